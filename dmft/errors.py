@@ -1,0 +1,31 @@
+"""Errors that `dmft` raises: each names the value, the reason and the way out."""
+
+from __future__ import annotations
+
+
+class DmftError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class NotClosed(DmftError, ValueError):
+    """A Gaussian expectation has no closed form in the calculus; names the sub-expression."""
+
+
+class InvalidCovariance(DmftError, ValueError):
+    """A covariance is not symmetric, not finite or not positive semi-definite."""
+
+
+class ShapeMismatch(DmftError, ValueError):
+    """An array does not have the shape that the model requires."""
+
+
+class BadParameter(DmftError, ValueError):
+    """A parameter is missing, unknown or outside its domain."""
+
+
+class ExpressionRefused(DmftError, ValueError):
+    """A text expression or a TOML declaration is outside what the reader allows."""
+
+
+class MissingExtra(DmftError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

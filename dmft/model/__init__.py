@@ -1,0 +1,19 @@
+"""Floor 1: frozen declarations of networks, targets, algorithms and starts."""
+
+from dmft.model.algorithm import SGD, GradientFlow
+from dmft.model.covariance import check_covariance, check_shape
+from dmft.model.model import Model
+from dmft.model.network import FIELD, Committee
+from dmft.model.overlaps import Overlaps, random_overlaps
+
+__all__ = [
+    "FIELD",
+    "SGD",
+    "Committee",
+    "GradientFlow",
+    "Model",
+    "Overlaps",
+    "check_covariance",
+    "check_shape",
+    "random_overlaps",
+]

@@ -1,0 +1,53 @@
+"""A teacher-student model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.model.algorithm import as_parameter
+from dmft.model.network import Committee
+
+
+@dataclass(frozen=True)
+class Model:
+    """Student learning the labels y = f*(x) + sqrt(label_noise) xi, with x ~ N(0, I_d).
+
+    Parameters
+    ----------
+    student, teacher : Committee
+    label_noise : float or sympy.Expr
+        Variance Delta >= 0 of the label noise.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> square = dmft.Committee(z**2, width=1)
+    >>> dmft.Model(square, square).label_noise
+    0
+    """
+
+    student: Committee
+    teacher: Committee
+    label_noise: sp.Expr = sp.Integer(0)
+
+    def __post_init__(self) -> None:
+        for name in ("student", "teacher"):
+            if not isinstance(getattr(self, name), Committee):
+                raise BadParameter(
+                    f"{name} must be a dmft.Committee, got {getattr(self, name)!r}"
+                )
+        object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
+
+    @property
+    def matched(self) -> bool:
+        """Whether student and teacher share the activation, so that fields form one basis."""
+        return bool(self.student.activation == self.teacher.activation)
+
+    @property
+    def parameters(self) -> set[sp.Symbol]:
+        """Symbols of both networks that take values at run time."""
+        return self.student.parameters | self.teacher.parameters

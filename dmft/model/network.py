@@ -1,0 +1,120 @@
+"""Declarations of two-layer networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy as sp
+
+from dmft.errors import BadParameter, ShapeMismatch
+
+# Activations are stored in this symbol, so that equal functions are equal expressions.
+FIELD = sp.Symbol("z", real=True)
+
+
+def as_width(width: int | sp.Expr) -> sp.Expr:
+    """Return a width as a SymPy integer or symbol, or raise `BadParameter`."""
+    value = sp.sympify(width, strict=True)
+    if value.is_Integer:
+        if value < 1:
+            raise BadParameter(f"width must be at least 1, got {width!r}")
+        return value
+    if value.is_Symbol:
+        return value
+    raise BadParameter(f"width must be a positive integer or a symbol, got {width!r}")
+
+
+@dataclass(frozen=True)
+class Committee:
+    r"""Two-layer network f = (1/width) sum_j a_j sigma(h_j) with local fields h = W x / sqrt(d).
+
+    Parameters
+    ----------
+    activation : sympy.Expr
+        sigma, an expression in one symbol. When it holds further symbols (parameters), the
+        field must be named by `field`, or be the symbol called ``z``.
+    width : int or sympy.Symbol
+        Number of hidden units: p for a student, k for a teacher.
+    readout : sequence, optional
+        The a_j, shape (width,), numbers or symbols; ones by default.
+    field : sympy.Symbol, optional
+        The symbol of `activation` that is the local field.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> dmft.Committee(sp.erf(z / sp.sqrt(2)), width=4).width
+    4
+    """
+
+    activation: sp.Expr
+    width: sp.Expr
+    readout: tuple[sp.Expr, ...] | None = None
+
+    def __init__(
+        self,
+        activation: sp.Expr,
+        width: int | sp.Expr,
+        readout: Sequence[float | sp.Expr] | None = None,
+        *,
+        field: sp.Symbol | None = None,
+    ) -> None:
+        object.__setattr__(self, "activation", _canonical_activation(activation, field))
+        object.__setattr__(self, "width", as_width(width))
+        object.__setattr__(self, "readout", _canonical_readout(readout, self.width))
+
+    @property
+    def parameters(self) -> set[sp.Symbol]:
+        """Free symbols other than the field: activation parameters and symbolic readouts."""
+        symbols: set[sp.Symbol] = self.activation.free_symbols - {FIELD}
+        for a in self.readout or ():
+            symbols |= a.free_symbols
+        return symbols
+
+
+def _canonical_activation(activation: sp.Expr, field: sp.Symbol | None) -> sp.Expr:
+    if not isinstance(activation, sp.Expr):
+        raise BadParameter(
+            f"activation must be a SymPy expression in one symbol, got {activation!r}; "
+            'for example sympy.erf(sympy.Symbol("z", real=True))'
+        )
+    symbols = sorted(activation.free_symbols, key=str)
+    if field is None:
+        named = [s for s in symbols if s.name == FIELD.name]
+        if len(symbols) == 1:
+            field = symbols[0]
+        elif len(named) == 1:
+            field = named[0]
+        else:
+            raise BadParameter(
+                f"activation {activation} holds the symbols {symbols}; name the local field "
+                "with field=..., or call it z"
+            )
+    elif field not in symbols:
+        raise BadParameter(f"activation {activation} does not depend on its field {field}")
+    clash = [s for s in symbols if s != field and s.name == FIELD.name]
+    if clash:
+        raise BadParameter(f"parameter {clash[0]} of activation {activation} may not be called z")
+    return activation.xreplace({field: FIELD})
+
+
+def _canonical_readout(
+    readout: Sequence[float | sp.Expr] | None, width: sp.Expr
+) -> tuple[sp.Expr, ...] | None:
+    if readout is None:
+        return None
+    values = tuple(sp.sympify(a, strict=True) for a in list(readout))
+    if not width.is_Integer:
+        raise BadParameter("a readout needs a numeric width; leave it out for a symbolic one")
+    if len(values) != int(width):
+        raise ShapeMismatch(f"readout has {len(values)} entries, expected width = {width}")
+    for a in values:
+        if a.is_number and not (a.is_real and a.is_finite):
+            raise BadParameter(f"readout {a} is not a finite real number")
+    return values

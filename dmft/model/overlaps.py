@@ -1,0 +1,136 @@
+"""The order parameters at one time, and random starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model.covariance import check_covariance, check_shape
+from dmft.model.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
+
+    Parameters
+    ----------
+    Q : (p, p) symmetric
+    M : (p, k)
+    P : (k, k) symmetric; the identity by default
+    readout : (p,), optional
+        Student readouts a_j, in place of those that the model declares.
+
+    Raises
+    ------
+    ShapeMismatch, InvalidCovariance
+        Also when [[Q, M], [M^T, P]] is not positive semi-definite.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.Overlaps(Q=[[1.0]], M=[[0.1]], P=[[1.0]]).Omega.tolist()
+    [[1.0, 0.1], [0.1, 1.0]]
+    """
+
+    Q: NDArray[np.float64]
+    M: NDArray[np.float64]
+    P: NDArray[np.float64]
+    readout: NDArray[np.float64] | None = None
+
+    def __init__(
+        self,
+        Q: ArrayLike,
+        M: ArrayLike,
+        P: ArrayLike | None = None,
+        readout: ArrayLike | None = None,
+    ) -> None:
+        student = check_covariance(Q, "Q")
+        p = student.shape[0]
+        shape = np.shape(M)
+        if len(shape) != 2 or shape[0] != p:
+            raise ShapeMismatch(f"M has shape {shape}, expected (p, k) with p = {p} as in Q")
+        cross = check_shape(M, "M", (p, shape[1]))
+        teacher = np.eye(shape[1]) if P is None else check_covariance(P, "P")
+        if teacher.shape != (shape[1], shape[1]):
+            raise ShapeMismatch(
+                f"P has shape {teacher.shape}, expected ({shape[1]}, {shape[1]}) as in M"
+            )
+        object.__setattr__(self, "Q", student)
+        object.__setattr__(self, "M", cross)
+        object.__setattr__(self, "P", teacher)
+        a = None if readout is None else check_shape(readout, "readout", (p,))
+        object.__setattr__(self, "readout", a)
+        check_covariance(self.Omega, "Omega = [[Q, M], [M^T, P]]")
+
+    @property
+    def p(self) -> int:
+        """Student width."""
+        return int(self.M.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Teacher width."""
+        return int(self.M.shape[1])
+
+    @property
+    def Omega(self) -> NDArray[np.float64]:
+        """Covariance (p+k, p+k) of the local fields (h, h*)."""
+        return np.block([[self.Q, self.M], [self.M.T, self.P]])
+
+
+def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False) -> Overlaps:
+    """Overlaps of random weights in R^dim, drawn exactly in law at a cost independent of dim.
+
+    Student rows are iid N(0, I_d); teacher rows are orthonormalised to length sqrt(d), so P = I.
+    In the teacher's basis M has iid N(0, 1/d) entries and the rest of Q is Wishart, drawn by its
+    Bartlett factor.
+
+    Parameters
+    ----------
+    model : Model
+        Both widths must be numbers.
+    dim : int
+        Input dimension d >= k.
+    seed : int
+    normalised : bool
+        Put the student rows on the sphere |w_j|^2 = d.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> start = dmft.random_overlaps(dmft.Model(square, square), dim=100, seed=0)
+    >>> start.Q.shape, start.P.tolist()
+    ((1, 1), [[1.0]])
+    """
+    widths = (model.student.width, model.teacher.width)
+    if not all(w.is_Integer for w in widths):
+        raise BadParameter(f"random_overlaps needs numeric widths, the model has {widths}")
+    p, k = (int(w) for w in widths)
+    if dim < k:
+        raise BadParameter(f"dim = {dim} cannot hold {k} orthogonal teacher rows")
+    rng = np.random.default_rng(seed)
+    along = rng.standard_normal((p, k))
+    rest = _wishart_factor(rng, p, dim - k)
+    Q = (along @ along.T + rest @ rest.T) / dim
+    M = along / np.sqrt(dim)
+    if normalised:
+        length = np.sqrt(np.diag(Q))
+        Q, M = Q / np.outer(length, length), M / length[:, None]
+        np.fill_diagonal(Q, 1.0)
+    a = model.student.readout
+    readout = None if a is None or any(x.free_symbols for x in a) else [float(x) for x in a]
+    return Overlaps(Q, M, np.eye(k), readout)
+
+
+def _wishart_factor(rng: np.random.Generator, p: int, degrees: int) -> NDArray[np.float64]:
+    """Return A with A A^T ~ Wishart_p(degrees, I)."""
+    if degrees < p:
+        return rng.standard_normal((p, degrees))
+    factor = np.tril(rng.standard_normal((p, p)), -1)
+    factor[np.diag_indices(p)] = np.sqrt(rng.chisquare(degrees - np.arange(p)))
+    return factor

@@ -1,0 +1,95 @@
+"""A compiled initial-value problem: what the integrators take, with no symbol in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named array in the packed state or in the packed constants (C order)."""
+
+    name: str
+    axes: tuple[str, ...]
+    symmetric: bool = False
+
+    def shape(self, widths: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape at these widths."""
+        return tuple(widths[a] for a in self.axes)
+
+    def size(self, widths: Mapping[str, int]) -> int:
+        """Number of entries at these widths."""
+        return int(np.prod(self.shape(widths), dtype=np.int64)) if self.axes else 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Right-hand side, observables and domain as compiled functions, with their layout.
+
+    All compiled functions share the arguments y (packed state blocks), widths (int64, in the
+    order of `widths`) and par (the scalars `parameters`, then the packed `constants`).
+
+    Attributes
+    ----------
+    kind : "ode"
+    rhs : void(t, y, widths, par, out)
+    state, constants : tuple of Block
+    parameters, widths : tuple of str
+    observe : void(t, y, widths, par, out), writes one value for each of `observables`
+    domain : float64(y, widths, par, shift) or None; negative when the covariance plus
+        shift times the identity is not positive definite
+    covariance : float64[:, :](y, widths, par) or None; the matrix that `domain` tests, for messages
+    source : str
+        Generated text that the functions come from.
+    time_unit : str
+        What one unit of t is, in words.
+    """
+
+    kind: str
+    rhs: Any
+    state: tuple[Block, ...]
+    widths: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+    constants: tuple[Block, ...] = ()
+    observe: Any = None
+    observables: tuple[str, ...] = ()
+    domain: Any = None
+    covariance: Any = None
+    source: str = ""
+    time_unit: str = "t"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def pack(self, blocks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Pack state blocks into one vector."""
+        return _pack(self.state, blocks)
+
+    def pack_parameters(
+        self, scalars: Mapping[str, float], arrays: Mapping[str, NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """Pack scalar parameters, then constant arrays, into one vector."""
+        head = np.array([scalars[name] for name in self.parameters], dtype=np.float64)
+        return np.concatenate([head, _pack(self.constants, arrays)])
+
+    def unpack(
+        self, y: NDArray[np.float64], widths: Mapping[str, int]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Views of the state blocks; `y` may carry leading axes (time, for instance)."""
+        blocks, offset = {}, 0
+        for block in self.state:
+            size = block.size(widths)
+            part = y[..., offset : offset + size]
+            blocks[block.name] = part.reshape(*y.shape[:-1], *block.shape(widths))
+            offset += size
+        return blocks
+
+
+def _pack(
+    layout: tuple[Block, ...], blocks: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    parts = [np.asarray(blocks[b.name], dtype=np.float64).ravel() for b in layout]
+    return np.concatenate(parts) if parts else np.empty(0)

@@ -1,0 +1,1 @@
+"""Floor 1: Numba special functions and random streams."""
