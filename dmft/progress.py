@@ -1,0 +1,110 @@
+"""Progress of long work: one small protocol for solvers, simulations and diagrams.
+
+A bar appears only when the work has lasted for two seconds, only on a terminal, and never when
+the caller says `progress=False`. A callable is told at once and everywhere. `CANCELLED` lets an
+interrupted parallel job ask the runs in its threads to stop: threads receive no Ctrl-C themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+ProgressOption = bool | Callable[[float, str], None] | None
+
+# Work shorter than this shows nothing: a flash of a bar is noise.
+SHOW_AFTER_SECONDS = 2.0
+# The plain line is rewritten at most this often.
+REWRITE_SECONDS = 0.5
+
+CANCELLED: ContextVar[threading.Event | None] = ContextVar("dmft_cancelled", default=None)
+
+
+def is_cancelled() -> bool:
+    """True when the parallel job that this thread works for was interrupted."""
+    flag = CANCELLED.get()
+    return flag is not None and flag.is_set()
+
+
+class Progress:
+    """Reports the fraction of a piece of work that is done; use as a context manager.
+
+    Parameters
+    ----------
+    option : None or True (a bar on a terminal), False (silent), or callable(fraction, message)
+    label : str
+        What is being done, shown in front of the bar.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> with Progress(lambda fraction, message: seen.append((fraction, message)), "solve") as bar:
+    ...     bar.update(0.25, "t = 5")
+    >>> seen
+    [(0.25, 't = 5')]
+    """
+
+    def __init__(self, option: ProgressOption, label: str) -> None:
+        self._call = option if callable(option) else None
+        self._shown = self._call is None and option is not False and sys.stderr.isatty()
+        self._label = label
+        self._start = time.monotonic()
+        self._last = 0.0
+        self._bar: Any = None
+        self._line = False
+
+    def update(self, fraction: float, message: str = "") -> None:
+        """Say that this fraction (0 to 1) is done."""
+        if self._call is not None:
+            self._call(fraction, message)
+            return
+        now = time.monotonic()
+        if not self._shown or now - self._start < SHOW_AFTER_SECONDS:
+            return
+        if now - self._last >= REWRITE_SECONDS:
+            self._last = now
+            self._draw(min(max(fraction, 0.0), 1.0), message)
+
+    def _draw(self, fraction: float, message: str) -> None:
+        if self._bar is None and not self._line:
+            self._bar = _tqdm_bar(self._label)
+            self._line = self._bar is None
+        if self._line:
+            sys.stderr.write(f"\r{self._label}: {100 * fraction:5.1f} %  {message:<40.40}")
+            sys.stderr.flush()
+            return
+        self._bar.n = round(100 * fraction, 1)
+        self._bar.set_postfix_str(message)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._line:
+            sys.stderr.write("\n")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _tqdm_bar(label: str) -> Any:
+    """Return a tqdm bar from 0 to 100, or None when tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    form = "{desc}: {percentage:5.1f} %|{bar}| {elapsed}<{remaining} {postfix}"
+    return tqdm(total=100.0, desc=label, bar_format=form, file=sys.stderr, leave=False)
