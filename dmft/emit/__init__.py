@@ -1,1 +1,13 @@
+"""Floor 1: one SymPy expression to Numba source in a real file; loader and cache."""
 
+from dmft.emit.cache import cache_directory, load_module, module_name
+from dmft.emit.expression import emit_expression, emit_scalar_function, scalar_function
+
+__all__ = [
+    "cache_directory",
+    "emit_expression",
+    "emit_scalar_function",
+    "load_module",
+    "module_name",
+    "scalar_function",
+]

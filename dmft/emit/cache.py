@@ -1,0 +1,218 @@
+"""Generated source as real, cached modules: a second process finds the machine code ready.
+
+Numba cannot cache functions made from a string, so each source becomes a file whose name holds a
+hash of everything that its machine code depends on; Numba keeps its own files beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.abc
+import importlib.metadata
+import importlib.util
+import os
+import stat
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from dmft.errors import BadParameter
+
+# One import at a time in this process: generated modules compile while they are imported.
+_IMPORTING = threading.RLock()
+_WARNED: set[Path] = set()
+
+
+def cache_directory() -> Path:
+    """Directory of the generated modules, created when it is missing.
+
+    ``DMFT_CACHE_DIR`` if set, else ``$XDG_CACHE_HOME/dmft``, else ``~/.cache/dmft``. When that
+    cannot be written, a private directory under the system's temporary one, with one warning.
+
+    Examples
+    --------
+    >>> from dmft.emit import cache_directory
+    >>> cache_directory().is_dir()
+    True
+    """
+    wanted = _wanted_directory()
+    if _is_writable(wanted):
+        return wanted
+    fallback = _private_temporary_directory()
+    if wanted not in _WARNED:
+        _WARNED.add(wanted)
+        warnings.warn(
+            f"cannot write the cache directory {wanted}; using {fallback} instead "
+            "(set DMFT_CACHE_DIR to a writable directory to keep compiled code)",
+            UserWarning,
+            stacklevel=2,
+        )
+    return fallback
+
+
+def load_module(source: str, stem: str) -> ModuleType:
+    r"""Import `source` as a module that lives in a file of the cache directory.
+
+    What is executed is always `source` itself; a file of the same name that holds something else
+    is replaced. Safe with several threads and processes: the first one compiles, the others wait.
+
+    Parameters
+    ----------
+    source : str
+        Python text written by one of our generators.
+    stem : str
+        Readable beginning of the module's name, an identifier.
+
+    Returns
+    -------
+    module : ModuleType
+        Named ``<stem>_<hash>`` and registered in ``sys.modules`` under that name, which Numba
+        needs to rebuild functions from its cache.
+
+    Examples
+    --------
+    >>> from dmft.emit import load_module
+    >>> load_module("def half(x):\n    return 0.5 * x\n", "example").half(3.0)
+    1.5
+    """
+    name = module_name(source, stem)
+    with _IMPORTING:
+        if name in sys.modules:
+            return sys.modules[name]
+        path = cache_directory() / f"{name}.py"
+        with _process_lock(path.with_suffix(".lock")):
+            _ensure_file(path, source)
+            return _import_source(name, path, source)
+
+
+def module_name(source: str, stem: str) -> str:
+    """Deterministic name ``<stem>_<hash>`` of the module that holds `source`.
+
+    The hash covers what Numba's own index misses: the package's inlined helpers and the versions.
+    """
+    if not stem.isidentifier():
+        raise BadParameter(f"the stem of a generated module must be an identifier, got {stem!r}")
+    digest = hashlib.blake2b(digest_size=10)
+    for part in (source, *_dependencies()):
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return f"{stem}_{digest.hexdigest()}"
+
+
+@cache
+def _dependencies() -> tuple[str, ...]:
+    special = Path(__file__).parents[1] / "special"
+    files = sorted(special.glob("*.py"))
+    version: str = sys.modules["dmft"].__version__
+    return (
+        version,
+        importlib.metadata.version("numba"),
+        *(f"{file.name}\0{file.read_text(encoding='utf-8')}" for file in files),
+    )
+
+
+def _wanted_directory() -> Path:
+    chosen = os.environ.get("DMFT_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification says that a relative path there is to be ignored.
+    base = Path(xdg) if xdg and Path(xdg).is_absolute() else Path("~/.cache").expanduser()
+    return base / "dmft"
+
+
+def _is_writable(directory: Path) -> bool:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+
+
+@cache
+def _private_temporary_directory() -> Path:
+    """Per-user directory that nobody else can write: its content will be executed."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    shared = Path(tempfile.gettempdir()) / f"dmft-cache-{user}"
+    try:
+        shared.mkdir(mode=0o700, exist_ok=True)
+        status = shared.lstat()
+        others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        own = not hasattr(os, "getuid") or status.st_uid == user
+        if stat.S_ISDIR(status.st_mode) and own and not others_write:
+            return shared
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="dmft-cache-"))
+
+
+def _ensure_file(path: Path, source: str) -> None:
+    """Write `source` to `path` by an atomic rename, unless it is there already."""
+    wanted = source.encode()
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == wanted:
+            return
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(wanted)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _process_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock between processes; the system frees it if this process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes may both compile, which costs time only.
+        yield
+        return
+    with path.open("a") as file:
+        # A file system without locks costs a second compilation only.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _SourceLoader(importlib.abc.ExecutionLoader):
+    """Runs the given text itself, never a byte-code file or a file changed meanwhile."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        self.path = path
+        self.source = source
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_source(self, fullname: str) -> str:
+        return self.source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.source, str(self.path))
+
+    def is_package(self, fullname: str) -> bool:
+        return False
+
+
+def _import_source(name: str, path: Path, source: str) -> ModuleType:
+    loader = _SourceLoader(path, source)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
+        raise ImportError(f"cannot make a module specification for {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

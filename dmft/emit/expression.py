@@ -1,0 +1,312 @@
+"""One scalar SymPy expression to Numba source text, from a whitelist of nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import sympy as sp
+
+from dmft.emit.cache import load_module
+from dmft.errors import BadParameter
+
+# Binding strength of the outermost operator of a text, weakest first.
+CONDITIONAL, SUM, PRODUCT, POWER, ATOM = range(5)
+Text = tuple[str, int]
+
+FUNCTIONS: dict[type, str] = {
+    sp.erf: "math.erf",
+    sp.erfc: "math.erfc",
+    sp.log: "math.log",
+    sp.sin: "math.sin",
+    sp.cos: "math.cos",
+    sp.tan: "math.tan",
+    sp.asin: "math.asin",
+    sp.acos: "math.acos",
+    sp.atan: "math.atan",
+    sp.sinh: "math.sinh",
+    sp.cosh: "math.cosh",
+    sp.tanh: "math.tanh",
+    sp.Abs: "abs",
+    sp.sign: "np.sign",
+}
+RELATIONS: dict[type, str] = {
+    sp.StrictLessThan: "<",
+    sp.LessThan: "<=",
+    sp.StrictGreaterThan: ">",
+    sp.GreaterThan: ">=",
+    sp.Equality: "==",
+    sp.Unequality: "!=",
+}
+# Largest integer below which every integer is a float64.
+EXACT_INTEGER = 2**53
+# A symbol to at most this power is written as a product; Numba unrolls longer ones itself.
+WRITTEN_OUT = 4
+
+
+def emit_expression(
+    expr: sp.Expr,
+    names: Mapping[sp.Symbol, str],
+    functions: Mapping[type, str] | None = None,
+) -> str:
+    """Write a scalar expression as text that Numba compiles.
+
+    The text uses the modules ``math`` and ``np`` (NumPy). NaN goes through everything, Max and Min
+    included.
+
+    Parameters
+    ----------
+    expr : sympy.Expr
+    names : mapping from symbol to text
+        What each free symbol is called: a variable, or an entry like ``par[0]``.
+    functions : mapping from SymPy function class to text, optional
+        Overrides or extends `FUNCTIONS` (a vectorisable arcsine, for instance).
+
+    Raises
+    ------
+    BadParameter
+        For a node outside the whitelist or a symbol without a name; the message names it.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.emit import emit_expression
+    >>> x = sp.Symbol("x", real=True)
+    >>> emit_expression(sp.erf(x / 2) - x**2 / 3, {x: "x"})
+    '-x*x/3.0 + math.erf(0.5*x)'
+    """
+    return _Writer(names, {**FUNCTIONS, **(functions or {})}, expr).text(sp.sympify(expr))
+
+
+def scalar_function(
+    expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
+) -> Callable[..., float]:
+    """Compile one expression to a Numba function ``float64(x, par)``, cached on disk.
+
+    Parameters
+    ----------
+    expr : sympy.Expr
+    variable : sympy.Symbol
+        The first argument.
+    parameters : iterable of sympy.Symbol
+        Order of the entries of the second argument, a contiguous float64 vector.
+
+    Returns
+    -------
+    function : Numba dispatcher with the one signature float64(float64, float64[::1])
+
+    Examples
+    --------
+    >>> import numpy as np, sympy as sp
+    >>> from dmft.emit import scalar_function
+    >>> x, a = sp.symbols("x a", real=True)
+    >>> scalar_function(a * x**2, x, [a])(3.0, np.array([2.0]))
+    18.0
+    """
+    module: Any = load_module(emit_scalar_function(expr, variable, parameters), "scalar")
+    function: Callable[..., float] = module.evaluate
+    return function
+
+
+def emit_scalar_function(
+    expr: sp.Expr, variable: sp.Symbol, parameters: Iterable[sp.Symbol] = ()
+) -> str:
+    """Text of the module behind `scalar_function`."""
+    parameters = tuple(parameters)
+    names = {variable: "x"} | {s: f"par[{i}]" for i, s in enumerate(parameters)}
+    # Subexpressions are shared by hand: the compiler may not merge two calls of erf.
+    shared, (result,) = sp.cse([sp.sympify(expr)], symbols=sp.numbered_symbols("_shared"))
+    lines = []
+    for i, (symbol, value) in enumerate(shared):
+        text = emit_expression(value, names)
+        names[symbol] = f"s{i}"
+        lines.append(f"    s{i} = {text}")
+    lines.append(f"    return {emit_expression(result, names)}")
+    legend = [f"x = {variable}", *(f"par[{i}] = {s}" for i, s in enumerate(parameters))]
+    body = "\n".join(lines)
+    return f'''"""Written by dmft.emit.expression."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+
+@njit("float64(float64, float64[::1])", cache=True, nogil=True, error_model="numpy")
+def evaluate(x, par):
+    # {_one_line(expr)}
+    # where {_one_line(", ".join(legend))}
+{body}
+'''
+
+
+class _Writer:
+    """Recursive translation; each method returns text and how tightly it binds."""
+
+    def __init__(
+        self, names: Mapping[sp.Symbol, str], functions: Mapping[type, str], whole: sp.Expr
+    ) -> None:
+        self.names = names
+        self.functions = functions
+        self.whole = whole
+
+    def text(self, expr: sp.Expr, least: int = CONDITIONAL) -> str:
+        """Text of `expr`, in brackets if it binds less tightly than `least`."""
+        text, strength = self.node(expr)
+        return text if strength >= least else f"({text})"
+
+    def node(self, expr: sp.Expr) -> Text:
+        if expr.is_Symbol:
+            return self.symbol(expr), ATOM
+        if expr.is_Number or expr.is_NumberSymbol:
+            return self.number(expr)
+        if expr.is_Add:
+            return self.add(expr)
+        if expr.is_Mul:
+            return self.multiply(expr)
+        if isinstance(expr, sp.exp):
+            return f"math.exp({self.text(expr.exp)})", ATOM
+        if expr.is_Pow:
+            return self.power(expr.base, expr.exp)
+        return self.call(expr)
+
+    def symbol(self, symbol: sp.Symbol) -> str:
+        if symbol not in self.names:
+            raise BadParameter(
+                f"symbol {symbol} of {self.whole} has no value; known: "
+                f"{', '.join(str(s) for s in self.names)}"
+            )
+        return self.names[symbol]
+
+    def number(self, value: sp.Expr) -> Text:
+        if value == sp.pi:
+            return "math.pi", ATOM
+        if value == sp.E:
+            return "math.e", ATOM
+        if not (value.is_real and value.is_finite):
+            raise self.refusal(value)
+        if value.is_Rational and not _is_exact(value) and _is_small(value):
+            return f"{float(value.p)!r}/{float(value.q)!r}", PRODUCT if value > 0 else SUM
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise self.refusal(value) from error
+        if not math.isfinite(number):
+            raise self.refusal(value)
+        return repr(number), ATOM if number >= 0.0 else SUM
+
+    def add(self, expr: sp.Expr) -> Text:
+        text = ""
+        for term in expr.args:
+            if term.as_coeff_Mul()[0].is_negative:
+                text += (" - " if text else "-") + self.text(-term, PRODUCT)
+            else:
+                text += (" + " if text else "") + self.text(term, SUM + 1 if text else SUM)
+        return text, SUM
+
+    def multiply(self, expr: sp.Expr) -> Text:
+        coefficient, rest = expr.as_coeff_Mul()
+        if coefficient.is_negative:
+            return "-" + self.text(-expr, PRODUCT), SUM
+        above, below = [], []
+        if coefficient.is_Rational and not _is_exact(coefficient) and _is_small(coefficient):
+            above, below = [sp.Integer(coefficient.p)], [sp.Integer(coefficient.q)]
+        elif coefficient != 1:
+            above = [coefficient]
+        for factor in sp.Mul.make_args(rest):
+            base, exponent = factor.as_base_exp()
+            if not isinstance(factor, sp.exp) and exponent.is_number and exponent.is_negative:
+                below.append(sp.Pow(base, -exponent))
+            else:
+                above.append(factor)
+        above = [x for x in above if x != 1]
+        top = "*".join(self.text(x, PRODUCT) for x in above) or "1.0"
+        if not below:
+            return top, PRODUCT
+        bottom = "*".join(self.text(x, PRODUCT) for x in below)
+        bottom = self.text(below[0], POWER) if len(below) == 1 else f"({bottom})"
+        return f"{top}/{bottom}", PRODUCT
+
+    def power(self, base: sp.Expr, exponent: sp.Expr) -> Text:
+        if exponent.is_number and exponent.is_negative:
+            return f"1.0/{self.text(sp.Pow(base, -exponent), POWER)}", PRODUCT
+        if exponent.is_Integer:
+            n, text = int(exponent), self.text(base, ATOM)
+            if base.is_Symbol and n <= WRITTEN_OUT:
+                return "*".join([text] * n), PRODUCT
+            return f"{text}**{n}", POWER
+        if exponent.is_Rational and exponent.q == 2:
+            root = f"math.sqrt({self.text(base)})"
+            if exponent.p == 1:
+                return root, ATOM
+            return f"{self.text(base ** ((exponent.p - 1) // 2), PRODUCT)}*{root}", PRODUCT
+        return f"math.pow({self.text(base)}, {self.text(exponent)})", ATOM
+
+    def call(self, expr: sp.Expr) -> Text:
+        if expr.func in self.functions:
+            arguments = ", ".join(self.text(a) for a in expr.args)
+            return f"{self.functions[expr.func]}({arguments})", ATOM
+        if isinstance(expr, (sp.Max, sp.Min)):
+            # np.maximum lets NaN through, where the built-in max may drop it.
+            name = "np.maximum" if isinstance(expr, sp.Max) else "np.minimum"
+            text = self.text(expr.args[0])
+            for other in expr.args[1:]:
+                text = f"{name}({text}, {self.text(other)})"
+            return text, ATOM
+        if isinstance(expr, sp.Heaviside):
+            return self.heaviside(*expr.args), CONDITIONAL
+        if isinstance(expr, sp.Piecewise):
+            return self.piecewise(expr), CONDITIONAL
+        raise self.refusal(expr)
+
+    def heaviside(self, argument: sp.Expr, at_zero: sp.Expr) -> str:
+        if at_zero == sp.Rational(1, 2):
+            return f"0.5 + 0.5*np.sign({self.text(argument)})"
+        text = self.text(argument, SUM)
+        return (
+            f"0.0 if {text} < 0.0 else 1.0 if {text} > 0.0 else "
+            f"{self.text(at_zero, SUM)} if {text} == 0.0 else math.nan"
+        )
+
+    def piecewise(self, expr: sp.Piecewise) -> str:
+        text = ""
+        for value, condition in expr.args:
+            if condition == sp.true:
+                return text + self.text(value, SUM)
+            text += f"{self.text(value, SUM)} if {self.condition(condition)} else "
+        return text + "math.nan"
+
+    def condition(self, condition: Any) -> str:
+        if condition.func in RELATIONS:
+            left, right = (self.text(x, SUM) for x in condition.args)
+            return f"{left} {RELATIONS[condition.func]} {right}"
+        if isinstance(condition, sp.Not):
+            return f"not ({self.condition(condition.args[0])})"
+        if isinstance(condition, (sp.And, sp.Or)):
+            word = " and " if isinstance(condition, sp.And) else " or "
+            return word.join(f"({self.condition(c)})" for c in condition.args)
+        raise self.refusal(condition)
+
+    def refusal(self, node: Any) -> BadParameter:
+        allowed = ", ".join(sorted(f.__name__ for f in self.functions))
+        return BadParameter(
+            f"cannot write {node} (a {type(node).__name__}) of {self.whole} as code; allowed are "
+            f"real numbers, symbols, sums, products, powers, exp, Heaviside, Max, Min, Piecewise, "
+            f"{allowed}"
+        )
+
+
+def _is_exact(value: sp.Expr) -> bool:
+    """Whether a rational is surely a float64 without rounding."""
+    return bool(value.q & (value.q - 1) == 0 and _is_small(value))
+
+
+def _is_small(value: sp.Expr) -> bool:
+    """Whether numerator and denominator of a rational are both exact as float64."""
+    return bool(max(abs(value.p), value.q) < EXACT_INTEGER)
+
+
+def _one_line(text: object) -> str:
+    """Text for a comment: a symbol's name may hold line breaks."""
+    return " ".join(str(text).split())

@@ -1,0 +1,138 @@
+"""Generated modules: real files, compiled once over all processes, never a foreign text."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dmft.emit import cache, cache_directory, load_module, module_name
+from dmft.errors import BadParameter
+
+COMPILED = textwrap.dedent(
+    '''
+    """A test module."""
+    from numba import njit
+
+    @njit("float64(float64)", cache=True)
+    def triple(x):
+        return 3.0 * x
+    '''
+)
+CHILD = textwrap.dedent(
+    """
+    import sys
+    from dmft.emit import load_module
+    module = load_module(sys.stdin.read(), "cached")
+    stats = module.triple.stats
+    print(module.triple(2.0), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+    """
+)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    return tmp_path / "cache"
+
+
+def run_child():
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_second_process_does_not_compile(fresh_cache):
+    first, _ = run_child().communicate(COMPILED)
+    assert first.split() == ["6.0", "0", "1"]
+    assert list((fresh_cache / "__pycache__").glob("*.nbi"))
+    second, _ = run_child().communicate(COMPILED)
+    assert second.split() == ["6.0", "1", "0"]
+
+
+def test_processes_at_once_compile_once(fresh_cache):
+    children = [run_child() for _ in range(3)]
+    for child in children:
+        child.stdin.write(COMPILED)
+        child.stdin.close()
+    results = [child.stdout.read().split() for child in children]
+    assert all(child.wait() == 0 for child in children)
+    assert [r[0] for r in results] == ["6.0"] * 3
+    assert sum(int(r[2]) for r in results) == 1
+
+
+def test_threads_at_once_get_one_module(fresh_cache):
+    source = "import time\ntime.sleep(0.05)\nvalue = object()\n"
+    seen = []
+    threads = [
+        threading.Thread(target=lambda: seen.append(load_module(source, "shared").value))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 4
+    assert len(set(map(id, seen))) == 1
+
+
+def test_tampered_file_is_not_executed(fresh_cache):
+    source = "value = 'ours'\n"
+    path = cache_directory() / f"{module_name(source, 'tampered')}.py"
+    path.write_text("value = 'evil'\n")
+    module = load_module(source, "tampered")
+    assert module.value == "ours"
+    assert path.read_text() == source
+    assert Path(module.__file__) == path
+    assert sys.modules[module.__name__] is module
+
+
+def test_failing_module_is_not_registered(fresh_cache):
+    source = "raise RuntimeError('broken')\n"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="broken"):
+            load_module(source, "broken")
+    assert module_name(source, "broken") not in sys.modules
+
+
+def test_name_depends_on_source_and_on_inlined_helpers(monkeypatch):
+    name = module_name("x = 1\n", "stem")
+    assert name == module_name("x = 1\n", "stem")
+    assert name != module_name("x = 2\n", "stem")
+    monkeypatch.setattr(cache, "_dependencies", lambda: ("another version of asin",))
+    assert name != module_name("x = 1\n", "stem")
+
+
+@pytest.mark.parametrize("stem", ["../escape", "a b", "", "1a"])
+def test_stem_must_be_an_identifier(stem):
+    with pytest.raises(BadParameter, match="identifier"):
+        load_module("", stem)
+
+
+def test_directory_follows_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "chosen"))
+    assert cache_directory() == tmp_path / "chosen"
+    monkeypatch.delenv("DMFT_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "dmft"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory() == tmp_path / "home" / ".cache" / "dmft"
+
+
+def test_unwritable_directory_falls_back_with_one_warning(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(blocked / "cache"))
+    with pytest.warns(UserWarning, match="DMFT_CACHE_DIR"):
+        fallback = cache_directory()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache_directory() == fallback
+    assert fallback.stat().st_uid == os.getuid()
+    assert fallback.stat().st_mode & 0o022 == 0
