@@ -1,0 +1,33 @@
+"""Probabilists' Hermite polynomials."""
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy.functions.special.polynomials import hermite_prob
+
+from dmft.errors import BadParameter
+
+
+def hermite(n: int, x: sp.Expr) -> sp.Expr:
+    """He_n(x), the polynomials orthogonal under the standard normal law, expanded.
+
+    Parameters
+    ----------
+    n : int
+        Degree, n >= 0.
+    x : sympy.Expr
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> hermite(3, sp.Symbol("z"))
+    z**3 - 3*z
+    """
+    order = sp.sympify(n, strict=True)
+    if not (order.is_Integer and order >= 0):
+        raise BadParameter(f"the degree of a Hermite polynomial is an integer >= 0, got {n!r}")
+    return sp.expand(hermite_prob(order, sp.sympify(x, strict=True)))
