@@ -1,0 +1,408 @@
+"""Whitelist parser: text of a declaration file -> SymPy, without ever evaluating the text.
+
+Python's own `ast` reads the text; each node is then rebuilt from a short list of names, numbers,
+operators and functions. Everything else is refused with the column at which it stands. Bounds on
+length, depth, degree and size of numbers are checked before SymPy sees a node, so that no text
+can keep the machine busy.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import sympy as sp
+from sympy.polys.orthopolys import hermite_prob_poly
+
+from dmft.errors import ExpressionRefused
+
+# Longer formulas belong in a Python script; the bound also keeps Python's parser stack small.
+MAX_LENGTH = 500
+# Nested brackets and chains of operators; two Python frames a level.
+MAX_DEPTH = 60
+# Degree of the expanded polynomial, and number of its terms: moments of degree 2n cost n!.
+MAX_DEGREE = 32
+MAX_TERMS = 1000
+# A power is at most this; a polynomial activation of higher degree overflows float64 moments.
+MAX_EXPONENT = 32
+# He(n, z) up to this order is exact in float64 coefficients.
+MAX_HERMITE_ORDER = 16
+# float64 holds 15 digits; numbers beyond that range are slips or attacks.
+MAX_MAGNITUDE = 1e15
+MAX_LITERAL_LENGTH = 24
+# Bits of all exact rational numbers of an expression together.
+MAX_BITS = 1024
+
+_NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+_CONSTANTS: dict[str, tuple[sp.Expr, float]] = {"pi": (sp.pi, math.pi), "E": (sp.E, math.e)}
+
+
+def _sign(x: float) -> float:
+    return math.copysign(1.0, x) if x else 0.0
+
+
+# name -> (SymPy, the same on floats: constant sub-expressions are checked before SymPy runs)
+_FUNCTIONS: dict[str, tuple[Callable[[sp.Expr], sp.Expr], Callable[[float], float]]] = {
+    "erf": (sp.erf, math.erf),
+    "erfc": (lambda x: 1 - sp.erf(x), math.erfc),
+    "exp": (sp.exp, math.exp),
+    "sqrt": (sp.sqrt, math.sqrt),
+    "tanh": (sp.tanh, math.tanh),
+    "sin": (sp.sin, math.sin),
+    "cos": (sp.cos, math.cos),
+    "log": (sp.log, math.log),
+    "sign": (sp.sign, _sign),
+    "Abs": (sp.Abs, abs),
+    "relu": (lambda x: sp.Max(0, x), lambda x: max(0.0, x)),
+}
+_HERMITE = ("He", "hermite")
+
+FUNCTION_NAMES = (*_FUNCTIONS, *_HERMITE)
+RESERVED_NAMES = frozenset({*FUNCTION_NAMES, *_CONSTANTS, "I", "z"})
+
+
+def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
+    r"""Read a formula such as ``erf(z/sqrt(2))`` in these symbols, or refuse it with its column.
+
+    Parameters
+    ----------
+    text : str
+        Numbers, + - * / ** and brackets, pi, E, the functions `FUNCTION_NAMES` and the names of
+        `symbols`. Decimal numbers become exact fractions; He(n, x) = hermite(n, x) is the
+        probabilists' polynomial.
+    symbols : mapping of str to sympy.Symbol
+
+    Raises
+    ------
+    ExpressionRefused
+        Names the offending piece, its column (from 1) and what is allowed.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.cli.expression import parse_expression
+    >>> parse_expression("He(3, z) + 0.5", {"z": sp.Symbol("z", real=True)})
+    z**3 - 3*z + 1/2
+    """
+    _check_characters(text)
+    tree = _python_tree(text)
+    node = _Reader(text, symbols).visit(tree, 0)
+    if node.expr.is_extended_real is False or node.expr.has(sp.I):
+        _refuse(text, 0, "the expression is not real")
+    return node.expr
+
+
+def check_name(name: str) -> None:
+    """Refuse a parameter name that is no identifier, or that means something else already."""
+    if not _IDENTIFIER.fullmatch(name):
+        raise ExpressionRefused(
+            f"parameter name {_printable(name)!r} must be ASCII letters, digits and _ (at most 32)"
+        )
+    if name in RESERVED_NAMES:
+        raise ExpressionRefused(f"parameter name {name!r} is taken: it already means something")
+
+
+@dataclass(frozen=True)
+class _Node:
+    """An expression with its value when constant, and bounds on its expanded size."""
+
+    expr: sp.Expr
+    value: float | None
+    degree: float = 0.0
+    terms: int = 1
+    bits: int = 0
+
+
+class _Reader:
+    """Rebuilds the whitelisted nodes; every other node is refused where it stands."""
+
+    def __init__(self, text: str, symbols: Mapping[str, sp.Symbol]) -> None:
+        self.text = text
+        self.symbols = symbols
+
+    def refuse(self, node: ast.AST, reason: str) -> NoReturn:
+        _refuse(self.text, getattr(node, "col_offset", 0), reason)
+
+    def refuse_after(self, node: ast.expr, reason: str) -> NoReturn:
+        """Refuse what follows this piece: an operator, an attribute."""
+        end = node.end_col_offset or 0
+        rest = self.text[end:]
+        _refuse(self.text, end + len(rest) - len(rest.lstrip(" )")), reason)
+
+    def visit(self, node: ast.expr, depth: int) -> _Node:
+        if depth > MAX_DEPTH:
+            self.refuse(node, f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(node, ast.BinOp):
+            result = self._binary(node, depth + 1)
+        elif isinstance(node, ast.UnaryOp):
+            result = self._unary(node, depth + 1)
+        elif isinstance(node, ast.Call):
+            result = self._call(node, depth + 1)
+        elif isinstance(node, ast.Name):
+            result = self._name(node)
+        elif isinstance(node, ast.Constant):
+            result = self._number(node)
+        elif isinstance(node, (ast.Attribute, ast.Subscript)):
+            self.refuse_after(node.value, _describe(node))
+        else:
+            self.refuse(node, _describe(node))
+        return self._bounded(node, result)
+
+    def _bounded(self, node: ast.expr, result: _Node) -> _Node:
+        if result.expr.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+            self.refuse(node, "this piece is infinite or undefined")
+        if result.value is not None and not abs(result.value) <= MAX_MAGNITUDE:
+            self.refuse(node, f"a number beyond {MAX_MAGNITUDE:.0e}")
+        return result
+
+    def _check_size(self, node: ast.expr, degree: float, terms: int, bits: int) -> None:
+        """Refuse before SymPy builds the piece."""
+        if degree > MAX_DEGREE:
+            self.refuse(node, f"degree {degree:g} is above {MAX_DEGREE}")
+        if terms > MAX_TERMS:
+            self.refuse(node, f"expands to more than {MAX_TERMS} terms")
+        if bits > MAX_BITS:
+            self.refuse(node, "its numbers have too many digits")
+
+    def _number(self, node: ast.Constant) -> _Node:
+        literal = self.text[node.col_offset : node.end_col_offset]
+        if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
+            self.refuse(node, f"{_shorten(literal)} is not a number")
+        if not _NUMBER.fullmatch(literal):
+            self.refuse(node, f"write {_shorten(literal)} as a plain decimal number")
+        if len(literal) > MAX_LITERAL_LENGTH:
+            self.refuse(node, f"number longer than {MAX_LITERAL_LENGTH} characters")
+        value = float(literal)
+        exponent = abs(int(re.split("[eE]", literal)[1])) if "e" in literal.lower() else 0
+        if abs(value) > MAX_MAGNITUDE or exponent > 40:
+            self.refuse(node, f"number {literal} is out of range (at most {MAX_MAGNITUDE:.0e})")
+        exact = sp.Rational(literal)
+        bits = int(exact.p).bit_length() + int(exact.q).bit_length()
+        return _Node(exact, value, bits=bits)
+
+    def _name(self, node: ast.Name) -> _Node:
+        name = node.id
+        if name in self.symbols:
+            return _Node(self.symbols[name], None, degree=1.0)
+        if name in _CONSTANTS:
+            return _Node(*_CONSTANTS[name])
+        if name in FUNCTION_NAMES:
+            self.refuse(node, f"{name} is a function: write {name}(...)")
+        self.refuse(node, f"unknown name {name!r}{self._hint(name)}")
+
+    def _hint(self, name: str) -> str:
+        known = [*self.symbols, *_CONSTANTS, *FUNCTION_NAMES]
+        close = difflib.get_close_matches(name, known, n=1)
+        start = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{start} (known: {', '.join(known)})"
+
+    def _unary(self, node: ast.UnaryOp, depth: int) -> _Node:
+        inner = self.visit(node.operand, depth)
+        if isinstance(node.op, ast.UAdd):
+            return inner
+        if not isinstance(node.op, ast.USub):
+            self.refuse(node, "only unary + and - are allowed")
+        value = None if inner.value is None else -inner.value
+        return _Node(-inner.expr, value, inner.degree, inner.terms, inner.bits)
+
+    def _binary(self, node: ast.BinOp, depth: int) -> _Node:
+        if isinstance(node.op, ast.Pow):
+            return self._power(node, depth)
+        if isinstance(node.op, ast.BitXor):
+            self.refuse_after(node.left, "^ is not a power here: write **")
+        if not isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
+            self.refuse_after(node.left, "only the operators + - * / ** are allowed")
+        left, right = self.visit(node.left, depth), self.visit(node.right, depth)
+        both = left.value is not None and right.value is not None
+        a, b = left.value or 0.0, right.value or 0.0
+        bits = left.bits + right.bits
+        if isinstance(node.op, (ast.Add, ast.Sub)):
+            degree, terms = max(left.degree, right.degree), left.terms + right.terms
+            self._check_size(node, degree, terms, bits)
+            add = isinstance(node.op, ast.Add)
+            expr = left.expr + right.expr if add else left.expr - right.expr
+            value = a + b if add else a - b
+            return _Node(expr, value if both else None, degree, terms, bits)
+        degree, terms = left.degree + right.degree, left.terms * right.terms
+        self._check_size(node, degree, terms, bits)
+        if isinstance(node.op, ast.Mult):
+            return _Node(left.expr * right.expr, a * b if both else None, degree, terms, bits)
+        if right.expr == 0 or right.value == 0:
+            self.refuse(node.right, "division by zero")
+        value = a / b if both else 0.0
+        return _Node(left.expr / right.expr, value if both else None, degree, terms, bits)
+
+    def _power(self, node: ast.BinOp, depth: int) -> _Node:
+        base, exponent = self.visit(node.left, depth), self._exponent(node.right)
+        n = abs(float(exponent))
+        whole = math.ceil(n)
+        terms = math.comb(base.terms + whole - 1, whole) if base.terms > 1 else 1
+        bits = (base.bits + 1) * max(whole, int(exponent.q)) if base.bits else 0
+        self._check_size(node, base.degree * n, terms, bits)
+        value = base.value
+        if value is not None:
+            try:
+                raised = value ** float(exponent)
+            except (OverflowError, ZeroDivisionError):
+                self.refuse(node, "this power is infinite")
+            if isinstance(raised, complex):
+                self.refuse(node, "a fractional power of a negative number is not real")
+            value = raised
+            if not abs(value) <= MAX_MAGNITUDE:
+                self.refuse(node, f"a number beyond {MAX_MAGNITUDE:.0e}")
+        return _Node(base.expr**exponent, value, base.degree * n, terms, bits)
+
+    def _exponent(self, node: ast.expr) -> sp.Rational:
+        """Number, -number or number/number: an exponent is never computed from other things."""
+        for part in ast.walk(node):
+            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Pow):
+                self.refuse(part, "a power tower")
+        parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node]
+        plain = all(isinstance(_unsigned(p), ast.Constant) for p in parts)
+        if not plain or (isinstance(node, ast.BinOp) and not isinstance(node.op, ast.Div)):
+            self.refuse(node, "an exponent must be a number or a fraction of numbers")
+        exponent = self.visit(node, MAX_DEPTH - 4).expr
+        if abs(exponent) > MAX_EXPONENT or exponent.q > MAX_EXPONENT:
+            self.refuse(node, f"an exponent is at most {MAX_EXPONENT}, got {exponent}")
+        return exponent
+
+    def _call(self, node: ast.Call, depth: int) -> _Node:
+        if not isinstance(node.func, ast.Name):
+            # Names the attribute or subscript that hides the function, when there is one.
+            self.visit(node.func, depth)
+            self.refuse(node.func, "only a named function can be called")
+        name = node.func.id
+        if name not in FUNCTION_NAMES:
+            self.refuse(node.func, f"unknown function {name!r}{self._hint(name)}")
+        if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
+            self.refuse(node, f"{name} takes plain arguments only")
+        if name in _HERMITE:
+            return self._hermite(node, name, depth)
+        if len(node.args) != 1:
+            self.refuse(node, f"{name} takes one argument, got {len(node.args)}")
+        inner = self.visit(node.args[0], depth)
+        symbolic, numeric = _FUNCTIONS[name]
+        value = inner.value
+        if value is not None:
+            try:
+                value = numeric(value)
+            except (OverflowError, ValueError):
+                self.refuse(node, f"{name}({value:g}) is infinite or not real")
+            if not abs(value) <= MAX_MAGNITUDE:
+                self.refuse(node, f"{name} of this number is beyond {MAX_MAGNITUDE:.0e}")
+        degree = min(inner.degree, 1.0)
+        return _Node(symbolic(inner.expr), value, degree, 2 if name == "erfc" else 1, inner.bits)
+
+    def _hermite(self, node: ast.Call, name: str, depth: int) -> _Node:
+        if len(node.args) != 2:
+            self.refuse(node, f"{name} takes an order and an argument: {name}(2, z)")
+        order = node.args[0]
+        if not isinstance(order, ast.Constant) or type(order.value) is not int:
+            self.refuse(order, f"the order of {name} must be a whole number")
+        n = int(order.value)
+        if n > MAX_HERMITE_ORDER:
+            self.refuse(order, f"the order of {name} is at most {MAX_HERMITE_ORDER}")
+        inner = self.visit(node.args[1], depth)
+        spread = math.comb(inner.terms + n - 1, n) if inner.terms > 1 else 1
+        terms = (n // 2 + 1) * spread
+        # The largest coefficient of He_16 needs 21 bits.
+        bits = n * (inner.bits + 2)
+        self._check_size(node, n * inner.degree, terms, bits)
+        u = sp.Dummy("u", real=True)
+        polynomial = hermite_prob_poly(n, u)
+        value = None if inner.value is None else float(polynomial.subs(u, inner.value))
+        return _Node(polynomial.xreplace({u: inner.expr}), value, n * inner.degree, terms, bits)
+
+
+def _unsigned(node: ast.expr) -> ast.expr:
+    while isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        node = node.operand
+    return node
+
+
+def _check_characters(text: str) -> None:
+    if not isinstance(text, str):
+        raise ExpressionRefused(f"an expression must be text in quotes, got {text!r}")
+    if not text.strip():
+        raise ExpressionRefused("the expression is empty")
+    if len(text) > MAX_LENGTH:
+        raise ExpressionRefused(
+            f"the expression has {len(text)} characters, at most {MAX_LENGTH} are read"
+        )
+    for column, character in enumerate(text):
+        if not " " <= character <= "~":
+            name = unicodedata.name(character, f"U+{ord(character):04X}")
+            _refuse(text, column, f"character {name} is not plain ASCII")
+        if character in "#\\":
+            _refuse(text, column, f"{character} is not allowed in a formula")
+
+
+def _python_tree(text: str) -> ast.expr:
+    # Leading blanks would be an indentation error, yet columns must count them.
+    padding = len(text) - len(text.lstrip())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "invalid decimal literal": refused below anyway
+            tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        reason = (error.msg or "not an expression").split(". ")[0]
+        _refuse(
+            text, padding + (error.offset or len(text.strip()) + 1) - 1, f"not a formula: {reason}"
+        )
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ExpressionRefused(f"the expression cannot be read: {error}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr):
+            node.col_offset += padding
+            node.end_col_offset = (node.end_col_offset or 0) + padding
+    return tree
+
+
+_KINDS: dict[type[ast.AST], str] = {
+    ast.Attribute: "an attribute (x.y)",
+    ast.Subscript: "a subscript (x[...])",
+    ast.Lambda: "a lambda",
+    ast.JoinedStr: "a string",
+    ast.List: "a list",
+    ast.Tuple: "a tuple",
+    ast.Dict: "a dictionary",
+    ast.Set: "a set",
+    ast.Compare: "a comparison",
+    ast.BoolOp: "and / or",
+    ast.IfExp: "if / else",
+    ast.NamedExpr: "an assignment",
+    ast.Starred: "a starred argument",
+    ast.ListComp: "a comprehension",
+    ast.SetComp: "a comprehension",
+    ast.DictComp: "a comprehension",
+    ast.GeneratorExp: "a comprehension",
+}
+
+
+def _describe(node: ast.AST) -> str:
+    return f"{_KINDS.get(type(node), type(node).__name__.lower())} is not allowed in a formula"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def _printable(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def _refuse(text: str, column: int, reason: str) -> NoReturn:
+    """Raise with the reason, the column and a caret under it."""
+    shown, start = _printable(text), max(0, column - 60)
+    line = shown[start : start + 76]
+    raise ExpressionRefused(
+        f"column {column + 1}: {reason}\n    {line}\n    {' ' * (column - start)}^"
+    ) from None
