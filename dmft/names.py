@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+VERSION = "0.1.0"
+
 
 @dataclass(frozen=True)
 class Quantity:

@@ -1,1 +1,7 @@
+"""Floor 3: derivations and the `Equations` that they return."""
 
+from dmft.equations.derive import derive
+from dmft.equations.equations import Equations
+from dmft.equations.risk import PopulationRisk, population_risk
+
+__all__ = ["Equations", "PopulationRisk", "derive", "population_risk"]

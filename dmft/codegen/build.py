@@ -1,0 +1,117 @@
+"""`build`: from equations to a compiled problem, kept on disk by fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dmft.codegen.assemble import CONSTANTS, STATE, WIDTHS, module_source
+from dmft.emit import cache_directory, load_module
+from dmft.equations import Equations
+from dmft.errors import BadParameter, NotClosed
+from dmft.model import SGD
+from dmft.names import VERSION
+from dmft.solvers.problem import Problem
+
+
+def build(equations: Equations) -> Problem:
+    """Compile equations of motion; widths and parameters stay run-time values.
+
+    The Numba source is a readable file in the cache directory (`dmft.emit.cache_directory`);
+    a second process loads its machine code. The index by fingerprint skips the generation too.
+
+    Parameters
+    ----------
+    equations : Equations
+
+    Returns
+    -------
+    Problem
+        `.source` holds the generated text, `.rhs` the compiled right-hand side.
+
+    Raises
+    ------
+    NotClosed
+        Listing every Gaussian average without closed form.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> problem = dmft.build(dmft.derive(dmft.Model(square, square), dmft.GradientFlow()))
+    >>> problem.parameters, "def rhs" in problem.source
+    ((), True)
+    """
+    if not isinstance(equations, Equations):
+        raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
+    source = stored_source(equations)
+    module: Any = load_module(source, "dmft_equations")
+    scalars = tuple(equations.parameters)
+    rate = "learning_rate" if isinstance(equations.algorithm, SGD) else None
+    return Problem(
+        kind=equations.kind,
+        rhs=module.rhs,
+        state=STATE,
+        widths=WIDTHS,
+        parameters=scalars,
+        constants=CONSTANTS,
+        observe=module.observe,
+        observables=("risk",),
+        domain=module.domain,
+        covariance=module.covariance,
+        source=source,
+        time_unit=equations.time_unit,
+        provenance={**equations.provenance, "rate": rate},
+    )
+
+
+def stored_source(equations: Equations) -> str:
+    """Source text of a system, from the index by fingerprint or generated now."""
+    key = f"{equations.fingerprint}_{generator_hash()}"
+    path = cache_directory() / f"source_{key}.txt"
+    try:
+        digest, text = path.read_text(encoding="utf-8").split("\n", 1)
+    except (OSError, ValueError):
+        digest, text = "", ""
+    if digest == _digest(text):
+        return text
+    text = generate(equations)
+    temporary = path.with_suffix(f".{id(text)}.tmp")
+    temporary.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
+    temporary.replace(path)
+    return text
+
+
+def generate(equations: Equations) -> str:
+    """Generate the module text of a closed system."""
+    if equations.open_kernels:
+        listing = "\n  ".join(equations.open_kernels)
+        raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
+    activations = f"student {equations.model.student.activation}, "
+    activations += f"teacher {equations.model.teacher.activation}"
+    return module_source(
+        equations.definitions,
+        list(equations.parameters),
+        VERSION,
+        f"{activations}\n{equations.time_unit}",
+    )
+
+
+@cache
+def generator_hash() -> str:
+    """Hash of the code that turns equations into source, so that an upgrade regenerates."""
+    digest = hashlib.blake2b(digest_size=6)
+    for package in ("dmft.codegen", "dmft.gaussian", "dmft.equations"):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        for path in sorted(Path(spec.origin).parent.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,317 @@
+"""From the expression graph to loops: every sub-expression is computed once, where it belongs.
+
+A sub-expression goes to the loop of its deepest index. Where it skips an outer loop it becomes
+a table, computed before the loop that it skips; tables of one or two indices are shared by
+everything that needs them under any index names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from dmft.codegen.nodes import Graph, Index, Node, factors
+
+# Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
+TABLE_COST = {1: 1, 2: 12}
+INDENT = "    "
+ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
+
+
+@dataclass
+class Scope:
+    """The body of one loop (or of the function): lines, known values, tables made here."""
+
+    index: Index | None
+    parent: Scope | None
+    lines: list[str] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, tuple[str, tuple[Index, ...]]] = field(default_factory=dict)
+
+    @property
+    def context(self) -> list[Index]:
+        """Loop indices from the outermost to this one."""
+        above = self.parent.context if self.parent else []
+        return [*above, self.index] if self.index else above
+
+    def ancestor(self, depth: int) -> Scope:
+        """Return the enclosing scope below `depth` loops."""
+        scope = self
+        while len(scope.context) > depth:
+            assert scope.parent is not None
+            scope = scope.parent
+        return scope
+
+    def block(self, header: str, inner: Scope) -> None:
+        """Append a loop with the lines of `inner`."""
+        self.lines.append(header)
+        self.lines += [INDENT + line for line in inner.lines]
+
+
+class LoopWriter:
+    """Writes the loops of one function."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.root = Scope(None, None)
+        self.arrays: dict[str, tuple[str, ...]] = {}
+        self.count = 0
+        self.parents: dict[str, int] = {}
+
+    def fresh(self, stem: str) -> str:
+        """Return a new name."""
+        self.count += 1
+        return f"{stem}{self.count}"
+
+    def note_uses(self, node: Node) -> None:
+        """Count the parents of every node of an expression, to name what is used twice."""
+        seen: set[str] = set()
+        stack = [node]
+        while stack:
+            current = stack.pop()
+            if current.key in seen:
+                continue
+            seen.add(current.key)
+            for arg in current.args:
+                self.parents[arg.key] = self.parents.get(arg.key, 0) + 1
+                stack.append(arg)
+
+    # Values ---------------------------------------------------------------------------------
+
+    def value(self, node: Node, scope: Scope) -> str:
+        """Text of a node's value inside a scope, hoisting or tabling what can be."""
+        if node.kind == "number":
+            return number_text(node.data)
+        if node.kind == "scalar":
+            return str(node.data)
+        context = scope.context
+        if node.kind == "ref":
+            return ref_text(node, context, self.graph.symmetric)
+        depth = max((context.index(x) + 1 for x in node.deps), default=0)
+        home = scope.ancestor(depth)
+        prefix = _prefix(context, node.deps)
+        rest = [x for x in context if x in node.deps and x not in prefix]
+        if rest and self.worth_table(node, rest):
+            return self.table(node, scope, prefix, rest)
+        if node.key in home.known:
+            return home.known[node.key]
+        text = self.compute(node, home)
+        if ATOM.fullmatch(text) or (home is scope and self.parents.get(node.key, 0) < 2):
+            return text
+        name = self.fresh("w")
+        home.lines.append(f"{name} = {text}")
+        home.known[node.key] = name
+        return name
+
+    def worth_table(self, node: Node, rest: list[Index]) -> bool:
+        """Whether a value that skips a loop is worth an array."""
+        return node.cost >= TABLE_COST.get(len(rest), 10**9)
+
+    def table(self, node: Node, scope: Scope, prefix: list[Index], rest: list[Index]) -> str:
+        """Reference to a table of the node, computed before the loop that it skips."""
+        if len(node.deps) <= 2 and node.cost >= TABLE_COST[2]:
+            rest, prefix = [x for x in scope.context if x in node.deps], []
+        here = scope.ancestor(len(prefix))
+        depth = len(prefix)
+        names = tuple((f"e{depth + n}", x[1]) for n, x in enumerate(rest))
+        body = self.graph.rename(node, dict(zip(rest, names, strict=True)))
+        if body.key not in here.tables:
+            self.fill_table(body, here, names)
+        array, _ = here.tables[body.key]
+        return f"{array}[{', '.join(x[0] for x in rest)}]"
+
+    def fill_table(self, body: Node, here: Scope, names: tuple[Index, ...]) -> None:
+        """Emit the loops that fill a table."""
+        array = self.fresh("table")
+        self.arrays[array] = tuple(x[1] for x in names)
+        scopes = [here]
+        for name in names:
+            scopes.append(Scope(name, scopes[-1]))
+        self.note_uses(body)
+        text = self.value(body, scopes[-1])
+        scopes[-1].lines.append(f"{array}[{', '.join(x[0] for x in names)}] = {text}")
+        for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
+            outer.block(loop_header(inner.index), inner)
+        here.tables[body.key] = (array, names)
+
+    # Nodes ----------------------------------------------------------------------------------
+
+    def compute(self, node: Node, scope: Scope) -> str:
+        """Text of a node computed in this scope."""
+        if node.kind in ("add", "mul"):
+            return self.compute_nary(node, scope)
+        if node.kind == "pow":
+            return self.compute_power(node, scope)
+        if node.kind == "call":
+            prefix = "" if node.data == "asin" else "math."
+            return f"{prefix}{node.data}({self.value(node.args[0], scope)})"
+        if node.kind == "sum":
+            return self.compute_sum(node, scope)
+        return self.compute_pair(node, scope)
+
+    def compute_nary(self, node: Node, scope: Scope) -> str:
+        """Sum or product, operands grouped by the loop that they belong to."""
+        build = self.graph.add if node.kind == "add" else self.graph.mul
+        groups = self.grouped(node, scope)
+        if len(groups) == 1:  # all operands belong here: write them out
+            parts = [self.operand(a, scope, node.kind) for a in node.args]
+        else:
+            whole = [build(g) for g in groups]
+            parts = [self.operand(a, scope, node.kind) for a in whole]
+        if node.kind == "mul":
+            return _product_text(parts)
+        return " + ".join(parts).replace("+ -", "- ")
+
+    def grouped(self, node: Node, scope: Scope) -> list[list[Node]]:
+        """Operands grouped so that what an outer loop or a table can hold stands together."""
+        context = scope.context
+        full = frozenset(context)
+        by_deps: dict[frozenset[Index], list[Node]] = {}
+        for arg in node.args:
+            by_deps.setdefault(arg.deps & full, []).append(arg)
+        local = by_deps.pop(full, [])
+        outer: list[Node] = []
+        outer_deps: frozenset[Index] = frozenset()
+        merged: list[list[Node]] = []
+        innermost = context[-1] if context else None
+        ordered = sorted(by_deps, key=lambda d: (_depth(context, d), len(d), sorted(d)))
+        for deps in ordered:
+            if innermost in deps:
+                continue
+            outer = [self._join(node, outer), *by_deps[deps]] if outer else list(by_deps[deps])
+            outer_deps |= deps
+        if outer:
+            merged.append(outer)
+        skipping: list[Node] = []
+        skipping_deps: frozenset[Index] = frozenset()
+        for deps in (d for d in ordered if innermost in d):
+            if skipping and skipping_deps | deps == full:
+                merged.append(skipping)
+                skipping, skipping_deps = [], frozenset()
+            skipping = [self._join(node, skipping), *by_deps[deps]] if skipping else by_deps[deps]
+            skipping_deps |= deps
+        if skipping:
+            merged.append(skipping)
+        if not merged:
+            return [local]
+        if len(merged) == 1 and not local:
+            return merged if len(merged[0]) < len(node.args) else [list(node.args)]
+        return [*merged, *([x] for x in local)]
+
+    def _join(self, node: Node, parts: list[Node]) -> Node:
+        return (self.graph.add if node.kind == "add" else self.graph.mul)(parts)
+
+    def operand(self, node: Node, scope: Scope, inside: str) -> str:
+        """Text of an operand, bracketed as its surroundings need."""
+        text = self.value(node, scope)
+        if inside == "mul" and not ATOM.fullmatch(text) and node.kind in ("add", "number"):
+            return f"({text})"
+        return text
+
+    def compute_power(self, node: Node, scope: Scope) -> str:
+        """Integer powers by multiplication, roots by sqrt."""
+        exponent: Fraction = node.data
+        text = self.value(node.args[0], scope)
+        size = abs(exponent)
+        if not ATOM.fullmatch(text) and size != Fraction(1, 2):
+            if size == 1:
+                return f"1.0 / ({text})"
+            name = self.fresh("w")
+            scope.lines.append(f"{name} = {text}")
+            scope.known[node.args[0].key] = text = name
+        whole, root = int(size), size.denominator == 2
+        parts = [text] * whole + ([f"math.sqrt({text})"] if root else [])
+        product = " * ".join(parts)
+        if exponent > 0:
+            return product if len(parts) == 1 else f"({product})"
+        return f"1.0 / {product}" if len(parts) == 1 else f"1.0 / ({product})"
+
+    def compute_sum(self, node: Node, scope: Scope) -> str:
+        """Accumulate in a loop."""
+        name = self.fresh("s")
+        inner = Scope(node.data, scope)
+        text = self.value(node.args[0], inner)
+        inner.lines.append(f"{name} += {text}")
+        scope.lines.append(f"{name} = 0.0")
+        scope.block(loop_header(node.data), inner)
+        return name
+
+    def compute_pair(self, node: Node, scope: Scope) -> str:
+        """Symmetric double sum: a triangle with doubled off-diagonal and the diagonal apart."""
+        first, second = node.data
+        body = node.args[0]
+        only_first = [f for f in factors(body) if second not in f.deps]
+        rest = [f for f in factors(body) if second in f.deps]
+        total, row = self.fresh("s"), self.fresh("s")
+        outer = Scope(first, scope)
+        inner = Scope(second, outer)
+        text = self.value(self.graph.mul(rest), inner)
+        inner.lines.append(f"{row} += {text}")
+        # The diagonal is evaluated on its own, before the row loop that it does not need.
+        on_diagonal = self.graph.rename(self.graph.mul(rest), {second: first})
+        self.note_uses(on_diagonal)
+        diagonal = self.value(on_diagonal, outer)
+        weight = self.value(self.graph.mul(only_first), outer)
+        outer.lines.append(f"{row} = 0.0")
+        outer.block(f"for {second[0]} in range({first[0]}):", inner)
+        outer.lines.append(f"{total} += {_bracket(weight)} * (2.0 * {row} + {diagonal})")
+        scope.lines.append(f"{total} = 0.0")
+        scope.block(loop_header(first), outer)
+        return total
+
+
+def loop_header(index: Index | None) -> str:
+    """Header of a loop over a full axis."""
+    assert index is not None
+    return f"for {index[0]} in range({index[1]}):"
+
+
+def number_text(value: Fraction | float) -> str:
+    """Shortest decimal that gives the same float."""
+    return repr(float(value))
+
+
+def ref_text(node: Node, context: list[Index], symmetric: Iterable[str]) -> str:
+    """Array entry; the deepest loop index of a symmetric array goes last (contiguous)."""
+    array, places = node.data
+    places = list(places)
+    if array in symmetric:
+        places.sort(key=lambda x: context.index(x[0]))
+    inside = [f"{offset} + {x[0]}" if offset else x[0] for x, offset in places]
+    return f"{array}[{', '.join(inside)}]"
+
+
+def _depth(context: list[Index], deps: frozenset[Index]) -> int:
+    return max((context.index(x) + 1 for x in deps), default=0)
+
+
+def _prefix(context: list[Index], deps: frozenset[Index]) -> list[Index]:
+    """Longest run of outermost loops that a value depends on."""
+    prefix = []
+    for index in context:
+        if index not in deps:
+            break
+        prefix.append(index)
+    return prefix
+
+
+def _product_text(parts: list[str]) -> str:
+    """Product with inverses written as divisions and a sign in front."""
+    top = [_factor(x) for x in parts if not x.startswith("1.0 / ")]
+    bottom = [x.removeprefix("1.0 / ") for x in parts if x.startswith("1.0 / ")]
+    sign = ""
+    if "(-1.0)" in top and len(top) > 1:
+        top.remove("(-1.0)")
+        sign = "-"
+    text = sign + (" * ".join(top) if top else "1.0")
+    return text + "".join(f" / {x}" for x in bottom)
+
+
+def _factor(text: str) -> str:
+    return f"({text})" if text.startswith("-") else text
+
+
+def _bracket(text: str) -> str:
+    return text if ATOM.fullmatch(text) else f"({text})"

@@ -1,0 +1,128 @@
+"""From the SymPy definitions to the expression graph: kernels opened, sums normalised."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import sympy as sp
+
+from dmft.codegen.nodes import COST, Graph, Index, Node, factors, terms
+from dmft.equations import symbols as x
+from dmft.equations.definitions import base_name, index_symbol
+from dmft.equations.kernels import Kernel
+from dmft.errors import NotClosed
+
+AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N"}
+
+
+def loop_index(symbol: sp.Symbol) -> Index:
+    """Loop index of an index symbol."""
+    return (symbol.name, AXIS[x.AXES[symbol]])
+
+
+def place(index: sp.Expr) -> tuple[Index, str]:
+    """Loop index and offset of an index expression: r -> r, p + r -> (r, "p")."""
+    symbol = index_symbol(index)
+    return loop_index(symbol), str(index - symbol) if index != symbol else ""
+
+
+class Lowering:
+    """Lowers expressions of one system, each sub-expression once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.memo: dict[sp.Expr, Node] = {}
+
+    def __call__(self, expr: sp.Expr) -> Node:
+        """Graph node of an expression."""
+        if expr not in self.memo:
+            self.memo[expr] = self.lower(expr)
+        return self.memo[expr]
+
+    def lower(self, expr: sp.Expr) -> Node:
+        """Lower one node."""
+        g = self.graph
+        if isinstance(expr, sp.Rational):
+            return g.number(Fraction(int(expr.p), int(expr.q)))
+        if expr.is_number:
+            return g.number(float(expr.evalf(20)))
+        if isinstance(expr, sp.Symbol):
+            return g.scalar(expr.name)
+        if isinstance(expr, sp.Indexed):
+            return g.ref(base_name(expr), [place(index) for index in expr.indices])
+        if isinstance(expr, Kernel):
+            return self(expr.closed())
+        if isinstance(expr, sp.Sum):
+            return sum_over(g, [loop_index(s) for s, *_ in expr.limits], self(expr.function))
+        if isinstance(expr, sp.Add):
+            return g.add(self(a) for a in expr.args)
+        if isinstance(expr, sp.Mul):
+            return g.mul(self(a) for a in expr.args)
+        if isinstance(expr, sp.Pow) and expr.exp.is_Rational and (2 * expr.exp).is_Integer:
+            return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
+        name = type(expr).__name__
+        if name in COST and len(expr.args) == 1:
+            return g.call(name, self(expr.args[0]))
+        raise NotClosed(
+            f"{name} in {expr} has no generated code; covered are + * powers, square roots, "
+            f"sums and {sorted(COST)}"
+        )
+
+
+def sum_over(graph: Graph, indices: list[Index], body: Node) -> Node:
+    """Sum a body over indices: invariants out, expanded where that frees an index.
+
+    The bound index that leaves the fewest others is eliminated first, which finds matrix
+    products; a symmetric double sum that cannot be factored is marked as a pair sum.
+    """
+    if not indices:
+        return body
+    bound = set(indices)
+    outside = [f for f in factors(body) if not f.deps & bound]
+    inside = [f for f in factors(body) if f.deps & bound]
+    if outside:
+        return graph.mul([*outside, sum_over(graph, indices, graph.mul(inside))])
+    unused = [x for x in indices if x not in body.deps]
+    if unused:
+        count = graph.mul(graph.scalar(axis) for _, axis in unused)
+        rest = [x for x in indices if x in body.deps]
+        return graph.mul([count, sum_over(graph, rest, body)])
+    expanded = _expand(graph, inside, bound)
+    if expanded:
+        return graph.add(sum_over(graph, indices, part) for part in expanded)
+    left = {x: _left_after(inside, x) for x in indices}
+    best = min(reversed(indices), key=lambda x: len(left[x]))
+    if len(indices) == 1:
+        return graph.sum(best, body)
+    if _is_pair(graph, indices, body) and len(left[best]) == len(body.deps) - 1:
+        return graph.pair(indices[0], indices[1], body)
+    near = [f for f in inside if best in f.deps]
+    far = [f for f in inside if best not in f.deps]
+    inner = sum_over(graph, [best], graph.mul(near))
+    return sum_over(graph, [x for x in indices if x != best], graph.mul([*far, inner]))
+
+
+def _left_after(inside: list[Node], index: Index) -> frozenset[Index]:
+    """Indices that the sum over `index` still depends on."""
+    return frozenset().union(*(f.deps for f in inside if index in f.deps)) - {index}
+
+
+def _is_pair(graph: Graph, indices: list[Index], body: Node) -> bool:
+    if len(indices) != 2 or indices[0][1] != indices[1][1]:
+        return False
+    a, b = indices
+    return graph.rename(body, {a: b, b: a}) is body
+
+
+def _expand(graph: Graph, inside: list[Node], bound: set[Index]) -> list[Node] | None:
+    """Expand one Add factor if one of its terms frees the sum of an index, else None."""
+    everything = frozenset().union(*(f.deps for f in inside))
+    for position, factor in enumerate(inside):
+        if factor.kind != "add":
+            continue
+        rest = inside[:position] + inside[position + 1 :]
+        for term in terms(factor):
+            needed = [f.deps for f in factors(term) if f.deps & bound]
+            if frozenset().union(*(f.deps for f in rest), *needed) != everything:
+                return [graph.mul([*rest, t]) for t in terms(factor)]
+    return None

@@ -1,0 +1,207 @@
+"""The expression graph that code is generated from: own loop nodes, equal parts are one node.
+
+SymPy flattens nested sums and captures bound variables under substitution; here a sum is a
+node whose bound index is named by its nesting height, so that equal sums are equal nodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+Number = Fraction | float
+# A loop index: name and axis, one of "p", "k", "N" = p + k.
+Index = tuple[str, str]
+
+COST = {"asin": 20, "erf": 20, "exp": 20, "log": 20, "sin": 20, "cos": 20, "tanh": 20}
+ROOT_COST, INVERSE_COST = 15, 8
+# What a sum costs against one term of it: typical widths are of order ten.
+SUM_COST = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node; identity is content, since a `Graph` interns by `key`."""
+
+    kind: str
+    data: Any
+    args: tuple[Node, ...]
+    key: str
+    deps: frozenset[Index]
+    height: int
+    cost: int
+
+
+class Graph:
+    """Builds nodes in canonical form and never twice."""
+
+    def __init__(self, symmetric: Iterable[str]) -> None:
+        self.symmetric = frozenset(symmetric)
+        self.nodes: dict[str, Node] = {}
+        self.renamed: dict[tuple[str, tuple[tuple[Index, Index], ...]], Node] = {}
+
+    def make(
+        self, kind: str, data: Any, args: tuple[Node, ...], deps: frozenset[Index], cost: int
+    ) -> Node:
+        """Return the interned node of this content."""
+        text = f"{kind}|{data!r}|" + ",".join(a.key for a in args)
+        key = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        if key not in self.nodes:
+            height = max((a.height for a in args), default=0)
+            height += {"sum": 1, "pair": 2}.get(kind, 0)
+            self.nodes[key] = Node(kind, data, args, key, deps, height, cost)
+        return self.nodes[key]
+
+    def number(self, value: Number) -> Node:
+        """Make a constant."""
+        return self.make("number", value, (), frozenset(), 0)
+
+    def scalar(self, name: str) -> Node:
+        """Make a run-time scalar."""
+        return self.make("scalar", name, (), frozenset(), 0)
+
+    def ref(self, array: str, indices: Iterable[tuple[Index, str]]) -> Node:
+        """Make an array entry; each index is (loop index, offset), the offset "" or "p"."""
+        places = list(indices)
+        if array in self.symmetric:
+            places.sort()
+        deps = frozenset(index for index, _ in places)
+        return self.make("ref", (array, tuple(places)), (), deps, 0)
+
+    def add(self, args: Iterable[Node]) -> Node:
+        """Sum of nodes, flattened, equal terms merged."""
+        constant: Number = Fraction(0)
+        terms: dict[str, tuple[Node, Number]] = {}
+        for arg in _flat("add", args):
+            factor, rest = self.split(arg)
+            if rest is None:
+                constant += factor
+                continue
+            old = terms.get(rest.key, (rest, Fraction(0)))[1]
+            terms[rest.key] = (rest, old + factor)
+        parts = [self.scaled(c, node) for node, c in terms.values() if c != 0]
+        if constant != 0:
+            parts.append(self.number(constant))
+        return self.combine("add", parts, Fraction(0))
+
+    def mul(self, args: Iterable[Node]) -> Node:
+        """Product of nodes, flattened, equal bases merged."""
+        constant: Number = Fraction(1)
+        powers: dict[str, tuple[Node, Fraction]] = {}
+        for arg in _flat("mul", args):
+            if arg.kind == "number":
+                constant = constant * arg.data
+                continue
+            base, exponent = (arg.args[0], arg.data) if arg.kind == "pow" else (arg, Fraction(1))
+            old = powers.get(base.key, (base, Fraction(0)))[1]
+            powers[base.key] = (base, old + exponent)
+        if constant == 0:
+            return self.number(Fraction(0))
+        parts = [self.pow(b, e) for b, e in powers.values() if e != 0]
+        if constant != 1:
+            parts.append(self.number(constant))
+        return self.combine("mul", parts, Fraction(1))
+
+    def combine(self, kind: str, parts: list[Node], empty: Fraction) -> Node:
+        """Make an n-ary node of canonical parts."""
+        if not parts:
+            return self.number(empty)
+        if len(parts) == 1:
+            return parts[0]
+        parts.sort(key=lambda x: (x.kind != "number", len(x.deps), x.kind, x.key))
+        deps = frozenset().union(*(x.deps for x in parts))
+        return self.make(kind, None, tuple(parts), deps, sum(x.cost for x in parts) + len(parts) - 1)
+
+    def split(self, node: Node) -> tuple[Number, Node | None]:
+        """Split a node into a constant factor and the rest."""
+        if node.kind == "number":
+            return node.data, None
+        if node.kind == "mul" and node.args[0].kind == "number":
+            return node.args[0].data, self.combine("mul", list(node.args[1:]), Fraction(1))
+        return Fraction(1), node
+
+    def scaled(self, factor: Number, node: Node) -> Node:
+        """Constant times a node."""
+        return node if factor == 1 else self.mul([self.number(factor), node])
+
+    def pow(self, base: Node, exponent: Fraction) -> Node:
+        """Power of a node."""
+        if exponent == 1:
+            return base
+        if base.kind == "number":
+            if exponent.denominator == 1 and isinstance(base.data, Fraction):
+                return self.number(base.data**exponent.numerator)
+            return self.number(float(base.data) ** float(exponent))
+        if base.kind == "pow" and exponent.denominator == 1:
+            return self.pow(base.args[0], base.data * exponent)
+        cost = abs(exponent.numerator) - 1 + (ROOT_COST if exponent.denominator == 2 else 0)
+        cost += INVERSE_COST if exponent < 0 else 0
+        return self.make("pow", exponent, (base,), base.deps, base.cost + cost)
+
+    def call(self, name: str, arg: Node) -> Node:
+        """Elementary function of a node."""
+        return self.make("call", name, (arg,), arg.deps, arg.cost + COST[name])
+
+    def sum(self, index: Index, body: Node) -> Node:
+        """Sum over one index, renamed to its height."""
+        bound = (f"{index[1]}{body.height + 1}", index[1])
+        body = self.rename(body, {index: bound})
+        return self.make(
+            "sum", bound, (body,), body.deps - {bound}, SUM_COST * (body.cost + 1)
+        )
+
+    def pair(self, first: Index, second: Index, body: Node) -> Node:
+        """Double sum of a body that is symmetric in its two indices."""
+        axis = first[1]
+        bound = ((f"{axis}{body.height + 2}", axis), (f"{axis}{body.height + 1}", axis))
+        body = self.rename(body, {first: bound[0], second: bound[1]})
+        deps = body.deps - set(bound)
+        return self.make("pair", bound, (body,), deps, SUM_COST**2 * (body.cost + 1))
+
+    def rename(self, node: Node, names: Mapping[Index, Index]) -> Node:
+        """Rename free indices; the result is in canonical form again."""
+        names = {a: b for a, b in names.items() if a in node.deps and a != b}
+        if not names:
+            return node
+        memo = (node.key, tuple(sorted(names.items())))
+        if memo not in self.renamed:
+            self.renamed[memo] = self._rename(node, names)
+        return self.renamed[memo]
+
+    def _rename(self, node: Node, names: Mapping[Index, Index]) -> Node:
+        if node.kind == "ref":
+            array, places = node.data
+            return self.ref(array, [(names.get(x, x), offset) for x, offset in places])
+        args = [self.rename(a, names) for a in node.args]
+        if node.kind == "add":
+            return self.add(args)
+        if node.kind == "mul":
+            return self.mul(args)
+        if node.kind == "pow":
+            return self.pow(args[0], node.data)
+        if node.kind == "call":
+            return self.call(node.data, args[0])
+        if node.kind == "sum":
+            return self.sum(node.data, args[0])
+        return self.pair(*node.data, args[0])
+
+
+def factors(node: Node) -> tuple[Node, ...]:
+    """Factors of a product, or the node itself."""
+    return node.args if node.kind == "mul" else (node,)
+
+
+def terms(node: Node) -> tuple[Node, ...]:
+    """Terms of a sum, or the node itself."""
+    return node.args if node.kind == "add" else (node,)
+
+
+def _flat(kind: str, args: Iterable[Node]) -> Iterable[Node]:
+    for arg in args:
+        if arg.kind == kind:
+            yield from arg.args
+        else:
+            yield arg

@@ -1,0 +1,86 @@
+"""An ordered definition: one indexed target as a sum of named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import sympy as sp
+
+from dmft.equations.symbols import SYMMETRIC
+
+Role = str  # "block" | "intermediate" | "rate" | "observable"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """`target = sum of terms`, for all values of the indices of `target`.
+
+    Attributes
+    ----------
+    target : sympy.Indexed or sympy.Symbol
+    terms : tuple of (name, expression)
+    role : "block" (assembles c or Omega), "intermediate", "rate" (d target / dt) or "observable"
+    """
+
+    target: sp.Expr
+    terms: tuple[tuple[str, sp.Expr], ...]
+    role: Role
+
+    @property
+    def name(self) -> str:
+        """Name of the base that is defined."""
+        return base_name(self.target)
+
+    @property
+    def expr(self) -> sp.Expr:
+        """Sum of all terms."""
+        return sp.Add(*(e for _, e in self.terms))
+
+    @property
+    def indices(self) -> tuple[sp.Symbol, ...]:
+        """Free index symbols of the target, outermost first."""
+        if not isinstance(self.target, sp.Indexed):
+            return ()
+        return tuple(index_symbol(x) for x in self.target.indices)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether swapping the two target indices changes nothing."""
+        return self.name in SYMMETRIC and len(set(map(type, self.target.indices))) == 1
+
+    def without(self, name: str) -> Definition:
+        """Drop one named term."""
+        return replace(self, terms=tuple((t, e) for t, e in self.terms if t != name))
+
+
+def base_name(target: sp.Expr) -> str:
+    """Name of an indexed base or of a symbol."""
+    return str(target.base.label) if isinstance(target, sp.Indexed) else str(target)
+
+
+def index_symbol(index: sp.Expr) -> sp.Symbol:
+    """The running symbol of an index expression: r for p + r, j for j."""
+    return next(s for s in sorted(index.free_symbols, key=str) if s.name not in ("p", "k"))
+
+
+def define(target: sp.Expr, terms: Mapping[str, sp.Expr], role: Role) -> Definition:
+    """Build a definition, leaving out the terms that vanish."""
+    return Definition(target, tuple((t, e) for t, e in terms.items() if e != 0), role)
+
+
+def used_bases(expr: sp.Expr) -> set[str]:
+    """Names of all indexed bases and symbols that an expression reads, kernels included."""
+    names = {str(b.label) for b in expr.atoms(sp.IndexedBase)}
+    return names | {str(x) for x in expr.free_symbols}
+
+
+def live(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
+    """Leave out the intermediates that nothing reads any more."""
+    kept: list[Definition] = []
+    needed: set[str] = set()
+    for d in reversed(tuple(definitions)):
+        if d.role != "intermediate" or d.name in needed:
+            kept.append(d)
+            needed |= used_bases(d.expr)
+    return tuple(reversed(kept))

@@ -1,0 +1,154 @@
+r"""The master formula: risk, drift, quadratic term and constraint of a committee.
+
+Every one-pass algorithm adds psi_j x / sqrt(d) to neuron j. For the squared loss
+psi_j = a_j sigma'(h_j) (g - f + sqrt(Delta) xi) and (one_pass.md A.0, A.1, B.2)
+
+    b_ji = E[psi_j lambda_i],   S_jl = E[psi_j psi_l].
+
+The drift is never integrated: by Stein's and Price's identities it is the linear image
+2 C_ji dI2/dC_jj + C_im dI2/dC_jm of the pair kernel I2 of the risk, and these derivatives of I2
+are the kernels E[sigma'' sigma] / 2 and E[sigma' sigma'].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, define
+from dmft.equations.kernels import kernel
+from dmft.model import FIELD, SGD, GradientFlow, Model
+
+
+@dataclass(frozen=True)
+class Species:
+    """One sum over fields sharing an activation: coefficient, field and running index."""
+
+    activation: sp.Expr
+    coefficient: sp.Expr
+    field: sp.Indexed
+    index: sp.Symbol
+
+    def renamed(self, index: sp.Symbol) -> Species:
+        """Run over another index symbol of the same axis."""
+        swap = {self.index: index}
+        return Species(
+            self.activation, self.coefficient.xreplace(swap), self.field.xreplace(swap), index
+        )
+
+    def sum(self, body: sp.Expr) -> sp.Expr:
+        """Sum `body` over the running index."""
+        return sp.Sum(body, (self.index, 1, x.AXES[self.index]))
+
+
+def students(model: Model) -> Species:
+    """Residual part -f: coefficients -a_l / p."""
+    return Species(model.student.activation, -x.a[x.l] / x.p, x.h[x.l], x.l)
+
+
+def teachers(model: Model) -> Species:
+    """Residual part +g: coefficients a*_r / k."""
+    return Species(model.teacher.activation, x.a_star[x.r] / x.k, x.h_star[x.r], x.r)
+
+
+def block_definitions() -> list[Definition]:
+    """Omega and the residual coefficients c over all fields, by blocks."""
+    return [
+        define(x.Omega[x.j, x.l], {"students": x.Q[x.j, x.l]}, "block"),
+        define(x.Omega[x.j, x.p + x.r], {"overlap": x.M[x.j, x.r]}, "block"),
+        define(x.Omega[x.p + x.r, x.j], {"overlap": x.M[x.j, x.r]}, "block"),
+        define(x.Omega[x.p + x.r, x.p + x.s], {"teachers": x.P[x.r, x.s]}, "block"),
+        define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
+        define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
+    ]
+
+
+def residual_square(model: Model, weights: list[tuple[sp.Expr, sp.Indexed]]) -> sp.Expr:
+    """E[prod_i w_i(field_i) (g - f)^2] as double sums over fields.
+
+    One sum over all p + k fields where student and teacher share the activation.
+    """
+    factors, fields = [w for w, _ in weights], [f for _, f in weights]
+
+    def double(first: Species, second: Species) -> sp.Expr:
+        value = kernel(
+            [*factors, first.activation, second.activation],
+            [*fields, first.field, second.field],
+        )
+        body = first.coefficient * second.coefficient * value
+        limits = [(y.index, 1, x.AXES[y.index]) for y in (first, second)]
+        return sp.Sum(body, *limits)
+
+    if model.matched:
+        one = Species(model.student.activation, x.c[x.m], x.lam[x.m], x.m)
+        return double(one, one.renamed(x.n))
+    f, g = students(model), teachers(model)
+    f1, f2 = f.renamed(x.u), f.renamed(x.v)
+    return double(f1, f2) + 2 * double(f1, g) + double(g, g.renamed(x.s))
+
+
+def risk_expression(model: Model) -> sp.Expr:
+    """Population risk E(g - f)^2 / 2, without the noise floor."""
+    return residual_square(model, []) / 2
+
+
+def drift(model: Model, species: Species) -> sp.Expr:
+    """E[sigma'(h_j) lambda_i (part of the residual)] a_j, by Stein and Price from I2."""
+    sigma = model.student.activation
+    first, second = sp.diff(sigma, FIELD), sp.diff(sigma, FIELD, 2)
+    along_self = kernel([second, species.activation], [x.h[x.j], species.field])
+    along_other = kernel(
+        [first, sp.diff(species.activation, FIELD)], [x.h[x.j], species.field]
+    )
+    body = species.coefficient * (
+        x.covariance(x.h[x.j], x.lam[x.i]) * along_self
+        + x.covariance(x.lam[x.i], species.field) * along_other
+    )
+    return x.a[x.j] * species.sum(body)
+
+
+def noise_kernel(model: Model) -> sp.Expr:
+    """E[sigma'(h_j) sigma'(h_l)]."""
+    first = sp.diff(model.student.activation, FIELD)
+    return kernel([first, first], [x.h[x.j], x.h[x.l]])
+
+
+def definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
+    """All definitions of the overlap dynamics, blocks first and rates last."""
+    j, l, r, i, p = x.j, x.l, x.r, x.i, x.p  # noqa: E741
+    f, g = students(model), teachers(model)
+    result = block_definitions()
+    result += [
+        define(x.learning[j, i], {"learning": drift(model, g)}, "intermediate"),
+        define(x.interaction[j, i], {"interaction": drift(model, f)}, "intermediate"),
+    ]
+    dQ = {
+        "learning": x.learning[j, l] + x.learning[l, j],
+        "interaction": x.interaction[j, l] + x.interaction[l, j],
+    }
+    dM = {"learning": x.learning[j, p + r], "interaction": x.interaction[j, p + r]}
+    if isinstance(algorithm, SGD):
+        dQ |= quadratic_terms(model, algorithm)
+    if algorithm.constraint == "sphere":
+        result.append(define(x.Phi[j, l], dQ, "intermediate"))
+        dQ = {
+            "free": x.Phi[j, l],
+            "sphere": -x.Q[j, l] * (x.Phi[j, j] + x.Phi[l, l]) / 2,
+        }
+        dM["sphere"] = -x.M[j, r] * x.Phi[j, j] / 2
+    result += [define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
+    result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
+    return result
+
+
+def quadratic_terms(model: Model, algorithm: SGD) -> dict[str, sp.Expr]:
+    """gamma/(p n_b) S_jl: noise of the sampled gradient, and label noise."""
+    sigma_prime = sp.diff(model.student.activation, FIELD)
+    prefactor = x.gamma * x.a[x.j] * x.a[x.l] / (x.p * algorithm.batch_size)
+    weights = [(sigma_prime, x.h[x.j]), (sigma_prime, x.h[x.l])]
+    return {
+        "sgd_noise": prefactor * residual_square(model, weights),
+        "label_noise": prefactor * x.Delta * noise_kernel(model),
+    }

@@ -1,0 +1,59 @@
+"""`derive`: from a model and an algorithm to the equations of motion of the overlaps."""
+
+from __future__ import annotations
+
+from dmft.equations.definitions import live
+from dmft.equations.derivation import definitions
+from dmft.equations.equations import Equations
+from dmft.errors import BadParameter
+from dmft.model import SGD, GradientFlow, Model
+
+TIME_UNITS = {
+    SGD: "t = steps * learning_rate / (p d), learning_rate and p fixed as d -> infinity",
+    GradientFlow: "t = steps * learning_rate / (p d) as learning_rate / p -> 0",
+}
+
+
+def derive(model: Model, algorithm: SGD | GradientFlow) -> Equations:
+    r"""Derive the equations of motion of M and Q at symbolic widths p and k.
+
+    Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
+                dM_jr/dt = B*_jr - M_jr Phi_jj / 2, dQ_jl/dt = Phi_jl - Q_jl (Phi_jj + Phi_ll) / 2
+                with Phi = B + B^T + gamma/(p n_b) S
+    Shapes      Q (p, p) symmetric; M (p, k); P (k, k) constant
+    Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
+                gradient flow drops S
+    Valid for   polynomial activations, erf of a linear argument, and mixtures; exact
+    Source      one_pass.md A.0, A.1, B.2, C; derivations/committee_sgd.py
+
+    Parameters
+    ----------
+    model : Model
+    algorithm : SGD or GradientFlow
+
+    Raises
+    ------
+    BadParameter
+        For an object that is not an algorithm, or a symbol that clashes with the equations' own.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=2)
+    >>> sorted(dmft.derive(dmft.Model(erf, erf), dmft.SGD(0.5)).terms["Q"])
+    ['interaction', 'label_noise', 'learning', 'sgd_noise']
+    """
+    if not isinstance(model, Model):
+        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if not isinstance(algorithm, SGD | GradientFlow):
+        raise BadParameter(f"algorithm must be dmft.SGD or dmft.GradientFlow, got {algorithm!r}")
+    equations = Equations(
+        kind="ode",
+        definitions=live(definitions(model, algorithm)),
+        model=model,
+        algorithm=algorithm,
+        time_unit=TIME_UNITS[type(algorithm)],
+    )
+    _ = equations.parameters  # refuses clashing symbols before anything is computed
+    return equations

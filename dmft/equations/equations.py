@@ -1,0 +1,262 @@
+"""`Equations`: the source of truth that is printed, evaluated and compiled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.definitions import Definition, live, used_bases
+from dmft.equations.explicit import ExplicitEquations, unroll
+from dmft.equations.latex import (
+    KERNEL_OPERATIONS,
+    EquationPrinter,
+    align,
+    definition_latex,
+    distinct_kernels,
+    kernel_latex,
+)
+from dmft.equations.reference import evaluate
+from dmft.equations.text import definition_text, factor_names
+from dmft.equations.values import Values, declared_parameters, resolve
+from dmft.errors import BadParameter, NotClosed
+from dmft.model import SGD, GradientFlow, Model, Overlaps
+from dmft.names import VERSION
+
+Kernels = Literal["auto", "all", "none"]
+
+
+@dataclass(frozen=True)
+class Equations:
+    """Closed equations of motion of the overlaps, as ordered symbolic definitions.
+
+    Attributes
+    ----------
+    kind : "ode"
+    definitions : tuple of Definition
+        Blocks (Omega, c), intermediates, rates of M and Q, the risk.
+    model, algorithm
+        What they were derived from.
+    time_unit : str
+        What t means.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
+    >>> eqs.explicit().rhs[sp.Symbol("M_11", real=True)].has(sp.Symbol("P_11", positive=True))
+    True
+    """
+
+    kind: str
+    definitions: tuple[Definition, ...]
+    model: Model
+    algorithm: SGD | GradientFlow
+    time_unit: str
+    dropped: tuple[str, ...] = field(default=())
+
+    # What they hold -------------------------------------------------------------------------
+
+    @property
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Rates by overlap and by named term; intermediates stay as their symbols."""
+        free = {d.name: dict(d.terms) for d in self.definitions}
+        result = {}
+        for d in self.definitions:
+            if d.role == "rate":
+                parts = dict(d.terms)
+                if parts.pop("free", None) is not None:
+                    parts = {**free["Phi"], **parts}
+                result[d.name] = parts
+        return result
+
+    def without(self, *names: str) -> Equations:
+        """Equations with named terms left out; a constraint follows from the terms that stay.
+
+        Raises
+        ------
+        BadParameter
+            When no term has this name.
+        """
+        known = {t for d in self.definitions if d.role != "block" for t, _ in d.terms} - {"free"}
+        for name in names:
+            if name not in known - {"risk"}:
+                raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
+        kept = self.definitions
+        for name in names:
+            kept = tuple(d if d.role in ("block", "observable") else d.without(name) for d in kept)
+            kept = tuple(d if d.terms or d.role == "rate" else d for d in kept)
+        empty = {d.name for d in kept if d.role == "intermediate" and not d.terms}
+        kept = tuple(
+            replace(d, terms=tuple((t, _zeroed(e, empty)) for t, e in d.terms))
+            for d in kept
+            if d.name not in empty
+        )
+        return replace(self, definitions=live(kept), dropped=(*self.dropped, *names))
+
+    @cached_property
+    def parameters(self) -> dict[str, sp.Expr]:
+        """Scalar parameters that the equations read, with their declared values."""
+        declared = declared_parameters(self.model, self.algorithm)
+        used = {n for d in self.definitions for n in used_bases(d.expr)}
+        return {name: value for name, value in declared.items() if name in used}
+
+    @cached_property
+    def open_kernels(self) -> tuple[str, ...]:
+        """Messages of the expectations without closed form; empty when the system is closed."""
+        messages = []
+        for kernel in distinct_kernels(self.definitions):
+            try:
+                kernel.closed()
+            except NotClosed as error:
+                messages.append(str(error))
+        return tuple(messages)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the symbolic content and of the library version."""
+        text = "|".join(
+            f"{d.role}:{sp.srepr(d.target)}:{name}:{sp.srepr(e)}"
+            for d in self.definitions
+            for name, e in d.terms
+        )
+        return hashlib.blake2b((text + VERSION).encode(), digest_size=12).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a result derived from these equations records."""
+        return {
+            "equations": self.fingerprint,
+            "scaling": "gradient-flow"
+            if isinstance(self.algorithm, GradientFlow)
+            else "high-dimensional",
+            "approximation": "exact",
+            "version": VERSION,
+            "dropped_terms": list(self.dropped),
+            "model": str(self.model),
+            "algorithm": str(self.algorithm),
+        }
+
+    # Views ----------------------------------------------------------------------------------
+
+    def evaluate(
+        self, start: Overlaps, **parameters: float
+    ) -> dict[str, NDArray[np.float64]]:
+        """Rates at given overlaps, by the plain NumPy reference.
+
+        Returns
+        -------
+        dict
+            ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, per unit of t.
+        """
+        values = self.values(start, parameters)
+        state = {"Q": start.Q, "M": start.M}
+        return evaluate(self.definitions, state, values, "rate")
+
+    def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
+        """Numbers of a run from this start."""
+        return resolve(self.model, self.algorithm, self.parameters, start, parameters)
+
+    def explicit(
+        self,
+        width: int | None = None,
+        teacher_width: int | None = None,
+        *,
+        P: Any = None,
+        readout: Any = "declared",
+        teacher_readout: Any = "declared",
+    ) -> ExplicitEquations:
+        """Scalar equations at small numeric widths (p + k <= 5).
+
+        Parameters
+        ----------
+        width, teacher_width : int, optional
+            p and k; those of the model by default.
+        P : (k, k) nested sequence, optional
+            Teacher overlaps; symbols by default.
+        readout, teacher_readout : sequence, None or "declared"
+            Fixed readouts; symbols when None; by default those of the model (ones).
+        """
+        widths = {
+            "p": _numeric_width(width, self.model.student.width, "width"),
+            "k": _numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
+        }
+        declared = {
+            "readout": self.model.student.readout or (sp.Integer(1),) * widths["p"],
+            "teacher_readout": self.model.teacher.readout or (sp.Integer(1),) * widths["k"],
+        }
+        given = {"readout": readout, "teacher_readout": teacher_readout}
+        constants = {
+            name: declared[name] if isinstance(value, str) else value
+            for name, value in given.items()
+        }
+        return unroll(self.definitions, widths, {**constants, "P": P})
+
+    def latex(self, kernels: Kernels = "auto") -> str:
+        r"""LaTeX of the equations (amsmath `align*` environments).
+
+        Parameters
+        ----------
+        kernels : "auto", "all" or "none"
+            Which Gaussian averages are given in closed form below the equations.
+        """
+        names = factor_names(
+            self.model.student.activation,
+            self.model.teacher.activation,
+            r"\sigma",
+            r"\sigma_*",
+        )
+        printer = EquationPrinter(names)
+        roles = ("rate", "intermediate", "observable", "block")
+        ordered = sorted(self.definitions, key=lambda d: roles.index(d.role))
+        lines = [line for d in ordered for line in definition_latex(d, printer)]
+        parts = [f"% {self.time_unit}", align(lines)]
+        if kernels != "none":
+            limit = KERNEL_OPERATIONS if kernels == "auto" else None
+            found = distinct_kernels(self.definitions)
+            parts.append(align([y for q in found for y in kernel_latex(q, printer, limit)]))
+        return "\n".join(parts)
+
+    def _repr_latex_(self) -> str:
+        return self.latex(kernels="auto")
+
+    def __str__(self) -> str:
+        names = factor_names(self.model.student.activation, self.model.teacher.activation)
+        lines = [f"Equations of motion ({self.kind}); {self.time_unit}"]
+        for role, heading in (
+            ("rate", ""),
+            ("intermediate", "with"),
+            ("observable", "population risk"),
+            ("block", "where"),
+        ):
+            chosen = [d for d in self.definitions if d.role == role]
+            if chosen and heading:
+                lines.append(heading)
+            lines += ["  " + text for d in chosen for text in definition_text(d, names)]
+        sigma, star = self.model.student.activation, self.model.teacher.activation
+        same = "" if sigma == star else f", σ*(z) = {star}"
+        lines.append(f"  σ(z) = {sigma}{same}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
+        return "\n".join(lines)
+
+
+def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
+    """Replace entries of intermediates that lost all their terms by zero."""
+    return expr.replace(
+        lambda e: isinstance(e, sp.Indexed) and str(e.base.label) in empty, lambda _: sp.Integer(0)
+    )
+
+
+def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
+    if given is not None:
+        return int(given)
+    if not declared.is_Integer:
+        raise BadParameter(f"the model has a symbolic width {declared}; pass {name}=...")
+    return int(declared)
+
+

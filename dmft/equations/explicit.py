@@ -1,0 +1,143 @@
+"""Unrolling a small system into scalar symbols, for analysis by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, base_name, index_symbol
+from dmft.equations.kernels import Kernel
+from dmft.errors import BadParameter
+
+# Above this many fields the unrolled erf system has tens of thousands of operations.
+MAX_FIELDS = 5
+
+
+@dataclass(frozen=True)
+class ExplicitEquations:
+    """Scalar equations d symbol / dt = expression.
+
+    Attributes
+    ----------
+    rhs : mapping of overlap symbols to their rates
+    risk : population risk in the same symbols
+    symbols : mapping of names such as ``"Q_11"`` to the symbols used
+    """
+
+    rhs: Mapping[sp.Symbol, sp.Expr]
+    risk: sp.Expr
+    symbols: Mapping[str, sp.Symbol]
+
+    def jacobian(self) -> sp.Matrix:
+        """Matrix of derivatives of the rates, in the order of `rhs`."""
+        return sp.Matrix(list(self.rhs.values())).jacobian(list(self.rhs))
+
+    def _repr_latex_(self) -> str:
+        rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]
+        return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+
+    def __str__(self) -> str:
+        return "\n".join(f"d{s}/dt = {e}" for s, e in self.rhs.items())
+
+
+class Unroller:
+    """Replaces indices by numbers and sums by their terms."""
+
+    def __init__(self, widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:
+        self.numbers = {x.p: sp.Integer(widths["p"]), x.k: sp.Integer(widths["k"])}
+        self.constants = constants
+        self.entries: dict[tuple[str, tuple[int, ...]], sp.Expr] = {}
+        self.symbols: dict[str, sp.Symbol] = {}
+
+    def size(self, index: sp.Symbol) -> int:
+        """Number of values of an index."""
+        return int(x.AXES[index].subs(self.numbers))
+
+    def entry(self, base: str, indices: tuple[int, ...]) -> sp.Expr:
+        """Value of an entry: known, constant or a scalar symbol."""
+        if (base, indices) in self.entries:
+            return self.entries[base, indices]
+        if base in self.constants and self.constants[base] is not None:
+            value = self.constants[base]
+            for index in indices:
+                value = value[index - 1]
+            return sp.sympify(value, strict=True)
+        if base in x.SYMMETRIC:
+            indices = tuple(sorted(indices))
+        label = x.BASE_LATEX.get(base, base)
+        name = f"{base}_{''.join(map(str, indices))}"
+        positive = base in ("Q", "P") and len(set(indices)) == 1
+        plain = base if label == base else label
+        symbol = sp.Symbol(
+            f"{plain}_{''.join(map(str, indices))}", positive=positive or None, real=True
+        )
+        self.symbols[name] = symbol
+        return symbol
+
+    def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Value of an expression at index values (counted from 1)."""
+        if isinstance(expr, sp.Indexed):
+            places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
+            return self.entry(base_name(expr), tuple(places))
+        if isinstance(expr, Kernel):
+            return self(expr.closed(), at)
+        if isinstance(expr, sp.Sum):
+            return sp.Add(*(self(expr.function, inner) for inner in self.ranges(expr, at)))
+        if not expr.args:
+            return self.numbers.get(expr, expr)
+        return expr.func(*(self(a, at) for a in expr.args))
+
+    def ranges(
+        self, expr: sp.Sum, at: Mapping[sp.Symbol, int]
+    ) -> Sequence[Mapping[sp.Symbol, int]]:
+        """Index values of all terms of a sum."""
+        points = [dict(at)]
+        for index, *_ in expr.limits:
+            points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
+        return points
+
+    def define(self, definition: Definition) -> dict[tuple[int, ...], sp.Expr]:
+        """Every entry of a definition."""
+        target = definition.target
+        if not isinstance(target, sp.Indexed):
+            return {(): self(definition.expr, {})}
+        points: list[dict[sp.Symbol, int]] = [{}]
+        for index in map(index_symbol, target.indices):
+            points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
+        values = {}
+        for at in points:
+            place = tuple(int(i.subs(self.numbers).subs(at)) for i in target.indices)
+            values[place] = self(definition.expr, at)
+        return values
+
+
+def unroll(
+    definitions: Sequence[Definition], widths: Mapping[str, int], constants: Mapping[str, Any]
+) -> ExplicitEquations:
+    """Scalar equations at numeric widths; `constants` may fix P and the readouts."""
+    if widths["p"] + widths["k"] > MAX_FIELDS:
+        raise BadParameter(
+            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}; "
+            "larger systems are read in the indexed form"
+        )
+    unroller = Unroller(widths, constants)
+    rhs: dict[sp.Symbol, sp.Expr] = {}
+    risk = sp.Integer(0)
+    for definition in definitions:
+        values = unroller.define(definition)
+        if definition.role == "observable":
+            risk = values[()]
+        elif definition.role == "rate":
+            for place, value in values.items():
+                symbol = unroller.entry(definition.name, place)
+                tidy = sp.expand(value) if value.is_polynomial() else value
+                if definition.name not in x.SYMMETRIC or place == tuple(sorted(place)):
+                    rhs[symbol] = tidy
+        else:
+            for place, value in values.items():
+                unroller.entries[definition.name, place] = value
+    return ExplicitEquations(rhs, risk, dict(unroller.symbols))

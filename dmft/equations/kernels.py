@@ -1,0 +1,73 @@
+"""Kernels: Gaussian expectations of local fields, kept unevaluated inside the equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations.symbols import covariance
+from dmft.gaussian.product import product_expectation
+
+
+class Kernel(sp.Expr):
+    """E[factor_1(field_1) factor_2(field_2) ...] under the law of the local fields.
+
+    `args` are a Tuple of factors (expressions in the canonical field symbol z) and a Tuple of
+    fields (``h[j]``, ``h_star[r]`` or ``lambda[m]``). Fields of equal factors are sorted, so
+    that the permutation symmetry of the expectation is equality of expressions.
+
+    Examples
+    --------
+    >>> from dmft.equations.kernels import kernel
+    >>> from dmft.equations.symbols import h, j, l
+    >>> from dmft.model import FIELD
+    >>> kernel([FIELD**2, FIELD**2], [h[j], h[l]]) == kernel([FIELD**2, FIELD**2], [h[l], h[j]])
+    True
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, factors: sp.Tuple, fields: sp.Tuple) -> Kernel:
+        return sp.Expr.__new__(cls, factors, fields)
+
+    @property
+    def factors(self) -> tuple[sp.Expr, ...]:
+        """Factors, expressions in z."""
+        return tuple(self.args[0])
+
+    @property
+    def fields(self) -> tuple[sp.Indexed, ...]:
+        """Fields, one for each factor."""
+        return tuple(self.args[1])
+
+    def closed(self, cov: Callable[[Any, Any], sp.Expr] = covariance) -> sp.Expr:
+        """Closed form in the entries that `cov` gives to pairs of fields.
+
+        Raises
+        ------
+        NotClosed
+            When the calculus has no closed form for it.
+        """
+        return product_expectation(self.factors, self.fields, cov)
+
+    def _sympystr(self, printer: Any) -> str:
+        inside = " ".join(
+            f"{printer.doprint(f)}|{printer.doprint(x)}"
+            for f, x in zip(self.factors, self.fields, strict=True)
+        )
+        return f"E[{inside}]"
+
+
+def kernel(factors: Sequence[sp.Expr], fields: Sequence[sp.Indexed]) -> sp.Expr:
+    """Return the kernel of these factors; zero when a factor vanishes."""
+    if any(f == 0 for f in factors):
+        return sp.Integer(0)
+    order = list(dict.fromkeys(factors))
+    pairs = sorted(
+        zip(factors, fields, strict=True),
+        key=lambda pair: (order.index(pair[0]), sp.default_sort_key(pair[1])),
+    )
+    return Kernel(sp.Tuple(*(f for f, _ in pairs)), sp.Tuple(*(x for _, x in pairs)))

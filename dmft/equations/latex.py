@@ -1,0 +1,118 @@
+"""Equations as LaTeX: the same object that is compiled, with its kernels as where-lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sympy as sp
+from sympy.printing.latex import LatexPrinter
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, base_name
+from dmft.equations.kernels import Kernel
+from dmft.model import FIELD
+
+# Closed forms with more operations than this are left as expectations unless asked for.
+KERNEL_OPERATIONS = 120
+
+
+class EquationPrinter(LatexPrinter):
+    """House style: neuron sums, local fields, kernels as averages."""
+
+    def __init__(self, names: Mapping[sp.Expr, str]) -> None:
+        super().__init__({"fold_short_frac": False, "inv_trig_style": "full"})
+        self.names = dict(names)
+
+    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+        return x.SYMBOL_LATEX.get(expr) or super()._print_Symbol(expr, style)
+
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        base = base_name(expr)
+        name = x.BASE_LATEX.get(base, base)
+        inside = [self._print(index) for index in expr.indices]
+        separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
+        subscript = separator.join(inside)
+        if "^" in name:
+            head, power = name.split("^", 1)
+            return f"{head}_{{{subscript}}}^{power}"
+        return f"{name}_{{{subscript}}}"
+
+    def _print_Sum(self, expr: sp.Sum) -> str:
+        signs = "".join(
+            rf"\sum_{{{self._print(s)}={low}}}^{{{self._print(high)}}}"
+            for s, low, high in expr.limits
+        )
+        return f"{signs} {self.parenthesize(expr.function, 50)}"
+
+    def _print_Kernel(self, expr: Kernel) -> str:
+        return self.average(expr.factors, [self._print(y) for y in expr.fields])
+
+    def average(self, factors: Iterable[sp.Expr], fields: Iterable[str]) -> str:
+        """Average of named factors of fields."""
+        parts = []
+        for f, y in zip(factors, fields, strict=True):
+            if f in self.names:
+                parts.append(f"{self.names[f]}({y})")
+            else:
+                parts.append(self.parenthesize(f.xreplace({FIELD: sp.Symbol(y)}), 50))
+        inside = r"\,".join(parts)
+        return rf"\left\langle {inside} \right\rangle"
+
+
+def definition_latex(definition: Definition, printer: EquationPrinter) -> list[str]:
+    """Lines of an align environment, one for each named term."""
+    target = printer.doprint(definition.target)
+    if definition.role == "rate":
+        target = rf"\frac{{d {target}}}{{dt}}"
+    lines = []
+    for number, (name, expr) in enumerate(definition.terms):
+        lead = f"{target} &= " if number == 0 else r"&\quad + "
+        text = printer.doprint(expr)
+        if number and text.startswith("- "):
+            lead, text = r"&\quad ", text
+        label = name.replace("_", r"\ ")
+        tag = rf" && \text{{({label})}}" if len(definition.terms) > 1 else ""
+        lines.append(f"{lead}{text}{tag}")
+    return lines or [f"{target} &= 0"]
+
+
+def align(lines: Sequence[str]) -> str:
+    """Align environment of lines."""
+    return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+
+
+def distinct_kernels(definitions: Iterable[Definition]) -> list[Kernel]:
+    """Kernels that differ by more than the names of their fields."""
+    found: dict[tuple[sp.Expr, ...], Kernel] = {}
+    for definition in definitions:
+        for kernel in sorted(definition.expr.atoms(Kernel), key=sp.default_sort_key):
+            found.setdefault(kernel.factors, kernel)
+    return list(found.values())
+
+
+def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) -> list[str]:
+    """Closed form of a kernel of fields x_1, x_2, ... with covariance C, as align lines."""
+    labels = [f"x_{{{number + 1}}}" for number in range(len(kernel.fields))]
+
+    def cov(first: Any, second: Any) -> sp.Symbol:
+        low, high = sorted((int(first), int(second)))
+        return sp.Symbol(f"C_{{{low + 1}{high + 1}}}")
+
+    closed = Kernel(
+        kernel.args[0], sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))
+    ).closed(cov)
+    head = printer.average(kernel.factors, labels)
+    if limit is not None and sp.count_ops(closed) > limit:
+        return [rf"{head} &: \text{{polynomial in }} C \text{{ (latex(kernels=\"all\"))}}"]
+    parts, (reduced,) = sp.cse([closed], symbols=sp.numbered_symbols(r"\tau_"), order="none")
+    if len(parts) > 1 and sp.count_ops(closed) > MANY_OPERATIONS:
+        lines = [f"{head} &= {printer.doprint(reduced)}"]
+        rows = [f"{printer.doprint(s)} = {printer.doprint(e)}" for s, e in parts]
+        groups = [rows[n : n + 3] for n in range(0, len(rows), 3)]
+        return lines + [r"&\quad " + r",\quad ".join(group) for group in groups]
+    return [f"{head} &= {printer.doprint(closed)}"]
+
+
+# Closed forms up to this size are printed in one piece.
+MANY_OPERATIONS = 40

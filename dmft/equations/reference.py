@@ -1,0 +1,150 @@
+"""NumPy reference: interprets the definitions as they stand, index by index.
+
+Shares no pass with code generation: an Indexed is a broadcast view, a Sum reduces an axis, a
+kernel is its closed form evaluated on arrays. Slow and plain on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, base_name, index_symbol
+from dmft.equations.kernels import Kernel
+from dmft.equations.values import Values
+
+Array = NDArray[np.float64]
+
+
+def _erf(value: Any) -> Any:
+    from scipy.special import erf
+
+    return erf(value)
+
+
+FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "asin": np.arcsin,
+    "exp": np.exp,
+    "log": np.log,
+    "sin": np.sin,
+    "cos": np.cos,
+    "erf": _erf,
+}
+
+
+class Interpreter:
+    """Evaluates expressions on arrays with one broadcast axis for each index symbol."""
+
+    def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
+        self.arrays = arrays
+        self.scalars = scalars
+        self.sizes = {"p": arrays["Q"].shape[0], "k": arrays["P"].shape[0]}
+        self.axes = list(x.AXES)
+        self.memo: dict[sp.Expr, Any] = {}
+
+    def size(self, index: sp.Symbol) -> int:
+        """Number of values of an index symbol."""
+        return int(x.AXES[index].subs({x.p: self.sizes["p"], x.k: self.sizes["k"]}))
+
+    def values_of(self, index: sp.Expr) -> NDArray[np.int64]:
+        """All values of an index expression (from 0), along the axis of its symbol."""
+        symbol = index_symbol(index)
+        shape = [1] * len(self.axes)
+        shape[self.axes.index(symbol)] = self.size(symbol)
+        offset = int((index - symbol).subs({x.p: self.sizes["p"], x.k: self.sizes["k"]}))
+        return offset + np.arange(self.size(symbol)).reshape(shape)
+
+    def __call__(self, expr: sp.Expr) -> Any:
+        """Value of `expr`, broadcast over the axes of the indices that it holds."""
+        if expr not in self.memo:
+            self.memo[expr] = self.evaluate(expr)
+        return self.memo[expr]
+
+    def evaluate(self, expr: sp.Expr) -> Any:
+        """Evaluate one node."""
+        if expr.is_number:
+            return float(expr)
+        if isinstance(expr, sp.Symbol):
+            return self.sizes[expr.name] if expr in (x.p, x.k) else self.scalars[expr.name]
+        if isinstance(expr, sp.Indexed):
+            return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
+        if isinstance(expr, Kernel):
+            return self(expr.closed())
+        if isinstance(expr, sp.Sum):
+            total = self(expr.function)
+            for index, *_ in expr.limits:
+                axis = self.axes.index(index)
+                full = np.broadcast_to(
+                    total,
+                    [
+                        self.size(index) if a == axis else b
+                        for a, b in enumerate(np.shape(total) or [1] * len(self.axes))
+                    ],
+                )
+                total = full.sum(axis=axis, keepdims=True)
+            return total
+        if isinstance(expr, sp.Add):
+            return sum(self(a) for a in expr.args)
+        if isinstance(expr, sp.Mul):
+            return _product([self(a) for a in expr.args])
+        if isinstance(expr, sp.Pow):
+            return np.power(self(expr.base), float(expr.exp))
+        return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
+
+    def define(self, definition: Definition, out: Array) -> None:
+        """Write one definition into its array."""
+        value = np.asarray(self(definition.expr), dtype=np.float64)
+        if not isinstance(definition.target, sp.Indexed):
+            out[...] = value.reshape(())
+            return
+        grids = [self.values_of(index) for index in definition.target.indices]
+        where = np.broadcast_arrays(*grids, value)
+        out[tuple(where[:-1])] = where[-1]
+
+
+def _product(values: list[Any]) -> Any:
+    result = values[0]
+    for value in values[1:]:
+        result = result * value
+    return result
+
+
+def evaluate(
+    definitions: Sequence[Definition],
+    state: Mapping[str, Array],
+    values: Values,
+    wanted: str,
+) -> dict[str, Array]:
+    """Evaluate all definitions in order and return those whose role is `wanted`."""
+    size = {"p": values.widths["p"], "k": values.widths["k"]}
+    arrays = {**state, **values.arrays}
+    results: dict[str, Array] = {}
+    for definition in definitions:
+        if definition.role in ("rate", "observable"):
+            if definition.role != wanted:
+                continue
+            shape = _shape(definition, size)
+            results[definition.name] = np.empty(shape)
+            Interpreter(arrays, values.scalars).define(definition, results[definition.name])
+        else:
+            out = arrays.setdefault(definition.name, np.empty(_full_shape(definition, size)))
+            Interpreter(arrays, values.scalars).define(definition, out)
+    return results
+
+
+def _shape(definition: Definition, size: Mapping[str, int]) -> tuple[int, ...]:
+    if not isinstance(definition.target, sp.Indexed):
+        return ()
+    numbers = {x.p: size["p"], x.k: size["k"]}
+    return tuple(int(x.AXES[s].subs(numbers)) for s in definition.indices)
+
+
+def _full_shape(definition: Definition, size: Mapping[str, int]) -> tuple[int, ...]:
+    if definition.role == "block":  # written piece by piece over all fields
+        return (size["p"] + size["k"],) * len(definition.indices)
+    return _shape(definition, size)

@@ -1,0 +1,104 @@
+"""The population risk of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import ArrayLike
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, define, used_bases
+from dmft.equations.derivation import block_definitions, risk_expression
+from dmft.equations.explicit import ExplicitEquations, unroll
+from dmft.equations.kernels import Kernel
+from dmft.equations.latex import (
+    EquationPrinter,
+    align,
+    definition_latex,
+    distinct_kernels,
+    kernel_latex,
+)
+from dmft.equations.reference import evaluate
+from dmft.equations.text import definition_text, factor_names
+from dmft.equations.values import declared_parameters, resolve
+from dmft.model import Model, Overlaps
+
+
+@dataclass(frozen=True)
+class PopulationRisk:
+    """R = E(f* - f)^2 / 2 as a function of the overlaps; displays as LaTeX, is callable."""
+
+    model: Model
+    definitions: tuple[Definition, ...]
+
+    @property
+    def expr(self) -> sp.Expr:
+        """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
+        kernels = self.definitions[-1].expr.atoms(Kernel)
+        return self.definitions[-1].expr.xreplace({q: q.closed() for q in kernels})
+
+    def explicit(self, width: int, teacher_width: int, *, P: Any = None) -> sp.Expr:
+        """Risk in scalar symbols at small widths (p + k <= 5)."""
+        ones = {"readout": self.model.student.readout or (sp.Integer(1),) * width}
+        ones["teacher_readout"] = self.model.teacher.readout or (sp.Integer(1),) * teacher_width
+        result: ExplicitEquations = unroll(
+            self.definitions, {"p": width, "k": teacher_width}, {**ones, "P": P}
+        )
+        return result.risk
+
+    def __call__(
+        self,
+        Q: ArrayLike,
+        M: ArrayLike,
+        P: ArrayLike | None = None,
+        readout: ArrayLike | None = None,
+        **parameters: float,
+    ) -> float:
+        """Risk at overlaps Q (p, p), M (p, k), P (k, k; identity by default)."""
+        start = Overlaps(Q, M, P, readout)
+        used = {n for d in self.definitions for n in used_bases(d.expr)}
+        needed = [n for n in declared_parameters(self.model, None) if n in used]
+        values = resolve(self.model, None, needed, start, parameters)
+        state = {"Q": start.Q, "M": start.M}
+        result = evaluate(self.definitions, state, values, "observable")
+        return float(np.asarray(result["risk"]))
+
+    def latex(self) -> str:
+        """LaTeX of the risk, its coefficients and its kernels."""
+        activations = (self.model.student.activation, self.model.teacher.activation)
+        printer = EquationPrinter(factor_names(*activations, r"\sigma", r"\sigma_*"))
+        lines = [y for d in reversed(self.definitions) for y in definition_latex(d, printer)]
+        for kernel in distinct_kernels(self.definitions):
+            lines += kernel_latex(kernel, printer, None)
+        return align(lines)
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+    def __str__(self) -> str:
+        names = factor_names(self.model.student.activation, self.model.teacher.activation)
+        return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
+
+
+def population_risk(model: Model) -> PopulationRisk:
+    r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
+
+    Equation    R = 1/2 sum_mn c_m c_n E[sigma_m(lambda_m) sigma_n(lambda_n)]
+    Shapes      Q (p, p); M (p, k); P (k, k); returns a float when called
+    Scaling     no power of d or width hidden: f is the mean over hidden units
+    Valid for   polynomial activations, erf of a linear argument, and mixtures; exact
+    Source      one_pass.md A.0
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> risk = dmft.population_risk(dmft.Model(square, square))
+    >>> risk(Q=[[1.0]], M=[[0.0]], P=[[1.0]])
+    2.0
+    """
+    definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
+    return PopulationRisk(model, (*block_definitions(), definition))

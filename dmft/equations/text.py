@@ -1,0 +1,79 @@
+"""Equations as plain text for terminals and for the comments of generated code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+from sympy.printing.str import StrPrinter
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, base_name
+from dmft.equations.kernels import Kernel
+from dmft.model import FIELD
+
+PRIMES = ("", "'", "''")
+
+
+def factor_names(
+    student: sp.Expr, teacher: sp.Expr, sigma: str = "σ", star: str = "σ*"
+) -> dict[sp.Expr, str]:
+    """Names of the activations and of their derivatives, by expression."""
+    names: dict[sp.Expr, str] = {}
+    for activation, name in ((student, sigma), (teacher, star)):
+        for order, prime in enumerate(PRIMES):
+            derivative = sp.diff(activation, FIELD, order) if order else activation
+            if not derivative.is_number:
+                names.setdefault(derivative, name + prime)
+    return names
+
+
+class TextPrinter(StrPrinter):
+    """Prints sums over neurons and kernels the way a theorist writes them in a mail."""
+
+    def __init__(self, names: Mapping[sp.Expr, str] | None = None) -> None:
+        super().__init__({"order": None})
+        self.names = dict(names or {})
+
+    def _print_Symbol(self, expr: sp.Symbol) -> str:
+        return x.SYMBOL_TEXT.get(expr, expr.name)
+
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        base = base_name(expr)
+        inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
+        return f"{x.BASE_TEXT.get(base, base)}[{inside}]"
+
+    def _print_Sum(self, expr: sp.Sum) -> str:
+        symbols = ",".join(str(limit[0]) for limit in expr.limits)
+        return f"Σ_{symbols} {self.parenthesize(expr.function, 50)}"
+
+    def _print_Kernel(self, expr: Kernel) -> str:
+        parts = [
+            f"{self.names[f]}({self._print(y)})"
+            if f in self.names
+            else f"({self._print(f.xreplace({FIELD: y}))})"
+            for f, y in zip(expr.factors, expr.fields, strict=True)
+        ]
+        return f"⟨{' '.join(parts)}⟩"
+
+
+
+
+def target_text(definition: Definition, printer: TextPrinter) -> str:
+    """Left-hand side."""
+    target = printer.doprint(definition.target)
+    return f"d{target}/dt" if definition.role == "rate" else str(target)
+
+
+def definition_text(
+    definition: Definition, names: Mapping[sp.Expr, str] | None = None
+) -> list[str]:
+    """Lines of one definition, a line for each named term."""
+    printer = TextPrinter(names)
+    head = f"{target_text(definition, printer)} = "
+    lines = []
+    for number, (name, expr) in enumerate(definition.terms):
+        lead = head if number == 0 else " " * (len(head) - 2) + "+ "
+        label = f"   ({name})" if len(definition.terms) > 1 else ""
+        lines.append(f"{lead}{printer.doprint(expr)}{label}")
+    return lines or [f"{head}0"]

@@ -1,0 +1,141 @@
+"""From declared models, starts and keyword parameters to the numbers that equations need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model import SGD, GradientFlow, Model, Overlaps
+
+RESERVED = frozenset(
+    {"p", "k", "t", "y", "d", "Q", "M", "P", "Omega", "c", "readout", "teacher_readout", "risk"}
+    | {s.name for s in x.AXES}
+)
+
+
+@dataclass(frozen=True)
+class Values:
+    """Widths, scalar parameters and constant arrays of one run."""
+
+    widths: dict[str, int]
+    scalars: dict[str, float]
+    arrays: dict[str, NDArray[np.float64]]
+
+
+def declared_parameters(model: Model, algorithm: SGD | GradientFlow | None) -> dict[str, sp.Expr]:
+    """Named parameters of a declaration and their values, expressions in the user's symbols.
+
+    A symbol that is itself a parameter (of an activation, say) stands for itself.
+    """
+    for symbol in model.parameters:
+        if symbol.name in RESERVED or symbol.name in ("learning_rate", "label_noise"):
+            raise BadParameter(f"the symbol {symbol} is reserved by the equations; rename it")
+    declared: dict[str, sp.Expr] = {s.name: s for s in sorted(model.parameters, key=str)}
+    declared["label_noise"] = model.label_noise
+    if isinstance(algorithm, SGD):
+        declared["learning_rate"] = algorithm.learning_rate
+    return declared
+
+
+def resolve_scalars(
+    declared: Mapping[str, sp.Expr], needed: Iterable[str], given: Mapping[str, object]
+) -> tuple[dict[str, float], dict[sp.Symbol, float]]:
+    """Numbers for every needed parameter, and for every symbol that was given.
+
+    Raises
+    ------
+    BadParameter
+        For a name that nothing uses, a missing value or a value that is not a finite number.
+    """
+    free = {s.name: s for value in declared.values() for s in value.free_symbols}
+    unknown = sorted(set(given) - set(declared) - set(free))
+    if unknown:
+        known = sorted(set(declared) | set(free))
+        raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
+    numbers = {name: _number(value, name) for name, value in given.items()}
+    symbols = {free[name]: value for name, value in numbers.items() if name in free}
+    scalars = {}
+    for name in needed:
+        if name in numbers:
+            scalars[name] = numbers[name]
+            continue
+        value = declared[name].subs(symbols)
+        if value.free_symbols:
+            missing = ", ".join(sorted(f"{s}=..." for s in value.free_symbols))
+            raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
+        scalars[name] = float(value)
+    for name, low in (("learning_rate", 0.0), ("label_noise", 0.0)):
+        if name in scalars and scalars[name] < low:
+            raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
+    return scalars, symbols
+
+
+def _number(value: object, name: str) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"{name} must be a number, got {value!r}") from error
+    if not np.isfinite(number):
+        raise BadParameter(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def resolve(
+    model: Model,
+    algorithm: SGD | GradientFlow | None,
+    needed: Iterable[str],
+    start: Overlaps,
+    given: Mapping[str, object],
+) -> Values:
+    """Check a start against its model and collect all numbers of a run."""
+    if not isinstance(start, Overlaps):
+        raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
+    for network, width, name in (
+        (model.student, start.p, "student"),
+        (model.teacher, start.k, "teacher"),
+    ):
+        if network.width.is_Integer and int(network.width) != width:
+            raise ShapeMismatch(
+                f"start has {name} width {width}, the model declares {network.width}"
+            )
+    if algorithm is not None and algorithm.constraint == "sphere":
+        lengths = np.diag(start.Q)
+        if np.max(np.abs(lengths - 1.0)) > SPHERE_TOLERANCE:
+            raise BadParameter(
+                f"the sphere constraint needs Q_jj = 1, the start has {lengths.tolist()}; "
+                "use random_overlaps(..., normalised=True) or rescale the rows"
+            )
+    declared = declared_parameters(model, algorithm)
+    scalars, symbols = resolve_scalars(declared, needed, given)
+    readout = start.readout
+    arrays = {
+        "P": start.P,
+        "readout": _readout(model.student.readout, start.p, symbols)
+        if readout is None
+        else readout,
+        "teacher_readout": _readout(model.teacher.readout, start.k, symbols),
+    }
+    return Values({"p": start.p, "k": start.k}, scalars, arrays)
+
+
+# A start on the sphere may carry the rounding of its own normalisation, not more.
+SPHERE_TOLERANCE = 1e-9
+
+
+def _readout(
+    readout: tuple[sp.Expr, ...] | None, width: int, symbols: Mapping[sp.Symbol, float]
+) -> NDArray[np.float64]:
+    if readout is None:
+        return np.ones(width)
+    values = [a.subs(symbols) for a in readout]
+    for a in values:
+        if a.free_symbols:
+            missing = ", ".join(sorted(f"{s}=..." for s in a.free_symbols))
+            raise BadParameter(f"readout {a} has no value yet; pass {missing}")
+    return np.array([float(a) for a in values])
