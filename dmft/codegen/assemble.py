@@ -103,8 +103,11 @@ def _body(
     definitions: Sequence[Definition], parameters: Sequence[str]
 ) -> tuple[list[str], str]:
     """Lines of a function and a description of its outputs."""
-    graph = Graph(x.SYMMETRIC)
-    lowering, writer = Lowering(graph), LoopWriter(graph)
+    lowering = Lowering(Graph(x.SYMMETRIC))
+    writer = LoopWriter(lowering.graph)
+    for definition in definitions:  # a first pass finds the tables, the second shares them
+        write_definition(writer, lowering, definition)
+    writer = LoopWriter(lowering.graph, frozenset(writer.root.tables))
     defined: dict[str, tuple[str, ...]] = {}
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
     for definition in definitions:

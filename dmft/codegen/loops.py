@@ -53,8 +53,12 @@ class Scope:
 class LoopWriter:
     """Writes the loops of one function."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, shared: frozenset[str] = frozenset()) -> None:
+        """`shared` are the tables that an earlier pass found needed: used wherever they fit."""
         self.graph = graph
+        self.shared = shared
+        self.pair_rows: set[Index] = set()
+        self.filling: set[str] = set()
         self.root = Scope(None, None)
         self.arrays: dict[str, tuple[str, ...]] = {}
         self.count = 0
@@ -93,6 +97,15 @@ class LoopWriter:
         home = scope.ancestor(depth)
         prefix = _prefix(context, node.deps)
         rest = [x for x in context if x in node.deps and x not in prefix]
+        if not rest and prefix and node.cost >= TABLE_COST[2]:
+            # The row index of a pair sum runs over the same values as its column index, and a
+            # table made elsewhere may hold this very value: a filled table vectorises.
+            if prefix[-1] in self.pair_rows:
+                prefix, rest = prefix[:-1], prefix[-1:]
+            elif len(prefix) <= 2:
+                key = self.canonical(node, prefix, 0)[0].key
+                if key in self.shared and key not in self.filling:
+                    prefix, rest = [], prefix
         if rest and self.worth_table(node, rest):
             return self.table(node, scope, prefix, rest)
         if node.key in home.known:
@@ -114,13 +127,18 @@ class LoopWriter:
         if len(node.deps) <= 2 and node.cost >= TABLE_COST[2]:
             rest, prefix = [x for x in scope.context if x in node.deps], []
         here = scope.ancestor(len(prefix))
-        depth = len(prefix)
-        names = tuple((f"e{depth + n}", x[1]) for n, x in enumerate(rest))
-        body = self.graph.rename(node, dict(zip(rest, names, strict=True)))
+        body, names = self.canonical(node, rest, len(prefix))
         if body.key not in here.tables:
             self.fill_table(body, here, names)
         array, _ = here.tables[body.key]
         return f"{array}[{', '.join(x[0] for x in rest)}]"
+
+    def canonical(
+        self, node: Node, rest: list[Index], depth: int
+    ) -> tuple[Node, tuple[Index, ...]]:
+        """Rename the indices of a table to the names that all its users share."""
+        names = tuple((f"e{depth + n}", x[1]) for n, x in enumerate(rest))
+        return self.graph.rename(node, dict(zip(rest, names, strict=True))), names
 
     def fill_table(self, body: Node, here: Scope, names: tuple[Index, ...]) -> None:
         """Emit the loops that fill a table."""
@@ -130,7 +148,9 @@ class LoopWriter:
         for name in names:
             scopes.append(Scope(name, scopes[-1]))
         self.note_uses(body)
+        self.filling.add(body.key)
         text = self.value(body, scopes[-1])
+        self.filling.remove(body.key)
         scopes[-1].lines.append(f"{array}[{', '.join(x[0] for x in names)}] = {text}")
         for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
             outer.block(loop_header(inner.index), inner)
@@ -241,6 +261,7 @@ class LoopWriter:
     def compute_pair(self, node: Node, scope: Scope) -> str:
         """Symmetric double sum: a triangle with doubled off-diagonal and the diagonal apart."""
         first, second = node.data
+        self.pair_rows.add(first)
         body = node.args[0]
         only_first = [f for f in factors(body) if second not in f.deps]
         rest = [f for f in factors(body) if second in f.deps]

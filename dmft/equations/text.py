@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sympy as sp
 from sympy.printing.str import StrPrinter
@@ -34,6 +35,14 @@ class TextPrinter(StrPrinter):
     def __init__(self, names: Mapping[sp.Expr, str] | None = None) -> None:
         super().__init__({"order": None})
         self.names = dict(names or {})
+
+    def _print(self, expr: Any, **kwargs: Any) -> str:
+        # Indexed and Kernel print themselves; the house style comes first.
+        if isinstance(expr, sp.Indexed):
+            return self._print_Indexed(expr)
+        if isinstance(expr, Kernel):
+            return self._print_Kernel(expr)
+        return str(super()._print(expr, **kwargs))
 
     def _print_Symbol(self, expr: sp.Symbol) -> str:
         return x.SYMBOL_TEXT.get(expr, expr.name)
