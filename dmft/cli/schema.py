@@ -1,0 +1,197 @@
+"""What a declaration file may say: one table of tables, read by the reader and by the help.
+
+No SymPy and no NumPy here, so that `dmft --help` is immediate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a table: its kind decides the check, its text is the help."""
+
+    kind: str
+    text: str
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    only: str | None = None
+    """The `kind` of the table for which this key makes sense, when not for all."""
+    needed: bool = False
+    """Required with that kind."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the file."""
+
+    text: str
+    keys: dict[str, Key] = field(default_factory=dict)
+    required: bool = False
+
+
+_NETWORK = {
+    "activation": Key("formula", "formula in z, for example erf(z/sqrt(2)) or He(2, z)", True),
+    "width": Key("width", "number of hidden units, or a letter (derive only)", True),
+    "readout": Key("scalars", "the a_j, one for each unit; ones by default"),
+}
+
+SCHEMA: dict[str, Table] = {
+    "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
+    "teacher": Table("the network that writes the labels; the same keys", _NETWORK),
+    "model": Table(
+        "what else makes the labels",
+        {"label_noise": Key("scalar", "variance of the label noise; 0 by default")},
+    ),
+    "algorithm": Table(
+        "how the student learns",
+        {
+            "kind": Key(
+                "choice", "sgd (one-pass) or gradient-flow", True, ("sgd", "gradient-flow")
+            ),
+            "learning_rate": Key(
+                "scalar", "gamma; time is t = steps * gamma / (p d)", only="sgd", needed=True
+            ),
+            "batch_size": Key("count", "fresh samples a step; 1 by default", only="sgd"),
+            "constraint": Key("choice", "every student row kept on the sphere", False, ("sphere",)),
+        },
+    ),
+    "start": Table(
+        "where the student starts",
+        {
+            "kind": Key("choice", "random weights or given overlaps", True, ("random", "overlaps")),
+            "dim": Key(
+                "count", "input dimension d of the random weights", only="random", needed=True
+            ),
+            "seed": Key("seed", "whole number", only="random", needed=True),
+            "normalised": Key("flag", "put the student rows on the sphere", only="random"),
+            "Q": Key(
+                "matrix", "student-student overlaps, p rows of p", only="overlaps", needed=True
+            ),
+            "M": Key(
+                "matrix", "student-teacher overlaps, p rows of k", only="overlaps", needed=True
+            ),
+            "P": Key(
+                "matrix", "teacher-teacher overlaps; the identity by default", only="overlaps"
+            ),
+        },
+    ),
+    "solve": Table(
+        "integration of the equations",
+        {
+            "t_max": Key("positive", "final time", True),
+            "method": Key("text", "integrator, as in dmft.solve"),
+            "rtol": Key("positive", "relative tolerance"),
+            "atol": Key("positive", "absolute tolerance"),
+            "points": Key("points", "number of saved times"),
+            "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
+            "first": Key("positive", "first saved time after 0 when spacing is log"),
+        },
+    ),
+    "simulate": Table(
+        "finite-dimensional runs that judge the equations",
+        {
+            "dim": Key("count", "input dimension d", True),
+            "seeds": Key("count", "number of independent runs", True),
+            "method": Key(
+                "choice", "weights in R^d, or the overlaps alone", False, ("weights", "overlaps")
+            ),
+            "t_max": Key("positive", "final time, that of [solve] by default"),
+        },
+    ),
+    "escape": Table(
+        "when learning starts",
+        {
+            "fraction": Key("fraction", "threshold T: the risk falls to (1-T) of its reference"),
+            "reference": Key("choice", "reference risk", False, ("start", "plateau")),
+            "overlap": Key("positive", "threshold on the largest |M_jr|, in place of the risk"),
+        },
+    ),
+    "phase": Table(
+        "a diagram over two parameters",
+        {
+            "x": Key("axis", "{name, from, to, points, scale = linear or log}", True),
+            "y": Key("axis", "likewise", True),
+            "measure": Key(
+                "choice",
+                "what is shown at each point",
+                True,
+                ("escape_time", "final_risk", "status"),
+            ),
+        },
+    ),
+    "parameters": Table("values of the letters used above, for example gamma = 0.5"),
+}
+
+AXIS: dict[str, Key] = {
+    "name": Key("name", "a letter, or learning_rate or label_noise", True),
+    "from": Key("number", "first value", True),
+    "to": Key("number", "last value", True),
+    "points": Key("points", "number of values", True),
+    "scale": Key("choice", "linear (default) or log", False, ("linear", "log")),
+}
+
+REQUIRED_TABLES = ("student", "teacher", "algorithm")
+
+EXAMPLE = """\
+# An erf committee of 4 units learns one of 2 units by one-pass SGD (Saad and Solla 1995).
+[student]
+activation = "erf(z/sqrt(2))"
+width = 4
+
+[teacher]
+activation = "erf(z/sqrt(2))"
+width = 2
+
+[model]
+label_noise = 1e-3
+
+[algorithm]
+kind = "sgd"
+learning_rate = "gamma"       # a letter takes its value below, or spans an axis of [phase]
+
+[parameters]
+gamma = 0.5
+
+[start]
+kind = "random"
+dim = 1000
+seed = 0
+
+[solve]
+t_max = 1000.0
+points = 200
+spacing = "log"
+first = 0.1
+
+[escape]
+fraction = 0.5
+reference = "plateau"
+
+[simulate]
+dim = 1000
+seeds = 8
+method = "overlaps"
+"""
+
+
+def describe() -> str:
+    """Return the schema as help text, one line for each key."""
+    lines = []
+    for name, table in SCHEMA.items():
+        lines.append(f"  [{name}]  {table.text}")
+        for key, entry in table.keys.items():
+            if name == "teacher":
+                break
+            lines.append(f"    {key:<14}{_describe_key(entry)}")
+    return "\n".join(lines)
+
+
+def _describe_key(entry: Key) -> str:
+    notes = [entry.text]
+    if entry.choices:
+        notes.append("one of " + ", ".join(f'"{c}"' for c in entry.choices))
+    if entry.only:
+        notes.append(f'with kind = "{entry.only}"')
+    return "; ".join(notes) + (" (required)" if entry.required or entry.needed else "")

@@ -1,0 +1,272 @@
+"""Reader of declaration files: TOML -> frozen declarations of the floor below, or a refusal.
+
+Every refusal names the file, the table, the key and, for a misspelt one, the closest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import sympy as sp
+
+from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
+from dmft.cli.values import Values
+from dmft.errors import DmftError, ExpressionRefused
+from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Overlaps, random_overlaps
+
+# A declaration is a page of text; anything larger is not one.
+MAX_BYTES = 200_000
+# Names that every model knows: an axis may use them, a letter may not.
+BUILT_IN = ("learning_rate", "label_noise")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a phase diagram: its values run from `start` to `stop`, both included."""
+
+    name: str
+    start: float
+    stop: float
+    points: int
+    scale: str = "linear"
+
+    def values(self) -> list[float]:
+        """Return the grid values."""
+        if self.points == 1:
+            return [self.start]
+        steps = [i / (self.points - 1) for i in range(self.points)]
+        if self.scale == "log":
+            ratio = math.log(self.stop / self.start)
+            return [*(self.start * math.exp(ratio * s) for s in steps[:-1]), self.stop]
+        return [*(self.start + (self.stop - self.start) * s for s in steps[:-1]), self.stop]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A declaration file that was read: model, algorithm, and the options of each command."""
+
+    path: Path
+    model: Model
+    algorithm: SGD | GradientFlow
+    parameters: Mapping[str, float]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    axes: tuple[Axis, ...] = ()
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        """Return the checked keys of one table, or refuse when a command needs it in vain."""
+        if name not in self.options:
+            raise ExpressionRefused(f"{self.path}: this command needs the table [{name}]")
+        return self.options[name]
+
+    def start(self) -> Overlaps:
+        """Return the start that [start] declares."""
+        keys = dict(self.table("start"))
+        try:
+            if keys.pop("kind") == "overlaps":
+                return Overlaps(**keys)
+            return random_overlaps(self.model, **keys)
+        except DmftError as error:
+            raise type(error)(f"{self.path}, [start]: {error}") from error
+
+    def numeric(self) -> tuple[Model, SGD | GradientFlow]:
+        """Return model and algorithm with the values of [parameters] in place of their letters."""
+        values = {sp.Symbol(n, real=True): sp.Float(v) for n, v in self.parameters.items()}
+
+        def number(expr: sp.Expr) -> sp.Expr:
+            return expr.xreplace(values)
+
+        def network(c: Committee) -> Committee:
+            readout = None if c.readout is None else [number(a) for a in c.readout]
+            return Committee(number(c.activation), c.width, readout, field=FIELD)
+
+        model = Model(
+            network(self.model.student), network(self.model.teacher), number(self.model.label_noise)
+        )
+        if isinstance(self.algorithm, GradientFlow):
+            return model, self.algorithm
+        return model, replace(self.algorithm, learning_rate=number(self.algorithm.learning_rate))
+
+
+def read_declaration(path: str | Path) -> Declaration:
+    """Read and check a declaration file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A TOML file with the tables that `dmft --help` lists.
+
+    Raises
+    ------
+    ExpressionRefused
+        Unreadable TOML, an unknown table or key (with the closest known name), a value of the
+        wrong type, or a formula outside the whitelist (with its column).
+    BadParameter, ShapeMismatch, InvalidCovariance
+        Values that the declared model refuses, with the table in which they stand.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from dmft.cli.schema import EXAMPLE
+    >>> from dmft.cli.toml import read_declaration
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "model.toml"
+    >>> _ = file.write_text(EXAMPLE)
+    >>> read_declaration(file).model.teacher.width
+    2
+    """
+    file = Path(path)
+    return _Reader(file, _load(file)).declaration()
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ExpressionRefused(f"{file}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise ExpressionRefused(f"{file}: larger than {MAX_BYTES} bytes, not a declaration")
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ExpressionRefused(f"{file}: byte {error.start + 1} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ExpressionRefused(f"{file}: not TOML: {error}") from None
+    except (RecursionError, ValueError) as error:
+        # tomllib recurses on nested brackets; int() refuses numbers of thousands of digits.
+        raise ExpressionRefused(f"{file}: not TOML: {type(error).__name__}: {error}") from None
+
+
+def _closest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    start = f"did you mean {close[0]!r}? " if close else ""
+    return f"{start}(known: {', '.join(known)})"
+
+
+class _Reader:
+    """Checks the tables against the schema and builds the declarations."""
+
+    def __init__(self, file: Path, raw: dict[str, Any]) -> None:
+        self.file = file
+        self.raw = raw
+        self.values = Values(file, {})
+
+    def declaration(self) -> Declaration:
+        self._check_tables()
+        parameters = self._parameters()
+        axes = self._axes()
+        letters = [*parameters, *(a.name for a in axes if a.name not in BUILT_IN)]
+        symbols = {name: sp.Symbol(name, real=True) for name in letters}
+        self.values = Values(self.file, symbols)
+        options = {n: self._keys(n) for n in self.raw if n not in ("parameters", "title")}
+        student = self._build("student", lambda: _committee(options.pop("student")))
+        teacher = self._build("teacher", lambda: _committee(options.pop("teacher")))
+        noise = options.pop("model", {}).get("label_noise", 0)
+        model = self._build("model", lambda: Model(student, teacher, noise))
+        algorithm = self._build("algorithm", lambda: _algorithm(options.pop("algorithm")))
+        result = Declaration(self.file, model, algorithm, parameters, options, axes)
+        self._check_letters(result, set(symbols.values()))
+        return result
+
+    def _build(self, table: str, make: Callable[[], Any]) -> Any:
+        """Say in which table a declaration of the floor below was refused."""
+        try:
+            return make()
+        except DmftError as error:
+            raise type(error)(f"{self.file}, [{table}]: {error}") from error
+
+    def _check_tables(self) -> None:
+        known = list(SCHEMA)
+        for name, value in self.raw.items():
+            if name == "title" and isinstance(value, str):
+                continue
+            if name not in SCHEMA:
+                reason = f"unknown table or key; {_closest(name, known)}"
+                raise self.values.refusal(f"[{name}]", reason)
+            if not isinstance(value, dict):
+                reason = f"must be a table: write [{name}] on a line of its own"
+                raise self.values.refusal(f"[{name}]", reason)
+        for name in REQUIRED_TABLES:
+            if name not in self.raw:
+                raise ExpressionRefused(f"{self.file}: the table [{name}] is missing")
+
+    def _check_letters(self, read: Declaration, declared: set[sp.Symbol]) -> None:
+        """A letter that nothing uses is a slip; a built-in name may not be one."""
+        used = read.model.parameters | read.model.label_noise.free_symbols
+        if isinstance(read.algorithm, SGD):
+            used |= read.algorithm.learning_rate.free_symbols
+        elif any(a.name == "learning_rate" for a in read.axes):
+            raise self.values.refusal("[phase]", "gradient flow has no learning_rate to vary")
+        for symbol in sorted(declared - used, key=str):
+            table = "[parameters]" if symbol.name in read.parameters else "[phase]"
+            reason = "no activation, readout, label_noise or learning_rate uses this letter"
+            raise self.values.refusal(f"{table} {symbol.name}", reason)
+
+    def _parameters(self) -> dict[str, float]:
+        values = {}
+        for name, value in self.raw.get("parameters", {}).items():
+            where = f"[parameters] {name}"
+            if name in BUILT_IN:
+                table = "[algorithm]" if name == "learning_rate" else "[model]"
+                raise self.values.refusal(where, f"is a key of {table}, not a letter")
+            values[self.values.name(name, where)] = self.values.number(value, where)
+        return values
+
+    def _axes(self) -> tuple[Axis, ...]:
+        table = self.raw.get("phase", {})
+        axes = tuple(self._axis(table[n], f"[phase] {n}") for n in ("x", "y") if n in table)
+        if len(axes) == 2 and axes[0].name == axes[1].name:
+            raise self.values.refusal("[phase]", f"both axes are {axes[0].name!r}")
+        return axes
+
+    def _axis(self, value: Any, where: str) -> Axis:
+        if not isinstance(value, dict):
+            reason = 'must look like {name = "learning_rate", from = 0.1, to = 1.0, points = 20}'
+            raise self.values.refusal(where, reason)
+        keys = self._entries(value, AXIS, where)
+        scale = keys.get("scale", "linear")
+        if scale == "log" and not (keys["from"] > 0 and keys["to"] > 0):
+            raise self.values.refusal(where, "a log scale needs positive ends")
+        return Axis(keys["name"], keys["from"], keys["to"], keys["points"], scale)
+
+    def _keys(self, table: str) -> dict[str, Any]:
+        known = SCHEMA[table].keys
+        keys = self._entries(self.raw[table], known, f"[{table}]")
+        kind = keys.get("kind")
+        for name in keys:
+            only = known[name].only
+            if only is not None and only != kind:
+                reason = f'goes with kind = "{only}", not with kind = "{kind}"'
+                raise self.values.refusal(f"[{table}] {name}", reason)
+        for name, key in known.items():
+            if key.needed and key.only == kind and name not in keys:
+                raise self.values.refusal(f"[{table}]", f"the key {name!r} is missing: {key.text}")
+        return keys
+
+    def _entries(self, raw: dict[str, Any], known: dict[str, Key], where: str) -> dict[str, Any]:
+        for name in raw:
+            if name not in known:
+                reason = f"unknown key; {_closest(name, list(known))}"
+                raise self.values.refusal(f"{where} {name}", reason)
+        for name, key in known.items():
+            if key.required and name not in raw:
+                raise self.values.refusal(where, f"the key {name!r} is missing: {key.text}")
+        return {
+            n: self.values.read(v, known[n], f"{where} {n}")
+            for n, v in raw.items()
+            if known[n].kind != "axis"  # read by _axes, before the formulas that use its name
+        }
+
+
+def _committee(keys: Mapping[str, Any]) -> Committee:
+    return Committee(keys["activation"], keys["width"], keys.get("readout"), field=FIELD)
+
+
+def _algorithm(keys: Mapping[str, Any]) -> SGD | GradientFlow:
+    options = {name: value for name, value in keys.items() if name != "kind"}
+    return GradientFlow(**options) if keys["kind"] == "gradient-flow" else SGD(**options)

@@ -1,0 +1,155 @@
+"""Checks of single values of a declaration file, by the kinds that the schema names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import sympy as sp
+
+from dmft.cli.expression import check_name, parse_expression
+from dmft.cli.schema import Key
+from dmft.errors import ExpressionRefused
+from dmft.model import FIELD
+
+# A width, a number of seeds or a dimension beyond this is a slip of the keyboard.
+MAX_COUNT = 10**12
+# Saved times, and points along one axis of a diagram: what fits in memory.
+MAX_POINTS = 10**6
+# Beyond this a float is on its way to infinity.
+MAX_NUMBER = 1e300
+
+
+class Values:
+    """Turns raw TOML values into Python and SymPy values, or refuses them where they stand.
+
+    Parameters
+    ----------
+    file : Path
+        For messages.
+    symbols : mapping of str to sympy.Symbol
+        Letters that formulas may use.
+    """
+
+    def __init__(self, file: Path, symbols: Mapping[str, sp.Symbol]) -> None:
+        self.file = file
+        self.symbols = dict(symbols)
+        self._readers: dict[str, Callable[[Any, str], Any]] = {
+            "formula": self.formula,
+            "width": self.width,
+            "scalar": self.scalar,
+            "scalars": self.scalars,
+            "number": self.number,
+            "positive": self.positive,
+            "fraction": self.fraction,
+            "count": lambda v, w: self.integer(v, w, 1, MAX_COUNT),
+            "points": lambda v, w: self.integer(v, w, 1, MAX_POINTS),
+            "seed": lambda v, w: self.integer(v, w, 0, MAX_COUNT),
+            "matrix": self.matrix,
+            "flag": lambda v, w: self.typed(v, w, bool, "true or false"),
+            "text": lambda v, w: self.typed(v, w, str, "text in quotes"),
+            "name": self.name,
+        }
+
+    def refusal(self, where: str, reason: str) -> ExpressionRefused:
+        """Return the error to raise: file, table and key first."""
+        return ExpressionRefused(f"{self.file}, {where}: {reason}")
+
+    def read(self, value: Any, key: Key, where: str) -> Any:
+        """Check one value against its key."""
+        if key.kind == "choice":
+            if value not in key.choices:
+                choices = ", ".join(f'"{c}"' for c in key.choices)
+                raise self.refusal(where, f"must be one of {choices}, got {value!r}")
+            return value
+        return self._readers[key.kind](value, where)
+
+    def typed(self, value: Any, where: str, kind: type, what: str) -> Any:
+        """Return a value of this Python type."""
+        if not isinstance(value, kind):
+            raise self.refusal(where, f"must be {what}, got {value!r}")
+        return value
+
+    def number(self, value: Any, where: str) -> float:
+        """Return a finite number (true and false are none)."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.refusal(where, f"must be a number, got {value!r}")
+        if not abs(value) < MAX_NUMBER:
+            raise self.refusal(where, "must be a finite number")
+        return float(value)
+
+    def positive(self, value: Any, where: str) -> float:
+        """Return a number above zero."""
+        number = self.number(value, where)
+        if not number > 0:
+            raise self.refusal(where, f"must be positive, got {value!r}")
+        return number
+
+    def fraction(self, value: Any, where: str) -> float:
+        """Return a number strictly between 0 and 1."""
+        number = self.number(value, where)
+        if not 0 < number < 1:
+            raise self.refusal(where, f"must lie between 0 and 1, got {value!r}")
+        return number
+
+    def integer(self, value: Any, where: str, lowest: int, highest: int) -> int:
+        """Return a whole number within bounds."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.refusal(where, f"must be a whole number, got {value!r}")
+        if not lowest <= value <= highest:
+            raise self.refusal(where, f"must lie between {lowest} and {highest}")
+        return value
+
+    def matrix(self, value: Any, where: str) -> list[list[float]]:
+        """Return rows of numbers; shapes are checked against the model later."""
+        if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+            raise self.refusal(where, "must be rows of numbers like [[1.0, 0.0], [0.0, 1.0]]")
+        return [[self.number(x, where) for x in row] for row in value]
+
+    def name(self, value: Any, where: str) -> str:
+        """Return the name of a letter."""
+        text = self.typed(value, where, str, "a name in quotes")
+        try:
+            check_name(text)
+        except ExpressionRefused as error:
+            raise self.refusal(where, str(error)) from None
+        return str(text)
+
+    def formula(self, value: Any, where: str) -> sp.Expr:
+        """Return an activation, an expression in the field z."""
+        expr = self._parse(value, where, {"z": FIELD})
+        if FIELD not in expr.free_symbols:
+            raise self.refusal(where, f"{value!r} does not depend on the field z")
+        return expr
+
+    def scalar(self, value: Any, where: str) -> float | sp.Expr:
+        """Return a number, or an expression in the letters of [parameters]."""
+        if isinstance(value, str):
+            return self._parse(value, where, {})
+        return self.number(value, where)
+
+    def scalars(self, value: Any, where: str) -> list[float | sp.Expr]:
+        """Return a list of scalars."""
+        if not isinstance(value, list):
+            raise self.refusal(where, f"must be a list like [1.0, 1.0], got {value!r}")
+        return [self.scalar(x, where) for x in value]
+
+    def width(self, value: Any, where: str) -> int | sp.Symbol:
+        """Return a width: a number, or a letter of its own."""
+        if not isinstance(value, str):
+            return self.integer(value, where, 1, MAX_COUNT)
+        name = self.name(value, where)
+        if name in self.symbols:
+            raise self.refusal(where, f"{name!r} has a value in [parameters]: write that number")
+        return sp.Symbol(name, integer=True, positive=True)
+
+    def _parse(self, text: Any, where: str, extra: Mapping[str, sp.Symbol]) -> sp.Expr:
+        try:
+            return parse_expression(text, {**extra, **self.symbols})
+        except ExpressionRefused as error:
+            hint = (
+                "; letters take their value in [parameters]" if "unknown name" in str(error) else ""
+            )
+            first, *rest = str(error).split("\n")
+            raise self.refusal(where, "\n".join([first + hint, *rest])) from None
