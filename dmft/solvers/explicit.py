@@ -202,7 +202,7 @@ def _interpolate(work, h, theta):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _read(events, work, e):  # type: ignore[no-untyped-def]
+def read_event(events, work, e):  # type: ignore[no-untyped-def]
     """Event function e at `work.point` (and `work.seen`, which must be up to date)."""
     kind = events.kind[e]
     if kind == STATE:
@@ -223,7 +223,7 @@ def _gap(observe, task, events, work, clock, e, theta):  # type: ignore[no-untyp
     _interpolate(work, h, theta)
     if events.kind[e] == OBSERVABLE:
         observe(t, work.point, task.widths, task.par, work.seen)
-    return _read(events, work, e)
+    return read_event(events, work, e)
 
 
 @compiled
@@ -314,7 +314,7 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
         if work.seen.size > 0:
             observe(t, work.point, task.widths, task.par, work.seen)
         for e in range(count):
-            work.gap[e, i] = _read(events, work, e)
+            work.gap[e, i] = read_event(events, work, e)
     counts[HITS] = 0
     for e in range(count):
         _scan_one(observe, task, events, work, clock, counts, e)

@@ -1,0 +1,149 @@
+"""Thresholds to watch for: what a user declares, and its form as data for the compiled loop."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.solvers.explicit import COSINE, OBSERVABLE, STATE, Events
+from dmft.solvers.problem import Block, Problem
+
+_ENTRY = re.compile(r"\s*(\w+)\s*(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?\s*")
+
+
+@dataclass(frozen=True)
+class LargestCosine:
+    """The largest |M_jr| / sqrt(Q_jj P_rr): how well any student neuron sees any direction.
+
+    Attributes
+    ----------
+    cross : str
+        State block (p, k).
+    own : str
+        State block (p, p), of which the diagonal is read.
+    other : str
+        Constant block (k, k), of which the diagonal is read.
+    """
+
+    cross: str = "M"
+    own: str = "Q"
+    other: str = "P"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A quantity reaches a threshold.
+
+    Attributes
+    ----------
+    quantity : str or LargestCosine
+        An observable ("risk"), a state entry ("M[0, 1]") or the largest cosine of the overlaps.
+    threshold : float
+    direction : int
+        -1 counts falling crossings only, +1 rising ones only, 0 both.
+    terminal : bool
+        Whether the run ends there.
+    name : str
+        For messages and records; by default what the event says.
+
+    Examples
+    --------
+    >>> Event("risk", 0.1, direction=-1).name
+    'risk falls to 0.1'
+    """
+
+    quantity: str | LargestCosine
+    threshold: float
+    direction: int = 0
+    terminal: bool = True
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", float(self.threshold))
+        if not np.isfinite(self.threshold):
+            raise BadParameter(f"the threshold of an event must be finite, not {self.threshold}")
+        if self.direction not in (-1, 0, 1):
+            raise BadParameter(f"direction must be -1, 0 or 1, not {self.direction!r}")
+        if not self.name:
+            verb = {-1: "falls to", 0: "crosses", 1: "rises to"}[self.direction]
+            what = self.quantity if isinstance(self.quantity, str) else "largest cosine"
+            object.__setattr__(self, "name", f"{what} {verb} {self.threshold:.6g}")
+
+
+class _Encoder:
+    """Collects the columns of the event table."""
+
+    def __init__(self, problem: Problem, widths: Mapping[str, int], par: NDArray[np.float64]):
+        self.problem, self.widths, self.par = problem, widths, par
+        self.terms: list[tuple[int, int, float]] = []
+
+    def encode(self, quantity: str | LargestCosine) -> tuple[int, int, int]:
+        """Return kind, first, last."""
+        if isinstance(quantity, LargestCosine):
+            return self._cosine(quantity)
+        if quantity in self.problem.observables:
+            return OBSERVABLE, self.problem.observables.index(quantity), 0
+        match = _ENTRY.fullmatch(quantity)
+        index = tuple(int(x) for x in match[2].split(",")) if match and match[2] else ()
+        found = match and _find(self.problem.state, match[1], self.widths)
+        if not found or len(index) != len(found[0].axes):
+            raise BadParameter(
+                f"no event on {quantity!r}: choose an observable of {self.problem.observables} or "
+                f"an entry of a state block of {[b.name for b in self.problem.state]}, as 'Q[0, 0]'"
+            )
+        block, offset = found
+        shape = block.shape(self.widths)
+        if any(i >= n for i, n in zip(index, shape, strict=True)):
+            raise BadParameter(f"event on {quantity!r}: {block.name} has shape {shape}")
+        return STATE, offset + (int(np.ravel_multi_index(index, shape)) if shape else 0), 0
+
+    def _cosine(self, cosine: LargestCosine) -> tuple[int, int, int]:
+        cross = _find(self.problem.state, cosine.cross, self.widths)
+        own = _find(self.problem.state, cosine.own, self.widths)
+        other = _find(self.problem.constants, cosine.other, self.widths)
+        if cross is None or own is None or other is None:
+            raise BadParameter(f"this problem lacks a block of {cosine}")
+        p, k = cross[0].shape(self.widths)
+        start = len(self.problem.parameters) + other[1]
+        for j in range(p):
+            for r in range(k):
+                weight = float(self.par[start + r * (k + 1)])
+                self.terms.append((cross[1] + j * k + r, own[1] + j * (p + 1), weight))
+        return COSINE, len(self.terms) - p * k, len(self.terms)
+
+
+def _find(
+    layout: tuple[Block, ...], name: str, widths: Mapping[str, int]
+) -> tuple[Block, int] | None:
+    offset = 0
+    for block in layout:
+        if block.name == name:
+            return block, offset
+        offset += block.size(widths)
+    return None
+
+
+def encode_events(
+    events: Sequence[Event], problem: Problem, widths: Mapping[str, int], par: NDArray[np.float64]
+) -> Events:
+    """Turn events into the table that the compiled loop reads."""
+    encoder = _Encoder(problem, widths, par)
+    rows = [encoder.encode(event.quantity) for event in events]
+    kind, first, last = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
+    terms = np.array(encoder.terms, dtype=np.float64).reshape(-1, 3)
+    return Events(
+        kind=kind,
+        first=first,
+        last=last,
+        threshold=np.array([e.threshold for e in events], dtype=np.float64),
+        direction=np.array([e.direction for e in events], dtype=np.int64),
+        terminal=np.array([e.terminal for e in events], dtype=np.int64),
+        numerator=terms[:, 0].astype(np.int64),
+        denominator=terms[:, 1].astype(np.int64),
+        weight=np.ascontiguousarray(terms[:, 2]),
+    )

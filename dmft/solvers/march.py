@@ -1,0 +1,175 @@
+"""Drives the compiled explicit loop: buffers, chunks, time limits, interrupts."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from dmft.names import Status
+from dmft.progress import Progress, is_cancelled
+from dmft.solvers import explicit as ex
+from dmft.solvers.run import Raw, Setup, Sink, Vector
+from dmft.solvers.tableau import TABLEAUX, Tableau
+
+# Python is entered about this often, for progress, time limits and Ctrl-C.
+CHUNK_SECONDS = 0.1
+FIRST_CHUNK, LARGEST_CHUNK = 16, 1_000_000
+# Rows of the buffers between compiled loop and Python.
+SAVE_ROWS, SAVE_NUMBERS, EVENT_ROWS = 4096, 2**18, 64
+
+
+def march(setup: Setup) -> Raw:
+    """Integrate with the explicit method that `setup.method` names."""
+    tableau = TABLEAUX[setup.method]
+    work = _allocate(setup, tableau)
+    y = setup.start.copy()
+    clock, counts = np.zeros(ex.CLOCK_SIZE), np.zeros(ex.COUNTS_SIZE, dtype=np.int64)
+    raw = Raw(setup.t_start, y, work.trial, Sink(setup))
+    slope = setup.rhs(setup.t_start, y)
+    counts[ex.EVALS] = 1
+    began = time.monotonic()
+    if np.all(np.isfinite(slope)):
+        work.k[0] = slope
+        clock[ex.T], clock[ex.ERR] = setup.t_start, ex.SMALLEST_ERROR
+        clock[ex.H] = setup.first_step or _first_step(setup, slope, tableau.order)
+        _watch_start(setup, work)
+        _chunks(setup, tableau, work, raw, clock, counts, began)
+        _drain(work, raw, counts)
+        raw.t = float(clock[ex.T])
+        raw.outcome, raw.reason = int(counts[ex.OUTCOME]), int(counts[ex.REASON])
+        raw.component = int(counts[ex.COMPONENT])
+    else:
+        raw.outcome, raw.reason = ex.COLLAPSED, ex.BY_NONFINITE
+        raw.component = int(np.flatnonzero(~np.isfinite(slope))[0])
+        work.trial[:] = y
+    raw.statistics = {
+        "steps": int(counts[ex.STEPS]),
+        "rejected": int(counts[ex.REJECTED]),
+        "evaluations": int(counts[ex.EVALS]),
+        "band_steps": int(counts[ex.BAND]),
+        "seconds": time.monotonic() - began,
+    }
+    return raw
+
+
+def _chunks(
+    setup: Setup,
+    tableau: Tableau,
+    work: ex.Work,
+    raw: Raw,
+    clock: Vector,
+    counts: np.typing.NDArray[np.int64],
+    began: float,
+) -> None:
+    """Call the compiled loop until it ends or is stopped."""
+    problem = setup.problem
+    save = np.empty(0) if setup.save is None else setup.save
+    counts[ex.NEXT_SAVE] = np.searchsorted(save, setup.t_start, side="right")
+    task = ex.Task(
+        setup.widths, setup.par, save, setup.rtol, setup.atol, setup.t_end, setup.max_step,
+        setup.bound, setup.trace, int(problem.domain is not None),
+    )  # fmt: skip
+    if setup.save is not None and save.size == 0:
+        task = task._replace(save=np.array([np.inf]))
+    functions = (problem.rhs, problem.observe or ex.nothing, problem.domain or ex.everywhere)
+    budget = FIRST_CHUNK
+    with Progress(setup.progress, "solve") as bar:
+        try:
+            while raw.stopped is None:
+                left = setup.max_steps - int(counts[ex.STEPS] + counts[ex.REJECTED])
+                before = time.monotonic()
+                outcome = ex.advance(
+                    *functions, tableau, task, setup.table, work, raw.y, clock, counts,
+                    min(budget, left + 1),
+                )  # fmt: skip
+                _drain(work, raw, counts)
+                if outcome != ex.RUNNING:
+                    return
+                raw.stopped = _stop(setup, began, left)
+                spent = max(time.monotonic() - before, 1e-6)
+                budget = int(min(8 * budget, LARGEST_CHUNK, max(1, budget * CHUNK_SECONDS / spent)))
+                done = (clock[ex.T] - setup.t_start) / (setup.t_end - setup.t_start)
+                bar.update(float(done), f"t = {clock[ex.T]:.4g}, {counts[ex.STEPS]} steps")
+        except KeyboardInterrupt:
+            raw.stopped = Status.INTERRUPTED
+
+
+def _stop(setup: Setup, began: float, left: int) -> Status | None:
+    """Reason to stop that lies outside the loop."""
+    if left <= 0:
+        return Status.MAX_STEPS
+    if is_cancelled():
+        return Status.INTERRUPTED
+    return Status.TIMEOUT if time.monotonic() - began > setup.timeout else None
+
+
+def _allocate(setup: Setup, tableau: Tableau) -> ex.Work:
+    n, events = setup.start.size, len(setup.events)
+    hits = 2 * ex.SCAN * events
+    rows = max(64, min(SAVE_ROWS, SAVE_NUMBERS // max(1, n)))
+    event_rows = hits + EVENT_ROWS if events else 0
+    return ex.Work(
+        k=np.zeros((tableau.total, n)),
+        dense=np.zeros((tableau.dense.shape[0], n)),
+        trial=setup.start.copy(),
+        old=setup.start.copy(),
+        point=setup.start.copy(),
+        high=np.zeros(n),
+        low=np.zeros(n),
+        seen=np.zeros(len(setup.problem.observables) if events else 0),
+        gap=np.zeros((events, ex.SCAN + 1)),
+        sign=np.zeros(events),
+        hit_theta=np.zeros(hits),
+        hit_event=np.zeros(hits, dtype=np.int64),
+        out_t=np.empty(rows),
+        out_y=np.empty((rows, n)),
+        out_step=np.empty(rows, dtype=np.int64),
+        event_t=np.empty(event_rows),
+        event_y=np.empty((event_rows, n)),
+        event_id=np.empty(event_rows, dtype=np.int64),
+    )
+
+
+def _watch_start(setup: Setup, work: ex.Work) -> None:
+    """Note on which side of its threshold each event function starts (0: exactly on it)."""
+    if not setup.events:
+        return
+    if work.seen.size:
+        setup.problem.observe(setup.t_start, setup.start, setup.widths, setup.par, work.seen)
+    for e in range(len(setup.events)):
+        work.gap[e, 0] = ex.read_event(setup.table, work, e)
+        work.sign[e] = np.sign(work.gap[e, 0])
+
+
+def _first_step(setup: Setup, slope: Vector, order: int) -> float:
+    """Starting step from the size of y, y' and y'' (Hairer, Norsett and Wanner I, II.4)."""
+    scale = setup.atol + setup.rtol * np.abs(setup.start)
+    size, speed = _rms(setup.start / scale), _rms(slope / scale)
+    h = 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed
+    h = min(h, setup.t_end - setup.t_start, setup.max_step)
+    later = setup.rhs(setup.t_start + h, setup.start + h * slope)
+    if not np.all(np.isfinite(later)):
+        return h
+    bend = max(speed, _rms((later - slope) / scale) / h)
+    second = max(1e-6, h * 1e-3) if bend <= 1e-15 else float((0.01 / bend) ** (1.0 / order))
+    return min(100 * h, second)
+
+
+def _rms(x: Vector) -> float:
+    return float(np.sqrt(np.mean(x * x))) if x.size else 0.0
+
+
+def _drain(work: ex.Work, raw: Raw, counts: np.typing.NDArray[np.int64]) -> None:
+    """Empty the buffers into Python."""
+    rows, found = int(counts[ex.SAVED]), int(counts[ex.FOUND])
+    if rows:
+        raw.sink.add(
+            work.out_t[:rows].copy(), work.out_y[:rows].copy(), work.out_step[:rows].copy()
+        )
+        counts[ex.SAVED] = 0
+    if found:
+        raw.event_t += work.event_t[:found].tolist()
+        raw.event_y += list(work.event_y[:found].copy())
+        raw.event_id += work.event_id[:found].tolist()
+        counts[ex.FOUND] = 0

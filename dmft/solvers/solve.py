@@ -1,0 +1,284 @@
+"""Solve a compiled problem: one call for explicit and implicit methods."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.progress import ProgressOption
+from dmft.solvers.ending import band, describe, lowest_eigenvalue
+from dmft.solvers.events import Event, encode_events
+from dmft.solvers.explicit import evaluate_rows
+from dmft.solvers.march import march
+from dmft.solvers.problem import Block, Problem
+from dmft.solvers.run import Raw, Setup
+from dmft.solvers.tableau import TABLEAUX
+from dmft.solvers.trajectory import EventRecord, Trajectory
+
+IMPLICIT = ("Radau", "BDF", "LSODA")
+METHODS = (*TABLEAUX, *IMPLICIT)
+# Overlaps of order one never get here; a growing state beyond this is called diverged.
+LARGEST_NORM = 1e12
+# Below this the error estimate is rounding.
+SMALLEST_RTOL = 100 * 2.220446049250313e-16
+
+
+def solve_problem(
+    problem: Problem,
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    *,
+    widths: Mapping[str, int],
+    constants: Mapping[str, ArrayLike] | None = None,
+    parameters: Mapping[str, float] | None = None,
+    method: str = "rk8",
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    save_at: int | ArrayLike | None = None,
+    events: Sequence[Event] = (),
+    progress: ProgressOption = None,
+    max_steps: int = 1_000_000,
+    timeout: float | None = None,
+    t_start: float = 0.0,
+    first_step: float | None = None,
+    max_step: float | None = None,
+    norm_bound: float = LARGEST_NORM,
+    provenance: Mapping[str, Any] | None = None,
+) -> Trajectory:
+    """Integrate from `t_start` to `t_max`; a numerical failure is a status, not an exception.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : mapping
+        Every state block, of the shape that `widths` gives it.
+    t_max : float
+    widths, constants, parameters : mapping
+        Widths, constant arrays and scalars of the problem.
+    method : {"rk8", "rk5", "Radau", "BDF", "LSODA"}
+        Explicit of order 8 or 5, wholly compiled; SciPy's implicit methods for stiff problems.
+    rtol, atol : float
+        Local error per step below atol + rtol |y|, root mean square over the entries.
+    save_at : None, int or (T,) array
+        None: each accepted step. n: n equidistant times, both ends included. An array (for
+        instance `np.geomspace(...)`): exactly these times. A run that ends early also keeps its
+        last state.
+    events : sequence of Event
+    progress : None, bool or callable(fraction, message)
+    max_steps : int
+        Attempted steps, rejected ones included.
+    timeout : float or None
+        Seconds.
+    first_step, max_step : float or None
+    norm_bound : float
+        A larger entry ends the run as diverged.
+    provenance : mapping
+        Added to the problem's own (`time_step_times_dim`, for instance).
+
+    Returns
+    -------
+    Trajectory
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch, InvalidCovariance
+        For what is wrong before the first step.
+    """
+    names = {name: int(widths[name]) for name in _need(problem.widths, widths, "width")}
+    scalars = {
+        name: float((parameters or {})[name])
+        for name in _need(problem.parameters, parameters or {}, "parameter")
+    }
+    arrays = _blocks(problem.constants, constants or {}, names, "constant")
+    blocks = _blocks(problem.state, state, names, "state")
+    _check_numbers(method, rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
+    par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
+    setup = Setup(
+        problem=problem, method=method,
+        widths=np.array([names[w] for w in problem.widths], dtype=np.int64),
+        par=par, start=start, t_start=float(t_start), t_end=float(t_max),
+        rtol=float(rtol), atol=float(atol), save=_save_times(save_at, t_start, t_max),
+        events=tuple(events), table=encode_events(events, problem, names, par),
+        max_steps=int(max_steps), timeout=math.inf if timeout is None else float(timeout),
+        first_step=first_step, max_step=math.inf if max_step is None else float(max_step),
+        bound=float(norm_bound), trace=0.0, progress=progress,
+    )  # fmt: skip
+    setup = _check_start(setup)
+    if method in TABLEAUX:
+        raw = march(setup)
+    else:
+        from dmft.solvers.implicit import march_implicit
+
+        raw = march_implicit(setup)
+    record = {**_provenance(setup), **problem.provenance, **(provenance or {})}
+    return _trajectory(setup, raw, names, scalars, arrays, record)
+
+
+def _need(names: Sequence[str], given: Mapping[str, Any], what: str) -> Sequence[str]:
+    missing = [name for name in names if name not in given]
+    unknown = [name for name in given if name not in names]
+    if missing or unknown:
+        raise BadParameter(
+            f"{what}s of this problem: {list(names)}; missing {missing}, unknown {unknown}"
+        )
+    for name in names:
+        if not math.isfinite(float(given[name])):
+            raise BadParameter(f"{what} {name} = {given[name]!r} is not a finite number")
+    return names
+
+
+def _blocks(
+    layout: tuple[Block, ...], given: Mapping[str, ArrayLike], widths: Mapping[str, int], what: str
+) -> dict[str, NDArray[np.float64]]:
+    expected = [block.name for block in layout]
+    if missing := [name for name in expected if name not in given]:
+        raise BadParameter(f"{what} blocks of this problem: {expected}; missing {missing}")
+    if unknown := [name for name in given if name not in expected]:
+        raise BadParameter(f"{what} blocks of this problem: {expected}; unknown {unknown}")
+    arrays = {}
+    for block in layout:
+        array = np.array(given[block.name], dtype=np.float64)
+        if array.shape != block.shape(widths):
+            raise ShapeMismatch(
+                f"{block.name} has shape {array.shape}, expected {block.shape(widths)}"
+            )
+        if not np.all(np.isfinite(array)):
+            raise BadParameter(f"{block.name} holds a value that is not finite: {array.tolist()}")
+        arrays[block.name] = array
+    return arrays
+
+
+def _check_numbers(
+    method: str,
+    rtol: float,
+    atol: float,
+    t_start: float,
+    t_max: float,
+    max_steps: int,
+    timeout: float | None,
+    first_step: float | None,
+    max_step: float | None,
+) -> None:
+    if method not in METHODS:
+        raise BadParameter(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if not SMALLEST_RTOL <= rtol < 1.0:
+        raise BadParameter(f"rtol = {rtol!r} must lie in [{SMALLEST_RTOL:.2g}, 1)")
+    if not 0.0 < atol < math.inf:
+        raise BadParameter(f"atol = {atol!r} must be positive: it is what zero is compared with")
+    if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
+        raise BadParameter(f"t_max = {t_max!r} must be finite and beyond t_start = {t_start!r}")
+    if max_steps < 1:
+        raise BadParameter(f"max_steps = {max_steps!r} must be at least 1")
+    for name, value in (("timeout", timeout), ("first_step", first_step), ("max_step", max_step)):
+        if value is not None and not value > 0:
+            raise BadParameter(f"{name} = {value!r} must be positive")
+
+
+def _save_times(
+    save_at: int | ArrayLike | None, t_start: float, t_max: float
+) -> NDArray[np.float64] | None:
+    if save_at is None:
+        return None
+    if isinstance(save_at, (int, np.integer)):
+        if save_at < 2:
+            raise BadParameter(f"save_at = {save_at} points: at least 2, the start and the end")
+        return np.linspace(t_start, t_max, int(save_at))
+    times = np.array(save_at, dtype=np.float64)
+    if times.ndim != 1 or times.size == 0 or not np.all(np.diff(times) > 0):
+        raise BadParameter("save_at must be a number of points or strictly increasing times")
+    # Geometric grids end within rounding of t_max; such an end is meant to be t_max.
+    if abs(times[-1] - t_max) <= 1e-12 * abs(t_max):
+        times[-1] = t_max
+    if not (times[0] >= t_start and times[-1] <= t_max):
+        raise BadParameter(
+            f"save_at runs from {times[0]:g} to {times[-1]:g}, outside [{t_start:g}, {t_max:g}]"
+        )
+    return times
+
+
+def _check_start(setup: Setup) -> Setup:
+    """Refuse a start outside the domain; note the scale of its covariance."""
+    problem = setup.problem
+    if problem.covariance is not None:
+        matrix = problem.covariance(setup.start, setup.widths, setup.par)
+        setup = _replace(setup, trace=float(np.trace(matrix)))
+    if problem.domain is not None:
+        shift = band(setup, setup.start)
+        if not problem.domain(setup.start, setup.widths, setup.par, shift) >= 0.0:
+            lowest = lowest_eigenvalue(setup, setup.start)
+            raise InvalidCovariance(
+                "the start is outside the domain: no vectors have these overlaps"
+                + ("" if lowest is None else f" (smallest eigenvalue {lowest:.6g})")
+            )
+    return setup
+
+
+def _replace(setup: Setup, **changes: Any) -> Setup:
+    from dataclasses import replace
+
+    return replace(setup, **changes)
+
+
+def _trajectory(
+    setup: Setup,
+    raw: Raw,
+    widths: dict[str, int],
+    parameters: dict[str, float],
+    constants: dict[str, NDArray[np.float64]],
+    provenance: dict[str, Any],
+) -> Trajectory:
+    problem = setup.problem
+    status, message = describe(setup, raw)
+    complete = setup.save is not None and status == "ok"
+    t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
+    values = np.empty((t.size, len(problem.observables)))
+    if problem.observables:
+        evaluate_rows(problem.observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
+    return Trajectory(
+        t=t,
+        blocks={k: np.ascontiguousarray(v) for k, v in problem.unpack(y, widths).items()},
+        observables={n: values[:, i].copy() for i, n in enumerate(problem.observables)},
+        status=status,
+        message=message,
+        events=tuple(
+            EventRecord(setup.events[e].name, when, problem.unpack(at, widths))
+            for when, at, e in zip(raw.event_t, raw.event_y, raw.event_id, strict=True)
+        ),
+        statistics=raw.statistics,
+        parameters=parameters,
+        constants=constants,
+        widths=widths,
+        layout=problem.state,
+        provenance=provenance,
+    )
+
+
+def _provenance(setup: Setup) -> dict[str, Any]:
+    """Return what is needed to repeat the run, as plain JSON values."""
+    import numba
+    import scipy
+
+    from dmft import __version__
+
+    text = repr((setup.problem.source, setup.problem.state, setup.problem.observables))
+    return {
+        "dmft": __version__,
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+        "problem": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
+        "method": setup.method,
+        "rtol": setup.rtol,
+        "atol": setup.atol,
+        "t_start": setup.t_start,
+        "t_max": setup.t_end,
+        "time_unit": setup.problem.time_unit,
+    }
