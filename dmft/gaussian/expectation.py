@@ -1,0 +1,189 @@
+"""The law of jointly Gaussian fields, and closed forms of expectations under it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import ArrayLike
+
+from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.gaussian.linear import Label, split_product, sum_of_products
+from dmft.gaussian.product import product_expectation
+from dmft.model import FIELD, check_covariance
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    r"""Law of jointly Gaussian fields, x ~ N(mean, cov); singular covariances are valid.
+
+    Parameters
+    ----------
+    fields : sequence of sympy.Symbol
+        n distinct symbols.
+    cov : (n, n) numbers or SymPy expressions
+        Symmetric; numeric entries are checked to be positive semi-definite.
+    mean : (n,), optional
+        Zero by default.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch, InvalidCovariance
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> q, m, rho = sp.symbols("q m rho", positive=True)
+    >>> law = dmft.Gaussian([x, y], cov=[[q, m], [m, rho]])
+    >>> law.expect(sp.erf(x / sp.sqrt(2)) * sp.erf(y / sp.sqrt(2)))
+    2*asin(m/(sqrt(q + 1)*sqrt(rho + 1)))/pi
+    >>> law.expect(x**2 * y**2)
+    2*m**2 + q*rho
+    """
+
+    fields: tuple[sp.Symbol, ...]
+    cov: sp.ImmutableDenseMatrix
+    mean: tuple[sp.Expr, ...]
+
+    def __init__(
+        self,
+        fields: Sequence[sp.Symbol],
+        cov: ArrayLike | sp.MatrixBase | Sequence[Sequence[Any]],
+        mean: Sequence[Any] | None = None,
+    ) -> None:
+        symbols = tuple(fields)
+        if not symbols or not all(isinstance(x, sp.Symbol) for x in symbols):
+            raise BadParameter(f"fields must be a sequence of SymPy symbols, got {fields!r}")
+        if len(set(symbols)) < len(symbols):
+            raise BadParameter(
+                f"fields {symbols} must be distinct: repeat a field in the expression"
+            )
+        n = len(symbols)
+        entries = _expressions(cov, "cov", (n, n))
+        shift = _expressions([0] * n if mean is None else mean, "mean", (n,))
+        for value in (*entries.flat, *shift.flat):
+            if value.free_symbols & set(symbols):
+                raise BadParameter(f"{value} holds one of the fields {symbols}")
+        object.__setattr__(self, "fields", symbols)
+        object.__setattr__(self, "cov", _checked(entries))
+        object.__setattr__(self, "mean", tuple(shift))
+
+    def expect(self, expr: sp.Expr) -> sp.Expr:
+        r"""Closed form of E[expr]; symbols that are not fields are coefficients.
+
+        Equation    E over x ~ N(mean, cov); erf and exp may hold linear combinations of fields
+        Shapes      one expression in, one expression out
+        Valid for   the families of `product_expectation`; exact
+        Source      one_pass.md A; derivations/erf_integrals.py
+
+        Raises
+        ------
+        NotClosed
+            Naming the sub-expression and the ways out.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, a = sp.symbols("x y a", real=True)
+        >>> law = dmft.Gaussian([x, y], cov=[[1, 0.5], [0.5, 1]])
+        >>> law.expect(a * x * y + sp.erf((x + y) / 2) ** 2)
+        0.5*a + 0.409665529398267
+        """
+        integrand = sp.sympify(expr, strict=True)
+        # A coefficient may not be mistaken for the symbol of the factors, nor may the roots of
+        # coefficients, whose signs are unknown, take part in the simplification.
+        hidden: dict[sp.Basic, sp.Basic] = {}
+        if FIELD not in self.fields:
+            hidden[FIELD] = sp.Dummy("z", real=True)
+        hidden |= {p: sp.Dummy("root") for p in _symbolic_roots(integrand, self.fields)}
+        roots = {p: sp.Dummy("root") for p in _symbolic_roots(self.cov, ())}
+        cov, integrand = self.cov.xreplace(roots), integrand.xreplace(hidden)
+
+        def bilinear(x: Label, y: Label) -> sp.Expr:
+            return sp.Add(*[a * b * cov[i, j] for i, a in x for j, b in y])
+
+        def linear(x: Label) -> sp.Expr:
+            return sp.Add(*[a * self.mean[i] for i, a in x])
+
+        total = []
+        for summand in sum_of_products(integrand, self.fields):
+            coefficient, factors, labels = split_product(summand, self.fields)
+            value = product_expectation(factors, labels, bilinear, linear)
+            total.append(coefficient * _tidy(_collapse(value)))
+        back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
+        return _collapse(sp.Add(*total).xreplace(back))
+
+    def _repr_latex_(self) -> str:
+        column = sp.latex(sp.Matrix(self.fields))
+        law = rf"\mathcal{{N}}\left({sp.latex(sp.Matrix(self.mean))}, {sp.latex(self.cov)}\right)"
+        return rf"$\displaystyle {column} \sim {law}$"
+
+
+def _expressions(value: Any, name: str, shape: tuple[int, ...]) -> Any:
+    """Object array of SymPy expressions of exactly this shape."""
+    if isinstance(value, sp.MatrixBase):
+        value = value.tolist()
+    try:
+        array = np.array(value, dtype=object)
+    except ValueError as error:
+        raise ShapeMismatch(f"{name} is ragged, expected shape {shape}") from error
+    if array.shape != shape:
+        raise ShapeMismatch(f"{name} has shape {array.shape}, expected {shape}")
+    result = np.empty(shape, dtype=object)
+    for index, entry in np.ndenumerate(array):
+        try:
+            result[index] = sp.sympify(entry, strict=True)
+        except sp.SympifyError as error:
+            raise BadParameter(f"{name}{list(index)} = {entry!r} is not a number") from error
+        if result[index].is_number and not result[index].is_finite:
+            raise InvalidCovariance(f"{name}{list(index)} = {entry} is not finite")
+    return result
+
+
+def _checked(entries: Any) -> sp.ImmutableDenseMatrix:
+    """Symmetric matrix of the entries; every numeric principal block is positive semi-definite."""
+    n = entries.shape[0]
+    numeric = np.array([[e.is_number for e in row] for row in entries], dtype=bool)
+    for i, j in combinations(range(n), 2):
+        gap = entries[i, j] - entries[j, i]
+        if gap == 0 or (numeric[i, j] and numeric[j, i]):
+            continue  # check_covariance judges numbers, with its tolerance for rounding
+        if sp.expand(gap) != 0:
+            raise InvalidCovariance(
+                f"cov is not symmetric: cov[{i},{j}] = {entries[i, j]} but "
+                f"cov[{j},{i}] = {entries[j, i]}"
+            )
+    blocks = [range(n)] if numeric.all() else list(combinations(range(n), min(n, 2)))
+    for block in blocks:
+        index = np.ix_(block, block)
+        if numeric[index].all():
+            check_covariance(entries[index].astype(np.float64), f"cov of fields {list(block)}")
+    upper = [[entries[min(i, j), max(i, j)] for j in range(n)] for i in range(n)]
+    return sp.ImmutableDenseMatrix(upper)
+
+
+def _symbolic_roots(expr: Any, fields: Sequence[sp.Symbol]) -> set[sp.Basic]:
+    """Non-integer powers of symbols that do not involve the fields."""
+    return {
+        p
+        for p in expr.atoms(sp.Pow)
+        if not p.exp.is_integer and p.free_symbols and not p.has_free(*fields)
+    }
+
+
+def _tidy(value: sp.Expr) -> sp.Expr:
+    """Put tilted covariances over one denominator where that is shorter (roots are positive)."""
+    if all(p.exp.is_integer for p in value.atoms(sp.Pow) if p.free_symbols):
+        return value
+    fraction = sp.powsimp(sp.together(value, deep=True), force=True)
+    return fraction if fraction.count_ops() <= value.count_ops() else value
+
+
+def _collapse(value: sp.Expr) -> sp.Expr:
+    """Evaluate a number that holds floats."""
+    return sp.N(value) if value.is_number and value.has(sp.Float) else value

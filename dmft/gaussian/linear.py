@@ -1,0 +1,127 @@
+"""Splitting an integrand of several fields into products of functions of one field each.
+
+A function of a linear combination of fields is a function of one derived field, whose label
+lists the combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from dmft.gaussian.factor import refuse
+from dmft.model import FIELD
+
+# A derived field sum_i a_i x_i as ((i, a_i), ...).
+Label = tuple[tuple[int, sp.Expr], ...]
+Split = tuple[sp.Expr, list[sp.Expr], list[Label]]
+
+
+def sum_of_products(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
+    """Summands that are products of functions of one (derived) field, expanded only if needed."""
+    summands: list[sp.Expr] = []
+    for summand in sp.Add.make_args(expr):
+        parts = sp.Mul.make_args(summand)
+        if all(_is_simple(p, fields) for p in parts):
+            summands.append(summand)
+        else:
+            summands.extend(_expanded(summand, fields))
+    return summands
+
+
+def _is_simple(part: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
+    if len(part.free_symbols & set(fields)) < 2:
+        return True
+    base, exponent = (part, sp.S.One) if isinstance(part, sp.exp) else part.as_base_exp()
+    return isinstance(base, sp.erf | sp.exp) and exponent.is_Integer and exponent > 0
+
+
+def _expanded(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
+    """Expand products and powers, with error functions and exponentials kept whole."""
+    frozen: dict[sp.Expr, sp.Dummy] = {}
+
+    def freeze(expr: sp.Expr) -> sp.Expr:
+        if not expr.has_free(*fields) or expr in fields:
+            return expr
+        if isinstance(expr, sp.erfc):
+            return 1 - freeze(sp.erf(expr.args[0]))
+        if isinstance(expr, sp.erf | sp.exp):
+            return frozen.setdefault(expr, sp.Dummy())
+        power = isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp > 0
+        if power or isinstance(expr, sp.Add | sp.Mul):
+            return expr.func(*[freeze(a) for a in expr.args])
+        raise refuse(expr, "the function is not in the table")
+
+    flat = sp.expand(freeze(summand))
+    back = {dummy: value for value, dummy in frozen.items()}
+    return [term.xreplace(back) for term in sp.Add.make_args(flat)]
+
+
+def split_product(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> Split:
+    """Write a summand as coefficient * prod f_i(x_i): coefficient, factors in `FIELD`, labels.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x, y, a = sp.symbols("x y a")
+    >>> split_product(a * x**2 * sp.erf(x + 2*y), [x, y])
+    (a, [z**2, erf(z)], [((0, 1),), ((0, 1), (1, 2))])
+    """
+    coefficients: list[sp.Expr] = []
+    factors: list[sp.Expr] = []
+    labels: list[Label] = []
+    for part in sp.Mul.make_args(summand):
+        present = [x for x in fields if x in part.free_symbols]
+        if not present:
+            coefficients.append(part)
+        elif len(present) == 1:
+            factors.append(part.xreplace({present[0]: FIELD}))
+            labels.append(((fields.index(present[0]), sp.S.One),))
+        elif isinstance(part, sp.exp):
+            constant, squares = _complete_squares(part, fields)
+            coefficients.append(constant)
+            factors += [f for f, _ in squares]
+            labels += [x for _, x in squares]
+        else:
+            base, exponent = part.as_base_exp()
+            label, offset = _linear_form(base.args[0], base, fields)
+            factors.append(sp.erf(FIELD + offset) ** exponent)
+            labels.append(label)
+    return sp.Mul(*coefficients), factors, labels
+
+
+def _linear_form(
+    argument: sp.Expr, owner: sp.Expr, fields: Sequence[sp.Symbol]
+) -> tuple[Label, sp.Expr]:
+    """Coefficients and offset of an argument that is linear in the fields."""
+    if not argument.is_polynomial(*fields) or sp.Poly(argument, *fields).total_degree() > 1:
+        raise refuse(owner, f"its argument {argument} is not linear in the fields")
+    polynomial = sp.Poly(argument, *fields)
+    pairs = [(i, polynomial.coeff_monomial(x)) for i, x in enumerate(fields)]
+    return tuple((i, a) for i, a in pairs if a != 0), polynomial.coeff_monomial(1)
+
+
+def _complete_squares(
+    part: sp.exp, fields: Sequence[sp.Symbol]
+) -> tuple[sp.Expr, list[tuple[sp.Expr, Label]]]:
+    """Write exp of a quadratic form as a constant times Gaussian factors of derived fields."""
+    rest = sp.expand(part.exp)
+    if not rest.is_polynomial(*fields) or sp.Poly(rest, *fields).total_degree() > 2:
+        raise refuse(part, f"its argument {part.exp} is not quadratic in the fields")
+    factors: list[tuple[sp.Expr, Label]] = []
+    for x in fields:
+        curvature = rest.coeff(x, 2)
+        if curvature == 0:
+            continue
+        form = sp.Poly(sp.expand(sp.diff(rest, x) / (2 * curvature)), *fields)
+        label = tuple((i, form.coeff_monomial(y)) for i, y in enumerate(fields))
+        direction = sp.Add(*[a * fields[i] for i, a in label])
+        rest = sp.expand(rest - curvature * direction**2)
+        factors.append((sp.exp(curvature * FIELD**2), tuple(p for p in label if p[1] != 0)))
+    if sp.Poly(rest, *fields).total_degree() > 1:
+        raise refuse(part, "its quadratic form couples fields without squares of them")
+    label, offset = _linear_form(rest, part, fields)
+    if label:
+        factors.append((sp.exp(FIELD), label))
+    return sp.exp(offset), factors
