@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from dmft.names import VERSION as __version__
+from dmft.names import VERSION
+
+__version__ = VERSION
 
 # Where each public name lives.
 PUBLIC = {

@@ -34,7 +34,9 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity("teacher_readout", "a^*", "(k,)", "teacher readout", False, ("v*",)),
         Quantity("learning_rate", r"\gamma", "()", "learning rate", False, ("eta",)),
         Quantity("label_noise", r"\Delta", "()", "label-noise variance", False, ("sigma^2",)),
-        Quantity("risk", r"\mathcal{R}", "()", "population risk E(f* - f)^2 / 2", False, ("eps_g",)),
+        Quantity(
+            "risk", r"\mathcal{R}", "()", "population risk E(f* - f)^2 / 2", False, ("eps_g",)
+        ),
         Quantity("t", "t", "()", "time"),
     )
 }

@@ -85,8 +85,7 @@ def _function(
         "",
         "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in STATE),
         "widths: " + ", ".join(WIDTHS),
-        "par: "
-        + ", ".join([*parameters, *(f"{b.name} {_shape(b)}" for b in CONSTANTS)]),
+        "par: " + ", ".join([*parameters, *(f"{b.name} {_shape(b)}" for b in CONSTANTS)]),
         f"out: {outputs}",
         '"""',
     ]
@@ -99,9 +98,7 @@ def _shape(block: Block) -> str:
     return "(" + ", ".join(block.axes) + ")"
 
 
-def _body(
-    definitions: Sequence[Definition], parameters: Sequence[str]
-) -> tuple[list[str], str]:
+def _body(definitions: Sequence[Definition], parameters: Sequence[str]) -> tuple[list[str], str]:
     """Lines of a function and a description of its outputs."""
     lowering = Lowering(Graph(x.SYMMETRIC))
     writer = LoopWriter(lowering.graph)

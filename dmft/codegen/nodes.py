@@ -113,7 +113,9 @@ class Graph:
             return parts[0]
         parts.sort(key=lambda x: (x.kind != "number", len(x.deps), x.kind, x.key))
         deps = frozenset().union(*(x.deps for x in parts))
-        return self.make(kind, None, tuple(parts), deps, sum(x.cost for x in parts) + len(parts) - 1)
+        return self.make(
+            kind, None, tuple(parts), deps, sum(x.cost for x in parts) + len(parts) - 1
+        )
 
     def split(self, node: Node) -> tuple[Number, Node | None]:
         """Split a node into a constant factor and the rest."""
@@ -149,9 +151,7 @@ class Graph:
         """Sum over one index, renamed to its height."""
         bound = (f"{index[1]}{body.height + 1}", index[1])
         body = self.rename(body, {index: bound})
-        return self.make(
-            "sum", bound, (body,), body.deps - {bound}, SUM_COST * (body.cost + 1)
-        )
+        return self.make("sum", bound, (body,), body.deps - {bound}, SUM_COST * (body.cost + 1))
 
     def pair(self, first: Index, second: Index, body: Node) -> Node:
         """Double sum of a body that is symmetric in its two indices."""
@@ -186,7 +186,8 @@ class Graph:
             return self.call(node.data, args[0])
         if node.kind == "sum":
             return self.sum(node.data, args[0])
-        return self.pair(*node.data, args[0])
+        first, second = node.data
+        return self.pair(first, second, args[0])
 
 
 def factors(node: Node) -> tuple[Node, ...]:

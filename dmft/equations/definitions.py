@@ -76,11 +76,11 @@ def used_bases(expr: sp.Expr) -> set[str]:
 
 
 def live(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
-    """Leave out the intermediates that nothing reads any more."""
+    """Leave out the blocks and intermediates that nothing reads; the covariance always stays."""
     kept: list[Definition] = []
     needed: set[str] = set()
     for d in reversed(tuple(definitions)):
-        if d.role != "intermediate" or d.name in needed:
+        if d.role in ("rate", "observable") or d.name in needed or d.name == "Omega":
             kept.append(d)
             needed |= used_bases(d.expr)
     return tuple(reversed(kept))

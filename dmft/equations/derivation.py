@@ -12,7 +12,7 @@ are the kernels E[sigma'' sigma] / 2 and E[sigma' sigma'].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
@@ -24,9 +24,10 @@ from dmft.model import FIELD, SGD, GradientFlow, Model
 
 @dataclass(frozen=True)
 class Species:
-    """One sum over fields sharing an activation: coefficient, field and running index."""
+    """One sum over fields sharing an activation: `scale` times an indexed coefficient each."""
 
     activation: sp.Expr
+    scale: sp.Expr
     coefficient: sp.Expr
     field: sp.Indexed
     index: sp.Symbol
@@ -34,23 +35,32 @@ class Species:
     def renamed(self, index: sp.Symbol) -> Species:
         """Run over another index symbol of the same axis."""
         swap = {self.index: index}
-        return Species(
-            self.activation, self.coefficient.xreplace(swap), self.field.xreplace(swap), index
+        return replace(
+            self,
+            coefficient=self.coefficient.xreplace(swap),
+            field=self.field.xreplace(swap),
+            index=index,
         )
 
-    def sum(self, body: sp.Expr) -> sp.Expr:
-        """Sum `body` over the running index."""
-        return sp.Sum(body, (self.index, 1, x.AXES[self.index]))
+    @property
+    def limits(self) -> tuple[sp.Symbol, int, sp.Expr]:
+        """Running index and its range."""
+        return (self.index, 1, x.AXES[self.index])
 
 
 def students(model: Model) -> Species:
     """Residual part -f: coefficients -a_l / p."""
-    return Species(model.student.activation, -x.a[x.l] / x.p, x.h[x.l], x.l)
+    return Species(model.student.activation, -1 / x.p, x.a[x.l], x.h[x.l], x.l)
 
 
 def teachers(model: Model) -> Species:
     """Residual part +g: coefficients a*_r / k."""
-    return Species(model.teacher.activation, x.a_star[x.r] / x.k, x.h_star[x.r], x.r)
+    return Species(model.teacher.activation, 1 / x.k, x.a_star[x.r], x.h_star[x.r], x.r)
+
+
+def everyone(model: Model) -> Species:
+    """All fields in one sum, where student and teacher share the activation."""
+    return Species(model.student.activation, sp.Integer(1), x.c[x.m], x.lam[x.m], x.m)
 
 
 def block_definitions() -> list[Definition]:
@@ -78,11 +88,10 @@ def residual_square(model: Model, weights: list[tuple[sp.Expr, sp.Indexed]]) -> 
             [*fields, first.field, second.field],
         )
         body = first.coefficient * second.coefficient * value
-        limits = [(y.index, 1, x.AXES[y.index]) for y in (first, second)]
-        return sp.Sum(body, *limits)
+        return first.scale * second.scale * sp.Sum(body, first.limits, second.limits)
 
     if model.matched:
-        one = Species(model.student.activation, x.c[x.m], x.lam[x.m], x.m)
+        one = everyone(model)
         return double(one, one.renamed(x.n))
     f, g = students(model), teachers(model)
     f1, f2 = f.renamed(x.u), f.renamed(x.v)
@@ -99,14 +108,12 @@ def drift(model: Model, species: Species) -> sp.Expr:
     sigma = model.student.activation
     first, second = sp.diff(sigma, FIELD), sp.diff(sigma, FIELD, 2)
     along_self = kernel([second, species.activation], [x.h[x.j], species.field])
-    along_other = kernel(
-        [first, sp.diff(species.activation, FIELD)], [x.h[x.j], species.field]
-    )
+    along_other = kernel([first, sp.diff(species.activation, FIELD)], [x.h[x.j], species.field])
     body = species.coefficient * (
         x.covariance(x.h[x.j], x.lam[x.i]) * along_self
         + x.covariance(x.lam[x.i], species.field) * along_other
     )
-    return x.a[x.j] * species.sum(body)
+    return x.a[x.j] * species.scale * sp.Sum(body, species.limits)
 
 
 def noise_kernel(model: Model) -> sp.Expr:

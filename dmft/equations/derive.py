@@ -9,8 +9,8 @@ from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 
 TIME_UNITS = {
-    SGD: "t = steps * learning_rate / (p d), learning_rate and p fixed as d -> infinity",
-    GradientFlow: "t = steps * learning_rate / (p d) as learning_rate / p -> 0",
+    SGD: "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
+    GradientFlow: "t = steps * gamma / (p d) as gamma / p -> 0",
 }
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live, used_bases
 from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.latex import (
     KERNEL_OPERATIONS,
     EquationPrinter,
     align,
+    blocks_latex,
     definition_latex,
     distinct_kernels,
     kernel_latex,
@@ -91,7 +93,6 @@ class Equations:
         kept = self.definitions
         for name in names:
             kept = tuple(d if d.role in ("block", "observable") else d.without(name) for d in kept)
-            kept = tuple(d if d.terms or d.role == "rate" else d for d in kept)
         empty = {d.name for d in kept if d.role == "intermediate" and not d.terms}
         kept = tuple(
             replace(d, terms=tuple((t, _zeroed(e, empty)) for t, e in d.terms))
@@ -145,9 +146,7 @@ class Equations:
 
     # Views ----------------------------------------------------------------------------------
 
-    def evaluate(
-        self, start: Overlaps, **parameters: float
-    ) -> dict[str, NDArray[np.float64]]:
+    def evaluate(self, start: Overlaps, **parameters: float) -> dict[str, NDArray[np.float64]]:
         """Rates at given overlaps, by the plain NumPy reference.
 
         Returns
@@ -196,7 +195,10 @@ class Equations:
             name: declared[name] if isinstance(value, str) else value
             for name, value in given.items()
         }
-        return unroll(self.definitions, widths, {**constants, "P": P})
+        result = unroll(self.definitions, widths, {**constants, "P": P})
+        return result.subs(
+            {PARAMETER_SYMBOLS[n]: v for n, v in self.parameters.items() if n in PARAMETER_SYMBOLS}
+        )
 
     def latex(self, kernels: Kernels = "auto") -> str:
         r"""LaTeX of the equations (amsmath `align*` environments).
@@ -213,9 +215,12 @@ class Equations:
             r"\sigma_*",
         )
         printer = EquationPrinter(names)
-        roles = ("rate", "intermediate", "observable", "block")
-        ordered = sorted(self.definitions, key=lambda d: roles.index(d.role))
+        roles = ("rate", "intermediate", "observable")
+        ordered = sorted(
+            (d for d in self.definitions if d.role in roles), key=lambda d: roles.index(d.role)
+        )
         lines = [line for d in ordered for line in definition_latex(d, printer)]
+        lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
             limit = KERNEL_OPERATIONS if kernels == "auto" else None
@@ -238,11 +243,15 @@ class Equations:
             chosen = [d for d in self.definitions if d.role == role]
             if chosen and heading:
                 lines.append(heading)
-            lines += ["  " + text for d in chosen for text in definition_text(d, names)]
+            texts = ["  " + text for d in chosen for text in definition_text(d, names)]
+            lines += ["  " + ",  ".join(y.strip() for y in texts)] if role == "block" else texts
         sigma, star = self.model.student.activation, self.model.teacher.activation
         same = "" if sigma == star else f", σ*(z) = {star}"
         lines.append(f"  σ(z) = {sigma}{same}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
+
+
+PARAMETER_SYMBOLS = {s.name: s for s in (x.gamma, x.Delta)}
 
 
 def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
@@ -258,5 +267,3 @@ def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
     if not declared.is_Integer:
         raise BadParameter(f"the model has a symbolic width {declared}; pass {name}=...")
     return int(declared)
-
-

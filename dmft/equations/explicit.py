@@ -36,6 +36,11 @@ class ExplicitEquations:
         """Matrix of derivatives of the rates, in the order of `rhs`."""
         return sp.Matrix(list(self.rhs.values())).jacobian(list(self.rhs))
 
+    def subs(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
+        """Substitute parameters."""
+        rhs = {s: e.subs(values) for s, e in self.rhs.items()}
+        return ExplicitEquations(rhs, self.risk.subs(values), self.symbols)
+
     def _repr_latex_(self) -> str:
         rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]
         return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"

@@ -31,6 +31,7 @@ class Kernel(sp.Expr):
     is_real = True
 
     def __new__(cls, factors: sp.Tuple, fields: sp.Tuple) -> Kernel:
+        """Make the node; `kernel` is the constructor that sorts."""
         return sp.Expr.__new__(cls, factors, fields)
 
     @property

@@ -11,6 +11,7 @@ from sympy.printing.latex import LatexPrinter
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
+from dmft.equations.text import split_averages
 from dmft.model import FIELD
 
 # Closed forms with more operations than this are left as expectations unless asked for.
@@ -43,7 +44,20 @@ class EquationPrinter(LatexPrinter):
             rf"\sum_{{{self._print(s)}={low}}}^{{{self._print(high)}}}"
             for s, low, high in expr.limits
         )
-        return f"{signs} {self.parenthesize(expr.function, 50)}"
+        body = self._print(expr.function)
+        return f"{signs} " + (rf"\left[{body}\right]" if expr.function.is_Add else body)
+
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        rest, averages = split_averages(expr)
+        if not averages:
+            return str(super()._print_Mul(expr))
+        inside = [
+            rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
+        ]
+        if rest in (1, -1):
+            return ("- " if rest == -1 else "") + " ".join(inside)
+        text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        return " ".join([text, *inside])
 
     def _print_Kernel(self, expr: Kernel) -> str:
         return self.average(expr.factors, [self._print(y) for y in expr.fields])
@@ -65,16 +79,41 @@ def definition_latex(definition: Definition, printer: EquationPrinter) -> list[s
     target = printer.doprint(definition.target)
     if definition.role == "rate":
         target = rf"\frac{{d {target}}}{{dt}}"
-    lines = []
+    lines: list[str] = []
     for number, (name, expr) in enumerate(definition.terms):
-        lead = f"{target} &= " if number == 0 else r"&\quad + "
-        text = printer.doprint(expr)
-        if number and text.startswith("- "):
-            lead, text = r"&\quad ", text
-        label = name.replace("_", r"\ ")
-        tag = rf" && \text{{({label})}}" if len(definition.terms) > 1 else ""
-        lines.append(f"{lead}{text}{tag}")
+        first, *more = term_latex(expr, printer)
+        if number == 0:
+            first = f"{target} &= {first}"
+        else:
+            first = r"&\quad " + (first if first.startswith("- ") else f"+ {first}")
+        lines += [first, *(r"&\qquad " + text for text in more)]
+        if len(definition.terms) > 1:
+            lines[-1] += rf" && \text{{({name.replace('_', ' ')})}}"
     return lines or [f"{target} &= 0"]
+
+
+def term_latex(expr: sp.Expr, printer: EquationPrinter) -> list[str]:
+    """One term; a factor that adds several double sums is broken into a line for each."""
+    long = [
+        f
+        for f in sp.Mul.make_args(expr)
+        if f.is_Add and sum(len(s.limits) for s in f.atoms(sp.Sum)) > 3
+    ]
+    if not long:
+        return [printer.doprint(expr)]
+    head = printer.doprint(sp.Mul(*(f for f in sp.Mul.make_args(expr) if f is not long[0])))
+    parts = [printer.doprint(a) for a in long[0].args]
+    parts = [parts[0], *(a if a.startswith("- ") else f"+ {a}" for a in parts[1:])]
+    return [rf"{head} \Bigl[ {parts[0]}", *parts[1:-1], rf"{parts[-1]} \Bigr]"]
+
+
+def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:
+    """Blocks of Omega and of c, one align line for each array."""
+    rows: dict[str, list[str]] = {}
+    for d in definitions:
+        text = f"{printer.doprint(d.target)} = {printer.doprint(d.expr)}"
+        rows.setdefault(d.name, []).append(text)
+    return ["& " + r",\quad ".join(row) for row in rows.values()]
 
 
 def align(lines: Sequence[str]) -> str:
@@ -99,12 +138,12 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
         low, high = sorted((int(first), int(second)))
         return sp.Symbol(f"C_{{{low + 1}{high + 1}}}")
 
-    closed = Kernel(
-        kernel.args[0], sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))
-    ).closed(cov)
+    closed = Kernel(kernel.args[0], sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))).closed(
+        cov
+    )
     head = printer.average(kernel.factors, labels)
     if limit is not None and sp.count_ops(closed) > limit:
-        return [rf"{head} &: \text{{polynomial in }} C \text{{ (latex(kernels=\"all\"))}}"]
+        return [rf"{head} &\text{{: long closed form, printed by kernels=`all'}}"]
     parts, (reduced,) = sp.cse([closed], symbols=sp.numbered_symbols(r"\tau_"), order="none")
     if len(parts) > 1 and sp.count_ops(closed) > MANY_OPERATIONS:
         lines = [f"{head} &= {printer.doprint(reduced)}"]

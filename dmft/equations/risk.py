@@ -10,7 +10,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, define, used_bases
+from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.derivation import block_definitions, risk_expression
 from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.kernels import Kernel
@@ -101,4 +101,4 @@ def population_risk(model: Model) -> PopulationRisk:
     2.0
     """
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
-    return PopulationRisk(model, (*block_definitions(), definition))
+    return PopulationRisk(model, live([*block_definitions(), definition]))

@@ -66,4 +66,3 @@ def covariance(x: sp.Indexed, y: sp.Indexed) -> sp.Indexed:
     """Covariance of two local fields: an entry of Omega, indices in one canonical order."""
     first, second = sorted((position(x), position(y)), key=sp.default_sort_key)
     return Omega[first, second]
-

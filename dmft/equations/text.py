@@ -52,9 +52,19 @@ class TextPrinter(StrPrinter):
         inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
         return f"{x.BASE_TEXT.get(base, base)}[{inside}]"
 
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        rest, averages = split_averages(expr)
+        if not averages:
+            return str(super()._print_Mul(expr))
+        inside = [f"[{self._print(f)}]" if f.is_Add else self._print(f) for f in averages]
+        if rest in (1, -1):
+            return ("-" if rest == -1 else "") + " ".join(inside)
+        return " ".join([super()._print_Mul(rest) if rest.is_Mul else self._print(rest), *inside])
+
     def _print_Sum(self, expr: sp.Sum) -> str:
         symbols = ",".join(str(limit[0]) for limit in expr.limits)
-        return f"Σ_{symbols} {self.parenthesize(expr.function, 50)}"
+        body = self._print(expr.function)
+        return f"Σ_{symbols} " + (f"[{body}]" if expr.function.is_Add else body)
 
     def _print_Kernel(self, expr: Kernel) -> str:
         parts = [
@@ -66,6 +76,11 @@ class TextPrinter(StrPrinter):
         return f"⟨{' '.join(parts)}⟩"
 
 
+def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
+    """Split a product into plain factors and those with sums or averages, sums last."""
+    averages = [f for f in expr.args if f.has(sp.Sum, Kernel) and not f.is_Pow]
+    rest = sp.Mul(*(f for f in expr.args if f not in averages))
+    return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
 
 
 def target_text(definition: Definition, printer: TextPrinter) -> str:
@@ -82,7 +97,10 @@ def definition_text(
     head = f"{target_text(definition, printer)} = "
     lines = []
     for number, (name, expr) in enumerate(definition.terms):
-        lead = head if number == 0 else " " * (len(head) - 2) + "+ "
-        label = f"   ({name})" if len(definition.terms) > 1 else ""
-        lines.append(f"{lead}{printer.doprint(expr)}{label}")
+        text = printer.doprint(expr)
+        sign = "" if number == 0 else "- " if text.startswith("-") else "+ "
+        text = text.removeprefix("-") if sign == "- " else text
+        lead = head if number == 0 else " " * (len(head) - 2) + sign
+        label = f"   ({name.replace('_', ' ')})" if len(definition.terms) > 1 else ""
+        lines.append(f"{lead}{text}{label}")
     return lines or [f"{head}0"]

@@ -32,14 +32,12 @@ class Model:
 
     student: Committee
     teacher: Committee
-    label_noise: sp.Expr = sp.Integer(0)
+    label_noise: sp.Expr = sp.S.Zero
 
     def __post_init__(self) -> None:
         for name in ("student", "teacher"):
             if not isinstance(getattr(self, name), Committee):
-                raise BadParameter(
-                    f"{name} must be a dmft.Committee, got {getattr(self, name)!r}"
-                )
+                raise BadParameter(f"{name} must be a dmft.Committee, got {getattr(self, name)!r}")
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
 
     @property

@@ -44,6 +44,7 @@ class Problem:
     domain : float64(y, widths, par, shift) or None; negative when the covariance plus
         shift times the identity is not positive definite
     covariance : float64[:, :](y, widths, par) or None; the matrix that `domain` tests, for messages
+    jacobian : void(t, y, widths, par, out[n, n]) or None; for the implicit methods
     source : str
         Generated text that the functions come from.
     time_unit : str
@@ -60,6 +61,7 @@ class Problem:
     observables: tuple[str, ...] = ()
     domain: Any = None
     covariance: Any = None
+    jacobian: Any = None
     source: str = ""
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)
