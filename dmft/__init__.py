@@ -17,6 +17,7 @@ PUBLIC = {
     "SGD": "dmft.model",
     "Committee": "dmft.model",
     "Equations": "dmft.equations",
+    "Event": "dmft.solvers.events",
     "GradientFlow": "dmft.model",
     "Model": "dmft.model",
     "Overlaps": "dmft.model",
@@ -24,6 +25,7 @@ PUBLIC = {
     "derive": "dmft.equations",
     "population_risk": "dmft.equations",
     "random_overlaps": "dmft.model",
+    "solve": "dmft.workflow",
 }
 
 __all__ = sorted([*PUBLIC, "__version__"])

@@ -12,7 +12,6 @@ from dmft.codegen.assemble import CONSTANTS, STATE, WIDTHS, module_source
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import SGD
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
@@ -50,7 +49,6 @@ def build(equations: Equations) -> Problem:
     source = stored_source(equations)
     module: Any = load_module(source, "dmft_equations")
     scalars = tuple(equations.parameters)
-    rate = "learning_rate" if isinstance(equations.algorithm, SGD) else None
     return Problem(
         kind=equations.kind,
         rhs=module.rhs,
@@ -64,7 +62,8 @@ def build(equations: Equations) -> Problem:
         covariance=module.covariance,
         source=source,
         time_unit=equations.time_unit,
-        provenance={**equations.provenance, "rate": rate},
+        provenance=equations.provenance,
+        origin=equations,
     )
 
 

@@ -49,6 +49,8 @@ class Problem:
         Generated text that the functions come from.
     time_unit : str
         What one unit of t is, in words.
+    origin
+        What the problem was built from, opaque here; None for one written by hand.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class Problem:
     source: str = ""
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    origin: Any = None
 
     def pack(self, blocks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Pack state blocks into one vector."""

@@ -1,1 +1,5 @@
+"""Floor 6: verbs that span floors."""
 
+from dmft.workflow.solve import solve
+
+__all__ = ["solve"]

@@ -1,0 +1,152 @@
+"""`solve`: from equations (or a problem) and a start to a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmft.codegen import build
+from dmft.equations import Equations
+from dmft.errors import BadParameter
+from dmft.model import SGD, Overlaps
+from dmft.progress import ProgressOption
+from dmft.solvers.events import Event
+from dmft.solvers.problem import Block, Problem
+from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
+
+
+@lru_cache(maxsize=64)
+def _built(fingerprint: str, equations: Equations) -> Problem:
+    return build(equations)
+
+
+def problem_of(system: Equations | Problem) -> Problem:
+    """Compiled problem of a system; equal equations are built once in a process."""
+    if isinstance(system, Problem):
+        return system
+    if isinstance(system, Equations):
+        return _built(system.fingerprint, system)
+    raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
+
+
+def run_inputs(
+    system: Equations | Problem, start: Overlaps, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
+    equations = system if isinstance(system, Equations) else system.origin
+    if not isinstance(equations, Equations):
+        raise BadParameter(
+            "this Problem was written by hand; solve it with dmft.solvers.solve.solve_problem, "
+            "which takes its own state blocks, widths and constants"
+        )
+    values = equations.values(start, dict(parameters))
+    clock: dict[str, Any] = {}
+    if isinstance(equations.algorithm, SGD):
+        clock = {
+            "time_step_times_dim": values.scalars["learning_rate"] / values.widths["p"]
+            if "learning_rate" in values.scalars
+            else None,
+            "samples_per_step": equations.algorithm.batch_size,
+        }
+    return {
+        "state": {"Q": start.Q, "M": start.M},
+        "widths": values.widths,
+        "constants": values.arrays,
+        "parameters": {name: values.scalars[name] for name in equations.parameters},
+        "provenance": clock,
+    }
+
+
+def solve(
+    system: Equations | Problem,
+    start: Overlaps,
+    t_max: float,
+    *,
+    method: str = "rk8",
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    save_at: int | ArrayLike | None = None,
+    events: Sequence[Event] = (),
+    progress: ProgressOption = None,
+    max_steps: int = 1_000_000,
+    timeout: float | None = None,
+    **parameters: Any,
+) -> Trajectory:
+    r"""Integrate the equations of motion from a start to time `t_max`.
+
+    Shapes      start Q (p, p), M (p, k), P (k, k); result Q (T, p, p), M (T, p, k),
+                readout (T, p), risk (T,), t (T,)
+    Scaling     t = steps * learning_rate / (p d); `run.steps(dim)` converts
+    Valid for   any closed `Equations`; the status says when a run did not reach `t_max`
+
+    Parameters
+    ----------
+    system : Equations or Problem
+    start : Overlaps
+    t_max : float
+    method : {"rk8", "rk5", "Radau", "BDF", "LSODA"}
+        Compiled explicit Runge-Kutta of order 8 or 5; SciPy's implicit methods when stiff.
+    rtol, atol : float
+        Error per step below atol + rtol |y|.
+    save_at : None, int or (T,) array
+        None saves each accepted step; n saves n equidistant times; an array (`np.geomspace`,
+        say) saves exactly these times.
+    events : sequence of dmft.Event
+        Thresholds on the risk or on overlaps, located on the dense output.
+    progress : None, bool or callable
+        By default a bar after two seconds, on a terminal only.
+    max_steps, timeout
+        Budget in steps and in seconds.
+    **parameters
+        Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch, InvalidCovariance, NotClosed
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
+    >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=3.0)
+    >>> str(run.status), bool(run.risk[-1] < 1e-3)
+    ('ok', True)
+    """
+    problem = problem_of(system)
+    inputs = run_inputs(system, start, parameters)
+    run = solve_problem(
+        problem,
+        inputs["state"],
+        t_max,
+        widths=inputs["widths"],
+        constants=inputs["constants"],
+        parameters=inputs["parameters"],
+        method=method,
+        rtol=rtol,
+        atol=atol,
+        save_at=save_at,
+        events=events,
+        progress=progress,
+        max_steps=max_steps,
+        timeout=timeout,
+        provenance=inputs["provenance"],
+    )
+    return _with_readout(run)
+
+
+def _with_readout(run: Trajectory) -> Trajectory:
+    """Show the fixed readout as a block with time first, as trained readouts are."""
+    readout = run.constants["readout"]
+    block = np.broadcast_to(readout, (run.t.size, readout.size)).copy()
+    return replace(
+        run,
+        blocks={**run.blocks, "readout": block},
+        layout=(*run.layout, Block("readout", ("p",))),
+    )
