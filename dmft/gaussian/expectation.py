@@ -94,7 +94,9 @@ class Gaussian:
         >>> law.expect(a * x * y + sp.erf((x + y) / 2) ** 2)
         0.5*a + 0.409665529398267
         """
-        integrand = sp.sympify(expr, strict=True)
+        integrand = _expression(expr, "expr") if isinstance(expr, (int, float)) else expr
+        if not isinstance(integrand, sp.Expr):
+            raise BadParameter(f"expr must be a SymPy expression in {self.fields}, got {expr!r}")
         # A coefficient may not be mistaken for the symbol of the factors, nor may the roots of
         # coefficients, whose signs are unknown, take part in the simplification.
         hidden: dict[sp.Basic, sp.Basic] = {}
@@ -136,13 +138,21 @@ def _expressions(value: Any, name: str, shape: tuple[int, ...]) -> Any:
         raise ShapeMismatch(f"{name} has shape {array.shape}, expected {shape}")
     result = np.empty(shape, dtype=object)
     for index, entry in np.ndenumerate(array):
-        try:
-            result[index] = sp.sympify(entry, strict=True)
-        except sp.SympifyError as error:
-            raise BadParameter(f"{name}{list(index)} = {entry!r} is not a number") from error
-        if result[index].is_number and not result[index].is_finite:
-            raise InvalidCovariance(f"{name}{list(index)} = {entry} is not finite")
+        result[index] = _expression(entry, f"{name}{list(index)}")
     return result
+
+
+def _expression(entry: Any, name: str) -> sp.Expr:
+    """One entry as SymPy; a number must be real and finite."""
+    try:
+        value = sp.sympify(entry, strict=True)
+    except sp.SympifyError as error:
+        raise BadParameter(f"{name} = {entry!r} is neither a number nor an expression") from error
+    if not isinstance(value, sp.Expr):
+        raise BadParameter(f"{name} = {entry!r} is neither a number nor an expression")
+    if value.is_number and not (value.is_real and value.is_finite):
+        raise InvalidCovariance(f"{name} = {entry} is not real and finite")
+    return value
 
 
 def _checked(entries: Any) -> sp.ImmutableDenseMatrix:
@@ -158,11 +168,15 @@ def _checked(entries: Any) -> sp.ImmutableDenseMatrix:
                 f"cov is not symmetric: cov[{i},{j}] = {entries[i, j]} but "
                 f"cov[{j},{i}] = {entries[j, i]}"
             )
-    blocks = [range(n)] if numeric.all() else list(combinations(range(n), min(n, 2)))
+    if numeric.all():
+        check_covariance(entries.astype(np.float64), "cov")
+        blocks = []
+    else:
+        blocks = [list(pair) for pair in combinations(range(n), min(n, 2))]
     for block in blocks:
         index = np.ix_(block, block)
         if numeric[index].all():
-            check_covariance(entries[index].astype(np.float64), f"cov of fields {list(block)}")
+            check_covariance(entries[index].astype(np.float64), f"the block {block} of cov")
     upper = [[entries[min(i, j), max(i, j)] for j in range(n)] for i in range(n)]
     return sp.ImmutableDenseMatrix(upper)
 

@@ -39,8 +39,8 @@ def check_covariance(value: ArrayLike, name: str) -> NDArray[np.float64]:
     if float(gap.max(initial=0.0)) > SYMMETRY_TOLERANCE * scale:
         i, j = (int(x) for x in np.unravel_index(int(gap.argmax()), gap.shape))
         raise InvalidCovariance(
-            f"{name} is not symmetric: {name}[{i},{j}] = {array[i, j]!r} but "
-            f"{name}[{j},{i}] = {array[j, i]!r}; pass ({name} + {name}.T) / 2 if that is meant"
+            f"{name} is not symmetric: {name}[{i},{j}] = {float(array[i, j])!r} but "
+            f"{name}[{j},{i}] = {float(array[j, i])!r}; pass ({name} + {name}.T) / 2 if that is meant"
         )
     array = 0.5 * (array + array.T)
     if array.size:

@@ -1,0 +1,46 @@
+"""Reference values of Gaussian integrals, computed elsewhere by quadrature, to the digits given."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sympy as sp
+
+from dmft.gaussian import Gaussian, hermite
+
+VECTORS = json.loads(
+    (Path(__file__).parents[1] / "reference" / "gaussian_integrals.json").read_text()
+)
+X = sp.symbols("x1:5", real=True)
+
+
+def sigma(u):
+    return sp.erf(u / sp.sqrt(2))
+
+
+def integrand(name):
+    def slope(f, u):
+        return sp.diff(f(u), u)
+
+    def he(n):
+        return lambda u: hermite(n, u)
+
+    if name.startswith("hermite_product"):
+        orders = [int(c) for c in name.rsplit("_", 1)[1]]
+        return sp.Mul(*[hermite(n, x) for n, x in zip(orders, X, strict=False)])
+    family, kind = name.split("_")[:2]
+    f = sigma if family == "erf" else he(int(family[2:]))
+    if kind == "I2":
+        return f(X[0]) * f(X[1])
+    return slope(f, X[0]) * slope(f, X[1]) * f(X[2]) * f(X[3])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    VECTORS["integrals"] + VECTORS["integrals_nonzero_mean"],
+    ids=lambda entry: entry["name"],
+)
+def test_integral_equals_its_reference_value(entry):
+    law = Gaussian(X[: len(entry["C"])], entry["C"], entry.get("mean"))
+    value = float(law.expect(integrand(entry["name"])))
+    assert value == pytest.approx(entry["value"], rel=1e-13, abs=1e-15)
