@@ -128,7 +128,7 @@ def _attributes(run: Trajectory) -> dict[str, Any]:
 
 
 def _variables(run: Trajectory) -> list[tuple[str, tuple[str, ...], NDArray[np.float64]]]:
-    rows = [("t", ("t",), run.t)]
+    rows: list[tuple[str, tuple[str, ...], NDArray[np.float64]]] = [("t", ("t",), run.t)]
     for block in run.layout:
         rows.append((block.name, ("t", *_dims(block)), run.blocks[block.name]))
     rows += [(name, ("t",), values) for name, values in run.observables.items()]

@@ -88,7 +88,7 @@ class Problem:
         for block in self.state:
             size = block.size(widths)
             part = y[..., offset : offset + size]
-            blocks[block.name] = part.reshape(*y.shape[:-1], *block.shape(widths))
+            blocks[block.name] = part.reshape((*y.shape[:-1], *block.shape(widths)))
             offset += size
         return blocks
 

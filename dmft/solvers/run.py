@@ -91,6 +91,11 @@ class Sink:
 
     def add(self, t: Vector, y: NDArray[np.float64], step: NDArray[np.int64]) -> None:
         """Append rows (own copies) that were saved in the accepted step number `step`."""
+        if not self.requested and self._stride > 1:
+            # Thinned on arrival: the final stride is then the smallest that fits, however the
+            # rows were delivered.
+            keep = step % self._stride == 0
+            t, y, step = t[keep], y[keep], step[keep]
         self._t.append(t)
         self._y.append(y)
         self._step.append(step)
@@ -100,7 +105,6 @@ class Sink:
             self._thin()
 
     def _thin(self) -> None:
-        # Depends only on step numbers, so the result does not depend on when buffers were emptied.
         t, y, step = self._joined()
         keep = step % self._stride == 0
         self._t, self._y, self._step = [t[keep]], [y[keep]], [step[keep]]
@@ -114,8 +118,6 @@ class Sink:
         if not self._t:
             times, states = np.empty(0), np.empty((0, y.size))
         else:
-            if not self.requested:
-                self._thin()
             times, states, _ = self._joined()
             # An interrupt may fall between a copy and the reset of its buffer: no row twice.
             fresh = np.concatenate([[True], times[1:] > np.maximum.accumulate(times)[:-1]])
