@@ -75,18 +75,18 @@ def sum_over(graph: Graph, indices: list[Index], body: Node) -> Node:
     The bound index that leaves the fewest others is eliminated first, which finds matrix
     products; a symmetric double sum that cannot be factored is marked as a pair sum.
     """
-    if not indices:
+    if not indices or body is graph.number(Fraction(0)):
         return body
     bound = set(indices)
-    outside = [f for f in factors(body) if not f.deps & bound]
-    inside = [f for f in factors(body) if f.deps & bound]
-    if outside:
-        return graph.mul([*outside, sum_over(graph, indices, graph.mul(inside))])
     unused = [x for x in indices if x not in body.deps]
     if unused:
         count = graph.mul(graph.scalar(axis) for _, axis in unused)
         rest = [x for x in indices if x in body.deps]
         return graph.mul([count, sum_over(graph, rest, body)])
+    outside = [f for f in factors(body) if not f.deps & bound]
+    inside = [f for f in factors(body) if f.deps & bound]
+    if outside:
+        return graph.mul([*outside, sum_over(graph, indices, graph.mul(inside))])
     expanded = _expand(graph, inside, bound)
     if expanded:
         return graph.add(sum_over(graph, indices, part) for part in expanded)

@@ -21,7 +21,7 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
     if result.is_number:
         if not (result.is_real and result.is_finite):
             raise BadParameter(f"{name} must be real and finite, got {value!r}")
-        if result < 0 or (positive and result == 0):
+        if float(result) < 0 or (positive and float(result) == 0):
             bound = "positive" if positive else "non-negative"
             raise BadParameter(f"{name} must be {bound}, got {value!r}")
     return result

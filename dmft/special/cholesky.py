@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 def lowest_pivot(matrix: NDArray[np.float64], shift: float) -> float:
     """Lowest pivot of the Cholesky factorisation of `matrix + shift I`, overwriting `matrix`.
 
-    Stops at the first pivot that is not positive (NaN included) and returns it.
+    Stops at the first pivot that is not positive and finite, and returns it (-inf for inf, NaN).
     """
     size = matrix.shape[0]
     lowest = math.inf
@@ -21,8 +21,8 @@ def lowest_pivot(matrix: NDArray[np.float64], shift: float) -> float:
         pivot = matrix[a, a] + shift
         for b in range(a):
             pivot -= matrix[a, b] * matrix[a, b]
-        if not pivot > 0.0:
-            return pivot
+        if not 0.0 < pivot < math.inf:
+            return pivot if pivot <= 0.0 else -math.inf
         lowest = min(lowest, pivot)
         root = math.sqrt(pivot)
         for row in range(a + 1, size):

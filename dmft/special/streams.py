@@ -1,0 +1,54 @@
+"""Independent random streams from a seed: what is drawn never depends on threads or order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dmft.errors import BadParameter
+
+
+def random_stream(seed: int, *key: int) -> np.random.Generator:
+    """Generator of the stream `key` of this seed.
+
+    Streams of different seeds or keys are independent (`numpy.random.SeedSequence`). The result
+    works inside compiled code, where a normal variate costs about 3 ns.
+
+    Parameters
+    ----------
+    seed : int
+        Non-negative.
+    *key : int
+        What the stream is for; also chunk or replica numbers.
+
+    Examples
+    --------
+    >>> from dmft.special.streams import random_stream
+    >>> a, b = random_stream(7, 0), random_stream(7, 1)
+    >>> bool(a.standard_normal() == b.standard_normal())
+    False
+    """
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def as_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the seeds meant by a number n (0 .. n-1) or by a sequence of distinct integers.
+
+    Examples
+    --------
+    >>> from dmft.special.streams import as_seeds
+    >>> as_seeds(3), as_seeds([5, 2])
+    ((0, 1, 2), (5, 2))
+    """
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        if seeds < 1:
+            raise BadParameter(f"seeds must be at least 1, got {seeds!r}")
+        return tuple(range(int(seeds)))
+    values = tuple(seeds) if isinstance(seeds, Sequence | np.ndarray) else ()
+    good = all(isinstance(s, int | np.integer) and s >= 0 for s in values)
+    if not values or not good or len(set(values)) != len(values):
+        raise BadParameter(
+            f"seeds must be a number of runs or distinct non-negative integers, got {seeds!r}"
+        )
+    return tuple(int(s) for s in values)
