@@ -172,7 +172,10 @@ def test_slips_are_named(write, text, where, reason):
     assert reason in message
 
 
-AXES = 'x = {{name="{x}", from={low}, to=1, points=2{more}}}\ny = {{name="{y}", from=0, to=1, points=2}}\n'
+AXES = """\
+x = {{name="{x}", from={low}, to=1, points=2{more}}}
+y = {{name="{y}", from=0, to=1, points=2}}
+"""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""The command `dmft`: arguments in, exit code out. Nothing heavy is imported for the help."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from dmft.cli.schema import EXAMPLE, describe
+from dmft.errors import BadParameter, DmftError, MissingExtra
+from dmft.names import VERSION
+
+OK, CRASHED, USAGE, NUMERICAL, TOLERANCE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+DESCRIPTION = """\
+Mean-field theory of learning: derive, solve and judge the equations of motion of
+two-layer networks, from a declaration file.
+
+  dmft example > model.toml            write a declaration to start from
+  dmft derive model.toml               read the equations of motion
+  dmft solve model.toml --plot a.png   integrate them and look
+  dmft escape model.toml               when does learning start?
+  dmft simulate model.toml --theory --plot b.png
+                                       finite-dimensional runs on top of the theory
+  dmft phase model.toml --plot c.pdf   a diagram over two parameters
+"""
+
+COMMANDS = {
+    "derive": "print the equations of motion and the population risk",
+    "solve": "integrate the equations from the start to t_max",
+    "simulate": "run the algorithm itself at finite dimension, with error bars",
+    "escape": "time at which the risk (or an overlap) crosses its threshold",
+    "phase": "a diagram over two parameters, in parallel on the local cores",
+    "example": "print an example declaration file",
+}
+
+
+def _epilog() -> str:
+    return f"""\
+declaration file (TOML; unknown tables and keys are refused):
+{describe()}
+
+formulas: + - * / **, numbers, pi, E, erf erfc exp sqrt tanh sin cos log sign Abs relu,
+  He(n, z) = hermite(n, z) (probabilists'), z (the local field) and the letters of [parameters].
+  They are read by a whitelist, never evaluated as Python.
+
+time: t = steps * learning_rate / (p d); risk: E(f* - f)^2 / 2 without label noise.
+
+exit codes: 0 done; 2 the request is wrong; 3 a numerical failure (diverged, not finite, left
+  the domain, out of budget); 4 tolerance not met; 130 interrupted (what was computed is kept).
+  Results go to standard output, everything else to standard error.
+
+an example file (also: dmft example):
+
+{_indent(EXAMPLE)}"""
+
+
+def _indent(text: str) -> str:
+    return "".join(f"  {line}\n" if line else "\n" for line in text.splitlines())
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with a pointer to the help that teaches."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise SystemExit(_fail(f"{message}; see dmft --help", USAGE))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of the command."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="dmft", description=DESCRIPTION, epilog=_epilog(), formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"dmft {VERSION}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=f"{text}.")
+        if name != "example":
+            _add_arguments(command, name)
+    return parser
+
+
+def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("file", metavar="FILE.toml", help="declaration file (see dmft --help)")
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], dest="overrides",
+        help="another value for a letter of [parameters]; may be repeated",
+    )  # fmt: skip
+    command.add_argument("--latex", metavar="OUT.tex", help="write the equations as a document")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    if name == "derive":
+        return
+    command.add_argument("--plot", metavar="OUT.png", help="draw the result (png, pdf or svg)")
+    command.add_argument("--save", metavar="OUT.nc", help="save the result (netCDF)")
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    if name == "simulate":
+        command.add_argument(
+            "--theory", action="store_true", help="solve the equations too and compare"
+        )
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse an output that cannot be written, before anything is computed."""
+    wanted = {
+        "latex": ((".tex",), ()),
+        "plot": ((".png", ".pdf", ".svg"), (("matplotlib", "plot"),)),
+        "save": ((".nc",), (("h5netcdf", "io"),)),
+    }
+    for option, (suffixes, needs) in wanted.items():
+        given = getattr(arguments, option, None)
+        if given is None:
+            continue
+        path = Path(given)
+        if path.suffix.lower() not in suffixes:
+            raise BadParameter(f"--{option} {given}: the name must end in {' or '.join(suffixes)}")
+        if not path.absolute().parent.is_dir():
+            raise BadParameter(f"--{option} {given}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise BadParameter(f"--{option} {given}: is a folder")
+        for module, extra in needs:
+            _check_module(module, extra, f"--{option}")
+
+
+def _check_module(module: str, extra: str, option: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtra(f'{option} needs {module}: pip install "dmft[{extra}]"')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Examples
+    --------
+    >>> from dmft.cli.main import main
+    >>> main(["solve", "absent.toml"])
+    2
+    """
+    _tolerate_narrow_encodings()
+    arguments = build_parser().parse_args(argv)
+    if arguments.command == "example":
+        print(EXAMPLE, end="")
+        return OK
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            check_outputs(arguments)
+            from dmft.cli.commands import run_command
+
+            return run_command(arguments)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: stop without a traceback, also at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except DmftError as error:
+        return _fail(str(error), USAGE)
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"dmft: {message}", file=sys.stderr)
+    return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"dmft: warning: {message}", file=sys.stderr)
+
+
+def _tolerate_narrow_encodings() -> None:
+    """Greek in the equations must not crash a terminal without it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with contextlib.suppress(ValueError, OSError):
+                reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

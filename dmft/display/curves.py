@@ -1,0 +1,160 @@
+"""Overlaps and risk against time: theory as lines, simulation as points with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.display.style import (
+    FAINT,
+    INK,
+    colour,
+    line_style,
+    new_figure,
+    symbol,
+    time_label,
+    wants_log,
+)
+from dmft.names import Status
+
+# More error bars than this hide the curve under them.
+POINTS = 24
+# Beyond this many curves of one kind they are drawn thin and pale.
+CROWD = 12
+FINE = (Status.OK, Status.EVENT)
+
+
+def is_ensemble(record: Any) -> bool:
+    """Whether a record is an ensemble of simulated runs: it has a mean and a standard error."""
+    return hasattr(record, "mean") and hasattr(record, "stderr")
+
+
+def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | None) -> Any:
+    """Draw trajectories and ensembles into two panels, overlaps and risk; return both axes."""
+    if axes is None:
+        axes = new_figure((1, 2), (10.0, 4.0), shown=shown)
+    overlaps, risk = np.ravel(axes)
+    theories = [r for r in records if not is_ensemble(r)]
+    for number, record in enumerate(records):
+        if is_ensemble(record):
+            _draw_ensemble(record, overlaps, risk, offset=number)
+        else:
+            _draw_trajectory(record, overlaps, risk, style=line_style(6 * theories.index(record)))
+    _finish(records, overlaps, risk)
+    if title:
+        overlaps.figure.suptitle(title)
+    return np.ravel(axes)
+
+
+def _entries(Q: NDArray[np.float64], M: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return every overlap as a curve: values, label of its family, colour."""
+    _, p, k = M.shape
+    curves: list[dict[str, Any]] = []
+    for r in range(k):
+        name = rf"$M_{{j{r + 1}}}$" if p > 1 else rf"$M_{{1{r + 1}}}$" if k > 1 else "$M$"
+        look = {"label": name, "color": colour(r), "linestyle": line_style(r), "zorder": 3}
+        curves += [{"values": M[:, j, r], "width": 1.6, **look} for j in range(p)]
+    look = {"label": "$Q_{jj}$" if p > 1 else "$Q$", "color": INK, "linestyle": "-", "zorder": 2}
+    curves += [{"values": Q[:, j, j], "width": 1.2, **look} for j in range(p)]
+    look = {"label": "$Q_{jl}$", "color": FAINT, "linestyle": "-", "zorder": 1}
+    curves += [{"values": Q[:, j, n], "width": 1.0, **look} for j in range(p) for n in range(j)]
+    return curves
+
+
+def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str) -> None:
+    curves = _entries(run.Q, run.M)
+    sizes = {c["label"]: sum(d["label"] == c["label"] for d in curves) for c in curves}
+    for curve in curves:
+        crowded = sizes[curve["label"]] > CROWD
+        overlaps.plot(
+            run.t,
+            curve["values"],
+            color=curve["color"],
+            linestyle=curve["linestyle"] if style == "-" else style,
+            linewidth=0.6 if crowded else curve["width"],
+            alpha=0.5 if crowded else 1.0,
+            label=curve["label"],
+            zorder=curve["zorder"],
+        )
+    risk.plot(run.t, run.risk, color=INK, linestyle=style, label="theory", zorder=2)
+    status = Status(run.status)
+    if status not in FINE and len(run.t):
+        for panel in (overlaps, risk):
+            panel.axvline(run.t[-1], color=colour(1), linestyle=":", linewidth=1.0)
+        words = str(status).replace("_", " ")
+        risk.annotate(
+            words,
+            (run.t[-1], 0.98),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="right",
+            va="top",
+            color=colour(1),
+        )
+
+
+def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int) -> None:
+    times = np.asarray(ensemble.t)
+    at = _spread(times, offset)
+    means = _entries(ensemble.mean.Q, ensemble.mean.M)
+    errors = _entries(ensemble.stderr.Q, ensemble.stderr.M)
+    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3.0, "capsize": 1.5}
+    dots |= {"elinewidth": 0.8, "zorder": 4}
+    for mean, error in zip(means, errors, strict=True):
+        overlaps.errorbar(
+            times[at], mean["values"][at], error["values"][at], color=mean["color"], **dots
+        )
+    label = f"simulation, {_describe_seeds(ensemble)}"
+    risk.errorbar(
+        times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at],
+        color=colour(1 + offset), label=label, **dots,
+    )  # fmt: skip
+
+
+def _describe_seeds(ensemble: Any) -> str:
+    seeds = getattr(ensemble, "seeds", None)
+    count = len(seeds) if isinstance(seeds, Sequence | np.ndarray) else seeds
+    start = f"mean of {count} runs" if count else "mean"
+    return f"{start} ± standard error"
+
+
+def _spread(times: NDArray[np.float64], offset: int) -> NDArray[np.int64]:
+    """Indices of about POINTS saved times, evenly spaced along the axis that will be drawn.
+
+    Successive ensembles are shifted, so that their points do not cover each other.
+    """
+    if times.size <= POINTS:
+        return np.arange(times.size)
+    axis = np.log(np.maximum(times, times[times > 0].min())) if wants_log(times) else times
+    targets = np.linspace(axis[0], axis[-1], POINTS) + offset * (axis[-1] - axis[0]) / (3 * POINTS)
+    return np.unique(np.clip(np.searchsorted(axis, targets), 0, times.size - 1))
+
+
+def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
+    times = np.concatenate([np.asarray(r.t) for r in records])
+    risks = np.concatenate([np.asarray(r.mean.risk if is_ensemble(r) else r.risk) for r in records])
+    unit = next((r.provenance["time_unit"] for r in records if "time_unit" in _provenance(r)), "")
+    for panel in (overlaps, risk):
+        panel.set_xlabel(time_label(unit))
+        if all(wants_log(np.asarray(r.t)) for r in records):
+            panel.set_xscale("log")
+            # The start itself, t = 0, has no place on a logarithmic axis.
+            panel.set_xlim(times[times > 0].min(), times.max())
+        else:
+            panel.set_xlim(0.0, times.max())
+        panel.spines[["top", "right"]].set_visible(False)
+    overlaps.set_ylabel("overlaps")
+    risk.set_ylabel(f"risk {symbol('risk')}")
+    if np.all(risks > 0) and risks.max() > 20 * risks.min():
+        risk.set_yscale("log")
+    for panel in (overlaps, risk):
+        handles, labels = panel.get_legend_handles_labels()
+        families = dict(zip(labels, handles, strict=True))
+        panel.legend(families.values(), families.keys(), frameon=False, fontsize="small")
+
+
+def _provenance(record: Any) -> Any:
+    return getattr(record, "provenance", None) or {}

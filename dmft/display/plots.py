@@ -1,0 +1,87 @@
+"""`plot`: one verb for every record that has a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmft.display.curves import is_ensemble, plot_runs
+from dmft.display.diagram import is_diagram, plot_diagram
+from dmft.display.style import pyplot
+from dmft.errors import BadParameter
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def plot(
+    *records: Any,
+    ax: Any = None,
+    path: str | Path | None = None,
+    title: str | None = None,
+    dpi: int = 150,
+) -> Any:
+    """Draw trajectories and simulations together, or a phase diagram.
+
+    Parameters
+    ----------
+    *records : Trajectory, Ensemble or PhaseDiagram
+        Trajectories are drawn as lines and ensembles as points with error bars (the standard
+        error of the mean), overlaps in one panel and risk in the other. A phase diagram stands
+        alone: a heat map whose failed and censored cells are hatched and named.
+    ax : matplotlib axes, optional
+        Two axes (overlaps, risk) for runs, one for a diagram; a new figure by default.
+    path : str or Path, optional
+        Where to write the figure: PNG, PDF or SVG.
+    title : str, optional
+    dpi : int
+        Dots per inch of a PNG.
+
+    Returns
+    -------
+    axes
+        The two axes of runs as an array, or the axes of a diagram; `axes[0].figure` is the figure.
+
+    Raises
+    ------
+    MissingExtra
+        Without matplotlib: ``pip install "dmft[plot]"``.
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
+    >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
+    >>> import os, tempfile
+    >>> overlaps, risk = dmft.plot(run, path=os.path.join(tempfile.mkdtemp(), "run.png"))
+    >>> risk.get_ylabel()
+    'risk $\\\\mathcal{R}$'
+    """
+    pyplot()  # refuses with the name of the extra before anything else
+    if path is not None and Path(path).suffix.lower() not in FORMATS:
+        raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
+    if not records:
+        raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
+    diagrams = [r for r in records if is_diagram(r)]
+    if diagrams:
+        if len(records) > 1:
+            raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
+        axes = plot_diagram(diagrams[0], ax, shown=path is None, title=title)
+        figure = axes.figure
+    else:
+        for record in records:
+            _check_run(record)
+        axes = plot_runs(records, ax, shown=path is None, title=title)
+        figure = axes[0].figure
+    if path is not None:
+        figure.savefig(path, dpi=dpi)
+    return axes
+
+
+def _check_run(record: Any) -> None:
+    shown = record.mean if is_ensemble(record) else record
+    if not all(hasattr(shown, name) for name in ("Q", "M", "risk")):
+        raise BadParameter(
+            f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"
+        )
