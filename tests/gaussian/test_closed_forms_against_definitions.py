@@ -26,6 +26,9 @@ SLOPE = sp.diff(SIGMA, z)
 ENTRIES = [(i, j) for i in range(4) for j in range(i, 4)]
 SYMBOLS = {pair: sp.Symbol(f"C{pair[0]}{pair[1]}") for pair in ENTRIES}
 REGULAR, SINGULAR = 1e-10, 1e-7
+# Measured on the seeds below: 7e-15, 5e-13, 2e-15, 6e-12 (regular and near-singular alike, since
+# 1 + C is never singular) and 7e-15 for Hermite products; a factor ten of slack for other machines.
+MEASURED = {"I2": 1e-13, "noise": 5e-12, "I3": 2e-14, "I4": 6e-11, "Hermite": 7e-14}
 
 
 def cov(i: int, j: int) -> sp.Symbol:
@@ -186,7 +189,7 @@ def assert_within(name, value, truth, scale, limit):
     error = np.abs(value - truth) / scale
     worst = {tol: error[limit == tol].max(initial=0.0) for tol in (REGULAR, SINGULAR)}
     print(f"{name}: {worst[REGULAR]:.1e} regular, {worst[SINGULAR]:.1e} near-singular")
-    assert np.all(error <= limit), (name, worst)
+    assert np.all(error <= np.minimum(limit, MEASURED[name])), (name, worst)
 
 
 def test_the_witness_quadrature_resolves_steep_error_functions():
@@ -200,7 +203,10 @@ def test_erf_integrals_on_ten_thousand_covariances():
     A = random_factors(10_000, seed=1)
     C = A @ A.transpose(0, 2, 1)
     limit = limits(C)
+    largest = np.abs(C).max(axis=(1, 2))
     assert 2000 < np.sum(limit == SINGULAR) < 8000
+    assert largest.min() < 1e-2
+    assert largest.max() > 1e4
     for name, (factors, fields, truth, scale) in erf_cases(A).items():
         assert_within(name, closed(factors, fields, C), truth, scale, limit)
 
@@ -241,7 +247,7 @@ def check_hermite_products(size, seed):
         if sum(orders) % 2:
             assert np.all(value == 0)
     print(f"Hermite products: {worst:.1e}")
-    assert worst < REGULAR
+    assert worst < MEASURED["Hermite"]
 
 
 def test_hermite_products_to_order_four():

@@ -41,6 +41,8 @@ def test_a_coefficient_that_is_called_like_the_internal_field():
     z = sp.Symbol("z", real=True)
     assert LAW.expect(z**2 * x * y) == z**2 * m
     assert LAW.expect(sp.erf(z) * x**2) == sp.erf(z) * q
+    assert LAW.expect((x + z) ** 2 * y**2) == sp.expand(q * rho + 2 * m**2 + z**2 * rho)
+    assert LAW.expect(sigma(x + z)) == sp.erf(z / (sp.sqrt(2) * sp.sqrt(1 + q)))
     assert Gaussian([z, x], [[q, m], [m, rho]]).expect(z**2 * x**2) == q * rho + 2 * m**2
 
 
@@ -92,6 +94,13 @@ def test_huge_numeric_covariances_give_no_nan(scale):
     value = law.expect(sigma(x) * sigma(y))
     assert value.is_real
     assert float(value) == pytest.approx(1 - 2 / np.pi * np.sqrt(2 / scale), abs=2e-8)
+
+
+def test_rounding_of_huge_parallel_fields_does_not_leave_the_arcsine_domain():
+    a = np.random.default_rng(0).standard_normal((50, 2)) * 1e9
+    for pair in a:
+        value = Gaussian([x, y], np.outer(pair, pair)).expect(sigma(x) * sigma(y))
+        assert float(value) == pytest.approx(np.sign(pair.prod()), abs=1e-6)
 
 
 def test_more_than_two_error_functions_are_refused_with_the_ways_out():
