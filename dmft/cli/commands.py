@@ -101,7 +101,7 @@ def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     from dmft.equations import derive
     from dmft.workflow import solve
 
-    keys = dict(declared.table("solve"))
+    keys: dict[str, Any] = {**declared.table("solve"), **declared.parameters}
     points, spacing = keys.pop("points", None), keys.pop("spacing", "linear")
     first = keys.pop("first", None)
     save_at = save_times(keys["t_max"], points, spacing, first)
@@ -114,7 +114,6 @@ def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
         save_at=save_at,
         progress=progress_option(arguments),
         **keys,
-        **declared.parameters,
     )
 
 

@@ -298,8 +298,13 @@ class _Reader:
                 self.refuse(node, f"{name}({value:g}) is infinite or not real")
             if not abs(value) <= MAX_MAGNITUDE:
                 self.refuse(node, f"{name} of this number is beyond {MAX_MAGNITUDE:.0e}")
+        try:
+            expr = symbolic(inner.expr)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            # A comparison of constants that SymPy cannot decide, as in relu(z - z + erfc(1e5)).
+            self.refuse(node, f"{name} of this piece is undecidable: {error}")
         degree = min(inner.degree, 1.0)
-        return _Node(symbolic(inner.expr), value, degree, 2 if name == "erfc" else 1, inner.bits)
+        return _Node(expr, value, degree, 2 if name == "erfc" else 1, inner.bits)
 
     def _hermite(self, node: ast.Call, name: str, depth: int) -> _Node:
         if len(node.args) != 2:

@@ -20,7 +20,7 @@ def plot(
     title: str | None = None,
     dpi: int = 150,
 ) -> Any:
-    """Draw trajectories and simulations together, or a phase diagram.
+    r"""Draw trajectories and simulations together, or a phase diagram.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def plot(
     >>> import os, tempfile
     >>> overlaps, risk = dmft.plot(run, path=os.path.join(tempfile.mkdtemp(), "run.png"))
     >>> risk.get_ylabel()
-    'risk $\\\\mathcal{R}$'
+    'risk $\\mathcal{R}$'
     """
     pyplot()  # refuses with the name of the extra before anything else
     if path is not None and Path(path).suffix.lower() not in FORMATS:
