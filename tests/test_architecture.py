@@ -1,0 +1,200 @@
+"""The floors of design.md section 3, sizes and docstrings: read from the source, nothing is run."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dmft
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dmft"
+
+# A folder imports only from folders on lower floors; files stand for themselves.
+FLOORS = {
+    "__init__": 8,
+    "cli": 7,
+    "workflow": 6,
+    "display": 5,
+    "literature": 5,
+    "codegen": 4,
+    "analysis": 4,
+    "equations": 3,
+    "simulation": 3,
+    "gaussian": 2,
+    "solvers": 2,
+    "model": 1,
+    "emit": 1,
+    "special": 1,
+    "names": 0,
+    "errors": 0,
+    "progress": 0,
+}
+# Stronger than the order: a witness may not use what it judges, a solver needs no symbols.
+BANS = {
+    "solvers": {"sympy", "dmft.model"},
+    "simulation": {"dmft.gaussian", "dmft.equations", "dmft.codegen"},
+    "analysis": {"dmft.model", "dmft.gaussian", "dmft.equations", "sympy"},
+    "names": {"sympy", "numpy", "numba"},
+    "errors": {"sympy", "numpy", "numba"},
+}
+# These are slow to import or optional: only inside functions, so that `import dmft` stays light.
+LAZY = {"matplotlib", "xarray", "h5netcdf", "h5py", "tqdm", "pandas"}
+TOP_LEVEL = {
+    "dmft", "tests", "derivations", "examples", "pyproject.toml", "README.md", "LICENSE",
+    "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md",
+}  # fmt: skip
+MAX_LINES = 450
+MAX_FUNCTION_LINES = 80
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+IDS = [str(path.relative_to(PACKAGE)) for path in SOURCES]
+
+
+def room(path):
+    """Folder of a source file inside the package, or the module of a file at its top."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path):
+    """Every import of a file, lazy ones included: (dotted module, line, inside a function)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+
+    def visit(node, lazy, typing):
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, node.lineno, lazy, typing) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write imports from dmft in full"
+            if node.module == "dmft":
+                # `from dmft import x` names a folder or the face itself.
+                known = [f"dmft.{a.name}" if a.name in FLOORS else "dmft" for a in node.names]
+                found.extend((name, node.lineno, lazy, typing) for name in known)
+            else:
+                found.append((node.module, node.lineno, lazy, typing))
+        inner_lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            visit(child, inner_lazy, typing or guarded)
+
+    visit(tree, False, False)
+    return found
+
+
+def target_room(module):
+    """Folder that an import of the package points to; the face for `dmft` itself."""
+    parts = module.split(".")
+    return "__init__" if len(parts) == 1 else parts[1]
+
+
+def test_every_folder_has_a_floor():
+    assert {room(path) for path in SOURCES} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_imports_point_down(path):
+    here = room(path)
+    for module, line, _, _ in imports(path):
+        if module.split(".")[0] != "dmft":
+            continue
+        there = target_room(module)
+        assert there in FLOORS, f"{path}:{line}: unknown folder dmft.{there}"
+        below = FLOORS[there] < FLOORS[here] or there == here
+        # The files of floor 0 (names, errors, progress) may use each other.
+        assert below or FLOORS[there] == FLOORS[here] == 0, (
+            f"{path}:{line}: dmft.{here} (floor {FLOORS[here]}) imports {module} "
+            f"(floor {FLOORS[there]})"
+        )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_bans(path):
+    for module, line, _, _ in imports(path):
+        for banned in BANS.get(room(path), ()):
+            hit = module == banned or module.startswith(banned + ".")
+            assert not hit, f"{path}:{line}: dmft.{room(path)} may not import {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_optional_packages_load_inside_functions(path):
+    for module, line, lazy, typing in imports(path):
+        if module.split(".")[0] in LAZY:
+            assert lazy or typing, (
+                f"{path}:{line}: import {module} inside the function that needs it"
+            )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_files_and_functions_stay_readable(path):
+    text = path.read_text(encoding="utf-8")
+    lines = text.count("\n")
+    assert lines < MAX_LINES, f"{path} has {lines} lines; split it below {MAX_LINES}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            docstring = ast.get_docstring(node, clean=False) or ""
+            body = (node.end_lineno or 0) - node.lineno - docstring.count("\n")
+            assert body < MAX_FUNCTION_LINES, f"{path}:{node.lineno}: {node.name} has {body} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_nothing_evaluates_text(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {"eval", "exec", "sp.parse_expr", "parse_expr"}, (
+                f"{path}:{node.lineno}: {name}"
+            )
+            if name.endswith("sympify"):
+                strict = any(
+                    k.arg == "strict" and getattr(k.value, "value", None) is True
+                    for k in node.keywords
+                )
+                assert strict, f"{path}:{node.lineno}: sympify without strict=True evaluates text"
+
+
+def test_the_import_reader_sees_lazy_and_nested_imports(tmp_path):
+    # A floors test that reads no imports would always pass: show that it sees each form.
+    path = tmp_path / "probe.py"
+    path.write_text(
+        "import dmft.cli.main as m\nfrom dmft import errors\nfrom dmft import Model\n"
+        "def f():\n    if True:\n        from dmft.equations.derive import derive\n"
+        "class A:\n    def g(self):\n        import sympy\n"
+    )
+    assert [(module, lazy) for module, _, lazy, _ in imports(path)] == [
+        ("dmft.cli.main", False),
+        ("dmft.errors", False),
+        ("dmft", False),
+        ("dmft.equations.derive", True),
+        ("sympy", True),
+    ]
+    assert target_room("dmft") == "__init__"
+
+
+def test_top_level_holds_nothing_else():
+    ignored = {".git", *(p.rstrip("/") for p in (ROOT / ".gitignore").read_text().split())}
+    found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".")}
+    found -= {n for n in found if n in ignored or n.endswith(".egg-info")}
+    assert found <= TOP_LEVEL, f"unexpected at the top: {sorted(found - TOP_LEVEL)}"
+
+
+@pytest.mark.parametrize("name", [n for n in dmft.__all__ if n != "__version__"])
+def test_public_names_are_documented_with_an_example(name):
+    doc = getattr(dmft, name).__doc__ or ""
+    assert len(doc.strip().splitlines()[0]) > 10, f"{name} has no docstring"
+    assert ">>>" in doc, f"{name} has no example"
+
+
+def test_types_are_published():
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_import_dmft_stays_light():
+    import subprocess
+    import sys
+
+    code = "import sys, dmft; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numba", "scipy", "matplotlib", "xarray", "pandas", "h5py"}
+    assert not heavy & set(done.stdout.split())
