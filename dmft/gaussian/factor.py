@@ -68,7 +68,7 @@ def parse_factor(expr: sp.Expr) -> tuple[Term, ...]:
     >>> parse_factor(sp.diff(sp.erf(z / sp.sqrt(2)), z))[0].curvature
     1
     """
-    expr = sp.sympify(expr)
+    expr = sp.sympify(expr, strict=True)
     if expr.has(sp.erfc):
         expr = expr.replace(sp.erfc, lambda a: 1 - sp.erf(a))
     merged: dict[tuple[sp.Expr, sp.Expr, tuple[tuple[sp.Expr, sp.Expr], ...]], dict[int, sp.Expr]]

@@ -94,7 +94,7 @@ class _Law:
     def C(self, x: Any, y: Any) -> sp.Expr:
         value = self._covs.get((x, y))
         if value is None:
-            value = sp.sympify(self._cov(x, y))
+            value = sp.sympify(self._cov(x, y), strict=True)
             self._covs[x, y] = self._covs[y, x] = value
         return value
 

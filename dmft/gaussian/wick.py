@@ -130,5 +130,5 @@ def wick_expression(
     terms = []
     for key, value in wick_monomials(polynomials, centred).items():
         parts = [sp.Pow(g, n) for g, n in zip(generators, key, strict=True) if n]
-        terms.append(times(sp.sympify(value), *parts))
+        terms.append(times(sp.sympify(value, strict=True), *parts))
     return sp.Add(*terms)

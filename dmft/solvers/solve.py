@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.names import VERSION
 from dmft.progress import ProgressOption
 from dmft.solvers.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.events import Event, encode_events
@@ -265,11 +266,9 @@ def _provenance(setup: Setup) -> dict[str, Any]:
     import numba
     import scipy
 
-    from dmft import __version__
-
     text = repr((setup.problem.source, setup.problem.state, setup.problem.observables))
     return {
-        "dmft": __version__,
+        "dmft": VERSION,
         "numpy": np.__version__,
         "numba": numba.__version__,
         "scipy": scipy.__version__,
