@@ -8,7 +8,7 @@ everything that needs them under any index names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -53,9 +53,19 @@ class Scope:
 class LoopWriter:
     """Writes the loops of one function."""
 
-    def __init__(self, graph: Graph, shared: frozenset[str] = frozenset()) -> None:
-        """`shared` are the tables that an earlier pass found needed: used wherever they fit."""
+    def __init__(
+        self,
+        graph: Graph,
+        packed: Mapping[str, tuple[str, str]],
+        shared: frozenset[str] = frozenset(),
+    ) -> None:
+        """Start a function.
+
+        `packed` gives the vector and the row length of arrays that live in one of the arguments;
+        `shared` are the tables that an earlier pass found needed: they are used wherever they fit.
+        """
         self.graph = graph
+        self.packed = packed
         self.shared = shared
         self.pair_rows: set[Index] = set()
         self.filling: set[str] = set()
@@ -92,7 +102,8 @@ class LoopWriter:
             return str(node.data)
         context = scope.context
         if node.kind == "ref":
-            return ref_text(node, context, self.graph.symmetric)
+            array, places = node.data
+            return self.read(array, places, context)
         depth = max((context.index(x) + 1 for x in node.deps), default=0)
         home = scope.ancestor(depth)
         prefix = _prefix(context, node.deps)
@@ -117,6 +128,22 @@ class LoopWriter:
         home.lines.append(f"{name} = {text}")
         home.known[node.key] = name
         return name
+
+    def read(self, array: str, places: Iterable[tuple[Index, str]], context: list[Index]) -> str:
+        """Entry to read; the deepest loop index of a symmetric array goes last (contiguous)."""
+        places = list(places)
+        if array in self.graph.symmetric:
+            places.sort(key=lambda x: context.index(x[0]))
+        return self.entry(array, places)
+
+    def entry(self, array: str, places: Iterable[tuple[Index, str]]) -> str:
+        """Array entry, in its argument when it is packed there."""
+        inside = [f"{offset} + {x[0]}" if offset else x[0] for x, offset in places]
+        if array not in self.packed:
+            return f"{array}[{', '.join(inside)}]"
+        vector, length = self.packed[array]
+        flat = f"{inside[0]} * {length} + {inside[1]}" if len(inside) == 2 else inside[0]
+        return f"{vector}[{array}_at + {flat}]"
 
     def worth_table(self, node: Node, rest: list[Index]) -> bool:
         """Whether a value that skips a loop is worth an array."""
@@ -292,16 +319,6 @@ def loop_header(index: Index | None) -> str:
 def number_text(value: Fraction | float) -> str:
     """Shortest decimal that gives the same float."""
     return repr(float(value))
-
-
-def ref_text(node: Node, context: list[Index], symmetric: Iterable[str]) -> str:
-    """Array entry; the deepest loop index of a symmetric array goes last (contiguous)."""
-    array, places = node.data
-    places = list(places)
-    if array in symmetric:
-        places.sort(key=lambda x: context.index(x[0]))
-    inside = [f"{offset} + {x[0]}" if offset else x[0] for x, offset in places]
-    return f"{array}[{', '.join(inside)}]"
 
 
 def _depth(context: list[Index], deps: frozenset[Index]) -> int:

@@ -40,7 +40,8 @@ def check_covariance(value: ArrayLike, name: str) -> NDArray[np.float64]:
         i, j = (int(x) for x in np.unravel_index(int(gap.argmax()), gap.shape))
         raise InvalidCovariance(
             f"{name} is not symmetric: {name}[{i},{j}] = {float(array[i, j])!r} but "
-            f"{name}[{j},{i}] = {float(array[j, i])!r}; pass ({name} + {name}.T) / 2 if that is meant"
+            f"{name}[{j},{i}] = {float(array[j, i])!r}; "
+            f"pass ({name} + {name}.T) / 2 if that is meant"
         )
     array = 0.5 * (array + array.T)
     if array.size:

@@ -1,0 +1,164 @@
+"""Speed of the right-hand side, of the build and of a trajectory: `python tests/benchmarks/bench_dynamics.py`.
+
+Every line is a ratio against a baseline of the same run (`plain_loops.py`, Euler at dt = 0.01) or
+a wall time of a fresh process; best of several repetitions, one thread.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import plain_loops
+import sympy as sp
+from numba import njit
+
+import dmft
+
+Z = sp.Symbol("z", real=True)
+ERF = sp.erf(Z / sp.sqrt(2))
+GAMMA, NOISE = 0.5, 1e-3
+
+
+@njit(cache=True)
+def repeat(rhs, n, y, widths, par, out):
+    for _ in range(n):
+        rhs(0.0, y, widths, par, out)
+
+
+def best(call, budget=0.5):
+    """Best time of repeated calls within a budget of seconds."""
+    call()
+    times, end = [], time.perf_counter() + budget
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def line(what, value, baseline="", ratio=""):
+    print(f"{what:58s} {value:>14s} {baseline:>16s} {ratio:>9s}", flush=True)
+
+
+def committee(p, k):
+    model = dmft.Model(dmft.Committee(ERF, p), dmft.Committee(ERF, k), NOISE)
+    return model, dmft.derive(model, dmft.SGD(GAMMA))
+
+
+def right_hand_sides():
+    for p, k in [(1, 1), (2, 2), (4, 2), (8, 4), (16, 4)]:
+        model, equations = committee(p, k)
+        start = dmft.random_overlaps(model, 100, seed=0)
+        problem = dmft.build(equations)
+        values = equations.values(start, {})
+        y = problem.pack({"Q": start.Q, "M": start.M})
+        par = problem.pack_parameters(values.scalars, values.arrays)
+        widths, out = np.array([p, k]), np.empty_like(y)
+        dQ, dM = np.empty((p, p)), np.empty((p, k))
+        n = max(10, 20000 // (p + k) ** 3)
+        ours = best(lambda: repeat(problem.rhs, n, y, widths, par, out)) / n  # noqa: B023
+        args = (start.Q, start.M, start.P, GAMMA, NOISE, dQ, dM)
+        plain = best(lambda: plain_loops.repeat_rates(n, *args)) / n  # noqa: B023
+        rates = problem.unpack(out, values.widths)
+        assert np.allclose(rates["Q"], dQ, atol=1e-12)
+        assert np.allclose(rates["M"], dM, atol=1e-12)
+        line(
+            f"erf right-hand side (p,k) = ({p},{k})",
+            f"{ours * 1e6:.2f} us",
+            f"{plain * 1e6:.1f} us",
+            f"{plain / ours:.1f}x",
+        )
+
+
+def trajectory():
+    model, equations = committee(4, 2)
+    start = dmft.random_overlaps(model, 1000, seed=0)
+    exact = dmft.solve(equations, start, 1e3, rtol=1e-13, atol=1e-15, save_at=11)
+    run = dmft.solve(equations, start, 1e3, rtol=1e-8, save_at=11)
+    ours = best(lambda: dmft.solve(equations, start, 1e3, rtol=1e-8, save_at=11))
+    errors = []
+
+    def by_euler():
+        Q, M = start.Q.copy(), start.M.copy()
+        worst = 0.0
+        for number in range(1, 11):
+            plain_loops.euler(Q, M, start.P, GAMMA, NOISE, 0.01, 10_000)
+            worst = max(worst, abs(plain_loops.risk(Q, M, start.P) - exact.risk[number]))
+        errors.append(worst)
+
+    euler = best(by_euler, budget=2.0)
+    line(
+        "trajectory p=4, k=2 to t=1000 (rtol 1e-8; Euler dt=0.01)",
+        f"{ours * 1e3:.2f} ms",
+        f"{euler * 1e3:.0f} ms",
+        f"{euler / ours:.0f}x",
+    )
+    ours_error = np.abs(run.risk - exact.risk).max()
+    line("  largest risk error on 10 saved times", f"{ours_error:.1e}", f"{errors[0]:.1e}")
+    early = np.linspace(0, 20, 2001)
+    fine = dmft.solve(equations, start, 20.0, rtol=1e-13, atol=1e-15, save_at=early)
+    mine = dmft.solve(equations, start, 20.0, rtol=1e-8, save_at=early)
+    Q, M, worst = start.Q.copy(), start.M.copy(), 0.0
+    for number in range(1, early.size):
+        plain_loops.euler(Q, M, start.P, GAMMA, NOISE, 0.01, 1)
+        worst = max(worst, abs(plain_loops.risk(Q, M, start.P) - fine.risk[number]))
+    line(
+        "  largest risk error on the fast part, t < 20",
+        f"{np.abs(mine.risk - fine.risk).max():.1e}",
+        f"{worst:.1e}",
+    )
+
+
+BUILD = """
+import time
+import sympy as sp, dmft
+z = sp.Symbol("z", real=True)
+began = time.perf_counter()
+erf = sp.erf(z / sp.sqrt(2))
+model = dmft.Model(dmft.Committee(erf, 4), dmft.Committee(erf, 2), 1e-3)
+dmft.build(dmft.derive(model, dmft.SGD(0.5)))
+print(time.perf_counter() - began)
+"""
+IMPORT = "import time; t = time.perf_counter(); import dmft; print(time.perf_counter() - t)"
+SOLVE = Path(__file__).parents[2] / "examples" / "saad_solla.toml"
+
+
+def process(code, cache):
+    environment = {**os.environ, "DMFT_CACHE_DIR": cache}
+    command = [sys.executable, *(["-c", code] if isinstance(code, str) else code)]
+    began = time.perf_counter()
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, cwd="/tmp"
+    )
+    return time.perf_counter() - began, result.stdout
+
+
+def fresh_processes():
+    with tempfile.TemporaryDirectory() as cache:
+        line(
+            "import dmft (best of 5)",
+            f"{min(float(process(IMPORT, cache)[1]) for _ in range(5)):.3f} s",
+        )
+        line(
+            "declaration to compiled erf rhs, empty cache",
+            f"{float(process(BUILD, cache)[1]):.2f} s",
+        )
+        warm = min(float(process(BUILD, cache)[1]) for _ in range(5))
+        line("declaration to compiled erf rhs, from the cache", f"{warm:.2f} s")
+    if SOLVE.exists():
+        command = ["-m", "dmft.cli.main", "solve", str(SOLVE)]
+        with tempfile.TemporaryDirectory() as cache:
+            line("dmft solve saad_solla.toml, empty cache", f"{process(command, cache)[0]:.2f} s")
+            warm = min(process(command, cache)[0] for _ in range(3))
+            line("dmft solve saad_solla.toml, from the cache", f"{warm:.2f} s")
+
+
+if __name__ == "__main__":
+    line("what", "dmft", "baseline", "ratio")
+    right_hand_sides()
+    trajectory()
+    fresh_processes()
