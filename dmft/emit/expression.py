@@ -76,7 +76,8 @@ def emit_expression(
     >>> emit_expression(sp.erf(x / 2) - x**2 / 3, {x: "x"})
     '-x*x/3.0 + math.erf(0.5*x)'
     """
-    return _Writer(names, {**FUNCTIONS, **(functions or {})}, expr).text(sp.sympify(expr, strict=True))
+    writer = _Writer(names, {**FUNCTIONS, **(functions or {})}, expr)
+    return writer.text(sp.sympify(expr, strict=True))
 
 
 def scalar_function(
