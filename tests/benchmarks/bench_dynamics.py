@@ -1,4 +1,4 @@
-"""Speed of the right-hand side, of the build and of a trajectory: `python tests/benchmarks/bench_dynamics.py`.
+"""Speed of right-hand side, build and trajectory (`python tests/benchmarks/bench_dynamics.py`).
 
 Every line is a ratio against a baseline of the same run (`plain_loops.py`, Euler at dt = 0.01) or
 a wall time of a fresh process; best of several repetitions, one thread.
