@@ -48,6 +48,8 @@ def save_trajectory(run: Trajectory, path: str | Path) -> Path:
             events = file.create_group("events")
             _write(events, "time", ("event",), np.array([e.t for e in run.events]))
             for block in run.layout:
+                if any(block.name not in e.state for e in run.events):
+                    continue  # not part of the state (a fixed readout shown as a block)
                 stacked = [e.state[block.name] for e in run.events]
                 shape = (0, *block.shape(run.widths))
                 values = np.stack(stacked) if stacked else np.empty(shape)
@@ -90,7 +92,11 @@ def _restore(
         status=Status(meta["status"]),
         message=meta["message"],
         events=tuple(
-            EventRecord(name, float(events["time"][i]), {b.name: events[b.name][i] for b in layout})
+            EventRecord(
+                name,
+                float(events["time"][i]),
+                {b.name: events[b.name][i] for b in layout if b.name in events},
+            )
             for i, name in enumerate(meta["events"])
         ),
         statistics=meta["statistics"],

@@ -12,6 +12,8 @@ state lives in `y`, `clock`, `counts` and `Work`, so that it goes on as if it ha
 from __future__ import annotations
 
 import math
+import threading
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from numba import njit, types
@@ -116,7 +118,10 @@ WORK_TYPE = types.NamedTuple(
     Work,
 )
 
-compiled = njit(error_model="numpy", nogil=True)
+# Every array belongs to the caller, so no reference is counted here: with counting, passing the
+# tuples around costs as much as a third of a run.
+OPTIONS = {"error_model": "numpy", "nogil": True, "_nrt": False}
+compiled = njit(**OPTIONS)
 
 
 @compiled
@@ -329,7 +334,7 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
 
 
 @compiled
-def _record_events(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+def _watch(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Note the crossings of the last step; a terminal one ends the run at its time."""
     _scan(observe, task, events, work, clock, counts)
     for i in range(counts[HITS]):
@@ -443,7 +448,7 @@ def _accept(tableau, task, work, y, t, h, error, clock, counts):  # type: ignore
 
 
 @compiled
-def _step(rhs, observe, domain, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Try one step and, when it is accepted, look for events and for the end."""
     t, h = clock[T], min(clock[H], task.max_step)
     smallest = STEP_ULPS * abs(t)
@@ -466,17 +471,42 @@ def _step(rhs, observe, domain, tableau, task, events, work, y, clock, counts): 
     if largest > task.bound:
         counts[OUTCOME] = BOUND
     if watched:
-        _record_events(observe, task, events, work, y, clock, counts)
+        watch(observe, task, events, work, y, clock, counts)
 
 
+# The search for events is handed over as a first-class function and compiled at the first run that
+# has events: part of `advance`, it would double what every first run waits for.
+WATCH_SIGNATURE = types.void(RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
+WATCH = types.FunctionType(WATCH_SIGNATURE)
 ADVANCE_SIGNATURE = types.int64(
-    RHS, RHS, DOMAIN, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
+    RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
     VECTOR, VECTOR, INTEGERS, types.int64,
 )  # fmt: skip
 
 
-@njit(ADVANCE_SIGNATURE, error_model="numpy", nogil=True, cache=True)
-def advance(rhs, observe, domain, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
+@njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
+def unwatched(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Stand in for the search for events in a run without any."""
+
+
+_COMPILING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _compiled_watch() -> Any:
+    return njit(WATCH_SIGNATURE, cache=True, **OPTIONS)(_watch.py_func)
+
+
+def watch_function(events: int) -> Any:
+    """Return the compiled search for so many events."""
+    if events == 0:
+        return unwatched
+    with _COMPILING:
+        return _compiled_watch()
+
+
+@njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
+def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` attempts; returns RUNNING or how the run ended.
 
     Before the first call: `work.k[0]` is the derivative at the start, `work.gap[:, 0]` and
@@ -490,23 +520,23 @@ def advance(rhs, observe, domain, tableau, task, events, work, y, clock, counts,
             return counts[OUTCOME]
         if counts[FOUND] > room:
             return RUNNING
-        _step(rhs, observe, domain, tableau, task, events, work, y, clock, counts)
+        _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts)
     return RUNNING
 
 
-@njit(types.void(RHS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX), nogil=True, cache=True)
+@njit(types.void(RHS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX), cache=True, **OPTIONS)
 def evaluate_rows(function, t, y, widths, par, out):  # type: ignore[no-untyped-def]
     """Apply a function of signature RHS to each row of `y` (T, n) -> `out` (T, m)."""
     for i in range(t.size):
         function(t[i], y[i], widths, par, out[i])
 
 
-@njit(types.void(types.float64, VECTOR, INTEGERS, VECTOR, VECTOR), nogil=True, cache=True)
+@njit(types.void(types.float64, VECTOR, INTEGERS, VECTOR, VECTOR), cache=True, **OPTIONS)
 def nothing(t, y, widths, par, out):  # type: ignore[no-untyped-def]
     """Stand in for absent observables."""
 
 
-@njit(types.float64(VECTOR, INTEGERS, VECTOR, types.float64), nogil=True, cache=True)
+@njit(types.float64(VECTOR, INTEGERS, VECTOR, types.float64), cache=True, **OPTIONS)
 def everywhere(y, widths, par, shift):  # type: ignore[no-untyped-def]
     """Stand in for an absent domain."""
     return 1.0

@@ -72,7 +72,12 @@ def _chunks(
     )  # fmt: skip
     if setup.save is not None and save.size == 0:
         task = task._replace(save=np.array([np.inf]))
-    functions = (problem.rhs, problem.observe or ex.nothing, problem.domain or ex.everywhere)
+    functions = (
+        problem.rhs,
+        problem.observe or ex.nothing,
+        problem.domain or ex.everywhere,
+        ex.watch_function(len(setup.events)),
+    )
     budget = FIRST_CHUNK
     with Progress(setup.progress, "solve") as bar:
         try:
