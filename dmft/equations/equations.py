@@ -229,7 +229,8 @@ class Equations:
         return "\n".join(parts)
 
     def _repr_latex_(self) -> str:
-        return self.latex(kernels="auto")
+        # A notebook shows comment lines as text: leave out the first one.
+        return self.latex().split("\n", 1)[1]
 
     def __str__(self) -> str:
         names = factor_names(self.model.student.activation, self.model.teacher.activation)
