@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 from dmft.cli.expression import parse_expression
 from dmft.cli.report import matrix, print_json, table, written
 from dmft.cli.toml import Declaration, read_declaration
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, ExpressionRefused
+from dmft.model import SGD
 from dmft.names import Status
 
 EXIT_CODES = {
@@ -38,6 +39,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
         "derive": derive_command,
         "solve": solve_command,
+        "simulate": simulate_command,
     }
     status = commands[arguments.command](declared, arguments)
     return EXIT_CODES.get(status, NUMERICAL_FAILURE)
@@ -101,20 +103,23 @@ def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     from dmft.equations import derive
     from dmft.workflow import solve
 
-    keys: dict[str, Any] = {**declared.table("solve"), **declared.parameters}
-    points, spacing = keys.pop("points", None), keys.pop("spacing", "linear")
-    first = keys.pop("first", None)
-    save_at = save_times(keys["t_max"], points, spacing, first)
+    keys, save_at = clock(declared.table("solve"))
+    keys |= declared.parameters
     equations = derive(declared.model, declared.algorithm)
-    start = declared.start()
     return solve(
         equations,
-        start,
-        keys.pop("t_max"),
+        declared.start(),
         save_at=save_at,
         progress=progress_option(arguments),
         **keys,
     )
+
+
+def clock(table: Mapping[str, Any]) -> tuple[dict[str, Any], int | np.ndarray | None]:
+    """Split [solve] into what is passed on and the saved times."""
+    keys = dict(table)
+    points, spacing = keys.pop("points", None), keys.pop("spacing", "linear")
+    return keys, save_times(keys["t_max"], points, spacing, keys.pop("first", None))
 
 
 def save_times(
@@ -157,7 +162,7 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
         )
     else:
         print(f"status: {run.status} ({run.message})")
-        print(table({"t": run.t, "risk": run.risk, **largest_overlaps(run)}))
+        print(table({"t": run.t, "risk": run.risk, **largest_overlaps(run.Q, run.M, run.P)}))
         if len(run):
             print(f"at t = {run.t[-1]:.6g}:")
             print(matrix("Q", run.Q[-1]))
@@ -166,12 +171,62 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     return Status(run.status)
 
 
-def largest_overlaps(run: Any) -> dict[str, Any]:
-    """Columns that show at a glance how far learning has come."""
-    cosine = np.abs(run.M) / np.sqrt(
-        np.einsum("tjj->tj", run.Q)[:, :, None] * np.diag(run.P)[None, None, :]
+def largest_overlaps(Q: np.ndarray, M: np.ndarray, P: np.ndarray) -> dict[str, Any]:
+    """Return a column that shows at a glance how far learning has come."""
+    lengths = np.einsum("tjj->tj", Q)[:, :, None] * np.diag(P)[None, None, :]
+    return {"max cosine": (np.abs(M) / np.sqrt(lengths)).max(axis=(1, 2))}
+
+
+def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Run the algorithm at finite dimension; with --theory, solve the equations too."""
+    from dmft.simulation.simulate import simulate
+
+    keys = {**declared.table("simulate"), **declared.parameters}
+    algorithm = declared.algorithm
+    if not isinstance(algorithm, SGD):
+        raise ExpressionRefused(f'{declared.path}: only kind = "sgd" has steps to simulate')
+    timing, save_at = clock(declared.options.get("solve", {"t_max": keys.get("t_max")}))
+    t_max = keys.pop("t_max", timing["t_max"])
+    if t_max is None:
+        raise ExpressionRefused(f"{declared.path}: [simulate] or [solve] must say t_max")
+    if isinstance(save_at, np.ndarray) and t_max < save_at[-1]:
+        save_at = save_at[save_at <= t_max]
+    ensemble = simulate(
+        declared.model,
+        algorithm,
+        t_max=t_max,
+        start=declared.start() if "start" in declared.options else None,
+        save_at=save_at,
+        progress=progress_option(arguments),
+        **keys,
     )
-    return {"max cosine": cosine.max(axis=(1, 2))}
+    theory = [solved(declared, arguments)] if arguments.theory else []
+    if arguments.json:
+        print_json(ensemble_json(ensemble, theory))
+    else:
+        print(f"status: {ensemble.status} ({ensemble.message})")
+        columns = {"t": ensemble.t, "risk": ensemble.mean.risk, "+-": ensemble.stderr.risk}
+        for run in theory:
+            columns["theory"] = np.interp(ensemble.t, run.t, run.risk, right=np.nan)
+        print(table(columns))
+    keep(arguments, ensemble, *theory, ensemble)
+    return Status(ensemble.status)
+
+
+def ensemble_json(ensemble: Any, theory: list[Any]) -> dict[str, Any]:
+    """Return means, errors and, when asked for, the theory at its own times."""
+    names = ("Q", "M", "risk")
+    result = {
+        "status": ensemble.status,
+        "message": ensemble.message,
+        "t": ensemble.t,
+        "mean": {name: ensemble.mean[name] for name in names},
+        "stderr": {name: ensemble.stderr[name] for name in names},
+        "provenance": ensemble.provenance,
+    }
+    for run in theory:
+        result["theory"] = {"status": run.status, "t": run.t, **{n: run[n] for n in names}}
+    return result
 
 
 def keep(arguments: argparse.Namespace, saved: Any, *shown: Any, **options: Any) -> None:

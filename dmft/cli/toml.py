@@ -9,7 +9,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,24 +73,6 @@ class Declaration:
             return random_overlaps(self.model, **keys)
         except DmftError as error:
             raise type(error)(f"{self.path}, [start]: {error}") from error
-
-    def numeric(self) -> tuple[Model, SGD | GradientFlow]:
-        """Return model and algorithm with the values of [parameters] in place of their letters."""
-        values = {sp.Symbol(n, real=True): sp.Float(v) for n, v in self.parameters.items()}
-
-        def number(expr: sp.Expr) -> sp.Expr:
-            return expr.xreplace(values)
-
-        def network(c: Committee) -> Committee:
-            readout = None if c.readout is None else [number(a) for a in c.readout]
-            return Committee(number(c.activation), c.width, readout, field=FIELD)
-
-        model = Model(
-            network(self.model.student), network(self.model.teacher), number(self.model.label_noise)
-        )
-        if isinstance(self.algorithm, GradientFlow):
-            return model, self.algorithm
-        return model, replace(self.algorithm, learning_rate=number(self.algorithm.learning_rate))
 
 
 def read_declaration(path: str | Path) -> Declaration:

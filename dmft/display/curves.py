@@ -107,18 +107,14 @@ def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int) -> None
         overlaps.errorbar(
             times[at], mean["values"][at], error["values"][at], color=mean["color"], **dots
         )
-    label = f"simulation, {_describe_seeds(ensemble)}"
     risk.errorbar(
         times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at],
-        color=colour(1 + offset), label=label, **dots,
+        color=colour(1 + offset), label=_describe_seeds(ensemble), **dots,
     )  # fmt: skip
 
 
 def _describe_seeds(ensemble: Any) -> str:
-    seeds = getattr(ensemble, "seeds", None)
-    count = len(seeds) if isinstance(seeds, Sequence | np.ndarray) else seeds
-    start = f"mean of {count} runs" if count else "mean"
-    return f"{start} ± standard error"
+    return f"d = {ensemble.dim}: mean of {len(ensemble.counted)} runs ± standard error"
 
 
 def _spread(times: NDArray[np.float64], offset: int) -> NDArray[np.int64]:
