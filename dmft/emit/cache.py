@@ -23,6 +23,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from dmft.errors import BadParameter
+from dmft.names import VERSION
 
 # One import at a time in this process: generated modules compile while they are imported.
 _IMPORTING = threading.RLock()
@@ -109,9 +110,8 @@ def module_name(source: str, stem: str) -> str:
 def _dependencies() -> tuple[str, ...]:
     special = Path(__file__).parents[1] / "special"
     files = sorted(special.glob("*.py"))
-    version: str = sys.modules["dmft"].__version__
     return (
-        version,
+        VERSION,
         importlib.metadata.version("numba"),
         *(f"{file.name}\0{file.read_text(encoding='utf-8')}" for file in files),
     )

@@ -1,0 +1,214 @@
+"""From a declared model and algorithm to numbers and compiled activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.emit import scalar_function
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model import FIELD, SGD, Committee, Model, Overlaps
+
+# A start declared on the sphere may carry the rounding of its user's own normalisation.
+SPHERE_TOLERANCE = 1e-10
+
+Compiled = Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A compiled activation with the values of its parameters."""
+
+    value: Compiled
+    slope: Compiled
+    parameters: NDArray[np.float64]
+    # Degree in the field, or None when the activation is not a polynomial.
+    degree: int | None
+    expr: sp.Expr
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One-pass SGD with every number filled in."""
+
+    student: Activation
+    teacher: Activation
+    readout: NDArray[np.float64]
+    teacher_readout: NDArray[np.float64]
+    learning_rate: float
+    label_noise: float
+    batch_size: int
+    sphere: bool
+    dim: int
+
+    @property
+    def p(self) -> int:
+        """Student width."""
+        return int(self.readout.size)
+
+    @property
+    def k(self) -> int:
+        """Teacher width."""
+        return int(self.teacher_readout.size)
+
+    @property
+    def time_step(self) -> float:
+        """Time gamma / (p d) of one step."""
+        return self.learning_rate / (self.p * self.dim)
+
+
+def declare_experiment(
+    model: Model,
+    algorithm: SGD,
+    dim: int,
+    start: Overlaps | None,
+    values: Mapping[str, float],
+) -> Experiment:
+    """Fill in every symbol of model and algorithm; refuse what cannot be simulated.
+
+    `values` maps names of symbols to numbers; "learning_rate" and "label_noise" override what is
+    declared.
+    """
+    if not isinstance(model, Model):
+        raise BadParameter(f"simulate needs a dmft.Model, got {model!r}")
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(
+            f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
+            "with a small learning_rate, or dmft.solve"
+        )
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+        raise BadParameter(f"dim must be a positive integer, got {dim!r}")
+    filler = _Values(values)
+    rate = filler.scalar(algorithm.learning_rate, "learning_rate")
+    noise = filler.scalar(model.label_noise, "label_noise")
+    if rate <= 0.0 or noise < 0.0:
+        raise BadParameter(
+            f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
+        )
+    a = filler.readout(model.student, "student")
+    a_star = filler.readout(model.teacher, "teacher")
+    if start is not None:
+        a = _check_start(start, a, a_star, algorithm.constraint)
+    experiment = Experiment(
+        student=filler.activation(model.student, "student"),
+        teacher=filler.activation(model.teacher, "teacher"),
+        readout=a,
+        teacher_readout=a_star,
+        learning_rate=rate,
+        label_noise=noise,
+        batch_size=algorithm.batch_size,
+        sphere=algorithm.constraint == "sphere",
+        dim=int(dim),
+    )
+    filler.check_all_used()
+    return experiment
+
+
+def _check_start(
+    start: Overlaps,
+    a: NDArray[np.float64],
+    a_star: NDArray[np.float64],
+    constraint: str | None,
+) -> NDArray[np.float64]:
+    if not isinstance(start, Overlaps):
+        raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
+    if (start.p, start.k) != (a.size, a_star.size):
+        raise ShapeMismatch(
+            f"start holds widths p, k = {start.p}, {start.k}; the model has {a.size}, {a_star.size}"
+        )
+    off = np.abs(np.diag(start.Q) - 1.0)
+    if constraint == "sphere" and float(off.max()) > SPHERE_TOLERANCE:
+        j = int(off.argmax())
+        raise BadParameter(
+            f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {start.Q[j, j]!r}; "
+            "normalise the start, or drop the constraint"
+        )
+    return a if start.readout is None else start.readout.copy()
+
+
+class _Values:
+    """Values of symbols by name, remembering which ones were asked for."""
+
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self.values = dict(values)
+        self.known: set[str] = {"learning_rate", "label_noise"}
+
+    def scalar(self, expr: sp.Expr, name: str) -> float:
+        expr = self.values.get(name, expr)
+        return self.number(sp.sympify(expr, strict=True), name)
+
+    def number(self, expr: sp.Expr, what: str) -> float:
+        symbols = {s: self.symbol(s, what) for s in expr.free_symbols}
+        try:
+            number = float(expr.xreplace({s: sp.Float(v, 17) for s, v in symbols.items()}))
+        except TypeError as error:
+            raise BadParameter(f"{what} = {expr} is not a real number") from error
+        if not np.isfinite(number):
+            raise BadParameter(f"{what} = {expr} is not finite")
+        return number
+
+    def symbol(self, symbol: sp.Symbol, what: str) -> float:
+        self.known.add(symbol.name)
+        if symbol.name not in self.values:
+            raise BadParameter(f"{what} holds the symbol {symbol}; give its value: {symbol}=...")
+        value = self.values[symbol.name]
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise BadParameter(f"{symbol} must be a number, got {value!r}") from error
+
+    def readout(self, network: Committee, what: str) -> NDArray[np.float64]:
+        if not network.width.is_Integer:
+            raise BadParameter(f"the {what} has symbolic width {network.width}; give a number")
+        if network.readout is None:
+            return np.ones(int(network.width))
+        return np.array([self.number(a, f"{what} readout") for a in network.readout])
+
+    def activation(self, network: Committee, what: str) -> Activation:
+        expr = network.activation
+        symbols = sorted(expr.free_symbols - {FIELD}, key=str)
+        parameters = np.array([self.symbol(s, f"{what} activation") for s in symbols])
+        slope = sp.diff(expr, FIELD)
+        if what == "teacher":
+            slope = sp.Integer(0)  # never used: the teacher does not learn
+        elif slope.has(sp.DiracDelta):
+            raise BadParameter(
+                f"student activation {expr} jumps, its derivative {slope} is not a function; "
+                "SGD cannot train it"
+            )
+        polynomial = expr.is_polynomial(FIELD)
+        return Activation(
+            value=scalar_function(expr, FIELD, symbols),
+            slope=scalar_function(slope, FIELD, symbols),
+            parameters=parameters,
+            degree=int(sp.Poly(expr, FIELD).degree()) if polynomial else None,
+            expr=expr,
+        )
+
+    def check_all_used(self) -> None:
+        unknown = sorted(set(self.values) - self.known)
+        if unknown:
+            raise BadParameter(
+                f"unknown parameter {unknown[0]!r}; this model knows {sorted(self.known)}"
+            )
+
+
+def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of a run, as plain values that a file can hold."""
+    return {
+        "student": str(experiment.student.expr),
+        "teacher": str(experiment.teacher.expr),
+        "readout": experiment.readout.tolist(),
+        "teacher_readout": experiment.teacher_readout.tolist(),
+        "learning_rate": experiment.learning_rate,
+        "label_noise": experiment.label_noise,
+        "batch_size": experiment.batch_size,
+        "constraint": "sphere" if experiment.sphere else "none",
+        "dim": experiment.dim,
+        **extra,
+    }

@@ -1,0 +1,140 @@
+"""First-passage times of single runs, tested after every step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.simulation.risk import risk_at
+
+# Codes of the watched observable in compiled code.
+WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
+
+
+@dataclass(frozen=True)
+class FirstPassage:
+    """What a run is watched for, after every step.
+
+    Parameters
+    ----------
+    observable : "risk" or "overlap"
+        "risk": the population risk has fallen to `level` or below. "overlap": some |M_jr| has
+        reached `level`. The risk of networks that are not polynomial costs a quadrature a step:
+        give `every`, or watch the overlap.
+    level : float
+    relative : bool
+        For the risk: `level` is a fraction of the run's own risk at t = 0.
+    stop : bool
+        End the run there (its later saved values are NaN), or only record the time.
+    every : int
+        Test after every `every`-th step.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.FirstPassage("risk", 0.9, relative=True).level
+    0.9
+    """
+
+    observable: Literal["risk", "overlap"]
+    level: float
+    relative: bool = False
+    stop: bool = True
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.observable not in ("risk", "overlap"):
+            raise BadParameter(f'observable must be "risk" or "overlap", got {self.observable!r}')
+        if not (math.isfinite(self.level) and self.level > 0.0):
+            raise BadParameter(f"level must be positive and finite, got {self.level!r}")
+        if self.relative and self.observable != "risk":
+            raise BadParameter("relative=True is for the risk; an overlap has no reference value")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise BadParameter(f"every must be an integer >= 1, got {self.every!r}")
+
+    def watch(self, start_risk: float) -> NDArray[np.float64]:
+        """[code, level, every] for compiled code."""
+        code = WATCH_RISK if self.observable == "risk" else WATCH_OVERLAP
+        level = self.level * start_risk if self.relative else self.level
+        return np.array([code, level, float(self.every)])
+
+
+def watch_nothing() -> NDArray[np.float64]:
+    """What compiled code gets when no first passage is asked for."""
+    return np.array([WATCH_NOTHING, 0.0, 1.0])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def has_passed(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
+    """Whether these overlaps are past the watched level."""
+    if watch[0] == WATCH_OVERLAP:
+        for j in range(M.shape[0]):
+            for r in range(M.shape[1]):
+                if abs(M[j, r]) >= watch[1]:
+                    return True
+        return False
+    risk = risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule)
+    return risk <= watch[1]
+
+
+@dataclass(frozen=True)
+class PassageTimes:
+    """First-passage times over the seeds; a run that has not passed is censored, not dropped.
+
+    Attributes
+    ----------
+    times : (S,)
+        NaN where censored.
+    horizon : (S,)
+        How far each run was watched.
+    """
+
+    times: NDArray[np.float64]
+    horizon: NDArray[np.float64]
+
+    @property
+    def censored(self) -> NDArray[np.bool_]:
+        """(S,) True where the level was not reached."""
+        return np.isnan(self.times)
+
+    @property
+    def mean(self) -> float:
+        """Mean time; refused when a run is censored."""
+        return float(np.mean(self._all_passed("mean")))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over runs (n - 1); refused when a run is censored."""
+        return float(np.std(self._all_passed("std"), ddof=1))
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean."""
+        return self.std / math.sqrt(self.times.size)
+
+    def quantile(self, fraction: float) -> float:
+        """Quantile that counts censored runs as later than their horizon; inf if it is one."""
+        value = float(
+            np.quantile(
+                np.where(self.censored, np.inf, self.times), fraction, method="inverted_cdf"
+            )
+        )
+        seen = self.horizon[self.censored]
+        if seen.size and value > float(seen.min()):
+            return math.inf
+        return value
+
+    def _all_passed(self, what: str) -> NDArray[np.float64]:
+        missing = int(self.censored.sum())
+        if missing:
+            raise BadParameter(
+                f"{missing} of {self.times.size} runs had not passed when they ended, so the "
+                f"{what} is unknown: use .quantile(q), or a longer t_max"
+            )
+        return self.times

@@ -1,0 +1,366 @@
+"""`simulate`: finite-dimensional one-pass SGD over seeds, the witness of the theory."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter
+from dmft.model import SGD, Model, Overlaps, random_overlaps
+from dmft.names import VERSION, Status
+from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.simulation.chain import chain_runner
+from dmft.simulation.declaration import Experiment, declare_experiment, describe
+from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summarise
+from dmft.simulation.factor import factor
+from dmft.simulation.passage import WATCH_NOTHING, FirstPassage, PassageTimes, watch_nothing
+from dmft.simulation.risk import choose_rule, quadrature_risk
+from dmft.simulation.steps import PASSED, STATUS, Runner
+from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
+from dmft.special.streams import as_seeds, random_stream
+
+# Saved times when nothing is asked for.
+DEFAULT_POINTS = 101
+# Compiled pieces of about this many seconds, so that Ctrl-C and progress are prompt.
+PIECE_SECONDS = 0.1
+FIRST_PIECE = 500
+# Streams of one seed: the start, then the steps of either method.
+START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
+# A larger error of the risk's quadrature is said aloud.
+RISK_ERROR_WARNED = 1e-6
+
+Method = Literal["weights", "overlaps"]
+
+
+def simulate(
+    model: Model,
+    algorithm: SGD,
+    dim: int,
+    t_max: float,
+    seeds: int | Sequence[int],
+    start: Overlaps | None = None,
+    method: Method = "weights",
+    *,
+    save_at: int | ArrayLike | None = None,
+    first_passage: FirstPassage | None = None,
+    keep_runs: bool = True,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **parameters: Any,
+) -> Ensemble:
+    r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
+
+    Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) (y - f)
+    Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
+    Scaling     t = steps * gamma / (p d); saved times are whole steps
+    Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
+                methods are exact in law, the risk is a quadrature at the saved overlaps
+    Source      one_pass.md sections 0, B.6
+
+    Parameters
+    ----------
+    model : Model
+    algorithm : SGD
+    dim : int
+        Input dimension d.
+    t_max : float
+    seeds : int or sequence of int
+        A number n means 0 .. n-1. Each seed has its own random streams.
+    start : Overlaps, optional
+        Weights are built with exactly these overlaps. Left out: random student rows (on the
+        sphere under that constraint), orthonormal teacher rows, drawn anew for each seed.
+    method : "weights" or "overlaps"
+        Vectors in R^d, or the exact Markov chain of the overlaps, whose cost is independent of d.
+    save_at : int or (T,) array, optional
+        Number of equidistant times, or times, rounded to whole steps; 101 by default.
+    first_passage : FirstPassage, optional
+        Record when each run first passes a level, tested after every step.
+    keep_runs : bool
+        Keep every seed's values in `.runs`.
+    threads : int, optional
+        Seeds run side by side; the number never changes a result. All cores by default.
+    progress : None, bool or callable
+    **parameters
+        Values of symbols by name; ``learning_rate=`` and ``label_noise=`` override.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> model, sgd = dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere")
+    >>> start = dmft.Overlaps([[1.0]], [[0.5]])
+    >>> runs = dmft.simulate(model, sgd, 1000, 1.0, 4, start, "overlaps", save_at=3)
+    >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
+    ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
+    """
+    if method not in ("weights", "overlaps"):
+        raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
+    numbers = as_seeds(seeds)
+    experiment = declare_experiment(model, algorithm, dim, start, parameters)
+    _check_dimension(experiment, start)
+    grid = save_steps(t_max, experiment.time_step, save_at)
+    total = round(t_max / experiment.time_step)
+    plan = _Plan(model, experiment, start, method, grid, total, first_passage)
+    runs = _run_all(plan, numbers, threads, progress)
+    return _assemble(plan, numbers, runs, keep_runs)
+
+
+def save_steps(
+    t_max: float, time_step: float, save_at: int | ArrayLike | None
+) -> NDArray[np.int64]:
+    """Step numbers nearest to the times that are to be saved, without repetition."""
+    if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
+        raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
+    if round(t_max / time_step) < 1:
+        raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
+    if save_at is None:
+        save_at = DEFAULT_POINTS
+    if isinstance(save_at, int | np.integer):
+        if isinstance(save_at, bool) or save_at < 2:
+            raise BadParameter(f"save_at must be at least 2 times, got {save_at!r}")
+        times = np.linspace(0.0, float(t_max), int(save_at))
+    else:
+        times = np.asarray(save_at, dtype=np.float64)
+        rising = times.ndim == 1 and times.size > 0 and bool(np.all(np.diff(times) > 0))
+        if not rising or times[0] < 0 or not times[-1] <= t_max * (1 + 1e-12):
+            raise BadParameter(
+                f"save_at must be rising times between 0 and t_max = {t_max:g}, got {save_at!r}"
+            )
+    return np.unique(np.rint(times / time_step).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that the runs share."""
+
+    model: Model
+    experiment: Experiment
+    start: Overlaps | None
+    method: Method
+    grid: NDArray[np.int64]
+    total: int
+    first_passage: FirstPassage | None
+
+    @property
+    def stops(self) -> bool:
+        """Whether a first passage ends a run."""
+        return self.first_passage is not None and self.first_passage.stop
+
+    def runner(self, seed: int) -> Runner:
+        """A run of this seed at its start."""
+        e, chain = self.experiment, self.method == "overlaps"
+        rule = choose_rule(e.student, e.teacher)
+        draw = random_stream(seed, START_STREAM)
+        steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
+        if chain:
+            start = self.start
+            if start is None:
+                start = random_overlaps(self.model, e.dim, seed, normalised=e.sphere)
+            watch = self.watch(start.Q, start.M, start.P)
+            return chain_runner(e, start, rule, watch, steps)
+        if self.start is None:
+            W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
+        else:
+            W, W_star = weights_with_overlaps(self.start, e.dim, draw)
+        watch = self.watch(*(x @ y.T / e.dim for x, y in ((W, W), (W, W_star), (W_star, W_star))))
+        return weights_runner(e, (W, W_star), rule, watch, steps)
+
+    def watch(
+        self, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """What compiled code watches in a run that starts here."""
+        if self.first_passage is None:
+            return watch_nothing()
+        relative = self.first_passage.relative
+        risk = quadrature_risk(self.experiment, Q, M, P) if relative else 0.0
+        return self.first_passage.watch(risk)
+
+
+class _Job:
+    """Progress and interruption of the runs, shared between threads."""
+
+    def __init__(self, total: int) -> None:
+        self.stop = threading.Event()
+        self.outer = CANCELLED.get()
+        self.total = total
+        self.done = 0
+        self.lock = threading.Lock()
+
+    def cancelled(self) -> bool:
+        return self.stop.is_set() or (self.outer is not None and self.outer.is_set())
+
+    def add(self, steps: int) -> None:
+        with self.lock:
+            self.done += steps
+
+
+def _run_all(
+    plan: _Plan, seeds: tuple[int, ...], threads: int | None, progress: ProgressOption
+) -> list[SeedRun]:
+    """Run all seeds in threads; Ctrl-C keeps the finished ones."""
+    workers = min(_thread_count(threads), len(seeds))
+    job = _Job(len(seeds) * plan.total)
+    with ThreadPoolExecutor(workers) as pool, Progress(progress, "simulate") as bar:
+        futures = [pool.submit(_run_seed, plan, seed, job) for seed in seeds]
+        try:
+            _watch_futures(futures, job, bar)
+        except KeyboardInterrupt:
+            job.stop.set()
+        except BaseException:
+            # The exception of a run or of the caller's progress function: end the others too.
+            job.stop.set()
+            raise
+        return [f.result() for f in futures]
+
+
+def _watch_futures(futures: list[Future[SeedRun]], job: _Job, bar: Progress) -> None:
+    pending = set(futures)
+    while pending:
+        finished, pending = wait(pending, timeout=2 * PIECE_SECONDS)
+        for future in finished:
+            future.result()
+        bar.update(job.done / max(job.total, 1), f"{len(futures) - len(pending)}/{len(futures)}")
+
+
+def _run_seed(plan: _Plan, seed: int, job: _Job) -> SeedRun:
+    e, points = plan.experiment, plan.grid.size
+    Q = np.full((points, e.p, e.p), np.nan)
+    M = np.full((points, e.p, e.k), np.nan)
+    risk = np.full(points, np.nan)
+    if job.cancelled():
+        return SeedRun(Q, M, risk, Status.INTERRUPTED, 0, None)
+    runner = plan.runner(seed)
+    march = _March(runner, job, plan.stops)
+    for i, target in enumerate(plan.grid):
+        march.to(int(target))
+        if march.status is not Status.OK:
+            break
+        Q[i], M[i] = runner.overlaps()
+        risk[i] = quadrature_risk(e, Q[i], M[i], runner.P)
+    # What is watched for may happen after the last saved time.
+    if march.status is Status.OK and plan.first_passage is not None:
+        march.to(plan.total)
+    return SeedRun(Q, M, risk, march.status, march.step, march.passage)
+
+
+@dataclass
+class _March:
+    """Progress of one run: where it is, how it stands, when it passed what is watched."""
+
+    runner: Runner
+    job: _Job
+    stops: bool
+    step: int = 0
+    status: Status = Status.OK
+    passage: int | None = None
+    piece: int = FIRST_PIECE
+
+    def to(self, target: int) -> None:
+        """Carry the run on to step `target`, in pieces short enough to be interrupted."""
+        while self.step < target and self.status is Status.OK:
+            if self.job.cancelled():
+                self.status = Status.INTERRUPTED
+                return
+            began = time.perf_counter()
+            code, done = self.runner.advance(self.step, min(self.piece, target - self.step))
+            seconds = max(time.perf_counter() - began, 1e-6)
+            self.step += done
+            self.job.add(done)
+            if code == PASSED:
+                self.passage = self.step
+                self.runner.watch[0] = WATCH_NOTHING
+            if code != PASSED or self.stops:
+                self.status = STATUS[code]
+            self.piece = max(1, min(4 * self.piece, int(done * PIECE_SECONDS / seconds)))
+
+
+def _assemble(
+    plan: _Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool
+) -> Ensemble:
+    e = plan.experiment
+    everything, mean, std, stderr = summarise(runs, e.readout)
+    status, message = overall_status(seeds, runs)
+    passage = None
+    if plan.first_passage is not None:
+        times = [math.nan if r.passage is None else r.passage * e.time_step for r in runs]
+        horizon = np.array([r.steps * e.time_step for r in runs])
+        passage = PassageTimes(np.array(times), horizon)
+    error = _risk_error(plan)
+    provenance = {
+        "method": plan.method,
+        "time_step_times_dim": e.learning_rate / e.p,
+        "samples_per_step": e.batch_size,
+        "time_unit": "t = steps * learning_rate / (p d)",
+        "approximation": "exact in law; risk by quadrature",
+        "risk_quadrature_error": error,
+        "start": "random" if plan.start is None else "given overlaps",
+        "first_passage": repr(plan.first_passage),
+        "version": VERSION,
+    }
+    return Ensemble(
+        t=np.asarray(plan.grid * e.time_step, dtype=np.float64),
+        mean=mean,
+        std=std,
+        stderr=stderr,
+        seeds=seeds,
+        seed_status=tuple(r.status for r in runs),
+        status=status,
+        message=message,
+        dim=e.dim,
+        runs=everything if keep_runs else None,
+        first_passage=passage,
+        provenance=describe(e, provenance),
+    )
+
+
+def _risk_error(plan: _Plan) -> float:
+    """Change of the risk under a rule twice as fine, at typical overlaps of this experiment."""
+    e = plan.experiment
+    start = plan.start
+    if start is None:
+        start = random_overlaps(plan.model, max(e.dim, e.p + e.k), 0, normalised=e.sphere)
+    coarse, fine = (quadrature_risk(e, start.Q, start.M, start.P, r) for r in (1.0, 0.5))
+    error = abs(coarse - fine)
+    if error > RISK_ERROR_WARNED:
+        warnings.warn(
+            f"the quadrature of the risk is off by about {error:.1e} for these activations; "
+            "overlaps are not affected",
+            UserWarning,
+            stacklevel=4,
+        )
+    return error
+
+
+def _check_dimension(e: Experiment, start: Overlaps | None) -> None:
+    need = e.k if start is None else factor(start.Omega)[0].shape[1]
+    if e.dim < need:
+        raise BadParameter(
+            f"dim = {e.dim} cannot hold these weights: their overlaps have rank {need}"
+        )
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is None:
+        count = getattr(os, "process_cpu_count", os.cpu_count)()
+        return int(count or 1)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise BadParameter(f"threads must be an integer >= 1, got {threads!r}")
+    return threads
