@@ -105,6 +105,7 @@ def _restore(
         widths=meta["widths"],
         layout=layout,
         provenance=meta["provenance"],
+        start={name: arrays[f"start_{name}"] for name in meta["start"]},
     )
 
 
@@ -123,6 +124,7 @@ def _attributes(run: Trajectory) -> dict[str, Any]:
         "constants": list(run.constants),
         "events": [e.name for e in run.events],
         "provenance": dict(run.provenance),
+        "start": list(run.start),
     }
     return {
         "kind": KIND,
@@ -141,6 +143,9 @@ def _variables(run: Trajectory) -> list[tuple[str, tuple[str, ...], NDArray[np.f
     for name, values in run.constants.items():
         dims = tuple(f"{name}_{i}" for i in range(values.ndim))
         rows.append((f"constant_{name}", dims, values))
+    for block in run.layout:
+        if block.name in run.start:
+            rows.append((f"start_{block.name}", _dims(block), run.start[block.name]))
     return rows
 
 

@@ -70,8 +70,6 @@ def _chunks(
         setup.widths, setup.par, save, setup.rtol, setup.atol, setup.t_end, setup.max_step,
         setup.bound, setup.trace, int(problem.domain is not None),
     )  # fmt: skip
-    if setup.save is not None and save.size == 0:
-        task = task._replace(save=np.array([np.inf]))
     functions = (
         problem.rhs,
         problem.observe or ex.nothing,

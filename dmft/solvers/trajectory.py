@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.problem import Block
+from dmft.solvers.problem import Block, Problem
 
 if TYPE_CHECKING:
     import xarray
@@ -53,6 +53,10 @@ class Trajectory:
         Axes of the state blocks.
     provenance : mapping
         Versions, fingerprint of the problem, method, tolerances, time unit, scaling.
+    start : mapping of str to arrays
+        The state at `provenance["t_start"]`, saved or not.
+    problem : Problem or None
+        What was solved, for measures that integrate again; not kept in files and pickles.
     """
 
     t: Array
@@ -67,6 +71,12 @@ class Trajectory:
     widths: Mapping[str, int] = field(default_factory=dict)
     layout: tuple[Block, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Array] = field(default_factory=dict)
+    problem: Problem | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions would be compiled again by whoever unpickles the record.
+        return {**self.__dict__, "problem": None}
 
     def __getattr__(self, name: str) -> Array:
         # Copying and unpickling ask for attributes before the fields exist.
@@ -104,6 +114,7 @@ class Trajectory:
             and _same(self.blocks, other.blocks)
             and _same(self.observables, other.observables)
             and _same(self.constants, other.constants)
+            and _same(self.start, other.start)
             and len(self.events) == len(other.events)
             and all(
                 (a.name, a.t) == (b.name, b.t) and _same(a.state, b.state)

@@ -61,7 +61,7 @@ def test_save_and_load_restore_an_equal_record(run, tmp_path):
     again = load_trajectory(path)
     assert again == run
     assert len(again.events) == 2
-    assert again.provenance["method"] == "rk8"
+    assert again.provenance["method"] == "rk5"
     assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
     changed = pickle.loads(pickle.dumps(run))
     assert changed == run
