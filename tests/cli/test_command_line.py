@@ -1,0 +1,279 @@
+"""The command as a user meets it: outputs, files, refusals and exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmft.cli.commands import EXIT_CODES, save_times
+from dmft.cli.main import build_parser, main
+from dmft.cli.report import matrix, plain, table
+from dmft.cli.schema import EXAMPLE
+from dmft.errors import BadParameter
+from dmft.names import Status
+
+# Phase retrieval on the sphere, one student: the risk is 2 (1 - m^2) (one_pass.md F.1).
+PHASE_RETRIEVAL = """
+[student]
+activation = "z**2"
+width = 1
+[teacher]
+activation = "z**2"
+width = 1
+[algorithm]
+kind = "sgd"
+learning_rate = "gamma"
+constraint = "sphere"
+[parameters]
+gamma = 0.05
+[start]
+kind = "overlaps"
+Q = [[1.0]]
+M = [[0.1]]
+[solve]
+t_max = 2.0
+points = 11
+[simulate]
+dim = 500
+seeds = 2
+method = "overlaps"
+[escape]
+fraction = 0.5
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.toml"
+    path.write_text(PHASE_RETRIEVAL)
+    return str(path)
+
+
+def edited(path, old, new):
+    text = Path(path).read_text()
+    assert old in text
+    Path(path).write_text(text.replace(old, new))
+
+
+def test_help_teaches_every_command_and_ends_well(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for word in (
+        "derive",
+        "solve",
+        "simulate",
+        "escape",
+        "phase",
+        "[student]",
+        "exit codes",
+        "erf",
+    ):
+        assert word in text
+
+
+def test_printed_example_can_be_solved(tmp_path, capsys):
+    assert main(["example"]) == 0
+    text = capsys.readouterr().out
+    assert text == EXAMPLE
+    path = tmp_path / "example.toml"
+    path.write_text(text.replace("t_max = 1000.0", "t_max = 1.0"))
+    assert main(["solve", str(path)]) == 0
+    assert "status: ok" in capsys.readouterr().out
+
+
+def test_solve_as_json_agrees_with_the_closed_form(model, capsys):
+    assert main(["solve", model, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    t, m = np.array(run["t"]), np.array(run["M"])[:, 0, 0]
+    np.testing.assert_allclose(t, np.linspace(0, 2, 11), atol=1e-15)
+    # dm/dt = m [A (1 - m^2)] with A = 4 - 24 gamma at zero noise: logistic in m^2.
+    rate = 2 * (4 - 24 * 0.05)
+    u0 = 0.01
+    u = u0 * np.exp(rate * t) / (1 - u0 + u0 * np.exp(rate * t))
+    np.testing.assert_allclose(m**2, u, rtol=1e-7)
+    np.testing.assert_allclose(run["risk"], 2 * (1 - u), rtol=1e-7, atol=1e-8)
+
+
+def test_set_changes_a_letter(model, capsys):
+    assert main(["solve", model, "--json", "--set", "gamma=1/10"]) == 0
+    m = json.loads(capsys.readouterr().out)["M"][-1][0][0]
+    rate = 2 * (4 - 24 * 0.1)
+    u = 0.01 * np.exp(rate * 2) / (0.99 + 0.01 * np.exp(rate * 2))
+    assert m**2 == pytest.approx(u, rel=1e-7)
+
+
+def test_derive_prints_equations_and_writes_a_document(model, tmp_path, capsys):
+    out = tmp_path / "equations.tex"
+    assert main(["derive", model, "--latex", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "dM[j,r]/dt" in printed.out
+    assert "written to" in printed.err
+    assert out.read_text().startswith(r"\documentclass")
+    assert main(["derive", model, "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)
+    assert parts["kind"] == "ode"
+    assert set(parts["terms"]) == {"M", "Q"}
+    assert parts["open_expectations"] == []
+
+
+def test_open_expectations_are_named_and_refused_by_solve(model, capsys):
+    edited(model, '[student]\nactivation = "z**2"', '[student]\nactivation = "tanh(z)"')
+    assert main(["derive", model]) == 0
+    assert "tanh" in capsys.readouterr().err
+    assert main(["solve", model]) == 2
+    assert "not closed" in capsys.readouterr().err
+
+
+def test_solve_saves_and_draws(model, tmp_path, capsys):
+    pytest.importorskip("h5netcdf")
+    pytest.importorskip("matplotlib")
+    saved, drawn = tmp_path / "run.nc", tmp_path / "run.png"
+    assert main(["solve", model, "--save", str(saved), "--plot", str(drawn)]) == 0
+    out, err = capsys.readouterr()
+    assert "written" not in out
+    assert err.count("written to") == 2
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    from dmft.solvers.archive import load_trajectory
+
+    assert load_trajectory(saved).risk[-1] == pytest.approx(0.0025, abs=0.01)
+
+
+def test_simulate_prints_means_with_errors_and_theory(model, capsys):
+    assert main(["simulate", model, "--theory", "--json", "--no-progress"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    mean, error = np.array(result["mean"]["risk"]), np.array(result["stderr"]["risk"])
+    assert mean.shape == error.shape == (11,)
+    assert result["theory"]["t"][-1] == 2.0
+    assert main(["simulate", model, "--theory"]) == 0
+    assert "theory" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_gradient_flow_has_nothing_to_simulate(model, capsys):
+    edited(model, 'kind = "sgd"\nlearning_rate = "gamma"', 'kind = "gradient-flow"')
+    edited(model, "[parameters]\ngamma = 0.05", "")
+    assert main(["simulate", model]) == 2
+    assert "has steps to simulate" in capsys.readouterr().err
+
+
+def test_divergence_has_its_exit_code_and_keeps_the_result(model, capsys):
+    edited(model, 'constraint = "sphere"\n', "")
+    edited(model, "t_max = 2.0", "t_max = 200.0")
+    assert main(["solve", model, "--set", "gamma=1"]) == 3
+    out = capsys.readouterr().out
+    assert "status: diverged" in out
+    assert main(["solve", model, "--set", "gamma=1", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["status"] == "diverged"
+
+
+@pytest.mark.parametrize("command", ["solve", "simulate"])
+def test_interruption_has_its_exit_code(model, monkeypatch, command, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmft.cli.commands.read_declaration", interrupt)
+    assert main([command, model]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_exit_codes_cover_the_vocabulary():
+    codes = {status: EXIT_CODES.get(status, 3) for status in Status}
+    assert {s for s, c in codes.items() if c == 0} == {Status.OK, Status.EVENT}
+    assert codes[Status.TOLERANCE_NOT_MET] == 4
+    assert codes[Status.INTERRUPTED] == 130
+    assert {codes[s] for s in (Status.DIVERGED, Status.NONFINITE, Status.LEFT_DOMAIN)} == {3}
+
+
+REFUSED = [
+    (["solve", "absent.toml"], "cannot be read"),
+    (["solve"], "required: FILE"),
+    ([], "required: COMMAND"),
+    (["slove", "{model}"], "invalid choice: 'slove'"),
+    (["derive", "{model}", "--plot", "a.png"], "unrecognized arguments"),
+    (["solve", "{model}", "--plot", "a.exe"], "must end in .png"),
+    (["solve", "{model}", "--plot", "/no/such/folder/a.png"], "no folder /no/such/folder"),
+    (["solve", "{model}", "--save", "a.txt"], "must end in .nc"),
+    (["derive", "{model}", "--latex", "a"], "must end in .tex"),
+    (["solve", "{model}", "--set", "beta=1"], "a letter of [parameters]"),
+    (["solve", "{model}", "--set", "gamma"], "NAME=VALUE"),
+    (["solve", "{model}", "--set", "gamma=__import__('os')"], "unknown function"),
+    (["solve", "{model}", "--set", "gamma=-1"], "learning_rate must be"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), REFUSED, ids=[" ".join(r[0]) for r in REFUSED])
+def test_wrong_requests_exit_2_with_a_reason(model, capsys, arguments, reason):
+    try:
+        code = main([a.format(model=model) for a in arguments])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert reason in err
+    assert "Traceback" not in err
+
+
+def test_wrong_method_and_shapes_are_refused(model, capsys):
+    edited(model, "t_max = 2.0", 't_max = 2.0\nmethod = "euler"')
+    assert main(["solve", model]) == 2
+    assert "unknown method 'euler'" in capsys.readouterr().err
+    edited(model, "M = [[0.1]]", "M = [[0.1, 0.2]]")
+    edited(model, 'method = "euler"', "")
+    assert main(["solve", model]) == 2
+
+
+def test_missing_extra_is_named_before_anything_is_computed(model, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dmft.cli.commands.run_command", lambda _: pytest.fail("computed"))
+    assert main(["solve", model, "--plot", "a.png"]) == 2
+    assert 'pip install "dmft[plot]"' in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, dmft.cli.main as m; m.build_parser().format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"sympy", "numpy", "numba"} & set(done.stdout.split())
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(model):
+    command = f"{sys.executable} -m dmft.cli.main solve {model} --json | head -c 5"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_parser_lists_the_commands_of_the_issue():
+    text = build_parser().format_help()
+    assert all(re.search(rf"^ +{name} ", text, re.M) for name in ("derive", "solve", "phase"))
+
+
+def test_numbers_that_are_not_finite_become_null():
+    values = {
+        "a": np.array([1.0, np.nan]),
+        "b": np.float64("inf"),
+        "c": Status.OK,
+        "d": np.int64(3),
+    }
+    assert plain(values) == {"a": [1.0, None], "b": None, "c": "ok", "d": 3}
+    json.dumps(plain(values), allow_nan=False)
+
+
+def test_tables_keep_their_ends_and_large_matrices_are_summarised():
+    lines = table({"t": np.arange(1000.0)}, rows=5).splitlines()
+    assert [float(x) for x in lines[1:]] == pytest.approx([0, 250, 500, 749, 999], abs=1)
+    assert "from 0 to 99" in matrix("Q", np.arange(100.0).reshape(10, 10))
+    assert table({"t": np.empty(0)}) == "(no points)"
+
+
+def test_saved_times():
+    times = save_times(100.0, 5, "log", 0.1)
+    np.testing.assert_allclose(times, [0, 0.1, 1, 10, 100])
+    assert save_times(100.0, 7, "linear", None) == 7
+    for wrong in (("linear", 0.1), ("log", 200.0)):
+        with pytest.raises(BadParameter):
+            save_times(100.0, 5, *wrong)
