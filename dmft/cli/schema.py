@@ -81,7 +81,7 @@ SCHEMA: dict[str, Table] = {
         "integration of the equations",
         {
             "t_max": Key("positive", "final time", True),
-            "method": Key("text", "rk8 (default), rk5, or for stiff equations Radau, BDF, LSODA"),
+            "method": Key("text", "rk5, rk8, or for stiff equations Radau, BDF, LSODA"),
             "rtol": Key("positive", "relative tolerance"),
             "atol": Key("positive", "absolute tolerance"),
             "points": Key("points", "number of saved times"),

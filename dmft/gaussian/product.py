@@ -102,7 +102,7 @@ class _Law:
         if self._mean is None:
             return sp.S.Zero
         if x not in self._means:
-            self._means[x] = sp.sympify(self._mean(x))
+            self._means[x] = sp.sympify(self._mean(x), strict=True)
         return self._means[x]
 
     def tilt(self, q: Any, b: sp.Expr, slope: sp.Expr) -> tuple[sp.Expr, _Law]:

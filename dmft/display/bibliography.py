@@ -1,0 +1,90 @@
+"""BibTeX of the papers that docstrings cite as [key]."""
+
+from __future__ import annotations
+
+from dmft.errors import BadParameter
+
+ENTRIES: dict[str, str] = {
+    "saad_solla_1995": """\
+@article{saad_solla_1995,
+  author  = {Saad, David and Solla, Sara A.},
+  title   = {On-line learning in soft committee machines},
+  journal = {Physical Review E},
+  volume  = {52},
+  number  = {4},
+  pages   = {4225--4243},
+  year    = {1995},
+  doi     = {10.1103/PhysRevE.52.4225},
+}""",
+    "goldt_2019": """\
+@inproceedings{goldt_2019,
+  author    = {Goldt, Sebastian and Advani, Madhu and Saxe, Andrew M. and Krzakala, Florent
+               and Zdeborov{\\'a}, Lenka},
+  title     = {Dynamics of stochastic gradient descent for two-layer neural networks in the
+               teacher-student setup},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {32},
+  year      = {2019},
+  eprint    = {1906.08632},
+  archiveprefix = {arXiv},
+}""",
+    "ben_arous_2021": """\
+@article{ben_arous_2021,
+  author  = {Ben Arous, Gerard and Gheissari, Reza and Jagannath, Aukosh},
+  title   = {Online stochastic gradient descent on non-convex losses from high-dimensional
+             inference},
+  journal = {Journal of Machine Learning Research},
+  volume  = {22},
+  number  = {106},
+  pages   = {1--51},
+  year    = {2021},
+  eprint  = {2003.10409},
+  archiveprefix = {arXiv},
+}""",
+    "veiga_2022": """\
+@inproceedings{veiga_2022,
+  author    = {Veiga, Rodrigo and Stephan, Ludovic and Loureiro, Bruno and Krzakala, Florent
+               and Zdeborov{\\'a}, Lenka},
+  title     = {Phase diagram of stochastic gradient descent in high-dimensional two-layer
+               neural networks},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {35},
+  year      = {2022},
+  eprint    = {2202.00293},
+  archiveprefix = {arXiv},
+}""",
+    "arnaboldi_2023_odes": """\
+@inproceedings{arnaboldi_2023_odes,
+  author    = {Arnaboldi, Luca and Stephan, Ludovic and Krzakala, Florent and Loureiro, Bruno},
+  title     = {From high-dimensional \\& mean-field dynamics to dimensionless {ODE}s: A unifying
+               approach to {SGD} in two-layers networks},
+  booktitle = {Conference on Learning Theory},
+  year      = {2023},
+  eprint    = {2302.05882},
+  archiveprefix = {arXiv},
+}""",
+    "arnaboldi_2023_mediocrity": """\
+@misc{arnaboldi_2023_mediocrity,
+  author = {Arnaboldi, Luca and Krzakala, Florent and Loureiro, Bruno and Stephan, Ludovic},
+  title  = {Escaping mediocrity: how two-layer networks learn hard generalized linear models
+            with {SGD}},
+  year   = {2023},
+  eprint = {2305.18502},
+  archiveprefix = {arXiv},
+}""",
+}
+
+
+def bibtex(*keys: str) -> str:
+    """Return the BibTeX entries of these keys; of all when none is given.
+
+    Examples
+    --------
+    >>> from dmft.display.bibliography import bibtex
+    >>> bibtex("saad_solla_1995").splitlines()[0]
+    '@article{saad_solla_1995,'
+    """
+    unknown = [key for key in keys if key not in ENTRIES]
+    if unknown:
+        raise BadParameter(f"no entry {unknown[0]!r}; there are {', '.join(ENTRIES)}")
+    return "\n\n".join(ENTRIES[key] for key in keys or ENTRIES)

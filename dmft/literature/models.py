@@ -1,0 +1,112 @@
+"""Teacher-student models of the papers, in the conventions of this library.
+
+Networks are means over their units here. Papers that sum over units (Saad and Solla, Goldt et al.)
+have the same equations with the conversions given below.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy.polys.orthopolys import hermite_prob_poly
+
+from dmft.errors import BadParameter
+from dmft.model import FIELD, Committee, Model
+
+
+def saad_solla(
+    width: int | sp.Expr,
+    teacher_width: int | sp.Expr | None = None,
+    label_noise: float | sp.Expr = 0,
+) -> Model:
+    r"""Soft committee machine: an erf student learns an erf teacher.
+
+    Equation    f = (1/p) sum_j erf(h_j / sqrt 2), y = (1/k) sum_r erf(h*_r / sqrt 2) + noise
+    Scaling     with p = k = K: the paper's rate is eta = gamma / K^2, its generalisation error
+                eps_g = K^2 risk, its time alpha = steps / d = t K / gamma
+    Source      [saad_solla_1995]
+
+    Parameters
+    ----------
+    width : int or sympy.Symbol
+        p, of the student.
+    teacher_width : int or sympy.Symbol, optional
+        k; equal to `width` by default.
+    label_noise : float or sympy.Expr
+        Variance Delta.
+
+    Examples
+    --------
+    >>> from dmft.literature import saad_solla
+    >>> model = saad_solla(4, teacher_width=2)
+    >>> model.student.activation, model.teacher.width
+    (erf(sqrt(2)*z/2), 2)
+    """
+    return _matched(sp.erf(FIELD / sp.sqrt(2)), width, teacher_width, label_noise)
+
+
+def phase_retrieval(width: int | sp.Expr, label_noise: float | sp.Expr = 0) -> Model:
+    r"""Phase retrieval: p squares learn one square, from overlaps of order 1/sqrt(d).
+
+    Equation    f = (1/p) sum_j h_j^2, y = (h*)^2 + noise
+    Scaling     t = steps * gamma / (p d); escape takes of order d log d steps
+    Source      [arnaboldi_2023_mediocrity]
+
+    Parameters
+    ----------
+    width : int or sympy.Symbol
+        p, of the student; the teacher has one unit.
+    label_noise : float or sympy.Expr
+        Variance Delta.
+
+    Examples
+    --------
+    >>> from dmft.literature import phase_retrieval
+    >>> phase_retrieval(1).teacher.activation
+    z**2
+    """
+    return _matched(FIELD**2, width, 1, label_noise)
+
+
+def hermite_committee(
+    order: int,
+    width: int | sp.Expr,
+    teacher_width: int | sp.Expr | None = None,
+    label_noise: float | sp.Expr = 0,
+) -> Model:
+    r"""Committees of one Hermite polynomial: the information exponent is the order.
+
+    Equation    f = (1/p) sum_j He_n(h_j), y = (1/k) sum_r He_n(h*_r) + noise (probabilists' He_n)
+    Scaling     on the sphere, escape from random starts takes of order d^(n-1) steps for n >= 3
+    Source      [ben_arous_2021]
+
+    Parameters
+    ----------
+    order : int
+        n >= 1.
+    width, teacher_width : int or sympy.Symbol
+        p and k; equal by default.
+    label_noise : float or sympy.Expr
+        Variance Delta.
+
+    Examples
+    --------
+    >>> from dmft.literature import hermite_committee
+    >>> hermite_committee(3, width=1).student.activation
+    z**3 - 3*z
+    """
+    if not isinstance(order, int) or isinstance(order, bool) or order < 1:
+        raise BadParameter(f"order must be a whole number >= 1, got {order!r}")
+    activation = hermite_prob_poly(order, FIELD)
+    return _matched(activation, width, teacher_width, label_noise)
+
+
+def _matched(
+    activation: sp.Expr,
+    width: int | sp.Expr,
+    teacher_width: int | sp.Expr | None,
+    label_noise: float | sp.Expr,
+) -> Model:
+    """Student and teacher of one activation."""
+    k = width if teacher_width is None else teacher_width
+    student = Committee(activation, width, field=FIELD)
+    return Model(student, Committee(activation, k, field=FIELD), label_noise)
