@@ -117,7 +117,8 @@ def emit_scalar_function(
     parameters = tuple(parameters)
     names = {variable: "x"} | {s: f"par[{i}]" for i, s in enumerate(parameters)}
     # Subexpressions are shared by hand: the compiler may not merge two calls of erf.
-    shared, (result,) = sp.cse([sp.sympify(expr, strict=True)], symbols=sp.numbered_symbols("_shared"))
+    expr = sp.sympify(expr, strict=True)
+    shared, (result,) = sp.cse([expr], symbols=sp.numbered_symbols("_shared"))
     lines = []
     for i, (symbol, value) in enumerate(shared):
         text = emit_expression(value, names)
