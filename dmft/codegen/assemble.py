@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import sympy as sp
 
+from dmft.codegen.fuse import fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import Graph, Index
@@ -121,7 +122,8 @@ def _body(definitions: Sequence[Definition], parameters: Sequence[str]) -> tuple
             defined[definition.name] = ("N",) * len(definition.indices)
         elif definition.role == "intermediate":
             defined[definition.name] = tuple(place(i)[0][1] for i in definition.target.indices)
-    used = "\n".join(writer.root.lines)
+    body = render(fuse(writer.root.lines))
+    used = "\n".join(body)
     lines = ["p = widths[0]", "k = widths[1]"]
     if "N" in used or "N" in str(defined):
         lines.append("N = p + k")
@@ -130,7 +132,7 @@ def _body(definitions: Sequence[Definition], parameters: Sequence[str]) -> tuple
     for array, axes in {**defined, **writer.arrays}.items():
         lines.append(f"{array} = np.empty(({', '.join(axes)},))")
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
-    return [*lines, *writer.root.lines], ", ".join(names)
+    return [*lines, *body], ", ".join(names)
 
 
 def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:

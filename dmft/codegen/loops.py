@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from dmft.codegen.fuse import Loop
 from dmft.codegen.nodes import Graph, Index, Node, factors
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
-INDENT = "    "
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
 
@@ -26,7 +26,7 @@ class Scope:
 
     index: Index | None
     parent: Scope | None
-    lines: list[str] = field(default_factory=list)
+    lines: list[str | Loop] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
     tables: dict[str, tuple[str, tuple[Index, ...]]] = field(default_factory=dict)
 
@@ -46,8 +46,7 @@ class Scope:
 
     def block(self, header: str, inner: Scope) -> None:
         """Append a loop with the lines of `inner`."""
-        self.lines.append(header)
-        self.lines += [INDENT + line for line in inner.lines]
+        self.lines.append(Loop(header, inner.lines))
 
 
 class LoopWriter:
@@ -122,7 +121,10 @@ class LoopWriter:
         if node.key in home.known:
             return home.known[node.key]
         text = self.compute(node, home)
-        if ATOM.fullmatch(text) or (home is scope and self.parents.get(node.key, 0) < 2):
+        if ATOM.fullmatch(text):
+            home.known[node.key] = text
+            return text
+        if home is scope and self.parents.get(node.key, 0) < 2:
             return text
         name = self.fresh("w")
         home.lines.append(f"{name} = {text}")

@@ -74,6 +74,29 @@ def test_activation_parameter_in_compiled_code(activations):
     np.testing.assert_allclose(rates["Q"], equations.evaluate(start, b=1.3)["Q"], atol=1e-13)
 
 
+def test_loops_fuse_only_where_no_value_passes():
+    from dmft.codegen.fuse import Loop, fuse, render
+
+    def loop(line):
+        return Loop("for m in range(p):", [line])
+
+    apart = ["s1 = 0.0", loop("s1 += x[m]"), "s2 = 0.0", loop("s2 += s1 * x[m]")]
+    assert len(render(fuse(apart))) == 6
+    scaled = ["s1 = 0.0", loop("s1 += x[m]"), "w = 2.0 * s1", loop("t[m] = w * x[m]")]
+    assert len(render(fuse(scaled))) == 6
+    stale = [loop("t[m] = x[m]"), "w = t[0]", loop("t[m] = y[m]")]
+    assert len(render(fuse(stale))) == 5
+    together = ["s1 = 0.0", loop("s1 += x[m]"), "w = 2.0 * s1", "s2 = 0.0", loop("s2 += y[m]")]
+    assert render(fuse(together)) == [
+        "s1 = 0.0",
+        "s2 = 0.0",
+        "for m in range(p):",
+        "    s1 += x[m]",
+        "    s2 += y[m]",
+        "w = 2.0 * s1",
+    ]
+
+
 def test_bad_states_give_nan_not_numbers(committee_model):
     model = committee_model("erf", "erf", 2, 2)
     equations = dmft.derive(model, dmft.SGD(0.5))
