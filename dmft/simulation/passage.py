@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.simulation.risk import risk_at
 
 # Codes of the watched observable in compiled code.
 WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
@@ -68,19 +66,6 @@ class FirstPassage:
 def watch_nothing() -> NDArray[np.float64]:
     """What compiled code gets when no first passage is asked for."""
     return np.array([WATCH_NOTHING, 0.0, 1.0])
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def has_passed(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
-    """Whether these overlaps are past the watched level."""
-    if watch[0] == WATCH_OVERLAP:
-        for j in range(M.shape[0]):
-            for r in range(M.shape[1]):
-                if abs(M[j, r]) >= watch[1]:
-                    return True
-        return False
-    risk = risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule)
-    return risk <= watch[1]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ MATRIX = types.float64[:, ::1]
 FUNCTION = types.FunctionType(types.float64(types.float64, VECTOR))
 # nodes and weights of a fixed rule; kinks of student and teacher; [refinement]
 RULE = types.UniTuple(VECTOR, 5)
+RISK_SIGNATURE = types.float64(
+    MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE
+)
+RISK = types.FunctionType(RISK_SIGNATURE)
 Rule = tuple[NDArray[np.float64], ...]
 Function = Callable[..., float]
 
@@ -173,7 +177,7 @@ def pair_mean(star_f, star_g, cff, cfg, cgg, sigma, sigma_star, par, par_star, r
 
 
 @njit(
-    types.float64(MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE),
+    RISK_SIGNATURE,
     nogil=True,
     cache=True,
     error_model="numpy",

@@ -23,9 +23,10 @@ from dmft.simulation.chain import chain_runner
 from dmft.simulation.declaration import Experiment, declare_experiment, describe
 from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summarise
 from dmft.simulation.factor import factor
+from dmft.simulation.kernels import PASSED
 from dmft.simulation.passage import WATCH_NOTHING, FirstPassage, PassageTimes, watch_nothing
 from dmft.simulation.risk import choose_rule, quadrature_risk
-from dmft.simulation.steps import PASSED, STATUS, Runner
+from dmft.simulation.runner import STATUS, Runner
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.special.streams import as_seeds, random_stream
 

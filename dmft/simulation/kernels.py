@@ -1,0 +1,399 @@
+"""Compiled steps of both simulators.
+
+One file on purpose: Numba's cache notices changes of the file that holds a compiled function, not
+of other files whose functions it calls. What lives elsewhere (activations, the risk) comes in as a
+function pointer.
+
+The chain (one_pass.md B.6): given the overlaps, the fields of a batch are Gaussian, lambda = A z
+with A A^T = Omega of rank r, and what a sample x has outside the span of the weights enters only
+through its Gram matrix, which is Wishart with d - r degrees of freedom. With c = gamma/(p n_b) and
+Psi the updates psi of the batch,
+
+    M += (c/d) Psi H*^T
+    Q += (c/d) (Psi H^T + H Psi^T) + (c/d)^2 [Psi Z^T Z Psi^T + Wishart(d - r, Psi Psi^T)],
+
+then division by the lengths on the sphere. The law is that of weights in R^d for every d;
+increments below 1e-16 of an overlap are lost to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, typeof, types
+from numpy.typing import NDArray
+
+from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
+from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, VECTOR
+
+GENERATOR = typeof(np.random.default_rng(0))
+INTEGERS = types.int64[::1]
+
+# How a call ended.
+REACHED, PASSED, DIVERGED, NONFINITE = range(4)
+# Squared length of a student, in units of d, beyond which a run counts as diverged.
+DIVERGED_LENGTH = 1e12
+# A pivot below this fraction of the largest diagonal entry is rounding, not variance: the rank
+# ends there. About 60 units in the last place, what a few subtractions of order one leave.
+RANK_TOLERANCE = 1.4e-14
+# Lets sums over the d inputs vectorise; NaN and infinity keep their meaning.
+REORDER = {"reassoc", "contract"}
+
+# Arguments that both kernels take after their state:
+# P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, par, par_star, rule,
+# generator;
+# rates = [gamma/(p n_b), noise standard deviation]; counts = [steps, first step, n_b, sphere, d].
+COMMON = (
+    MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
+    RISK, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE, GENERATOR,
+)  # fmt: skip
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def semidefinite_factor(
+    S: NDArray[np.float64], L: NDArray[np.float64], pivots: NDArray[np.int64], threshold: float
+) -> int:
+    """Pivoted Cholesky: S = L[:, :rank] L[:, :rank]^T, with the rank returned.
+
+    S is overwritten. Rows of L keep their order; row pivots[c] of L is zero right of column c.
+    Pivots up to `threshold` count as zero, and so does a NaN.
+    """
+    n = S.shape[0]
+    for c in range(n):
+        at, best = -1, threshold
+        for i in range(n):
+            if S[i, i] > best:
+                at, best = i, S[i, i]
+        if at < 0:
+            return c
+        pivots[c] = at
+        root = math.sqrt(best)
+        for i in range(n):
+            L[i, c] = S[i, at] / root
+        for i in range(n):
+            for j in range(i + 1):
+                S[i, j] -= L[i, c] * L[j, c]
+                S[j, i] = S[i, j]
+        # Exactly zero, so that no later column sees the rounding of this one.
+        for i in range(n):
+            S[i, at] = 0.0
+            S[at, i] = 0.0
+    return n
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def length_status(Q: NDArray[np.float64]) -> int:
+    """REACHED while every squared length is finite and moderate."""
+    for j in range(Q.shape[0]):
+        if math.isnan(Q[j, j]):
+            return NONFINITE
+        if not Q[j, j] <= DIVERGED_LENGTH:
+            return DIVERGED
+    return REACHED
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sample_updates(h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi):  # type: ignore[no-untyped-def]
+    """psi_j = a_j sigma'(h_j) (y - f) of one sample, y = f* + noise."""
+    p, k = h.size, h_star.size
+    f, y = 0.0, 0.0
+    for j in range(p):
+        f += a[j] * sigma(h[j], par)
+    for r in range(k):
+        y += a_star[r] * sigma_star(h_star[r], par_star)
+    error = y / k + noise - f / p
+    for j in range(p):
+        psi[j] = a[j] * slope(h[j], par) * error
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
+    """Whether these overlaps are past the watched level."""
+    if watch[0] == WATCH_OVERLAP:
+        for j in range(M.shape[0]):
+            for r in range(M.shape[1]):
+                if abs(M[j, r]) >= watch[1]:
+                    return True
+        return False
+    value = risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule)
+    return value <= watch[1]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-untyped-def]
+    """Factor h = B z1 + L z2 given h* = root z1; returns the rank of the second part."""
+    p, rank = B.shape
+    for j in range(p):
+        for c in range(rank):
+            value = M[j, pivots[c]]
+            for e in range(c):
+                value -= B[j, e] * root[pivots[c], e]
+            B[j, c] = value / root[pivots[c], c]
+    largest = 0.0
+    for j in range(p):
+        largest = max(largest, Q[j, j])
+        for i in range(j + 1):
+            value = Q[j, i]
+            for c in range(rank):
+                value -= B[j, c] * B[i, c]
+            rest[j, i] = value
+            rest[i, j] = value
+    return semidefinite_factor(rest, L, order, RANK_TOLERANCE * largest)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-untyped-def]
+    """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
+    known = root.shape[1]
+    square = 0.0
+    for c in range(known + rank, z.size):
+        z[c] = 0.0
+    for c in range(known + rank):
+        z[c] = generator.standard_normal()
+        square += z[c] * z[c]
+    for r in range(h_star.size):
+        h_star[r] = 0.0
+        for c in range(known):
+            h_star[r] += root[r, c] * z[c]
+    for j in range(h.size):
+        h[j] = 0.0
+        for c in range(known):
+            h[j] += B[j, c] * z[c]
+        for c in range(rank):
+            h[j] += L[j, c] * z[known + c]
+    return square
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-untyped-def]
+    """Add a Wishart(degrees, S) draw to `out`; S is overwritten. Bartlett's decomposition."""
+    p = S.shape[0]
+    largest = 0.0
+    for j in range(p):
+        largest = max(largest, S[j, j])
+    s = semidefinite_factor(S, L, order, RANK_TOLERANCE * largest)
+    columns = min(s, degrees)
+    for i in range(s):
+        for c in range(columns):
+            if c < i:
+                T[i, c] = generator.standard_normal()
+            elif c == i:
+                T[i, c] = math.sqrt(generator.chisquare(degrees - i))
+            else:
+                T[i, c] = 0.0
+    for j in range(p):
+        for c in range(columns):
+            Y[j, c] = 0.0
+            for i in range(s):
+                Y[j, c] += L[j, i] * T[i, c]
+    for j in range(p):
+        for i in range(p):
+            for c in range(columns):
+                out[j, i] += Y[j, c] * Y[i, c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
+    """Divide every student by its length |w_j| / sqrt(d)."""
+    p, k = M.shape
+    for j in range(p):
+        inverse = 1.0 / math.sqrt(Q[j, j])
+        for r in range(k):
+            M[j, r] *= inverse
+        for i in range(p):
+            Q[j, i] *= inverse
+            Q[i, j] *= inverse
+        Q[j, j] = 1.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def clear(matrix: NDArray[np.float64]) -> None:
+    """Set to zero in place."""
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            matrix[i, j] = 0.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-untyped-def]
+    """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, if asked to, Psi Z^T."""
+    for j in range(psi.size):
+        for r in range(h_star.size):
+            cross[j, r] += psi[j] * h_star[r]
+        for i in range(psi.size):
+            own[j, i] += psi[j] * h[i]
+            S[j, i] += psi[j] * psi[i]
+        if keep:
+            for c in range(z.size):
+                V[j, c] += psi[j] * z[c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def fill_gram(generator, S, V, inside, degrees, batch, L, order, T, Y, gram):  # type: ignore[no-untyped-def]
+    """Psi X^T X Psi^T: the part in the span of the weights and the Wishart part outside it.
+
+    For one sample Psi Psi^T has rank one, and both are its square length times psi psi^T.
+    """
+    p = S.shape[0]
+    if batch == 1:
+        if degrees > 0:
+            inside += generator.chisquare(degrees)
+        for j in range(p):
+            for i in range(p):
+                gram[j, i] = inside * S[j, i]
+        return
+    for j in range(p):
+        for i in range(p):
+            gram[j, i] = 0.0
+            for c in range(V.shape[1]):
+                gram[j, i] += V[j, c] * V[i, c]
+    add_wishart(generator, S, degrees, L, order, T, Y, gram)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
+    """Add the increments of one step."""
+    p, k = M.shape
+    for j in range(p):
+        for r in range(k):
+            M[j, r] += scale * cross[j, r]
+        for i in range(p):
+            Q[j, i] += scale * (own[j, i] + own[i, j]) + scale * scale * gram[j, i]
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_overlaps(  # type: ignore[no-untyped-def]
+    Q, M, root, pivots, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, par, par_star, rule, generator,
+):  # fmt: skip
+    """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
+    p, k = M.shape
+    known, batch, dim = root.shape[1], counts[2], counts[4]
+    B, L, rest, order = (
+        np.empty((p, known)),
+        np.zeros((p, p)),
+        np.empty((p, p)),
+        np.empty(p, np.int64),
+    )
+    h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
+    cross, own, gram, S = np.empty((p, k)), np.empty((p, p)), np.empty((p, p)), np.empty((p, p))
+    V, T, Y = np.zeros((p, known + p)), np.empty((p, p)), np.empty((p, p))
+    for step in range(counts[0]):
+        rank = factor_students(Q, M, root, pivots, B, L, rest, order)
+        rank = min(rank, dim - known)
+        clear(cross)
+        clear(own)
+        clear(S)
+        clear(V)
+        inside = 0.0
+        for _ in range(batch):
+            inside += draw_fields(generator, root, B, L, rank, z, h, h_star)
+            noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+            sample_updates(
+                h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi
+            )
+            add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1)
+        fill_gram(generator, S, V, inside, dim - known - rank, batch, L, order, T, Y, gram)
+        apply_step(Q, M, rates[0] / dim, cross, own, gram)
+        code = length_status(Q)
+        if code != REACHED:
+            return code, step + 1
+        if counts[3]:
+            normalise(Q, M)
+        if (
+            watch[0] != WATCH_NOTHING
+            and (counts[1] + step + 1) % int(watch[2]) == 0
+            and has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch)
+        ):
+            return PASSED, step + 1
+    return REACHED, counts[0]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Sum of x_i y_i."""
+    total = 0.0
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
+    """Add factor y to x, in place."""
+    for i in range(x.size):
+        x[i] += factor * y[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
+    """Write Q = W W^T / d and M = W W*^T / d."""
+    p, d = W.shape
+    for j in range(p):
+        for i in range(j + 1):
+            Q[j, i] = dot(W[j], W[i]) / d
+            Q[i, j] = Q[j, i]
+        for r in range(W_star.shape[0]):
+            M[j, r] = dot(W[j], W_star[r]) / d
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def divide_by_length(W, Q):  # type: ignore[no-untyped-def]
+    """Put every row on the sphere |w|^2 = d; Q holds |w_j|^2 / d on its diagonal."""
+    for j in range(W.shape[0]):
+        inverse = 1.0 / math.sqrt(Q[j, j])
+        for i in range(W.shape[1]):
+            W[j, i] *= inverse
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_weights(  # type: ignore[no-untyped-def]
+    W, W_star, Q, M, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, par, par_star, rule, generator,
+):  # fmt: skip
+    """Carry W (p, d) on in place; returns the status code and the steps done.
+
+    Q and M are work space for the constraint and for what is watched.
+    """
+    p, d = W.shape
+    k, batch = W_star.shape[0], counts[2]
+    root_d = math.sqrt(d)
+    X, psi, h, h_star = np.empty((batch, d)), np.empty((batch, p)), np.empty(p), np.empty(k)
+    for step in range(counts[0]):
+        for mu in range(batch):
+            for i in range(d):
+                X[mu, i] = generator.standard_normal()
+            for j in range(p):
+                h[j] = dot(W[j], X[mu]) / root_d
+            for r in range(k):
+                h_star[r] = dot(W_star[r], X[mu]) / root_d
+            noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+            sample_updates(
+                h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi[mu]
+            )
+        for mu in range(batch):
+            for j in range(p):
+                add_multiple(W[j], rates[0] * psi[mu, j] / root_d, X[mu])
+        for j in range(p):
+            Q[j, j] = dot(W[j], W[j]) / d
+        code = length_status(Q)
+        if code != REACHED:
+            return code, step + 1
+        if counts[3]:
+            divide_by_length(W, Q)
+        if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
+            measure(W, W_star, Q, M)
+            if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+                return PASSED, step + 1
+    return REACHED, counts[0]

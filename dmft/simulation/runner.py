@@ -1,0 +1,60 @@
+"""One run that can be carried on in pieces, whatever its method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.names import Status
+from dmft.simulation.declaration import Experiment
+from dmft.simulation.kernels import DIVERGED, NONFINITE, PASSED, REACHED
+from dmft.simulation.risk import Rule, risk_at
+
+STATUS = {
+    REACHED: Status.OK,
+    PASSED: Status.EVENT,
+    DIVERGED: Status.DIVERGED,
+    NONFINITE: Status.NONFINITE,
+}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Arguments of a run that never change, in the order of `kernels.COMMON`."""
+
+    P: NDArray[np.float64]
+    experiment: Experiment
+    rule: Rule
+    watch: NDArray[np.float64]
+    generator: np.random.Generator
+
+    def arguments(self, first: int, steps: int) -> tuple[object, ...]:
+        """Arguments for `steps` steps after step number `first`."""
+        e = self.experiment
+        rates = np.array([e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)])
+        counts = np.array([steps, first, e.batch_size, int(e.sphere), e.dim], dtype=np.int64)
+        return (
+            self.P, e.readout, e.teacher_readout, rates, counts, self.watch, risk_at,
+            e.student.value, e.student.slope, e.teacher.value,
+            e.student.parameters, e.teacher.parameters, self.rule, self.generator,
+        )  # fmt: skip
+
+
+# advance(first, steps) -> (code, steps done); overlaps() -> (Q, M)
+Advance = Callable[[int, int], tuple[int, int]]
+Observe = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One run that can be carried on in pieces."""
+
+    advance: Advance
+    overlaps: Observe
+    P: NDArray[np.float64]
+    # Read after every step; its first entry may be set to WATCH_NOTHING between pieces.
+    watch: NDArray[np.float64]
