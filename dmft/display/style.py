@@ -81,8 +81,7 @@ def time_label(unit: str) -> str:
     if not text.startswith("t ="):
         return "time $t$"
     text = text.removeprefix("t =").strip()
-    for word in ("learning_rate", "gamma"):
-        text = text.replace(word, r"\gamma")
+    text = text.replace("learning_rate", "gamma").replace("gamma", r"\gamma")
     text = text.replace("steps", r"\mathrm{steps}").replace(" * ", r"\,").replace(" / ", "/")
     text = text.replace("(p d)", "(pd)")
     return f"time $t = {text}$" if " " not in text else "time $t$"

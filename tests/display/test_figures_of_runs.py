@@ -1,0 +1,162 @@
+"""Figures of runs: what is drawn is what the records hold, checked on the artists."""
+
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from dmft.display import plot
+from dmft.display.style import symbol, time_label, wants_log
+from dmft.errors import BadParameter, MissingExtra
+from dmft.names import Status
+
+
+@dataclass
+class Run:
+    """A record with the attributes of a trajectory and values that a test can recognise."""
+
+    t: np.ndarray
+    p: int = 2
+    k: int = 1
+    status: Status = Status.OK
+    provenance: dict = field(
+        default_factory=lambda: {"time_unit": "t = steps * learning_rate / (p d), p fixed"}
+    )
+
+    def __post_init__(self):
+        rows = np.arange(self.t.size, dtype=float)
+        j, r = np.arange(self.p), np.arange(self.k)
+        self.M = rows[:, None, None] + 10 * j[:, None] + 100 * r[None, :] + 0.5
+        self.Q = rows[:, None, None] + 1000 * (1 + j[:, None] + j[None, :])
+        self.risk = np.exp(-rows)
+
+
+def ensemble(t, p=2, k=1):
+    mean = Run(t, p, k)
+    stderr = SimpleNamespace(
+        M=np.full(mean.M.shape, 0.25), Q=np.full(mean.Q.shape, 0.5), risk=0.1 * mean.risk
+    )
+    return SimpleNamespace(
+        t=t, mean=mean, stderr=stderr, dim=50, counted=(0, 1, 2), provenance=mean.provenance
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path
+
+
+def curves(panel):
+    return [line.get_ydata() for line in panel.get_lines()]
+
+
+def test_every_overlap_of_a_trajectory_is_one_line(folder):
+    run = Run(np.linspace(0, 4, 5), p=3, k=2)
+    overlaps, risk = plot(run, path=folder / "a.png")
+    drawn = {tuple(y) for y in curves(overlaps)}
+    expected = {tuple(run.M[:, j, r]) for j in range(3) for r in range(2)}
+    expected |= {tuple(run.Q[:, j, n]) for j in range(3) for n in range(j + 1)}
+    assert drawn == expected
+    assert len(curves(overlaps)) == 6 + 6
+    np.testing.assert_array_equal(curves(risk)[0], run.risk)
+    assert (folder / "a.png").stat().st_size > 1000
+
+
+def test_simulated_points_carry_their_error_bars_in_the_colour_of_the_line(folder):
+    t = np.linspace(0, 4, 5)
+    overlaps, risk = plot(Run(t), ensemble(t), path=folder / "a.pdf")
+    bars = overlaps.containers
+    assert len(bars) == 2 + 3  # M_j1 for two students; Q_jj twice and Q_12
+    for bar in bars:
+        points, _, (segments,) = bar.lines
+        half = 0.5 * np.diff([s[:, 1] for s in segments.get_segments()], axis=1)[:, 0]
+        assert set(half.round(12)) <= {0.25, 0.5}
+        lines = [
+            line
+            for line in overlaps.get_lines()
+            if np.array_equal(line.get_ydata(), points.get_ydata()) and line is not points
+        ]
+        assert {line.get_color() for line in lines} == {points.get_color()}
+    (segments,) = risk.containers[0].lines[2]
+    high = np.array([s[1, 1] for s in segments.get_segments()])
+    np.testing.assert_allclose(high, 1.1 * np.exp(-np.arange(5.0)), rtol=1e-12)
+    labels = [text.get_text() for text in risk.get_legend().get_texts()]
+    assert labels == ["theory", "d = 50: mean of 3 runs ± standard error"]
+    assert (folder / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_many_saved_times_are_thinned_to_readable_points(folder):
+    t = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 500)])
+    overlaps, _ = plot(ensemble(t), path=folder / "a.png")
+    drawn = overlaps.containers[0].lines[0].get_xdata()
+    assert 15 <= drawn.size <= 30
+    # Even on the logarithmic axis, ends included.
+    assert overlaps.get_xscale() == "log"
+    gaps = np.diff(np.log(drawn[drawn > 0.01]))
+    assert gaps.max() < 2.5 * np.median(gaps)
+    assert drawn[-1] == 1e3
+
+
+def test_labels_name_quantities_and_the_time_unit(folder):
+    overlaps, risk = plot(Run(np.linspace(0, 1, 3)), path=folder / "a.png", title="a run")
+    assert risk.get_ylabel() == r"risk $\mathcal{R}$"
+    assert overlaps.get_xlabel() == r"time $t = \mathrm{steps}\,\gamma/(pd)$"
+    texts = [t.get_text() for t in overlaps.get_legend().get_texts()]
+    assert texts == ["$M_{j1}$", "$Q_{jj}$", "$Q_{jl}$"]
+    assert overlaps.figure.get_suptitle() == "a run"
+
+
+def test_a_run_that_failed_says_so_in_the_figure(folder):
+    run = Run(np.linspace(0, 3, 4), status=Status.LEFT_DOMAIN)
+    _, risk = plot(run, path=folder / "a.png")
+    assert "left domain" in [t.get_text() for t in risk.texts]
+    _, risk = plot(Run(np.linspace(0, 3, 4)), path=folder / "a.png")
+    assert not risk.texts
+
+
+def test_given_axes_are_used_and_no_global_state_changes(folder):
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    before = dict(matplotlib.rcParams)
+    numbers = plt.get_fignums()
+    figure = matplotlib.figure.Figure()
+    axes = figure.subplots(2, 1)
+    got = plot(Run(np.linspace(0, 1, 3)), ax=axes, path=folder / "a.svg")
+    assert list(got) == list(axes)
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == numbers
+    assert (folder / "a.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "reason"),
+    [
+        ((), {}, "at least one record"),
+        ((3,), {}, "not int"),
+        ((Run(np.linspace(0, 1, 3)),), {"path": "a.exe"}, "must end in"),
+    ],
+)
+def test_refusals(records, options, reason):
+    with pytest.raises(BadParameter, match=reason):
+        plot(*records, **options)
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r'pip install "dmft\[plot\]"'):
+        plot(Run(np.linspace(0, 1, 3)))
+
+
+def test_symbols_and_axes():
+    assert symbol("learning_rate") == r"$\gamma$"
+    assert symbol("gamma") == r"$\gamma$"
+    assert symbol("s") == "$s$"
+    assert symbol("noise_level") == r"$\mathrm{noise}_{\mathrm{level}}$"
+    assert time_label("") == "time $t$"
+    assert wants_log(np.geomspace(0.1, 1e3, 50))
+    assert not wants_log(np.linspace(0, 1e3, 50))

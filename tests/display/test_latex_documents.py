@@ -1,0 +1,86 @@
+"""LaTeX documents: balanced, escaped, and complete; compiled where pdflatex is installed."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import dmft
+from dmft.display.latex import document, escape
+from dmft.literature import hermite_committee, phase_retrieval, saad_solla
+
+MODELS = {
+    "erf": (saad_solla(4, 2, 0.1), dmft.SGD(0.5)),
+    "square-sphere": (phase_retrieval(2), dmft.SGD(0.1, constraint="sphere")),
+    "hermite-3": (hermite_committee(3, 2), dmft.SGD(0.1)),
+    "flow": (saad_solla(2), dmft.GradientFlow()),
+}
+
+
+@pytest.fixture(params=MODELS, ids=list(MODELS))
+def text(request):
+    model, algorithm = MODELS[request.param]
+    parts = (dmft.derive(model, algorithm), dmft.population_risk(model))
+    return document(*parts, title=f"{request.param} 100% of a_j & more", note="t^2 ~ #1")
+
+
+def strip_comments(text):
+    return re.sub(r"(?<!\\)%.*", "", text)
+
+
+def test_environments_and_brackets_are_balanced(text):
+    body = strip_comments(text)
+    stack = []
+    for kind, name in re.findall(r"\\(begin|end)\{([a-z*]+)\}", body):
+        if kind == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert not stack
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", body):
+        depth += 1 if brace == "{" else -1
+        assert depth >= 0
+    assert depth == 0
+    # \left and \right pair within each line of an alignment: TeX allows no alignment inside.
+    for line in re.split(r"\\\\(?![a-z])", body):
+        assert len(re.findall(r"\\left(?![a-z])", line)) == len(
+            re.findall(r"\\right(?![a-z])", line)
+        )
+
+
+def test_only_plain_characters_and_known_commands(text):
+    assert text.isascii()
+    words = """
+        documentclass usepackage begin end section allowdisplaybreaks textbackslash
+        textasciitilde textasciicircum frac sum sqrt left right langle rangle text mathrm quad
+        gamma Delta Omega Phi lambda sigma tau pi mathcal arcsin erf operatorname
+    """
+    known = set(words.split())
+    used = set(re.findall(r"\\([A-Za-z]+)", strip_comments(text)))
+    assert used <= known, sorted(used - known)
+
+
+def test_displayed_lines_have_at_most_the_columns_of_align(text):
+    for block in re.findall(r"\\begin\{align\*\}(.*?)\\end\{align\*\}", text, re.DOTALL):
+        for line in re.split(r"\\\\(?![a-z])", block):
+            assert line.count("&") - line.count(r"\&") <= 3
+
+
+def test_title_and_note_are_escaped(text):
+    assert r"100\% of a\_j \& more" in text
+    assert r"t\textasciicircum{}2 \textasciitilde{} \#1" in text
+
+
+def test_escape_leaves_plain_words_alone():
+    assert escape("plain words 123") == "plain words 123"
+    assert escape("\\{}") == r"\textbackslash{}\{\}"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_document_compiles(text, tmp_path):
+    (tmp_path / "a.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
