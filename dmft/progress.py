@@ -51,7 +51,9 @@ class Progress:
 
     def __init__(self, option: ProgressOption, label: str) -> None:
         self._call = option if callable(option) else None
-        self._shown = self._call is None and option is not False and sys.stderr.isatty()
+        # Inside a parallel job only the job itself draws.
+        alone = CANCELLED.get() is None
+        self._shown = self._call is None and option is not False and alone and sys.stderr.isatty()
         self._label = label
         self._start = time.monotonic()
         self._last = 0.0

@@ -34,6 +34,15 @@ class LargestCosine:
     own: str = "Q"
     other: str = "P"
 
+    def value(
+        self,
+        state: Mapping[str, NDArray[np.float64]],
+        constants: Mapping[str, NDArray[np.float64]],
+    ) -> float:
+        """Largest cosine at one state."""
+        norm = np.outer(np.diag(state[self.own]), np.diag(constants[self.other]))
+        return float(np.max(np.abs(state[self.cross]) / np.sqrt(norm)))
+
 
 @dataclass(frozen=True)
 class Event:

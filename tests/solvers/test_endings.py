@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -114,6 +116,20 @@ def test_interrupt_keeps_what_was_saved(oscillator, method):
     assert len(run) > 1
     assert np.all(np.diff(run.t) > 0)
     np.testing.assert_allclose(run.y[-1], oscillator.exact(run.t[-1]), atol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["rk5", "LSODA"])
+def test_control_c_reaches_the_compiled_loop(oscillator, method):
+    timer = threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT))
+    main = threading.main_thread().ident
+    timer.start()
+    began = time.monotonic()
+    run = solve(oscillator, 1e12, method=method, max_steps=10**12, save_at=[1.0, 1e12])
+    timer.join()
+    assert run.status == "interrupted"
+    assert time.monotonic() - began < 2.0
+    assert run.t[0] == 1.0
+    assert run.t.size == 2
 
 
 def test_result_does_not_depend_on_the_chunks(oscillator, monkeypatch):

@@ -1,0 +1,265 @@
+"""When a run escapes: the first time at which it has learned, located by event.
+
+Definitions. With a fraction T, the escape time is the first t with risk <= (1 - T) reference:
+
+* reference "start": the risk at the start of the run;
+* reference "plateau": the risk on the plateau, and the first such t after it. The plateau is where
+  the slope |d log risk / d log t| is smallest between the first relaxation and the descent; a run
+  whose risk does not fall fast at once (a tenth of its fastest fall) starts on its plateau.
+
+With `overlap=c` it is instead the first t at which the largest |M_jr| / sqrt(Q_jj P_rr) reaches c.
+
+A threshold relative to the start is often met while the run still relaxes towards its plateau,
+before anything is learned (erf, p = 4, k = 2: one per cent at t = 0.02, while the plateau is left
+at t = 185 to 270); such a result carries `relaxed=True` and warns.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.solvers.events import Event, LargestCosine
+from dmft.solvers.problem import Problem
+from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
+
+REFERENCES = ("start", "plateau")
+
+
+class EscapeWarning(UserWarning):
+    """The threshold is met by relaxation, before anything is learned."""
+
+
+@dataclass(frozen=True)
+class EscapeTime:
+    """An escape that happened.
+
+    Attributes
+    ----------
+    value : float
+        Time at which the threshold is reached.
+    threshold : float
+        Risk (or largest cosine) that counts as escaped.
+    reference : str
+        "start", "plateau" or "overlap".
+    reference_value, reference_time : float
+        Risk that the fraction refers to and when it is measured (nan for an overlap).
+    relaxed : bool
+        True when the run had not reached its plateau yet: nothing is learned at `value`.
+    time_step_times_dim : float or None
+        For `steps`.
+    """
+
+    value: float
+    threshold: float
+    reference: str
+    reference_value: float = math.nan
+    reference_time: float = math.nan
+    relaxed: bool = False
+    time_step_times_dim: float | None = None
+    status: Status = Status.EVENT
+
+    def __float__(self) -> float:
+        return self.value
+
+    def steps(self, dim: int) -> float:
+        """Steps of the algorithm until the escape at input dimension `dim`."""
+        if self.time_step_times_dim is None:
+            raise BadParameter("this run has no steps: its time is that of a continuous flow")
+        return self.value * dim / self.time_step_times_dim
+
+
+@dataclass(frozen=True)
+class Censored:
+    """An escape that was not seen: later than `horizon`, or never.
+
+    `status` says why the run ended there: ok (the end of the requested time), or a failure.
+    """
+
+    horizon: float
+    threshold: float
+    reference: str
+    status: Status
+    message: str
+    reference_value: float = math.nan
+    reference_time: float = math.nan
+
+    @property
+    def value(self) -> float:
+        """Refuse: a time that was not seen has no value."""
+        raise AttributeError(
+            f"no escape until t = {self.horizon:g} ({self.message}); test isinstance(result, "
+            "dmft.Censored) or use a larger t_max"
+        )
+
+
+def escape_time_of(
+    run: Trajectory,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+) -> EscapeTime | Censored:
+    """Escape time of a solved run: it is integrated again, with events, up to its last time.
+
+    Never read off the saved points, whose grid would limit it.
+    """
+    if run.problem is None:
+        raise BadParameter(
+            "a trajectory read from a file has no compiled equations to locate its escape with; "
+            "call escape_time with the equations, the start and t_max"
+        )
+    settings = {name: run.provenance[name] for name in ("method", "rtol", "atol", "t_start")}
+    clock = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}
+    return escape_time_of_problem(
+        run.problem, run.start, float(run.t[-1]), widths=run.widths,
+        constants={b.name: run.constants[b.name] for b in run.problem.constants},
+        parameters=run.parameters, fraction=fraction, reference=reference, overlap=overlap,
+        provenance=clock, **settings,
+    )  # fmt: skip
+
+
+def escape_time_of_problem(
+    problem: Problem,
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    *,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    **options: Any,
+) -> EscapeTime | Censored:
+    """Escape time of a problem from a start; `Censored` when the horizon or a failure is hit.
+
+    Parameters
+    ----------
+    problem, state, t_max
+        As for `solve_problem`; the observables must include "risk".
+    fraction : float in (0, 1)
+    reference : {"start", "plateau"}
+    overlap : float in (0, 1] or None
+        Measure by the largest cosine instead of the risk.
+    **options
+        Passed on to `solve_problem`: widths, constants, parameters, method, tolerances ...
+
+    Warns
+    -----
+    EscapeWarning
+        When a threshold relative to the start is met before the plateau.
+    """
+    # Events and plateaus are looked for on every step.
+    options = _without(options, "save_at", "events")
+    if overlap is not None:
+        return _by_overlap(problem, state, t_max, overlap, options)
+    if not 0.0 < fraction < 1.0:
+        raise BadParameter(f"fraction = {fraction!r} must lie strictly between 0 and 1")
+    if reference not in REFERENCES:
+        raise BadParameter(f"unknown reference {reference!r}; choose one of {REFERENCES}")
+    if "risk" not in problem.observables:
+        raise BadParameter(f"this problem observes {problem.observables}, not the risk")
+    if reference == "plateau":
+        return _from_plateau(problem, state, t_max, fraction, options)
+    return _from_start(problem, state, t_max, fraction, options)
+
+
+def _by_overlap(
+    problem: Problem,
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    overlap: float,
+    options: Mapping[str, Any],
+) -> EscapeTime | Censored:
+    if not 0.0 < overlap <= 1.0:
+        raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
+    cosine = LargestCosine()
+    event = Event(cosine, overlap, direction=1)
+    start = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
+    if cosine.value(start.start, start.constants) >= overlap:
+        return EscapeTime(float(options.get("t_start", 0.0)), overlap, "overlap")
+    run = solve_problem(problem, state, t_max, events=[event], **options)
+    return _result(run, overlap, "overlap")
+
+
+def _from_start(
+    problem: Problem,
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    fraction: float,
+    options: Mapping[str, Any],
+) -> EscapeTime | Censored:
+    risk = _initial_risk(problem, state, t_max, options)
+    threshold = (1.0 - fraction) * risk
+    event = Event("risk", threshold, direction=-1)
+    run = solve_problem(problem, state, t_max, events=[event], **options)
+    begun = float(run.provenance["t_start"])
+    known = {"reference_value": risk, "reference_time": begun}
+    if run.status != Status.EVENT or not is_relaxing(run) or float(run.t[-1]) >= t_max:
+        return _result(run, threshold, "start", **known)
+    # The risk fell fastest at the very start: is a plateau still ahead?
+    plateau = find_plateau(solve_problem(problem, state, t_max, **options), origin=begun)
+    if plateau is None or not plateau.left or plateau.t <= float(run.t[-1]):
+        return _result(run, threshold, "start", **known)
+    result = _result(run, threshold, "start", relaxed=True, **known)
+    warnings.warn(_relaxation(result, plateau, fraction), EscapeWarning, stacklevel=4)
+    return result
+
+
+def _from_plateau(
+    problem: Problem,
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    fraction: float,
+    options: Mapping[str, Any],
+) -> EscapeTime | Censored:
+    run = solve_problem(problem, state, t_max, **options)
+    begun = float(run.provenance["t_start"])
+    plateau = find_plateau(run, origin=begun)
+    if plateau is None:  # nothing relaxes before the descent
+        plateau = Plateau(begun, float(run.risk[0]), run.start)
+    threshold = (1.0 - fraction) * plateau.risk
+    known = {"reference_value": plateau.risk, "reference_time": plateau.t}
+    if plateau.t >= float(run.t[-1]):
+        return _result(run, threshold, "plateau", **known)
+    more = {**_without(options, "t_start"), "t_start": plateau.t}
+    event = Event("risk", threshold, direction=-1)
+    leaving = solve_problem(problem, plateau.state, t_max, events=[event], **more)
+    return _result(leaving, threshold, "plateau", **known)
+
+
+def _result(run: Trajectory, threshold: float, reference: str, **known: Any) -> Any:
+    if run.status == Status.EVENT:
+        unit = run.provenance.get("time_step_times_dim")
+        return EscapeTime(float(run.t[-1]), threshold, reference, time_step_times_dim=unit, **known)
+    return Censored(float(run.t[-1]), threshold, reference, run.status, run.message, **known)
+
+
+def _initial_risk(
+    problem: Problem, state: Mapping[str, ArrayLike], t_max: float, options: Mapping[str, Any]
+) -> float:
+    """Risk at the start, read from a run of one attempt (which checks the start as well)."""
+    run = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
+    risk = float(run.risk[0])
+    if not risk > 0.0:
+        raise BadParameter(f"the risk at the start is {risk:g}: there is nothing to escape from")
+    return risk
+
+
+def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _relaxation(result: EscapeTime, plateau: Plateau, fraction: float) -> str:
+    return (
+        f"the risk falls by the fraction {fraction:g} of its start at t = {result.value:.4g}, "
+        f"while it still relaxes towards its plateau (risk {plateau.risk:.4g} near "
+        f"t = {plateau.t:.4g}): "
+        'nothing is learned there; use reference="plateau" or overlap='
+    )

@@ -1,0 +1,141 @@
+"""The plateau of a learning curve: where its log-log slope is smallest before the descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.solvers.explicit import evaluate_rows
+from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
+
+Vector = NDArray[np.float64]
+
+# A relaxation must lower the risk by this much per unit of log t to count as one.
+LEAST_RELAXATION = 1e-3
+# It ends where its slope has fallen to this part of its peak.
+RELAXATION_OVER = 0.5
+# A start counts as relaxing when the risk falls this fast there, relative to its fastest fall.
+FAST_START = 0.1
+# A plateau is seen to be left when the slope grows again by this factor.
+RISE = 1.2
+# Below this part of its start the risk is spoilt by cancellation.
+RESOLVED_RISK = 1e-10
+# Relative displacement along the flow for the derivative of the risk, and points of a refinement.
+DISPLACEMENT, FINE_POINTS = 1e-5, 257
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Time, risk and state at the flattest point; `left` when a steeper descent follows it."""
+
+    t: float
+    risk: float
+    state: Mapping[str, Any]
+    left: bool = True
+
+
+def find_plateau(run: Trajectory, origin: float) -> Plateau | None:
+    """Return the plateau after the first relaxation of `run`, or None when it does not relax.
+
+    Parameters
+    ----------
+    run : Trajectory
+        Saved at each accepted step.
+    origin : float
+        Time that log t counts from.
+
+    Notes
+    -----
+    With s = -d log risk / d log t: the relaxation is the first maximum of s whose slope falls by
+    half afterwards; the descent is the largest s after that fall; the plateau is the smallest |s|
+    between them. A curve that still flattens at its end has its plateau there. A run whose risk
+    does not fall fast at once begins on its plateau, and None is returned.
+    """
+    if not is_relaxing(run):
+        return None
+    slope = log_slope(run, origin)
+    good = np.isfinite(slope) & (run.risk > RESOLVED_RISK * run.risk[0]) & (run.t > origin)
+    index = np.flatnonzero(good)
+    if index.size < 3:
+        return None
+    slope = slope[index]
+    bounds = _between(slope)
+    if bounds is None:
+        return None
+    begin, end = bounds
+    flat = begin + int(np.argmin(np.abs(slope[begin : end + 1])))
+    rise = max(RISE * abs(float(slope[flat])), LEAST_RELAXATION)
+    return _refined(run, int(index[flat]), origin, left=bool(np.max(slope[flat:]) > rise))
+
+
+def _between(slope: Vector) -> tuple[int, int] | None:
+    """First point after the relaxation has faded, and the steepest point of the descent."""
+    peak = -np.inf
+    for i, value in enumerate(slope):
+        peak = max(peak, value)
+        if peak > LEAST_RELAXATION and value < RELAXATION_OVER * peak:
+            descent = i + int(np.argmax(slope[i:]))
+            return i, (descent if descent > i else slope.size - 1)
+    return None
+
+
+def log_slope(run: Trajectory, origin: float) -> Vector:
+    """Return -d log risk / d log (t - origin) at the saved points, along the flow itself."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope: Vector = -(run.t - origin) * risk_rate(run) / run.risk
+    return slope
+
+
+def risk_rate(run: Trajectory) -> Vector:
+    """Return d risk / dt at the saved points, by central differences along the right-hand side."""
+    problem = run.problem
+    if problem is None:
+        raise BadParameter("this trajectory has no compiled equations (it was read from a file)")
+    y = np.concatenate([run.blocks[b.name].reshape(run.t.size, -1) for b in problem.state], axis=1)
+    widths = np.array([run.widths[name] for name in problem.widths], dtype=np.int64)
+    par = problem.pack_parameters(run.parameters, run.constants)
+    flow, ahead, behind = (
+        np.empty_like(y),
+        *(np.empty((run.t.size, len(problem.observables))) for _ in range(2)),
+    )
+    evaluate_rows(problem.rhs, run.t, np.ascontiguousarray(y), widths, par, flow)
+    size = np.max(np.abs(y), axis=1, initial=1e-300)
+    speed = np.max(np.abs(flow), axis=1, initial=1e-300)
+    h = DISPLACEMENT * size / speed
+    shift = h[:, None] * flow
+    evaluate_rows(problem.observe, run.t, np.ascontiguousarray(y + shift), widths, par, ahead)
+    evaluate_rows(problem.observe, run.t, np.ascontiguousarray(y - shift), widths, par, behind)
+    i = problem.observables.index("risk")
+    rate: Vector = (ahead[:, i] - behind[:, i]) / (2.0 * h)
+    return rate
+
+
+def is_relaxing(run: Trajectory) -> bool:
+    """True when the risk falls from the very start about as fast as it ever does."""
+    rate = -risk_rate(run)
+    return bool(rate[0] > FAST_START * np.max(rate))
+
+
+def _refined(run: Trajectory, i: int, origin: float, left: bool) -> Plateau:
+    """Solve again around point i on a fine grid and take the flattest of it."""
+    assert run.problem is not None
+    first, last = max(i - 1, 0), min(i + 1, run.t.size - 1)
+    state = {b.name: run.blocks[b.name][first] for b in run.problem.state}
+    fine = solve_problem(
+        run.problem, state, float(run.t[last]), widths=run.widths,
+        constants={b.name: run.constants[b.name] for b in run.problem.constants},
+        parameters=run.parameters, t_start=float(run.t[first]),
+        method=run.provenance["method"], rtol=run.provenance["rtol"], atol=run.provenance["atol"],
+        save_at=np.linspace(run.t[first], run.t[last], FINE_POINTS), progress=False,
+    )  # fmt: skip
+    slope = np.abs(log_slope(fine, origin))
+    slope[fine.t <= origin] = np.inf
+    best = int(np.nanargmin(slope))
+    state = {name: block[best] for name, block in fine.blocks.items()}
+    return Plateau(float(fine.t[best]), float(fine.risk[best]), state, left)

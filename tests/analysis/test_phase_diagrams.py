@@ -1,0 +1,136 @@
+"""Phase diagrams: values against a formula, failures as data, threads, interrupts, files."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from dmft.analysis.diagram_file import load_diagram
+from dmft.analysis.escape import escape_time_of_problem
+from dmft.analysis.phase_diagram import compute_diagram
+from dmft.errors import BadParameter
+from dmft.solvers.solve import solve_problem
+
+RATES, NOISES = np.linspace(0.02, 0.14, 5), np.array([0.0, 0.5, 4.0])
+
+
+@pytest.fixture
+def escape(spherical, pair):
+    def measure(gamma, noise):
+        return escape_time_of_problem(
+            spherical, {"Q": [[1.0]], "M": [[1e-2]]}, 20.0, **pair, fraction=0.3,
+            parameters={"learning_rate": gamma, "label_noise": noise}, rtol=1e-10, atol=1e-13,
+        )  # fmt: skip
+
+    return measure
+
+
+def test_escape_times_on_a_grid(escape):
+    diagram = compute_diagram(escape, {"learning_rate": RATES, "label_noise": NOISES})
+    gamma, noise = np.meshgrid(RATES, NOISES)
+    rate, u0 = 4 - 2 * gamma * (12 + noise), 1e-4
+    limit, u1 = rate / (4 - 24 * gamma), 0.3 + 0.7 * 1e-4
+    with np.errstate(all="ignore"):
+        exact = np.log(u1 / u0 * (limit - u0) / (limit - u1)) / (2 * rate)
+    escapes = (limit > u1) & (exact < 20.0)
+    assert 0 < escapes.sum() < escapes.size
+    np.testing.assert_allclose(diagram.values[escapes], exact[escapes], rtol=1e-8)
+    assert set(diagram.status[escapes]) == {"ok"}
+    assert set(diagram.status[~escapes]) == {"not_converged"}
+    assert set(diagram.horizon[~escapes]) == {20.0}
+    assert np.all(np.isnan(diagram.values[~escapes]))
+    assert diagram.count()["ok"] == escapes.sum()
+
+
+def test_the_number_of_threads_changes_nothing(escape):
+    axes = {"learning_rate": RATES, "label_noise": NOISES}
+    one, four = (compute_diagram(escape, axes, threads=n) for n in (1, 4))
+    assert one == four
+
+
+def test_failed_points_are_data(explosive, pair):
+    def measure(speed, size):
+        if size < 0:
+            raise ZeroDivisionError("no size")
+        return solve_problem(
+            explosive, {"Q": [[size]], "M": [[0.0]]}, 2.0, **pair, parameters={"speed": speed}
+        )
+
+    diagram = compute_diagram(measure, {"speed": [0.1, 1.0], "size": [1.0, -1.0]})
+    assert diagram.status.tolist() == [["ok", "diverged"], ["nonfinite", "nonfinite"]]
+    assert diagram.values[0, 0] == pytest.approx(2.0)
+    assert diagram.horizon[0, 1] == pytest.approx(1.0, rel=1e-5)
+    assert "pole at t = 1" in diagram.messages[0, 1]
+    assert diagram.messages[1, 0] == "ZeroDivisionError: no size"
+
+
+def test_mistakes_are_raised_with_their_point():
+    def measure(x, y):
+        return undefined_name  # noqa: F821
+
+    with pytest.raises(NameError) as caught:
+        compute_diagram(measure, {"x": [1.0], "y": [2.0]})
+    assert caught.value.__notes__ == ["at the point (1, 2) of the phase diagram"]
+
+
+def test_pairs_and_bad_numbers():
+    diagram = compute_diagram(
+        lambda x, y: (x, "max_steps") if x < y else np.inf, {"x": [0.0, 1.0], "y": [0.5]}
+    )
+    assert diagram.status.tolist() == [["max_steps", "nonfinite"]]
+
+
+def test_interrupt_keeps_what_is_done_and_stops_running_solves(free, pair):
+    def measure(x, y):
+        if x < 0.5:
+            return x
+        run = solve_problem(
+            free, {"Q": [[1.0]], "M": [[0.1]]}, 1e12, **pair, max_steps=10**12,
+            save_at=[1e12], progress=False,
+        )  # fmt: skip
+        return run.risk[-1]
+
+    def press(fraction, message):
+        if fraction > 0.24:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    diagram = compute_diagram(
+        measure, {"x": [0.0, 1.0, 2.0, 3.0], "y": [0.0]}, threads=2, progress=press
+    )
+    assert time.monotonic() - began < 3.0
+    assert not diagram.complete
+    assert diagram.status.tolist() == [["ok", "interrupted", "interrupted", "interrupted"]]
+
+
+def test_progress_reports_all_points():
+    seen = []
+    compute_diagram(
+        lambda x, y: x * y, {"x": range(3), "y": range(2)},
+        progress=lambda fraction, message: seen.append((fraction, message)),
+    )  # fmt: skip
+    assert seen[-1] == (1.0, "6 of 6 points")
+
+
+def test_files_and_data_sets(escape, tmp_path):
+    diagram = compute_diagram(
+        escape, {"learning_rate": RATES, "label_noise": NOISES}, quantity="escape_time",
+        provenance={"model": "retrieval"},
+    )  # fmt: skip
+    assert load_diagram(diagram.save(tmp_path / "d.nc")) == diagram
+    data = diagram.to_xarray()
+    assert data["escape_time"].dims == ("label_noise", "learning_rate")
+    chosen = data["escape_time"].sel(label_noise=0.5).isel(learning_rate=1)
+    assert float(chosen) == diagram.values[1, 1]
+    with pytest.raises(BadParameter, match="no file"):
+        load_diagram(tmp_path / "none.nc")
+
+
+@pytest.mark.parametrize(
+    "axes", [{"x": [1.0]}, {"x": [1.0], "y": []}, {"x": [np.nan], "y": [1.0]}, {"x": 1.0, "y": [1]}]
+)
+def test_bad_axes_are_refused(axes):
+    with pytest.raises(BadParameter, match=r"ax[ei]s"):
+        compute_diagram(lambda x, y: x, axes)
