@@ -1,0 +1,98 @@
+"""The names of design.md section 4 that issue A ships: users' scripts depend on them."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import dmft
+from dmft.names import QUANTITIES, Status
+
+REQUIRED = inspect.Parameter.empty
+
+# name -> the parameters that must work as written, in this order, with their defaults
+# (... where the default is free; the first argument of the verbs has no fixed name).
+SIGNATURES = {
+    "Gaussian": {"fields": REQUIRED, "cov": REQUIRED, "mean": None},
+    "hermite": {"n": REQUIRED, "x": REQUIRED},
+    "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
+    "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
+    "SGD": {"learning_rate": REQUIRED, "batch_size": 1},
+    "GradientFlow": {"constraint": None},
+    "Overlaps": {"Q": REQUIRED, "M": REQUIRED, "P": ..., "readout": None},
+    "random_overlaps": {"model": REQUIRED, "dim": REQUIRED, "seed": REQUIRED, "normalised": False},
+    "population_risk": {"model": REQUIRED},
+    "derive": {"model": REQUIRED, "algorithm": REQUIRED},
+    "build": {"equations": REQUIRED},
+    "solve": {},
+    "simulate": {
+        "model": REQUIRED, "algorithm": REQUIRED, "dim": REQUIRED, "t_max": REQUIRED,
+        "seeds": REQUIRED, "start": None, "method": "weights",
+    },
+    "plot": {},
+    "load": {"path": REQUIRED},
+    "escape_time": {},
+    "phase_diagram": {},
+}  # fmt: skip
+KEYWORDS = {
+    "SGD": {"constraint"},
+    "solve": {"method", "rtol", "atol", "save_at", "events", "progress"},
+    "escape_time": {"fraction", "reference", "overlap"},
+    "plot": {"ax", "path"},
+    "phase_diagram": {"progress"},
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_name_is_public_and_takes_what_the_contract_says(name):
+    assert name in dmft.__all__
+    parameters = inspect.signature(getattr(dmft, name)).parameters
+    wanted = SIGNATURES[name]
+    assert list(parameters)[: len(wanted)] == list(wanted)
+    for parameter, default in wanted.items():
+        found = parameters[parameter].default
+        assert default is ... or found is default or found == default
+    assert KEYWORDS.get(name, set()) <= set(parameters)
+
+
+def test_free_parameters_are_keywords_of_solve():
+    parameters = inspect.signature(dmft.solve).parameters
+    assert list(parameters)[1:3] == ["start", "t_max"]
+    assert any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def test_fractions_are_called_fraction_and_start_is_the_default_reference():
+    parameters = inspect.signature(dmft.escape_time).parameters
+    assert parameters["reference"].default == "start"
+    assert parameters["overlap"].default is None
+
+
+@pytest.mark.parametrize("name", ["saad_solla", "phase_retrieval", "hermite_committee"])
+def test_literature_is_reached_from_the_face(name):
+    code = f"import dmft; print(callable(dmft.literature.{name}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_one_status_vocabulary():
+    assert [str(s) for s in Status] == [
+        "ok", "event", "diverged", "nonfinite", "left_domain", "tolerance_not_met", "max_steps",
+        "timeout", "interrupted", "not_converged",
+    ]  # fmt: skip
+    assert Status.OK == "ok"
+
+
+def test_quantities_have_the_shapes_of_the_design():
+    shapes = {"Q": "(p, p)", "M": "(p, k)", "P": "(k, k)", "readout": "(p,)", "risk": "()"}
+    assert {name: QUANTITIES[name].shape for name in shapes} == shapes
+    assert {n for n, q in QUANTITIES.items() if q.symmetric} == {"Q", "P", "Omega"}
+
+
+def test_errors_are_one_family():
+    from dmft import errors
+
+    family = [v for v in vars(errors).values() if isinstance(v, type)]
+    assert all(issubclass(e, errors.DmftError) for e in family)
+    assert issubclass(errors.BadParameter, ValueError)
+    assert issubclass(errors.MissingExtra, ImportError)

@@ -1,0 +1,92 @@
+"""Everything that a reader may copy: README, docstrings, examples and derivations all run."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dmft
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+MODULES = ["dmft", *(m.name for m in pkgutil.walk_packages(dmft.__path__, "dmft."))]
+SCRIPTS = sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("derivations/*.py")])
+# Last number that a script prints -> what a theorem, a paper or a long run says, and how closely.
+PRINTED: dict[str, tuple[float, float]] = {}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(importlib.import_module(name), optionflags=OPTIONS)
+    assert result.failed == 0
+
+
+def readme_blocks(language):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_readme_tour(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    blocks = readme_blocks("pycon")
+    assert blocks, "README has no tour"
+    # One session: a newcomer types the blocks one after another.
+    session = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "README.md", None, 0)
+    assert len(session.examples) >= 10
+    assert doctest.DocTestRunner(optionflags=OPTIONS).run(session).failed == 0
+
+
+def test_readme_says_what_it_is_not():
+    first = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[0]
+    assert "mean-field theory of learning" in first
+    assert "correlated electrons" in first
+
+
+def test_readme_links_point_to_files():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[f"{p.parent.name}/{p.name}" for p in SCRIPTS])
+def test_scripts_run_and_print_their_number(path, tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    numbers = re.findall(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", done.stdout)
+    assert numbers, f"{path.name} prints no number"
+    if path.parent.name == "examples":
+        value, tolerance = PRINTED[path.name]
+        assert float(numbers[-1]) == pytest.approx(value, abs=tolerance)
+
+
+def test_examples_are_short():
+    for path in ROOT.glob("examples/*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path.name
+
+
+def test_every_printed_number_belongs_to_an_example():
+    assert set(PRINTED) == {p.name for p in ROOT.glob("examples/*.py")}
+
+
+def test_example_declarations_are_the_documented_ones():
+    from dmft.cli.schema import EXAMPLE
+    from dmft.cli.toml import read_declaration
+
+    assert (ROOT / "examples" / "saad_solla.toml").read_text() == EXAMPLE
+    for path in ROOT.glob("examples/*.toml"):
+        read_declaration(path)
