@@ -79,9 +79,16 @@ def _target(done: list[str | Loop], loop: Loop) -> tuple[int, list[int]] | None:
         elif match := ZERO.fullmatch(item):
             if match.group(1) in names:
                 starts.append(position)
-        elif item.startswith("#") or not item or set(NAME.findall(item)[:1]) & names or set(NAME.findall(item)) & written:  # a new definition begins: keep it readable
+        # An empty line or a comment begins a new definition: keep it readable.
+        elif item.startswith("#") or not item or _passes(item, names, written):
             return None
     return None
+
+
+def _passes(line: str, names: set[str], written: set[str]) -> bool:
+    """Whether a value passes between a line and a loop that would move above it."""
+    found = NAME.findall(line)
+    return bool(set(found[:1]) & names or set(found) & written)
 
 
 def render(items: list[str | Loop], depth: int = 0) -> list[str]:

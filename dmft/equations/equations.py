@@ -17,6 +17,7 @@ from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.latex import (
     KERNEL_OPERATIONS,
     EquationPrinter,
+    activations_latex,
     align,
     blocks_latex,
     definition_latex,
@@ -221,6 +222,9 @@ class Equations:
         )
         lines = [line for d in ordered for line in definition_latex(d, printer)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
+        lines.append(
+            activations_latex(self.model.student.activation, self.model.teacher.activation)
+        )
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
             limit = KERNEL_OPERATIONS if kernels == "auto" else None

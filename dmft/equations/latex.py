@@ -101,10 +101,18 @@ def term_latex(expr: sp.Expr, printer: EquationPrinter) -> list[str]:
     ]
     if not long:
         return [printer.doprint(expr)]
-    head = printer.doprint(sp.Mul(*(f for f in sp.Mul.make_args(expr) if f is not long[0])))
+    head = sp.Mul(*(f for f in sp.Mul.make_args(expr) if f is not long[0]))
     parts = [printer.doprint(a) for a in long[0].args]
     parts = [parts[0], *(a if a.startswith("- ") else f"+ {a}" for a in parts[1:])]
-    return [rf"{head} \Bigl[ {parts[0]}", *parts[1:-1], rf"{parts[-1]} \Bigr]"]
+    if head == 1:
+        return parts
+    return [rf"{printer.doprint(head)} \Bigl[ {parts[0]}", *parts[1:-1], rf"{parts[-1]} \Bigr]"]
+
+
+def activations_latex(student: sp.Expr, teacher: sp.Expr) -> str:
+    """Align line that says what sigma and sigma_* are."""
+    named = {r"\sigma": student} | ({} if student == teacher else {r"\sigma_*": teacher})
+    return "& " + r",\quad ".join(f"{name}(z) = {sp.latex(f)}" for name, f in named.items())
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

@@ -16,7 +16,9 @@ from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.kernels import Kernel
 from dmft.equations.latex import (
     EquationPrinter,
+    activations_latex,
     align,
+    blocks_latex,
     definition_latex,
     distinct_kernels,
     kernel_latex,
@@ -70,7 +72,8 @@ class PopulationRisk:
         """LaTeX of the risk, its coefficients and its kernels."""
         activations = (self.model.student.activation, self.model.teacher.activation)
         printer = EquationPrinter(factor_names(*activations, r"\sigma", r"\sigma_*"))
-        lines = [y for d in reversed(self.definitions) for y in definition_latex(d, printer)]
+        lines = definition_latex(self.definitions[-1], printer)
+        lines += [*blocks_latex(self.definitions[:-1], printer), activations_latex(*activations)]
         for kernel in distinct_kernels(self.definitions):
             lines += kernel_latex(kernel, printer, None)
         return align(lines)
