@@ -1,0 +1,85 @@
+"""What `simulate` refuses, and how it says so."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps
+from dmft.simulation.passage import FirstPassage
+from dmft.simulation.simulate import save_steps, simulate
+from dmft.special.streams import as_seeds, random_stream
+
+z, s = sp.symbols("z s", real=True)
+SQUARE = Model(Committee(z**2, 1), Committee(z**2, 1))
+START = Overlaps([[0.8]], [[0.1]])
+
+
+def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, **options):
+    return simulate(model, algorithm or SGD(0.1), dim, t_max, seeds, start, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"algorithm": GradientFlow()}, "gradient flow has no steps"),
+        ({"algorithm": SGD(0.1, constraint="sphere")}, r"Q\[0,0\] = .*0.8"),
+        ({"algorithm": SGD(s)}, "give its value: s="),
+        ({"algorithm": SGD(s), "s": -1.0}, "must be positive"),
+        ({"unknown": 1.0}, "unknown parameter 'unknown'"),
+        ({"label_noise": -1.0}, "non-negative"),
+        ({"learning_rate": float("nan")}, "not finite"),
+        ({"model": Model(Committee(sp.sign(z), 1), Committee(z, 1))}, "jumps"),
+        ({"model": Model(Committee(sp.gamma(z), 1), Committee(z, 1))}, "gamma"),
+        ({"model": Model(Committee(z**2, sp.Symbol("p")), Committee(z, 1))}, "symbolic width"),
+        ({"dim": 0}, "positive integer"),
+        ({"dim": 1}, "rank 2"),
+        ({"dim": 2.0}, "positive integer"),
+        ({"t_max": 0.0}, "positive and finite"),
+        ({"t_max": 1e-4}, "shorter than one step"),
+        ({"method": "exact"}, '"weights" or "overlaps"'),
+        ({"seeds": 0}, "at least 1"),
+        ({"seeds": [1, 1]}, "distinct"),
+        ({"threads": 0}, "threads"),
+        ({"save_at": [0.5, 0.2]}, "rising"),
+        ({"save_at": [0.5, 1.5]}, "between 0 and t_max"),
+        ({"save_at": 1}, "at least 2"),
+        ({"start": [[1.0]]}, "dmft.Overlaps"),
+        ({"model": "erf"}, "dmft.Model"),
+    ],
+)
+def test_refusals_name_the_value(options, match):
+    with pytest.raises(BadParameter, match=match):
+        run(**options)
+
+
+def test_start_of_other_widths_is_refused():
+    with pytest.raises(ShapeMismatch, match="widths"):
+        run(start=Overlaps(np.eye(2), np.zeros((2, 1))))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("loss", 1.0), "observable"),
+        (("risk", 0.0), "positive"),
+        (("overlap", 0.5, True), "relative"),
+        (("risk", 0.5, False, True, 0), "every"),
+    ],
+)
+def test_first_passage_refusals(arguments, match):
+    with pytest.raises(BadParameter, match=match):
+        FirstPassage(*arguments)
+
+
+def test_save_steps_are_nearest_and_unique():
+    assert save_steps(1.0, 0.3, [0.0, 0.1, 0.2, 0.95]).tolist() == [0, 1, 3]
+    assert save_steps(1.0, 0.25, 101).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_streams_are_reproducible_and_distinct():
+    first = random_stream(3, 1).standard_normal(4)
+    assert np.array_equal(first, random_stream(3, 1).standard_normal(4))
+    for other in (random_stream(3, 2), random_stream(4, 1), random_stream(3)):
+        assert not np.array_equal(first, other.standard_normal(4))
+    assert as_seeds(np.int64(2)) == (0, 1)
