@@ -1,15 +1,128 @@
-"""Phase diagrams as heat maps."""
+"""Phase diagrams as heat maps; a cell without a value is hatched and named, never blank."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.display.style import described, new_figure
+from dmft.names import Status
+
+# Hatch and ground of each way in which a cell has no value. Told apart without colour.
+CELLS: dict[str, tuple[str, str, str]] = {
+    Status.NOT_CONVERGED: ("///", "#E6E6E6", "not reached"),
+    Status.DIVERGED: ("xxx", "#F2D0BC", "diverged"),
+    Status.LEFT_DOMAIN: ("\\\\\\", "#F2D0BC", "left the domain"),
+    Status.NONFINITE: ("+++", "#F2D0BC", "not finite"),
+    Status.TOLERANCE_NOT_MET: ("ooo", "#F2E6BC", "tolerance not met"),
+    Status.MAX_STEPS: ("...", "#F2E6BC", "out of steps"),
+    Status.TIMEOUT: ("---", "#F2E6BC", "out of time"),
+    Status.INTERRUPTED: ("|||", "#FFFFFF", "not computed"),
+    Status.OK: ("", "#BFDCEB", "ok"),
+    Status.EVENT: ("", "#A6D9C8", "event"),
+}
+HATCH_INK = "#666666"
+# Values spanning more than this factor get a logarithmic colour scale.
+LOG_COLOURS = 30.0
+# Spacing equal to this accuracy counts as linear or as geometric.
+EVEN = 1e-6
+
 
 def is_diagram(record: Any) -> bool:
     """Whether a record is a phase diagram."""
-    return hasattr(record, "x") and hasattr(record, "values")
+    return all(hasattr(record, name) for name in ("x_name", "y_name", "values", "status"))
 
 
-def plot_diagram(record: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
-    """Draw it."""
-    raise NotImplementedError
+def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+    """Draw a phase diagram into `ax` (or a new figure) and return the axes."""
+    if ax is None:
+        ax = new_figure((1, 1), (6.4, 4.8), shown=shown)
+    edges = cell_edges(diagram.x), cell_edges(diagram.y)
+    shows_status = diagram.quantity == "status"
+    valued = np.isfinite(diagram.values) & (not shows_status)
+    if valued.any():
+        _draw_values(ax, edges, np.where(valued, diagram.values, np.nan), diagram.quantity)
+    _draw_statuses(ax, edges, diagram, ~valued)
+    for axis, values, name in (("x", diagram.x, diagram.x_name), ("y", diagram.y, diagram.y_name)):
+        ax.set(**{f"{axis}label": described(name)})
+        if is_geometric(values):
+            ax.set(**{f"{axis}scale": "log"})
+    ax.set_xlim(edges[0][0], edges[0][-1])
+    ax.set_ylim(edges[1][0], edges[1][-1])
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def is_geometric(values: NDArray[np.float64]) -> bool:
+    """Whether positive values have constant ratios (and not constant differences)."""
+    if values.size < 3 or not np.all(values > 0):
+        return False
+    steps, ratios = np.diff(values), np.diff(np.log(values))
+    even = np.ptp(steps) <= EVEN * np.abs(steps).max()
+    return bool(not even and np.ptp(ratios) <= EVEN * np.abs(ratios).max())
+
+
+def cell_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the borders of cells around grid values, n + 1 for n values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dmft.display.diagram import cell_edges
+    >>> cell_edges(np.array([0.0, 1.0, 2.0])).tolist()
+    [-0.5, 0.5, 1.5, 2.5]
+    """
+    if values.size == 1:
+        half = 0.5 * abs(float(values[0])) or 0.5
+        return np.array([values[0] - half, values[0] + half])
+    if is_geometric(values):
+        return np.exp(cell_edges(np.log(values)))
+    middles = 0.5 * (values[1:] + values[:-1])
+    first, last = values[0] - (middles[0] - values[0]), values[-1] + (values[-1] - middles[-1])
+    return np.concatenate([[first], middles, [last]])
+
+
+def _draw_values(
+    ax: Any, edges: tuple[Any, Any], values: NDArray[np.float64], quantity: str
+) -> None:
+    from matplotlib.colors import LogNorm, Normalize
+
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min()), float(finite.max())
+    norm = LogNorm(low, high) if low > 0 and high > LOG_COLOURS * low else Normalize(low, high)
+    masked = np.ma.masked_invalid(values)
+    image = ax.pcolormesh(*edges, masked, cmap="viridis", norm=norm, rasterized=True)
+    ax.figure.colorbar(image, ax=ax, label=described(quantity.replace("_", " ")))
+
+
+def _draw_statuses(ax: Any, edges: tuple[Any, Any], diagram: Any, cells: NDArray[np.bool_]) -> None:
+    """Hatch every chosen cell by its status, with a legend below the axes."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    handles = []
+    for status, (hatch, ground, words) in CELLS.items():
+        here = cells & (diagram.status == status)
+        if not here.any():
+            continue
+        ax.pcolor(
+            *edges, np.ma.masked_where(~here, np.zeros(here.shape)),
+            cmap=ListedColormap([ground]), hatch=hatch, edgecolor=HATCH_INK, linewidth=0,
+        )  # fmt: skip
+        if status == Status.NOT_CONVERGED:
+            words = _horizon_words(diagram.horizon[here])
+        handles.append(Patch(facecolor=ground, hatch=hatch, edgecolor=HATCH_INK, label=words))
+    if handles:
+        ax.figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False
+        )
+
+
+def _horizon_words(horizon: NDArray[np.float64]) -> str:
+    known = horizon[np.isfinite(horizon)]
+    if known.size and np.ptp(known) <= EVEN * abs(known).max():
+        return f"not reached until t = {known[0]:g}"
+    return "not reached"

@@ -72,7 +72,10 @@ def symbol(name: str) -> str:
 def described(name: str) -> str:
     """Return an axis label: what the quantity is, and its symbol."""
     words = {"learning_rate": "learning rate", "label_noise": "label noise", "risk": "risk"}
-    return f"{words[name]} {symbol(name)}" if name in words else symbol(name)
+    if name in words:
+        return f"{words[name]} {symbol(name)}"
+    # Words (as in "escape time") are a label already; a letter is set as mathematics.
+    return name if " " in name else symbol(name)
 
 
 def time_label(unit: str) -> str:
