@@ -250,7 +250,7 @@ def quadrature_risk(
     Q: NDArray[np.float64],
     M: NDArray[np.float64],
     P: NDArray[np.float64],
-    refinement: float = 1.0,
+    rule: Rule,
 ) -> float:
     """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k)."""
     student, teacher = experiment.student, experiment.teacher
@@ -258,7 +258,7 @@ def quadrature_risk(
         risk_at(
             _contiguous(Q), _contiguous(M), _contiguous(P),
             experiment.readout, experiment.teacher_readout, student.value, teacher.value,
-            student.parameters, teacher.parameters, choose_rule(student, teacher, refinement),
+            student.parameters, teacher.parameters, rule,
         )
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summaris
 from dmft.simulation.factor import factor
 from dmft.simulation.kernels import PASSED
 from dmft.simulation.passage import WATCH_NOTHING, FirstPassage, PassageTimes, watch_nothing
-from dmft.simulation.risk import choose_rule, quadrature_risk
+from dmft.simulation.risk import Rule, choose_rule, quadrature_risk
 from dmft.simulation.runner import STATUS, Runner
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.special.streams import as_seeds, random_stream
@@ -119,7 +119,8 @@ def simulate(
     _check_dimension(experiment, start)
     grid = save_steps(t_max, experiment.time_step, save_at)
     total = round(t_max / experiment.time_step)
-    plan = _Plan(model, experiment, start, method, grid, total, first_passage)
+    rule = choose_rule(experiment.student, experiment.teacher)
+    plan = _Plan(model, experiment, start, method, grid, total, first_passage, rule)
     runs = _run_all(plan, numbers, threads, progress)
     return _assemble(plan, numbers, runs, keep_runs)
 
@@ -159,6 +160,7 @@ class _Plan:
     grid: NDArray[np.int64]
     total: int
     first_passage: FirstPassage | None
+    rule: Rule
 
     @property
     def stops(self) -> bool:
@@ -168,7 +170,6 @@ class _Plan:
     def runner(self, seed: int) -> Runner:
         """A run of this seed at its start."""
         e, chain = self.experiment, self.method == "overlaps"
-        rule = choose_rule(e.student, e.teacher)
         draw = random_stream(seed, START_STREAM)
         steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
         if chain:
@@ -176,13 +177,13 @@ class _Plan:
             if start is None:
                 start = random_overlaps(self.model, e.dim, seed, normalised=e.sphere)
             watch = self.watch(start.Q, start.M, start.P)
-            return chain_runner(e, start, rule, watch, steps)
+            return chain_runner(e, start, self.rule, watch, steps)
         if self.start is None:
             W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
         else:
             W, W_star = weights_with_overlaps(self.start, e.dim, draw)
         watch = self.watch(*(x @ y.T / e.dim for x, y in ((W, W), (W, W_star), (W_star, W_star))))
-        return weights_runner(e, (W, W_star), rule, watch, steps)
+        return weights_runner(e, (W, W_star), self.rule, watch, steps)
 
     def watch(
         self, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
@@ -191,7 +192,7 @@ class _Plan:
         if self.first_passage is None:
             return watch_nothing()
         relative = self.first_passage.relative
-        risk = quadrature_risk(self.experiment, Q, M, P) if relative else 0.0
+        risk = quadrature_risk(self.experiment, Q, M, P, self.rule) if relative else 0.0
         return self.first_passage.watch(risk)
 
 
@@ -255,7 +256,7 @@ def _run_seed(plan: _Plan, seed: int, job: _Job) -> SeedRun:
         if march.status is not Status.OK:
             break
         Q[i], M[i] = runner.overlaps()
-        risk[i] = quadrature_risk(e, Q[i], M[i], runner.P)
+        risk[i] = quadrature_risk(e, Q[i], M[i], runner.P, plan.rule)
     # What is watched for may happen after the last saved time.
     if march.status is Status.OK and plan.first_passage is not None:
         march.to(plan.total)
@@ -338,7 +339,10 @@ def _risk_error(plan: _Plan) -> float:
     start = plan.start
     if start is None:
         start = random_overlaps(plan.model, max(e.dim, e.p + e.k), 0, normalised=e.sphere)
-    coarse, fine = (quadrature_risk(e, start.Q, start.M, start.P, r) for r in (1.0, 0.5))
+    finer = choose_rule(e.student, e.teacher, 0.5)
+    coarse, fine = (
+        quadrature_risk(e, start.Q, start.M, start.P, rule) for rule in (plan.rule, finer)
+    )
     error = abs(coarse - fine)
     if error > RISK_ERROR_WARNED:
         warnings.warn(

@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.model import SGD, Committee, Model
 from dmft.simulation.declaration import declare_experiment
-from dmft.simulation.risk import find_kinks, quadrature_risk
+from dmft.simulation.risk import choose_rule, find_kinks, quadrature_risk
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "simulation.json").read_text())
 z = sp.Symbol("z", real=True)
@@ -23,7 +23,8 @@ def risk(student, teacher, Q, M, P, a=None, a_star=None, refinement=1.0):
     Q, M, P = (np.array(x, dtype=float) for x in (Q, M, P))
     model = Model(Committee(student, len(Q), a), Committee(teacher, len(P), a_star))
     experiment = declare_experiment(model, SGD(1.0), 10, None, {})
-    return quadrature_risk(experiment, Q, M, P, refinement)
+    rule = choose_rule(experiment.student, experiment.teacher, refinement)
+    return quadrature_risk(experiment, Q, M, P, rule)
 
 
 @pytest.mark.parametrize("case", REFERENCE["population_risk"], ids=lambda c: c["act"])
