@@ -12,7 +12,13 @@ import pytest
 from numba import njit, types
 
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.signatures import DOMAIN_SIGNATURE, INTEGERS, RHS_SIGNATURE, VECTOR
+from dmft.solvers.signatures import (
+    DOMAIN_SIGNATURE,
+    INTEGERS,
+    JACOBIAN_SIGNATURE,
+    RHS_SIGNATURE,
+    VECTOR,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,16 @@ def nan_rhs(t, y, widths, par, out):
     out[1] = -y[0]
     if t > par[0]:
         out[1] = math.nan
+
+
+@njit(RHS_SIGNATURE, nogil=True)
+def stiff_rhs(t, y, widths, par, out):
+    out[0] = -par[0] * (y[0] - math.cos(t)) - math.sin(t)
+
+
+@njit(JACOBIAN_SIGNATURE, nogil=True)
+def stiff_jacobian(t, y, widths, par, out):
+    out[0, 0] = -par[0]
 
 
 @njit(RHS_SIGNATURE, nogil=True)
@@ -154,6 +170,14 @@ def power() -> Callable[[float, float], System]:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stiff() -> System:
+    problem = Problem(
+        "ode", stiff_rhs, (Block("y", ()),), (), ("rate",), jacobian=stiff_jacobian, source="stiff"
+    )
+    return System(problem, {"y": 1.0}, lambda t: np.array([np.cos(t)]), parameters={"rate": 1e4})
 
 
 @pytest.fixture(scope="session")

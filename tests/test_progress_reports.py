@@ -1,0 +1,85 @@
+"""Progress: only on a terminal, only after two seconds, never when switched off."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import threading
+
+import pytest
+
+from dmft import progress as module
+from dmft.progress import CANCELLED, Progress, is_cancelled
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets by hand."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def terminal():
+    return Terminal()
+
+
+def work(clock, option, seconds, screen=None):
+    # Set here, not in a fixture: pytest puts its own stderr back before the test's body.
+    with contextlib.redirect_stderr(screen or sys.stderr), Progress(option, "solve") as bar:
+        for i in range(1, 11):
+            clock[0] += seconds / 10
+            bar.update(i / 10, f"step {i}")
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_a_bar_after_two_seconds(clock, terminal, monkeypatch, tqdm):
+    if not tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    work(clock, None, 10.0, terminal)
+    text = terminal.getvalue()
+    assert "solve" in text
+    assert "100.0 %" in text.replace("100.0%", "100.0 %")
+    assert "10.0 %" not in text.replace("100.0 %", "")  # the first second was silent
+
+
+def test_short_work_shows_nothing(clock, terminal):
+    work(clock, None, 1.9, terminal)
+    assert terminal.getvalue() == ""
+
+
+def test_switched_off_or_not_a_terminal_shows_nothing(clock, terminal):
+    work(clock, False, 60.0, terminal)
+    assert terminal.getvalue() == ""
+    log = io.StringIO()
+    work(clock, None, 60.0, log)
+    work(clock, True, 60.0, log)
+    assert log.getvalue() == ""
+
+
+def test_a_callable_hears_everything(clock):
+    heard = []
+    work(clock, lambda fraction, message: heard.append((fraction, message)), 0.0)
+    assert heard[-1] == (1.0, "step 10")
+    assert len(heard) == 10
+
+
+def test_only_the_parallel_job_itself_draws(clock, terminal):
+    flag = threading.Event()
+    token = CANCELLED.set(flag)
+    try:
+        work(clock, None, 60.0, terminal)
+        assert terminal.getvalue() == ""
+        assert not is_cancelled()
+        flag.set()
+        assert is_cancelled()
+    finally:
+        CANCELLED.reset(token)
+    assert not is_cancelled()
