@@ -15,25 +15,43 @@ __version__ = VERSION
 # Where each public name lives.
 PUBLIC = {
     "SGD": "dmft.model",
+    "Censored": "dmft.analysis.escape",
     "Committee": "dmft.model",
     "Equations": "dmft.equations",
+    "EscapeTime": "dmft.analysis.escape",
+    "EscapeWarning": "dmft.analysis.escape",
     "Event": "dmft.solvers.events",
     "Gaussian": "dmft.gaussian",
     "GradientFlow": "dmft.model",
     "Model": "dmft.model",
     "Overlaps": "dmft.model",
     "build": "dmft.codegen",
+    "Ensemble": "dmft.simulation.ensemble",
+    "PhaseDiagram": "dmft.analysis.phase_diagram",
+    "Problem": "dmft.solvers.problem",
+    "Status": "dmft.names",
+    "Trajectory": "dmft.solvers.trajectory",
     "derive": "dmft.equations",
+    "escape_time": "dmft.workflow",
     "hermite": "dmft.gaussian",
+    "load": "dmft.workflow",
+    "phase_diagram": "dmft.workflow",
+    "plot": "dmft.display",
     "population_risk": "dmft.equations",
     "random_overlaps": "dmft.model",
+    "simulate": "dmft.simulation.simulate",
     "solve": "dmft.workflow",
 }
 
-__all__ = sorted([*PUBLIC, "__version__"])
+# Public folders, by attribute.
+FOLDERS = ("literature",)
+
+__all__ = sorted([*PUBLIC, *FOLDERS, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name in FOLDERS:
+        return importlib.import_module(f"dmft.{name}")
     if name not in PUBLIC:
         raise AttributeError(f"module 'dmft' has no attribute {name!r}")
     value = getattr(importlib.import_module(PUBLIC[name]), name)

@@ -63,12 +63,23 @@ def run_inputs(
     }
 
 
+SOLVER_OPTIONS = frozenset(
+    {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events"}
+)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Solver options and run-time parameters of a mixed set of keywords."""
+    solver = {name: value for name, value in options.items() if name in SOLVER_OPTIONS}
+    return solver, {name: value for name, value in options.items() if name not in solver}
+
+
 def solve(
     system: Equations | Problem,
     start: Overlaps,
     t_max: float,
     *,
-    method: str = "rk8",
+    method: str = "rk5",
     rtol: float = 1e-8,
     atol: float = 1e-10,
     save_at: int | ArrayLike | None = None,
@@ -90,8 +101,8 @@ def solve(
     system : Equations or Problem
     start : Overlaps
     t_max : float
-    method : {"rk8", "rk5", "Radau", "BDF", "LSODA"}
-        Compiled explicit Runge-Kutta of order 8 or 5; SciPy's implicit methods when stiff.
+    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
+        Compiled explicit Runge-Kutta of order 5 or 8; SciPy's implicit methods when stiff.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array

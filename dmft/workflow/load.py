@@ -1,0 +1,59 @@
+"""`load`: a saved record of any kind, from its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dmft.analysis import diagram_file
+from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.errors import BadParameter, MissingExtra
+from dmft.simulation import archive as ensembles
+from dmft.simulation.ensemble import Ensemble
+from dmft.solvers import archive as trajectories
+from dmft.solvers.trajectory import Trajectory
+
+Record = Trajectory | Ensemble | PhaseDiagram
+READERS: dict[str, Callable[[str | Path], Record]] = {
+    trajectories.KIND: trajectories.load_trajectory,
+    ensembles.KIND: ensembles.load_ensemble,
+    diagram_file.KIND: diagram_file.load_diagram,
+}
+
+
+def load(path: str | Path) -> Record:
+    """Read a record written by its `.save(path)`: a trajectory, an ensemble or a phase diagram.
+
+    Raises
+    ------
+    BadParameter
+        When there is no such file or it was not written by this library.
+    MissingExtra
+        Without the extra ``io``.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft, tempfile, pathlib
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05))
+    >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=1.0)
+    >>> path = run.save(pathlib.Path(tempfile.mkdtemp()) / "run.nc")
+    >>> dmft.load(path) == run
+    True
+    """
+    try:
+        import h5netcdf
+    except ImportError as error:
+        raise MissingExtra('reading netCDF needs h5netcdf: pip install "dmft[io]"') from error
+    if not Path(path).is_file():
+        raise BadParameter(f"no file {str(path)!r}")
+    try:
+        with h5netcdf.File(path, "r") as file:
+            kind = str(file.attrs.get("kind", ""))
+    except OSError as error:
+        raise BadParameter(f"{str(path)!r} is not a netCDF file: {error}") from error
+    if kind not in READERS:
+        raise BadParameter(
+            f"{str(path)!r} holds {kind or 'an unnamed kind'!r}; this reads {sorted(READERS)}"
+        )
+    return READERS[kind](path)

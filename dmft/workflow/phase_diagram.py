@@ -1,0 +1,135 @@
+"""`phase_diagram`: a measure over a grid of two parameters, one compiled build for all points."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmft.analysis.escape import EscapeWarning
+from dmft.analysis.phase_diagram import PhaseDiagram, compute_diagram
+from dmft.equations import Equations
+from dmft.errors import BadParameter
+from dmft.model import Overlaps
+from dmft.names import Status
+from dmft.progress import ProgressOption
+from dmft.solvers.problem import Problem
+from dmft.workflow.escape import escape_time
+from dmft.workflow.solve import problem_of, run_inputs, solve, split_options
+
+MEASURES = ("escape_time", "final_risk", "converged")
+Axis = tuple[str, ArrayLike]
+
+
+def phase_diagram(
+    measure: str | Callable[..., Any],
+    x: Axis,
+    y: Axis,
+    *,
+    equations: Equations | Problem | None = None,
+    start: Overlaps | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    quantity: str | None = None,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> PhaseDiagram:
+    r"""Evaluate a measure on a grid of two parameters, in parallel on the local cores.
+
+    Parameters
+    ----------
+    measure : callable or {"escape_time", "final_risk", "converged"}
+        A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
+        ...})``, and returns a number, a `Trajectory`, an `EscapeTime` or a `Censored`; it runs in
+        several threads at once. The built-in ones solve `equations` from `start` to `t_max`:
+        "converged" is 1 where the run reached `t_max` and 0 where it did not (diverged ...).
+    x, y : (name, values)
+        Parameters of the equations ("learning_rate", "label_noise", a symbol's name).
+    equations, start, t_max
+        For the built-in measures; compiled once for all points.
+    fraction, reference, overlap
+        Of "escape_time", as for `dmft.escape_time`.
+    quantity : str, optional
+        Label of the values.
+    threads : int, optional
+        One a core by default; the number never changes a result.
+    progress : None, bool or callable
+    **options
+        Solver options and further parameters, as for `dmft.solve`.
+
+    Returns
+    -------
+    PhaseDiagram
+        values (ny, nx), status (ny, nx); a failed or censored point is a status, not an
+        exception. Ctrl-C keeps the points that are done.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05, constraint="sphere"))
+    >>> diagram = dmft.phase_diagram(
+    ...     "escape_time", ("learning_rate", [0.05, 0.1]), ("label_noise", [0.0, 1.0]),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=50.0)
+    >>> diagram.values.shape, diagram.status.tolist()
+    ((2, 2), [['ok', 'ok'], ['ok', 'ok']])
+    """
+    names = (x[0], y[0])
+    if callable(measure):
+        if equations is not None or options:
+            raise BadParameter("a measure of your own takes no equations or options: close over it")
+
+        def evaluate(first: float, second: float) -> Any:
+            return measure(**{names[0]: first, names[1]: second})
+
+        label = quantity or getattr(measure, "__name__", "value")
+        return compute_diagram(
+            evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress
+        )
+    if measure not in MEASURES:
+        raise BadParameter(f"unknown measure {measure!r}; choose one of {MEASURES} or a function")
+    if equations is None or start is None or t_max is None:
+        raise BadParameter(f'the measure "{measure}" needs equations=, start= and t_max=')
+    problem = problem_of(equations)
+    _, parameters = split_options(options)
+    # A wrong name or a bad start is refused here, not at every point.
+    run_inputs(equations, start, {**parameters, names[0]: _first(x), names[1]: _first(y)})
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+
+    def builtin(first: float, second: float) -> Any:
+        here = {**options, names[0]: first, names[1]: second, "progress": False}
+        if measure == "escape_time":
+            return escape_time(problem, start, t_max, **how, **here)
+        run = solve(problem, start, t_max, save_at=2, **here)
+        if measure == "final_risk":
+            return run
+        return float(run.status in (Status.OK, Status.EVENT))
+
+    with warnings.catch_warnings():
+        if measure == "escape_time":  # one warning for the diagram, not one a point
+            warnings.simplefilter("once", EscapeWarning)
+        return compute_diagram(
+            builtin,
+            dict((x, y)),
+            quantity=quantity or measure,
+            threads=threads,
+            progress=progress,
+            provenance={
+                **problem.provenance,
+                "t_max": t_max,
+                **(how if measure == "escape_time" else {}),
+            },
+        )
+
+
+def _first(axis: Axis) -> float:
+    values = np.asarray(axis[1], dtype=np.float64)
+    if values.size == 0:
+        raise BadParameter(f"axis {axis[0]!r} has no values")
+    return float(values.ravel()[0])
