@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dmft.names import Status
-from dmft.solvers.explicit import (
+from dmft.solvers.layout import (
     BOUND,
     BY_DOMAIN,
     BY_NONFINITE,

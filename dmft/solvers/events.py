@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.solvers.explicit import COSINE, OBSERVABLE, STATE, Events
+from dmft.solvers.layout import COSINE, OBSERVABLE, STATE, Events
 from dmft.solvers.problem import Block, Problem
 
 _ENTRY = re.compile(r"\s*(\w+)\s*(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?\s*")

@@ -21,9 +21,9 @@ from scipy.optimize import brentq
 
 from dmft.names import Status
 from dmft.progress import Progress, is_cancelled
-from dmft.solvers import explicit as ex
+from dmft.solvers import layout
 from dmft.solvers.ending import band
-from dmft.solvers.run import Raw, Setup, Sink, Vector
+from dmft.solvers.run import Raw, Setup, Sink, Vector, event_gaps
 
 SOLVERS: dict[str, type[OdeSolver]] = {"Radau": Radau, "BDF": BDF, "LSODA": LSODA}
 # A restart after a bad evaluation shortens the step by this factor.
@@ -74,9 +74,9 @@ class _Guard:
         if not np.all(np.isfinite(out)):
             self.raw.trial[:] = y
             bad = int(np.flatnonzero(~np.isfinite(out))[0])
-            raise _BadEvaluation(ex.BY_NONFINITE, bad)
+            raise _BadEvaluation(layout.BY_NONFINITE, bad)
         if self.since_step > EVALUATIONS_PER_STEP:
-            raise _BadEvaluation(ex.BY_ERROR)
+            raise _BadEvaluation(layout.BY_ERROR)
         return out
 
     def look(self) -> None:
@@ -141,7 +141,7 @@ class _Walk:
         """Step until something ends the run."""
         solver: OdeSolver | None = None
         h = self.setup.first_step
-        while self.raw.outcome == ex.RUNNING and self.raw.stopped is None:
+        while self.raw.outcome == layout.RUNNING and self.raw.stopped is None:
             if self.steps + self.restarts >= self.setup.max_steps:
                 self.raw.stopped = Status.MAX_STEPS
                 return
@@ -178,20 +178,20 @@ class _Walk:
             solver.step()
         except (np.linalg.LinAlgError, ValueError) as error:
             # LAPACK refuses matrices that hold NaN.
-            raise _BadEvaluation(ex.BY_NONFINITE, self.raw.component) from error
+            raise _BadEvaluation(layout.BY_NONFINITE, self.raw.component) from error
         t, y = float(solver.t), np.array(solver.y, dtype=np.float64)
         if not np.all(np.isfinite(y)):
-            raise _BadEvaluation(ex.BY_NONFINITE, int(np.flatnonzero(~np.isfinite(y))[0]))
+            raise _BadEvaluation(layout.BY_NONFINITE, int(np.flatnonzero(~np.isfinite(y))[0]))
         if solver.status == "failed":
-            raise _BadEvaluation(ex.BY_ERROR)
+            raise _BadEvaluation(layout.BY_ERROR)
         # LSODA alone never evaluates a state that it accepts, so ask here.
         self.guard(t, y)
         self._check_domain(y)
         length = t - self.raw.t
-        self.tiny = self.tiny + 1 if length <= ex.STEP_ULPS * abs(t) else 0
+        self.tiny = self.tiny + 1 if length <= layout.STEP_ULPS * abs(t) else 0
         self._accept(solver, t, y)
-        if self.tiny >= TINY_STEPS and self.raw.outcome == ex.RUNNING:
-            self.raw.outcome, self.raw.reason = ex.COLLAPSED, ex.BY_ERROR
+        if self.tiny >= TINY_STEPS and self.raw.outcome == layout.RUNNING:
+            self.raw.outcome, self.raw.reason = layout.COLLAPSED, layout.BY_ERROR
 
     def _check_domain(self, y: Vector) -> None:
         domain, setup = self.setup.problem.domain, self.setup
@@ -201,7 +201,7 @@ class _Walk:
             self.band_steps += 1
             return
         self.raw.trial[:] = y
-        raise _BadEvaluation(ex.BY_DOMAIN)
+        raise _BadEvaluation(layout.BY_DOMAIN)
 
     def _accept(self, solver: OdeSolver, t: float, y: Vector) -> None:
         setup, raw, begun = self.setup, self.raw, self.raw.t
@@ -212,10 +212,10 @@ class _Walk:
             dense = solver.dense_output()
             self.watch.scan(dense, begun, raw)
         self._save(solver, dense)
-        if raw.outcome == ex.RUNNING and float(np.max(np.abs(y), initial=0.0)) > setup.bound:
-            raw.outcome = ex.BOUND
-        if raw.outcome == ex.RUNNING and t >= setup.t_end:
-            raw.outcome = ex.REACHED
+        if raw.outcome == layout.RUNNING and float(np.max(np.abs(y), initial=0.0)) > setup.bound:
+            raw.outcome = layout.BOUND
+        if raw.outcome == layout.RUNNING and t >= setup.t_end:
+            raw.outcome = layout.REACHED
 
     def _save(self, solver: OdeSolver, dense: Any) -> None:
         raw, save = self.raw, self.setup.save
@@ -238,8 +238,8 @@ class _Walk:
         tried = getattr(solver, "h_abs", None) if solver is not None else None
         room = self.setup.t_end - self.raw.t
         shorter = RESTART_FACTOR * min(x for x in (h, tried, room) if x is not None and x > 0)
-        if shorter <= max(ex.STEP_ULPS * abs(raw.t), 1e-300):
-            raw.outcome = ex.COLLAPSED
+        if shorter <= max(layout.STEP_ULPS * abs(raw.t), 1e-300):
+            raw.outcome = layout.COLLAPSED
         return shorter
 
 
@@ -248,32 +248,17 @@ class _Watch:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.seen = np.zeros(len(setup.problem.observables))
         self.side: Vector | None = None
 
     def gaps(self, t: float, y: Vector) -> Vector:
         """All event functions at one state."""
-        setup, table = self.setup, self.setup.table
-        y = np.ascontiguousarray(y)
-        if self.seen.size:
-            setup.problem.observe(t, y, setup.widths, setup.par, self.seen)
-        values = np.empty(len(setup.events))
-        for e, kind in enumerate(table.kind):
-            if kind == ex.STATE:
-                values[e] = y[table.first[e]]
-            elif kind == ex.OBSERVABLE:
-                values[e] = self.seen[table.first[e]]
-            else:
-                terms = slice(table.first[e], table.last[e])
-                norm = np.sqrt(y[table.denominator[terms]] * table.weight[terms])
-                values[e] = np.max(np.abs(y[table.numerator[terms]]) / norm)
-        return values - table.threshold
+        return event_gaps(self.setup, t, y)
 
     def scan(self, dense: Any, begun: float, raw: Raw) -> None:
         """Record the crossings of the last step; a terminal one ends the run at its time."""
         if self.side is None:
             self.side = np.sign(self.gaps(self.setup.t_start, self.setup.start))
-        times = np.linspace(begun, raw.t, ex.SCAN + 1)
+        times = np.linspace(begun, raw.t, layout.SCAN + 1)
         values = np.array([self.gaps(t, dense(t)) for t in times])
         hits: list[tuple[float, int]] = []
         for e in range(values.shape[1]):
@@ -283,7 +268,7 @@ class _Watch:
             raw.event_y.append(np.array(dense(t)))
             raw.event_id.append(e)
             if self.setup.events[e].terminal:
-                raw.t, raw.y, raw.outcome = t, np.array(dense(t)), ex.EVENT
+                raw.t, raw.y, raw.outcome = t, np.array(dense(t)), layout.EVENT
                 return
 
     def _crossings(self, dense: Any, times: Vector, values: Vector, e: int) -> list[float]:

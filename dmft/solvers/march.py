@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
 from dmft.names import Status
 from dmft.progress import Progress, is_cancelled
-from dmft.solvers import explicit as ex
-from dmft.solvers.run import Raw, Setup, Sink, Vector
+from dmft.solvers import explicit, layout
+from dmft.solvers.run import Raw, Setup, Sink, Vector, event_gaps
 from dmft.solvers.tableau import TABLEAUX, Tableau
 
 # Python is entered about this often, for progress, time limits and Ctrl-C.
@@ -24,30 +25,30 @@ def march(setup: Setup) -> Raw:
     tableau = TABLEAUX[setup.method]
     work = _allocate(setup, tableau)
     y = setup.start.copy()
-    clock, counts = np.zeros(ex.CLOCK_SIZE), np.zeros(ex.COUNTS_SIZE, dtype=np.int64)
+    clock, counts = np.zeros(layout.CLOCK_SIZE), np.zeros(layout.COUNTS_SIZE, dtype=np.int64)
     raw = Raw(setup.t_start, y, work.trial, Sink(setup))
     slope = setup.rhs(setup.t_start, y)
-    counts[ex.EVALS] = 1
+    counts[layout.EVALS] = 1
     began = time.monotonic()
     if np.all(np.isfinite(slope)):
         work.k[0] = slope
-        clock[ex.T], clock[ex.ERR] = setup.t_start, ex.SMALLEST_ERROR
-        clock[ex.H] = setup.first_step or _first_step(setup, slope, tableau.order)
+        clock[layout.T], clock[layout.ERR] = setup.t_start, explicit.SMALLEST_ERROR
+        clock[layout.H] = setup.first_step or _first_step(setup, slope, tableau.order)
         _watch_start(setup, work)
         _chunks(setup, tableau, work, raw, clock, counts, began)
         _drain(work, raw, counts)
-        raw.t = float(clock[ex.T])
-        raw.outcome, raw.reason = int(counts[ex.OUTCOME]), int(counts[ex.REASON])
-        raw.component = int(counts[ex.COMPONENT])
+        raw.t = float(clock[layout.T])
+        raw.outcome, raw.reason = int(counts[layout.OUTCOME]), int(counts[layout.REASON])
+        raw.component = int(counts[layout.COMPONENT])
     else:
-        raw.outcome, raw.reason = ex.COLLAPSED, ex.BY_NONFINITE
+        raw.outcome, raw.reason = layout.COLLAPSED, layout.BY_NONFINITE
         raw.component = int(np.flatnonzero(~np.isfinite(slope))[0])
         work.trial[:] = y
     raw.statistics = {
-        "steps": int(counts[ex.STEPS]),
-        "rejected": int(counts[ex.REJECTED]),
-        "evaluations": int(counts[ex.EVALS]),
-        "band_steps": int(counts[ex.BAND]),
+        "steps": int(counts[layout.STEPS]),
+        "rejected": int(counts[layout.REJECTED]),
+        "evaluations": int(counts[layout.EVALS]),
+        "band_steps": int(counts[layout.BAND]),
         "seconds": time.monotonic() - began,
     }
     return raw
@@ -56,7 +57,7 @@ def march(setup: Setup) -> Raw:
 def _chunks(
     setup: Setup,
     tableau: Tableau,
-    work: ex.Work,
+    work: layout.Work,
     raw: Raw,
     clock: Vector,
     counts: np.typing.NDArray[np.int64],
@@ -65,35 +66,35 @@ def _chunks(
     """Call the compiled loop until it ends or is stopped."""
     problem = setup.problem
     save = np.empty(0) if setup.save is None else setup.save
-    counts[ex.NEXT_SAVE] = np.searchsorted(save, setup.t_start, side="right")
-    task = ex.Task(
+    counts[layout.NEXT_SAVE] = np.searchsorted(save, setup.t_start, side="right")
+    task = layout.Task(
         setup.widths, setup.par, save, setup.rtol, setup.atol, setup.t_end, setup.max_step,
         setup.bound, setup.trace, int(problem.domain is not None),
     )  # fmt: skip
     functions = (
         problem.rhs,
-        problem.observe or ex.nothing,
-        problem.domain or ex.everywhere,
-        ex.watch_function(len(setup.events)),
+        problem.observe or explicit.nothing,
+        problem.domain or explicit.everywhere,
+        _watch_function(setup),
     )
     budget = FIRST_CHUNK
     with Progress(setup.progress, "solve") as bar:
         try:
             while raw.stopped is None:
-                left = setup.max_steps - int(counts[ex.STEPS] + counts[ex.REJECTED])
+                left = setup.max_steps - int(counts[layout.STEPS] + counts[layout.REJECTED])
                 before = time.monotonic()
-                outcome = ex.advance(
+                outcome = explicit.advance(
                     *functions, tableau, task, setup.table, work, raw.y, clock, counts,
                     min(budget, left + 1),
                 )  # fmt: skip
                 _drain(work, raw, counts)
-                if outcome != ex.RUNNING:
+                if outcome != layout.RUNNING:
                     return
                 raw.stopped = _stop(setup, began, left)
                 spent = max(time.monotonic() - before, 1e-6)
                 budget = int(min(8 * budget, LARGEST_CHUNK, max(1, budget * CHUNK_SECONDS / spent)))
-                done = (clock[ex.T] - setup.t_start) / (setup.t_end - setup.t_start)
-                bar.update(float(done), f"t = {clock[ex.T]:.4g}, {counts[ex.STEPS]} steps")
+                done = (clock[layout.T] - setup.t_start) / (setup.t_end - setup.t_start)
+                bar.update(float(done), f"t = {clock[layout.T]:.4g}, {counts[layout.STEPS]} steps")
         except KeyboardInterrupt:
             raw.stopped = Status.INTERRUPTED
 
@@ -107,12 +108,12 @@ def _stop(setup: Setup, began: float, left: int) -> Status | None:
     return Status.TIMEOUT if time.monotonic() - began > setup.timeout else None
 
 
-def _allocate(setup: Setup, tableau: Tableau) -> ex.Work:
+def _allocate(setup: Setup, tableau: Tableau) -> layout.Work:
     n, events = setup.start.size, len(setup.events)
-    hits = 2 * ex.SCAN * events
+    hits = 2 * layout.SCAN * events
     rows = max(64, min(SAVE_ROWS, SAVE_NUMBERS // max(1, n)))
     event_rows = hits + EVENT_ROWS if events else 0
-    return ex.Work(
+    return layout.Work(
         k=np.zeros((tableau.total, n)),
         dense=np.zeros((tableau.dense.shape[0], n)),
         trial=setup.start.copy(),
@@ -121,7 +122,7 @@ def _allocate(setup: Setup, tableau: Tableau) -> ex.Work:
         high=np.zeros(n),
         low=np.zeros(n),
         seen=np.zeros(len(setup.problem.observables) if events else 0),
-        gap=np.zeros((events, ex.SCAN + 1)),
+        gap=np.zeros((events, layout.SCAN + 1)),
         sign=np.zeros(events),
         hit_theta=np.zeros(hits),
         hit_event=np.zeros(hits, dtype=np.int64),
@@ -134,15 +135,19 @@ def _allocate(setup: Setup, tableau: Tableau) -> ex.Work:
     )
 
 
-def _watch_start(setup: Setup, work: ex.Work) -> None:
+def _watch_start(setup: Setup, work: layout.Work) -> None:
     """Note on which side of its threshold each event function starts (0: exactly on it)."""
+    work.gap[:, 0] = event_gaps(setup, setup.t_start, setup.start)
+    work.sign[:] = np.sign(work.gap[:, 0])
+
+
+def _watch_function(setup: Setup) -> Any:
+    """Return the compiled search for events, loaded by the first run that has some."""
     if not setup.events:
-        return
-    if work.seen.size:
-        setup.problem.observe(setup.t_start, setup.start, setup.widths, setup.par, work.seen)
-    for e in range(len(setup.events)):
-        work.gap[e, 0] = ex.read_event(setup.table, work, e)
-        work.sign[e] = np.sign(work.gap[e, 0])
+        return explicit.unwatched
+    from dmft.solvers.crossings import watch
+
+    return watch
 
 
 def _first_step(setup: Setup, slope: Vector, order: int) -> float:
@@ -163,16 +168,16 @@ def _rms(x: Vector) -> float:
     return float(np.sqrt(np.mean(x * x))) if x.size else 0.0
 
 
-def _drain(work: ex.Work, raw: Raw, counts: np.typing.NDArray[np.int64]) -> None:
+def _drain(work: layout.Work, raw: Raw, counts: np.typing.NDArray[np.int64]) -> None:
     """Empty the buffers into Python."""
-    rows, found = int(counts[ex.SAVED]), int(counts[ex.FOUND])
+    rows, found = int(counts[layout.SAVED]), int(counts[layout.FOUND])
     if rows:
         raw.sink.add(
             work.out_t[:rows].copy(), work.out_y[:rows].copy(), work.out_step[:rows].copy()
         )
-        counts[ex.SAVED] = 0
+        counts[layout.SAVED] = 0
     if found:
         raw.event_t += work.event_t[:found].tolist()
         raw.event_y += list(work.event_y[:found].copy())
         raw.event_id += work.event_id[:found].tolist()
-        counts[ex.FOUND] = 0
+        counts[layout.FOUND] = 0

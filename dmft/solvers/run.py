@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
-from dmft.solvers.explicit import Events
+from dmft.solvers.layout import OBSERVABLE, STATE, Events
 from dmft.solvers.problem import Problem
 
 Vector = NDArray[np.float64]
@@ -126,3 +126,23 @@ class Sink:
             times = np.concatenate([times, [t]])
             states = np.concatenate([states, y[None, :]])
         return times, states
+
+
+def event_gaps(setup: Setup, t: float, y: Vector) -> Vector:
+    """Event functions (quantity minus threshold) at one state; the compiled loop has its own."""
+    table, y = setup.table, np.ascontiguousarray(y)
+    values = np.empty(len(setup.events))
+    seen = np.empty(len(setup.problem.observables))
+    if seen.size and setup.events:
+        setup.problem.observe(t, y, setup.widths, setup.par, seen)
+    for e, kind in enumerate(table.kind):
+        if kind == STATE:
+            values[e] = y[table.first[e]]
+        elif kind == OBSERVABLE:
+            values[e] = seen[table.first[e]]
+        else:
+            terms = slice(table.first[e], table.last[e])
+            norm = np.sqrt(y[table.denominator[terms]] * table.weight[terms])
+            values[e] = np.max(np.abs(y[table.numerator[terms]]) / norm)
+    gaps: Vector = values - table.threshold
+    return gaps

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from dmft.solvers import explicit
 
 SCRIPT = """
 import json, os
 from numba import njit
-from dmft.solvers import explicit
+from dmft.solvers import crossings, explicit
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
@@ -21,7 +27,7 @@ def rhs(t, y, widths, par, out):
 
 problem = Problem("ode", rhs, (Block("y", ()),), ())
 run = solve_problem(problem, {"y": 1.0}, 5.0, widths={}, events=[Event("y", 0.5)])
-dispatchers = [explicit.advance, explicit.watch_function(1)]
+dispatchers = [explicit.advance, crossings.watch]
 print(json.dumps({
     "hits": [len(d.stats.cache_hits) for d in dispatchers],
     "signatures": [len(d.signatures) for d in dispatchers],
@@ -45,3 +51,21 @@ def test_importing_the_package_loads_no_compiler():
     script = "import sys, dmft, dmft.solvers, dmft.progress; print('numba' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("module", "files"),
+    [
+        ("crossings", ("signatures", "layout", "interpolant")),
+        ("explicit", ("signatures", "tableau", "layout", "interpolant")),
+    ],
+)
+def test_a_change_of_what_the_loop_is_built_on_renews_its_cache(module, files):
+    """Numba's cache looks at the file of the entry point only; `BUILT_ON` makes it change."""
+    folder = Path(explicit.__file__).parent
+    digest = hashlib.blake2b(digest_size=8)
+    for name in files:
+        digest.update((folder / f"{name}.py").read_bytes())
+    text = (folder / f"{module}.py").read_text()
+    expected = f'BUILT_ON = "{digest.hexdigest()}"'
+    assert expected in text, f"write {expected} in {module}.py"

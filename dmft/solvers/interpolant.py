@@ -1,0 +1,28 @@
+"""The dense output of an explicit step, evaluated in compiled code."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from dmft.solvers.layout import OPTIONS
+
+compiled = njit(**OPTIONS)
+
+
+@compiled
+def copy(target, source):  # type: ignore[no-untyped-def]
+    """Copy entry by entry."""
+    # An assignment of slices would compile a second of shape checks into the loop.
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@compiled
+def interpolate(work, h, theta):  # type: ignore[no-untyped-def]
+    """Write the interpolant of the last step at T_OLD + theta h into `work.point`."""
+    degree = work.dense.shape[0]
+    for i in range(work.old.size):
+        value = 0.0
+        for d in range(degree - 1, -1, -1):
+            value = (work.dense[d, i] + value) * (theta if d % 2 == 0 else 1.0 - theta)
+        work.point[i] = work.old[i] + h * value
