@@ -36,7 +36,14 @@ REFERENCES = ("start", "plateau")
 
 
 class EscapeWarning(UserWarning):
-    """The threshold is met by relaxation, before anything is learned."""
+    """The threshold is met by relaxation, before anything is learned.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("error", EscapeWarning)  # refuse such escape times altogether
+    >>> warnings.simplefilter("default", EscapeWarning)
+    """
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,12 @@ class EscapeTime:
         True when the run had not reached its plateau yet: nothing is learned at `value`.
     time_step_times_dim : float or None
         For `steps`.
+
+    Examples
+    --------
+    >>> escape = EscapeTime(1.5, threshold=0.2, reference="start", time_step_times_dim=0.05)
+    >>> float(escape), escape.steps(dim=1000)
+    (1.5, 30000.0)
     """
 
     value: float
@@ -83,6 +96,14 @@ class Censored:
     """An escape that was not seen: later than `horizon`, or never.
 
     `status` says why the run ended there: ok (the end of the requested time), or a failure.
+
+    Examples
+    --------
+    >>> Censored(100.0, 0.2, "start", Status.OK, "reached t = 100").value
+    Traceback (most recent call last):
+        ...
+    AttributeError: no escape until t = 100 (reached t = 100); test isinstance(result, \
+dmft.Censored) or use a larger t_max
     """
 
     horizon: float

@@ -58,6 +58,14 @@ class PhaseDiagram:
     messages : mapping of (row, column) to str
         What failed points say.
     provenance : mapping
+
+    Examples
+    --------
+    >>> diagram = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0, 3.0], "y": [0.5, 1.0]})
+    >>> diagram
+    PhaseDiagram(value over x (3) x y (2); {'ok': 6})
+    >>> diagram.values[1].tolist(), diagram.complete
+    ([1.0, 2.0, 3.0], True)
     """
 
     x_name: str

@@ -51,6 +51,19 @@ class Problem:
         What one unit of t is, in words.
     origin
         What the problem was built from, opaque here; None for one written by hand.
+
+    Examples
+    --------
+    >>> from numba import njit
+    >>> from dmft.solvers.signatures import RHS_SIGNATURE
+    >>> from dmft.solvers.solve import solve_problem
+    >>> @njit(RHS_SIGNATURE)
+    ... def decay(t, y, widths, par, out):
+    ...     out[0] = -par[0] * y[0]
+    >>> problem = Problem("ode", decay, (Block("y", ()),), (), parameters=("rate",))
+    >>> run = solve_problem(problem, {"y": 1.0}, 1.0, widths={}, parameters={"rate": 2.0})
+    >>> str(run.status), round(float(run.y[-1]), 7)
+    ('ok', 0.1353353)
     """
 
     kind: str

@@ -57,6 +57,16 @@ class Trajectory:
         The state at `provenance["t_start"]`, saved or not.
     problem : Problem or None
         What was solved, for measures that integrate again; not kept in files and pickles.
+
+    Examples
+    --------
+    >>> run = Trajectory(
+    ...     t=np.array([0.0, 2.0]), blocks={"Q": np.ones((2, 1, 1))},
+    ...     observables={"risk": np.array([1.0, 0.25])}, status=Status.OK, message="",
+    ...     provenance={"time_step_times_dim": 0.1},
+    ... )
+    >>> run.Q.shape, run.risk[-1].item(), run.steps(dim=100)[-1].item()
+    ((2, 1, 1), 0.25, 2000.0)
     """
 
     t: Array
