@@ -11,8 +11,6 @@ import numpy as np
 
 from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram
 from dmft.errors import BadParameter, MissingExtra
-from dmft.solvers.archive import load_trajectory
-from dmft.solvers.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import xarray
@@ -89,16 +87,6 @@ def load_diagram(path: str | Path) -> PhaseDiagram:
         arrays["values"], names[arrays["status"].astype(np.int64)], arrays["horizon"],
         {(i, j): text for i, j, text in record["messages"]}, record["provenance"],
     )  # fmt: skip
-
-
-def load_record(path: str | Path) -> Trajectory | PhaseDiagram:
-    """Read whatever record of this library a file holds."""
-    h5netcdf = _h5netcdf()
-    if not Path(path).exists():
-        raise BadParameter(f"no file {str(path)!r}")
-    with h5netcdf.File(path, "r") as file:
-        kind = file.attrs.get("kind")
-    return load_diagram(path) if kind == KIND else load_trajectory(path)
 
 
 def _h5netcdf() -> Any:

@@ -15,7 +15,7 @@ from dmft.solvers.tableau import TABLEAUX, Tableau
 
 # Python is entered about this often, for progress, time limits and Ctrl-C.
 CHUNK_SECONDS = 0.1
-FIRST_CHUNK, LARGEST_CHUNK = 16, 1_000_000
+LARGEST_CHUNK = 1_000_000
 # Rows of the buffers between compiled loop and Python.
 SAVE_ROWS, SAVE_NUMBERS, EVENT_ROWS = 4096, 2**18, 64
 
@@ -27,7 +27,9 @@ def march(setup: Setup) -> Raw:
     y = setup.start.copy()
     clock, counts = np.zeros(layout.CLOCK_SIZE), np.zeros(layout.COUNTS_SIZE, dtype=np.int64)
     raw = Raw(setup.t_start, y, work.trial, Sink(setup))
+    called = time.perf_counter()
     slope = setup.rhs(setup.t_start, y)
+    cost = max(time.perf_counter() - called, 1e-6)
     counts[layout.EVALS] = 1
     began = time.monotonic()
     if np.all(np.isfinite(slope)):
@@ -35,7 +37,8 @@ def march(setup: Setup) -> Raw:
         clock[layout.T], clock[layout.ERR] = setup.t_start, explicit.SMALLEST_ERROR
         clock[layout.H] = setup.first_step or _first_step(setup, slope, tableau.order)
         _watch_start(setup, work)
-        _chunks(setup, tableau, work, raw, clock, counts, began)
+        budget = max(1, int(CHUNK_SECONDS / (2 * tableau.total * cost)))
+        _chunks(setup, tableau, work, raw, clock, counts, budget)
         _drain(work, raw, counts)
         raw.t = float(clock[layout.T])
         raw.outcome, raw.reason = int(counts[layout.OUTCOME]), int(counts[layout.REASON])
@@ -61,10 +64,10 @@ def _chunks(
     raw: Raw,
     clock: Vector,
     counts: np.typing.NDArray[np.int64],
-    began: float,
+    budget: int,
 ) -> None:
-    """Call the compiled loop until it ends or is stopped."""
-    problem = setup.problem
+    """Call the compiled loop, first for `budget` steps, until it ends or is stopped."""
+    began, problem = time.monotonic(), setup.problem
     save = np.empty(0) if setup.save is None else setup.save
     counts[layout.NEXT_SAVE] = np.searchsorted(save, setup.t_start, side="right")
     task = layout.Task(
@@ -77,7 +80,7 @@ def _chunks(
         problem.domain or explicit.everywhere,
         _watch_function(setup),
     )
-    budget = FIRST_CHUNK
+    budget = min(budget, LARGEST_CHUNK)
     with Progress(setup.progress, "solve") as bar:
         try:
             while raw.stopped is None:

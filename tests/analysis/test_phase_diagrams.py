@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from dmft.analysis.diagram_file import load_diagram, load_record
+from dmft.analysis.diagram_file import load_diagram
 from dmft.analysis.escape import escape_time_of_problem
 from dmft.analysis.phase_diagram import compute_diagram
 from dmft.errors import BadParameter
@@ -126,16 +126,6 @@ def test_files_and_data_sets(escape, tmp_path):
     assert float(chosen) == diagram.values[1, 1]
     with pytest.raises(BadParameter, match="no file"):
         load_diagram(tmp_path / "none.nc")
-
-
-def test_one_loader_reads_every_record(spherical, pair, tmp_path):
-    diagram = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0], "y": [3.0]})
-    run = solve_problem(
-        spherical, {"Q": [[1.0]], "M": [[0.1]]}, 1.0, **pair,
-        parameters={"learning_rate": 0.1, "label_noise": 0.0},
-    )  # fmt: skip
-    for record in (diagram, run):
-        assert load_record(record.save(tmp_path / "record.nc")) == record
 
 
 @pytest.mark.parametrize(
