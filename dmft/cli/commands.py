@@ -40,6 +40,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         "derive": derive_command,
         "solve": solve_command,
         "simulate": simulate_command,
+        "escape": escape_command,
+        "phase": phase_command,
     }
     status = commands[arguments.command](declared, arguments)
     return EXIT_CODES.get(status, NUMERICAL_FAILURE)
@@ -229,7 +231,103 @@ def ensemble_json(ensemble: Any, theory: list[Any]) -> dict[str, Any]:
     return result
 
 
-def keep(arguments: argparse.Namespace, saved: Any, *shown: Any, **options: Any) -> None:
+def escape_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Solve, then locate the escape; a run that does not escape is a result too."""
+    from dmft.analysis.escape import Censored
+    from dmft.workflow import escape_time
+
+    run = solved(declared, arguments)
+    escape = escape_time(run, **declared.options.get("escape", {}))
+    facts = {
+        "threshold": escape.threshold,
+        "reference": escape.reference,
+        "reference_risk": escape.reference_value,
+        "reference_time": escape.reference_time,
+        "status": run.status,
+        "message": run.message,
+    }
+    if isinstance(escape, Censored):
+        status = Status(escape.status)
+        answer = f"no escape until t = {escape.horizon:.10g} ({escape.message})"
+        facts |= {"escaped": False, "t": None, "horizon": escape.horizon}
+    else:
+        # A failure after the escape is no failure of this command.
+        status = Status.OK
+        answer = f"escape at t = {escape.value:.10g}"
+        facts |= {"escaped": True, "t": escape.value, "relaxed_only": escape.relaxed}
+    if arguments.json:
+        print_json(facts)
+    else:
+        print(answer)
+        print(threshold_text(escape))
+    keep(arguments, run, run, escape)
+    return status
+
+
+def threshold_text(escape: Any) -> str:
+    """Return what counted as an escape."""
+    if escape.reference == "overlap":
+        return f"threshold: largest cosine {escape.threshold:.7g}"
+    return (
+        f"threshold: risk {escape.threshold:.7g}, from the risk {escape.reference_value:.7g} "
+        f"of the {escape.reference} at t = {escape.reference_time:.7g}"
+    )
+
+
+def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Compute a diagram; failed points are part of it."""
+    from dmft.equations import derive
+    from dmft.workflow import phase_diagram
+
+    table = declared.table("phase")
+    keys, _ = clock(declared.table("solve"))
+    x, y = declared.axes
+    measure, names = table["measure"], (x.name, y.name)
+    extra = declared.options.get("escape", {}) if measure == "escape_time" else {}
+    fixed = {n: v for n, v in declared.parameters.items() if n not in names}
+    options: dict[str, Any] = {**keys, **extra, **fixed}
+    diagram = phase_diagram(
+        # How a run ends is known once it is solved: the risk comes with its status.
+        "final_risk" if measure == "status" else measure,
+        (x.name, x.values()),
+        (y.name, y.values()),
+        equations=derive(declared.model, declared.algorithm),
+        start=declared.start(),
+        quantity=measure,
+        progress=progress_option(arguments),
+        **options,
+    )
+    if arguments.json:
+        print_json(
+            {
+                "quantity": diagram.quantity,
+                "x": {"name": x.name, "values": diagram.x},
+                "y": {"name": y.name, "values": diagram.y},
+                "values": diagram.values,
+                "status": diagram.status,
+                "count": diagram.count(),
+            }
+        )
+    else:
+        print(phase_text(diagram))
+    keep(arguments, diagram, diagram)
+    return Status.OK if diagram.complete else Status.INTERRUPTED
+
+
+def phase_text(diagram: Any) -> str:
+    """Return the size of a diagram, its statuses and the range of its values."""
+    lines = [f"{diagram.quantity} over {diagram.x_name} x {diagram.y_name}: {diagram.values.shape}"]
+    lines += [f"  {status}: {number} points" for status, number in diagram.count().items()]
+    finite = np.isfinite(diagram.values)
+    if finite.any():
+        for word, find in (("smallest", np.nanargmin), ("largest", np.nanargmax)):
+            i, j = np.unravel_index(find(diagram.values), diagram.values.shape)
+            place = f"{diagram.x_name} = {diagram.x[j]:.6g}, {diagram.y_name} = {diagram.y[i]:.6g}"
+            lines.append(f"  {word}: {diagram.values[i, j]:.7g} at {place}")
+    return "\n".join(lines)
+
+
+def keep(arguments: argparse.Namespace, saved: Any, *shown: Any) -> None:
     """Save first, then draw: a failing picture loses nothing."""
     if arguments.save:
         saved.save(arguments.save)
@@ -237,5 +335,5 @@ def keep(arguments: argparse.Namespace, saved: Any, *shown: Any, **options: Any)
     if arguments.plot:
         from dmft.display import plot
 
-        plot(*shown, path=arguments.plot, **options)
+        plot(*shown, path=arguments.plot)
         log(written("figure", arguments.plot))

@@ -32,17 +32,26 @@ def is_ensemble(record: Any) -> bool:
     return hasattr(record, "mean") and hasattr(record, "stderr")
 
 
+def is_escape(record: Any) -> bool:
+    """Whether a record is an escape time, seen or censored."""
+    return hasattr(record, "threshold") and hasattr(record, "reference")
+
+
 def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | None) -> Any:
     """Draw trajectories and ensembles into two panels, overlaps and risk; return both axes."""
     if axes is None:
         axes = new_figure((1, 2), (10.0, 4.0), shown=shown)
     overlaps, risk = np.ravel(axes)
+    escapes = [r for r in records if is_escape(r)]
+    records = [r for r in records if not is_escape(r)]
     theories = [r for r in records if not is_ensemble(r)]
     for number, record in enumerate(records):
         if is_ensemble(record):
             _draw_ensemble(record, overlaps, risk, offset=number)
         else:
             _draw_trajectory(record, overlaps, risk, style=line_style(6 * theories.index(record)))
+    for escape in escapes:
+        _draw_escape(escape, overlaps, risk)
     _finish(records, overlaps, risk)
     if title:
         overlaps.figure.suptitle(title)
@@ -111,6 +120,17 @@ def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int) -> None
         times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at],
         color=colour(1 + offset), label=_describe_seeds(ensemble), **dots,
     )  # fmt: skip
+
+
+def _draw_escape(escape: Any, overlaps: Any, risk: Any) -> None:
+    """Mark the time and the threshold of an escape; one that was not seen has no time."""
+    if escape.reference != "overlap":
+        risk.axhline(escape.threshold, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
+    time = getattr(escape, "value", None)
+    if time is not None:
+        for panel in (overlaps, risk):
+            panel.axvline(time, color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
+        risk.plot([], [], color=FAINT, linestyle="--", label=f"escape at t = {time:.4g}")
 
 
 def _describe_seeds(ensemble: Any) -> str:

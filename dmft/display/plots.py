@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dmft.display.curves import is_ensemble, plot_runs
+from dmft.display.curves import is_ensemble, is_escape, plot_runs
 from dmft.display.diagram import is_diagram, plot_diagram
 from dmft.display.style import pyplot
 from dmft.errors import BadParameter
@@ -24,10 +24,11 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble or PhaseDiagram
+    *records : Trajectory, Ensemble, EscapeTime or PhaseDiagram
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
-        error of the mean), overlaps in one panel and risk in the other. A phase diagram stands
-        alone: a heat map whose failed and censored cells are hatched and named.
+        error of the mean), overlaps in one panel and risk in the other; escape times of these runs
+        are marked. A phase diagram stands alone: a heat map whose failed and censored cells are
+        hatched and named.
     ax : matplotlib axes, optional
         Two axes (overlaps, risk) for runs, one for a diagram; a new figure by default.
     path : str or Path, optional
@@ -70,8 +71,11 @@ def plot(
         axes = plot_diagram(diagrams[0], ax, shown=path is None, title=title)
         figure = axes.figure
     else:
-        for record in records:
+        runs = [r for r in records if not is_escape(r)]
+        for record in runs:
             _check_run(record)
+        if not runs:
+            raise BadParameter("an escape time is drawn on its run; pass the run too")
         axes = plot_runs(records, ax, shown=path is None, title=title)
         figure = axes[0].figure
     if path is not None:

@@ -277,3 +277,78 @@ def test_saved_times():
     for wrong in (("linear", 0.1), ("log", 200.0)):
         with pytest.raises(BadParameter):
             save_times(100.0, 5, *wrong)
+
+
+def test_escape_agrees_with_the_closed_form(model, capsys):
+    assert main(["escape", model, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    # one_pass.md F.1: u_0 = 0.01, u_1 = T + (1 - T) u_0, u_infinity = 1 without noise.
+    u0, u1, rate = 0.01, 0.505, 2 * (4 - 24 * 0.05)
+    expected = np.log(u1 / u0 * (1 - u0) / (1 - u1)) / rate
+    assert facts["escaped"] is True
+    assert facts["t"] == pytest.approx(expected, rel=1e-7)
+    assert facts["threshold"] == pytest.approx(0.5 * 2 * (1 - u0), rel=1e-12)
+    assert main(["escape", model]) == 0
+    assert f"escape at t = {expected:.6f}"[:-2] in capsys.readouterr().out
+
+
+def test_an_escape_that_was_not_seen_is_a_result(model, capsys):
+    edited(model, "t_max = 2.0", "t_max = 0.1")
+    assert main(["escape", model]) == 0
+    assert "no escape until t = 0.1" in capsys.readouterr().out
+    assert main(["escape", model, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["escaped"], facts["t"], facts["horizon"]) == (False, None, 0.1)
+
+
+PHASE = """
+[phase]
+measure = "{measure}"
+x = {{name = "gamma", from = 0.02, to = 0.3, points = 4}}
+y = {{name = "label_noise", from = 0.0, to = 4.0, points = 3}}
+"""
+
+
+@pytest.fixture
+def phase(model):
+    def write(measure):
+        with Path(model).open("a") as file:
+            file.write(PHASE.format(measure=measure))
+        return model
+
+    return write
+
+
+def test_phase_diagram_knows_the_boundary_of_learning(phase, capsys):
+    assert main(["phase", phase("escape_time"), "--json", "--no-progress"]) == 0
+    diagram = json.loads(capsys.readouterr().out)
+    x, y = np.array(diagram["x"]["values"]), np.array(diagram["y"]["values"])
+    values = np.array(diagram["values"], dtype=float)
+    assert values.shape == (3, 4)
+    # one_pass.md F.1: m grows from zero only for gamma < 2 / (12 + Delta).
+    never = x[None, :] > 2 / (12 + y[:, None])
+    assert np.all(np.isnan(values[never]))
+    assert np.isfinite(values[0, 0])
+    assert diagram["status"][0][0] == "ok"
+    assert diagram["status"][-1][-1] == "not_converged"
+
+
+@pytest.mark.parametrize("measure", ["final_risk", "status"])
+def test_phase_measures_print_save_and_draw(phase, tmp_path, measure, capsys):
+    pytest.importorskip("h5netcdf")
+    pytest.importorskip("matplotlib")
+    saved, drawn = tmp_path / "d.nc", tmp_path / "d.png"
+    assert main(["phase", phase(measure), "--save", str(saved), "--plot", str(drawn)]) == 0
+    out = capsys.readouterr().out
+    assert "ok: 12 points" in out
+    assert "smallest" in out
+    from dmft.workflow import load
+
+    assert load(saved).quantity == measure
+    assert drawn.exists()
+
+
+def test_escape_can_be_drawn_on_its_run(model, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["escape", model, "--plot", str(tmp_path / "e.svg")]) == 0
+    assert (tmp_path / "e.svg").exists()

@@ -160,3 +160,25 @@ def test_symbols_and_axes():
     assert time_label("") == "time $t$"
     assert wants_log(np.geomspace(0.1, 1e3, 50))
     assert not wants_log(np.linspace(0, 1e3, 50))
+
+
+def test_escapes_are_marked_on_their_run(folder):
+    run = Run(np.linspace(0, 4, 5))
+    seen = SimpleNamespace(value=2.5, threshold=0.05, reference="start")
+    overlaps, risk = plot(run, seen, path=folder / "a.png")
+    for panel in (overlaps, risk):
+        marks = [line for line in panel.get_lines() if list(line.get_xdata()) == [2.5, 2.5]]
+        assert len(marks) == 1
+    assert "escape at t = 2.5" in [t.get_text() for t in risk.get_legend().get_texts()]
+
+    class Late:
+        threshold, reference = 0.05, "start"
+
+        @property
+        def value(self):
+            raise AttributeError("not seen")
+
+    _, risk = plot(run, Late(), path=folder / "a.png")
+    assert [t.get_text() for t in risk.get_legend().get_texts()] == ["theory"]
+    with pytest.raises(BadParameter, match="on its run"):
+        plot(seen)
