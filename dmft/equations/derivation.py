@@ -122,7 +122,7 @@ def noise_kernel(model: Model) -> sp.Expr:
     return kernel([first, first], [x.h[x.j], x.h[x.l]])
 
 
-def definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
+def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) -> list[Definition]:
     """All definitions of the overlap dynamics, blocks first and rates last."""
     j, l, r, i, p = x.j, x.l, x.r, x.i, x.p  # noqa: E741
     f, g = students(model), teachers(model)
@@ -136,7 +136,7 @@ def definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]
         "interaction": x.interaction[j, l] + x.interaction[l, j],
     }
     dM = {"learning": x.learning[j, p + r], "interaction": x.interaction[j, p + r]}
-    if isinstance(algorithm, SGD):
+    if quadratic and isinstance(algorithm, SGD):
         dQ |= quadratic_terms(model, algorithm)
     if algorithm.constraint == "sphere":
         result.append(define(x.Phi[j, l], dQ, "intermediate"))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dmft.equations.definitions import live
 from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 
+Scaling = Literal["gradient-flow", "high-dimensional"]
 TIME_UNITS = {
-    SGD: "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
-    GradientFlow: "t = steps * gamma / (p d) as gamma / p -> 0",
+    "high-dimensional": "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
+    "gradient-flow": "t = steps * gamma / (p d) as gamma / p -> 0",
 }
 
 
-def derive(model: Model, algorithm: SGD | GradientFlow) -> Equations:
+def derive(
+    model: Model, algorithm: SGD | GradientFlow, *, scaling: Scaling | None = None
+) -> Equations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -30,11 +35,15 @@ def derive(model: Model, algorithm: SGD | GradientFlow) -> Equations:
     ----------
     model : Model
     algorithm : SGD or GradientFlow
+    scaling : None, "high-dimensional" or "gradient-flow"
+        Which terms survive as d grows: with "high-dimensional" (SGD's default) the learning rate
+        stays of order one and the quadratic term stays; with "gradient-flow" it is dropped.
 
     Raises
     ------
     BadParameter
-        For an object that is not an algorithm, or a symbol that clashes with the equations' own.
+        For an object that is not an algorithm, an unknown scaling, or a symbol that clashes with
+        the equations' own.
 
     Examples
     --------
@@ -48,12 +57,22 @@ def derive(model: Model, algorithm: SGD | GradientFlow) -> Equations:
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if not isinstance(algorithm, SGD | GradientFlow):
         raise BadParameter(f"algorithm must be dmft.SGD or dmft.GradientFlow, got {algorithm!r}")
+    flow = isinstance(algorithm, GradientFlow)
+    natural: Scaling = "gradient-flow" if flow else "high-dimensional"
+    scaling = scaling or natural
+    if scaling not in TIME_UNITS or (scaling != natural and natural == "gradient-flow"):
+        raise BadParameter(
+            f"scaling {scaling!r} does not fit {type(algorithm).__name__}; choose one of "
+            f"{list(TIME_UNITS)} for SGD, 'gradient-flow' for GradientFlow"
+        )
+    quadratic = scaling == "high-dimensional"
     equations = Equations(
         kind="ode",
-        definitions=live(definitions(model, algorithm)),
+        definitions=live(definitions(model, algorithm, quadratic)),
         model=model,
         algorithm=algorithm,
-        time_unit=TIME_UNITS[type(algorithm)],
+        scaling=scaling,
+        time_unit=TIME_UNITS[scaling],
     )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations

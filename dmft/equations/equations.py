@@ -45,6 +45,7 @@ class Equations:
         Blocks (Omega, c), intermediates, rates of M and Q, the risk.
     model, algorithm
         What they were derived from.
+    scaling : "high-dimensional" or "gradient-flow"
     time_unit : str
         What t means.
 
@@ -61,6 +62,7 @@ class Equations:
     definitions: tuple[Definition, ...]
     model: Model
     algorithm: SGD | GradientFlow
+    scaling: str
     time_unit: str
     dropped: tuple[str, ...] = field(default=())
 
@@ -135,9 +137,7 @@ class Equations:
         """What a result derived from these equations records."""
         return {
             "equations": self.fingerprint,
-            "scaling": "gradient-flow"
-            if isinstance(self.algorithm, GradientFlow)
-            else "high-dimensional",
+            "scaling": self.scaling,
             "approximation": "exact",
             "version": VERSION,
             "dropped_terms": list(self.dropped),
@@ -161,7 +161,13 @@ class Equations:
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start."""
-        return resolve(self.model, self.algorithm, self.parameters, start, parameters)
+        needed = list(self.parameters)
+        # The learning rate also sets the clock, where the equations themselves do not need it.
+        if isinstance(self.algorithm, SGD) and (
+            self.algorithm.learning_rate.is_number or "learning_rate" in parameters
+        ):
+            needed = list(dict.fromkeys([*needed, "learning_rate"]))
+        return resolve(self.model, self.algorithm, needed, start, parameters)
 
     def explicit(
         self,

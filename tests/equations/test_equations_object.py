@@ -66,6 +66,23 @@ def test_dropping_a_term_drops_it_everywhere():
         equations.without("noise")
 
 
+def test_scaling_decides_which_terms_survive():
+    model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 2), 0.1)
+    start = dmft.Overlaps(np.eye(2), 0.3 * np.eye(2))
+    flow = dmft.derive(model, dmft.GradientFlow())
+    slow = dmft.derive(model, dmft.SGD(0.5), scaling="gradient-flow")
+    assert slow.terms == flow.terms
+    np.testing.assert_array_equal(slow.evaluate(start)["Q"], flow.evaluate(start)["Q"])
+    run = dmft.solve(slow, start, 1.0, save_at=2)
+    assert run.steps(dim=100)[-1] == pytest.approx(100 * 2 / 0.5)
+    assert dmft.derive(model, dmft.SGD(0.5), scaling="high-dimensional") == dmft.derive(
+        model, dmft.SGD(0.5)
+    )
+    for algorithm, scaling in ((dmft.GradientFlow(), "high-dimensional"), (dmft.SGD(1), "ntk")):
+        with pytest.raises(BadParameter, match="scaling"):
+            dmft.derive(model, algorithm, scaling=scaling)
+
+
 def test_learning_and_interaction_sum_to_the_gradient_flow():
     model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 2))
     equations = dmft.derive(model, dmft.GradientFlow())
