@@ -8,7 +8,13 @@ class DmftError(Exception):
 
 
 class NotClosed(DmftError, ValueError):
-    """A Gaussian expectation has no closed form in the calculus; names the sub-expression."""
+    """A Gaussian expectation has no closed form in the calculus; names the sub-expression.
+
+    `expression` and `reason` hold what the message says of it, where that is known.
+    """
+
+    expression: object = None
+    reason: str = ""
 
 
 class InvalidCovariance(DmftError, ValueError):

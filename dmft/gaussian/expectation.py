@@ -11,7 +11,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike
 
-from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.gaussian.factor import refuse
 from dmft.gaussian.linear import Label, split_product, sum_of_products
 from dmft.gaussian.product import product_expectation
 from dmft.model import FIELD, check_covariance
@@ -112,13 +113,31 @@ class Gaussian:
         def linear(x: Label) -> sp.Expr:
             return sp.Add(*[a * self.mean[i] for i, a in x])
 
+        back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
         total = []
         for summand in sum_of_products(integrand, self.fields):
             coefficient, factors, labels = split_product(summand, self.fields)
-            value = product_expectation(factors, labels, bilinear, linear)
+            try:
+                value = product_expectation(factors, labels, bilinear, linear)
+            except NotClosed as error:
+                raise self._refusal(error, summand.xreplace(back), factors, labels) from None
             total.append(coefficient * _tidy(_collapse(value)))
-        back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
         return _collapse(sp.Add(*total).xreplace(back))
+
+    def _refusal(
+        self,
+        error: NotClosed,
+        summand: sp.Expr,
+        factors: Sequence[sp.Expr],
+        labels: Sequence[Label],
+    ) -> NotClosed:
+        """Say in the user's own symbols which sub-expression is not closed."""
+        named = summand
+        for factor, label in zip(factors, labels, strict=True):
+            if isinstance(error.expression, sp.Expr) and factor.has(error.expression):
+                field = sp.Add(*[a * self.fields[i] for i, a in label])
+                named = error.expression.xreplace({FIELD: field})
+        return refuse(named, error.reason)
 
     def _repr_latex_(self) -> str:
         column = sp.latex(sp.Matrix(self.fields))

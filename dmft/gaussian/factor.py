@@ -47,7 +47,11 @@ class Term:
 
 def refuse(expr: sp.Expr, reason: str) -> NotClosed:
     """Error that names the sub-expression, the reason and the ways out."""
-    return NotClosed(f"no closed form for the Gaussian expectation of {expr}: {reason}; {WAYS_OUT}")
+    error = NotClosed(
+        f"no closed form for the Gaussian expectation of {expr}: {reason}; {WAYS_OUT}"
+    )
+    error.expression, error.reason = expr, reason
+    return error
 
 
 @lru_cache(maxsize=1024)

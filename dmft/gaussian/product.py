@@ -68,7 +68,7 @@ def product_expectation(
         try:
             total.append(_term_product(law, terms, fields))
         except NotClosed as error:
-            if error.args[0].startswith("no closed form"):
+            if error.reason:
                 raise
             raise refuse(_readable(factors, fields), str(error)) from None
     return sp.Add(*total)
