@@ -76,6 +76,15 @@ class Ensemble:
     first_passage : PassageTimes or None
     provenance : mapping
         What was simulated, the clock, the quadrature of the risk with its error, versions.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> model, start = dmft.Model(square, square), dmft.Overlaps([[1.0]], [[0.5]])
+    >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
+    >>> runs.mean.M.shape, runs.runs.M.shape, runs.steps().tolist()
+    ((3, 1, 1), (8, 3, 1, 1), [0.0, 1000.0, 2000.0])
     """
 
     t: Array

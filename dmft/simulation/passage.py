@@ -35,8 +35,8 @@ class FirstPassage:
 
     Examples
     --------
-    >>> import dmft
-    >>> dmft.FirstPassage("risk", 0.9, relative=True).level
+    >>> from dmft.simulation.passage import FirstPassage
+    >>> FirstPassage("risk", 0.9, relative=True).level
     0.9
     """
 
