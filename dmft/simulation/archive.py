@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmft.errors import BadParameter, MissingExtra
+from dmft import netcdf
 from dmft.names import Status
 from dmft.simulation.ensemble import Array, Ensemble, Observed
 from dmft.simulation.passage import PassageTimes
@@ -17,8 +15,6 @@ from dmft.simulation.passage import PassageTimes
 if TYPE_CHECKING:
     import xarray
 
-# Raised when the layout of files changes; readers of older ones are kept.
-FORMAT = 1
 KIND = "dmft ensemble"
 DIMS = {"Q": ("t", "p", "p_2"), "M": ("t", "p", "k"), "readout": ("t", "p"), "risk": ("t",)}
 SUMMARIES = ("mean", "std", "stderr")
@@ -26,49 +22,22 @@ SUMMARIES = ("mean", "std", "stderr")
 
 def to_dataset(ensemble: Ensemble) -> xarray.Dataset:
     """Return variables like `Q_mean`, `Q_stderr` and `Q_runs` over `t` (and `seed`)."""
-    try:
-        import xarray as xr
-    except ImportError as error:
-        raise MissingExtra('to_xarray needs xarray: pip install "dmft[io]"') from error
     data = {name: (dims, values) for name, dims, values in _variables(ensemble)}
     coords = {"t": data.pop("t"), "seed": data.pop("seed")}
-    return xr.Dataset(data, coords=coords, attrs=_attributes(ensemble))
+    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
+        data, coords=coords, attrs=netcdf.attributes(KIND, _record(ensemble))
+    )
+    return dataset
 
 
 def save_ensemble(ensemble: Ensemble, path: str | Path) -> Path:
     """Write a netCDF file; an existing file is replaced only by a complete one."""
-    h5netcdf = _h5netcdf()
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with h5netcdf.File(partial, "w") as file:
-            for name, value in _attributes(ensemble).items():
-                file.attrs[name] = value
-            for name, dims, values in _variables(ensemble):
-                for dim, size in zip(dims, values.shape, strict=True):
-                    if dim not in file.dimensions:
-                        file.dimensions[dim] = size
-                file.create_variable(name, dims, data=values)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return netcdf.write(path, KIND, _record(ensemble), _variables(ensemble))
 
 
 def load_ensemble(path: str | Path) -> Ensemble:
     """Read an ensemble that `Ensemble.save` wrote."""
-    h5netcdf = _h5netcdf()
-    if not Path(path).exists():
-        raise BadParameter(f"no file {str(path)!r}")
-    with h5netcdf.File(path, "r") as file:
-        attrs = {name: file.attrs[name] for name in file.attrs}
-        if attrs.get("kind") != KIND or int(attrs["format"]) > FORMAT:
-            raise BadParameter(
-                f"{str(path)!r} is not an ensemble that this version reads "
-                f"(kind {attrs.get('kind')!r}, format {attrs.get('format')!r})"
-            )
-        record = json.loads(str(attrs["record"]))
-        arrays = {name: np.array(file.variables[name][...]) for name in file.variables}
+    record, arrays = netcdf.read(path, KIND)
     parts = {s: Observed(**{n: arrays[f"{n}_{s}"] for n in DIMS}) for s in SUMMARIES}
     runs = Observed(**{n: arrays[f"{n}_runs"] for n in DIMS}) if "Q_runs" in arrays else None
     passage = None
@@ -88,21 +57,13 @@ def load_ensemble(path: str | Path) -> Ensemble:
     )
 
 
-def _attributes(ensemble: Ensemble) -> dict[str, Any]:
-    """Return flat attributes for people and one JSON text for the reader."""
-    record = {
+def _record(ensemble: Ensemble) -> dict[str, Any]:
+    return {
         "status": str(ensemble.status),
         "seed_status": [str(s) for s in ensemble.seed_status],
         "message": ensemble.message,
         "dim": ensemble.dim,
         "provenance": dict(ensemble.provenance),
-    }
-    return {
-        "kind": KIND,
-        "format": FORMAT,
-        "status": str(ensemble.status),
-        "message": ensemble.message,
-        "record": json.dumps(record),
     }
 
 
@@ -119,11 +80,3 @@ def _variables(ensemble: Ensemble) -> list[tuple[str, tuple[str, ...], Array]]:
         rows.append(("first_passage", ("seed",), ensemble.first_passage.times))
         rows.append(("watched_until", ("seed",), ensemble.first_passage.horizon))
     return rows
-
-
-def _h5netcdf() -> Any:
-    try:
-        import h5netcdf
-    except ImportError as error:
-        raise MissingExtra('netCDF files need h5netcdf: pip install "dmft[io]"') from error
-    return h5netcdf

@@ -90,10 +90,12 @@ def declare_experiment(
         raise BadParameter(
             f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
         )
-    a = filler.readout(model.student, "student")
-    a_star = filler.readout(model.teacher, "teacher")
     if start is not None:
-        a = _check_start(start, a, a_star, algorithm.constraint)
+        _check_start(start, model, algorithm.constraint)
+    a = filler.readout(model.student, "student", None if start is None else start.p)
+    a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
+    if start is not None and start.readout is not None:
+        a = start.readout.copy()
     experiment = Experiment(
         student=filler.activation(model.student, "student"),
         teacher=filler.activation(model.teacher, "teacher"),
@@ -109,26 +111,22 @@ def declare_experiment(
     return experiment
 
 
-def _check_start(
-    start: Overlaps,
-    a: NDArray[np.float64],
-    a_star: NDArray[np.float64],
-    constraint: str | None,
-) -> NDArray[np.float64]:
+def _check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
-    if (start.p, start.k) != (a.size, a_star.size):
-        raise ShapeMismatch(
-            f"start holds widths p, k = {start.p}, {start.k}; the model has {a.size}, {a_star.size}"
-        )
+    widths = (model.student.width, model.teacher.width)
+    for width, given in zip(widths, (start.p, start.k), strict=True):
+        if width.is_Integer and int(width) != given:
+            raise ShapeMismatch(
+                f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
+            )
     off = np.abs(np.diag(start.Q) - 1.0)
     if constraint == "sphere" and float(off.max()) > SPHERE_TOLERANCE:
         j = int(off.argmax())
         raise BadParameter(
-            f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {start.Q[j, j]!r}; "
+            f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "
             "normalise the start, or drop the constraint"
         )
-    return a if start.readout is None else start.readout.copy()
 
 
 class _Values:
@@ -162,11 +160,14 @@ class _Values:
         except (TypeError, ValueError) as error:
             raise BadParameter(f"{symbol} must be a number, got {value!r}") from error
 
-    def readout(self, network: Committee, what: str) -> NDArray[np.float64]:
-        if not network.width.is_Integer:
-            raise BadParameter(f"the {what} has symbolic width {network.width}; give a number")
+    def readout(self, network: Committee, what: str, given: int | None) -> NDArray[np.float64]:
+        """Readouts of a network whose width may be left to the start (`given`)."""
+        if given is None and not network.width.is_Integer:
+            raise BadParameter(
+                f"the {what} has symbolic width {network.width}; give a number, or a start"
+            )
         if network.readout is None:
-            return np.ones(int(network.width))
+            return np.ones(int(network.width) if given is None else given)
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
 
     def activation(self, network: Committee, what: str) -> Activation:

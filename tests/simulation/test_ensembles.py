@@ -83,6 +83,14 @@ def test_symbols_take_their_values_by_name(method):
     assert same(over.runs, two.runs)
 
 
+def test_symbolic_widths_are_those_of_the_start():
+    p, k = sp.symbols("p k", integer=True, positive=True)
+    general = Model(Committee(ERF, p), Committee(ERF, k), 0.1)
+    one = simulate(general, SGD(0.5), 30, 1.0, 2, START, "overlaps", save_at=2)
+    two = simulate(ERF_22, SGD(0.5), 30, 1.0, 2, START, "overlaps", save_at=2)
+    assert same(one.runs, two.runs)
+
+
 def test_start_may_bring_its_readout():
     start = Overlaps(START.Q, START.M, START.P, readout=[1.0, -0.5])
     declared = Model(Committee(ERF, 2, (1.0, -0.5)), Committee(ERF, 2), 0.1)

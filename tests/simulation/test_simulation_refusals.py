@@ -31,7 +31,10 @@ def run(model=SQUARE, algorithm=None, dim=10, t_max=1.0, seeds=2, start=START, *
         ({"learning_rate": float("nan")}, "not finite"),
         ({"model": Model(Committee(sp.sign(z), 1), Committee(z, 1))}, "jumps"),
         ({"model": Model(Committee(sp.gamma(z), 1), Committee(z, 1))}, "gamma"),
-        ({"model": Model(Committee(z**2, sp.Symbol("p")), Committee(z, 1))}, "symbolic width"),
+        (
+            {"model": Model(Committee(z**2, sp.Symbol("p")), Committee(z, 1)), "start": None},
+            "symbol",
+        ),
         ({"dim": 0}, "positive integer"),
         ({"dim": 1}, "rank 2"),
         ({"dim": 2.0}, "positive integer"),
