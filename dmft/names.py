@@ -43,7 +43,14 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 class Status(StrEnum):
-    """How a computation ended: one vocabulary for solvers, simulations and measures."""
+    """How a computation ended: one vocabulary for solvers, simulations and measures.
+
+    Examples
+    --------
+    >>> from dmft import Status
+    >>> Status.DIVERGED == "diverged"
+    True
+    """
 
     OK = "ok"
     EVENT = "event"

@@ -29,6 +29,7 @@ FLOORS = {
     "names": 0,
     "errors": 0,
     "progress": 0,
+    "netcdf": 0,
 }
 # Stronger than the order: a witness may not use what it judges, a solver needs no symbols.
 BANS = {

@@ -1,4 +1,11 @@
-"""Floor 5: named models of the literature, ready to use; BibTeX in `dmft.display.bibliography`."""
+"""Floor 5: named models of the literature, ready to use; BibTeX in `dmft.display.bibliography`.
+
+Examples
+--------
+>>> import dmft
+>>> dmft.literature.saad_solla(width=3).student.width
+3
+"""
 
 from dmft.literature.models import hermite_committee, phase_retrieval, saad_solla
 

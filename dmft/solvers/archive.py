@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.errors import BadParameter, MissingExtra
+from dmft import netcdf
 from dmft.names import Status
 from dmft.solvers.problem import Block
 from dmft.solvers.trajectory import EventRecord, Trajectory
@@ -19,71 +17,29 @@ from dmft.solvers.trajectory import EventRecord, Trajectory
 if TYPE_CHECKING:
     import xarray
 
-# Raised when the layout of files changes; readers of older ones are kept.
-FORMAT = 1
 KIND = "dmft trajectory"
 
 
 def to_dataset(run: Trajectory) -> xarray.Dataset:
     """Return the data set with dimension `t`, one dimension for each block axis."""
-    try:
-        import xarray as xr
-    except ImportError as error:
-        raise MissingExtra('to_xarray needs xarray: pip install "dmft[io]"') from error
     data = {name: (dims, values) for name, dims, values in _variables(run) if name != "t"}
-    return xr.Dataset(data, coords={"t": ("t", run.t)}, attrs=_attributes(run))
+    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
+        data, coords={"t": ("t", run.t)}, attrs=netcdf.attributes(KIND, _record(run))
+    )
+    return dataset
 
 
 def save_trajectory(run: Trajectory, path: str | Path) -> Path:
     """Write `run` to a netCDF file; an existing file is replaced only by a complete one."""
-    h5netcdf = _h5netcdf()
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with h5netcdf.File(partial, "w") as file:
-            for name, value in _attributes(run).items():
-                file.attrs[name] = value
-            for name, dims, values in _variables(run):
-                _write(file, name, dims, values)
-            events = file.create_group("events")
-            _write(events, "time", ("event",), np.array([e.t for e in run.events]))
-            for block in run.layout:
-                if any(block.name not in e.state for e in run.events):
-                    continue  # not part of the state (a fixed readout shown as a block)
-                stacked = [e.state[block.name] for e in run.events]
-                shape = (0, *block.shape(run.widths))
-                values = np.stack(stacked) if stacked else np.empty(shape)
-                _write(events, block.name, ("event", *_dims(block)), values)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return netcdf.write(path, KIND, _record(run), _variables(run))
 
 
 def load_trajectory(path: str | Path) -> Trajectory:
     """Read a trajectory that `Trajectory.save` wrote."""
-    h5netcdf = _h5netcdf()
-    if not Path(path).exists():
-        raise BadParameter(f"no file {str(path)!r}")
-    with h5netcdf.File(path, "r") as file:
-        attrs = {name: file.attrs[name] for name in file.attrs}
-        if attrs.get("kind") != KIND or int(attrs["format"]) > FORMAT:
-            raise BadParameter(
-                f"{str(path)!r} is not a trajectory that this version reads "
-                f"(kind {attrs.get('kind')!r}, format {attrs.get('format')!r})"
-            )
-        meta = json.loads(str(attrs["record"]))
-        arrays = {name: np.array(file.variables[name][...]) for name in file.variables}
-        group = file.groups["events"]
-        events = {name: np.array(group.variables[name][...]) for name in group.variables}
-    return _restore(meta, arrays, events)
+    return _restore(*netcdf.read(path, KIND))
 
 
-def _restore(
-    meta: Mapping[str, Any],
-    arrays: Mapping[str, NDArray[np.float64]],
-    events: Mapping[str, NDArray[np.float64]],
-) -> Trajectory:
+def _restore(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]) -> Trajectory:
     layout = tuple(Block(b["name"], tuple(b["axes"]), b["symmetric"]) for b in meta["layout"])
     return Trajectory(
         t=arrays["t"],
@@ -94,8 +50,8 @@ def _restore(
         events=tuple(
             EventRecord(
                 name,
-                float(events["time"][i]),
-                {b.name: events[b.name][i] for b in layout if b.name in events},
+                float(arrays["event_t"][i]),
+                {b: arrays[f"event_{b}"][i] for b in meta["event_blocks"]},
             )
             for i, name in enumerate(meta["events"])
         ),
@@ -109,9 +65,8 @@ def _restore(
     )
 
 
-def _attributes(run: Trajectory) -> dict[str, Any]:
-    """Return flat attributes for people and one JSON text for the reader."""
-    record = {
+def _record(run: Trajectory) -> dict[str, Any]:
+    return {
         "status": str(run.status),
         "message": run.message,
         "statistics": dict(run.statistics),
@@ -123,15 +78,9 @@ def _attributes(run: Trajectory) -> dict[str, Any]:
         "observables": list(run.observables),
         "constants": list(run.constants),
         "events": [e.name for e in run.events],
+        "event_blocks": list(run.events[0].state) if run.events else [],
         "provenance": dict(run.provenance),
         "start": list(run.start),
-    }
-    return {
-        "kind": KIND,
-        "format": FORMAT,
-        "status": str(run.status),
-        "message": run.message,
-        "record": json.dumps(record),
     }
 
 
@@ -146,6 +95,12 @@ def _variables(run: Trajectory) -> list[tuple[str, tuple[str, ...], NDArray[np.f
     for block in run.layout:
         if block.name in run.start:
             rows.append((f"start_{block.name}", _dims(block), run.start[block.name]))
+    if run.events:
+        rows.append(("event_t", ("event",), np.array([e.t for e in run.events])))
+        for block in run.layout:
+            if block.name in run.events[0].state:
+                stacked = np.stack([e.state[block.name] for e in run.events])
+                rows.append((f"event_{block.name}", ("event", *_dims(block)), stacked))
     return rows
 
 
@@ -157,18 +112,3 @@ def _dims(block: Block) -> tuple[str, ...]:
         seen[axis] = seen.get(axis, 0) + 1
         names.append(axis if seen[axis] == 1 else f"{axis}_{seen[axis]}")
     return tuple(names)
-
-
-def _write(group: Any, name: str, dims: tuple[str, ...], values: NDArray[np.float64]) -> None:
-    for dim, size in zip(dims, values.shape, strict=True):
-        if dim not in group.dimensions:
-            group.dimensions[dim] = size
-    group.create_variable(name, dims, data=np.asarray(values, dtype=np.float64))
-
-
-def _h5netcdf() -> Any:
-    try:
-        import h5netcdf
-    except ImportError as error:
-        raise MissingExtra('netCDF files need h5netcdf: pip install "dmft[io]"') from error
-    return h5netcdf

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dmft import netcdf
 from dmft.analysis import diagram_file
 from dmft.analysis.phase_diagram import PhaseDiagram
-from dmft.errors import BadParameter, MissingExtra
+from dmft.errors import BadParameter
 from dmft.simulation import archive as ensembles
 from dmft.simulation.ensemble import Ensemble
 from dmft.solvers import archive as trajectories
@@ -41,17 +42,7 @@ def load(path: str | Path) -> Record:
     >>> dmft.load(path) == run
     True
     """
-    try:
-        import h5netcdf
-    except ImportError as error:
-        raise MissingExtra('reading netCDF needs h5netcdf: pip install "dmft[io]"') from error
-    if not Path(path).is_file():
-        raise BadParameter(f"no file {str(path)!r}")
-    try:
-        with h5netcdf.File(path, "r") as file:
-            kind = str(file.attrs.get("kind", ""))
-    except OSError as error:
-        raise BadParameter(f"{str(path)!r} is not a netCDF file: {error}") from error
+    kind = netcdf.kind_of(path)
     if kind not in READERS:
         raise BadParameter(
             f"{str(path)!r} holds {kind or 'an unnamed kind'!r}; this reads {sorted(READERS)}"

@@ -88,7 +88,7 @@ def phase_diagram(
         def evaluate(first: float, second: float) -> Any:
             return measure(**{names[0]: first, names[1]: second})
 
-        label = quantity or getattr(measure, "__name__", "value")
+        label = quantity or str(getattr(measure, "__name__", "value"))
         return compute_diagram(
             evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress
         )
@@ -100,7 +100,7 @@ def phase_diagram(
     _, parameters = split_options(options)
     # A wrong name or a bad start is refused here, not at every point.
     run_inputs(equations, start, {**parameters, names[0]: _first(x), names[1]: _first(y)})
-    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
 
     def builtin(first: float, second: float) -> Any:
         here = {**options, names[0]: first, names[1]: second, "progress": False}
