@@ -1,0 +1,109 @@
+"""The law of random starts, against weights drawn in R^d."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.stats import ks_2samp
+
+import dmft
+from dmft.errors import BadParameter
+
+Z = sp.Symbol("z", real=True)
+DRAWS = 2500
+
+
+def model(p, k, readout=None):
+    return dmft.Model(dmft.Committee(Z**2, p, readout), dmft.Committee(Z**2, k))
+
+
+def drawn_weights(p, k, dim, normalised):
+    """Definition: rows in R^d, teachers orthonormalised by Gram-Schmidt (QR)."""
+    rng = np.random.default_rng(12345)
+    samples = []
+    for _ in range(DRAWS):
+        W = rng.standard_normal((p, dim))
+        if normalised:
+            W *= np.sqrt(dim) / np.linalg.norm(W, axis=1, keepdims=True)
+        teachers = np.sqrt(dim) * np.linalg.qr(rng.standard_normal((dim, k)))[0].T
+        samples.append(np.hstack([(W @ W.T / dim).ravel(), (W @ teachers.T / dim).ravel()]))
+    return np.array(samples)
+
+
+def drawn_overlaps(p, k, dim, normalised):
+    samples = []
+    for seed in range(DRAWS):
+        start = dmft.random_overlaps(model(p, k), dim, seed, normalised)
+        samples.append(np.hstack([start.Q.ravel(), start.M.ravel()]))
+    return np.array(samples)
+
+
+# The dimension is close to the widths in all, and below p + k (singular Omega) in the third.
+@pytest.mark.parametrize(
+    ("p", "k", "dim", "normalised"), [(2, 2, 6, False), (2, 2, 5, True), (3, 2, 4, False)]
+)
+def test_law_is_that_of_drawn_weights(p, k, dim, normalised):
+    truth, mine = drawn_weights(p, k, dim, normalised), drawn_overlaps(p, k, dim, normalised)
+    fixed = [j * (p + 1) for j in range(p)] if normalised else []
+    free = [n for n in range(truth.shape[1]) if n not in fixed]
+    assert (mine[:, fixed] == 1).all()
+    for n in free:
+        assert ks_2samp(truth[:, n], mine[:, n]).pvalue > 1e-3, n
+    # Means of all products of two entries, and of two squares: the joint law.
+    for f in (lambda x: x.T @ x / DRAWS, lambda x: (x**2).T @ (x**2) / DRAWS):
+        gap = np.abs(f(truth[:, free]) - f(mine[:, free]))
+        error = np.sqrt(_variance(truth[:, free], f) * 2 / DRAWS)
+        assert (gap < 5 * error).all()
+
+
+def _variance(samples, f):
+    """Variance of the summand whose mean is f."""
+    terms = np.array([f(s[None, :]) * DRAWS for s in samples])
+    return terms.var(axis=0)
+
+
+def test_moments():
+    """E Q_jj = 1, Var Q_jj = 2/d, Var Q_jl = Var M = 1/d, E Q_jj M_jr^2 = (1 + 2/d) / d."""
+    p, k, dim = 3, 2, 6
+    x = drawn_overlaps(p, k, dim, False)
+    Q, M = x[:, : p * p].reshape(-1, p, p), x[:, p * p :].reshape(-1, p, k)
+    diagonal = np.diagonal(Q, axis1=1, axis2=2)
+    off = Q[:, [0, 0, 1], [1, 2, 2]]
+    for sample, value in (
+        (diagonal, 1), ((diagonal - 1) ** 2, 2 / dim), (off, 0), (off**2, 1 / dim),
+        (M, 0), (M**2, 1 / dim), (diagonal[:, :, None] * M**2, (1 + 2 / dim) / dim),
+    ):  # fmt: skip
+        mean = sample.reshape(DRAWS, -1).mean(axis=1)
+        assert abs(mean.mean() - value) < 4.5 * mean.std() / np.sqrt(DRAWS)
+
+
+def test_same_seed_same_start():
+    one, two, other = (dmft.random_overlaps(model(2, 1), 50, seed) for seed in (3, 3, 4))
+    assert (one.Omega == two.Omega).all()
+    assert not (one.Omega == other.Omega).all()
+
+
+def test_smallest_dimensions():
+    start = dmft.random_overlaps(model(3, 2), 2, 0)  # students inside the teacher's span
+    np.testing.assert_allclose(start.Q, start.M @ start.M.T, atol=1e-14)
+    start = dmft.random_overlaps(model(1, 1), 1, 0, normalised=True)
+    assert abs(start.M[0, 0]) == pytest.approx(1)
+    with pytest.raises(BadParameter, match="cannot hold 2 orthogonal teacher rows"):
+        dmft.random_overlaps(model(3, 2), 1, 0)
+
+
+def test_large_dimension_costs_nothing():
+    start = dmft.random_overlaps(model(2, 2), 10**12, 0)
+    np.testing.assert_allclose(start.Q, np.eye(2), atol=1e-5)
+    assert 0 < np.abs(start.M).max() < 1e-5
+
+
+def test_readouts_come_along():
+    assert dmft.random_overlaps(model(2, 1, [3, -1]), 10, 0).readout.tolist() == [3.0, -1.0]
+    assert dmft.random_overlaps(model(2, 1, [3, sp.Symbol("c")]), 10, 0).readout is None
+    assert dmft.random_overlaps(model(2, 1), 10, 0).readout is None
+
+
+def test_symbolic_widths_are_refused():
+    wide = dmft.Model(dmft.Committee(Z**2, sp.Symbol("p")), dmft.Committee(Z**2, 1))
+    with pytest.raises(BadParameter, match="numeric widths"):
+        dmft.random_overlaps(wide, 10, 0)
