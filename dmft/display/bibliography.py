@@ -72,6 +72,17 @@ ENTRIES: dict[str, str] = {
   eprint = {2305.18502},
   archiveprefix = {arXiv},
 }""",
+    "arnaboldi_2024": """\
+@inproceedings{arnaboldi_2024,
+  author    = {Arnaboldi, Luca and Dandi, Yatin and Krzakala, Florent and Loureiro, Bruno
+               and Pesce, Luca and Stephan, Ludovic},
+  title     = {Online learning and information exponents: the importance of batch size and
+               time/complexity tradeoffs},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024},
+  eprint    = {2406.02157},
+  archiveprefix = {arXiv},
+}""",
 }
 
 

@@ -7,6 +7,14 @@ Examples
 3
 """
 
+from dmft.literature.conventions import CONVENTIONS, Convention, convention
 from dmft.literature.models import hermite_committee, phase_retrieval, saad_solla
 
-__all__ = ["hermite_committee", "phase_retrieval", "saad_solla"]
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "convention",
+    "hermite_committee",
+    "phase_retrieval",
+    "saad_solla",
+]

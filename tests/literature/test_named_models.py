@@ -60,10 +60,11 @@ def test_hermite_order_is_checked(order):
 
 
 def test_every_cited_key_has_an_entry_and_entries_are_well_formed():
-    for name in literature.__all__:
+    for name in ("hermite_committee", "phase_retrieval", "saad_solla"):
         cited = re.findall(r"\[([a-z0-9_]+)\]", inspect.getdoc(getattr(literature, name)))
         assert cited, f"{name} cites nothing"
         assert set(cited) <= set(ENTRIES)
+    assert set(literature.CONVENTIONS) <= set(ENTRIES)
     for key, entry in ENTRIES.items():
         assert re.match(r"@\w+\{" + key + ",", entry)
         assert entry.count("{") == entry.count("}")
