@@ -71,7 +71,8 @@ def write_latex(declared: Declaration, path: str) -> None:
     from dmft.equations import derive
 
     equations = derive(declared.model, declared.algorithm)
-    Path(path).write_text(document(equations, title=declared.path.stem), encoding="utf-8")
+    text = document(equations, title=declared.path.stem, note=f"Time: {equations.time_unit}.")
+    Path(path).write_text(text, encoding="utf-8")
     log(written("equations", path))
 
 

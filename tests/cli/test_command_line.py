@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -352,3 +354,20 @@ def test_escape_can_be_drawn_on_its_run(model, tmp_path):
     pytest.importorskip("matplotlib")
     assert main(["escape", model, "--plot", str(tmp_path / "e.svg")]) == 0
     assert (tmp_path / "e.svg").exists()
+
+
+@pytest.mark.slow
+def test_control_c_keeps_what_is_computed(model, tmp_path):
+    edited(model, "dim = 500", "dim = 50000000")
+    saved = tmp_path / "runs.nc"
+    command = [sys.executable, "-m", "dmft.cli.main", "simulate", model, "--save", str(saved)]
+    # The compiled code is in the cache by now, whichever test came first.
+    assert main(["solve", model]) == 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(15.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in out
+    assert "Traceback" not in err
+    assert saved.exists()
