@@ -230,19 +230,9 @@ def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-un
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def fill_gram(generator, S, V, inside, degrees, batch, L, order, T, Y, gram):  # type: ignore[no-untyped-def]
-    """Psi X^T X Psi^T: the part in the span of the weights and the Wishart part outside it.
-
-    For one sample Psi Psi^T has rank one, and both are its square length times psi psi^T.
-    """
+def fill_gram(generator, S, V, degrees, L, order, T, Y, gram):  # type: ignore[no-untyped-def]
+    """Psi X^T X Psi^T: the part in the span of the weights and the Wishart part outside it."""
     p = S.shape[0]
-    if batch == 1:
-        if degrees > 0:
-            inside += generator.chisquare(degrees)
-        for j in range(p):
-            for i in range(p):
-                gram[j, i] = inside * S[j, i]
-        return
     for j in range(p):
         for i in range(p):
             gram[j, i] = 0.0
@@ -295,11 +285,26 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
         for _ in range(batch):
             inside += draw_fields(generator, root, B, L, rank, z, h, h_star)
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
-            sample_updates(
-                h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi
-            )
+            # `sample_updates`, written out: the call would cost as much as the rest of the step.
+            f, y = 0.0, 0.0
+            for j in range(p):
+                f += a[j] * sigma(h[j], par)
+            for r in range(k):
+                y += a_star[r] * sigma_star(h_star[r], par_star)
+            error = y / k + noise - f / p
+            for j in range(p):
+                psi[j] = a[j] * slope(h[j], par) * error
             add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1)
-        fill_gram(generator, S, V, inside, dim - known - rank, batch, L, order, T, Y, gram)
+        degrees = dim - known - rank
+        if batch == 1:
+            # Psi Psi^T has rank one: the parts in and outside the span are one square length.
+            if degrees > 0:
+                inside += generator.chisquare(degrees)
+            for j in range(p):
+                for i in range(p):
+                    gram[j, i] = inside * S[j, i]
+        else:
+            fill_gram(generator, S, V, degrees, L, order, T, Y, gram)
         apply_step(Q, M, rates[0] / dim, cross, own, gram)
         code = length_status(Q)
         if code != REACHED:
