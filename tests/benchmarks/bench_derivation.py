@@ -1,6 +1,6 @@
 """Time to derive Gaussian integrals, against differentiating a moment generating function.
 
-Run: python tests/benchmarks/bench_derivation.py
+Run: python tests/benchmarks (this and the dynamics)
 """
 
 import time

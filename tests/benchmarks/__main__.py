@@ -1,0 +1,8 @@
+"""All benchmarks, one table after the other: `python tests/benchmarks`."""
+
+import bench_derivation
+import bench_dynamics
+
+bench_dynamics.main()
+print()
+bench_derivation.main()
