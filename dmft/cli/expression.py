@@ -335,7 +335,7 @@ def _unsigned(node: ast.expr) -> ast.expr:
 
 def _check_characters(text: str) -> None:
     if not isinstance(text, str):
-        raise ExpressionRefused(f"an expression must be text in quotes, got {text!r}")
+        raise ExpressionRefused(f"an expression must be text in quotes, got {type(text).__name__}")
     if not text.strip():
         raise ExpressionRefused("the expression is empty")
     if len(text) > MAX_LENGTH:

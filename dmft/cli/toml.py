@@ -16,7 +16,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
-from dmft.cli.values import Values
+from dmft.cli.values import Values, printable
 from dmft.errors import DmftError, ExpressionRefused
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Overlaps, random_overlaps
 
@@ -118,7 +118,7 @@ def _load(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ExpressionRefused(f"{file}: byte {error.start + 1} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        raise ExpressionRefused(f"{file}: not TOML: {error}") from None
+        raise ExpressionRefused(printable(f"{file}: not TOML: {error}")) from None
     except (RecursionError, ValueError) as error:
         # tomllib recurses on nested brackets; int() refuses numbers of thousands of digits.
         raise ExpressionRefused(f"{file}: not TOML: {type(error).__name__}: {error}") from None

@@ -17,8 +17,28 @@ from dmft.model import FIELD
 MAX_COUNT = 10**12
 # Saved times, and points along one axis of a diagram: what fits in memory.
 MAX_POINTS = 10**6
+# Characters of a value, and of a whole message, that are shown.
+SHOWN, MESSAGE = 60, 1000
 # Beyond this a float is on its way to infinity.
 MAX_NUMBER = 1e300
+
+
+def shown(value: Any) -> str:
+    """Return a value as short printable text, whatever a file holds."""
+    try:
+        text = ascii(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return "a huge number"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Return text from a file without anything that a terminal would obey, and of bounded length.
+
+    Line breaks stay: the caret of a refused formula stands on a line of its own.
+    """
+    clean = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    return clean if len(clean) <= MESSAGE else clean[: MESSAGE - 3] + "..."
 
 
 class Values:
@@ -54,27 +74,27 @@ class Values:
 
     def refusal(self, where: str, reason: str) -> ExpressionRefused:
         """Return the error to raise: file, table and key first."""
-        return ExpressionRefused(f"{self.file}, {where}: {reason}")
+        return ExpressionRefused(printable(f"{self.file}, {where}: {reason}"))
 
     def read(self, value: Any, key: Key, where: str) -> Any:
         """Check one value against its key."""
         if key.kind == "choice":
             if value not in key.choices:
                 choices = ", ".join(f'"{c}"' for c in key.choices)
-                raise self.refusal(where, f"must be one of {choices}, got {value!r}")
+                raise self.refusal(where, f"must be one of {choices}, got {shown(value)}")
             return value
         return self._readers[key.kind](value, where)
 
     def typed(self, value: Any, where: str, kind: type, what: str) -> Any:
         """Return a value of this Python type."""
         if not isinstance(value, kind):
-            raise self.refusal(where, f"must be {what}, got {value!r}")
+            raise self.refusal(where, f"must be {what}, got {shown(value)}")
         return value
 
     def number(self, value: Any, where: str) -> float:
         """Return a finite number (true and false are none)."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.refusal(where, f"must be a number, got {value!r}")
+            raise self.refusal(where, f"must be a number, got {shown(value)}")
         if not abs(value) < MAX_NUMBER:
             raise self.refusal(where, "must be a finite number")
         return float(value)
@@ -83,20 +103,20 @@ class Values:
         """Return a number above zero."""
         number = self.number(value, where)
         if not number > 0:
-            raise self.refusal(where, f"must be positive, got {value!r}")
+            raise self.refusal(where, f"must be positive, got {shown(value)}")
         return number
 
     def fraction(self, value: Any, where: str) -> float:
         """Return a number strictly between 0 and 1."""
         number = self.number(value, where)
         if not 0 < number < 1:
-            raise self.refusal(where, f"must lie between 0 and 1, got {value!r}")
+            raise self.refusal(where, f"must lie between 0 and 1, got {shown(value)}")
         return number
 
     def integer(self, value: Any, where: str, lowest: int, highest: int) -> int:
         """Return a whole number within bounds."""
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.refusal(where, f"must be a whole number, got {value!r}")
+            raise self.refusal(where, f"must be a whole number, got {shown(value)}")
         if not lowest <= value <= highest:
             raise self.refusal(where, f"must lie between {lowest} and {highest}")
         return value
@@ -120,7 +140,7 @@ class Values:
         """Return an activation, an expression in the field z."""
         expr = self._parse(value, where, {"z": FIELD})
         if FIELD not in expr.free_symbols:
-            raise self.refusal(where, f"{value!r} does not depend on the field z")
+            raise self.refusal(where, f"{shown(value)} does not depend on the field z")
         return expr
 
     def scalar(self, value: Any, where: str) -> float | sp.Expr:
@@ -132,7 +152,7 @@ class Values:
     def scalars(self, value: Any, where: str) -> list[float | sp.Expr]:
         """Return a list of scalars."""
         if not isinstance(value, list):
-            raise self.refusal(where, f"must be a list like [1.0, 1.0], got {value!r}")
+            raise self.refusal(where, f"must be a list like [1.0, 1.0], got {shown(value)}")
         return [self.scalar(x, where) for x in value]
 
     def width(self, value: Any, where: str) -> int | sp.Symbol:
