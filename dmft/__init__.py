@@ -21,6 +21,7 @@ PUBLIC = {
     "EscapeTime": "dmft.analysis.escape",
     "EscapeWarning": "dmft.analysis.escape",
     "Event": "dmft.solvers.events",
+    "FirstPassage": "dmft.simulation.passage",
     "Gaussian": "dmft.gaussian",
     "GradientFlow": "dmft.model",
     "Model": "dmft.model",
