@@ -17,6 +17,8 @@ from dmft.codegen.nodes import Graph, Index, Node, factors
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
+# Functions of `dmft.special`; others are in `math`.
+CALLS = {"asin": "asin", "BivariateNormalCDF": "bivariate_normal_cdf"}
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
 
@@ -193,9 +195,11 @@ class LoopWriter:
             return self.compute_nary(node, scope)
         if node.kind == "pow":
             return self.compute_power(node, scope)
+        if node.kind == "text":
+            return str(node.data)
         if node.kind == "call":
-            prefix = "" if node.data == "asin" else "math."
-            return f"{prefix}{node.data}({self.value(node.args[0], scope)})"
+            name = CALLS.get(node.data, f"math.{node.data}")
+            return f"{name}({', '.join(self.value(a, scope) for a in node.args)})"
         if node.kind == "sum":
             return self.compute_sum(node, scope)
         return self.compute_pair(node, scope)

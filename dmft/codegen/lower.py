@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 import sympy as sp
 
 from dmft.codegen.nodes import COST, Graph, Index, Node, factors, terms
+from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.definitions import base_name, index_symbol
 from dmft.equations.kernels import Kernel
@@ -29,8 +31,10 @@ def place(index: sp.Expr) -> tuple[Index, str]:
 class Lowering:
     """Lowers expressions of one system, each sub-expression once."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, names: Mapping[str, str]) -> None:
+        """Start with an empty graph; `names` are those of the parameters in the code."""
         self.graph = graph
+        self.names = names
         self.memo: dict[sp.Expr, Node] = {}
 
     def __call__(self, expr: sp.Expr) -> Node:
@@ -47,7 +51,7 @@ class Lowering:
         if expr.is_number:
             return g.number(float(expr.evalf(20)))
         if isinstance(expr, sp.Symbol):
-            return g.scalar(expr.name)
+            return g.scalar(self.names.get(expr.name, expr.name))
         if isinstance(expr, sp.Indexed):
             return g.ref(base_name(expr), [place(index) for index in expr.indices])
         if isinstance(expr, Kernel):
@@ -61,11 +65,14 @@ class Lowering:
         if isinstance(expr, sp.Pow) and expr.exp.is_Rational and (2 * expr.exp).is_Integer:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
-        if name in COST and len(expr.args) == 1:
-            return g.call(name, self(expr.args[0]))
+        if name in COST:
+            return g.call(name, *(self(a) for a in expr.args))
+        if not expr.has(sp.Indexed, sp.Sum, Kernel):
+            names = {s: self.names.get(s.name, s.name) for s in expr.free_symbols}
+            return g.text(f"({emit_expression(expr, names)})")
         raise NotClosed(
             f"{name} in {expr} has no generated code; covered are + * powers, square roots, "
-            f"sums and {sorted(COST)}"
+            f"sums, {sorted(COST)} and functions of the parameters alone"
         )
 
 

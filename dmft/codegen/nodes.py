@@ -16,7 +16,9 @@ Number = Fraction | float
 # A loop index: name and axis, one of "p", "k", "N" = p + k.
 Index = tuple[str, str]
 
-COST = {"asin": 20, "erf": 20, "exp": 20, "log": 20, "sin": 20, "cos": 20, "tanh": 20}
+# Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
+COST = {"asin": 20, "erf": 20, "exp": 20, "BivariateNormalCDF": 400}
+TEXT_COST = 20
 ROOT_COST, INVERSE_COST = 15, 8
 # What a sum costs against one term of it: typical widths are of order ten.
 SUM_COST = 10
@@ -143,9 +145,14 @@ class Graph:
         cost += INVERSE_COST if exponent < 0 else 0
         return self.make("pow", exponent, (base,), base.deps, base.cost + cost)
 
-    def call(self, name: str, arg: Node) -> Node:
-        """Elementary function of a node."""
-        return self.make("call", name, (arg,), arg.deps, arg.cost + COST[name])
+    def call(self, name: str, *args: Node) -> Node:
+        """Function of nodes."""
+        deps = frozenset().union(*(a.deps for a in args))
+        return self.make("call", name, args, deps, sum(a.cost for a in args) + COST[name])
+
+    def text(self, text: str) -> Node:
+        """Code of a function of the run-time scalars alone."""
+        return self.make("text", text, (), frozenset(), TEXT_COST)
 
     def sum(self, index: Index, body: Node) -> Node:
         """Sum over one index, renamed to its height."""
@@ -183,7 +190,7 @@ class Graph:
         if node.kind == "pow":
             return self.pow(args[0], node.data)
         if node.kind == "call":
-            return self.call(node.data, args[0])
+            return self.call(node.data, *args)
         if node.kind == "sum":
             return self.sum(node.data, args[0])
         first, second = node.data

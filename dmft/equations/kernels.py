@@ -9,6 +9,7 @@ import sympy as sp
 
 from dmft.equations.symbols import covariance
 from dmft.gaussian.product import product_expectation
+from dmft.model import FIELD
 
 
 class Kernel(sp.Expr):
@@ -63,12 +64,14 @@ class Kernel(sp.Expr):
 
 
 def kernel(factors: Sequence[sp.Expr], fields: Sequence[sp.Indexed]) -> sp.Expr:
-    """Return the kernel of these factors; zero when a factor vanishes."""
-    if any(f == 0 for f in factors):
-        return sp.Integer(0)
+    """Return the kernel of these factors, with factors free of the field in front of it."""
+    constant = sp.Mul(*(f for f in factors if not f.has_free(FIELD)))
+    pairs = [
+        (f, x) for f, x in zip(factors, fields, strict=True) if constant != 0 and f.has_free(FIELD)
+    ]
+    if not pairs:
+        return constant
     order = list(dict.fromkeys(factors))
-    pairs = sorted(
-        zip(factors, fields, strict=True),
-        key=lambda pair: (order.index(pair[0]), sp.default_sort_key(pair[1])),
-    )
-    return Kernel(sp.Tuple(*(f for f, _ in pairs)), sp.Tuple(*(x for _, x in pairs)))
+    pairs.sort(key=lambda pair: (order.index(pair[0]), sp.default_sort_key(pair[1])))
+    average = Kernel(sp.Tuple(*(f for f, _ in pairs)), sp.Tuple(*(x for _, x in pairs)))
+    return constant * average

@@ -17,6 +17,7 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
 from dmft.equations.values import Values
+from dmft.errors import NotClosed
 
 Array = NDArray[np.float64]
 
@@ -27,13 +28,37 @@ def _erf(value: Any) -> Any:
     return erf(value)
 
 
-FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+def _bivariate_normal_cdf(h: Any, k: Any, rho: Any) -> Any:
+    """P(U <= h, V <= k) by Owen's T function (Owen 1956)."""
+    from scipy.special import ndtr, owens_t
+
+    h, k, rho = np.broadcast_arrays(h, k, rho)
+    root = np.sqrt((1.0 - rho) * (1.0 + rho))
+    opposite = (h * k < 0) | ((h * k == 0) & (h + k < 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = [(y - rho * x) / (x * root) for x, y in ((h, k), (k, h))]
+    # Degenerate cases, 0/0 above: at the origin and on the line of perfect correlation.
+    slopes = [
+        np.where(np.isnan(s), np.where((h == 0) & (k == 0), _origin(rho), 0.0), s) for s in slopes
+    ]
+    tails = owens_t(h, slopes[0]) + owens_t(k, slopes[1])
+    return 0.5 * (ndtr(h) + ndtr(k)) - tails - 0.5 * opposite
+
+
+def _origin(rho: Any) -> Any:
+    """Slope at h = k = 0, the limit along h = k."""
+    with np.errstate(divide="ignore"):
+        return np.sqrt((1.0 - rho) / (1.0 + rho))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "asin": np.arcsin,
     "exp": np.exp,
     "log": np.log,
     "sin": np.sin,
     "cos": np.cos,
     "erf": _erf,
+    "BivariateNormalCDF": _bivariate_normal_cdf,
 }
 
 
@@ -92,9 +117,13 @@ class Interpreter:
             return sum(self(a) for a in expr.args)
         if isinstance(expr, sp.Mul):
             return _product([self(a) for a in expr.args])
-        if isinstance(expr, sp.Pow):
+        if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
-        return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
+        if expr.func.__name__ in FUNCTIONS:
+            return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
+        if not expr.has(sp.Indexed, Kernel, sp.Sum):  # any function of the parameters alone
+            return float(expr.subs({s: self.scalars[s.name] for s in expr.free_symbols}))
+        raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""

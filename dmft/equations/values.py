@@ -13,9 +13,13 @@ from dmft.equations import symbols as x
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import SGD, GradientFlow, Model, Overlaps
 
+# Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
-    {"p", "k", "t", "y", "d", "Q", "M", "P", "Omega", "c", "readout", "teacher_readout", "risk"}
-    | {s.name for s in x.AXES}
+    {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
+    | {"learning_rate", "label_noise", "dim", "seeds", "self", "system", "start", "t_max"}
+    | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
+    | {"fraction", "reference", "overlap"}
+    | {index.name for index in x.AXES}  # would read like an index in print
 )
 
 
@@ -34,8 +38,12 @@ def declared_parameters(model: Model, algorithm: SGD | GradientFlow | None) -> d
     A symbol that is itself a parameter (of an activation, say) stands for itself.
     """
     for symbol in model.parameters:
-        if symbol.name in RESERVED or symbol.name in ("learning_rate", "label_noise"):
-            raise BadParameter(f"the symbol {symbol} is reserved by the equations; rename it")
+        if symbol.name in RESERVED:
+            raise BadParameter(
+                f"the symbol {symbol} is reserved by the equations; rename it, as {symbol}_0"
+            )
+        if not symbol.name.isprintable():
+            raise BadParameter(f"the symbol {symbol.name!r} has no printable name; rename it")
     declared: dict[str, sp.Expr] = {s.name: s for s in sorted(model.parameters, key=str)}
     declared["label_noise"] = model.label_noise
     if isinstance(algorithm, SGD):
@@ -53,13 +61,16 @@ def resolve_scalars(
     BadParameter
         For a name that nothing uses, a missing value or a value that is not a finite number.
     """
-    free = {s.name: s for value in declared.values() for s in value.free_symbols}
+    free: dict[str, set[sp.Symbol]] = {}  # symbols of one name are one parameter
+    for value in declared.values():
+        for symbol in value.free_symbols:
+            free.setdefault(symbol.name, set()).add(symbol)
     unknown = sorted(set(given) - set(declared) - set(free))
     if unknown:
         known = sorted(set(declared) | set(free))
         raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
     numbers = {name: _number(value, name) for name, value in given.items()}
-    symbols = {free[name]: value for name, value in numbers.items() if name in free}
+    symbols = {s: value for name, value in numbers.items() for s in free.get(name, ())}
     scalars = {}
     for name in needed:
         if name in numbers:

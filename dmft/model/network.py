@@ -101,7 +101,11 @@ def _canonical_activation(activation: sp.Expr, field: sp.Symbol | None) -> sp.Ex
     clash = [s for s in symbols if s != field and s.name == FIELD.name]
     if clash:
         raise BadParameter(f"parameter {clash[0]} of activation {activation} may not be called z")
-    return activation.xreplace({field: FIELD})
+    if activation.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
+        raise BadParameter(f"activation {activation} is not a real function")
+    activation = activation.xreplace({field: FIELD})
+    # Factored and expanded polynomials are one function and share their generated code.
+    return sp.expand(activation) if activation.is_polynomial(FIELD) else activation
 
 
 def _canonical_readout(
