@@ -363,7 +363,11 @@ def test_control_c_keeps_what_is_computed(model, tmp_path):
     command = [sys.executable, "-m", "dmft.cli.main", "simulate", model, "--save", str(saved)]
     # The compiled code is in the cache by now, whichever test came first.
     assert main(["solve", model]) == 0
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A process that a shell started in the background passes its deafness to SIGINT on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     time.sleep(15.0)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -118,8 +118,16 @@ def test_interrupt_keeps_what_was_saved(oscillator, method):
     np.testing.assert_allclose(run.y[-1], oscillator.exact(run.t[-1]), atol=1e-2)
 
 
+@pytest.fixture
+def heeds_control_c():
+    """Undo the deafness to SIGINT of a process that a shell started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("method", ["rk5", "LSODA"])
-def test_control_c_reaches_the_compiled_loop(oscillator, method):
+def test_control_c_reaches_the_compiled_loop(oscillator, method, heeds_control_c):
     timer = threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT))
     main = threading.main_thread().ident
     timer.start()
