@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import sympy as sp
 
-from dmft.equations.symbols import SYMMETRIC
-
-Role = str  # "block" | "intermediate" | "rate" | "observable"
+Role = Literal["block", "intermediate", "rate", "observable"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,6 @@ class Definition:
         if not isinstance(self.target, sp.Indexed):
             return ()
         return tuple(index_symbol(x) for x in self.target.indices)
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether swapping the two target indices changes nothing."""
-        return self.name in SYMMETRIC and len(set(map(type, self.target.indices))) == 1
 
     def without(self, name: str) -> Definition:
         """Drop one named term."""

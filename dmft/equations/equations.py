@@ -28,7 +28,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.text import definition_text, factor_names
 from dmft.equations.values import Values, declared_parameters, resolve
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import SGD, GradientFlow, Model, Overlaps
+from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
 
 Kernels = Literal["auto", "all", "none"]
@@ -89,9 +89,10 @@ class Equations:
         BadParameter
             When no term has this name.
         """
-        known = {t for d in self.definitions if d.role != "block" for t, _ in d.terms} - {"free"}
+        known = {t for d in self.definitions if d.role != "block" for t, _ in d.terms}
+        known -= {"free", "risk"}
         for name in names:
-            if name not in known - {"risk"}:
+            if name not in known:
                 raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
         kept = self.definitions
         for name in names:
@@ -274,7 +275,7 @@ def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
 
 def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
     if given is not None:
-        return int(given)
+        return as_count(given, name)
     if not declared.is_Integer:
         raise BadParameter(f"the model has a symbolic width {declared}; pass {name}=...")
     return int(declared)

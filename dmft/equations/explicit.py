@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 
 # Above this many fields the unrolled erf system has tens of thousands of operations.
 MAX_FIELDS = 5
@@ -120,6 +121,17 @@ class Unroller:
         return values
 
 
+def _check_constants(widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:
+    p, k = widths["p"], widths["k"]
+    for name, shape in (("readout", (p,)), ("teacher_readout", (k,)), ("P", (k, k))):
+        value = constants.get(name)
+        if value is not None and np.shape(value) != shape:
+            raise ShapeMismatch(f"{name} has shape {np.shape(value)}, expected {shape}")
+    P = constants.get("P")
+    if P is not None and any(P[r][s] != P[s][r] for r in range(k) for s in range(r)):
+        raise InvalidCovariance(f"P is not symmetric: {P}")
+
+
 def unroll(
     definitions: Sequence[Definition], widths: Mapping[str, int], constants: Mapping[str, Any]
 ) -> ExplicitEquations:
@@ -129,6 +141,7 @@ def unroll(
             f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}; "
             "larger systems are read in the indexed form"
         )
+    _check_constants(widths, constants)
     unroller = Unroller(widths, constants)
     rhs: dict[sp.Symbol, sp.Expr] = {}
     risk = sp.Integer(0)

@@ -12,6 +12,7 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.text import split_averages
+from dmft.errors import NotClosed
 from dmft.model import FIELD
 
 # Closed forms with more operations than this are left as expectations unless asked for.
@@ -146,10 +147,12 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
         low, high = sorted((int(first), int(second)))
         return sp.Symbol(f"C_{{{low + 1}{high + 1}}}")
 
-    closed = Kernel(kernel.args[0], sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))).closed(
-        cov
-    )
     head = printer.average(kernel.factors, labels)
+    places = sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))
+    try:
+        closed = Kernel(kernel.args[0], places).closed(cov)
+    except NotClosed:
+        return [rf"{head} &\text{{: no closed form}}"]
     if limit is not None and sp.count_ops(closed) > limit:
         return [rf"{head} &\text{{: long closed form, printed by kernels=`all'}}"]
     parts, (reduced,) = sp.cse([closed], symbols=sp.numbered_symbols(r"\tau_"), order="none")

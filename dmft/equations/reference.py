@@ -54,9 +54,6 @@ def _origin(rho: Any) -> Any:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "asin": np.arcsin,
     "exp": np.exp,
-    "log": np.log,
-    "sin": np.sin,
-    "cos": np.cos,
     "erf": _erf,
     "BivariateNormalCDF": _bivariate_normal_cdf,
 }

@@ -1,6 +1,6 @@
 """Floor 1: frozen declarations of networks, targets, algorithms and starts."""
 
-from dmft.model.algorithm import SGD, GradientFlow
+from dmft.model.algorithm import SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model
 from dmft.model.network import FIELD, Committee
@@ -13,6 +13,7 @@ __all__ = [
     "GradientFlow",
     "Model",
     "Overlaps",
+    "as_count",
     "check_covariance",
     "check_shape",
     "random_overlaps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
@@ -18,13 +19,25 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
         result = sp.sympify(value, strict=True)
     except sp.SympifyError as error:
         raise BadParameter(f"{name} must be a number or a SymPy symbol, got {value!r}") from error
+    if not isinstance(result, sp.Expr):
+        raise BadParameter(f"{name} must be a number or a SymPy symbol, got {value!r}")
+    if result.is_negative:
+        raise BadParameter(f"{name} must be non-negative, got {value!r}")
+    if result.is_real is False:
+        raise BadParameter(f"{name} must be real and finite, got {value!r}")
     if result.is_number:
         if not (result.is_real and result.is_finite):
             raise BadParameter(f"{name} must be real and finite, got {value!r}")
-        if float(result) < 0 or (positive and float(result) == 0):
-            bound = "positive" if positive else "non-negative"
-            raise BadParameter(f"{name} must be {bound}, got {value!r}")
+        if positive and float(result) == 0:
+            raise BadParameter(f"{name} must be positive, got {value!r}")
     return result
+
+
+def as_count(value: int, name: str) -> int:
+    """Return an integer that is at least 1, NumPy's included."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    raise BadParameter(f"{name} must be an integer >= 1, got {value!r}")
 
 
 def _check_constraint(constraint: str | None) -> None:
@@ -62,8 +75,7 @@ class SGD:
     def __post_init__(self) -> None:
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
         object.__setattr__(self, "learning_rate", rate)
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise BadParameter(f"batch_size must be an integer >= 1, got {self.batch_size!r}")
+        object.__setattr__(self, "batch_size", as_count(self.batch_size, "batch_size"))
         _check_constraint(self.constraint)
 
 

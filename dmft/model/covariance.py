@@ -15,7 +15,10 @@ SYMMETRY_TOLERANCE = 1e-10
 def check_shape(value: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return `value` as a float64 array of exactly this shape, or raise `ShapeMismatch`."""
     try:
-        array = np.array(value, dtype=np.float64)
+        array = np.array(value)
+        if np.iscomplexobj(array):
+            raise TypeError("it is complex")
+        array = array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ShapeMismatch(f"{name} is not an array of numbers: {error}") from error
     if array.shape != shape:
@@ -30,10 +33,10 @@ def check_covariance(value: ArrayLike, name: str) -> NDArray[np.float64]:
 
     Singular matrices are valid; the message names the asymmetric pair or the lowest eigenvalue.
     """
-    array = np.asarray(value, dtype=np.float64)
-    if array.ndim != 2 or array.shape[0] != array.shape[1]:
-        raise ShapeMismatch(f"{name} has shape {array.shape}, expected a square matrix")
-    array = check_shape(array, name, array.shape)
+    shape = np.shape(value)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ShapeMismatch(f"{name} has shape {shape}, expected a square matrix")
+    array = check_shape(value, name, shape)
     scale = max(float(np.max(np.abs(array), initial=0.0)), 1e-300)
     gap = np.abs(array - array.T)
     if float(gap.max(initial=0.0)) > SYMMETRY_TOLERANCE * scale:

@@ -15,12 +15,13 @@ FIELD = sp.Symbol("z", real=True)
 
 def as_width(width: int | sp.Expr) -> sp.Expr:
     """Return a width as a SymPy integer or symbol, or raise `BadParameter`."""
-    value = sp.sympify(width, strict=True)
-    if value.is_Integer:
-        if value < 1:
-            raise BadParameter(f"width must be at least 1, got {width!r}")
-        return value
-    if value.is_Symbol:
+    try:
+        value = sp.sympify(width, strict=True)
+    except sp.SympifyError:
+        value = sp.nan
+    if value.is_Integer and value < 1:
+        raise BadParameter(f"width must be at least 1, got {width!r}")
+    if value.is_Integer or value.is_Symbol:
         return value
     raise BadParameter(f"width must be a positive integer or a symbol, got {width!r}")
 
@@ -113,7 +114,12 @@ def _canonical_readout(
 ) -> tuple[sp.Expr, ...] | None:
     if readout is None:
         return None
-    values = tuple(sp.sympify(a, strict=True) for a in list(readout))
+    try:
+        values = tuple(sp.sympify(a, strict=True) for a in list(readout))
+    except (TypeError, sp.SympifyError) as error:
+        raise BadParameter(
+            f"readout must be a sequence of numbers or symbols, got {readout!r}"
+        ) from error
     if not width.is_Integer:
         raise BadParameter("a readout needs a numeric width; leave it out for a symbolic one")
     if len(values) != int(width):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model.algorithm import as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model
 
@@ -107,6 +108,11 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     >>> start.Q.shape, start.P.tolist()
     ((1, 1), [[1.0]])
     """
+    if not isinstance(model, Model):
+        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    dim = as_count(dim, "dim")
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise BadParameter(f"seed must be a non-negative integer, got {seed!r}")
     widths = (model.student.width, model.teacher.width)
     if not all(w.is_Integer for w in widths):
         raise BadParameter(f"random_overlaps needs numeric widths, the model has {widths}")

@@ -187,6 +187,16 @@ def test_refusals_of_declarations():
         )
     with pytest.raises(BadParameter, match="at most p \\+ k"):
         dmft.derive(model, dmft.SGD(0.1)).explicit(4, 4)
+    two = dmft.Model(dmft.Committee(Z**2, 1), dmft.Committee(Z**2, 2))
+    square = dmft.derive(two, dmft.SGD(0.1))
+    for wrong, error in (
+        ({"P": [[1]]}, ShapeMismatch),
+        ({"P": [[1, 2], [3, 4]]}, InvalidCovariance),
+        ({"readout": [1, 2]}, ShapeMismatch),
+        ({"width": 0}, BadParameter),
+    ):
+        with pytest.raises(error):
+            square.explicit(**wrong)
 
 
 def test_refusals_of_starts():

@@ -37,6 +37,8 @@ def test_parameters_of_an_activation_stay_symbols():
         (sp.erf(Z), X, "does not depend"),
         (sp.erf(B * Z), B, "may not be called z"),
         (sp.Integer(2), None, "symbol"),
+        (sp.I * Z, None, "not a real function"),
+        (sp.true, None, "SymPy expression"),
         ("erf(z)", None, "SymPy expression"),
         (lambda z: z, None, "SymPy expression"),
     ],
@@ -46,7 +48,7 @@ def test_refused_activations(activation, field, says):
         dmft.Committee(activation, 2, field=field)
 
 
-@pytest.mark.parametrize("width", [0, -1, 2.5, sp.Rational(1, 2)])
+@pytest.mark.parametrize("width", [0, -1, 2.5, sp.Rational(1, 2), "4", None, True])
 def test_refused_widths(width):
     with pytest.raises(BadParameter, match="width"):
         dmft.Committee(ERF, width)
@@ -62,6 +64,9 @@ def test_readouts():
         dmft.Committee(ERF, 2, [1, 2, 3])
     with pytest.raises(BadParameter, match="numeric width"):
         dmft.Committee(ERF, sp.Symbol("width"), [1, 2])
+    for bad in (2.0, "ab", [[1], [2]], np.ones((2, 1))):
+        with pytest.raises(BadParameter, match="sequence of numbers"):
+            dmft.Committee(ERF, 2, bad)
     for bad in (sp.oo, sp.nan, sp.I):
         with pytest.raises(BadParameter, match="not a finite real number"):
             dmft.Committee(ERF, 2, [1, bad])
@@ -97,14 +102,18 @@ def test_refused_label_noise(value):
         dmft.Model(erf, erf, value)
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -0.1, float("nan"), float("inf"), "fast"])
+@pytest.mark.parametrize("value", [0, 0.0, -0.1, float("nan"), float("inf"), "fast", True])
 def test_refused_learning_rates(value):
     with pytest.raises(BadParameter, match="learning_rate"):
         dmft.SGD(value)
 
 
 def test_refused_algorithms():
-    for size in (0, -3, 1.0):
+    for assumption in ("negative", "imaginary"):
+        with pytest.raises(BadParameter, match="learning_rate must be"):
+            dmft.SGD(sp.Symbol("e", **{assumption: True}))
+    assert dmft.SGD(0.1, batch_size=np.int64(3)).batch_size == 3
+    for size in (0, -3, 1.0, True):
         with pytest.raises(BadParameter, match="batch_size"):
             dmft.SGD(0.1, batch_size=size)
     for make in (lambda c: dmft.SGD(0.1, constraint=c), lambda c: dmft.GradientFlow(constraint=c)):
@@ -138,7 +147,9 @@ def test_overlaps_of_weights_are_accepted_and_copied():
         ([[1]], [[0, 0]], [[1]], ShapeMismatch, r"P has shape \(1, 1\), expected \(2, 2\)"),
         ([[1]], [0], None, ShapeMismatch, "M has shape"),
         ([[1, 0]], [[0]], None, ShapeMismatch, "square"),
-        ([["a"]], [[0]], None, (ShapeMismatch, ValueError), "a"),
+        ([["a"]], [[0]], None, ShapeMismatch, "not an array of numbers"),
+        ([[1j]], [[0]], None, ShapeMismatch, "complex"),
+        (1.0, [[0]], None, ShapeMismatch, "square"),
     ],
 )
 def test_refused_overlaps(Q, M, P, error, says):

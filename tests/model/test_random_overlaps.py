@@ -103,6 +103,16 @@ def test_readouts_come_along():
     assert dmft.random_overlaps(model(2, 1), 10, 0).readout is None
 
 
+@pytest.mark.parametrize(
+    ("dim", "seed", "says"),
+    [(0, 0, "dim"), (10.5, 0, "dim"), ("a", 0, "dim"), (10, -1, "seed"), (10, None, "seed")],
+)
+def test_refused_dimensions_and_seeds(dim, seed, says):
+    """A start without a seed could not be drawn again."""
+    with pytest.raises(BadParameter, match=says):
+        dmft.random_overlaps(model(1, 1), dim, seed)
+
+
 def test_symbolic_widths_are_refused():
     wide = dmft.Model(dmft.Committee(Z**2, sp.Symbol("p")), dmft.Committee(Z**2, 1))
     with pytest.raises(BadParameter, match="numeric widths"):
