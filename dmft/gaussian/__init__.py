@@ -1,16 +1,31 @@
-"""Floor 2: Gaussian calculus. Closed forms of expectations of jointly Gaussian fields."""
+"""Floor 2: Gaussian calculus. Closed forms, Hermite expansions and exponents of functions."""
 
 from dmft.gaussian.bivariate import BivariateNormalCDF
 from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.exponent import Exponent
+from dmft.gaussian.exponents import generative_exponent, information_exponent, leap_exponent
 from dmft.gaussian.factor import Term, parse_factor
 from dmft.gaussian.hermite import hermite
+from dmft.gaussian.hermite_series import HermiteSeries, hermite_expansion
+from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, elementary
 from dmft.gaussian.product import product_expectation
+from dmft.gaussian.switch import derivative
 
 __all__ = [
     "BivariateNormalCDF",
+    "CorrelationAngle",
+    "CorrelationRoot",
+    "Exponent",
     "Gaussian",
+    "HermiteSeries",
     "Term",
+    "derivative",
+    "elementary",
+    "generative_exponent",
     "hermite",
+    "hermite_expansion",
+    "information_exponent",
+    "leap_exponent",
     "parse_factor",
     "product_expectation",
 ]

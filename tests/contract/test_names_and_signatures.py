@@ -1,4 +1,4 @@
-"""The names of design.md section 4 that issue A ships: users' scripts depend on them."""
+"""The names of design.md section 4 that are shipped: users' scripts depend on them."""
 
 import inspect
 import subprocess
@@ -16,6 +16,10 @@ REQUIRED = inspect.Parameter.empty
 SIGNATURES = {
     "Gaussian": {"fields": REQUIRED, "cov": REQUIRED, "mean": None},
     "hermite": {"n": REQUIRED, "x": REQUIRED},
+    "hermite_expansion": {"f": REQUIRED, "x": REQUIRED, "order": REQUIRED},
+    "information_exponent": {"f": REQUIRED, "fields": REQUIRED},
+    "leap_exponent": {"g": REQUIRED, "fields": REQUIRED},
+    "generative_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
     "SGD": {"learning_rate": REQUIRED, "batch_size": 1},

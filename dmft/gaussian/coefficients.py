@@ -1,0 +1,266 @@
+"""Hermite coefficients E[f(x) He_n(x)] under N(0, I): closed forms, otherwise quadrature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from math import factorial, prod
+from typing import Any
+
+import mpmath
+import numpy as np
+import sympy as sp
+
+from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.grid import PANELS, Array, Nodes, gaussian_nodes
+from dmft.gaussian.hermite import hermite
+from dmft.gaussian.kinks import break_points
+
+Index = tuple[int, ...]
+Function = Callable[[mpmath.mpf], mpmath.mpf]
+
+# One-dimensional quadrature: working digits, digits kept, largest error accepted relative to
+# sqrt(n! E f^2), candidate ends of the line and what may be left of the integrand there.
+WORKING_DIGITS = 30
+KEPT_DIGITS = 18
+ACCEPTED_ERROR = 1e-15
+LINE_ENDS = (10, 14, 20, 30, 60, 100)
+LINE_TAIL = 1e-25
+# Several fields: levels are added until they change by less; rounding of sums, as least error.
+SETTLED = 1e-13
+ROUNDING = 1e-15
+# Signs are flipped in all combinations up to this many fields.
+MAX_FLIPPED = 6
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One coefficient: `value`, whether it is `exact`, and its error if not."""
+
+    value: sp.Expr
+    exact: bool
+    error: float = 0.0
+
+
+def as_fields(fields: sp.Symbol | Sequence[sp.Symbol]) -> tuple[sp.Symbol, ...]:
+    """One symbol or a sequence of distinct symbols, as a tuple."""
+    symbols = (fields,) if isinstance(fields, sp.Symbol) else tuple(fields)
+    if not symbols or not all(isinstance(x, sp.Symbol) for x in symbols):
+        raise BadParameter(f"fields must be a SymPy symbol or a list of them, got {fields!r}")
+    if len(set(symbols)) < len(symbols):
+        raise BadParameter(f"fields {symbols} must be distinct")
+    return symbols
+
+
+def as_expression(f: sp.Expr | float, fields: Sequence[sp.Symbol]) -> sp.Expr:
+    """SymPy expression; text is refused."""
+    try:
+        expr = sp.sympify(f, strict=True)
+    except sp.SympifyError as error:
+        raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}") from error
+    if not isinstance(expr, sp.Expr):
+        raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}")
+    return expr
+
+
+def indices(fields: int, order: int) -> list[Index]:
+    """Multi-indices n of `fields` entries with n_1 + ... = order, first entries largest first.
+
+    Examples
+    --------
+    >>> indices(2, 2)
+    [(2, 0), (1, 1), (0, 2)]
+    """
+    if fields == 1:
+        return [(order,)]
+    return [(n, *rest) for n in range(order, -1, -1) for rest in indices(fields - 1, order - n)]
+
+
+def hermite_values(points: Array, order: int) -> Array:
+    """He_n of points (k, N), n = 0..order: shape (order + 1, k, N)."""
+    table = np.ones((order + 1, *points.shape))
+    if order:
+        table[1] = points
+    for n in range(1, order):
+        table[n + 1] = points * table[n] - n * table[n - 1]
+    return table
+
+
+def sign_flips(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Index, int]]:
+    """Flips e in {1, -1}^k of the signs of the fields with g(e x) = s g(x), as (e, s).
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> sign_flips(sp.tanh(x) * y**2, [x, y])
+    [((1, -1), 1), ((-1, 1), -1), ((-1, -1), -1)]
+    """
+    found = []
+    many = len(fields) > MAX_FLIPPED
+    for flips in product((1, -1), repeat=len(fields)):
+        turned = flips.count(-1)
+        if turned == 0 or (many and turned > 2):
+            continue
+        image = expr.xreplace({x: e * x for x, e in zip(fields, flips, strict=True)})
+        if sp.expand(image - expr) == 0:
+            found.append((flips, 1))
+        elif sp.expand(image + expr) == 0:
+            found.append((flips, -1))
+    return found
+
+
+@dataclass
+class Coefficients:
+    """Coefficients of one function by multi-index, computed at first use.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x = sp.Symbol("x", real=True)
+    >>> Coefficients(sp.erf(x / sp.sqrt(2)), (x,))[(1,)].value
+    1/sqrt(pi)
+    """
+
+    expr: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    _known: dict[Index, Coefficient] = field(default_factory=dict)
+    _closed: bool = True
+    _integrand: dict[mpmath.mpf, mpmath.mpf] = field(default_factory=dict)
+    _grids: dict[int, Nodes] = field(default_factory=dict)
+
+    def __getitem__(self, n: Index) -> Coefficient:
+        if n not in self._known:
+            self._known[n] = self._compute(n)
+        return self._known[n]
+
+    @cached_property
+    def flips(self) -> list[tuple[Index, int]]:
+        """Sign flips under which f is even (1) or odd (-1)."""
+        return sign_flips(self.expr, self.fields)
+
+    def vanishes_by_symmetry(self, n: Index) -> bool:
+        """Whether a sign flip of the fields reverses the sign of the integrand."""
+        return any(
+            s * prod(e**m for e, m in zip(flips, n, strict=True)) < 0 for flips, s in self.flips
+        )
+
+    def _compute(self, n: Index) -> Coefficient:
+        if self.vanishes_by_symmetry(n):
+            self._check_integrable()
+            return Coefficient(sp.S.Zero, True)
+        refusal = None
+        if self._closed:
+            polynomial = sp.Mul(*[hermite(m, x) for m, x in zip(n, self.fields, strict=True)])
+            law = Gaussian(self.fields, sp.eye(len(self.fields)))
+            try:
+                value = law.expect(self.expr * polynomial)
+                return Coefficient(value, not value.has(sp.Float))
+            except NotClosed as error:
+                # What is not closed for one polynomial is not closed for the next.
+                self._closed, refusal = False, error
+        if self.expr.free_symbols - set(self.fields):
+            extra = sorted(map(str, self.expr.free_symbols - set(self.fields)))
+            raise refusal or BadParameter(f"{self.expr} holds {extra}, which are not fields")
+        return self._line(n[0]) if len(self.fields) == 1 else self._tensor(n)
+
+    def _check_integrable(self) -> None:
+        """Refuse a function that is not integrable: symmetry makes no zero of its integrals."""
+        if self.expr.free_symbols - set(self.fields) or self.expr.is_polynomial(*self.fields):
+            return
+        if len(self.fields) == 1:
+            self._line_setup  # noqa: B018
+        elif len(self.fields) in PANELS:
+            self.grid(0)
+
+    def _line(self, n: int) -> Coefficient:
+        """One field: tanh-sinh quadrature in multiprecision, panels split at the kinks."""
+        with mpmath.workdps(WORKING_DIGITS):
+            integrand, panels = self._line_setup
+            value, error = mpmath.quad(
+                lambda t: integrand(t) * _hermite_number(n, t), panels, error=True
+            )
+            limit = ACCEPTED_ERROR * self.scale * float(mpmath.sqrt(mpmath.factorial(n)))
+            if error > limit:
+                raise BadParameter(
+                    f"E[f He_{n}] of f = {self.expr}: the quadrature error {float(error):.1e} "
+                    f"exceeds {limit:.1e}; rewrite f with its kinks and poles explicit"
+                )
+            return _rounded(value, max(float(error), 1e-18), KEPT_DIGITS)
+
+    @cached_property
+    def _line_setup(self) -> tuple[Function, list[mpmath.mpf]]:
+        """Memoised f times the density, and the panels of the line."""
+        x = self.fields[0]
+        smooth = self.expr.rewrite(sp.Piecewise) if self.expr.has(sp.Heaviside) else self.expr
+        f = sp.lambdify(x, smooth, "mpmath")
+        memory = self._integrand
+
+        def integrand(t: mpmath.mpf) -> mpmath.mpf:
+            if t not in memory:
+                memory[t] = mpmath.re(f(t)) * mpmath.npdf(t)
+            return memory[t]
+
+        end = _line_end(self.expr, integrand)
+        kinks = break_points(self.expr, x, end)
+        regular = [mpmath.mpf(s * e) for e in range(0, end + 1, 2) for s in (1, -1)]
+        return integrand, sorted({*regular, *kinks})
+
+    def _tensor(self, n: Index) -> Coefficient:
+        """Several fields: panels in double precision, the change between levels as the error."""
+        value, error = self._moment(0, n), float("inf")
+        for level in range(1, len(PANELS[len(self.fields)][1])):
+            last, value = value, self._moment(level, n)
+            error = max(abs(value - last), ROUNDING * self.scale * norm(n))
+            if error < SETTLED * self.scale * norm(n):
+                break
+        return _rounded(value, error, 15)
+
+    def _moment(self, level: int, n: Index) -> float:
+        nodes = self.grid(level)
+        total = nodes.weights * nodes.values
+        for x, m in zip(nodes.points, n, strict=True):
+            total = total * hermite_values(x[None], m)[m, 0]
+        return float(total.sum())
+
+    def grid(self, level: int) -> Nodes:
+        """Quadrature nodes of this function."""
+        if level not in self._grids:
+            self._grids[level] = gaussian_nodes(self.expr, self.fields, level)
+        return self._grids[level]
+
+    @cached_property
+    def scale(self) -> float:
+        """sqrt(E f^2), to compare coefficients with."""
+        nodes = self.grid(0)
+        return float(np.sqrt(nodes.weights @ nodes.values**2))
+
+
+def _rounded(value: Any, error: float, digits: int) -> Coefficient:
+    """Numerical coefficient; what is within its error of zero is zero, and not exact."""
+    small = abs(value) <= error
+    return Coefficient(sp.S.Zero if small else sp.Float(value, digits), False, error)
+
+
+def norm(n: Index) -> float:
+    """sqrt(E He_n^2) = sqrt(n_1! n_2! ...)."""
+    return float(np.sqrt(float(prod(factorial(m) for m in n))))
+
+
+def _hermite_number(n: int, t: mpmath.mpf) -> mpmath.mpf:
+    last, this = mpmath.mpf(0), mpmath.mpf(1)
+    for m in range(n):
+        last, this = this, t * this - m * last
+    return this
+
+
+def _line_end(expr: sp.Expr, integrand: Function) -> int:
+    """Where the integrand has died out."""
+    for end in LINE_ENDS:
+        tails = [abs(integrand(mpmath.mpf(s * e))) for s in (1, -1) for e in (end, 2 * end)]
+        if all(t < LINE_TAIL for t in tails):
+            return end
+    raise BadParameter(f"{expr} is not integrable against the normal density, or barely so")

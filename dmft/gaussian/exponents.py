@@ -1,0 +1,290 @@
+"""Exponents that say how hard a target is: information, leap, generative, generative leap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import sympy as sp
+
+from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.coefficients import (
+    Coefficient,
+    Coefficients,
+    Index,
+    as_expression,
+    as_fields,
+    indices,
+    norm,
+    sign_flips,
+)
+from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.exponent import Exponent, Witness
+from dmft.gaussian.hermite import hermite
+from dmft.gaussian.leaps import (
+    MAX_ORDER,
+    THRESHOLD,
+    LeapStep,
+    Y,
+    conditional_derivatives,
+    numerical_steps,
+    polynomial_steps,
+)
+
+# A coefficient known in floating point only counts as zero below this part of sqrt(E y^2).
+ZERO_COEFFICIENT = 1e-10
+# Powers of y tried as an exact transformation that decides a generative exponent.
+POWERS = 4
+
+# A nonzero coefficient exceeds its error by this factor.
+SAFETY = 10.0
+
+
+def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
+    r"""Smallest order of a nonzero Hermite coefficient: how hard a target is for one-pass SGD.
+
+    Equation    min {k >= 1 : E[f(h) He_n(h)] != 0 for a multi-index |n| = k}, h ~ N(0, I)
+    Shapes      fields: one symbol or k symbols; int-valued result, oo for a constant
+    Valid for   square-integrable f; symbolic where coefficients close or sign flips decide,
+                otherwise zero means below 1e-10 of sqrt(E f^2)
+    Source      one_pass.md H; batch_reuse.md D.4; derivations/exponents.py
+
+    Raises
+    ------
+    BadParameter
+        Symbols besides the fields, f not integrable, or no coefficient up to order 10.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> dmft.information_exponent(z**3 - 3*z, z)
+    3
+    >>> dmft.information_exponent(sp.Max(0, z), z).witness.value
+    1/2
+    """
+    expr, symbols, active = _declared(f, fields)
+    result = Exponent("information exponent", sp.oo, expr, symbols)
+    if not active:
+        return result
+    coefficients = Coefficients(expr, active)
+    polynomial = expr.is_polynomial(*active)
+    known = _polynomial_coefficients(expr, active) if polynomial else {}
+    top = sp.Poly(expr, *active).total_degree() if polynomial else MAX_ORDER
+    symbolic = True
+    for order in range(1, top + 1):
+        found: dict[Index, Coefficient] = {}
+        for n in indices(len(active), order):
+            c = known.get(n, Coefficient(sp.S.Zero, True)) if polynomial else coefficients[n]
+            symbolic = symbolic and c.exact
+            if not _vanishes(c, n, coefficients):
+                found[n] = c
+        if found:
+            best = max(found, key=lambda n: float(abs(found[n].value)) / norm(n))
+            witness = Witness(
+                _padded(best, active, symbols), found[best].value, error=found[best].error
+            )
+            return _judged(result, order, witness, symbolic, ZERO_COEFFICIENT)
+    if polynomial or _is_constant(coefficients):
+        return result
+    raise BadParameter(
+        f"{expr} has no Hermite coefficient up to order {top} above {ZERO_COEFFICIENT}, "
+        "and is not constant"
+    )
+
+
+def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
+    r"""Largest order that one-pass SGD has to overcome when it learns direction after direction.
+
+    Equation    from U = {}: k = min {k : E[g phi(U h) H_k(V h)] != 0 for a function phi}, V
+                orthogonal to U; add the span of that tensor to U; repeat; the leap is the largest k
+    Shapes      int-valued; `.steps` holds order and directions (n, k) of each step
+    Valid for   polynomials with rational coefficients exactly, in any number of fields; other
+                functions of up to four fields numerically (zero means below 1e-6)
+    Source      batch_reuse.md D.4; derivations/exponents.py
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z1, z2 = sp.symbols("z1 z2", real=True)
+    >>> leap = dmft.leap_exponent(z1 + z2**3 - 3*z2, [z1, z2])
+    >>> leap, [step.order for step in leap.steps]
+    (3, [1, 3])
+    """
+    expr, symbols, active = _declared(g, fields)
+    result = Exponent("leap exponent", sp.oo, expr, symbols)
+    if not active:
+        return result
+    exact = expr.is_polynomial(*active) and _is_rational(expr, active)
+    if exact:
+        steps = polynomial_steps(expr, active)
+    else:
+        steps = numerical_steps(Coefficients(expr, active), every_transformation=False)
+    return _leap(result, steps, active, exact)
+
+
+def generative_exponent(
+    g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol], *, leap: bool = False
+) -> Exponent:
+    r"""Smallest order at which some function of the label sees the fields: data reuse, any loss.
+
+    Equation    min {k >= 1 : E[T(y) He_n(h)] != 0 for a T and |n| = k}, y = g(h); equivalently
+                E[He_n(h) | y] does not vanish identically. Additive Gaussian label noise does not
+                change it (the convolution is injective).
+    Shapes      int-valued; with `leap=True` the generative leap exponent, whose `.steps` hold order
+                and directions (n, k) of each step
+    Valid for   symbolic where sign flips exclude the lower orders and a moment of y decides;
+                otherwise piecewise smooth functions of up to four fields, numerically (zero means
+                below 1e-6)
+    Source      batch_reuse.md D.4; derivations/exponents.py
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> dmft.generative_exponent(z**3 - 3*z, z)
+    1
+    >>> print(dmft.generative_exponent(z**4 - 6*z**2 + 3, z).explain())
+    generative exponent 2 of y = z**4 - 6*z**2 + 3 (symbolic): E[T(y) He_2(z)] = 192.000 decides,
+    all lower orders vanish; of order d log d samples in dimension d
+    T(y) = y**2
+    """
+    expr, symbols, active = _declared(g, fields)
+    name = "generative leap exponent" if leap else "generative exponent"
+    result = Exponent(name, sp.oo, expr, symbols)
+    if not active:
+        return result
+    moment = None if leap else _deciding_moment(expr, active)
+    if moment is not None:
+        index = _padded(moment.index, active, symbols)
+        return _judged(result, sum(index), replace(moment, index=index), True, 0.0)
+    steps = numerical_steps(
+        Coefficients(expr, active), every_transformation=True, first_only=not leap
+    )
+    judged = _leap(result, steps, active, False)
+    return judged if leap else replace(judged, steps=())
+
+
+def _declared(
+    f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]
+) -> tuple[sp.Expr, tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]]:
+    """Expression, fields, and those fields that the expression holds."""
+    symbols = as_fields(fields)
+    expr = as_expression(f, symbols)
+    extra = sorted(map(str, expr.free_symbols - set(symbols)))
+    if extra:
+        raise BadParameter(f"{expr} holds {', '.join(extra)}, not among the fields {symbols}")
+    if expr.is_polynomial(*symbols):
+        expr = sp.expand(expr)
+    return expr, symbols, tuple(x for x in symbols if expr.has_free(x))
+
+
+def _polynomial_coefficients(
+    expr: sp.Expr, fields: Sequence[sp.Symbol]
+) -> dict[Index, Coefficient]:
+    """E[f He_n] = E[d^n f] of a polynomial, by multi-index."""
+    axes = [sp.eye(len(fields)).col(i) for i in range(len(fields))]
+    table = conditional_derivatives(sp.Poly(expr, *fields), [], axes)
+    return {n: Coefficient(c[()], not c[()].has(sp.Float)) for n, c in table.items()}
+
+
+def _vanishes(c: Coefficient, n: Index, coefficients: Coefficients) -> bool:
+    if c.exact:
+        return c.value == 0 or (abs(sp.N(c.value, 30)) < 1e-20 and sp.simplify(c.value) == 0)
+    limit = ZERO_COEFFICIENT * norm(n) * coefficients.scale
+    if abs(c.value) > max(limit, SAFETY * c.error):
+        return False
+    if c.error > limit:
+        raise BadParameter(
+            f"the Hermite coefficient {n} of {coefficients.expr} is known to {c.error:.1e} only, "
+            f"{limit:.1e} is needed to tell zero from nonzero"
+        )
+    return True
+
+
+def _is_constant(coefficients: Coefficients) -> bool:
+    nodes = coefficients.grid(0)
+    mean = nodes.weights @ nodes.values
+    variance = nodes.weights @ (nodes.values - mean) ** 2
+    return bool(variance <= (ZERO_COEFFICIENT * coefficients.scale) ** 2)
+
+
+def _is_rational(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
+    return all(c.is_Rational for c in sp.Poly(expr, *fields).coeffs())
+
+
+def _deciding_moment(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Witness | None:
+    """Exact E[y^m He_n] != 0 at the lowest order that sign flips of the fields allow."""
+    even = [flips for flips, s in sign_flips(expr, fields) if s > 0]
+
+    def allowed(n: Index) -> bool:
+        return all(prod(e**m for e, m in zip(flips, n, strict=True)) > 0 for flips in even)
+
+    for order in range(1, MAX_ORDER + 1):
+        candidates = [n for n in indices(len(fields), order) if allowed(n)]
+        for power in range(1, POWERS + 1):
+            for n in candidates:
+                value = _moment(expr, power, n, fields)
+                if value is not None and value != 0 and not value.equals(0):
+                    return Witness(n, value, Y**power)
+        if candidates:
+            return None
+    return None
+
+
+def _moment(expr: sp.Expr, power: int, n: Index, fields: tuple[sp.Symbol, ...]) -> sp.Expr | None:
+    """Closed form of E[y^power He_n]; None where there is none, or only a float."""
+    polynomial = sp.Mul(*map(hermite, n, fields))
+    try:
+        value = Gaussian(fields, sp.eye(len(fields))).expect(expr**power * polynomial)
+    except NotClosed:
+        return None
+    return None if value.has(sp.Float) else value
+
+
+def _leap(
+    result: Exponent, steps: Sequence[LeapStep], active: Sequence[sp.Symbol], exact: bool
+) -> Exponent:
+    """Exponent of a sequence of steps: its largest order, decided by the first such step."""
+    if not steps:
+        return result
+    order = max(step.order for step in steps)
+    position = [step.order for step in steps].index(order)
+    step = steps[position]
+    learned = sum(len(s.directions) for s in steps[:position])
+    index = _padded(step.index, active, result.fields) if learned == 0 else step.index
+    columns = [result.fields.index(x) for x in active]
+    padded = []
+    for s in steps:
+        full = np.zeros((len(s.directions), len(result.fields)))
+        full[:, columns] = s.directions
+        padded.append(replace(s, directions=full))
+    witness = Witness(index, step.strength, step.transformation, learned, step.error)
+    return replace(_judged(result, order, witness, exact, THRESHOLD), steps=tuple(padded))
+
+
+def _judged(
+    result: Exponent, order: int, witness: Witness, symbolic: bool, threshold: float
+) -> Exponent:
+    return replace(
+        result,
+        value=sp.Integer(order),
+        witness=witness,
+        proof="symbolic" if symbolic else "numerical",
+        threshold=None if symbolic else threshold,
+    )
+
+
+def _padded(n: Index, active: Sequence[sp.Symbol], fields: Sequence[sp.Symbol]) -> Index:
+    table = dict(zip(active, n, strict=True))
+    return tuple(table.get(x, 0) for x in fields)

@@ -1,0 +1,91 @@
+"""Where an expression is not smooth: zero sets of its switching functions, and break points."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import mpmath
+import numpy as np
+import sympy as sp
+from sympy.core.relational import Relational
+
+# Digits of the break points: beyond those of any integral that is split at them.
+ROOT_DIGITS = 40
+# Switching functions that are not polynomials are scanned for sign changes on this many points.
+SCAN_POINTS = 4001
+
+
+def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
+    """Functions of the fields on whose zero sets the expression, or a derivative, may jump.
+
+    Products are split into factors. Poles and branch points (logarithms, negative and fractional
+    powers) count.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> switches(sp.Max(0, x - 1) + sp.sign(x * y), (x, y))
+    [x, y, 1 - x]
+    """
+    found: set[sp.Expr] = set()
+    for atom in sp.preorder_traversal(expr):
+        for argument in _arguments(atom):
+            for factor in sp.Mul.make_args(sp.factor_terms(argument)):
+                base = factor.as_base_exp()[0]
+                base = base.args[0] if isinstance(base, sp.Abs | sp.sign) else base
+                if base.has_free(*fields):
+                    found.add(base)
+    return sorted(found, key=sp.default_sort_key)
+
+
+def _arguments(atom: sp.Basic) -> list[sp.Expr]:
+    """Switching functions of one node of an expression."""
+    if isinstance(atom, sp.Abs | sp.sign | sp.Heaviside | sp.log):
+        return [atom.args[0]]
+    if isinstance(atom, sp.Max | sp.Min):
+        return [a - b for a, b in combinations(atom.args, 2)]
+    if isinstance(atom, sp.Piecewise):
+        relations = {r for _, condition in atom.args for r in condition.atoms(Relational)}
+        return [r.lhs - r.rhs for r in relations]
+    if isinstance(atom, sp.Pow) and not (atom.exp.is_Integer and atom.exp > 0):
+        return [] if atom.base == sp.E else [atom.base]
+    return []
+
+
+def break_points(expr: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:
+    """Zeros in (-half_width, half_width) of the switching functions of x alone, sorted.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x = sp.Symbol("x", real=True)
+    >>> [round(float(b), 6) for b in break_points(sp.Abs(x**2 - 2), x, 10)]
+    [-1.414214, 1.414214]
+    """
+    roots: set[mpmath.mpf] = set()
+    with mpmath.workdps(ROOT_DIGITS):
+        for switch in switches(expr, (x,)):
+            if switch.free_symbols == {x}:
+                finder = _polynomial_roots if switch.is_polynomial(x) else _scanned_roots
+                roots.update(r for r in finder(switch, x, half_width) if abs(r) < half_width)
+    return sorted(roots)
+
+
+def _polynomial_roots(switch: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:
+    polynomial = sp.Poly(switch, x).sqf_part()
+    roots = sp.Poly(sp.N(polynomial.as_expr(), ROOT_DIGITS), x).nroots(n=ROOT_DIGITS, maxsteps=200)
+    real = [sp.re(r) for r in roots if abs(sp.im(r)) < 10.0 ** (10 - ROOT_DIGITS)]
+    return [mpmath.mpf(str(r)) for r in real]
+
+
+def _scanned_roots(switch: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:
+    function = sp.lambdify(x, switch, "mpmath")
+    grid = np.linspace(-half_width, half_width, SCAN_POINTS)
+    values = [mpmath.re(function(mpmath.mpf(t))) for t in grid]
+    roots = [mpmath.mpf(t) for t, v in zip(grid, values, strict=True) if v == 0]
+    for i in range(SCAN_POINTS - 1):
+        if values[i] * values[i + 1] < 0:
+            ends = (mpmath.mpf(grid[i]), mpmath.mpf(grid[i + 1]))
+            roots.append(mpmath.findroot(function, ends, solver="anderson", verify=False))
+    return roots
