@@ -432,4 +432,5 @@ for width, value, delta in ((1, 0.1, 0.2), (5, 0.1, 0.3)):
 
 # %% [markdown]
 # **Source.** one_pass.md E.2, F.1, F.3; Arnaboldi, Krzakala, Loureiro, Stephan (2023),
-# arXiv:2305.18502. Used by `dmft/analysis/escape.py`.
+# arXiv:2305.18502. The library's event times are held to these formulas in
+# `tests/agreement/test_escape_formulas.py`.

@@ -103,7 +103,7 @@ def generate(equations: Equations) -> str:
 def generator_hash() -> str:
     """Hash of the code that turns equations into source, so that an upgrade regenerates."""
     digest = hashlib.blake2b(digest_size=6)
-    for package in ("dmft.codegen", "dmft.gaussian", "dmft.equations"):
+    for package in ("dmft.codegen", "dmft.emit", "dmft.gaussian", "dmft.equations"):
         spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.origin is not None
