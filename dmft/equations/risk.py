@@ -26,6 +26,8 @@ from dmft.equations.latex import (
 from dmft.equations.reference import evaluate
 from dmft.equations.text import definition_text, factor_names
 from dmft.equations.values import declared_parameters, resolve
+from dmft.gaussian.pair import elementary
+from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
 
 
@@ -40,7 +42,7 @@ class PopulationRisk:
     def expr(self) -> sp.Expr:
         """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
         kernels = self.definitions[-1].expr.atoms(Kernel)
-        return self.definitions[-1].expr.xreplace({q: q.closed() for q in kernels})
+        return self.definitions[-1].expr.xreplace({q: elementary(q.closed()) for q in kernels})
 
     def explicit(self, width: int, teacher_width: int, *, P: Any = None) -> sp.Expr:
         """Risk in scalar symbols at small widths (p + k <= 5)."""
@@ -103,5 +105,7 @@ def population_risk(model: Model) -> PopulationRisk:
     >>> risk(Q=[[1.0]], M=[[0.0]], P=[[1.0]])
     2.0
     """
+    if not isinstance(model, Model):
+        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
     return PopulationRisk(model, live([*block_definitions(), definition]))
