@@ -121,6 +121,8 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
     result = Exponent("leap exponent", sp.oo, expr, symbols)
     if not active:
         return result
+    if len(active) == 1:
+        return _single_step(result, information_exponent(expr, active), active)
     exact = expr.is_polynomial(*active) and _is_rational(expr, active)
     if exact:
         steps = polynomial_steps(expr, active)
@@ -164,6 +166,8 @@ def generative_exponent(
     result = Exponent(name, sp.oo, expr, symbols)
     if not active:
         return result
+    if leap and len(active) == 1:
+        return _single_step(result, generative_exponent(expr, active), active)
     moment = None if leap else _deciding_moment(expr, active)
     if moment is not None:
         index = _padded(moment.index, active, symbols)
@@ -271,6 +275,16 @@ def _leap(
         padded.append(replace(s, directions=full))
     witness = Witness(index, step.strength, step.transformation, learned, step.error)
     return replace(_judged(result, order, witness, exact, THRESHOLD), steps=tuple(padded))
+
+
+def _single_step(result: Exponent, exponent: Exponent, active: Sequence[sp.Symbol]) -> Exponent:
+    """Leap of a target of one field: its exponent, which finds that field."""
+    if exponent.witness is None:
+        return result
+    w, order = exponent.witness, int(exponent)
+    step = LeapStep(order, np.ones((1, 1)), w.index, w.value, w.transformation, w.error)
+    leap = _leap(result, [step], active, exponent.proof == "symbolic")
+    return replace(leap, threshold=exponent.threshold)
 
 
 def _judged(

@@ -221,6 +221,18 @@ def test_exponents_do_not_depend_on_the_basis():
     assert dmft.information_exponent(parity, [z1, z2]) == 2
 
 
+def test_leaps_of_one_field_are_its_exponents():
+    # The general engine must say the same as the shortcut by Hermite coefficients and moments.
+    for target, info, _, gen, _ in TABLE[:9]:
+        coefficients = Coefficients(target, (z1,))
+        for every, order in ((False, info), (True, gen)):
+            steps = numerical_steps(coefficients, every_transformation=every)
+            assert [(s.order, abs(s.directions.item())) for s in steps] == [(order, 1.0)]
+    leap = dmft.leap_exponent(he(3, z2), [z1, z2])
+    assert leap.proof == "symbolic"
+    np.testing.assert_array_equal(leap.directions, [[[0.0, 1.0]]])
+
+
 def test_many_fields_are_exact_for_polynomials():
     z = sp.symbols("z1:9", real=True)
     staircase = sum(sp.Mul(*z[:n]) for n in range(1, 9))
