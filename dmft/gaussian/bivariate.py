@@ -45,7 +45,7 @@ class BivariateNormalCDF(sp.Function):
             return normal_cdf(k)
         if k is sp.S.Infinity:
             return normal_cdf(h)
-        return None
+        return _degenerate(h, k, rho) if rho in (1, -1) else None
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         """Partial derivative with respect to one argument."""
@@ -70,6 +70,16 @@ class BivariateNormalCDF(sp.Function):
         h, k, rho = (printer._print(a) for a in self.args)
         power = "" if exp is None else f"^{{{exp}}}"
         return rf"\Phi_{{2}}{power}\left({h}, {k}; {rho}\right)"
+
+
+def _degenerate(h: sp.Expr, k: sp.Expr, rho: sp.Expr) -> sp.Expr | None:
+    """Perfect correlation, where the order of h and rho k is known."""
+    gap = h - rho * k
+    if rho == 1 and (gap.is_nonnegative or gap.is_nonpositive):
+        return normal_cdf(k if gap.is_nonnegative else h)
+    if rho == -1 and (gap.is_nonnegative or gap.is_nonpositive):
+        return normal_cdf(h) - normal_cdf(-k) if gap.is_nonnegative else sp.S.Zero
+    return None
 
 
 def _bivariate_cdf(h: Any, k: Any, rho: Any) -> Any:

@@ -12,9 +12,11 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
-from dmft.gaussian.factor import refuse
 from dmft.gaussian.linear import Label, split_product, sum_of_products
+from dmft.gaussian.pair import elementary
 from dmft.gaussian.product import product_expectation
+from dmft.gaussian.refusal import refuse
+from dmft.gaussian.switch import to_signs
 from dmft.model import FIELD, check_covariance
 
 
@@ -115,13 +117,13 @@ class Gaussian:
 
         back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
         total = []
-        for summand in sum_of_products(integrand, self.fields):
+        for summand in sum_of_products(to_signs(integrand, self.fields), self.fields):
             coefficient, factors, labels = split_product(summand, self.fields)
             try:
                 value = product_expectation(factors, labels, bilinear, linear)
             except NotClosed as error:
                 raise self._refusal(error, summand.xreplace(back), factors, labels) from None
-            total.append(coefficient * _tidy(_collapse(value)))
+            total.append(coefficient * _tidy(_collapse(elementary(value))))
         return _collapse(sp.Add(*total).xreplace(back))
 
     def _refusal(

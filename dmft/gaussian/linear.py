@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 import sympy as sp
 
-from dmft.gaussian.factor import refuse
+from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 
 # A derived field sum_i a_i x_i as ((i, a_i), ...).
 Label = tuple[tuple[int, sp.Expr], ...]
+# Functions that may stand on a linear combination of fields.
+LINEAR = (sp.erf, sp.sign, sp.DiracDelta, sp.sin, sp.cos, sp.sinh, sp.cosh)
 Split = tuple[sp.Expr, list[sp.Expr], list[Label]]
 
 
@@ -34,7 +36,7 @@ def _is_simple(part: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
     if len(part.free_symbols & set(fields)) < 2:
         return True
     base, exponent = (part, sp.S.One) if isinstance(part, sp.exp) else part.as_base_exp()
-    return isinstance(base, sp.erf | sp.exp) and exponent.is_Integer and exponent > 0
+    return isinstance(base, (*LINEAR, sp.exp)) and exponent.is_Integer and exponent > 0
 
 
 def _expanded(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
@@ -46,7 +48,7 @@ def _expanded(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
             return expr
         if isinstance(expr, sp.erfc):
             return 1 - freeze(sp.erf(expr.args[0]))
-        if isinstance(expr, sp.erf | sp.exp):
+        if isinstance(expr, (*LINEAR, sp.exp)):
             return frozen.setdefault(expr, sp.Dummy())
         power = isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp > 0
         if power or isinstance(expr, sp.Add | sp.Mul):
@@ -86,7 +88,7 @@ def split_product(summand: sp.Expr, fields: Sequence[sp.Symbol]) -> Split:
         else:
             base, exponent = part.as_base_exp()
             label, offset = _linear_form(base.args[0], base, fields)
-            factors.append(sp.erf(FIELD + offset) ** exponent)
+            factors.append(base.func(FIELD + offset) ** exponent)
             labels.append(label)
     return sp.Mul(*coefficients), factors, labels
 

@@ -1,33 +1,30 @@
 r"""Closed form of E[prod_i f_i(x_i)] for jointly Gaussian fields, from a covariance function.
 
-Three rules (one_pass.md A.1, A.4, A.6): a Gaussian factor is tilted out by a rank-one downdate of
-the covariance, one field at a time (the determinant form loses digits for large nearly parallel
-fields); a polynomial goes by Wick diagrams, beside error functions by Stein; what is left is a
-table of products of error functions.
+Four rules (one_pass.md A.1, A.3, A.4, A.6): a Gaussian factor is tilted out by a rank-one downdate
+of the covariance, one field at a time (the determinant form loses digits for large nearly parallel
+fields); a Dirac factor conditions the law on its field; a polynomial goes by Wick diagrams, beside
+error functions and signs by Stein, whose derivative of a sign is a Dirac factor; what is left is
+the table of products of signs and error functions (`closed_forms`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import product as cartesian
 from typing import Any
 
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
-from dmft.gaussian.bivariate import BivariateNormalCDF
-from dmft.gaussian.factor import Term, parse_factor, refuse
+from dmft.gaussian.closed_forms import Erfs, error_function_product
+from dmft.gaussian.factor import Term, parse_factor
+from dmft.gaussian.law import Cov, Law, Mean
+from dmft.gaussian.refusal import refuse
+from dmft.gaussian.wave import real_value
 from dmft.gaussian.wick import times, wick_expression
 from dmft.model import FIELD
 
-Cov = Callable[[Any, Any], sp.Expr]
-Mean = Callable[[Any], sp.Expr]
-Erfs = tuple[tuple[Hashable, sp.Expr, sp.Expr], ...]
 Polynomials = dict[Hashable, dict[int, sp.Expr]]
-
-HALF = sp.Rational(1, 2)
-# Rounding may lift a numeric arcsine argument over 1 by a few ulps of a large covariance.
-ARCSINE_BAND = 1e-12
 
 
 def product_expectation(
@@ -36,14 +33,16 @@ def product_expectation(
     r"""Closed form of E[prod_i factors_i(x_{fields_i})].
 
     Equation    E[e^{-b q^2/2} F] = (1+b C_qq)^{-1/2} E_T[F], T_xy = C_xy - b C_qx C_qy/(1+b C_qq);
-                E[x F] = sum_y C_xy E[d_y F];
+                E[x F] = sum_y C_xy E[d_y F];  E[delta(y - t) F] = p_y(t) E[F | y = t];
                 E[erf(x/sqrt 2) erf(y/sqrt 2)] = (2/pi) asin(C_xy/sqrt((1+C_xx)(1+C_yy)))
     Shapes      n factors, each an expression in `dmft.model.FIELD`; n hashable labels, which may
                 repeat; cov(x, y) symmetric, mean(x) zero by default; returns one expression
     Scaling     none: fields of order one
-    Valid for   polynomials, erf of a linear argument, Gaussian factors, their products and sums
-                with at most two error functions left; exact, singular covariances included
-    Source      one_pass.md A.1, A.2, A.4, A.6; derivations/erf_integrals.py
+    Valid for   polynomials, erf, sign, |.|, ReLU, Dirac, sin, cos, sinh, cosh of linear arguments,
+                Gaussian factors, their products and sums with at most two signs or error
+                functions left (any odd number for zero means); exact, singular covariances
+                included
+    Source      one_pass.md A.1-A.6; derivations/erf_integrals.py
 
     Raises
     ------
@@ -59,10 +58,12 @@ def product_expectation(
     C11*C22 + 2*C12**2
     >>> product_expectation([sp.erf(z / sp.sqrt(2)), z], ["1", "2"], C)
     sqrt(2)*C12/(sqrt(pi)*sqrt(C11 + 1))
+    >>> product_expectation([sp.Max(0, z), sp.sign(z)], ["1", "2"], C)
+    sqrt(2)*C12/(2*sqrt(pi)*sqrt(C22))
     """
     if len(factors) != len(fields):
         raise ShapeMismatch(f"{len(factors)} factors but {len(fields)} fields")
-    law = _Law(cov, mean, fields)
+    law = Law(cov, mean, fields)
     total = []
     for terms in cartesian(*[parse_factor(f) for f in factors]):
         try:
@@ -71,7 +72,11 @@ def product_expectation(
             if error.reason:
                 raise
             raise refuse(_readable(factors, fields), str(error)) from None
-    return sp.Add(*total)
+    value = sp.Add(*total)
+    try:
+        return real_value(value) if value.has(sp.I) else value
+    except NotClosed as error:
+        raise refuse(_readable(factors, fields), str(error)) from None
 
 
 def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:
@@ -81,56 +86,8 @@ def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:
     )
 
 
-class _Law:
-    """Covariance and mean as memoised functions of labels, closed under tilting."""
-
-    def __init__(self, cov: Cov, mean: Mean | None, fields: Sequence[Any]) -> None:
-        self._cov, self._mean, self._fields = cov, mean, fields
-        self._covs: dict[tuple[Any, Any], sp.Expr] = {}
-        self._means: dict[Any, sp.Expr] = {}
-        if mean is not None and all(self.m(x) == 0 for x in fields):
-            self._mean = None
-
-    def C(self, x: Any, y: Any) -> sp.Expr:
-        value = self._covs.get((x, y))
-        if value is None:
-            value = sp.sympify(self._cov(x, y), strict=True)
-            self._covs[x, y] = self._covs[y, x] = value
-        return value
-
-    def m(self, x: Any) -> sp.Expr:
-        if self._mean is None:
-            return sp.S.Zero
-        if x not in self._means:
-            self._means[x] = sp.sympify(self._mean(x), strict=True)
-        return self._means[x]
-
-    def tilt(self, q: Any, b: sp.Expr, slope: sp.Expr) -> tuple[sp.Expr, _Law]:
-        """Prefactor and law under the weight exp(-b q^2 / 2 + slope q)."""
-        C, m = self.C, self.m
-        spread = 1 + times(b, C(q, q))
-        if spread.is_number and not spread.is_positive:
-            raise NotClosed(
-                f"the Gaussian factor grows faster than the law decays (1 + {b} C <= 0)"
-            )
-        inverse = sp.Pow(spread, -1)
-        pull = slope - times(b, m(q))
-
-        def cov(x: Any, y: Any) -> sp.Expr:
-            return C(x, y) + times(-b, C(q, x), C(q, y), inverse)
-
-        def mean(x: Any) -> sp.Expr:
-            return m(x) + times(C(q, x), pull, inverse)
-
-        prefactor = sp.Pow(spread, -HALF)
-        if pull == 0 and self._mean is None:
-            return prefactor, _Law(cov, None, self._fields)
-        action = slope * m(q) + HALF * slope**2 * C(q, q) - HALF * b * m(q) ** 2
-        return times(prefactor, sp.exp(times(action, inverse))), _Law(cov, mean, self._fields)
-
-
-def _term_product(law: _Law, terms: Sequence[Term], fields: Sequence[Any]) -> sp.Expr:
-    """Expectation of a product of parsed terms: tilt out every Gaussian, then go on."""
+def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any]) -> sp.Expr:
+    """Expectation of a product of parsed terms: tilt and condition first, then go on."""
     prefactors: list[sp.Expr] = []
     polynomials: Polynomials = {}
     erfs: list[tuple[Hashable, sp.Expr, sp.Expr]] = []
@@ -138,7 +95,12 @@ def _term_product(law: _Law, terms: Sequence[Term], fields: Sequence[Any]) -> sp
         if term.curvature != 0 or term.slope != 0:
             prefactor, law = law.tilt(x, term.curvature, term.slope)
             prefactors.append(prefactor)
-        erfs.extend((x, a, c) for a, c in term.erfs)
+        for a, c in term.erfs:
+            # The square of a sign is one almost everywhere.
+            if a is sp.oo and (x, a, c) in erfs:
+                erfs.remove((x, a, c))
+            else:
+                erfs.append((x, a, c))
         powers = dict(term.powers)
         if set(powers) == {0}:
             prefactors.append(powers[0])
@@ -146,6 +108,12 @@ def _term_product(law: _Law, terms: Sequence[Term], fields: Sequence[Any]) -> sp
             polynomials[x] = _multiply(polynomials[x], powers)
         else:
             polynomials[x] = powers
+    for term, x in zip(terms, fields, strict=True):
+        for position in term.deltas:
+            if law.C(x, x) == 0:
+                raise NotClosed(f"a Dirac factor stands on a field of variance 0 at {position}")
+            prefactors += [law.density(x, position), sp.Pow(law.deviation(x), -1)]
+            law = law.condition(x, position)
     return times(*prefactors, _expectation(law, polynomials, tuple(erfs)))
 
 
@@ -156,16 +124,37 @@ def _multiply(p: dict[int, sp.Expr], q: dict[int, sp.Expr]) -> dict[int, sp.Expr
     return {n: a for n, a in result.items() if a != 0}
 
 
-def _expectation(law: _Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
     """E[prod p_x(x) prod erf(a y + c)]."""
+    if erfs or law.conditioned:
+        labels = dict.fromkeys([*polynomials, *(x for x, *_ in erfs)])
+        fixed = [x for x in labels if law.C(x, x) == 0]
+        if fixed:
+            return _fixed(law, polynomials, erfs, fixed)
     if not polynomials:
-        return _erf_product(law, erfs)
+        return error_function_product(law, erfs)
     if not erfs:
         return _wick(law, polynomials)
     return _stein(law, polynomials, erfs)
 
 
-def _wick(law: _Law, polynomials: Polynomials) -> sp.Expr:
+def _fixed(law: Law, polynomials: Polynomials, erfs: Erfs, fixed: Sequence[Any]) -> sp.Expr:
+    """Put the values of fields without variance in their place."""
+    values = [
+        sp.Add(*[a * law.m(x) ** n for n, a in polynomials[x].items()])
+        for x in fixed
+        if x in polynomials
+    ]
+    for x, a, c in erfs:
+        if x in fixed:
+            values.append(sp.sign(law.m(x) + c) if a is sp.oo else sp.erf(a * law.m(x) + c))
+    if any(v == 0 for v in values):
+        return sp.S.Zero
+    left = {x: p for x, p in polynomials.items() if x not in fixed}
+    return times(*values, _expectation(law, left, tuple(e for e in erfs if e[0] not in fixed)))
+
+
+def _wick(law: Law, polynomials: Polynomials) -> sp.Expr:
     labels = list(polynomials)
     return wick_expression(
         [sorted(polynomials[x].items()) for x in labels],
@@ -175,7 +164,7 @@ def _wick(law: _Law, polynomials: Polynomials) -> sp.Expr:
     )
 
 
-def _stein(law: _Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+def _stein(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
     """Stein on the first polynomial p = p_0 + x q: E[x q F] = m E[q F] + sum_y C_xy E[d_y(q F)]."""
     x, powers = next(iter(polynomials.items()))
     others = {y: p for y, p in polynomials.items() if y != x}
@@ -200,11 +189,25 @@ def _stein(law: _Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
         lowered = {x: rest, **others} if rest else others
         terms.append(times(slope, law.C(x, x), _expectation(law, lowered, erfs)))
     for i, (y, a, c) in enumerate(erfs):
+        left = erfs[:i] + erfs[i + 1 :]
+        if law.C(x, y) == 0:
+            continue
+        if a is sp.oo:
+            inner = _expectation(law.condition(y, -c), state, left)
+            terms.append(times(constant, 2 * law.density(y, -c), _ratio(law, x, y), inner))
+            continue
         prefactor, tilted = law.tilt(y, 2 * a**2, -2 * a * c)
         density = 2 * a / sp.sqrt(sp.pi) * sp.exp(-(c**2))
-        inner = _expectation(tilted, state, erfs[:i] + erfs[i + 1 :])
+        inner = _expectation(tilted, state, left)
         terms.append(times(constant, density, law.C(x, y), prefactor, inner))
     return sp.Add(*terms)
+
+
+def _ratio(law: Law, x: Any, y: Any) -> sp.Expr:
+    """C_xy / sqrt(C_yy), finite on the diagonal."""
+    if x == y:
+        return law.deviation(y)
+    return times(law.C(x, y), sp.Pow(law.deviation(y), -1))
 
 
 def _derivative(p: dict[int, sp.Expr]) -> tuple[sp.Expr, dict[int, sp.Expr]]:
@@ -213,34 +216,3 @@ def _derivative(p: dict[int, sp.Expr]) -> tuple[sp.Expr, dict[int, sp.Expr]]:
     if not lowered:
         return sp.S.Zero, {}
     return (lowered[0], {}) if set(lowered) == {0} else (sp.S.One, lowered)
-
-
-def _erf_product(law: _Law, erfs: Erfs) -> sp.Expr:
-    """Table of products of error functions."""
-    if not erfs:
-        return sp.S.One
-    shifts = [times(a, law.m(x)) + c for x, a, c in erfs]
-    centred = all(s == 0 for s in shifts)
-    if centred and len(erfs) % 2:
-        return sp.S.Zero
-    if len(erfs) > 2:
-        raise NotClosed(f"it leaves a product of {len(erfs)} error functions")
-    roots = [sp.Pow(1 + times(2 * a**2, law.C(x, x)), -HALF) for x, a, _ in erfs]
-    if len(erfs) == 1:
-        return sp.erf(times(shifts[0], roots[0]))
-    (x, a, _), (y, b, _) = erfs
-    correlation = times(2 * a * b, law.C(x, y), *roots)
-    if centred:
-        return times(2 / sp.pi, _arcsine(correlation))
-    first, second = (times(s, r) for s, r in zip(shifts, roots, strict=True))
-    joint = BivariateNormalCDF(sp.sqrt(2) * first, sp.sqrt(2) * second, correlation)
-    return 4 * joint - sp.erf(first) - sp.erf(second) - 1
-
-
-def _arcsine(argument: sp.Expr) -> sp.Expr:
-    if argument.free_symbols:
-        # Evaluation would pull signs out of the argument and hide common covariances.
-        return sp.asin(argument, evaluate=False)
-    if argument.is_Float and 1 < abs(argument) < 1 + ARCSINE_BAND:
-        argument = sp.sign(argument)
-    return sp.asin(argument)

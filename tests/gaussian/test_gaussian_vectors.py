@@ -18,13 +18,36 @@ def sigma(u):
     return sp.erf(u / sp.sqrt(2))
 
 
+def relu(u):
+    return sp.Max(0, u)
+
+
+def slope(f, u):
+    return sp.diff(f(u), u)
+
+
+def he(n):
+    return lambda u: hermite(n, u)
+
+
+X1, X2, X3, X4 = X
+SWITCHED = {
+    "erf_sign_I2": sigma(X1) * sp.sign(X2),
+    "erf_student_sign_teacher_I3": slope(sigma, X1) * X2 * sp.sign(X3),
+    "erf_student_relu_teacher_I3": slope(sigma, X1) * X2 * relu(X3),
+    "erf_student_relu_teacher_I4_st": slope(sigma, X1) * slope(sigma, X2) * sigma(X3) * relu(X4),
+    "relu_I3": sp.Heaviside(X1) * X2 * relu(X3),
+    "relu_Inoise": sp.Heaviside(X1) * sp.Heaviside(X2),
+    "relu_theta1_theta2_relu2_relu3": sp.Heaviside(X1) * relu(X2) * relu(X3),
+    "erf_relu_I2": sigma(X1) * relu(X2),
+    "relu_fourth_I2": relu(X1) * X2**4,
+    "relu_I2_mean": relu(X1) * relu(X2),
+}
+
+
 def integrand(name):
-    def slope(f, u):
-        return sp.diff(f(u), u)
-
-    def he(n):
-        return lambda u: hermite(n, u)
-
+    if name in SWITCHED:
+        return SWITCHED[name]
     if name.startswith("hermite_product"):
         orders = [int(c) for c in name.rsplit("_", 1)[1]]
         return sp.Mul(*[hermite(n, x) for n, x in zip(orders, X, strict=False)])

@@ -1,0 +1,89 @@
+r"""The irreducible entries of the Gaussian calculus: averages of products of signs and erfs.
+
+Everything else is reduced to these by tilting, Stein's identity and conditioning (`product`).
+A sign is the limit of erf(u / (s sqrt 2)) as the scale s goes to 0, so one table serves both.
+
+====================  =======================================  =========================
+average               value                                    source
+====================  =======================================  =========================
+E[erf_s(x)]           erf(m / sqrt(2 (C + s^2)))               one_pass.md A.6
+E[erf_s(x) erf_t(y)]  (2/pi) arcsin(rho), zero means           one_pass.md A.2 (arcsine law)
+                      4 Phi_2(h, k; rho) - ... , any means     one_pass.md A.6
+odd products          0, zero means                            symmetry
+====================  =======================================  =========================
+
+with rho = C_xy / sqrt((C_xx + s^2)(C_yy + t^2)). Orthant probabilities of up to three fields are
+sums of these: 8 P_3 = 1 + sum_{i<j} E[sign_i sign_j] (one_pass.md A.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import sympy as sp
+
+from dmft.errors import NotClosed
+from dmft.gaussian.bivariate import BivariateNormalCDF
+from dmft.gaussian.law import Law
+from dmft.gaussian.pair import CorrelationAngle
+from dmft.gaussian.wick import times
+
+# (label, a, c) stands for erf(a x + c), and for sign(x + c) when a is infinite.
+Erfs = tuple[tuple[Hashable, sp.Expr, sp.Expr], ...]
+
+HALF = sp.Rational(1, 2)
+# Rounding may lift a numeric arcsine argument over 1 by a few ulps of a large covariance.
+ARCSINE_BAND = 1e-12
+
+
+def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
+    """E[prod erf(a x + c)], with sign(x + c) where a is infinite.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> q, r, m = sp.symbols("q r m", positive=True)
+    >>> cov = lambda x, y: q if x == y == 0 else r if x == y else m
+    >>> error_function_product(Law(cov, None, [0, 1]), ((0, sp.oo, 0), (1, sp.sqrt(2) / 2, 0)))
+    2*asin(m/(sqrt(q)*sqrt(r + 1)))/pi
+    """
+    if not erfs:
+        return sp.S.One
+    weights = [(sp.sqrt(2) / 2, sp.sqrt(2) * c / 2) if a is sp.oo else (a, c) for _, a, c in erfs]
+    shifts = [times(a, law.m(x)) + c for (x, *_), (a, c) in zip(erfs, weights, strict=True)]
+    centred = all(s == 0 for s in shifts)
+    if centred and len(erfs) % 2:
+        return sp.S.Zero
+    if len(erfs) > 2:
+        kinds = "sign and error" if any(a is sp.oo for _, a, _ in erfs) else "error"
+        raise NotClosed(f"it leaves a product of {len(erfs)} {kinds} functions")
+    roots = [
+        sp.Pow(law.C(x, x) if a is sp.oo else 1 + times(2 * a**2, law.C(x, x)), -HALF)
+        for x, a, _ in erfs
+    ]
+    if len(erfs) == 1:
+        return sp.erf(times(shifts[0], roots[0]))
+    (x, first_scale, _), (y, second_scale, _) = erfs
+    if centred and first_scale is sp.oo and second_scale is sp.oo:
+        return times(2 / sp.pi, CorrelationAngle(law.C(x, x), law.C(y, y), law.C(x, y)))
+    correlation = times(2 * weights[0][0] * weights[1][0], law.C(x, y), *roots)
+    if centred:
+        return times(2 / sp.pi, _arcsine(correlation))
+    first, second = (times(s, r) for s, r in zip(shifts, roots, strict=True))
+    if first.has(sp.I) or second.has(sp.I):
+        raise NotClosed("it leaves two error functions of complex arguments")
+    joint = BivariateNormalCDF(sp.sqrt(2) * first, sp.sqrt(2) * second, _clamped(correlation))
+    return 4 * joint - sp.erf(first) - sp.erf(second) - 1
+
+
+def _arcsine(argument: sp.Expr) -> sp.Expr:
+    if argument.free_symbols:
+        # Evaluation would pull signs out of the argument and hide common covariances.
+        return sp.asin(argument, evaluate=False)
+    return sp.asin(_clamped(argument))
+
+
+def _clamped(argument: sp.Expr) -> sp.Expr:
+    if argument.is_Float and 1 < abs(argument) < 1 + ARCSINE_BAND:
+        return sp.sign(argument)
+    return argument

@@ -1,0 +1,138 @@
+"""Angle and root of a pair of Gaussian fields, exact where the pair is degenerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import InvalidCovariance
+
+# Relative size of C11 C22 - C12^2 that is rounding of float64 products, and of what a covariance
+# that passed `check_covariance` may fall below zero.
+ROUNDING = 4e-15
+NEGATIVE_BAND = 1e-9
+
+
+class _PairFunction(sp.Function):
+    """Function of the covariances (C11, C22, C12) of two fields."""
+
+    nargs = 3
+    is_real = True
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions."""
+        raise NotImplementedError
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        # Numbers never stay in this form, so the arguments hold symbols.
+        return self.formula()._eval_evalf(prec)
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        text = printer._print(self.formula())
+        return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
+
+
+class CorrelationRoot(_PairFunction):
+    r"""sqrt(C11 C22 - C12^2), zero for parallel fields whatever the rounding.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> a, b, c = sp.symbols("a b c", positive=True)
+    >>> CorrelationRoot(a, b, c).formula(), CorrelationRoot(a, a, a), CorrelationRoot(4, 4, 0)
+    (sqrt(a*b - c**2), 0, 4)
+    """
+
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
+        """Exact special values and numbers."""
+        if cross == 0:
+            return sp.sqrt(first) * sp.sqrt(second)
+        if first == second and cross in (first, -first):
+            return sp.S.Zero
+        if first.is_number and second.is_number and cross.is_number:
+            gap = _gap(first, second, cross)
+            return sp.sqrt(gap) if gap != 0 else sp.S.Zero
+        return None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """Partial derivative with respect to one covariance."""
+        first, second, cross = self.args
+        return {1: second / 2, 2: first / 2, 3: -cross}[argindex] / self
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions."""
+        first, second, cross = self.args
+        return sp.sqrt(first * second - cross**2)
+
+
+class CorrelationAngle(_PairFunction):
+    r"""asin(C12 / sqrt(C11 C22)), +-pi/2 for parallel fields, 0 for a field without variance.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> CorrelationAngle(2, 2, 1), CorrelationAngle(1, 4, -2)
+    (pi/6, -pi/2)
+    >>> a, b, c = sp.symbols("a b c", positive=True)
+    >>> CorrelationAngle(a, b, c).diff(c)
+    1/CorrelationRoot(a, b, c)
+    """
+
+    @classmethod
+    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
+        """Exact special values and numbers."""
+        if cross == 0:
+            return sp.S.Zero
+        if first == second and cross in (first, -first):
+            return sp.pi / 2 if cross == first else -sp.pi / 2
+        if first.is_number and second.is_number and cross.is_number:
+            if _gap(first, second, cross) == 0:
+                return sp.sign(cross) * sp.pi / 2
+            return sp.asin(cross / sp.sqrt(first * second))
+        return None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """Partial derivative with respect to one covariance."""
+        root, cross = CorrelationRoot(*self.args), self.args[2]
+        if argindex == 3:
+            return 1 / root
+        return -cross / (2 * self.args[argindex - 1] * root)
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions."""
+        first, second, cross = self.args
+        return sp.asin(cross / (sp.sqrt(first) * sp.sqrt(second)), evaluate=False)
+
+
+def _gap(first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr:
+    """Determinant of a numeric pair; rounding of floats is zero."""
+    gap = first * second - cross**2
+    scale = first * second
+    if not gap.has(sp.Float):
+        gap = sp.nsimplify(gap) if gap.is_Rational else sp.simplify(gap)
+    if gap.has(sp.Float) and -NEGATIVE_BAND * scale <= gap <= ROUNDING * scale:
+        return sp.S.Zero
+    if gap.is_negative:
+        raise InvalidCovariance(
+            f"two fields with variances {first} and {second} cannot have covariance {cross}"
+        )
+    return gap
+
+
+def elementary(expr: sp.Expr) -> sp.Expr:
+    """Write angles and roots of pairs in elementary functions.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> a, b, c = sp.symbols("a b c", positive=True)
+    >>> elementary(1 + CorrelationAngle(a, b, c))
+    asin(c/(sqrt(a)*sqrt(b))) + 1
+    """
+    if not expr.has(_PairFunction):
+        return expr
+    return expr.replace(lambda e: isinstance(e, _PairFunction), lambda e: e.formula())

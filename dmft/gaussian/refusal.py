@@ -1,0 +1,26 @@
+"""The one refusal of the Gaussian calculus: what is not closed, why, and the ways out."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from dmft.errors import NotClosed
+
+FAMILIES = (
+    "polynomials (Hermite included), erf(a*z + c), exp(-b*z**2 + l*z), sign, Heaviside, Abs, "
+    "Max/Min (ReLU), Piecewise with linear switches, sin, cos, sinh, cosh, their products, sums "
+    "and derivatives, with coefficients free of the fields"
+)
+WAYS_OUT = (
+    f"closed families are: {FAMILIES}. Ways out: rewrite the expression into these families, or "
+    "integrate numerically (scipy.integrate.quad over one field after conditioning, split at kinks)"
+)
+
+
+def refuse(expr: sp.Expr, reason: str) -> NotClosed:
+    """Error that names the sub-expression, the reason and the ways out."""
+    error = NotClosed(
+        f"no closed form for the Gaussian expectation of {expr}: {reason}; {WAYS_OUT}"
+    )
+    error.expression, error.reason = expr, reason
+    return error
