@@ -51,6 +51,13 @@ class Observed:
         """Names of the observables."""
         return tuple(f.name for f in fields(self))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Observed):
+            return NotImplemented
+        return all(np.array_equal(self[n], other[n], equal_nan=True) for n in self.keys())
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
@@ -126,6 +133,17 @@ class Ensemble:
         from dmft.simulation.archive import save_ensemble
 
         return save_ensemble(self, path)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ensemble):
+            return NotImplemented
+        plain = ("seeds", "seed_status", "status", "message", "dim", "provenance")
+        observed = ("mean", "std", "stderr", "runs", "first_passage")
+        return np.array_equal(self.t, other.t) and all(
+            getattr(self, name) == getattr(other, name) for name in (*plain, *observed)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         p, k = self.mean.M.shape[1:]

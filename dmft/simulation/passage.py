@@ -68,7 +68,7 @@ def watch_nothing() -> NDArray[np.float64]:
     return np.array([WATCH_NOTHING, 0.0, 1.0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PassageTimes:
     """First-passage times over the seeds; a run that has not passed is censored, not dropped.
 
@@ -82,6 +82,15 @@ class PassageTimes:
 
     times: NDArray[np.float64]
     horizon: NDArray[np.float64]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PassageTimes):
+            return NotImplemented
+        return np.array_equal(self.times, other.times, equal_nan=True) and np.array_equal(
+            self.horizon, other.horizon
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def censored(self) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """Shapes, units, seeds, threads, first passages, interruption and files of ensembles."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -221,3 +222,18 @@ def test_files_give_back_the_record(tmp_path):
     assert lean.runs is None
     assert load_ensemble(lean.save(tmp_path / "lean.nc")).runs is None
     assert same(lean.mean, runs.mean)
+
+
+def test_equal_records_compare_equal(tmp_path):
+    watched = FirstPassage("overlap", 0.45, stop=False)
+
+    def run(rate):
+        return simulate(
+            ERF_22, SGD(rate), 30, 1.0, 2, START, "overlaps", save_at=3, first_passage=watched
+        )
+
+    runs = run(0.5)
+    assert runs == pickle.loads(pickle.dumps(runs))
+    assert runs == load_ensemble(runs.save(tmp_path / "runs.nc"))
+    assert runs != run(0.4)
+    assert runs.mean != runs.std
