@@ -45,14 +45,21 @@ from numba import njit
 
 from dmft.special.arcsine import asin
 {imports}from dmft.special.cholesky import lowest_pivot
-
+{pairs}
 OPTIONS = dict(
     cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
 )
 RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 '''
 
-BIVARIATE = "from dmft.special.bivariate import bivariate_normal_cdf\n"
+# Imports that a module needs only when its code calls the function.
+OPTIONAL_IMPORTS = {
+    "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
+}
+PAIR_IMPORTS = {
+    "correlation_angle(": "from dmft.special.pair import correlation_angle\n",
+    "correlation_root(": "from dmft.special.pair import correlation_root\n",
+}
 
 DOMAIN = '''
 
@@ -88,7 +95,8 @@ def module_source(
     header = HEADER.format(
         version=version,
         description=_inside_docstring(description),
-        imports=BIVARIATE if "bivariate_normal_cdf(" in code else "",
+        imports="".join(y for call, y in OPTIONAL_IMPORTS.items() if call in code),
+        pairs="".join(y for call, y in PAIR_IMPORTS.items() if call in code),
     )
     return header + "\n" + code
 

@@ -18,7 +18,12 @@ from dmft.codegen.nodes import Graph, Index, Node, factors
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
 # Functions of `dmft.special`; others are in `math`.
-CALLS = {"asin": "asin", "BivariateNormalCDF": "bivariate_normal_cdf"}
+CALLS = {
+    "asin": "asin",
+    "BivariateNormalCDF": "bivariate_normal_cdf",
+    "CorrelationRoot": "correlation_root",
+    "CorrelationAngle": "correlation_angle",
+}
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
 

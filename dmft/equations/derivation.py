@@ -19,7 +19,8 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
 from dmft.equations.kernels import kernel
-from dmft.model import FIELD, SGD, GradientFlow, Model
+from dmft.gaussian.switch import derivative
+from dmft.model import SGD, GradientFlow, Model
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ def risk_expression(model: Model) -> sp.Expr:
 def drift(model: Model, species: Species) -> sp.Expr:
     """E[sigma'(h_j) lambda_i (part of the residual)] a_j, by Stein and Price from I2."""
     sigma = model.student.activation
-    first, second = sp.diff(sigma, FIELD), sp.diff(sigma, FIELD, 2)
+    first, second = derivative(sigma), derivative(sigma, 2)
     along_self = kernel([second, species.activation], [x.h[x.j], species.field])
-    along_other = kernel([first, sp.diff(species.activation, FIELD)], [x.h[x.j], species.field])
+    along_other = kernel([first, derivative(species.activation)], [x.h[x.j], species.field])
     body = species.coefficient * (
         x.covariance(x.h[x.j], x.lam[x.i]) * along_self
         + x.covariance(x.lam[x.i], species.field) * along_other
@@ -118,7 +119,7 @@ def drift(model: Model, species: Species) -> sp.Expr:
 
 def noise_kernel(model: Model) -> sp.Expr:
     """E[sigma'(h_j) sigma'(h_l)]."""
-    first = sp.diff(model.student.activation, FIELD)
+    first = derivative(model.student.activation)
     return kernel([first, first], [x.h[x.j], x.h[x.l]])
 
 
@@ -152,7 +153,7 @@ def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) ->
 
 def quadratic_terms(model: Model, algorithm: SGD) -> dict[str, sp.Expr]:
     """gamma/(p n_b) S_jl: noise of the sampled gradient, and label noise."""
-    sigma_prime = sp.diff(model.student.activation, FIELD)
+    sigma_prime = derivative(model.student.activation)
     prefactor = x.gamma * x.a[x.j] * x.a[x.l] / (x.p * algorithm.batch_size)
     weights = [(sigma_prime, x.h[x.j]), (sigma_prime, x.h[x.l])]
     return {

@@ -13,6 +13,7 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.gaussian.pair import elementary
 
 # Above this many fields the unrolled erf system has tens of thousands of operations.
 MAX_FIELDS = 5
@@ -90,7 +91,7 @@ class Unroller:
             places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
             return self.entry(base_name(expr), tuple(places))
         if isinstance(expr, Kernel):
-            return self(expr.closed(), at)
+            return elementary(self(expr.closed(), at))
         if isinstance(expr, sp.Sum):
             return sp.Add(*(self(expr.function, inner) for inner in self.ranges(expr, at)))
         if not expr.args:

@@ -13,6 +13,7 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.text import split_averages
 from dmft.errors import NotClosed
+from dmft.gaussian.pair import elementary
 from dmft.model import FIELD
 
 # Closed forms with more operations than this are left as expectations unless asked for.
@@ -150,7 +151,7 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
     head = printer.average(kernel.factors, labels)
     places = sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))
     try:
-        closed = Kernel(kernel.args[0], places).closed(cov)
+        closed = elementary(Kernel(kernel.args[0], places).closed(cov))
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
     if limit is not None and sp.count_ops(closed) > limit:

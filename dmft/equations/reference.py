@@ -21,6 +21,9 @@ from dmft.errors import NotClosed
 
 Array = NDArray[np.float64]
 
+# Relative excess of an overlap over Cauchy-Schwarz that counts as parallel fields.
+ROUNDING = 1e-9
+
 
 def _erf(value: Any) -> Any:
     from scipy.special import erf
@@ -45,6 +48,18 @@ def _bivariate_normal_cdf(h: Any, k: Any, rho: Any) -> Any:
     return 0.5 * (ndtr(h) + ndtr(k)) - tails - 0.5 * opposite
 
 
+def _correlation_root(first: Any, second: Any, cross: Any) -> Any:
+    """sqrt(first second - cross^2); parallel fields may exceed Cauchy-Schwarz by rounding."""
+    size = np.sqrt(first * second)
+    gap = (size - cross) * (size + cross)
+    return np.sqrt(np.where((gap < 0) & (gap >= -ROUNDING * size**2), 0.0, gap))
+
+
+def _correlation_angle(first: Any, second: Any, cross: Any) -> Any:
+    """Angle asin(cross / sqrt(first second)) of two vectors with these overlaps."""
+    return np.arctan2(cross, _correlation_root(first, second, cross))
+
+
 def _origin(rho: Any) -> Any:
     """Slope at h = k = 0, the limit along h = k."""
     with np.errstate(divide="ignore"):
@@ -56,6 +71,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": np.exp,
     "erf": _erf,
     "BivariateNormalCDF": _bivariate_normal_cdf,
+    "CorrelationRoot": _correlation_root,
+    "CorrelationAngle": _correlation_angle,
 }
 
 

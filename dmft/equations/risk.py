@@ -27,6 +27,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.text import definition_text, factor_names
 from dmft.equations.values import declared_parameters, resolve
 from dmft.errors import BadParameter
+from dmft.gaussian.pair import elementary
 from dmft.model import Model, Overlaps
 
 
@@ -41,7 +42,7 @@ class PopulationRisk:
     def expr(self) -> sp.Expr:
         """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
         kernels = self.definitions[-1].expr.atoms(Kernel)
-        return self.definitions[-1].expr.xreplace({q: q.closed() for q in kernels})
+        return self.definitions[-1].expr.xreplace({q: elementary(q.closed()) for q in kernels})
 
     def explicit(self, width: int, teacher_width: int, *, P: Any = None) -> sp.Expr:
         """Risk in scalar symbols at small widths (p + k <= 5)."""

@@ -11,6 +11,7 @@ from sympy.printing.str import StrPrinter
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
+from dmft.gaussian.switch import derivative
 from dmft.model import FIELD
 
 PRIMES = ("", "'", "''")
@@ -23,9 +24,9 @@ def factor_names(
     names: dict[sp.Expr, str] = {}
     for activation, name in ((student, sigma), (teacher, star)):
         for order, prime in enumerate(PRIMES):
-            derivative = sp.diff(activation, FIELD, order) if order else activation
-            if not derivative.is_number:
-                names.setdefault(derivative, name + prime)
+            slope = derivative(activation, order)
+            if not slope.is_number:
+                names.setdefault(slope, name + prime)
     return names
 
 

@@ -17,6 +17,8 @@ def real_value(value: sp.Expr) -> sp.Expr:
     >>> real_value(sp.exp(-a + sp.I * m) / 2 + sp.exp(-a - sp.I * m) / 2)
     exp(-a)*cos(m)
     """
+    if value.is_number and value.has(sp.Float):
+        return sp.re(value.evalf())
     value = value.replace(sp.erf, _error_function)
     flat = sp.expand(value, func=False, power_exp=False)
     waves = {e: _wave(e) for e in flat.atoms(sp.exp) if e.has(sp.I)}

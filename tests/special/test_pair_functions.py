@@ -1,0 +1,36 @@
+"""Compiled angle and root of a pair of fields, at and beyond parallel fields."""
+
+import mpmath
+import numpy as np
+import pytest
+
+from dmft.special.pair import BAND, correlation_angle, correlation_root
+
+
+@pytest.mark.parametrize("gap", [1.9, 1.0, 0.3, 1e-3, 1e-9, 1e-14])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_values_against_mpmath(gap, direction):
+    first, second = 0.7, 3.1
+    cross = direction * (1 - gap) * np.sqrt(first * second)
+    with mpmath.workdps(40):
+        root = mpmath.sqrt(mpmath.mpf(first) * second - mpmath.mpf(cross) ** 2)
+        angle = mpmath.atan2(mpmath.mpf(cross), root)
+    # One ulp of the covariances moves the root by 1e-16 / root: no algorithm can do better.
+    noise = 1e-15 / float(root)
+    assert correlation_root(first, second, cross) == pytest.approx(float(root), abs=noise)
+    assert correlation_angle(first, second, cross) == pytest.approx(float(angle), abs=noise)
+
+
+def test_equal_fields_are_exact_for_any_variance():
+    for q in np.exp(np.random.default_rng(0).uniform(-20, 20, 1000)):
+        assert correlation_root(q, q, q) == correlation_root(q, q, -q) == 0.0
+        assert correlation_angle(q, q, q) == np.pi / 2
+        assert correlation_angle(q, q, -q) == -np.pi / 2
+    assert correlation_angle(0.0, 1.0, 0.0) == 0.0
+
+
+def test_beyond_the_band_is_nan():
+    assert correlation_root(1.0, 1.0, 1 + 0.4 * BAND) == 0.0
+    assert np.isnan(correlation_root(1.0, 1.0, 1 + BAND))
+    assert np.isnan(correlation_angle(1.0, 1.0, -1 - BAND))
+    assert np.isnan(correlation_root(-1.0, 1.0, 0.0))
