@@ -33,7 +33,7 @@ def bivariate_normal_cdf(h: float, k: float, rho: float) -> float:
     Examples
     --------
     >>> round(bivariate_normal_cdf(0.3, 1.0, -0.4), 12)
-    0.485408422840
+    0.48540842284
     """
     if not abs(rho) <= 1.0:
         return math.nan
