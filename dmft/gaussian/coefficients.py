@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from math import factorial, prod
 from typing import Any
 
@@ -29,6 +29,8 @@ KEPT_DIGITS = 18
 ACCEPTED_ERROR = 1e-15
 LINE_ENDS = (10, 14, 20, 30, 60, 100)
 LINE_TAIL = 1e-25
+# A panel of the line is halved this often at most.
+HALVINGS = 5
 # Several fields: levels are added until they change by less; rounding of sums, as least error.
 SETTLED = 1e-13
 ROUNDING = 1e-15
@@ -63,6 +65,8 @@ def as_expression(f: sp.Expr | float, fields: Sequence[sp.Symbol]) -> sp.Expr:
         raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}") from error
     if not isinstance(expr, sp.Expr):
         raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}")
+    if expr.has(sp.I, sp.nan, sp.oo, -sp.oo, sp.zoo):
+        raise BadParameter(f"f = {f!r} is not a finite real function of {tuple(fields)}")
     return expr
 
 
@@ -180,10 +184,8 @@ class Coefficients:
         """One field: tanh-sinh quadrature in multiprecision, panels split at the kinks."""
         with mpmath.workdps(WORKING_DIGITS):
             integrand, panels = self._line_setup
-            value, error = mpmath.quad(
-                lambda t: integrand(t) * _hermite_number(n, t), panels, error=True
-            )
             limit = ACCEPTED_ERROR * self.scale * float(mpmath.sqrt(mpmath.factorial(n)))
+            value, error = _bisected(lambda t: integrand(t) * _hermite_number(n, t), panels, limit)
             if error > limit:
                 raise BadParameter(
                     f"E[f He_{n}] of f = {self.expr}: the quadrature error {float(error):.1e} "
@@ -237,6 +239,25 @@ class Coefficients:
         """sqrt(E f^2), to compare coefficients with."""
         nodes = self.grid(0)
         return float(np.sqrt(nodes.weights @ nodes.values**2))
+
+
+def _bisected(f: Function, points: list[mpmath.mpf], limit: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """Integral and error; panels that are not settled are halved, for poles close to the line."""
+    value, error = mpmath.mpf(0), mpmath.mpf(0)
+    todo = list(pairwise(points))
+    share = limit / (4 * len(todo))
+    for halving in range(HALVINGS + 1):
+        again = []
+        for a, b in todo:
+            part, gap = mpmath.quad(f, [a, b], error=True)
+            if gap > share and halving < HALVINGS:
+                again += [(a, (a + b) / 2), ((a + b) / 2, b)]
+            else:
+                value, error = value + part, error + gap
+        if error > limit:
+            break
+        todo = again
+    return value, error
 
 
 def _rounded(value: Any, error: float, digits: int) -> Coefficient:

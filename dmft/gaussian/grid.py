@@ -1,13 +1,15 @@
 """Quadrature nodes of the standard normal law in one to four fields, split where f is not smooth.
 
-Panels of Gauss-Legendre nodes on each axis; kinks across axes (sign(x + y)) split the innermost
-axis at each node of the others. Two levels give the error: nothing is trusted by its node count.
+Panels of Gauss nodes on each axis; a kink across axes (sign(x + y)) splits one of them at each node
+of the others. Two levels give the error: nothing is trusted by its node count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,13 @@ PANELS: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = {
     1: ((0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 9.0, 12.0), (16, 32, 64, 128)),
     2: ((0.0, 1.0, 2.0, 3.5, 5.5, 9.0), (8, 12, 18, 26, 40)),
     3: ((0.0, 1.2, 2.8, 8.5), (8, 12, 16, 22)),
-    4: ((0.0, 1.5, 8.5), (6, 8, 11)),
+    4: ((0.0, 1.5, 8.5), (6, 8, 10, 12)),
 }
+# Points of the fine rule from which the Gauss rules of a panel are made.
+FINE = 200
 # f times the density on the rim of the box, relative to its maximum inside.
 RIM = 1e-8
+RIM_POINTS = 16
 
 
 @dataclass(frozen=True)
@@ -63,23 +68,34 @@ def gaussian_nodes(expr: sp.Expr, fields: Sequence[sp.Symbol], level: int) -> No
             "polynomials with rational coefficients are exact in any number"
         )
     edges, sizes = PANELS[len(symbols)]
-    mixed = [s for s in switches(expr, symbols) if len(s.free_symbols & set(symbols)) > 1]
-    inner = max(range(len(symbols)), key=lambda i: sum(s.has_free(symbols[i]) for s in mixed))
-    axes = [_axis_edges(expr, x, edges) for x in symbols]
-    points, weights = _tensor([_rule(a, sizes[level]) for i, a in enumerate(axes) if i != inner])
-    bounds = _inner_bounds(mixed, symbols, inner, axes[inner], points)
-    x, w = np.polynomial.legendre.leggauss(sizes[level])
-    half = np.diff(bounds, axis=1) / 2
-    line = (bounds[:, :-1, None] + half[:, :, None] * (1 + x)).reshape(len(weights), -1)
-    line_weights = (half[:, :, None] * w).reshape(line.shape) * _density(line)
-    grid = np.repeat(points, line.shape[1], axis=1)
-    full = np.insert(grid, inner, line.ravel(), axis=0)
-    total = (weights[:, None] * line_weights).ravel()
-    kept = total > 0
-    full, total = full[:, kept], total[kept]
-    values = evaluator(expr, symbols)(full)
-    _check_rim(expr, full, values, edges[-1])
-    return Nodes(full, total, values)
+    crossing = [s for s in switches(expr, symbols) if len(s.free_symbols) > 1]
+    # The fields that meet most kinks come last: their panels follow the others.
+    order = sorted(range(len(symbols)), key=lambda i: sum(s.has_free(symbols[i]) for s in crossing))
+    points, weights = np.zeros((0, 1)), np.ones(1)
+    for position, i in enumerate(order):
+        done = [symbols[j] for j in order[:position]]
+        here = [
+            s
+            for s in crossing
+            if s.has_free(symbols[i]) and not s.has_free(*(set(symbols) - {*done, symbols[i]}))
+        ]
+        axis = _axis_edges(expr, symbols[i], edges)
+        if here:
+            bounds = _moving_bounds(here, symbols[i], axis, done, points)
+            line, line_weights = _moving_rule(bounds, sizes[level])
+        else:
+            fixed, fixed_weights = _fixed_rule(axis, sizes[level])
+            line = np.broadcast_to(fixed, (len(weights), len(fixed)))
+            line_weights = np.broadcast_to(fixed_weights, line.shape)
+        total = (weights[:, None] * line_weights).ravel()
+        full = np.concatenate([np.repeat(points, line.shape[1], axis=1), line.reshape(1, -1)])
+        kept = total > 0
+        points, weights = full[:, kept], total[kept]
+    points = points[np.argsort(order)]
+    function = evaluator(expr, symbols)
+    values = function(points)
+    _check_rim(expr, function, points, values, edges[-1])
+    return Nodes(points, weights, values)
 
 
 def evaluator(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Callable[[Array], Array]:
@@ -105,39 +121,53 @@ def _axis_edges(expr: sp.Expr, x: sp.Symbol, edges: Sequence[float]) -> Array:
     return np.unique([*[-e for e in edges], *edges, *kinks])
 
 
-def _rule(edges: Array, size: int) -> tuple[Array, Array]:
+def _fixed_rule(edges: Array, size: int) -> tuple[Array, Array]:
+    """Gauss rules of the density itself on each panel: polynomials are integrated exactly."""
+    rules = [_density_rule(float(a), float(b), size) for a, b in pairwise(edges)]
+    return np.concatenate([r[0] for r in rules]), np.concatenate([r[1] for r in rules])
+
+
+@lru_cache(maxsize=512)
+def _density_rule(a: float, b: float, size: int) -> tuple[Array, Array]:
+    """Gauss rule of the normal density on [a, b], by the Stieltjes procedure."""
+    t, w = np.polynomial.legendre.leggauss(FINE)
+    t = (a + b) / 2 + (b - a) / 2 * t
+    w = (b - a) / 2 * w * _density(t)
+    diagonal, squares = np.zeros(size), np.zeros(size)
+    last, this = np.zeros(FINE), np.ones(FINE) / np.sqrt(w.sum())
+    for k in range(size):
+        diagonal[k] = (w * this) @ (t * this)
+        ahead = (t - diagonal[k]) * this - (squares[k] * last if k else 0.0)
+        if k + 1 < size:
+            squares[k + 1] = np.sqrt(w @ ahead**2)
+            last, this = this, ahead / squares[k + 1]
+    jacobi = np.diag(diagonal) + np.diag(squares[1:], 1) + np.diag(squares[1:], -1)
+    nodes, vectors = np.linalg.eigh(jacobi)
+    return nodes, w.sum() * vectors[0] ** 2
+
+
+def _moving_rule(bounds: Array, size: int) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes and weights, with the density, on panels that move with the point."""
     x, w = np.polynomial.legendre.leggauss(size)
-    half = np.diff(edges)[:, None] / 2
-    nodes = (edges[:-1, None] + half * (1 + x)).ravel()
-    return nodes, (half * w).ravel() * _density(nodes)
+    half = np.diff(bounds, axis=1) / 2
+    line = (bounds[:, :-1, None] + half[:, :, None] * (1 + x)).reshape(len(bounds), -1)
+    return line, (half[:, :, None] * w).reshape(line.shape) * _density(line)
 
 
-def _tensor(rules: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Tensor product: points (len(rules), n), weights (n,); one empty point without rules."""
-    if not rules:
-        return np.zeros((0, 1)), np.ones(1)
-    points = np.stack([m.ravel() for m in np.meshgrid(*[r[0] for r in rules], indexing="ij")])
-    weights = np.ones(1)
-    for _, w in rules:
-        weights = np.outer(weights, w).ravel()
-    return points, weights
-
-
-def _inner_bounds(
-    mixed: Sequence[sp.Expr],
-    fields: Sequence[sp.Symbol],
-    inner: int,
+def _moving_bounds(
+    crossing: Sequence[sp.Expr],
+    x: sp.Symbol,
     edges: Array,
-    outer: Array,
+    others: Sequence[sp.Symbol],
+    points: Array,
 ) -> Array:
-    """Panel bounds (n, panels + 1) of the inner axis at n outer points, split at mixed kinks."""
-    others = [x for i, x in enumerate(fields) if i != inner]
-    columns = [np.broadcast_to(edges, (outer.shape[1], len(edges)))]
-    for switch in mixed:
-        # A kink that is not polynomial in the inner field is left to the error estimate.
-        if switch.has_free(fields[inner]) and switch.is_polynomial(fields[inner]):
-            coefficients = sp.Poly(switch, fields[inner]).all_coeffs()
-            table = np.stack([evaluator(c, others)(outer) for c in coefficients])
+    """Panel bounds (n, panels + 1) on the axis of x at n points of the others."""
+    columns = [np.broadcast_to(edges, (points.shape[1], len(edges)))]
+    for switch in crossing:
+        # A kink that is not polynomial in this field is left to the error estimate.
+        if switch.is_polynomial(x):
+            coefficients = sp.Poly(switch, x).all_coeffs()
+            table = np.stack([evaluator(c, others)(points) for c in coefficients])
             columns.append(_real_roots(table, edges[-1]))
     return np.sort(np.concatenate(columns, axis=1), axis=1)
 
@@ -159,13 +189,25 @@ def _real_roots(table: Array, outside: float) -> Array:
     return np.where(np.abs(real) < outside, real, outside)
 
 
-def _check_rim(expr: sp.Expr, points: Array, values: Array, end: float) -> None:
+def _check_rim(
+    expr: sp.Expr,
+    function: Callable[[Array], Array],
+    points: Array,
+    values: Array,
+    end: float,
+) -> None:
     """Refuse functions that are not integrable against the density, or not within the box."""
+    width = len(points)
+    rim = np.random.default_rng(0).standard_normal((width, 2 * width * RIM_POINTS))
+    for i in range(width):
+        rim[i, 2 * i * RIM_POINTS : 2 * (i + 1) * RIM_POINTS] = np.repeat([end, -end], RIM_POINTS)
     with np.errstate(over="ignore", invalid="ignore"):
-        size = np.abs(values) * np.exp(-(points**2).sum(axis=0) / 2)
-    rim = np.abs(points).max(axis=0) > 0.95 * end
-    worst = size[rim].max(initial=0.0)
-    if not (np.isfinite(size).all() and worst <= RIM * max(size.max(), 1.0)):
+        inside, outside = (
+            np.abs(v) * np.exp(-(x**2).sum(axis=0) / 2)
+            for v, x in ((values, points), (function(rim), rim))
+        )
+    worst, largest = outside.max(), inside.max()
+    if not (np.isfinite(worst + largest) and worst <= RIM * max(largest, 1.0)):
         raise BadParameter(
             f"{expr} times the normal density is {worst:.3g} at distance {end} from the origin: "
             "it is not integrable, or grows too fast for the numerical quadrature"

@@ -113,6 +113,9 @@ FURTHER = [
     (sp.sign(z1) * z2**2, 1, [(1, "1"), (2, "2")], [(1, "1"), (2, "2")]),
     (sp.exp(z1) * sp.sin(z2), 1, [(1, "2"), (1, "1")], [(1, "12")]),
     (he(3, z1) * z2, 4, [(4, "12")], [(2, "12")]),
+    # Steep and discontinuous, with an outer kink that no axis shows.
+    (sp.tanh(20 * he(3, z1)), 1, [(1, "1")], [(1, "1")]),
+    (sp.Max(0, z1, z2), 1, [(1, "+"), (2, "-")], [(1, "+"), (2, "-")]),
 ]
 SAMPLES = 400_000
 BINS = 12
@@ -309,6 +312,7 @@ def test_directions_are_named_by_coordinates_where_they_can():
         (sp.exp(z1**2) * z1, z1, "not integrable"),
         ("z1", z1, "not a SymPy expression"),
         (z1, "z1", "symbol"),
+        (sp.I * z1, z1, "real function"),
         (sp.tanh(sum(sp.symbols("a:5", real=True))), sp.symbols("a:5", real=True), "1 to 4 fields"),
     ],
 )

@@ -172,6 +172,24 @@ def test_nodes_hold_the_normal_law():
     np.testing.assert_allclose(moments, np.eye(3), atol=1e-9)
 
 
+def test_nodes_follow_every_kink_of_three_fields():
+    # E max(x, y, w) = 3/(2 sqrt(pi)); a tensor grid that splits one axis only is off by 1e-5.
+    f = sp.Max(x, y, w)
+    for level, tolerance in ((0, 1e-6), (2, 1e-11)):
+        nodes = gaussian_nodes(f, [x, y, w], level)
+        assert nodes.weights @ nodes.values == pytest.approx(1.5 / np.sqrt(np.pi), abs=tolerance)
+
+
+def test_panels_are_halved_near_poles_and_jumps():
+    # E[floor(x) x] = sum of the densities at the integers; tanh(40 x) is a sign up to O(1/40^2).
+    staircase = dmft.hermite_expansion(sp.floor(x), x, 1)
+    density = [np.exp(-(n**2) / 2) / np.sqrt(2 * np.pi) for n in range(-12, 13)]
+    assert float(staircase[1]) == pytest.approx(sum(density), abs=1e-14)
+    steep = float(dmft.hermite_expansion(sp.tanh(40 * x), x, 1)[1])
+    limit = float(2 / ROOT)
+    assert 0 < limit - steep < limit / 40**2
+
+
 @pytest.mark.parametrize(
     ("f", "field", "order", "match"),
     [
