@@ -44,6 +44,8 @@ def write(
     """Write one record; an existing file is replaced only by a complete one."""
     h5netcdf = _h5netcdf()
     target = Path(path)
+    if not target.parent.is_dir():
+        raise BadParameter(f"cannot write {str(target)!r}: there is no folder {target.parent}")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with h5netcdf.File(partial, "w") as file:

@@ -34,8 +34,9 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
 
 
 def as_count(value: int, name: str) -> int:
-    """Return an integer that is at least 1, NumPy's included."""
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1:
+    """Return an integer that is at least 1; NumPy's and whole floats (1e3) are welcome."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if number and not isinstance(value, bool) and float(value).is_integer() and value >= 1:
         return int(value)
     raise BadParameter(f"{name} must be an integer >= 1, got {value!r}")
 
@@ -58,6 +59,8 @@ class SGD:
         gamma > 0.
     batch_size : int
         n_b >= 1 fresh samples a step, of order one as d grows.
+    loss : "squared"
+        1/2 (y - f)^2.
     constraint : None or "sphere"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d.
 
@@ -70,12 +73,15 @@ class SGD:
 
     learning_rate: sp.Expr
     batch_size: int = 1
+    loss: Literal["squared"] = "squared"
     constraint: Constraint = None
 
     def __post_init__(self) -> None:
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(self, "batch_size", as_count(self.batch_size, "batch_size"))
+        if self.loss != "squared":
+            raise BadParameter(f'loss must be "squared", got {self.loss!r}')
         _check_constraint(self.constraint)
 
 

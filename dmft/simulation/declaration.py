@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model import FIELD, SGD, Committee, Model, Overlaps
+from dmft.model import FIELD, SGD, Committee, Model, Overlaps, as_count
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -81,8 +81,7 @@ def declare_experiment(
             f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
             "with a small learning_rate, or dmft.solve"
         )
-    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
-        raise BadParameter(f"dim must be a positive integer, got {dim!r}")
+    dim = as_count(dim, "dim")
     filler = _Values(values)
     rate = filler.scalar(algorithm.learning_rate, "learning_rate")
     noise = filler.scalar(model.label_noise, "label_noise")
@@ -105,7 +104,7 @@ def declare_experiment(
         label_noise=noise,
         batch_size=algorithm.batch_size,
         sphere=algorithm.constraint == "sphere",
-        dim=int(dim),
+        dim=dim,
     )
     filler.check_all_used()
     return experiment

@@ -44,7 +44,7 @@ def solve_problem(
     rtol: float = 1e-8,
     atol: float = 1e-10,
     save_at: int | ArrayLike | None = None,
-    events: Sequence[Event] = (),
+    events: Event | Sequence[Event] = (),
     progress: ProgressOption = None,
     max_steps: int = 1_000_000,
     timeout: float | None = None,
@@ -96,6 +96,7 @@ def solve_problem(
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
     """
+    events = _events(events)
     names = {name: int(widths[name]) for name in _need(problem.widths, widths, "width")}
     scalars = {
         name: float((parameters or {})[name])
@@ -110,7 +111,7 @@ def solve_problem(
         widths=np.array([names[w] for w in problem.widths], dtype=np.int64),
         par=par, start=start, t_start=float(t_start), t_end=float(t_max),
         rtol=float(rtol), atol=float(atol), save=_save_times(save_at, t_start, t_max),
-        events=tuple(events), table=encode_events(events, problem, names, par),
+        events=events, table=encode_events(events, problem, names, par),
         max_steps=int(max_steps), timeout=math.inf if timeout is None else float(timeout),
         first_step=first_step, max_step=math.inf if max_step is None else float(max_step),
         bound=float(norm_bound), trace=0.0, progress=progress,
@@ -171,6 +172,10 @@ def _check_numbers(
     first_step: float | None,
     max_step: float | None,
 ) -> None:
+    numbers = {"rtol": rtol, "atol": atol, "t_start": t_start, "t_max": t_max}
+    for name, number in numbers.items():
+        if not isinstance(number, int | float | np.integer | np.floating):
+            raise BadParameter(f"{name} must be a number, got {number!r}")
     if method not in METHODS:
         raise BadParameter(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if not SMALLEST_RTOL <= rtol < 1.0:
@@ -184,6 +189,17 @@ def _check_numbers(
     for name, value in (("timeout", timeout), ("first_step", first_step), ("max_step", max_step)):
         if value is not None and not value > 0:
             raise BadParameter(f"{name} = {value!r} must be positive")
+
+
+def _events(events: Event | Sequence[Event]) -> tuple[Event, ...]:
+    """One event or several; anything else is refused with an example."""
+    found = (events,) if isinstance(events, Event) else tuple(events)
+    for event in found:
+        if not isinstance(event, Event):
+            raise BadParameter(
+                f'events are dmft.Event records, as dmft.Event("risk", 0.1); got {event!r}'
+            )
+    return found
 
 
 def _save_times(

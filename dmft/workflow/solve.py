@@ -83,7 +83,7 @@ def solve(
     rtol: float = 1e-8,
     atol: float = 1e-10,
     save_at: int | ArrayLike | None = None,
-    events: Sequence[Event] = (),
+    events: Event | Sequence[Event] = (),
     progress: ProgressOption = None,
     max_steps: int = 1_000_000,
     timeout: float | None = None,
@@ -108,7 +108,7 @@ def solve(
     save_at : None, int or (T,) array
         None saves each accepted step; n saves n equidistant times; an array (`np.geomspace`,
         say) saves exactly these times.
-    events : sequence of dmft.Event
+    events : dmft.Event or sequence of them
         Thresholds on the risk or on overlaps, located on the dense output.
     progress : None, bool or callable
         By default a bar after two seconds, on a terminal only.

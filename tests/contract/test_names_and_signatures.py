@@ -22,7 +22,7 @@ SIGNATURES = {
     "generative_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
-    "SGD": {"learning_rate": REQUIRED, "batch_size": 1},
+    "SGD": {"learning_rate": REQUIRED, "batch_size": 1, "loss": "squared", "constraint": None},
     "GradientFlow": {"constraint": None},
     "Overlaps": {"Q": REQUIRED, "M": REQUIRED, "P": ..., "readout": None},
     "random_overlaps": {"model": REQUIRED, "dim": REQUIRED, "seed": REQUIRED, "normalised": False},

@@ -113,7 +113,7 @@ def test_refused_algorithms():
         with pytest.raises(BadParameter, match="learning_rate must be"):
             dmft.SGD(sp.Symbol("e", **{assumption: True}))
     assert dmft.SGD(0.1, batch_size=np.int64(3)).batch_size == 3
-    for size in (0, -3, 1.0, True):
+    for size in (0, -3, 1.5, True):
         with pytest.raises(BadParameter, match="batch_size"):
             dmft.SGD(0.1, batch_size=size)
     for make in (lambda c: dmft.SGD(0.1, constraint=c), lambda c: dmft.GradientFlow(constraint=c)):

@@ -106,6 +106,22 @@ def test_escape_of_runs_and_of_equations_agree(phase_retrieval):
     assert exact_cosine(by_overlap.value, 0.05, 0.0) == pytest.approx(0.5, rel=1e-7)
 
 
+@pytest.mark.parametrize("m0", [0.1, 1e-4])
+def test_escape_time_is_exact_to_nine_digits_by_default(phase_retrieval, m0):
+    u0 = m0**2
+    u1 = 0.5 + 0.5 * u0
+    exact = np.log(u1 / u0 * (1 - u0) / (1 - u1)) / 5.6
+    start = dmft.Overlaps([[1.0]], [[m0]], [[1.0]])
+    found = dmft.escape_time(phase_retrieval, start, 20.0, fraction=0.5, g=0.05, D=0.0)
+    assert found.value == pytest.approx(exact, abs=1e-9)
+
+
+def test_nothing_to_escape_from(phase_retrieval):
+    perfect = dmft.Overlaps([[1.0]], [[1.0]], [[1.0]])
+    with pytest.raises(BadParameter, match="nothing to escape from"):
+        dmft.escape_time(phase_retrieval, perfect, 1.0, g=0.05, D=0.0)
+
+
 def test_escape_beyond_the_horizon_is_censored(phase_retrieval):
     result = dmft.escape_time(phase_retrieval, START, 0.1, g=0.05, D=0.0)
     assert isinstance(result, dmft.Censored)
@@ -191,6 +207,15 @@ def test_refusals(phase_retrieval, committee_model, tmp_path):
         dmft.solve(phase_retrieval, START, 1.0, g=0.1, D=0.0, rate=1.0)
     with pytest.raises(BadParameter, match="unknown method"):
         dmft.solve(phase_retrieval, START, 1.0, g=0.1, D=0.0, method="euler")
+    with pytest.raises(BadParameter, match=r"dmft\.Event records"):
+        dmft.solve(phase_retrieval, START, 1.0, g=0.1, D=0.0, events=["risk"])
+    with pytest.raises(BadParameter, match="t_max must be a number"):
+        dmft.solve(phase_retrieval, START, "1", g=0.1, D=0.0)
+    with pytest.raises(BadParameter, match="atol must be a number"):
+        dmft.solve(phase_retrieval, START, 1.0, g=0.1, D=0.0, atol=np.ones(2))
+    run = dmft.solve(phase_retrieval, START, 1.0, g=0.1, D=0.0, events=dmft.Event("risk", 1.0))
+    with pytest.raises(BadParameter, match="there is no folder"):
+        run.save(tmp_path / "missing" / "run.nc")
     with pytest.raises(BadParameter, match="unknown measure"):
         dmft.phase_diagram("speed", ("g", [1]), ("D", [1]))
     with pytest.raises(BadParameter, match="unknown parameter 'x'"):
