@@ -101,14 +101,24 @@ def term_latex(expr: sp.Expr, printer: EquationPrinter) -> list[str]:
         for f in sp.Mul.make_args(expr)
         if f.is_Add and sum(len(s.limits) for s in f.atoms(sp.Sum)) > 3
     ]
-    if not long:
-        return [printer.doprint(expr)]
-    head = sp.Mul(*(f for f in sp.Mul.make_args(expr) if f is not long[0]))
-    parts = [printer.doprint(a) for a in long[0].args]
-    parts = [parts[0], *(a if a.startswith("- ") else f"+ {a}" for a in parts[1:])]
+    return broken(expr, long[0], printer, width=0) if long else [printer.doprint(expr)]
+
+
+def broken(expr: sp.Expr, add: sp.Add, printer: EquationPrinter, width: int) -> list[str]:
+    """Lines of a product of which one factor is the sum `add`, at most `width` characters each."""
+    head = sp.Mul(*(f for f in sp.Mul.make_args(expr) if f is not add))
+    lines: list[str] = []
+    for number, term in enumerate(printer.doprint(a) for a in add.args):
+        signed = term if number == 0 or term.startswith("- ") else f"+ {term}"
+        if lines and len(lines[-1]) + len(signed) <= width:
+            lines[-1] += f" {signed}"
+        else:
+            lines.append(signed)
     if head == 1:
-        return parts
-    return [rf"{printer.doprint(head)} \Bigl[ {parts[0]}", *parts[1:-1], rf"{parts[-1]} \Bigr]"]
+        return lines
+    lines[0] = rf"{printer.doprint(head)} \Bigl[ {lines[0]}"
+    lines[-1] += r" \Bigr]"
+    return lines
 
 
 def activations_latex(student: sp.Expr, teacher: sp.Expr) -> str:
@@ -158,12 +168,24 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
         return [rf"{head} &\text{{: long closed form, printed by kernels=`all'}}"]
     parts, (reduced,) = sp.cse([closed], symbols=sp.numbered_symbols(r"\tau_"), order="none")
     if len(parts) > 1 and sp.count_ops(closed) > MANY_OPERATIONS:
-        lines = [f"{head} &= {printer.doprint(reduced)}"]
+        lines = in_lines(head, reduced, printer)
         rows = [f"{printer.doprint(s)} = {printer.doprint(e)}" for s, e in parts]
         groups = [rows[n : n + 3] for n in range(0, len(rows), 3)]
         return lines + [r"&\quad " + r",\quad ".join(group) for group in groups]
-    return [f"{head} &= {printer.doprint(closed)}"]
+    return in_lines(head, closed, printer)
+
+
+def in_lines(head: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]:
+    """Align lines of `head = expr`, a long sum broken."""
+    sums = [f for f in sp.Mul.make_args(expr) if f.is_Add]
+    text = printer.doprint(expr)
+    if len(text) <= LINE_CHARACTERS or len(sums) != 1:
+        return [f"{head} &= {text}"]
+    first, *more = broken(expr, sums[0], printer, LINE_CHARACTERS)
+    return [f"{head} &= {first}", *(r"&\quad " + line for line in more)]
 
 
 # Closed forms up to this size are printed in one piece.
 MANY_OPERATIONS = 40
+# LaTeX text of about this length fills a line of an article.
+LINE_CHARACTERS = 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import mpmath
@@ -64,7 +65,7 @@ class BivariateNormalCDF(sp.Function):
             return None
         with mpmath.workprec(prec + 10):
             h, k, rho = (v._to_mpmath(prec + 10) for v in values)
-            return sp.Float._new(_bivariate_cdf(h, k, rho)._mpf_, prec)
+            return sp.Float._new(_remembered_cdf(h, k, rho, prec)._mpf_, prec)
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         h, k, rho = (printer._print(a) for a in self.args)
@@ -80,6 +81,15 @@ def _degenerate(h: sp.Expr, k: sp.Expr, rho: sp.Expr) -> sp.Expr | None:
     if rho == -1 and (gap.is_nonnegative or gap.is_nonpositive):
         return normal_cdf(h) - normal_cdf(-k) if gap.is_nonnegative else sp.S.Zero
     return None
+
+
+@lru_cache(maxsize=4096)
+def _remembered_cdf(h: Any, k: Any, rho: Any, prec: int) -> Any:
+    """Value at a precision (that of mpmath's context, which is not part of its numbers).
+
+    A closed form repeats few distinct arguments hundreds of times.
+    """
+    return _bivariate_cdf(h, k, rho)
 
 
 def _bivariate_cdf(h: Any, k: Any, rho: Any) -> Any:

@@ -55,7 +55,7 @@ def test_only_plain_characters_and_known_commands(text):
     words = """
         documentclass usepackage begin end section allowdisplaybreaks textbackslash
         textasciitilde textasciicircum frac sum sqrt left right langle rangle text mathrm quad
-        gamma Delta Omega Phi lambda sigma tau pi mathcal arcsin erf operatorname
+        gamma Delta Omega Phi lambda sigma tau pi mathcal arcsin erf operatorname Bigl Bigr
     """
     known = set(words.split())
     used = set(re.findall(r"\\([A-Za-z]+)", strip_comments(text)))
