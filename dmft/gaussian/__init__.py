@@ -9,6 +9,7 @@ from dmft.gaussian.hermite import hermite
 from dmft.gaussian.hermite_series import HermiteSeries, hermite_expansion
 from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, elementary
 from dmft.gaussian.product import product_expectation
+from dmft.gaussian.series import GaussianSeries
 from dmft.gaussian.switch import derivative
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CorrelationRoot",
     "Exponent",
     "Gaussian",
+    "GaussianSeries",
     "HermiteSeries",
     "Term",
     "derivative",

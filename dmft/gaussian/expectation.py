@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -18,6 +18,9 @@ from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.switch import to_signs
 from dmft.model import FIELD, check_covariance
+
+if TYPE_CHECKING:
+    from dmft.gaussian.series import GaussianSeries
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,36 @@ class Gaussian:
                 raise self._refusal(error, summand.xreplace(back), factors, labels) from None
             total.append(coefficient * _tidy(_collapse(elementary(value))))
         return _collapse(sp.Add(*total).xreplace(back))
+
+    def series(self, expr: sp.Expr, order: int) -> GaussianSeries:
+        r"""Series of E[expr] in the correlations, for what has no closed form; with its bound.
+
+        Equation    E[f(x) g(y)] = sum_n rho^n c_n d_n / n!, c_n and d_n the Hermite coefficients at
+                    the variances of x and y; the remainder is bounded by Cauchy-Schwarz
+        Shapes      one expression in; a record with `.expr` and `.bound` out
+        Valid for   sums of products of at most two functions of one (derived) field each;
+                    truncated at `order`, the error is at most `.bound`
+        Source      one_pass.md A.7
+
+        Raises
+        ------
+        NotClosed, BadParameter
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, m = sp.symbols("x y m", real=True)
+        >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
+        >>> sp.N(law.series(sp.tanh(x) * sp.tanh(y), 3).expr, 6)
+        0.0220336*m**3 + 0.366879*m
+        """
+        # series.py computes its coefficients with this class.
+        from dmft.gaussian.series import series_expectation
+
+        integrand = _expression(expr, "expr") if isinstance(expr, (int, float)) else expr
+        if not isinstance(integrand, sp.Expr):
+            raise BadParameter(f"expr must be a SymPy expression in {self.fields}, got {expr!r}")
+        return series_expectation(integrand, self.fields, self.cov, self.mean, order)
 
     def _refusal(
         self,
