@@ -44,15 +44,15 @@ for (name, (model, sgd, start, t_max)), (left, middle, right) in zip(
     ]
     exact = dmft.solve(equations, start, t_max, save_at=13).M
     # Root mean square over runs of the largest deviation of M from the theory.
-    gaps = {
-        runs: np.sqrt(np.mean(np.abs(runs.runs.M - exact).max(axis=(1, 2, 3)) ** 2))
-        for runs in (*weights, *chains)
-    }
+    by_weights, by_chain = (
+        [np.sqrt(np.mean(np.abs(e.runs.M - exact).max(axis=(1, 2, 3)) ** 2)) for e in ensembles]
+        for ensembles in (weights, chains)
+    )
     dims = [runs.dim for runs in chains]
-    power = np.polyfit(np.log(dims), np.log([gaps[runs] for runs in chains]), 1)[0]
+    power = np.polyfit(np.log(dims), np.log(by_chain), 1)[0]
     dmft.plot(theory, weights[1], chains[-1], ax=(left, middle))
-    right.loglog(dims, [gaps[runs] for runs in chains], "o-", label="overlap chain")
-    right.loglog([1000, 4000], [gaps[runs] for runs in weights], "s", label="weights in $R^d$")
+    right.loglog(dims, by_chain, "o-", label="overlap chain")
+    right.loglog([1000, 4000], by_weights, "s", label="weights in $R^d$")
     right.set(xlabel="$d$", ylabel="distance of a run from theory", title=f"power {power:.2f}")
     right.legend()
     left.set_title(name)
