@@ -103,6 +103,7 @@ class Gaussian:
         integrand = _expression(expr, "expr") if isinstance(expr, (int, float)) else expr
         if not isinstance(integrand, sp.Expr):
             raise BadParameter(f"expr must be a SymPy expression in {self.fields}, got {expr!r}")
+        self._check_integrand(integrand)
         # A coefficient may not be mistaken for the symbol of the factors, nor may the roots of
         # coefficients, whose signs are unknown, take part in the simplification.
         hidden: dict[sp.Basic, sp.Basic] = {}
@@ -158,6 +159,19 @@ class Gaussian:
         if not isinstance(integrand, sp.Expr):
             raise BadParameter(f"expr must be a SymPy expression in {self.fields}, got {expr!r}")
         return series_expectation(integrand, self.fields, self.cov, self.mean, order)
+
+    def _check_integrand(self, integrand: sp.Expr) -> None:
+        """Refuse what would be read as something else than it looks like."""
+        if integrand.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
+            raise BadParameter(f"expr must be real and finite, got {integrand}")
+        names = {x.name: x for x in self.fields}
+        for symbol in sorted(integrand.free_symbols - set(self.fields), key=str):
+            if symbol.name in names:
+                raise BadParameter(
+                    f"{symbol} in expr is not the field {symbol.name} of this law: it has the "
+                    f"same name but other assumptions ({symbol.assumptions0} against "
+                    f"{names[symbol.name].assumptions0}); use one symbol for both"
+                )
 
     def _refusal(
         self,
