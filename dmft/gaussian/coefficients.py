@@ -29,6 +29,8 @@ KEPT_DIGITS = 18
 ACCEPTED_ERROR = 1e-15
 LINE_ENDS = (10, 14, 20, 30, 60, 100)
 LINE_TAIL = 1e-25
+# Distances from a break point at which poles are looked for.
+POLE_DISTANCES = (mpmath.mpf(10) ** -8, mpmath.mpf(10) ** -12)
 # A panel of the line is halved this often at most.
 HALVINGS = 5
 # Several fields: levels are added until they change by less; rounding of sums, as least error.
@@ -157,6 +159,8 @@ class Coefficients:
             self._check_integrable()
             return Coefficient(sp.S.Zero, True)
         refusal = None
+        if _has_denominator(self.expr, self.fields):
+            self._check_integrable()
         if self._closed:
             polynomial = sp.Mul(*[hermite(m, x) for m, x in zip(n, self.fields, strict=True)])
             law = Gaussian(self.fields, sp.eye(len(self.fields)))
@@ -208,6 +212,7 @@ class Coefficients:
 
         end = _line_end(self.expr, integrand)
         kinks = break_points(self.expr, x, end)
+        _check_poles(self.expr, integrand, kinks)
         regular = [mpmath.mpf(s * e) for e in range(0, end + 1, 2) for s in (1, -1)]
         return integrand, sorted({*regular, *kinks})
 
@@ -241,6 +246,15 @@ class Coefficients:
         return float(np.sqrt(nodes.weights @ nodes.values**2))
 
 
+def _check_poles(expr: sp.Expr, integrand: Function, kinks: Sequence[mpmath.mpf]) -> None:
+    """Refuse poles: next to an integrable singularity, f times the distance goes to zero."""
+    for b in kinks:
+        for side in (1, -1):
+            near, nearer = (abs(d * integrand(b + side * d)) for d in POLE_DISTANCES)
+            if nearer > near / 2 > 0:
+                raise BadParameter(f"{expr} is not integrable: it has a pole at {float(b):.6g}")
+
+
 def _bisected(f: Function, points: list[mpmath.mpf], limit: float) -> tuple[mpmath.mpf, mpmath.mpf]:
     """Integral and error; panels that are not settled are halved, for poles close to the line."""
     value, error = mpmath.mpf(0), mpmath.mpf(0)
@@ -258,6 +272,11 @@ def _bisected(f: Function, points: list[mpmath.mpf], limit: float) -> tuple[mpma
             break
         todo = again
     return value, error
+
+
+def _has_denominator(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
+    powers = expr.atoms(sp.Pow)
+    return any(p.exp.is_negative and p.base != sp.E and p.base.has_free(*fields) for p in powers)
 
 
 def _rounded(value: Any, error: float, digits: int) -> Coefficient:

@@ -17,7 +17,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.gaussian.kinks import break_points, switches
+from dmft.gaussian.kinks import projections, switches, zeros
 
 Array = NDArray[np.float64]
 
@@ -31,6 +31,8 @@ PANELS: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = {
 }
 # Points of the fine rule from which the Gauss rules of a panel are made.
 FINE = 200
+# Beyond this size, Gauss-Legendre nodes are as good and need no eigenvalues.
+LARGEST = 24
 # f times the density on the rim of the box, relative to its maximum inside.
 RIM = 1e-8
 RIM_POINTS = 16
@@ -68,18 +70,17 @@ def gaussian_nodes(expr: sp.Expr, fields: Sequence[sp.Symbol], level: int) -> No
             "polynomials with rational coefficients are exact in any number"
         )
     edges, sizes = PANELS[len(symbols)]
-    crossing = [s for s in switches(expr, symbols) if len(s.free_symbols) > 1]
-    # The fields that meet most kinks come last: their panels follow the others.
+    kinks = switches(expr, symbols)
+    # The fields that meet most kinks across axes come last: their panels follow the others.
+    crossing = [s for s in kinks if len(s.free_symbols) > 1]
     order = sorted(range(len(symbols)), key=lambda i: sum(s.has_free(symbols[i]) for s in crossing))
+    splits = projections(kinks, [symbols[i] for i in order])
     points, weights = np.zeros((0, 1)), np.ones(1)
     for position, i in enumerate(order):
         done = [symbols[j] for j in order[:position]]
-        here = [
-            s
-            for s in crossing
-            if s.has_free(symbols[i]) and not s.has_free(*(set(symbols) - {*done, symbols[i]}))
-        ]
-        axis = _axis_edges(expr, symbols[i], edges)
+        own = [s for s in splits[position] if s.free_symbols == {symbols[i]}]
+        here = [s for s in splits[position] if len(s.free_symbols) > 1]
+        axis = _axis_edges(own, symbols[i], edges)
         if here:
             bounds = _moving_bounds(here, symbols[i], axis, done, points)
             line, line_weights = _moving_rule(bounds, sizes[level])
@@ -115,14 +116,18 @@ def _density(x: Array) -> Array:
     return np.asarray(np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
 
 
-def _axis_edges(expr: sp.Expr, x: sp.Symbol, edges: Sequence[float]) -> Array:
-    """Panel edges on one axis: the mirrored default ones and the kinks of this field alone."""
-    kinks = [float(b) for b in break_points(expr, x, edges[-1])]
-    return np.unique([*[-e for e in edges], *edges, *kinks])
+def _axis_edges(own: Sequence[sp.Expr], x: sp.Symbol, edges: Sequence[float]) -> Array:
+    """Panel edges on one axis: the mirrored default ones and the zeros of functions of x alone."""
+    kinks = [float(b) for b in zeros(own, x, edges[-1])]
+    # Zeros that are one up to rounding make no panel.
+    return np.unique(np.round([*[-e for e in edges], *edges, *kinks], 14))
 
 
 def _fixed_rule(edges: Array, size: int) -> tuple[Array, Array]:
     """Gauss rules of the density itself on each panel: polynomials are integrated exactly."""
+    if size > LARGEST:
+        x, w = _moving_rule(edges[None], size)
+        return x[0], w[0]
     rules = [_density_rule(float(a), float(b), size) for a, b in pairwise(edges)]
     return np.concatenate([r[0] for r in rules]), np.concatenate([r[1] for r in rules])
 

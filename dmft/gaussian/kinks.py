@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import mpmath
@@ -13,6 +14,8 @@ from sympy.core.relational import Relational
 ROOT_DIGITS = 40
 # Switching functions that are not polynomials are scanned for sign changes on this many points.
 SCAN_POINTS = 4001
+# More polynomials than this meet too often to follow: the error of the quadrature judges then.
+MAX_PROJECTED = 8
 
 
 def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
@@ -63,13 +66,59 @@ def break_points(expr: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.
     >>> [round(float(b), 6) for b in break_points(sp.Abs(x**2 - 2), x, 10)]
     [-1.414214, 1.414214]
     """
+    return zeros([s for s in switches(expr, (x,)) if s.free_symbols == {x}], x, half_width)
+
+
+def zeros(functions: Iterable[sp.Expr], x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:
+    """All zeros in (-half_width, half_width) of functions of x, sorted."""
     roots: set[mpmath.mpf] = set()
     with mpmath.workdps(ROOT_DIGITS):
-        for switch in switches(expr, (x,)):
-            if switch.free_symbols == {x}:
-                finder = _polynomial_roots if switch.is_polynomial(x) else _scanned_roots
-                roots.update(r for r in finder(switch, x, half_width) if abs(r) < half_width)
+        for function in functions:
+            finder = _polynomial_roots if function.is_polynomial(x) else _scanned_roots
+            roots.update(r for r in finder(function, x, half_width) if abs(r) < half_width)
     return sorted(roots)
+
+
+def projections(functions: Iterable[sp.Expr], order: Sequence[sp.Symbol]) -> list[list[sp.Expr]]:
+    """Functions whose zeros split each axis, when the later axes are integrated out first.
+
+    An integral over x is not smooth in the others where two zeros in x meet, where a pair of them
+    appears, and where one leaves to infinity: resultants, discriminants and leading coefficients
+    (the projection of cylindrical algebraic decomposition). Entry i holds functions of
+    order[0..i] that involve order[i]. What is not polynomial is not projected.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> projections([x + y - 1, x - y, x * y], [x, y])
+    [[2*x - 1, x - 1, x], [x + y - 1, x - y, x*y]]
+    """
+    current = list(functions)
+    result: list[list[sp.Expr]] = []
+    for x in reversed(order):
+        here = [f for f in current if f.has_free(x)]
+        result.insert(0, here)
+        current = [f for f in current if not f.has_free(x)]
+        polynomials = [f for f in here if f.is_polynomial(*order)]
+        if len(polynomials) <= MAX_PROJECTED:
+            for f in _projected(polynomials, x):
+                if f not in current and -f not in current:
+                    current.append(f)
+    return result
+
+
+def _projected(polynomials: Sequence[sp.Expr], x: sp.Symbol) -> list[sp.Expr]:
+    """Irreducible factors of resultants, discriminants and leading coefficients in x."""
+    found = [sp.resultant(f, g, x) for f, g in combinations(polynomials, 2)]
+    for f in polynomials:
+        found.append(sp.LC(f, x))
+        if sp.degree(f, x) > 1:
+            found.append(sp.discriminant(f, x))
+    factors = []
+    for f in found:
+        factors += [g for g, _ in sp.factor_list(f)[1]] if f.free_symbols else []
+    return factors
 
 
 def _polynomial_roots(switch: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:

@@ -224,6 +224,15 @@ def test_exponents_do_not_depend_on_the_basis():
     assert dmft.information_exponent(parity, [z1, z2]) == 2
 
 
+def test_kinks_in_general_position_are_followed():
+    # The parity of three rotated fields: its kinks meet on lines that no axis shows.
+    u = sp.Matrix([[2, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3 * sp.Matrix([z1, z2, z3])
+    result = dmft.generative_exponent(sp.sign(u[0] * u[1] * u[2]), [z1, z2, z3], leap=True)
+    assert result == 3
+    assert [len(d) for d in result.directions] == [3]
+    assert result.steps[0].largest_zero < 1e-9
+
+
 def test_leaps_of_one_field_are_its_exponents():
     # The general engine must say the same as the shortcut by Hermite coefficients and moments.
     for target, info, _, gen, _ in TABLE[:9]:
@@ -320,3 +329,11 @@ def test_refusals(target, fields, match):
     for f in (dmft.information_exponent, dmft.leap_exponent, dmft.generative_exponent):
         with pytest.raises(BadParameter, match=match):
             f(target, fields)
+
+
+def test_poles_have_no_coefficients_but_a_posterior():
+    # 1/z is not integrable; functions of it are, and see the sign of z.
+    with pytest.raises(BadParameter, match="pole"):
+        dmft.information_exponent(1 / z1, z1)
+    assert dmft.generative_exponent(1 / z1, z1) == 1
+    assert dmft.information_exponent(1 / sp.sqrt(sp.Abs(z1)), z1) == 2
