@@ -45,7 +45,7 @@ from numba import njit
 
 from dmft.special.arcsine import asin
 {imports}from dmft.special.cholesky import lowest_pivot
-{pairs}
+{signs}
 OPTIONS = dict(
     cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
 )
@@ -56,7 +56,11 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 OPTIONAL_IMPORTS = {
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
 }
-PAIR_IMPORTS = {
+SIGN_IMPORTS = {
+    **{
+        f"{name}(": f"from dmft.special.orthant import {name}\n"
+        for name in ("four_signs", "four_signs_moment", "pair_of_signs_moment")
+    },
     "correlation_angle(": "from dmft.special.pair import correlation_angle\n",
     "correlation_root(": "from dmft.special.pair import correlation_root\n",
 }
@@ -96,7 +100,7 @@ def module_source(
         version=version,
         description=_inside_docstring(description),
         imports="".join(y for call, y in OPTIONAL_IMPORTS.items() if call in code),
-        pairs="".join(y for call, y in PAIR_IMPORTS.items() if call in code),
+        signs="".join(y for call, y in SIGN_IMPORTS.items() if call in code),
     )
     return header + "\n" + code
 

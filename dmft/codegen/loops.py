@@ -23,6 +23,9 @@ CALLS = {
     "BivariateNormalCDF": "bivariate_normal_cdf",
     "CorrelationRoot": "correlation_root",
     "CorrelationAngle": "correlation_angle",
+    "PairOfSignsMoment": "pair_of_signs_moment",
+    "FourSigns": "four_signs",
+    "FourSignsMoment": "four_signs_moment",
 }
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 

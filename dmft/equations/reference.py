@@ -18,6 +18,7 @@ from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
+from dmft.special.orthant import four_signs, four_signs_moment, pair_of_signs_moment
 
 Array = NDArray[np.float64]
 
@@ -73,6 +74,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "BivariateNormalCDF": _bivariate_normal_cdf,
     "CorrelationRoot": _correlation_root,
     "CorrelationAngle": _correlation_angle,
+    "PairOfSignsMoment": np.vectorize(pair_of_signs_moment),
+    "FourSigns": np.vectorize(four_signs),
+    "FourSignsMoment": np.vectorize(four_signs_moment),
 }
 
 

@@ -9,6 +9,7 @@ average               value                                    source
 E[erf_s(x)]           erf(m / sqrt(2 (C + s^2)))               one_pass.md A.6
 E[erf_s(x) erf_t(y)]  (2/pi) arcsin(rho), zero means           one_pass.md A.2 (arcsine law)
                       4 Phi_2(h, k; rho) - ... , any means     one_pass.md A.6
+four, zero means      FourSigns(C + diag(s^2))                 one_pass.md A.3, A.5
 odd products          0, zero means                            symmetry
 ====================  =======================================  =========================
 
@@ -19,12 +20,14 @@ sums of these: 8 P_3 = 1 + sum_{i<j} E[sign_i sign_j] (one_pass.md A.3).
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import combinations
 
 import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.bivariate import BivariateNormalCDF
 from dmft.gaussian.law import Law
+from dmft.gaussian.orthant import FourSigns
 from dmft.gaussian.pair import CorrelationAngle
 from dmft.gaussian.wick import times
 
@@ -54,6 +57,8 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
     centred = all(s == 0 for s in shifts)
     if centred and len(erfs) % 2:
         return sp.S.Zero
+    if centred and len(erfs) == 4:
+        return _four(law, erfs)
     if len(erfs) > 2:
         kinds = "sign and error" if any(a is sp.oo for _, a, _ in erfs) else "error"
         raise NotClosed(f"it leaves a product of {len(erfs)} {kinds} functions")
@@ -74,6 +79,42 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
         raise NotClosed("it leaves two error functions of complex arguments")
     joint = BivariateNormalCDF(sp.sqrt(2) * first, sp.sqrt(2) * second, _clamped(correlation))
     return 4 * joint - sp.erf(first) - sp.erf(second) - 1
+
+
+def without_parallel_signs(law: Law, erfs: Erfs) -> tuple[sp.Expr, Erfs]:
+    """Cancel two signs that switch together: their product is 1 or -1 almost everywhere."""
+    signs = [e for e in erfs if e[1] is sp.oo and law.C(e[0], e[0]) != 0]
+    for first, second in combinations(signs, 2):
+        (x, _, c), (y, _, d) = first, second
+        if not _parallel(law, x, y):
+            continue
+        gap = times(law.m(x) + c, law.C(x, y)) - times(law.m(y) + d, law.C(x, x))
+        if gap == 0 or (gap.is_Float and abs(gap) <= ARCSINE_BAND * abs(law.C(x, y))):
+            left = list(erfs)
+            left.remove(first)
+            left.remove(second)
+            side, rest = without_parallel_signs(law, tuple(left))
+            return sp.sign(law.C(x, y)) * side, rest
+    return sp.S.One, erfs
+
+
+def _parallel(law: Law, x: Hashable, y: Hashable) -> bool:
+    first, second, cross = law.C(x, x), law.C(y, y), law.C(x, y)
+    if cross.free_symbols or first.free_symbols:
+        return bool(sp.expand(first * second - cross**2) == 0)
+    return abs(CorrelationAngle(first, second, cross)) == sp.pi / 2
+
+
+def _four(law: Law, erfs: Erfs) -> sp.Expr:
+    """Four centred signs; erf(a x) is the average of sign(a x + noise of variance 1/2)."""
+    entries = []
+    turn = sp.S.One
+    for i, (x, a, _) in enumerate(erfs):
+        turn *= 1 if a is sp.oo else sp.sign(a)
+        noise = 0 if a is sp.oo else 1 / (2 * a**2)
+        entries.append(law.C(x, x) + noise)
+        entries += [law.C(x, y) for y, *_ in erfs[i + 1 :]]
+    return times(turn, FourSigns(*entries))
 
 
 def _arcsine(argument: sp.Expr) -> sp.Expr:

@@ -133,6 +133,6 @@ def elementary(expr: sp.Expr) -> sp.Expr:
     >>> elementary(1 + CorrelationAngle(a, b, c))
     asin(c/(sqrt(a)*sqrt(b))) + 1
     """
-    if not expr.has(_PairFunction):
-        return expr
-    return expr.replace(lambda e: isinstance(e, _PairFunction), lambda e: e.formula())
+    while any(hasattr(e, "formula") for e in expr.atoms(sp.Function)):
+        expr = expr.replace(lambda e: hasattr(e, "formula"), lambda e: e.formula())
+    return expr

@@ -16,9 +16,14 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
-from dmft.gaussian.closed_forms import Erfs, error_function_product
+from dmft.gaussian.closed_forms import (
+    Erfs,
+    error_function_product,
+    without_parallel_signs,
+)
 from dmft.gaussian.factor import Term, parse_factor
 from dmft.gaussian.law import Cov, Law, Mean
+from dmft.gaussian.orthant import FourSignsMoment, PairOfSignsMoment
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.wave import real_value
 from dmft.gaussian.wick import times, wick_expression
@@ -126,6 +131,10 @@ def _multiply(p: dict[int, sp.Expr], q: dict[int, sp.Expr]) -> dict[int, sp.Expr
 
 def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
     """E[prod p_x(x) prod erf(a y + c)]."""
+    if len(erfs) > 2:
+        side, erfs = without_parallel_signs(law, erfs)
+        if side != 1:
+            return times(side, _expectation(law, polynomials, erfs))
     if erfs or law.conditioned:
         labels = dict.fromkeys([*polynomials, *(x for x, *_ in erfs)])
         fixed = [x for x in labels if law.C(x, x) == 0]
@@ -135,7 +144,33 @@ def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
         return error_function_product(law, erfs)
     if not erfs:
         return _wick(law, polynomials)
-    return _stein(law, polynomials, erfs)
+    node = _moment_of_signs(law, polynomials, erfs)
+    return _stein(law, polynomials, erfs) if node is None else node
+
+
+def _moment_of_signs(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr | None:
+    """E[x y prod sign] in one piece, where Stein's form would be 0/0 for coinciding fields."""
+    bilinear = len(polynomials) == 2 and all(set(p) == {1} for p in polynomials.values())
+    if not bilinear or law.conditioned or not all(a is sp.oo and c == 0 for _, a, c in erfs):
+        return None
+    (x, p), (y, q) = polynomials.items()
+    signs = [u for u, *_ in erfs]
+    C = law.C
+    centred = all(law.m(u) == 0 for u in (x, y, *signs))
+    if not centred or any(C(u, u).is_number for u in signs):
+        return None
+    if len(signs) == 2 and x not in signs and y not in signs:
+        u, v = signs
+        entries = (C(u, u), C(v, v), C(u, v), C(x, u), C(x, v), C(y, u), C(y, v), C(x, y))
+        return times(p[1], q[1], PairOfSignsMoment(*entries))
+    if len(signs) == 2 and x in signs and y not in signs:
+        # Lower the field without a sign first: the other order divides by the pair's root.
+        return _stein(law, {y: q, x: p}, erfs)
+    if len(signs) == 4 and x in signs and y in signs:
+        order = [*(u for u in signs if u not in (x, y)), x, y]
+        upper = [C(order[i], order[j]) for i in range(4) for j in range(i, 4)]
+        return times(p[1], q[1], FourSignsMoment(*upper))
+    return None
 
 
 def _fixed(law: Law, polynomials: Polynomials, erfs: Erfs, fixed: Sequence[Any]) -> sp.Expr:

@@ -41,6 +41,8 @@ SWITCHED = {
     "relu_theta1_theta2_relu2_relu3": sp.Heaviside(X1) * relu(X2) * relu(X3),
     "erf_relu_I2": sigma(X1) * relu(X2),
     "relu_fourth_I2": relu(X1) * X2**4,
+    "orthant4": sp.Mul(*map(sp.Heaviside, X)),
+    "relu_student_erf_teacher_I4_tt": sp.Heaviside(X1) * sp.Heaviside(X2) * sigma(X3) * sigma(X4),
     "relu_I2_mean": relu(X1) * relu(X2),
 }
 

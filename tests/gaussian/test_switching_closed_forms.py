@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from scipy.special import erf as scipy_erf
 
 from dmft.errors import NotClosed
-from dmft.gaussian import Gaussian, hermite
+from dmft.gaussian import Gaussian, hermite, product_expectation
 from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, elementary
 from dmft.gaussian.switch import derivative, to_signs
+from dmft.model import FIELD
 
 x, y, w, v = X = sp.symbols("x y w v", real=True)
 z = sp.Symbol("z", real=True)
@@ -321,7 +322,7 @@ def test_pair_functions_differentiate_and_refuse():
 @pytest.mark.parametrize(
     ("expr", "reason"),
     [
-        (sp.sign(x) * sp.sign(y) * sp.sign(x + y) * sp.sign(x - y), "product of 4 sign"),
+        (sp.sign(x - 1) * sp.sign(y) * sp.sign(x + y), "product of 3 sign"),
         (sp.DiracDelta(x) ** 2, "not in the table"),
         (sp.cos(x**2), "not linear"),
         (sp.Max(0, x, y), "not linear in the fields"),
@@ -338,3 +339,67 @@ def test_refusals_name_the_reason(expr, reason):
 def test_dirac_on_a_field_without_variance_is_refused():
     with pytest.raises(NotClosed, match="variance 0"):
         Gaussian([x], [[0]]).expect(sp.DiracDelta(x))
+
+
+# Four signs.
+
+
+def test_four_independent_pairs_and_parallel_fields():
+    half = sp.Rational(1, 2)
+    blocks = sp.diag(sp.Matrix([[1, half], [half, 1]]), sp.Matrix([[2, -1], [-1, 2]]))
+    product = sp.Mul(*map(sp.sign, X))
+    pair = sp.asin(half) * 2 / sp.pi
+    assert float(Gaussian(X, blocks).expect(product)) == pytest.approx(
+        -(float(pair) ** 2), rel=1e-13
+    )
+    same = sp.Matrix([[1, 2, half, 0], [2, 4, 1, 0], [half, 1, 1, half], [0, 0, half, 1]])
+    assert sp.simplify(Gaussian(X, same).expect(product) - pair) == 0
+
+
+def test_odd_numbers_of_parallel_signs_are_one_sign():
+    # Three labels, one direction: the product of the signs is one sign, not a constant.
+    law = Gaussian([x, y, w], [[1, 2, -1], [2, 4, -2], [-1, -2, 1]])
+    single = Gaussian([x], [[1]])
+    for weight in (x, x**3, sp.erf(x)):
+        value = law.expect(weight * sp.sign(x) * sp.sign(y) * sp.sign(w))
+        assert sp.simplify(value + single.expect(weight * sp.sign(x))) == 0
+    shifted = law.expect(x * sp.sign(x - 1) * sp.sign(y - 2) * sp.sign(w + 1))
+    assert sp.simplify(shifted + single.expect(x * sp.sign(x - 1))) == 0
+
+
+def test_relu_products_of_four_fields_equal_the_symbolic_nodes():
+    A = np.array([[0.9, 0, 0, 0], [0.3, 0.8, 0, 0], [-0.4, 0.2, 0.7, 0], [0.1, -0.5, 0.3, 0.6]])
+    cov = A @ A.T
+
+    def named(i, j):
+        return sp.Symbol(f"c{min(i, j)}{max(i, j)}", positive=True)
+
+    values = {named(i, j): cov[i, j] for i in range(4) for j in range(4)}
+    for factors in (
+        [sp.Heaviside(FIELD)] * 2 + [sp.Max(0, FIELD)] * 2,
+        [sp.Heaviside(FIELD), sp.Max(FIELD / 5, FIELD), sp.Abs(FIELD), FIELD],
+        [sp.sign(FIELD)] * 2 + [sp.Abs(FIELD), sp.Max(0, FIELD)],
+    ):
+        node = product_expectation(factors, [0, 1, 2, 3], named)
+        numbers = Gaussian(X, cov).expect(
+            sp.Mul(*[f.xreplace({FIELD: s}) for f, s in zip(factors, X, strict=True)])
+        )
+        assert float(elementary(node).subs(values).evalf()) == pytest.approx(
+            float(numbers), rel=1e-12
+        )
+
+
+def test_four_erfs_are_four_noisy_signs():
+    cov = [
+        [0.9, 0.3, 0.25, -0.1],
+        [0.3, 1.2, -0.4, 0.35],
+        [0.25, -0.4, 0.7, 0.2],
+        [-0.1, 0.35, 0.2, 1],
+    ]
+    value = float(Gaussian(X, cov).expect(sp.erf(x) * sp.erf(-y / 2) * sp.erf(w) * sp.sign(v)))
+    samples = np.linalg.cholesky(np.array(cov)) @ np.random.default_rng(2).standard_normal(
+        (4, 10**6)
+    )
+    a, b, c, d = samples
+    product = scipy_erf(a) * scipy_erf(-b / 2) * scipy_erf(c) * np.sign(d)
+    assert abs(value - product.mean()) < 5 * product.std() / 1000
