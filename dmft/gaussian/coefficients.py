@@ -15,7 +15,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.grid import PANELS, Array, Nodes, gaussian_nodes
+from dmft.gaussian.grid import PANELS, Array, Nodes, TooManyNodes, gaussian_nodes
 from dmft.gaussian.hermite import hermite
 from dmft.gaussian.kinks import break_points
 
@@ -220,7 +220,10 @@ class Coefficients:
         """Several fields: panels in double precision, the change between levels as the error."""
         value, error = self._moment(0, n), float("inf")
         for level in range(1, len(PANELS[len(self.fields)][1])):
-            last, value = value, self._moment(level, n)
+            try:
+                last, value = value, self._moment(level, n)
+            except TooManyNodes:
+                break
             error = max(abs(value - last), ROUNDING * self.scale * norm(n))
             if error < SETTLED * self.scale * norm(n):
                 break

@@ -15,6 +15,9 @@ from dmft.gaussian.coefficients import Index
 from dmft.gaussian.grid import Array
 from dmft.gaussian.leaps import LeapStep, Y
 
+# Relative error of a coefficient above which it is printed: six digits are shown.
+SHOWN_ERROR = 1e-6
+
 
 @dataclass(frozen=True)
 class Witness:
@@ -111,10 +114,12 @@ class Exponent:
             return f"{self.name} oo: {self.target} is constant, nothing can be learned"
         how = "" if self.threshold is None else f", zero means below {self.threshold:g}"
         cost = _samples(self.name, int(self))
+        shown = self.witness.error > SHOWN_ERROR * abs(float(self.witness.value))
+        error = f" ± {self.witness.error:.0e}" if shown else ""
         lines = [
             f"{self.name} {self.value} of y = {self.target} ({self.proof}{how}): "
-            f"{_names(self)} = {sp.N(self.witness.value, 6)} decides, all lower orders vanish; "
-            f"of order {cost} samples in dimension d"
+            f"{_names(self)} = {sp.N(self.witness.value, 6)}{error} decides, "
+            f"all lower orders vanish; of order {cost} samples in dimension d"
         ]
         if self.witness.transformation != Y:
             lines.append(f"T(y) = {self.witness.transformation}")

@@ -29,6 +29,8 @@ PANELS: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = {
     3: ((0.0, 1.2, 2.8, 8.5), (8, 12, 16, 22)),
     4: ((0.0, 1.5, 8.5), (6, 8, 10, 12)),
 }
+# Nodes that are held at most: some hundred megabytes.
+MAX_NODES = 4_000_000
 # Points of the fine rule from which the Gauss rules of a panel are made.
 FINE = 200
 # Beyond this size, Gauss-Legendre nodes are as good and need no eigenvalues.
@@ -36,6 +38,10 @@ LARGEST = 24
 # f times the density on the rim of the box, relative to its maximum inside.
 RIM = 1e-8
 RIM_POINTS = 16
+
+
+class TooManyNodes(BadParameter):
+    """The kinks cut the space into more panels than memory should hold."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ def gaussian_nodes(expr: sp.Expr, fields: Sequence[sp.Symbol], level: int) -> No
     ------
     BadParameter
         Too many fields, or f grows faster than the density decays.
+    TooManyNodes
+        This level does not fit into memory.
 
     Examples
     --------
@@ -88,6 +96,11 @@ def gaussian_nodes(expr: sp.Expr, fields: Sequence[sp.Symbol], level: int) -> No
             fixed, fixed_weights = _fixed_rule(axis, sizes[level])
             line = np.broadcast_to(fixed, (len(weights), len(fixed)))
             line_weights = np.broadcast_to(fixed_weights, line.shape)
+        if line.size > MAX_NODES:
+            raise TooManyNodes(
+                f"the kinks of {expr} need more than {MAX_NODES} quadrature nodes: fewer fields, "
+                "or kinks along the axes, can be integrated"
+            )
         total = (weights[:, None] * line_weights).ravel()
         full = np.concatenate([np.repeat(points, line.shape[1], axis=1), line.reshape(1, -1)])
         kept = total > 0

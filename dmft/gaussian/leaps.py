@@ -15,7 +15,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import Coefficients, Index, hermite_values, indices, norm
-from dmft.gaussian.grid import PANELS, Array, evaluator
+from dmft.gaussian.grid import PANELS, Array, TooManyNodes, evaluator
 
 # Singular values of tensors of unit-size functions: zero up to here (batch_reuse.md D.4, where the
 # numerical zeros stay below and the nonzero values are 7e-2 or more).
@@ -279,9 +279,14 @@ class _Engine:
         What is kept must exceed the change between the levels; only what is held for zero must
         be known to `QUADRATURE_ERROR`.
         """
-        previous = self.tensor(learned, rest, order, 0)
+        previous, error = self.tensor(learned, rest, order, 0), float("inf")
         for level in range(1, self.levels):
-            current = self.tensor(learned, rest, order, level)
+            try:
+                current = self.tensor(learned, rest, order, level)
+            except TooManyNodes:
+                if level == 1:
+                    raise
+                break
             table, change = (
                 self.unfold(t, len(rest), order) for t in (current, current - previous)
             )

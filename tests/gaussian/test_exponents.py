@@ -337,3 +337,13 @@ def test_poles_have_no_coefficients_but_a_posterior():
         dmft.information_exponent(1 / z1, z1)
     assert dmft.generative_exponent(1 / z1, z1) == 1
     assert dmft.information_exponent(1 / sp.sqrt(sp.Abs(z1)), z1) == 2
+
+
+def test_what_is_too_large_or_too_rough_is_refused_and_errors_are_shown():
+    z = [z1, z2, z3, z4]
+    turned = sp.Matrix([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
+    parity = sp.sign(sp.Mul(*(turned * sp.Matrix(z))))
+    with pytest.raises(BadParameter, match="nodes"):
+        dmft.generative_exponent(parity, z)
+    text = dmft.leap_exponent(sp.sign(z1 * z2 - 1), [z1, z2]).explain()
+    assert "±" in text
