@@ -83,13 +83,13 @@ def check_triples(triples):
 
 def test_bounds_hold_and_are_tight_on_random_triples():
     names = [n for n in (*SMOOTH, *KINKED) if n != "tanh"]
-    ratios = check_triples(random_triples(40, seed=0, names=names))
-    assert len(ratios) > 15
+    ratios = check_triples(random_triples(30, seed=0, names=names))
+    assert len(ratios) > 10
     assert 1 <= np.median(ratios) < 2
 
 
 def test_bounds_hold_for_numerical_coefficients():
-    ratios = check_triples(random_triples(3, seed=1, names=["tanh"]))
+    ratios = check_triples(random_triples(2, seed=1, names=["tanh"]))
     assert 1 <= np.median(ratios) < 2
 
 
