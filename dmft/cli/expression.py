@@ -58,10 +58,13 @@ _FUNCTIONS: dict[str, tuple[Callable[[sp.Expr], sp.Expr], Callable[[float], floa
     "tanh": (sp.tanh, math.tanh),
     "sin": (sp.sin, math.sin),
     "cos": (sp.cos, math.cos),
+    "sinh": (sp.sinh, math.sinh),
+    "cosh": (sp.cosh, math.cosh),
     "log": (sp.log, math.log),
     "sign": (sp.sign, _sign),
     "Abs": (sp.Abs, abs),
     "relu": (lambda x: sp.Max(0, x), lambda x: max(0.0, x)),
+    "Heaviside": (sp.Heaviside, lambda x: 0.5 + 0.5 * _sign(x)),
 }
 _HERMITE = ("He", "hermite")
 

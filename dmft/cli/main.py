@@ -45,8 +45,8 @@ def _epilog() -> str:
 declaration file (TOML; unknown tables and keys are refused):
 {describe()}
 
-formulas: + - * / **, numbers, pi, E, erf erfc exp sqrt tanh sin cos log sign Abs relu,
-  He(n, z) = hermite(n, z) (probabilists'), z (the local field) and the letters of [parameters].
+formulas: + - * / **, numbers, pi, E, erf erfc exp sqrt tanh sin cos sinh cosh log sign Abs relu
+  Heaviside, He(n, z) = hermite(n, z) (probabilists'), z (the local field), letters of [parameters].
   They are read by a whitelist, never evaluated as Python.
 
 time: t = steps * learning_rate / (p d); risk: E(f* - f)^2 / 2 without label noise.

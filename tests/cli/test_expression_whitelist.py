@@ -33,6 +33,8 @@ SECONDS = 2.0
         ("(z**2 + s)**(1/2)", sp.sqrt(Z**2 + S)),
         ("2*pi*E*s", 2 * sp.pi * sp.E * S),
         ("Abs(z) + sign(z) + relu(z)", sp.Abs(Z) + sp.sign(Z) + sp.Max(0, Z)),
+        ("z*Heaviside(z) + sinh(z)*cosh(z)", Z * sp.Heaviside(Z) + sp.sinh(Z) * sp.cosh(Z)),
+        ("Heaviside(0) + Heaviside(2 - 3)", sp.Rational(1, 2)),
         (
             "tanh(sin(z)*cos(z)) + exp(-z**2/2)",
             sp.tanh(sp.sin(Z) * sp.cos(Z)) + sp.exp(-(Z**2) / 2),
