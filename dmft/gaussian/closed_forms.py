@@ -13,7 +13,8 @@ four, zero means      FourSigns(C + diag(s^2))                 one_pass.md A.3, 
 odd products          0, zero means                            symmetry
 ====================  =======================================  =========================
 
-with rho = C_xy / sqrt((C_xx + s^2)(C_yy + t^2)). Orthant probabilities of up to three fields are
+Derived in derivations/erf_integrals.py and derivations/relu_integrals.py;
+rho = C_xy / sqrt((C_xx + s^2)(C_yy + t^2)). Orthant probabilities of up to three fields are
 sums of these: 8 P_3 = 1 + sum_{i<j} E[sign_i sign_j] (one_pass.md A.3).
 """
 
