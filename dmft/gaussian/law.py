@@ -99,7 +99,9 @@ class Law:
             if q in (x, y):
                 return sp.S.Zero
             rest = C(x, y) + times(sp.S.NegativeOne, C(q, x), C(q, y), inverse)
-            return _rounded(rest, C(x, x) * C(y, y))
+            if x == y or not rest.has(sp.Float):
+                return _rounded(rest, C(x, x) * C(y, y))
+            return _bounded(rest, cov(x, x) * cov(y, y))
 
         def mean(x: Any) -> sp.Expr:
             return value if x == q else m(x) + times(C(q, x), pull, inverse)
@@ -111,6 +113,15 @@ class Law:
 
         centred = value == 0 and self._mean is None
         return Law(cov, None if centred else mean, self._fields, deviation)
+
+
+def _bounded(value: sp.Expr, squared_bound: sp.Expr) -> sp.Expr:
+    """Conditional covariance of floats within Cauchy-Schwarz.
+
+    The law itself is positive semi-definite; a small variance of the condition magnifies rounding.
+    """
+    bound = sp.sqrt(squared_bound)
+    return sp.sign(value) * bound if value.is_number and abs(value) > bound else value
 
 
 def _rounded(value: sp.Expr, squared_scale: sp.Expr) -> sp.Expr:

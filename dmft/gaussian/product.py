@@ -29,6 +29,8 @@ from dmft.gaussian.wave import real_value
 from dmft.gaussian.wick import times, wick_expression
 from dmft.model import FIELD
 
+# Digits of float covariances beside signs, and of the value.
+GUARD_DIGITS, FLOAT_DIGITS = 40, 15
 Polynomials = dict[Hashable, dict[int, sp.Expr]]
 
 
@@ -68,9 +70,11 @@ def product_expectation(
     """
     if len(factors) != len(fields):
         raise ShapeMismatch(f"{len(factors)} factors but {len(fields)} fields")
-    law = Law(cov, mean, fields)
+    parsed = [parse_factor(f) for f in factors]
+    switching = any(a is sp.oo for terms in parsed for t in terms for a, _ in t.erfs)
+    law = Law(_precise(cov) if switching else cov, mean, fields)
     total = []
-    for terms in cartesian(*[parse_factor(f) for f in factors]):
+    for terms in cartesian(*parsed):
         try:
             total.append(_term_product(law, terms, fields))
         except NotClosed as error:
@@ -78,10 +82,22 @@ def product_expectation(
                 raise
             raise refuse(_readable(factors, fields), str(error)) from None
     value = sp.Add(*total)
+    if switching and value.is_number and value.has(sp.Float):
+        value = value.n(FLOAT_DIGITS)
     try:
         return real_value(value) if value.has(sp.I) else value
     except NotClosed as error:
         raise refuse(_readable(factors, fields), str(error)) from None
+
+
+def _precise(cov: Cov) -> Cov:
+    """Floats with guard digits: nearly parallel fields cancel about half of those of a float."""
+
+    def precise(x: Any, y: Any) -> sp.Expr:
+        value = sp.sympify(cov(x, y), strict=True)
+        return sp.Float(value, GUARD_DIGITS) if value.is_Float else value
+
+    return precise
 
 
 def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:

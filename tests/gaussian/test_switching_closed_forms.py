@@ -403,3 +403,13 @@ def test_four_erfs_are_four_noisy_signs():
     a, b, c, d = samples
     product = scipy_erf(a) * scipy_erf(-b / 2) * scipy_erf(c) * np.sign(d)
     assert abs(value - product.mean()) < 5 * product.std() / 1000
+
+
+def test_nearly_parallel_floats_neither_raise_nor_lose_digits():
+    # Conditional variances of order 1e-11 magnify the rounding of the covariances.
+    relu, theta, size = (lambda u: sp.Max(0, u)), sp.Heaviside, sp.Abs
+    row = np.array([1.3, -0.7, 2.1])
+    for gap in (1e-5, 1e-7, 1e-9, 1e-12):
+        A = np.array([row, -row + gap * np.array([0.4, 1.0, -0.3]), [0.5, 1.2, -0.4], row])
+        value = float(Gaussian(X, A @ A.T).expect(size(x) * relu(y) * theta(w) * relu(v)))
+        assert abs(value) < 10 * gap  # x = v has the sign opposite to y but in a cone of this size
