@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sympy as sp
@@ -20,9 +21,8 @@ class _PairFunction(sp.Function):
     nargs = 3
     is_real = True
 
-    def formula(self) -> sp.Expr:
-        """The same in elementary functions."""
-        raise NotImplementedError
+    # The same in elementary functions; each pair function defines its own.
+    formula: Callable[[], sp.Expr]
 
     def _eval_evalf(self, prec: int) -> sp.Expr:
         # Numbers never stay in this form, so the arguments hold symbols.
