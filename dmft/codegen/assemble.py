@@ -56,14 +56,14 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 OPTIONAL_IMPORTS = {
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
 }
-SIGN_IMPORTS = {
-    **{
-        f"{name}(": f"from dmft.special.orthant import {name}\n"
-        for name in ("four_signs", "four_signs_moment", "pair_of_signs_moment")
-    },
-    "correlation_angle(": "from dmft.special.pair import correlation_angle\n",
-    "correlation_root(": "from dmft.special.pair import correlation_root\n",
-}
+SIGN_FUNCTIONS = (
+    "four_signs",
+    "four_signs_moment",
+    "pair_of_signs_moment",
+    "correlation_angle",
+    "correlation_root",
+)
+SIGN_IMPORTS = {f"{name}(": f"from dmft.special.orthant import {name}\n" for name in SIGN_FUNCTIONS}
 
 DOMAIN = '''
 

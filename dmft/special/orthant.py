@@ -1,4 +1,4 @@
-"""Averages of products of two and four signs of Gaussian fields, in compiled code.
+"""Angles of pairs, and averages of products of two and four signs, in compiled code.
 
 The average of four signs is the only integral of piecewise linear activations that is not
 elementary (one_pass.md A.3); parallel and coplanar fields are exact cases.
@@ -12,8 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dmft.special.pair import correlation_angle, correlation_root
-
+# Overlaps that rounding or an integration step puts this far beyond Cauchy-Schwarz (relative) count
+# as parallel; beyond it the result is NaN and the step is rejected.
+BAND = 1e-9
 # Conditional variances below this fraction are rounding: the field is fixed by the others.
 PARALLEL = 1e-14
 FIXED = 1e-13
@@ -26,6 +27,35 @@ WEIGHTS = STEP * math.pi * np.cosh(_S) * BELOW_ONE * (1.0 - BELOW_ONE)
 PAIRS = np.array(
     [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2), (1, 2, 0, 3), (1, 3, 0, 2), (2, 3, 0, 1)]
 )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def correlation_root(first: float, second: float, cross: float) -> float:
+    """Evaluate sqrt(first * second - cross^2); 0 within the band of parallel fields, else NaN.
+
+    Examples
+    --------
+    >>> correlation_root(2.0, 0.5, 0.0), correlation_root(0.1, 0.1, 0.1)
+    (1.0, 0.0)
+    """
+    size = math.sqrt(first * second)
+    gap = (size - cross) * (size + cross)
+    if gap >= 0.0:
+        return math.sqrt(gap)
+    return 0.0 if gap >= -BAND * size * size else math.nan
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def correlation_angle(first: float, second: float, cross: float) -> float:
+    """Evaluate asin(cross / sqrt(first * second)), accurate near +-1; 0 for vanishing variance.
+
+    Examples
+    --------
+    >>> correlation_angle(0.1, 0.1, -0.1) == -math.pi / 2
+    True
+    """
+    root = correlation_root(first, second, cross)
+    return math.atan2(cross, root)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

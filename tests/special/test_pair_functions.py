@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from dmft.special.pair import BAND, correlation_angle, correlation_root
+from dmft.special.orthant import BAND, correlation_angle, correlation_root
 
 
 @pytest.mark.parametrize("gap", [1.9, 1.0, 0.3, 1e-3, 1e-9, 1e-14])
