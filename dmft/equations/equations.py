@@ -77,7 +77,7 @@ class Equations:
             if d.role == "rate":
                 parts = dict(d.terms)
                 if parts.pop("free", None) is not None:
-                    parts = {**free["Phi"], **parts}
+                    parts = {**free.get("Phi", {}), **parts}
                 result[d.name] = parts
         return result
 

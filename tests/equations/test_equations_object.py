@@ -62,6 +62,9 @@ def test_dropping_a_term_drops_it_everywhere():
     model = equations.model
     expected = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).evaluate(start)
     np.testing.assert_allclose(flow.evaluate(start)["Q"], expected["Q"], atol=1e-15)
+    nothing = equations.without("learning", "interaction", "sgd_noise", "label_noise")
+    assert np.abs(nothing.evaluate(start)["Q"]).max() == 0
+    assert set(nothing.terms["M"]) <= {"sphere"}
     with pytest.raises(BadParameter, match="no term is called 'noise'"):
         equations.without("noise")
 
