@@ -112,6 +112,7 @@ model = dmft.Model(dmft.Committee(erf, 4), dmft.Committee(erf, 2), 1e-3)
 dmft.build(dmft.derive(model, dmft.SGD(0.5)))
 print(time.perf_counter() - began)
 """
+STARTED = f"from numba import njit\nnjit(lambda x: x)(1.0)\nimport dmft.workflow\n{BUILD}"
 IMPORT = "import time; t = time.perf_counter(); import dmft; print(time.perf_counter() - t)"
 # What any compiled library pays: import Numba and load one trivial cached function.
 FLOOR = """
@@ -153,6 +154,8 @@ def fresh_processes():
             f"{float(process(BUILD, cache)[1]):.2f} s",
         )
         warm = min(float(process(BUILD, cache)[1]) for _ in range(5))
+        started = min(float(process(STARTED, cache)[1]) for _ in range(5))
+        line("  the same where Numba has started already", f"{started:.3f} s")
         floor = min(float(process(FLOOR, cache)[1]) for _ in range(5))
         line(
             "declaration to compiled erf rhs, from the cache (Numba alone)",
