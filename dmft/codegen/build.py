@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ def stored_source(equations: Equations) -> str:
     if digest == _digest(text):
         return text
     text = generate(equations)
-    temporary = path.with_suffix(f".{id(text)}.tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
     temporary.replace(path)
     return text
