@@ -27,6 +27,7 @@ PUBLIC = {
     "GradientFlow": "dmft.model",
     "HermiteSeries": "dmft.gaussian",
     "Model": "dmft.model",
+    "MultiIndex": "dmft.model",
     "Overlaps": "dmft.model",
     "build": "dmft.codegen",
     "Ensemble": "dmft.simulation.ensemble",

@@ -3,6 +3,7 @@
 from dmft.model.algorithm import SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model
+from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps
 
@@ -12,9 +13,11 @@ __all__ = [
     "Committee",
     "GradientFlow",
     "Model",
+    "MultiIndex",
     "Overlaps",
     "as_count",
     "check_covariance",
     "check_shape",
     "random_overlaps",
+    "teacher_field",
 ]

@@ -8,6 +8,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.model.algorithm import as_parameter
+from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 
 
@@ -17,7 +18,8 @@ class Model:
 
     Parameters
     ----------
-    student, teacher : Committee
+    student : Committee
+    teacher : Committee or MultiIndex
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
 
@@ -31,19 +33,23 @@ class Model:
     """
 
     student: Committee
-    teacher: Committee
+    teacher: Committee | MultiIndex
     label_noise: sp.Expr = sp.S.Zero
 
     def __post_init__(self) -> None:
-        for name in ("student", "teacher"):
-            if not isinstance(getattr(self, name), Committee):
-                raise BadParameter(f"{name} must be a dmft.Committee, got {getattr(self, name)!r}")
+        if not isinstance(self.student, Committee):
+            raise BadParameter(f"student must be a dmft.Committee, got {self.student!r}")
+        if not isinstance(self.teacher, Committee | MultiIndex):
+            raise BadParameter(
+                f"teacher must be a dmft.Committee or a dmft.MultiIndex, got {self.teacher!r}"
+            )
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
 
     @property
     def matched(self) -> bool:
         """Whether student and teacher share the activation, so that fields form one basis."""
-        return bool(self.student.activation == self.teacher.activation)
+        teacher = self.teacher
+        return isinstance(teacher, Committee) and self.student.activation == teacher.activation
 
     @property
     def parameters(self) -> set[sp.Symbol]:
