@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from dmft.codegen.fuse import Loop
-from dmft.codegen.nodes import Graph, Index, Node, factors
+from dmft.codegen.nodes import FIXED, Graph, Index, Node, factors
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
@@ -145,12 +145,12 @@ class LoopWriter:
         """Entry to read; the deepest loop index of a symmetric array goes last (contiguous)."""
         places = list(places)
         if array in self.graph.symmetric:
-            places.sort(key=lambda x: context.index(x[0]))
+            places.sort(key=lambda x: -1 if x[0] == FIXED else context.index(x[0]))
         return self.entry(array, places)
 
     def entry(self, array: str, places: Iterable[tuple[Index, str]]) -> str:
         """Array entry, in its argument when it is packed there."""
-        inside = [f"{offset} + {x[0]}" if offset else x[0] for x, offset in places]
+        inside = [" + ".join(part for part in (offset, x[0]) if part) for x, offset in places]
         if array not in self.packed:
             return f"{array}[{', '.join(inside)}]"
         vector, length = self.packed[array]

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import sympy as sp
 
-from dmft.codegen.nodes import COST, Graph, Index, Node, factors, terms
+from dmft.codegen.nodes import COST, FIXED, Graph, Index, Node, factors, terms
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.definitions import base_name, index_symbol
+from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import NotClosed
 
@@ -23,8 +23,10 @@ def loop_index(symbol: sp.Symbol) -> Index:
 
 
 def place(index: sp.Expr) -> tuple[Index, str]:
-    """Loop index and offset of an index expression: r -> r, p + r -> (r, "p")."""
-    symbol = index_symbol(index)
+    """Loop index and offset of an index: r -> r, p + r -> (r, "p"), 2 -> (FIXED, "1")."""
+    symbol = running_symbol(index)
+    if symbol is None:
+        return FIXED, str(index - 1)
     return loop_index(symbol), str(index - symbol) if index != symbol else ""
 
 

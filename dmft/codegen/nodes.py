@@ -15,6 +15,8 @@ from typing import Any
 Number = Fraction | float
 # A loop index: name and axis, one of "p", "k", "N" = p + k.
 Index = tuple[str, str]
+# Stands where an index does not run: its offset is the whole place.
+FIXED: Index = ("", "")
 
 # Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
 COST = {"asin": 20, "erf": 20, "exp": 20, "BivariateNormalCDF": 400}
@@ -72,7 +74,7 @@ class Graph:
         places = list(indices)
         if array in self.symmetric:
             places.sort()
-        deps = frozenset(index for index, _ in places)
+        deps = frozenset(index for index, _ in places if index != FIXED)
         return self.make("ref", (array, tuple(places)), (), deps, 0)
 
     def add(self, args: Iterable[Node]) -> Node:

@@ -55,7 +55,15 @@ def base_name(target: sp.Expr) -> str:
 
 def index_symbol(index: sp.Expr) -> sp.Symbol:
     """The running symbol of an index expression: r for p + r, j for j."""
-    return next(s for s in sorted(index.free_symbols, key=str) if s.name not in ("p", "k"))
+    symbol = running_symbol(index)
+    assert symbol is not None, f"{index} does not run"
+    return symbol
+
+
+def running_symbol(index: sp.Expr) -> sp.Symbol | None:
+    """The running symbol of an index expression, None for a fixed one such as p + 1."""
+    symbols = sorted(index.free_symbols, key=str)
+    return next((s for s in symbols if s.name not in ("p", "k", "nodes")), None)
 
 
 def define(target: sp.Expr, terms: Mapping[str, sp.Expr], role: Role) -> Definition:

@@ -14,7 +14,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, base_name, index_symbol
+from dmft.equations.definitions import Definition, base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
@@ -96,10 +96,13 @@ class Interpreter:
 
     def values_of(self, index: sp.Expr) -> NDArray[np.int64]:
         """All values of an index expression (from 0), along the axis of its symbol."""
-        symbol = index_symbol(index)
+        symbol = running_symbol(index)
         shape = [1] * len(self.axes)
+        widths = {x.p: self.sizes["p"], x.k: self.sizes["k"]}
+        if symbol is None:
+            return np.full(shape, int(index.subs(widths)) - 1)
         shape[self.axes.index(symbol)] = self.size(symbol)
-        offset = int((index - symbol).subs({x.p: self.sizes["p"], x.k: self.sizes["k"]}))
+        offset = int((index - symbol).subs(widths))
         return offset + np.arange(self.size(symbol)).reshape(shape)
 
     def __call__(self, expr: sp.Expr) -> Any:

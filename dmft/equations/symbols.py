@@ -12,6 +12,9 @@ p, k = sp.symbols("p k", integer=True, positive=True)
 j, l, r, s, i, m, n = sp.symbols("j l r s i m n", integer=True)  # noqa: E741
 # Student indices of sums that stand inside expressions with free j and l.
 u, v = sp.symbols("u v", integer=True)
+# Nodes of an average that has no closed form, and their number.
+node = sp.Symbol("node", integer=True)
+nodes = sp.Symbol("nodes", integer=True, positive=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 
@@ -19,14 +22,18 @@ Q, M, P, Omega = (sp.IndexedBase(name) for name in ("Q", "M", "P", "Omega"))
 a, a_star, c = (sp.IndexedBase(name) for name in ("readout", "teacher_readout", "c"))
 h, h_star, lam = (sp.IndexedBase(name) for name in ("h", "h_star", "lambda"))
 learning, interaction, Phi = (sp.IndexedBase(x) for x in ("b_learning", "b_interaction", "Phi"))
+# Averages on nodes: standard normal points and weights, a root of Omega, the fields at the nodes.
+normal, weight, root, lam_at = (sp.IndexedBase(y) for y in ("normal", "weight", "root", "lambda_at"))
+S = sp.IndexedBase("S")
 risk = sp.Symbol("risk", real=True)
 
-SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi"})
+SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S"})
 # Axis of each index symbol; the sums and the loops run over it.
 AXES: dict[sp.Symbol, sp.Expr] = {
     **dict.fromkeys((j, l, u, v), p),
     **dict.fromkeys((r, s), k),
     **dict.fromkeys((i, m, n), p + k),
+    node: nodes,
 }
 SYMBOL_LATEX = {
     gamma: r"\gamma",
@@ -62,7 +69,13 @@ def position(field: sp.Indexed) -> sp.Expr:
     return p + index if field.base == h_star else index
 
 
-def covariance(x: sp.Indexed, y: sp.Indexed) -> sp.Indexed:
-    """Covariance of two local fields: an entry of Omega, indices in one canonical order."""
+def covariance(x: sp.Expr, y: sp.Expr) -> sp.Expr:
+    """Covariance of two local fields: an entry of Omega, indices in one canonical order.
+
+    Linear combinations of local fields give the combination of entries.
+    """
+    if not (isinstance(x, sp.Indexed) and isinstance(y, sp.Indexed)):
+        parts = [[(u, e.coeff(u)) for u in e.atoms(sp.Indexed)] for e in (x, y)]
+        return sp.Add(*(c * e * covariance(u, v) for u, c in parts[0] for v, e in parts[1]))
     first, second = sorted((position(x), position(y)), key=sp.default_sort_key)
     return Omega[first, second]
