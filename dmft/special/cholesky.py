@@ -8,6 +8,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+# A pivot this small against its variance is rounding: the field is determined by earlier ones.
+SMALLEST_PIVOT = 1e-15
+# Near perfect recovery the covariance dips below zero by what the integrator's tolerances explain.
+PIVOT_BAND = 1e-6
+
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def lowest_pivot(matrix: NDArray[np.float64], shift: float) -> float:
@@ -31,3 +36,44 @@ def lowest_pivot(matrix: NDArray[np.float64], shift: float) -> float:
                 value -= matrix[row, b] * matrix[a, b]
             matrix[row, a] = value / root
     return lowest
+
+
+@njit(error_model="numpy", cache=True, nogil=True)
+def field_root(matrix: NDArray[np.float64], first: int, root: NDArray[np.float64]) -> None:
+    """Write a root R of the covariance of h and h*, R R^T = matrix, the teacher fields first.
+
+    Rows are the fields in the order of `matrix`; column c belongs to teacher c below k, then to
+    student c - k, and R is lower triangular in that order: h* depends on the first k columns only.
+    A pivot within `PIVOT_BAND` of zero gives a column of zeros (a field that the others determine);
+    one below gives NaN.
+
+    Parameters
+    ----------
+    matrix : (n, n) covariance, students before teachers
+    first : int
+        Position of the first teacher field, p.
+    root : (n, n), written
+    """
+    size = matrix.shape[0]
+    teachers = size - first
+    for c in range(size):
+        field = first + c if c < teachers else c - teachers
+        pivot = matrix[field, field]
+        for b in range(c):
+            pivot -= root[field, b] * root[field, b]
+        scale = matrix[field, field]
+        if pivot > SMALLEST_PIVOT * scale:
+            inverse = 1.0 / math.sqrt(pivot)
+        elif pivot >= -PIVOT_BAND * scale:
+            inverse = 0.0
+        else:
+            inverse = math.nan
+        for later in range(size):
+            row = first + later if later < teachers else later - teachers
+            if later < c:
+                root[row, c] = 0.0
+                continue
+            value = matrix[row, field]
+            for b in range(c):
+                value -= root[row, b] * root[field, b]
+            root[row, c] = value * inverse

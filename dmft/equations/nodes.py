@@ -1,0 +1,169 @@
+"""Averages on nodes: every `Average` becomes ordinary definitions over a node axis.
+
+With standard normal nodes z_q and weights w_q of `dmft.gaussian.nodes`,
+
+    E[F(lambda)] = sum_q w_q F(root z_q),    root root^T = Omega.
+
+The root has the teacher fields first, so that h* at the nodes depends on P alone. Each activation
+is evaluated once for each field and node, each sum over neurons once for each node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.average import At, Average, free_indices
+from dmft.equations.definitions import Definition, define
+from dmft.errors import NotClosed
+
+
+class FieldRoot(sp.Expr):
+    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, covariance: sp.Indexed) -> FieldRoot:
+        """Root of the matrix that `covariance` is the general entry of."""
+        return sp.Expr.__new__(cls, covariance)
+
+    def _sympystr(self, printer: object) -> str:
+        return "root of Omega, teacher fields first"
+
+
+def averages(definitions: Iterable[Definition]) -> list[Average]:
+    """All averages of a system, in order of appearance."""
+    found: dict[Average, None] = {}
+    for d in definitions:
+        for average in sorted(d.expr.atoms(Average), key=sp.default_sort_key):
+            found.setdefault(average)
+    return list(found)
+
+
+def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Replace all averages by sums over nodes; a system without averages stays as it is.
+
+    Raises
+    ------
+    NotClosed
+        For an integrand with a Dirac delta, which has no value at a node.
+    """
+    found = averages(definitions)
+    if not found:
+        return tuple(definitions)
+    work = _Discretiser(found)
+    values = {average: work.average(average) for average in found}
+    head = [d for d in definitions if d.role == "block"]
+    tail = [
+        Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
+        for d in definitions
+        if d.role != "block"
+    ]
+    return (*head, *work.definitions, *tail)
+
+
+class _Discretiser:
+    """Collects the definitions that averages need, each value once."""
+
+    def __init__(self, found: Sequence[Average]) -> None:
+        i, n, node = x.i, x.n, x.node
+        fields = sp.Sum(x.root[i, n] * x.normal[n, node], (n, 1, x.p + x.k))
+        self.definitions: list[Definition] = [
+            define(x.root[i, n], {"root": FieldRoot(x.Omega[i, n])}, "intermediate"),
+            define(x.lam_at[i, node], {"fields": fields}, "intermediate"),
+        ]
+        self.known: dict[sp.Expr, sp.Indexed] = {}
+        # Where all fields share an activation, one array holds its values at students and teachers.
+        joint = any(a.base == x.lam for average in found for a in average.atoms(sp.Indexed))
+        self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
+
+    def average(self, average: Average) -> sp.Expr:
+        """Sum over the nodes that stands for an average."""
+        if average.has(sp.DiracDelta):
+            raise NotClosed(
+                f"{average} holds a Dirac delta (the derivative of a jump), which has no value at "
+                "a node; use an activation without jumps for the student"
+            )
+        at_nodes = self.at_nodes(average.integrand)
+        free = free_indices(average)
+        common, rest = [x.weight[x.node]], []
+        for factor in sp.Mul.make_args(at_nodes):
+            if set(free) & set(free_indices(factor)):
+                rest.append(self.stored(factor))
+            else:
+                common.append(factor)
+        if not rest:
+            return _over_nodes(sp.Mul(*common))
+        weighted = self.array("weighted", sp.Mul(*common), (), ())
+        total = _over_nodes(sp.Mul(weighted, *rest))
+        if free == (x.j, x.l):
+            swapped = total.xreplace({x.j: x.l, x.l: x.j})
+            if swapped == total and all(d.name != "S" for d in self.definitions):
+                self.definitions.append(
+                    define(x.S[x.j, x.l], {"average": total}, "intermediate")
+                )
+                return x.S[x.j, x.l]
+        return self.array("average", total, free, free, last=())
+
+    def at_nodes(self, expr: sp.Expr) -> sp.Expr:
+        """Expression at the nodes; functions and sums that depend on the node become arrays."""
+        if isinstance(expr, At):
+            return self.at_nodes(expr.expr)
+        if isinstance(expr, sp.Indexed):
+            if expr.base in (x.h, x.lam):
+                return x.lam_at[expr.indices[0], x.node]
+            return x.lam_at[x.p + expr.indices[0], x.node] if expr.base == x.h_star else expr
+        if isinstance(expr, sp.Sum):
+            inner = sp.Sum(self.at_nodes(expr.function), *expr.limits)
+            if free_indices(inner) == (x.node,):
+                return self.array("sum_at", inner, (), ())
+            return inner
+        if isinstance(expr, sp.Piecewise):
+            atoms = {a: self.at_nodes(a) for a in expr.atoms(sp.Indexed)}
+            return self.stored(expr.xreplace(atoms))
+        if not expr.args:
+            return expr
+        if isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp < -1:
+            return self.at_nodes(1 / expr.base) ** (-expr.exp)
+        value = expr.func(*(self.at_nodes(a) for a in expr.args))
+        return self.stored(value) if _is_costly(value) else value
+
+    def stored(self, value: sp.Expr) -> sp.Expr:
+        """Array entry of a value at the nodes that depends on at most one neuron, else itself."""
+        free = [s for s in free_indices(value) if s != x.node]
+        if isinstance(value, sp.Indexed) or x.node not in free_indices(value) or len(free) > 1:
+            return value
+        own = tuple(self.canonical[x.AXES[s]] for s in free)
+        return self.array("value", value, tuple(free), own)
+
+    def array(
+        self,
+        stem: str,
+        value: sp.Expr,
+        free: tuple[sp.Symbol, ...],
+        own: tuple[sp.Symbol, ...],
+        last: tuple[sp.Symbol, ...] = (x.node,),
+    ) -> sp.Indexed:
+        """Entry at the indices `free` of an array defined over the indices `own`."""
+        body = value.xreplace(dict(zip(free, own, strict=True)))
+        if body not in self.known:
+            number = 1 + sum(d.name.startswith(f"{stem}_") for d in self.definitions)
+            target = sp.IndexedBase(f"{stem}_{number}")[(*own, *last)]
+            self.known[body] = target
+            self.definitions.append(define(target, {stem: body}, "intermediate"))
+        base = self.known[body].base
+        return base[(*free, *last)]
+
+
+def _over_nodes(summand: sp.Expr) -> sp.Sum:
+    return sp.Sum(summand, (x.node, 1, x.nodes))
+
+
+def _is_costly(value: sp.Expr) -> bool:
+    """Whether a value is a function, a root or an inverse, worth an array."""
+    if isinstance(value, sp.Add | sp.Mul | sp.Indexed):
+        return False
+    return not (isinstance(value, sp.Pow) and value.exp.is_Integer and value.exp > 0)
