@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian.linear import Label, split_product, sum_of_products
+from dmft.gaussian.memory import Memory
 from dmft.gaussian.pair import elementary
+from dmft.gaussian.polynomial import polynomial_expectation
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.switch import to_signs
@@ -21,6 +24,9 @@ from dmft.model import FIELD, check_covariance
 
 if TYPE_CHECKING:
     from dmft.gaussian.series import GaussianSeries
+
+# Expectations of this session.
+REMEMBERED = Memory()
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,38 @@ class Gaussian:
         >>> law.expect(a * x * y + sp.erf((x + y) / 2) ** 2)
         0.5*a + 0.409665529398267
         """
+        integrand = self._integrand(expr)
+        return REMEMBERED.recall((self, integrand), lambda: self._renamed(integrand))
+
+    def _integrand(self, expr: Any) -> sp.Expr:
         integrand = _expression(expr, "expr") if isinstance(expr, (int, float)) else expr
         if not isinstance(integrand, sp.Expr):
             raise BadParameter(f"expr must be a SymPy expression in {self.fields}, got {expr!r}")
+        return integrand
+
+    def _renamed(self, integrand: sp.Expr) -> sp.Expr:
+        """The value under names of no meaning: remembered for any names of the fields."""
         self._check_integrand(integrand)
+        names = {x: _placeholder(i, x) for i, x in enumerate(self.fields)}
+        image = integrand.xreplace(names)
+        # Made without __init__: its checks have passed.
+        law = Gaussian.__new__(Gaussian)
+        law.__dict__.update(fields=tuple(names.values()), cov=self.cov, mean=self.mean)
+        try:
+            return REMEMBERED.recall((law, image), lambda: law._expect(image))
+        except NotClosed:
+            # Said again in the user's own symbols.
+            return self._expect(integrand)
+
+    def _expect(self, integrand: sp.Expr) -> sp.Expr:
+        """The value without memory."""
+        polynomial = polynomial_expectation(integrand, self.fields, self.cov, self.mean)
+        if polynomial is not None:
+            return _collapse(polynomial)
+        return self._by_families(integrand)
+
+    def _by_families(self, integrand: sp.Expr) -> sp.Expr:
+        """Summand after summand, by the families of `product_expectation`."""
         # A coefficient may not be mistaken for the symbol of the factors, nor may the roots of
         # coefficients, whose signs are unknown, take part in the simplification.
         hidden: dict[sp.Basic, sp.Basic] = {}
@@ -155,10 +189,7 @@ class Gaussian:
         # series.py computes its coefficients with this class.
         from dmft.gaussian.series import series_expectation
 
-        integrand = _expression(expr, "expr") if isinstance(expr, (int, float)) else expr
-        if not isinstance(integrand, sp.Expr):
-            raise BadParameter(f"expr must be a SymPy expression in {self.fields}, got {expr!r}")
-        return series_expectation(integrand, self.fields, self.cov, self.mean, order)
+        return series_expectation(self._integrand(expr), self.fields, self.cov, self.mean, order)
 
     def _check_integrand(self, integrand: sp.Expr) -> None:
         """Refuse what would be read as something else than it looks like."""
@@ -192,6 +223,17 @@ class Gaussian:
         column = sp.latex(sp.Matrix(self.fields))
         law = rf"\mathcal{{N}}\left({sp.latex(sp.Matrix(self.mean))}, {sp.latex(self.cov)}\right)"
         return rf"$\displaystyle {column} \sim {law}$"
+
+
+@lru_cache(maxsize=256)
+def _placeholder(position: int, field: sp.Symbol) -> sp.Dummy:
+    """A symbol that stands for all fields of one position and the same assumptions."""
+    return _dummy(position, tuple(sorted(field.assumptions0.items())))
+
+
+@lru_cache(maxsize=256)
+def _dummy(position: int, assumptions: tuple[tuple[str, bool], ...]) -> sp.Dummy:
+    return sp.Dummy(f"x{position + 1}", **dict(assumptions))
 
 
 def _expressions(value: Any, name: str, shape: tuple[int, ...]) -> Any:

@@ -6,13 +6,18 @@ Integers are kept while the coefficients are integers; SymPy objects are made on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import comb, factorial
+from fractions import Fraction
+from functools import cmp_to_key, lru_cache
+from itertools import product as cartesian
+from math import comb, factorial, prod
 from typing import Any
 
 import sympy as sp
 
+Index = tuple[int, ...]
 Powers = Sequence[tuple[int, sp.Expr]]
-Monomials = dict[tuple[int, ...], Any]
+Monomials = dict[Index, Any]
+Number = int | Fraction
 
 
 def times(*parts: sp.Expr) -> sp.Expr:
@@ -26,7 +31,9 @@ def times(*parts: sp.Expr) -> sp.Expr:
     return sp.Mul(product, *sums)
 
 
-def wick_monomials(polynomials: Sequence[Powers], centred: bool) -> Monomials:
+def wick_monomials(
+    polynomials: Sequence[Powers], means: Sequence[sp.Expr], variances: Sequence[sp.Expr]
+) -> Monomials:
     r"""Coefficients of E[prod_i p_i(x_i)] as a polynomial in means and covariances.
 
     Equation
@@ -34,76 +41,126 @@ def wick_monomials(polynomials: Sequence[Powers], centred: bool) -> Monomials:
         r_i = sum_j k_ij, over all nonnegative integer k_ij.
     Shapes
         Keys are exponents: s means, then s variances, then C_ij for i < j in row order,
-        with s = len(polynomials).
+        with s = len(polynomials). Rational means and variances are multiplied into the values.
     Source
         one_pass.md A.4; derivations/erf_integrals.py
 
     Examples
     --------
     >>> import sympy as sp
-    >>> square = [(2, sp.Integer(1))]
-    >>> wick_monomials([square, square], centred=True)
+    >>> square, variances = [(2, sp.Integer(1))], sp.symbols("q r")
+    >>> wick_monomials([square, square], [sp.S.Zero] * 2, variances)
     {(0, 0, 1, 1, 0): 1, (0, 0, 0, 0, 2): 2}
     """
-    size = len(polynomials)
-    tables = [_derivative_moments(p, centred) for p in polynomials]
-    pairs = [(i, j) for i in range(size) for j in range(i + 1, size)]
+    tables = [
+        _derivative_moments(p, rational(m), rational(v))
+        for p, m, v in zip(polynomials, means, variances, strict=True)
+    ]
     result: Monomials = {}
-    for links, degrees in _diagrams([len(t) - 1 for t in tables], pairs):
-        moments = [tables[i][r] for i, r in enumerate(degrees)]
-        if not all(moments):
+    # A Hermite polynomial of unit variance has one entry: only its own degree is linked.
+    for degrees in cartesian(*tables):
+        links = diagrams(degrees)
+        if not links:
             continue
-        weight = 1
-        for r in degrees:
-            weight *= factorial(r)
-        for k in links:
-            weight //= factorial(k)
-        for means, variances, value in _outer(moments):
-            key = (*means, *variances, *links)
-            result[key] = result.get(key, 0) + weight * value
+        moments = list(_outer([tables[i][r] for i, r in enumerate(degrees)]))
+        for k, weight in links:
+            for mean_powers, variance_powers, value in moments:
+                key = (*mean_powers, *variance_powers, *k)
+                result[key] = result.get(key, 0) + weight * value
     return {key: value for key, value in result.items() if value != 0}
 
 
-def _derivative_moments(powers: Powers, centred: bool) -> list[dict[tuple[int, int], Any]]:
+def _derivative_moments(
+    powers: Powers, mean: Number | None, variance: Number | None
+) -> dict[int, dict[tuple[int, int], Any]]:
     """For each r, E[p^(r)(x)] / r! as {(power of the mean, power of the variance): value}."""
-    degree = max(n for n, _ in powers)
-    tables: list[dict[tuple[int, int], Any]] = []
-    for r in range(degree + 1):
-        table: dict[tuple[int, int], Any] = {}
-        for n, coefficient in powers:
-            s = n - r
-            if s < 0 or (centred and s % 2):
-                continue
-            value = int(coefficient) if coefficient.is_Integer else coefficient
-            for b in [s // 2] if centred else range(s // 2 + 1):
-                # The number of ways to contract 2b of s fields among themselves.
-                ways = comb(s, 2 * b) * (factorial(2 * b) // (2**b * factorial(b)))
-                key = (s - 2 * b, b)
-                table[key] = table.get(key, 0) + comb(n, r) * ways * value
-        tables.append(table)
-    return tables
+    tables: dict[int, dict[tuple[int, int], Any]] = {}
+    for n, coefficient in powers:
+        number = rational(coefficient)
+        for r, key, ways in power_in_hermite(n, mean, variance):
+            table = tables.setdefault(r, {})
+            table[key] = table.get(key, 0) + ways * (coefficient if number is None else number)
+    cleaned = {r: {k: v for k, v in table.items() if v != 0} for r, table in tables.items()}
+    return {r: table for r, table in sorted(cleaned.items()) if table}
 
 
-def _diagrams(
-    degrees: Sequence[int], pairs: Sequence[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """All numbers of links k_ij with row sums at most `degrees`, with their row sums."""
-    links = [0] * len(pairs)
-    rows = [0] * len(degrees)
+@lru_cache(maxsize=1024)
+def power_in_hermite(
+    n: int, mean: Number | None, variance: Number | None
+) -> tuple[tuple[int, tuple[int, int], Number], ...]:
+    """x^n in Hermite polynomials of the law of x, as (r, (powers of mean and variance), weight).
 
-    def extend(position: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        if position == len(pairs):
-            yield tuple(links), tuple(rows)
+    A mean or variance that is given as a number is multiplied into the weight.
+
+    Examples
+    --------
+    >>> power_in_hermite(3, 0, None)
+    ((1, (0, 1), 3), (3, (0, 0), 1))
+    """
+    terms: dict[tuple[int, tuple[int, int]], Number] = {}
+    for r in range(n + 1):
+        s = n - r
+        for pairs in range(s // 2 + 1):
+            # The number of ways to contract pairs of the s fields left among themselves.
+            ways: Number = factorial(2 * pairs) // (2**pairs * factorial(pairs))
+            ways *= comb(n, r) * comb(s, 2 * pairs)
+            key = [s - 2 * pairs, pairs]
+            for place, number in enumerate((mean, variance)):
+                if number is not None:
+                    ways *= number ** key[place]
+                    key[place] = 0
+            where = (r, (key[0], key[1]))
+            terms[where] = terms.get(where, 0) + ways
+    return tuple((r, key, ways) for (r, key), ways in terms.items() if ways)
+
+
+def rational(value: sp.Expr) -> Number | None:
+    """A rational number as an int or a fraction, for fast arithmetic; None for anything else."""
+    if not value.is_Rational:
+        return None
+    return int(value) if value.is_Integer else Fraction(int(value.p), int(value.q))
+
+
+@lru_cache(maxsize=4096)
+def diagrams(degrees: Index) -> tuple[tuple[Index, int], ...]:
+    r"""Terms of E[prod_i He_{n_i}(x_i)], as (exponents of C_ij for i < j in row order, weight).
+
+    Equation    sum_k prod_i n_i! prod_{i<j} C_ij^{k_ij} / k_ij!, all k with row sums n_i; of
+                fields of any variance C_ii, with He_n of the scaled field times C_ii^{n/2}
+    Source      one_pass.md A.4
+
+    Examples
+    --------
+    >>> diagrams((2, 1, 1))
+    (((1, 1, 0), 2),)
+    """
+    if sum(degrees) % 2:
+        return ()
+    size = len(degrees)
+    left = list(degrees)
+    links = [0] * (size * (size - 1) // 2)
+    factorials = prod(factorial(n) for n in degrees)
+    found: list[tuple[Index, int]] = []
+
+    def extend(i: int, j: int, position: int) -> None:
+        if i >= size - 1:
+            if not any(left):
+                weight = factorials
+                for k in links:
+                    weight //= factorial(k)
+                found.append((tuple(links), weight))
             return
-        i, j = pairs[position]
-        for k in range(min(degrees[i] - rows[i], degrees[j] - rows[j]) + 1):
+        # The last link of a row takes what is left of it; earlier ones leave what others can take.
+        room = sum(left[j + 1 :])
+        for k in range(max(0, left[i] - room), min(left[i], left[j]) + 1):
             links[position] = k
-            rows[i], rows[j] = rows[i] + k, rows[j] + k
-            yield from extend(position + 1)
-            rows[i], rows[j] = rows[i] - k, rows[j] - k
+            left[i], left[j] = left[i] - k, left[j] - k
+            extend(*((i, j + 1) if j + 1 < size else (i + 1, i + 2)), position + 1)
+            left[i], left[j] = left[i] + k, left[j] + k
         links[position] = 0
 
-    return extend(0)
+    extend(0, 1, 0)
+    return tuple(found)
 
 
 def _outer(
@@ -125,10 +182,81 @@ def wick_expression(
     covariances: Sequence[sp.Expr],
 ) -> sp.Expr:
     """E[prod_i p_i(x_i)] as a flat sum of monomials; `covariances` holds C_ij, i < j, row order."""
-    centred = all(m == 0 for m in means)
-    generators = (*means, *variances, *covariances)
-    terms = []
-    for key, value in wick_monomials(polynomials, centred).items():
-        parts = [sp.Pow(g, n) for g, n in zip(generators, key, strict=True) if n]
-        terms.append(times(sp.sympify(value, strict=True), *parts))
-    return sp.Add(*terms)
+    monomials = wick_monomials(polynomials, means, variances)
+    return monomial_sum((*means, *variances, *covariances), monomials)
+
+
+def monomial_sum(generators: Sequence[sp.Expr], monomials: Monomials) -> sp.Expr:
+    """Sum of value * prod_i generators_i^key_i over {key: value}, as SymPy itself would write it.
+
+    Thousands of products of symbols are put together in canonical order without SymPy's search
+    for what could be simplified; anything else than symbols goes the ordinary way.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> a, b = sp.symbols("a b")
+    >>> monomial_sum([a, b, a], {(1, 1, 0): 2, (0, 1, 1): 1, (0, 0, 0): 3})
+    3*a*b + 3
+    """
+    atoms = list(dict.fromkeys(g for g in generators if isinstance(g, (sp.Symbol, sp.Indexed))))
+    plain = len(atoms) > 0 and all(g in atoms or g.is_Rational for g in generators)
+    if not (plain and all(isinstance(v, (int, Fraction)) for v in monomials.values())):
+        terms = []
+        for key, value in monomials.items():
+            parts = [sp.Pow(g, n) for g, n in zip(generators, key, strict=True) if n]
+            terms.append(times(_number(value), *parts))
+        return sp.Add(*terms)
+    return _sum_of_symbols(atoms, _merged(generators, atoms, monomials))
+
+
+def _merged(
+    generators: Sequence[sp.Expr], atoms: Sequence[sp.Expr], monomials: Monomials
+) -> Monomials:
+    """Exponents of the distinct symbols, rational generators multiplied into the value."""
+    places = [atoms.index(g) if g in atoms else None for g in generators]
+    numbers = [None if g in atoms else rational(g) for g in generators]
+    result: Monomials = {}
+    for key, value in monomials.items():
+        merged = [0] * len(atoms)
+        for n, place, number in zip(key, places, numbers, strict=True):
+            if not n:
+                continue
+            if place is None:
+                assert number is not None
+                value = value * number**n
+            else:
+                merged[place] += n
+        if value:
+            where = tuple(merged)
+            result[where] = result.get(where, 0) + value
+    return {key: value for key, value in result.items() if value}
+
+
+def _sum_of_symbols(atoms: Sequence[sp.Expr], monomials: Monomials) -> sp.Expr:
+    """Sum of products of powers of distinct symbols, by ranks in SymPy's own order."""
+    used = {(i, n) for key in monomials for i, n in enumerate(key) if n}
+    powers = {pair: sp.Pow(atoms[pair[0]], pair[1]) for pair in used}
+    order = sorted(used, key=lambda pair: cmp_to_key(sp.Basic.compare)(powers[pair]))
+    rank = {pair: r for r, pair in enumerate(order)}
+    ranked = [powers[pair] for pair in order]
+    numbers = {v: _number(v) for v in set(monomials.values())}
+    terms: list[tuple[tuple[Any, ...], sp.Expr]] = []
+    for key, value in monomials.items():
+        ranks = sorted([rank[i, n] for i, n in enumerate(key) if n])
+        number = numbers[value]
+        parts = [ranked[r] for r in ranks]
+        if value != 1 or not parts:
+            parts.insert(0, number)
+        product = parts[0] if len(parts) == 1 else sp.Mul._from_args(parts, is_commutative=True)
+        # Add sorts its terms: it compares many fewer when they come nearly sorted.
+        terms.append(((len(parts), value if value != 1 else 0, ranks), product))
+    terms.sort(key=lambda term: term[0])
+    return sp.Add(*[term for _, term in terms])
+
+
+def _number(value: Any) -> sp.Expr:
+    """SymPy number of an int or a fraction; an expression as it is."""
+    if isinstance(value, Fraction):
+        return sp.Rational(value.numerator, value.denominator)
+    return sp.sympify(value, strict=True)

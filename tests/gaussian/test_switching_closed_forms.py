@@ -62,9 +62,10 @@ def quadrature(functions, cov, mean=None):
     A, m = factor(np.asarray(cov)), np.zeros(2) if mean is None else np.asarray(mean)
     total = 0.0
     first = [-m[0] / A[0, 0]] if A[0, 0] > 0 else []
-    # At the corner, where both kinks meet, the inner integral has a kink of its own.
-    if A[1, 1] < 1e-3 and A[1, 0] != 0:
-        first.append(-m[1] / A[1, 0])
+    # At the corner, where both kinks meet, the inner integral turns within the width of the second.
+    corner, width = (-m[1] / A[1, 0], A[1, 1] / abs(A[1, 0])) if A[1, 0] else (0.0, np.inf)
+    if width < 0.3:
+        first += [corner - 6 * width, corner, corner + 6 * width]
     for u, weight in zip(*panels(first), strict=True):
         one = m[0] + A[0, 0] * u
         shift = m[1] + A[1, 0] * u
