@@ -22,31 +22,16 @@ from dmft.solvers.layout import (
     OPTIONS,
     OUTCOME,
     SCAN,
-    STATE,
     T_OLD,
     WATCH_SIGNATURE,
     T,
 )
+from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "2ed48fc5e6b97ca6"
+BUILT_ON = "befa5665867bd859"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15
-
-
-@compiled
-def _read(events, work, e):  # type: ignore[no-untyped-def]
-    """Event function e at `work.point` (and `work.seen`, which must be up to date)."""
-    kind = events.kind[e]
-    if kind == STATE:
-        return work.point[events.first[e]] - events.threshold[e]
-    if kind == OBSERVABLE:
-        return work.seen[events.first[e]] - events.threshold[e]
-    largest = 0.0
-    for i in range(events.first[e], events.last[e]):
-        norm = work.point[events.denominator[i]] * events.weight[i]
-        largest = max(largest, abs(work.point[events.numerator[i]]) / math.sqrt(norm))
-    return largest - events.threshold[e]
 
 
 @compiled
@@ -56,7 +41,7 @@ def _gap(observe, task, events, work, clock, e, theta):  # type: ignore[no-untyp
     interpolate(work, h, theta)
     if events.kind[e] == OBSERVABLE:
         observe(t, work.point, task.widths, task.par, work.seen)
-    return _read(events, work, e)
+    return read_gap(events, work.point, work.seen, e)
 
 
 @compiled
@@ -147,7 +132,7 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
         if work.seen.size > 0:
             observe(t, work.point, task.widths, task.par, work.seen)
         for e in range(count):
-            work.gap[e, i] = _read(events, work, e)
+            work.gap[e, i] = read_gap(events, work.point, work.seen, e)
     counts[HITS] = 0
     for e in range(count):
         _scan_one(observe, task, events, work, clock, counts, e)

@@ -34,11 +34,14 @@ def describe(setup: Setup, raw: Raw) -> tuple[Status, str]:
     if raw.outcome == EVENT:
         name = setup.events[raw.event_id[-1]].name
         return Status.EVENT, f"{name} at t = {raw.t:.10g}"
+    if setup.problem.kind == "map":
+        return _describe_map(setup, raw)
     pole = _pole(setup, raw)
     if raw.outcome == BOUND or _grew(setup, raw, pole):
         return Status.DIVERGED, _diverged(raw, pole)
     if raw.reason == BY_DOMAIN or (raw.reason == BY_NONFINITE and _is_outside(setup, raw.trial)):
-        return Status.LEFT_DOMAIN, _left(setup, raw)
+        where = f"at t = {raw.t:.10g}, however small the step"
+        return Status.LEFT_DOMAIN, _left(setup, raw, where)
     if raw.reason == BY_NONFINITE:
         name = component_name(setup, raw.component)
         return Status.NONFINITE, (
@@ -50,6 +53,16 @@ def describe(setup: Setup, raw: Raw) -> tuple[Status, str]:
         f"meeting rtol = {setup.rtol:g}, atol = {setup.atol:g}: a singular right-hand side, or "
         "tolerances below its rounding"
     )
+
+
+def _describe_map(setup: Setup, raw: Raw) -> tuple[Status, str]:
+    """A map has no shorter step to try and no pole: it fails at a step."""
+    if raw.outcome == BOUND:
+        return Status.DIVERGED, _diverged(raw, math.inf)
+    if raw.reason == BY_DOMAIN:
+        return Status.LEFT_DOMAIN, _left(setup, raw, f"with the step after t = {raw.t:.10g}")
+    name = component_name(setup, raw.component)
+    return Status.NONFINITE, f"the increment of {name} after step t = {raw.t:.10g} is not finite"
 
 
 def component_name(setup: Setup, i: int) -> str:
@@ -124,11 +137,8 @@ def lowest_eigenvalue(setup: Setup, y: Vector) -> float | None:
     return float(np.linalg.eigvalsh(matrix)[0])
 
 
-def _left(setup: Setup, raw: Raw) -> str:
-    text = (
-        f"the overlaps leave the domain (no vectors have them) at t = {raw.t:.10g}, "
-        "however small the step"
-    )
+def _left(setup: Setup, raw: Raw, where: str) -> str:
+    text = f"the overlaps leave the domain (no vectors have them) {where}"
     inside, beyond = lowest_eigenvalue(setup, raw.y), lowest_eigenvalue(setup, raw.trial)
     if inside is not None:
         text += f"; smallest eigenvalue of the covariance {inside:.3g} there, {beyond:.3g} beyond"

@@ -17,14 +17,12 @@ from numba import njit, types
 from dmft.solvers.interpolant import compiled, copy, interpolate
 from dmft.solvers.layout import (
     AFTER_REJECT,
-    BAND,
     BOUND,
     BY_DOMAIN,
     BY_ERROR,
     BY_NONFINITE,
     COLLAPSED,
     COMPONENT,
-    DOMAIN_BAND,
     ERR,
     EVALS,
     EVENTS_TYPE,
@@ -52,8 +50,9 @@ from dmft.solvers.layout import (
     T,
 )
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
+from dmft.solvers.state_tests import outside
 
-BUILT_ON = "355bd10447633076"
+BUILT_ON = "f120147a23e5fc90"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -111,21 +110,6 @@ def _error(tableau, task, work, y, h):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _outside(domain, task, y, counts):  # type: ignore[no-untyped-def]
-    """True when `y` is outside the domain by more than the band of rounding and tolerance."""
-    if domain(y, task.widths, task.par, 0.0) >= 0.0:
-        return False
-    scale = task.trace
-    for i in range(y.size):
-        scale = max(scale, abs(y[i]))
-    shift = DOMAIN_BAND * (task.atol + task.rtol * scale)
-    if domain(y, task.widths, task.par, shift) >= 0.0:
-        counts[BAND] += 1
-        return False
-    return True
-
-
-@compiled
 def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Save what the last step owes; False when the buffer is full and something is still owed."""
     if counts[PENDING] == 0:
@@ -179,7 +163,7 @@ def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ign
     error = _error(tableau, task, work, y, h)
     if not (error <= 1.0):
         return BY_ERROR, error
-    if task.has_domain != 0 and _outside(domain, task, work.trial, counts):
+    if task.has_domain != 0 and outside(domain, task, work.trial, counts):
         return BY_DOMAIN, error
     if dense and not _prepare(rhs, tableau, task, work, y, t, h, counts):
         return BY_NONFINITE, math.inf

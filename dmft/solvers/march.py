@@ -1,8 +1,9 @@
-"""Drives the compiled explicit loop: buffers, chunks, time limits, interrupts."""
+"""Drives the compiled loops of flows and maps: buffers, chunks, time limits, interrupts."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dmft.names import Status
 from dmft.progress import Progress, is_cancelled
 from dmft.solvers import explicit, layout
 from dmft.solvers.run import Raw, Setup, Sink, Vector, event_gaps
-from dmft.solvers.tableau import TABLEAUX, Tableau
+from dmft.solvers.tableau import TABLEAUX
 
 # Python is entered about this often, for progress, time limits and Ctrl-C.
 CHUNK_SECONDS = 0.1
@@ -23,7 +24,7 @@ SAVE_ROWS, SAVE_NUMBERS, EVENT_ROWS = 4096, 2**18, 64
 def march(setup: Setup) -> Raw:
     """Integrate with the explicit method that `setup.method` names."""
     tableau = TABLEAUX[setup.method]
-    work = _allocate(setup, tableau)
+    work = _allocate(setup, tableau.total, tableau.dense.shape[0])
     y = setup.start.copy()
     clock, counts = np.zeros(layout.CLOCK_SIZE), np.zeros(layout.COUNTS_SIZE, dtype=np.int64)
     raw = Raw(setup.t_start, y, work.trial, Sink(setup))
@@ -38,28 +39,86 @@ def march(setup: Setup) -> Raw:
         clock[layout.H] = setup.first_step or _first_step(setup, slope, tableau.order)
         _watch_start(setup, work)
         budget = max(1, int(CHUNK_SECONDS / (2 * tableau.total * cost)))
-        _chunks(setup, tableau, work, raw, clock, counts, budget)
-        _drain(work, raw, counts)
-        raw.t = float(clock[layout.T])
-        raw.outcome, raw.reason = int(counts[layout.OUTCOME]), int(counts[layout.REASON])
-        raw.component = int(counts[layout.COMPONENT])
+        functions, task = (*_functions(setup), _watch_function(setup)), _task(setup, counts)
+
+        def advance(steps: int) -> int:
+            return int(
+                explicit.advance(
+                    *functions, tableau, task, setup.table, work, y, clock, counts, steps
+                )
+            )
+
+        _chunks(setup, advance, work, raw, clock, counts, budget)
+        _close(raw, clock, counts)
     else:
         raw.outcome, raw.reason = layout.COLLAPSED, layout.BY_NONFINITE
         raw.component = int(np.flatnonzero(~np.isfinite(slope))[0])
         work.trial[:] = y
-    raw.statistics = {
+    raw.statistics = _statistics(counts, began)
+    return raw
+
+
+def march_map(setup: Setup) -> Raw:
+    """Iterate the map y <- y + rhs(t, y); one unit of t is one step."""
+    from dmft.solvers.discrete import iterate
+
+    work = _allocate(setup, 1, 0)
+    y = setup.start.copy()
+    clock, counts = np.zeros(layout.CLOCK_SIZE), np.zeros(layout.COUNTS_SIZE, dtype=np.int64)
+    raw = Raw(setup.t_start, y, work.trial, Sink(setup))
+    began = time.monotonic()
+    clock[layout.T] = setup.t_start
+    _watch_start(setup, work)
+    functions, task = _functions(setup), _task(setup, counts)
+
+    def advance(steps: int) -> int:
+        return int(iterate(*functions, task, setup.table, work, y, clock, counts, steps))
+
+    _chunks(setup, advance, work, raw, clock, counts, 1)
+    _close(raw, clock, counts)
+    raw.statistics = _statistics(counts, began)
+    return raw
+
+
+def _functions(setup: Setup) -> tuple[Any, ...]:
+    """Compiled functions that every loop takes, absent ones replaced."""
+    problem = setup.problem
+    return (
+        problem.rhs,
+        problem.observe or explicit.nothing,
+        problem.domain or explicit.everywhere,
+    )
+
+
+def _task(setup: Setup, counts: np.typing.NDArray[np.int64]) -> layout.Task:
+    """What does not change during a run; also finds the first time that is to be saved."""
+    save = np.empty(0) if setup.save is None else setup.save
+    counts[layout.NEXT_SAVE] = np.searchsorted(save, setup.t_start, side="right")
+    return layout.Task(
+        setup.widths, setup.par, save, setup.rtol, setup.atol, setup.t_end, setup.max_step,
+        setup.bound, setup.trace, int(setup.problem.domain is not None),
+    )  # fmt: skip
+
+
+def _close(raw: Raw, clock: Vector, counts: np.typing.NDArray[np.int64]) -> None:
+    raw.t = float(clock[layout.T])
+    raw.outcome, raw.reason = int(counts[layout.OUTCOME]), int(counts[layout.REASON])
+    raw.component = int(counts[layout.COMPONENT])
+
+
+def _statistics(counts: np.typing.NDArray[np.int64], began: float) -> dict[str, Any]:
+    return {
         "steps": int(counts[layout.STEPS]),
         "rejected": int(counts[layout.REJECTED]),
         "evaluations": int(counts[layout.EVALS]),
         "band_steps": int(counts[layout.BAND]),
         "seconds": time.monotonic() - began,
     }
-    return raw
 
 
 def _chunks(
     setup: Setup,
-    tableau: Tableau,
+    advance: Callable[[int], int],
     work: layout.Work,
     raw: Raw,
     clock: Vector,
@@ -67,39 +126,29 @@ def _chunks(
     budget: int,
 ) -> None:
     """Call the compiled loop, first for `budget` steps, until it ends or is stopped."""
-    began, problem = time.monotonic(), setup.problem
-    save = np.empty(0) if setup.save is None else setup.save
-    counts[layout.NEXT_SAVE] = np.searchsorted(save, setup.t_start, side="right")
-    task = layout.Task(
-        setup.widths, setup.par, save, setup.rtol, setup.atol, setup.t_end, setup.max_step,
-        setup.bound, setup.trace, int(problem.domain is not None),
-    )  # fmt: skip
-    functions = (
-        problem.rhs,
-        problem.observe or explicit.nothing,
-        problem.domain or explicit.everywhere,
-        _watch_function(setup),
-    )
+    began = time.monotonic()
     budget = min(budget, LARGEST_CHUNK)
     with Progress(setup.progress, "solve") as bar:
         try:
             while raw.stopped is None:
-                left = setup.max_steps - int(counts[layout.STEPS] + counts[layout.REJECTED])
                 before = time.monotonic()
-                outcome = explicit.advance(
-                    *functions, tableau, task, setup.table, work, raw.y, clock, counts,
-                    min(budget, left + 1),
-                )  # fmt: skip
+                outcome = advance(max(1, min(budget, _left(setup, counts))))
                 _drain(work, raw, counts)
                 if outcome != layout.RUNNING:
                     return
-                raw.stopped = _stop(setup, began, left)
+                if counts[layout.OUTCOME] == layout.RUNNING:  # else it only has rows to hand over
+                    raw.stopped = _stop(setup, began, _left(setup, counts))
                 spent = max(time.monotonic() - before, 1e-6)
                 budget = int(min(8 * budget, LARGEST_CHUNK, max(1, budget * CHUNK_SECONDS / spent)))
                 done = (clock[layout.T] - setup.t_start) / (setup.t_end - setup.t_start)
                 bar.update(float(done), f"t = {clock[layout.T]:.4g}, {counts[layout.STEPS]} steps")
         except KeyboardInterrupt:
             raw.stopped = Status.INTERRUPTED
+    _drain(work, raw, counts)
+
+
+def _left(setup: Setup, counts: np.typing.NDArray[np.int64]) -> int:
+    return setup.max_steps - int(counts[layout.STEPS] + counts[layout.REJECTED])
 
 
 def _stop(setup: Setup, began: float, left: int) -> Status | None:
@@ -111,14 +160,14 @@ def _stop(setup: Setup, began: float, left: int) -> Status | None:
     return Status.TIMEOUT if time.monotonic() - began > setup.timeout else None
 
 
-def _allocate(setup: Setup, tableau: Tableau) -> layout.Work:
+def _allocate(setup: Setup, stages: int, degree: int) -> layout.Work:
     n, events = setup.start.size, len(setup.events)
     hits = 2 * layout.SCAN * events
     rows = max(64, min(SAVE_ROWS, SAVE_NUMBERS // max(1, n)))
     event_rows = hits + EVENT_ROWS if events else 0
     return layout.Work(
-        k=np.zeros((tableau.total, n)),
-        dense=np.zeros((tableau.dense.shape[0], n)),
+        k=np.zeros((stages, n)),
+        dense=np.zeros((degree, n)),
         trial=setup.start.copy(),
         old=setup.start.copy(),
         point=setup.start.copy(),

@@ -36,8 +36,9 @@ class Problem:
 
     Attributes
     ----------
-    kind : "ode"
+    kind : "ode", "map" or "sde"
     rhs : void(t, y, widths, par, out)
+        dy/dt of an ode, the increment per step of a map (t counts steps), the Ito drift of an sde.
     state, constants : tuple of Block
     parameters, widths : tuple of str
     observe : void(t, y, widths, par, out), writes one value for each of `observables`
@@ -45,6 +46,8 @@ class Problem:
         shift times the identity is not positive definite
     covariance : float64[:, :](y, widths, par) or None; the matrix that `domain` tests, for messages
     jacobian : void(t, y, widths, par, out[n, n]) or None; for the implicit methods
+    diffusion : void(t, y, widths, par, out[n, n]) or None; for an sde, the covariance of the noise
+        per unit time, both halves of it (see `dmft.solvers.paths.solve_paths`)
     source : str
         Generated text that the functions come from.
     time_unit : str
@@ -64,6 +67,13 @@ class Problem:
     >>> run = solve_problem(problem, {"y": 1.0}, 1.0, widths={}, parameters={"rate": 2.0})
     >>> str(run.status), round(float(run.y[-1]), 7)
     ('ok', 0.1353353)
+
+    A map is given by its increments:
+
+    >>> steps = Problem("map", decay, (Block("y", ()),), (), parameters=("rate",))
+    >>> run = solve_problem(steps, {"y": 1.0}, 10, widths={}, parameters={"rate": 0.5})
+    >>> run.t[:3].tolist(), run.y[:3].tolist()
+    ([0.0, 1.0, 2.0], [1.0, 0.5, 0.25])
     """
 
     kind: str
@@ -77,6 +87,7 @@ class Problem:
     domain: Any = None
     covariance: Any = None
     jacobian: Any = None
+    diffusion: Any = None
     source: str = ""
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)

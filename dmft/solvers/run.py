@@ -89,6 +89,11 @@ class Sink:
             zero = np.zeros(1, dtype=np.int64)
             self.add(np.array([setup.t_start]), setup.start[None, :].copy(), zero)
 
+    @property
+    def stride(self) -> int:
+        """How many steps lie between two rows, when not all could be kept."""
+        return self._stride
+
     def add(self, t: Vector, y: NDArray[np.float64], step: NDArray[np.int64]) -> None:
         """Append rows (own copies) that were saved in the accepted step number `step`."""
         if not self.requested and self._stride > 1:

@@ -1,4 +1,4 @@
-"""Solve a compiled problem: one call for explicit and implicit methods."""
+"""Solve a compiled problem: one call for flows (explicit, implicit methods) and for maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.explicit import evaluate_rows
-from dmft.solvers.march import march
+from dmft.solvers.march import march, march_map
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.tableau import TABLEAUX
@@ -26,6 +26,8 @@ from dmft.solvers.trajectory import EventRecord, Trajectory
 
 IMPLICIT = ("Radau", "BDF", "LSODA")
 METHODS = (*TABLEAUX, *IMPLICIT)
+# What the kinds of problem are solved with; the first is the default.
+KINDS = {"ode": METHODS, "map": ("iterate",)}
 # Overlaps of order one never get here; a growing state beyond this is called diverged.
 LARGEST_NORM = 1e12
 # Below this the error estimate is rounding.
@@ -40,7 +42,7 @@ def solve_problem(
     widths: Mapping[str, int],
     constants: Mapping[str, ArrayLike] | None = None,
     parameters: Mapping[str, float] | None = None,
-    method: str = "rk5",
+    method: str | None = None,
     rtol: float = 1e-8,
     atol: float = 1e-10,
     save_at: int | ArrayLike | None = None,
@@ -56,6 +58,10 @@ def solve_problem(
 ) -> Trajectory:
     """Integrate from `t_start` to `t_max`; a numerical failure is a status, not an exception.
 
+    A problem of kind "map" is iterated, y <- y + rhs(t, y), at t = t_start, t_start + 1, ...:
+    times are whole numbers of steps, an event belongs to the first step at which it holds, and
+    tolerances serve only as the band around the domain.
+
     Parameters
     ----------
     problem : Problem
@@ -64,8 +70,9 @@ def solve_problem(
     t_max : float
     widths, constants, parameters : mapping
         Widths, constant arrays and scalars of the problem.
-    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
-        Explicit of order 5 or 8, wholly compiled; SciPy's implicit methods for stiff problems.
+    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"} or None
+        Explicit of order 5 (the default) or 8, wholly compiled; SciPy's implicit methods for stiff
+        problems. A map has the one method "iterate".
         Overlap equations limit the step by stability more than by accuracy, so order 5 is as
         fast at equal error; the interpolant of order 8, over its longer steps, is up to 30 times
         less accurate than its steps.
@@ -73,8 +80,8 @@ def solve_problem(
         Local error per step below atol + rtol |y|, root mean square over the entries.
     save_at : None, int or (T,) array
         None: each accepted step. n: n equidistant times, both ends included. An array (for
-        instance `np.geomspace(...)`): exactly these times. A run that ends early also keeps its
-        last state.
+        instance `np.geomspace(...)`): exactly these times; those of a map are rounded to whole
+        steps, each kept once. A run that ends early also keeps its last state.
     events : sequence of Event
     progress : None, bool or callable(fraction, message)
     max_steps : int
@@ -104,13 +111,17 @@ def solve_problem(
     }
     arrays = _blocks(problem.constants, constants or {}, names, "constant")
     blocks = _blocks(problem.state, state, names, "state")
-    _check_numbers(method, rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
+    method = _method(problem, method)
+    _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
+    save = _save_times(save_at, t_start, t_max)
+    if problem.kind == "map":
+        save = _whole_steps(t_start, t_max, save, first_step, max_step)
     par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
     setup = Setup(
         problem=problem, method=method,
         widths=np.array([names[w] for w in problem.widths], dtype=np.int64),
         par=par, start=start, t_start=float(t_start), t_end=float(t_max),
-        rtol=float(rtol), atol=float(atol), save=_save_times(save_at, t_start, t_max),
+        rtol=float(rtol), atol=float(atol), save=save,
         events=events, table=encode_events(events, problem, names, par),
         max_steps=int(max_steps), timeout=math.inf if timeout is None else float(timeout),
         first_step=first_step, max_step=math.inf if max_step is None else float(max_step),
@@ -119,6 +130,8 @@ def solve_problem(
     setup = _check_start(setup)
     if method in TABLEAUX:
         raw = march(setup)
+    elif problem.kind == "map":
+        raw = march_map(setup)
     else:
         from dmft.solvers.implicit import march_implicit
 
@@ -161,8 +174,23 @@ def _blocks(
     return arrays
 
 
+def _method(problem: Problem, method: str | None) -> str:
+    if problem.kind == "sde":
+        raise BadParameter(
+            "a problem of kind 'sde' has many paths: dmft.solvers.paths.solve_paths solves it"
+        )
+    if problem.kind not in KINDS:
+        raise BadParameter(f"unknown kind of problem {problem.kind!r}; there are {list(KINDS)}")
+    known = KINDS[problem.kind]
+    if method is not None and method not in known:
+        raise BadParameter(
+            f"unknown method {method!r} for a problem of kind {problem.kind!r}; choose one of "
+            f"{', '.join(known)}"
+        )
+    return method or known[0]
+
+
 def _check_numbers(
-    method: str,
     rtol: float,
     atol: float,
     t_start: float,
@@ -176,8 +204,6 @@ def _check_numbers(
     for name, number in numbers.items():
         if not isinstance(number, int | float | np.integer | np.floating):
             raise BadParameter(f"{name} must be a number, got {number!r}")
-    if method not in METHODS:
-        raise BadParameter(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if not SMALLEST_RTOL <= rtol < 1.0:
         raise BadParameter(f"rtol = {rtol!r} must lie in [{SMALLEST_RTOL:.2g}, 1)")
     if not 0.0 < atol < math.inf:
@@ -224,6 +250,23 @@ def _save_times(
     return times
 
 
+def _whole_steps(
+    t_start: float,
+    t_max: float,
+    save: NDArray[np.float64] | None,
+    first_step: float | None,
+    max_step: float | None,
+) -> NDArray[np.float64] | None:
+    """Check the times of a map, and round those that are saved to whole steps."""
+    for name, t in (("t_start", t_start), ("t_max", t_max)):
+        if t != round(t):
+            raise BadParameter(f"{name} = {t!r}: the time of a map is a whole number of steps")
+    for name, step in (("first_step", first_step), ("max_step", max_step)):
+        if step is not None:
+            raise BadParameter(f"{name} = {step!r}: the steps of a map have no length to choose")
+    return None if save is None else np.unique(np.rint(save))
+
+
 def _check_start(setup: Setup) -> Setup:
     """Refuse a start outside the domain; note the scale of its covariance."""
     problem = setup.problem
@@ -251,6 +294,8 @@ def _trajectory(
 ) -> Trajectory:
     problem = setup.problem
     status, message = describe(setup, raw)
+    if problem.kind == "map" and raw.sink.stride > 1:
+        message += f"; saved: each {raw.sink.stride}th step (save_at chooses others)"
     complete = setup.save is not None and status == "ok"
     t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
     values = np.empty((t.size, len(problem.observables)))
@@ -295,5 +340,5 @@ def _provenance(setup: Setup) -> dict[str, Any]:
         "atol": setup.atol,
         "t_start": setup.t_start,
         "t_max": setup.t_end,
-        "time_unit": setup.problem.time_unit,
+        "time_unit": "steps" if setup.problem.kind == "map" else setup.problem.time_unit,
     }

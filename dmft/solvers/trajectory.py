@@ -150,8 +150,11 @@ class Trajectory:
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.
 
-        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD).
+        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); the time of a
+        map counts the steps.
         """
+        if self.provenance.get("time_unit") == "steps":
+            return self.t.copy()
         unit = self.provenance.get("time_step_times_dim")
         if unit is None:
             raise BadParameter(

@@ -79,7 +79,7 @@ def solve(
     start: Overlaps,
     t_max: float,
     *,
-    method: str = "rk5",
+    method: str | None = None,
     rtol: float = 1e-8,
     atol: float = 1e-10,
     save_at: int | ArrayLike | None = None,
@@ -102,7 +102,8 @@ def solve(
     start : Overlaps
     t_max : float
     method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
-        Compiled explicit Runge-Kutta of order 5 or 8; SciPy's implicit methods when stiff.
+        Compiled explicit Runge-Kutta of order 5 (the default) or 8; SciPy's implicit methods when
+        stiff. Maps are iterated and take none of them.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array

@@ -56,8 +56,9 @@ def test_importing_the_package_loads_no_compiler():
 @pytest.mark.parametrize(
     ("module", "files"),
     [
-        ("crossings", ("signatures", "layout", "interpolant")),
-        ("explicit", ("signatures", "tableau", "layout", "interpolant")),
+        ("crossings", ("signatures", "layout", "interpolant", "state_tests")),
+        ("explicit", ("signatures", "tableau", "layout", "interpolant", "state_tests")),
+        ("discrete", ("signatures", "layout", "interpolant", "state_tests")),
     ],
 )
 def test_a_change_of_what_the_loop_is_built_on_renews_its_cache(module, files):
