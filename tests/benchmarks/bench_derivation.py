@@ -1,13 +1,17 @@
-"""Time to derive Gaussian integrals, against differentiating a moment generating function.
+"""Time to derive Gaussian integrals, against differentiating a moment generating function, and of
+`Gaussian.expect` for products of Hermite polynomials at symbolic correlations.
 
 Run: python tests/benchmarks (this and the dynamics)
 """
 
 import time
+from itertools import combinations
 
 import sympy as sp
 
-from dmft.gaussian import hermite, parse_factor, product_expectation
+from dmft.gaussian import Gaussian, hermite, parse_factor, product_expectation
+from dmft.gaussian.expectation import REMEMBERED
+from dmft.gaussian.wick import diagrams, power_in_hermite
 from dmft.model import FIELD as z
 
 ENTRIES = {(i, j): sp.Symbol(f"C{i}{j}") for i in range(4) for j in range(i, 4)}
@@ -39,13 +43,40 @@ def I4_by_generating_function(f):
 
 def cold(call):
     sp.core.cache.clear_cache()
-    parse_factor.cache_clear()
+    REMEMBERED.clear()
+    for cached in (parse_factor, diagrams, power_in_hermite):
+        cached.cache_clear()
     start = time.perf_counter()
     value = call()
     return value, 1e3 * (time.perf_counter() - start)
 
 
+def hermite_products():
+    """Rows of (name, integrand, law): n polynomials He_m of n fields, symbolic correlations."""
+    for size, order in ((2, 3), (4, 3), (5, 4), (6, 4)):
+        fields = sp.symbols(f"x1:{size + 1}", real=True)
+        cov = sp.eye(size).as_mutable()
+        for i, j in combinations(range(size), 2):
+            cov[i, j] = cov[j, i] = sp.Symbol(f"r{i + 1}{j + 1}", real=True)
+        product = sp.Mul(*[hermite(order, x) for x in fields])
+        law = Gaussian(fields, cov)
+        yield f"{size} He{order}", product, law
+        yield f"{size} He{order} expanded", sp.expand(product), law
+
+
 def main():
+    times_of_integrals()
+    print()
+    print(f"{'Gaussian.expect of':20s} {'terms':>6s} {'cold ms':>9s} {'again ms':>9s}")
+    for name, integrand, law in hermite_products():
+        value, first = cold(lambda law=law, integrand=integrand: law.expect(integrand))
+        start = time.perf_counter()
+        law.expect(integrand)
+        again = 1e3 * (time.perf_counter() - start)
+        print(f"{name:20s} {len(sp.Add.make_args(value)):6d} {first:9.2f} {again:9.3f}")
+
+
+def times_of_integrals():
     sigma = sp.erf(z / sp.sqrt(2))
     rows = [("erf", sigma)] + [(f"He{n}", hermite(n, z)) for n in (2, 3, 4)]
     print(f"{'I4 of':8s} {'cold ms':>9s} {'warm ms':>9s} {'generating ms':>14s} {'ratio':>7s}")
