@@ -14,6 +14,7 @@ from dmft.codegen.assemble import CONSTANTS, STATE, WIDTHS, module_source
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
 from dmft.errors import BadParameter, NotClosed
+from dmft.model import Committee
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
@@ -91,8 +92,9 @@ def generate(equations: Equations) -> str:
     if equations.open_kernels:
         listing = "\n  ".join(equations.open_kernels)
         raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
-    activations = f"student {equations.model.student.activation}, "
-    activations += f"teacher {equations.model.teacher.activation}"
+    teacher = equations.model.teacher
+    activations = f"student {equations.model.student.activation}, teacher "
+    activations += str(teacher.activation if isinstance(teacher, Committee) else teacher)
     return module_source(
         equations.definitions,
         list(equations.parameters),

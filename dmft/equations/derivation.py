@@ -1,4 +1,4 @@
-r"""The master formula: risk, drift, quadratic term and constraint of a committee.
+r"""The master formula: risk, drift, quadratic term and constraint of a student.
 
 Every one-pass algorithm adds psi_j x / sqrt(d) to neuron j. For the squared loss
 psi_j = a_j sigma'(h_j) (g - f + sqrt(Delta) xi) and (one_pass.md A.0, A.1, B.2)
@@ -19,8 +19,10 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
 from dmft.equations.kernels import kernel
+from dmft.equations.multi_index import target_drift, target_product, target_square
+from dmft.equations.residual import closed_or_average
 from dmft.gaussian.switch import derivative
-from dmft.model import SGD, GradientFlow, Model
+from dmft.model import SGD, Committee, GradientFlow, Model, MultiIndex
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ def students(model: Model) -> Species:
     return Species(model.student.activation, -1 / x.p, x.a[x.l], x.h[x.l], x.l)
 
 
-def teachers(model: Model) -> Species:
-    """Residual part +g: coefficients a*_r / k."""
-    return Species(model.teacher.activation, 1 / x.k, x.a_star[x.r], x.h_star[x.r], x.r)
+def teachers(teacher: Committee) -> Species:
+    """Residual part +g of a committee: coefficients a*_r / k."""
+    return Species(teacher.activation, 1 / x.k, x.a_star[x.r], x.h_star[x.r], x.r)
 
 
 def everyone(model: Model) -> Species:
@@ -94,8 +96,13 @@ def residual_square(model: Model, weights: list[tuple[sp.Expr, sp.Indexed]]) -> 
     if model.matched:
         one = everyone(model)
         return double(one, one.renamed(x.n))
-    f, g = students(model), teachers(model)
+    f = students(model)
     f1, f2 = f.renamed(x.u), f.renamed(x.v)
+    if isinstance(model.teacher, MultiIndex):
+        one = target_product(model.teacher, [*weights, (f1.activation, f1.field)])
+        cross = f1.scale * sp.Sum(f1.coefficient * one, f1.limits)
+        return double(f1, f2) + 2 * cross + target_square(model.teacher, weights)
+    g = teachers(model.teacher)
     return double(f1, f2) + 2 * double(f1, g) + double(g, g.renamed(x.s))
 
 
@@ -117,6 +124,13 @@ def drift(model: Model, species: Species) -> sp.Expr:
     return x.a[x.j] * species.scale * sp.Sum(body, species.limits)
 
 
+def learning(model: Model) -> sp.Expr:
+    """Drift along the target: E[psi_j lambda_i] of the residual part +g."""
+    if isinstance(model.teacher, MultiIndex):
+        return target_drift(model, model.teacher)
+    return drift(model, teachers(model.teacher))
+
+
 def noise_kernel(model: Model) -> sp.Expr:
     """E[sigma'(h_j) sigma'(h_l)]."""
     first = derivative(model.student.activation)
@@ -126,11 +140,10 @@ def noise_kernel(model: Model) -> sp.Expr:
 def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) -> list[Definition]:
     """All definitions of the overlap dynamics, blocks first and rates last."""
     j, l, r, i, p = x.j, x.l, x.r, x.i, x.p  # noqa: E741
-    f, g = students(model), teachers(model)
     result = block_definitions()
     result += [
-        define(x.learning[j, i], {"learning": drift(model, g)}, "intermediate"),
-        define(x.interaction[j, i], {"interaction": drift(model, f)}, "intermediate"),
+        define(x.learning[j, i], {"learning": learning(model)}, "intermediate"),
+        define(x.interaction[j, i], {"interaction": drift(model, students(model))}, "intermediate"),
     ]
     dQ = {
         "learning": x.learning[j, l] + x.learning[l, j],
@@ -157,6 +170,6 @@ def quadratic_terms(model: Model, algorithm: SGD) -> dict[str, sp.Expr]:
     prefactor = x.gamma * x.a[x.j] * x.a[x.l] / (x.p * algorithm.batch_size)
     weights = [(sigma_prime, x.h[x.j]), (sigma_prime, x.h[x.l])]
     return {
-        "sgd_noise": prefactor * residual_square(model, weights),
+        "sgd_noise": prefactor * closed_or_average(residual_square(model, weights), model, weights),
         "label_noise": prefactor * x.Delta * noise_kernel(model),
     }

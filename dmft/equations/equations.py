@@ -17,15 +17,15 @@ from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.latex import (
     KERNEL_OPERATIONS,
     EquationPrinter,
-    activations_latex,
     align,
     blocks_latex,
     definition_latex,
     distinct_kernels,
+    functions_latex,
     kernel_latex,
 )
 from dmft.equations.reference import evaluate
-from dmft.equations.text import definition_text, factor_names
+from dmft.equations.text import definition_text, functions_text, model_names
 from dmft.equations.values import Values, declared_parameters, resolve
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
@@ -216,22 +216,14 @@ class Equations:
         kernels : "auto", "all" or "none"
             Which Gaussian averages are given in closed form below the equations.
         """
-        names = factor_names(
-            self.model.student.activation,
-            self.model.teacher.activation,
-            r"\sigma",
-            r"\sigma_*",
-        )
-        printer = EquationPrinter(names)
+        printer = EquationPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         roles = ("rate", "intermediate", "observable")
         ordered = sorted(
             (d for d in self.definitions if d.role in roles), key=lambda d: roles.index(d.role)
         )
         lines = [line for d in ordered for line in definition_latex(d, printer)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
-        lines.append(
-            activations_latex(self.model.student.activation, self.model.teacher.activation)
-        )
+        lines.append(functions_latex(self.model, printer))
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
             limit = KERNEL_OPERATIONS if kernels == "auto" else None
@@ -244,7 +236,7 @@ class Equations:
         return self.latex().split("\n", 1)[1]
 
     def __str__(self) -> str:
-        names = factor_names(self.model.student.activation, self.model.teacher.activation)
+        names = model_names(self.model)
         lines = [f"Equations of motion ({self.kind}); {self.time_unit}"]
         for role, heading in (
             ("rate", ""),
@@ -257,9 +249,7 @@ class Equations:
                 lines.append(heading)
             texts = ["  " + text for d in chosen for text in definition_text(d, names)]
             lines += ["  " + ",  ".join(y.strip() for y in texts)] if role == "block" else texts
-        sigma, star = self.model.student.activation, self.model.teacher.activation
-        same = "" if sigma == star else f", σ*(z) = {star}"
-        lines.append(f"  σ(z) = {sigma}{same}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
+        lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
 
 

@@ -11,10 +11,11 @@ from sympy.printing.latex import LatexPrinter
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
+from dmft.equations.target import target
 from dmft.equations.text import split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.pair import elementary
-from dmft.model import FIELD
+from dmft.model import FIELD, Model, MultiIndex
 
 # Closed forms with more operations than this are left as expectations unless asked for.
 KERNEL_OPERATIONS = 120
@@ -121,10 +122,15 @@ def broken(expr: sp.Expr, add: sp.Add, printer: EquationPrinter, width: int) -> 
     return lines
 
 
-def activations_latex(student: sp.Expr, teacher: sp.Expr) -> str:
-    """Align line that says what sigma and sigma_* are."""
-    named = {r"\sigma": student} | ({} if student == teacher else {r"\sigma_*": teacher})
-    return "& " + r",\quad ".join(f"{name}(z) = {sp.latex(f)}" for name, f in named.items())
+def functions_latex(model: Model, printer: EquationPrinter) -> str:
+    """Align line that says what sigma and sigma_* (or g) are."""
+    student, teacher = model.student.activation, model.teacher
+    lines = [rf"\sigma(z) = {sp.latex(student)}"]
+    if isinstance(teacher, MultiIndex):
+        lines.append(rf"g(h^*) = {printer.doprint(target(model))}")
+    elif teacher.activation != student:
+        lines.append(rf"\sigma_*(z) = {sp.latex(teacher.activation)}")
+    return "& " + r",\quad ".join(lines)
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

@@ -16,15 +16,15 @@ from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.kernels import Kernel
 from dmft.equations.latex import (
     EquationPrinter,
-    activations_latex,
     align,
     blocks_latex,
     definition_latex,
     distinct_kernels,
+    functions_latex,
     kernel_latex,
 )
 from dmft.equations.reference import evaluate
-from dmft.equations.text import definition_text, factor_names
+from dmft.equations.text import definition_text, model_names
 from dmft.equations.values import declared_parameters, resolve
 from dmft.errors import BadParameter
 from dmft.gaussian.pair import elementary
@@ -72,10 +72,10 @@ class PopulationRisk:
 
     def latex(self) -> str:
         """LaTeX of the risk, its coefficients and its kernels."""
-        activations = (self.model.student.activation, self.model.teacher.activation)
-        printer = EquationPrinter(factor_names(*activations, r"\sigma", r"\sigma_*"))
+        printer = EquationPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         lines = definition_latex(self.definitions[-1], printer)
-        lines += [*blocks_latex(self.definitions[:-1], printer), activations_latex(*activations)]
+        lines += blocks_latex(self.definitions[:-1], printer)
+        lines.append(functions_latex(self.model, printer))
         for kernel in distinct_kernels(self.definitions):
             lines += kernel_latex(kernel, printer, None)
         return align(lines)
@@ -84,7 +84,7 @@ class PopulationRisk:
         return self.latex()
 
     def __str__(self) -> str:
-        names = factor_names(self.model.student.activation, self.model.teacher.activation)
+        names = model_names(self.model)
         return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
 
 

@@ -11,8 +11,9 @@ from sympy.printing.str import StrPrinter
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
+from dmft.equations.target import target
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD
+from dmft.model import FIELD, Model, MultiIndex
 
 PRIMES = ("", "'", "''")
 
@@ -28,6 +29,22 @@ def factor_names(
             if not slope.is_number:
                 names.setdefault(slope, name + prime)
     return names
+
+
+def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
+    """Names of the activations of a model."""
+    student, teacher = model.student.activation, model.teacher
+    other = student if isinstance(teacher, MultiIndex) else teacher.activation
+    return factor_names(student, other, sigma, star)
+
+
+def functions_text(model: Model) -> str:
+    """What sigma and sigma* (or g) are."""
+    student, teacher = model.student.activation, model.teacher
+    if isinstance(teacher, MultiIndex):
+        return f"σ(z) = {student}, g(h*) = {TextPrinter().doprint(target(model))}"
+    same = teacher.activation == student
+    return f"σ(z) = {student}" + ("" if same else f", σ*(z) = {teacher.activation}")
 
 
 class TextPrinter(StrPrinter):
