@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.names import VERSION
+from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.explicit import evaluate_rows
 from dmft.solvers.march import march, march_map
-from dmft.solvers.problem import Block, Problem
+from dmft.solvers.problem import Problem
+from dmft.solvers.provenance import describe_problem
+from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
@@ -103,14 +102,14 @@ def solve_problem(
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
     """
-    events = _events(events)
-    names = {name: int(widths[name]) for name in _need(problem.widths, widths, "width")}
+    events = check_events(events)
+    names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
     scalars = {
         name: float((parameters or {})[name])
-        for name in _need(problem.parameters, parameters or {}, "parameter")
+        for name in check_names(problem.parameters, parameters or {}, "parameter")
     }
-    arrays = _blocks(problem.constants, constants or {}, names, "constant")
-    blocks = _blocks(problem.state, state, names, "state")
+    arrays = check_blocks(problem.constants, constants or {}, names, "constant")
+    blocks = check_blocks(problem.state, state, names, "state")
     method = _method(problem, method)
     _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
     save = _save_times(save_at, t_start, t_max)
@@ -138,40 +137,6 @@ def solve_problem(
         raw = march_implicit(setup)
     record = {**_provenance(setup), **problem.provenance, **(provenance or {})}
     return _trajectory(setup, raw, names, scalars, arrays, record)
-
-
-def _need(names: Sequence[str], given: Mapping[str, Any], what: str) -> Sequence[str]:
-    missing = [name for name in names if name not in given]
-    unknown = [name for name in given if name not in names]
-    if missing or unknown:
-        raise BadParameter(
-            f"{what}s of this problem: {list(names)}; missing {missing}, unknown {unknown}"
-        )
-    for name in names:
-        if not math.isfinite(float(given[name])):
-            raise BadParameter(f"{what} {name} = {given[name]!r} is not a finite number")
-    return names
-
-
-def _blocks(
-    layout: tuple[Block, ...], given: Mapping[str, ArrayLike], widths: Mapping[str, int], what: str
-) -> dict[str, NDArray[np.float64]]:
-    expected = [block.name for block in layout]
-    if missing := [name for name in expected if name not in given]:
-        raise BadParameter(f"{what} blocks of this problem: {expected}; missing {missing}")
-    if unknown := [name for name in given if name not in expected]:
-        raise BadParameter(f"{what} blocks of this problem: {expected}; unknown {unknown}")
-    arrays = {}
-    for block in layout:
-        array = np.array(given[block.name], dtype=np.float64)
-        if array.shape != block.shape(widths):
-            raise ShapeMismatch(
-                f"{block.name} has shape {array.shape}, expected {block.shape(widths)}"
-            )
-        if not np.all(np.isfinite(array)):
-            raise BadParameter(f"{block.name} holds a value that is not finite: {array.tolist()}")
-        arrays[block.name] = array
-    return arrays
 
 
 def _method(problem: Problem, method: str | None) -> str:
@@ -215,17 +180,6 @@ def _check_numbers(
     for name, value in (("timeout", timeout), ("first_step", first_step), ("max_step", max_step)):
         if value is not None and not value > 0:
             raise BadParameter(f"{name} = {value!r} must be positive")
-
-
-def _events(events: Event | Sequence[Event]) -> tuple[Event, ...]:
-    """One event or several; anything else is refused with an example."""
-    found = (events,) if isinstance(events, Event) else tuple(events)
-    for event in found:
-        if not isinstance(event, Event):
-            raise BadParameter(
-                f'events are dmft.Event records, as dmft.Event("risk", 0.1); got {event!r}'
-            )
-    return found
 
 
 def _save_times(
@@ -324,21 +278,11 @@ def _trajectory(
 
 def _provenance(setup: Setup) -> dict[str, Any]:
     """Return what is needed to repeat the run, as plain JSON values."""
-    import numba
-    import scipy
-
-    text = repr((setup.problem.source, setup.problem.state, setup.problem.observables))
     return {
-        "dmft": VERSION,
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-        "problem": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
+        **describe_problem(setup.problem),
         "method": setup.method,
         "rtol": setup.rtol,
         "atol": setup.atol,
         "t_start": setup.t_start,
         "t_max": setup.t_end,
-        "time_unit": "steps" if setup.problem.kind == "map" else setup.problem.time_unit,
     }
