@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+from dmft.solvers.passage_times import PassageTimes
+
+__all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
 
 # Codes of the watched observable in compiled code.
 WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
@@ -66,69 +69,3 @@ class FirstPassage:
 def watch_nothing() -> NDArray[np.float64]:
     """What compiled code gets when no first passage is asked for."""
     return np.array([WATCH_NOTHING, 0.0, 1.0])
-
-
-@dataclass(frozen=True, eq=False)
-class PassageTimes:
-    """First-passage times over the seeds; a run that has not passed is censored, not dropped.
-
-    Attributes
-    ----------
-    times : (S,)
-        NaN where censored.
-    horizon : (S,)
-        How far each run was watched.
-    """
-
-    times: NDArray[np.float64]
-    horizon: NDArray[np.float64]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PassageTimes):
-            return NotImplemented
-        return np.array_equal(self.times, other.times, equal_nan=True) and np.array_equal(
-            self.horizon, other.horizon
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def censored(self) -> NDArray[np.bool_]:
-        """(S,) True where the level was not reached."""
-        return np.isnan(self.times)
-
-    @property
-    def mean(self) -> float:
-        """Mean time; refused when a run is censored."""
-        return float(np.mean(self._all_passed("mean")))
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over runs (n - 1); refused when a run is censored."""
-        return float(np.std(self._all_passed("std"), ddof=1))
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the mean."""
-        return self.std / math.sqrt(self.times.size)
-
-    def quantile(self, fraction: float) -> float:
-        """Quantile that counts censored runs as later than their horizon; inf if it is one."""
-        value = float(
-            np.quantile(
-                np.where(self.censored, np.inf, self.times), fraction, method="inverted_cdf"
-            )
-        )
-        seen = self.horizon[self.censored]
-        if seen.size and value > float(seen.min()):
-            return math.inf
-        return value
-
-    def _all_passed(self, what: str) -> NDArray[np.float64]:
-        missing = int(self.censored.sum())
-        if missing:
-            raise BadParameter(
-                f"{missing} of {self.times.size} runs had not passed when they ended, so the "
-                f"{what} is unknown: use .quantile(q), or a longer t_max"
-            )
-        return self.times
