@@ -9,10 +9,11 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
+from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
-from dmft.equations.text import split_averages
+from dmft.equations.text import named_first, split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.pair import elementary
 from dmft.model import FIELD, Model, MultiIndex
@@ -64,6 +65,23 @@ class EquationPrinter(LatexPrinter):
 
     def _print_Kernel(self, expr: Kernel) -> str:
         return self.average(expr.factors, [self._print(y) for y in expr.fields])
+
+    def _print_At(self, expr: At) -> str:
+        field = self._print(expr.field)
+        if expr.factor in self.names:
+            return f"{self.names[expr.factor]}({field})"
+        return self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+
+    def _print_Average(self, expr: Average) -> str:
+        parts = []
+        for factor in named_first(expr.integrand):
+            base, exponent = factor.as_base_exp()
+            text = self._print(base)
+            if base.is_Add or isinstance(base, sp.Sum):
+                text = rf"\Bigl[{text}\Bigr]"
+            parts.append(text if exponent == 1 else f"{text}^{{{self._print(exponent)}}}")
+        inside = r"\,".join(parts)
+        return rf"\Bigl\langle {inside} \Bigr\rangle"
 
     def average(self, factors: Iterable[sp.Expr], fields: Iterable[str]) -> str:
         """Average of named factors of fields."""

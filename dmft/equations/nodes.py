@@ -102,9 +102,7 @@ class _Discretiser:
         if free == (x.j, x.l):
             swapped = total.xreplace({x.j: x.l, x.l: x.j})
             if swapped == total and all(d.name != "S" for d in self.definitions):
-                self.definitions.append(
-                    define(x.S[x.j, x.l], {"average": total}, "intermediate")
-                )
+                self.definitions.append(define(x.S[x.j, x.l], {"average": total}, "intermediate"))
                 return x.S[x.j, x.l]
         return self.array("average", total, free, free, last=())
 

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, running_symbol
+from dmft.equations.elementwise import ELEMENTWISE, piecewise
 from dmft.equations.kernels import Kernel
+from dmft.equations.nodes import FieldRoot
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
+from dmft.special.cholesky import field_root
 from dmft.special.orthant import four_signs, four_signs_moment, pair_of_signs_moment
+from dmft.special.signs import moment_of_signs_on_arrays
 
 Array = NDArray[np.float64]
 
@@ -77,6 +81,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "PairOfSignsMoment": np.vectorize(pair_of_signs_moment),
     "FourSigns": np.vectorize(four_signs),
     "FourSignsMoment": np.vectorize(four_signs_moment),
+    "SignsMoment": moment_of_signs_on_arrays,
+    **ELEMENTWISE,
 }
 
 
@@ -86,23 +92,22 @@ class Interpreter:
     def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         self.arrays = arrays
         self.scalars = scalars
-        self.sizes = {"p": arrays["Q"].shape[0], "k": arrays["P"].shape[0]}
+        self.numbers = _numbers({"p": arrays["Q"].shape[0], "k": arrays["P"].shape[0]}, arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
 
     def size(self, index: sp.Symbol) -> int:
         """Number of values of an index symbol."""
-        return int(x.AXES[index].subs({x.p: self.sizes["p"], x.k: self.sizes["k"]}))
+        return int(x.AXES[index].subs(self.numbers))
 
     def values_of(self, index: sp.Expr) -> NDArray[np.int64]:
         """All values of an index expression (from 0), along the axis of its symbol."""
         symbol = running_symbol(index)
         shape = [1] * len(self.axes)
-        widths = {x.p: self.sizes["p"], x.k: self.sizes["k"]}
         if symbol is None:
-            return np.full(shape, int(index.subs(widths)) - 1)
+            return np.full(shape, int(index.subs(self.numbers)) - 1)
         shape[self.axes.index(symbol)] = self.size(symbol)
-        offset = int((index - symbol).subs(widths))
+        offset = int((index - symbol).subs(self.numbers))
         return offset + np.arange(self.size(symbol)).reshape(shape)
 
     def __call__(self, expr: sp.Expr) -> Any:
@@ -116,7 +121,7 @@ class Interpreter:
         if expr.is_number:
             return float(expr)
         if isinstance(expr, sp.Symbol):
-            return self.sizes[expr.name] if expr in (x.p, x.k) else self.scalars[expr.name]
+            return self.numbers[expr] if expr in self.numbers else self.scalars[expr.name]
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
         if isinstance(expr, Kernel):
@@ -142,12 +147,17 @@ class Interpreter:
             return np.power(self(expr.base), float(expr.exp))
         if expr.func.__name__ in FUNCTIONS:
             return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
+        if isinstance(expr, sp.Piecewise):
+            return piecewise(expr, self)
         if not expr.has(sp.Indexed, Kernel, sp.Sum):  # any function of the parameters alone
             return float(expr.subs({s: self.scalars[s.name] for s in expr.free_symbols}))
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""
+        if isinstance(definition.expr, FieldRoot):
+            field_root(self.arrays["Omega"], self.numbers[x.p], out)
+            return
         value = np.asarray(self(definition.expr), dtype=np.float64)
         if not isinstance(definition.target, sp.Indexed):
             out[...] = value.reshape(())
@@ -171,8 +181,8 @@ def evaluate(
     wanted: str,
 ) -> dict[str, Array]:
     """Evaluate all definitions in order and return those whose role is `wanted`."""
-    size = {"p": values.widths["p"], "k": values.widths["k"]}
     arrays = {**state, **values.arrays}
+    size = _numbers(values.widths, arrays)
     results: dict[str, Array] = {}
     for definition in definitions:
         if definition.role in ("rate", "observable"):
@@ -187,14 +197,21 @@ def evaluate(
     return results
 
 
-def _shape(definition: Definition, size: Mapping[str, int]) -> tuple[int, ...]:
+def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.Symbol, int]:
+    """Values of the width symbols; the number of nodes where there are nodes."""
+    numbers = {x.p: widths["p"], x.k: widths["k"]}
+    if "weight" in arrays:
+        numbers[x.nodes] = arrays["weight"].size
+    return numbers
+
+
+def _shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
     if not isinstance(definition.target, sp.Indexed):
         return ()
-    numbers = {x.p: size["p"], x.k: size["k"]}
-    return tuple(int(x.AXES[s].subs(numbers)) for s in definition.indices)
+    return tuple(int(x.AXES[s].subs(size)) for s in definition.indices)
 
 
-def _full_shape(definition: Definition, size: Mapping[str, int]) -> tuple[int, ...]:
+def _full_shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
     if definition.role == "block":  # written piece by piece over all fields
-        return (size["p"] + size["k"],) * len(definition.indices)
+        return (size[x.p] + size[x.k],) * len(definition.indices)
     return _shape(definition, size)

@@ -23,7 +23,8 @@ a, a_star, c = (sp.IndexedBase(name) for name in ("readout", "teacher_readout", 
 h, h_star, lam = (sp.IndexedBase(name) for name in ("h", "h_star", "lambda"))
 learning, interaction, Phi = (sp.IndexedBase(x) for x in ("b_learning", "b_interaction", "Phi"))
 # Averages on nodes: standard normal points and weights, a root of Omega, the fields at the nodes.
-normal, weight, root, lam_at = (sp.IndexedBase(y) for y in ("normal", "weight", "root", "lambda_at"))
+normal, weight, root = (sp.IndexedBase(y) for y in ("normal", "weight", "root"))
+lam_at = sp.IndexedBase("lambda_at")
 S = sp.IndexedBase("S")
 risk = sp.Symbol("risk", real=True)
 

@@ -9,6 +9,7 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
+from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
@@ -58,8 +59,9 @@ class TextPrinter(StrPrinter):
         # Indexed and Kernel print themselves; the house style comes first.
         if isinstance(expr, sp.Indexed):
             return self._print_Indexed(expr)
-        if isinstance(expr, Kernel):
-            return self._print_Kernel(expr)
+        for kind in (Kernel, At, Average):
+            if isinstance(expr, kind):
+                return str(getattr(self, f"_print_{kind.__name__}")(expr))
         return str(super()._print(expr, **kwargs))
 
     def _print_Symbol(self, expr: sp.Symbol) -> str:
@@ -93,12 +95,32 @@ class TextPrinter(StrPrinter):
         ]
         return f"⟨{' '.join(parts)}⟩"
 
+    def _print_At(self, expr: At) -> str:
+        if expr.factor in self.names:
+            return f"{self.names[expr.factor]}({self._print(expr.field)})"
+        return f"({self._print(expr.expr)})"
+
+    def _print_Average(self, expr: Average) -> str:
+        parts = []
+        for factor in named_first(expr.integrand):
+            base, exponent = factor.as_base_exp()
+            bracket = base.is_Add or isinstance(base, sp.Sum)
+            text = f"[{self._print(base)}]" if bracket else self._print(base)
+            power = "" if exponent == 1 else f"^{self._print(exponent)}"
+            parts.append(text + power)
+        return f"⟨{' '.join(parts)}⟩"
+
 
 def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
     """Split a product into plain factors and those with sums or averages, sums last."""
-    averages = [f for f in expr.args if f.has(sp.Sum, Kernel) and not f.is_Pow]
+    averages = [f for f in expr.args if f.has(sp.Sum, Kernel, Average) and not f.is_Pow]
     rest = sp.Mul(*(f for f in expr.args if f not in averages))
     return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
+
+
+def named_first(integrand: sp.Expr) -> list[sp.Expr]:
+    """Factors of an integrand, the named functions of one field before the rest."""
+    return sorted(sp.Mul.make_args(integrand), key=lambda f: (not isinstance(f, At), str(f)))
 
 
 def target_text(definition: Definition, printer: TextPrinter) -> str:

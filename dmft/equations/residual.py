@@ -1,0 +1,52 @@
+"""The quadratic term as one average over all fields, where its four-field kernels stay open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.average import At, Average
+from dmft.equations.kernels import Kernel
+from dmft.equations.target import target
+from dmft.errors import NotClosed
+from dmft.model import Committee, Model
+
+Weights = Sequence[tuple[sp.Expr, sp.Indexed]]
+
+
+def residual_at(model: Model) -> sp.Expr:
+    """Residual g - f as sums over neurons of activations kept by name."""
+    if model.matched:
+        return sp.Sum(x.c[x.m] * At(model.student.activation, x.lam[x.m]), (x.m, 1, x.p + x.k))
+    students = sp.Sum(x.a[x.u] * At(model.student.activation, x.h[x.u]), (x.u, 1, x.p)) / x.p
+    if not isinstance(model.teacher, Committee):
+        return target(model) - students
+    teacher = x.a_star[x.r] * At(model.teacher.activation, x.h_star[x.r])
+    return sp.Sum(teacher, (x.r, 1, x.k)) / x.k - students
+
+
+def average_square(model: Model, weights: Weights) -> sp.Expr:
+    """Return E[prod_i w_i(field_i) (g - f)^2] as one `Average`."""
+    named = [At(w, field) for w, field in weights]
+    return Average(sp.Mul(*named, residual_at(model) ** 2))
+
+
+def closed_or_average(expr: sp.Expr, model: Model, weights: Weights) -> sp.Expr:
+    """Return `expr`, E[prod_i w_i(field_i) (g - f)^2] in kernels, or one average if one is open.
+
+    Distributions stay kernels, whose refusal says why: a Dirac delta has no value at a node.
+    """
+    if expr.has(sp.DiracDelta) or not any(is_open(q) for q in expr.atoms(Kernel)):
+        return expr
+    return average_square(model, weights)
+
+
+def is_open(kernel: Kernel) -> bool:
+    """Whether a kernel has neither a closed form nor a table."""
+    try:
+        kernel.closed()
+    except NotClosed:
+        return True
+    return False
