@@ -64,6 +64,8 @@ SIGN_FUNCTIONS = (
     "correlation_root",
 )
 SIGN_IMPORTS = {f"{name}(": f"from dmft.special.orthant import {name}\n" for name in SIGN_FUNCTIONS}
+SIGN_IMPORTS["four_signs_of"] = "from dmft.special.orthant import four_signs_of\n"
+SIGN_IMPORTS["moment_of_signs("] = "from dmft.special.signs import moment_of_signs\n"
 
 DOMAIN = '''
 

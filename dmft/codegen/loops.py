@@ -205,12 +205,22 @@ class LoopWriter:
             return self.compute_power(node, scope)
         if node.kind == "text":
             return str(node.data)
+        if node.kind == "call" and node.data == "SignsMoment":
+            return self.moment_of_signs(node, scope)
         if node.kind == "call":
             name = CALLS.get(node.data, f"math.{node.data}")
             return f"{name}({', '.join(self.value(a, scope) for a in node.args)})"
         if node.kind == "sum":
             return self.compute_sum(node, scope)
         return self.compute_pair(node, scope)
+
+    def moment_of_signs(self, node: Node, scope: Scope) -> str:
+        """Call of `dmft.special.signs`, which takes any number of fields."""
+        signs, count = (int(a.data) for a in node.args[:2])
+        powers = ", ".join(str(int(a.data)) for a in node.args[2 : 2 + count])
+        entries = ", ".join(self.value(a, scope) for a in node.args[2 + count :])
+        arrays = f"np.array([{powers}]), np.array([{entries}])"
+        return f"moment_of_signs({signs}, {arrays}, four_signs_of)"
 
     def compute_nary(self, node: Node, scope: Scope) -> str:
         """Sum or product, operands grouped by the loop that they belong to."""

@@ -21,7 +21,7 @@ FIXED: Index = ("", "")
 # Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
 COST = {"asin": 20, "erf": 20, "exp": 20, "BivariateNormalCDF": 400}
 COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "PairOfSignsMoment": 80}
-COST |= {"FourSigns": 10_000, "FourSignsMoment": 10_000}
+COST |= {"FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
 TEXT_COST = 20
 ROOT_COST, INVERSE_COST = 15, 8
 # What a sum costs against one term of it: typical widths are of order ten.

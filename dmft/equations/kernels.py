@@ -53,7 +53,7 @@ class Kernel(sp.Expr):
         NotClosed
             When the calculus has no closed form for it.
         """
-        return product_expectation(self.factors, self.fields, cov)
+        return product_expectation(self.factors, self.fields, cov, whole=True)
 
     def _sympystr(self, printer: Any) -> str:
         inside = " ".join(

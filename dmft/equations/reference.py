@@ -23,6 +23,7 @@ from dmft.errors import NotClosed
 from dmft.special.cholesky import field_root
 from dmft.special.orthant import four_signs, four_signs_moment, pair_of_signs_moment
 from dmft.special.signs import moment_of_signs_on_arrays
+from dmft.special.signs import moment_of_signs_on_arrays
 
 Array = NDArray[np.float64]
 
@@ -81,6 +82,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "PairOfSignsMoment": np.vectorize(pair_of_signs_moment),
     "FourSigns": np.vectorize(four_signs),
     "FourSignsMoment": np.vectorize(four_signs_moment),
+    "SignsMoment": moment_of_signs_on_arrays,
     "SignsMoment": moment_of_signs_on_arrays,
     **ELEMENTWISE,
 }

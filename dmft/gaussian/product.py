@@ -25,6 +25,7 @@ from dmft.gaussian.factor import Term, parse_factor
 from dmft.gaussian.law import Cov, Law, Mean
 from dmft.gaussian.orthant import FourSignsMoment, PairOfSignsMoment
 from dmft.gaussian.refusal import refuse
+from dmft.gaussian.signs_moment import signs_moment
 from dmft.gaussian.wave import real_value
 from dmft.gaussian.wick import times, wick_expression
 from dmft.model import FIELD
@@ -35,7 +36,12 @@ Polynomials = dict[Hashable, dict[int, sp.Expr]]
 
 
 def product_expectation(
-    factors: Sequence[sp.Expr], fields: Sequence[Any], cov: Cov, mean: Mean | None = None
+    factors: Sequence[sp.Expr],
+    fields: Sequence[Any],
+    cov: Cov,
+    mean: Mean | None = None,
+    *,
+    whole: bool = False,
 ) -> sp.Expr:
     r"""Closed form of E[prod_i factors_i(x_{fields_i})].
 
@@ -50,6 +56,12 @@ def product_expectation(
                 functions left (any odd number for zero means); exact, singular covariances
                 included
     Source      one_pass.md A.1-A.6; derivations/erf_integrals.py
+
+    Parameters
+    ----------
+    whole : bool
+        Keep moments of signs in one piece (`SignsMoment`) where their elementary form is 0/0 for
+        fields that coincide: for code in which they do.
 
     Raises
     ------
@@ -76,7 +88,7 @@ def product_expectation(
     total = []
     for terms in cartesian(*parsed):
         try:
-            total.append(_term_product(law, terms, fields))
+            total.append(_term_product(law, terms, fields, whole))
         except NotClosed as error:
             if error.reason:
                 raise
@@ -107,7 +119,7 @@ def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:
     )
 
 
-def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any]) -> sp.Expr:
+def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole: bool) -> sp.Expr:
     """Expectation of a product of parsed terms: tilt and condition first, then go on."""
     prefactors: list[sp.Expr] = []
     polynomials: Polynomials = {}
@@ -135,6 +147,10 @@ def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any]) -> sp.
                 raise NotClosed(f"a Dirac factor stands on a field of variance 0 at {position}")
             prefactors += [law.density(x, position), sp.Pow(law.deviation(x), -1)]
             law = law.condition(x, position)
+    if whole and polynomials and _moment_of_signs(law, polynomials, tuple(erfs)) is None:
+        piece = signs_moment(law, polynomials, tuple(erfs))
+        if piece is not None:
+            return times(*prefactors, piece)
     return times(*prefactors, _expectation(law, polynomials, tuple(erfs)))
 
 
