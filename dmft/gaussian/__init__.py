@@ -7,6 +7,7 @@ from dmft.gaussian.exponents import generative_exponent, information_exponent, l
 from dmft.gaussian.factor import Term, parse_factor
 from dmft.gaussian.hermite import hermite
 from dmft.gaussian.hermite_series import HermiteSeries, hermite_expansion
+from dmft.gaussian.learnability import Learnability, learnability
 from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, elementary
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.series import GaussianSeries
@@ -20,6 +21,7 @@ __all__ = [
     "Gaussian",
     "GaussianSeries",
     "HermiteSeries",
+    "Learnability",
     "Term",
     "derivative",
     "elementary",
@@ -28,6 +30,7 @@ __all__ = [
     "hermite_expansion",
     "information_exponent",
     "leap_exponent",
+    "learnability",
     "parse_factor",
     "product_expectation",
 ]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import total_ordering
 from typing import Any
 
-import numpy as np
 import sympy as sp
 
 from dmft.gaussian.coefficients import Index
 from dmft.gaussian.grid import Array
-from dmft.gaussian.leaps import LeapStep, Y
+from dmft.gaussian.leaps import LeapStep, Y, as_combination
 
 # Relative error of a coefficient above which it is printed: six digits are shown.
 SHOWN_ERROR = 1e-6
@@ -124,7 +122,7 @@ class Exponent:
         if self.witness.transformation != Y:
             lines.append(f"T(y) = {self.witness.transformation}")
         for i, step in enumerate(self.steps, 1):
-            names = ", ".join(_direction(v, self.fields) for v in step.directions)
+            names = ", ".join(str(as_combination(v, self.fields)) for v in step.directions)
             lines.append(f"step {i}: order {step.order} finds {names}")
         return "\n".join(lines)
 
@@ -148,32 +146,39 @@ def _names(exponent: Exponent, latex: bool = False) -> str:
     """E[T(y) phi(U h) He_n(z)] of the witness, as text or LaTeX."""
     witness = exponent.witness
     assert witness is not None
-    label = "y" if witness.transformation == Y else "T(y)"
-    learned = [v for step in exponent.steps for v in step.directions][: witness.learned]
-    parts = [label]
-    if learned:
-        known = ", ".join(_direction(v, exponent.fields, latex) for v in learned)
-        parts.append(rf"\phi({known})" if latex else f"phi({known})")
-        # Later directions are counted along a basis of what is not learned.
-        fields: Sequence[Any] = [sp.Symbol(f"v_{i + 1}") for i in range(len(witness.index))]
-    else:
-        fields = exponent.fields
-    he = r"\mathrm{He}_{%d}(%s)" if latex else "He_%d(%s)"
+    learned: list[Array] = []
+    slots: Sequence[sp.Expr] = exponent.fields
+    for step in exponent.steps:
+        if len(learned) == witness.learned > 0:
+            slots = step.names(exponent.fields)
+            break
+        learned += list(step.directions)
+    known = [as_combination(v, exponent.fields) for v in learned[: witness.learned]]
+    return coefficient_name(witness.index, witness.transformation, known, slots, latex=latex)
+
+
+def coefficient_name(
+    index: Index,
+    transformation: sp.Expr,
+    learned: Sequence[sp.Expr],
+    slots: Sequence[sp.Expr],
+    *,
+    latex: bool = False,
+) -> str:
+    """E[T(y) phi(U h) He_n(V h)] with U `learned` and V `slots`, as text or LaTeX.
+
+    Examples
+    --------
+    >>> x, y, z = sp.symbols("x y z")
+    >>> coefficient_name((2, 1), Y**2, [x], [y, z])
+    'E[T(y) phi(x) He_2(y) He_1(z)]'
+    """
     show = sp.latex if latex else str
-    parts += [he % (m, show(x)) for m, x in zip(witness.index, fields, strict=True) if m]
+    parts = ["y" if transformation == Y else "T(y)"]
+    if learned:
+        known = ", ".join(map(show, learned))
+        parts.append(rf"\phi({known})" if latex else f"phi({known})")
+    he = r"\mathrm{He}_{%d}(%s)" if latex else "He_%d(%s)"
+    parts += [he % (m, show(x)) for m, x in zip(index, slots, strict=True) if m]
     body = (r"\," if latex else " ").join(parts)
     return rf"\mathbb{{E}}[{body}]" if latex else f"E[{body}]"
-
-
-def _direction(vector: Array, fields: Sequence[sp.Symbol], latex: bool = False) -> str:
-    """A direction as a combination of fields, its largest entry one."""
-    scaled = vector / vector[np.argmax(np.round(np.abs(vector), 9))]
-    terms = [_number(float(a)) * x for a, x in zip(scaled, fields, strict=True) if abs(a) > 1e-8]
-    total = sp.Add(*terms)
-    return sp.latex(total) if latex else str(total)
-
-
-def _number(a: float) -> sp.Expr:
-    """A fraction of small denominator where one fits, otherwise four digits."""
-    fraction = Fraction(a).limit_denominator(12)
-    return sp.Rational(fraction) if abs(a - fraction) < 1e-8 else sp.Float(a, 4)

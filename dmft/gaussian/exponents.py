@@ -269,10 +269,11 @@ def _leap(
     index = _padded(step.index, active, result.fields) if learned == 0 else step.index
     columns = [result.fields.index(x) for x in active]
     padded = []
+    width = len(result.fields)
     for s in steps:
-        full = np.zeros((len(s.directions), len(result.fields)))
-        full[:, columns] = s.directions
-        padded.append(replace(s, directions=full))
+        directions, basis = (np.zeros((len(v), width)) for v in (s.directions, s.basis))
+        directions[:, columns], basis[:, columns] = s.directions, s.basis
+        padded.append(replace(s, directions=directions, basis=basis))
     witness = Witness(index, step.strength, step.transformation, learned, step.error)
     return replace(_judged(result, order, witness, exact, THRESHOLD), steps=tuple(padded))
 
@@ -282,7 +283,8 @@ def _single_step(result: Exponent, exponent: Exponent, active: Sequence[sp.Symbo
     if exponent.witness is None:
         return result
     w, order = exponent.witness, int(exponent)
-    step = LeapStep(order, np.ones((1, 1)), w.index, w.value, w.transformation, w.error)
+    entries = ((w.index, w.value, w.transformation),)
+    step = LeapStep(order, np.ones((1, 1)), *entries[0], error=w.error, coefficients=entries)
     leap = _leap(result, [step], active, exponent.proof == "symbolic")
     return replace(leap, threshold=exponent.threshold)
 

@@ -7,7 +7,8 @@ U the directions learned so far and V those orthogonal to them, and adds the spa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from math import factorial, perm, prod
 
 import numpy as np
@@ -43,6 +44,8 @@ class LeapStep:
     `index` is the multi-index over the directions not yet learned whose coefficient is largest,
     `strength` its value (of unit-size functions, when numerical) and `error` that of the
     quadrature, `transformation` the T(y) of that coefficient (y itself for plain leaps).
+    `basis` (m, k fields) are the directions that indices count, `coefficients` the nonzero entries
+    of the tensor, each as (index, largest value over phi and T, T).
     """
 
     order: int
@@ -52,6 +55,12 @@ class LeapStep:
     transformation: sp.Expr
     error: float = 0.0
     largest_zero: float = 0.0
+    basis: Array = field(default_factory=lambda: np.ones((1, 1)))
+    coefficients: tuple[tuple[Index, sp.Expr, sp.Expr], ...] = ()
+
+    def names(self, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
+        """The directions that indices count, as combinations of the fields."""
+        return [as_combination(v, fields) for v in self.basis]
 
 
 Y = sp.Symbol("y", real=True)
@@ -87,12 +96,17 @@ def polynomial_steps(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[LeapSte
             for column in _unfolded(tensor, len(rest), order)
         ]
         new = _gram_schmidt([sp.Matrix(v) for v in sp.Matrix.hstack(*rows).columnspace()])
-        index, values = max(tensor.items(), key=lambda item: max(abs(c) for c in item[1].values()))
-        strength = max(values.values(), key=abs)
-        basis = np.array([np.array(v.T, dtype=float)[0] for v in new])
-        directions = canonical(basis / np.linalg.norm(basis, axis=1, keepdims=True))
-        steps.append(LeapStep(order, directions, index, strength, Y))
+        entries = [(a, max(p.values(), key=abs), Y) for a, p in tensor.items()]
+        index, strength, _ = max(entries, key=lambda entry: abs(entry[1]))
+        directions = canonical(_unit_rows(new))
+        step = LeapStep(order, directions, index, strength, Y, basis=_unit_rows(rest))
+        steps.append(replace(step, coefficients=tuple(entries)))
         learned = learned + new
+
+
+def _unit_rows(vectors: Sequence[sp.Matrix]) -> Array:
+    rows = np.array([np.array(v.T, dtype=float)[0] for v in vectors])
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def _gram_schmidt(vectors: Sequence[sp.Matrix]) -> list[sp.Matrix]:
@@ -258,20 +272,27 @@ class _Engine:
             tensor, kept, error, zero = self.settled(learned, rest, order)
             largest_zero = max(largest_zero, zero)
             if kept.shape[1]:
-                where = np.unravel_index(np.abs(tensor).argmax(), tensor.shape)
-                return LeapStep(
-                    order,
-                    canonical(kept.T @ rest),
-                    indices(len(rest), order)[int(where[2])],
-                    sp.Float(tensor[where], 6),
-                    self.transformation(int(where[0])),
-                    error,
-                    largest_zero,
-                )
+                entries = self.entries(tensor, len(rest), order)
+                entry = max(entries, key=lambda entry: abs(entry[1]))
+                directions = canonical(kept.T @ rest)
+                step = LeapStep(order, directions, *entry, error, largest_zero, rest)
+                return replace(step, coefficients=tuple(entries))
         raise BadParameter(
             f"{self.coefficients.expr} depends on directions that show in no tensor up to order "
             f"{MAX_ORDER} above {THRESHOLD}"
         )
+
+    def entries(
+        self, tensor: Array, width: int, order: int
+    ) -> list[tuple[Index, sp.Expr, sp.Expr]]:
+        """Each index with its largest value over transformations and features, if nonzero."""
+        found = []
+        for n, part in zip(indices(width, order), np.moveaxis(tensor, 2, 0), strict=True):
+            which = np.unravel_index(np.abs(part).argmax(), part.shape)
+            if abs(part[which]) > THRESHOLD:
+                value = sp.Float(part[which], 6)
+                found.append((n, value, self.transformation(int(which[0]))))
+        return found
 
     def settled(self, learned: Array, rest: Array, order: int) -> tuple[Array, Array, float, float]:
         """Tensor, its span (columns), error and largest zero, where two levels agree on them.
@@ -331,6 +352,26 @@ class _Engine:
             picked = tensor[:, :, [position[n] for n in raised]]
             blocks.append(weight * picked.reshape(-1, width).T)
         return np.concatenate(blocks, axis=1)
+
+
+def as_combination(vector: Array, fields: Sequence[sp.Symbol]) -> sp.Expr:
+    """A direction as a combination of fields, its largest entry one.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> as_combination(np.array([0.6, -0.8]), sp.symbols("x y"))
+    -3*x/4 + y
+    """
+    scaled = vector / vector[np.argmax(np.round(np.abs(vector), 9))]
+    terms = [_number(float(a)) * x for a, x in zip(scaled, fields, strict=True) if abs(a) > 1e-8]
+    return sp.Add(*terms)
+
+
+def _number(a: float) -> sp.Expr:
+    """A fraction of small denominator where one fits, otherwise four digits."""
+    fraction = Fraction(a).limit_denominator(12)
+    return sp.Rational(fraction) if abs(a - fraction) < 1e-8 else sp.Float(a, 4)
 
 
 def canonical(directions: Array) -> Array:

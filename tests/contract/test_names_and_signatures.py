@@ -20,6 +20,7 @@ SIGNATURES = {
     "information_exponent": {"f": REQUIRED, "fields": REQUIRED},
     "leap_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "generative_exponent": {"g": REQUIRED, "fields": REQUIRED},
+    "learnability": {"target": REQUIRED, "fields": None},
     "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
     "SGD": {"learning_rate": REQUIRED, "batch_size": 1, "loss": "squared", "constraint": None},
