@@ -64,8 +64,19 @@ SIGN_FUNCTIONS = (
     "correlation_root",
 )
 SIGN_IMPORTS = {f"{name}(": f"from dmft.special.orthant import {name}\n" for name in SIGN_FUNCTIONS}
-SIGN_IMPORTS["four_signs_of"] = "from dmft.special.orthant import four_signs_of\n"
-SIGN_IMPORTS["moment_of_signs("] = "from dmft.special.signs import moment_of_signs\n"
+SIGN_IMPORTS["four_signs_of("] = "from dmft.special.orthant import four_signs_of\n"
+SIGN_IMPORTS["moment_of_signs("] = "from dmft.special.signs import split_moment_of_signs\n"
+
+# Compiled functions of `dmft.special` stay within their file, so this sum stands in the module.
+MOMENT_OF_SIGNS = '''
+@njit("float64(int64, int64[::1], float64[::1])", cache=True, nogil=True, error_model="numpy")
+def moment_of_signs(signs, powers, entries):
+    """E[prod x^power prod sign] from the upper triangle of the covariance of signs and fields."""
+    value, weights, covariances = split_moment_of_signs(signs, powers, entries)
+    for n in range(weights.size):
+        value += weights[n] * four_signs_of(covariances[n])
+    return value
+'''
 
 DOMAIN = '''
 
@@ -97,6 +108,8 @@ def module_source(
     blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
     body, *_ = _body(blocks, parameters)
     parts.append(DOMAIN.format(body="\n".join(INDENT + line for line in body)))
+    if any("moment_of_signs(" in part for part in parts):
+        parts.insert(0, MOMENT_OF_SIGNS)
     code = "\n".join(parts)
     header = HEADER.format(
         version=version,

@@ -220,7 +220,7 @@ class LoopWriter:
         powers = ", ".join(str(int(a.data)) for a in node.args[2 : 2 + count])
         entries = ", ".join(self.value(a, scope) for a in node.args[2 + count :])
         arrays = f"np.array([{powers}]), np.array([{entries}])"
-        return f"moment_of_signs({signs}, {arrays}, four_signs_of)"
+        return f"moment_of_signs({signs}, {arrays})"
 
     def compute_nary(self, node: Node, scope: Scope) -> str:
         """Sum or product, operands grouped by the loop that they belong to."""

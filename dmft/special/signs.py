@@ -18,31 +18,37 @@ from dmft.special.orthant import four_signs_of
 # Squared sine of the angle between two fields below which their signs cancel. Conditional
 # covariances carry the rounding of the covariances that they come from.
 PARALLEL = 1e-13
+# Overlaps beyond Cauchy-Schwarz by more than this are no covariance: the result is NaN.
+BAND = 1e-9
 
 MATRIX, VECTOR, INTEGERS = types.float64[:, ::1], types.float64[::1], types.int64[::1]
-FOUR = types.FunctionType(types.float64(MATRIX))
+# Products of four signs that an average is a sum of: weights, covariances, how many.
+LEAVES = types.Tuple((VECTOR, types.float64[:, :, ::1], INTEGERS))
+CALL = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**CALL)
 def _squared_sine(C: NDArray[np.float64], a: int, b: int) -> float:
     """1 - rho^2 of two fields."""
     size = math.sqrt(C[a, a] * C[b, b])
     return (size - C[a, b]) * (size + C[a, b]) / (size * size)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**CALL)
 def _cancel(C: NDArray[np.float64], live: NDArray[np.int64]) -> float:
     """Take out pairs of signs of parallel fields; returns the product of what they are."""
     side = 1.0
     for a in range(live.size):
         for b in range(a):
-            if live[a] and live[b] and not _squared_sine(C, a, b) > PARALLEL:
-                live[a], live[b] = 0, 0
-                side *= math.copysign(1.0, C[a, b])
+            if live[a] and live[b]:
+                sine = _squared_sine(C, a, b)
+                if sine <= PARALLEL:
+                    live[a], live[b] = 0, 0
+                    side *= math.copysign(1.0, C[a, b]) if sine >= -BAND else math.nan
     return side
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**CALL)
 def _given(C: NDArray[np.float64], a: int) -> NDArray[np.float64]:
     """Covariance given that field a vanishes."""
     n = C.shape[0]
@@ -53,80 +59,83 @@ def _given(C: NDArray[np.float64], a: int) -> NDArray[np.float64]:
     return D
 
 
-@njit(types.float64(MATRIX, INTEGERS, FOUR), cache=True, nogil=True, error_model="numpy")
-def _signs(C, live, four):  # type: ignore[no-untyped-def]
-    """E[prod sign] of the live fields: none, two or four of them."""
+@njit(types.float64(MATRIX, INTEGERS, types.float64, LEAVES), **CALL)
+def _signs(C, live, weight, leaves):  # type: ignore[no-untyped-def]
+    """Value of weight E[prod sign] of at most three live fields; four of them become a leaf."""
     left = np.flatnonzero(live)
     if left.size == 0:
-        return 1.0
+        return weight
     if left.size == 2:
         a, b = left[0], left[1]
         sine = math.sqrt(max(_squared_sine(C, a, b), 0.0) * C[a, a] * C[b, b])
-        return 2.0 / math.pi * math.atan2(C[a, b], sine)
+        return weight * 2.0 / math.pi * math.atan2(C[a, b], sine)
     if left.size == 4:
-        D = np.empty((4, 4))
+        weights, covariances, count = leaves
+        weights[count[0]] = weight
         for i in range(4):
             for j in range(4):
-                D[i, j] = C[left[i], left[j]]
-        return four(D)
-    return 0.0 if left.size % 2 else math.nan
+                covariances[count[0], i, j] = C[left[i], left[j]]
+        count[0] += 1
+    return 0.0 if left.size <= 4 else math.nan
 
 
-@njit(types.float64(MATRIX, INTEGERS, INTEGERS, FOUR), cache=True, nogil=True, error_model="numpy")
-def _moment(C, live, powers, four):  # type: ignore[no-untyped-def]
-    """E[prod x^power prod sign]; the signs' fields are the first rows of C."""
+@njit(types.float64(MATRIX, INTEGERS, INTEGERS, types.float64, LEAVES), **CALL)
+def _moment(C, live, powers, weight, leaves):  # type: ignore[no-untyped-def]
+    """Value of weight E[prod x^power prod sign]; the signs' fields are the first rows of C."""
     live = live.copy()
-    side = _cancel(C, live)
-    signs = live.size
-    x = -1
-    for m in range(powers.size):
-        if powers[m] > 0:
-            x = m
-            break
-    if x < 0:
-        return side * _signs(C, live, four)
+    weight = weight * _cancel(C, live)
     if (powers.sum() + live.sum()) % 2 == 1:
         return 0.0
+    x = 0
+    while x < powers.size and powers[x] == 0:
+        x += 1
+    if x == powers.size:
+        return _signs(C, live, weight, leaves)
     left = powers.copy()
     left[x] -= 1
-    row = signs + x
+    signs, row = live.size, live.size + x
     total = 0.0
     for m in range(powers.size):
         if left[m] > 0:
             lower = left.copy()
             lower[m] -= 1
-            total += left[m] * C[row, signs + m] * _moment(C, live, lower, four)
+            total += _moment(C, live, lower, weight * left[m] * C[row, signs + m], leaves)
     for a in range(signs):
         if live[a]:
             rest = live.copy()
             rest[a] = 0
-            weight = math.sqrt(2.0 / math.pi) * C[row, a] / math.sqrt(C[a, a])
-            total += weight * _moment(_given(C, a), rest, left, four)
-    return side * total
+            slope = math.sqrt(2.0 / math.pi) * C[row, a] / math.sqrt(C[a, a])
+            total += _moment(_given(C, a), rest, left, weight * slope, leaves)
+    return total
 
 
-@njit(
-    types.float64(types.int64, INTEGERS, VECTOR, FOUR), cache=True, nogil=True, error_model="numpy"
-)
-def moment_of_signs(signs, powers, entries, four):  # type: ignore[no-untyped-def]
-    """E[prod_m x_m^{powers_m} prod_a sign(u_a)] of centred fields (u, x).
+@njit(types.Tuple((types.float64, VECTOR, types.float64[:, :, ::1]))(
+    types.int64, INTEGERS, VECTOR
+), **CALL)  # fmt: skip
+def split_moment_of_signs(signs, powers, entries):  # type: ignore[no-untyped-def]
+    """E[prod_m x_m^{powers_m} prod_a sign(u_a)] of centred fields (u, x), as value and leaves.
+
+    The moment is the value plus the sum of weights times the averages of four signs with these
+    covariances, which `dmft.special.orthant.four_signs_of` gives: a compiled function of one file
+    calls none of another.
 
     Parameters
     ----------
     signs : int
         Number of fields u, which come first.
     powers : (m,) int64
-        At least one of them positive.
     entries : (n (n + 1) / 2,) float64
         Upper triangle of the covariance of (u, x), row by row, n = signs + m.
-    four : compiled function
-        `dmft.special.orthant.four_signs_of`.
+
+    Returns
+    -------
+    value : float
+    weights : (L,) float64
+    covariances : (L, 4, 4) float64
 
     Examples
     --------
-    >>> from dmft.special.orthant import four_signs_of
-    >>> one = np.ones(6)  # E[x^2 sign(x) sign(x)]
-    >>> moment_of_signs(2, np.array([2]), one, four_signs_of)
+    >>> split_moment_of_signs(2, np.array([2]), np.ones(6))[0]  # E[x^2 sign(x) sign(x)]
     1.0
     """
     n = signs + powers.size
@@ -137,7 +146,21 @@ def moment_of_signs(signs, powers, entries, four):  # type: ignore[no-untyped-de
             C[i, j] = entries[at]
             C[j, i] = entries[at]
             at += 1
-    return _moment(C, np.ones(signs, np.int64), powers, four)
+    # Every leaf pairs the powers, but for one that is lost to a fifth sign.
+    room = signs if signs >= 4 else 0
+    for order in range(powers.sum(), 1, -2):
+        room *= order
+    leaves = np.empty(room), np.empty((room, 4, 4)), np.zeros(1, np.int64)
+    value = _moment(C, np.ones(signs, np.int64), powers, 1.0, leaves)
+    return value, leaves[0][: leaves[2][0]], leaves[1][: leaves[2][0]]
+
+
+def moment_of_signs(signs: int, powers: NDArray[np.int64], entries: NDArray[np.float64]) -> float:
+    """E[prod_m x_m^{powers_m} prod_a sign(u_a)], whole (see `split_moment_of_signs`)."""
+    value, weights, covariances = split_moment_of_signs(signs, powers, entries)
+    return float(
+        value + sum(w * four_signs_of(C) for w, C in zip(weights, covariances, strict=True))
+    )
 
 
 def moment_of_signs_on_arrays(signs: Any, count: Any, *rest: Any) -> NDArray[np.float64]:
@@ -153,5 +176,5 @@ def moment_of_signs_on_arrays(signs: Any, count: Any, *rest: Any) -> NDArray[np.
     stacked = np.ascontiguousarray(np.stack(entries, axis=-1))
     result = np.empty(stacked.shape[:-1])
     for at in np.ndindex(result.shape):
-        result[at] = moment_of_signs(int(signs), powers, stacked[at], four_signs_of)
+        result[at] = moment_of_signs(int(signs), powers, stacked[at])
     return result
