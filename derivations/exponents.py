@@ -180,6 +180,50 @@ for name, (_, *expected) in TABLE.items():
     assert [in_words(result) for result in FOUND[name]] == expected, name
 
 # %% [markdown]
+# ## Step 5: samples per direction
+#
+# A step of order $k$ of the leap costs one-pass SGD $d^{\max(1, k-1)}$ samples (times $\log d$ at
+# $k = 2$); a step of the generative leap costs the same when samples are reused, and
+# $d^{\max(1, k/2)}$ for the best algorithm known. A direction costs the dearest step up to the one
+# that finds it; only directions that reuse finds at order one throughout are found in finitely many
+# steps on $n = O(d)$ samples. Written out for the targets whose algorithms differ:
+
+# %%
+DIRECTIONS = {
+    r"\mathrm{He}_3(z_1) + \mathrm{He}_3(z_2)": ["z1 + z2: d^2, d, d", "z1 - z2: d^2, d log d, d"],
+    r"\mathrm{He}_3(z_1) + z_1 z_2 z_3": ["z1: d^2, d, d", "z2, z3: d^2, d log d, d"],
+    r"z_1 + \mathrm{He}_3(z_2)": ["z1: d, d, d", "z2: d^2, d, d"],
+    r"z_1 z_2 z_3": ["z1, z2, z3: d^2, d log d, d"],
+    r"\mathrm{sign}(z_1 z_2 z_3)": ["z1, z2, z3: d^2, d^2, d^(3/2)"],
+    r"z_1^2 e^{-z_1^2}": ["z1: d^3, d^3, d^2"],
+}
+
+
+def samples(order, generic=False):
+    """(exponent of d, logarithm) of one step."""
+    if generic:
+        return max(sp.Integer(1), sp.Rational(order, 2)), False
+    return sp.Integer(max(1, order - 1)), order == 2
+
+
+LEARNED = {}
+for name, (target, *_) in TABLE.items():
+    LEARNED[name] = dmft.learnability(target, sorted(target.free_symbols, key=str))
+    steps = {"one-pass SGD": FOUND[name][1].steps, "data reuse": FOUND[name][3].steps}
+    for row in LEARNED[name].table:
+        for verdict in row.verdicts:
+            taken = steps.get(verdict.algorithm, FOUND[name][3].steps)[: verdict.step]
+            generic = verdict.algorithm == "generic"
+            dearest = max(samples(step.order, generic) for step in taken)
+            assert (verdict.exponent, verdict.logarithm) == dearest
+    if name in DIRECTIONS:
+        found = [
+            f"{row.name}: {', '.join(v.samples for v in row.verdicts)}"
+            for row in LEARNED[name].table
+        ]
+        assert found == DIRECTIONS[name], found
+
+# %% [markdown]
 # The page: a dagger marks what is known numerically (zero means below $10^{-6}$); the others are
 # closed forms and symmetries.
 
@@ -197,8 +241,19 @@ def cell(result):
     return f"${leap_value}{steps}{mark}$"
 
 
+def per_direction():
+    """Rows of the table of samples: target, directions, then one-pass, reuse, generic."""
+    rows = []
+    for name, result in LEARNED.items():
+        for i, row in enumerate(result.table):
+            names = r",\ ".join(map(sp.latex, row.names))
+            cells = " & ".join(f"${v.latex()}$" for v in row.verdicts)
+            rows.append(rf"{f'${name}$' if i == 0 else ''} & ${names}$ & {cells} \\")
+    return rows
+
+
 def document():
-    """LaTeX page with the table of exponents."""
+    """LaTeX page with the table of exponents, and that of samples per direction."""
     rows = [
         f"${name}$ & " + " & ".join(map(cell, results)) + r" \\" for name, results in FOUND.items()
     ]
@@ -219,6 +274,19 @@ def document():
             r"target & $\ell$ & $\ell_{\rm leap}$ & $\ell_{\rm gen}$ & generative leap \\",
             r"\hline",
             *rows,
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            r"\begin{table}\centering",
+            r"\caption{Samples after which each direction is learned in dimension $d$: one-pass",
+            r"SGD, SGD that reuses samples, and the best algorithm known. Where reuse takes $d$",
+            r"samples, finitely many steps on $n = O(d)$ of them suffice.}",
+            r"\label{tab:learnability}",
+            r"\begin{tabular}{llccc}",
+            r"\hline",
+            r"target & directions & one pass & reuse & generic \\",
+            r"\hline",
+            *per_direction(),
             r"\hline",
             r"\end{tabular}",
             r"\end{table}",
@@ -278,4 +346,4 @@ for name, levels in LEVELS.items():
 # **Source.** A. Damian, L. Pillaud-Vivien, J. D. Lee and J. Bruna, "Computational-statistical gaps
 # in Gaussian single-index models" (2024); E. Abbe, E. Boix-Adserà and T. Misiakiewicz, "SGD
 # learning on neural networks: leap complexity and saddle-to-saddle dynamics" (2023);
-# batch_reuse.md D.4. Used by `dmft/gaussian/exponents.py` and `dmft/gaussian/leaps.py`.
+# batch_reuse.md D.4. Used by `dmft/gaussian/exponents.py`, `leaps.py` and `learnability.py`.

@@ -109,6 +109,14 @@ class Learnability:
         `row[algorithm]` is its `Verdict`: step, order, exponent of the samples, reason.
     exponents : dict
         Algorithm to the leap (or generative leap) exponent with its steps and `.proof`.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> verdict = dmft.learnability(sp.Abs(z), z).table[0]["data reuse"]
+    >>> verdict.samples, verdict.step, verdict.order
+    ('d log d', 1, 2)
     """
 
     target: sp.Expr
