@@ -17,7 +17,9 @@ from functools import lru_cache
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.kernels import kernel
+from dmft.equations.average import At, Average
+from dmft.equations.kernels import Kernel, kernel
+from dmft.equations.residual import is_open
 from dmft.equations.terms import Term, squared, target_terms
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD, Model, MultiIndex
@@ -27,24 +29,52 @@ Weights = Sequence[tuple[sp.Expr, sp.Expr]]
 
 
 def target_drift(model: Model, target: MultiIndex) -> sp.Expr:
-    """a_j E[sigma'(h_j) lambda_i g] for all fields i."""
+    """a_j E[sigma'(h_j) lambda_i g] for all fields i; what stays open becomes one average."""
     sigma, h, lam = model.student.activation, x.h[x.j], x.lam[x.i]
     first, second = derivative(sigma), derivative(sigma, 2)
-    along = {h: target_product(target, [(second, h)])}
+    along: dict[sp.Expr, sp.Expr] = {}
+    rest = []
     for term in target_terms(target):
-        for field, slope in slopes(term):
-            along[field] = along.get(field, sp.S.Zero) + average(slope, [(first, h)])
-    return x.a[x.j] * sp.Add(*(x.covariance(lam, y) * value for y, value in along.items()))
+        parts = [(h, average(term, [(second, h)]))]
+        parts += [(field, average(slope, [(first, h)])) for field, slope in slopes(term)]
+        if term.joint != 1 or any(has_open(value) for _, value in parts):
+            rest.append(term.expr)
+            continue
+        for field, value in parts:
+            along[field] = along.get(field, sp.S.Zero) + value
+    total = [x.covariance(lam, y) * value for y, value in along.items()]
+    if rest:  # without Stein's identity: no derivative of a kink has to be averaged
+        total.append(Average(At(first, h) * lam * sp.Add(*rest)))
+    return x.a[x.j] * sp.Add(*total)
 
 
 def target_square(target: MultiIndex, weights: Weights) -> sp.Expr:
     """E[prod w g^2]."""
-    return sp.Add(*(average(t, weights) for t in squared(target_terms(target))))
+    return _sum_of_averages(squared(target_terms(target)), weights)
 
 
 def target_product(target: MultiIndex, weights: Weights) -> sp.Expr:
     """E[prod w g]."""
-    return sp.Add(*(average(t, weights) for t in target_terms(target)))
+    return _sum_of_averages(target_terms(target), weights)
+
+
+def _sum_of_averages(terms: Sequence[Term], weights: Weights) -> sp.Expr:
+    """Sum of closed averages, and one average of all that has no closed form."""
+    closed, rest = [], []
+    for term in terms:
+        value = average(term, weights) if term.joint == 1 else sp.nan
+        if value is sp.nan or has_open(value):
+            rest.append(term.expr)
+        else:
+            closed.append(value)
+    if rest:
+        closed.append(Average(sp.Mul(*(At(f, y) for f, y in weights), sp.Add(*rest))))
+    return sp.Add(*closed)
+
+
+def has_open(expr: sp.Expr) -> bool:
+    """Whether an expression holds a kernel without closed form."""
+    return any(is_open(q) for q in expr.atoms(Kernel))
 
 
 def slopes(term: Term) -> list[tuple[sp.Expr, Term]]:
@@ -59,7 +89,7 @@ def slopes(term: Term) -> list[tuple[sp.Expr, Term]]:
 
 
 def average(term: Term, weights: Weights) -> sp.Expr:
-    """E[prod w * term], zero where flipping the signs of all fields flips the product."""
+    """E[prod w * term] of a term without joint part, zero where flipping the signs of all fields flips the product."""
     pairs = [*weights, *((factor, field) for field, factor in term.factors)]
     if math.prod(parity(f) for f, _ in pairs) == -1:
         return sp.S.Zero

@@ -37,6 +37,12 @@ class Term:
     factors: Factors = ()
     joint: sp.Expr = sp.S.One
 
+    @property
+    def expr(self) -> sp.Expr:
+        """The term as an expression in h_star."""
+        parts = (factor.xreplace({FIELD: field}) for field, factor in self.factors)
+        return sp.Mul(self.coefficient, *parts, self.joint)
+
     def __mul__(self, other: Term) -> Term:
         """Product, equal fields merged."""
         merged = dict(self.factors)
