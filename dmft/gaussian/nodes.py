@@ -1,0 +1,161 @@
+"""Nodes and weights of standard normal averages in a few dimensions, with what measures the error.
+
+Two rules. Smooth integrands of at most `TENSOR_DIMENSIONS` variables take a tensor Gauss-Hermite
+rule, whose error is read off a coarser one. Everything else takes scrambled Sobol points mapped by
+the inverse normal distribution function, in independent replicas: their spread is the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+
+Array = NDArray[np.float64]
+Kind = Literal["sobol", "gauss-hermite"]
+
+TENSOR_DIMENSIONS = 2
+# Gauss-Hermite points beyond this cost more than they add; weights below this are never seen.
+MOST_POINTS = 128
+SMALLEST_WEIGHT = 1e-17
+# Two-sided 99 % quantiles of Student's t, by degrees of freedom (replicas - 1).
+STUDENT_99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106)
+STUDENT_99_MANY = 3.106
+# The difference of two Gauss-Hermite rules is at least this many times the error of the finer one.
+COARSE_FACTOR = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class NodeRule:
+    """Points z (dim, n) and weights (n,) with sum_q w_q F(z_q) ~ E[F(z)], z ~ N(0, I).
+
+    Attributes
+    ----------
+    normal, weight : (dim, n), (n,) arrays
+    kind : "sobol" or "gauss-hermite"
+    groups : tuple of NodeRule
+        Rules of their own whose answers tell the error: the replicas of "sobol", one coarser rule
+        of "gauss-hermite".
+    label : str
+        The rule in words.
+
+    Examples
+    --------
+    >>> rule = normal_rule(3, 256)
+    >>> bool(abs(rule.weight @ rule.normal[0] ** 2 - 1) < 0.01), rule.label
+    (True, '8 x 256 scrambled Sobol nodes in 3 dimensions, seed 0')
+    """
+
+    normal: Array
+    weight: Array
+    kind: Kind
+    label: str
+    groups: tuple[NodeRule, ...] = ()
+
+    def error(self, value: Array, groups: Sequence[Array]) -> Array:
+        """Error of `value` (99 %), what this rule gives, from what its groups give."""
+        return spread(self.kind, value, groups)
+
+
+def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
+    """Error of a value from the values of the groups of its rule.
+
+    Sobol: the standard error of the mean of the replicas times Student's 99 % quantile.
+    Gauss-Hermite: the distance to the coarser rule.
+    """
+    if kind == "gauss-hermite":
+        return COARSE_FACTOR * np.abs(groups[0] - value)
+    count = len(groups)
+    deviation = np.std(np.stack(groups), axis=0, ddof=1) / np.sqrt(count)
+    quantile = STUDENT_99[count - 2] if count - 2 < len(STUDENT_99) else STUDENT_99_MANY
+    result: Array = quantile * deviation
+    return result
+
+
+def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeRule:
+    """Scrambled Sobol rule: `replicas` independent sets of `nodes` points.
+
+    Parameters
+    ----------
+    dim : int
+    nodes : int
+        Points of one replica, a power of two.
+    replicas : int
+        At least 4: the error is measured by their spread.
+    seed : int
+        Equal seeds give equal rules.
+
+    Raises
+    ------
+    BadParameter
+    """
+    for name, value, low in (("nodes", nodes, 2), ("replicas", replicas, 4), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+            raise BadParameter(f"{name} must be an integer of at least {low}, got {value!r}")
+    if nodes & (nodes - 1):
+        raise BadParameter(
+            f"nodes = {nodes} must be a power of two (Sobol points are balanced only then); "
+            f"take {1 << (int(nodes).bit_length())}"
+        )
+    return _sobol(int(dim), int(nodes), int(replicas), int(seed))
+
+
+@lru_cache(maxsize=8)
+def _sobol(dim: int, nodes: int, replicas: int, seed: int) -> NodeRule:
+    from scipy.special import ndtri
+    from scipy.stats import qmc
+
+    label = f"scrambled Sobol nodes in {dim} dimensions, seed {seed}"
+    streams = np.random.SeedSequence(seed).spawn(replicas)
+    groups = []
+    for stream in streams:
+        points = qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream)).random(nodes)
+        # A point of the grid at zero would be at minus infinity: half a grid step inside.
+        normal = ndtri(np.maximum(points, HALF_STEP)).T
+        groups.append(
+            NodeRule(
+                np.ascontiguousarray(normal), np.full(nodes, 1.0 / nodes), "sobol",
+                f"{nodes} {label}",
+            )
+        )  # fmt: skip
+    return NodeRule(
+        np.ascontiguousarray(np.concatenate([g.normal for g in groups], axis=1)),
+        np.full(nodes * replicas, 1.0 / (nodes * replicas)),
+        "sobol",
+        f"{replicas} x {nodes} {label}",
+        tuple(groups),
+    )
+
+
+# Half of the resolution of the Sobol points, 2^-30.
+HALF_STEP = 2.0**-31
+
+
+def tensor_rule(dim: int, points: int) -> NodeRule:
+    """Tensor Gauss-Hermite rule with `points` nodes an axis, and a coarser one for the error."""
+    if not 2 <= points <= MOST_POINTS:
+        raise BadParameter(f"Gauss-Hermite points must lie in [2, {MOST_POINTS}], got {points!r}")
+    return _tensor(int(dim), int(points))
+
+
+@lru_cache(maxsize=8)
+def _tensor(dim: int, points: int) -> NodeRule:
+    fine, coarse = (_product(dim, n) for n in (points, max(1, (3 * points) // 4)))
+    return NodeRule(fine.normal, fine.weight, fine.kind, fine.label, (coarse,))
+
+
+def _product(dim: int, points: int) -> NodeRule:
+    z, w = np.polynomial.hermite_e.hermegauss(points)
+    w = w / w.sum()
+    normal = np.array(list(product(z, repeat=dim))).T.reshape(dim, -1)
+    weight = np.array(list(product(w, repeat=dim))).prod(axis=1)
+    kept = weight > SMALLEST_WEIGHT
+    label = f"{points} Gauss-Hermite nodes an axis in {dim} dimensions"
+    return NodeRule(np.ascontiguousarray(normal[:, kept]), weight[kept], "gauss-hermite", label)
