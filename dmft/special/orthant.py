@@ -1,7 +1,7 @@
 """Angles of pairs, and averages of products of two and four signs, in compiled code.
 
 The average of four signs is the only integral of piecewise linear activations that is not
-elementary (one_pass.md A.3); parallel and coplanar fields are exact cases.
+elementary (one_pass.md A.3). One file: Numba's cache notices changes of a function's own file only.
 """
 
 from __future__ import annotations
@@ -12,21 +12,49 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+Matrix = NDArray[np.float64]
+Four = tuple[float, float, float, float]
+
 # Overlaps that rounding or an integration step puts this far beyond Cauchy-Schwarz (relative) count
 # as parallel; beyond it the result is NaN and the step is rejected.
 BAND = 1e-9
-# Conditional variances below this fraction are rounding: the field is fixed by the others.
+# Squared sines of angles below this are rounding: the fields are parallel.
 PARALLEL = 1e-14
-FIXED = 1e-13
+# Least conditional variance of a unit field. What it adds to a field is independent of the others,
+# so that averages move by about this much; without it a singular covariance has no inverse.
+LEAST_PIVOT = 1e-17
+
+# Halves of symmetric Gauss-Legendre rules, one after the other.
+SIZES = (8, 12, 16, 24, 32, 48)
+_RULES = [np.polynomial.legendre.leggauss(2 * n) for n in SIZES]
+NODES = np.concatenate([x[n:] for n, (x, _) in zip(SIZES, _RULES, strict=True)])
+WEIGHTS = np.concatenate([w[n:] for n, (_, w) in zip(SIZES, _RULES, strict=True)])
+# A rule of 2 n nodes errs by about rho^(-4 n), rho the Bernstein ellipse where the integrand is
+# analytic (Trefethen, Approximation Theory, 19.3): log(10^14.5), tried on 10^5 covariances.
+DIGITS = 33.5
 # Tanh-sinh nodes on [0, 1]: they resolve the edge at 1, where nearly parallel fields change fast.
-STEP, REACH = 0.07, 3.15
+STEP, REACH = 0.035, 3.15
 _S = np.arange(-REACH, REACH + STEP / 2, STEP)
 BELOW_ONE = 1.0 / (1.0 + np.exp(math.pi * np.sinh(_S)))
-WEIGHTS = STEP * math.pi * np.cosh(_S) * BELOW_ONE * (1.0 - BELOW_ONE)
+EDGE_WEIGHTS = STEP * math.pi * np.cosh(_S) * BELOW_ONE * (1.0 - BELOW_ONE)
+
+# (atan(x) - x) / x^3 in x^2, from 11 Chebyshev points of [0, tan(pi/8)^2]: atan to 7e-18.
+T1, T2, T3, T4 = -0.3333333333333333, 0.1999999999999552, -0.14285714284666542, 0.11111111015256361
+T5, T6, T7 = -0.09090904578123903, 0.07692183190826087, -0.06664511447381948
+T8, T9, T10, T11 = (
+    0.0585814891280221,
+    -0.0508544973794026,
+    0.03923165829558719,
+    -0.01917688711906226,
+)
+TAN_EIGHTH = math.sqrt(2.0) - 1.0
+
 # Pairs (i, j) of the four fields and the two others.
 PAIRS = np.array(
     [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2), (1, 2, 0, 3), (1, 3, 0, 2), (2, 3, 0, 1)]
 )
+# Sums over nodes vectorise only where they may be reordered.
+SUMMING = {"reassoc", "contract"}
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -59,81 +87,237 @@ def correlation_angle(first: float, second: float, cross: float) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def four_signs_of(C: NDArray[np.float64]) -> float:
-    """E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields with covariance C (4, 4).
+def inverse_correlation_root(first: float, second: float, cross: float) -> float:
+    """Evaluate 1 / sqrt(first * second - cross^2), and 0 for parallel fields.
 
-    Plackett's identity along R(t) = t R + (1 - t) I, one_pass.md A.3.
+    For factors that vanish faster than the root as fields become parallel.
+
+    Examples
+    --------
+    >>> inverse_correlation_root(2.0, 0.5, 0.0), inverse_correlation_root(0.1, 0.1, 0.1)
+    (1.0, 0.0)
+    """
+    root = correlation_root(first, second, cross)
+    return 0.0 if root * root <= PARALLEL * first * second else 1.0 / root
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _angle(cross: float, root: float) -> float:
+    """atan2(cross, root) for root >= 0, without branches."""
+    size = abs(cross)
+    steep = size > root
+    low = root if steep else size
+    high = size if steep else root
+    shifted = low > TAN_EIGHTH * high
+    x = (low - high if shifted else low) / (low + high if shifted else high)
+    z = x * x
+    tail = T5 + z * (T6 + z * (T7 + z * (T8 + z * (T9 + z * (T10 + z * T11)))))
+    angle = x + x * z * (T1 + z * (T2 + z * (T3 + z * (T4 + z * tail))))
+    angle = angle + 0.25 * math.pi if shifted else angle
+    angle = 0.5 * math.pi - angle if steep else angle
+    return math.copysign(angle, cross)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _correlations(C: Matrix, R: Matrix, G: Matrix) -> int:
+    """Fill correlations R and squared sines G = 1 - R^2; row of PAIRS that is parallel, or -1."""
+    found = -1
+    for n in range(6):
+        i, j = PAIRS[n, 0], PAIRS[n, 1]
+        size = C[i, i] * C[j, j]
+        root = correlation_root(C[i, i], C[j, j], C[i, j])
+        R[i, j] = R[j, i] = C[i, j] / math.sqrt(size)
+        G[i, j] = G[j, i] = root * root / size
+        if root * root <= PARALLEL * size:
+            found = n
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _most_singular_three(R: Matrix, G: Matrix) -> int:
+    """Field without which the other three are nearest to coplanar."""
+    found, least = 0, 2.0
+    for f in range(4):
+        i, j, k = (1 if f == 0 else 0), (1 if f > 1 else 2), (2 if f == 3 else 3)
+        rest = R[j, k] - R[i, j] * R[i, k]
+        det = G[i, j] * G[i, k] - rest * rest
+        if det < least:
+            found, least = f, det
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _factor(R: Matrix, G: Matrix, f: int, P: Matrix) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Fill the inverse P of the correlations, by a Cholesky factor with field f last.
+
+    P is then the inverse of a matrix next to R, and the conditional angles of nearly coplanar
+    fields fit together, although each alone is known to few digits. Also the other fields a, b, c
+    and det R, det R_abc, Cov(b, c | a), Cov(a, c | b), Cov(a, b | c).
+    """
+    a, b, c = (1 if f == 0 else 0), (1 if f > 1 else 2), (2 if f == 3 else 3)
+    if G[a, c] > G[a, b]:
+        b, c = c, b
+    bb = math.sqrt(G[a, b])
+    cb, fb = (R[b, c] - R[a, b] * R[a, c]) / bb, (R[b, f] - R[a, b] * R[a, f]) / bb
+    cc = math.sqrt(max(G[a, c] - cb * cb, LEAST_PIVOT))
+    fc = (R[c, f] - R[a, c] * R[a, f] - cb * fb) / cc
+    ff = math.sqrt(max(G[a, f] - fb * fb - fc * fc, LEAST_PIVOT))
+    # Rows of the inverse factor.
+    ba, bi, ci, fi = -R[a, b] / bb, 1.0 / bb, 1.0 / cc, 1.0 / ff
+    ca, cb = -(R[a, c] + cb * ba) * ci, -cb * bi * ci
+    fa, fb, fc = -(R[a, f] + fb * ba + fc * ca) * fi, -(fb * bi + fc * cb) * fi, -fc * ci * fi
+    ab, ac, bc = ba * bi + ca * cb, ca * ci, cb * ci
+    P[a, b] = P[b, a] = ab + fa * fb
+    P[a, c] = P[c, a] = ac + fa * fc
+    P[b, c] = P[c, b] = bc + fb * fc
+    P[a, f] = P[f, a] = fa * fi
+    P[b, f] = P[f, b] = fb * fi
+    P[c, f] = P[f, c] = fc * fi
+    det = (bb * cc) ** 2
+    return (a, b, c, f), (det * ff * ff, det, -det * bc, -det * ac, -det * ab)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _four(
+    R: Matrix, G: Matrix, P: Matrix, fields: tuple[int, ...], parts: tuple[float, ...]
+) -> float:
+    """E[sign(x1) sign(x2) sign(x3) sign(x4)] of four fields without parallel pairs.
+
+    Plackett's identity on the way R(t) where field f is correlated t times as much: at t = 0 the
+    average is 0, and only three pairs change. All is a function of s = 1 - t^2: with v the
+    variance of f given the others, det R(t) = det R_abc (v + (1 - v) s), and
+    Cov(b, c | a, f) (1 - t^2 R_af^2) is linear.
+    """
+    a, b, c, f = fields
+    det, det_abc, start_bc, start_ac, start_ab = parts
+    v = det / det_abc
+    lines = (
+        (R[f, a], G[f, a], start_bc, -det * P[b, c]),
+        (R[f, b], G[f, b], start_ac, -det * P[a, c]),
+        (R[f, c], G[f, c], start_ab, -det * P[a, b]),
+    )
+    # The integrand is singular where f is fixed by two others.
+    two = min(_given(R, G, f, a, b), min(_given(R, G, f, a, c), _given(R, G, f, b, c)))
+    at, n = _rule(v, max(two, v))
+    root = math.sqrt(det_abc)
+    total = _inside(at, n, v, root, lines) if n > 0 else _to_edge(v, root, lines)
+    return 4.0 / math.pi**2 * total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _given(R: Matrix, G: Matrix, f: int, j: int, k: int) -> float:
+    """Variance of field f given fields j and k."""
+    rest = R[f, k] - R[f, j] * R[j, k]
+    return G[f, j] - rest * rest / G[j, k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rule(v: float, two: float) -> tuple[int, int]:
+    """Offset and number of the Gauss nodes that suffice; 0 nodes where none of the rules does.
+
+    In u of t sqrt(1 - v) = 2 u / (1 + u^2) all singularities lie on the unit circle, the next one
+    at the angle with cosine sqrt((1 - two) / (1 - v)).
+    """
+    end = math.sqrt(1.0 - v) / (1.0 + math.sqrt(v))
+    cosine = math.sqrt((1.0 - two) / (1.0 - v))
+    near = math.sqrt((1.0 - end) ** 2 + 2.0 * end * (1.0 - cosine))
+    foci = (near + math.sqrt(1.0 + end * end + 2.0 * end * cosine)) / (2.0 * end)
+    needed = 0.25 * DIGITS / math.log(foci + math.sqrt(max(foci * foci - 1.0, 0.0)))
+    at = 0
+    for n in SIZES:
+        if needed <= n:
+            return at, n
+        at += n
+    return 0, 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=SUMMING)
+def _inside(at: int, n: int, v: float, root: float, lines: tuple[Four, ...]) -> float:
+    """Gauss-Legendre in u, where sqrt(det R(t)) is rational."""
+    size = math.sqrt(1.0 - v)
+    end = size / (1.0 + math.sqrt(v))
+    total = 0.0
+    for i in range(at, at + n):
+        u = end * NODES[i]
+        inverse = 1.0 / (1.0 + u * u)
+        t, cosine = 2.0 * u * inverse / size, (1.0 - u * u) * inverse
+        total += WEIGHTS[i] * inverse * cosine * _slope(1.0 - t * t, root * cosine, lines)
+    return 2.0 * end / size * total
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=SUMMING)
+def _to_edge(v: float, root: float, lines: tuple[Four, ...]) -> float:
+    """Tanh-sinh in t: every field is nearly fixed by one or two others."""
+    total = 0.0
+    for i in range(BELOW_ONE.size):
+        s = BELOW_ONE[i] * (2.0 - BELOW_ONE[i])
+        total += EDGE_WEIGHTS[i] * _slope(s, root * math.sqrt(v + (1.0 - v) * s), lines)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=SUMMING)
+def _slope(s: float, edge: float, lines: tuple[Four, ...]) -> float:
+    """d/dt of the average: three pairs, each with its correlation, gap, start and end."""
+    (ra, ga, sa, ea), (rb, gb, sb, eb), (rc, gc, sc, ec) = lines
+    wa, wb = math.sqrt(ga + ra * ra * s), math.sqrt(gb + rb * rb * s)
+    wc = math.sqrt(gc + rc * rc * s)
+    row = ra / wa * _angle(sa * s + ea * (1.0 - s), edge * wa)
+    row += rb / wb * _angle(sb * s + eb * (1.0 - s), edge * wb)
+    return row + rc / wc * _angle(sc * s + ec * (1.0 - s), edge * wc)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _average(C: Matrix, work: Matrix) -> float:
+    """E[sign(x1) sign(x2) sign(x3) sign(x4)]; `work` (4, 4, 4) receives R, G, P."""
+    R, G, P = work[0], work[1], work[2]
+    n = _correlations(C, R, G)
+    if n >= 0:
+        i, j, k, l = PAIRS[n]  # noqa: E741
+        return math.copysign(2.0 / math.pi, C[i, j]) * correlation_angle(C[k, k], C[l, l], C[k, l])
+    return _four(R, G, P, *_factor(R, G, _most_singular_three(R, G), P))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _moments(C: Matrix, work: Matrix, out: Matrix) -> None:
+    """Fill out[x, y] = E[x y sign(x1) sign(x2) sign(x3) sign(x4)] for the six pairs x, y of them.
+
+    Stein's identity, one_pass.md A.3, with E_ab = sqrt(G_ab) E[sign_c sign_d | a = b = 0] 2/pi.
+    """
+    R, G, P, E = work[0], work[1], work[2], work[3]
+    n = _correlations(C, R, G)
+    if n >= 0:
+        i, j, k, l = PAIRS[n]  # noqa: E741
+        side = math.copysign(1.0, C[i, j])
+        for m in range(6):
+            a, b = PAIRS[m, 0], PAIRS[m, 1]
+            rest = C[k, k], C[l, l], C[k, l], C[a, k], C[a, l], C[b, k], C[b, l], C[a, b]
+            out[a, b] = out[b, a] = side * pair_of_signs_moment(*rest)
+        return
+    fields, parts = _factor(R, G, _most_singular_three(R, G), P)
+    four, scale = _four(R, G, P, fields, parts), math.sqrt(parts[0])
+    for n in range(6):
+        a, b, c, d = PAIRS[n]
+        root = math.sqrt(G[a, b])
+        E[a, b] = E[b, a] = 4.0 / math.pi**2 * root * _angle(-P[c, d] * scale, root)
+    for n in range(6):
+        a, b, c, d = PAIRS[n]
+        cross = R[a, c] * R[b, d] + R[a, d] * R[b, c]
+        cross -= R[c, d] * (R[a, c] * R[b, c] + R[a, d] * R[b, d])
+        value = R[a, b] * four + E[a, b] + E[c, d] * cross / G[c, d]
+        value += R[b, c] * E[a, c] + R[b, d] * E[a, d] + R[a, c] * E[b, c] + R[a, d] * E[b, d]
+        out[a, b] = out[b, a] = math.sqrt(C[a, a] * C[b, b]) * value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def four_signs_of(C: Matrix) -> float:
+    """E[sign(x1) sign(x2) sign(x3) sign(x4)] of centred fields with covariance C (4, 4).
 
     Examples
     --------
     >>> round(four_signs_of(np.eye(4) + 1.0), 12)
     0.2
     """
-    R = np.empty((4, 4))
-    for i in range(4):
-        for j in range(4):
-            R[i, j] = C[i, j] / math.sqrt(C[i, i] * C[j, j])
-    for n in range(6):
-        i, j, k, l = PAIRS[n]  # noqa: E741
-        side = _side(C, i, j)
-        if side != 0.0:
-            return side * 2.0 / math.pi * correlation_angle(C[k, k], C[l, l], C[k, l])
-    # 1 - |R_ij| without cancellation.
-    gaps = np.empty((4, 4))
-    for i in range(4):
-        for j in range(4):
-            root = correlation_root(C[i, i], C[j, j], C[i, j])
-            gaps[i, j] = root * root / (C[i, i] * C[j, j]) / (1.0 + abs(R[i, j]))
-    total = 0.0
-    for n in range(6):
-        i, j, k, l = PAIRS[n]  # noqa: E741
-        row = 0.0
-        for s in range(WEIGHTS.size):
-            spread = _variance_given(R[i, j], gaps[i, j], BELOW_ONE[s])
-            angle = _angle_given(R, gaps, BELOW_ONE[s], i, j, k, l)
-            row += WEIGHTS[s] / math.sqrt(spread) * angle
-        total += R[i, j] * row
-    return 4.0 / math.pi**2 * total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _side(C: NDArray[np.float64], i: int, j: int) -> float:
-    """Product of the signs of two parallel fields, 0 when they are not parallel."""
-    root = correlation_root(C[i, i], C[j, j], C[i, j])
-    return 0.0 if root * root > PARALLEL * C[i, i] * C[j, j] else math.copysign(1.0, C[i, j])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _variance_given(rho: float, gap: float, below: float) -> float:
-    """1 - t^2 rho^2 at t = 1 - below, from the gap 1 - |rho|."""
-    size = abs(rho)
-    return (gap + size * below) * (1.0 + (1.0 - below) * size)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _angle_given(
-    R: NDArray[np.float64],
-    gaps: NDArray[np.float64],
-    below: float,
-    i: int,
-    j: int,
-    k: int,
-    l: int,  # noqa: E741
-) -> float:
-    """Angle of fields k and l given that fields i and j vanish, at correlations t R.
-
-    One field at a time: the joint formula loses all digits for nearly parallel fields.
-    """
-    t = 1.0 - below
-    jj = _variance_given(R[i, j], gaps[i, j], below)
-    kk = _variance_given(R[i, k], gaps[i, k], below)
-    ll = _variance_given(R[i, l], gaps[i, l], below)
-    jk = t * (R[j, k] - t * R[i, j] * R[i, k])
-    jl = t * (R[j, l] - t * R[i, j] * R[i, l])
-    kl = t * (R[k, l] - t * R[i, k] * R[i, l])
-    cross = kl - jk * jl / jj
-    first, second = kk - jk * jk / jj, ll - jl * jl / jj
-    return math.atan2(cross, math.sqrt(max(first * second - cross * cross, 0.0)))
+    return _average(C, np.empty((4, 4, 4)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -161,44 +345,9 @@ def four_signs_moment(
     c23: float, c24: float, c33: float, c34: float, c44: float,
 ) -> float:  # fmt: skip
     """E[|x3| |x4| sign(x1) sign(x2)], the core of E[sigma' sigma' sigma sigma] of ReLU networks."""
-    C = _symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44)
-    for n in range(6):
-        i, j, k, l = PAIRS[n]  # noqa: E741
-        side = _side(C, i, j)
-        if side != 0.0:
-            rest = C[k, k], C[l, l], C[k, l], C[2, k], C[2, l], C[3, k], C[3, l], c34
-            return side * pair_of_signs_moment(*rest)
-    total = c34 * four_signs_of(C)
-    D = np.empty((4, 4))
-    for j in range(4):
-        for a in range(4):
-            for b in range(4):
-                D[a, b] = C[a, b] - C[a, j] * C[j, b] / C[j, j]
-        total += 2.0 / math.pi * C[2, j] / math.sqrt(C[j, j]) * _given_one(D, j)
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _given_one(D: NDArray[np.float64], j: int) -> float:
-    """sqrt(pi/2) E[x4 sign(x_k) sign(x_l) sign(x_m)] of the three fields beside j, given x_j = 0.
-
-    Signs of fields that are parallel under the condition cancel in pairs.
-    """
-    total = 0.0
-    for k in range(4):
-        if k == j:
-            continue
-        others = [a for a in range(4) if a not in (j, k)]
-        l, m = others[0], others[1]  # noqa: E741
-        root = correlation_root(D[l, l], D[m, m], D[l, m])
-        if root * root <= FIXED * D[l, l] * D[m, m]:
-            return math.copysign(1.0, D[l, m]) * D[3, k] / math.sqrt(D[k, k])
-        first = D[l, l] - D[l, k] ** 2 / D[k, k]
-        second = D[m, m] - D[m, k] ** 2 / D[k, k]
-        cross = D[l, m] - D[l, k] * D[k, m] / D[k, k]
-        angle = math.atan2(cross, math.sqrt(max(first * second - cross * cross, 0.0)))
-        total += D[3, k] / math.sqrt(D[k, k]) * 2.0 / math.pi * angle
-    return total
+    C, out = _symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), np.empty((4, 4))
+    _moments(C, np.empty((4, 4, 4)), out)
+    return out[2, 3]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -206,13 +355,12 @@ def _symmetric(
     c11: float, c12: float, c13: float, c14: float, c22: float,
     c23: float, c24: float, c33: float, c34: float, c44: float,
 ) -> NDArray[np.float64]:  # fmt: skip
-    C = np.empty((4, 4))
-    C[0, 0], C[0, 1], C[0, 2], C[0, 3] = c11, c12, c13, c14
-    C[1, 1], C[1, 2], C[1, 3] = c22, c23, c24
-    C[2, 2], C[2, 3], C[3, 3] = c33, c34, c44
+    C, upper = np.empty((4, 4)), (c11, c12, c13, c14, c22, c23, c24, c33, c34, c44)
+    n = 0
     for i in range(4):
-        for j in range(i):
-            C[i, j] = C[j, i]
+        for j in range(i, 4):
+            C[i, j] = C[j, i] = upper[n]
+            n += 1
     return C
 
 
@@ -223,3 +371,80 @@ def four_signs(
 ) -> float:  # fmt: skip
     """E[sign(x1) sign(x2) sign(x3) sign(x4)] from the ten covariances."""
     return four_signs_of(_symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def four_signs_table(C: Matrix, p: int) -> NDArray[np.float64]:
+    """E[sign(x_a) sign(x_b) sign(x_c) sign(x_d)] for a, b < p and any c, d, as (p, p, N, N).
+
+    Each set of four fields is integrated once.
+    """
+    return _table(C, p, False)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def four_signs_moment_table(C: Matrix, p: int) -> NDArray[np.float64]:
+    """E[sign(x_a) sign(x_b) |x_c| |x_d|] for a, b < p and any c, d, as (p, p, N, N).
+
+    Each set of four fields is integrated once: one_pass.md A.0 needs it for six pairs.
+    """
+    return _table(C, p, True)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
+    N = C.shape[0]
+    table = np.empty((p, p, N, N))
+    angle, inverse = np.empty((N, N)), np.empty((N, N))
+    for a in range(N):
+        for b in range(a + 1):
+            entries = C[a, a], C[b, b], C[a, b]
+            angle[a, b] = angle[b, a] = correlation_angle(*entries)
+            inverse[a, b] = inverse[b, a] = inverse_correlation_root(*entries)
+    _coinciding(C, angle, inverse, moments, table)
+    S, work, values = np.empty((4, 4)), np.empty((4, 4, 4)), np.empty((4, 4))
+    for d in range(N):
+        for c in range(d):
+            for b in range(min(c, p)):
+                for a in range(b):
+                    four = (a, b, c, d)
+                    for m, n in np.ndindex(4, 4):
+                        S[m, n] = C[four[m], four[n]]
+                    if moments:
+                        _moments(S, work, values)
+                    else:
+                        values[:] = _average(S, work)
+                    for m in range(6):
+                        i, j, k, l = PAIRS[m]  # noqa: E741
+                        if four[j] < p:
+                            _put(table, four[i], four[j], four[k], four[l], values[k, l])
+    return table
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _coinciding(
+    C: Matrix, angle: Matrix, inverse: Matrix, moments: bool, table: NDArray[np.float64]
+) -> None:
+    """Fill the entries where two indices coincide: two signs are left."""
+    p, N = table.shape[0], C.shape[0]
+    for a in range(p):
+        for b in range(a + 1):
+            for c in range(N):
+                for d in range(c + 1):
+                    four, u, v = (a, b, c, d), -1, -1
+                    for i, j, k, l in PAIRS:  # noqa: E741
+                        if four[i] == four[j]:
+                            u, v = four[k], four[l]
+                    if u < 0:
+                        continue
+                    value = angle[u, v]
+                    if moments:
+                        terms = C[c, u] * (C[d, v] - C[d, u] * C[u, v] / C[u, u])
+                        terms += C[c, v] * (C[d, u] - C[d, v] * C[u, v] / C[v, v])
+                        value = C[c, d] * value + terms * inverse[u, v]
+                    _put(table, a, b, c, d, 2.0 / math.pi * value)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _put(table: NDArray[np.float64], a: int, b: int, c: int, d: int, value: float) -> None:
+    table[a, b, c, d] = table[a, b, d, c] = table[b, a, c, d] = table[b, a, d, c] = value

@@ -8,11 +8,14 @@ import pytest
 import sympy as sp
 
 from dmft.gaussian import Gaussian
-from dmft.gaussian.orthant import FourSigns
+from dmft.gaussian.orthant import FourSigns, FourSignsMoment
+from dmft.special import orthant
 from dmft.special.orthant import (
     four_signs,
     four_signs_moment,
+    four_signs_moment_table,
     four_signs_of,
+    four_signs_table,
     pair_of_signs_moment,
 )
 
@@ -58,7 +61,7 @@ def test_planar_fields_are_a_mean_over_the_circle():
     rays = np.stack([np.cos(middle), np.sin(middle)])
     signs = np.prod(np.sign(normals @ rays), axis=0)
     truth = float(signs @ widths) / (2 * np.pi)
-    assert four_signs_of(normals @ normals.T) == pytest.approx(truth, abs=1e-8)
+    assert four_signs_of(normals @ normals.T) == pytest.approx(truth, abs=1e-14)
 
     # E[|x3||x4| s1 s2]: E r^2 = 2 times the mean of the bilinear form over the circle.
     def primitive(t):
@@ -68,7 +71,7 @@ def test_planar_fields_are_a_mean_over_the_circle():
     parts = primitive(edges + widths) - primitive(edges)
     truth = 2 * float(signs @ parts) / (2 * np.pi)
     cov = normals @ normals.T
-    assert four_signs_moment(*cov[UPPER]) == pytest.approx(truth, abs=1e-7)
+    assert four_signs_moment(*cov[UPPER]) == pytest.approx(truth, abs=1e-14)
 
 
 @pytest.mark.parametrize("labels", list(product(range(3), repeat=4)))
@@ -108,3 +111,82 @@ def test_nearly_coinciding_fields_stay_accurate():
         value = four_signs_moment(*(A @ A.T)[UPPER])
         # The functions move linearly (times a logarithm) in the distance of the fields.
         assert value == pytest.approx(four_signs_moment(*exact[UPPER]), abs=10 * gap + 1e-7)
+
+
+KINDS = {
+    "generic": lambda g, h: g.standard_normal((4, 4)),
+    "two parallel": lambda g, h: _moved(g.standard_normal((4, 4)), [(1, 0)], h),
+    "parallel pairs": lambda g, h: _moved(g.standard_normal((4, 4)), [(1, 0), (3, 2)], h),
+    "all parallel": lambda g, h: 1.0 + h * g.standard_normal((4, 4)),
+    "coplanar three": lambda g, h: _moved(g.standard_normal((4, 4)), [(2, 0, 1)], h),
+    "coplanar four": lambda g, h: (
+        g.standard_normal((4, 2)) @ g.standard_normal((2, 4)) + h * g.standard_normal((4, 4))
+    ),
+}
+
+
+def _moved(A, rows, h):
+    """Rows replaced by the sum of others and `h` times themselves."""
+    for row, *others in rows:
+        A[row] = h * A[row] + A[others].sum(axis=0)
+    return A
+
+
+def exact_moment(A):
+    """E[|x3| |x4| sign(x1) sign(x2)] by Stein and Plackett at 40 digits, from the factor."""
+    with mpmath.workdps(40):
+        M = mpmath.matrix(A.tolist())
+        entries = [sp.Float((M * M.T)[int(i), int(j)], 40) for i, j in zip(*UPPER, strict=True)]
+        return float(FourSignsMoment(*entries).formula().evalf(15))
+
+
+@pytest.mark.parametrize("h", [3e-2, 1e-5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_moment_of_nearly_degenerate_fields_is_as_exact_as_its_data(kind, h):
+    generator = np.random.default_rng(7)
+    A = KINDS[kind](generator, h)
+    cov = A @ A.T
+    scale = np.sqrt(cov[2, 2] * cov[3, 3])
+    # Rounding the covariance turns nearly parallel fields by 1e-16 / h; coplanar ones are regular.
+    noise = 1e-14 + (3e-16 / h if "parallel" in kind else 0.0)
+    assert four_signs_moment(*cov[UPPER]) == pytest.approx(exact_moment(A), abs=noise * scale)
+
+
+def test_gauss_rules_agree_with_the_rule_for_the_edge():
+    generator = np.random.default_rng(2)
+    used = set()
+    for n in range(3000):
+        h = 10.0 ** generator.uniform(-3, 0.5)
+        A = list(KINDS.values())[n % 6](generator, h)
+        cov, work = A @ A.T, np.empty((4, 4, 4))
+        R, G, P = work[:3]
+        assert orthant._correlations(cov, R, G) == -1
+        field = orthant._most_singular_three(R, G)
+        fields, parts = orthant._factor(R, G, field, P)
+        value = orthant._four(R, G, P, fields, parts)
+        a, b, c, f = fields
+        lines = tuple(
+            (R[f, x], G[f, x], start, -parts[0] * P[y, z])
+            for (x, y, z), start in zip(((a, b, c), (b, a, c), (c, a, b)), parts[2:], strict=True)
+        )
+        v = parts[0] / parts[1]
+        edge = orthant._to_edge(v, np.sqrt(parts[1]), lines) * 4 / np.pi**2
+        assert value == pytest.approx(edge, abs=3e-14)
+        two = min(orthant._given(R, G, f, *x) for x in ((a, b), (a, c), (b, c)))
+        used.add(orthant._rule(v, max(two, v))[1])
+    assert used == {0, *orthant.SIZES}
+
+
+@pytest.mark.parametrize("students", [1, 2, 4])
+def test_tables_hold_the_averages_of_all_quadruples(students):
+    rows = np.random.default_rng(4).standard_normal((6, 6))
+    rows[3], rows[5] = -2.0 * rows[0], rows[1] + rows[2]  # antiparallel and coplanar fields
+    cov = rows @ rows.T
+    signs = four_signs_table(cov, students)
+    moments = four_signs_moment_table(cov, students)
+    assert signs.shape == moments.shape == (students, students, 6, 6)
+    for labels in product(range(students), range(students), range(6), range(6)):
+        part = cov[np.ix_(labels, labels)]
+        # Both name coinciding fields apart, and may differ by the rounding that makes them.
+        assert signs[labels] == pytest.approx(four_signs_of(part), abs=1e-14)
+        assert moments[labels] == pytest.approx(four_signs_moment(*part[UPPER]), abs=1e-13)
