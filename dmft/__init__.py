@@ -16,6 +16,7 @@ __version__ = VERSION
 PUBLIC = {
     "SGD": "dmft.model",
     "Censored": "dmft.analysis.escape",
+    "Certificate": "dmft.workflow",
     "Committee": "dmft.model",
     "Equations": "dmft.equations",
     "EscapeTime": "dmft.analysis.escape",
@@ -36,6 +37,8 @@ PUBLIC = {
     "Problem": "dmft.solvers.problem",
     "Status": "dmft.names",
     "Trajectory": "dmft.solvers.trajectory",
+    "certify": "dmft.workflow",
+    "certify_hermite": "dmft.workflow",
     "derive": "dmft.equations",
     "escape_time": "dmft.workflow",
     "generative_exponent": "dmft.gaussian",

@@ -41,7 +41,7 @@ BANS = {
     "errors": {"sympy", "numpy", "numba"},
 }
 # These are slow to import or optional: only inside functions, so that `import dmft` stays light.
-LAZY = {"matplotlib", "xarray", "h5netcdf", "h5py", "tqdm", "pandas"}
+LAZY = {"matplotlib", "xarray", "h5netcdf", "h5py", "tqdm", "pandas", "flint"}
 TOP_LEVEL = {
     "dmft", "tests", "derivations", "examples", "pyproject.toml", "README.md", "LICENSE",
     "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md",

@@ -1,8 +1,17 @@
 """Floor 6: verbs that span floors."""
 
+from dmft.workflow.certify import Certificate, certify, certify_hermite
 from dmft.workflow.escape import escape_time
 from dmft.workflow.load import load
 from dmft.workflow.phase_diagram import phase_diagram
 from dmft.workflow.solve import solve
 
-__all__ = ["escape_time", "load", "phase_diagram", "solve"]
+__all__ = [
+    "Certificate",
+    "certify",
+    "certify_hermite",
+    "escape_time",
+    "load",
+    "phase_diagram",
+    "solve",
+]

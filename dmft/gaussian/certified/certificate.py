@@ -1,0 +1,221 @@
+r"""Balls that provably contain an expectation, for judging closed forms and for citing numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, real_ball
+from dmft.gaussian.certified.reduce import checked_law
+from dmft.gaussian.certified.routes import Reduction
+from dmft.gaussian.certified.signed import RationalLaw
+from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.hermite import hermite
+
+MAX_DIGITS = 100
+# Fields in one expression; beyond, no reduction ends.
+MAX_FIELDS = 8
+# Bits beyond those of the digits, and repetitions with more digits where terms cancel.
+GUARD_BITS = 60
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An interval that provably contains the exact number.
+
+    Attributes
+    ----------
+    mid, radius : float
+        The number is in [mid - radius, mid + radius]; the radius is rounded up.
+    ball : flint.arb
+        The same at the working precision.
+    digits : int
+        Significant decimal digits that the ball fixes; for a ball around zero, decimals.
+    seconds : float
+        Time that it took.
+    steps : tuple of str
+        The reductions used; each is proven in derivations/certificates.py.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> law = dmft.Gaussian([z], [[1]])
+    >>> dmft.certify(sp.Max(0, z), law).contains(1 / sp.sqrt(2 * sp.pi))
+    True
+    """
+
+    mid: float
+    radius: float
+    ball: Any
+    digits: int
+    seconds: float
+    steps: tuple[str, ...]
+
+    def __float__(self) -> float:
+        return self.mid
+
+    def contains(self, value: sp.Expr | float | Fraction, slack: float = 0.0) -> bool:
+        """Whether a value is in the interval, widened by `slack` on both sides.
+
+        An exact SymPy number is enclosed itself, and must overlap.
+        """
+        module = flint()
+        with module.ctx.workprec(max(200, 2 * self.ball.bits())):
+            number = real_ball(value) if isinstance(value, Fraction) else None
+            if number is None:
+                number = constant(sp.sympify(value, strict=True)).real
+            wide = self.ball + module.arb(0, real_ball(Fraction(slack)).upper())
+            return bool(wide.overlaps(number))
+
+    def __str__(self) -> str:
+        return str(self.ball.str(self.digits + 3))
+
+    def __repr__(self) -> str:
+        return f"Certificate({self}, {self.digits} digits, {self.seconds:.3f} s)"
+
+
+def certify_expectation(
+    expr: sp.Expr, law: Gaussian, values: Mapping[sp.Symbol, Any] | None = None, digits: int = 15
+) -> Certificate:
+    """Enclose E[expr] under a Gaussian law with rational covariance (see `dmft.certify`)."""
+    if not isinstance(law, Gaussian):
+        raise BadParameter(f"law must be a dmft.Gaussian, got {law!r}")
+    given = _exact_values(values or {})
+    symbols = [sp.Dummy(x.name, real=True) for x in law.fields]
+    clash = set(given) & set(law.fields)
+    if clash:
+        raise BadParameter(f"values gives {clash}, which are fields of the law")
+    cov = [[_entry(law.cov[i, j], given) for j in range(len(symbols))] for i in range(len(symbols))]
+    rational = checked_law([_entry(m, given) for m in law.mean], cov)
+    integrand = _integrand(expr, given).xreplace(dict(zip(law.fields, symbols, strict=True)))
+    return enclose([(sp.S.One, integrand, symbols, rational)], digits)
+
+
+def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certificate:
+    """Enclose the Hermite coefficient E[f(x) He_n(x)], x ~ N(0, 1).
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> dmft.certify_hermite(sp.tanh(z), z, 3).digits >= 15
+    True
+    """
+    if not isinstance(x, sp.Symbol):
+        raise BadParameter(f"x must be a SymPy symbol, got {x!r}")
+    return certify_expectation(f * hermite(n, x), Gaussian([x], [[1]]), digits=digits)
+
+
+# coefficient, integrand, its fields, their law.
+Term = tuple[sp.Expr, sp.Expr, Sequence[sp.Symbol], RationalLaw]
+
+
+def enclose(terms: Sequence[Term], digits: int) -> Certificate:
+    """Enclose a sum of expectations, with more working digits where they cancel."""
+    if not 1 <= digits <= MAX_DIGITS:
+        raise BadParameter(f"digits must be 1 to {MAX_DIGITS}, got {digits}")
+    module, start = flint(), time.perf_counter()
+    working, before = digits + 2, MAX_DIGITS * 10
+    for _ in range(ROUNDS):
+        bits = int(3.33 * working) + GUARD_BITS + _spread_bits(terms)
+        with module.ctx.workprec(bits):
+            reduction = Reduction(working)
+            ball = module.arb(0)
+            for coefficient, integrand, symbols, law in terms:
+                value = reduction.expectation(integrand, list(symbols), law)
+                ball += constant(coefficient).real * value
+            if not ball.is_finite():
+                raise NotClosed("no finite enclosure was found")
+            missing = _missing_digits(ball, digits)
+        # What more digits did not improve, a longer series would not either.
+        if missing <= 0 or missing >= before:
+            break
+        before = missing
+        working += missing + 1
+    seconds = time.perf_counter() - start
+    return _record(ball, seconds, tuple(reduction.steps))
+
+
+def _missing_digits(ball: Ball, digits: int) -> int:
+    """Decimal digits by which the radius is too large; 0 where the value may be zero."""
+    middle, radius = abs(ball.mid()), ball.rad()
+    if radius.is_zero() or not middle > 4 * radius:
+        return 0
+    ratio = float((radius / middle).log()) / math.log(10) + digits
+    return math.ceil(ratio) if ratio > 0 else 0
+
+
+def _spread_bits(terms: Sequence[Term]) -> int:
+    """Bits that nearly parallel fields may cancel."""
+    largest = 0
+    for *_, law in terms:
+        for row in law.cov:
+            for c in row:
+                largest = max(largest, c.denominator.bit_length(), c.numerator.bit_length())
+    return 2 * min(largest, 200)
+
+
+def _record(ball: Ball, seconds: float, steps: tuple[str, ...]) -> Certificate:
+    module = flint()
+    with module.ctx.workprec(200):
+        mid = float(ball.mid())
+        gap = abs(ball.mid() - module.arb(mid)) + ball.rad()
+        radius = float(gap.upper())
+        if radius:
+            radius = math.nextafter(radius, math.inf)
+        rad, middle = float(ball.rad().upper()), abs(mid)
+        if rad == 0:
+            digits = MAX_DIGITS
+        elif middle > 2 * rad:
+            digits = int(-math.log10(rad / middle))
+        else:
+            digits = int(-math.log10(rad))
+    return Certificate(mid, radius, ball, digits, seconds, steps)
+
+
+def _exact_values(values: Mapping[sp.Symbol, Any]) -> dict[sp.Symbol, sp.Expr]:
+    return {s: _exact(sp.sympify(v, strict=True)) for s, v in values.items()}
+
+
+def _exact(expr: sp.Expr) -> sp.Expr:
+    """The same with every float as the binary fraction that it holds."""
+
+    def fraction(number: sp.Expr) -> sp.Expr:
+        value = exact_fraction(number)
+        assert value is not None
+        return sp.Rational(value.numerator, value.denominator)
+
+    return expr.xreplace({n: fraction(n) for n in expr.atoms(sp.Float)})
+
+
+def _entry(expr: sp.Expr, given: Mapping[sp.Symbol, sp.Expr]) -> Fraction:
+    value = _exact(sp.sympify(expr, strict=True).xreplace(dict(given)))
+    if value.free_symbols:
+        raise BadParameter(
+            f"the entry {expr} of the law holds symbols without a value: pass values={{...}}"
+        )
+    fraction = exact_fraction(value)
+    if fraction is None:
+        fraction = exact_fraction(sp.expand(value))
+    if fraction is None:
+        raise BadParameter(
+            f"the entry {expr} of the law is not rational: a certificate decides what is singular "
+            "in exact fractions; scale the fields so that covariances and means are rational"
+        )
+    return fraction
+
+
+def _integrand(expr: sp.Expr, given: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+    integrand = sp.sympify(expr, strict=True)
+    if not isinstance(integrand, sp.Expr) or integrand.has(sp.I, sp.nan, sp.oo, -sp.oo, sp.zoo):
+        raise BadParameter(f"expr must be a real and finite SymPy expression, got {expr!r}")
+    return _exact(integrand.xreplace(dict(given)))

@@ -1,0 +1,265 @@
+r"""Moments of Gaussian fields times signs, exactly reduced to one-dimensional integrals.
+
+E[prod u_i^n_i prod_{j in S} sign(u_j)], u ~ N(m, C) with rational m and C, by identities that hold
+term by term (proofs: derivations/certificates.py):
+
+1. two signs that switch together cancel; signs of parallel fields with different thresholds
+   s < t obey sign(u-s) sign(u-t) = 1 - sign(u-s) + sign(u-t);
+2. Stein: E[u_i F] = m_i E[F] + sum_j C_ij E[d_j F], with d_j sign(u_j) = 2 delta(u_j);
+3. a delta conditions the law: E[delta(u_j) F] = p_j(0) E[F | u_j = 0];
+4. one sign: erf(m/sqrt(2 C)); two: the integral over the correlation (Plackett), for zero means
+   the arcsine; three and four: Price along C(t) = t C + (1 - t) diag C,
+   d/dt E prod sign = sum_{i<j} 4 C_ij p_ij(0, 0; t) E_t[the other signs | u_i = u_j = 0].
+
+All decisions (a zero variance, parallel fields) are made in fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+
+from dmft.errors import NotClosed
+from dmft.gaussian.certified.balls import Ball, flint, real_ball
+
+Rows = tuple[tuple[Fraction, ...], ...]
+MAX_SIGNS = 4
+
+
+@dataclass(frozen=True)
+class RationalLaw:
+    """Mean and covariance of jointly Gaussian fields in fractions; singular ones are valid."""
+
+    mean: tuple[Fraction, ...]
+    cov: Rows
+
+    def given(self, j: int) -> RationalLaw:
+        """Law under the condition u_j = 0."""
+        C, m = self.cov, self.mean
+        row = [c / C[j][j] for c in C[j]]
+        size = range(len(m))
+        return RationalLaw(
+            tuple(m[a] - row[a] * m[j] for a in size),
+            tuple(tuple(C[a][b] - row[a] * C[j][b] for b in size) for a in size),
+        )
+
+    def shifted(self, j: int, by: Fraction) -> RationalLaw:
+        """Law with one more field u_j + by at the end."""
+        return self.joined([Fraction(int(i == j)) for i in range(len(self.mean))], by)
+
+    def joined(
+        self, weights: Sequence[Fraction], offset: Fraction, noise: Fraction = Fraction(0)
+    ) -> RationalLaw:
+        """Law with one more field sum_i w_i u_i + offset + independent noise at the end."""
+        C, m = self.cov, self.mean
+        cross = tuple(
+            sum((w * c for w, c in zip(weights, row, strict=True)), Fraction(0)) for row in C
+        )
+        variance = sum((w * c for w, c in zip(weights, cross, strict=True)), noise)
+        shift = sum((w * a for w, a in zip(weights, m, strict=True)), offset)
+        rows = [(*row, c) for row, c in zip(C, cross, strict=True)]
+        return RationalLaw((*m, shift), (*rows, (*cross, variance)))
+
+
+class SignedMoments:
+    """Evaluates and remembers the moments of one certificate, at the working precision."""
+
+    def __init__(self, goal: Ball) -> None:
+        self.goal = goal
+        self.memory: dict[object, Ball] = {}
+        self.used: set[str] = set()
+
+    def moment(self, law: RationalLaw, powers: dict[int, int], signs: frozenset[int]) -> Ball:
+        """E[prod u_i^powers_i prod_{j in signs} sign(u_j)]."""
+        powers = {i: n for i, n in powers.items() if n}
+        key = (law, tuple(sorted(powers.items())), signs)
+        if key not in self.memory:
+            self.memory[key] = self._moment(law, powers, signs)
+        return self.memory[key]
+
+    def _moment(self, law: RationalLaw, powers: dict[int, int], signs: frozenset[int]) -> Ball:
+        C, m = law.cov, law.mean
+        for j in signs:
+            if C[j][j] == 0:
+                side = (m[j] > 0) - (m[j] < 0)
+                return side * self.moment(law, powers, signs - {j}) if side else flint().arb(0)
+        for i, j in combinations(sorted(signs), 2):
+            if C[i][j] ** 2 == C[i][i] * C[j][j]:
+                return self._parallel(law, powers, signs, i, j)
+        if not powers:
+            return self._signs(law, sorted(signs))
+        return self._stein(law, powers, signs)
+
+    def _parallel(
+        self, law: RationalLaw, powers: dict[int, int], signs: frozenset[int], i: int, j: int
+    ) -> Ball:
+        """u_j = k u_i + d with certainty."""
+        C, m = law.cov, law.mean
+        k = C[i][j] / C[i][i]
+        # sign(u_j) = side * sign(u_i + gap).
+        gap = m[j] / k - m[i]
+        side = 1 if k > 0 else -1
+        left = signs - {i, j}
+        whole = self.moment(law, powers, left)
+        if gap == 0:
+            return side * whole
+        # The sign that switches first (threshold s) and second (t).
+        wide = law.shifted(i, gap)
+        last = len(m)
+        first, second = (last, i) if gap > 0 else (i, last)
+        one = self.moment(wide, powers, left | {first})
+        two = self.moment(wide, powers, left | {second})
+        return side * (whole - one + two)
+
+    def _stein(self, law: RationalLaw, powers: dict[int, int], signs: frozenset[int]) -> Ball:
+        self.used.add("Stein")
+        C, m = law.cov, law.mean
+        i = min(powers)
+        lowered = {**powers, i: powers[i] - 1}
+        total = flint().arb(0)
+        if m[i]:
+            total += real_ball(m[i]) * self.moment(law, lowered, signs)
+        for j, n in lowered.items():
+            if n and C[i][j]:
+                rest = self.moment(law, {**lowered, j: n - 1}, signs)
+                total += real_ball(n * C[i][j]) * rest
+        for j in signs:
+            if C[i][j]:
+                rest = self.moment(law.given(j), lowered, signs - {j})
+                total += real_ball(2 * C[i][j]) * density(m[j], C[j][j]) * rest
+        return total
+
+    def _signs(self, law: RationalLaw, signs: list[int]) -> Ball:
+        """E[prod sign(u_j)], no two of them parallel and none of variance zero."""
+        module = flint()
+        m = [law.mean[j] for j in signs]
+        C = [[law.cov[i][j] for j in signs] for i in signs]
+        centred = not any(m)
+        if not signs:
+            return module.arb(1)
+        if centred and len(signs) % 2:
+            return module.arb(0)
+        if len(signs) > MAX_SIGNS:
+            raise NotClosed(f"it leaves a product of {len(signs)} signs")
+        if len(signs) == 1:
+            return (real_ball(m[0]) / real_ball(2 * C[0][0]).sqrt()).erf()
+        if len(signs) == 2:
+            return self._two(m, C)
+        self.used.add("Price along t C + (1 - t) diag C")
+        total = module.arb(1 if not centred else 0)
+        for a, c in zip(m, (C[i][i] for i in range(len(m))), strict=True):
+            total *= (real_ball(a) / real_ball(2 * c).sqrt()).erf()
+        if len(signs) == 4 and not centred:
+            raise NotClosed("it leaves a product of four signs with thresholds")
+        return total + self._price(m, C)
+
+    def _two(self, m: list[Fraction], C: list[list[Fraction]]) -> Ball:
+        module = flint()
+        gap = real_ball(C[0][0] * C[1][1] - C[0][1] ** 2).sqrt()
+        angle = module.arb.atan2(real_ball(C[0][1]), gap)
+        if not any(m):
+            return 2 / module.arb.pi() * angle
+        self.used.add("Plackett's integral over the correlation")
+        h, k = (real_ball(a) / real_ball(C[i][i]).sqrt() for i, a in enumerate(m))
+        root = module.arb(2).sqrt()
+
+        def integrand(s: Ball, analytic: bool) -> Ball:
+            theta = angle * s
+            sine, cosine = theta.sin(), theta.cos()
+            # h^2 - 2 h k sin + k^2 = (h - k)^2 + 2 h k (1 - sin), and 1 - sin = cos^2/(1 + sin).
+            if C[0][1] > 0:
+                action = (h - k) * (h - k) / (2 * cosine**2) + h * k / (1 + sine)
+            else:
+                action = (h + k) * (h + k) / (2 * cosine**2) - h * k / (1 - sine)
+            value = (-action).exp()
+            if value.is_finite() or analytic:
+                return value
+            # On the real line the density never exceeds that of the origin.
+            return module.acb(module.arb(0.5, 0.5))
+
+        part = module.acb.integral(integrand, 0, 1, abs_tol=self.goal, rel_tol=self.goal).real
+        return (h / root).erf() * (k / root).erf() + 2 / module.arb.pi() * angle * part
+
+    def _price(self, m: list[Fraction], C: list[list[Fraction]]) -> Ball:
+        """Integral over t of the derivative along t C + (1 - t) diag C."""
+        module = flint()
+        size = len(m)
+        pairs = [(i, j) for i, j in combinations(range(size), 2) if C[i][j]]
+        inner = [_PairTerm(m, C, i, j) for i, j in pairs]
+
+        def integrand(t: Ball, analytic: bool) -> Ball:
+            total = module.acb(0)
+            for term in inner:
+                total += term(t, analytic)
+            return total
+
+        value = module.acb.integral(integrand, 0, 1, abs_tol=self.goal, rel_tol=self.goal)
+        if not value.is_finite():
+            raise NotClosed("Price's integral has no finite enclosure")
+        return value.real
+
+
+class _PairTerm:
+    """4 C_ij p_ij(0, 0; t) times the average of the other one or two signs given u_i = u_j = 0."""
+
+    def __init__(self, m: list[Fraction], C: list[list[Fraction]], i: int, j: int) -> None:
+        order = [i, j, *(k for k in range(len(m)) if k not in (i, j))]
+        # Fields of variance one: thresholds and correlations.
+        scale = [real_ball(C[k][k]).sqrt() for k in order]
+        self.h = [real_ball(m[k]) / s for k, s in zip(order, scale, strict=True)]
+        self.R = [
+            [real_ball(C[a][b]) / (s * r) for b, r in zip(order, scale, strict=True)]
+            for a, s in zip(order, scale, strict=True)
+        ]
+        self.centred = not any(m)
+
+    def __call__(self, t: Ball, analytic: bool) -> Ball:
+        module, R, h = flint(), self.R, self.h
+        rho = t * R[0][1]
+        spread = 1 - rho * rho
+        value = 2 / module.arb.pi() * R[0][1] / spread.sqrt(analytic=analytic)
+        if not self.centred:
+            value *= (-(h[0] * h[0] - 2 * rho * h[0] * h[1] + h[1] * h[1]) / (2 * spread)).exp()
+        return value * (
+            self._one(t, spread, analytic) if len(h) == 3 else self._pair(t, spread, analytic)
+        )
+
+    def _slopes(self, t: Ball, spread: Ball, k: int) -> tuple[Ball, Ball]:
+        """Regression of u_k on the first two fields."""
+        R = self.R
+        a, b, rho = t * R[0][k], t * R[1][k], t * R[0][1]
+        return (a - rho * b) / spread, (b - rho * a) / spread
+
+    def _one(self, t: Ball, spread: Ball, analytic: bool) -> Ball:
+        module, h = flint(), self.h
+        x, y = self._slopes(t, spread, 2)
+        center = h[2] - x * h[0] - y * h[1]
+        variance = 1 - t * (x * self.R[0][2] + y * self.R[1][2])
+        value = (center / (2 * variance).sqrt(analytic=analytic)).erf()
+        if analytic or value.is_finite():
+            return value
+        return module.acb(module.arb(0, 1))  # |erf| <= 1 on the real line
+
+    def _pair(self, t: Ball, spread: Ball, analytic: bool) -> Ball:
+        """(2/pi) atan(cross/sqrt(det)) of the two other fields."""
+        module, R = flint(), self.R
+        (x, y), (z, w) = self._slopes(t, spread, 2), self._slopes(t, spread, 3)
+        first = 1 - t * (x * R[0][2] + y * R[1][2])
+        second = 1 - t * (z * R[0][3] + w * R[1][3])
+        cross = t * (R[2][3] - x * R[0][3] - y * R[1][3])
+        ratio = cross / (first * second - cross * cross).sqrt(analytic=analytic)
+        if analytic and not (1 + ratio * ratio).sqrt(analytic=True).is_finite():
+            return module.acb("nan")  # the cuts of atan
+        value = ratio.atan()
+        if not value.is_finite() and not analytic:
+            value = module.acb(module.arb(0, module.arb.pi() / 2))
+        return 2 / module.arb.pi() * value
+
+
+def density(mean: Fraction, variance: Fraction) -> Ball:
+    """Density at zero of N(mean, variance)."""
+    module = flint()
+    size = (2 * module.arb.pi() * real_ball(variance)).sqrt()
+    return (-real_ball(mean**2 / (2 * variance))).exp() / size
