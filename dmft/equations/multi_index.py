@@ -89,7 +89,10 @@ def slopes(term: Term) -> list[tuple[sp.Expr, Term]]:
 
 
 def average(term: Term, weights: Weights) -> sp.Expr:
-    """E[prod w * term] of a term without joint part, zero where flipping the signs of all fields flips the product."""
+    """E[prod w * term] of a term without joint part.
+
+    Zero where flipping the signs of all fields flips the product.
+    """
     pairs = [*weights, *((factor, field) for field, factor in term.factors)]
     if math.prod(parity(f) for f, _ in pairs) == -1:
         return sp.S.Zero
