@@ -50,7 +50,11 @@ def build(equations: Equations) -> Problem:
     if not isinstance(equations, Equations):
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
     source = stored_source(equations)
-    module: Any = load_module(source, "dmft_equations")
+    try:
+        module: Any = load_module(source, "dmft_equations")
+    except FileNotFoundError:  # a table of the source is gone: make it again
+        generate(equations)
+        module = load_module(source, "dmft_equations")
     scalars = tuple(equations.parameters)
     return Problem(
         kind=equations.kind,
@@ -107,7 +111,7 @@ def generate(equations: Equations) -> str:
 def generator_hash() -> str:
     """Hash of the code that turns equations into source, so that an upgrade regenerates."""
     digest = hashlib.blake2b(digest_size=6)
-    for package in ("dmft.codegen", "dmft.emit", "dmft.gaussian", "dmft.equations"):
+    for package in ("dmft.codegen", "dmft.emit", "dmft.gaussian", "dmft.equations", "dmft.special"):
         spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.origin is not None

@@ -26,6 +26,8 @@ CALLS = {
     "PairOfSignsMoment": "pair_of_signs_moment",
     "FourSigns": "four_signs",
     "FourSignsMoment": "four_signs_moment",
+    "FieldTable": "field_average",
+    "PairTable": "pair_average",
 }
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
@@ -208,8 +210,10 @@ class LoopWriter:
         if node.kind == "call" and node.data == "SignsMoment":
             return self.moment_of_signs(node, scope)
         if node.kind == "call":
-            name = CALLS.get(node.data, f"math.{node.data}")
-            return f"{name}({', '.join(self.value(a, scope) for a in node.args)})"
+            kind, *tables = node.data.split()
+            arguments = [f"TABLE_{key}" for key in tables]
+            arguments += [self.value(a, scope) for a in node.args]
+            return f"{CALLS.get(kind, f'math.{kind}')}({', '.join(arguments)})"
         if node.kind == "sum":
             return self.compute_sum(node, scope)
         return self.compute_pair(node, scope)

@@ -13,6 +13,8 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import NotClosed
+from dmft.gaussian.factor_table import factor_table
+from dmft.gaussian.tabled import TableAverage
 
 AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N"}
 
@@ -67,6 +69,9 @@ class Lowering:
         if isinstance(expr, sp.Pow) and expr.exp.is_Rational and (2 * expr.exp).is_Integer:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
+        if isinstance(expr, TableAverage):
+            keys = [factor_table(f).key for f in expr.factors]
+            return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
         if name in COST:
             return g.call(name, *(self(a) for a in expr.args))
         if not expr.has(sp.Indexed, sp.Sum, Kernel):

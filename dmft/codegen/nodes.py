@@ -22,6 +22,7 @@ FIXED: Index = ("", "")
 COST = {"asin": 20, "erf": 20, "exp": 20, "BivariateNormalCDF": 400}
 COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "PairOfSignsMoment": 80}
 COST |= {"FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
+COST |= {"FieldTable": 400, "PairTable": 10_000}
 TEXT_COST = 20
 ROOT_COST, INVERSE_COST = 15, 8
 # What a sum costs against one term of it: typical widths are of order ten.
@@ -151,8 +152,12 @@ class Graph:
 
     def call(self, name: str, *args: Node) -> Node:
         """Function of nodes."""
+        kind, *tables = name.split()
+        if kind == "PairTable" and tables[0] == tables[1]:  # symmetric under exchange of fields
+            first, cross, second = args
+            args = (first, cross, second) if first.key <= second.key else (second, cross, first)
         deps = frozenset().union(*(a.deps for a in args))
-        return self.make("call", name, args, deps, sum(a.cost for a in args) + COST[name])
+        return self.make("call", name, args, deps, sum(a.cost for a in args) + COST[kind])
 
     def text(self, text: str) -> Node:
         """Code of a function of the run-time scalars alone."""

@@ -21,6 +21,8 @@ from dmft.equations.nodes import FieldRoot
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.special.cholesky import field_root
+from dmft.gaussian.direct import direct_averages
+from dmft.gaussian.tabled import TableAverage
 from dmft.special.orthant import four_signs, four_signs_moment, pair_of_signs_moment
 from dmft.special.signs import moment_of_signs_on_arrays
 from dmft.special.signs import moment_of_signs_on_arrays
@@ -147,6 +149,8 @@ class Interpreter:
             return _product([self(a) for a in expr.args])
         if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
+        if isinstance(expr, TableAverage):
+            return direct_averages(expr, [self(a) for a in expr.numbers])
         if expr.func.__name__ in FUNCTIONS:
             return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
         if isinstance(expr, sp.Piecewise):

@@ -1,0 +1,69 @@
+"""Numerical tables on disk, by content of what they were computed from."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.emit.cache import cache_directory
+
+_LOADED: dict[str, NDArray[np.float64]] = {}
+
+
+def load_array(key: str) -> NDArray[np.float64]:
+    """Vector stored under `key`; generated modules read their tables with it.
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing is stored, or what is stored is damaged (each file holds a checksum).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dmft.emit.arrays import load_array, store_array
+    >>> store_array("example", np.arange(3.0))
+    >>> load_array("example").tolist()
+    [0.0, 1.0, 2.0]
+    """
+    if key not in _LOADED:
+        path = _path(key)
+        try:
+            with np.load(path, allow_pickle=False) as file:  # reading checks the CRC of the member
+                _LOADED[key] = _frozen(file["values"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise FileNotFoundError(
+                f"no readable table {path}: build the equations again"
+            ) from error
+    return _LOADED[key]
+
+
+def store_array(key: str, values: NDArray[np.float64]) -> None:
+    """Write a vector by an atomic rename; several processes may do it at once."""
+    path = _path(key)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.savez(file, values=values)
+            file.close()
+            Path(file.name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(file.name).unlink()
+            raise
+    _LOADED[key] = _frozen(values)
+
+
+def _frozen(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read-only copy, the type that constants of compiled functions have."""
+    copy = np.array(values, dtype=np.float64, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def _path(key: str) -> Path:
+    return cache_directory() / f"table_{key}.npz"
