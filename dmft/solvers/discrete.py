@@ -10,7 +10,7 @@ import math
 
 from numba import njit, types
 
-from dmft.solvers.interpolant import compiled, copy
+from dmft.solvers.interpolant import copy, inlined
 from dmft.solvers.layout import (
     BOUND,
     BY_DOMAIN,
@@ -37,10 +37,10 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import DOMAIN, INTEGERS, RHS, VECTOR
 from dmft.solvers.state_tests import outside, read_gap
 
-BUILT_ON = "befa5665867bd859"
+BUILT_ON = "e609079a0ebf1808"
 
 
-@compiled
+@inlined
 def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Save the state if this step is asked for; False when the buffer is full."""
     if counts[PENDING] == 0:
@@ -63,7 +63,7 @@ def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
     return True
 
 
-@compiled
+@inlined
 def _look(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Note the events that this step brought about; a terminal one ends the run."""
     if work.seen.size > 0:
@@ -85,7 +85,7 @@ def _look(observe, task, events, work, y, clock, counts):  # type: ignore[no-unt
             counts[OUTCOME] = EVENT
 
 
-@compiled
+@inlined
 def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """One step of the map, or the reason why there is none."""
     rhs(clock[T], y, task.widths, task.par, work.k[0])

@@ -14,7 +14,7 @@ import math
 
 from numba import njit, types
 
-from dmft.solvers.interpolant import compiled, copy, interpolate
+from dmft.solvers.interpolant import compiled, copy, inlined, interpolate
 from dmft.solvers.layout import (
     AFTER_REJECT,
     BOUND,
@@ -52,7 +52,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import outside
 
-BUILT_ON = "f120147a23e5fc90"
+BUILT_ON = "b0b78c6228901eae"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -60,7 +60,7 @@ FACTOR_NONFINITE, FACTOR_DOMAIN = 0.25, 0.5
 SMALLEST_ERROR = 1e-4
 
 
-@compiled
+@inlined
 def _combine(out, y, h, weights, k, count):  # type: ignore[no-untyped-def]
     """Write y + h * (sum of the first `count` weighted stages) into `out`."""
     for i in range(y.size):
@@ -72,7 +72,7 @@ def _combine(out, y, h, weights, k, count):  # type: ignore[no-untyped-def]
                 out[i] += w * k[j, i]
 
 
-@compiled
+@inlined
 def _evaluate(rhs, tableau, task, work, target, y, t, h, s, counts):  # type: ignore[no-untyped-def]
     """Fill stage s from the state `target`; False when a component is not finite."""
     _combine(target, y, h, tableau.a[s], work.k, s)
@@ -85,7 +85,7 @@ def _evaluate(rhs, tableau, task, work, target, y, t, h, s, counts):  # type: ig
     return True
 
 
-@compiled
+@inlined
 def _error(tableau, task, work, y, h):  # type: ignore[no-untyped-def]
     """Weighted root mean square of the embedded error estimate; 1 is the tolerance."""
     n = y.size
@@ -109,7 +109,7 @@ def _error(tableau, task, work, y, h):  # type: ignore[no-untyped-def]
     return abs(h) * high / math.sqrt(total * n)
 
 
-@compiled
+@inlined
 def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Save what the last step owes; False when the buffer is full and something is still owed."""
     if counts[PENDING] == 0:
@@ -154,7 +154,7 @@ def _prepare(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-unty
     return True
 
 
-@compiled
+@inlined
 def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ignore[no-untyped-def]
     """One attempt; returns (reason, error), acceptable when BY_ERROR and error <= 1."""
     for s in range(1, tableau.stages):
@@ -182,7 +182,7 @@ def _reject(tableau, h, reason, error, clock, counts):  # type: ignore[no-untype
     counts[AFTER_REJECT] = 1
 
 
-@compiled
+@inlined
 def _accept(tableau, task, work, y, t, h, error, clock, counts):  # type: ignore[no-untyped-def]
     """Move to the new state and choose the next step; returns the largest entry."""
     factor = LARGEST_FACTOR
@@ -205,7 +205,7 @@ def _accept(tableau, task, work, y, t, h, error, clock, counts):  # type: ignore
     return largest
 
 
-@compiled
+@inlined
 def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Try one step and, when it is accepted, look for events and for the end."""
     t, h = clock[T], min(clock[H], task.max_step)

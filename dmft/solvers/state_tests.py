@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from dmft.solvers.interpolant import compiled
+from dmft.solvers.interpolant import inlined
 from dmft.solvers.layout import BAND, DOMAIN_BAND, OBSERVABLE, STATE
 
 
-@compiled
+@inlined
 def read_gap(events, point, seen, e):  # type: ignore[no-untyped-def]
     """Event function e (quantity minus threshold) at `point`, where `seen` holds observables."""
     kind = events.kind[e]
@@ -23,7 +23,7 @@ def read_gap(events, point, seen, e):  # type: ignore[no-untyped-def]
     return largest - events.threshold[e]
 
 
-@compiled
+@inlined
 def outside(domain, task, y, counts):  # type: ignore[no-untyped-def]
     """True when `y` is outside the domain by more than the band of rounding and tolerance."""
     if domain(y, task.widths, task.par, 0.0) >= 0.0:
