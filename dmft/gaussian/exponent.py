@@ -33,6 +33,8 @@ class Witness:
         Number of directions learned before (phi is a function of those).
     error : float
         Error of the value; 0 when it is exact.
+    feature : sympy.Expr or None
+        phi, where it is known in closed form.
     """
 
     index: Index
@@ -40,6 +42,7 @@ class Witness:
     transformation: sp.Expr = Y
     learned: int = 0
     error: float = 0.0
+    feature: sp.Expr | None = None
 
 
 @total_ordering
@@ -154,18 +157,19 @@ def _names(exponent: Exponent, latex: bool = False) -> str:
             break
         learned += list(step.directions)
     known = [as_combination(v, exponent.fields) for v in learned[: witness.learned]]
-    return coefficient_name(witness.index, witness.transformation, known, slots, latex=latex)
+    factors = known if witness.feature is None else witness.feature
+    return coefficient_name(witness.index, witness.transformation, factors, slots, latex=latex)
 
 
 def coefficient_name(
     index: Index,
     transformation: sp.Expr,
-    learned: Sequence[sp.Expr],
+    learned: Sequence[sp.Expr] | sp.Expr,
     slots: Sequence[sp.Expr],
     *,
     latex: bool = False,
 ) -> str:
-    """E[T(y) phi(U h) He_n(V h)] with U `learned` and V `slots`, as text or LaTeX.
+    """E[T(y) phi(U h) He_n(V h)] with phi or U `learned` and V `slots`, as text or LaTeX.
 
     Examples
     --------
@@ -175,7 +179,9 @@ def coefficient_name(
     """
     show = sp.latex if latex else str
     parts = ["y" if transformation == Y else "T(y)"]
-    if learned:
+    if isinstance(learned, sp.Expr):
+        parts += [] if learned == 1 else [f"({show(learned)})"]
+    elif learned:
         known = ", ".join(map(show, learned))
         parts.append(rf"\phi({known})" if latex else f"phi({known})")
     he = r"\mathrm{He}_{%d}(%s)" if latex else "He_%d(%s)"

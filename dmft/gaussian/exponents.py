@@ -23,6 +23,7 @@ from dmft.gaussian.coefficients import (
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponent import Exponent, Witness
 from dmft.gaussian.hermite import hermite
+from dmft.gaussian.leap_proofs import proven_steps
 from dmft.gaussian.leaps import (
     MAX_ORDER,
     THRESHOLD,
@@ -128,6 +129,8 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
         steps = polynomial_steps(expr, active)
     else:
         steps = numerical_steps(Coefficients(expr, active), every_transformation=False)
+        proven = proven_steps(expr, active, steps, every=False)
+        exact, steps = proven is not None, proven or steps
     return _leap(result, steps, active, exact)
 
 
@@ -175,7 +178,8 @@ def generative_exponent(
     steps = numerical_steps(
         Coefficients(expr, active), every_transformation=True, first_only=not leap
     )
-    judged = _leap(result, steps, active, False)
+    proven = proven_steps(expr, active, steps, every=True, complete=leap)
+    judged = _leap(result, proven or steps, active, proven is not None)
     return judged if leap else replace(judged, steps=())
 
 
@@ -274,7 +278,7 @@ def _leap(
         directions, basis = (np.zeros((len(v), width)) for v in (s.directions, s.basis))
         directions[:, columns], basis[:, columns] = s.directions, s.basis
         padded.append(replace(s, directions=directions, basis=basis))
-    witness = Witness(index, step.strength, step.transformation, learned, step.error)
+    witness = Witness(index, step.strength, step.transformation, learned, step.error, step.feature)
     return replace(_judged(result, order, witness, exact, THRESHOLD), steps=tuple(padded))
 
 

@@ -45,7 +45,8 @@ class LeapStep:
     `strength` its value (of unit-size functions, when numerical) and `error` that of the
     quadrature, `transformation` the T(y) of that coefficient (y itself for plain leaps).
     `basis` (m, k fields) are the directions that indices count, `coefficients` the nonzero entries
-    of the tensor, each as (index, largest value over phi and T, T).
+    of the tensor, each as (index, largest value over phi and T, T). `feature` is the phi of the
+    value where it is known in closed form.
     """
 
     order: int
@@ -57,6 +58,7 @@ class LeapStep:
     largest_zero: float = 0.0
     basis: Array = field(default_factory=lambda: np.ones((1, 1)))
     coefficients: tuple[tuple[Index, sp.Expr, sp.Expr], ...] = ()
+    feature: sp.Expr | None = None
 
     def names(self, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
         """The directions that indices count, as combinations of the fields."""

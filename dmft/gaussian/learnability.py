@@ -325,7 +325,9 @@ def _coefficient(step: LeapStep, learned: Array, space: Array, fields: Sequence[
         return float(abs(entry[1])) * max(s for s, n in zip(seen, entry[0], strict=True) if n)
 
     index, value, transformation = max(step.coefficients, key=weight)
-    known = [as_combination(v, fields) for v in learned]
+    known: list[sp.Expr] | sp.Expr = [as_combination(v, fields) for v in learned]
+    if step.feature is not None and (index, value) == (step.index, step.strength):
+        known = step.feature
     name = coefficient_name(index, transformation, known, step.names(fields))
     return f"{name} = {sp.N(value, 6)}"
 

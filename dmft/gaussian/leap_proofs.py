@@ -1,0 +1,240 @@
+"""Proofs of leaps found numerically: symmetries make the zeros, closed forms the nonzero values.
+
+A step of order k is proven when every lower coefficient vanishes by a symmetry for all T and phi
+(or exactly, where T = y and phi = 1 are the only ones), the coefficients of order k outside its
+span too, and exact coefficients E[y^m He_j(u) He_n(v)] have the rank of its span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import sympy as sp
+
+from dmft.errors import NotClosed
+from dmft.gaussian.coefficients import Index, indices, sign_flips
+from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.grid import Array
+from dmft.gaussian.hermite import hermite
+from dmft.gaussian.leaps import LeapStep, Y
+
+# Directions are recognised as roots of fractions of denominator up to this.
+DENOMINATOR = 100
+RECOGNISED = 1e-7
+# Powers of y and Hermite orders of learned directions that are tried; expectations per step.
+POWERS, FEATURES, ATTEMPTS = 4, 3, 40
+# Closed forms below this are not taken for nonzero.
+NONZERO = 1e-10
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """Reasons for which E[T(y) phi(U h) He_n(V h)] vanishes for all T (or T = y) and phi.
+
+    Attributes
+    ----------
+    flips : list of ((1 or -1, ...), 1 or -1)
+        Flips of the fields under which y is even (1) or odd (-1).
+    signs : set of int
+        Fields of which y sees the sign alone: sizes are independent of signs, so that even
+        Hermite polynomials of order two or more average to zero.
+    every : bool
+        Whether T is any function: then flips that reverse y say nothing.
+    """
+
+    flips: list[tuple[Index, int]]
+    signs: frozenset[int]
+    every: bool
+
+    @classmethod
+    def of(cls, expr: sp.Expr, fields: Sequence[sp.Symbol], every: bool) -> Symmetries:
+        """Symmetries that SymPy can see.
+
+        Examples
+        --------
+        >>> import sympy as sp
+        >>> x, y = sp.symbols("x y", real=True)
+        >>> found = Symmetries.of(sp.sign(x) * y**2, [x, y], every=True)
+        >>> [found.silences(n, 0) for n in ((1, 0), (2, 0), (0, 1), (0, 2))]
+        [False, True, True, False]
+        """
+        flips = [(e, s) for e, s in sign_flips(expr, fields) if s > 0 or not every]
+        doubled = (expr.xreplace({x: 2 * x}) for x in fields)
+        signs = frozenset(i for i, image in enumerate(doubled) if image == expr)
+        return cls(flips, signs, every)
+
+    def silences(self, n: Index, learned: int) -> bool:
+        """Whether the coefficient vanishes for all functions of the first `learned` fields."""
+        if any(n[i] and n[i] % 2 == 0 for i in self.signs if i >= learned):
+            return True
+        return any(
+            all(e > 0 for e in flips[:learned])
+            and s * (-1) ** sum(m for e, m in zip(flips, n, strict=True) if e < 0) < 0
+            for flips, s in self.flips
+        )
+
+
+def proven_steps(
+    expr: sp.Expr,
+    fields: Sequence[sp.Symbol],
+    steps: Sequence[LeapStep],
+    *,
+    every: bool,
+    complete: bool = True,
+) -> list[LeapStep] | None:
+    """The steps with exact witnesses, or None where symmetries and closed forms do not decide.
+
+    `every` for generative leaps (any T); `complete` if nothing may be left after the last step.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.gaussian.coefficients import Coefficients
+    >>> from dmft.gaussian.leaps import numerical_steps
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> steps = numerical_steps(Coefficients(sp.sign(x * y), (x, y)), every_transformation=True)
+    >>> proven_steps(sp.sign(x * y), (x, y), steps, every=True)[0].strength
+    2/pi
+    """
+    basis = _exact_basis(steps, len(fields)) if steps else None
+    if basis is None:
+        return None
+    turned = tuple(sp.Dummy(f"w{i}", real=True) for i in range(len(fields)))
+    image = basis.T * sp.Matrix(turned)
+    rotated = expr.xreplace(dict(zip(fields, image, strict=True)))
+    if rotated.is_polynomial(*turned):
+        rotated = sp.expand(rotated)
+    count = sum(len(step.directions) for step in steps)
+    if complete and count < len(fields) and rotated.has_free(*turned[count:]):
+        return None
+    prover = _Prover(rotated, turned, every)
+    back = dict(zip(turned, basis * sp.Matrix(fields), strict=True))
+    proven, learned = [], 0
+    for step in steps:
+        better = prover.step(step, learned)
+        if better is None:
+            return None
+        rows = np.array(basis[learned:, :].tolist(), dtype=float)
+        proven.append(replace(better, basis=rows, feature=better.feature.xreplace(back)))
+        learned += len(step.directions)
+    return proven
+
+
+class _Prover:
+    """Proofs for one target in the coordinates w in which its directions are learned."""
+
+    def __init__(self, expr: sp.Expr, fields: Sequence[sp.Symbol], every: bool) -> None:
+        self.expr, self.fields, self.every = expr, tuple(fields), every
+        self.symmetries = Symmetries.of(expr, fields, every)
+        self.law = Gaussian(self.fields, sp.eye(len(self.fields)))
+
+    def step(self, step: LeapStep, learned: int) -> LeapStep | None:
+        """The step with an exact witness, or None."""
+        width = len(self.fields)
+        found = range(learned, learned + len(step.directions))
+        loud: list[Index] = []
+        for order in range(1, step.order + 1):
+            for n in indices(width - learned, order):
+                full = (*([0] * learned), *n)
+                if self.symmetries.silences(full, learned) or self.is_zero(full, learned):
+                    continue
+                if order < step.order or any(m for i, m in enumerate(full) if i not in found):
+                    return None
+                loud.append(full)
+        entries = self.entries(loud, learned, list(found))
+        if entries is None:
+            return None
+        index, value, transformation, feature = entries[0]
+        named = tuple((n[learned:], v, t) for n, v, t, _ in entries)
+        best = replace(step, index=index[learned:], strength=value, feature=feature, error=0.0)
+        return replace(best, transformation=transformation, coefficients=named)
+
+    def is_zero(self, n: Index, learned: int) -> bool:
+        """Whether the one coefficient in question, of T = y and phi = 1, is zero."""
+        return not (self.every or learned) and self.value(1, sp.S.One, n) == 0
+
+    def entries(
+        self, loud: Sequence[Index], learned: int, found: Sequence[int]
+    ) -> list[tuple[Index, sp.Expr, sp.Expr, sp.Expr]] | None:
+        """Exact nonzero coefficients whose unfolding has full rank on the directions found."""
+        kept: list[tuple[Index, sp.Expr, sp.Expr, sp.Expr]] = []
+        columns: dict[tuple[Index, int, Index], Array] = {}
+        tried = 0
+        for power, orders in self.tests(learned):
+            feature = sp.Mul(*map(hermite, orders, self.fields[:learned]))
+            for n in loud:
+                whole = tuple(a + b for a, b in zip(orders, n[:learned], strict=True))
+                if self.vanishes((*whole, *n[learned:]), power):
+                    continue
+                tried += 1
+                value = self.value(power, feature, n) if tried <= ATTEMPTS else None
+                if value is None:
+                    return None
+                if abs(sp.N(value, 20)) < NONZERO:
+                    continue
+                kept.append((n, value, Y**power, feature))
+                for i in found:
+                    if n[i]:
+                        others = tuple(m - (j == i) for j, m in enumerate(n))
+                        column = columns.setdefault((others, power, orders), np.zeros(len(found)))
+                        column[i - found[0]] = float(value)
+            if columns and np.linalg.matrix_rank(_unit(list(columns.values()))) == len(found):
+                return kept
+        return None
+
+    def tests(self, learned: int) -> Iterator[tuple[int, Index]]:
+        """Powers of y and Hermite orders on what is learned."""
+        for power in range(1, (POWERS if self.every else 1) + 1):
+            for orders in product(range(FEATURES + 1), repeat=learned):
+                if sum(orders) <= FEATURES:
+                    yield power, orders
+
+    def vanishes(self, n: Index, power: int) -> bool:
+        """Whether a flip reverses y^power He_n."""
+        return any(
+            s**power * (-1) ** sum(m for e, m in zip(flips, n, strict=True) if e < 0) < 0
+            for flips, s in self.symmetries.flips
+        )
+
+    def value(self, power: int, feature: sp.Expr, n: Index) -> sp.Expr | None:
+        """E[y^power feature He_n] in closed form, None where there is none."""
+        weight = feature * sp.Mul(*map(hermite, n, self.fields))
+        try:
+            value = self.law.expect(self.expr**power * weight)
+        except NotClosed:
+            return None
+        return None if value.has(sp.Float) else sp.simplify(value)
+
+
+def _unit(columns: list[Array]) -> Array:
+    table = np.array(columns)
+    return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True))
+
+
+def _exact_basis(steps: Sequence[LeapStep], width: int) -> sp.Matrix | None:
+    """Orthonormal rows: directions in the order of learning, then the rest, in exact numbers."""
+    learned = np.concatenate([step.directions for step in steps])
+    rows: list[list[sp.Expr]] = []
+    for direction in learned:
+        row = [_recognised(float(a)) for a in direction]
+        if any(a is None for a in row):
+            return None
+        rows.append([a for a in row if a is not None])
+    exact = sp.Matrix(rows)
+    if len(rows) < width:
+        rest = sp.GramSchmidt([sp.Matrix(v) for v in exact.nullspace()], orthonormal=True)
+        exact = sp.Matrix.vstack(exact, *[v.T for v in rest])
+    return exact if sp.simplify(exact * exact.T - sp.eye(width)).is_zero_matrix else None
+
+
+def _recognised(a: float) -> sp.Expr | None:
+    """The root of a fraction that is this number, None if there is none."""
+    square = Fraction(a * a).limit_denominator(DENOMINATOR)
+    if abs(square - a * a) > RECOGNISED:
+        return None
+    root = sp.sqrt(sp.Rational(square.numerator, square.denominator))
+    return root if a >= 0 else -root
