@@ -62,7 +62,9 @@ OPTIONAL_IMPORTS = {
 SIGN_FUNCTIONS = (
     "four_signs",
     "four_signs_moment",
-    "pair_of_signs_moment",
+    "four_signs_table",
+    "four_signs_moment_table",
+    "inverse_correlation_root",
     "correlation_angle",
     "correlation_root",
 )

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from dmft.codegen.fuse import Loop
-from dmft.codegen.nodes import FIXED, Graph, Index, Node, factors
+from dmft.codegen.nodes import FIXED, FOUR_FIELDS, Graph, Index, Node, factors
+from dmft.codegen.quadruples import filling
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
@@ -23,7 +24,7 @@ CALLS = {
     "BivariateNormalCDF": "bivariate_normal_cdf",
     "CorrelationRoot": "correlation_root",
     "CorrelationAngle": "correlation_angle",
-    "PairOfSignsMoment": "pair_of_signs_moment",
+    "InverseCorrelationRoot": "inverse_correlation_root",
     "FourSigns": "four_signs",
     "FourSignsMoment": "four_signs_moment",
     "FieldTable": "field_average",
@@ -146,8 +147,17 @@ class LoopWriter:
     def read(self, array: str, places: Iterable[tuple[Index, str]], context: list[Index]) -> str:
         """Entry to read; the deepest loop index of a symmetric array goes last (contiguous)."""
         places = list(places)
+
+        def depth(place: tuple[Index, str]) -> int:
+            return -1 if place[0] == FIXED else context.index(place[0])
+
         if array in self.graph.symmetric:
-            places.sort(key=lambda x: -1 if x[0] == FIXED else context.index(x[0]))
+            places.sort(key=depth)
+        elif array in FOUR_FIELDS:
+            places = sorted(places[:2], key=depth) + sorted(places[2:], key=depth)
+            if array not in self.root.known:
+                self.root.known[array] = array
+                self.root.lines.append(filling(array))
         return self.entry(array, places)
 
     def entry(self, array: str, places: Iterable[tuple[Index, str]]) -> str:

@@ -8,12 +8,14 @@ from fractions import Fraction
 import sympy as sp
 
 from dmft.codegen.nodes import COST, FIXED, Graph, Index, Node, factors, terms
+from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import NotClosed
 from dmft.gaussian.factor_table import factor_table
+from dmft.gaussian.orthant import PairOfSignsMoment
 from dmft.gaussian.tabled import TableAverage
 
 AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N"}
@@ -72,8 +74,11 @@ class Lowering:
         if isinstance(expr, TableAverage):
             keys = [factor_table(f).key for f in expr.factors]
             return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
+        if isinstance(expr, PairOfSignsMoment):
+            return self(expr.regular())
         if name in COST:
-            return g.call(name, *(self(a) for a in expr.args))
+            args = [self(a) for a in expr.args]
+            return quadruple(g, name, args) or g.call(name, *args)
         if not expr.has(sp.Indexed, sp.Sum, Kernel):
             names = {s: self.names.get(s.name, s.name) for s in expr.free_symbols}
             return g.text(f"({emit_expression(expr, names)})")

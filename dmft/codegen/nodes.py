@@ -20,9 +20,11 @@ FIXED: Index = ("", "")
 
 # Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
 COST = {"asin": 20, "erf": 20, "exp": 20, "BivariateNormalCDF": 400}
-COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "PairOfSignsMoment": 80}
+COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "InverseCorrelationRoot": 30}
 COST |= {"FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
 COST |= {"FieldTable": 400, "PairTable": 10_000}
+# Arrays over four fields, symmetric in the first two and in the last two.
+FOUR_FIELDS = frozenset({"four_signs", "four_signs_moments"})
 TEXT_COST = 20
 ROOT_COST, INVERSE_COST = 15, 8
 # What a sum costs against one term of it: typical widths are of order ten.
@@ -75,6 +77,8 @@ class Graph:
         places = list(indices)
         if array in self.symmetric:
             places.sort()
+        elif array in FOUR_FIELDS:
+            places = sorted(places[:2]) + sorted(places[2:])
         deps = frozenset(index for index, _ in places if index != FIXED)
         return self.make("ref", (array, tuple(places)), (), deps, 0)
 

@@ -8,7 +8,7 @@ from typing import Any
 import mpmath
 import sympy as sp
 
-from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot
+from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, InverseCorrelationRoot
 
 # Upper triangle of a (4, 4) covariance, row by row: the order of the arguments.
 UPPER = tuple((i, j) for i in range(4) for j in range(i, 4))
@@ -94,7 +94,8 @@ def _four_signs(C: Matrix) -> Any:
 class PairOfSignsMoment(sp.Function):
     """E[x y sign(u) sign(v)] from C_uu, C_vv, C_uv, C_xu, C_xv, C_yu, C_yv, C_xy.
 
-    Kept in one piece for compiled code, because its elementary form is 0/0 where u and v coincide.
+    Kept in one piece, because its elementary form is 0/0 where u and v coincide; code takes the
+    regular form, whose sums over x and y factor.
 
     Examples
     --------
@@ -109,10 +110,16 @@ class PairOfSignsMoment(sp.Function):
 
     def formula(self) -> sp.Expr:
         """The same with angle and root."""
+        return self._with(1 / CorrelationRoot(*self.args[:3]))
+
+    def regular(self) -> sp.Expr:
+        """The same, finite where u and v are parallel."""
+        return self._with(InverseCorrelationRoot(*self.args[:3]))
+
+    def _with(self, inverse_root: sp.Expr) -> sp.Expr:
         uu, vv, uv, xu, xv, yu, yv, xy = self.args
-        angle, root = CorrelationAngle(uu, vv, uv), CorrelationRoot(uu, vv, uv)
         terms = xu * (yv - yu * uv / uu) + xv * (yu - yv * uv / vv)
-        return 2 / sp.pi * (xy * angle + terms / root)
+        return 2 / sp.pi * (xy * CorrelationAngle(uu, vv, uv) + terms * inverse_root)
 
 
 class FourSignsMoment(sp.Function):

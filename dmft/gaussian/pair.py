@@ -69,6 +69,33 @@ class CorrelationRoot(_PairFunction):
         return sp.sqrt(first * second - cross**2)
 
 
+class InverseCorrelationRoot(_PairFunction):
+    r"""1 / sqrt(C11 C22 - C12^2), and 0 for parallel fields.
+
+    For factors that vanish faster than the root as two fields become parallel; made by the code
+    generator, never by the calculus.
+
+    Examples
+    --------
+    >>> InverseCorrelationRoot(4, 4, 0), InverseCorrelationRoot(2, 2, -2)
+    (1/4, 0)
+    """
+
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
+        """Exact where the root is."""
+        root = CorrelationRoot(first, second, cross)
+        if isinstance(root, CorrelationRoot):
+            return None
+        return sp.S.Zero if root == 0 else 1 / root
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions, for fields that are not parallel."""
+        return 1 / CorrelationRoot(*self.args).formula()
+
+
 class CorrelationAngle(_PairFunction):
     r"""asin(C12 / sqrt(C11 C22)), +-pi/2 for parallel fields, 0 for a field without variance.
 

@@ -48,6 +48,7 @@ T8, T9, T10, T11 = (
     -0.01917688711906226,
 )
 TAN_EIGHTH = math.sqrt(2.0) - 1.0
+LEAST = 1e-300  # makes the angle of two zeros 0
 
 # Pairs (i, j) of the four fields and the two others.
 PAIRS = np.array(
@@ -68,9 +69,25 @@ def correlation_root(first: float, second: float, cross: float) -> float:
     """
     size = math.sqrt(first * second)
     gap = (size - cross) * (size + cross)
-    if gap >= 0.0:
-        return math.sqrt(gap)
-    return 0.0 if gap >= -BAND * size * size else math.nan
+    beyond = 0.0 if gap >= -BAND * size * size else math.nan
+    return math.sqrt(gap if gap >= 0.0 else beyond)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _angle(cross: float, root: float) -> float:
+    """atan2(cross, root) for root >= 0, without branches that keep loops from vectorising."""
+    size = abs(cross)
+    steep = size > root
+    low = root if steep else size
+    high = size if steep else root
+    shifted = low > TAN_EIGHTH * high
+    x = (low - high if shifted else low) / (low + high if shifted else high + LEAST)
+    z = x * x
+    tail = T5 + z * (T6 + z * (T7 + z * (T8 + z * (T9 + z * (T10 + z * T11)))))
+    angle = x + x * z * (T1 + z * (T2 + z * (T3 + z * (T4 + z * tail))))
+    angle = angle + 0.25 * math.pi if shifted else angle
+    angle = 0.5 * math.pi - angle if steep else angle
+    return math.copysign(angle, cross)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -82,8 +99,7 @@ def correlation_angle(first: float, second: float, cross: float) -> float:
     >>> correlation_angle(0.1, 0.1, -0.1) == -math.pi / 2
     True
     """
-    root = correlation_root(first, second, cross)
-    return math.atan2(cross, root)
+    return _angle(cross, correlation_root(first, second, cross))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -99,23 +115,6 @@ def inverse_correlation_root(first: float, second: float, cross: float) -> float
     """
     root = correlation_root(first, second, cross)
     return 0.0 if root * root <= PARALLEL * first * second else 1.0 / root
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _angle(cross: float, root: float) -> float:
-    """atan2(cross, root) for root >= 0, without branches."""
-    size = abs(cross)
-    steep = size > root
-    low = root if steep else size
-    high = size if steep else root
-    shifted = low > TAN_EIGHTH * high
-    x = (low - high if shifted else low) / (low + high if shifted else high)
-    z = x * x
-    tail = T5 + z * (T6 + z * (T7 + z * (T8 + z * (T9 + z * (T10 + z * T11)))))
-    angle = x + x * z * (T1 + z * (T2 + z * (T3 + z * (T4 + z * tail))))
-    angle = angle + 0.25 * math.pi if shifted else angle
-    angle = 0.5 * math.pi - angle if steep else angle
-    return math.copysign(angle, cross)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
