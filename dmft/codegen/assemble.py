@@ -7,12 +7,26 @@ from collections.abc import Iterable, Sequence
 
 import sympy as sp
 
+from dmft.codegen.chunks import (
+    ALL_NODES,
+    CHUNK,
+    NODE,
+    NODE_CONSTANTS,
+    NODE_WIDTHS,
+    accumulate,
+    at_nodes,
+    chunk_loop,
+    open_chunk,
+    over_nodes,
+)
+from dmft.codegen.functions import PointFunctions
 from dmft.codegen.fuse import fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import Lowering, place
-from dmft.codegen.nodes import Graph, Index
+from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, live
+from dmft.equations.nodes import FieldRoot
 from dmft.equations.text import definition_text
 from dmft.solvers.problem import Block
 
@@ -28,6 +42,7 @@ PACKED = {
     **{b.name: ("y", b.axes[-1]) for b in STATE},
     **{f"d{b.name}": ("out", b.axes[-1]) for b in STATE},
     **{b.name: ("par", b.axes[-1]) for b in CONSTANTS},
+    **{b.name: ("par", ALL_NODES) for b in NODE_CONSTANTS},
 }
 INDENT = "    "
 OWN_PARAMETERS = ("learning_rate", "label_noise")
@@ -55,6 +70,9 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 
 # Imports that a module needs only when its code calls the function.
 OPTIONAL_IMPORTS = {
+    "field_root(": "from dmft.special.cholesky import field_root\n",
+    "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
+    "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
     "field_average(": "from dmft.special.averages import field_average\n",
     "pair_average(": "from dmft.special.averages import pair_average\n",
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
@@ -106,16 +124,17 @@ def module_source(
     description: str,
 ) -> str:
     """Text of the module of one system of equations."""
-    rates = [d for d in definitions if d.role != "observable"]
-    parts = [_function("rhs", "Rates of change.", rates, parameters)]
-    observables = [d for d in definitions if d.role in ("block", "observable")]
-    parts.append(_function("observe", "Observables.", observables, parameters))
+    functions = PointFunctions(code_names(parameters))
+    rates = live([d for d in definitions if d.role != "observable"])
+    parts = [_function("rhs", "Rates of change.", rates, parameters, functions)]
+    observables = live([d for d in definitions if d.role != "rate"])
+    parts.append(_function("observe", "Observables.", observables, parameters, functions))
     blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
-    body, *_ = _body(blocks, parameters)
+    body, *_ = _body(blocks, parameters, functions)
     parts.append(DOMAIN.format(body="\n".join(INDENT + line for line in body)))
     if any("moment_of_signs(" in part for part in parts):
         parts.insert(0, MOMENT_OF_SIGNS)
-    code = "\n".join(parts)
+    code = "\n".join([functions.source, *parts] if functions.source else parts)
     header = HEADER.format(
         version=version,
         description=_inside_docstring(description),
@@ -133,17 +152,22 @@ def _tables(code: str) -> str:
 
 
 def _function(
-    name: str, summary: str, definitions: Sequence[Definition], parameters: Sequence[str]
+    name: str,
+    summary: str,
+    definitions: Sequence[Definition],
+    parameters: Sequence[str],
+    functions: PointFunctions,
 ) -> str:
-    body, outputs = _body(definitions, parameters)
+    body, outputs = _body(definitions, parameters, functions)
+    widths, constants = layout(definitions)
     doc = [
         f'"""{summary}',
         "",
         "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in STATE),
-        "widths: " + ", ".join(WIDTHS),
+        "widths: " + ", ".join(widths),
         "par: "
         + ", ".join(
-            [*code_names(parameters).values(), *(f"{b.name} {_shape(b)}" for b in CONSTANTS)]
+            [*code_names(parameters).values(), *(f"{b.name} {_shape(b)}" for b in constants)]
         ),
         f"out: {outputs}",
         '"""',
@@ -173,20 +197,27 @@ def _shape(block: Block) -> str:
     return "(" + ", ".join(block.axes) + ")"
 
 
-def _body(definitions: Sequence[Definition], parameters: Sequence[str]) -> tuple[list[str], str]:
+def layout(definitions: Sequence[Definition]) -> tuple[tuple[str, ...], tuple[Block, ...]]:
+    """Widths and constant arrays of a system: nodes only where there are averages on nodes."""
+    if any(d.expr.has(FieldRoot) for d in definitions):
+        return (*WIDTHS, *NODE_WIDTHS), (*CONSTANTS, *NODE_CONSTANTS)
+    return WIDTHS, CONSTANTS
+
+
+def _body(
+    definitions: Sequence[Definition], parameters: Sequence[str], functions: PointFunctions
+) -> tuple[list[str], str]:
     """Lines of a function and a description of its outputs."""
     names_in_code = code_names(parameters)
-    lowering = Lowering(Graph(x.SYMMETRIC), names_in_code)
+    lowering = Lowering(Graph(x.SYMMETRIC), names_in_code, functions)
     writer = LoopWriter(lowering.graph, PACKED)
-    for definition in definitions:  # a first pass finds the tables, the second shares them
-        write_definition(writer, lowering, definition)
+    # A first pass finds the tables, the second shares them.
+    _write(writer, lowering, definitions, len(parameters))
     writer = LoopWriter(lowering.graph, PACKED, frozenset(writer.root.tables))
     defined: dict[str, tuple[str, ...]] = {}
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
+    _write(writer, lowering, definitions, len(parameters))
     for definition in definitions:
-        writer.root.lines.append("")
-        writer.root.lines += [f"# {line}" for line in definition_text(definition)]
-        write_definition(writer, lowering, definition)
         if definition.role == "block":
             defined[definition.name] = ("N",) * len(definition.indices)
         elif definition.role == "intermediate":
@@ -196,14 +227,39 @@ def _body(definitions: Sequence[Definition], parameters: Sequence[str]) -> tuple
     lines = ["p = widths[0]", "k = widths[1]"]
     if "N" in used or "N" in str(defined):
         lines.append("N = p + k")
+    if ALL_NODES in used:
+        lines.append(f"{ALL_NODES} = widths[{(*WIDTHS, *NODE_WIDTHS).index('nodes')}]")
     scalars = [
         f"{name} = par[{n}]" for n, name in enumerate(names_in_code.values()) if name in used
     ]
     lines += scalars + _offsets(STATE, "0", used) + _offsets(CONSTANTS, str(len(parameters)), used)
+    sums = {d.name for d in definitions if over_nodes(d)}
+    sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
     for array, axes in {**defined, **writer.arrays}.items():
-        lines.append(f"{array} = np.empty(({', '.join(axes)},))")
+        shape = ", ".join(sizes.get(axis, axis) for axis in axes)
+        lines.append(f"{array} = np.{'zeros' if array in sums else 'empty'}(({shape},))")
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
     return [*lines, *body], ", ".join(names)
+
+
+def _write(
+    writer: LoopWriter, lowering: Lowering, definitions: Sequence[Definition], scalars: int
+) -> None:
+    """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
+    root, chunk = writer.root, None
+    for definition in definitions:
+        if at_nodes(definition):
+            if chunk is None:
+                chunk = writer.root = open_chunk(CONSTANTS, scalars)
+        elif chunk is not None:
+            root.lines += ["", chunk_loop(chunk)]
+            writer.root, chunk = root, None
+        writer.root.lines.append("")
+        writer.root.lines += [f"# {line}" for line in definition_text(definition)]
+        write_definition(writer, lowering, definition)
+    if chunk is not None:
+        root.lines += ["", chunk_loop(chunk)]
+        writer.root = root
 
 
 def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:
@@ -221,6 +277,9 @@ def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:
 
 def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definition) -> None:
     """Emit the loops that evaluate one definition."""
+    if isinstance(definition.expr, FieldRoot):
+        writer.root.lines.append(f"field_root(Omega, p, {definition.name})")
+        return
     node = lowering(definition.expr)
     writer.note_uses(node)
     if not isinstance(definition.target, sp.Indexed):
@@ -229,21 +288,26 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
     places = [place(index) for index in definition.target.indices]
     name = f"d{definition.name}" if definition.role == "rate" else definition.name
     scopes = [writer.root]
-    for index, _ in places:
+    running = [index for index, _ in places if index != FIXED]
+    for index in running:
         scopes.append(Scope(index, scopes[-1]))
-    text = writer.value(node, scopes[-1])
     target = writer.entry(name, places)
-    headers = [loop_header(index) for index, _ in places]
+    if node.kind == "sum" and places[-1][0] == NODE:
+        accumulate(writer, target, node, scopes)
+        return
+    headers = [loop_header(index) for index in running]
+    equals = "+=" if over_nodes(definition) else "="
+    text = writer.value(node, scopes[-1])
     if _is_triangular(definition, places):
         headers[1] = f"for {places[1][0][0]} in range({places[0][0][0]} + 1):"
         value = writer.fresh("w")
         scopes[-1].lines += [
             f"{value} = {text}",
-            f"{target} = {value}",
-            f"{writer.entry(name, places[::-1])} = {value}",
+            f"{target} {equals} {value}",
+            f"{writer.entry(name, places[::-1])} = {value if equals == '=' else target}",
         ]
     else:
-        scopes[-1].lines.append(f"{target} = {text}")
+        scopes[-1].lines.append(f"{target} {equals} {text}")
     for header, inner, outer in zip(headers[::-1], scopes[:0:-1], scopes[-2::-1], strict=True):
         outer.block(header, inner)
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmft.codegen.assemble import CONSTANTS, STATE, WIDTHS, module_source
+from dmft.codegen.assemble import STATE, layout, module_source
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
 from dmft.errors import BadParameter, NotClosed
@@ -56,13 +56,14 @@ def build(equations: Equations) -> Problem:
         generate(equations)
         module = load_module(source, "dmft_equations")
     scalars = tuple(equations.parameters)
+    widths, constants = layout(equations.on_nodes)
     return Problem(
         kind=equations.kind,
         rhs=module.rhs,
         state=STATE,
-        widths=WIDTHS,
+        widths=widths,
         parameters=scalars,
-        constants=CONSTANTS,
+        constants=constants,
         observe=module.observe,
         observables=("risk",),
         domain=module.domain,
@@ -100,7 +101,7 @@ def generate(equations: Equations) -> str:
     activations = f"student {equations.model.student.activation}, teacher "
     activations += str(teacher.activation if isinstance(teacher, Committee) else teacher)
     return module_source(
-        equations.definitions,
+        equations.on_nodes,
         list(equations.parameters),
         VERSION,
         f"{activations}\n{equations.time_unit}",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Loop
 from dmft.codegen.nodes import FIXED, FOUR_FIELDS, Graph, Index, Node, factors
 from dmft.codegen.quadruples import filling
@@ -221,6 +222,8 @@ class LoopWriter:
             return self.moment_of_signs(node, scope)
         if node.kind == "call":
             kind, *tables = node.data.split()
+            if kind == POINT:
+                return f"{tables[0]}({', '.join(self.value(a, scope) for a in node.args)})"
             arguments = [f"TABLE_{key}" for key in tables]
             arguments += [self.value(a, scope) for a in node.args]
             return f"{CALLS.get(kind, f'math.{kind}')}({', '.join(arguments)})"

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import sympy as sp
 
+from dmft.codegen.functions import POINT, PointFunctions
 from dmft.codegen.nodes import COST, FIXED, Graph, Index, Node, factors, terms
 from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
@@ -18,7 +19,7 @@ from dmft.gaussian.factor_table import factor_table
 from dmft.gaussian.orthant import PairOfSignsMoment
 from dmft.gaussian.tabled import TableAverage
 
-AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N"}
+AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N", x.nodes: "nodes"}
 
 
 def loop_index(symbol: sp.Symbol) -> Index:
@@ -37,11 +38,15 @@ def place(index: sp.Expr) -> tuple[Index, str]:
 class Lowering:
     """Lowers expressions of one system, each sub-expression once."""
 
-    def __init__(self, graph: Graph, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, graph: Graph, names: Mapping[str, str], functions: PointFunctions | None = None
+    ) -> None:
         """Start with an empty graph; `names` are those of the parameters in the code."""
         self.graph = graph
         self.names = names
         self.memo: dict[sp.Expr, Node] = {}
+        # Functions of values at a node, by expression; the module defines them.
+        self.functions = functions if functions is not None else PointFunctions(names)
 
     def __call__(self, expr: sp.Expr) -> Node:
         """Graph node of an expression."""
@@ -74,6 +79,9 @@ class Lowering:
         if isinstance(expr, TableAverage):
             keys = [factor_table(f).key for f in expr.factors]
             return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
+        if expr.has(x.node) and not expr.has(sp.Sum, Kernel):
+            function, arguments = self.functions(expr)
+            return g.call(f"{POINT} {function}", *(self(a) for a in arguments))
         if isinstance(expr, PairOfSignsMoment):
             return self(expr.regular())
         if name in COST:

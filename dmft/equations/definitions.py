@@ -41,7 +41,8 @@ class Definition:
         """Free index symbols of the target, outermost first."""
         if not isinstance(self.target, sp.Indexed):
             return ()
-        return tuple(index_symbol(x) for x in self.target.indices)
+        running = (running_symbol(x) for x in self.target.indices)
+        return tuple(symbol for symbol in running if symbol is not None)
 
     def without(self, name: str) -> Definition:
         """Drop one named term."""

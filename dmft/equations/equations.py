@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,8 +13,10 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
+from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, live, used_bases
 from dmft.equations.explicit import ExplicitEquations, unroll
+from dmft.equations.kernels import kernel_error
 from dmft.equations.latex import (
     KERNEL_OPERATIONS,
     EquationPrinter,
@@ -24,10 +27,19 @@ from dmft.equations.latex import (
     functions_latex,
     kernel_latex,
 )
+from dmft.equations.nodes import averages, discretise, smooth
 from dmft.equations.reference import evaluate
 from dmft.equations.text import definition_text, functions_text, model_names
-from dmft.equations.values import Values, declared_parameters, resolve
+from dmft.equations.values import (
+    NODE_OPTIONS,
+    Values,
+    declared_parameters,
+    node_rule,
+    resolve,
+    with_nodes,
+)
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.nodes import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
 
@@ -124,6 +136,16 @@ class Equations:
         return tuple(messages)
 
     @cached_property
+    def averages(self) -> tuple[Average, ...]:
+        """Averages that have neither closed form nor table: they are computed on nodes."""
+        return tuple(averages(self.definitions))
+
+    @cached_property
+    def on_nodes(self) -> tuple[Definition, ...]:
+        """The definitions that are computed: averages as sums over nodes, else what is printed."""
+        return discretise(self.definitions)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the symbolic content and of the library version."""
         text = "|".join(
@@ -139,12 +161,33 @@ class Equations:
         return {
             "equations": self.fingerprint,
             "scaling": self.scaling,
-            "approximation": "exact",
+            "approximation": self.approximation,
             "version": VERSION,
             "dropped_terms": list(self.dropped),
             "model": str(self.model),
             "algorithm": str(self.algorithm),
         }
+
+    @property
+    def approximation(self) -> str:
+        """How the averages are computed, in words; "exact" where all have closed forms."""
+        tabled = self.error
+        parts = []
+        if tabled:
+            parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")
+        if self.averages:
+            parts.append("averages without closed form on nodes, their error estimated in each run")
+        return "; ".join(parts) or "exact"
+
+    @cached_property
+    def error(self) -> float:
+        """Claimed error of tabled averages relative to sqrt(E F^2 E G^2); 0 for closed forms.
+
+        The error of averages on nodes depends on the state: `evaluate_error`, `Trajectory.error`.
+        """
+        if self.open_kernels:
+            return 0.0
+        return max((kernel_error(q) for q in distinct_kernels(self.definitions)), default=0.0)
 
     # Views ----------------------------------------------------------------------------------
 
@@ -155,10 +198,33 @@ class Equations:
         -------
         dict
             ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, per unit of t.
+
+        Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
+        nodes of `dmft.gaussian.nodes`; `evaluate_error` tells the error.
         """
         values = self.values(start, parameters)
         state = {"Q": start.Q, "M": start.M}
-        return evaluate(self.definitions, state, values, "rate")
+        return evaluate(self.on_nodes, state, values, "rate")
+
+    def evaluate_error(
+        self, start: Overlaps, **parameters: float
+    ) -> dict[str, NDArray[np.float64]]:
+        """Error (99 %) of what `evaluate` returns, from the spread of its nodes; zero if exact."""
+        value = self.evaluate(start, **parameters)
+        if not self.averages:
+            return {name: np.zeros_like(rate) for name, rate in value.items()}
+        values = self.values(start, parameters)
+        rule = self.rule(start, parameters)
+        state = {"Q": start.Q, "M": start.M}
+        rates = [
+            evaluate(self.on_nodes, state, with_nodes(values, group), "rate")
+            for group in rule.groups
+        ]
+        return {name: rule.error(v, [r[name] for r in rates]) for name, v in value.items()}
+
+    def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ..."""
+        return node_rule(start.p + start.k, smooth(self.averages), options)
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start."""
@@ -168,7 +234,14 @@ class Equations:
             self.algorithm.learning_rate.is_number or "learning_rate" in parameters
         ):
             needed = list(dict.fromkeys([*needed, "learning_rate"]))
-        return resolve(self.model, self.algorithm, needed, start, parameters)
+        given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
+        if not self.averages and len(given) < len(parameters):
+            raise BadParameter(
+                f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
+                "closed form; these equations have none"
+            )
+        values = resolve(self.model, self.algorithm, needed, start, given)
+        return with_nodes(values, self.rule(start, parameters)) if self.averages else values
 
     def explicit(
         self,

@@ -18,6 +18,7 @@ from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, free_indices
 from dmft.equations.definitions import Definition, define
 from dmft.errors import NotClosed
+from dmft.gaussian.switch import SWITCHES
 
 
 class FieldRoot(sp.Expr):
@@ -41,6 +42,11 @@ def averages(definitions: Iterable[Definition]) -> list[Average]:
         for average in sorted(d.expr.atoms(Average), key=sp.default_sort_key):
             found.setdefault(average)
     return list(found)
+
+
+def smooth(found: Iterable[Average]) -> bool:
+    """Whether no integrand has a kink or a jump."""
+    return not any(a.has(*SWITCHES) for average in found for a in [average.integrand])
 
 
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -96,7 +102,7 @@ class _Discretiser:
             else:
                 common.append(factor)
         if not rest:
-            return _over_nodes(sp.Mul(*common))
+            return self.array("average", _over_nodes(sp.Mul(*common)), (), (), (sp.Integer(1),))
         weighted = self.array("weighted", sp.Mul(*common), (), ())
         total = _over_nodes(sp.Mul(weighted, *rest))
         if free == (x.j, x.l):

@@ -20,11 +20,10 @@ from dmft.equations.kernels import Kernel
 from dmft.equations.nodes import FieldRoot
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
-from dmft.special.cholesky import field_root
 from dmft.gaussian.direct import direct_averages
 from dmft.gaussian.tabled import TableAverage
+from dmft.special.cholesky import field_root
 from dmft.special.orthant import four_signs, four_signs_moment, pair_of_signs_moment
-from dmft.special.signs import moment_of_signs_on_arrays
 from dmft.special.signs import moment_of_signs_on_arrays
 
 Array = NDArray[np.float64]
@@ -84,7 +83,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "PairOfSignsMoment": np.vectorize(pair_of_signs_moment),
     "FourSigns": np.vectorize(four_signs),
     "FourSignsMoment": np.vectorize(four_signs_moment),
-    "SignsMoment": moment_of_signs_on_arrays,
     "SignsMoment": moment_of_signs_on_arrays,
     **ELEMENTWISE,
 }
@@ -214,7 +212,8 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
 def _shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
     if not isinstance(definition.target, sp.Indexed):
         return ()
-    return tuple(int(x.AXES[s].subs(size)) for s in definition.indices)
+    symbols = map(running_symbol, definition.target.indices)
+    return tuple(1 if s is None else int(x.AXES[s].subs(size)) for s in symbols)
 
 
 def _full_shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:

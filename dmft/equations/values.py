@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
 from dmft.model import SGD, GradientFlow, Model, Overlaps
 
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
@@ -134,6 +136,30 @@ def resolve(
         "teacher_readout": _readout(model.teacher.readout, start.k, symbols),
     }
     return Values({"p": start.p, "k": start.k}, scalars, arrays)
+
+
+# Keywords that choose the nodes of averages without closed form.
+NODE_OPTIONS = ("nodes", "replicas", "seed")
+# Points of a replica, and Gauss-Hermite points an axis, where nothing is said.
+SOBOL_NODES, HERMITE_POINTS = 4096, 96
+
+
+def node_rule(dim: int, is_smooth: bool, options: Mapping[str, Any]) -> NodeRule:
+    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth and `dim` small."""
+    chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
+    if is_smooth and dim <= TENSOR_DIMENSIONS and not {"replicas", "seed"} & set(chosen):
+        return tensor_rule(dim, chosen.get("nodes", HERMITE_POINTS))
+    return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
+
+
+def with_nodes(values: Values, rule: NodeRule) -> Values:
+    """Values with the arrays of a rule."""
+    widths = {name: values.widths[name] for name in ("p", "k")}
+    return replace(
+        values,
+        widths={**widths, "N": sum(widths.values()), "nodes": rule.weight.size},
+        arrays={**values.arrays, "weight": rule.weight, "normal": rule.normal},
+    )
 
 
 # A start on the sphere may carry the rounding of its own normalisation, not more.

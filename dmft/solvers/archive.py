@@ -62,6 +62,7 @@ def _restore(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]])
         layout=layout,
         provenance=meta["provenance"],
         start={name: arrays[f"start_{name}"] for name in meta["start"]},
+        error={n: arrays[f"error_{n}"] for n in meta["error"]} if meta.get("error") else None,
     )
 
 
@@ -81,6 +82,7 @@ def _record(run: Trajectory) -> dict[str, Any]:
         "event_blocks": list(run.events[0].state) if run.events else [],
         "provenance": dict(run.provenance),
         "start": list(run.start),
+        "error": list(run.error or ()),
     }
 
 
@@ -95,6 +97,9 @@ def _variables(run: Trajectory) -> list[tuple[str, tuple[str, ...], NDArray[np.f
     for block in run.layout:
         if block.name in run.start:
             rows.append((f"start_{block.name}", _dims(block), run.start[block.name]))
+    if run.error is not None:
+        dims = {name: tuple(d) for name, d, _ in rows}
+        rows += [(f"error_{name}", dims[name], e) for name, e in run.error.items()]
     if run.events:
         rows.append(("event_t", ("event",), np.array([e.t for e in run.events])))
         for block in run.layout:

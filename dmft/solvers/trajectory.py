@@ -57,6 +57,9 @@ class Trajectory:
         The state at `provenance["t_start"]`, saved or not.
     problem : Problem or None
         What was solved, for measures that integrate again; not kept in files and pickles.
+    error : mapping of str to arrays, or None
+        Error (99 %) of blocks and observables from averages computed on nodes, in their shapes;
+        None where the equations are exact. Not that of the integrator, which rtol and atol bound.
 
     Examples
     --------
@@ -83,6 +86,7 @@ class Trajectory:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Array] = field(default_factory=dict)
     problem: Problem | None = field(default=None, repr=False)
+    error: Mapping[str, Array] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions would be compiled again by whoever unpickles the record.
@@ -125,6 +129,7 @@ class Trajectory:
             and _same(self.observables, other.observables)
             and _same(self.constants, other.constants)
             and _same(self.start, other.start)
+            and _same(self.error or {}, other.error or {})
             and len(self.events) == len(other.events)
             and all(
                 (a.name, a.t) == (b.name, b.t) and _same(a.state, b.state)
@@ -141,6 +146,15 @@ class Trajectory:
             f"t = {self.t[0]:g}..{self.t[-1]:g} ({self.t.size} points)" if self.t.size else "empty"
         )
         return f"Trajectory({self.status}: {end}; {shapes}; {names}; {self.message})"
+
+    @property
+    def quadrature_error(self) -> Array | None:
+        """Largest error of all entries at each saved time, (T,); None for exact equations."""
+        if self.error is None:
+            return None
+        rows = [e.reshape(self.t.size, -1).max(axis=1) for e in self.error.values()]
+        worst: Array = np.max(rows, axis=0)
+        return worst
 
     @property
     def final(self) -> dict[str, Array]:

@@ -13,12 +13,14 @@ from numpy.typing import ArrayLike
 from dmft.codegen import build
 from dmft.equations import Equations
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes import NodeRule
 from dmft.model import SGD, Overlaps
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
+from dmft.workflow.quadrature import solve_on_nodes
 
 
 @lru_cache(maxsize=64)
@@ -87,6 +89,7 @@ def solve(
     progress: ProgressOption = None,
     max_steps: int = 1_000_000,
     timeout: float | None = None,
+    quadrature_tol: float = 1e-5,
     **parameters: Any,
 ) -> Trajectory:
     r"""Integrate the equations of motion from a start to time `t_max`.
@@ -115,8 +118,14 @@ def solve(
         By default a bar after two seconds, on a terminal only.
     max_steps, timeout
         Budget in steps and in seconds.
+    quadrature_tol : float
+        For averages without closed form (`Equations.averages`): the number of nodes is raised
+        until the measured error of every saved overlap and of the risk is below; `run.error` has
+        it, `run.message` says where the budget of nodes was not enough.
     **parameters
-        Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols.
+        Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols; with
+        averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
+        ``seed=``.
 
     Raises
     ------
@@ -133,24 +142,35 @@ def solve(
     """
     problem = problem_of(system)
     inputs = run_inputs(system, start, parameters)
-    run = solve_problem(
-        problem,
-        inputs["state"],
-        t_max,
-        widths=inputs["widths"],
-        constants=inputs["constants"],
-        parameters=inputs["parameters"],
-        method=method,
-        rtol=rtol,
-        atol=atol,
-        save_at=save_at,
-        events=events,
-        progress=progress,
-        max_steps=max_steps,
-        timeout=timeout,
-        provenance=inputs["provenance"],
-    )
+    options = {
+        "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
+        "progress": progress, "max_steps": max_steps, "timeout": timeout, "t_max": t_max,
+    }  # fmt: skip
+
+    def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
+        here = inputs if rule is None else on_nodes(inputs, rule)
+        return solve_problem(problem, **here, **{**options, **changes})
+
+    equations = problem.origin
+    if not equations.averages:
+        return _with_readout(run_with(None))
+
+    def rule_of(count: int | None) -> NodeRule:
+        rule: NodeRule = equations.rule(start, {**parameters, "nodes": count})
+        return rule
+
+    run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
     return _with_readout(run)
+
+
+def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
+    """Inputs of a run with the nodes of another rule."""
+    arrays = {"weight": rule.weight, "normal": rule.normal}
+    return {
+        **inputs,
+        "widths": {**inputs["widths"], "nodes": rule.weight.size},
+        "constants": {**inputs["constants"], **arrays},
+    }
 
 
 def _with_readout(run: Trajectory) -> Trajectory:

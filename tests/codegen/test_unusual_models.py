@@ -117,7 +117,7 @@ def test_forms_of_one_polynomial_share_their_code():
 
 
 def test_open_models_are_refused_before_any_code_is_made():
-    tanh = dmft.Committee(sp.tanh(Z), 2)
+    tanh = dmft.Committee(sp.tanh(sp.Symbol("b") * Z), 2, field=Z)
     equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(0.1))
     assert equations.open_kernels
     assert "no closed form" in equations.latex(kernels="all")

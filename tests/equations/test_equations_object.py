@@ -212,7 +212,7 @@ def test_refusals_of_starts():
 
 
 def test_open_expectations_are_listed_by_build():
-    tanh = dmft.Committee(sp.tanh(Z), 2)
+    tanh = dmft.Committee(sp.tanh(sp.Symbol("b") * Z), 2, field=Z)
     equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(0.1))
     assert equations.open_kernels
     with pytest.raises(NotClosed, match="tanh"):

@@ -1,0 +1,71 @@
+"""Averages on nodes in generated code: chunks of nodes that stay in the cache, innermost loops.
+
+All definitions at nodes stand together. They are written into one loop over chunks, inside which
+`nodes` is the number of nodes of the chunk; what sums over the nodes accumulates over the chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from dmft.codegen.fuse import Loop
+from dmft.codegen.loops import LoopWriter, Scope, loop_header
+from dmft.codegen.lower import loop_index
+from dmft.codegen.nodes import Node
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition
+from dmft.solvers.problem import Block
+
+NODE = loop_index(x.node)
+# Arrays over the nodes of a chunk and all fields fit the cache of a core; 128 to 1024 are alike.
+CHUNK = 256
+NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
+NODE_WIDTHS = ("N", "nodes")
+# Row length of the arrays at nodes that live in an argument.
+ALL_NODES = "all_nodes"
+
+
+def at_nodes(definition: Definition) -> bool:
+    """Whether a definition has a value at each node, or sums over the nodes."""
+    target = definition.target
+    return (isinstance(target, sp.Indexed) and x.node in target.indices) or over_nodes(definition)
+
+
+def over_nodes(definition: Definition) -> bool:
+    """Whether a definition sums over the nodes."""
+    expr = definition.expr
+    return isinstance(expr, sp.Sum) and expr.limits[0][0] == x.node
+
+
+def open_chunk(before: Sequence[Block], scalars: int) -> Scope:
+    """Body of the loop over chunks: where the nodes of the chunk begin, and how many they are."""
+    start = " + ".join([str(scalars), *(" * ".join(block.axes) for block in before), "first_node"])
+    chunk = Scope(None, None)
+    chunk.lines += [
+        f"nodes = min({CHUNK}, {ALL_NODES} - first_node)",
+        f"weight_at = {start}",
+        f"normal_at = {start} + {ALL_NODES}",
+    ]
+    return chunk
+
+
+def chunk_loop(chunk: Scope) -> Loop:
+    """Loop over the chunks."""
+    return Loop(f"for first_node in range(0, {ALL_NODES}, {CHUNK}):", chunk.lines)
+
+
+def accumulate(writer: LoopWriter, target: str, node: Node, scopes: list[Scope]) -> None:
+    """Emit a sum at all nodes with the loop over the nodes innermost, so that it vectorises."""
+    *outer, start = scopes
+    start.lines.append(f"{target} = 0.0")
+    outer[-1].block(loop_header(NODE), start)
+    terms = Scope(node.data, outer[-1])
+    inner = Scope(NODE, terms)
+    inner.lines.append(f"{target} += {writer.value(node.args[0], inner)}")
+    terms.block(loop_header(NODE), inner)
+    outer[-1].block(loop_header(node.data), terms)
+    for scope in reversed(outer[1:]):
+        assert scope.parent is not None
+        scope.parent.block(loop_header(scope.index), scope)
