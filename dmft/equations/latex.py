@@ -16,10 +16,13 @@ from dmft.equations.target import target
 from dmft.equations.text import named_first, split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.pair import elementary
+from dmft.gaussian.tabled import TableAverage
 from dmft.model import FIELD, Model, MultiIndex
 
 # Closed forms with more operations than this are left as expectations unless asked for.
 KERNEL_OPERATIONS = 120
+# What a table promises, relative to the root of the product of the second moments.
+TABLE_ERROR = "$10^{-10}$"
 
 
 class EquationPrinter(LatexPrinter):
@@ -188,6 +191,8 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
         closed = elementary(Kernel(kernel.args[0], places).closed(cov))
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
+    if closed.has(TableAverage):
+        return [rf"{head} &\approx \text{{a table of its factors, error below {TABLE_ERROR}}}"]
     if limit is not None and sp.count_ops(closed) > limit:
         return [rf"{head} &\text{{: long closed form, printed by kernels=`all'}}"]
     parts, (reduced,) = sp.cse([closed], symbols=sp.numbered_symbols(r"\tau_"), order="none")
