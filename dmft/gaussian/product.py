@@ -21,7 +21,7 @@ from dmft.gaussian.closed_forms import (
     error_function_product,
     without_parallel_signs,
 )
-from dmft.gaussian.factor import Term, parse_factor
+from dmft.gaussian.factor import WAVES, Term, parse_factor
 from dmft.gaussian.law import Cov, Law, Mean
 from dmft.gaussian.orthant import FourSignsMoment, PairOfSignsMoment
 from dmft.gaussian.refusal import refuse
@@ -84,7 +84,9 @@ def product_expectation(
         raise ShapeMismatch(f"{len(factors)} factors but {len(fields)} fields")
     parsed = [parse_factor(f) for f in factors]
     switching = any(a is sp.oo for terms in parsed for t in terms for a, _ in t.erfs)
-    law = Law(_precise(cov) if switching else cov, mean, fields)
+    # Differences of exponentials, and roots of nearly parallel fields, cancel digits of floats.
+    waves = any(f.has(*WAVES) for f in factors)
+    law = Law(_precise(cov) if switching or waves else cov, mean, fields)
     total = []
     for terms in cartesian(*parsed):
         try:
@@ -94,12 +96,12 @@ def product_expectation(
                 raise
             raise refuse(_readable(factors, fields), str(error)) from None
     value = sp.Add(*total)
-    if switching and value.is_number and value.has(sp.Float):
-        value = value.n(FLOAT_DIGITS)
     try:
-        return real_value(value) if value.has(sp.I) else value
+        value = real_value(value) if value.has(sp.I) else value
     except NotClosed as error:
         raise refuse(_readable(factors, fields), str(error)) from None
+    precise = value.is_number and value.has(sp.Float) and (switching or waves)
+    return value.n(FLOAT_DIGITS) if precise else value
 
 
 def _precise(cov: Cov) -> Cov:
