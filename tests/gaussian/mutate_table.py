@@ -29,7 +29,7 @@ MUTATIONS = (
     ("gaussian/closed_forms.py", "turn *= 1 if a is sp.oo else sp.sign(a)", "turn *= 1"),
     ("gaussian/orthant.py", "return 4 / mp.pi**2 *", "return -4 / mp.pi**2 *"),
     ("gaussian/orthant.py", "uv / uu) + xv", "uv / uu) - xv"),
-    ("gaussian/orthant.py", "xy * angle + terms / root", "xy * angle - terms / root"),
+    ("gaussian/orthant.py", "+ terms * inverse_root", "- terms * inverse_root"),
     ("gaussian/orthant.py", "total += 4 / sp.pi**2", "total -= 4 / sp.pi**2"),
     ("gaussian/pair.py", "sqrt(first * second - cross**2)", "sqrt(first * second + cross**2)"),
     ("gaussian/law.py", "times(sp.S.NegativeOne, C(q, x)", "times(C(q, x)"),
@@ -37,11 +37,12 @@ MUTATIONS = (
     ("gaussian/switch.py", "gap = first - other", "gap = other - first"),
     ("gaussian/factor.py", "self.deltas.append(-c / a)", "self.deltas.append(c / a)"),
     ("gaussian/product.py", "law.condition(y, -c)", "law.condition(y, c)"),
-    ("special/orthant.py", "total = c34 * four_signs_of", "total = -c34 * four_signs_of"),
-    ("special/orthant.py", "total += 2.0 / math.pi * C[2, j]", "total -= 2.0 / math.pi * C[2, j]"),
+    ("special/orthant.py", "value = R[a, b] * four +", "value = -R[a, b] * four +"),
+    ("special/orthant.py", "+ E[c, d] * cross", "- E[c, d] * cross"),
+    ("special/orthant.py", "value += R[b, c] * E[a, c]", "value -= R[b, c] * E[a, c]"),
     ("special/orthant.py", "value += 2.0 / math.pi * terms", "value -= 2.0 / math.pi * terms"),
     ("special/orthant.py", "return 4.0 / math.pi**2", "return -4.0 / math.pi**2"),
-    ("special/orthant.py", "return side * pair_of", "return -side * pair_of"),
+    ("special/orthant.py", "= side * pair_of", "= -side * pair_of"),
 )
 
 
