@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 import sympy as sp
 
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import (
     Coefficient,
     Coefficients,
@@ -18,27 +17,20 @@ from dmft.gaussian.coefficients import (
     as_fields,
     indices,
     norm,
-    sign_flips,
 )
-from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponent import Exponent, Witness
-from dmft.gaussian.hermite import hermite
-from dmft.gaussian.leap_proofs import proven_steps
+from dmft.gaussian.leap_proofs import Label, deciding_moment, proven_steps
 from dmft.gaussian.leaps import (
     MAX_ORDER,
-    THRESHOLD,
     LeapStep,
     Y,
     conditional_derivatives,
-    numerical_steps,
     polynomial_steps,
 )
+from dmft.gaussian.numerical_leaps import THRESHOLD, numerical_steps
 
 # A coefficient known in floating point only counts as zero below this part of sqrt(E y^2).
 ZERO_COEFFICIENT = 1e-10
-# Powers of y tried as an exact transformation that decides a generative exponent.
-POWERS = 4
-
 # A nonzero coefficient exceeds its error by this factor.
 SAFETY = 10.0
 
@@ -135,13 +127,18 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
 
 
 def generative_exponent(
-    g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol], *, leap: bool = False
+    g: sp.Expr,
+    fields: sp.Symbol | Sequence[sp.Symbol],
+    *,
+    leap: bool = False,
+    label_noise: sp.Expr | float = 0,
 ) -> Exponent:
     r"""Smallest order at which some function of the label sees the fields: data reuse, any loss.
 
-    Equation    min {k >= 1 : E[T(y) He_n(h)] != 0 for a T and |n| = k}, y = g(h); equivalently
-                E[He_n(h) | y] does not vanish identically. Additive Gaussian label noise does not
-                change it (the convolution is injective).
+    Equation    min {k >= 1 : E[T(y) He_n(h)] != 0 for a T and |n| = k}, y = g(h) + noise;
+                equivalently E[He_n(h) | y] does not vanish identically. Additive Gaussian label
+                noise of variance `label_noise` does not change the exponent (the convolution is
+                injective), only the witness.
     Shapes      int-valued; with `leap=True` the generative leap exponent, whose `.steps` hold order
                 and directions (n, k) of each step
     Valid for   symbolic where sign flips exclude the lower orders and a moment of y decides;
@@ -169,16 +166,22 @@ def generative_exponent(
     result = Exponent(name, sp.oo, expr, symbols)
     if not active:
         return result
+    noise = _noise(label_noise)
     if leap and len(active) == 1:
-        return _single_step(result, generative_exponent(expr, active), active)
-    moment = None if leap else _deciding_moment(expr, active)
+        alone = generative_exponent(expr, active, label_noise=noise)
+        return _single_step(result, alone, active)
+    moment = None if leap else deciding_moment(Label(expr, active, noise))
     if moment is not None:
-        index = _padded(moment.index, active, symbols)
-        return _judged(result, sum(index), replace(moment, index=index), True, 0.0)
+        n, value, power = moment
+        witness = Witness(_padded(n, active, symbols), value, Y**power)
+        return _judged(result, sum(n), witness, True, 0.0)
     steps = numerical_steps(
-        Coefficients(expr, active), every_transformation=True, first_only=not leap
+        Coefficients(expr, active),
+        every_transformation=True,
+        first_only=not leap,
+        noise=float(noise),
     )
-    proven = proven_steps(expr, active, steps, every=True, complete=leap)
+    proven = proven_steps(expr, active, steps, every=True, complete=leap, noise=noise)
     judged = _leap(result, proven or steps, active, proven is not None)
     return judged if leap else replace(judged, steps=())
 
@@ -195,6 +198,16 @@ def _declared(
     if expr.is_polynomial(*symbols):
         expr = sp.expand(expr)
     return expr, symbols, tuple(x for x in symbols if expr.has_free(x))
+
+
+def _noise(label_noise: sp.Expr | float) -> sp.Expr:
+    """Variance of the label noise as an exact number; floats as they are written."""
+    if isinstance(label_noise, float | np.floating):
+        label_noise = sp.Rational(str(label_noise)) if np.isfinite(label_noise) else sp.nan
+    value = sp.sympify(label_noise, strict=True)
+    if not (value.is_number and value.is_finite and value.is_nonnegative):
+        raise BadParameter(f"label_noise must be a variance, a number >= 0, got {label_noise}")
+    return value
 
 
 def _polynomial_coefficients(
@@ -229,35 +242,6 @@ def _is_constant(coefficients: Coefficients) -> bool:
 
 def _is_rational(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
     return all(c.is_Rational for c in sp.Poly(expr, *fields).coeffs())
-
-
-def _deciding_moment(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Witness | None:
-    """Exact E[y^m He_n] != 0 at the lowest order that sign flips of the fields allow."""
-    even = [flips for flips, s in sign_flips(expr, fields) if s > 0]
-
-    def allowed(n: Index) -> bool:
-        return all(prod(e**m for e, m in zip(flips, n, strict=True)) > 0 for flips in even)
-
-    for order in range(1, MAX_ORDER + 1):
-        candidates = [n for n in indices(len(fields), order) if allowed(n)]
-        for power in range(1, POWERS + 1):
-            for n in candidates:
-                value = _moment(expr, power, n, fields)
-                if value is not None and value != 0 and not value.equals(0):
-                    return Witness(n, value, Y**power)
-        if candidates:
-            return None
-    return None
-
-
-def _moment(expr: sp.Expr, power: int, n: Index, fields: tuple[sp.Symbol, ...]) -> sp.Expr | None:
-    """Closed form of E[y^power He_n]; None where there is none, or only a float."""
-    polynomial = sp.Mul(*map(hermite, n, fields))
-    try:
-        value = Gaussian(fields, sp.eye(len(fields))).expect(expr**power * polynomial)
-    except NotClosed:
-        return None
-    return None if value.has(sp.Float) else value
 
 
 def _leap(

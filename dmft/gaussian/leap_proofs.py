@@ -20,12 +20,12 @@ from dmft.gaussian.coefficients import Index, indices, sign_flips
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.grid import Array
 from dmft.gaussian.hermite import hermite
-from dmft.gaussian.leaps import LeapStep, Y
+from dmft.gaussian.leaps import MAX_ORDER, LeapStep, Y
 
 # Directions are recognised as roots of fractions of denominator up to this.
 DENOMINATOR = 100
 RECOGNISED = 1e-7
-# Powers of y and Hermite orders of learned directions that are tried; expectations per step.
+# Powers of y tried as a transformation, Hermite orders of learned directions, values per step.
 POWERS, FEATURES, ATTEMPTS = 4, 3, 40
 # Closed forms below this are not taken for nonzero.
 NONZERO = 1e-10
@@ -78,6 +78,68 @@ class Symmetries:
         )
 
 
+@dataclass(frozen=True)
+class Label:
+    """y = g(h) + noise, with independent Gaussian noise of this variance."""
+
+    expr: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    noise: sp.Expr = sp.S.Zero
+
+    def moment(self, power: int, weight: sp.Expr) -> sp.Expr | None:
+        """E[y^power weight(h)] in closed form; None where there is none, or only a float.
+
+        Examples
+        --------
+        >>> import sympy as sp
+        >>> x = sp.Symbol("x", real=True)
+        >>> Label(x**2, (x,), sp.Integer(3)).moment(3, x**2 - 1)
+        102
+        """
+        total = []
+        for paired in range(0, power + 1, 2):
+            ways = (
+                sp.binomial(power, paired) * sp.factorial2(paired - 1) * self.noise ** (paired // 2)
+            )
+            if ways != 0:
+                value = self._noiseless(power - paired, weight)
+                if value is None:
+                    return None
+                total.append(ways * value)
+        return sp.Add(*total)
+
+    def _noiseless(self, power: int, weight: sp.Expr) -> sp.Expr | None:
+        law = Gaussian(self.fields, sp.eye(len(self.fields)))
+        try:
+            value = law.expect(self.expr**power * weight)
+        except NotClosed:
+            return None
+        return None if value.has(sp.Float) else value
+
+
+def deciding_moment(label: Label) -> tuple[Index, sp.Expr, int] | None:
+    """Exact E[y^m He_n] != 0 of the lowest order that symmetries allow, as (n, value, m).
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> x = sp.Symbol("x", real=True)
+    >>> deciding_moment(Label(x**3 - 3*x, (x,)))
+    ((1,), 324, 3)
+    """
+    symmetries = Symmetries.of(label.expr, label.fields, every=True)
+    for order in range(1, MAX_ORDER + 1):
+        candidates = [n for n in indices(len(label.fields), order) if not symmetries.silences(n, 0)]
+        for power in range(1, POWERS + 1):
+            for n in candidates:
+                value = label.moment(power, sp.Mul(*map(hermite, n, label.fields)))
+                if value is not None and value != 0 and not value.equals(0):
+                    return n, value, power
+        if candidates:
+            return None
+    return None
+
+
 def proven_steps(
     expr: sp.Expr,
     fields: Sequence[sp.Symbol],
@@ -85,16 +147,18 @@ def proven_steps(
     *,
     every: bool,
     complete: bool = True,
+    noise: sp.Expr = sp.S.Zero,
 ) -> list[LeapStep] | None:
     """The steps with exact witnesses, or None where symmetries and closed forms do not decide.
 
-    `every` for generative leaps (any T); `complete` if nothing may be left after the last step.
+    `every` for generative leaps (any T); `complete` if nothing may be left after the last step;
+    `noise` is the variance of Gaussian label noise.
 
     Examples
     --------
     >>> import sympy as sp
     >>> from dmft.gaussian.coefficients import Coefficients
-    >>> from dmft.gaussian.leaps import numerical_steps
+    >>> from dmft.gaussian.numerical_leaps import numerical_steps
     >>> x, y = sp.symbols("x y", real=True)
     >>> steps = numerical_steps(Coefficients(sp.sign(x * y), (x, y)), every_transformation=True)
     >>> proven_steps(sp.sign(x * y), (x, y), steps, every=True)[0].strength
@@ -111,7 +175,7 @@ def proven_steps(
     count = sum(len(step.directions) for step in steps)
     if complete and count < len(fields) and rotated.has_free(*turned[count:]):
         return None
-    prover = _Prover(rotated, turned, every)
+    prover = _Prover(rotated, turned, every, noise)
     back = dict(zip(turned, basis * sp.Matrix(fields), strict=True))
     proven, learned = [], 0
     for step in steps:
@@ -127,10 +191,12 @@ def proven_steps(
 class _Prover:
     """Proofs for one target in the coordinates w in which its directions are learned."""
 
-    def __init__(self, expr: sp.Expr, fields: Sequence[sp.Symbol], every: bool) -> None:
-        self.expr, self.fields, self.every = expr, tuple(fields), every
+    def __init__(
+        self, expr: sp.Expr, fields: Sequence[sp.Symbol], every: bool, noise: sp.Expr
+    ) -> None:
+        self.fields, self.every = tuple(fields), every
         self.symmetries = Symmetries.of(expr, fields, every)
-        self.law = Gaussian(self.fields, sp.eye(len(self.fields)))
+        self.label = Label(expr, self.fields, noise)
 
     def step(self, step: LeapStep, learned: int) -> LeapStep | None:
         """The step with an exact witness, or None."""
@@ -202,12 +268,8 @@ class _Prover:
 
     def value(self, power: int, feature: sp.Expr, n: Index) -> sp.Expr | None:
         """E[y^power feature He_n] in closed form, None where there is none."""
-        weight = feature * sp.Mul(*map(hermite, n, self.fields))
-        try:
-            value = self.law.expect(self.expr**power * weight)
-        except NotClosed:
-            return None
-        return None if value.has(sp.Float) else sp.simplify(value)
+        value = self.label.moment(power, feature * sp.Mul(*map(hermite, n, self.fields)))
+        return None if value is None else sp.simplify(value)
 
 
 def _unit(columns: list[Array]) -> Array:

@@ -8,7 +8,8 @@ from scipy.special import erf as scipy_erf
 import dmft
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import Coefficients
-from dmft.gaussian.leaps import canonical, numerical_steps, polynomial_steps
+from dmft.gaussian.leaps import canonical, polynomial_steps
+from dmft.gaussian.numerical_leaps import numerical_steps
 
 z1, z2, z3, z4 = sp.symbols("z1 z2 z3 z4", real=True)
 
@@ -188,6 +189,54 @@ def test_further_targets_agree_with_monte_carlo(target, info, leap, gen_leap):
                 assert loudest(y, h, learned, lower, every) < SILENT, (every, lower)
             assert loudest(y, h, learned, order, every) > CLEAR, (every, order)
             learned += [u[: len(fields)] for u in SPANS[name]]
+
+
+# Links of each kind that the posterior moments E[He_k(z) | y] are asked of, with label noise.
+NOISY = [
+    (he(3, z1), 0.5, [(1, "1")]),
+    (he(4, z1), 1.0, [(2, "1")]),
+    (sp.Heaviside(z1**2 - 1), 0.3, [(2, "1")]),
+    (sp.tanh(2 * he(3, z1)), 0.2, [(1, "1")]),
+    (he(3, z1) + he(3, z2), 0.5, [(1, "+"), (2, "-")]),
+    (z1 * sp.tanh(z2), 0.1, [(2, "12")]),
+    (sp.sign(z1) * z2**2, 0.2, [(1, "1"), (2, "2")]),
+]
+
+
+@pytest.mark.parametrize(("target", "noise", "steps"), NOISY, ids=[str(r[0]) for r in NOISY])
+def test_generative_exponents_with_label_noise(target, noise, steps):
+    fields = fields_of(target)
+    result = dmft.generative_exponent(target, fields, leap=True, label_noise=noise)
+    assert_steps(result, steps)
+    first = dmft.generative_exponent(target, fields, label_noise=noise)
+    assert first == steps[0][0]
+    rng = np.random.default_rng(11)
+    h = rng.standard_normal((len(fields), SAMPLES))
+    y = numpy_function(target, fields)(*h) + np.sqrt(noise) * rng.standard_normal(SAMPLES)
+    learned = []
+    for order, name in steps:
+        for lower in range(1, order):
+            assert loudest(y, h, learned, lower, every=True) < SILENT
+        assert loudest(y, h, learned, order, every=True) > CLEAR
+        learned += [u[: len(fields)] for u in SPANS[name]]
+    # The witness is the coefficient of the noisy label.
+    transform = sp.lambdify(sp.Symbol("y", real=True), first.witness.transformation, "numpy")
+    product = transform(y) * np.prod(
+        [polynomial(n, x) for n, x in zip(first.witness.index, h, strict=True)], axis=0
+    )
+    unit = 1.0 if first.proof == "symbolic" else np.sqrt(float(sp.factorial(int(first))))
+    error = product.std() / np.sqrt(SAMPLES)
+    assert abs(product.mean() / unit - float(first.witness.value)) < 6 * error + 2e-4
+
+
+def test_label_noise_is_a_variance():
+    for wrong in (-1, sp.Symbol("Delta"), np.inf, sp.I):
+        with pytest.raises(BadParameter, match="variance"):
+            dmft.generative_exponent(z1, z1, label_noise=wrong)
+    noisy = dmft.generative_exponent(he(4, z1), z1, label_noise=0.1)
+    assert noisy.witness.value == 192  # E[(g + noise)^2 He_2] sees no noise
+    cubic = dmft.generative_exponent(he(3, z1) + he(2, z1) ** 2, z1, label_noise=sp.Rational(1, 2))
+    assert cubic.proof == "symbolic"
 
 
 def test_the_judge_can_tell_right_from_wrong():
