@@ -68,11 +68,21 @@ def build(equations: Equations) -> Problem:
         observables=("risk",),
         domain=module.domain,
         covariance=module.covariance,
+        parallel_band=_parallel_band(source),
         source=source,
         time_unit=equations.time_unit,
         provenance=equations.provenance,
         origin=equations,
     )
+
+
+def _parallel_band(source: str) -> float:
+    """How far beyond Cauchy-Schwarz the code takes overlaps, 0 where it has no pair functions."""
+    if "from dmft.special.orthant import" not in source:
+        return 0.0
+    from dmft.special.orthant import BAND
+
+    return BAND
 
 
 def stored_source(equations: Equations) -> str:

@@ -48,6 +48,9 @@ class Problem:
     jacobian : void(t, y, widths, par, out[n, n]) or None; for the implicit methods
     diffusion : void(t, y, widths, par, out[n, n]) or None; for an sde, the covariance of the noise
         per unit time, both halves of it (see `dmft.solvers.paths.solve_paths`)
+    parallel_band : float
+        Squared overlaps that exceed Cauchy-Schwarz by at most this (relative) count as those of
+        parallel fields, and the functions are NaN beyond; 0 where they clamp nothing.
     source : str
         Generated text that the functions come from.
     time_unit : str
@@ -88,6 +91,7 @@ class Problem:
     covariance: Any = None
     jacobian: Any = None
     diffusion: Any = None
+    parallel_band: float = 0.0
     source: str = ""
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)

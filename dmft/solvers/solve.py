@@ -16,6 +16,7 @@ from dmft.solvers.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.explicit import evaluate_rows
 from dmft.solvers.march import march, march_map
+from dmft.solvers.parallel import parallel_message, parallel_statistics
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
@@ -252,6 +253,8 @@ def _trajectory(
         message += f"; saved: each {raw.sink.stride}th step (save_at chooses others)"
     complete = setup.save is not None and status == "ok"
     t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
+    raw.statistics |= parallel_statistics(problem, y, setup.widths, setup.par)
+    message += parallel_message(raw.statistics, t.size)
     values = np.empty((t.size, len(problem.observables)))
     if problem.observables:
         evaluate_rows(problem.observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)

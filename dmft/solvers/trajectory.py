@@ -46,7 +46,9 @@ class Trajectory:
         All crossings found, in order of time.
     statistics : mapping
         steps, rejected, evaluations, band_steps (steps that ended with the covariance below zero
-        by less than the tolerances explain), seconds.
+        by less than the tolerances explain), seconds; where the code takes overlaps slightly beyond
+        Cauchy-Schwarz as those of parallel fields, parallel_states (saved states with such
+        overlaps) and parallel_excess (their largest C_ij^2 / (C_ii C_jj) - 1).
     parameters, constants, widths : mapping
         What the problem was solved with.
     layout : tuple of Block
