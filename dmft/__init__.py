@@ -14,6 +14,7 @@ __version__ = VERSION
 
 # Where each public name lives.
 PUBLIC = {
+    "AccuracyWarning": "dmft.errors",
     "SGD": "dmft.model",
     "Censored": "dmft.analysis.escape",
     "Certificate": "dmft.workflow",
@@ -33,8 +34,10 @@ PUBLIC = {
     "Overlaps": "dmft.model",
     "build": "dmft.codegen",
     "Ensemble": "dmft.simulation.ensemble",
+    "PathEnsemble": "dmft.solvers.path_ensemble",
     "PhaseDiagram": "dmft.analysis.phase_diagram",
     "Problem": "dmft.solvers.problem",
+    "Quadrature": "dmft.gaussian.quadrature",
     "Status": "dmft.names",
     "Trajectory": "dmft.solvers.trajectory",
     "certify": "dmft.workflow",

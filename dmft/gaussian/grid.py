@@ -186,11 +186,11 @@ def _moving_bounds(
         if switch.is_polynomial(x):
             coefficients = sp.Poly(switch, x).all_coeffs()
             table = np.stack([evaluator(c, others)(points) for c in coefficients])
-            columns.append(_real_roots(table, edges[-1]))
+            columns.append(real_roots(table, edges[-1]))
     return np.sort(np.concatenate(columns, axis=1), axis=1)
 
 
-def _real_roots(table: Array, outside: float) -> Array:
+def real_roots(table: Array, outside: float) -> Array:
     """Real roots (n, degree) of polynomials with coefficients (degree + 1, n), highest first."""
     degree, n = table.shape[0] - 1, table.shape[1]
     if degree == 0:

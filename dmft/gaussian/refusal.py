@@ -12,8 +12,9 @@ FAMILIES = (
     "and derivatives, with coefficients free of the fields"
 )
 WAYS_OUT = (
-    f"closed families are: {FAMILIES}. Ways out: rewrite the expression into these families, or "
-    "integrate numerically (scipy.integrate.quad over one field after conditioning, split at kinks)"
+    f"closed families are: {FAMILIES}. Ways out: rewrite the expression into these families; "
+    "Gaussian.quad(expr, values) for a number with its error; Gaussian.series(expr, order) for a "
+    "series in the correlation with its bound (products of functions of two fields)"
 )
 
 
