@@ -23,6 +23,7 @@ from itertools import combinations
 
 from dmft.errors import NotClosed
 from dmft.gaussian.certified.balls import Ball, flint, real_ball
+from dmft.gaussian.certified.price import price_integral
 
 Rows = tuple[tuple[Fraction, ...], ...]
 MAX_SIGNS = 4
@@ -153,7 +154,7 @@ class SignedMoments:
             total *= (real_ball(a) / real_ball(2 * c).sqrt()).erf()
         if len(signs) == 4 and not centred:
             raise NotClosed("it leaves a product of four signs with thresholds")
-        return total + self._price(m, C)
+        return total + price_integral(m, C, self.goal)
 
     def _two(self, m: list[Fraction], C: list[list[Fraction]]) -> Ball:
         module = flint()
@@ -181,81 +182,6 @@ class SignedMoments:
 
         part = module.acb.integral(integrand, 0, 1, abs_tol=self.goal, rel_tol=self.goal).real
         return (h / root).erf() * (k / root).erf() + 2 / module.arb.pi() * angle * part
-
-    def _price(self, m: list[Fraction], C: list[list[Fraction]]) -> Ball:
-        """Integral over t of the derivative along t C + (1 - t) diag C."""
-        module = flint()
-        size = len(m)
-        pairs = [(i, j) for i, j in combinations(range(size), 2) if C[i][j]]
-        inner = [_PairTerm(m, C, i, j) for i, j in pairs]
-
-        def integrand(t: Ball, analytic: bool) -> Ball:
-            total = module.acb(0)
-            for term in inner:
-                total += term(t, analytic)
-            return total
-
-        value = module.acb.integral(integrand, 0, 1, abs_tol=self.goal, rel_tol=self.goal)
-        if not value.is_finite():
-            raise NotClosed("Price's integral has no finite enclosure")
-        return value.real
-
-
-class _PairTerm:
-    """4 C_ij p_ij(0, 0; t) times the average of the other one or two signs given u_i = u_j = 0."""
-
-    def __init__(self, m: list[Fraction], C: list[list[Fraction]], i: int, j: int) -> None:
-        order = [i, j, *(k for k in range(len(m)) if k not in (i, j))]
-        # Fields of variance one: thresholds and correlations.
-        scale = [real_ball(C[k][k]).sqrt() for k in order]
-        self.h = [real_ball(m[k]) / s for k, s in zip(order, scale, strict=True)]
-        self.R = [
-            [real_ball(C[a][b]) / (s * r) for b, r in zip(order, scale, strict=True)]
-            for a, s in zip(order, scale, strict=True)
-        ]
-        self.centred = not any(m)
-
-    def __call__(self, t: Ball, analytic: bool) -> Ball:
-        module, R, h = flint(), self.R, self.h
-        rho = t * R[0][1]
-        spread = 1 - rho * rho
-        value = 2 / module.arb.pi() * R[0][1] / spread.sqrt(analytic=analytic)
-        if not self.centred:
-            value *= (-(h[0] * h[0] - 2 * rho * h[0] * h[1] + h[1] * h[1]) / (2 * spread)).exp()
-        return value * (
-            self._one(t, spread, analytic) if len(h) == 3 else self._pair(t, spread, analytic)
-        )
-
-    def _slopes(self, t: Ball, spread: Ball, k: int) -> tuple[Ball, Ball]:
-        """Regression of u_k on the first two fields."""
-        R = self.R
-        a, b, rho = t * R[0][k], t * R[1][k], t * R[0][1]
-        return (a - rho * b) / spread, (b - rho * a) / spread
-
-    def _one(self, t: Ball, spread: Ball, analytic: bool) -> Ball:
-        module, h = flint(), self.h
-        x, y = self._slopes(t, spread, 2)
-        center = h[2] - x * h[0] - y * h[1]
-        variance = 1 - t * (x * self.R[0][2] + y * self.R[1][2])
-        value = (center / (2 * variance).sqrt(analytic=analytic)).erf()
-        if analytic or value.is_finite():
-            return value
-        return module.acb(module.arb(0, 1))  # |erf| <= 1 on the real line
-
-    def _pair(self, t: Ball, spread: Ball, analytic: bool) -> Ball:
-        """(2/pi) atan(cross/sqrt(det)) of the two other fields."""
-        module, R = flint(), self.R
-        (x, y), (z, w) = self._slopes(t, spread, 2), self._slopes(t, spread, 3)
-        first = 1 - t * (x * R[0][2] + y * R[1][2])
-        second = 1 - t * (z * R[0][3] + w * R[1][3])
-        cross = t * (R[2][3] - x * R[0][3] - y * R[1][3])
-        ratio = cross / (first * second - cross * cross).sqrt(analytic=analytic)
-        if analytic and not (1 + ratio * ratio).sqrt(analytic=True).is_finite():
-            return module.acb("nan")  # the cuts of atan
-        value = ratio.atan()
-        if not value.is_finite() and not analytic:
-            value = module.acb(module.arb(0, module.arb.pi() / 2))
-        return 2 / module.arb.pi() * value
 
 
 def density(mean: Fraction, variance: Fraction) -> Ball:

@@ -123,9 +123,16 @@ def products(expr: sp.Expr, fields: Fields) -> list[Product]:
 def _of_one_field(e: sp.Expr, fields: Fields) -> sp.Expr:
     """A function of several fields with a linear combination of them as one derived field."""
     if isinstance(e, sp.Max | sp.Min):
-        first, rest = e.args[0], e.func(*e.args[1:])
         side = 1 if isinstance(e, sp.Max) else -1
-        return (first + rest + side * sp.Abs(first - rest)) / 2
+        if len(e.args) == 2:
+            first, rest = e.args
+            return (first + rest + side * sp.Abs(first - rest)) / 2
+        return sp.Add(
+            *[
+                f * sp.Mul(*[sp.Heaviside(side * (f - g)) for g in e.args if g is not f])
+                for f in e.args
+            ]
+        )
     if isinstance(e, sp.Piecewise):
         return _indicated(e)
     if (isinstance(e, LINEAR) and len(e.args) == 1) or isinstance(e, sp.Heaviside):
