@@ -14,7 +14,7 @@ __version__ = VERSION
 
 # Where each public name lives.
 PUBLIC = {
-    "AccuracyWarning": "dmft.errors",
+    "AccuracyWarning": "dmft.gaussian.quadrature",
     "SGD": "dmft.model",
     "Censored": "dmft.analysis.escape",
     "Certificate": "dmft.workflow",

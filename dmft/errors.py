@@ -35,7 +35,3 @@ class ExpressionRefused(DmftError, ValueError):
 
 class MissingExtra(DmftError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
-
-
-class AccuracyWarning(UserWarning):
-    """A number is known, with the error that it states, but not to the accuracy asked for."""

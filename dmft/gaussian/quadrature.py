@@ -12,7 +12,7 @@ import numpy as np
 import sympy as sp
 from scipy.stats import qmc
 
-from dmft.errors import AccuracyWarning, BadParameter
+from dmft.errors import BadParameter
 from dmft.gaussian.forms import Block, number, precise, to_forms, values_of
 from dmft.gaussian.grid import gaussian_nodes
 from dmft.gaussian.integrand import Integrand
@@ -37,6 +37,18 @@ FLOOR = 2e-14
 PRECISE_BUDGET = 20_000
 # Points of a lattice: what a smooth function of four fields needs.
 LATTICE_BUDGET = 6_000_000
+
+
+class AccuracyWarning(UserWarning):
+    """A number is known, with the error that it states, but not to the accuracy asked for.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from dmft import AccuracyWarning
+    >>> warnings.simplefilter("error", AccuracyWarning)  # refuse such numbers altogether
+    >>> warnings.simplefilter("default", AccuracyWarning)
+    """
 
 
 class Quadrature(float):

@@ -10,7 +10,8 @@ import sympy as sp
 from scipy.special import gamma
 
 import dmft
-from dmft.errors import AccuracyWarning, BadParameter, InvalidCovariance, NotClosed
+from dmft import AccuracyWarning
+from dmft.errors import BadParameter, InvalidCovariance, NotClosed
 
 x, y, w, v = sp.symbols("x y w v", real=True)
 q, m, a = sp.symbols("q m a", real=True)
