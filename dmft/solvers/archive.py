@@ -89,27 +89,27 @@ def _record(run: Trajectory) -> dict[str, Any]:
 def _variables(run: Trajectory) -> list[tuple[str, tuple[str, ...], NDArray[np.float64]]]:
     rows: list[tuple[str, tuple[str, ...], NDArray[np.float64]]] = [("t", ("t",), run.t)]
     for block in run.layout:
-        rows.append((block.name, ("t", *_dims(block)), run.blocks[block.name]))
+        rows.append((block.name, ("t", *block_dimensions(block)), run.blocks[block.name]))
     rows += [(name, ("t",), values) for name, values in run.observables.items()]
     for name, values in run.constants.items():
         dims = tuple(f"{name}_{i}" for i in range(values.ndim))
         rows.append((f"constant_{name}", dims, values))
     for block in run.layout:
         if block.name in run.start:
-            rows.append((f"start_{block.name}", _dims(block), run.start[block.name]))
+            rows.append((f"start_{block.name}", block_dimensions(block), run.start[block.name]))
     if run.error is not None:
-        dims = {name: tuple(d) for name, d, _ in rows}
-        rows += [(f"error_{name}", dims[name], e) for name, e in run.error.items()]
+        axes = {name: d for name, d, _ in rows}
+        rows += [(f"error_{name}", axes[name], e) for name, e in run.error.items()]
     if run.events:
         rows.append(("event_t", ("event",), np.array([e.t for e in run.events])))
         for block in run.layout:
             if block.name in run.events[0].state:
                 stacked = np.stack([e.state[block.name] for e in run.events])
-                rows.append((f"event_{block.name}", ("event", *_dims(block)), stacked))
+                rows.append((f"event_{block.name}", ("event", *block_dimensions(block)), stacked))
     return rows
 
 
-def _dims(block: Block) -> tuple[str, ...]:
+def block_dimensions(block: Block) -> tuple[str, ...]:
     """Dimension names of a block; xarray refuses the same name twice (p, p -> p, p_2)."""
     seen: dict[str, int] = {}
     names = []

@@ -103,7 +103,7 @@ def solve_problem(
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
     """
-    events = check_events(events)
+    method, events = _method(problem, method), check_events(events)
     names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
     scalars = {
         name: float((parameters or {})[name])
@@ -111,7 +111,6 @@ def solve_problem(
     }
     arrays = check_blocks(problem.constants, constants or {}, names, "constant")
     blocks = check_blocks(problem.state, state, names, "state")
-    method = _method(problem, method)
     _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
     save = _save_times(save_at, t_start, t_max)
     if problem.kind == "map":

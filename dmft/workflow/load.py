@@ -12,18 +12,21 @@ from dmft.errors import BadParameter
 from dmft.simulation import archive as ensembles
 from dmft.simulation.ensemble import Ensemble
 from dmft.solvers import archive as trajectories
+from dmft.solvers import path_archive
+from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 
-Record = Trajectory | Ensemble | PhaseDiagram
+Record = Trajectory | Ensemble | PathEnsemble | PhaseDiagram
 READERS: dict[str, Callable[[str | Path], Record]] = {
     trajectories.KIND: trajectories.load_trajectory,
     ensembles.KIND: ensembles.load_ensemble,
+    path_archive.KIND: path_archive.load_paths,
     diagram_file.KIND: diagram_file.load_diagram,
 }
 
 
 def load(path: str | Path) -> Record:
-    """Read a record written by its `.save(path)`: a trajectory, an ensemble or a phase diagram.
+    """Read a record written by its `.save(path)`: a trajectory, runs, paths or a phase diagram.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from dmft.solvers import explicit
 SCRIPT = """
 import json, os
 from numba import njit
-from dmft.solvers import crossings, explicit
+from dmft.solvers import crossings, discrete, explicit, stochastic_euler, stochastic_weak
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
@@ -27,7 +27,10 @@ def rhs(t, y, widths, par, out):
 
 problem = Problem("ode", rhs, (Block("y", ()),), ())
 run = solve_problem(problem, {"y": 1.0}, 5.0, widths={}, events=[Event("y", 0.5)])
-dispatchers = [explicit.advance, crossings.watch]
+dispatchers = [
+    explicit.advance, crossings.watch, discrete.iterate,
+    stochastic_euler.advance_euler, stochastic_weak.advance_weak,
+]
 print(json.dumps({
     "hits": [len(d.stats.cache_hits) for d in dispatchers],
     "signatures": [len(d.signatures) for d in dispatchers],
@@ -42,8 +45,8 @@ def test_a_second_process_loads_the_loop_and_takes_any_right_hand_side():
             [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
         ).stdout
     report = json.loads(text)
-    assert report["hits"] == [1, 1]
-    assert report["signatures"] == [1, 1]
+    assert report["hits"] == [1] * 5
+    assert report["signatures"] == [1] * 5
     assert abs(report["t"] - 0.6931471805599453) < 1e-7
 
 
@@ -53,12 +56,17 @@ def test_importing_the_package_loads_no_compiler():
     assert out.stdout.strip() == "False"
 
 
+PATHS = ("noise", "path_layout", "path_loop")
+
+
 @pytest.mark.parametrize(
     ("module", "files"),
     [
         ("crossings", ("signatures", "layout", "interpolant", "state_tests")),
         ("explicit", ("signatures", "tableau", "layout", "interpolant", "state_tests")),
         ("discrete", ("signatures", "layout", "interpolant", "state_tests")),
+        ("stochastic_euler", ("signatures", "layout", "interpolant", "state_tests", *PATHS)),
+        ("stochastic_weak", ("signatures", "layout", "interpolant", "state_tests", *PATHS)),
     ],
 )
 def test_a_change_of_what_the_loop_is_built_on_renews_its_cache(module, files):

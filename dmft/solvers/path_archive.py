@@ -1,0 +1,99 @@
+"""Ensembles of paths in netCDF files and as xarray data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmft import netcdf
+from dmft.names import Status
+from dmft.solvers.archive import block_dimensions
+from dmft.solvers.passage_times import PassageTimes
+from dmft.solvers.path_ensemble import Array, PathEnsemble, Values
+from dmft.solvers.problem import Block
+
+if TYPE_CHECKING:
+    import xarray
+
+KIND = "dmft paths"
+SUMMARIES = ("mean", "std", "stderr")
+
+
+def to_dataset(run: PathEnsemble) -> xarray.Dataset:
+    """Return variables like `M_mean` and `M_stderr` over `t`, and passages over `path`."""
+    data = {name: (dims, values) for name, dims, values in _variables(run)}
+    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
+        data, coords={"t": data.pop("t")}, attrs=netcdf.attributes(KIND, _record(run))
+    )
+    return dataset
+
+
+def save_paths(run: PathEnsemble, path: str | Path) -> Path:
+    """Write a netCDF file; an existing file is replaced only by a complete one."""
+    return netcdf.write(path, KIND, _record(run), _variables(run))
+
+
+def load_paths(path: str | Path) -> PathEnsemble:
+    """Read an ensemble that `PathEnsemble.save` wrote."""
+    record, arrays = netcdf.read(path, KIND)
+    names = record["names"]
+    parts = {s: Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES}
+    paths = Values({n: arrays[f"{n}_paths"] for n in names}) if record["kept"] else None
+    return PathEnsemble(
+        t=arrays["t"],
+        **parts,
+        path_status=tuple(Status(s) for s in record["path_status"]),
+        status=Status(record["status"]),
+        message=record["message"],
+        first_passage={
+            name: PassageTimes(arrays["first_passage"][e], arrays["watched_until"])
+            for e, name in enumerate(record["events"])
+        },
+        paths=paths,
+        layout=tuple(Block(b["name"], tuple(b["axes"]), b["symmetric"]) for b in record["layout"]),
+        statistics=record["statistics"],
+        parameters=record["parameters"],
+        constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
+        widths=record["widths"],
+        provenance=record["provenance"],
+    )
+
+
+def _record(run: PathEnsemble) -> dict[str, Any]:
+    return {
+        "status": str(run.status),
+        "path_status": [str(s) for s in run.path_status],
+        "message": run.message,
+        "names": list(run.mean),
+        "kept": run.paths is not None,
+        "events": list(run.first_passage),
+        "layout": [
+            {"name": b.name, "axes": list(b.axes), "symmetric": b.symmetric} for b in run.layout
+        ],
+        "statistics": dict(run.statistics),
+        "parameters": dict(run.parameters),
+        "constants": list(run.constants),
+        "widths": dict(run.widths),
+        "provenance": dict(run.provenance),
+    }
+
+
+def _variables(run: PathEnsemble) -> list[tuple[str, tuple[str, ...], Array]]:
+    axes = {block.name: block_dimensions(block) for block in run.layout}
+    rows: list[tuple[str, tuple[str, ...], Array]] = [("t", ("t",), run.t)]
+    for name in run.mean:
+        dims = ("t", *axes.get(name, ()))
+        rows += [(f"{name}_{s}", dims, getattr(run, s)[name]) for s in SUMMARIES]
+        if run.paths is not None:
+            rows.append((f"{name}_paths", ("path", *dims), run.paths[name]))
+    for name, values in run.constants.items():
+        dims = tuple(f"{name}_{i}" for i in range(values.ndim))
+        rows.append((f"constant_{name}", dims, values))
+    if run.first_passage:
+        times = np.stack([passage.times for passage in run.first_passage.values()])
+        rows.append(("first_passage", ("event", "path"), times))
+        horizon = next(iter(run.first_passage.values())).horizon
+        rows.append(("watched_until", ("path",), horizon))
+    return rows

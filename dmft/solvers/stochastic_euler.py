@@ -1,0 +1,38 @@
+"""Euler-Maruyama over paths: strong order 1/2, weak order 1 (strong 1 for additive noise)."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from dmft.solvers.interpolant import copy, inlined
+from dmft.solvers.layout import OPTIONS
+from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
+from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
+
+BUILT_ON = "5e621e9e68bb2378"
+
+
+@inlined
+def euler_step(drift, diffusion, plan, walk, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
+    """Write y + F h + Sigma^(1/2) dB into `scratch.new`."""
+    copy(scratch.point, y)
+    code = evaluate(drift, plan, t, y, scratch.slope)
+    if code == WALKING:
+        code = factor_noise(diffusion, plan, walk, scratch, t, y, scratch.root)
+    if code != WALKING:
+        return code
+    for i in range(y.size):
+        value = y[i] + plan.h * scratch.slope[i]
+        for j in range(i + 1):
+            value += scratch.root[i, j] * scratch.increments[j]
+        scratch.new[i] = value
+    return WALKING
+
+
+_walk_paths = paths_loop(euler_step)
+
+
+@njit(PATHS_SIGNATURE, cache=True, **OPTIONS)
+def advance_euler(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until):  # type: ignore[no-untyped-def]
+    """Carry the paths of a chunk on to step `until`."""
+    _walk_paths(drift, diffusion, observe, domain, plan, events, walk, scratch, first, until)
