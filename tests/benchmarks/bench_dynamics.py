@@ -1,7 +1,7 @@
 """Speed of right-hand side, build and trajectory (`python tests/benchmarks`).
 
-Every line is a ratio against a baseline of the same run (`plain_loops.py`, Euler at dt = 0.01) or
-a wall time of a fresh process; best of several repetitions, one thread.
+Every line is a ratio against a baseline of the same run (`plain_loops.py`, `plain_relu.py`, Euler
+at dt = 0.01) or a wall time of a fresh process; best of several repetitions, one thread.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import plain_loops
+import plain_relu
 import sympy as sp
 from numba import njit
 
@@ -20,6 +21,7 @@ import dmft
 
 Z = sp.Symbol("z", real=True)
 ERF = sp.erf(Z / sp.sqrt(2))
+RELU = sp.Max(0, Z)
 GAMMA, NOISE = 0.5, 1e-3
 
 
@@ -44,34 +46,41 @@ def line(what, value, baseline="", ratio=""):
     print(f"{what:58s} {value:>14s} {baseline:>16s} {ratio:>9s}", flush=True)
 
 
-def committee(p, k):
-    model = dmft.Model(dmft.Committee(ERF, p), dmft.Committee(ERF, k), NOISE)
+def committee(p, k, activation=ERF):
+    network = (dmft.Committee(activation, width) for width in (p, k))
+    model = dmft.Model(*network, NOISE)
     return model, dmft.derive(model, dmft.SGD(GAMMA))
 
 
 def right_hand_sides():
     for p, k in [(1, 1), (2, 2), (4, 2), (8, 4), (16, 4)]:
-        model, equations = committee(p, k)
-        start = dmft.random_overlaps(model, 100, seed=0)
-        problem = dmft.build(equations)
-        values = equations.values(start, {})
-        y = problem.pack({"Q": start.Q, "M": start.M})
-        par = problem.pack_parameters(values.scalars, values.arrays)
-        widths, out = np.array([p, k]), np.empty_like(y)
-        dQ, dM = np.empty((p, p)), np.empty((p, k))
-        n = max(10, 20000 // (p + k) ** 3)
-        ours = best(lambda: repeat(problem.rhs, n, y, widths, par, out)) / n  # noqa: B023
-        args = (start.Q, start.M, start.P, GAMMA, NOISE, dQ, dM)
-        plain = best(lambda: plain_loops.repeat_rates(n, *args)) / n  # noqa: B023
-        rates = problem.unpack(out, values.widths)
-        assert np.allclose(rates["Q"], dQ, atol=1e-12)
-        assert np.allclose(rates["M"], dM, atol=1e-12)
-        line(
-            f"erf right-hand side (p,k) = ({p},{k})",
-            f"{ours * 1e6:.2f} us",
-            f"{plain * 1e6:.1f} us",
-            f"{plain / ours:.1f}x",
-        )
+        right_hand_side("erf", ERF, plain_loops, p, k, max(10, 20000 // (p + k) ** 3))
+    for p, k in [(2, 2), (4, 2), (8, 4)]:
+        right_hand_side("ReLU", RELU, plain_relu, p, k, max(1, 20000 // (p + k) ** 4))
+
+
+def right_hand_side(name, activation, plain, p, k, n):
+    model, equations = committee(p, k, activation)
+    start = dmft.random_overlaps(model, 100, seed=0)
+    problem = dmft.build(equations)
+    values = equations.values(start, {})
+    y = problem.pack({"Q": start.Q, "M": start.M})
+    par = problem.pack_parameters(values.scalars, values.arrays)
+    widths, out = np.array([p, k]), np.empty_like(y)
+    dQ, dM = np.empty((p, p)), np.empty((p, k))
+    many = 10 * n
+    ours = best(lambda: repeat(problem.rhs, many, y, widths, par, out)) / many
+    args = (start.Q, start.M, start.P, GAMMA, NOISE, dQ, dM)
+    theirs = best(lambda: plain.repeat_rates(n, *args)) / n
+    rates = problem.unpack(out, values.widths)
+    assert np.allclose(rates["Q"], dQ, atol=1e-12)
+    assert np.allclose(rates["M"], dM, atol=1e-12)
+    line(
+        f"{name} right-hand side (p,k) = ({p},{k})",
+        f"{ours * 1e6:.2f} us",
+        f"{theirs * 1e6:.1f} us",
+        f"{theirs / ours:.1f}x",
+    )
 
 
 def trajectory():
