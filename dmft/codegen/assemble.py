@@ -26,6 +26,7 @@ from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
+from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import FieldRoot
 from dmft.equations.text import definition_text
 from dmft.solvers.problem import Block
@@ -71,6 +72,7 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 # Imports that a module needs only when its code calls the function.
 OPTIONAL_IMPORTS = {
     "field_root(": "from dmft.special.cholesky import field_root\n",
+    "erf_mixture_square(": "from dmft.special.mixture import erf_mixture_square\n",
     "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
     "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
     "field_average(": "from dmft.special.averages import field_average\n",
@@ -279,6 +281,10 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
     """Emit the loops that evaluate one definition."""
     if isinstance(definition.expr, FieldRoot):
         writer.root.lines.append(f"field_root(Omega, p, {definition.name})")
+        return
+    if isinstance(definition.expr, ErfSquare):
+        arrays = ", ".join(f"np.array({rows!r})" for rows in definition.expr.rows)
+        writer.root.lines.append(f"erf_mixture_square(Omega, c, {arrays}, p, {definition.name})")
         return
     node = lowering(definition.expr)
     writer.note_uses(node)

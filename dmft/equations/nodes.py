@@ -17,6 +17,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, free_indices
 from dmft.equations.definitions import Definition, define
+from dmft.equations.neighbour import coefficient_definitions, neighbour
 from dmft.errors import NotClosed
 from dmft.gaussian.switch import SWITCHES
 
@@ -57,18 +58,52 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     NotClosed
         For an integrand with a Dirac delta, which has no value at a node.
     """
-    found = averages(definitions)
-    if not found:
+    if not averages(definitions):
         return tuple(definitions)
-    work = _Discretiser(found)
-    values = {average: work.average(average) for average in found}
+    definitions = [
+        Definition(d.target, tuple((t, sums_inside(e)) for t, e in d.terms), d.role)
+        for d in definitions
+    ]
+    found = averages(definitions)
     head = [d for d in definitions if d.role == "block"]
+    near = {average: pair for average in found if (pair := neighbour(average)) is not None}
+    if near and all(d.name != "c" for d in head):
+        head += coefficient_definitions()
+    work = _Discretiser([*found, *(average for average, _ in near.values())])
+    values = {average: work.average(average) for average in found}
+    for average, (other, closed) in near.items():
+        head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
+        values[average] += x.S_closed[x.j, x.l] - work.average(other)
     tail = [
         Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
         for d in definitions
         if d.role != "block"
     ]
     return (*head, *work.definitions, *tail)
+
+
+def sums_inside(expr: sp.Expr) -> sp.Expr:
+    """Take sums over neurons into the averages that they add: one pass over the nodes, not many.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import a, h, p, u
+    >>> sums_inside(sp.Sum(a[u] * Average(h[u]), (u, 1, p)))
+    E[Sum(h[u]*readout[u], (u, 1, p))]
+    """
+    if not expr.has(Average) or isinstance(expr, Average):
+        return expr
+    if not isinstance(expr, sp.Sum):
+        return expr.func(*(sums_inside(e) for e in expr.args))
+    factors = sp.Mul.make_args(sums_inside(expr.function))
+    inside = [f for f in factors if isinstance(f, Average)]
+    if len(inside) != 1 or len(expr.limits) != 1:
+        return expr
+    index = expr.limits[0][0]
+    bound, free = [], []
+    for f in (*(f for f in factors if f is not inside[0]), *sp.Mul.make_args(inside[0].integrand)):
+        (bound if index in free_indices(f) else free).append(f)
+    return Average(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
 
 
 class _Discretiser:
@@ -107,9 +142,12 @@ class _Discretiser:
         total = _over_nodes(sp.Mul(weighted, *rest))
         if free == (x.j, x.l):
             swapped = total.xreplace({x.j: x.l, x.l: x.j})
-            if swapped == total and all(d.name != "S" for d in self.definitions):
-                self.definitions.append(define(x.S[x.j, x.l], {"average": total}, "intermediate"))
-                return x.S[x.j, x.l]
+            taken = {d.name for d in self.definitions}
+            unused = [base for base in (x.S, x.S_near) if str(base.label) not in taken]
+            if swapped == total and unused:
+                entry = unused[0][x.j, x.l]
+                self.definitions.append(define(entry, {"average": total}, "intermediate"))
+                return entry
         return self.array("average", total, free, free, last=())
 
     def at_nodes(self, expr: sp.Expr) -> sp.Expr:

@@ -17,6 +17,7 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, running_symbol
 from dmft.equations.elementwise import ELEMENTWISE, piecewise
 from dmft.equations.kernels import Kernel
+from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import FieldRoot
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
@@ -161,6 +162,10 @@ class Interpreter:
         """Write one definition into its array."""
         if isinstance(definition.expr, FieldRoot):
             field_root(self.arrays["Omega"], self.numbers[x.p], out)
+            return
+        if isinstance(definition.expr, ErfSquare):
+            Omega, c = self.arrays["Omega"], self.arrays["c"]
+            out[...] = definition.expr.plain(Omega, c, self.numbers[x.p])
             return
         value = np.asarray(self(definition.expr), dtype=np.float64)
         if not isinstance(definition.target, sp.Indexed):

@@ -18,13 +18,21 @@ Weights = Sequence[tuple[sp.Expr, sp.Indexed]]
 
 def residual_at(model: Model) -> sp.Expr:
     """Residual g - f as sums over neurons of activations kept by name."""
-    if model.matched:
-        return sp.Sum(x.c[x.m] * At(model.student.activation, x.lam[x.m]), (x.m, 1, x.p + x.k))
-    students = sp.Sum(x.a[x.u] * At(model.student.activation, x.h[x.u]), (x.u, 1, x.p)) / x.p
-    if not isinstance(model.teacher, Committee):
-        return target(model) - students
-    teacher = x.a_star[x.r] * At(model.teacher.activation, x.h_star[x.r])
-    return sp.Sum(teacher, (x.r, 1, x.k)) / x.k - students
+    if isinstance(model.teacher, Committee):
+        return of_committees(model.student.activation, model.teacher.activation)
+    return target(model) - _students(model.student.activation)
+
+
+def of_committees(student: sp.Expr, teacher: sp.Expr) -> sp.Expr:
+    """Residual of two committees; one sum over all fields where they share the activation."""
+    if student == teacher:
+        return sp.Sum(x.c[x.m] * At(student, x.lam[x.m]), (x.m, 1, x.p + x.k))
+    stars = sp.Sum(x.a_star[x.r] * At(teacher, x.h_star[x.r]), (x.r, 1, x.k)) / x.k
+    return stars - _students(student)
+
+
+def _students(activation: sp.Expr) -> sp.Expr:
+    return sp.Sum(x.a[x.u] * At(activation, x.h[x.u]), (x.u, 1, x.p)) / x.p
 
 
 def average_square(model: Model, weights: Weights) -> sp.Expr:

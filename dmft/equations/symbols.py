@@ -25,10 +25,11 @@ learning, interaction, Phi = (sp.IndexedBase(x) for x in ("b_learning", "b_inter
 # Averages on nodes: standard normal points and weights, a root of Omega, the fields at the nodes.
 normal, weight, root = (sp.IndexedBase(y) for y in ("normal", "weight", "root"))
 lam_at = sp.IndexedBase("lambda_at")
-S = sp.IndexedBase("S")
+# Quadratic term on nodes, that of its closed-form neighbour on the same nodes and in closed form.
+S, S_near, S_closed = (sp.IndexedBase(y) for y in ("S", "S_near", "S_closed"))
 risk = sp.Symbol("risk", real=True)
 
-SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S"})
+SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
 # Axis of each index symbol; the sums and the loops run over it.
 AXES: dict[sp.Symbol, sp.Expr] = {
     **dict.fromkeys((j, l, u, v), p),

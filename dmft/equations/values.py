@@ -20,7 +20,8 @@ RESERVED = frozenset(
     {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
     | {"learning_rate", "label_noise", "dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
-    | {"fraction", "reference", "overlap", "S", "root", "normal", "weight", "lambda_at"}
+    | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
+    | {"S", "S_near", "S_closed"}
     | {"nodes", "replicas", "seed", "quadrature_tol"}
     | {index.name for index in x.AXES}  # would read like an index in print
 )
