@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model import FIELD, SGD, Committee, Model, Overlaps, as_count
+from dmft.model import FIELD, SGD, Committee, Model, MultiIndex, Overlaps, as_count
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -22,14 +22,20 @@ Compiled = Callable[..., float]
 
 @dataclass(frozen=True)
 class Activation:
-    """A compiled activation with the values of its parameters."""
+    """A compiled activation with the values of its parameters.
+
+    A function g(z1, ..., zk) of several fields takes z1 as its field; its parameters begin with
+    room for z2, ..., zk.
+    """
 
     value: Compiled
     slope: Compiled
     parameters: NDArray[np.float64]
-    # Degree in the field, or None when the activation is not a polynomial.
+    # Degree in the field (of several: total), or None when the activation is not a polynomial.
     degree: int | None
     expr: sp.Expr
+    # Fields of a multi-index target; 0 for the activation of a committee.
+    fields: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def declare_experiment(
         a = start.readout.copy()
     experiment = Experiment(
         student=filler.activation(model.student, "student"),
-        teacher=filler.activation(model.teacher, "teacher"),
+        teacher=filler.teacher(model.teacher),
         readout=a,
         teacher_readout=a_star,
         learning_rate=rate,
@@ -159,7 +165,9 @@ class _Values:
         except (TypeError, ValueError) as error:
             raise BadParameter(f"{symbol} must be a number, got {value!r}") from error
 
-    def readout(self, network: Committee, what: str, given: int | None) -> NDArray[np.float64]:
+    def readout(
+        self, network: Committee | MultiIndex, what: str, given: int | None
+    ) -> NDArray[np.float64]:
         """Readouts of a network whose width may be left to the start (`given`)."""
         if given is None and not network.width.is_Integer:
             raise BadParameter(
@@ -168,6 +176,24 @@ class _Values:
         if network.readout is None:
             return np.ones(int(network.width) if given is None else given)
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
+
+    def teacher(self, network: Committee | MultiIndex) -> Activation:
+        if isinstance(network, Committee):
+            return self.activation(network, "teacher")
+        first, *others = network.fields
+        symbols = sorted(network.parameters, key=str)
+        values = [self.symbol(s, "teacher") for s in symbols]
+        value = scalar_function(network.expr, first, [*others, *symbols])
+        polynomial = network.expr.is_polynomial(*network.fields)
+        degree = sp.Poly(network.expr, *network.fields).total_degree() if polynomial else None
+        return Activation(
+            value=value,
+            slope=value,  # never used: the teacher does not learn
+            parameters=np.array([*([0.0] * len(others)), *values]),
+            degree=None if degree is None else int(degree),
+            expr=network.expr,
+            fields=len(network.fields),
+        )
 
     def activation(self, network: Committee, what: str) -> Activation:
         expr = network.activation

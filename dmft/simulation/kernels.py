@@ -43,7 +43,10 @@ REORDER = {"reassoc", "contract"}
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, par, par_star, rule,
 # generator;
-# rates = [gamma/(p n_b), noise standard deviation]; counts = [steps, first step, n_b, sphere, d].
+# rates = [gamma/(p n_b), noise standard deviation];
+# counts = [steps, first step, n_b, sphere, d, fields]; with fields > 0 sigma_star is a multi-index
+# target g, the only term of the label (a_star = [1]): it takes the first field, and the others at
+# the beginning of par_star, where they are written.
 COMMON = (
     MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
     RISK, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE, GENERATOR,
@@ -96,13 +99,13 @@ def length_status(Q: NDArray[np.float64]) -> int:
 @njit(nogil=True, cache=True, error_model="numpy")
 def sample_updates(h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi):  # type: ignore[no-untyped-def]
     """psi_j = a_j sigma'(h_j) (y - f) of one sample, y = f* + noise."""
-    p, k = h.size, h_star.size
+    p, terms = h.size, a_star.size
     f, y = 0.0, 0.0
     for j in range(p):
         f += a[j] * sigma(h[j], par)
-    for r in range(k):
+    for r in range(terms):
         y += a_star[r] * sigma_star(h_star[r], par_star)
-    error = y / k + noise - f / p
+    error = y / terms + noise - f / p
     for j in range(p):
         psi[j] = a[j] * slope(h[j], par) * error
 
@@ -264,7 +267,9 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
-    known, batch, dim = root.shape[1], counts[2], counts[4]
+    known, batch, dim, fields, terms = (
+        root.shape[1], counts[2], counts[4], counts[5], a_star.size
+    )  # fmt: skip
     B, L, rest, order = (
         np.empty((p, known)),
         np.zeros((p, p)),
@@ -289,9 +294,11 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             f, y = 0.0, 0.0
             for j in range(p):
                 f += a[j] * sigma(h[j], par)
-            for r in range(k):
+            for r in range(1, fields):
+                par_star[r - 1] = h_star[r]
+            for r in range(terms):
                 y += a_star[r] * sigma_star(h_star[r], par_star)
-            error = y / k + noise - f / p
+            error = y / terms + noise - f / p
             for j in range(p):
                 psi[j] = a[j] * slope(h[j], par) * error
             add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1)
@@ -384,6 +391,8 @@ def advance_weights(  # type: ignore[no-untyped-def]
             for r in range(k):
                 h_star[r] = dot(W_star[r], X[mu]) / root_d
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+            for r in range(1, counts[5]):
+                par_star[r - 1] = h_star[r]
             sample_updates(
                 h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi[mu]
             )

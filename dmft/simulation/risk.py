@@ -8,6 +8,10 @@ each term is an integral over two fields. Three rules:
   analytic functions (1e-12 for erf and tanh at variances up to ten), where Gauss-Hermite stalls
   at large variances; the spacing follows the variances;
 * with kinks or jumps (ReLU, sign): Gauss-Legendre panels that end on every kink.
+
+A multi-index target g is averaged over its k fields instead, given one student's field at a time:
+E[g(h*) s(h_j)] = E_u s(h_j) E_z g(M_j u / sqrt(Q_jj) + L z), L L^T = P - M_j M_j^T / Q_jj, on the
+nodes z of `target_rule`.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ from dmft.simulation.declaration import Activation, Experiment
 VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]
 FUNCTION = types.FunctionType(types.float64(types.float64, VECTOR))
-# nodes and weights of a fixed rule; kinks of student and teacher; [refinement]
+# nodes and weights of a fixed rule; kinks of student and teacher; [refinement]. For a multi-index
+# target z_1, ..., z_k and weight of every node stand in place of the teacher's kinks, and E g^2 is
+# the last entry.
 RULE = types.UniTuple(VECTOR, 5)
 RISK_SIGNATURE = types.float64(
     MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE
@@ -205,6 +211,97 @@ def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule):  # type
     return 0.5 * total
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def semidefinite_root(D, L):  # type: ignore[no-untyped-def]
+    """Lower root L L^T = D of a covariance (overwritten by it); NaN for an indefinite one."""
+    n = D.shape[0]
+    scale = 0.0
+    for i in range(n):
+        scale = max(scale, D[i, i])
+    for c in range(n):
+        root = 0.0
+        if D[c, c] > CLAMP * scale or D[c, c] < -CLAMP * scale:
+            root = math.sqrt(D[c, c])
+        for i in range(n):
+            L[i, c] = D[i, c] / root if i >= c and root > 0.0 else 0.0
+        if math.isnan(root):
+            L[c, c] = root
+        for i in range(c + 1, n):
+            for j in range(c + 1, n):
+                D[i, j] -= L[i, c] * L[j, c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def target_mean(centre, L, nodes, power, target, star):  # type: ignore[no-untyped-def]
+    """E g(centre + L z)^power over the nodes z; the fields but the first go into `star`."""
+    k = centre.size
+    total = 0.0
+    for q in range(0, nodes.size, k + 1):
+        first = centre[0] + L[0, 0] * nodes[q]
+        for r in range(1, k):
+            field = centre[r]
+            for c in range(r + 1):
+                field += L[r, c] * nodes[q + c]
+            star[r - 1] = field
+        value = target(first, star)
+        total += nodes[q + k] * (value if power == 1 else value * value)
+    return total
+
+
+@njit(types.float64(MATRIX, VECTOR, FUNCTION, VECTOR), nogil=True, cache=True, error_model="numpy")
+def target_square(P, nodes, target, par_star):  # type: ignore[no-untyped-def]
+    """E g(h*)^2 over teacher fields of covariance P."""
+    L = np.empty(P.shape)
+    semidefinite_root(P.copy(), L)
+    return target_mean(np.zeros(P.shape[0]), L, nodes, 2, target, par_star.copy())
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def student_rule(q, rule):  # type: ignore[no-untyped-def]
+    """Nodes and weights for the mean over u of s(sqrt(q) u) times a smooth function."""
+    if rule[0].size > 0:
+        return rule[0], rule[1]
+    if rule[2].size > 0 and q > 0.0:
+        return panel_rule(rule[2] / math.sqrt(q), PANEL * rule[4][0])
+    spacing = min(SPACING, SPACING_PER_DEVIATION / math.sqrt(1.0 + 2.0 * max(q, 0.0)))
+    return trapezoid_rule(spacing * rule[4][0])
+
+
+@njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
+def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule):  # type: ignore[no-untyped-def]
+    """Population risk of a multi-index target at one set of overlaps."""
+    p, k = M.shape
+    students = (rule[0], rule[1], rule[2], rule[2], rule[4])
+    total = rule[4][1]
+    star, centre, D, L = par_star.copy(), np.empty(k), np.empty((k, k)), np.empty((k, k))
+    for j in range(p):
+        for i in range(j + 1):
+            mean = pair_mean(
+                False, False, Q[i, i], Q[i, j], Q[j, j], sigma, sigma, par, par, students
+            )
+            total += (1.0 if i == j else 2.0) * a[i] * a[j] / (p * p) * mean
+        length = math.sqrt(Q[j, j])
+        for r in range(k):
+            for s in range(k):
+                D[r, s] = P[r, s] - (M[j, r] * M[j, s] / Q[j, j] if length > 0.0 else 0.0)
+        semidefinite_root(D, L)
+        nodes, weights = student_rule(Q[j, j], rule)
+        cross = 0.0
+        for n in range(nodes.size):
+            for r in range(k):
+                centre[r] = M[j, r] / length * nodes[n] if length > 0.0 else 0.0
+            mean = target_mean(centre, L, rule[3], 1, target, star)
+            cross += weights[n] * sigma(length * nodes[n], par) * mean
+        total -= 2.0 * a[j] / p * cross
+    return 0.5 * total
+
+
+def risk_function(experiment: Experiment) -> Function:
+    """Compiled risk for this kind of teacher."""
+    function: Function = target_risk_at if experiment.teacher.fields else risk_at
+    return function
+
+
 def choose_rule(student: Activation, teacher: Activation, refinement: float = 1.0) -> Rule:
     """Rule for this pair of activations; a smaller `refinement` takes more nodes."""
     empty = np.empty(0)
@@ -255,7 +352,7 @@ def quadrature_risk(
     """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k)."""
     student, teacher = experiment.student, experiment.teacher
     return float(
-        risk_at(
+        risk_function(experiment)(
             _contiguous(Q), _contiguous(M), _contiguous(P),
             experiment.readout, experiment.teacher_readout, student.value, teacher.value,
             student.parameters, teacher.parameters, rule,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.kernels import DIVERGED, NONFINITE, PASSED, REACHED
-from dmft.simulation.risk import Rule, risk_at
+from dmft.simulation.risk import Rule, risk_function
 
 STATUS = {
     REACHED: Status.OK,
@@ -36,11 +36,15 @@ class Constants:
         """Arguments for `steps` steps after step number `first`."""
         e = self.experiment
         rates = np.array([e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)])
-        counts = np.array([steps, first, e.batch_size, int(e.sphere), e.dim], dtype=np.int64)
+        fields = e.teacher.fields
+        counts = np.array(
+            [steps, first, e.batch_size, int(e.sphere), e.dim, fields], dtype=np.int64
+        )
+        terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
-            self.P, e.readout, e.teacher_readout, rates, counts, self.watch, risk_at,
-            e.student.value, e.student.slope, e.teacher.value,
-            e.student.parameters, e.teacher.parameters, self.rule, self.generator,
+            self.P, e.readout, terms, rates, counts, self.watch,
+            risk_function(e), e.student.value, e.student.slope, e.teacher.value,
+            e.student.parameters, e.teacher.parameters.copy(), self.rule, self.generator,
         )  # fmt: skip
 
 

@@ -25,8 +25,9 @@ from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summaris
 from dmft.simulation.factor import factor
 from dmft.simulation.kernels import PASSED
 from dmft.simulation.passage import WATCH_NOTHING, FirstPassage, PassageTimes, watch_nothing
-from dmft.simulation.risk import Rule, choose_rule, quadrature_risk
+from dmft.simulation.risk import Rule, quadrature_risk
 from dmft.simulation.runner import STATUS, Runner
+from dmft.simulation.target_rule import rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.special.streams import as_seeds, random_stream
 
@@ -119,7 +120,8 @@ def simulate(
     _check_dimension(experiment, start)
     grid = save_steps(t_max, experiment.time_step, save_at)
     total = round(t_max / experiment.time_step)
-    rule = choose_rule(experiment.student, experiment.teacher)
+    P = np.eye(experiment.k) if start is None else start.P
+    rule = rule_of(experiment, P)
     plan = _Plan(model, experiment, start, method, grid, total, first_passage, rule)
     runs = _run_all(plan, numbers, threads, progress)
     return _assemble(plan, numbers, runs, keep_runs)
@@ -339,7 +341,7 @@ def _risk_error(plan: _Plan) -> float:
     start = plan.start
     if start is None:
         start = random_overlaps(plan.model, max(e.dim, e.p + e.k), 0, normalised=e.sphere)
-    finer = choose_rule(e.student, e.teacher, 0.5)
+    finer = rule_of(e, start.P, 0.5)
     coarse, fine = (
         quadrature_risk(e, start.Q, start.M, start.P, rule) for rule in (plan.rule, finer)
     )

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 from scipy.stats import ks_2samp, kurtosis
 
-from dmft.model import SGD, Committee, Model, Overlaps
+from dmft.model import SGD, Committee, Model, MultiIndex, Overlaps
 from dmft.simulation.simulate import simulate
 
 z = sp.Symbol("z", real=True)
@@ -13,6 +13,8 @@ ERF, SQUARE, HE3 = sp.erf(z / sp.sqrt(2)), z**2, z**3 - 3 * z
 PAIR = Overlaps([[0.9, 0.2], [0.2, 0.7]], [[0.3, -0.1], [0.05, 0.4]], [[1.0, 0.15], [0.15, 0.8]])
 SPHERE = Overlaps([[1.0, 0.3], [0.3, 1.0]], [[0.4], [-0.2]], [[1.0]])
 TWINS = Overlaps(np.ones((2, 2)), [[0.5], [0.5]], [[1.0]])
+Z1, Z2 = sp.symbols("z1 z2", real=True)
+STAIRCASE = Model(Committee(ERF, 2), MultiIndex(Z1 + Z1 * Z2, [Z1, Z2]), 0.1)
 LINE = Overlaps([[1.0]], [[1.0, -1.0]], [[1.0, -1.0], [-1.0, 1.0]])
 
 
@@ -29,6 +31,8 @@ CASES = {
     "twins": (model(ERF, 2, ERF, 1), SGD(1.0, batch_size=3), TWINS, 6, 1.0),
     "teachers on a line": (model(ERF, 1, ERF, 2), SGD(1.0), LINE, 5, 1.0),
     "no room outside": (model(ERF, 2, ERF, 2), SGD(1.0, batch_size=3), PAIR, 4, 1.0),
+    "staircase": (STAIRCASE, SGD(1.0, batch_size=2), PAIR, 12, 1.0),
+    "staircase on random starts": (STAIRCASE, SGD(1.0), None, 8, 1.0),
     "random start": (model(ERF, 2, ERF, 2), SGD(1.0), None, 10, 1.0),
     "random sphere": (model(SQUARE, 1, SQUARE, 1), SGD(0.1, constraint="sphere"), None, 8, 1.0),
 }

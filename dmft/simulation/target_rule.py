@@ -1,0 +1,82 @@
+"""Nodes for the average of a multi-index target over its fields, and the rule of an experiment."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.simulation.declaration import Activation, Experiment
+from dmft.simulation.risk import KINKED, Rule, choose_rule, find_kinks, target_square
+
+Array = NDArray[np.float64]
+
+# Analytic targets of up to two fields: trapezoidal rule, whose error falls like exp(-const/h).
+TRAPEZOID_FIELDS = 2
+SPACING, REACH = 0.4, 8.5
+# Others: a lattice of points and of their mirror images. The average over the student's field
+# smooths along one direction more.
+POINTS = 2048
+# E g^2 is computed once and may cost more.
+FINER = 0.25
+
+
+def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
+    """Rule for the risk of this experiment; a smaller `refinement` takes more nodes.
+
+    Parameters
+    ----------
+    P : (k, k)
+        Overlaps of the teacher, constant in a run.
+    """
+    student, target = experiment.student, experiment.teacher
+    if not target.fields:
+        return choose_rule(student, target, refinement)
+    nodes, weights = np.empty(0), np.empty(0)
+    if student.degree is not None and target.degree is not None:
+        nodes, weights = _hermite(student.degree + max(student.degree, target.degree))
+    P = np.ascontiguousarray(P)
+    square = target_square(
+        P, _packed(target, 2, FINER * refinement), target.value, target.parameters
+    )
+    settings = np.array([refinement, square])
+    return nodes, weights, find_kinks(student), _packed(target, 1, refinement), settings
+
+
+def _packed(target: Activation, power: int, refinement: float) -> Array:
+    """Nodes z (k of them) and weight, one after the other, for the mean of g^power."""
+    k = target.fields
+    if target.degree is not None:
+        return _tensor(*_hermite(power * target.degree), k)
+    if k <= TRAPEZOID_FIELDS and not target.expr.has(*KINKED):
+        return _tensor(*_trapezoid(SPACING * max(refinement, 0.25)), k)
+    return _lattice(round(POINTS / refinement**2), k)
+
+
+def _hermite(degree: int) -> tuple[Array, Array]:
+    """Gauss-Hermite rule that is exact for polynomials of this degree."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(degree // 2 + 1)
+    return nodes, weights / np.sqrt(2 * np.pi)
+
+
+def _trapezoid(spacing: float) -> tuple[Array, Array]:
+    nodes = np.arange(-np.ceil(REACH / spacing), np.ceil(REACH / spacing) + 1) * spacing
+    return nodes, spacing * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def _tensor(nodes: Array, weights: Array, k: int) -> Array:
+    points = np.stack(np.meshgrid(*[nodes] * k, indexing="ij"), axis=-1).reshape(-1, k)
+    mass = np.stack(np.meshgrid(*[weights] * k, indexing="ij"), axis=-1).reshape(-1, k)
+    return np.column_stack([points, mass.prod(axis=1)]).ravel()
+
+
+def _lattice(count: int, k: int) -> Array:
+    """Additive recurrence of the generalised golden ratio (root of x^(k+1) = x + 1), mirrored."""
+    from scipy.special import ndtri
+
+    root = 1.5
+    for _ in range(64):
+        root = (1.0 + root) ** (1.0 / (k + 1))
+    steps = np.arange(1, count + 1)[:, None] * root ** -np.arange(1.0, k + 1)
+    points = ndtri(np.mod(0.5 + steps, 1.0))
+    both = np.concatenate([points, -points])
+    return np.column_stack([both, np.full(2 * count, 0.5 / count)]).ravel()
