@@ -28,18 +28,19 @@ from dmft.gaussian.certified.balls import Ball, constant, flint, real_ball
 from dmft.gaussian.certified.pieces import Pieces, pieces
 
 Average = Callable[[Ball], Ball]
-# Powers (n, coefficient) times exp(-curvature y^2/2 + slope y) times erf(a y + c), or None.
+# (n, coefficient), ... of a polynomial; (a, c), ... of error functions erf(a y + c).
 Powers = tuple[tuple[int, sp.Expr], ...]
+Erfs = tuple[tuple[sp.Expr, sp.Expr], ...]
 
 
 @dataclass(frozen=True)
 class Wave:
-    """Polynomial times exponential of a quadratic times at most one error function."""
+    """Polynomial times exp(-curvature y^2/2 + slope y) times error functions."""
 
     powers: Powers
     curvature: sp.Expr = sp.S.Zero
     slope: sp.Expr = sp.S.Zero
-    erf: tuple[sp.Expr, sp.Expr] | None = None
+    erfs: Erfs = ()
 
 
 def waves(expr: sp.Expr, y: sp.Symbol) -> list[Wave]:
@@ -47,10 +48,11 @@ def waves(expr: sp.Expr, y: sp.Symbol) -> list[Wave]:
     oscillating = expr.atoms(sp.sin, sp.cos, sp.sinh, sp.cosh)
     expr = expr.xreplace({w: w.rewrite(sp.exp) for w in oscillating if w.has_free(y)})
     expr = expr.replace(sp.erfc, lambda a: 1 - sp.erf(a))
-    grouped: dict[tuple[sp.Expr, sp.Expr, tuple[sp.Expr, sp.Expr] | None], dict[int, sp.Expr]] = {}
+    grouped: dict[tuple[sp.Expr, sp.Expr, Erfs], dict[int, sp.Expr]] = {}
     for summand in sp.Add.make_args(sp.expand(expr, func=False)):
         degree, coefficient = 0, sp.S.One
-        exponent, erf = sp.S.Zero, None
+        exponent = sp.S.Zero
+        erfs: Erfs = ()
         for factor in sp.Mul.make_args(summand):
             base, power = factor.as_base_exp()
             if not factor.has_free(y):
@@ -59,13 +61,13 @@ def waves(expr: sp.Expr, y: sp.Symbol) -> list[Wave]:
                 exponent += factor.exp
             elif base == y and power.is_Integer and power > 0:
                 degree += int(power)
-            elif isinstance(base, sp.erf) and power == 1 and erf is None:
+            elif isinstance(base, sp.erf) and power.is_Integer and power > 0:
                 slope, offset = _coefficients(base.args[0], y, 1, base)[1::-1]
-                erf = (slope, offset)
+                erfs += ((slope, offset),) * int(power)
             else:
                 raise NotClosed(f"{factor} has no closed average over one field")
         offset, slope, square = _coefficients(exponent, y, 2, summand)
-        powers = grouped.setdefault((-2 * square, slope, erf), {})
+        powers = grouped.setdefault((-2 * square, slope, erfs), {})
         powers[degree] = powers.get(degree, sp.S.Zero) + coefficient * sp.exp(offset)
     return [Wave(tuple(sorted(p.items())), *key) for key, p in grouped.items()]
 
@@ -89,7 +91,8 @@ def conditional_average(g: sp.Expr, y: sp.Symbol, variance: Fraction) -> Average
     averages = []
     for low, high, value in _intervals(parts):
         for wave in waves(value, y) if value != 0 else ():
-            if wave.erf is not None and (low is not None or high is not None):
+            cut = low is not None or high is not None
+            if len(wave.erfs) > (0 if cut else 1):
                 raise NotClosed(f"{value} beside switches has no closed average over one field")
             averages.append(_average(wave, real_ball(variance), low, high))
 
@@ -116,16 +119,16 @@ def _average(wave: Wave, v: Ball, low: Ball | None, high: Ball | None) -> Averag
     if not spread.real > 0:
         raise NotClosed("a Gaussian factor grows faster than the law decays")
     s2, size = v / spread, 1 / spread.sqrt()
-    error = None if wave.erf is None else (constant(wave.erf[0]), constant(wave.erf[1]))
+    error = [(constant(a), constant(c)) for a, c in wave.erfs]
 
     def average(mu: Ball) -> Ball:
         shifted = (mu + slope * v) / spread
         # (mu'^2/s^2 - mu^2/v)/2 without the cancellation of the two.
         action = (slope * mu + slope * slope * v / 2 - curvature * mu * mu / 2) / spread
-        if error is None:
+        if not error:
             moments = _truncated(shifted, s2, low, high, top)
         else:
-            moments = _with_error_function(shifted, s2, *error, top)
+            moments = _with_error_function(shifted, s2, *error[0], top)
         total = module.acb(0)
         for n, c in powers.items():
             total += c * moments[n]

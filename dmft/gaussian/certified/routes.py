@@ -272,13 +272,13 @@ def _signed_term(engine: SignedMoments, choice: tuple[Switched, ...], law: Ratio
             signs.add(len(law.mean))
             law = law.joined(unit, -_rational(threshold))
             unit.append(Fraction(0))
-        if wave.erf is not None:
-            a, c = wave.erf
+        for a, c in wave.erfs:
             # erf(a x + c) is the average of sign(a) sign(x + c/a + noise of variance 1/(2 a^2)).
             if a.is_negative:
                 value = -value
             signs.add(len(law.mean))
             law = law.joined(unit, _rational(c / a), _rational(1 / (2 * a**2)))
+            unit.append(Fraction(0))
     total = flint().arb(0)
     for powers in cartesian(*[w.powers for _, w, _ in choice]):
         weight = constant(sp.Mul(*[c for _, c in powers])).real
