@@ -22,6 +22,9 @@ from dmft.solvers.path_layout import (
 )
 from dmft.solvers.state_tests import read_gap
 
+# A uniform number of 53 bits is never below exp(-37.4): no bridge crosses with less probability.
+LARGEST_EXPONENT = 38.0
+
 
 @inlined
 def factor_noise(diffusion, plan, walk, scratch, t, y, root):  # type: ignore[no-untyped-def]
@@ -119,8 +122,10 @@ def _bridge(plan, path, step, events, e, old, new, spread):  # type: ignore[no-u
     passage is inverse Gaussian (mean |old/new|, shape old^2/spread), also when both ends lie on one
     side, given that it crosses at all, which has probability exp(-2 old new/spread).
     """
+    if old * new > 0.0 and not 2.0 * old * new < LARGEST_EXPONENT * spread:
+        return -1.0
     a, b, c, d = words(plan.key, step * events.kind.size + e, path, CROSSINGS)
-    if old * new > 0.0 and not (spread > 0.0 and uniform(a) < math.exp(-2.0 * old * new / spread)):
+    if old * new > 0.0 and not uniform(a) < math.exp(-2.0 * old * new / spread):
         return -1.0
     if not spread > 0.0:
         return old / (old - new)
@@ -213,7 +218,8 @@ def paths_loop(scheme: Any) -> Any:
         for c in range(walk.y.shape[0]):
             y, path = walk.y[c], first + c
             scratch.have[0] = -1
-            if walk.step[c] == 0:
+            if walk.step[c] == 0 and walk.code[c] == WALKING:
+                walk.code[c] = _judge(domain, plan, walk, y)
                 _take_sides(observe, plan, events, walk, scratch, c, plan.t_start, y)
             while walk.code[c] == WALKING and walk.step[c] < until:
                 step = walk.step[c]

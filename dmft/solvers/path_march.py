@@ -34,11 +34,12 @@ STATUS = {
     codes.INDEFINITE: Status.LEFT_DOMAIN,
 }
 COUNTED_CODES = (codes.ARRIVED, codes.PASSED)
-# A chunk is large enough for the call to cost nothing and small enough to share out.
-LARGEST_CHUNK, CHUNKS, CHUNK_NUMBERS = 2**14, 64, 2**22
-# Threads look at interrupts and clocks about this often.
+# A call costs half a millisecond: a chunk has at least this many steps of paths, and there are up
+# to CHUNKS of them to share out, of not more than so many paths and saved numbers.
+CHUNK_STEPS, CHUNKS, LARGEST_CHUNK, CHUNK_NUMBERS = 2**17, 64, 2**14, 2**22
+# Threads look at interrupts and clocks about this often, first after this many steps of paths.
 SLICE_SECONDS = 0.1
-FIRST_SLICE = 64
+FIRST_SLICE = 2**16
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def _chunk_size(setup: PathSetup) -> int:
     """Paths in a chunk: a function of the request, never of the threads."""
     rows = setup.plan.save.size * (setup.start.shape[1] + len(setup.problem.observables))
     by_memory = max(1, CHUNK_NUMBERS // max(1, rows))
-    return int(min(LARGEST_CHUNK, by_memory, max(1, -(-setup.paths // CHUNKS))))
+    wanted = max(-(-setup.paths // CHUNKS), -(-CHUNK_STEPS // setup.plan.steps))
+    return int(min(LARGEST_CHUNK, by_memory, wanted))
 
 
 def _advance_function(method: str) -> Callable[..., None]:
@@ -163,7 +165,7 @@ def _run_chunk(
 ) -> Chunk:
     problem, plan = setup.problem, setup.plan
     walk, scratch = _allocate(setup, first, count)
-    until, piece = 0, FIRST_SLICE
+    until, piece = 0, max(1, FIRST_SLICE // count)
     while until < plan.steps and np.any(walk.code == codes.WALKING) and not job.cancelled():
         began = time.perf_counter()
         ahead = min(plan.steps, until + piece)

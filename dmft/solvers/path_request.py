@@ -23,8 +23,8 @@ SCHEMES = ("euler", "weak2")
 INCREMENTS = ("normal", "three_point")
 # Saved times when nothing is asked for.
 DEFAULT_POINTS = 101
-# At most this many starts are tested for their covariance before the first step.
-TESTED_STARTS = 4096
+# At most this many starts are tested before the first step; the paths themselves test the others.
+TESTED_STARTS = 256
 # A covariance may be asymmetric by its rounding.
 ASYMMETRY = 1e-9
 
@@ -135,8 +135,10 @@ def noise_covariance(setup: PathSetup, t: float, y: Array) -> Array:
     plan, n = setup.plan, y.size
     sigma = np.zeros((n, n))
     setup.problem.diffusion(t, np.ascontiguousarray(y), plan.widths, plan.par, sigma)
-    lower = np.tril(sigma) * plan.noise_scale
-    return lower + np.tril(lower, -1).T
+    upper = np.triu_indices(n, 1)
+    sigma[upper] = sigma.T[upper]
+    covariance: Array = plan.noise_scale * sigma
+    return covariance
 
 
 def check_starts(setup: PathSetup) -> PathSetup:
@@ -146,7 +148,7 @@ def check_starts(setup: PathSetup) -> PathSetup:
         matrix = problem.covariance(setup.start[0], plan.widths, plan.par)
         plan = plan._replace(trace=float(np.trace(matrix)))
     if problem.domain is not None:
-        for i, y in enumerate(setup.start):
+        for i, y in enumerate(setup.start[:TESTED_STARTS]):
             scale = max(plan.trace, float(np.max(np.abs(y), initial=0.0)))
             if not problem.domain(y, plan.widths, plan.par, DOMAIN_ROUNDING * scale) >= 0.0:
                 raise InvalidCovariance(

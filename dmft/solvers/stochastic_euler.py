@@ -9,7 +9,7 @@ from dmft.solvers.layout import OPTIONS
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
 
-BUILT_ON = "5e621e9e68bb2378"
+BUILT_ON = "d380e753c66bbcbd"
 
 
 @inlined

@@ -2,7 +2,10 @@
 
 import bench_derivation
 import bench_dynamics
+import bench_paths
 
 bench_dynamics.main()
 print()
 bench_derivation.main()
+print()
+bench_paths.main()

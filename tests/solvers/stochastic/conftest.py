@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,22 @@ def plane_noise(t, y, widths, par, out):
 
 
 @njit(RHS_SIGNATURE, nogil=True)
+def twin_drift(t, y, widths, par, out):
+    plane_drift(t, y, widths, par, out)
+    out[2] = out[1]
+
+
+@njit(JACOBIAN_SIGNATURE, nogil=True)
+def twin_noise(t, y, widths, par, out):
+    """The plane with its second entry written twice, as the halves of a symmetric block are."""
+    inner = np.empty((2, 2))
+    plane_noise(t, y, widths, par, inner)
+    for i in range(3):
+        for j in range(3):
+            out[i, j] = inner[min(i, 1), min(j, 1)]
+
+
+@njit(RHS_SIGNATURE, nogil=True)
 def clock_drift(t, y, widths, par, out):
     out[0] = y[0] * math.cos(t)
 
@@ -173,6 +189,12 @@ def plane() -> Stochastic:
         lambda y: y[..., 0] ** 2 + 1.4 * y[..., 0] * y[..., 1] + 2.0 * y[..., 1] ** 2,
         widths={"n": 2},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def twins(plane) -> Stochastic:
+    problem = Problem("sde", twin_drift, (Block("y", ("n",)),), ("n",), diffusion=twin_noise)
+    return replace(plane, problem=problem, start={"y": [1.0, 0.4, 0.4]}, widths={"n": 3})
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_keys_of_seeds_differ():
 
 
 def test_moments_of_the_increments():
-    key, n = path_key(0), 200_000
+    key, n = path_key(0), 50_000
     out = np.empty((n, 3))
     for normal, moments, bounds in [(1, [0, 1, 0, 3, 0, 15], 6), (0, [0, 1, 0, 3, 0, 9], 1.74)]:
         increments_of(key, 5, n, normal, out)

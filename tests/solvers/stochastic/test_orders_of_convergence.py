@@ -106,6 +106,15 @@ def test_weak_order_without_statistical_error(request, name, steps, method, orde
     assert slope(errors, steps) == pytest.approx(order, abs=0.06)
 
 
+@pytest.mark.parametrize("name", ["twins", "geometric"])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("weak2", 2)])
+def test_lost_rank_keeps_the_order(request, name, method, order):
+    """Equal entries, or noise that another entry shares: the error of one step is h^(order + 1)."""
+    system, lengths = request.getfixturevalue(name), (0.04, 0.02, 0.01)
+    errors = [weak_error(system, method, 1, t_end=h) for h in lengths]
+    assert -slope(errors, lengths) == pytest.approx(order + 1, abs=0.1)
+
+
 def test_the_plane_does_not_commute(plane):
     """Without the variables that stand for areas, order 2 is lost: the problem can tell."""
     errors = [weak_error(plane, "weak2", n, areas=0.0) for n in (2, 3, 4)]

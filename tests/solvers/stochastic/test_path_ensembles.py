@@ -38,7 +38,7 @@ def test_mean_and_spread_of_ornstein_uhlenbeck(ornstein_uhlenbeck, method):
 
 @pytest.mark.parametrize("method", ["euler", "weak2"])
 def test_threads_pieces_and_company_change_nothing(plane, method, monkeypatch):
-    request = {"paths": 100, "dt": 0.04, "method": method, "keep_paths": True,
+    request = {"paths": 30, "dt": 0.04, "method": method, "keep_paths": True,
                "events": Event("y[0]", 0.5, terminal=False), "bridge": True}  # fmt: skip
     one = plane.solve(1.0, threads=1, **request)
     two = plane.solve(1.0, threads=2, **request)
@@ -46,6 +46,7 @@ def test_threads_pieces_and_company_change_nothing(plane, method, monkeypatch):
     assert (one.mean, one.std) == (two.mean, two.std)
     assert one.first_passage == two.first_passage
     monkeypatch.setattr(path_march, "FIRST_SLICE", 1)
+    monkeypatch.setattr(path_march, "CHUNK_STEPS", 1)
     monkeypatch.setattr(path_march, "SLICE_SECONDS", 0.0)
     pieces = plane.solve(1.0, threads=2, **request)
     assert np.array_equal(one.paths.y, pieces.paths.y)
@@ -109,6 +110,16 @@ def test_starts_without_a_covariance_are_refused(indefinite, absorbed):
     with pytest.raises(InvalidCovariance, match="start of path 0 is outside the domain"):
         solve_paths(absorbed.problem, {"y": -1.0}, 1.0, paths=2, dt=0.1, widths={},
                     parameters=absorbed.parameters)  # fmt: skip
+
+
+def test_a_start_outside_that_was_not_tested_ends_its_path(absorbed, monkeypatch):
+    monkeypatch.setattr("dmft.solvers.path_request.TESTED_STARTS", 1)
+    run = solve_paths(
+        absorbed.problem, {"y": [5.0, -1.0]}, 0.1, paths=2, dt=0.1, widths={}, keep_paths=True,
+        parameters=absorbed.parameters,
+    )  # fmt: skip
+    assert run.path_status == ("ok", "left_domain")
+    assert "outside the domain (no vectors have these overlaps): first path 1" in run.message
 
 
 def test_a_singular_covariance_is_no_failure(geometric):
