@@ -165,12 +165,15 @@ class Gaussian:
             total.append(coefficient * _tidy(_collapse(elementary(value))))
         return _collapse(sp.Add(*total).xreplace(back))
 
-    def series(self, expr: sp.Expr, order: int) -> GaussianSeries:
+    def series(self, expr: sp.Expr, order: int, edge: bool | None = None) -> GaussianSeries:
         r"""Series of E[expr] in the correlations, for what has no closed form; with its bound.
 
         Equation    E[f(x) g(y)] = sum_n rho^n c_n d_n / n!, c_n and d_n the Hermite coefficients at
-                    the variances of x and y; the remainder is bounded by Cauchy-Schwarz
-        Shapes      one expression in; a record with `.expr` and `.bound` out
+                    the variances of x and y; the remainder is bounded by Cauchy-Schwarz. With
+                    `edge`, what lies beyond the order is rho^(N+1) and rho^(N+2) times its values
+                    at rho = 1 and -1: error and bound go to zero as |rho| -> 1
+        Shapes      one expression in; a record with `.expr` and `.bound` out. edge: by default
+                    whichever bound is smaller for numbers, the plain sum for symbols
         Valid for   sums of products of at most two functions of one (derived) field each;
                     truncated at `order`, the error is at most `.bound`
         Source      one_pass.md A.7
@@ -186,11 +189,16 @@ class Gaussian:
         >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
         >>> sp.N(law.series(sp.tanh(x) * sp.tanh(y), 3).expr, 6)
         0.0220336*m**3 + 0.366879*m
+        >>> near = dmft.Gaussian([x, y], cov=[[1, 1 - 1e-9], [1 - 1e-9, 1]])
+        >>> bool(near.series(sp.tanh(x) * sp.tanh(y), 3).bound < 1e-8)
+        True
         """
         # series.py computes its coefficients with this class.
         from dmft.gaussian.series import series_expectation
 
-        return series_expectation(self._integrand(expr), self.fields, self.cov, self.mean, order)
+        return series_expectation(
+            self._integrand(expr), self.fields, self.cov, self.mean, order, edge
+        )
 
     def quad(
         self, expr: sp.Expr, values: Mapping[Any, Any] | None = None, rtol: float = 1e-10

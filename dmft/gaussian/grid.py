@@ -145,10 +145,15 @@ def _fixed_rule(edges: Array, size: int) -> tuple[Array, Array]:
     return np.concatenate([r[0] for r in rules]), np.concatenate([r[1] for r in rules])
 
 
+@lru_cache(maxsize=64)
+def _legendre(size: int) -> tuple[Array, Array]:
+    return np.polynomial.legendre.leggauss(size)
+
+
 @lru_cache(maxsize=512)
 def _density_rule(a: float, b: float, size: int) -> tuple[Array, Array]:
     """Gauss rule of the normal density on [a, b], by the Stieltjes procedure."""
-    t, w = np.polynomial.legendre.leggauss(FINE)
+    t, w = _legendre(FINE)
     t = (a + b) / 2 + (b - a) / 2 * t
     w = (b - a) / 2 * w * _density(t)
     diagonal, squares = np.zeros(size), np.zeros(size)
@@ -166,7 +171,7 @@ def _density_rule(a: float, b: float, size: int) -> tuple[Array, Array]:
 
 def _moving_rule(bounds: Array, size: int) -> tuple[Array, Array]:
     """Gauss-Legendre nodes and weights, with the density, on panels that move with the point."""
-    x, w = np.polynomial.legendre.leggauss(size)
+    x, w = _legendre(size)
     half = np.diff(bounds, axis=1) / 2
     line = (bounds[:, :-1, None] + half[:, :, None] * (1 + x)).reshape(len(bounds), -1)
     return line, (half[:, :, None] * w).reshape(line.shape) * _density(line)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import factorial
 
 import sympy as sp
 
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.coefficients import Coefficient, Coefficients
 from dmft.gaussian.linear import Label, split_product, sum_of_products
 from dmft.gaussian.refusal import refuse
@@ -23,6 +24,8 @@ ROUNDING = 1e-17
 # A bound is printed with few digits, and never rounded below what it was.
 BOUND_DIGITS = 8
 ROUND_UP = 1e-7
+# Correlations beyond this are tried from the edge too.
+CLOSE = 0.4
 # A remainder of exact numbers below this is rounding of their evaluation.
 NOTHING = 1e-25
 
@@ -41,6 +44,9 @@ class GaussianSeries:
     exact : bool
         Whether the coefficients are closed forms (the sum is truncated all the same, unless the
         bound is zero).
+    edge : bool
+        Whether what lies beyond the order is taken from the values at correlation 1 and -1, so
+        that the bound goes to zero there too.
 
     Examples
     --------
@@ -56,6 +62,7 @@ class GaussianSeries:
     bound: sp.Expr
     order: int
     exact: bool
+    edge: bool = False
 
     def __float__(self) -> float:
         return float(self.expr)
@@ -76,12 +83,13 @@ def series_expectation(
     cov: sp.MatrixBase,
     mean: Sequence[sp.Expr],
     order: int,
+    edge: bool | None = None,
 ) -> GaussianSeries:
     r"""Series of E[f(x) g(y)], or of sums of such products, in the correlation of x and y.
 
     Equation    E[f g] = sum_{n <= N} rho^n c_n d_n / n! + R, c_n = E[f(m + sqrt(C) u) He_n(u)];
                 |R| <= |sum_{N < n <= N+J} rho^n c_n d_n / n!| + |rho|^{N+J+1} sqrt(tau_f tau_g),
-                tau_f = E f^2 - sum_{n <= N+J} c_n^2 / n!, J = 8
+                tau_f = E f^2 - sum_{n <= N+J} c_n^2 / n!, J = 8; the form at the edge is in `edge`
     Shapes      one expression; at most two different (derived) fields in each product
     Valid for   square-integrable f, g; |rho| <= 1; truncated, with the bound stated
     Source      one_pass.md A.7
@@ -110,7 +118,7 @@ def series_expectation(
     numerical = any(v.has(sp.Float) for v in (expr, cov, *mean))
     expr, cov = _rational(expr.xreplace(hidden)), cov.applyfunc(_rational)
     mean = [_rational(m) for m in mean]
-    total, bound, exact = [], [], True
+    total, bound, exact, cornered = [], [], True, False
     for summand in sum_of_products(expr, fields):
         weight, factors, labels = split_product(summand, fields)
         functions: dict[Label, sp.Expr] = {}
@@ -118,8 +126,9 @@ def series_expectation(
             functions[label] = functions.get(label, sp.S.One) * factor
         if len(functions) > 2:
             raise refuse(summand, "a series takes products of functions of two fields")
-        sides = [_Side(f, x, cov, mean, int(degree)) for x, f in functions.items()]
-        value, rest = _pair(sides, cov, int(degree))
+        sides = [Side(f, x, cov, mean, int(degree)) for x, f in functions.items()]
+        value, rest, at_edge = _pair(sides, cov, int(degree), edge)
+        cornered = cornered or at_edge
         total.append(weight * value)
         bound.append(sp.Abs(weight) * rest)
         exact = exact and all(c.exact for side in sides for c in side.coefficients)
@@ -131,7 +140,7 @@ def series_expectation(
         rest = rest + sp.Abs(value) * ROUNDING
     if rest.is_number and rest != 0:
         rest = sp.N(rest * (1 + ROUND_UP), BOUND_DIGITS)
-    return GaussianSeries(value, rest, int(degree), exact)
+    return GaussianSeries(value, rest, int(degree), exact, cornered)
 
 
 def _rational(value: sp.Expr) -> sp.Expr:
@@ -139,7 +148,17 @@ def _rational(value: sp.Expr) -> sp.Expr:
     return value.xreplace({f: sp.Rational(float(f)) for f in value.atoms(sp.Float)})
 
 
-class _Side:
+# One standard normal number for all functions: equal ones share their coefficients.
+NORMAL = sp.Dummy("u", real=True)
+
+
+@lru_cache(maxsize=512)
+def remembered(f: sp.Expr) -> Coefficients:
+    """Coefficients of a function of `NORMAL`, kept for the session."""
+    return Coefficients(f, (NORMAL,))
+
+
+class Side:
     """One function of one field: Hermite coefficients, and what they leave of E f^2."""
 
     def __init__(
@@ -150,29 +169,39 @@ class _Side:
         mean: Sequence[sp.Expr],
         order: int,
     ) -> None:
-        self.label = label
+        self.label, self.function = label, f
         self.variance = covariance(cov, label, label)
-        u = sp.Dummy("u", real=True)
+        u = NORMAL
         centre = sp.Add(*[a * mean[i] for i, a in label])
-        scaled = f.xreplace({FIELD: centre + sp.sqrt(self.variance) * u})
+        self.field = centre + sp.sqrt(self.variance) * u
+        scaled = f.xreplace({FIELD: self.field})
+        self.scaled = scaled
         self.polynomial = scaled.is_polynomial(u)
-        self.known = Coefficients(scaled, (u,))
-        self.size = Coefficients(scaled**2, (u,))
+        self.known, self.size = remembered(scaled), remembered(scaled**2)
         self.coefficients = [self.known[(n,)] for n in range(order + NEXT_TERMS + 1)]
 
     def remainder(self) -> sp.Expr:
         """Upper limit of tau = E f^2 - sum c_n^2 / n!, rounding included."""
-        second = self.size[(0,)]
-        parts = [second, *self.coefficients]
-        left = second.value - sp.Add(
-            *[c.value**2 / factorial(n) for n, c in enumerate(self.coefficients)]
+        return self.beyond(self.size[(0,)], [sp.S.One] * len(self.coefficients))
+
+    def beyond(self, total: Coefficient, weights: Sequence[sp.Expr]) -> sp.Expr:
+        """Upper limit of a total less sum_n weights_n c_n^2 / n!, rounding included."""
+        parts = [total, *self.coefficients]
+        left = total.value - sp.Add(
+            *[
+                w * c.value**2 / factorial(n)
+                for n, (w, c) in enumerate(zip(weights, self.coefficients, strict=True))
+            ]
         )
         if not left.is_number:
             return sp.simplify(left) if self.polynomial else left
         value = sp.N(left, DIGITS)
         if all(c.exact for c in parts):
             return sp.S.Zero if abs(value) < NOTHING else value
-        noise = second.error + sum(_noise(c, n) for n, c in enumerate(self.coefficients))
+        noise = total.error + sum(
+            float(w) * _noise(c, n)
+            for n, (w, c) in enumerate(zip(weights, self.coefficients, strict=True))
+        )
         return sp.Max(0, value) + sp.Float(noise, DIGITS)
 
 
@@ -182,17 +211,17 @@ def _noise(c: Coefficient, n: int) -> float:
     return 2 * (size + c.error) * (c.error + ROUNDING * size) / factorial(n)
 
 
-def _pair(sides: Sequence[_Side], cov: sp.MatrixBase, order: int) -> tuple[sp.Expr, sp.Expr]:
-    """Partial sum and bound of the mean of a product of at most two functions."""
+def _pair(
+    sides: Sequence[Side], cov: sp.MatrixBase, order: int, edge: bool | None
+) -> tuple[sp.Expr, sp.Expr, bool]:
+    """Partial sum, bound and form of the mean of a product of at most two functions."""
     if not sides:
-        return sp.S.One, sp.S.Zero
+        return sp.S.One, sp.S.Zero, False
     if len(sides) == 1:
         mean = sides[0].coefficients[0]
-        return mean.value, sp.Float(mean.error) if mean.error else sp.S.Zero
+        return mean.value, sp.Float(mean.error) if mean.error else sp.S.Zero, False
     one, two = sides
-    rho = sp.S.Zero
-    if one.variance != 0 and two.variance != 0:
-        rho = covariance(cov, one.label, two.label) / sp.sqrt(one.variance * two.variance)
+    rho = correlation(one, two, cov)
     terms = [
         rho**n * a.value * b.value / factorial(n)
         for n, (a, b) in enumerate(zip(one.coefficients, two.coefficients, strict=True))
@@ -202,11 +231,39 @@ def _pair(sides: Sequence[_Side], cov: sp.MatrixBase, order: int) -> tuple[sp.Ex
     beyond = sp.Abs(rho) ** len(terms) * sp.sqrt(left)
     bound = sp.Abs(following) + beyond
     if any(a.error or b.error for a, b in zip(one.coefficients, two.coefficients, strict=True)):
-        bound += sp.Float(_rounding(one, two))
-    return sp.Add(*terms[: order + 1]), bound
+        bound += sp.Float(rounding(one, two))
+    plain = sp.Add(*terms[: order + 1]), bound, False
+    if edge is False or bound == 0 or (edge is None and not _is_close(rho)):
+        return plain
+    try:
+        # edge.py takes the sides from here.
+        from dmft.gaussian.edge import edge_pair
+
+        value, smaller = edge_pair(one, two, rho, order)
+    except (NotClosed, BadParameter):
+        if edge:
+            raise
+        return plain
+    if edge or bool(sp.N(smaller, DIGITS) < sp.N(bound, DIGITS)):
+        return value, smaller, True
+    return plain
 
 
-def _rounding(one: _Side, two: _Side) -> float:
+def correlation(one: Side, two: Side, cov: sp.MatrixBase) -> sp.Expr:
+    """Correlation of two fields; numbers beyond one by rounding are one."""
+    if one.variance == 0 or two.variance == 0:
+        return sp.S.Zero
+    rho = covariance(cov, one.label, two.label) / sp.sqrt(one.variance * two.variance)
+    # `check_covariance` has passed: what lies beyond is the rounding of the entries.
+    return sp.sign(rho) if rho.is_number and bool(sp.Abs(rho) > 1) else rho
+
+
+def _is_close(rho: sp.Expr) -> bool:
+    """Whether the values at correlation 1 and -1 may help."""
+    return bool(rho.is_number) and bool(sp.Abs(rho) > CLOSE)
+
+
+def rounding(one: Side, two: Side) -> float:
     """Error of the partial sum at |rho| <= 1 from that of numerical coefficients."""
     total = 0.0
     for n, (a, b) in enumerate(zip(one.coefficients, two.coefficients, strict=True)):
