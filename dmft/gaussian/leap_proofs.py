@@ -94,7 +94,7 @@ class Label:
         >>> import sympy as sp
         >>> x = sp.Symbol("x", real=True)
         >>> Label(x**2, (x,), sp.Integer(3)).moment(3, x**2 - 1)
-        102
+        108
         """
         total = []
         for paired in range(0, power + 1, 2):

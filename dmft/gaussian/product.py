@@ -26,7 +26,7 @@ from dmft.gaussian.law import Cov, Law, Mean
 from dmft.gaussian.orthant import FourSignsMoment, PairOfSignsMoment
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.signs_moment import signs_moment
-from dmft.gaussian.wave import real_value
+from dmft.gaussian.wave import combined, real_value, without_differences
 from dmft.gaussian.wick import times, wick_expression
 from dmft.model import FIELD
 
@@ -100,6 +100,10 @@ def product_expectation(
         value = real_value(value) if value.has(sp.I) else value
     except NotClosed as error:
         raise refuse(_readable(factors, fields), str(error)) from None
+    if waves:
+        value = combined(value)
+        if whole:
+            value = without_differences(value)
     precise = value.is_number and value.has(sp.Float) and (switching or waves)
     return value.n(FLOAT_DIGITS) if precise else value
 
