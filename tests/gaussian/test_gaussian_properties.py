@@ -27,12 +27,13 @@ def cov(i, j):
 
 @st.composite
 def covariances(draw, size=4):
-    """C = A A^T of rank 1 to `size`, scaled by 1e-3 to 1e3, or nearly parallel (1e-12)."""
+    """C = A A^T of rank 1 to `size`, scaled by 1e-3 to 1e6, or |rho| within 1e-12 of 1."""
     rank = draw(st.integers(1, size))
     A = draw(arrays(np.float64, (size, rank), elements=st.floats(-2, 2, width=32)))
-    A = A * draw(st.sampled_from([0.03, 1.0, 1.0, 30.0]))
+    A = A * draw(st.sampled_from([0.03, 1.0, 1.0, 30.0, 1e3]))
     if draw(st.booleans()):
-        A = A[:1] + 1e-6 * A
+        side = draw(arrays(np.float64, (size, 1), elements=st.sampled_from([-1.0, 1.0])))
+        A = side * A[:1] + 1e-6 * A
     return A @ A.T
 
 
