@@ -83,7 +83,6 @@ SIGN_FUNCTIONS = (
     "four_signs",
     "four_signs_moment",
     "four_signs_table",
-    "four_signs_moment_table",
     "inverse_correlation_root",
     "correlation_angle",
     "correlation_root",

@@ -10,11 +10,8 @@ from collections.abc import Sequence
 
 from dmft.codegen.nodes import Graph, Index, Node
 
-# Function of the covariance, by the array that it fills and the call that the array replaces.
-FILLED_BY = {
-    "four_signs": "four_signs_table",
-    "four_signs_moments": "four_signs_moment_table",
-}
+# Whether the array holds moments: an argument of the function that fills it.
+MOMENTS = {"four_signs": False, "four_signs_moments": True}
 ARRAYS = {"FourSigns": "four_signs", "FourSignsMoment": "four_signs_moments"}
 COVARIANCE = "Omega"
 # The arrays begin with two indices of students, whose axis this is.
@@ -47,4 +44,4 @@ def _is_student(place: Place) -> bool:
 
 def filling(array: str) -> str:
     """Statement that fills one of the arrays."""
-    return f"{array} = {FILLED_BY[array]}({COVARIANCE}, {STUDENTS})"
+    return f"{array} = four_signs_table({COVARIANCE}, {STUDENTS}, {MOMENTS[array]})"

@@ -51,9 +51,7 @@ TAN_EIGHTH = math.sqrt(2.0) - 1.0
 LEAST = 1e-300  # makes the angle of two zeros 0
 
 # Pairs (i, j) of the four fields and the two others.
-PAIRS = np.array(
-    [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2), (1, 2, 0, 3), (1, 3, 0, 2), (2, 3, 0, 1)]
-)
+PAIRS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2), (1, 2, 0, 3), (1, 3, 0, 2), (2, 3, 0, 1))
 # Sums over nodes vectorise only where they may be reordered.
 SUMMING = {"reassoc", "contract"}
 
@@ -122,7 +120,7 @@ def _correlations(C: Matrix, R: Matrix, G: Matrix) -> int:
     """Fill correlations R and squared sines G = 1 - R^2; row of PAIRS that is parallel, or -1."""
     found = -1
     for n in range(6):
-        i, j = PAIRS[n, 0], PAIRS[n, 1]
+        i, j, _, _ = PAIRS[n]
         size = C[i, i] * C[j, j]
         root = correlation_root(C[i, i], C[j, j], C[i, j])
         R[i, j] = R[j, i] = C[i, j] / math.sqrt(size)
@@ -266,45 +264,37 @@ def _slope(s: float, edge: float, lines: tuple[Four, ...]) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _average(C: Matrix, work: Matrix) -> float:
-    """E[sign(x1) sign(x2) sign(x3) sign(x4)]; `work` (4, 4, 4) receives R, G, P."""
-    R, G, P = work[0], work[1], work[2]
-    n = _correlations(C, R, G)
-    if n >= 0:
-        i, j, k, l = PAIRS[n]  # noqa: E741
-        return math.copysign(2.0 / math.pi, C[i, j]) * correlation_angle(C[k, k], C[l, l], C[k, l])
-    return _four(R, G, P, *_factor(R, G, _most_singular_three(R, G), P))
+def _averages(C: Matrix, moments: bool, work: Matrix, out: Matrix) -> float:
+    """E[sign(x1) sign(x2) sign(x3) sign(x4)]; `work` (4, 4, 4) receives R, G, P, E.
 
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _moments(C: Matrix, work: Matrix, out: Matrix) -> None:
-    """Fill out[x, y] = E[x y sign(x1) sign(x2) sign(x3) sign(x4)] for the six pairs x, y of them.
-
-    Stein's identity, one_pass.md A.3, with E_ab = sqrt(G_ab) E[sign_c sign_d | a = b = 0] 2/pi.
+    With `moments`, fill out[x, y] = E[x y sign(x1) sign(x2) sign(x3) sign(x4)] for the six pairs
+    x, y of them: Stein's identity, one_pass.md A.3, where
+    E_ab = (2/pi) sqrt(G_ab) E[sign_c sign_d | a = b = 0].
     """
     R, G, P, E = work[0], work[1], work[2], work[3]
-    n = _correlations(C, R, G)
-    if n >= 0:
-        i, j, k, l = PAIRS[n]  # noqa: E741
+    parallel = _correlations(C, R, G)
+    if parallel >= 0:
+        i, j, k, l = PAIRS[parallel]  # noqa: E741
         side = math.copysign(1.0, C[i, j])
-        for m in range(6):
-            a, b = PAIRS[m, 0], PAIRS[m, 1]
+        for n in range(6 if moments else 0):
+            a, b, _, _ = PAIRS[n]
             rest = C[k, k], C[l, l], C[k, l], C[a, k], C[a, l], C[b, k], C[b, l], C[a, b]
-            out[a, b] = out[b, a] = side * pair_of_signs_moment(*rest)
-        return
+            out[a, b] = side * pair_of_signs_moment(*rest)
+        return side * 2.0 / math.pi * correlation_angle(C[k, k], C[l, l], C[k, l])
     fields, parts = _factor(R, G, _most_singular_three(R, G), P)
     four, scale = _four(R, G, P, fields, parts), math.sqrt(parts[0])
-    for n in range(6):
+    for n in range(6 if moments else 0):
         a, b, c, d = PAIRS[n]
         root = math.sqrt(G[a, b])
         E[a, b] = E[b, a] = 4.0 / math.pi**2 * root * _angle(-P[c, d] * scale, root)
-    for n in range(6):
+    for n in range(6 if moments else 0):
         a, b, c, d = PAIRS[n]
         cross = R[a, c] * R[b, d] + R[a, d] * R[b, c]
         cross -= R[c, d] * (R[a, c] * R[b, c] + R[a, d] * R[b, d])
         value = R[a, b] * four + E[a, b] + E[c, d] * cross / G[c, d]
         value += R[b, c] * E[a, c] + R[b, d] * E[a, d] + R[a, c] * E[b, c] + R[a, d] * E[b, d]
-        out[a, b] = out[b, a] = math.sqrt(C[a, a] * C[b, b]) * value
+        out[a, b] = math.sqrt(C[a, a] * C[b, b]) * value
+    return four
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -316,7 +306,7 @@ def four_signs_of(C: Matrix) -> float:
     >>> round(four_signs_of(np.eye(4) + 1.0), 12)
     0.2
     """
-    return _average(C, np.empty((4, 4, 4)))
+    return _averages(C, False, np.empty((4, 4, 4)), C)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -345,7 +335,7 @@ def four_signs_moment(
 ) -> float:  # fmt: skip
     """E[|x3| |x4| sign(x1) sign(x2)], the core of E[sigma' sigma' sigma sigma] of ReLU networks."""
     C, out = _symmetric(c11, c12, c13, c14, c22, c23, c24, c33, c34, c44), np.empty((4, 4))
-    _moments(C, np.empty((4, 4, 4)), out)
+    _averages(C, True, np.empty((4, 4, 4)), out)
     return out[2, 3]
 
 
@@ -373,25 +363,12 @@ def four_signs(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def four_signs_table(C: Matrix, p: int) -> NDArray[np.float64]:
+def four_signs_table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
     """E[sign(x_a) sign(x_b) sign(x_c) sign(x_d)] for a, b < p and any c, d, as (p, p, N, N).
 
-    Each set of four fields is integrated once.
+    With `moments`, E[sign(x_a) sign(x_b) |x_c| |x_d|]. Each set of four fields is integrated once,
+    where one_pass.md A.0 needs it for six pairs.
     """
-    return _table(C, p, False)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def four_signs_moment_table(C: Matrix, p: int) -> NDArray[np.float64]:
-    """E[sign(x_a) sign(x_b) |x_c| |x_d|] for a, b < p and any c, d, as (p, p, N, N).
-
-    Each set of four fields is integrated once: one_pass.md A.0 needs it for six pairs.
-    """
-    return _table(C, p, True)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
     N = C.shape[0]
     table = np.empty((p, p, N, N))
     angle, inverse = np.empty((N, N)), np.empty((N, N))
@@ -407,16 +384,15 @@ def _table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
             for b in range(min(c, p)):
                 for a in range(b):
                     four = (a, b, c, d)
-                    for m, n in np.ndindex(4, 4):
-                        S[m, n] = C[four[m], four[n]]
-                    if moments:
-                        _moments(S, work, values)
-                    else:
-                        values[:] = _average(S, work)
-                    for m in range(6):
-                        i, j, k, l = PAIRS[m]  # noqa: E741
+                    for m in range(4):
+                        for n in range(4):
+                            S[m, n] = C[four[m], four[n]]
+                    average = _averages(S, moments, work, values)
+                    for n in range(6):
+                        i, j, k, l = PAIRS[n]  # noqa: E741
                         if four[j] < p:
-                            _put(table, four[i], four[j], four[k], four[l], values[k, l])
+                            value = values[k, l] if moments else average
+                            _put(table, four[i], four[j], four[k], four[l], value)
     return table
 
 
@@ -431,7 +407,8 @@ def _coinciding(
             for c in range(N):
                 for d in range(c + 1):
                     four, u, v = (a, b, c, d), -1, -1
-                    for i, j, k, l in PAIRS:  # noqa: E741
+                    for n in range(6):
+                        i, j, k, l = PAIRS[n]  # noqa: E741
                         if four[i] == four[j]:
                             u, v = four[k], four[l]
                     if u < 0:
