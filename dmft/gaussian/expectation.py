@@ -208,9 +208,10 @@ class Gaussian:
         Equation    E[f(x)] = \int f(m + A u) phi(u) du, A A^T = cov of least rank
         Shapes      values: numbers for the symbols of cov, mean and expr, by symbol or name;
                     one float out, with `.error`, `.status`, `.method`, `.dimension`
-        Valid for   any real integrable expr; one to three dimensions (after exact reductions) by
-                    adaptive panels, more by panels, a lattice or quasi-Monte Carlo; numerical: an
-                    error above rtol is stated in `.error`, `.status` and an `AccuracyWarning`
+        Valid for   any real integrable expr; up to three dimensions (after exact reductions) by
+                    adaptive panels, four too where a factor of one field stands alone, smooth
+                    ones by a lattice, others by quasi-Monte Carlo; numerical: an error above rtol
+                    is stated in `.error`, `.status` and an `AccuracyWarning`
         Source      engineering.md 3.4
 
         Raises

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mpmath
@@ -46,13 +46,17 @@ class Integrand:
         Whether every value is computed in multiprecision.
     """
 
-    def __init__(self, block: Block) -> None:
+    def __init__(
+        self, block: Block, functions: Mapping[str, Callable[[Array], Array]] | None = None
+    ) -> None:
+        """Compile; `functions` are values of functions that only NumPy knows."""
+        self.functions = dict(functions or {})
         self.block, self.dimension = block, block.dimension
         self.rows = np.array([[float(a) for a in row] for row in block.rows])
         self.shift = np.array([float(a) for a in block.shift])
         self.evaluations = 0
         self._fast = sp.lambdify(
-            list(block.forms), _stable(block.expr), ["scipy", "numpy"], cse=True
+            list(block.forms), _stable(block.expr), [self.functions, "scipy", "numpy"], cse=True
         )
         self._precise: Callable[..., Any] | None = None
         self.always_precise = False
@@ -88,7 +92,7 @@ class Integrand:
         """Value at one point (r,) in multiprecision, from the exact rows."""
         if self._precise is None:
             self._precise = sp.lambdify(
-                list(self.block.forms), self.block.expr, [{"Heaviside": _step}, "mpmath"]
+                list(self.block.forms), self.block.expr, [self._scalar_functions(), "mpmath"]
             )
         with mpmath.workdps(PRECISE_DIGITS):
             u = [mpmath.mpf(float(t)) for t in point]
@@ -105,6 +109,12 @@ class Integrand:
             if mpmath.im(value) != 0:
                 raise self._complex(point)
             return mpmath.re(value)
+
+    def _scalar_functions(self) -> dict[str, Callable[..., Any]]:
+        def scalar(function: Callable[[Array], Array]) -> Callable[..., Any]:
+            return lambda t: mpmath.mpf(float(function(np.array([float(t)]))[0]))
+
+        return {"Heaviside": _step, **{k: scalar(f) for k, f in self.functions.items()}}
 
     def _complex(self, point: Array) -> BadParameter:
         return BadParameter(

@@ -36,6 +36,7 @@ LONGEST = {1: 4.0, 2: 5.0, 3: 7.0}
 # Ends of the box, and what of the integrand may be left on its rim relative to the largest value.
 ENDS = (9.0, 12.0, 16.0, 22.0, 30.0, 38.0)
 RIM = 1e-18
+UNDERFLOW = -690.0
 FAR = (20.0, 38.0, 100.0, 1000.0)
 # Halvings of one panel, and points of one call of the function.
 DEPTH = 48
@@ -239,7 +240,7 @@ def box(function: Integrand) -> float:
     rays /= np.abs(rays).max(axis=1, keepdims=True)
     radii = np.linspace(0.05, 9.0, 60)
     largest = max(_logarithms(function, rays, t).max() for t in radii)
-    limit = largest + np.log(RIM)
+    limit = max(largest + np.log(RIM), UNDERFLOW)
     far = [(t, _logarithms(function, rays, t).max()) for t in FAR]
     for end in ENDS:
         rim = [(t * end, _logarithms(function, rays, t * end).max()) for t in (1.0, 1.15, 1.3)]

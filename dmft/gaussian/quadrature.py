@@ -13,8 +13,9 @@ import sympy as sp
 from scipy.stats import qmc
 
 from dmft.errors import BadParameter
+from dmft.gaussian.averaged import without_one_form
+from dmft.gaussian.curves import switching_curves
 from dmft.gaussian.forms import Block, number, precise, to_forms, values_of
-from dmft.gaussian.grid import gaussian_nodes
 from dmft.gaussian.integrand import Integrand
 from dmft.gaussian.nested import Nested, box
 from dmft.gaussian.reduction import MAX_TERMS, reduced, summands, with_explicit_poles
@@ -24,8 +25,9 @@ from dmft.names import Status
 
 # Points of the integrand that one block may cost.
 BUDGET = 30_000_000
-# Nested panels up to this dimension; Gauss panels of a fixed size up to the next; then sampling.
-MOST_NESTED, MOST_PANELS = 3, 4
+# Nested panels up to this dimension, sampling beyond; where averaging one factor is tried.
+MOST_NESTED = 3
+AVERAGED = (3, 4)
 # Functions that turn no faster than this per standard deviation suit a lattice.
 GENTLE = 2.5
 # Points that measure the size of the integrand, and the rounding of its values.
@@ -332,19 +334,19 @@ def _integral(function: Integrand, size: float, noise: float, rtol: float) -> _P
     def tolerance(value: float) -> float:
         return max(rtol * abs(value) / 2, FLOOR * size / 2, 2 * noise)
 
-    found = []
-    if r > 1 and _is_gentle(function):
+    def settled() -> bool:
+        return bool(found) and found[-1].error <= tolerance(found[-1].value)
+
+    found: list[_Part] = []
+    gentle = r > 1 and _is_gentle(function)
+    if r in AVERAGED and not (gentle and r <= MOST_NESTED):
+        found += _averaged(function, noise, rtol)
+    if gentle and not found:
         box(function)
         found.append(_Part(*lattice(function, tolerance, LATTICE_BUDGET), "lattice"))
-    if not found or found[-1].error > tolerance(found[-1].value):
-        if r <= MOST_NESTED:
-            found.append(_nested(function, size, noise, rtol))
-        elif r <= MOST_PANELS and not found:
-            box(function)
-            found.append(_panels(function, tolerance))
-    if found and found[-1].error <= tolerance(found[-1].value):
-        return found[-1]
-    if r > MOST_NESTED:
+    if r <= MOST_NESTED and not settled():
+        found.append(_nested(function, size, noise, rtol))
+    if r > MOST_NESTED and not settled():
         box(function)
         found.append(_Part(*sobol(function, tolerance, BUDGET), "quasi-Monte Carlo"))
     return min(found, key=lambda p: p.error)
@@ -365,34 +367,24 @@ def _nested(function: Integrand, size: float, noise: float, rtol: float) -> _Par
     return _Part(value, error, size, "nested panels")
 
 
-def _panels(function: Integrand, tolerance: Any) -> _Part:
-    """Gauss panels of a growing number of nodes; the change between them is the error."""
-    block = function.block
-    u = [sp.Dummy(f"u{k}", real=True) for k in range(block.dimension)]
-    images = {
-        form: sp.Float(m, 17) + sp.Add(*[sp.Float(a, 17) * x for a, x in zip(row, u, strict=True)])
-        for form, row, m in zip(block.forms, block.rows, block.shift, strict=True)
-    }
-    expr = block.expr.xreplace(images)
-    value, error, size = np.nan, np.inf, np.nan
-    for level in range(4):
-        try:
-            nodes = gaussian_nodes(expr, u, level)
-        except BadParameter:
-            break
-        function.evaluations += len(nodes.weights)
-        last, value = value, float(nodes.weights @ nodes.values)
-        size = float(nodes.weights @ np.abs(nodes.values))
-        error = abs(value - last) if np.isfinite(last) else np.inf
-        if error <= tolerance(value):
-            break
-    return _Part(value, error, size, "panels")
+def _averaged(function: Integrand, noise: float, rtol: float) -> list[_Part]:
+    """Nested panels after one factor is averaged given the other fields, if one stands alone."""
+    reduction = without_one_form(function.block)
+    if reduction is None:
+        return []
+    block, table, table_error = reduction
+    rest = Integrand(block, {"AveragedFactor": table})
+    others = Integrand(block, {"AveragedFactor": np.ones_like})
+    pilot = normal_points(qmc.Sobol(block.dimension, seed=0), PILOT)
+    weight, size = (float(np.mean(np.abs(f(pilot)))) for f in (others, rest))
+    part = _nested(rest, size, noise, rtol)
+    function.evaluations += rest.evaluations
+    error = part.error + 2 * table_error * weight
+    return [_Part(part.value, error, part.size, "nested panels, one factor averaged")]
 
 
 def _is_gentle(function: Integrand) -> bool:
     """Whether the function is analytic and turns slowly: no switches, no poles, short rows."""
-    from dmft.gaussian.curves import switching_curves
-
     if switching_curves(function.block):
         return False
     steep = np.sqrt((function.rows**2).sum(axis=1)).max()

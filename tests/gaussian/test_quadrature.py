@@ -213,8 +213,35 @@ def test_what_is_not_reached_is_said():
     assert result.error < 1e-3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        smooth = law.quad(sp.erf(x) * sp.erf(y) * sp.erf(w) * sp.erf(v), rtol=1e-6)
+        smooth = law.quad(sp.cos(x * y + w * v), rtol=1e-6)
     assert smooth.method == "lattice"
+    # E exp(i x'Bx/2) = det(1 - i B C)^(-1/2), here with the pairs (x, y) and (w, v) coupled.
+    pairing = np.kron(np.eye(2), [[0, 1], [1, 0]])
+    factor = np.eye(4) - 1j * pairing @ (np.full((4, 4), 0.4) + 0.6 * np.eye(4))
+    truth = np.prod(1 / np.sqrt(np.linalg.eigvals(factor))).real
+    assert holds(smooth, truth)
+    assert smooth.error <= 1e-6 * abs(truth)
+
+
+def test_a_factor_of_one_form_is_averaged_first():
+    # Four equicorrelated fields at 1/2 are all positive with probability 1/5, three with 1/4.
+    four = dmft.Gaussian([x, y, w, v], np.full((4, 4), 0.5) + 0.5 * np.eye(4))
+    step = sp.Heaviside
+    three = four.quad(step(x) * step(y) * step(w))
+    assert holds(three, 0.25)
+    assert "averaged" in three.method
+    assert three.error < 1e-11
+
+
+@pytest.mark.slow
+def test_four_dimensions_with_kinks():
+    four = dmft.Gaussian([x, y, w, v], np.full((4, 4), 0.5) + 0.5 * np.eye(4))
+    step = sp.Heaviside
+    result = four.quad(step(x) * step(y) * step(w) * step(v))
+    assert holds(result, 0.2)
+    assert result.error < 1e-10
+    product = step(x) * sp.Max(0, y) * sp.Max(0, w) * step(v)
+    assert holds(four.quad(product), float(four.expect(product)))
 
 
 def test_results_pickle_and_print():
