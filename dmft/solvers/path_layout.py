@@ -53,7 +53,6 @@ class Walk(NamedTuple):
     sign: Any  # (C, E) side on which they were last seen
     owed: Any  # (C,) next saved time
     out: Any  # (C, T, n)
-    band: Any  # (1,) steps with a pivot or a state within the bands of rounding
 
 
 class Scratch(NamedTuple):
@@ -73,6 +72,7 @@ class Scratch(NamedTuple):
     lanes: Any  # (4,)
     have: Any  # (1,)
     theta: Any  # (E,)
+    band: Any  # (1,) steps with a pivot or a state within the bands of rounding
 
 
 _F8, _I8 = types.float64, types.int64
@@ -83,12 +83,12 @@ PLAN_TYPE = types.NamedTuple(
 WALK_TYPE = types.NamedTuple(
     (
         *(MATRIX, MATRIX, INTEGERS, INTEGERS, VECTOR, MATRIX, MATRIX, MATRIX, INTEGERS),
-        *(types.float64[:, :, ::1], INTEGERS),
+        types.float64[:, :, ::1],
     ),
     Walk,
 )
 SCRATCH_TYPE = types.NamedTuple(
-    (*(VECTOR,) * 5, *(MATRIX,) * 5, VECTOR, VECTOR, INTEGERS, VECTOR), Scratch
+    (*(VECTOR,) * 5, *(MATRIX,) * 5, VECTOR, VECTOR, INTEGERS, VECTOR, INTEGERS), Scratch
 )
 # (drift, diffusion, observe, domain, plan, events, walk, scratch, first path, last step)
 PATHS_SIGNATURE = types.void(

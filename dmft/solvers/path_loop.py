@@ -27,7 +27,7 @@ LARGEST_EXPONENT = 38.0
 
 
 @inlined
-def factor_noise(diffusion, plan, walk, scratch, t, y, root):  # type: ignore[no-untyped-def]
+def factor_noise(diffusion, plan, scratch, t, y, root):  # type: ignore[no-untyped-def]
     """Lower triangular `root` with root root^T = noise_scale Sigma(t, y); WALKING or why not.
 
     Columns keep their order, so that they are smooth functions of y where Sigma is positive
@@ -51,7 +51,7 @@ def factor_noise(diffusion, plan, walk, scratch, t, y, root):  # type: ignore[no
             return INDEFINITE
         kept = pivot > SMALLEST_PIVOT * own
         if not kept and pivot < 0.0 and own <= 0.0:
-            walk.band[0] += 1
+            scratch.band[0] += 1
         width = math.sqrt(pivot) if kept else 0.0
         root[j, j] = width
         for i in range(j + 1, n):
@@ -77,7 +77,7 @@ def evaluate(function, plan, t, y, out):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _judge(domain, plan, walk, y):  # type: ignore[no-untyped-def]
+def _judge(domain, plan, scratch, y):  # type: ignore[no-untyped-def]
     """WALKING when a new state is finite, moderate and inside the domain."""
     largest = plan.trace
     for i in range(y.size):
@@ -89,7 +89,7 @@ def _judge(domain, plan, walk, y):  # type: ignore[no-untyped-def]
     if plan.has_domain == 0 or domain(y, plan.widths, plan.par, 0.0) >= 0.0:
         return WALKING
     if domain(y, plan.widths, plan.par, DOMAIN_ROUNDING * largest) >= 0.0:
-        walk.band[0] += 1
+        scratch.band[0] += 1
         return WALKING
     return OUTSIDE
 
@@ -219,7 +219,7 @@ def paths_loop(scheme: Any) -> Any:
             y, path = walk.y[c], first + c
             scratch.have[0] = -1
             if walk.step[c] == 0 and walk.code[c] == WALKING:
-                walk.code[c] = _judge(domain, plan, walk, y)
+                walk.code[c] = _judge(domain, plan, scratch, y)
                 _take_sides(observe, plan, events, walk, scratch, c, plan.t_start, y)
             while walk.code[c] == WALKING and walk.step[c] < until:
                 step = walk.step[c]
@@ -228,11 +228,11 @@ def paths_loop(scheme: Any) -> Any:
                     plan.key, path, step, plan.substeps, plan.normal, spread, scratch.lanes,
                     scratch.have, scratch.increments,
                 )  # fmt: skip
-                code = scheme(drift, diffusion, plan, walk, scratch, path, step, t, y)
+                code = scheme(drift, diffusion, plan, scratch, path, step, t, y)
                 if code != WALKING:
                     _fail(walk, c, code, t, scratch.point)
                     break
-                code = _judge(domain, plan, walk, scratch.new)
+                code = _judge(domain, plan, scratch, scratch.new)
                 if code != WALKING:
                     _fail(walk, c, code, t, scratch.new)
                     break

@@ -186,7 +186,7 @@ def _run_chunk(
     return Chunk(
         first, walk.code, walk.t, walk.trial, walk.when, len(counted), mean,
         ((counted - mean) ** 2).sum(axis=0), values if setup.keep_paths else None,
-        int(walk.step.sum()), int(walk.band[0]),
+        int(walk.step.sum()), int(scratch.band[0]),
     )  # fmt: skip
 
 
@@ -204,7 +204,6 @@ def _allocate(setup: PathSetup, first: int, count: int) -> tuple[Walk, Scratch]:
         sign=np.zeros((count, events)),
         owed=np.zeros(count, dtype=np.int64),
         out=np.full((count, plan.save.size, n), np.nan),
-        band=np.zeros(1, dtype=np.int64),
     )
     if plan.save.size and plan.save[0] == 0:
         walk.out[:, 0] = start
@@ -218,6 +217,7 @@ def _allocate(setup: PathSetup, first: int, count: int) -> tuple[Walk, Scratch]:
         lanes=np.zeros(4),
         have=np.full(1, -1, dtype=np.int64),
         theta=np.zeros(events),
+        band=np.zeros(1, dtype=np.int64),
     )
 
 

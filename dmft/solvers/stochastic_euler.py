@@ -9,16 +9,16 @@ from dmft.solvers.layout import OPTIONS
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
 
-BUILT_ON = "d380e753c66bbcbd"
+BUILT_ON = "0153223dd6e5a21b"
 
 
 @inlined
-def euler_step(drift, diffusion, plan, walk, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
+def euler_step(drift, diffusion, plan, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
     """Write y + F h + Sigma^(1/2) dB into `scratch.new`."""
     copy(scratch.point, y)
     code = evaluate(drift, plan, t, y, scratch.slope)
     if code == WALKING:
-        code = factor_noise(diffusion, plan, walk, scratch, t, y, scratch.root)
+        code = factor_noise(diffusion, plan, scratch, t, y, scratch.root)
     if code != WALKING:
         return code
     for i in range(y.size):

@@ -28,27 +28,27 @@ from dmft.solvers.noise import draw_areas
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
 
-BUILT_ON = "d380e753c66bbcbd"
+BUILT_ON = "0153223dd6e5a21b"
 
 
 @inlined
-def _pair(diffusion, plan, walk, scratch, t, y, ahead, j):  # type: ignore[no-untyped-def]
+def _pair(diffusion, plan, scratch, t, y, ahead, j):  # type: ignore[no-untyped-def]
     """Factors `up`, `down` at y + ahead F +- sqrt(h) b_j; WALKING or why not."""
     for side in (-1.0, 1.0):
         for i in range(y.size):
             value = y[i] + ahead * scratch.slope[i]
             scratch.point[i] = value + side * math.sqrt(plan.h) * scratch.root[i, j]
         root = scratch.up if side > 0.0 else scratch.down
-        code = factor_noise(diffusion, plan, walk, scratch, t, scratch.point, root)
+        code = factor_noise(diffusion, plan, scratch, t, scratch.point, root)
         if code != WALKING:
             return code
     return WALKING
 
 
 @inlined
-def _own(diffusion, plan, walk, scratch, t, y, j):  # type: ignore[no-untyped-def]
+def _own(diffusion, plan, scratch, t, y, j):  # type: ignore[no-untyped-def]
     """Add the terms of column j at R_j."""
-    code = _pair(diffusion, plan, walk, scratch, t + plan.h, y, plan.h, j)
+    code = _pair(diffusion, plan, scratch, t + plan.h, y, plan.h, j)
     if code != WALKING:
         return code
     increment = scratch.increments[j]
@@ -60,9 +60,9 @@ def _own(diffusion, plan, walk, scratch, t, y, j):  # type: ignore[no-untyped-de
 
 
 @inlined
-def _mixed(diffusion, plan, walk, scratch, t, y, r):  # type: ignore[no-untyped-def]
+def _mixed(diffusion, plan, scratch, t, y, r):  # type: ignore[no-untyped-def]
     """Add the terms of all columns but r at U_r."""
-    code = _pair(diffusion, plan, walk, scratch, t, y, 0.0, r)
+    code = _pair(diffusion, plan, scratch, t, y, 0.0, r)
     if code != WALKING:
         return code
     for j in range(y.size):
@@ -78,11 +78,11 @@ def _mixed(diffusion, plan, walk, scratch, t, y, r):  # type: ignore[no-untyped-
 
 
 @inlined
-def _silent(diffusion, plan, walk, scratch, t, y):  # type: ignore[no-untyped-def]
+def _silent(diffusion, plan, scratch, t, y):  # type: ignore[no-untyped-def]
     """Add the terms of the columns that are zero at y: what they become along the drift."""
     for i in range(y.size):
         scratch.point[i] = y[i] + plan.h * scratch.slope[i]
-    code = factor_noise(diffusion, plan, walk, scratch, t + plan.h, scratch.point, scratch.up)
+    code = factor_noise(diffusion, plan, scratch, t + plan.h, scratch.point, scratch.up)
     if code != WALKING:
         return code
     for j in range(y.size):
@@ -93,12 +93,12 @@ def _silent(diffusion, plan, walk, scratch, t, y):  # type: ignore[no-untyped-de
 
 
 @inlined
-def _begin(drift, diffusion, plan, walk, scratch, t, y):  # type: ignore[no-untyped-def]
+def _begin(drift, diffusion, plan, scratch, t, y):  # type: ignore[no-untyped-def]
     """Drift and factor at y, and the part of the step that they and F(Y) give."""
     copy(scratch.point, y)
     code = evaluate(drift, plan, t, y, scratch.slope)
     if code == WALKING:
-        code = factor_noise(diffusion, plan, walk, scratch, t, y, scratch.root)
+        code = factor_noise(diffusion, plan, scratch, t, y, scratch.root)
     if code != WALKING:
         return code
     for i in range(y.size):
@@ -114,9 +114,9 @@ def _begin(drift, diffusion, plan, walk, scratch, t, y):  # type: ignore[no-unty
 
 
 @inlined
-def weak_step(drift, diffusion, plan, walk, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
+def weak_step(drift, diffusion, plan, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
     """Write the new state into `scratch.new`; `scratch.areas` must hold the variables V."""
-    code = _begin(drift, diffusion, plan, walk, scratch, t, y)
+    code = _begin(drift, diffusion, plan, scratch, t, y)
     silent = False
     for j in range(y.size):
         if code != WALKING:
@@ -124,19 +124,19 @@ def weak_step(drift, diffusion, plan, walk, scratch, path, step, t, y):  # type:
         if scratch.root[j, j] == 0.0:  # the rest of such a column is zero as well
             silent = True
             continue
-        code = _own(diffusion, plan, walk, scratch, t, y, j)
+        code = _own(diffusion, plan, scratch, t, y, j)
         if code == WALKING and y.size > 1:
-            code = _mixed(diffusion, plan, walk, scratch, t, y, j)
+            code = _mixed(diffusion, plan, scratch, t, y, j)
     if code == WALKING and silent:
-        code = _silent(diffusion, plan, walk, scratch, t, y)
+        code = _silent(diffusion, plan, scratch, t, y)
     return code
 
 
 @inlined
-def _draw_and_step(drift, diffusion, plan, walk, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
+def _draw_and_step(drift, diffusion, plan, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
     if y.size > 1:
         draw_areas(plan.key, path, step, plan.h, scratch.areas)
-    return weak_step(drift, diffusion, plan, walk, scratch, path, step, t, y)
+    return weak_step(drift, diffusion, plan, scratch, path, step, t, y)
 
 
 _walk_paths = paths_loop(_draw_and_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from numba import njit
 from scipy.linalg import expm
 
+from dmft.solvers.noise import draw_areas, draw_increments
 from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Block, Problem
@@ -144,6 +146,25 @@ def shrinking(t, y, widths, par, out):
 def still(t, y, widths, par, out):
     for i in range(out.size):
         out[i] = 0.0
+
+
+@njit
+def increments_of(key, path, steps, normal, out):
+    lanes, have = np.zeros(4), np.full(1, -1)
+    for step in range(steps):
+        draw_increments(key, path, step, 1, normal, 1.0, lanes, have, out[step])
+
+
+@njit
+def areas_of(key, path, steps, out):
+    for step in range(steps):
+        draw_areas(key, path, step, 0.5, out[step])
+
+
+@pytest.fixture(scope="session")
+def noise_of_a_path() -> SimpleNamespace:
+    """What the compiled loops draw: increments of unit variance, areas of unit step over two."""
+    return SimpleNamespace(increments=increments_of, areas=areas_of)
 
 
 @pytest.fixture(scope="session")

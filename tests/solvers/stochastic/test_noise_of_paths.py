@@ -5,25 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dmft.solvers.noise import draw_areas, draw_increments, path_key, words
+from dmft.solvers.noise import path_key, words
 
 
 @njit
 def block_of(key, block, path, purpose, out):
     out[0], out[1], out[2], out[3] = words(key, block, path, purpose)
-
-
-@njit
-def increments_of(key, path, steps, normal, out):
-    lanes, have = np.zeros(4), np.full(1, -1)
-    for step in range(steps):
-        draw_increments(key, path, step, 1, normal, 1.0, lanes, have, out[step])
-
-
-@njit
-def areas_of(key, path, steps, out):
-    for step in range(steps):
-        draw_areas(key, path, step, 0.5, out[step])
 
 
 def test_words_are_those_of_numpy():
@@ -40,11 +27,11 @@ def test_keys_of_seeds_differ():
     assert len({tuple(path_key(seed)) for seed in range(100)}) == 100
 
 
-def test_moments_of_the_increments():
+def test_moments_of_the_increments(noise_of_a_path):
     key, n = path_key(0), 50_000
     out = np.empty((n, 3))
     for normal, moments, bounds in [(1, [0, 1, 0, 3, 0, 15], 6), (0, [0, 1, 0, 3, 0, 9], 1.74)]:
-        increments_of(key, 5, n, normal, out)
+        noise_of_a_path.increments(key, 5, n, normal, out)
         for power, moment in enumerate(moments, 1):
             sample = out**power
             assert np.all(abs(sample.mean(axis=0) - moment) < 4 * sample.std(axis=0) / n**0.5)
@@ -59,11 +46,11 @@ def test_moments_of_the_increments():
         assert np.all(abs(products.mean(axis=1)) < 4 / n**0.5)
 
 
-def test_areas_are_antisymmetric_signs():
+def test_areas_are_antisymmetric_signs(noise_of_a_path):
     # 25 entries have 300 pairs, more than one block of 256 bits
     n = 2000
     out = np.empty((n, 25, 25))
-    areas_of(path_key(0), 1, n, out)
+    noise_of_a_path.areas(path_key(0), 1, n, out)
     off = ~np.eye(25, dtype=bool)
     assert np.all(np.einsum("sii->si", out) == -0.5)
     assert np.all((out + out.transpose(0, 2, 1))[:, off] == 0)
