@@ -77,6 +77,7 @@ OPTIONAL_IMPORTS = {
     "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
     "field_average(": "from dmft.special.averages import field_average\n",
     "pair_average(": "from dmft.special.averages import pair_average\n",
+    "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
 }
 SIGN_FUNCTIONS = (

@@ -30,6 +30,7 @@ CALLS = {
     "FourSignsMoment": "four_signs_moment",
     "FieldTable": "field_average",
     "PairTable": "pair_average",
+    "KinkedPairTable": "kinked_pair_average",
 }
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 

@@ -77,8 +77,10 @@ class Lowering:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
         if isinstance(expr, TableAverage):
-            keys = [factor_table(f).key for f in expr.factors]
-            return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
+            tables = [factor_table(f) for f in expr.factors]
+            name = "Kinked" * (len(tables) == 2 and not tables[1].smooth) + name
+            arguments = [self(a) for a in expr.numbers]
+            return g.call(" ".join([name, *(t.key for t in tables)]), *arguments)
         if expr.has(x.node) and not expr.has(sp.Sum, Kernel):
             function, arguments = self.functions(expr)
             return g.call(f"{POINT} {function}", *(self(a) for a in arguments))

@@ -23,7 +23,7 @@ COST = {"asin": 20, "erf": 20, "exp": 20, "BivariateNormalCDF": 400}
 COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "InverseCorrelationRoot": 30}
 COST |= {"FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
 COST |= {"point": 20}
-COST |= {"FieldTable": 400, "PairTable": 10_000}
+COST |= {"FieldTable": 400, "PairTable": 10_000, "KinkedPairTable": 10_000}
 # Arrays over four fields, symmetric in the first two and in the last two.
 FOUR_FIELDS = frozenset({"four_signs", "four_signs_moments"})
 TEXT_COST = 20
@@ -158,7 +158,7 @@ class Graph:
     def call(self, name: str, *args: Node) -> Node:
         """Function of nodes."""
         kind, *tables = name.split()
-        if kind == "PairTable" and tables[0] == tables[1]:  # symmetric under exchange of fields
+        if len(tables) == 2 and tables[0] == tables[1]:  # symmetric under exchange of fields
             first, cross, second = args
             args = (first, cross, second) if first.key <= second.key else (second, cross, first)
         deps = frozenset().union(*(a.deps for a in args))

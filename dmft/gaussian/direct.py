@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-REACH = 9.0
+REACH = 10.0
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
 # Panels are at most this wide, in standard deviations and in the units of the field.
 WIDEST, RESOLVED = 1.5, 1.0
@@ -65,7 +65,8 @@ def direct_pair(f: sp.Expr, g: sp.Expr, uu: float, uv: float, vv: float) -> floa
     >>> round(direct_pair(sp.sign(z), sp.sign(z), 1.0, 0.5, 1.0), 12)
     0.333333333333
     """
-    gap = uu * vv - uv * uv
+    size = np.sqrt(uu * vv)
+    gap = (size - uv) * (size + uv)
     if not (uu >= 0.0 and vv >= 0.0 and gap >= -PARALLEL * uu * vv):
         return float("nan")
     (first, f_kinks), (second, g_kinks) = _function(f), _function(g)

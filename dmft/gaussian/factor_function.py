@@ -22,7 +22,7 @@ DIGITS = 34
 PARITY_POINTS = (0.0917, 0.3713, 0.881, 1.377, 2.219, 3.733, 5.119, 9.071)
 # Radii and points of Cauchy's integrals; how far two radii agree, and what is zero then.
 AGREEMENT, NOTHING = 1e-22, 1e-20
-RADII = (1.0, 0.5, 0.25, 0.125, 0.0625)
+RADII = tuple(0.5**n for n in range(9))
 CIRCLE = 64
 
 

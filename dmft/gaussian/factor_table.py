@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from dmft.emit.arrays import load_array, store_array
 from dmft.gaussian.factor_function import FactorFunction
 from dmft.gaussian.refusal import refuse
+from dmft.model import FIELD
 from dmft.names import VERSION
 
 Array = NDArray[np.float64]
@@ -36,21 +37,35 @@ FIT = 22
 FITTED = 8e-15
 # Domain of the standard deviations; a factor that grows fast gets less, down to 1.
 DEVIATIONS = (32.0, 24.0, 16.0, 12.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0)
-REACH = 9.0
+REACH = 10.0
 # A field at two standard deviations of REACH each: beyond it nothing is ever evaluated.
-LINE = 13.0
+LINE = 14.2
 # What E F^2 may lose beyond REACH, relative.
-LOST = 1e-16
+LOST = 1e-12
+# Smoothings of a factor with kinks are tabled from this sigma; below it they are integrated.
+SHARPEST = 2.0**-6
+# The panels beside 0 double from 1, or from less for a factor that vanishes there like x^2 or
+# faster: its values are needed relative to its own size.
+SMALLEST_MARK = 0.5**9
+# Rounding of the argument x counts like that of the value from here on.
+ARGUMENT = 8.0
+# Halving a panel that resolves the factor improves the fit more than this.
+IMPROVED = 0.1
+# Smoothings are tabled up to a smaller deviation for a factor that takes more panels, because it
+# oscillates; beyond it they are integrated at every call.
+MOST_PANELS, LEAST_DEVIATION = 150, 4.0
+# Numba caches no function with a larger constant (a million bytes).
+MOST_NUMBERS = 124_000
 # Panels are not halved below this width.
 NARROWEST = 1e-5
 # A strip of sigma is halved this often at most.
 STRIP_HALVINGS = 6
 # A table that claims more than this is refused.
-LARGEST_ERROR = 3e-11
+LARGEST_ERROR = 4.9e-11
 # Rounding of an evaluation.
 ROUNDING = 2e-14
 FEWEST = 1e-4
-HEADER = 8
+HEADER = 9
 CELL_LIMIT = 20_000
 
 
@@ -76,8 +91,8 @@ class FactorTable:
 
     @property
     def smooth(self) -> bool:
-        """Whether the smoothed factor is tabled too."""
-        return bool(self.values[4] > 0)
+        """Whether all smoothings are tabled: no kinks, not too many cells."""
+        return bool(self.values[6] == 0 and self.values[8] == self.values[1])
 
     @property
     def error(self) -> float:
@@ -123,6 +138,27 @@ def _code() -> str:
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
+def _accepted(left: float, before: float, limit: float, far: float) -> bool:
+    """Whether a fit is good: within the limit, or as good as the rounding of far arguments lets."""
+    if left <= limit:
+        return True
+    return left > IMPROVED * before and left <= limit * (1.0 + far / ARGUMENT)
+
+
+def _order(taylor: Array) -> int:
+    """Order of the zero at 0."""
+    return int(np.argmax(taylor != 0.0))
+
+
+def _doubling(first: float, end: float) -> list[float]:
+    """Marks 0, first, 2 first, ... end: no panel spans scales on which the factor grows a lot."""
+    marks = [0.0]
+    while first < end:
+        marks.append(float(first))
+        first *= 2.0
+    return [*marks, end]
+
+
 def _fit(values: Array) -> Array:
     """Chebyshev coefficients along the last axis, from values at Chebyshev nodes."""
     n = values.shape[-1]
@@ -145,6 +181,9 @@ class _Builder:
         self.largest = self._domain()
         self.kinks = self.f.kinks(LINE * self.largest)
         self.parity = self.f.parity
+        self.left, self.right = self.f.taylor(-1), self.f.taylor(1)
+        zeros = min(_order(self.left), _order(self.right))
+        self.first = 1.0 if zeros < 2 else max(0.5 ** (2 * zeros), SMALLEST_MARK)
         self.worst = 0.0
         self._sizes()
 
@@ -179,22 +218,25 @@ class _Builder:
     def line(self) -> tuple[Array, Array]:
         """Edges (L + 1,) and coefficients (L, ORDER) of F."""
         end = LINE * self.largest
-        marks = sorted({-end, 0.0, end, *(k for k in self.kinks if abs(k) < end)})
+        graded = _doubling(self.first, end)
+        marks = sorted({*graded, *(-m for m in graded), *(k for k in self.kinks if abs(k) < end)})
         panels: list[tuple[float, float, Array]] = []
         for a, b in pairwise(marks):
             if self.parity and b <= 0.0:
                 continue
-            self._halve(a, b, panels)
+            self._halve(a, b, np.inf, panels)
         if self.parity:
             signs = self.parity * (-1.0) ** np.arange(ORDER)
             panels = [(-b, -a, c * signs) for a, b, c in reversed(panels)] + panels
         edges = np.array([panels[0][0], *(b for _, b, _ in panels)])
         return edges, np.array([c for _, _, c in panels])
 
-    def _halve(self, a: float, b: float, panels: list[tuple[float, float, Array]]) -> None:
+    def _halve(
+        self, a: float, b: float, before: float, panels: list[tuple[float, float, Array]]
+    ) -> None:
         c = _fit(self.f(0.5 * (a + b) + 0.5 * (b - a) * UNIT))
         left = np.abs(c[ORDER:]).sum() / max(self.size(max(abs(a), abs(b))), 1e-300)
-        if left <= FITTED:
+        if _accepted(left, before, FITTED, max(abs(a), abs(b))):
             self.worst = max(self.worst, float(left))
             panels.append((a, b, c[:ORDER]))
             return
@@ -203,8 +245,8 @@ class _Builder:
                 self.factor, f"its values near {a:.6g} are not resolved (a pole or a singularity)"
             )
         middle = 0.5 * (a + b)
-        self._halve(a, middle, panels)
-        self._halve(middle, b, panels)
+        self._halve(a, middle, float(left), panels)
+        self._halve(middle, b, float(left), panels)
 
     # Smoothings -----------------------------------------------------------------------------
 
@@ -215,13 +257,15 @@ class _Builder:
         def smoothed(m: Array, sigma: Array) -> Array:
             return smoothed_values(table, m, sigma)
 
-        start = min(2.0 ** np.floor(np.log2(0.5 * narrowest)), self.largest)
-        edges = [0.0]
-        while start < self.largest:
+        start = min(2.0 ** np.floor(np.log2(0.5 * narrowest)), self.tabled)
+        edges = [SHARPEST] if self.kinks else [0.0]
+        # Near a kink H is a function of m / sigma, which a doubling of sigma is too wide for.
+        start, ratio = (1.5 * SHARPEST, 1.5) if self.kinks else (start, 2.0)
+        while start < self.tabled:
             edges.append(start)
-            start *= 2.0
-        todo = [(*strip, 0) for strip in pairwise([*edges, self.largest])]
-        strips, sides, cells = [0.0], [], []
+            start *= ratio
+        todo = [(*strip, 0) for strip in pairwise([*edges, self.tabled])]
+        strips, sides, cells = edges[:1], [], []
         while todo:
             low, high, depth = todo.pop(0)
             found = self._strip(smoothed, low, high, narrowest, depth < STRIP_HALVINGS)
@@ -239,29 +283,32 @@ class _Builder:
         may_split: bool,
     ) -> tuple[Array, Array] | None:  # fmt: skip
         """Panels in m of one strip; None when they would be narrow because the strip is wide."""
-        end = REACH * self.largest
+        end = REACH * self.tabled
         sigma = 0.5 * (low + high) + 0.5 * (high - low) * UNIT
-        todo = [(0.0, end)] if self.parity else [(-end, 0.0), (0.0, end)]
+        right = list(pairwise(_doubling(2.0 ** np.ceil(np.log2(max(self.first, low))), end)))
+        right = right if self.parity else [(-b, -a) for a, b in reversed(right)] + right
+        todo = [(a, b, np.inf) for a, b in right]
         panels: list[tuple[float, float, Array]] = []
         while todo:
-            a, b = todo.pop(0)
+            a, b, before = todo.pop(0)
             m = 0.5 * (a + b) + 0.5 * (b - a) * UNIT
             grid = np.meshgrid(m, sigma, indexing="ij")
             values = smoothed(grid[0].ravel(), grid[1].ravel()).reshape(FIT, FIT)
             c = _fit(_fit(values).T).T
             scale = max(self.size(max(abs(a), abs(b))), np.abs(values).max(), 1e-300)
-            in_m, in_sigma = (
-                np.abs(c[ORDER:]).sum() / scale,
-                np.abs(c[:ORDER, ORDER:]).sum() / scale,
-            )
-            if in_sigma > ROUNDING and in_m <= ROUNDING and may_split:
+            in_m = np.abs(c[ORDER:]).sum(axis=0).max() / scale
+            in_sigma = np.abs(c[:ORDER, ORDER:]).sum(axis=1).max() / scale
+            left, far = in_m + in_sigma, max(abs(a), abs(b)) + high
+            settled = in_m <= ROUNDING or b - a < 0.25 * low
+            accepted = _accepted(left, before, ROUNDING, far)
+            if in_sigma > ROUNDING and settled and may_split and not accepted:
                 return None
-            if in_m > ROUNDING or in_sigma > ROUNDING:
+            if not accepted:
                 if b - a < NARROWEST or len(panels) > CELL_LIMIT:
                     raise refuse(self.factor, f"its smoothing near {a:.6g} is not resolved")
-                todo[:0] = [(a, 0.5 * (a + b)), (0.5 * (a + b), b)]
+                todo[:0] = [(a, 0.5 * (a + b), left), (0.5 * (a + b), b, left)]
                 continue
-            self.worst = max(self.worst, float(in_m + in_sigma))
+            self.worst = max(self.worst, float(left))
             panels.append((a, b, c[:ORDER, :ORDER]))
         if self.parity:
             signs = self.parity * (-1.0) ** np.arange(ORDER)[:, None]
@@ -273,49 +320,58 @@ class _Builder:
     # Together -------------------------------------------------------------------------------
 
     def vector(self) -> Array:
-        """Header, Taylor polynomials, line, cells and kinks in one vector."""
+        """Table with cells up to the largest deviation for which they are few enough."""
         edges, line = self.line()
-        left, right = self.f.taylor(-1), self.f.taylor(1)
-        small = min(self._small(left), self._small(right))
+        line_worst, self.tabled = self.worst, self.largest
+        while self.tabled >= LEAST_DEVIATION or self.tabled == self.largest:
+            if np.sum(np.abs(edges) < LINE * self.tabled) <= MOST_PANELS:
+                values = self.table(edges, line)
+                if len(values) <= MOST_NUMBERS:
+                    return values
+            self.tabled, self.worst = self.tabled / 2.0, line_worst
+        raise refuse(self.factor, "it varies too fast for a table of a million bytes")
+
+    def table(self, edges: Array, line: Array) -> Array:
+        """Header, Taylor polynomials, line, cells and kinks in one vector."""
+        small = min(self._small(self.left), self._small(self.right))
         head = np.zeros(HEADER)
         head[:4] = self.parity, self.largest, small, len(line)
         head[6] = len(self.kinks)
-        body = [right, left, edges, line.ravel()]
+        body = [self.right, self.left, edges, line.ravel()]
         rough = np.concatenate([head, *body, np.zeros(2), np.array(self.kinks)])
         rough.flags.writeable = False  # one type of table in compiled code
-        if not self.kinks:
-            strips, sides, cells = self.cells(rough, float(np.diff(edges).min()))
-            first = np.concatenate([[0], np.cumsum([len(s) - 1 for s in sides])])
-            head[4:6] = len(sides), len(cells)
-            body += [strips, first.astype(float), *sides, cells.ravel()]
-        else:
-            body += [np.zeros(2), np.array(self.kinks)]
-        head[7] = self._claim(rough, small)
+        strips, sides, cells = self.cells(rough, float(np.diff(edges).min()))
+        first = np.concatenate([[0], np.cumsum([len(s) - 1 for s in sides])])
+        head[4:6] = len(sides), len(cells)
+        body += [strips, first.astype(float), *sides, cells.ravel(), np.array(self.kinks)]
+        head[8] = self.tabled
+        head[7] = self._claim(rough, edges, small)
         if head[7] > LARGEST_ERROR:
             raise refuse(self.factor, f"a table of it would be off by {head[7]:.1e}, relative")
         return np.concatenate([head, *body])
 
     def _small(self, taylor: Array) -> float:
         """Largest deviation for which the Taylor polynomial is the factor, to rounding."""
+        if self.factor.is_polynomial(FIELD) and sp.degree(self.factor, FIELD) < ORDER:
+            return self.largest
         n = np.arange(ORDER)
         moments = np.array([float(mpmath.sqrt(mpmath.fac2(2 * k - 1))) for k in n])
         for s in 0.5 ** np.arange(3.0, 12.0, 0.5):
             terms = np.abs(taylor) * s**n * moments
-            if terms.max() == 0.0 and self.f.analytic:
-                return float(s)
             if terms[-3:].max() <= 1e-16 * terms.max():
                 return float(s)
         return 0.0
 
-    def _claim(self, table: Array, small: float) -> float:
+    def _claim(self, table: Array, edges: Array, small: float) -> float:
         """Error of an average relative to sqrt(E F^2), at the worst deviation of the domain."""
         from dmft.special.averages import line_values
 
+        outer = self.size(np.maximum(np.abs(edges[1:]), np.abs(edges[:-1])))
         # E over z by trapezoidal sums: a per cent is enough.
         z = np.linspace(-REACH, REACH, 2001)
         weights = np.exp(-0.5 * z**2)
         worst = 1.0
         for s in np.geomspace(max(small, FEWEST), self.largest, 25):
-            size = weights @ self.size(s * z) ** 2
+            size = weights @ outer[np.clip(np.searchsorted(edges, s * z) - 1, 0, None)] ** 2
             worst = max(worst, size / (weights @ line_values(table, s * z) ** 2))
         return 2.0 * float(np.sqrt(worst)) * (self.worst + ROUNDING)

@@ -22,11 +22,11 @@ Array = NDArray[np.float64]
 # Coefficients of a polynomial in one variable, and Gauss nodes of a panel.
 ORDER = 16
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
-# The normal density is cut here (1e-18), and no panel is wider than this.
-REACH = 9.0
-WIDEST = 2.25
+# The normal density is cut here (1e-22), and no panel is wider than this.
+REACH = 10.0
+WIDEST = 2.0
 # Positions of the header.
-PARITY, LARGEST, SMALL, PANELS, STRIPS, CELLS, KINKS, ERROR, HEADER = range(9)
+PARITY, LARGEST, SMALL, PANELS, STRIPS, CELLS, KINKS, ERROR, TABLED, HEADER = range(10)
 # After it: Taylor polynomials on the right and on the left of 0, edges of the panels of F, ...
 TAYLOR, EDGES = HEADER, HEADER + 2 * ORDER
 # Overlaps that rounding or an integration step puts this far beyond Cauchy-Schwarz (relative) count
@@ -157,13 +157,15 @@ def field_average(T: Array, mean: float, variance: float) -> float:
     sigma = math.sqrt(variance)
     if not (sigma <= T[LARGEST] and abs(mean) <= REACH * T[LARGEST]):
         return math.nan
-    if T[STRIPS] == 0.0:
-        return _rough_smoothed(T, mean, sigma, mean == 0.0 and sigma <= T[SMALL])
-    if mean == 0.0 and sigma <= T[SMALL]:
+    strips, first, sides, cells = _cells(T)
+    small = mean == 0.0 and sigma <= T[SMALL]
+    beyond = sigma > T[TABLED] or abs(mean) > REACH * T[TABLED]
+    if beyond or sigma < T[strips] or (small and T[KINKS] > 0.0):
+        return _rough_smoothed(T, mean, sigma, small)
+    if small:
         c = np.empty(ORDER)
         _taylor_smoothed(T, sigma, c)
         return c[0]
-    strips, first, sides, cells = _cells(T)
     k = _find(T, strips, int(T[STRIPS]), sigma)
     low = int(T[first + k])
     count = int(T[first + k + 1]) - low
@@ -180,30 +182,50 @@ def field_average(T: Array, mean: float, variance: float) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def pair_average(F: Array, G: Array, c11: float, c12: float, c22: float) -> float:
-    """E F(u) G(v) of centred fields; NaN outside the domain of the tables.
+    """E F(u) G(v) of centred fields, all of G tabled; NaN outside the domain of the tables.
 
     Parallel fields may exceed Cauchy-Schwarz by rounding (`BAND`).
     """
-    if not (c11 >= 0.0 and c22 >= 0.0 and math.isfinite(c12)):
+    slope, sigma = _regression(F, G, c11, c12, c22)
+    if math.isnan(sigma):
+        return math.nan
+    parity = F[PARITY] * G[PARITY]
+    start = 0.0 if parity > 0.0 else -REACH
+    total = _smooth_integral(F, G, math.sqrt(c11), math.sqrt(c22), slope, sigma, start)
+    return total * NORMALISATION * (1.0 + parity if parity != 0.0 else 1.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def kinked_pair_average(F: Array, G: Array, c11: float, c12: float, c22: float) -> float:
+    """Like `pair_average` where G has kinks: slower for nearly parallel fields."""
+    slope, sigma = _regression(F, G, c11, c12, c22)
+    if math.isnan(sigma):
         return math.nan
     s1, s2 = math.sqrt(c11), math.sqrt(c22)
-    if not (s1 <= F[LARGEST] and s2 <= G[LARGEST]):
-        return math.nan
-    size = s1 * s2
-    gap = (size - c12) * (size + c12)
-    if gap < -BAND * size * size:
-        return math.nan
-    slope = c12 / s1 if s1 > 0.0 else 0.0
-    sigma = min(math.sqrt(max(gap, 0.0)) / s1, s2) if s1 > 0.0 else s2
     parity = F[PARITY] * G[PARITY]
-    if parity < 0.0:
-        return 0.0
     start = 0.0 if parity > 0.0 else -REACH
-    if G[STRIPS] == 0.0:
+    if sigma < G[_cells(G)[0]] or s2 > G[TABLED]:
         total = _rough_integral(F, G, s1, s2, slope, sigma, start)
     else:
         total = _smooth_integral(F, G, s1, s2, slope, sigma, start)
-    return total * NORMALISATION * (2.0 if parity > 0.0 else 1.0)
+    return total * NORMALISATION * (1.0 + parity if parity != 0.0 else 1.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _regression(F: Array, G: Array, c11: float, c12: float, c22: float) -> tuple[float, float]:
+    """Slope and spread of v = slope z + spread z', u = s_1 z; NaN outside the domain."""
+    if not (c11 >= 0.0 and c22 >= 0.0 and math.isfinite(c12)):
+        return math.nan, math.nan
+    s1, s2 = math.sqrt(c11), math.sqrt(c22)
+    if not (s1 <= F[LARGEST] and s2 <= G[LARGEST]):
+        return math.nan, math.nan
+    size = math.sqrt(c11 * c22)  # equal variances give it without rounding
+    gap = (size - c12) * (size + c12)
+    if gap < -BAND * size * size:
+        return math.nan, math.nan
+    if s1 == 0.0:
+        return 0.0, s2
+    return c12 / s1, min(math.sqrt(max(gap, 0.0)) / s1, s2)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -211,7 +233,7 @@ def _smooth_integral(
     F: Array, G: Array, s1: float, s2: float, slope: float, sigma: float, start: float
 ) -> float:
     """Integral of F(s_1 z) H_G(slope z, sigma) exp(-z^2/2) over z > start."""
-    small_f, small_g = s1 <= F[SMALL], s2 <= G[SMALL]
+    small_f, small_g = s1 <= F[SMALL], s2 <= G[SMALL] and G[KINKS] == 0.0
     n = NODES.size
     z, t, f, g, old = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     f_line = _line(F)
@@ -374,13 +396,16 @@ def _rough_smoothed(G: Array, m: float, sigma: float, small: bool) -> float:
     panels = int(G[PANELS])
     low, high = m - REACH * sigma, m + REACH * sigma
     if small:
-        first, last = (0 if low < 0.0 else 1), (1 if high > 0.0 else 0)
+        first, last = (0 if low < 0.0 else 1), (1 if high >= 0.0 else 0)
     else:
         first, last = _find(G, EDGES, panels, low), _find(G, EDGES, panels, high)
     n = HERMITE_NODES.size
     if first == last:  # one polynomial
         if sigma == 0.0:
-            return _piece(G, small, first, m)
+            value = _piece(G, small, first, m)
+            if first > 0 and m == (0.0 if small else G[EDGES + first]):  # halfway at a jump
+                value = 0.5 * (value + _piece(G, small, first - 1, m))
+            return value
         total = 0.0
         for i in range(n):
             x = m + sigma * HERMITE_NODES[i]
