@@ -62,7 +62,8 @@ class Exponent:
     steps : tuple of LeapStep
         For leaps: order and directions of each step.
     proof : str
-        "symbolic" (closed forms and symmetries) or "numerical" (zero means below `threshold`).
+        "symbolic" (closed forms and symmetries), "certified" (zeros by symmetry, values enclosed
+        in balls that exclude zero: extra `certify`), or "numerical" (zero means below `threshold`).
     threshold : float or None
 
     Examples

@@ -19,7 +19,8 @@ from dmft.gaussian.coefficients import (
     norm,
 )
 from dmft.gaussian.exponent import Exponent, Witness
-from dmft.gaussian.leap_proofs import Label, deciding_moment, proven_steps
+from dmft.gaussian.hermite import hermite
+from dmft.gaussian.leap_proofs import Label, deciding_moment, enclosed, proven_steps
 from dmft.gaussian.leaps import (
     MAX_ORDER,
     LeapStep,
@@ -31,6 +32,8 @@ from dmft.gaussian.numerical_leaps import THRESHOLD, numerical_steps
 
 # A coefficient known in floating point only counts as zero below this part of sqrt(E y^2).
 ZERO_COEFFICIENT = 1e-10
+# Values of `.proof`.
+SYMBOLIC, CERTIFIED, NUMERICAL = "symbolic", "certified", "numerical"
 # A nonzero coefficient exceeds its error by this factor.
 SAFETY = 10.0
 
@@ -66,20 +69,24 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
     polynomial = expr.is_polynomial(*active)
     known = _polynomial_coefficients(expr, active) if polynomial else {}
     top = sp.Poly(expr, *active).total_degree() if polynomial else MAX_ORDER
-    symbolic = True
+    zeros_are_exact = True
     for order in range(1, top + 1):
         found: dict[Index, Coefficient] = {}
+        silent: list[Coefficient] = []
         for n in indices(len(active), order):
             c = known.get(n, Coefficient(sp.S.Zero, True)) if polynomial else coefficients[n]
-            symbolic = symbolic and c.exact
-            if not _vanishes(c, n, coefficients):
+            if _vanishes(c, n, coefficients):
+                silent.append(c)
+            else:
                 found[n] = c
         if found:
             best = max(found, key=lambda n: float(abs(found[n].value)) / norm(n))
-            witness = Witness(
-                _padded(best, active, symbols), found[best].value, error=found[best].error
-            )
-            return _judged(result, order, witness, symbolic, ZERO_COEFFICIENT)
+            value, error, proof = found[best].value, found[best].error, NUMERICAL
+            if zeros_are_exact:
+                value, error, proof = _decided(expr, active, best, found[best])
+            witness = Witness(_padded(best, active, symbols), value, error=error)
+            return _judged(result, order, witness, proof, ZERO_COEFFICIENT)
+        zeros_are_exact = zeros_are_exact and all(c.exact for c in silent)
     if polynomial or _is_constant(coefficients):
         return result
     raise BadParameter(
@@ -122,8 +129,9 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
     else:
         steps = numerical_steps(Coefficients(expr, active), every_transformation=False)
         proven = proven_steps(expr, active, steps, every=False)
-        exact, steps = proven is not None, proven or steps
-    return _leap(result, steps, active, exact)
+        steps = proven or steps
+        return _leap(result, steps, active, NUMERICAL if proven is None else _proof(proven))
+    return _leap(result, steps, active, SYMBOLIC)
 
 
 def generative_exponent(
@@ -174,7 +182,7 @@ def generative_exponent(
     if moment is not None:
         n, value, power = moment
         witness = Witness(_padded(n, active, symbols), value, Y**power)
-        return _judged(result, sum(n), witness, True, 0.0)
+        return _judged(result, sum(n), witness, SYMBOLIC, 0.0)
     steps = numerical_steps(
         Coefficients(expr, active),
         every_transformation=True,
@@ -182,7 +190,8 @@ def generative_exponent(
         noise=float(noise),
     )
     proven = proven_steps(expr, active, steps, every=True, complete=leap, noise=noise)
-    judged = _leap(result, proven or steps, active, proven is not None)
+    proof = NUMERICAL if proven is None else _proof(proven)
+    judged = _leap(result, proven or steps, active, proof)
     return judged if leap else replace(judged, steps=())
 
 
@@ -198,6 +207,23 @@ def _declared(
     if expr.is_polynomial(*symbols):
         expr = sp.expand(expr)
     return expr, symbols, tuple(x for x in symbols if expr.has_free(x))
+
+
+def _decided(
+    expr: sp.Expr, fields: Sequence[sp.Symbol], n: Index, c: Coefficient
+) -> tuple[sp.Expr, float, str]:
+    """Value, error and proof of a coefficient below which all zeros are exact."""
+    if c.exact:
+        return c.value, c.error, SYMBOLIC
+    found = enclosed(expr * sp.Mul(*map(hermite, n, fields)), fields)
+    if found is None:
+        return c.value, c.error, NUMERICAL
+    return c.value, max(found[1], c.error), CERTIFIED
+
+
+def _proof(steps: Sequence[LeapStep]) -> str:
+    """How steps that are proven are known: values in closed form, or in balls."""
+    return CERTIFIED if any(step.error > 0 for step in steps) else SYMBOLIC
 
 
 def _noise(label_noise: sp.Expr | float) -> sp.Expr:
@@ -245,7 +271,7 @@ def _is_rational(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:
 
 
 def _leap(
-    result: Exponent, steps: Sequence[LeapStep], active: Sequence[sp.Symbol], exact: bool
+    result: Exponent, steps: Sequence[LeapStep], active: Sequence[sp.Symbol], proof: str
 ) -> Exponent:
     """Exponent of a sequence of steps: its largest order, decided by the first such step."""
     if not steps:
@@ -263,7 +289,7 @@ def _leap(
         directions[:, columns], basis[:, columns] = s.directions, s.basis
         padded.append(replace(s, directions=directions, basis=basis))
     witness = Witness(index, step.strength, step.transformation, learned, step.error, step.feature)
-    return replace(_judged(result, order, witness, exact, THRESHOLD), steps=tuple(padded))
+    return replace(_judged(result, order, witness, proof, THRESHOLD), steps=tuple(padded))
 
 
 def _single_step(result: Exponent, exponent: Exponent, active: Sequence[sp.Symbol]) -> Exponent:
@@ -273,19 +299,19 @@ def _single_step(result: Exponent, exponent: Exponent, active: Sequence[sp.Symbo
     w, order = exponent.witness, int(exponent)
     entries = ((w.index, w.value, w.transformation),)
     step = LeapStep(order, np.ones((1, 1)), *entries[0], error=w.error, coefficients=entries)
-    leap = _leap(result, [step], active, exponent.proof == "symbolic")
+    leap = _leap(result, [step], active, exponent.proof)
     return replace(leap, threshold=exponent.threshold)
 
 
 def _judged(
-    result: Exponent, order: int, witness: Witness, symbolic: bool, threshold: float
+    result: Exponent, order: int, witness: Witness, proof: str, threshold: float
 ) -> Exponent:
     return replace(
         result,
         value=sp.Integer(order),
         witness=witness,
-        proof="symbolic" if symbolic else "numerical",
-        threshold=None if symbolic else threshold,
+        proof=proof,
+        threshold=threshold if proof == NUMERICAL else None,
     )
 
 

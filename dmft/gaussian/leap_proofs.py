@@ -1,5 +1,7 @@
 """Proofs of leaps found numerically: symmetries make the zeros, closed forms the nonzero values.
 
+Where there is no closed form, a certificate (extra `certify`) may show that a value is not zero.
+
 A step of order k is proven when every lower coefficient vanishes by a symmetry for all T and phi
 (or exactly, where T = y and phi = 1 are the only ones), the coefficients of order k outside its
 span too, and exact coefficients E[y^m He_j(u) He_n(v)] have the rank of its span.
@@ -7,6 +9,7 @@ span too, and exact coefficients E[y^m He_j(u) He_n(v)] have the rank of its spa
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -15,7 +18,7 @@ from itertools import product
 import numpy as np
 import sympy as sp
 
-from dmft.errors import NotClosed
+from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.coefficients import Index, indices, sign_flips
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.grid import Array
@@ -29,6 +32,10 @@ RECOGNISED = 1e-7
 POWERS, FEATURES, ATTEMPTS = 4, 3, 40
 # Closed forms below this are not taken for nonzero.
 NONZERO = 1e-10
+# Singular values of unit columns below this are not taken for full rank.
+FULL_RANK = 1e-6
+# Digits that tell a value from zero; its relative error stays far below FULL_RANK.
+DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,8 @@ class _Prover:
         self.fields, self.every = tuple(fields), every
         self.symmetries = Symmetries.of(expr, fields, every)
         self.label = Label(expr, self.fields, noise)
+        self.flips = sign_flips(expr, fields)
+        self.errors: dict[sp.Expr, float] = {}
 
     def step(self, step: LeapStep, learned: int) -> LeapStep | None:
         """The step with an exact witness, or None."""
@@ -216,7 +225,8 @@ class _Prover:
             return None
         index, value, transformation, feature = entries[0]
         named = tuple((n[learned:], v, t) for n, v, t, _ in entries)
-        best = replace(step, index=index[learned:], strength=value, feature=feature, error=0.0)
+        best = replace(step, index=index[learned:], strength=value, feature=feature)
+        best = replace(best, error=max((self.errors.get(v, 0.0) for _, v, *_ in entries)))
         return replace(best, transformation=transformation, coefficients=named)
 
     def is_zero(self, n: Index, learned: int) -> bool:
@@ -237,10 +247,14 @@ class _Prover:
                 if self.vanishes((*whole, *n[learned:]), power):
                     continue
                 tried += 1
-                value = self.value(power, feature, n) if tried <= ATTEMPTS else None
-                if value is None:
+                if tried > ATTEMPTS:
                     return None
-                if abs(sp.N(value, 20)) < NONZERO:
+                value = self.value(power, feature, n)
+                if value is None and not can_certify():
+                    return None
+                if value is None:
+                    value = self.certified(power, feature * sp.Mul(*map(hermite, n, self.fields)))
+                if value is None or abs(sp.N(value, 20)) < NONZERO:
                     continue
                 kept.append((n, value, Y**power, feature))
                 for i in found:
@@ -248,7 +262,7 @@ class _Prover:
                         others = tuple(m - (j == i) for j, m in enumerate(n))
                         column = columns.setdefault((others, power, orders), np.zeros(len(found)))
                         column[i - found[0]] = float(value)
-            if columns and np.linalg.matrix_rank(_unit(list(columns.values()))) == len(found):
+            if columns and _rank(list(columns.values())) == len(found):
                 return kept
         return None
 
@@ -263,8 +277,18 @@ class _Prover:
         """Whether a flip reverses y^power He_n."""
         return any(
             s**power * (-1) ** sum(m for e, m in zip(flips, n, strict=True) if e < 0) < 0
-            for flips, s in self.symmetries.flips
+            for flips, s in self.flips
         )
+
+    def certified(self, power: int, weight: sp.Expr) -> sp.Expr | None:
+        """E[y^power weight] as a float that is provably not zero, None where that is open."""
+        if self.label.noise != 0:
+            return None
+        found = enclosed(self.label.expr**power * weight, self.fields)
+        if found is None:
+            return None
+        self.errors[found[0]] = found[1]
+        return found[0]
 
     def value(self, power: int, feature: sp.Expr, n: Index) -> sp.Expr | None:
         """E[y^power feature He_n] in closed form, None where there is none."""
@@ -272,9 +296,38 @@ class _Prover:
         return None if value is None else sp.simplify(value)
 
 
-def _unit(columns: list[Array]) -> Array:
+def _rank(columns: list[Array]) -> int:
     table = np.array(columns)
-    return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True))
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    return int(np.linalg.matrix_rank(unit, tol=FULL_RANK))
+
+
+def can_certify() -> bool:
+    """Whether python-flint is installed."""
+    return importlib.util.find_spec("flint") is not None
+
+
+def enclosed(integrand: sp.Expr, fields: Sequence[sp.Symbol]) -> tuple[sp.Expr, float] | None:
+    """E[integrand] != 0 with its error, certified; None without python-flint or a decision.
+
+    Only sums of products of functions of one field each: those take milliseconds.
+    """
+    flat = sp.expand(integrand, func=False)
+    factors = (f for term in sp.Add.make_args(flat) for f in sp.Mul.make_args(term))
+    if any(len(f.free_symbols & set(fields)) > 1 for f in factors):
+        return None
+    if not can_certify():
+        return None
+    from dmft.gaussian.certified.certificate import certify_expectation
+
+    try:
+        law = Gaussian(fields, sp.eye(len(fields)))
+        found = certify_expectation(flat, law, digits=DIGITS)
+    except (NotClosed, BadParameter):
+        return None
+    if found.ball.contains(0):
+        return None
+    return sp.Float(found.mid, 15), found.radius
 
 
 def _exact_basis(steps: Sequence[LeapStep], width: int) -> sp.Matrix | None:
