@@ -24,6 +24,7 @@ PUBLIC = {
     "EscapeWarning": "dmft.analysis.escape",
     "Event": "dmft.solvers.events",
     "Exponent": "dmft.gaussian",
+    "FixedPoint": "dmft.workflow.fixed_points",
     "FirstPassage": "dmft.simulation.passage",
     "Gaussian": "dmft.gaussian",
     "GradientFlow": "dmft.model",
@@ -44,6 +45,7 @@ PUBLIC = {
     "certify_hermite": "dmft.workflow",
     "derive": "dmft.equations",
     "escape_time": "dmft.workflow",
+    "fixed_points": "dmft.workflow",
     "generative_exponent": "dmft.gaussian",
     "hermite": "dmft.gaussian",
     "hermite_expansion": "dmft.gaussian",
@@ -58,6 +60,7 @@ PUBLIC = {
     "random_overlaps": "dmft.model",
     "simulate": "dmft.simulation.simulate",
     "solve": "dmft.workflow",
+    "stability": "dmft.workflow",
 }
 
 # Public folders, by attribute.

@@ -32,6 +32,8 @@ from dmft.equations.text import definition_text
 from dmft.solvers.problem import Block
 
 STATE = (Block("Q", ("p", "p"), symmetric=True), Block("M", ("p", "k")))
+# Displacement of the state, behind it in the argument of linearised rates.
+MOVED = (Block("Q_moved", ("p", "p"), symmetric=True), Block("M_moved", ("p", "k")))
 CONSTANTS = (
     Block("P", ("k", "k"), symmetric=True),
     Block("readout", ("p",)),
@@ -40,7 +42,7 @@ CONSTANTS = (
 WIDTHS = ("p", "k")
 # Arrays that live in an argument: their vector and their row length.
 PACKED = {
-    **{b.name: ("y", b.axes[-1]) for b in STATE},
+    **{b.name: ("y", b.axes[-1]) for b in (*STATE, *MOVED)},
     **{f"d{b.name}": ("out", b.axes[-1]) for b in STATE},
     **{b.name: ("par", b.axes[-1]) for b in CONSTANTS},
     **{b.name: ("par", ALL_NODES) for b in NODE_CONSTANTS},
@@ -134,6 +136,21 @@ def module_source(
     blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
     body, *_ = _body(blocks, parameters, functions)
     parts.append(DOMAIN.format(body="\n".join(INDENT + line for line in body)))
+    return _module(functions, parts, version, description)
+
+
+def tangent_source(
+    definitions: Sequence[Definition], parameters: Sequence[str], version: str, description: str
+) -> str:
+    """Text of the module of linearised rates; `definitions` as `dmft.equations.tangent` gives."""
+    functions = PointFunctions(code_names(parameters))
+    summary = "Linearised rates of the displacement Q_moved, M_moved behind the state."
+    parts = [_function("tangent", summary, live(definitions), parameters, functions, MOVED)]
+    return _module(functions, parts, version, description)
+
+
+def _module(functions: PointFunctions, parts: list[str], version: str, description: str) -> str:
+    """Join the functions of a module under the header with the imports that they need."""
     if any("moment_of_signs(" in part for part in parts):
         parts.insert(0, MOMENT_OF_SIGNS)
     code = "\n".join([functions.source, *parts] if functions.source else parts)
@@ -159,13 +176,14 @@ def _function(
     definitions: Sequence[Definition],
     parameters: Sequence[str],
     functions: PointFunctions,
+    moved: Sequence[Block] = (),
 ) -> str:
     body, outputs = _body(definitions, parameters, functions)
     widths, constants = layout(definitions)
     doc = [
         f'"""{summary}',
         "",
-        "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in STATE),
+        "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in (*STATE, *moved)),
         "widths: " + ", ".join(widths),
         "par: "
         + ", ".join(
@@ -234,7 +252,11 @@ def _body(
     scalars = [
         f"{name} = par[{n}]" for n, name in enumerate(names_in_code.values()) if name in used
     ]
-    lines += scalars + _offsets(STATE, "0", used) + _offsets(CONSTANTS, str(len(parameters)), used)
+    lines += (
+        scalars
+        + _offsets((*STATE, *MOVED), "0", used)
+        + _offsets(CONSTANTS, str(len(parameters)), used)
+    )
     sums = {d.name for d in definitions if over_nodes(d)}
     sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
     for array, axes in {**defined, **writer.arrays}.items():

@@ -63,6 +63,12 @@ def _correlation_root(first: Any, second: Any, cross: Any) -> Any:
     return np.sqrt(np.where((gap < 0) & (gap >= -ROUNDING * size**2), 0.0, gap))
 
 
+def _inverse_correlation_root(first: Any, second: Any, cross: Any) -> Any:
+    """1 / sqrt(first second - cross^2), and 0 for parallel fields."""
+    root = np.asarray(_correlation_root(first, second, cross))
+    return np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
+
+
 def _correlation_angle(first: Any, second: Any, cross: Any) -> Any:
     """Angle asin(cross / sqrt(first second)) of two vectors with these overlaps."""
     return np.arctan2(cross, _correlation_root(first, second, cross))
@@ -81,6 +87,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "BivariateNormalCDF": _bivariate_normal_cdf,
     "CorrelationRoot": _correlation_root,
     "CorrelationAngle": _correlation_angle,
+    "InverseCorrelationRoot": _inverse_correlation_root,
     "PairOfSignsMoment": np.vectorize(pair_of_signs_moment),
     "FourSigns": np.vectorize(four_signs),
     "FourSignsMoment": np.vectorize(four_signs_moment),

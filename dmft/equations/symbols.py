@@ -30,6 +30,8 @@ S, S_near, S_closed = (sp.IndexedBase(y) for y in ("S", "S_near", "S_closed"))
 risk = sp.Symbol("risk", real=True)
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
+# Displacements around a state (`dmft.equations.tangent`) are symmetric where the arrays are.
+SYMMETRIC |= {f"{name}_moved" for name in SYMMETRIC}
 # Axis of each index symbol; the sums and the loops run over it.
 AXES: dict[sp.Symbol, sp.Expr] = {
     **dict.fromkeys((j, l, u, v), p),

@@ -2,6 +2,7 @@
 
 from dmft.workflow.certify import Certificate, certify, certify_hermite
 from dmft.workflow.escape import escape_time
+from dmft.workflow.fixed_points import fixed_points, stability
 from dmft.workflow.load import load
 from dmft.workflow.phase_diagram import phase_diagram
 from dmft.workflow.solve import solve
@@ -11,7 +12,9 @@ __all__ = [
     "certify",
     "certify_hermite",
     "escape_time",
+    "fixed_points",
     "load",
     "phase_diagram",
     "solve",
+    "stability",
 ]

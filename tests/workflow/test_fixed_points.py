@@ -1,0 +1,111 @@
+"""Stationary points and their modes: the plateau of erf committees, phase retrieval, refusals."""
+
+import math
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter, NotClosed
+
+z = sp.Symbol("z", real=True)
+ERF = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=2)
+SQUARE = dmft.Committee(z**2, width=1)
+# one_pass.md G.3, K = 2, no label noise: gamma -> Q, C, R, risk, escape rate.
+PLATEAU = {
+    0.5: (0.34028209, 0.33168830, 0.40949622, 0.0030530371, 0.0326015),
+    1.0: (0.34816503, 0.32985184, 0.41090877, 0.0032259127, 0.0323050),
+    2.0: (0.36771970, 0.32538555, 0.41439415, 0.0036612124, 0.0316182),
+    4.0: (0.43508495, 0.31021282, 0.42613831, 0.0051641332, 0.0295702),
+}
+
+
+def symmetric(width, diagonal, off, overlap):
+    Q = np.full((width, width), off) + (diagonal - off) * np.eye(width)
+    return dmft.Overlaps(Q, np.full((width, width), overlap))
+
+
+def test_plateau_of_two_erf_units_at_the_published_rates():
+    equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(sp.Symbol("g", positive=True)))
+    # Near Q = C lies a second one, of identical units: the starts are on the plateau's side.
+    for gamma, (Q, C, R, risk, rate) in PLATEAU.items():
+        (point,) = dmft.fixed_points(
+            equations, symmetric(2, Q + 0.02, C - 0.01, R), learning_rate=gamma
+        )
+        assert point.status == "ok"
+        assert point.residual < 1e-13
+        np.testing.assert_allclose(point.overlaps.Q, [[Q, C], [C, Q]], atol=1e-8)
+        np.testing.assert_allclose(point.overlaps.M, R, atol=1e-8)
+        assert point.risk == pytest.approx(risk, abs=1e-10)
+        modes = dmft.stability(equations, point, learning_rate=gamma)
+        assert modes.growth_rate == pytest.approx(rate, abs=6e-8)
+        assert modes.verdict == "unstable"
+        # Specialisation: the two units move apart along the two teachers.
+        leading = modes.M[0].real / modes.M[0].real[0, 0]
+        assert leading == pytest.approx(np.array([[1, -1], [-1, 1]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_escape_rate_of_identical_units_under_gradient_flow(K):
+    # G.3: eigenvalue 2/pi (2K-1)^(-1/2) (2K+1)^(-3/2), (K-1)^2 times; exact start.
+    committee = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=K)
+    equations = dmft.derive(dmft.Model(committee, committee), dmft.GradientFlow())
+    exact = symmetric(K, 1 / (2 * K - 1), 1 / (2 * K - 1), 1 / math.sqrt(K * (2 * K - 1)))
+    (point,) = dmft.fixed_points(equations, exact)
+    assert point.residual < 1e-15
+    risk = (math.pi / 6 - K * math.asin(1 / (2 * K))) / (K * math.pi)
+    assert point.risk == pytest.approx(risk, abs=1e-15)
+    rates = dmft.stability(equations, point).eigenvalues.real
+    expected = 2 / math.pi * (2 * K - 1) ** -0.5 * (2 * K + 1) ** -1.5
+    assert rates[: (K - 1) ** 2] == pytest.approx(np.full((K - 1) ** 2, expected), rel=1e-11)
+    # Beside them only modes that pull identical units apart, neutral or falling.
+    assert np.all(rates[(K - 1) ** 2 :] < 1e-6)
+
+
+def test_phase_retrieval_on_the_sphere():
+    # F.1: dm/dt = m [A (1 - m^2) - B], A = 4 - 24 gamma, B = 2 gamma Delta.
+    gamma, noise = 0.05, 0.5
+    model = dmft.Model(SQUARE, SQUARE, label_noise=noise)
+    equations = dmft.derive(model, dmft.SGD(gamma, constraint="sphere"))
+    A, B = 4 - 24 * gamma, 2 * gamma * noise
+    points = dmft.fixed_points(
+        equations, [dmft.Overlaps([[1.0]], [[m]]) for m in (0.0, 0.8, 0.9, -0.8)]
+    )
+    found = sorted(float(point.overlaps.M[0, 0]) for point in points)
+    top = math.sqrt(1 - B / A)
+    assert found == pytest.approx([-top, 0.0, top], abs=1e-13)
+    rates = {
+        round(float(p.overlaps.M[0, 0]), 3): dmft.stability(equations, p).growth_rate
+        for p in points
+    }
+    assert rates[0.0] == pytest.approx(A - B, rel=1e-12)
+    assert rates[round(top, 3)] == pytest.approx(-2 * (A - B), rel=1e-12)
+
+
+def test_perfect_recovery_of_squares_is_marginal_by_rotation():
+    committee = dmft.Committee(z**2, width=2)
+    equations = dmft.derive(dmft.Model(committee, committee), dmft.GradientFlow())
+    modes = dmft.stability(equations, dmft.Overlaps(np.eye(2), np.eye(2)))
+    assert modes.verdict == "marginal"
+
+
+def test_what_does_not_converge_says_so():
+    equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(1.0))
+    (point,) = dmft.fixed_points(equations, symmetric(2, 0.5, 0.1, 0.3), max_steps=2)
+    assert point.status == "not_converged"
+    assert "2 steps" in point.message
+    assert "no covariance" in point.message  # two steps from here overshoot
+    assert math.isnan(point.risk)
+
+
+def test_refusals():
+    equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(1.0))
+    with pytest.raises(BadParameter, match="at least one start"):
+        dmft.fixed_points(equations, [])
+    with pytest.raises(BadParameter, match="Equations"):
+        dmft.stability(dmft.Model(ERF, ERF), symmetric(2, 0.5, 0.1, 0.3))
+    tanh = dmft.Committee(sp.tanh(z), width=2)
+    open_equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(1.0))
+    with pytest.raises(NotClosed, match="linearised"):
+        dmft.fixed_points(open_equations, symmetric(2, 0.5, 0.1, 0.3))
