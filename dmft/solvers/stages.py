@@ -1,0 +1,197 @@
+"""Protocols: stages that follow one another when an event happens, as one trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.solvers.events import Event
+from dmft.solvers.problem import Problem
+from dmft.solvers.request import check_events
+from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
+
+Array = NDArray[np.float64]
+# Parameters, or a function of the time and the state blocks at which the stage begins.
+Parameters = Mapping[str, float] | Callable[[float, Mapping[str, Array]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a protocol.
+
+    Attributes
+    ----------
+    problem : Problem
+    parameters : mapping, or callable(t, state) -> mapping
+        A callable is asked when the stage begins: a rate that decays from then on takes t as one of
+        the problem's parameters.
+    until : Event or None
+        The next stage begins where this happens; None: the stage lasts to the end.
+
+    Examples
+    --------
+    >>> from numba import njit
+    >>> from dmft.solvers.problem import Block
+    >>> from dmft.solvers.signatures import RHS_SIGNATURE
+    >>> @njit(RHS_SIGNATURE)
+    ... def decay(t, y, widths, par, out):
+    ...     out[0] = -par[0] * y[0]
+    >>> steps = Problem("map", decay, (Block("y", ()),), (), parameters=("rate",))
+    >>> stages = [Stage(steps, {"rate": 0.5}, Event("y", 0.2, -1)), Stage(steps, {"rate": 0.1})]
+    >>> run = solve_stages(stages, {"y": 1.0}, 5, widths={})
+    >>> run.y.round(5).tolist(), [event.t for event in run.events]
+    ([1.0, 0.5, 0.25, 0.125, 0.1125, 0.10125], [3.0])
+    """
+
+    problem: Problem
+    parameters: Parameters
+    until: Event | None = None
+
+
+def solve_stages(
+    stages: Sequence[Stage],
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    *,
+    widths: Mapping[str, int],
+    constants: Mapping[str, ArrayLike] | None = None,
+    save_at: int | ArrayLike | None = None,
+    events: Event | Sequence[Event] = (),
+    t_start: float = 0.0,
+    **options: Any,
+) -> Trajectory:
+    """Solve stage after stage; the switches are among the events of the trajectory.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        All of one layout (state, constants, observables) and of one kind, flows or maps.
+    state, t_max, widths, constants, save_at, events, t_start, options
+        As for `solve_problem`; the events are watched for in every stage.
+
+    Returns
+    -------
+    Trajectory
+        `provenance["stages"]` holds the start, the parameters and the problem of each stage that
+        began. The state of a switch is always saved. There is no `problem`: no single one gives
+        the whole run.
+
+    Raises
+    ------
+    BadParameter
+        Also when a stage that is not the last has no `until`.
+    """
+    _check(stages)
+    watched = check_events(events)
+    times = _times(save_at, t_start, t_max)
+    runs: list[Trajectory] = []
+    t, now = float(t_start), state
+    for number, stage in enumerate(stages):
+        blocks = {name: np.asarray(value, dtype=np.float64) for name, value in now.items()}
+        given, until = stage.parameters, stage.until
+        run = solve_problem(
+            stage.problem,
+            blocks,
+            t_max,
+            widths=widths,
+            constants=constants,
+            parameters=given(t, blocks) if callable(given) else given,
+            save_at=_later(times, t, t_max, first=number == 0),
+            events=watched if until is None else (*watched, replace(until, terminal=True)),
+            t_start=t,
+            **options,
+        )
+        runs.append(run)
+        t, now = float(run.t[-1]), run.final
+        if not _switches(stage, run) or t >= t_max:
+            break
+    return _join(stages, runs)
+
+
+def _check(stages: Sequence[Stage]) -> None:
+    if not stages:
+        raise BadParameter("a protocol needs at least one stage")
+    first = stages[0].problem
+    for number, stage in enumerate(stages):
+        problem = stage.problem
+        for what in ("kind", "state", "constants", "widths", "observables"):
+            if getattr(problem, what) != getattr(first, what):
+                raise BadParameter(
+                    f"stage {number} differs from stage 0 in its {what}: "
+                    f"{getattr(problem, what)} instead of {getattr(first, what)}"
+                )
+        if stage.until is None and number + 1 < len(stages):
+            raise BadParameter(f"stage {number} has no until=, so that stage {number + 1} is idle")
+
+
+def _switches(stage: Stage, run: Trajectory) -> bool:
+    """Whether the run ended by the event that ends its stage, not by another or by a failure."""
+    ended = run.status == Status.EVENT and stage.until is not None
+    return ended and run.events[-1].name == stage.until.name  # type: ignore[union-attr]
+
+
+def _times(save_at: int | ArrayLike | None, t_start: float, t_max: float) -> Array | None:
+    if save_at is None:
+        return None
+    if isinstance(save_at, int | np.integer):
+        if save_at < 2:
+            raise BadParameter(f"save_at = {save_at} points: at least 2, the start and the end")
+        return np.linspace(t_start, t_max, int(save_at))
+    return np.array(save_at, dtype=np.float64)
+
+
+def _later(times: Array | None, t: float, t_max: float, first: bool) -> Array | None:
+    """Saved times of a stage that begins at t: an earlier one has saved t itself."""
+    if times is None or first:
+        return times
+    left = times[times > t]
+    return left if left.size else np.array([t_max])
+
+
+def _join(stages: Sequence[Stage], runs: Sequence[Trajectory]) -> Trajectory:
+    # The first row of a stage is the last one of the stage before.
+    rows = [
+        slice(1 if i > 0 and run.t[0] == runs[i - 1].t[-1] else 0, None)
+        for i, run in enumerate(runs)
+    ]
+
+    def join(groups: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        return {
+            name: np.concatenate(
+                [group[name][part] for group, part in zip(groups, rows, strict=True)]
+            )
+            for name in groups[-1]
+        }
+
+    last, message = runs[-1], runs[-1].message
+    if len(runs) > 1:
+        switches = ", ".join(f"{run.t[-1]:.10g}" for run in runs[:-1])
+        message += f"; stages switched at t = {switches}"
+    began = [
+        {
+            "t": float(run.provenance["t_start"]),
+            "parameters": dict(run.parameters),
+            "problem": run.provenance["problem"],
+            "until": None if stage.until is None else stage.until.name,
+        }
+        for stage, run in zip(stages, runs, strict=False)
+    ]
+    return replace(
+        last,
+        t=join([{"t": run.t} for run in runs])["t"],
+        blocks=join([run.blocks for run in runs]),
+        observables=join([run.observables for run in runs]),
+        message=message,
+        events=tuple(event for run in runs for event in run.events),
+        statistics={n: sum(run.statistics[n] for run in runs) for n in last.statistics},
+        provenance={**last.provenance, "t_start": began[0]["t"], "stages": began},
+        start=runs[0].start,
+        problem=None,
+    )
