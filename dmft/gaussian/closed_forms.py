@@ -64,7 +64,7 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
         kinds = "sign and error" if any(a is sp.oo for _, a, _ in erfs) else "error"
         raise NotClosed(f"it leaves a product of {len(erfs)} {kinds} functions")
     roots = [
-        sp.Pow(law.C(x, x) if a is sp.oo else 1 + times(2 * a**2, law.C(x, x)), -HALF)
+        1 / law.deviation(x) if a is sp.oo else sp.Pow(1 + times(2 * a**2, law.C(x, x)), -HALF)
         for x, a, _ in erfs
     ]
     if len(erfs) == 1:

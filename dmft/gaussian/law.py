@@ -64,7 +64,9 @@ class Law:
         weight = 1 / sp.sqrt(2 * sp.pi)
         if distance == 0:
             return weight
-        return weight * sp.exp(times(-HALF, distance**2, sp.Pow(self.C(x, x), -1)))
+        # A conditional variance may round to below zero, its root does not.
+        inverse = sp.Pow(self.deviation(x), -2) if self._deviation else sp.Pow(self.C(x, x), -1)
+        return weight * sp.exp(times(-HALF, distance**2, inverse))
 
     def tilt(self, q: Any, b: sp.Expr, slope: sp.Expr) -> tuple[sp.Expr, Law]:
         """Prefactor and law under the weight exp(-b q^2 / 2 + slope q)."""

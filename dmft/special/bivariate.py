@@ -14,6 +14,8 @@ STRONG = 0.925
 # Exponentials below exp(-100) are nothing beside one.
 SMALLEST_EXPONENT = -100.0
 TWO_PI = 2.0 * math.pi
+# Rounding puts the correlation of parallel fields this far beyond 1; farther it is NaN.
+BAND = 1e-9
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -24,7 +26,7 @@ def normal_cdf(h: float) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def bivariate_normal_cdf(h: float, k: float, rho: float) -> float:
-    """P(U <= h, V <= k) of standard normal U, V with correlation rho; NaN outside [-1, 1].
+    """P(U <= h, V <= k) of standard normal U, V with correlation rho; NaN beyond [-1, 1].
 
     A. Genz, Statistics and Computing 14, 251 (2004): Plackett's integral over the correlation,
     from 0 where that is smooth and from the degenerate case else, with the singular part of the
@@ -36,7 +38,9 @@ def bivariate_normal_cdf(h: float, k: float, rho: float) -> float:
     0.48540842284
     """
     if not abs(rho) <= 1.0:
-        return math.nan
+        if not abs(rho) <= 1.0 + BAND:
+            return math.nan
+        rho = math.copysign(1.0, rho)
     if abs(rho) < STRONG:
         half, squares = 0.5 * math.asin(rho), 0.5 * (h * h + k * k)
         total = 0.0
