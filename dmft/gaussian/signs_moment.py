@@ -96,7 +96,7 @@ def signs_moment(
     """
     pure = [x for x, a, _ in erfs if a is sp.oo]
     labels = [*(x for x, *_ in erfs), *polynomials]
-    if len(pure) < 2 or any(c != 0 for *_, c in erfs) or any(law.m(x) != 0 for x in labels):
+    if len(pure) < 2 or all(map(_fixed, pure)) or any(c != 0 for *_, c in erfs) or any(law.m(x) != 0 for x in labels):
         return None
     if any(law.C(x, x).is_number for x in labels):
         return None
@@ -116,6 +116,12 @@ def signs_moment(
     for powers in polynomials.values():
         monomials = [((*n, m), c * e) for n, c in monomials for m, e in powers.items()]
     return sp.Add(*(times(c, _piece(law, labels, len(erfs), n, upper)) for n, c in monomials))
+
+
+def _fixed(label: Any) -> bool:
+    """Whether a field has a constant index: two of those never coincide in a loop."""
+    fields = label.atoms(sp.Indexed) if isinstance(label, sp.Basic) else set()
+    return bool(fields) and not any(i.free_symbols for e in fields for i in e.indices)
 
 
 def _piece(
