@@ -38,6 +38,15 @@ class FixedPoint:
     status : Status
         "ok", "not_converged", "nonfinite", or "left_domain" where the root is no covariance.
     message : str
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
+    >>> point, = dmft.fixed_points(eqs, dmft.Overlaps([[1.1]], [[0.9]]))
+    >>> print(point.status, point.residual < 1e-13)
+    ok True
     """
 
     overlaps: Overlaps
