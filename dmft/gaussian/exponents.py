@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import sympy as sp
@@ -123,15 +124,9 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
         return result
     if len(active) == 1:
         return _single_step(result, information_exponent(expr, active), active)
-    exact = expr.is_polynomial(*active) and _is_rational(expr, active)
-    if exact:
-        steps = polynomial_steps(expr, active)
-    else:
-        steps = numerical_steps(Coefficients(expr, active), every_transformation=False)
-        proven = proven_steps(expr, active, steps, every=False)
-        steps = proven or steps
-        return _leap(result, steps, active, NUMERICAL if proven is None else _proof(proven))
-    return _leap(result, steps, active, SYMBOLIC)
+    if expr.is_polynomial(*active) and _is_rational(expr, active):
+        return _leap(result, polynomial_steps(expr, active), active, SYMBOLIC)
+    return _leap(result, *_steps(expr, active, every=False))
 
 
 def generative_exponent(
@@ -183,16 +178,33 @@ def generative_exponent(
         n, value, power = moment
         witness = Witness(_padded(n, active, symbols), value, Y**power)
         return _judged(result, sum(n), witness, SYMBOLIC, 0.0)
+    steps, active, proof = _steps(expr, active, every=True, complete=leap, noise=noise)
+    judged = _leap(result, steps, active, proof)
+    return judged if leap else replace(judged, steps=())
+
+
+# Calls with equal arguments share their steps in a session.
+@lru_cache(maxsize=128)
+def _steps(
+    expr: sp.Expr,
+    fields: tuple[sp.Symbol, ...],
+    *,
+    every: bool,
+    complete: bool = True,
+    noise: sp.Expr = sp.S.Zero,
+) -> tuple[list[LeapStep], tuple[sp.Symbol, ...], str]:
+    """Steps of any target with the fields they count and how they are known."""
     steps = numerical_steps(
-        Coefficients(expr, active),
-        every_transformation=True,
-        first_only=not leap,
+        Coefficients(expr, fields),
+        every_transformation=every,
+        first_only=not complete,
         noise=float(noise),
     )
-    proven = proven_steps(expr, active, steps, every=True, complete=leap, noise=noise)
-    proof = NUMERICAL if proven is None else _proof(proven)
-    judged = _leap(result, proven or steps, active, proof)
-    return judged if leap else replace(judged, steps=())
+    proven = proven_steps(expr, fields, steps, every=every, complete=complete, noise=noise)
+    if proven is None:
+        return steps, fields, NUMERICAL
+    balls = any(step.error > 0 for step in proven)
+    return proven, fields, CERTIFIED if balls else SYMBOLIC
 
 
 def _declared(
@@ -219,11 +231,6 @@ def _decided(
     if found is None:
         return c.value, c.error, NUMERICAL
     return c.value, max(found[1], c.error), CERTIFIED
-
-
-def _proof(steps: Sequence[LeapStep]) -> str:
-    """How steps that are proven are known: values in closed form, or in balls."""
-    return CERTIFIED if any(step.error > 0 for step in steps) else SYMBOLIC
 
 
 def _noise(label_noise: sp.Expr | float) -> sp.Expr:
