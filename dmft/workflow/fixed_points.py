@@ -185,8 +185,8 @@ def fixed_points(
     >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
     >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
     >>> point, = dmft.fixed_points(eqs, dmft.Overlaps([[0.5]], [[0.0]]))
-    >>> round(point.overlaps.Q[0, 0], 12), round(point.risk, 12)
-    (0.333333333333, 0.666666666667)
+    >>> print(f"{point.overlaps.Q[0, 0]:.12f} {point.risk:.12f}")
+    0.333333333333 1.333333333333
     """
     _check(equations)
     given = [starts] if isinstance(starts, Overlaps) else list(starts)
