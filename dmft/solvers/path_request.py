@@ -51,6 +51,12 @@ def check_positive(**numbers: float | None) -> None:
             raise BadParameter(f"{name} = {number!r} must be positive and finite")
 
 
+def check_scale(noise_scale: float) -> None:
+    """A scale of the noise is finite and not negative."""
+    if noise_scale != 0.0:
+        check_positive(noise_scale=noise_scale)
+
+
 def check_counts(**counts: int) -> None:
     """Every count is an integer of at least 1 (a seed: 0)."""
     for name, count in counts.items():

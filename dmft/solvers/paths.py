@@ -99,7 +99,7 @@ def solve_paths(
     widths, constants, parameters : mapping
         As for `solve_problem`.
     noise_scale : float
-        Scale of the covariance: gamma/(p d n_b) for one-pass SGD.
+        Scale of the covariance: gamma/(p d n_b) for one-pass SGD; 0 leaves the drift alone.
     seed : int
         Path number i of a seed sees the same noise whatever the parameters, the number of paths
         and the number of threads, so that two runs can be compared path by path.
@@ -158,7 +158,8 @@ def solve_paths(
     """
     request.check_request(problem, method, t_start, t_max)
     request.check_counts(paths=paths, seed=seed, substeps=substeps)
-    request.check_positive(dt=dt, noise_scale=noise_scale, timeout=timeout, norm_bound=norm_bound)
+    request.check_positive(dt=dt, timeout=timeout, norm_bound=norm_bound)
+    request.check_scale(noise_scale)
     names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
     scalars = {
         name: float((parameters or {})[name])

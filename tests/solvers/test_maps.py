@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numba import njit
 from dmft.errors import BadParameter
 from dmft.solvers import march as march_module
 from dmft.solvers.archive import load_trajectory
-from dmft.solvers.events import Event
+from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.solve import solve_problem
@@ -139,6 +140,24 @@ def test_leaving_the_domain_keeps_the_last_state_inside():
     assert "leave the domain (no vectors have them) with the step after t = 4" in run.message
     on_edge = solve_problem(COUNTER, {"y": [1.0 + 1e-9, 0.0]}, 4, widths={"n": 2})
     assert (on_edge.status, on_edge.statistics["band_steps"]) == ("ok", 1)
+
+
+def test_overlaps_as_a_map(retrieval, leaver):
+    """Cosine events and the eigenvalues of a covariance work on maps of overlaps as on flows."""
+    system = retrieval(0.15, 0.0, 1e-2)
+    problem = replace(system.problem, kind="map")
+    run = solve_problem(
+        problem, system.start, 500, **system.arguments(), events=Event(LargestCosine(), 0.5, 1)
+    )
+    reached = run.M[:, 0, 0] >= 0.5
+    assert (run.status, int(np.argmax(reached))) == ("event", len(run) - 1)
+    whole = solve_problem(problem, system.start, 500, **system.arguments())
+    assert whole.M[-1, 0, 0] == pytest.approx(1.0, abs=1e-12)
+    gone = solve_problem(
+        replace(leaver.problem, kind="map"), leaver.start, 10, **leaver.arguments()
+    )
+    assert (gone.status, gone.t[-1], gone.M[-1, 0, 0]) == ("left_domain", 2.0, 1.0)
+    assert "smallest eigenvalue of the covariance 0 there, -0.5 beyond" in gone.message
 
 
 def test_budgets_are_exact():

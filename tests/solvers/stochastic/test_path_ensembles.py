@@ -69,6 +69,16 @@ def test_starts_of_their_own_and_observables(brownian):
     np.testing.assert_allclose(run.std.y, np.std(run.paths.y, axis=0, ddof=1), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("weak2", 2)])
+def test_without_noise_the_drift_is_integrated(clocked, method, order):
+    errors = []
+    for steps in (20, 40):
+        run = clocked.solve(2.0, paths=3, dt=2 / steps, method=method, noise_scale=0.0, save_at=2)
+        assert run.std.y[-1] < 1e-15
+        errors.append(abs(run.mean.y[-1] - math.exp(math.sin(2.0))))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
 def test_moments_of_chunks_merge_to_those_of_all(brownian, monkeypatch):
     monkeypatch.setattr(path_march, "LARGEST_CHUNK", 7)
     run = brownian.solve(1.0, paths=100, dt=0.1, keep_paths=True)
