@@ -5,7 +5,7 @@ No SymPy and no NumPy here, so that `dmft --help` is immediate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,16 @@ _NETWORK = {
     "readout": Key("scalars", "the a_j, one for each unit; ones by default"),
 }
 
+# A teacher is a network or a function of several fields; the reader asks for one of the two.
+_TARGET = {
+    "fields": Key("names", 'names of k fields, for example ["z1", "z2"]'),
+    "expression": Key("target", "formula in these fields, for example He(2, z1) + z1*z2"),
+}
+_TEACHER = {name: replace(key, required=False) for name, key in _NETWORK.items()} | _TARGET
+
 SCHEMA: dict[str, Table] = {
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
-    "teacher": Table("the network that writes the labels; the same keys", _NETWORK),
+    "teacher": Table("what writes the labels: a network, the same keys; or a target", _TEACHER),
     "model": Table(
         "what else makes the labels",
         {"label_noise": Key("scalar", "variance of the label noise; 0 by default")},
@@ -182,8 +189,8 @@ def describe() -> str:
     for name, table in SCHEMA.items():
         lines.append(f"  [{name}]  {table.text}")
         for key, entry in table.keys.items():
-            if name == "teacher":
-                break
+            if name == "teacher" and key in _NETWORK:
+                continue
             lines.append(f"    {key:<14}{_describe_key(entry)}")
     return "\n".join(lines)
 

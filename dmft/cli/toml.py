@@ -18,7 +18,16 @@ import sympy as sp
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
 from dmft.cli.values import Values, printable
 from dmft.errors import DmftError, ExpressionRefused
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Overlaps, random_overlaps
+from dmft.model import (
+    FIELD,
+    SGD,
+    Committee,
+    GradientFlow,
+    Model,
+    MultiIndex,
+    Overlaps,
+    random_overlaps,
+)
 
 # A declaration is a page of text; anything larger is not one.
 MAX_BYTES = 200_000
@@ -145,15 +154,42 @@ class _Reader:
         letters = [*parameters, *(a.name for a in axes if a.name not in BUILT_IN)]
         symbols = {name: sp.Symbol(name, real=True) for name in letters}
         self.values = Values(self.file, symbols)
+        self.values = Values(self.file, symbols, self._fields())
         options = {n: self._keys(n) for n in self.raw if n not in ("parameters", "title")}
         student = self._build("student", lambda: _committee(options.pop("student")))
-        teacher = self._build("teacher", lambda: _committee(options.pop("teacher")))
+        teacher = self._build("teacher", lambda: self._teacher(options.pop("teacher")))
         noise = options.pop("model", {}).get("label_noise", 0)
         model = self._build("model", lambda: Model(student, teacher, noise))
         algorithm = self._build("algorithm", lambda: _algorithm(options.pop("algorithm")))
         result = Declaration(self.file, model, algorithm, parameters, options, axes)
         self._check_letters(result, set(symbols.values()))
         return result
+
+    def _fields(self) -> dict[str, sp.Symbol]:
+        """Fields of a multi-index target; none for a network."""
+        raw, text = self.raw["teacher"], SCHEMA["teacher"].keys["fields"].text
+        if "expression" in raw and "fields" not in raw:
+            raise self.values.refusal("[teacher]", f"the key 'fields' is missing: {text}")
+        given = "fields" in raw
+        names = self.values.names(raw["fields"], "[teacher] fields") if given else []
+        return {name: sp.Symbol(name, real=True) for name in names}
+
+    def _teacher(self, keys: Mapping[str, Any]) -> Committee | MultiIndex:
+        known = SCHEMA["teacher"].keys
+        target = "fields" in keys or "expression" in keys
+        needed = ("fields", "expression") if target else ("activation", "width")
+        for name in needed:
+            if name not in keys:
+                raise self.values.refusal(
+                    "[teacher]", f"the key {name!r} is missing: {known[name].text}"
+                )
+        if not target:
+            return _committee(keys)
+        for name in keys:
+            if name not in needed:
+                reason = "belongs to a network; this teacher has fields and an expression"
+                raise self.values.refusal(f"[teacher] {name}", reason)
+        return MultiIndex(keys["expression"], [self.values.fields[n] for n in keys["fields"]])
 
     def _build(self, table: str, make: Callable[[], Any]) -> Any:
         """Say in which table a declaration of the floor below was refused."""

@@ -50,13 +50,23 @@ class Values:
         For messages.
     symbols : mapping of str to sympy.Symbol
         Letters that formulas may use.
+    fields : mapping of str to sympy.Symbol
+        Fields of a multi-index target.
     """
 
-    def __init__(self, file: Path, symbols: Mapping[str, sp.Symbol]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        symbols: Mapping[str, sp.Symbol],
+        fields: Mapping[str, sp.Symbol] | None = None,
+    ) -> None:
         self.file = file
         self.symbols = dict(symbols)
+        self.fields = dict(fields or {})
         self._readers: dict[str, Callable[[Any, str], Any]] = {
             "formula": self.formula,
+            "target": self.target,
+            "names": self.names,
             "width": self.width,
             "scalar": self.scalar,
             "scalars": self.scalars,
@@ -142,6 +152,26 @@ class Values:
         if FIELD not in expr.free_symbols:
             raise self.refusal(where, f"{shown(value)} does not depend on the field z")
         return expr
+
+    def target(self, value: Any, where: str) -> sp.Expr:
+        """Return a multi-index target, an expression in its fields."""
+        expr = self._parse(value, where, self.fields)
+        if not expr.free_symbols & set(self.fields.values()):
+            names = ", ".join(self.fields) or "fields = [...] is missing"
+            raise self.refusal(where, f"{shown(value)} depends on none of its fields ({names})")
+        return expr
+
+    def names(self, value: Any, where: str) -> list[str]:
+        """Return names, each once, that are no letters."""
+        if not isinstance(value, list) or not value:
+            raise self.refusal(where, f'must be a list like ["z1", "z2"], got {shown(value)}')
+        names = [self.name(x, where) for x in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise self.refusal(where, f"{name!r} stands twice")
+            if name in self.symbols:
+                raise self.refusal(where, f"{name!r} is already a letter: rename the field")
+        return names
 
     def scalar(self, value: Any, where: str) -> float | sp.Expr:
         """Return a number, or an expression in the letters of [parameters]."""
