@@ -74,7 +74,8 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 # Imports that a module needs only when its code calls the function.
 OPTIONAL_IMPORTS = {
     "field_root(": "from dmft.special.cholesky import field_root\n",
-    "erf_mixture_square(": "from dmft.special.mixture import erf_mixture_square\n",
+    "erf_mixture_square(": "from dmft.special.arcsine import erf_mixture_square\n",
+    "fast_erf(": "from dmft.special.hyperbolic import fast_erf\n",
     "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
     "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
     "field_average(": "from dmft.special.averages import field_average\n",

@@ -11,10 +11,10 @@ from dmft.emit import emit_expression
 # What the graph calls a function of this kind, followed by its name.
 POINT = "point"
 # Vectorisable functions of `dmft.special`, by name in the code.
-FAST = {sp.tanh: "fast_tanh", sp.exp: "fast_exp"}
+FAST = {sp.tanh: "fast_tanh", sp.exp: "fast_exp", sp.erf: "fast_erf"}
 
 TEMPLATE = """
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def {name}({arguments}):
     # {comment}
     return {text}

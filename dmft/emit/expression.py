@@ -168,7 +168,8 @@ class _Writer:
         if expr.is_Mul:
             return self.multiply(expr)
         if isinstance(expr, sp.exp):
-            return f"math.exp({self.text(expr.exp)})", ATOM
+            name = self.functions.get(sp.exp, "math.exp")
+            return f"{name}({self.text(expr.exp)})", ATOM
         if expr.is_Pow:
             return self.power(expr.base, expr.exp)
         return self.call(expr)

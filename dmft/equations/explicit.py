@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
@@ -90,6 +91,11 @@ class Unroller:
         if isinstance(expr, sp.Indexed):
             places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
             return self.entry(base_name(expr), tuple(places))
+        if isinstance(expr, Average):
+            raise BadParameter(
+                f"explicit() needs closed forms, and the average {expr} has none; drop its term "
+                "(without) or work with the indexed form"
+            )
         if isinstance(expr, Kernel):
             return elementary(self(expr.closed(), at))
         if isinstance(expr, sp.Sum):

@@ -30,7 +30,7 @@ Rows = tuple[tuple[float, ...], tuple[float, ...]]
 class ErfSquare(sp.Expr):
     """E[s(h_j) s(h_l) (sum_m c_m sigma_m)^2] of committees of erf mixtures, in closed form.
 
-    Compiled by `dmft.special.mixture`; `plain` is the NumPy reference.
+    Compiled by `dmft.special.arcsine`; `plain` is the NumPy reference.
     """
 
     is_commutative = True

@@ -1,4 +1,4 @@
-"""Branch-free exponential and hyperbolic tangent, which compilers vectorise (libm's they do not).
+"""Branch-free exp, tanh and erf, which compilers vectorise (those of libm they do not).
 
 exp(x) = 2^k exp(r) with |r| <= log(2)/2; k is read off the bits of x / log(2) + 1.5 * 2^52 and
 becomes the exponent bits of the result, so that no conversion between integers and floats is left.
@@ -20,6 +20,37 @@ LOG_2_HIGH = 6.93147180369123816490e-01
 LOG_2_LOW = 1.90821492927058770002e-10
 # Beyond, exp overflows to infinity or is smaller than any normal number.
 LOWEST, HIGHEST = -708.0, 709.0
+# log(erfc(u) / t) + u^2 as a polynomial in y = 2 t - 1, t = 2 / (2 + u), from its Chebyshev series
+# to degree 26 computed in 40 digits; what is left out is below 1e-16.
+ERFC = (
+    -0.6717940840566923,
+    0.672643223977656,
+    0.04734330684190443,
+    -0.046895610231083025,
+    -0.009872689366389959,
+    0.008824938553738764,
+    0.001758933557799016,
+    -0.002345812444802156,
+    -0.00014624686337800336,
+    0.0006736782697069831,
+    -9.37350311709817e-05,
+    -0.00017429984933155644,
+    7.14010141275703e-05,
+    3.173310599377061e-05,
+    -3.0187884551394243e-05,
+    1.699233231227702e-07,
+    8.562623420121286e-06,
+    -3.007645434410669e-06,
+    -1.27231190486887e-06,
+    1.3267813608518889e-06,
+    -1.6849800720653297e-07,
+    -3.168341367694147e-07,
+    1.5334345920908177e-07,
+    3.972203547273795e-08,
+    -3.9171820510271855e-08,
+    -1.5867042924138042e-09,
+    4.06088214696972e-09,
+)
 # Taylor coefficients 1/n!: the remainder at |r| <= log(2)/2 is below 2^-54.
 C = tuple(1.0 / math.factorial(n) for n in range(14))
 
@@ -69,3 +100,46 @@ def fast_tanh(x: float) -> float:
     """
     e = fast_exp(-2.0 * abs(x))
     return math.copysign((1.0 - e) / (1.0 + e), x)
+
+
+@njit(inline="always", error_model="numpy")
+def fast_erf(x: float) -> float:
+    """Error function, absolute error below 5e-16; NaN kept.
+
+    Examples
+    --------
+    >>> abs(fast_erf(0.5) - 0.5204998778130465) < 5e-16, fast_erf(-30.0)
+    (True, -1.0)
+    """
+    u = abs(x)
+    t = 2.0 / (2.0 + u)
+    y = 2.0 * t - 1.0
+    s = ERFC[26]
+    s = s * y + ERFC[25]
+    s = s * y + ERFC[24]
+    s = s * y + ERFC[23]
+    s = s * y + ERFC[22]
+    s = s * y + ERFC[21]
+    s = s * y + ERFC[20]
+    s = s * y + ERFC[19]
+    s = s * y + ERFC[18]
+    s = s * y + ERFC[17]
+    s = s * y + ERFC[16]
+    s = s * y + ERFC[15]
+    s = s * y + ERFC[14]
+    s = s * y + ERFC[13]
+    s = s * y + ERFC[12]
+    s = s * y + ERFC[11]
+    s = s * y + ERFC[10]
+    s = s * y + ERFC[9]
+    s = s * y + ERFC[8]
+    s = s * y + ERFC[7]
+    s = s * y + ERFC[6]
+    s = s * y + ERFC[5]
+    s = s * y + ERFC[4]
+    s = s * y + ERFC[3]
+    s = s * y + ERFC[2]
+    s = s * y + ERFC[1]
+    s = s * y + ERFC[0]
+    tail = t * fast_exp(s - u * u)
+    return math.copysign(1.0 - tail, x)
