@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import factorial
 
 import sympy as sp
@@ -12,6 +13,8 @@ from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.series import DIGITS, NORMAL, Side, remembered, rounding
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD
+
+CORRELATION = sp.Dummy("rho", positive=True)
 
 
 def edge_pair(one: Side, two: Side, rho: sp.Expr, order: int) -> tuple[sp.Expr, sp.Expr]:
@@ -99,17 +102,24 @@ def _slope_remainder(side: Side) -> sp.Expr | None:
 
 def _kernel_remainder(side: Side, size: sp.Expr) -> sp.Expr | None:
     """The sum itself, where E[f(u) f(v)] at correlation |rho| is closed."""
-    if not all(c.exact for c in side.coefficients):
+    total = side.size[(0,)]
+    if not (total.exact and all(c.exact for c in side.coefficients)):
         return None
-    u, v = NORMAL, sp.Dummy("v", real=True)
-    rho = size if size.is_number else sp.Dummy("rho", nonnegative=True)
-    law = Gaussian([u, v], [[1, rho], [rho, 1]])
+    kernel = _kernel(side.scaled)
+    if kernel is None:
+        return None
+    # A float, not a fraction of long integers, whose roots SymPy would factorise.
+    place = sp.N(size, 2 * DIGITS) if size.is_number else size
+    gap = Coefficient(total.value - kernel.xreplace({CORRELATION: place}), True)
+    return side.beyond(gap, [1 - size**n for n in range(len(side.coefficients))])
+
+
+@lru_cache(maxsize=256)
+def _kernel(scaled: sp.Expr) -> sp.Expr | None:
+    """E[f(u) f(v)] as a function of `CORRELATION`, if it is closed."""
+    v = sp.Dummy("v", real=True)
+    law = Gaussian([NORMAL, v], [[1, CORRELATION], [CORRELATION, 1]])
     try:
-        kernel = law.expect(side.scaled * side.scaled.xreplace({u: v}))
+        return law.expect(scaled * scaled.xreplace({NORMAL: v}))
     except (NotClosed, BadParameter):
         return None
-    total = side.size[(0,)]
-    if not total.exact:
-        return None
-    gap = Coefficient((total.value - kernel).xreplace({rho: size}), True)
-    return side.beyond(gap, [1 - size**n for n in range(len(side.coefficients))])
