@@ -1,0 +1,195 @@
+"""Closed forms at random covariances: 24 decades of variance, correlations up to exactly +-1.
+
+The witness (`sweep.py`) is a graded quadrature that shares nothing with the library. Errors are
+relative to sqrt(E f^2 E g^2): below 1e-10 away from parallel fields, below 1e-7 near them.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.special.orthant import four_signs
+
+# tests/ is no package (importlib mode): the helper is loaded from its file.
+_SPEC = importlib.util.spec_from_file_location("sweep", Path(__file__).with_name("sweep.py"))
+sweep = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(sweep)
+FAMILIES = sweep.FAMILIES
+
+AWAY, EDGE = 1e-10, 1e-7
+# Closer than this to +-1, an error of one rounding of the covariance is magnified by its root.
+NEAR = 1e-6
+SAME = [(name, name) for name in FAMILIES]
+MIXED = [
+    ("relu", "erf"), ("sign", "cubic"), ("relu", "sign"), ("heaviside", "relu"), ("abs", "cos"),
+    ("bump", "relu"), ("erf", "cubic"), ("relu2", "erf3"), ("exp", "relu"), ("sin", "sign"),
+    ("relu3", "quartic"), ("cosh", "bump"), ("cdf", "heaviside"), ("leaky", "abs"),
+    ("sign", "bump"), ("cdf_shifted", "relu"), ("cdf_shifted", "heaviside"), ("sin", "exp"),
+]  # fmt: skip
+
+
+def gaps(rows):
+    """1 - |rho|, from the floats as they are."""
+    a, b, c = rows.astype(np.longdouble).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num((1 - np.abs(b) / np.sqrt(a * c)).astype(float), nan=1.0)
+
+
+def errors(pair, count, seed):
+    """Relative errors away from and near parallel fields."""
+    first, second = (FAMILIES[name] for name in pair)
+    rows = sweep.random_covariances(np.random.default_rng(seed), count, (first, second))
+    value = sweep.library([first.factor, second.factor], [0, 1], 2)(rows)
+    truth, scale = sweep.witness(first, second, rows)
+    error = np.abs(value - truth) / scale
+    assert np.all(np.isfinite(value)), rows[~np.isfinite(value)][:3]
+    near = gaps(rows) < NEAR
+    assert near.sum() > count / 10
+    # Huge nearly parallel fields under a narrow function: what one rounding of the covariance does
+    # to the exact value is not an error of the formula.
+    hard = near & (error > EDGE)
+    if hard.any():
+        moved = [
+            sweep.witness(first, second, rows[hard] * [1, 1 + s * 2.0**-52, 1])[0] for s in (1, -1)
+        ]
+        effect = np.max([np.abs(m - truth[hard]) for m in moved], axis=0) / scale[hard]
+        error[hard] = np.where(error[hard] < 2 * effect, EDGE / 2, error[hard])
+    return error[~near].max(), error[near].max(), rows[error.argmax()]
+
+
+@pytest.mark.parametrize("pair", [*SAME, *MIXED], ids="-".join)
+def test_two_hundred_covariances(pair):
+    away, near, worst = errors(pair, 200, 0)
+    assert away < AWAY, worst
+    assert near < EDGE, worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [*SAME, *MIXED], ids="-".join)
+def test_ten_thousand_covariances(pair):
+    away, near, worst = errors(pair, 10_000, 1)
+    print(f"{'-'.join(pair):24s} away {away:.1e}  near {near:.1e}")
+    assert away < AWAY, worst
+    assert near < EDGE, worst
+
+
+MEANS = [
+    "sign", "heaviside", "abs", "relu", "relu2", "erf", "cdf_shifted", "exp", "bump", "cubic",
+]  # fmt: skip
+
+
+def shifted_errors(name, other, count, seed):
+    """Errors with means of the order of the deviations.
+
+    Six decades of variance: 4 Phi_2 - ... of tiny fields keeps absolute digits only.
+    """
+    rng = np.random.default_rng(seed)
+    first, second = (
+        f._replace(lowest=1e-3, highest=min(f.highest, 1e3))
+        for f in (FAMILIES[name], FAMILIES[other])
+    )
+    rows = sweep.random_covariances(rng, count, (first, second))
+    means = rng.standard_normal((count, 2)) * np.sqrt(rows[:, [0, 2]])
+    value = sweep.library([first.factor, second.factor], [0, 1], 2, means=True)
+    truth, scale = sweep.witness(first, second, rows, means)
+    error = np.abs(value(np.hstack([rows, means])) - truth) / scale
+    near = gaps(rows) < NEAR
+    return error[~near].max(), error[near].max(), rows[error.argmax()]
+
+
+@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("count", [40, pytest.param(4000, marks=pytest.mark.slow)])
+def test_nonzero_means(name, count):
+    for other in ("relu", "erf"):
+        away, near, worst = shifted_errors(name, other, count, 2)
+        print(f"{name}-{other:8s} with means: away {away:.1e}  near {near:.1e}")
+        assert away < AWAY, worst
+        assert near < EDGE, worst
+
+
+@pytest.mark.parametrize("name", ["sign", "relu", "erf", "cdf_shifted", "bump", "sin"])
+def test_expect_at_floats(name):
+    """The road of a user who calls `Gaussian.expect` with numbers."""
+    family = FAMILIES[name]
+    rows = sweep.random_covariances(np.random.default_rng(3), 25, (family, family))
+    truth, scale = sweep.witness(family, family, rows)
+    x, y = sp.symbols("x y", real=True)
+    expr = family.factor.xreplace({sweep.z: x}) * family.factor.xreplace({sweep.z: y})
+    for (a, b, c), t, s, gap in zip(rows, truth, scale, gaps(rows), strict=True):
+        value = float(dmft.Gaussian([x, y], [[a, b], [b, c]]).expect(expr))
+        assert abs(value - t) < (EDGE if gap < NEAR else AWAY) * s
+
+
+def four_fields(rng, count):
+    """Factors A (count, 4, 4) of rank 2 to 4: scales of 12 decades, nearly parallel rows."""
+    rank = rng.integers(2, 5, count)
+    A = rng.standard_normal((count, 4, 4)) * (np.arange(4) < rank[:, None])[:, None, :]
+    near = rng.random(count) < 0.4
+    side = np.where(rng.random(near.sum()) < 0.5, 1, -1)[:, None]
+    A[near, 1] = A[near, 0] * side + 10.0 ** rng.uniform(-12, -1, near.sum())[:, None] * A[near, 1]
+    return A * 10.0 ** rng.uniform(-6, 6, (count, 4, 1))
+
+
+def rejected(v, w):
+    """Part of the vectors v that is orthogonal to the unit vectors w."""
+    return v - (v * w).sum(axis=-1, keepdims=True) * w
+
+
+def unit(v):
+    size = np.linalg.norm(v, axis=-1, keepdims=True)
+    return v / np.where(size > 0, size, 1.0)
+
+
+def four_signs_witness(A):
+    """Price along t C + (1 - t) diag C, all angles from the factor of that matrix.
+
+    The factor (sqrt(t) A, sqrt(1 - t) diag) needs no determinant: what two fields leave of the two
+    others is a Gram-Schmidt step. The integral runs over s = sqrt(1 - t), graded towards 0.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    edges = np.concatenate([[0.0], 2.0 ** np.arange(-34, 1)])
+    s = (edges[:-1, None] + np.diff(edges)[:, None] * (1 + nodes) / 2).ravel()
+    ds = (np.diff(edges)[:, None] * weights / 2).ravel()
+    rows = unit(A)
+    total = np.zeros(len(A))
+    for point, width in zip(s, ds, strict=True):
+        t = 1 - point * point
+        wide = np.zeros((len(A), 4, 8))
+        wide[:, :, :4] = np.sqrt(t) * rows
+        wide[:, np.arange(4), 4 + np.arange(4)] = point
+        for i, j, k, l in sweep.PAIRS_OF_FOUR:  # noqa: E741
+            cosine = (rows[:, i] * rows[:, j]).sum(axis=-1)
+            first = wide[:, i]
+            rest = rejected(wide[:, j], first)
+            sine = np.linalg.norm(rest, axis=-1)
+            left = [rejected(rejected(wide[:, n], first), unit(rest)) for n in (k, l)]
+            left = [rejected(v, unit(rest)) for v in left]  # once more: rounding of the first
+            cross = (left[0] * left[1]).sum(axis=-1)
+            beside = np.linalg.norm(rejected(left[1], unit(left[0])), axis=-1)
+            angle = np.arctan2(cross, beside * np.linalg.norm(left[0], axis=-1))
+            total += width * 2 * point * cosine / sine * angle * (4 / np.pi**2)
+    return total
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_four_signs(count):
+    A = four_fields(np.random.default_rng(4), count)
+    C = A @ A.transpose(0, 2, 1)
+    upper = np.triu_indices(4)
+    value = np.array([four_signs(*c[upper]) for c in C])
+    truth = four_signs_witness(A)
+    rows = unit(A)
+    sines = [
+        np.linalg.norm(rejected(rows[:, i], rows[:, j]), axis=-1) ** 2
+        for i, j in zip(*np.triu_indices(4, 1), strict=True)
+    ]
+    near = np.min(sines, axis=0) < NEAR
+    error = np.abs(value - truth)
+    print(f"four signs: away {error[~near].max():.1e}  near {error[near].max():.1e}")
+    assert np.all(np.isfinite(value))
+    assert error[~near].max() < AWAY
+    assert error[near].max() < EDGE
