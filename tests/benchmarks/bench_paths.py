@@ -103,7 +103,7 @@ def exit_times():
             f"{PATHS} exit times of phase retrieval, d = {DIM}, {method}",
             f"{seconds:.3f} s",
             f"{plain:.2f} s",
-            f"{plain / seconds:.0f}x",
+            f"{plain / seconds:.1f}x",
         )
         line("  a step of a path, one thread", f"{one / steps * 1e9:.0f} ns")
         times = np.fmin(*(passage.times for passage in run.first_passage.values()))

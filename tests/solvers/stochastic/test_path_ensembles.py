@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+import dmft
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers import path_march
 from dmft.solvers.events import Event
@@ -175,6 +176,7 @@ def test_records_round_trip(brownian, tmp_path):
         provenance={"time_step_times_dim": 0.5},
     )  # fmt: skip
     assert load_paths(run.save(tmp_path / "paths.nc")) == run
+    assert dmft.load(tmp_path / "paths.nc") == run
     assert pickle.loads(pickle.dumps(run)) == run
     data = run.to_xarray()
     assert dict(data.sizes) == {"t": 21, "path": 20, "event": 1}
