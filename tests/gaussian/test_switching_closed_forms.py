@@ -63,7 +63,9 @@ def quadrature(functions, cov, mean=None):
     total = 0.0
     first = [-m[0] / A[0, 0]] if A[0, 0] > 0 else []
     # At the corner, where both kinks meet, the inner integral turns within the width of the second.
-    corner, width = (-m[1] / A[1, 0], A[1, 1] / abs(A[1, 0])) if A[1, 0] else (0.0, np.inf)
+    corner, width = (
+        (-m[1] / A[1, 0], A[1, 1] / abs(A[1, 0])) if abs(A[1, 0]) > 1e-9 else (0.0, np.inf)
+    )
     if width < 0.3:
         first += [corner - 6 * width, corner, corner + 6 * width]
     for u, weight in zip(*panels(first), strict=True):
