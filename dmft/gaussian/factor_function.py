@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 ORDER = 16
 DIGITS = 34
-# Points at which parity is judged.
+# Points at which the parity of an analytic factor is judged.
 PARITY_POINTS = (0.0917, 0.3713, 0.881, 1.377, 2.219, 3.733, 5.119, 9.071)
 # Radii and points of Cauchy's integrals; how far two radii agree, and what is zero then.
 AGREEMENT, NOTHING = 1e-22, 1e-20
@@ -69,7 +69,10 @@ class FactorFunction:
 
     @property
     def parity(self) -> int:
-        """1 for an even factor, -1 for an odd one, 0 otherwise."""
+        """1 for an even factor, -1 for an odd one, 0 otherwise or where that is not seen."""
+        if not is_smooth(self.factor):  # it may vanish at all points
+            image = self.factor.xreplace({FIELD: -FIELD})
+            return next((s for s in (1, -1) if sp.expand(image - s * self.factor) == 0), 0)
         points = np.array(PARITY_POINTS)
         up, down = self(points), self(-points)
         for sign in (1, -1):

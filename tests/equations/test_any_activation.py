@@ -20,12 +20,12 @@ def committee(student, teacher, p=2, k=1):
     return dmft.Model(dmft.Committee(student, p), dmft.Committee(teacher, k))
 
 
-def rates_by_definition(start, sigma, slope, star):
+def rates_by_definition(start, sigma, slope, star, step=0.25):
     """E[psi_j lambda_i] summed over a product of trapezoidal rules in all fields."""
     p, k = start.p, start.k
     root = np.linalg.cholesky(start.Omega)
-    x = np.arange(-9, 9.01, 0.25)
-    w = np.exp(-0.5 * x * x) * 0.25 / np.sqrt(2 * np.pi)
+    x = np.arange(-9, 9 + step / 2, step)
+    w = np.exp(-0.5 * x * x) * step / np.sqrt(2 * np.pi)
     grid = np.meshgrid(*[x] * (p + k), indexing="ij")
     weight = np.prod(np.meshgrid(*[w] * (p + k), indexing="ij"), axis=0)
     fields = np.tensordot(root, grid, axes=1)
@@ -121,7 +121,7 @@ def test_flow_against_another_integrator(start):
     def rhs(t, y):
         here = dmft.Overlaps(Q=y[:4].reshape(2, 2), M=y[4:].reshape(2, 1), P=[[1.0]])
         slope = lambda x: 1 - np.tanh(x) ** 2  # noqa: E731
-        rates = rates_by_definition(here, np.tanh, slope, np.tanh)
+        rates = rates_by_definition(here, np.tanh, slope, np.tanh, step=0.36)
         return np.concatenate([rates["Q"].ravel(), rates["M"].ravel()])
 
     y0 = np.concatenate([start.Q.ravel(), start.M.ravel()])

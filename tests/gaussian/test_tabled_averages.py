@@ -11,6 +11,7 @@ from dmft.emit import cache_directory
 from dmft.errors import NotClosed
 from dmft.gaussian import tabled
 from dmft.gaussian.direct import direct_pair
+from dmft.gaussian.factor_function import FactorFunction
 from dmft.gaussian.factor_table import factor_table
 from dmft.gaussian.tabled import FieldTable, PairTable, tabled_expectation
 from dmft.model import FIELD as z
@@ -240,6 +241,20 @@ def tables_of(factor):
 def test_three_fields_are_refused():
     with pytest.raises(NotClosed, match="one and two fields"):
         tabled_expectation([sp.tanh(z)] * 3, ["u", "v", "w"], lambda x, y: sp.Symbol("C"))
+
+
+@pytest.mark.parametrize(
+    ("factor", "parity"),
+    [
+        (sp.tanh(z), -1),
+        (1 / (1 + sp.exp(-z)) - sp.S.Half, -1),
+        (sp.Abs(sp.tanh(z)), 1),
+        (sp.Max(sp.tanh(z - 20), 0), 0),
+        (sp.Piecewise((sp.tanh(z), (z > 10) & (z < 11)), (0, True)), 0),
+    ],
+)
+def test_parity_is_not_guessed_from_where_a_factor_vanishes(factor, parity):
+    assert FactorFunction(factor).parity == parity
 
 
 def test_damaged_and_missing_tables_are_made_again(monkeypatch):
