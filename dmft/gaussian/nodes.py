@@ -67,7 +67,8 @@ class NodeRule:
 def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
     """Error of a value from the values of the groups of its rule.
 
-    Sobol: the standard error of the mean of the replicas times Student's 99 % quantile.
+    Sobol: the standard error of the mean of the replicas times Student's 99 % quantile. Replicas
+    are not quite normal: over random laws and integrands 97 to 100 % of the claims held.
     Gauss-Hermite: the distance to the coarser rule.
     """
     if kind == "gauss-hermite":

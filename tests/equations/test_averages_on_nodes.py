@@ -1,0 +1,222 @@
+"""Averages on nodes: against closed forms, Monte Carlo, compiled code and their own error."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.equations import symbols as x
+from dmft.equations.average import Average
+from dmft.equations.definitions import Definition
+from dmft.equations.kernels import Kernel
+from dmft.equations.neighbour import ErfSquare
+from dmft.equations.nodes import discretise, sums_inside
+from dmft.equations.residual import average_square
+from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.switch import derivative
+from dmft.model import FIELD as z
+
+ERF = sp.erf(z / sp.sqrt(2))
+RELU = sp.Max(0, z)
+TARGET = sp.symbols("z1 z2", real=True)
+
+
+def by_nodes(equations):
+    """The same equations with the quadratic term forced to one average."""
+    prime = derivative(equations.model.student.activation)
+    weights = [(prime, x.h[x.j]), (prime, x.h[x.l])]
+    prefactor = x.gamma * x.a[x.j] * x.a[x.l] / x.p
+    terms = {"sgd_noise": prefactor * average_square(equations.model, weights)}
+    definitions = [
+        Definition(d.target, tuple((t, terms.get(t, e)) for t, e in d.terms), d.role)
+        for d in equations.definitions
+    ]
+    return replace(equations, definitions=tuple(definitions))
+
+
+def compiled_rates(equations, start, **options):
+    """Rates by the generated code."""
+    problem = dmft.build(equations)
+    values = equations.values(start, options)
+    y = problem.pack({"Q": start.Q, "M": start.M})
+    scalars = {name: values.scalars[name] for name in problem.parameters}
+    par = problem.pack_parameters(scalars, values.arrays)
+    out = np.empty_like(y)
+    widths = np.array([values.widths[name] for name in problem.widths])
+    problem.rhs(0.0, y, widths, par, out)
+    return problem.unpack(out, values.widths)
+
+
+def committee(activation, p=3, k=2, teacher=None, noise=0.1):
+    student = dmft.Committee(activation, p)
+    return dmft.Model(student, dmft.Committee(teacher or activation, k), noise)
+
+
+@pytest.mark.parametrize("activation", [ERF, RELU], ids=["erf", "relu"])
+@pytest.mark.parametrize("teacher", [None, z**2], ids=["matched", "square"])
+def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeypatch):
+    monkeypatch.setattr("dmft.equations.nodes.neighbour", lambda average: None)
+    model = committee(activation, p=2, k=1, teacher=teacher)
+    closed = dmft.derive(model, dmft.SGD(0.7))
+    assert not closed.averages
+    open_form = by_nodes(closed)
+    assert len(open_form.averages) == 1
+    start = dmft.random_overlaps(model, dim=12, seed=3)
+    exact = closed.evaluate(start)["Q"]
+    hits = []
+    for seed in range(12):
+        value = open_form.evaluate(start, nodes=512, seed=seed)["Q"]
+        error = open_form.evaluate_error(start, nodes=512, seed=seed)["Q"]
+        hits += (np.abs(value - exact) <= error)[np.triu_indices(2)].tolist()
+        assert np.max(error) < 0.2 * np.max(np.abs(exact))
+    assert np.mean(hits) >= 0.95
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [sp.tanh(z), z / (1 + sp.exp(-z))],
+    ids=["tanh", "silu"],
+)
+def test_rates_of_open_activations_against_monte_carlo(activation):
+    model = committee(activation, noise=0.2)
+    equations = dmft.derive(model, dmft.SGD(0.8))
+    assert equations.averages
+    assert not equations.open_kernels
+    start = dmft.random_overlaps(model, dim=9, seed=1)
+    rates, error = equations.evaluate(start), equations.evaluate_error(start)
+    mean, deviation = monte_carlo(model, start, 0.8, 400_000)
+    for name in ("Q", "M"):
+        z_scores = (rates[name] - mean[name]) / np.hypot(deviation[name], error[name] / 2.6)
+        assert np.max(np.abs(z_scores)) < 4
+
+
+def monte_carlo(model, start, learning_rate, samples):
+    """Means of the update and their standard deviations, from the definition of one step."""
+    sigma, star = (
+        sp.lambdify(z, net.activation, "scipy") for net in (model.student, model.teacher)
+    )
+    slope = sp.lambdify(z, derivative(model.student.activation), "scipy")
+    rng = np.random.default_rng(11)
+    omega = np.block([[start.Q, start.M], [start.M.T, start.P]])
+    fields = np.linalg.cholesky(omega) @ rng.standard_normal((len(omega), samples))
+    h, h_star = fields[: start.p], fields[start.p :]
+    noise = np.sqrt(float(model.label_noise)) * rng.standard_normal(samples)
+    psi = slope(h) * (star(h_star).mean(0) + noise - sigma(h).mean(0))
+    gamma = learning_rate / start.p
+    q = psi[:, None] * h[None] + h[:, None] * psi[None] + gamma * psi[:, None] * psi[None]
+    m = psi[:, None] * h_star[None]
+    mean = {"Q": q.mean(-1), "M": m.mean(-1)}
+    return mean, {"Q": q.std(-1) / samples**0.5, "M": m.std(-1) / samples**0.5}
+
+
+@pytest.mark.parametrize(
+    ("activation", "teacher"),
+    [
+        (sp.tanh(z), None),
+        pytest.param(1 / (1 + sp.exp(-z)), sp.tanh(z), marks=pytest.mark.slow),
+        pytest.param(z / (1 + sp.exp(-z)), ERF, marks=pytest.mark.slow),
+        (sp.Piecewise((z / 10, z < 1), (z - sp.Rational(9, 10), True)), RELU),
+    ],
+    ids=["tanh", "sigmoid", "silu", "piecewise"],
+)
+def test_reference_and_compiled_rates_agree(activation, teacher):
+    model = committee(activation, p=2, teacher=teacher)
+    equations = dmft.derive(model, dmft.SGD(0.8, constraint="sphere"))
+    if activation.has(sp.Piecewise):  # its tables take half a minute
+        equations = equations.without("learning", "interaction", "label_noise")
+    start = dmft.random_overlaps(model, dim=9, seed=1, normalised=True)
+    rates = equations.evaluate(start, nodes=64)
+    compiled = compiled_rates(equations, start, nodes=64)
+    for name, rate in rates.items():
+        np.testing.assert_allclose(compiled[name], rate, atol=1e-13 * np.max(np.abs(rate)))
+
+
+def test_joint_targets_are_averaged_on_nodes():
+    model = dmft.Model(
+        dmft.Committee(ERF, 2), dmft.MultiIndex(sp.tanh(TARGET[0] + TARGET[1] ** 2), TARGET)
+    )
+    equations = dmft.derive(model, dmft.SGD(0.8))
+    start = dmft.random_overlaps(model, dim=9, seed=1)
+    rates = equations.evaluate(start, nodes=64)
+    compiled = compiled_rates(equations, start, nodes=64)
+    for name, rate in rates.items():
+        np.testing.assert_allclose(compiled[name], rate, atol=1e-13)
+
+
+def test_closed_neighbour_is_the_closed_form_and_takes_the_noise(monkeypatch):
+    """One error function of unit scale is the erf committee; three of them are near tanh."""
+    model = committee(ERF, noise=0.0)
+    closed = dmft.derive(model, dmft.SGD(3.0))
+    start = dmft.random_overlaps(model, dim=9, seed=2)
+    exact = closed.evaluate(start)["Q"] - closed.without("sgd_noise").evaluate(start)["Q"]
+    one = sp.Tuple(sp.Tuple(0, 1), sp.Tuple(1, 1))
+    square = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], one, one)
+    omega = np.block([[start.Q, start.M], [start.M.T, start.P]])
+    c = np.array([-1 / 3] * 3 + [1 / 2] * 2)
+    np.testing.assert_allclose(square.plain(omega, c, 3), exact, atol=1e-14)
+    tanh = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
+    assert any(isinstance(d.expr, ErfSquare) for d in tanh.on_nodes)
+    error = tanh.evaluate_error(start, nodes=512)["Q"]
+    monkeypatch.setattr("dmft.equations.nodes.neighbour", lambda average: None)
+    plain = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
+    rough = plain.evaluate_error(start, nodes=512)["Q"]
+    assert np.max(error) < np.max(rough) / 20
+
+
+def test_perfect_recovery_has_a_root_and_no_noise():
+    model = committee(sp.tanh(z), p=2, k=2, noise=0.0)
+    equations = dmft.derive(model, dmft.SGD(0.8))
+    same = dmft.Overlaps(np.eye(2), np.eye(2), np.eye(2))
+    for rates in (equations.evaluate(same, nodes=64), compiled_rates(equations, same, nodes=64)):
+        assert np.max(np.abs(rates["Q"])) < 1e-12
+
+
+def test_gradient_flow_and_closed_models_need_no_nodes():
+    tanh = committee(sp.tanh(z))
+    flow = dmft.derive(tanh, dmft.GradientFlow())
+    assert not flow.averages
+    assert flow.on_nodes == flow.definitions
+    assert not dmft.derive(tanh, dmft.SGD(0.5)).without("sgd_noise").averages
+    for activation in (ERF, z**3 - 3 * z, RELU):
+        closed = dmft.derive(committee(activation), dmft.SGD(0.5))
+        assert closed.approximation == "exact"
+        start = dmft.random_overlaps(closed.model, dim=9, seed=1)
+        with pytest.raises(BadParameter, match="nodes"):
+            closed.evaluate(start, nodes=64)
+
+
+def test_tensor_rule_in_two_dimensions_is_far_more_accurate():
+    model = committee(sp.log(1 + sp.exp(z)), p=1, k=1)
+    equations = dmft.derive(model, dmft.SGD(0.5))
+    start = dmft.Overlaps([[0.8]], [[0.3]], [[1.0]])
+    assert equations.rule(start, {}).kind == "gauss-hermite"
+    coarse = equations.evaluate(start, nodes=32)["Q"]
+    assert np.abs(coarse - equations.evaluate(start)["Q"]) < 1e-9
+    kinked = dmft.derive(committee(sp.Max(0, z - 1), p=1, k=1), dmft.SGD(0.5))
+    assert kinked.rule(start, {}).kind == "sobol"
+
+
+def test_averages_print_and_refuse():
+    equations = dmft.derive(committee(sp.tanh(z)), dmft.SGD(0.5))
+    assert "⟨σ'(h[j]) σ'(h[l]) [Σ_m σ(λ[m])*c[m]]^2⟩" in str(equations)
+    assert r"\sigma'(h_{j})\,\sigma'(h_{l})" in equations.latex()
+    assert "error estimated" in equations.approximation
+    assert 0 < equations.error < 1e-9
+    with pytest.raises(BadParameter, match="average"):
+        equations.explicit(1, 1)
+    start = dmft.random_overlaps(equations.model, dim=9, seed=1)
+    for wrong in ({"nodes": 100}, {"nodes": 64, "replicas": 1}, {"seed": -1}):
+        with pytest.raises(BadParameter):
+            equations.evaluate(start, **wrong)
+    jump = Average(sp.DiracDelta(x.h[x.j]))
+    with pytest.raises(NotClosed, match="Dirac"):
+        discretise([Definition(x.risk, (("risk", jump),), "observable")])
+
+
+def test_sums_over_neurons_go_inside():
+    inner = Average(x.h[x.j] * x.h[x.u])
+    moved = sums_inside(sp.Sum(x.a[x.u] * inner, (x.u, 1, x.p)) / x.p)
+    assert moved.atoms(Average) == {Average(x.h[x.j] * sp.Sum(x.a[x.u] * x.h[x.u], (x.u, 1, x.p)))}
+    assert not moved.atoms(Kernel)

@@ -1,0 +1,105 @@
+"""Runs with averages on nodes: their error is measured, kept, saved, and covers what it claims."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.model import FIELD as z
+
+
+@pytest.fixture(scope="module")
+def equations():
+    student, teacher = dmft.Committee(sp.tanh(z), 2), dmft.Committee(sp.tanh(z), 1)
+    return dmft.derive(dmft.Model(student, teacher, 0.1), dmft.SGD(0.8))
+
+
+@pytest.fixture(scope="module")
+def start(equations):
+    return dmft.random_overlaps(equations.model, dim=20, seed=4)
+
+
+@pytest.fixture(scope="module")
+def run(equations, start):
+    return dmft.solve(equations, start, 8.0, save_at=9, quadrature_tol=1e-5)
+
+
+def test_a_run_meets_its_tolerance_and_says_how(run):
+    assert run.status == "ok"
+    assert run.error["Q"].shape == run.Q.shape
+    assert run.error["risk"].shape == run.t.shape
+    assert run.quadrature_error.shape == run.t.shape
+    assert run.quadrature_error[0] < 1e-14
+    assert 0 < run.quadrature_error.max() <= 1e-5 * max(1.0, np.abs(run.Q).max())
+    assert "quadrature error" in run.provenance["approximation"]
+    assert "Sobol" in run.provenance["quadrature_rule"]
+    assert run.provenance["quadrature_tol_met"]
+
+
+def test_the_error_of_a_run_covers_that_of_independent_nodes(equations, start, run):
+    truth = dmft.solve(equations, start, 8.0, save_at=9, nodes=4096, seed=77)
+    hits = []
+    for seed in range(5):
+        other = dmft.solve(equations, start, 8.0, save_at=9, nodes=64, seed=seed)
+        for name in ("Q", "M", "risk"):
+            gap = np.abs(other[name] - truth[name])[1:]
+            hits += (gap <= other.error[name][1:] + truth.error[name][1:]).ravel().tolist()
+    assert np.mean(hits) >= 0.95
+    assert np.max(np.abs(run.Q - truth.Q)) < 2e-5
+
+
+def test_too_few_nodes_are_told(equations, start):
+    rough = dmft.solve(equations, start, 1.0, save_at=2, nodes=2, quadrature_tol=1e-9)
+    assert "exceeds quadrature_tol" in rough.message
+    assert not rough.provenance["quadrature_tol_met"]
+    for wrong in ({"quadrature_tol": 0.0}, {"nodes": 3}, {"replicas": 2}):
+        with pytest.raises(BadParameter):
+            dmft.solve(equations, start, 1.0, **wrong)
+
+
+def test_the_error_is_saved_and_comes_back(run, tmp_path):
+    back = dmft.load(run.save(tmp_path / "run.nc"))
+    assert back == run
+    np.testing.assert_array_equal(back.error["M"], run.error["M"])
+    np.testing.assert_array_equal(back.quadrature_error, run.quadrature_error)
+
+
+def test_events_escape_times_and_parameters_work_on_nodes(equations, start):
+    event = dmft.Event("risk", 0.1)
+    stopped = dmft.solve(equations, start, 50.0, nodes=64, events=event, learning_rate=0.4)
+    assert stopped.parameters["learning_rate"] == 0.4
+    assert stopped.error["Q"].shape == stopped.Q.shape
+    escape = dmft.escape_time(equations, start, 50.0, nodes=64, fraction=0.3, rtol=1e-8)
+    again = dmft.escape_time(dmft.solve(equations, start, 50.0, nodes=64), fraction=0.3)
+    assert float(escape.value) == pytest.approx(float(again.value), rel=1e-6)
+
+
+def test_diagrams_work_on_nodes(equations, start):
+    diagram = dmft.phase_diagram(
+        "final_risk", ("learning_rate", [0.2, 0.8]), ("label_noise", [0.0, 0.1]),
+        equations=equations, start=start, t_max=2.0, nodes=64,
+    )  # fmt: skip
+    assert np.all(diagram.status == "ok")
+    assert np.all(np.isfinite(diagram.values))
+
+
+def test_perfect_recovery_on_nodes_stays_in_the_domain():
+    tanh = dmft.Committee(sp.tanh(z), 1)
+    equations = dmft.derive(dmft.Model(tanh, tanh), dmft.SGD(0.5))
+    run = dmft.solve(equations, dmft.Overlaps([[0.6]], [[0.2]], [[1.0]]), 80.0, save_at=5)
+    assert run.status == "ok"
+    assert run.risk[-1] < 1e-7
+    assert "Gauss-Hermite" in run.provenance["quadrature_rule"]
+    assert run.quadrature_error.max() < 1e-5
+
+
+def test_exact_runs_claim_no_error(start):
+    erf = dmft.Committee(sp.erf(z), 2)
+    closed = dmft.derive(dmft.Model(erf, dmft.Committee(sp.erf(z), 1)), dmft.SGD(0.5))
+    run = dmft.solve(closed, start, 1.0)
+    assert run.error is None
+    assert run.quadrature_error is None
+    assert run.provenance["approximation"] == "exact"
+    with pytest.raises(BadParameter, match="nodes"):
+        dmft.solve(closed, start, 1.0, nodes=64)
