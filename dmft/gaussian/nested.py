@@ -37,6 +37,8 @@ LONGEST = {1: 4.0, 2: 5.0, 3: 7.0}
 ENDS = (9.0, 12.0, 16.0, 22.0, 30.0, 38.0)
 RIM = 1e-18
 UNDERFLOW = -690.0
+# Logarithm of an integrand that lives in the tails: those are searched too.
+NOTHING_INSIDE = -40.0
 FAR = (20.0, 38.0, 100.0, 1000.0)
 # Halvings of one panel, and points of one call of the function.
 DEPTH = 48
@@ -130,7 +132,7 @@ class Nested:
             value, error, size = self._panels(level, points, row, low, high, share)
             self.exhausted |= self.left <= 0
             last = depth == DEPTH or self.left <= 0
-            done = (error <= np.maximum(share, ROUNDING * size)) | last
+            done = (error <= np.maximum(share, ROUNDING * self.end**2 / 80 * size)) | last
             for sums, part in zip(total, (value, error, size), strict=True):
                 sums += np.bincount(row[done], part[done], minlength=len(tolerance))
             if done.all():
@@ -194,7 +196,9 @@ class Nested:
         with np.errstate(divide="ignore", invalid="ignore"):
             settled = spread * np.minimum(1.0, (200 * error / spread) ** 1.5)
         error = np.where((spread > 0) & (error > 0), settled, error)
-        return value, error + half * (e @ weights) + ROUNDING / 4 * size, size
+        # The exponent of the density carries the rounding of its own size.
+        blur = ROUNDING / 4 * half * ((s * (1 + t**2 / 2)) @ weights)
+        return value, error + half * (e @ weights) + blur, size
 
     def _check_poles(self, curves: list[list[sp.Expr]], u: list[sp.Symbol]) -> None:
         """Refuse poles: next to an integrable singularity, f times the distance goes to zero."""
@@ -240,9 +244,13 @@ def box(function: Integrand) -> float:
     rays /= np.abs(rays).max(axis=1, keepdims=True)
     radii = np.linspace(0.05, 9.0, 60)
     largest = max(_logarithms(function, rays, t).max() for t in radii)
+    peak = 0.0
+    if largest < NOTHING_INSIDE:
+        tails = [(_logarithms(function, rays, t).max(), t) for t in np.linspace(9.5, 38, 58)]
+        largest, peak = max(tails) if max(tails)[0] > UNDERFLOW else (largest, 0.0)
     limit = max(largest + np.log(RIM), UNDERFLOW)
     far = [(t, _logarithms(function, rays, t).max()) for t in FAR]
-    for end in ENDS:
+    for end in (e for e in ENDS if e > peak):
         rim = [(t * end, _logarithms(function, rays, t * end).max()) for t in (1.0, 1.15, 1.3)]
         if all(height <= limit for t, height in (*rim, *far) if t >= end):
             return end

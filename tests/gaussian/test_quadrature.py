@@ -156,6 +156,15 @@ def test_steep_functions():
     assert spike.error < 1e-9 * spike
 
 
+def test_rare_events():
+    for height in (8, 20, 28):
+        result = ONE.quad(sp.Heaviside(x - height))
+        with mpmath.workdps(30):
+            truth = float(mpmath.erfc(height / mpmath.sqrt(2)) / 2)
+        assert holds(result, truth)
+        assert 0 < result.error < 1e-10 * result
+
+
 def test_values_of_symbols_by_name_and_by_symbol():
     law = dmft.Gaussian([x, y], [[q, m], [m, 1]], mean=[a, 0])
     expr = sp.Max(0, a * x) * sp.tanh(y)
@@ -304,7 +313,8 @@ def judge(count, seed):
             result = law.quad(expr)
             times.append(time.perf_counter() - begin)
         judged += 1
-        if not holds(result, truth) and abs(result - truth) > 1e-13 * abs(truth):
+        # Closed forms are differences of numbers of order one: their own rounding is no error.
+        if not holds(result, truth) and abs(result - truth) > 1e-13 * abs(truth) + 1e-16:
             wrong.append((names, law.cov, float(result), result.error, truth))
     return wrong, judged, 1e3 * float(np.median(times))
 
