@@ -2,6 +2,7 @@
 
 from dmft.equations.derive import derive
 from dmft.equations.equations import Equations
+from dmft.equations.kernels import kernel_error
 from dmft.equations.risk import PopulationRisk, population_risk
 
-__all__ = ["Equations", "PopulationRisk", "derive", "population_risk"]
+__all__ = ["Equations", "PopulationRisk", "derive", "kernel_error", "population_risk"]

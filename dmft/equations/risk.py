@@ -94,7 +94,8 @@ def population_risk(model: Model) -> PopulationRisk:
     Equation    R = 1/2 sum_mn c_m c_n E[sigma_m(lambda_m) sigma_n(lambda_n)]
     Shapes      Q (p, p); M (p, k); P (k, k); returns a float when called
     Scaling     no power of d or width hidden: f is the mean over hidden units
-    Valid for   polynomial activations, erf of a linear argument, and mixtures; exact
+    Valid for   any activation; exact where `Gaussian.expect` is closed, by tables to 1e-10 of
+                sqrt(E F^2 E G^2) elsewhere (fields of variance up to 1024)
     Source      one_pass.md A.0
 
     Examples
