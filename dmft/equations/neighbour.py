@@ -66,18 +66,18 @@ class ErfSquare(sp.Expr):
         result = np.zeros((p, p))
         for j, i in np.ndindex(p, p):
             for one, two in np.ndindex(slopes, slopes):
-                s = np.array([students[1][one + 1], students[1][two + 1]])
+                both = np.array([students[1][one + 1], students[1][two + 1]])
                 pair = np.array([j, i])
                 # Both Gaussians at once: precision 1 / s^2 added to the two fields.
-                gain = np.diag(s**2) + covariance[np.ix_(pair, pair)]
+                gain = np.diag(both**2) + covariance[np.ix_(pair, pair)]
                 cross = covariance[:, pair]
                 law = covariance - cross @ np.linalg.solve(gain, cross.T)
-                mass = s.prod() / math.sqrt(np.linalg.det(gain))
+                mass = both.prod() / math.sqrt(np.linalg.det(gain))
                 inside = law[np.ix_(where, where)]
                 size_of = np.sqrt(scale**2 + np.diag(inside))
                 angles = np.arcsin(inside / np.outer(size_of, size_of))
                 square = constant**2 + 2 / math.pi * weight @ angles @ weight
-                height = 2 / math.pi / s.prod()
+                height = 2 / math.pi / both.prod()
                 height *= students[0][one + 1] * students[0][two + 1]
                 result[j, i] += height * mass * square
         return result
@@ -98,10 +98,9 @@ def neighbour(average: Average) -> tuple[Average, ErfSquare] | None:
         return None
     if derivative(student) != slopes:
         return None
-    near = erf_mixture(student), erf_mixture(teacher)
-    if near[0] is None or near[1] is None:
+    f, g = erf_mixture(student), erf_mixture(teacher)
+    if f is None or g is None:
         return None
-    f, g = near
     slope = sp.diff(f.expr, *f.expr.free_symbols)
     integrand = At(slope, x.h[x.j]) * At(slope, x.h[x.l])
     integrand *= of_committees(f.expr, g.expr) ** 2

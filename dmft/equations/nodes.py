@@ -100,7 +100,8 @@ def sums_inside(expr: sp.Expr) -> sp.Expr:
     if len(inside) != 1 or len(expr.limits) != 1:
         return expr
     index = expr.limits[0][0]
-    bound, free = [], []
+    bound: list[sp.Expr] = []
+    free: list[sp.Expr] = []
     for f in (*(f for f in factors if f is not inside[0]), *sp.Mul.make_args(inside[0].integrand)):
         (bound if index in free_indices(f) else free).append(f)
     return Average(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))

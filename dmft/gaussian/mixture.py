@@ -95,7 +95,11 @@ def _fit(
         return found, basis @ found - odd
 
     start = np.log(width * np.geomspace(0.5, 1.5, TERMS))
-    logs = least_squares(lambda q: weights(q)[1], start, xtol=1e-12, ftol=1e-12).x
+
+    def gaps(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weights(logs)[1]
+
+    logs = least_squares(gaps, start, xtol=1e-12, ftol=1e-12).x
     found, gap = weights(logs)
     if not np.max(np.abs(gap)) < WORST_FIT * height:
         return None

@@ -65,13 +65,16 @@ def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeyp
     assert len(open_form.averages) == 1
     start = dmft.random_overlaps(model, dim=12, seed=3)
     exact = closed.evaluate(start)["Q"]
-    hits = []
-    for seed in range(12):
+    ratios = []
+    for seed in range(8):
         value = open_form.evaluate(start, nodes=512, seed=seed)["Q"]
         error = open_form.evaluate_error(start, nodes=512, seed=seed)["Q"]
-        hits += (np.abs(value - exact) <= error)[np.triu_indices(2)].tolist()
+        ratios.append((np.abs(value - exact) / error)[np.triu_indices(2)])
         assert np.max(error) < 0.2 * np.max(np.abs(exact))
-    assert np.mean(hits) >= 0.95
+    # Coverage at 99 % needs the 200 scrambles of test_normal_nodes.py; here a bias would show.
+    assert np.max(ratios) < 2
+    assert np.mean(np.array(ratios) <= 1) > 0.9
+    assert np.median(ratios) < 0.5
 
 
 @pytest.mark.parametrize(
