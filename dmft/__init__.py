@@ -45,6 +45,7 @@ PUBLIC = {
     "certify_hermite": "dmft.workflow",
     "derive": "dmft.equations",
     "escape_time": "dmft.workflow",
+    "fixed_point_branch": "dmft.workflow",
     "fixed_points": "dmft.workflow",
     "generative_exponent": "dmft.gaussian",
     "hermite": "dmft.gaussian",

@@ -1,5 +1,6 @@
 """Floor 6: verbs that span floors."""
 
+from dmft.workflow.branches import fixed_point_branch
 from dmft.workflow.certify import Certificate, certify, certify_hermite
 from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import fixed_points, stability
@@ -12,6 +13,7 @@ __all__ = [
     "certify",
     "certify_hermite",
     "escape_time",
+    "fixed_point_branch",
     "fixed_points",
     "load",
     "phase_diagram",

@@ -87,7 +87,7 @@ class Stability:
         return "stable" if self.growth_rate < -band else "marginal"
 
 
-class _System:
+class StationarySystem:
     """Compiled rates and Jacobian of equations in free coordinates around a start."""
 
     def __init__(
@@ -97,6 +97,7 @@ class _System:
         self.problem = problem_of(equations)
         values = equations.values(start, dict(parameters))
         scalars = {name: values.scalars[name] for name in equations.parameters}
+        self.place = {name: n for n, name in enumerate(scalars)}
         self.par = self.problem.pack_parameters(scalars, values.arrays)
         self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
         self.start, self.p, self.k = start, start.p, start.k
@@ -188,13 +189,13 @@ def fixed_points(
     >>> print(f"{point.overlaps.Q[0, 0]:.12f} {point.risk:.12f}")
     0.333333333333 1.333333333333
     """
-    _check(equations)
+    check_equations(equations)
     given = [starts] if isinstance(starts, Overlaps) else list(starts)
     if not given:
         raise BadParameter("fixed_points needs at least one start")
     found: list[FixedPoint] = []
     for start in given:
-        system = _System(equations, start, parameters)
+        system = StationarySystem(equations, start, parameters)
         root = newton(
             system.rates, system.jacobian, system.free, tolerance=tolerance, max_steps=max_steps
         )
@@ -221,9 +222,9 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     >>> round(modes.growth_rate, 12), modes.verdict
     (4.0, 'unstable')
     """
-    _check(equations)
+    check_equations(equations)
     overlaps = point.overlaps if isinstance(point, FixedPoint) else point
-    system = _System(equations, overlaps, parameters)
+    system = StationarySystem(equations, overlaps, parameters)
     values, vectors = np.linalg.eig(system.jacobian(system.free))
     order = np.argsort(-values.real, kind="stable")
     moved = [system.blocks(vectors[:, n].astype(complex)) for n in order]
@@ -234,14 +235,15 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     )
 
 
-def _check(equations: object) -> None:
+def check_equations(equations: object) -> None:
+    """Refuse what has no equations of motion."""
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
     if not isinstance(equations.algorithm, SGD | GradientFlow):
         raise BadParameter(f"no fixed points for {type(equations.algorithm).__name__}")
 
 
-def _point(system: _System, start: Overlaps, root: Root) -> FixedPoint:
+def _point(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:
     """Record of a root; a root that is no covariance keeps the start's overlaps."""
     status, message = root.status, f"residual {root.residual:.2e} after {root.steps} steps"
     state = system.blocks(root.y, start.Q)

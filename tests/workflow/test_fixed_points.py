@@ -90,6 +90,44 @@ def test_perfect_recovery_of_squares_is_marginal_by_rotation():
     assert modes.verdict == "marginal"
 
 
+def test_branch_of_phase_retrieval_folds_where_the_length_diverges():
+    # F.3 at p = 1: the stationary length exists up to 3 / (2 (2 + sqrt(40 + 15 Delta))).
+    for noise in (0.0, 1.0):
+        model = dmft.Model(SQUARE, SQUARE, label_noise=noise)
+        branch = dmft.fixed_point_branch(
+            dmft.derive(model, dmft.SGD(0.1)),
+            dmft.Overlaps([[1 / 3]], [[0.0]]),
+            "learning_rate",
+            (0.0, 1.0),
+            max_points=80,
+        )
+        assert branch.folds == pytest.approx(
+            [3 / (2 * (2 + math.sqrt(40 + 15 * noise)))], abs=1e-10
+        )
+        # The lower branch is the one that learns, the upper one is unstable in its length.
+        assert np.all(branch.growth_rate > 0)
+        assert branch.status == "max_steps"
+
+
+def test_plateau_is_followed_from_rate_to_rate():
+    equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(1.0))
+    Q, C, R, *_ = PLATEAU[0.5]
+    (point,) = dmft.fixed_points(equations, symmetric(2, Q, C, R), learning_rate=0.5)
+    branch = dmft.fixed_point_branch(equations, point, "learning_rate", (0.5, 4.0), step=0.05)
+    assert branch.status == "ok"
+    assert branch.folds.size == 0
+    for gamma, (Q, _, _, risk, rate) in PLATEAU.items():
+        if gamma < 4.0:
+            at = [np.interp(gamma, branch.parameter, y) for y in (branch.Q[:, 0, 0], branch.risk)]
+            assert at == pytest.approx([Q, risk], rel=2e-3)
+            growth = np.interp(gamma, branch.parameter, branch.growth_rate)
+            assert growth == pytest.approx(rate, rel=1e-3)
+    with pytest.raises(BadParameter, match="no parameter"):
+        dmft.fixed_point_branch(equations, point, "batch", (0.5, 4.0))
+    with pytest.raises(BadParameter, match="moves at a rate"):
+        dmft.fixed_point_branch(equations, point, "learning_rate", (2.0, 4.0))
+
+
 def test_what_does_not_converge_says_so():
     equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(1.0))
     (point,) = dmft.fixed_points(equations, symmetric(2, 0.5, 0.1, 0.3), max_steps=2)
