@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import sympy as sp
+
 from dmft.equations.definitions import live
 from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations
@@ -18,7 +20,12 @@ TIME_UNITS = {
 
 
 def derive(
-    model: Model, algorithm: SGD | GradientFlow, *, scaling: Scaling | None = None
+    model: Model,
+    algorithm: SGD | GradientFlow,
+    *,
+    dim: int | sp.Expr | None = None,
+    scaling: Scaling | None = None,
+    fluctuations: bool = False,
 ) -> Equations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
@@ -62,6 +69,8 @@ def derive(
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if dim is not None or fluctuations:
+        raise BadParameter("dim= and fluctuations= are not in this version")
     if not isinstance(algorithm, SGD | GradientFlow):
         raise BadParameter(f"algorithm must be dmft.SGD or dmft.GradientFlow, got {algorithm!r}")
     flow = isinstance(algorithm, GradientFlow)
