@@ -11,8 +11,6 @@ from dmft.codegen.chunks import (
     ALL_NODES,
     CHUNK,
     NODE,
-    NODE_CONSTANTS,
-    NODE_WIDTHS,
     accumulate,
     at_nodes,
     chunk_loop,
@@ -24,6 +22,7 @@ from dmft.codegen.fuse import fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
+from dmft.codegen.packing import Layout, layout
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.neighbour import ErfSquare
@@ -31,22 +30,6 @@ from dmft.equations.nodes import FieldRoot
 from dmft.equations.text import definition_text
 from dmft.solvers.problem import Block
 
-STATE = (Block("Q", ("p", "p"), symmetric=True), Block("M", ("p", "k")))
-# Displacement of the state, behind it in the argument of linearised rates.
-MOVED = (Block("Q_moved", ("p", "p"), symmetric=True), Block("M_moved", ("p", "k")))
-CONSTANTS = (
-    Block("P", ("k", "k"), symmetric=True),
-    Block("readout", ("p",)),
-    Block("teacher_readout", ("k",)),
-)
-WIDTHS = ("p", "k")
-# Arrays that live in an argument: their vector and their row length.
-PACKED = {
-    **{b.name: ("y", b.axes[-1]) for b in (*STATE, *MOVED)},
-    **{f"d{b.name}": ("out", b.axes[-1]) for b in STATE},
-    **{b.name: ("par", b.axes[-1]) for b in CONSTANTS},
-    **{b.name: ("par", ALL_NODES) for b in NODE_CONSTANTS},
-}
 INDENT = "    "
 OWN_PARAMETERS = ("learning_rate", "label_noise")
 TABLE = re.compile(r"\bTABLE_([0-9a-f]+)")
@@ -129,13 +112,13 @@ def module_source(
     description: str,
 ) -> str:
     """Text of the module of one system of equations."""
-    functions = PointFunctions(code_names(parameters))
+    functions, here = PointFunctions(code_names(parameters)), layout(definitions)
     rates = live([d for d in definitions if d.role != "observable"])
-    parts = [_function("rhs", "Rates of change.", rates, parameters, functions)]
+    parts = [_function("rhs", "Rates of change.", rates, parameters, functions, here)]
     observables = live([d for d in definitions if d.role != "rate"])
-    parts.append(_function("observe", "Observables.", observables, parameters, functions))
+    parts.append(_function("observe", "Observables.", observables, parameters, functions, here))
     blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
-    body, *_ = _body(blocks, parameters, functions)
+    body, *_ = _body(blocks, parameters, functions, here)
     parts.append(DOMAIN.format(body="\n".join(INDENT + line for line in body)))
     return _module(functions, parts, version, description)
 
@@ -144,9 +127,11 @@ def tangent_source(
     definitions: Sequence[Definition], parameters: Sequence[str], version: str, description: str
 ) -> str:
     """Text of the module of linearised rates; `definitions` as `dmft.equations.tangent` gives."""
-    functions = PointFunctions(code_names(parameters))
-    summary = "Linearised rates of the displacement Q_moved, M_moved behind the state."
-    parts = [_function("tangent", summary, live(definitions), parameters, functions, MOVED)]
+    functions, here = PointFunctions(code_names(parameters)), layout(definitions)
+    moved = here.with_displacement()
+    names = ", ".join(b.name for b in moved.moved)
+    summary = f"Linearised rates of the displacement {names} behind the state."
+    parts = [_function("tangent", summary, live(definitions), parameters, functions, moved)]
     return _module(functions, parts, version, description)
 
 
@@ -177,18 +162,17 @@ def _function(
     definitions: Sequence[Definition],
     parameters: Sequence[str],
     functions: PointFunctions,
-    moved: Sequence[Block] = (),
+    here: Layout,
 ) -> str:
-    body, outputs = _body(definitions, parameters, functions)
-    widths, constants = layout(definitions)
+    body, outputs = _body(definitions, parameters, functions, here)
     doc = [
         f'"""{summary}',
         "",
-        "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in (*STATE, *moved)),
-        "widths: " + ", ".join(widths),
+        "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in (*here.state, *here.moved)),
+        "widths: " + ", ".join(here.widths),
         "par: "
         + ", ".join(
-            [*code_names(parameters).values(), *(f"{b.name} {_shape(b)}" for b in constants)]
+            [*code_names(parameters).values(), *(f"{b.name} {_shape(b)}" for b in here.constants)]
         ),
         f"out: {outputs}",
         '"""',
@@ -218,26 +202,22 @@ def _shape(block: Block) -> str:
     return "(" + ", ".join(block.axes) + ")"
 
 
-def layout(definitions: Sequence[Definition]) -> tuple[tuple[str, ...], tuple[Block, ...]]:
-    """Widths and constant arrays of a system: nodes only where there are averages on nodes."""
-    if any(d.expr.has(FieldRoot) for d in definitions):
-        return (*WIDTHS, *NODE_WIDTHS), (*CONSTANTS, *NODE_CONSTANTS)
-    return WIDTHS, CONSTANTS
-
-
 def _body(
-    definitions: Sequence[Definition], parameters: Sequence[str], functions: PointFunctions
+    definitions: Sequence[Definition],
+    parameters: Sequence[str],
+    functions: PointFunctions,
+    here: Layout,
 ) -> tuple[list[str], str]:
     """Lines of a function and a description of its outputs."""
     names_in_code = code_names(parameters)
     lowering = Lowering(Graph(x.SYMMETRIC), names_in_code, functions)
-    writer = LoopWriter(lowering.graph, PACKED)
+    writer = LoopWriter(lowering.graph, here.packed)
     # A first pass finds the tables, the second shares them.
-    _write(writer, lowering, definitions, len(parameters))
-    writer = LoopWriter(lowering.graph, PACKED, frozenset(writer.root.tables))
+    _write(writer, lowering, definitions, here, len(parameters))
+    writer = LoopWriter(lowering.graph, here.packed, frozenset(writer.root.tables))
     defined: dict[str, tuple[str, ...]] = {}
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
-    _write(writer, lowering, definitions, len(parameters))
+    _write(writer, lowering, definitions, here, len(parameters))
     for definition in definitions:
         if definition.role == "block":
             defined[definition.name] = ("N",) * len(definition.indices)
@@ -249,14 +229,16 @@ def _body(
     if "N" in used or "N" in str(defined):
         lines.append("N = p + k")
     if ALL_NODES in used:
-        lines.append(f"{ALL_NODES} = widths[{(*WIDTHS, *NODE_WIDTHS).index('nodes')}]")
+        lines.append(f"{ALL_NODES} = widths[{here.widths.index('nodes')}]")
+    if "cosines" in used:
+        lines.append(f"cosines = widths[{here.widths.index('cosines')}]")
     scalars = [
         f"{name} = par[{n}]" for n, name in enumerate(names_in_code.values()) if name in used
     ]
     lines += (
         scalars
-        + _offsets((*STATE, *MOVED), "0", used)
-        + _offsets(CONSTANTS, str(len(parameters)), used)
+        + _offsets((*here.state, *here.moved), "0", used)
+        + _offsets(here.before_nodes, str(len(parameters)), used)
     )
     sums = {d.name for d in definitions if over_nodes(d)}
     sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
@@ -268,14 +250,18 @@ def _body(
 
 
 def _write(
-    writer: LoopWriter, lowering: Lowering, definitions: Sequence[Definition], scalars: int
+    writer: LoopWriter,
+    lowering: Lowering,
+    definitions: Sequence[Definition],
+    here: Layout,
+    scalars: int,
 ) -> None:
     """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
     root, chunk = writer.root, None
     for definition in definitions:
         if at_nodes(definition):
             if chunk is None:
-                chunk = writer.root = open_chunk(CONSTANTS, scalars)
+                chunk = writer.root = open_chunk(here.before_nodes, scalars)
         elif chunk is not None:
             root.lines += ["", chunk_loop(chunk)]
             writer.root, chunk = root, None

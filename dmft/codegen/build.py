@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmft.codegen.assemble import STATE, layout, module_source
+from dmft.codegen.assemble import module_source
+from dmft.codegen.packing import layout
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
 from dmft.errors import BadParameter, NotClosed
@@ -56,14 +57,14 @@ def build(equations: Equations) -> Problem:
         generate(equations)
         module = load_module(source, "dmft_equations")
     scalars = tuple(equations.parameters)
-    widths, constants = layout(equations.on_nodes)
+    here = layout(equations.on_nodes)
     return Problem(
         kind=equations.kind,
         rhs=module.rhs,
-        state=STATE,
-        widths=widths,
+        state=here.state,
+        widths=here.widths,
         parameters=scalars,
-        constants=constants,
+        constants=here.constants,
         observe=module.observe,
         observables=("risk",),
         domain=module.domain,

@@ -102,7 +102,7 @@ class Interpreter:
     def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         self.arrays = arrays
         self.scalars = scalars
-        self.numbers = _numbers({"p": arrays["Q"].shape[0], "k": arrays["P"].shape[0]}, arrays)
+        self.numbers = _numbers(dict(zip("pk", arrays["M"].shape, strict=True)), arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
 

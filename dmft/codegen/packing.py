@@ -1,0 +1,87 @@
+"""Which arrays of a system are state and which constants, and where they live in the arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS
+from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.nodes import FieldRoot
+from dmft.solvers.problem import Block
+
+# Everything that a rate can move, in the order of the packed state.
+MOVABLE = (
+    Block("Q", ("p", "p"), symmetric=True),
+    Block("M", ("p", "k")),
+    Block("Q_perp", ("p",)),
+    Block("readout", ("p",)),
+)
+# What stands still where no rate moves it, in the order of the packed constants.
+CONSTANTS = (
+    Block("P", ("k", "k"), symmetric=True),
+    Block("readout", ("p",)),
+    Block("teacher_readout", ("k",)),
+)
+# Constants that only some systems read, behind the others.
+OPTIONAL_CONSTANTS = (
+    Block("P_inverse", ("k", "k"), symmetric=True),
+    Block("cosine", ("cosines",)),
+    Block("cosine_weight", ("cosines",)),
+)
+WIDTHS = ("p", "k")
+OPTIONAL_WIDTHS = ("cosines",)
+MOVED = "_moved"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Widths, state and constants of one system; `moved` is a displacement behind the state."""
+
+    widths: tuple[str, ...]
+    state: tuple[Block, ...]
+    constants: tuple[Block, ...]
+    moved: tuple[Block, ...] = ()
+
+    @property
+    def packed(self) -> dict[str, tuple[str, str]]:
+        """Arrays that live in an argument: their vector and their row length."""
+        places = {b.name: ("y", b.axes[-1]) for b in (*self.state, *self.moved)}
+        places |= {f"d{b.name}": ("out", b.axes[-1]) for b in self.state}
+        nodes = {b.name for b in NODE_CONSTANTS}
+        places |= {
+            b.name: ("par", ALL_NODES if b.name in nodes else b.axes[-1]) for b in self.constants
+        }
+        return places
+
+    @property
+    def before_nodes(self) -> tuple[Block, ...]:
+        """Constants in front of the nodes."""
+        nodes = {b.name for b in NODE_CONSTANTS}
+        return tuple(b for b in self.constants if b.name not in nodes)
+
+    def with_displacement(self) -> Layout:
+        """Layout of linearised rates, which read a displacement of the state."""
+        return replace(self, moved=tuple(replace(b, name=b.name + MOVED) for b in self.state))
+
+
+def layout(definitions: Sequence[Definition]) -> Layout:
+    """Layout of a system: what its rates move is state, and nodes only where it averages on them.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.GradientFlow())
+    >>> [block.name for block in layout(eqs.definitions).state]
+    ['Q', 'M']
+    """
+    moving = {d.name for d in definitions if d.role == "rate"}
+    used = {name for d in definitions for name in used_bases(d.expr)}
+    constants = [b for b in CONSTANTS if b.name not in moving]
+    constants += [b for b in OPTIONAL_CONSTANTS if b.name in used]
+    widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in constants))]
+    if any(d.expr.has(FieldRoot) for d in definitions):
+        constants += NODE_CONSTANTS
+        widths += NODE_WIDTHS
+    return Layout(tuple(widths), tuple(b for b in MOVABLE if b.name in moving), tuple(constants))
