@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.average import Average
-from dmft.equations.definitions import Definition, live, used_bases
+from dmft.equations.definitions import Definition, base_name, live, used_bases
 from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.kernels import kernel_error
 from dmft.equations.latex import (
@@ -52,7 +52,7 @@ class Equations:
 
     Attributes
     ----------
-    kind : "ode"
+    kind : "ode" or "map"
     definitions : tuple of Definition
         Blocks (Omega, c), intermediates, rates of M and Q, the risk.
     model, algorithm
@@ -60,6 +60,8 @@ class Equations:
     scaling : "high-dimensional" or "gradient-flow"
     time_unit : str
         What t means.
+    dim : sympy.Expr or None
+        Input dimension, where the equations hold it.
 
     Examples
     --------
@@ -77,6 +79,7 @@ class Equations:
     scaling: str
     time_unit: str
     dropped: tuple[str, ...] = field(default=())
+    dim: sp.Expr | None = None
 
     # What they hold -------------------------------------------------------------------------
 
@@ -88,8 +91,9 @@ class Equations:
         for d in self.definitions:
             if d.role == "rate":
                 parts = dict(d.terms)
-                if parts.pop("free", None) is not None:
-                    parts = {**free.get("Phi", {}), **parts}
+                whole = parts.pop("free", None)
+                if whole is not None:
+                    parts = {**free.get(base_name(whole), {}), **parts}
                 result[d.name] = parts
         return result
 
@@ -120,7 +124,7 @@ class Equations:
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
         """Scalar parameters that the equations read, with their declared values."""
-        declared = declared_parameters(self.model, self.algorithm)
+        declared = declared_parameters(self.model, self.algorithm, self.dim)
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         return {name: value for name, value in declared.items() if name in used}
 
@@ -197,14 +201,18 @@ class Equations:
         Returns
         -------
         dict
-            ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, per unit of t.
+            ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, per unit of t; ``"readout"`` (p,) where
+            it is trained. For a map the increments of one step.
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
         nodes of `dmft.gaussian.nodes`; `evaluate_error` tells the error.
         """
         values = self.values(start, parameters)
-        state = {"Q": start.Q, "M": start.M}
-        return evaluate(self.on_nodes, state, values, "rate")
+        return evaluate(self.on_nodes, self.state(start), values, "rate")
+
+    def state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
+        """Initial state blocks of a run from this start."""
+        return {"Q": start.Q, "M": start.M}
 
     def evaluate_error(
         self, start: Overlaps, **parameters: float
@@ -215,7 +223,7 @@ class Equations:
             return {name: np.zeros_like(rate) for name, rate in value.items()}
         values = self.values(start, parameters)
         rule = self.rule(start, parameters)
-        state = {"Q": start.Q, "M": start.M}
+        state = self.state(start)
         rates = [
             evaluate(self.on_nodes, state, with_nodes(values, group), "rate")
             for group in rule.groups
@@ -230,7 +238,7 @@ class Equations:
         """Numbers of a run from this start."""
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.
-        if isinstance(self.algorithm, SGD) and (
+        if self.kind == "ode" and isinstance(self.algorithm, SGD) and (
             self.algorithm.learning_rate.is_number or "learning_rate" in parameters
         ):
             needed = list(dict.fromkeys([*needed, "learning_rate"]))
@@ -240,7 +248,7 @@ class Equations:
                 f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
                 "closed form; these equations have none"
             )
-        values = resolve(self.model, self.algorithm, needed, start, given)
+        values = resolve(self.model, self.algorithm, needed, start, given, self.dim)
         return with_nodes(values, self.rule(start, parameters)) if self.averages else values
 
     def explicit(
@@ -272,6 +280,8 @@ class Equations:
             "teacher_readout": self.model.teacher.readout or (sp.Integer(1),) * widths["k"],
         }
         given = {"readout": readout, "teacher_readout": teacher_readout}
+        if self.algorithm.trains_readout:
+            declared["readout"] = None
         constants = {
             name: declared[name] if isinstance(value, str) else value
             for name, value in given.items()
@@ -294,7 +304,7 @@ class Equations:
         ordered = sorted(
             (d for d in self.definitions if d.role in roles), key=lambda d: roles.index(d.role)
         )
-        lines = [line for d in ordered for line in definition_latex(d, printer)]
+        lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
         lines.append(functions_latex(self.model, printer))
         parts = [f"% {self.time_unit}", align(lines)]
@@ -320,13 +330,13 @@ class Equations:
             chosen = [d for d in self.definitions if d.role == role]
             if chosen and heading:
                 lines.append(heading)
-            texts = ["  " + text for d in chosen for text in definition_text(d, names)]
+            texts = ["  " + text for d in chosen for text in definition_text(d, names, self.kind)]
             lines += ["  " + ",  ".join(y.strip() for y in texts)] if role == "block" else texts
         lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
 
 
-PARAMETER_SYMBOLS = {s.name: s for s in (x.gamma, x.Delta)}
+PARAMETER_SYMBOLS = {s.name: s for s in (x.gamma, x.Delta, x.rho_a, x.d, x.n_b)}
 
 
 def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:

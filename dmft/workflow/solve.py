@@ -57,7 +57,7 @@ def run_inputs(
             "samples_per_step": equations.algorithm.batch_size,
         }
     return {
-        "state": {"Q": start.Q, "M": start.M},
+        "state": equations.state(start),
         "widths": values.widths,
         "constants": values.arrays,
         "parameters": {name: values.scalars[name] for name in equations.parameters},
