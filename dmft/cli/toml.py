@@ -169,7 +169,8 @@ class _Reader:
         """Fields of a multi-index target; none for a network."""
         raw, text = self.raw["teacher"], SCHEMA["teacher"].keys["fields"].text
         if "expression" in raw and "fields" not in raw:
-            raise self.values.refusal("[teacher]", f"the key 'fields' is missing: {text}")
+            reason = f"the key 'fields' is missing beside 'expression': {text}"
+            raise self.values.refusal("[teacher]", reason)
         given = "fields" in raw
         names = self.values.names(raw["fields"], "[teacher] fields") if given else []
         return {name: sp.Symbol(name, real=True) for name in names}

@@ -114,7 +114,7 @@ def factor_table(factor: sp.Expr) -> FactorTable:
     >>> import sympy as sp
     >>> from dmft.model import FIELD as z
     >>> table = factor_table(sp.tanh(z))
-    >>> table.smooth, table.error < 1e-12, table.largest_deviation
+    >>> table.smooth, table.error < 1e-11, table.largest_deviation
     (True, True, 32.0)
     """
     digest = hashlib.blake2b(digest_size=10)

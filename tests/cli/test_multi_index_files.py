@@ -51,7 +51,7 @@ def test_the_command_prints_the_target(tmp_path, capsys):
     ("teacher", "words"),
     [
         ('fields = ["u"]', ["expression", "missing"]),
-        ('expression = "u"', ["expression", "fields"]),
+        ('expression = "u"', ["'expression'", "'fields' is missing"]),
         ('fields = ["u", "u"]\nexpression = "u*c"', ["fields", "twice"]),
         ('fields = ["c", "u"]\nexpression = "u*c"', ["letter"]),
         ('fields = []\nexpression = "c"', ["fields", "list"]),
