@@ -1,7 +1,8 @@
 r"""The master formula: risk, drift, quadratic term and constraint of a student.
 
 Every one-pass algorithm adds psi_j x / sqrt(d) to neuron j. For the squared loss
-psi_j = a_j sigma'(h_j) (g - f + sqrt(Delta) xi) and (one_pass.md A.0, A.1, B.2)
+psi_j = a_j sigma'(h_j) (g - f + sqrt(Delta) xi), for the correlation loss without f, and
+(one_pass.md A.0, A.1, B.2)
 
     b_ji = E[psi_j lambda_i],   S_jl = E[psi_j psi_l].
 
@@ -78,8 +79,10 @@ def block_definitions() -> list[Definition]:
     ]
 
 
-def residual_square(model: Model, weights: list[tuple[sp.Expr, sp.Indexed]]) -> sp.Expr:
-    """E[prod_i w_i(field_i) (g - f)^2] as double sums over fields.
+def residual_square(
+    model: Model, weights: list[tuple[sp.Expr, sp.Indexed]], with_student: bool = True
+) -> sp.Expr:
+    """E[prod_i w_i(field_i) (g - f)^2] as double sums over fields; g^2 without the student.
 
     One sum over all p + k fields where student and teacher share the activation.
     """
@@ -93,6 +96,11 @@ def residual_square(model: Model, weights: list[tuple[sp.Expr, sp.Indexed]]) -> 
         body = first.coefficient * second.coefficient * value
         return first.scale * second.scale * sp.Sum(body, first.limits, second.limits)
 
+    if not with_student:
+        if isinstance(model.teacher, MultiIndex):
+            return target_square(model.teacher, weights)
+        g = teachers(model.teacher)
+        return double(g, g.renamed(x.s))
     if model.matched:
         one = everyone(model)
         return double(one, one.renamed(x.n))
@@ -137,22 +145,33 @@ def noise_kernel(model: Model) -> sp.Expr:
     return kernel([first, first], [x.h[x.j], x.h[x.l]])
 
 
+def has_interaction(algorithm: SGD | GradientFlow) -> bool:
+    """Whether the update holds the network's own output: E = y - f, not E = y."""
+    return not (isinstance(algorithm, SGD) and algorithm.loss == "correlation")
+
+
+def drift_definitions(model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
+    """Blocks, and the parts of b_ji = E[psi_j lambda_i]."""
+    entry = x.learning[x.j, x.i]
+    result = [*block_definitions(), define(entry, {"learning": learning(model)}, "intermediate")]
+    if has_interaction(algorithm):
+        own = {"interaction": drift(model, students(model))}
+        result.append(define(x.interaction[x.j, x.i], own, "intermediate"))
+    return result
+
+
 def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) -> list[Definition]:
     """All definitions of the overlap dynamics, blocks first and rates last."""
-    j, l, r, i, p = x.j, x.l, x.r, x.i, x.p  # noqa: E741
-    result = block_definitions()
-    result += [
-        define(x.learning[j, i], {"learning": learning(model)}, "intermediate"),
-        define(x.interaction[j, i], {"interaction": drift(model, students(model))}, "intermediate"),
-    ]
-    dQ = {
-        "learning": x.learning[j, l] + x.learning[l, j],
-        "interaction": x.interaction[j, l] + x.interaction[l, j],
-    }
-    dM = {"learning": x.learning[j, p + r], "interaction": x.interaction[j, p + r]}
+    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
+    result = drift_definitions(model, algorithm)
+    dQ = {"learning": x.learning[j, l] + x.learning[l, j]}
+    dM = {"learning": x.learning[j, p + r]}
+    if has_interaction(algorithm):
+        dQ["interaction"] = x.interaction[j, l] + x.interaction[l, j]
+        dM["interaction"] = x.interaction[j, p + r]
     if quadratic and isinstance(algorithm, SGD):
-        dQ |= quadratic_terms(model, algorithm)
-    if algorithm.constraint == "sphere":
+        dQ |= quadratic_terms(model, algorithm, x.gamma / (x.p * algorithm.batch_size))
+    if algorithm.on_sphere:
         result.append(define(x.Phi[j, l], dQ, "intermediate"))
         dQ = {
             "free": x.Phi[j, l],
@@ -160,16 +179,38 @@ def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) ->
         }
         dM["sphere"] = -x.M[j, r] * x.Phi[j, j] / 2
     result += [define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
+    if isinstance(algorithm, SGD) and algorithm.trains_readout:
+        result.append(define(x.a[j], readout_terms(model, algorithm, x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
     return result
 
 
-def quadratic_terms(model: Model, algorithm: SGD) -> dict[str, sp.Expr]:
-    """gamma/(p n_b) S_jl: noise of the sampled gradient, and label noise."""
+def quadratic_terms(model: Model, algorithm: SGD, prefactor: sp.Expr) -> dict[str, sp.Expr]:
+    """Prefactor times S_jl: noise of the sampled gradient, and label noise."""
     sigma_prime = derivative(model.student.activation)
-    prefactor = x.gamma * x.a[x.j] * x.a[x.l] / (x.p * algorithm.batch_size)
+    prefactor = prefactor * x.a[x.j] * x.a[x.l]
     weights = [(sigma_prime, x.h[x.j]), (sigma_prime, x.h[x.l])]
+    own = has_interaction(algorithm)
+    square = residual_square(model, weights, own)
     return {
-        "sgd_noise": prefactor * closed_or_average(residual_square(model, weights), model, weights),
+        "sgd_noise": prefactor * closed_or_average(square, model, weights, own),
         "label_noise": prefactor * x.Delta * noise_kernel(model),
     }
+
+
+def readout_terms(model: Model, algorithm: SGD, prefactor: sp.Expr) -> dict[str, sp.Expr]:
+    """Prefactor times A_j = E[E sigma(h_j)]."""
+    weights = [(model.student.activation, x.h[x.j])]
+
+    def along(species: Species) -> sp.Expr:
+        factors = [model.student.activation, species.activation]
+        body = species.coefficient * kernel(factors, [x.h[x.j], species.field])
+        return prefactor * species.scale * sp.Sum(body, species.limits)
+
+    if isinstance(model.teacher, MultiIndex):
+        terms = {"learning": prefactor * target_product(model.teacher, weights)}
+    else:
+        terms = {"learning": along(teachers(model.teacher))}
+    if has_interaction(algorithm):
+        terms["interaction"] = along(students(model))
+    return terms

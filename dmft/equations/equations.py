@@ -29,6 +29,7 @@ from dmft.equations.latex import (
 )
 from dmft.equations.nodes import averages, discretise, smooth
 from dmft.equations.reference import evaluate
+from dmft.equations.steps import check_concentration
 from dmft.equations.text import definition_text, functions_text, model_names
 from dmft.equations.values import (
     NODE_OPTIONS,
@@ -44,6 +45,8 @@ from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
 
 Kernels = Literal["auto", "all", "none"]
+# What the steps and samples of a map are counted with.
+CLOCK = ("learning_rate", "dim", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -238,10 +241,14 @@ class Equations:
         """Numbers of a run from this start."""
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.
-        if self.kind == "ode" and isinstance(self.algorithm, SGD) and (
-            self.algorithm.learning_rate.is_number or "learning_rate" in parameters
+        if (
+            self.kind == "ode"
+            and isinstance(self.algorithm, SGD)
+            and (self.algorithm.learning_rate.is_number or "learning_rate" in parameters)
         ):
             needed = list(dict.fromkeys([*needed, "learning_rate"]))
+        if self.kind == "map":
+            needed = list(dict.fromkeys([*needed, *CLOCK]))
         given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
         if not self.averages and len(given) < len(parameters):
             raise BadParameter(
@@ -249,6 +256,8 @@ class Equations:
                 "closed form; these equations have none"
             )
         values = resolve(self.model, self.algorithm, needed, start, given, self.dim)
+        if self.kind == "map":
+            check_concentration(values.scalars, start.p)
         return with_nodes(values, self.rule(start, parameters)) if self.averages else values
 
     def explicit(
@@ -275,7 +284,7 @@ class Equations:
             "p": _numeric_width(width, self.model.student.width, "width"),
             "k": _numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
         }
-        declared = {
+        declared: dict[str, Any] = {
             "readout": self.model.student.readout or (sp.Integer(1),) * widths["p"],
             "teacher_readout": self.model.teacher.readout or (sp.Integer(1),) * widths["k"],
         }

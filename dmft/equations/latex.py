@@ -41,7 +41,7 @@ class EquationPrinter(LatexPrinter):
         inside = [self._print(index) for index in expr.indices]
         separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
         subscript = separator.join(inside)
-        if "^" in name:
+        if "^" in name and not name.endswith(")"):
             head, power = name.split("^", 1)
             return f"{head}_{{{subscript}}}^{power}"
         return f"{name}_{{{subscript}}}"
@@ -98,11 +98,13 @@ class EquationPrinter(LatexPrinter):
         return rf"\left\langle {inside} \right\rangle"
 
 
-def definition_latex(definition: Definition, printer: EquationPrinter) -> list[str]:
+def definition_latex(
+    definition: Definition, printer: EquationPrinter, kind: str = "ode"
+) -> list[str]:
     """Lines of an align environment, one for each named term."""
     target = printer.doprint(definition.target)
     if definition.role == "rate":
-        target = rf"\frac{{d {target}}}{{dt}}"
+        target = rf"\Delta {target}" if kind == "map" else rf"\frac{{d {target}}}{{dt}}"
     lines: list[str] = []
     for number, (name, expr) in enumerate(definition.terms):
         first, *more = term_latex(expr, printer)

@@ -30,10 +30,21 @@ Weights = Sequence[tuple[sp.Expr, sp.Expr]]
 
 def target_drift(model: Model, target: MultiIndex) -> sp.Expr:
     """a_j E[sigma'(h_j) lambda_i g] for all fields i; what stays open becomes one average."""
-    sigma, h, lam = model.student.activation, x.h[x.j], x.lam[x.i]
+    along, rest = target_slopes(model, target)
+    lam = x.lam[x.i]
+    total = [x.covariance(lam, y) * value for y, value in along.items()]
+    if rest:  # without Stein's identity: no derivative of a kink has to be averaged
+        first = derivative(model.student.activation)
+        total.append(Average(At(first, x.h[x.j]) * lam * sp.Add(*rest)))
+    return x.a[x.j] * sp.Add(*total)
+
+
+def target_slopes(model: Model, target: MultiIndex) -> tuple[dict[sp.Expr, sp.Expr], list[sp.Expr]]:
+    """E[d(sigma'(h_j) g)/dy] by field y, and the terms of g where one of these is open."""
+    sigma, h = model.student.activation, x.h[x.j]
     first, second = derivative(sigma), derivative(sigma, 2)
     along: dict[sp.Expr, sp.Expr] = {}
-    rest = []
+    rest: list[sp.Expr] = []
     for term in target_terms(target):
         parts = [(h, average(term, [(second, h)]))]
         parts += [(field, average(slope, [(first, h)])) for field, slope in slopes(term)]
@@ -42,10 +53,7 @@ def target_drift(model: Model, target: MultiIndex) -> sp.Expr:
             continue
         for field, value in parts:
             along[field] = along.get(field, sp.S.Zero) + value
-    total = [x.covariance(lam, y) * value for y, value in along.items()]
-    if rest:  # without Stein's identity: no derivative of a kink has to be averaged
-        total.append(Average(At(first, h) * lam * sp.Add(*rest)))
-    return x.a[x.j] * sp.Add(*total)
+    return along, rest
 
 
 def target_square(target: MultiIndex, weights: Weights) -> sp.Expr:

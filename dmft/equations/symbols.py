@@ -15,34 +15,65 @@ u, v = sp.symbols("u v", integer=True)
 # Nodes of an average that has no closed form, and their number.
 node = sp.Symbol("node", integer=True)
 nodes = sp.Symbol("nodes", integer=True, positive=True)
+# Teacher indices of powers of one overlap; nodes of the cosine of two residuals, and their number.
+powers = sp.symbols("s_2 s_3 s_4", integer=True)
+angle = sp.Symbol("angle", integer=True)
+cosines = sp.Symbol("cosines", integer=True, positive=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
+rho_a = sp.Symbol("readout_rate", nonnegative=True)
+# Finite dimension and batch, where the equations hold them.
+d = sp.Symbol("dim", positive=True)
+n_b = sp.Symbol("batch_size", positive=True)
 
 Q, M, P, Omega = (sp.IndexedBase(name) for name in ("Q", "M", "P", "Omega"))
 a, a_star, c = (sp.IndexedBase(name) for name in ("readout", "teacher_readout", "c"))
 h, h_star, lam = (sp.IndexedBase(name) for name in ("h", "h_star", "lambda"))
 learning, interaction, Phi = (sp.IndexedBase(x) for x in ("b_learning", "b_interaction", "Phi"))
+# A step of a large batch: b, its slopes K, the Gram matrix of the population gradients, the parts
+# of the step along the weights, the free step and what divides by the new lengths.
+b, K, K_star, K_own = (
+    sp.IndexedBase(name) for name in ("b", "slopes", "target_slopes", "own_slope")
+)
+gram, radial = sp.IndexedBase("gradient_gram"), sp.IndexedBase("radial")
+step_Q, step_M = sp.IndexedBase("step_Q"), sp.IndexedBase("step_M")
+inverse_length = sp.IndexedBase("inverse_length")
 # Averages on nodes: standard normal points and weights, a root of Omega, the fields at the nodes.
 normal, weight, root = (sp.IndexedBase(y) for y in ("normal", "weight", "root"))
 lam_at = sp.IndexedBase("lambda_at")
 # Quadratic term on nodes, that of its closed-form neighbour on the same nodes and in closed form.
 S, S_near, S_closed = (sp.IndexedBase(y) for y in ("S", "S_near", "S_closed"))
+# Wide networks: Q = M P^+ M^T + the part of the residuals, whose lengths alone are kept.
+Q_perp, P_inverse, root_perp = (sp.IndexedBase(y) for y in ("Q_perp", "P_inverse", "root_perp"))
+size, along, parallel = (sp.IndexedBase(y) for y in ("size", "along", "parallel"))
+perp_learning, perp_interaction = (
+    sp.IndexedBase("perp_learning"),
+    sp.IndexedBase("perp_interaction"),
+)
+cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
 risk = sp.Symbol("risk", real=True)
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
+SYMMETRIC |= {"gradient_gram", "step_Q", "P_inverse", "parallel"}
 # Displacements around a state (`dmft.equations.tangent`) are symmetric where the arrays are.
 SYMMETRIC |= {f"{name}_moved" for name in SYMMETRIC}
 # Axis of each index symbol; the sums and the loops run over it.
 AXES: dict[sp.Symbol, sp.Expr] = {
     **dict.fromkeys((j, l, u, v), p),
-    **dict.fromkeys((r, s), k),
+    **dict.fromkeys((r, s, *powers), k),
     **dict.fromkeys((i, m, n), p + k),
     node: nodes,
+    angle: cosines,
 }
 SYMBOL_LATEX = {
     gamma: r"\gamma",
     Delta: r"\Delta",
+    rho_a: r"\rho_a",
+    d: "d",
+    n_b: "n_b",
     risk: r"\mathcal{R}",
+    angle: r"\nu",
+    cosines: r"n_z",
 }
 BASE_LATEX = {
     "Omega": r"\Omega",
@@ -53,6 +84,25 @@ BASE_LATEX = {
     "b_learning": r"b^{\mathrm{lrn}}",
     "b_interaction": r"b^{\mathrm{int}}",
     "Phi": r"\Phi",
+    "slopes": "K",
+    "target_slopes": "K^*",
+    "own_slope": r"K^{\mathrm{own}}",
+    "gradient_gram": r"\left(b\,\Omega^{+}b^{\top}\right)",
+    "radial": "c",
+    "step_Q": r"\delta Q",
+    "step_M": r"\delta M",
+    "inverse_length": r"\ell^{-1}",
+    "Q_perp": r"Q^{\perp}",
+    "P_inverse": "P^{+}",
+    "root_perp": r"\ell^{\perp}",
+    "size": "q",
+    "along": "N",
+    "parallel": r"Q^{\parallel}",
+    "perp_learning": r"b^{\perp,\mathrm{lrn}}",
+    "perp_interaction": r"b^{\perp,\mathrm{int}}",
+    "cosine": "z",
+    "cosine_weight": "w",
+    **{f"collected_{number}": f"T^{{({number})}}" for number in range(1, 10)},
 }
 BASE_TEXT = {
     "Omega": "Ω",
@@ -63,8 +113,27 @@ BASE_TEXT = {
     "b_learning": "bᴸ",
     "b_interaction": "bᴵ",
     "Phi": "Φ",
+    "slopes": "K",
+    "target_slopes": "K*",
+    "own_slope": "Kᵒʷⁿ",
+    "gradient_gram": "(bΩ⁺bᵀ)",
+    "radial": "c",
+    "step_Q": "δQ",
+    "step_M": "δM",
+    "inverse_length": "ℓ⁻¹",
+    "Q_perp": "Q⊥",
+    "P_inverse": "P⁺",
+    "root_perp": "ℓ⊥",
+    "size": "q",
+    "along": "N",
+    "parallel": "Q∥",
+    "perp_learning": "b⊥ᴸ",
+    "perp_interaction": "b⊥ᴵ",
+    "cosine": "z",
+    "cosine_weight": "w",
+    **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
-SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R"}
+SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
 
 
 def position(field: sp.Indexed) -> sp.Expr:

@@ -123,18 +123,20 @@ def named_first(integrand: sp.Expr) -> list[sp.Expr]:
     return sorted(sp.Mul.make_args(integrand), key=lambda f: (not isinstance(f, At), str(f)))
 
 
-def target_text(definition: Definition, printer: TextPrinter) -> str:
+def target_text(definition: Definition, printer: TextPrinter, kind: str = "ode") -> str:
     """Left-hand side."""
     target = printer.doprint(definition.target)
-    return f"d{target}/dt" if definition.role == "rate" else str(target)
+    if definition.role != "rate":
+        return str(target)
+    return f"Δ{target}" if kind == "map" else f"d{target}/dt"
 
 
 def definition_text(
-    definition: Definition, names: Mapping[sp.Expr, str] | None = None
+    definition: Definition, names: Mapping[sp.Expr, str] | None = None, kind: str = "ode"
 ) -> list[str]:
     """Lines of one definition, a line for each named term."""
     printer = TextPrinter(names)
-    head = f"{target_text(definition, printer)} = "
+    head = f"{target_text(definition, printer, kind)} = "
     lines = []
     for number, (name, expr) in enumerate(definition.terms):
         text = printer.doprint(expr)

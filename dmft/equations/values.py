@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
-from dmft.model import SGD, GradientFlow, Model, Overlaps
+from dmft.model import DIM_NAME, SGD, GradientFlow, Model, Overlaps
 
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
     {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
-    | {"learning_rate", "label_noise", "dim", "seeds", "self", "system", "start", "t_max"}
+    | {"learning_rate", "label_noise", "readout_rate", "batch_size"}
+    | {"dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
     | {"S", "S_near", "S_closed"}
@@ -36,11 +37,15 @@ class Values:
     arrays: dict[str, NDArray[np.float64]]
 
 
-def declared_parameters(model: Model, algorithm: SGD | GradientFlow | None) -> dict[str, sp.Expr]:
+def declared_parameters(
+    model: Model, algorithm: SGD | GradientFlow | None, dim: sp.Expr | None = None
+) -> dict[str, sp.Expr]:
     """Named parameters of a declaration and their values, expressions in the user's symbols.
 
     A symbol that is itself a parameter (of an activation, say) stands for itself.
     """
+    if dim is not None and any(s.name == DIM_NAME for s in model.parameters):
+        raise BadParameter("the symbol d is the input dimension here; rename that of the model")
     for symbol in model.parameters:
         if symbol.name in RESERVED:
             raise BadParameter(
@@ -52,7 +57,16 @@ def declared_parameters(model: Model, algorithm: SGD | GradientFlow | None) -> d
     declared["label_noise"] = model.label_noise
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
+        declared["readout_rate"] = algorithm.readout_rate
+    if dim is not None and isinstance(algorithm, SGD):
+        declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
+        declared["dim"] = dim
     return declared
+
+
+# Values below these are refused.
+LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0}
+LOWEST |= {"dim": 1.0, "batch_size": 1.0}
 
 
 def resolve_scalars(
@@ -74,6 +88,11 @@ def resolve_scalars(
         known = sorted(set(declared) | set(free))
         raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
     numbers = {name: _number(value, name) for name, value in given.items()}
+    if "dim" in declared and DIM_NAME not in numbers:
+        for symbol in free.get(DIM_NAME, ()):
+            declared = {
+                name: value.subs(symbol, declared["dim"]) for name, value in declared.items()
+            }
     symbols = {s: value for name, value in numbers.items() for s in free.get(name, ())}
     scalars = {}
     for name in needed:
@@ -85,7 +104,7 @@ def resolve_scalars(
             missing = ", ".join(sorted(f"{s}=..." for s in value.free_symbols))
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
         scalars[name] = float(value)
-    for name, low in (("learning_rate", 0.0), ("label_noise", 0.0)):
+    for name, low in LOWEST.items():
         if name in scalars and scalars[name] < low:
             raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
     return scalars, symbols
@@ -107,6 +126,7 @@ def resolve(
     needed: Iterable[str],
     start: Overlaps,
     given: Mapping[str, object],
+    dim: sp.Expr | None = None,
 ) -> Values:
     """Check a start against its model and collect all numbers of a run."""
     if not isinstance(start, Overlaps):
@@ -119,14 +139,14 @@ def resolve(
             raise ShapeMismatch(
                 f"start has {name} width {width}, the model declares {network.width}"
             )
-    if algorithm is not None and algorithm.constraint == "sphere":
+    if algorithm is not None and algorithm.on_sphere:
         lengths = np.diag(start.Q)
         if np.max(np.abs(lengths - 1.0)) > SPHERE_TOLERANCE:
             raise BadParameter(
                 f"the sphere constraint needs Q_jj = 1, the start has {lengths.tolist()}; "
                 "use random_overlaps(..., normalised=True) or rescale the rows"
             )
-    declared = declared_parameters(model, algorithm)
+    declared = declared_parameters(model, algorithm, dim)
     scalars, symbols = resolve_scalars(declared, needed, given)
     readout = start.readout
     arrays = {

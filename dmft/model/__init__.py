@@ -1,6 +1,6 @@
 """Floor 1: frozen declarations of networks, targets, algorithms and starts."""
 
-from dmft.model.algorithm import SGD, GradientFlow, as_count
+from dmft.model.algorithm import DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_field
@@ -8,6 +8,7 @@ from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps
 
 __all__ = [
+    "DIM_NAME",
     "FIELD",
     "SGD",
     "Committee",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,12 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 
-Constraint = Literal["sphere"] | None
+Constraint = Literal["sphere", "sphere-gradient"] | None
+Loss = Literal["squared", "correlation"]
+CONSTRAINTS = (None, "sphere", "sphere-gradient")
+LOSSES = ("squared", "correlation")
+# In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
+DIM_NAME = "d"
 
 
 def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -> sp.Expr:
@@ -41,48 +46,83 @@ def as_count(value: int, name: str) -> int:
     raise BadParameter(f"{name} must be an integer >= 1, got {value!r}")
 
 
+def as_batch(value: int | sp.Expr) -> int | sp.Expr:
+    """Return a batch size: an integer >= 1, or an expression in the symbol d of the dimension."""
+    if not isinstance(value, sp.Expr) or value.is_number:
+        return as_count(int(value) if isinstance(value, sp.Integer) else value, "batch_size")
+    others = sorted(s.name for s in value.free_symbols if s.name != DIM_NAME)
+    if others:
+        raise BadParameter(
+            f"batch_size = {value} holds {', '.join(others)}; it is an integer, or an expression "
+            "in the input dimension d = sympy.Symbol('d'), as d**2 or 3*d/2"
+        )
+    return value
+
+
 def _check_constraint(constraint: str | None) -> None:
-    if constraint not in (None, "sphere"):
-        raise BadParameter(f'constraint must be None or "sphere", got {constraint!r}')
+    if constraint not in CONSTRAINTS:
+        raise BadParameter(f"constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
 
 
 @dataclass(frozen=True)
 class SGD:
-    r"""One-pass stochastic gradient descent on the squared loss.
+    r"""One-pass stochastic gradient descent.
 
     One step is w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d), with
-    psi_j = a_j sigma'(h_j) (y - f); time is t = steps * gamma / (p d).
+    psi_j = a_j sigma'(h_j) E; E = y - f for the squared loss and E = y for the correlation loss.
+    Time is t = steps * gamma / (p d). A trained readout moves by
+    a_j <- a_j + gamma_a/(p n_b) sum_mu E^mu sigma(h_j^mu), gamma_a = readout_rate * gamma / d.
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
         gamma > 0.
-    batch_size : int
-        n_b >= 1 fresh samples a step, of order one as d grows.
-    loss : "squared"
-        1/2 (y - f)^2.
-    constraint : None or "sphere"
-        "sphere" divides each w_j by its length after the step, |w_j|^2 = d.
+    batch_size : int or sympy.Expr
+        n_b >= 1 fresh samples a step; for batches that grow with the dimension an expression in
+        ``d = sympy.Symbol("d")``, as ``d**2`` (`derive` with ``dim=`` gives the map of such steps).
+    loss : "squared" or "correlation"
+        1/2 (y - f)^2, or 1 - y f: the update without the network's own output.
+    constraint : None, "sphere" or "sphere-gradient"
+        "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
+        also takes the part of the step along w_j out before. Their differential equations agree,
+        their maps do not.
+    readout_rate : float or sympy.Expr
+        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed.
 
     Examples
     --------
     >>> import dmft
     >>> dmft.SGD(learning_rate=0.5).batch_size
     1
+    >>> dmft.SGD(0.5, batch_size=1000, loss="correlation", constraint="sphere").loss
+    'correlation'
     """
 
     learning_rate: sp.Expr
-    batch_size: int = 1
-    loss: Literal["squared"] = "squared"
+    batch_size: int | sp.Expr = 1
+    loss: Loss = "squared"
     constraint: Constraint = None
+    readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
 
     def __post_init__(self) -> None:
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
         object.__setattr__(self, "learning_rate", rate)
-        object.__setattr__(self, "batch_size", as_count(self.batch_size, "batch_size"))
-        if self.loss != "squared":
-            raise BadParameter(f'loss must be "squared", got {self.loss!r}')
+        object.__setattr__(self, "batch_size", as_batch(self.batch_size))
+        readout_rate = as_parameter(self.readout_rate, "readout_rate")
+        object.__setattr__(self, "readout_rate", readout_rate)
+        if self.loss not in LOSSES:
+            raise BadParameter(f"loss must be one of {list(LOSSES)}, got {self.loss!r}")
         _check_constraint(self.constraint)
+
+    @property
+    def trains_readout(self) -> bool:
+        """Whether the second layer learns too."""
+        return self.readout_rate != 0
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether the rows keep their length."""
+        return self.constraint is not None
 
 
 @dataclass(frozen=True)
@@ -96,7 +136,18 @@ class GradientFlow:
     'sphere'
     """
 
-    constraint: Constraint = None
+    constraint: Literal["sphere"] | None = None
 
     def __post_init__(self) -> None:
-        _check_constraint(self.constraint)
+        if self.constraint not in (None, "sphere"):
+            raise BadParameter(f'constraint must be None or "sphere", got {self.constraint!r}')
+
+    @property
+    def trains_readout(self) -> bool:
+        """The readout stays fixed."""
+        return False
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether the rows keep their length."""
+        return self.constraint is not None

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from dmft.codegen import build
 from dmft.equations import Equations
+from dmft.equations.values import Values
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
 from dmft.model import SGD, Overlaps
@@ -48,20 +49,29 @@ def run_inputs(
             "which takes its own state blocks, widths and constants"
         )
     values = equations.values(start, dict(parameters))
-    clock: dict[str, Any] = {}
-    if isinstance(equations.algorithm, SGD):
-        clock = {
-            "time_step_times_dim": values.scalars["learning_rate"] / values.widths["p"]
-            if "learning_rate" in values.scalars
-            else None,
-            "samples_per_step": equations.algorithm.batch_size,
-        }
+    state, constants = equations.state(start), dict(values.arrays)
+    if equations.algorithm.trains_readout:
+        state["readout"] = constants.pop("readout")
     return {
-        "state": equations.state(start),
+        "state": state,
         "widths": values.widths,
-        "constants": values.arrays,
+        "constants": constants,
         "parameters": {name: values.scalars[name] for name in equations.parameters},
-        "provenance": clock,
+        "provenance": _clock(equations, values),
+    }
+
+
+def _clock(equations: Equations, values: Values) -> dict[str, Any]:
+    """What turns the time of a run into steps and samples."""
+    algorithm, scalars = equations.algorithm, values.scalars
+    if not isinstance(algorithm, SGD):
+        return {}
+    if equations.kind == "map":
+        return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
+    rate = scalars.get("learning_rate")
+    return {
+        "time_step_times_dim": None if rate is None else rate / values.widths["p"],
+        "samples_per_step": algorithm.batch_size,
     }
 
 
@@ -175,6 +185,8 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
 
 def _with_readout(run: Trajectory) -> Trajectory:
     """Show the fixed readout as a block with time first, as trained readouts are."""
+    if "readout" in run.blocks:
+        return run
     readout = run.constants["readout"]
     block = np.broadcast_to(readout, (run.t.size, readout.size)).copy()
     return replace(
