@@ -46,6 +46,12 @@ class EquationPrinter(LatexPrinter):
             return f"{head}_{{{subscript}}}^{power}"
         return f"{name}_{{{subscript}}}"
 
+    def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
+        # h_1^* has its superscript already: TeX refuses a second one outside braces.
+        if isinstance(expr.base, sp.Indexed):
+            return template % (f"{{{self._print(expr.base)}}}", self._print(expr.exp))
+        return str(super()._helper_print_standard_power(expr, template))
+
     def _print_Sum(self, expr: sp.Sum) -> str:
         signs = "".join(
             rf"\sum_{{{self._print(s)}={low}}}^{{{self._print(high)}}}"

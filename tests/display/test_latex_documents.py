@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+import sympy as sp
 
 import dmft
 from dmft.display.latex import document, escape
@@ -76,6 +77,14 @@ def test_title_and_note_are_escaped(text):
 def test_escape_leaves_plain_words_alone():
     assert escape("plain words 123") == "plain words 123"
     assert escape("\\{}") == r"\textbackslash{}\{\}"
+
+
+def test_powers_of_starred_fields_have_one_superscript_only():
+    u, v, z = sp.symbols("u v z", real=True)
+    target = dmft.MultiIndex(u + v**3 * sp.sign(u), [u, v])
+    text = dmft.derive(dmft.Model(dmft.Committee(z**2, 1), target), dmft.GradientFlow()).latex()
+    assert "{h_{2}^*}^{3}" in text
+    assert "^*^" not in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
