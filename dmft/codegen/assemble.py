@@ -65,6 +65,7 @@ OPTIONAL_IMPORTS = {
     "pair_average(": "from dmft.special.averages import pair_average\n",
     "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
+    "two_signs(": "from dmft.special.bivariate import two_signs\n",
 }
 SIGN_FUNCTIONS = (
     "four_signs",

@@ -23,6 +23,7 @@ TABLE_COST = {1: 1, 2: 12}
 CALLS = {
     "asin": "asin",
     "BivariateNormalCDF": "bivariate_normal_cdf",
+    "TwoSigns": "two_signs",
     "CorrelationRoot": "correlation_root",
     "CorrelationAngle": "correlation_angle",
     "InverseCorrelationRoot": "inverse_correlation_root",

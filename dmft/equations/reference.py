@@ -40,8 +40,20 @@ def _erf(value: Any) -> Any:
 
 
 def _bivariate_normal_cdf(h: Any, k: Any, rho: Any) -> Any:
-    """P(U <= h, V <= k) by Owen's T function (Owen 1956)."""
-    from scipy.special import ndtr, owens_t
+    """P(U <= h, V <= k) of standard normal U, V with correlation rho."""
+    from scipy.special import ndtr
+
+    return 0.5 * (ndtr(h) + ndtr(k)) - _owen(h, k, rho)
+
+
+def _two_signs(h: Any, k: Any, rho: Any) -> Any:
+    """E[sign(h - U) sign(k - V)]."""
+    return 1.0 - 4.0 * _owen(h, k, rho)
+
+
+def _owen(h: Any, k: Any, rho: Any) -> Any:
+    """Half the probability that U <= h or V <= k, but not both (Owen 1956)."""
+    from scipy.special import owens_t
 
     h, k, rho = np.broadcast_arrays(h, k, rho)
     root = np.sqrt((1.0 - rho) * (1.0 + rho))
@@ -53,7 +65,7 @@ def _bivariate_normal_cdf(h: Any, k: Any, rho: Any) -> Any:
         np.where(np.isnan(s), np.where((h == 0) & (k == 0), _origin(rho), 0.0), s) for s in slopes
     ]
     tails = owens_t(h, slopes[0]) + owens_t(k, slopes[1])
-    return 0.5 * (ndtr(h) + ndtr(k)) - tails - 0.5 * opposite
+    return tails + 0.5 * opposite
 
 
 def _correlation_root(first: Any, second: Any, cross: Any) -> Any:
@@ -85,6 +97,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": np.exp,
     "erf": _erf,
     "BivariateNormalCDF": _bivariate_normal_cdf,
+    "TwoSigns": _two_signs,
     "CorrelationRoot": _correlation_root,
     "CorrelationAngle": _correlation_angle,
     "InverseCorrelationRoot": _inverse_correlation_root,

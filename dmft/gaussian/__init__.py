@@ -1,6 +1,6 @@
 """Floor 2: Gaussian calculus. Closed forms, Hermite expansions and exponents of functions."""
 
-from dmft.gaussian.bivariate import BivariateNormalCDF
+from dmft.gaussian.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponent import Exponent
 from dmft.gaussian.exponents import generative_exponent, information_exponent, leap_exponent
@@ -23,6 +23,7 @@ __all__ = [
     "HermiteSeries",
     "Learnability",
     "Term",
+    "TwoSigns",
     "derivative",
     "elementary",
     "generative_exponent",

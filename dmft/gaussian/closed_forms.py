@@ -8,7 +8,7 @@ average               value                                    source
 ====================  =======================================  =========================
 E[erf_s(x)]           erf(m / sqrt(2 (C + s^2)))               one_pass.md A.6
 E[erf_s(x) erf_t(y)]  (2/pi) arcsin(rho), zero means           one_pass.md A.2 (arcsine law)
-                      4 Phi_2(h, k; rho) - ... , any means     one_pass.md A.6
+                      TwoSigns(h, k, rho), any means           one_pass.md A.6
 four, zero means      FourSigns(C + diag(s^2))                 one_pass.md A.3, A.5
 odd products          0, zero means                            symmetry
 ====================  =======================================  =========================
@@ -26,7 +26,7 @@ from itertools import combinations
 import sympy as sp
 
 from dmft.errors import NotClosed
-from dmft.gaussian.bivariate import BivariateNormalCDF
+from dmft.gaussian.bivariate import TwoSigns
 from dmft.gaussian.law import Law
 from dmft.gaussian.orthant import FourSigns
 from dmft.gaussian.pair import CorrelationAngle
@@ -64,7 +64,9 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
         kinds = "sign and error" if any(a is sp.oo for _, a, _ in erfs) else "error"
         raise NotClosed(f"it leaves a product of {len(erfs)} {kinds} functions")
     roots = [
-        1 / law.deviation(x) if a is sp.oo else sp.Pow(1 + times(2 * a**2, law.C(x, x)), -HALF)
+        1 / law.deviation(x)
+        if a is sp.oo
+        else sp.Pow(1 + times(2 * a**2, _variance(law, x)), -HALF)
         for x, a, _ in erfs
     ]
     if len(erfs) == 1:
@@ -78,8 +80,12 @@ def error_function_product(law: Law, erfs: Erfs) -> sp.Expr:
     first, second = (times(s, r) for s, r in zip(shifts, roots, strict=True))
     if first.has(sp.I) or second.has(sp.I):
         raise NotClosed("it leaves two error functions of complex arguments")
-    joint = BivariateNormalCDF(sp.sqrt(2) * first, sp.sqrt(2) * second, _clamped(correlation))
-    return 4 * joint - sp.erf(first) - sp.erf(second) - 1
+    return TwoSigns(sp.sqrt(2) * first, sp.sqrt(2) * second, _clamped(correlation))
+
+
+def _variance(law: Law, x: Hashable) -> sp.Expr:
+    """Variance; under a condition from the root of the pair, as tilting has it (`Law.tilt`)."""
+    return law.deviation(x) ** 2 if law.conditioned else law.C(x, x)
 
 
 def without_parallel_signs(law: Law, erfs: Erfs) -> tuple[sp.Expr, Erfs]:

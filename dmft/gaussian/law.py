@@ -79,7 +79,15 @@ class Law:
         inverse = sp.Pow(spread, -1)
         pull = slope - times(b, m(q))
 
+        # Between shifted fields, what is left of a variance of nearly parallel fields must agree
+        # with what conditioning leaves of the other.
+        shifted = pull != 0 or self._mean is not None
+
         def cov(x: Any, y: Any) -> sp.Expr:
+            if shifted and x == y != q and not b.is_negative:
+                return (
+                    C(x, x) + times(b, CorrelationRoot(C(q, q), C(x, x), C(q, x)) ** 2)
+                ) * inverse
             return C(x, y) + times(-b, C(q, x), C(q, y), inverse)
 
         def mean(x: Any) -> sp.Expr:

@@ -190,7 +190,8 @@ def proven_steps(
         if better is None:
             return None
         rows = np.array(basis[learned:, :].tolist(), dtype=float)
-        proven.append(replace(better, basis=rows, feature=better.feature.xreplace(back)))
+        feature = None if better.feature is None else better.feature.xreplace(back)
+        proven.append(replace(better, basis=rows, feature=feature))
         learned += len(step.directions)
     return proven
 

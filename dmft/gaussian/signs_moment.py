@@ -96,7 +96,8 @@ def signs_moment(
     """
     pure = [x for x, a, _ in erfs if a is sp.oo]
     labels = [*(x for x, *_ in erfs), *polynomials]
-    if len(pure) < 2 or all(map(_fixed, pure)) or any(c != 0 for *_, c in erfs) or any(law.m(x) != 0 for x in labels):
+    shifted = any(c != 0 for *_, c in erfs) or any(law.m(x) != 0 for x in labels)
+    if len(pure) < 2 or shifted or all(map(_fixed, pure)):
         return None
     if any(law.C(x, x).is_number for x in labels):
         return None

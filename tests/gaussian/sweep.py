@@ -14,7 +14,7 @@ from scipy.special import erf, ndtr
 from dmft.gaussian import product_expectation
 from dmft.gaussian.orthant import PairOfSignsMoment
 from dmft.model import FIELD as z
-from dmft.special.bivariate import bivariate_normal_cdf
+from dmft.special.bivariate import bivariate_normal_cdf, two_signs
 from dmft.special.orthant import (
     correlation_angle,
     correlation_root,
@@ -151,6 +151,12 @@ def random_covariances(rng, count, families, zeros=False):
     return np.stack([first, rho * np.sqrt(first * second), second], axis=1)
 
 
+def random_means(rng, rows):
+    """Means from 1e-8 deviations to a few: fields that switch at nearly the same point too."""
+    size = np.where(rng.random(len(rows)) < 0.5, 1.0, 10.0 ** rng.uniform(-8, 0, len(rows)))
+    return rng.standard_normal((len(rows), 2)) * np.sqrt(rows[:, [0, 2]]) * size[:, None]
+
+
 def conditional(rows):
     """Slope and variance of y given x, in extended precision: their difference cancels."""
     a, b, c = rows.astype(np.longdouble).T
@@ -208,6 +214,7 @@ PIECES = {
     "FourSigns": four_signs,
     "FourSignsMoment": four_signs_moment,
     "BivariateNormalCDF": bivariate_normal_cdf,
+    "TwoSigns": two_signs,
 }
 
 
