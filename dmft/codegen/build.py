@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmft.codegen.assemble import module_source
-from dmft.codegen.packing import layout
+from dmft.codegen.assemble import code_names, module_source
+from dmft.codegen.diffusion import noise_layout, noise_source
+from dmft.codegen.packing import Layout, layout
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
 from dmft.errors import BadParameter, NotClosed
@@ -57,10 +58,10 @@ def build(equations: Equations) -> Problem:
         generate(equations)
         module = load_module(source, "dmft_equations")
     scalars = tuple(equations.parameters)
-    here = layout(equations.on_nodes)
+    here = layout_of(equations)
     return Problem(
         kind=equations.kind,
-        rhs=module.rhs,
+        rhs=module.drift if equations.noise else module.rhs,
         state=here.state,
         widths=here.widths,
         parameters=scalars,
@@ -69,6 +70,7 @@ def build(equations: Equations) -> Problem:
         observables=("risk",),
         domain=module.domain,
         covariance=module.covariance,
+        diffusion=module.diffusion if equations.noise else None,
         parallel_band=_parallel_band(source),
         source=source,
         time_unit=equations.time_unit,
@@ -111,12 +113,20 @@ def generate(equations: Equations) -> str:
     teacher = equations.model.teacher
     activations = f"student {equations.model.student.activation}, teacher "
     activations += str(teacher.activation if isinstance(teacher, Committee) else teacher)
-    return module_source(
-        equations.on_nodes,
-        list(equations.parameters),
-        VERSION,
-        f"{activations}\n{equations.time_unit}",
+    parameters = list(equations.parameters)
+    text = module_source(
+        equations.on_nodes, parameters, VERSION, f"{activations}\n{equations.time_unit}"
     )
+    if equations.noise:
+        here = layout_of(equations)
+        text += noise_source(equations.noise, here, parameters, code_names(parameters))
+    return text
+
+
+def layout_of(equations: Equations) -> Layout:
+    """Where the arrays of a system live."""
+    here = layout(equations.on_nodes)
+    return noise_layout(equations.noise, here) if equations.noise else here
 
 
 @cache

@@ -16,6 +16,7 @@ from dmft.equations import symbols as x
 from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, base_name, live, used_bases
 from dmft.equations.explicit import ExplicitEquations, unroll
+from dmft.equations.fluctuations import Noise, with_fluctuations
 from dmft.equations.kernels import kernel_error
 from dmft.equations.latex import (
     KERNEL_OPERATIONS,
@@ -27,7 +28,8 @@ from dmft.equations.latex import (
     functions_latex,
     kernel_latex,
 )
-from dmft.equations.nodes import averages, discretise, smooth
+from dmft.equations.nodes import averages, discretise, rule_of_averages
+from dmft.equations.noise_text import closed_latex, noise_latex, noise_text
 from dmft.equations.reference import evaluate
 from dmft.equations.steps import check_concentration
 from dmft.equations.text import definition_text, functions_text, model_names
@@ -35,7 +37,6 @@ from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
     declared_parameters,
-    node_rule,
     resolve,
     with_nodes,
 )
@@ -55,7 +56,7 @@ class Equations:
 
     Attributes
     ----------
-    kind : "ode" or "map"
+    kind : "ode", "map" or "sde"
     definitions : tuple of Definition
         Blocks (Omega, c), intermediates, rates of M and Q, the risk.
     model, algorithm
@@ -65,6 +66,8 @@ class Equations:
         What t means.
     dim : sympy.Expr or None
         Input dimension, where the equations hold it.
+    noise : Noise or None
+        Fluctuations at order 1/d, of the kind "sde".
 
     Examples
     --------
@@ -83,6 +86,7 @@ class Equations:
     time_unit: str
     dropped: tuple[str, ...] = field(default=())
     dim: sp.Expr | None = None
+    noise: Noise | None = None
 
     # What they hold -------------------------------------------------------------------------
 
@@ -110,6 +114,7 @@ class Equations:
         """
         known = {t for d in self.definitions if d.role != "block" for t, _ in d.terms}
         known -= {"free", "risk"}
+        known |= set(self.noise.terms if self.noise else ())
         for name in names:
             if name not in known:
                 raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
@@ -122,13 +127,16 @@ class Equations:
             for d in kept
             if d.name not in empty
         )
-        return replace(self, definitions=live(kept), dropped=(*self.dropped, *names))
+        noise = self.noise.without(*names) if self.noise else None
+        return replace(self, definitions=live(kept), dropped=(*self.dropped, *names), noise=noise)
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
         """Scalar parameters that the equations read, with their declared values."""
         declared = declared_parameters(self.model, self.algorithm, self.dim)
         used = {n for d in self.definitions for n in used_bases(d.expr)}
+        if self.noise:  # the covariance reads them all
+            used |= set(declared) - {"readout_rate", "batch_size"}
         return {name: value for name, value in declared.items() if name in used}
 
     @cached_property
@@ -160,6 +168,7 @@ class Equations:
             for d in self.definitions
             for name, e in d.terms
         )
+        text += self.noise.signature if self.noise else ""
         return hashlib.blake2b((text + VERSION).encode(), digest_size=12).hexdigest()
 
     @property
@@ -184,6 +193,8 @@ class Equations:
             parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")
         if self.averages:
             parts.append("averages without closed form on nodes, their error estimated in each run")
+        if self.noise:
+            return "; ".join([*(parts or ["drift exact"]), self.noise.approximation])
         return "; ".join(parts) or "exact"
 
     @cached_property
@@ -205,13 +216,25 @@ class Equations:
         -------
         dict
             ``{"Q": dQ/dt (p, p), "M": dM/dt (p, k)}``, per unit of t; ``"readout"`` (p,) where
-            it is trained. For a map the increments of one step.
+            it is trained. For a map the increments of one step. For an sde the drift, with
+            ``"Sigma"``, the covariance of (u, v) over (Q, M) packed in C order, and
+            ``"covariance"``, that of the increments of (Q, M) per unit t: Sigma gamma/(p d n_b).
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
         nodes of `dmft.gaussian.nodes`; `evaluate_error` tells the error.
         """
         values = self.values(start, parameters)
-        return evaluate(self.on_nodes, self.state(start), values, "rate")
+        if not (self.averages or self.noise):
+            return evaluate(self.on_nodes, self.state(start), values, "rate")
+        return self._on_rule(start, values, self.rule(start, parameters))
+
+    def _on_rule(
+        self, start: Overlaps, values: Values, rule: NodeRule
+    ) -> dict[str, NDArray[np.float64]]:
+        """Rates with the averages on the nodes of a rule."""
+        here = with_nodes(values, rule)
+        rates = evaluate(self.on_nodes, self.state(start), here, "rate")
+        return self.noise.add_to(rates, self.state(start), here, rule) if self.noise else rates
 
     def state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
         """Initial state blocks of a run from this start."""
@@ -222,27 +245,26 @@ class Equations:
     ) -> dict[str, NDArray[np.float64]]:
         """Error (99 %) of what `evaluate` returns, from the spread of its nodes; zero if exact."""
         value = self.evaluate(start, **parameters)
-        if not self.averages:
+        on_nodes = self.averages or self.noise
+        rule = self.rule(start, parameters) if on_nodes else None
+        if rule is None or not rule.groups:
             return {name: np.zeros_like(rate) for name, rate in value.items()}
         values = self.values(start, parameters)
-        rule = self.rule(start, parameters)
-        state = self.state(start)
-        rates = [
-            evaluate(self.on_nodes, state, with_nodes(values, group), "rate")
-            for group in rule.groups
-        ]
+        rates = [self._on_rule(start, values, group) for group in rule.groups]
         return {name: rule.error(v, [r[name] for r in rates]) for name, v in value.items()}
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
         """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ..."""
-        return node_rule(start.p + start.k, smooth(self.averages), options)
+        if self.noise:
+            return self.noise.rule(start.p + start.k, options)
+        return rule_of_averages(self.averages, start.p, start.k, options)
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start."""
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.
         if (
-            self.kind == "ode"
+            self.kind != "map"
             and isinstance(self.algorithm, SGD)
             and (self.algorithm.learning_rate.is_number or "learning_rate" in parameters)
         ):
@@ -250,7 +272,8 @@ class Equations:
         if self.kind == "map":
             needed = list(dict.fromkeys([*needed, *CLOCK]))
         given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
-        if not self.averages and len(given) < len(parameters):
+        chosen = self.averages or (self.noise and not self.noise.polynomial)
+        if not chosen and len(given) < len(parameters):
             raise BadParameter(
                 f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
                 "closed form; these equations have none"
@@ -258,7 +281,10 @@ class Equations:
         values = resolve(self.model, self.algorithm, needed, start, given, self.dim)
         if self.kind == "map":
             check_concentration(values.scalars, start.p)
-        return with_nodes(values, self.rule(start, parameters)) if self.averages else values
+        if self.noise:
+            self.noise.check(values, start, given)
+        on_nodes = self.averages or (self.noise and not self.noise.closed)
+        return with_nodes(values, self.rule(start, parameters)) if on_nodes else values
 
     def explicit(
         self,
@@ -296,6 +322,8 @@ class Equations:
             for name, value in given.items()
         }
         result = unroll(self.definitions, widths, {**constants, "P": P})
+        if self.noise:
+            result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
         return result.subs(
             {PARAMETER_SYMBOLS[n]: v for n, v in self.parameters.items() if n in PARAMETER_SYMBOLS}
         )
@@ -315,12 +343,15 @@ class Equations:
         )
         lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
+        lines += noise_latex(self.noise, printer) if self.noise else []
         lines.append(functions_latex(self.model, printer))
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
             limit = KERNEL_OPERATIONS if kernels == "auto" else None
             found = distinct_kernels(self.definitions)
             parts.append(align([y for q in found for y in kernel_latex(q, printer, limit)]))
+            if self.noise and self.noise.closed:
+                parts.append(align(closed_latex(self.noise, printer)))
         return "\n".join(parts)
 
     def _repr_latex_(self) -> str:
@@ -340,7 +371,10 @@ class Equations:
             if chosen and heading:
                 lines.append(heading)
             texts = ["  " + text for d in chosen for text in definition_text(d, names, self.kind)]
-            lines += ["  " + ",  ".join(y.strip() for y in texts)] if role == "block" else texts
+            if role == "block" and texts:
+                texts = ["  " + ",  ".join(y.strip() for y in texts)]
+            lines += texts
+        lines += noise_text(self.noise) if self.noise else []
         lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
 

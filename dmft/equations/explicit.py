@@ -29,11 +29,14 @@ class ExplicitEquations:
     rhs : mapping of overlap symbols to their rates
     risk : population risk in the same symbols
     symbols : mapping of names such as ``"Q_11"`` to the symbols used
+    covariance : sympy.Matrix or None
+        Sigma of an sde in the order of `rhs`; per unit t times gamma/(p d n_b).
     """
 
     rhs: Mapping[sp.Symbol, sp.Expr]
     risk: sp.Expr
     symbols: Mapping[str, sp.Symbol]
+    covariance: sp.Matrix | None = None
 
     def jacobian(self) -> sp.Matrix:
         """Matrix of derivatives of the rates, in the order of `rhs`."""
@@ -42,7 +45,8 @@ class ExplicitEquations:
     def subs(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
         """Substitute parameters."""
         rhs = {s: e.subs(values) for s, e in self.rhs.items()}
-        return ExplicitEquations(rhs, self.risk.subs(values), self.symbols)
+        noise = None if self.covariance is None else self.covariance.subs(values)
+        return ExplicitEquations(rhs, self.risk.subs(values), self.symbols, noise)
 
     def _repr_latex_(self) -> str:
         rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]

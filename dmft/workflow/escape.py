@@ -10,7 +10,7 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.solve import problem_of, run_inputs, split_options
+from dmft.workflow.inputs import problem_of, run_inputs, split_options
 
 
 def escape_time(

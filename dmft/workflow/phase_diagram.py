@@ -18,7 +18,8 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.problem import Problem
 from dmft.workflow.escape import escape_time
-from dmft.workflow.solve import problem_of, run_inputs, solve, split_options
+from dmft.workflow.inputs import problem_of, run_inputs, split_options
+from dmft.workflow.solve import solve
 
 MEASURES = ("escape_time", "final_risk", "converged")
 Axis = tuple[str, ArrayLike]

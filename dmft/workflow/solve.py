@@ -4,91 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.codegen import build
 from dmft.equations import Equations
-from dmft.equations.values import Values
+from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
-from dmft.model import SGD, Overlaps
+from dmft.model import Overlaps
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
+from dmft.workflow.inputs import problem_of, run_inputs
+from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import solve_on_nodes
 
-
-@lru_cache(maxsize=64)
-def _built(fingerprint: str, equations: Equations) -> Problem:
-    return build(equations)
-
-
-def problem_of(system: Equations | Problem) -> Problem:
-    """Compiled problem of a system; equal equations are built once in a process."""
-    if isinstance(system, Problem):
-        return system
-    if isinstance(system, Equations):
-        return _built(system.fingerprint, system)
-    raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
-
-
-def run_inputs(
-    system: Equations | Problem, start: Overlaps, parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
-    equations = system if isinstance(system, Equations) else system.origin
-    if not isinstance(equations, Equations):
-        raise BadParameter(
-            "this Problem was written by hand; solve it with dmft.solvers.solve.solve_problem, "
-            "which takes its own state blocks, widths and constants"
-        )
-    values = equations.values(start, dict(parameters))
-    state, constants = equations.state(start), dict(values.arrays)
-    if equations.algorithm.trains_readout:
-        state["readout"] = constants.pop("readout")
-    return {
-        "state": state,
-        "widths": values.widths,
-        "constants": constants,
-        "parameters": {name: values.scalars[name] for name in equations.parameters},
-        "provenance": _clock(equations, values),
-    }
-
-
-def _clock(equations: Equations, values: Values) -> dict[str, Any]:
-    """What turns the time of a run into steps and samples."""
-    algorithm, scalars = equations.algorithm, values.scalars
-    if not isinstance(algorithm, SGD):
-        return {}
-    if equations.kind == "map":
-        return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
-    rate = scalars.get("learning_rate")
-    return {
-        "time_step_times_dim": None if rate is None else rate / values.widths["p"],
-        "samples_per_step": algorithm.batch_size,
-    }
-
-
-SOLVER_OPTIONS = frozenset(
-    {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events"}
-)
-
-
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Solver options and run-time parameters of a mixed set of keywords."""
-    solver = {name: value for name, value in options.items() if name in SOLVER_OPTIONS}
-    return solver, {name: value for name, value in options.items() if name not in solver}
+# Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
+# where integrands have kinks.
+RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 
 
 def solve(
     system: Equations | Problem,
-    start: Overlaps,
+    start: Overlaps | Sequence[Overlaps] | None,
     t_max: float,
     *,
     method: str | None = None,
@@ -101,7 +43,7 @@ def solve(
     timeout: float | None = None,
     quadrature_tol: float = 1e-5,
     **parameters: Any,
-) -> Trajectory:
+) -> Any:
     r"""Integrate the equations of motion from a start to time `t_max`.
 
     Shapes      start Q (p, p), M (p, k), P (k, k); result Q (T, p, p), M (T, p, k),
@@ -113,10 +55,13 @@ def solve(
     ----------
     system : Equations or Problem
     start : Overlaps
+        For an sde also a list of them, one for each path, or None: drawn anew for each path as
+        `random_overlaps` does.
     t_max : float
     method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
         Compiled explicit Runge-Kutta of order 5 (the default) or 8; SciPy's implicit methods when
-        stiff. Maps are iterated and take none of them.
+        stiff. Maps are iterated and take none of them. For an sde {"euler", "weak2"}:
+        Euler-Maruyama (the default) or a scheme of weak order 2.
     rtol, atol : float
         Error per step below atol + rtol |y|.
     save_at : None, int or (T,) array
@@ -135,7 +80,13 @@ def solve(
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols; with
         averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
-        ``seed=``.
+        ``seed=``. For an sde the paths: ``paths=`` (their number), ``dt=`` (the step in t),
+        ``seed=``, ``threads=``, ``bridge=`` (crossings within a step), ``keep_paths=``,
+        ``substeps=``, ``increments=`` (see `dmft.solvers.paths.solve_paths`).
+
+    Returns
+    -------
+    Trajectory, or PathEnsemble for equations of kind "sde"
 
     Raises
     ------
@@ -151,6 +102,15 @@ def solve(
     ('ok', True)
     """
     problem = problem_of(system)
+    if problem.kind == "sde" and problem.origin is not None:
+        common = {"method": method, "save_at": save_at, "events": events, "progress": progress}
+        return solve_paths_of(problem, start, t_max, {**common, "timeout": timeout}, parameters)
+    refuse_path_options(parameters)
+    if not isinstance(start, Overlaps):
+        raise BadParameter(
+            f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
+            "equations of kind 'sde'"
+        )
     inputs = run_inputs(system, start, parameters)
     options = {
         "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
@@ -164,6 +124,11 @@ def solve(
     equations = problem.origin
     if not equations.averages:
         return _with_readout(run_with(None))
+
+    if not smooth(equations.averages):
+        # Rates jump when a kink passes a node: finer steps would follow the nodes, not the law.
+        options["rtol"] = max(rtol, RTOL_PER_QUADRATURE * quadrature_tol)
+        options["atol"] = max(atol, ATOL_PER_QUADRATURE * quadrature_tol)
 
     def rule_of(count: int | None) -> NodeRule:
         rule: NodeRule = equations.rule(start, {**parameters, "nodes": count})

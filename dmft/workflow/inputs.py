@@ -1,0 +1,79 @@
+"""What a run needs: a compiled problem, its inputs, and which keywords are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from dmft.codegen import build
+from dmft.equations import Equations
+from dmft.equations.values import Values
+from dmft.errors import BadParameter
+from dmft.model import SGD, Overlaps
+from dmft.solvers.problem import Problem
+
+
+@lru_cache(maxsize=64)
+def _built(fingerprint: str, equations: Equations) -> Problem:
+    return build(equations)
+
+
+def problem_of(system: Equations | Problem) -> Problem:
+    """Compiled problem of a system; equal equations are built once in a process."""
+    if isinstance(system, Problem):
+        return system
+    if isinstance(system, Equations):
+        return _built(system.fingerprint, system)
+    raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
+
+
+def run_inputs(
+    system: Equations | Problem, start: Overlaps, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
+    equations = system if isinstance(system, Equations) else system.origin
+    if not isinstance(equations, Equations):
+        raise BadParameter(
+            "this Problem was written by hand; solve it with dmft.solvers.solve.solve_problem, "
+            "which takes its own state blocks, widths and constants"
+        )
+    values = equations.values(start, dict(parameters))
+    state, constants = equations.state(start), dict(values.arrays)
+    if equations.algorithm.trains_readout:
+        state["readout"] = constants.pop("readout")
+    return {
+        "state": state,
+        "widths": values.widths,
+        "constants": constants,
+        "parameters": {name: values.scalars[name] for name in equations.parameters},
+        "provenance": _clock(equations, values),
+    }
+
+
+def _clock(equations: Equations, values: Values) -> dict[str, Any]:
+    """What turns the time of a run into steps and samples."""
+    algorithm, scalars = equations.algorithm, values.scalars
+    if not isinstance(algorithm, SGD):
+        return {}
+    if equations.kind == "map":
+        return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
+    rate = scalars.get("learning_rate")
+    step = None if rate is None else rate / values.widths["p"]
+    if step is not None and equations.scaling == "noise-dominated":
+        step *= step / algorithm.batch_size  # t' = t gamma / (p n_b)
+    return {
+        "time_step_times_dim": step,
+        "samples_per_step": algorithm.batch_size,
+    }
+
+
+SOLVER_OPTIONS = frozenset(
+    {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events"}
+)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Solver options and run-time parameters of a mixed set of keywords."""
+    solver = {name: value for name, value in options.items() if name in SOLVER_OPTIONS}
+    return solver, {name: value for name, value in options.items() if name not in solver}

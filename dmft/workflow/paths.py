@@ -1,0 +1,157 @@
+"""Paths of the overlaps: what `dmft.solve` does with equations of kind "sde"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.equations import Equations
+from dmft.equations.values import declared_parameters, resolve_scalars
+from dmft.errors import BadParameter
+from dmft.model import Overlaps, random_overlaps
+from dmft.solvers.path_ensemble import PathEnsemble, Values
+from dmft.solvers.path_request import check_counts
+from dmft.solvers.paths import solve_paths
+from dmft.solvers.problem import Block, Problem
+from dmft.workflow.inputs import run_inputs
+
+Array = NDArray[np.float64]
+
+# Word of the seed's spawn key that keeps random starts apart from the noise of the paths.
+STARTS_STREAM = 8
+# Keywords that belong to paths, not to flows.
+PATH_OPTIONS = frozenset(
+    {"paths", "dt", "seed", "threads", "bridge", "increments", "substeps", "keep_paths"}
+)
+
+
+def refuse_path_options(parameters: Mapping[str, Any]) -> None:
+    """Refuse keywords of paths where there are none."""
+    found = sorted((PATH_OPTIONS - {"seed"}) & set(parameters))
+    if found:
+        raise BadParameter(
+            f"{', '.join(found)} belong to equations of kind 'sde', of "
+            "derive(..., dim=..., fluctuations=True)"
+        )
+
+
+def solve_paths_of(
+    problem: Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    t_max: float,
+    common: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> PathEnsemble:
+    """Paths of an sde from one start, or from a start of its own for each path."""
+    equations = problem.origin
+    options = {n: v for n, v in {**common, **given}.items() if n in PATH_OPTIONS or n in common}
+    options = {name: value for name, value in options.items() if value is not None}
+    parameters = {name: value for name, value in given.items() if name not in PATH_OPTIONS}
+    if not isinstance(start, Overlaps | None):
+        options.setdefault("paths", len(start))
+    missing = sorted({"paths", "dt"} - set(options))
+    if missing:
+        raise BadParameter(
+            f"equations of kind 'sde' are solved over paths: pass {', '.join(missing)} (the number "
+            "of paths, and the step in units of t)"
+        )
+    check_counts(paths=options["paths"], seed=options.get("seed", 0))
+    starts = _starts(equations, start, int(options["paths"]), options.get("seed", 0), parameters)
+    inputs = run_inputs(problem, starts[0], parameters)
+    values = equations.values(starts[0], parameters)
+    known = {block.name for block in problem.constants}
+    run = solve_paths(
+        problem,
+        _state(equations, starts),
+        t_max,
+        widths={name: inputs["widths"][name] for name in problem.widths},
+        constants={name: a for name, a in inputs["constants"].items() if name in known},
+        parameters=inputs["parameters"],
+        noise_scale=equations.noise.scale(values),
+        provenance={
+            **inputs["provenance"],
+            "dim": int(values.scalars["dim"]),
+            "covariance_error": covariance_error(equations, starts[0], parameters),
+        },
+        **options,
+    )
+    return _with_readout(run)
+
+
+def _starts(
+    equations: Equations,
+    start: Overlaps | Sequence[Overlaps] | None,
+    paths: int,
+    seed: int,
+    parameters: Mapping[str, Any],
+) -> list[Overlaps]:
+    """One start for all paths, or one for each."""
+    if isinstance(start, Overlaps):
+        return [start]
+    if start is None:
+        dim, sphere = _dimension(equations, parameters), equations.algorithm.on_sphere
+        seeds = np.random.SeedSequence(seed, spawn_key=(STARTS_STREAM,)).generate_state(paths)
+        return [random_overlaps(equations.model, dim, int(s), normalised=sphere) for s in seeds]
+    starts = list(start)
+    if not starts or not all(isinstance(s, Overlaps) for s in starts):
+        raise BadParameter("start must be a dmft.Overlaps, a list of them, or None")
+    first = starts[0]
+    for number, other in enumerate(starts):
+        same = np.array_equal(first.P, other.P) and first.Q.shape == other.Q.shape
+        if not same or not _same_readout(first, other):
+            raise BadParameter(f"start {number} has another P, readout or width than start 0")
+    return starts
+
+
+def _same_readout(first: Overlaps, other: Overlaps) -> bool:
+    if first.readout is None or other.readout is None:
+        return first.readout is other.readout
+    return np.array_equal(first.readout, other.readout)
+
+
+def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:
+    """Value of the dimension, before there is a start."""
+    declared = declared_parameters(equations.model, equations.algorithm, equations.dim)
+    scalars, _ = resolve_scalars(declared, ["dim"], dict(parameters))
+    return int(scalars["dim"])
+
+
+def _state(equations: Equations, starts: Sequence[Overlaps]) -> dict[str, Array]:
+    states = [equations.state(start) for start in starts]
+    if len(states) == 1:
+        return states[0]
+    return {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+
+def covariance_error(equations: Equations, point: Overlaps, parameters: Mapping[str, Any]) -> float:
+    """Error of Sigma at one state from its nodes, over the largest variance; 0 where exact."""
+    if equations.noise is None or equations.noise.polynomial:
+        return 0.0
+    values = dict(parameters)
+    error = equations.evaluate_error(point, **values)["Sigma"]
+    largest = float(np.max(np.abs(equations.evaluate(point, **values)["Sigma"]), initial=0.0))
+    return float(np.max(error, initial=0.0)) / largest if largest > 0.0 else 0.0
+
+
+def _with_readout(run: PathEnsemble) -> PathEnsemble:
+    """Show the fixed readout as a block with time first, as in trajectories."""
+    a = run.constants["readout"]
+    shown = np.broadcast_to(a, (run.t.size, a.size)).copy()
+    zero = np.zeros_like(shown)
+
+    def extended(values: Values, block: Array) -> Values:
+        return Values({**values.arrays, "readout": block})
+
+    return replace(
+        run,
+        mean=extended(run.mean, shown),
+        std=extended(run.std, zero),
+        stderr=extended(run.stderr, zero),
+        paths=run.paths
+        and extended(run.paths, np.broadcast_to(a, (len(run.path_status), *shown.shape)).copy()),
+        layout=(*run.layout, Block("readout", ("p",))),
+    )
