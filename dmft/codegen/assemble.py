@@ -105,6 +105,26 @@ def domain(y, widths, par, shift):
     return lowest_pivot(covariance(y, widths, par), shift)
 '''
 
+# Wide students: Q - M P^+ M^T is diagonal, and what must not be negative are its entries.
+WIDE_DOMAIN = '''
+
+@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
+def covariance(y, widths, par):
+    """Covariance Q - M P^+ M^T of the residual fields, a diagonal matrix."""
+    Q_perp_at = {start}
+    return np.diag(y[Q_perp_at : Q_perp_at + widths[0]])
+
+
+@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
+def domain(y, widths, par, shift):
+    """Smallest squared length of a residual, plus shift; negative outside the domain."""
+    Q_perp_at = {start}
+    lowest = y[Q_perp_at]
+    for j in range(widths[0]):
+        lowest = min(lowest, y[Q_perp_at + j])
+    return lowest + shift
+'''
+
 
 def module_source(
     definitions: Sequence[Definition],
@@ -118,10 +138,23 @@ def module_source(
     parts = [_function("rhs", "Rates of change.", rates, parameters, functions, here)]
     observables = live([d for d in definitions if d.role != "rate"])
     parts.append(_function("observe", "Observables.", observables, parameters, functions, here))
-    blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
-    body, *_ = _body(blocks, parameters, functions, here)
-    parts.append(DOMAIN.format(body="\n".join(INDENT + line for line in body)))
+    parts.append(_domain(definitions, parameters, functions, here))
     return _module(functions, parts, version, description)
+
+
+def _domain(
+    definitions: Sequence[Definition],
+    parameters: Sequence[str],
+    functions: PointFunctions,
+    here: Layout,
+) -> str:
+    """Functions that tell whether overlaps are those of vectors."""
+    blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
+    if not blocks:
+        assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
+        return WIDE_DOMAIN.format(start="widths[0] * widths[1]")
+    body, *_ = _body(blocks, parameters, functions, here)
+    return DOMAIN.format(body="\n".join(INDENT + line for line in body))
 
 
 def tangent_source(

@@ -12,6 +12,7 @@ from dmft.codegen.nodes import COST, FIXED, Graph, Index, Node, factors, terms
 from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
+from dmft.equations.conditioned import rest, spread
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import NotClosed
@@ -19,7 +20,9 @@ from dmft.gaussian.factor_table import factor_table
 from dmft.gaussian.orthant import PairOfSignsMoment
 from dmft.gaussian.tabled import TableAverage
 
-AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N", x.nodes: "nodes"}
+# Argument of a function at the nodes that is a name there already.
+FIRST = sp.IndexedBase("argument")[0]
+AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N", x.nodes: "nodes", x.cosines: "cosines"}
 
 
 def loop_index(symbol: sp.Symbol) -> Index:
@@ -81,6 +84,11 @@ class Lowering:
             name = "Kinked" * (len(tables) == 2 and not tables[1].smooth) + name
             arguments = [self(a) for a in expr.numbers]
             return g.call(" ".join([name, *(t.key for t in tables)]), *arguments)
+        if name in COST and expr.has(rest, spread):  # what is the same at all nodes stays outside
+            call = (
+                f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name
+            )
+            return g.call(call, *(self(a) for a in expr.args))
         if expr.has(x.node) and not expr.has(sp.Sum, Kernel):
             function, arguments = self.functions(expr)
             return g.call(f"{POINT} {function}", *(self(a) for a in arguments))

@@ -7,6 +7,7 @@ from typing import Any
 
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
 from dmft.display.diagram import is_diagram, plot_diagram
+from dmft.display.regimes import is_regimes, plot_regimes
 from dmft.display.style import pyplot
 from dmft.errors import BadParameter
 
@@ -20,15 +21,15 @@ def plot(
     title: str | None = None,
     dpi: int = 150,
 ) -> Any:
-    r"""Draw trajectories and simulations together, or a phase diagram.
+    r"""Draw trajectories and simulations together, or a phase diagram, or a plane of regimes.
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, EscapeTime or PhaseDiagram
+    *records : Trajectory, Ensemble, EscapeTime, PhaseDiagram or Regimes
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. A phase diagram stands alone: a heat map whose failed and censored cells are
-        hatched and named.
+        hatched and named; so do the regions of `dmft.regimes`.
     ax : matplotlib axes, optional
         Two axes (overlaps, risk) for runs, one for a diagram; a new figure by default.
     path : str or Path, optional
@@ -64,11 +65,12 @@ def plot(
         raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
-    diagrams = [r for r in records if is_diagram(r)]
+    diagrams = [r for r in records if is_diagram(r) or is_regimes(r)]
     if diagrams:
         if len(records) > 1:
             raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
-        axes = plot_diagram(diagrams[0], ax, shown=path is None, title=title)
+        draw = plot_regimes if is_regimes(diagrams[0]) else plot_diagram
+        axes = draw(diagrams[0], ax, shown=path is None, title=title)
         figure = axes.figure
     else:
         runs = [r for r in records if not is_escape(r)]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
 
 import sympy as sp
 
 from dmft.equations.definitions import live
-from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations
+from dmft.equations.fluctuations import as_dimension, noise_of
+from dmft.equations.scalings import limit, region_of
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, as_count
-
-Scaling = Literal["gradient-flow", "high-dimensional"]
-TIME_UNITS = {
-    "high-dimensional": "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
-    "gradient-flow": "t = steps * gamma / (p d) as gamma / p -> 0",
-}
+from dmft.model import SGD, GradientFlow, Model, Scaling
 
 
 def derive(
@@ -25,7 +20,7 @@ def derive(
     algorithm: SGD | GradientFlow,
     *,
     dim: int | sp.Expr | None = None,
-    scaling: Scaling | None = None,
+    scaling: str | Scaling | None = None,
     fluctuations: bool = False,
 ) -> Equations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
@@ -55,15 +50,21 @@ def derive(
     dim : int or sympy.Symbol, optional
         Input dimension d, for batches of the order of d: the equations are then the map of one
         step (kind "map"); `learning_rate`, `dim` and `batch_size` are run-time values.
-    scaling : None, "high-dimensional" or "gradient-flow"
-        Which terms survive as d grows: with "high-dimensional" (SGD's default) the learning rate
-        stays of order one and the quadratic term stays; with "gradient-flow" it is dropped.
+        With the mean-field scaling the dimension in which the residuals of random rows meet
+        (their cosines are averaged over; without it they are orthogonal).
+    scaling : str or Scaling, optional
+        Which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
+        "gradient-flow" drops the quadratic term, "mean-field" does so for wide students, whose
+        state is M (p, k) and Q_perp (p,), "noise-dominated" keeps the quadratic term alone, in
+        its own time. A `Scaling` of powers of d chooses among these (`dmft.regimes` draws them).
 
     Raises
     ------
     BadParameter
-        For an object that is not an algorithm, an unknown scaling, or a symbol that clashes with
-        the equations' own.
+        For an object that is not an algorithm, an unknown scaling, powers of d that leave no
+        differential equation, or a symbol that clashes with the equations' own.
+    NotClosed
+        Mean field, when an average has neither closed form nor table.
 
     Examples
     --------
@@ -75,6 +76,9 @@ def derive(
     >>> steps = dmft.derive(dmft.Model(erf, erf), dmft.SGD(500, batch_size=1000), dim=1000)
     >>> steps.kind, sorted(set(steps.terms["Q"]) - {"learning", "interaction"})
     ('map', ['label_noise', 'population_gradient', 'sgd_noise'])
+    >>> noise = dmft.derive(dmft.Model(erf, erf), dmft.SGD(0.5), scaling="noise-dominated")
+    >>> noise.terms["M"], sorted(noise.terms["Q"])
+    ({}, ['label_noise', 'sgd_noise'])
     >>> own = dmft.Committee(sp.tanh(z) * sp.exp(-(z**2)), width=2)
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
@@ -83,38 +87,23 @@ def derive(
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if not isinstance(algorithm, SGD | GradientFlow):
         raise BadParameter(f"algorithm must be dmft.SGD or dmft.GradientFlow, got {algorithm!r}")
-    if dim is not None and not fluctuations:
-        return step_equations(model, algorithm, dim, scaling)
-    if dim is not None or fluctuations:
-        raise BadParameter("fluctuations= is not in this version")
-    flow = isinstance(algorithm, GradientFlow)
-    natural: Scaling = "gradient-flow" if flow else "high-dimensional"
-    scaling = scaling or natural
-    if scaling not in TIME_UNITS or (scaling != natural and natural == "gradient-flow"):
-        raise BadParameter(
-            f"scaling {scaling!r} does not fit {type(algorithm).__name__}; choose one of "
-            f"{list(TIME_UNITS)} for SGD, 'gradient-flow' for GradientFlow"
-        )
-    if isinstance(algorithm, SGD) and not isinstance(algorithm.batch_size, int):
-        raise BadParameter(
-            f"batch_size = {algorithm.batch_size} grows with the dimension: pass dim=..., which "
-            "gives the map of such steps"
-        )
-    quadratic = scaling == "high-dimensional"
-    equations = Equations(
-        kind="ode",
-        definitions=live(definitions(model, algorithm, quadratic)),
-        model=model,
-        algorithm=algorithm,
-        scaling=scaling,
-        time_unit=TIME_UNITS[scaling],
-    )
-    _ = equations.parameters  # refuses clashing symbols before anything is computed
-    return equations
+    name = region_of(algorithm, scaling)
+    size = None if dim is None else as_dimension(dim)
+    if fluctuations:
+        noise = noise_of(model, algorithm, dim)
+        if name != "high-dimensional":
+            raise BadParameter(
+                "fluctuations are those of the high-dimensional scaling; leave it out"
+            )
+        equations = limit(model, algorithm, scaling)
+        return replace(equations, kind="sde", dim=noise.dim, noise=noise)
+    if dim is None or name == "mean-field":
+        return limit(model, algorithm, scaling, size)
+    return step_equations(model, algorithm, size, scaling)
 
 
 def step_equations(
-    model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr, scaling: str | None
+    model: Model, algorithm: SGD | GradientFlow, dim: sp.Expr | None, scaling: str | Scaling | None
 ) -> Equations:
     """Map of the overlaps under steps of large batches."""
     if not isinstance(algorithm, SGD):
@@ -133,14 +122,7 @@ def step_equations(
         algorithm=algorithm,
         scaling="large batches",
         time_unit="t = steps; batch n_b of the order of d or larger, eta = gamma / d of order one",
-        dim=as_dimension(dim),
+        dim=dim,
     )
     _ = equations.parameters
     return equations
-
-
-def as_dimension(dim: int | sp.Expr) -> sp.Expr:
-    """Return an input dimension as SymPy: an integer, or a symbol that is given at run time."""
-    if isinstance(dim, sp.Expr) and dim.free_symbols:
-        return dim
-    return sp.Integer(as_count(int(dim) if isinstance(dim, sp.Integer) else dim, "dim"))

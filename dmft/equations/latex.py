@@ -172,7 +172,9 @@ def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) ->
 
 
 def align(lines: Sequence[str]) -> str:
-    """Align environment of lines."""
+    """Align environment of lines; nothing where there are none (TeX refuses an empty one)."""
+    if not lines:
+        return ""
     return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
 
 

@@ -5,21 +5,32 @@ With standard normal nodes z_q and weights w_q of `dmft.gaussian.nodes`,
     E[F(lambda)] = sum_q w_q F(root z_q),    root root^T = Omega.
 
 The root has the teacher fields first, so that h* at the nodes depends on P alone. Each activation
-is evaluated once for each field and node, each sum over neurons once for each node.
+is evaluated once for each field and node, each sum over neurons once for each node. Where the
+student fields can be integrated out (`dmft.equations.conditioned`), h* alone is on nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, free_indices
-from dmft.equations.definitions import Definition, define
+from dmft.equations.conditioned import (
+    Conditioned,
+    conditional_definitions,
+    conditioned,
+    over_teachers,
+    plain_weight,
+)
+from dmft.equations.definitions import Definition, define, used_bases
 from dmft.equations.neighbour import coefficient_definitions, neighbour
 from dmft.errors import NotClosed
+from dmft.gaussian.nodes import NodeRule
 from dmft.gaussian.switch import SWITCHES
+from dmft.gaussian.tabled import TableAverage
 
 
 class FieldRoot(sp.Expr):
@@ -46,8 +57,19 @@ def averages(definitions: Iterable[Definition]) -> list[Average]:
 
 
 def smooth(found: Iterable[Average]) -> bool:
-    """Whether no integrand has a kink or a jump."""
-    return not any(a.has(*SWITCHES) for average in found for a in [average.integrand])
+    """Whether nothing that is evaluated at nodes has a kink or a jump."""
+    parts = ((average, conditioned(average)) for average in found)
+    return not any((c.weight if c else a.integrand).has(*SWITCHES) for a, c in parts)
+
+
+def rule_of_averages(
+    found: Sequence[Average], p: int, k: int, options: Mapping[str, Any]
+) -> NodeRule:
+    """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields."""
+    from dmft.equations.values import node_rule
+
+    dim = k if over_teachers(found) else p + k
+    return node_rule(dim, smooth(found), options).padded(p + k)
 
 
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -60,8 +82,9 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """
     if not averages(definitions):
         return tuple(definitions)
+    inner = {a: c for a in averages(definitions) if (c := conditioned(a)) is not None}
     definitions = [
-        Definition(d.target, tuple((t, sums_inside(e)) for t, e in d.terms), d.role)
+        Definition(d.target, tuple((t, sums_inside(e.xreplace(inner))) for t, e in d.terms), d.role)
         for d in definitions
     ]
     found = averages(definitions)
@@ -74,12 +97,13 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     for average, (other, closed) in near.items():
         head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
         values[average] += x.S_closed[x.j, x.l] - work.average(other)
+    values |= {c: work.conditioned(c) for c in dict.fromkeys(inner.values())}
     tail = [
         Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
         for d in definitions
         if d.role != "block"
     ]
-    return (*head, *work.definitions, *tail)
+    return (*head, *work.law(), *work.definitions, *tail)
 
 
 def sums_inside(expr: sp.Expr) -> sp.Expr:
@@ -111,16 +135,36 @@ class _Discretiser:
     """Collects the definitions that averages need, each value once."""
 
     def __init__(self, found: Sequence[Average]) -> None:
-        i, n, node = x.i, x.n, x.node
-        fields = sp.Sum(x.root[i, n] * x.normal[n, node], (n, 1, x.p + x.k))
-        self.definitions: list[Definition] = [
-            define(x.root[i, n], {"root": FieldRoot(x.Omega[i, n])}, "intermediate"),
-            define(x.lam_at[i, node], {"fields": fields}, "intermediate"),
-        ]
+        self.definitions: list[Definition] = []
         self.known: dict[sp.Expr, sp.Indexed] = {}
         # Where all fields share an activation, one array holds its values at students and teachers.
         joint = any(a.base == x.lam for average in found for a in average.atoms(sp.Indexed))
         self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
+
+    def law(self) -> list[Definition]:
+        """Root of the covariance, and what of the fields at the nodes the definitions read."""
+        i, n = x.i, x.n
+        fields = sp.Sum(x.root[i, n] * x.normal[n, x.node], (n, 1, x.p + x.k))
+        arrays = {**conditional_definitions(), x.lam_at[i, x.node]: fields}
+        used = {name for d in self.definitions for name in used_bases(d.expr)}
+        return [
+            define(x.root[i, n], {"root": FieldRoot(x.Omega[i, n])}, "intermediate"),
+            *(
+                define(target, {"law": value}, "intermediate")
+                for target, value in arrays.items()
+                if str(target.base.label) in used
+            ),
+        ]
+
+    def conditioned(self, average: Conditioned) -> sp.Expr:
+        """Sum over the nodes of the teacher fields that stands for an average."""
+        at = self.at_nodes(plain_weight(average.weight))
+        weighted = self.array("weighted", x.weight[x.node] * at, (), ())
+        total = _over_nodes(weighted * self.at_nodes(average.inner))
+        free = average.indices
+        if not free:
+            return self.array("average", total, (), (), (sp.Integer(1),))
+        return self.array("average", total, free, free, last=())
 
     def average(self, average: Average) -> sp.Expr:
         """Sum over the nodes that stands for an average."""
@@ -167,8 +211,8 @@ class _Discretiser:
         if isinstance(expr, sp.Piecewise):
             atoms = {a: self.at_nodes(a) for a in expr.atoms(sp.Indexed)}
             return self.stored(expr.xreplace(atoms))
-        if not expr.args:
-            return expr
+        if not expr.args or isinstance(expr, TableAverage):
+            return self.stored(expr)
         if isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp < -1:
             return self.at_nodes(1 / expr.base) ** (-expr.exp)
         value = expr.func(*(self.at_nodes(a) for a in expr.args))

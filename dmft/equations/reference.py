@@ -231,6 +231,8 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
     numbers = {x.p: widths["p"], x.k: widths["k"]}
     if "weight" in arrays:
         numbers[x.nodes] = arrays["weight"].size
+    if "cosine" in arrays:
+        numbers[x.cosines] = arrays["cosine"].size
     return numbers
 
 

@@ -44,12 +44,14 @@ lam_at = sp.IndexedBase("lambda_at")
 # Quadratic term on nodes, that of its closed-form neighbour on the same nodes and in closed form.
 S, S_near, S_closed = (sp.IndexedBase(y) for y in ("S", "S_near", "S_closed"))
 # Wide networks: Q = M P^+ M^T + the part of the residuals, whose lengths alone are kept.
-Q_perp, P_inverse, root_perp = (sp.IndexedBase(y) for y in ("Q_perp", "P_inverse", "root_perp"))
+Q_perp, P_inverse = sp.IndexedBase("Q_perp"), sp.IndexedBase("P_inverse")
+abs_perp, root_perp = sp.IndexedBase("abs_perp"), sp.IndexedBase("root_perp")
 size, along, parallel = (sp.IndexedBase(y) for y in ("size", "along", "parallel"))
 perp_learning, perp_interaction = (
     sp.IndexedBase("perp_learning"),
     sp.IndexedBase("perp_interaction"),
 )
+growth = sp.IndexedBase("growth")
 cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
 risk = sp.Symbol("risk", real=True)
 
@@ -94,14 +96,17 @@ BASE_LATEX = {
     "inverse_length": r"\ell^{-1}",
     "Q_perp": r"Q^{\perp}",
     "P_inverse": "P^{+}",
+    "abs_perp": r"\left|Q^{\perp}\right|",
     "root_perp": r"\ell^{\perp}",
     "size": "q",
     "along": "N",
     "parallel": r"Q^{\parallel}",
     "perp_learning": r"b^{\perp,\mathrm{lrn}}",
     "perp_interaction": r"b^{\perp,\mathrm{int}}",
+    "growth": r"\Phi",
     "cosine": "z",
     "cosine_weight": "w",
+    "h_twin": "h'",
     **{f"collected_{number}": f"T^{{({number})}}" for number in range(1, 10)},
 }
 BASE_TEXT = {
@@ -123,14 +128,17 @@ BASE_TEXT = {
     "inverse_length": "ℓ⁻¹",
     "Q_perp": "Q⊥",
     "P_inverse": "P⁺",
+    "abs_perp": "|Q⊥|",
     "root_perp": "ℓ⊥",
     "size": "q",
     "along": "N",
     "parallel": "Q∥",
     "perp_learning": "b⊥ᴸ",
     "perp_interaction": "b⊥ᴵ",
+    "growth": "Φ",
     "cosine": "z",
     "cosine_weight": "w",
+    "h_twin": "h'",
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}

@@ -6,7 +6,7 @@ derivative is again a sum over neurons of functions of overlaps, for any width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import sympy as sp
@@ -22,7 +22,7 @@ from dmft.gaussian.pair import CorrelationRoot, InverseCorrelationRoot
 from dmft.model import Overlaps
 
 EPSILON = sp.Dummy("epsilon", real=True)
-# What does not move with the state.
+# What does not move with the state, unless a rate moves it.
 CONSTANT = frozenset({"P", "readout", "teacher_readout"})
 
 
@@ -43,7 +43,8 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         For averages on nodes, and closed forms whose derivative is not known.
     """
     result: list[Definition] = []
-    resting = set(CONSTANT)
+    resting = set(CONSTANT) - {d.name for d in definitions if d.role == "rate"}
+    moving: set[str] = {"Omega"}
     for d in definitions:
         if d.role == "observable":
             continue
@@ -54,7 +55,9 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
             )
         terms = tuple((name, _moved_expression(e, resting)) for name, e in d.terms)
         terms = tuple((name, e) for name, e in terms if e != 0)
-        if d.role == "block" and not terms and d.name != "Omega":
+        if d.role == "block" and terms:
+            moving.add(d.name)
+        elif d.role == "block" and d.name not in moving:
             resting.add(d.name)
         if d.role != "rate":
             result.append(d)
@@ -71,7 +74,7 @@ def _displaced(d: Definition, terms: tuple[tuple[str, sp.Expr], ...]) -> Definit
     return Definition(moved(d.name)[d.target.indices], terms, d.role)
 
 
-def _moved_expression(expr: sp.Expr, resting: set[str]) -> sp.Expr:
+def _moved_expression(expr: sp.Expr, resting: Container[str]) -> sp.Expr:
     """Derivative along the displacement of all arrays that move."""
     closed = expr.xreplace({q: q.closed() for q in expr.atoms(Kernel)})
     entries = {e for e in closed.atoms(sp.Indexed) if base_name(e) not in resting}
@@ -93,24 +96,27 @@ def jacobian(
     Parameters
     ----------
     directions : (n, p p + p k) array
-        Displacements of (Q, M), each in C order; those of Q symmetric.
+        Displacements of (Q, M), each in C order; those of Q symmetric. A trained readout stands
+        behind: (n, p p + p k + p).
 
     Returns
     -------
-    (n, p p + p k) array
+    array of the shape of `directions`
         Row a is the Jacobian applied to direction a.
     """
     values = equations.values(point, dict(parameters))
     definitions = tangent(equations.definitions)
-    p, k = point.p, point.k
+    blocks = {"Q": point.Q, "M": point.M}
+    if equations.algorithm.trains_readout:
+        blocks["readout"] = values.arrays["readout"]
+    places = np.cumsum([block.size for block in blocks.values()])[:-1]
     rows = []
     for direction in directions:
-        state = {
-            "Q": point.Q,
-            "M": point.M,
-            "Q_moved": direction[: p * p].reshape(p, p),
-            "M_moved": direction[p * p :].reshape(p, k),
+        parts = np.split(np.asarray(direction), places)
+        moves = {
+            f"{name}_moved": part.reshape(block.shape)
+            for (name, block), part in zip(blocks.items(), parts, strict=True)
         }
-        rates = evaluate(definitions, state, values, "rate")
-        rows.append(np.concatenate([rates["Q"].ravel(), rates["M"].ravel()]))
+        rates = evaluate(definitions, {**blocks, **moves}, values, "rate")
+        rows.append(np.concatenate([rates[name].ravel() for name in blocks]))
     return np.array(rows)

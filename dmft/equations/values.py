@@ -60,6 +60,7 @@ def declared_parameters(
         declared["readout_rate"] = algorithm.readout_rate
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
+    if dim is not None:
         declared["dim"] = dim
     return declared
 
@@ -120,15 +121,8 @@ def _number(value: object, name: str) -> float:
     return number
 
 
-def resolve(
-    model: Model,
-    algorithm: SGD | GradientFlow | None,
-    needed: Iterable[str],
-    start: Overlaps,
-    given: Mapping[str, object],
-    dim: sp.Expr | None = None,
-) -> Values:
-    """Check a start against its model and collect all numbers of a run."""
+def check_widths(model: Model, start: Overlaps) -> None:
+    """Refuse a start whose widths are not those of the model."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     for network, width, name in (
@@ -139,6 +133,18 @@ def resolve(
             raise ShapeMismatch(
                 f"start has {name} width {width}, the model declares {network.width}"
             )
+
+
+def resolve(
+    model: Model,
+    algorithm: SGD | GradientFlow | None,
+    needed: Iterable[str],
+    start: Overlaps,
+    given: Mapping[str, object],
+    dim: sp.Expr | None = None,
+) -> Values:
+    """Check a start against its model and collect all numbers of a run."""
+    check_widths(model, start)
     if algorithm is not None and algorithm.on_sphere:
         lengths = np.diag(start.Q)
         if np.max(np.abs(lengths - 1.0)) > SPHERE_TOLERANCE:
@@ -148,15 +154,18 @@ def resolve(
             )
     declared = declared_parameters(model, algorithm, dim)
     scalars, symbols = resolve_scalars(declared, needed, given)
-    readout = start.readout
-    arrays = {
-        "P": start.P,
-        "readout": _readout(model.student.readout, start.p, symbols)
-        if readout is None
-        else readout,
-        "teacher_readout": _readout(model.teacher.readout, start.k, symbols),
-    }
+    arrays = {"P": start.P, **readout_arrays(model, start, symbols)}
     return Values({"p": start.p, "k": start.k}, scalars, arrays)
+
+
+def readout_arrays(
+    model: Model, start: Overlaps, symbols: Mapping[sp.Symbol, float]
+) -> dict[str, NDArray[np.float64]]:
+    """Readouts of both networks; a start may hold those of the student."""
+    given = start.readout
+    student = _readout(model.student.readout, start.p, symbols) if given is None else given
+    teacher = _readout(model.teacher.readout, start.k, symbols)
+    return {"readout": student, "teacher_readout": teacher}
 
 
 # Keywords that choose the nodes of averages without closed form.

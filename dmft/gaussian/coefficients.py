@@ -23,10 +23,12 @@ Index = tuple[int, ...]
 Function = Callable[[mpmath.mpf], mpmath.mpf]
 
 # One-dimensional quadrature: working digits, digits kept, largest error accepted relative to
-# sqrt(n! E f^2), candidate ends of the line and what may be left of the integrand there.
+# sqrt(n! E f^2), rounding of the sums likewise, candidate ends of the line and what may be left of
+# the integrand there.
 WORKING_DIGITS = 30
 KEPT_DIGITS = 18
 ACCEPTED_ERROR = 1e-15
+LINE_ROUNDING = 1e-20
 LINE_ENDS = (10, 14, 20, 30, 60, 100)
 LINE_TAIL = 1e-25
 # Distances from a break point at which poles are looked for.
@@ -136,6 +138,7 @@ class Coefficients:
     _known: dict[Index, Coefficient] = field(default_factory=dict)
     _closed: bool = True
     _integrand: dict[mpmath.mpf, mpmath.mpf] = field(default_factory=dict)
+    _panels: dict[int, list[mpmath.mpf]] = field(default_factory=dict)
     _grids: dict[int, Nodes] = field(default_factory=dict)
 
     def __getitem__(self, n: Index) -> Coefficient:
@@ -180,29 +183,31 @@ class Coefficients:
         if self.expr.free_symbols - set(self.fields) or self.expr.is_polynomial(*self.fields):
             return
         if len(self.fields) == 1:
-            self._line_setup  # noqa: B018
+            with mpmath.workdps(WORKING_DIGITS):
+                self._line_setup(_line_end(self.expr, self._weighted, 0))
         elif len(self.fields) in PANELS:
             self.grid(0)
 
     def _line(self, n: int) -> Coefficient:
         """One field: tanh-sinh quadrature in multiprecision, panels split at the kinks."""
         with mpmath.workdps(WORKING_DIGITS):
-            integrand, panels = self._line_setup
-            limit = ACCEPTED_ERROR * self.scale * float(mpmath.sqrt(mpmath.factorial(n)))
+            integrand, panels = self._line_setup(_line_end(self.expr, self._weighted, n))
+            size = self.scale * float(mpmath.sqrt(mpmath.factorial(n)))
+            limit = ACCEPTED_ERROR * size
             value, error = _bisected(lambda t: integrand(t) * _hermite_number(n, t), panels, limit)
             if error > limit:
                 raise BadParameter(
                     f"E[f He_{n}] of f = {self.expr}: the quadrature error {float(error):.1e} "
                     f"exceeds {limit:.1e}; rewrite f with its kinks and poles explicit"
                 )
-            return _rounded(value, max(float(error), 1e-18), KEPT_DIGITS)
+            kept = 5 * float(abs(value)) * 10.0**-KEPT_DIGITS
+            return _rounded(value, max(float(error), kept, LINE_ROUNDING * size), KEPT_DIGITS)
 
     @cached_property
-    def _line_setup(self) -> tuple[Function, list[mpmath.mpf]]:
-        """Memoised f times the density, and the panels of the line."""
-        x = self.fields[0]
+    def _weighted(self) -> Function:
+        """Memoised f times the density."""
         smooth = self.expr.rewrite(sp.Piecewise) if self.expr.has(sp.Heaviside) else self.expr
-        f = sp.lambdify(x, smooth, "mpmath")
+        f = sp.lambdify(self.fields[0], smooth, "mpmath")
         memory = self._integrand
 
         def integrand(t: mpmath.mpf) -> mpmath.mpf:
@@ -210,11 +215,16 @@ class Coefficients:
                 memory[t] = mpmath.re(f(t)) * mpmath.npdf(t)
             return memory[t]
 
-        end = _line_end(self.expr, integrand)
-        kinks = break_points(self.expr, x, end)
-        _check_poles(self.expr, integrand, kinks)
-        regular = [mpmath.mpf(s * e) for e in range(0, end + 1, 2) for s in (1, -1)]
-        return integrand, sorted({*regular, *kinks})
+        return integrand
+
+    def _line_setup(self, end: int) -> tuple[Function, list[mpmath.mpf]]:
+        """F times the density, and the panels of the line up to this end."""
+        if end not in self._panels:
+            kinks = break_points(self.expr, self.fields[0], end)
+            _check_poles(self.expr, self._weighted, kinks)
+            regular = [mpmath.mpf(s * e) for e in range(0, end + 1, 2) for s in (1, -1)]
+            self._panels[end] = sorted({*regular, *kinks})
+        return self._weighted, self._panels[end]
 
     def _tensor(self, n: Index) -> Coefficient:
         """Several fields: panels in double precision, the change between levels as the error."""
@@ -300,10 +310,22 @@ def _hermite_number(n: int, t: mpmath.mpf) -> mpmath.mpf:
     return this
 
 
-def _line_end(expr: sp.Expr, integrand: Function) -> int:
-    """Where the integrand has died out."""
+def _line_end(expr: sp.Expr, integrand: Function, n: int) -> int:
+    """Where f times the density and He_n / sqrt(n!) has died out."""
     for end in LINE_ENDS:
-        tails = [abs(integrand(mpmath.mpf(s * e))) for s in (1, -1) for e in (end, 2 * end)]
-        if all(t < LINE_TAIL for t in tails):
+        places = [mpmath.mpf(s * e) for s in (1, -1) for e in (end, 2 * end)]
+        if all(abs(integrand(t)) * _hermite_size(n, t) < LINE_TAIL for t in places):
             return end
+    if n and all(abs(integrand(mpmath.mpf(s * LINE_ENDS[-1]))) < LINE_TAIL for s in (1, -1)):
+        raise BadParameter(
+            f"the precision runs out at order {n}: {expr} times He_{n} reaches too far into the "
+            "tails of the normal density"
+        )
     raise BadParameter(f"{expr} is not integrable against the normal density, or barely so")
+
+
+def _hermite_size(n: int, t: mpmath.mpf) -> mpmath.mpf:
+    """Largest |He_n| / sqrt(n!) near t: Cramer's bound between the zeros, itself beyond them."""
+    if t**2 < 4 * n:
+        return mpmath.exp(t**2 / 4)
+    return abs(_hermite_number(n, t)) / mpmath.sqrt(mpmath.factorial(n))

@@ -129,13 +129,22 @@ def _linear_flanks(argument: sp.Expr, u: Sequence[sp.Symbol], own: float) -> lis
 
 def _curved_flanks(argument: sp.Expr, x: sp.Symbol, stationary: bool, power: bool) -> list[Curve]:
     """Zeros of an argument, or its stationary points, with the width of the turn there."""
-    slope, curvature = sp.diff(argument, x), sp.diff(argument, x, 2)
+    slope = _without_steps(sp.diff(argument, x))
+    curvature = _without_steps(sp.diff(argument, x, 2))
+    if slope.has(sp.Derivative) or curvature.has(sp.Derivative):
+        return []  # stairs: their slope is no function
     curves = [] if power else [Curve(argument, 1 / sp.Abs(slope))]
     if curvature != 0 and slope.has(x):
         size = sp.Abs(argument) if power else sp.S.One
         if stationary or power:
             curves.append(Curve(slope, sp.sqrt(size / sp.Abs(curvature))))
     return curves
+
+
+def _without_steps(derivative: sp.Expr) -> sp.Expr:
+    """Between the kinks of an argument: no Dirac factors, and steps that SymPy does not fold."""
+    smooth = derivative.replace(sp.DiracDelta, lambda *_: sp.S.Zero)
+    return smooth.replace(sp.Heaviside, lambda t, *_: (1 + sp.sign(t)) / 2)
 
 
 class AxisEdges:

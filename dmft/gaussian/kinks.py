@@ -14,6 +14,9 @@ from sympy.core.relational import Relational
 ROOT_DIGITS = 40
 # Switching functions that are not polynomials are scanned for sign changes on this many points.
 SCAN_POINTS = 4001
+# Functions with kinks inside a switching function are replaced by their branches, to this many.
+KINKED = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
+MAX_BRANCHES = 16
 # More polynomials than this meet too often to follow: the error of the quadrature judges then.
 MAX_PROJECTED = 8
 
@@ -33,7 +36,7 @@ def switches(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
     """
     found: set[sp.Expr] = set()
     for atom in sp.preorder_traversal(expr):
-        for argument in _arguments(atom):
+        for argument in (b for a in _arguments(atom) for b in _branches(a)):
             for factor in sp.Mul.make_args(sp.factor_terms(argument)):
                 base = factor.as_base_exp()[0]
                 base = base.args[0] if isinstance(base, sp.Abs | sp.sign) else base
@@ -54,6 +57,37 @@ def _arguments(atom: sp.Basic) -> list[sp.Expr]:
     if isinstance(atom, sp.Pow) and not (atom.exp.is_Integer and atom.exp > 0):
         return [] if atom.base == sp.E else [atom.base]
     return []
+
+
+def _branches(function: sp.Expr) -> list[sp.Expr]:
+    """Functions without kinks, one of which is this one wherever it is smooth.
+
+    The zeros of max(a, b) - 1 are among those of a - 1 and b - 1, which are polynomials more often.
+    """
+    done: list[sp.Expr] = []
+    todo = [function]
+    while todo and len(todo) + len(done) <= MAX_BRANCHES:
+        f = todo.pop()
+        kinked = sorted(f.atoms(*KINKED), key=sp.default_sort_key)
+        if not kinked:
+            done.append(f)
+            continue
+        outer = next(k for k in kinked if not any(o.has(k) for o in kinked if o != k))
+        todo += [f.xreplace({outer: value}) for value in _values(outer)]
+    return [function] if todo else list(dict.fromkeys(done))
+
+
+def _values(kinked: sp.Expr) -> list[sp.Expr]:
+    """What a function with kinks may be."""
+    if isinstance(kinked, sp.Abs):
+        return [kinked.args[0], -kinked.args[0]]
+    if isinstance(kinked, sp.sign):
+        return [sp.S.One, sp.S.NegativeOne]
+    if isinstance(kinked, sp.Heaviside):
+        return [sp.S.One, sp.S.Zero]
+    if isinstance(kinked, sp.Piecewise):
+        return [value for value, _ in kinked.args]
+    return list(kinked.args)
 
 
 def break_points(expr: sp.Expr, x: sp.Symbol, half_width: float) -> list[mpmath.mpf]:

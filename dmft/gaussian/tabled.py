@@ -175,10 +175,10 @@ def tabled_expectation(factors: Sequence[sp.Expr], fields: Sequence[Hashable], c
         extra = sorted(map(str, factor.free_symbols - {FIELD}))
         if extra:
             raise refuse(whole, f"a table needs numbers: give {', '.join(extra)} a number")
-    parts = [(x, *_without_dirac(f)) for x, f in merged.items()]
+    parts = [(x, *without_dirac(f)) for x, f in merged.items()]
     if len(parts) == 1:
         ((x, regular, spikes),) = parts
-        terms = [w * _density(cov(x, x), t) for t, w in spikes]
+        terms = [w * density(cov(x, x), t) for t, w in spikes]
         return sp.Add(_field(regular, sp.S.Zero, cov(x, x)), *terms)
     (x, f, f_spikes), (y, g, g_spikes) = parts
     terms = [_pair(f, g, cov(x, x), cov(x, y), cov(y, y))]
@@ -215,7 +215,8 @@ def _switches(factor: sp.Expr) -> bool:
     return not is_smooth(factor)
 
 
-def _density(variance: sp.Expr, t: sp.Expr) -> sp.Expr:
+def density(variance: sp.Expr, t: sp.Expr) -> sp.Expr:
+    """Density at distance t from the mean of a Gaussian field."""
     return sp.exp(-(t**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
 
 
@@ -224,7 +225,7 @@ def _conditioned(
 ) -> sp.Expr:
     """E[weight delta(u - t) other(v)]."""
     rest = CorrelationRoot(uu, vv, uv) ** 2 / uu
-    return weight * _density(uu, t) * _field(other, t * uv / uu, rest)
+    return weight * density(uu, t) * _field(other, t * uv / uu, rest)
 
 
 def _two_spikes(
@@ -236,7 +237,7 @@ def _two_spikes(
     return w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(gap))
 
 
-def _without_dirac(factor: sp.Expr) -> tuple[sp.Expr, list[Dirac]]:
+def without_dirac(factor: sp.Expr) -> tuple[sp.Expr, list[Dirac]]:
     """Split a factor into a function and its Dirac parts."""
     if not factor.has(sp.DiracDelta):
         return factor, []

@@ -1,13 +1,15 @@
 """Floor 1: frozen declarations of networks, targets, algorithms and starts."""
 
-from dmft.model.algorithm import DIM_NAME, SGD, GradientFlow, as_count
+from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps
+from dmft.model.scaling import Scaling
 
 __all__ = [
+    "CONSTRAINTS",
     "DIM_NAME",
     "FIELD",
     "SGD",
@@ -16,6 +18,7 @@ __all__ = [
     "Model",
     "MultiIndex",
     "Overlaps",
+    "Scaling",
     "as_count",
     "check_covariance",
     "check_shape",

@@ -28,4 +28,4 @@ def chain_runner(
     def advance(first: int, steps: int) -> tuple[int, int]:
         return advance_overlaps(Q, M, root, pivots, *constants.arguments(first, steps))
 
-    return Runner(advance, lambda: (Q.copy(), M.copy()), P, watch)
+    return Runner(advance, lambda: (Q.copy(), M.copy(), constants.readout.copy()), P, watch)

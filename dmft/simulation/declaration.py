@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model import FIELD, SGD, Committee, Model, MultiIndex, Overlaps, as_count
+from dmft.model import (
+    CONSTRAINTS,
+    DIM_NAME,
+    FIELD,
+    SGD,
+    Committee,
+    Model,
+    MultiIndex,
+    Overlaps,
+    as_count,
+)
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -49,8 +59,11 @@ class Experiment:
     learning_rate: float
     label_noise: float
     batch_size: int
-    sphere: bool
+    constraint: int
     dim: int
+    readout_rate: float = 0.0
+    # 1 where the error is y - f, 0 where it is y.
+    own: int = 1
 
     @property
     def p(self) -> int:
@@ -61,6 +74,11 @@ class Experiment:
     def k(self) -> int:
         """Teacher width."""
         return int(self.teacher_readout.size)
+
+    @property
+    def sphere(self) -> bool:
+        """Whether the rows keep their length."""
+        return self.constraint != 0
 
     @property
     def time_step(self) -> float:
@@ -88,15 +106,18 @@ def declare_experiment(
             "with a small learning_rate, or dmft.solve"
         )
     dim = as_count(dim, "dim")
-    filler = _Values(values)
+    filler = Filler(values, dim)
+    readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
     rate = filler.scalar(algorithm.learning_rate, "learning_rate")
     noise = filler.scalar(model.label_noise, "label_noise")
     if rate <= 0.0 or noise < 0.0:
         raise BadParameter(
             f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
         )
+    if readout_rate < 0.0:
+        raise BadParameter(f"readout_rate = {readout_rate:g} must be non-negative")
     if start is not None:
-        _check_start(start, model, algorithm.constraint)
+        check_start(start, model, algorithm.constraint)
     a = filler.readout(model.student, "student", None if start is None else start.p)
     a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
     if start is not None and start.readout is not None:
@@ -108,15 +129,17 @@ def declare_experiment(
         teacher_readout=a_star,
         learning_rate=rate,
         label_noise=noise,
-        batch_size=algorithm.batch_size,
-        sphere=algorithm.constraint == "sphere",
+        batch_size=filler.batch(algorithm.batch_size, dim),
+        constraint=CONSTRAINTS.index(algorithm.constraint),
         dim=dim,
+        readout_rate=readout_rate,
+        own=int(algorithm.loss == "squared"),
     )
     filler.check_all_used()
     return experiment
 
 
-def _check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
+def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
     widths = (model.student.width, model.teacher.width)
@@ -126,7 +149,7 @@ def _check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
                 f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
             )
     off = np.abs(np.diag(start.Q) - 1.0)
-    if constraint == "sphere" and float(off.max()) > SPHERE_TOLERANCE:
+    if constraint is not None and float(off.max()) > SPHERE_TOLERANCE:
         j = int(off.argmax())
         raise BadParameter(
             f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "
@@ -134,16 +157,24 @@ def _check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
         )
 
 
-class _Values:
+class Filler:
     """Values of symbols by name, remembering which ones were asked for."""
 
-    def __init__(self, values: Mapping[str, float]) -> None:
+    def __init__(self, values: Mapping[str, float], dim: int) -> None:
         self.values = dict(values)
-        self.known: set[str] = {"learning_rate", "label_noise"}
+        self.dim = dim
+        self.known: set[str] = {"learning_rate", "label_noise", "readout_rate", "batch_size"}
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
         expr = self.values.get(name, expr)
         return self.number(sp.sympify(expr, strict=True), name)
+
+    def batch(self, size: int | sp.Expr, dim: int) -> int:
+        """Batch size as an integer: of an expression in d the nearest one."""
+        size = self.values.get("batch_size", size)  # type: ignore[assignment]
+        if isinstance(size, sp.Expr):
+            size = max(1, round(self.number(size, "batch_size")))
+        return as_count(size, "batch_size")
 
     def number(self, expr: sp.Expr, what: str) -> float:
         symbols = {s: self.symbol(s, what) for s in expr.free_symbols}
@@ -157,6 +188,8 @@ class _Values:
 
     def symbol(self, symbol: sp.Symbol, what: str) -> float:
         self.known.add(symbol.name)
+        if symbol.name == DIM_NAME and what in ("learning_rate", "batch_size"):
+            return float(self.dim)
         if symbol.name not in self.values:
             raise BadParameter(f"{what} holds the symbol {symbol}; give its value: {symbol}=...")
         value = self.values[symbol.name]
@@ -234,7 +267,9 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "learning_rate": experiment.learning_rate,
         "label_noise": experiment.label_noise,
         "batch_size": experiment.batch_size,
-        "constraint": "sphere" if experiment.sphere else "none",
+        "constraint": CONSTRAINTS[experiment.constraint] or "none",
+        "readout_rate": experiment.readout_rate,
+        "loss": "squared" if experiment.own else "correlation",
         "dim": experiment.dim,
         **extra,
     }

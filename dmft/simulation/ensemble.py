@@ -160,6 +160,7 @@ class SeedRun:
 
     Q: Array
     M: Array
+    readout: Array
     risk: Array
     status: Status
     # Steps done; and the step of the first passage, or None.
@@ -167,16 +168,13 @@ class SeedRun:
     passage: int | None
 
 
-def summarise(
-    runs: Sequence[SeedRun], readout: Array
-) -> tuple[Observed, Observed, Observed, Observed]:
+def summarise(runs: Sequence[SeedRun]) -> tuple[Observed, Observed, Observed, Observed]:
     """Return all runs, and mean, std and standard error over those that count."""
-    risk = np.stack([r.risk for r in runs])
     everything = Observed(
         Q=np.stack([r.Q for r in runs]),
         M=np.stack([r.M for r in runs]),
-        readout=np.broadcast_to(readout, (*risk.shape, readout.size)).copy(),
-        risk=risk,
+        readout=np.stack([r.readout for r in runs]),
+        risk=np.stack([r.risk for r in runs]),
     )
     counted = np.array([r.status in COUNTED for r in runs])
     means, stds, errors = {}, {}, {}

@@ -12,8 +12,10 @@ Psi the updates psi of the batch,
     M += (c/d) Psi H*^T
     Q += (c/d) (Psi H^T + H Psi^T) + (c/d)^2 [Psi Z^T Z Psi^T + Wishart(d - r, Psi Psi^T)],
 
-then division by the lengths on the sphere. The law is that of weights in R^d for every d;
-increments below 1e-16 of an overlap are lost to rounding.
+then division by the lengths on the sphere. A trained readout moves by
+(c rho_a/d) sum_mu E sigma(h). With the spherical gradient the step of neuron j leaves out
+c_j w_j, c_j = (c/d) (Psi H^T)_jj, before that division. The law is that of weights in R^d for every
+d; increments below 1e-16 of an overlap are lost to rounding.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ INTEGERS = types.int64[::1]
 
 # How a call ended.
 REACHED, PASSED, DIVERGED, NONFINITE = range(4)
+# Constraints.
+FREE, SPHERE, SPHERE_GRADIENT = range(3)
 # Squared length of a student, in units of d, beyond which a run counts as diverged.
 DIVERGED_LENGTH = 1e12
 # A pivot below this fraction of the largest diagonal entry is rounding, not variance: the rank
@@ -43,10 +47,11 @@ REORDER = {"reassoc", "contract"}
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, par, par_star, rule,
 # generator;
-# rates = [gamma/(p n_b), noise standard deviation];
-# counts = [steps, first step, n_b, sphere, d, fields]; with fields > 0 sigma_star is a multi-index
-# target g, the only term of the label (a_star = [1]): it takes the first field, and the others at
-# the beginning of par_star, where they are written.
+# rates = [gamma/(p n_b), noise standard deviation, rho_a];
+# counts = [steps, first step, n_b, constraint, d, fields, own]; constraint is one of FREE, SPHERE,
+# SPHERE_GRADIENT; own is 1 where the error is y - f and 0 where it is y (correlation loss); with
+# fields > 0 sigma_star is a multi-index target g, the only term of the label (a_star = [1]): it
+# takes the first field, and the others at the beginning of par_star, where they are written.
 COMMON = (
     MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
     RISK, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE, GENERATOR,
@@ -97,17 +102,20 @@ def length_status(Q: NDArray[np.float64]) -> int:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sample_updates(h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi):  # type: ignore[no-untyped-def]
-    """psi_j = a_j sigma'(h_j) (y - f) of one sample, y = f* + noise."""
+def sample_updates(  # type: ignore[no-untyped-def]
+    h, h_star, a, a_star, noise, own, sigma, slope, sigma_star, par, par_star, psi, push
+):  # fmt: skip
+    """psi_j = a_j sigma'(h_j) E of one sample; E sigma(h_j) is added to `push`."""
     p, terms = h.size, a_star.size
     f, y = 0.0, 0.0
     for j in range(p):
         f += a[j] * sigma(h[j], par)
     for r in range(terms):
         y += a_star[r] * sigma_star(h_star[r], par_star)
-    error = y / terms + noise - f / p
+    error = y / terms + noise - own * f / p
     for j in range(p):
         psi[j] = a[j] * slope(h[j], par) * error
+        push[j] += error * sigma(h[j], par)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -150,8 +158,7 @@ def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-u
     """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
     known = root.shape[1]
     square = 0.0
-    for c in range(known + rank, z.size):
-        z[c] = 0.0
+    z[known + rank :] = 0.0
     for c in range(known + rank):
         z[c] = generator.standard_normal()
         square += z[c] * z[c]
@@ -185,9 +192,9 @@ def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-
                 T[i, c] = math.sqrt(generator.chisquare(degrees - i))
             else:
                 T[i, c] = 0.0
+    Y[:, :] = 0.0
     for j in range(p):
         for c in range(columns):
-            Y[j, c] = 0.0
             for i in range(s):
                 Y[j, c] += L[j, i] * T[i, c]
     for j in range(p):
@@ -199,23 +206,20 @@ def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-
 @njit(nogil=True, cache=True, error_model="numpy")
 def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
     """Divide every student by its length |w_j| / sqrt(d)."""
-    p, k = M.shape
-    for j in range(p):
+    for j in range(Q.shape[0]):
         inverse = 1.0 / math.sqrt(Q[j, j])
-        for r in range(k):
-            M[j, r] *= inverse
-        for i in range(p):
-            Q[j, i] *= inverse
-            Q[i, j] *= inverse
+        M[j] *= inverse
+        Q[j] *= inverse
+        Q[:, j] *= inverse
         Q[j, j] = 1.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def clear(matrix: NDArray[np.float64]) -> None:
-    """Set to zero in place."""
-    for i in range(matrix.shape[0]):
-        for j in range(matrix.shape[1]):
-            matrix[i, j] = 0.0
+def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64]) -> None:
+    """Add the step of the readout; the sum over the batch is used up."""
+    for j in range(a.size):
+        a[j] += rate * push[j]
+        push[j] = 0.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -255,6 +259,22 @@ def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
             Q[j, i] += scale * (own[j, i] + own[i, j]) + scale * scale * gram[j, i]
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def take_out_radial(Q, M, scale, own, Q_new, M_new):  # type: ignore[no-untyped-def]
+    """Overlaps of w_j' - c_j w_j from those of w (Q, M) and of w' (Q_new, M_new, overwritten)."""
+    p, k = M.shape
+    for j in range(p):
+        c = scale * own[j, j]
+        for r in range(k):
+            M_new[j, r] -= c * M[j, r]
+        for i in range(j + 1):
+            c_i = scale * own[i, i]
+            # w_i' . w_j / d = Q_ij + scale Psi_i H_j.
+            Q_new[j, i] -= c * (Q[j, i] + scale * own[i, j]) + c_i * scale * own[j, i]
+            Q_new[j, i] += (c - 1.0) * c_i * Q[j, i]
+            Q_new[i, j] = Q_new[j, i]
+
+
 @njit(
     types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, *COMMON),
     nogil=True,
@@ -267,25 +287,21 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
-    known, batch, dim, fields, terms = (
-        root.shape[1], counts[2], counts[4], counts[5], a_star.size
-    )  # fmt: skip
-    B, L, rest, order = (
-        np.empty((p, known)),
-        np.zeros((p, p)),
-        np.empty((p, p)),
-        np.empty(p, np.int64),
-    )
+    known, batch, dim, fields = root.shape[1], counts[2], counts[4], counts[5]
+    terms, trained, on = a_star.size, rates[2] > 0.0, counts[6] * 1.0
+    B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
+    order = np.empty(p, np.int64)
     h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
     cross, own, gram, S = np.empty((p, k)), np.empty((p, p)), np.empty((p, p)), np.empty((p, p))
     V, T, Y = np.zeros((p, known + p)), np.empty((p, p)), np.empty((p, p))
+    Q_old, M_old, push = np.empty((p, p)), np.empty((p, k)), np.zeros(p)
     for step in range(counts[0]):
         rank = factor_students(Q, M, root, pivots, B, L, rest, order)
         rank = min(rank, dim - known)
-        clear(cross)
-        clear(own)
-        clear(S)
-        clear(V)
+        cross[:, :] = 0.0
+        own[:, :] = 0.0
+        S[:, :] = 0.0
+        V[:, :] = 0.0
         inside = 0.0
         for _ in range(batch):
             inside += draw_fields(generator, root, B, L, rank, z, h, h_star)
@@ -298,9 +314,12 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                 par_star[r - 1] = h_star[r]
             for r in range(terms):
                 y += a_star[r] * sigma_star(h_star[r], par_star)
-            error = y / terms + noise - f / p
+            error = y / terms + noise - on * f / p
             for j in range(p):
                 psi[j] = a[j] * slope(h[j], par) * error
+            if trained:
+                for j in range(p):
+                    push[j] += error * sigma(h[j], par)
             add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1)
         degrees = dim - known - rank
         if batch == 1:
@@ -312,11 +331,18 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                     gram[j, i] = inside * S[j, i]
         else:
             fill_gram(generator, S, V, degrees, L, order, T, Y, gram)
+        if counts[3] == SPHERE_GRADIENT:
+            Q_old[:, :] = Q
+            M_old[:, :] = M
         apply_step(Q, M, rates[0] / dim, cross, own, gram)
+        if trained:
+            move_readout(a, rates[0] * rates[2] / dim, push)
+        if counts[3] == SPHERE_GRADIENT:
+            take_out_radial(Q_old, M_old, rates[0] / dim, own, Q, M)
         code = length_status(Q)
         if code != REACHED:
             return code, step + 1
-        if counts[3]:
+        if counts[3] != FREE:
             normalise(Q, M)
         if (
             watch[0] != WATCH_NOTHING
@@ -381,30 +407,37 @@ def advance_weights(  # type: ignore[no-untyped-def]
     p, d = W.shape
     k, batch = W_star.shape[0], counts[2]
     root_d = math.sqrt(d)
-    X, psi, h, h_star = np.empty((batch, d)), np.empty((batch, p)), np.empty(p), np.empty(k)
+    X, G, psi, h, h_star = np.empty(d), np.empty((p, d)), np.empty(p), np.empty(p), np.empty(k)
+    push, on = np.zeros(p), counts[6] * 1.0
     for step in range(counts[0]):
-        for mu in range(batch):
+        G[:, :] = 0.0
+        for _ in range(batch):
             for i in range(d):
-                X[mu, i] = generator.standard_normal()
+                X[i] = generator.standard_normal()
             for j in range(p):
-                h[j] = dot(W[j], X[mu]) / root_d
+                h[j] = dot(W[j], X) / root_d
             for r in range(k):
-                h_star[r] = dot(W_star[r], X[mu]) / root_d
+                h_star[r] = dot(W_star[r], X) / root_d
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
             for r in range(1, counts[5]):
                 par_star[r - 1] = h_star[r]
             sample_updates(
-                h, h_star, a, a_star, noise, sigma, slope, sigma_star, par, par_star, psi[mu]
+                h, h_star, a, a_star, noise, on, sigma, slope, sigma_star, par, par_star, psi, push
             )
-        for mu in range(batch):
             for j in range(p):
-                add_multiple(W[j], rates[0] * psi[mu, j] / root_d, X[mu])
+                add_multiple(G[j], rates[0] * psi[j] / root_d, X)
+        if counts[3] == SPHERE_GRADIENT:
+            for j in range(p):
+                add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
+        for j in range(p):
+            add_multiple(W[j], 1.0, G[j])
+        move_readout(a, rates[0] * rates[2] / d, push)
         for j in range(p):
             Q[j, j] = dot(W[j], W[j]) / d
         code = length_status(Q)
         if code != REACHED:
             return code, step + 1
-        if counts[3]:
+        if counts[3] != FREE:
             divide_by_length(W, Q)
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +31,33 @@ class Constants:
     rule: Rule
     watch: NDArray[np.float64]
     generator: np.random.Generator
+    # Of this run alone: the steps move it where it is trained.
+    readout: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "readout", self.experiment.readout.copy())
 
     def arguments(self, first: int, steps: int) -> tuple[object, ...]:
         """Arguments for `steps` steps after step number `first`."""
         e = self.experiment
-        rates = np.array([e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)])
+        rates = np.array(
+            [e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise), e.readout_rate]
+        )
         fields = e.teacher.fields
         counts = np.array(
-            [steps, first, e.batch_size, int(e.sphere), e.dim, fields], dtype=np.int64
+            [steps, first, e.batch_size, e.constraint, e.dim, fields, e.own], dtype=np.int64
         )
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
-            self.P, e.readout, terms, rates, counts, self.watch,
+            self.P, self.readout, terms, rates, counts, self.watch,
             risk_function(e), e.student.value, e.student.slope, e.teacher.value,
             e.student.parameters, e.teacher.parameters.copy(), self.rule, self.generator,
         )  # fmt: skip
 
 
-# advance(first, steps) -> (code, steps done); overlaps() -> (Q, M)
+# advance(first, steps) -> (code, steps done); overlaps() -> (Q, M, readout)
 Advance = Callable[[int, int], tuple[int, int]]
-Observe = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]]
+Observe = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)

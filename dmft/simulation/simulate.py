@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -62,12 +62,13 @@ def simulate(
 ) -> Ensemble:
     r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
 
-    Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) (y - f)
+    Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E,
+                a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = y - f, or y
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
                 methods are exact in law, the risk is a quadrature at the saved overlaps
-    Source      one_pass.md sections 0, B.6
+    Source      one_pass.md sections 0, B.2, B.6, D.2
 
     Parameters
     ----------
@@ -93,7 +94,8 @@ def simulate(
         Seeds run side by side; the number never changes a result. All cores by default.
     progress : None, bool or callable
     **parameters
-        Values of symbols by name; ``learning_rate=`` and ``label_noise=`` override.
+        Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
+        ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`.
 
     Returns
     -------
@@ -248,21 +250,23 @@ def _run_seed(plan: _Plan, seed: int, job: _Job) -> SeedRun:
     e, points = plan.experiment, plan.grid.size
     Q = np.full((points, e.p, e.p), np.nan)
     M = np.full((points, e.p, e.k), np.nan)
+    readout = np.full((points, e.p), np.nan)
     risk = np.full(points, np.nan)
     if job.cancelled():
-        return SeedRun(Q, M, risk, Status.INTERRUPTED, 0, None)
+        return SeedRun(Q, M, readout, risk, Status.INTERRUPTED, 0, None)
     runner = plan.runner(seed)
     march = _March(runner, job, plan.stops)
     for i, target in enumerate(plan.grid):
         march.to(int(target))
         if march.status is not Status.OK:
             break
-        Q[i], M[i] = runner.overlaps()
-        risk[i] = quadrature_risk(e, Q[i], M[i], runner.P, plan.rule)
+        Q[i], M[i], readout[i] = runner.overlaps()
+        here = replace(e, readout=readout[i])
+        risk[i] = quadrature_risk(here, Q[i], M[i], runner.P, plan.rule)
     # What is watched for may happen after the last saved time.
     if march.status is Status.OK and plan.first_passage is not None:
         march.to(plan.total)
-    return SeedRun(Q, M, risk, march.status, march.step, march.passage)
+    return SeedRun(Q, M, readout, risk, march.status, march.step, march.passage)
 
 
 @dataclass
@@ -300,7 +304,7 @@ def _assemble(
     plan: _Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool
 ) -> Ensemble:
     e = plan.experiment
-    everything, mean, std, stderr = summarise(runs, e.readout)
+    everything, mean, std, stderr = summarise(runs)
     status, message = overall_status(seeds, runs)
     passage = None
     if plan.first_passage is not None:

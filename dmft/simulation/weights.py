@@ -53,8 +53,8 @@ def weights_runner(
     def advance(first: int, steps: int) -> tuple[int, int]:
         return advance_weights(W, W_star, Q, M, *constants.arguments(first, steps))
 
-    def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         measure(W, W_star, Q, M)
-        return Q.copy(), M.copy()
+        return Q.copy(), M.copy(), constants.readout.copy()
 
     return Runner(advance, overlaps, P, watch)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.passage_times import PassageTimes
-from dmft.solvers.problem import Block
+from dmft.solvers.problem import Block, Problem
 
 if TYPE_CHECKING:
     import xarray
@@ -84,6 +84,9 @@ class PathEnsemble:
         Every path's values, path first.
     layout : tuple of Block
     statistics, parameters, constants, widths, provenance : mapping
+    problem, starts
+        What was solved, and the packed states (1 or paths, n) that it started from; None in a
+        record that was read from a file.
 
     Examples
     --------
@@ -111,6 +114,8 @@ class PathEnsemble:
     constants: Mapping[str, Array] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    problem: Problem | None = field(default=None, repr=False)
+    starts: Array | None = field(default=None, repr=False)
 
     @property
     def counted(self) -> int:

@@ -51,6 +51,7 @@ class Walk(NamedTuple):
     when: Any  # (C, E) first passages, NaN before
     gap: Any  # (C, E) event functions at the last step
     sign: Any  # (C, E) side on which they were last seen
+    shift: Any  # (C, E) what this path's threshold exceeds the event's by
     owed: Any  # (C,) next saved time
     out: Any  # (C, T, n)
 
@@ -82,7 +83,7 @@ PLAN_TYPE = types.NamedTuple(
 )
 WALK_TYPE = types.NamedTuple(
     (
-        *(MATRIX, MATRIX, INTEGERS, INTEGERS, VECTOR, MATRIX, MATRIX, MATRIX, INTEGERS),
+        *(MATRIX, MATRIX, INTEGERS, INTEGERS, VECTOR, *(MATRIX,) * 4, INTEGERS),
         types.float64[:, :, ::1],
     ),
     Walk,

@@ -143,7 +143,7 @@ def _take_sides(observe, plan, events, walk, scratch, c, t, y):  # type: ignore[
     if scratch.seen.size > 0:
         observe(t, y, plan.widths, plan.par, scratch.seen)
     for e in range(events.kind.size):
-        value = read_gap(events, y, scratch.seen, e)
+        value = read_gap(events, y, scratch.seen, e) - walk.shift[c, e]
         walk.gap[c, e] = value
         if value != 0.0 and not math.isnan(value):
             walk.sign[c, e] = math.copysign(1.0, value)
@@ -156,7 +156,7 @@ def _cross(observe, plan, events, walk, scratch, c, path, step, t, y):  # type: 
         observe(t + plan.h, scratch.new, plan.widths, plan.par, scratch.seen)
     for e in range(events.kind.size):
         # Until the spreads are asked for, `theta` holds the new values.
-        scratch.theta[e] = read_gap(events, scratch.new, scratch.seen, e)
+        scratch.theta[e] = read_gap(events, scratch.new, scratch.seen, e) - walk.shift[c, e]
     for e in range(events.kind.size):
         new, old, side = scratch.theta[e], walk.gap[c, e], walk.sign[c, e]
         scratch.theta[e] = -1.0

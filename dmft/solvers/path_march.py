@@ -57,12 +57,20 @@ class PathSetup:
     threads: int
     timeout: float
     progress: ProgressOption
+    # (paths, E): what the threshold of each path exceeds that of the event by; or one row.
+    shift: Array
 
     def starts(self, first: int, count: int) -> Array:
         """Starts (count, n) of consecutive paths."""
         if self.start.shape[0] == 1:
             return np.repeat(self.start, count, axis=0)
         return self.start[first : first + count].copy()
+
+    def shifts(self, first: int, count: int) -> Array:
+        """Shifts (count, E) of the thresholds of consecutive paths."""
+        if self.shift.shape[0] == 1:
+            return np.repeat(self.shift, count, axis=0)
+        return self.shift[first : first + count].copy()
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,7 @@ def _allocate(setup: PathSetup, first: int, count: int) -> tuple[Walk, Scratch]:
         when=np.full((count, events), np.nan),
         gap=np.full((count, events), np.nan),
         sign=np.zeros((count, events)),
+        shift=setup.shifts(first, count),
         owed=np.zeros(count, dtype=np.int64),
         out=np.full((count, plan.save.size, n), np.nan),
     )

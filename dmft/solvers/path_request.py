@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.solvers.events import Event
 from dmft.solvers.path_layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.path_march import PathSetup
 from dmft.solvers.problem import Problem
@@ -113,6 +114,23 @@ def start_rows(
             raise BadParameter(f"{block.name} holds a start that is not finite")
         rows.append(np.broadcast_to(values.reshape(len(values), -1), (paths, block.size(widths))))
     return np.ascontiguousarray(np.concatenate(rows, axis=1))
+
+
+def shift_rows(events: Sequence[Event], thresholds: Mapping[str, ArrayLike], paths: int) -> Array:
+    """What the threshold of each path exceeds that of the event by; one row where all are equal."""
+    names = [event.name for event in events]
+    unknown = sorted(set(thresholds) - set(names))
+    if unknown:
+        raise BadParameter(f"thresholds of {unknown[0]!r}: the events are called {names}")
+    shift = np.zeros((paths if thresholds else 1, len(events)))
+    for name, values in thresholds.items():
+        own = np.array(values, dtype=np.float64)
+        if own.shape != (paths,):
+            raise ShapeMismatch(f"thresholds of {name!r} have shape {own.shape}, not ({paths},)")
+        if not np.all(np.isfinite(own)):
+            raise BadParameter(f"thresholds of {name!r} must be finite")
+        shift[:, names.index(name)] = own - events[names.index(name)].threshold
+    return shift
 
 
 def save_steps(

@@ -56,6 +56,7 @@ def solve_paths(
     seed: int = 0,
     save_at: int | ArrayLike | None = None,
     events: Event | Sequence[Event] = (),
+    thresholds: Mapping[str, ArrayLike] | None = None,
     bridge: bool = False,
     increments: str | None = None,
     substeps: int = 1,
@@ -109,6 +110,8 @@ def solve_paths(
         `first_passage` holds the time at which each first happens; a terminal one ends its path.
         Within a step the crossing is interpolated linearly, which misses the excursions between
         two steps (exit times are late by order sqrt(dt)), unless `bridge` is set.
+    thresholds : mapping, optional
+        Thresholds (paths,) of the events of these names in place of their own: one for each path.
     bridge : bool
         Draw the crossing within a step from a Brownian bridge between its two ends; exact where
         the event function is a Brownian motion with drift, of order dt elsewhere.
@@ -184,6 +187,7 @@ def solve_paths(
         events=watched, table=encode_events(watched, problem, names, par),
         keep_paths=keep_paths, threads=request.thread_count(threads),
         timeout=math.inf if timeout is None else float(timeout), progress=progress,
+        shift=request.shift_rows(watched, thresholds or {}, int(paths)),
     )  # fmt: skip
     setup = request.check_starts(setup)
     chunks, job = march_paths(setup)
@@ -257,6 +261,8 @@ def _assemble(
         constants=arrays,
         widths=widths,
         provenance={**_provenance(setup), **record},
+        problem=problem,
+        starts=setup.start,
     )
 
 

@@ -9,7 +9,7 @@ from dmft.solvers.layout import OPTIONS
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
 
-BUILT_ON = "0153223dd6e5a21b"
+BUILT_ON = "c6d55fddd329cf45"
 
 
 @inlined

@@ -13,7 +13,7 @@ from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status
-from dmft.workflow.fixed_points import FixedPoint, StationarySystem, check_equations
+from dmft.workflow.fixed_points import FixedPoint, StationarySystem, check_equations, exponents
 
 Array = NDArray[np.float64]
 
@@ -130,7 +130,8 @@ def fixed_point_branch(
     )
     blocks, risk, growth = [], [], []
     for y, s in zip(branch.y, branch.parameter, strict=True):
-        growth.append(np.linalg.eigvals(jacobian(y, s)).real.max())
+        values_here = np.linalg.eigvals(jacobian(y, s))
+        growth.append(exponents(equations, values_here).real.max())
         risk.append(system.risk(y))
         blocks.append(system.blocks(y, overlaps.Q))
     return FixedPointBranch(

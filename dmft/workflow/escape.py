@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmft.analysis.escape import Censored, EscapeTime, escape_time_of, escape_time_of_problem
+import numpy as np
+
+from dmft.analysis.escape import escape_time_of, escape_time_of_problem
+from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths, escape_of_runs
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
+from dmft.simulation.ensemble import Ensemble
+from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.inputs import problem_of, run_inputs, split_options
+from dmft.workflow.paths import escape_times_of_ensemble, path_inputs
 
 
 def escape_time(
-    run_or_equations: Trajectory | Equations | Problem,
-    start: Overlaps | None = None,
+    run_or_equations: Trajectory | PathEnsemble | Ensemble | Equations | Problem,
+    start: Overlaps | Sequence[Overlaps] | None = None,
     t_max: float | None = None,
     *,
     fraction: float = 0.5,
     reference: str = "start",
     overlap: float | None = None,
     **options: Any,
-) -> EscapeTime | Censored:
+) -> Any:
     r"""First time at which the risk has fallen by a fraction, or an overlap has grown.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
@@ -35,9 +42,12 @@ def escape_time(
 
     Parameters
     ----------
-    run_or_equations : Trajectory, Equations or Problem
-        A solved run is followed again to its last time; equations need `start` and `t_max`.
+    run_or_equations : Trajectory, PathEnsemble, Ensemble, Equations or Problem
+        A solved run (or its paths, with the same noise) is followed again to its last time;
+        equations need `start` and `t_max`, an sde also `paths` and `dt`. A simulation must have
+        been watched: ``first_passage=dmft.FirstPassage("risk", 1 - fraction, relative=True)``.
     start : Overlaps
+        For an sde also a list, or None for a random one for each path.
     t_max : float
     fraction : float in (0, 1)
     reference : {"start", "plateau"}
@@ -45,6 +55,11 @@ def escape_time(
         Measure by the largest cosine between a student and a teacher direction.
     **options
         Solver options and run-time parameters, as for `dmft.solve`.
+
+    Returns
+    -------
+    EscapeTime or Censored; EscapeTimes (their distribution, each run measured by the risk of its
+    own start) for the paths of an sde and for simulations
 
     Warns
     -----
@@ -60,14 +75,22 @@ def escape_time(
     >>> round(dmft.escape_time(run, fraction=0.5).value, 6)
     0.824129
     """
-    if isinstance(run_or_equations, Trajectory):
+    if isinstance(run_or_equations, Trajectory | PathEnsemble | Ensemble):
         if start is not None or t_max is not None or options:
             raise BadParameter(
                 "a solved run brings its own start, horizon and options; pass the equations to "
                 "change them"
             )
-        return escape_time_of(run_or_equations, fraction, reference, overlap)
+        if isinstance(run_or_equations, Trajectory):
+            return escape_time_of(run_or_equations, fraction, reference, overlap)
+        check_reference(reference)
+        if isinstance(run_or_equations, PathEnsemble):
+            return escape_times_of_ensemble(run_or_equations, fraction, overlap)
+        return _of_simulation(run_or_equations, fraction, overlap)
     problem = problem_of(run_or_equations)
+    if problem.kind == "sde" and problem.origin is not None:
+        check_reference(reference)
+        return _of_equations(problem, start, t_max, fraction, overlap, options)
     if start is None or t_max is None:
         raise BadParameter("escape_time of equations needs start= and t_max=")
     solver, parameters = split_options(options)
@@ -82,3 +105,42 @@ def escape_time(
         **inputs,
         **solver,
     )
+
+
+def check_reference(reference: str) -> None:
+    """Refuse the plateau, which is found on a smooth run."""
+    if reference != "start":
+        raise BadParameter(
+            f"reference = {reference!r}: the escapes of noisy runs are measured from their start, "
+            "or by overlap="
+        )
+
+
+def _of_equations(
+    problem: Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    t_max: float | None,
+    fraction: float,
+    overlap: float | None,
+    options: Mapping[str, Any],
+) -> EscapeTimes:
+    """Escape times of the paths of an sde."""
+    if t_max is None:
+        raise BadParameter("escape_time of equations needs t_max=")
+    solver, given = split_options(options)
+    refused = sorted({"events", "save_at", "rtol", "atol", "max_steps"} & set(solver))
+    if refused:
+        raise BadParameter(f"{', '.join(refused)} have no meaning for the escape of paths")
+    state, inputs = path_inputs(problem, start, solver, given)
+    rows = [np.reshape(state[b.name], (-1, b.size(inputs["widths"]))) for b in problem.state]
+    return escape_of_paths(problem, np.concatenate(rows, axis=1), t_max, fraction, overlap, inputs)
+
+
+def _of_simulation(run: Ensemble, fraction: float, overlap: float | None) -> EscapeTimes:
+    """Escape times that a simulation noted."""
+    values = run.runs if run.runs is not None else None
+    count = len(run.seeds)
+    risk = values.risk[:, 0] if values is not None else np.full(count, run.mean.risk[0])
+    unit = run.provenance.get("time_step_times_dim")
+    watched = run.provenance.get("watched")
+    return escape_of_runs(run.first_passage, watched, risk, fraction, overlap, unit)

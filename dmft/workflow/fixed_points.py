@@ -101,9 +101,11 @@ class StationarySystem:
         self.par = self.problem.pack_parameters(scalars, values.arrays)
         self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
         self.start, self.p, self.k = start, start.p, start.k
-        sphere = equations.algorithm.constraint == "sphere"
+        sphere = equations.algorithm.on_sphere
         self.rows, self.columns = np.tril_indices(self.p, -1 if sphere else 0)
-        self.free = self.flat(self.problem.pack({"Q": start.Q, "M": start.M}))
+        state = {"Q": start.Q, "M": start.M, "readout": values.arrays["readout"]}
+        self.trained = equations.algorithm.trains_readout
+        self.free = self.flat(self.problem.pack(state))
 
     def flat(self, packed: Array) -> Array:
         """Free coordinates of a packed state or of its rates."""
@@ -112,11 +114,12 @@ class StationarySystem:
         return np.concatenate([Q[self.rows, self.columns], packed[square:]])
 
     def blocks(self, y: NDArray[Any], base: Array | None = None) -> dict[str, NDArray[Any]]:
-        """Q and M at free coordinates; what is not free comes from `base` (zero by default)."""
+        """State blocks at free coordinates; what is not free comes from `base` (zero if None)."""
         Q = np.zeros((self.p, self.p), dtype=y.dtype) if base is None else base.copy()
-        count = self.rows.size
+        count, size = self.rows.size, self.p * self.k
         Q[self.rows, self.columns] = Q[self.columns, self.rows] = y[:count]
-        return {"Q": Q, "M": y[count:].reshape(self.p, self.k)}
+        blocks = {"Q": Q, "M": y[count : count + size].reshape(self.p, self.k)}
+        return blocks | ({"readout": y[count + size :]} if self.trained else {})
 
     def packed(self, y: Array) -> Array:
         """State at free coordinates, lengths on a sphere as at the start."""
@@ -209,7 +212,7 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     r"""Linear modes of the equations of motion around a point.
 
     Equation    d(Q', M')/dt = J (Q', M'), J derived from the symbols of the equations
-    Scaling     eigenvalues per unit t
+    Scaling     eigenvalues per unit t; for a map log(1 + J), per step
     Valid for   closed equations; on the sphere the lengths stay fixed. Modes that lead out of
                 the cone of covariances (Q - M P^-1 M^T of identical students, say) are listed too
 
@@ -226,6 +229,7 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     overlaps = point.overlaps if isinstance(point, FixedPoint) else point
     system = StationarySystem(equations, overlaps, parameters)
     values, vectors = np.linalg.eig(system.jacobian(system.free))
+    values = exponents(equations, values)
     order = np.argsort(-values.real, kind="stable")
     moved = [system.blocks(vectors[:, n].astype(complex)) for n in order]
     return Stability(
@@ -233,6 +237,15 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
         Q=np.array([m["Q"] for m in moved]),
         M=np.array([m["M"] for m in moved]),
     )
+
+
+def exponents(equations: Equations, values: NDArray[Any]) -> NDArray[Any]:
+    """Growth per unit t of modes with these eigenvalues; a step of a map multiplies by 1 + them."""
+    if equations.kind != "map":
+        return values
+    with np.errstate(divide="ignore"):
+        result: NDArray[Any] = np.log(1.0 + values.astype(complex))
+    return result
 
 
 def check_equations(equations: object) -> None:
@@ -248,7 +261,8 @@ def _point(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:
     status, message = root.status, f"residual {root.residual:.2e} after {root.steps} steps"
     state = system.blocks(root.y, start.Q)
     try:
-        overlaps = Overlaps(state["Q"], state["M"], start.P, start.readout)
+        readout = state.get("readout", start.readout)
+        overlaps = Overlaps(state["Q"], state["M"], start.P, readout)
         risk = system.risk(root.y)
     except InvalidCovariance as error:
         if status == Status.OK:
@@ -261,5 +275,7 @@ def _point(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:
 def _same(a: FixedPoint, b: FixedPoint) -> bool:
     if a.status != b.status or a.overlaps.Q.shape != b.overlaps.Q.shape:
         return False
-    pairs = ((a.overlaps.Q, b.overlaps.Q), (a.overlaps.M, b.overlaps.M))
+    pairs = [(a.overlaps.Q, b.overlaps.Q), (a.overlaps.M, b.overlaps.M)]
+    if a.overlaps.readout is not None and b.overlaps.readout is not None:
+        pairs.append((a.overlaps.readout, b.overlaps.readout))
     return all(np.allclose(u, v, rtol=1e-7, atol=1e-9) for u, v in pairs)

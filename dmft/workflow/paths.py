@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations import Equations
 from dmft.equations.values import declared_parameters, resolve_scalars
 from dmft.errors import BadParameter
@@ -47,6 +48,17 @@ def solve_paths_of(
     given: Mapping[str, Any],
 ) -> PathEnsemble:
     """Paths of an sde from one start, or from a start of its own for each path."""
+    state, options = path_inputs(problem, start, common, given)
+    return _with_readout(solve_paths(problem, state, t_max, **options))
+
+
+def path_inputs(
+    problem: Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    common: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """State and options as `solve_paths` takes them, from those of `solve`."""
     equations = problem.origin
     options = {n: v for n, v in {**common, **given}.items() if n in PATH_OPTIONS or n in common}
     options = {name: value for name, value in options.items() if value is not None}
@@ -64,22 +76,42 @@ def solve_paths_of(
     inputs = run_inputs(problem, starts[0], parameters)
     values = equations.values(starts[0], parameters)
     known = {block.name for block in problem.constants}
-    run = solve_paths(
-        problem,
-        _state(equations, starts),
-        t_max,
-        widths={name: inputs["widths"][name] for name in problem.widths},
-        constants={name: a for name, a in inputs["constants"].items() if name in known},
-        parameters=inputs["parameters"],
-        noise_scale=equations.noise.scale(values),
-        provenance={
-            **inputs["provenance"],
-            "dim": int(values.scalars["dim"]),
-            "covariance_error": covariance_error(equations, starts[0], parameters),
-        },
+    record = {
+        **inputs["provenance"],
+        "dim": int(values.scalars["dim"]),
+        "covariance_error": covariance_error(equations, starts[0], parameters),
+    }
+    return _state(equations, starts), {
+        "widths": {name: inputs["widths"][name] for name in problem.widths},
+        "constants": {name: a for name, a in inputs["constants"].items() if name in known},
+        "parameters": inputs["parameters"],
+        "noise_scale": equations.noise.scale(values),
+        "provenance": record,
         **options,
-    )
-    return _with_readout(run)
+    }
+
+
+def escape_times_of_ensemble(
+    run: PathEnsemble, fraction: float, overlap: float | None
+) -> EscapeTimes:
+    """Follow the paths of an ensemble again, with the same noise, and note their escapes."""
+    if run.problem is None or run.starts is None:
+        raise BadParameter(
+            "an ensemble read from a file has no compiled equations to follow again; call "
+            "escape_time with the equations, the start, t_max, paths and dt"
+        )
+    names = ("method", "dt", "noise_scale", "substeps", "seed", "t_start")
+    clock = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}
+    options = {
+        "paths": len(run.path_status),
+        "widths": {name: run.widths[name] for name in run.problem.widths},
+        "constants": {b.name: run.constants[b.name] for b in run.problem.constants},
+        "parameters": run.parameters,
+        "provenance": clock,
+        **{name: run.provenance[name] for name in names},
+    }
+    t_max = float(run.provenance["t_max"])
+    return escape_of_paths(run.problem, run.starts, t_max, fraction, overlap, options)
 
 
 def _starts(

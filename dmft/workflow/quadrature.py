@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes import MOST_POINTS, NodeRule
+from dmft.gaussian.nodes import MOST_TRAPEZOIDS, NodeRule
 from dmft.solvers.trajectory import Trajectory
 
 Array = NDArray[np.float64]
@@ -64,7 +64,7 @@ def solve_on_nodes(
 def next_count(rule: NodeRule, count: int, excess: float) -> int:
     """Nodes that should meet the tolerance; not more than the budget allows."""
     if rule.kind == "gauss-hermite":
-        return min(2 * count, MOST_POINTS)
+        return min(2 * count, MOST_TRAPEZOIDS)
     if not np.isfinite(excess):
         excess = 64.0
     wanted = count * max((MARGIN * excess) ** (1.0 / SOBOL_RATE), 2.0)

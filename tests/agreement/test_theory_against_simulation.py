@@ -16,6 +16,8 @@ z = sp.Symbol("z", real=True)
 PAIR = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=2)
 SQUARE = dmft.Committee(z**2, width=1)
 PHASE = dmft.Model(SQUARE, SQUARE)
+RELU, TANH = sp.Max(0, z), dmft.Committee(sp.tanh(z), width=2)
+Z1, Z2 = sp.symbols("z1 z2", real=True)
 SEEDS = 16
 
 # model, algorithm, start, t_max
@@ -34,10 +36,45 @@ CASES = {
         1.0,
     ),
 }
+DECADES = tuple(CASES)
+CASES |= {
+    "ReLU on He2": (
+        dmft.Model(dmft.Committee(RELU, 2), dmft.Committee(z**2 - 1, 1), 0.05),
+        dmft.SGD(0.5),
+        dmft.Overlaps([[0.9, 0.2], [0.2, 0.7]], [[0.4], [-0.2]]),
+        4.0,
+    ),
+    # Even but for its linear part, ReLU has no drift along He3: the overlap decays, and what the
+    # target does is noise.
+    "ReLU on He3": (
+        dmft.Model(dmft.Committee(RELU, 2, (1, -1)), dmft.Committee(z**3 - 3 * z, 1), 0.05),
+        dmft.SGD(0.2),
+        dmft.Overlaps([[0.9, -0.1], [-0.1, 0.7]], [[0.6], [-0.5]]),
+        3.0,
+    ),
+    "ReLU on tanh(z1 + He3(z2))": (
+        dmft.Model(
+            dmft.Committee(RELU, 2, (3, -3)),
+            dmft.MultiIndex(sp.tanh(Z1 + Z2**3 - 3 * Z2), [Z1, Z2]),
+            0.05,
+        ),
+        dmft.SGD(0.3),
+        dmft.Overlaps([[0.9, 0.2], [0.2, 0.7]], [[-0.3, 0.3], [-0.1, 0.2]]),
+        3.0,
+    ),
+    "tanh committee": (
+        dmft.Model(TANH, TANH, 0.05),
+        dmft.SGD(2.0),
+        dmft.Overlaps([[0.9, 0.2], [0.2, 0.7]], [[0.3, -0.1], [0.05, 0.4]]),
+        4.0,
+    ),
+}
 
 
 # What the theory neglects beside the noise: terms of order 1/d in the mean.
 BIAS_TIMES_DIM = 5.0
+# Averages without closed form (the last two cases): a tenth of the smallest errors of the means.
+QUADRATURE_TOL = 2e-4
 
 
 def gaps(case, dim, method):
@@ -49,8 +86,9 @@ def gaps(case, dim, method):
     runs = dmft.simulate(model, algorithm, dim, t_max, SEEDS, start, method, save_at=21)
     assert runs.status == "ok"
     theory = dmft.solve(
-        dmft.derive(model, algorithm), start, t_max, save_at=runs.t, rtol=1e-10, atol=1e-12
-    )
+        dmft.derive(model, algorithm), start, t_max,
+        save_at=runs.t, rtol=1e-10, atol=1e-12, quadrature_tol=QUADRATURE_TOL,
+    )  # fmt: skip
 
     def stacked(record):
         head = record.risk.shape
@@ -60,7 +98,9 @@ def gaps(case, dim, method):
 
     exact = stacked(theory)
     difference = np.abs(stacked(runs.mean) - exact)
-    assert np.all(difference <= 4.5 * stacked(runs.stderr) + BIAS_TIMES_DIM / dim + 1e-9)
+    allowed = BIAS_TIMES_DIM / dim + max(1e-9, theory.provenance.get("quadrature_error", 0.0))
+    assert allowed < 1.1 * max(BIAS_TIMES_DIM / dim, QUADRATURE_TOL)
+    assert np.all(difference <= 4.5 * stacked(runs.stderr) + allowed)
     single = np.abs(stacked(runs.runs) - exact).max(axis=(1, 2))
     return difference.max(), math.sqrt(np.mean(single**2))
 

@@ -53,7 +53,7 @@ def weight_steps(experiment, start, replicas):
         weights = weights_with_overlaps(start, experiment.dim, random_stream(i, 5))
         run = weights_runner(experiment, weights, rule, watch_nothing(), random_stream(i, 6))
         run.advance(0, 1)
-        new_Q, new_M = run.overlaps()
+        new_Q, new_M, _ = run.overlaps()
         Q.append(new_Q)
         M.append(new_M)
     return np.array(Q), np.array(M)

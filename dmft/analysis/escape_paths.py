@@ -1,0 +1,242 @@
+"""When paths or simulated runs escape: one definition with that of flows, over many runs.
+
+Each run's own risk at its start is the reference, and the escape is the first time at which its
+risk has fallen to the fraction (1 - T) of it, or its largest cosine has risen to a level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.escape import NO_RISK
+from dmft.errors import BadParameter
+from dmft.solvers.events import Event, LargestCosine
+from dmft.solvers.explicit import evaluate_rows
+from dmft.solvers.passage_times import PassageTimes
+from dmft.solvers.paths import solve_paths
+from dmft.solvers.problem import Problem
+
+Array = NDArray[np.float64]
+ESCAPE = "escape"
+
+
+@dataclass(frozen=True, eq=False)
+class EscapeTimes:
+    """Escape times of many runs; one that has not escaped is censored, not dropped.
+
+    Attributes
+    ----------
+    passage : PassageTimes
+        `.times` (S,), NaN where censored, and how far each run was watched.
+    threshold : (S,) array
+        Risk (or largest cosine) that counts as escaped, run by run.
+    reference : str
+        "start" or "overlap".
+    reference_value : (S,) array
+        Risk at each start (nan for an overlap).
+    time_step_times_dim : float or None
+        For `steps`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dmft.solvers.passage_times import PassageTimes
+    >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
+    >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+    >>> escape.censored, escape.quantile(0.5), escape.steps(dim=1000)[0]
+    (1, 2.0, 20000.0)
+    """
+
+    passage: PassageTimes
+    threshold: Array
+    reference: str
+    reference_value: Array
+    time_step_times_dim: float | None = None
+
+    @property
+    def times(self) -> Array:
+        """(S,) Escape times, NaN where censored."""
+        return self.passage.times
+
+    @property
+    def censored(self) -> int:
+        """Number of runs that had not escaped when they ended."""
+        return int(self.passage.censored.sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean escape time; refused when a run is censored."""
+        return self.passage.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over runs; refused when a run is censored."""
+        return self.passage.std
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean."""
+        return self.passage.stderr
+
+    @property
+    def std_stderr(self) -> float:
+        """Standard error of the standard deviation."""
+        return self.passage.std_stderr
+
+    def quantile(self, fraction: float) -> float:
+        """Quantile that counts censored runs as later than their horizon; inf if it is one."""
+        return self.passage.quantile(fraction)
+
+    def steps(self, dim: int) -> Array:
+        """Steps of the algorithm until each escape, at input dimension `dim`."""
+        if self.time_step_times_dim is None:
+            raise BadParameter("these runs do not know how long a step of their algorithm is")
+        return self.times * dim / self.time_step_times_dim
+
+    def __repr__(self) -> str:
+        size = self.times.size
+        if self.censored:
+            middle = f"median {self.quantile(0.5):.6g}, {self.censored} of {size} censored"
+        else:
+            middle = f"mean {self.mean:.6g} ± {self.stderr:.2g}, std {self.std:.6g}, {size} runs"
+        return f"EscapeTimes({self.reference}: {middle})"
+
+
+def escape_of_paths(
+    problem: Problem,
+    starts: Array,
+    t_max: float,
+    fraction: float,
+    overlap: float | None,
+    options: Mapping[str, Any],
+) -> EscapeTimes:
+    """Escape times of paths of an sde.
+
+    Parameters
+    ----------
+    starts : (S, n) packed states, one for each path or one for all
+    options
+        Of `solve_paths`: paths, dt, widths, constants, parameters, noise_scale, seed ...
+    """
+    given = {"bridge": True, **options, "save_at": 2, "keep_paths": False}
+    given["increments"] = "normal"
+    threshold, risk = _threshold(problem, starts, fraction, overlap, given)
+    if overlap is not None:
+        event = Event(LargestCosine(), overlap, direction=1, name=ESCAPE)
+    else:
+        event = Event("risk", float(threshold[0]), direction=-1, name=ESCAPE)
+    own = {ESCAPE: threshold} if len(threshold) > 1 and overlap is None else {}
+    blocks = problem.unpack(starts if len(starts) > 1 else starts[0], given["widths"])
+    run = solve_paths(problem, blocks, t_max, events=event, thresholds=own, **given)
+    passage = _with_early(run.first_passage[ESCAPE], problem, starts, given, overlap)
+    paths = passage.times.size
+    return EscapeTimes(
+        passage,
+        np.broadcast_to(threshold, paths).copy(),
+        "start" if overlap is None else "overlap",
+        np.broadcast_to(risk, paths).copy(),
+        run.provenance.get("time_step_times_dim"),
+    )
+
+
+def _threshold(
+    problem: Problem,
+    starts: Array,
+    fraction: float,
+    overlap: float | None,
+    options: Mapping[str, Any],
+) -> tuple[Array, Array]:
+    """Level that counts as escaped and the risk of each start."""
+    unknown = np.full(len(starts), math.nan)
+    if overlap is not None:
+        if not 0.0 < overlap <= 1.0:
+            raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
+        return np.full(len(starts), overlap), unknown
+    if not 0.0 < fraction < 1.0:
+        raise BadParameter(f"fraction = {fraction!r} must lie strictly between 0 and 1")
+    widths = np.array([options["widths"][name] for name in problem.widths], dtype=np.int64)
+    par = problem.pack_parameters(options["parameters"], options["constants"])
+    seen = np.empty((len(starts), len(problem.observables)))
+    times = np.full(len(starts), float(options.get("t_start", 0.0)))
+    evaluate_rows(problem.observe, times, np.ascontiguousarray(starts), widths, par, seen)
+    risk = seen[:, problem.observables.index("risk")].copy()
+    if not np.all(risk > NO_RISK):
+        raise BadParameter(
+            f"the risk at start {int(np.argmin(risk))} is {risk.min():g}: there is nothing to "
+            "escape from"
+        )
+    return (1.0 - fraction) * risk, risk
+
+
+def _with_early(
+    passage: PassageTimes,
+    problem: Problem,
+    starts: Array,
+    options: Mapping[str, Any],
+    overlap: float | None,
+) -> PassageTimes:
+    """Passages with those of starts that are beyond an overlap already: at once."""
+    if overlap is None:
+        return passage
+    state, cosine = problem.unpack(starts, options["widths"]), LargestCosine()
+    beyond = np.array(
+        [
+            cosine.value({name: block[i] for name, block in state.items()}, options["constants"])
+            >= overlap
+            for i in range(len(starts))
+        ]
+    )
+    early = np.broadcast_to(beyond, passage.times.shape)
+    begun = float(options.get("t_start", 0.0))
+    times, horizon = passage.times.copy(), passage.horizon.copy()
+    times[early], horizon[early] = begun, begun
+    return PassageTimes(times, horizon)
+
+
+def escape_of_runs(
+    passage: PassageTimes | None,
+    watched: Mapping[str, Any] | None,
+    start_risk: Array,
+    fraction: float,
+    overlap: float | None,
+    unit: float | None,
+) -> EscapeTimes:
+    """Escape times of simulated runs that were watched for this escape.
+
+    Parameters
+    ----------
+    watched : mapping or None
+        What the simulation looked for: observable, level, relative.
+    start_risk : (S,) risk of each run at t = 0
+    """
+    wanted = (
+        f'dmft.FirstPassage("overlap", {overlap:g})'
+        if overlap is not None
+        else f'dmft.FirstPassage("risk", {1.0 - fraction:g}, relative=True)'
+    )
+    if passage is None or watched is None:
+        raise BadParameter(
+            f"these runs were not watched, and are not read off saved times: simulate with "
+            f"first_passage={wanted}"
+        )
+    level = overlap if overlap is not None else 1.0 - fraction
+    kind = "overlap" if overlap is not None else "risk"
+    same = watched["observable"] == kind and watched["relative"] == (kind == "risk")
+    if not same or abs(watched["level"] - level) > LEVEL_ROUNDING:
+        raise BadParameter(f"these runs were watched for {watched}, not for {wanted}")
+    size = passage.times.size
+    if overlap is not None:
+        return EscapeTimes(
+            passage, np.full(size, overlap), "overlap", np.full(size, math.nan), unit
+        )
+    return EscapeTimes(passage, level * start_risk, "start", start_risk, unit)
+
+
+# Levels given as 1 - T in two ways differ by their rounding.
+LEVEL_ROUNDING = 1e-12

@@ -1,0 +1,95 @@
+"""The plane of exponents (kappa, delta) with its regions, boundaries and limiting equations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dmft.display.style import COLOURS, INK, new_figure
+
+# Lines that are regions, and the axis delta = 0 as far as it is one.
+LINE, AXIS = COLOURS[0], COLOURS[2]
+# Direction of kappa + delta = const in the plane.
+ALONG = -45.0
+
+# Ground of each region; told apart in grey as well.
+GROUNDS = {
+    "mean-field": "#BFDCEB",
+    "noise-dominated": "#F2D0BC",
+    "no ode": "#E0E0E0",
+}
+# Short forms of the limits, in the notation of the equations.
+SHORT = {
+    "gradient-flow": r"$\dot M = B^*,\ \dot Q = B + B^{\!\top}$",
+    "mean-field": r"$\dot M = B^*,\ \dot Q^{\perp} = 2\,\mathbb{E}[\psi\, h^{\perp}]$",
+    "high-dimensional": (r"$\dot M = B^*,\ \dot Q = B + B^{\!\top} + \frac{\gamma}{p\,n_b} S$"),
+    "noise-dominated": r"$M' = 0,\ Q' = S$",
+    "map": r"$M \to M + \frac{\eta}{p} B^*,\ \ldots$",
+    "no ode": "",
+}
+# Widths shown, and how far the plane reaches beyond its outer boundaries.
+DELTA = (0.0, 1.2)
+LEFT, RIGHT = 1.2, 1.2
+
+
+def is_regimes(record: Any) -> bool:
+    """Whether a record is a plane of exponents."""
+    return hasattr(record, "regions") and hasattr(record, "batch_power")
+
+
+def plot_regimes(plane: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+    """Draw the regions into `ax` (or a new figure) and return the axes."""
+    if ax is None:
+        ax = new_figure((1, 1), (8.0, 4.4), shown=shown)
+    regions = {region.name: region for region in plane}
+    lines = sorted({float(b) for r in plane for b in (r.lower, r.upper) if b.is_finite})
+    span = (lines[0] - LEFT, lines[-1] + RIGHT)
+    for name, ground in GROUNDS.items():
+        if name in regions:
+            _band(ax, regions[name], span, ground)
+    for place in lines:
+        named = any(float(r.lower) == float(r.upper) == place for r in plane)
+        style = {"color": LINE, "linewidth": 2.5} if named else {"color": INK, "linestyle": "--"}
+        ax.plot([place - d for d in DELTA], list(DELTA), zorder=3, **style)
+    ax.plot([lines[-1], span[1]], [0, 0], color=AXIS, linewidth=4, zorder=4, clip_on=False)
+    _label(ax, regions, lines, span)
+    ax.set(xlim=span, ylim=DELTA)
+    ax.set_xlabel(r"$\kappa$, learning rate $\gamma \sim d^{-\kappa}$")
+    ax.set_ylabel(r"$\delta$, width $p \sim d^{\delta}$")
+    batch = plane.batch_power
+    power = "d" if batch == 1 else f"d^{{{batch}}}"
+    ax.set_title(title or (rf"batches $n_b \sim {power}$" if batch != 0 else ""))
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _band(ax: Any, region: Any, span: tuple[float, float], ground: str) -> None:
+    """Strip lower < kappa + delta < upper."""
+    low, high = float(region.lower), float(region.upper)
+    low, high = max(low, span[0] - DELTA[1]), min(high, span[1] + DELTA[1])
+    bottom, top = DELTA
+    corners = [(low - bottom, bottom), (high - bottom, bottom), (high - top, top), (low - top, top)]
+    ax.fill(*zip(*corners, strict=True), color=ground, linewidth=0, zorder=1)
+
+
+def _label(ax: Any, regions: dict[str, Any], lines: list[float], span: tuple[float, float]) -> None:
+    """Name and equations of each region, in it or along its line."""
+    first, last = lines[0], lines[-1]
+    _write(ax, regions["mean-field"], (last + span[1]) / 2 - 0.15, 0.65, 0.0)
+    _write(ax, regions["gradient-flow"], (last + span[1]) / 2, 0.09, 0.0)
+    _write(ax, regions["no ode"], (first + span[0]) / 2 - 0.1, 0.12, 0.0)
+    middle = 0.5 * DELTA[1]
+    for name in ("high-dimensional", "map", "noise-dominated"):
+        if name in regions:
+            region = regions[name]
+            at = (float(region.lower) + float(region.upper)) / 2
+            # A line is named beside it, a strip inside.
+            lift = 0.075 if region.lower == region.upper else 0.0
+            _write(ax, region, at - middle + lift, middle + lift, ALONG)
+
+
+def _write(ax: Any, region: Any, x: float, y: float, turn: float) -> None:
+    text = "\n".join(line for line in (region.title, SHORT[region.name]) if line)
+    ax.text(
+        x, y, text, ha="center", va="center", rotation=turn, fontsize="small", zorder=5,
+        transform_rotates_text=True, rotation_mode="anchor", linespacing=1.4,
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""What an escape formula holds for, in words and numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from dmft.equations.escape_laws import q_star
+from dmft.equations.uninformative import mu, q
+from dmft.model import SGD
+
+if TYPE_CHECKING:
+    from dmft.equations.escape import EscapeFormula
+
+KINDS = {
+    "logistic": "exact in the limit of infinite dimension: the whole equation of the overlap",
+    "linear": "leading logarithm: the overlaps grow independently until u is no longer small",
+    "transient": "leading logarithm, with the relaxation of the lengths integrated exactly",
+    "power": "leading power of the overlap against the noise of the samples",
+    "drift": "linear in the overlap: it is pushed from the start on",
+}
+
+
+def validity_text(formula: EscapeFormula) -> str:
+    """Sentences, one a line."""
+    law = formula.law
+    lines = [
+        "Weak recovery only: the time to leave the uninformative point, not to learn. "
+        f"{KINDS[law.kind].capitalize()}; information exponent {law.exponent}.",
+        "Deterministic equations from u_0 = k/d; .mean_time and .std average over random starts "
+        "and the noise of the samples, which halves the effective dimension at the optimal rate "
+        "of one neuron.",
+    ]
+    if law.kind in ("linear", "transient"):
+        lines.append(
+            "Small thresholds: within 1 % of the equations for u <= 1e-3 or T <= 0.01 at d >= 1e6 "
+            "and gamma/p <= 1/12; 1 to 5 % late at T = 0.1, 6 to 25 % at T = 0.5, less as d grows."
+        )
+    if isinstance(formula.algorithm, SGD):
+        lines += _rates(formula)
+    if law.kind == "transient":
+        lines += _relaxation(formula)
+    if law.kind == "power":
+        lines.append(
+            "At more than half of the maximal rate the noise decides: at the optimal one "
+            "(0.7153 of it) simulated means are 1.4 times this time and heavy tailed, and the "
+            "deterministic time is not reliable; use .mean_time or dmft.simulate."
+        )
+    return "\n".join(lines)
+
+
+def _rates(formula: EscapeFormula) -> list[str]:
+    """Both optima: of the escape and of what is learned."""
+    maximal = formula.maximal_learning_rate()
+    lines = [f"Escapes for gamma < {_shown(maximal)}."]
+    if formula.law.optimal is not None:
+        lines.append(f"Fastest weak recovery: gamma = {_shown(formula.optimal_learning_rate())}.")
+    perfect = formula.perfect_limit
+    if perfect is None:
+        return lines
+    lines.append(
+        f"The perfect solution is stable for gamma < {_shown(perfect)} "
+        f"(fastest learning near half of it, {_shown(perfect / 2)}): above, students that have "
+        "escaped align with each other, and the risk rises again after a small dip."
+    )
+    optimal = formula.law.optimal and formula.optimal_learning_rate()
+    if optimal is not None and (optimal - perfect).is_number and optimal > perfect:
+        lines.append(
+            "Here the fastest weak recovery lies above that limit: it learns nothing in the end."
+        )
+    return lines
+
+
+def _relaxation(formula: EscapeFormula) -> list[str]:
+    """How far the risk falls before anything is learned, for gradient flow and here."""
+    facts = formula.law.facts
+    risk = facts.risk.coeff(mu, 0)
+    p, k = facts.widths
+    plateau = dict(formula.law.where)[q_star]
+    flow = sp.limit(plateau, _gamma(), 0, "+") if plateau.has(_gamma()) else plateau
+    start = risk.subs(q, formula.length)
+    drop = sp.factor(sp.simplify(1 - risk.subs(q, flow) / start))
+    return [
+        f"The risk relaxes by the fraction {_shown(drop)} (gamma -> 0) while the lengths settle, "
+        'before anything is learned: a fraction of the start must exceed it; reference="plateau" '
+        "or overlap= do not."
+    ]
+
+
+def _gamma() -> sp.Symbol:
+    from dmft.equations.symbols import gamma
+
+    return gamma
+
+
+def _shown(value: sp.Expr) -> str:
+    """A number to six digits, or the expression."""
+    return f"{float(value):.6g}" if value.is_number else str(sp.simplify(value))

@@ -1,0 +1,111 @@
+"""Declaration of gradient descent on a fixed set of samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.model.algorithm import as_parameter
+
+Batch = Literal["bernoulli", "reshuffle", "fresh"] | None
+BATCHES = (None, "bernoulli", "reshuffle", "fresh")
+# A general loss is an expression in these two: the output of the student and the label.
+PREDICTION, LABEL = sp.symbols("f y", real=True)
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    r"""Gradient descent on n = samples_per_dim * d samples that are used again in every step.
+
+    One step is W <- W - eta (sum_mu grad l(f(x_mu), y_mu) + ridge W) + momentum (W - W_before),
+    a sum over the samples: divide eta by n where you think of a mean. Time is the number of steps.
+
+    Parameters
+    ----------
+    learning_rate : float or sympy.Expr
+        eta > 0, of order one as d grows.
+    samples_per_dim : float or sympy.Expr
+        alpha = n / d > 0; with `batch="fresh"` that of one step.
+    ridge : float or sympy.Expr
+        lambda >= 0 of the penalty lambda |W|^2 / 2.
+    batch : None, "bernoulli", "reshuffle" or "fresh"
+        Which samples a step uses: all of them; each with probability `batch_fraction`; the next
+        part of a random order that is drawn anew for each epoch; samples that were never seen.
+        Gradients of a part are divided by `batch_fraction`.
+    batch_fraction : float
+        In (0, 1]; one over a whole number of batches for "reshuffle".
+    momentum : float or sympy.Expr
+        beta in [0, 1) of the heavy ball; the first step has none.
+    readout_rate : float or sympy.Expr
+        Readouts move by -readout_rate times the gradient of the mean loss, times width:
+        a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)].
+    loss : "squared" or sympy.Expr
+        (f - y)^2 / 2, or an expression in symbols called f (output) and y (label).
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> dmft.GradientDescent(0.3, samples_per_dim=3).ridge
+    0
+    >>> f, y = sp.symbols("f y", real=True)
+    >>> dmft.GradientDescent(0.3, 3, loss=sp.log(1 + sp.exp(-f * y))).loss
+    log(1 + exp(-f*y))
+    """
+
+    learning_rate: sp.Expr
+    samples_per_dim: sp.Expr
+    ridge: sp.Expr = sp.S.Zero
+    batch: Batch = None
+    batch_fraction: float = 1.0
+    momentum: sp.Expr = sp.S.Zero
+    readout_rate: sp.Expr = sp.S.Zero
+    loss: sp.Expr | Literal["squared"] = "squared"
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "samples_per_dim"):
+            object.__setattr__(self, name, as_parameter(getattr(self, name), name, positive=True))
+        for name in ("ridge", "momentum", "readout_rate"):
+            object.__setattr__(self, name, as_parameter(getattr(self, name), name))
+        if self.momentum.is_number and not self.momentum < 1:
+            raise BadParameter(f"momentum must lie in [0, 1), got {self.momentum}")
+        if self.batch not in BATCHES:
+            raise BadParameter(f"batch must be one of {BATCHES}, got {self.batch!r}")
+        object.__setattr__(self, "batch_fraction", _fraction(self.batch_fraction, self.batch))
+        if self.loss != "squared":
+            object.__setattr__(self, "loss", _loss(self.loss))
+
+    @property
+    def loss_expr(self) -> sp.Expr:
+        """Loss of a sample in `PREDICTION` and `LABEL`."""
+        if isinstance(self.loss, str):
+            return (PREDICTION - LABEL) ** 2 / 2
+        return self.loss
+
+
+def _fraction(value: float, batch: Batch) -> float:
+    number = float(as_parameter(value, "batch_fraction", positive=True))
+    if not number <= 1.0:
+        raise BadParameter(f"batch_fraction must lie in (0, 1], got {value!r}")
+    if batch in (None, "fresh") and number != 1.0:
+        raise BadParameter(
+            f'batch_fraction = {value!r} needs batch="bernoulli" or "reshuffle", got {batch!r}'
+        )
+    if batch == "reshuffle" and abs(1.0 / number - round(1.0 / number)) > 1e-9:
+        raise BadParameter(
+            f'batch="reshuffle" cuts an epoch into equal parts: batch_fraction = {value!r} is not '
+            "one over a whole number"
+        )
+    return number
+
+
+def _loss(loss: object) -> sp.Expr:
+    """Loss in the two canonical symbols, whatever the assumptions of the user's."""
+    if isinstance(loss, str) or not isinstance(loss, sp.Expr):
+        raise BadParameter(f'loss must be "squared" or an expression in f and y, got {loss!r}')
+    names: dict[sp.Symbol, str] = {s: s.name for s in loss.free_symbols}
+    if not set(names.values()) <= {"f", "y"} or "f" not in names.values():
+        raise BadParameter(f"loss = {loss} must be an expression in the symbols f and y alone")
+    return loss.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in names.items()})

@@ -1,0 +1,138 @@
+"""Powers of the dimension that a learning rate, a width and a batch grow with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+
+Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-dominated"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    r"""How learning rate, width and batch grow with the dimension: which terms survive.
+
+    Equation    gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^mu; a step is
+                delta t = gamma/(p d) ~ d^-(1 + kappa + delta), the quadratic term has the weight
+                gamma/(p n_b) ~ d^-(kappa + delta + mu)
+    Scaling     drift alone for kappa + delta + mu > 0 (gradient flow; mean field where delta > 0);
+                both on kappa + delta + mu = 0; the quadratic term alone below, in the time
+                t' = t gamma/(p n_b), as long as its steps ~ d^-(1 + 2 (kappa + delta) + mu) vanish
+    Source      one_pass.md B.3 [veiga_2022]
+
+    Parameters
+    ----------
+    learning_rate, width, batch_size : int, float, fraction or SymPy number
+        The powers -kappa, delta >= 0 and mu >= 0. Floats are taken as the decimals they print.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.Scaling(learning_rate=0.5, width=0.5).region
+    'high-dimensional'
+    >>> dmft.Scaling(learning_rate=-1, width=0.5).region
+    'mean-field'
+    >>> dmft.Scaling(learning_rate=0.25).region
+    'noise-dominated'
+    """
+
+    learning_rate: sp.Rational = sp.S.Zero
+    width: sp.Rational = sp.S.Zero
+    batch_size: sp.Rational = sp.S.Zero
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "width", "batch_size"):
+            object.__setattr__(self, name, _as_power(getattr(self, name), name))
+        for name in ("width", "batch_size"):
+            if getattr(self, name) < 0:
+                raise BadParameter(
+                    f"{name} = {getattr(self, name)} is the power of d that it grows with, and a "
+                    "number of units or samples does not shrink: it must be at least 0"
+                )
+
+    @property
+    def kappa(self) -> sp.Rational:
+        """The learning rate is gamma_0 d^-kappa."""
+        return -self.learning_rate
+
+    @property
+    def noise_power(self) -> sp.Rational:
+        """Power of d of gamma/(p n_b), the weight of the quadratic term against the drift."""
+        return self.learning_rate - self.width - self.batch_size
+
+    @property
+    def step_power(self) -> sp.Rational:
+        """Power of d of one step in the time of the limit; negative where there is an ode."""
+        return self.learning_rate - self.width - 1 + max(self.noise_power, sp.S.Zero)
+
+    @property
+    def has_ode(self) -> bool:
+        """Whether steps become infinitesimal."""
+        return bool(self.step_power < 0)
+
+    @property
+    def region(self) -> Region:
+        """Name of the limit.
+
+        Raises
+        ------
+        BadParameter
+            Where no differential equation is left, saying what is.
+        """
+        if not self.has_ode:
+            raise BadParameter(self.refusal)
+        if self.noise_power > 0:
+            return "noise-dominated"
+        if self.noise_power == 0:
+            return "high-dimensional"
+        return "mean-field" if self.width > 0 else "gradient-flow"
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no differential equation, and the way out."""
+        where = f"kappa + delta = {self.kappa + self.width}"
+        if self.noise_power > 0 and self.batch_size < 1:
+            bound = -(1 + self.batch_size) / 2
+            return (
+                f"{self} has no limiting ode: {where} <= {bound}, so that a step of the quadratic "
+                f"term, of order d^({self.step_power}), does not vanish; lower the learning rate "
+                f"below d^({self.width - bound}), where noise alone acts, or to "
+                f"d^({self.width + self.batch_size}) or below, where the network learns"
+            )
+        if self.step_power == 0:
+            return (
+                f"{self} has no limiting ode: {where}, and a step moves the overlaps by a finite "
+                "amount. Batches of the order of d at this rate are a discrete map: "
+                "derive(model, SGD(..., batch_size=...), dim=...)"
+            )
+        return (
+            f"{self} has no limit: {where} < -1, a step moves the overlaps by "
+            f"d^({self.step_power}); lower the learning rate to d^({self.width + 1}) for the map of large batches "
+            f"(derive(..., dim=...)), or below for an ode"
+        )
+
+    def __str__(self) -> str:
+        parts = [f"learning_rate={self.learning_rate}", f"width={self.width}"]
+        parts += [f"batch_size={self.batch_size}"] * (self.batch_size != 0)
+        return f"Scaling({', '.join(parts)})"
+
+
+def _as_power(value: object, name: str) -> sp.Rational:
+    """Exact rational of a number; 0.1 is one tenth, so that sums of powers can be compared."""
+    try:
+        exact = sp.Rational(str(value))
+    except (TypeError, ValueError) as error:
+        raise BadParameter(
+            f"{name} = {value!r} must be a number: the power of d that it grows with"
+        ) from error
+    if not exact.is_finite:
+        raise BadParameter(f"{name} = {value!r} must be finite")
+    return exact

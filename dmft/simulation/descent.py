@@ -1,0 +1,302 @@
+"""Gradient descent on fixed samples in R^d over seeds: the witness of the two-time equations."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numba import njit, types
+from numpy.typing import NDArray
+
+from dmft.emit import scalar_function
+from dmft.errors import BadParameter
+from dmft.model import Model, Overlaps, as_count
+from dmft.model.descent import LABEL, PREDICTION, GradientDescent
+from dmft.names import VERSION, Status
+from dmft.progress import Progress, ProgressOption
+from dmft.simulation.declaration import Activation, Filler, check_start
+from dmft.simulation.risk import FUNCTION, VECTOR
+from dmft.simulation.weights import random_weights, weights_with_overlaps
+from dmft.solvers.path_ensemble import Values
+from dmft.special.streams import as_seeds, random_stream
+
+Array = NDArray[np.float64]
+START_STREAM, SAMPLE_STREAM = 0, 3
+ROWS = types.float64[:, ::1]
+
+
+@njit(types.void(FUNCTION, ROWS, VECTOR, VECTOR), cache=True, nogil=True, error_model="numpy")
+def apply(function, rows, par, out):  # type: ignore[no-untyped-def]
+    """Value at each column; rows behind the first one go to the beginning of `par`."""
+    values = par.copy()
+    for i in range(out.size):
+        for r in range(1, rows.shape[0]):
+            values[r - 1] = rows[r, i]
+        out[i] = function(rows[0, i], values)
+
+
+def evaluate(function: Any, rows: Array, par: Array) -> Array:
+    """Function of one or several fields (rows) at all samples."""
+    out = np.empty(rows.shape[1])
+    apply(function, np.ascontiguousarray(rows), par, out)
+    return out
+
+
+@dataclass(frozen=True)
+class DescentExperiment:
+    """Gradient descent with every number filled in."""
+
+    model: Model
+    algorithm: GradientDescent
+    student: Activation
+    teacher: Activation
+    readout: Array
+    teacher_readout: Array
+    loss: Any
+    loss_slope: Any
+    numbers: dict[str, float]
+    dim: int
+    samples: int
+    steps: int
+    start: Overlaps | None
+
+    @property
+    def p(self) -> int:
+        """Student width."""
+        return int(self.readout.size)
+
+    @property
+    def k(self) -> int:
+        """Number of teacher fields."""
+        return self.teacher.fields or int(self.teacher_readout.size)
+
+    def labels(self, star: Array, noise: Array) -> Array:
+        """Labels of samples with teacher fields (k, n)."""
+        clean = np.zeros(star.shape[1])
+        if self.teacher.fields:
+            clean = evaluate(self.teacher.value, star, self.teacher.parameters)
+        else:
+            for r in range(self.k):
+                value = evaluate(self.teacher.value, star[r : r + 1], self.teacher.parameters)
+                clean += self.teacher_readout[r] * value / self.k
+        return clean + np.sqrt(self.numbers["label_noise"]) * noise
+
+
+@dataclass(frozen=True, eq=False)
+class DescentEnsemble:
+    """Finite-dimensional runs of gradient descent over seeds.
+
+    Attributes
+    ----------
+    t : (T + 1,)
+    mean, std, stderr : Values
+        Of M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout (T+1, p),
+        train_loss (T,), as in `dmft.solvers.descent_run.DescentRun`.
+    runs : Values
+        Every seed's values, seed first.
+    seeds : tuple of int
+    status : Status
+    message : str
+    dim : int
+    provenance : mapping
+    """
+
+    t: Array
+    mean: Values
+    std: Values
+    stderr: Values
+    runs: Values
+    seeds: tuple[int, ...]
+    status: Status
+    message: str
+    dim: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def simulate_descent(
+    model: Model,
+    algorithm: GradientDescent,
+    dim: int,
+    t_max: int,
+    seeds: int | Sequence[int],
+    start: Overlaps | None = None,
+    *,
+    threads: int | None = 1,
+    progress: ProgressOption = None,
+    **parameters: Any,
+) -> DescentEnsemble:
+    r"""Run gradient descent on n = round(samples_per_dim * dim) samples in R^d, seed by seed.
+
+    Equation    W <- W - eta (sum_mu g^mu x^mu / sqrt(d) + ridge W) + momentum (W - W_before),
+                g_j = (a_j / p) sigma'(h_j) l'(f, y)
+    Shapes      see `DescentEnsemble`; corr[t, s] = sum_mu g^t g^s / d
+    Scaling     t counts steps
+    Source      batch_reuse.md 0, A.4
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+    >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
+    >>> runs = dmft.simulate(dmft.Model(line, line), descent, 200, 3, 4, dmft.Overlaps(1, 0))
+    >>> runs.mean.M.shape, bool(abs(runs.mean.M[1, 0, 0] - 0.4) < 0.1)
+    ((4, 1, 1), True)
+    """
+    numbers = as_seeds(seeds)
+    experiment = _declare(model, algorithm, dim, t_max, start, parameters)
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads) as pool, Progress(progress, "simulate") as bar:
+        results = []
+        futures = [pool.submit(_run, experiment, seed, stop) for seed in numbers]
+        try:
+            for number, future in enumerate(futures):
+                results.append(future.result())
+                bar.update((number + 1) / len(numbers), f"{number + 1}/{len(numbers)}")
+        except BaseException:
+            stop.set()
+            raise
+    return _summary(experiment, numbers, results)
+
+
+def _declare(
+    model: Model,
+    algorithm: GradientDescent,
+    dim: int,
+    t_max: int,
+    start: Overlaps | None,
+    parameters: dict[str, Any],
+) -> DescentExperiment:
+    if start is not None:
+        check_start(start, model, None)
+    filler = Filler(parameters)
+    declared = {
+        name: getattr(algorithm, name)
+        for name in ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
+    } | {"label_noise": model.label_noise}
+    filler.known |= set(declared)
+    numbers = {name: filler.scalar(value, name) for name, value in declared.items()}
+    dim = as_count(dim, "dim")
+    readout = filler.readout(model.student, "student", None if start is None else start.p)
+    if start is not None and start.readout is not None:
+        readout = start.readout.copy()
+    loss = algorithm.loss_expr
+    experiment = DescentExperiment(
+        model, algorithm, filler.activation(model.student, "student"),
+        filler.teacher(model.teacher), readout, filler.readout(model.teacher, "teacher", None if start is None else start.k),
+        scalar_function(loss, PREDICTION, [LABEL]),
+        scalar_function(sp.diff(loss, PREDICTION), PREDICTION, [LABEL]),
+        numbers, dim, round(numbers["samples_per_dim"] * dim), as_count(t_max, "t_max"), start,
+    )  # fmt: skip
+    filler.check_all_used()
+    if experiment.samples < 1:
+        raise BadParameter(f"samples_per_dim * dim = {experiment.samples} samples: none to learn")
+    return experiment
+
+
+def _run(e: DescentExperiment, seed: int, stop: threading.Event) -> dict[str, Array]:
+    """All steps of one seed, from the definition."""
+    draw, stream = random_stream(seed, START_STREAM), random_stream(seed, SAMPLE_STREAM)
+    if e.start is None:
+        W, W_star = random_weights(e.p, e.k, e.dim, False, draw)
+    else:
+        W, W_star = weights_with_overlaps(e.start, e.dim, draw)
+    T, p, n, x = e.steps, e.p, e.samples, e.numbers
+    X = np.empty((0, e.dim))
+    weights = np.empty((T + 1, p, e.dim))
+    readout, train = np.empty((T + 1, p)), np.empty(T)
+    gradients = np.empty((T, p, n))
+    before, y = W.copy(), np.empty(0)
+    masks = _masks(e, stream)
+    readout[0] = e.readout
+    for t in range(T):
+        if stop.is_set():
+            break
+        weights[t] = W
+        if t == 0 or e.algorithm.batch == "fresh":
+            X = stream.standard_normal((n, e.dim))
+            noise = stream.standard_normal(n)
+            y = e.labels((X @ W_star.T).T / np.sqrt(e.dim), noise)
+        h = np.ascontiguousarray((X @ W.T).T / np.sqrt(e.dim))
+        par = e.student.parameters
+        values = np.stack([evaluate(e.student.value, h[j : j + 1], par) for j in range(p)])
+        slopes = np.stack([evaluate(e.student.slope, h[j : j + 1], par) for j in range(p)])
+        f = readout[t] @ values / p
+        both = np.stack([f, y])
+        train[t] = evaluate(e.loss, both, np.zeros(1)).mean()
+        pull = evaluate(e.loss_slope, both, np.zeros(1))
+        g = (readout[t][:, None] / p) * slopes * pull * masks(t)
+        gradients[t] = g
+        step = x["learning_rate"] * (g @ X / np.sqrt(e.dim) + x["ridge"] * W)
+        moved = x["momentum"] * (W - before) if t else 0.0
+        before, W = W, W - step + moved
+        readout[t + 1] = readout[t] - x["readout_rate"] * (values @ pull) / n
+    weights[T] = W
+    flat = gradients.reshape(T * p, n)
+    corr = (flat @ flat.T / e.dim).reshape(T, p, T, p).transpose(0, 2, 1, 3)
+    if e.algorithm.batch == "fresh":
+        corr = corr * np.eye(T)[:, :, None, None]
+    rows = weights.reshape((T + 1) * p, e.dim)
+    Q2 = (rows @ rows.T / e.dim).reshape(T + 1, p, T + 1, p).transpose(0, 2, 1, 3)
+    return {
+        "M": weights @ W_star.T / e.dim,
+        "Q": Q2[np.arange(T + 1), np.arange(T + 1)],
+        "Q2": Q2,
+        "corr": corr,
+        "readout": readout,
+        "train_loss": train,
+    }
+
+
+def _masks(e: DescentExperiment, stream: np.random.Generator) -> Any:
+    """Weight of each sample in step t."""
+    n, b = e.samples, e.algorithm.batch_fraction
+    parts = round(1.0 / b)
+    if e.algorithm.batch == "bernoulli":
+        return lambda t: (stream.random(n) < b) / b
+    if e.algorithm.batch == "reshuffle":
+        slots = np.empty(n, dtype=np.int64)
+
+        def slice_of(t: int) -> Array:
+            if t % parts == 0:
+                slots[stream.permutation(n)] = np.arange(n) * parts // n
+            return np.asarray((slots == t % parts) * float(parts))
+
+        return slice_of
+    return lambda t: 1.0
+
+
+def _summary(
+    e: DescentExperiment, seeds: tuple[int, ...], results: list[dict[str, Array]]
+) -> DescentEnsemble:
+    runs = {name: np.stack([r[name] for r in results]) for name in results[0]}
+    good = np.isfinite(runs["Q"]).reshape(len(seeds), -1).all(axis=1)
+    kept = {name: a[good] for name, a in runs.items()}
+    count = int(good.sum())
+    nothing = {name: np.full(a.shape[1:], np.nan) for name, a in runs.items()}
+    mean = {name: a.mean(axis=0) for name, a in kept.items()} if count else nothing
+    std = {name: a.std(axis=0, ddof=1) for name, a in kept.items()} if count > 1 else nothing
+    lost = len(seeds) - count
+    return DescentEnsemble(
+        t=np.arange(e.steps + 1.0),
+        mean=Values(mean),
+        std=Values(std),
+        stderr=Values({name: a / np.sqrt(max(count, 1)) for name, a in std.items()}),
+        runs=Values(runs),
+        seeds=seeds,
+        status=Status.NONFINITE if lost else Status.OK,
+        message=f"{lost} of {len(seeds)} seeds left out: weights are not finite" if lost else "",
+        dim=e.dim,
+        provenance={
+            "version": VERSION, "model": str(e.model), "algorithm": str(e.algorithm),
+            "samples": e.samples, "parameters": dict(e.numbers), "time_unit": "steps",
+        },
+    )  # fmt: skip

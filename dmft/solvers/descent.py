@@ -1,0 +1,327 @@
+r"""The causal sweep of gradient descent on repeated data: one pass over time, no iteration.
+
+Equation    batch_reuse.md A.1; kernels as matrices over (time, neuron), earlier times first:
+            C_theta = L L^T, h^t = M^t P^+ h* + (L z)^t + sum_s R_theta(t, s) g^s
+            R_l L = alpha E[g z^T] (Stein: kinks need no derivative)
+            A = (1 - eta ridge) 1 - eta R_l (+ momentum), R_theta <- A R_theta - eta 1,
+            C_theta <- A C_theta - eta C_l R_theta^T
+Source      batch_reuse.md A.1, A.4, C
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from dmft.names import Status
+from dmft.solvers.sampled import BLOCK, advance
+
+Array = NDArray[np.float64]
+# Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
+# changes nothing, and linear students at long times are singular without it.
+JITTER = 1e-12
+# What rounding and averages over finite samples may take below zero, relative to the trace.
+PIVOT_BAND = 1e-9
+
+
+@dataclass(frozen=True)
+class DescentTask:
+    """Numbers of one descent.
+
+    Attributes
+    ----------
+    sample : compiled function of signature `dmft.solvers.sampled.SAMPLE_SIGNATURE`
+    steps : int
+        T; fields are at times 0..T-1, overlaps at 0..T.
+    Q, M, P : (p, p), (p, k), (k, k)
+        Overlaps at the start.
+    readout, teacher_readout, scalars : vectors of ``par``
+    learning_rate, samples_per_dim, ridge, momentum, readout_rate : float
+    trained : bool
+        Whether `sample` also gives the gradients of the readouts.
+    fresh : bool
+        Samples of a step are never seen again.
+    """
+
+    sample: Any
+    steps: int
+    Q: Array
+    M: Array
+    P: Array
+    readout: Array
+    teacher_readout: Array
+    scalars: Array
+    learning_rate: float
+    samples_per_dim: float
+    ridge: float = 0.0
+    momentum: float = 0.0
+    readout_rate: float = 0.0
+    trained: bool = False
+    fresh: bool = False
+
+    @property
+    def p(self) -> int:
+        """Student width."""
+        return int(self.M.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Teacher width."""
+        return int(self.M.shape[1])
+
+    @property
+    def dimension(self) -> int:
+        """Standard normals that a sample needs, label noise included."""
+        return self.k + self.p * self.steps + 1
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Points of the samples: normal (k + p T + 1, S), and masks (T, S) or (0, 0)."""
+
+    normal: Array
+    mask: Array
+
+
+@dataclass
+class Sweep:
+    """Overlaps and kernels of one set of nodes, filled step by step.
+
+    Kernels are matrices over (time, neuron). `done` steps are complete; `status` says how it ended.
+    """
+
+    task: DescentTask
+    M: Array
+    readout: Array
+    train_loss: Array
+    C_theta: Array
+    R_theta: Array
+    C_l: Array
+    R_l: Array
+    root: Array
+    done: int = 0
+    status: Status = Status.OK
+    message: str = ""
+    lowest: float = field(default=math.inf)
+
+
+def begin(task: DescentTask) -> Sweep:
+    """Sweep before its first step."""
+    T, p, k = task.steps, task.p, task.k
+    big, small = (T + 1) * p, T * p
+    sweep = Sweep(
+        task, M=np.zeros((T + 1, p, k)), readout=np.zeros((T + 1, p)), train_loss=np.zeros(T),
+        C_theta=np.zeros((big, big)), R_theta=np.zeros((big, big)), C_l=np.zeros((small, small)),
+        R_l=np.zeros((small, small)), root=np.zeros((big, big)),
+    )  # fmt: skip
+    sweep.M[0], sweep.readout[0] = task.M, task.readout
+    sweep.C_theta[:p, :p] = task.Q - task.M @ np.linalg.pinv(task.P) @ task.M.T
+    _extend_root(sweep, 0)
+    return sweep
+
+
+def march(
+    sweep: Sweep,
+    nodes: Nodes,
+    past: Array,
+    threads: int = 1,
+    after: Callable[[Sweep], bool] | None = None,
+) -> Sweep:
+    """Take the steps that are left.
+
+    Parameters
+    ----------
+    sweep : Sweep
+        From `begin`, or one that was stopped.
+    nodes : Nodes
+    past : (T p, S)
+        Gradients of the samples; rows of the steps done must hold what those steps wrote.
+    threads : int
+        The number never changes a result.
+    after : callable(sweep) -> bool, optional
+        Asked after each step; the sweep stops (as "interrupted") where it returns False.
+    """
+    task = sweep.task
+    star = _teacher_root(task.P) @ nodes.normal[: task.k]
+    normal = np.ascontiguousarray(nodes.normal[task.k : -1])
+    data = (normal, np.ascontiguousarray(star), np.ascontiguousarray(nodes.normal[-1]))
+    with ThreadPoolExecutor(threads) as pool:
+        while sweep.status == Status.OK and sweep.done < task.steps:
+            t = sweep.done
+            mask = nodes.mask[t] if nodes.mask.size else np.empty(0)
+            sums = _take(sweep, t, data, mask, past, pool, threads)
+            if not np.all(np.isfinite(sums)):
+                sweep.status = Status.NONFINITE
+                sweep.message = f"averages over the samples are not finite at step {t}"
+                break
+            _close(sweep, t, sums)
+            sweep.done += 1
+            if after is not None and not after(sweep) and sweep.done < task.steps:
+                sweep.status = Status.INTERRUPTED
+                sweep.message = f"interrupted after {sweep.done} of {task.steps} steps"
+    return sweep
+
+
+def _take(
+    sweep: Sweep,
+    t: int,
+    data: tuple[Array, Array, Array],
+    mask: Array,
+    past: Array,
+    pool: ThreadPoolExecutor,
+    threads: int,
+) -> Array:
+    """Averages over the samples at time t, rows as `dmft.solvers.sampled.advance` has them."""
+    task = sweep.task
+    p, rows, size = task.p, (t + 1) * task.p, past.shape[1]
+    now = slice(t * p, rows)
+    normal, star, zeta = data
+    to_star = np.ascontiguousarray(sweep.M[t] @ np.linalg.pinv(task.P))
+    to_normal = np.ascontiguousarray(sweep.root[now, :rows])
+    to_past = np.ascontiguousarray(sweep.R_theta[now, : rows - p])
+    if task.fresh:
+        to_past = np.zeros_like(to_past)
+    par = np.concatenate([sweep.readout[t], task.teacher_readout, task.scalars])
+    blocks = -(-size // BLOCK)
+    extra = 1 + (p if task.trained else 0)
+    sums = np.zeros((blocks, p + extra, 2 * rows + task.k))
+    cuts = np.linspace(0, blocks, threads + 1).astype(int)
+
+    def work(first: int, last: int) -> None:
+        advance(
+            task.sample, t, first, last, normal, star, zeta, mask, par, past, to_star, to_normal,
+            to_past, sums,
+        )  # fmt: skip
+
+    list(pool.map(work, cuts[:-1], cuts[1:]))
+    return np.asarray(sums.sum(axis=0) / size)
+
+
+def _close(sweep: Sweep, t: int, means: Array) -> None:
+    """Close the equations: kernels of the samples at t, then overlaps and weights at t + 1."""
+    task = sweep.task
+    p, eta, one = task.p, task.learning_rate, np.eye(task.p)
+    rows = (t + 1) * p
+    now, later, before = slice(t * p, rows), slice(rows, rows + p), slice((t - 1) * p, t * p)
+    seen = slice(0, rows)
+    with_normal = task.samples_per_dim * means[:p, :rows]
+    row = task.samples_per_dim * means[:p, rows : 2 * rows]
+    if task.fresh:
+        with_normal[:, : t * p] = 0.0
+        row[:, : t * p] = 0.0
+    sweep.C_l[now, seen], sweep.C_l[seen, now] = row, row.T
+    sweep.R_l[now, seen] = _response(sweep, t, with_normal)
+    sweep.train_loss[t] = means[p, 0]
+    decay = 1.0 - eta * task.ridge
+    beta = task.momentum if t > 0 else 0.0
+    A = -eta * sweep.R_l[now, seen]
+    A[:, now] += (decay + beta) * one
+    drag = beta * (sweep.M[t] - sweep.M[t - 1]) if t > 0 else 0.0
+    if beta:
+        A[:, before] -= beta * one
+    learned = means[:p, 2 * rows :]
+    sweep.M[t + 1] = decay * sweep.M[t] - eta * task.samples_per_dim * learned + drag
+    sweep.readout[t + 1] = sweep.readout[t]
+    if task.trained:
+        sweep.readout[t + 1] -= task.readout_rate * means[p + 1 :, 0]
+    R, C = sweep.R_theta, sweep.C_theta
+    R[later, seen] = A @ R[seen, seen]
+    R[later, now] -= eta * one
+    cross = A @ C[seen, seen] - eta * row @ R[seen, seen].T
+    C[later, seen], C[seen, later] = cross, cross.T
+    own = A @ cross.T - eta * row @ R[later, seen].T
+    C[later, later] = (own + own.T) / 2.0
+    _extend_root(sweep, t + 1)
+
+
+def _response(sweep: Sweep, t: int, with_normal: Array) -> Array:
+    """R_l from alpha E[g z^T] = R_l L, by substitution from the latest time backwards."""
+    rows = with_normal.shape[1]
+    root = sweep.root[:rows, :rows]
+    result: Array = solve_triangular(root, with_normal.T, lower=True, trans="T").T
+    return result
+
+
+def _extend_root(sweep: Sweep, t: int) -> None:
+    """Rows of L at time t; the sweep ends where C_theta is no covariance."""
+    task, p = sweep.task, sweep.task.p
+    new, seen = slice(t * p, (t + 1) * p), slice(0, t * p)
+    own = sweep.C_theta[new, new]
+    row = np.zeros((p, t * p))
+    if t > 0 and not task.fresh:
+        root = sweep.root[seen, seen]
+        row = solve_triangular(root, sweep.C_theta[new, seen].T, lower=True).T
+    left = own - row @ row.T
+    scale = float(np.trace(own))
+    lowest = float(np.linalg.eigvalsh(left)[0]) if np.all(np.isfinite(left)) else math.nan
+    if not lowest >= -PIVOT_BAND * scale:
+        sweep.status = Status.LEFT_DOMAIN
+        sweep.message = (
+            f"the covariance of the weights is not positive at step {t}: eigenvalue {lowest:.3g} "
+            f"of what this time adds (trace {scale:.3g}); take more samples or a smaller step"
+        )
+        return
+    sweep.lowest = min(sweep.lowest, lowest / scale)
+    raised = left + (JITTER * scale + max(0.0, -lowest)) * np.eye(p)
+    sweep.root[new, seen], sweep.root[new, new] = row, np.linalg.cholesky(raised)
+
+
+def fresh_loss(task: DescentTask, normal: Array, Q: Array, M: Array, readout: Array) -> float:
+    """Mean loss without label noise over samples that were never learned, at given overlaps.
+
+    `normal` holds at least k + p rows of standard normals.
+    """
+    p, k = task.p, task.k
+    pull = M @ np.linalg.pinv(task.P)
+    star = np.ascontiguousarray(_teacher_root(task.P) @ normal[:k])
+    h = pull @ star + _teacher_root(Q - pull @ M.T) @ normal[k : k + p]
+    size = star.shape[1]
+    out = np.empty((1 + (p if task.trained else 0), size))
+    par = np.concatenate([readout, task.teacher_readout, task.scalars])
+    task.sample(np.ascontiguousarray(h), star, np.zeros(size), par, np.empty((p, size)), out)
+    return float(out[0].mean())
+
+
+def _teacher_root(P: Array) -> Array:
+    """A root of P, singular ones included."""
+    values, vectors = np.linalg.eigh(P)
+    result: Array = vectors * np.sqrt(np.maximum(values, 0.0))
+    return result
+
+
+def overlaps(sweep: Sweep) -> tuple[Array, Array]:
+    """Q (n, p, p) and the two-time Q2 (n, n, p, p) at the times that were reached."""
+    n, p = sweep.done + 1, sweep.task.p
+    pull = np.linalg.pinv(sweep.task.P)
+    M = sweep.M[:n]
+    kernel = by_time(sweep.C_theta[: n * p, : n * p], p)
+    Q2 = kernel + np.einsum("tjr,rq,slq->tsjl", M, pull, M)
+    return Q2[np.arange(n), np.arange(n)], Q2
+
+
+def by_time(matrix: Array, p: int) -> Array:
+    """From a matrix over (time, neuron) to (time, time, neuron, neuron)."""
+    n = matrix.shape[0] // p
+    return np.ascontiguousarray(matrix.reshape(n, p, n, p).transpose(0, 2, 1, 3))
+
+
+def result_of(sweep: Sweep) -> Mapping[str, Array]:
+    """Named arrays of what a sweep reached, time first."""
+    n, p = sweep.done, sweep.task.p
+    Q, Q2 = overlaps(sweep)
+    return {
+        "M": sweep.M[: n + 1],
+        "Q": Q,
+        "Q2": Q2,
+        "corr": by_time(sweep.C_l[: n * p, : n * p], p),
+        "resp": by_time(sweep.R_l[: n * p, : n * p], p),
+        "readout": sweep.readout[: n + 1],
+        "train_loss": sweep.train_loss[:n],
+    }

@@ -1,0 +1,173 @@
+"""The record of a descent: overlaps, two-time kernels, losses, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft import netcdf
+from dmft.names import Status
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = NDArray[np.float64]
+KIND = "dmft descent"
+# Axes of each array; times of overlaps run one further than those of gradients.
+AXES: dict[str, tuple[str, ...]] = {
+    "M": ("t", "p", "k"),
+    "Q": ("t", "p", "p_2"),
+    "Q2": ("t", "t_2", "p", "p_2"),
+    "corr": ("step", "step_2", "p", "p_2"),
+    "resp": ("step", "step_2", "p", "p_2"),
+    "readout": ("t", "p"),
+    "train_loss": ("step",),
+    "risk": ("t",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DescentRun(Mapping[str, Array]):
+    """Solution of the two-time equations of gradient descent; arrays are attributes and keys.
+
+    Attributes
+    ----------
+    t : (T + 1,)
+        Steps 0..T; overlaps at t are those before step t.
+    M, Q : (T + 1, p, k), (T + 1, p, p)
+    Q2 : (T + 1, T + 1, p, p)
+        Q2[t, s] = W^t W^s / d.
+    corr, resp : (T, T, p, p)
+        C_l[t, s] = alpha E[g^t g^s], R_l[t, s] = alpha E[dg^t / dr^s] (zero for s > t).
+    readout : (T + 1, p)
+    train_loss : (T,)
+        Mean loss over the samples, label noise included.
+    risk : (T + 1,)
+        Population risk E(f* - f)^2 / 2, without the label noise (squared loss only).
+    error : mapping of str to arrays
+        Standard error of each of these from the spread of the scrambles; zero where exact.
+    status, message, statistics, parameters, provenance
+        As for a `Trajectory`.
+
+    Examples
+    --------
+    >>> run = DescentRun(
+    ...     t=np.arange(2.0), arrays={"M": np.zeros((2, 1, 1))}, error={"M": np.zeros((2, 1, 1))},
+    ...     status=Status.OK, message="",
+    ... )
+    >>> run.M.shape
+    (2, 1, 1)
+    """
+
+    t: Array
+    arrays: Mapping[str, Array]
+    error: Mapping[str, Array]
+    status: Status
+    message: str
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Array:
+        if not name.startswith("_") and "arrays" in self.__dict__:
+            if name in self.arrays:
+                return self.arrays[name]
+            raise AttributeError(f"this run has no {name!r}; it has {sorted(self.arrays)}")
+        raise AttributeError(name)
+
+    def __getitem__(self, name: str) -> Array:
+        if name == "t":
+            return self.t
+        if name not in self.arrays:
+            raise KeyError(f"this run has no {name!r}; it has {sorted(self.arrays)}")
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.arrays})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DescentRun):
+            return NotImplemented
+        plain = ("status", "message", "statistics", "parameters", "provenance")
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in plain)
+            and np.array_equal(self.t, other.t)
+            and all(_same(getattr(self, g), getattr(other, g)) for g in ("arrays", "error"))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in self.arrays.items())
+        return f"DescentRun({self.status}: {self.t.size - 1} steps; {shapes}; {self.message})"
+
+    def steps(self, dim: int) -> Array:
+        """Steps of the algorithm, whatever the dimension."""
+        return self.t.copy()
+
+    def samples(self, dim: int) -> Array:
+        """Samples that the algorithm has seen at input dimension `dim`: the same in every step."""
+        used = float(self.parameters["samples_per_dim"]) * dim
+        fresh = bool(self.provenance.get("fresh", False))
+        return used * (self.t if fresh else np.minimum(self.t, 1.0))
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` (needs the extra `io`); errors are named ``M_error``."""
+        data = {name: (dims, values) for name, dims, values in self._variables() if name != "t"}
+        dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
+            data, coords={"t": ("t", self.t)}, attrs=netcdf.attributes(KIND, self._record())
+        )
+        return dataset
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `dmft.load` restores an equal record."""
+        return netcdf.write(path, KIND, self._record(), self._variables())
+
+    def _variables(self) -> list[netcdf.Variable]:
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
+        rows += [(name, AXES[name], values) for name, values in self.arrays.items()]
+        rows += [(f"{name}_error", AXES[name], values) for name, values in self.error.items()]
+        return rows
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "status": str(self.status),
+            "message": self.message,
+            "statistics": dict(self.statistics),
+            "parameters": dict(self.parameters),
+            "provenance": dict(self.provenance),
+            "arrays": list(self.arrays),
+            "errors": list(self.error),
+        }
+
+
+def load_descent(path: str | Path) -> DescentRun:
+    """Read a descent that `DescentRun.save` wrote."""
+    record, arrays = netcdf.read(path, KIND)
+    return DescentRun(
+        t=arrays["t"],
+        arrays={name: arrays[name] for name in record["arrays"]},
+        error={name: arrays[f"{name}_error"] for name in record["errors"]},
+        status=Status(record["status"]),
+        message=record["message"],
+        statistics=record["statistics"],
+        parameters=record["parameters"],
+        provenance=record["provenance"],
+    )
+
+
+def _same(one: Mapping[str, Array], two: Mapping[str, Array]) -> bool:
+    return list(one) == list(two) and all(
+        np.array_equal(one[name], two[name], equal_nan=True) for name in one
+    )

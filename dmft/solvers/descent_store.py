@@ -1,0 +1,89 @@
+"""Checkpoints of a descent: kernels of every step, and the gradients of the samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.solvers.descent import Sweep
+
+Array = NDArray[np.float64]
+KERNELS = ("M", "readout", "train_loss", "C_theta", "R_theta", "C_l", "R_l", "root")
+
+
+class Store:
+    """A folder that belongs to one run: its declaration is checked, never overwritten.
+
+    Parameters
+    ----------
+    folder : Path
+    key : mapping
+        What determines the run.
+
+    Raises
+    ------
+    BadParameter
+        When the folder holds another run.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self.folder = folder
+        text = json.dumps(dict(key), sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / "run.json"
+        if not mark.exists():
+            _write(mark, json.dumps({"digest": digest, "run": dict(key)}, indent=1).encode())
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        if found.get("digest") != digest:
+            names = sorted(n for n in key if found.get("run", {}).get(n) != dict(key)[n])
+            raise BadParameter(
+                f"checkpoint {str(folder)!r} belongs to another run (differs in "
+                f"{', '.join(names) or 'its version'}); choose another folder"
+            )
+
+    def load(self, number: int, sweep: Sweep, shape: tuple[int, int]) -> tuple[Sweep, Array]:
+        """Sweep of a scramble as it was left, and its gradients as a file in memory."""
+        path = self.folder / f"gradients_{number}.npy"
+        kernels = self._kernels(number)
+        fresh = kernels is None or not path.exists()
+        try:
+            file = np.lib.format.open_memmap(
+                path, mode="w+" if fresh else "r+", dtype=np.float64, shape=shape
+            )
+        except OSError as error:
+            raise BadParameter(f"cannot keep gradients in {str(path)!r}: {error}") from error
+        if kernels is not None and not fresh:
+            for name in KERNELS:
+                getattr(sweep, name)[...] = kernels[name]
+            sweep.done, sweep.lowest = int(kernels["done"]), float(kernels["lowest"])
+        return sweep, np.asarray(file)
+
+    def save(self, number: int, sweep: Sweep) -> None:
+        """Keep the kernels of the steps that are done; gradients are written already."""
+        arrays = {name: getattr(sweep, name) for name in KERNELS}
+        path = self.folder / f"kernels_{number}.npz"
+        partial = path.with_suffix(f".{os.getpid()}.partial.npz")
+        np.savez(partial, done=sweep.done, lowest=sweep.lowest, **arrays)
+        partial.replace(path)
+
+    def _kernels(self, number: int) -> dict[str, Array] | None:
+        try:
+            with np.load(self.folder / f"kernels_{number}.npz", allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
