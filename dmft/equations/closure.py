@@ -97,7 +97,8 @@ def _close_kernel(kernel: Kernel) -> sp.Expr:
         sp.Tuple(u, v, overlap(x.position(u), x.position(v)))
         for u, v in combinations_with_replacement(atoms, 2)
     ]
-    local = LocalKernel(*kernel.args, sp.Tuple(*covariances))
+    factors, fields = kernel.args
+    local = LocalKernel(factors, fields, sp.Tuple(*covariances))
     value = local.closed()
     return sp.expand(value) if is_polynomial(value) else local
 

@@ -349,7 +349,7 @@ class EscapeFormula:
     ) -> tuple[float, float]:
         """U at the start and at the threshold."""
         as_count(math.ceil(threshold.dim), "dim")
-        p, k = (float(w.subs(values)) for w in self.law.facts.widths)
+        k = float(self.law.facts.widths[1].subs(values))
         start = threshold.u0 if threshold.u0 is not None else k / threshold.dim
         plateau = dict(self.law.where).get(q_star, sp.S.One).subs(values)
         if not (plateau.is_real and sp.N(plateau) > 0):

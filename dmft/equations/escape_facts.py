@@ -36,7 +36,7 @@ class Facts:
     risk : sympy.Expr
         Population risk as a polynomial in the overlap mu of one pair.
     noise : sympy.Expr
-        d times the growth of the variance of M_jr per unit t by the noise of the samples, at mu = 0.
+        d times the growth of the variance of M_jr per unit t by the noise of the samples, mu = 0.
     """
 
     model: Model

@@ -76,7 +76,6 @@ def _relaxation(formula: EscapeFormula) -> list[str]:
     """How far the risk falls before anything is learned, for gradient flow and here."""
     facts = formula.law.facts
     risk = facts.risk.coeff(mu, 0)
-    p, k = facts.widths
     plateau = dict(formula.law.where)[q_star]
     flow = sp.limit(plateau, _gamma(), 0, "+") if plateau.has(_gamma()) else plateau
     start = risk.subs(q, formula.length)

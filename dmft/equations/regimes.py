@@ -201,7 +201,7 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     algorithm = algorithm or SGD(learning_rate=sp.Symbol("gamma", positive=True))
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"regimes are those of dmft.SGD, got {algorithm!r}")
-    mu = Scaling(batch_size=batch_size).batch_size  # type: ignore[arg-type]
+    mu = Scaling(batch_size=batch_size).batch_size
     if mu < 1:
         drift, end = -mu, -(1 + mu) / 2
     else:

@@ -122,7 +122,8 @@ class WideEquations(Equations):
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start, with P^+ and the nodes of the cosine."""
         values = super().values(start, parameters)
-        arrays = {**values.arrays, "P_inverse": np.linalg.pinv(start.P)}
+        inverse = np.asarray(np.linalg.pinv(start.P), dtype=np.float64)
+        arrays = {**values.arrays, "P_inverse": inverse}
         if "dim" in values.scalars and values.scalars["dim"] - start.k < 2:
             raise BadParameter(
                 f"dim = {values.scalars['dim']:g} leaves fewer than two dimensions to the "

@@ -101,11 +101,12 @@ def _fraction(value: float, batch: Batch) -> float:
     return number
 
 
-def _loss(loss: object) -> sp.Expr:
+def _loss(given: object) -> sp.Expr:
     """Loss in the two canonical symbols, whatever the assumptions of the user's."""
-    if isinstance(loss, str) or not isinstance(loss, sp.Expr):
-        raise BadParameter(f'loss must be "squared" or an expression in f and y, got {loss!r}')
-    names: dict[sp.Symbol, str] = {s: s.name for s in loss.free_symbols}
+    if not isinstance(given, sp.Expr):
+        raise BadParameter(f'loss must be "squared" or an expression in f and y, got {given!r}')
+    loss: sp.Expr = given
+    names = {s: s.name for s in loss.free_symbols}
     if not set(names.values()) <= {"f", "y"} or "f" not in names.values():
         raise BadParameter(f"loss = {loss} must be an expression in the symbols f and y alone")
     return loss.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in names.items()})

@@ -115,8 +115,8 @@ class Scaling:
             )
         return (
             f"{self} has no limit: {where} < -1, a step moves the overlaps by "
-            f"d^({self.step_power}); lower the learning rate to d^({self.width + 1}) for the map of large batches "
-            f"(derive(..., dim=...)), or below for an ode"
+            f"d^({self.step_power}); lower the learning rate to d^({self.width + 1}) for the map "
+            "of large batches (derive(..., dim=...)), or below for an ode"
         )
 
     def __str__(self) -> str:

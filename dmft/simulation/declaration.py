@@ -140,6 +140,7 @@ def declare_experiment(
 
 
 def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
+    """Refuse a start with other widths than the model, or off the sphere."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
     widths = (model.student.width, model.teacher.width)
@@ -166,17 +167,19 @@ class Filler:
         self.known: set[str] = {"learning_rate", "label_noise", "readout_rate", "batch_size"}
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
+        """Value of a parameter, which may be given under its own name."""
         expr = self.values.get(name, expr)
         return self.number(sp.sympify(expr, strict=True), name)
 
     def batch(self, size: int | sp.Expr, dim: int) -> int:
         """Batch size as an integer: of an expression in d the nearest one."""
-        size = self.values.get("batch_size", size)  # type: ignore[assignment]
-        if isinstance(size, sp.Expr):
-            size = max(1, round(self.number(size, "batch_size")))
-        return as_count(size, "batch_size")
+        given: object = self.values.get("batch_size", size)
+        if isinstance(given, sp.Expr):
+            given = max(1, round(self.number(given, "batch_size")))
+        return as_count(given, "batch_size")  # type: ignore[arg-type]
 
     def number(self, expr: sp.Expr, what: str) -> float:
+        """Value of an expression, its symbols filled in."""
         symbols = {s: self.symbol(s, what) for s in expr.free_symbols}
         try:
             number = float(expr.xreplace({s: sp.Float(v, 17) for s, v in symbols.items()}))
@@ -187,6 +190,7 @@ class Filler:
         return number
 
     def symbol(self, symbol: sp.Symbol, what: str) -> float:
+        """Value given to a symbol."""
         self.known.add(symbol.name)
         if symbol.name == DIM_NAME and what in ("learning_rate", "batch_size"):
             return float(self.dim)
@@ -211,6 +215,7 @@ class Filler:
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
 
     def teacher(self, network: Committee | MultiIndex) -> Activation:
+        """Compile the activation of a committee, or a function of several fields."""
         if isinstance(network, Committee):
             return self.activation(network, "teacher")
         first, *others = network.fields
@@ -229,6 +234,7 @@ class Filler:
         )
 
     def activation(self, network: Committee, what: str) -> Activation:
+        """Compile an activation and, for a student, its slope."""
         expr = network.activation
         symbols = sorted(expr.free_symbols - {FIELD}, key=str)
         parameters = np.array([self.symbol(s, f"{what} activation") for s in symbols])
@@ -250,6 +256,7 @@ class Filler:
         )
 
     def check_all_used(self) -> None:
+        """Refuse a value that nothing asked for."""
         unknown = sorted(set(self.values) - self.known)
         if unknown:
             raise BadParameter(

@@ -177,7 +177,7 @@ def _declare(
 ) -> DescentExperiment:
     if start is not None:
         check_start(start, model, None)
-    filler = Filler(parameters)
+    filler = Filler(parameters, dim)
     declared = {
         name: getattr(algorithm, name)
         for name in ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
@@ -191,7 +191,8 @@ def _declare(
     loss = algorithm.loss_expr
     experiment = DescentExperiment(
         model, algorithm, filler.activation(model.student, "student"),
-        filler.teacher(model.teacher), readout, filler.readout(model.teacher, "teacher", None if start is None else start.k),
+        filler.teacher(model.teacher), readout,
+        filler.readout(model.teacher, "teacher", None if start is None else start.k),
         scalar_function(loss, PREDICTION, [LABEL]),
         scalar_function(sp.diff(loss, PREDICTION), PREDICTION, [LABEL]),
         numbers, dim, round(numbers["samples_per_dim"] * dim), as_count(t_max, "t_max"), start,

@@ -254,7 +254,7 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     task, p = sweep.task, sweep.task.p
     new, seen = slice(t * p, (t + 1) * p), slice(0, t * p)
     own = sweep.C_theta[new, new]
-    row = np.zeros((p, t * p))
+    row: Array = np.zeros((p, t * p))
     if t > 0 and not task.fresh:
         root = sweep.root[seen, seen]
         row = solve_triangular(root, sweep.C_theta[new, seen].T, lower=True).T

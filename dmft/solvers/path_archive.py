@@ -39,11 +39,13 @@ def load_paths(path: str | Path) -> PathEnsemble:
     """Read an ensemble that `PathEnsemble.save` wrote."""
     record, arrays = netcdf.read(path, KIND)
     names = record["names"]
-    parts = {s: Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES}
+    mean, std, stderr = (Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES)
     paths = Values({n: arrays[f"{n}_paths"] for n in names}) if record["kept"] else None
     return PathEnsemble(
         t=arrays["t"],
-        **parts,
+        mean=mean,
+        std=std,
+        stderr=stderr,
         path_status=tuple(Status(s) for s in record["path_status"]),
         status=Status(record["status"]),
         message=record["message"],

@@ -93,6 +93,8 @@ def escape_time(
         return _of_equations(problem, start, t_max, fraction, overlap, options)
     if start is None or t_max is None:
         raise BadParameter("escape_time of equations needs start= and t_max=")
+    if not isinstance(start, Overlaps):
+        raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     solver, parameters = split_options(options)
     inputs = run_inputs(run_or_equations, start, parameters)
     return escape_time_of_problem(

@@ -15,7 +15,7 @@ from dmft.equations import Equations
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps
 from dmft.names import Status
-from dmft.workflow.solve import problem_of
+from dmft.workflow.inputs import problem_of
 
 Array = NDArray[np.float64]
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.
