@@ -251,7 +251,8 @@ class Equations:
             return {name: np.zeros_like(rate) for name, rate in value.items()}
         values = self.values(start, parameters)
         rates = [self._on_rule(start, values, group) for group in rule.groups]
-        return {name: rule.error(v, [r[name] for r in rates]) for name, v in value.items()}
+        errors = {name: rule.error(v, [r[name] for r in rates]) for name, v in value.items()}
+        return self.noise.shared(errors) if self.noise else errors
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
         """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ..."""

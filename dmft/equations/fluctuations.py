@@ -144,6 +144,11 @@ class Noise:
             "Q": rates["Q"] + dQ, "M": rates["M"] + dM, "Sigma": Sigma, "covariance": covariance
         }  # fmt: skip
 
+    def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
+        """Errors of which that of a covariance is its largest: single entries may agree by luck."""
+        matrices = {n: np.full_like(errors[n], errors[n].max()) for n in ("Sigma", "covariance")}
+        return {**errors, **matrices}
+
     def scale(self, values: Values) -> float:
         """gamma/(p d n_b): covariance per unit time over Sigma."""
         width, dim = values.widths["p"], values.scalars["dim"]

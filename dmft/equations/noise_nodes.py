@@ -18,7 +18,7 @@ MOST_EXACT = 20_000
 # Smooth increments of at most this many fields take a product of Gauss-Hermite rules.
 TENSOR_FIELDS = 3
 # Points an axis, and points of a Sobol replica, where nothing is said.
-POINTS = {1: 64, 2: 32, 3: 16}
+POINTS = {1: 64, 2: 32, 3: 20}
 SOBOL_NODES = 1024
 
 

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -321,6 +321,7 @@ def _assemble(
         "risk_quadrature_error": error,
         "start": "random" if plan.start is None else "given overlaps",
         "first_passage": repr(plan.first_passage),
+        "watched": None if plan.first_passage is None else asdict(plan.first_passage),
         "version": VERSION,
     }
     return Ensemble(

@@ -252,6 +252,11 @@ def check_equations(equations: object) -> None:
     """Refuse what has no equations of motion."""
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
+    if equations.noise is not None:
+        raise BadParameter(
+            "fixed points and their stability belong to the flow: derive without fluctuations "
+            "(dmft.linear_noise gives the fluctuations around a fixed point)"
+        )
     if not isinstance(equations.algorithm, SGD | GradientFlow):
         raise BadParameter(f"no fixed points for {type(equations.algorithm).__name__}")
 

@@ -164,3 +164,22 @@ def test_escape_has_a_value_or_is_censored():
     late = dmft.escape_time(dmft.solve(eqs, start, t_max=0.1), fraction=0.5)
     assert isinstance(late, dmft.Censored)
     assert late.horizon == pytest.approx(0.1)
+
+
+def test_equations_with_fluctuations_give_a_covariance_and_paths():
+    model = phase_retrieval(1)
+    eqs = dmft.derive(model, dmft.SGD(0.05), dim=1000, fluctuations=True)
+    assert eqs.kind == "sde"
+    start = dmft.Overlaps([[1.0]], [[0.5]])
+    values = eqs.evaluate(start)
+    assert set(values) == {"Q", "M", "Sigma", "covariance"}
+    # one_pass_vectors.json, increment_covariance: q = rho = 1, m = 1/2, gamma = 0.05, Delta = 0.
+    assert values["Sigma"] == pytest.approx(np.array([[432.36, 139.5], [139.5, 72.0]]))
+    assert values["covariance"] == pytest.approx(values["Sigma"] * 0.05 / 1000)
+    run = dmft.solve(eqs, start, t_max=0.1, paths=8, dt=0.01, seed=0)
+    assert isinstance(run, dmft.PathEnsemble)
+    assert run.mean.M.shape[1:] == run.std.M.shape[1:] == (1, 1)
+    assert run.steps(1000)[-1] == pytest.approx(0.1 * 1000 / 0.05)
+    escapes = dmft.escape_time(eqs, start, 0.01, fraction=0.5, paths=4, dt=0.01)
+    assert isinstance(escapes, dmft.EscapeTimes)
+    assert escapes.censored == 4

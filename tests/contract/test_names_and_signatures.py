@@ -25,6 +25,7 @@ SIGNATURES = {
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
     "SGD": {"learning_rate": REQUIRED, "batch_size": 1, "loss": "squared", "constraint": None},
     "GradientFlow": {"constraint": None},
+    "batch_exponents": {"exponent": REQUIRED, "loss": "squared"},
     "Overlaps": {"Q": REQUIRED, "M": REQUIRED, "P": ..., "readout": None},
     "random_overlaps": {"model": REQUIRED, "dim": REQUIRED, "seed": REQUIRED, "normalised": False},
     "population_risk": {"model": REQUIRED},
@@ -38,10 +39,11 @@ SIGNATURES = {
     "plot": {},
     "load": {"path": REQUIRED},
     "escape_time": {},
+    "linear_noise": {"equations": REQUIRED, "point": REQUIRED},
     "phase_diagram": {},
 }  # fmt: skip
 KEYWORDS = {
-    "SGD": {"constraint"},
+    "SGD": {"constraint", "readout_rate"},
     "solve": {"method", "rtol", "atol", "save_at", "events", "progress"},
     "escape_time": {"fraction", "reference", "overlap"},
     "plot": {"ax", "path"},

@@ -1,0 +1,290 @@
+"""Fluctuations of one-pass SGD against published polynomials, quadrature and one-step Monte Carlo.
+
+The truths of this file know the update rule of a step and nothing of the library's derivation.
+"""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+
+Z = sp.Symbol("z", real=True)
+REFERENCE = Path(__file__).parents[1] / "reference" / "increments.json"
+SQUARE, ERF = Z**2, sp.erf(Z / sp.sqrt(2))
+
+
+def equations(act, p=1, k=1, star=None, constraint=None, gamma=0.1, noise=0.3, batch=1, **options):
+    readout = options.pop("readout", None)
+    model = dmft.Model(
+        dmft.Committee(act, width=p, readout=readout),
+        dmft.Committee(act if star is None else star, width=k),
+        label_noise=noise,
+    )
+    algorithm = dmft.SGD(gamma, batch_size=batch, constraint=constraint, **options)
+    return dmft.derive(model, algorithm, dim=sp.Symbol("d"), fluctuations=True)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return json.loads(REFERENCE.read_text())
+
+
+@pytest.mark.parametrize("name", ["Eu", "Ev", "Vq", "C", "Vm"])
+def test_phase_retrieval_is_that_of_the_literature_term_by_term(vectors, name):
+    gamma, delta = sp.symbols("gamma Delta", positive=True)
+    explicit = equations(SQUARE, gamma=gamma, noise=delta).explicit()
+    q, m, rho = (explicit.symbols[s] for s in ("Q_11", "M_11", "P_11"))
+    names = {"q": q, "m": m, "rho": rho, "gamma": gamma, "Delta": delta}
+    expected = sp.sympify(vectors["polynomials"][name], locals=names)
+    place = {s: n for n, s in enumerate(explicit.rhs)}
+    d = sp.Symbol("d")
+    found = {
+        "Eu": lambda: sp.limit(explicit.rhs[q], d, sp.oo),
+        "Ev": lambda: sp.limit(explicit.rhs[m], d, sp.oo),
+        "Vq": lambda: explicit.covariance[place[q], place[q]],
+        "C": lambda: explicit.covariance[place[q], place[m]],
+        "Vm": lambda: explicit.covariance[place[m], place[m]],
+    }[name]()
+    assert sp.expand(found - expected) == 0
+
+
+def test_the_spherical_covariance_is_that_of_the_literature(vectors):
+    gamma, delta = sp.symbols("gamma Delta", positive=True)
+    explicit = equations(SQUARE, gamma=gamma, noise=delta, constraint="sphere").explicit(P=[[1]])
+    m = explicit.symbols["M_11"]
+    names = {"m": m, "gamma": gamma, "Delta": delta}
+    expected = sp.sympify(vectors["polynomials"]["S"], locals=names)
+    place = list(explicit.rhs).index(m)
+    assert sp.expand(explicit.covariance[place, place] - expected) == 0
+
+
+def test_increments_have_the_published_covariance(vectors):
+    for case in vectors["increments"]:
+        act = {"square": SQUARE, "erf": ERF}[case["act"]]
+        eqs = equations(act, gamma=case["gamma"], noise=case["Delta"])
+        start = dmft.Overlaps(case["Q"], case["M"], case["P"])
+        values = eqs.evaluate(start, d=100)
+        error = eqs.evaluate_error(start, d=100)["Sigma"].max()
+        assert values["Sigma"] == pytest.approx(np.array(case["cov"]), rel=1e-12, abs=error + 1e-12)
+        assert values["covariance"] == pytest.approx(values["Sigma"] * case["gamma"] / 100)
+
+
+# Brute force -----------------------------------------------------------------------------------
+
+
+def increments(start, psi, h, star, gain, sphere):
+    """u and v of samples: (p, p, n) and (p, k, n)."""
+    u = psi[:, None] * h[None] + psi[None] * h[:, None] + gain * psi[:, None] * psi[None]
+    v = psi[:, None] * star[None]
+    if sphere:
+        own = np.einsum("jjn->jn", u)
+        u, v = (
+            u - 0.5 * start.Q[:, :, None] * (own[:, None] + own[None]),
+            v - 0.5 * start.M[:, :, None] * own[:, None],
+        )
+    return u, v
+
+
+def numeric(expr):
+    f = sp.lambdify(Z, expr, ["numpy", "scipy"])
+    return lambda y: f(y) * np.ones_like(y)
+
+
+def brute_covariance(eqs, start, act, star, gamma, delta, batch, sphere, correlation, points):
+    """Tensor Gauss-Hermite over all fields and the label noise."""
+    z, w = np.polynomial.hermite_e.hermegauss(points)
+    size = start.p + start.k
+    nodes = np.array(list(product(z, repeat=size + 1))).T
+    mass = np.array(list(product(w / w.sum(), repeat=size + 1))).prod(axis=1)
+    fields = np.linalg.cholesky(start.Omega) @ nodes[:size]
+    h, h_star = fields[: start.p], fields[start.p :]
+    a = np.ones(start.p) if start.readout is None else start.readout
+    error = numeric(star)(h_star).mean(axis=0) + np.sqrt(delta) * nodes[size]
+    if not correlation:
+        error = error - a @ numeric(act)(h) / start.p
+    psi = a[:, None] * numeric(sp.diff(act, Z))(h) * error
+    u, v = increments(start, psi, h, h_star, gamma / (start.p * batch), sphere)
+    rows = np.concatenate([u.reshape(-1, mass.size), v.reshape(-1, mass.size)])
+    rows = rows - (rows @ mass)[:, None]
+    return (rows * mass) @ rows.T
+
+
+@pytest.mark.parametrize(
+    ("act", "star", "constraint", "loss", "batch", "points"),
+    [
+        (SQUARE, SQUARE, None, "squared", 1, 8),
+        (SQUARE, SQUARE, "sphere", "squared", 3, 8),
+        (Z**3 - 3 * Z, Z**2, "sphere", "squared", 2, 12),
+        (Z**2 - 1, Z**3, None, "correlation", 1, 10),
+    ],
+)
+def test_two_students_have_the_covariance_of_brute_force(
+    act, star, constraint, loss, batch, points
+):
+    options = {"p": 2, "star": star, "constraint": constraint, "batch": batch, "loss": loss}
+    eqs = equations(act, **options)
+    q = 1.0 if constraint else 0.8
+    start = dmft.Overlaps([[q, 0.2], [0.2, q]], [[0.3], [-0.4]], [[1.1]], readout=[1.2, -0.5])
+    truth = brute_covariance(
+        eqs, start, act, star, 0.1, 0.3, batch, constraint is not None, loss == "correlation",
+        points,
+    )  # fmt: skip
+    assert eqs.evaluate(start, d=50)["Sigma"] == pytest.approx(
+        truth, rel=1e-11, abs=1e-11 * truth.max()
+    )
+
+
+def test_written_out_polynomials_of_two_students_are_those_of_the_nodes():
+    eqs = equations(SQUARE, p=2, constraint="sphere", batch=2)
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.4]], [[1.1]])
+    explicit = eqs.explicit(P=[[1.1]])
+    d = sp.Symbol("d")
+    at = {s: float(getattr(start, n[0])[int(n[2]) - 1, int(n[3]) - 1])
+          for n, s in explicit.symbols.items() if n[0] in "QM"}  # fmt: skip
+    at[d] = 60
+    values = eqs.evaluate(start, d=60)
+    for number, (symbol, rate) in enumerate(explicit.rhs.items()):
+        name, j, n = next((k[0], int(k[2]) - 1, int(k[3]) - 1)
+                          for k, s in explicit.symbols.items() if s == symbol)  # fmt: skip
+        assert float(rate.subs(at)) == pytest.approx(values[name][j, n], rel=1e-11, abs=1e-12)
+        place = j * 2 + n if name == "Q" else 4 + j
+        variance = float(explicit.covariance[number, number].subs(at))
+        assert variance == pytest.approx(values["Sigma"][place, place], rel=1e-11, abs=1e-11)
+
+
+# One step in d dimensions ----------------------------------------------------------------------
+
+
+def remainder_of_one_step(start, act, gamma, delta, batch, dim, sphere, samples, rng):
+    """Mean and error of (increment/dt - its linear part) of one exact step, for Q and M.
+
+    The linear part has a mean of order one, known exactly; what is left is of order 1/d and has
+    a small variance, so that it is seen at moderate numbers of samples.
+    """
+    p = start.p
+    w, V = np.linalg.eigh(start.Omega)
+    root = (V * np.sqrt(w))[:, w > 1e-12]
+    z = rng.standard_normal((samples, batch, root.shape[1]))
+    fields = z @ root.T
+    h, star = fields[..., :p], fields[..., p:]
+    f = numeric(act)
+    error = f(star).mean(axis=-1) - f(h).mean(axis=-1)
+    error = error + np.sqrt(delta) * rng.standard_normal((samples, batch))
+    psi = numeric(sp.diff(act, Z))(h) * error[..., None]
+    gram = z @ z.transpose(0, 2, 1)
+    T = np.zeros((samples, batch, batch))
+    for i in range(batch):  # what the samples have outside the weights, by Bartlett
+        T[:, i, i] = np.sqrt(rng.chisquare(dim - root.shape[1] - i, samples))
+        for n in range(i):
+            T[:, i, n] = rng.standard_normal(samples)
+    gram = gram + T @ T.transpose(0, 2, 1)
+    c, dt, along = gamma / (p * batch), gamma / (p * dim), psi.transpose(0, 2, 1)
+    cross, first = along @ star, along @ h
+    first = first + first.transpose(0, 2, 1)
+    dM = c / dim * cross
+    dQ = c / dim * first + (c / dim) ** 2 * along @ gram @ psi
+    u, v = (first + c * along @ psi) / batch, cross / batch
+    if sphere:
+        length = np.sqrt(np.einsum("njj->nj", start.Q + dQ))
+        dM = (start.M + dM) / length[:, :, None] - start.M
+        dQ = (start.Q + dQ) / (length[:, :, None] * length[:, None]) - start.Q
+        own = np.einsum("njj->nj", u)
+        v = v - 0.5 * start.M * own[:, :, None]
+        u = u - 0.5 * start.Q * (own[:, :, None] + own[:, None])
+    rest = (dQ / dt - u, dM / dt - v)
+    return [(x.mean(axis=0), x.std(axis=0) / np.sqrt(samples)) for x in rest]
+
+
+@pytest.mark.parametrize(
+    ("act", "constraint", "p", "batch", "gamma"),
+    [
+        (SQUARE, None, 1, 1, 0.1),
+        (SQUARE, "sphere", 1, 1, 0.05),
+        (SQUARE, None, 2, 2, 0.1),
+        (SQUARE, "sphere", 2, 2, 0.1),
+        (ERF, "sphere", 1, 2, 0.8),
+    ],
+)
+def test_the_drift_is_the_mean_of_one_step_to_order_one_over_d(act, constraint, p, batch, gamma):
+    dim, q = 400, 1.0 if constraint else 0.8
+    Q = q * np.eye(p) + 0.2 * (1 - np.eye(p))
+    start = dmft.Overlaps(Q, [[0.5], [-0.2]][:p], [[1.0]])
+    eqs = equations(act, p=p, constraint=constraint, gamma=gamma, batch=batch)
+    leading = eqs.without(*eqs.noise.terms).evaluate(start, d=dim)
+    full = eqs.evaluate(start, d=dim)
+    found = remainder_of_one_step(
+        start, act, gamma, 0.3, batch, dim, constraint is not None, 400_000,
+        np.random.default_rng(11),
+    )  # fmt: skip
+    for name, (mean, error) in zip("QM", found, strict=True):
+        expected = full[name] - leading[name]
+        # 4 standard errors, and the next order in 1/d.
+        band = 4 * error + 20 / dim * np.max(np.abs(expected)) + 1e-12
+        assert np.all(np.abs(mean - expected) < band)
+    size = max(np.max(np.abs(full[n] - leading[n])) for n in "QM")
+    assert size > 8 * max(error.max() for _, error in found) or act is ERF
+
+
+def test_both_terms_on_the_sphere_matter():
+    # one_pass.md E.3, d = 200: leading 1.0400, simulation 1.0281 +- 0.0010.
+    eqs = equations(SQUARE, constraint="sphere", gamma=0.05, noise=0.2)
+    start = dmft.Overlaps([[1.0]], [[0.5]])
+    assert eqs.without("finite_size", "curvature").evaluate(start, d=200)["M"][0, 0] == (
+        pytest.approx(1.04)
+    )
+    assert eqs.evaluate(start, d=200)["M"][0, 0] == pytest.approx(1.0281, abs=2.5e-3)
+    assert eqs.without("finite_size").evaluate(start, d=200)["M"][0, 0] > 1.0425
+
+
+# Views and refusals ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("act", "nodes"),
+    [(sp.Max(0, Z), 8192), (ERF, 40), (sp.tanh(Z), 40)],
+    ids=["relu", "erf", "tanh"],
+)
+def test_covariances_on_nodes_are_positive_and_say_their_error(act, nodes):
+    eqs = equations(act, p=2, gamma=0.7)
+    assert "on nodes" in eqs.approximation
+    start = dmft.Overlaps([[0.9, 0.3], [0.3, 0.7]], [[0.3], [0.1]])
+    value = eqs.evaluate(start, d=100)["Sigma"]
+    fine = eqs.evaluate(start, d=100, nodes=nodes)["Sigma"]
+    error = eqs.evaluate_error(start, d=100)["Sigma"]
+    assert np.linalg.eigvalsh(value)[0] > -1e-14
+    assert np.all(np.abs(value - fine) <= error + 1e-12)
+    assert error.max() < 0.05 * value.max()
+
+
+def test_latex_and_text_show_the_covariance():
+    eqs = equations(SQUARE, constraint="sphere")
+    assert r"\Sigma = \mathrm{Cov}" in eqs.latex()
+    assert "finite size" in eqs.latex()
+    assert "Cov[(u, v)]" in str(eqs)
+    assert eqs.kind == "sde"
+
+
+def test_what_has_no_fluctuations_is_refused():
+    model = dmft.Model(dmft.Committee(SQUARE, width=1), dmft.Committee(SQUARE, width=1))
+    sgd = dmft.SGD(0.1)
+    with pytest.raises(dmft.errors.BadParameter, match="dim="):
+        dmft.derive(model, sgd, fluctuations=True)
+    with pytest.raises(dmft.errors.BadParameter, match="gradient flow has no fluctuations"):
+        dmft.derive(model, dmft.GradientFlow(), dim=100, fluctuations=True)
+    with pytest.raises(dmft.errors.BadParameter, match="second layer"):
+        dmft.derive(model, dmft.SGD(0.1, readout_rate=1.0), dim=100, fluctuations=True)
+    with pytest.raises(dmft.errors.BadParameter, match="rank 2"):
+        dmft.derive(model, sgd, dim=1, fluctuations=True).evaluate(dmft.Overlaps([[1.0]], [[0.3]]))
+    noisy = dmft.derive(model, sgd, dim=100, fluctuations=True)
+    start = dmft.Overlaps([[1.0]], [[0.3]])
+    with pytest.raises(dmft.errors.BadParameter, match="integer"):
+        noisy.evaluate(start, dim=10.5)
+    with pytest.raises(dmft.errors.BadParameter, match="belong to the flow"):
+        dmft.fixed_points(noisy, start)
+    with pytest.raises(dmft.errors.BadParameter, match="belong to the flow"):
+        dmft.stability(noisy, start)
