@@ -1,0 +1,44 @@
+"""Planes of exponents and distributions of units: drawn, in the right places, refused otherwise."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.display.density import animate_density, plot_density
+
+pytest.importorskip("matplotlib")
+z = sp.Symbol("z", real=True)
+MODEL = dmft.Model(dmft.Committee(z**2, 3), dmft.Committee(z**2, 1))
+
+
+def test_regions_are_drawn_where_they_are(tmp_path):
+    plane = dmft.regimes(MODEL)
+    axes = dmft.plot(plane, path=tmp_path / "plane.png")
+    assert (tmp_path / "plane.png").stat().st_size > 5000
+    words = {t.get_text().split("\n")[0]: t.get_position() for t in axes.texts}
+    for name in ("mean-field", "noise-dominated", "no ode"):
+        kappa, delta = words[plane[name].title]
+        assert plane.at(dmft.Scaling(-round(kappa, 6), round(delta, 6))).name == name
+    # The boundaries cross the axis delta = 0 at 0 and -1/2.
+    ends = sorted(line.get_xdata()[0] for line in axes.lines if len(set(line.get_ydata())) > 1)
+    assert ends == [-0.5, 0.0]
+
+
+def test_densities_of_a_run(tmp_path):
+    start = dmft.Overlaps(np.diag([1.0, 0.9, 0.8]), [[0.1], [-0.2], [0.3]])
+    eqs = dmft.derive(MODEL, dmft.GradientFlow(), scaling="mean-field")
+    run = dmft.solve(eqs, start, t_max=1.0, save_at=4)
+    axes = plot_density(run, at=0, path=tmp_path / "density.png")
+    points = np.asarray(axes.collections[0].get_offsets())
+    np.testing.assert_allclose(points[:, 0], [0.1, -0.2, 0.3])
+    np.testing.assert_allclose(points[:, 1] ** 2, [0.99, 0.86, 0.71])
+    from PIL import Image
+
+    with Image.open(animate_density(run, tmp_path / "density.gif")) as picture:
+        assert picture.n_frames == 4
+    full = dmft.solve(dmft.derive(MODEL, dmft.GradientFlow()), start, t_max=0.1)
+    with pytest.raises(dmft.errors.BadParameter, match="mean-field"):
+        plot_density(full)
+    with pytest.raises(dmft.errors.BadParameter, match="gif"):
+        animate_density(run, tmp_path / "density.avi")
