@@ -34,6 +34,8 @@ PUBLIC = {
     "Model": "dmft.model",
     "MultiIndex": "dmft.model",
     "Overlaps": "dmft.model",
+    "BatchExponents": "dmft.equations.batch_exponents",
+    "batch_exponents": "dmft.equations.batch_exponents",
     "build": "dmft.codegen",
     "Ensemble": "dmft.simulation.ensemble",
     "PathEnsemble": "dmft.solvers.path_ensemble",
