@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, overload
 
 import sympy as sp
 
 from dmft.equations.definitions import live
+from dmft.equations.descent import DescentEquations, derive_descent
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.scalings import limit, region_of
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Scaling
+from dmft.model import SGD, GradientDescent, GradientFlow, Model, Scaling
 
 
+@overload
 def derive(
     model: Model,
     algorithm: SGD | GradientFlow,
@@ -22,7 +25,17 @@ def derive(
     dim: int | sp.Expr | None = None,
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
-) -> Equations:
+) -> Equations: ...
+@overload
+def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
+def derive(
+    model: Model,
+    algorithm: SGD | GradientFlow | GradientDescent,
+    *,
+    dim: int | sp.Expr | None = None,
+    scaling: str | Scaling | None = None,
+    fluctuations: bool = False,
+) -> Equations | DescentEquations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -46,7 +59,8 @@ def derive(
     Parameters
     ----------
     model : Model
-    algorithm : SGD or GradientFlow
+    algorithm : SGD, GradientFlow or GradientDescent
+        Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
         Input dimension d, for batches of the order of d: the equations are then the map of one
         step (kind "map"); `learning_rate`, `dim` and `batch_size` are run-time values.
@@ -85,8 +99,13 @@ def derive(
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if isinstance(algorithm, GradientDescent):
+        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     if not isinstance(algorithm, SGD | GradientFlow):
-        raise BadParameter(f"algorithm must be dmft.SGD or dmft.GradientFlow, got {algorithm!r}")
+        raise BadParameter(
+            "algorithm must be dmft.SGD, dmft.GradientFlow or dmft.GradientDescent, got "
+            f"{algorithm!r}"
+        )
     name = region_of(algorithm, scaling)
     size = None if dim is None else as_dimension(dim)
     if fluctuations:
@@ -100,6 +119,18 @@ def derive(
     if dim is None or name == "mean-field":
         return limit(model, algorithm, scaling, size)
     return step_equations(model, algorithm, size, scaling)
+
+
+def two_time_equations(
+    model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
+) -> DescentEquations:
+    """Equations of descent on repeated data, which have one limit and no options."""
+    if any(y is not None for y in others):
+        raise BadParameter(
+            "dim, scaling and fluctuations belong to one-pass algorithms; gradient descent on "
+            "repeated data is derived as d -> infinity at n = samples_per_dim * d"
+        )
+    return derive_descent(model, algorithm)
 
 
 def step_equations(

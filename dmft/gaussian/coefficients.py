@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from math import factorial, prod
 from typing import Any
@@ -33,10 +33,17 @@ LINE_ENDS = (10, 14, 20, 30, 60, 100)
 LINE_TAIL = 1e-25
 # Distances from a break point at which poles are looked for.
 POLE_DISTANCES = (mpmath.mpf(10) ** -8, mpmath.mpf(10) ** -12)
+# Functions of one field without closed form are integrated up to this order: by then what is left
+# of any function that the quadrature takes is below its rounding, and a coefficient costs seconds.
+MOST_ORDER = 128
 # A panel of the line is halved this often at most.
 HALVINGS = 5
 # Several fields: levels are added until they change by less; rounding of sums, as least error.
 SETTLED = 1e-13
+# What several fields are refused beyond, relative to sqrt(n! E f^2), and the outer part of an axis
+# that says how large f is at its end.
+LARGEST_ERROR = 1e-5
+RIM_PART = 0.9
 ROUNDING = 1e-15
 # Signs are flipped in all combinations up to this many fields.
 MAX_FLIPPED = 6
@@ -190,6 +197,11 @@ class Coefficients:
 
     def _line(self, n: int) -> Coefficient:
         """One field: tanh-sinh quadrature in multiprecision, panels split at the kinks."""
+        if n > MOST_ORDER:
+            raise BadParameter(
+                f"the precision runs out at order {n}: coefficients of {self.expr} have no closed "
+                f"form and are integrated up to order {MOST_ORDER}"
+            )
         with mpmath.workdps(WORKING_DIGITS):
             integrand, panels = self._line_setup(_line_end(self.expr, self._weighted, n))
             size = self.scale * float(mpmath.sqrt(mpmath.factorial(n)))
@@ -237,7 +249,27 @@ class Coefficients:
             error = max(abs(value - last), ROUNDING * self.scale * norm(n))
             if error < SETTLED * self.scale * norm(n):
                 break
+        error += self._tail(n)
+        if error > LARGEST_ERROR * self.scale * norm(n):
+            raise BadParameter(
+                f"the precision runs out at order {n}: the coefficient of {self.expr} is known to "
+                f"{error / (self.scale * norm(n)):.1e} of its largest possible value only"
+            )
         return _rounded(value, error, 15)
+
+    def _tail(self, n: Index) -> float:
+        """Size of what lies beyond the last panels, where He_n is largest."""
+        nodes, end = self.grid(0), PANELS[len(self.fields)][0][-1]
+        total = 0.0
+        for x, m in zip(nodes.points, n, strict=True):
+            rim = np.abs(x) >= RIM_PART * np.abs(x).max()
+            weights = nodes.weights[rim]
+            height = 2 * float(weights @ np.abs(nodes.values[rim]) / weights.sum())
+            t, w = _legendre_tail(end)
+            he = hermite_values(t[None], m)[m, 0]
+            beyond = 2 * float(w @ np.abs(he)) / norm((m,))
+            total += height * beyond * norm(n)
+        return total
 
     def _moment(self, level: int, n: Index) -> float:
         nodes = self.grid(level)
@@ -285,6 +317,14 @@ def _bisected(f: Function, points: list[mpmath.mpf], limit: float) -> tuple[mpma
             break
         todo = again
     return value, error
+
+
+@lru_cache(maxsize=8)
+def _legendre_tail(end: float) -> tuple[Array, Array]:
+    """Nodes beyond the end of a panel, with weights that hold the normal density."""
+    t, w = np.polynomial.legendre.leggauss(60)
+    t = end + 6 * (1 + t)
+    return t, np.asarray(6 * w * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi))
 
 
 def _has_denominator(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> bool:

@@ -176,5 +176,8 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
     if not (degree.is_Integer and degree >= 0):
         raise BadParameter(f"order must be an integer >= 0, got {order!r}")
     coefficients = Coefficients(expr, fields)
-    table = {n: coefficients[n] for k in range(int(degree) + 1) for n in indices(len(fields), k)}
+    orders = range(int(degree) + 1)
+    # The highest first: an order for which precision runs out is refused at once.
+    found = {n: coefficients[n] for k in reversed(orders) for n in indices(len(fields), k)}
+    table = {n: found[n] for k in orders for n in indices(len(fields), k)}
     return HermiteSeries(expr, fields, int(degree), table)

@@ -178,7 +178,9 @@ class Side:
         self.scaled = scaled
         self.polynomial = scaled.is_polynomial(u)
         self.known, self.size = remembered(scaled), remembered(scaled**2)
-        self.coefficients = [self.known[(n,)] for n in range(order + NEXT_TERMS + 1)]
+        # The highest first: an order for which precision runs out is refused at once.
+        highest = [self.known[(n,)] for n in range(order + NEXT_TERMS, -1, -1)]
+        self.coefficients = highest[::-1]
 
     def remainder(self) -> sp.Expr:
         """Upper limit of tau = E f^2 - sum c_n^2 / n!, rounding included."""

@@ -2,6 +2,7 @@
 
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
+from dmft.model.descent import GradientDescent
 from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
@@ -14,6 +15,7 @@ __all__ = [
     "FIELD",
     "SGD",
     "Committee",
+    "GradientDescent",
     "GradientFlow",
     "Model",
     "MultiIndex",

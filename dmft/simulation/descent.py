@@ -104,6 +104,16 @@ class DescentEnsemble:
     message : str
     dim : int
     provenance : mapping
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+    >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
+    >>> start = dmft.Overlaps([[1.0]], [[0.0]])
+    >>> runs = dmft.simulate(dmft.Model(line, line), descent, 100, 3, 4, start)
+    >>> runs.mean["corr"].shape, runs.stderr.M.shape, str(runs.status)
+    ((3, 3, 1, 1), (4, 1, 1), 'ok')
     """
 
     t: Array
@@ -147,7 +157,8 @@ def simulate_descent(
     >>> import sympy as sp, dmft
     >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
     >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
-    >>> runs = dmft.simulate(dmft.Model(line, line), descent, 200, 3, 4, dmft.Overlaps(1, 0))
+    >>> start = dmft.Overlaps([[1.0]], [[0.0]])
+    >>> runs = dmft.simulate(dmft.Model(line, line), descent, 200, 3, 4, start)
     >>> runs.mean.M.shape, bool(abs(runs.mean.M[1, 0, 0] - 0.4) < 0.1)
     ((4, 1, 1), True)
     """

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.model import SGD, Model, Overlaps, random_overlaps
+from dmft.model import SGD, GradientDescent, Model, Overlaps, random_overlaps
 from dmft.names import VERSION, Status
 from dmft.progress import CANCELLED, Progress, ProgressOption
 from dmft.simulation.chain import chain_runner
 from dmft.simulation.declaration import Experiment, declare_experiment, describe
+from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summarise
 from dmft.simulation.factor import factor
 from dmft.simulation.kernels import PASSED
@@ -46,7 +47,7 @@ Method = Literal["weights", "overlaps"]
 
 def simulate(
     model: Model,
-    algorithm: SGD,
+    algorithm: SGD | GradientDescent,
     dim: int,
     t_max: float,
     seeds: int | Sequence[int],
@@ -59,7 +60,7 @@ def simulate(
     threads: int | None = None,
     progress: ProgressOption = None,
     **parameters: Any,
-) -> Ensemble:
+) -> Any:
     r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
 
     Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E,
@@ -73,7 +74,7 @@ def simulate(
     Parameters
     ----------
     model : Model
-    algorithm : SGD
+    algorithm : SGD, or GradientDescent on repeated data (by weights; t_max counts steps)
     dim : int
         Input dimension d.
     t_max : float
@@ -99,7 +100,7 @@ def simulate(
 
     Returns
     -------
-    Ensemble
+    Ensemble; DescentEnsemble for gradient descent
 
     Raises
     ------
@@ -115,6 +116,16 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
+    if isinstance(algorithm, GradientDescent):
+        if method != "weights" or t_max != int(t_max) or save_at is not None or first_passage:
+            raise BadParameter(
+                "gradient descent on repeated data is simulated by its weights, for a whole number "
+                "of steps t_max, all of them saved"
+            )
+        return simulate_descent(
+            model, algorithm, dim, int(t_max), seeds, start,
+            threads=threads, progress=progress, **parameters,
+        )  # fmt: skip
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)

@@ -161,7 +161,10 @@ def march(
                 sweep.status = Status.NONFINITE
                 sweep.message = f"averages over the samples are not finite at step {t}"
                 break
-            _close(sweep, t, sums)
+            with np.errstate(all="ignore"):  # what overflows is told by the status
+                _close(sweep, t, sums)
+            if sweep.status != Status.OK:
+                break  # what this step led to is no state
             sweep.done += 1
             if after is not None and not after(sweep) and sweep.done < task.steps:
                 sweep.status = Status.INTERRUPTED
@@ -260,7 +263,11 @@ def _extend_root(sweep: Sweep, t: int) -> None:
         row = solve_triangular(root, sweep.C_theta[new, seen].T, lower=True).T
     left = own - row @ row.T
     scale = float(np.trace(own))
-    lowest = float(np.linalg.eigvalsh(left)[0]) if np.all(np.isfinite(left)) else math.nan
+    if not np.all(np.isfinite(left)):
+        sweep.status = Status.DIVERGED
+        sweep.message = f"the overlaps overflow at step {t}; take a smaller learning_rate"
+        return
+    lowest = float(np.linalg.eigvalsh(left)[0])
     if not lowest >= -PIVOT_BAND * scale:
         sweep.status = Status.LEFT_DOMAIN
         sweep.message = (

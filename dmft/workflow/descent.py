@@ -41,7 +41,10 @@ GIB = 2**30
 # Half of the resolution of Sobol points: a point of the grid at zero would be at minus infinity.
 HALF_STEP = 2.0**-31
 # From the worst: the first of these that some scramble has is the status of the run.
-SEVERITY = (Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.LEFT_DOMAIN, Status.OK)
+SEVERITY = (
+    Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
+    Status.OK,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def solve_descent(
     >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
     >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
     >>> run.M[:, 0, 0].round(12).tolist()  # 1 - <(1 - eta mu)^t> over Marchenko-Pastur
-    [0.0, 0.4, 0.56, 0.64]
+    [0.0, 0.4, 0.56, 0.656]
     """
     options = DescentOptions(**{n: v for n, v in given.items() if n in OPTIONS})
     values = {n: v for n, v in given.items() if n not in OPTIONS}
@@ -294,7 +297,7 @@ def _sweep_all(
         return options.timeout is not None and time.monotonic() - began > options.timeout
 
     def stopped(sweep: Sweep) -> None:
-        sweep.status = Status.INTERRUPTED
+        sweep.status = Status.TIMEOUT if late() else Status.INTERRUPTED
         sweep.message = f"interrupted after {sweep.done} of {task.steps} steps"
 
     def solve_one(number: int) -> Sweep:

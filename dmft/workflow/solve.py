@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.equations import Equations
+from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
@@ -19,6 +20,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
+from dmft.workflow.descent import solve_descent
 from dmft.workflow.inputs import problem_of, run_inputs
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import solve_on_nodes
@@ -29,7 +31,7 @@ RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 
 
 def solve(
-    system: Equations | Problem,
+    system: Equations | DescentEquations | Problem,
     start: Overlaps | Sequence[Overlaps] | None,
     t_max: float,
     *,
@@ -53,7 +55,7 @@ def solve(
 
     Parameters
     ----------
-    system : Equations or Problem
+    system : Equations, DescentEquations or Problem
     start : Overlaps
         For an sde also a list of them, one for each path, or None: drawn anew for each path as
         `random_overlaps` does.
@@ -86,7 +88,8 @@ def solve(
 
     Returns
     -------
-    Trajectory, or PathEnsemble for equations of kind "sde"
+    Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
+        (options: `dmft.workflow.descent.solve_descent`)
 
     Raises
     ------
@@ -101,6 +104,8 @@ def solve(
     >>> str(run.status), bool(run.risk[-1] < 1e-3)
     ('ok', True)
     """
+    if isinstance(system, DescentEquations):
+        return _descent(system, start, t_max, method, {**parameters, "timeout": timeout}, progress)
     problem = problem_of(system)
     if problem.kind == "sde" and problem.origin is not None:
         common = {"method": method, "save_at": save_at, "events": events, "progress": progress}
@@ -136,6 +141,22 @@ def solve(
 
     run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
     return _with_readout(run)
+
+
+def _descent(
+    system: DescentEquations,
+    start: Any,
+    t_max: float,
+    method: str | None,
+    given: Mapping[str, Any],
+    progress: ProgressOption,
+) -> Any:
+    """Two-time equations have a solver of their own, and its options."""
+    if method not in (None, "stein"):
+        raise BadParameter(f'two-time equations are solved by method "stein", got {method!r}')
+    if t_max != int(t_max):
+        raise BadParameter(f"t_max = {t_max!r} counts the steps of the descent: a whole number")
+    return solve_descent(system, start, int(t_max), progress=progress, **given)
 
 
 def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:

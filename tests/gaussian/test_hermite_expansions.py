@@ -156,6 +156,45 @@ def test_kinks_across_fields_are_split():
     assert triple[2].tolist() == [[0] * 3] * 3
 
 
+def test_high_orders_keep_the_error_that_they_state():
+    # exp(x^2/5) shifts what He_n sees into the tails. Substituting x = u/sqrt(3/5) leaves
+    # E[tanh(x) He_n(x)] under a wider law: plain Gauss-Legendre sums in 40 digits judge.
+    f, n = sp.exp(x**2 / 5) * sp.tanh(x), 61
+    found = dmft.gaussian.coefficients.Coefficients(f, (x,))[(n,)]
+    with mpmath.workdps(40):
+        size = mpmath.sqrt(mpmath.factorial(n))
+        edges = [mpmath.mpf(i) / 2 for i in range(81)]
+        truth = 2 * mpmath.quad(
+            lambda t: mpmath.tanh(t) * mpmath.exp(-3 * t**2 / 10) / mpmath.sqrt(2 * mpmath.pi)
+            * mpmath.hermite(n, t / mpmath.sqrt(2)) / mpmath.sqrt(2) ** n / size,
+            edges, method="gauss-legendre",
+        )  # fmt: skip
+        gap = abs(mpmath.mpf(str(found.value)) / size - truth)
+        assert gap <= found.error / size < 1e-17
+        assert abs(truth) > 1e-7
+
+
+def test_high_orders_of_several_fields_state_their_tails():
+    # A function of one direction a: the coefficient of alpha is c_n a^alpha.
+    f, g = sp.tanh((6 * x + 8 * y) / 5), sp.tanh(2 * x)
+    pair = dmft.gaussian.coefficients.Coefficients(f, (x, y))
+    single = dmft.gaussian.coefficients.Coefficients(g, (x,))
+    for n in ((1, 0), (4, 5), (0, 9), (15, 0)):
+        truth = float(single[(sum(n),)].value) * 0.6 ** n[0] * 0.8 ** n[1]
+        found = pair[n]
+        assert abs(float(found.value) - truth) <= found.error + 1e-16 * abs(truth), n
+    four = sp.symbols("v1:5", real=True)
+    wide = dmft.gaussian.coefficients.Coefficients(sp.tanh(sum(four)), four)
+    with pytest.raises(BadParameter, match="precision runs out at order"):
+        wide[(25, 0, 0, 0)]
+
+
+def test_kinks_inside_switching_functions_are_unfolded():
+    # Where max(x, y^2) - 1 vanishes, one of its branches does; those are polynomials.
+    assert switches(sp.sign(sp.Max(x, y**2) - 1), (x, y)) == [x - 1, x - y**2, y**2 - 1]
+    assert switches(sp.Abs(sp.Abs(x) - 1), (x,)) == [x, x - 1, x + 1]
+
+
 def test_switching_functions_and_break_points():
     f = sp.Piecewise((x, x > y), (0, True)) + sp.sign(x**2 - 2) + sp.sqrt(sp.Abs(x)) + 1 / (x - 1)
     found = switches(f, (x, y))
@@ -204,3 +243,13 @@ def test_panels_are_halved_near_poles_and_jumps():
 def test_refusals(f, field, order, match):
     with pytest.raises(BadParameter, match=match):
         dmft.hermite_expansion(f, field, order)
+
+
+def test_orders_beyond_the_precision_of_the_quadrature_are_refused():
+    law = dmft.Gaussian([x, y], [[1, 0.5], [0.5, 1]])
+    for ask in (
+        lambda: dmft.hermite_expansion(sp.tanh(x), x, 400),
+        lambda: law.series(sp.tanh(x) * sp.tanh(y), 400),
+    ):
+        with pytest.raises(BadParameter, match="precision runs out at order"):
+            ask()

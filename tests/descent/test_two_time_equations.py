@@ -1,0 +1,213 @@
+"""Descent on repeated data: exact solutions, closed integrals, recursions term by term, seeds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.equations import descent as eq
+from dmft.errors import BadParameter
+
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "batch_reuse.json").read_text(encoding="utf-8")
+)
+z, u, v = sp.symbols("z u v", real=True)
+ACTIVATIONS = {"relu": sp.Max(z, 0), "erf": sp.erf(z / sp.sqrt(2)), "square": z**2}
+LINE = dmft.Committee(z, 1)
+TARGETS = {
+    "tanh(He3)": sp.tanh(u**3 - 3 * u), "He3": u**3 - 3 * u, "He2": u**2 - 1,
+    "erf": sp.erf(u / sp.sqrt(2)), "linear": u,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFERENCE["ridge"], ids=["plain", "momentum"])
+def test_linear_students_equal_marchenko_pastur(case):
+    """Exact solution for every eigenvalue (batch_reuse.md B.5)."""
+    descent = dmft.GradientDescent(
+        case["eta"], case["alpha"], ridge=case["lam"], momentum=case["beta"]
+    )
+    model = dmft.Model(LINE, LINE, label_noise=case["Delta"])
+    start = dmft.Overlaps([[case["q0"]]], [[case["m0"]]], [[case["rho"]]])
+    run = dmft.solve(dmft.derive(model, descent), start, case["T"])
+    n = case["T"]
+    assert run.status == "ok"
+    for mine, name in (
+        (run.M[:, 0, 0], "M"), (run.Q[:, 0, 0], "Q"), (run.train_loss, "train"),
+        (run.risk + case["Delta"] / 2, "pop"), (run.Q2[n - 1, :, 0, 0], "Q_last_row"),
+    ):  # fmt: skip
+        assert np.abs(mine[:n] - np.array(case[name])[:n]).max() < 1e-12, name
+    assert np.all(run.error["M"] == 0)
+
+
+@pytest.mark.parametrize("name", ["relu", "erf"])
+def test_two_steps_equal_their_closed_integrals(name):
+    """batch_reuse.md B.1; errors are those that the run claims."""
+    for case in REFERENCE["two_step"][name]:
+        target = dmft.MultiIndex(TARGETS[case["target"]], [u])
+        model = dmft.Model(dmft.Committee(ACTIVATIONS[name], 1), target)
+        descent = dmft.GradientDescent(case["eta"], case["alpha"], ridge=case["lam"])
+        start = dmft.Overlaps([[1.0]], [[0.0]])
+        run = dmft.solve(dmft.derive(model, descent), start, 2, samples=2**15, scrambles=8)
+        for value, error, wanted in (
+            (run.M[1, 0, 0], run.error["M"][1, 0, 0], case["M1"]),
+            (run.M[2, 0, 0], run.error["M"][2, 0, 0], case["M2"]),
+            (run.resp[0, 0, 0, 0], run.error["resp"][0, 0, 0, 0], case["Lam0"]),
+            (run.corr[0, 0, 0, 0], run.error["corr"][0, 0, 0, 0], case["C00"]),
+            (run.Q[1, 0, 0], run.error["Q"][1, 0, 0], case["Q1"]),
+            (run.train_loss[1], run.error["train_loss"][1], case["train1"]),
+        ):
+            # Sobol errors of targets with heavy tails (He3) are skewed: eight scrambles say less.
+            assert abs(value - wanted) < 5 * error + 2e-7, case["target"]
+            assert error < 0.01 * (1 + abs(wanted))
+
+
+@pytest.mark.parametrize("name", list(REFERENCE["dmft_gd"]))
+def test_reference_runs(name):
+    case = REFERENCE["dmft_gd"][name]
+    given, wanted = case["input"], case["dmft"]
+    m = given["model"]
+    p, k = m["p"], m["k"]
+    joint = dmft.MultiIndex(sp.tanh(u + v**3 - 3 * v), [u, v])
+    teacher = joint if m["target"].startswith("tanh") else dmft.Committee(ACTIVATIONS["erf"], 1)
+    student = dmft.Committee(ACTIVATIONS[m["act"]], p)
+    descent = dmft.GradientDescent(
+        given["eta"], given["alpha"], ridge=given["lam"], momentum=given.get("beta", 0)
+    )
+    start = dmft.Overlaps(np.eye(p), given.get("M0", np.zeros((p, k))))
+    run = dmft.solve(dmft.derive(dmft.Model(student, teacher), descent), start, 7)
+    for mine, error, key in (
+        (run.M, run.error["M"], "M"), (run.Q, run.error["Q"], "Q"),
+        (run.train_loss, run.error["train_loss"], "train"), (run.corr, run.error["corr"], "Cl"),
+        (run.risk, run.error["risk"], "pop"),
+    ):  # fmt: skip
+        gap = np.abs(mine - np.array(wanted[key]).reshape(mine.shape))
+        assert np.all(gap < 5 * error + 4 * wanted[f"{key}_se"]), key
+
+
+def test_kernels_satisfy_the_printed_recursions():
+    """The solver's matrices, put into the symbolic equations one component after the other."""
+    erf = dmft.Committee(ACTIVATIONS["erf"], 2)
+    descent = dmft.GradientDescent(0.5, 1.5, ridge=0.1, momentum=0.3)
+    equations = dmft.derive(dmft.Model(erf, dmft.Committee(ACTIVATIONS["erf"], 1)), descent)
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.3], [-0.1]], [[1.3]])
+    run = dmft.solve(equations, start, 4, samples=2**10, scrambles=1)
+    C = run.Q2 - np.einsum("tjr,slr->tsjl", run.M, run.M) / 1.3
+    steps, p = 4, 2
+    R = np.zeros((steps + 1, steps + 1, p, p))
+    by_name = {d.name: d for d in equations.process}
+    values = {eq.eta: 0.5, eq.alpha: 1.5, eq.ridge: 0.1, eq.beta: 0.3, eq.x.p: p, eq.x.k: 1}
+    arrays = {"R_theta": R, "C_theta": C, "R_l": run.resp, "C_l": run.corr}
+
+    def right(name, **where):
+        symbols = {"t": eq.t, "s": eq.s, "j": eq.x.j, "l": eq.x.l}
+        expr = by_name[name].expr.subs(values).subs({symbols[n]: i for n, i in where.items()})
+        expr = expr.doit()
+        entries = {}
+        for e in expr.atoms(sp.Indexed):
+            a, b, *rest = (int(i) for i in e.indices)
+            a = max(a, 0)  # w^{-1} = w^0
+            entries[e] = arrays[str(e.base.label)][(a, b, *(i - 1 for i in rest))]
+        return float(expr.xreplace(entries))
+
+    for t in range(steps):
+        for s in range(t + 1):
+            for j in (1, 2):
+                for m in (1, 2):
+                    R[t + 1, s, j - 1, m - 1] = right("R_theta", t=t, s=s, j=j, l=m)
+    for t in range(steps):
+        for s in range(t + 2):
+            if s == t + 1 and t == steps:
+                continue
+            for j, m in ((1, 1), (1, 2), (2, 1)):
+                wanted = C[t + 1, s, j - 1, m - 1]
+                if s == t + 1:
+                    continue  # C(t, t + 1) enters from the transposed entry, tested by the others
+                assert right("C_theta", t=t, s=s, j=j, l=m) == pytest.approx(wanted, abs=1e-10)
+
+
+def test_fresh_samples_follow_the_one_pass_map():
+    case = REFERENCE["one_pass"]
+    given = case["input"]
+    target = dmft.MultiIndex(TARGETS["tanh(He3)"], [u])
+    student = dmft.Committee(ACTIVATIONS["erf"], 2, readout=(2, sp.Rational(-6, 5)))
+    model = dmft.Model(student, target, label_noise=given["model"]["Delta"])
+    descent = dmft.GradientDescent(given["eta"], given["alpha"], ridge=given["lam"], batch="fresh")
+    start = dmft.Overlaps(given["Q0"], given["M0"], given["P"])
+    run = dmft.solve(dmft.derive(model, descent), start, len(case["map"]["M"]) - 1)
+    assert np.abs(run.M - np.array(case["map"]["M"])).max() < 5 * case["map_se"] + 5e-4
+    assert np.abs(run.Q - np.array(case["map"]["Q"])).max() < 5 * case["map_se"] + 5e-4
+
+
+CASES = {
+    "full": {},
+    "bernoulli": {"batch": "bernoulli", "batch_fraction": 0.5},
+    "reshuffle": {"batch": "reshuffle", "batch_fraction": 0.5},
+    "momentum": {"momentum": 0.4},
+    "readout": {"readout_rate": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_theory_against_weights(name):
+    """Finite dimension, small: errors of the seeds, and what the dimension leaves (1/d)."""
+    student = dmft.Committee(ACTIVATIONS["erf"], 2, readout=(2, sp.Rational(-6, 5)))
+    model = dmft.Model(student, dmft.Committee(ACTIVATIONS["erf"], 1), label_noise=0.1)
+    descent = dmft.GradientDescent(0.4, 2, ridge=0.05, **CASES[name])
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.9]], [[0.3], [-0.1]], [[1.4]])
+    theory = dmft.solve(dmft.derive(model, descent), start, 4)
+    truth = dmft.simulate(model, descent, 400, 4, 24, start)
+    for key in ("M", "Q", "train_loss", "corr", "Q2", "readout"):
+        gap = np.abs(theory[key] - truth.mean[key])
+        allowed = 4.5 * np.hypot(truth.stderr[key], theory.error[key]) + 4.0 / 400
+        assert np.all(gap < allowed), (key, gap.max())
+
+
+def test_threads_checkpoints_and_files(tmp_path):
+    equations = dmft.derive(
+        dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE), dmft.GradientDescent(0.3, 3)
+    )
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+    options = {"samples": 2**11, "scrambles": 2}
+    run = dmft.solve(equations, start, 4, threads=1, **options)
+    for threads in (2, 3):
+        other = dmft.solve(equations, start, 4, threads=threads, **options)
+        assert np.array_equal(run.Q2, other.Q2)
+    folder = tmp_path / "run"
+    cut = dmft.solve(equations, start, 4, threads=1, checkpoint=folder, timeout=0.0, **options)
+    assert cut.status == "timeout"
+    assert cut.t.size < 5
+    whole = dmft.solve(equations, start, 4, threads=1, checkpoint=folder, **options)
+    assert np.array_equal(whole.Q2, run.Q2)
+    assert whole.status == "ok"
+    with pytest.raises(BadParameter, match="another run"):
+        dmft.solve(equations, start, 5, checkpoint=folder, **options)
+    pytest.importorskip("h5netcdf")
+    assert dmft.load(run.save(tmp_path / "run.nc")) == run
+    assert run.to_xarray().M.shape == run.M.shape
+
+
+def test_refusals():
+    model = dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE)
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+    equations = dmft.derive(model, dmft.GradientDescent(0.3, 3))
+    with pytest.raises(BadParameter, match=r"samples=\d+ would fit"):
+        dmft.solve(equations, start, 40, samples=2**18, memory=2**24)
+    with pytest.raises(BadParameter, match="power of two"):
+        dmft.solve(equations, start, 2, samples=1000)
+    with pytest.raises(BadParameter, match="cubature"):
+        dmft.solve(equations, start, 2, nodes="cubature")
+    with pytest.raises(BadParameter, match="method"):
+        dmft.solve(equations, start, 2, method="pathwise")
+    with pytest.raises(BadParameter, match="repeated data"):
+        dmft.derive(model, dmft.GradientDescent(0.3, 3), dim=100)
+    jump = dmft.Model(dmft.Committee(sp.sign(z), 1), LINE)
+    with pytest.raises(BadParameter, match="jumps"):
+        dmft.derive(jump, dmft.GradientDescent(0.3, 3))
+    with pytest.raises(BadParameter, match="batch_fraction"):
+        dmft.GradientDescent(0.3, 3, batch="reshuffle", batch_fraction=0.4)
+    run = dmft.solve(equations, start, 30, learning_rate=1e200, samples=2**8, scrambles=2)
+    assert run.status in ("nonfinite", "diverged", "left_domain")
+    assert "step" in run.message
