@@ -61,7 +61,18 @@ SCHEMA: dict[str, Table] = {
                 "scalar", "gamma; time is t = steps * gamma / (p d)", only="sgd", needed=True
             ),
             "batch_size": Key("count", "fresh samples a step; 1 by default", only="sgd"),
-            "constraint": Key("choice", "every student row kept on the sphere", False, ("sphere",)),
+            "loss": Key(
+                "choice", "squared by default", False, ("squared", "correlation"), only="sgd"
+            ),
+            "readout_rate": Key(
+                "scalar", "rho_a, how fast the readouts learn; 0 by default", only="sgd"
+            ),
+            "constraint": Key(
+                "choice",
+                "every student row kept on the sphere (sphere-gradient with sgd only)",
+                False,
+                ("sphere", "sphere-gradient"),
+            ),
         },
     ),
     "start": Table(

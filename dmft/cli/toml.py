@@ -219,6 +219,7 @@ class _Reader:
         used = read.model.parameters | read.model.label_noise.free_symbols
         if isinstance(read.algorithm, SGD):
             used |= read.algorithm.learning_rate.free_symbols
+            used |= read.algorithm.readout_rate.free_symbols
         elif any(a.name == "learning_rate" for a in read.axes):
             raise self.values.refusal("[phase]", "gradient flow has no learning_rate to vary")
         for symbol in sorted(declared - used, key=str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dmft.display.batches import is_batches, plot_batches
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
 from dmft.display.diagram import is_diagram, plot_diagram
 from dmft.display.regimes import is_regimes, plot_regimes
@@ -25,7 +26,7 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, EscapeTime, PhaseDiagram or Regimes
+    *records : Trajectory, Ensemble, EscapeTime, PhaseDiagram, Regimes or BatchExponents
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. A phase diagram stands alone: a heat map whose failed and censored cells are
@@ -65,11 +66,12 @@ def plot(
         raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
-    diagrams = [r for r in records if is_diagram(r) or is_regimes(r)]
+    diagrams = [r for r in records if is_diagram(r) or is_regimes(r) or is_batches(r)]
     if diagrams:
         if len(records) > 1:
             raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
         draw = plot_regimes if is_regimes(diagrams[0]) else plot_diagram
+        draw = plot_batches if is_batches(diagrams[0]) else draw
         axes = draw(diagrams[0], ax, shown=path is None, title=title)
         figure = axes.figure
     else:

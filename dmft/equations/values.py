@@ -90,10 +90,9 @@ def resolve_scalars(
         raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
     numbers = {name: _number(value, name) for name, value in given.items()}
     if "dim" in declared and DIM_NAME not in numbers:
+        size = numbers.get("dim", declared["dim"])
         for symbol in free.get(DIM_NAME, ()):
-            declared = {
-                name: value.subs(symbol, declared["dim"]) for name, value in declared.items()
-            }
+            declared = {name: value.subs(symbol, size) for name, value in declared.items()}
     symbols = {s: value for name, value in numbers.items() for s in free.get(name, ())}
     scalars = {}
     for name in needed:
