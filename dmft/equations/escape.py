@@ -1,4 +1,4 @@
-r"""`escape_formula`: how long a random start takes to learn anything, in closed form."""
+"""The record of an escape formula: expression, numbers, learning rates, validity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.escape_facts import as_committees, read_facts
+from dmft.equations.escape_facts import read_facts
 from dmft.equations.escape_laws import Law, law_of, q_star, u_0, u_1
 from dmft.equations.escape_limits import perfect_limit
 from dmft.equations.escape_passage import diffusion_passage, growth_spread, transient_noise
@@ -20,7 +20,7 @@ from dmft.equations.escape_threshold import Threshold, threshold_overlap
 from dmft.equations.escape_validity import validity_text
 from dmft.errors import BadParameter
 from dmft.gaussian.quadrature import AccuracyWarning
-from dmft.model import SGD, GradientFlow, Model, as_count
+from dmft.model import FIELD, SGD, GradientFlow, Model, as_count
 
 # From this share of the largest rate on, samples rather than the drift decide when l >= 3.
 UNRELIABLE_SHARE = 0.5
@@ -137,7 +137,8 @@ class EscapeFormula:
             )
         growth = self.law.growth.subs(x.gamma, self.law.optimal)
         value = self.law.facts.widths[0] / (2 * self.law.optimal * growth)
-        return sp.factor(self._declared(value, parameters, learning_rate=False))
+        value = self._declared(value, parameters, learning_rate=False)
+        return sp.factor(value) if value.is_rational_function() else value
 
     def gain_from_width(self) -> sp.Expr:
         """Steps of one student unit over those of p units, each at its optimal rate; in p.
@@ -152,14 +153,15 @@ class EscapeFormula:
         (Delta + 12)/(Delta + 2)
         """
         one = self._at_width(1).steps_prefactor()
-        return sp.factor(one / self._at_width(x.p).steps_prefactor())
+        gain = one / self._at_width(x.p).steps_prefactor()
+        return sp.factor(gain) if gain.is_rational_function() else gain
 
     def _at_width(self, width: int | sp.Expr) -> EscapeFormula:
         student = self.model.student
         value = student.readout[0] if student.readout else sp.S.One
         if value != 1 and not isinstance(width, int):
             raise BadParameter("the gain from width is given for unit readouts")
-        wide = type(student)(student.activation, width, field=_field())
+        wide = type(student)(student.activation, width, field=FIELD)
         model = Model(wide, self.model.teacher, self.model.label_noise)
         return EscapeFormula(law_of(read_facts(model, self.algorithm), self.length), self.length)
 
@@ -318,9 +320,9 @@ class EscapeFormula:
             return sp.oo
         if dim is not None:
             k = self.law.facts.widths[1]
-            rate = rate.subs(u_0, k / sp.sympify(dim))
+            rate = rate.subs(u_0, k / sp.sympify(dim, strict=True))
         if overlap is not None:
-            rate = rate.subs(u_1, sp.sympify(overlap) ** 2)
+            rate = rate.subs(u_1, sp.sympify(overlap, strict=True) ** 2)
         return self._declared(rate, parameters, learning_rate=False)
 
     def _fastest_drift(
@@ -400,65 +402,3 @@ class EscapeFormula:
     def perfect_limit(self) -> sp.Expr | None:
         """Largest gamma at which the perfect solution is stable; None where it is not known."""
         return perfect_limit(self.model, self.algorithm)
-
-
-def _field() -> sp.Symbol:
-    from dmft.model import FIELD
-
-    return FIELD
-
-
-def escape_formula(
-    model: Model, algorithm: SGD | GradientFlow, *, length: float | sp.Expr = 1
-) -> EscapeFormula:
-    r"""Derive the time of escape from a random start in closed form.
-
-    Equation    dM/dt linearised (information exponent l = 2) or to its leading power (l >= 3,
-                l = 1) around M = 0, Q = q I, integrated from u_0 to u_1
-    Shapes      symbolic p, k, gamma, Delta are kept
-    Scaling     t = steps * gamma / (p d), rates as gamma
-    Valid for   weak recovery. l = 2: any width, students whose units start to learn one by one
-                (E[sigma'] = 0, as even activations); any such activation on the sphere, quadratic
-                ones with free lengths. l = 1 and l >= 3: one neuron on the sphere, any activation.
-                `.validity` says more
-    Source      one_pass.md D.4, F; [arnaboldi_2023_mediocrity]; derivations/escape_formulas.py
-
-    Parameters
-    ----------
-    model : Model
-        Committees of equal readouts, or a target of one field; teachers orthonormal, P = I.
-    algorithm : SGD or GradientFlow
-    length : float or sympy.Expr
-        q_0 = |w_j|^2 / d at the start, without constraint; 1 for random weights.
-
-    Raises
-    ------
-    BadParameter
-        For models without such a formula (and what to do instead), and at a learning rate at or
-        over the maximal one.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> g, D = sp.Symbol("gamma", positive=True), sp.Symbol("Delta", nonnegative=True)
-    >>> p = sp.Symbol("p", integer=True, positive=True)
-    >>> model = dmft.literature.phase_retrieval(p, label_noise=D)
-    >>> formula = dmft.escape_formula(model, dmft.SGD(g, constraint="sphere"))
-    >>> formula.optimal_learning_rate()
-    p**3/(Delta*p**2 + 2*p**2 + 2*p + 8)
-    """
-    start = sp.sympify(length, strict=True)
-    if start.is_number and not start > 0:
-        raise BadParameter(f"length must be positive, got {length!r}")
-    if isinstance(algorithm, SGD | GradientFlow) and algorithm.on_sphere and start != 1:
-        raise BadParameter(f"on the sphere the squared length is 1, got length = {length!r}")
-    formula = EscapeFormula(law_of(read_facts(as_committees(model), algorithm), start), start)
-    if isinstance(algorithm, SGD) and formula.exponent == 2:
-        limit, rate = formula.maximal_learning_rate(), algorithm.learning_rate
-        if limit.is_number and rate.is_number and not rate < limit:
-            raise BadParameter(
-                f"learning_rate = {float(rate):.6g} is at or over the maximal one, "
-                f"{float(limit):.6g}: nothing is learned from a random start; the fastest is "
-                f"{float(formula.optimal_learning_rate()):.6g}"
-            )
-    return formula

@@ -184,10 +184,11 @@ def _free_rates(bracket: sp.Poly, rate: sp.Expr, length: sp.Expr) -> tuple[sp.Ex
         maximal = sp.factor(G.subs(q, length))
     else:
         at_top = sp.simplify(_positive_root(sp.discriminant(bracket.as_expr(), q)))
-        a, b = (sp.factor(c.subs(x.gamma, at_top)) for c in bracket.all_coeffs()[:2])
-        top = -b / (2 * a)  # the double root
-        fed = sp.Piecewise((sp.factor(G.subs(q, no_growth)), no_growth < top), (at_top, True))
-        held = sp.Piecewise((sp.factor(G.subs(q, length)), length > top), (at_top, True))
+        # The sign of G' says on which side of its top a length lies; its denominator is positive.
+        climb = sp.numer(sp.together(sp.diff(G, q)))
+        before, beyond = (sp.factor(climb.subs(q, y)) for y in (no_growth, length))
+        fed = sp.Piecewise((sp.factor(G.subs(q, no_growth)), before > 0), (at_top, True))
+        held = sp.Piecewise((sp.factor(G.subs(q, length)), beyond < 0), (at_top, True))
         maximal = sp.Min(fed, held)
     # Where the slope of G lambda vanishes, with q eliminated.
     slope = sp.numer(sp.together(sp.diff(sp.cancel(G * rate), q)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 
 from dmft.equations.escape_laws import q_star
+from dmft.equations.symbols import gamma
 from dmft.equations.uninformative import mu, q
 from dmft.model import SGD
 
@@ -77,7 +78,7 @@ def _relaxation(formula: EscapeFormula) -> list[str]:
     facts = formula.law.facts
     risk = facts.risk.coeff(mu, 0)
     plateau = dict(formula.law.where)[q_star]
-    flow = sp.limit(plateau, _gamma(), 0, "+") if plateau.has(_gamma()) else plateau
+    flow = _rooted(plateau.subs(gamma, 0))
     start = risk.subs(q, formula.length)
     drop = sp.factor(sp.simplify(1 - risk.subs(q, flow) / start))
     return [
@@ -87,10 +88,12 @@ def _relaxation(formula: EscapeFormula) -> list[str]:
     ]
 
 
-def _gamma() -> sp.Symbol:
-    from dmft.equations.symbols import gamma
-
-    return gamma
+def _rooted(expr: sp.Expr) -> sp.Expr:
+    """Square roots of squares taken."""
+    half = sp.Rational(1, 2)
+    return expr.replace(
+        lambda e: e.is_Pow and abs(e.exp) == half, lambda e: sp.factor(e.base) ** e.exp
+    )
 
 
 def _shown(value: sp.Expr) -> str:

@@ -165,7 +165,7 @@ def _check(model: Model, algorithm: SGD) -> None:
     if algorithm.constraint is not None:
         raise BadParameter(
             "the linearisation of one_pass.md G.1 has no constraint, got "
-            f"{algorithm.constraint!r}; on the sphere find the boundary with dmft.stability"
+            f"{algorithm.constraint!r}; on the sphere use dmft.maximal_learning_rate"
         )
     if not (isinstance(model.teacher, Committee) and model.matched):
         raise BadParameter("perfect recovery needs student and teacher of one activation")
@@ -180,21 +180,3 @@ def _check(model: Model, algorithm: SGD) -> None:
             raise BadParameter(
                 f"perfect recovery is linearised at unit readouts, {name} has {readout}"
             )
-
-
-def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
-    r"""Largest learning rate gamma at which the perfect solution is stable under one-pass SGD.
-
-    Scaling     gamma of `SGD(learning_rate)`; gamma / p multiplies the gradient
-    Valid for   matched committees p = k, P = I, unit readouts, without constraint; exact
-    Source      one_pass.md G.1
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> z = sp.Symbol("z", real=True)
-    >>> square = dmft.Committee(z**2, width=3)
-    >>> dmft.maximal_learning_rate(dmft.Model(square, square), dmft.SGD(0.1))
-    9/10
-    """
-    return recovery(model, algorithm).maximal_learning_rate

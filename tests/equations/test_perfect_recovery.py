@@ -106,7 +106,6 @@ def test_noise_floor_is_where_the_flow_ends():
     ("model", "algorithm", "reason"),
     [
         (matched("square", 2), dmft.GradientFlow(), "belongs to dmft.SGD"),
-        (matched("square", 2), dmft.SGD(0.1, constraint="sphere"), "constraint"),
         (
             dmft.Model(dmft.Committee(z**2, 2), dmft.Committee(z**2, 1)),
             dmft.SGD(0.1),
