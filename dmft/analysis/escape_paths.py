@@ -49,7 +49,7 @@ class EscapeTimes:
     >>> from dmft.solvers.passage_times import PassageTimes
     >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
     >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
-    >>> escape.censored, escape.quantile(0.5), escape.steps(dim=1000)[0]
+    >>> escape.censored, escape.quantile(0.5), float(escape.steps(dim=1000)[0])
     (1, 2.0, 20000.0)
     """
 
