@@ -30,7 +30,7 @@ VALUES = (
 )
 NORMAL = ("special/test_bivariate_normal.py", "gaussian/test_gaussian_law.py")
 ORTHANT = ("special/test_orthant.py", "gaussian/test_switching_closed_forms.py")
-SIGNS = ("special/test_signs.py", *VALUES)
+SIGNS = ("special/test_orthant.py", *VALUES)
 # All signs of these modules, with the tests that are to notice.
 MODULES = {
     "gaussian/closed_forms.py": VALUES,

@@ -252,7 +252,13 @@ def test_record_and_values():
 
 
 REFUSED = {
-    "not integrable": (lambda: dmft.certify(sp.exp(x**2), UNIT), NotClosed, "integrable"),
+    "not integrable": (
+        lambda: dmft.certify(sp.exp(x**2), UNIT), NotClosed, r"exp\(x\*\*2\) is integrable",
+    ),
+    "not integrable beside another field": (
+        lambda: dmft.certify(sp.exp(x**2) * sp.tanh(y), dmft.Gaussian(X[:2], C4[:2, :2])),
+        NotClosed, "integrable",
+    ),
     "barely not": (lambda: dmft.certify(sp.exp(x**2 / 2), UNIT), NotClosed, "integrable"),
     "pole": (lambda: dmft.certify(1 / x, UNIT), NotClosed, "bound"),
     "unknown function": (lambda: dmft.certify(sp.gamma(x), UNIT), NotClosed, "gamma"),

@@ -249,6 +249,8 @@ def test_orders_beyond_the_precision_of_the_quadrature_are_refused():
     law = dmft.Gaussian([x, y], [[1, 0.5], [0.5, 1]])
     for ask in (
         lambda: dmft.hermite_expansion(sp.tanh(x), x, 400),
+        lambda: dmft.hermite_expansion(sp.tanh(x), x, 10**6),
+        lambda: dmft.hermite_expansion(sp.tanh(x) + 1, x, 10**6),
         lambda: law.series(sp.tanh(x) * sp.tanh(y), 400),
     ):
         with pytest.raises(BadParameter, match="precision runs out at order"):

@@ -13,6 +13,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, real_ball
+from dmft.gaussian.certified.growth import NOT_INTEGRABLE
 from dmft.gaussian.certified.reduce import checked_law
 from dmft.gaussian.certified.routes import Reduction
 from dmft.gaussian.certified.signed import RationalLaw
@@ -131,7 +132,7 @@ def enclose(terms: Sequence[Term], digits: int) -> Certificate:
             reduction = Reduction(working)
             ball = module.arb(0)
             for coefficient, integrand, symbols, law in terms:
-                value = reduction.expectation(integrand, list(symbols), law)
+                value = _value(reduction, integrand, symbols, law)
                 ball += constant(coefficient).real * value
             if not ball.is_finite():
                 raise NotClosed("no finite enclosure was found")
@@ -143,6 +144,22 @@ def enclose(terms: Sequence[Term], digits: int) -> Certificate:
         working += missing + 1
     seconds = time.perf_counter() - start
     return _record(ball, seconds, tuple(reduction.steps))
+
+
+def _value(
+    reduction: Reduction, integrand: sp.Expr, symbols: Sequence[sp.Symbol], law: RationalLaw
+) -> Ball:
+    """The expectation; the refusal of a function that grows too fast names it."""
+    try:
+        return reduction.expectation(integrand, list(symbols), law)
+    except NotClosed as error:
+        if str(error) != NOT_INTEGRABLE:
+            raise
+        named = integrand.xreplace({x: sp.Symbol(x.name) for x in symbols})
+        raise NotClosed(
+            f"no bound proves that {named} is integrable under this law: it grows faster than "
+            "the normal density decays, or holds a function of unknown growth"
+        ) from None
 
 
 def _missing_digits(ball: Ball, digits: int) -> int:

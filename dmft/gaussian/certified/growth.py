@@ -13,6 +13,7 @@ from dmft.gaussian.certified.balls import Ball, constant, flint, real_ball
 
 # Rates of growth are rounded up to multiples of this.
 RATE_UNIT = 2**40
+NOT_INTEGRABLE = "no bound proves that the integrand is integrable"
 # Functions of a real argument that never exceed this.
 BOUNDED: dict[type, int] = {
     sp.sign: 1, sp.Heaviside: 1, sp.sin: 1, sp.cos: 1, sp.tanh: 1, sp.erf: 1, sp.erfc: 2,
@@ -68,7 +69,7 @@ class Growth:
         tails = ((e, self.tail(mean, deviation, e)) for e in ENDS)
         end, total = next(((e, t) for e, t in tails if t is not None), (0, None))
         if total is None:
-            raise NotClosed("no bound proves that the integrand is integrable")
+            raise NotClosed(NOT_INTEGRABLE)
         for i in range(int(end / STEP)):
             near, far = real_ball(i * STEP), real_ball((i + 1) * STEP)
             size = abs(mean) + deviation * far

@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.certified.balls import Ball, Enclosure, constant, enclosure, flint, real_ball
-from dmft.gaussian.certified.growth import ENDS, Growth, growth
+from dmft.gaussian.certified.growth import ENDS, NOT_INTEGRABLE, Growth, growth
 from dmft.gaussian.certified.pieces import pieces
 
 # Points of the line at which the size of an integrand is looked at (a goal, not a proof).
@@ -93,7 +93,7 @@ def _cut(tail: Callable[[int], Ball | None], goal: Ball) -> tuple[int, Ball]:
             if rest < goal:
                 break
     if best is None:
-        raise NotClosed("no bound proves that the integrand is integrable")
+        raise NotClosed(NOT_INTEGRABLE)
     return best
 
 
