@@ -54,6 +54,10 @@ def _arguments(atom: sp.Basic) -> list[sp.Expr]:
     if isinstance(atom, sp.Piecewise):
         relations = {r for _, condition in atom.args for r in condition.atoms(Relational)}
         return [r.lhs - r.rhs for r in relations]
+    if isinstance(atom, sp.floor | sp.ceiling | sp.frac):
+        return [sp.sin(sp.pi * atom.args[0])]
+    if isinstance(atom, sp.Mod):
+        return [sp.sin(sp.pi * atom.args[0] / atom.args[1])]
     if isinstance(atom, sp.Pow) and not (atom.exp.is_Integer and atom.exp > 0):
         return [] if atom.base == sp.E else [atom.base]
     return []

@@ -77,6 +77,30 @@ def test_curved_kinks_are_split_or_admitted():
     assert wave.error < 1e-8
 
 
+def test_kinks_inside_functions():
+    # max of independent fields has the distribution function of the product.
+    law = dmft.Gaussian([x, y, w], sp.eye(3))
+    largest = sp.Max(x, y + sp.Rational(1, 2), w / 2)
+    ends = [-12, -3, -0.5, 0.5, 1, 3, 12]
+
+    def density(t):
+        parts = [(t, 1), (t - 0.5, 1), (2 * t, 2)]
+        cdf = [mpmath.ncdf(u) for u, _ in parts]
+        return sum(
+            s * mpmath.npdf(u) * mpmath.fprod(c for j, c in enumerate(cdf) if j != i)
+            for i, (u, s) in enumerate(parts)
+        )
+
+    above = mpmath.quad(density, [1, 3, 12])
+    assert holds(law.quad(sp.Heaviside(largest - 1)), float(above))
+    mean = mpmath.quad(lambda t: mpmath.tanh(t) * density(t), ends)
+    assert holds(law.quad(sp.tanh(largest)), float(mean))
+    # E floor(x + y) y = Cov(floor(s), s) / 2, s of variance 2: half the sum of 2 phi_s(n).
+    stairs = law.quad(sp.floor(x + y) * y)
+    assert holds(stairs, sum(np.exp(-(n**2) / 4) / np.sqrt(4 * np.pi) for n in range(-40, 41)))
+    assert law.quad(sp.tanh(sp.Mod(x, 1))).status == "ok"
+
+
 def test_structure_leaves_few_dimensions():
     cov = np.full((4, 4), 0.3) + 0.7 * np.eye(4)
     law = dmft.Gaussian([x, y, w, v], cov)
