@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,11 @@ def plot(
     if diagrams:
         if len(records) > 1:
             raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
-        draw = plot_regimes if is_regimes(diagrams[0]) else plot_diagram
-        draw = plot_batches if is_batches(diagrams[0]) else draw
+        draw: Callable[..., Any] = plot_diagram
+        if is_regimes(diagrams[0]):
+            draw = plot_regimes
+        elif is_batches(diagrams[0]):
+            draw = plot_batches
         axes = draw(diagrams[0], ax, shown=path is None, title=title)
         figure = axes.figure
     else:

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import sympy as sp
 
+from dmft.equations.admissible import check_admissible
 from dmft.equations.definitions import live
 from dmft.equations.descent import DescentEquations, derive_descent
 from dmft.equations.equations import Equations
@@ -99,6 +100,7 @@ def derive(
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    check_admissible(model)
     if isinstance(algorithm, GradientDescent):
         return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     if not isinstance(algorithm, SGD | GradientFlow):

@@ -12,6 +12,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.equations import symbols as x
+from dmft.equations.admissible import check_admissible
 from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.derivation import block_definitions, risk_expression
 from dmft.equations.explicit import ExplicitEquations, unroll
@@ -166,5 +167,6 @@ def population_risk(model: Model) -> PopulationRisk:
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    check_admissible(model)
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
     return PopulationRisk(model, live([*block_definitions(), definition]))

@@ -1,0 +1,90 @@
+"""Refuse labels and activations that have no mean square, before anything is averaged."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.model import FIELD, Committee, Model
+
+# Points of a standard normal sample at which a function must be real, and radii along which
+# g^2 exp(-r^2/2) must have died out.
+POINTS, RAYS = 48, 8
+RADII = (8.0, 16.0, 32.0)
+# A function whose square outgrows exp(-r^2/2) by this factor between two radii is not integrable.
+GROWN = 1.0
+STEPS = (sp.floor, sp.ceiling, sp.frac)
+
+
+def check_admissible(model: Model) -> None:
+    """Refuse a model whose functions are complex, have poles, or outgrow the normal density.
+
+    Raises
+    ------
+    BadParameter
+        Naming the function and where it fails. Functions with free parameters are not judged.
+    """
+    _check(model.student.activation, (FIELD,), "the student's activation")
+    teacher = model.teacher
+    if isinstance(teacher, Committee):
+        _check(teacher.activation, (FIELD,), "the teacher's activation")
+    else:
+        _check(teacher.expr, tuple(teacher.fields), "the target")
+
+
+@lru_cache(maxsize=256)
+def _check(expr: sp.Expr, fields: tuple[sp.Symbol, ...], what: str) -> None:
+    if expr.is_polynomial(*fields) or expr.free_symbols - set(fields):
+        return
+    if expr.has(*STEPS):
+        step = next(iter(expr.atoms(*STEPS)))
+        raise BadParameter(
+            f"{what} {expr} holds {step}, which jumps without end; write its jumps as Heaviside"
+        )
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((POINTS, len(fields)))
+    for point in points:
+        value = _at(expr, fields, point)
+        if not (value.is_real and value.is_finite):
+            where = ", ".join(f"{z} = {x:.3g}" for z, x in zip(fields, point, strict=True))
+            raise BadParameter(f"{what} {expr} is not real and finite: {value} at {where}")
+    _check_poles(expr, fields, points, what)
+    for ray in points[:RAYS]:
+        _check_growth(expr, fields, ray / np.linalg.norm(ray), what)
+
+
+def _check_poles(
+    expr: sp.Expr, fields: tuple[sp.Symbol, ...], points: np.ndarray, what: str
+) -> None:
+    """A base of a negative power that takes both signs has a zero between."""
+    opened = expr.rewrite(sp.sin).replace(sp.tan, lambda u: sp.sin(u) / sp.cos(u))
+    opened = opened if expr.has(sp.tan, sp.cot, sp.sec, sp.csc) else expr
+    for power in sorted(opened.atoms(sp.Pow), key=sp.default_sort_key):
+        base, exponent = power.as_base_exp()
+        if not (exponent.is_negative and base.has_free(*fields)):
+            continue
+        values = [_at(base, fields, point) for point in points]
+        if any(v < 0 for v in values) and any(v > 0 for v in values):
+            raise BadParameter(f"{what} {expr} has a pole where {base} = 0: its square has no mean")
+
+
+def _check_growth(expr: sp.Expr, fields: tuple[sp.Symbol, ...], ray: np.ndarray, what: str) -> None:
+    """Along a ray, log(g^2) - r^2/2 must fall."""
+    sizes = []
+    for radius in RADII:
+        value = abs(_at(expr, fields, radius * ray))
+        if value == 0:
+            return
+        sizes.append(float(2 * sp.log(value) - radius**2 / 2))
+    if sizes[-1] > sizes[-2] + GROWN:
+        raise BadParameter(
+            f"{what} {expr} grows faster than the normal density decays: its square has no mean"
+        )
+
+
+def _at(expr: sp.Expr, fields: tuple[sp.Symbol, ...], point: np.ndarray) -> sp.Expr:
+    numbers = {z: sp.Float(float(x), 17) for z, x in zip(fields, point, strict=True)}
+    return sp.N(expr.xreplace(numbers))
