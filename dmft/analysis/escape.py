@@ -138,21 +138,27 @@ def escape_time_of(
 
     Never read off the saved points, whose grid would limit it.
     """
+    problem, options = run_again(run)
+    return escape_time_of_problem(
+        problem, run.start, float(run.t[-1]), fraction=fraction, reference=reference,
+        overlap=overlap, **options,
+    )  # fmt: skip
+
+
+def run_again(run: Trajectory) -> tuple[Problem, dict[str, Any]]:
+    """Problem of a run and the options that integrate it again, more tightly."""
     if run.problem is None:
         raise BadParameter(
             "a trajectory read from a file has no compiled equations to locate its escape with; "
             "call escape_time with the equations, the start and t_max"
         )
-    settings = {name: run.provenance[name] for name in ("method", "t_start")}
-    settings["rtol"] = min(run.provenance["rtol"], ESCAPE_RTOL)
-    settings["atol"] = min(run.provenance["atol"], ESCAPE_ATOL)
-    clock = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}
-    return escape_time_of_problem(
-        run.problem, run.start, float(run.t[-1]), widths=run.widths,
-        constants={b.name: run.constants[b.name] for b in run.problem.constants},
-        parameters=run.parameters, fraction=fraction, reference=reference, overlap=overlap,
-        provenance=clock, **settings,
-    )  # fmt: skip
+    options = {name: run.provenance[name] for name in ("method", "t_start")}
+    options["rtol"] = min(run.provenance["rtol"], ESCAPE_RTOL)
+    options["atol"] = min(run.provenance["atol"], ESCAPE_ATOL)
+    options["widths"], options["parameters"] = run.widths, run.parameters
+    options["constants"] = {b.name: run.constants[b.name] for b in run.problem.constants}
+    options["provenance"] = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}
+    return run.problem, options
 
 
 def escape_time_of_problem(

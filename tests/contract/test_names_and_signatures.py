@@ -39,6 +39,7 @@ SIGNATURES = {
     "plot": {},
     "load": {"path": REQUIRED},
     "escape_time": {},
+    "phases": {"run": REQUIRED},
     "linear_noise": {"equations": REQUIRED, "point": REQUIRED},
     "phase_diagram": {},
 }  # fmt: skip
@@ -46,6 +47,7 @@ KEYWORDS = {
     "SGD": {"constraint", "readout_rate"},
     "solve": {"method", "rtol", "atol", "save_at", "events", "progress"},
     "escape_time": {"fraction", "reference", "overlap"},
+    "phases": {"fraction", "reference", "level"},
     "plot": {"ax", "path"},
     "phase_diagram": {"progress"},
 }

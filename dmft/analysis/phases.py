@@ -1,0 +1,171 @@
+"""The phases of a run: when it escapes from its plateau, and when its units have aligned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.escape import Censored, EscapeTime, escape_time_of, run_again
+from dmft.errors import BadParameter
+from dmft.solvers.problem import Problem
+from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
+
+Array = NDArray[np.float64]
+
+# A crossing is looked for on the accepted steps and then twice on as many points in between: what
+# is left to the straight line is 1e-5 of a step.
+ZOOMS, ZOOM_POINTS = 2, 257
+BLOCKS = ("M", "Q", "P")
+
+
+@dataclass(frozen=True)
+class Phases:
+    """When a run has escaped and when it has aligned.
+
+    Attributes
+    ----------
+    escape : EscapeTime or Censored
+        As `dmft.escape_time` gives it.
+    alignment : EscapeTime or Censored
+        First time at which every teacher unit has a student of |cosine| >= `level`; its
+        `threshold` is the level.
+    units : (k,) array
+        The same for each teacher unit alone, nan where it was not seen.
+    level : float
+
+    Examples
+    --------
+    >>> found = EscapeTime(1.5, 0.2, "start"), EscapeTime(2.5, 0.9, "alignment")
+    >>> print(Phases(*found, units=np.array([2.5]), level=0.9))
+    escapes at t = 1.5, aligned (0.9) at t = 2.5
+    """
+
+    escape: EscapeTime | Censored
+    alignment: EscapeTime | Censored
+    units: Array
+    level: float
+
+    def __str__(self) -> str:
+        return (
+            f"{_said('escapes at', 'has not escaped', self.escape)}, "
+            f"{_said(f'aligned ({self.level:g}) at', 'has not aligned', self.alignment)}"
+        )
+
+
+def phases(
+    run: Trajectory, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
+) -> Phases:
+    r"""Escape time and alignment time of a solved run.
+
+    Equation    escape: first t with risk <= (1 - fraction) * reference risk; alignment: first t
+                with min_r max_j |M_jr| / sqrt(Q_jj P_rr) >= level
+    Scaling     t of the run (steps for a map); `.steps(dim)` of either converts
+    Valid for   runs that observe M, Q, P and the risk. Both times are located within the steps of
+                the run integrated again at rtol = 1e-11, never on the saved points; those of a map
+                are whole steps
+    Source      one_pass.md F, G.3
+
+    Parameters
+    ----------
+    run : Trajectory
+    fraction : float in (0, 1)
+    reference : {"plateau", "start"}
+    level : float in (0, 1]
+        A student that reaches |cosine| = 1 does so in infinite time.
+
+    Raises
+    ------
+    BadParameter
+        For runs of paths or simulations, wide runs, and runs read from a file.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
+    >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=3.0)
+    >>> print(dmft.phases(run, level=0.9))
+    escapes at t = 0.824129, aligned (0.9) at t = 1.07949
+    """
+    if not isinstance(run, Trajectory):
+        raise BadParameter(
+            f"phases belong to one solved run, got {type(run).__name__}; for paths and simulations "
+            "use dmft.escape_time"
+        )
+    if not 0.0 < level <= 1.0:
+        raise BadParameter(f"level = {level!r} is a cosine: it must lie in (0, 1]")
+    missing = [name for name in BLOCKS if name not in run.blocks and name not in run.constants]
+    if missing:
+        raise BadParameter(f"the cosines need M, Q and P; this run has no {', '.join(missing)}")
+    escape = escape_time_of(run, fraction, reference)
+    problem, options = run_again(run)
+    dense = solve_problem(problem, run.start, float(run.t[-1]), **options)
+    P = np.diag(run.constants["P"])
+    unit = options["provenance"].get("time_step_times_dim")
+    best = [_first(dense, problem, options, _of_unit(P, r), level) for r in range(P.size)]
+    time = _first(dense, problem, options, _of_all(P), level)
+    alignment: EscapeTime | Censored
+    if math.isnan(time):
+        end = float(dense.t[-1])
+        alignment = Censored(end, level, "alignment", dense.status, dense.message)
+    else:
+        alignment = EscapeTime(time, level, "alignment", time_step_times_dim=unit)
+    return Phases(escape, alignment, np.array(best), level)
+
+
+def _cosines(run: Trajectory, P: Array) -> Array:
+    """Largest |cosine| over the students, (T, k)."""
+    lengths = np.diagonal(run.Q, axis1=1, axis2=2)
+    norm = np.sqrt(lengths[:, :, None] * P[None, None, :])
+    cosine = np.zeros_like(norm)
+    np.divide(np.abs(run.M), norm, out=cosine, where=norm > 0)
+    largest: Array = cosine.max(axis=1)
+    return largest
+
+
+Measure = Callable[[Trajectory], Array]
+
+
+def _of_unit(P: Array, r: int) -> Measure:
+    return lambda run: _cosines(run, P)[:, r]
+
+
+def _of_all(P: Array) -> Measure:
+    return lambda run: _cosines(run, P).min(axis=1)
+
+
+def _first(
+    run: Trajectory, problem: Problem, options: Mapping[str, Any], measure: Measure, level: float
+) -> float:
+    """First time at which a measure of the run reaches the level, nan if it never does."""
+    for _ in range(ZOOMS + 1):
+        values = measure(run)
+        reached = np.flatnonzero(values >= level)
+        if reached.size == 0:
+            return math.nan
+        i = int(reached[0])
+        if i == 0 or problem.kind == "map":
+            return float(run.t[i])
+        before, after = float(run.t[i - 1]), float(run.t[i])
+        low, high = float(values[i - 1]), float(values[i])
+        points = np.linspace(before, after, ZOOM_POINTS)
+        if not np.all(np.diff(points) > 0):  # as fine as times can be told apart
+            break
+        state = {b.name: run.blocks[b.name][i - 1] for b in problem.state}
+        finer = {**options, "t_start": before, "save_at": points}
+        run = solve_problem(problem, state, after, **finer)
+        if not np.any(measure(run) >= level):  # met at the last digit of the end
+            break
+    return before + (after - before) * (level - low) / (high - low)
+
+
+def _said(seen: str, unseen: str, found: EscapeTime | Censored) -> str:
+    if isinstance(found, EscapeTime):
+        return f"{seen} t = {found.value:.6g}"
+    return f"{unseen} until t = {found.horizon:.6g}"
