@@ -44,6 +44,13 @@ class BatchExponents:
         mu from which on one step is enough under the correlation loss: its signal beats the noise.
     regions : tuple of ((mu_low, mu_high), str)
         What limits the steps, by interval of mu.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> found = dmft.batch_exponents(3)
+    >>> found.samples, found.regions[0][0]
+    (mu + Max(1/2, 2 - mu), (0, 3/2))
     """
 
     exponent: int

@@ -122,13 +122,8 @@ def sample_updates(  # type: ignore[no-untyped-def]
 def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
     """Whether these overlaps are past the watched level."""
     if watch[0] == WATCH_OVERLAP:
-        for j in range(M.shape[0]):
-            for r in range(M.shape[1]):
-                if abs(M[j, r]) >= watch[1]:
-                    return True
-        return False
-    value = risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule)
-    return value <= watch[1]
+        return np.abs(M).max() >= watch[1]
+    return risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule) <= watch[1]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
