@@ -243,3 +243,69 @@ def test_relu_students_may_coincide():
         tolerance = 1e-11 + 4 * np.sqrt(gap)
         np.testing.assert_allclose(found["Q"], expected["Q"][0, 0], atol=tolerance)
         np.testing.assert_allclose(found["M"][1], expected["M"][0], atol=tolerance)
+
+
+TANH = sp.tanh(Z)
+# No closed form in any term: the drift is tabled or on nodes, the quadratic term on nodes.
+OPEN = {
+    "tanh on polynomial": (TANH, TWO["polynomial"]),
+    "erf on joint": (STUDENTS["erf"], sp.tanh(Z1 + Z2**3 - 3 * Z2)),
+    "relu on joint": (STUDENTS["relu"], sp.tanh(Z1 + Z2**3 - 3 * Z2)),
+}
+
+
+@pytest.mark.parametrize("case", list(OPEN))
+def test_averages_without_closed_form_are_the_definition_within_their_claim(case):
+    """Monte Carlo judges the values: what is off must be claimed or be four standard errors."""
+    sigma, g = OPEN[case]
+    start = start_with(2, 2, seed=8)
+    rng = np.random.default_rng(3)
+    points = np.linalg.cholesky(start.Omega) @ rng.standard_normal((4, 800_000))
+    batches = [
+        definition(sigma, g, FIELDS[:2], start, part, np.full(part.shape[1], 1 / part.shape[1]))
+        for part in np.split(points, 40, axis=1)
+    ]
+    model, equations = equations_of(sigma, g, FIELDS[:2], 2)
+    assert equations.averages
+    found, claimed = equations.evaluate(start), equations.evaluate_error(start)
+    risk = dmft.population_risk(model)(start.Q, start.M, start.P, start.readout)
+    found["risk"], claimed["risk"] = risk, getattr(risk, "error", 1e-10)
+    for name in ("Q", "M", "risk"):
+        values = np.array([b[1] if name == "risk" else b[0][name] for b in batches])
+        error = values.std(axis=0, ddof=1) / np.sqrt(len(batches))
+        assert np.all(np.abs(values.mean(axis=0) - found[name]) < 4 * error + claimed[name])
+        # A claim as wide as the value would excuse anything.
+        assert np.max(claimed[name]) < 0.05 * np.max(np.abs(found[name]))
+
+
+def test_claimed_error_of_a_tanh_student_is_that_of_the_trapezoidal_rule():
+    """The rule knows the definition to 1e-6: far better than the claim of the quadratic term."""
+    sigma, g = OPEN["tanh on polynomial"]
+    start = start_with(2, 2, seed=8)
+    model, equations = equations_of(sigma, g, FIELDS[:2], 2)
+    rates, risk = by_trapezoid(sigma, g, FIELDS[:2], start, 0.4)
+    value = dmft.population_risk(model)(start.Q, start.M, start.P, start.readout)
+    assert value == pytest.approx(risk, abs=1e-6)
+    for seed in range(4):
+        found = equations.evaluate(start, seed=seed)
+        claimed = equations.evaluate_error(start, seed=seed)
+        np.testing.assert_allclose(found["M"], rates["M"], atol=1e-6)
+        # 99 % each: of twelve draws one may be a little outside.
+        assert np.all(np.abs(found["Q"] - rates["Q"]) < 1.3 * claimed["Q"] + 1e-6)
+
+
+def test_a_sum_of_tanh_is_the_tanh_committee():
+    g = (sp.tanh(Z1) + sp.tanh(Z2)) / 2
+    start = start_with(2, 2, seed=2)
+    committee = dmft.Model(dmft.Committee(TANH, 2), dmft.Committee(TANH, 2), NOISE)
+    model, equations = equations_of(TANH, g, FIELDS[:2], 2)
+    theirs = dmft.derive(committee, dmft.SGD(GAMMA))
+    ours, other = equations.evaluate(start), theirs.evaluate(start)
+    np.testing.assert_allclose(ours["M"], other["M"], atol=1e-10)
+    # Both forms of the quadratic term are on nodes, each with its own error.
+    errors = equations.evaluate_error(start)["Q"] + theirs.evaluate_error(start)["Q"]
+    assert np.all(np.abs(ours["Q"] - other["Q"]) < errors + 1e-10)
+    at = (start.Q, start.M, start.P, start.readout)
+    assert dmft.population_risk(model)(*at) == pytest.approx(
+        dmft.population_risk(committee)(*at), abs=1e-10
+    )
