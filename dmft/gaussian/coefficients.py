@@ -243,6 +243,12 @@ class Coefficients:
 
     def _tensor(self, n: Index) -> Coefficient:
         """Several fields: panels in double precision, the change between levels as the error."""
+        stairs = self.expr.atoms(sp.floor, sp.ceiling, sp.frac, sp.Mod)
+        if any(len(s.free_symbols & set(self.fields)) > 1 for s in stairs):
+            raise BadParameter(
+                f"{self.expr} has stairs across several fields, which panels along the axes do not "
+                "follow; write the jumps as Heaviside, or expand in one field"
+            )
         value, error = self._moment(0, n), float("inf")
         for level in range(1, len(PANELS[len(self.fields)][1])):
             try:

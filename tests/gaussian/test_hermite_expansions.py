@@ -255,3 +255,8 @@ def test_orders_beyond_the_precision_of_the_quadrature_are_refused():
     ):
         with pytest.raises(BadParameter, match="precision runs out at order"):
             ask()
+
+
+def test_stairs_across_fields_are_refused():
+    with pytest.raises(BadParameter, match="stairs"):
+        dmft.hermite_expansion(sp.floor(x + y), [x, y], 2)
