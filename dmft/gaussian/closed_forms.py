@@ -16,6 +16,17 @@ odd products          0, zero means                            symmetry
 Derived in derivations/erf_integrals.py and derivations/relu_integrals.py;
 rho = C_xy / sqrt((C_xx + s^2)(C_yy + t^2)). Orthant probabilities of up to three fields are
 sums of these: 8 P_3 = 1 + sum_{i<j} E[sign_i sign_j] (one_pass.md A.3).
+
+Witnesses, of different kinds for each entry (files of tests/gaussian unless named otherwise):
+
+- one field: split quadrature (`test_gaussian_law`), balls (`test_table_judged_by_certificates`).
+- two, zero means: graded quadrature over 24 decades (`test_random_covariances`), balls, Price's
+  identity (`test_switching_closed_forms`).
+- two, any means: the same quadrature with means, conditioning in 50 digits and Owen's T function
+  (`tests/special/test_bivariate_normal`), reference values (`test_gaussian_vectors`).
+- four: Price's integral over Gram-Schmidt angles (`test_random_covariances`), balls, samples
+  (`tests/special/test_orthant`).
+- odd: samples and quadrature (`test_switching_closed_forms`), balls of three ReLUs.
 """
 
 from __future__ import annotations

@@ -101,10 +101,11 @@ def signs_moment(
         return None
     if any(law.C(x, x).is_number for x in labels):
         return None
-    # |x y| beside polynomials, and x y sign(x) sign(u): the divisions cancel.
+    # |x y| times powers of x and y, and x y sign(x) sign(u): the divisions cancel.
     bilinear = sum(max(p) for p in polynomials.values()) == 2
     covered = [x in polynomials for x in pure]
-    if len(erfs) == 2 and (all(covered) or (bilinear and any(covered))):
+    alone = all(covered) and set(polynomials) <= set(pure)
+    if len(erfs) == 2 and (alone or (bilinear and any(covered))):
         return None
     side = sp.Mul(*(sp.sign(a) for _, a, _ in erfs if a is not sp.oo))
     noise = [0 if a is sp.oo else 1 / (2 * a**2) for _, a, _ in erfs]

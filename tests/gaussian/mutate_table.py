@@ -46,7 +46,16 @@ MODULES = {
     "special/bivariate.py": NORMAL,
 }
 # Changes that do not change a value, and why.
-EQUIVALENT: dict[tuple[str, str], str] = {}
+GUARD = "digits kept in reserve: the value at a float's precision stays"
+BAND = "width of the band in which rounding is forgiven"
+EQUIVALENT = {
+    ("gaussian/bivariate.py", "prec + 10"): GUARD,
+    ("gaussian/bivariate.py", "int(prec / 3.33) + 3"): GUARD,
+    ("gaussian/orthant.py", "2 * prec + 20"): GUARD,
+    ("gaussian/orthant.py", "int(prec / 3.33) + 3"): GUARD,
+    ("gaussian/closed_forms.py", "1 + ARCSINE_BAND"): BAND,
+    ("gaussian/pair.py", "-NEGATIVE_BAND"): BAND,
+}
 # Signs that are no operator, and those of the compiled orthants.
 PICKED = (
     ("gaussian/closed_forms.py", "(2 / sp.pi, CorrelationAngle(", "(-2 / sp.pi, CorrelationAngle("),

@@ -207,6 +207,34 @@ def _witness(first, second, rows, means):
     return value, np.sqrt(squares)
 
 
+def witness_one_field(family, variances, means):
+    """E[f(x)] and sqrt(E f^2), by panels around the switch."""
+    roots = np.sqrt(variances)[:, None]
+    u, weights = panels(-means[:, None] / roots)
+    values = family.value(means[:, None] + roots * u)
+    return (weights * values).sum(axis=1), np.sqrt((weights * values**2).sum(axis=1))
+
+
+# x f(x) as a family, where it is one: its average over a normal law is written down above.
+TIMES_FIELD = {"sign": "abs", "heaviside": "relu", "relu": "relu2", "relu2": "relu3"}
+
+
+def times_field(family):
+    """x f(x) with values only: enough for the first function of a witness."""
+    return family._replace(value=lambda u: u * family.value(u))
+
+
+def beside(rng, rows, count):
+    """Slopes of `count` more fields w = b_x x + b_y y + noise, and the (2 + count) covariances."""
+    slopes = rng.standard_normal((len(rows), count, 2)) / np.sqrt(rows[:, None, [0, 2]])
+    noise = rng.standard_normal((len(rows), count, count))
+    pair = np.stack([rows[:, [0, 1]], rows[:, [1, 2]]], axis=1)
+    cross = slopes @ pair
+    own = noise @ noise.swapaxes(1, 2)
+    lower = cross @ slopes.swapaxes(1, 2) + own
+    return slopes, own, np.block([[pair, cross.swapaxes(1, 2)], [cross, lower]])
+
+
 PIECES = {
     "CorrelationRoot": correlation_root,
     "CorrelationAngle": correlation_angle,

@@ -97,6 +97,93 @@ def test_nonzero_means(pair, count):
     assert near < EDGE, worst
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_one_field(name, count):
+    family = FAMILIES[name]
+    rng = np.random.default_rng(5)
+    rows = sweep.random_covariances(rng, count, (family, family))
+    means = sweep.random_means(rng, rows)[:, 0]
+    variances = rows[:, 0]
+    parts = [
+        sweep.witness_one_field(family, v, m)
+        for v, m in zip(
+            np.array_split(variances, max(1, count // 500)),
+            np.array_split(means, max(1, count // 500)),
+            strict=True,
+        )
+    ]
+    truth, scale = (np.concatenate(p) for p in zip(*parts, strict=True))
+    inputs = np.stack([variances, means], axis=1)
+    value = sweep.library([family.factor], [0], 1, means=True)(inputs)
+    assert np.all(np.isfinite(value))
+    error = np.abs(value - truth) / scale
+    print(f"{name:24s} away {error.max():.1e}  one field")
+    assert error.max() < AWAY, inputs[error.argmax()]
+
+
+THREE = [
+    ("heaviside", "relu"), ("heaviside", "sign"), ("heaviside", "abs"), ("sign", "erf"),
+    ("bump", "sign"), ("bump", "relu"), ("bump", "erf"), ("erf", "erf3"), ("relu", "relu2"),
+    ("heaviside", "cubic"), ("exp", "erf"), ("leaky", "cdf_shifted"), ("cos", "sin"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", THREE, ids="-".join)
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_three_fields(pair, count):
+    """E[f(x) g(y) w]: the drift integrals; w is regressed on x and y by construction."""
+    first, second = (FAMILIES[name] for name in pair)
+    rng = np.random.default_rng(6)
+    rows = sweep.random_covariances(rng, count, (first, second))
+    slopes, _, C = sweep.beside(rng, rows, 1)
+    turned = rows[:, ::-1]
+    by_x, _ = sweep.witness(sweep.times_field(first), second, rows)
+    by_y, _ = sweep.witness(sweep.times_field(second), first, turned)
+    _, scale = sweep.witness(first, second, rows)
+    truth = slopes[:, 0, 0] * by_x + slopes[:, 0, 1] * by_y
+    judge([first.factor, second.factor, sweep.z], pair, rows, C, truth, scale)
+
+
+FOUR = [("heaviside", "heaviside"), ("sign", "sign"), ("heaviside", "relu"), ("relu", "sign"),
+        ("relu", "relu"), ("sign", "relu2")]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", FOUR, ids="-".join)
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_four_fields(pair, count):
+    """E[f(x) g(y) w v] with kinks in x and y."""
+    first, second = (FAMILIES[name] for name in pair)
+    rng = np.random.default_rng(7)
+    rows = sweep.random_covariances(rng, count, (first, second))
+    slopes, own, C = sweep.beside(rng, rows, 2)
+    (a, b), (c, d) = slopes[:, 0].T, slopes[:, 1].T
+    turned = rows[:, ::-1]
+    plain, scale = sweep.witness(first, second, rows)
+    raised = FAMILIES[sweep.TIMES_FIELD[pair[1]]]
+    squared, other = (sweep.times_field(sweep.times_field(f)) for f in (first, second))
+    by_xx, _ = sweep.witness(squared, second, rows)
+    by_xy, _ = sweep.witness(sweep.times_field(first), raised, rows)
+    by_yy, _ = sweep.witness(other, first, turned)
+    truth = a * c * by_xx + (a * d + b * c) * by_xy + b * d * by_yy + own[:, 0, 1] * plain
+    judge([first.factor, second.factor, sweep.z, sweep.z], pair, rows, C, truth, scale)
+
+
+def judge(factors, pair, rows, C, truth, scale):
+    """The closed form of factors of fields 0, 1, ... against the truth, near and away."""
+    width = len(factors)
+    value = sweep.library(factors, list(range(width)), width)(C[:, *np.triu_indices(width)])
+    assert np.all(np.isfinite(value)), C[~np.isfinite(value)][:3]
+    error = np.abs(value - truth) / scale
+    for w in range(2, width):
+        error /= np.sqrt(C[:, w, w])
+    near = gaps(rows) < NEAR
+    away, edge = error[~near].max(), error[near].max()
+    print(f"{'-'.join(pair):24s} away {away:.1e}  near {edge:.1e}  {width} fields")
+    assert away < AWAY, C[~near][error[~near].argmax()]
+    assert edge < EDGE, C[near][error[near].argmax()]
+
+
 @pytest.mark.parametrize("name", ["sign", "relu", "erf", "cdf_shifted", "bump", "sin"])
 def test_expect_at_floats(name):
     """The road of a user who calls `Gaussian.expect` with numbers."""

@@ -406,6 +406,18 @@ def test_four_erfs_are_four_noisy_signs():
     a, b, c, d = samples
     product = scipy_erf(a) * scipy_erf(-b / 2) * scipy_erf(c) * np.sign(d)
     assert abs(value - product.mean()) < 5 * product.std() / 1000
+    s = sp.Symbol("s", real=True)
+    scaled = Gaussian(X, cov).expect(sp.erf(x) * sp.erf(s * y) * sp.erf(w) * sp.sign(v))
+    for slope in (sp.Rational(-1, 2), sp.Rational(1, 2)):
+        side = -2 * float(slope)
+        assert float(scaled.subs(s, slope)) == pytest.approx(side * value, abs=1e-14)
+
+
+def test_signs_of_symbolic_parallel_fields_cancel_beside_a_third():
+    q, r, m = sp.symbols("q r m", positive=True)
+    law = Gaussian([x, y, w], [[q, -2 * q, m], [-2 * q, 4 * q, -2 * m], [m, -2 * m, r]], [0, 0, 1])
+    value = law.expect(sp.sign(x) * sp.sign(y) * sp.erf(w))
+    assert value == -law.expect(sp.erf(w))
 
 
 def test_nearly_parallel_floats_neither_raise_nor_lose_digits():

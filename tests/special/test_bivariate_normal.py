@@ -85,6 +85,15 @@ def test_two_signs_as_a_symbol():
         assert abs(slope - sp.diff(signs, v).subs(point).evalf(35)) < 1e-14
     assert TwoSigns(h, k, 0) == sp.erf(h / sp.sqrt(2)) * sp.erf(k / sp.sqrt(2))
     assert TwoSigns(0, 0, r) == 2 / sp.pi * sp.asin(r)
+    for point in ((0.3, -0.7, 1), (0.3, -0.7, -1), (0.7, 0.3, -1), (-0.7, 0.3, 1)):
+        expected = two_signs(*map(float, point))
+        assert float(TwoSigns(*map(sp.Float, point))) == pytest.approx(expected, abs=1e-15)
+        exact = TwoSigns(*map(sp.Rational, map(str, point)))
+        assert float(exact) == pytest.approx(expected, abs=1e-15)
+        joint = BivariateNormalCDF(*map(sp.Rational, map(str, point)))
+        assert not isinstance(joint, BivariateNormalCDF)
+        assert float(joint) == pytest.approx(bivariate_normal_cdf(*map(float, point)), abs=1e-15)
+    assert BivariateNormalCDF(0, 0, r) == sp.Rational(1, 4) + sp.asin(r) / (2 * sp.pi)
     assert TwoSigns(1, 2, 1) - (1 + sp.erf(1 / sp.sqrt(2)) - sp.erf(sp.sqrt(2))) == 0
     assert sp.latex(signs**2) == rf"\left({sp.latex(signs.formula())}\right)^{{2}}"
 
