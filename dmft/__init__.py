@@ -50,6 +50,7 @@ PUBLIC = {
     "Quadrature": "dmft.gaussian.quadrature",
     "Regimes": "dmft.equations",
     "Scaling": "dmft.model",
+    "Stage": "dmft.workflow",
     "Status": "dmft.names",
     "Trajectory": "dmft.solvers.trajectory",
     "certify": "dmft.workflow",
@@ -76,6 +77,7 @@ PUBLIC = {
     "regimes": "dmft.equations",
     "simulate": "dmft.simulation.simulate",
     "solve": "dmft.workflow",
+    "solve_stages": "dmft.workflow",
     "stability": "dmft.workflow",
 }
 

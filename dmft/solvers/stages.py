@@ -19,7 +19,7 @@ from dmft.solvers.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 # Parameters, or a function of the time and the state blocks at which the stage begins.
-Parameters = Mapping[str, float] | Callable[[float, Mapping[str, Array]], Mapping[str, float]]
+Parameters = Mapping[str, Any] | Callable[[float, Mapping[str, Array]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Stage:
     problem : Problem
     parameters : mapping, or callable(t, state) -> mapping
         A callable is asked when the stage begins: a rate that decays from then on takes t as one of
-        the problem's parameters.
+        the problem's parameters. Arrays under the names of constant blocks stand for these in
+        this stage.
     until : Event or None
         The next stage begins where this happens; None: the stage lasts to the end.
 
@@ -96,13 +97,15 @@ def solve_stages(
     for number, stage in enumerate(stages):
         blocks = {name: np.asarray(value, dtype=np.float64) for name, value in now.items()}
         given, until = stage.parameters, stage.until
+        given = given(t, blocks) if callable(given) else given
+        own = {block.name for block in stage.problem.constants} & set(given)
         run = solve_problem(
             stage.problem,
             blocks,
             t_max,
             widths=widths,
-            constants=constants,
-            parameters=given(t, blocks) if callable(given) else given,
+            constants={**(constants or {}), **{name: given[name] for name in own}},
+            parameters={name: value for name, value in given.items() if name not in own},
             save_at=_later(times, t, t_max, first=number == 0),
             events=watched if until is None else (*watched, replace(until, terminal=True)),
             t_start=t,

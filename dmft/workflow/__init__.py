@@ -8,9 +8,11 @@ from dmft.workflow.linear_noise import linear_noise
 from dmft.workflow.load import load
 from dmft.workflow.phase_diagram import phase_diagram
 from dmft.workflow.solve import solve
+from dmft.workflow.stages import Stage, solve_stages
 
 __all__ = [
     "Certificate",
+    "Stage",
     "certify",
     "certify_hermite",
     "escape_time",
@@ -20,5 +22,6 @@ __all__ = [
     "load",
     "phase_diagram",
     "solve",
+    "solve_stages",
     "stability",
 ]

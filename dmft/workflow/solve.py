@@ -128,7 +128,7 @@ def solve(
 
     equations = problem.origin
     if not equations.averages:
-        return _with_readout(run_with(None))
+        return with_readout(run_with(None))
 
     if not smooth(equations.averages):
         # Rates jump when a kink passes a node: finer steps would follow the nodes, not the law.
@@ -140,7 +140,7 @@ def solve(
         return rule
 
     run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
-    return _with_readout(run)
+    return with_readout(run)
 
 
 def _descent(
@@ -169,7 +169,7 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
     }
 
 
-def _with_readout(run: Trajectory) -> Trajectory:
+def with_readout(run: Trajectory) -> Trajectory:
     """Show the fixed readout as a block with time first, as trained readouts are."""
     if "readout" in run.blocks:
         return run

@@ -32,6 +32,8 @@ SIGNATURES = {
     "derive": {"model": REQUIRED, "algorithm": REQUIRED},
     "build": {"equations": REQUIRED},
     "solve": {},
+    "Stage": {"equations": REQUIRED, "parameters": ..., "until": None},
+    "solve_stages": {"stages": REQUIRED, "start": REQUIRED, "t_max": REQUIRED},
     "simulate": {
         "model": REQUIRED, "algorithm": REQUIRED, "dim": REQUIRED, "t_max": REQUIRED,
         "seeds": REQUIRED, "start": None, "method": "weights",
@@ -46,6 +48,7 @@ SIGNATURES = {
 KEYWORDS = {
     "SGD": {"constraint", "readout_rate"},
     "solve": {"method", "rtol", "atol", "save_at", "events", "progress"},
+    "solve_stages": {"save_at", "events", "progress"},
     "escape_time": {"fraction", "reference", "overlap"},
     "phases": {"fraction", "reference", "level"},
     "plot": {"ax", "path"},
