@@ -23,6 +23,8 @@ PRINTED: dict[str, tuple[float, float]] = {
     "saad_solla.py": (129.936, 0.01),
     # Fluctuations of single runs are of order d^(-1/2).
     "theory_and_simulation.py": (-0.5, 0.1),
+    # Chains and equations differ by terms of order 1/d and by the spread of few chains.
+    "batch_sizes.py": (0.0, 0.02),
     # Median of 20 000 other paths; that of 500 chains has an error of 0.03.
     "exit_times.py": (0.92, 0.12),
     # The same equations with rk8 at rtol 1e-11.
