@@ -20,6 +20,8 @@ from dmft.solvers.trajectory import Trajectory
 Array = NDArray[np.float64]
 # Parameters, or a function of the time and the state blocks at which the stage begins.
 Parameters = Mapping[str, Any] | Callable[[float, Mapping[str, Array]], Mapping[str, Any]]
+# Widths, scalars and constant arrays.
+Inputs = tuple[Mapping[str, int], Mapping[str, float], Mapping[str, ArrayLike]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def solve_stages(
     Raises
     ------
     BadParameter
-        Also when a stage that is not the last has no `until`.
+        Also when a stage that is not the last has no `until`, or begins beyond it.
     """
     _check(stages)
     watched = check_events(events)
@@ -99,13 +101,16 @@ def solve_stages(
         given, until = stage.parameters, stage.until
         given = given(t, blocks) if callable(given) else given
         own = {block.name for block in stage.problem.constants} & set(given)
+        scalars = {name: value for name, value in given.items() if name not in own}
+        arrays = {**(constants or {}), **{name: given[name] for name in own}}
+        _refuse_passed(stage, number, t, blocks, (widths, scalars, arrays))
         run = solve_problem(
             stage.problem,
             blocks,
             t_max,
             widths=widths,
-            constants={**(constants or {}), **{name: given[name] for name in own}},
-            parameters={name: value for name, value in given.items() if name not in own},
+            constants=arrays,
+            parameters=scalars,
             save_at=_later(times, t, t_max, first=number == 0),
             events=watched if until is None else (*watched, replace(until, terminal=True)),
             t_start=t,
@@ -132,6 +137,44 @@ def _check(stages: Sequence[Stage]) -> None:
                 )
         if stage.until is None and number + 1 < len(stages):
             raise BadParameter(f"stage {number} has no until=, so that stage {number + 1} is idle")
+
+
+def _refuse_passed(
+    stage: Stage,
+    number: int,
+    t: float,
+    state: Mapping[str, Array],
+    inputs: Inputs,
+) -> None:
+    """Refuse a stage that begins beyond its end: it would wait for a crossing that has been."""
+    until, problem = stage.until, stage.problem
+    if until is None or until.direction == 0 or not isinstance(until.quantity, str):
+        return
+    try:
+        value = _value(until.quantity, problem, t, state, inputs)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return  # `solve_problem` says what is missing
+    if until.direction * (value - until.threshold) > 0:
+        raise BadParameter(
+            f"stage {number} begins at t = {t:g} beyond its end: {until.quantity} is {value:.6g} "
+            f"already, and {until.name!r} would not happen. Move the threshold or leave out the "
+            "stage"
+        )
+
+
+def _value(
+    quantity: str, problem: Problem, t: float, state: Mapping[str, Array], inputs: Inputs
+) -> float:
+    """Value of an observable or of an entry of the state."""
+    if quantity in problem.observables:
+        widths, scalars, constants = inputs
+        sizes = np.array([widths[name] for name in problem.widths], dtype=np.int64)
+        arrays = {n: np.asarray(a, dtype=np.float64) for n, a in constants.items()}
+        par, seen = problem.pack_parameters(scalars, arrays), np.empty(len(problem.observables))
+        problem.observe(t, problem.pack(state), sizes, par, seen)
+        return float(seen[problem.observables.index(quantity)])
+    name, _, index = quantity.replace(" ", "").rstrip("]").partition("[")
+    return float(state[name][tuple(int(i) for i in index.split(",") if i)])
 
 
 def _switches(stage: Stage, run: Trajectory) -> bool:

@@ -92,6 +92,10 @@ def test_refusals():
     stages = [dmft.Stage(SQUARED, until=dmft.Event("risk", 0.1)), dmft.Stage(flow)]
     with pytest.raises(BadParameter, match="differs from stage 0 in its kind"):
         dmft.solve_stages(stages, START, 9)
+    for late in (dmft.Event("risk", 1.0, -1), dmft.Event("M[0, 0]", 0.01, 1)):
+        stages = [dmft.Stage(SQUARED, until=late), dmft.Stage(SQUARED)]
+        with pytest.raises(BadParameter, match="begins at t = 0 beyond its end"):
+            dmft.solve_stages(stages, START, 9)
     with pytest.raises(BadParameter, match="at least one"):
         dmft.solve_stages([], START, 9)
     with pytest.raises(BadParameter, match="a stage takes"):
