@@ -375,8 +375,8 @@ class EscapeFormula:
             if self.exponent >= 3 and share > UNRELIABLE_SHARE:
                 warnings.warn(
                     f"at {share:.2g} of the largest learning rate that escapes the noise of the "
-                    "samples decides the time of single runs (heavy tails, mean 1.4 times this at "
-                    "the optimal rate): use .mean_time and .std, or dmft.simulate",
+                    "samples decides when single runs escape (heavy tails; means of 1.3 to 2.5 "
+                    "times this at the optimal rate): use .mean_time and .std, or dmft.simulate",
                     AccuracyWarning,
                     stacklevel=3,
                 )

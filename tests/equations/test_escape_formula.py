@@ -181,6 +181,23 @@ def test_first_passage_of_a_diffusion_gives_the_linear_law(dynamics_vectors):
     assert std == pytest.approx(math.pi / (2 * math.sqrt(2) * growth), rel=2e-2)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::dmft.AccuracyWarning")
+def test_mean_of_a_third_hermite_at_its_optimal_rate_against_chains():
+    """Where the deterministic time is off by a factor the mean over paths is not."""
+    dim = 100
+    rate = float(dmft.escape_formula(hermite_model(3), sphere()).optimal_learning_rate(dim))
+    formula = dmft.escape_formula(hermite_model(3), sphere(rate))
+    single = formula.time(dim, overlap=0.5)
+    runs = dmft.simulate(
+        hermite_model(3), sphere(rate), dim, 30 * single, 200, method="overlaps", save_at=2,
+        first_passage=dmft.FirstPassage("overlap", 0.5),
+    )  # fmt: skip
+    found = dmft.escape_time(runs, overlap=0.5)
+    assert abs(found.mean - formula.mean_time(dim, overlap=0.5)) < 3 * found.stderr
+    assert found.mean > 2 * single
+
+
 # Words ---------------------------------------------------------------------------------------
 
 
