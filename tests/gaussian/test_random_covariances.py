@@ -98,7 +98,7 @@ def test_nonzero_means(pair, count):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_one_field(name, count):
     family = FAMILIES[name]
     rng = np.random.default_rng(5)
@@ -130,7 +130,7 @@ THREE = [
 
 
 @pytest.mark.parametrize("pair", THREE, ids="-".join)
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_three_fields(pair, count):
     """E[f(x) g(y) w]: the drift integrals; w is regressed on x and y by construction."""
     first, second = (FAMILIES[name] for name in pair)
@@ -150,7 +150,7 @@ FOUR = [("heaviside", "heaviside"), ("sign", "sign"), ("heaviside", "relu"), ("r
 
 
 @pytest.mark.parametrize("pair", FOUR, ids="-".join)
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_four_fields(pair, count):
     """E[f(x) g(y) w v] with kinks in x and y."""
     first, second = (FAMILIES[name] for name in pair)
