@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
 # changes nothing, and linear students at long times are singular without it.
 JITTER = 1e-12
+# Mean squared length of a student, in units of d, beyond which a descent counts as diverged.
+LARGEST_LENGTH = 1e8
 # What rounding and averages over finite samples may take below zero, relative to the trace.
 PIVOT_BAND = 1e-9
 
@@ -263,9 +265,9 @@ def _extend_root(sweep: Sweep, t: int) -> None:
         row = solve_triangular(root, sweep.C_theta[new, seen].T, lower=True).T
     left = own - row @ row.T
     scale = float(np.trace(own))
-    if not np.all(np.isfinite(left)):
+    if not np.trace(own) <= LARGEST_LENGTH * p:
         sweep.status = Status.DIVERGED
-        sweep.message = f"the overlaps overflow at step {t}; take a smaller learning_rate"
+        sweep.message = f"the descent diverges at step {t}; take a smaller learning_rate"
         return
     lowest = float(np.linalg.eigvalsh(left)[0])
     if not lowest >= -PIVOT_BAND * scale:

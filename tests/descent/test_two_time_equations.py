@@ -211,3 +211,12 @@ def test_refusals():
     run = dmft.solve(equations, start, 30, learning_rate=1e200, samples=2**8, scrambles=2)
     assert run.status in ("nonfinite", "diverged", "left_domain")
     assert "step" in run.message
+
+
+def test_a_diverging_descent_says_so():
+    square = dmft.Committee(z**2, 1)
+    equations = dmft.derive(dmft.Model(square, square), dmft.GradientDescent(0.05, 2))
+    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 8)
+    assert run.status == "diverged"
+    assert "step" in run.message
+    assert np.all(np.isfinite(run.Q))
