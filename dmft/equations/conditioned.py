@@ -97,7 +97,8 @@ def conditioned(average: Average) -> Conditioned | None:
 def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
     """Conditional expectation of the student factors times at most one field."""
     if not linear:
-        return _closed(students)
+        alone = len(students) == 1
+        return _one(students[0].factor, students[0].field) if alone else _closed(students)
     if len(students) != 1:
         return None
     (at,), index = students, linear[0].indices[0]

@@ -40,7 +40,6 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
 from dmft.gaussian.switch import SWITCHES, derivative
 from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps, as_count
-from dmft.special.cholesky import field_root
 
 Array = NDArray[np.float64]
 
@@ -187,6 +186,8 @@ class _Sample:
         self.gain = scalars["learning_rate"] * self.share / self.p
         Omega = np.block([[self.Q, self.M], [self.M.T, arrays["P"]]])
         root = np.empty_like(Omega)
+        from dmft.special.cholesky import field_root  # Numba, which deriving does not need
+
         field_root(Omega.copy(), self.p, root)
         self.active = np.any(root != 0.0, axis=0)
         self.fields = root @ rule.normal

@@ -23,14 +23,28 @@ from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.direct import direct_averages
 from dmft.gaussian.tabled import TableAverage
-from dmft.special.cholesky import field_root
-from dmft.special.orthant import four_signs, four_signs_moment, pair_of_signs_moment
-from dmft.special.signs import moment_of_signs_on_arrays
 
 Array = NDArray[np.float64]
 
 # Relative excess of an overlap over Cauchy-Schwarz that counts as parallel fields.
 ROUNDING = 1e-9
+
+
+def _orthant(name: str) -> Callable[..., Any]:
+    """Function of `dmft.special.orthant` on arrays; Numba is loaded by the first call."""
+
+    def call(*arguments: Any) -> Any:
+        from dmft.special import orthant
+
+        return np.vectorize(getattr(orthant, name))(*arguments)
+
+    return call
+
+
+def _moment_of_signs(*arguments: Any) -> Any:
+    from dmft.special.signs import moment_of_signs_on_arrays
+
+    return moment_of_signs_on_arrays(*arguments)
 
 
 def _erf(value: Any) -> Any:
@@ -56,6 +70,8 @@ def _owen(h: Any, k: Any, rho: Any) -> Any:
     from scipy.special import owens_t
 
     h, k, rho = np.broadcast_arrays(h, k, rho)
+    parallel = (np.abs(rho) > 1.0) & (np.abs(rho) <= 1.0 + ROUNDING)
+    rho = np.where(parallel, np.sign(rho), rho)
     root = np.sqrt((1.0 - rho) * (1.0 + rho))
     opposite = (h * k < 0) | ((h * k == 0) & (h + k < 0))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,10 +117,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "CorrelationRoot": _correlation_root,
     "CorrelationAngle": _correlation_angle,
     "InverseCorrelationRoot": _inverse_correlation_root,
-    "PairOfSignsMoment": np.vectorize(pair_of_signs_moment),
-    "FourSigns": np.vectorize(four_signs),
-    "FourSignsMoment": np.vectorize(four_signs_moment),
-    "SignsMoment": moment_of_signs_on_arrays,
+    "PairOfSignsMoment": _orthant("pair_of_signs_moment"),
+    "FourSigns": _orthant("four_signs"),
+    "FourSignsMoment": _orthant("four_signs_moment"),
+    "SignsMoment": _moment_of_signs,
     **ELEMENTWISE,
 }
 
@@ -181,6 +197,8 @@ class Interpreter:
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""
         if isinstance(definition.expr, FieldRoot):
+            from dmft.special.cholesky import field_root
+
             field_root(self.arrays["Omega"], self.numbers[x.p], out)
             return
         if isinstance(definition.expr, ErfSquare):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from dmft.equations import symbols as x
 from dmft.equations.admissible import check_admissible
+from dmft.equations.conditioned import over_teachers
 from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.derivation import block_definitions, risk_expression
 from dmft.equations.explicit import ExplicitEquations, unroll
@@ -26,26 +27,26 @@ from dmft.equations.latex import (
     functions_latex,
     kernel_latex,
 )
-from dmft.equations.nodes import averages, discretise, smooth
+from dmft.equations.nodes import averages, discretise, rule_of_averages
 from dmft.equations.reference import evaluate
 from dmft.equations.text import definition_text, model_names
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
     declared_parameters,
-    node_rule,
     resolve,
     with_nodes,
 )
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes import NodeRule
+from dmft.gaussian.nodes import MOST_TRAPEZOIDS, NodeRule
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.quadrature import Quadrature
 from dmft.model import Model, Overlaps
 from dmft.names import Status
 
-# Averages on nodes: the search for the number of Sobol points in a replica begins and ends here.
-FIRST_NODES, MOST_NODES = 4096, 2**16
+# Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
+# and multiplies by this.
+GROWTH = {"sobol": (4096, 2**16, 4), "gauss-hermite": (96, MOST_TRAPEZOIDS, 2)}
 # Error that it aims at, absolute for risks of order one and relative for larger ones.
 QUADRATURE_TOL = 1e-5
 
@@ -109,20 +110,22 @@ class PopulationRisk:
 
     def _by_nodes(self, start: Overlaps, values: Values, options: Mapping[str, Any]) -> Quadrature:
         """Raise the number of nodes until the error is small, unless the user chose it."""
-        is_smooth, dim = smooth(averages(self.definitions)), start.p + start.k
+        found = averages(self.definitions)
         count = options.get("nodes")
+        dim = start.k if over_teachers(found) else start.p + start.k
 
         def on(rule: NodeRule) -> float:
             return self._value(start, with_nodes(values, rule))
 
         while True:
-            rule = node_rule(dim, is_smooth, {**options, "nodes": count})
+            rule = rule_of_averages(found, start.p, start.k, {**options, "nodes": count})
             groups = [np.asarray(on(group)) for group in rule.groups]
             value = on(rule)
             error = float(rule.error(np.asarray(value), groups))
             met = error <= QUADRATURE_TOL * max(1.0, abs(value))
-            more = 4 * (count or FIRST_NODES)
-            if met or "nodes" in options or rule.kind != "sobol" or more > MOST_NODES:
+            first, most, factor = GROWTH[rule.kind]
+            more = factor * (count or first)
+            if met or "nodes" in options or more > most:
                 break
             count = more
         status = Status.OK if met else Status.TOLERANCE_NOT_MET

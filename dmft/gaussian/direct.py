@@ -30,9 +30,15 @@ WIDEST, RESOLVED = 1.5, 1.0
 PARALLEL = 1e-9
 
 
+# Points of one variance that are one product of nodes.
+MANY = 32
+
+
 def direct_averages(average: TableAverage, numbers: Sequence[Any]) -> Array:
     """Values of an average at arrays of numbers, each distinct point once."""
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
+    if len(average.factors) == 1 and arrays[0].size > MANY:
+        return _many_means(average.factors[0], *arrays)
     points, places = np.unique(
         np.stack([a.ravel() for a in arrays], axis=1), axis=0, return_inverse=True
     )
@@ -53,6 +59,16 @@ def direct_field(factor: sp.Expr, mean: float, variance: float) -> float:
         return float("nan")
     f, kinks = _function(factor)
     return float(_smoothed(f, kinks, np.array([mean]), np.sqrt(variance))[0])
+
+
+def _many_means(factor: sp.Expr, mean: Array, variance: Array) -> Array:
+    """E F(mean + sqrt(variance) z) at arrays that share few variances."""
+    f, kinks = _function(factor)
+    result = np.full(mean.shape, np.nan)
+    for value in np.unique(variance[variance >= 0.0]):
+        here = variance == value
+        result[here] = _smoothed(f, kinks, mean[here], np.sqrt(value))
+    return result
 
 
 def direct_pair(f: sp.Expr, g: sp.Expr, uu: float, uv: float, vv: float) -> float:

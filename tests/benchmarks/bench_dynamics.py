@@ -18,6 +18,9 @@ import sympy as sp
 from numba import njit
 
 import dmft
+from dmft.gaussian.factor_table import factor_table
+from dmft.model import FIELD
+from dmft.special.averages import pair_average
 
 Z = sp.Symbol("z", real=True)
 ERF = sp.erf(Z / sp.sqrt(2))
@@ -81,6 +84,36 @@ def right_hand_side(name, activation, plain, p, k, n):
         f"{theirs * 1e6:.1f} us",
         f"{theirs / ours:.1f}x",
     )
+
+
+def open_activations():
+    """The drift of a tanh committee by tables, and one call of a table."""
+    network = (dmft.Committee(sp.tanh(Z), width) for width in (4, 2))
+    model = dmft.Model(*network, NOISE)
+    start = dmft.random_overlaps(model, 100, seed=0)
+    table = factor_table(sp.tanh(FIELD)).values
+
+    @njit
+    def calls(count):
+        total = 0.0
+        for _ in range(count):
+            total += pair_average(table, table, 1.0, 0.3, 1.2)
+        return total
+
+    line("one average E[tanh(u) tanh(v)] by table", f"{best(lambda: calls(1000)) * 1e3:.2f} us")
+    for name, algorithm, nodes in (("flow", dmft.GradientFlow(), {}), SGD_ON_NODES):
+        equations = dmft.derive(model, algorithm)
+        problem = dmft.build(equations)
+        values = equations.values(start, nodes)
+        y = problem.pack({"Q": start.Q, "M": start.M})
+        scalars = {key: values.scalars[key] for key in problem.parameters}
+        par = problem.pack_parameters(scalars, values.arrays)
+        widths, out = np.array([values.widths[w] for w in problem.widths]), np.empty_like(y)
+        ours = best(lambda: repeat(problem.rhs, 10, y, widths, par, out)) / 10  # noqa: B023
+        line(f"tanh right-hand side (p,k) = (4,2), {name}", f"{ours * 1e6:.0f} us")
+
+
+SGD_ON_NODES = ("SGD on 8 x 512 nodes", dmft.SGD(GAMMA), {"nodes": 512})
 
 
 def trajectory():
@@ -182,6 +215,7 @@ def fresh_processes():
 def main():
     line("what", "dmft", "baseline", "ratio")
     right_hand_sides()
+    open_activations()
     trajectory()
     fresh_processes()
 
