@@ -75,7 +75,15 @@ def test_readme_links_point_to_files():
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=[f"{p.parent.name}/{p.name}" for p in SCRIPTS])
+# What takes more than half a minute from an empty cache; what they show has fast tests of its own.
+LONG = {"exponents.py", "any_activation.py", "batch_sizes.py"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.name in LONG else []) for p in SCRIPTS],
+    ids=[f"{p.parent.name}/{p.name}" for p in SCRIPTS],
+)
 def test_scripts_run_and_print_their_number(path, tmp_path):
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     done = subprocess.run(

@@ -62,7 +62,7 @@ def _moment(C: Matrix, live: tuple[int, ...], powers: tuple[int, ...], first: in
     left = tuple(n - (m == x) for m, n in enumerate(powers))
     row = first + x
     total = [
-        times(n, C[row, first + m], _moment(C, live, _lowered(left, m), first))
+        times(sp.Integer(n), C[row, first + m], _moment(C, live, _lowered(left, m), first))
         for m, n in enumerate(left)
         if n
     ]

@@ -54,8 +54,8 @@ def two_signs(h: float, k: float, rho: float) -> float:
 
     Examples
     --------
-    >>> two_signs(1e-9, 1e-9, 2e-18)
-    1.909859317102744e-18
+    >>> f"{two_signs(1e-9, 1e-9, 2e-18):.12e}"
+    '1.909859317103e-18'
     """
     first, second = math.erf(h / math.sqrt(2.0)), math.erf(k / math.sqrt(2.0))
     if abs(rho) < STRONG:

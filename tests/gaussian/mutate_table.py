@@ -24,6 +24,7 @@ TIMEOUT = 600
 VALUES = (
     "gaussian/test_gaussian_vectors.py",
     "gaussian/test_gaussian_law.py",
+    "gaussian/test_table_entries.py",
     "gaussian/test_product_expectation.py",
     "gaussian/test_switching_closed_forms.py",
     "gaussian/test_random_covariances.py",

@@ -1,0 +1,108 @@
+"""Entries of the table where other tests do not reach them: moments in one piece, symbols, shifts.
+
+Moments are judged by Stein's identity field by field (`Gaussian.expect`, another road) and by
+samples; shifted kinks under means by formulas of one normal variable.
+"""
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.special import erf as scipy_erf
+from scipy.special import ndtr
+
+from dmft.errors import NotClosed
+from dmft.gaussian import CorrelationAngle, CorrelationRoot, Gaussian, product_expectation
+from dmft.gaussian.orthant import FourSigns
+from dmft.gaussian.signs_moment import SignsMoment
+from dmft.model import FIELD as z
+
+A = np.random.default_rng(11).standard_normal((6, 6))
+COV = A @ A.T
+SAMPLES = A @ np.random.default_rng(12).standard_normal((6, 400_000))
+CASES = [
+    (1, (1,)), (1, (3,)), (1, (2, 1)), (2, (2,)), (2, (1, 1)), (2, (2, 2)), (2, (3, 1)),
+    (2, (1, 2, 1)), (3, (1,)), (3, (2, 1)), (4, (2,)), (4, (1, 1)),
+]  # fmt: skip
+
+
+def upper(C):
+    return [C[i][j] for i in range(len(C)) for j in range(i, len(C))]
+
+
+@pytest.mark.parametrize(("signs", "powers"), CASES)
+def test_moments_of_signs_in_one_piece(signs, powers):
+    n = signs + len(powers)
+    C = COV[:n, :n]
+    piece = SignsMoment(signs, len(powers), *powers, *map(sp.Float, upper(C.tolist())))
+    fields = sp.symbols(f"x1:{n + 1}", real=True)
+    factors = [sp.sign(x) for x in fields[:signs]]
+    factors += [x**m for x, m in zip(fields[signs:], powers, strict=True)]
+    value = float(piece.formula())
+    assert value == pytest.approx(float(Gaussian(fields, C).expect(sp.Mul(*factors))), rel=1e-11)
+    rows = SAMPLES[:n]
+    product = np.sign(rows[:signs]).prod(axis=0)
+    product *= (rows[signs:] ** np.array(powers)[:, None]).prod(axis=0)
+    assert abs(value - product.mean()) < 5 * product.std() / np.sqrt(product.size)
+
+
+def whole(factors, C):
+    """The value of a product that stays in one piece, at numbers."""
+    n = len(factors)
+    entries = {(i, j): sp.Symbol(f"C{i}{j}", real=True) for i in range(n) for j in range(i, n)}
+    value = product_expectation(
+        factors, range(n), lambda a, b: entries[min(a, b), max(a, b)], whole=True
+    )
+    assert value.has(SignsMoment)
+    return float(value.subs({e: C[i, j] for (i, j), e in entries.items()}).evalf())
+
+
+def test_an_error_function_is_a_sign_with_noise():
+    for factors, numeric in (
+        ([sp.sign(z), sp.sign(z), sp.erf(2 * z), z], lambda a, b, c, d: scipy_erf(2 * c) * d),
+        ([sp.sign(z), sp.sign(z), z**2, z**2 + 1], lambda a, b, c, d: c**2 * (d**2 + 1)),
+    ):
+        a, b, c, d = SAMPLES[:4]
+        product = np.sign(a) * np.sign(b) * numeric(a, b, c, d)
+        value = whole(factors, COV)
+        assert abs(value - product.mean()) < 5 * product.std() / np.sqrt(product.size)
+        fields = sp.symbols("x1:5", real=True)
+        expr = sp.Mul(*[f.xreplace({z: x}) for f, x in zip(factors, fields, strict=True)])
+        exact = Gaussian(fields, COV[:4, :4]).expect(expr)
+        assert value == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_five_signs_close_beside_an_odd_power_only():
+    a, b, c, d, e, f = SAMPLES
+    product = np.sign(a) * np.sign(b) * np.sign(c) * np.sign(d) * np.sign(e) * f
+    value = whole([sp.sign(z)] * 5 + [z], COV)
+    assert abs(value - product.mean()) < 5 * product.std() / np.sqrt(product.size)
+    with pytest.raises(NotClosed, match="6 sign functions"):
+        whole([sp.sign(z)] * 6 + [z**2], np.eye(7))
+    zero = product_expectation(
+        [sp.sign(z)] * 3 + [z**2], range(4), lambda i, j: sp.Symbol(f"C{i}{j}"), whole=True
+    )
+    assert zero == 0
+
+
+def test_symbolic_fields_that_are_opposite():
+    q, r, m = sp.symbols("q r m", positive=True)
+    assert CorrelationRoot(q, q, -q) == CorrelationRoot(q, q, q) == 0
+    assert CorrelationAngle(q, q, -q) == -CorrelationAngle(q, q, q) == -sp.pi / 2
+    rest = 2 / sp.pi * CorrelationAngle(r, r, m)
+    assert FourSigns(q, -q, 0, 0, q, 0, 0, r, m, r) == -rest
+    assert FourSigns(q, q, 0, 0, q, 0, 0, r, m, r) == rest
+
+
+@pytest.mark.parametrize("t", [-0.8, 0.5])
+def test_shifted_kinks_under_means(t):
+    q, r, c, m, n = 1.3, 0.9, 0.4, 0.7, -0.3
+    x, y = sp.symbols("x y", real=True)
+    law = Gaussian([x, y], [[q, c], [c, r]], [m, n])
+    s = (m - t) / np.sqrt(q)
+    phi, cdf = np.exp(-s * s / 2) / np.sqrt(2 * np.pi), ndtr(s)
+    ramp = (m - t) * cdf + np.sqrt(q) * phi
+    assert float(law.expect(sp.Max(0, x - t))) == pytest.approx(ramp, rel=1e-13)
+    # y = n + (c/q) (x - m) + noise, and E[(x - m) f(x)] = q E f'(x).
+    assert float(law.expect(sp.Max(0, x - t) * y)) == pytest.approx(n * ramp + c * cdf, rel=1e-13)
+    step = n * cdf + c * phi / np.sqrt(q)
+    assert float(law.expect(sp.Heaviside(x - t) * y)) == pytest.approx(step, rel=1e-13)
