@@ -106,3 +106,24 @@ def test_shifted_kinks_under_means(t):
     assert float(law.expect(sp.Max(0, x - t) * y)) == pytest.approx(n * ramp + c * cdf, rel=1e-13)
     step = n * cdf + c * phi / np.sqrt(q)
     assert float(law.expect(sp.Heaviside(x - t) * y)) == pytest.approx(step, rel=1e-13)
+
+
+def test_shifted_dirac_and_maximum_by_hand():
+    x, y = sp.symbols("x y", real=True)
+    law = Gaussian([x, y], [[1, sp.Rational(1, 2)], [sp.Rational(1, 2), 1]])
+    density = float(sp.exp(-sp.Rational(1, 8)) / sp.sqrt(2 * sp.pi))
+    # delta(2x - 1) fixes x = 1/2 and halves the density; then E[y] = 1/4.
+    assert float(law.expect(sp.DiracDelta(2 * x - 1) * y)) == pytest.approx(density / 8, rel=1e-14)
+    # x - y - 1 is normal with mean -1 and variance 1.
+    above = float(sp.exp(-sp.S.Half) / sp.sqrt(2 * sp.pi)) - ndtr(-1.0)
+    assert float(law.expect(sp.Max(x, 1 + y))) == pytest.approx(1 + above, rel=1e-14)
+
+
+def test_products_of_polynomials_of_one_field():
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    value = product_expectation(
+        [z**2 + z, (z - 2) ** 3, sp.erf(z)], ["u", "u", "u"], lambda *_: sp.Integer(1)
+    )
+    truth = weights @ ((nodes**2 + nodes) * (nodes - 2) ** 3 * scipy_erf(nodes))
+    assert float(value) == pytest.approx(truth, rel=1e-10)
