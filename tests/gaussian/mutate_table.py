@@ -69,7 +69,7 @@ PICKED = (
     ("gaussian/orthant.py", "return 4 / mp.pi**2 *", "return -4 / mp.pi**2 *"),
     ("gaussian/law.py", "times(sp.S.NegativeOne, C(q, x)", "times(C(q, x)"),
     ("gaussian/law.py", "weight = 1 / sp.sqrt(2", "weight = -1 / sp.sqrt(2"),
-    ("gaussian/switch.py", "gap = first - other", "gap = other - first"),
+    ("gaussian/switch.py", "HALF * direction * gap", "-HALF * direction * gap"),
     ("gaussian/factor.py", "self.deltas.append(-c / a)", "self.deltas.append(c / a)"),
     ("gaussian/product.py", "law.condition(y, -c)", "law.condition(y, c)"),
     ("special/orthant.py", "value = R[a, b] * four +", "value = -R[a, b] * four +"),

@@ -127,3 +127,20 @@ def test_products_of_polynomials_of_one_field():
     )
     truth = weights @ ((nodes**2 + nodes) * (nodes - 2) ** 3 * scipy_erf(nodes))
     assert float(value) == pytest.approx(truth, rel=1e-10)
+
+
+def test_dirac_factors_away_from_the_mean():
+    q, r, c, m, n = 1.3, 0.9, 0.4, 0.7, -0.3
+    x, y = sp.symbols("x y", real=True)
+    law = Gaussian([x, y], [[q, c], [c, r]], [m, n])
+    density = np.exp(-((0.5 - m) ** 2) / (2 * q)) / np.sqrt(2 * np.pi * q)
+    for sign in (1, -1):
+        value = law.expect(sp.DiracDelta(sign * (2 * x - 1)) * y)
+        expected = density / 2 * (n + c / q * (0.5 - m))
+        assert float(value) == pytest.approx(expected, rel=1e-13)
+
+
+def test_polynomials_that_share_a_field_multiply():
+    q = sp.Symbol("q", positive=True)
+    value = product_expectation([z**2, z**3, sp.sign(z)], ["a"] * 3, lambda i, j: q)
+    assert sp.simplify(value - 8 * sp.sqrt(2 / sp.pi) * q ** sp.Rational(5, 2)) == 0
