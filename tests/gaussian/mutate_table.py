@@ -49,6 +49,7 @@ MODULES = {
 # Changes that do not change a value, and why.
 GUARD = "digits kept in reserve: the value at a float's precision stays"
 BAND = "width of the band in which rounding is forgiven"
+PARITY = "a sum and a difference of integers have the same parity"
 EQUIVALENT = {
     ("gaussian/bivariate.py", "prec + 10"): GUARD,
     ("gaussian/bivariate.py", "int(prec / 3.33) + 3"): GUARD,
@@ -56,6 +57,9 @@ EQUIVALENT = {
     ("gaussian/orthant.py", "int(prec / 3.33) + 3"): GUARD,
     ("gaussian/closed_forms.py", "1 + ARCSINE_BAND"): BAND,
     ("gaussian/pair.py", "-NEGATIVE_BAND"): BAND,
+    ("gaussian/signs_moment.py", "sum(powers) + len(live)"): PARITY,
+    ("gaussian/signs_moment.py", "sum(powers) + signs"): PARITY,
+    ("gaussian/factor.py", "3 - len(coefficients)"): "more zeros than are read",
 }
 # Signs that are no operator, and those of the compiled orthants.
 PICKED = (

@@ -144,3 +144,30 @@ def test_polynomials_that_share_a_field_multiply():
     q = sp.Symbol("q", positive=True)
     value = product_expectation([z**2, z**3, sp.sign(z)], ["a"] * 3, lambda i, j: q)
     assert sp.simplify(value - 8 * sp.sqrt(2 / sp.pi) * q ** sp.Rational(5, 2)) == 0
+
+
+def test_values_of_fields_without_variance():
+    x, y = sp.symbols("x y", real=True)
+    law = Gaussian([x, y], [[0, 0], [0, 1]], [sp.Rational(-3, 10), 1])
+    half = sp.Rational(1, 2)
+    rest = float(law.expect(sp.erf(y)))
+    assert float(law.expect(sp.sign(x + half) * sp.erf(y))) == pytest.approx(rest, rel=1e-13)
+    value = law.expect(sp.erf(2 * x + half) * sp.erf(y))
+    assert float(value) == pytest.approx(scipy_erf(-0.1) * rest, rel=1e-13)
+
+
+def test_sets_of_a_line():
+    x = sp.Symbol("x", real=True)
+    law = Gaussian([x], [[1]])
+    outside = ndtr(-1) + ndtr(-2)
+    for condition, expected in (
+        (sp.Or(x < -1, x > 2), outside),
+        (sp.And(x > -1, x < 2), 1 - outside),
+        (sp.Not(x > 1, evaluate=False), ndtr(1)),
+    ):
+        value = law.expect(sp.Piecewise((1, condition), (0, True)))
+        assert float(value) == pytest.approx(expected, rel=1e-13)
+    for quadratic in (x**2 - 3 * x + 2, x**2 - sp.Rational(31, 10) * x + sp.Rational(22, 10)):
+        inner, outer = sorted(map(float, sp.roots(quadratic, x)))
+        value = law.expect(sp.sign(quadratic))
+        assert float(value) == pytest.approx(1 - 2 * (ndtr(outer) - ndtr(inner)), rel=1e-13)

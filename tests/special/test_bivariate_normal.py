@@ -90,6 +90,7 @@ def test_two_signs_as_a_symbol():
         assert float(TwoSigns(*map(sp.Float, point))) == pytest.approx(expected, abs=1e-15)
         exact = TwoSigns(*map(sp.Rational, map(str, point)))
         assert float(exact) == pytest.approx(expected, abs=1e-15)
+        assert not exact.has(TwoSigns)
         joint = BivariateNormalCDF(*map(sp.Rational, map(str, point)))
         assert not isinstance(joint, BivariateNormalCDF)
         assert float(joint) == pytest.approx(bivariate_normal_cdf(*map(float, point)), abs=1e-15)
