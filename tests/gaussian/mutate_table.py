@@ -60,6 +60,8 @@ EQUIVALENT = {
     ("gaussian/signs_moment.py", "sum(powers) + len(live)"): PARITY,
     ("gaussian/signs_moment.py", "sum(powers) + signs"): PARITY,
     ("gaussian/factor.py", "3 - len(coefficients)"): "more zeros than are read",
+    ("special/bivariate.py", "1.0 + NODES[n]"): "the nodes are symmetric",
+    ("special/bivariate.py", "1.0 + BAND"): BAND,
 }
 # Signs that are no operator, and those of the compiled orthants.
 PICKED = (

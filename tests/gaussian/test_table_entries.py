@@ -14,6 +14,7 @@ from dmft.errors import NotClosed
 from dmft.gaussian import CorrelationAngle, CorrelationRoot, Gaussian, product_expectation
 from dmft.gaussian.orthant import FourSigns
 from dmft.gaussian.signs_moment import SignsMoment
+from dmft.gaussian.switch import to_signs
 from dmft.model import FIELD as z
 
 A = np.random.default_rng(11).standard_normal((6, 6))
@@ -158,16 +159,19 @@ def test_values_of_fields_without_variance():
 
 def test_sets_of_a_line():
     x = sp.Symbol("x", real=True)
-    law = Gaussian([x], [[1]])
-    outside = ndtr(-1) + ndtr(-2)
+    m = 0.25  # the two sides of the law differ
+    law = Gaussian([x], [[1]], [m])
+    outside = ndtr(-1 - m) + ndtr(m - 2)
     for condition, expected in (
         (sp.Or(x < -1, x > 2), outside),
         (sp.And(x > -1, x < 2), 1 - outside),
-        (sp.Not(x > 1, evaluate=False), ndtr(1)),
     ):
         value = law.expect(sp.Piecewise((1, condition), (0, True)))
         assert float(value) == pytest.approx(expected, rel=1e-13)
+    # SymPy turns a negation around when it rebuilds the expression.
+    negated = sp.Piecewise((1, sp.Not(x > 1, evaluate=False)), (0, True))
+    assert to_signs(negated, [x]) == (1 - sp.sign(x - 1)) / 2
     for quadratic in (x**2 - 3 * x + 2, x**2 - sp.Rational(31, 10) * x + sp.Rational(22, 10)):
         inner, outer = sorted(map(float, sp.roots(quadratic, x)))
         value = law.expect(sp.sign(quadratic))
-        assert float(value) == pytest.approx(1 - 2 * (ndtr(outer) - ndtr(inner)), rel=1e-13)
+        assert float(value) == pytest.approx(1 - 2 * (ndtr(outer - m) - ndtr(inner - m)), rel=1e-13)
