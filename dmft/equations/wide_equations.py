@@ -156,15 +156,7 @@ class WideEquations(Equations):
         values = self.values(start, parameters)
         return evaluate(self.on_nodes, self.state(start), values, "rate")
 
-    def explicit(
-        self,
-        width: int | None = None,
-        teacher_width: int | None = None,
-        *,
-        P: Any = None,
-        readout: Any = "declared",
-        teacher_readout: Any = "declared",
-    ) -> ExplicitEquations:
+    def explicit(self, *args: Any, **kwargs: Any) -> ExplicitEquations:
         """Refuse: wide students are not unrolled."""
         raise BadParameter(
             "explicit() unrolls p + k <= 5 fields, where a wide reduction is not accurate; unroll "

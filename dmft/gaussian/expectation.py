@@ -91,7 +91,8 @@ class Gaussian:
 
         Equation    E over x ~ N(mean, cov); erf and exp may hold linear combinations of fields
         Shapes      one expression in, one expression out
-        Valid for   the families of `product_expectation`; exact
+        Valid for   the families of `product_expectation`; exact. With symbols in cov, where the
+                    average exists: E exp(x^2) = 1/sqrt(1 - 2 q) needs q < 1/2
         Source      one_pass.md A; derivations/erf_integrals.py
 
         Raises

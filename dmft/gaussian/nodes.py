@@ -120,22 +120,12 @@ def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeR
 
 @lru_cache(maxsize=8)
 def _sobol(dim: int, nodes: int, replicas: int, seed: int) -> NodeRule:
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
     label = f"scrambled Sobol nodes in {dim} dimensions, seed {seed}"
     streams = np.random.SeedSequence(seed).spawn(replicas)
     groups = []
     for stream in streams:
-        points = qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream)).random(nodes)
-        # A point of the grid at zero would be at minus infinity: half a grid step inside.
-        normal = ndtri(np.maximum(points, HALF_STEP)).T
-        groups.append(
-            NodeRule(
-                np.ascontiguousarray(normal), np.full(nodes, 1.0 / nodes), "sobol",
-                f"{nodes} {label}",
-            )
-        )  # fmt: skip
+        normal = to_normal(scrambled_sobol(dim, nodes, stream))
+        groups.append(NodeRule(normal, np.full(nodes, 1.0 / nodes), "sobol", f"{nodes} {label}"))
     return NodeRule(
         np.ascontiguousarray(np.concatenate([g.normal for g in groups], axis=1)),
         np.full(nodes * replicas, 1.0 / (nodes * replicas)),
@@ -147,6 +137,24 @@ def _sobol(dim: int, nodes: int, replicas: int, seed: int) -> NodeRule:
 
 # Half of the resolution of the Sobol points, 2^-30.
 HALF_STEP = 2.0**-31
+
+
+def scrambled_sobol(dim: int, nodes: int, stream: np.random.SeedSequence) -> Array:
+    """One scramble of Sobol points in the unit cube, (dim, nodes)."""
+    from scipy.stats import qmc
+
+    engine = qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream))
+    return np.ascontiguousarray(engine.random(nodes).T)
+
+
+def to_normal(points: Array) -> Array:
+    """Standard normal variables from points of the unit cube, which are overwritten."""
+    from scipy.special import ndtri
+
+    # A point of the grid at zero would be at minus infinity: half a grid step inside.
+    np.maximum(points, HALF_STEP, out=points)
+    result: Array = ndtri(points, out=points)
+    return result
 
 
 def tensor_rule(dim: int, points: int) -> NodeRule:

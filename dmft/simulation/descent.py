@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +137,7 @@ def simulate_descent(
     seeds: int | Sequence[int],
     start: Overlaps | None = None,
     *,
-    threads: int | None = 1,
+    threads: int | None = None,
     progress: ProgressOption = None,
     **parameters: Any,
 ) -> DescentEnsemble:
@@ -165,7 +166,8 @@ def simulate_descent(
     numbers = as_seeds(seeds)
     experiment = _declare(model, algorithm, dim, t_max, start, parameters)
     stop = threading.Event()
-    with ThreadPoolExecutor(threads) as pool, Progress(progress, "simulate") as bar:
+    workers = min(threads or os.cpu_count() or 1, len(numbers))
+    with ThreadPoolExecutor(workers) as pool, Progress(progress, "simulate") as bar:
         results = []
         futures = [pool.submit(_run, experiment, seed, stop) for seed in numbers]
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft import netcdf
 from dmft.names import Status
+from dmft.solvers.path_ensemble import Values
 
 if TYPE_CHECKING:
     import xarray
@@ -32,7 +33,7 @@ AXES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class DescentRun(Mapping[str, Array]):
+class DescentRun:
     """Solution of the two-time equations of gradient descent; arrays are attributes and keys.
 
     Attributes
@@ -49,7 +50,7 @@ class DescentRun(Mapping[str, Array]):
         Mean loss over the samples, label noise included.
     risk : (T + 1,)
         Population risk E(f* - f)^2 / 2, without the label noise (squared loss only).
-    error : mapping of str to arrays
+    error : Values
         Standard error of each of these from the spread of the scrambles; zero where exact.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
@@ -57,7 +58,8 @@ class DescentRun(Mapping[str, Array]):
     Examples
     --------
     >>> run = DescentRun(
-    ...     t=np.arange(2.0), arrays={"M": np.zeros((2, 1, 1))}, error={"M": np.zeros((2, 1, 1))},
+    ...     t=np.arange(2.0), arrays=Values({"M": np.zeros((2, 1, 1))}),
+    ...     error=Values({"M": np.zeros((2, 1, 1))}),
     ...     status=Status.OK, message="",
     ... )
     >>> run.M.shape
@@ -65,8 +67,8 @@ class DescentRun(Mapping[str, Array]):
     """
 
     t: Array
-    arrays: Mapping[str, Array]
-    error: Mapping[str, Array]
+    arrays: Values
+    error: Values
     status: Status
     message: str
     statistics: Mapping[str, Any] = field(default_factory=dict)
@@ -74,24 +76,12 @@ class DescentRun(Mapping[str, Array]):
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Array:
-        if not name.startswith("_") and "arrays" in self.__dict__:
-            if name in self.arrays:
-                return self.arrays[name]
-            raise AttributeError(f"this run has no {name!r}; it has {sorted(self.arrays)}")
-        raise AttributeError(name)
+        if name.startswith("_") or "arrays" not in self.__dict__:
+            raise AttributeError(name)
+        return self.arrays.__getattr__(name)
 
     def __getitem__(self, name: str) -> Array:
-        if name == "t":
-            return self.t
-        if name not in self.arrays:
-            raise KeyError(f"this run has no {name!r}; it has {sorted(self.arrays)}")
-        return self.arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
+        return self.t if name == "t" else self.arrays[name]
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self.arrays})
@@ -99,11 +89,9 @@ class DescentRun(Mapping[str, Array]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DescentRun):
             return NotImplemented
-        plain = ("status", "message", "statistics", "parameters", "provenance")
-        return (
-            all(getattr(self, name) == getattr(other, name) for name in plain)
-            and np.array_equal(self.t, other.t)
-            and all(_same(getattr(self, g), getattr(other, g)) for g in ("arrays", "error"))
+        same = ("arrays", "error", "status", "message", "statistics", "parameters", "provenance")
+        return np.array_equal(self.t, other.t) and all(
+            getattr(self, name) == getattr(other, name) for name in same
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -157,17 +145,11 @@ def load_descent(path: str | Path) -> DescentRun:
     record, arrays = netcdf.read(path, KIND)
     return DescentRun(
         t=arrays["t"],
-        arrays={name: arrays[name] for name in record["arrays"]},
-        error={name: arrays[f"{name}_error"] for name in record["errors"]},
+        arrays=Values({name: arrays[name] for name in record["arrays"]}),
+        error=Values({name: arrays[f"{name}_error"] for name in record["errors"]}),
         status=Status(record["status"]),
         message=record["message"],
         statistics=record["statistics"],
         parameters=record["parameters"],
         provenance=record["provenance"],
-    )
-
-
-def _same(one: Mapping[str, Array], two: Mapping[str, Array]) -> bool:
-    return list(one) == list(two) and all(
-        np.array_equal(one[name], two[name], equal_nan=True) for name in one
     )

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from dmft.equations.nodes import averages
 from dmft.equations.risk import population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, Overlaps, as_count
+from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 from dmft.solvers.descent import (
+    JITTER,
     DescentTask,
-    Nodes,
     Sweep,
     begin,
     fresh_loss,
@@ -34,50 +33,16 @@ from dmft.solvers.descent import (
 )
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
+from dmft.solvers.path_ensemble import Values
 from dmft.solvers.path_request import thread_count
+from dmft.workflow.descent_nodes import DescentOptions, Layout
 
 Array = NDArray[np.float64]
-GIB = 2**30
-# Half of the resolution of Sobol points: a point of the grid at zero would be at minus infinity.
-HALF_STEP = 2.0**-31
 # From the worst: the first of these that some scramble has is the status of the run.
 SEVERITY = (
     Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
     Status.OK,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DescentOptions:
-    """How a descent is solved.
-
-    Attributes
-    ----------
-    samples : int
-        Points of one scramble, a power of two.
-    scrambles : int
-        Independent scrambles of the Sobol points, each a solution of its own: their mean is the
-        result and their spread its error.
-    nodes : "sobol", "cubature" or None
-        "cubature" is exact for affine students of affine targets (the default there).
-    seed : int
-    threads : int, optional
-        All cores by default; the number never changes a result.
-    memory : float
-        Bytes that samples may take.
-    checkpoint : path, optional
-        A folder that keeps every step; the same call continues what was interrupted.
-    timeout : float, optional
-    """
-
-    samples: int = 2**14
-    scrambles: int = 8
-    nodes: str | None = None
-    seed: int = 0
-    threads: int | None = None
-    memory: float = 2 * GIB
-    checkpoint: str | Path | None = None
-    timeout: float | None = None
 
 
 OPTIONS = tuple(DescentOptions.__dataclass_fields__)
@@ -127,7 +92,7 @@ def solve_descent(
     values = {n: v for n, v in given.items() if n not in OPTIONS}
     steps = as_count(t_max, "t_max")
     task, parameters = descent_task(equations, start, steps, values)
-    layout = _Layout.of(equations, task, options)
+    layout = Layout.of(equations, task, options)
     began = time.monotonic()
     with Progress(progress, "descent") as bar:
         sweeps = _sweep_all(task, layout, options, parameters, equations, bar, began)
@@ -143,9 +108,8 @@ def descent_task(
     check_widths(equations.model, start)
     scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, values)
     arrays = readout_arrays(equations.model, start, symbols)
-    for name, top in (("momentum", 1.0),):
-        if not scalars[name] < top:
-            raise BadParameter(f"{name} must be below {top}, got {scalars[name]!r}")
+    if not scalars["momentum"] < 1.0:
+        raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
     trained = equations.algorithm.readout_rate != 0
     if scalars["readout_rate"] and not trained:
         raise BadParameter(
@@ -167,110 +131,9 @@ def _built(fingerprint: str, equations: DescentEquations) -> Any:
     return build_sample(equations)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Points of a scramble: standard normals, then uniforms for the masks."""
-
-    kind: str
-    normals: int
-    uniforms: int
-    samples: int
-    scrambles: int
-    batch: str | None
-    parts: int
-    fraction: float
-    steps: int
-
-    @classmethod
-    def of(cls, equations: DescentEquations, task: DescentTask, options: DescentOptions) -> _Layout:
-        algorithm = equations.algorithm
-        exact = is_affine(equations)
-        kind = options.nodes or ("cubature" if exact and algorithm.batch is None else "sobol")
-        if kind not in ("sobol", "cubature"):
-            raise BadParameter(f'nodes must be "sobol" or "cubature", got {options.nodes!r}')
-        if kind == "cubature" and not (exact and algorithm.batch is None):
-            raise BadParameter(
-                'nodes="cubature" is exact for affine activations and targets with the squared '
-                'loss and the whole sample only; take "sobol"'
-            )
-        samples = as_count(options.samples, "samples")
-        if kind == "sobol" and samples & (samples - 1):
-            raise BadParameter(
-                f"samples = {samples} must be a power of two (Sobol points are balanced only "
-                f"then); take {1 << samples.bit_length()}"
-            )
-        parts = round(1.0 / algorithm.batch_fraction)
-        epochs = -(-task.steps // parts)
-        uniforms = {"bernoulli": task.steps, "reshuffle": epochs}.get(algorithm.batch or "", 0)
-        layout = cls(
-            kind, task.dimension, uniforms, samples if kind == "sobol" else 2 * task.dimension,
-            as_count(options.scrambles, "scrambles") if kind == "sobol" else 1, algorithm.batch,
-            parts, algorithm.batch_fraction, task.steps,
-        )  # fmt: skip
-        layout.check_memory(task, options)
-        return layout
-
-    def bytes(self, task: DescentTask) -> int:
-        """Memory of one scramble: points, teacher's fields, gradients, masks and a copy."""
-        rows = 2 * (self.normals + self.uniforms) + task.k + task.p * task.steps + self.steps
-        return 8 * rows * self.samples
-
-    def check_memory(self, task: DescentTask, options: DescentOptions) -> None:
-        """Refuse what would not fit."""
-        needed = self.bytes(task)
-        if needed <= options.memory:
-            return
-        room = int(options.memory * self.samples / needed)
-        fits = 1 << max(0, room.bit_length() - 1)
-        raise BadParameter(
-            f"{self.samples} samples of {task.steps} steps take {needed / GIB:.2f} GiB, and memory "
-            f"allows {options.memory / GIB:.2f}: samples={fits} would fit (more scrambles make up "
-            f"for it), or memory={needed:.3g}"
-        )
-
-    def nodes(self, seed: int, number: int) -> Nodes:
-        """Points of one scramble."""
-        if self.kind == "cubature":
-            points = math.sqrt(self.normals) * np.eye(self.normals)
-            return Nodes(np.concatenate([points, -points], axis=1), np.empty((0, 0)))
-        from scipy.special import ndtri
-        from scipy.stats import qmc
-
-        stream = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
-        engine = qmc.Sobol(self.normals + self.uniforms, scramble=True, seed=stream)
-        points = np.ascontiguousarray(engine.random(self.samples).T)
-        normal = points[: self.normals]
-        np.maximum(normal, HALF_STEP, out=normal)
-        ndtri(normal, out=normal)
-        return Nodes(normal, self._mask(points[self.normals :]))
-
-    def _mask(self, uniform: Array) -> Array:
-        """Weights of the samples in each step."""
-        if self.batch == "bernoulli":
-            return np.asarray((uniform < self.fraction) / self.fraction)
-        if self.batch == "reshuffle":
-            slots = np.minimum((uniform * self.parts).astype(int), self.parts - 1)
-            rows = [slots[t // self.parts] == t % self.parts for t in range(self.steps)]
-            return np.stack(rows) * float(self.parts)
-        return np.empty((0, 0))
-
-
-def is_affine(equations: DescentEquations) -> bool:
-    """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
-    model, teacher = equations.model, equations.model.teacher
-    if equations.algorithm.loss != "squared":
-        return False
-    fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
-    target = teacher.activation if isinstance(teacher, Committee) else teacher.expr
-    return all(
-        f.is_polynomial(*z) and f.as_poly(*z).total_degree() <= 1
-        for f, z in ((model.student.activation, (FIELD,)), (target, fields))
-    )
-
-
 def _sweep_all(
     task: DescentTask,
-    layout: _Layout,
+    layout: Layout,
     options: DescentOptions,
     parameters: Mapping[str, float],
     equations: DescentEquations,
@@ -342,7 +205,7 @@ def _sweep_all(
 def _risk_of(
     equations: DescentEquations,
     task: DescentTask,
-    layout: _Layout,
+    layout: Layout,
     options: DescentOptions,
     parameters: Mapping[str, float],
 ) -> Callable[[int, Mapping[str, Array]], Array]:
@@ -366,7 +229,7 @@ def _risk_of(
 def _assemble(
     equations: DescentEquations,
     sweeps: list[Sweep],
-    layout: _Layout,
+    layout: Layout,
     options: DescentOptions,
     parameters: Mapping[str, float],
     seconds: float,
@@ -397,15 +260,15 @@ def _assemble(
     )
     return DescentRun(
         t=np.arange(reached + 1.0),
-        arrays=arrays,
-        error=error,
+        arrays=Values(arrays),
+        error=Values(error),
         status=status,
         message="; ".join([how, *messages]),
         statistics={
             "seconds": seconds,
             "samples": layout.samples,
             "scrambles": count,
-            "jitter": 1e-12,
+            "jitter": JITTER,
             "lowest_pivot": min(s.lowest for s in sweeps),
         },
         parameters=dict(parameters),

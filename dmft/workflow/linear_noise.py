@@ -39,7 +39,7 @@ class LinearNoise:
     @property
     def std(self) -> dict[str, Array]:
         """Standard deviations, as blocks Q (p, p) and M (p, k)."""
-        deviation = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        deviation = np.sqrt(np.diag(self.covariance))
         square = self.p * self.p
         return {
             "Q": deviation[:square].reshape(self.p, self.p),

@@ -1,0 +1,148 @@
+"""Points of the samples of a descent: which, how many, how much memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.equations.descent import DescentEquations
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes import scrambled_sobol, to_normal
+from dmft.model import FIELD, Committee, as_count
+from dmft.solvers.descent import DescentTask, Nodes
+
+Array = NDArray[np.float64]
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class DescentOptions:
+    """How a descent is solved.
+
+    Attributes
+    ----------
+    samples : int
+        Points of one scramble, a power of two.
+    scrambles : int
+        Independent scrambles of the Sobol points, each a solution of its own: their mean is the
+        result and their spread its error.
+    nodes : "sobol", "cubature" or None
+        "cubature" is exact for affine students of affine targets (the default there).
+    seed : int
+    threads : int, optional
+        All cores by default; the number never changes a result.
+    memory : float
+        Bytes that samples may take.
+    checkpoint : path, optional
+        A folder that keeps every step; the same call continues what was interrupted.
+    timeout : float, optional
+    """
+
+    samples: int = 2**14
+    scrambles: int = 8
+    nodes: str | None = None
+    seed: int = 0
+    threads: int | None = None
+    memory: float = 2 * GIB
+    checkpoint: str | Path | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Points of a scramble: standard normals, then uniforms for the masks."""
+
+    kind: str
+    normals: int
+    uniforms: int
+    samples: int
+    scrambles: int
+    batch: str | None
+    parts: int
+    fraction: float
+    steps: int
+
+    @classmethod
+    def of(cls, equations: DescentEquations, task: DescentTask, options: DescentOptions) -> Layout:
+        """Points that these equations and options ask for, or a refusal."""
+        algorithm = equations.algorithm
+        exact = is_affine(equations)
+        kind = options.nodes or ("cubature" if exact and algorithm.batch is None else "sobol")
+        if kind not in ("sobol", "cubature"):
+            raise BadParameter(f'nodes must be "sobol" or "cubature", got {options.nodes!r}')
+        if kind == "cubature" and not (exact and algorithm.batch is None):
+            raise BadParameter(
+                'nodes="cubature" is exact for affine activations and targets with the squared '
+                'loss and the whole sample only; take "sobol"'
+            )
+        samples = as_count(options.samples, "samples")
+        if kind == "sobol" and samples & (samples - 1):
+            raise BadParameter(
+                f"samples = {samples} must be a power of two (Sobol points are balanced only "
+                f"then); take {1 << samples.bit_length()}"
+            )
+        parts = round(1.0 / algorithm.batch_fraction)
+        epochs = -(-task.steps // parts)
+        uniforms = {"bernoulli": task.steps, "reshuffle": epochs}.get(algorithm.batch or "", 0)
+        layout = cls(
+            kind, task.dimension, uniforms, samples if kind == "sobol" else 2 * task.dimension,
+            as_count(options.scrambles, "scrambles") if kind == "sobol" else 1, algorithm.batch,
+            parts, algorithm.batch_fraction, task.steps,
+        )  # fmt: skip
+        layout.check_memory(task, options)
+        return layout
+
+    def bytes(self, task: DescentTask) -> int:
+        """Memory of one scramble: points, teacher's fields, gradients, masks and a copy."""
+        rows = 2 * (self.normals + self.uniforms) + task.k + task.p * task.steps + self.steps
+        return 8 * rows * self.samples
+
+    def check_memory(self, task: DescentTask, options: DescentOptions) -> None:
+        """Refuse what would not fit."""
+        needed = self.bytes(task)
+        if needed <= options.memory:
+            return
+        room = int(options.memory * self.samples / needed)
+        fits = 1 << max(0, room.bit_length() - 1)
+        raise BadParameter(
+            f"{self.samples} samples of {task.steps} steps take {needed / GIB:.2f} GiB, and memory "
+            f"allows {options.memory / GIB:.2f}: samples={fits} would fit (more scrambles make up "
+            f"for it), or memory={needed:.3g}"
+        )
+
+    def nodes(self, seed: int, number: int) -> Nodes:
+        """Points of one scramble."""
+        if self.kind == "cubature":
+            points = math.sqrt(self.normals) * np.eye(self.normals)
+            return Nodes(np.concatenate([points, -points], axis=1), np.empty((0, 0)))
+        stream = np.random.SeedSequence(seed, spawn_key=(number,))
+        points = scrambled_sobol(self.normals + self.uniforms, self.samples, stream)
+        normal = to_normal(points[: self.normals])
+        return Nodes(normal, self._mask(points[self.normals :]))
+
+    def _mask(self, uniform: Array) -> Array:
+        """Weights of the samples in each step."""
+        if self.batch == "bernoulli":
+            return np.asarray((uniform < self.fraction) / self.fraction)
+        if self.batch == "reshuffle":
+            slots = np.minimum((uniform * self.parts).astype(int), self.parts - 1)
+            rows = [slots[t // self.parts] == t % self.parts for t in range(self.steps)]
+            return np.stack(rows) * float(self.parts)
+        return np.empty((0, 0))
+
+
+def is_affine(equations: DescentEquations) -> bool:
+    """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
+    model, teacher = equations.model, equations.model.teacher
+    if equations.algorithm.loss != "squared":
+        return False
+    fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
+    target = teacher.activation if isinstance(teacher, Committee) else teacher.expr
+    return all(
+        f.is_polynomial(*z) and f.as_poly(*z).total_degree() <= 1
+        for f, z in ((model.student.activation, (FIELD,)), (target, fields))
+    )
