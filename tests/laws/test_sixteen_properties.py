@@ -293,8 +293,9 @@ def test_bounds_hold_between_two_truncations(names, rho, order):
     gap = abs(float(short.expr) - float(long.expr))
     assert gap <= float(short.bound) + float(long.bound) + 1e-12
     assert float(long.bound) <= float(short.bound) * (1 + 1e-9) + 1e-14
-    # S_N - S_2N is itself a partial remainder, so that the first bound alone must hold it.
-    assert gap <= float(short.bound) * (1 + 1e-9) + 1e-12
+    # S_N - S_2N is itself a partial remainder of one series, so that the first bound alone must
+    # hold it; the sum from both edges is another series than the plain one.
+    assert short.edge != long.edge or gap <= float(short.bound) * (1 + 1e-9) + 1e-12
 
 
 @settings(max_examples=60, deadline=None)
