@@ -149,7 +149,8 @@ def passes(copy: Path, tests: tuple[str, ...]) -> bool:
         hole = os.open(os.devnull, os.O_WRONLY)
         os.dup2(hole, 1)
         os.dup2(hole, 2)
-        arguments = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:warnings"]
+        # One process: a child that finds everything imported starts at once.
+        arguments = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-p", "no:warnings"]
         os._exit(int(pytest.main([*arguments, *(f"tests/{name}" for name in tests)]) != 0))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
