@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import xarray
 
 Array = NDArray[np.float64]
+# Block that counts steps per dimension where the learning rate follows a schedule.
+CLOCK = "steps_per_dim"
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,13 @@ class Trajectory:
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.
 
-        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); the time of a
-        map counts the steps.
+        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); where the rate
+        follows a schedule the run has counted them. The time of a map counts the steps.
         """
         if self.provenance.get("time_unit") == "steps":
             return self.t.copy()
+        if CLOCK in self.blocks:
+            return dim * self.blocks[CLOCK]
         unit = self.provenance.get("time_step_times_dim")
         if unit is None:
             raise BadParameter(

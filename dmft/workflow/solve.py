@@ -21,9 +21,11 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.descent import solve_descent
-from dmft.workflow.inputs import problem_of, run_inputs
+from dmft.workflow.inputs import problem_of
+from dmft.workflow.limits import rate_message
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import solve_on_nodes
+from dmft.workflow.schedule import scheduled_inputs, with_ending
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -81,8 +83,10 @@ def solve(
         it, `run.message` says where the budget of nodes was not enough. Rates with kinks jump
         when one passes a node: there rtol and atol are at least 0.1 and 1e-3 times this.
     **parameters
-        Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols; with
-        averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
+        Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
+        learning rate may follow the time of the equations and the risk, as an expression of
+        ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``; `run.steps` then counts the steps.
+        With averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
         ``seed=``. For an sde the paths: ``paths=`` (their number), ``dt=`` (the step in t),
         ``seed=``, ``threads=``, ``bridge=`` (crossings within a step), ``keep_paths=``,
         ``substeps=``, ``increments=`` (see `dmft.solvers.paths.solve_paths`).
@@ -104,6 +108,14 @@ def solve(
     >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=3.0)
     >>> str(run.status), bool(run.risk[-1] < 1e-3)
     ('ok', True)
+
+    A learning rate that falls with the risk:
+
+    >>> run = dmft.solve(
+    ...     eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0, learning_rate=sp.Symbol("risk") / 20
+    ... )
+    >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
+    True
     """
     if isinstance(system, DescentEquations):
         return _descent(system, start, t_max, method, {**parameters, "timeout": timeout}, progress)
@@ -117,19 +129,26 @@ def solve(
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
             "equations of kind 'sde'"
         )
-    inputs = run_inputs(system, start, parameters)
+    problem, inputs, schedule = scheduled_inputs(system, start, parameters)
+    equations = problem.origin
     options = {
         "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
         "progress": progress, "max_steps": max_steps, "timeout": timeout, "t_max": t_max,
     }  # fmt: skip
 
+    def finished(run: Trajectory) -> Trajectory:
+        if schedule is not None:
+            run = with_ending(run, schedule)
+        else:
+            run = replace(run, message=run.message + rate_message(equations, inputs))
+        return with_readout(run)
+
     def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
         here = inputs if rule is None else on_nodes(inputs, rule)
         return solve_problem(problem, **here, **{**options, **changes})
 
-    equations = problem.origin
     if not equations.averages:
-        return with_readout(run_with(None))
+        return finished(run_with(None))
 
     if not smooth(equations.averages):
         # Rates jump when a kink passes a node: finer steps would follow the nodes, not the law.
@@ -141,7 +160,7 @@ def solve(
         return rule
 
     run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
-    return with_readout(run)
+    return finished(run)
 
 
 def _descent(

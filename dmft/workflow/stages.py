@@ -182,7 +182,7 @@ def _of_problem(stage: Stage, start: Overlaps, scheduled: bool, t_max: float) ->
         if schedules - {RATE} or (schedules and not scheduled):
             raise BadParameter(
                 f"{sorted(schedules)}: only the {RATE} of a map may be a function of the time; "
-                "switch other values, and those of flows, by stages"
+                "switch other values by stages; in flows dmft.solve takes expressions of t and risk"
             )
         scalars: dict[str, Any] = run_inputs(equations, start, _at(given, t))["parameters"]
         if not scheduled:

@@ -1,0 +1,58 @@
+"""What a run says about its learning rate: at or over the largest stable one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from dmft.equations import Equations
+from dmft.equations.escape_limits import perfect_limit
+from dmft.model import SGD, Committee, Model
+
+
+def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
+    """Words on a learning rate at which the perfect solution is not stable; empty below it.
+
+    Said of what `dmft.maximal_learning_rate` is known for: flows of one-pass SGD with matched
+    committees, orthonormal teachers and unit readouts.
+    """
+    algorithm = equations.algorithm
+    reads = "learning_rate" in equations.parameters and equations.scaling == "high-dimensional"
+    if not reads or not isinstance(algorithm, SGD) or equations.dropped:
+        return ""
+    if equations.kind == "map" or algorithm.trains_readout:
+        return ""
+    constants, widths = inputs["constants"], inputs["widths"]
+    units = all(np.all(constants[name] == 1.0) for name in ("readout", "teacher_readout"))
+    if not (units and np.array_equal(constants["P"], np.eye(widths["k"]))):
+        return ""
+    rate = inputs["parameters"]["learning_rate"]
+    noise = inputs["parameters"].get("label_noise", 0.0)
+    limit = _limit(equations.model, algorithm, widths["p"], widths["k"], noise)
+    if limit is None or rate < limit:
+        return ""
+    return (
+        f"; learning_rate = {rate:.6g} is at or over the maximal one, {limit:.6g} "
+        "(dmft.maximal_learning_rate): the perfect solution is not stable"
+    )
+
+
+@lru_cache(maxsize=256)
+def _limit(model: Model, algorithm: SGD, p: int, k: int, noise: float) -> float | None:
+    if not isinstance(model.teacher, Committee):
+        return None
+    here = replace(
+        model,
+        student=replace(model.student, width=p),
+        teacher=replace(model.teacher, width=k),
+        label_noise=noise,
+    )
+    limit = perfect_limit(here, algorithm)
+    if limit is None or not limit.is_number:
+        return None
+    return float(sp.N(limit))

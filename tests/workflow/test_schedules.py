@@ -1,0 +1,106 @@
+"""Learning rates that follow the time or the risk, against SciPy and loops over the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.integrate import solve_ivp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.literature import saad_solla
+
+MODEL = saad_solla(2, 2, label_noise=0.02)
+START = dmft.Overlaps(np.eye(2) / 4, [[0.06, 0.02], [0.01, 0.05]], np.eye(2))
+TIME, RISK = sp.Symbol("t"), sp.Symbol("risk")
+FLOW = dmft.derive(MODEL, dmft.SGD(1.0))
+POPULATION = dmft.population_risk(MODEL)
+SCHEDULES = {
+    "time": (1 / (1 + TIME / 5), lambda t, risk: 1 / (1 + t / 5)),
+    "risk": (sp.Rational(1, 10) + 20 * RISK, lambda t, risk: 0.1 + 20 * risk),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_flow_under_a_schedule(name):
+    expr, rate = SCHEDULES[name]
+
+    def rates(t, y):
+        Q, M = y[:4].reshape(2, 2), y[4:8].reshape(2, 2)
+        here = dmft.Overlaps((Q + Q.T) / 2, M, START.P)
+        gamma = rate(t, POPULATION(Q=here.Q, M=M, P=START.P))
+        change = FLOW.evaluate(here, learning_rate=gamma)
+        return np.concatenate([change["Q"].ravel(), change["M"].ravel(), [2 / gamma]])
+
+    begin = np.concatenate([START.Q.ravel(), START.M.ravel(), [0.0]])
+    truth = solve_ivp(rates, (0, 8), begin, rtol=1e-9, atol=1e-11, method="DOP853").y[:, -1]
+    run = dmft.solve(FLOW, START, 8.0, learning_rate=expr, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(run.Q[-1].ravel(), truth[:4], atol=1e-8)
+    np.testing.assert_allclose(run.M[-1].ravel(), truth[4:8], atol=1e-8)
+    assert run.steps(500)[-1] == pytest.approx(500 * truth[8], rel=1e-8)
+    assert run.samples(500)[-1] == pytest.approx(500 * truth[8], rel=1e-8)
+
+
+def test_constant_schedule_is_the_constant_rate():
+    """An expression that is constant in effect: equal overlaps, equal clock."""
+    plain = dmft.solve(FLOW, START, 5.0, learning_rate=0.7, save_at=6)
+    same = dmft.solve(FLOW, START, 5.0, learning_rate=0.7 + 0 * RISK + 1e-300 * RISK, save_at=6)
+    np.testing.assert_allclose(same.Q, plain.Q, atol=1e-7)
+    np.testing.assert_allclose(same.steps(1000), plain.steps(1000), rtol=1e-9)
+
+
+def test_map_under_a_schedule_of_the_risk():
+    steps = dmft.derive(MODEL, dmft.SGD(500, batch_size=4000), dim=1000)
+    run = dmft.solve(steps, START, 30, learning_rate=100 + 2000 * RISK)
+    Q, M = START.Q, START.M
+    for _ in range(30):
+        gamma = 100 + 2000 * POPULATION(Q=Q, M=M, P=START.P)
+        change = steps.evaluate(dmft.Overlaps(Q, M, START.P), learning_rate=gamma)
+        Q, M = Q + change["Q"], M + change["M"]
+    np.testing.assert_allclose(run.Q[-1], Q, rtol=1e-11)
+    np.testing.assert_allclose(run.M[-1], M, rtol=1e-11)
+    np.testing.assert_array_equal(run.steps(1000), np.arange(31))
+
+
+def test_schedule_that_ends_says_so():
+    run = dmft.solve(FLOW, START, 8.0, learning_rate=1 - TIME / 4)
+    assert run.status in ("nonfinite", "diverged")
+    assert "learning_rate falls to zero" in run.message
+    assert run.t[-1] == pytest.approx(4.0, abs=0.01)
+
+
+def test_scheduled_run_is_saved_and_read(tmp_path):
+    run = dmft.solve(FLOW, START, 2.0, learning_rate=1 / (1 + TIME), save_at=3)
+    again = dmft.load(run.save(tmp_path / "run.nc"))
+    assert again == run
+    np.testing.assert_array_equal(again.steps(10), run.steps(10))
+
+
+def test_refusals():
+    with pytest.raises(BadParameter, match=r"holds tau; a schedule is an expression"):
+        dmft.solve(FLOW, START, 1.0, learning_rate=sp.exp(-TIME / sp.Symbol("tau")))
+    with pytest.raises(BadParameter, match=r"is -1 at the start"):
+        dmft.solve(FLOW, START, 1.0, learning_rate=TIME - 1)
+    with pytest.raises(BadParameter, match=r"give solve an expression"):
+        dmft.solve(FLOW, START, 1.0, learning_rate=lambda t: 1.0)
+    flow = dmft.derive(MODEL, dmft.GradientFlow())
+    with pytest.raises(BadParameter, match="schedules are for equations of one-pass SGD"):
+        dmft.solve(flow, START, 1.0, learning_rate=1 / (1 + TIME))
+
+
+def test_run_over_the_maximal_learning_rate_says_so():
+    """One_pass.md G.1: squared committee of one unit, gamma_max = 1/6 without a constraint."""
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
+    for constraint in (None, "sphere"):
+        equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1, constraint=constraint))
+        near = dmft.Overlaps([[1.0]], [[0.999]])
+        below = dmft.solve(equations, near, 40.0, learning_rate=0.16)
+        above = dmft.solve(equations, near, 40.0, learning_rate=0.18)
+        assert "maximal" not in below.message
+        assert "at or over the maximal one, 0.166667 (dmft.maximal_learning_rate)" in above.message
+        assert below.risk[-1] < below.risk[0]
+        assert above.risk[-1] > above.risk[0]
+    wide = dmft.derive(dmft.Model(square, dmft.Committee(square.activation, 2)), dmft.SGD(0.1))
+    start = dmft.Overlaps([[1.0]], [[0.5, 0.5]], np.eye(2))
+    assert "maximal" not in dmft.solve(wide, start, 0.1, learning_rate=5.0).message
