@@ -24,6 +24,8 @@ from dmft.names import Status
 POINTS = 24
 # Beyond this many curves of one kind they are drawn thin and pale.
 CROWD = 12
+# Units of a wide student that are drawn.
+UNITS = 60
 FINE = (Status.OK, Status.EVENT)
 
 
@@ -58,14 +60,13 @@ def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | No
     return np.ravel(axes)
 
 
-def _entries(Q: NDArray[np.float64], M: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Return every overlap as a curve: values, label of its family, colour."""
-    _, p, k = M.shape
-    curves: list[dict[str, Any]] = []
-    for r in range(k):
-        name = rf"$M_{{j{r + 1}}}$" if p > 1 else rf"$M_{{1{r + 1}}}$" if k > 1 else "$M$"
-        look = {"label": name, "color": colour(r), "linestyle": line_style(r), "zorder": 3}
-        curves += [{"values": M[:, j, r], "width": 1.6, **look} for j in range(p)]
+def _entries(values: Any) -> list[dict[str, Any]]:
+    """Return overlaps as curves: values, label of the family, colour; a sample of wide students."""
+    if hasattr(values, "Q_perp"):
+        return _wide_entries(values.M, values.Q_perp)
+    Q, M = values.Q, values.M
+    p = M.shape[1]
+    curves = _student_teacher(M, range(p))
     look = {"label": "$Q_{jj}$" if p > 1 else "$Q$", "color": INK, "linestyle": "-", "zorder": 2}
     curves += [{"values": Q[:, j, j], "width": 1.2, **look} for j in range(p)]
     look = {"label": "$Q_{jl}$", "color": FAINT, "linestyle": "-", "zorder": 1}
@@ -73,8 +74,29 @@ def _entries(Q: NDArray[np.float64], M: NDArray[np.float64]) -> list[dict[str, A
     return curves
 
 
+def _student_teacher(M: NDArray[np.float64], units: Sequence[int]) -> list[dict[str, Any]]:
+    _, p, k = M.shape
+    curves: list[dict[str, Any]] = []
+    for r in range(k):
+        name = rf"$M_{{j{r + 1}}}$" if p > 1 else rf"$M_{{1{r + 1}}}$" if k > 1 else "$M$"
+        look = {"label": name, "color": colour(r), "linestyle": line_style(r), "zorder": 3}
+        curves += [{"values": M[:, j, r], "width": 1.6, **look} for j in units]
+    return curves
+
+
+def _wide_entries(M: NDArray[np.float64], Q_perp: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """M and Q_perp of units from the least to the most aligned at the end."""
+    p = Q_perp.shape[1]
+    order = np.argsort(np.abs(M[-1]).max(axis=1), kind="stable")
+    units = [int(j) for j in order[np.linspace(0, p - 1, min(p, UNITS)).round().astype(int)]]
+    some = f" ({len(units)} of {p})" if len(units) < p else ""
+    look = {"label": rf"$Q^\perp_j${some}", "color": INK, "linestyle": "-", "zorder": 2}
+    curves = _student_teacher(M, units)
+    return curves + [{"values": Q_perp[:, j], "width": 1.0, **look} for j in units]
+
+
 def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str) -> None:
-    curves = _entries(run.Q, run.M)
+    curves = _entries(run)
     sizes = {c["label"]: sum(d["label"] == c["label"] for d in curves) for c in curves}
     for curve in curves:
         crowded = sizes[curve["label"]] > CROWD
@@ -108,8 +130,8 @@ def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str) -> None:
 def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int) -> None:
     times = np.asarray(ensemble.t)
     at = _spread(times, offset)
-    means = _entries(ensemble.mean.Q, ensemble.mean.M)
-    errors = _entries(ensemble.stderr.Q, ensemble.stderr.M)
+    means = _entries(ensemble.mean)
+    errors = _entries(ensemble.stderr)
     dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3.0, "capsize": 1.5}
     dots |= {"elinewidth": 0.8, "zorder": 4}
     for mean, error in zip(means, errors, strict=True):

@@ -93,7 +93,8 @@ def plot(
 
 def _check_run(record: Any) -> None:
     shown = record.mean if is_ensemble(record) else record
-    if not all(hasattr(shown, name) for name in ("Q", "M", "risk")):
+    lengths = hasattr(shown, "Q") or hasattr(shown, "Q_perp")
+    if not (lengths and hasattr(shown, "M") and hasattr(shown, "risk")):
         raise BadParameter(
             f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"
         )

@@ -11,11 +11,12 @@ inverse is formed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
 from dmft.equations.derivation import (
     Species,
@@ -31,13 +32,15 @@ from dmft.equations.kernels import kernel
 from dmft.equations.multi_index import target_slopes
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import derivative
-from dmft.model import SGD, Committee, Model
+from dmft.model import SGD, Committee, Model, MultiIndex
 
 # The weights move by this multiple of psi x/sqrt(d), summed over a batch and divided by n_b.
 STEP = x.gamma / (x.p * x.d)
 # Overlaps follow the map as long as the variance that sampling adds to them, per step and over the
 # time in which they change by order one, stays below this (in units of the increments' covariance).
 LARGEST_SPREAD = 0.1
+# What the derivative of a step or of a kink leaves in an expression.
+ON_KINKS = (sp.DiracDelta, sp.Derivative, sp.Subs)
 
 
 def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
@@ -113,7 +116,7 @@ def gradient_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     Raises
     ------
     NotClosed
-        When a part of the target is averaged on nodes as a whole, without Stein's identity.
+        When slopes that live on kinks have no closed average.
     """
     j, l, r, u, p = x.j, x.l, x.r, x.u, x.p  # noqa: E741
     names = drifts(algorithm)
@@ -127,12 +130,8 @@ def gradient_definitions(model: Model, algorithm: SGD) -> list[Definition]:
         gram["teachers"] = sp.Sum(x.b[l, p + r] * x.K_star[j, r], (r, 1, x.k))
     else:
         slopes, rest = target_slopes(model, model.teacher)
-        if rest:
-            raise NotClosed(
-                f"the Gram matrix of the population gradients needs the slopes of the target, and "
-                f"{sp.Add(*rest)} has no closed average with a derivative; write the target as a "
-                "sum of products of functions of one field, or simulate"
-            )
+        for y, value in _open_slopes(model, model.teacher, rest).items():
+            slopes[y] = slopes.get(y, sp.S.Zero) + value
         own["learning"] = x.a[j] * slopes.pop(x.h[j], sp.S.Zero)
         fields = (x.a[j] * value * _along(y) for y, value in slopes.items())
         gram["teachers"] = sp.Add(*fields)
@@ -156,6 +155,32 @@ def committee_slopes(model: Model, species: Species) -> tuple[sp.Expr, sp.Expr]:
     scale = x.a[x.j] * species.scale
     total = sp.Sum(species.coefficient * along, species.limits)
     return scale * total, scale * species.coefficient * slope
+
+
+def _open_slopes(
+    model: Model, teacher: MultiIndex, rest: Sequence[sp.Expr]
+) -> dict[sp.Expr, sp.Expr]:
+    """E[d(sigma'(h_j) g)/dy] on nodes, for the terms of a target without closed averages.
+
+    Raises
+    ------
+    NotClosed
+        Where a derivative has a part on a kink, which nodes never meet.
+    """
+    if not rest:
+        return {}
+    g, sigma = sp.Add(*rest), model.student.activation
+    first, second = derivative(sigma), derivative(sigma, 2)
+    stars = [x.h_star[r] for r in range(1, len(teacher.fields) + 1)]
+    inside = {y: sp.diff(g, y) for y in stars}
+    if second.has(*ON_KINKS) or any(value.has(*ON_KINKS) for value in inside.values()):
+        raise NotClosed(
+            f"the Gram matrix of the population gradients needs derivatives of {g} and of the "
+            f"student's slope {first} that live on kinks; write the target as a sum of products of "
+            "functions of one field, or simulate"
+        )
+    result = {y: Average(At(first, x.h[x.j]) * value) for y, value in inside.items() if value != 0}
+    return result | {x.h[x.j]: Average(At(second, x.h[x.j]) * g)}
 
 
 def _along(field: sp.Expr) -> sp.Expr:

@@ -42,3 +42,22 @@ def test_densities_of_a_run(tmp_path):
         plot_density(full)
     with pytest.raises(dmft.errors.BadParameter, match="gif"):
         animate_density(run, tmp_path / "density.avi")
+
+
+def test_wide_runs_are_drawn_by_a_sample_of_units(tmp_path):
+    rng = np.random.default_rng(0)
+    M = 0.1 * rng.standard_normal((200, 1))
+    start = dmft.Overlaps(np.eye(200) + M @ M.T, M)
+    wide = dmft.Model(dmft.Committee(z**2, 200), dmft.Committee(z**2, 1))
+    run = dmft.solve(
+        dmft.derive(wide, dmft.GradientFlow(), scaling="mean-field"), start, t_max=1.0, save_at=5
+    )
+    overlaps, risk = dmft.plot(run, path=tmp_path / "wide.png")
+    assert len(overlaps.lines) == 120
+    drawn = [line.get_ydata() for line in overlaps.lines[:60]]
+    # From the least to the most aligned unit.
+    last = np.abs(run.M[-1, :, 0])
+    assert abs(drawn[0][-1]) == last.min()
+    assert abs(drawn[-1][-1]) == last.max()
+    np.testing.assert_array_equal(risk.lines[0].get_ydata(), run.risk)
+    assert "(60 of 200)" in overlaps.get_legend().texts[1].get_text()

@@ -122,3 +122,37 @@ def test_optimal_batches_waste_no_sample():
         assert dmft.batch_exponents(order).optimal_batch == sp.Rational(order, 2)
         assert dmft.batch_exponents(order, "correlation").optimal_batch == order - 1
     assert dmft.batch_exponents(1).optimal_batch == 1
+
+
+def test_map_of_a_joint_target_by_the_definition():
+    """No factor of this target is a function of one field: b and its Gram matrix by quadrature."""
+    y, u, v = sp.symbols("y u v", real=True)
+    gamma, batch, dim, noise = 500.0, 2000, 1000, 0.1
+    student = dmft.Committee(sp.erf(y / sp.sqrt(2)), 2)
+    target = dmft.MultiIndex(sp.tanh(u + v**3 / 3), [u, v])
+    equations = dmft.derive(
+        dmft.Model(student, target, noise), dmft.SGD(gamma, batch_size=batch), dim=dim
+    )
+    start = dmft.Overlaps([[1, 0.2], [0.2, 0.8]], [[0.3, 0.1], [-0.1, 0.4]], np.eye(2))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    normal = np.array(np.meshgrid(*[nodes] * 4, indexing="ij")).reshape(4, -1)
+    weight = np.prod(np.array(np.meshgrid(*[weights] * 4, indexing="ij")), axis=0).ravel()
+    weight /= weight.sum()
+    omega = np.block([[start.Q, start.M], [start.M.T, np.eye(2)]])
+    field = np.linalg.cholesky(omega) @ normal
+    from scipy.special import erf
+
+    residual = np.tanh(field[2] + field[3] ** 3 / 3) - erf(field[:2] / np.sqrt(2)).mean(axis=0)
+    slope = np.sqrt(2 / np.pi) * np.exp(-(field[:2] ** 2) / 2)
+    b = (weight * slope * residual) @ field.T
+    S = (weight * slope * (residual**2 + noise)) @ slope.T
+    step = gamma / dim / 2
+    gram = (1 - 1 / batch) * b @ np.linalg.solve(omega, b.T) + dim / batch * S
+    found = equations.evaluate(start)
+    np.testing.assert_allclose(found["M"], step * b[:, 2:], atol=2e-7)
+    np.testing.assert_allclose(
+        found["Q"], step * (b[:, :2] + b[:, :2].T) + step**2 * gram, atol=2e-7
+    )
+    kinked = dmft.Model(dmft.Committee(sp.Max(0, y), 2), target)
+    with pytest.raises(dmft.errors.NotClosed, match="live on kinks"):
+        dmft.derive(kinked, dmft.SGD(gamma, batch_size=batch), dim=dim)
