@@ -8,7 +8,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, Model
+from dmft.model import FIELD, Committee, MixtureModel, Model
 
 # Points of a standard normal sample at which a function must be real, and radii along which
 # g^2 exp(-r^2/2) must have died out.
@@ -33,6 +33,18 @@ def check_admissible(model: Model) -> None:
         _check(teacher.activation, (FIELD,), "the teacher's activation")
     else:
         _check(teacher.expr, tuple(teacher.fields), "the target")
+
+
+def check_labels(model: MixtureModel) -> None:
+    """Refuse labels of clusters and activations as `check_admissible` does.
+
+    Raises
+    ------
+    BadParameter
+    """
+    _check(model.student.activation, (FIELD,), "the student's activation")
+    for number, label in enumerate(model.mixture.labels):
+        _check(label, model.mixture.fields, f"the label of cluster {number}")
 
 
 @lru_cache(maxsize=256)

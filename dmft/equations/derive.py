@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import sympy as sp
 
-from dmft.equations.admissible import check_admissible
+from dmft.equations.admissible import check_admissible, check_labels
 from dmft.equations.definitions import live
 from dmft.equations.descent import DescentEquations, derive_descent
 from dmft.equations.equations import Equations
@@ -15,7 +15,7 @@ from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.scalings import limit, region_of
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientDescent, GradientFlow, Model, Scaling
+from dmft.model import SGD, GradientDescent, GradientFlow, MixtureModel, Model, Scaling
 
 
 @overload
@@ -28,9 +28,9 @@ def derive(
     fluctuations: bool = False,
 ) -> Equations: ...
 @overload
-def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
+def derive(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEquations: ...
 def derive(
-    model: Model,
+    model: Model | MixtureModel,
     algorithm: SGD | GradientFlow | GradientDescent,
     *,
     dim: int | sp.Expr | None = None,
@@ -60,6 +60,7 @@ def derive(
     Parameters
     ----------
     model : Model
+        Or a `MixtureModel`, for descent on repeated data.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
@@ -98,6 +99,14 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
+    if isinstance(model, MixtureModel):
+        if not isinstance(algorithm, GradientDescent):
+            raise BadParameter(
+                f"{type(algorithm).__name__} takes inputs x ~ N(0, I_d); inputs of a mixture are "
+                "learned by dmft.GradientDescent alone"
+            )
+        check_labels(model)
+        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_admissible(model)
@@ -124,7 +133,7 @@ def derive(
 
 
 def two_time_equations(
-    model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
+    model: Model | MixtureModel, algorithm: GradientDescent, others: tuple[Any, ...]
 ) -> DescentEquations:
     """Equations of descent on repeated data, which have one limit and no options."""
     if any(y is not None for y in others):

@@ -23,12 +23,14 @@ from dmft.equations.target import target
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
-from dmft.model import Committee, Model
+from dmft.model import Committee, GaussianMixture, MixtureModel, Model
 from dmft.model.descent import LABEL, PREDICTION, GradientDescent
 
 eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
 ridge, beta, readout_rate = sp.symbols("ridge momentum readout_rate", nonnegative=True)
 zeta = sp.Symbol("zeta", real=True)
+# Number of the cluster that a sample comes from, where inputs are a mixture.
+cluster = sp.Symbol("cluster", integer=True, nonnegative=True)
 output, label, loss = sp.symbols("output label loss", real=True)
 t, s, u = sp.symbols("t s u", integer=True, nonnegative=True)
 m, q = sp.symbols("m q", integer=True)
@@ -46,11 +48,13 @@ TIME_LATEX = {
 TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l"})
 SYMBOLS_LATEX = {
     eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",
-    zeta: r"\zeta", output: "f", label: "y", loss: r"\ell",
+    zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
 }  # fmt: skip
 
 
-def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
+def sample_definitions(
+    model: Model | MixtureModel, algorithm: GradientDescent
+) -> tuple[Definition, ...]:
     """What one sample computes from its fields: output, label, loss, gradient, readout gradient."""
     sigma, p = model.student.activation, x.p
     slope = sp.diff(algorithm.loss_expr, PREDICTION).xreplace({PREDICTION: output, LABEL: label})
@@ -76,7 +80,9 @@ def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Defini
     return tuple(result)
 
 
-def _named_target(model: Model) -> sp.Expr:
+def _named_target(model: Model | MixtureModel) -> sp.Expr:
+    if isinstance(model, MixtureModel):
+        return _label_of_cluster(model.mixture)
     teacher = model.teacher
     if isinstance(teacher, Committee):
         body = x.a_star[x.r] * At(teacher.activation, x.h_star[x.r])
@@ -84,7 +90,14 @@ def _named_target(model: Model) -> sp.Expr:
     return target(model)
 
 
-def curvature(model: Model, algorithm: GradientDescent) -> sp.Expr:
+def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:
+    fields = {z: x.h_star[r] for r, z in enumerate(mixture.fields, start=1)}
+    labels = [y.xreplace(fields) for y in mixture.labels]
+    cases = [(y, sp.Eq(cluster, number)) for number, y in enumerate(labels)]
+    return sp.Piecewise(*cases[:-1], (labels[-1], True))
+
+
+def curvature(model: Model | MixtureModel, algorithm: GradientDescent) -> sp.Expr:
     r"""H_jl = dg_j/dh_l, the distributional part of kinks included.
 
     Equation    H_jl = l'' a_j a_l sigma'_j sigma'_l / p^2 + delta_jl l' a_j sigma''_j / p
@@ -180,7 +193,7 @@ class DescentEquations:
     ('two-time', ['decay', 'kick', 'memory'])
     """
 
-    model: Model
+    model: Model | MixtureModel
     algorithm: GradientDescent
     sample: tuple[Definition, ...]
     process: tuple[Definition, ...]
@@ -221,6 +234,8 @@ class DescentEquations:
         """Hash of the symbolic content."""
         parts = [sp.srepr(e) for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
+        if isinstance(self.model, MixtureModel):
+            parts.append(repr(self.model.mixture))
         return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
 
     def latex(self) -> str:
@@ -234,7 +249,7 @@ class DescentEquations:
             r"C^{\ell}_{j l}(t, s) &= \alpha \langle g^{t}_{j}\, g^{s}_{l} \rangle",
             r"R^{\ell}_{j l}(t, s) &= \alpha \left\langle"
             r" \frac{\partial g^{t}_{j}}{\partial r^{s}_{l}} \right\rangle",
-            r"r &\sim \mathcal{N}(0, C^{\theta}), \quad h^* \sim \mathcal{N}(0, P)",
+            r"r &\sim \mathcal{N}(0, C^{\theta}), \quad " + _law_of_teachers(self.model),
             rf"H_{{j l}} = \partial g_j / \partial h_l &= {bend}",
         ]
         return "\n".join([f"% {self.time_unit}", align(rates), align(averages), align(sample)])
@@ -246,6 +261,18 @@ class DescentEquations:
         lines = [f"Equations of gradient descent (two-time); {self.time_unit}"]
         lines += [f"  {d.target} = {d.expr}" for d in self.definitions]
         return "\n".join([*lines, "  " + functions_text(self.model)])
+
+
+def _law_of_teachers(model: Model | MixtureModel) -> str:
+    """LaTeX of the law of h*."""
+    if not isinstance(model, MixtureModel):
+        return r"h^* \sim \mathcal{N}(0, P)"
+    means = sp.latex(sp.Matrix(model.mixture.means.T))
+    weights = ", ".join(f"{y:g}" for y in model.mixture.weights)
+    return (
+        rf"h^* \mid c \sim \mathcal{{N}}(P \mu_c, P), \quad \mu = {means}, "
+        rf"\quad \Pr(c) = ({weights})"
+    )
 
 
 class TwoTimePrinter(EquationPrinter):
@@ -277,8 +304,8 @@ def _lines(definition: Definition, printer: EquationPrinter) -> list[str]:
     return definition_latex(shown, printer)
 
 
-def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations:
-    """Equations of a committee on a committee's or a multi-index target."""
+def derive_descent(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEquations:
+    """Equations of a committee on a committee's or a multi-index target, or on a mixture."""
     equations = DescentEquations(
         model, algorithm, sample_definitions(model, algorithm), process_definitions(algorithm)
     )

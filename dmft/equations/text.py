@@ -14,7 +14,7 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, Model, MultiIndex
+from dmft.model import FIELD, GaussianMixture, MixtureModel, Model, MultiIndex
 
 PRIMES = ("", "'", "''")
 
@@ -32,15 +32,21 @@ def factor_names(
     return names
 
 
-def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
+def model_names(
+    model: Model | MixtureModel, sigma: str = "σ", star: str = "σ*"
+) -> dict[sp.Expr, str]:
     """Names of the activations of a model."""
     student, teacher = model.student.activation, model.teacher
-    other = student if isinstance(teacher, MultiIndex) else teacher.activation
+    if isinstance(teacher, MultiIndex | GaussianMixture):
+        return factor_names(student, student, sigma, star)
+    other = teacher.activation
     return factor_names(student, other, sigma, star)
 
 
-def functions_text(model: Model) -> str:
+def functions_text(model: Model | MixtureModel) -> str:
     """What sigma and sigma* (or g) are."""
+    if isinstance(model, MixtureModel):
+        return f"σ(z) = {model.student.activation}, {model.mixture}"
     student, teacher = model.student.activation, model.teacher
     if isinstance(teacher, MultiIndex):
         return f"σ(z) = {student}, g(h*) = {TextPrinter().doprint(target(model))}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
-from dmft.model import DIM_NAME, SGD, GradientFlow, Model, Overlaps
+from dmft.model import DIM_NAME, SGD, GradientFlow, MixtureModel, Model, Overlaps
 
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
@@ -120,7 +120,7 @@ def _number(value: object, name: str) -> float:
     return number
 
 
-def check_widths(model: Model, start: Overlaps) -> None:
+def check_widths(model: Model | MixtureModel, start: Overlaps) -> None:
     """Refuse a start whose widths are not those of the model."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
@@ -158,7 +158,7 @@ def resolve(
 
 
 def readout_arrays(
-    model: Model, start: Overlaps, symbols: Mapping[sp.Symbol, float]
+    model: Model | MixtureModel, start: Overlaps, symbols: Mapping[sp.Symbol, float]
 ) -> dict[str, NDArray[np.float64]]:
     """Readouts of both networks; a start may hold those of the student."""
     given = start.readout

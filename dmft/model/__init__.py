@@ -3,6 +3,7 @@
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.descent import GradientDescent
+from dmft.model.mixture import GaussianMixture, MixtureModel
 from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
@@ -15,8 +16,10 @@ __all__ = [
     "FIELD",
     "SGD",
     "Committee",
+    "GaussianMixture",
     "GradientDescent",
     "GradientFlow",
+    "MixtureModel",
     "Model",
     "MultiIndex",
     "Overlaps",

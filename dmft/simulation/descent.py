@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
-from dmft.model import Model, Overlaps, as_count
+from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.model.descent import LABEL, PREDICTION, GradientDescent
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
@@ -52,10 +52,11 @@ def evaluate(function: Any, rows: Array, par: Array) -> Array:
 class DescentExperiment:
     """Gradient descent with every number filled in."""
 
-    model: Model
+    model: Model | MixtureModel
     algorithm: GradientDescent
     student: Activation
-    teacher: Activation
+    # One function of the teacher's fields for each cluster, or the teacher's own.
+    teachers: tuple[Activation, ...]
     readout: Array
     teacher_readout: Array
     loss: Any
@@ -74,18 +75,28 @@ class DescentExperiment:
     @property
     def k(self) -> int:
         """Number of teacher fields."""
-        return self.teacher.fields or int(self.teacher_readout.size)
+        return self.teachers[0].fields or int(self.teacher_readout.size)
 
-    def labels(self, star: Array, noise: Array) -> Array:
+    def draw(self, W_star: Array, stream: np.random.Generator) -> tuple[Array, Array]:
+        """Inputs (n, d) and labels (n,)."""
+        n, root = self.samples, np.sqrt(self.dim)
+        X, noise = stream.standard_normal((n, self.dim)), stream.standard_normal(n)
+        cluster = np.zeros(n, dtype=np.int64)
+        if isinstance(self.model, MixtureModel):
+            mixture = self.model.mixture
+            cluster = stream.choice(len(mixture.weights), size=n, p=mixture.weights)
+            X += (mixture.means @ W_star / root)[cluster]
+        clean, star = np.zeros(n), (X @ W_star.T).T / root
+        for number, teacher in enumerate(self.teachers):
+            clean[cluster == number] = self.labels(teacher, star[:, cluster == number])
+        return X, clean + np.sqrt(self.numbers["label_noise"]) * noise
+
+    def labels(self, teacher: Activation, star: Array) -> Array:
         """Labels of samples with teacher fields (k, n)."""
-        clean = np.zeros(star.shape[1])
-        if self.teacher.fields:
-            clean = evaluate(self.teacher.value, star, self.teacher.parameters)
-        else:
-            for r in range(self.k):
-                value = evaluate(self.teacher.value, star[r : r + 1], self.teacher.parameters)
-                clean += self.teacher_readout[r] * value / self.k
-        return clean + np.sqrt(self.numbers["label_noise"]) * noise
+        if teacher.fields:
+            return evaluate(teacher.value, star, teacher.parameters)
+        values = [evaluate(teacher.value, row[None], teacher.parameters) for row in star]
+        return np.asarray(self.teacher_readout @ np.stack(values) / self.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +141,7 @@ class DescentEnsemble:
 
 
 def simulate_descent(
-    model: Model,
+    model: Model | MixtureModel,
     algorithm: GradientDescent,
     dim: int,
     t_max: int,
@@ -181,7 +192,7 @@ def simulate_descent(
 
 
 def _declare(
-    model: Model,
+    model: Model | MixtureModel,
     algorithm: GradientDescent,
     dim: int,
     t_max: int,
@@ -202,10 +213,16 @@ def _declare(
     if start is not None and start.readout is not None:
         readout = start.readout.copy()
     loss = algorithm.loss_expr
+    if isinstance(model, MixtureModel):
+        teachers = tuple(_label(filler, y, model.mixture.fields) for y in model.mixture.labels)
+        teacher_readout = np.ones(len(model.mixture.fields))
+    else:
+        teachers = (filler.teacher(model.teacher),)
+        width = None if start is None else start.k
+        teacher_readout = filler.readout(model.teacher, "teacher", width)
     experiment = DescentExperiment(
         model, algorithm, filler.activation(model.student, "student"),
-        filler.teacher(model.teacher), readout,
-        filler.readout(model.teacher, "teacher", None if start is None else start.k),
+        teachers, readout, teacher_readout,
         scalar_function(loss, PREDICTION, [LABEL]),
         scalar_function(sp.diff(loss, PREDICTION), PREDICTION, [LABEL]),
         numbers, dim, round(numbers["samples_per_dim"] * dim), as_count(t_max, "t_max"), start,
@@ -214,6 +231,16 @@ def _declare(
     if experiment.samples < 1:
         raise BadParameter(f"samples_per_dim * dim = {experiment.samples} samples: none to learn")
     return experiment
+
+
+def _label(filler: Filler, expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Activation:
+    """Label of a cluster as a function of the teacher's fields."""
+    first, *others = fields
+    symbols = sorted(expr.free_symbols - set(fields), key=str)
+    values = [filler.symbol(y, "label") for y in symbols]
+    value = scalar_function(expr, first, [*others, *symbols])
+    parameters = np.array([*([0.0] * len(others)), *values])
+    return Activation(value, value, parameters, None, expr, len(fields))
 
 
 def _run(e: DescentExperiment, seed: int, stop: threading.Event) -> dict[str, Array]:
@@ -236,9 +263,7 @@ def _run(e: DescentExperiment, seed: int, stop: threading.Event) -> dict[str, Ar
             break
         weights[t] = W
         if t == 0 or e.algorithm.batch == "fresh":
-            X = stream.standard_normal((n, e.dim))
-            noise = stream.standard_normal(n)
-            y = e.labels((X @ W_star.T).T / np.sqrt(e.dim), noise)
+            X, y = e.draw(W_star, stream)
         h = np.ascontiguousarray((X @ W.T).T / np.sqrt(e.dim))
         par = e.student.parameters
         values = np.stack([evaluate(e.student.value, h[j : j + 1], par) for j in range(p)])

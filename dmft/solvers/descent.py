@@ -50,6 +50,8 @@ class DescentTask:
         Whether `sample` also gives the gradients of the readouts.
     fresh : bool
         Samples of a step are never seen again.
+    means : (clusters, k), or (0, 0) where inputs have mean zero
+        The mean of a cluster in the teacher's rows.
     """
 
     sample: Any
@@ -67,6 +69,7 @@ class DescentTask:
     readout_rate: float = 0.0
     trained: bool = False
     fresh: bool = False
+    means: Array = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def p(self) -> int:
@@ -86,10 +89,11 @@ class DescentTask:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Points of the samples: normal (k + p T + 1, S), and masks (T, S) or (0, 0)."""
+    """Points of the samples: normal (k + p T + 1, S), masks (T, S), clusters (S,) or nothing."""
 
     normal: Array
     mask: Array
+    cluster: NDArray[np.int64]
 
 
 @dataclass
@@ -151,9 +155,9 @@ def march(
         Asked after each step; the sweep stops (as "interrupted") where it returns False.
     """
     task = sweep.task
-    star = _teacher_root(task.P) @ nodes.normal[: task.k]
+    star = teacher_fields(task, nodes)
     normal = np.ascontiguousarray(nodes.normal[task.k : -1])
-    data = (normal, np.ascontiguousarray(star), np.ascontiguousarray(nodes.normal[-1]))
+    data = (normal, star, np.ascontiguousarray(nodes.normal[-1]))
     with ThreadPoolExecutor(threads) as pool:
         while sweep.status == Status.OK and sweep.done < task.steps:
             t = sweep.done
@@ -282,15 +286,21 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     sweep.root[new, seen], sweep.root[new, new] = row, np.linalg.cholesky(raised)
 
 
-def fresh_loss(task: DescentTask, normal: Array, Q: Array, M: Array, readout: Array) -> float:
-    """Mean loss without label noise over samples that were never learned, at given overlaps.
+def teacher_fields(task: DescentTask, nodes: Nodes) -> Array:
+    """Fields h* of the samples (k, S); with clusters one more row, the number of each."""
+    star = _teacher_root(task.P) @ nodes.normal[: task.k]
+    if nodes.cluster.size == 0:
+        return np.ascontiguousarray(star)
+    star += (task.means @ task.P).T[:, nodes.cluster]
+    return np.concatenate([star, nodes.cluster[None].astype(np.float64)])
 
-    `normal` holds at least k + p rows of standard normals.
-    """
+
+def fresh_loss(task: DescentTask, nodes: Nodes, Q: Array, M: Array, readout: Array) -> float:
+    """Mean loss without label noise over samples that were never learned, at given overlaps."""
     p, k = task.p, task.k
     pull = M @ np.linalg.pinv(task.P)
-    star = np.ascontiguousarray(_teacher_root(task.P) @ normal[:k])
-    h = pull @ star + _teacher_root(Q - pull @ M.T) @ normal[k : k + p]
+    star = teacher_fields(task, nodes)
+    h = pull @ star[:k] + _teacher_root(Q - pull @ M.T) @ nodes.normal[k : k + p]
     size = star.shape[1]
     out = np.empty((1 + (p if task.trained else 0), size))
     par = np.concatenate([readout, task.teacher_readout, task.scalars])

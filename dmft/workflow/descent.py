@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from dmft.equations.nodes import averages
 from dmft.equations.risk import population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.model import Overlaps, as_count
+from dmft.model import MixtureModel, Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 from dmft.solvers.descent import (
     JITTER,
     DescentTask,
+    Nodes,
     Sweep,
     begin,
     fresh_loss,
     march,
+    overlaps,
     result_of,
 )
 from dmft.solvers.descent_run import DescentRun
@@ -46,6 +49,14 @@ SEVERITY = (
 
 
 OPTIONS = tuple(DescentOptions.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A scramble's sweep, and the population risk at its times."""
+
+    sweep: Sweep
+    risk: Array | None
 
 
 def solve_descent(
@@ -95,8 +106,8 @@ def solve_descent(
     layout = Layout.of(equations, task, options)
     began = time.monotonic()
     with Progress(progress, "descent") as bar:
-        sweeps = _sweep_all(task, layout, options, parameters, equations, bar, began)
-    return _assemble(equations, sweeps, layout, options, parameters, time.monotonic() - began)
+        solved = _sweep_all(task, layout, options, parameters, equations, bar, began)
+    return _assemble(equations, solved, layout, options, parameters, time.monotonic() - began)
 
 
 def descent_task(
@@ -111,6 +122,7 @@ def descent_task(
     if not scalars["momentum"] < 1.0:
         raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
     trained = equations.algorithm.readout_rate != 0
+    mixture = equations.model.mixture if isinstance(equations.model, MixtureModel) else None
     if scalars["readout_rate"] and not trained:
         raise BadParameter(
             "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
@@ -122,6 +134,7 @@ def descent_task(
         learning_rate=scalars["learning_rate"], samples_per_dim=scalars["samples_per_dim"],
         ridge=scalars["ridge"], momentum=scalars["momentum"], readout_rate=scalars["readout_rate"],
         trained=trained, fresh=equations.algorithm.batch == "fresh",
+        means=mixture.means if mixture is not None else np.empty((0, 0)),
     )  # fmt: skip
     return task, scalars
 
@@ -139,8 +152,9 @@ def _sweep_all(
     equations: DescentEquations,
     bar: Progress,
     began: float,
-) -> list[Sweep]:
+) -> list[Solved]:
     """Solve each scramble; in parallel where several fit into the memory."""
+    risk_of = _risk_of(equations, task, parameters)
     threads = thread_count(options.threads)
     fit = max(1, int(options.memory // max(1, layout.bytes(task))))
     workers = max(1, min(threads, layout.scrambles, fit))
@@ -163,7 +177,7 @@ def _sweep_all(
         sweep.status = Status.TIMEOUT if late() else Status.INTERRUPTED
         sweep.message = f"interrupted after {sweep.done} of {task.steps} steps"
 
-    def solve_one(number: int) -> Sweep:
+    def solve_one(number: int) -> Solved:
         sweep, past = begin(task), None
         if store is not None:
             sweep, past = store.load(number, sweep, (task.steps * task.p, layout.samples))
@@ -179,18 +193,17 @@ def _sweep_all(
             )
             return not (stop["asked"] or late())
 
-        if stop["asked"] or late():
-            stopped(sweep)
-            return sweep
+        nodes = layout.nodes(options.seed, number)
         try:
-            nodes = layout.nodes(options.seed, number)
+            if stop["asked"] or late():
+                stopped(sweep)
             march(sweep, nodes, past, max(1, threads // workers), after)
         except KeyboardInterrupt:
             stop["asked"] = True
             stopped(sweep)
         if sweep.status == Status.INTERRUPTED and late():
             sweep.status = Status.TIMEOUT
-        return sweep
+        return Solved(sweep, None if risk_of is None else risk_of(sweep, nodes))
 
     if workers == 1:
         return [solve_one(number) for number in range(layout.scrambles)]
@@ -203,48 +216,58 @@ def _sweep_all(
 
 
 def _risk_of(
-    equations: DescentEquations,
-    task: DescentTask,
-    layout: Layout,
-    options: DescentOptions,
-    parameters: Mapping[str, float],
-) -> Callable[[int, Mapping[str, Array]], Array]:
-    """Population risk of the overlaps of a scramble: closed form, or over fresh samples of it."""
-    risk = population_risk(equations.model)
-    names = {y.name for y in equations.model.parameters}
+    equations: DescentEquations, task: DescentTask, parameters: Mapping[str, float]
+) -> Callable[[Sweep, Nodes], Array] | None:
+    """Population risk of a scramble's overlaps: in closed form, or over its points as new samples.
+
+    None where the loss has none.
+    """
+    model = equations.model
+    if equations.algorithm.loss != "squared":
+        return None
+
+    def sampled(sweep: Sweep, nodes: Nodes) -> Array:
+        rows = zip(*_states(sweep), strict=True)
+        return np.array([fresh_loss(task, nodes, Q, M, a) for Q, M, a in rows])
+
+    if isinstance(model, MixtureModel):
+        return sampled
+    risk = population_risk(model)
+    names = {y.name for y in model.parameters}
     values = {n: v for n, v in parameters.items() if n in names}
 
-    def closed(number: int, result: Mapping[str, Array]) -> Array:
-        rows = zip(result["Q"], result["M"], result["readout"], strict=True)
+    def closed(sweep: Sweep, nodes: Nodes) -> Array:
+        rows = zip(*_states(sweep), strict=True)
         return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
-
-    def sampled(number: int, result: Mapping[str, Array]) -> Array:
-        normal = layout.nodes(options.seed, number).normal
-        rows = zip(result["Q"], result["M"], result["readout"], strict=True)
-        return np.array([fresh_loss(task, normal, Q, M, a) for Q, M, a in rows])
 
     return sampled if averages(risk.definitions) else closed
 
 
+def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
+    """Q, M and readouts of the times that were reached."""
+    n = sweep.done + 1
+    return overlaps(sweep)[0], sweep.M[:n], sweep.readout[:n]
+
+
 def _assemble(
     equations: DescentEquations,
-    sweeps: list[Sweep],
+    solved: list[Solved],
     layout: Layout,
     options: DescentOptions,
     parameters: Mapping[str, float],
     seconds: float,
 ) -> DescentRun:
     """Mean over the scrambles, its standard error, and how they ended."""
+    sweeps = [one.sweep for one in solved]
     status = next(y for y in SEVERITY if any(s.status == y for s in sweeps))
     reached = min(s.done for s in sweeps)
     messages = list(dict.fromkeys(s.message for s in sweeps if s.message))
     for sweep in sweeps:
         sweep.done = reached
     results = [dict(result_of(s)) for s in sweeps]
-    if equations.algorithm.loss == "squared":
-        risk_of = _risk_of(equations, sweeps[0].task, layout, options, parameters)
-        for number, result in enumerate(results):
-            result["risk"] = risk_of(number, result)
+    for one, result in zip(solved, results, strict=True):
+        if one.risk is not None:
+            result["risk"] = one.risk[: reached + 1]
     arrays = {n: np.mean([r[n] for r in results], axis=0) for n in results[0]}
     count = len(results)
     error = {

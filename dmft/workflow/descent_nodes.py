@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmft.equations.descent import DescentEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import scrambled_sobol, to_normal
-from dmft.model import FIELD, Committee, as_count
+from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, as_count
 from dmft.solvers.descent import DescentTask, Nodes
 
 Array = NDArray[np.float64]
@@ -54,7 +54,7 @@ class DescentOptions:
 
 @dataclass(frozen=True)
 class Layout:
-    """Points of a scramble: standard normals, then uniforms for the masks."""
+    """Points of a scramble: standard normals, then uniforms for the masks and for the clusters."""
 
     kind: str
     normals: int
@@ -65,6 +65,7 @@ class Layout:
     parts: int
     fraction: float
     steps: int
+    weights: tuple[float, ...]
 
     @classmethod
     def of(cls, equations: DescentEquations, task: DescentTask, options: DescentOptions) -> Layout:
@@ -88,10 +89,13 @@ class Layout:
         parts = round(1.0 / algorithm.batch_fraction)
         epochs = -(-task.steps // parts)
         uniforms = {"bernoulli": task.steps, "reshuffle": epochs}.get(algorithm.batch or "", 0)
+        model = equations.model
+        weights = tuple(model.mixture.weights) if isinstance(model, MixtureModel) else ()
+        uniforms += bool(weights)
         layout = cls(
             kind, task.dimension, uniforms, samples if kind == "sobol" else 2 * task.dimension,
             as_count(options.scrambles, "scrambles") if kind == "sobol" else 1, algorithm.batch,
-            parts, algorithm.batch_fraction, task.steps,
+            parts, algorithm.batch_fraction, task.steps, weights,
         )  # fmt: skip
         layout.check_memory(task, options)
         return layout
@@ -99,6 +103,7 @@ class Layout:
     def bytes(self, task: DescentTask) -> int:
         """Memory of one scramble: points, teacher's fields, gradients, masks and a copy."""
         rows = 2 * (self.normals + self.uniforms) + task.k + task.p * task.steps + self.steps
+        rows += 2 * bool(self.weights)
         return 8 * rows * self.samples
 
     def check_memory(self, task: DescentTask, options: DescentOptions) -> None:
@@ -118,11 +123,15 @@ class Layout:
         """Points of one scramble."""
         if self.kind == "cubature":
             points = math.sqrt(self.normals) * np.eye(self.normals)
-            return Nodes(np.concatenate([points, -points], axis=1), np.empty((0, 0)))
+            nodes = np.concatenate([points, -points], axis=1)
+            return Nodes(nodes, np.empty((0, 0)), np.empty(0, dtype=np.int64))
         stream = np.random.SeedSequence(seed, spawn_key=(number,))
         points = scrambled_sobol(self.normals + self.uniforms, self.samples, stream)
         normal = to_normal(points[: self.normals])
-        return Nodes(normal, self._mask(points[self.normals :]))
+        cluster = np.empty(0, dtype=np.int64)
+        if self.weights:
+            cluster = np.searchsorted(np.cumsum(self.weights)[:-1], points[-1], side="right")
+        return Nodes(normal, self._mask(points[self.normals :]), cluster)
 
     def _mask(self, uniform: Array) -> Array:
         """Weights of the samples in each step."""
@@ -138,7 +147,7 @@ class Layout:
 def is_affine(equations: DescentEquations) -> bool:
     """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
     model, teacher = equations.model, equations.model.teacher
-    if equations.algorithm.loss != "squared":
+    if equations.algorithm.loss != "squared" or isinstance(teacher, GaussianMixture):
         return False
     fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
     target = teacher.activation if isinstance(teacher, Committee) else teacher.expr

@@ -23,8 +23,13 @@ SIGNATURES = {
     "learnability": {"target": REQUIRED, "fields": None},
     "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
+    "GaussianMixture": {"means": REQUIRED, "labels": REQUIRED, "weights": None},
+    "MixtureModel": {"student": REQUIRED, "mixture": REQUIRED, "label_noise": 0},
     "SGD": {"learning_rate": REQUIRED, "batch_size": 1, "loss": "squared", "constraint": None},
     "GradientFlow": {"constraint": None},
+    "Lookahead": {"rho": REQUIRED},
+    "SharpnessAware": {"rho": REQUIRED, "normalised": False},
+    "Repeat": {"times": REQUIRED},
     "batch_exponents": {"exponent": REQUIRED, "loss": "squared"},
     "Overlaps": {"Q": REQUIRED, "M": REQUIRED, "P": ..., "readout": None},
     "random_overlaps": {"model": REQUIRED, "dim": REQUIRED, "seed": REQUIRED, "normalised": False},
@@ -46,7 +51,7 @@ SIGNATURES = {
     "phase_diagram": {},
 }  # fmt: skip
 KEYWORDS = {
-    "SGD": {"constraint", "readout_rate"},
+    "SGD": {"constraint", "repeat", "readout_rate"},
     "solve": {"method", "rtol", "atol", "save_at", "events", "progress"},
     "solve_stages": {"save_at", "events", "progress"},
     "escape_time": {"fraction", "reference", "overlap"},

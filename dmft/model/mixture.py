@@ -1,0 +1,202 @@
+"""Declaration of inputs from several clusters: mixtures of Gaussians with labels by cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model.algorithm import as_parameter
+from dmft.model.multi_index import teacher_field
+from dmft.model.network import Committee
+
+# Probabilities that a user rounds may miss one by this much; they are divided by their sum.
+SUM_TOLERANCE = 1e-9
+
+
+class GaussianMixture:
+    r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + N(0, I_d) of random clusters c, and labels.
+
+    The rows w*_r span the means; the fields h* = W* x / sqrt(d) of cluster c are N(P means[c], P).
+
+    Parameters
+    ----------
+    means : (clusters, k)
+        Coordinates of the means in the rows w*_r, of length one in units of sqrt(d) where P_rr = 1.
+    labels : sequence of numbers or sympy.Expr
+        Label of each cluster: a number, or an expression in `fields`.
+    weights : (clusters,), optional
+        Probabilities of the clusters; equal by default.
+    fields : sequence of sympy.Symbol, optional
+        The k fields h* in the order of the rows, where labels are expressions.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+
+    Examples
+    --------
+    >>> import dmft, sympy as sp
+    >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    >>> twins.width, twins.weights.tolist()
+    (1, [0.5, 0.5])
+    >>> u = sp.Symbol("u", real=True)
+    >>> dmft.GaussianMixture([[1.0], [0.0]], [u**2, 0], [0.3, 0.7], fields=u).labels
+    (z1**2, 0)
+    """
+
+    def __init__(
+        self,
+        means: ArrayLike,
+        labels: Sequence[float | sp.Expr],
+        weights: ArrayLike | None = None,
+        fields: sp.Symbol | Sequence[sp.Symbol] = (),
+    ) -> None:
+        self.means = _numbers(means, "means", 2)
+        clusters, k = self.means.shape
+        if clusters < 1 or k < 1:
+            raise ShapeMismatch(f"means has shape {self.means.shape}, expected (clusters, k)")
+        self.weights = _weights(weights, clusters)
+        self.width = sp.Integer(k)
+        self.labels = _labels(labels, clusters, self.fields, fields)
+
+    @property
+    def fields(self) -> tuple[sp.Symbol, ...]:
+        """Symbols z1, ..., zk of the stored labels."""
+        return tuple(teacher_field(r) for r in range(1, int(self.width) + 1))
+
+    @property
+    def readout(self) -> None:
+        """None: labels are those of the clusters."""
+        return None
+
+    @property
+    def parameters(self) -> set[sp.Symbol]:
+        """Free symbols of the labels other than the fields."""
+        return set().union(*(y.free_symbols for y in self.labels)) - set(self.fields)
+
+    def _key(self) -> tuple[object, ...]:
+        return self.means.tobytes(), self.means.shape, self.weights.tobytes(), self.labels
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GaussianMixture) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        labels = ", ".join(map(str, self.labels))
+        return (
+            f"GaussianMixture(means={self.means.tolist()}, labels=[{labels}], "
+            f"weights={self.weights.tolist()})"
+        )
+
+
+def _numbers(given: ArrayLike, name: str, ndim: int) -> NDArray[np.float64]:
+    try:
+        result = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"{name} must be numbers, got {given!r}") from error
+    if result.ndim != ndim:
+        raise ShapeMismatch(f"{name} has shape {result.shape}, expected {ndim} dimensions")
+    if not np.all(np.isfinite(result)):
+        raise BadParameter(f"{name} must be finite, got {result.tolist()}")
+    result.setflags(write=False)
+    return result
+
+
+def _weights(given: ArrayLike | None, clusters: int) -> NDArray[np.float64]:
+    weights = _numbers(np.full(clusters, 1.0 / clusters) if given is None else given, "weights", 1)
+    if weights.shape != (clusters,):
+        raise ShapeMismatch(f"weights has shape {weights.shape}, expected ({clusters},) as means")
+    if np.any(weights <= 0.0) or abs(weights.sum() - 1.0) > SUM_TOLERANCE:
+        raise BadParameter(
+            f"weights must be positive and add up to one, got {weights.tolist()} (sum "
+            f"{weights.sum():g})"
+        )
+    result: NDArray[np.float64] = weights / weights.sum()
+    result.setflags(write=False)
+    return result
+
+
+def _labels(
+    given: Sequence[float | sp.Expr],
+    clusters: int,
+    canonical: tuple[sp.Symbol, ...],
+    fields: sp.Symbol | Sequence[sp.Symbol],
+) -> tuple[sp.Expr, ...]:
+    """Labels in the canonical symbols of the fields."""
+    own = (fields,) if isinstance(fields, sp.Symbol) else tuple(fields)
+    if own and (len(own) != len(canonical) or not all(isinstance(z, sp.Symbol) for z in own)):
+        raise BadParameter(f"fields must be {len(canonical)} symbols, one a row, got {fields!r}")
+    try:
+        labels = [sp.sympify(y, strict=True) for y in list(given)]
+    except (TypeError, sp.SympifyError) as error:
+        raise BadParameter(f"labels must be numbers or expressions, got {given!r}") from error
+    if len(labels) != clusters:
+        raise ShapeMismatch(f"{len(labels)} labels for {clusters} clusters")
+    names = {z.name for z in canonical} | {z.name for z in own}
+    for label in labels:
+        clash = sorted(s.name for s in label.free_symbols - set(own) if s.name in names)
+        if clash:
+            raise BadParameter(
+                f"label {label} holds {clash[0]}; name the fields of labels with fields=[...]"
+            )
+        if label.is_real is False or label.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
+            raise BadParameter(f"label {label} is not a finite real number")
+    rename = dict(zip(own, canonical, strict=False))
+    return tuple(y.xreplace(rename) for y in labels)
+
+
+@dataclass(frozen=True)
+class MixtureModel:
+    """Student that learns the labels of clusters: the `Model` of `GradientDescent` on mixtures.
+
+    Parameters
+    ----------
+    student : Committee
+    mixture : GaussianMixture
+        Inputs and labels; its rows are the teacher's of `Overlaps`: M = W W*^T/d, P = W* W*^T/d.
+    label_noise : float or sympy.Expr
+        Variance Delta >= 0 of noise that is added to the labels.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import dmft, sympy as sp
+    >>> z, f, y = sp.symbols("z f y", real=True)
+    >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    >>> model = dmft.MixtureModel(dmft.Committee(z, width=1), twins)
+    >>> logistic = dmft.GradientDescent(0.5, samples_per_dim=2, loss=sp.log(1 + sp.exp(-f * y)))
+    >>> run = dmft.solve(dmft.derive(model, logistic), dmft.Overlaps([[1.0]], [[0.0]]), 3)
+    >>> bool(run.M[3, 0, 0] > run.M[1, 0, 0] > 0)
+    True
+    """
+
+    student: Committee
+    mixture: GaussianMixture
+    label_noise: sp.Expr = sp.S.Zero
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.student, Committee):
+            raise BadParameter(f"student must be a dmft.Committee, got {self.student!r}")
+        if not isinstance(self.mixture, GaussianMixture):
+            raise BadParameter(f"mixture must be a dmft.GaussianMixture, got {self.mixture!r}")
+        object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
+
+    @property
+    def teacher(self) -> GaussianMixture:
+        """The mixture, whose rows take the teacher's place."""
+        return self.mixture
+
+    @property
+    def parameters(self) -> set[sp.Symbol]:
+        """Symbols of student and labels that take values at run time."""
+        return self.student.parameters | self.mixture.parameters

@@ -1,0 +1,121 @@
+"""Gradient descent on inputs from clusters: simulation, exact steps, refusals."""
+
+import math
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy import integrate, stats
+
+import dmft
+from dmft.errors import BadParameter, ShapeMismatch
+
+z, f, y, u, v = sp.symbols("z f y u v", real=True)
+TWINS = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+LOGISTIC = sp.log(1 + sp.exp(-f * y))
+LINE = dmft.Committee(z, 1)
+
+
+def test_first_step_of_logistic_regression_is_its_integral():
+    """M^1 = (1 - eta ridge) m - eta alpha E[g kappa], with kappa = c + N(0, 1) (A.4)."""
+    m, q, eta, alpha, ridge = 0.2, 1.3, 0.5, 2.0, 0.1
+    model = dmft.MixtureModel(LINE, TWINS)
+    descent = dmft.GradientDescent(eta, alpha, ridge=ridge, loss=LOGISTIC)
+    run = dmft.solve(dmft.derive(model, descent), dmft.Overlaps([[q]], [[m]]), 1)
+    normal = stats.norm.pdf
+
+    def slope(r, kappa):
+        return -1.0 / (1.0 + np.exp(m * kappa + r))  # of the loss at h, for the label 1
+
+    def pulled(r, kappa):
+        return slope(r, kappa) * kappa * normal(r, 0, math.sqrt(q - m * m)) * normal(kappa, 1, 1)
+
+    wanted = integrate.dblquad(pulled, -8, 10, -9, 9)[0]  # both clusters give the same
+    exact = (1 - eta * ridge) * m - eta * alpha * wanted
+    assert abs(run.M[1, 0, 0] - exact) < 5 * run.error["M"][1, 0, 0] + 1e-9
+
+
+def test_linear_regression_on_clusters_by_moments():
+    """Squared loss, linear student: one step needs second moments of the inputs only."""
+    mixture = dmft.GaussianMixture([[1.0], [-0.5]], [2, -1], weights=[0.25, 0.75])
+    model = dmft.MixtureModel(LINE, mixture, label_noise=0.2)
+    m, q, rho, eta, alpha = 0.3, 0.9, 1.5, 0.1, 2.0
+    start = dmft.Overlaps([[q]], [[m]], [[rho]])
+    run = dmft.solve(dmft.derive(model, dmft.GradientDescent(eta, alpha)), start, 1)
+    weights, means = np.array([0.25, 0.75]), rho * np.array([1.0, -0.5])
+    squares = means**2 + rho  # of h*
+    # h = (m / rho) h* + r, r ~ N(0, q - m^2 / rho)
+    pull = m / rho
+    gh = weights @ (pull * squares - np.array([2.0, -1.0]) * means)
+    assert run.M[1, 0, 0] == pytest.approx(m - eta * alpha * gh, abs=2e-5)
+    residual = weights @ (
+        pull**2 * squares - 2 * pull * means * np.array([2.0, -1.0]) + np.array([4.0, 1.0])
+    )
+    loss = 0.5 * (residual + q - m * m / rho)
+    error = 6 * run.error["risk"][0]
+    assert run.risk[0] == pytest.approx(loss, abs=error)  # without the noise
+    assert run.train_loss[0] == pytest.approx(loss + 0.1, abs=6 * run.error["train_loss"][0])
+
+
+def test_three_clusters_against_weights():
+    """Means in two directions, labels that are functions of the fields, general overlaps."""
+    labels = [u**2, -1, v]
+    mixture = dmft.GaussianMixture(
+        [[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]], labels, [0.5, 0.2, 0.3], fields=[u, v]
+    )
+    student = dmft.Committee(sp.erf(z / sp.sqrt(2)), 2, (2, -1))
+    model = dmft.MixtureModel(student, mixture, label_noise=0.1)
+    descent = dmft.GradientDescent(0.3, 2, ridge=0.05)
+    start = dmft.Overlaps(
+        [[1.0, 0.2], [0.2, 0.8]], [[0.1, 0.2], [0.0, 0.3]], [[1.2, 0.2], [0.2, 0.9]]
+    )
+    theory = dmft.solve(dmft.derive(model, descent), start, 4)
+    truth = dmft.simulate(model, descent, 400, 4, 24, start)
+    for name in ("M", "Q", "train_loss", "corr", "Q2"):
+        gap = np.abs(theory[name] - truth.mean[name])
+        allowed = 4.5 * np.hypot(truth.stderr[name], theory.error[name]) + 4.0 / 400
+        assert np.all(gap < allowed), (name, gap.max())
+
+
+def test_one_cluster_at_the_origin_is_the_plain_model():
+    target = u**3 - 3 * u
+    start, descent = dmft.Overlaps([[1.0]], [[0.3]]), dmft.GradientDescent(0.2, 2)
+    student = dmft.Committee(sp.tanh(z), 1)
+    plain = dmft.Model(student, dmft.MultiIndex(sp.tanh(target), [u]))
+    mixture = dmft.GaussianMixture([[0.0]], [sp.tanh(target)], fields=u)
+    one = dmft.solve(dmft.derive(plain, descent), start, 3)
+    other = dmft.solve(dmft.derive(dmft.MixtureModel(student, mixture), descent), start, 3)
+    for name in ("M", "Q2", "corr", "risk"):
+        error = np.hypot(one.error[name], other.error[name])
+        assert np.all(np.abs(one[name] - other[name]) < 6 * error + 1e-4), name
+
+
+def test_latex_names_the_law():
+    text = dmft.derive(dmft.MixtureModel(LINE, TWINS), dmft.GradientDescent(0.1, 1)).latex()
+    assert r"\mathcal{N}(P \mu_c, P)" in text
+    assert "c = 0" in text
+
+
+def test_refusals():
+    with pytest.raises(ShapeMismatch, match="labels"):
+        dmft.GaussianMixture([[1.0], [-1.0]], [1])
+    with pytest.raises(ShapeMismatch, match="dimensions"):
+        dmft.GaussianMixture([1.0, -1.0], [1, -1])
+    with pytest.raises(BadParameter, match="add up to one"):
+        dmft.GaussianMixture([[1.0], [-1.0]], [1, -1], weights=[0.5, 0.6])
+    with pytest.raises(BadParameter, match="finite"):
+        dmft.GaussianMixture([[np.nan]], [1])
+    with pytest.raises(BadParameter, match="fields="):
+        dmft.GaussianMixture([[1.0]], [sp.Symbol("z1", real=True) ** 2])
+    with pytest.raises(BadParameter, match="mixture must be"):
+        dmft.MixtureModel(LINE, LINE)
+    model = dmft.MixtureModel(LINE, TWINS)
+    with pytest.raises(BadParameter, match="GradientDescent alone"):
+        dmft.derive(model, dmft.SGD(0.1))
+    with pytest.raises(BadParameter, match=r"dmft\.Model"):
+        dmft.population_risk(model)
+    with pytest.raises(BadParameter, match=r"dmft\.Model"):
+        dmft.simulate(model, dmft.SGD(0.1), 100, 1.0, 2)
+    equations = dmft.derive(model, dmft.GradientDescent(0.1, 1))
+    with pytest.raises(BadParameter, match="cubature"):
+        dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.0]]), 2, nodes="cubature")
