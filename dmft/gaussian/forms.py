@@ -123,7 +123,7 @@ def _written(
         polynomial = sp.Poly(expr, *fields)
         if polynomial.total_degree() == 1:
             label = tuple(polynomial.coeff_monomial(x) for x in fields)
-            lead = next(a for a in label if a != 0)
+            lead = next(a for a in label if not a.is_zero)
             scaled = tuple(a / lead for a in label)
             form = table.setdefault(scaled, sp.Dummy(f"l{len(table)}", real=True))
             return lead * form + polynomial.coeff_monomial(1)

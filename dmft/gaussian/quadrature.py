@@ -269,7 +269,8 @@ def _sum(parts: Sequence[_Part]) -> _Part:
 
 def _product(blocks: Sequence[Block], rtol: float) -> _Part:
     """Product of expectations, and its error."""
-    weight = float(blocks[0].weight)
+    # A block that has become a constant holds it as its weight, wherever it stands.
+    weight = float(mpmath.fprod(b.weight for b in blocks))
     parts = [_block(b, rtol / len(blocks)) for b in blocks]
     value, upper, size = weight, abs(weight), abs(weight)
     for p in parts:

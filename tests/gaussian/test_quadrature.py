@@ -120,6 +120,23 @@ def test_structure_leaves_few_dimensions():
 PAIR_OF_ONES = dmft.Gaussian([x, y], [[1, 0.4], [0.4, 1]])
 
 
+def test_independent_moments_count_wherever_they_stand():
+    """E[a^4] beside a factor that is integrated first; an odd one makes everything vanish."""
+    law = dmft.Gaussian([x, y], sp.eye(2))
+    half = 1 / np.sqrt(2 * np.pi)
+    for first, second in ((x, y), (y, x)):
+        kink = first * sp.Heaviside(first)
+        assert law.quad(second * kink) == 0
+        assert holds(law.quad(second**4 * kink), 3 * half)
+        assert holds(law.quad((second**2 + second) * kink), half)
+
+
+def test_linear_forms_may_hold_a_float_zero():
+    law = dmft.Gaussian([x, y], sp.eye(2))
+    form = sp.Add(sp.Mul(sp.Float(0.0), x, evaluate=False), 2 * y, evaluate=False)
+    assert holds(law.quad(sp.Max(0, form)), 2 / np.sqrt(2 * np.pi))
+
+
 def test_degenerate_covariances_lose_dimensions():
     vectors = np.array([[1.0, 2.0], [0.5, -1.0], [1.5, 1.0]])
     law = dmft.Gaussian([x, y, w], vectors @ vectors.T)
