@@ -117,6 +117,10 @@ def derive(
             "algorithm must be dmft.SGD, dmft.GradientFlow or dmft.GradientDescent, got "
             f"{algorithm!r}"
         )
+    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+        raise BadParameter(
+            f"equations of {algorithm.repeat} are not derived yet; dmft.simulate runs it"
+        )
     name = region_of(algorithm, scaling)
     size = None if dim is None else as_dimension(dim)
     if fluctuations:

@@ -144,6 +144,8 @@ def _check_algorithm(algorithm: SGD | GradientFlow) -> None:
     if algorithm.trains_readout:
         raise BadParameter(f"no escape formula while the readout is trained; {INSTEAD}")
     if isinstance(algorithm, SGD):
+        if algorithm.repeat is not None:
+            raise BadParameter(f"no escape formula with repeat = {algorithm.repeat}; {INSTEAD}")
         if isinstance(algorithm.batch_size, sp.Expr) and not algorithm.batch_size.is_Integer:
             raise BadParameter(
                 f"batch_size = {algorithm.batch_size} grows with the dimension: its steps are a "

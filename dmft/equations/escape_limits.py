@@ -42,6 +42,11 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     >>> dmft.maximal_learning_rate(dmft.literature.phase_retrieval(p), sphere)
     p/6
     """
+    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+        raise BadParameter(
+            f"the perfect solution is linearised for one gradient a sample, not with repeat = "
+            f"{algorithm.repeat}: solve the equations from near it instead"
+        )
     on_sphere = isinstance(algorithm, SGD) and algorithm.on_sphere
     if not (on_sphere and isinstance(model, Model)):
         return recovery(model, algorithm).maximal_learning_rate

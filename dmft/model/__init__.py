@@ -8,6 +8,7 @@ from dmft.model.model import Model
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps
+from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
 from dmft.model.scaling import Scaling
 
 __all__ = [
@@ -17,13 +18,18 @@ __all__ = [
     "SGD",
     "Committee",
     "GaussianMixture",
+    "Displaced",
     "GradientDescent",
     "GradientFlow",
+    "Lookahead",
     "MixtureModel",
     "Model",
     "MultiIndex",
     "Overlaps",
+    "Repeat",
+    "Repetition",
     "Scaling",
+    "SharpnessAware",
     "as_count",
     "check_covariance",
     "check_shape",

@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.model.repetition import Repetition
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 Loss = Literal["squared", "correlation"]
@@ -86,6 +87,8 @@ class SGD:
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         also takes the part of the step along w_j out before. Their differential equations agree,
         their maps do not.
+    repeat : None, Lookahead, SharpnessAware or Repeat
+        What a step does with its sample beyond one gradient; t counts samples as without.
     readout_rate : float or sympy.Expr
         rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed.
 
@@ -102,6 +105,7 @@ class SGD:
     batch_size: int | sp.Expr = 1
     loss: Loss = "squared"
     constraint: Constraint = None
+    repeat: Repetition | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -113,6 +117,16 @@ class SGD:
         if self.loss not in LOSSES:
             raise BadParameter(f"loss must be one of {list(LOSSES)}, got {self.loss!r}")
         _check_constraint(self.constraint)
+        if not (self.repeat is None or isinstance(self.repeat, Repetition)):
+            raise BadParameter(
+                "repeat must be dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) "
+                f"or None, got {self.repeat!r}"
+            )
+        if self.repeat is not None and readout_rate != 0:
+            raise BadParameter(
+                "a readout that learns from repeated samples is not defined here: leave "
+                "readout_rate out, or repeat"
+            )
 
     @property
     def trains_readout(self) -> bool:

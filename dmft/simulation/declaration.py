@@ -22,11 +22,17 @@ from dmft.model import (
     Model,
     MultiIndex,
     Overlaps,
+    Repeat,
+    Repetition,
     as_count,
 )
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
+
+# Kinds of repetition in compiled code: gradients at displaced fields, displaced by a fixed length,
+# several passes over one batch.
+DISPLACED, NORMALISED, REPEATED = range(3)
 
 Compiled = Callable[..., float]
 
@@ -65,6 +71,8 @@ class Experiment:
     readout_rate: float = 0.0
     # 1 where the error is y - f, 0 where it is y.
     own: int = 1
+    # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
+    repeat: tuple[float, ...] = ()
 
     @property
     def p(self) -> int:
@@ -135,6 +143,7 @@ def declare_experiment(
         dim=dim,
         readout_rate=readout_rate,
         own=int(algorithm.loss == "squared"),
+        repeat=filler.repeat(algorithm.repeat),
     )
     filler.check_all_used()
     return experiment
@@ -171,6 +180,19 @@ class Filler:
         """Value of a parameter, which may be given under its own name."""
         expr = self.values.get(name, expr)
         return self.number(sp.sympify(expr, strict=True), name)
+
+    def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:
+        """What the repeated kernels take: kind, signed displacement, passes."""
+        if repetition is None:
+            return ()
+        if isinstance(repetition, Repeat):
+            return (float(REPEATED), 0.0, float(repetition.times))
+        self.known.add("rho")
+        rho = self.scalar(repetition.rho, "rho")
+        if rho <= 0.0:
+            raise BadParameter(f"rho = {rho:g} must be positive")
+        kind = NORMALISED if repetition.normalised else DISPLACED
+        return (float(kind), repetition.sign * rho, 1.0)
 
     def batch(self, size: int | sp.Expr, dim: int) -> int:
         """Batch size as an integer: of an expression in d the nearest one."""
@@ -279,5 +301,6 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "readout_rate": experiment.readout_rate,
         "loss": "squared" if experiment.own else "correlation",
         "dim": experiment.dim,
+        **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
         **extra,
     }

@@ -64,12 +64,13 @@ def simulate(
     r"""Run one-pass SGD in R^d for several seeds and average the overlaps.
 
     Equation    w_j <- w_j + gamma/(p n_b) sum_mu psi_j x/sqrt(d), psi_j = a_j sigma'(h_j) E,
+                with `repeat` at the displaced fields or several times on the same batch,
                 a_j <- a_j + rho_a gamma/(p d n_b) sum_mu E sigma(h_j); E = y - f, or y
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
                 methods are exact in law, the risk is a quadrature at the saved overlaps
-    Source      one_pass.md sections 0, B.2, B.6, D.2
+    Source      one_pass.md sections 0, B.2, B.6, D.2; batch_reuse.md D.1, D.2
 
     Parameters
     ----------
@@ -130,6 +131,11 @@ def simulate(
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
     experiment = declare_experiment(model, algorithm, dim, start, parameters)
+    if method == "overlaps" and experiment.repeat and experiment.batch_size > 1:
+        raise BadParameter(
+            f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
+            'the chain of overlaps does not keep: take method="weights", or batch_size=1'
+        )
     _check_dimension(experiment, start)
     grid = save_steps(t_max, experiment.time_step, save_at)
     total = round(t_max / experiment.time_step)

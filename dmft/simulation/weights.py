@@ -10,7 +10,7 @@ from dmft.simulation.declaration import Experiment
 from dmft.simulation.factor import factor
 from dmft.simulation.kernels import advance_weights, measure
 from dmft.simulation.risk import Rule
-from dmft.simulation.runner import Constants, Runner
+from dmft.simulation.runner import Advance, Constants, Runner
 
 
 def random_weights(
@@ -50,11 +50,31 @@ def weights_runner(
     P = W_star @ W_star.T / experiment.dim
     constants = Constants(P, experiment, rule, watch, generator)
 
-    def advance(first: int, steps: int) -> tuple[int, int]:
+    def once(first: int, steps: int) -> tuple[int, int]:
         return advance_weights(W, W_star, Q, M, *constants.arguments(first, steps))
+
+    advance = repeated(W, W_star, Q, M, constants) if experiment.repeat else once
 
     def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         measure(W, W_star, Q, M)
         return Q.copy(), M.copy(), constants.readout.copy()
 
     return Runner(advance, overlaps, P, watch)
+
+
+def repeated(
+    W: NDArray[np.float64],
+    W_star: NDArray[np.float64],
+    Q: NDArray[np.float64],
+    M: NDArray[np.float64],
+    constants: Constants,
+) -> Advance:
+    """Steps that use a sample more than once; compiled at the first use."""
+    from dmft.simulation.repeated_kernels import advance_repeated_weights
+
+    repeat = np.array(constants.experiment.repeat)
+
+    def advance(first: int, steps: int) -> tuple[int, int]:
+        return advance_repeated_weights(W, W_star, Q, M, repeat, *constants.arguments(first, steps))
+
+    return advance

@@ -1,0 +1,197 @@
+"""Compiled steps of algorithms that use a sample more than once (batch_reuse.md D.1, D.2).
+
+A repetition is [kind, rho, times]. Displaced steps take their one gradient at the fields
+
+    h + rho psi(h) |x|^2/d,   or   h + rho psi(h)/|psi(h)| |x|/sqrt(d)   (normalised)
+
+which are those of weights W + rho psi x^T/sqrt(d) (normalised: over |psi| |x|/sqrt(d)) at the same
+sample, exactly at every d; rho is negative for sharpness-aware steps. Repeated steps are `times`
+whole steps, constraint included, on one batch.
+
+The chain draws fields and |x|^2 once a step and carries the fields of the sample along with the
+overlaps: with c = gamma/p a pass makes h_j' = (h_j + c psi_j |x|^2/d) / (length of w_j). One sample
+a step; batches are simulated by their weights.
+
+Numba's cache does not notice changes of the functions that come from `kernels`: after editing that
+file empty the cache directory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, types
+
+from dmft.simulation.declaration import NORMALISED, REPEATED
+from dmft.simulation.kernels import (
+    COMMON,
+    FREE,
+    INTEGERS,
+    PASSED,
+    REACHED,
+    SPHERE_GRADIENT,
+    add_multiple,
+    apply_step,
+    divide_by_length,
+    dot,
+    draw_fields,
+    factor_students,
+    has_passed,
+    length_status,
+    measure,
+    normalise,
+    sample_updates,
+    take_out_radial,
+)
+from dmft.simulation.passage import WATCH_NOTHING
+from dmft.simulation.risk import MATRIX, VECTOR
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def displace(h, psi, size, repeat, moved):  # type: ignore[no-untyped-def]
+    """Write the displaced fields; `size` is |x|^2/d."""
+    scale = repeat[1] * size
+    if repeat[0] == NORMALISED:
+        square = 0.0
+        for j in range(psi.size):
+            square += psi[j] * psi[j]
+        scale = repeat[1] * math.sqrt(size / square) if square > 0.0 else 0.0
+    for j in range(h.size):
+        moved[j] = h[j] + scale * psi[j]
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, VECTOR, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
+    Q, M, root, pivots, repeat, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, par, par_star, rule, generator,
+):  # fmt: skip
+    """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
+    p, k = M.shape
+    known, dim, fields = root.shape[1], counts[4], counts[5]
+    on, scale = counts[6] * 1.0, rates[0] / dim
+    passes = int(repeat[2]) if repeat[0] == REPEATED else 1
+    B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
+    order = np.empty(p, np.int64)
+    h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
+    moved, push = np.empty(p), np.zeros(p)
+    cross, own, gram = np.empty((p, k)), np.empty((p, p)), np.empty((p, p))
+    Q_old, M_old = np.empty((p, p)), np.empty((p, k))
+    for step in range(counts[0]):
+        rank = factor_students(Q, M, root, pivots, B, L, rest, order)
+        rank = min(rank, dim - known)
+        square = draw_fields(generator, root, B, L, rank, z, h, h_star)
+        noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+        degrees = dim - known - rank
+        if degrees > 0:
+            square += generator.chisquare(degrees)
+        for r in range(1, fields):
+            par_star[r - 1] = h_star[r]
+        for _ in range(passes):
+            sample_updates(
+                h, h_star, a, a_star, noise, on, sigma, slope, sigma_star, par, par_star, psi, push
+            )
+            if repeat[0] != REPEATED:
+                displace(h, psi, square / dim, repeat, moved)
+                sample_updates(
+                    moved, h_star, a, a_star, noise, on,
+                    sigma, slope, sigma_star, par, par_star, psi, push,
+                )  # fmt: skip
+            for j in range(p):
+                for r in range(k):
+                    cross[j, r] = psi[j] * h_star[r]
+                for i in range(p):
+                    own[j, i] = psi[j] * h[i]
+                    gram[j, i] = psi[j] * psi[i] * square
+            if counts[3] == SPHERE_GRADIENT:
+                Q_old[:, :] = Q
+                M_old[:, :] = M
+            apply_step(Q, M, scale, cross, own, gram)
+            if counts[3] == SPHERE_GRADIENT:
+                take_out_radial(Q_old, M_old, scale, own, Q, M)
+                for j in range(p):
+                    h[j] -= scale * own[j, j] * h[j]
+            for j in range(p):
+                h[j] += scale * psi[j] * square
+            code = length_status(Q)
+            if code != REACHED:
+                return code, step + 1
+            if counts[3] != FREE:
+                for j in range(p):
+                    h[j] /= math.sqrt(Q[j, j])
+                normalise(Q, M)
+        if watch[0] == WATCH_NOTHING or (counts[1] + step + 1) % int(watch[2]) != 0:
+            continue
+        if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+            return PASSED, step + 1
+    return REACHED, counts[0]
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_repeated_weights(  # type: ignore[no-untyped-def]
+    W, W_star, Q, M, repeat, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, par, par_star, rule, generator,
+):  # fmt: skip
+    """Carry W (p, d) on in place; returns the status code and the steps done.
+
+    Q and M are work space for the constraint and for what is watched.
+    """
+    p, d = W.shape
+    k, batch = W_star.shape[0], counts[2]
+    root_d, on = math.sqrt(d), counts[6] * 1.0
+    passes = int(repeat[2]) if repeat[0] == REPEATED else 1
+    X, G, noise = np.empty((batch, d)), np.empty((p, d)), np.zeros(batch)
+    psi, h, h_star, moved, push = np.empty(p), np.empty(p), np.empty(k), np.empty(p), np.zeros(p)
+    for step in range(counts[0]):
+        for mu in range(batch):
+            for i in range(d):
+                X[mu, i] = generator.standard_normal()
+            if rates[1] > 0.0:
+                noise[mu] = rates[1] * generator.standard_normal()
+        for _ in range(passes):
+            G[:, :] = 0.0
+            for mu in range(batch):
+                for j in range(p):
+                    h[j] = dot(W[j], X[mu]) / root_d
+                for r in range(k):
+                    h_star[r] = dot(W_star[r], X[mu]) / root_d
+                for r in range(1, counts[5]):
+                    par_star[r - 1] = h_star[r]
+                sample_updates(
+                    h, h_star, a, a_star, noise[mu], on,
+                    sigma, slope, sigma_star, par, par_star, psi, push,
+                )  # fmt: skip
+                if repeat[0] != REPEATED:
+                    displace(h, psi, dot(X[mu], X[mu]) / d, repeat, moved)
+                    sample_updates(
+                        moved, h_star, a, a_star, noise[mu], on,
+                        sigma, slope, sigma_star, par, par_star, psi, push,
+                    )  # fmt: skip
+                for j in range(p):
+                    add_multiple(G[j], rates[0] * psi[j] / root_d, X[mu])
+            if counts[3] == SPHERE_GRADIENT:
+                for j in range(p):
+                    add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
+            for j in range(p):
+                add_multiple(W[j], 1.0, G[j])
+                Q[j, j] = dot(W[j], W[j]) / d
+            code = length_status(Q)
+            if code != REACHED:
+                return code, step + 1
+            if counts[3] != FREE:
+                divide_by_length(W, Q)
+        if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
+            measure(W, W_star, Q, M)
+            if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+                return PASSED, step + 1
+    return REACHED, counts[0]
