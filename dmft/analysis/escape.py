@@ -68,7 +68,9 @@ class EscapeTime:
     relaxed : bool
         True when the run had not reached its plateau yet: nothing is learned at `value`.
     time_step_times_dim : float or None
-        For `steps`.
+        For `steps`; the mean over the run where its rate follows a schedule.
+    counts_steps : bool
+        Whether `value` is a number of steps already, as that of a map is.
 
     Examples
     --------
@@ -85,12 +87,15 @@ class EscapeTime:
     relaxed: bool = False
     time_step_times_dim: float | None = None
     status: Status = Status.EVENT
+    counts_steps: bool = False
 
     def __float__(self) -> float:
         return self.value
 
     def steps(self, dim: int) -> float:
         """Steps of the algorithm until the escape at input dimension `dim`."""
+        if self.counts_steps:
+            return self.value
         if self.time_step_times_dim is None:
             raise BadParameter("this run has no steps: its time is that of a continuous flow")
         return self.value * dim / self.time_step_times_dim
@@ -218,7 +223,8 @@ def _by_overlap(
     event = Event(cosine, overlap, direction=1)
     start = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
     if cosine.value(start.start, start.constants) >= overlap:
-        return EscapeTime(float(options.get("t_start", 0.0)), overlap, "overlap")
+        begun = float(options.get("t_start", 0.0))
+        return EscapeTime(begun, overlap, "overlap", **clock_of(start))
     run = solve_problem(problem, state, t_max, events=[event], **options)
     return _result(run, overlap, "overlap")
 
@@ -271,9 +277,19 @@ def _from_plateau(
 
 def _result(run: Trajectory, threshold: float, reference: str, **known: Any) -> Any:
     if run.status == Status.EVENT:
-        unit = run.provenance.get("time_step_times_dim")
-        return EscapeTime(float(run.t[-1]), threshold, reference, time_step_times_dim=unit, **known)
+        return EscapeTime(float(run.t[-1]), threshold, reference, **clock_of(run), **known)
     return Censored(float(run.t[-1]), threshold, reference, run.status, run.message, **known)
+
+
+def clock_of(run: Trajectory) -> dict[str, Any]:
+    """What turns the last time of a run into steps."""
+    if run.provenance.get("time_unit") == "steps":
+        return {"counts_steps": True}
+    if run.provenance.get("time_step_times_dim") is None:
+        return {}
+    steps = float(run.steps(1)[-1])
+    unit = run.t[-1] / steps if steps > 0 else run.provenance["time_step_times_dim"]
+    return {"time_step_times_dim": float(unit)}
 
 
 def _initial_risk(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.escape import Censored, EscapeTime, escape_time_of, run_again
+from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
 from dmft.errors import BadParameter
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
@@ -107,7 +107,6 @@ def phases(
     problem, options = run_again(run)
     dense = solve_problem(problem, run.start, float(run.t[-1]), **options)
     P = np.diag(run.constants["P"])
-    unit = options["provenance"].get("time_step_times_dim")
     best = [_first(dense, problem, options, _of_unit(P, r), level) for r in range(P.size)]
     time = _first(dense, problem, options, _of_all(P), level)
     alignment: EscapeTime | Censored
@@ -115,7 +114,7 @@ def phases(
         end = float(dense.t[-1])
         alignment = Censored(end, level, "alignment", dense.status, dense.message)
     else:
-        alignment = EscapeTime(time, level, "alignment", time_step_times_dim=unit)
+        alignment = EscapeTime(time, level, "alignment", **clock_of(dense))
     return Phases(escape, alignment, np.array(best), level)
 
 

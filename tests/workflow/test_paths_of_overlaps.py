@@ -153,36 +153,3 @@ def test_refusals(retrieval):
         dmft.linear_noise(eqs, start, d=100)
     with pytest.raises(BadParameter, match="batch_size is fixed"):
         dmft.solve(eqs, start, 1.0, paths=3, dt=0.1, d=100, batch_size=2)
-
-
-# The closed law of one_pass.md F.4: gamma_E + log 2 is -E log z^2 of a normal z.
-def exit_law(gamma, delta, dim, fraction):
-    A = 4 - 24 * gamma
-    rate = A - 2 * gamma * delta
-    bound, u1 = rate / A, fraction + (1 - fraction) / dim
-    kappa = gamma * (48 + 4 * delta) / (2 * rate)
-    mean = math.log(u1 * bound * dim / ((bound - u1) * (1 + kappa)))
-    mean += np.euler_gamma + math.log(2)
-    return mean / (2 * rate), math.pi / (2 * math.sqrt(2) * rate)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dim", "gamma", "delta", "chains"),
-    [(10**3, 1 / 12, 0.0, 4000), (10**4, 0.05, 0.5, 1000), (10**5, 1 / 12, 0.0, 200)],
-)
-def test_exit_times_have_the_mean_and_spread_of_the_closed_law(dim, gamma, delta, chains):
-    model, sgd = declared(SQUARE, noise=delta), dmft.SGD(gamma, constraint="sphere")
-    mean, std = exit_law(gamma, delta, dim, 0.1)
-    level = dmft.FirstPassage("risk", 0.9, relative=True)
-    paths = dmft.escape_time(
-        noisy(model, sgd), None, 12.0, fraction=0.1, paths=4000, dt=0.005, d=dim, seed=dim
-    )
-    runs = dmft.simulate(
-        model, sgd, dim, 12.0, chains, method="overlaps", first_passage=level, save_at=2
-    )
-    for found in (paths, dmft.escape_time(runs, fraction=0.1)):
-        # The law is leading order in 1/log d: what it leaves out is of order 1/d and d-independent
-        # nonlinear terms at the exit, about one per cent at d = 10^3.
-        assert abs(found.mean - mean) < 3.5 * found.stderr + 10 / dim
-        assert abs(found.std - std) < 3.5 * found.std_stderr + 20 / dim
