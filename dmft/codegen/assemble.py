@@ -126,6 +126,22 @@ def domain(y, widths, par, shift):
 '''
 
 
+# Infinitely wide students: numbers that only grow from zero and above.
+ALIGNED_DOMAIN = '''
+
+@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
+def covariance(y, widths, par):
+    """What must not be negative, as a diagonal matrix."""
+    return np.diag(y)
+
+
+@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
+def domain(y, widths, par, shift):
+    """Smallest entry of the state, plus shift; negative outside the domain."""
+    return y.min() + shift
+'''
+
+
 def module_source(
     definitions: Sequence[Definition],
     parameters: Sequence[str],
@@ -150,6 +166,8 @@ def _domain(
 ) -> str:
     """Functions that tell whether overlaps are those of vectors."""
     blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
+    if not blocks and here.state[0].name == "variance":
+        return ALIGNED_DOMAIN
     if not blocks:
         assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
         return WIDE_DOMAIN.format(start="widths[0] * widths[1]")

@@ -15,6 +15,9 @@ MOVABLE = (
     Block("Q", ("p", "p"), symmetric=True),
     Block("M", ("p", "k")),
     Block("Q_perp", ("p",)),
+    Block("variance", ("k",)),
+    Block("saturation", ("k",)),
+    Block("coupling", ("k",)),
     Block("readout", ("p",)),
 )
 # What stands still where no rate moves it, in the order of the packed constants.

@@ -72,7 +72,9 @@ def derive(
         Which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
         "gradient-flow" drops the quadratic term, "mean-field" does so for wide students, whose
         state is M (p, k) and Q_perp (p,), "noise-dominated" keeps the quadratic term alone, in
-        its own time. A `Scaling` of powers of d chooses among these (`dmft.regimes` draws them).
+        its own time; "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic
+        students of one teacher unit on the sphere, whose state is three numbers. A `Scaling` of
+        powers of d chooses among these (`dmft.regimes` draws them).
 
     Raises
     ------

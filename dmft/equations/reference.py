@@ -131,7 +131,8 @@ class Interpreter:
     def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         self.arrays = arrays
         self.scalars = scalars
-        self.numbers = _numbers(dict(zip("pk", arrays["M"].shape, strict=True)), arrays)
+        widths = (arrays["readout"].size, arrays["teacher_readout"].size)
+        self.numbers = _numbers(dict(zip("pk", widths, strict=True)), arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
 

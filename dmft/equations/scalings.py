@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.aligned_equations import aligned_equations
 from dmft.equations.definitions import Definition, live
 from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations
@@ -22,6 +23,7 @@ TIME_UNITS = {
     "high-dimensional": "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
     "gradient-flow": "t = steps * gamma / (p d) as gamma / p -> 0",
     "mean-field": "t = steps * gamma / (p d) as gamma / p -> 0 and p -> infinity",
+    "wide-high-dimensional": "t = steps * gamma / (p d) as p -> infinity at fixed gamma / p",
     "noise-dominated": "t' = steps * (gamma / p)^2 / (n_b d), that is t' = t gamma / (p n_b), as "
     "gamma / (p n_b) -> infinity and (gamma / p)^2 / (n_b d) -> 0",
 }
@@ -83,6 +85,8 @@ def limit(
     unit = time_unit(name, scaling)
     if name == "mean-field":
         return wide_equations(model, algorithm, name, unit, dim)
+    if name == "wide-high-dimensional":
+        return aligned_equations(model, algorithm, name, unit)
     found = definitions(model, algorithm, name not in FLOWS)
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)

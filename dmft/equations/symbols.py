@@ -53,6 +53,10 @@ perp_learning, perp_interaction = (
 )
 growth = sp.IndexedBase("growth")
 cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
+# Infinitely wide students: M_j^2 = X z^2/(1 + Y z^2), Q_jl = C M_j M_l, u = <M^2>.
+variance, saturation, coupling, mean_square = (
+    sp.IndexedBase(y) for y in ("variance", "saturation", "coupling", "mean_square")
+)
 risk = sp.Symbol("risk", real=True)
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
@@ -107,6 +111,10 @@ BASE_LATEX = {
     "cosine": "z",
     "cosine_weight": "w",
     "h_twin": "h'",
+    "variance": "X",
+    "saturation": "Y",
+    "coupling": "C",
+    "mean_square": "u",
     **{f"collected_{number}": f"T^{{({number})}}" for number in range(1, 10)},
 }
 BASE_TEXT = {
@@ -139,6 +147,10 @@ BASE_TEXT = {
     "cosine": "z",
     "cosine_weight": "w",
     "h_twin": "h'",
+    "variance": "X",
+    "saturation": "Y",
+    "coupling": "C",
+    "mean_square": "u",
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
