@@ -15,6 +15,8 @@ __version__ = VERSION
 # Where each public name lives.
 PUBLIC = {
     "AccuracyWarning": "dmft.gaussian.quadrature",
+    "Alignment": "dmft.model",
+    "Attention": "dmft.model",
     "SGD": "dmft.model",
     "Censored": "dmft.analysis.escape",
     "Certificate": "dmft.workflow",
@@ -54,6 +56,9 @@ PUBLIC = {
     "Regimes": "dmft.equations",
     "Repeat": "dmft.model",
     "Scaling": "dmft.model",
+    "SequenceModel": "dmft.model",
+    "SequenceNetwork": "dmft.model",
+    "SequenceTarget": "dmft.model",
     "SharpnessAware": "dmft.model",
     "Stage": "dmft.workflow",
     "Status": "dmft.names",

@@ -22,6 +22,7 @@ from dmft.equations.definitions import Definition, define
 from dmft.equations.kernels import kernel
 from dmft.equations.multi_index import target_drift, target_product, target_square
 from dmft.equations.residual import closed_or_average
+from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
 from dmft.model import SGD, Committee, GradientFlow, Model, MultiIndex
 
@@ -146,7 +147,18 @@ def noise_kernel(model: Model) -> sp.Expr:
 
 
 def has_interaction(algorithm: SGD | GradientFlow) -> bool:
-    """Whether the update holds the network's own output: E = y - f, not E = y."""
+    """Whether the update holds the network's own output: E = y - f, not E = y.
+
+    Raises
+    ------
+    BadParameter
+        For the norm ||f - y|| as a loss, which belongs to sequence models.
+    """
+    if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
+        raise BadParameter(
+            'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
+            'has loss="squared" or "correlation"'
+        )
     return not (isinstance(algorithm, SGD) and algorithm.loss == "correlation")
 
 

@@ -3,22 +3,27 @@
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.descent import GradientDescent
+from dmft.model.encoding import Alignment, Encoding, as_encoding
 from dmft.model.mixture import GaussianMixture, MixtureModel
-from dmft.model.model import Model
+from dmft.model.model import Model, SequenceModel
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps
 from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
 from dmft.model.scaling import Scaling
+from dmft.model.sequence import Attention, SequenceNetwork, SequenceTarget, token_fields
 
 __all__ = [
     "CONSTRAINTS",
     "DIM_NAME",
     "FIELD",
     "SGD",
+    "Alignment",
+    "Attention",
     "Committee",
-    "GaussianMixture",
     "Displaced",
+    "Encoding",
+    "GaussianMixture",
     "GradientDescent",
     "GradientFlow",
     "Lookahead",
@@ -29,10 +34,15 @@ __all__ = [
     "Repeat",
     "Repetition",
     "Scaling",
+    "SequenceModel",
+    "SequenceNetwork",
+    "SequenceTarget",
     "SharpnessAware",
     "as_count",
+    "as_encoding",
     "check_covariance",
     "check_shape",
     "random_overlaps",
     "teacher_field",
+    "token_fields",
 ]

@@ -12,9 +12,9 @@ from dmft.errors import BadParameter
 from dmft.model.repetition import Repetition
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
-Loss = Literal["squared", "correlation"]
+Loss = Literal["squared", "correlation", "frobenius"]
 CONSTRAINTS = (None, "sphere", "sphere-gradient")
-LOSSES = ("squared", "correlation")
+LOSSES = ("squared", "correlation", "frobenius")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
 DIM_NAME = "d"
 
@@ -81,8 +81,9 @@ class SGD:
     batch_size : int or sympy.Expr
         n_b >= 1 fresh samples a step; for batches that grow with the dimension an expression in
         ``d = sympy.Symbol("d")``, as ``d**2`` (`derive` with ``dim=`` gives the map of such steps).
-    loss : "squared" or "correlation"
-        1/2 (y - f)^2, or 1 - y f: the update without the network's own output.
+    loss : "squared", "correlation" or "frobenius"
+        1/2 (y - f)^2, or 1 - y f: the update without the network's own output. For outputs of
+        sequence models that are matrices also the norm ||f - y|| itself, not squared.
     constraint : None, "sphere" or "sphere-gradient"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         also takes the part of the step along w_j out before. Their differential equations agree,

@@ -55,8 +55,8 @@ class MultiIndex:
     width: sp.Integer
 
     def __init__(self, expr: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> None:
-        given = _distinct_fields(fields)
-        object.__setattr__(self, "expr", _canonical_target(expr, given))
+        given = distinct_fields(fields)
+        object.__setattr__(self, "expr", canonical_target(expr, given))
         object.__setattr__(self, "width", sp.Integer(len(given)))
 
     @property
@@ -83,7 +83,8 @@ class MultiIndex:
         return rf"$\displaystyle g({inside}) = {sp.latex(self.expr)}$"
 
 
-def _distinct_fields(fields: sp.Symbol | Sequence[sp.Symbol]) -> tuple[sp.Symbol, ...]:
+def distinct_fields(fields: sp.Symbol | Sequence[sp.Symbol]) -> tuple[sp.Symbol, ...]:
+    """Fields as a tuple of distinct symbols."""
     try:
         given = (fields,) if isinstance(fields, sp.Symbol) else tuple(fields)
     except TypeError:
@@ -98,10 +99,13 @@ def _distinct_fields(fields: sp.Symbol | Sequence[sp.Symbol]) -> tuple[sp.Symbol
     return given
 
 
-def _canonical_target(expr: sp.Expr, given: tuple[sp.Symbol, ...]) -> sp.Expr:
+def canonical_target(
+    expr: sp.Expr, given: tuple[sp.Symbol, ...], *, constant: bool = False
+) -> sp.Expr:
+    """Target in the symbols z1, ..., zk, checked; polynomials expanded."""
     if not isinstance(expr, sp.Expr):
         raise BadParameter(f"expr must be a SymPy expression in {list(given)}, got {expr!r}")
-    if not expr.free_symbols & set(given):
+    if not (constant or expr.free_symbols & set(given)):
         raise BadParameter(
             f"target {expr} depends on none of its fields {list(given)}; symbols of one name but "
             "other assumptions are different symbols"

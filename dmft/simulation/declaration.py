@@ -114,6 +114,11 @@ def declare_experiment(
             f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
             "with a small learning_rate, or dmft.solve"
         )
+    if algorithm.loss == "frobenius":
+        raise BadParameter(
+            'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
+            'has loss="squared" or "correlation"'
+        )
     dim = as_count(dim, "dim")
     filler = Filler(values, dim)
     readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")

@@ -1,0 +1,309 @@
+"""Declarations of sequence models: targets and students that read L token fields.
+
+Every one of them has `outputs`, a SymPy matrix in the token fields z1, ..., zL (1 x 1 for a
+scalar): what a student computes from its fields h_l and a target from h*_l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import sympy as sp
+
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model.algorithm import as_count
+from dmft.model.multi_index import canonical_target, distinct_fields, teacher_field
+from dmft.model.network import FIELD, Committee
+
+Vectors = tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]
+Reduction = Literal["trace"] | Vectors | None
+
+
+class TokenFunction:
+    """What targets and students of sequences share; `outputs` and `length` are theirs."""
+
+    length: int
+    outputs: sp.ImmutableDenseMatrix
+
+    @property
+    def fields(self) -> tuple[sp.Symbol, ...]:
+        """Token fields z1, ..., zL."""
+        return token_fields(self.length)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the outputs."""
+        rows, columns = self.outputs.shape
+        return rows, columns
+
+    @property
+    def parameters(self) -> set[sp.Symbol]:
+        """Symbols besides the fields, which take values at run time."""
+        symbols: set[sp.Symbol] = self.outputs.free_symbols - set(self.fields)
+        return symbols
+
+    @property
+    def polynomial(self) -> bool:
+        """Whether all outputs are polynomials in the fields."""
+        return all(y.is_polynomial(*self.fields) for y in self.outputs)
+
+    def _repr_latex_(self) -> str:
+        shown = self.outputs[0] if self.outputs.shape == (1, 1) else self.outputs
+        inside = ", ".join(sp.latex(z) for z in self.fields)
+        return rf"$\displaystyle g({inside}) = {sp.latex(shown)}$"
+
+
+def token_fields(length: int) -> tuple[sp.Symbol, ...]:
+    """Canonical symbols z1, ..., zL of the token fields.
+
+    Examples
+    --------
+    >>> token_fields(2)
+    (z1, z2)
+    """
+    return tuple(teacher_field(n) for n in range(1, length + 1))
+
+
+@dataclass(frozen=True)
+class SequenceTarget(TokenFunction):
+    r"""Target y = g(h*_1, ..., h*_L) of a sequence, h*_l = w*.x_l / sqrt(d), tokens x_l ~ N(0, I).
+
+    As a student it is g of the fields h_l = w.(x_l + p_l) / sqrt(d), with one w for all tokens.
+
+    Parameters
+    ----------
+    expr : sympy.Expr or sympy.Matrix
+        g, or a matrix of them; symbols besides the fields are parameters of the run.
+    fields : sequence of sympy.Symbol
+        The L token fields in order; g may leave some of them out.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> a, b = sp.symbols("a b", real=True)
+    >>> dmft.SequenceTarget(a * b, [a, b]).expr
+    z1*z2
+    """
+
+    outputs: sp.ImmutableDenseMatrix
+    length: int
+
+    def __init__(
+        self, expr: sp.Expr | sp.MatrixBase, fields: sp.Symbol | Sequence[sp.Symbol]
+    ) -> None:
+        given = distinct_fields(fields)
+        if not isinstance(expr, sp.Expr | sp.MatrixBase):
+            raise BadParameter(f"expr must be a SymPy expression in {list(given)}, got {expr!r}")
+        matrix = expr if isinstance(expr, sp.MatrixBase) else sp.Matrix([[expr]])
+        if not matrix.free_symbols & set(given):
+            raise BadParameter(
+                f"target {expr} depends on none of its fields {list(given)}; symbols of one name "
+                "but other assumptions are different symbols"
+            )
+        entries = [canonical_target(y, given, constant=True) for y in matrix]
+        outputs = sp.ImmutableDenseMatrix(*matrix.shape, entries)
+        object.__setattr__(self, "outputs", outputs)
+        object.__setattr__(self, "length", len(given))
+
+    @property
+    def expr(self) -> sp.Expr | sp.ImmutableDenseMatrix:
+        """The function in the symbols z1, ..., zL: an expression, or a matrix of them."""
+        return self.outputs[0] if self.outputs.shape == (1, 1) else self.outputs
+
+    def __str__(self) -> str:
+        return f"g({', '.join(map(str, self.fields))}) = {self.expr}"
+
+
+@dataclass(frozen=True)
+class SequenceNetwork(TokenFunction):
+    r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.
+
+    Tied, all tokens share one w in R^d; untied, each has its own w_l, and the norm of the whole
+    vector in R^(Ld) is what the sphere fixes.
+
+    Parameters
+    ----------
+    activation : sympy.Expr
+        sigma, an expression in one symbol.
+    length : int
+        L >= 1.
+    tied : bool
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> dmft.SequenceNetwork(z**2 - 1, 2).outputs[0].expand()
+    z1**2/2 + z1*z2 + z2**2/2 - 1
+    """
+
+    activation: sp.Expr
+    length: int
+    tied: bool = True
+
+    def __init__(
+        self,
+        activation: sp.Expr,
+        length: int,
+        tied: bool = True,
+        *,
+        field: sp.Symbol | None = None,
+    ) -> None:
+        object.__setattr__(
+            self, "activation", Committee(activation, width=1, field=field).activation
+        )
+        object.__setattr__(self, "length", as_count(length, "length"))
+        if not isinstance(tied, bool):
+            raise BadParameter(f"tied must be True or False, got {tied!r}")
+        object.__setattr__(self, "tied", tied)
+
+    @cached_property
+    def outputs(self) -> sp.ImmutableDenseMatrix:
+        """The one output sigma(sum_l z_l / sqrt(L))."""
+        mean = sp.Add(*self.fields) / sp.sqrt(self.length)
+        return sp.ImmutableDenseMatrix([[self.activation.xreplace({FIELD: mean})]])
+
+    def __str__(self) -> str:
+        kind = "tied" if self.tied else "untied"
+        return f"{kind} network {self.activation} of length {self.length}"
+
+
+@dataclass(frozen=True)
+class Attention(TokenFunction):
+    r"""One layer of attention with one head: T_ij = exp(h_i h_j) / sum_k exp(h_i h_k).
+
+    Parameters
+    ----------
+    length : int
+        L >= 2.
+    reduction : None, "trace" or (left, right)
+        The matrix T (L, L) itself; sum_i T_ii / sqrt(L); or left^T T right with two vectors (L,).
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> student = dmft.Attention(2)
+    >>> omega = sp.Symbol("omega", positive=True)
+    >>> teacher = student.mixture(omega, [[0.9, 0.1], [0.1, 0.9]])
+    >>> teacher.outputs.shape, teacher.parameters
+    ((2, 2), {omega})
+    """
+
+    length: int
+    reduction: Reduction = None
+
+    def __init__(self, length: int, reduction: Any = None) -> None:
+        size = as_count(length, "length")
+        if size < 2:
+            raise BadParameter("attention over one token is the constant 1: length is at least 2")
+        object.__setattr__(self, "length", size)
+        object.__setattr__(self, "reduction", _canonical_reduction(reduction, size))
+
+    @cached_property
+    def matrix(self) -> sp.ImmutableDenseMatrix:
+        """The attention matrix T (L, L), whatever the reduction."""
+        z = self.fields
+
+        def entry(i: int, j: int) -> sp.Expr:
+            # Divided by exp(h_i h_j), so that large fields underflow instead of giving inf/inf.
+            return 1 / (1 + sp.Add(*(sp.exp(z[i] * (y - z[j])) for y in z if y != z[j])))
+
+        return sp.ImmutableDenseMatrix(self.length, self.length, entry)
+
+    @cached_property
+    def outputs(self) -> sp.ImmutableDenseMatrix:
+        """Outputs in the token fields: T, or one number."""
+        if self.reduction is None:
+            return self.matrix
+        if self.reduction == "trace":
+            value = self.matrix.trace() / sp.sqrt(self.length)
+        else:
+            left, right = self.reduction
+            value = sum(
+                left[i] * right[j] * self.matrix[i, j]
+                for i in range(self.length)
+                for j in range(self.length)
+            )
+        return sp.ImmutableDenseMatrix([[value]])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, L), or (1, 1) with a reduction; known without writing the outputs."""
+        return (self.length, self.length) if self.reduction is None else (1, 1)
+
+    def mixture(self, omega: float | sp.Expr, constant: Any) -> SequenceTarget:
+        """Target (1 - omega) T + omega A, which mixes attention to content and to position.
+
+        Parameters
+        ----------
+        omega : float or sympy.Symbol
+            A symbol is a parameter of the run.
+        constant : (L, L) nested sequence or matrix; a number with a reduction
+            A.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+        """
+        weight = _number(omega, "omega")
+        wanted = self.shape
+        given = constant if wanted != (1, 1) else [[constant]]
+        try:
+            fixed = sp.ImmutableDenseMatrix(sp.Matrix(given))
+        except (TypeError, ValueError) as error:
+            raise BadParameter(f"A must be a matrix of numbers, got {constant!r}") from error
+        if fixed.shape != wanted:
+            raise ShapeMismatch(f"A has shape {fixed.shape}, expected {wanted}")
+        return SequenceTarget((1 - weight) * self.outputs + weight * fixed, self.fields)
+
+    def __str__(self) -> str:
+        names = {None: "matrix", "trace": "trace"}
+        kind = "projection" if isinstance(self.reduction, tuple) else names[self.reduction]
+        return f"attention ({kind}) of length {self.length}"
+
+
+def _canonical_reduction(reduction: Any, length: int) -> Reduction:
+    if reduction is None or (isinstance(reduction, str) and reduction == "trace"):
+        return cast(Reduction, reduction)
+    try:
+        left, right = reduction
+        pair = (
+            tuple(_number(y, "reduction") for y in left),
+            tuple(_number(y, "reduction") for y in right),
+        )
+    except (TypeError, ValueError) as error:
+        raise BadParameter(
+            f'reduction must be None, "trace" or two vectors (left, right), got {reduction!r}'
+        ) from error
+    for side in pair:
+        if len(side) != length:
+            raise ShapeMismatch(f"reduction holds a vector of {len(side)} entries, L = {length}")
+    return pair
+
+
+def _number(value: Any, name: str) -> sp.Expr:
+    """A number or an expression in parameters."""
+    if hasattr(value, "item"):  # NumPy's numbers
+        value = value.item()
+    try:
+        result = sp.sympify(value, strict=True)
+    except sp.SympifyError as error:
+        raise BadParameter(f"{name} must be a number or a symbol, got {value!r}") from error
+    if not isinstance(result, sp.Expr) or result.is_real is False or result.has(sp.nan, sp.oo):
+        raise BadParameter(f"{name} must be real and finite, got {value!r}")
+    return result
