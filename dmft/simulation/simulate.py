@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
-import time
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -18,25 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientDescent, Model, Overlaps, random_overlaps
 from dmft.names import VERSION, Status
-from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.progress import ProgressOption
 from dmft.simulation.chain import chain_runner
 from dmft.simulation.declaration import Experiment, declare_experiment, describe
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summarise
 from dmft.simulation.factor import factor
-from dmft.simulation.kernels import PASSED
-from dmft.simulation.passage import WATCH_NOTHING, FirstPassage, PassageTimes, watch_nothing
+from dmft.simulation.jobs import Job, March, run_seeds, save_steps
+from dmft.simulation.passage import FirstPassage, PassageTimes, watch_nothing
 from dmft.simulation.risk import Rule, quadrature_risk
-from dmft.simulation.runner import STATUS, Runner
+from dmft.simulation.runner import Runner
 from dmft.simulation.target_rule import rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.special.streams import as_seeds, random_stream
 
-# Saved times when nothing is asked for.
-DEFAULT_POINTS = 101
-# Compiled pieces of about this many seconds, so that Ctrl-C and progress are prompt.
-PIECE_SECONDS = 0.1
-FIRST_PIECE = 500
 # Streams of one seed: the start, then the steps of either method.
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 # A larger error of the risk's quadrature is said aloud.
@@ -142,32 +133,10 @@ def simulate(
     P = np.eye(experiment.k) if start is None else start.P
     rule = rule_of(experiment, P)
     plan = _Plan(model, experiment, start, method, grid, total, first_passage, rule)
-    runs = _run_all(plan, numbers, threads, progress)
+    runs = run_seeds(
+        lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
+    )
     return _assemble(plan, numbers, runs, keep_runs)
-
-
-def save_steps(
-    t_max: float, time_step: float, save_at: int | ArrayLike | None
-) -> NDArray[np.int64]:
-    """Step numbers nearest to the times that are to be saved, without repetition."""
-    if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
-        raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
-    if round(t_max / time_step) < 1:
-        raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
-    if save_at is None:
-        save_at = DEFAULT_POINTS
-    if isinstance(save_at, int | np.integer):
-        if isinstance(save_at, bool) or save_at < 2:
-            raise BadParameter(f"save_at must be at least 2 times, got {save_at!r}")
-        times = np.linspace(0.0, float(t_max), int(save_at))
-    else:
-        times = np.asarray(save_at, dtype=np.float64)
-        rising = times.ndim == 1 and times.size > 0 and bool(np.all(np.diff(times) > 0))
-        if not rising or times[0] < 0 or not times[-1] <= t_max * (1 + 1e-12):
-            raise BadParameter(
-                f"save_at must be rising times between 0 and t_max = {t_max:g}, got {save_at!r}"
-            )
-    return np.unique(np.rint(times / time_step).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -217,53 +186,7 @@ class _Plan:
         return self.first_passage.watch(risk)
 
 
-class _Job:
-    """Progress and interruption of the runs, shared between threads."""
-
-    def __init__(self, total: int) -> None:
-        self.stop = threading.Event()
-        self.outer = CANCELLED.get()
-        self.total = total
-        self.done = 0
-        self.lock = threading.Lock()
-
-    def cancelled(self) -> bool:
-        return self.stop.is_set() or (self.outer is not None and self.outer.is_set())
-
-    def add(self, steps: int) -> None:
-        with self.lock:
-            self.done += steps
-
-
-def _run_all(
-    plan: _Plan, seeds: tuple[int, ...], threads: int | None, progress: ProgressOption
-) -> list[SeedRun]:
-    """Run all seeds in threads; Ctrl-C keeps the finished ones."""
-    workers = min(_thread_count(threads), len(seeds))
-    job = _Job(len(seeds) * plan.total)
-    with ThreadPoolExecutor(workers) as pool, Progress(progress, "simulate") as bar:
-        futures = [pool.submit(_run_seed, plan, seed, job) for seed in seeds]
-        try:
-            _watch_futures(futures, job, bar)
-        except KeyboardInterrupt:
-            job.stop.set()
-        except BaseException:
-            # The exception of a run or of the caller's progress function: end the others too.
-            job.stop.set()
-            raise
-        return [f.result() for f in futures]
-
-
-def _watch_futures(futures: list[Future[SeedRun]], job: _Job, bar: Progress) -> None:
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=2 * PIECE_SECONDS)
-        for future in finished:
-            future.result()
-        bar.update(job.done / max(job.total, 1), f"{len(futures) - len(pending)}/{len(futures)}")
-
-
-def _run_seed(plan: _Plan, seed: int, job: _Job) -> SeedRun:
+def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
     e, points = plan.experiment, plan.grid.size
     Q = np.full((points, e.p, e.p), np.nan)
     M = np.full((points, e.p, e.k), np.nan)
@@ -272,7 +195,7 @@ def _run_seed(plan: _Plan, seed: int, job: _Job) -> SeedRun:
     if job.cancelled():
         return SeedRun(Q, M, readout, risk, Status.INTERRUPTED, 0, None)
     runner = plan.runner(seed)
-    march = _March(runner, job, plan.stops)
+    march = March(runner, job, plan.stops)
     for i, target in enumerate(plan.grid):
         march.to(int(target))
         if march.status is not Status.OK:
@@ -284,37 +207,6 @@ def _run_seed(plan: _Plan, seed: int, job: _Job) -> SeedRun:
     if march.status is Status.OK and plan.first_passage is not None:
         march.to(plan.total)
     return SeedRun(Q, M, readout, risk, march.status, march.step, march.passage)
-
-
-@dataclass
-class _March:
-    """Progress of one run: where it is, how it stands, when it passed what is watched."""
-
-    runner: Runner
-    job: _Job
-    stops: bool
-    step: int = 0
-    status: Status = Status.OK
-    passage: int | None = None
-    piece: int = FIRST_PIECE
-
-    def to(self, target: int) -> None:
-        """Carry the run on to step `target`, in pieces short enough to be interrupted."""
-        while self.step < target and self.status is Status.OK:
-            if self.job.cancelled():
-                self.status = Status.INTERRUPTED
-                return
-            began = time.perf_counter()
-            code, done = self.runner.advance(self.step, min(self.piece, target - self.step))
-            seconds = max(time.perf_counter() - began, 1e-6)
-            self.step += done
-            self.job.add(done)
-            if code == PASSED:
-                self.passage = self.step
-                self.runner.watch[0] = WATCH_NOTHING
-            if code != PASSED or self.stops:
-                self.status = STATUS[code]
-            self.piece = max(1, min(4 * self.piece, int(done * PIECE_SECONDS / seconds)))
 
 
 def _assemble(
@@ -384,12 +276,3 @@ def _check_dimension(e: Experiment, start: Overlaps | None) -> None:
         raise BadParameter(
             f"dim = {e.dim} cannot hold these weights: their overlaps have rank {need}"
         )
-
-
-def _thread_count(threads: int | None) -> int:
-    if threads is None:
-        count = getattr(os, "process_cpu_count", os.cpu_count)()
-        return int(count or 1)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise BadParameter(f"threads must be an integer >= 1, got {threads!r}")
-    return threads

@@ -6,8 +6,9 @@ import sympy as sp
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps
+from dmft.simulation.jobs import save_steps
 from dmft.simulation.passage import FirstPassage
-from dmft.simulation.simulate import save_steps, simulate
+from dmft.simulation.simulate import simulate
 from dmft.special.streams import as_seeds, random_stream
 
 z, s = sp.symbols("z s", real=True)

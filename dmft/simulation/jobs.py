@@ -1,0 +1,161 @@
+"""What all simulations share: saved steps, threads over seeds, pieces that can be interrupted."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.simulation.kernels import PASSED
+from dmft.simulation.passage import WATCH_NOTHING
+from dmft.simulation.runner import STATUS
+
+# Saved times when nothing is asked for.
+DEFAULT_POINTS = 101
+# Compiled pieces of about this many seconds, so that Ctrl-C and progress are prompt.
+PIECE_SECONDS = 0.1
+FIRST_PIECE = 500
+
+Result = TypeVar("Result")
+
+
+class Steps(Protocol):
+    """What `March` carries on: compiled steps, and the array whose first entry they watch."""
+
+    @property
+    def advance(self) -> Callable[[int, int], tuple[int, int]]:
+        """Function of (first step, number of steps): how it ended, and the steps done."""
+
+    @property
+    def watch(self) -> NDArray[np.float64]:
+        """Read after every step."""
+
+
+def save_steps(
+    t_max: float, time_step: float, save_at: int | ArrayLike | None
+) -> NDArray[np.int64]:
+    """Step numbers nearest to the times that are to be saved, without repetition."""
+    if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
+        raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
+    if round(t_max / time_step) < 1:
+        raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
+    if save_at is None:
+        save_at = DEFAULT_POINTS
+    if isinstance(save_at, int | np.integer):
+        if isinstance(save_at, bool) or save_at < 2:
+            raise BadParameter(f"save_at must be at least 2 times, got {save_at!r}")
+        times = np.linspace(0.0, float(t_max), int(save_at))
+    else:
+        times = np.asarray(save_at, dtype=np.float64)
+        rising = times.ndim == 1 and times.size > 0 and bool(np.all(np.diff(times) > 0))
+        if not rising or times[0] < 0 or not times[-1] <= t_max * (1 + 1e-12):
+            raise BadParameter(
+                f"save_at must be rising times between 0 and t_max = {t_max:g}, got {save_at!r}"
+            )
+    return np.unique(np.rint(times / time_step).astype(np.int64))
+
+
+class Job:
+    """Progress and interruption of the runs, shared between threads."""
+
+    def __init__(self, total: int) -> None:
+        """Expect `total` steps over all runs."""
+        self.stop = threading.Event()
+        self.outer = CANCELLED.get()
+        self.total = total
+        self.done = 0
+        self.lock = threading.Lock()
+
+    def cancelled(self) -> bool:
+        """Whether runs are to stop."""
+        return self.stop.is_set() or (self.outer is not None and self.outer.is_set())
+
+    def add(self, steps: int) -> None:
+        """Count steps that were done."""
+        with self.lock:
+            self.done += steps
+
+
+def run_seeds(
+    run: Callable[[int, Job], Result],
+    seeds: Sequence[int],
+    steps: int,
+    threads: int | None,
+    progress: ProgressOption,
+) -> list[Result]:
+    """Run all seeds in threads; Ctrl-C keeps the finished ones."""
+    workers = min(thread_count(threads), len(seeds))
+    job = Job(len(seeds) * steps)
+    with ThreadPoolExecutor(workers) as pool, Progress(progress, "simulate") as bar:
+        futures = [pool.submit(run, seed, job) for seed in seeds]
+        try:
+            watch_futures(futures, job, bar)
+        except KeyboardInterrupt:
+            job.stop.set()
+        except BaseException:
+            # The exception of a run or of the caller's progress function: end the others too.
+            job.stop.set()
+            raise
+        return [f.result() for f in futures]
+
+
+def watch_futures(futures: list[Future[Any]], job: Job, bar: Progress) -> None:
+    """Show progress until all runs have ended; an exception of one is raised at once."""
+    pending = set(futures)
+    while pending:
+        finished, pending = wait(pending, timeout=2 * PIECE_SECONDS)
+        for future in finished:
+            future.result()
+        bar.update(job.done / max(job.total, 1), f"{len(futures) - len(pending)}/{len(futures)}")
+
+
+@dataclass
+class March:
+    """Progress of one run: where it is, how it stands, when it passed what is watched."""
+
+    runner: Steps
+    job: Job
+    stops: bool
+    step: int = 0
+    status: Status = Status.OK
+    passage: int | None = None
+    piece: int = FIRST_PIECE
+
+    def to(self, target: int) -> None:
+        """Carry the run on to step `target`, in pieces short enough to be interrupted."""
+        while self.step < target and self.status is Status.OK:
+            if self.job.cancelled():
+                self.status = Status.INTERRUPTED
+                return
+            began = time.perf_counter()
+            code, done = self.runner.advance(self.step, min(self.piece, target - self.step))
+            seconds = max(time.perf_counter() - began, 1e-6)
+            self.step += done
+            self.job.add(done)
+            if code == PASSED:
+                self.passage = self.step
+                self.runner.watch[0] = WATCH_NOTHING
+            if code != PASSED or self.stops:
+                self.status = STATUS[code]
+            self.piece = max(1, min(4 * self.piece, int(done * PIECE_SECONDS / seconds)))
+
+
+def thread_count(threads: int | None) -> int:
+    """Number of threads asked for, or all cores."""
+    if threads is None:
+        count = getattr(os, "process_cpu_count", os.cpu_count)()
+        return int(count or 1)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise BadParameter(f"threads must be an integer >= 1, got {threads!r}")
+    return threads
