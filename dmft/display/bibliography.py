@@ -83,6 +83,50 @@ ENTRIES: dict[str, str] = {
   eprint    = {2406.02157},
   archiveprefix = {arXiv},
 }""",
+    "arnaboldi_2025": """\
+@inproceedings{arnaboldi_2025,
+  author    = {Arnaboldi, Luca and Loureiro, Bruno and Stephan, Ludovic and Krzakala, Florent
+               and Zdeborov{\\'a}, Lenka},
+  title     = {Asymptotics of {SGD} in sequence-single index models and single-layer attention
+               networks},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2025},
+  eprint    = {2506.02651},
+  archiveprefix = {arXiv},
+}""",
+    "cugliandolo_kurchan_1993": """\
+@article{cugliandolo_kurchan_1993,
+  author  = {Cugliandolo, Leticia F. and Kurchan, Jorge},
+  title   = {Analytical solution of the off-equilibrium dynamics of a long-range spin-glass model},
+  journal = {Physical Review Letters},
+  volume  = {71},
+  number  = {1},
+  pages   = {173--176},
+  year    = {1993},
+  doi     = {10.1103/PhysRevLett.71.173},
+}""",
+    "kim_latz_2001": """\
+@article{kim_latz_2001,
+  author  = {Kim, Bongsoo and Latz, Arnulf},
+  title   = {The dynamics of the spherical p-spin model: from microscopic to asymptotic},
+  journal = {Europhysics Letters},
+  volume  = {53},
+  number  = {5},
+  pages   = {660--666},
+  year    = {2001},
+  doi     = {10.1209/epl/i2001-00202-4},
+}""",
+    "sompolinsky_1988": """\
+@article{sompolinsky_1988,
+  author  = {Sompolinsky, Haim and Crisanti, Andrea and Sommers, Hans-J{\\"u}rgen},
+  title   = {Chaos in random neural networks},
+  journal = {Physical Review Letters},
+  volume  = {61},
+  number  = {3},
+  pages   = {259--262},
+  year    = {1988},
+  doi     = {10.1103/PhysRevLett.61.259},
+}""",
 }
 
 

@@ -7,8 +7,16 @@ Examples
 3
 """
 
+from dmft.literature.attention_phases import (
+    positional_semantic_boundaries,
+    positional_semantic_diagram,
+    positional_semantic_points,
+    positional_semantic_regions,
+    positional_semantic_risk,
+)
 from dmft.literature.conventions import CONVENTIONS, Convention, convention
 from dmft.literature.models import hermite_committee, phase_retrieval, saad_solla
+from dmft.literature.two_time import spherical_p_spin
 
 __all__ = [
     "CONVENTIONS",
@@ -16,5 +24,11 @@ __all__ = [
     "convention",
     "hermite_committee",
     "phase_retrieval",
+    "positional_semantic_boundaries",
+    "positional_semantic_diagram",
+    "positional_semantic_points",
+    "positional_semantic_regions",
+    "positional_semantic_risk",
     "saad_solla",
+    "spherical_p_spin",
 ]

@@ -1,0 +1,131 @@
+"""Phase diagram of the two-token attention between positional and semantic learning."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter
+from dmft.literature.two_tokens import (
+    Boundaries,
+    PositionalDiagram,
+    TwoTokenRisk,
+    region_diagram,
+    special_points,
+    squared_boundaries,
+)
+
+
+def positional_semantic_risk(a: float, omega: float) -> TwoTokenRisk:
+    r"""Risk of the two-token attention as a function of the alignments, with its derivatives.
+
+    Equation    R(e, m) = 1/2 E ||T - (1 - omega) T* - omega A||_F^2, T = softmax(h h^T) by rows,
+                h = z + (e, -e), A = softmax([[a^2, -a^2], [-a^2, a^2]])
+    Shapes      e and m of one shape; `.gradient` (..., 2), `.hessian` (..., 2, 2)
+    Valid for   e^2 + m^2 <= 1; Hermite series to order 400, rounding below 1e-14
+    Source      [arnaboldi_2025]; sequence.md D.1
+
+    Parameters
+    ----------
+    a : float
+        Strength of the positional target.
+    omega : float in [0, 1]
+        Its weight.
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_risk
+    >>> risk = positional_semantic_risk(a=1.0, omega=0.6)
+    >>> float(risk(e=0.0, m=0.0).round(12)), risk.hessian(0.0, 0.0).round(9).tolist()
+    (0.125786470158, [[-0.065592685, 0.0], [0.0, -0.088200935]])
+    """
+    return TwoTokenRisk(float(a), float(omega))
+
+
+def positional_semantic_regions(a: ArrayLike, omega: ArrayLike) -> NDArray[np.int64]:
+    r"""Codes of the regions of the two-token attention.
+
+    Equation    1 if the global minimum has e > 1/2, plus 2 if the steepest direction at e = m = 0
+                is e, plus 4 if there is more than one minimum
+    Shapes      a (na,) and omega (nw,) give (nw, na): rows run over omega
+    Valid for   the loss 1/2 E ||T - T*||_F^2; exact minima on the circle, mixed ones included; at
+                omega = 1 the limit from below
+    Source      [arnaboldi_2025]; sequence.md D.8
+
+    Raises
+    ------
+    BadParameter
+        For omega outside [0, 1] or a that is not finite.
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_regions
+    >>> positional_semantic_regions(a=[0.7, 0.85, 1.0], omega=[0.5, 0.6, 0.7, 0.8, 0.9])
+    array([[0, 0, 0],
+           [0, 0, 4],
+           [0, 0, 6],
+           [0, 6, 7],
+           [0, 7, 3]])
+    """
+    return region_diagram(a, omega).codes
+
+
+def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
+    r"""Minima of the two-token attention at every (omega, a), with regions and boundaries.
+
+    Shapes      a (na,) and omega (nw,); codes, number and best (nw, na), minima (nw, na, k)
+    Valid for   as `positional_semantic_regions`
+    Source      [arnaboldi_2025]; sequence.md D.5 to D.8
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_diagram
+    >>> diagram = positional_semantic_diagram(a=0.755, omega=0.975)
+    >>> diagram.names, diagram.e[0, 0].round(6).tolist()
+    (('semantic over mixed, positional start',), [0.0, 0.678401])
+    """
+    return region_diagram(a, omega)
+
+
+def positional_semantic_boundaries(a: ArrayLike, loss: str = "squared") -> Boundaries:
+    r"""Boundary curves omega(a) of the phase diagram of the two-token attention.
+
+    Equation    squared loss: omega = A / (B + C alpha), alpha = sigmoid(2 a^2), for stability,
+                equality and direction; fold and coexistence parametric in e^2
+    Shapes      a (na,); every curve (na,)
+    Source      [arnaboldi_2025]; sequence.md D.6, D.7
+
+    Parameters
+    ----------
+    a : array
+    loss : {"squared"}
+        1/2 E ||T - T*||_F^2.
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_boundaries
+    >>> curves = positional_semantic_boundaries(1.0)
+    >>> [round(float(x), 9) for x in (curves.positional, curves.equal, curves.semantic)]
+    [0.508214237, 0.737606829, 0.841605404]
+    """
+    if loss != "squared":
+        raise BadParameter(f"loss = {loss!r} is not known here: take 'squared'")
+    return squared_boundaries(a)
+
+
+def positional_semantic_points() -> dict[str, tuple[float, float]]:
+    r"""Special points (a, omega) of the phase diagram of the two-token attention.
+
+    tip (below it the semantic minimum alone), positional_end (the positional one is stable at
+    omega = 1), the two tricritical points, coexistence_end, equal_stability (both corners lose
+    stability), quadruple (direction and stability of the positional minimum cross).
+
+    Source      sequence.md D.7
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_points
+    >>> [round(x, 8) for x in positional_semantic_points()["tricritical_semantic"]]
+    [0.74229792, 0.98679726]
+    """
+    return special_points()

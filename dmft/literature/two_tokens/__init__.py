@@ -1,0 +1,14 @@
+"""The two-token attention with positional encoding: its loss, boundaries and regions in numbers."""
+
+from dmft.literature.two_tokens.curves import Boundaries, special_points, squared_boundaries
+from dmft.literature.two_tokens.loss import TwoTokenRisk
+from dmft.literature.two_tokens.regions import PositionalDiagram, region_diagram
+
+__all__ = [
+    "Boundaries",
+    "PositionalDiagram",
+    "TwoTokenRisk",
+    "region_diagram",
+    "special_points",
+    "squared_boundaries",
+]

@@ -1,0 +1,132 @@
+r"""The three functions of the alignments that make the loss of the two-token attention.
+
+With s(h) = sigmoid(h_1 (h_1 - h_2)), the attention of the first token to itself, z ~ N(0, I_2) and
+h = z + (e, -e): M(e) = E s(h), V(e) = E s(h)^2 and C(e, m) = E s(h) s(h*), where each component of
+h* has correlation m with that of z. All are even in e and in m, so that the variables are y = e^2
+and x = m^2; C = sum_j x^j C_2j(y), C_k = sum_{|n|=k} c_n(0) c_n(e) / n! (sequence.md D.1).
+
+In the eigenvectors of the quadratic form h_1 (h_1 - h_2) the function s is even in both
+coordinates: only even Hermite coefficients remain, and they come from a quarter of the plane.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+# Largest order of the Hermite series: at the slowest point, e = 0 and m = 1, what is left out is
+# below 1e-16 of C, 3e-14 of its first and 3e-11 of its second derivative.
+ORDER = 400
+# Midpoint sums over a quarter of the plane: Hermite functions of the Gaussian weight are below
+# exp(-x^2/4), and their aliases on this step below 1e-16.
+STEP, REACH = 0.04, 13.0
+# Chebyshev nodes in y: coefficients of entire functions, at 1e-16 from degree 25 on.
+NODES = 32
+# Coefficients below this multiple of the last ones are rounding: left in, they would grow with the
+# square of their degree in each derivative at the ends.
+NOISE, LAST = 3.0, 8
+# 1 - M(0).
+MU = math.sqrt(2) / 4
+# sigmoid(l_+ u^2 + l_- v^2) in the coordinates turned by pi/8.
+LARGE, SMALL = (1 + math.sqrt(2)) / 2, (1 - math.sqrt(2)) / 2
+# The encoding (1, -1) in these coordinates.
+SHIFT = (math.sqrt(2) * math.cos(math.pi / 8), -math.sqrt(2) * math.sin(math.pi / 8))
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Chebyshev coefficients in y = e^2 on [0, 1], and Hermite coefficients at e = 0.
+
+    Attributes
+    ----------
+    square : (NODES,)
+        Of V.
+    series : (NODES, ORDER / 2 + 1)
+        Of C_0, C_2, C_4 ...
+    hermite : (ORDER / 2 + 1, ORDER / 2 + 1)
+        E[s He_2i(u) He_2j(v)] / sqrt((2i)! (2j)!) at e = 0, in the turned coordinates.
+    """
+
+    square: Array
+    series: Array
+    hermite: Array
+
+    def M(self, y: ArrayLike, order: int = 0) -> Array:
+        """Mean of s in closed form (D2), or its derivative of this order in y."""
+        excess: Array = -MU * (-0.5) ** order * np.exp(-0.5 * np.asarray(y, dtype=float))
+        return excess if order else 1.0 + excess
+
+    def V(self, y: ArrayLike, order: int = 0) -> Array:
+        """Mean square of s, or its derivative of this order in y."""
+        return _evaluate(self.square, y, order)
+
+    def C(self, y: ArrayLike, x: ArrayLike, y_order: int = 0, x_order: int = 0) -> Array:
+        """Mean product of s at two correlated points, or a derivative in y = e^2 and x = m^2."""
+        y, x = np.broadcast_arrays(np.asarray(y, dtype=float), np.asarray(x, dtype=float))
+        series = self.series if y_order == 0 else chebyshev.chebder(self.series, y_order, scl=2.0)
+        powers = np.arange(series.shape[1])
+        factors = np.ones(powers.size)
+        for lost in range(x_order):
+            factors *= powers - lost
+        at = chebyshev.chebvander(2.0 * y.ravel() - 1.0, series.shape[0] - 1) @ (series * factors)
+        weights = x.reshape(-1, 1) ** np.maximum(powers - x_order, 0)
+        value: Array = np.einsum("pk,pk->p", at, weights).reshape(y.shape)
+        return value
+
+    def coefficient(self, k: int, y: ArrayLike) -> Array:
+        """C_k at y, for even k."""
+        return _evaluate(self.series[:, k // 2], y, 0)
+
+
+@cache
+def tables() -> Tables:
+    """Return the tables, computed at the first call (a fifth of a second)."""
+    u = STEP * (np.arange(round(REACH / STEP), dtype=np.float64) + 0.5)
+    s = 1.0 / (1.0 + np.exp(-(LARGE * u[:, None] ** 2 + SMALL * u[None, :] ** 2)))
+    y = np.asarray(chebyshev.chebpts1(NODES), dtype=np.float64)
+    e = np.zeros(NODES + 1)  # the last one is e = 0
+    e[:-1] = np.sqrt((1.0 + y) / 2.0)
+    first, second = _even_functions(u, e * SHIFT[0]), _even_functions(u, e * SHIFT[1])
+    c = first @ s @ second.transpose(0, 2, 1)
+    squares = np.einsum("eu,uv,ev->e", first[:, 0], s * s, second[:, 0])
+    product = c[:-1] * c[-1]
+    diagonals = [
+        product[:, np.arange(k + 1), k - np.arange(k + 1)].sum(axis=1)
+        for k in range(ORDER // 2 + 1)
+    ]
+    fit = chebyshev.chebvander(y, NODES - 1)
+    fit = (2.0 / NODES) * fit.T
+    fit[0] /= 2.0
+    return Tables(_chopped(fit @ squares[:-1]), _chopped(fit @ np.array(diagonals).T), c[-1])
+
+
+def _even_functions(u: Array, shift: Array) -> Array:
+    """Return weights of E[f(z + shift) He_n(z)] / sqrt(n!), n even, for even f on u > 0."""
+    centred = np.stack([u[None, :] - shift[:, None], u[None, :] + shift[:, None]])
+    before = np.zeros_like(centred)
+    now = np.exp(-(centred**2) / 2.0) / np.sqrt(2.0 * np.pi)
+    out = np.empty((shift.size, ORDER // 2 + 1, u.size))
+    for n in range(ORDER + 1):
+        if n % 2 == 0:
+            out[:, n // 2] = STEP * now.sum(axis=0)
+        before, now = now, (centred * now - np.sqrt(n) * before) / np.sqrt(n + 1.0)
+    return out
+
+
+def _chopped(coefficients: Array) -> Array:
+    """Drop what is rounding in each column."""
+    noise = NOISE * np.abs(coefficients[-LAST:]).max(axis=0)
+    return np.where(np.abs(coefficients) > noise, coefficients, 0.0)
+
+
+def _evaluate(coefficients: Array, y: ArrayLike, order: int) -> Array:
+    slopes = chebyshev.chebder(coefficients, order, scl=2.0) if order else coefficients
+    value = chebyshev.chebval(2.0 * np.asarray(y, dtype=float) - 1.0, slopes)
+    return np.asarray(value, dtype=np.float64)
