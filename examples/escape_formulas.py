@@ -1,6 +1,9 @@
-"""Escape of phase retrieval: formula, ODE, SDE and simulation; and what width gains.
+"""What width gains in escaping, and where wide students collapse at the rate that is fastest there.
 
-Run as `python examples/escape_formulas.py [figure.png]`; prints the mean escape times at d = 1000.
+Left the risk of eight square units at the rate of the fastest weak recovery, which is above the
+stability limit of the perfect solution, and at half of that limit; lines are the equations, points
+the mean of overlap chains at d = 2000. Right the gain from width. Run as
+`python examples/escape_formulas.py [figure.png]`; prints the highest risk over that at the start.
 """
 
 import sys
@@ -11,46 +14,46 @@ import sympy as sp
 import dmft
 
 noise, p = sp.Symbol("Delta", nonnegative=True), sp.Symbol("p", integer=True, positive=True)
-sgd, fraction = dmft.SGD(1 / 12, constraint="sphere"), 0.1
-model = dmft.literature.phase_retrieval(1)
-formula = dmft.escape_formula(model, sgd)
-flow = dmft.derive(model, sgd)
-sde = dmft.derive(model, sgd, dim=sp.Symbol("d"), fluctuations=True)
-
-# Equations from |m| = d^(-1/2); the noisy ones from random starts.
-dims, watch = (100, 300, 1000), dmft.FirstPassage("risk", 1 - fraction, relative=True)
-rows = []
-for d in dims:
-    typical = dmft.Overlaps([[1.0]], [[d**-0.5]])
-    ode = dmft.escape_time(flow, typical, 8.0, fraction=fraction).value
-    paths = dmft.escape_time(sde, None, 8.0, fraction=fraction, paths=1000, dt=0.01, d=d)
-    runs = dmft.simulate(model, sgd, d, 8.0, 300, method="overlaps", first_passage=watch, save_at=2)
-    chains = dmft.escape_time(runs, fraction=fraction)
-    rows.append((ode, paths.mean, paths.stderr, chains.mean, chains.stderr))
-rows = np.array(rows)
-mean = formula.mean_time(1000, fraction)
-print(f"d = 1000: formula {mean:.3f}, paths {rows[2, 1]:.3f}, chains {rows[2, 3]:.3f}")
+dim, width, t_max = 2000, 8, 10.0
+model = dmft.literature.phase_retrieval(width)
+formula = dmft.escape_formula(model, dmft.SGD(0.5, constraint="sphere"))
+rates = {
+    "fastest weak recovery": float(formula.optimal_learning_rate()),
+    "fastest learning": float(formula.perfect_limit) / 2,
+}
+print(formula.validity.replace(". ", ".\n"))
+start = dmft.Overlaps(np.eye(width), np.full((width, 1), dim**-0.5))
+curves = {}
+for name, rate in rates.items():
+    sgd = dmft.SGD(rate, constraint="sphere")
+    ode = dmft.solve(dmft.derive(model, sgd), start, t_max, save_at=201)
+    chains = dmft.simulate(model, sgd, dim, t_max, 6, start, "overlaps", save_at=21)
+    curves[name] = ode, chains
+    ends = [run.risk.max() / run.risk[0] for run in (chains.mean, ode)]
+    low = ode.risk.min() / ode.risk[0]
+    print(
+        f"{name}: lowest {low:.4f}, highest by chains {ends[0]:.3f}, by the equations {ends[1]:.3f}"
+    )
+ode, _ = curves["fastest weak recovery"]
+print(f"collapse: the risk rises to {ode.risk.max() / ode.risk[0]:.3f} times that of the start")
 
 if len(sys.argv) > 1:
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
-    line = np.geomspace(80, 2000, 30)
-    left.plot(line, [formula.time(d, fraction) for d in line], "k-", label="formula, typical start")
-    left.plot(dims, rows[:, 0], "ks", mfc="w", label="ODE")
-    left.plot(line, [formula.mean_time(d, fraction) for d in line], "b-", label="formula, mean")
-    for n, style, label in ((1, "o", "SDE"), (3, "^", "overlap chains")):
-        left.errorbar(dims, rows[:, n], rows[:, n + 1], fmt=style, capsize=3, label=label)
-    left.set(xscale="log", ylim=(0.3, 1.6), xlabel="dimension $d$", ylabel="escape time $t$")
-    widths = np.arange(1, 31)
+    plt.switch_backend("Agg")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    for (name, (ode, chains)), color in zip(curves.items(), ("C3", "C0"), strict=True):
+        label = rf"{name}, $\gamma/p = {rates[name] / width:.3f}$"
+        left.plot(ode.t, ode.risk / ode.risk[0], color=color, label=label)
+        mean, error = (y.risk / chains.mean.risk[0] for y in (chains.mean, chains.stderr))
+        left.errorbar(chains.t, mean, error, fmt="o", ms=4, color=color)
+    left.set(xlabel=r"$t$ (steps $\gamma/(pd)$), $p = 8$", ylabel="risk / risk at the start")
+    left.legend(frameon=False, fontsize=8, loc="center right")
     wide = dmft.literature.phase_retrieval(p, label_noise=noise)
     gain = dmft.escape_formula(wide, sgd).gain_from_width()
     for value in (0, 1, 10):
-        right.plot(widths, [gain.subs({noise: value, p: w}) for w in widths], ".-", label=value)
-    right.legend(title=r"label noise $\Delta$", frameon=False, loc=(0.7, 0.27))
+        gains = [gain.subs({noise: value, p: w}) for w in range(1, 31)]
+        right.plot(range(1, 31), gains, ".-", label=rf"$\Delta = {value}$")
     right.set(xlabel="width $p$", ylabel="steps of one unit / steps of $p$")
-    left.legend(frameon=False, loc="lower right", fontsize=8)
+    right.legend(frameon=False)
     figure.savefig(sys.argv[1], dpi=150)
