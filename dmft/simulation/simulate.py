@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientDescent, Model, Overlaps, random_overlaps
+from dmft.model import (
+    SGD,
+    Alignment,
+    GradientDescent,
+    Model,
+    Overlaps,
+    SequenceModel,
+    random_overlaps,
+)
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.chain import chain_runner
@@ -24,6 +32,7 @@ from dmft.simulation.jobs import Job, March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes, watch_nothing
 from dmft.simulation.risk import Rule, quadrature_risk
 from dmft.simulation.runner import Runner
+from dmft.simulation.sequence import simulate_sequence
 from dmft.simulation.target_rule import rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.special.streams import as_seeds, random_stream
@@ -42,7 +51,7 @@ def simulate(
     dim: int,
     t_max: float,
     seeds: int | Sequence[int],
-    start: Overlaps | None = None,
+    start: Overlaps | Alignment | None = None,
     method: Method = "weights",
     *,
     save_at: int | ArrayLike | None = None,
@@ -72,7 +81,7 @@ def simulate(
     t_max : float
     seeds : int or sequence of int
         A number n means 0 .. n-1. Each seed has its own random streams.
-    start : Overlaps, optional
+    start : Overlaps, or Alignment of a sequence model; optional
         Weights are built with exactly these overlaps. Left out: random student rows (on the
         sphere under that constraint), orthonormal teacher rows, drawn anew for each seed.
     method : "weights" or "overlaps"
@@ -92,7 +101,7 @@ def simulate(
 
     Returns
     -------
-    Ensemble; DescentEnsemble for gradient descent
+    Ensemble; DescentEnsemble for gradient descent, SequenceEnsemble for sequence models
 
     Raises
     ------
@@ -108,6 +117,13 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
+    if isinstance(model, SequenceModel):
+        return simulate_sequence(
+            model, algorithm, dim, t_max, seeds, start, method, save_at=save_at,
+            first_passage=first_passage, threads=threads, progress=progress, **parameters,
+        )  # fmt: skip
+    if isinstance(start, Alignment):
+        raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
     if isinstance(algorithm, GradientDescent):
         if method != "weights" or t_max != int(t_max) or save_at is not None or first_passage:
             raise BadParameter(
