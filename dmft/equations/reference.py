@@ -135,13 +135,22 @@ class Interpreter:
         self.numbers = _numbers(dict(zip("pk", widths, strict=True)), arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
+        self.sizes: dict[sp.Symbol, int] = {}
+        self.places: dict[sp.Expr, NDArray[np.int64]] = {}
 
     def size(self, index: sp.Symbol) -> int:
         """Number of values of an index symbol."""
-        return int(x.AXES[index].subs(self.numbers))
+        if index not in self.sizes:
+            self.sizes[index] = int(x.AXES[index].subs(self.numbers))
+        return self.sizes[index]
 
     def values_of(self, index: sp.Expr) -> NDArray[np.int64]:
         """All values of an index expression (from 0), along the axis of its symbol."""
+        if index not in self.places:
+            self.places[index] = self._values_of(index)
+        return self.places[index]
+
+    def _values_of(self, index: sp.Expr) -> NDArray[np.int64]:
         symbol = running_symbol(index)
         shape = [1] * len(self.axes)
         if symbol is None:

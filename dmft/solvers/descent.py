@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from dmft.names import Status
-from dmft.solvers.sampled import BLOCK, advance
+from dmft.solvers.sampled import BLOCK, PARTNERS, advance
 
 Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
@@ -45,6 +45,7 @@ class DescentTask:
     Q, M, P : (p, p), (p, k), (k, k)
         Overlaps at the start.
     readout, teacher_readout, scalars : vectors of ``par``
+        The first scalar is the variance of the label noise.
     learning_rate, samples_per_dim, ridge, momentum, readout_rate : float
     trained : bool
         Whether `sample` also gives the gradients of the readouts.
@@ -84,16 +85,31 @@ class DescentTask:
     @property
     def dimension(self) -> int:
         """Standard normals that a sample needs, label noise included."""
-        return self.k + self.p * self.steps + 1
+        return self.k + self.p * self.steps + self.noisy
+
+    @property
+    def noisy(self) -> bool:
+        """Whether labels have noise."""
+        return bool(self.scalars[0] > 0.0)
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Points of the samples: normal (k + p T + 1, S), masks (T, S), clusters (S,) or nothing."""
+    """Points of the samples.
+
+    Attributes
+    ----------
+    normal : (k + p T, S), or one row more where labels are noisy
+    mask : (T, S) or (0, 0)
+    cluster : (S,) or (0,)
+    scrambled : bool
+        Whether coordinates are independent of each other (cubature nodes are not).
+    """
 
     normal: Array
     mask: Array
     cluster: NDArray[np.int64]
+    scrambled: bool = True
 
 
 @dataclass
@@ -156,13 +172,15 @@ def march(
     """
     task = sweep.task
     star = teacher_fields(task, nodes)
-    normal = np.ascontiguousarray(nodes.normal[task.k : -1])
-    data = (normal, star, np.ascontiguousarray(nodes.normal[-1]))
+    end = task.k + task.p * task.steps
+    zeta = nodes.normal[end] if task.noisy else np.zeros(star.shape[1])
+    data = (np.ascontiguousarray(nodes.normal[task.k : end]), star, zeta)
+    partners = min(PARTNERS, star.shape[1]) if nodes.scrambled else 1
     with ThreadPoolExecutor(threads) as pool:
         while sweep.status == Status.OK and sweep.done < task.steps:
             t = sweep.done
             mask = nodes.mask[t] if nodes.mask.size else np.empty(0)
-            sums = _take(sweep, t, data, mask, past, pool, threads)
+            sums = _take(sweep, t, data, mask, past, partners, pool, threads)
             if not np.all(np.isfinite(sums)):
                 sweep.status = Status.NONFINITE
                 sweep.message = f"averages over the samples are not finite at step {t}"
@@ -184,6 +202,7 @@ def _take(
     data: tuple[Array, Array, Array],
     mask: Array,
     past: Array,
+    partners: int,
     pool: ThreadPoolExecutor,
     threads: int,
 ) -> Array:
@@ -205,8 +224,8 @@ def _take(
 
     def work(first: int, last: int) -> None:
         advance(
-            task.sample, t, first, last, normal, star, zeta, mask, par, past, to_star, to_normal,
-            to_past, sums,
+            task.sample, t, first, last, partners, normal, star, zeta, mask, par, past, to_star,
+            to_normal, to_past, sums,
         )  # fmt: skip
 
     list(pool.map(work, cuts[:-1], cuts[1:]))

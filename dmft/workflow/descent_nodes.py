@@ -124,7 +124,7 @@ class Layout:
         if self.kind == "cubature":
             points = math.sqrt(self.normals) * np.eye(self.normals)
             nodes = np.concatenate([points, -points], axis=1)
-            return Nodes(nodes, np.empty((0, 0)), np.empty(0, dtype=np.int64))
+            return Nodes(nodes, np.empty((0, 0)), np.empty(0, dtype=np.int64), scrambled=False)
         stream = np.random.SeedSequence(seed, spawn_key=(number,))
         points = scrambled_sobol(self.normals + self.uniforms, self.samples, stream)
         normal = to_normal(points[: self.normals])
