@@ -10,10 +10,18 @@ from dmft.display.batches import is_batches, plot_batches
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
 from dmft.display.diagram import is_diagram, plot_diagram
 from dmft.display.regimes import is_regimes, plot_regimes
+from dmft.display.regions import is_regions, plot_regions
 from dmft.display.style import pyplot
 from dmft.errors import BadParameter
 
 FORMATS = (".png", ".pdf", ".svg")
+# Records that fill a figure by themselves: how they are told, who draws them.
+ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
+    (is_diagram, plot_diagram),
+    (is_regimes, plot_regimes),
+    (is_batches, plot_batches),
+    (is_regions, plot_regions),
+)
 
 
 def plot(
@@ -27,7 +35,7 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, EscapeTime, PhaseDiagram, Regimes or BatchExponents
+    *records : Trajectory, Ensemble, EscapeTime, PhaseDiagram, PositionalDiagram, Regimes ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. A phase diagram stands alone: a heat map whose failed and censored cells are
@@ -67,15 +75,11 @@ def plot(
         raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
-    diagrams = [r for r in records if is_diagram(r) or is_regimes(r) or is_batches(r)]
+    diagrams = [r for r in records if any(drawn_alone(r) for drawn_alone, _ in ALONE)]
     if diagrams:
         if len(records) > 1:
             raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
-        draw: Callable[..., Any] = plot_diagram
-        if is_regimes(diagrams[0]):
-            draw = plot_regimes
-        elif is_batches(diagrams[0]):
-            draw = plot_batches
+        draw = next(draw for drawn_alone, draw in ALONE if drawn_alone(diagrams[0]))
         axes = draw(diagrams[0], ax, shown=path is None, title=title)
         figure = axes.figure
     else:

@@ -1,0 +1,87 @@
+"""Regions of minima in the plane of two parameters, with the boundary curves between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dmft.display.diagram import cell_edges
+from dmft.display.style import INK, described, new_figure
+
+# Ground of each region, whichever of them occur: never scaled to the data. Blues end at the
+# semantic minimum, oranges at the positional one, greens at a mixed one; red and yellow set out
+# for another place than the global minimum.
+GROUNDS = {
+    "semantic": "#CFE3F1",
+    "semantic, positional start": "#F5E6A3",
+    "semantic over mixed": "#9FD0C9",
+    "semantic over mixed, positional start": "#C9C95E",
+    "semantic over positional": "#86B6DC",
+    "semantic over positional, positional start": "#D9776F",
+    "mixed": "#A9DDB3",
+    "mixed over semantic": "#5DB075",
+    "mixed over positional": "#3E8E58",
+    "positional": "#F6D5BA",
+    "positional over semantic": "#E8A768",
+    "positional over mixed": "#B98C5A",
+}
+OTHER = "#B0B0B0"
+# Boundary curves: attribute, words, style.
+CURVES = (
+    ("transition", "global minimum changes", {"color": INK, "linewidth": 2.0}),
+    ("semantic", "semantic stable below", {"color": "#0072B2", "linestyle": "--"}),
+    ("positional", "positional stable above", {"color": "#D55E00", "linestyle": "--"}),
+    ("direction", "starts along $e$ above", {"color": INK, "linestyle": ":"}),
+    ("fold", "mixed appears", {"color": "#00704F", "linestyle": "-."}),
+)
+
+
+def is_regions(record: Any) -> bool:
+    """Whether a record holds regions of minima."""
+    return all(hasattr(record, name) for name in ("codes", "labels", "names", "boundaries"))
+
+
+def plot_regions(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+    """Draw the regions over (a, omega) into `ax` (or a new figure) and return the axes."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
+    alone = ax is None
+    if alone:
+        ax = new_figure((1, 1), (7.2, 6.2), shown=shown)
+    count = len(diagram.names)
+    colours = [GROUNDS.get(name, OTHER) for name in diagram.names]
+    ax.pcolormesh(
+        cell_edges(diagram.a), cell_edges(diagram.omega), diagram.labels, rasterized=True,
+        cmap=ListedColormap(colours), norm=BoundaryNorm(np.arange(count + 1) - 0.5, count),
+    )  # fmt: skip
+    limits = [(float(x.min()), float(x.max())) for x in (diagram.a, diagram.omega)]
+    lines = _curves(ax, diagram.boundaries, limits[1]) if diagram.a.size > 1 else []
+    if all(low < high for low, high in limits):
+        ax.set(xlim=limits[0], ylim=limits[1])
+    ax.set_xlabel(f"strength of the positional target {described('a')}")
+    ax.set_ylabel(f"weight of the positional target {described('omega')}")
+    if title:
+        ax.set_title(title)
+    if alone:
+        patches = [Patch(color=c, label=n) for c, n in zip(colours, diagram.names, strict=True)]
+        ax.figure.legend(
+            handles=patches + lines, loc="outside lower center", ncols=2, frameon=False,
+            fontsize="small",
+        )  # fmt: skip
+    return ax
+
+
+def _curves(ax: Any, boundaries: Any, span: tuple[float, float]) -> list[Any]:
+    """Draw the boundaries where they lie in the span of omega; return the lines for a legend."""
+    handles = []
+    for name, words, style in CURVES:
+        omega = np.array(getattr(boundaries, name), dtype=float)
+        inside = np.isfinite(omega) & (omega >= span[0]) & (omega <= span[1])
+        # One point beyond the border, so that lines reach it.
+        near = inside | np.roll(inside, 1) | np.roll(inside, -1)
+        shown = np.where(near & np.isfinite(omega), omega, np.nan)
+        if inside.any():
+            handles += ax.plot(boundaries.a, shown, label=words, **style)
+    return handles
