@@ -8,6 +8,7 @@ Examples
 """
 
 from dmft.literature.attention_phases import (
+    positional_semantic,
     positional_semantic_boundaries,
     positional_semantic_diagram,
     positional_semantic_points,
@@ -24,6 +25,7 @@ __all__ = [
     "convention",
     "hermite_committee",
     "phase_retrieval",
+    "positional_semantic",
     "positional_semantic_boundaries",
     "positional_semantic_diagram",
     "positional_semantic_points",

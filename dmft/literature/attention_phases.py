@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
@@ -14,6 +15,46 @@ from dmft.literature.two_tokens import (
     special_points,
     squared_boundaries,
 )
+from dmft.literature.two_tokens.circle import alpha_of
+from dmft.literature.two_tokens.loss import check_omega
+from dmft.model import Attention, Encoding, Model, SequenceModel
+
+
+def positional_semantic(a: float | sp.Expr, omega: float | sp.Expr) -> Model:
+    r"""Attention over two tokens, between attending to content and to position.
+
+    Equation    student T = softmax(h h^T) by rows, h_l = w.(x_l + p_l) / sqrt(d), p_1 = -p_2;
+                target (1 - omega) T(h*) + omega softmax([[a^2, -a^2], [-a^2, a^2]])
+    Scaling     t = steps * gamma / d; |w|^2 = |w*|^2 = d, |p| = 1, p orthogonal to w*
+    Source      [arnaboldi_2025]
+
+    Parameters
+    ----------
+    a : float or sympy.Symbol
+        Strength of the positional target: alpha = 1 / (1 + exp(-2 a^2)) on its diagonal.
+    omega : float in [0, 1] or sympy.Symbol
+        Its weight.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic
+    >>> model = positional_semantic(a=1.0, omega=0.5)
+    >>> model.encoding.means, model.teacher.shape
+    ((e, -e), (2, 2))
+    """
+    strength, weight = sp.sympify(a, strict=True), sp.sympify(omega, strict=True)
+    if strength.is_number:
+        alpha_of(float(strength))
+    if weight.is_number:
+        check_omega(float(weight))
+    alpha = 1 / (1 + sp.exp(-2 * strength**2))
+    student = Attention(2)
+    target = student.mixture(weight, [[alpha, 1 - alpha], [1 - alpha, alpha]])
+    return SequenceModel(student, target, encoding=Encoding([1, -1]))
 
 
 def positional_semantic_risk(a: float, omega: float) -> TwoTokenRisk:

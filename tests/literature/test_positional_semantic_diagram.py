@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 from scipy.optimize import brentq
 
 from dmft.errors import BadParameter
 from dmft.literature import (
+    positional_semantic,
     positional_semantic_boundaries,
     positional_semantic_diagram,
     positional_semantic_points,
@@ -198,3 +200,31 @@ def test_refusals():
         positional_semantic_boundaries([np.inf])
     with pytest.raises(BadParameter, match="loss"):
         positional_semantic_boundaries([1.0], loss="cubed")
+
+
+def test_the_declared_model_is_the_one_of_the_diagram():
+    # Student and target outputs at given fields, against softmax by hand.
+    a, omega = 0.8, 0.3
+    model = positional_semantic(a, omega)
+    rng = np.random.default_rng(1)
+    h, h_star = rng.standard_normal((2, 2))
+
+    def softmax(scores):
+        return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+    student = np.array(model.student.outputs.subs(dict(zip(model.student.fields, h, strict=True))))
+    np.testing.assert_allclose(student.astype(float), softmax(np.outer(h, h)), rtol=1e-13)
+    target = np.array(
+        model.teacher.outputs.subs(dict(zip(model.teacher.fields, h_star, strict=True)))
+    )
+    position = softmax(a**2 * np.array([[1.0, -1.0], [-1.0, 1.0]]))
+    expected = (1 - omega) * softmax(np.outer(h_star, h_star)) + omega * position
+    np.testing.assert_allclose(target.astype(float), expected, rtol=1e-13)
+    assert model.encoding.orthogonal
+    assert model.encoding.radius == 1.0
+    free = positional_semantic(*sp.symbols("a omega", positive=True))
+    assert {str(p) for p in free.parameters} == {"a", "omega"}
+    with pytest.raises(BadParameter, match="omega"):
+        positional_semantic(1.0, 1.5)
+    with pytest.raises(BadParameter, match="finite"):
+        positional_semantic(np.inf, 0.5)
