@@ -11,6 +11,7 @@ from dmft.codegen.chunks import (
     ALL_NODES,
     CHUNK,
     NODE,
+    NOISE_CONSTANT,
     accumulate,
     at_nodes,
     chunk_loop,
@@ -313,7 +314,8 @@ def _write(
     for definition in definitions:
         if at_nodes(definition):
             if chunk is None:
-                chunk = writer.root = open_chunk(here.before_nodes, scalars)
+                noise = NOISE_CONSTANT in here.constants
+                chunk = writer.root = open_chunk(here.before_nodes, scalars, noise)
         elif chunk is not None:
             root.lines += ["", chunk_loop(chunk)]
             writer.root, chunk = root, None

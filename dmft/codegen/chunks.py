@@ -23,6 +23,8 @@ NODE = loop_index(x.node)
 CHUNK = 256
 NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
 NODE_WIDTHS = ("N", "nodes")
+# Behind the others, where averages hold the noise of the label.
+NOISE_CONSTANT = Block("noise_at", ("nodes",))
 # Row length of the arrays at nodes that live in an argument.
 ALL_NODES = "all_nodes"
 
@@ -39,7 +41,7 @@ def over_nodes(definition: Definition) -> bool:
     return isinstance(expr, sp.Sum) and expr.limits[0][0] == x.node
 
 
-def open_chunk(before: Sequence[Block], scalars: int) -> Scope:
+def open_chunk(before: Sequence[Block], scalars: int, noise: bool = False) -> Scope:
     """Body of the loop over chunks: where the nodes of the chunk begin, and how many they are."""
     start = " + ".join([str(scalars), *(" * ".join(block.axes) for block in before), "first_node"])
     chunk = Scope(None, None)
@@ -48,6 +50,8 @@ def open_chunk(before: Sequence[Block], scalars: int) -> Scope:
         f"weight_at = {start}",
         f"normal_at = {start} + {ALL_NODES}",
     ]
+    if noise:
+        chunk.lines.append(f"noise_at_at = {start} + {ALL_NODES} + N * {ALL_NODES}")
     return chunk
 
 

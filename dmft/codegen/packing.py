@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS
+from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
 from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.nodes import FieldRoot
 from dmft.solvers.problem import Block
@@ -51,7 +51,7 @@ class Layout:
         """Arrays that live in an argument: their vector and their row length."""
         places = {b.name: ("y", b.axes[-1]) for b in (*self.state, *self.moved)}
         places |= {f"d{b.name}": ("out", b.axes[-1]) for b in self.state}
-        nodes = {b.name for b in NODE_CONSTANTS}
+        nodes = {b.name for b in (*NODE_CONSTANTS, NOISE_CONSTANT)}
         places |= {
             b.name: ("par", ALL_NODES if b.name in nodes else b.axes[-1]) for b in self.constants
         }
@@ -60,7 +60,7 @@ class Layout:
     @property
     def before_nodes(self) -> tuple[Block, ...]:
         """Constants in front of the nodes."""
-        nodes = {b.name for b in NODE_CONSTANTS}
+        nodes = {b.name for b in (*NODE_CONSTANTS, NOISE_CONSTANT)}
         return tuple(b for b in self.constants if b.name not in nodes)
 
     def with_displacement(self) -> Layout:
@@ -86,5 +86,6 @@ def layout(definitions: Sequence[Definition]) -> Layout:
     widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in constants))]
     if any(d.expr.has(FieldRoot) for d in definitions):
         constants += NODE_CONSTANTS
+        constants += [NOISE_CONSTANT] * (NOISE_CONSTANT.name in used)
         widths += NODE_WIDTHS
     return Layout(tuple(widths), tuple(b for b in MOVABLE if b.name in moving), tuple(constants))

@@ -80,6 +80,39 @@ class Average(sp.Expr):
         return f"E[{printer.doprint(self.integrand)}]"
 
 
+class SampleAverage(Average):
+    """Average of products of random fields of one sample, defined beside the equations.
+
+    Attributes
+    ----------
+    degree : sympy.Expr
+        Total degree of the integrand in the Gaussian fields where it is a polynomial; oo for other
+        smooth functions, -1 where there are kinks.
+    noisy : bool
+        Whether the fields depend on the noise of the label.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import psi, lam, i, j
+    >>> free_indices(SampleAverage(psi[j] * lam[i], sp.Integer(4), sp.Integer(0)))
+    (i, j)
+    """
+
+    def __new__(cls, integrand: sp.Expr, degree: sp.Expr, noisy: sp.Expr) -> SampleAverage:
+        """Keep all three."""
+        return sp.Expr.__new__(cls, integrand, degree, noisy)
+
+    @property
+    def degree(self) -> sp.Expr:
+        """Total degree, oo or -1."""
+        return self.args[1]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the noise of the label is among the Gaussian variables."""
+        return bool(self.args[2])
+
+
 def free_indices(expr: sp.Basic) -> tuple[sp.Symbol, ...]:
     """Index symbols that an expression depends on, those bound by its sums left out, by name."""
     if isinstance(expr, sp.Sum):

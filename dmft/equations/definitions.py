@@ -8,7 +8,7 @@ from typing import Literal
 
 import sympy as sp
 
-Role = Literal["block", "intermediate", "rate", "observable"]
+Role = Literal["block", "sample", "intermediate", "rate", "observable"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Definition:
     ----------
     target : sympy.Indexed or sympy.Symbol
     terms : tuple of (name, expression)
-    role : "block" (assembles c or Omega), "intermediate", "rate" (d target / dt) or "observable"
+    role : "block" (assembles c or Omega), "sample" (a random field of one sample), "intermediate",
+        "rate" (d target / dt) or "observable"
     """
 
     target: sp.Expr

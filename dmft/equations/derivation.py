@@ -183,18 +183,27 @@ def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) ->
         dM["interaction"] = x.interaction[j, p + r]
     if quadratic and isinstance(algorithm, SGD):
         dQ |= quadratic_terms(model, algorithm, x.gamma / (x.p * algorithm.batch_size))
+    result += rate_definitions(dM, dQ, algorithm)
+    if isinstance(algorithm, SGD) and algorithm.trains_readout:
+        result.append(define(x.a[j], readout_terms(model, algorithm, x.rho_a), "rate"))
+    result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
+    return result
+
+
+def rate_definitions(
+    dM: dict[str, sp.Expr], dQ: dict[str, sp.Expr], algorithm: SGD | GradientFlow
+) -> list[Definition]:
+    """Rates of M and Q of free rows, or on the sphere."""
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    result = []
     if algorithm.on_sphere:
         result.append(define(x.Phi[j, l], dQ, "intermediate"))
         dQ = {
             "free": x.Phi[j, l],
             "sphere": -x.Q[j, l] * (x.Phi[j, j] + x.Phi[l, l]) / 2,
         }
-        dM["sphere"] = -x.M[j, r] * x.Phi[j, j] / 2
-    result += [define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
-    if isinstance(algorithm, SGD) and algorithm.trains_readout:
-        result.append(define(x.a[j], readout_terms(model, algorithm, x.rho_a), "rate"))
-    result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
-    return result
+        dM = {**dM, "sphere": -x.M[j, r] * x.Phi[j, j] / 2}
+    return [*result, define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
 
 
 def quadratic_terms(model: Model, algorithm: SGD, prefactor: sp.Expr) -> dict[str, sp.Expr]:

@@ -12,6 +12,7 @@ from dmft.equations.definitions import live
 from dmft.equations.descent import DescentEquations, derive_descent
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
+from dmft.equations.repeated import check_repeated
 from dmft.equations.scalings import limit, region_of
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
@@ -47,13 +48,16 @@ def derive(
                 dM = (eta/p) B*, dQ = (eta/p) (B + B^T)
                 + (eta/p)^2 [(d/n_b) S + (1 - 1/n_b) b Omega^+ b^T], then divided by the lengths
                 a trained readout moves by da_j/dt = rho_a E[E sigma(h_j)]
+                with `repeat` dM/dt = E[psi h*], dQ/dt = E[psi h + h psi] + gamma/(p n_b) E[psi psi]
+                of the update field psi(h, h*, xi) of the last gradient (`dmft.equations.repeated`)
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,
                 sin, cos, Gaussian factors and mixtures; other two-field averages (tanh, sigmoid,
                 softplus, SiLU, your own) by tables to 1e-10 of sqrt(E F^2 E G^2), for fields of
                 variance up to 1024 (NaN beyond: a run ends as nonfinite);
-                `dmft.equations.kernel_error` gives the claimed error of one average
+                `dmft.equations.kernel_error` gives the claimed error of one average. With `repeat`
+                by Gauss-Hermite rules that are exact for polynomials, else on nodes
     Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; derivations/committee_sgd.py,
                 derivations/large_batches.py
 
@@ -119,11 +123,9 @@ def derive(
             "algorithm must be dmft.SGD, dmft.GradientFlow or dmft.GradientDescent, got "
             f"{algorithm!r}"
         )
-    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
-        raise BadParameter(
-            f"equations of {algorithm.repeat} are not derived yet; dmft.simulate runs it"
-        )
     name = region_of(algorithm, scaling)
+    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+        check_repeated(algorithm, name, dim, fluctuations)
     size = None if dim is None else as_dimension(dim)
     if fluctuations:
         noise = noise_of(model, algorithm, dim)

@@ -338,7 +338,7 @@ class Equations:
             Which Gaussian averages are given in closed form below the equations.
         """
         printer = EquationPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        roles = ("rate", "intermediate", "observable")
+        roles = ("rate", "intermediate", "sample", "observable")
         ordered = sorted(
             (d for d in self.definitions if d.role in roles), key=lambda d: roles.index(d.role)
         )
@@ -365,6 +365,7 @@ class Equations:
         for role, heading in (
             ("rate", ""),
             ("intermediate", "with"),
+            ("sample", "fields of one sample"),
             ("observable", "population risk"),
             ("block", "where"),
         ):
@@ -380,7 +381,7 @@ class Equations:
         return "\n".join(lines)
 
 
-PARAMETER_SYMBOLS = {s.name: s for s in (x.gamma, x.Delta, x.rho_a, x.d, x.n_b)}
+PARAMETER_SYMBOLS = {s.name: s for s in (x.gamma, x.Delta, x.rho_a, x.rho, x.d, x.n_b)}
 
 
 def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:

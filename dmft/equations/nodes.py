@@ -17,7 +17,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At, Average, free_indices
+from dmft.equations.average import At, Average, SampleAverage, free_indices
 from dmft.equations.conditioned import (
     Conditioned,
     conditional_definitions,
@@ -25,12 +25,16 @@ from dmft.equations.conditioned import (
     over_teachers,
     plain_weight,
 )
-from dmft.equations.definitions import Definition, define, used_bases
+from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.neighbour import coefficient_definitions, neighbour
 from dmft.errors import NotClosed
-from dmft.gaussian.nodes import NodeRule
+from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import SWITCHES
 from dmft.gaussian.tabled import TableAverage
+
+# Smooth fields of a sample take tensor rules in one dimension more than other averages: their
+# integrands reach far, and Sobol points converge slowly there.
+SAMPLE_DIMENSIONS = 3
 
 
 class FieldRoot(sp.Expr):
@@ -58,8 +62,10 @@ def averages(definitions: Iterable[Definition]) -> list[Average]:
 
 def smooth(found: Iterable[Average]) -> bool:
     """Whether nothing that is evaluated at nodes has a kink or a jump."""
+    found = tuple(found)
     parts = ((average, conditioned(average)) for average in found)
-    return not any((c.weight if c else a.integrand).has(*SWITCHES) for a, c in parts)
+    kinked = any((c.weight if c else a.integrand).has(*SWITCHES) for a, c in parts)
+    return not kinked and all(a.degree >= 0 for a in found if isinstance(a, SampleAverage))
 
 
 def rule_of_averages(
@@ -69,7 +75,16 @@ def rule_of_averages(
     from dmft.equations.values import node_rule
 
     dim = k if over_teachers(found) else p + k
-    return node_rule(dim, smooth(found), options).padded(p + k)
+    if not any(isinstance(a, SampleAverage) for a in found):
+        return node_rule(dim, smooth(found), options).padded(p + k)
+    noisy = any(a.noisy for a in found if isinstance(a, SampleAverage))
+    degrees = [a.degree if isinstance(a, SampleAverage) else sp.oo for a in found]
+    dim += noisy
+    if all(degree.is_Integer and degree >= 0 for degree in degrees):
+        largest = int(max(degrees))
+        if dim <= exact_dimensions(largest):
+            return exact_rule(dim, largest).with_noise(noisy)
+    return node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS).with_noise(noisy)
 
 
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
@@ -93,6 +108,9 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     if near and all(d.name != "c" for d in head):
         head += coefficient_definitions()
     work = _Discretiser([*found, *(average for average, _ in near.values())])
+    for d in definitions:
+        if d.role == "sample":
+            work.sample(d)
     values = {average: work.average(average) for average in found}
     for average, (other, closed) in near.items():
         head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
@@ -101,7 +119,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     tail = [
         Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
         for d in definitions
-        if d.role != "block"
+        if d.role not in ("block", "sample")
     ]
     return (*head, *work.law(), *work.definitions, *tail)
 
@@ -137,8 +155,10 @@ class _Discretiser:
     def __init__(self, found: Sequence[Average]) -> None:
         self.definitions: list[Definition] = []
         self.known: dict[sp.Expr, sp.Indexed] = {}
+        # Arrays of the random fields of a sample at the nodes, by name.
+        self.fields: dict[str, sp.IndexedBase] = {}
         # Where all fields share an activation, one array holds its values at students and teachers.
-        joint = any(a.base == x.lam for average in found for a in average.atoms(sp.Indexed))
+        joint = any(a.field.base == x.lam for average in found for a in average.atoms(At))
         self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
 
     def law(self) -> list[Definition]:
@@ -155,6 +175,15 @@ class _Discretiser:
                 if str(target.base.label) in used
             ),
         ]
+
+    def sample(self, definition: Definition) -> None:
+        """Array of a random field of one sample at the nodes."""
+        self.fields.setdefault(x.xi.name, x.noise_at)
+        value = self.at_nodes(definition.expr)
+        base = sp.IndexedBase(f"{definition.name}_at")
+        target = base[(*definition.indices, x.node)]
+        self.definitions.append(define(target, {definition.name: value}, "intermediate"))
+        self.fields[definition.name] = base
 
     def conditioned(self, average: Conditioned) -> sp.Expr:
         """Sum over the nodes of the teacher fields that stands for an average."""
@@ -199,7 +228,11 @@ class _Discretiser:
         """Expression at the nodes; functions and sums that depend on the node become arrays."""
         if isinstance(expr, At):
             return self.at_nodes(expr.expr)
+        if isinstance(expr, sp.Symbol) and expr.name in self.fields:
+            return self.fields[expr.name][x.node]
         if isinstance(expr, sp.Indexed):
+            if base_name(expr) in self.fields:
+                return self.fields[base_name(expr)][(*expr.indices, x.node)]
             if expr.base in (x.h, x.lam):
                 return x.lam_at[expr.indices[0], x.node]
             return x.lam_at[x.p + expr.indices[0], x.node] if expr.base == x.h_star else expr
@@ -209,7 +242,8 @@ class _Discretiser:
                 return self.array("sum_at", inner, (), ())
             return inner
         if isinstance(expr, sp.Piecewise):
-            atoms = {a: self.at_nodes(a) for a in expr.atoms(sp.Indexed)}
+            inside = expr.atoms(sp.Indexed) | {s for s in expr.free_symbols if s in x.OF_A_SAMPLE}
+            atoms = {a: self.at_nodes(a) for a in inside}
             return self.stored(expr.xreplace(atoms))
         if not expr.args or isinstance(expr, TableAverage):
             return self.stored(expr)
@@ -223,7 +257,11 @@ class _Discretiser:
         free = [s for s in free_indices(value) if s != x.node]
         if isinstance(value, sp.Indexed) or x.node not in free_indices(value) or len(free) > 1:
             return value
-        own = tuple(self.canonical[x.AXES[s]] for s in free)
+        # Arrays of a sample have rows for the students alone.
+        names = {base_name(e) for e in value.atoms(sp.Indexed)}
+        sample = bool(names & {str(base.label) for base in self.fields.values()})
+        axes = {**self.canonical, **({x.p: x.j} if sample else {})}
+        own = tuple(axes[x.AXES[s]] for s in free)
         return self.array("value", value, tuple(free), own)
 
     def array(

@@ -15,6 +15,7 @@ from dmft.equations.aligned_equations import aligned_equations
 from dmft.equations.definitions import Definition, live
 from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations
+from dmft.equations.repeated import repeated_definitions
 from dmft.equations.wide_equations import wide_equations
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, Scaling
@@ -87,7 +88,10 @@ def limit(
         return wide_equations(model, algorithm, name, unit, dim)
     if name == "wide-high-dimensional":
         return aligned_equations(model, algorithm, name, unit)
-    found = definitions(model, algorithm, name not in FLOWS)
+    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+        found = repeated_definitions(model, algorithm, name not in FLOWS)
+    else:
+        found = definitions(model, algorithm, name not in FLOWS)
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)
         found = noise_dominated(found, x.gamma / (x.p * algorithm.batch_size))

@@ -57,6 +57,20 @@ cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight"
 variance, saturation, coupling, mean_square = (
     sp.IndexedBase(y) for y in ("variance", "saturation", "coupling", "mean_square")
 )
+# One sample that is used more than once: its label and the noise in it, fields, errors and updates
+# after each gradient, the update that moves the weights.
+rho = sp.Symbol("rho", positive=True)
+xi, label = sp.symbols("xi label", real=True)
+psi = sp.IndexedBase("psi")
+PASSES = 16
+psi_pass, h_pass = (
+    tuple(sp.IndexedBase(f"{name}_{number}") for number in range(PASSES)) for name in ("psi", "h")
+)
+error_pass = tuple(sp.Symbol(f"error_{number}", real=True) for number in range(PASSES))
+psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
+OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, *error_pass})
+# The noise of the label at the nodes.
+noise_at = sp.IndexedBase("noise_at")
 risk = sp.Symbol("risk", real=True)
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
@@ -80,9 +94,18 @@ SYMBOL_LATEX = {
     risk: r"\mathcal{R}",
     angle: r"\nu",
     cosines: r"n_z",
+    rho: r"\rho",
+    xi: r"\xi",
+    label: "y",
+    psi_square: r"\left|\psi^{(0)}\right|^2",
+    psi_length: r"\ell",
+    **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
 }
 BASE_LATEX = {
     "Omega": r"\Omega",
+    "psi": r"\psi",
+    **{f"psi_{number}": rf"\psi^{{({number})}}" for number in range(PASSES)},
+    **{f"h_{number}": f"h^{{({number})}}" for number in range(PASSES)},
     "readout": "a",
     "teacher_readout": "a^*",
     "h_star": "h^*",
@@ -119,6 +142,9 @@ BASE_LATEX = {
 }
 BASE_TEXT = {
     "Omega": "Ω",
+    "psi": "ψ",
+    **{f"psi_{number}": f"ψ{number}" for number in range(PASSES)},
+    **{f"h_{number}": f"h{number}" for number in range(PASSES)},
     "readout": "a",
     "teacher_readout": "a*",
     "h_star": "h*",
@@ -154,6 +180,8 @@ BASE_TEXT = {
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
+SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ"}
+SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
 
 
 def position(field: sp.Indexed) -> sp.Expr:

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
-from dmft.model import DIM_NAME, SGD, GradientFlow, MixtureModel, Model, Overlaps
+from dmft.model import (
+    DIM_NAME,
+    SGD,
+    Displaced,
+    GradientFlow,
+    MixtureModel,
+    Model,
+    Overlaps,
+    Repetition,
+)
 
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
@@ -58,6 +67,8 @@ def declared_parameters(
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
         declared["readout_rate"] = algorithm.readout_rate
+        if algorithm.repeat is not None:
+            declare_sample(model, algorithm.repeat, declared)
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
     if dim is not None:
@@ -65,8 +76,22 @@ def declared_parameters(
     return declared
 
 
+def declare_sample(model: Model, repeat: Repetition, declared: dict[str, sp.Expr]) -> None:
+    """Parameters of a repetition; names of the fields of a sample may not be those of a model."""
+    names = {s.name for s in x.OF_A_SAMPLE}
+    for symbol in model.parameters:
+        if symbol.name in names:
+            raise BadParameter(
+                f"the symbol {symbol} is reserved where samples repeat; rename it, as {symbol}_m"
+            )
+    if isinstance(repeat, Displaced):
+        declared["rho"] = repeat.rho
+    if model.label_noise.is_zero:  # no noise is averaged over: declare it to have it
+        del declared["label_noise"]
+
+
 # Values below these are refused.
-LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0}
+LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
 LOWEST |= {"dim": 1.0, "batch_size": 1.0}
 
 
@@ -173,11 +198,14 @@ NODE_OPTIONS = ("nodes", "replicas", "seed")
 SOBOL_NODES, HERMITE_POINTS = 4096, 96
 
 
-def node_rule(dim: int, is_smooth: bool, options: Mapping[str, Any]) -> NodeRule:
-    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth and `dim` small."""
+def node_rule(
+    dim: int, is_smooth: bool, options: Mapping[str, Any], most: int = TENSOR_DIMENSIONS
+) -> NodeRule:
+    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`."""
     chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
-    if is_smooth and dim <= TENSOR_DIMENSIONS and not {"replicas", "seed"} & set(chosen):
-        return tensor_rule(dim, chosen.get("nodes", HERMITE_POINTS))
+    if is_smooth and dim <= most and not {"replicas", "seed"} & set(chosen):
+        points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
+        return tensor_rule(dim, chosen.get("nodes", points))
     return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
 
 
@@ -187,7 +215,7 @@ def with_nodes(values: Values, rule: NodeRule) -> Values:
     return replace(
         values,
         widths={**widths, "N": sum(widths.values()), "nodes": rule.weight.size},
-        arrays={**values.arrays, "weight": rule.weight, "normal": rule.normal},
+        arrays={**values.arrays, **rule.arrays},
     )
 
 

@@ -47,6 +47,8 @@ class NodeRule:
         of "gauss-hermite".
     label : str
         The rule in words.
+    noise : bool
+        Whether the last row is the noise of the label, not a field.
 
     Examples
     --------
@@ -60,11 +62,26 @@ class NodeRule:
     kind: Kind
     label: str
     groups: tuple[NodeRule, ...] = ()
+    noise: bool = False
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """Arrays that averages at the nodes read."""
+        if not self.noise:
+            return {"weight": self.weight, "normal": self.normal}
+        fields, noise = self.normal[:-1], self.normal[-1]
+        return {"weight": self.weight, "normal": fields, "noise_at": noise}
+
+    def with_noise(self, noise: bool = True) -> NodeRule:
+        """The same rule, its last row the noise of the label."""
+        groups = tuple(group.with_noise(noise) for group in self.groups)
+        return replace(self, noise=noise, groups=groups)
 
     def padded(self, rows: int) -> NodeRule:
         """The same rule with rows of zeros below, for fields that the averages do not need."""
-        if len(self.normal) >= rows:
+        if len(self.normal) - self.noise >= rows:
             return self
+        assert not self.noise, "rows of noise stand behind all fields"
         zeros = np.zeros((rows - len(self.normal), self.weight.size))
         groups = tuple(group.padded(rows) for group in self.groups)
         return replace(self, normal=np.concatenate([self.normal, zeros]), groups=groups)
@@ -174,7 +191,48 @@ def _tensor(dim: int, points: int) -> NodeRule:
     return NodeRule(fine.normal, fine.weight, fine.kind, fine.label, (coarse,))
 
 
-def _product(dim: int, points: int) -> NodeRule:
+# Nodes of a rule that is exact for polynomials.
+MOST_EXACT = 2**17
+
+
+def exact_points(degree: int) -> int:
+    """Gauss-Hermite points of an axis that integrate polynomials of this degree exactly."""
+    return degree // 2 + 1
+
+
+def exact_dimensions(degree: int) -> int:
+    """Largest number of dimensions in which `exact_rule` keeps to `MOST_EXACT` nodes.
+
+    Examples
+    --------
+    >>> exact_dimensions(9), exact_dimensions(40)
+    (7, 3)
+    """
+    points = exact_points(degree)
+    if points > MOST_POINTS:
+        return 0
+    return int(np.log(MOST_EXACT) / np.log(max(points, 2)) + 1e-9)
+
+
+@lru_cache(maxsize=8)
+def exact_rule(dim: int, degree: int) -> NodeRule:
+    """Tensor Gauss-Hermite rule without truncation, exact for polynomials up to a total degree.
+
+    Its error, told by the rule with a point more an axis, is that of rounding.
+
+    Examples
+    --------
+    >>> rule = exact_rule(2, 6)
+    >>> round(float(rule.weight @ (rule.normal[0] ** 4 * rule.normal[1] ** 2)), 12)
+    3.0
+    """
+    points = exact_points(degree)
+    fine, finer = (_product(dim, n, 0.0) for n in (points, points + 1))
+    label = f"{fine.label}, exact for polynomials of degree {degree}"
+    return replace(fine, label=label, groups=(finer,))
+
+
+def _product(dim: int, points: int, smallest: float = SMALLEST_WEIGHT) -> NodeRule:
     if points <= MOST_POINTS:
         name = "Gauss-Hermite"
         z, w = np.polynomial.hermite_e.hermegauss(points)
@@ -185,6 +243,6 @@ def _product(dim: int, points: int) -> NodeRule:
     w = w / w.sum()
     normal = np.array(np.meshgrid(*[z] * dim, indexing="ij")).reshape(dim, -1)
     weight = np.prod(np.meshgrid(*[w] * dim, indexing="ij"), axis=0).ravel()
-    kept = weight > SMALLEST_WEIGHT
+    kept = weight > smallest
     label = f"{points} {name} nodes an axis in {dim} dimensions"
     return NodeRule(np.ascontiguousarray(normal[:, kept]), weight[kept], "gauss-hermite", label)

@@ -181,11 +181,10 @@ def _descent(
 
 def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
     """Inputs of a run with the nodes of another rule."""
-    arrays = {"weight": rule.weight, "normal": rule.normal}
     return {
         **inputs,
         "widths": {**inputs["widths"], "nodes": rule.weight.size},
-        "constants": {**inputs["constants"], **arrays},
+        "constants": {**inputs["constants"], **rule.arrays},
     }
 
 
