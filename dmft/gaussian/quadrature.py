@@ -137,8 +137,9 @@ def quadrature(
     mean: Sequence[sp.Expr],
     values: Mapping[Any, Any],
     rtol: float,
+    by_terms: bool = True,
 ) -> Quadrature:
-    r"""E[expr] as a number with its error.
+    r"""E[expr] as a number with its error; sums as they stand without `by_terms`.
 
     Equation    E[f(x)] = \int f(m + A u) phi(u) du, A A^T = C of least rank; Gaussian factors tilt
                 the law, polynomial fields and independent factors are integrated apart
@@ -173,7 +174,7 @@ def quadrature(
         table = [
             [(entries[n * i + j] + entries[n * j + i]) / 2 for j in range(n)] for i in range(n)
         ]
-        part = _expectation(integrand, tuple(fields), table, entries[n * n :], rtol)
+        part = _expectation(integrand, tuple(fields), table, entries[n * n :], rtol, by_terms)
     return _judged(part, expr, rtol)
 
 
@@ -223,6 +224,7 @@ def _expectation(
     cov: list[list[mpmath.mpf]],
     mean: list[mpmath.mpf],
     rtol: float,
+    by_terms: bool,
 ) -> _Part:
     """Whole, or term by term where that leaves fewer dimensions."""
     block = to_forms(expr, fields, cov, mean)
@@ -230,7 +232,7 @@ def _expectation(
     largest = max(b.dimension for b in whole)
     exponential = expr.has(sp.sinh, sp.cosh, sp.exp)
     attempts = [[whole]]
-    if largest > 1 or exponential:
+    if by_terms and (largest > 1 or exponential):
         terms = summands(expr, fields)
         if 1 < len(terms) <= MAX_TERMS:
             split = [reduced(to_forms(t, fields, cov, mean)) for t in terms]

@@ -21,6 +21,8 @@ SIGNATURES = {
     "leap_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "generative_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "learnability": {"target": REQUIRED, "fields": None},
+        "learned_directions": {"model": REQUIRED, "algorithm": REQUIRED, "steps": 2},
+        "short_times": {"equations": REQUIRED},
     "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
     "GaussianMixture": {"means": REQUIRED, "labels": REQUIRED, "weights": None},

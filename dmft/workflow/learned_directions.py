@@ -1,0 +1,407 @@
+"""`learned_directions`: which directions of the teacher one or two steps of descent find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.derive import derive
+from dmft.equations.descent import DescentEquations
+from dmft.equations.reach import Symmetry, closing, reach, symmetries
+from dmft.equations.short_integrals import ShortIntegrals
+from dmft.equations.short_numbers import Number, rational
+from dmft.equations.short_second import SecondStep
+from dmft.equations.short_times import short_times
+from dmft.errors import BadParameter
+from dmft.gaussian.leap_proofs import Label
+from dmft.gaussian.leaps import as_combination, canonical
+from dmft.model import FIELD, Committee, GradientDescent, Model, MultiIndex, Overlaps
+
+Array = NDArray[np.float64]
+# Overlaps below this, or below SAFETY times the error of their integral, count as zero.
+THRESHOLD, SAFETY = 1e-8, 10.0
+# Integrals of one or two fields reach this.
+RTOL = 1e-7
+# Powers of y that are tried as a witness.
+POWERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedDirection:
+    """What happens to one subspace of the teacher.
+
+    Attributes
+    ----------
+    directions : (n, k)
+        Orthonormal rows; `names` are combinations of the fields.
+    step : int or None
+        The step after which its overlap is finite; None where it is not within the steps asked for.
+    never : bool
+        Whether a symmetry keeps the overlap at zero for any number of steps.
+    overlap, error : (p, n)
+        Overlap of the student with these directions after `step` (after the last step where there
+        is none), and its error.
+    proof : str
+        "symbolic" (closed forms and symmetries) or "numerical" (zero means below `threshold`).
+    threshold : float or None
+    reason : str
+        The integral that decides, or the symmetry.
+    statement : str
+        LaTeX of it.
+    """
+
+    directions: Array
+    fields: tuple[sp.Symbol, ...]
+    step: int | None
+    never: bool
+    overlap: Array
+    error: Array
+    proof: str
+    threshold: float | None
+    reason: str
+    statement: str
+
+    @property
+    def names(self) -> list[sp.Expr]:
+        """Directions as combinations of the fields, largest entry one."""
+        return [as_combination(v, self.fields) for v in self.directions]
+
+    @property
+    def name(self) -> str:
+        """The same in one line."""
+        return ", ".join(map(str, self.names))
+
+    @property
+    def when(self) -> str:
+        """In words: "step 2", "never", "not in 2 steps"."""
+        if self.step is not None:
+            return f"step {self.step}"
+        return "never" if self.never else "not yet"
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedDirections:
+    """Table of teacher directions and of the steps that find them.
+
+    Attributes
+    ----------
+    target, fields
+        Noiseless label and its fields.
+    algorithm : GradientDescent
+    steps : int
+    table : tuple of LearnedDirection
+        What is learned first comes first.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(sp.erf(z), 1), dmft.MultiIndex(z**2, [z]))
+    >>> row = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3)).table[0]
+    >>> row.when, row.proof
+    ('never', 'symbolic')
+    """
+
+    target: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    algorithm: GradientDescent
+    steps: int
+    table: tuple[LearnedDirection, ...]
+
+    @property
+    def proof(self) -> str:
+        """How the table is known: "symbolic" where every row is, else "numerical"."""
+        return "symbolic" if all(r.proof == "symbolic" for r in self.table) else "numerical"
+
+    @property
+    def learned(self) -> Array:
+        """Directions (n, k) with a finite overlap after the steps."""
+        rows = [r.directions for r in self.table if r.step is not None]
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.fields)))
+
+    def __str__(self) -> str:
+        rows = [("direction", "found", "overlap", "proof")]
+        for row in self.table:
+            size = "0" if row.never else f"{np.linalg.norm(row.overlap):.6g}"
+            rows.append((row.name, row.when, size, row.proof))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}",
+                          *lines])  # fmt: skip
+
+    __repr__ = __str__
+
+    def explain(self) -> str:
+        """The integral or the symmetry behind every row, in words."""
+        lines = [f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}"]
+        for r in self.table:
+            zero = "" if r.threshold is None else f", zero means below {r.threshold:.1g}"
+            lines.append(f"{r.name}: {r.when} ({r.proof}{zero}): {r.reason}")
+        return "\n".join(lines)
+
+    def latex(self) -> str:
+        """An align environment with one statement for each direction."""
+        lines = [rf"{_names_latex(r)}:\ & {r.statement}" for r in self.table]
+        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+
+def learned_directions(
+    model: Model, algorithm: GradientDescent, steps: int = 2, *, rtol: float = RTOL
+) -> LearnedDirections:
+    r"""Which teacher directions gain a finite overlap in the first steps on n = alpha d samples.
+
+    Equation    M^1 v = -eta alpha E[g^0 v.h*];  M^2 v = -eta alpha E[g^1 v.h*] where M^1 v = 0,
+                g^1 at h^1 = M^1 h* + r^1 - eta g^0(h^0, y): the same label twice, so that v is
+                found where E[v.h* | y, M^1 h*] does not vanish, for generic students and rates
+    Shapes      one row for each subspace, directions (n, k), overlaps (p, n)
+    Scaling     d -> infinity at n = samples_per_dim * d; start M = 0, Q = 1, orthonormal teacher
+    Valid for   numbers for all parameters. "never" is proven by a signed permutation of the fields
+                that y cannot tell, for any number of steps; overlaps of step 1 are closed forms
+                where there are any; those of step 2 integrals with a claimed error
+    Source      batch_reuse.md B.1, B.2
+
+    Parameters
+    ----------
+    model : Model
+    algorithm : GradientDescent
+        ``batch="fresh"`` gives the statement for one pass.
+    steps : 1 or 2
+    rtol : float
+        Asked of each integral.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+    >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+    >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+    >>> print(dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1))
+    y = z1 + z2**2, 1 steps of gradient descent
+    direction  found   overlap   proof
+    z1         step 1  0.507771  symbolic
+    z2         never   0         symbolic
+    """
+    if not isinstance(algorithm, GradientDescent):
+        raise BadParameter(
+            "learned_directions is about dmft.GradientDescent on repeated data, got "
+            f"{algorithm!r}; dmft.learnability compares algorithms"
+        )
+    if steps not in (1, 2):
+        raise BadParameter(
+            f"steps must be 1 or 2 (closed integrals), got {steps!r}: dmft.solve takes more"
+        )
+    equations = derive(model, algorithm)
+    assert isinstance(equations, DescentEquations)
+    target, fields = _target(model)
+    p, k = _width(model), len(fields)
+    start = Overlaps(np.eye(p), np.zeros((p, k)))
+    found = ShortIntegrals(short_times(equations), start, rtol, {})
+    bound = symmetries(target, fields, model.student.activation, algorithm)
+    open_rows = reach(bound, k)
+    open_rows = canonical(open_rows) if len(open_rows) else open_rows
+    rows = _first_step(found, fields, open_rows)
+    rest = _complement(open_rows, [r.directions for r in rows])
+    if steps == 2 and len(rest):
+        found.close(0, found.first)
+        rows += _second_step(found, target, fields, rest)
+    elif len(rest):
+        rows += [_not_asked(found, fields, v) for v in rest]
+    rows += _forbidden(bound, fields, open_rows, p)
+    return LearnedDirections(target, fields, algorithm, steps, tuple(rows))
+
+
+def _target(model: Model) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
+    """The noiseless label in its fields."""
+    teacher = getattr(model, "teacher", None)
+    if isinstance(teacher, MultiIndex):
+        return teacher.expr, teacher.fields
+    if not isinstance(teacher, Committee) or not teacher.width.is_Integer:
+        raise BadParameter(
+            f"learned_directions needs a teacher of known width or a MultiIndex, got {teacher!r}"
+        )
+    k = int(teacher.width)
+    fields = sp.symbols(f"z1:{k + 1}", real=True)
+    readout = teacher.readout or (sp.S.One,) * k
+    terms = [
+        a * teacher.activation.xreplace({FIELD: z}) for a, z in zip(readout, fields, strict=True)
+    ]
+    return sp.Add(*terms) / k, fields
+
+
+def _width(model: Model) -> int:
+    width = model.student.width
+    if not width.is_Integer:
+        raise BadParameter(f"the student's width must be a number, got {width}")
+    return int(width)
+
+
+def _complement(space: Array, taken: Sequence[Array]) -> Array:
+    """Rows of `space` orthogonal to what is taken."""
+    used = [t for t in taken if len(t)]
+    if not used or not len(space):
+        return space
+    inside = np.concatenate(used) @ space.T
+    _, singular, right = np.linalg.svd(inside)
+    rest = right[int((singular > THRESHOLD).sum()) :] @ space
+    return canonical(rest) if len(rest) else rest
+
+
+def _overlaps(found: ShortIntegrals, averages: list[list[Number]]) -> tuple[Array, Array]:
+    """-eta alpha times averages (p, n), and the errors."""
+    scale = found.scalars["learning_rate"] * found.scalars["samples_per_dim"]
+    values = np.array([[float(a) for a in row] for row in averages])
+    errors = np.array([[a.error for a in row] for row in averages])
+    return -scale * values, scale * errors
+
+
+def _first_step(
+    found: ShortIntegrals, fields: tuple[sp.Symbol, ...], space: Array
+) -> list[LearnedDirection]:
+    """The direction of E[y h*], if the student sees it."""
+    star = found.first["star"]
+    overlap, error = _overlaps(found, star)
+    exact = all(a.error == 0 for row in star for a in row)
+    threshold = 0.0 if exact else max(THRESHOLD, SAFETY * float(error.max()))
+    if np.abs(overlap).max() <= threshold or not len(space):
+        return []
+    direction = canonical(_rows_of(overlap, threshold))
+    shown, shown_error = overlap @ direction.T, error @ np.abs(direction).T
+    value = float(np.linalg.norm(shown))
+    name = as_combination(direction[0], fields)
+    return [
+        LearnedDirection(
+            direction, fields, 1, False, shown, shown_error,
+            "symbolic" if exact else "numerical", None if exact else threshold,
+            f"|M^1 v| = eta alpha |E[g^0 v.h*]| = {value:.6g}, v = {name}",
+            rf"M^1_j v = -\eta\alpha\, \langle g^0_j\, v\cdot h^* \rangle,\quad "
+            rf"\lVert M^1 v \rVert = {value:.6g}",
+        )
+    ]  # fmt: skip
+
+
+def _rows_of(overlap: Array, threshold: float) -> Array:
+    """Orthonormal rows of the span of the rows of M."""
+    _, singular, right = np.linalg.svd(overlap, full_matrices=False)
+    rank = int((singular > max(threshold, 1e-12 * singular[0])).sum())
+    result: Array = right[:rank]
+    return result
+
+
+def _second_step(
+    found: ShortIntegrals, target: sp.Expr, fields: tuple[sp.Symbol, ...], space: Array
+) -> list[LearnedDirection]:
+    """The integral at t = 1 of each direction that the first step has not found."""
+    step = SecondStep(found)
+    rows = []
+    for v in space:
+        form = sp.Add(*(_exact(c) * u for c, u in zip(v, found.star, strict=True)))
+        averages = [[step.integral(g, form)] for g in step.sample["g"]]
+        overlap, error = _overlaps(found, averages)
+        threshold = max(THRESHOLD, SAFETY * float(error.max()))
+        value, noise = float(np.linalg.norm(overlap)), float(np.linalg.norm(error))
+        name = as_combination(v, fields)
+        seen = bool(np.abs(overlap).max() > threshold)
+        reason = f"|M^2 v| = eta alpha |E[g^1 v.h*]| = {value if seen else 0.0:.6g}, v = {name}"
+        witness = _witness(found, target, fields, v)
+        if seen and witness:
+            reason += f"; for generic students and rates too: {witness}"
+        elif not seen:
+            reason += (
+                f"; {witness} says that a generic student or rate would find it"
+                if witness
+                else "; no symmetry forbids it later"
+            )
+        statement = (
+            rf"M^2_j v = -\eta\alpha\, \langle g_j(h^1, y)\, v\cdot h^* \rangle,\quad "
+            rf"\lVert M^2 v \rVert = {value:.6g} \pm {noise:.0e}"
+        )
+        rows.append(
+            LearnedDirection(
+                v[None], fields, 2 if seen else None, False, overlap, error, "numerical",
+                threshold, reason, statement,
+            )
+        )  # fmt: skip
+    return sorted(rows, key=lambda r: r.step is None)
+
+
+def _exact(coefficient: float) -> sp.Expr:
+    """Zero and one as they are, so that integrals keep their dimension."""
+    near = round(coefficient)
+    return sp.Integer(near) if abs(coefficient - near) < 1e-14 else sp.Float(coefficient, 20)
+
+
+def _witness(
+    found: ShortIntegrals, target: sp.Expr, fields: tuple[sp.Symbol, ...], direction: Array
+) -> str | None:
+    """An exact moment E[y^m v.h*] != 0, in words."""
+    noise = rational(found.scalars["label_noise"])
+    form = as_combination(direction, fields)
+    if form.has(sp.Float):
+        return None
+    for power in range(2, POWERS + 1):
+        value = Label(target, fields, noise).moment(power, form)
+        if value is None:
+            return None
+        if value != 0:
+            return f"E[y^{power} ({form})] = {sp.simplify(value)}"
+    return None
+
+
+def _not_asked(found: ShortIntegrals, fields: tuple[sp.Symbol, ...], v: Array) -> LearnedDirection:
+    """What the first step leaves at zero and the second may find."""
+    zero = np.zeros((found.p, 1))
+    return LearnedDirection(
+        v[None], fields, None, False, zero, zero, "symbolic", None,
+        f"E[g^0 v.h*] = 0 for v = {as_combination(v, fields)}; a second step may find it",
+        r"M^1 v = 0",
+    )  # fmt: skip
+
+
+def _forbidden(
+    bound: Sequence[Symmetry], fields: tuple[sp.Symbol, ...], open_rows: Array, p: int
+) -> list[LearnedDirection]:
+    """What a symmetry keeps at zero for ever."""
+    k = len(fields)
+    _, singular, right = np.linalg.svd(np.concatenate([open_rows, np.zeros((1, k))]))
+    rest = right[int((singular > 0.5).sum()) :]
+    if not len(rest):
+        return []
+    rest = canonical(rest)
+    result = []
+    for row in rest:
+        alone = closing(bound, row)
+        how = alone.text(fields) if alone else "; ".join(s.text(fields) for s in bound[:3])
+        shown = alone.text(fields, latex=True) if alone else r"\text{symmetries of } y"
+        zero = np.zeros((p, 1))
+        result.append(
+            LearnedDirection(
+                row[None], fields, None, True, zero, zero, "symbolic", None,
+                f"M^t v = 0 at every t, because {how}",
+                rf"M^t v = 0 \text{{ for all }} t, \quad {shown}",
+            )
+        )  # fmt: skip
+    return result
+
+
+def _names_latex(row: LearnedDirection) -> str:
+    return r",\ ".join(sp.latex(n) for n in row.names)
+
+
+def _words(algorithm: GradientDescent) -> str:
+    kinds = {None: "gradient descent", "fresh": "one pass", "bernoulli": "mini-batches",
+             "reshuffle": "shuffled mini-batches"}  # fmt: skip
+    return kinds[algorithm.batch]
