@@ -223,8 +223,8 @@ folder.mkdir(parents=True, exist_ok=True)
 # ## Numerical check: iterating the compiled maps
 #
 # Steps from $m_0 = d^{-1/2}$ to $m = 1/2$ at half the rate at which noise and signal balance at
-# the start, for two dimensions a decade apart. The number of steps divided by $\log d$ at
-# $\ell = 2$.
+# the start, for two dimensions a decade apart; the slope is that of the steps, at $\ell = 2$ of the
+# steps divided by $\log d$. More batches: `tests/workflow/test_slopes_of_batches.py`.
 
 
 # %%
@@ -251,29 +251,51 @@ def steps(order, mu, loss, dim, factor=0.5, rate=None, t_max=4e5):
     return (run.t[-1] if reached else np.inf), run.M[-1, 0, 0]
 
 
-MAPS = {(n, "squared"): compiled(n, "squared") for n in (1, 2, 3)}
-MAPS[3, "correlation"] = compiled(3, "correlation")
-for order, loss, mu, low in (
-    (1, "squared", 0.0, 1e4),
-    (1, "squared", 0.5, 1e7),
-    (2, "squared", 0.5, 1e6),
-    (2, "squared", 1.0, 1e10),
-    (3, "squared", 1.0, 1e3),
-    (3, "squared", 1.25, 1e4),
-    (3, "squared", 2.0, 1e6),
-    (3, "squared", 2.5, 1e6),
-    (3, "correlation", 1.0, 1e4),
-    (3, "correlation", 1.5, 1e7),
-    (3, "correlation", 2.0, 1e10),
-    (3, "correlation", 2.5, 1e10),
+MAPS = {(n, loss): compiled(n, loss) for n in (1, 2, 3, 4) for loss in ("squared", "correlation")}
+LOSSES = {"squared": "SGD", "correlation": "correlation"}
+table = []
+# At l = 2 the noise of the correlation loss grows with m like the signal: half of the balance is
+# too much before m = 1/2.
+for order, loss, mu, low, factor in (
+    (1, "squared", 0.0, 1e4, 0.5),
+    (1, "squared", 0.5, 1e7, 0.5),
+    (1, "squared", 1.0, 1e10, 0.5),
+    (1, "correlation", 0.0, 1e4, 0.5),
+    (1, "correlation", 0.5, 1e7, 0.5),
+    (1, "correlation", 1.0, 1e10, 0.5),
+    (2, "squared", 0.5, 1e6, 0.5),
+    (2, "squared", 1.0, 1e10, 0.5),
+    (2, "correlation", 0.5, 1e6, 0.25),
+    (2, "correlation", 1.0, 1e10, 0.25),
+    (3, "squared", 1.0, 1e3, 0.5),
+    (3, "squared", 1.25, 1e4, 0.5),
+    (3, "squared", 2.0, 1e6, 0.5),
+    (3, "squared", 2.5, 1e6, 0.5),
+    (3, "correlation", 1.0, 1e4, 0.5),
+    (3, "correlation", 1.5, 1e7, 0.5),
+    (3, "correlation", 2.0, 1e10, 0.5),
+    (3, "correlation", 2.5, 1e10, 0.5),
+    (4, "squared", 2.0, 1e3, 0.5),
+    (4, "squared", 3.0, 1e4, 0.5),
+    (4, "squared", 3.5, 1e4, 0.5),
+    (4, "correlation", 1.5, 1e3, 0.5),
+    (4, "correlation", 2.0, 1e5, 0.5),
+    (4, "correlation", 2.5, 1e7, 0.5),
+    (4, "correlation", 3.0, 1e10, 0.5),
 ):
-    times = np.array([steps(order, mu, loss, dim)[0] for dim in (low, 10 * low)])
-    if order == 2:
-        times /= np.log([low, 10 * low])
+    taken = np.array([steps(order, mu, loss, dim, factor)[0] for dim in (low, 10 * low)])
+    times = taken / np.log([low, 10 * low]) if order == 2 else taken
     slope = np.log10(times[1] / times[0])
     predicted = float(dmft.batch_exponents(order, loss).at(mu)[0])
     print(f"l={order} {loss:11s} mu={mu}: slope {slope:.3f}  predicted {predicted:g}")
     assert abs(slope - predicted) < 0.06
+    where = rf"{order} & {LOSSES[loss]} & {mu:g} & $10^{{{round(np.log10(low))}}}$"
+    table.append(rf"{where} & {taken[0]:.0f} & {taken[1]:.0f} & {slope:.3f} & {predicted:g} \\")
+
+# %%
+head = r"$\ell$ & loss & $\mu$ & $d$ & steps & steps at $10\,d$ & slope & $\theta$ \\ \hline"
+body = [r"\begin{tabular}{llllrrrr}", head, *table, r"\end{tabular}"]
+(folder / "large_batches.tex").write_text("\n".join([*document, *body, r"\end{document}", ""]))
 
 # %% [markdown]
 # Above the balance the overlap falls; and for the squared loss beyond $\mu = \ell/2$ no rate at all

@@ -76,7 +76,7 @@ def test_readme_links_point_to_files():
 
 
 # What takes more than half a minute from an empty cache; what they show has fast tests of its own.
-LONG = {"exponents.py", "any_activation.py", "batch_sizes.py"}
+LONG = {"exponents.py", "any_activation.py", "batch_sizes.py", "large_batches.py"}
 
 
 @pytest.mark.parametrize(
