@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dmft.display.batches import is_batches, plot_batches
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
+from dmft.display.descent import is_descent, plot_descent
 from dmft.display.diagram import is_diagram, plot_diagram
+from dmft.display.landscape import is_landscape, plot_landscape
 from dmft.display.regimes import is_regimes, plot_regimes
 from dmft.display.regions import is_regions, plot_regions
 from dmft.display.style import pyplot
@@ -21,6 +25,7 @@ ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
     (is_regimes, plot_regimes),
     (is_batches, plot_batches),
     (is_regions, plot_regions),
+    (is_landscape, plot_landscape),
 )
 
 
@@ -35,13 +40,15 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, EscapeTime, PhaseDiagram, PositionalDiagram, Regimes ...
+    *records : Trajectory, Ensemble, DescentRun, EscapeTime, PhaseDiagram, PositionalDiagram, Regimes ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
-        are marked. A phase diagram stands alone: a heat map whose failed and censored cells are
+        are marked. Descents on repeated data take six panels: overlaps, training loss and risk
+        with their errors, and maps of two times of C_l, R_l and Q.
+        A phase diagram stands alone: a heat map whose failed and censored cells are
         hatched and named; so do the regions of `dmft.regimes`.
     ax : matplotlib axes, optional
-        Two axes (overlaps, risk) for runs, one for a diagram; a new figure by default.
+        Two axes (overlaps, risk) for runs, (2, 3) for descents, one for a diagram; a new figure by default.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
     title : str, optional
@@ -81,15 +88,19 @@ def plot(
             raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
         draw = next(draw for drawn_alone, draw in ALONE if drawn_alone(diagrams[0]))
         axes = draw(diagrams[0], ax, shown=path is None, title=title)
-        figure = axes.figure
+        figure = np.ravel(axes)[0].figure
     else:
         runs = [r for r in records if not is_escape(r)]
-        for record in runs:
+        descents = [is_descent(r) for r in records]
+        if any(descents) and not all(descents):
+            raise BadParameter("descents on repeated data are drawn together, not beside others")
+        for record in runs if not any(descents) else ():
             _check_run(record)
         if not runs:
             raise BadParameter("an escape time is drawn on its run; pass the run too")
-        axes = plot_runs(records, ax, shown=path is None, title=title)
-        figure = axes[0].figure
+        draw_runs = plot_descent if any(descents) else plot_runs
+        axes = draw_runs(records, ax, shown=path is None, title=title)
+        figure = np.ravel(axes)[0].figure
     if path is not None:
         figure.savefig(path, dpi=dpi)
     return axes

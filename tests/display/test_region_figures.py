@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 import dmft
+from dmft.analysis.landscape import landscape
 from dmft.display.regions import GROUNDS
 from dmft.errors import BadParameter
-from dmft.literature import positional_semantic_boundaries, positional_semantic_diagram
+from dmft.literature import (
+    positional_semantic_boundaries,
+    positional_semantic_diagram,
+    positional_semantic_risk,
+)
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -68,3 +73,42 @@ def test_curves_lie_where_they_are(tmp_path):
     assert 0.742 < a[np.isfinite(omega)].min() < 0.744
     with pytest.raises(BadParameter, match="alone"):
         dmft.plot(diagram, diagram)
+
+
+def test_landscapes_show_their_minima(tmp_path):
+    found = landscape(positional_semantic_risk(0.755, 0.975))
+    contours, flow, section = dmft.plot(found, path=tmp_path / "landscape.png")
+    assert (tmp_path / "landscape.png").stat().st_size > 20000
+    marks = {
+        line.get_label(): line.get_xydata()[0].tolist()
+        for line in contours.lines
+        if "minimum" in line.get_label()
+    }
+    mixed = found.minima[1]
+    assert marks == {
+        "semantic minimum (global)": [0.0, 1.0],
+        "mixed minimum": [mixed.e, mixed.m],
+    }
+    # Along the circle the curve passes through the marks.
+    curve, *points = section.lines
+    for point in points:
+        ((x, y),) = point.get_xydata()
+        assert np.interp(x, *curve.get_data()) == pytest.approx(y, abs=1e-8)
+    assert flow.get_xlabel() == "positional alignment $e$"
+    # Streamlines follow minus the gradient, less what leaves the disc.
+    paths = np.concatenate([p.vertices for p in flow.collections[0].get_paths()])
+    assert np.all(np.hypot(*paths.T) <= 1.02)
+    with pytest.raises(BadParameter, match="three axes"):
+        dmft.plot(found, ax=contours)
+
+
+def test_flow_of_a_known_risk(tmp_path):
+    # R = -m on an ellipse without symmetry in m: the flow goes to the top of the whole disc.
+    found = landscape(lambda e, m: -m + 0 * e, gram=[[1.0, 0.3], [0.3, 2.25]])
+    contours, flow, section = dmft.plot(found, path=tmp_path / "landscape.png")
+    segments = [p.vertices for p in flow.collections[0].get_paths()]
+    rises = [s[-1, 1] - s[0, 1] for s in segments if len(s) > 1]
+    assert min(rises) > -1e-9
+    assert section.get_xlim() == (0.0, 2.0)
+    ((e, m),) = contours.lines[-1].get_xydata()
+    assert (e, m) == pytest.approx((0.3, 1.0), abs=1e-9)
