@@ -40,7 +40,7 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, DescentRun, EscapeTime, PhaseDiagram, PositionalDiagram, Regimes ...
+    *records : Trajectory, Ensemble, DescentRun, EscapeTime, PhaseDiagram, Regimes ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. Descents on repeated data take six panels: overlaps, training loss and risk
@@ -48,7 +48,8 @@ def plot(
         A phase diagram stands alone: a heat map whose failed and censored cells are
         hatched and named; so do the regions of `dmft.regimes`.
     ax : matplotlib axes, optional
-        Two axes (overlaps, risk) for runs, (2, 3) for descents, one for a diagram; a new figure by default.
+        Two axes (overlaps, risk) for runs, (2, 3) for descents, one for a diagram; a new figure by
+        default.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
     title : str, optional

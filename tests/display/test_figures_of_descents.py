@@ -1,0 +1,103 @@
+"""Figures of descents on repeated data, checked on the artists."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from dmft.display import plot
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.simulation.descent import DescentEnsemble
+from dmft.solvers.descent_run import DescentRun
+from dmft.solvers.path_ensemble import Values
+
+T, P, K = 3, 2, 2
+
+
+def arrays(scale=1.0, response=True):
+    rng = np.random.default_rng(1)
+    result = {
+        "M": rng.standard_normal((T + 1, P, K)), "Q": rng.random((T + 1, P, P)),
+        "Q2": 1 + rng.random((T + 1, T + 1, P, P)), "corr": 1 + rng.random((T, T, P, P)),
+        "resp": rng.standard_normal((T, T, P, P)), "train_loss": rng.random(T),
+        "risk": rng.random(T + 1), "readout": np.ones((T + 1, P)),
+    }  # fmt: skip
+    if not response:
+        del result["resp"], result["risk"]
+    return {name: scale * a for name, a in result.items()}
+
+
+def run(status=Status.OK, **changed):
+    values = {**arrays(), **changed}
+    error = Values({name: 0.1 + 0 * a for name, a in values.items()})
+    return DescentRun(np.arange(T + 1.0), Values(values), error, status, "")
+
+
+def ensemble():
+    mean = Values(arrays(2.0, response=False))
+    stderr = Values({name: 0.2 + 0 * a for name, a in mean.items()})
+    return DescentEnsemble(
+        np.arange(T + 1.0), mean, stderr, stderr, mean, (0, 1, 2), Status.OK, "", 50
+    )
+
+
+def mesh(panel):
+    image = panel.collections[0].get_array()
+    return np.ma.filled(image, np.nan).reshape(image.shape)
+
+
+def test_curves_and_bands_of_a_run(tmp_path):
+    record = run()
+    axes = plot(record, path=tmp_path / "a.png")
+    assert axes.shape == (2, 3)
+    drawn = [line.get_ydata() for line in axes[0, 0].get_lines()]
+    for j in range(P):
+        for r in range(K):
+            assert any(np.array_equal(y, record.M[:, j, r]) for y in drawn)
+    assert np.array_equal(axes[0, 1].get_lines()[0].get_ydata(), record.train_loss)
+    assert np.array_equal(axes[0, 2].get_lines()[0].get_ydata(), record.risk)
+    band = axes[0, 1].collections[0].get_paths()[0].vertices
+    assert np.isclose(band[:, 1].max(), (record.train_loss + 0.1).max())
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_maps_hold_the_first_component_and_are_causal():
+    record = run()
+    axes = plot(record)
+    assert np.array_equal(mesh(axes[1, 0]), record.corr[:, :, 0, 0])
+    response = mesh(axes[1, 1])
+    assert np.all(np.isnan(response[np.triu_indices(T, 1)]))
+    assert np.array_equal(np.diag(response), np.diagonal(record.resp[:, :, 0, 0]))
+    assert np.array_equal(mesh(axes[1, 2]), record.Q2[:, :, 0, 0])
+    assert axes[1, 0].yaxis_inverted()
+
+
+def test_theory_below_and_simulation_above_the_diagonal():
+    theory, truth = run(), ensemble()
+    axes = plot(theory, truth)
+    shown = mesh(axes[1, 0])
+    assert shown[2, 1] == theory.corr[2, 1, 0, 0]
+    assert shown[1, 2] == truth.mean["corr"][1, 2, 0, 0]
+    bars = [c for panel in axes[0, :2] for c in panel.containers]
+    assert len(bars) == P * K + 1
+    assert "d = 50, 3 runs" in axes[0, 1].get_legend().get_texts()[-1].get_text()
+
+
+def test_simulation_alone_has_no_response_and_other_losses_no_risk():
+    axes = plot(ensemble())
+    assert not axes[1, 1].axison
+    assert not axes[0, 2].axison
+    assert np.array_equal(mesh(axes[1, 2]), ensemble().mean["Q2"][:, :, 0, 0])
+
+
+def test_ends_are_marked():
+    axes = plot(run(Status.LEFT_DOMAIN))
+    assert any("left domain" in t.get_text() for t in axes[0, 1].texts)
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(BadParameter, match="six axes"):
+        plot(run(), ax=plot(run())[0])
+    with pytest.raises(BadParameter, match="together"):
+        plot(run(), object())
