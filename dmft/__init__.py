@@ -63,6 +63,8 @@ PUBLIC = {
     "Stage": "dmft.workflow",
     "Status": "dmft.names",
     "Trajectory": "dmft.solvers.trajectory",
+    "TwoTime": "dmft.model.two_time",
+    "TwoTimeRun": "dmft.solvers.volterra_run",
     "certify": "dmft.workflow",
     "certify_hermite": "dmft.workflow",
     "derive": "dmft.equations",

@@ -12,18 +12,20 @@ from dmft.errors import BadParameter
 from dmft.simulation import archive as ensembles
 from dmft.simulation.ensemble import Ensemble
 from dmft.solvers import archive as trajectories
-from dmft.solvers import descent_run, path_archive
+from dmft.solvers import descent_run, path_archive, volterra_run
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
+from dmft.solvers.volterra_run import TwoTimeRun
 
-Record = Trajectory | Ensemble | PathEnsemble | PhaseDiagram | DescentRun
+Record = Trajectory | Ensemble | PathEnsemble | PhaseDiagram | DescentRun | TwoTimeRun
 READERS: dict[str, Callable[[str | Path], Record]] = {
     trajectories.KIND: trajectories.load_trajectory,
     ensembles.KIND: ensembles.load_ensemble,
     path_archive.KIND: path_archive.load_paths,
     descent_run.KIND: descent_run.load_descent,
     diagram_file.KIND: diagram_file.load_diagram,
+    volterra_run.KIND: volterra_run.load_two_time,
 }
 
 

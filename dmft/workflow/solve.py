@@ -15,6 +15,7 @@ from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
 from dmft.model import Overlaps
+from dmft.model.two_time import TwoTime
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
@@ -26,6 +27,7 @@ from dmft.workflow.limits import rate_message
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import solve_on_nodes
 from dmft.workflow.schedule import scheduled_inputs, with_ending
+from dmft.workflow.two_time import solve_two_time, two_time_options
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -33,7 +35,7 @@ RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 
 
 def solve(
-    system: Equations | DescentEquations | Problem,
+    system: Equations | DescentEquations | TwoTime | Problem,
     start: Overlaps | Sequence[Overlaps] | None,
     t_max: float,
     *,
@@ -57,7 +59,9 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, DescentEquations or Problem
+    system : Equations, DescentEquations, TwoTime or Problem
+        A `dmft.TwoTime` has its own start (pass None) and options: `tol=`, `thin=`, `checkpoint=`
+        and more (`dmft.workflow.two_time.TwoTimeOptions`).
     start : Overlaps
         For an sde also a list of them, one for each path, or None: drawn anew for each path as
         `random_overlaps` does.
@@ -94,7 +98,7 @@ def solve(
     Returns
     -------
     Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
-        (options: `dmft.workflow.descent.solve_descent`)
+        (options: `dmft.workflow.descent.solve_descent`); TwoTimeRun for a `dmft.TwoTime`
 
     Raises
     ------
@@ -119,6 +123,11 @@ def solve(
     """
     if isinstance(system, DescentEquations):
         return _descent(system, start, t_max, method, {**parameters, "timeout": timeout}, progress)
+    if isinstance(system, TwoTime):
+        foreign = {"method": method, "rtol": rtol, "atol": atol, "events": events}
+        own = two_time_options(start, foreign, {**parameters, "save_at": save_at})
+        own |= {"max_steps": max_steps, "timeout": timeout}
+        return solve_two_time(system, t_max, progress=progress, **own)
     problem = problem_of(system)
     if problem.kind == "sde" and problem.origin is not None:
         common = {"method": method, "save_at": save_at, "events": events, "progress": progress}

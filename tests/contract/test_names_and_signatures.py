@@ -43,6 +43,7 @@ SIGNATURES = {
     "derive": {"model": REQUIRED, "algorithm": REQUIRED},
     "build": {"equations": REQUIRED},
     "solve": {},
+    "TwoTime": {"rates": REQUIRED, "values": None, "start": None, "causal": ...},
     "Stage": {"equations": REQUIRED, "parameters": ..., "until": None},
     "solve_stages": {"stages": REQUIRED, "start": REQUIRED, "t_max": REQUIRED},
     "simulate": {
