@@ -54,14 +54,14 @@ class TwoTokenRisk:
 
     def gradient(self, e: ArrayLike, m: ArrayLike) -> Array:
         """Return (R_e, R_m), shape (..., 2)."""
-        e, m = _disc(e, m)
+        e, m = check_disc(e, m)
         return np.stack(
             [2 * e * self._combine(e, m, (1, 0)), 2 * m * self._combine(e, m, (0, 1))], axis=-1
         )
 
     def hessian(self, e: ArrayLike, m: ArrayLike) -> Array:
         """Second derivatives in (e, m), shape (..., 2, 2)."""
-        e, m = _disc(e, m)
+        e, m = check_disc(e, m)
         ee = 2 * self._combine(e, m, (1, 0)) + 4 * e**2 * self._combine(e, m, (2, 0))
         mm = 2 * self._combine(e, m, (0, 1)) + 4 * m**2 * self._combine(e, m, (0, 2))
         em = 4 * e * m * self._combine(e, m, (1, 1))
@@ -69,7 +69,7 @@ class TwoTokenRisk:
 
     def _combine(self, e: ArrayLike, m: ArrayLike, orders: tuple[int, int]) -> Array:
         """Derivative of the risk of these orders in y = e^2 and x = m^2."""
-        e, m = _disc(e, m)
+        e, m = check_disc(e, m)
         y, x = e.ravel() ** 2, m.ravel() ** 2
         parts = [
             self._part(y[i : i + CHUNK], x[i : i + CHUNK], *orders)
@@ -100,7 +100,7 @@ def check_omega(omega: ArrayLike) -> Array:
     return omega
 
 
-def _disc(e: ArrayLike, m: ArrayLike) -> tuple[Array, Array]:
+def check_disc(e: ArrayLike, m: ArrayLike) -> tuple[Array, Array]:
     """Return alignments of one shape inside the feasible disc, or refuse them."""
     e, m = np.broadcast_arrays(np.asarray(e, dtype=float), np.asarray(m, dtype=float))
     bad = ~(e**2 + m**2 <= 1.0 + ROUNDING)

@@ -1,0 +1,212 @@
+r"""Boundaries of the two-token attention under the unsquared loss E ||T - T*||_F.
+
+Equation    dir, pos and glob: second derivatives and values at m = 0, where h and h* are
+            independent, by their score weights: sums over four fields. sem: with delta = s - alpha,
+            d^2 R / d phi^2 at (0, 1) is A + B / omega, a plane integral with 1 / |delta| in it,
+            hence omega = -B / A
+Source      sequence.md D.8
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.literature.two_tokens.circle import alpha_of
+from dmft.literature.two_tokens.curves import Boundaries
+from dmft.literature.two_tokens.loss import check_disc, check_omega
+
+Array = NDArray[np.float64]
+# Midpoint sums over four fields. The distance has a cone where both rows agree, so that they
+# converge algebraically: values to 1e-6, roots in omega to 2e-5.
+STEP, REACH = 0.125, 7.6
+# Roots are found on the coarse step and moved by Newton steps whose slope is the coarse one.
+COARSE, ROOT, SLOPE, NEWTON_STEPS = 0.25, 1e-10, 1e-4, 2
+# Polar nodes around the two points where delta = 0, and step of the rest of the plane.
+RADIAL, ANGULAR, PLANE = 80, 96, 0.04
+# Radius of the window around them, relative to their distance, and its power: flat inside.
+WINDOW, POWER = 0.3, 10
+# omega is looked for from here: at omega = 0 the loss has a cone at perfect recovery.
+LOWEST = 0.02
+
+
+@dataclass(frozen=True)
+class UnsquaredRisk:
+    """Risk E ||T - T*||_F of the two-token attention as a function of (e, m), to 1e-4.
+
+    Attributes
+    ----------
+    a, omega : float
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_risk
+    >>> risk = positional_semantic_risk(a=1.0, omega=0.5, loss="frobenius")
+    >>> round(float(risk(e=0.0, m=1.0)), 3)
+    0.282
+    """
+
+    a: float
+    omega: float
+
+    def __post_init__(self) -> None:
+        alpha_of(self.a)
+        check_omega(self.omega)
+
+    def __call__(self, e: ArrayLike, m: ArrayLike) -> Array:
+        """Risk at alignments e and m of one shape."""
+        from dmft.literature.two_tokens.unsquared_kernels import correlated_distance
+
+        e, m = check_disc(e, m)
+        z, inner = _points(0.0, COARSE, "all"), _points(0.0, COARSE, "swapped")
+        keep, fixed = 1 - self.omega, self.omega * float(alpha_of(self.a))
+        values = [
+            math.sqrt(2) * correlated_distance(z, inner, x, y, keep, fixed)
+            for x, y in zip(e.ravel().tolist(), m.ravel().tolist(), strict=True)
+        ]
+        return np.array(values).reshape(e.shape)
+
+
+def unsquared_boundaries(a: ArrayLike) -> Boundaries:
+    """Boundaries of the loss E ||T - T*||_F to 2e-5 in omega; a second for each a."""
+    a = np.array(a, dtype=float)
+    alpha = alpha_of(a)
+    names = ("semantic", "positional", "equal", "direction")
+    found = {name: np.full(a.shape, np.nan) for name in names}
+    for i, value in enumerate(alpha.ravel()):
+        for name, omega in _at(float(value)).items():
+            found[name].ravel()[i] = omega
+    none = np.full(a.shape, np.nan)
+    return Boundaries(
+        a, found["semantic"], found["positional"], found["equal"], found["direction"],
+        none, none, none, none, "frobenius",
+    )  # fmt: skip
+
+
+def _at(alpha: float) -> dict[str, float]:
+    """Return omega on each boundary at one alpha; infinite where it is not met below 1."""
+    regular, singular = _plane(alpha, _curvature)
+    (corner,) = _plane(alpha, _distance)  # at (0, 1) the loss is omega times this
+
+    def direction(omega: float, step: float) -> float:
+        _, r_mm, _, r_ee = _independent(0.0, omega, alpha, step)
+        return r_ee - r_mm
+
+    def positional(omega: float, step: float) -> float:
+        _, r_mm, r_e, _ = _independent(1.0, omega, alpha, step)
+        return r_mm - r_e
+
+    def equal(omega: float, step: float) -> float:
+        return omega * float(corner) - _independent(1.0, omega, alpha, step)[0]
+
+    return {
+        "semantic": float(-singular / regular) if regular < 0 else math.inf,
+        "direction": _crossing(direction),
+        "positional": _crossing(positional),
+        "equal": _crossing(equal),
+    }
+
+
+def _crossing(function: Callable[[float, float], float]) -> float:
+    from scipy.optimize import brentq
+
+    def coarse(omega: float) -> float:
+        return function(omega, COARSE)
+
+    if not coarse(LOWEST) * coarse(1.0) < 0:
+        return math.inf
+    omega = float(brentq(coarse, LOWEST, 1.0, xtol=ROOT))
+    slope = (coarse(omega) - coarse(omega - SLOPE)) / SLOPE
+    for _ in range(NEWTON_STEPS):
+        omega -= function(omega, STEP) / slope
+    return omega
+
+
+def _independent(e: float, omega: float, alpha: float, step: float) -> tuple[float, ...]:
+    """Risk, R_mm, R_e and R_ee at (e, 0), up to the factor sqrt(2) of both entries of a row."""
+    from dmft.literature.two_tokens.unsquared_kernels import weighted_distances
+
+    outer, inner = _points(e, step, "all"), _points(0.0, step, "signed")
+    return tuple(float(x) for x in weighted_distances(outer, inner, 1 - omega, omega * alpha))
+
+
+@cache
+def _points(e: float, step: float, part: str) -> Array:
+    """Nodes of the plane as the kernels take them, z + (e, -e) in the attention.
+
+    All of them; or half for twice the weight: z_1 > 0 where the loss is even in these fields
+    (signed), z_1 + z_2 >= 0 where tokens and signs are exchanged in all fields (swapped).
+    """
+    side = (np.arange(-int(REACH / step) - 1, int(REACH / step) + 1) + 0.5) * step
+    z1, z2 = (x.ravel() for x in np.meshgrid(side, side, indexing="ij"))
+    images = {"all": 1 + 0 * z1, "signed": 1 + np.sign(z1), "swapped": 1 + np.sign(z1 + z2)}[part]
+    kept = (z1**2 + z2**2 < REACH**2) & (images > 0)
+    z1, z2, images = z1[kept], z2[kept], images[kept]
+    weight = images * step**2 * np.exp(-(z1**2 + z2**2) / 2) / (2 * np.pi)
+    first, second = _attention(z1 + e, z2 - e)
+    order = np.argsort(-weight, kind="stable")
+    return np.array([z1, z2, first, second, weight])[:, order]
+
+
+def _attention(h1: Array, h2: Array) -> tuple[Array, Array]:
+    """Attention of each token to itself."""
+    return 1 / (1 + np.exp(h2 * h1 - h1 * h1)), 1 / (1 + np.exp(h1 * h2 - h2 * h2))
+
+
+def _distance(z1: Array, z2: Array, alpha: float) -> Array:
+    first, second = _attention(z1, z2)
+    return np.hypot(first - alpha, second - alpha)[None]
+
+
+def _curvature(z1: Array, z2: Array, alpha: float) -> Array:
+    """Trace H + v.H v - z.grad of |s(h) - s(z) + omega delta| at h = z, v = (1, -1)."""
+    s = np.array(_attention(z1, z2))
+    delta = s - alpha
+    size = np.hypot(*delta)
+    size = np.where(size > 0, size, 1.0)  # a node on the singular point has no weight
+    unit = delta / size
+    # s_i is a sigmoid of a quadratic form: gradient along z1 and z2, along v, and second traces.
+    slope = s * (1 - s)
+    bend = slope * (1 - 2 * s)
+    g1, g2 = np.array([2 * z1 - z2, -z2]), np.array([-z1, 2 * z2 - z1])
+    gv = g1 - g2
+    # tr Q + v.Q v of the forms [[2, -1], [-1, 0]] and [[0, -1], [-1, 2]]: 2 + 4 in both.
+    second = bend * (g1**2 + g2**2 + gv**2) + 6 * slope
+    radial = slope * (z1 * g1 + z2 * g2)
+    regular = (unit * (second - radial)).sum(axis=0)
+    across = np.array([-unit[1], unit[0]])
+    turned = [((across * slope * g).sum(axis=0)) ** 2 for g in (g1, g2, gv)]
+    return np.array([regular, (turned[0] + turned[1] + turned[2]) / size])
+
+
+def _plane(alpha: float, function: Callable[[Array, Array, float], Array]) -> Array:
+    """Gaussian mean of a function with point singularities where s = alpha: at +-(a, -a)."""
+    a = math.sqrt(0.5 * math.log(alpha / (1 - alpha)))
+    radius = WINDOW * 2 * math.sqrt(2) * a
+
+    def weighted(z1: Array, z2: Array) -> Array:
+        weight = np.exp(-(z1**2 + z2**2) / 2) / (2 * np.pi)
+        return function(z1, z2, alpha) * weight
+
+    def window(distance: Array) -> Array:
+        near: Array = np.exp(-((distance / radius) ** POWER))
+        return near
+
+    # One point suffices: both are images under z -> -z.
+    nodes, weights = np.polynomial.legendre.leggauss(RADIAL)
+    r = radius * 1.5 * (nodes + 1) / 2
+    turn = 2 * np.pi * (np.arange(ANGULAR) + 0.5) / ANGULAR
+    R, T = np.meshgrid(r, turn, indexing="ij")
+    local = weighted(a + R * np.cos(T), -a + R * np.sin(T)) * window(R) * R
+    near = local.sum(axis=-1) @ (weights * radius * 0.75) * 2 * np.pi / ANGULAR
+    side = (np.arange(-int(9 / PLANE), int(9 / PLANE)) + 0.5) * PLANE
+    z1, z2 = (x.ravel() for x in np.meshgrid(side, side, indexing="ij"))
+    rest = 1 - window(np.hypot(z1 - a, z2 + a)) - window(np.hypot(z1 + a, z2 - a))
+    far = (weighted(z1, z2) * rest).sum(axis=-1) * PLANE**2
+    total: Array = 2 * near + far
+    return total

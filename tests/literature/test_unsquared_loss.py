@@ -1,0 +1,89 @@
+"""The unsquared Frobenius loss of the two-token attention, against sums of other kinds."""
+
+import numpy as np
+import pytest
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from dmft.literature import positional_semantic_boundaries, positional_semantic_risk
+from dmft.literature.two_tokens.unsquared import _at
+
+
+def fields(power=18, seed=0):
+    """Quasi-random Gaussian z and h* in the plane."""
+    uniform = qmc.Sobol(4, seed=seed).random(2**power)
+    normal = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
+    return normal[:, :2], normal[:, 2:]
+
+
+def distance(h, h_star, a, omega):
+    """Norm of the difference of the two attention matrices, by softmax over four entries."""
+
+    def softmax(x, y):
+        scores = np.stack([x[:, 0] * y[:, 0], x[:, 0] * y[:, 1]], axis=-1)
+        scores = np.stack([scores, np.stack([x[:, 1] * y[:, 0], x[:, 1] * y[:, 1]], -1)], axis=1)
+        powers = np.exp(scores - scores.max(axis=2, keepdims=True))
+        return powers / powers.sum(axis=2, keepdims=True)
+
+    fixed = np.exp(a**2 * np.array([[1, -1], [-1, 1]]))
+    fixed /= fixed.sum(axis=1, keepdims=True)
+    error = softmax(h, h) - (1 - omega) * softmax(h_star, h_star) - omega * fixed
+    return np.sqrt((error**2).sum(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("e", "m", "a", "omega"), [(0.3, 0.5, 1.0, 0.6), (0.0, 1.0, 0.9, 0.8), (0.8, -0.6, 0.8, 0.3)]
+)
+def test_values(e, m, a, omega):
+    z, h_star = fields()
+    h = m * h_star + np.sqrt(1 - m * m) * z + e * np.array([1, -1])
+    expected = distance(h, h_star, a, omega).mean()
+    risk = positional_semantic_risk(a, omega, loss="frobenius")
+    assert risk(e, m) == pytest.approx(expected, abs=1e-4)
+    np.testing.assert_allclose(risk([e, -e], [m, -m]), risk(e, m), atol=1e-4)
+
+
+def test_boundaries_against_sums_at_random_points():
+    # sequence.md D.8 gives these to three or four digits; the scores of the Gaussian law on
+    # quasi-random points, at the boundary found, decide.
+    curves = positional_semantic_boundaries([0.76, 0.9], loss="frobenius")
+    np.testing.assert_allclose(curves.direction, [0.9171, 0.7144], atol=2e-4)
+    np.testing.assert_allclose(curves.positional, [np.inf, 0.6628], atol=2e-4)
+    np.testing.assert_allclose(curves.semantic, [0.9708, 0.8555], atol=2e-4)
+    np.testing.assert_allclose(curves.equal, [0.9725, 0.8068], atol=6e-4)
+    a = 0.9
+    z, h_star = fields(19)
+    v = z[:, 0] - z[:, 1]
+    second_m = ((z * h_star).sum(1)) ** 2 - (z**2).sum(1) - (h_star**2).sum(1) + 2
+    slopes, gaps = [], []
+    shift = np.array([1, -1])
+    for name, score, e in (
+        ("direction", v**2 - 2 - second_m, 0.0),
+        ("positional", second_m - v, 1.0),
+    ):
+        omega = float(getattr(curves, name)[1])
+        for w, kept in ((omega, gaps), (omega + 0.05, slopes)):
+            kept.append((distance(z + e * shift, h_star, a, w) * score).mean())
+    # The sums are at 1e-4, the slopes in omega about one half.
+    for gap, later in zip(gaps, slopes, strict=True):
+        assert abs(gap) * 0.05 / abs(later - gap) < 1e-3
+    omega = float(curves.equal[1])
+    corner = distance(h_star, h_star, a, omega).mean()
+    assert distance(z + shift, h_star, a, omega).mean() == pytest.approx(corner, abs=1e-4)
+
+
+def test_the_semantic_corner_bends_as_the_integral_says():
+    # R along the circle at small angles, by quasi-random points: quadratic on both sides of the
+    # boundary, with opposite signs.
+    a = 1.0
+    z, h_star = fields(18)
+    boundary = _at(1 / (1 + np.exp(-2 * a * a)))["semantic"]
+    assert boundary == pytest.approx(0.7653570, abs=1e-6)
+    angle = 0.12
+    moved = np.cos(angle) * h_star + np.sin(angle) * (z + np.array([1, -1]))
+    for omega, sign in ((boundary - 0.08, 1), (boundary + 0.08, -1)):
+        mirrored = np.cos(angle) * h_star - np.sin(angle) * (z + np.array([1, -1]))
+        change = 0.5 * (
+            distance(moved, h_star, a, omega) + distance(mirrored, h_star, a, omega)
+        ) - distance(h_star, h_star, a, omega)
+        assert sign * change.mean() > 0
