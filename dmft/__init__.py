@@ -89,6 +89,7 @@ PUBLIC = {
     "random_overlaps": "dmft.model",
     "regimes": "dmft.equations",
     "short_times": "dmft.equations.short_times",
+    "sequence_information_exponent": "dmft.gaussian",
     "simulate": "dmft.simulation.simulate",
     "solve": "dmft.workflow",
     "solve_stages": "dmft.workflow",

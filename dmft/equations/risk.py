@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import sympy as sp
@@ -29,6 +29,7 @@ from dmft.equations.latex import (
 )
 from dmft.equations.nodes import averages, discretise, rule_of_averages
 from dmft.equations.reference import evaluate
+from dmft.equations.sequence_risk import SequenceRisk
 from dmft.equations.text import definition_text, model_names
 from dmft.equations.values import (
     NODE_OPTIONS,
@@ -41,7 +42,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes import MOST_TRAPEZOIDS, NodeRule
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.quadrature import Quadrature
-from dmft.model import Model, Overlaps
+from dmft.model import Model, Overlaps, SequenceModel
 from dmft.names import Status
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
@@ -149,7 +150,11 @@ class PopulationRisk:
         return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
 
 
-def population_risk(model: Model) -> PopulationRisk:
+@overload
+def population_risk(model: SequenceModel) -> SequenceRisk: ...  # type: ignore[overload-overlap]
+@overload
+def population_risk(model: Model) -> PopulationRisk: ...
+def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
 
     Equation    R = 1/2 sum_mn c_m c_n E[sigma_m(lambda_m) sigma_n(lambda_n)]
@@ -157,8 +162,9 @@ def population_risk(model: Model) -> PopulationRisk:
     Scaling     no power of d or width hidden: f is the mean over hidden units
     Valid for   any activation; exact where `Gaussian.expect` is closed, by tables to 1e-10 of
                 sqrt(E F^2 E G^2) elsewhere (fields of variance up to 1024), on nodes with their
-                error for multi-index targets that are no sums of products
-    Source      one_pass.md A.0
+                error for multi-index targets that are no sums of products. Of a sequence model a
+                `SequenceRisk`, called as risk(e=..., m=...)
+    Source      one_pass.md A.0, sequence.md A
 
     Examples
     --------
@@ -170,6 +176,8 @@ def population_risk(model: Model) -> PopulationRisk:
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if isinstance(model, SequenceModel):
+        return SequenceRisk(model)
     check_admissible(model)
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
     return PopulationRisk(model, live([*block_definitions(), definition]))

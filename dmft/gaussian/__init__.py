@@ -10,6 +10,7 @@ from dmft.gaussian.hermite_series import HermiteSeries, hermite_expansion
 from dmft.gaussian.learnability import Learnability, learnability
 from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, elementary
 from dmft.gaussian.product import product_expectation
+from dmft.gaussian.sequence_exponent import SequenceExponent, sequence_information_exponent
 from dmft.gaussian.series import GaussianSeries
 from dmft.gaussian.switch import derivative
 
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianSeries",
     "HermiteSeries",
     "Learnability",
+    "SequenceExponent",
     "Term",
     "TwoSigns",
     "derivative",
@@ -34,4 +36,5 @@ __all__ = [
     "learnability",
     "parse_factor",
     "product_expectation",
+    "sequence_information_exponent",
 ]

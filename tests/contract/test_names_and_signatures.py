@@ -20,6 +20,7 @@ SIGNATURES = {
     "information_exponent": {"f": REQUIRED, "fields": REQUIRED},
     "leap_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "generative_exponent": {"g": REQUIRED, "fields": REQUIRED},
+    "sequence_information_exponent": {"target": REQUIRED, "student": REQUIRED, "encoding": None},
     "learnability": {"target": REQUIRED, "fields": None},
     "learned_directions": {"model": REQUIRED, "algorithm": REQUIRED, "steps": 2},
     "short_times": {"equations": REQUIRED},
