@@ -29,12 +29,16 @@ PRINTED: dict[str, tuple[float, float]] = {
     "batch_sizes.py": (0.0, 0.02),
     # One_pass.md F.4: 1.334 +- 0.012 by other chains; the mean of 200 has an error of 0.04.
     "exit_times.py": (1.334, 0.13),
+    # Medians of 24 chains of a few hundred noisy steps, and whole numbers of few steps.
+    "correlation_loss.py": (0.0, 0.1),
     # One_pass.md F: 1.78 by the equations, 1.73 by one chain.
     "escape_formulas.py": (1.779, 0.005),
     # Standard errors between theory and simulation: one, up to the correlation of few entries.
     "batch_reuse.py": (1.0, 0.5),
     # The same equations with rk8 at rtol 1e-11.
     "wide_network.py": (0.0009042, 2e-6),
+    # Sequence.md D.7; the derivatives at the corner are checked by direct averages.
+    "positional_semantic.py": (0.9867973, 1e-6),
 }
 
 
@@ -78,7 +82,13 @@ def test_readme_links_point_to_files():
 
 
 # What takes more than half a minute from an empty cache; what they show has fast tests of its own.
-LONG = {"exponents.py", "any_activation.py", "batch_sizes.py", "large_batches.py"}
+LONG = {
+    "exponents.py",
+    "any_activation.py",
+    "batch_sizes.py",
+    "large_batches.py",
+    "correlation_loss.py",
+}
 
 
 @pytest.mark.parametrize(
