@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from dmft.cli import descent
 from dmft.cli.expression import parse_expression
 from dmft.cli.report import matrix, print_json, table, written
 from dmft.cli.toml import Declaration, read_declaration
 from dmft.errors import BadParameter, ExpressionRefused
-from dmft.model import SGD
+from dmft.model import SGD, GradientDescent
 from dmft.names import Status
 
 EXIT_CODES = {
@@ -68,19 +69,27 @@ def log(message: str) -> None:
 def write_latex(declared: Declaration, path: str) -> None:
     """Write the equations and the risk as a document that compiles."""
     from dmft.display.latex import document
-    from dmft.equations import derive
 
-    equations = derive(declared.model, declared.algorithm)
+    equations = derived(declared)
     text = document(equations, title=declared.path.stem, note=f"Time: {equations.time_unit}.")
     Path(path).write_text(text, encoding="utf-8")
     log(written("equations", path))
 
 
-def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
-    """Print the equations."""
+def derived(declared: Declaration) -> Any:
+    """Equations of the declaration; with [algorithm] dim the map of one step."""
     from dmft.equations import derive
 
-    equations = derive(declared.model, declared.algorithm)
+    if isinstance(declared.algorithm, GradientDescent):
+        return derive(declared.model, declared.algorithm)
+    return derive(declared.model, declared.algorithm, dim=declared.dim)
+
+
+def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Print the equations."""
+    equations = derived(declared)
+    # Two-time equations are closed by their own averages.
+    open_kernels = list(getattr(equations, "open_kernels", ()))
     if arguments.json:
         terms = {k: {n: str(e) for n, e in v.items()} for k, v in equations.terms.items()}
         print_json(
@@ -91,24 +100,26 @@ def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
                 "terms": terms,
                 "text": str(equations),
                 "latex": equations.latex(),
-                "open_expectations": list(equations.open_kernels),
+                "open_expectations": open_kernels,
             }
         )
     else:
         print(equations)
-    for message in equations.open_kernels:
+    for message in open_kernels:
         log(f"open expectation, so these equations cannot be solved yet: {message}")
     return Status.OK
 
 
 def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     """Solve the declared equations from the declared start."""
-    from dmft.equations import derive
     from dmft.workflow import solve
 
+    if isinstance(declared.algorithm, GradientDescent):
+        return descent.solved(declared, derived(declared), progress_option(arguments))
+    descent.refuse_options(declared)
     keys, save_at = clock(declared.table("solve"))
     keys |= declared.parameters
-    equations = derive(declared.model, declared.algorithm)
+    equations = derived(declared)
     return solve(
         equations,
         declared.start(),
@@ -148,6 +159,10 @@ def progress_option(arguments: argparse.Namespace) -> bool | None:
 def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Integrate and report."""
     run = solved(declared, arguments)
+    if isinstance(declared.algorithm, GradientDescent):
+        descent.report(run, declared.start().P, arguments.json)
+        keep(arguments, run, run)
+        return Status(run.status)
     if arguments.json:
         print_json(
             {
@@ -186,6 +201,8 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
 
     keys = {**declared.table("simulate"), **declared.parameters}
     algorithm = declared.algorithm
+    if isinstance(algorithm, GradientDescent):
+        return descent_command(declared, arguments, keys)
     if not isinstance(algorithm, SGD):
         raise ExpressionRefused(f'{declared.path}: only kind = "sgd" has steps to simulate')
     timing, save_at = clock(declared.options.get("solve", {"t_max": keys.get("t_max")}))
@@ -216,6 +233,19 @@ def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> St
     return Status(ensemble.status)
 
 
+def descent_command(
+    declared: Declaration, arguments: argparse.Namespace, keys: dict[str, Any]
+) -> Status:
+    """Run gradient descent on repeated data at finite dimension."""
+    if arguments.save:
+        raise BadParameter("--save keeps solved descents; runs in R^d are printed with --json")
+    ensemble = descent.simulated(declared, keys, progress_option(arguments))
+    theory = [solved(declared, arguments)] if arguments.theory else []
+    descent.report_ensemble(ensemble, theory, arguments.json)
+    keep(arguments, ensemble, *theory, ensemble)
+    return Status(ensemble.status)
+
+
 def ensemble_json(ensemble: Any, theory: list[Any]) -> dict[str, Any]:
     """Return means, errors and, when asked for, the theory at its own times."""
     names = ("Q", "M", "risk")
@@ -237,6 +267,7 @@ def escape_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
     from dmft.analysis.escape import Censored
     from dmft.workflow import escape_time
 
+    descent.refuse(declared, "escape")
     run = solved(declared, arguments)
     escape = escape_time(run, **declared.options.get("escape", {}))
     facts = {
@@ -277,9 +308,9 @@ def threshold_text(escape: Any) -> str:
 
 def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Compute a diagram; failed points are part of it."""
-    from dmft.equations import derive
     from dmft.workflow import phase_diagram
 
+    descent.refuse(declared, "phase")
     table = declared.table("phase")
     keys, _ = clock(declared.table("solve"))
     x, y = declared.axes
@@ -292,7 +323,7 @@ def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
         "final_risk" if measure == "status" else measure,
         (x.name, x.values()),
         (y.name, y.values()),
-        equations=derive(declared.model, declared.algorithm),
+        equations=derived(declared),
         start=declared.start(),
         quantity=measure,
         progress=progress_option(arguments),

@@ -16,8 +16,8 @@ class Key:
     text: str
     required: bool = False
     choices: tuple[str, ...] = ()
-    only: str | None = None
-    """The `kind` of the table for which this key makes sense, when not for all."""
+    only: tuple[str, ...] = ()
+    """The `kind`s of the table for which this key makes sense, when not for all."""
     needed: bool = False
     """Required with that kind."""
 
@@ -55,23 +55,52 @@ SCHEMA: dict[str, Table] = {
         "how the student learns",
         {
             "kind": Key(
-                "choice", "sgd (one-pass) or gradient-flow", True, ("sgd", "gradient-flow")
+                "choice",
+                "one pass, its gradient flow, or descent on repeated data",
+                True,
+                ("sgd", "gradient-flow", "gradient-descent"),
             ),
             "learning_rate": Key(
-                "scalar", "gamma; time is t = steps * gamma / (p d)", only="sgd", needed=True
+                "scalar",
+                "gamma of sgd, t = steps * gamma / (p d); eta of gradient-descent, t = steps",
+                only=("sgd", "gradient-descent"),
+                needed=True,
             ),
-            "batch_size": Key("count", "fresh samples a step; 1 by default", only="sgd"),
+            "samples_per_dim": Key(
+                "scalar", "alpha = n / d samples", only=("gradient-descent",), needed=True
+            ),
+            "ridge": Key("scalar", "lambda of the penalty |W|^2 / 2", only=("gradient-descent",)),
+            "momentum": Key("scalar", "beta of the heavy ball", only=("gradient-descent",)),
+            "batch": Key(
+                "choice",
+                "part of the samples that a step uses; all by default",
+                False,
+                ("bernoulli", "reshuffle", "fresh"),
+                only=("gradient-descent",),
+            ),
+            "batch_fraction": Key("fraction", "its size", only=("gradient-descent",)),
+            "batch_size": Key("count", "fresh samples a step; 1 by default", only=("sgd",)),
+            "dim": Key(
+                "count",
+                "input dimension d: batches of its order, and the map of one step, t = steps",
+                only=("sgd",),
+            ),
             "loss": Key(
-                "choice", "squared by default", False, ("squared", "correlation"), only="sgd"
+                "loss",
+                "squared by default; correlation, or with gradient-descent a formula in f and y",
+                only=("sgd", "gradient-descent"),
             ),
             "readout_rate": Key(
-                "scalar", "rho_a, how fast the readouts learn; 0 by default", only="sgd"
+                "scalar",
+                "how fast the readouts learn; 0 by default",
+                only=("sgd", "gradient-descent"),
             ),
             "constraint": Key(
                 "choice",
                 "every student row kept on the sphere (sphere-gradient with sgd only)",
                 False,
                 ("sphere", "sphere-gradient"),
+                only=("sgd", "gradient-flow"),
             ),
         },
     ),
@@ -80,18 +109,18 @@ SCHEMA: dict[str, Table] = {
         {
             "kind": Key("choice", "random weights or given overlaps", True, ("random", "overlaps")),
             "dim": Key(
-                "count", "input dimension d of the random weights", only="random", needed=True
+                "count", "input dimension d of the random weights", only=("random",), needed=True
             ),
-            "seed": Key("seed", "whole number", only="random", needed=True),
-            "normalised": Key("flag", "put the student rows on the sphere", only="random"),
+            "seed": Key("seed", "whole number", only=("random",), needed=True),
+            "normalised": Key("flag", "put the student rows on the sphere", only=("random",)),
             "Q": Key(
-                "matrix", "student-student overlaps, p rows of p", only="overlaps", needed=True
+                "matrix", "student-student overlaps, p rows of p", only=("overlaps",), needed=True
             ),
             "M": Key(
-                "matrix", "student-teacher overlaps, p rows of k", only="overlaps", needed=True
+                "matrix", "student-teacher overlaps, p rows of k", only=("overlaps",), needed=True
             ),
             "P": Key(
-                "matrix", "teacher-teacher overlaps; the identity by default", only="overlaps"
+                "matrix", "teacher-teacher overlaps; the identity by default", only=("overlaps",)
             ),
         },
     ),
@@ -105,6 +134,9 @@ SCHEMA: dict[str, Table] = {
             "points": Key("points", "number of saved times"),
             "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
             "first": Key("positive", "first saved time after 0 when spacing is log"),
+            "samples": Key("count", "descent: points of a scramble, a power of two"),
+            "scrambles": Key("count", "descent: independent sets of points, for the errors"),
+            "seed": Key("seed", "descent: of the scrambles"),
         },
     ),
     "simulate": Table(
@@ -211,5 +243,5 @@ def _describe_key(entry: Key) -> str:
     if entry.choices:
         notes.append("one of " + ", ".join(f'"{c}"' for c in entry.choices))
     if entry.only:
-        notes.append(f'with kind = "{entry.only}"')
+        notes.append("with kind = " + " or ".join(f'"{k}"' for k in entry.only))
     return "; ".join(notes) + (" (required)" if entry.required or entry.needed else "")

@@ -22,6 +22,7 @@ from dmft.model import (
     FIELD,
     SGD,
     Committee,
+    GradientDescent,
     GradientFlow,
     Model,
     MultiIndex,
@@ -62,10 +63,12 @@ class Declaration:
 
     path: Path
     model: Model
-    algorithm: SGD | GradientFlow
+    algorithm: SGD | GradientFlow | GradientDescent
     parameters: Mapping[str, float]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     axes: tuple[Axis, ...] = ()
+    dim: int | None = None
+    """Input dimension of the map of one step, where [algorithm] says it."""
 
     def table(self, name: str) -> Mapping[str, Any]:
         """Return the checked keys of one table, or refuse when a command needs it in vain."""
@@ -160,8 +163,10 @@ class _Reader:
         teacher = self._build("teacher", lambda: self._teacher(options.pop("teacher")))
         noise = options.pop("model", {}).get("label_noise", 0)
         model = self._build("model", lambda: Model(student, teacher, noise))
-        algorithm = self._build("algorithm", lambda: _algorithm(options.pop("algorithm")))
-        result = Declaration(self.file, model, algorithm, parameters, options, axes)
+        keys = dict(options.pop("algorithm"))
+        dim = keys.pop("dim", None)
+        algorithm = self._build("algorithm", lambda: _algorithm(keys))
+        result = Declaration(self.file, model, algorithm, parameters, options, axes, dim)
         self._check_letters(result, set(symbols.values()))
         return result
 
@@ -220,6 +225,10 @@ class _Reader:
         if isinstance(read.algorithm, SGD):
             used |= read.algorithm.learning_rate.free_symbols
             used |= read.algorithm.readout_rate.free_symbols
+        elif isinstance(read.algorithm, GradientDescent):
+            scalars = ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
+            for name in scalars:
+                used |= getattr(read.algorithm, name).free_symbols
         elif any(a.name == "learning_rate" for a in read.axes):
             raise self.values.refusal("[phase]", "gradient flow has no learning_rate to vary")
         for symbol in sorted(declared - used, key=str):
@@ -260,11 +269,12 @@ class _Reader:
         kind = keys.get("kind")
         for name in keys:
             only = known[name].only
-            if only is not None and only != kind:
-                reason = f'goes with kind = "{only}", not with kind = "{kind}"'
+            if only and kind not in only:
+                wanted = " or ".join(f'"{k}"' for k in only)
+                reason = f'goes with kind = {wanted}, not with kind = "{kind}"'
                 raise self.values.refusal(f"[{table}] {name}", reason)
         for name, key in known.items():
-            if key.needed and key.only == kind and name not in keys:
+            if key.needed and kind in key.only and name not in keys:
                 raise self.values.refusal(f"[{table}]", f"the key {name!r} is missing: {key.text}")
         return keys
 
@@ -287,6 +297,9 @@ def _committee(keys: Mapping[str, Any]) -> Committee:
     return Committee(keys["activation"], keys["width"], keys.get("readout"), field=FIELD)
 
 
-def _algorithm(keys: Mapping[str, Any]) -> SGD | GradientFlow:
+def _algorithm(keys: Mapping[str, Any]) -> SGD | GradientFlow | GradientDescent:
     options = {name: value for name, value in keys.items() if name != "kind"}
-    return GradientFlow(**options) if keys["kind"] == "gradient-flow" else SGD(**options)
+    kinds: dict[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
+        "sgd": SGD, "gradient-flow": GradientFlow, "gradient-descent": GradientDescent,
+    }  # fmt: skip
+    return kinds[keys["kind"]](**options)

@@ -17,6 +17,9 @@ from dmft.model import FIELD
 MAX_COUNT = 10**12
 # Saved times, and points along one axis of a diagram: what fits in memory.
 MAX_POINTS = 10**6
+# Losses by name; others are formulas.
+LOSSES = ("squared", "correlation")
+LOSS_WORDS = {"f": "output", "y": "label"}
 # Characters of a value, and of a whole message, that are shown.
 SHOWN, MESSAGE = 60, 1000
 # Beyond this a float is on its way to infinity.
@@ -67,6 +70,7 @@ class Values:
             "formula": self.formula,
             "target": self.target,
             "names": self.names,
+            "loss": self.loss,
             "width": self.width,
             "scalar": self.scalar,
             "scalars": self.scalars,
@@ -160,6 +164,17 @@ class Values:
             names = ", ".join(self.fields) or "fields = [...] is missing"
             raise self.refusal(where, f"{shown(value)} depends on none of its fields ({names})")
         return expr
+
+    def loss(self, value: Any, where: str) -> str | sp.Expr:
+        """Return the name of a loss, or a formula in the output f and the label y."""
+        if value in LOSSES:
+            return str(value)
+        slots = {name: sp.Symbol(name, real=True) for name in ("f", "y")}
+        clash = sorted(set(slots) & set(self.symbols))
+        if clash:
+            word = LOSS_WORDS[clash[0]]
+            raise self.refusal(where, f"{clash[0]!r} is the {word}: rename the letter")
+        return self._parse(value, where, slots)
 
     def names(self, value: Any, where: str) -> list[str]:
         """Return names, each once, that are no letters."""

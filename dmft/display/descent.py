@@ -157,9 +157,10 @@ def _map(
         edges, edges, np.ma.masked_invalid(values), rasterized=True, **_colours(values)
     )
     bar = panel.figure.colorbar(image, ax=panel, label=label, format="%.2g")
-    if image.get_clim()[0] > 0 and image.get_clim()[1] > WIDE * image.get_clim()[0]:
+    low, high = image.get_clim()
+    if low > 0 and high > WIDE * low:
         # Decades are too few for a range of about one.
-        bar.set_ticks([float(f"{y:.2g}") for y in np.geomspace(*image.get_clim(), TICKS)])
+        bar.set_ticks([float(f"{y:.2g}") for y in np.geomspace(low, high, TICKS)])
         bar.minorticks_off()
     panel.set(xlabel="step $s$", ylabel="step $t$", aspect="equal")
     panel.set_title(words, fontsize="small")
