@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 # Polar grid of the pictures, and the square grid of the flow.
 RADII, ANGLES, SQUARE = 60, 180, 81
 LEVELS = 24
+# Endings of the labels that the legend takes.
+NAMED = ("minimum", "(global)")
 # Kinds of minima: marker and colour.
 MARKS = {
     "semantic": ("s", COLOURS[0]),
@@ -43,6 +45,8 @@ def plot_landscape(found: Any, ax: Any, *, shown: bool, title: str | None) -> An
     _contours(axes[0], found, e, m, f)
     _flow(axes[1], found, f)
     _section(axes[2], found)
+    marks = [line for line in axes[0].lines if line.get_label().endswith(NAMED)]
+    axes[2].legend(handles=marks, loc="best", fontsize="small", frameon=False)
     axes[0].set_title(title or found.name, fontsize="medium")
     axes[1].set_title("flow of the population gradient", fontsize="medium")
     axes[2].set_title("along the circle", fontsize="medium")
@@ -76,9 +80,6 @@ def _contours(ax: Any, found: Any, e: Array, m: Array, f: Array) -> None:
     ax.figure.colorbar(image, ax=ax, label=r"risk $\mathcal{R}$", shrink=0.85)
     _frame(ax, found)
     _mark(ax, found)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small", frameon=False
-    )
 
 
 def _flow(ax: Any, found: Any, f: Array) -> None:

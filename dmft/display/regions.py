@@ -64,12 +64,15 @@ def plot_regions(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     ax.set_ylabel(f"weight of the positional target {described('omega')}")
     if title:
         ax.set_title(title)
+    patches = [Patch(color=c, label=n) for c, n in zip(colours, diagram.names, strict=True)]
     if alone:
-        patches = [Patch(color=c, label=n) for c, n in zip(colours, diagram.names, strict=True)]
         ax.figure.legend(
             handles=patches + lines, loc="outside lower center", ncols=2, frameon=False,
             fontsize="small",
         )  # fmt: skip
+    else:
+        # Small weights are semantic whatever a: the free corner.
+        ax.legend(handles=patches + lines, loc="lower left", fontsize="x-small", framealpha=0.9)
     return ax
 
 
