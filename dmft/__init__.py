@@ -62,6 +62,7 @@ PUBLIC = {
     "SharpnessAware": "dmft.model",
     "Stage": "dmft.workflow",
     "Status": "dmft.names",
+    "Sweep": "dmft.workflow",
     "Trajectory": "dmft.solvers.trajectory",
     "TwoTime": "dmft.model.two_time",
     "TwoTimeRun": "dmft.solvers.volterra_run",
@@ -94,6 +95,7 @@ PUBLIC = {
     "solve": "dmft.workflow",
     "solve_stages": "dmft.workflow",
     "stability": "dmft.workflow",
+    "sweep": "dmft.workflow",
 }
 
 # Public folders, by attribute.

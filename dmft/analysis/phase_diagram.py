@@ -236,7 +236,7 @@ def _point(measure: Measure, x: float, y: float) -> _Point:
         if is_cancelled():
             # A run that was cut short may have been read as if it were whole.
             return _Point(np.nan, Status.INTERRUPTED)
-        return _read(result)
+        return read_result(result)
     except POINT_FAILURES as error:
         return _Point(np.nan, Status.NONFINITE, message=f"{type(error).__name__}: {error}")
     except Exception as error:
@@ -244,8 +244,8 @@ def _point(measure: Measure, x: float, y: float) -> _Point:
         raise
 
 
-def _read(result: Any) -> _Point:
-    """Turn what a measure returned into a value and a status."""
+def read_result(result: Any) -> _Point:
+    """Value, status, horizon and message of what a measure returned."""
     if isinstance(result, EscapeTime):
         return _Point(result.value, Status.OK)
     if isinstance(result, Censored):

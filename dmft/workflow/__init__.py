@@ -9,10 +9,12 @@ from dmft.workflow.load import load
 from dmft.workflow.phase_diagram import phase_diagram
 from dmft.workflow.solve import solve
 from dmft.workflow.stages import Stage, solve_stages
+from dmft.workflow.sweep import Sweep, sweep
 
 __all__ = [
     "Certificate",
     "Stage",
+    "Sweep",
     "certify",
     "certify_hermite",
     "escape_time",
@@ -24,4 +26,5 @@ __all__ = [
     "solve",
     "solve_stages",
     "stability",
+    "sweep",
 ]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmft import netcdf
-from dmft.analysis import diagram_file
+from dmft.analysis import diagram_file, sweep_file
 from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.analysis.sweep import Sweep
 from dmft.errors import BadParameter
 from dmft.simulation import archive as ensembles
 from dmft.simulation.ensemble import Ensemble
@@ -18,13 +19,14 @@ from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.volterra_run import TwoTimeRun
 
-Record = Trajectory | Ensemble | PathEnsemble | PhaseDiagram | DescentRun | TwoTimeRun
+Record = Trajectory | Ensemble | PathEnsemble | PhaseDiagram | Sweep | DescentRun | TwoTimeRun
 READERS: dict[str, Callable[[str | Path], Record]] = {
     trajectories.KIND: trajectories.load_trajectory,
     ensembles.KIND: ensembles.load_ensemble,
     path_archive.KIND: path_archive.load_paths,
     descent_run.KIND: descent_run.load_descent,
     diagram_file.KIND: diagram_file.load_diagram,
+    sweep_file.KIND: sweep_file.load_sweep,
     volterra_run.KIND: volterra_run.load_two_time,
 }
 

@@ -14,14 +14,10 @@ from dmft.analysis.phase_diagram import PhaseDiagram, compute_diagram
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
-from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.problem import Problem
-from dmft.workflow.escape import escape_time
-from dmft.workflow.inputs import problem_of, run_inputs, split_options
-from dmft.workflow.solve import solve
+from dmft.workflow.measures import EquationMeasure
 
-MEASURES = ("escape_time", "final_risk", "converged")
 Axis = tuple[str, ArrayLike]
 
 
@@ -45,11 +41,12 @@ def phase_diagram(
 
     Parameters
     ----------
-    measure : callable or {"escape_time", "final_risk", "converged"}
+    measure : callable or {"escape_time", "final_risk", "converged", "growth_rate", "status"}
         A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
         ...})``, and returns a number, a `Trajectory`, an `EscapeTime` or a `Censored`; it runs in
         several threads at once. The built-in ones solve `equations` from `start` to `t_max`:
-        "converged" is 1 where the run reached `t_max` and 0 where it did not (diverged ...).
+        "converged" is 1 where the run reached `t_max` and 0 where it did not (diverged ...);
+        "growth_rate" is that of the fixed point which Newton's method finds from `start`.
     x, y : (name, values)
         Parameters of the equations ("learning_rate", "label_noise", a symbol's name).
     equations, start, t_max
@@ -93,24 +90,13 @@ def phase_diagram(
         return compute_diagram(
             evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress
         )
-    if measure not in MEASURES:
-        raise BadParameter(f"unknown measure {measure!r}; choose one of {MEASURES} or a function")
-    if equations is None or start is None or t_max is None:
-        raise BadParameter(f'the measure "{measure}" needs equations=, start= and t_max=')
-    problem = problem_of(equations)
-    _, parameters = split_options(options)
-    # A wrong name or a bad start is refused here, not at every point.
-    run_inputs(equations, start, {**parameters, names[0]: _first(x), names[1]: _first(y)})
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    of = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
+    # A wrong name or a bad start is refused here, not at every point.
+    of.check({names[0]: _first(x), names[1]: _first(y)})
 
     def builtin(first: float, second: float) -> Any:
-        here = {**options, names[0]: first, names[1]: second, "progress": False}
-        if measure == "escape_time":
-            return escape_time(problem, start, t_max, **how, **here)
-        run = solve(problem, start, t_max, save_at=2, **here)
-        if measure == "final_risk":
-            return run
-        return float(run.status in (Status.OK, Status.EVENT))
+        return of(**{names[0]: first, names[1]: second})
 
     with warnings.catch_warnings():
         if measure == "escape_time":  # one warning for the diagram, not one a point
@@ -122,7 +108,7 @@ def phase_diagram(
             threads=threads,
             progress=progress,
             provenance={
-                **problem.provenance,
+                **of.problem.provenance,
                 "t_max": t_max,
                 **(how if measure == "escape_time" else {}),
             },

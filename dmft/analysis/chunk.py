@@ -1,0 +1,154 @@
+"""Points of a sweep computed in one go, by whoever: a thread, a process, a node of a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.phase_diagram import POINT_FAILURES, read_result
+from dmft.analysis.points import Points
+from dmft.analysis.store import STATUSES, Store, record_type
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.progress import is_cancelled
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is computed at every point; small enough to be sent along with each chunk.
+
+    Attributes
+    ----------
+    measure : callable(**parameters)
+    points : Points
+    quantities : tuple of str
+    store : str or None
+        Folder of an open store.
+    identity : mapping
+        Of that store.
+    """
+
+    measure: Callable[..., Any]
+    points: Points
+    quantities: tuple[str, ...]
+    store: str | None
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Computed points: whole records without checksum, in the order of `numbers`."""
+
+    numbers: NDArray[np.int64]
+    records: NDArray[Any]
+    messages: Mapping[tuple[int, int], str]
+    seconds: float
+    # A mistake in the measure, to be raised where the sweep was called.
+    error: Exception | None = None
+
+
+_STORES: dict[str, Store] = {}
+
+
+@dataclass
+class _Writing:
+    """Records of a chunk while it is computed."""
+
+    task: Task
+    numbers: NDArray[np.int64]
+    records: NDArray[Any] = field(init=False)
+    messages: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records = np.zeros(self.numbers.size, dtype=record_type(self.task.quantities))
+        keys = self.task.points.keys(self.numbers)
+        self.records["high"], self.records["low"] = keys["high"], keys["low"]
+
+    def put(
+        self, n: int, values: list[float], status: Status, horizon: float, message: str
+    ) -> None:
+        record = self.records[n]
+        record["values"], record["horizon"] = values, horizon
+        record["status"] = STATUSES.index(status)
+        if message:
+            self.messages[int(record["high"]), int(record["low"])] = message
+
+
+def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
+    """Compute points and write them to the store; they are durable when this returns.
+
+    A numerical failure of a point is its status. Points after Ctrl-C or after a mistake in the
+    measure are left out.
+    """
+    began = time.perf_counter()
+    writing, error, done = _Writing(task, numbers), None, 0
+    for n, number in enumerate(numbers):
+        parameters = task.points.at(int(number))
+        try:
+            values, status, horizon, message = evaluate(task, parameters)
+        except POINT_FAILURES as failure:
+            values, status, horizon = [np.nan] * len(task.quantities), Status.NONFINITE, np.nan
+            message = f"{type(failure).__name__}: {failure}"
+        except Exception as failure:
+            failure.add_note(f"at the point {parameters} of the sweep")
+            error = failure
+            break
+        if is_cancelled():  # a run that was cut short may have been read as if it were whole
+            break
+        writing.put(n, values, status, horizon, message)
+        done = n + 1
+    records = writing.records[:done]
+    if task.store is not None and done:
+        store_of(task).append(records, writing.messages)
+    seconds = time.perf_counter() - began
+    return Chunk(numbers[:done], records, writing.messages, seconds, error)
+
+
+def evaluate(task: Task, parameters: Mapping[str, Any]) -> tuple[list[float], Status, float, str]:
+    """Values, status, horizon and message of one point."""
+    result = task.measure(**parameters)
+    if isinstance(result, Mapping):
+        if set(result) != set(task.quantities):
+            raise BadParameter(
+                f"the measure returned {sorted(result)}, the sweep declares the quantities "
+                f"{sorted(task.quantities)}: pass quantities="
+            )
+        values = [float(result[name]) for name in task.quantities]
+        fine = bool(np.all(np.isfinite(values)))
+        return values, Status.OK if fine else Status.NONFINITE, np.nan, ""
+    if len(task.quantities) > 1:
+        raise BadParameter(
+            f"the measure returned {type(result).__name__}, the sweep declares several quantities "
+            f"{list(task.quantities)}: return a mapping"
+        )
+    point = read_result(result)
+    return [point.value], point.status, point.horizon, point.message
+
+
+def store_of(task: Task) -> Store:
+    """Handle of the running process on the store of a task."""
+    assert task.store is not None
+    if task.store not in _STORES:
+        _STORES[task.store] = Store.open(task.store, task.identity, task.quantities)
+    return _STORES[task.store]
+
+
+def forget_store(task: Task) -> None:
+    """Close the files that the running process has of a store."""
+    if task.store in _STORES:
+        _STORES.pop(task.store).close()
+
+
+def killed_point(task: Task, number: np.int64, message: str) -> Chunk:
+    """Record, in the store too, a point that cannot be computed because it ends its worker."""
+    numbers = np.array([number], dtype=np.int64)
+    writing = _Writing(task, numbers)
+    writing.put(0, [np.nan] * len(task.quantities), Status.NOT_CONVERGED, np.nan, message)
+    if task.store is not None:
+        store_of(task).append(writing.records, writing.messages)
+    return Chunk(numbers, writing.records, writing.messages, 0.0)

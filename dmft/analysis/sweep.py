@@ -1,0 +1,406 @@
+"""A measure at many points: over threads, processes or a cluster; killed and carried on."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.analysis.chunk import Chunk, Task, compute_chunk, forget_store, killed_point
+from dmft.analysis.points import Points, as_points
+from dmft.analysis.store import STATUSES, Contents, Store, record_type
+from dmft.errors import BadParameter
+from dmft.names import VERSION, Status
+from dmft.progress import CANCELLED, Progress, ProgressOption
+
+if TYPE_CHECKING:
+    import xarray
+
+# Chunks aim at this many seconds: less, and the engine costs more than the points.
+CHUNK_SECONDS = 0.2
+LARGEST_CHUNK = 4096
+# Chunks in flight for each worker, so that none waits for the driver.
+AHEAD = 2
+# A point that ended its worker this often is not tried again.
+ATTEMPTS = 3
+WAKE_SECONDS = 0.2
+KILLED = f"ended its worker {ATTEMPTS} times"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Values and statuses at the points of a sweep, in the order of the points.
+
+    Attributes
+    ----------
+    points : Points
+    values : mapping of str to arrays of the shape of the points
+        nan where the status is a failure or the measure was censored.
+    status : array of str
+        interrupted: not computed.
+    horizon : array
+        Time until which a censored or failed point was followed.
+    messages : mapping of int to str
+        What failed points say, by number.
+    computed : int
+        Points computed by this call; the others were in the store.
+    torn : int
+        Damaged records of the store, which were left out and computed again.
+    provenance : mapping
+
+    Examples
+    --------
+    >>> sweep = run_sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
+    >>> sweep.values["value"].round(3).tolist(), sweep.count()
+    ([[0.333, nan], [0.667, nan]], {'nonfinite': 2, 'ok': 2})
+    """
+
+    points: Points
+    values: Mapping[str, NDArray[np.float64]]
+    status: NDArray[np.str_]
+    horizon: NDArray[np.float64]
+    messages: Mapping[int, str]
+    computed: int
+    torn: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """True when every point has a result."""
+        return not bool(np.any(self.status == Status.INTERRUPTED))
+
+    def count(self) -> dict[str, int]:
+        """Number of points of each status that occurs."""
+        names, numbers = np.unique(self.status, return_counts=True)
+        return {str(name): int(n) for name, n in zip(names, numbers, strict=True)}
+
+    def __repr__(self) -> str:
+        axes = " x ".join(
+            f"{n} ({k})" for n, k in zip(self.points.names, self.points.shape, strict=False)
+        )
+        return f"Sweep({', '.join(self.values)} over {axes}; {self.count()})"
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` (needs the extra `io`)."""
+        from dmft.analysis.sweep_file import to_dataset
+
+        return to_dataset(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `load_sweep` restores an equal record."""
+        from dmft.analysis.sweep_file import save_sweep
+
+        return save_sweep(self, path)
+
+
+def run_sweep(
+    points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Points,
+    measure: Callable[..., Any],
+    *,
+    quantities: Sequence[str] = ("value",),
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    executor: Any = "threads",
+    workers: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    progress: ProgressOption = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Sweep:
+    """Evaluate `measure(**parameters)` at points; see `dmft.sweep`."""
+    where = as_points(points)
+    names = tuple(quantities)
+    label = {"measure": str(getattr(measure, "__qualname__", measure)), **(identity or {})}
+    task = Task(measure, where, names, None if store is None else str(store), label)
+    numbers = _part(where, part)
+    opened = None if store is None else Store.open(store, label, names)
+    known = Contents(np.empty(0, dtype=record_type(names)), {}, 0, 0, 0)
+    board = _Board(where, names)
+    with _Engine.of(executor, workers) as engine:
+        if opened is None:
+            _drive(task, numbers, engine, board, progress)
+        else:
+            with opened.driver(alone=part == (0, 1)):
+                known = opened.read()
+                missing = board.take(numbers, where.keys(numbers), known)
+                try:
+                    _drive(task, missing, engine, board, progress)
+                finally:
+                    forget_store(task)
+    return board.result(known.torn, {"dmft": VERSION, **label, **(provenance or {})})
+
+
+def collect(points: Any, store: Store, provenance: Mapping[str, Any] | None = None) -> Sweep:
+    """What a store holds of these points; nothing is computed."""
+    where = as_points(points)
+    known, board = store.read(), _Board(where, store.quantities)
+    numbers = np.arange(len(where))
+    board.take(numbers, where.keys(numbers), known)
+    return board.result(known.torn, {"dmft": VERSION, **store.identity, **(provenance or {})})
+
+
+def _part(points: Points, part: tuple[int, int]) -> NDArray[np.int64]:
+    """Numbers of the points of one of several tasks."""
+    index, count = part
+    if not (count >= 1 and 0 <= index < count):
+        raise BadParameter(f"part = {part!r}: (i, n) with 0 <= i < n")
+    return np.arange(index, len(points), count)
+
+
+class _Board:
+    """Where results are written, each in its own place."""
+
+    def __init__(self, points: Points, quantities: tuple[str, ...]) -> None:
+        size = len(points)
+        self.points, self.quantities = points, quantities
+        self.values = np.full((size, len(quantities)), np.nan)
+        self.horizon = np.full(size, np.nan)
+        self.status = np.full(size, STATUSES.index(Status.INTERRUPTED), dtype=np.uint8)
+        self.messages: dict[int, str] = {}
+        self.computed = 0
+
+    def take(
+        self, numbers: NDArray[np.int64], keys: NDArray[Any], known: Contents
+    ) -> NDArray[np.int64]:
+        """Fill in what a store knows; return the numbers that are missing."""
+        place = known.find(keys)
+        have = place >= 0
+        self._fill(numbers[have], known.records[place[have]])
+        if known.messages:
+            for number, key in zip(numbers[have], keys[have], strict=True):
+                text = known.messages.get((int(key["high"]), int(key["low"])))
+                if text:
+                    self.messages[int(number)] = text
+        return numbers[~have]
+
+    def write(self, chunk: Chunk) -> None:
+        """Fill in a computed chunk."""
+        self._fill(chunk.numbers, chunk.records)
+        self.computed += chunk.numbers.size
+        for number, record in zip(chunk.numbers, chunk.records, strict=True):
+            text = chunk.messages.get((int(record["high"]), int(record["low"])))
+            if text:
+                self.messages[int(number)] = text
+
+    def _fill(self, numbers: NDArray[np.int64], records: NDArray[Any]) -> None:
+        self.values[numbers], self.horizon[numbers] = records["values"], records["horizon"]
+        self.status[numbers] = records["status"]
+
+    def result(self, torn: int, provenance: Mapping[str, Any]) -> Sweep:
+        """The record of the sweep."""
+        shape = self.points.shape
+        names = np.array([str(s) for s in STATUSES])
+        columns = {n: self.values[:, i].reshape(shape) for i, n in enumerate(self.quantities)}
+        return Sweep(
+            self.points, columns, names[self.status].reshape(shape), self.horizon.reshape(shape),
+            dict(sorted(self.messages.items())), self.computed, torn, provenance,
+        )  # fmt: skip
+
+
+@dataclass
+class _Engine:
+    """What runs chunks: anything that submits functions and returns futures with callbacks."""
+
+    executor: Any
+    workers: int
+    # Makes another executor when this one breaks; None for those of the caller.
+    renew: Callable[[], Any] | None = None
+
+    @classmethod
+    def of(cls, given: Any, workers: int | None) -> _Engine:
+        """Threads, processes, an executor, or a function that makes one."""
+        count = workers or os.cpu_count() or 1
+        if given == "threads":
+            return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
+        if given == "processes":
+            import multiprocessing
+
+            spawn = multiprocessing.get_context("spawn")
+
+            def pool() -> Executor:
+                return ProcessPoolExecutor(count, mp_context=spawn)
+
+            return cls(pool(), count, pool)
+        if callable(given) and not hasattr(given, "submit"):
+            return cls(given(), count, given)
+        if not hasattr(given, "submit"):
+            raise BadParameter(
+                f'executor = {given!r}: "threads", "processes", an object with submit() as in '
+                "concurrent.futures, a dask.distributed.Client, or a function that makes one"
+            )
+        return cls(given, workers or _workers_of(given), None)
+
+    def __enter__(self) -> _Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.renew is not None:
+            self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def replace(self) -> None:
+        """Take a new executor after the old one broke."""
+        if self.renew is None:
+            raise BadParameter(
+                "the executor broke (a worker died) and cannot be used again; pass a function that "
+                'makes one, or "processes". What was computed is in the store: run the same again'
+            )
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.executor = self.renew()
+
+
+def _workers_of(executor: Any) -> int:
+    """Number of workers of somebody's executor."""
+    if hasattr(executor, "ncores"):  # a dask client
+        return max(1, sum(executor.ncores().values()))
+    return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)
+
+
+def _drive(
+    task: Task,
+    numbers: NDArray[np.int64],
+    engine: _Engine,
+    board: _Board,
+    progress: ProgressOption,
+) -> None:
+    """Compute these points; after Ctrl-C what is done stays on the board."""
+    driver = _Driver(task, engine, board, list(_slices(numbers)), numbers.size)
+    with Progress(progress, "sweep") as bar:
+        try:
+            driver.run(bar)
+        except KeyboardInterrupt:
+            driver.stop()
+        except BaseException:
+            driver.stop()
+            raise
+
+
+def _slices(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [numbers] if numbers.size else []
+
+
+class _Driver:
+    """Keeps the workers busy with chunks of a fitting size."""
+
+    def __init__(
+        self,
+        task: Task,
+        engine: _Engine,
+        board: _Board,
+        waiting: list[NDArray[np.int64]],
+        total: int,
+    ) -> None:
+        self.task, self.engine, self.board = task, engine, board
+        self.waiting, self.total = waiting, total
+        self.finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.flying: dict[Any, NDArray[np.int64]] = {}
+        self.size, self.done = 1, 0
+        self.attempts: dict[int, int] = {}
+        self.suspects: list[NDArray[np.int64]] = []
+        self.cancel = threading.Event()
+        self.context = contextvars.copy_context()
+        self.context.run(CANCELLED.set, self.cancel)
+
+    def run(self, bar: Progress) -> None:
+        """Submit and collect until nothing is left."""
+        while self.waiting or self.suspects or self.flying:
+            self.submit()
+            try:
+                future = self.finished.get(timeout=WAKE_SECONDS)
+            except queue.Empty:
+                continue
+            self.collect(future)
+            bar.update(self.done / max(self.total, 1), f"{self.done} of {self.total} points")
+
+    def submit(self) -> None:
+        """Fill the workers; points that were in flight when a worker died go one by one."""
+        if self.suspects:
+            if not self.flying:
+                self.send(self.suspects.pop())
+            return
+        while self.waiting and len(self.flying) < AHEAD * self.engine.workers:
+            head = self.waiting[-1]
+            chunk, rest = head[: self.size], head[self.size :]
+            if rest.size:
+                self.waiting[-1] = rest
+            else:
+                self.waiting.pop()
+            self.send(chunk)
+
+    def send(self, chunk: NDArray[np.int64]) -> None:
+        """Hand one chunk to the executor."""
+        try:
+            if isinstance(self.engine.executor, ThreadPoolExecutor):
+                run = self.context.copy().run
+                future = self.engine.executor.submit(run, compute_chunk, self.task, chunk)
+            else:
+                extra = {"pure": False} if hasattr(self.engine.executor, "ncores") else {}
+                future = self.engine.executor.submit(compute_chunk, self.task, chunk, **extra)
+        except BrokenExecutor:
+            self.broke(chunk)
+            return
+        self.flying[future] = chunk
+        future.add_done_callback(self.finished.put)
+
+    def collect(self, future: Any) -> None:
+        """Take one finished future."""
+        if future not in self.flying:  # of an executor that broke
+            return
+        chunk = self.flying.pop(future)
+        try:
+            result: Chunk = future.result()
+        except Exception as error:  # of the engine: those of the measure come as results
+            if not _is_infrastructure(error):
+                raise
+            self.broke(chunk)
+            return
+        self.board.write(result)
+        self.done += result.numbers.size
+        if result.error is not None:
+            raise result.error
+        if result.numbers.size:
+            each = result.seconds / result.numbers.size
+            self.size = int(np.clip(CHUNK_SECONDS / max(each, 1e-7), 1, LARGEST_CHUNK))
+
+    def broke(self, chunk: NDArray[np.int64]) -> None:
+        """Try what was in flight when a worker died again, point by point."""
+        lost = [chunk]
+        if not hasattr(self.engine.executor, "ncores"):  # dask starts its workers again itself
+            lost += self.flying.values()
+            self.flying.clear()
+            self.engine.replace()
+        alone = sum(c.size for c in lost) == 1
+        for number in np.concatenate(lost):
+            count = self.attempts.get(int(number), 0) + int(alone)
+            self.attempts[int(number)] = count
+            if count >= ATTEMPTS:
+                self.give_up(number)
+            else:
+                self.suspects.append(np.array([number]))
+
+    def give_up(self, number: np.int64) -> None:
+        """Record a point that always ends its worker."""
+        self.board.write(killed_point(self.task, number, KILLED))
+        self.done += 1
+
+    def stop(self) -> None:
+        """Ask all runs to end, and keep what is finished."""
+        self.cancel.set()
+        for future in self.flying:
+            future.cancel()
+        for future in list(self.flying):
+            if isinstance(self.engine.executor, ThreadPoolExecutor) and not future.cancelled():
+                self.board.write(future.result())
+
+
+def _is_infrastructure(error: Exception) -> bool:
+    """Whether an error is that of a worker or of the engine, not of the points."""
+    names = {"KilledWorker", "CancelledError", "CommClosedError", "FutureCancelledError"}
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in names

@@ -1,0 +1,86 @@
+"""Sweeps in netCDF files and as xarray data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmft import netcdf
+from dmft.analysis.points import Points
+from dmft.analysis.store import STATUSES
+from dmft.analysis.sweep import Sweep
+
+if TYPE_CHECKING:
+    import xarray
+
+KIND = "dmft sweep"
+
+
+def to_dataset(sweep: Sweep) -> xarray.Dataset:
+    """Return values, status and horizon over the parameters; a list of points has one dimension."""
+    points = sweep.points
+    dims: tuple[str, ...]
+    coords: dict[str, Any]
+    if points.is_grid:
+        dims, coords = points.names, dict(zip(points.names, points.columns, strict=True))
+    else:
+        dims = ("point",)
+        pairs = zip(points.names, points.columns, strict=True)
+        coords = {name: (dims, column) for name, column in pairs}
+    fields = {**sweep.values, "status": sweep.status, "horizon": sweep.horizon}
+    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
+        {name: (dims, values) for name, values in fields.items()},
+        coords=coords,
+        attrs=netcdf.attributes(KIND, _record(sweep)),
+    )
+    return dataset
+
+
+def save_sweep(sweep: Sweep, path: str | Path) -> Path:
+    """Write a netCDF file; an existing one is replaced only by a complete one."""
+    points = sweep.points
+    dims = tuple(f"axis_{i}" for i in range(len(points.shape)))
+    codes = {str(s): n for n, s in enumerate(STATUSES)}
+    status = np.vectorize(codes.__getitem__, otypes=[np.int64])(sweep.status)
+    variables: list[netcdf.Variable] = [
+        (f"parameter_{i}", (dims[i] if points.is_grid else dims[0],), column)
+        for i, column in enumerate(points.columns)
+    ]
+    variables += [(f"values_{i}", dims, v) for i, v in enumerate(sweep.values.values())]
+    variables += [("status", dims, status), ("horizon", dims, sweep.horizon)]
+    return netcdf.write(path, KIND, _record(sweep), variables)
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Read a sweep that `Sweep.save` wrote."""
+    record, arrays = netcdf.read(path, KIND)
+    names = tuple(record["names"])
+    columns = tuple(arrays[f"parameter_{i}"] for i in range(len(names)))
+    shape = tuple(record["shape"])
+    statuses = np.array(record["statuses"], dtype="<U20")
+    return Sweep(
+        Points(names, shape, columns, record["is_grid"]),
+        {n: arrays[f"values_{i}"] for i, n in enumerate(record["quantities"])},
+        statuses[arrays["status"].astype(np.int64)],
+        arrays["horizon"],
+        {int(n): text for n, text in record["messages"]},
+        record["computed"],
+        record["torn"],
+        record["provenance"],
+    )
+
+
+def _record(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "names": list(sweep.points.names),
+        "shape": list(sweep.points.shape),
+        "is_grid": sweep.points.is_grid,
+        "quantities": list(sweep.values),
+        "statuses": [str(s) for s in STATUSES],
+        "messages": [[n, text] for n, text in sweep.messages.items()],
+        "computed": sweep.computed,
+        "torn": sweep.torn,
+        "provenance": dict(sweep.provenance),
+    }

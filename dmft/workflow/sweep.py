@@ -1,0 +1,129 @@
+"""`sweep`: a measure at any number of points, on any engine, with a store that survives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmft.analysis.points import Points, as_points
+from dmft.analysis.sweep import Sweep, run_sweep
+from dmft.equations import Equations
+from dmft.model import Overlaps
+from dmft.names import VERSION
+from dmft.progress import ProgressOption
+from dmft.solvers.problem import Problem
+from dmft.workflow.measures import EquationMeasure
+
+
+def sweep(
+    points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
+    measure: str | Callable[..., Any],
+    *,
+    equations: Equations | Problem | None = None,
+    start: Overlaps | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    quantities: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    executor: Any = "threads",
+    workers: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    progress: ProgressOption = None,
+    **options: Any,
+) -> Sweep:
+    r"""Evaluate a measure at many points; with a store, what is done is never done again.
+
+    Parameters
+    ----------
+    points : mapping of names to values, or list of mappings
+        All combinations of the values (the last name runs fastest), or these points.
+    measure : str or callable(**parameters)
+        The built-in measures of `dmft.phase_diagram`, or a function that returns a number, a
+        `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
+        `quantities` to numbers. Under other executors than threads it is sent to other processes.
+    equations, start, t_max, fraction, reference, overlap, **options
+        For the built-in measures, as in `dmft.phase_diagram`.
+    quantities : sequence of str, optional
+        Names of the numbers that the measure returns; one by default.
+    store : path, optional
+        Folder of results. Points that it holds are not computed; new ones are on the disk before
+        they are counted. Another sweep than the one that made it is refused.
+    identity : mapping, optional
+        What else a store must agree on: version of your data, say. Equations, start, tolerances
+        and the version of the library are part of it for built-in measures; of a function it is
+        the name only.
+    executor : "threads", "processes", an executor, or a function that makes one
+        Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
+        (extra ``dask``). Threads serve measures that release the interpreter's lock, as all
+        solvers here do.
+    workers : int, optional
+        One a core by default. The number never changes a result.
+    part : (i, n)
+        Compute each n-th point from the i-th on only: n tasks of a cluster share a store.
+    progress : None, bool or callable
+
+    Returns
+    -------
+    Sweep
+        Failed and censored points are statuses. After Ctrl-C the points that are done.
+
+    Raises
+    ------
+    BadParameter
+        For a name that the equations lack, a store that cannot be written, holds another sweep, or
+        is in use.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05, constraint="sphere"))
+    >>> result = dmft.sweep(
+    ...     {"learning_rate": [0.05, 0.1], "label_noise": [0.0, 1.0]}, "final_risk",
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=5.0)
+    >>> result.values["final_risk"].shape, result.count()
+    ((2, 2), {'ok': 4})
+    """
+    where = as_points(points)
+    known = dict(identity or {})
+    if callable(measure):
+        names = tuple(quantities or ("value",))
+        function = measure
+    else:
+        how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
+        chosen.check(where.at(0))
+        names, function = (measure,), chosen
+        known = {**describe(chosen), **known}
+    return run_sweep(
+        where, function, quantities=names, store=store, identity=known, executor=executor,
+        workers=workers, part=part, progress=progress,
+    )  # fmt: skip
+
+
+def describe(measure: EquationMeasure) -> dict[str, Any]:
+    """What the results of a built-in measure depend on, besides the parameters of its points."""
+    problem, start = measure.problem, measure.start
+    arrays = [start.Q, start.M, start.P, *([] if start.readout is None else [start.readout])]
+    digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
+    options = {name: value for name, value in measure.options.items() if name != "progress"}
+    return {
+        "measure": measure.name,
+        "equations": problem.provenance.get("equations", ""),
+        "version": VERSION,
+        "start": digest.hexdigest()[:24],
+        "t_max": measure.t_max,
+        "options": json.loads(json.dumps({**measure.how, **options}, default=str, sort_keys=True)),
+    }
+
+
+__all__ = ["Points", "Sweep", "describe", "sweep"]
