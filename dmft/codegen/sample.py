@@ -12,8 +12,9 @@ from dmft.codegen.functions import FAST
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.average import At
-from dmft.equations.definitions import Definition
-from dmft.equations.descent import DescentEquations, cluster, zeta
+from dmft.equations.definitions import Definition, define
+from dmft.equations.descent import DescentEquations, H, cluster, curvature, zeta
+from dmft.errors import BadParameter
 from dmft.model import MixtureModel
 from dmft.names import VERSION
 
@@ -47,13 +48,46 @@ def sample_source(equations: DescentEquations) -> str:
     and out with the loss (row 0) and, where readouts are trained, their gradients (p more rows).
     Where inputs come in clusters, one more row of h_star holds the cluster's number.
     """
+    return _source(equations, equations.sample)
+
+
+def _source(equations: DescentEquations, definitions: tuple[Definition, ...]) -> str:
+    """Text of the module of some definitions of the sample."""
     writer = _Writer(equations)
-    lines = [line for d in equations.sample for line in writer.definition(d)]
+    lines = [line for d in definitions for line in writer.definition(d)]
     body = textwrap.indent("\n".join(lines), "    ")
     used = sorted({name for name in FAST.values() if f"{name}(" in body})
     imports = IMPORTS.format(names=", ".join(used)) if used else ""
     k = "h_star.shape[0]" + (" - 1" if isinstance(equations.model, MixtureModel) else "")
     return TEMPLATE.format(version=VERSION, imports=imports, k=k, body=body)
+
+
+def bend_source(equations: DescentEquations) -> str:
+    """Text of the module whose ``sample`` writes the slopes dg_j/dh_l of the gradients.
+
+    Rows p j + l of ``g``; smooth activations only.
+
+    Raises
+    ------
+    BadParameter
+        Where a kink leaves a Dirac delta.
+    """
+    model = equations.model
+    slopes = curvature(model, equations.algorithm)
+    if slopes.has(sp.DiracDelta):
+        raise BadParameter(
+            f"the student's activation {model.student.activation} has a kink, where the path of a "
+            'sample has no derivative: method="pathwise" takes smooth activations, "stein" any'
+        )
+    needed = {"output", "label"}
+    before = tuple(d for d in equations.sample if d.name in needed)
+    definitions = (*before, define(H[x.j, x.l], {"curvature": slopes}, "rate"))
+    return _source(equations, definitions)
+
+
+def build_bend(equations: DescentEquations) -> Any:
+    """Compile the slopes of the gradients, or load them from the cache."""
+    return load_module(bend_source(equations), "dmft_bend").sample
 
 
 def build_sample(equations: DescentEquations) -> Any:
@@ -84,6 +118,8 @@ class _Writer:
         lines = [f"# {' '.join(str(d.target).split())} = {' '.join(str(d.expr).split())}"]
         expr, before = self._sums(d.expr)
         lines += before
+        if d.name == "H":
+            return [*lines, *self._slopes(expr)]
         if isinstance(d.target, sp.Indexed):
             row = {"g": "g[j - 1, i]", "readout_pull": "out[j, i]"}[d.name]
             return [*lines, "for j in range(1, p + 1):", *self._loop(f"{row} = ", expr, 1)]
@@ -92,6 +128,17 @@ class _Writer:
         name = d.name
         self.names[d.target] = f"{name}[i]"
         return [*lines, f"{name} = np.empty(n)", *self._loop(f"{name}[i] = ", expr, 0)]
+
+    def _slopes(self, expr: sp.Expr) -> list[str]:
+        """Loops over two neurons; the diagonal has a term of its own."""
+        row = "g[(j - 1) * p + l - 1, i] "
+        same = sp.KroneckerDelta(x.j, x.l)
+        both, own = expr.subs(same, 0), expr.coeff(same)
+        return [
+            "for j in range(1, p + 1):", "    for l in range(1, p + 1):",
+            *self._loop(f"{row}= ", both, 2),
+            *(["    l = j", *self._loop(f"{row}+= ", own, 1)] if own != 0 else []),
+        ]  # fmt: skip
 
     def _sums(self, expr: sp.Expr) -> tuple[sp.Expr, list[str]]:
         """Sums over neurons become rows that are added up beforehand."""

@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from dmft.names import Status
-from dmft.solvers.sampled import BLOCK, PARTNERS, advance
+from dmft.solvers.descent_samples import Samples
+from dmft.solvers.descent_task import DescentTask, Nodes
 
 Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
@@ -31,85 +31,6 @@ JITTER = 1e-12
 LARGEST_LENGTH = 1e8
 # What rounding and averages over finite samples may take below zero, relative to the trace.
 PIVOT_BAND = 1e-9
-
-
-@dataclass(frozen=True)
-class DescentTask:
-    """Numbers of one descent.
-
-    Attributes
-    ----------
-    sample : compiled function of signature `dmft.solvers.sampled.SAMPLE_SIGNATURE`
-    steps : int
-        T; fields are at times 0..T-1, overlaps at 0..T.
-    Q, M, P : (p, p), (p, k), (k, k)
-        Overlaps at the start.
-    readout, teacher_readout, scalars : vectors of ``par``
-        The first scalar is the variance of the label noise.
-    learning_rate, samples_per_dim, ridge, momentum, readout_rate : float
-    trained : bool
-        Whether `sample` also gives the gradients of the readouts.
-    fresh : bool
-        Samples of a step are never seen again.
-    means : (clusters, k), or (0, 0) where inputs have mean zero
-        The mean of a cluster in the teacher's rows.
-    """
-
-    sample: Any
-    steps: int
-    Q: Array
-    M: Array
-    P: Array
-    readout: Array
-    teacher_readout: Array
-    scalars: Array
-    learning_rate: float
-    samples_per_dim: float
-    ridge: float = 0.0
-    momentum: float = 0.0
-    readout_rate: float = 0.0
-    trained: bool = False
-    fresh: bool = False
-    means: Array = field(default_factory=lambda: np.empty((0, 0)))
-
-    @property
-    def p(self) -> int:
-        """Student width."""
-        return int(self.M.shape[0])
-
-    @property
-    def k(self) -> int:
-        """Teacher width."""
-        return int(self.M.shape[1])
-
-    @property
-    def dimension(self) -> int:
-        """Standard normals that a sample needs, label noise included."""
-        return self.k + self.p * self.steps + self.noisy
-
-    @property
-    def noisy(self) -> bool:
-        """Whether labels have noise."""
-        return bool(self.scalars[0] > 0.0)
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Points of the samples.
-
-    Attributes
-    ----------
-    normal : (k + p T, S), or one row more where labels are noisy
-    mask : (T, S) or (0, 0)
-    cluster : (S,) or (0,)
-    scrambled : bool
-        Whether coordinates are independent of each other (cubature nodes are not).
-    """
-
-    normal: Array
-    mask: Array
-    cluster: NDArray[np.int64]
-    scrambled: bool = True
 
 
 @dataclass
@@ -163,7 +84,7 @@ def march(
     sweep : Sweep
         From `begin`, or one that was stopped.
     nodes : Nodes
-    past : (T p, S)
+    past : (`DescentTask.kept`, S)
         Gradients of the samples; rows of the steps done must hold what those steps wrote.
     threads : int
         The number never changes a result.
@@ -171,22 +92,19 @@ def march(
         Asked after each step; the sweep stops (as "interrupted") where it returns False.
     """
     task = sweep.task
-    star = teacher_fields(task, nodes)
-    end = task.k + task.p * task.steps
-    zeta = nodes.normal[end] if task.noisy else np.zeros(star.shape[1])
-    data = (np.ascontiguousarray(nodes.normal[task.k : end]), star, zeta)
-    partners = min(PARTNERS, star.shape[1]) if nodes.scrambled else 1
     with ThreadPoolExecutor(threads) as pool:
+        samples = Samples.of(task, nodes, past, pool, threads)
         while sweep.status == Status.OK and sweep.done < task.steps:
             t = sweep.done
-            mask = nodes.mask[t] if nodes.mask.size else np.empty(0)
-            sums = _take(sweep, t, data, mask, past, partners, pool, threads)
-            if not np.all(np.isfinite(sums)):
+            state = (sweep.M[t], sweep.readout[t], sweep.root, sweep.R_theta)
+            means = samples.averages(t, *state)
+            response = None if task.bend is None else samples.response(t, *state)
+            if not np.all(np.isfinite(means)):
                 sweep.status = Status.NONFINITE
                 sweep.message = f"averages over the samples are not finite at step {t}"
                 break
             with np.errstate(all="ignore"):  # what overflows is told by the status
-                _close(sweep, t, sums)
+                _close(sweep, t, means, response)
             if sweep.status != Status.OK:
                 break  # what this step led to is no state
             sweep.done += 1
@@ -196,56 +114,24 @@ def march(
     return sweep
 
 
-def _take(
-    sweep: Sweep,
-    t: int,
-    data: tuple[Array, Array, Array],
-    mask: Array,
-    past: Array,
-    partners: int,
-    pool: ThreadPoolExecutor,
-    threads: int,
-) -> Array:
-    """Averages over the samples at time t, rows as `dmft.solvers.sampled.advance` has them."""
-    task = sweep.task
-    p, rows, size = task.p, (t + 1) * task.p, past.shape[1]
-    now = slice(t * p, rows)
-    normal, star, zeta = data
-    to_star = np.ascontiguousarray(sweep.M[t] @ np.linalg.pinv(task.P))
-    to_normal = np.ascontiguousarray(sweep.root[now, :rows])
-    to_past = np.ascontiguousarray(sweep.R_theta[now, : rows - p])
-    if task.fresh:
-        to_past = np.zeros_like(to_past)
-    par = np.concatenate([sweep.readout[t], task.teacher_readout, task.scalars])
-    blocks = -(-size // BLOCK)
-    extra = 1 + (p if task.trained else 0)
-    sums = np.zeros((blocks, p + extra, 2 * rows + task.k))
-    cuts = np.linspace(0, blocks, threads + 1).astype(int)
+def _close(sweep: Sweep, t: int, means: Array, response: Array | None) -> None:
+    """Close the equations: kernels of the samples at t, then overlaps and weights at t + 1.
 
-    def work(first: int, last: int) -> None:
-        advance(
-            task.sample, t, first, last, partners, normal, star, zeta, mask, par, past, to_star,
-            to_normal, to_past, sums,
-        )  # fmt: skip
-
-    list(pool.map(work, cuts[:-1], cuts[1:]))
-    return np.asarray(sums.sum(axis=0) / size)
-
-
-def _close(sweep: Sweep, t: int, means: Array) -> None:
-    """Close the equations: kernels of the samples at t, then overlaps and weights at t + 1."""
+    `response` is the pathwise one; without it that of Stein is taken.
+    """
     task = sweep.task
     p, eta, one = task.p, task.learning_rate, np.eye(task.p)
     rows = (t + 1) * p
     now, later, before = slice(t * p, rows), slice(rows, rows + p), slice((t - 1) * p, t * p)
     seen = slice(0, rows)
-    with_normal = task.samples_per_dim * means[:p, :rows]
+    if response is None:
+        response = _stein(sweep, means[:p, :rows])
     row = task.samples_per_dim * means[:p, rows : 2 * rows]
     if task.fresh:
-        with_normal[:, : t * p] = 0.0
+        response[:, : t * p] = 0.0
         row[:, : t * p] = 0.0
     sweep.C_l[now, seen], sweep.C_l[seen, now] = row, row.T
-    sweep.R_l[now, seen] = _response(sweep, t, with_normal)
+    sweep.R_l[now, seen] = task.samples_per_dim * response
     sweep.train_loss[t] = means[p, 0]
     decay = 1.0 - eta * task.ridge
     beta = task.momentum if t > 0 else 0.0
@@ -269,8 +155,8 @@ def _close(sweep: Sweep, t: int, means: Array) -> None:
     _extend_root(sweep, t + 1)
 
 
-def _response(sweep: Sweep, t: int, with_normal: Array) -> Array:
-    """R_l from alpha E[g z^T] = R_l L, by substitution from the latest time backwards."""
+def _stein(sweep: Sweep, with_normal: Array) -> Array:
+    """R_l / alpha from E[g z^T] = (R_l / alpha) L, by substitution from the latest time on."""
     rows = with_normal.shape[1]
     root = sweep.root[:rows, :rows]
     result: Array = solve_triangular(root, with_normal.T, lower=True, trans="T").T
@@ -303,35 +189,6 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     sweep.lowest = min(sweep.lowest, lowest / scale)
     raised = left + (JITTER * scale + max(0.0, -lowest)) * np.eye(p)
     sweep.root[new, seen], sweep.root[new, new] = row, np.linalg.cholesky(raised)
-
-
-def teacher_fields(task: DescentTask, nodes: Nodes) -> Array:
-    """Fields h* of the samples (k, S); with clusters one more row, the number of each."""
-    star = _teacher_root(task.P) @ nodes.normal[: task.k]
-    if nodes.cluster.size == 0:
-        return np.ascontiguousarray(star)
-    star += (task.means @ task.P).T[:, nodes.cluster]
-    return np.concatenate([star, nodes.cluster[None].astype(np.float64)])
-
-
-def fresh_loss(task: DescentTask, nodes: Nodes, Q: Array, M: Array, readout: Array) -> float:
-    """Mean loss without label noise over samples that were never learned, at given overlaps."""
-    p, k = task.p, task.k
-    pull = M @ np.linalg.pinv(task.P)
-    star = teacher_fields(task, nodes)
-    h = pull @ star[:k] + _teacher_root(Q - pull @ M.T) @ nodes.normal[k : k + p]
-    size = star.shape[1]
-    out = np.empty((1 + (p if task.trained else 0), size))
-    par = np.concatenate([readout, task.teacher_readout, task.scalars])
-    task.sample(np.ascontiguousarray(h), star, np.zeros(size), par, np.empty((p, size)), out)
-    return float(out[0].mean())
-
-
-def _teacher_root(P: Array) -> Array:
-    """A root of P, singular ones included."""
-    values, vectors = np.linalg.eigh(P)
-    result: Array = vectors * np.sqrt(np.maximum(values, 0.0))
-    return result
 
 
 def overlaps(sweep: Sweep) -> tuple[Array, Array]:

@@ -29,7 +29,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contr
 
 
 @njit(**OPTIONS)
-def _pull(weights, count, rows, low, h):  # type: ignore[no-untyped-def]
+def pull(weights, count, rows, low, h):  # type: ignore[no-untyped-def]
     """Add weights times the first `count` rows to h, for the samples from `low` on."""
     p, n = h.shape
     for m in range(count):
@@ -73,15 +73,15 @@ def advance(sample, t, first, last, partners, normal, star, zeta, mask, par, pas
         base, h, g = np.zeros((p, n)), np.empty((p, n)), np.empty((p, n))
         fresh, out = np.empty((p, n)), np.empty((sums.shape[1] - p, n))
         h_star = star[:, low : low + n].copy()
-        _pull(to_star, k, star, low, base)
-        _pull(to_normal, now, normal, low, base)
-        _pull(to_past, now, past, low, base)
+        pull(to_star, k, star, low, base)
+        pull(to_normal, now, normal, low, base)
+        pull(to_past, now, past, low, base)
         for other in range(partners):
             for j in range(p):
                 for i in range(n):
                     fresh[j, i] = normal[now + j, low + (i ^ other)]
                     h[j, i] = base[j, i]
-            _pull(to_normal[:, now:], p, fresh, 0, h)
+            pull(to_normal[:, now:], p, fresh, 0, h)
             sample(h, h_star, zeta[low : low + n], par, g, out)
             if mask.size > 0:
                 for j in range(p):

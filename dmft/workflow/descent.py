@@ -14,28 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.codegen.sample import build_sample, parameter_order
+from dmft.codegen.sample import build_bend, build_sample, parameter_order
 from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import averages
 from dmft.equations.risk import population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
+from dmft.gaussian.tabled import TableAverage
 from dmft.model import MixtureModel, Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
-from dmft.solvers.descent import (
-    JITTER,
-    DescentTask,
-    Nodes,
-    Sweep,
-    begin,
-    fresh_loss,
-    march,
-    overlaps,
-    result_of,
-)
+from dmft.solvers.descent import JITTER, Sweep, begin, march, overlaps, result_of
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
+from dmft.solvers.descent_task import DescentTask, Nodes, fresh_loss
 from dmft.solvers.path_ensemble import Values
 from dmft.solvers.path_request import thread_count
 from dmft.workflow.descent_nodes import DescentOptions, Layout
@@ -48,6 +40,7 @@ SEVERITY = (
 )  # fmt: skip
 
 
+METHODS = ("stein", "pathwise")
 OPTIONS = tuple(DescentOptions.__dataclass_fields__)
 
 
@@ -102,7 +95,7 @@ def solve_descent(
     options = DescentOptions(**{n: v for n, v in given.items() if n in OPTIONS})
     values = {n: v for n, v in given.items() if n not in OPTIONS}
     steps = as_count(t_max, "t_max")
-    task, parameters = descent_task(equations, start, steps, values)
+    task, parameters = descent_task(equations, start, steps, values, options.method)
     layout = Layout.of(equations, task, options)
     began = time.monotonic()
     with Progress(progress, "descent") as bar:
@@ -111,9 +104,15 @@ def solve_descent(
 
 
 def descent_task(
-    equations: DescentEquations, start: Overlaps, steps: int, values: Mapping[str, Any]
+    equations: DescentEquations,
+    start: Overlaps,
+    steps: int,
+    values: Mapping[str, Any],
+    method: str = "stein",
 ) -> tuple[DescentTask, dict[str, float]]:
     """Numbers of a run, and its scalar parameters by name."""
+    if method not in METHODS:
+        raise BadParameter(f"method of two-time equations must be one of {METHODS}, got {method!r}")
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     check_widths(equations.model, start)
@@ -134,6 +133,7 @@ def descent_task(
         learning_rate=scalars["learning_rate"], samples_per_dim=scalars["samples_per_dim"],
         ridge=scalars["ridge"], momentum=scalars["momentum"], readout_rate=scalars["readout_rate"],
         trained=trained, fresh=equations.algorithm.batch == "fresh",
+        bend=None if method == "stein" else _bend(equations.fingerprint, equations),
         means=mixture.means if mixture is not None else np.empty((0, 0)),
     )  # fmt: skip
     return task, scalars
@@ -142,6 +142,11 @@ def descent_task(
 @lru_cache(maxsize=32)
 def _built(fingerprint: str, equations: DescentEquations) -> Any:
     return build_sample(equations)
+
+
+@lru_cache(maxsize=32)
+def _bend(fingerprint: str, equations: DescentEquations) -> Any:
+    return build_bend(equations)
 
 
 def _sweep_all(
@@ -163,7 +168,8 @@ def _sweep_all(
         key = {
             "equations": equations.fingerprint, "version": VERSION, "parameters": dict(parameters),
             "steps": task.steps, "samples": layout.samples, "seed": options.seed,
-            "nodes": layout.kind, "start": [a.tolist() for a in (task.Q, task.M, task.P)],
+            "nodes": layout.kind, "method": options.method,
+            "start": [a.tolist() for a in (task.Q, task.M, task.P)],
             "readout": [task.readout.tolist(), task.teacher_readout.tolist()],
         }  # fmt: skip
         store = Store(Path(options.checkpoint), key)
@@ -180,9 +186,9 @@ def _sweep_all(
     def solve_one(number: int) -> Solved:
         sweep, past = begin(task), None
         if store is not None:
-            sweep, past = store.load(number, sweep, (task.steps * task.p, layout.samples))
+            sweep, past = store.load(number, sweep, (task.kept, layout.samples))
         if past is None:
-            past = np.empty((task.steps * task.p, layout.samples))
+            past = np.empty((task.kept, layout.samples))
 
         def after(state: Sweep) -> bool:
             done[number] = state.done
@@ -240,7 +246,9 @@ def _risk_of(
         rows = zip(*_states(sweep), strict=True)
         return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
 
-    return sampled if averages(risk.definitions) else closed
+    # Tables and nodes would take longer than the descent.
+    slow = averages(risk.definitions) or risk.expr.has(TableAverage)
+    return sampled if slow else closed
 
 
 def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
@@ -297,7 +305,7 @@ def _assemble(
         parameters=dict(parameters),
         provenance={
             "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
-            "time_unit": "steps", "method": f"causal sweep, Stein response, {layout.kind}",
+            "time_unit": "steps", "method": f"causal sweep, {options.method}, {layout.kind}",
             "seed": options.seed, "model": str(equations.model), "fresh": layout.batch == "fresh",
             "algorithm": str(equations.algorithm), "approximation": how,
         },

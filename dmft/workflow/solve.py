@@ -181,10 +181,9 @@ def _descent(
     progress: ProgressOption,
 ) -> Any:
     """Two-time equations have a solver of their own, and its options."""
-    if method not in (None, "stein"):
-        raise BadParameter(f'two-time equations are solved by method "stein", got {method!r}')
     if t_max != int(t_max):
         raise BadParameter(f"t_max = {t_max!r} counts the steps of the descent: a whole number")
+    given = {**given, "method": method or "stein"}
     return solve_descent(system, start, int(t_max), progress=progress, **given)
 
 

@@ -64,27 +64,37 @@ def test_two_steps_equal_their_closed_integrals(name):
             assert error < 0.01 * (1 + abs(wanted))
 
 
-@pytest.mark.parametrize("name", list(REFERENCE["dmft_gd"]))
-def test_reference_runs(name):
-    case = REFERENCE["dmft_gd"][name]
-    given, wanted = case["input"], case["dmft"]
+def reference_model(given):
+    """Model, descent and start of a case of the reference file."""
     m = given["model"]
     p, k = m["p"], m["k"]
     joint = dmft.MultiIndex(sp.tanh(u + v**3 - 3 * v), [u, v])
     teacher = joint if m["target"].startswith("tanh") else dmft.Committee(ACTIVATIONS["erf"], 1)
-    student = dmft.Committee(ACTIVATIONS[m["act"]], p)
     descent = dmft.GradientDescent(
         given["eta"], given["alpha"], ridge=given["lam"], momentum=given.get("beta", 0)
     )
     start = dmft.Overlaps(np.eye(p), given.get("M0", np.zeros((p, k))))
-    run = dmft.solve(dmft.derive(dmft.Model(student, teacher), descent), start, 7)
-    for mine, error, key in (
-        (run.M, run.error["M"], "M"), (run.Q, run.error["Q"], "Q"),
-        (run.train_loss, run.error["train_loss"], "train"), (run.corr, run.error["corr"], "Cl"),
-        (run.risk, run.error["risk"], "pop"),
-    ):  # fmt: skip
-        gap = np.abs(mine - np.array(wanted[key]).reshape(mine.shape))
-        assert np.all(gap < 5 * error + 4 * wanted[f"{key}_se"]), key
+    return dmft.Model(dmft.Committee(ACTIVATIONS[m["act"]], p), teacher), descent, start
+
+
+@pytest.mark.parametrize("name", list(REFERENCE["dmft_gd"]))
+def test_reference_runs(name):
+    """Solution and simulation of the reference file, each within its own errors."""
+    case = REFERENCE["dmft_gd"][name]
+    model, descent, start = reference_model(case["input"])
+    run = dmft.solve(dmft.derive(model, descent), start, 7, samples=2**16)
+    values = {"M": "M", "Q": "Q", "train": "train_loss", "Cl": "corr", "pop": "risk", "Rl": "resp"}
+    for key in case["dmft"].keys() & values.keys():
+        mine, error = run[values[key]], run.error[values[key]]
+        gap = np.abs(mine - np.array(case["dmft"][key]).reshape(mine.shape))
+        assert np.all(gap < 5 * error + 4 * case["dmft"][f"{key}_se"]), key
+    for key in ("M", "Q", "train"):
+        truth = np.array(case["sim"][key]).squeeze()
+        stderr = np.array(case["sim"][f"{key}_se"]).squeeze()
+        gap = (truth - run[values[key]][: len(truth)].squeeze())[stderr > 1e-12]
+        score = gap / stderr[stderr > 1e-12]
+        assert np.sqrt(np.mean(score**2)) < 1.5
+        assert np.abs(score).max() < 4.5
 
 
 def test_kernels_satisfy_the_printed_recursions():
@@ -135,6 +145,11 @@ def test_fresh_samples_follow_the_one_pass_map():
     run = dmft.solve(dmft.derive(model, descent), start, len(case["map"]["M"]) - 1)
     assert np.abs(run.M - np.array(case["map"]["M"])).max() < 5 * case["map_se"] + 5e-4
     assert np.abs(run.Q - np.array(case["map"]["Q"])).max() < 5 * case["map_se"] + 5e-4
+    n = run.train_loss.size
+    assert np.abs(run.train_loss - case["map"]["train"][:n]).max() < 5 * case["map_se"] + 5e-4
+    for key, mine in (("M", run.M), ("Q", run.Q), ("train", run.train_loss)):
+        mean, stderr = (np.array(y)[1 : len(mine)] for y in case["sim"][key])
+        assert np.all(np.abs(mean - mine[1:]) < 4.5 * stderr), key
 
 
 CASES = {
@@ -196,6 +211,8 @@ def test_refusals():
     with pytest.raises(BadParameter, match="cubature"):
         dmft.solve(equations, start, 2, nodes="cubature")
     with pytest.raises(BadParameter, match="method"):
+        dmft.solve(equations, start, 2, method="euler")
+    with pytest.raises(BadParameter, match=r"kink.*stein"):
         dmft.solve(equations, start, 2, method="pathwise")
     with pytest.raises(BadParameter, match="repeated data"):
         dmft.derive(model, dmft.GradientDescent(0.3, 3), dim=100)

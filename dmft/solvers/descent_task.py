@@ -1,0 +1,127 @@
+"""Numbers of a descent, and the fields of its samples at the start and after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DescentTask:
+    """Numbers of one descent.
+
+    Attributes
+    ----------
+    sample : compiled function of signature `dmft.solvers.sampled.SAMPLE_SIGNATURE`
+    steps : int
+        T; fields are at times 0..T-1, overlaps at 0..T.
+    Q, M, P : (p, p), (p, k), (k, k)
+        Overlaps at the start.
+    readout, teacher_readout, scalars : vectors of ``par``
+        The first scalar is the variance of the label noise.
+    learning_rate, samples_per_dim, ridge, momentum, readout_rate : float
+    trained : bool
+        Whether `sample` also gives the gradients of the readouts.
+    fresh : bool
+        Samples of a step are never seen again.
+    means : (clusters, k), or (0, 0) where inputs have mean zero
+        The mean of a cluster in the teacher's rows.
+    bend : compiled function of the signature of `sample`, or None
+        Writes dg_j/dh_l in row p j + l: the response is then that of each sample's path.
+    """
+
+    sample: Any
+    steps: int
+    Q: Array
+    M: Array
+    P: Array
+    readout: Array
+    teacher_readout: Array
+    scalars: Array
+    learning_rate: float
+    samples_per_dim: float
+    ridge: float = 0.0
+    momentum: float = 0.0
+    readout_rate: float = 0.0
+    trained: bool = False
+    fresh: bool = False
+    means: Array = field(default_factory=lambda: np.empty((0, 0)))
+    bend: Any = None
+
+    @property
+    def p(self) -> int:
+        """Student width."""
+        return int(self.M.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Teacher width."""
+        return int(self.M.shape[1])
+
+    @property
+    def dimension(self) -> int:
+        """Standard normals that a sample needs, label noise included."""
+        return self.k + self.p * self.steps + self.noisy
+
+    @property
+    def kept(self) -> int:
+        """Numbers of a sample that are kept: gradients, and slopes of a pathwise response."""
+        return self.steps * self.p * (1 if self.bend is None else 1 + self.p)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether labels have noise."""
+        return bool(self.scalars[0] > 0.0)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Points of the samples.
+
+    Attributes
+    ----------
+    normal : (k + p T, S), or one row more where labels are noisy
+    mask : (T, S) or (0, 0)
+    cluster : (S,) or (0,)
+    scrambled : bool
+        Whether coordinates are independent of each other (cubature nodes are not).
+    """
+
+    normal: Array
+    mask: Array
+    cluster: NDArray[np.int64]
+    scrambled: bool = True
+
+
+def teacher_fields(task: DescentTask, nodes: Nodes) -> Array:
+    """Fields h* of the samples (k, S); with clusters one more row, the number of each."""
+    star = psd_root(task.P) @ nodes.normal[: task.k]
+    if nodes.cluster.size == 0:
+        return np.ascontiguousarray(star)
+    star += (task.means @ task.P).T[:, nodes.cluster]
+    return np.concatenate([star, nodes.cluster[None].astype(np.float64)])
+
+
+def fresh_loss(task: DescentTask, nodes: Nodes, Q: Array, M: Array, readout: Array) -> float:
+    """Mean loss without label noise over samples that were never learned, at given overlaps."""
+    p, k = task.p, task.k
+    pull = M @ np.linalg.pinv(task.P)
+    star = teacher_fields(task, nodes)
+    h = pull @ star[:k] + psd_root(Q - pull @ M.T) @ nodes.normal[k : k + p]
+    size = star.shape[1]
+    out = np.empty((1 + (p if task.trained else 0), size))
+    par = np.concatenate([readout, task.teacher_readout, task.scalars])
+    task.sample(np.ascontiguousarray(h), star, np.zeros(size), par, np.empty((p, size)), out)
+    return float(out[0].mean())
+
+
+def psd_root(P: Array) -> Array:
+    """A root of P, singular ones included."""
+    values, vectors = np.linalg.eigh(P)
+    result: Array = vectors * np.sqrt(np.maximum(values, 0.0))
+    return result

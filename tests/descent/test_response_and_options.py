@@ -1,0 +1,167 @@
+"""Options of descents on repeated data: response, error bars, threads, checkpoints, memory."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+
+z, u = sp.symbols("z u", real=True)
+LINE = dmft.Committee(z, 1)
+ERF = sp.erf(z / sp.sqrt(2))
+PAIR = dmft.Committee(ERF, 2, readout=(2, sp.Rational(-6, 5)))
+FOUR = dmft.Model(PAIR, dmft.MultiIndex(sp.tanh(u**3 - 3 * u), [u]), label_noise=0.1)
+PAIR_START = dmft.Overlaps([[1.0, 0.3], [0.3, 0.8]], [[0.3], [-0.1]], [[1.4]])
+RELU_ONE = dmft.Model(dmft.Committee(sp.Max(z, 0), 1), LINE)
+ONE_START = dmft.Overlaps([[1.0]], [[0.0]])
+
+
+def test_both_responses_are_exact_for_linear_students():
+    """Stein's identity and the derivative of the path, on nodes that are exact for both."""
+    model = dmft.Model(dmft.Committee(z, 2, readout=(2, -1)), LINE, label_noise=0.2)
+    equations = dmft.derive(model, dmft.GradientDescent(0.2, 1.5, ridge=0.1, momentum=0.3))
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.3], [-0.1]], [[1.3]])
+    stein = dmft.solve(equations, start, 6)
+    path = dmft.solve(equations, start, 6, method="pathwise")
+    for name in ("resp", "corr", "Q2", "M"):
+        assert np.abs(stein[name] - path[name]).max() < 1e-11, name
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch": "bernoulli", "batch_fraction": 0.5}], ids=["full", "bernoulli"]
+)
+def test_path_and_stein_agree_within_their_errors(options):
+    equations = dmft.derive(FOUR, dmft.GradientDescent(0.6, 1.5, ridge=0.05, **options))
+    stein = dmft.solve(equations, PAIR_START, 4, samples=2**13)
+    path = dmft.solve(equations, PAIR_START, 4, samples=2**13, method="pathwise", seed=7)
+    for name in ("resp", "corr", "M", "Q2", "train_loss"):
+        gap = np.abs(stein[name] - path[name])
+        assert np.all(gap < 6 * np.hypot(stein.error[name], path.error[name]) + 1e-5), name
+    # What the option is for.
+    assert 3 * np.mean(path.error["resp"]) < np.mean(stein.error["resp"])
+
+
+def test_kernels_of_the_path_satisfy_the_definition_in_weights():
+    """alpha E[dg^t/dr^s] for s = t is the mean curvature: read off weights in R^d."""
+    model = dmft.Model(dmft.Committee(ERF, 1), dmft.Committee(ERF, 1))
+    run = dmft.solve(
+        dmft.derive(model, dmft.GradientDescent(0.5, 2)), ONE_START, 1, method="pathwise"
+    )
+    rng = np.random.default_rng(0)
+    h, star = rng.standard_normal((2, 2_000_000))
+    gauss = np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
+    from scipy.special import erf
+
+    bend = gauss**2 - gauss * h * (erf(h / np.sqrt(2)) - erf(star / np.sqrt(2)))
+    error = 2 * bend.std() / np.sqrt(h.size)
+    assert abs(run.resp[0, 0, 0, 0] - 2 * bend.mean()) < 4.5 * error + 1e-6
+
+
+def test_errors_of_scrambles_cover():
+    """Runs of other seeds differ by what each claims as its error."""
+    equations = dmft.derive(FOUR, dmft.GradientDescent(0.6, 1.5, ridge=0.05))
+    runs = [dmft.solve(equations, PAIR_START, 3, samples=2**9, seed=n) for n in range(24)]
+    for name in ("M", "Q", "train_loss", "corr", "risk"):
+        spread = np.var([r[name] for r in runs], axis=0, ddof=1)
+        claimed = np.mean([r.error[name] ** 2 for r in runs], axis=0)
+        moves = spread > 1e-20
+        assert 0.6 < claimed[moves].mean() / spread[moves].mean() < 1.6, name
+
+
+@pytest.mark.parametrize("method", ["stein", "pathwise"])
+def test_threads_change_nothing(method):
+    equations = dmft.derive(FOUR, dmft.GradientDescent(0.6, 1.5))
+    options = {"samples": 2**12, "method": method}
+    one = dmft.solve(equations, PAIR_START, 3, threads=1, scrambles=1, **options)
+    three = dmft.solve(equations, PAIR_START, 3, threads=3, scrambles=1, **options)
+    assert one.arrays == three.arrays
+    # Several scrambles at once, and one after the other where the memory takes no more.
+    many = dmft.solve(equations, PAIR_START, 3, threads=2, scrambles=4, **options)
+    few = dmft.solve(equations, PAIR_START, 3, threads=2, scrambles=4, memory=2**22, **options)
+    assert many.arrays == few.arrays
+
+
+SCRIPT = """
+import sympy as sp, dmft
+z = sp.Symbol("z", real=True)
+line = dmft.Committee(z, 1)
+model = dmft.Model(dmft.Committee(sp.{activation}, 1), line, label_noise=0.1)
+descent = dmft.GradientDescent(0.3, 3, batch="bernoulli", batch_fraction=0.5)
+run = dmft.solve(
+    dmft.derive(model, descent), dmft.Overlaps([[1.0]], [[0.0]]), {steps}, samples=2**15,
+    scrambles=2, threads=1, checkpoint={folder!r}, method={method!r},
+)
+run.save({out!r}) if {out!r} else None
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "activation"), [("stein", "Max(z, 0)"), ("pathwise", "tanh(z)")]
+)
+def test_a_killed_run_continues_to_the_same_bits(tmp_path, method, activation):
+    pytest.importorskip("h5netcdf")
+    steps = 30
+    names = {"steps": steps, "method": method, "activation": activation}
+
+    def script(folder, out):
+        return textwrap.dedent(SCRIPT).format(folder=str(folder), out=str(out), **names)
+
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    process = subprocess.Popen([sys.executable, "-c", script(broken, "")])
+    kernels, end = broken / "kernels_0.npz", time.monotonic() + 120
+    while time.monotonic() < end:
+        if kernels.exists():
+            with np.load(kernels) as file:
+                if int(file["done"]) >= 3:
+                    break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with np.load(kernels) as file:
+        done = int(file["done"])
+    assert 3 <= done < steps, "the run was over before it was killed"
+    for folder in (broken, whole):
+        code = script(folder, tmp_path / f"{folder.name}.nc")
+        subprocess.run([sys.executable, "-c", code], check=True)
+    one, other = (dmft.load(tmp_path / f"{name}.nc") for name in ("broken", "whole"))
+    assert one.arrays == other.arrays
+    assert one.error == other.error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts KiB")
+@pytest.mark.parametrize(("memory", "threads"), [(2**31, 2), (2**30, 4)])
+def test_memory_of_a_long_descent_is_bounded(memory, threads):
+    """T = 40, p = k = 2, 2^18 samples: below 2 GiB in all, and below what `memory` allows."""
+    code = f"""
+    import resource, numpy as np, sympy as sp, dmft
+    z, u, v = sp.symbols("z u v", real=True)
+    joint = dmft.MultiIndex(sp.tanh(u + v**3 - 3 * v), [u, v])
+    model = dmft.Model(dmft.Committee(sp.Max(z, 0), 2, readout=(sp.sqrt(2), -sp.sqrt(2))), joint)
+    equations = dmft.derive(model, dmft.GradientDescent(0.2, 3))
+    start = dmft.Overlaps(np.eye(2), np.zeros((2, 2)))
+    dmft.solve(equations, start, 2, samples=2**8, scrambles=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    options = dict(samples=2**18, scrambles=4, threads={threads}, memory={memory})
+    run = dmft.solve(equations, start, 40, **options)
+    assert run.status == "ok", run.message
+    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    before, peak = (1024 * int(y) for y in done.stdout.split())
+    print(
+        f"memory={memory / 2**30:.2f} GiB: peak {peak / 2**30:.2f} GiB, {before / 2**30:.2f} before"
+    )
+    assert peak < 2**31
+    assert peak - before < memory
