@@ -88,6 +88,7 @@ LONG = {
     "batch_sizes.py",
     "large_batches.py",
     "correlation_loss.py",
+    "public_script.py",
 }
 
 
