@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sympy as sp
 
 from dmft.codegen.chunks import (
     ALL_NODES,
     CHUNK,
+    FIRST_NODE,
     NODE,
     NOISE_CONSTANT,
     accumulate,
@@ -18,8 +19,9 @@ from dmft.codegen.chunks import (
     open_chunk,
     over_nodes,
 )
+from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, WIDE_DOMAIN
 from dmft.codegen.functions import PointFunctions
-from dmft.codegen.fuse import fuse, render
+from dmft.codegen.fuse import Loop, fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
@@ -58,6 +60,7 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 # Imports that a module needs only when its code calls the function.
 OPTIONAL_IMPORTS = {
     "field_root(": "from dmft.special.cholesky import field_root\n",
+    "packed_covariance(": "from dmft.special.gram import packed_covariance\n",
     "erf_mixture_square(": "from dmft.special.arcsine import erf_mixture_square\n",
     "fast_erf(": "from dmft.special.hyperbolic import fast_erf\n",
     "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
@@ -91,72 +94,21 @@ def moment_of_signs(signs, powers, entries):
     return value
 '''
 
-DOMAIN = '''
 
-@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
-def covariance(y, widths, par):
-    """Covariance Omega of all local fields."""
-{body}
-    return Omega
-
-
-@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
-def domain(y, widths, par, shift):
-    """Lowest pivot of Omega + shift; not positive outside the domain."""
-    return lowest_pivot(covariance(y, widths, par), shift)
-'''
-
-# Wide students: Q - M P^+ M^T is diagonal, and what must not be negative are its entries.
-WIDE_DOMAIN = '''
-
-@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
-def covariance(y, widths, par):
-    """Covariance Q - M P^+ M^T of the residual fields, a diagonal matrix."""
-    Q_perp_at = {start}
-    return np.diag(y[Q_perp_at : Q_perp_at + widths[0]])
-
-
-@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
-def domain(y, widths, par, shift):
-    """Smallest squared length of a residual, plus shift; negative outside the domain."""
-    Q_perp_at = {start}
-    lowest = y[Q_perp_at]
-    for j in range(widths[0]):
-        lowest = min(lowest, y[Q_perp_at + j])
-    return lowest + shift
-'''
-
-
-# Infinitely wide students: numbers that only grow from zero and above.
-ALIGNED_DOMAIN = '''
-
-@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
-def covariance(y, widths, par):
-    """What must not be negative, as a diagonal matrix."""
-    return np.diag(y)
-
-
-@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
-def domain(y, widths, par, shift):
-    """Smallest entry of the state, plus shift; negative outside the domain."""
-    return y.min() + shift
-'''
-
-
-def module_source(
+def system_parts(
     definitions: Sequence[Definition],
     parameters: Sequence[str],
-    version: str,
-    description: str,
-) -> str:
-    """Text of the module of one system of equations."""
-    functions, here = PointFunctions(code_names(parameters)), layout(definitions)
+    functions: PointFunctions,
+    here: Layout,
+) -> list[str]:
+    """Right-hand side, observables, covariance and domain of one system of equations."""
     rates = live([d for d in definitions if d.role != "observable"])
-    parts = [_function("rhs", "Rates of change.", rates, parameters, functions, here)]
     observables = live([d for d in definitions if d.role != "rate"])
-    parts.append(_function("observe", "Observables.", observables, parameters, functions, here))
-    parts.append(_domain(definitions, parameters, functions, here))
-    return _module(functions, parts, version, description)
+    return [
+        rates_function("rhs", "Rates of change.", rates, parameters, functions, here),
+        rates_function("observe", "Observables.", observables, parameters, functions, here),
+        _domain(definitions, parameters, functions, here),
+    ]
 
 
 def _domain(
@@ -172,7 +124,7 @@ def _domain(
     if not blocks:
         assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
         return WIDE_DOMAIN.format(start="widths[0] * widths[1]")
-    body, *_ = _body(blocks, parameters, functions, here)
+    body, _ = _body(blocks, parameters, functions, here)
     return DOMAIN.format(body="\n".join(INDENT + line for line in body))
 
 
@@ -184,11 +136,11 @@ def tangent_source(
     moved = here.with_displacement()
     names = ", ".join(b.name for b in moved.moved)
     summary = f"Linearised rates of the displacement {names} behind the state."
-    parts = [_function("tangent", summary, live(definitions), parameters, functions, moved)]
-    return _module(functions, parts, version, description)
+    parts = [rates_function("tangent", summary, live(definitions), parameters, functions, moved)]
+    return module_text(functions, parts, version, description)
 
 
-def _module(functions: PointFunctions, parts: list[str], version: str, description: str) -> str:
+def module_text(functions: PointFunctions, parts: list[str], version: str, description: str) -> str:
     """Join the functions of a module under the header with the imports that they need."""
     if any("moment_of_signs(" in part for part in parts):
         parts.insert(0, MOMENT_OF_SIGNS)
@@ -209,7 +161,7 @@ def _tables(code: str) -> str:
     return "".join(["\nfrom dmft.emit.arrays import load_array\n\n", *lines] if keys else [])
 
 
-def _function(
+def rates_function(
     name: str,
     summary: str,
     definitions: Sequence[Definition],
@@ -217,6 +169,7 @@ def _function(
     functions: PointFunctions,
     here: Layout,
 ) -> str:
+    """Text of a function that fills `out` with the values of the rates or observables."""
     body, outputs = _body(definitions, parameters, functions, here)
     doc = [
         f'"""{summary}',
@@ -233,6 +186,23 @@ def _function(
     lines = [INDENT + line if line else "" for line in [*doc, *body]]
     head = f"\n@njit(RHS, **OPTIONS)\ndef {name}(t, y, widths, par, out):"
     return "\n".join([head, *lines, ""])
+
+
+def arrays_function(
+    name: str,
+    summary: str,
+    definitions: Sequence[Definition],
+    parameters: Sequence[str],
+    functions: PointFunctions,
+    here: Layout,
+    views: Mapping[str, str],
+) -> str:
+    """Text of a function that fills arrays at all nodes, `views` of its last argument."""
+    lines = [f"{array} = {view}" for array, view in views.items()]
+    body, outputs = _body(definitions, parameters, functions, here, lines)
+    head = f"\n@njit(**OPTIONS)\ndef {name}(y, widths, par, rows):"
+    doc = [f'"""{summary}', "", f"rows: {outputs}", '"""']
+    return "\n".join([head, *(INDENT + line if line else "" for line in [*doc, *body]), ""])
 
 
 def code_names(parameters: Sequence[str]) -> dict[str, str]:
@@ -260,6 +230,7 @@ def _body(
     parameters: Sequence[str],
     functions: PointFunctions,
     here: Layout,
+    views: Sequence[str] = (),
 ) -> tuple[list[str], str]:
     """Lines of a function and a description of its outputs."""
     names_in_code = code_names(parameters)
@@ -293,13 +264,13 @@ def _body(
         + _offsets((*here.state, *here.moved), "0", used)
         + _offsets(here.before_nodes, str(len(parameters)), used)
     )
-    sums = {d.name for d in definitions if over_nodes(d)}
+    zeros = {d.name for d in definitions if over_nodes(d) or d.factor is not None}
     sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
     for array, axes in {**defined, **writer.arrays}.items():
         shape = ", ".join(sizes.get(axis, axis) for axis in axes)
-        lines.append(f"{array} = np.{'zeros' if array in sums else 'empty'}(({shape},))")
+        lines.append(f"{array} = np.{'zeros' if array in zeros else 'empty'}(({shape},))")
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
-    return [*lines, *body], ", ".join(names)
+    return [*lines, *views, *body], ", ".join(names)
 
 
 def _write(
@@ -321,7 +292,14 @@ def _write(
             writer.root, chunk = root, None
         writer.root.lines.append("")
         writer.root.lines += [f"# {line}" for line in definition_text(definition)]
+        if definition.factor is None:
+            write_definition(writer, lowering, definition)
+            continue
+        outside, writer.root = writer.root, Scope(None, None)
         write_definition(writer, lowering, definition)
+        header = f"if {lowering.names[definition.factor.name]} > 0.0:"
+        outside.lines.append(Loop(header, writer.root.lines))
+        writer.root = outside
     if chunk is not None:
         root.lines += ["", chunk_loop(chunk)]
         writer.root = root
@@ -357,6 +335,8 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
     places = [place(index) for index in definition.target.indices]
     name = f"d{definition.name}" if definition.role == "rate" else definition.name
     scopes = [writer.root]
+    if definition.role == "observable" and places[-1][0] == NODE:
+        places[-1] = (NODE, FIRST_NODE)  # outputs hold all nodes, not those of a chunk
     running = [index for index, _ in places if index != FIXED]
     for index in running:
         scopes.append(Scope(index, scopes[-1]))

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmft.codegen.assemble import code_names, module_source
-from dmft.codegen.diffusion import noise_layout, noise_source
+from dmft.codegen.assemble import code_names, module_text, system_parts
+from dmft.codegen.diffusion import noise_layout, noise_parts
+from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
@@ -114,13 +115,11 @@ def generate(equations: Equations) -> str:
     activations = f"student {equations.model.student.activation}, teacher "
     activations += str(teacher.activation if isinstance(teacher, Committee) else teacher)
     parameters = list(equations.parameters)
-    text = module_source(
-        equations.on_nodes, parameters, VERSION, f"{activations}\n{equations.time_unit}"
-    )
+    functions, here = PointFunctions(code_names(parameters)), layout_of(equations)
+    parts = system_parts(equations.on_nodes, parameters, functions, here)
     if equations.noise:
-        here = layout_of(equations)
-        text += noise_source(equations.noise, here, parameters, code_names(parameters))
-    return text
+        parts += noise_parts(equations.noise, parameters, functions, here)
+    return module_text(functions, parts, VERSION, f"{activations}\n{equations.time_unit}")
 
 
 def layout_of(equations: Equations) -> Layout:

@@ -25,6 +25,8 @@ NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
 NODE_WIDTHS = ("N", "nodes")
 # Behind the others, where averages hold the noise of the label.
 NOISE_CONSTANT = Block("noise_at", ("nodes",))
+# Where the nodes of a chunk begin.
+FIRST_NODE = "first_node"
 # Row length of the arrays at nodes that live in an argument.
 ALL_NODES = "all_nodes"
 
@@ -43,10 +45,10 @@ def over_nodes(definition: Definition) -> bool:
 
 def open_chunk(before: Sequence[Block], scalars: int, noise: bool = False) -> Scope:
     """Body of the loop over chunks: where the nodes of the chunk begin, and how many they are."""
-    start = " + ".join([str(scalars), *(" * ".join(block.axes) for block in before), "first_node"])
+    start = " + ".join([str(scalars), *(" * ".join(block.axes) for block in before), FIRST_NODE])
     chunk = Scope(None, None)
     chunk.lines += [
-        f"nodes = min({CHUNK}, {ALL_NODES} - first_node)",
+        f"nodes = min({CHUNK}, {ALL_NODES} - {FIRST_NODE})",
         f"weight_at = {start}",
         f"normal_at = {start} + {ALL_NODES}",
     ]
@@ -57,7 +59,7 @@ def open_chunk(before: Sequence[Block], scalars: int, noise: bool = False) -> Sc
 
 def chunk_loop(chunk: Scope) -> Loop:
     """Loop over the chunks."""
-    return Loop(f"for first_node in range(0, {ALL_NODES}, {CHUNK}):", chunk.lines)
+    return Loop(f"for {FIRST_NODE} in range(0, {ALL_NODES}, {CHUNK}):", chunk.lines)
 
 
 def accumulate(writer: LoopWriter, target: str, node: Node, scopes: list[Scope]) -> None:

@@ -1,7 +1,7 @@
 """Code of the fluctuations: covariance of the increments, and the drift with its O(1/d) terms.
 
 Two forms. For one student and one teacher with polynomial activations: the polynomials themselves.
-Otherwise slopes and errors at nodes, whose moments `dmft.special.increments` takes.
+Otherwise the increments at nodes, whose covariance `dmft.special.gram` takes.
 """
 
 from __future__ import annotations
@@ -10,110 +10,44 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from dmft.codegen.assemble import OPTIONAL_IMPORTS
+from dmft.codegen.assemble import arrays_function, rates_function
 from dmft.codegen.chunks import NODE_CONSTANTS, NODE_WIDTHS
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.fluctuations import Noise
-from dmft.equations.increments import CURVATURE, FINITE_SIZE, closed_moments, sees_itself
-from dmft.equations.target import target
-from dmft.model import FIELD, Committee
+from dmft.equations.increments_at_nodes import PARTS
+from dmft.equations.moments import closed_moments
 
 INDENT = "    "
-DIFFUSION = '"void(float64, float64[::1], int64[::1], float64[::1], float64[:, ::1])"'
-HEADER = """
-
+SIGNATURE = """
 # Fluctuations: {description}.
-DIFFUSION = {signature}
+DIFFUSION = "void(float64, float64[::1], int64[::1], float64[::1], float64[:, ::1])"
 """
-
-IMPORTS = """
-from dmft.special.cholesky import field_root
-from dmft.special.increments import (
-    add_curvature,
-    add_finite_size,
-    dilation,
-    gradient_gram,
-    increment_covariance,
-    increment_rows,
-)
-"""
-
-AT_NODES = '''
-@njit(cache=True, nogil=True, error_model="numpy")
-def at_nodes(y, widths, par):
-    """Fields (N, nodes), slopes a sigma' (p, nodes), error (nodes,), weight, normal, active."""
-    p = widths[0]
-    k = widths[1]
-    N = p + k
-    nodes = widths[{nodes}]
-{offsets}
-    Omega = covariance(y, widths, par)
-    root = np.empty((N, N))
-    field_root(Omega, p, root)
-    weight = par[weight_at : weight_at + nodes]
-    normal = par[normal_at : normal_at + N * nodes].reshape((N, nodes))
-    fields = np.zeros((N, nodes))
-    active = np.zeros(N)
-    for c in range(N):
-        for i in range(N):
-            factor = root[i, c]
-            if factor != 0.0:
-                active[c] = 1.0
-                for q in range(nodes):
-                    fields[i, q] += factor * normal[c, q]
-    slope = np.empty((p, nodes))
-    error = np.zeros(nodes)
-{error}
-    for j in range(p):
-        a = par[readout_at + j]
-        for q in range(nodes):
-            h = fields[j, q]
-            slope[j, q] = a * {slope}
-{own}    return fields, slope, error, weight, normal, active
-'''
-
+# Label noise gives an increment parts of its own, which are not computed where there is none.
 ON_NODES = '''
 @njit(DIFFUSION, cache=True, nogil=True, error_model="numpy")
 def diffusion(t, y, widths, par, out):
     """Covariance Sigma of the increments of (Q, M)."""
-    p = widths[0]
-    k = widths[1]
-    fields, slope, error, weight, normal, active = at_nodes(y, widths, par)
-    rows = increment_rows(fields, slope, error, weight, {gain}, {noise})
-    Q = y[: p * p].reshape((p, p))
-    M = y[p * p : p * p + p * k].reshape((p, k))
-    increment_covariance(rows, weight, Q, M, {sphere}, out)
+    p, k = widths[0], widths[1]
+    nodes = widths[{nodes}]
+    weight = par[{weight} : {weight} + nodes]
+    parts = {parts} if {noise} > 0.0 else 1
+    rows = np.empty((parts, p * p + p * k, nodes))
+    increments(y, widths, par, rows)
+    packed_covariance(rows, weight, p, k, out)
 
 
 @njit(RHS, cache=True, nogil=True, error_model="numpy")
 def drift(t, y, widths, par, out):
     """Rates of change, those at order 1/d included."""
+    added = np.empty(out.size)
     rhs(t, y, widths, par, out)
-    p = widths[0]
-    k = widths[1]
-    fields, slope, error, weight, normal, active = at_nodes(y, widths, par)
-    Q = y[: p * p].reshape((p, p))
-    M = y[p * p : p * p + p * k].reshape((p, k))
-    dQ = np.zeros((p, p))
-    dM = np.zeros((p, k))
-    step = {step}
-{terms}
-    for j in range(p):
-        for i in range(p):
-            out[j * p + i] += dQ[j, i]
-        for r in range(k):
-            out[p * p + j * k + r] += dM[j, r]
+    corrections(t, y, widths, par, added)
+    for i in range(out.size):
+        out[i] += added[i]
 '''
-FINITE_SIZE_TEXT = """
-    excess = {share} * dilation(slope, error, weight, normal, active, {noise})
-    excess += {rest} * gradient_gram(slope, error, weight, normal, active)
-    add_finite_size(step * excess, Q, M, {sphere}, dQ, dM)"""
-CURVATURE_TEXT = """
-    rows = increment_rows(fields, slope, error, weight, {gain}, {noise})
-    add_curvature(rows, weight, Q, M, step, {share}, dQ, dM)"""
 
 CLOSED = '''
 @njit(DIFFUSION, cache=True, nogil=True, error_model="numpy")
@@ -139,82 +73,47 @@ def noise_layout(noise: Noise, here: Layout) -> Layout:
     )
 
 
-def noise_source(
-    noise: Noise, here: Layout, parameters: Sequence[str], names: Mapping[str, str]
-) -> str:
-    """Text behind the module of the equations; `names` are those of the parameters in the code."""
+def noise_parts(
+    noise: Noise, parameters: Sequence[str], functions: PointFunctions, here: Layout
+) -> list[str]:
+    """Functions `diffusion` and `drift` behind those of the equations."""
     places = {name: f"par[{n}]" for n, name in enumerate(parameters)}
-    header = HEADER.format(description=noise.approximation, signature=DIFFUSION)
-    body = _closed(noise, places) if noise.closed else _on_nodes(noise, here, places, names)
-    imports = "".join(line for call, line in OPTIONAL_IMPORTS.items() if call in body)
-    return header + imports + body
+    body = _closed(noise, places) if noise.closed else _on_nodes(noise, parameters, here, places)
+    parts = [SIGNATURE.format(description=noise.approximation)]
+    if not noise.closed:
+        views = {d.name: _view(d.name) for d in noise.nodes.arrays() if d.role == "observable"}
+        summary = "Parts of the increments of Q and M at all nodes."
+        parts.append(
+            arrays_function(
+                "increments", summary, noise.nodes.arrays(), parameters, functions, here, views
+            )
+        )
+        rates = noise.nodes.rates(noise.terms)
+        summary = "What a step adds to the rates at order 1/d."
+        parts.append(rates_function("corrections", summary, rates, parameters, functions, here))
+    return [*parts, body]
 
 
-def _offset(here: Layout, name: str, scalars: int) -> str:
-    """Where a constant array begins in `par`."""
-    parts = [str(scalars)]
-    for block in here.constants:
-        if block.name == name:
-            break
-        parts.append(" * ".join(block.axes))
-    return " + ".join(parts)
+def _view(name: str) -> str:
+    """Where a part of the increments of a block stands; anywhere where it is not computed."""
+    base, _, part = name.rpartition("_")
+    block = {
+        "step_u_part": ": p * p].reshape((p, p, all_nodes))",
+        "step_v_part": "p * p :].reshape((p, k, all_nodes))",
+    }
+    return f"rows[{part} % rows.shape[0], {block[base]}"
 
 
 def _on_nodes(
-    noise: Noise, here: Layout, places: Mapping[str, str], names: Mapping[str, str]
+    noise: Noise, parameters: Sequence[str], here: Layout, places: Mapping[str, str]
 ) -> str:
-    functions = PointFunctions(names)
-    arrays = ["readout", "teacher_readout", "weight", "normal"]
-    offsets = [f"{name}_at = {_offset(here, name, len(places))}" for name in arrays]
-    sphere = str(noise.algorithm.constraint is not None)
-    batch = noise.algorithm.batch_size
-    values = {
-        "gain": f"{places['learning_rate']} / (p * {float(batch)!r})",
-        "noise": places["label_noise"],
-        "step": f"{places['learning_rate']} / (p * {places['dim']})",
-        "share": repr(1.0 / batch),
-        "rest": repr(1.0 - 1.0 / batch),
-        "sphere": sphere,
-    }
-    slope = _call(functions, noise.slope, "h", places)
-    own = ""
-    if sees_itself(noise.algorithm):
-        sigma = _call(functions, noise.model.student.activation, "h", places)
-        own = f"{INDENT * 3}error[q] -= a / p * {sigma}\n"
-    at = AT_NODES.format(
+    before = [str(len(parameters)), *(" * ".join(b.axes) for b in here.before_nodes)]
+    return ON_NODES.format(
         nodes=here.widths.index("nodes"),
-        offsets="\n".join(INDENT + line for line in offsets),
-        error=_teacher(noise, functions, places),
-        slope=slope,
-        own=own,
+        weight=" + ".join(before),
+        noise=places["label_noise"],
+        parts=PARTS,
     )
-    texts = {FINITE_SIZE: FINITE_SIZE_TEXT, CURVATURE: CURVATURE_TEXT}
-    terms = "".join(texts[name].format(**values) for name in noise.terms)
-    return IMPORTS + functions.source + at + ON_NODES.format(terms=terms, **values)
-
-
-def _call(functions: PointFunctions, factor: sp.Expr, field: str, places: Mapping[str, str]) -> str:
-    """Call of a function of one field."""
-    name, arguments = functions(factor.xreplace({FIELD: x.h[x.j]}))
-    given = [field if isinstance(a, sp.Indexed) else places[str(a)] for a in arguments]
-    return f"{name}({', '.join(given)})"
-
-
-def _teacher(noise: Noise, functions: PointFunctions, places: Mapping[str, str]) -> str:
-    """Lines that add g to the error."""
-    teacher = noise.model.teacher
-    if isinstance(teacher, Committee):
-        star = _call(functions, teacher.activation, "fields[p + r, q]", places)
-        return (
-            "    for r in range(k):\n        a = par[teacher_readout_at + r]\n"
-            f"        for q in range(nodes):\n            error[q] += a / k * {star}"
-        )
-    name, arguments = functions(target(noise.model))
-    given = [
-        f"fields[p + {int(a.indices[0]) - 1}, q]" if isinstance(a, sp.Indexed) else places[str(a)]
-        for a in arguments
-    ]
-    return f"    for q in range(nodes):\n        error[q] = {name}({', '.join(given)})"
 
 
 def _closed(noise: Noise, places: Mapping[str, str]) -> str:
@@ -222,6 +121,7 @@ def _closed(noise: Noise, places: Mapping[str, str]) -> str:
     free = {"readout": None, "teacher_readout": None, "P": None}
     moments = closed_moments(noise.model, noise.algorithm, {"p": 1, "k": 1}, free)
     q, m = moments.entries
+    symbols_of = moments.unrolled.symbols
     scalars = len(places)
     entries = {
         "Q_11": "y[0]", "M_11": "y[1]", "P_11": f"par[{scalars}]",
@@ -232,13 +132,12 @@ def _closed(noise: Noise, places: Mapping[str, str]) -> str:
         "out[0, 0]": (q, q), "out[1, 0]": (q, m), "out[1, 1]": (m, m)
     }  # fmt: skip
     targets = {place: moments.covariance(*pair) for place, pair in pairs.items()}
-    rates = moments.corrections(sp.S.One)  # divided by the dimension in the code
+    rates = moments.rates  # divided by the dimension in the code
     added = {
-        f"out[{n}]": sp.Add(*(rates[entry].get(name, 0) for name in noise.terms))
+        f"out[{n}]": sp.expand(x.d * sp.Add(*(rates[entry].get(name, 0) for name in noise.terms)))
         for n, entry in enumerate((q, m))
     }
-    symbols = {moments.unroller.symbols[name]: text for name, text in entries.items()
-               if name in moments.unroller.symbols}  # fmt: skip
+    symbols = {symbols_of[name]: text for name, text in entries.items() if name in symbols_of}
     for expr in [*targets.values(), *added.values()]:
         symbols |= {s: places[s.name] for s in expr.free_symbols if s.name in places}
     zero = ["out[0, 0] = 0.0", "out[1, 0] = 0.0"] if sphere else []

@@ -21,11 +21,14 @@ class Definition:
     terms : tuple of (name, expression)
     role : "block" (assembles c or Omega), "sample" (a random field of one sample), "intermediate",
         "rate" (d target / dt) or "observable"
+    factor : sympy.Symbol or None
+        Nonnegative parameter without which it vanishes: code passes over it where that is zero.
     """
 
     target: sp.Expr
     terms: tuple[tuple[str, sp.Expr], ...]
     role: Role
+    factor: sp.Symbol | None = None
 
     @property
     def name(self) -> str:

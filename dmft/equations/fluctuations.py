@@ -10,8 +10,7 @@ it at order 1/d (B.1, E.3), so that one step has the mean F gamma/(p d) up to or
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,25 +20,17 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At
-from dmft.equations.definitions import define
 from dmft.equations.explicit import ExplicitEquations
-from dmft.equations.increments import (
-    CURVATURE,
-    FINITE_SIZE,
-    closed_moments,
-    degrees,
-    sees_itself,
-)
+from dmft.equations.increments import CURVATURE, FINITE_SIZE, Increments, degrees
+from dmft.equations.increments_at_nodes import PARTS, IncrementsAtNodes, part_name
+from dmft.equations.moments import closed_moments
 from dmft.equations.noise_nodes import exact_rule, noise_rule
-from dmft.equations.reference import Interpreter
-from dmft.equations.residual import residual_at
-from dmft.equations.target import target
-from dmft.equations.values import Values
+from dmft.equations.reference import evaluate
+from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
 from dmft.gaussian.switch import SWITCHES, derivative
-from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps, as_count
+from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 
 Array = NDArray[np.float64]
 
@@ -63,20 +54,14 @@ class Noise:
     dropped: tuple[str, ...] = ()
 
     @cached_property
-    def slope(self) -> sp.Expr:
-        """sigma', a function of z."""
-        return derivative(self.model.student.activation)
+    def increments(self) -> Increments:
+        """What a step adds to the overlaps, in symbols."""
+        return Increments(self.model, self.algorithm)
 
     @cached_property
-    def error_at(self) -> sp.Expr:
-        """E without label noise: g - f, or g under the correlation loss."""
-        if sees_itself(self.algorithm):
-            return residual_at(self.model)
-        teacher = self.model.teacher
-        if isinstance(teacher, Committee):
-            stars = x.a_star[x.r] * At(teacher.activation, x.h_star[x.r])
-            return sp.Sum(stars, (x.r, 1, x.k)) / x.k
-        return target(self.model)
+    def nodes(self) -> IncrementsAtNodes:
+        """The same at nodes."""
+        return IncrementsAtNodes(self.increments)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -102,8 +87,8 @@ class Noise:
 
     @cached_property
     def smooth(self) -> bool:
-        """Whether neither error nor slope has a kink or a jump."""
-        return not any(e.has(*SWITCHES) for e in (self.slope, self.error_at))
+        """Whether the update has neither kinks nor jumps."""
+        return not self.increments.update.expr.has(*SWITCHES)
 
     @property
     def approximation(self) -> str:
@@ -135,13 +120,15 @@ class Noise:
         self, rates: Mapping[str, Array], state: Mapping[str, Array], values: Values, rule: NodeRule
     ) -> dict[str, Array]:
         """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
-        sample = _Sample(self, {**values.arrays, **state}, values.scalars, rule)
-        dQ, dM = sample.corrections()
-        Sigma = sample.covariance()
-        covariance = self.scale(values) * Sigma
-        return {
-            "Q": rates["Q"] + dQ, "M": rates["M"] + dM, "Sigma": Sigma, "covariance": covariance
-        }  # fmt: skip
+        here = with_nodes(values, rule)
+        found = evaluate(self.nodes.arrays(), state, here, "observable")
+        size = rule.weight.size
+        blocks = ([found[part_name(b, n)] for b in ("step_u", "step_v")] for n in range(PARTS))
+        parts = [np.concatenate([b.reshape(-1, size) for b in pair]) for pair in blocks]
+        Sigma = covariance_on_nodes(parts, rule.weight)
+        added = evaluate(self.nodes.rates(self.terms), state, here, "rate")
+        whole = {name: rates[name] + added[name] for name in ("Q", "M")}
+        return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
 
     def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
         """Errors of which that of a covariance is its largest: single entries may agree by luck."""
@@ -167,141 +154,17 @@ class Noise:
             )
 
 
-class _Sample:
-    """Increments at the nodes of a rule, one sample of a step."""
+def covariance_on_nodes(parts: Sequence[Array], weight: Array) -> Array:
+    """Covariance of random variables from their parts at nodes, each (rows, nodes).
 
-    def __init__(
-        self,
-        noise: Noise,
-        arrays: Mapping[str, Array],
-        scalars: Mapping[str, float],
-        rule: NodeRule,
-    ) -> None:
-        self.noise, self.rule = noise, rule
-        self.Q, self.M = arrays["Q"], arrays["M"]
-        self.p, self.k = self.M.shape
-        self.delta = scalars["label_noise"]
-        self.share = 1.0 / noise.algorithm.batch_size
-        self.step = scalars["learning_rate"] / (self.p * scalars["dim"])
-        self.gain = scalars["learning_rate"] * self.share / self.p
-        Omega = np.block([[self.Q, self.M], [self.M.T, arrays["P"]]])
-        root = np.empty_like(Omega)
-        from dmft.special.cholesky import field_root  # Numba, which deriving does not need
-
-        field_root(Omega.copy(), self.p, root)
-        self.active = np.any(root != 0.0, axis=0)
-        self.fields = root @ rule.normal
-        nodes = rule.weight.size
-        known = {**arrays, "c": _coefficients(arrays), "lambda_at": self.fields}
-        known["weight"] = rule.weight
-        interpreter = Interpreter(known, scalars)
-        self.slope, self.error = np.empty((self.p, nodes)), np.empty((1, nodes))
-        slope = x.a[x.j] * At(noise.slope, x.h[x.j])
-        for name, expr, out, index in (
-            ("slope", slope, self.slope, x.j),
-            ("error", noise.error_at, self.error, sp.Integer(1)),
-        ):
-            entry = sp.IndexedBase(name)[index, x.node]
-            interpreter.define(define(entry, {name: at_nodes(expr)}, "intermediate"), out)
-
-    def parts(self) -> list[tuple[float, Array, Array]]:
-        """Coefficients of He_n(xi) in (u, v), with n!: u (p, p, nodes), v (p, k, nodes)."""
-        h, star, s, E = self.fields[: self.p], self.fields[self.p :], self.slope, self.error[0]
-        both = s[:, None] * h[None] + s[None] * h[:, None]
-        pairs = self.gain * s[:, None] * s[None]
-        v, root = s[:, None] * star[None], math.sqrt(self.delta)
-        return [
-            (1.0, both * E + pairs * (E**2 + self.delta), v * E),
-            (1.0, root * (both + 2.0 * pairs * E), root * v),
-            (2.0, self.delta * pairs, np.zeros_like(v)),
-        ]
-
-    def packed(self, u: Array, v: Array) -> Array:
-        """Rows over the packed state."""
-        nodes = self.rule.weight.size
-        return np.concatenate([u.reshape(-1, nodes), v.reshape(-1, nodes)])
-
-    def projected(self, u: Array, v: Array) -> tuple[Array, Array]:
-        """Increments of normalised weights."""
-        if self.noise.algorithm.constraint is None:
-            return u, v
-        own = np.einsum("jjn->jn", u)
-        u = u - 0.5 * self.Q[:, :, None] * (own[:, None] + own[None])
-        return u, v - 0.5 * self.M[:, :, None] * own[:, None]
-
-    def covariance(self) -> Array:
-        """Sigma: covariance of one sample's increments."""
-        total = np.zeros((self.p * (self.p + self.k),) * 2)
-        for number, (factorial, u, v) in enumerate(self.parts()):
-            rows = self.packed(*self.projected(u, v))
-            if number == 0:
-                rows = rows - (rows @ self.rule.weight)[:, None]
-            total += factorial * (rows * self.rule.weight) @ rows.T
-        return 0.5 * (total + total.T)
-
-    def excess(self) -> Array:
-        """Finite-size rate of Q without constraint, in units of gamma/(p d)."""
-        z, w, E = self.rule.normal[self.active], self.rule.weight, self.error[0]
-        length = np.sum(z**2, axis=0) - z.shape[0]
-        value = self.share * (self.slope * (w * length * (E**2 + self.delta))) @ self.slope.T
-        means = (self.slope * (w * E)) @ z.T
-        result: Array = value + (1.0 - self.share) * means @ means.T
-        return result
-
-    def corrections(self) -> tuple[Array, Array]:
-        """Rates of Q and M at order 1/d."""
-        dQ, dM = np.zeros_like(self.Q), np.zeros_like(self.M)
-        sphere = self.noise.algorithm.constraint is not None
-        if FINITE_SIZE in self.noise.terms:
-            excess = self.step * self.excess()
-            own = np.diag(excess)
-            dQ += excess
-            if sphere:
-                dQ -= 0.5 * self.Q * (own[:, None] + own[None])
-                dM -= 0.5 * self.M * own[:, None]
-        if CURVATURE in self.noise.terms:
-            change = self.curvature()
-            dQ, dM = dQ + self.step * change[0], dM + self.step * change[1]
-        if sphere:
-            np.fill_diagonal(dQ, 0.0)
-        return dQ, dM
-
-    def curvature(self) -> tuple[Array, Array]:
-        """Second order of the division by the lengths, in units of gamma/(p d)."""
-        rows = [self.packed(u, v) for _, u, v in self.parts()]
-        factorials = [factorial for factorial, _, _ in self.parts()]
-        mean = rows[0] @ self.rule.weight
-        second = sum(
-            f * (r * self.rule.weight) @ r.T for f, r in zip(factorials, rows, strict=True)
-        )
-        second = self.share * second + (1.0 - self.share) * np.outer(mean, mean)
-        p, square = self.p, self.p * self.p
-        own = np.arange(p) * (p + 1)  # places of Q_jj
-        squares = second[np.ix_(own, own)]
-        mixed = second[:square, own].reshape(p, p, p)  # <u_jl u_mm>
-        lengths = 0.375 * (np.diag(squares)[:, None] + np.diag(squares)[None]) + 0.25 * squares
-        j, n = np.indices((p, p))
-        dQ = self.Q * lengths - 0.5 * (mixed[j, n, j] + mixed[j, n, n])
-        cross = second[square:, own].reshape(p, self.k, p)[np.arange(p), :, np.arange(p)]
-        return dQ, 0.375 * self.M * np.diag(squares)[:, None] - 0.5 * cross
-
-
-def at_nodes(expr: sp.Expr) -> sp.Expr:
-    """Expression of local fields, at the fields of the nodes."""
-    expr = expr.xreplace({a: a.expr for a in expr.atoms(At)})
-    places = {}
-    for e in expr.atoms(sp.Indexed):
-        if e.base in (x.h, x.lam):
-            places[e] = x.lam_at[e.indices[0], x.node]
-        elif e.base == x.h_star:
-            places[e] = x.lam_at[x.p + e.indices[0], x.node]
-    return expr.xreplace(places)
-
-
-def _coefficients(arrays: Mapping[str, Array]) -> Array:
-    """Residual coefficients c of all fields."""
-    a, star = arrays["readout"], arrays["teacher_readout"]
-    return np.concatenate([-a / a.size, star / star.size])
+    A Gram matrix: positive semidefinite whatever the nodes.
+    """
+    total = np.zeros((parts[0].shape[0],) * 2)
+    for number, rows in enumerate(parts):
+        if number == 0:  # the only part with a mean
+            rows = rows - (rows @ weight)[:, None]
+        total += (rows * weight) @ rows.T
+    return 0.5 * (total + total.T)
 
 
 def with_fluctuations(
@@ -317,12 +180,11 @@ def with_fluctuations(
             "only; evaluate(...) gives it in numbers"
         )
     moments = closed_moments(noise.model, noise.algorithm, widths, constants)
-    rates = dict(explicit.rhs)
-    for (name, place), terms in moments.corrections(x.d).items():
-        symbol = moments.unroller.entry(name, (place[0] + 1, place[1] + 1))
-        rates[symbol] += sp.Add(*(terms.get(term, 0) for term in noise.terms))
-    order = [moments.unroller.entry(name, (j + 1, n + 1)) for name, (j, n) in moments.entries]
-    known = dict(zip(order, moments.entries, strict=True))
+    known = {moments.unrolled.state(*entry): entry for entry in moments.entries}
+    rates = {
+        symbol: rate + sp.Add(*(moments.rates[known[symbol]].get(name, 0) for name in noise.terms))
+        for symbol, rate in explicit.rhs.items()
+    }
     entries = [known[symbol] for symbol in rates]
     Sigma = sp.Matrix([[moments.covariance(u, v) for v in entries] for u in entries])
     return replace(explicit, rhs=rates, covariance=Sigma)
@@ -361,6 +223,10 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         raise BadParameter(
             f"fluctuations are those of batches of order one, got {algorithm.batch_size}; "
             "steps of large batches are the map of derive(..., dim=...)"
+        )
+    if any(s.name == x.xi.name for s in model.parameters):
+        raise BadParameter(
+            f"the symbol {x.xi} is the label noise of one sample here; rename that of the model"
         )
     if derivative(model.student.activation).has(sp.DiracDelta):
         raise BadParameter(

@@ -1,31 +1,219 @@
-r"""Increments of one step as random variables, and their moments in closed form for polynomials.
+r"""Increments of one step as random variables: the only place where their equations stand.
 
-One step moves the overlaps by gamma/(p d) times the mean over its batch of (one_pass.md E.1)
+A step multiplies the input of a sample by gamma psi_j/(p n_b) and adds it to neuron j. The overlaps
+move by gamma/(p d) times the mean over the batch of (one_pass.md E.1)
 
-    u_jl = psi_j h_l + psi_l h_j + gamma/(p n_b) psi_j psi_l,    v_jr = psi_j h*_r,
+    u_jl = psi_j h_l + psi_l h_j + gamma/(p n_b) psi_j psi_l,    v_jr = psi_j h*_r.
 
-psi_j = a_j sigma'(h_j) (g - f + sqrt(Delta) xi). Where the activations are polynomials, all moments
-of u and v are polynomials in the overlaps.
+On the sphere the rows are divided by their new lengths: the first order of that division in the
+step gives the increments, its second order a drift of order 1/d. Written polynomials
+(`dmft.equations.moments`), the NumPy reference and compiled code (both from
+`dmft.equations.increments_at_nodes`), LaTeX and text are made of the definitions below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.explicit import Unroller
+from dmft.equations.average import At, Average
+from dmft.equations.definitions import Definition, define
+from dmft.equations.residual import residual_at
+from dmft.equations.steps import STEP
 from dmft.equations.target import target
-from dmft.gaussian.polynomial import polynomial_expectation
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD, SGD, Committee, Model
 
 # Terms of the drift at order 1/d.
 FINITE_SIZE, CURVATURE = "finite_size", "curvature"
-Entry = tuple[str, tuple[int, int]]
+Pair = Callable[[sp.Expr, sp.Expr], sp.Expr]
+
+
+class Dilation(sp.Expr):
+    r"""E[F (lambda^T Omega^+ lambda - rank Omega)], F a function of the fields.
+
+    The squared length of the input within the span of all weights, less its mean. With
+    lambda = root z the bracket is |z|^2 - rank; by Stein's identity this is E[lambda . grad F].
+    """
+
+    is_commutative = True
+    is_real = True
+
+    @property
+    def function(self) -> sp.Expr:
+        """F."""
+        return self.args[0]
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"⟨{printer.doprint(self.function)} (λᵀΩ⁺λ - rank Ω)⟩"
+
+    def _latex(self, printer: Any) -> str:
+        inside = printer.doprint(self.function)
+        bracket = r"\left(\lambda^\top\Omega^{+}\lambda - \mathrm{rank}\,\Omega\right)"
+        return rf"\Bigl\langle {inside}\,{bracket} \Bigr\rangle"
+
+
+class Alignment(sp.Expr):
+    r"""E[F lambda^T] Omega^+ E[lambda G]: inner product of the mean updates that F and G give.
+
+    With lambda = root z it is sum_n E[F z_n] E[G z_n]; by Stein's identity sum_mn Omega_mn
+    E[dF/dlambda_m] E[dG/dlambda_n].
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def _sympystr(self, printer: Any) -> str:
+        first, second = (printer.doprint(a) for a in self.args)
+        return f"⟨{first} λᵀ⟩Ω⁺⟨λ {second}⟩"
+
+    def _latex(self, printer: Any) -> str:
+        first, second = (printer.doprint(a) for a in self.args)
+        left, right = rf"\langle {first}\,\lambda^\top\rangle", rf"\langle\lambda\,{second}\rangle"
+        return rf"{left}\,\Omega^{{+}}\,{right}"
+
+
+@dataclass(frozen=True)
+class Increments:
+    """What one step of SGD adds to Q and M, in symbols.
+
+    Attributes
+    ----------
+    model : Model
+    algorithm : SGD
+        Without repeats; batches of a fixed size.
+    """
+
+    model: Model
+    algorithm: SGD
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether rows are divided by their lengths after each step."""
+        return self.algorithm.constraint is not None
+
+    @property
+    def share(self) -> sp.Expr:
+        """1/n_b."""
+        return sp.Rational(1, self.algorithm.batch_size)
+
+    @property
+    def free_bases(self) -> tuple[sp.IndexedBase, sp.IndexedBase]:
+        """Bases of the increments without constraint."""
+        return (x.free_u, x.free_v) if self.on_sphere else (x.step_u, x.step_v)
+
+    @cached_property
+    def update(self) -> Definition:
+        """psi_j = a_j sigma'(h_j) E, label noise of unit variance in E."""
+        error = residual_at(self.model, with_student=sees_itself(self.algorithm))
+        slope = At(derivative(self.model.student.activation), x.h[x.j])
+        whole = x.a[x.j] * slope * (error + sp.sqrt(x.Delta) * x.xi)
+        return define(x.psi[x.j], {"update": whole}, "intermediate")
+
+    @cached_property
+    def free(self) -> tuple[Definition, Definition]:
+        """u_jl and v_jr without the constraint."""
+        j, l, r, psi = x.j, x.l, x.r, x.psi  # noqa: E741
+        u, v = self.free_bases
+        own = x.gamma * self.share / x.p * psi[j] * psi[l]
+        first = {"step": psi[j] * x.h[l] + psi[l] * x.h[j] + own}
+        return (
+            define(u[j, l], first, "intermediate"),
+            define(v[j, r], {"step": psi[j] * x.h_star[r]}, "intermediate"),
+        )
+
+    @cached_property
+    def constrained(self) -> tuple[Definition, ...]:
+        """u_jl and v_jr of normalised rows; nothing without a constraint."""
+        if not self.on_sphere:
+            return ()
+        u, v = normalised(1)
+        return (
+            define(x.step_u[x.j, x.l], {"sphere": u}, "intermediate"),
+            define(x.step_v[x.j, x.r], {"sphere": v}, "intermediate"),
+        )
+
+    @cached_property
+    def excess(self) -> Definition:
+        """Rate of Q at order 1/d without the constraint, in units of gamma/(p d).
+
+        Outside the weights an input has the squared length d - rank, inside it
+        lambda^T Omega^+ lambda; the inputs of one batch are orthogonal outside.
+        """
+        one, two = x.psi[x.j], x.psi[x.l]
+        terms = {
+            "samples": self.share * Dilation(one * two),
+            "batch": (1 - self.share) * Alignment(one, two),
+        }
+        return define(x.excess[x.j, x.l], terms, "intermediate")
+
+    @cached_property
+    def rates(self) -> tuple[Definition, Definition]:
+        """What a step adds to the drift of Q and of M at order 1/d, by named term."""
+        j, l, r = x.j, x.l, x.r  # noqa: E741
+        if not self.on_sphere:
+            dQ, dM = {FINITE_SIZE: STEP * x.excess[j, l]}, {}
+        else:
+            # The mean of a step goes through the first order of the division, its spread
+            # through the second.
+            first = [e.xreplace(self._mean(e)) for e in normalised(1)]
+            second = [bilinear(e, self.variables(e), self._batch) for e in normalised(2)]
+            dQ, dM = (
+                {FINITE_SIZE: STEP * one, CURVATURE: STEP * two}
+                for one, two in zip(first, second, strict=True)
+            )
+        return define(x.Q[j, l], dQ, "rate"), define(x.M[j, r], dM, "rate")
+
+    def variables(self, expr: sp.Expr) -> set[sp.Expr]:
+        """Free increments that an expression holds."""
+        return {e for e in expr.atoms(sp.Indexed) if e.base in self.free_bases}
+
+    def _mean(self, expr: sp.Expr) -> dict[sp.Expr, sp.Expr]:
+        """Rates at order 1/d in the place of free increments; M has none."""
+        u, _ = self.free_bases
+        return {e: x.excess[e.indices] if e.base == u else sp.S.Zero for e in self.variables(expr)}
+
+    def _batch(self, one: sp.Expr, two: sp.Expr) -> sp.Expr:
+        """Raw second moment of the batch means of two increments."""
+        rest = (1 - self.share) * Average(one) * Average(two)
+        return self.share * Average(one * two) + rest
+
+
+def normalised(order: int) -> tuple[sp.Expr, sp.Expr]:
+    """Power of a small step in the overlaps of rows that are divided by their lengths, Q_jj = 1."""
+    j, l, r, step = x.j, x.l, x.r, sp.Dummy("step")  # noqa: E741
+    own, other = 1 + step * x.free_u[j, j], 1 + step * x.free_u[l, l]
+    new_Q = (x.Q[j, l] + step * x.free_u[j, l]) / sp.sqrt(own) / sp.sqrt(other)
+    new_M = (x.M[j, r] + step * x.free_v[j, r]) / sp.sqrt(own)
+    scale = sp.factorial(order)
+    Q, M = (sp.expand(sp.diff(e, step, order).subs(step, 0) / scale) for e in (new_Q, new_M))
+    return Q, M
+
+
+def bilinear(expr: sp.Expr, variables: Iterable[sp.Expr], value: Pair) -> sp.Expr:
+    """Replace every product of two variables in a quadratic form by its `value`.
+
+    Examples
+    --------
+    >>> a, b, q = sp.symbols("a b q")
+    >>> bilinear(q * a * b - a**2, [a, b], lambda one, two: sp.Function("cov")(one, two))
+    q*cov(a, b) - cov(a, a)
+    """
+    known, total = set(variables), []
+    for term in sp.Add.make_args(sp.expand(expr)):
+        pair: list[sp.Expr] = []
+        for factor in sp.Mul.make_args(term):
+            base, power = factor.as_base_exp()
+            if base in known:
+                pair += [base] * int(power)
+        one, two = sorted(pair, key=sp.default_sort_key)
+        total.append(term / (one * two) * value(one, two))
+    return sp.Add(*total)
 
 
 def sees_itself(algorithm: SGD) -> bool:
@@ -55,206 +243,3 @@ def degrees(model: Model, algorithm: SGD) -> tuple[int, int] | None:
         other = int(sp.Poly(output, *plain).total_degree()) if plain else 0
     error = max(own, other) if sees_itself(algorithm) else other
     return max(own - 1, 0) + error, error
-
-
-@dataclass(frozen=True)
-class ClosedMoments:
-    """Moments of the increments of a polynomial model at numeric widths, as polynomials.
-
-    Attributes
-    ----------
-    model, algorithm
-    unroller : Unroller
-        Gives the symbols of the overlaps and the values of the readouts.
-    p, k : int
-    """
-
-    model: Model
-    algorithm: SGD
-    unroller: Unroller
-    p: int
-    k: int
-
-    @cached_property
-    def gain(self) -> sp.Expr:
-        """gamma/(p n_b)."""
-        return x.gamma / (self.p * self.algorithm.batch_size)
-
-    @cached_property
-    def fields(self) -> list[sp.Symbol]:
-        """Local fields h_1 .. h_p, h*_1 .. h*_k and the label noise, as plain symbols."""
-        names = [*(f"h_{j}" for j in range(self.p)), *(f"s_{r}" for r in range(self.k)), "xi"]
-        return [sp.Dummy(name, real=True) for name in names]
-
-    @cached_property
-    def covariance_of_fields(self) -> sp.ImmutableDenseMatrix:
-        """Covariance of the fields; the label noise has variance Delta."""
-        size = self.p + self.k
-        matrix = sp.zeros(size + 1, size + 1)
-        for i in range(size):
-            for n in range(size):
-                matrix[i, n] = self.overlap(i, n)
-        matrix[size, size] = x.Delta
-        return sp.ImmutableDenseMatrix(matrix)
-
-    def overlap(self, i: int, n: int) -> sp.Expr:
-        """Entry of Omega at positions from 0."""
-        i, n = sorted((i, n))
-        if n < self.p:
-            fixed = i == n and self.algorithm.constraint is not None
-            return sp.Integer(1) if fixed else self.unroller.entry("Q", (i + 1, n + 1))
-        if i < self.p:
-            return self.unroller.entry("M", (i + 1, n + 1 - self.p))
-        return self.unroller.entry("P", (i + 1 - self.p, n + 1 - self.p))
-
-    @cached_property
-    def psi(self) -> list[sp.Expr]:
-        """Updates psi_j, polynomials in the fields."""
-        h, star = self.fields[: self.p], self.fields[self.p : -1]
-        sigma, teacher = self.model.student.activation, self.model.teacher
-        a = [self.unroller.entry("readout", (j + 1,)) for j in range(self.p)]
-        if isinstance(teacher, Committee):
-            weights = [self.unroller.entry("teacher_readout", (r + 1,)) for r in range(self.k)]
-            values = [teacher.activation.xreplace({FIELD: y}) for y in star]
-            error = sp.Add(*(w * v for w, v in zip(weights, values, strict=True))) / self.k
-        else:
-            error = target(self.model).xreplace({x.h_star[r + 1]: y for r, y in enumerate(star)})
-        if sees_itself(self.algorithm):
-            outputs = (a[j] * sigma.xreplace({FIELD: h[j]}) for j in range(self.p))
-            error -= sp.Add(*outputs) / self.p
-        slope = derivative(sigma)
-        error += self.fields[-1]
-        return [sp.expand(a[j] * slope.xreplace({FIELD: h[j]}) * error) for j in range(self.p)]
-
-    def mean(self, expr: sp.Expr) -> sp.Expr:
-        """Expectation of a polynomial in the fields."""
-        zero = [sp.S.Zero] * len(self.fields)
-        value = polynomial_expectation(expr, self.fields, self.covariance_of_fields, zero)
-        assert value is not None, expr
-        return sp.expand(value)
-
-    @cached_property
-    def entries(self) -> list[Entry]:
-        """Entries of the state that are different: Q_jl with j <= l, then M_jr."""
-        students = [("Q", (j, n)) for j in range(self.p) for n in range(j, self.p)]
-        return students + [("M", (j, r)) for j in range(self.p) for r in range(self.k)]
-
-    @cached_property
-    def increments(self) -> dict[Entry, sp.Expr]:
-        """u_jl and v_jr without the constraint."""
-        h, star, psi = self.fields[: self.p], self.fields[self.p : -1], self.psi
-        result = {}
-        for name, (j, n) in self.entries:
-            if name == "Q":
-                value = psi[j] * h[n] + psi[n] * h[j] + self.gain * psi[j] * psi[n]
-            else:
-                value = psi[j] * star[n]
-            result[name, (j, n)] = sp.expand(value)
-        return result
-
-    @cached_property
-    def means(self) -> dict[Entry, sp.Expr]:
-        """Means of the increments: the rates without constraint, at leading order."""
-        return {entry: self.mean(value) for entry, value in self.increments.items()}
-
-    @cached_property
-    def seconds(self) -> dict[tuple[Entry, Entry], sp.Expr]:
-        """Raw second moments of the increments of one sample."""
-        result = {}
-        for number, one in enumerate(self.entries):
-            for two in self.entries[: number + 1]:
-                value = self.mean(self.increments[one] * self.increments[two])
-                result[one, two] = result[two, one] = value
-        return result
-
-    def free_covariance(self, one: Entry, two: Entry) -> sp.Expr:
-        """Covariance of two increments without the constraint."""
-        return sp.expand(self.seconds[one, two] - self.means[one] * self.means[two])
-
-    def projected(self, entry: Entry) -> list[tuple[sp.Expr, Entry]]:
-        """Increment of normalised weights as a combination of free ones."""
-        name, (j, n) = entry
-        if self.algorithm.constraint is None:
-            return [(sp.Integer(1), entry)]
-        own: Entry = ("Q", (j, j))
-        if name == "M":
-            return [(sp.Integer(1), entry), (-self.overlap(j, self.p + n) / 2, own)]
-        if j == n:
-            return []
-        half = -self.overlap(j, n) / 2
-        return [(sp.Integer(1), entry), (half, own), (half, ("Q", (n, n)))]
-
-    def covariance(self, one: Entry, two: Entry) -> sp.Expr:
-        """Entry of Sigma: covariance of two increments, the constraint included."""
-        total = [
-            c * e * self.free_covariance(u, v)
-            for c, u in self.projected(one)
-            for e, v in self.projected(two)
-        ]
-        return sp.expand(sp.Add(*total))
-
-    def batch_second(self, one: Entry, two: Entry) -> sp.Expr:
-        """Raw second moment of the batch means of two increments."""
-        share = sp.Rational(1, self.algorithm.batch_size)
-        return share * self.seconds[one, two] + (1 - share) * self.means[one] * self.means[two]
-
-    def excess(self, j: int, n: int) -> sp.Expr:
-        """Finite-size rate of Q_jl without constraint, in units of gamma/(p d).
-
-        E[psi psi (lambda^T Omega^+ lambda - rank)] is E[lambda . grad(psi psi)] by Stein's
-        identity, and the Gram matrix of the mean updates is D Omega D^T, D_jm = E[d psi_j/d
-        lambda_m].
-        """
-        share = sp.Rational(1, self.algorithm.batch_size)
-        square, local = sp.expand(self.psi[j] * self.psi[n]), self.fields[:-1]
-        value = share * self.mean(sp.Add(*(y * sp.diff(square, y) for y in local)))
-        if share != 1:
-            slopes = [[self.mean(sp.diff(self.psi[i], y)) for y in local] for i in (j, n)]
-            size = range(len(local))
-            gram = (slopes[0][a] * self.overlap(a, b) * slopes[1][b] for a in size for b in size)
-            value += (1 - share) * sp.Add(*gram)
-        return sp.expand(value)
-
-    def corrections(self, dim: sp.Expr) -> dict[Entry, dict[str, sp.Expr]]:
-        """Rates at order 1/d of every entry of the state, by named term."""
-        step = x.gamma / (self.p * dim)
-        if self.algorithm.constraint is None:
-            rates = {e: {FINITE_SIZE: step * self.excess(*e[1])} for e in self.entries
-                     if e[0] == "Q"}  # fmt: skip
-            return {e: rates.get(e, {}) for e in self.entries}
-        result: dict[Entry, dict[str, sp.Expr]] = {}
-        for entry in self.entries:
-            name, (j, n) = entry
-            if name == "Q" and j == n:
-                result[entry] = {}
-                continue
-            finite = sp.Add(*(c * self.excess(*u[1]) for c, u in self.projected(entry)
-                              if u[0] == "Q"))  # fmt: skip
-            result[entry] = {
-                FINITE_SIZE: step * sp.expand(finite),
-                CURVATURE: step * sp.expand(self.curvature(entry)),
-            }
-        return result
-
-    def curvature(self, entry: Entry) -> sp.Expr:
-        """Second order of the division by the lengths, in units of gamma/(p d)."""
-        name, (j, n) = entry
-        own: Entry = ("Q", (j, j))
-        eighth = sp.Rational(3, 8)
-        if name == "M":
-            overlap = self.overlap(j, self.p + n)
-            square, cross = self.batch_second(own, own), self.batch_second(own, entry)
-            return eighth * overlap * square - cross / 2
-        other: Entry = ("Q", (n, n))
-        lengths = eighth * (self.batch_second(own, own) + self.batch_second(other, other))
-        lengths += self.batch_second(own, other) / 4
-        mixed = self.batch_second(entry, own) + self.batch_second(entry, other)
-        return self.overlap(j, n) * lengths - mixed / 2
-
-
-def closed_moments(
-    model: Model, algorithm: SGD, widths: Mapping[str, int], constants: Mapping[str, object]
-) -> ClosedMoments:
-    """Moments at these widths; `constants` may fix P and the readouts, as for `unroll`."""
-    unroller = Unroller(widths, constants)
-    return ClosedMoments(model, algorithm, unroller, widths["p"], widths["k"])

@@ -88,6 +88,8 @@ class EquationPrinter(LatexPrinter):
             text = self._print(base)
             if base.is_Add or isinstance(base, sp.Sum):
                 text = rf"\Bigl[{text}\Bigr]"
+            elif isinstance(base, sp.Indexed) and exponent != 1:
+                text = f"{{{text}}}"  # it may have a superscript already
             parts.append(text if exponent == 1 else f"{text}^{{{self._print(exponent)}}}")
         inside = r"\,".join(parts)
         return rf"\Bigl\langle {inside} \Bigr\rangle"
@@ -125,13 +127,13 @@ def definition_latex(
 
 
 def term_latex(expr: sp.Expr, printer: EquationPrinter) -> list[str]:
-    """One term; a factor that adds several double sums is broken into a line for each."""
-    long = [
-        f
-        for f in sp.Mul.make_args(expr)
-        if f.is_Add and sum(len(s.limits) for s in f.atoms(sp.Sum)) > 3
-    ]
+    """One term; a factor that adds several double sums or averages has a line for each."""
+    long = [f for f in sp.Mul.make_args(expr) if f.is_Add and _is_long(f)]
     return broken(expr, long[0], printer, width=0) if long else [printer.doprint(expr)]
+
+
+def _is_long(add: sp.Expr) -> bool:
+    return sum(len(s.limits) for s in add.atoms(sp.Sum)) > 3 or len(add.atoms(Average)) > 3
 
 
 def broken(expr: sp.Expr, add: sp.Add, printer: EquationPrinter, width: int) -> list[str]:

@@ -107,7 +107,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     near = {average: pair for average in found if (pair := neighbour(average)) is not None}
     if near and all(d.name != "c" for d in head):
         head += coefficient_definitions()
-    work = _Discretiser([*found, *(average for average, _ in near.values())])
+    work = Discretiser([*found, *(average for average, _ in near.values())])
     for d in definitions:
         if d.role == "sample":
             work.sample(d)
@@ -149,8 +149,14 @@ def sums_inside(expr: sp.Expr) -> sp.Expr:
     return Average(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
 
 
-class _Discretiser:
-    """Collects the definitions that averages need, each value once."""
+class Discretiser:
+    """Collects the definitions that averages need, each value once.
+
+    Attributes
+    ----------
+    definitions : list of Definition
+        So far, in the order in which they are computed.
+    """
 
     def __init__(self, found: Sequence[Average]) -> None:
         self.definitions: list[Definition] = []
@@ -189,7 +195,7 @@ class _Discretiser:
         """Sum over the nodes of the teacher fields that stands for an average."""
         at = self.at_nodes(plain_weight(average.weight))
         weighted = self.array("weighted", x.weight[x.node] * at, (), ())
-        total = _over_nodes(weighted * self.at_nodes(average.inner))
+        total = over_nodes(weighted * self.at_nodes(average.inner))
         free = average.indices
         if not free:
             return self.array("average", total, (), (), (sp.Integer(1),))
@@ -211,9 +217,9 @@ class _Discretiser:
             else:
                 common.append(factor)
         if not rest:
-            return self.array("average", _over_nodes(sp.Mul(*common)), (), (), (sp.Integer(1),))
+            return self.array("average", over_nodes(sp.Mul(*common)), (), (), (sp.Integer(1),))
         weighted = self.array("weighted", sp.Mul(*common), (), ())
-        total = _over_nodes(sp.Mul(weighted, *rest))
+        total = over_nodes(sp.Mul(weighted, *rest))
         if free == (x.j, x.l):
             swapped = total.xreplace({x.j: x.l, x.l: x.j})
             taken = {d.name for d in self.definitions}
@@ -283,7 +289,8 @@ class _Discretiser:
         return base[(*free, *last)]
 
 
-def _over_nodes(summand: sp.Expr) -> sp.Sum:
+def over_nodes(summand: sp.Expr) -> sp.Sum:
+    """Sum over all nodes."""
     return sp.Sum(summand, (x.node, 1, x.nodes))
 
 

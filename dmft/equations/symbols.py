@@ -72,9 +72,15 @@ OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, *error_pass})
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
 risk = sp.Symbol("risk", real=True)
+# Rate of Q beyond the leading order; what one sample adds to Q and M, and the same where a
+# constraint stands apart.
+excess = sp.IndexedBase("excess")
+step_u, step_v, free_u, free_v = (
+    sp.IndexedBase(name) for name in ("step_u", "step_v", "free_u", "free_v")
+)
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
-SYMMETRIC |= {"gradient_gram", "step_Q", "P_inverse", "parallel"}
+SYMMETRIC |= {"gradient_gram", "step_Q", "P_inverse", "parallel", "excess"}
 # Displacements around a state (`dmft.equations.tangent`) are symmetric where the arrays are.
 SYMMETRIC |= {f"{name}_moved" for name in SYMMETRIC}
 # Axis of each index symbol; the sums and the loops run over it.
@@ -133,6 +139,11 @@ BASE_LATEX = {
     "growth": r"\Phi",
     "cosine": "z",
     "cosine_weight": "w",
+    "excess": r"\epsilon",
+    "step_u": "u",
+    "step_v": "v",
+    "free_u": "u^{0}",
+    "free_v": "v^{0}",
     "h_twin": "h'",
     "variance": "X",
     "saturation": "Y",
@@ -172,6 +183,11 @@ BASE_TEXT = {
     "growth": "Φ",
     "cosine": "z",
     "cosine_weight": "w",
+    "excess": "ε",
+    "step_u": "u",
+    "step_v": "v",
+    "free_u": "u⁰",
+    "free_v": "v⁰",
     "h_twin": "h'",
     "variance": "X",
     "saturation": "Y",

@@ -288,3 +288,29 @@ def test_what_has_no_fluctuations_is_refused():
         dmft.fixed_points(noisy, start)
     with pytest.raises(dmft.errors.BadParameter, match="belong to the flow"):
         dmft.stability(noisy, start)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_compiled_covariance_is_that_of_brute_force_at_any_label_noise(noise):
+    # one build: its label noise is a run-time value, and the code passes over what zero leaves out
+    eqs = equations(SQUARE, p=2, star=Z**2 - 1, constraint="sphere", batch=3, noise=sp.Symbol("D"))
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.4]], [[1.1]], readout=[1.2, -0.5])
+    problem, values = dmft.build(eqs), eqs.values(start, {"d": 50, "D": noise})
+    y = np.concatenate([start.Q.ravel(), start.M.ravel()])
+    widths = np.array([values.widths[name] for name in problem.widths])
+    par = problem.pack_parameters(values.scalars, values.arrays)
+    found, drift = np.full((6, 6), np.nan), np.full(6, np.nan)
+    problem.diffusion(0.0, y, widths, par, found)
+    problem.rhs(0.0, y, widths, par, drift)
+    truth = brute_covariance(eqs, start, SQUARE, Z**2 - 1, 0.1, noise, 3, True, False, 8)
+    assert found == pytest.approx(truth, rel=1e-11, abs=1e-11 * truth.max())
+    rates = eqs.evaluate(start, d=50, D=noise)
+    expected = np.concatenate([rates["Q"].ravel(), rates["M"].ravel()])
+    assert drift == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+def test_a_parameter_named_as_the_label_noise_of_a_sample_is_refused():
+    xi = sp.Symbol("xi", real=True)
+    model = dmft.Model(dmft.Committee(xi * Z**2, width=1), dmft.Committee(Z**2, width=1))
+    with pytest.raises(dmft.errors.BadParameter, match="rename"):
+        dmft.derive(model, dmft.SGD(0.1), dim=100, fluctuations=True)
