@@ -23,6 +23,9 @@ FIRST = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
 SECOND = np.array([2, -27, 270, -490, 270, -27, 2]) / 180
 # One-sided first derivative of order 6 from inside.
 INWARD = np.array([147, -360, 450, -400, 225, -72, 10]) / 60
+# Fourier coefficients below this part of the largest, and this multiple of the last ones, are
+# rounding.
+ROUNDING, TAIL = 1e-15, 4.0
 PROBES = 5
 
 
@@ -133,5 +136,9 @@ def series_around(disc: Disc, points: int) -> Around:
     k = np.arange(c.size)
     c = c * np.exp(-1j * k * angles[0])
     c[1:] *= 2
-    # The highest frequency is its own alias; its derivative is not known.
-    return Around(c[:-1])
+    # The highest frequency is its own alias; behind the last coefficient above rounding is noise,
+    # which derivatives would multiply by their frequency.
+    size = np.abs(c[:-1])
+    noise = min(ROUNDING * size.max(), TAIL * size[-(size.size // 8) - 1 :].max())
+    large = np.flatnonzero(size > noise)
+    return Around(c[: int(large[-1]) + 1 if large.size else 1])

@@ -21,6 +21,8 @@ RADII, ANGLES = 16, 48
 NEWTON_STEPS = 30
 # Points closer than this are one; alignments smaller than this are zero (a corner).
 SAME = 1e-6
+# Signs of (m, e) under which a risk may be even.
+FLIPS = ((1, -1), (-1, 1), (-1, -1))
 # Slopes and curvatures below this are zero to the accuracy of the differences.
 FLAT = 1e-9
 # e^2 / r^2 beyond which a minimum counts as positional in the code of the region.
@@ -61,8 +63,8 @@ class Landscape:
     ----------
     minima : tuple of Minimum
         In order of the risk; of those that a symmetry relates, the one with e >= 0 and m >= 0.
-    even : (bool, bool)
-        Whether the risk is even in e, in m.
+    even : (bool, bool, bool)
+        Whether the risk is even in e, in m, in both at once.
     direction : (float, float) or None
         Unit vector (e, m), in units of the encoding's length, along which the flow leaves the
         start: the negative gradient, or the fastest growing mode. None where nothing grows.
@@ -74,7 +76,7 @@ class Landscape:
     """
 
     minima: tuple[Minimum, ...]
-    even: tuple[bool, bool]
+    even: tuple[bool, bool, bool]
     direction: tuple[float, float] | None
     rates: Array
     around: Around
@@ -223,17 +225,18 @@ def landscape_boundary(
     return float(brentq(lambda x: float(measure(landscape(family(x), gram))), low, high, xtol=xtol))
 
 
-def _symmetries(disc: Disc) -> tuple[bool, bool]:
-    """Whether the risk is even in e, in m: judged at a few points of an orthogonal disc."""
-    if disc.basis[1, 0] != 0.0:
-        return False, False
+def _symmetries(disc: Disc) -> tuple[bool, bool, bool]:
+    """Whether the risk is even in e, in m, in both together: judged at a few points."""
     turns = np.array([0.3, 0.8, 1.2])
     u = np.stack([np.cos(turns), np.sin(turns)], axis=-1) * np.array([[0.9], [0.6], [1.0]])
     f = disc.values(u)
     size = np.ptp(f) + np.abs(f).max() * 1e-6
-    in_e, in_m = (disc.values(u * flip) for flip in ([1, -1], [-1, 1]))
-    close = [bool(np.abs(g - f).max() < FLAT * size) for g in (in_e, in_m)]
-    return close[0], close[1]
+    in_e, in_m, in_both = (
+        bool(np.abs(disc.values(u * np.array(flip)) - f).max() < FLAT * size) for flip in FLIPS
+    )
+    # A tilted disc is not its own image under one sign alone.
+    upright = disc.basis[1, 0] == 0.0
+    return in_e and upright, in_m and upright, in_both
 
 
 def _on_border(disc: Disc, around: Around, points: int) -> list[Minimum]:
@@ -250,7 +253,8 @@ def _on_border(disc: Disc, around: Around, points: int) -> list[Minimum]:
         u = np.array([np.cos(angle), np.sin(angle)])
         pressure = -disc.outward(u)
         curvature = float(around(angle, 2))
-        if pressure > FLAT and curvature > FLAT:
+        # The slope turns from falling to rising: a minimum, even where the curvature vanishes.
+        if pressure > FLAT and curvature > -FLAT:
             found.append(_minimum(disc, u, True, curvature, pressure))
     return found
 
@@ -307,12 +311,13 @@ def _minimum(disc: Disc, u: Array, border: bool, curvature: float, pressure: flo
     return Minimum(float(e), float(m), float(disc.values(u)), kind, border, curvature, pressure)
 
 
-def _distinct(found: list[Minimum], even: tuple[bool, bool]) -> list[Minimum]:
+def _distinct(found: list[Minimum], even: tuple[bool, bool, bool]) -> list[Minimum]:
     """Drop what is met twice, and all but one of the images under sign changes."""
+    flips = [(1, 1), *(flip for flip, holds in zip(FLIPS, even, strict=True) if holds)]
     kept: list[Minimum] = []
-    for x in found:
-        image = (even[0] and x.e < -SAME) or (even[1] and x.m < -SAME)
-        if not image and all(abs(x.e - y.e) + abs(x.m - y.m) > SAME for y in kept):
+    for x in sorted(found, key=lambda x: (x.m < -SAME, x.e < -SAME)):
+        images = [(sign_e * x.e, sign_m * x.m) for sign_m, sign_e in flips]
+        if all(abs(e - y.e) + abs(m - y.m) > SAME for y in kept for e, m in images):
             kept.append(x)
     return kept
 

@@ -55,7 +55,7 @@ def plot_landscape(found: Any, ax: Any, *, shown: bool, title: str | None) -> An
 
 def _quarter(found: Any) -> bool:
     """Whether one quarter of the disc shows all of it."""
-    return all(found.even)
+    return bool(found.even[0] and found.even[1])
 
 
 def _polar(found: Any) -> tuple[Array, Array]:
@@ -154,6 +154,7 @@ def _mark(ax: Any, found: Any) -> None:
         if not _quarter(found):
             points |= {(-e, m) for e, m in points if found.even[0]}
             points |= {(e, -m) for e, m in points if found.even[1]}
+            points |= {(-e, -m) for e, m in points if found.even[2]}
         es, ms = zip(*sorted(points), strict=True)
         ax.plot(
             es, ms, linestyle="none", marker=marker, color=colour, markeredgecolor="white",

@@ -26,7 +26,8 @@ GROUNDS = {
     "positional over semantic": "#E8A768",
     "positional over mixed": "#B98C5A",
 }
-OTHER = "#B0B0B0"
+# Further regions in the order of their names.
+OTHERS = ("#C2B5E3", "#B7B7B7", "#E3B5D5", "#8E7CC3", "#7F7F7F", "#C27BA0")
 # Boundary curves: attribute, words, style.
 CURVES = (
     ("transition", "global minimum changes", {"color": INK, "linewidth": 2.0}),
@@ -43,7 +44,7 @@ def is_regions(record: Any) -> bool:
 
 
 def plot_regions(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
-    """Draw the regions over (a, omega) into `ax` (or a new figure) and return the axes."""
+    """Draw the regions over two parameters into `ax` (or a new figure) and return the axes."""
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
@@ -51,17 +52,21 @@ def plot_regions(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     if alone:
         ax = new_figure((1, 1), (7.2, 6.2), shown=shown)
     count = len(diagram.names)
-    colours = [GROUNDS.get(name, OTHER) for name in diagram.names]
+    others = [name for name in diagram.names if name not in GROUNDS]
+    further = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+    colours = [{**GROUNDS, **further}[name] for name in diagram.names]
     ax.pcolormesh(
-        cell_edges(diagram.a), cell_edges(diagram.omega), diagram.labels, rasterized=True,
+        cell_edges(diagram.x), cell_edges(diagram.y), diagram.labels, rasterized=True,
         cmap=ListedColormap(colours), norm=BoundaryNorm(np.arange(count + 1) - 0.5, count),
     )  # fmt: skip
-    limits = [(float(x.min()), float(x.max())) for x in (diagram.a, diagram.omega)]
-    lines = _curves(ax, diagram.boundaries, limits[1]) if diagram.a.size > 1 else []
+    limits = [(float(x.min()), float(x.max())) for x in (diagram.x, diagram.y)]
+    known = diagram.boundaries is not None and diagram.x.size > 1
+    lines = _curves(ax, diagram.boundaries, limits[1]) if known else []
     if all(low < high for low, high in limits):
         ax.set(xlim=limits[0], ylim=limits[1])
-    ax.set_xlabel(f"strength of the positional target {described('a')}")
-    ax.set_ylabel(f"weight of the positional target {described('omega')}")
+    words = getattr(diagram, "words", ("", ""))
+    ax.set_xlabel(f"{words[0]} {described(diagram.x_name)}".strip())
+    ax.set_ylabel(f"{words[1]} {described(diagram.y_name)}".strip())
     if title:
         ax.set_title(title)
     patches = [Patch(color=c, label=n) for c, n in zip(colours, diagram.names, strict=True)]

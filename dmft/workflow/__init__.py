@@ -4,6 +4,7 @@ from dmft.workflow.branches import fixed_point_branch
 from dmft.workflow.certify import Certificate, certify, certify_hermite
 from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import fixed_points, stability
+from dmft.workflow.landscape import landscape, landscape_boundary, landscape_diagram
 from dmft.workflow.linear_noise import linear_noise
 from dmft.workflow.load import load
 from dmft.workflow.phase_diagram import phase_diagram
@@ -20,6 +21,9 @@ __all__ = [
     "escape_time",
     "fixed_point_branch",
     "fixed_points",
+    "landscape",
+    "landscape_boundary",
+    "landscape_diagram",
     "linear_noise",
     "load",
     "phase_diagram",

@@ -17,7 +17,7 @@ def test_a_minimum_inside_with_its_curvature_and_the_gradient_at_the_start():
     (only,) = found.minima
     assert (only.e, only.m) == pytest.approx((0.3, -0.2), abs=1e-9)
     assert only.curvature == pytest.approx(2.0, abs=1e-8)
-    assert (only.kind, only.border, found.even) == ("mixed", False, (False, False))
+    assert (only.kind, only.border, found.even) == ("mixed", False, (False,) * 3)
     # Minus the gradient (-0.6, 0.8) is of unit length already.
     assert found.direction == pytest.approx((0.6, -0.8), abs=1e-9)
 
@@ -50,7 +50,7 @@ def test_every_well_is_found_once():
         return (e**2 - 0.25) ** 2 + (m**2 - 0.16) ** 2 - 0.9 * m**8
 
     found = landscape(risk)
-    assert found.even == (True, True)
+    assert found.even == (True, True, True)
     assert [x.kind for x in found.minima] == ["semantic", "mixed"]
     well, corner = found.minima[1], found.minima[0]
     # d/d(m^2): 2 (x - 0.16) - 3.6 x^3 = 0.

@@ -75,6 +75,20 @@ class PositionalDiagram:
     boundaries: Boundaries
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    # The same names as in the diagram of any model.
+    x_name, y_name = "a", "omega"
+    words = ("strength of the positional target", "weight of the positional target")
+
+    @property
+    def x(self) -> Array:
+        """Horizontal axis."""
+        return self.a
+
+    @property
+    def y(self) -> Array:
+        """Vertical axis."""
+        return self.omega
+
     def count(self) -> dict[str, int]:
         """Number of points of each region that occurs."""
         found, numbers = np.unique(self.labels, return_counts=True)

@@ -1,0 +1,121 @@
+"""Landscapes on a grid of two parameters: kinds of minima, the global one, the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.analysis.landscape import Landscape
+from dmft.errors import BadParameter
+from dmft.names import VERSION
+from dmft.progress import Progress, ProgressOption
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionDiagram:
+    """Minima of a family of risks over a grid; rows run over `y`, columns over `x`.
+
+    Attributes
+    ----------
+    x_name, y_name : str
+    x : (nx,)
+    y : (ny,)
+    codes : (ny, nx) of int
+        1 if the global minimum has e > r/2, plus 2 if training starts along e, plus 4 if there is
+        more than one minimum.
+    labels : (ny, nx) of int
+        Position in `names`.
+    names : tuple of str
+        Kinds of the minima, the global one first.
+    e, m, risk : (ny, nx)
+        Of the global minimum.
+    number : (ny, nx) of int
+        Of minima, images under sign changes counted once.
+    provenance : mapping
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_risk
+    >>> def measure(a, omega):
+    ...     return landscape(positional_semantic_risk(a, omega))
+    >>> from dmft.analysis.landscape import landscape
+    >>> region_diagram(measure, {"a": [0.8, 1.0], "omega": [0.5, 0.9]}).codes.tolist()
+    [[0, 0], [6, 3]]
+    """
+
+    x_name: str
+    y_name: str
+    x: Array
+    y: Array
+    codes: Codes
+    labels: Codes
+    names: tuple[str, ...]
+    e: Array
+    m: Array
+    risk: Array
+    number: Codes
+    boundaries: None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def count(self) -> dict[str, int]:
+        """Number of points of each region that occurs."""
+        found, numbers = np.unique(self.labels, return_counts=True)
+        return {self.names[i]: int(n) for i, n in zip(found, numbers, strict=True)}
+
+    def __repr__(self) -> str:
+        axes = f"{self.x_name} ({self.x.size}) x {self.y_name} ({self.y.size})"
+        return f"RegionDiagram({axes}; {self.count()})"
+
+
+def region_diagram(
+    measure: Callable[[float, float], Landscape],
+    axes: Mapping[str, ArrayLike],
+    *,
+    progress: ProgressOption = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> RegionDiagram:
+    """Find the landscape at every point of two named axes.
+
+    Parameters
+    ----------
+    measure : callable(x, y)
+    axes : mapping of two names to (nx,) and (ny,) values
+        First the horizontal one.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if len(axes) != 2:
+        raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
+    (x_name, x), (y_name, y) = ((name, _axis(values, name)) for name, values in axes.items())
+    rows: list[list[Landscape]] = []
+    with Progress(progress, "regions") as bar:
+        for i, value in enumerate(y):
+            rows.append([measure(float(other), float(value)) for other in x])
+            bar.update((i + 1) / y.size, f"{i + 1} of {y.size} rows")
+    names = tuple(sorted({found.name for row in rows for found in row}))
+
+    def grid(read: Callable[[Landscape], float], kind: type = float) -> NDArray[Any]:
+        return np.array([[read(found) for found in row] for row in rows], dtype=kind)
+
+    return RegionDiagram(
+        x_name, y_name, x, y, grid(lambda f: f.code, int),
+        grid(lambda f: names.index(f.name), int), names, grid(lambda f: f.best.e),
+        grid(lambda f: f.best.m), grid(lambda f: f.best.risk),
+        grid(lambda f: len(f.minima), int), None, {"dmft": VERSION, **(provenance or {})},
+    )  # fmt: skip
+
+
+def _axis(values: ArrayLike, name: str) -> Array:
+    array = np.atleast_1d(np.array(values, dtype=float))
+    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
+        raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
+    return array
