@@ -9,7 +9,6 @@ import sys
 import numpy as np
 
 import dmft
-from dmft.analysis.landscape import landscape
 
 # Target (1 - omega) attention + omega softmax([[a^2, -a^2], [-a^2, a^2]]): all minima, exactly.
 axis = np.linspace(0.0, 1.0, 200)
@@ -22,7 +21,7 @@ point = dmft.literature.positional_semantic_points()["tricritical_semantic"]
 wrong = dmft.literature.positional_semantic_risk(a=1.0, omega=0.7)
 mixed = dmft.literature.positional_semantic_risk(a=0.755, omega=0.975)
 for risk in (wrong, mixed):
-    print(landscape(risk))
+    print(dmft.landscape(risk))
 print(f"tricritical point at a = {point[0]:.7f}, omega = {point[1]:.7f}")
 
 if len(sys.argv) > 1:
@@ -40,5 +39,5 @@ if len(sys.argv) > 1:
         ax.get_legend().remove()
     for row, risk in zip(axes[1:], (wrong, mixed), strict=True):
         title = f"$a = {risk.a:g}$, $\\omega = {risk.omega:g}$"
-        dmft.plot(landscape(risk), ax=row, title=title)
+        dmft.plot(dmft.landscape(risk), ax=row, title=title)
     figure.savefig(sys.argv[1], dpi=120)

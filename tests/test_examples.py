@@ -39,6 +39,9 @@ PRINTED: dict[str, tuple[float, float]] = {
     "wide_network.py": (0.0009042, 2e-6),
     # Sequence.md D.7; the derivatives at the corner are checked by direct averages.
     "positional_semantic.py": (0.9867973, 1e-6),
+    # By integrals of derivatives of the trace over three fields; the table of the risk, whose bound
+    # is 2e-8, has 1e-5 in its second derivatives there.
+    "three_tokens.py": (0.6509867, 1e-5),
 }
 
 
@@ -84,6 +87,7 @@ def test_readme_links_point_to_files():
 # What takes more than half a minute from an empty cache; what they show has fast tests of its own.
 LONG = {
     "exponents.py",
+    "three_tokens.py",
     "any_activation.py",
     "batch_sizes.py",
     "large_batches.py",

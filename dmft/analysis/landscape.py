@@ -114,6 +114,11 @@ class Landscape:
         start = "positional" if self.starts_positional else "semantic"
         return text if towards or self.best.kind == "mixed" else f"{text}, {start} start"
 
+    def risk(self, e: float, m: float) -> float:
+        """Risk at any feasible alignments."""
+        u = np.linalg.solve(self.disc.basis, [m, e])
+        return float(self.disc.values(u))
+
     def bend(self, e: float, m: float) -> float:
         """Second derivative along the circle at the border point in the direction of (e, m)."""
         u = np.linalg.solve(self.disc.basis, [m, e])
