@@ -17,15 +17,17 @@ from dmft.solvers.trajectory import Trajectory
 Vector = NDArray[np.float64]
 
 # A relaxation must lower the risk by this much per unit of log t to count as one.
-LEAST_RELAXATION = 1e-3
+LEAST_RELAXATION = 1e-4
 # It ends where its slope has fallen to this part of its peak.
-RELAXATION_OVER = 0.5
+RELAXATION_OVER = 0.8
 # A start counts as relaxing when the risk falls this fast there, relative to its fastest fall.
 FAST_START = 0.1
 # A plateau is seen to be left when the slope grows again by this factor.
 RISE = 1.2
 # Below this part of its start the risk is spoilt by cancellation.
 RESOLVED_RISK = 1e-10
+# A run that ends flat below this part of its start has learned: it is on no plateau.
+LEARNED = 1e-3
 # Relative displacement along the flow for the derivative of the risk, and points of a refinement.
 DISPLACEMENT, FINE_POINTS = 1e-5, 257
 
@@ -52,32 +54,48 @@ def find_plateau(run: Trajectory, origin: float) -> Plateau | None:
 
     Notes
     -----
-    With s = -d log risk / d log t: the relaxation is the first maximum of s whose slope falls by
-    half afterwards; the descent is the largest s after that fall; the plateau is the smallest |s|
-    between them. A curve that still flattens at its end has its plateau there. A run whose risk
-    does not fall fast at once begins on its plateau, and None is returned.
+    With s = -d log risk / d log t: the relaxation is the first maximum of |s| that falls by half
+    afterwards (of |s|: noise may lengthen students and raise the risk at first); the descent is the
+    largest s after that fall; the plateau is the smallest |s| between them. A curve that still
+    flattens at its end has its plateau there. They are looked for before the fastest fall of the
+    risk, and where that is not later than the relaxation, as in a run that falls fast from its
+    start on, beyond. Other runs begin on their plateau, and None is returned.
     """
-    if not is_relaxing(run):
-        return None
-    slope = log_slope(run, origin)
+    rate = risk_rate(run)
+    slope = _log_slope(run, origin, rate)
     good = np.isfinite(slope) & (run.risk > RESOLVED_RISK * run.risk[0]) & (run.t > origin)
     index = np.flatnonzero(good)
     if index.size < 3:
         return None
-    slope = slope[index]
-    bounds = _between(slope)
+    fastest = int(np.argmin(rate[index]))
+    found = _flattest(run, slope, index[: fastest + 1], origin)
+    if found is not None or not is_relaxing(run):
+        return found
+    found = _flattest(run, slope, index, origin)
+    learned = found and not found.left and found.risk < LEARNED * run.risk[0]
+    return None if learned else found
+
+
+def _flattest(
+    run: Trajectory, slope: Vector, index: NDArray[np.int64], origin: float
+) -> Plateau | None:
+    """Plateau among these points of the run."""
+    here = slope[index]
+    bounds = _between(here)
     if bounds is None:
         return None
     begin, end = bounds
-    flat = begin + int(np.argmin(np.abs(slope[begin : end + 1])))
-    rise = max(RISE * abs(float(slope[flat])), LEAST_RELAXATION)
-    return _refined(run, int(index[flat]), origin, left=bool(np.max(slope[flat:]) > rise))
+    flat = begin + int(np.argmin(np.abs(here[begin : end + 1])))
+    rise = max(RISE * abs(float(here[flat])), LEAST_RELAXATION)
+    beyond = slope[index[flat] :]
+    left = bool(np.max(beyond[np.isfinite(beyond)]) > rise)
+    return _refined(run, int(index[flat]), origin, left=left)
 
 
 def _between(slope: Vector) -> tuple[int, int] | None:
     """First point after the relaxation has faded, and the steepest point of the descent."""
     peak = -np.inf
-    for i, value in enumerate(slope):
+    for i, value in enumerate(np.abs(slope)):
         peak = max(peak, value)
         if peak > LEAST_RELAXATION and value < RELAXATION_OVER * peak:
             descent = i + int(np.argmax(slope[i:]))
@@ -87,8 +105,12 @@ def _between(slope: Vector) -> tuple[int, int] | None:
 
 def log_slope(run: Trajectory, origin: float) -> Vector:
     """Return -d log risk / d log (t - origin) at the saved points, along the flow itself."""
+    return _log_slope(run, origin, risk_rate(run))
+
+
+def _log_slope(run: Trajectory, origin: float, rate: Vector) -> Vector:
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope: Vector = -(run.t - origin) * risk_rate(run) / run.risk
+        slope: Vector = -(run.t - origin) * rate / run.risk
     return slope
 
 

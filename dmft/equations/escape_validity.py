@@ -34,9 +34,15 @@ def validity_text(formula: EscapeFormula) -> str:
         "of one neuron.",
     ]
     if law.kind in ("linear", "transient"):
+        small = "u <= 1e-3 or T <= 0.01" if law.kind == "linear" else "u <= 1e-3"
         lines.append(
-            "Small thresholds: within 1 % of the equations for u <= 1e-3 or T <= 0.01 at d >= 1e6 "
-            "and gamma/p <= 1/12; 1 to 5 % late at T = 0.1, 6 to 25 % at T = 0.5, less as d grows."
+            f"Small thresholds: within 1 % of the equations for {small} at d >= 1e6 and gamma/p <= "
+            "1/12; 1 to 5 % late at T = 0.1, 6 to 25 % at T = 0.5, less as d grows."
+        )
+    if law.kind == "transient":
+        lines.append(
+            "Fractions of the plateau, T <= 0.01: within 1 % for p <= 2, 3 % for p <= 32 at "
+            "d >= 1e6 and 1 % at d >= 1e9, where a run's plateau is at rest before it is left."
         )
     if isinstance(formula.algorithm, SGD):
         lines += _rates(formula)

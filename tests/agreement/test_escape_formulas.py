@@ -1,4 +1,4 @@
-"""Escape times of phase retrieval: compiled equations with events, against one_pass.md F.1, F.3."""
+"""Escape formulas of the library against compiled equations with events, and against theory."""
 
 import math
 
@@ -7,6 +7,8 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations.escape_laws import q_star
+from dmft.literature import phase_retrieval
 
 Z = sp.Symbol("z", real=True)
 TIGHT = {"rtol": 1e-11, "atol": 1e-14}
@@ -29,8 +31,13 @@ def first_passage(equations, start, event, t_max=60.0, **options):
     return run.t[-1]
 
 
+def formula_of(width, gamma, noise, constraint="sphere", length=1):
+    model = phase_retrieval(width, label_noise=noise)
+    return dmft.escape_formula(model, dmft.SGD(gamma, constraint=constraint), length=length)
+
+
 def spherical_time(gamma, noise, u0, T):
-    """One_pass.md F.1."""
+    """One_pass.md F.1, typed: a witness of what the library derives."""
     A, rate = 4 - 24 * gamma, 4 - 2 * gamma * (12 + noise)
     u1, limit = T + (1 - T) * u0, rate / A
     return math.log(u1 / u0 * (limit - u0) / (limit - u1)) / (2 * rate)
@@ -56,8 +63,9 @@ def test_spherical_vectors(retrieval, dynamics_vectors, number):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize(("u0", "T"), [(1e-9, 0.01), (1e-3, 0.5), (0.04, 0.02)])
 def test_spherical_formula(retrieval, gamma, noise, u0, T):
-    found = spherical_passage(retrieval, gamma, noise, u0, T)
-    assert found == pytest.approx(spherical_time(gamma, noise, u0, T), abs=1e-8)
+    derived = formula_of(1, gamma, noise).time(1 / u0, T)
+    assert derived == pytest.approx(spherical_time(gamma, noise, u0, T), abs=1e-12)
+    assert spherical_passage(retrieval, gamma, noise, u0, T) == pytest.approx(derived, abs=1e-8)
 
 
 def test_spherical_escape_ends_at_the_largest_rate(retrieval):
@@ -97,8 +105,14 @@ def free_passage(equations, v, u0, u1, **options):
     return first_passage(equations, start, rises, **numbers, **options)
 
 
+def free_formula(v):
+    """The library's, from the lengths of the vectors."""
+    gamma = v["p"] * v["gamma_over_p"]
+    return formula_of(v["p"], gamma, v["Delta"], constraint=None, length=v["q0"])
+
+
 def free_time(v, u0, u1):
-    """One_pass.md F.3: leading logarithm with the transient of the lengths."""
+    """One_pass.md F.3, typed: leading logarithm with the transient of the lengths."""
     p, g = v["p"], v["gamma_over_p"]
     kappa, s0 = (p + 4) / (p + 2), (1 + 2 / p) * v["q0"]
     root = math.sqrt((1 + 2 * g) ** 2 - 4 * g * kappa * (1 + g * (3 + v["Delta"])))
@@ -111,7 +125,8 @@ def free_time(v, u0, u1):
 def test_free_vectors(retrieval, dynamics_vectors, number):
     """Leading logarithm: the vectors' own accuracy against the full flow is a few 1e-4."""
     v = dynamics_vectors["exit"]["free"][number]
-    assert free_time(v, v["u0"], v["u1"]) == pytest.approx(v["t_exit"], abs=1e-10)
+    derived = free_formula(v).time(1 / v["u0"], u=v["u1"])
+    assert derived == pytest.approx(v["t_exit"], abs=1e-10)
     found = free_passage(retrieval(v["p"]), v, v["u0"], v["u1"])
     assert found == pytest.approx(v["t_exit"], rel=7e-4)
 
@@ -120,8 +135,10 @@ def test_free_vectors(retrieval, dynamics_vectors, number):
 def test_free_formula_is_exact_for_vanishing_overlaps(retrieval, dynamics_vectors, number):
     """Start so low that the length settles before, and stop where u is still negligible."""
     v = dynamics_vectors["exit"]["free"][number]
+    derived = free_formula(v).time(1e60, u=1e-12)
+    assert derived == pytest.approx(free_time(v, 1e-60, 1e-12), abs=1e-11)
     found = free_passage(retrieval(v["p"]), v, 1e-60, 1e-12, atol=1e-40)
-    assert found == pytest.approx(free_time(v, 1e-60, 1e-12), abs=1e-8)
+    assert found == pytest.approx(derived, abs=1e-8)
 
 
 @FREE
@@ -161,3 +178,113 @@ def test_largest_free_rate_from_unit_length(retrieval, noise):
             learning_rate=factor * 2 / (12 + noise), label_noise=noise,
         )  # fmt: skip
         assert (run.status == "event") == escapes, run.message
+
+
+# Where the formulas hold, and where they do not ---------------------------------------------------
+
+
+def equations_of(width, rate, noise, constraint):
+    model = phase_retrieval(width, label_noise=noise)
+    return dmft.derive(model, dmft.SGD(width * rate, constraint=constraint))
+
+
+def typical(width, dim):
+    return dmft.Overlaps(np.eye(width), np.full((width, 1), dim**-0.5))
+
+
+def deviations(width, rate, noise, constraint, dims):
+    """Of the formula from the equations, at u = 1e-3 and at T = 0.01, in each dimension."""
+    formula = formula_of(width, width * rate, noise, constraint)
+    equations = equations_of(width, rate, noise, constraint)
+    reference = "start" if constraint else "plateau"
+    found = []
+    for dim in dims:
+        start = typical(width, dim)
+        by_u = first_passage(equations, start, dmft.Event("M[0, 0]", 1e-3**0.5, 1), atol=1e-15)
+        by_risk = dmft.escape_time(equations, start, 60.0, fraction=0.01, reference=reference)
+        expected = formula.time(dim, u=1e-3), formula.time(dim, 0.01, reference=reference)
+        found.append([expected[0] / by_u - 1, expected[1] / by_risk.value - 1])
+    return np.abs(found)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("width", [2, 8, 32])
+def test_leading_logarithm_on_the_sphere_is_within_one_per_cent(width, noise):
+    for rate in (1 / (12 + noise), 0.02):
+        gaps = deviations(width, rate, noise, "sphere", (1e6, 1e8, 1e10))
+        assert gaps.max() < 0.01
+        assert np.all(np.diff(gaps, axis=0) < 0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("width", [1, 2, 8, 32])
+def test_leading_logarithm_of_free_lengths_is_within_one_per_cent(width, noise):
+    """By u at once; by the risk once the plateau is at rest before it is left."""
+    for rate in (1 / (12 + noise), 0.02):
+        gaps = deviations(width, rate, noise, None, (1e6, 1e9, 1e11))
+        assert gaps[:, 0].max() < 0.002
+        assert gaps[0, 1] < (0.01 if width <= 2 else 0.03)
+        assert gaps[1:, 1].max() < 0.01
+
+
+@pytest.mark.slow
+def test_deviations_of_free_lengths_shrink_with_the_dimension():
+    """By the risk the plateau is read off the run: its own fall until then is of order 1/log d."""
+    for width in (1, 2, 8, 32):
+        for noise in (0.0, 1.0):
+            gaps = deviations(width, 1 / (12 + noise), noise, None, (1e8, 1e12, 1e16))
+            assert np.all(np.diff(gaps[:, 1]) < 0), (width, noise, gaps)
+            assert gaps[-1].max() < 0.01
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_plateau_of_wide_free_students_is_found(width):
+    """A relaxation of a few per cent, down (p = 8) or up under label noise (p = 32)."""
+    noise = 1.0 if width == 32 else 0.0
+    rate = 1 / (12 + noise)
+    formula = formula_of(width, width * rate, noise, None)
+    length = float(dict(formula.law.where)[q_star].subs(formula._values({})))
+    settled = dmft.population_risk(phase_retrieval(width))(
+        Q=length * np.eye(width), M=np.zeros((width, 1)), P=[[1.0]]
+    )
+    found = dmft.escape_time(
+        equations_of(width, rate, noise, None), typical(width, 1e10), 60.0, fraction=0.01,
+        reference="plateau",
+    )  # fmt: skip
+    assert found.reference_value == pytest.approx(settled, rel=3e-4)
+    assert found.reference_time > 0.5
+
+
+def test_wide_students_collapse_at_the_rate_of_the_fastest_weak_recovery():
+    """They leave the start fastest there, and learn nothing in the end; `.validity` says so."""
+    width, dim = 8, 2000
+    formula = formula_of(width, 0.5, 0.0)
+    fastest, limit = float(formula.optimal_learning_rate()), float(formula.perfect_limit)
+    assert fastest == pytest.approx(width * 8 / 19)  # 1/B_p, B_8 = 19/8
+    assert limit == pytest.approx(width / 6)
+    runs = {
+        rate: dmft.solve(
+            equations_of(width, rate / width, 0.0, "sphere"), typical(width, dim), 10.0
+        ).risk
+        for rate in (fastest, limit / 2)
+    }
+    fall = runs[fastest] / runs[fastest][0]
+    assert 0.9 < fall.min() < 1
+    assert fall[-1] == pytest.approx(1.78, abs=0.01)
+    assert runs[limit / 2][-1] < 1e-3 * runs[limit / 2][0]
+    text = formula.validity
+    for value in (fastest, limit, limit / 2):
+        assert f"{value:.6g}" in text
+    assert "learns nothing in the end" in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_optimal_rate_of_a_third_hermite_is_said_to_be_unreliable():
+    unit = dmft.Committee(dmft.hermite(3, Z) / sp.sqrt(6), 1)
+    sgd = dmft.SGD(sp.Symbol("gamma", positive=True), constraint="sphere")
+    formula = dmft.escape_formula(dmft.Model(unit, unit), sgd)
+    optimal = float(formula.optimal_learning_rate(1000))
+    with pytest.warns(dmft.AccuracyWarning, match="noise of the samples decides"):
+        formula.time(1000, overlap=0.5, learning_rate=optimal)
+    assert formula.time(1000, overlap=0.5, learning_rate=optimal / 3) > 0
+    assert "times are heavy tailed" in formula.validity
