@@ -3,9 +3,12 @@
 import bench_derivation
 import bench_dynamics
 import bench_paths
+import bench_regions
 
 bench_dynamics.main()
 print()
 bench_derivation.main()
 print()
 bench_paths.main()
+print()
+bench_regions.main()
