@@ -43,6 +43,8 @@ PUBLIC = {
     "Overlaps": "dmft.model",
     "BatchExponents": "dmft.equations.batch_exponents",
     "batch_exponents": "dmft.equations.batch_exponents",
+    "Boundary": "dmft.workflow",
+    "boundary": "dmft.workflow",
     "build": "dmft.codegen",
     "DescentEnsemble": "dmft.simulation.descent",
     "DescentRun": "dmft.solvers.descent_run",

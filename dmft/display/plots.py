@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dmft.display.batches import is_batches, plot_batches
+from dmft.display.boundary import is_boundary, plot_boundary
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
 from dmft.display.descent import is_descent, plot_descent
 from dmft.display.diagram import is_diagram, plot_diagram
@@ -26,6 +27,7 @@ ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
     (is_batches, plot_batches),
     (is_regions, plot_regions),
     (is_landscape, plot_landscape),
+    (is_boundary, plot_boundary),
 )
 
 

@@ -1,5 +1,7 @@
 """Floor 6: verbs that span floors."""
 
+from dmft.analysis.boundary import Boundary, BoundaryCurve
+from dmft.workflow.boundary import boundary
 from dmft.workflow.branches import fixed_point_branch
 from dmft.workflow.certify import Certificate, certify, certify_hermite
 from dmft.workflow.escape import escape_time
@@ -13,9 +15,12 @@ from dmft.workflow.stages import Stage, solve_stages
 from dmft.workflow.sweep import Sweep, sweep
 
 __all__ = [
+    "Boundary",
+    "BoundaryCurve",
     "Certificate",
     "Stage",
     "Sweep",
+    "boundary",
     "certify",
     "certify_hermite",
     "escape_time",

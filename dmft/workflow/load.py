@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmft import netcdf
-from dmft.analysis import diagram_file, sweep_file
+from dmft.analysis import boundary_file, diagram_file, sweep_file
+from dmft.analysis.boundary import Boundary
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweep import Sweep
 from dmft.errors import BadParameter
@@ -19,13 +20,16 @@ from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.volterra_run import TwoTimeRun
 
-Record = Trajectory | Ensemble | PathEnsemble | PhaseDiagram | Sweep | DescentRun | TwoTimeRun
+Record = (
+    Trajectory | Ensemble | PathEnsemble | PhaseDiagram | Boundary | Sweep | DescentRun | TwoTimeRun
+)
 READERS: dict[str, Callable[[str | Path], Record]] = {
     trajectories.KIND: trajectories.load_trajectory,
     ensembles.KIND: ensembles.load_ensemble,
     path_archive.KIND: path_archive.load_paths,
     descent_run.KIND: descent_run.load_descent,
     diagram_file.KIND: diagram_file.load_diagram,
+    boundary_file.KIND: boundary_file.load_boundary,
     sweep_file.KIND: sweep_file.load_sweep,
     volterra_run.KIND: volterra_run.load_two_time,
 }

@@ -1,0 +1,307 @@
+"""Curves along which a measure of two parameters changes its sign or its label."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.boundary_curve import Trace, trace_curve
+from dmft.analysis.segment import Label, Plane, find_change
+from dmft.errors import BadParameter
+from dmft.names import VERSION
+from dmft.progress import Progress, ProgressOption
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = NDArray[np.float64]
+# A change on a grid edge belongs to a curve that passes this near, in units of the curve's step.
+ON_CURVE = 0.25
+AT_NODE = 0.1
+# Steps in units of the tolerance.
+LEAST_STEP = 200
+# Length over which the direction of a curve at its end is taken.
+CHORD = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class BoundaryCurve:
+    """One curve between two labels.
+
+    Attributes
+    ----------
+    x, y : (n,)
+        Points in order along the curve.
+    error : (n,)
+        Half-widths of their last brackets across the curve, in units of the ranges.
+    labels : tuple
+        On the left and on the right of the direction of the points; "-" and "+" for signs.
+    closed : bool
+    ends : tuple of str
+        Why it ends at each end: "edge" of the plane, "triple point", "lost", or "closed".
+    """
+
+    x: Array
+    y: Array
+    error: Array
+    labels: tuple[Label, Label]
+    closed: bool
+    ends: tuple[str, str]
+
+    def at(self, x: float) -> Array:
+        """All y of this curve at one x, by straight lines between the points."""
+        low, high = self.x[:-1], self.x[1:]
+        inside = (np.minimum(low, high) <= x) & (x <= np.maximum(low, high)) & (low != high)
+        part = (x - low[inside]) / (high[inside] - low[inside])
+        found: Array = self.y[:-1][inside] + part * np.diff(self.y)[inside]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """All boundary curves that a coarse grid shows.
+
+    Attributes
+    ----------
+    x_name, y_name : str
+    x, y : (nx,), (ny,)
+        The coarse grid.
+    labels : (ny, nx) object array
+        Its labels.
+    curves : tuple of BoundaryCurve
+    triple_points : (m, 2)
+        Where three labels meet, as x and y.
+    tol : float
+        Asked half-width of brackets, in units of the ranges.
+    solves : mapping of str to int
+        Evaluations of the measure: "grid" and "curves".
+    message : str
+        What was not finished, in words.
+    provenance : mapping
+
+    Examples
+    --------
+    >>> found = trace_boundary(lambda u, v: u**2 + v**2 - 1, ("u", -2, 2), ("v", -2, 2))
+    >>> (curve,) = found.curves
+    >>> curve.closed, bool(np.abs(np.hypot(curve.x, curve.y) - 1).max() < 1e-5)
+    (True, True)
+    """
+
+    x_name: str
+    y_name: str
+    x: Array
+    y: Array
+    labels: NDArray[Any]
+    curves: tuple[BoundaryCurve, ...]
+    triple_points: Array
+    tol: float
+    solves: Mapping[str, int]
+    message: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{c.labels[0]}|{c.labels[1]}: {c.x.size}" for c in self.curves)
+        return (
+            f"Boundary({self.y_name} over {self.x_name}; {len(self.curves)} curves ({sizes}); "
+            f"{sum(self.solves.values())} solves)"
+        )
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` of all points (needs the extra `io`)."""
+        from dmft.analysis.boundary_file import to_dataset
+
+        return to_dataset(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `dmft.load` restores the record."""
+        from dmft.analysis.boundary_file import save_boundary
+
+        return save_boundary(self, path)
+
+
+Axis = tuple[str, float, float]
+
+
+def trace_boundary(
+    measure: Callable[[float, float], Any],
+    x: Axis,
+    y: Axis,
+    *,
+    tol: float = 1e-6,
+    grid: tuple[int, int] = (9, 9),
+    step: float = 0.04,
+    log: tuple[str, ...] = (),
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Boundary:
+    """Trace all boundaries of a measure in a rectangle; see `dmft.boundary`."""
+    axes = [_axis(x, log), _axis(y, log)]
+    if not 0.0 < LEAST_STEP * tol <= step <= 0.25:
+        raise BadParameter(
+            f"tol = {tol!r} and step = {step!r}: 0 < {LEAST_STEP} tol <= step <= 1/4 is needed, so "
+            "that points show the direction of their curve"
+        )
+    if min(grid) < 2:
+        raise BadParameter(f"grid = {grid!r} needs at least two points a side")
+
+    def to_parameters(point: Array) -> tuple[float, float]:
+        return axes[0](float(point[0])), axes[1](float(point[1]))
+
+    plane = Plane(measure, to_parameters)
+    u, v = (np.linspace(0.0, 1.0, n) for n in grid)
+    with Progress(progress, "boundary") as bar:
+        labels = _coarse(plane, u, v, threads, bar)
+        on_grid = plane.solves
+        traces, message = _all_curves(plane, u, v, labels, tol, step, bar)
+    curves = tuple(_curve(t, axes) for t in traces)
+    return Boundary(
+        x[0], y[0],
+        np.array([axes[0](float(a)) for a in u]), np.array([axes[1](float(b)) for b in v]),
+        labels, curves, _triple_points(traces, axes, step), tol,
+        {"grid": on_grid, "curves": plane.solves - on_grid}, message,
+        {"dmft": VERSION, **(provenance or {})},
+    )  # fmt: skip
+
+
+def _axis(axis: Axis, log: tuple[str, ...]) -> Callable[[float], float]:
+    """Parameter at a coordinate in [0, 1]."""
+    try:
+        name, low, high = axis
+        low, high = float(low), float(high)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"an axis is (name, lowest, highest), got {axis!r}") from error
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise BadParameter(f"axis {name!r} runs from {low!r} to {high!r}: lowest < highest")
+    if name not in log:
+        return lambda u: high if u == 1.0 else low + u * (high - low)
+    if not low > 0.0:
+        raise BadParameter(f"axis {name!r} is logarithmic and starts at {low!r}: it must be > 0")
+    return lambda u: high if u == 1.0 else low * (high / low) ** u
+
+
+def _coarse(plane: Plane, u: Array, v: Array, threads: int | None, bar: Progress) -> NDArray[Any]:
+    """Labels of the grid; several threads serve measures that release the lock."""
+    places = [np.array([a, b]) for b in v for a in u]
+    labels = np.empty(len(places), dtype=object)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for n, seen in enumerate(pool.map(plane.at, places)):
+            labels[n] = seen.label
+            bar.update(0.5 * n / len(places), f"{n + 1} grid points")
+    return labels.reshape(v.size, u.size)
+
+
+Edge = tuple[int, int, int]
+
+
+def _all_curves(
+    plane: Plane, u: Array, v: Array, labels: NDArray[Any], tol: float, step: float, bar: Progress
+) -> tuple[list[Trace], str]:
+    """Follow curves until every change on the grid lies on one."""
+    edges = _changes(labels)
+    found: list[Trace] = []
+    lost = 0
+    for n, (begin, end) in enumerate(edges):
+        a, b = np.array([u[begin[0]], v[begin[1]]]), np.array([u[end[0]], v[end[1]]])
+        pair = (plane.at(a).label, plane.at(b).label)
+        if any(_crosses(t, a, b, pair) for t in found):
+            continue
+        # A curve through a point of the grid touches edges without crossing them.
+        if any(_is_near(t, y, pair, AT_NODE * step) for t in found for y in (a, b)):
+            continue
+        change = find_change(plane, a, b, tol)
+        if any(_is_near(t, change.point, change.labels, ON_CURVE * step) for t in found):
+            continue
+        trace = trace_curve(plane, change, tol, step)
+        found.append(trace)
+        lost += trace.ends.count("lost")
+        bar.update(0.5 + 0.5 * n / len(edges), f"{len(found)} curves, {plane.solves} solves")
+    message = f"{lost} ends of curves were lost: take a smaller step" if lost else ""
+    return found, message
+
+
+def _changes(labels: NDArray[Any]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Edges of the grid whose ends have different labels, as pairs of (column, row)."""
+    rows, columns = labels.shape
+    across = [
+        ((j, i), (j + 1, i))
+        for i in range(rows)
+        for j in range(columns - 1)
+        if labels[i, j] != labels[i, j + 1]
+    ]
+    up = [
+        ((j, i), (j, i + 1))
+        for i in range(rows - 1)
+        for j in range(columns)
+        if labels[i, j] != labels[i + 1, j]
+    ]
+    return across + up
+
+
+def _crosses(trace: Trace, a: Array, b: Array, pair: tuple[Label, Label]) -> bool:
+    """Whether a traced curve between the same labels crosses the edge from a to b."""
+    if set(trace.labels) != set(pair):
+        return False
+    p, q = trace.points[:-1], trace.points[1:]
+    side_p, side_q = _side(a, b, p), _side(a, b, q)
+    along = q - p
+    side_a = along[:, 0] * (a[1] - p[:, 1]) - along[:, 1] * (a[0] - p[:, 0])
+    side_b = along[:, 0] * (b[1] - p[:, 1]) - along[:, 1] * (b[0] - p[:, 0])
+    return bool(np.any((side_p * side_q <= 0) & (side_a * side_b < 0)))
+
+
+def _side(a: Array, b: Array, points: Array) -> Array:
+    along = b - a
+    value: Array = along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])
+    return value
+
+
+def _is_near(trace: Trace, point: Array, pair: tuple[Label, Label], distance: float) -> bool:
+    """Whether a point lies on a traced curve between the same labels."""
+    if set(trace.labels) != set(pair):
+        return False
+    p, along = trace.points[:-1], np.diff(trace.points, axis=0)
+    square = np.maximum(np.sum(along**2, axis=1), 1e-300)
+    part = np.clip(np.sum((point - p) * along, axis=1) / square, 0.0, 1.0)
+    gaps = np.linalg.norm(p + part[:, None] * along - point, axis=1)
+    return bool(np.min(gaps, initial=np.inf) < distance)
+
+
+def _curve(trace: Trace, axes: list[Callable[[float], float]]) -> BoundaryCurve:
+    x, y = (np.array([axes[i](float(p[i])) for p in trace.points]) for i in (0, 1))
+    return BoundaryCurve(x, y, trace.error, trace.labels, trace.closed, trace.ends)
+
+
+def _triple_points(traces: list[Trace], axes: list[Callable[[float], float]], step: float) -> Array:
+    """Where the straight continuations of curves that end beside each other meet."""
+    groups: list[list[tuple[Array, Array]]] = []
+    for trace in traces:
+        for points, reason in zip((trace.points[::-1], trace.points), trace.ends, strict=True):
+            if reason != "triple point" or len(points) < 2:
+                continue
+            end = points[-1]
+            far = np.linalg.norm(points[:-1] - end, axis=1) >= CHORD
+            along = end - (points[:-1][far][-1] if np.any(far) else points[0])
+            line = end, np.array([-along[1], along[0]]) / np.linalg.norm(along)
+            near = [g for g in groups if np.linalg.norm(g[0][0] - end) < 0.5 * step]
+            if near:
+                near[0].append(line)
+            else:
+                groups.append([line])
+    rows = []
+    for group in groups:
+        normals = np.array([normal for _, normal in group])
+        offsets = np.array([normal @ end for end, normal in group])
+        meeting = (
+            np.linalg.lstsq(normals, offsets, rcond=None)[0] if len(group) > 1 else group[0][0]
+        )
+        rows.append([axes[0](float(meeting[0])), axes[1](float(meeting[1]))])
+    return np.array(rows).reshape(-1, 2)

@@ -1,0 +1,257 @@
+"""Following one boundary through the plane: predict along it, correct across it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.segment import Change, Label, Plane, find_change
+
+Array = NDArray[np.float64]
+# Points of which the next one is extrapolated, and by a polynomial of which order: brackets leave
+# noise, which more points than needed average.
+MEMORY, ORDER = 5, 3
+# Part of a step by which a prediction may miss.
+SHARP = 0.03
+# The same for labels, in tolerances.
+FINE = 60.0
+# Points around the first one of a curve.
+SPOKES = 8
+# The bracket around a prediction, in units of the error of the last one.
+CAUTION = 3.0
+# In tolerances.
+SMALLEST_STEP = 30.0
+MOST_POINTS = 4000
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Points of one curve in the unit square."""
+
+    points: Array
+    error: Array
+    labels: tuple[Label, Label]
+    closed: bool
+    ends: tuple[str, str]
+
+
+@dataclass
+class _Walk:
+    """One direction of a curve."""
+
+    plane: Plane
+    # Left and right of the direction of the walk.
+    labels: tuple[Label, Label]
+    points: list[Array]
+    errors: list[float]
+    tol: float
+    step: float
+    reason: str = ""
+    # Of the last prediction: by how much the curve passed to its left, by how much that was not
+    # foreseen, and the step.
+    bias: float = 0.0
+    miss: float = math.nan
+    last: float = math.nan
+
+    def run(self, start: Array) -> None:
+        """Walk until the curve ends, leaves the square or comes back to `start`."""
+        size = self.step / 4
+        while not self.reason and len(self.points) < MOST_POINTS:
+            change = self.advance(size)
+            if change is None:
+                size, self.miss = size / 4, math.nan
+                if size < smallest_step(self.tol, self.step):
+                    self.reason = self.reason or "lost"
+                continue
+            self.points.append(change.point)
+            self.errors.append(change.half_width)
+            # Where the curve bends more than foreseen the next step is shorter; halving a bracket
+            # costs more than a secant, so that labels are followed with smaller steps.
+            signed = math.isfinite(change.slope)
+            bend = max(self.miss / (SHARP * size if signed else FINE * self.tol), 1e-3)
+            size = min(self.step, size * float(np.clip(bend ** (-1 / ORDER), 0.3, 2.0)))
+            if self.came_back(start):
+                self.reason = "closed"
+        self.reason = self.reason or "lost"
+
+    def came_back(self, start: Array) -> bool:
+        """Whether the last step passed the start of the whole curve."""
+        if len(self.points) < 6:
+            return False
+        p, q = self.points[-2], self.points[-1]
+        along = q - p
+        length = float(along @ along)
+        part = float((start - p) @ along) / length
+        if not 0.0 < part <= 1.0:
+            return False
+        return float(np.linalg.norm(p + part * along - start)) < 0.5 * math.sqrt(length)
+
+    def advance(self, size: float) -> Change | None:
+        """Next point about `size` further on; None where the bracket does not hold."""
+        guess, tangent = self.predict(size)
+        normal = np.array([-tangent[1], tangent[0]])  # to the left
+        # Smooth curves turn away from their extrapolation as they did before.
+        ratio = size / self.last
+        foreseen = self.bias * ratio ** (ORDER + 1) if ratio < 1.3 else 0.0
+        guess = guess + foreseen * normal
+        outside = _exit_fraction(self.points[-1], guess)
+        if outside is not None:
+            part, wall = outside
+            guess = np.clip(self.points[-1] + part * (guess - self.points[-1]), 0.0, 1.0)
+            if abs(float(normal @ wall)) < 0.05:  # along the wall itself
+                self.reason = "edge"
+                return None
+            normal = wall * math.copysign(1.0, float(normal @ wall))
+        radius = self.radius(size)
+        change = self.correct(guess, normal, radius, 1.01 * size)
+        if change is None:
+            return None
+        beside = float((change.point - guess) @ normal)
+        self.bias, self.miss, self.last = beside + foreseen, abs(beside), size
+        if outside is not None:
+            self.points.append(change.point)
+            self.errors.append(change.half_width)
+            self.reason = "edge"
+            return None
+        return change
+
+    def predict(self, size: float) -> tuple[Array, Array]:
+        """Extrapolated point and tangent, by a polynomial in the length of the chords."""
+        recent = np.array(self.points[-MEMORY:])
+        chords = np.linalg.norm(np.diff(recent, axis=0), axis=1)
+        where = np.concatenate([[0.0], np.cumsum(chords)]) - chords.sum()
+        order = min(len(recent) - 1, ORDER)
+        guess, tangent = np.empty(2), np.empty(2)
+        for i in (0, 1):
+            fit = np.polynomial.Polynomial.fit(where, recent[:, i], order)
+            guess[i], tangent[i] = fit(size), fit.deriv()(size)
+        return guess, tangent / np.linalg.norm(tangent)
+
+    def radius(self, size: float) -> float:
+        """Half-width of the first bracket across the prediction."""
+        if math.isnan(self.miss):
+            return size / 4
+        expected = self.miss * max(1.0, (size / self.last) ** min(len(self.points), ORDER + 1))
+        return float(np.clip(CAUTION * expected, min(4 * self.tol, size / 4), size / 4))
+
+    def correct(self, guess: Array, normal: Array, radius: float, limit: float) -> Change | None:
+        """Bracket the curve across the prediction, and solve."""
+        left, right = self.labels
+        near, far = guess - radius * normal, guess + radius * normal
+        here = (
+            self.plane.at(np.clip(near, 0.0, 1.0)).label,
+            self.plane.at(np.clip(far, 0.0, 1.0)).label,
+        )
+        ends = [np.clip(near, 0.0, 1.0), np.clip(far, 0.0, 1.0)]
+        while here != (right, left):
+            if any(label not in self.labels for label in here):
+                self.third()
+                return None
+            radius *= 4
+            if radius > limit:
+                return None
+            # Both on one side: go on in the direction of the other label.
+            if here == (right, right):
+                ends = [ends[1], np.clip(guess + radius * normal, 0.0, 1.0)]
+            elif here == (left, left):
+                ends = [np.clip(guess - radius * normal, 0.0, 1.0), ends[0]]
+            else:
+                return None
+            here = self.plane.at(ends[0]).label, self.plane.at(ends[1]).label
+        if float(np.linalg.norm(ends[1] - ends[0])) <= 2 * self.tol:
+            middle = 0.5 * (ends[0] + ends[1])
+            return Change(middle, self.tol, here, math.nan)
+        change = find_change(self.plane, ends[0], ends[1], self.tol)
+        return change if set(change.labels) == {left, right} else None
+
+    def third(self) -> None:
+        """Another label is near: the walk ends when steps have become small."""
+        self.near_third = True
+
+    near_third: bool = False
+
+
+def smallest_step(tol: float, step: float) -> float:
+    """Steps below this are not tried: the curve has a corner there, or ends."""
+    return min(SMALLEST_STEP * tol, step / 32)
+
+
+def trace_curve(plane: Plane, change: Change, tol: float, step: float) -> Trace:
+    """Follow the curve through a change in both directions.
+
+    Parameters
+    ----------
+    plane : Plane
+    change : Change
+    tol, step : float
+        Half-width of brackets, largest distance of two points; both in the unit square.
+    """
+    walks: list[_Walk] = []
+    for sides in (change.labels, change.labels[::-1]):
+        walk = _Walk(plane, sides, [change.point], [change.half_width], tol, step)
+        if _first_step(walk, step / 4):
+            walk.run(change.point)
+        walks.append(walk)
+        if walk.reason == "closed":
+            break
+    forward = walks[0]
+    points, errors = forward.points, forward.errors
+    ends = (forward.reason, forward.reason)
+    if len(walks) == 2:
+        points = [*reversed(walks[1].points[1:]), *points]
+        errors = [*reversed(walks[1].errors[1:]), *errors]
+        ends = (_reason(walks[1]), _reason(forward))
+    elif forward.reason == "closed":
+        points, errors = [*points[:-1], points[0]], [*errors[:-1], errors[0]]
+    rows = np.array(points)
+    return Trace(
+        rows, np.array(errors), forward.labels, forward.reason == "closed", ends,
+    )  # fmt: skip
+
+
+def _reason(walk: _Walk) -> str:
+    return "triple point" if walk.reason == "lost" and walk.near_third else walk.reason
+
+
+def _first_step(walk: _Walk, radius: float) -> bool:
+    """Find the second point on a circle around the first one.
+
+    Counterclockwise, the circle passes from the right to the left of the walk where it is ahead.
+    """
+    centre = walk.points[0]
+    angles = math.pi * (np.arange(SPOKES + 1) + 0.5) * 2 / SPOKES
+    while radius > smallest_step(walk.tol, walk.step):
+        places = [centre + radius * np.array([math.cos(a), math.sin(a)]) for a in angles[:-1]]
+        places.append(places[0])
+        inside = [bool(np.all((p >= 0.0) & (p <= 1.0))) for p in places]
+        for n in range(SPOKES):
+            if not (inside[n] and inside[n + 1]):
+                continue
+            p, q = places[n], places[n + 1]
+            if (walk.plane.at(p).label, walk.plane.at(q).label) == walk.labels[::-1]:
+                change = find_change(walk.plane, p, q, walk.tol)
+                if set(change.labels) == set(walk.labels):
+                    walk.points.append(change.point)
+                    walk.errors.append(change.half_width)
+                    return True
+        if not all(inside):
+            walk.reason = "edge"  # the curve starts at the wall
+            return False
+        radius /= 4
+    walk.reason = "lost"
+    return False
+
+
+def _exit_fraction(begin: Array, end: Array) -> tuple[float, Array] | None:
+    """Part of the way at which the unit square is left, and the direction of that wall."""
+    best: tuple[float, Array] | None = None
+    for i in (0, 1):
+        for wall in (0.0, 1.0):
+            if (end[i] - wall) * (0.5 - wall) < 0.0:  # behind the wall
+                part = float((wall - begin[i]) / (end[i] - begin[i]))
+                if best is None or part < best[0]:
+                    best = part, np.eye(2)[1 - i]
+    return best

@@ -1,0 +1,162 @@
+"""Where the label of a plane changes along a segment: secants where it has values, else halves."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+
+Point = NDArray[np.float64]
+Label = str | int | bool
+# Label of points at which the measure is no number.
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Label of a point, and the value of which it is the sign; nan for labels alone."""
+
+    label: Label
+    value: float = math.nan
+
+
+@dataclass
+class Plane:
+    """A measure on the unit square, counted, with one memory for all points asked for."""
+
+    measure: Callable[[float, float], Any]
+    to_parameters: Callable[[Point], tuple[float, float]]
+    solves: int = 0
+    known: dict[tuple[float, float], Seen] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def at(self, point: Point) -> Seen:
+        """Label at a point of the square."""
+        key = (float(point[0]), float(point[1]))
+        if key not in self.known:
+            seen = read_label(self.measure(*self.to_parameters(point)))
+            with self.lock:
+                self.known[key] = seen
+                self.solves += 1
+        return self.known[key]
+
+
+def read_label(result: Any) -> Seen:
+    """Label of what a measure returned: the sign of a float, or the thing itself."""
+    if isinstance(result, str):  # Status too
+        return Seen(str(result))
+    if isinstance(result, bool | np.bool_):
+        return Seen(bool(result))
+    if isinstance(result, int | np.integer):
+        return Seen(int(result))
+    if isinstance(result, tuple):  # (number, status)
+        return read_label(float(result[0])) if str(result[1]) in ("ok", "event") else Seen(FAILED)
+    try:
+        value = float(result)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(
+            f"a boundary needs a signed number or a label (str, int, bool), got {result!r:.80}"
+        ) from error
+    if math.isnan(value):
+        return Seen(FAILED)
+    return Seen("+" if value > 0.0 else "-", value)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Where the label changes along a segment.
+
+    Attributes
+    ----------
+    point : (2,) array
+        Middle of the last bracket.
+    half_width : float
+        Of the last bracket, along the segment.
+    labels : tuple
+        Before and behind.
+    slope : float
+        d value / d length there; nan for labels.
+    """
+
+    point: Point
+    half_width: float
+    labels: tuple[Label, Label]
+    slope: float
+
+
+class _UnsignedError(Exception):
+    """A value inside a bracket is no number."""
+
+
+def find_change(plane: Plane, begin: Point, end: Point, tol: float) -> Change:
+    """Shrink a segment whose ends have different labels until the bracket is below 2 tol.
+
+    With several changes on the way it is one of them. Signed values are solved for by
+    `scipy.optimize.toms748`, labels by halving.
+    """
+    length = float(np.linalg.norm(end - begin))
+    direction = (end - begin) / length
+    ends = (plane.at(begin), plane.at(end))
+
+    def place(position: float) -> Point:
+        if position in (0.0, length):
+            return begin if position == 0.0 else end
+        return np.asarray(begin + position * direction)
+
+    low, high, slope = 0.0, length, math.nan
+    if all(math.isfinite(seen.value) for seen in ends) and ends[0].label != ends[1].label:
+        try:
+            return _signed_change(plane, place, ends, length, tol)
+        except _UnsignedError:
+            pass
+    labels = [ends[0].label, ends[1].label]
+    while high - low > 2.0 * tol:
+        middle = 0.5 * (low + high)
+        label = plane.at(place(middle)).label
+        if label == labels[0]:
+            low = middle
+        else:  # the first change, where a third label stands between
+            high, labels[1] = middle, label
+    return Change(place(0.5 * (low + high)), 0.5 * (high - low), (labels[0], labels[1]), slope)
+
+
+def _signed_change(
+    plane: Plane,
+    place: Callable[[float], Point],
+    ends: tuple[Seen, Seen],
+    length: float,
+    tol: float,
+) -> Change:
+    from scipy.optimize import toms748
+
+    tried: dict[float, float] = {0.0: ends[0].value, length: ends[1].value}
+
+    def value(position: float) -> float:
+        if position not in tried:
+            tried[position] = plane.at(place(position)).value
+        if not math.isfinite(tried[position]):
+            raise _UnsignedError
+        return tried[position]
+
+    for position, seen in ((0.0, ends[0]), (length, ends[1])):
+        if seen.value == 0.0:
+            return Change(place(position), 0.0, (ends[0].label, ends[1].label), math.nan)
+    root = float(toms748(value, 0.0, length, xtol=tol, rtol=1e-15))
+    behind = min((p for p in tried if p >= root and _same(tried[p], ends[1].value)), default=length)
+    before = max((p for p in tried if p <= root and _same(tried[p], ends[0].value)), default=0.0)
+    width = behind - before
+    slope = (tried[behind] - tried[before]) / width if width > 0 else math.nan
+    return Change(
+        place(root), max(root - before, behind - root), (ends[0].label, ends[1].label), slope
+    )
+
+
+def _same(one: float, other: float) -> bool:
+    return one == 0.0 or (one > 0.0) == (other > 0.0)

@@ -1,0 +1,129 @@
+"""`boundary`: where a measure of two parameters changes its sign or its label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dmft.analysis.boundary import Boundary, trace_boundary
+from dmft.equations import Equations
+from dmft.model import Overlaps
+from dmft.names import Status
+from dmft.progress import ProgressOption
+from dmft.solvers.problem import Problem
+from dmft.workflow.measures import EquationMeasure
+from dmft.workflow.sweep import describe
+
+Axis = tuple[str, float, float]
+
+
+def boundary(
+    measure: str | Callable[..., Any],
+    x: Axis,
+    y: Axis,
+    *,
+    tol: float = 1e-6,
+    grid: tuple[int, int] = (9, 9),
+    step: float = 0.04,
+    log: tuple[str, ...] = (),
+    level: float = 0.0,
+    equations: Equations | Problem | None = None,
+    start: Overlaps | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> Boundary:
+    r"""Trace the curves along which a measure changes its sign or its label.
+
+    A coarse grid shows which labels there are; each change on it is solved for, and its curve is
+    followed in both directions: extrapolated, bracketed across, solved. Curves turn, close, end at
+    the edge of the rectangle or where three labels meet. What the grid does not show is not found.
+
+    Parameters
+    ----------
+    measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
+        A float counts by its sign against `level` (secants: about 5 evaluations a point); a str,
+        int, bool or `Status` is a label (halving: about 9). nan is the label "failed".
+        "converged" and "status" are labels.
+    x, y : (name, lowest, highest)
+    tol : float
+        Half-width of the last bracket of each point across the curve, in units of the ranges.
+    grid : (nx, ny)
+        Points of the coarse grid. It also takes `threads`, one a core by default.
+    step : float
+        Largest distance of two points of a curve, in units of the ranges.
+    log : names
+        Axes with a logarithmic scale.
+    level : float
+        Value of signed measures at which the boundary lies.
+    equations, start, t_max, fraction, reference, overlap, **options
+        For the built-in measures, as in `dmft.phase_diagram`.
+
+    Returns
+    -------
+    Boundary
+        `.curves` with x, y, error; `.triple_points`; `.solves`
+
+    Raises
+    ------
+    BadParameter
+        For a name that the equations lack, an empty range, or a measure that returns neither.
+
+    Examples
+    --------
+    From which learning rate on a squared unit on the sphere does not leave the uninformative
+    point: gamma = 2/(12 + Delta), one_pass.md F.1.
+
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
+    >>> found = dmft.boundary(
+    ...     "growth_rate", ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0), grid=(4, 4),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]]))
+    >>> (curve,) = found.curves
+    >>> bool(abs(curve.x - 2 / (12 + curve.y)).max() < 1e-6)
+    True
+    """
+    names = (x[0], y[0])
+    provenance: dict[str, Any] = {"level": level}
+    if callable(measure):
+        inner: Callable[..., Any] = measure
+        provenance["measure"] = str(getattr(measure, "__qualname__", measure))
+    else:
+        how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
+        chosen.check({x[0]: float(x[1]), y[0]: float(y[1])})
+        inner = chosen
+        provenance |= describe(chosen)
+
+    def signed(first: float, second: float) -> Any:
+        result = inner(**{names[0]: first, names[1]: second})
+        if measure == "converged":
+            return bool(result)
+        if measure == "status":
+            return str(list(Status)[int(result)])
+        return relative(result, level)
+
+    return trace_boundary(
+        signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, progress=progress,
+        provenance=provenance,
+    )  # fmt: skip
+
+
+def relative(result: Any, level: float) -> Any:
+    """A number against the level; escape times and runs as the numbers that they stand for."""
+    if hasattr(result, "horizon"):  # Censored: later than the horizon
+        return float(result.horizon) - level if result.horizon > level else float("nan")
+    if hasattr(result, "threshold"):  # EscapeTime
+        return float(result.value) - level
+    if hasattr(result, "risk") and hasattr(result, "status"):
+        return float(result.risk[-1]) - level
+    if isinstance(result, str | bool | int) or type(result).__name__ in ("bool_", "int64"):
+        return result
+    if isinstance(result, tuple):
+        return float(result[0]) - level, result[1]
+    return float(result) - level

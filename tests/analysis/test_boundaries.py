@@ -1,0 +1,147 @@
+"""Boundary curves against known ones: accuracy, cost, turns, triple points, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.analysis.boundary import trace_boundary
+from dmft.errors import BadParameter
+
+BOX = (("u", -2.0, 2.0), ("v", -2.0, 2.0))
+
+
+def gap_of_circle(curve):
+    return np.abs(np.hypot(curve.x, curve.y) - 1).max()
+
+
+@pytest.mark.parametrize(
+    ("measure", "tolerance", "per_point"),
+    [(lambda u, v: u**2 + v**2 - 1, 4e-6, 6), (lambda u, v: bool(u**2 + v**2 > 1), 4e-6, 10)],
+    ids=["signed", "labels"],
+)
+def test_a_circle_is_followed_round(measure, tolerance, per_point):
+    found = trace_boundary(measure, *BOX)
+    (curve,) = found.curves
+    assert curve.closed
+    assert curve.ends == ("closed", "closed")
+    # One millionth of a range of 4.
+    assert gap_of_circle(curve) < tolerance
+    assert curve.error.max() <= 1e-6
+    assert found.solves["grid"] == 81
+    assert found.solves["curves"] <= per_point * curve.x.size
+    assert sum(found.solves.values()) <= 500
+    angles = np.sort(np.arctan2(curve.y, curve.x))
+    assert np.diff(angles).max() < 0.25
+
+
+def test_errors_cover_the_distance_to_the_curve():
+    found = trace_boundary(lambda u, v: bool(u**2 + v**2 > 1), *BOX, tol=1e-4)
+    (curve,) = found.curves
+    assert np.all(np.abs(np.hypot(curve.x, curve.y) - 1) <= 4 * curve.error * (1 + 1e-9))
+
+
+@pytest.mark.parametrize(("labels", "per_point"), [(False, 6), (True, 11)])
+def test_a_fold_is_passed(labels, per_point):
+    """v^3 - v = u has three branches that are one curve."""
+
+    def measure(u, v):
+        value = v**3 - v - u
+        return value > 0 if labels else np.tanh(3 * value)
+
+    found = trace_boundary(measure, ("u", -1, 1), ("v", -1.5, 1.5))
+    (curve,) = found.curves
+    assert curve.ends == ("edge", "edge")
+    slope = np.hypot(3 * curve.y**2 - 1, 1)
+    assert np.max(np.abs(curve.y**3 - curve.y - curve.x) / slope) < 3e-6
+    assert curve.at(0.0).size == 3
+    assert found.solves["curves"] <= per_point * curve.x.size
+
+
+def test_all_branches_and_an_isolated_failure():
+    def measure(u, v):
+        if u < -1.5:
+            return float("nan")
+        return ((u + 0.5) ** 2 + v**2 - 0.5) * ((u - 1.2) ** 2 + v**2 - 0.2)
+
+    found = trace_boundary(measure, *BOX, grid=(13, 13))
+    signs = [c for c in found.curves if set(c.labels) == {"+", "-"}]
+    assert sorted(c.closed for c in signs) == [True, True]
+    (failed,) = [c for c in found.curves if "failed" in c.labels]
+    np.testing.assert_allclose(failed.x, -1.5, atol=1e-5)
+
+
+def test_three_labels_meet():
+    def measure(u, v):
+        return "low" if v < 0.3 + 0.1 * u else "left" if u < 0.4 + 0.2 * v**2 else "right"
+
+    found = trace_boundary(measure, ("u", 0, 1), ("v", 0, 1))
+    pairs = {frozenset(c.labels) for c in found.curves}
+    assert pairs == {frozenset(p) for p in (("low", "left"), ("low", "right"), ("left", "right"))}
+    v = 0.34
+    for _ in range(30):
+        v = 0.3 + 0.1 * (0.4 + 0.2 * v**2)
+    np.testing.assert_allclose(found.triple_points, [[0.4 + 0.2 * v**2, v]], atol=3e-6)
+
+
+def test_logarithmic_axes():
+    found = trace_boundary(
+        lambda u, v: u * v - 1, ("u", 0.01, 100), ("v", 0.01, 100), log=("u", "v")
+    )
+    (curve,) = found.curves
+    np.testing.assert_allclose(curve.x * curve.y, 1, rtol=2e-5)
+    with pytest.raises(BadParameter, match="logarithmic"):
+        trace_boundary(lambda u, v: u - v, ("u", 0.0, 1), ("v", 0.01, 1), log=("u",))
+
+
+def test_the_number_of_threads_changes_nothing():
+    one, four = (trace_boundary(lambda u, v: u**2 + v**2 - 1, *BOX, threads=n) for n in (1, 4))
+    np.testing.assert_array_equal(one.curves[0].x, four.curves[0].x)
+
+
+def test_growth_of_the_uninformative_point_vanishes_at_the_maximal_rate():
+    """One_pass.md F.1: growth 4 - 2 gamma (12 + Delta) on the sphere."""
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
+    equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1, constraint="sphere"))
+    axes = ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0)
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+    found = dmft.boundary("growth_rate", *axes, grid=(5, 5), equations=equations, start=start)
+    (curve,) = found.curves
+    np.testing.assert_allclose(curve.x, 2 / (12 + curve.y), atol=1e-6)
+    level = dmft.boundary(
+        "growth_rate", *axes, grid=(5, 5), equations=equations, start=start, level=1.0
+    )
+    np.testing.assert_allclose(4 - 2 * level.curves[0].x * (12 + level.curves[0].y), 1, atol=1e-4)
+    with pytest.raises(BadParameter, match="unknown parameter 'width'"):
+        dmft.boundary("growth_rate", axes[0], ("width", 1, 2), equations=equations, start=start)
+
+
+def test_labels_of_runs():
+    """Whether a run reaches t_max: free squared unit, unstable from gamma = 1/6 on."""
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
+    equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
+    found = dmft.boundary(
+        "status", ("learning_rate", 0.1, 0.5), ("label_noise", 0.0, 1.0), grid=(3, 3), tol=2e-4,
+        equations=equations, start=dmft.Overlaps([[1.0]], [[0.9]]), t_max=30.0,
+    )  # fmt: skip
+    assert {label for c in found.curves for label in c.labels} == {"ok", "diverged"}
+
+
+def test_records_figures_and_refusals(tmp_path):
+    found = trace_boundary(lambda u, v: "in" if u**2 + v**2 < 1 else "out", *BOX, tol=1e-4)
+    again = dmft.load(found.save(tmp_path / "boundary.nc"))
+    np.testing.assert_array_equal(again.curves[0].x, found.curves[0].x)
+    assert again.curves[0].labels == found.curves[0].labels
+    assert again.labels.tolist() == found.labels.tolist()
+    assert found.to_xarray()["u"].size == found.curves[0].x.size
+    axes = dmft.plot(found, path=tmp_path / "boundary.png")
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), found.curves[0].x)
+    with pytest.raises(BadParameter, match="lowest < highest"):
+        trace_boundary(lambda u, v: u, ("u", 1, 0), ("v", 0, 1))
+    with pytest.raises(BadParameter, match="signed number or a label"):
+        trace_boundary(lambda u, v: [u], ("u", 0, 1), ("v", 0, 1))
+    with pytest.raises(BadParameter, match="tol"):
+        trace_boundary(lambda u, v: u, ("u", 0, 1), ("v", 0, 1), tol=0.0)
+    assert trace_boundary(lambda u, v: u + 1, ("u", 0, 1), ("v", 0, 1)).curves == ()
