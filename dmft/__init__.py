@@ -100,6 +100,8 @@ PUBLIC = {
     "solve": "dmft.workflow",
     "solve_stages": "dmft.workflow",
     "stability": "dmft.workflow",
+    "WeakRecovery": "dmft.equations.weak_recovery",
+    "weak_recovery": "dmft.equations.weak_recovery",
     "sweep": "dmft.workflow",
 }
 

@@ -65,6 +65,8 @@ def axis_curves(
     steps = [f for f in functions if f.is_polynomial(*u) and sp.Poly(f, *u).total_degree() == 1]
     flanks = [c for f in steps for c in _linear_flanks(f, u, 0)]
     for curve in [*flanks, *_flanks(block, u, images)]:
+        if curve.thickness is not None and curve.thickness.has(sp.zoo, sp.nan, sp.DiracDelta):
+            continue  # of a function that jumps itself: its jump is among the switches
         last = max(k for k, x in enumerate(u) if curve.function.has(x))
         known = [c.function for c in result[last] if c.thickness is not None]
         if curve.function not in known and len(result[last]) < MAX_CURVES:

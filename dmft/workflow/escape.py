@@ -10,6 +10,7 @@ import numpy as np
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths, escape_of_runs
 from dmft.equations import Equations
+from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.simulation.ensemble import Ensemble
@@ -97,6 +98,9 @@ def escape_time(
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     solver, parameters = split_options(options)
     inputs = run_inputs(run_or_equations, start, parameters)
+    origin = problem.origin
+    if isinstance(origin, Equations) and origin.averages and not smooth(origin.averages):
+        solver = {**KINKED, **solver}
     return escape_time_of_problem(
         problem,
         inputs.pop("state"),
@@ -107,6 +111,10 @@ def escape_time(
         **inputs,
         **solver,
     )
+
+
+# Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.
+KINKED = {"rtol": 1e-6, "atol": 1e-8}
 
 
 def check_reference(reference: str) -> None:

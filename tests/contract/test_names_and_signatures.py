@@ -57,6 +57,7 @@ SIGNATURES = {
     "phases": {"run": REQUIRED},
     "linear_noise": {"equations": REQUIRED, "point": REQUIRED},
     "phase_diagram": {},
+    "weak_recovery": {"model": REQUIRED, "algorithm": REQUIRED},
 }  # fmt: skip
 KEYWORDS = {
     "SGD": {"constraint", "repeat", "readout_rate"},
