@@ -17,11 +17,13 @@ from dmft.literature.attention_phases import (
 )
 from dmft.literature.conventions import CONVENTIONS, Convention, convention
 from dmft.literature.models import hermite_committee, phase_retrieval, saad_solla
-from dmft.literature.two_time import spherical_p_spin
+from dmft.literature.random_network import NetworkStatics, random_network_statics
+from dmft.literature.two_time import random_network, ridge_flow, spherical_p_spin
 
 __all__ = [
     "CONVENTIONS",
     "Convention",
+    "NetworkStatics",
     "convention",
     "hermite_committee",
     "phase_retrieval",
@@ -31,6 +33,9 @@ __all__ = [
     "positional_semantic_points",
     "positional_semantic_regions",
     "positional_semantic_risk",
+    "random_network",
+    "random_network_statics",
+    "ridge_flow",
     "saad_solla",
     "spherical_p_spin",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average
 from dmft.model.two_time import TwoTime
 
 t, s, u = sp.symbols("t s u")
@@ -55,4 +58,129 @@ def spherical_p_spin(p: int, temperature: float | sp.Expr = 0) -> TwoTime:
         causal=[R],
         name=f"spherical {p}-spin glass",
         source="cugliandolo_kurchan_1993",
+    )
+
+
+def random_network(
+    activation: sp.Expr, gain: float | sp.Expr, variance: float | sp.Expr = 1
+) -> TwoTime:
+    r"""Random recurrent network from random initial fields (Sompolinsky, Crisanti, Sommers).
+
+    Equation    dh/dt = -h + g J phi(h), J_ij ~ N(0, 1/N); C(t, s) = E h(t) h(s), and R(t, s) is
+                the response of the leak alone: an asymmetric J gives no other
+    Scaling     t in membrane times; the fields start independent of J with the given variance
+    Valid for   activations whose pair average has a closed form (erf, sin, polynomials); the
+                stationary state of others: `random_network_statics`
+    Source      [sompolinsky_1988]
+
+    Parameters
+    ----------
+    activation : sympy.Expr
+        phi, in one symbol.
+    gain, variance : float or sympy.Symbol
+        g, and C(0, 0).
+
+    Raises
+    ------
+    NotClosed
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> network = dmft.literature.random_network(sp.erf(sp.sqrt(sp.pi) * z / 2), gain=2)
+    >>> run = dmft.solve(network, None, 5.0, tol=1e-4)
+    >>> bool(1.5 < run.C_diagonal[-1] < 2.5)
+    True
+    """
+    a, b = VARIANCES
+    g = sp.sympify(gain, strict=True)
+    average = pair_average(activation)
+    drive = g**2 * average.subs({COVARIANCE: C(t, u), a: C(t, t), b: C(u, u)}, simultaneous=True)
+    return TwoTime(
+        rates={
+            C(t, s): -C(t, s) + sp.Integral(drive * R(s, u), (u, 0, s)),
+            R(t, s): -R(t, s),
+            C(t, t): -2 * C(t, t) + 2 * sp.Integral(drive * R(t, u), (u, 0, t)),
+        },
+        values={R(t, t): 1},
+        start={C(0, 0): variance},
+        causal=[R],
+        name="random recurrent network",
+        source="sompolinsky_1988",
+    )
+
+
+def ridge_flow(
+    samples_per_dim: float | sp.Expr,
+    ridge: float | sp.Expr,
+    start: tuple[Any, Any, Any],
+    label_noise: float | sp.Expr = 0,
+) -> TwoTime:
+    r"""Ridge regression by gradient flow: the two-time equations of one linear neuron.
+
+    Equation    dw/dt = -ridge w - sum_mu (h^mu - y^mu) x^mu / sqrt(d), n = samples_per_dim * d;
+                theta = part of w orthogonal to the teacher, e = h - y residual of a sample:
+                C, R of theta (R to a force on the weights), D = E e e, K regular part of the
+                response of e to its field
+    Scaling     sum over samples, no 1/n; M = w w*/d, Q(t, t) = C(t, t) + M^2 / rho, training loss
+                D(t, t) / 2, population loss (Q - 2 M + rho + Delta) / 2
+    Source      Marchenko-Pastur gives the same curves in closed form, test of these equations
+
+    Parameters
+    ----------
+    samples_per_dim : float or sympy.Symbol
+        alpha.
+    ridge : float or sympy.Symbol
+    start : (q, m, rho)
+        Overlaps w w / d, w w* / d, w* w* / d at t = 0.
+    label_noise : float or sympy.Symbol
+        Delta.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> problem = dmft.literature.ridge_flow(2.0, 0.1, start=(1.0, 0.2, 1.0), label_noise=0.3)
+    >>> run = dmft.solve(problem, None, 1.0, tol=1e-5)
+    >>> bool(abs(run.M[-1] - 0.7574181) < 1e-4)
+    True
+    """
+    alpha, lam, noise = (sp.sympify(y, strict=True) for y in (samples_per_dim, ridge, label_noise))
+    q, m, rho = (sp.sympify(y, strict=True) for y in start)
+    D, K, M, N = sp.symbols("D K M N", cls=sp.Function)
+
+    def bare(v: sp.Symbol, w: sp.Symbol) -> sp.Expr:
+        """Covariance of the residuals without their own pull on the weights."""
+        return rho * (M(v) / rho - 1) * (M(w) / rho - 1) + noise + C(v, w)
+
+    decay = -(lam + alpha)
+    rate = (
+        decay * C(t, s)
+        - alpha * sp.Integral(K(t, u) * C(u, s), (u, 0, t))
+        + alpha * sp.Integral(D(t, u) * R(s, u), (u, 0, s))
+    )
+    residual = (
+        bare(t, s)
+        + sp.Integral(bare(t, u) * K(s, u), (u, 0, s))
+        - sp.Integral(R(t, u) * D(u, s), (u, 0, t))
+    )
+    return TwoTime(
+        rates={
+            C(t, s): rate,
+            R(t, s): decay * R(t, s) - alpha * sp.Integral(K(t, u) * R(u, s), (u, s, t)),
+            C(t, t): 2 * rate.subs(s, t),
+            M(t): -lam * M(t) - alpha * N(t),
+        },
+        values={
+            D(t, s): residual,
+            D(t, t): residual.subs(s, t),
+            K(t, s): -R(t, s) - sp.Integral(R(t, u) * K(u, s), (u, s, t)),
+            K(t, t): -1,
+            R(t, t): 1,
+            N(t): M(t) - rho - sp.Integral(R(t, u) * N(u), (u, 0, t)),
+        },
+        start={C(0, 0): q - m**2 / rho, M(0): m},
+        causal=[R, K],
+        name="ridge regression by gradient flow",
+        source="",
     )
