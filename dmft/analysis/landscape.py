@@ -116,7 +116,7 @@ class Landscape:
 
     def risk(self, e: float, m: float) -> float:
         """Risk at any feasible alignments."""
-        u = np.linalg.solve(self.disc.basis, [m, e])
+        u = np.asarray(np.linalg.solve(self.disc.basis, [m, e]), dtype=np.float64)
         return float(self.disc.values(u))
 
     def bend(self, e: float, m: float) -> float:

@@ -1,8 +1,8 @@
 """Phase diagram of the two-token attention (`python tests/benchmarks`).
 
-Wall and CPU seconds from an empty cache of tables, best of several. The baseline finds the minima of
-each point on 257 places of the circle with the same tables: cheaper than sums over four fields for
-each loss (sequence.md D.9), and it sees no minimum between its places.
+Wall and CPU seconds from an empty cache of tables, best of several. The baseline evaluates the risk
+of each point on 257 places of the circle with the same tables: cheaper than sums over four fields
+for each loss (sequence.md D.9), and it sees no minimum between its places.
 """
 
 import time

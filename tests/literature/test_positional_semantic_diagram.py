@@ -14,6 +14,7 @@ from dmft.literature import (
     positional_semantic_regions,
     positional_semantic_risk,
 )
+from dmft.literature.two_tokens.tables import tables
 
 
 def on_circle(a, omega, angles):
@@ -187,6 +188,24 @@ def test_degenerate_edges():
     assert last.e[0, 1, 0] == pytest.approx(
         positional_semantic_diagram(0.75, 1 - 1e-12).e[0, 0, 0], abs=1e-9
     )
+
+
+def test_no_minimum_lies_inside():
+    # R_m / m = -4 (1 - omega) (C_m / m) < 0 for m > 0 if C_m > 0 on the whole disc, and R_mm < 0 on
+    # m = 0 (sequence.md D.5, by numbers there): in x = m^2, dC/dx >= C_2(1) = 0.00149.
+    y, x = np.meshgrid(np.linspace(0, 1, 81), np.linspace(0, 1, 81))
+    inside = x + y <= 1 + 1e-12
+    slopes = tables().C(y[inside], x[inside], 0, 1)
+    assert slopes.min() == pytest.approx(0.001489283824826583, abs=1e-12)
+    # The smallest is at (e, m) = (1, 0), and it rises from there on all sides.
+    assert (y[inside][slopes.argmin()], x[inside][slopes.argmin()]) == (1.0, 0.0)
+
+
+def test_extreme_targets():
+    diagram = positional_semantic_diagram([0.0, -1.0, 1.0, 1e200], [0.7])
+    assert diagram.codes[0, 0] == 0
+    assert diagram.codes[0, 1] == diagram.codes[0, 2]
+    assert diagram.names[diagram.labels[0, 3]] == "positional over semantic"
 
 
 def test_refusals():

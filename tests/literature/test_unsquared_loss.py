@@ -43,6 +43,17 @@ def test_values(e, m, a, omega):
     np.testing.assert_allclose(risk([e, -e], [m, -m]), risk(e, m), atol=1e-4)
 
 
+def test_extreme_targets():
+    curves = positional_semantic_boundaries([0.0, 0.1, 20.0, -20.0], loss="frobenius")
+    assert np.isinf(curves.semantic[:2]).all()
+    assert np.isinf(curves.equal[:2]).all()
+    # alpha = 1 - exp(-2 a^2) has no more to change beyond a = 5.
+    assert 0.43 < curves.semantic[2] < 0.45
+    for name in ("semantic", "positional", "equal", "direction"):
+        values = getattr(curves, name)
+        assert values[2] == values[3] < 0.6
+
+
 def test_boundaries_against_sums_at_random_points():
     # sequence.md D.8 gives these to three or four digits; the scores of the Gaussian law on
     # quasi-random points, at the boundary found, decide.
@@ -77,7 +88,7 @@ def test_the_semantic_corner_bends_as_the_integral_says():
     # boundary, with opposite signs.
     a = 1.0
     z, h_star = fields(18)
-    boundary = _at(1 / (1 + np.exp(-2 * a * a)))["semantic"]
+    boundary = _at(a, 1 / (1 + np.exp(-2 * a * a)))["semantic"]
     assert boundary == pytest.approx(0.7653570, abs=1e-6)
     angle = 0.12
     moved = np.cos(angle) * h_star + np.sin(angle) * (z + np.array([1, -1]))

@@ -73,7 +73,8 @@ def alpha_of(a: ArrayLike) -> Array:
     a = np.asarray(a, dtype=float)
     if not np.all(np.isfinite(a)):
         raise BadParameter(f"a must be finite, got {a[~np.isfinite(a)].ravel()[0]}")
-    alpha: Array = 1.0 / (1.0 + np.exp(-2.0 * a * a))
+    with np.errstate(over="ignore"):  # a^2 = inf: alpha = 1
+        alpha: Array = 1.0 / (1.0 + np.exp(-2.0 * a * a))
     return alpha
 
 

@@ -31,6 +31,9 @@ COARSE, ROOT, SLOPE, NEWTON_STEPS = 0.25, 1e-10, 1e-4, 2
 RADIAL, ANGULAR, PLANE = 80, 96, 0.04
 # Radius of the window around them, relative to their distance, and its power: flat inside.
 WINDOW, POWER = 0.3, 10
+# Below, all curves lie beyond omega = 1 (at 0.5 the lowest is at 1.15) and the two points merge;
+# beyond, they lie where the Gaussian weight is below 1e-27, and where they are does not matter.
+SMALLEST, FARTHEST = 0.4, 8.0
 # omega is looked for from here: at omega = 0 the loss has a cone at perfect recovery.
 LOWEST = 0.02
 
@@ -78,8 +81,8 @@ def unsquared_boundaries(a: ArrayLike) -> Boundaries:
     alpha = alpha_of(a)
     names = ("semantic", "positional", "equal", "direction")
     found = {name: np.full(a.shape, np.nan) for name in names}
-    for i, value in enumerate(alpha.ravel()):
-        for name, omega in _at(float(value)).items():
+    for i, (place, value) in enumerate(zip(np.abs(a).ravel(), alpha.ravel(), strict=True)):
+        for name, omega in _at(float(place), float(value)).items():
             found[name].ravel()[i] = omega
     none = np.full(a.shape, np.nan)
     return Boundaries(
@@ -88,10 +91,12 @@ def unsquared_boundaries(a: ArrayLike) -> Boundaries:
     )  # fmt: skip
 
 
-def _at(alpha: float) -> dict[str, float]:
-    """Return omega on each boundary at one alpha; infinite where it is not met below 1."""
-    regular, singular = _plane(alpha, _curvature)
-    (corner,) = _plane(alpha, _distance)  # at (0, 1) the loss is omega times this
+def _at(a: float, alpha: float) -> dict[str, float]:
+    """Return omega on each boundary at one a; infinite where it is not met below 1."""
+    if a < SMALLEST:
+        return dict.fromkeys(("semantic", "direction", "positional", "equal"), math.inf)
+    regular, singular = _plane(a, alpha, _curvature)
+    (corner,) = _plane(a, alpha, _distance)  # at (0, 1) the loss is omega times this
 
     def direction(omega: float, step: float) -> float:
         _, r_mm, _, r_ee = _independent(0.0, omega, alpha, step)
@@ -184,9 +189,9 @@ def _curvature(z1: Array, z2: Array, alpha: float) -> Array:
     return np.array([regular, (turned[0] + turned[1] + turned[2]) / size])
 
 
-def _plane(alpha: float, function: Callable[[Array, Array, float], Array]) -> Array:
+def _plane(a: float, alpha: float, function: Callable[[Array, Array, float], Array]) -> Array:
     """Gaussian mean of a function with point singularities where s = alpha: at +-(a, -a)."""
-    a = math.sqrt(0.5 * math.log(alpha / (1 - alpha)))
+    a = min(a, FARTHEST)
     radius = WINDOW * 2 * math.sqrt(2) * a
 
     def weighted(z1: Array, z2: Array) -> Array:
