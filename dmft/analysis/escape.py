@@ -222,10 +222,16 @@ def _by_overlap(
 ) -> EscapeTime | Censored:
     if not 0.0 < overlap <= 1.0:
         raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
-    cosine = LargestCosine()
-    event = Event(cosine, overlap, direction=1)
+    # A problem that observes its overlap says so itself.
+    known = "overlap" in problem.observables
+    event = Event("overlap" if known else LargestCosine(), overlap, direction=1)
     start = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
-    if cosine.value(start.start, start.constants) >= overlap:
+    begun_with = (
+        float(start.observables["overlap"][0])
+        if known
+        else LargestCosine().value(start.start, start.constants)
+    )
+    if begun_with >= overlap:
         begun = float(options.get("t_start", 0.0))
         return EscapeTime(begun, overlap, "overlap", **clock_of(start))
     run = solve_problem(problem, state, t_max, events=[event], **options)

@@ -14,15 +14,17 @@ from dmft.codegen.assemble import code_names, module_text, system_parts
 from dmft.codegen.diffusion import noise_layout, noise_parts
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout
+from dmft.codegen.sequence import build_sequence
 from dmft.emit import cache_directory, load_module
 from dmft.equations import Equations
+from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import Committee
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
 
-def build(equations: Equations) -> Problem:
+def build(equations: Equations | SequenceEquations) -> Problem:
     """Compile equations of motion; widths and parameters stay run-time values.
 
     The Numba source is a readable file in the cache directory (`dmft.emit.cache_directory`);
@@ -31,6 +33,7 @@ def build(equations: Equations) -> Problem:
     Parameters
     ----------
     equations : Equations
+        Or `SequenceEquations`.
 
     Returns
     -------
@@ -50,6 +53,8 @@ def build(equations: Equations) -> Problem:
     >>> problem.parameters, "def rhs" in problem.source
     ((), True)
     """
+    if isinstance(equations, SequenceEquations):
+        return build_sequence(equations)
     if not isinstance(equations, Equations):
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
     source = stored_source(equations)

@@ -62,6 +62,8 @@ def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | No
 
 def _entries(values: Any) -> list[dict[str, Any]]:
     """Return overlaps as curves: values, label of the family, colour; a sample of wide students."""
+    if hasattr(values, "m"):
+        return _alignment_entries(values.e, values.m)
     if hasattr(values, "Q_perp"):
         return _wide_entries(values.M, values.Q_perp)
     Q, M = values.Q, values.M
@@ -71,6 +73,20 @@ def _entries(values: Any) -> list[dict[str, Any]]:
     curves += [{"values": Q[:, j, j], "width": 1.2, **look} for j in range(p)]
     look = {"label": "$Q_{jl}$", "color": FAINT, "linestyle": "-", "zorder": 1}
     curves += [{"values": Q[:, j, n], "width": 1.0, **look} for j in range(p) for n in range(j)]
+    return curves
+
+
+def _alignment_entries(e: Any, m: Any) -> list[dict[str, Any]]:
+    """Alignments of a sequence model; those with positional vectors where there are any."""
+    curves: list[dict[str, Any]] = []
+    for name, values, first in (("m", m, 0), ("e", e, 1)):
+        rows = np.reshape(values, (len(values), -1))
+        if name == "e" and not np.any(rows):
+            continue
+        for n in range(rows.shape[1]):
+            label = f"${name}_{{{n + 1}}}$" if rows.shape[1] > 1 else f"${name}$"
+            look = {"label": label, "color": colour(first + 2 * n), "width": 1.6, "zorder": 3}
+            curves.append({"values": rows[:, n], "linestyle": line_style(first), **look})
     return curves
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import sympy as sp
 
@@ -14,11 +14,24 @@ from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.repeated import check_repeated
 from dmft.equations.scalings import limit, region_of
+from dmft.equations.sequence import SequenceEquations, derive_sequence
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientDescent, GradientFlow, MixtureModel, Model, Scaling
+from dmft.model import (
+    SGD,
+    GradientDescent,
+    GradientFlow,
+    MixtureModel,
+    Model,
+    Scaling,
+    SequenceModel,
+)
 
 
+@overload
+def derive(  # type: ignore[overload-overlap]
+    model: SequenceModel, algorithm: SGD | GradientFlow
+) -> SequenceEquations: ...
 @overload
 def derive(
     model: Model,
@@ -37,7 +50,7 @@ def derive(
     dim: int | sp.Expr | None = None,
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
-) -> Equations | DescentEquations:
+) -> Equations | DescentEquations | SequenceEquations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -64,7 +77,8 @@ def derive(
     Parameters
     ----------
     model : Model
-        Or a `MixtureModel`, for descent on repeated data.
+        Or a `MixtureModel`, for descent on repeated data. A sequence model, always on the sphere,
+        gives `SequenceEquations` of its alignments e and m.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
@@ -113,6 +127,13 @@ def derive(
             )
         check_labels(model)
         return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
+    if isinstance(model, SequenceModel):
+        if dim is not None or fluctuations or scaling not in (None, "high-dimensional"):
+            raise BadParameter(
+                "dim, scaling and fluctuations belong to committees; sequence models have the ode "
+                "of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise)"
+            )
+        return derive_sequence(model, cast(Any, algorithm))
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_admissible(model)

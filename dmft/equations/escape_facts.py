@@ -10,7 +10,16 @@ from dmft.equations import symbols as x
 from dmft.equations.derive import derive
 from dmft.equations.uninformative import OTHER, STUDENT, TEACHER, Uninformative, mu, q
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, MultiIndex, as_count
+from dmft.model import (
+    FIELD,
+    SGD,
+    Committee,
+    GradientFlow,
+    Model,
+    MultiIndex,
+    SequenceModel,
+    as_count,
+)
 
 # Powers of the overlap looked at for functions that are no polynomials.
 ORDER = 8
@@ -126,6 +135,8 @@ def as_committees(model: Model) -> Model:
     """A teacher that is a function of one field, as a committee of one unit."""
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if isinstance(model, SequenceModel):
+        raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
     teacher = model.teacher
     if not isinstance(teacher, MultiIndex):
         return model

@@ -10,8 +10,9 @@ from dmft.equations import symbols as x
 from dmft.equations.escape_facts import as_committees, read_facts
 from dmft.equations.escape_laws import law_of
 from dmft.equations.recovery import recovery
+from dmft.equations.sequence_limits import perfect_learning_rate
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model import SGD, Committee, GradientFlow, Model, SequenceModel
 
 
 def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
@@ -25,8 +26,9 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     Valid for   matched committees, P = I, unit readouts; p = k, on the sphere also k = 1 with any
                 p. Exact without label noise. Label noise shifts the solution by its own order; for
                 one neuron on the sphere whose overlap obeys dm/dt = m (Lambda - A m^2) the shift is
-                taken whole: what is learned vanishes at Lambda = 0
-    Source      one_pass.md F.1, G.1; derivations/escape_formulas.py
+                taken whole: what is learned vanishes at Lambda = 0. Sequence models whose target is
+                the student's function, without label noise: 2 n_b E|J|^2 / E|J^T J|^2
+    Source      one_pass.md F.1, G.1; sequence.md C.8; derivations/escape_formulas.py
 
     Examples
     --------
@@ -42,6 +44,8 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     >>> dmft.maximal_learning_rate(dmft.literature.phase_retrieval(p), sphere)
     p/6
     """
+    if isinstance(model, SequenceModel):
+        return perfect_learning_rate(model, algorithm)
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         raise BadParameter(
             f"the perfect solution is linearised for one gradient a sample, not with repeat = "

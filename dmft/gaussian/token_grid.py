@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 # By number of tokens: highest order of the coefficients, half width of the nodes, their distance.
 # Two tokens: series error of attention 1e-12 at m = 1; the others within 2^23 nodes of memory.
-RULES = {1: (140, 12.5, 0.05), 2: (200, 12.5, 0.08), 3: (60, 10.0, 0.15), 4: (30, 8.0, 0.32)}
+RULES = {1: (140, 12.5, 0.05), 2: (200, 12.5, 0.08), 3: (60, 10.0, 0.2), 4: (24, 7.7, 0.35)}
 MOST_TOKENS = max(RULES)
 MODULES = ["scipy", "numpy"]
 # Nodes whose normal density is below this part of its peak are not read: functions may overflow

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import factorial
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -32,7 +33,7 @@ Pair = tuple[sp.Expr, sp.Expr]
 
 # Numbers of Chebyshev nodes in e that are tried, and the part of the largest coefficient that the
 # last two may have.
-DEGREES = (32, 48, 72, 96)
+DEGREES = (24, 36, 56, 96)
 SETTLED = 1e-13
 # Rows below this part of the largest entry are not kept, nor columns behind which all are below
 # this multiple of the last ones: what is left there is rounding, which derivatives in e would
@@ -104,7 +105,7 @@ class TokenTable:
 @lru_cache(maxsize=256)
 def token_table(pairs: tuple[Pair, ...], pattern: tuple[sp.Expr, ...], radius: float) -> TokenTable:
     """Table of E[sum F(h*) G(h)] at means pattern_l e, from the cache on disk or computed."""
-    key = table_key(pairs, pattern, radius, (0, 0))
+    key = table_key(pairs, pattern, radius)
     try:
         return TokenTable.unpack(load_array(key))
     except FileNotFoundError:
@@ -113,19 +114,21 @@ def token_table(pairs: tuple[Pair, ...], pattern: tuple[sp.Expr, ...], radius: f
         return table
 
 
-def stored_table(
-    pairs: tuple[Pair, ...], pattern: tuple[sp.Expr, ...], radius: float, orders: tuple[int, int]
-) -> str:
+def stored_table(source: tuple[Any, ...], orders: tuple[int, int]) -> str:
     """Key under which a derivative of a table is on disk, for generated modules."""
+    pairs, pattern, radius = source
     key = table_key(pairs, pattern, radius, orders)
-    table = token_table(pairs, pattern, radius)
+    table = token_table(*source)
     if orders != (0, 0):
         store_array(key, table.derivative(*orders).pack())
     return key
 
 
 def table_key(
-    pairs: tuple[Pair, ...], pattern: tuple[sp.Expr, ...], radius: float, orders: tuple[int, int]
+    pairs: tuple[Pair, ...],
+    pattern: tuple[sp.Expr, ...],
+    radius: float,
+    orders: tuple[int, int] = (0, 0),
 ) -> str:
     """Name of a table by its content."""
     text = f"tokens {VERSION} {sp.srepr(pairs)} {sp.srepr(pattern)} {radius!r} {orders}"
@@ -228,7 +231,8 @@ def _orders(
         for g, v in zip(chunk, values, strict=True):
             mine = [pair for pair in pairs if pair[1] == g]
             found = grid.coefficients(v, max(_order(pair, grid) for pair in mine))
-            rest = _rest(g, v, found, grid)
+            open_end = any(teacher.rest[f] for f, _ in mine)
+            rest = _rest(g, v, found, grid) if open_end else 0.0
             for f, _ in mine:
                 result += _product(teacher.coefficients[f], found, grid.order)
                 bound += np.sqrt(teacher.rest[f] * rest)

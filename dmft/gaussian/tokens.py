@@ -46,7 +46,7 @@ class TokenPairs(sp.Atom):
         return (self.pairs,)
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        return self.pairs
+        return tuple(y for pair in self.pairs for y in pair)
 
     def _sympyrepr(self, printer: Any) -> str:
         return f"TokenPairs({', '.join(printer.doprint(y) for p in self.pairs for y in p)})"

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.model.covariance import check_covariance, check_shape
-from dmft.model.model import Model
+from dmft.model.model import Model, SequenceModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,10 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if isinstance(model, SequenceModel):
+        raise BadParameter(
+            "random_overlaps is for committees; a sequence model starts from dmft.Alignment(e, m)"
+        )
     dim = as_count(dim, "dim")
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
         raise BadParameter(f"seed must be a non-negative integer, got {seed!r}")

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths, escape_of_runs
 from dmft.equations import Equations
+from dmft.equations.sequence import SequenceEquations
 from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
-from dmft.model import Overlaps
+from dmft.model import Alignment, Overlaps
 from dmft.simulation.ensemble import Ensemble
 from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.inputs import problem_of, run_inputs, split_options
 from dmft.workflow.paths import escape_times_of_ensemble, path_inputs
+from dmft.workflow.sequence import sequence_of
 
 
 def escape_time(
-    run_or_equations: Trajectory | PathEnsemble | Ensemble | Equations | Problem,
-    start: Overlaps | Sequence[Overlaps] | None = None,
+    run_or_equations: (
+        Trajectory | PathEnsemble | Ensemble | Equations | SequenceEquations | Problem
+    ),
+    start: Overlaps | Alignment | Sequence[Overlaps] | None = None,
     t_max: float | None = None,
     *,
     fraction: float = 0.5,
@@ -34,7 +38,7 @@ def escape_time(
     r"""First time at which the risk has fallen by a fraction, or an overlap has grown.
 
     Equation    first t with risk(t) <= (1 - fraction) * reference risk; with `overlap=c`, the
-                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c
+                first t with max_jr |M_jr| / sqrt(Q_jj P_rr) >= c (of a sequence model |m| >= c)
     Scaling     t of the equations; `.steps(dim)` converts where there are steps
     Valid for   a threshold crossed within the run; else a `Censored` record with the horizon.
                 The crossing is located on the dense output, never on the saved points, of a run
@@ -91,10 +95,10 @@ def escape_time(
     problem = problem_of(run_or_equations)
     if problem.kind == "sde" and problem.origin is not None:
         check_reference(reference)
-        return _of_equations(problem, start, t_max, fraction, overlap, options)
+        return _of_equations(problem, cast(Any, start), t_max, fraction, overlap, options)
     if start is None or t_max is None:
         raise BadParameter("escape_time of equations needs start= and t_max=")
-    if not isinstance(start, Overlaps):
+    if sequence_of(problem) is None and not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     solver, parameters = split_options(options)
     inputs = run_inputs(run_or_equations, start, parameters)

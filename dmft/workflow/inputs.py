@@ -8,31 +8,36 @@ from typing import Any
 
 from dmft.codegen import build
 from dmft.equations import Equations
+from dmft.equations.sequence import SequenceEquations
 from dmft.equations.values import Values
 from dmft.errors import BadParameter
-from dmft.model import SGD, Overlaps
+from dmft.model import SGD
 from dmft.solvers.problem import Problem
+from dmft.workflow.sequence import sequence_inputs, sequence_of
 
 
 @lru_cache(maxsize=64)
-def _built(fingerprint: str, equations: Equations) -> Problem:
+def _built(fingerprint: str, equations: Equations | SequenceEquations) -> Problem:
     return build(equations)
 
 
-def problem_of(system: Equations | Problem) -> Problem:
+def problem_of(system: Equations | SequenceEquations | Problem) -> Problem:
     """Compiled problem of a system; equal equations are built once in a process."""
     if isinstance(system, Problem):
         return system
-    if isinstance(system, Equations):
+    if isinstance(system, Equations | SequenceEquations):
         return _built(system.fingerprint, system)
     raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
 
 
 def run_inputs(
-    system: Equations | Problem, start: Overlaps, parameters: Mapping[str, Any]
+    system: Equations | SequenceEquations | Problem, start: Any, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
-    equations = system if isinstance(system, Equations) else system.origin
+    sequence = sequence_of(system)
+    if sequence is not None:
+        return sequence_inputs(sequence, start, parameters)
+    equations = system.origin if isinstance(system, Problem) else system
     if not isinstance(equations, Equations):
         raise BadParameter(
             "this Problem was written by hand; solve it with dmft.solvers.solve.solve_problem, "

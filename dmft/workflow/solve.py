@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 from dmft.equations import Equations
 from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import smooth
+from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
-from dmft.model import Overlaps
+from dmft.model import Alignment, Overlaps
 from dmft.model.two_time import TwoTime
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
@@ -27,6 +28,7 @@ from dmft.workflow.limits import rate_message
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import solve_on_nodes
 from dmft.workflow.schedule import scheduled_inputs, with_ending
+from dmft.workflow.sequence import sequence_of, solve_sequence
 from dmft.workflow.two_time import solve_two_time, two_time_options
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
@@ -35,8 +37,8 @@ RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 
 
 def solve(
-    system: Equations | DescentEquations | TwoTime | Problem,
-    start: Overlaps | Sequence[Overlaps] | None,
+    system: Equations | SequenceEquations | DescentEquations | TwoTime | Problem,
+    start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
     *,
     method: str | None = None,
@@ -59,12 +61,12 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, DescentEquations, TwoTime or Problem
+    system : Equations, SequenceEquations, DescentEquations, TwoTime or Problem
         A `dmft.TwoTime` has its own start (pass None) and options: `tol=`, `thin=`, `checkpoint=`
         and more (`dmft.workflow.two_time.TwoTimeOptions`).
     start : Overlaps
-        For an sde also a list of them, one for each path, or None: drawn anew for each path as
-        `random_overlaps` does.
+        An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
+        None: drawn anew for each path as `random_overlaps` does.
     t_max : float
     method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
         Compiled explicit Runge-Kutta of order 5 (the default) or 8; SciPy's implicit methods when
@@ -130,15 +132,24 @@ def solve(
         return solve_two_time(system, t_max, progress=progress, **own)
     problem = problem_of(system)
     if problem.kind == "sde" and problem.origin is not None:
-        common = {"method": method, "save_at": save_at, "events": events, "progress": progress}
-        return solve_paths_of(problem, start, t_max, {**common, "timeout": timeout}, parameters)
+        common: dict[str, Any] = {"method": method, "save_at": save_at}
+        common |= {"events": events, "progress": progress}
+        common |= {"timeout": timeout}
+        return solve_paths_of(problem, cast(Any, start), t_max, common, parameters)
     refuse_path_options(parameters)
+    sequence = sequence_of(problem)
+    if sequence is not None:
+        given: dict[str, Any] = {"method": method, "rtol": rtol, "atol": atol}
+        given |= {"save_at": save_at}
+        given |= {"events": events, "progress": progress}
+        given |= {"max_steps": max_steps, "timeout": timeout}
+        return solve_sequence(problem, sequence, start, t_max, given, parameters)
     if not isinstance(start, Overlaps):
         raise BadParameter(
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
             "equations of kind 'sde'"
         )
-    problem, inputs, schedule = scheduled_inputs(system, start, parameters)
+    problem, inputs, schedule = scheduled_inputs(cast(Any, system), start, parameters)
     equations = problem.origin
     options = {
         "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
