@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.chunk import Chunk, Task, compute_chunk, forget_store, killed_point
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.points import Points, as_points
 from dmft.analysis.store import STATUSES, Contents, Store, record_type
 from dmft.errors import BadParameter
@@ -88,6 +89,21 @@ class Sweep:
             f"{n} ({k})" for n, k in zip(self.points.names, self.points.shape, strict=False)
         )
         return f"Sweep({', '.join(self.values)} over {axes}; {self.count()})"
+
+    def diagram(self, quantity: str | None = None) -> PhaseDiagram:
+        """The sweep as a phase diagram, where it is a product of two parameters."""
+        if not self.points.is_grid or len(self.points.names) != 2:
+            raise BadParameter(
+                f"a diagram has two axes; this sweep has the parameters {list(self.points.names)}"
+            )
+        name = quantity or next(iter(self.values))
+        (x_name, y_name), (x, y) = self.points.names, self.points.columns
+        rows = y.size
+        messages = {(n % rows, n // rows): text for n, text in self.messages.items()}
+        return PhaseDiagram(
+            x_name, y_name, name, x.astype(np.float64), y.astype(np.float64),
+            self.values[name].T, self.status.T, self.horizon.T, messages, self.provenance,
+        )  # fmt: skip
 
     def to_xarray(self) -> xarray.Dataset:
         """Return an `xarray.Dataset` (needs the extra `io`)."""

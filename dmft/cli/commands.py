@@ -37,12 +37,16 @@ def run_command(arguments: argparse.Namespace) -> int:
     declared = override(read_declaration(arguments.file), arguments.overrides)
     if arguments.latex:
         write_latex(declared, arguments.latex)
+    from dmft.cli.large import boundary_command, sweep_command
+
     commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
         "derive": derive_command,
         "solve": solve_command,
         "simulate": simulate_command,
         "escape": escape_command,
         "phase": phase_command,
+        "boundary": boundary_command,
+        "sweep": sweep_command,
     }
     status = commands[arguments.command](declared, arguments)
     return EXIT_CODES.get(status, NUMERICAL_FAILURE)
@@ -313,7 +317,7 @@ def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     descent.refuse(declared, "phase")
     table = declared.table("phase")
     keys, _ = clock(declared.table("solve"))
-    x, y = declared.axes
+    x, y = declared.axes["phase"]
     measure, names = table["measure"], (x.name, y.name)
     extra = declared.options.get("escape", {}) if measure == "escape_time" else {}
     fixed = {n: v for n, v in declared.parameters.items() if n not in names}

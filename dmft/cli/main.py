@@ -28,6 +28,8 @@ two-layer networks, from a declaration file.
   dmft simulate model.toml --theory --plot b.png
                                        finite-dimensional runs on top of the theory
   dmft phase model.toml --plot c.pdf   a diagram over two parameters
+  dmft boundary model.toml             the curves along which a measure changes
+  dmft sweep run model.toml            any number of parameters, killed and resumed
 """
 
 COMMANDS = {
@@ -36,6 +38,9 @@ COMMANDS = {
     "simulate": "run the algorithm itself at finite dimension, with error bars",
     "escape": "time at which the risk (or an overlap) crosses its threshold",
     "phase": "a diagram over two parameters, in parallel on the local cores",
+    "boundary": "curves of two parameters along which a measure changes its sign or its label",
+    "sweep": "a measure over any number of parameters, with a store: run, status, resume, collect, "
+    "work, submit",
     "example": "print an example declaration file",
 }
 
@@ -88,6 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
+    if name == "sweep":
+        actions = ("run", "status", "resume", "collect", "work", "submit")
+        command.add_argument("action", choices=actions, help="what to do with the sweep")
+        _add_sweep_arguments(command)
     command.add_argument("file", metavar="FILE.toml", help="declaration file (see dmft --help)")
     command.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], dest="overrides",
@@ -104,6 +113,21 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument(
             "--theory", action="store_true", help="solve the equations too and compare"
         )
+
+
+def _add_sweep_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--workers", type=_count, metavar="N", help="threads; one a core by default")
+    add("--scheduler", metavar="ADDRESS", help="run on this Dask cluster (extra dask)")
+    add("--task", type=int, metavar="I", default=0, help="work: number of this part, from 0")
+    add("--of", type=_count, metavar="N", help="work, submit: number of parts (submit: 100)")
+    add("--yes", action="store_true", help="submit: hand the script to sbatch")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number >= 1")
+    return int(text)
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:

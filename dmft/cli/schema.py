@@ -44,6 +44,9 @@ _TARGET = {
 }
 _TEACHER = {name: replace(key, required=False) for name, key in _NETWORK.items()} | _TARGET
 
+# Measures of `dmft.workflow.measures`.
+MEASURES = ("escape_time", "final_risk", "converged", "growth_rate", "status")
+
 SCHEMA: dict[str, Table] = {
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
     "teacher": Table("what writes the labels: a network, the same keys; or a target", _TEACHER),
@@ -169,6 +172,25 @@ SCHEMA: dict[str, Table] = {
                 True,
                 ("escape_time", "final_risk", "status"),
             ),
+        },
+    ),
+    "boundary": Table(
+        "curves where a measure of two parameters changes",
+        {
+            "x": Key("axis", "{name, from, to, points of the coarse grid, scale}", True),
+            "y": Key("axis", "likewise", True),
+            "measure": Key("choice", "what changes", True, choices=MEASURES),
+            "level": Key("number", "value of the measure on the curve; 0 by default"),
+            "tol": Key("positive", "accuracy across the curve, in units of the ranges"),
+            "step": Key("fraction", "largest distance of two points, in units of the ranges"),
+        },
+    ),
+    "sweep": Table(
+        "a measure at all combinations of any number of parameters",
+        {
+            "axes": Key("axes", "list of {name, from, to, points, scale}", True),
+            "measure": Key("choice", "what is computed", True, choices=MEASURES),
+            "store": Key("text", "folder of the results, beside this file", True),
         },
     ),
     "parameters": Table("values of the letters used above, for example gamma = 0.5"),

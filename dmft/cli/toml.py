@@ -66,7 +66,8 @@ class Declaration:
     algorithm: SGD | GradientFlow | GradientDescent
     parameters: Mapping[str, float]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    axes: tuple[Axis, ...] = ()
+    # Of [phase], [boundary] and [sweep], by table.
+    axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     dim: int | None = None
     """Input dimension of the map of one step, where [algorithm] says it."""
 
@@ -154,7 +155,8 @@ class _Reader:
         self._check_tables()
         parameters = self._parameters()
         axes = self._axes()
-        letters = [*parameters, *(a.name for a in axes if a.name not in BUILT_IN)]
+        spanned = [a.name for table in axes.values() for a in table if a.name not in BUILT_IN]
+        letters = list(dict.fromkeys([*parameters, *spanned]))
         symbols = {name: sp.Symbol(name, real=True) for name in letters}
         self.values = Values(self.file, symbols)
         self.values = Values(self.file, symbols, self._fields())
@@ -229,10 +231,14 @@ class _Reader:
             scalars = ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
             for name in scalars:
                 used |= getattr(read.algorithm, name).free_symbols
-        elif any(a.name == "learning_rate" for a in read.axes):
-            raise self.values.refusal("[phase]", "gradient flow has no learning_rate to vary")
+        else:
+            for table, axes in read.axes.items():
+                if any(a.name == "learning_rate" for a in axes):
+                    reason = "gradient flow has no learning_rate to vary"
+                    raise self.values.refusal(f"[{table}]", reason)
         for symbol in sorted(declared - used, key=str):
-            table = "[parameters]" if symbol.name in read.parameters else "[phase]"
+            spanning = [t for t, axes in read.axes.items() if symbol.name in {a.name for a in axes}]
+            table = "[parameters]" if symbol.name in read.parameters else f"[{spanning[0]}]"
             reason = "no activation, readout, label_noise or learning_rate uses this letter"
             raise self.values.refusal(f"{table} {symbol.name}", reason)
 
@@ -246,12 +252,26 @@ class _Reader:
             values[self.values.name(name, where)] = self.values.number(value, where)
         return values
 
-    def _axes(self) -> tuple[Axis, ...]:
-        table = self.raw.get("phase", {})
-        axes = tuple(self._axis(table[n], f"[phase] {n}") for n in ("x", "y") if n in table)
-        if len(axes) == 2 and axes[0].name == axes[1].name:
-            raise self.values.refusal("[phase]", f"both axes are {axes[0].name!r}")
-        return axes
+    def _axes(self) -> dict[str, tuple[Axis, ...]]:
+        found: dict[str, tuple[Axis, ...]] = {}
+        for name in ("phase", "boundary", "sweep"):
+            table = self.raw.get(name, {})
+            given = {n: table[n] for n in ("x", "y") if n in table}
+            if name == "sweep" and "axes" in table:
+                listed = table["axes"]
+                if not isinstance(listed, list) or not listed:
+                    reason = "must be a list of {name, from, to, points}"
+                    raise self.values.refusal("[sweep] axes", reason)
+                given = {f"axes[{n}]": value for n, value in enumerate(listed)}
+            axes = tuple(self._axis(value, f"[{name}] {n}") for n, value in given.items())
+            names = [a.name for a in axes]
+            for n in names:
+                if names.count(n) > 1:
+                    which = "both axes are" if len(names) == 2 else "several axes are"
+                    raise self.values.refusal(f"[{name}]", f"{which} {n!r}")
+            if axes:
+                found[name] = axes
+        return found
 
     def _axis(self, value: Any, where: str) -> Axis:
         if not isinstance(value, dict):
@@ -289,7 +309,8 @@ class _Reader:
         return {
             n: self.values.read(v, known[n], f"{where} {n}")
             for n, v in raw.items()
-            if known[n].kind != "axis"  # read by _axes, before the formulas that use its name
+            if known[n].kind
+            not in ("axis", "axes")  # read by _axes, before the formulas that use its name
         }
 
 

@@ -82,7 +82,7 @@ def test_symbolic_widths_and_phase_axes(write):
     )
     read = read_declaration(write(text))
     assert read.model.student.width == sp.Symbol("p", integer=True, positive=True)
-    x, y = read.axes
+    x, y = read.axes["phase"]
     assert x.values() == pytest.approx([0.01, 0.1, 1.0], rel=1e-14)
     assert y.values() == [0.0, 0.5, 1.0, 1.5, 2.0]
 

@@ -1,0 +1,208 @@
+"""Commands for many points: `dmft boundary`, `dmft sweep run|status|resume|collect|work|submit`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmft.cli.commands import clock, derived, keep, log, progress_option
+from dmft.cli.report import print_json, table
+from dmft.cli.toml import Axis, Declaration
+from dmft.errors import BadParameter, MissingExtra
+from dmft.names import Status
+
+ACTIONS = {
+    "run": "compute what the store lacks, on the local cores or a Dask cluster",
+    "status": "how many points the store holds, from any machine that sees it",
+    "resume": "the same as run: what is in the store is never computed again",
+    "collect": "read the store and report, save or draw its results",
+    "work": "compute one part of the points: the task of a job array (--task, --of)",
+    "submit": "print the job script of a SLURM array; --yes submits it",
+}
+TASKS = 100
+
+
+def measured(declared: Declaration, name: str) -> dict[str, Any]:
+    """Keywords of a built-in measure: equations, start, horizon, fixed parameters."""
+    measure = declared.table(name)["measure"]
+    spanned = {axis.name for axis in declared.axes[name]}
+    keys: dict[str, Any] = {}
+    if measure != "growth_rate":
+        keys, _ = clock(declared.table("solve"))
+    if measure == "escape_time":
+        keys |= declared.options.get("escape", {})
+    keys |= {n: v for n, v in declared.parameters.items() if n not in spanned}
+    return {**keys, "equations": derived(declared), "start": declared.start()}
+
+
+def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Trace boundary curves."""
+    from dmft.workflow import boundary
+
+    options = dict(declared.table("boundary"))
+    x, y = declared.axes["boundary"]
+    found = boundary(
+        options.pop("measure"),
+        (x.name, x.start, x.stop),
+        (y.name, y.start, y.stop),
+        grid=(x.points, y.points),
+        log=tuple(axis.name for axis in (x, y) if axis.scale == "log"),
+        progress=progress_option(arguments),
+        **options,
+        **measured(declared, "boundary"),
+    )
+    if arguments.json:
+        curves = [
+            {
+                "labels": list(c.labels),
+                "ends": list(c.ends),
+                x.name: c.x,
+                y.name: c.y,
+                "error": c.error,
+            }
+            for c in found.curves
+        ]
+        print_json(
+            {"curves": curves, "triple_points": found.triple_points, "solves": dict(found.solves)}
+        )
+    else:
+        print(found)
+        for curve in found.curves:
+            words = " | ".join(map(str, curve.labels))
+            print(f"{words} (from {curve.ends[0]} to {curve.ends[1]})")
+            print(table({x.name: curve.x, y.name: curve.y, "+-": curve.error}))
+    if found.message:
+        log(found.message)
+    keep(arguments, found, found)
+    return Status.TOLERANCE_NOT_MET if found.message else Status.OK
+
+
+def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Run, watch, collect or hand out a sweep."""
+    options = declared.table("sweep")
+    store = declared.path.parent / str(options["store"])
+    axes = {axis.name: axis.values() for axis in declared.axes["sweep"]}
+    if arguments.action == "submit":
+        return submit(declared, arguments)
+    if arguments.action in ("status", "collect"):
+        from dmft.analysis.store import open_store
+        from dmft.analysis.sweep import collect
+
+        found = collect(axes, open_store(store))
+    else:
+        found = run(declared, arguments, store, axes)
+    report(found, arguments, declared.axes["sweep"])
+    if arguments.action == "collect":
+        keep(arguments, found, *shown(found))
+    return Status.OK if found.complete or arguments.action != "run" else Status.INTERRUPTED
+
+
+def run(
+    declared: Declaration, arguments: argparse.Namespace, store: Path, axes: dict[str, list[float]]
+) -> Any:
+    """Compute what is missing."""
+    from dmft.workflow import sweep
+
+    keys = measured(declared, "sweep")
+    part = (0, 1)
+    if arguments.action == "work":
+        if arguments.of is None:
+            raise BadParameter("sweep work needs --of N: the number of parts (and --task I)")
+        part = (arguments.task, arguments.of)
+    how: dict[str, Any] = {"workers": arguments.workers, "part": part}
+    if arguments.scheduler:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MissingExtra('--scheduler needs Dask: pip install "dmft[dask]"') from error
+        with Client(arguments.scheduler) as client:
+            how["executor"] = client
+            return _sweep(sweep, declared, arguments, store, axes, keys, how)
+    return _sweep(sweep, declared, arguments, store, axes, keys, how)
+
+
+def _sweep(
+    sweep: Any,
+    declared: Declaration,
+    arguments: argparse.Namespace,
+    store: Path,
+    axes: dict[str, list[float]],
+    keys: dict[str, Any],
+    how: dict[str, Any],
+) -> Any:
+    measure = declared.table("sweep")["measure"]
+    progress = progress_option(arguments)
+    return sweep(axes, measure, store=store, progress=progress, **how, **keys)
+
+
+def report(found: Any, arguments: argparse.Namespace, axes: tuple[Axis, ...]) -> None:
+    """Print how many points there are of each status, and the range of the values."""
+    total = int(np.prod(found.status.shape))
+    facts = {
+        "points": total,
+        "count": found.count(),
+        "computed": found.computed,
+        "torn": found.torn,
+        "complete": found.complete,
+    }
+    if arguments.json:
+        values = {n: v for n, v in found.values.items() if arguments.action == "collect"}
+        spans = {axis.name: axis.values() for axis in axes}
+        print_json({**facts, **({"axes": spans, "values": values} if values else {})})
+        return
+    print(f"{', '.join(found.values)} at {total} points")
+    for status, number in found.count().items():
+        words = "not computed" if status == Status.INTERRUPTED else status
+        print(f"  {words}: {number}")
+    print(f"  computed now: {found.computed}")
+    if found.torn:
+        print(f"  damaged records, left out: {found.torn}")
+    for name, values in found.values.items():
+        if np.any(np.isfinite(values)):
+            print(f"  {name}: {np.nanmin(values):.7g} to {np.nanmax(values):.7g}")
+
+
+def shown(found: Any) -> tuple[Any, ...]:
+    """What of a sweep has a picture: one over two parameters."""
+    if len(found.points.shape) != 2:
+        return (found,)
+    return (found.diagram(),)
+
+
+def submit(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Print (or submit) the script of a job array whose tasks need no scheduler but SLURM's."""
+    tasks = arguments.of or TASKS
+    settings = [part for s in arguments.overrides for part in ("--set", s)]
+    command = [
+        sys.executable, "-m", "dmft.cli.main", "sweep", "work", str(declared.path.resolve()),
+        "--of", str(tasks), "--no-progress", *settings,
+    ]  # fmt: skip
+    script = f"""#!/bin/bash
+#SBATCH --job-name=dmft-{declared.path.stem}
+#SBATCH --array=0-{tasks - 1}
+#SBATCH --cpus-per-task=1
+#SBATCH --requeue
+# Each task computes every {tasks}th point and appends to its own shard of the store; a task that is
+# killed or requeued computes only what the store lacks.
+export OMP_NUM_THREADS=1
+{shlex.join(command)} --task "$SLURM_ARRAY_TASK_ID" --workers "${{SLURM_CPUS_PER_TASK:-1}}"
+"""
+    if not arguments.yes:
+        print(script, end="")
+        return Status.OK
+    if shutil.which("sbatch") is None:
+        raise BadParameter(
+            "--yes: there is no sbatch on this machine; without it, print the script"
+        )
+    done = subprocess.run(["sbatch"], input=script, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise BadParameter(f"sbatch refused: {done.stderr.strip()}")
+    print(done.stdout, end="")
+    return Status.OK

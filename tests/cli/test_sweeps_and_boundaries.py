@@ -1,0 +1,123 @@
+"""`dmft boundary` and `dmft sweep`: runs, resumptions, parts, job scripts, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dmft.cli.main import main
+
+MODEL = """
+[student]
+activation = "z**2"
+width = 1
+[teacher]
+activation = "z**2"
+width = 1
+[algorithm]
+kind = "sgd"
+learning_rate = "gamma"
+constraint = "sphere"
+[start]
+kind = "overlaps"
+Q = [[1.0]]
+M = [[{m}]]
+[solve]
+t_max = 20.0
+[boundary]
+measure = "growth_rate"
+x = {{name = "gamma", from = 0.05, to = 0.2, points = 4}}
+y = {{name = "label_noise", from = 0.0, to = 4.0, points = 4}}
+[sweep]
+measure = "final_risk"
+store = "store"
+axes = [{{name = "gamma", from = 0.05, to = 0.1, points = 3}},
+        {{name = "label_noise", from = 0.0, to = 1.0, points = 2}}]
+"""
+
+
+@pytest.fixture
+def declaration(tmp_path):
+    def write(m=0.1, text=MODEL):
+        file = tmp_path / "model.toml"
+        file.write_text(text.format(m=m))
+        return str(file)
+
+    return write
+
+
+def test_boundary(declaration, capsys, tmp_path):
+    file = declaration(m=0.0)
+    assert main(["boundary", file, "--json", "--plot", str(tmp_path / "b.png")]) == 0
+    (curve,) = json.loads(capsys.readouterr().out)["curves"]
+    gamma, noise = np.array(curve["gamma"]), np.array(curve["label_noise"])
+    np.testing.assert_allclose(gamma, 2 / (12 + noise), atol=1e-6)
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_sweep_is_run_watched_and_collected(declaration, capsys, tmp_path):
+    file = declaration()
+    assert main(["sweep", "status", file]) == 2
+    assert "is no store" in capsys.readouterr().err
+    assert main(["sweep", "work", file, "--task", "1", "--of", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] == 2
+    assert main(["sweep", "status", file]) == 0
+    assert "not computed: 4" in capsys.readouterr().out
+    assert main(["sweep", "run", file, "--json", "--no-progress"]) == 0
+    assert json.loads(capsys.readouterr().out) | {"torn": 0} == {
+        "points": 6, "count": {"ok": 6}, "computed": 4, "torn": 0, "complete": True,
+    }  # fmt: skip
+    assert main(["sweep", "resume", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] == 0
+    outputs = ["--save", str(tmp_path / "s.nc"), "--plot", str(tmp_path / "s.png")]
+    assert main(["sweep", "collect", file, "--json", *outputs]) == 0
+    values = json.loads(capsys.readouterr().out)["values"]["final_risk"]
+    assert np.shape(values) == (3, 2)
+    assert (tmp_path / "s.png").stat().st_size > 5000
+
+
+def test_another_sweep_is_refused(declaration, capsys):
+    file = declaration()
+    assert main(["sweep", "work", file, "--of", "6"]) == 0
+    file = declaration(m=0.2)
+    assert main(["sweep", "run", file]) == 2
+    assert "holds another sweep: its start is" in capsys.readouterr().err
+
+
+def test_job_script(declaration, capsys):
+    file = declaration()
+    assert main(["sweep", "submit", file, "--of", "40"]) == 0
+    script = capsys.readouterr().out
+    assert "#SBATCH --array=0-39" in script
+    assert '--of 40 --no-progress --task "$SLURM_ARRAY_TASK_ID"' in script
+    assert main(["sweep", "submit", file, "--yes"]) == 2
+    assert "no sbatch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (('"label_noise", from = 0.0, to = 1.0', '"gamma", from = 0.0, to = 1.0'), "both axes are"),
+        (('name = "gamma", from = 0.05, to = 0.1', 'name = "q", from = 0.05, to = 0.1'), "q"),
+        (("axes = [", "axes = ["), None),
+        (('store = "store"', ""), "'store' is missing"),
+        (('measure = "growth_rate"', 'measure = "growth"'), "growth"),
+    ],
+)
+def test_slips(declaration, capsys, change, reason):
+    if reason is None:
+        text = MODEL.split("axes = ")[0] + "axes = []\n"
+        reason = "must be a list"
+    else:
+        text = MODEL.replace(*change)
+    assert main(["sweep", "run", declaration(text=text)]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_part_needs_its_number(declaration, capsys):
+    assert main(["sweep", "work", declaration()]) == 2
+    assert "--of N" in capsys.readouterr().err
+    assert main(["sweep", "work", declaration(), "--task", "3", "--of", "2"]) == 2
+    assert "0 <= i < n" in capsys.readouterr().err
