@@ -27,7 +27,7 @@ from numba import njit, typeof, types
 from numpy.typing import NDArray
 
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
-from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, VECTOR
+from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
 
 GENERATOR = typeof(np.random.default_rng(0))
 INTEGERS = types.int64[::1]
@@ -58,7 +58,7 @@ COMMON = (
 )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def semidefinite_factor(
     S: NDArray[np.float64], L: NDArray[np.float64], pivots: NDArray[np.int64], threshold: float
 ) -> int:
@@ -90,7 +90,7 @@ def semidefinite_factor(
     return n
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def length_status(Q: NDArray[np.float64]) -> int:
     """REACHED while every squared length is finite and moderate."""
     for j in range(Q.shape[0]):
@@ -126,7 +126,7 @@ def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule,
     return risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule) <= watch[1]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-untyped-def]
     """Factor h = B z1 + L z2 given h* = root z1; returns the rank of the second part."""
     p, rank = B.shape
@@ -148,7 +148,7 @@ def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-u
     return semidefinite_factor(rest, L, order, RANK_TOLERANCE * largest)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-untyped-def]
     """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
     known = root.shape[1]
@@ -209,7 +209,7 @@ def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
         Q[j, j] = 1.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64]) -> None:
     """Add the step of the readout; the sum over the batch is used up."""
     for j in range(a.size):
@@ -217,7 +217,7 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
         push[j] = 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-untyped-def]
     """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, if asked to, Psi Z^T."""
     for j in range(psi.size):
@@ -243,7 +243,7 @@ def fill_gram(generator, S, V, degrees, L, order, T, Y, gram):  # type: ignore[n
     add_wishart(generator, S, degrees, L, order, T, Y, gram)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
     """Add the increments of one step."""
     p, k = M.shape
@@ -254,7 +254,7 @@ def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
             Q[j, i] += scale * (own[j, i] + own[i, j]) + scale * scale * gram[j, i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def take_out_radial(Q, M, scale, own, Q_new, M_new):  # type: ignore[no-untyped-def]
     """Overlaps of w_j' - c_j w_j from those of w (Q, M) and of w' (Q_new, M_new, overwritten)."""
     p, k = M.shape

@@ -217,45 +217,45 @@ UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": Fals
 
 
 @njit(cache=True, **UNCOUNTED)
-def hermite_coefficient(powers, n, variance):  # type: ignore[no-untyped-def]
+def hermite_coefficient(table, size, n, variance):  # type: ignore[no-untyped-def]
     """Coefficient of H_n = C^(n/2) He_n(u / sqrt(C)) in a polynomial of a field u of variance C."""
-    value, factor = 0.0, 1.0
-    for i in range(n, powers.size, 2):
-        value += factor * powers[i]
-        # u^i holds i! / (n! 2^m m!) C^m of it, with m = (i - n)/2.
-        factor *= (i + 1.0) * (i + 2.0) / (i - n + 2.0) * variance
+    value = 0.0
+    for i in range(size - 1 - (size - 1 - n) % 2, n - 1, -2):
+        value = value * variance + table[n * size + i]
     return value
 
 
 @njit(RISK_SIGNATURE, cache=True, **UNCOUNTED)
 def polynomial_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule):  # type: ignore[no-untyped-def]
-    """Population risk of polynomial committees; their power coefficients are in the rule.
+    """Population risk of polynomial committees; their tables of coefficients are in the rule.
 
     Exact, by orthogonality: E[H_n(u) H_m(v)] = n! C_uv^n for n = m, else 0. The quadrature calls
     the activations a hundred times, which would cost more than the step itself.
     """
     p, k = M.shape
-    student, teacher = rule[2], rule[3]
+    student, teacher, s, t = rule[0], rule[1], rule[2].size, rule[3].size
     total = 0.0
     for m in range(p + k):
         for n in range(m + 1):
             mean, power = 0.0, 1.0
             if m < p:
-                for i in range(student.size):
-                    one = hermite_coefficient(student, i, Q[m, m])
-                    mean += power * one * hermite_coefficient(student, i, Q[n, n])
+                for i in range(s):
+                    one = hermite_coefficient(student, s, i, Q[m, m])
+                    two = one if m == n else hermite_coefficient(student, s, i, Q[n, n])
+                    mean += power * one * two
                     power *= (i + 1.0) * Q[m, n]
                 mean *= a[m] * a[n] / (p * p)
             elif n < p:
-                for i in range(min(student.size, teacher.size)):
-                    one = hermite_coefficient(teacher, i, P[m - p, m - p])
-                    mean -= power * one * hermite_coefficient(student, i, Q[n, n])
+                for i in range(min(s, t)):
+                    one = hermite_coefficient(teacher, t, i, P[m - p, m - p])
+                    mean -= power * one * hermite_coefficient(student, s, i, Q[n, n])
                     power *= (i + 1.0) * M[n, m - p]
                 mean *= a[n] * a_star[m - p] / (p * k)
             else:
-                for i in range(teacher.size):
-                    one = hermite_coefficient(teacher, i, P[m - p, m - p])
-                    mean += power * one * hermite_coefficient(teacher, i, P[n - p, n - p])
+                for i in range(t):
+                    one = hermite_coefficient(teacher, t, i, P[m - p, m - p])
+                    two = one if m == n else hermite_coefficient(teacher, t, i, P[n - p, n - p])
+                    mean += power * one * two
                     power *= (i + 1.0) * P[m - p, n - p]
                 mean *= a_star[m - p] * a_star[n - p] / (k * k)
             total += mean if m == n else 2.0 * mean
@@ -361,7 +361,8 @@ def choose_rule(student: Activation, teacher: Activation, refinement: float = 1.
     empty = np.empty(0)
     settings = np.array([refinement])
     if student.degree is not None and teacher.degree is not None:
-        return empty, empty, power_coefficients(student), power_coefficients(teacher), settings
+        powers = power_coefficients(student), power_coefficients(teacher)
+        return hermite_table(powers[0]), hermite_table(powers[1]), *powers, settings
     return empty, empty, find_kinks(student), find_kinks(teacher), settings
 
 
@@ -371,6 +372,19 @@ def power_coefficients(activation: Activation) -> NDArray[np.float64]:
     values = dict(zip(symbols, activation.parameters, strict=True))
     coefficients = sp.Poly(activation.expr, FIELD).all_coeffs()[::-1]
     return np.array([float(c.xreplace(values)) for c in coefficients])
+
+
+def hermite_table(powers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficient of C^m H_n in sum_i powers[i] u^i, at n size + i with i = n + 2 m."""
+    size = powers.size
+    table = np.zeros((size, size))
+    for n in range(size):
+        for i in range(n, size, 2):
+            # u^i holds i! / (n! 2^m m!) C^m of H_n, with m = (i - n)/2.
+            m = (i - n) // 2
+            ways = math.factorial(i) / (math.factorial(n) * 2.0**m * math.factorial(m))
+            table[n, i] = ways * powers[i]
+    return table.ravel()
 
 
 def find_kinks(activation: Activation) -> NDArray[np.float64]:

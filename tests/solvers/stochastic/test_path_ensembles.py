@@ -107,6 +107,8 @@ def test_a_covariance_that_is_not_positive_is_refused_with_its_eigenvalue(indefi
     run = indefinite.solve(4.0, paths=100, dt=0.01, method=method, save_at=2)
     assert run.status == "left_domain"
     assert "where the covariance of the noise is not positive: first path" in run.message
+    when = float(run.message.split("after t = ")[1].split(",")[0])
+    assert 0.0 < when < 4.0
     where = run.message.split("state [")[1].split("]")[0]
     lowest = float(run.message.split("smallest eigenvalue ")[1].split(" ")[0])
     assert lowest == pytest.approx(1.0 - abs(float(where.split(",")[0])), abs=1e-5)
