@@ -10,8 +10,8 @@ import numpy as np
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths, escape_of_runs
 from dmft.equations import Equations
-from dmft.equations.sequence import SequenceEquations
 from dmft.equations.nodes import smooth
+from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.simulation.ensemble import Ensemble
