@@ -64,8 +64,8 @@ def mean(values):
 #
 # $T_{11}=s(h)=\sigma(h_1(h_1-h_2))$, $\sigma(q)=1/(1+e^{-q})$, and rows sum to one:
 # $\|\Delta T\|_F^2=2(\Delta s_1)^2+2(\Delta s_2)^2$. $(h_1,h_2)\to(-h_2,-h_1)$ in both $h$ and
-# $h^*$ exchanges the rows and keeps the law, so that with $M=\mathbb E\,s(h)$, $V=\mathbb E\,s(h)^2$,
-# $C=\mathbb E\,s(h)s(h^*)$
+# $h^*$ exchanges the rows and keeps the law, so that with $M=\mathbb E\,s(h)$,
+# $V=\mathbb E\,s(h)^2$, $C=\mathbb E\,s(h)s(h^*)$
 #
 # $$\mathcal R=2\{V(e)+(1-\omega)^2V(0)+\omega^2\alpha^2-2(1-\omega)C(e,m)-2\omega\alpha M(e)
 # +2(1-\omega)\omega\alpha M(0)\}.$$

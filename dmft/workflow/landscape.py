@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def landscape(
         if parameters:
             raise BadParameter(f"a callable takes no parameters here, got {sorted(parameters)}")
         return scan.landscape(model, gram, points=points)
-    risk = _Values(_of(model))
+    risk = _values(_of(model))
     _refuse_gram(gram)
     return scan.landscape(risk.at(parameters), risk.gram, points=points)
 
@@ -114,7 +115,7 @@ def landscape_boundary(
     >>> round(dmft.landscape_boundary(model, "w", turn, 0.1, 0.9), 9)
     0.5
     """
-    risk = _Values(_of(model))
+    risk = _values(_of(model))
     return scan.landscape_boundary(
         lambda value: risk.at({**parameters, parameter: value}), measure, low, high,
         gram=risk.gram, xtol=xtol,
@@ -160,7 +161,7 @@ def landscape_diagram(
     >>> dmft.landscape_diagram(model, {"c": [2, 6], "w": [0.2, 0.8]}).codes.tolist()
     [[0, 0], [0, 3]]
     """
-    risk = _Values(_of(model))
+    risk = _values(_of(model))
     names = list(axes)
 
     def measure(x: float, y: float) -> Landscape:
@@ -176,6 +177,11 @@ def _of(model: SequenceModel | SequenceRisk) -> SequenceRisk:
     if not isinstance(model, SequenceModel):
         raise BadParameter(f"expected the Model of a sequence, got {type(model).__name__}")
     return population_risk(model)
+
+
+@lru_cache(maxsize=16)
+def _values(risk: SequenceRisk) -> _Values:
+    return _Values(risk)
 
 
 def _refuse_gram(gram: ArrayLike | None) -> None:
