@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.display.diagram import cell_edges
 from dmft.display.style import COLOURS, FAINT, INK, colour, line_style, new_figure
 from dmft.errors import BadParameter
 from dmft.names import Status
@@ -66,6 +67,11 @@ def _is_simulated(record: Any) -> bool:
     return hasattr(record, "mean")
 
 
+def _is_flow(record: Any) -> bool:
+    """Whether times are those of a flow, not steps."""
+    return bool(record.provenance.get("flow", False))
+
+
 def _overlaps(M: Array) -> list[tuple[tuple[int, int], str, str, str]]:
     """Each M_jr with its label, colour and line style."""
     _, p, k = M.shape
@@ -122,11 +128,12 @@ def _draw_ensemble(ensemble: Any, panels: Any, number: int, beside: bool) -> Non
 
 def _finish_curves(panels: Any, records: Sequence[Any]) -> None:
     last = max(float(np.asarray(r.t)[-1]) for r in records)
+    unit = "time" if any(_is_flow(r) for r in records) else "step"
     words = ("overlaps $M$", r"training loss $\langle \ell \rangle$", r"risk $\mathcal{R}$")
     for panel, label in zip(panels[:3], words, strict=True):
-        panel.set(xlabel="step $t$", ylabel=label, xlim=(-0.02 * last, 1.02 * last))
+        panel.set(xlabel=f"{unit} $t$", ylabel=label, xlim=(-0.02 * last, 1.02 * last))
         panel.spines[["top", "right"]].set_visible(False)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=unit == "step")
         handles, labels = panel.get_legend_handles_labels()
         if 0 < len(handles) <= CROWD:
             where = "best" if panel is panels[0] else "upper right"
@@ -147,12 +154,15 @@ def _map(
         return
     values = np.array(kernel[:, :, 0, 0])
     if name == "resp":
-        # Causal: what lies above the diagonal is zero by definition.
-        values = np.where(np.tri(len(values), dtype=bool), values, np.nan)
+        # Causal: what lies above the diagonal is zero by definition; densities end before it.
+        below = -1 if theories and _is_flow(theories[0]) else 0
+        values = np.where(np.tri(len(values), k=below, dtype=bool), values, np.nan)
     elif theory is not None and truth is not None and truth.shape == theory.shape:
         values = np.where(np.tri(len(values), dtype=bool), values, truth[:, :, 0, 0])
         words = "theory below, simulation above the diagonal"
-    edges = np.arange(len(values) + 1) - 0.5
+    first = (*theories, *simulated)[0]
+    edges = cell_edges(np.asarray(first.t[: len(values)]))
+    unit = "time" if _is_flow(first) else "step"
     image = panel.pcolormesh(
         edges, edges, np.ma.masked_invalid(values), rasterized=True, **_colours(values)
     )
@@ -162,12 +172,12 @@ def _map(
         # Decades are too few for a range of about one.
         bar.set_ticks([float(f"{y:.2g}") for y in np.geomspace(low, high, TICKS)])
         bar.minorticks_off()
-    panel.set(xlabel="step $s$", ylabel="step $t$", aspect="equal")
+    panel.set(xlabel=f"{unit} $s$", ylabel=f"{unit} $t$", aspect="equal")
     panel.set_title(words, fontsize="small")
     # As a matrix is written: t downwards, so that the past is below the diagonal.
     panel.invert_yaxis()
     for axis in (panel.xaxis, panel.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+        axis.get_major_locator().set_params(integer=unit == "step")
 
 
 def _colours(values: Array) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sympy as sp
 from dmft.equations.admissible import check_admissible, check_labels
 from dmft.equations.definitions import live
 from dmft.equations.descent import DescentEquations, derive_descent
+from dmft.equations.descent_flow import DescentFlow, derive_flow
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.repeated import check_repeated
@@ -43,6 +44,10 @@ def derive(
 ) -> Equations: ...
 @overload
 def derive(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEquations: ...
+@overload
+def derive(
+    model: Model | MixtureModel, algorithm: GradientDescent, *, scaling: str
+) -> DescentFlow: ...
 def derive(
     model: Model | MixtureModel,
     algorithm: SGD | GradientFlow | GradientDescent,
@@ -50,7 +55,7 @@ def derive(
     dim: int | sp.Expr | None = None,
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
-) -> Equations | DescentEquations | SequenceEquations:
+) -> Equations | DescentEquations | DescentFlow | SequenceEquations:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -87,7 +92,8 @@ def derive(
         With the mean-field scaling the dimension in which the residuals of random rows meet
         (their cosines are averaged over; without it they are orthogonal).
     scaling : str or Scaling, optional
-        Which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
+        For descent on repeated data "gradient-flow", the limit of small steps (`DescentFlow`).
+        Else which terms survive as d grows. "high-dimensional" (SGD's default) keeps all,
         "gradient-flow" drops the quadratic term, "mean-field" does so for wide students, whose
         state is M (p, k) and Q_perp (p,), "noise-dominated" keeps the quadratic term alone, in
         its own time; "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic
@@ -163,12 +169,15 @@ def derive(
 
 def two_time_equations(
     model: Model | MixtureModel, algorithm: GradientDescent, others: tuple[Any, ...]
-) -> DescentEquations:
-    """Equations of descent on repeated data, which have one limit and no options."""
+) -> DescentEquations | DescentFlow:
+    """Equations of descent on repeated data, of finite steps or of their limit."""
+    if others == (None, "gradient-flow", None):
+        return derive_flow(model, algorithm)
     if any(y is not None for y in others):
         raise BadParameter(
             "dim, scaling and fluctuations belong to one-pass algorithms; gradient descent on "
-            "repeated data is derived as d -> infinity at n = samples_per_dim * d"
+            "repeated data is derived as d -> infinity at n = samples_per_dim * d, and with "
+            'scaling="gradient-flow" as learning_rate -> 0'
         )
     return derive_descent(model, algorithm)
 

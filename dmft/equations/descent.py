@@ -23,7 +23,7 @@ from dmft.equations.target import target
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
-from dmft.model import Committee, GaussianMixture, MixtureModel, Model
+from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, Model
 from dmft.model.descent import LABEL, PREDICTION, GradientDescent
 
 eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
@@ -242,7 +242,6 @@ class DescentEquations:
         r"""LaTeX of the process, of the averages that close it, and of the sample."""
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         rates = [line for d in self.process for line in _lines(d, printer)]
-        sample = [line for d in self.sample for line in _lines(d, printer)]
         bend = printer.doprint(curvature(self.model, self.algorithm))
         averages = [
             r"g^{\star t}_{j r} &= \langle g^{t}_{j}\, h^*_{r} \rangle",
@@ -251,8 +250,23 @@ class DescentEquations:
             r" \frac{\partial g^{t}_{j}}{\partial r^{s}_{l}} \right\rangle",
             r"r &\sim \mathcal{N}(0, C^{\theta}), \quad " + _law_of_teachers(self.model),
             rf"H_{{j l}} = \partial g_j / \partial h_l &= {bend}",
+            *_masks_latex(self.algorithm),
         ]
-        return "\n".join([f"% {self.time_unit}", align(rates), align(averages), align(sample)])
+        parts = (align(rates), align(averages), self.latex_of_sample())
+        return "\n".join([f"% {self.time_unit}", *parts])
+
+    def latex_of_sample(self) -> str:
+        """LaTeX of what a sample computes, and of the activation with its derivatives."""
+        printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
+        sample = [line for d in self.sample for line in _lines(d, printer)]
+        sigma = self.model.student.activation
+        z = sp.Symbol("z", real=True)
+        # Kinks are jumps of the slope and Dirac parts of the curvature.
+        functions = [
+            rf"\sigma{prime}(z) = {sp.latex(derivative(sigma, order).xreplace({FIELD: z}))}"
+            for order, prime in enumerate(("", "'", "''"))
+        ]
+        return "\n".join([align(sample), align([r"& " + r",\quad ".join(functions)])])
 
     def _repr_latex_(self) -> str:
         return self.latex().split("\n", 1)[1]
@@ -261,6 +275,21 @@ class DescentEquations:
         lines = [f"Equations of gradient descent (two-time); {self.time_unit}"]
         lines += [f"  {d.target} = {d.expr}" for d in self.definitions]
         return "\n".join([*lines, "  " + functions_text(self.model)])
+
+
+def _masks_latex(algorithm: GradientDescent) -> list[str]:
+    """What batches make of the gradients in the averages and in the memory."""
+    part = f"{algorithm.batch_fraction:g}"
+    weighted = rf"g^{{t}} &\to s^{{t}} g^{{t}} / {part}, \quad "
+    rows = {
+        "bernoulli": weighted
+        + rf"s^{{t}} \in \{{0, 1\}} \text{{ independent}}, \Pr(s^{{t}} = 1) = {part}",
+        "reshuffle": weighted + rf"s^{{t}} = 1 \text{{ once in each epoch of }} 1/{part} "
+        r"\text{ steps, at a random one}",
+        "fresh": r"C^{\ell}(t, s) &= R^{\ell}(t, s) = 0 \text{ for } s < t, \text{ no memory: "
+        r"a sample is seen once}",
+    }  # fmt: skip
+    return [rows[algorithm.batch]] if algorithm.batch else []
 
 
 def _law_of_teachers(model: Model | MixtureModel) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
+from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.path_ensemble import Values
 
@@ -26,6 +27,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "Q2": ("t", "t_2", "p", "p_2"),
     "corr": ("step", "step_2", "p", "p_2"),
     "resp": ("step", "step_2", "p", "p_2"),
+    "drag": ("t", "p", "p_2"),
     "readout": ("t", "p"),
     "train_loss": ("step",),
     "risk": ("t",),
@@ -101,14 +103,16 @@ class DescentRun:
         return f"DescentRun({self.status}: {self.t.size - 1} steps; {shapes}; {self.message})"
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm, whatever the dimension."""
+        """Steps of the algorithm, whatever the dimension; a flow has none."""
+        if self.provenance.get("flow"):
+            raise BadParameter("gradient flow has no steps: its time is learning_rate * steps")
         return self.t.copy()
 
     def samples(self, dim: int) -> Array:
         """Samples that the algorithm has seen at input dimension `dim`: the same in every step."""
         used = float(self.parameters["samples_per_dim"]) * dim
         fresh = bool(self.provenance.get("fresh", False))
-        return used * (self.t if fresh else np.minimum(self.t, 1.0))
+        return used * (self.t if fresh else np.minimum(np.ceil(self.t), 1.0))
 
     def to_xarray(self) -> xarray.Dataset:
         """Return an `xarray.Dataset` (needs the extra `io`); errors are named ``M_error``."""

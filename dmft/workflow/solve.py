@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from dmft.equations import Equations
 from dmft.equations.descent import DescentEquations
+from dmft.equations.descent_flow import DescentFlow
 from dmft.equations.nodes import smooth
 from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
@@ -23,6 +24,7 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.descent import solve_descent
+from dmft.workflow.descent_flow import solve_flow
 from dmft.workflow.inputs import problem_of
 from dmft.workflow.limits import rate_message
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
@@ -37,7 +39,7 @@ RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 
 
 def solve(
-    system: Equations | SequenceEquations | DescentEquations | TwoTime | Problem,
+    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
     *,
@@ -100,7 +102,8 @@ def solve(
     Returns
     -------
     Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
-        (options: `dmft.workflow.descent.solve_descent`); TwoTimeRun for a `dmft.TwoTime`
+        (options: `dmft.workflow.descent.solve_descent`, of a gradient flow
+        `dmft.workflow.descent_flow.solve_flow`); TwoTimeRun for a `dmft.TwoTime`
 
     Raises
     ------
@@ -123,6 +126,9 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
+    if isinstance(system, DescentFlow):
+        given = {**parameters, "timeout": timeout, "method": method}
+        return _flow(system, start, t_max, given, progress)
     if isinstance(system, DescentEquations):
         return _descent(system, start, t_max, method, {**parameters, "timeout": timeout}, progress)
     if isinstance(system, TwoTime):
@@ -181,6 +187,17 @@ def solve(
 
     run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
     return finished(run)
+
+
+def _flow(
+    system: DescentFlow,
+    start: Any,
+    t_max: float,
+    given: Mapping[str, Any],
+    progress: ProgressOption,
+) -> Any:
+    """Gradient flow on repeated data is solved by descents with smaller and smaller steps."""
+    return solve_flow(system, start, t_max, progress=progress, **given)
 
 
 def _descent(
