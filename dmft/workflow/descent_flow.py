@@ -45,8 +45,8 @@ def solve_flow(
                 is the density R_l(t, s) of s < t, `drag` (points + 1, p, p) the response at equal
                 times, alpha E[H^t]
     Valid for   d -> infinity; smooth and kinked activations. The error claimed of each entry is
-                that of the samples, amplified by the extrapolation, and what leaving out the coarsest
-                or the finest step changes
+                that of the samples, amplified by the extrapolation, and what leaving out the
+                coarsest or the finest step changes, at the worst time
     Source      batch_reuse.md B.3
 
     Parameters
