@@ -10,7 +10,8 @@ are read off the symbols of the full equations; that the form stays is checked, 
 
     dM_j/dt = M_j (alpha - beta M_j^2),   dC/dt = rate of C,
 
-with alpha, beta and that rate functions of C and of u = <M^2> alone.
+with alpha, beta and that rate functions of C and of u = <M^2> alone (one_pass.md F.4,
+derivations/infinite_width.py).
 """
 
 from __future__ import annotations
