@@ -108,6 +108,9 @@ RECORDS = {
     "Wide, squared activation, finite dimension": dmft.derive(
         square, dmft.GradientFlow(), scaling="mean-field", dim=500
     ),
+    "Infinitely wide, squared activation, fixed learning rate over width": dmft.derive(
+        square, dmft.SGD(gamma, constraint="sphere"), scaling="wide-high-dimensional"
+    ),
     "Sphere": dmft.derive(model, dmft.SGD(gamma, constraint="sphere")),
     "Correlation loss": dmft.derive(model, dmft.SGD(gamma, loss="correlation")),
     "Trained readout": dmft.derive(model, dmft.SGD(gamma, readout_rate=1)),
