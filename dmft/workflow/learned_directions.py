@@ -126,7 +126,7 @@ class LearnedDirections:
     def __str__(self) -> str:
         rows = [("direction", "found", "overlap", "proof")]
         for row in self.table:
-            size = "0" if row.never else f"{np.linalg.norm(row.overlap):.6g}"
+            size = "0" if row.step is None else f"{np.linalg.norm(row.overlap):.6g}"
             rows.append((row.name, row.when, size, row.proof))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -315,7 +315,8 @@ def _second_step(
         value, noise = float(np.linalg.norm(overlap)), float(np.linalg.norm(error))
         name = as_combination(v, fields)
         seen = bool(np.abs(overlap).max() > threshold)
-        reason = f"|M^2 v| = eta alpha |E[g^1 v.h*]| = {value if seen else 0.0:.6g}, v = {name}"
+        size = f"= {value:.6g}" if seen else f"is below {threshold:.1g}"
+        reason = f"|M^2 v| = eta alpha |E[g^1 v.h*]| {size}, v = {name}"
         witness = _witness(found, target, fields, v)
         if seen and witness:
             reason += f"; for generic students and rates too: {witness}"
