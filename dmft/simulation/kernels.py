@@ -153,7 +153,8 @@ def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-u
     """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
     known = root.shape[1]
     square = 0.0
-    z[known + rank :] = 0.0
+    for c in range(known + rank, z.size):
+        z[c] = 0.0
     for c in range(known + rank):
         z[c] = generator.standard_normal()
         square += z[c] * z[c]
@@ -198,14 +199,17 @@ def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-
                 out[j, i] += Y[j, c] * Y[i, c]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, **UNCOUNTED)
 def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
     """Divide every student by its length |w_j| / sqrt(d)."""
-    for j in range(Q.shape[0]):
+    p, k = M.shape
+    for j in range(p):
         inverse = 1.0 / math.sqrt(Q[j, j])
-        M[j] *= inverse
-        Q[j] *= inverse
-        Q[:, j] *= inverse
+        for r in range(k):
+            M[j, r] *= inverse
+        for i in range(p):
+            Q[j, i] *= inverse
+            Q[i, j] *= inverse
         Q[j, j] = 1.0
 
 
@@ -215,6 +219,19 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
     for j in range(a.size):
         a[j] += rate * push[j]
         push[j] = 0.0
+
+
+@njit(cache=True, **UNCOUNTED)
+def clear(cross, own, S, V):  # type: ignore[no-untyped-def]
+    """Sums over a batch begin at zero."""
+    for j in range(own.shape[0]):
+        for r in range(cross.shape[1]):
+            cross[j, r] = 0.0
+        for i in range(own.shape[0]):
+            own[j, i] = 0.0
+            S[j, i] = 0.0
+        for c in range(V.shape[1]):
+            V[j, c] = 0.0
 
 
 @njit(cache=True, **UNCOUNTED)
@@ -293,10 +310,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         rank = factor_students(Q, M, root, pivots, B, L, rest, order)
         rank = min(rank, dim - known)
-        cross[:, :] = 0.0
-        own[:, :] = 0.0
-        S[:, :] = 0.0
-        V[:, :] = 0.0
+        clear(cross, own, S, V)
         inside = 0.0
         for _ in range(batch):
             inside += draw_fields(generator, root, B, L, rank, z, h, h_star)
