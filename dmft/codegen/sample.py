@@ -25,15 +25,22 @@ import math
 import numpy as np
 from numba import njit
 
-{imports}from dmft.solvers.sampled import SAMPLE_SIGNATURE
+{imports}from dmft.solvers.sampled import LABEL_SIGNATURE, SAMPLE_SIGNATURE
 
 OPTIONS = dict(
     cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
 )
 
 
+@njit(LABEL_SIGNATURE, **OPTIONS)
+def labels(p, h_star, zeta, par, label):
+    n = label.size
+    k = {k}
+{labels}
+
+
 @njit(SAMPLE_SIGNATURE, **OPTIONS)
-def sample(h, h_star, zeta, par, g, out):
+def sample(h, h_star, label, par, g, out):
     p, n = h.shape
     k = {k}
 {body}
@@ -42,11 +49,12 @@ IMPORTS = "from dmft.special.hyperbolic import {names}\n"
 
 
 def sample_source(equations: DescentEquations) -> str:
-    """Text of the module whose ``sample`` turns fields into gradients.
+    """Text of the module whose ``sample`` turns fields and labels into gradients.
 
-    ``sample(h (p, n), h_star (k, n), zeta (n,), par, g (p, n), out)`` fills g with the gradients
-    and out with the loss (row 0) and, where readouts are trained, their gradients (p more rows).
-    Where inputs come in clusters, one more row of h_star holds the cluster's number.
+    ``labels(p, h_star (k, n), zeta (n,), par, label (n,))`` fills label, once for all steps.
+    ``sample(h (p, n), h_star, label, par, g (p, n), out)`` fills g with the gradients and out with
+    the loss (row 0) and, where readouts are trained, their gradients (p more rows); of h_star only
+    the shape is used. Where inputs come in clusters, one more row of h_star is their number.
     """
     return _source(equations, equations.sample)
 
@@ -54,12 +62,22 @@ def sample_source(equations: DescentEquations) -> str:
 def _source(equations: DescentEquations, definitions: tuple[Definition, ...]) -> str:
     """Text of the module of some definitions of the sample."""
     writer = _Writer(equations)
-    lines = [line for d in definitions for line in writer.definition(d)]
-    body = textwrap.indent("\n".join(lines), "    ")
-    used = sorted({name for name in FAST.values() if f"{name}(" in body})
+    before = [line for d in definitions if d.name == "label" for line in writer.definition(d)]
+    lines = [line for d in definitions if d.name != "label" for line in writer.definition(d)]
+    first, body = (_body(writer.values, y) for y in (before, lines))
+    used = sorted({name for name in FAST.values() if f"{name}(" in first + body})
     imports = IMPORTS.format(names=", ".join(used)) if used else ""
-    k = "h_star.shape[0]" + (" - 1" if isinstance(equations.model, MixtureModel) else "")
-    return TEMPLATE.format(version=VERSION, imports=imports, k=k, body=body)
+    k = "h_star.shape[0]"
+    if isinstance(equations.model, MixtureModel):
+        k += " - 1\n    clusters = h_star[k]"
+    return TEMPLATE.format(version=VERSION, imports=imports, k=k, labels=first, body=body)
+
+
+def _body(values: list[str], lines: list[str]) -> str:
+    """Indented lines, the parameters that they use before them."""
+    text = "\n".join(lines)
+    used = [y for y in values if y.split()[0] in text]
+    return textwrap.indent("\n".join([*used, text]), "    ")
 
 
 def bend_source(equations: DescentEquations) -> str:
@@ -91,8 +109,8 @@ def build_bend(equations: DescentEquations) -> Any:
 
 
 def build_sample(equations: DescentEquations) -> Any:
-    """Compile the sample function, or load it from the cache."""
-    return load_module(sample_source(equations), "dmft_sample").sample
+    """Compile the functions `labels` and `sample` of a module, or load them from the cache."""
+    return load_module(sample_source(equations), "dmft_sample")
 
 
 def parameter_order(equations: DescentEquations) -> list[str]:
@@ -105,11 +123,11 @@ class _Writer:
 
     def __init__(self, equations: DescentEquations) -> None:
         scalars = parameter_order(equations)
-        self.names: dict[sp.Symbol, str] = {zeta: "zeta[i]", cluster: "h_star[k, i]"}
+        self.names: dict[sp.Symbol, str] = {zeta: "zeta[i]", cluster: "clusters[i]"}
         free = {y for d in equations.sample for y in d.expr.free_symbols}
         for number, name in enumerate(scalars):
-            entry = f"par[p + k + {number}]"
-            self.names |= {y: entry for y in free if y.name == name}
+            self.names |= {y: f"value_{number}" for y in free if y.name == name}
+        self.values = [f"value_{n} = par[p + k + {n}]" for n in range(len(scalars))]
         self.names |= {x.p: "p", x.k: "k"}
         self.count = 0
 
@@ -121,23 +139,25 @@ class _Writer:
         if d.name == "H":
             return [*lines, *self._slopes(expr)]
         if isinstance(d.target, sp.Indexed):
-            row = {"g": "g[j - 1, i]", "readout_pull": "out[j, i]"}[d.name]
-            return [*lines, "for j in range(1, p + 1):", *self._loop(f"{row} = ", expr, 1)]
+            row = {"g": "g[j - 1]", "readout_pull": "out[j]"}[d.name]
+            return [*lines, "for j in range(1, p + 1):", *self._loop(row, "=", expr, 1)]
         if d.name == "loss":
-            return [*lines, *self._loop("out[0, i] = ", expr, 0)]
+            return [*lines, *self._loop("out[0]", "=", expr, 0)]
         name = d.name
         self.names[d.target] = f"{name}[i]"
-        return [*lines, f"{name} = np.empty(n)", *self._loop(f"{name}[i] = ", expr, 0)]
+        space = [] if name == "label" else [f"{name} = np.empty(n)"]
+        return [*lines, *space, *self._loop(name, "=", expr, 0)]
 
     def _slopes(self, expr: sp.Expr) -> list[str]:
         """Loops over two neurons; the diagonal has a term of its own."""
-        row = "g[(j - 1) * p + l - 1, i] "
+        row = "g[(j - 1) * p + l - 1]"
         same = sp.KroneckerDelta(x.j, x.l)
-        both, own = expr.subs(same, 0), expr.coeff(same)
+        both = expr.subs(same, 0)
+        own = expr.subs(same, 1) - both
         return [
             "for j in range(1, p + 1):", "    for l in range(1, p + 1):",
-            *self._loop(f"{row}= ", both, 2),
-            *(["    l = j", *self._loop(f"{row}+= ", own, 1)] if own != 0 else []),
+            *self._loop(row, "=", both, 2),
+            *(["    l = j", *self._loop(row, "+=", own, 1)] if own != 0 else []),
         ]  # fmt: skip
 
     def _sums(self, expr: sp.Expr) -> tuple[sp.Expr, list[str]]:
@@ -153,36 +173,48 @@ class _Writer:
             self.names[row] = f"{name}[i]"
             found[total] = row
             lines += [f"{name} = np.zeros(n)", f"for {index} in range(1, {high} + 1):"]
-            lines += self._loop(f"{name}[i] += ", total.function, 1)
+            lines += self._loop(name, "+=", total.function, 1)
         return expr.xreplace(found), lines
 
-    def _loop(self, left: str, expr: sp.Expr, depth: int) -> list[str]:
-        """One statement for all samples of the block."""
-        indent = "    " * depth
-        text = emit_expression(*self._plain(expr), FAST)
-        return [f"{indent}for i in range(n):", f"{indent}    {left}{text}"]
+    def _loop(self, row: str, sign: str, expr: sp.Expr, depth: int) -> list[str]:
+        """One statement for all samples of the block.
 
-    def _plain(self, expr: sp.Expr) -> tuple[sp.Expr, Mapping[sp.Symbol, str]]:
-        """Entries of arrays as symbols, switches as conditions."""
+        Rows and parameters are named before the loop: compilers vectorise it only then.
+        """
+        indent = "    " * depth
+        plain, names, before = self._plain(expr)
+        text = emit_expression(plain, names, FAST)
+        if "[" in row:
+            before, row = [*before, f"to = {row}"], "to"
+        return [
+            *(indent + line for line in before),
+            f"{indent}for i in range(n):",
+            f"{indent}    {row}[i] {sign} {text}",
+        ]
+
+    def _plain(self, expr: sp.Expr) -> tuple[sp.Expr, Mapping[sp.Symbol, str], list[str]]:
+        """Entries of arrays as symbols, switches as conditions; the lines that name the entries."""
         expr = expr.replace(lambda e: isinstance(e, At), lambda e: e.expr)
         expr = expr.replace(sp.Heaviside, lambda y, *_: sp.Piecewise((1, y > 0), (0, True)))
         entries: dict[sp.Expr, sp.Expr] = {}
-        names = dict(self.names)
+        names, before = dict(self.names), []
         for entry in sorted(expr.atoms(sp.Indexed), key=sp.default_sort_key):
             symbol = sp.Symbol(f"entry_{len(entries)}", real=True)
-            entries[entry], names[symbol] = symbol, _place(entry)
-        return expr.xreplace(entries), names
+            name, where, is_row = _place(entry)
+            before.append(f"{name} = {where}")
+            entries[entry], names[symbol] = symbol, f"{name}[i]" if is_row else name
+        return expr.xreplace(entries), names, before
 
 
-def _place(entry: sp.Indexed) -> str:
-    """Where an entry lives: fields by row and sample, readouts in the parameters."""
+def _place(entry: sp.Indexed) -> tuple[str, str, bool]:
+    """Name of an entry, where it lives, and whether it is a row of samples or a parameter."""
     (index,) = entry.indices
     number = f"{index} - 1" if not index.is_Integer else str(int(index) - 1)
     base = str(entry.base.label)
     places = {
-        "h": f"h[{number}, i]",
-        "h_star": f"h_star[{number}, i]",
-        "readout": f"par[{number}]",
-        "teacher_readout": f"par[p + {number}]",
+        "h": (f"h[{number}]", True),
+        "h_star": (f"h_star[{number}]", True),
+        "readout": (f"par[{number}]", False),
+        "teacher_readout": (f"par[p + {number}]", False),
     }
-    return places[base]
+    return (f"{base}_{index}", *places[base])

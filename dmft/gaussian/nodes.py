@@ -158,10 +158,16 @@ HALF_STEP = 2.0**-31
 
 def scrambled_sobol(dim: int, nodes: int, stream: np.random.SeedSequence) -> Array:
     """One scramble of Sobol points in the unit cube, (dim, nodes)."""
+    return np.ascontiguousarray(sobol_points(dim, nodes, stream).T)
+
+
+def sobol_points(dim: int, nodes: int, stream: np.random.SeedSequence) -> Array:
+    """One scramble of Sobol points in the unit cube, point by point: (nodes, dim)."""
     from scipy.stats import qmc
 
     engine = qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream))
-    return np.ascontiguousarray(engine.random(nodes).T)
+    points: Array = engine.random(nodes)
+    return points
 
 
 def to_normal(points: Array) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.solvers.descent_task import DescentTask, Nodes, teacher_fields
+from dmft.solvers.descent_task import DescentTask, Nodes, labels_of, teacher_fields
 from dmft.solvers.pathwise import respond
 from dmft.solvers.sampled import BLOCK, PARTNERS, advance
 
@@ -22,8 +22,8 @@ class Samples:
 
     Attributes
     ----------
-    normal, star, zeta, mask : (T p, S), (k, S), (S,), (T, S) or (0, 0)
-        Normals of the driving process, teacher's fields, label noise, weights in each step.
+    normal, star, label, mask : (T p, S), (k, S), (S,), (T, S) or (0, 0)
+        Normals of the driving process, teacher's fields, labels, weights in each step.
     past : (`DescentTask.kept`, S)
     partners : int
         Latest innovations that each history meets.
@@ -32,7 +32,7 @@ class Samples:
     task: DescentTask
     normal: Array
     star: Array
-    zeta: Array
+    label: Array
     mask: Array
     past: Array
     partners: int
@@ -45,11 +45,12 @@ class Samples:
     ) -> Samples:
         """Samples at these nodes."""
         star = teacher_fields(task, nodes)
-        size, end = star.shape[1], task.k + task.p * task.steps
-        zeta = nodes.normal[end] if task.noisy else np.zeros(size)
+        end = task.k + task.p * task.steps
+        noise = nodes.normal[end] if task.noisy else None
+        label = labels_of(task, star, noise)
         normal = np.ascontiguousarray(nodes.normal[task.k : end])
-        partners = min(PARTNERS, size) if nodes.scrambled else 1
-        return cls(task, normal, star, zeta, nodes.mask, past, partners, pool, threads)
+        partners = min(PARTNERS, label.size) if nodes.scrambled else 1
+        return cls(task, normal, star, label, nodes.mask, past, partners, pool, threads)
 
     def averages(self, t: int, M: Array, readout: Array, root: Array, R_theta: Array) -> Array:
         """Averages at time t, rows as `dmft.solvers.sampled.advance` has them."""
@@ -60,7 +61,7 @@ class Samples:
 
         def work(first: int, last: int) -> None:
             advance(
-                task.sample, t, first, last, self.partners, self.normal, self.star, self.zeta,
+                task.sample, t, first, last, self.partners, self.normal, self.star, self.label,
                 self._mask(t), par, self.past, *weights, sums,
             )  # fmt: skip
 
@@ -75,7 +76,7 @@ class Samples:
 
         def work(first: int, last: int) -> None:
             respond(
-                task.bend, t, first, last, task.steps * task.p, self.normal, self.star, self.zeta,
+                task.bend, t, first, last, task.steps * task.p, self.normal, self.star, self.label,
                 self._mask(t), par, self.past, *weights, so_far, sums,
             )  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dmft.solvers.sampled import mean_loss
 
 Array = NDArray[np.float64]
 
@@ -17,7 +20,7 @@ class DescentTask:
 
     Attributes
     ----------
-    sample : compiled function of signature `dmft.solvers.sampled.SAMPLE_SIGNATURE`
+    labels, sample : compiled functions of the signatures in `dmft.solvers.sampled`
     steps : int
         T; fields are at times 0..T-1, overlaps at 0..T.
     Q, M, P : (p, p), (p, k), (k, k)
@@ -35,6 +38,7 @@ class DescentTask:
         Writes dg_j/dh_l in row p j + l: the response is then that of each sample's path.
     """
 
+    labels: Any
     sample: Any
     steps: int
     Q: Array
@@ -107,17 +111,31 @@ def teacher_fields(task: DescentTask, nodes: Nodes) -> Array:
     return np.concatenate([star, nodes.cluster[None].astype(np.float64)])
 
 
-def fresh_loss(task: DescentTask, nodes: Nodes, Q: Array, M: Array, readout: Array) -> float:
-    """Mean loss without label noise over samples that were never learned, at given overlaps."""
-    p, k = task.p, task.k
-    pull = M @ np.linalg.pinv(task.P)
-    star = teacher_fields(task, nodes)
-    h = pull @ star[:k] + psd_root(Q - pull @ M.T) @ nodes.normal[k : k + p]
+def labels_of(task: DescentTask, star: Array, noise: Array | None) -> Array:
+    """Labels of samples at their teacher's fields, without noise where there is none."""
     size = star.shape[1]
-    out = np.empty((1 + (p if task.trained else 0), size))
-    par = np.concatenate([readout, task.teacher_readout, task.scalars])
-    task.sample(np.ascontiguousarray(h), star, np.zeros(size), par, np.empty((p, size)), out)
-    return float(out[0].mean())
+    label = np.empty(size)
+    par = np.concatenate([task.readout, task.teacher_readout, task.scalars])
+    task.labels(task.p, star, np.zeros(size) if noise is None else noise, par, label)
+    return label
+
+
+def fresh_losses(task: DescentTask, nodes: Nodes, states: Iterable[tuple[Array, ...]]) -> Array:
+    """Mean losses without label noise over samples that were never learned.
+
+    `states` are overlaps and readouts (Q, M, a), one after the other.
+    """
+    p, k = task.p, task.k
+    star = teacher_fields(task, nodes)
+    label = labels_of(task, star, None)
+    rows = np.concatenate([star[:k], nodes.normal[k : k + p]])
+    losses = []
+    for Q, M, readout in states:
+        pull = M @ np.linalg.pinv(task.P)
+        weights = np.ascontiguousarray(np.hstack([pull, psd_root(Q - pull @ M.T)]))
+        par = np.concatenate([readout, task.teacher_readout, task.scalars])
+        losses.append(mean_loss(task.sample, task.trained, weights, rows, star, label, par))
+    return np.array(losses)
 
 
 def psd_root(P: Array) -> Array:

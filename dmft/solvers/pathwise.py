@@ -46,7 +46,7 @@ def _backwards(R_theta, slopes, low, t, p, Y):  # type: ignore[no-untyped-def]
 
 
 @njit(RESPOND_SIGNATURE, cache=True, **OPTIONS)
-def respond(bend, t, first, last, kept, normal, star, zeta, mask, par, past, to_star, to_normal, to_past, R_theta, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def respond(bend, t, first, last, kept, normal, star, label, mask, par, past, to_star, to_normal, to_past, R_theta, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Sums of H^t D(t, s) over the samples of blocks first..last-1: sums[b, j, s p + l].
 
     Arguments as for `dmft.solvers.sampled.advance`; rows of `past` from `kept` on hold the slopes
@@ -59,11 +59,10 @@ def respond(bend, t, first, last, kept, normal, star, zeta, mask, par, past, to_
         n = min(size, low + BLOCK) - low
         h, H = np.zeros((p, n)), np.empty((p * p, n))
         out = np.empty((1 + p, n))
-        h_star = star[:, low : low + n].copy()
         pull(to_star, k, star, low, h)
         pull(to_normal, rows, normal, low, h)
         pull(to_past, rows - p, past, low, h)
-        bend(h, h_star, zeta[low : low + n], par, H, out)
+        bend(h, star, label[low : low + n], par, H, out)
         if mask.size > 0:
             for e in range(p * p):
                 for i in range(n):

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from dmft.codegen.sample import build_bend, build_sample, parameter_order
 from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import averages
-from dmft.equations.risk import population_risk
+from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.tabled import TableAverage
-from dmft.model import MixtureModel, Overlaps, as_count
+from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 from dmft.solvers.descent import JITTER, Sweep, begin, march, overlaps, result_of
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
-from dmft.solvers.descent_task import DescentTask, Nodes, fresh_loss
+from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.path_ensemble import Values
 from dmft.solvers.path_request import thread_count
 from dmft.workflow.descent_nodes import DescentOptions, Layout
@@ -126,8 +126,9 @@ def descent_task(
         raise BadParameter(
             "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
         )
+    module = _built(equations.fingerprint, equations)
     task = DescentTask(
-        sample=_built(equations.fingerprint, equations), steps=steps, Q=start.Q, M=start.M,
+        labels=module.labels, sample=module.sample, steps=steps, Q=start.Q, M=start.M,
         P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
         scalars=np.array([scalars[name] for name in parameter_order(equations)]),
         learning_rate=scalars["learning_rate"], samples_per_dim=scalars["samples_per_dim"],
@@ -233,12 +234,13 @@ def _risk_of(
         return None
 
     def sampled(sweep: Sweep, nodes: Nodes) -> Array:
-        rows = zip(*_states(sweep), strict=True)
-        return np.array([fresh_loss(task, nodes, Q, M, a) for Q, M, a in rows])
+        return fresh_losses(task, nodes, zip(*_states(sweep), strict=True))
 
     if isinstance(model, MixtureModel):
         return sampled
-    risk = population_risk(model)
+    risk = _risk(equations.fingerprint, equations)
+    if risk is None:
+        return sampled
     names = {y.name for y in model.parameters}
     values = {n: v for n, v in parameters.items() if n in names}
 
@@ -246,9 +248,15 @@ def _risk_of(
         rows = zip(*_states(sweep), strict=True)
         return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
 
-    # Tables and nodes would take longer than the descent.
-    slow = averages(risk.definitions) or risk.expr.has(TableAverage)
-    return sampled if slow else closed
+    return closed
+
+
+@lru_cache(maxsize=32)
+def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | None:
+    """Closed form of the risk; None where tables or nodes would take longer than the descent."""
+    assert isinstance(equations.model, Model)
+    risk = population_risk(equations.model)
+    return None if averages(risk.definitions) or risk.expr.has(TableAverage) else risk
 
 
 def _states(sweep: Sweep) -> tuple[Array, Array, Array]:

@@ -1,6 +1,7 @@
 """All benchmarks, one table after the other: `python tests/benchmarks`."""
 
 import bench_derivation
+import bench_descent
 import bench_dynamics
 import bench_paths
 import bench_regions
@@ -10,5 +11,7 @@ print()
 bench_derivation.main()
 print()
 bench_paths.main()
+print()
+bench_descent.main()
 print()
 bench_regions.main()
