@@ -118,3 +118,20 @@ def test_refusals():
         dmft.landscape_diagram(squares(), {"w": [0.1]}, c=1.0)
     with pytest.raises(BadParameter, match="non-empty"):
         dmft.landscape_diagram(squares(), {"w": [], "c": [1.0]})
+
+
+@pytest.mark.slow
+def test_flows_end_in_the_minima_of_the_diagram():
+    # Gradient flow of the derived equations, from both sides, at a point of each kind of region.
+    a, omega = sp.symbols("a omega", positive=True)
+    equations = dmft.derive(positional_semantic(a, omega), dmft.GradientFlow())
+    ends = set()
+    for place in ((1.0, 0.4), (1.0, 0.6), (1.0, 0.8), (0.95, 0.95), (0.745, 0.995)):
+        exact = positional_semantic_diagram(*place)
+        for start in (dmft.Alignment(e=0.05, m=0.9), dmft.Alignment(e=0.95, m=0.05)):
+            run = dmft.solve(equations, start, t_max=1e5, a=place[0], omega=place[1])
+            gaps = np.hypot(exact.e[0, 0] - run.e[-1], exact.m[0, 0] - run.m[-1])
+            assert np.nanmin(gaps) < 1e-3
+            ends.add((place, int(np.nanargmin(gaps))))
+    # Where there are two minima, each is reached from its side.
+    assert len(ends) == 7
