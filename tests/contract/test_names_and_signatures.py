@@ -56,6 +56,12 @@ SIGNATURES = {
     "escape_time": {},
     "phases": {"run": REQUIRED},
     "linear_noise": {"equations": REQUIRED, "point": REQUIRED},
+    "landscape": {"model": REQUIRED, "gram": None, "points": ...},
+    "landscape_boundary": {
+        "model": REQUIRED, "parameter": REQUIRED, "measure": REQUIRED, "low": REQUIRED,
+        "high": REQUIRED,
+    },
+    "landscape_diagram": {"model": REQUIRED, "axes": REQUIRED},
     "phase_diagram": {},
     "weak_recovery": {"model": REQUIRED, "algorithm": REQUIRED},
 }  # fmt: skip
@@ -94,11 +100,25 @@ def test_fractions_are_called_fraction_and_start_is_the_default_reference():
     assert parameters["overlap"].default is None
 
 
-@pytest.mark.parametrize("name", ["saad_solla", "phase_retrieval", "hermite_committee"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "saad_solla", "phase_retrieval", "hermite_committee", "positional_semantic",
+        "positional_semantic_regions",
+    ],
+)  # fmt: skip
 def test_literature_is_reached_from_the_face(name):
     code = f"import dmft; print(callable(dmft.literature.{name}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+def test_regions_are_an_int_array_of_omega_and_a():
+    regions = dmft.literature.positional_semantic_regions
+    assert list(inspect.signature(regions).parameters) == ["a", "omega"]
+    codes = regions([0.7, 0.8, 0.9], [0.5, 1.0])
+    assert (codes.shape, codes.dtype.kind) == ((2, 3), "i")
+    assert list(inspect.signature(dmft.literature.positional_semantic).parameters) == ["a", "omega"]
 
 
 def test_one_status_vocabulary():
