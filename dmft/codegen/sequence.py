@@ -9,8 +9,10 @@ import sympy as sp
 
 from dmft.codegen.assemble import code_names
 from dmft.codegen.functions import FAST
+from dmft.codegen.sequence_nodes import NODE_BLOCKS, NODE_WIDTHS, node_loop
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
+from dmft.equations.joint_average import JointAverage
 from dmft.equations.sequence import SequenceEquations
 from dmft.gaussian.token_table import stored_table
 from dmft.gaussian.tokens import TokenAverage
@@ -84,7 +86,8 @@ def build_sequence(equations: SequenceEquations) -> Problem:
             Block("e", ("directions",) if rank > 1 else ()),
             Block("m", () if tied else ("tokens",)),
         ),
-        widths=WIDTHS,
+        widths=(*WIDTHS, *NODE_WIDTHS) if equations.on_nodes else WIDTHS,
+        constants=NODE_BLOCKS if equations.on_nodes else (),
         parameters=tuple(equations.parameters),
         observe=module.observe,
         observables=("risk", "overlap"),
@@ -110,7 +113,7 @@ def sequence_source(equations: SequenceEquations) -> str:
     size = gram.rows
     entries = [(f"gram[{i}, {j}]", gram[i, j]) for i in range(size) for j in range(size)]
     rhs = writer.assign([(f"out[{n}]", y) for n, y in enumerate(outputs)])
-    observe = writer.assign([("out[0]", equations.risk.expr), ("out[1]", overlap)])
+    observe = writer.assign([("out[0]", equations.observable), ("out[1]", overlap)])
     covariance = writer.assign(entries)
     body = "\n".join([*rhs, *observe])
     imports = ""
@@ -161,12 +164,23 @@ class _Writer:
         known = {s.name: s for s in (x.gamma, x.Delta, *equations.model.parameters)}
         for n, name in enumerate(code_names(list(equations.parameters))):
             self.names[known[name]] = f"par[{n}]"
+        self.scalars = len(equations.parameters)
         self.keys: set[str] = set()
 
     def assign(self, targets: Sequence[tuple[str, sp.Expr]]) -> list[str]:
         """Lines that fill the targets."""
         names, lines = dict(self.names), []
         nodes: dict[sp.Expr, sp.Expr] = {}
+        joint = {
+            a for _, expr in targets for a in sp.sympify(expr, strict=True).atoms(JointAverage)
+        }
+        if joint:
+            ordered = sorted(joint, key=sp.default_sort_key)
+            loop, sums = node_loop(ordered, names, self.scalars, len(WIDTHS) + 1)
+            lines += loop
+            for average, name in sums.items():
+                nodes[average] = sp.Symbol(name, real=True)
+                names[nodes[average]] = name
         for _, expr in targets:
             for node in sorted(expr.atoms(TokenAverage), key=sp.default_sort_key):
                 if node in nodes:

@@ -16,6 +16,7 @@ from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.repeated import check_repeated
 from dmft.equations.scalings import limit, region_of
 from dmft.equations.sequence import SequenceEquations, derive_sequence
+from dmft.equations.sequence_norm import derive_norm
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
 from dmft.model import (
@@ -139,6 +140,8 @@ def derive(
                 "dim, scaling and fluctuations belong to committees; sequence models have the ode "
                 "of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise)"
             )
+        if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
+            return derive_norm(model, algorithm)
         return derive_sequence(model, cast(Any, algorithm))
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")

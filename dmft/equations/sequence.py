@@ -13,10 +13,12 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
+from dmft.equations.joint_average import JointAverage, joint_rule
 from dmft.equations.sequence_moments import SequenceMoments
 from dmft.equations.sequence_risk import SequenceRisk, number, place, state_of
-from dmft.equations.values import declared_parameters, resolve_scalars
+from dmft.equations.values import NODE_OPTIONS, declared_parameters, resolve_scalars
 from dmft.errors import BadParameter
+from dmft.gaussian.nodes import NodeRule
 from dmft.gaussian.tokens import TokenAverage
 from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
 from dmft.names import VERSION
@@ -47,6 +49,8 @@ class SequenceEquations:
         pull = s . grad R, noise = E|J^T (g - g*)|^2, slope = E||J||_F^2.
     scaling, time_unit : str
     dropped : tuple of str
+    observed : sympy.Expr or None
+        What a run calls its risk, where that is not 1/2 E|g - g*|^2: E|g - g*| under that loss.
 
     Examples
     --------
@@ -68,6 +72,7 @@ class SequenceEquations:
     scaling: str
     time_unit: str
     dropped: tuple[str, ...] = ()
+    observed: sp.Expr | None = None
 
     @property
     def blocks(self) -> dict[str, tuple[sp.Symbol, ...]]:
@@ -78,6 +83,11 @@ class SequenceEquations:
     def risk(self) -> SequenceRisk:
         """Population risk 1/2 E|g - g*|^2."""
         return SequenceRisk(self.model)
+
+    @property
+    def observable(self) -> sp.Expr:
+        """What a run calls its risk."""
+        return self.risk.expr if self.observed is None else self.observed
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
@@ -122,7 +132,7 @@ class SequenceEquations:
     def parameters(self) -> dict[str, sp.Expr]:
         """Scalar parameters that the equations and the risk read, with their declared values."""
         declared = declared_parameters(self.model, self.algorithm)
-        read = [self.risk.expr, *(expr for _, expr in self.definitions)]
+        read = [self.observable, *(expr for _, expr in self.definitions)]
         read += [column for _, terms in self.rates for _, column in terms]
         used = {s.name for expr in read for s in expr.free_symbols}
         return {name: value for name, value in declared.items() if name in used}
@@ -136,20 +146,32 @@ class SequenceEquations:
             for block, terms in self.rates
             for name, column in terms
         ]
-        parts += [sp.srepr(self.risk.expr), sp.srepr(self.model.encoding.gram), VERSION]
+        parts += [sp.srepr(self.observable), sp.srepr(self.model.encoding.gram), VERSION]
         return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
 
     @property
     def averages(self) -> tuple[TokenAverage, ...]:
         """Averages that are read from tables."""
-        found: set[TokenAverage] = self.risk.expr.atoms(TokenAverage)
+        found: set[TokenAverage] = self.observable.atoms(TokenAverage)
         for _, expr in self.definitions:
             found |= expr.atoms(TokenAverage)
         return tuple(sorted(found, key=sp.default_sort_key))
 
     @property
+    def on_nodes(self) -> bool:
+        """Whether averages are sums over nodes: those of the norm as a loss."""
+        return self.observable.has(JointAverage)
+
+    def rule(self, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes of the averages; `options` may hold nodes, replicas, seed."""
+        chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
+        return joint_rule(self.model.length, **chosen)
+
+    @property
     def approximation(self) -> str:
         """Exact, or what the tables leave out, in words."""
+        if self.on_nodes:
+            return "averages over nodes"
         if not self.averages:
             return "exact"
         bound = sum(node.table.bound + node.table.error for node in self.averages)
@@ -171,6 +193,8 @@ class SequenceEquations:
         """Numbers of the parameters of a run."""
         declared = declared_parameters(self.model, self.algorithm)
         needed = dict.fromkeys(self.parameters)
+        if self.on_nodes:
+            parameters = {k: v for k, v in parameters.items() if k not in NODE_OPTIONS}
         if isinstance(self.algorithm, SGD) and (
             self.algorithm.learning_rate.is_number or "learning_rate" in parameters
         ):
@@ -200,14 +224,34 @@ class SequenceEquations:
         Returns
         -------
         dict
-            ``"e"`` and ``"m"`` of the shapes of the start's blocks.
+            ``"e"`` and ``"m"`` of the shapes of the start's blocks. Under the norm as a loss
+            ``nodes=``, ``replicas=`` and ``seed=`` choose the nodes; `evaluate_error` tells the
+            error.
         """
+        rule = self.rule(parameters) if self.on_nodes else None
+        return self._rates(start, parameters, rule)
+
+    def evaluate_error(self, start: Alignment, **parameters: Any) -> dict[str, Array]:
+        """Error (99 %) of what `evaluate` returns from the spread of its nodes; 0 without nodes."""
+        value = self.evaluate(start, **parameters)
+        if not self.on_nodes:
+            return {name: np.zeros_like(rate) for name, rate in value.items()}
+        rule = self.rule(parameters)
+        groups = [self._rates(start, parameters, group) for group in rule.groups]
+        return {name: rule.error(v, [g[name] for g in groups]) for name, v in value.items()}
+
+    def _rates(
+        self, start: Alignment, parameters: Mapping[str, Any], rule: NodeRule | None
+    ) -> dict[str, Array]:
         state = self.state(start)
         values: dict[sp.Symbol, float] = dict(place(self.model, state["e"], state["m"]))
         named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters)}
         values |= {named[k]: v for k, v in self.scalars(parameters).items() if k in named}
         for symbol, expr in self.definitions:
-            values[symbol] = number(expr, values)
+            if isinstance(expr, JointAverage):
+                values[symbol] = expr.value(values, rule)
+            else:
+                values[symbol] = number(expr, values)
         result = {}
         for block, terms in self.rates:
             count = len(self.blocks[block])
@@ -252,9 +296,9 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
     BadParameter, NotClosed
     """
     check_algorithm(algorithm)
-    for symbol in model.parameters:
-        if symbol.name in RESERVED:
-            raise BadParameter(f"the symbol {symbol} is reserved by the equations; rename it")
+    if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
+        raise BadParameter('loss = "frobenius" has equations of its own: dmft.derive gives them')
+    check_symbols(model)
     risk = SequenceRisk(model)
     moments = risk.moments
     squared = not (isinstance(algorithm, SGD) and algorithm.loss == "correlation")
@@ -299,6 +343,13 @@ RESERVED = frozenset(
 )
 
 
+def check_symbols(model: SequenceModel) -> None:
+    """Refuse parameters that have a name of the equations."""
+    for symbol in model.parameters:
+        if symbol.name in RESERVED:
+            raise BadParameter(f"the symbol {symbol} is reserved by the equations; rename it")
+
+
 def check_algorithm(algorithm: SGD | GradientFlow) -> None:
     """Refuse what is not defined for sequence models."""
     if not isinstance(algorithm, SGD | GradientFlow):
@@ -314,5 +365,3 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
             f"batch_size = {algorithm.batch_size} grows with the dimension; sequence models take a "
             "number"
         )
-    if algorithm.loss == "frobenius":
-        raise BadParameter('loss = "frobenius" has no equations here yet; dmft.simulate runs it')

@@ -8,6 +8,7 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
+from dmft.equations.joint_average import JointAverage
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.gaussian.tokens import TokenAverage
 from dmft.model import SGD
@@ -27,6 +28,8 @@ def equations_latex(equations: SequenceEquations) -> str:
     gram = equations.model.encoding.gram
     if not equations.model.tied:
         gram = equations.model.length * sp.eye(len(state))
+    if equations.on_nodes:
+        return _of_nodes(equations, printer)
     lines = []
     for block, terms in equations.rates:
         for n, symbol in enumerate(equations.blocks[block]):
@@ -41,6 +44,21 @@ def equations_latex(equations: SequenceEquations) -> str:
         value = pull if name == r"\rho" else printer.doprint(expr)
         lines.append(rf"{name} &{_sign(expr)} {value}")
     lines.append(_loss(equations, printer, names))
+    body = " \\\\\n".join(lines)
+    return f"% {equations.time_unit}\n\\begin{{align*}}\n{body}\n\\end{{align*}}"
+
+
+def _of_nodes(equations: SequenceEquations, printer: LatexPrinter) -> str:
+    """Equations whose slopes are averages of their own."""
+    lines = []
+    for block, terms in equations.rates:
+        for n, symbol in enumerate(equations.blocks[block]):
+            parts = [printer.doprint(column[n]) for _, column in terms]
+            shown = " ".join(_signed(y, first=not k) for k, y in enumerate(parts))
+            lines.append(rf"\frac{{d {printer.doprint(symbol)}}}{{dt}} &= {shown}")
+    for symbol, expr in equations.definitions:
+        lines.append(rf"{printer.doprint(symbol)} &= {printer.doprint(expr)}")
+    lines.append(rf"\mathcal{{L}} &= {printer.doprint(equations.observable)}")
     body = " \\\\\n".join(lines)
     return f"% {equations.time_unit}\n\\begin{{align*}}\n{body}\n\\end{{align*}}"
 
@@ -69,7 +87,14 @@ class SequencePrinter(LatexPrinter):
         from dmft.equations.sequence import INTERMEDIATE_LATEX
 
         known = x.SYMBOL_LATEX.get(expr) or INTERMEDIATE_LATEX.get(expr)
+        if expr.name == "across":
+            return r"\sqrt{1 - m^2}\,\partial_{m} \mathcal{L}"
+        if expr.name.startswith("slope_"):
+            return rf"\partial_{{{expr.name.removeprefix('slope_')}}} \mathcal{{L}}"
         return known or str(super()._print_Symbol(expr, style))
+
+    def _print_JointAverage(self, expr: JointAverage) -> str:
+        return str(expr._latex(self))
 
     def _print_TokenAverage(self, expr: TokenAverage) -> str:
         return str(expr._latex(self))

@@ -103,7 +103,8 @@ def escape_time(
     solver, parameters = split_options(options)
     inputs = run_inputs(run_or_equations, start, parameters)
     origin = problem.origin
-    if isinstance(origin, Equations) and origin.averages and not smooth(origin.averages):
+    kinked = isinstance(origin, Equations) and origin.averages and not smooth(origin.averages)
+    if kinked or (isinstance(origin, SequenceEquations) and origin.on_nodes):
         solver = {**KINKED, **solver}
     return escape_time_of_problem(
         problem,

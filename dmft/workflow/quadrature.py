@@ -61,6 +61,15 @@ def solve_on_nodes(
         count = more
 
 
+def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
+    """Inputs of a run with the nodes of another rule."""
+    return {
+        **inputs,
+        "widths": {**inputs["widths"], "nodes": rule.weight.size},
+        "constants": {**inputs["constants"], **rule.arrays},
+    }
+
+
 def next_count(rule: NodeRule, count: int, excess: float) -> int:
     """Nodes that should meet the tolerance; not more than the budget allows."""
     if rule.kind == "gauss-hermite":

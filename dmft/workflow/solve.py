@@ -28,7 +28,7 @@ from dmft.workflow.descent_flow import solve_flow
 from dmft.workflow.inputs import problem_of
 from dmft.workflow.limits import rate_message
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
-from dmft.workflow.quadrature import solve_on_nodes
+from dmft.workflow.quadrature import on_nodes, solve_on_nodes
 from dmft.workflow.schedule import scheduled_inputs, with_ending
 from dmft.workflow.sequence import sequence_of, solve_sequence
 from dmft.workflow.two_time import solve_two_time, two_time_options
@@ -89,7 +89,8 @@ def solve(
         For averages without closed form (`Equations.averages`): the number of nodes is raised
         until the measured error of every saved overlap and of the risk is below; `run.error` has
         it, `run.message` says where the budget of nodes was not enough. Rates with kinks jump
-        when one passes a node: there rtol and atol are at least 0.1 and 1e-3 times this.
+        when one passes a node: there rtol and atol are at least 0.1 and 1e-3 times this. The norm
+        as the loss of a sequence model is a cone where y = f: this is at least 5e-3 there.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
         learning rate may follow the time of the equations and the risk, as an expression of
@@ -145,11 +146,11 @@ def solve(
     refuse_path_options(parameters)
     sequence = sequence_of(problem)
     if sequence is not None:
-        given: dict[str, Any] = {"method": method, "rtol": rtol, "atol": atol}
-        given |= {"save_at": save_at}
-        given |= {"events": events, "progress": progress}
-        given |= {"max_steps": max_steps, "timeout": timeout}
-        return solve_sequence(problem, sequence, start, t_max, given, parameters)
+        choices: dict[str, Any] = {"method": method, "rtol": rtol, "atol": atol}
+        choices |= {"save_at": save_at}
+        choices |= {"events": events, "progress": progress}
+        choices |= {"max_steps": max_steps, "timeout": timeout}
+        return solve_sequence(problem, sequence, start, t_max, choices, parameters, quadrature_tol)
     if not isinstance(start, Overlaps):
         raise BadParameter(
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
@@ -213,15 +214,6 @@ def _descent(
         raise BadParameter(f"t_max = {t_max!r} counts the steps of the descent: a whole number")
     given = {**given, "method": method or "stein"}
     return solve_descent(system, start, int(t_max), progress=progress, **given)
-
-
-def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
-    """Inputs of a run with the nodes of another rule."""
-    return {
-        **inputs,
-        "widths": {**inputs["widths"], "nodes": rule.weight.size},
-        "constants": {**inputs["constants"], **rule.arrays},
-    }
 
 
 def with_readout(run: Trajectory) -> Trajectory:
