@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.solvers.volterra_advance import advance
 from dmft.solvers.volterra_problem import VolterraProblem
-from dmft.solvers.volterra_step import ROWS, Work, begin, settle, step
+from dmft.solvers.volterra_step import ROWS, Work, begin
 from dmft.solvers.volterra_thin import thin
 
 Array = NDArray[np.float64]
@@ -19,7 +20,6 @@ TIMES = {
     "x": 1, "q": 1, "Z": 1, "FZ": 0, "X": 1, "FX": 1, "G": 2, "A": 1, "BL": 1, "BE": 1, "S": 1,
     "J": 0, "out": 1,
 }  # fmt: skip
-ROLLING = ("FZ", "X", "FX", "BL", "BE")
 # Times for which there is room at first.
 ROOM = 256
 
@@ -72,43 +72,15 @@ class State:
         """Time of the last complete row."""
         return float(self.arrays["x"][self.n - 1])
 
-    def shift(self) -> None:
-        """Make place for a new row; once for each row, not for each trial."""
-        if self.n + 1 >= self.arrays["x"].size:
-            self._resize(self.arrays["x"].size * 3 // 2)
-        n = self.n + 1
-        for name in ROLLING:
-            array = self.arrays[name]
-            if name == "FZ":
-                array[:-1] = array[1:]
-            else:
-                array[:-1, :, :n] = array[1:, :, :n]
-
-    def trial(self, t_new: float, tol: float, passes: int, report: Array) -> None:
-        """Compute a row at t_new; `settle` accepts it."""
+    def advance(self, count: int, control: Array, times: Array, ending: NDArray[Any]) -> None:
+        """Take up to `count` steps (see `dmft.solvers.volterra_advance.advance`)."""
+        if self.n + count + 1 >= self.arrays["x"].size:
+            self._resize((self.n + count + 2) * 3 // 2)
         problem = self.problem
-        step(
-            *problem.functions, self.par, problem.flags, self.work, self.n, t_new, tol, passes,
-            report,
+        self.n = advance(
+            *problem.functions, self.par, problem.flags, self.work, self.n, count, control, times,
+            ending,
         )  # fmt: skip
-
-    def keep_young(self) -> list[Array]:
-        """What a trial changes besides the new row: first steps of the youngest columns."""
-        return [part.copy() for part in self._young()]
-
-    def restore_young(self, young: list[Array]) -> None:
-        """Undo a rejected trial."""
-        for part, old in zip(self._young(), young, strict=True):
-            part[...] = old
-
-    def _young(self) -> list[Array]:
-        a, now = self.arrays, slice(max(0, self.n - 4), self.n)
-        return [a["X"][:-1, :, now], a["FX"][:-1, :, now], a["Z"][:, now], a["FZ"][:-1]]
-
-    def settle(self) -> None:
-        """Accept the row."""
-        settle(self.problem.flags, self.work, self.n)
-        self.n += 1
 
     def thin(self, ratio: float, tol: float) -> None:
         """Drop the times that the last row does not need."""

@@ -12,7 +12,7 @@ import numpy as np
 from dmft.names import Status
 from dmft.solvers.volterra_march import March
 
-SCALARS = ("dt", "taken", "rejected", "passes", "saved", "swept")
+SCALARS = ("dt", "taken", "rejected", "passes", "swept")
 # Seconds between checkpoints.
 EVERY = 20.0
 

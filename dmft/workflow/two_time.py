@@ -126,7 +126,7 @@ def solve_two_time(
     ratio = RATIO if options.thin else 0.0
     control = Control(
         float(t_max), save_at[save_at > 0.0], options.tol, _first_step(built, values, options),
-        options.max_step, None, ratio, GRID * options.tol,
+        options.max_step, None, ratio, GRID * options.tol, options.max_steps,
     )  # fmt: skip
     with Progress(progress, "two-time") as bar:
         work = _Work(options, bar, began, folder)
@@ -239,9 +239,6 @@ class _Work:
             if limit is not None and time.monotonic() - self.began > limit:
                 now.message = f"out of time at t = {now.state.t:.6g}"
                 return Status.TIMEOUT
-            if now.taken >= self.options.max_steps:
-                now.message = f"{now.taken} steps taken at t = {now.state.t:.6g}"
-                return Status.MAX_STEPS
             return Status.INTERRUPTED if is_cancelled() else Status.OK
 
         try:
