@@ -158,8 +158,8 @@ def run_again(run: Trajectory) -> tuple[Problem, dict[str, Any]]:
             "call escape_time with the equations, the start and t_max"
         )
     options = {name: run.provenance[name] for name in ("method", "t_start")}
-    # Averages on nodes are known to the tolerance of the run at best, and where integrands have kinks
-    # tighter steps would follow the nodes.
+    # Averages on nodes are known to the tolerance of the run at best, and where integrands have
+    # kinks tighter steps would follow the nodes.
     known = run.provenance.get("quadrature_tol") is None
     options["rtol"] = min(run.provenance["rtol"], ESCAPE_RTOL if known else 1.0)
     options["atol"] = min(run.provenance["atol"], ESCAPE_ATOL if known else 1.0)
