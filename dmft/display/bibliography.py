@@ -83,6 +83,17 @@ ENTRIES: dict[str, str] = {
   eprint    = {2406.02157},
   archiveprefix = {arXiv},
 }""",
+    "dandi_2024_reusing": """\
+@inproceedings{dandi_2024_reusing,
+  author    = {Dandi, Yatin and Troiani, Emanuele and Arnaboldi, Luca and Pesce, Luca
+               and Zdeborov{\\'a}, Lenka and Krzakala, Florent},
+  title     = {The benefits of reusing batches for gradient descent in two-layer networks:
+               Breaking the curse of information and leap exponents},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024},
+  eprint    = {2402.03220},
+  archiveprefix = {arXiv},
+}""",
     "arnaboldi_2025": """\
 @inproceedings{arnaboldi_2025,
   author    = {Arnaboldi, Luca and Loureiro, Bruno and Stephan, Ludovic and Krzakala, Florent

@@ -16,7 +16,12 @@ from dmft.literature.attention_phases import (
     positional_semantic_risk,
 )
 from dmft.literature.conventions import CONVENTIONS, Convention, convention
-from dmft.literature.models import hermite_committee, phase_retrieval, saad_solla
+from dmft.literature.models import (
+    hermite_committee,
+    phase_retrieval,
+    reusing_batches,
+    saad_solla,
+)
 from dmft.literature.random_network import NetworkStatics, random_network_statics
 from dmft.literature.two_time import random_network, ridge_flow, spherical_p_spin
 
@@ -35,6 +40,7 @@ __all__ = [
     "positional_semantic_risk",
     "random_network",
     "random_network_statics",
+    "reusing_batches",
     "ridge_flow",
     "saad_solla",
     "spherical_p_spin",

@@ -6,11 +6,13 @@ have the same equations with the conversions given below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sympy as sp
 from sympy.polys.orthopolys import hermite_prob_poly
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, Model
+from dmft.model import FIELD, Committee, Model, MultiIndex, teacher_field
 
 
 def saad_solla(
@@ -98,6 +100,46 @@ def hermite_committee(
         raise BadParameter(f"order must be a whole number >= 1, got {order!r}")
     activation = hermite_prob_poly(order, FIELD)
     return _matched(activation, width, teacher_width, label_noise)
+
+
+def reusing_batches(
+    width: int | sp.Expr = 1,
+    target: MultiIndex | None = None,
+    readout: Sequence[float | sp.Expr] | None = None,
+    label_noise: float | sp.Expr = 0,
+) -> Model:
+    r"""Reused batches: ReLU students of a target that one pass over the data cannot learn at n ~ d.
+
+    Equation    f = (1/p) sum_j a_j max(0, h_j), y = tanh(h*_1 + He_3(h*_2)) + noise
+    Scaling     full-batch descent, n = alpha d samples, t counts steps; the paper's f is a sum over
+                units, so that our a_j are p times its own (readout ones here: its 1/p)
+    Source      [dandi_2024_reusing]
+
+    Parameters
+    ----------
+    width : int or sympy.Symbol
+        p, of the student.
+    target : MultiIndex, optional
+        Another target.
+    readout : sequence, optional
+        The a_j; ones by default.
+    label_noise : float or sympy.Expr
+        Variance Delta.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> from dmft.literature import reusing_batches
+    >>> equations = dmft.derive(reusing_batches(), dmft.GradientDescent(0.3, samples_per_dim=3))
+    >>> start = dmft.Overlaps([[1.0]], [[0.0, 0.0]])
+    >>> run = dmft.solve(equations, start, t_max=2, samples=2**12, seed=0)
+    >>> bool(abs(run.M[2, 0, 0]) > 0.1)
+    True
+    """
+    z1, z2 = teacher_field(1), teacher_field(2)
+    published = MultiIndex(sp.tanh(z1 + z2**3 - 3 * z2), [z1, z2])
+    student = Committee(sp.Max(0, FIELD), width, readout, field=FIELD)
+    return Model(student, published if target is None else target, label_noise)
 
 
 def _matched(

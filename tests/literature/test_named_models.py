@@ -31,6 +31,15 @@ def test_saad_solla_risk_is_the_generalisation_error_of_the_paper():
     assert K**2 * risk(Q=Q, M=R, P=T) == pytest.approx(error, rel=1e-12)
 
 
+def test_reusing_batches_is_the_target_of_the_paper():
+    model = literature.reusing_batches(2, readout=[1, -1], label_noise=0.1)
+    z1, z2 = model.teacher.fields
+    assert model.teacher.expr == sp.tanh(z1 + z2**3 - 3 * z2)
+    assert model.student.activation == sp.Max(0, sp.Symbol("z", real=True))
+    other = dmft.MultiIndex(z1 * z2, [z1, z2])
+    assert literature.reusing_batches(target=other).teacher == other
+
+
 def test_phase_retrieval_risk_at_the_sphere():
     # one_pass.md F.1: risk = 2 (1 - m^2) at p = 1.
     risk = dmft.population_risk(literature.phase_retrieval(1))
