@@ -202,12 +202,11 @@ def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-
 @njit(cache=True, **UNCOUNTED)
 def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
     """Divide every student by its length |w_j| / sqrt(d)."""
-    p, k = M.shape
-    for j in range(p):
+    for j in range(Q.shape[0]):
         inverse = 1.0 / math.sqrt(Q[j, j])
-        for r in range(k):
+        for r in range(M.shape[1]):
             M[j, r] *= inverse
-        for i in range(p):
+        for i in range(Q.shape[0]):
             Q[j, i] *= inverse
             Q[i, j] *= inverse
         Q[j, j] = 1.0
@@ -219,19 +218,6 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
     for j in range(a.size):
         a[j] += rate * push[j]
         push[j] = 0.0
-
-
-@njit(cache=True, **UNCOUNTED)
-def clear(cross, own, S, V):  # type: ignore[no-untyped-def]
-    """Sums over a batch begin at zero."""
-    for j in range(own.shape[0]):
-        for r in range(cross.shape[1]):
-            cross[j, r] = 0.0
-        for i in range(own.shape[0]):
-            own[j, i] = 0.0
-            S[j, i] = 0.0
-        for c in range(V.shape[1]):
-            V[j, c] = 0.0
 
 
 @njit(cache=True, **UNCOUNTED)
@@ -310,7 +296,9 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         rank = factor_students(Q, M, root, pivots, B, L, rest, order)
         rank = min(rank, dim - known)
-        clear(cross, own, S, V)
+        for matrix in (cross, own, S, V):
+            for i in range(matrix.size):
+                matrix.flat[i] = 0.0
         inside = 0.0
         for _ in range(batch):
             inside += draw_fields(generator, root, B, L, rank, z, h, h_star)
