@@ -128,8 +128,8 @@ def solve(
     True
     """
     if isinstance(system, DescentFlow):
-        given = {**parameters, "timeout": timeout, "method": method}
-        return _flow(system, start, t_max, given, progress)
+        own_options = {**parameters, "timeout": timeout, "method": method}
+        return _flow(system, start, t_max, own_options, progress)
     if isinstance(system, DescentEquations):
         return _descent(system, start, t_max, method, {**parameters, "timeout": timeout}, progress)
     if isinstance(system, TwoTime):
