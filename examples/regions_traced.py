@@ -1,8 +1,8 @@
 """The positional/semantic diagram traced from its region codes alone, against the closed forms.
 
-A coarse grid of codes shows which regions there are; `dmft.boundary` follows their borders and finds
-where three regions meet. The last line is the largest distance of a traced point, in omega, from
-the nearest closed-form border. Run as `python examples/regions_traced.py [figure.png]`.
+A coarse grid of codes shows which regions there are; `dmft.boundary` follows their borders and
+finds where three regions meet. The last line is the largest distance of a traced point, in omega,
+from the nearest closed-form border. Run as `python examples/regions_traced.py [figure.png]`.
 """
 
 import sys
