@@ -31,6 +31,8 @@ class Task:
         Folder of an open store.
     identity : mapping
         Of that store.
+    part : (i, n)
+        Of the points.
     """
 
     measure: Callable[..., Any]
@@ -38,6 +40,7 @@ class Task:
     quantities: tuple[str, ...]
     store: str | None
     identity: Mapping[str, Any]
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def store_of(task: Task) -> Store:
     """Handle of the running process on the store of a task."""
     assert task.store is not None
     if task.store not in _STORES:
-        _STORES[task.store] = Store.open(task.store, task.identity, task.quantities)
+        _STORES[task.store] = Store.open(task.store, task.identity, task.quantities, task.part)
     return _STORES[task.store]
 
 

@@ -106,6 +106,8 @@ class Store:
     path: Path
     identity: Mapping[str, Any]
     quantities: tuple[str, ...]
+    # The part of the points that this handle computes, (i, n).
+    part: tuple[int, int] = (0, 1)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _shard: BinaryIO | None = field(default=None, repr=False)
     _words: BinaryIO | None = field(default=None, repr=False)
@@ -113,9 +115,16 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: str | Path, identity: Mapping[str, Any], quantities: Sequence[str]
+        cls,
+        path: str | Path,
+        identity: Mapping[str, Any],
+        quantities: Sequence[str],
+        part: tuple[int, int] = (0, 1),
     ) -> Store:
         """Make a store, or open one that holds results of the same sweep.
+
+        A handle for a part of the points reads only shards that may hold points of this part: a
+        thousand tasks that start at once do not all read the whole store.
 
         Raises
         ------
@@ -141,7 +150,7 @@ class Store:
             raise BadParameter(f"{folder} holds another sweep: {_difference(found, wanted)}")
         if not os.access(folder, os.W_OK):
             raise BadParameter(f"cannot write the store {folder}: permission denied")
-        return cls(folder, identity, tuple(quantities))
+        return cls(folder, identity, tuple(quantities), part)
 
     def append(self, records: NDArray[Any], messages: Mapping[tuple[int, int], str]) -> None:
         """Write records to this process's shard; they are on the disk when this returns."""
@@ -165,7 +174,7 @@ class Store:
         parts: list[NDArray[Any]] = []
         messages: dict[tuple[int, int], str] = {}
         torn = 0
-        shards = sorted(self.path.glob("shard-*.bin"))
+        shards = [y for y in sorted(self.path.glob("shard-*.bin")) if self._concerns(y.name)]
         for shard in shards:
             raw = shard.read_bytes()
             whole = len(raw) // kind.itemsize
@@ -221,6 +230,11 @@ class Store:
                     file.close()
             self._shard = self._words = None
 
+    def _concerns(self, name: str) -> bool:
+        """Whether a shard may hold points of this part: not one of the same parts but this."""
+        index, count = name.split("-", 2)[1].split("of")
+        return int(count) != self.part[1] or int(index) == self.part[0]
+
     def _files(self) -> tuple[BinaryIO, BinaryIO]:
         """Files of the running process; a fork must not write to its parent's."""
         # A write that failed half-way (no space left) must not shift the records behind it.
@@ -229,7 +243,9 @@ class Store:
         )
         mine = self._shard is not None and self._owner == os.getpid() and whole
         if not mine or self._shard is None or self._words is None:
-            name = f"shard-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            index, count = self.part
+            whose = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            name = f"shard-{index}of{count}-{whose}"
             self._shard = (self.path / f"{name}.bin").open("ab")
             self._words = (self.path / f"{name}.txt").open("ab")
             self._shard.seek(0, os.SEEK_END)

@@ -135,9 +135,9 @@ def run_sweep(
     where = as_points(points)
     names = tuple(quantities)
     label = {"measure": str(getattr(measure, "__qualname__", measure)), **(identity or {})}
-    task = Task(measure, where, names, None if store is None else str(store), label)
+    task = Task(measure, where, names, None if store is None else str(store), label, part)
     numbers = _part(where, part)
-    opened = None if store is None else Store.open(store, label, names)
+    opened = None if store is None else Store.open(store, label, names, part)
     known = Contents(np.empty(0, dtype=record_type(names)), {}, 0, 0, 0)
     board = _Board(where, names)
     with _Engine.of(executor, workers) as engine:

@@ -136,6 +136,11 @@ def test_two_drivers_of_one_store(tmp_path):
             GRID, product, store=tmp_path / "s", identity={"measure": "product"}, part=(part, 3)
         )
         assert done.computed == 7
+    # A task reads its own shards only, unless there are other numbers of parts.
+    identity = {"measure": "product"}
+    for part, shards in (((1, 3), 1), ((1, 2), 3), ((0, 1), 3)):
+        handle = Store.open(tmp_path / "s", identity, ("value",), part)
+        assert handle.read().shards == shards
     whole = run_sweep(GRID, product, store=tmp_path / "s", identity={"measure": "product"})
     assert whole.computed == 0
     assert whole.complete
