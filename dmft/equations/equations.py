@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.average import Average
+from dmft.equations.average import Average, SampleAverage
 from dmft.equations.definitions import Definition, base_name, live, used_bases
 from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.fluctuations import Noise, with_fluctuations
@@ -191,7 +191,10 @@ class Equations:
         parts = []
         if tabled:
             parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")
-        if self.averages:
+        polynomial = [isinstance(a, SampleAverage) and 0 <= a.degree < sp.oo for a in self.averages]
+        if self.averages and all(polynomial):
+            parts.append("averages of polynomials by Gauss-Hermite rules, exact in few dimensions")
+        elif self.averages:
             parts.append("averages without closed form on nodes, their error estimated in each run")
         if self.noise:
             return "; ".join([*(parts or ["drift exact"]), self.noise.approximation])

@@ -10,14 +10,17 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import Average
+from dmft.equations.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.gaussian import Gaussian
 from dmft.gaussian.pair import elementary
 
 # Above this many fields the unrolled erf system has tens of thousands of operations.
 MAX_FIELDS = 5
+# Averages of polynomials of a higher degree in the fields are not written out.
+MAX_DEGREE = 24
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,16 @@ class Unroller:
         self.constants = constants
         self.entries: dict[tuple[str, tuple[int, ...]], sp.Expr] = {}
         self.symbols: dict[str, sp.Symbol] = {}
+        # Fields of one sample, in the order of Omega, and what is defined by them.
+        self.fields = [
+            *(sp.Symbol(f"h_{j}", real=True) for j in range(1, widths["p"] + 1)),
+            *(sp.Symbol(f"h^*_{r}", real=True) for r in range(1, widths["k"] + 1)),
+        ]
+        self.sample: dict[sp.Expr, sp.Expr] = {}
+        for place, field in enumerate(self.fields, start=1):
+            self.entries["lambda", (place,)] = field
+            base, number = ("h", place) if place <= widths["p"] else ("h_star", place - widths["p"])
+            self.entries[base, (number,)] = field
 
     def size(self, index: sp.Symbol) -> int:
         """Number of values of an index."""
@@ -95,6 +108,8 @@ class Unroller:
         if isinstance(expr, sp.Indexed):
             places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
             return self.entry(base_name(expr), tuple(places))
+        if isinstance(expr, SampleAverage) and 0 <= expr.degree <= MAX_DEGREE:
+            return self.average(expr, at)
         if isinstance(expr, Average):
             raise BadParameter(
                 f"explicit() needs closed forms, and the average {expr} has none; drop its term "
@@ -107,6 +122,28 @@ class Unroller:
         if not expr.args:
             return self.numbers.get(expr, expr)
         return expr.func(*(self(a, at) for a in expr.args))
+
+    def average(self, expr: SampleAverage, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Average of a polynomial in the fields of one sample, in the entries of Omega."""
+        inside = self(expr.integrand, at)
+        size = len(self.fields)
+        covariance = sp.zeros(size + 1)
+        covariance[size, size] = 1
+        for i in range(size):
+            for m in range(size):
+                covariance[i, m] = self.entries["Omega", (i + 1, m + 1)]
+        law = Gaussian([*self.fields, x.xi], covariance)
+        return law.expect(sp.expand(inside))
+
+    def define_sample(self, definition: Definition) -> None:
+        """Remember a random field of one sample as an expression in the Gaussian fields."""
+        for place, value in self.define(definition).items():
+            plain = value.replace(lambda e: isinstance(e, At), lambda e: e.expr)
+            plain = plain.xreplace(self.sample)
+            if place:
+                self.entries[definition.name, place] = plain
+            else:
+                self.sample[definition.target] = plain
 
     def ranges(
         self, expr: sp.Sum, at: Mapping[sp.Symbol, int]
@@ -157,6 +194,9 @@ def unroll(
     rhs: dict[sp.Symbol, sp.Expr] = {}
     risk = sp.Integer(0)
     for definition in definitions:
+        if definition.role == "sample":
+            unroller.define_sample(definition)
+            continue
         values = unroller.define(definition)
         if definition.role == "observable":
             risk = values[()]

@@ -8,7 +8,6 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At
 from dmft.equations.explicit import Unroller
 from dmft.equations.repeated import is_noisy, sample_definitions, update_degree
 from dmft.errors import BadParameter
@@ -54,17 +53,12 @@ def one_update(model: Model, algorithm: SGD) -> sp.Expr:
     }
     unroller = Unroller({"p": 1, "k": 1}, readouts)
     unroller.entries["h", (1,)], unroller.entries["h_star", (1,)] = H, H_STAR
-    known: dict[sp.Expr, sp.Expr] = {}
     for d in sample_definitions(model, replace(algorithm, repeat=repeat)):
-        ((place, value),) = unroller.define(d).items()
-        value = value.replace(lambda e: isinstance(e, At), lambda e: e.expr).xreplace(known)
+        unroller.define_sample(d)
         if d.name == "h_1" and getattr(repeat, "normalised", False):
             # psi/|psi| of one neuron, without the case of its zero.
-            value = H - x.rho * sp.sign(unroller.entries["psi_0", (1,)])
-        if place:
-            unroller.entries[d.name, place] = value
-        else:
-            known[d.target] = value
+            sign = sp.sign(unroller.entries["psi_0", (1,)])
+            unroller.entries["h_1", (1,)] = H - x.rho * sign
     update: sp.Expr = unroller.entries["psi", (1,)]
     declared = {x.gamma: algorithm.learning_rate, x.Delta: model.label_noise}
     if not isinstance(repeat, Repeat):

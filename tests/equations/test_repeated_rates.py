@@ -159,6 +159,94 @@ def test_compiled_rates_are_those_of_the_reference(repeat, activation, target, n
         np.testing.assert_allclose(compiled[name], rate, rtol=0, atol=atol)
 
 
+def test_polynomial_rates_are_written_out():
+    """explicit() closes them; its formulas at numbers are the rates of exact nodes."""
+    rho = sp.Symbol("rho_0", positive=True)
+    target = dmft.MultiIndex(TARGET[0] ** 3 - 3 * TARGET[0], TARGET[:1])
+    model = dmft.Model(dmft.Committee(z**2, 1), target, sp.Rational(1, 5))
+    equations = dmft.derive(model, dmft.SGD(0.05, repeat=dmft.Lookahead(rho)))
+    written = equations.explicit(1, 1)
+    assert set(written.symbols) == {"Q_11", "M_11", "P_11"}
+    start = dmft.Overlaps([[0.9]], [[0.3]], [[1.2]])
+    rates = equations.evaluate(start, rho_0=0.05)
+    numbers = dict(zip(written.symbols.values(), (0.9, 0.3, 1.2), strict=True))
+    assert list(written.symbols) == ["Q_11", "M_11", "P_11"]
+    for name in ("Q", "M"):
+        value = written.rhs[written.symbols[f"{name}_11"]].subs(numbers)
+        free = dict.fromkeys(value.free_symbols, 0.05)
+        assert {s.name for s in free} == {"rho_0"}
+        assert float(value.subs(free)) == pytest.approx(rates[name][0, 0], rel=1e-12)
+    assert "exact" in equations.approximation
+    tall = dmft.derive(model, dmft.SGD(0.05, repeat=dmft.Repeat(3)))
+    with pytest.raises(BadParameter, match="average"):
+        tall.explicit(1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "p", "noise", "sgd"),
+    [
+        (
+            TARGET[0] ** 3 - 3 * TARGET[0], 1, 0.0,
+            dmft.SGD(0.3, constraint="sphere", repeat=dmft.Lookahead(0.1)),
+        ),
+        (
+            sp.tanh(TARGET[0] + TARGET[0] * TARGET[1]), 2, 0.1,
+            dmft.SGD(0.6, repeat=dmft.SharpnessAware(0.3)),
+        ),
+        (
+            sp.tanh(TARGET[0] + TARGET[0] * TARGET[1]), 2, 0.0,
+            dmft.SGD(0.6, constraint="sphere", repeat=dmft.Repeat(2)),
+        ),
+    ],
+    ids=["lookahead", "aware", "repeat"],
+)  # fmt: skip
+def test_solutions_against_chains(target, p, noise, sgd):
+    """Two samples per dimension from overlaps of order one; the distance falls like 1/d."""
+    model = model_of(ERF, target, p, noise)
+    Q, M = [[1.0, 0.2], [0.2, 1.0]], [[0.3, 0.1], [-0.1, 0.3]]
+    k = model.teacher.width
+    start = dmft.Overlaps(np.array(Q)[:p, :p], np.array(M)[:p, :k])
+    t_max = 2.0 * float(sgd.learning_rate) / p
+    run = dmft.solve(dmft.derive(model, sgd), start, t_max, save_at=4, quadrature_tol=2e-4)
+    for dim in (1000, 4000):
+        chain = dmft.simulate(model, sgd, dim, t_max, 64, start, "overlaps", save_at=4)
+        for found, error, exact in (
+            (chain.mean.M, chain.stderr.M, run.M),
+            (chain.mean.Q, chain.stderr.Q, run.Q),
+        ):
+            assert np.all(np.abs(found - exact) < 4 * error + 5 / dim + 2e-4)
+
+
+@pytest.mark.slow
+def test_directions_come_in_the_order_of_learnability():
+    """He_3(z1) + 3 z1 z2 z3: z1 first, then z2 and z3, by looking ahead; plain SGD none."""
+    z1, z2, z3 = fields = sp.symbols("z1 z2 z3", real=True)
+    target = z1**3 - 3 * z1 + 3 * z1 * z2 * z3
+    table = dmft.learnability(target, fields, ["one-pass SGD", "data reuse"]).table
+    steps = {str(name): row["data reuse"].step for row in table for name in row.names}
+    assert steps == {"z1": 1, "z2": 2, "z3": 2}
+    assert {row["one-pass SGD"].samples for row in table} == {"d^2"}
+    model = dmft.Model(dmft.Committee(ERF, 1), dmft.MultiIndex(target, fields))
+    ahead = dmft.SGD(0.05, constraint="sphere", repeat=dmft.Lookahead(0.15))
+    plain = dmft.SGD(0.05, constraint="sphere")
+    how = {"start": None, "method": "overlaps", "save_at": 81}
+    runs = dmft.simulate(model, ahead, 1000, 800 * 0.05, 6, **how)
+    above = np.abs(runs.runs.M[:, :, 0]) > 0.25
+    first = np.where(above.any(1), above.argmax(1), 1000)
+    assert np.all(first[:, 0] < 20)
+    assert np.median(first[:, 1:]) < 81
+    assert np.all(first[:, 0] < first[:, 1:].min(1))
+    stuck = dmft.simulate(model, plain, 1000, 200 * 0.05, 6, **how)
+    assert np.abs(stuck.runs.M[:, -1]).max() < 0.25
+    solved = dmft.solve(
+        dmft.derive(model, ahead), dmft.Overlaps([[1.0]], [[0.0, 0.03, 0.03]]), 40.0,
+        save_at=81, quadrature_tol=0.05,
+    )  # fmt: skip
+    when = (np.abs(solved.M[:, 0]) > 0.25).argmax(0)
+    assert 0 < when[0] < when[1] == when[2]
+
+
 def test_committee_teachers_and_flow():
     """Students equal to their teacher stay, without noise; gradient flow drops the noise term."""
     committee = dmft.Committee(ERF, 2)
