@@ -19,6 +19,9 @@ from dmft.errors import BadParameter, InvalidCovariance
 Array = NDArray[np.float64]
 # Central differences of order 6 of a function of size one: error 1e-11 in second derivatives.
 STEP = 0.02
+# A risk with errors eps takes the step at which they weigh as much as the eighth derivative,
+# within this bound.
+WIDEST = 0.15
 FIRST = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
 SECOND = np.array([2, -27, 270, -490, 270, -27, 2]) / 180
 # One-sided first derivative of order 6 from inside.
@@ -27,6 +30,8 @@ INWARD = np.array([147, -360, 450, -400, 225, -72, 10]) / 60
 # rounding.
 ROUNDING, TAIL = 1e-15, 4.0
 PROBES = 5
+# Images of one point agree to this many digits.
+DIGITS = 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,9 @@ class Disc:
     risk: Callable[..., Any]
     basis: Array
     vectorised: bool
+    # Components of u in which the risk is even: images are evaluated once.
+    even: tuple[bool, bool] = (False, False)
+    step: float = STEP
 
     def alignments(self, u: Array) -> tuple[Array, Array]:
         """Return e and m at points u (..., 2)."""
@@ -44,16 +52,23 @@ class Disc:
 
     def values(self, u: Array) -> Array:
         """Risk at points u (..., 2)."""
+        folded = np.where(self.even, np.abs(u), u).reshape(-1, 2)
+        _, first, where = np.unique(
+            folded.round(DIGITS), axis=0, return_index=True, return_inverse=True
+        )
+        return self._at(folded[first])[where.ravel()].reshape(u.shape[:-1])
+
+    def _at(self, u: Array) -> Array:
         e, m = self.alignments(u)
         if self.vectorised:
             return np.asarray(self.risk(e=e, m=m), dtype=np.float64)
         pairs = zip(e.ravel().tolist(), m.ravel().tolist(), strict=True)
-        return np.array([float(self.risk(e=x, m=y)) for x, y in pairs]).reshape(e.shape)
+        return np.array([float(self.risk(e=x, m=y)) for x, y in pairs])
 
     def hessian(self, u: Array) -> tuple[Array, Array]:
         """Gradient (2,) and Hessian (2, 2) in u at a point well inside."""
         # Along the axes and the two diagonals; a step never leaves the disc.
-        step = min(STEP, (1.0 - float(np.hypot(*u))) / 4)
+        step = min(self.step, (1.0 - float(np.hypot(*u))) / 4)
         lines = np.array([[1, 0], [0, 1], [1, 1], [1, -1]]) / np.array([[1, 1, 2**0.5, 2**0.5]]).T
         f = self.values(u + step * np.arange(-3, 4)[None, :, None] * lines[:, None, :])
         slopes, bends = f @ FIRST / step, f @ SECOND / step**2
@@ -62,12 +77,14 @@ class Disc:
 
     def outward(self, u: Array) -> float:
         """Slope along the radius at a point of the circle, from inside."""
-        inner = (1 - STEP * np.arange(7))[:, None] * u
-        return float(self.values(inner) @ INWARD / STEP)
+        inner = (1 - self.step * np.arange(7))[:, None] * u
+        return float(self.values(inner) @ INWARD / self.step)
 
 
 def make_disc(risk: Callable[..., Any], gram: ArrayLike | None = None) -> Disc:
     """Return the disc of a risk that is called as ``risk(e=..., m=...)``.
+
+    Its attribute `error`, where it has one, is what its values are known to.
 
     Raises
     ------
@@ -88,7 +105,9 @@ def make_disc(risk: Callable[..., Any], gram: ArrayLike | None = None) -> Disc:
             "target e and m are one alignment"
         )
     basis = np.array([[1.0, 0.0], [matrix[0, 1], np.sqrt(height)]])
-    return Disc(risk, basis, _takes_arrays(risk, basis))
+    error = float(getattr(risk, "error", 0.0))
+    step = min(WIDEST, max(STEP, error ** (1 / 8)))
+    return Disc(risk, basis, _takes_arrays(risk, basis), step=step)
 
 
 def _takes_arrays(risk: Callable[..., Any], basis: Array) -> bool:

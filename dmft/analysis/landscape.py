@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,8 @@ def landscape(
     Parameters
     ----------
     risk : callable
-        Called as ``risk(e=..., m=...)``; with arrays where it takes them.
+        Called as ``risk(e=..., m=...)``; with arrays where it takes them. Differences are wider
+        where its attribute `error` says that values are known to that only.
     gram : (2, 2), optional
         Overlaps of (w*/sqrt(d), p); the identity for |p| = 1 orthogonal to the target.
     points : int
@@ -164,8 +165,9 @@ def landscape(
     if points < 8:
         raise BadParameter(f"points = {points} are too few for a circle: take at least 8")
     disc = make_disc(risk, gram)
-    around = series_around(disc, points)
     even = _symmetries(disc)
+    disc = replace(disc, even=(even[1], even[0]))
+    around = series_around(disc, points)
     found = [*_on_border(disc, around, points), *_inside(disc)]
     minima = sorted(_distinct(found, even), key=lambda x: x.risk)
     if not minima:

@@ -78,7 +78,7 @@ def positional_semantic_risk(
         Its weight.
     loss : {"squared", "frobenius"}
         With "frobenius" E ||T - (1 - omega) T* - omega A||_F, values only and to 1e-4, by sums over
-        four fields (some 20 ms each).
+        four fields (some 5 ms each).
 
     Examples
     --------

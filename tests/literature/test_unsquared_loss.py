@@ -5,8 +5,9 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from dmft.analysis.landscape import landscape
 from dmft.literature import positional_semantic_boundaries, positional_semantic_risk
-from dmft.literature.two_tokens.unsquared import _at
+from dmft.literature.two_tokens.unsquared import _at, _independent
 
 
 def fields(power=18, seed=0):
@@ -98,3 +99,12 @@ def test_the_semantic_corner_bends_as_the_integral_says():
             distance(moved, h_star, a, omega) + distance(mirrored, h_star, a, omega)
         ) - distance(h_star, h_star, a, omega)
         assert sign * change.mean() > 0
+
+
+@pytest.mark.slow
+def test_the_landscape_of_noisy_sums_is_that_of_the_boundaries():
+    # a = 1: direction 0.6278 and equality 0.7255 lie on both sides of 0.7.
+    found = landscape(positional_semantic_risk(1.0, 0.7, loss="frobenius"), points=64)
+    assert (found.name, found.code) == ("semantic over positional, positional start", 6)
+    means = _independent(0.0, 0.7, 1 / (1 + np.exp(-2)), 0.125)
+    np.testing.assert_allclose(found.rates, -np.sqrt(2) * np.array([means[3], means[1]]), rtol=0.06)

@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 # Midpoint sums over four fields. The distance has a cone where both rows agree, so that they
 # converge algebraically: values to 1e-6, roots in omega to 2e-5.
 STEP, REACH = 0.125, 7.6
+# Step of single values, which are to 1e-4.
+WIDE = 0.3
 # Roots are found on the coarse step and moved by Newton steps whose slope is the coarse one.
 COARSE, ROOT, SLOPE, NEWTON_STEPS = 0.25, 1e-10, 1e-4, 2
 # Polar nodes around the two points where delta = 0, and step of the rest of the plane.
@@ -57,6 +59,9 @@ class UnsquaredRisk:
     a: float
     omega: float
 
+    # Of the sums, as far as it varies with e and m.
+    error = 1e-5
+
     def __post_init__(self) -> None:
         alpha_of(self.a)
         check_omega(self.omega)
@@ -66,7 +71,7 @@ class UnsquaredRisk:
         from dmft.literature.two_tokens.unsquared_kernels import correlated_distance
 
         e, m = check_disc(e, m)
-        z, inner = _points(0.0, COARSE, "all"), _points(0.0, COARSE, "swapped")
+        z, inner = _points(0.0, WIDE, "all"), _points(0.0, WIDE, "swapped")
         keep, fixed = 1 - self.omega, self.omega * float(alpha_of(self.a))
         values = [
             math.sqrt(2) * correlated_distance(z, inner, x, y, keep, fixed)

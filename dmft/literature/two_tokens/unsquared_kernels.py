@@ -9,8 +9,9 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-# Pairs of points of this relative weight, beyond radius 7.5 in R^4, are left out: below 1e-7.
-LEAST = 7e-13
+# Pairs of points of this relative weight are left out: beyond radius 7.5 in R^4 (below 1e-7), and
+# for single values beyond 6 (below 1e-5).
+LEAST, LEAST_OF_VALUES = 7e-13, 1.5e-8
 FAST = {"reassoc", "contract"}
 
 
@@ -74,7 +75,8 @@ def correlated_distance(
         weight = inner[4, q]
         mean1, mean2 = m * inner[0, q] + e, m * inner[1, q] - e
         t1, t2 = keep * inner[2, q] + fixed, keep * inner[3, q] + fixed
-        last = np.searchsorted(-points[4, :n], -LEAST * points[4, 0] * inner[4, 0] / weight)
+        least = LEAST_OF_VALUES * points[4, 0] * inner[4, 0]
+        last = np.searchsorted(-points[4, :n], -least / weight)
         total = 0.0
         for p in range(last):
             h1, h2 = mean1 + spread * points[0, p], mean2 + spread * points[1, p]
