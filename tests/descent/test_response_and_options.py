@@ -75,6 +75,30 @@ def test_errors_of_scrambles_cover():
         assert 0.6 < claimed[moves].mean() / spread[moves].mean() < 1.6, name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "largest"), [("relu pair", 5e-4), ("erf", 2e-5)])
+def test_error_of_the_overlaps_at_65536_samples(name, largest):
+    """batch_reuse.md C: rms over seeds of M(0), ..., M(6), against 64 times the samples."""
+    if name == "erf":
+        one = dmft.Committee(ERF, 1)
+        model, descent = dmft.Model(one, one), dmft.GradientDescent(0.8, 2, ridge=0.1)
+        start = dmft.Overlaps([[1.0]], [[0.2]])
+    else:
+        v = sp.Symbol("v", real=True)
+        joint = dmft.MultiIndex(sp.tanh(u + v**3 - 3 * v), [u, v])
+        pair = dmft.Committee(sp.Max(z, 0), 2, readout=(sp.sqrt(2), -sp.sqrt(2)))
+        model, descent = dmft.Model(pair, joint), dmft.GradientDescent(0.2, 3)
+        start = dmft.Overlaps(np.eye(2), np.zeros((2, 2)))
+    equations = dmft.derive(model, descent)
+    best = dmft.solve(equations, start, 7, samples=2**19, scrambles=8, seed=999, memory=2**32)
+    runs = [
+        dmft.solve(equations, start, 7, samples=2**16, scrambles=1, seed=n).M for n in range(32)
+    ]
+    rms = np.sqrt(np.mean((np.array(runs) - best.M) ** 2, axis=(0, 2, 3)))
+    print(f"{name}: rms error of M {rms}, best {best.error['M'].max():.1e}")
+    assert rms[:7].max() < largest
+
+
 @pytest.mark.parametrize("method", ["stein", "pathwise"])
 def test_threads_change_nothing(method):
     equations = dmft.derive(FOUR, dmft.GradientDescent(0.6, 1.5))
