@@ -29,6 +29,10 @@ FLAT = 1e-9
 POSITIONAL = 0.25
 
 
+class NoMinimum(BadParameter):
+    """The risk has no strict minimum: it is constant along some direction."""
+
+
 @dataclass(frozen=True)
 class Minimum:
     """A strict local minimum of the risk over the feasible alignments: a stable fixed point.
@@ -153,7 +157,7 @@ def landscape(
 
     Raises
     ------
-    BadParameter, InvalidCovariance
+    NoMinimum, BadParameter, InvalidCovariance
 
     Examples
     --------
@@ -171,9 +175,9 @@ def landscape(
     found = [*_on_border(disc, around, points), *_inside(disc)]
     minima = sorted(_distinct(found, even), key=lambda x: x.risk)
     if not minima:
-        raise BadParameter(
-            "the risk has no strict minimum over the feasible alignments: is it constant, or even "
-            "flat along the circle?"
+        raise NoMinimum(
+            "the risk has no strict minimum over the feasible alignments: is it constant along a "
+            "line, as where the target does not depend on its tokens?"
         )
     direction, rates = _start(disc)
     return Landscape(tuple(minima), even, direction, rates, around, disc)

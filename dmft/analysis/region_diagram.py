@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.landscape import Landscape
+from dmft.analysis.landscape import Landscape, NoMinimum
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import Progress, ProgressOption
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
+NONE = "no strict minimum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +30,14 @@ class RegionDiagram:
     y : (ny,)
     codes : (ny, nx) of int
         1 if the global minimum has e > r/2, plus 2 if training starts along e, plus 4 if there is
-        more than one minimum.
+        more than one minimum; -1 where there is no strict one.
     labels : (ny, nx) of int
         Position in `names`.
     names : tuple of str
-        Kinds of the minima, the global one first.
+        Kinds of the minima, the global one first; "no strict minimum" where the risk is constant
+        along a line.
     e, m, risk : (ny, nx)
-        Of the global minimum.
+        Of the global minimum, nan where there is none.
     number : (ny, nx) of int
         Of minima, images under sign changes counted once.
     provenance : mapping
@@ -96,22 +98,31 @@ def region_diagram(
     if len(axes) != 2:
         raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
     (x_name, x), (y_name, y) = ((name, _axis(values, name)) for name, values in axes.items())
-    rows: list[list[Landscape]] = []
+    rows: list[list[Landscape | None]] = []
     with Progress(progress, "regions") as bar:
         for i, value in enumerate(y):
-            rows.append([measure(float(other), float(value)) for other in x])
+            rows.append([_found(measure, float(other), float(value)) for other in x])
             bar.update((i + 1) / y.size, f"{i + 1} of {y.size} rows")
-    names = tuple(sorted({found.name for row in rows for found in row}))
+    labels = [[found.name if found else NONE for found in row] for row in rows]
+    names = tuple(sorted({name for row in labels for name in row}))
 
-    def grid(read: Callable[[Landscape], float], kind: type = float) -> NDArray[Any]:
-        return np.array([[read(found) for found in row] for row in rows], dtype=kind)
+    def grid(read: Callable[[Landscape], float], none: float = np.nan) -> NDArray[Any]:
+        return np.array([[read(found) if found else none for found in row] for row in rows])
 
     return RegionDiagram(
-        x_name, y_name, x, y, grid(lambda f: f.code, int),
-        grid(lambda f: names.index(f.name), int), names, grid(lambda f: f.best.e),
-        grid(lambda f: f.best.m), grid(lambda f: f.best.risk),
-        grid(lambda f: len(f.minima), int), None, {"dmft": VERSION, **(provenance or {})},
+        x_name, y_name, x, y, grid(lambda f: f.code, -1),
+        np.array([[names.index(name) for name in row] for row in labels]), names,
+        grid(lambda f: f.best.e), grid(lambda f: f.best.m), grid(lambda f: f.best.risk),
+        grid(lambda f: len(f.minima), 0), None, {"dmft": VERSION, **(provenance or {})},
     )  # fmt: skip
+
+
+def _found(measure: Callable[[float, float], Landscape], x: float, y: float) -> Landscape | None:
+    """Landscape of one point; None, a region of its own, where there is no minimum."""
+    try:
+        return measure(x, y)
+    except NoMinimum:
+        return None
 
 
 def _axis(values: ArrayLike, name: str) -> Array:

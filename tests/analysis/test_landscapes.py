@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dmft.analysis.landscape import landscape, landscape_boundary
+from dmft.analysis.region_diagram import region_diagram
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.literature import (
     positional_semantic_boundaries,
@@ -121,6 +122,22 @@ def test_boundaries_by_root_finding():
         landscape_boundary(family, lambda found: found.best.kind, 0.1, 0.2)
     with pytest.raises(BadParameter, match="no sign change"):
         landscape_boundary(family, lambda found: found.best.risk, 0.1, 0.2)
+
+
+def test_points_without_a_minimum_are_a_region():
+    # At omega = 1 the loss of the two tokens does not depend on m: a valley, for a < 0.757.
+    def measure(a, omega):
+        return landscape(positional_semantic_risk(a, omega))
+
+    diagram = region_diagram(measure, {"a": [0.75, 1.0], "omega": [0.9, 1.0]})
+    names = np.array(diagram.names)[diagram.labels].tolist()
+    assert names == [
+        ["semantic", "positional"],
+        ["no strict minimum", "positional"],
+    ]
+    assert diagram.codes.tolist() == [[0, 3], [-1, 3]]
+    assert diagram.number.tolist() == [[1, 1], [0, 1]]
+    assert np.isnan(diagram.risk[1, 0])
 
 
 def test_refusals():
