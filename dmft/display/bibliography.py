@@ -83,6 +83,16 @@ ENTRIES: dict[str, str] = {
   eprint    = {2406.02157},
   archiveprefix = {arXiv},
 }""",
+    "arnaboldi_2024_repetita": """\
+@misc{arnaboldi_2024_repetita,
+  author = {Arnaboldi, Luca and Dandi, Yatin and Krzakala, Florent and Pesce, Luca
+            and Stephan, Ludovic},
+  title  = {Repetita iuvant: data repetition allows {SGD} to learn high-dimensional multi-index
+            functions},
+  year   = {2024},
+  eprint = {2405.15459},
+  archiveprefix = {arXiv},
+}""",
     "dandi_2024_reusing": """\
 @inproceedings{dandi_2024_reusing,
   author    = {Dandi, Yatin and Troiani, Emanuele and Arnaboldi, Luca and Pesce, Luca

@@ -264,7 +264,7 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
                 samples. Exact for polynomials (symbols stay symbols), else by quadrature with the
                 error stated. Plain SGD has e_k = E[a sigma' He_{k-1}] E[y He_k]; reuse makes psi a
                 nonlinear function of y, and e_k nonzero from the generative exponent on
-    Source      batch_reuse.md D.3
+    Source      batch_reuse.md D.3; [arnaboldi_2024_repetita]; derivations/repeated_samples.py
 
     Parameters
     ----------
