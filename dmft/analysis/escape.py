@@ -30,7 +30,7 @@ from dmft.names import Status
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
-from dmft.solvers.trajectory import Trajectory
+from dmft.solvers.trajectory import CLOCK, Trajectory
 
 REFERENCES = ("start", "plateau")
 # An escape from overlaps of order d^(-1/2) amplifies early errors: these tolerances give its time
@@ -294,11 +294,12 @@ def clock_of(run: Trajectory) -> dict[str, Any]:
     """What turns the last time of a run into steps."""
     if run.provenance.get("time_unit") == "steps":
         return {"counts_steps": True}
-    if run.provenance.get("time_step_times_dim") is None:
+    unit = run.provenance.get("time_step_times_dim")
+    if unit is None and CLOCK not in run.blocks:
         return {}
     steps = float(run.steps(1)[-1])
-    unit = run.t[-1] / steps if steps > 0 else run.provenance["time_step_times_dim"]
-    return {"time_step_times_dim": float(unit)}
+    unit = run.t[-1] / steps if steps > 0 else unit
+    return {} if unit is None else {"time_step_times_dim": float(unit)}
 
 
 def _initial_risk(

@@ -98,3 +98,13 @@ def test_flow_map_paths_and_chains_have_one_definition_of_escape():
         assert noisy.mean == pytest.approx(ode.value, abs=3.5 * noisy.stderr + 10 / dim)
         error = chains.stderr * dim / 2.0
         assert chains.steps(dim).mean() == pytest.approx(truth, abs=3.5 * error + 4e-3 * truth)
+
+
+def test_escapes_under_a_schedule_count_its_steps():
+    """A step is gamma(t)/d: at gamma = 0.08/(1 + t) there are d (t + t^2/2)/0.08 until t."""
+    flow = dmft.derive(phase_retrieval(1), dmft.SGD(0.05, constraint="sphere"))
+    start, rate = dmft.Overlaps([[1.0]], [[0.05]]), 0.08 / (1 + sp.Symbol("t"))
+    run = dmft.solve(flow, start, 3.0, learning_rate=rate, rtol=1e-11, atol=1e-13)
+    found = dmft.escape_time(run, fraction=0.3)
+    t = found.value
+    assert found.steps(1000) == pytest.approx(1000 * (t + t**2 / 2) / 0.08, rel=1e-8)
