@@ -49,6 +49,15 @@ class WeakRecovery:
         e_1, e_2, ..., with `.value` and `.error`.
     square, cross : Value
         E[psi^2] and E[psi^2 h*^2] at m = 0.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+    >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+    >>> recovery.samples, recovery.coefficients[1].value, recovery.optimal_learning_rate()
+    ('d log d', 4, 1/17)
     """
 
     model: Model
