@@ -63,7 +63,7 @@ def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | No
 def _entries(values: Any) -> list[dict[str, Any]]:
     """Return overlaps as curves: values, label of the family, colour; a sample of wide students."""
     if hasattr(values, "m"):
-        return _alignment_entries(values.e, values.m)
+        return _alignment_entries(getattr(values, "e", np.zeros(len(values.m))), values.m)
     if hasattr(values, "Q_perp"):
         return _wide_entries(values.M, values.Q_perp)
     Q, M = values.Q, values.M

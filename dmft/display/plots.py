@@ -112,7 +112,7 @@ def plot(
 def _check_run(record: Any) -> None:
     shown = record.mean if is_ensemble(record) else record
     lengths = hasattr(shown, "Q") or hasattr(shown, "Q_perp")
-    overlaps = (lengths and hasattr(shown, "M")) or (hasattr(shown, "e") and hasattr(shown, "m"))
+    overlaps = (lengths and hasattr(shown, "M")) or hasattr(shown, "m")
     if not (overlaps and hasattr(shown, "risk")):
         raise BadParameter(
             f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"

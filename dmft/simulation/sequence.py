@@ -72,6 +72,12 @@ class SequenceEnsemble:
     first_passage: PassageTimes | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Seeds that enter the means."""
+        pairs = zip(self.seeds, self.seed_status, strict=True)
+        return tuple(seed for seed, status in pairs if status in COUNTED)
+
     def steps(self, dim: int | None = None) -> Array:
         """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
         unit = float(self.provenance["time_step_times_dim"])

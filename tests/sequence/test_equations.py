@@ -243,7 +243,11 @@ def test_runs_are_drawn(tmp_path):
     assert run.overlap[-1] == pytest.approx(np.linalg.norm(run.m[-1]) / np.sqrt(2))
     assert run.risk[-1] < run.risk[0]
     assert (tmp_path / "run.png").exists()
-    assert risk is not None
+    chains = dmft.simulate(
+        model, dmft.SGD(0.2), 200, 5.0, 4, dmft.Alignment(m=[0.1, 0.05]), "overlaps", save_at=4
+    )
+    _, risk = dmft.plot(run, chains)
+    assert any("mean of 4 runs" in t.get_text() for t in risk.get_legend().get_texts())
 
 
 def test_tied_and_untied_runs_are_one_for_symmetric_targets():
