@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,9 @@ from dmft.analysis.landscape import Landscape, NoMinimum
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import Progress, ProgressOption
+
+if TYPE_CHECKING:
+    import xarray
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -63,8 +67,33 @@ class RegionDiagram:
     m: Array
     risk: Array
     number: Codes
-    boundaries: None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    # Curves between the regions are `dmft.boundary`'s; none belong to the record.
+    boundaries = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RegionDiagram):
+            return NotImplemented
+        same = ("x_name", "y_name", "names", "provenance")
+        arrays = ("x", "y", "codes", "labels", "e", "m", "risk", "number")
+        return all(getattr(self, n) == getattr(other, n) for n in same) and all(
+            np.array_equal(getattr(self, n), getattr(other, n), equal_nan=True) for n in arrays
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` with the two parameters as dimensions."""
+        from dmft.analysis.region_file import to_dataset
+
+        return to_dataset(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `dmft.load` restores an equal record."""
+        from dmft.analysis.region_file import save_regions
+
+        return save_regions(self, path)
 
     def count(self) -> dict[str, int]:
         """Number of points of each region that occurs."""
@@ -113,7 +142,7 @@ def region_diagram(
         x_name, y_name, x, y, grid(lambda f: f.code, -1),
         np.array([[names.index(name) for name in row] for row in labels]), names,
         grid(lambda f: f.best.e), grid(lambda f: f.best.m), grid(lambda f: f.best.risk),
-        grid(lambda f: len(f.minima), 0), None, {"dmft": VERSION, **(provenance or {})},
+        grid(lambda f: len(f.minima), 0), {"dmft": VERSION, **(provenance or {})},
     )  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmft import netcdf
-from dmft.analysis import boundary_file, diagram_file, sweep_file
+from dmft.analysis import boundary_file, diagram_file, region_file, sweep_file
 from dmft.analysis.boundary import Boundary
 from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.analysis.region_diagram import RegionDiagram
 from dmft.analysis.sweep import Sweep
 from dmft.errors import BadParameter
 from dmft.simulation import archive as ensembles
@@ -21,7 +22,15 @@ from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.volterra_run import TwoTimeRun
 
 Record = (
-    Trajectory | Ensemble | PathEnsemble | PhaseDiagram | Boundary | Sweep | DescentRun | TwoTimeRun
+    RegionDiagram
+    | Trajectory
+    | Ensemble
+    | PathEnsemble
+    | PhaseDiagram
+    | Boundary
+    | Sweep
+    | DescentRun
+    | TwoTimeRun
 )
 READERS: dict[str, Callable[[str | Path], Record]] = {
     trajectories.KIND: trajectories.load_trajectory,
@@ -30,6 +39,7 @@ READERS: dict[str, Callable[[str | Path], Record]] = {
     descent_run.KIND: descent_run.load_descent,
     diagram_file.KIND: diagram_file.load_diagram,
     boundary_file.KIND: boundary_file.load_boundary,
+    region_file.KIND: region_file.load_regions,
     sweep_file.KIND: sweep_file.load_sweep,
     volterra_run.KIND: volterra_run.load_two_time,
 }

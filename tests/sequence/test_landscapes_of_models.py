@@ -71,6 +71,17 @@ def test_diagram_of_the_model_solved_by_hand(tmp_path):
     assert "RegionDiagram(c (7) x w (6)" in repr(diagram)
 
 
+def test_diagrams_are_saved(tmp_path):
+    diagram = dmft.landscape_diagram(squares(), {"c": [3.0, 9.0, 12.0], "w": [0.5, 0.9]}, points=64)
+    again = dmft.load(diagram.save(tmp_path / "regions.nc"))
+    assert again == diagram
+    assert again.names == diagram.names
+    table = diagram.to_xarray()
+    assert table["region"].sel(c=3.0, w=0.5).item() == "semantic"
+    assert table["e"].dims == ("w", "c")
+    assert diagram != dmft.landscape_diagram(squares(), {"c": [3.0], "w": [0.5]}, points=64)
+
+
 def test_longer_encodings_reach_further():
     # |p| = 2: e up to 2; on the ellipse m^2 = 1 - e^2/4, R = 2 y^2 + (8 - 3 (1-w) - 2 w c) y.
     found = dmft.landscape(squares(encoding=2), w=0.5, c=12.0)
