@@ -48,6 +48,11 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     for d in definitions:
         if d.role == "observable":
             continue
+        if d.role == "sample":
+            raise NotClosed(
+                "the averages of repeated samples (repeat=) are not linearised; solve the "
+                "equations from near the point instead"
+            )
         if d.expr.has(Average):
             raise NotClosed(
                 f"{d.target} holds an average without closed form; the equations cannot be "

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
 from dmft.model import FIELD as z
 
 ERF = sp.erf(z / sp.sqrt(2))
@@ -326,6 +326,8 @@ def test_refusals():
     sign = dmft.Model(dmft.Committee(sp.sign(z), 1), model.teacher)
     with pytest.raises(BadParameter, match="jumps"):
         dmft.derive(sign, look)
+    with pytest.raises(NotClosed, match="repeat"):
+        dmft.stability(equations, start_of(model))
     for call in (dmft.escape_formula, dmft.maximal_learning_rate):
         with pytest.raises(BadParameter, match="repeat"):
             call(dmft.literature.phase_retrieval(1), look)
