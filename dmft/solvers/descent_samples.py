@@ -61,8 +61,8 @@ class Samples:
 
         def work(first: int, last: int) -> None:
             advance(
-                task.sample, t, first, last, self.partners, self.normal, self.star, self.label,
-                self._mask(t), par, self.past, *weights, sums,
+                task.sample, t, first, last, self.partners, task.near, self.normal, self.star,
+                self.label, self._mask(t), par, self.past, *weights, sums,
             )  # fmt: skip
 
         return self._over_blocks(work, sums)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.solvers.sampled import mean_loss
+from dmft.solvers.sampled import PARTNERS, mean_loss
 
 Array = NDArray[np.float64]
 
@@ -73,9 +73,14 @@ class DescentTask:
         return self.k + self.p * self.steps + self.noisy
 
     @property
-    def kept(self) -> int:
+    def near(self) -> int:
         """Numbers of a sample that are kept: gradients, and slopes of a pathwise response."""
         return self.steps * self.p * (1 if self.bend is None else 1 + self.p)
+
+    @property
+    def kept(self) -> int:
+        """The same, and gradients of the partners at two times behind them."""
+        return self.near + 2 * (PARTNERS - 1) * self.p
 
     @property
     def noisy(self) -> bool:

@@ -22,10 +22,12 @@ BLOCK = 256
 # samples beside it. Coordinates are scrambled independently of each other, so that any such pairing
 # has the right law, and neighbours of a Sobol sequence lie evenly in the innovation's space.
 PARTNERS = 4
+# The partner that gives z^t where another one, by its place here, gives z^{t-1}.
+ORDER = (0, 2, 3, 1)
 SUMS = types.float64[:, :, ::1]
 ADVANCE_SIGNATURE = types.void(
-    SAMPLE, types.int64, types.int64, types.int64, types.int64, MATRIX, MATRIX, VECTOR, VECTOR,
-    VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, SUMS,
+    SAMPLE, types.int64, types.int64, types.int64, types.int64, types.int64, MATRIX, MATRIX, VECTOR,
+    VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, SUMS,
 )  # fmt: skip
 LOSS_SIGNATURE = types.float64(SAMPLE, types.boolean, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR)
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
@@ -81,22 +83,65 @@ def _moments(g, rows, count, low, share, sums, first):  # type: ignore[no-untype
             m += 1
 
 
+@njit(**OPTIONS)
+def _meet(rows, first, low, other, fresh):  # type: ignore[no-untyped-def]
+    """Rows from `first` on of the partners of the samples from `low` on."""
+    p, n = fresh.shape
+    for j in range(p):
+        source, target = rows[first + j, low : low + n], fresh[j]
+        for i in range(n):
+            target[i] = source[i ^ other]
+
+
+@njit(**OPTIONS)
+def _weigh(g, mask, low):  # type: ignore[no-untyped-def]
+    """Multiply gradients by the weights of their samples, where there are weights."""
+    if mask.size > 0:
+        weight = mask[low : low + g.shape[1]]
+        for j in range(g.shape[0]):
+            slope = g[j]
+            for i in range(slope.size):
+                slope[i] *= weight[i]
+
+
+@njit(**OPTIONS)
+def _collect(g, out, share, together, sums):  # type: ignore[no-untyped-def]
+    """Add a share of gradients to `together`, and of the sums of `out` to the last rows of sums."""
+    p = g.shape[0]
+    for j in range(p):
+        slope, mean = g[j], together[j]
+        for i in range(slope.size):
+            mean[i] += share * slope[i]
+    for e in range(out.shape[0]):
+        row, total = out[e], 0.0
+        for i in range(row.size):
+            total += row[i]
+        sums[p + e, 0] += share * total
+
+
 @njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
-def advance(sample, t, first, last, partners, normal, star, label, mask, par, past, to_star, to_normal, to_past, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def advance(sample, t, first, last, partners, near, normal, star, label, mask, par, past, to_star, to_normal, to_past, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Fields, gradients and their moments at time t, for the blocks first..last-1.
 
     normal (T p, S) holds the standard normals z^0, z^1, ... of the driving process, star (k, S) the
-    teacher's fields, label (S,) the labels, past (T p, S) the gradients so far (rows t p + j are
-    written), mask (S,) or (0,) the weights of the samples in this step. Field j is
+    teacher's fields, label (S,) the labels, past (more than T p, S) the gradients so far (rows
+    t p + j are written), mask (S,) or (0,) the weights of the samples in this step. Field j is
     to_star[j] star + to_normal[j] z^{0..t} + to_past[j] g^{0..t-1}. sums[b, j], zero before, holds
     over the samples of block b: g_j z^{0..t}, then g_j g^{0..t}, then g_j h*; rows behind p hold
-    loss and readout gradients in their first entry. What holds z^t alone (g_j z^t, g_j h*, losses)
-    is averaged over `partners` (a power of two) innovations z^t of each history.
+    loss and readout gradients in their first entry.
+
+    g_j z^t is averaged over `partners` (a power of two) innovations z^t of each history; g_j h* and
+    the losses over as many pairs of z^{t-1} and z^t. Gradients of the partners at t-1 and t stand
+    in rows of `past` from `near` on, two halves that take turns.
     """
     p, k = to_star.shape
     size, rows = star.shape[1], (t + 1) * p
-    now, share = rows - p, 1.0 / partners
-    latest = to_normal[:, now:].copy()
+    now, share, half = rows - p, 1.0 / partners, (partners - 1) * p
+    before = max(0, now - p)
+    latest, one_before = to_normal[:, now:].copy(), to_normal[:, before:now].copy()
+    memory = to_past[:, before:now].copy()
+    old, new = near + ((t + 1) % 2) * half, near + (t % 2) * half
+    pairs = t > 0 and partners > 1
     for b in range(first, last):
         low = b * BLOCK
         n = min(size, low + BLOCK) - low
@@ -104,34 +149,37 @@ def advance(sample, t, first, last, partners, normal, star, label, mask, par, pa
         fresh, together = np.empty((p, n)), np.zeros((p, n))
         out, marks = np.empty((sums.shape[1] - p, n)), label[low : low + n]
         pull(to_star, k, star, low, base)
-        pull(to_normal, now, normal, low, base)
-        pull(to_past, now, past, low, base)
-        for other in range(partners):
-            for j in range(p):
-                source, target = normal[now + j, low : low + n], fresh[j]
-                for i in range(n):
-                    target[i] = source[i ^ other]
+        pull(to_normal, before, normal, low, base)
+        pull(to_past, before, past, low, base)
+        for other in range(1, partners if pairs else 0):
             h[:] = base
+            _meet(normal, before, low, other, fresh)
+            pull(one_before, p, fresh, 0, h)
+            row = old + (other - 1) * p
+            pull(memory, p, past[row : row + p], low, h)
+            _meet(normal, now, low, ORDER[other] if partners == PARTNERS else other, fresh)
             pull(latest, p, fresh, 0, h)
             sample(h, star, marks, par, g, out)
-            for j in range(p):
-                slope, mean = g[j], together[j]
-                if mask.size > 0:
-                    weight = mask[low : low + n]
-                    for i in range(n):
-                        slope[i] *= weight[i]
-                for i in range(n):
-                    mean[i] += share * slope[i]
+            _weigh(g, mask, low)
+            _collect(g, out, share, together, sums[b])
+        pull(one_before, now - before, normal[before:now], low, base)
+        pull(memory, now - before, past[before:now], low, base)
+        for other in range(partners):
+            h[:] = base
+            _meet(normal, now, low, other, fresh)
+            pull(latest, p, fresh, 0, h)
+            sample(h, star, marks, par, g, out)
+            _weigh(g, mask, low)
             if other == 0:
                 past[now:rows, low : low + n] = g
                 _moments(g, normal, now, low, 1.0, sums[b], 0)
                 _moments(g, past, rows, low, 1.0, sums[b], rows)
+            else:
+                row = new + (other - 1) * p
+                past[row : row + p, low : low + n] = g
+            if other == 0 or not pairs:
+                _collect(g, out, share, together, sums[b])
             _moments(g, fresh, p, 0, share, sums[b], now)
-            for e in range(out.shape[0]):
-                row, total = out[e], 0.0
-                for i in range(n):
-                    total += row[i]
-                sums[b, p + e, 0] += share * total
         _moments(together, star, k, low, 1.0, sums[b], 2 * rows)
 
 

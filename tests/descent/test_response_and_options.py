@@ -78,7 +78,7 @@ def test_errors_of_scrambles_cover():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "largest"), [("relu pair", 5e-4), ("erf", 2e-5)])
 def test_error_of_the_overlaps_at_65536_samples(name, largest):
-    """batch_reuse.md C: rms over seeds of M(0), ..., M(6), against 64 times the samples."""
+    """batch_reuse.md C: rms over seeds of M at all seven steps, against 64 times the samples."""
     if name == "erf":
         one = dmft.Committee(ERF, 1)
         model, descent = dmft.Model(one, one), dmft.GradientDescent(0.8, 2, ridge=0.1)
@@ -96,7 +96,7 @@ def test_error_of_the_overlaps_at_65536_samples(name, largest):
     ]
     rms = np.sqrt(np.mean((np.array(runs) - best.M) ** 2, axis=(0, 2, 3)))
     print(f"{name}: rms error of M {rms}, best {best.error['M'].max():.1e}")
-    assert rms[:7].max() < largest
+    assert rms.max() < largest
 
 
 @pytest.mark.parametrize("method", ["stein", "pathwise"])
