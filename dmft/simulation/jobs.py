@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.progress import ProgressOption
 from dmft.simulation.kernels import PASSED
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.runner import STATUS
+from dmft.solvers.jobs import Job, run_tasks, thread_count
 
 # Saved times when nothing is asked for.
 DEFAULT_POINTS = 101
@@ -66,27 +65,6 @@ def save_steps(
     return np.unique(np.rint(times / time_step).astype(np.int64))
 
 
-class Job:
-    """Progress and interruption of the runs, shared between threads."""
-
-    def __init__(self, total: int) -> None:
-        """Expect `total` steps over all runs."""
-        self.stop = threading.Event()
-        self.outer = CANCELLED.get()
-        self.total = total
-        self.done = 0
-        self.lock = threading.Lock()
-
-    def cancelled(self) -> bool:
-        """Whether runs are to stop."""
-        return self.stop.is_set() or (self.outer is not None and self.outer.is_set())
-
-    def add(self, steps: int) -> None:
-        """Count steps that were done."""
-        with self.lock:
-            self.done += steps
-
-
 def run_seeds(
     run: Callable[[int, Job], Result],
     seeds: Sequence[int],
@@ -95,29 +73,9 @@ def run_seeds(
     progress: ProgressOption,
 ) -> list[Result]:
     """Run all seeds in threads; Ctrl-C keeps the finished ones."""
-    workers = min(thread_count(threads), len(seeds))
     job = Job(len(seeds) * steps)
-    with ThreadPoolExecutor(workers) as pool, Progress(progress, "simulate") as bar:
-        futures = [pool.submit(run, seed, job) for seed in seeds]
-        try:
-            watch_futures(futures, job, bar)
-        except KeyboardInterrupt:
-            job.stop.set()
-        except BaseException:
-            # The exception of a run or of the caller's progress function: end the others too.
-            job.stop.set()
-            raise
-        return [f.result() for f in futures]
-
-
-def watch_futures(futures: list[Future[Any]], job: Job, bar: Progress) -> None:
-    """Show progress until all runs have ended; an exception of one is raised at once."""
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=2 * PIECE_SECONDS)
-        for future in finished:
-            future.result()
-        bar.update(job.done / max(job.total, 1), f"{len(futures) - len(pending)}/{len(futures)}")
+    tasks = [partial(run, seed, job) for seed in seeds]
+    return run_tasks(tasks, job, thread_count(threads), progress, "simulate")
 
 
 @dataclass
@@ -149,13 +107,3 @@ class March:
             if code != PASSED or self.stops:
                 self.status = STATUS[code]
             self.piece = max(1, min(4 * self.piece, int(done * PIECE_SECONDS / seconds)))
-
-
-def thread_count(threads: int | None) -> int:
-    """Number of threads asked for, or all cores."""
-    if threads is None:
-        count = getattr(os, "process_cpu_count", os.cpu_count)()
-        return int(count or 1)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise BadParameter(f"threads must be an integer >= 1, got {threads!r}")
-    return threads

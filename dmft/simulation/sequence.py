@@ -16,10 +16,11 @@ from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.ensemble import COUNTED, overall_status
-from dmft.simulation.jobs import Job, March, run_seeds, save_steps
+from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes
 from dmft.simulation.sequence_experiment import SequenceExperiment, declare_sequence, risk_of
 from dmft.simulation.sequence_kernels import chain_steps, weight_steps
+from dmft.solvers.jobs import Job
 from dmft.solvers.path_ensemble import Values
 from dmft.special.streams import as_seeds, random_stream
 

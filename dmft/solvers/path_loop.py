@@ -77,6 +77,16 @@ def evaluate(function, plan, t, y, out):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def drift_and_factor(drift, diffusion, plan, scratch, t, y):  # type: ignore[no-untyped-def]
+    """Drift and factor at y, into `scratch.slope` and `scratch.root`; WALKING or why not."""
+    copy(scratch.point, y)
+    code = evaluate(drift, plan, t, y, scratch.slope)
+    if code == WALKING:
+        code = factor_noise(diffusion, plan, scratch, t, y, scratch.root)
+    return code
+
+
+@inlined
 def _judge(domain, plan, scratch, y):  # type: ignore[no-untyped-def]
     """WALKING when a new state is finite, moderate and inside the domain."""
     largest = plan.trace

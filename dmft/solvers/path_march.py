@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.names import Status
-from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.progress import ProgressOption
 from dmft.solvers import explicit
 from dmft.solvers import path_layout as codes
 from dmft.solvers.events import Event
 from dmft.solvers.explicit import evaluate_rows
+from dmft.solvers.jobs import Job, run_tasks
 from dmft.solvers.layout import Events
 from dmft.solvers.path_layout import Plan, Scratch, Walk
 from dmft.solvers.problem import Problem
@@ -90,63 +90,15 @@ class Chunk:
     band: int
 
 
-class Job:
-    """Progress and interruption, shared between threads."""
-
-    def __init__(self, total: int, timeout: float) -> None:
-        self.stop = threading.Event()
-        self.late = False
-        self.total, self.done = total, 0
-        self._outer, self._lock = CANCELLED.get(), threading.Lock()
-        self._began = time.monotonic()
-        self._deadline = self._began + timeout
-
-    def cancelled(self) -> bool:
-        """Whether to end here: an interrupt, here or outside, or no time left."""
-        if time.monotonic() > self._deadline:
-            self.late = True
-            self.stop.set()
-        return self.stop.is_set() or (self._outer is not None and self._outer.is_set())
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._began
-
-    def add(self, steps: int) -> None:
-        """Count steps of paths."""
-        with self._lock:
-            self.done += steps
-
-
 def march_paths(setup: PathSetup) -> tuple[list[Chunk], Job]:
     """Run all chunks in threads; Ctrl-C and timeout keep what is finished."""
-    size = _chunk_size(setup)
-    firsts = range(0, setup.paths, size)
-    advance = _advance_function(setup.method)
+    size, advance = _chunk_size(setup), _advance_function(setup.method)
     job = Job(setup.paths * setup.plan.steps, setup.timeout)
-    workers = min(setup.threads, len(firsts))
-    with ThreadPoolExecutor(workers) as pool, Progress(setup.progress, "paths") as bar:
-        futures = [
-            pool.submit(_run_chunk, setup, advance, job, first, min(size, setup.paths - first))
-            for first in firsts
-        ]
-        try:
-            _watch(futures, job, bar)
-        except KeyboardInterrupt:
-            job.stop.set()
-        except BaseException:
-            job.stop.set()
-            raise
-        return [future.result() for future in futures], job
-
-
-def _watch(futures: list[Future[Chunk]], job: Job, bar: Progress) -> None:
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=2 * SLICE_SECONDS)
-        for future in finished:
-            future.result()
-        bar.update(job.done / job.total, f"{len(futures) - len(pending)}/{len(futures)}")
+    chunks = [
+        partial(_run_chunk, setup, advance, job, first, min(size, setup.paths - first))
+        for first in range(0, setup.paths, size)
+    ]
+    return run_tasks(chunks, job, setup.threads, setup.progress, "paths"), job
 
 
 def _chunk_size(setup: PathSetup) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,14 +64,6 @@ def check_counts(**counts: int) -> None:
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
         if not whole or count < least:
             raise BadParameter(f"{name} = {count!r} must be an integer of at least {least}")
-
-
-def thread_count(threads: int | None) -> int:
-    """Number of threads asked for; all cores when not asked."""
-    if threads is None:
-        return int(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
-    check_counts(threads=threads)
-    return int(threads)
 
 
 def choose_increments(method: str, asked: str | None, events: bool, substeps: int) -> str:

@@ -15,6 +15,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers import path_layout as codes
 from dmft.solvers import path_request as request
 from dmft.solvers.events import Event, encode_events
+from dmft.solvers.jobs import Job, thread_count
 from dmft.solvers.noise import path_key
 from dmft.solvers.passage_times import PassageTimes
 from dmft.solvers.path_ensemble import COUNTED, PathEnsemble, Values
@@ -22,7 +23,6 @@ from dmft.solvers.path_layout import Plan
 from dmft.solvers.path_march import (
     STATUS,
     Chunk,
-    Job,
     PathSetup,
     gather,
     march_paths,
@@ -185,7 +185,7 @@ def solve_paths(
             normal=int(law == "normal"), substeps=int(substeps), bridge=int(bridge),
         ),
         events=watched, table=encode_events(watched, problem, names, par),
-        keep_paths=keep_paths, threads=request.thread_count(threads),
+        keep_paths=keep_paths, threads=thread_count(threads),
         timeout=math.inf if timeout is None else float(timeout), progress=progress,
         shift=request.shift_rows(watched, thresholds or {}, int(paths)),
     )  # fmt: skip

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from numba import njit
 
-from dmft.solvers.interpolant import copy, inlined
+from dmft.solvers.interpolant import inlined
 from dmft.solvers.layout import OPTIONS
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
-from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
+from dmft.solvers.path_loop import drift_and_factor, paths_loop
 
-BUILT_ON = "c6d55fddd329cf45"
+BUILT_ON = "18506ad7ea31d0f8"
 
 
 @inlined
 def euler_step(drift, diffusion, plan, scratch, path, step, t, y):  # type: ignore[no-untyped-def]
     """Write y + F h + Sigma^(1/2) dB into `scratch.new`."""
-    copy(scratch.point, y)
-    code = evaluate(drift, plan, t, y, scratch.slope)
-    if code == WALKING:
-        code = factor_noise(diffusion, plan, scratch, t, y, scratch.root)
+    code = drift_and_factor(drift, diffusion, plan, scratch, t, y)
     if code != WALKING:
         return code
     for i in range(y.size):

@@ -22,13 +22,13 @@ import math
 
 from numba import njit
 
-from dmft.solvers.interpolant import copy, inlined
+from dmft.solvers.interpolant import inlined
 from dmft.solvers.layout import OPTIONS
 from dmft.solvers.noise import draw_areas
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
-from dmft.solvers.path_loop import evaluate, factor_noise, paths_loop
+from dmft.solvers.path_loop import drift_and_factor, evaluate, factor_noise, paths_loop
 
-BUILT_ON = "c6d55fddd329cf45"
+BUILT_ON = "18506ad7ea31d0f8"
 
 
 @inlined
@@ -95,10 +95,7 @@ def _silent(diffusion, plan, scratch, t, y):  # type: ignore[no-untyped-def]
 @inlined
 def _begin(drift, diffusion, plan, scratch, t, y):  # type: ignore[no-untyped-def]
     """Drift and factor at y, and the part of the step that they and F(Y) give."""
-    copy(scratch.point, y)
-    code = evaluate(drift, plan, t, y, scratch.slope)
-    if code == WALKING:
-        code = factor_noise(diffusion, plan, scratch, t, y, scratch.root)
+    code = drift_and_factor(drift, diffusion, plan, scratch, t, y)
     if code != WALKING:
         return code
     for i in range(y.size):

@@ -28,8 +28,8 @@ from dmft.solvers.descent import JITTER, Sweep, begin, march, overlaps, result_o
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
 from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
+from dmft.solvers.jobs import thread_count
 from dmft.solvers.path_ensemble import Values
-from dmft.solvers.path_request import thread_count
 from dmft.workflow.descent_nodes import DescentOptions, Layout
 
 Array = NDArray[np.float64]
