@@ -224,6 +224,12 @@ def _by_overlap(
         raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
     # A problem that observes its overlap says so itself.
     known = "overlap" in problem.observables
+    names = [block.name for block in problem.state]
+    if not known and not {"Q", "M"} <= set(names):
+        raise BadParameter(
+            f"cosines are those of Q and M, this problem moves {names}: measure its escape by the "
+            "risk (fraction=)"
+        )
     event = Event("overlap" if known else LargestCosine(), overlap, direction=1)
     start = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
     begun_with = (

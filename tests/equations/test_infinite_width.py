@@ -157,3 +157,13 @@ def test_refused_starts():
             dmft.solve(equations, start, 1.0)
     with pytest.raises(BadParameter, match="scalar already"):
         equations.explicit()
+
+
+def test_what_needs_overlaps_is_refused():
+    equations = dmft.derive(phase_retrieval(2), sphere(0.1), scaling=WIDE)
+    start = typical(2, 100)
+    with pytest.raises(BadParameter, match="cosines are those of Q and M"):
+        dmft.escape_time(equations, start, 1.0, overlap=0.5)
+    for verb in (dmft.fixed_points, dmft.stability):
+        with pytest.raises(BadParameter, match="those of Q and M"):
+            verb(equations, start)
