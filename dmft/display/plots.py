@@ -48,10 +48,11 @@ def plot(
         are marked. Descents on repeated data take six panels: overlaps, training loss and risk
         with their errors, and maps of two times of C_l, R_l and Q.
         A phase diagram stands alone: a heat map whose failed and censored cells are
-        hatched and named; so do the regions of `dmft.regimes`.
+        hatched and named; so do the regions of `dmft.regimes` and `dmft.landscape_diagram`, and a
+        `Landscape`: contours with its minima, flow, section along the border.
     ax : matplotlib axes, optional
-        Two axes (overlaps, risk) for runs, (2, 3) for descents, one for a diagram; a new figure by
-        default.
+        Two axes (overlaps, risk) for runs, (2, 3) for descents, three for a landscape, one for a
+        diagram; a new figure by default.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
     title : str, optional

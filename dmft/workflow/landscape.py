@@ -146,7 +146,9 @@ def landscape_diagram(
     Returns
     -------
     RegionDiagram
-        codes, labels with their names, the global minimum at each point; `dmft.plot` draws it.
+        codes, labels with their names, the global minimum at each point; `dmft.plot` draws it. The
+        curves between its regions are
+        ``dmft.boundary(lambda x, y: dmft.landscape(risk, x=x, y=y).name, ...)``.
 
     Raises
     ------
