@@ -14,7 +14,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian import Gaussian
 from dmft.gaussian.grid import evaluator
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule, tensor_rule
-from dmft.model import SGD, Model, Repeat
+from dmft.model import SGD, Model, Repeat, SequenceModel
 
 # Local fields of the neuron and of the teacher; the noise of the label is `symbols.xi`.
 H, H_STAR = sp.symbols("h h_star", real=True)
@@ -124,6 +124,8 @@ class SampleLaw:
 
 def check_single(model: Model, algorithm: SGD, teachers: int, instead: str) -> None:
     """Refuse what is not one neuron on the sphere that learns one field."""
+    if isinstance(model, SequenceModel):
+        raise BadParameter(f"one neuron and one teacher field, got a sequence model; {instead}")
     wide = model.student.width != 1
     several = teachers != 1 or model.teacher.width != 1
     if wide or several:

@@ -10,7 +10,7 @@ import sympy as sp
 from dmft.equations.equations import Equations
 from dmft.equations.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import SGD, Model, Scaling
+from dmft.model import SGD, Model, Scaling, SequenceModel
 
 # Names of the sums of exponents in conditions.
 SUM_TEXT, SUM_LATEX = "kappa + delta", r"\kappa + \delta"
@@ -198,6 +198,8 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if isinstance(model, SequenceModel):
+        raise BadParameter("regimes are those of committees; sequence models have one limit")
     algorithm = algorithm or SGD(learning_rate=sp.Symbol("gamma", positive=True))
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"regimes are those of dmft.SGD, got {algorithm!r}")

@@ -21,6 +21,8 @@ SIGNATURES = {
     "leap_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "generative_exponent": {"g": REQUIRED, "fields": REQUIRED},
     "sequence_information_exponent": {"target": REQUIRED, "student": REQUIRED, "encoding": None},
+    "initial_learning_rate": {"model": REQUIRED, "algorithm": REQUIRED, "overlap": REQUIRED},
+    "sequence_length_gain": {"target": REQUIRED, "student": REQUIRED},
     "learnability": {"target": REQUIRED, "fields": None},
     "learned_directions": {"model": REQUIRED, "algorithm": REQUIRED, "steps": 2},
     "short_times": {"equations": REQUIRED},

@@ -275,6 +275,8 @@ def test_refusals(two_tokens):
         (lambda: dmft.solve(equations, dmft.Overlaps([[1]], [[0.1]]), 1), "Alignment"),
         (lambda: dmft.random_overlaps(model, 100, 0), "committees"),
         (lambda: dmft.escape_formula(model, dmft.SGD(0.1)), "committees"),
+        (lambda: dmft.regimes(model), "committees"),
+        (lambda: dmft.weak_recovery(model, dmft.SGD(0.1)), "sequence"),
         (
             lambda: dmft.derive(
                 dmft.Model(network, dmft.SequenceTarget(e * a_(), [a_()])), dmft.SGD(0.1)
