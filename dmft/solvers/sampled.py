@@ -49,6 +49,12 @@ def pull(weights, count, rows, low, h):  # type: ignore[no-untyped-def]
             for i in range(n):
                 field[i] += w0 * r0[i] + w1 * r1[i] + w2 * r2[i] + w3 * r3[i]
             m += 4
+        while m + 2 <= count:
+            w0, w1 = weights[j, m], weights[j, m + 1]
+            r0, r1 = rows[m, low : low + n], rows[m + 1, low : low + n]
+            for i in range(n):
+                field[i] += w0 * r0[i] + w1 * r1[i]
+            m += 2
         while m < count:
             weight, row = weights[j, m], rows[m, low : low + n]
             for i in range(n):
@@ -147,6 +153,9 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
         n = min(size, low + BLOCK) - low
         base, h, g = np.zeros((p, n)), np.empty((p, n)), np.empty((p, n))
         fresh, together = np.empty((p, n)), np.zeros((p, n))
+        met = np.empty((partners, p, n))
+        for other in range(partners):
+            _meet(normal, now, low, other, met[other])
         out, marks = np.empty((sums.shape[1] - p, n)), label[low : low + n]
         pull(to_star, k, star, low, base)
         pull(to_normal, before, normal, low, base)
@@ -157,8 +166,7 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
             pull(one_before, p, fresh, 0, h)
             row = old + (other - 1) * p
             pull(memory, p, past[row : row + p], low, h)
-            _meet(normal, now, low, ORDER[other] if partners == PARTNERS else other, fresh)
-            pull(latest, p, fresh, 0, h)
+            pull(latest, p, met[ORDER[other] if partners == PARTNERS else other], 0, h)
             sample(h, star, marks, par, g, out)
             _weigh(g, mask, low)
             _collect(g, out, share, together, sums[b])
@@ -166,8 +174,7 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
         pull(memory, now - before, past[before:now], low, base)
         for other in range(partners):
             h[:] = base
-            _meet(normal, now, low, other, fresh)
-            pull(latest, p, fresh, 0, h)
+            pull(latest, p, met[other], 0, h)
             sample(h, star, marks, par, g, out)
             _weigh(g, mask, low)
             if other == 0:
@@ -179,7 +186,7 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
                 past[row : row + p, low : low + n] = g
             if other == 0 or not pairs:
                 _collect(g, out, share, together, sums[b])
-            _moments(g, fresh, p, 0, share, sums[b], now)
+            _moments(g, met[other], p, 0, share, sums[b], now)
         _moments(together, star, k, low, 1.0, sums[b], 2 * rows)
 
 
