@@ -81,16 +81,19 @@ def noise_parts(
     body = _closed(noise, places) if noise.closed else _on_nodes(noise, parameters, here, places)
     parts = [SIGNATURE.format(description=noise.approximation)]
     if not noise.closed:
-        views = {d.name: _view(d.name) for d in noise.nodes.arrays() if d.role == "observable"}
+        views = {d.name: _view(d.name) for d in noise.nodes.arrays if d.role == "observable"}
         summary = "Parts of the increments of Q and M at all nodes."
         parts.append(
             arrays_function(
-                "increments", summary, noise.nodes.arrays(), parameters, functions, here, views
+                "increments", summary, noise.nodes.arrays, parameters, functions, here, views
             )
         )
-        rates = noise.nodes.rates(noise.terms)
         summary = "What a step adds to the rates at order 1/d."
-        parts.append(rates_function("corrections", summary, rates, parameters, functions, here))
+        parts.append(
+            rates_function(
+                "corrections", summary, noise.rates_at_nodes, parameters, functions, here
+            )
+        )
     return [*parts, body]
 
 

@@ -20,6 +20,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition
 from dmft.equations.explicit import ExplicitEquations
 from dmft.equations.increments import CURVATURE, FINITE_SIZE, Increments, degrees
 from dmft.equations.increments_at_nodes import PARTS, IncrementsAtNodes, part_name
@@ -62,6 +63,11 @@ class Noise:
     def nodes(self) -> IncrementsAtNodes:
         """The same at nodes."""
         return IncrementsAtNodes(self.increments)
+
+    @cached_property
+    def rates_at_nodes(self) -> tuple[Definition, ...]:
+        """Rates at order 1/d, as sums over nodes."""
+        return self.nodes.rates(self.terms)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -121,12 +127,12 @@ class Noise:
     ) -> dict[str, Array]:
         """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
         here = with_nodes(values, rule)
-        found = evaluate(self.nodes.arrays(), state, here, "observable")
+        found = evaluate(self.nodes.arrays, state, here, "observable")
         size = rule.weight.size
         blocks = ([found[part_name(b, n)] for b in ("step_u", "step_v")] for n in range(PARTS))
         parts = [np.concatenate([b.reshape(-1, size) for b in pair]) for pair in blocks]
         Sigma = covariance_on_nodes(parts, rule.weight)
-        added = evaluate(self.nodes.rates(self.terms), state, here, "rate")
+        added = evaluate(self.rates_at_nodes, state, here, "rate")
         whole = {name: rates[name] + added[name] for name in ("Q", "M")}
         return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
 

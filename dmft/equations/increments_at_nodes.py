@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import sympy as sp
@@ -114,6 +115,7 @@ class IncrementsAtNodes:
 
     # Systems ---------------------------------------------------------------------------------
 
+    @cached_property
     def arrays(self) -> tuple[Definition, ...]:
         """Definitions whose last ones are the parts of the increments of the overlaps."""
         wanted = {part_name(base, n) for base in ("step_u", "step_v") for n in range(PARTS)}
