@@ -143,7 +143,7 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     Shapes      a float in [0, L]; L for targets whose best direction is that of all tokens
     Scaling     steps at equal gamma, t = steps gamma / d tied and steps gamma / (L d) untied
     Valid for   the escape from m = 0; token-symmetric targets gain L along the whole trajectory
-    Source      sequence.md C.7
+    Source      sequence.md C.7; derivations/sequence_sgd.py
 
     Raises
     ------

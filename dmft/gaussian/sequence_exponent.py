@@ -136,7 +136,7 @@ def sequence_information_exponent(
     Valid for   polynomials and networks of the mean field at any length; other functions up to
                 four tokens; the trace of attention without encoding at any length, to order two.
                 Exact for polynomials; otherwise zero means below 1e-8 of the norms of the tensors
-    Source      sequence.md B
+    Source      sequence.md B; derivations/sequence_sgd.py
 
     Parameters
     ----------
