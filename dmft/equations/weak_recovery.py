@@ -136,7 +136,8 @@ class WeakRecovery:
         ----------
         dim : float
         overlap : float in (0, 1)
-            The linear growth of exponent 2 must hold up to it: 0.3 or less.
+            The linear growth of exponent 2 must hold up to it (0.3 or less) from noise far below
+            it: where sqrt(s^2/(2 Lambda d)) is half of it, chains pass a fifth earlier.
         start : "random" or "orthogonal"
             m_0 ~ N(0, 1/d), or m_0 = 0.
 

@@ -157,7 +157,8 @@ def test_times_against_chains():
     start = dmft.Overlaps([[1.0]], [[0.0]])
     for order, rho, rate, overlap, dims in (
         (3, 0.1, 0.1, 0.3, (1000, 4000)),
-        (2, 0, 0.4, 0.1, (1000, 4000)),
+        # At d = 1000 the noise of the samples alone is half the threshold.
+        (2, 0, 0.4, 0.1, (8000, 32_000)),
     ):
         model, sgd = model_of(RELU, order), sgd_of(rho, rate)
         found = dmft.weak_recovery(model, sgd)
