@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dmft.emit.arrays import load_array, store_array
 from dmft.errors import BadParameter
 from dmft.gaussian.token_grid import (
+    RULES,
     TokenGrid,
     field_coefficients,
     grid_functions,
@@ -33,8 +34,8 @@ Pair = tuple[sp.Expr, sp.Expr]
 
 # Numbers of Chebyshev nodes in e that are tried, and the part of the largest coefficient that the
 # last two may have.
-DEGREES = (24, 36, 56, 96)
-SETTLED = 1e-13
+DEGREES = (32, 48, 72, 96)
+SETTLED = 1e-14
 # Rows below this part of the largest entry are not kept, nor columns behind which all are below
 # this multiple of the last ones: what is left there is rounding, which derivatives in e would
 # multiply by the square of the degree.
@@ -56,7 +57,7 @@ class TokenTable:
     bound : float
         Of the terms left out, at |m| = 1 and any |e| <= radius (sequence.md A.3).
     error : float
-        Of the sums over nodes, seen on shifted nodes.
+        Of the sums over nodes, seen on shifted nodes, and of the Chebyshev terms left out.
     """
 
     powers: Array
@@ -131,7 +132,8 @@ def table_key(
     orders: tuple[int, int] = (0, 0),
 ) -> str:
     """Name of a table by its content."""
-    text = f"tokens {VERSION} {sp.srepr(pairs)} {sp.srepr(pattern)} {radius!r} {orders}"
+    rule = f"{VERSION} {RULES.get(len(pattern))} {DEGREES}"
+    text = f"tokens {rule} {sp.srepr(pairs)} {sp.srepr(pattern)} {radius!r} {orders}"
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
@@ -169,7 +171,7 @@ def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> 
         np.ascontiguousarray(body[:top, rows].T),
         radius,
         max(bound for _, bound in samples),
-        float(np.abs(again - here).max()),
+        float(np.abs(again - here).max() + np.abs(body[top:, rows]).sum()),
     )
 
 
