@@ -45,7 +45,8 @@ class TwoTimeRun:
     error : Values
         Claimed errors: (T,) for signals, (K,) for functions (the largest over s): the difference
         from a run with steps twice as long on a grid thinned at ten times the tolerance, the
-        largest of [t/2, t]: about ten times the true error. NaN where that run was not made.
+        largest of [t/2, t], and a tenth of `tol`; mostly ten times the true error. NaN where that
+        run was not made.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
 

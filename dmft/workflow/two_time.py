@@ -21,6 +21,7 @@ from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
 from dmft.solvers.descent_store import Store
 from dmft.solvers.path_ensemble import Values
+from dmft.solvers.volterra_advance import ITERATE
 from dmft.solvers.volterra_march import Control, March, march, start
 from dmft.solvers.volterra_problem import VolterraProblem
 from dmft.solvers.volterra_rows import interpolate
@@ -274,7 +275,11 @@ def _record(
     flat = [np.concatenate([np.zeros(0), *(v[a] for _, _, v in rows)])
             for a in range(len(built.pairs))]  # fmt: skip
     complete = coarse is not None and coarse.status == Status.OK
-    error = _errors(built, fine, coarse, rows, count) if complete and coarse is not None else None
+    error = (
+        _errors(built, fine, coarse, rows, count, options.tol)
+        if complete and coarse is not None
+        else None
+    )
     notes = [fine.message]
     if options.measure_error and not complete and fine.status == Status.OK:
         notes.append("the run that measures the error did not end: no error is claimed")
@@ -305,18 +310,19 @@ def _record(
 
 
 def _errors(
-    built: VolterraProblem, fine: March, coarse: March, rows: list[Any], count: int
+    built: VolterraProblem, fine: March, coarse: March, rows: list[Any], count: int, tol: float
 ) -> dict[str, Array]:
     """Differences from the run with steps twice as long: about ten times the true error.
 
-    The largest of [t/2, t], for rows the largest over s.
+    The largest of [t/2, t], for rows the largest over s; and where iterations stop.
     """
     times, other = np.array(coarse.times), np.array(coarse.signals)
+    floor = ITERATE * tol
     here = np.array(fine.signals)[: 2 * other.shape[0] : 2]
     size = min(here.shape[0], other.shape[0])
     gap = _trailing(times[:size], np.abs(here[:size] - other[:size]))
     # A step between two common times has the error of the later one.
-    spread = gap[np.minimum((np.arange(count) + 1) // 2, size - 1)]
+    spread = gap[np.minimum((np.arange(count) + 1) // 2, size - 1)] + floor
     table = {t: (s, v) for t, s, v in coarse.rows}
     found = np.zeros((len(rows), len(built.pairs)))
     for i, (t, s, v) in enumerate(rows):
@@ -324,7 +330,7 @@ def _errors(
             at, values = table[t]
             for a in range(len(built.pairs)):
                 found[i, a] = np.abs(interpolate(s, v[a], at) - values[a]).max()
-    found = _trailing(np.array([t for t, _, _ in rows]), found)
+    found = _trailing(np.array([t for t, _, _ in rows]), found) + floor
     return {n: spread[:, k] for k, n in enumerate(built.signals)} | {
         n: found[:, a] for a, n in enumerate(built.pairs)
     }

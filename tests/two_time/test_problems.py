@@ -6,6 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
+from dmft.solvers.volterra_rows import interpolate
 
 t, s, u = sp.symbols("t s u")
 C, R, K, mu, m = sp.symbols("C R K mu m", cls=sp.Function)
@@ -67,6 +68,29 @@ def test_explicit_times_and_second_factors_of_any_form():
     grid, found = run.row("C", 1.5)
     gap = np.abs(found - 1.5 * grid).max()
     assert gap < min(run.error.C[-1], 2e-5)
+
+
+P_SPIN = dmft.literature.spherical_p_spin(3, sp.Rational(3, 10))
+NETWORK = dmft.literature.random_network(sp.erf(t), 4, 0.3)
+RIDGE = dmft.literature.ridge_flow(0.5, 0.1, (1, 0.2, 1), 0.3)
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-5])
+@pytest.mark.parametrize("problem", [P_SPIN, NETWORK, RIDGE], ids=["p-spin", "network", "ridge"])
+def test_claims_cover_at_early_times(problem, tol):
+    """Few and growing steps: against a run at tol = 1e-7, on the grid of each saved row."""
+    times = np.geomspace(0.05, 1.5, 8)
+    run = dmft.solve(problem, None, 1.5, tol=tol, save_at=times)
+    truth = dmft.solve(problem, None, 1.5, tol=1e-7, save_at=times, measure_error=False)
+    for number, now in enumerate(times):
+        for name in run.pairs:
+            grid, found = run.row(name, now)
+            exact = interpolate(*truth.row(name, now), grid)
+            assert np.abs(found - exact).max() < run.error[name][number] + 1e-8, (name, now)
+        here, there = (int(np.argmin(abs(r.t - now))) for r in (run, truth))
+        for name in run.signals:
+            gap = abs(run[name][here] - truth[name][there])
+            assert gap < run.error[name][here] + 1e-8, (name, now)
 
 
 REFUSED = {
