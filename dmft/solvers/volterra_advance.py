@@ -79,7 +79,7 @@ def advance(  # type: ignore[no-untyped-def]
     number of steps. ending[0] says how the steps ended.
     """
     x, Z, X, FX, FZ = work.x, work.Z, work.X, work.FX, work.FZ
-    report = np.zeros(4)
+    report = np.zeros(5)
     tol = control[TOL]
     for _ in range(count):
         for rolling in (work.X, work.FX, work.BL, work.BE):
@@ -106,7 +106,9 @@ def advance(  # type: ignore[no-untyped-def]
                 # Columns began two steps ago: their error says how to go on, not that this step
                 # is bad.
                 young = SAFETY * (tol / max(report[3], 1e-300)) ** 0.25
-                _adapt(control, h, min(factor, young))
+                # Values by integrals are no smoother than their rows: they only stop the growth.
+                given = max(1.0, SAFETY * (tol / max(report[4], 1e-300)) ** 0.25)
+                _adapt(control, h, min(factor, young, given))
                 break
             X[:-1, :, low:n], FX[:-1, :, low:n] = young_X, young_FX
             Z[:, low:n], FZ[:-1] = young_Z, young_FZ

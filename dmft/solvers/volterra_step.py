@@ -321,7 +321,8 @@ def step(  # type: ignore[no-untyped-def]
     """Compute row n at t_new from n complete nodes; rows are shifted already.
 
     report = (error of the step, relative where values exceed one; last change of the iteration;
-    passes taken; error of the beginning of columns: what a third step changes in their first one).
+    passes taken; error of the beginning of columns: what a third step changes in their first one;
+    estimate for what is given by integrals).
     """
     x, X = work.x, work.X
     N, M = n - 1, n
@@ -348,12 +349,12 @@ def step(  # type: ignore[no-untyped-def]
         report[1], report[2] = change, taken + 1
         if not change > tol:
             break
+    report[0], report[3], report[4] = errors[0], 0.0, 0.0
     for a in range(X.shape[1]):
         if not flags[X_RATE, a]:
             for j in range(max(0, N - 2)):
                 gap = abs(guess[a, j] - X[ROWS - 1, a, j]) / max(1.0, abs(guess[a, j]))
-                errors[0] = max(errors[0], EXTRAPOLATED * gap)
-    report[0], report[3] = errors[0], 0.0
+                report[4] = max(report[4], EXTRAPOLATED * gap)
     if N >= 3:
         for a in range(X.shape[1]):
             value = X[N - 1 - base, a, N - 2]
