@@ -36,7 +36,8 @@ class TwoTime:
         derivative along the diagonal.
     values : mapping
         What is given rather than integrated in time: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
-        The right-hand side may hold integrals of the function itself (Volterra, second kind).
+        The right-hand side may hold integrals of the function itself (Volterra, second kind); each
+        row is iterated, so that what it takes from its own row must be small beside it.
     start : mapping
         ``{m(0): m0, X(0, 0): x0}`` for the signals and diagonals that have rates.
     causal : sequence of SymPy functions

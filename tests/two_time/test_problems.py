@@ -70,6 +70,22 @@ def test_explicit_times_and_second_factors_of_any_form():
     assert gap < min(run.error.C[-1], 2e-5)
 
 
+def test_second_factors_with_signals_on_both_sides_of_s():
+    """C = exp(-|t - s|), m = exp(t): int_0^t C(t, u) log(C(u, s) m(u)) du by hand."""
+    inner = sp.integrate(sp.exp(u - t) * (2 * u - s), (u, 0, s))
+    outer = sp.integrate(sp.exp(u - t) * s, (u, s, t))
+    memory = sp.Integral(C(t, u) * sp.log(C(u, s) * m(u)), (u, 0, t))
+    problem = dmft.TwoTime(
+        rates={m(t): m(t)},
+        values={C(t, s): sp.exp(s - t) + memory - sp.expand(inner + outer), C(t, t): 1},
+        start={m(0): 1},
+    )
+    run = dmft.solve(problem, None, 1.0, tol=1e-5, max_steps=2000)
+    grid, found = run.row("C", 1.0)
+    gap = np.abs(found - np.exp(grid - 1.0)).max()
+    assert gap < min(run.error.C[-1], 1e-5)
+
+
 P_SPIN = dmft.literature.spherical_p_spin(3, sp.Rational(3, 10))
 NETWORK = dmft.literature.random_network(sp.erf(t), 4, 0.3)
 RIDGE = dmft.literature.ridge_flow(0.5, 0.1, (1, 0.2, 1), 0.3)
