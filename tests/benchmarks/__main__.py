@@ -5,6 +5,7 @@ import bench_descent
 import bench_dynamics
 import bench_paths
 import bench_regions
+import bench_two_time
 
 bench_dynamics.main()
 print()
@@ -15,3 +16,5 @@ print()
 bench_descent.main()
 print()
 bench_regions.main()
+print()
+bench_two_time.main()
