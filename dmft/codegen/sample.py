@@ -28,7 +28,7 @@ from numba import njit
 {imports}from dmft.solvers.sampled import LABEL_SIGNATURE, SAMPLE_SIGNATURE
 
 OPTIONS = dict(
-    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
+    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract", "arcp"}}
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter
 
 Array = NDArray[np.float64]
+Words = NDArray[np.uint32]
 Kind = Literal["sobol", "gauss-hermite"]
 
 TENSOR_DIMENSIONS = 2
@@ -158,16 +159,20 @@ HALF_STEP = 2.0**-31
 
 def scrambled_sobol(dim: int, nodes: int, stream: np.random.SeedSequence) -> Array:
     """One scramble of Sobol points in the unit cube, (dim, nodes)."""
-    return np.ascontiguousarray(sobol_points(dim, nodes, stream).T)
+    return np.ascontiguousarray(sobol_engine(dim, stream).random(nodes).T)
 
 
-def sobol_points(dim: int, nodes: int, stream: np.random.SeedSequence) -> Array:
-    """One scramble of Sobol points in the unit cube, point by point: (nodes, dim)."""
+def sobol_engine(dim: int, stream: np.random.SeedSequence) -> Any:
+    """SciPy's engine of one scramble of Sobol points."""
     from scipy.stats import qmc
 
-    engine = qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream))
-    points: Array = engine.random(nodes)
-    return points
+    return qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(stream))
+
+
+def sobol_words(dim: int, stream: np.random.SeedSequence) -> tuple[Words, Words]:
+    """Directions (dim, bits) and shift (dim,) of that scramble, for `special.quantile`."""
+    engine = sobol_engine(dim, stream)
+    return np.ascontiguousarray(engine._sv), np.ascontiguousarray(engine._quasi)
 
 
 def to_normal(points: Array) -> Array:

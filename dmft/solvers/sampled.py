@@ -16,11 +16,13 @@ LABEL_SIGNATURE = types.void(types.int64, MATRIX, VECTOR, VECTOR, VECTOR)
 # sample: (h (p, n), h_star (k, any), label (n,), par, g (p, n), out (1 or 1 + p, n))
 SAMPLE_SIGNATURE = types.void(MATRIX, MATRIX, VECTOR, VECTOR, MATRIX, MATRIX)
 SAMPLE = types.FunctionType(SAMPLE_SIGNATURE)
-# Samples that are taken together: their rows stay in the first-level cache.
-BLOCK = 256
+# Samples that are taken together: their rows stay in the second-level cache.
+BLOCK = 512
 # Latest innovations that each history meets in averages of the gradient: its own, and those of the
-# samples beside it. Coordinates are scrambled independently of each other, so that any such pairing
-# has the right law, and neighbours of a Sobol sequence lie evenly in the innovation's space.
+# samples in the other parts of its block, which are neighbours in the Sobol sequence (`sobol_rows`
+# puts them a part apart, so that partners are met by whole vectors). Coordinates are scrambled
+# independently of each other, so that any such pairing has the right law, and neighbours of a Sobol
+# sequence lie evenly in the innovation's space.
 PARTNERS = 4
 # The partner that gives z^t where another one, by its place here, gives z^{t-1}.
 ORDER = (0, 2, 3, 1)
@@ -81,6 +83,14 @@ def _moments(g, rows, count, low, share, sums, first):  # type: ignore[no-untype
             for e, total in enumerate((s0, s1, s2, s3)):
                 sums[j, first + m + e] += share * total
             m += 4
+        while m + 2 <= count:
+            r0, r1, s0, s1 = rows[m, low : low + n], rows[m + 1, low : low + n], 0.0, 0.0
+            for i in range(n):
+                s0 += slope[i] * r0[i]
+                s1 += slope[i] * r1[i]
+            sums[j, first + m] += share * s0
+            sums[j, first + m + 1] += share * s1
+            m += 2
         while m < count:
             row, total = rows[m, low : low + n], 0.0
             for i in range(n):
@@ -90,13 +100,49 @@ def _moments(g, rows, count, low, share, sums, first):  # type: ignore[no-untype
 
 
 @njit(**OPTIONS)
-def _meet(rows, first, low, other, fresh):  # type: ignore[no-untyped-def]
-    """Rows from `first` on of the partners of the samples from `low` on."""
+def _meet(rows, first, low, partners, other, fresh):  # type: ignore[no-untyped-def]
+    """Rows from `first` on of the partners of the samples from `low` on: parts change places."""
     p, n = fresh.shape
+    part = n // partners
     for j in range(p):
-        source, target = rows[first + j, low : low + n], fresh[j]
+        for place in range(partners):
+            begin = low + (place ^ other) * part
+            source = rows[first + j, begin : begin + part]
+            target = fresh[j, place * part : (place + 1) * part]
+            for i in range(part):
+                target[i] = source[i]
+
+
+@njit(**OPTIONS)
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    """Rows as they are; assignments of slices are four times as slow."""
+    for j in range(source.shape[0]):
+        r, to = source[j], target[j]
+        for i in range(r.size):
+            to[i] = r[i]
+
+
+@njit(**OPTIONS)
+def _pull_pair(one_before, fresh, memory, near, low, latest, met, h):  # type: ignore[no-untyped-def]
+    """Add three terms weights (p, p) times rows to h; `near` holds samples from `low` on."""
+    p, n = h.shape
+    for j in range(p):
+        field = h[j]
+        for m in range(p):
+            w0, w1, w2 = one_before[j, m], memory[j, m], latest[j, m]
+            r0, r1, r2 = fresh[m], near[m, low : low + n], met[m]
+            for i in range(n):
+                field[i] += w0 * r0[i] + w1 * r1[i] + w2 * r2[i]
+
+
+@njit(**OPTIONS)
+def _keep(g, rows, first, low):  # type: ignore[no-untyped-def]
+    """Write g into rows from `first` on, for the samples from `low` on."""
+    p, n = g.shape
+    for j in range(p):
+        slope, target = g[j], rows[first + j, low : low + n]
         for i in range(n):
-            target[i] = source[i ^ other]
+            target[i] = slope[i]
 
 
 @njit(**OPTIONS)
@@ -148,42 +194,47 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
     memory = to_past[:, before:now].copy()
     old, new = near + ((t + 1) % 2) * half, near + (t % 2) * half
     pairs = t > 0 and partners > 1
+    width = min(size, BLOCK)
+    base, h, g = np.empty((p, width)), np.empty((p, width)), np.empty((p, width))
+    fresh, together = np.empty((p, width)), np.empty((p, width))
+    met, out = np.empty((partners, p, width)), np.empty((sums.shape[1] - p, width))
     for b in range(first, last):
         low = b * BLOCK
         n = min(size, low + BLOCK) - low
-        base, h, g = np.zeros((p, n)), np.empty((p, n)), np.empty((p, n))
-        fresh, together = np.empty((p, n)), np.zeros((p, n))
-        met = np.empty((partners, p, n))
+        if n < width:  # the last block of nodes without scrambles
+            base, h, g = np.empty((p, n)), np.empty((p, n)), np.empty((p, n))
+            fresh, together = np.empty((p, n)), np.empty((p, n))
+            met, out = np.empty((partners, p, n)), np.empty((sums.shape[1] - p, n))
+        base[:] = 0.0
+        together[:] = 0.0
         for other in range(partners):
-            _meet(normal, now, low, other, met[other])
-        out, marks = np.empty((sums.shape[1] - p, n)), label[low : low + n]
+            _meet(normal, now, low, partners, other, met[other])
+        marks = label[low : low + n]
         pull(to_star, k, star, low, base)
         pull(to_normal, before, normal, low, base)
         pull(to_past, before, past, low, base)
         for other in range(1, partners if pairs else 0):
-            h[:] = base
-            _meet(normal, before, low, other, fresh)
-            pull(one_before, p, fresh, 0, h)
+            _meet(normal, before, low, partners, other, fresh)
             row = old + (other - 1) * p
-            pull(memory, p, past[row : row + p], low, h)
-            pull(latest, p, met[ORDER[other] if partners == PARTNERS else other], 0, h)
+            latest_met = met[ORDER[other] if partners == PARTNERS else other]
+            _copy(base, h)
+            _pull_pair(one_before, fresh, memory, past[row : row + p], low, latest, latest_met, h)
             sample(h, star, marks, par, g, out)
             _weigh(g, mask, low)
             _collect(g, out, share, together, sums[b])
         pull(one_before, now - before, normal[before:now], low, base)
         pull(memory, now - before, past[before:now], low, base)
         for other in range(partners):
-            h[:] = base
+            _copy(base, h)
             pull(latest, p, met[other], 0, h)
             sample(h, star, marks, par, g, out)
             _weigh(g, mask, low)
             if other == 0:
-                past[now:rows, low : low + n] = g
+                _keep(g, past, now, low)
                 _moments(g, normal, now, low, 1.0, sums[b], 0)
                 _moments(g, past, rows, low, 1.0, sums[b], rows)
             else:
-                row = new + (other - 1) * p
-                past[row : row + p, low : low + n] = g
+                _keep(g, past, new + (other - 1) * p, low)
             if other == 0 or not pairs:
                 _collect(g, out, share, together, sums[b])
             _moments(g, met[other], p, 0, share, sums[b], now)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, types
 
 VECTOR, MATRIX = types.float64[::1], types.float64[:, ::1]
-BLOCK = 512
+WORDS = types.uint32[:, ::1]
 # Half of the resolution of the Sobol points, 2^-30.
 HALF_STEP = 2.0**-31
 # Where the centre ends, and the smallest distance from 0 and 1 that the tail was fitted for.
@@ -38,7 +38,7 @@ def _tail(u):  # type: ignore[no-untyped-def]
 
 
 @njit(types.void(VECTOR, VECTOR), **OPTIONS)
-def _quantiles(u, x):  # type: ignore[no-untyped-def]
+def quantiles(u, x):  # type: ignore[no-untyped-def]
     """Quantiles x of a block of points u, all in the cache."""
     far = 0
     for i in range(u.size):
@@ -61,18 +61,49 @@ def _quantiles(u, x):  # type: ignore[no-untyped-def]
                 x[i] = -_tail(u[i]) if u[i] < 0.5 else _tail(1.0 - u[i])
 
 
-@njit(types.void(MATRIX, MATRIX), **OPTIONS)
-def normal_rows(points, normal):  # type: ignore[no-untyped-def]
-    """Write into row r of `normal` the x with P(X <= x) = u for the points u of column r.
+@njit(types.void(WORDS, types.uint32[::1], types.int64, types.int64, MATRIX, MATRIX), **OPTIONS)
+def sobol_rows(directions, shift, block, parts, normal, uniform):  # type: ignore[no-untyped-def]
+    """Scrambled Sobol points, coordinate by coordinate: normal ones, then uniform ones.
 
-    points (n, at least dim) in the unit cube; a zero counts as half a step of the Sobol grid.
-    normal (dim, n) is filled.
+    Point i is the shift and, for each binary digit of i, a word of its own, joined by exclusive or
+    (Gray code: the words are those of two directions). So blocks of points differ by one word, and
+    a table of the first block gives all of them.
+
+    directions (dim, bits), shift (dim,) are those of SciPy's engine, with 2^-bits the step of the
+    grid. normal (first, n) holds standard normals of the first coordinates, uniform (others, n) the
+    others as they are; n is a power of two. In each block of `block` points (a power of two), of
+    each `parts` neighbours one goes into each part: neighbours stand a part apart, in equal order.
     """
-    dim, size = normal.shape
-    u = np.empty(BLOCK)
-    for low in range(0, size, BLOCK):
-        n = min(BLOCK, size - low)
-        for r in range(dim):
+    first, size = normal.shape
+    bits = directions.shape[1]
+    n = min(block, size)
+    part = n // min(parts, n)
+    table, ordered = np.empty(n, dtype=np.uint32), np.empty(n, dtype=np.uint32)
+    u, words = np.empty(n), np.empty(bits, dtype=np.uint32)
+    step = 0.5**bits
+    for r in range(first + uniform.shape[0]):
+        words[0] = directions[r, 0]
+        for j in range(1, bits):
+            words[j] = directions[r, j] ^ directions[r, j - 1]
+        table[0] = shift[r]
+        known, digit = 1, 0
+        while known < n:
+            for i in range(known):
+                table[known + i] = table[i] ^ words[digit]
+            known, digit = 2 * known, digit + 1
+        for i in range(part):
+            for place in range(n // part):
+                ordered[place * part + i] = table[i * (n // part) + place]
+        for low in range(0, size, n):
+            head = np.uint32(0)
+            for j in range(digit, bits):
+                if (low >> j) & 1:
+                    head ^= words[j]
+            if r >= first:
+                to = uniform[r - first, low : low + n]
+                for i in range(n):
+                    to[i] = np.int32(ordered[i] ^ head) * step
+                continue
             for i in range(n):
-                u[i] = max(points[low + i, r], HALF_STEP)
-            _quantiles(u[:n], normal[r, low : low + n])
+                u[i] = max(np.int32(ordered[i] ^ head) * step, HALF_STEP)
+            quantiles(u, normal[r, low : low + n])

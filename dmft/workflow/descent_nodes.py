@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from dmft.equations.descent import DescentEquations
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes import sobol_points
+from dmft.gaussian.nodes import sobol_words
 from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, as_count
 from dmft.solvers.descent_task import DescentTask, Nodes
-from dmft.special.quantile import normal_rows
+from dmft.solvers.sampled import BLOCK, PARTNERS
+from dmft.special.quantile import sobol_rows
 
 Array = NDArray[np.float64]
 GIB = 2**30
@@ -132,13 +133,13 @@ class Layout:
             nodes = np.concatenate([points, -points], axis=1)
             return Nodes(nodes, np.empty((0, 0)), np.empty(0, dtype=np.int64), scrambled=False)
         stream = np.random.SeedSequence(seed, spawn_key=(number,))
-        points = sobol_points(self.normals + self.uniforms, self.samples, stream)
-        normal = np.empty((self.normals, self.samples))
-        normal_rows(points, normal)
+        normal, uniform = (np.empty((n, self.samples)) for n in (self.normals, self.uniforms))
+        words = sobol_words(self.normals + self.uniforms, stream)
+        sobol_rows(*words, BLOCK, PARTNERS, normal, uniform)
         cluster = np.empty(0, dtype=np.int64)
         if self.weights:
-            cluster = np.searchsorted(np.cumsum(self.weights)[:-1], points[:, -1], side="right")
-        return Nodes(normal, self._mask(np.ascontiguousarray(points[:, self.normals :].T)), cluster)
+            cluster = np.searchsorted(np.cumsum(self.weights)[:-1], uniform[-1], side="right")
+        return Nodes(normal, self._mask(uniform), cluster)
 
     def _mask(self, uniform: Array) -> Array:
         """Weights of the samples in each step."""
