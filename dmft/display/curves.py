@@ -66,6 +66,8 @@ def _entries(values: Any) -> list[dict[str, Any]]:
         return _alignment_entries(getattr(values, "e", np.zeros(len(values.m))), values.m)
     if hasattr(values, "Q_perp"):
         return _wide_entries(values.M, values.Q_perp)
+    if hasattr(values, "coupling"):
+        return _aligned_entries(values)
     Q, M = values.Q, values.M
     p = M.shape[1]
     curves = _student_teacher(M, range(p))
@@ -74,6 +76,16 @@ def _entries(values: Any) -> list[dict[str, Any]]:
     look = {"label": "$Q_{jl}$", "color": FAINT, "linestyle": "-", "zorder": 1}
     curves += [{"values": Q[:, j, n], "width": 1.0, **look} for j in range(p) for n in range(j)]
     return curves
+
+
+def _aligned_entries(values: Any) -> list[dict[str, Any]]:
+    """The three numbers of an infinitely wide student, M_j^2 = X z^2 / (1 + Y z^2)."""
+    names = (("variance", "$X$"), ("saturation", "$Y$"), ("coupling", "$C$"))
+    return [
+        {"values": getattr(values, name)[:, 0], "label": label, "color": colour(n), "width": 1.6,
+         "linestyle": line_style(n), "zorder": 3}
+        for n, (name, label) in enumerate(names)
+    ]  # fmt: skip
 
 
 def _alignment_entries(e: Any, m: Any) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from dmft.display.landscape import is_landscape, plot_landscape
 from dmft.display.regimes import is_regimes, plot_regimes
 from dmft.display.regions import is_regions, plot_regions
 from dmft.display.style import pyplot
+from dmft.display.two_time import is_two_time, plot_two_time
 from dmft.errors import BadParameter
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -28,6 +29,7 @@ ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
     (is_regions, plot_regions),
     (is_landscape, plot_landscape),
     (is_boundary, plot_boundary),
+    (is_two_time, plot_two_time),
 )
 
 
@@ -42,7 +44,7 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, DescentRun, EscapeTime, PhaseDiagram, Regimes ...
+    *records : Trajectory, TwoTimeRun, Boundary, Ensemble, DescentRun, EscapeTime, PhaseDiagram, Regimes ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. Descents on repeated data take six panels: overlaps, training loss and risk
@@ -114,6 +116,7 @@ def _check_run(record: Any) -> None:
     shown = record.mean if is_ensemble(record) else record
     lengths = hasattr(shown, "Q") or hasattr(shown, "Q_perp")
     overlaps = (lengths and hasattr(shown, "M")) or hasattr(shown, "m")
+    overlaps = overlaps or hasattr(shown, "coupling")  # an infinitely wide student
     if not (overlaps and hasattr(shown, "risk")):
         raise BadParameter(
             f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"

@@ -61,3 +61,27 @@ def test_wide_runs_are_drawn_by_a_sample_of_units(tmp_path):
     assert abs(drawn[-1][-1]) == last.max()
     np.testing.assert_array_equal(risk.lines[0].get_ydata(), run.risk)
     assert "(60 of 200)" in overlaps.get_legend().texts[1].get_text()
+
+
+def test_infinitely_wide_students_are_drawn(tmp_path):
+    model = dmft.literature.phase_retrieval(100)
+    sgd = dmft.SGD(20, constraint="sphere")
+    equations = dmft.derive(model, sgd, scaling="wide-high-dimensional")
+    start = dmft.random_overlaps(model, 10_000, seed=0, normalised=True)
+    run = dmft.solve(equations, start, t_max=1.0, save_at=11)
+    overlaps, risk = dmft.plot(run, path=tmp_path / "wide.png")
+    assert [line.get_label() for line in overlaps.lines] == ["$X$", "$Y$", "$C$"]
+    np.testing.assert_array_equal(overlaps.lines[2].get_ydata(), run.coupling[:, 0])
+    np.testing.assert_array_equal(risk.lines[0].get_ydata(), run.risk)
+
+
+def test_two_time_runs_are_drawn(tmp_path):
+    run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 5.0, save_at=[1.0, 2.0, 5.0])
+    panels = dmft.plot(run, path=tmp_path / "p_spin.png")
+    assert panels.size == 1 + len(run.pairs)
+    (energy,) = [line for line in panels[0].lines if line.get_label() == "E"]
+    np.testing.assert_array_equal(energy.get_ydata(), run.signals["E"][run.t > 0])
+    s, values = run.row(next(iter(run.pairs)), 5.0)
+    drawn = panels[1].lines[-1]
+    np.testing.assert_array_equal(drawn.get_ydata(), values[s < 5.0])
+    np.testing.assert_allclose(drawn.get_xdata(), 5.0 - s[s < 5.0])
