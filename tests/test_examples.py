@@ -41,6 +41,8 @@ PRINTED: dict[str, tuple[float, float]] = {
     "escape_contours.py": (0.0, 5e-6),
     # Sequence.md D.6; likewise.
     "regions_traced.py": (0.0, 5e-6),
+    # The mean over six chains has an error of about 0.04.
+    "staircase.py": (0.0, 0.2),
     # The same equations with rk8 at rtol 1e-11.
     "wide_network.py": (0.0009042, 2e-6),
     # Cugliandolo and Kurchan: -2/sqrt(3); the fit at t = 10^3 is 5e-5 off.
@@ -106,6 +108,7 @@ LONG = {
     "correlation_loss.py",
     "public_script.py",
     "repetition.py",
+    "staircase.py",
     "escape_contours.py",
     "regions_traced.py",
 }

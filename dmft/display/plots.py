@@ -44,7 +44,7 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, TwoTimeRun, Boundary, Ensemble, DescentRun, EscapeTime, PhaseDiagram, Regimes ...
+    *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Boundary ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. Descents on repeated data take six panels: overlaps, training loss and risk
