@@ -109,6 +109,8 @@ LONG = {
     "public_script.py",
     "repetition.py",
     "staircase.py",
+    "theory_and_simulation.py",
+    "wide_network.py",
     "escape_contours.py",
     "regions_traced.py",
 }

@@ -41,6 +41,7 @@ def deviations(law, found, dim):
     }
 
 
+@pytest.mark.slow
 def test_mean_and_spread_from_random_starts_at_a_thousand_dimensions():
     law, found = exits(1000, paths=1000, chains=200)
     worst = deviations(law, found, 1000)

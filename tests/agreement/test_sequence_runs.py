@@ -48,6 +48,7 @@ REGIONS = {
 }
 
 
+@pytest.mark.slow  # the rates of the raw update and the law of the chain have fast tests
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("region", REGIONS)
 def test_attention_in_every_region(region, dim):

@@ -161,7 +161,9 @@ RAW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "oblique pair" else []) for n in RAW]
+)
 def test_rates_are_those_of_the_raw_update(name):
     student, teacher, encoding, at, overlap, label_noise = RAW[name]
     model = dmft.Model(student, teacher, label_noise, encoding=encoding)
