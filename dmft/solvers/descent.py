@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
 
 from dmft.names import Status
 from dmft.solvers.descent_samples import Samples
@@ -65,7 +65,7 @@ def begin(task: DescentTask) -> Sweep:
         R_l=np.zeros((small, small)), root=np.zeros((big, big)),
     )  # fmt: skip
     sweep.M[0], sweep.readout[0] = task.M, task.readout
-    sweep.C_theta[:p, :p] = task.Q - task.M @ np.linalg.pinv(task.P) @ task.M.T
+    sweep.C_theta[:p, :p] = task.Q - task.M @ task.inverse_P @ task.M.T
     _extend_root(sweep, 0)
     return sweep
 
@@ -159,7 +159,17 @@ def _stein(sweep: Sweep, with_normal: Array) -> Array:
     """R_l / alpha from E[g z^T] = (R_l / alpha) L, by substitution from the latest time on."""
     rows = with_normal.shape[1]
     root = sweep.root[:rows, :rows]
-    result: Array = solve_triangular(root, with_normal.T, lower=True, trans="T").T
+    return _solved(root, with_normal, transposed=True)
+
+
+def _solved(root: Array, right: Array, transposed: bool = False) -> Array:
+    """X with X root^T = right, or X root = right, for the lower triangular root.
+
+    LAPACK at once: SciPy's checks take longer than the steps of a short descent.
+    """
+    solution, info = dtrtrs(root.T, right.T, lower=0, trans=0 if transposed else 1)
+    assert info == 0, "the root has a positive diagonal"
+    result: Array = solution.T
     return result
 
 
@@ -171,7 +181,7 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     row: Array = np.zeros((p, t * p))
     if t > 0 and not task.fresh:
         root = sweep.root[seen, seen]
-        row = solve_triangular(root, sweep.C_theta[new, seen].T, lower=True).T
+        row = _solved(root, sweep.C_theta[new, seen])
     left = own - row @ row.T
     scale = float(np.trace(own))
     if not np.trace(own) <= LARGEST_LENGTH * p:
@@ -194,10 +204,9 @@ def _extend_root(sweep: Sweep, t: int) -> None:
 def overlaps(sweep: Sweep) -> tuple[Array, Array]:
     """Q (n, p, p) and the two-time Q2 (n, n, p, p) at the times that were reached."""
     n, p = sweep.done + 1, sweep.task.p
-    pull = np.linalg.pinv(sweep.task.P)
     M = sweep.M[:n]
     kernel = by_time(sweep.C_theta[: n * p, : n * p], p)
-    Q2 = kernel + np.einsum("tjr,rq,slq->tsjl", M, pull, M)
+    Q2 = kernel + np.einsum("tjr,rq,slq->tsjl", M, sweep.task.inverse_P, M)
     return Q2[np.arange(n), np.arange(n)], Q2
 
 

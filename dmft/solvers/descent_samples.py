@@ -100,11 +100,14 @@ class Samples:
         if task.fresh:
             to_past = np.zeros_like(to_past)
         par = np.concatenate([readout, task.teacher_readout, task.scalars])
-        to_star = np.ascontiguousarray(M @ np.linalg.pinv(task.P))
+        to_star = np.ascontiguousarray(M @ task.inverse_P)
         return par, (to_star, np.ascontiguousarray(root[now, : (t + 1) * p]), to_past)
 
     def _over_blocks(self, work: Callable[[int, int], None], sums: Array) -> Array:
         """Do all blocks and average them in their order."""
-        cuts = np.linspace(0, self.blocks, self.threads + 1).astype(int)
-        list(self.pool.map(work, cuts[:-1], cuts[1:]))
+        if self.threads == 1:
+            work(0, self.blocks)
+        else:
+            cuts = np.linspace(0, self.blocks, self.threads + 1).astype(int)
+            list(self.pool.map(work, cuts[:-1], cuts[1:]))
         return np.asarray(sums.sum(axis=0) / self.star.shape[1])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.solvers.sampled import PARTNERS, mean_loss
+from dmft.solvers.sampled import PARTNERS, mean_losses
 
 Array = NDArray[np.float64]
 
@@ -71,6 +72,11 @@ class DescentTask:
     def dimension(self) -> int:
         """Standard normals that a sample needs, label noise included."""
         return self.k + self.p * self.steps + self.noisy
+
+    @cached_property
+    def inverse_P(self) -> Array:
+        """Inverse of P, where P has one."""
+        return np.asarray(np.linalg.pinv(self.P))
 
     @property
     def near(self) -> int:
@@ -134,13 +140,14 @@ def fresh_losses(task: DescentTask, nodes: Nodes, states: Iterable[tuple[Array, 
     star = teacher_fields(task, nodes)
     label = labels_of(task, star, None)
     rows = np.concatenate([star[:k], nodes.normal[k : k + p]])
-    losses = []
+    weights, pars = [], []
     for Q, M, readout in states:
-        pull = M @ np.linalg.pinv(task.P)
-        weights = np.ascontiguousarray(np.hstack([pull, psd_root(Q - pull @ M.T)]))
-        par = np.concatenate([readout, task.teacher_readout, task.scalars])
-        losses.append(mean_loss(task.sample, task.trained, weights, rows, star, label, par))
-    return np.array(losses)
+        pull = M @ task.inverse_P
+        weights.append(np.hstack([pull, psd_root(Q - pull @ M.T)]))
+        pars.append(np.concatenate([readout, task.teacher_readout, task.scalars]))
+    return np.asarray(
+        mean_losses(task.sample, task.trained, np.array(weights), rows, star, label, np.array(pars))
+    )
 
 
 def psd_root(P: Array) -> Array:

@@ -31,7 +31,7 @@ ADVANCE_SIGNATURE = types.void(
     SAMPLE, types.int64, types.int64, types.int64, types.int64, types.int64, MATRIX, MATRIX, VECTOR,
     VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, SUMS,
 )  # fmt: skip
-LOSS_SIGNATURE = types.float64(SAMPLE, types.boolean, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR)
+LOSS_SIGNATURE = types.float64[::1](SAMPLE, types.int64, SUMS, MATRIX, MATRIX, VECTOR, MATRIX)
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
 
 
@@ -242,17 +242,25 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
 
 
 @njit(LOSS_SIGNATURE, cache=True, **OPTIONS)
-def mean_loss(sample, trained, weights, rows, star, label, par):  # type: ignore[no-untyped-def]
-    """Mean loss of samples with the fields weights (p, r) rows (r, S)."""
-    p, size = weights.shape[0], label.size
-    g = np.empty((p, BLOCK))
-    total = 0.0
+def mean_losses(sample, trained, weights, rows, star, label, pars):  # type: ignore[no-untyped-def]
+    """Mean losses (n,) of samples with the fields weights[m] (p, r) rows (r, S), for each state m.
+
+    weights (n, p, r), pars (n, any): `par` of each state.
+    """
+    states, p, size = weights.shape[0], weights.shape[1], label.size
+    totals = np.zeros(states)
+    width = min(size, BLOCK)
+    h, g, out = np.empty((p, width)), np.empty((p, width)), np.empty((1 + trained * p, width))
     for low in range(0, size, BLOCK):
         n = min(size, low + BLOCK) - low
-        h, out = np.zeros((p, n)), np.empty((1 + (p if trained else 0), n))
-        pull(weights, weights.shape[1], rows, low, h)
-        if n < BLOCK:
-            g = np.empty((p, n))
-        sample(h, star, label[low : low + n], par, g, out)
-        total += out[0].sum()
-    return total / size
+        if n < width:
+            h, g, out = np.empty((p, n)), np.empty((p, n)), np.empty((1 + trained * p, n))
+        for m in range(states):
+            h[:] = 0.0
+            pull(weights[m], weights.shape[2], rows, low, h)
+            sample(h, star, label[low : low + n], pars[m], g, out)
+            losses, total = out[0], 0.0
+            for i in range(n):
+                total += losses[i]
+            totals[m] += total
+    return totals / size

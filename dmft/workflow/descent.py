@@ -259,6 +259,12 @@ def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | Non
     return None if averages(risk.definitions) or risk.expr.has(TableAverage) else risk
 
 
+@lru_cache(maxsize=32)
+def _names(fingerprint: str, equations: DescentEquations) -> Mapping[str, str]:
+    """Model and algorithm in words: printing takes SymPy as long as a step."""
+    return {"model": str(equations.model), "algorithm": str(equations.algorithm)}
+
+
 def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
     """Q, M and readouts of the times that were reached."""
     n = sweep.done + 1
@@ -314,7 +320,7 @@ def _assemble(
         provenance={
             "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
             "time_unit": "steps", "method": f"causal sweep, {options.method}, {layout.kind}",
-            "seed": options.seed, "model": str(equations.model), "fresh": layout.batch == "fresh",
-            "algorithm": str(equations.algorithm), "approximation": how,
+            "seed": options.seed, "fresh": layout.batch == "fresh", "approximation": how,
+            **_names(equations.fingerprint, equations),
         },
     )  # fmt: skip
