@@ -12,8 +12,8 @@ The chain draws fields and |x|^2 once a step and carries the fields of the sampl
 overlaps: with c = gamma/p a pass makes h_j' = (h_j + c psi_j |x|^2/d) / (length of w_j). One sample
 a step; batches are simulated by their weights.
 
-Numba's cache does not notice changes of the functions that come from `kernels`: after editing that
-file empty the cache directory.
+Numba's cache does not notice changes of the functions that come from `kernels`: their stamp stands
+here, and tests/emit/restamp.py renews it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ from dmft.simulation.kernels import (
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.simulation.kernels": "489162594ad7",
+}
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

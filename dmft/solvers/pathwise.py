@@ -14,6 +14,11 @@ from numba import njit, types
 from dmft.solvers.sampled import BLOCK, OPTIONS, SAMPLE, SUMS, pull
 from dmft.solvers.signatures import MATRIX, VECTOR
 
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.solvers.sampled": "7f3971c4a130",
+}
+
 RESPOND_SIGNATURE = types.void(
     SAMPLE, types.int64, types.int64, types.int64, types.int64, MATRIX, MATRIX, VECTOR, VECTOR,
     VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, SUMS,

@@ -19,6 +19,11 @@ from dmft.solvers.volterra_step import (
     step,
 )
 
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.solvers.volterra_step": "8e6b7fdf44a1",
+}
+
 # A step is redone when its error exceeds the tolerance by this.
 REJECT = 2.0
 # Largest growth of a step (the error of columns is known two steps late), and changes too small to

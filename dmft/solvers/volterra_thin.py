@@ -13,6 +13,11 @@ from numba import njit, types
 from dmft.solvers.signatures import INTEGERS, MATRIX
 from dmft.solvers.volterra_step import INLINE, WORK, lagrange
 
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.solvers.volterra_step": "8e6b7fdf44a1",
+}
+
 # Kept times on each side of a dropped one.
 SIDE = 3
 # Times at the end of the grid that are never dropped: rows and panels there are still open.

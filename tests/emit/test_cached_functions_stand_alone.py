@@ -1,10 +1,14 @@
-"""Numba's cache notices changes of a function's own file only, so no compiled function may call one
-of another file: after an upgrade the old machine code would go on running, without a word.
+"""Numba's cache notices changes of a function's own file only: after an edit of another file whose
+compiled functions it calls, the old machine code would go on running, without a word.
 
-Generated modules may: their file name holds a hash of `dmft/special`. Function pointers may.
+So a file that calls compiled functions of others carries their stamps: COMPILED_WITH maps a module
+to the hash of its text. An edit there must touch the stamp here, and Numba compiles again.
+
+Generated modules need none: their file name holds a hash of `dmft/special`. Function pointers too.
 """
 
 import ast
+import hashlib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "dmft"
@@ -21,15 +25,28 @@ def decorator(node):
     return call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "")
 
 
-def test_no_compiled_function_calls_one_of_another_file():
-    trees = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(
-            path.read_text()
-        )
+def stamp_of(path):
+    return hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
+
+
+def stamps_in(tree):
+    for node in tree.body:
+        names = [getattr(t, "id", "") for t in getattr(node, "targets", ())]
+        if "COMPILED_WITH" in names:
+            return ast.literal_eval(node.value)
+    return {}
+
+
+def stamps_wanted():
+    """Stamps that each file must carry, by its path."""
+    paths = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")
     }
+    trees = {module: ast.parse(path.read_text()) for module, path in paths.items()}
     compiled = {(m, f.name) for m, tree in trees.items() for f in compiled_functions(tree)}
     assert len(compiled) > 20
+    calls = {}
     for module, tree in trees.items():
         imported = {
             alias.asname or alias.name: (node.module, alias.name)
@@ -39,5 +56,23 @@ def test_no_compiled_function_calls_one_of_another_file():
         }
         for function in compiled_functions(tree):
             names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
-            foreign = {name for name in names if imported.get(name) in compiled}
-            assert not foreign, f"{module}.{function.name} calls {foreign} of another file"
+            for name in names:
+                if imported.get(name) in compiled:
+                    calls.setdefault(module, set()).add(imported[name][0])
+    return {
+        path: {other: stamp_of(paths[other]) for other in sorted(calls.get(module, ()))}
+        for module, path in paths.items()
+    }
+
+
+def test_files_carry_the_stamps_of_the_compiled_functions_that_they_call():
+    wanted = stamps_wanted()
+    assert any(wanted.values()), "the search finds nothing"
+    called = {other for stamps in wanted.values() for other in stamps}
+    for path, stamps in wanted.items():
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        assert stamps_in(ast.parse(path.read_text())) == stamps, (
+            f"{path}: run python tests/emit/restamp.py (wanted {stamps})"
+        )
+        # A chain of calls would need the stamps of all its files.
+        assert not (stamps and module in called), f"{module} calls, and is called"

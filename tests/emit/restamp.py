@@ -1,0 +1,24 @@
+"""Write the stamps COMPILED_WITH: run after editing a file whose compiled functions others call."""
+
+import re
+
+from test_cached_functions_stand_alone import stamps_wanted
+
+for path, stamps in stamps_wanted().items():
+    text = path.read_text(encoding="utf-8")
+    if not stamps and "COMPILED_WITH" not in text:
+        continue
+    entries = "".join(f'    "{module}": "{stamp}",\n' for module, stamp in stamps.items())
+    block = (
+        "# Hashes of the files whose compiled functions are called here (tests/emit).\n"
+        f"COMPILED_WITH = {{\n{entries}}}\n"
+    )
+    if "COMPILED_WITH" in text:
+        old = r"# Hashes of the files whose.*\nCOMPILED_WITH = \{\n(.*\n)*?\}\n"
+        new = re.sub(old, block, text)
+    else:  # behind the last import
+        *_, last = re.finditer(r"(?m)^from [^\n]*?import (\([^)]*\)|[^\n(]*)\n", text)
+        new = f"{text[: last.end()]}\n{block}{text[last.end() :]}"
+    if new != text:
+        path.write_text(new, encoding="utf-8")
+        print(path)
