@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -280,6 +280,7 @@ def _assemble(
             "time_unit": "t = steps * learning_rate / d" + ("" if e.model.tied else " / L"),
             "approximation": "exact in law; risk by scrambled Sobol points",
             "risk_error": float(abs(pair[0] - pair[1])),
+            "watched": None if first_passage is None else asdict(first_passage),
             "version": VERSION,
         },
     )

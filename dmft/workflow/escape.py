@@ -15,6 +15,7 @@ from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.simulation.ensemble import Ensemble
+from dmft.simulation.sequence import SequenceEnsemble
 from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
@@ -25,7 +26,13 @@ from dmft.workflow.sequence import sequence_of
 
 def escape_time(
     run_or_equations: (
-        Trajectory | PathEnsemble | Ensemble | Equations | SequenceEquations | Problem
+        Trajectory
+        | PathEnsemble
+        | Ensemble
+        | SequenceEnsemble
+        | Equations
+        | SequenceEquations
+        | Problem
     ),
     start: Overlaps | Alignment | Sequence[Overlaps] | None = None,
     t_max: float | None = None,
@@ -80,7 +87,7 @@ def escape_time(
     >>> round(dmft.escape_time(run, fraction=0.5).value, 6)
     0.824129
     """
-    if isinstance(run_or_equations, Trajectory | PathEnsemble | Ensemble):
+    if isinstance(run_or_equations, Trajectory | PathEnsemble | Ensemble | SequenceEnsemble):
         if start is not None or t_max is not None or options:
             raise BadParameter(
                 "a solved run brings its own start, horizon and options; pass the equations to "
@@ -151,7 +158,9 @@ def _of_equations(
     return escape_of_paths(problem, np.concatenate(rows, axis=1), t_max, fraction, overlap, inputs)
 
 
-def _of_simulation(run: Ensemble, fraction: float, overlap: float | None) -> EscapeTimes:
+def _of_simulation(
+    run: Ensemble | SequenceEnsemble, fraction: float, overlap: float | None
+) -> EscapeTimes:
     """Escape times that a simulation noted."""
     values = run.runs if run.runs is not None else None
     count = len(run.seeds)

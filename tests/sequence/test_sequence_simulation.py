@@ -95,6 +95,12 @@ def test_passages_batches_and_symbols():
     assert np.all(np.isfinite(runs.first_passage.times))
     # dm/dt at gamma/n_b = 1/8: nearly the flow m' = (1 - m^2)/2.
     assert np.mean(runs.first_passage.times) == pytest.approx(2 * np.arctanh(0.5) - 0.2, abs=0.15)
+    escape = dmft.escape_time(runs, overlap=0.5)
+    np.testing.assert_array_equal(escape.times, runs.first_passage.times)
+    # A step takes gamma/d = 0.5/1000.
+    np.testing.assert_allclose(escape.steps(1000), escape.times * 2000)
+    with pytest.raises(BadParameter, match="these runs were watched for"):
+        dmft.escape_time(runs)
     again = dmft.simulate(
         model, dmft.SGD(gamma, batch_size=4), 1000, 5.0, 8, dmft.Alignment(m=0.1), "overlaps",
         first_passage=passage, g=0.5, threads=1,
