@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class Chunk:
 
 
 _STORES: dict[str, Store] = {}
+# Two threads of one process share a handle, and so a shard.
+_OPENING = threading.Lock()
 
 
 @dataclass
@@ -136,9 +139,11 @@ def evaluate(task: Task, parameters: Mapping[str, Any]) -> tuple[list[float], St
 def store_of(task: Task) -> Store:
     """Handle of the running process on the store of a task."""
     assert task.store is not None
-    if task.store not in _STORES:
-        _STORES[task.store] = Store.open(task.store, task.identity, task.quantities, task.part)
-    return _STORES[task.store]
+    with _OPENING:
+        if task.store not in _STORES:
+            opened = Store.open(task.store, task.identity, task.quantities, task.part)
+            _STORES[task.store] = opened
+        return _STORES[task.store]
 
 
 def forget_store(task: Task) -> None:
