@@ -257,6 +257,7 @@ def test_thresholds_are_refused_where_they_mean_nothing():
         dmft.escape_formula(hermite_model(3), sphere(0.01)).time(1e4)
 
 
+@pytest.mark.slow
 def test_perfect_solution_on_the_sphere():
     """Leading eigenvalue of the derived Jacobian, at equal and at unequal widths."""
     erf = sp.erf(z / sp.sqrt(2))

@@ -53,7 +53,7 @@ def test_results_do_not_depend_on_threads_and_are_saved(retrieval, tmp_path):
     [
         (SQUARE, "sphere", 0.05, 1, 300),
         (SQUARE, None, 0.05, 1, 1000),
-        (ERF, None, 0.8, 1, 300),
+        pytest.param(ERF, None, 0.8, 1, 300, marks=pytest.mark.slow),
         pytest.param(ERF, "sphere", 0.8, 2, 300, marks=pytest.mark.slow),
     ],
 )
