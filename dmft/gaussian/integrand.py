@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import mpmath
@@ -33,6 +34,14 @@ class _LogSumExp(sp.Function):
         return f"{printer._module_format('numpy.logaddexp')}(0, {printer._print(self.args[0])})"
 
 
+# SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own.
+LARGEST, SMALLEST = sp.Function("largest"), sp.Function("smallest")
+EXTREMES = {
+    "largest": lambda *values: reduce(np.maximum, values),
+    "smallest": lambda *values: reduce(np.minimum, values),
+}
+
+
 class Integrand:
     """Function of points (r, n) of independent normal numbers.
 
@@ -55,9 +64,9 @@ class Integrand:
         self.rows = np.array([[float(a) for a in row] for row in block.rows])
         self.shift = np.array([float(a) for a in block.shift])
         self.evaluations = 0
-        self._fast = sp.lambdify(
-            list(block.forms), _stable(block.expr), [self.functions, "scipy", "numpy"], cse=True
-        )
+        known = {**EXTREMES, **self.functions}
+        plain = _stable(block.expr).replace(sp.Max, LARGEST).replace(sp.Min, SMALLEST)
+        self._fast = sp.lambdify(list(block.forms), plain, [known, "scipy", "numpy"], cse=True)
         self._precise: Callable[..., Any] | None = None
         self.always_precise = False
 

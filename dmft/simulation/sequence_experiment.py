@@ -177,6 +177,7 @@ _NODES: dict[int, Array] = {}
 def _risk_nodes(dim: int) -> Array:
     """Two scrambled Sobol sets of normal points, (2, RISK_POINTS, dim)."""
     if dim not in _NODES:
-        sets = [qmc.Sobol(dim, scramble=True, rng=seed).random(RISK_POINTS) for seed in (0, 1)]
+        streams = [np.random.default_rng(seed) for seed in (0, 1)]
+        sets = [qmc.Sobol(dim, scramble=True, seed=s).random(RISK_POINTS) for s in streams]
         _NODES[dim] = ndtri(np.clip(sets, 1e-16, 1 - 1e-16))
     return _NODES[dim]

@@ -29,7 +29,7 @@ def test_circle():
     for row in VECTORS["circle_functions"]:
         y = row["y"]
         for ours, theirs in ((t.V(y), "V"), (t.M(y), "M"), (t.V(y, 1), "Vy"), (t.M(y, 1), "My")):
-            assert ours == pytest.approx(row[theirs], abs=1e-13)
+            assert ours == pytest.approx(row[theirs], abs=3e-13)
         # Their series ends at order 140: at m = 1 (y = 0) its own error is 1e-11 in C and 2e-9 in
         # C_y, where ours is the mean square and the integral of test_two_token_loss.py.
         assert k.C(y) == pytest.approx(row["C"], abs=1e-14 if y > 0 else 1e-11)
