@@ -6,9 +6,9 @@ of the others. Two levels give the error: nothing is trusted by its node count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -112,10 +112,30 @@ def gaussian_nodes(expr: sp.Expr, fields: Sequence[sp.Symbol], level: int) -> No
     return Nodes(points, weights, values)
 
 
+def array_function(
+    fields: Sequence[sp.Symbol],
+    expr: sp.Expr,
+    functions: Mapping[str, Callable[[Array], Array]] | None = None,
+) -> Callable[..., Any]:
+    """`sympy.lambdify` for arrays, with `functions` that only NumPy knows."""
+    # SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own.
+    plain = expr.replace(sp.Max, LARGEST).replace(sp.Min, SMALLEST)
+    modules = [{**EXTREMES, **(functions or {})}, "scipy", "numpy"]
+    result: Callable[..., Any] = sp.lambdify(list(fields), plain, modules, cse=True)
+    return result
+
+
+LARGEST, SMALLEST = sp.Function("largest"), sp.Function("smallest")
+EXTREMES = {
+    "largest": lambda *values: reduce(np.maximum, values),
+    "smallest": lambda *values: reduce(np.minimum, values),
+}
+
+
 def evaluator(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Callable[[Array], Array]:
     """Values (n,) of an expression at points (k, n)."""
     smooth = expr.rewrite(sp.Piecewise) if expr.has(sp.Heaviside) else expr
-    function = sp.lambdify(list(fields), smooth, modules=["scipy", "numpy"], cse=True)
+    function = array_function(list(fields), smooth)
 
     def evaluate(points: Array) -> Array:
         with np.errstate(all="ignore"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Any
 
 import mpmath
@@ -12,7 +11,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.forms import Block
-from dmft.gaussian.grid import Array
+from dmft.gaussian.grid import Array, array_function
 
 # Points at which doubles overflow are evaluated one by one, at most this many in one call.
 MAX_PRECISE = 20_000
@@ -32,14 +31,6 @@ class _LogSumExp(sp.Function):
 
     def _numpycode(self, printer: Any) -> str:
         return f"{printer._module_format('numpy.logaddexp')}(0, {printer._print(self.args[0])})"
-
-
-# SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own.
-LARGEST, SMALLEST = sp.Function("largest"), sp.Function("smallest")
-EXTREMES = {
-    "largest": lambda *values: reduce(np.maximum, values),
-    "smallest": lambda *values: reduce(np.minimum, values),
-}
 
 
 class Integrand:
@@ -64,9 +55,7 @@ class Integrand:
         self.rows = np.array([[float(a) for a in row] for row in block.rows])
         self.shift = np.array([float(a) for a in block.shift])
         self.evaluations = 0
-        known = {**EXTREMES, **self.functions}
-        plain = _stable(block.expr).replace(sp.Max, LARGEST).replace(sp.Min, SMALLEST)
-        self._fast = sp.lambdify(list(block.forms), plain, [known, "scipy", "numpy"], cse=True)
+        self._fast = array_function(list(block.forms), _stable(block.expr), self.functions)
         self._precise: Callable[..., Any] | None = None
         self.always_precise = False
 
