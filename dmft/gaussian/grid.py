@@ -119,13 +119,13 @@ def array_function(
 ) -> Callable[..., Any]:
     """`sympy.lambdify` for arrays, with `functions` that only NumPy knows."""
     # SymPy 1.13 prints Max of a number and an array as one ragged array: functions of our own.
-    plain = expr.replace(sp.Max, LARGEST).replace(sp.Min, SMALLEST)
+    plain = expr.replace(sp.Max, ARRAY_MAX).replace(sp.Min, ARRAY_MIN)
     modules = [{**EXTREMES, **(functions or {})}, "scipy", "numpy"]
     result: Callable[..., Any] = sp.lambdify(list(fields), plain, modules, cse=True)
     return result
 
 
-LARGEST, SMALLEST = sp.Function("largest"), sp.Function("smallest")
+ARRAY_MAX, ARRAY_MIN = sp.Function("largest"), sp.Function("smallest")
 EXTREMES = {
     "largest": lambda *values: reduce(np.maximum, values),
     "smallest": lambda *values: reduce(np.minimum, values),
