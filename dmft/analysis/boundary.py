@@ -199,9 +199,6 @@ def _coarse(plane: Plane, u: Array, v: Array, threads: int | None, bar: Progress
     return labels.reshape(v.size, u.size)
 
 
-Edge = tuple[int, int, int]
-
-
 def _all_curves(
     plane: Plane, u: Array, v: Array, labels: NDArray[Any], tol: float, step: float, bar: Progress
 ) -> tuple[list[Trace], str]:
@@ -251,16 +248,14 @@ def _crosses(trace: Trace, a: Array, b: Array, pair: tuple[Label, Label]) -> boo
     if set(trace.labels) != set(pair):
         return False
     p, q = trace.points[:-1], trace.points[1:]
-    side_p, side_q = _side(a, b, p), _side(a, b, q)
-    along = q - p
-    side_a = along[:, 0] * (a[1] - p[:, 1]) - along[:, 1] * (a[0] - p[:, 0])
-    side_b = along[:, 0] * (b[1] - p[:, 1]) - along[:, 1] * (b[0] - p[:, 0])
-    return bool(np.any((side_p * side_q <= 0) & (side_a * side_b < 0)))
+    apart = _side(a, b, p) * _side(a, b, q) <= 0
+    return bool(np.any(apart & (_side(p, q, a) * _side(p, q, b) < 0)))
 
 
 def _side(a: Array, b: Array, points: Array) -> Array:
-    along = b - a
-    value: Array = along[0] * (points[:, 1] - a[1]) - along[1] * (points[:, 0] - a[0])
+    """Positive on the left of the line from a to b; any of them may be many points."""
+    along, to = b - a, points - a
+    value: Array = along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]
     return value
 
 

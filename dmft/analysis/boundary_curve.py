@@ -55,6 +55,8 @@ class _Walk:
     bias: float = 0.0
     miss: float = math.nan
     last: float = math.nan
+    # Whether the last step that failed met another label.
+    near_third: bool = False
 
     def run(self, start: Array) -> None:
         """Walk until the curve ends, leaves the square or comes back to `start`."""
@@ -100,13 +102,13 @@ class _Walk:
         outside = _exit_fraction(self.points[-1], guess)
         if outside is not None:
             part, wall = outside
-            guess = np.clip(self.points[-1] + part * (guess - self.points[-1]), 0.0, 1.0)
+            guess = in_square(self.points[-1] + part * (guess - self.points[-1]))
             if abs(float(normal @ wall)) < 0.05:  # along the wall itself
                 self.reason = "edge"
                 return None
             normal = wall * math.copysign(1.0, float(normal @ wall))
-        radius = self.radius(size)
-        change = self.correct(guess, normal, radius, 1.01 * size)
+        self.near_third = False
+        change = self.correct(guess, normal, self.radius(size), 1.01 * size)
         if change is None:
             return None
         beside = float((change.point - guess) @ normal)
@@ -140,38 +142,31 @@ class _Walk:
     def correct(self, guess: Array, normal: Array, radius: float, limit: float) -> Change | None:
         """Bracket the curve across the prediction, and solve."""
         left, right = self.labels
-        near, far = guess - radius * normal, guess + radius * normal
-        here = (
-            self.plane.at(np.clip(near, 0.0, 1.0)).label,
-            self.plane.at(np.clip(far, 0.0, 1.0)).label,
-        )
-        ends = [np.clip(near, 0.0, 1.0), np.clip(far, 0.0, 1.0)]
-        while here != (right, left):
+        ends = [in_square(guess - radius * normal), in_square(guess + radius * normal)]
+        while (here := tuple(self.plane.at(end).label for end in ends)) != (right, left):
             if any(label not in self.labels for label in here):
-                self.third()
+                self.near_third = True
                 return None
             radius *= 4
             if radius > limit:
                 return None
             # Both on one side: go on in the direction of the other label.
             if here == (right, right):
-                ends = [ends[1], np.clip(guess + radius * normal, 0.0, 1.0)]
+                ends = [ends[1], in_square(guess + radius * normal)]
             elif here == (left, left):
-                ends = [np.clip(guess - radius * normal, 0.0, 1.0), ends[0]]
+                ends = [in_square(guess - radius * normal), ends[0]]
             else:
                 return None
-            here = self.plane.at(ends[0]).label, self.plane.at(ends[1]).label
         if float(np.linalg.norm(ends[1] - ends[0])) <= 2 * self.tol:
             middle = 0.5 * (ends[0] + ends[1])
-            return Change(middle, self.tol, here, math.nan)
+            return Change(middle, self.tol, (right, left), math.nan)
         change = find_change(self.plane, ends[0], ends[1], self.tol)
         return change if set(change.labels) == {left, right} else None
 
-    def third(self) -> None:
-        """Another label is near: the walk ends when steps have become small."""
-        self.near_third = True
 
-    near_third: bool = False
+def in_square(point: Array) -> Array:
+    """The nearest point of the unit square: the measure is asked for nothing outside its ranges."""
+    return np.clip(point, 0.0, 1.0)
 
 
 def smallest_step(tol: float, step: float) -> float:
@@ -207,9 +202,7 @@ def trace_curve(plane: Plane, change: Change, tol: float, step: float) -> Trace:
     elif forward.reason == "closed":
         points, errors = [*points[:-1], points[0]], [*errors[:-1], errors[0]]
     rows = np.array(points)
-    return Trace(
-        rows, np.array(errors), forward.labels, forward.reason == "closed", ends,
-    )  # fmt: skip
+    return Trace(rows, np.array(errors), forward.labels, forward.reason == "closed", ends)
 
 
 def _reason(walk: _Walk) -> str:

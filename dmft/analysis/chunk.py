@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.phase_diagram import POINT_FAILURES, read_result
+from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES, read_result
 from dmft.analysis.points import Points
-from dmft.analysis.store import STATUSES, Store, record_type
+from dmft.analysis.store import Store, record_type
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import is_cancelled
@@ -101,7 +101,7 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
             values, status, horizon = [np.nan] * len(task.quantities), Status.NONFINITE, np.nan
             message = f"{type(failure).__name__}: {failure}"
         except Exception as failure:
-            failure.add_note(f"at the point {parameters} of the sweep")
+            failure.add_note(f"at the point {parameters}")
             error = failure
             break
         if is_cancelled():  # a run that was cut short may have been read as if it were whole

@@ -14,7 +14,7 @@ from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of,
 from dmft.errors import BadParameter
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
-from dmft.solvers.trajectory import Trajectory
+from dmft.solvers.trajectory import CLOCK, Trajectory
 
 Array = NDArray[np.float64]
 
@@ -114,7 +114,11 @@ def phases(
         end = float(dense.t[-1])
         alignment = Censored(end, level, "alignment", dense.status, dense.message)
     else:
-        alignment = EscapeTime(time, level, "alignment", **clock_of(dense))
+        until = dense
+        if CLOCK in dense.blocks and time > float(dense.t[0]):
+            # The mean rate of a schedule is that until then, not that until the end.
+            until = solve_problem(problem, run.start, time, **options)
+        alignment = EscapeTime(time, level, "alignment", **clock_of(until))
     return Phases(escape, alignment, np.array(best), level)
 
 

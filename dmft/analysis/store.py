@@ -24,10 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.names import Status
 
 FORMAT = 1
-STATUSES = tuple(Status)
 # Odd multipliers of the checksum, fixed for ever; one for each 8-byte word of a record.
 WORDS = np.array([2 * (0x9E3779B97F4A7C15 * (n + 1) % 2**63) + 1 for n in range(64)], dtype="<u8")
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.chunk import Chunk, Task, compute_chunk, forget_store, killed_point
-from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram, count_names
 from dmft.analysis.points import Points, as_points
-from dmft.analysis.store import STATUSES, Contents, Store, record_type
+from dmft.analysis.store import Contents, Store, record_type
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import CANCELLED, Progress, ProgressOption
@@ -81,8 +81,7 @@ class Sweep:
 
     def count(self) -> dict[str, int]:
         """Number of points of each status that occurs."""
-        names, numbers = np.unique(self.status, return_counts=True)
-        return {str(name): int(n) for name, n in zip(names, numbers, strict=True)}
+        return count_names(self.status)
 
     def __repr__(self) -> str:
         axes = " x ".join(
@@ -100,6 +99,7 @@ class Sweep:
         (x_name, y_name), (x, y) = self.points.names, self.points.columns
         rows = y.size
         messages = {(n % rows, n // rows): text for n, text in self.messages.items()}
+        messages = dict(sorted(messages.items()))
         return PhaseDiagram(
             x_name, y_name, name, x.astype(np.float64), y.astype(np.float64),
             self.values[name].T, self.status.T, self.horizon.T, messages, self.provenance,
@@ -287,8 +287,8 @@ def _drive(
     progress: ProgressOption,
 ) -> None:
     """Compute these points; after Ctrl-C what is done stays on the board."""
-    driver = _Driver(task, engine, board, list(_slices(numbers)), numbers.size)
-    with Progress(progress, "sweep") as bar:
+    driver = _Driver(task, engine, board, [numbers] if numbers.size else [], numbers.size)
+    with Progress(progress, ", ".join(task.quantities)) as bar:
         try:
             driver.run(bar)
         except KeyboardInterrupt:
@@ -296,10 +296,6 @@ def _drive(
         except BaseException:
             driver.stop()
             raise
-
-
-def _slices(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [numbers] if numbers.size else []
 
 
 class _Driver:

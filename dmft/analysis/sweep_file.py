@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmft import netcdf
+from dmft.analysis.phase_diagram import STATUSES
 from dmft.analysis.points import Points
-from dmft.analysis.store import STATUSES
 from dmft.analysis.sweep import Sweep
 
 if TYPE_CHECKING:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from dmft.analysis.boundary import Boundary, trace_boundary
+from dmft.analysis.phase_diagram import read_result
 from dmft.equations import Equations
 from dmft.model import Overlaps
 from dmft.names import Status
@@ -115,15 +118,10 @@ def boundary(
 
 
 def relative(result: Any, level: float) -> Any:
-    """A number against the level; escape times and runs as the numbers that they stand for."""
-    if hasattr(result, "horizon"):  # Censored: later than the horizon
-        return float(result.horizon) - level if result.horizon > level else float("nan")
-    if hasattr(result, "threshold"):  # EscapeTime
-        return float(result.value) - level
-    if hasattr(result, "risk") and hasattr(result, "status"):
-        return float(result.risk[-1]) - level
-    if isinstance(result, str | bool | int) or type(result).__name__ in ("bool_", "int64"):
+    """A label as it is; a number, an escape time or a run as its distance from the level."""
+    if isinstance(result, str | bool | int | np.bool_ | np.integer):
         return result
-    if isinstance(result, tuple):
-        return float(result[0]) - level, result[1]
-    return float(result) - level
+    point = read_result(result)
+    if point.status == Status.NOT_CONVERGED and point.horizon > level:  # later than the horizon
+        return point.horizon - level
+    return point.value - level if point.status in (Status.OK, Status.EVENT) else float("nan")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmft.analysis.diagram import compute_diagram
 from dmft.analysis.escape import EscapeWarning
-from dmft.analysis.phase_diagram import PhaseDiagram, compute_diagram
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps

@@ -118,6 +118,19 @@ def test_growth_of_the_uninformative_point_vanishes_at_the_maximal_rate():
         dmft.boundary("growth_rate", axes[0], ("width", 1, 2), equations=equations, start=start)
 
 
+def test_results_against_a_level():
+    from dmft.workflow.boundary import relative
+
+    late = dmft.Censored(8.0, 0.1, "start", dmft.Status.OK, "")
+    assert relative(dmft.EscapeTime(3.0, 0.1, "start"), 2.0) == 1.0
+    assert relative(late, 5.0) == 3.0  # not before the horizon: above the level
+    assert np.isnan(relative(late, 9.0))  # nobody knows
+    assert relative("ok", 1.0) == "ok"
+    assert relative(np.int64(4), 1.0) == 4
+    assert np.isnan(relative((1.0, "diverged"), 0.0))
+    assert np.isnan(relative(np.inf, 0.0))
+
+
 def test_labels_of_runs():
     """Whether a run reaches t_max: free squared unit, unstable from gamma = 1/6 on."""
     square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)

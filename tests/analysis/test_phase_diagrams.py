@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from dmft.analysis.diagram import compute_diagram
 from dmft.analysis.diagram_file import load_diagram
 from dmft.analysis.escape import escape_time_of_problem
-from dmft.analysis.phase_diagram import compute_diagram
 from dmft.errors import BadParameter
 from dmft.solvers.solve import solve_problem
 
@@ -72,7 +72,7 @@ def test_mistakes_are_raised_with_their_point():
 
     with pytest.raises(NameError) as caught:
         compute_diagram(measure, {"x": [1.0], "y": [2.0]})
-    assert caught.value.__notes__ == ["at the point (1, 2) of the phase diagram"]
+    assert caught.value.__notes__ == ["at the point {'x': 1.0, 'y': 2.0}"]
 
 
 def test_pairs_and_bad_numbers():

@@ -1,0 +1,70 @@
+"""A measure on a grid of two parameters: a sweep over two axes, as a phase diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.analysis.sweep import run_sweep
+from dmft.errors import BadParameter
+from dmft.progress import ProgressOption
+
+Measure = Callable[[float, float], Any]
+
+
+def compute_diagram(
+    measure: Measure,
+    axes: Mapping[str, ArrayLike],
+    *,
+    quantity: str = "value",
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> PhaseDiagram:
+    """Evaluate `measure(x, y)` on the grid of two named axes.
+
+    Parameters
+    ----------
+    measure : callable(x, y)
+        Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts) or
+        a pair (number, status). It runs in several threads at once.
+    axes : mapping of two names to (nx,) and (ny,) values
+        First the horizontal one.
+    quantity : str
+        What the values are, for labels.
+    threads : int or None
+        By default one a core.
+    progress : None, bool or callable
+
+    Returns
+    -------
+    PhaseDiagram
+        After Ctrl-C the points that are done; the others have status interrupted.
+
+    Examples
+    --------
+    >>> diagram = compute_diagram(lambda x, y: x / y, {"x": [1.0, 2.0], "y": [1.0, 0.0]})
+    >>> diagram.values.tolist(), diagram.status.tolist()
+    ([[1.0, 2.0], [nan, nan]], [['ok', 'ok'], ['nonfinite', 'nonfinite']])
+    """
+    if len(axes) != 2:
+        raise BadParameter(f"a phase diagram has two axes, not {len(axes)}: {list(axes)}")
+    x_name, y_name = axes
+    grid = {}
+    for name, values in axes.items():
+        grid[name] = np.array(values, dtype=np.float64)
+        if grid[name].ndim != 1 or grid[name].size == 0 or not np.all(np.isfinite(grid[name])):
+            raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
+
+    def named(**point: float) -> Any:
+        return measure(point[x_name], point[y_name])
+
+    named.__qualname__ = quantity
+    return run_sweep(
+        grid, named, quantities=(quantity,), workers=threads, progress=progress,
+        provenance=provenance,
+    ).diagram()  # fmt: skip
