@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
-from dmft.model.multi_index import teacher_field
+from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.model.network import Committee
 
 # Probabilities that a user rounds may miss one by this much; they are divided by their sum.
@@ -67,7 +67,7 @@ class GaussianMixture:
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
         """Symbols z1, ..., zk of the stored labels."""
-        return tuple(teacher_field(r) for r in range(1, int(self.width) + 1))
+        return teacher_fields(int(self.width))
 
     @property
     def readout(self) -> None:
@@ -130,8 +130,8 @@ def _labels(
     fields: sp.Symbol | Sequence[sp.Symbol],
 ) -> tuple[sp.Expr, ...]:
     """Labels in the canonical symbols of the fields."""
-    own = (fields,) if isinstance(fields, sp.Symbol) else tuple(fields)
-    if own and (len(own) != len(canonical) or not all(isinstance(z, sp.Symbol) for z in own)):
+    own = distinct_fields(fields) if fields != () else ()
+    if own and len(own) != len(canonical):
         raise BadParameter(f"fields must be {len(canonical)} symbols, one a row, got {fields!r}")
     try:
         labels = [sp.sympify(y, strict=True) for y in list(given)]
@@ -139,17 +139,14 @@ def _labels(
         raise BadParameter(f"labels must be numbers or expressions, got {given!r}") from error
     if len(labels) != clusters:
         raise ShapeMismatch(f"{len(labels)} labels for {clusters} clusters")
-    names = {z.name for z in canonical} | {z.name for z in own}
+    unnamed = {z.name for z in canonical if not own}
     for label in labels:
-        clash = sorted(s.name for s in label.free_symbols - set(own) if s.name in names)
+        clash = sorted(y.name for y in label.free_symbols if y.name in unnamed)
         if clash:
             raise BadParameter(
                 f"label {label} holds {clash[0]}; name the fields of labels with fields=[...]"
             )
-        if label.is_real is False or label.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
-            raise BadParameter(f"label {label} is not a finite real number")
-    rename = dict(zip(own, canonical, strict=False))
-    return tuple(y.xreplace(rename) for y in labels)
+    return tuple(canonical_target(y, own, constant=True) for y in labels)
 
 
 @dataclass(frozen=True)

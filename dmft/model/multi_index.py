@@ -23,6 +23,17 @@ def teacher_field(number: int) -> sp.Symbol:
     return sp.Symbol(f"z{number}", real=True)
 
 
+def teacher_fields(count: int) -> tuple[sp.Symbol, ...]:
+    """Canonical symbols z1, ..., zk of the first `count` teacher fields.
+
+    Examples
+    --------
+    >>> teacher_fields(2)
+    (z1, z2)
+    """
+    return tuple(teacher_field(r) for r in range(1, count + 1))
+
+
 @dataclass(frozen=True)
 class MultiIndex:
     r"""Target y = g(h*_1, ..., h*_k), with teacher fields h* = W* x / sqrt(d).
@@ -62,7 +73,7 @@ class MultiIndex:
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
         """Symbols z1, ..., zk of the stored expression."""
-        return tuple(teacher_field(r) for r in range(1, int(self.width) + 1))
+        return teacher_fields(int(self.width))
 
     @property
     def readout(self) -> None:
@@ -110,15 +121,14 @@ def canonical_target(
             f"target {expr} depends on none of its fields {list(given)}; symbols of one name but "
             "other assumptions are different symbols"
         )
-    names = {z.name for z in given} | {teacher_field(r + 1).name for r in range(len(given))}
+    fields = teacher_fields(len(given))
+    names = {z.name for z in (*given, *fields)}
     for symbol in sorted(expr.free_symbols - set(given), key=str):
         if symbol.name in names:
             raise BadParameter(
                 f"parameter {symbol} of target {expr} has the name of a field; rename it"
             )
-    canonical = {z: teacher_field(r) for r, z in enumerate(given, start=1)}
-    expr = expr.xreplace(canonical)
-    fields = tuple(canonical.values())
+    expr = expr.xreplace(dict(zip(given, fields, strict=True)))
     if expr.has(*FORBIDDEN) or expr.is_real is False:
         raise BadParameter(f"target {expr} is not a real function of its fields")
     return sp.expand(expr) if expr.is_polynomial(*fields) else expr

@@ -15,7 +15,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
-from dmft.model.multi_index import canonical_target, distinct_fields, teacher_field
+from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.model.network import FIELD, Committee
 
 Vectors = tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]
@@ -64,7 +64,7 @@ def token_fields(length: int) -> tuple[sp.Symbol, ...]:
     >>> token_fields(2)
     (z1, z2)
     """
-    return tuple(teacher_field(n) for n in range(1, length + 1))
+    return teacher_fields(length)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,14 @@ def test_refusals():
         dmft.GaussianMixture([[np.nan]], [1])
     with pytest.raises(BadParameter, match="fields="):
         dmft.GaussianMixture([[1.0]], [sp.Symbol("z1", real=True) ** 2])
+    with pytest.raises(BadParameter, match="distinct"):
+        dmft.GaussianMixture([[1.0, 0.0]], [u], fields=[u, u])
+    with pytest.raises(BadParameter, match="2 symbols"):
+        dmft.GaussianMixture([[1.0, 0.0]], [u], fields=[u])
+    with pytest.raises(BadParameter, match="name of a field"):
+        dmft.GaussianMixture([[1.0]], [u * sp.Symbol("z1")], fields=[u])
+    with pytest.raises(BadParameter, match="real function"):
+        dmft.GaussianMixture([[1.0]], [sp.oo])
     with pytest.raises(BadParameter, match="mixture must be"):
         dmft.MixtureModel(LINE, LINE)
     model = dmft.MixtureModel(LINE, TWINS)
