@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import subprocess
@@ -110,36 +111,28 @@ def run(
     """Compute what is missing."""
     from dmft.workflow import sweep
 
-    keys = measured(declared, "sweep")
     part = (0, 1)
     if arguments.action == "work":
         if arguments.of is None:
             raise BadParameter("sweep work needs --of N: the number of parts (and --task I)")
         part = (arguments.task, arguments.of)
-    how: dict[str, Any] = {"workers": arguments.workers, "part": part}
-    if arguments.scheduler:
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise MissingExtra('--scheduler needs Dask: pip install "dmft[dask]"') from error
-        with Client(arguments.scheduler) as client:
-            how["executor"] = client
-            return _sweep(sweep, declared, arguments, store, axes, keys, how)
-    return _sweep(sweep, declared, arguments, store, axes, keys, how)
+    with cluster(arguments.scheduler) as executor:
+        return sweep(
+            axes, declared.table("sweep")["measure"], store=store, executor=executor, part=part,
+            workers=arguments.workers, progress=progress_option(arguments),
+            **measured(declared, "sweep"),
+        )  # fmt: skip
 
 
-def _sweep(
-    sweep: Any,
-    declared: Declaration,
-    arguments: argparse.Namespace,
-    store: Path,
-    axes: dict[str, list[float]],
-    keys: dict[str, Any],
-    how: dict[str, Any],
-) -> Any:
-    measure = declared.table("sweep")["measure"]
-    progress = progress_option(arguments)
-    return sweep(axes, measure, store=store, progress=progress, **how, **keys)
+def cluster(scheduler: str | None) -> Any:
+    """Threads, or a client of a Dask cluster, to be used in a `with` statement."""
+    if scheduler is None:
+        return contextlib.nullcontext("threads")
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingExtra('--scheduler needs Dask: pip install "dmft[dask]"') from error
+    return Client(scheduler)
 
 
 def report(found: Any, arguments: argparse.Namespace, axes: tuple[Axis, ...]) -> None:

@@ -1,6 +1,7 @@
 """Floor 6: verbs that span floors."""
 
 from dmft.analysis.boundary import Boundary, BoundaryCurve
+from dmft.analysis.sweep import Sweep
 from dmft.workflow.boundary import boundary
 from dmft.workflow.branches import fixed_point_branch
 from dmft.workflow.certify import Certificate, certify, certify_hermite
@@ -12,7 +13,7 @@ from dmft.workflow.load import load
 from dmft.workflow.phase_diagram import phase_diagram
 from dmft.workflow.solve import solve
 from dmft.workflow.stages import Stage, solve_stages
-from dmft.workflow.sweep import Sweep, sweep
+from dmft.workflow.sweep import sweep
 
 __all__ = [
     "Boundary",

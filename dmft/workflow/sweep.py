@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.points import Points, as_points
+from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
 from dmft.equations import Equations
 from dmft.model import Overlaps
@@ -124,6 +124,3 @@ def describe(measure: EquationMeasure) -> dict[str, Any]:
         "t_max": measure.t_max,
         "options": json.loads(json.dumps({**measure.how, **options}, default=str, sort_keys=True)),
     }
-
-
-__all__ = ["Points", "Sweep", "describe", "sweep"]

@@ -121,3 +121,13 @@ def test_a_part_needs_its_number(declaration, capsys):
     assert "--of N" in capsys.readouterr().err
     assert main(["sweep", "work", declaration(), "--task", "3", "--of", "2"]) == 2
     assert "0 <= i < n" in capsys.readouterr().err
+
+
+def test_a_sweep_on_a_dask_cluster(declaration, capsys):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        address = cluster.scheduler_address
+        assert main(["sweep", "run", declaration(), "--json", "--scheduler", address]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == {"ok": 6}
