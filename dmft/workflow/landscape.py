@@ -14,8 +14,10 @@ from dmft.analysis import landscape as scan
 from dmft.analysis.landscape import POINTS, Landscape
 from dmft.analysis.region_diagram import RegionDiagram, region_diagram
 from dmft.equations import population_risk
+from dmft.equations.reference import FUNCTIONS
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.errors import BadParameter
+from dmft.gaussian.grid import array_function
 from dmft.gaussian.token_table import TokenTable
 from dmft.gaussian.tokens import TokenAverage
 from dmft.model import SequenceModel
@@ -210,7 +212,7 @@ class _Values:
         self.symbols = sorted(model.parameters & risk.expr.free_symbols, key=str)
         m, e = risk.alignments
         expr = risk.expr.xreplace(dict(zip(self.nodes, stands, strict=True)))
-        self.formula = sp.lambdify([e, m, *self.symbols, *stands], expr, modules="numpy")
+        self.formula = array_function([e, m, *self.symbols, *stands], expr, FUNCTIONS)
 
     def at(self, parameters: Mapping[str, float]) -> Callable[..., Array]:
         """Return the risk at values of the parameters, as a function of arrays e and m."""

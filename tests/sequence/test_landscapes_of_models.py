@@ -92,6 +92,23 @@ def test_longer_encodings_reach_further():
     assert found.rates[0] == pytest.approx(4 * (8 * 0.5 + 4 * 0.5 * 12 - 16), abs=1e-5)
 
 
+def test_risks_with_special_functions():
+    # E erf(u)^2 of a moved field is a bivariate normal probability, which NumPy does not have.
+    z = sp.Symbol("z", real=True)
+    target = dmft.SequenceTarget(x + y + 1, [x, y])
+    model = dmft.Model(dmft.SequenceNetwork(sp.erf(z), 2), target, encoding=[1, 1])
+    found, risk = dmft.landscape(model, points=32), dmft.population_risk(model)
+    assert risk.expr.has(sp.erf)
+    turns = np.arange(24) * np.pi / 12
+    places = [(r * np.sin(t), r * np.cos(t)) for r in (0.5, 1.0) for t in turns]
+    values = [risk(e, m) for e, m in places]
+    np.testing.assert_allclose([found.risk(e, m) for e, m in places], values, atol=1e-12)
+    assert found.best.kind == "mixed"
+    assert risk(found.best.e, found.best.m) == pytest.approx(found.best.risk, abs=1e-12)
+    # Half a step from the next place of the grid, at a curvature of 2, the risk rises by 0.017.
+    assert min(values) - 0.02 < found.best.risk < min(values)
+
+
 @pytest.mark.slow
 def test_the_declared_two_tokens_have_their_diagram():
     omega = sp.Symbol("omega", positive=True)
