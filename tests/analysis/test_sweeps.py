@@ -276,3 +276,19 @@ def test_verb_with_a_built_in_measure(tmp_path):
     loaded = dmft.load(sweep.save(tmp_path / "sweep.nc"))
     np.testing.assert_array_equal(loaded.values["escape_time"], sweep.values["escape_time"])
     assert sweep.to_xarray()["escape_time"].dims == ("learning_rate", "label_noise")
+
+
+@pytest.mark.slow
+def test_built_in_measures_travel_to_other_processes():
+    import sympy as sp
+
+    erf = dmft.Committee(sp.erf(sp.Symbol("z", real=True) / sp.sqrt(2)), 2)
+    equations = dmft.derive(dmft.Model(erf, erf, 0.1), dmft.SGD(0.5))
+    start = dmft.random_overlaps(equations.model, 100, 0)
+    points = {"learning_rate": [0.1, 0.2], "label_noise": [0.0, 0.1]}
+    how = {"equations": equations, "start": start, "t_max": 5.0, "workers": 2}
+    here, there = (
+        dmft.sweep(points, "final_risk", executor=name, **how) for name in ("threads", "processes")
+    )
+    np.testing.assert_array_equal(here.values["final_risk"], there.values["final_risk"])
+    assert there.count() == {"ok": 4}
