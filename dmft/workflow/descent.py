@@ -162,8 +162,7 @@ def _sweep_all(
     """Solve each scramble; in parallel where several fit into the memory."""
     risk_of = _risk_of(equations, task, parameters)
     threads = thread_count(options.threads)
-    fit = max(1, int(options.memory // max(1, layout.bytes(task))))
-    workers = max(1, min(threads, layout.scrambles, fit))
+    workers = min(threads, layout.scrambles, layout.at_once(task, options.memory))
     store = None
     if options.checkpoint is not None:
         key = {

@@ -19,6 +19,8 @@ from dmft.special.quantile import sobol_rows
 
 Array = NDArray[np.float64]
 GIB = 2**30
+# Matrices over (time, neuron) of a scramble: six of its sweep, as many in results and means.
+MATRICES = 12
 
 
 @dataclass(frozen=True)
@@ -107,23 +109,35 @@ class Layout:
         layout.check_memory(task, options)
         return layout
 
-    def bytes(self, task: DescentTask) -> int:
-        """Memory of one scramble: points, teacher's fields, gradients, masks and a copy."""
-        rows = 2 * (self.normals + self.uniforms) + task.k + task.kept + self.steps
-        rows += 2 * bool(self.weights)
+    def points(self, task: DescentTask) -> int:
+        """Bytes of one scramble: points, masks, gradients, fields of teacher and new samples."""
+        rows = self.normals + self.uniforms + task.kept + 2 * task.k + task.p + 4
+        if self.batch in ("bernoulli", "reshuffle"):
+            rows += 2 * self.steps
         return 8 * rows * self.samples
+
+    def kernels(self, task: DescentTask) -> int:
+        """Bytes of the kernels of all scrambles, and of their means."""
+        return 8 * MATRICES * self.scrambles * ((self.steps + 1) * task.p) ** 2
+
+    def at_once(self, task: DescentTask, memory: float) -> int:
+        """Number of scrambles that fit at once."""
+        return max(1, int((memory - self.kernels(task)) // self.points(task)))
 
     def check_memory(self, task: DescentTask, options: DescentOptions) -> None:
         """Refuse what would not fit."""
-        needed = self.bytes(task)
+        points, kernels = self.points(task), self.kernels(task)
+        needed = points + kernels
         if needed <= options.memory:
             return
-        room = int(options.memory * self.samples / needed)
-        fits = 1 << max(0, room.bit_length() - 1)
+        fewer = int((options.memory - kernels) * self.samples / points)
+        hint = ""
+        if fewer >= 1 and self.kind == "sobol":
+            fits = 1 << (fewer.bit_length() - 1)
+            hint = f"samples={fits} would fit (more scrambles make up for it), or "
         raise BadParameter(
             f"{self.samples} samples of {task.steps} steps take {needed / GIB:.2f} GiB, and memory "
-            f"allows {options.memory / GIB:.2f}: samples={fits} would fit (more scrambles make up "
-            f"for it), or memory={needed:.3g}"
+            f"allows {options.memory / GIB:.2f}: {hint}memory={math.ceil(needed)}"
         )
 
     def nodes(self, seed: int, number: int) -> Nodes:

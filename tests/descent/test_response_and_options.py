@@ -6,12 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 import sympy as sp
 
 import dmft
+from dmft.errors import BadParameter
 
 z, u = sp.symbols("z u", real=True)
 LINE = dmft.Committee(z, 1)
@@ -108,8 +110,32 @@ def test_threads_change_nothing(method):
     assert one.arrays == three.arrays
     # Several scrambles at once, and one after the other where the memory takes no more.
     many = dmft.solve(equations, PAIR_START, 3, threads=2, scrambles=4, **options)
-    few = dmft.solve(equations, PAIR_START, 3, threads=2, scrambles=4, memory=2**22, **options)
+    few = dmft.solve(equations, PAIR_START, 3, threads=2, scrambles=4, memory=2**21, **options)
     assert many.arrays == few.arrays
+
+
+@pytest.mark.parametrize("name", ["full", "bernoulli", "reshuffle", "pathwise", "cubature"])
+def test_memory_that_is_asked_for_is_what_is_taken(name):
+    """Peak of the arrays of one scramble: at most what is claimed, and at least 0.7 of it."""
+    options = {"samples": 2**14, "scrambles": 1, "threads": 1}
+    model, start, steps, batch = FOUR, PAIR_START, 8, {}
+    if name == "cubature":
+        model, start, steps = dmft.Model(LINE, LINE), ONE_START, 100
+    elif name == "pathwise":
+        options["method"] = name
+    elif name != "full":
+        batch = {"batch": name, "batch_fraction": 0.5}
+    equations = dmft.derive(model, dmft.GradientDescent(0.05, 1.5, **batch))
+    dmft.solve(equations, start, 1, **options)
+    tracemalloc.start()
+    dmft.solve(equations, start, steps, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    with pytest.raises(BadParameter, match="memory=") as refused:
+        dmft.solve(equations, start, steps, memory=1000, **options)
+    claimed = int(str(refused.value).rpartition("memory=")[2])
+    assert 0.7 * claimed < peak < claimed
+    dmft.solve(equations, start, steps, memory=claimed, **options)
 
 
 SCRIPT = """
