@@ -18,14 +18,15 @@ Array = NDArray[np.float64]
 NODES = 4096
 
 
+# Names that are no keywords of Python, so that no parameter of a model has them.
 def star_fields(length: int) -> tuple[sp.Symbol, ...]:
     """Symbols of the target's fields h*_l in an integrand; those of the student are z1, ..., zL."""
-    return sp.symbols(f"z_star1:{length + 1}", real=True)
+    return tuple(sp.Symbol(f"h^*_{n}", real=True) for n in range(1, length + 1))
 
 
 def free_fields(length: int) -> tuple[sp.Symbol, ...]:
     """Symbols of eta_l, with h_l = m h*_l + sqrt(1 - m^2) eta_l + e_l."""
-    return sp.symbols(f"eta1:{length + 1}", real=True)
+    return tuple(sp.Symbol(rf"\eta_{n}", real=True) for n in range(1, length + 1))
 
 
 class JointAverage(sp.Expr):
@@ -93,10 +94,7 @@ class JointAverage(sp.Expr):
         return f"E[{printer.doprint(self.integrand)}]"
 
     def _latex(self, printer: Any) -> str:
-        n = self.length
-        names = {z: sp.Symbol(f"h_{i}") for i, z in enumerate(token_fields(n), 1)}
-        names |= {z: sp.Symbol(f"h^*_{i}") for i, z in enumerate(star_fields(n), 1)}
-        names |= {z: sp.Symbol(rf"\eta_{i}") for i, z in enumerate(free_fields(n), 1)}
+        names = {z: sp.Symbol(f"h_{i}") for i, z in enumerate(token_fields(self.length), 1)}
         return rf"\mathbb{{E}}\left[{printer.doprint(self.integrand.xreplace(names))}\right]"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -343,10 +343,11 @@ RESERVED = frozenset(
 )
 
 
-def check_symbols(model: SequenceModel) -> None:
-    """Refuse parameters that have a name of the equations."""
+def check_symbols(model: SequenceModel, others: Iterable[sp.Symbol] = ()) -> None:
+    """Refuse parameters that have a name of the equations, or of the `others` that they hold."""
+    names = RESERVED | {s.name for s in others}
     for symbol in model.parameters:
-        if symbol.name in RESERVED:
+        if symbol.name in names:
             raise BadParameter(f"the symbol {symbol} is reserved by the equations; rename it")
 
 

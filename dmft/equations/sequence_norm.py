@@ -39,7 +39,8 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
     BadParameter
     """
     check_algorithm(algorithm)
-    check_symbols(model)
+    slopes = [sp.Symbol(f"slope_{s}", real=True) for s in model.encoding.alignments]
+    check_symbols(model, [ACROSS, *slopes])
     if not model.tied:
         raise BadParameter('loss = "frobenius" is derived for tied students')
     if not model.encoding.orthogonal:
@@ -66,7 +67,6 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
         return JointAverage(integrand, model.encoding.means, m)
 
     pattern = model.encoding.pattern
-    slopes = [sp.Symbol(f"slope_{s}", real=True) for s in e]
     across = sp.Add(*(p * (rest * s - m * f) for p, s, f in zip(pulls, star, free, strict=True)))
     definitions = [(ACROSS, average(across))]
     for a, slope in enumerate(slopes):

@@ -115,9 +115,10 @@ def declare_sequence(
 def _compiled(model: SequenceModel, loss: str, symbols: Sequence[sp.Symbol]) -> tuple[Any, Any]:
     """Gradients g_t of the loss, and the loss without noise, of (h, h*, noise)."""
     student, target = list(model.student.outputs), list(model.teacher.outputs)
-    h = sp.symbols(f"h1:{model.length + 1}", real=True)
-    stars = sp.symbols(f"s1:{model.length + 1}", real=True)
-    noises = sp.symbols(f"n1:{len(target) + 1}", real=True)
+    # Names that are no keywords of Python, so that no parameter of the model has them.
+    h = sp.symbols(f"h_[1:{model.length + 1}]", real=True)
+    stars = sp.symbols(f"h^*_[1:{model.length + 1}]", real=True)
+    noises = sp.symbols(f"noise_[1:{len(target) + 1}]", real=True)
     if not model.tied:  # one field for all tokens
         assert isinstance(model.student, SequenceNetwork)
         h = h[:1]

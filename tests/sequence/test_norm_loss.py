@@ -98,6 +98,18 @@ def test_joint_averages_are_those_of_their_law():
     assert JointAverage(h * omega, (e,), m).free_symbols == {e, m, omega}
 
 
+@pytest.mark.parametrize("name", ["eta1", "z_star1"])
+def test_no_name_of_a_parameter_is_taken_for_a_field(equations, name):
+    weight = sp.Symbol(name, real=True)
+    model = dmft.Model(TWO, TWO.mixture(weight, [[0.9, 0.1], [0.1, 0.9]]), encoding=1)
+    found = dmft.derive(model, dmft.SGD(0.7, loss="frobenius"))
+    start = dmft.Alignment(0.3, 0.4)
+    rates = found.evaluate(start, **{name: 0.5})
+    wanted = equations.evaluate(start, omega=0.5, alpha=0.9, gamma=0.7)
+    for block in ("e", "m"):
+        np.testing.assert_allclose(rates[block], wanted[block], atol=1e-13)
+
+
 def test_printing_and_refusals(equations):
     text = equations.latex()
     assert r"\partial_{m} \mathcal{L}" in text
@@ -114,5 +126,9 @@ def test_printing_and_refusals(equations):
     ):
         with pytest.raises(BadParameter, match=words):
             dmft.derive(model, norm)
+    for name in ("across", "slope_e"):
+        target = TWO.mixture(sp.Symbol(name, real=True), np.eye(2).tolist())
+        with pytest.raises(BadParameter, match=f"{name} is reserved"):
+            dmft.derive(dmft.Model(TWO, target, encoding=1), norm)
     with pytest.raises(BadParameter, match="squared"):
         dmft.maximal_learning_rate(dmft.Model(TWO, TWO), norm)

@@ -108,6 +108,18 @@ def test_passages_batches_and_symbols():
     np.testing.assert_array_equal(again.first_passage.times, runs.first_passage.times)
 
 
+def test_no_name_of_a_parameter_is_taken_for_a_field():
+    attention, ends = dmft.Attention(2), []
+    for name in ("omega", "h1", "s1", "n1"):
+        target = attention.mixture(sp.Symbol(name, real=True), [[0.9, 0.1], [0.1, 0.9]])
+        runs = dmft.simulate(
+            dmft.Model(attention, target, encoding=1), dmft.SGD(0.1), 50, 1.0, 2,
+            dmft.Alignment(0.3, 0.4), "overlaps", save_at=2, **{name: 0.5},
+        )  # fmt: skip
+        ends.append(runs.runs.m[:, -1])
+    np.testing.assert_allclose(ends[1:], [ends[0]] * 3, rtol=1e-12)
+
+
 def test_random_starts_are_those_of_a_random_direction():
     model = dmft.Model(dmft.Attention(2), dmft.Attention(2), encoding=1.0)
     runs = dmft.simulate(model, dmft.SGD(0.1), 100, 0.01, 400, method="overlaps", save_at=[0.0])
