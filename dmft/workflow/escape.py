@@ -19,9 +19,13 @@ from dmft.simulation.sequence import SequenceEnsemble
 from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.inputs import problem_of, run_inputs, split_options
+from dmft.workflow.inputs import problem_of, split_options
 from dmft.workflow.paths import escape_times_of_ensemble, path_inputs
+from dmft.workflow.schedule import scheduled_inputs
 from dmft.workflow.sequence import sequence_of
+
+# Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.
+KINKED = {"rtol": 1e-6, "atol": 1e-8}
 
 
 def escape_time(
@@ -49,7 +53,8 @@ def escape_time(
     Scaling     t of the equations; `.steps(dim)` converts where there are steps
     Valid for   a threshold crossed within the run; else a `Censored` record with the horizon.
                 The crossing is located on the dense output, never on the saved points, of a run
-                at rtol = 1e-11 and atol = 1e-15 (unless you pass your own)
+                at rtol = 1e-11 and atol = 1e-15; where averages on nodes have kinks, at 1e-6 and
+                1e-8 (unless you pass your own)
     Source      one_pass.md F; the plateau is where |d log risk / d log t| is smallest
 
     Parameters
@@ -108,7 +113,7 @@ def escape_time(
     if sequence_of(problem) is None and not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     solver, parameters = split_options(options)
-    inputs = run_inputs(run_or_equations, start, parameters)
+    problem, inputs, _ = scheduled_inputs(run_or_equations, start, parameters)
     origin = problem.origin
     kinked = isinstance(origin, Equations) and origin.averages and not smooth(origin.averages)
     if kinked or (isinstance(origin, SequenceEquations) and origin.on_nodes):
@@ -123,10 +128,6 @@ def escape_time(
         **inputs,
         **solver,
     )
-
-
-# Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.
-KINKED = {"rtol": 1e-6, "atol": 1e-8}
 
 
 def check_reference(reference: str) -> None:

@@ -14,8 +14,9 @@ from numba import njit
 
 from dmft.emit import scalar_function
 from dmft.equations import Equations
+from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
-from dmft.model import SGD, Overlaps
+from dmft.model import SGD
 from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
@@ -62,7 +63,7 @@ class Schedule:
 
 
 def scheduled_inputs(
-    system: Equations | Problem, start: Overlaps, parameters: Mapping[str, Any]
+    system: Equations | SequenceEquations | Problem, start: Any, parameters: Mapping[str, Any]
 ) -> tuple[Problem, dict[str, Any], Schedule | None]:
     """Problem and inputs of a run; where the learning rate is an expression it is followed."""
     problem = problem_of(system)

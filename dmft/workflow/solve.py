@@ -156,7 +156,7 @@ def solve(
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
             "equations of kind 'sde'"
         )
-    problem, inputs, schedule = scheduled_inputs(cast(Any, system), start, parameters)
+    problem, inputs, schedule = scheduled_inputs(system, start, parameters)
     equations = problem.origin
     options = {
         "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,

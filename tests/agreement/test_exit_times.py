@@ -109,6 +109,8 @@ def test_escapes_under_a_schedule_count_its_steps():
     found = dmft.escape_time(run, fraction=0.3)
     t = found.value
     assert found.steps(1000) == pytest.approx(1000 * (t + t**2 / 2) / 0.08, rel=1e-8)
+    direct = dmft.escape_time(flow, start, 3.0, fraction=0.3, learning_rate=rate)
+    assert (direct.value, direct.steps(1000)) == pytest.approx((t, found.steps(1000)), rel=1e-8)
     # Of an alignment too, which is not the end of the run that it is read off.
     aligned = dmft.phases(run, level=0.9).alignment
     t = aligned.value
