@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,12 @@ from dmft.errors import BadParameter
 from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.model.descent import LABEL, PREDICTION, GradientDescent
 from dmft.names import VERSION, Status
-from dmft.progress import Progress, ProgressOption
+from dmft.progress import ProgressOption
 from dmft.simulation.declaration import Activation, Filler, check_start
+from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
+from dmft.solvers.jobs import Job
 from dmft.solvers.path_ensemble import Values
 from dmft.special.streams import as_seeds, random_stream
 
@@ -176,18 +176,8 @@ def simulate_descent(
     """
     numbers = as_seeds(seeds)
     experiment = _declare(model, algorithm, dim, t_max, start, parameters)
-    stop = threading.Event()
-    workers = min(threads or os.cpu_count() or 1, len(numbers))
-    with ThreadPoolExecutor(workers) as pool, Progress(progress, "simulate") as bar:
-        results = []
-        futures = [pool.submit(_run, experiment, seed, stop) for seed in numbers]
-        try:
-            for number, future in enumerate(futures):
-                results.append(future.result())
-                bar.update((number + 1) / len(numbers), f"{number + 1}/{len(numbers)}")
-        except BaseException:
-            stop.set()
-            raise
+    run = partial(_run, experiment)
+    results = run_seeds(run, numbers, experiment.steps, threads, progress)
     return _summary(experiment, numbers, results)
 
 
@@ -243,8 +233,11 @@ def _label(filler: Filler, expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Acti
     return Activation(value, value, parameters, None, expr, len(fields))
 
 
-def _run(e: DescentExperiment, seed: int, stop: threading.Event) -> dict[str, Array]:
-    """All steps of one seed, from the definition."""
+def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Array]]:
+    """Whether one seed took all its steps, and what it did, from the definition.
+
+    Steps that were not taken are not-a-numbers.
+    """
     draw, stream = random_stream(seed, START_STREAM), random_stream(seed, SAMPLE_STREAM)
     if e.start is None:
         W, W_star = random_weights(e.p, e.k, e.dim, False, draw)
@@ -252,14 +245,16 @@ def _run(e: DescentExperiment, seed: int, stop: threading.Event) -> dict[str, Ar
         W, W_star = weights_with_overlaps(e.start, e.dim, draw)
     T, p, n, x = e.steps, e.p, e.samples, e.numbers
     X = np.empty((0, e.dim))
-    weights = np.empty((T + 1, p, e.dim))
-    readout, train = np.empty((T + 1, p)), np.empty(T)
-    gradients = np.empty((T, p, n))
+    weights = np.full((T + 1, p, e.dim), np.nan)
+    readout, train = np.full((T + 1, p), np.nan), np.full(T, np.nan)
+    gradients = np.full((T, p, n), np.nan)
     before, y = W.copy(), np.empty(0)
     masks = _masks(e, stream)
     readout[0] = e.readout
+    finished = True
     for t in range(T):
-        if stop.is_set():
+        if job.cancelled():
+            finished = False
             break
         weights[t] = W
         if t == 0 or e.algorithm.batch == "fresh":
@@ -278,14 +273,16 @@ def _run(e: DescentExperiment, seed: int, stop: threading.Event) -> dict[str, Ar
         moved = x["momentum"] * (W - before) if t else 0.0
         before, W = W, W - step + moved
         readout[t + 1] = readout[t] - x["readout_rate"] * (values @ pull) / n
-    weights[T] = W
+        job.add(1)
+    if finished:
+        weights[T] = W
     flat = gradients.reshape(T * p, n)
     corr = (flat @ flat.T / e.dim).reshape(T, p, T, p).transpose(0, 2, 1, 3)
     if e.algorithm.batch == "fresh":
         corr = corr * np.eye(T)[:, :, None, None]
     rows = weights.reshape((T + 1) * p, e.dim)
     Q2 = (rows @ rows.T / e.dim).reshape(T + 1, p, T + 1, p).transpose(0, 2, 1, 3)
-    return {
+    return finished, {
         "M": weights @ W_star.T / e.dim,
         "Q": Q2[np.arange(T + 1), np.arange(T + 1)],
         "Q2": Q2,
@@ -314,9 +311,9 @@ def _masks(e: DescentExperiment, stream: np.random.Generator) -> Any:
 
 
 def _summary(
-    e: DescentExperiment, seeds: tuple[int, ...], results: list[dict[str, Array]]
+    e: DescentExperiment, seeds: tuple[int, ...], results: list[tuple[bool, dict[str, Array]]]
 ) -> DescentEnsemble:
-    runs = {name: np.stack([r[name] for r in results]) for name in results[0]}
+    runs = {name: np.stack([r[name] for _, r in results]) for name in results[0][1]}
     good = np.isfinite(runs["Q"]).reshape(len(seeds), -1).all(axis=1)
     kept = {name: a[good] for name, a in runs.items()}
     count = int(good.sum())
@@ -324,6 +321,12 @@ def _summary(
     mean = {name: a.mean(axis=0) for name, a in kept.items()} if count else nothing
     std = {name: a.std(axis=0, ddof=1) for name, a in kept.items()} if count > 1 else nothing
     lost = len(seeds) - count
+    interrupted = len(seeds) - sum(finished for finished, _ in results)
+    status, reason = Status.OK, ""
+    if interrupted:
+        status, reason = Status.INTERRUPTED, f"{interrupted} were interrupted"
+    elif lost:
+        status, reason = Status.NONFINITE, "weights are not finite"
     return DescentEnsemble(
         t=np.arange(e.steps + 1.0),
         mean=Values(mean),
@@ -331,8 +334,8 @@ def _summary(
         stderr=Values({name: a / np.sqrt(max(count, 1)) for name, a in std.items()}),
         runs=Values(runs),
         seeds=seeds,
-        status=Status.NONFINITE if lost else Status.OK,
-        message=f"{lost} of {len(seeds)} seeds left out: weights are not finite" if lost else "",
+        status=status,
+        message=f"{lost} of {len(seeds)} seeds left out: {reason}" if lost else "",
         dim=e.dim,
         provenance={
             "version": VERSION, "model": str(e.model), "algorithm": str(e.algorithm),

@@ -176,6 +176,25 @@ def test_theory_against_weights(name):
         assert np.all(gap < allowed), (key, gap.max())
 
 
+def test_an_interrupted_simulation_keeps_finished_seeds():
+    model, descent = dmft.Model(LINE, LINE), dmft.GradientDescent(0.001, 2)
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+
+    def press(fraction, message):
+        if not message.startswith("0/"):
+            raise KeyboardInterrupt
+
+    # A seed takes about as long as progress waits.
+    runs = dmft.simulate(model, descent, 600, 100, range(12), start, threads=1, progress=press)
+    assert runs.status == "interrupted"
+    assert "were interrupted" in runs.message
+    assert np.isfinite(runs.runs["Q"][0]).all()
+    assert np.isnan(runs.runs["M"][-1]).all()
+    assert np.isfinite(runs.mean.Q).all()
+    with pytest.raises(BadParameter, match="threads"):
+        dmft.simulate(model, descent, 100, 2, 2, start, threads=0)
+
+
 def test_threads_checkpoints_and_files(tmp_path):
     equations = dmft.derive(
         dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE), dmft.GradientDescent(0.3, 3)
