@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.joint_average import JointAverage, joint_rule
 from dmft.equations.sequence_moments import SequenceMoments
-from dmft.equations.sequence_risk import SequenceRisk, number, place, state_of
+from dmft.equations.sequence_risk import SequenceRisk, number, place
 from dmft.equations.values import NODE_OPTIONS, declared_parameters, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
@@ -213,7 +213,7 @@ class SequenceEquations:
                 "the start of a sequence model is a dmft.Alignment(e=..., m=...), got "
                 f"{type(start).__name__}"
             )
-        position, semantic = state_of(self.model, start)
+        position, semantic = self.model.alignments(start.e, start.m)
         rank = self.model.encoding.rank
         e = position if rank > 1 else position[0] if rank else 0.0
         return {"e": np.asarray(e, dtype=np.float64), "m": semantic}

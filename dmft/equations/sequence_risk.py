@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.equations.sequence_moments import SequenceMoments
 from dmft.equations.values import resolve_scalars
-from dmft.errors import BadParameter, ShapeMismatch
+from dmft.errors import BadParameter
 from dmft.gaussian.tokens import TokenAverage
-from dmft.model import Alignment, SequenceModel
+from dmft.model import SequenceModel
 
 Array = NDArray[np.float64]
 
@@ -157,26 +157,10 @@ def place(model: SequenceModel, e: ArrayLike, m: ArrayLike) -> dict[sp.Symbol, f
     ------
     InvalidCovariance, ShapeMismatch, BadParameter
     """
-    position, semantic = state_of(model, Alignment(0.0, 0.0), e, m)
+    position, semantic = model.alignments(e, m)
     symbols = SequenceMoments(model).law.semantic
     values = dict(zip(symbols, np.atleast_1d(semantic).tolist(), strict=True))
     return {**values, **dict(zip(model.encoding.alignments, position.tolist(), strict=True))}
-
-
-def state_of(
-    model: SequenceModel, start: Alignment, e: ArrayLike | None = None, m: ArrayLike | None = None
-) -> tuple[Array, Array]:
-    """Alignments (r,) and m, () tied or (L,) untied, of a start or of given numbers."""
-    position = model.encoding.as_array(start.e if e is None else e)
-    semantic = np.array(start.m if m is None else m, dtype=np.float64)
-    shape = () if model.tied else (model.length,)
-    if semantic.shape != shape:
-        raise ShapeMismatch(f"m has shape {semantic.shape}, expected {shape}")
-    if not (np.all(np.isfinite(semantic)) and np.all(np.isfinite(position))):
-        raise BadParameter(f"alignments must be finite, got e = {e!r}, m = {m!r}")
-    length = float(semantic) if model.tied else float(np.sqrt(np.mean(semantic**2)))
-    model.encoding.check(position, length)
-    return position, semantic
 
 
 def number(expr: sp.Expr, values: Mapping[sp.Symbol, float]) -> float:

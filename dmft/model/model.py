@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sympy as sp
+from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
@@ -13,6 +15,8 @@ from dmft.model.encoding import Encoding, as_encoding
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 from dmft.model.sequence import SequenceNetwork, TokenFunction
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -147,3 +151,21 @@ class SequenceModel(Model):
     def matched(self) -> bool:
         """Whether student and teacher are the same function."""
         return bool(self.student.outputs == self.teacher.outputs)
+
+    def alignments(self, e: ArrayLike, m: ArrayLike) -> tuple[Array, Array]:
+        """Alignments e (r,) and m, () tied or (L,) untied, checked against the feasible set.
+
+        Raises
+        ------
+        InvalidCovariance, ShapeMismatch, BadParameter
+        """
+        position = self.encoding.as_array(e)
+        semantic = np.array(m, dtype=np.float64)
+        shape = () if self.tied else (self.length,)
+        if semantic.shape != shape:
+            raise ShapeMismatch(f"m has shape {semantic.shape}, expected {shape}")
+        if not (np.all(np.isfinite(semantic)) and np.all(np.isfinite(position))):
+            raise BadParameter(f"alignments must be finite, got e = {e!r}, m = {m!r}")
+        length = float(semantic) if self.tied else float(np.sqrt(np.mean(semantic**2)))
+        self.encoding.check(position, length)
+        return position, semantic

@@ -66,14 +66,9 @@ class SequenceExperiment:
 
     def coordinates(self, start: Alignment) -> Array:
         """Coordinates v (r,) of a start."""
-        m = np.asarray(start.m, dtype=np.float64)
+        e, m = self.model.alignments(start.e, start.m)
         if not self.model.tied:
-            m = np.broadcast_to(m, (self.model.length,))
             return np.ascontiguousarray(m / math.sqrt(self.model.length))
-        if m.ndim:
-            raise BadParameter(f"m = {m.tolist()}: a tied student has one semantic alignment")
-        e = self.model.encoding.as_array(start.e)
-        self.model.encoding.check(e, float(m))
         found, *_ = np.linalg.lstsq(self.vectors, np.concatenate([[m], e]), rcond=None)
         return np.ascontiguousarray(found)
 

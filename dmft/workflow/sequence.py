@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmft.equations.sequence import SequenceEquations
-from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
-from dmft.model import SGD, Alignment
+from dmft.model import SGD
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
@@ -30,10 +29,7 @@ def sequence_inputs(
     equations: SequenceEquations, start: Any, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """State, widths, scalars and clock of a run, as `solve_problem` takes them."""
-    if not isinstance(start, Alignment):
-        raise BadParameter(
-            f"the start of a sequence model is a dmft.Alignment, got {type(start).__name__}"
-        )
+    state = equations.state(start)
     scalars = equations.scalars(parameters)
     arrays = equations.rule(parameters).arrays if equations.on_nodes else {}
     algorithm, model = equations.algorithm, equations.model
@@ -46,7 +42,7 @@ def sequence_inputs(
             "samples_per_step": algorithm.batch_size,
         }
     return {
-        "state": equations.state(start),
+        "state": state,
         "widths": {
             "tokens": model.length,
             "directions": max(model.encoding.rank, 1),

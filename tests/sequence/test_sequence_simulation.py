@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats import ks_2samp
 
 import dmft
-from dmft.errors import BadParameter, InvalidCovariance
+from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.simulation.passage import FirstPassage
 
 z = sp.Symbol("z", real=True)
@@ -131,6 +131,14 @@ def test_refusals():
     model = dmft.Model(dmft.Attention(2), dmft.Attention(2), encoding=1.0)
     with pytest.raises(InvalidCovariance, match="exceeds 1"):
         dmft.simulate(model, dmft.SGD(0.1), 100, 1.0, 1, dmft.Alignment(e=0.9, m=0.9))
+    untied = dmft.Model(dmft.SequenceNetwork(RELU, 3, tied=False), MEAN)
+    for start, error, words in (
+        (dmft.Alignment(e=0.3, m=[0.1] * 3), BadParameter, "without an encoding"),
+        (dmft.Alignment(m=[0.1] * 2), ShapeMismatch, r"expected \(3,\)"),
+        (dmft.Alignment(m=0.1), ShapeMismatch, r"expected \(3,\)"),
+    ):
+        with pytest.raises(error, match=words):
+            dmft.simulate(untied, dmft.SGD(0.1), 100, 1.0, 1, start)
     with pytest.raises(BadParameter, match="no repeat"):
         dmft.simulate(model, dmft.SGD(0.1, repeat=dmft.Lookahead(0.1)), 100, 1.0, 1)
     with pytest.raises(BadParameter, match="cannot hold"):
