@@ -171,9 +171,7 @@ class _Writer:
         """Lines that fill the targets."""
         names, lines = dict(self.names), []
         nodes: dict[sp.Expr, sp.Expr] = {}
-        joint = {
-            a for _, expr in targets for a in sp.sympify(expr, strict=True).atoms(JointAverage)
-        }
+        joint = {a for _, expr in targets for a in expr.atoms(JointAverage)}
         if joint:
             ordered = sorted(joint, key=sp.default_sort_key)
             loop, sums = node_loop(ordered, names, self.scalars, len(WIDTHS) + 1)
@@ -191,7 +189,7 @@ class _Writer:
                 symbol = sp.Symbol(f"average_{len(nodes)}", real=True)
                 nodes[node], names[symbol] = symbol, symbol.name
                 lines.append(f"{symbol.name} = {self._call(node)}")
-        plain = [sp.sympify(expr, strict=True).xreplace(nodes) for _, expr in targets]
+        plain = [expr.xreplace(nodes) for _, expr in targets]
         shared, results = sp.cse(plain, symbols=sp.numbered_symbols("_shared"))
         for n, (symbol, value) in enumerate(shared):
             lines.append(f"part_{n} = {emit_expression(value, names, FAST)}")

@@ -185,6 +185,9 @@ class SequenceEquations:
             "scaling": self.scaling,
             "approximation": self.approximation,
             "version": VERSION,
+            "dropped_terms": list(self.dropped),
+            "model": str(self.model),
+            "algorithm": str(self.algorithm),
         }
 
     # Numbers --------------------------------------------------------------------------------
@@ -325,7 +328,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
         )
         for block, where in parts.items()
     )
-    equations = SequenceEquations(
+    return SequenceEquations(
         kind="ode",
         model=model,
         algorithm=algorithm,
@@ -334,8 +337,6 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
         scaling="high-dimensional" if isinstance(algorithm, SGD) else "gradient-flow",
         time_unit=TIME if model.tied else TIME_UNTIED,
     )
-    _ = equations.parameters
-    return equations
 
 
 RESERVED = frozenset(
@@ -349,6 +350,7 @@ def check_symbols(model: SequenceModel, others: Iterable[sp.Symbol] = ()) -> Non
     for symbol in model.parameters:
         if symbol.name in names:
             raise BadParameter(f"the symbol {symbol} is reserved by the equations; rename it")
+    declared_parameters(model, None)  # refuses the names of keywords
 
 
 def check_algorithm(algorithm: SGD | GradientFlow) -> None:

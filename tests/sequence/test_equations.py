@@ -207,6 +207,7 @@ def test_terms_can_be_dropped_and_printed():
     start = dmft.Alignment(m=0.4)
     assert quiet.evaluate(start)["m"] == pytest.approx(float(flow.evaluate(start)["m"]))
     assert quiet.fingerprint != equations.fingerprint
+    assert quiet.provenance["dropped_terms"] == ["sgd_noise", "label_noise"]
     text = equations.latex()
     assert r"\frac{d m}{dt}" in text
     assert r"\mathcal{N} &=" in text
@@ -224,6 +225,8 @@ def test_run_reaches_perfect_recovery_and_its_file_is_itself(tmp_path):
     np.testing.assert_allclose(left / left[0], np.exp(0.75 * run.t), rtol=1e-5)
     np.testing.assert_array_equal(run.e, np.zeros(7))
     assert run.provenance["approximation"] == "exact"
+    assert "SequenceNetwork" in run.provenance["model"]
+    assert "0.5" in run.provenance["algorithm"]
     assert dmft.load(run.save(tmp_path / "run.nc")) == run
     escape = dmft.escape_time(run, overlap=0.5)
     exact = np.log((1.25 / 0.5) / ((1 + 0.5 * 0.05) / 0.95)) / 0.75
@@ -289,9 +292,10 @@ def test_refusals(two_tokens):
     for refused, words in cases:
         with pytest.raises((BadParameter, ShapeMismatch), match=words):
             refused()
-    named = dmft.SequenceTarget(e * z, [z, sp.Symbol("y")])
-    with pytest.raises(BadParameter, match="reserved"):
-        dmft.derive(dmft.Model(network, named), dmft.SGD(0.1))
+    for name in (e, sp.Symbol("t_max", real=True)):
+        named = dmft.SequenceTarget(name * z, [z, sp.Symbol("y")])
+        with pytest.raises(BadParameter, match="reserved"):
+            dmft.derive(dmft.Model(network, named), dmft.SGD(0.1))
 
 
 def a_():

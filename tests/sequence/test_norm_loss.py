@@ -126,7 +126,7 @@ def test_printing_and_refusals(equations):
     ):
         with pytest.raises(BadParameter, match=words):
             dmft.derive(model, norm)
-    for name in ("across", "slope_e"):
+    for name in ("across", "slope_e", "t"):
         target = TWO.mixture(sp.Symbol(name, real=True), np.eye(2).tolist())
         with pytest.raises(BadParameter, match=f"{name} is reserved"):
             dmft.derive(dmft.Model(TWO, target, encoding=1), norm)
