@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.equations.explicit import ExplicitEquations
-from dmft.equations.increments import CURVATURE, FINITE_SIZE, Increments, degrees
+from dmft.equations.increments import CURVATURE, FINITE_SIZE, Increments
 from dmft.equations.increments_at_nodes import PARTS, IncrementsAtNodes, part_name
 from dmft.equations.moments import closed_moments
-from dmft.equations.noise_nodes import exact_rule, noise_rule
+from dmft.equations.noise_nodes import MOST_EXACT, noise_rule
 from dmft.equations.reference import evaluate
+from dmft.equations.repeated import update_degree
 from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes import NodeRule
-from dmft.gaussian.switch import SWITCHES, derivative
+from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
+from dmft.gaussian.switch import derivative
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 
 Array = NDArray[np.float64]
@@ -81,9 +82,14 @@ class Noise:
         return replace(self, dropped=(*self.dropped, *mine))
 
     @cached_property
+    def degree(self) -> sp.Expr:
+        """Total degree of psi in the fields; oo for smooth functions, -1 where there are kinks."""
+        return update_degree(self.model, self.algorithm)
+
+    @property
     def polynomial(self) -> bool:
         """Whether all moments are polynomials in the overlaps."""
-        return degrees(self.model, self.algorithm) is not None
+        return bool(0 <= self.degree < sp.oo)
 
     @property
     def closed(self) -> bool:
@@ -91,10 +97,10 @@ class Noise:
         widths = (self.model.student.width, self.model.teacher.width)
         return self.polynomial and widths == (1, 1)
 
-    @cached_property
+    @property
     def smooth(self) -> bool:
         """Whether the update has neither kinks nor jumps."""
-        return not self.increments.update.expr.has(*SWITCHES)
+        return bool(self.degree >= 0)
 
     @property
     def approximation(self) -> str:
@@ -112,12 +118,11 @@ class Noise:
 
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
         """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
-        found = degrees(self.model, self.algorithm)
-        if found is not None:
-            psi, _ = found
-            rule = exact_rule(size, max(2 * (psi + 1), 4 * psi))
-            if rule is not None:
-                return rule
+        if self.polynomial:
+            psi = int(self.degree)
+            degree = max(2 * (psi + 1), 4 * psi)
+            if size <= exact_dimensions(degree, MOST_EXACT):
+                return exact_rule(size, degree)
         return noise_rule(size, self.smooth, options)
 
     # Numbers ---------------------------------------------------------------------------------

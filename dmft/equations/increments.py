@@ -23,11 +23,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
+from dmft.equations.derivation import has_interaction
 from dmft.equations.residual import residual_at
 from dmft.equations.steps import STEP
-from dmft.equations.target import target
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, SGD, Committee, Model
+from dmft.model import SGD, Model
 
 # Terms of the drift at order 1/d.
 FINITE_SIZE, CURVATURE = "finite_size", "curvature"
@@ -110,7 +110,7 @@ class Increments:
     @cached_property
     def update(self) -> Definition:
         """psi_j = a_j sigma'(h_j) E, label noise of unit variance in E."""
-        error = residual_at(self.model, with_student=sees_itself(self.algorithm))
+        error = residual_at(self.model, with_student=has_interaction(self.algorithm))
         slope = At(derivative(self.model.student.activation), x.h[x.j])
         whole = x.a[x.j] * slope * (error + sp.sqrt(x.Delta) * x.xi)
         return define(x.psi[x.j], {"update": whole}, "intermediate")
@@ -214,32 +214,3 @@ def bilinear(expr: sp.Expr, variables: Iterable[sp.Expr], value: Pair) -> sp.Exp
         one, two = sorted(pair, key=sp.default_sort_key)
         total.append(term / (one * two) * value(one, two))
     return sp.Add(*total)
-
-
-def sees_itself(algorithm: SGD) -> bool:
-    """Whether the student's output is in the error: not under the correlation loss."""
-    return algorithm.loss == "squared"
-
-
-def degrees(model: Model, algorithm: SGD) -> tuple[int, int] | None:
-    """Degrees of psi_j and of E in the fields, or None when they are no polynomials."""
-    sigma = model.student.activation
-    output = target(model) if not isinstance(model.teacher, Committee) else None
-    star = model.teacher.activation if isinstance(model.teacher, Committee) else None
-    if not sigma.is_polynomial(FIELD):
-        return None
-    own = int(sp.degree(sigma, FIELD))
-    if star is not None:
-        if not star.is_polynomial(FIELD):
-            return None
-        other = int(sp.degree(star, FIELD))
-    else:
-        assert output is not None
-        fields = sorted(output.atoms(sp.Indexed), key=sp.default_sort_key)
-        plain = [sp.Dummy() for _ in fields]
-        output = output.xreplace(dict(zip(fields, plain, strict=True)))
-        if not output.is_polynomial(*plain):
-            return None
-        other = int(sp.Poly(output, *plain).total_degree()) if plain else 0
-    error = max(own, other) if sees_itself(algorithm) else other
-    return max(own - 1, 0) + error, error

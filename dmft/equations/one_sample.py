@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
@@ -14,7 +14,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian import Gaussian
 from dmft.gaussian.grid import evaluator
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule, tensor_rule
-from dmft.model import SGD, Model, Repeat, SequenceModel
+from dmft.model import SGD, Displaced, Model, SequenceModel
 
 # Local fields of the neuron and of the teacher; the noise of the label is `symbols.xi`.
 H, H_STAR = sp.symbols("h h_star", real=True)
@@ -46,14 +46,14 @@ def one_update(model: Model, algorithm: SGD) -> sp.Expr:
     >>> sp.expand(one_update(dmft.Model(linear, linear), sgd))
     -h/2 + h_star/2
     """
-    repeat = algorithm.repeat or Repeat(1)
+    repeat = algorithm.repeat
     readouts = {
         "readout": model.student.readout or (sp.S.One,),
         "teacher_readout": model.teacher.readout or (sp.S.One,),
     }
     unroller = Unroller({"p": 1, "k": 1}, readouts)
     unroller.entries["h", (1,)], unroller.entries["h_star", (1,)] = H, H_STAR
-    for d in sample_definitions(model, replace(algorithm, repeat=repeat)):
+    for d in sample_definitions(model, algorithm):
         unroller.define_sample(d)
         if d.name == "h_1" and getattr(repeat, "normalised", False):
             # psi/|psi| of one neuron, without the case of its zero.
@@ -61,7 +61,7 @@ def one_update(model: Model, algorithm: SGD) -> sp.Expr:
             unroller.entries["h_1", (1,)] = H - x.rho * sign
     update: sp.Expr = unroller.entries["psi", (1,)]
     declared = {x.gamma: algorithm.learning_rate, x.Delta: model.label_noise}
-    if not isinstance(repeat, Repeat):
+    if isinstance(repeat, Displaced):
         declared[x.rho] = repeat.rho
     return rational(update.subs(declared))
 
@@ -81,7 +81,7 @@ class SampleLaw:
         self.law = Gaussian(list(self.fields), covariance)
         self.overlap = overlap
         # Total degree of psi; oo for other smooth functions, -1 where there are kinks.
-        self.degree = update_degree(model, replace(algorithm, repeat=algorithm.repeat or Repeat(1)))
+        self.degree = update_degree(model, algorithm)
 
     def average(self, expr: sp.Expr, powers: int, factor: int = 0) -> Value:
         """Average of psi^powers times a polynomial in the fields of the degree `factor`.

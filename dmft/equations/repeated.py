@@ -77,7 +77,7 @@ def repeated_definitions(model: Model, algorithm: SGD, quadratic: bool) -> list[
 
 def sample_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     """Label, errors, displaced fields and updates of one sample, in order."""
-    repeat, j, u = algorithm.repeat, x.j, x.u
+    repeat, j, u = algorithm.repeat or Repeat(1), x.j, x.u
     sigma = model.student.activation
     slope, own = derivative(sigma), has_interaction(algorithm)
     if slope.has(sp.DiracDelta):
@@ -109,7 +109,6 @@ def sample_definitions(model: Model, algorithm: SGD) -> list[Definition]:
                 result.append(define(fields[j], {"moved": moved}, "sample"))
         total = sp.Add(*(x.psi_pass[number][j] for number in range(passes)))
         return [*result, define(x.psi[j], {"update": total}, "sample")]
-    assert repeat is not None
     gradient(x.h, 0, x.psi_pass[0])
     scale = repeat.sign * x.rho
     if repeat.normalised:
@@ -152,8 +151,7 @@ def update_degree(model: Model, algorithm: SGD) -> sp.Expr:
     """Total degree of psi in the fields; oo for smooth functions, -1 where there are kinks."""
     student, teacher = model.student, model.teacher
     label = getattr(teacher, "activation", getattr(teacher, "expr", None))
-    repeat = algorithm.repeat
-    assert repeat is not None
+    repeat = algorithm.repeat or Repeat(1)
     assert label is not None
     normalised = not isinstance(repeat, Repeat) and repeat.normalised
     if normalised or student.activation.has(*SWITCHES) or label.has(*SWITCHES):

@@ -211,8 +211,8 @@ def exact_points(degree: int) -> int:
     return degree // 2 + 1
 
 
-def exact_dimensions(degree: int) -> int:
-    """Largest number of dimensions in which `exact_rule` keeps to `MOST_EXACT` nodes.
+def exact_dimensions(degree: int, most: int = MOST_EXACT) -> int:
+    """Largest number of dimensions in which `exact_rule` keeps to this many nodes.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def exact_dimensions(degree: int) -> int:
     points = exact_points(degree)
     if points > MOST_POINTS:
         return 0
-    return int(np.log(MOST_EXACT) / np.log(max(points, 2)) + 1e-9)
+    return int(np.log(most) / np.log(max(points, 2)) + 1e-9)
 
 
 @lru_cache(maxsize=8)

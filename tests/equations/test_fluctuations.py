@@ -259,6 +259,8 @@ def test_covariances_on_nodes_are_positive_and_say_their_error(act, nodes):
     assert np.linalg.eigvalsh(value)[0] > -1e-14
     assert np.all(np.abs(value - fine) <= error + 1e-12)
     assert error.max() < 0.05 * value.max()
+    with pytest.raises(dmft.errors.BadParameter, match="got 0"):
+        eqs.evaluate(start, d=100, nodes=0)
 
 
 def test_latex_and_text_show_the_covariance():
