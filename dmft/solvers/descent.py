@@ -109,9 +109,14 @@ def march(
                 break  # what this step led to is no state
             sweep.done += 1
             if after is not None and not after(sweep) and sweep.done < task.steps:
-                sweep.status = Status.INTERRUPTED
-                sweep.message = f"interrupted after {sweep.done} of {task.steps} steps"
+                interrupt(sweep)
     return sweep
+
+
+def interrupt(sweep: Sweep) -> None:
+    """Stop a sweep where it is."""
+    sweep.status = Status.INTERRUPTED
+    sweep.message = f"interrupted after {sweep.done} of {sweep.task.steps} steps"
 
 
 def _close(sweep: Sweep, t: int, means: Array, response: Array | None) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,12 @@ from dmft.errors import BadParameter
 from dmft.gaussian.tabled import TableAverage
 from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.names import VERSION, Status
-from dmft.progress import Progress, ProgressOption
-from dmft.solvers.descent import JITTER, Sweep, begin, march, overlaps, result_of
+from dmft.progress import ProgressOption
+from dmft.solvers.descent import JITTER, Sweep, begin, interrupt, march, overlaps, result_of
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
 from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
-from dmft.solvers.jobs import thread_count
+from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.path_ensemble import Values
 from dmft.workflow.descent_nodes import DescentOptions, Layout
 
@@ -97,10 +95,10 @@ def solve_descent(
     steps = as_count(t_max, "t_max")
     task, parameters = descent_task(equations, start, steps, values, options.method)
     layout = Layout.of(equations, task, options)
-    began = time.monotonic()
-    with Progress(progress, "descent") as bar:
-        solved = _sweep_all(task, layout, options, parameters, equations, bar, began)
-    return _assemble(equations, solved, layout, options, parameters, time.monotonic() - began)
+    limit = math.inf if options.timeout is None else options.timeout
+    job = Job(layout.scrambles * steps, limit)
+    solved = _sweep_all(task, layout, options, parameters, equations, job, progress)
+    return _assemble(equations, solved, layout, options, parameters, job.seconds())
 
 
 def descent_task(
@@ -156,8 +154,8 @@ def _sweep_all(
     options: DescentOptions,
     parameters: Mapping[str, float],
     equations: DescentEquations,
-    bar: Progress,
-    began: float,
+    job: Job,
+    progress: ProgressOption,
 ) -> list[Solved]:
     """Solve each scramble; in parallel where several fit into the memory."""
     risk_of = _risk_of(equations, task, parameters)
@@ -173,15 +171,6 @@ def _sweep_all(
             "readout": [task.readout.tolist(), task.teacher_readout.tolist()],
         }  # fmt: skip
         store = Store(Path(options.checkpoint), key)
-    done = [0] * layout.scrambles
-    stop = {"asked": False}
-
-    def late() -> bool:
-        return options.timeout is not None and time.monotonic() - began > options.timeout
-
-    def stopped(sweep: Sweep) -> None:
-        sweep.status = Status.TIMEOUT if late() else Status.INTERRUPTED
-        sweep.message = f"interrupted after {sweep.done} of {task.steps} steps"
 
     def solve_one(number: int) -> Solved:
         sweep, past = begin(task), None
@@ -189,36 +178,24 @@ def _sweep_all(
             sweep, past = store.load(number, sweep, (task.kept, layout.samples))
         if past is None:
             past = np.empty((task.kept, layout.samples))
+        job.add(sweep.done)
 
         def after(state: Sweep) -> bool:
-            done[number] = state.done
+            job.add(1)
             if store is not None:
                 store.save(number, state)
-            bar.update(
-                sum(done) / (len(done) * task.steps), f"scramble {number}, step {state.done}"
-            )
-            return not (stop["asked"] or late())
+            return not job.cancelled()
 
         nodes = layout.nodes(options.seed, number)
-        try:
-            if stop["asked"] or late():
-                stopped(sweep)
-            march(sweep, nodes, past, max(1, threads // workers), after)
-        except KeyboardInterrupt:
-            stop["asked"] = True
-            stopped(sweep)
-        if sweep.status == Status.INTERRUPTED and late():
+        if sweep.done < task.steps and job.cancelled():
+            interrupt(sweep)
+        march(sweep, nodes, past, max(1, threads // workers), after)
+        if sweep.status == Status.INTERRUPTED and job.late:
             sweep.status = Status.TIMEOUT
         return Solved(sweep, None if risk_of is None else risk_of(sweep, nodes))
 
-    if workers == 1:
-        return [solve_one(number) for number in range(layout.scrambles)]
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            return list(pool.map(solve_one, range(layout.scrambles)))
-        except KeyboardInterrupt:
-            stop["asked"] = True
-            raise
+    tasks = [partial(solve_one, number) for number in range(layout.scrambles)]
+    return run_tasks(tasks, job, workers, progress, "descent")
 
 
 def _risk_of(

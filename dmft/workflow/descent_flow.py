@@ -96,6 +96,8 @@ def solve_flow(
         # One step more, for the gradients at t_max.
         count = points * 2**level + 1
         options = with_step(given, step)
+        if given.get("timeout") is not None:
+            options["timeout"] = max(0.0, given["timeout"] - (time.monotonic() - began))
         run = solve_descent(flow.equations, start, count, progress=progress, **options)
         if run.status is not Status.OK:
             return _stopped(flow, run, step)

@@ -1,6 +1,7 @@
 """Descent on repeated data: exact solutions, closed integrals, recursions term by term, seeds."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import sympy as sp
 import dmft
 from dmft.equations import descent as eq
 from dmft.errors import BadParameter
+from dmft.progress import CANCELLED
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "batch_reuse.json").read_text(encoding="utf-8")
@@ -217,6 +219,31 @@ def test_threads_checkpoints_and_files(tmp_path):
     pytest.importorskip("h5netcdf")
     assert dmft.load(run.save(tmp_path / "run.nc")) == run
     assert run.to_xarray().M.shape == run.M.shape
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_descents_end_early_where_they_are_asked_to(threads):
+    relu = dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE)
+    equations = dmft.derive(relu, dmft.GradientDescent(0.01, 3))
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+    options = {"samples": 2**15, "scrambles": 4, "threads": threads}
+
+    def press(fraction, message):
+        if fraction > 0:
+            raise KeyboardInterrupt
+
+    run = dmft.solve(equations, start, 200, progress=press, **options)
+    assert run.status == "interrupted"
+    assert run.t.size < 200
+    assert "of 200 steps" in run.message
+    flag = threading.Event()
+    flag.set()
+    token = CANCELLED.set(flag)  # as a sweep over parameters that was interrupted does
+    try:
+        cancelled = dmft.solve(equations, start, 200, **options)
+    finally:
+        CANCELLED.reset(token)
+    assert (cancelled.status, cancelled.t.size) == ("interrupted", 1)
 
 
 def test_refusals():
