@@ -32,6 +32,8 @@ LEVEL, DEGREE, STATES = 24, 40, 400
 ORBIT = 2000
 # Half-width of the eigenproblem in decay times of Delta: exp(-22) is 3e-10.
 REACH = 22.0
+# Variances beyond this are those of activations without bound.
+LARGEST = 1e12
 
 
 VARIANCES = sp.symbols("a b", positive=True)
@@ -110,7 +112,7 @@ def random_network_statics(activation: Any, gain: float) -> NetworkStatics:
     Raises
     ------
     BadParameter
-        For activations that are not odd.
+        For activations that are not odd, have no slope at zero, or let the variance grow for ever.
 
     Examples
     --------
@@ -127,9 +129,11 @@ def random_network_statics(activation: Any, gain: float) -> NetworkStatics:
         raise BadParameter(f"gain must be positive, got {gain!r}")
     if sp.simplify(phi + phi.subs(FIELD, -FIELD)) != 0:
         raise BadParameter(f"the activation {phi} is not odd: the stationary mean is not zero")
-    slope = float(sp.diff(phi, FIELD).subs(FIELD, 0))
-    if g * slope <= 1.0:
-        return NetworkStatics(g, 0.0, g * slope - 1.0, np.array([np.inf]), None)
+    slope = sp.diff(phi, FIELD).subs(FIELD, 0)
+    if not slope.is_comparable:
+        raise BadParameter(f"the activation {phi} has no slope at zero")
+    if g * float(slope) <= 1.0:
+        return NetworkStatics(g, 0.0, g * float(slope) - 1.0, np.array([np.inf]), None)
     return _chaotic(_averages(phi), g)
 
 
@@ -179,6 +183,11 @@ def _variance(average: Callable[[Array, float], Array], g: float) -> float:
     low, high = math.log(1e-6), math.log(4.0)
     while level(high) > 0.0:
         high += 1.0
+        if high > math.log(LARGEST):
+            raise BadParameter(
+                f"at gain = {g} the variance grows beyond {LARGEST:.0e}: the activation must be "
+                "bounded for a stationary state"
+            )
     if level(low) <= 0.0:
         raise BadParameter(f"gain = {g} is too close to the transition: Delta_0 is below 1e-6")
     return math.exp(brentq(level, low, high, xtol=1e-12, rtol=1e-12))

@@ -160,5 +160,9 @@ def test_refusals():
         random_network_statics(sp.Max(z, 0), 2.0)
     with pytest.raises(BadParameter, match="gain"):
         random_network_statics(TANH, -1.0)
+    with pytest.raises(BadParameter, match="bounded"):
+        random_network_statics(z, 2.0)
+    with pytest.raises(BadParameter, match="slope"):
+        random_network_statics(sp.sign(z), 2.0)
     with pytest.raises(BadParameter, match="lags"):
         statics("erf(sqrt(pi)x/2)", 2.0).autocorrelation(1e4)
