@@ -59,8 +59,33 @@ class Observed:
     __hash__ = None  # type: ignore[assignment]
 
 
+class OverSeeds:
+    """What records of runs over seeds share: the seeds that count, and the clock."""
+
+    t: Array
+    seeds: tuple[int, ...]
+    seed_status: tuple[Status, ...]
+    dim: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Seeds that enter the means."""
+        pairs = zip(self.seeds, self.seed_status, strict=True)
+        return tuple(s for s, status in pairs if status in COUNTED)
+
+    def steps(self, dim: int | None = None) -> Array:
+        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
+        unit = float(self.provenance["time_step_times_dim"])
+        return self.t * ((self.dim if dim is None else dim) / unit)
+
+    def samples(self, dim: int | None = None) -> Array:
+        """Number of samples seen at each saved time."""
+        return self.steps(dim) * float(self.provenance["samples_per_step"])
+
+
 @dataclass(frozen=True, eq=False)
-class Ensemble:
+class Ensemble(OverSeeds):
     """Finite-dimensional runs of one experiment over seeds.
 
     Attributes
@@ -106,21 +131,6 @@ class Ensemble:
     runs: Observed | None = None
     first_passage: PassageTimes | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def counted(self) -> tuple[int, ...]:
-        """Seeds that enter the means."""
-        pairs = zip(self.seeds, self.seed_status, strict=True)
-        return tuple(s for s, status in pairs if status in COUNTED)
-
-    def steps(self, dim: int | None = None) -> Array:
-        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
-        unit = float(self.provenance["time_step_times_dim"])
-        return self.t * ((self.dim if dim is None else dim) / unit)
-
-    def samples(self, dim: int | None = None) -> Array:
-        """Number of samples seen at each saved time."""
-        return self.steps(dim) * float(self.provenance["samples_per_step"])
 
     def to_xarray(self) -> xarray.Dataset:
         """Return an `xarray.Dataset` with mean, std, stderr and all runs (needs the extra `io`)."""
@@ -176,23 +186,32 @@ def summarise(runs: Sequence[SeedRun]) -> tuple[Observed, Observed, Observed, Ob
         readout=np.stack([r.readout for r in runs]),
         risk=np.stack([r.risk for r in runs]),
     )
-    counted = np.array([r.status in COUNTED for r in runs])
+    arrays = {name: everything[name] for name in everything}
+    means, stds, errors = moments(arrays, [r.status for r in runs])
+    return everything, Observed(**means), Observed(**stds), Observed(**errors)
+
+
+def moments(
+    arrays: Mapping[str, Array], seed_status: Sequence[Status]
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Mean, standard deviation and error of the mean over the seeds that count, seed first."""
+    counted = np.array([status in COUNTED for status in seed_status])
     means, stds, errors = {}, {}, {}
-    for name in everything:
-        values = everything[name][counted]
+    for name, everything in arrays.items():
+        values = everything[counted]
         n = values.shape[0]
         unknown = np.full(values.shape[1:], np.nan)
         means[name] = values.mean(axis=0) if n else unknown
         stds[name] = values.std(axis=0, ddof=1) if n > 1 else unknown
         errors[name] = stds[name] / np.sqrt(max(n, 1))
-    return everything, Observed(**means), Observed(**stds), Observed(**errors)
+    return means, stds, errors
 
 
-def overall_status(seeds: Sequence[int], runs: Sequence[SeedRun]) -> tuple[Status, str]:
+def overall_status(seeds: Sequence[int], seed_status: Sequence[Status]) -> tuple[Status, str]:
     """Return the worst status over seeds, and a message that counts what was left out."""
     groups: dict[Status, list[int]] = {}
-    for seed, run in zip(seeds, runs, strict=True):
-        groups.setdefault(run.status, []).append(seed)
+    for seed, ended in zip(seeds, seed_status, strict=True):
+        groups.setdefault(ended, []).append(seed)
     order = (Status.INTERRUPTED, Status.NONFINITE, Status.DIVERGED, Status.EVENT, Status.OK)
     status = next(s for s in order if s in groups)
     parts = []
@@ -201,5 +220,5 @@ def overall_status(seeds: Sequence[int], runs: Sequence[SeedRun]) -> tuple[Statu
             which = groups[s] if len(groups[s]) <= 8 else [*groups[s][:8], "..."]
             names = ", ".join(map(str, which))
             left_out = "" if s in COUNTED else f" (left out of the means: seeds {names})"
-            parts.append(f"{len(groups[s])} of {len(runs)} seeds {s}{left_out}")
+            parts.append(f"{len(groups[s])} of {len(seeds)} seeds {s}{left_out}")
     return status, "; ".join(reversed(parts))

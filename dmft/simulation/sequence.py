@@ -15,7 +15,7 @@ from dmft.model.encoding import Alignment
 from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.ensemble import COUNTED, overall_status
+from dmft.simulation.ensemble import OverSeeds, moments, overall_status
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes
 from dmft.simulation.sequence_experiment import SequenceExperiment, declare_sequence, risk_of
@@ -29,7 +29,7 @@ START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 
 
 @dataclass(frozen=True, eq=False)
-class SequenceEnsemble:
+class SequenceEnsemble(OverSeeds):
     """Finite-dimensional runs of a sequence model over seeds.
 
     Attributes
@@ -72,21 +72,6 @@ class SequenceEnsemble:
     dim: int
     first_passage: PassageTimes | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def counted(self) -> tuple[int, ...]:
-        """Seeds that enter the means."""
-        pairs = zip(self.seeds, self.seed_status, strict=True)
-        return tuple(seed for seed, status in pairs if status in COUNTED)
-
-    def steps(self, dim: int | None = None) -> Array:
-        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
-        unit = float(self.provenance["time_step_times_dim"])
-        return self.t * ((self.dim if dim is None else dim) / unit)
-
-    def samples(self, dim: int | None = None) -> Array:
-        """Number of sequences seen at each saved time."""
-        return self.steps(dim) * float(self.provenance["samples_per_step"])
 
 
 def simulate_sequence(
@@ -245,20 +230,13 @@ def _assemble(
     arrays = {"e": positional, "m": semantic, "risk": np.stack([r.risk for r in runs])}
     if e.model.encoding.rank == 0:
         del arrays["e"]
-    counted = np.array([r.status in COUNTED for r in runs])
-    means, stds, errors = {}, {}, {}
-    for name, values in arrays.items():
-        chosen = values[counted]
-        n = chosen.shape[0]
-        unknown = np.full(values.shape[1:], np.nan)
-        means[name] = chosen.mean(axis=0) if n else unknown
-        stds[name] = chosen.std(axis=0, ddof=1) if n > 1 else unknown
-        errors[name] = stds[name] / math.sqrt(max(n, 1))
+    seed_status = tuple(r.status for r in runs)
+    means, stds, errors = moments(arrays, seed_status)
     passage = None
     if first_passage is not None:
         times = [math.nan if r.passage is None else r.passage * e.time_step for r in runs]
         passage = PassageTimes(np.array(times), np.array([r.steps * e.time_step for r in runs]))
-    status, message = overall_status(seeds, runs)  # type: ignore[arg-type]
+    status, message = overall_status(seeds, seed_status)
     last = next((r.v[-1] for r in runs if np.all(np.isfinite(r.v[-1]))), None)
     pair = np.full(2, np.nan) if last is None else risk_of(e, last)
     return SequenceEnsemble(
@@ -268,7 +246,7 @@ def _assemble(
         stderr=Values(errors),
         runs=Values(arrays),
         seeds=seeds,
-        seed_status=tuple(r.status for r in runs),
+        seed_status=seed_status,
         status=status,
         message=message,
         dim=e.dim,

@@ -231,7 +231,8 @@ def _assemble(
 ) -> Ensemble:
     e = plan.experiment
     everything, mean, std, stderr = summarise(runs)
-    status, message = overall_status(seeds, runs)
+    seed_status = tuple(r.status for r in runs)
+    status, message = overall_status(seeds, seed_status)
     passage = None
     if plan.first_passage is not None:
         times = [math.nan if r.passage is None else r.passage * e.time_step for r in runs]
@@ -256,7 +257,7 @@ def _assemble(
         std=std,
         stderr=stderr,
         seeds=seeds,
-        seed_status=tuple(r.status for r in runs),
+        seed_status=seed_status,
         status=status,
         message=message,
         dim=e.dim,
