@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.names import Status
+from dmft.solvers.outcome import outcome_from, outcome_of
 from dmft.solvers.problem import Block
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
@@ -45,8 +45,6 @@ def _restore(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]])
         t=arrays["t"],
         blocks={b.name: arrays[b.name] for b in layout},
         observables={name: arrays[name] for name in meta["observables"]},
-        status=Status(meta["status"]),
-        message=meta["message"],
         events=tuple(
             EventRecord(
                 name,
@@ -55,12 +53,10 @@ def _restore(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]])
             )
             for i, name in enumerate(meta["events"])
         ),
-        statistics=meta["statistics"],
-        parameters=meta["parameters"],
         constants={name: arrays[f"constant_{name}"] for name in meta["constants"]},
         widths=meta["widths"],
         layout=layout,
-        provenance=meta["provenance"],
+        **outcome_from(meta),
         start={name: arrays[f"start_{name}"] for name in meta["start"]},
         error={n: arrays[f"error_{n}"] for n in meta["error"]} if meta.get("error") else None,
     )
@@ -68,10 +64,7 @@ def _restore(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]])
 
 def _record(run: Trajectory) -> dict[str, Any]:
     return {
-        "status": str(run.status),
-        "message": run.message,
-        "statistics": dict(run.statistics),
-        "parameters": dict(run.parameters),
+        **outcome_of(run),
         "widths": dict(run.widths),
         "layout": [
             {"name": b.name, "axes": list(b.axes), "symmetric": b.symmetric} for b in run.layout
@@ -80,7 +73,6 @@ def _record(run: Trajectory) -> dict[str, Any]:
         "constants": list(run.constants),
         "events": [e.name for e in run.events],
         "event_blocks": list(run.events[0].state) if run.events else [],
-        "provenance": dict(run.provenance),
         "start": list(run.start),
         "error": list(run.error or ()),
     }

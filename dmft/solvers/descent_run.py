@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.solvers.outcome import outcome_from, outcome_of
 from dmft.solvers.path_ensemble import Values
 
 if TYPE_CHECKING:
@@ -134,11 +135,7 @@ class DescentRun:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "status": str(self.status),
-            "message": self.message,
-            "statistics": dict(self.statistics),
-            "parameters": dict(self.parameters),
-            "provenance": dict(self.provenance),
+            **outcome_of(self),
             "arrays": list(self.arrays),
             "errors": list(self.error),
         }
@@ -151,9 +148,5 @@ def load_descent(path: str | Path) -> DescentRun:
         t=arrays["t"],
         arrays=Values({name: arrays[name] for name in record["arrays"]}),
         error=Values({name: arrays[f"{name}_error"] for name in record["errors"]}),
-        status=Status(record["status"]),
-        message=record["message"],
-        statistics=record["statistics"],
-        parameters=record["parameters"],
-        provenance=record["provenance"],
+        **outcome_from(record),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from dmft import netcdf
 from dmft.names import Status
 from dmft.solvers.archive import block_dimensions
+from dmft.solvers.outcome import outcome_from, outcome_of
 from dmft.solvers.passage_times import PassageTimes
 from dmft.solvers.path_ensemble import Array, PathEnsemble, Values
 from dmft.solvers.problem import Block
@@ -47,38 +48,30 @@ def load_paths(path: str | Path) -> PathEnsemble:
         std=std,
         stderr=stderr,
         path_status=tuple(Status(s) for s in record["path_status"]),
-        status=Status(record["status"]),
-        message=record["message"],
         first_passage={
             name: PassageTimes(arrays["first_passage"][e], arrays["watched_until"])
             for e, name in enumerate(record["events"])
         },
         paths=paths,
         layout=tuple(Block(b["name"], tuple(b["axes"]), b["symmetric"]) for b in record["layout"]),
-        statistics=record["statistics"],
-        parameters=record["parameters"],
         constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
         widths=record["widths"],
-        provenance=record["provenance"],
+        **outcome_from(record),
     )
 
 
 def _record(run: PathEnsemble) -> dict[str, Any]:
     return {
-        "status": str(run.status),
+        **outcome_of(run),
         "path_status": [str(s) for s in run.path_status],
-        "message": run.message,
         "names": list(run.mean),
         "kept": run.paths is not None,
         "events": list(run.first_passage),
         "layout": [
             {"name": b.name, "axes": list(b.axes), "symmetric": b.symmetric} for b in run.layout
         ],
-        "statistics": dict(run.statistics),
-        "parameters": dict(run.parameters),
         "constants": list(run.constants),
         "widths": dict(run.widths),
-        "provenance": dict(run.provenance),
     }
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.solvers.outcome import outcome_from, outcome_of
 from dmft.solvers.path_ensemble import Values
 from dmft.solvers.volterra_rows import integrals, interpolate
 
@@ -185,11 +186,7 @@ class TwoTimeRun:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "status": str(self.status),
-            "message": self.message,
-            "statistics": dict(self.statistics),
-            "parameters": dict(self.parameters),
-            "provenance": dict(self.provenance),
+            **outcome_of(self),
             "signals": list(self.signals),
             "pairs": list(self.pairs),
             "errors": list(self.error),
@@ -209,9 +206,5 @@ def load_two_time(path: str | Path) -> TwoTimeRun:
         pairs=Values({n: arrays[f"pair_{n}"] for n in record["pairs"]}),
         error=Values({n: arrays[f"error_{n}"] for n in record["errors"]}),
         causal=tuple(record["causal"]),
-        status=Status(record["status"]),
-        message=record["message"],
-        statistics=record["statistics"],
-        parameters=record["parameters"],
-        provenance=record["provenance"],
+        **outcome_from(record),
     )
