@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmft.emit.arrays import load_array, store_array
 from dmft.errors import BadParameter
@@ -93,14 +93,12 @@ class TokenTable:
             powers, body = np.zeros(1), np.zeros((1, 1))
         return TokenTable(powers, body, self.radius, self.bound, self.error)
 
-    def rows(self, e: float) -> Array:
-        """Coefficients D_k(e) of the powers."""
-        values = np.polynomial.chebyshev.chebval(e / self.radius, self.coefficients.T)
-        return np.asarray(values, dtype=np.float64)
-
-    def __call__(self, e: float, m: float) -> float:
-        """Value at one point."""
-        return float(self.rows(e) @ np.power(m, self.powers))
+    def __call__(self, e: ArrayLike, m: ArrayLike) -> Array:
+        """Values at points of one shape."""
+        e, m = np.broadcast_arrays(np.asarray(e, dtype=float), np.asarray(m, dtype=float))
+        rows = np.polynomial.chebyshev.chebval(e.ravel() / self.radius, self.coefficients.T)
+        values: Array = np.sum(rows * np.power(m.ravel(), self.powers[:, None]), axis=0)
+        return values.reshape(e.shape)
 
 
 @lru_cache(maxsize=256)

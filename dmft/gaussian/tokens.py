@@ -121,7 +121,7 @@ class TokenAverage(sp.Expr):
     def value(self, at: dict[sp.Symbol, Any]) -> float:
         """Number at numbers for the symbols of its place."""
         e, m = (float(y.subs(at)) for y in self.place)
-        return self.table.derivative(*self.orders)(e, m)
+        return float(self.table.derivative(*self.orders)(e, m))
 
     @property
     def free_symbols(self) -> set[sp.Symbol]:

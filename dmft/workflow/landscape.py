@@ -18,7 +18,6 @@ from dmft.equations.reference import FUNCTIONS
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.errors import BadParameter
 from dmft.gaussian.grid import array_function
-from dmft.gaussian.token_table import TokenTable
 from dmft.gaussian.tokens import TokenAverage
 from dmft.model import SequenceModel
 from dmft.progress import ProgressOption
@@ -239,9 +238,5 @@ class _Values:
 
 def _average(node: TokenAverage, e: Array, m: Array) -> Array:
     """Values of a table at arrays of alignments; its own place may leave out either."""
-    table: TokenTable = node.table.derivative(*node.orders)
-    at_e, at_m = (np.ravel(x) if y.free_symbols else np.zeros(x.size) for x, y in zip(
-        (e, m), node.place, strict=True))  # fmt: skip
-    rows = np.polynomial.chebyshev.chebval(at_e / table.radius, table.coefficients.T)
-    powers = at_m[None, :] ** table.powers[:, None]
-    return np.asarray(np.sum(rows * powers, axis=0)).reshape(e.shape)
+    at_e, at_m = (x if y.free_symbols else 0.0 * x for x, y in zip((e, m), node.place, strict=True))
+    return node.table.derivative(*node.orders)(at_e, at_m)
