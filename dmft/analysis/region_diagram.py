@@ -126,7 +126,7 @@ def region_diagram(
     """
     if len(axes) != 2:
         raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
-    (x_name, x), (y_name, y) = ((name, _axis(values, name)) for name, values in axes.items())
+    (x_name, x), (y_name, y) = ((name, as_axis(values, name)) for name, values in axes.items())
     rows: list[list[Landscape | None]] = []
     with Progress(progress, "regions") as bar:
         for i, value in enumerate(y):
@@ -154,7 +154,13 @@ def _found(measure: Callable[[float, float], Landscape], x: float, y: float) -> 
         return None
 
 
-def _axis(values: ArrayLike, name: str) -> Array:
+def as_axis(values: ArrayLike, name: str) -> Array:
+    """Axis of a diagram, (n,), checked.
+
+    Raises
+    ------
+    BadParameter
+    """
     array = np.atleast_1d(np.array(values, dtype=float))
     if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
         raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")

@@ -90,7 +90,8 @@ def solve(
         until the measured error of every saved overlap and of the risk is below; `run.error` has
         it, `run.message` says where the budget of nodes was not enough. Rates with kinks jump
         when one passes a node: there rtol and atol are at least 0.1 and 1e-3 times this. The norm
-        as the loss of a sequence model is a cone where y = f: this is at least 5e-3 there.
+        as the loss of a sequence model is a cone where y = f: this is at least 5e-3, rtol 1e-5
+        and atol 1e-7 there.
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
         learning rate may follow the time of the equations and the risk, as an expression of

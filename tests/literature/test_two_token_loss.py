@@ -114,17 +114,14 @@ def test_known_digits():
 )
 def test_risk_is_the_mean_square_of_the_definition(e, m, omega, a):
     # Both rows of both matrices, target included.
-    s, zero = attention(H1, H2), 0.0
-    first, second = attention(H1, H2), attention(H2, H1)
     alpha = np.exp(a * a) / (np.exp(a * a) + np.exp(-a * a))
-    expected = zero
-    for student, target in ((first, first), (second, second)):
-        shifted = transition(m, e) @ student @ transition(m, -e).T
-        squares = transition(m, e) @ (student * student) @ transition(m, -e).T
-        wanted = (1 - omega) * target + omega * alpha
+    expected = 0.0
+    for own in (attention(H1, H2), attention(H2, H1)):
+        shifted = transition(m, e) @ own @ transition(m, -e).T
+        squares = transition(m, e) @ (own * own) @ transition(m, -e).T
+        wanted = (1 - omega) * own + omega * alpha
         # Two entries of each row, half of the square of the norm.
         expected += mean(squares - 2 * wanted * shifted + wanted**2)
-    assert s.shape == H1.shape
     assert positional_semantic_risk(a, omega)(e, m) == pytest.approx(expected, abs=1e-12)
 
 

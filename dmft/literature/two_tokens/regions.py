@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.brackets import bracketed_roots
-from dmft.errors import BadParameter
+from dmft.analysis.region_diagram import as_axis
 from dmft.literature.two_tokens.circle import alpha_of, circle
 from dmft.literature.two_tokens.curves import MIDDLE, Boundaries, curves, squared_boundaries
 from dmft.literature.two_tokens.loss import check_omega
@@ -100,7 +100,7 @@ class PositionalDiagram:
 
 def region_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
     """Minima, global one and starting direction at every (omega, a) of two axes."""
-    a, omega = _axis(a, "a"), check_omega(_axis(omega, "omega"))
+    a, omega = as_axis(a, "a"), check_omega(as_axis(omega, "omega"))
     alpha = alpha_of(a)
     y = _minima(omega, alpha)
     number: Codes = np.isfinite(y).sum(axis=-1)
@@ -114,13 +114,6 @@ def region_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDiagram:
         a, omega, codes.astype(np.int64), np.sqrt(y), np.sqrt(1.0 - y), risk, number, best, start,
         labels, names, squared_boundaries(fine), {"dmft": VERSION, "loss": "squared"},
     )  # fmt: skip
-
-
-def _axis(values: ArrayLike, name: str) -> Array:
-    array = np.atleast_1d(np.array(values, dtype=float))
-    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
-        raise BadParameter(f"{name} must be a number or a non-empty list of finite numbers")
-    return array
 
 
 def _minima(omega: Array, alpha: Array) -> Array:
