@@ -213,7 +213,7 @@ def test_refusals():
         with pytest.raises(BadParameter, match="omega"):
             positional_semantic_regions([1.0], omega)
     for a in ([np.nan], [np.inf], [], [[1.0]]):
-        with pytest.raises(BadParameter, match="axis .a. must be"):
+        with pytest.raises(BadParameter, match=r"axis .a. must be"):
             positional_semantic_regions(a, [0.5])
     with pytest.raises(BadParameter, match="finite"):
         positional_semantic_boundaries([np.inf])
