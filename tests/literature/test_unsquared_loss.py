@@ -7,7 +7,7 @@ from scipy.stats import qmc
 
 from dmft.analysis.landscape import landscape
 from dmft.literature import positional_semantic_boundaries, positional_semantic_risk
-from dmft.literature.two_tokens.unsquared import _at, _independent
+from dmft.literature.two_tokens.unsquared import _independent
 
 
 def fields(power=18, seed=0):
@@ -85,20 +85,26 @@ def test_boundaries_against_sums_at_random_points():
 
 
 def test_the_semantic_corner_bends_as_the_integral_says():
-    # R along the circle at small angles, by quasi-random points: quadratic on both sides of the
-    # boundary, with opposite signs.
+    # Second differences of R along the circle at quasi-random points. Their zero in omega moves in
+    # proportion to the angle (cones where both matrices agree), so that two angles tell its limit;
+    # the next order and the points leave 1e-3.
     a = 1.0
-    z, h_star = fields(18)
-    boundary = _at(a, 1 / (1 + np.exp(-2 * a * a)))["semantic"]
-    assert boundary == pytest.approx(0.7653570, abs=1e-6)
-    angle = 0.12
-    moved = np.cos(angle) * h_star + np.sin(angle) * (z + np.array([1, -1]))
-    for omega, sign in ((boundary - 0.08, 1), (boundary + 0.08, -1)):
-        mirrored = np.cos(angle) * h_star - np.sin(angle) * (z + np.array([1, -1]))
-        change = 0.5 * (
-            distance(moved, h_star, a, omega) + distance(mirrored, h_star, a, omega)
-        ) - distance(h_star, h_star, a, omega)
-        assert sign * change.mean() > 0
+    z, h_star = fields(17)
+    boundary = float(positional_semantic_boundaries(a, loss="frobenius").semantic)
+    weights = boundary + np.array([-0.03, 0.03])
+    zeros = []
+    for angle in (0.24, 0.12):
+        bends = []
+        for omega in weights:
+            images = [
+                np.cos(angle) * h_star + sign * np.sin(angle) * (turn * z + np.array([1, -1]))
+                for sign in (1, -1)
+                for turn in (1, -1)
+            ]
+            moved = np.mean([distance(h, h_star, a, omega) for h in images])
+            bends.append(moved - distance(h_star, h_star, a, omega).mean())
+        zeros.append(weights[0] + np.ptp(weights) * bends[0] / (bends[0] - bends[1]))
+    assert 2 * zeros[1] - zeros[0] == pytest.approx(boundary, abs=1e-3)
 
 
 @pytest.mark.slow
