@@ -385,12 +385,22 @@ def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def divide_by_length(W, Q):  # type: ignore[no-untyped-def]
-    """Put every row on the sphere |w|^2 = d; Q holds |w_j|^2 / d on its diagonal."""
-    for j in range(W.shape[0]):
-        inverse = 1.0 / math.sqrt(Q[j, j])
-        for i in range(W.shape[1]):
-            W[j, i] *= inverse
+def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
+    """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
+    p, d = W.shape
+    if constraint == SPHERE_GRADIENT:
+        for j in range(p):
+            add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
+    for j in range(p):
+        add_multiple(W[j], 1.0, G[j])
+        Q[j, j] = dot(W[j], W[j]) / d
+    code = length_status(Q)
+    if code == REACHED and constraint != FREE:
+        for j in range(p):
+            inverse = 1.0 / math.sqrt(Q[j, j])
+            for i in range(d):
+                W[j, i] *= inverse
+    return code
 
 
 @njit(
@@ -408,8 +418,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
     Q and M are work space for the constraint and for what is watched.
     """
     p, d = W.shape
-    k, batch = W_star.shape[0], counts[2]
-    root_d = math.sqrt(d)
+    k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
     X, G, psi, h, h_star = np.empty(d), np.empty((p, d)), np.empty(p), np.empty(p), np.empty(k)
     push, on = np.zeros(p), counts[6] * 1.0
     for step in range(counts[0]):
@@ -429,19 +438,10 @@ def advance_weights(  # type: ignore[no-untyped-def]
             )
             for j in range(p):
                 add_multiple(G[j], rates[0] * psi[j] / root_d, X)
-        if counts[3] == SPHERE_GRADIENT:
-            for j in range(p):
-                add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
-        for j in range(p):
-            add_multiple(W[j], 1.0, G[j])
         move_readout(a, rates[0] * rates[2] / d, push)
-        for j in range(p):
-            Q[j, j] = dot(W[j], W[j]) / d
-        code = length_status(Q)
+        code = move_rows(W, G, Q, counts[3])
         if code != REACHED:
             return code, step + 1
-        if counts[3] != FREE:
-            divide_by_length(W, Q)
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
             if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):

@@ -33,13 +33,13 @@ from dmft.simulation.kernels import (
     SPHERE_GRADIENT,
     add_multiple,
     apply_step,
-    divide_by_length,
     dot,
     draw_fields,
     factor_students,
     has_passed,
     length_status,
     measure,
+    move_rows,
     normalise,
     sample_updates,
     take_out_radial,
@@ -49,7 +49,7 @@ from dmft.simulation.risk import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "489162594ad7",
+    "dmft.simulation.kernels": "b4d4ef238942",
 }
 
 
@@ -184,17 +184,9 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                     )  # fmt: skip
                 for j in range(p):
                     add_multiple(G[j], rates[0] * psi[j] / root_d, X[mu])
-            if counts[3] == SPHERE_GRADIENT:
-                for j in range(p):
-                    add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
-            for j in range(p):
-                add_multiple(W[j], 1.0, G[j])
-                Q[j, j] = dot(W[j], W[j]) / d
-            code = length_status(Q)
+            code = move_rows(W, G, Q, counts[3])
             if code != REACHED:
                 return code, step + 1
-            if counts[3] != FREE:
-                divide_by_length(W, Q)
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
             if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
