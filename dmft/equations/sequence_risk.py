@@ -88,7 +88,7 @@ class SequenceRisk:
             raise BadParameter("an untied risk has a tensor of coefficients in each order of m")
         (m,) = self.moments.law.semantic
         values = self._values(e, 0.0, parameters)
-        return -self._number(sp.diff(self.expr, m, k), values) / float(sp.factorial(k))
+        return -number(sp.diff(self.expr, m, k), values) / float(sp.factorial(k))
 
     @property
     def bound(self) -> float:
@@ -104,18 +104,18 @@ class SequenceRisk:
         InvalidCovariance
             Outside the feasible set.
         """
-        return self._number(self.expr, self._values(e, m, parameters))
+        return number(self.expr, self._values(e, m, parameters))
 
     def gradient_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
         """Gradient at a point, in the order of `alignments`."""
         values = self._values(e, m, parameters)
-        return np.array([self._number(y, values) for y in self.gradient.values()])
+        return np.array([number(y, values) for y in self.gradient.values()])
 
     def hessian_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
         """Hessian at a point, in the order of `alignments`."""
         values = self._values(e, m, parameters)
         size = len(self.alignments)
-        entries = [self._number(y, values) for y in self.hessian]
+        entries = [number(y, values) for y in self.hessian]
         return np.array(entries).reshape(size, size)
 
     def _values(
@@ -126,9 +126,6 @@ class SequenceRisk:
         scalars, _ = resolve_scalars(declared, used, parameters)
         values = {declared[name]: value for name, value in scalars.items()}
         return {**values, **place(self.model, e, m)}
-
-    def _number(self, expr: sp.Expr, values: Mapping[sp.Symbol, float]) -> float:
-        return number(expr, values)
 
     def latex(self) -> str:
         """LaTeX of the risk; an approximation sign where tables left terms out."""

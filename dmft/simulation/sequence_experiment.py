@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -167,13 +168,11 @@ def risk_of(e: SequenceExperiment, v: Array) -> Array:
     return np.array([mean_value(rows, e.value, e.parameters) for rows in x])
 
 
-_NODES: dict[int, Array] = {}
-
-
+@cache
 def _risk_nodes(dim: int) -> Array:
     """Two scrambled Sobol sets of normal points, (2, RISK_POINTS, dim)."""
-    if dim not in _NODES:
-        streams = [np.random.default_rng(seed) for seed in (0, 1)]
-        sets = [qmc.Sobol(dim, scramble=True, seed=s).random(RISK_POINTS) for s in streams]
-        _NODES[dim] = ndtri(np.clip(sets, 1e-16, 1 - 1e-16))
-    return _NODES[dim]
+    streams = [np.random.default_rng(seed) for seed in (0, 1)]
+    sets = [qmc.Sobol(dim, scramble=True, seed=s).random(RISK_POINTS) for s in streams]
+    # Scrambled points may be 0, which has no normal value.
+    nodes: Array = ndtri(np.clip(sets, 1e-16, 1 - 1e-16))
+    return nodes
