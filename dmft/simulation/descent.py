@@ -215,7 +215,8 @@ def _declare(
         teachers, readout, teacher_readout,
         scalar_function(loss, PREDICTION, [LABEL]),
         scalar_function(sp.diff(loss, PREDICTION), PREDICTION, [LABEL]),
-        numbers, dim, round(numbers["samples_per_dim"] * dim), as_count(t_max, "t_max"), start,
+        numbers, dim, round(numbers["samples_per_dim"] * dim),
+        as_count(t_max, "t_max, the number of steps,"), start,
     )  # fmt: skip
     filler.check_all_used()
     if experiment.samples < 1:

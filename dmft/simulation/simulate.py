@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,13 +126,12 @@ def simulate(
     if isinstance(start, Alignment):
         raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
     if isinstance(algorithm, GradientDescent):
-        if method != "weights" or t_max != int(t_max) or save_at is not None or first_passage:
+        if method != "weights" or save_at is not None or first_passage:
             raise BadParameter(
-                "gradient descent on repeated data is simulated by its weights, for a whole number "
-                "of steps t_max, all of them saved"
+                "gradient descent on repeated data is simulated by its weights, all steps saved"
             )
         return simulate_descent(
-            model, algorithm, dim, int(t_max), seeds, start,
+            model, algorithm, dim, cast(int, t_max), seeds, start,
             threads=threads, progress=progress, **parameters,
         )  # fmt: skip
     if method not in ("weights", "overlaps"):

@@ -92,7 +92,7 @@ def solve_descent(
     """
     options = DescentOptions(**{n: v for n, v in given.items() if n in OPTIONS})
     values = {n: v for n, v in given.items() if n not in OPTIONS}
-    steps = as_count(t_max, "t_max")
+    steps = as_count(t_max, "t_max, the number of steps,")
     task, parameters = descent_task(equations, start, steps, values, options.method)
     layout = Layout.of(equations, task, options)
     limit = math.inf if options.timeout is None else options.timeout

@@ -31,11 +31,13 @@ from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import on_nodes, solve_on_nodes
 from dmft.workflow.schedule import scheduled_inputs, with_ending
 from dmft.workflow.sequence import sequence_of, solve_sequence
-from dmft.workflow.two_time import solve_two_time, two_time_options
+from dmft.workflow.two_time import check_two_time, solve_two_time
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
 RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
+# What is asked for by default; solvers that have no such option refuse anything else.
+RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
 
 
 def solve(
@@ -44,14 +46,14 @@ def solve(
     t_max: float,
     *,
     method: str | None = None,
-    rtol: float = 1e-8,
-    atol: float = 1e-10,
+    rtol: float = RTOL,
+    atol: float = ATOL,
     save_at: int | ArrayLike | None = None,
     events: Event | Sequence[Event] = (),
     progress: ProgressOption = None,
-    max_steps: int = 1_000_000,
+    max_steps: int = MAX_STEPS,
     timeout: float | None = None,
-    quadrature_tol: float = 1e-5,
+    quadrature_tol: float = QUADRATURE_TOL,
     **parameters: Any,
 ) -> Any:
     r"""Integrate the equations of motion from a start to time `t_max`.
@@ -128,16 +130,16 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
-    if isinstance(system, DescentFlow):
-        own_options = {**parameters, "timeout": timeout, "method": method}
-        return _flow(system, start, t_max, own_options, progress)
-    if isinstance(system, DescentEquations):
-        return _descent(system, start, t_max, method, {**parameters, "timeout": timeout}, progress)
-    if isinstance(system, TwoTime):
-        foreign = {"method": method, "rtol": rtol, "atol": atol, "events": events}
-        own = two_time_options(start, foreign, {**parameters, "save_at": save_at})
-        own |= {"max_steps": max_steps, "timeout": timeout}
-        return solve_two_time(system, t_max, progress=progress, **own)
+    if isinstance(system, DescentFlow | DescentEquations | TwoTime):
+        given = {
+            "rtol": rtol != RTOL, "atol": atol != ATOL, "events": bool(events),
+            "quadrature_tol": quadrature_tol != QUADRATURE_TOL,
+            "save_at": save_at is not None, "max_steps": max_steps != MAX_STEPS,
+        }  # fmt: skip
+        own = {**parameters, "timeout": timeout, "progress": progress}
+        if isinstance(system, TwoTime):
+            own |= {"save_at": save_at, "max_steps": max_steps}
+        return _solve_two_times(system, start, t_max, method, given, own)
     problem = problem_of(system)
     if problem.kind == "sde" and problem.origin is not None:
         common: dict[str, Any] = {"method": method, "save_at": save_at}
@@ -191,30 +193,27 @@ def solve(
     return finished(run)
 
 
-def _flow(
-    system: DescentFlow,
+def _solve_two_times(
+    system: DescentFlow | DescentEquations | TwoTime,
     start: Any,
-    t_max: float,
-    given: Mapping[str, Any],
-    progress: ProgressOption,
-) -> Any:
-    """Gradient flow on repeated data is solved by descents with smaller and smaller steps."""
-    return solve_flow(system, start, t_max, progress=progress, **given)
-
-
-def _descent(
-    system: DescentEquations,
-    start: Any,
-    t_max: float,
+    t_max: Any,
     method: str | None,
-    given: Mapping[str, Any],
-    progress: ProgressOption,
+    given: Mapping[str, bool],
+    own: Mapping[str, Any],
 ) -> Any:
-    """Two-time equations have a solver of their own, and its options."""
-    if t_max != int(t_max):
-        raise BadParameter(f"t_max = {t_max!r} counts the steps of the descent: a whole number")
-    given = {**given, "method": method or "stein"}
-    return solve_descent(system, start, int(t_max), progress=progress, **given)
+    """Equations of two times have solvers of their own; `given` options of others are refused."""
+    what, how = "equations of descents", "they take samples= and scrambles=, and keep all steps"
+    if isinstance(system, TwoTime):
+        what, how = "two-time problems", "they take tol=, the error of a step, and have signals"
+    unused = [f"{name}=" for name, is_given in given.items() if is_given and name not in own]
+    if unused:
+        raise BadParameter(f"{what} know no {', '.join(unused)}: {how}")
+    if isinstance(system, DescentFlow):
+        return solve_flow(system, start, t_max, method=method, **own)
+    if isinstance(system, DescentEquations):
+        return solve_descent(system, start, t_max, method=method or "stein", **own)
+    check_two_time(start, method)
+    return solve_two_time(system, t_max, **own)
 
 
 def with_readout(run: Trajectory) -> Trajectory:

@@ -146,6 +146,8 @@ def test_files_and_refusals(tmp_path):
     assert far.status != "ok" or np.all(far.error["M"] < 1)
     with pytest.raises(BadParameter, match="learning_rate"):
         dmft.solve(flow, start, 1.0, learning_rate=0.1)
+    with pytest.raises(BadParameter, match="know no atol="):
+        dmft.solve(flow, start, 1.0, atol=1e-3)
     with pytest.raises(BadParameter, match="levels"):
         dmft.solve(flow, start, 1.0, levels=1)
     with pytest.raises(BadParameter, match="t_max"):

@@ -260,6 +260,14 @@ def test_refusals():
         dmft.solve(equations, start, 2, method="euler")
     with pytest.raises(BadParameter, match=r"kink.*stein"):
         dmft.solve(equations, start, 2, method="pathwise")
+    for option in ({"rtol": 1e-3}, {"save_at": 5}, {"max_steps": 7}, {"quadrature_tol": 1e-3}):
+        with pytest.raises(BadParameter, match=f"know no {next(iter(option))}="):
+            dmft.solve(equations, start, 2, **option)
+    for steps in (2.5, np.inf, 0):
+        with pytest.raises(BadParameter, match="t_max"):
+            dmft.solve(equations, start, steps)
+        with pytest.raises(BadParameter, match="t_max"):
+            dmft.simulate(model, dmft.GradientDescent(0.3, 3), 50, steps, 2, start)
     with pytest.raises(BadParameter, match="repeated data"):
         dmft.derive(model, dmft.GradientDescent(0.3, 3), dim=100)
     jump = dmft.Model(dmft.Committee(sp.sign(z), 1), LINE)
