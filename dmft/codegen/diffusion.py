@@ -36,7 +36,7 @@ def diffusion(t, y, widths, par, out):
     parts = {parts} if {noise} > 0.0 else 1
     rows = np.empty((parts, p * p + p * k, nodes))
     increments(y, widths, par, rows)
-    packed_covariance(rows, weight, p, k, out)
+    packed_covariance(rows, weight, p, out)
 
 
 @njit(RHS, cache=True, nogil=True, error_model="numpy")

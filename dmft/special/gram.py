@@ -26,7 +26,7 @@ def inner(x: Array, y: Array) -> float:
 
 
 @njit(**OPTIONS)
-def packed_covariance(rows: Array, weight: Array, p: int, k: int, out: Array) -> None:
+def packed_covariance(rows: Array, weight: Array, p: int, out: Array) -> None:
     """Write the covariance of a symmetric (p, p) and a (p, k) block of variables.
 
     A Gram matrix, positive semidefinite whatever the nodes; rows of the upper triangle of the
@@ -38,7 +38,7 @@ def packed_covariance(rows: Array, weight: Array, p: int, k: int, out: Array) ->
         Orthogonal parts of the variables in C order, whose products add up; the first has a mean.
     weight : (nodes,)
         Weights, which add up to 1.
-    p, k : int
+    p : int
     out : (p p + p k, p p + p k), written
     """
     parts, size, nodes = rows.shape

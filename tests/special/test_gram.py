@@ -19,7 +19,7 @@ def test_covariance_of_two_blocks_with_parts():
     # A part with mean zero over noise that the nodes do not hold adds its second moment.
     truth = np.cov(rows[0], aweights=weight, ddof=0) + (rows[1] * weight) @ rows[1].T
     out = np.full((size, size), np.nan)
-    packed_covariance(rows.copy(), weight, p, k, out)
+    packed_covariance(rows.copy(), weight, p, out)
     np.testing.assert_allclose(out, truth, rtol=1e-12)
     assert np.array_equal(out, out.T)
     assert np.linalg.eigvalsh(out)[0] > -1e-12
