@@ -203,7 +203,13 @@ class Filler:
         """Batch size as an integer: of an expression in d the nearest one."""
         given: object = self.values.get("batch_size", size)
         if isinstance(given, sp.Expr):
-            given = max(1, round(self.number(given, "batch_size")))
+            value = self.number(given, "batch_size")
+            if value < 1.0:
+                raise BadParameter(
+                    f"batch_size = {given} is {value:g} at d = {dim}: a batch has at least "
+                    "one sample"
+                )
+            given = round(value)
         return as_count(given, "batch_size")  # type: ignore[arg-type]
 
     def number(self, expr: sp.Expr, what: str) -> float:

@@ -55,3 +55,5 @@ def test_a_batch_may_be_a_power_of_the_dimension():
     )
     np.testing.assert_array_equal(one.runs.Q, two.runs.Q)
     assert one.provenance["samples_per_step"] == 1000
+    with pytest.raises(dmft.errors.BadParameter, match=r"is 0\.333333 at d = 100"):
+        dmft.simulate(MODEL, dmft.SGD(0.1, batch_size=d / 300), 100, 1.0, 2, START)
