@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.gaussian.grid import array_function
 from dmft.gaussian.nodes import NodeRule, normal_rule
 from dmft.model import token_fields
 
@@ -83,7 +84,7 @@ class JointAverage(sp.Expr):
         means = np.array([[float(y.subs(at))] for y in self.means])
         h = m * stars + np.sqrt(max(0.0, 1.0 - m**2)) * free + means
         others = sorted(self.integrand.free_symbols - set(self.fields), key=str)
-        call = sp.lambdify([*self.fields, *others], self.integrand, ["scipy", "numpy"], cse=True)
+        call = array_function([*self.fields, *others], self.integrand)
         with np.errstate(invalid="ignore", divide="ignore"):
             values = call(*h, *stars, *free, *(float(at[s]) for s in others))
         # Where f = y the direction of the gradient is not defined and carries no weight.

@@ -16,6 +16,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+from dmft.gaussian.grid import array_function
 from dmft.gaussian.kinks import KINKED, break_points
 from dmft.model import FIELD, token_fields
 
@@ -162,7 +163,7 @@ def field_coefficients(function: sp.Expr, mean: float, order: int) -> Array:
     points, weights = np.polynomial.legendre.leggauss(PANEL_POINTS)
     middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
     nodes = (middle[:, None] + width[:, None] * points).ravel()
-    call = sp.lambdify(FIELD, function, MODULES)
+    call = array_function([FIELD], function)
     with np.errstate(all="ignore"):
         values = np.broadcast_to(call(nodes + mean), nodes.shape)
     rows = hermite_rows(nodes, (width[:, None] * weights).ravel(), order)
