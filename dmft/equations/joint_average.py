@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.errors import BadParameter
 from dmft.gaussian.grid import array_function
 from dmft.gaussian.nodes import NodeRule, normal_rule
 from dmft.model import token_fields
@@ -79,6 +80,26 @@ class JointAverage(sp.Expr):
     def value(self, at: Mapping[sp.Symbol, Any], rule: NodeRule | None = None) -> float:
         """Number at numbers for the symbols, on the nodes of a rule (`joint_rule`)."""
         rule = rule or joint_rule(self.length)
+        values = self._at_nodes(at, rule)
+        # Where f = y the direction of the gradient is not defined and carries no weight.
+        return float(rule.weight @ np.where(np.isfinite(values), values, 0.0))
+
+    def check(self, at: Mapping[sp.Symbol, Any], rule: NodeRule) -> None:
+        """Refuse an integrand that is not finite at every node, where none is 0/0 by itself.
+
+        Raises
+        ------
+        BadParameter
+        """
+        count = int(np.sum(~np.isfinite(self._at_nodes(at, rule))))
+        if count:
+            raise BadParameter(
+                f"{self.integrand} is not finite at {count} of {rule.weight.size} nodes: student "
+                "and target must be defined for all real fields"
+            )
+
+    def _at_nodes(self, at: Mapping[sp.Symbol, Any], rule: NodeRule) -> Array:
+        """Values of the integrand at the nodes."""
         stars, free = rule.normal[: self.length], rule.normal[self.length :]
         m = float(self.args[2].subs(at))
         means = np.array([[float(y.subs(at))] for y in self.means])
@@ -87,9 +108,7 @@ class JointAverage(sp.Expr):
         call = array_function([*self.fields, *others], self.integrand)
         with np.errstate(invalid="ignore", divide="ignore"):
             values = call(*h, *stars, *free, *(float(at[s]) for s in others))
-        # Where f = y the direction of the gradient is not defined and carries no weight.
-        kept = np.where(np.isfinite(values), values, 0.0)
-        return float(rule.weight @ np.broadcast_to(kept, rule.weight.shape))
+        return np.broadcast_to(np.asarray(values, dtype=np.float64), rule.weight.shape)
 
     def _sympystr(self, printer: Any) -> str:
         return f"E[{printer.doprint(self.integrand)}]"

@@ -250,6 +250,8 @@ class SequenceEquations:
         values: dict[sp.Symbol, float] = dict(place(self.model, state["e"], state["m"]))
         named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters)}
         values |= {named[k]: v for k, v in self.scalars(parameters).items() if k in named}
+        if rule is not None:
+            self.observable.check(values, rule)
         for symbol, expr in self.definitions:
             if isinstance(expr, JointAverage):
                 values[symbol] = expr.value(values, rule)

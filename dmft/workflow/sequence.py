@@ -32,6 +32,8 @@ def sequence_inputs(
     state = equations.state(start)
     scalars = equations.scalars(parameters)
     arrays = equations.rule(parameters).arrays if equations.on_nodes else {}
+    if equations.on_nodes:
+        equations.evaluate(start, **parameters)  # refuses what is not finite at the nodes
     algorithm, model = equations.algorithm, equations.model
     clock: dict[str, Any] = {}
     if isinstance(algorithm, SGD):

@@ -126,6 +126,15 @@ def test_printing_and_refusals(equations):
     ):
         with pytest.raises(BadParameter, match=words):
             dmft.derive(model, norm)
+    y = token_fields(2)
+    half = dmft.Model(dmft.SequenceTarget(sp.log(y[0]) + y[1], y), dmft.SequenceTarget(sum(y), y))
+    start = dmft.Alignment(m=0.3)
+    for use in (
+        lambda: dmft.derive(half, norm).evaluate(start),
+        lambda: dmft.solve(dmft.derive(half, norm), start, 1.0),
+    ):
+        with pytest.raises(BadParameter, match="for all real fields"):
+            use()
     for name in ("across", "slope_e", "t"):
         target = TWO.mixture(sp.Symbol(name, real=True), np.eye(2).tolist())
         with pytest.raises(BadParameter, match=f"{name} is reserved"):
