@@ -281,6 +281,13 @@ for (key, index), number in PUBLISHED.items():
     assert abs(value[index] - number) < 4 * error[index] + 1e-3, key
     wanted, wanted_error = rows["kinked", "solver"][key]
     assert abs(wanted[index] - number) > 20 * wanted_error[index], key
+# Errors that cancel in M, and do not elsewhere.
+for key, index, _ in SHOWN:
+    value, wanted = (rows["kinked", row][key][0][index] for row in ("all", "solver"))
+    if key == "M":
+        assert abs(value / wanted - 1) < 0.02
+    elif key == "train" or index[2:] == (0, 0):
+        assert abs(value / wanted - 1) > 0.05, key
 
 # %% [markdown]
 # **The page.** Entries beyond five standard errors of the truth are bold.

@@ -56,7 +56,6 @@ class NormalForm:
         Local expression of X(t, s), and whether it is a rate.
     signals : mapping from applied function to (sympy.Expr, bool)
         The same for m(t) and the diagonals X(t, t), in the order of the state.
-    start : mapping
     """
 
     problem: TwoTime

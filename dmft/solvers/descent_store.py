@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+from dmft.solvers.checkpoint import load_arrays, save_arrays
 from dmft.solvers.descent import Sweep
 
 Array = NDArray[np.float64]
@@ -53,7 +54,7 @@ class Store:
     def load(self, number: int, sweep: Sweep, shape: tuple[int, int]) -> tuple[Sweep, Array]:
         """Sweep of a scramble as it was left, and its gradients as a file in memory."""
         path = self.folder / f"gradients_{number}.npy"
-        kernels = self._kernels(number)
+        kernels = load_arrays(self._kernels(number))
         fresh = kernels is None or not path.exists()
         try:
             file = np.lib.format.open_memmap(
@@ -69,18 +70,11 @@ class Store:
 
     def save(self, number: int, sweep: Sweep) -> None:
         """Keep the kernels of the steps that are done; gradients are written already."""
-        arrays = {name: getattr(sweep, name) for name in KERNELS}
-        path = self.folder / f"kernels_{number}.npz"
-        partial = path.with_suffix(f".{os.getpid()}.partial.npz")
-        np.savez(partial, done=sweep.done, lowest=sweep.lowest, **arrays)
-        partial.replace(path)
+        arrays = {name: getattr(sweep, name) for name in (*KERNELS, "done", "lowest")}
+        save_arrays(self._kernels(number), arrays)
 
-    def _kernels(self, number: int) -> dict[str, Array] | None:
-        try:
-            with np.load(self.folder / f"kernels_{number}.npz", allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, EOFError):
-            return None
+    def _kernels(self, number: int) -> Path:
+        return self.folder / f"kernels_{number}.npz"
 
 
 def _write(path: Path, data: bytes) -> None:

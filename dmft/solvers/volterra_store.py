@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dmft.names import Status
+from dmft.solvers.checkpoint import load_arrays, save_arrays
 from dmft.solvers.volterra_march import March
 
 SCALARS = ("dt", "taken", "rejected", "passes", "swept")
@@ -32,12 +32,8 @@ class MarchFile:
 
     def restore(self, run: March) -> March:
         """The march as it was left, or unchanged where there is no readable file."""
-        if self.path is None or not self.path.exists():
-            return run
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, EOFError):
+        data = None if self.path is None else load_arrays(self.path)
+        if data is None:
             return run
         arrays = {n.removeprefix("state_"): a for n, a in data.items() if n.startswith("state_")}
         run.state.restore(int(data["n"]), arrays)
@@ -58,14 +54,13 @@ class MarchFile:
         return self.path is not None and time.monotonic() - self._last > EVERY
 
     def save(self, run: March) -> None:
-        """Write the march; a file is replaced only by a complete one."""
+        """Write the march, where it is whole."""
         if self.path is None or run.status == Status.NONFINITE:
             return
         self._last = time.monotonic()
         pairs = len(run.state.problem.pairs)
         rows = run.rows
         edges = np.cumsum([0, *(s.size for _, s, _ in rows)])
-        partial = self.path.with_suffix(f".{os.getpid()}.partial.npz")
         data: dict[str, Any] = {
             "n": run.state.n, "times": np.array(run.times), "signals": np.array(run.signals),
             "waiting": np.array(run.waiting), "row_t": np.array([t for t, _, _ in rows]),
@@ -74,5 +69,4 @@ class MarchFile:
         }  # fmt: skip
         data |= {name: np.array(getattr(run, name)) for name in SCALARS}
         data |= {f"state_{name}": array for name, array in run.state.stored().items()}
-        np.savez(partial, allow_pickle=False, **data)
-        partial.replace(self.path)
+        save_arrays(self.path, data)

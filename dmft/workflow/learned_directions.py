@@ -77,7 +77,7 @@ class LearnedDirection:
 
     @property
     def when(self) -> str:
-        """In words: "step 2", "never", "not in 2 steps"."""
+        """In words: "step 2", "never", "not yet"."""
         if self.step is not None:
             return f"step {self.step}"
         return "never" if self.never else "not yet"

@@ -237,6 +237,10 @@ def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     for name in ("t", "C_diagonal", "C", "R"):
         np.testing.assert_array_equal(again[name], whole[name])
     assert again.error == whole.error
+    torn = tmp_path / "c" / "fine.npz"
+    torn.write_bytes(torn.read_bytes()[:100])
+    anew = dmft.solve(ORNSTEIN, None, 4.0, checkpoint=tmp_path / "c", **options)
+    np.testing.assert_array_equal(anew.C, whole.C)
     with pytest.raises(BadParameter, match="another run"):
         dmft.solve(ORNSTEIN, None, 4.0, checkpoint=tmp_path / "c", **{**options, "rate": 2.0})
 
