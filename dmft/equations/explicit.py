@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from dmft.equations.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.gaussian import Gaussian
 from dmft.gaussian.pair import elementary
+from dmft.gaussian.polynomial import polynomial_expectation
 
 # Above this many fields the unrolled erf system has tens of thousands of operations.
 MAX_FIELDS = 5
@@ -69,8 +70,8 @@ class Unroller:
         self.symbols: dict[str, sp.Symbol] = {}
         # Fields of one sample, in the order of Omega, and what is defined by them.
         self.fields = [
-            *(sp.Symbol(f"h_{j}", real=True) for j in range(1, widths["p"] + 1)),
-            *(sp.Symbol(f"h^*_{r}", real=True) for r in range(1, widths["k"] + 1)),
+            *(sp.Dummy(f"h_{j}", real=True) for j in range(1, widths["p"] + 1)),
+            *(sp.Dummy(f"h^*_{r}", real=True) for r in range(1, widths["k"] + 1)),
         ]
         self.sample: dict[sp.Expr, sp.Expr] = {}
         for place, field in enumerate(self.fields, start=1):
@@ -125,15 +126,23 @@ class Unroller:
 
     def average(self, expr: SampleAverage, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """Average of a polynomial in the fields of one sample, in the entries of Omega."""
-        inside = self(expr.integrand, at)
+        return self.expectation(sp.expand(self(expr.integrand, at)))
+
+    @cached_property
+    def covariance_of_fields(self) -> sp.ImmutableDenseMatrix:
+        """Omega, and the variance of the label noise in units of its own."""
         size = len(self.fields)
-        covariance = sp.zeros(size + 1)
-        covariance[size, size] = 1
-        for i in range(size):
-            for m in range(size):
-                covariance[i, m] = self.entries["Omega", (i + 1, m + 1)]
-        law = Gaussian([*self.fields, x.xi], covariance)
-        return law.expect(sp.expand(inside))
+        Omega = sp.Matrix(size, size, lambda i, n: self.entries["Omega", (i + 1, n + 1)])
+        return sp.ImmutableDenseMatrix(sp.diag(Omega, 1))
+
+    def expectation(self, expr: sp.Expr) -> sp.Expr:
+        """Expectation of a polynomial in the fields and the label noise."""
+        fields = [*self.fields, x.xi]
+        value = polynomial_expectation(
+            expr, fields, self.covariance_of_fields, [sp.S.Zero] * len(fields)
+        )
+        assert value is not None, expr
+        return sp.expand(value)
 
     def define_sample(self, definition: Definition) -> None:
         """Remember a random field of one sample as an expression in the Gaussian fields."""

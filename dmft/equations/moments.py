@@ -13,13 +13,11 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
 from dmft.equations.derivation import block_definitions
 from dmft.equations.explicit import Unroller
 from dmft.equations.increments import Alignment, Dilation, Increments, bilinear
-from dmft.gaussian.polynomial import polynomial_expectation
 from dmft.model import SGD, Model
 
 Entry = tuple[str, tuple[int, int]]
@@ -31,8 +29,6 @@ class PolynomialMoments(Unroller):
     Attributes
     ----------
     increments : Increments
-    fields : list of sympy.Symbol
-        h_1 .. h_p, h*_1 .. h*_k as plain symbols.
     """
 
     def __init__(
@@ -40,13 +36,6 @@ class PolynomialMoments(Unroller):
     ) -> None:
         super().__init__(widths, constants)
         self.increments = increments
-        p, k = widths["p"], widths["k"]
-        names = [*(f"h_{j + 1}" for j in range(p)), *(f"s_{r + 1}" for r in range(k))]
-        self.fields = [sp.Dummy(name, real=True) for name in names]
-        for number, y in enumerate(self.fields, start=1):
-            self.entries["lambda", (number,)] = y
-            own = ("h", (number,)) if number <= p else ("h_star", (number - p,))
-            self.entries[own] = y
         for definition in block_definitions():
             self.keep(definition)
         # The update and the increments stay symbols, whose products are averaged once.
@@ -97,22 +86,6 @@ class PolynomialMoments(Unroller):
         if expr not in self.means:
             self.means[expr] = self.expectation(self.body(expr))
         return self.means[expr]
-
-    @cached_property
-    def covariance_of_fields(self) -> sp.ImmutableDenseMatrix:
-        """Omega, and the variance of the label noise in units of its own."""
-        size = len(self.fields)
-        Omega = sp.Matrix(size, size, lambda i, n: self.entry("Omega", (i + 1, n + 1)))
-        return sp.ImmutableDenseMatrix(sp.diag(Omega, 1))
-
-    def expectation(self, expr: sp.Expr) -> sp.Expr:
-        """Expectation of a polynomial in the fields and the label noise."""
-        fields = [*self.fields, x.xi]
-        value = polynomial_expectation(
-            expr, fields, self.covariance_of_fields, [sp.S.Zero] * len(fields)
-        )
-        assert value is not None, expr
-        return sp.expand(value)
 
     def alignment(self, one: sp.Expr, two: sp.Expr) -> sp.Expr:
         """E[F lambda^T] Omega^+ E[lambda G] by Stein's identity, no inverse needed."""
