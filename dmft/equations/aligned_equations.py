@@ -35,6 +35,8 @@ SATURATED = sp.IndexedBase("g")
 # Mean of Q_jl^2 over pairs from which students count as aligned with each other at the start;
 # random ones have 1/d.
 LARGEST_ALIGNMENT = 0.1
+# Of a length or a readout that is given as a number.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,18 @@ class AlignedEquations(Equations):
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start."""
         values = super().values(start, parameters)
-        if start.k != 1 or abs(float(start.P[0, 0]) - 1) > 1e-9:
+        if start.k != 1 or abs(float(start.P[0, 0]) - 1) > ROUNDING:
             raise BadParameter(
                 f"the infinitely wide limit has one teacher of unit length, the start P = {start.P}"
+            )
+        given = start.readout
+        if given is None:
+            return values
+        declared = sp.sympify((self.model.student.readout or (1,))[0], strict=True)
+        if not declared.is_number or np.any(np.abs(given - float(declared)) > ROUNDING):
+            raise BadParameter(
+                f"the infinitely wide limit was derived at the readouts {declared} of the model, "
+                f"the start has {given}: declare them there"
             )
         return values
 

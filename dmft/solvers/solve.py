@@ -21,6 +21,7 @@ from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
+from dmft.solvers.save_times import save_times
 from dmft.solvers.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
@@ -112,7 +113,7 @@ def solve_problem(
     arrays = check_blocks(problem.constants, constants or {}, names, "constant")
     blocks = check_blocks(problem.state, state, names, "state")
     _check_numbers(rtol, atol, t_start, t_max, max_steps, timeout, first_step, max_step)
-    save = _save_times(save_at, t_start, t_max)
+    save = save_times(save_at, t_start, t_max)
     if problem.kind == "map":
         save = _whole_steps(t_start, t_max, save, first_step, max_step)
     par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
@@ -180,28 +181,6 @@ def _check_numbers(
     for name, value in (("timeout", timeout), ("first_step", first_step), ("max_step", max_step)):
         if value is not None and not value > 0:
             raise BadParameter(f"{name} = {value!r} must be positive")
-
-
-def _save_times(
-    save_at: int | ArrayLike | None, t_start: float, t_max: float
-) -> NDArray[np.float64] | None:
-    if save_at is None:
-        return None
-    if isinstance(save_at, (int, np.integer)):
-        if save_at < 2:
-            raise BadParameter(f"save_at = {save_at} points: at least 2, the start and the end")
-        return np.linspace(t_start, t_max, int(save_at))
-    times = np.array(save_at, dtype=np.float64)
-    if times.ndim != 1 or times.size == 0 or not np.all(np.diff(times) > 0):
-        raise BadParameter("save_at must be a number of points or strictly increasing times")
-    # Geometric grids end within rounding of t_max; such an end is meant to be t_max.
-    if abs(times[-1] - t_max) <= 1e-12 * abs(t_max):
-        times[-1] = t_max
-    if not (times[0] >= t_start and times[-1] <= t_max):
-        raise BadParameter(
-            f"save_at runs from {times[0]:g} to {times[-1]:g}, outside [{t_start:g}, {t_max:g}]"
-        )
-    return times
 
 
 def _whole_steps(

@@ -21,6 +21,7 @@ from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
 from dmft.solvers.descent_store import Store
 from dmft.solvers.path_ensemble import Values
+from dmft.solvers.save_times import save_times
 from dmft.solvers.volterra_advance import ITERATE
 from dmft.solvers.volterra_march import Control, March, march, start
 from dmft.solvers.volterra_problem import VolterraProblem
@@ -152,18 +153,9 @@ def saved_times(save_at: int | ArrayLike | None, t_max: float) -> Array:
     """Increasing times of the saved rows, t_max among them."""
     if not (isinstance(t_max, (int, float)) and 0.0 < t_max < math.inf):
         raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
-    if save_at is None:
+    times = save_times(save_at, 0.0, float(t_max))
+    if times is None:
         times = np.geomspace(t_max / SPAN, t_max, ROWS)
-    elif isinstance(save_at, int) and not isinstance(save_at, bool):
-        if save_at < 2:
-            raise BadParameter(f"save_at = {save_at}: at least two equidistant times")
-        times = np.linspace(0.0, t_max, save_at)
-    else:
-        times = np.atleast_1d(np.asarray(save_at, dtype=np.float64))
-    bad = times.ndim != 1 or not np.all(np.diff(times) > 0.0) or times[0] < 0.0
-    if bad or times[-1] > t_max * (1.0 + 1e-12):
-        raise BadParameter(f"save_at must increase from 0 or later to t_max = {t_max}")
-    times[-1] = min(times[-1], float(t_max))
     return times if times[-1] == t_max else np.append(times, float(t_max))
 
 

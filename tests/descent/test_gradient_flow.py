@@ -7,6 +7,7 @@ import sympy as sp
 import dmft
 from dmft.equations.descent_flow import DescentFlow
 from dmft.errors import BadParameter
+from dmft.workflow import descent_flow
 from dmft.workflow.descent_flow import extrapolation
 
 z = sp.Symbol("z", real=True)
@@ -139,6 +140,21 @@ def test_weights_of_the_extrapolation():
         weights = extrapolation(levels)
         for power in range(levels):
             assert weights @ steps**power == pytest.approx(float(power == 0), abs=1e-12)
+
+
+def test_the_time_limit_is_that_of_all_descents(monkeypatch):
+    left, solve_one = [], descent_flow.solve_descent
+
+    def timed(*arguments, **options):
+        left.append(options["timeout"])
+        return solve_one(*arguments, **options)
+
+    monkeypatch.setattr(descent_flow, "solve_descent", timed)
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+    run = dmft.solve(flow_of(LINE, LINE, 2.0), start, 0.5, points=3, levels=3, timeout=100.0)
+    assert 100.0 >= left[0] > left[1] > left[2] > 100.0 - run.statistics["seconds"]
+    late = dmft.solve(flow_of(LINE, LINE, 2.0), start, 0.5, points=3, timeout=1e-9)
+    assert late.status == "timeout"
 
 
 def test_files_and_refusals(tmp_path):

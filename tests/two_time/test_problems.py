@@ -178,7 +178,9 @@ def test_what_is_no_causal_problem_is_refused(case):
         ({"rate": 1.0, "rtol": 1e-3}, "know no rtol=.*tol="),
         ({"rate": 1.0, "quadrature_tol": 1e-3}, "know no quadrature_tol="),
         ({"rate": 1.0, "method": "rk5"}, "volterra"),
-        ({"rate": 1.0, "save_at": [2.0, 1.0]}, "increase"),
+        ({"rate": 1.0, "save_at": [2.0, 1.0]}, "increasing"),
+        ({"rate": 1.0, "save_at": []}, "save_at"),
+        ({"rate": 1.0, "save_at": [np.nan]}, "save_at"),
         ({"rate": 1.0, "save_at": [0.5, 7.0]}, "save_at"),
     ],
 )
@@ -208,7 +210,7 @@ def test_growth_without_bound_is_a_status():
 
 def test_files_restore_an_equal_record(tmp_path):
     pytest.importorskip("h5netcdf")
-    run = dmft.solve(ORNSTEIN, None, 1.0, rate=1.0, save_at=5)
+    run = dmft.solve(ORNSTEIN, None, 1.0, rate=1.0, save_at=np.int64(5))
     assert run.saved.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert dmft.load(run.save(tmp_path / "run.nc")) == run
     pytest.importorskip("xarray")
