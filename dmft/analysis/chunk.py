@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES, read_result
 from dmft.analysis.points import Points
-from dmft.analysis.store import Store, record_type
+from dmft.analysis.records import record_type
+from dmft.analysis.store import Store
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import is_cancelled
@@ -56,7 +58,7 @@ class Chunk:
     error: Exception | None = None
 
 
-_STORES: dict[str, Store] = {}
+_STORES: dict[tuple[str, str, tuple[int, int]], Store] = {}
 # Two threads of one process share a handle, and so a shard.
 _OPENING = threading.Lock()
 
@@ -140,16 +142,31 @@ def store_of(task: Task) -> Store:
     """Handle of the running process on the store of a task."""
     assert task.store is not None
     with _OPENING:
-        if task.store not in _STORES:
+        if _which(task) not in _STORES:
             opened = Store.open(task.store, task.identity, task.quantities, task.part)
-            _STORES[task.store] = opened
-        return _STORES[task.store]
+            _STORES[_which(task)] = opened
+        return _STORES[_which(task)]
 
 
 def forget_store(task: Task) -> None:
     """Close the files that the running process has of a store."""
-    if task.store in _STORES:
-        _STORES.pop(task.store).close()
+    with _OPENING:
+        if _which(task) in _STORES:
+            _STORES.pop(_which(task)).close()
+
+
+def _which(task: Task) -> tuple[str, str, tuple[int, int]]:
+    """A worker outlives sweeps: the same folder may be another store, or another part, later."""
+    return str(task.store), repr((task.identity, task.quantities)), task.part
+
+
+def _after_fork() -> None:
+    global _OPENING
+    _OPENING = threading.Lock()  # a thread that held it is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def killed_point(task: Task, number: np.int64, message: str) -> Chunk:

@@ -14,6 +14,13 @@ from dmft.errors import BadParameter
 
 Array = NDArray[np.float64]
 KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
+# Points whose keys are made at once: what is between fits into a cache.
+BLOCK = 1 << 14
+# Odd factors of the mixing, fixed for ever, three for each word of a key: digits of a hash.
+FACTORS = np.frombuffer(hashlib.blake2b(b"dmft points", digest_size=48).digest(), dtype="<u8")
+FACTORS = FACTORS.reshape(2, 3) | np.uint64(1)
+# Whole numbers beyond are not all held by the doubles that keys are made of.
+LARGEST = 2**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +71,43 @@ class Points:
         return np.stack([c[i].astype(np.float64) for c, i in pairs], axis=1)
 
     def keys(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """128-bit keys of points: the same for the same names and values, whatever the order."""
+        """128-bit keys of points: the same for the same names and values, whatever the order.
+
+        Two words, each a chain of mixings (bijections) of the values with constants of its own that
+        the names give; whole columns at once.
+        """
         order = sorted(range(len(self.names)), key=lambda i: self.names[i])
         names = "\0".join(self.names[i] for i in order).encode()
-        base = hashlib.blake2b(names, digest_size=16)
-        rows = np.ascontiguousarray(self.rows(numbers)[:, order] + 0.0)  # -0.0 is 0.0
+        seeds = np.frombuffer(hashlib.blake2b(names, digest_size=16).digest(), dtype="<u8")
         result = np.empty(numbers.size, dtype=KEY)
-        view = result.view("u1").reshape(-1, KEY.itemsize)
-        for n, row in enumerate(rows):
-            digest = base.copy()
-            digest.update(row.tobytes())
-            view[n] = np.frombuffer(digest.digest(), dtype="u1")
+        for begin in range(0, numbers.size, BLOCK):
+            here = slice(begin, begin + BLOCK)
+            rows = self.rows(numbers[here]) + 0.0  # -0.0 is 0.0
+            for word, seed, factors in zip(KEY.names or (), seeds, FACTORS, strict=True):
+                state = np.full(rows.shape[0], seed)
+                for i in order:
+                    state = _mix(state ^ np.ascontiguousarray(rows[:, i]).view("u8"), factors)
+                result[word][here] = state
         return result
+
+    def only(self, numbers: NDArray[np.int64]) -> Points:
+        """These points as a list of their own."""
+        if not self.is_grid:
+            columns = tuple(c[numbers] for c in self.columns)
+        else:
+            places = np.unravel_index(numbers, self.shape)
+            columns = tuple(c[i] for c, i in zip(self.columns, places, strict=True))
+        return Points(self.names, (numbers.size,), columns, False)
+
+
+def _mix(state: NDArray[np.uint64], factors: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix the bits of words: shifts and odd factors in turn, each step a bijection."""
+    with np.errstate(over="ignore"):
+        state = (state ^ (state >> np.uint64(32))) * factors[0]
+        state = (state ^ (state >> np.uint64(29))) * factors[1]
+        state = (state ^ (state >> np.uint64(32))) * factors[2]
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(29))
+    return mixed
 
 
 def as_points(given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Points) -> Points:
@@ -84,7 +116,8 @@ def as_points(given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Poi
     Raises
     ------
     BadParameter
-        For no points, values that are not finite numbers, and lists with different names.
+        For no points, values that are not finite numbers or too large, and lists with different
+        names.
     """
     if isinstance(given, Points):
         return given
@@ -116,4 +149,8 @@ def _column(name: str, values: ArrayLike) -> NDArray[Any]:
         raise BadParameter(f"{name} must have a non-empty list of numbers, got {values!r:.80}")
     if not np.all(np.isfinite(array)):
         raise BadParameter(f"{name} holds a value that is not finite")
+    if array.dtype.kind != "f" and max(int(array.max()), -int(array.min())) > LARGEST:
+        raise BadParameter(
+            f"{name} holds a whole number beyond 2**53, which points cannot tell apart"
+        )
     return array if array.dtype.kind == "f" else array.astype(np.int64)

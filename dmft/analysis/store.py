@@ -11,44 +11,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 import uuid
-import zlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.analysis.lock import hold
+from dmft.analysis.records import (
+    Key,
+    checksums,
+    read_messages,
+    read_records,
+    record_type,
+    write_message,
+)
 from dmft.errors import BadParameter
 
-FORMAT = 1
-# Odd multipliers of the checksum, fixed for ever; one for each 8-byte word of a record.
-WORDS = np.array([2 * (0x9E3779B97F4A7C15 * (n + 1) % 2**63) + 1 for n in range(64)], dtype="<u8")
-
-
-def record_type(quantities: Sequence[str]) -> np.dtype[Any]:
-    """Layout of a record: key, values, horizon, status, checksum; all words of 8 bytes."""
-    return np.dtype(
-        [
-            ("high", "<u8"), ("low", "<u8"), ("values", "<f8", (len(quantities),)),
-            ("horizon", "<f8"), ("status", "<u8"), ("check", "<u8"),
-        ]
-    )  # fmt: skip
-
-
-def checksums(records: NDArray[Any]) -> NDArray[np.uint64]:
-    """Checksum of each record without its last word: a linear hash of its words."""
-    words = records.view("<u8").reshape(records.size, -1)[:, :-1]
-    if words.shape[1] > WORDS.size:
-        raise BadParameter(f"a record holds at most {WORDS.size - 5} quantities")
-    with np.errstate(over="ignore"):
-        mixed = words ^ (words >> np.uint64(29))
-        total: NDArray[np.uint64] = (mixed * WORDS[: words.shape[1]]).sum(axis=1, dtype="<u8")
-        return total + np.uint64(1)  # a record of zeros, as of an unwritten page, is no record
+# 2: keys of points are made for whole columns at once.
+FORMAT = 2
+SHARD = re.compile(r"shard-(\d+)of(\d+)-.*\.bin")
 
 
 @dataclass(frozen=True)
@@ -68,33 +57,35 @@ class Contents:
     """
 
     records: NDArray[Any]
-    messages: Mapping[tuple[int, int], str]
+    messages: Mapping[Key, str]
     torn: int
     repeated: int
     shards: int
 
-    def find(self, keys: NDArray[Any]) -> NDArray[np.int64]:
-        """Places of keys among the records; -1 where there is none."""
-        high = self.records["high"]
-        place = np.searchsorted(high, keys["high"])
-        inside = place < high.size
-        found = np.full(keys.size, -1, dtype=np.int64)
-        at = place[inside]
-        same = (high[at] == keys["high"][inside]) & (self.records["low"][at] == keys["low"][inside])
-        found[np.flatnonzero(inside)[same]] = at[same]
-        return found
-
 
 @dataclass
+class _Shard:
+    """Open files of a writer."""
+
+    path: Path
+    file: int
+    words: int | None = None
+    # Bytes of whole records; appends that are written, and those known to be on the disk.
+    size: int = 0
+    written: int = 0
+    synced: int = 0
+
+
+@dataclass(eq=False)
 class Store:
     """A folder of results; `Store.open` makes or checks it.
 
     Examples
     --------
     >>> import tempfile, numpy as np
-    >>> from dmft.analysis.store import Store, record_type
+    >>> from dmft.analysis.store import Store
     >>> store = Store.open(tempfile.mkdtemp(), {"measure": "square"}, ("value",))
-    >>> record = np.zeros(1, dtype=record_type(store.quantities))
+    >>> record = np.zeros(1, dtype=store.kind)
     >>> record["values"] = 4.0
     >>> store.append(record, {})
     >>> store.read().records["values"].tolist()
@@ -106,10 +97,19 @@ class Store:
     quantities: tuple[str, ...]
     # The part of the points that this handle computes, (i, n).
     part: tuple[int, int] = (0, 1)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _shard: BinaryIO | None = field(default=None, repr=False)
-    _words: BinaryIO | None = field(default=None, repr=False)
-    _owner: int = field(default=0, repr=False)
+    kind: np.dtype[Any] = field(init=False, repr=False)
+    _shard: _Shard | None = field(default=None, init=False, repr=False)
+    _writing: threading.Lock = field(init=False, repr=False)
+    _syncing: threading.Lock = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.kind = record_type(self.quantities)
+        self.renew()
+        _HANDLES.add(self)
+
+    def renew(self) -> None:
+        """Begin without files; a fork must not write to its parent's, nor wait for its threads."""
+        self._shard, self._writing, self._syncing = None, threading.Lock(), threading.Lock()
 
     @classmethod
     def open(
@@ -130,7 +130,15 @@ class Store:
             For a folder that cannot be written, that is no store, or holds another sweep.
         """
         folder = Path(path)
-        wanted = {"format": FORMAT, "quantities": list(quantities), "identity": dict(identity)}
+        try:
+            wanted = json.dumps(
+                _manifest(identity, quantities), indent=1, sort_keys=True, allow_nan=False
+            )
+        except (TypeError, ValueError) as error:
+            raise BadParameter(
+                f"identity = {dict(identity)!r:.200} cannot be kept in a store ({error}): use "
+                "finite numbers, strings, lists and mappings of these"
+            ) from error
         manifest = folder / "manifest.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -140,115 +148,149 @@ class Store:
                         f"{folder} is not empty and no store: it has no manifest.json; give "
                         "another folder"
                     )
-                _write_once(manifest, json.dumps(wanted, indent=1, sort_keys=True))
+                _write_once(manifest, wanted)
         except OSError as error:
-            raise BadParameter(f"cannot write the store {folder}: {error.strerror}") from error
-        found = read_manifest(folder)
-        if found != json.loads(json.dumps(wanted)):
-            raise BadParameter(f"{folder} holds another sweep: {_difference(found, wanted)}")
+            raise _unwritable(folder, error) from error
+        _compare(folder, json.loads(wanted))
         if not os.access(folder, os.W_OK):
             raise BadParameter(f"cannot write the store {folder}: permission denied")
         return cls(folder, identity, tuple(quantities), part)
 
-    def append(self, records: NDArray[Any], messages: Mapping[tuple[int, int], str]) -> None:
-        """Write records to this process's shard; they are on the disk when this returns."""
-        records = records.copy()
-        records["check"] = checksums(records)
-        with self._lock:
-            shard, words = self._files()
-            if messages:
-                for (high, low), text in messages.items():
-                    line = json.dumps([high, low, text]).encode()
-                    words.write(b"%08x %s\n" % (zlib.crc32(line), line))
-                words.flush()
-                os.fsync(words.fileno())
-            shard.write(records.tobytes())
-            shard.flush()
-            os.fsync(shard.fileno())
+    def append(self, records: NDArray[Any], messages: Mapping[Key, str]) -> None:
+        """Write records to this process's shard; they are on the disk when this returns.
 
-    def read(self) -> Contents:
-        """All whole records of all shards."""
-        kind = record_type(self.quantities)
-        parts: list[NDArray[Any]] = []
-        messages: dict[tuple[int, int], str] = {}
-        torn = 0
-        shards = [y for y in sorted(self.path.glob("shard-*.bin")) if self._concerns(y.name)]
-        for shard in shards:
-            raw = shard.read_bytes()
-            whole = len(raw) // kind.itemsize
-            torn += len(raw) % kind.itemsize > 0
-            records = np.frombuffer(raw, dtype=kind, count=whole)
-            good = checksums(records) == records["check"]
-            torn += int(np.count_nonzero(~good))
-            parts.append(records[good])
-            for key, text, fine in _lines(shard.with_suffix(".txt")):
-                torn += not fine
-                if fine:
-                    messages[key] = text
-        every = np.concatenate(parts) if parts else np.empty(0, dtype=kind)
-        order = np.lexsort((every["low"], every["high"]))
-        every = every[order]
-        first = np.ones(every.size, dtype=bool)
-        first[1:] = (every["high"][1:] != every["high"][:-1]) | (
-            every["low"][1:] != every["low"][:-1]
-        )
-        return Contents(
-            every[first], messages, torn, int(every.size - np.count_nonzero(first)), len(shards)
-        )
-
-    @contextlib.contextmanager
-    def driver(self, alone: bool = True) -> Iterator[None]:
-        """Hold the store as the one driver, or as one of many tasks that share the points.
+        Threads that append at the same time share the waiting for the disk.
 
         Raises
         ------
         BadParameter
-            When another process drives this store.
+            When there is no room, or the folder became another store. What a store holds stays.
         """
+        records = records.copy()
+        records["check"] = checksums(records)
         try:
-            import fcntl
-        except ImportError:  # no locks on this system: shards keep two drivers apart all the same
-            yield
-            return
-        with (self.path / "lock").open("a") as file:
-            mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-            try:
-                fcntl.flock(file, mode | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BadParameter(
-                    f"another sweep is running on {self.path}: wait for it, or give another store"
-                ) from error
+            with self._writing:
+                shard = self._files()
+                lines = b"".join(write_message(key, text) for key, text in messages.items())
+                self._write(shard, lines, records.tobytes())
+                shard.written += 1
+                ticket = shard.written
+            with self._syncing:
+                if shard.synced < ticket:
+                    upto = shard.written
+                    os.fsync(shard.file)
+                    shard.synced = upto
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def read(self) -> Contents:
+        """All whole records of all shards, in memory at once; `look_up` reads large stores."""
+        parts: list[NDArray[Any]] = [np.empty(0, dtype=self.kind)]
+        messages: dict[Key, str] = {}
+        torn = 0
+        shards = [path for paths in self.shards_by_part().values() for path in paths]
+        for path in shards:
+            for records, damaged in read_records(path, self.kind):
+                parts.append(records)
+                torn += damaged
+            for line in read_messages(path.with_suffix(".txt")):
+                torn += line is None
+                if line is not None:
+                    messages[line[0]] = line[1]
+        every = np.concatenate(parts)
+        every = every[np.lexsort((every["low"], every["high"]))]
+        first = np.ones(every.size, dtype=bool)
+        first[1:] = (np.diff(every["high"]) != 0) | (np.diff(every["low"]) != 0)
+        repeated = int(every.size - np.count_nonzero(first))
+        return Contents(every[first], messages, torn, repeated, len(shards))
+
+    def shards_by_part(self) -> dict[tuple[int, int], list[Path]]:
+        """Shards that may hold points of this handle, by the part that they were written for.
+
+        Other tasks of as many parts have other points.
+        """
+        groups: dict[tuple[int, int], list[Path]] = {}
+        with os.scandir(self.path) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            match = SHARD.fullmatch(name)
+            if match:
+                part = (int(match[1]), int(match[2]))
+                if part[1] != self.part[1] or part[0] == self.part[0]:
+                    groups.setdefault(part, []).append(self.path / name)
+        return dict(sorted(groups.items()))
+
+    @contextlib.contextmanager
+    def driver(self) -> Iterator[None]:
+        """Hold the points of this handle: all, or those of its part.
+
+        Raises
+        ------
+        BadParameter
+            When another process computes these points.
+        """
+        with hold(self.path, self.part):
             yield
 
     def close(self) -> None:
         """Close the files of this process."""
-        with self._lock:
-            for file in (self._shard, self._words):
-                if file is not None:
-                    file.close()
-            self._shard = self._words = None
+        with self._writing, self._syncing:
+            self._abandon()
 
-    def _concerns(self, name: str) -> bool:
-        """Whether a shard may hold points of this part: not one of the same parts but this."""
-        index, count = name.split("-", 2)[1].split("of")
-        return int(count) != self.part[1] or int(index) == self.part[0]
+    def _abandon(self) -> None:
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(shard.file)
+            shard.synced = shard.written
+            os.close(shard.file)
+            if shard.words is not None:
+                os.close(shard.words)
 
-    def _files(self) -> tuple[BinaryIO, BinaryIO]:
-        """Files of the running process; a fork must not write to its parent's."""
-        # A write that failed half-way (no space left) must not shift the records behind it.
-        whole = (
-            self._shard is None or self._shard.tell() % record_type(self.quantities).itemsize == 0
-        )
-        mine = self._shard is not None and self._owner == os.getpid() and whole
-        if not mine or self._shard is None or self._words is None:
+    def _files(self) -> _Shard:
+        """Files of the running process."""
+        if self._shard is not None and not self._shard.path.exists():
+            # The folder was removed: what is written now must be found in what is there now.
+            with self._syncing:
+                self._abandon()
+            _compare(self.path, json.loads(json.dumps(_manifest(self.identity, self.quantities))))
+        if self._shard is None:
             index, count = self.part
-            whose = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            name = f"shard-{index}of{count}-{whose}"
-            self._shard = (self.path / f"{name}.bin").open("ab")
-            self._words = (self.path / f"{name}.txt").open("ab")
-            self._shard.seek(0, os.SEEK_END)
-            self._owner = os.getpid()
-        return self._shard, self._words
+            host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
+            whose = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+            path = self.path / f"shard-{index}of{count}-{whose}.bin"
+            self._shard = _Shard(path, _create(path))
+        return self._shard
+
+    def _write(self, shard: _Shard, lines: bytes, data: bytes) -> None:
+        """Words before numbers: no point is known without what it says."""
+        try:
+            if lines:
+                if shard.words is None:  # most sweeps have nothing to say: no file for it
+                    shard.words = _create(shard.path.with_suffix(".txt"))
+                _write_all(shard.words, lines)
+                os.fsync(shard.words)
+            _write_all(shard.file, data)
+        except OSError:
+            # No room half-way: a piece of a record must not shift those behind it.
+            with self._syncing:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(shard.file, shard.size)
+                self._abandon()
+            raise
+        shard.size += len(data)
+
+
+_HANDLES: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_HANDLES):
+        store.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -257,13 +299,21 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     BadParameter
-        When there is no store.
+        When there is no store, or one of another format.
     """
     manifest = Path(path) / "manifest.json"
     try:
         found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        fine = isinstance(found, dict) and {"format", "quantities", "identity"} <= set(found)
     except (OSError, ValueError) as error:
         raise BadParameter(f"{path} is no store: {manifest} cannot be read ({error})") from error
+    if not fine:
+        raise BadParameter(f"{path} is no store: {manifest} has not the entries of one")
+    if found["format"] != FORMAT:
+        raise BadParameter(
+            f"the store {path} has the format {found['format']}, this version of dmft reads and "
+            f"writes {FORMAT}: use the version that made it, or give another folder"
+        )
     return found
 
 
@@ -273,35 +323,68 @@ def open_store(path: str | Path) -> Store:
     return Store(Path(path), found["identity"], tuple(found["quantities"]))
 
 
+def _manifest(identity: Mapping[str, Any], quantities: Sequence[str]) -> dict[str, Any]:
+    return {"format": FORMAT, "quantities": list(quantities), "identity": dict(identity)}
+
+
+def _unwritable(folder: Path, error: OSError) -> BadParameter:
+    return BadParameter(
+        f"cannot write the store {folder}: {error.strerror}. What it holds is whole; the same call "
+        "computes what is missing"
+    )
+
+
 def _write_once(target: Path, text: str) -> None:
     """Write a file aside and link it into place; whoever is first wins."""
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    aside.write_text(text, encoding="utf-8")
-    with contextlib.suppress(FileExistsError):
+    file = _create(aside)
+    try:
+        _write_all(file, text.encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    try:
         os.link(aside, target)
-    aside.unlink()
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        aside.replace(target)
+    aside.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    _sync_folder(target.parent.parent)
 
 
-def _lines(path: Path) -> Iterator[tuple[tuple[int, int], str, bool]]:
-    if not path.exists():
-        return
-    for line in path.read_bytes().split(b"\n"):
-        check, _, body = line.partition(b" ")
-        if not line:
-            continue
+def _create(path: Path) -> int:
+    """Make a file to append to; its name is on the disk when this returns."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
+    _sync_folder(path.parent)
+    return file
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some systems have no such call for folders
+        number = os.open(folder, os.O_RDONLY)
         try:
-            fine = int(check, 16) == zlib.crc32(body)
-            high, low, text = json.loads(body) if fine else (0, 0, "")
-        except ValueError:
-            fine, high, low, text = False, 0, 0, ""
-        yield (high, low), text, fine
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """First entry in which two manifests differ, in words."""
-    pairs = {**wanted, **wanted["identity"]}
-    others = {**found, **found.get("identity", {})}
-    for name in sorted(set(pairs) | set(others)):
+def _write_all(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Refuse a store of another sweep, naming the first entry in which it differs."""
+    found = read_manifest(folder)
+    if found == wanted:
+        return
+    pairs, others = {**wanted, **wanted["identity"]}, {**found, **found["identity"]}
+    said = "its manifest differs"
+    for name in sorted(set(pairs) | set(others) - {"identity"}):
         if name != "identity" and pairs.get(name) != others.get(name):
-            return f"its {name} is {others.get(name)!r:.100}, here {pairs.get(name)!r:.100}"
-    return "its manifest differs"
+            said = f"its {name} is {others.get(name)!r:.100}, here {pairs.get(name)!r:.100}"
+            break
+    raise BadParameter(f"{folder} holds another sweep: {said}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextvars
-import os
+import functools
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.chunk import Chunk, Task, compute_chunk, forget_store, killed_point
+from dmft.analysis.chunk import Chunk, Task, forget_store, killed_point
+from dmft.analysis.engine import Engine, is_infrastructure
+from dmft.analysis.lookup import look_up
 from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram, count_names
 from dmft.analysis.points import Points, as_points
-from dmft.analysis.store import Contents, Store, record_type
+from dmft.analysis.store import Store
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import CANCELLED, Progress, ProgressOption
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 # Chunks aim at this many seconds: less, and the engine costs more than the points.
 CHUNK_SECONDS = 0.2
+# With many workers at longer ones, so that all tasks of a store together ask its disk, and one
+# scheduler, for no more than this many chunks a second; but no worker loses more than a minute.
+CHUNKS_PER_SECOND = 200
+LONGEST_CHUNK_SECONDS = 60.0
 LARGEST_CHUNK = 4096
 # Chunks in flight for each worker, so that none waits for the driver.
 AHEAD = 2
@@ -132,43 +138,51 @@ def run_sweep(
     provenance: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """Evaluate `measure(**parameters)` at points; see `dmft.sweep`."""
-    where = as_points(points)
+    where = _part(as_points(points), part)
     names = tuple(quantities)
-    label = {"measure": str(getattr(measure, "__qualname__", measure)), **(identity or {})}
+    label = {"measure": name_of(measure), **(identity or {})}
     task = Task(measure, where, names, None if store is None else str(store), label, part)
-    numbers = _part(where, part)
+    numbers, torn = np.arange(len(where)), 0
     opened = None if store is None else Store.open(store, label, names, part)
-    known = Contents(np.empty(0, dtype=record_type(names)), {}, 0, 0, 0)
     board = _Board(where, names)
-    with _Engine.of(executor, workers) as engine:
+    with Engine.of(executor, workers) as engine:
         if opened is None:
             _drive(task, numbers, engine, board, progress)
         else:
-            with opened.driver(alone=part == (0, 1)):
-                known = opened.read()
-                missing = board.take(numbers, where.keys(numbers), known)
+            with opened.driver():
+                known = look_up(opened, where, numbers, board.fill)
+                board.messages.update(known.messages)
+                torn = known.torn
                 try:
-                    _drive(task, missing, engine, board, progress)
+                    _drive(task, numbers[~known.have], engine, board, progress)
                 finally:
                     forget_store(task)
-    return board.result(known.torn, {"dmft": VERSION, **label, **(provenance or {})})
+    return board.result(torn, {"dmft": VERSION, **label, **(provenance or {})})
 
 
 def collect(points: Any, store: Store, provenance: Mapping[str, Any] | None = None) -> Sweep:
     """What a store holds of these points; nothing is computed."""
     where = as_points(points)
-    known, board = store.read(), _Board(where, store.quantities)
-    numbers = np.arange(len(where))
-    board.take(numbers, where.keys(numbers), known)
+    board = _Board(where, store.quantities)
+    known = look_up(store, where, np.arange(len(where)), board.fill)
+    board.messages.update(known.messages)
     return board.result(known.torn, {"dmft": VERSION, **store.identity, **(provenance or {})})
 
 
-def _part(points: Points, part: tuple[int, int]) -> NDArray[np.int64]:
-    """Numbers of the points of one of several tasks."""
+def name_of(measure: Callable[..., Any]) -> str:
+    """What a store remembers of a function: its name, the same in every process."""
+    if isinstance(measure, functools.partial):
+        given = [*map(str, measure.args), *(f"{k}={v}" for k, v in measure.keywords.items())]
+        return f"{name_of(measure.func)}({', '.join(given)})"
+    return str(getattr(measure, "__qualname__", type(measure).__qualname__))
+
+
+def _part(points: Points, part: tuple[int, int]) -> Points:
+    """The points of one of several tasks: none holds the places of all."""
     index, count = part
     if not (count >= 1 and 0 <= index < count):
         raise BadParameter(f"part = {part!r}: (i, n) with 0 <= i < n")
-    return np.arange(index, len(points), count)
+    return points if count == 1 else points.only(np.arange(index, len(points), count))
 
 
 class _Board:
@@ -183,30 +197,17 @@ class _Board:
         self.messages: dict[int, str] = {}
         self.computed = 0
 
-    def take(
-        self, numbers: NDArray[np.int64], keys: NDArray[Any], known: Contents
-    ) -> NDArray[np.int64]:
-        """Fill in what a store knows; return the numbers that are missing."""
-        place = known.find(keys)
-        have = place >= 0
-        self._fill(numbers[have], known.records[place[have]])
-        if known.messages:
-            for number, key in zip(numbers[have], keys[have], strict=True):
-                text = known.messages.get((int(key["high"]), int(key["low"])))
-                if text:
-                    self.messages[int(number)] = text
-        return numbers[~have]
-
     def write(self, chunk: Chunk) -> None:
         """Fill in a computed chunk."""
-        self._fill(chunk.numbers, chunk.records)
+        self.fill(chunk.numbers, chunk.records)
         self.computed += chunk.numbers.size
         for number, record in zip(chunk.numbers, chunk.records, strict=True):
             text = chunk.messages.get((int(record["high"]), int(record["low"])))
             if text:
                 self.messages[int(number)] = text
 
-    def _fill(self, numbers: NDArray[np.int64], records: NDArray[Any]) -> None:
+    def fill(self, numbers: NDArray[np.int64], records: NDArray[Any]) -> None:
+        """Fill in records."""
         self.values[numbers], self.horizon[numbers] = records["values"], records["horizon"]
         self.status[numbers] = records["status"]
 
@@ -221,68 +222,10 @@ class _Board:
         )  # fmt: skip
 
 
-@dataclass
-class _Engine:
-    """What runs chunks: anything that submits functions and returns futures with callbacks."""
-
-    executor: Any
-    workers: int
-    # Makes another executor when this one breaks; None for those of the caller.
-    renew: Callable[[], Any] | None = None
-
-    @classmethod
-    def of(cls, given: Any, workers: int | None) -> _Engine:
-        """Threads, processes, an executor, or a function that makes one."""
-        count = workers or os.cpu_count() or 1
-        if given == "threads":
-            return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
-        if given == "processes":
-            import multiprocessing
-
-            spawn = multiprocessing.get_context("spawn")
-
-            def pool() -> Executor:
-                return ProcessPoolExecutor(count, mp_context=spawn)
-
-            return cls(pool(), count, pool)
-        if callable(given) and not hasattr(given, "submit"):
-            return cls(given(), count, given)
-        if not hasattr(given, "submit"):
-            raise BadParameter(
-                f'executor = {given!r}: "threads", "processes", an object with submit() as in '
-                "concurrent.futures, a dask.distributed.Client, or a function that makes one"
-            )
-        return cls(given, workers or _workers_of(given), None)
-
-    def __enter__(self) -> _Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.renew is not None:
-            self.executor.shutdown(wait=True, cancel_futures=True)
-
-    def replace(self) -> None:
-        """Take a new executor after the old one broke."""
-        if self.renew is None:
-            raise BadParameter(
-                "the executor broke (a worker died) and cannot be used again; pass a function that "
-                'makes one, or "processes". What was computed is in the store: run the same again'
-            )
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        self.executor = self.renew()
-
-
-def _workers_of(executor: Any) -> int:
-    """Number of workers of somebody's executor."""
-    if hasattr(executor, "ncores"):  # a dask client
-        return max(1, sum(executor.ncores().values()))
-    return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)
-
-
 def _drive(
     task: Task,
     numbers: NDArray[np.int64],
-    engine: _Engine,
+    engine: Engine,
     board: _Board,
     progress: ProgressOption,
 ) -> None:
@@ -304,7 +247,7 @@ class _Driver:
     def __init__(
         self,
         task: Task,
-        engine: _Engine,
+        engine: Engine,
         board: _Board,
         waiting: list[NDArray[np.int64]],
         total: int,
@@ -349,12 +292,7 @@ class _Driver:
     def send(self, chunk: NDArray[np.int64]) -> None:
         """Hand one chunk to the executor."""
         try:
-            if isinstance(self.engine.executor, ThreadPoolExecutor):
-                run = self.context.copy().run
-                future = self.engine.executor.submit(run, compute_chunk, self.task, chunk)
-            else:
-                extra = {"pure": False} if hasattr(self.engine.executor, "ncores") else {}
-                future = self.engine.executor.submit(compute_chunk, self.task, chunk, **extra)
+            future = self.engine.submit(self.task, chunk, self.context)
         except BrokenExecutor:
             self.broke(chunk)
             return
@@ -369,7 +307,7 @@ class _Driver:
         try:
             result: Chunk = future.result()
         except Exception as error:  # of the engine: those of the measure come as results
-            if not _is_infrastructure(error):
+            if not is_infrastructure(error):
                 raise
             self.broke(chunk)
             return
@@ -379,12 +317,14 @@ class _Driver:
             raise result.error
         if result.numbers.size:
             each = result.seconds / result.numbers.size
-            self.size = int(np.clip(CHUNK_SECONDS / max(each, 1e-7), 1, LARGEST_CHUNK))
+            together = self.engine.workers * self.task.part[1] / CHUNKS_PER_SECOND
+            seconds = min(max(CHUNK_SECONDS, together), LONGEST_CHUNK_SECONDS)
+            self.size = int(np.clip(seconds / max(each, 1e-7), 1, LARGEST_CHUNK))
 
     def broke(self, chunk: NDArray[np.int64]) -> None:
         """Try what was in flight when a worker died again, point by point."""
         lost = [chunk]
-        if not hasattr(self.engine.executor, "ncores"):  # dask starts its workers again itself
+        if not self.engine.is_dask:
             lost += self.flying.values()
             self.flying.clear()
             self.engine.replace()
@@ -408,11 +348,5 @@ class _Driver:
         for future in self.flying:
             future.cancel()
         for future in list(self.flying):
-            if isinstance(self.engine.executor, ThreadPoolExecutor) and not future.cancelled():
+            if self.engine.is_threads and not future.cancelled():
                 self.board.write(future.result())
-
-
-def _is_infrastructure(error: Exception) -> bool:
-    """Whether an error is that of a worker or of the engine, not of the points."""
-    names = {"KilledWorker", "CancelledError", "CommClosedError", "FutureCancelledError"}
-    return isinstance(error, BrokenExecutor) or type(error).__name__ in names

@@ -1,0 +1,88 @@
+"""One driver for each point of a store: locks that end with the process, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dmft.errors import BadParameter
+
+# Bytes of the file `lock`, which stays empty: byte n is held, together with others, by every task
+# of n parts; byte PARTS + i alone by the task of part i. One file for any number of tasks.
+PARTS = 1 << 40
+# What a file system says that has no locks.
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+@contextlib.contextmanager
+def hold(folder: Path, part: tuple[int, int]) -> Iterator[None]:
+    """Hold a part of the points of a store; (0, 1) is all of them.
+
+    Raises
+    ------
+    BadParameter
+        When another process computes points of this part, or other parts than these.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no locks on this system: shards keep two drivers apart all the same
+        yield
+        return
+    try:
+        file = (folder / "lock").open("a+b")
+    except OSError as error:
+        raise BadParameter(f"cannot write the store {folder}: {error.strerror}") from error
+    with file:
+        try:
+            if hasattr(fcntl, "F_OFD_SETLK"):
+                reason = _refusal(file, *part)
+            else:
+                mode = fcntl.LOCK_EX if part == (0, 1) else fcntl.LOCK_SH
+                reason = "another sweep is running"
+                fcntl.flock(file, mode | fcntl.LOCK_NB)
+                reason = ""
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                reason = ""
+                warnings.warn(
+                    f"the file system of {folder} has no locks: two sweeps on it at once are safe, "
+                    "but may compute the same points",
+                    stacklevel=3,
+                )
+        if reason:
+            raise BadParameter(f"{reason} on {folder}: wait for it, or give another store")
+        yield
+
+
+def _refusal(file: BinaryIO, index: int, count: int) -> str:
+    """Lock a part, or say why it cannot be had.
+
+    First the number of parts is announced, then others are looked for: of two that start at once
+    with different numbers, at least one sees the other.
+    """
+    import fcntl
+
+    def lock(kind: int, start: int, length: int, command: int) -> tuple[int, ...]:
+        wanted = struct.pack("@hhqqi4x", kind, 0, start, length, 0)
+        answer: bytes = fcntl.fcntl(file, command, wanted)
+        return struct.unpack("@hhqqi4x", answer)
+
+    lock(fcntl.F_RDLCK, count, 1, fcntl.F_OFD_SETLK)
+    for start, end in ((0, count), (count + 1, PARTS)):
+        answer = lock(fcntl.F_WRLCK, start, end - start, fcntl.F_OFD_GETLK)
+        if answer[0] != fcntl.F_UNLCK:
+            other = "all points" if answer[2] == 1 else f"{answer[2]} parts"
+            return f"another sweep is running, of {other},"
+    try:
+        lock(fcntl.F_WRLCK, PARTS + index, 1, fcntl.F_OFD_SETLK)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        whose = "" if count == 1 else f", for part {index} of {count},"
+        return f"another sweep is running{whose}"
+    return ""
