@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmft.analysis.adaptive import Coarse, adaptive_diagram
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweep import run_sweep
 from dmft.errors import BadParameter
@@ -20,6 +21,9 @@ def compute_diagram(
     measure: Measure,
     axes: Mapping[str, ArrayLike],
     *,
+    adaptive: bool = False,
+    level: float = 0.0,
+    coarse: Coarse = None,
     quantity: str = "value",
     threads: int | None = None,
     progress: ProgressOption = None,
@@ -34,6 +38,9 @@ def compute_diagram(
         a pair (number, status). It runs in several threads at once.
     axes : mapping of two names to (nx,) and (ny,) values
         First the horizontal one.
+    adaptive : bool
+        Compute a coarse subgrid, and between its points only where labels differ; `level` and
+        `coarse` say how (`dmft.analysis.adaptive.adaptive_diagram`).
     quantity : str
         What the values are, for labels.
     threads : int or None
@@ -59,6 +66,14 @@ def compute_diagram(
         grid[name] = np.array(values, dtype=np.float64)
         if grid[name].ndim != 1 or grid[name].size == 0 or not np.all(np.isfinite(grid[name])):
             raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
+
+    if adaptive:
+        return adaptive_diagram(
+            measure, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
+            progress=progress, provenance=provenance,
+        )  # fmt: skip
+    if level != 0.0 or coarse is not None:
+        raise BadParameter("level= and coarse= say what adaptive=True refines: pass it too")
 
     def named(**point: float) -> Any:
         return measure(point[x_name], point[y_name])

@@ -17,13 +17,14 @@ KIND = "dmft phase diagram"
 
 
 def to_dataset(diagram: PhaseDiagram) -> xarray.Dataset:
-    """Return values, status and horizon over the two named parameters."""
+    """Return values, status, horizon and what was computed over the two named parameters."""
     dims = (diagram.y_name, diagram.x_name)
     dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
         {
             diagram.quantity: (dims, diagram.values),
             "status": (dims, diagram.status),
             "horizon": (dims, diagram.horizon),
+            "computed": (dims, diagram.computed),
         },
         coords={diagram.x_name: diagram.x, diagram.y_name: diagram.y},
         attrs=netcdf.attributes(KIND, _record(diagram)),
@@ -41,6 +42,7 @@ def save_diagram(diagram: PhaseDiagram, path: str | Path) -> Path:
         ("values", grid, diagram.values),
         ("horizon", grid, diagram.horizon),
         ("status", grid, codes),
+        ("computed", grid, diagram.computed.astype(np.int8)),
     ]
     return netcdf.write(path, KIND, _record(diagram), variables)
 
@@ -49,10 +51,12 @@ def load_diagram(path: str | Path) -> PhaseDiagram:
     """Read a phase diagram that `PhaseDiagram.save` wrote."""
     record, arrays = netcdf.read(path, KIND)
     names = np.array(record["statuses"], dtype="<U20")
+    # Older files have computed points only.
+    more = {"computed": arrays["computed"].astype(bool)} if "computed" in arrays else {}
     return PhaseDiagram(
         record["x_name"], record["y_name"], record["quantity"], arrays["x"], arrays["y"],
         arrays["values"], names[arrays["status"].astype(np.int64)], arrays["horizon"],
-        {(i, j): text for i, j, text in record["messages"]}, record["provenance"],
+        {(i, j): text for i, j, text in record["messages"]}, record["provenance"], **more,
     )  # fmt: skip
 
 

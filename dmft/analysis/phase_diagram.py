@@ -48,6 +48,9 @@ class PhaseDiagram:
     messages : mapping of (row, column) to str
         What failed points say.
     provenance : mapping
+    computed : (ny, nx) of bool
+        Where the measure was evaluated. The other points of an adaptive diagram have the status of
+        the block that they lie in and a value between those of its corners.
 
     Examples
     --------
@@ -69,19 +72,27 @@ class PhaseDiagram:
     horizon: Array
     messages: Mapping[tuple[int, int], str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    # All points but the interrupted ones, where nothing is said.
+    computed: NDArray[np.bool_] = field(default_factory=lambda: np.ones((0, 0), dtype=bool))
+
+    def __post_init__(self) -> None:
+        if self.computed.shape != self.values.shape:
+            object.__setattr__(self, "computed", self.status != Status.INTERRUPTED)
 
     @property
     def complete(self) -> bool:
-        """True when every point was computed (no interruption)."""
+        """True when every point has a result (no interruption)."""
         return not bool(np.any(self.status == Status.INTERRUPTED))
 
-    def count(self) -> dict[str, int]:
-        """Number of points of each status that occurs."""
-        return count_names(self.status)
+    def count(self, *, computed: bool = False) -> dict[str, int]:
+        """Number of points of each status that occurs, of all or of the computed ones."""
+        return count_names(self.status[self.computed] if computed else self.status)
 
     def __repr__(self) -> str:
         axes = f"{self.x_name} ({self.x.size}) x {self.y_name} ({self.y.size})"
-        return f"PhaseDiagram({self.quantity} over {axes}; {self.count()})"
+        done = int(self.computed.sum())
+        part = "" if done == self.computed.size else f"; {done} of {self.computed.size} computed"
+        return f"PhaseDiagram({self.quantity} over {axes}; {self.count()}{part})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PhaseDiagram):
@@ -94,6 +105,7 @@ class PhaseDiagram:
                 np.array_equal(getattr(self, n), getattr(other, n), equal_nan=True) for n in arrays
             )
             and np.array_equal(self.status, other.status)
+            and np.array_equal(self.computed, other.computed)
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmft.analysis.adaptive import Coarse
 from dmft.analysis.diagram import compute_diagram
 from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import PhaseDiagram
@@ -33,6 +34,9 @@ def phase_diagram(
     fraction: float = 0.5,
     reference: str = "start",
     overlap: float | None = None,
+    adaptive: bool = False,
+    level: float = 0.0,
+    coarse: Coarse = None,
     quantity: str | None = None,
     threads: int | None = None,
     progress: ProgressOption = None,
@@ -54,6 +58,18 @@ def phase_diagram(
         For the built-in measures; compiled once for all points.
     fraction, reference, overlap
         Of "escape_time", as for `dmft.escape_time`.
+    adaptive : bool
+        Compute a coarse subgrid, and between its points only where labels differ: the status of a
+        point, with its value for measures that return bools or ints ("converged", "status"), else
+        with whether the value lies above `level`. Other points take the status of the block they
+        lie in and values interpolated between its corners; `PhaseDiagram.computed` tells them
+        apart. A region is reproduced at every point of the grid where it is as wide as a square of
+        `coarse` by `coarse` cells; narrower islands, tips and lanes may be missed.
+    level : float
+        Of measures that return floats, as in `dmft.boundary`; an adaptive diagram only.
+    coarse : int or (int, int), optional
+        Steps of the grid between points of the coarse one, along x and y; an adaptive diagram
+        only. By default a power of two that makes 16 to 32 blocks of an axis, at least 4.
     quantity : str, optional
         Label of the values.
     threads : int, optional
@@ -78,8 +94,18 @@ def phase_diagram(
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=50.0)
     >>> diagram.values.shape, diagram.status.tolist()
     ((2, 2), [['ok', 'ok'], ['ok', 'ok']])
+
+    The sign of the growth rate, from one point in ten of the grid:
+
+    >>> import numpy as np
+    >>> dmft.phase_diagram(
+    ...     "growth_rate", ("learning_rate", np.linspace(0.05, 0.2, 101)),
+    ...     ("label_noise", np.linspace(0.0, 4.0, 101)), adaptive=True,
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]])).count(computed=True)
+    {'ok': 1062}
     """
     names = (x[0], y[0])
+    refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
     if callable(measure):
         if equations is not None or options:
             raise BadParameter("a measure of your own takes no equations or options: close over it")
@@ -89,7 +115,7 @@ def phase_diagram(
 
         label = quantity or str(getattr(measure, "__name__", "value"))
         return compute_diagram(
-            evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress
+            evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
         )
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
     of = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
@@ -108,6 +134,7 @@ def phase_diagram(
             quantity=quantity or measure,
             threads=threads,
             progress=progress,
+            **refined,
             provenance={
                 **of.problem.provenance,
                 "t_max": t_max,
