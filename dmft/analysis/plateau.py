@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.solvers.explicit import evaluate_rows
+from dmft.solvers.pointers import pointer
+from dmft.solvers.signatures import RHS
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 
@@ -126,13 +128,14 @@ def risk_rate(run: Trajectory) -> Vector:
         np.empty_like(y),
         *(np.empty((run.t.size, len(problem.observables))) for _ in range(2)),
     )
-    evaluate_rows(problem.rhs, run.t, np.ascontiguousarray(y), widths, par, flow)
+    rhs, observe = pointer(problem.rhs, RHS), pointer(problem.observe, RHS)
+    evaluate_rows(rhs, run.t, np.ascontiguousarray(y), widths, par, flow)
     size = np.max(np.abs(y), axis=1, initial=1e-300)
     speed = np.max(np.abs(flow), axis=1, initial=1e-300)
     h = DISPLACEMENT * size / speed
     shift = h[:, None] * flow
-    evaluate_rows(problem.observe, run.t, np.ascontiguousarray(y + shift), widths, par, ahead)
-    evaluate_rows(problem.observe, run.t, np.ascontiguousarray(y - shift), widths, par, behind)
+    evaluate_rows(observe, run.t, np.ascontiguousarray(y + shift), widths, par, ahead)
+    evaluate_rows(observe, run.t, np.ascontiguousarray(y - shift), widths, par, behind)
     i = problem.observables.index("risk")
     rate: Vector = (ahead[:, i] - behind[:, i]) / (2.0 * h)
     return rate

@@ -28,7 +28,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "e609079a0ebf1808"
+BUILT_ON = "542647e327b90976"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 
-from numba import njit, types
+from numba import njit
 
 from dmft.solvers.interpolant import copy, inlined
 from dmft.solvers.layout import (
+    ADVANCE_SIGNATURE,
     BOUND,
     BY_DOMAIN,
     BY_NONFINITE,
@@ -19,7 +20,6 @@ from dmft.solvers.layout import (
     COMPONENT,
     EVALS,
     EVENT,
-    EVENTS_TYPE,
     FOUND,
     NEXT_SAVE,
     OPTIONS,
@@ -30,14 +30,11 @@ from dmft.solvers.layout import (
     RUNNING,
     SAVED,
     STEPS,
-    TASK_TYPE,
-    WORK_TYPE,
     T,
 )
-from dmft.solvers.signatures import DOMAIN, INTEGERS, RHS, VECTOR
 from dmft.solvers.state_tests import outside, read_gap
 
-BUILT_ON = "e609079a0ebf1808"
+BUILT_ON = "542647e327b90976"
 
 
 @inlined
@@ -114,14 +111,12 @@ def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: 
         _look(observe, task, events, work, y, clock, counts)
 
 
-ITERATE_SIGNATURE = types.int64(
-    RHS, RHS, DOMAIN, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS, types.int64,
-)  # fmt: skip
+@njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
+def iterate(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
+    """Take up to `budget` steps; returns RUNNING or how the run ended.
 
-
-@njit(ITERATE_SIGNATURE, cache=True, **OPTIONS)
-def iterate(rhs, observe, domain, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
-    """Take up to `budget` steps; returns RUNNING or how the run ended."""
+    It reads neither `watch` nor `tableau`: it has the arguments of the loop of flows.
+    """
     room = work.event_t.size - events.kind.size
     for _ in range(budget):
         if not _flush(task, work, y, clock, counts):

@@ -16,6 +16,7 @@ from numba import njit, types
 
 from dmft.solvers.interpolant import compiled, copy, inlined, interpolate
 from dmft.solvers.layout import (
+    ADVANCE_SIGNATURE,
     AFTER_REJECT,
     BOUND,
     BY_DOMAIN,
@@ -25,7 +26,6 @@ from dmft.solvers.layout import (
     COMPONENT,
     ERR,
     EVALS,
-    EVENTS_TYPE,
     FOUND,
     H_DONE,
     NEXT_SAVE,
@@ -38,26 +38,22 @@ from dmft.solvers.layout import (
     RUNNING,
     SAVED,
     SCAN,
+    SMALLEST_ERROR,
     STEP_ULPS,
     STEPS,
     T_OLD,
-    TABLEAU_TYPE,
-    TASK_TYPE,
-    WATCH,
     WATCH_SIGNATURE,
-    WORK_TYPE,
     H,
     T,
 )
-from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
+from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import outside
 
-BUILT_ON = "b0b78c6228901eae"
+BUILT_ON = "0426092bd98a9570"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
 FACTOR_NONFINITE, FACTOR_DOMAIN = 0.25, 0.5
-SMALLEST_ERROR = 1e-4
 
 
 @inlined
@@ -230,12 +226,6 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         counts[OUTCOME] = BOUND
     if watched:
         watch(observe, task, events, work, y, clock, counts)
-
-
-ADVANCE_SIGNATURE = types.int64(
-    RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
-    VECTOR, VECTOR, INTEGERS, types.int64,
-)  # fmt: skip
 
 
 @njit(WATCH_SIGNATURE, cache=True, **OPTIONS)

@@ -1,8 +1,8 @@
 """What passes between Python and the compiled loop: codes, records, their compiled types.
 
 Compiled code freezes these numbers, and Numba's cache looks only at the file that holds the entry
-point. `crossings.py` and `explicit.py` therefore carry a hash of the files that they build on
-(`BUILT_ON`); a test says when to renew it, which also renews the cache.
+point. Files of entry points, as `explicit.py`, therefore carry a hash of the files that they build
+on (`BUILT_ON`); a test says when to renew it, which also renews the cache.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
+from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.tableau import Tableau
 
 # Why the loop came back.
@@ -29,6 +29,8 @@ STATE, OBSERVABLE, COSINE = 0, 1, 2
 
 # Below ten units in the last place of t, stage times cease to be distinct.
 STEP_ULPS = 10 * 2.220446049250313e-16
+# The controller takes no error estimate for smaller than this, and this for that before the first.
+SMALLEST_ERROR = 1e-4
 # Perfect recovery makes the covariance singular: it may dip below zero by this many tolerances
 # (times its scale) before the step counts as outside. The deepest dip in 288 recoveries (erf,
 # square, He2, He3; p = 1..3; free and on the sphere; rtol 1e-4..1e-10) was 1.9 tolerances.
@@ -110,6 +112,14 @@ WORK_TYPE = types.NamedTuple(
 # run that has events: part of the loop, it would double what every first run waits for.
 WATCH_SIGNATURE = types.void(RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
 WATCH = types.FunctionType(WATCH_SIGNATURE)
+
+# The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,
+# clock, counts, budget. Both are handed to the loop over runs, which is compiled apart from them.
+ADVANCE_SIGNATURE = _I8(
+    RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
+    VECTOR, VECTOR, INTEGERS, _I8,
+)  # fmt: skip
+ADVANCE = types.FunctionType(ADVANCE_SIGNATURE)
 
 # Every array belongs to the caller, so no reference is counted: with counting, passing the tuples
 # around costs a third of a run.

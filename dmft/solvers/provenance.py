@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from dmft.names import VERSION
-from dmft.solvers.problem import Problem
+from dmft.solvers.problem import Block, Problem
 
 
 def describe_problem(problem: Problem) -> dict[str, Any]:
@@ -17,13 +18,18 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
     import numba
     import scipy
 
-    text = repr((problem.source, problem.state, problem.observables))
     return {
         "dmft": VERSION,
         "numpy": np.__version__,
         "numba": numba.__version__,
         "scipy": scipy.__version__,
         "python": platform.python_version(),
-        "problem": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
+        "problem": _fingerprint(problem.source, problem.state, problem.observables),
         "time_unit": "steps" if problem.kind == "map" else problem.time_unit,
     }
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(source: str, state: tuple[Block, ...], observables: tuple[str, ...]) -> str:
+    text = repr((source, state, observables))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -15,13 +15,15 @@ from dmft.progress import ProgressOption
 from dmft.solvers.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.explicit import evaluate_rows
-from dmft.solvers.march import march, march_map
+from dmft.solvers.march import march
 from dmft.solvers.parallel import parallel_message, parallel_statistics
+from dmft.solvers.pointers import pointer
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.save_times import save_times
+from dmft.solvers.signatures import RHS
 from dmft.solvers.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
@@ -128,10 +130,8 @@ def solve_problem(
         bound=float(norm_bound), trace=0.0, progress=progress,
     )  # fmt: skip
     setup = _check_start(setup)
-    if method in TABLEAUX:
+    if method in TABLEAUX or problem.kind == "map":
         raw = march(setup)
-    elif problem.kind == "map":
-        raw = march_map(setup)
     else:
         from dmft.solvers.implicit import march_implicit
 
@@ -235,7 +235,8 @@ def _trajectory(
     message += parallel_message(raw.statistics, t.size)
     values = np.empty((t.size, len(problem.observables)))
     if problem.observables:
-        evaluate_rows(problem.observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
+        observe = pointer(problem.observe, RHS)
+        evaluate_rows(observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
     return Trajectory(
         t=t,
         blocks={k: np.ascontiguousarray(v) for k, v in problem.unpack(y, widths).items()},

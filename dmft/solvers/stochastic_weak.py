@@ -28,7 +28,7 @@ from dmft.solvers.noise import draw_areas
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import drift_and_factor, evaluate, factor_noise, paths_loop
 
-BUILT_ON = "18506ad7ea31d0f8"
+BUILT_ON = "0f36ce2cbf007608"
 
 
 @inlined

@@ -15,7 +15,8 @@ from dmft.solvers import explicit
 SCRIPT = """
 import json, os
 from numba import njit
-from dmft.solvers import crossings, discrete, explicit, stochastic_euler, stochastic_weak
+from dmft.solvers import batch_loop, crossings, discrete, explicit
+from dmft.solvers import stochastic_euler, stochastic_weak
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
@@ -28,7 +29,7 @@ def rhs(t, y, widths, par, out):
 problem = Problem("ode", rhs, (Block("y", ()),), ())
 run = solve_problem(problem, {"y": 1.0}, 5.0, widths={}, events=[Event("y", 0.5)])
 dispatchers = [
-    explicit.advance, crossings.watch, discrete.iterate,
+    explicit.advance, crossings.watch, discrete.iterate, batch_loop.fly,
     stochastic_euler.advance_euler, stochastic_weak.advance_weak,
 ]
 print(json.dumps({
@@ -45,8 +46,8 @@ def test_a_second_process_loads_the_loop_and_takes_any_right_hand_side():
             [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
         ).stdout
     report = json.loads(text)
-    assert report["hits"] == [1] * 5
-    assert report["signatures"] == [1] * 5
+    assert report["hits"] == [1] * 6
+    assert report["signatures"] == [1] * 6
     assert abs(report["t"] - 0.6931471805599453) < 1e-7
 
 
@@ -65,6 +66,7 @@ PATHS = ("noise", "path_layout", "path_loop")
         ("crossings", ("signatures", "layout", "interpolant", "state_tests")),
         ("explicit", ("signatures", "tableau", "layout", "interpolant", "state_tests")),
         ("discrete", ("signatures", "layout", "interpolant", "state_tests")),
+        ("batch_loop", ("signatures", "tableau", "layout", "interpolant", "state_tests")),
         ("stochastic_euler", ("signatures", "layout", "interpolant", "state_tests", *PATHS)),
         ("stochastic_weak", ("signatures", "layout", "interpolant", "state_tests", *PATHS)),
     ],

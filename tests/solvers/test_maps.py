@@ -74,7 +74,7 @@ def test_a_chaotic_map_is_iterated_bit_for_bit(monkeypatch):
     assert run.t.tolist() == list(range(501))
     assert np.array_equal(run.y, by_hand(3.9, 0.3, 500))
     monkeypatch.setattr(march_module, "LARGEST_CHUNK", 3)
-    monkeypatch.setattr(march_module, "SAVE_ROWS", 64)
+    monkeypatch.setattr("dmft.solvers.group.SAVE_ROWS", 64)
     assert np.array_equal(run.y, chaos(500).y)
 
 
