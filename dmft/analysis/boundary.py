@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundary_curve import Trace, trace_curve
-from dmft.analysis.segment import Label, Plane, find_change
+from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
+from dmft.analysis.plane import Label, Plane, PlaneStore
+from dmft.analysis.segment import find_change
+from dmft.analysis.store import Store
 from dmft.errors import BadParameter
-from dmft.names import VERSION
+from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class BoundaryCurve:
         On the left and on the right of the direction of the points; "-" and "+" for signs.
     closed : bool
     ends : tuple of str
-        Why it ends at each end: "edge" of the plane, "triple point", "lost", or "closed".
+        Why it ends at each end: "edge" of the plane, "triple point", "lost", "closed", or
+        "interrupted" by Ctrl-C.
     """
 
     x: Array
@@ -83,8 +85,12 @@ class Boundary:
         Asked half-width of brackets, in units of the ranges.
     solves : mapping of str to int
         Evaluations of the measure: "grid" and "curves".
+    stored : int
+        Points that were read from the store instead.
+    status : Status
+        "ok", "tolerance_not_met" where ends of curves were lost, or "interrupted".
     message : str
-        What was not finished, in words.
+        What was not finished, and which points failed, in words.
     provenance : mapping
 
     Examples
@@ -104,6 +110,8 @@ class Boundary:
     triple_points: Array
     tol: float
     solves: Mapping[str, int]
+    stored: int = 0
+    status: Status = Status.OK
     message: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,10 +148,15 @@ def trace_boundary(
     step: float = 0.04,
     log: tuple[str, ...] = (),
     threads: int | None = None,
+    store: str | Path | None = None,
     progress: ProgressOption = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Boundary:
-    """Trace all boundaries of a measure in a rectangle; see `dmft.boundary`."""
+    """Trace all boundaries of a measure in a rectangle; see `dmft.boundary`.
+
+    A store is that of one measure between two names, whatever the ranges and the tolerance; what
+    it must agree on is `provenance`.
+    """
     axes = [_axis(x, log), _axis(y, log)]
     if not 0.0 < LEAST_STEP * tol <= step <= 0.25:
         raise BadParameter(
@@ -156,20 +169,40 @@ def trace_boundary(
     def to_parameters(point: Array) -> tuple[float, float]:
         return axes[0](float(point[0])), axes[1](float(point[1]))
 
-    plane = Plane(measure, to_parameters)
     u, v = (np.linspace(0.0, 1.0, n) for n in grid)
-    with Progress(progress, "boundary") as bar:
-        labels = _coarse(plane, u, v, threads, bar)
+    known = {"dmft": VERSION, **(provenance or {})}
+    with (
+        Progress(progress, "boundary") as bar,
+        _memory(store, (x[0], y[0]), known) as memory,
+        Plane(measure, to_parameters, threads=threads, store=memory) as plane,
+    ):
+        labels = _coarse(plane, u, v, bar)
         on_grid = plane.solves
-        traces, message = _all_curves(plane, u, v, labels, tol, step, bar)
+        traces, status, message = _all_curves(plane, u, v, labels, tol, step, bar)
+        message = "; ".join(text for text in (message, plane.failures) if text)
     curves = tuple(_curve(t, axes) for t in traces)
     return Boundary(
         x[0], y[0],
         np.array([axes[0](float(a)) for a in u]), np.array([axes[1](float(b)) for b in v]),
         labels, curves, _triple_points(traces, axes, step), tol,
-        {"grid": on_grid, "curves": plane.solves - on_grid}, message,
-        {"dmft": VERSION, **(provenance or {})},
+        {"grid": on_grid, "curves": plane.solves - on_grid}, plane.stored, status, message, known,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _memory(
+    path: str | Path | None, names: tuple[str, str], known: Mapping[str, Any]
+) -> Iterator[PlaneStore | None]:
+    """The store of a plane, held while it is in use."""
+    if path is None:
+        yield None
+        return
+    store = Store.open(path, {**known, "plane": list(names)}, ("value",))
+    with store.driver():
+        try:
+            yield PlaneStore(store, names)
+        finally:
+            store.close()
 
 
 def _axis(axis: Axis, log: tuple[str, ...]) -> Callable[[float], float]:
@@ -188,24 +221,28 @@ def _axis(axis: Axis, log: tuple[str, ...]) -> Callable[[float], float]:
     return lambda u: high if u == 1.0 else low * (high / low) ** u
 
 
-def _coarse(plane: Plane, u: Array, v: Array, threads: int | None, bar: Progress) -> NDArray[Any]:
-    """Labels of the grid; several threads serve measures that release the lock."""
+def _coarse(plane: Plane, u: Array, v: Array, bar: Progress) -> NDArray[Any]:
+    """Labels of the grid, as far as Ctrl-C lets it come."""
     places = [np.array([a, b]) for b in v for a in u]
+
+    def told(count: int) -> None:
+        bar.update(0.5 * count / len(places), f"{count} grid points")
+
+    with contextlib.suppress(KeyboardInterrupt):
+        plane.all_at(places, told)
     labels = np.empty(len(places), dtype=object)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for n, seen in enumerate(pool.map(plane.at, places)):
-            labels[n] = seen.label
-            bar.update(0.5 * n / len(places), f"{n + 1} grid points")
+    for n, (a, b) in enumerate(places):
+        seen = plane.known.get((float(a), float(b)))
+        labels[n] = INTERRUPTED if seen is None else seen.label
     return labels.reshape(v.size, u.size)
 
 
 def _all_curves(
     plane: Plane, u: Array, v: Array, labels: NDArray[Any], tol: float, step: float, bar: Progress
-) -> tuple[list[Trace], str]:
-    """Follow curves until every change on the grid lies on one."""
-    edges = _changes(labels)
+) -> tuple[list[Trace], Status, str]:
+    """Follow curves until every change on the grid lies on one, or until Ctrl-C."""
+    edges = [] if plane.cancel.is_set() else _changes(labels)
     found: list[Trace] = []
-    lost = 0
     for n, (begin, end) in enumerate(edges):
         a, b = np.array([u[begin[0]], v[begin[1]]]), np.array([u[end[0]], v[end[1]]])
         pair = (plane.at(a).label, plane.at(b).label)
@@ -214,15 +251,23 @@ def _all_curves(
         # A curve through a point of the grid touches edges without crossing them.
         if any(_is_near(t, y, pair, AT_NODE * step) for t in found for y in (a, b)):
             continue
-        change = find_change(plane, a, b, tol)
+        try:
+            change = find_change(plane, a, b, tol)
+        except KeyboardInterrupt:
+            break
         if any(_is_near(t, change.point, change.labels, ON_CURVE * step) for t in found):
             continue
-        trace = trace_curve(plane, change, tol, step)
-        found.append(trace)
-        lost += trace.ends.count("lost")
+        found.append(trace_curve(plane, change, tol, step))
+        if plane.cancel.is_set():
+            break
         bar.update(0.5 + 0.5 * n / len(edges), f"{len(found)} curves, {plane.solves} solves")
-    message = f"{lost} ends of curves were lost: take a smaller step" if lost else ""
-    return found, message
+    if plane.cancel.is_set():
+        return found, Status.INTERRUPTED, "interrupted: curves are missing"
+    lost = sum(t.ends.count("lost") for t in found)
+    if lost:
+        lines = f"{lost} ends of curves were lost: take a smaller step"
+        return found, Status.TOLERANCE_NOT_MET, lines
+    return found, Status.OK, ""
 
 
 def _changes(labels: NDArray[Any]) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.segment import Change, Label, Plane, find_change
+from dmft.analysis.plane import Label, Plane
+from dmft.analysis.segment import Change, find_change
 
 Array = NDArray[np.float64]
 # Points of which the next one is extrapolated, and by a polynomial of which order: brackets leave
@@ -25,6 +26,8 @@ CAUTION = 3.0
 # In tolerances.
 SMALLEST_STEP = 30.0
 MOST_POINTS = 4000
+# End of a curve that was being followed at Ctrl-C.
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -187,10 +190,13 @@ def trace_curve(plane: Plane, change: Change, tol: float, step: float) -> Trace:
     walks: list[_Walk] = []
     for sides in (change.labels, change.labels[::-1]):
         walk = _Walk(plane, sides, [change.point], [change.half_width], tol, step)
-        if _first_step(walk, step / 4):
-            walk.run(change.point)
+        try:
+            if _first_step(walk, step / 4):
+                walk.run(change.point)
+        except KeyboardInterrupt:
+            walk.reason = INTERRUPTED
         walks.append(walk)
-        if walk.reason == "closed":
+        if walk.reason in ("closed", INTERRUPTED):
             break
     forward = walks[0]
     points, errors = forward.points, forward.errors

@@ -10,6 +10,7 @@ import numpy as np
 
 from dmft import netcdf
 from dmft.analysis.boundary import Boundary, BoundaryCurve
+from dmft.names import Status
 
 if TYPE_CHECKING:
     import xarray
@@ -59,7 +60,8 @@ def load_boundary(path: str | Path) -> Boundary:
     return Boundary(
         record["x_name"], record["y_name"], arrays["x"], arrays["y"], labels, curves,
         arrays.get("triple_points", np.empty((0, 2))), record["tol"], record["solves"],
-        record["message"], record["provenance"],
+        record.get("stored", 0), Status(record.get("status", "ok")), record["message"],
+        record["provenance"],
     )  # fmt: skip
 
 
@@ -78,6 +80,8 @@ def _record(found: Boundary) -> dict[str, Any]:
         ],
         "tol": found.tol,
         "solves": dict(found.solves),
+        "stored": found.stored,
+        "status": str(found.status),
         "message": found.message,
         "provenance": json.loads(json.dumps(dict(found.provenance), default=str)),
     }

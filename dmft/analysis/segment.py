@@ -3,70 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dmft.errors import BadParameter
-
-Point = NDArray[np.float64]
-Label = str | int | bool
-# Label of points at which the measure is no number.
-FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Label of a point, and the value of which it is the sign; nan for labels alone."""
-
-    label: Label
-    value: float = math.nan
-
-
-@dataclass
-class Plane:
-    """A measure on the unit square, counted, with one memory for all points asked for."""
-
-    measure: Callable[[float, float], Any]
-    to_parameters: Callable[[Point], tuple[float, float]]
-    solves: int = 0
-    known: dict[tuple[float, float], Seen] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def at(self, point: Point) -> Seen:
-        """Label at a point of the square."""
-        key = (float(point[0]), float(point[1]))
-        if key not in self.known:
-            seen = read_label(self.measure(*self.to_parameters(point)))
-            with self.lock:
-                self.known[key] = seen
-                self.solves += 1
-        return self.known[key]
-
-
-def read_label(result: Any) -> Seen:
-    """Label of what a measure returned: the sign of a float, or the thing itself."""
-    if isinstance(result, str):  # Status too
-        return Seen(str(result))
-    if isinstance(result, bool | np.bool_):
-        return Seen(bool(result))
-    if isinstance(result, int | np.integer):
-        return Seen(int(result))
-    if isinstance(result, tuple):  # (number, status)
-        return read_label(float(result[0])) if str(result[1]) in ("ok", "event") else Seen(FAILED)
-    try:
-        value = float(result)
-    except (TypeError, ValueError) as error:
-        raise BadParameter(
-            f"a boundary needs a signed number or a label (str, int, bool), got {result!r:.80}"
-        ) from error
-    if math.isnan(value):
-        return Seen(FAILED)
-    return Seen("+" if value > 0.0 else "-", value)
+from dmft.analysis.plane import Label, Plane, Point, Seen
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def boundary(
     fraction: float = 0.5,
     reference: str = "start",
     overlap: float | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
     threads: int | None = None,
     progress: ProgressOption = None,
     **options: Any,
@@ -65,16 +68,23 @@ def boundary(
         Value of signed measures at which the boundary lies.
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
+    store : path, optional
+        Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
+        the same result; other ranges and tolerances use what is there too.
+    identity : mapping, optional
+        What else a store must agree on, as in `dmft.sweep`.
 
     Returns
     -------
     Boundary
-        `.curves` with x, y, error; `.triple_points`; `.solves`
+        `.curves` with x, y, error; `.triple_points`; `.solves`. After Ctrl-C what is found, with
+        the status interrupted. Points at which arithmetic fails have the label "failed".
 
     Raises
     ------
     BadParameter
-        For a name that the equations lack, an empty range, or a measure that returns neither.
+        For a name that the equations lack, an empty range, a measure that returns neither, or a
+        store of another measure.
 
     Examples
     --------
@@ -112,8 +122,8 @@ def boundary(
         return relative(result, level)
 
     return trace_boundary(
-        signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, progress=progress,
-        provenance=provenance,
+        signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
+        progress=progress, provenance=provenance | dict(identity or {}),
     )  # fmt: skip
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -158,3 +163,108 @@ def test_records_figures_and_refusals(tmp_path):
     with pytest.raises(BadParameter, match="tol"):
         trace_boundary(lambda u, v: u, ("u", 0, 1), ("v", 0, 1), tol=0.0)
     assert trace_boundary(lambda u, v: u + 1, ("u", 0, 1), ("v", 0, 1)).curves == ()
+
+
+def test_failures_of_arithmetic_are_a_label_and_are_told():
+    def measure(u, v):
+        return v / u if u > 0 else v / 0
+
+    found = trace_boundary(measure, ("u", -1, 1), ("v", -1.0, 2.0), tol=1e-4)
+    assert {frozenset(c.labels) for c in found.curves} >= {frozenset("+-")}
+    assert "ZeroDivisionError" in found.message
+    with pytest.raises(KeyError) as caught:
+        trace_boundary(lambda u, v: {}[u], ("u", -1, 1), ("v", -1, 1))
+    assert "at the point" in caught.value.__notes__[0]
+
+
+def measured_in(folder):
+    """A circle as labels, one file line an evaluation."""
+
+    def measure(u, v):
+        with (folder / "calls").open("a") as file:
+            file.write(f"{u} {v}\n")
+        return "in" if u**2 + v**2 < 1 else "failed" if u < -1.9 else "out"
+
+    return measure
+
+
+def test_a_store_of_a_boundary(tmp_path):
+    def calls():
+        return (tmp_path / "calls").read_text().splitlines()
+
+    measure = measured_in(tmp_path)
+    how = {"tol": 1e-4, "step": 0.1, "grid": (5, 5), "store": tmp_path / "s"}
+    found = dmft.boundary(measure, *BOX, **how)
+    assert len(calls()) == len(set(calls())) == sum(found.solves.values())
+    again = dmft.boundary(measure, *BOX, **how)
+    assert (again.solves, again.stored) == ({"grid": 0, "curves": 0}, sum(found.solves.values()))
+    for one, other in zip(found.curves, again.curves, strict=True):
+        np.testing.assert_array_equal(one.x, other.x)
+        assert one.labels == other.labels
+    inner = next(c for c in found.curves if set(c.labels) == {"in", "out"})
+    assert gap_of_circle(inner) < 4e-4
+    finer = dmft.boundary(measure, *BOX, **how | {"tol": 1e-5})
+    assert finer.solves["grid"] == 0
+    assert finer.stored > 25
+    with pytest.raises(BadParameter, match="another sweep"):
+        dmft.boundary(measure, *BOX, **how, identity={"data": 2})
+
+
+@pytest.fixture
+def ctrl_c():
+    """Send Ctrl-C to the main thread; undoes the deafness of a process that a shell started."""
+    main, before = threading.get_ident(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(main, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("after", [40, 100, 200])
+def test_ctrl_c_keeps_what_is_found(tmp_path, ctrl_c, after):
+    whole = trace_boundary(lambda u, v: u**2 + v**2 - 1, *BOX)
+    count = itertools.count()
+
+    def measure(u, v):
+        if next(count) == after:
+            ctrl_c()
+            time.sleep(0.1)
+        return u**2 + v**2 - 1
+
+    found = trace_boundary(measure, *BOX, store=tmp_path / "s", threads=2)
+    assert found.status == "interrupted"
+    assert "interrupted" in found.message
+    assert sum(found.solves.values()) <= after + 2
+    for curve in found.curves:
+        assert gap_of_circle(curve) < 4e-6
+        assert "interrupted" in curve.ends
+    rest = trace_boundary(measure, *BOX, store=tmp_path / "s")
+    assert rest.status == "ok"
+    assert rest.stored >= after - 2
+    assert rest.stored + sum(rest.solves.values()) == sum(whole.solves.values())
+    np.testing.assert_array_equal(rest.curves[0].x, whole.curves[0].x)
+
+
+def test_an_interrupted_solve_is_no_point(ctrl_c):
+    """Ctrl-C during a solve: the run ends early with a status, which must not become a label."""
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
+    equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1, constraint="sphere"))
+    start = dmft.Overlaps([[1.0]], [[0.1]])
+    started = threading.Event()
+
+    def slow(learning_rate, label_noise):
+        started.set()
+        rates = {"learning_rate": learning_rate, "label_noise": label_noise}
+        return str(dmft.solve(equations, start, 1e12, max_steps=10**12, **rates).status)
+
+    def stop():
+        started.wait()
+        time.sleep(0.3)
+        ctrl_c()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    axes = ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0)
+    found = dmft.boundary(slow, *axes, grid=(2, 2))
+    stopper.join()
+    assert found.status == "interrupted"
+    assert set(found.labels.ravel()) == {"interrupted"}
+    assert found.curves == ()
