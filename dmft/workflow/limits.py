@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -42,17 +42,27 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
     )
 
 
-@lru_cache(maxsize=256)
 def _limit(model: Model, algorithm: SGD, p: int, k: int, noise: float) -> float | None:
+    function = _limit_of_noise(model, algorithm, p, k, noise != 0.0)
+    return None if function is None else float(function(noise))
+
+
+@lru_cache(maxsize=64)
+def _limit_of_noise(
+    model: Model, algorithm: SGD, p: int, k: int, noisy: bool
+) -> Callable[[float], float] | None:
+    """The limit as a function of the label noise: one formula for all points of a diagram."""
     if not isinstance(model.teacher, Committee):
         return None
+    noise = sp.Symbol("noise", positive=True)
     here = replace(
         model,
         student=replace(model.student, width=p),
         teacher=replace(model.teacher, width=k),
-        label_noise=noise,
+        label_noise=noise if noisy else 0,
     )
     limit = perfect_limit(here, algorithm)
-    if limit is None or not limit.is_number:
+    if limit is None or limit.free_symbols - {noise}:
         return None
-    return float(sp.N(limit))
+    function: Callable[[float], float] = sp.lambdify([noise], limit, "math")
+    return function
