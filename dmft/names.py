@@ -62,3 +62,7 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
     NOT_CONVERGED = "not_converged"
+
+
+# Labels of the measure "fixed_point", which is a position in this tuple: how far learning has come.
+FIXED_POINTS = ("uninformative", "unspecialised", "partly specialised", "specialised")

@@ -10,12 +10,10 @@ import numpy as np
 
 from dmft.analysis.boundary import Boundary, trace_boundary
 from dmft.analysis.phase_diagram import read_result
-from dmft.equations import Equations
-from dmft.model import Overlaps
+from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
-from dmft.solvers.problem import Problem
-from dmft.workflow.measures import EquationMeasure
+from dmft.workflow.measures import EquationMeasure, System
 from dmft.workflow.sweep import describe
 
 Axis = tuple[str, float, float]
@@ -31,8 +29,8 @@ def boundary(
     step: float = 0.04,
     log: tuple[str, ...] = (),
     level: float = 0.0,
-    equations: Equations | Problem | None = None,
-    start: Overlaps | None = None,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
     t_max: float | None = None,
     fraction: float = 0.5,
     reference: str = "start",
@@ -54,7 +52,7 @@ def boundary(
     measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
         A float counts by its sign against `level` (secants: about 5 evaluations a point); a str,
         int, bool or `Status` is a label (halving: about 9). nan is the label "failed".
-        "converged" and "status" are labels.
+        "converged" and "status" are labels, "fixed_point", "minima" and "learned_directions" too.
     x, y : (name, lowest, highest)
     tol : float
         Half-width of the last bracket of each point across the curve, in units of the ranges.
@@ -105,26 +103,28 @@ def boundary(
     provenance: dict[str, Any] = {"level": level}
     if callable(measure):
         inner: Callable[..., Any] = measure
+        label: Callable[[Any], Any] = _itself
         provenance["measure"] = str(getattr(measure, "__qualname__", measure))
     else:
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-        chosen = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options)
         chosen.check({x[0]: float(x[1]), y[0]: float(y[1])})
-        inner = chosen
+        inner, label = chosen, chosen.label
         provenance |= describe(chosen)
 
     def signed(first: float, second: float) -> Any:
         result = inner(**{names[0]: first, names[1]: second})
-        if measure == "converged":
-            return bool(result)
-        if measure == "status":
-            return str(list(Status)[int(result)])
-        return relative(result, level)
+        return relative(label(result), level)
 
     return trace_boundary(
         signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
         progress=progress, provenance=provenance | dict(identity or {}),
     )  # fmt: skip
+
+
+def _itself(result: Any) -> Any:
+    """Results of functions are labels or numbers as they are."""
+    return result
 
 
 def relative(result: Any, level: float) -> Any:

@@ -69,7 +69,7 @@ def landscape(
         if parameters:
             raise BadParameter(f"a callable takes no parameters here, got {sorted(parameters)}")
         return scan.landscape(model, gram, points=points)
-    risk = _values(_of(model))
+    risk = _values(risk_of(model))
     _refuse_gram(gram)
     return scan.landscape(risk.at(parameters), risk.gram, points=points)
 
@@ -116,7 +116,7 @@ def landscape_boundary(
     >>> round(dmft.landscape_boundary(model, "w", turn, 0.1, 0.9), 9)
     0.5
     """
-    risk = _values(_of(model))
+    risk = _values(risk_of(model))
     return scan.landscape_boundary(
         lambda value: risk.at({**parameters, parameter: value}), measure, low, high,
         gram=risk.gram, xtol=xtol,
@@ -164,7 +164,7 @@ def landscape_diagram(
     >>> dmft.landscape_diagram(model, {"c": [2, 6], "w": [0.2, 0.8]}).codes.tolist()
     [[0, 0], [0, 3]]
     """
-    risk = _values(_of(model))
+    risk = _values(risk_of(model))
     names = list(axes)
 
     def measure(x: float, y: float) -> Landscape:
@@ -174,7 +174,8 @@ def landscape_diagram(
     return region_diagram(measure, axes, progress=progress)
 
 
-def _of(model: SequenceModel | SequenceRisk) -> SequenceRisk:
+def risk_of(model: SequenceModel | SequenceRisk) -> SequenceRisk:
+    """Risk of a sequence model."""
     if isinstance(model, SequenceRisk):
         return model
     if not isinstance(model, SequenceModel):

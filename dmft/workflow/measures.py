@@ -2,83 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import sympy as sp
+
 from dmft.equations import Equations
+from dmft.equations.descent import DescentEquations
+from dmft.equations.descent_flow import DescentFlow
+from dmft.equations.sequence import SequenceEquations
+from dmft.equations.sequence_risk import SequenceRisk
 from dmft.errors import BadParameter
-from dmft.model import Overlaps
-from dmft.names import Status
+from dmft.model import Alignment, Overlaps, SequenceModel, as_count
+from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.problem import Problem
+from dmft.workflow.descent import OPTIONS, descent_task
+from dmft.workflow.end_states import cosines, end_state
 from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import fixed_points, stability
-from dmft.workflow.inputs import problem_of, run_inputs, split_options
+from dmft.workflow.inputs import SOLVER_OPTIONS, problem_of, run_inputs, split_options
+from dmft.workflow.landscape import landscape, risk_of
 from dmft.workflow.solve import solve
 
-MEASURES = ("escape_time", "final_risk", "converged", "growth_rate", "status")
+System = (
+    Equations | SequenceEquations | DescentEquations | DescentFlow | SequenceModel | SequenceRisk
+    | Problem
+)  # fmt: skip
+FINE = (Status.OK, Status.EVENT)
+STATUSES = tuple(Status)
+# Cosine from which a teacher direction counts as learned: far above the errors of averages on
+# nodes, below what one step of descent finds.
+LEARNED = 0.1
+# What systems are, in the words of refusals.
+FLOW = "equations of one pass or of gradient flow"
+SEQUENCE = "equations of a sequence model"
+DESCENT = "a descent on repeated data"
+LANDSCAPE = "a sequence model"
+FLUCTUATING = "equations with fluctuations"
+OTHER = "a problem written by hand"
 
 
 @dataclass(frozen=True)
 class EquationMeasure:
     """A measure of one system of equations, called with its parameters by name.
 
-    "escape_time" as `dmft.escape_time`; "final_risk" at t_max; "converged" is 1 where the run
-    reached t_max and 0 where it did not (diverged ...); "status" the number of its status;
-    "growth_rate" the largest growth rate of a small displacement from the fixed point that
-    Newton's method reaches from the start (t_max is not needed).
+    What each of them is stands in `MEASURES`; "escape_time" is read by `how`, as by
+    `dmft.escape_time`, and "learned_directions" by the `overlap` in it.
     """
 
     name: str
-    equations: Equations | Problem
-    start: Overlaps
-    t_max: float | None
+    equations: Any
+    start: Any = None
+    t_max: float | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in MEASURES:
             raise BadParameter(
-                f"unknown measure {self.name!r}; choose one of {MEASURES} or a function"
+                f"unknown measure {self.name!r}; choose one of {tuple(MEASURES)} or a function"
             )
-        missing = self.equations is None or self.start is None
-        if missing or (self.t_max is None and self.name != "growth_rate"):
-            raise BadParameter(f'the measure "{self.name}" needs equations=, start= and t_max=')
+        kind = MEASURES[self.name]
+        absent = [n for n in ("equations", *kind.needs) if getattr(self, n) is None]
+        if absent:
+            words = ", ".join(f"{n}=" for n in ("equations", *kind.needs))
+            raise BadParameter(f'the measure "{self.name}" needs {words} (no {absent[0]}= given)')
+        what = words_for(self.equations)
+        if what not in kind.takes:
+            raise BadParameter(
+                f'the measure "{self.name}" is one of {" or ".join(kind.takes)}, not of {what}: '
+                f"{kind.way_out}"
+            )
+        reach = self.how.get("overlap")
+        if reach is not None and not 0.0 < reach <= 1.0:
+            raise BadParameter(f"overlap = {reach!r} is a cosine: 0 < overlap <= 1")
 
     def check(self, parameters: Mapping[str, float]) -> None:
         """Refuse a name that the equations lack or a bad start, before any point is computed."""
         _, given = split_options(self.options)
-        run_inputs(self.equations, self.start, {**given, **parameters})
+        values = {**given, **parameters}
+        if isinstance(self.equations, SequenceModel | SequenceRisk):
+            values.pop("points", None)
+            risk_of(self.equations)(e=0.0, m=0.0, **values)
+        elif isinstance(self.equations, DescentEquations):
+            assert self.t_max is not None
+            steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
+            known = {n: v for n, v in values.items() if n not in OPTIONS}
+            descent_task(self.equations, self.start, steps, known)
+        elif not isinstance(self.equations, DescentFlow):
+            run_inputs(self.equations, self.start, values)
 
     @property
     def problem(self) -> Problem:
         """The compiled problem, one in each process."""
         return problem_of(self.equations)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the equations, or of the risk of a model."""
+        if isinstance(self.equations, SequenceModel | SequenceRisk):
+            text = sp.srepr(risk_of(self.equations).expr)
+            return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        if isinstance(self.equations, DescentEquations | DescentFlow):
+            return self.equations.fingerprint
+        return str(self.problem.provenance.get("equations", ""))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a record of many points says of its measure."""
+        if isinstance(
+            self.equations, SequenceModel | SequenceRisk | DescentEquations | DescentFlow
+        ):
+            known: dict[str, Any] = {"equations": self.fingerprint, "version": VERSION}
+        else:
+            known = dict(self.problem.provenance)
+        how = self.how if self.name == "escape_time" else {}
+        return {**known, "t_max": self.t_max, **how}
+
+    @property
+    def start_arrays(self) -> list[np.ndarray[Any, Any]]:
+        """Numbers of the start."""
+        if isinstance(self.start, Alignment):
+            return [self.start.e, self.start.m]
+        if not isinstance(self.start, Overlaps):
+            return []
+        given = (self.start.Q, self.start.M, self.start.P, self.start.readout)
+        return [a for a in given if a is not None]
+
     def __call__(self, **parameters: float) -> Any:
         """Value at these parameters."""
-        here = {**self.options, **parameters}
-        if self.name == "growth_rate":
-            return self._growth_rate(here)
-        assert self.t_max is not None
-        here["progress"] = False
-        if self.name == "escape_time":
-            return escape_time(self.problem, self.start, self.t_max, **self.how, **here)
-        run = solve(self.problem, self.start, self.t_max, save_at=2, **here)
-        if self.name == "final_risk":
-            return run
-        if self.name == "status":
-            return float(list(Status).index(Status(run.status)))
-        return float(run.status in (Status.OK, Status.EVENT))
+        return MEASURES[self.name].function(self, {**self.options, **parameters})
 
-    def _growth_rate(self, here: Mapping[str, Any]) -> Any:
-        equations = self.equations
-        if not isinstance(equations, Equations):
-            raise BadParameter('the measure "growth_rate" needs dmft.Equations')
-        (point,) = fixed_points(equations, self.start, **here)
-        if point.status != Status.OK:
-            return float("nan"), point.status
-        return stability(equations, point, **here).growth_rate
+    def label(self, result: Any) -> Any:
+        """What a boundary compares: names and bools instead of the numbers of a sweep."""
+        if self.name == "fixed_point":
+            number, status = result
+            if status == Status.NOT_CONVERGED:
+                return "not stationary"
+            return FIXED_POINTS[number] if status in FINE else str(status)
+        if self.name == "status":
+            return str(result[1])
+        if self.name == "learned_directions":
+            return result[0] if result[1] in FINE else str(result[1])
+        return result
+
+    def run(self, here: Mapping[str, Any]) -> Any:
+        """Solve to t_max, in one thread."""
+        options = {**here, "progress": False}
+        if isinstance(self.equations, DescentEquations | DescentFlow):
+            options.setdefault("threads", 1)
+            return solve(self.equations, self.start, self.t_max, **options)  # type: ignore[arg-type]
+        return solve(self.problem, self.start, self.t_max, save_at=2, **options)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled problem is built again from its equations where this is sent to.
@@ -86,3 +163,134 @@ class EquationMeasure:
         if isinstance(equations, Problem) and equations.origin is not None:
             equations = equations.origin
         return {**self.__dict__, "equations": equations}
+
+
+def words_for(system: Any) -> str:
+    """What a system is, of the words above."""
+    if isinstance(system, Problem) and system.origin is not None:
+        system = system.origin
+    if isinstance(system, Equations):
+        return FLOW if system.noise is None else FLUCTUATING
+    if isinstance(system, SequenceEquations):
+        return SEQUENCE
+    if isinstance(system, DescentEquations | DescentFlow):
+        return DESCENT
+    if isinstance(system, SequenceModel | SequenceRisk):
+        return LANDSCAPE
+    return OTHER if isinstance(system, Problem) else f"a {type(system).__name__}"
+
+
+def _escape_time(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    assert of.t_max is not None
+    return escape_time(of.problem, of.start, of.t_max, **of.how, **{**here, "progress": False})
+
+
+def _final_risk(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run = of.run(here)
+    if not isinstance(of.equations, DescentEquations | DescentFlow):
+        return run
+    if "risk" not in run.arrays:
+        raise BadParameter(
+            'a descent of this loss has no risk to be measured: take "overlap", or a function of '
+            "dmft.solve that reads train_loss"
+        )
+    return (float(run.risk[-1]) if run.status in FINE else np.nan), run.status
+
+
+def _converged(of: EquationMeasure, here: dict[str, Any]) -> bool:
+    return of.run(here).status in FINE
+
+
+def _status(of: EquationMeasure, here: dict[str, Any]) -> tuple[int, Status]:
+    status = Status(of.run(here).status)
+    return STATUSES.index(status), status
+
+
+def _growth_rate(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    options = {n: v for n, v in here.items() if n == "max_steps" or n not in SOLVER_OPTIONS}
+    equations = equations_of(of)
+    (point,) = fixed_points(equations, of.start, **options)
+    if point.status != Status.OK:
+        return float("nan"), point.status
+    _, parameters = split_options(here)
+    parameters.pop("tolerance", None)
+    return stability(equations, point, **parameters).growth_rate
+
+
+def _fixed_point(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    _, parameters = split_options(here)
+    run = of.run(here)
+    if run.status not in FINE:
+        return float("nan"), run.status
+    found = end_state(equations_of(of), run, parameters)
+    if found.status != Status.OK:
+        return float("nan"), found.status
+    return FIXED_POINTS.index(found.kind), Status.OK
+
+
+def _minima(of: EquationMeasure, here: dict[str, Any]) -> int:
+    return len(landscape(of.equations, **here).minima)
+
+
+def _learned_directions(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run, least = of.run(here), of.how.get("overlap") or LEARNED
+    if run.status not in FINE:
+        return float("nan"), run.status
+    found = cosines(run.Q[-1], run.M[-1], of.start.P)
+    return int(np.sum(found.max(axis=0) >= least)), run.status
+
+
+def _overlap(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run = of.run(here)
+    if run.status not in FINE:
+        return float("nan"), run.status
+    if words_for(of.equations) == SEQUENCE:
+        return float(run.overlap[-1]), run.status
+    return float(cosines(run.Q[-1], run.M[-1], of.start.P).max()), run.status
+
+
+def equations_of(of: EquationMeasure) -> Equations:
+    """Symbols behind a measure of one pass."""
+    system = of.equations.origin if isinstance(of.equations, Problem) else of.equations
+    assert isinstance(system, Equations)
+    return system
+
+
+@dataclass(frozen=True)
+class Built:
+    """A measure that is ready: which systems it reads, what it needs besides, how it is had."""
+
+    function: Callable[[EquationMeasure, dict[str, Any]], Any]
+    takes: tuple[str, ...]
+    way_out: str
+    needs: tuple[str, ...] = ("start", "t_max")
+
+
+_RUNS = (FLOW, SEQUENCE, DESCENT)
+_NO_RUN = "derive the equations of a sequence model, without fluctuations"
+MEASURES: Mapping[str, Built] = {
+    "escape_time": Built(
+        _escape_time, (FLOW, SEQUENCE),
+        'for descents take "overlap" with level=, or "learned_directions"',
+    ),
+    "final_risk": Built(_final_risk, _RUNS, _NO_RUN),
+    "converged": Built(_converged, _RUNS, _NO_RUN),
+    "status": Built(_status, _RUNS, _NO_RUN),
+    "growth_rate": Built(
+        _growth_rate, (FLOW,),
+        'for descents take "final_risk" or "overlap", for sequence models "minima"', ("start",),
+    ),
+    "fixed_point": Built(
+        _fixed_point, (FLOW,),
+        'for descents take "learned_directions", for sequence models "minima" or "overlap"',
+    ),
+    "minima": Built(
+        _minima, (LANDSCAPE,),
+        "pass the model itself (or its population_risk) as equations=; for other networks take "
+        '"fixed_point"', (),
+    ),
+    "learned_directions": Built(
+        _learned_directions, (FLOW, DESCENT), 'for sequence models take "overlap"'
+    ),
+    "overlap": Built(_overlap, _RUNS, _NO_RUN),
+}  # fmt: skip

@@ -13,12 +13,10 @@ from dmft.analysis.adaptive import Coarse
 from dmft.analysis.diagram import compute_diagram
 from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import PhaseDiagram
-from dmft.equations import Equations
 from dmft.errors import BadParameter
-from dmft.model import Overlaps
+from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
-from dmft.solvers.problem import Problem
-from dmft.workflow.measures import EquationMeasure
+from dmft.workflow.measures import EquationMeasure, System
 
 Axis = tuple[str, ArrayLike]
 
@@ -28,8 +26,8 @@ def phase_diagram(
     x: Axis,
     y: Axis,
     *,
-    equations: Equations | Problem | None = None,
-    start: Overlaps | None = None,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
     t_max: float | None = None,
     fraction: float = 0.5,
     reference: str = "start",
@@ -46,18 +44,35 @@ def phase_diagram(
 
     Parameters
     ----------
-    measure : callable or {"escape_time", "final_risk", "converged", "growth_rate", "status"}
+    measure : callable or str
         A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
         ...})``, and returns a number, a `Trajectory`, an `EscapeTime` or a `Censored`; it runs in
-        several threads at once. The built-in ones solve `equations` from `start` to `t_max`:
-        "converged" is 1 where the run reached `t_max` and 0 where it did not (diverged ...);
-        "growth_rate" is that of the fixed point which Newton's method finds from `start`.
+        several threads at once. Built-in ones, of the run of `equations` from `start` to `t_max`:
+
+        - "escape_time", as `dmft.escape_time`
+        - "final_risk"
+        - "converged": 1 where the run reached `t_max`, 0 where it did not (diverged ...)
+        - "status": position in `dmft.Status`
+        - "overlap": largest cosine |M_jr| / sqrt(Q_jj P_rr) of a student and a teacher direction
+          at `t_max`; |m| of a sequence model
+        - "learned_directions": number of teacher directions for which this cosine, of some
+          student, is at least `overlap` (0.1 by default)
+        - "fixed_point": position in ("uninformative", "unspecialised", "partly specialised",
+          "specialised") of the fixed point beside which the run ends, polished by Newton's method
+          (`dmft.workflow.end_states` has the thresholds); a run on its way has the status
+          not_converged
+
+        and without a run:
+
+        - "growth_rate": of the fixed point that Newton's method finds from `start`
+        - "minima": number of minima of `dmft.landscape` for a sequence model
     x, y : (name, values)
         Parameters of the equations ("learning_rate", "label_noise", a symbol's name).
     equations, start, t_max
-        For the built-in measures; compiled once for all points.
+        For the built-in measures; compiled once for all points. Equations of one pass, gradient
+        flow, sequence models or descents; for "minima" the sequence model itself.
     fraction, reference, overlap
-        Of "escape_time", as for `dmft.escape_time`.
+        Of "escape_time", as for `dmft.escape_time`; `overlap` also of "learned_directions".
     adaptive : bool
         Compute a coarse subgrid, and between its points only where labels differ: the status of a
         point, with its value for measures that return bools or ints ("converged", "status"), else
@@ -103,6 +118,14 @@ def phase_diagram(
     ...     ("label_noise", np.linspace(0.0, 4.0, 101)), adaptive=True,
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]])).count(computed=True)
     {'ok': 1062}
+
+    Which fixed point is reached: the uninformative one from gamma = 2/(12 + Delta) on.
+
+    >>> reached = dmft.phase_diagram(
+    ...     "fixed_point", ("learning_rate", [0.12, 0.16]), ("label_noise", [0.0, 1.0]),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=500.0)
+    >>> [[dmft.names.FIXED_POINTS[int(v)] for v in row] for row in reached.values]
+    [['specialised', 'specialised'], ['specialised', 'uninformative']]
     """
     names = (x[0], y[0])
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
@@ -118,7 +141,7 @@ def phase_diagram(
             evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
         )
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    of = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
+    of = EquationMeasure(measure, equations, start, t_max, how, options)
     # A wrong name or a bad start is refused here, not at every point.
     of.check({names[0]: _first(x), names[1]: _first(y)})
 
@@ -135,11 +158,7 @@ def phase_diagram(
             threads=threads,
             progress=progress,
             **refined,
-            provenance={
-                **of.problem.provenance,
-                "t_max": t_max,
-                **(how if measure == "escape_time" else {}),
-            },
+            provenance=of.provenance,
         )
 
 

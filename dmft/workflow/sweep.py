@@ -13,20 +13,18 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
-from dmft.equations import Equations
-from dmft.model import Overlaps
+from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
-from dmft.solvers.problem import Problem
-from dmft.workflow.measures import EquationMeasure
+from dmft.workflow.measures import EquationMeasure, System
 
 
 def sweep(
     points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
     measure: str | Callable[..., Any],
     *,
-    equations: Equations | Problem | None = None,
-    start: Overlaps | None = None,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
     t_max: float | None = None,
     fraction: float = 0.5,
     reference: str = "start",
@@ -100,7 +98,7 @@ def sweep(
         function = measure
     else:
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-        chosen = EquationMeasure(measure, equations, start, t_max, how, options)  # type: ignore[arg-type]
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options)
         chosen.check(where.at(0))
         names, function = (measure,), chosen
         known = {**describe(chosen), **known}
@@ -112,13 +110,12 @@ def sweep(
 
 def describe(measure: EquationMeasure) -> dict[str, Any]:
     """What the results of a built-in measure depend on, besides the parameters of its points."""
-    problem, start = measure.problem, measure.start
-    arrays = [start.Q, start.M, start.P, *([] if start.readout is None else [start.readout])]
+    arrays = measure.start_arrays
     digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
     options = {name: value for name, value in measure.options.items() if name != "progress"}
     return {
         "measure": measure.name,
-        "equations": problem.provenance.get("equations", ""),
+        "equations": measure.fingerprint,
         "version": VERSION,
         "start": digest.hexdigest()[:24],
         "t_max": measure.t_max,
