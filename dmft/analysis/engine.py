@@ -21,8 +21,8 @@ from dmft.analysis.points import Points
 from dmft.errors import BadParameter
 
 TRAVEL = (
-    "the measure {measure!r:.80} cannot be sent to other processes ({error}): define it at the top "
-    'of a module that these can import, or take executor="threads"'
+    "the measure cannot be sent to other processes ({error}): define it at the top of a module "
+    'that these can import, or take executor="threads"'
 )
 
 
@@ -85,13 +85,15 @@ class Engine:
     def _sent(self, task: Task) -> Task | bytes:
         """A task without its points, in bytes: what cannot be loaded there is told, not fatal."""
         bare = replace(task, points=NOWHERE)
-        if self.is_dask:
-            return bare
         try:
+            if self.is_dask:  # its scheduler then needs not know the measure, only its workers
+                from distributed.protocol.pickle import dumps
+
+                return bytes(dumps(bare))
             return pickle.dumps(bare)
         except Exception as error:
             if isinstance(self.executor, ProcessPoolExecutor):
-                raise BadParameter(TRAVEL.format(measure=task.measure, error=error)) from error
+                raise BadParameter(TRAVEL.format(error=error)) from error
             return bare  # the executor may know better
 
     def replace(self) -> None:
@@ -120,8 +122,7 @@ def _received(sent: bytes) -> Task:
     try:
         task: Task = pickle.loads(sent)
     except Exception as error:
-        name = str(error)
-        raise BadParameter(TRAVEL.format(measure="of this sweep", error=name)) from error
+        raise BadParameter(TRAVEL.format(error=error)) from error
     return task
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -127,7 +125,7 @@ def test_stores_that_are_refused(tmp_path):
         open_store(tmp_path / "other")
 
 
-def test_two_drivers_of_one_store(tmp_path):
+def test_parts_of_one_store(tmp_path):
     store = Store.open(tmp_path / "s", {"measure": "product"}, ("value",))
     with store.driver(), pytest.raises(BadParameter, match="another sweep is running"):
         run_sweep(GRID, product, store=tmp_path / "s", identity={"measure": "product"})
@@ -159,73 +157,6 @@ def test_a_point_that_ends_its_worker_is_recorded(tmp_path):
     assert sweep.messages == {3: "ended its worker 3 times"}
     with ProcessPoolExecutor(1) as pool, pytest.raises(BadParameter, match="cannot be used again"):
         run_sweep(points, fatal, executor=pool)
-
-
-SCRIPT = """
-import os, sys, time
-from dmft.analysis.sweep import run_sweep
-sys.path.insert(0, {tests!r})
-from test_sweeps import slow_product
-points = {{"a": [float(n) for n in range({points})]}}
-def said(fraction, message):
-    with open({folder!r} + "/said", "w") as file:
-        file.write(message)
-        file.flush()
-sweep = run_sweep(points, slow_product, store={folder!r} + "/s", executor={executor!r}, workers=2,
-                  progress=said)
-print(sweep.computed)
-"""
-
-
-def slow_product(a):
-    time.sleep(0.002)
-    with open(os.environ["CALLS"], "a") as file:  # noqa: PTH123
-        file.write(f"{a}\n")
-    return np.sin(a) / 3
-
-
-def kill_and_resume(tmp_path, points, kills, executor):
-    """Kill the driver with all its workers at random moments; then let it finish."""
-    rng = np.random.default_rng(0)
-    script = SCRIPT.format(
-        tests=str(Path(__file__).parent), points=points, folder=str(tmp_path), executor=executor
-    )
-    environment = {**os.environ, "CALLS": str(tmp_path / "calls")}
-    for _ in range(kills):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], env=environment, start_new_session=True
-        )
-        started = time.monotonic()
-        while not (tmp_path / "said").exists() and time.monotonic() < started + 60:
-            time.sleep(0.02)
-        time.sleep(float(rng.uniform(0.05, 0.6)))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if (tmp_path / "said").exists():
-            reported = int((tmp_path / "said").read_text().split()[0] or 0)
-            before = int((tmp_path / "known").read_text()) if (tmp_path / "known").exists() else 0
-            stored = open_store(tmp_path / "s").read().records.size
-            assert stored - before >= reported
-            (tmp_path / "known").write_text(str(stored))
-            (tmp_path / "said").unlink()
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
-    whole = run_sweep({"a": np.arange(float(points))}, slow_product, store=tmp_path / "s")
-    assert whole.computed == 0
-    assert whole.complete
-    np.testing.assert_array_equal(whole.values["value"], np.sin(np.arange(float(points))) / 3)
-    return len((tmp_path / "calls").read_text().splitlines())
-
-
-def test_killed_and_resumed(tmp_path):
-    done = kill_and_resume(tmp_path, 600, 3, "threads")
-    # Chunks of 0.2 s at 2 ms a point, two of them for each of two workers in flight.
-    assert done <= 600 + 3 * 4 * 100
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", ["threads", "processes"])
-def test_ten_thousand_points_killed_ten_times(tmp_path, executor):
-    assert kill_and_resume(tmp_path, 10_000, 10, executor) <= 10_000 + 10 * 4 * 100
 
 
 def test_dask_cluster_with_a_worker_killed(tmp_path):
