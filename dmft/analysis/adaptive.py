@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -27,7 +27,7 @@ NOT_COMPUTED = STATUSES.index(Status.INTERRUPTED)
 
 
 def adaptive_diagram(
-    measure: Callable[[float, float], Any],
+    measure: Callable[..., Any],
     axes: Mapping[str, Array],
     *,
     level: float = 0.0,
@@ -51,7 +51,7 @@ def adaptive_diagram(
 
     Parameters
     ----------
-    measure : callable(x, y)
+    measure : callable(**{x_name: x, y_name: y})
     axes : mapping of two names to (nx,) and (ny,) values
         First the horizontal one.
     level : float
@@ -69,7 +69,7 @@ def adaptive_diagram(
     >>> bool(np.all(disc.values == (line**2 + line[:, None]**2 < 1))), int(disc.computed.sum())
     (True, 1268)
     """
-    known = _Known(measure, axes, level, quantity)
+    known = _Known(_Watched(measure), axes, level, quantity)
     steps = coarse_steps(coarse, (known.x.size, known.y.size))
     blocks = _coarse_blocks(known.y.size, known.x.size, steps)
     halvings = max(steps).bit_length()
@@ -106,12 +106,36 @@ def coarse_steps(coarse: Coarse, sizes: tuple[int, int]) -> tuple[int, int]:
     return int(given[0]), int(given[1])
 
 
+class _Watched:
+    """A measure, and whether all that it returned were bools or ints: labels themselves."""
+
+    def __init__(self, measure: Callable[..., Any]) -> None:
+        self.measure, self.plain = measure, True
+        if hasattr(measure, "many"):
+            self.many = self._many
+
+    def __call__(self, **point: float) -> Any:
+        return self.note(self.measure(**point))
+
+    def _many(self, points: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+        """Results at many points, where the measure has them together."""
+        yield from map(self.note, self.measure.many(points))  # type: ignore[attr-defined]
+
+    def note(self, result: Any) -> Any:
+        """Look at one result."""
+        number = result[0] if isinstance(result, tuple) else result
+        failed = isinstance(number, Exception) or (isinstance(number, float) and number != number)
+        if not failed and not isinstance(number, bool | int | np.bool_ | np.integer):
+            self.plain = False
+        return result
+
+
 class _Known:
     """What is known of the points of the grid, and how more of them are computed."""
 
     def __init__(
         self,
-        measure: Callable[[float, float], Any],
+        measure: _Watched,
         axes: Mapping[str, Array],
         level: float,
         quantity: str,
@@ -124,16 +148,6 @@ class _Known:
         self.computed = np.zeros(shape, dtype=bool)
         self.messages: dict[tuple[int, int], str] = {}
         self.provenance: Mapping[str, Any] = {}
-        # Whether all results were bools or ints: then they are labels themselves.
-        self.plain = True
-
-    def named(self, **point: float) -> Any:
-        """Measure by the names of the parameters, noting what kind of number it returns."""
-        result = self.measure(point[self.x_name], point[self.y_name])
-        number = result[0] if isinstance(result, tuple) else result
-        if not isinstance(number, bool | int | np.bool_ | np.integer):
-            self.plain = False
-        return result
 
     def missing(self, blocks: Ints) -> Ints:
         """Flat numbers of the corners that are not computed."""
@@ -149,16 +163,13 @@ class _Known:
         names = (self.x_name, self.y_name)
         where = Points(names, (numbers.size,), (self.x[columns], self.y[rows]), False)
 
-        def named(**point: float) -> Any:
-            return self.named(**point)
-
         def report(fraction: float, message: str) -> None:
             bar.update((share[0] + fraction) / share[1], message)
 
-        named.__qualname__ = self.quantity
         found = run_sweep(
-            where, named, quantities=(self.quantity,), workers=threads, progress=report
-        )
+            where, self.measure, quantities=(self.quantity,), identity={"measure": self.quantity},
+            workers=threads, progress=report,
+        )  # fmt: skip
         self.values[rows, columns] = found.values[self.quantity]
         self.horizon[rows, columns] = found.horizon
         codes = np.array([STATUSES.index(Status(s)) for s in found.status], dtype=np.int64)
@@ -173,7 +184,7 @@ class _Known:
         """Small whole numbers, the same for the same label; 0 where nothing is computed."""
         labels = np.zeros(self.status.shape, dtype=np.int64)
         values = self.values[self.computed]
-        if self.plain:
+        if self.measure.plain:
             ranks = np.unique(values, return_inverse=True)[1]
         else:
             ranks = (values > self.level).astype(np.int64)

@@ -14,11 +14,32 @@ from dmft.analysis.sweep import run_sweep
 from dmft.errors import BadParameter
 from dmft.progress import ProgressOption
 
-Measure = Callable[[float, float], Any]
-
 
 def compute_diagram(
-    measure: Measure,
+    measure: Callable[[float, float], Any], axes: Mapping[str, ArrayLike], **options: Any
+) -> PhaseDiagram:
+    """Evaluate `measure(x, y)` on the grid of two named axes.
+
+    Parameters
+    ----------
+    measure : callable(x, y)
+        Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts) or
+        a pair (number, status). It runs in several threads at once.
+    axes, **options
+        As for `named_diagram`.
+
+    Examples
+    --------
+    >>> diagram = compute_diagram(lambda x, y: x / y, {"x": [1.0, 2.0], "y": [1.0, 0.0]})
+    >>> diagram.values.tolist(), diagram.status.tolist()
+    ([[1.0, 2.0], [nan, nan]], [['ok', 'ok'], ['nonfinite', 'nonfinite']])
+    """
+    names = list(axes)
+    return named_diagram(lambda **point: measure(*(point[n] for n in names)), axes, **options)
+
+
+def named_diagram(
+    measure: Callable[..., Any],
     axes: Mapping[str, ArrayLike],
     *,
     adaptive: bool = False,
@@ -29,13 +50,13 @@ def compute_diagram(
     progress: ProgressOption = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> PhaseDiagram:
-    """Evaluate `measure(x, y)` on the grid of two named axes.
+    """Evaluate ``measure(**{x_name: x, y_name: y})`` on the grid of two named axes.
 
     Parameters
     ----------
-    measure : callable(x, y)
-        Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts) or
-        a pair (number, status). It runs in several threads at once.
+    measure : callable
+        As for `compute_diagram`; with a method `many`, as for `dmft.analysis.chunk.Task`, points
+        are computed together.
     axes : mapping of two names to (nx,) and (ny,) values
         First the horizontal one.
     adaptive : bool
@@ -51,22 +72,14 @@ def compute_diagram(
     -------
     PhaseDiagram
         After Ctrl-C the points that are done; the others have status interrupted.
-
-    Examples
-    --------
-    >>> diagram = compute_diagram(lambda x, y: x / y, {"x": [1.0, 2.0], "y": [1.0, 0.0]})
-    >>> diagram.values.tolist(), diagram.status.tolist()
-    ([[1.0, 2.0], [nan, nan]], [['ok', 'ok'], ['nonfinite', 'nonfinite']])
     """
     if len(axes) != 2:
         raise BadParameter(f"a phase diagram has two axes, not {len(axes)}: {list(axes)}")
-    x_name, y_name = axes
     grid = {}
     for name, values in axes.items():
         grid[name] = np.array(values, dtype=np.float64)
         if grid[name].ndim != 1 or grid[name].size == 0 or not np.all(np.isfinite(grid[name])):
             raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
-
     if adaptive:
         return adaptive_diagram(
             measure, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
@@ -74,12 +87,7 @@ def compute_diagram(
         )  # fmt: skip
     if level != 0.0 or coarse is not None:
         raise BadParameter("level= and coarse= say what adaptive=True refines: pass it too")
-
-    def named(**point: float) -> Any:
-        return measure(point[x_name], point[y_name])
-
-    named.__qualname__ = quantity
     return run_sweep(
-        grid, named, quantities=(quantity,), workers=threads, progress=progress,
-        provenance=provenance,
+        grid, measure, quantities=(quantity,), identity={"measure": quantity}, workers=threads,
+        progress=progress, provenance=provenance,
     ).diagram()  # fmt: skip

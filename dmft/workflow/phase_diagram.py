@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.analysis.adaptive import Coarse
-from dmft.analysis.diagram import compute_diagram
+from dmft.analysis.diagram import named_diagram
 from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
@@ -127,32 +127,24 @@ def phase_diagram(
     >>> [[dmft.names.FIXED_POINTS[int(v)] for v in row] for row in reached.values]
     [['specialised', 'specialised'], ['specialised', 'uninformative']]
     """
-    names = (x[0], y[0])
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
     if callable(measure):
         if equations is not None or options:
             raise BadParameter("a measure of your own takes no equations or options: close over it")
-
-        def evaluate(first: float, second: float) -> Any:
-            return measure(**{names[0]: first, names[1]: second})
-
         label = quantity or str(getattr(measure, "__name__", "value"))
-        return compute_diagram(
-            evaluate, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
+        return named_diagram(
+            measure, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
         )
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
     of = EquationMeasure(measure, equations, start, t_max, how, options)
     # A wrong name or a bad start is refused here, not at every point.
-    of.check({names[0]: _first(x), names[1]: _first(y)})
-
-    def builtin(first: float, second: float) -> Any:
-        return of(**{names[0]: first, names[1]: second})
+    of.check({x[0]: _first(x), y[0]: _first(y)})
 
     with warnings.catch_warnings():
         if measure == "escape_time":  # one warning for the diagram, not one a point
             warnings.simplefilter("once", EscapeWarning)
-        return compute_diagram(
-            builtin,
+        return named_diagram(
+            of,
             dict((x, y)),
             quantity=quantity or measure,
             threads=threads,

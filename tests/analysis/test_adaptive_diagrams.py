@@ -115,6 +115,33 @@ def test_ints_are_labels_only_where_all_results_are():
     assert mixed.computed.sum() == 81
 
 
+def test_failures_leave_ints_their_meaning():
+    def measure(x, y):
+        return (np.nan, "diverged") if x > 50 else (2 if y > 20 else 1, "ok")
+
+    axes = grid_of((41, 65))
+    found, full = (compute_diagram(measure, axes, adaptive=a) for a in (True, False))
+    np.testing.assert_array_equal(found.values, full.values)
+    np.testing.assert_array_equal(found.status, full.status)
+    assert 3 * found.computed.sum() < full.values.size
+
+
+def test_a_measure_of_many_points_is_asked_for_them_together():
+    class Disc:
+        calls = 0
+
+        def __call__(self, x, y):
+            return bool(x**2 + y**2 < 500)
+
+        def many(self, points):
+            self.calls += len(points)
+            return (self(**p) for p in points)
+
+    disc, axes = Disc(), grid_of((41, 65))
+    found = dmft.phase_diagram(disc, *axes.items(), adaptive=True, threads=1)
+    np.testing.assert_array_equal(found.values, axes["x"] ** 2 + axes["y"][:, None] ** 2 < 500)
+
+
 def test_the_number_of_threads_changes_nothing():
     axes = {"x": np.linspace(-2, 2, 57), "y": np.linspace(-1, 2, 43)}
     one, four = (adaptive_diagram(lambda x, y: x * y - 1, axes, threads=n) for n in (1, 4))
