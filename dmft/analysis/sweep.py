@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis.chunk import Chunk, Task, forget_store, killed_point
 from dmft.analysis.engine import Engine, is_infrastructure
 from dmft.analysis.lookup import look_up
-from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram, count_names
+from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram
 from dmft.analysis.points import Points, as_points
 from dmft.analysis.store import Store
 from dmft.errors import BadParameter
@@ -37,6 +37,7 @@ LONGEST_CHUNK_SECONDS = 60.0
 LARGEST_CHUNK = 4096
 # Chunks in flight for each worker, so that none waits for the driver.
 AHEAD = 2
+MISSING = STATUSES.index(Status.INTERRUPTED)
 # A point that ended its worker this often is not tried again.
 ATTEMPTS = 3
 WAKE_SECONDS = 0.2
@@ -52,8 +53,8 @@ class Sweep:
     points : Points
     values : mapping of str to arrays of the shape of the points
         nan where the status is a failure or the measure was censored.
-    status : array of str
-        interrupted: not computed.
+    codes : array of uint8
+        Statuses as places in `STATUSES`; `status` has them as words.
     horizon : array
         Time until which a censored or failed point was followed.
     messages : mapping of int to str
@@ -73,7 +74,7 @@ class Sweep:
 
     points: Points
     values: Mapping[str, NDArray[np.float64]]
-    status: NDArray[np.str_]
+    codes: NDArray[np.uint8]
     horizon: NDArray[np.float64]
     messages: Mapping[int, str]
     computed: int
@@ -81,13 +82,19 @@ class Sweep:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def status(self) -> NDArray[np.str_]:
+        """Status of each point in words; interrupted: not computed."""
+        return np.array([str(s) for s in STATUSES])[self.codes]
+
+    @property
     def complete(self) -> bool:
         """True when every point has a result."""
-        return not bool(np.any(self.status == Status.INTERRUPTED))
+        return not bool(np.any(self.codes == MISSING))
 
     def count(self) -> dict[str, int]:
         """Number of points of each status that occurs."""
-        return count_names(self.status)
+        numbers = np.bincount(self.codes.ravel(), minlength=len(STATUSES)).tolist()
+        return {s: n for s, n in sorted(zip(map(str, STATUSES), numbers, strict=True)) if n}
 
     def __repr__(self) -> str:
         axes = " x ".join(
@@ -193,7 +200,7 @@ class _Board:
         self.points, self.quantities = points, quantities
         self.values = np.full((size, len(quantities)), np.nan)
         self.horizon = np.full(size, np.nan)
-        self.status = np.full(size, STATUSES.index(Status.INTERRUPTED), dtype=np.uint8)
+        self.codes = np.full(size, MISSING, dtype=np.uint8)
         self.messages: dict[int, str] = {}
         self.computed = 0
 
@@ -209,15 +216,14 @@ class _Board:
     def fill(self, numbers: NDArray[np.int64], records: NDArray[Any]) -> None:
         """Fill in records."""
         self.values[numbers], self.horizon[numbers] = records["values"], records["horizon"]
-        self.status[numbers] = records["status"]
+        self.codes[numbers] = records["status"]
 
     def result(self, torn: int, provenance: Mapping[str, Any]) -> Sweep:
         """The record of the sweep."""
         shape = self.points.shape
-        names = np.array([str(s) for s in STATUSES])
         columns = {n: self.values[:, i].reshape(shape) for i, n in enumerate(self.quantities)}
         return Sweep(
-            self.points, columns, names[self.status].reshape(shape), self.horizon.reshape(shape),
+            self.points, columns, self.codes.reshape(shape), self.horizon.reshape(shape),
             dict(sorted(self.messages.items())), self.computed, torn, provenance,
         )  # fmt: skip
 

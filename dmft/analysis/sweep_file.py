@@ -42,14 +42,12 @@ def save_sweep(sweep: Sweep, path: str | Path) -> Path:
     """Write a netCDF file; an existing one is replaced only by a complete one."""
     points = sweep.points
     dims = tuple(f"axis_{i}" for i in range(len(points.shape)))
-    codes = {str(s): n for n, s in enumerate(STATUSES)}
-    status = np.vectorize(codes.__getitem__, otypes=[np.int64])(sweep.status)
     variables: list[netcdf.Variable] = [
         (f"parameter_{i}", (dims[i] if points.is_grid else dims[0],), column)
         for i, column in enumerate(points.columns)
     ]
     variables += [(f"values_{i}", dims, v) for i, v in enumerate(sweep.values.values())]
-    variables += [("status", dims, status), ("horizon", dims, sweep.horizon)]
+    variables += [("status", dims, sweep.codes), ("horizon", dims, sweep.horizon)]
     return netcdf.write(path, KIND, _record(sweep), variables)
 
 
@@ -59,11 +57,12 @@ def load_sweep(path: str | Path) -> Sweep:
     names = tuple(record["names"])
     columns = tuple(arrays[f"parameter_{i}"] for i in range(len(names)))
     shape = tuple(record["shape"])
-    statuses = np.array(record["statuses"], dtype="<U20")
+    known = [str(s) for s in STATUSES]
+    codes = np.array([known.index(name) for name in record["statuses"]], dtype=np.uint8)
     return Sweep(
         Points(names, shape, columns, record["is_grid"]),
         {n: arrays[f"values_{i}"] for i, n in enumerate(record["quantities"])},
-        statuses[arrays["status"].astype(np.int64)],
+        codes[arrays["status"].astype(np.int64)],
         arrays["horizon"],
         {int(n): text for n, text in record["messages"]},
         record["computed"],

@@ -137,7 +137,7 @@ def cluster(scheduler: str | None) -> Any:
 
 def report(found: Any, arguments: argparse.Namespace, axes: tuple[Axis, ...]) -> None:
     """Print how many points there are of each status, and the range of the values."""
-    total = int(np.prod(found.status.shape))
+    total = len(found.points)
     facts = {
         "points": total,
         "count": found.count(),
