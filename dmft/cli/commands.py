@@ -37,7 +37,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     declared = override(read_declaration(arguments.file), arguments.overrides)
     if arguments.latex:
         write_latex(declared, arguments.latex)
-    from dmft.cli.large import boundary_command, sweep_command
+    from dmft.cli.large import boundary_command, phase_command, sweep_command
 
     commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
         "derive": derive_command,
@@ -308,59 +308,6 @@ def threshold_text(escape: Any) -> str:
         f"threshold: risk {escape.threshold:.7g}, from the risk {escape.reference_value:.7g} "
         f"of the {escape.reference} at t = {escape.reference_time:.7g}"
     )
-
-
-def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
-    """Compute a diagram; failed points are part of it."""
-    from dmft.workflow import phase_diagram
-
-    descent.refuse(declared, "phase")
-    table = declared.table("phase")
-    keys, _ = clock(declared.table("solve"))
-    x, y = declared.axes["phase"]
-    measure, names = table["measure"], (x.name, y.name)
-    extra = declared.options.get("escape", {}) if measure == "escape_time" else {}
-    fixed = {n: v for n, v in declared.parameters.items() if n not in names}
-    options: dict[str, Any] = {**keys, **extra, **fixed}
-    diagram = phase_diagram(
-        # How a run ends is known once it is solved: the risk comes with its status.
-        "final_risk" if measure == "status" else measure,
-        (x.name, x.values()),
-        (y.name, y.values()),
-        equations=derived(declared),
-        start=declared.start(),
-        quantity=measure,
-        progress=progress_option(arguments),
-        **options,
-    )
-    if arguments.json:
-        print_json(
-            {
-                "quantity": diagram.quantity,
-                "x": {"name": x.name, "values": diagram.x},
-                "y": {"name": y.name, "values": diagram.y},
-                "values": diagram.values,
-                "status": diagram.status,
-                "count": diagram.count(),
-            }
-        )
-    else:
-        print(phase_text(diagram))
-    keep(arguments, diagram, diagram)
-    return Status.OK if diagram.complete else Status.INTERRUPTED
-
-
-def phase_text(diagram: Any) -> str:
-    """Return the size of a diagram, its statuses and the range of its values."""
-    lines = [f"{diagram.quantity} over {diagram.x_name} x {diagram.y_name}: {diagram.values.shape}"]
-    lines += [f"  {status}: {number} points" for status, number in diagram.count().items()]
-    finite = np.isfinite(diagram.values)
-    if finite.any():
-        for word, find in (("smallest", np.nanargmin), ("largest", np.nanargmax)):
-            i, j = np.unravel_index(find(diagram.values), diagram.values.shape)
-            place = f"{diagram.x_name} = {diagram.x[j]:.6g}, {diagram.y_name} = {diagram.y[i]:.6g}"
-            lines.append(f"  {word}: {diagram.values[i, j]:.7g} at {place}")
-    return "\n".join(lines)
 
 
 def keep(arguments: argparse.Namespace, saved: Any, *shown: Any) -> None:

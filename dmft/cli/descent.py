@@ -23,7 +23,7 @@ def refuse(declared: Declaration, command: str) -> None:
     if isinstance(declared.algorithm, GradientDescent):
         raise BadParameter(
             f'{declared.path}: the command {command} is not for kind = "gradient-descent"; use '
-            "solve or simulate"
+            'solve, simulate, or phase with measure = "overlap" or "learned_directions"'
         )
 
 
@@ -40,6 +40,12 @@ def solved(declared: Declaration, equations: Any, progress: bool | None) -> Any:
     """Solve the declared descent from the declared start."""
     from dmft.workflow import solve
 
+    keys = {**solver_keys(declared), **declared.parameters}
+    return solve(equations, declared.start(), progress=progress, **keys)
+
+
+def solver_keys(declared: Declaration) -> dict[str, Any]:
+    """Checked keys of [solve]."""
     keys: dict[str, Any] = dict(declared.table("solve"))
     for name in keys:
         if name not in KEYS:
@@ -47,8 +53,7 @@ def solved(declared: Declaration, equations: Any, progress: bool | None) -> Any:
                 f"{declared.path}, [solve] {name}: gradient-descent has steps, all of them saved; "
                 f"keys are {', '.join(KEYS)}"
             )
-    keys |= declared.parameters
-    return solve(equations, declared.start(), progress=progress, **keys)
+    return keys
 
 
 def simulated(declared: Declaration, keys: dict[str, Any], progress: bool | None) -> Any:

@@ -1,4 +1,4 @@
-"""Commands for many points: `dmft boundary`, `dmft sweep run|status|resume|collect|work|submit`."""
+"""Commands for many points: `dmft phase`, `dmft boundary`, `dmft sweep run|status|...`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from dmft.cli import descent
 from dmft.cli.commands import clock, derived, keep, log, progress_option
 from dmft.cli.report import print_json, table
 from dmft.cli.toml import Axis, Declaration
 from dmft.errors import BadParameter, MissingExtra
-from dmft.names import Status
+from dmft.model import GradientDescent
+from dmft.names import FIXED_POINTS, Status
 
 ACTIONS = {
     "run": "compute what the store lacks, on the local cores or a Dask cluster",
@@ -31,16 +33,97 @@ TASKS = 100
 
 
 def measured(declared: Declaration, name: str) -> dict[str, Any]:
-    """Keywords of a built-in measure: equations, start, horizon, fixed parameters."""
-    measure = declared.table(name)["measure"]
+    """Keywords of a built-in measure: equations, start, horizon, thresholds, fixed parameters."""
+    table = declared.table(name)
+    measure = table["measure"]
     spanned = {axis.name for axis in declared.axes[name]}
     keys: dict[str, Any] = {}
     if measure != "growth_rate":
-        keys, _ = clock(declared.table("solve"))
+        keys = horizon(declared)
     if measure == "escape_time":
         keys |= declared.options.get("escape", {})
+    if "overlap" in table:
+        if measure != "learned_directions":
+            raise BadParameter(
+                f'{declared.path}, [{name}] overlap: goes with measure = "learned_directions"; '
+                "that of an escape time stands in [escape]"
+            )
+        keys["overlap"] = table["overlap"]
     keys |= {n: v for n, v in declared.parameters.items() if n not in spanned}
     return {**keys, "equations": derived(declared), "start": declared.start()}
+
+
+def horizon(declared: Declaration) -> dict[str, Any]:
+    """How long and how a run is solved, without the times at which it is saved."""
+    if isinstance(declared.algorithm, GradientDescent):
+        return descent.solver_keys(declared)
+    descent.refuse_options(declared)
+    return clock(declared.table("solve"))[0]
+
+
+def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Compute a diagram; failed points are part of it."""
+    from dmft.workflow import phase_diagram
+
+    options = dict(declared.table("phase"))
+    x, y = declared.axes["phase"]
+    measure = options.pop("measure")
+    options.pop("overlap", None)
+    # How a run of a flow ends is known once it is solved: the risk comes with its status.
+    risk = measure == "status" and not isinstance(declared.algorithm, GradientDescent)
+    diagram = phase_diagram(
+        "final_risk" if risk else measure,
+        (x.name, x.values()),
+        (y.name, y.values()),
+        quantity=measure,
+        progress=progress_option(arguments),
+        **options,
+        **measured(declared, "phase"),
+    )
+    if arguments.json:
+        print_json(phase_facts(diagram))
+    else:
+        print(phase_text(diagram))
+    keep(arguments, diagram, diagram)
+    return Status.OK if diagram.complete else Status.INTERRUPTED
+
+
+def phase_facts(diagram: Any) -> dict[str, Any]:
+    """A diagram for machines; `computed` stands beside values that are interpolated in part."""
+    facts = {
+        "quantity": diagram.quantity,
+        "x": {"name": diagram.x_name, "values": diagram.x},
+        "y": {"name": diagram.y_name, "values": diagram.y},
+        "values": diagram.values,
+        "status": diagram.status,
+        "count": diagram.count(),
+        "solves": int(diagram.computed.sum()),
+    }
+    if "adaptive" in diagram.provenance:
+        facts["computed"] = diagram.computed
+    if diagram.quantity == "fixed_point":
+        facts["labels"] = FIXED_POINTS
+    return facts
+
+
+def phase_text(diagram: Any) -> str:
+    """Return the size of a diagram, its statuses and the range of its values."""
+    lines = [f"{diagram.quantity} over {diagram.x_name} x {diagram.y_name}: {diagram.values.shape}"]
+    lines += [f"  {status}: {number} points" for status, number in diagram.count().items()]
+    if "adaptive" in diagram.provenance:
+        solves, points = int(diagram.computed.sum()), diagram.computed.size
+        lines.append(f"  solved: {solves} of {points} points, the others lie between equal ones")
+    finite = np.isfinite(diagram.values)
+    if diagram.quantity == "fixed_point":
+        numbers = diagram.values[finite].astype(int)
+        found = [(name, int(np.sum(numbers == n))) for n, name in enumerate(FIXED_POINTS)]
+        return "\n".join(lines + [f"  {name}: {n} points" for name, n in found if n])
+    if finite.any():
+        for word, find in (("smallest", np.nanargmin), ("largest", np.nanargmax)):
+            i, j = np.unravel_index(find(diagram.values), diagram.values.shape)
+            place = f"{diagram.x_name} = {diagram.x[j]:.6g}, {diagram.y_name} = {diagram.y[i]:.6g}"
+            lines.append(f"  {word}: {diagram.values[i, j]:.7g} at {place}")
+    return "\n".join(lines)
 
 
 def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
@@ -48,6 +131,7 @@ def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> St
     from dmft.workflow import boundary
 
     options = dict(declared.table("boundary"))
+    options.pop("overlap", None)
     x, y = declared.axes["boundary"]
     found = boundary(
         options.pop("measure"),

@@ -44,8 +44,13 @@ _TARGET = {
 }
 _TEACHER = {name: replace(key, required=False) for name, key in _NETWORK.items()} | _TARGET
 
-# Measures of `dmft.workflow.measures`.
-MEASURES = ("escape_time", "final_risk", "converged", "growth_rate", "status")
+# Measures of `dmft.workflow.measures`; "minima" is one of sequence models, which no file declares.
+MEASURES = (
+    "escape_time", "final_risk", "converged", "growth_rate", "status", "fixed_point",
+    "learned_directions", "overlap",
+)  # fmt: skip
+_LEARNED = Key("fraction", "of learned_directions: cosine that counts as learned; 0.1 by default")
+_LEVEL = Key("number", "value of the measure on the curve; 0 by default")
 
 SCHEMA: dict[str, Table] = {
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
@@ -166,12 +171,11 @@ SCHEMA: dict[str, Table] = {
         {
             "x": Key("axis", "{name, from, to, points, scale = linear or log}", True),
             "y": Key("axis", "likewise", True),
-            "measure": Key(
-                "choice",
-                "what is shown at each point",
-                True,
-                ("escape_time", "final_risk", "status"),
-            ),
+            "measure": Key("choice", "what is shown at each point", True, choices=MEASURES),
+            "overlap": _LEARNED,
+            "adaptive": Key("flag", "solve a coarse grid, and more only where labels differ"),
+            "level": replace(_LEVEL, text="adaptive: where the sign of the measure changes; 0"),
+            "coarse": Key("count", "adaptive: steps of the grid between points of the coarse one"),
         },
     ),
     "boundary": Table(
@@ -180,7 +184,8 @@ SCHEMA: dict[str, Table] = {
             "x": Key("axis", "{name, from, to, points of the coarse grid, scale}", True),
             "y": Key("axis", "likewise", True),
             "measure": Key("choice", "what changes", True, choices=MEASURES),
-            "level": Key("number", "value of the measure on the curve; 0 by default"),
+            "overlap": _LEARNED,
+            "level": _LEVEL,
             "tol": Key("positive", "accuracy across the curve, in units of the ranges"),
             "step": Key("fraction", "largest distance of two points, in units of the ranges"),
         },
@@ -190,6 +195,7 @@ SCHEMA: dict[str, Table] = {
         {
             "axes": Key("axes", "list of {name, from, to, points, scale}", True),
             "measure": Key("choice", "what is computed", True, choices=MEASURES),
+            "overlap": _LEARNED,
             "store": Key("text", "folder of the results, beside this file", True),
         },
     ),

@@ -138,10 +138,11 @@ def test_slips_are_named(model, old, new, words, capsys):
     assert all(word in message for word in words)
 
 
-@pytest.mark.parametrize("command", ["escape", "phase"])
-def test_commands_of_differential_equations_refuse(model, command, capsys):
-    assert main([command, str(model)]) == 2
-    assert "gradient-descent" in capsys.readouterr().err
+def test_an_escape_time_is_refused_with_the_way_out(model, capsys):
+    assert main(["escape", str(model)]) == 2
+    said = capsys.readouterr().err
+    assert "gradient-descent" in said
+    assert 'phase with measure = "overlap"' in said
 
 
 def test_options_of_descents_are_not_those_of_sgd(model, capsys):
