@@ -132,6 +132,8 @@ def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> St
 
     options = dict(declared.table("boundary"))
     options.pop("overlap", None)
+    if "store" in options:
+        options["store"] = declared.path.parent / str(options["store"])
     x, y = declared.axes["boundary"]
     found = boundary(
         options.pop("measure"),
@@ -154,9 +156,8 @@ def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> St
             }
             for c in found.curves
         ]
-        print_json(
-            {"curves": curves, "triple_points": found.triple_points, "solves": dict(found.solves)}
-        )
+        facts = {"status": found.status, "solves": dict(found.solves), "stored": found.stored}
+        print_json({"curves": curves, "triple_points": found.triple_points, **facts})
     else:
         print(found)
         for curve in found.curves:
@@ -166,7 +167,8 @@ def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> St
     if found.message:
         log(found.message)
     keep(arguments, found, found)
-    return Status.TOLERANCE_NOT_MET if found.message else Status.OK
+    status: Status = found.status
+    return status
 
 
 def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -188,6 +188,7 @@ SCHEMA: dict[str, Table] = {
             "level": _LEVEL,
             "tol": Key("positive", "accuracy across the curve, in units of the ranges"),
             "step": Key("fraction", "largest distance of two points, in units of the ranges"),
+            "store": Key("text", "folder of evaluations, beside this file: kept over Ctrl-C"),
         },
     ),
     "sweep": Table(

@@ -31,7 +31,9 @@ def save_times(
     if abs(times[-1] - t_max) <= 1e-12 * abs(t_max):
         times[-1] = t_max
     if not (times[0] >= t_start and times[-1] <= t_max):
+        first, last = float(times[0]), float(times[-1])
         raise BadParameter(
-            f"save_at runs from {times[0]:g} to {times[-1]:g}, outside [{t_start:g}, {t_max:g}]"
+            f"save_at runs from {first!r} to {last!r}, outside [{t_start!r}, {t_max!r}]"
+            + (f": pass t_max = {last!r}" if last > t_max else "")
         )
     return times

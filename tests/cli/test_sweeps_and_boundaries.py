@@ -57,6 +57,20 @@ def test_boundary(declaration, capsys, tmp_path):
     assert (tmp_path / "b.png").stat().st_size > 5000
 
 
+def test_a_boundary_with_a_store_is_computed_once(declaration, capsys, tmp_path):
+    file = declaration(m=0.0, text=MODEL.replace("[sweep]", 'store = "points"\n[sweep]'))
+    answers = []
+    for _ in range(2):
+        assert main(["boundary", file, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    first, second = answers
+    assert first["curves"] == second["curves"]
+    assert second["solves"] == {"grid": 0, "curves": 0}
+    assert second["stored"] == sum(first["solves"].values())
+    assert second["status"] == "ok"
+    assert (tmp_path / "points" / "manifest.json").exists()
+
+
 def test_sweep_is_run_watched_and_collected(declaration, capsys, tmp_path):
     file = declaration()
     assert main(["sweep", "status", file]) == 2
