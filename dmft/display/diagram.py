@@ -1,4 +1,4 @@
-"""Phase diagrams as heat maps; a cell without a value is hatched and named, never blank."""
+"""Phase diagrams as heat maps or labels; a cell without a value is hatched, never blank."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.display.style import described, new_figure
-from dmft.names import Status
+from dmft.names import FIXED_POINTS, Status
 
 # Hatch and ground of each way in which a cell has no value. Told apart without colour.
 CELLS: dict[str, tuple[str, str, str]] = {
@@ -19,11 +19,18 @@ CELLS: dict[str, tuple[str, str, str]] = {
     Status.TOLERANCE_NOT_MET: ("ooo", "#F2E6BC", "tolerance not met"),
     Status.MAX_STEPS: ("...", "#F2E6BC", "out of steps"),
     Status.TIMEOUT: ("---", "#F2E6BC", "out of time"),
-    Status.INTERRUPTED: ("|||", "#FFFFFF", "not computed"),
+    Status.INTERRUPTED: ("|||", "#E3D7EE", "not computed"),
     Status.OK: ("", "#BFDCEB", "ok"),
     Status.EVENT: ("", "#A6D9C8", "event"),
 }
 HATCH_INK = "#666666"
+# Quantities that are labels: the names of their numbers, or None where the numbers say it.
+LABELS: dict[str, tuple[str, ...] | None] = {
+    "fixed_point": FIXED_POINTS,
+    "converged": ("did not converge", "converged"),
+    "minima": None,
+    "learned_directions": None,
+}
 # Values spanning more than this factor get a logarithmic colour scale.
 LOG_COLOURS = 30.0
 # Spacing equal to this accuracy counts as linear or as geometric.
@@ -42,9 +49,17 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     edges = cell_edges(diagram.x), cell_edges(diagram.y)
     shows_status = diagram.quantity == "status"
     valued = np.isfinite(diagram.values) & (not shows_status)
-    if valued.any():
-        _draw_values(ax, edges, np.where(valued, diagram.values, np.nan), diagram.quantity)
-    _draw_statuses(ax, edges, diagram, ~valued)
+    values = np.where(valued, diagram.values, np.nan)
+    handles: list[Any] = []
+    if valued.any() and diagram.quantity in LABELS:
+        handles = _draw_labels(ax, edges, values, diagram.quantity)
+    elif valued.any():
+        _draw_values(ax, edges, values, diagram.quantity)
+    handles += _draw_statuses(ax, edges, diagram, ~valued)
+    if handles:
+        ax.figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False
+        )
     for axis, values, name in (("x", diagram.x, diagram.x_name), ("y", diagram.y, diagram.y_name)):
         ax.set(**{f"{axis}label": described(name)})
         if is_geometric(values):
@@ -85,6 +100,34 @@ def cell_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([[first], middles, [last]])
 
 
+def rectangles(cells: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Cover cells by few rectangles, (n, 4): first row, row behind, first column, column behind.
+
+    Hatching cell by cell takes minutes where there are a million of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dmft.display.diagram import rectangles
+    >>> rectangles(np.array([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)).tolist()
+    [[0, 2, 1, 3], [2, 3, 0, 3]]
+    """
+    found: list[list[int]] = []
+    # Columns of the rectangles that reach the row above, and their places in the list.
+    above: dict[tuple[int, int], int] = {}
+    for row, line in enumerate(cells):
+        ends = np.flatnonzero(np.diff(line, prepend=False, append=False)).reshape(-1, 2)
+        here = {}
+        for left, right in map(tuple, ends.tolist()):
+            place = above.get((left, right), len(found))
+            if place == len(found):
+                found.append([row, row, left, right])
+            found[place][1] = row + 1
+            here[left, right] = place
+        above = here
+    return np.array(found, dtype=np.int64).reshape(-1, 4)
+
+
 def _draw_values(
     ax: Any, edges: tuple[Any, Any], values: NDArray[np.float64], quantity: str
 ) -> None:
@@ -98,27 +141,55 @@ def _draw_values(
     ax.figure.colorbar(image, ax=ax, label=described(quantity.replace("_", " ")))
 
 
-def _draw_statuses(ax: Any, edges: tuple[Any, Any], diagram: Any, cells: NDArray[np.bool_]) -> None:
-    """Hatch every chosen cell by its status, with a legend below the axes."""
-    from matplotlib.colors import ListedColormap
+def _draw_labels(
+    ax: Any, edges: tuple[Any, Any], values: NDArray[np.float64], quantity: str
+) -> list[Any]:
+    """Colour cells by their label; the same label has the same colour in all figures with names."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
     from matplotlib.patches import Patch
 
-    handles = []
+    names = LABELS[quantity]
+    numbers = np.unique(values[np.isfinite(values)])
+    highest = max(float(numbers[-1]) if names is None else len(names) - 1.0, 1.0)
+    norm, colours = Normalize(0.0, highest), colormaps["viridis"]
+    masked = np.ma.masked_invalid(values)
+    ax.pcolormesh(*edges, masked, cmap=colours, norm=norm, rasterized=True)
+    words = quantity.replace("_", " ")
+    return [
+        Patch(
+            facecolor=colours(norm(n)), edgecolor=HATCH_INK,
+            label=f"{words}: {n:g}" if names is None else names[int(n)],
+        )
+        for n in numbers
+    ]  # fmt: skip
+
+
+def _draw_statuses(
+    ax: Any, edges: tuple[Any, Any], diagram: Any, cells: NDArray[np.bool_]
+) -> list[Any]:
+    """Hatch every chosen cell by its status; return what a legend says of it."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
     for status, (hatch, ground, words) in CELLS.items():
         here = cells & (diagram.status == status)
         if not here.any():
             continue
-        ax.pcolor(
-            *edges, np.ma.masked_where(~here, np.zeros(here.shape)),
-            cmap=ListedColormap([ground]), hatch=hatch, edgecolor=HATCH_INK, linewidth=0,
+        top, bottom, left, right = rectangles(here).T
+        x = edges[0][np.stack([left, right, right, left], axis=1)]
+        y = edges[1][np.stack([top, top, bottom, bottom], axis=1)]
+        ax.add_collection(
+            PolyCollection(
+                [*np.stack([x, y], axis=2)], facecolor=ground, hatch=hatch, edgecolor=HATCH_INK,
+                linewidth=0,
+            )
         )  # fmt: skip
         if status == Status.NOT_CONVERGED:
             words = _horizon_words(diagram.horizon[here])
         handles.append(Patch(facecolor=ground, hatch=hatch, edgecolor=HATCH_INK, label=words))
-    if handles:
-        ax.figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False
-        )
+    return handles
 
 
 def _horizon_words(horizon: NDArray[np.float64]) -> str:

@@ -44,14 +44,15 @@ def plot(
 
     Parameters
     ----------
-    *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Boundary ...
+    *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Sweep ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
         are marked. Descents on repeated data take six panels: overlaps, training loss and risk
         with their errors, and maps of two times of C_l, R_l and Q.
-        A phase diagram stands alone: a heat map whose failed and censored cells are
-        hatched and named; so do the regions of `dmft.regimes` and `dmft.landscape_diagram`, and a
-        `Landscape`: contours with its minima, flow, section along the border.
+        A phase diagram (or a sweep over two parameters) stands alone: a heat map whose failed and
+        censored cells are hatched and named; so do a `Boundary`, the regions of `dmft.regimes` and
+        `dmft.landscape_diagram`, and a `Landscape`: contours with its minima, flow, section along
+        the border.
     ax : matplotlib axes, optional
         Two axes (overlaps, risk) for runs, (2, 3) for descents, three for a landscape, one for a
         diagram; a new figure by default.
@@ -88,6 +89,7 @@ def plot(
         raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
+    records = tuple(_diagram_of(r) if is_sweep(r) else r for r in records)
     diagrams = [r for r in records if any(drawn_alone(r) for drawn_alone, _ in ALONE)]
     if diagrams:
         if len(records) > 1:
@@ -110,6 +112,22 @@ def plot(
     if path is not None:
         figure.savefig(path, dpi=dpi)
     return axes
+
+
+def is_sweep(record: Any) -> bool:
+    """Whether a record is a sweep."""
+    return all(hasattr(record, name) for name in ("points", "values", "status", "diagram"))
+
+
+def _diagram_of(sweep: Any) -> Any:
+    """A sweep over two parameters as a phase diagram."""
+    if not sweep.points.is_grid or len(sweep.points.names) != 2:
+        names = list(sweep.points.names)
+        raise BadParameter(
+            f"plot draws sweeps over all combinations of two parameters, this one has {names}: "
+            "draw sweep.to_xarray() along one, or run it at fixed values of the others"
+        )
+    return sweep.diagram()
 
 
 def _check_run(record: Any) -> None:

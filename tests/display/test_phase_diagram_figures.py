@@ -5,9 +5,11 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import dmft
+from dmft.analysis.diagram import compute_diagram
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.display import plot
-from dmft.display.diagram import CELLS, cell_edges, is_geometric
+from dmft.display.diagram import CELLS, cell_edges, is_geometric, rectangles
 from dmft.errors import BadParameter
 from dmft.names import Status
 
@@ -35,10 +37,16 @@ def coloured(axes):
     return np.ma.filled(meshes[0].get_array().astype(float), np.nan) if meshes else None
 
 
-def hatched(axes):
-    """Number of cells of each hatch."""
-    polygons = [c for c in axes.collections if c.get_hatch()]
-    return {c.get_hatch(): len(c.get_paths()) for c in polygons}
+def hatched(axes, shown):
+    """Number of cells of each hatch: those whose middles lie in its polygons."""
+    x, y = np.meshgrid(shown.x, shown.y)
+    middles = np.stack([x.ravel(), y.ravel()], axis=1)
+    found = {}
+    for polygons in (c for c in axes.collections if c.get_hatch()):
+        inside = [path.contains_points(middles) for path in polygons.get_paths()]
+        assert np.sum(inside, axis=0).max() == 1  # no cell twice
+        found[polygons.get_hatch()] = int(np.any(inside, axis=0).sum())
+    return found
 
 
 def legend_words(axes):
@@ -48,9 +56,10 @@ def legend_words(axes):
 def test_values_and_statuses_cover_every_cell(tmp_path):
     values = [[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]]
     status = [["ok", "ok", "diverged"], ["event", "not_converged", "not_converged"]]
-    axes = plot(diagram(values, status), path=tmp_path / "d.png")
+    shown = diagram(values, status)
+    axes = plot(shown, path=tmp_path / "d.png")
     np.testing.assert_array_equal(coloured(axes), values)
-    assert hatched(axes) == {CELLS["diverged"][0]: 1, CELLS["not_converged"][0]: 2}
+    assert hatched(axes, shown) == {CELLS["diverged"][0]: 1, CELLS["not_converged"][0]: 2}
     assert legend_words(axes) == ["not reached until t = 50", "diverged"]
     assert axes.get_xlabel() == r"learning rate $\gamma$"
     assert axes.get_ylabel() == r"label noise $\Delta$"
@@ -60,9 +69,10 @@ def test_values_and_statuses_cover_every_cell(tmp_path):
 
 
 def test_a_diagram_without_any_value_is_drawn_too(tmp_path):
-    axes = plot(diagram(np.full((2, 2), np.nan)), path=tmp_path / "d.pdf")
+    shown = diagram(np.full((2, 2), np.nan))
+    axes = plot(shown, path=tmp_path / "d.pdf")
     assert coloured(axes) is None
-    assert hatched(axes) == {CELLS["not_converged"][0]: 4}
+    assert hatched(axes, shown) == {CELLS["not_converged"][0]: 4}
     assert len(axes.figure.axes) == 1
 
 
@@ -73,6 +83,88 @@ def test_a_diagram_of_statuses_colours_the_status_and_has_no_bar(tmp_path):
     assert len(axes.figure.axes) == 1
     assert legend_words(axes) == ["diverged", "left the domain", "ok"]
     assert axes.get_title() == "where it learns"
+
+
+def covered(axes, shown):
+    """Number of cells that are coloured or hatched."""
+    values = coloured(axes)
+    return np.isfinite(values).sum() + sum(hatched(axes, shown).values())
+
+
+def test_no_cell_of_an_adaptive_diagram_is_blank(tmp_path):
+    def measure(x, y):
+        if x * y > 200:
+            return np.nan, "diverged"
+        return (x + y, "ok") if x > 10 else (np.nan, "not_converged")
+
+    axes = {"x": np.arange(1.0, 41.0), "y": np.arange(1.0, 34.0)}
+    whole = compute_diagram(measure, axes, adaptive=True)
+
+    def press(fraction, message):
+        if fraction > 0.4:
+            raise KeyboardInterrupt
+
+    part = compute_diagram(measure, axes, adaptive=True, coarse=8, threads=1, progress=press)
+    assert set(np.unique(part.status)) == {"diverged", "interrupted", "not_converged", "ok"}
+    for shown in (whole, part):
+        drawn = plot(shown, path=tmp_path / "d.png")
+        np.testing.assert_array_equal(coloured(drawn), shown.values)
+        assert covered(drawn, shown) == shown.values.size
+        counts = hatched(drawn, shown)
+        for status, number in shown.count().items():
+            assert status == "ok" or counts[CELLS[status][0]] == number
+    assert not any(ground.upper() == "#FFFFFF" for _, ground, _ in CELLS.values())
+
+
+def test_sweeps_of_two_parameters_are_diagrams(tmp_path):
+    points = {"learning_rate": [0.1, 0.2, 0.3], "label_noise": [0.0, 1.0]}
+    swept = dmft.sweep(points, lambda learning_rate, label_noise: learning_rate / label_noise)
+    axes = plot(swept, path=tmp_path / "s.png")
+    shown = swept.diagram()
+    assert hatched(axes, shown) == {CELLS["nonfinite"][0]: 3}
+    assert covered(axes, shown) == 6
+    line = dmft.sweep({"a": [1.0, 2.0]}, lambda a: a)
+    with pytest.raises(BadParameter, match=r"two parameters, this one has \['a'\]"):
+        plot(line, path=tmp_path / "s.png")
+
+
+def test_failed_points_of_a_boundary_are_hatched(tmp_path):
+    def measure(x, y):
+        return np.nan if x + y > 1.5 else x - 0.4
+
+    found = dmft.boundary(measure, ("x", 0.0, 1.0), ("y", 0.0, 1.0), grid=(7, 6), step=0.2)
+    axes = plot(found, path=tmp_path / "b.png")
+    failed = sum(label == "failed" for label in found.labels.ravel())
+    assert failed > 0
+    cells = {c.get_hatch(): len(c.get_paths()) for c in axes.collections if c.get_hatch()}
+    assert cells == {"+++": failed}
+    assert sum(len(c.get_paths()) for c in axes.collections) == found.labels.size
+    assert legend_words(axes) == ["+", "-", "failed"]
+
+
+def test_labels_have_names_instead_of_a_bar(tmp_path):
+    shown = diagram([[0.0, 3.0], [3.0, np.nan]], quantity="fixed_point")
+    axes = plot(shown, path=tmp_path / "d.png")
+    np.testing.assert_array_equal(coloured(axes), shown.values)
+    assert legend_words(axes) == ["uninformative", "specialised", "not reached until t = 50"]
+    assert len(axes.figure.axes) == 1
+    counts = plot(diagram([[1.0, 2.0]], quantity="minima", y=[0.5]), path=tmp_path / "d.png")
+    assert legend_words(counts) == ["minima: 1", "minima: 2"]
+    colours = [h.get_facecolor() for h in counts.figure.legends[0].legend_handles]
+    mesh = counts.collections[0]
+    for number, colour in zip((1.0, 2.0), colours, strict=True):
+        np.testing.assert_allclose(mesh.cmap(mesh.norm(number)), colour)
+
+
+def test_any_cells_are_covered_once_by_rectangles():
+    rng = np.random.default_rng(3)
+    for density in (0.0, 0.1, 0.5, 0.9, 1.0):
+        cells = rng.random((17, 23)) < density
+        count = np.zeros(cells.shape, dtype=int)
+        for top, bottom, left, right in rectangles(cells):
+            count[top:bottom, left:right] += 1
+        np.testing.assert_array_equal(count, cells)
+    assert rectangles(np.ones((50, 60), dtype=bool)).tolist() == [[0, 50, 0, 60]]
 
 
 def test_every_status_has_its_own_look():
