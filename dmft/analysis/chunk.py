@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,10 @@ class Task:
     Attributes
     ----------
     measure : callable(**parameters)
+        It may have a method ``many(points)``: an iterator over its results at these mappings of
+        parameters, in their order, an exception in the place of a point that raises it. Chunks are
+        then computed by it. It ends early only where the parallel job is cancelled
+        (`dmft.progress.is_cancelled`).
     points : Points
     quantities : tuple of str
     store : str or None
@@ -95,10 +99,12 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
     """
     began = time.perf_counter()
     writing, error, done = _Writing(task, numbers), None, 0
-    for n, number in enumerate(numbers):
-        parameters = task.points.at(int(number))
+    where = [task.points.at(int(number)) for number in numbers]
+    for n, (parameters, result) in enumerate(zip(where, _results(task, where), strict=False)):
         try:
-            values, status, horizon, message = evaluate(task, parameters)
+            if isinstance(result, Exception):
+                raise result
+            values, status, horizon, message = read(task, result)
         except POINT_FAILURES as failure:
             values, status, horizon = [np.nan] * len(task.quantities), Status.NONFINITE, np.nan
             message = f"{type(failure).__name__}: {failure}"
@@ -117,9 +123,30 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
     return Chunk(numbers[:done], records, writing.messages, seconds, error)
 
 
-def evaluate(task: Task, parameters: Mapping[str, Any]) -> tuple[list[float], Status, float, str]:
-    """Values, status, horizon and message of one point."""
-    result = task.measure(**parameters)
+def _results(task: Task, points: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """What the measure gives at each point: a result, or the exception that it raised."""
+    many = getattr(task.measure, "many", None)
+    if many is not None and len(points) > 1:
+        count = 0
+        try:
+            for result in many(points):
+                count += 1
+                yield result
+        except Exception as failure:
+            yield failure
+        if count < len(points) and not is_cancelled():
+            yield BadParameter(f"many() gave {count} results of {len(points)} points")
+        return
+    for parameters in points:
+        try:
+            result = task.measure(**parameters)
+        except Exception as failure:
+            result = failure
+        yield result
+
+
+def read(task: Task, result: Any) -> tuple[list[float], Status, float, str]:
+    """Values, status, horizon and message of what the measure gave at one point."""
     if isinstance(result, Mapping):
         if set(result) != set(task.quantities):
             raise BadParameter(

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -27,9 +27,10 @@ from numpy.typing import ArrayLike
 from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.solvers.batch import Ended, attempt, solve_batch
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
-from dmft.solvers.solve import solve_problem
+from dmft.solvers.solve import Request, check_request, solve_problem, solve_request
 from dmft.solvers.trajectory import CLOCK, Trajectory
 
 REFERENCES = ("start", "plateau")
@@ -200,71 +201,110 @@ def escape_time_of_problem(
     # Events and plateaus are looked for on every step.
     options = _without(options, "save_at", "events")
     options = {"rtol": ESCAPE_RTOL, "atol": ESCAPE_ATOL, **options}
+    check_escape(problem, fraction, reference, overlap)
+    if overlap is None and reference == "plateau":
+        return _from_plateau(problem, state, t_max, fraction, options)
+    given = check_request(problem, state, t_max, **options)
+    return _by_overlap(given, overlap) if overlap is not None else _from_start(given, fraction)
+
+
+def check_escape(problem: Problem, fraction: float, reference: str, overlap: float | None) -> None:
+    """Refuse what is no measure of an escape of this problem."""
     if overlap is not None:
-        return _by_overlap(problem, state, t_max, overlap, options)
+        if not 0.0 < overlap <= 1.0:
+            raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
+        # A problem that observes its overlap says so itself.
+        names = [block.name for block in problem.state]
+        if "overlap" not in problem.observables and not {"Q", "M"} <= set(names):
+            raise BadParameter(
+                f"cosines are those of Q and M, this problem moves {names}: measure its escape by "
+                "the risk (fraction=)"
+            )
+        return
     if not 0.0 < fraction < 1.0:
         raise BadParameter(f"fraction = {fraction!r} must lie strictly between 0 and 1")
     if reference not in REFERENCES:
         raise BadParameter(f"unknown reference {reference!r}; choose one of {REFERENCES}")
     if "risk" not in problem.observables:
         raise BadParameter(f"this problem observes {problem.observables}, not the risk")
-    if reference == "plateau":
-        return _from_plateau(problem, state, t_max, fraction, options)
-    return _from_start(problem, state, t_max, fraction, options)
 
 
-def _by_overlap(
-    problem: Problem,
-    state: Mapping[str, ArrayLike],
-    t_max: float,
-    overlap: float,
-    options: Mapping[str, Any],
-) -> EscapeTime | Censored:
-    if not 0.0 < overlap <= 1.0:
-        raise BadParameter(f"overlap = {overlap!r} is a cosine: it must lie in (0, 1]")
-    # A problem that observes its overlap says so itself.
-    known = "overlap" in problem.observables
-    names = [block.name for block in problem.state]
-    if not known and not {"Q", "M"} <= set(names):
-        raise BadParameter(
-            f"cosines are those of Q and M, this problem moves {names}: measure its escape by the "
-            "risk (fraction=)"
-        )
-    event = Event("overlap" if known else LargestCosine(), overlap, direction=1)
-    start = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
-    begun_with = (
-        float(start.observables["overlap"][0])
-        if known
-        else LargestCosine().value(start.start, start.constants)
-    )
-    if begun_with >= overlap:
-        begun = float(options.get("t_start", 0.0))
-        return EscapeTime(begun, overlap, "overlap", **clock_of(start))
-    run = solve_problem(problem, state, t_max, events=[event], **options)
+def escape_times_of(
+    requests: Sequence[Request | Exception], fraction: float, overlap: float | None
+) -> Iterator[Any]:
+    """Escape times of many runs of one problem, from the risk of their starts or by overlap.
+
+    Each is that of `escape_time_of_problem`; in the place of a run that cannot be made stands the
+    exception. Ends early when the parallel job is cancelled.
+    """
+    watched = [attempt(_watched, given, fraction, overlap) for given in requests]
+    for given, ended in zip(requests, solve_batch(watched), strict=False):
+        is_run = isinstance(ended, Ended)
+        yield attempt(_read_watched, ended, given, fraction, overlap) if is_run else ended
+
+
+def _watched(given: Request | Exception, fraction: float, overlap: float | None) -> Any:
+    """The request with its event; or what there is to say without a run."""
+    if not isinstance(given, Request):
+        return given
+    if overlap is None:
+        return given.with_event(_risk_event(_initial_risk(given), fraction))
+    if _overlap_at_start(given) >= overlap:
+        return _by_overlap(given, overlap)
+    return given.with_event(_overlap_event(given, overlap))
+
+
+def _read_watched(ended: Ended, given: Any, fraction: float, overlap: float | None) -> Any:
+    run = ended.trajectory()
+    if overlap is not None:
+        return _result(run, overlap, "overlap")
+    return _read_start(run, given, _initial_risk(given), fraction)
+
+
+def _by_overlap(given: Request, overlap: float) -> EscapeTime | Censored:
+    if _overlap_at_start(given) >= overlap:
+        start = solve_request(replace(given, setup=replace(given.setup, max_steps=1)))
+        return EscapeTime(given.setup.t_start, overlap, "overlap", **clock_of(start))
+    run = solve_request(given.with_event(_overlap_event(given, overlap)))
     return _result(run, overlap, "overlap")
 
 
-def _from_start(
-    problem: Problem,
-    state: Mapping[str, ArrayLike],
-    t_max: float,
-    fraction: float,
-    options: Mapping[str, Any],
+def _overlap_event(given: Request, overlap: float) -> Event:
+    known = "overlap" in given.setup.problem.observables
+    return Event("overlap" if known else LargestCosine(), overlap, direction=1)
+
+
+def _overlap_at_start(given: Request) -> float:
+    problem, seen = given.setup.problem, given.observe()
+    if "overlap" in seen:
+        return seen["overlap"]
+    return LargestCosine().value(problem.unpack(given.setup.start, given.widths), given.constants)
+
+
+def _from_start(given: Request, fraction: float) -> EscapeTime | Censored:
+    risk = _initial_risk(given)
+    run = solve_request(given.with_event(_risk_event(risk, fraction)))
+    return _read_start(run, given, risk, fraction)
+
+
+def _risk_event(risk: float, fraction: float) -> Event:
+    return Event("risk", (1.0 - fraction) * risk, direction=-1)
+
+
+def _read_start(
+    run: Trajectory, given: Request, risk: float, fraction: float
 ) -> EscapeTime | Censored:
-    risk = _initial_risk(problem, state, t_max, options)
-    threshold = (1.0 - fraction) * risk
-    event = Event("risk", threshold, direction=-1)
-    run = solve_problem(problem, state, t_max, events=[event], **options)
-    begun = float(run.provenance["t_start"])
+    """Escape time of a run that was watched for its threshold, from the risk of its start."""
+    begun, t_max, threshold = given.setup.t_start, given.setup.t_end, (1.0 - fraction) * risk
     known = {"reference_value": risk, "reference_time": begun}
     if run.status != Status.EVENT or not is_relaxing(run) or float(run.t[-1]) >= t_max:
         return _result(run, threshold, "start", **known)
     # The risk fell fastest at the very start: is a plateau still ahead?
-    plateau = find_plateau(solve_problem(problem, state, t_max, **options), origin=begun)
+    plateau = find_plateau(solve_request(given), origin=begun)
     if plateau is None or not plateau.left or plateau.t <= float(run.t[-1]):
         return _result(run, threshold, "start", **known)
     result = _result(run, threshold, "start", relaxed=True, **known)
-    warnings.warn(_relaxation(result, plateau, fraction), EscapeWarning, stacklevel=4)
+    warnings.warn(_relaxation(result, plateau, fraction), EscapeWarning, stacklevel=5)
     return result
 
 
@@ -308,12 +348,8 @@ def clock_of(run: Trajectory) -> dict[str, Any]:
     return {} if unit is None else {"time_step_times_dim": float(unit)}
 
 
-def _initial_risk(
-    problem: Problem, state: Mapping[str, ArrayLike], t_max: float, options: Mapping[str, Any]
-) -> float:
-    """Risk at the start, read from a run of one attempt (which checks the start as well)."""
-    run = solve_problem(problem, state, t_max, max_steps=1, **_without(options, "max_steps"))
-    risk = float(run.risk[0])
+def _initial_risk(given: Request) -> float:
+    risk = given.observe()["risk"]
     if not risk > NO_RISK:
         raise BadParameter(f"the risk at the start is {risk:g}: there is nothing to escape from")
     return risk

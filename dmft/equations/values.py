@@ -90,6 +90,21 @@ def declare_sample(model: Model, repeat: Repetition, declared: dict[str, sp.Expr
         del declared["label_noise"]
 
 
+def stand_alone(
+    names: Iterable[str],
+    model: Model,
+    algorithm: SGD | GradientFlow | None,
+    dim: sp.Expr | None = None,
+) -> bool:
+    """Whether nothing else that is declared, readouts included, changes with these parameters."""
+    declared, chosen = declared_parameters(model, algorithm, dim), set(names)
+    others = [value for name, value in declared.items() if name not in chosen]
+    for network in (model.student, model.teacher):
+        others += network.readout or ()
+    read = {symbol.name for value in others for symbol in value.free_symbols}
+    return chosen <= set(declared) and not read & chosen
+
+
 # Values below these are refused.
 LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
 LOWEST |= {"dim": 1.0, "batch_size": 1.0}
@@ -113,7 +128,7 @@ def resolve_scalars(
     if unknown:
         known = sorted(set(declared) | set(free))
         raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
-    numbers = {name: _number(value, name) for name, value in given.items()}
+    numbers = {name: check_number(value, name) for name, value in given.items()}
     if "dim" in declared and DIM_NAME not in numbers:
         size = numbers.get("dim", declared["dim"])
         for symbol in free.get(DIM_NAME, ()):
@@ -129,13 +144,19 @@ def resolve_scalars(
             missing = ", ".join(sorted(f"{s}=..." for s in value.free_symbols))
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
         scalars[name] = float(value)
-    for name, low in LOWEST.items():
-        if name in scalars and scalars[name] < low:
-            raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
+    check_lowest(scalars)
     return scalars, symbols
 
 
-def _number(value: object, name: str) -> float:
+def check_lowest(scalars: Mapping[str, float]) -> None:
+    """Refuse values below the least that their name allows."""
+    for name, low in LOWEST.items():
+        if name in scalars and scalars[name] < low:
+            raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
+
+
+def check_number(value: object, name: str) -> float:
+    """A finite number, or a refusal that names the parameter."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,17 +129,9 @@ class Group:
             "band_steps": int(counts[layout.BAND]),
         }
 
-    def setup_of(self, run: int) -> Setup:
-        """The request of one run alone, the thresholds of its events aside."""
-        batch = self.batch
-        return replace(
-            self.setup, par=batch.par[run], trace=float(batch.trace[run]), start=self.start[run]
-        )
-
-    def raw_of(self, run: int) -> Raw:
-        """An empty record of one run, whose state is that of the compiled loop."""
-        batch, setup = self.batch, self.setup_of(run)
-        return Raw(setup.t_start, batch.y[run], batch.trial[run], Sink(setup))
+    def raw_of(self, run: int, setup: Setup) -> Raw:
+        """An empty record of one run and its request; its state is that of the compiled loop."""
+        return Raw(setup.t_start, self.batch.y[run], self.batch.trial[run], Sink(setup))
 
 
 def _functions(setup: Setup, is_map: bool) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ def march(setup: Setup) -> Raw:
     The map is y <- y + rhs(t, y); one unit of t is one step.
     """
     group = Group.of(setup)
-    raw = group.raw_of(0)
+    raw = group.raw_of(0, setup)
     began = time.monotonic()
     try:
         with Progress(setup.progress, "solve") as bar:

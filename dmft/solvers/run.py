@@ -94,6 +94,11 @@ class Sink:
         """How many steps lie between two rows, when not all could be kept."""
         return self._stride
 
+    @property
+    def last(self) -> tuple[float, Vector]:
+        """Time and state of the last row."""
+        return float(self._t[-1][-1]), self._y[-1][-1]
+
     def add(self, t: Vector, y: NDArray[np.float64], step: NDArray[np.int64]) -> None:
         """Append rows (own copies) that were saved in the accepted step number `step`."""
         if not self.requested and self._stride > 1:

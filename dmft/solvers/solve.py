@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,77 @@ def solve_problem(
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
     """
+    given = check_request(
+        problem, state, t_max, widths=widths, constants=constants, parameters=parameters,
+        method=method, rtol=rtol, atol=atol, save_at=save_at, events=events, progress=progress,
+        max_steps=max_steps, timeout=timeout, t_start=t_start, first_step=first_step,
+        max_step=max_step, norm_bound=norm_bound, provenance=provenance,
+    )  # fmt: skip
+    return solve_request(given)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked call of `solve_problem`: what is integrated, and what its record will say."""
+
+    setup: Setup
+    widths: dict[str, int]
+    parameters: dict[str, float]
+    constants: dict[str, NDArray[np.float64]]
+    provenance: Mapping[str, Any]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is for the compiled loops of explicit flows and of maps."""
+        return self.setup.method in TABLEAUX or self.setup.problem.kind == "map"
+
+    def with_event(self, event: Event) -> Request:
+        """The same run, watched for one event."""
+        setup = self.setup
+        table = encode_events((event,), setup.problem, self.widths, setup.par)
+        return replace(self, setup=replace(setup, events=(event,), table=table))
+
+    def observe(self) -> dict[str, float]:
+        """Observables at the start."""
+        setup, names = self.setup, self.setup.problem.observables
+        values = np.empty(len(names))
+        if names:
+            setup.problem.observe(setup.t_start, setup.start, setup.widths, setup.par, values)
+        return dict(zip(names, values.tolist(), strict=True))
+
+
+def solve_request(given: Request) -> Trajectory:
+    """Integrate what was checked."""
+    if given.is_compiled:
+        return trajectory_of(given, march(given.setup))
+    from dmft.solvers.implicit import march_implicit
+
+    return trajectory_of(given, march_implicit(given.setup))
+
+
+def check_request(
+    problem: Problem,
+    state: Mapping[str, ArrayLike],
+    t_max: float,
+    *,
+    widths: Mapping[str, int],
+    constants: Mapping[str, ArrayLike] | None = None,
+    parameters: Mapping[str, float] | None = None,
+    method: str | None = None,
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    save_at: int | ArrayLike | None = None,
+    events: Event | Sequence[Event] = (),
+    progress: ProgressOption = None,
+    max_steps: int = 1_000_000,
+    timeout: float | None = None,
+    t_start: float = 0.0,
+    first_step: float | None = None,
+    max_step: float | None = None,
+    norm_bound: float = LARGEST_NORM,
+    provenance: Mapping[str, Any] | None = None,
+) -> Request:
+    """Check everything that `solve_problem` takes, before the first step."""
     method, events = _method(problem, method), check_events(events)
     names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
     scalars = {
@@ -129,15 +200,7 @@ def solve_problem(
         first_step=first_step, max_step=math.inf if max_step is None else float(max_step),
         bound=float(norm_bound), trace=0.0, progress=progress,
     )  # fmt: skip
-    setup = _check_start(setup)
-    if method in TABLEAUX or problem.kind == "map":
-        raw = march(setup)
-    else:
-        from dmft.solvers.implicit import march_implicit
-
-        raw = march_implicit(setup)
-    record = {**_provenance(setup), **problem.provenance, **(provenance or {})}
-    return _trajectory(setup, raw, names, scalars, arrays, record)
+    return Request(check_start(setup), names, scalars, arrays, provenance or {})
 
 
 def _method(problem: Problem, method: str | None) -> str:
@@ -200,7 +263,7 @@ def _whole_steps(
     return None if save is None else np.unique(np.rint(save))
 
 
-def _check_start(setup: Setup) -> Setup:
+def check_start(setup: Setup) -> Setup:
     """Refuse a start outside the domain; note the scale of its covariance."""
     problem = setup.problem
     if problem.covariance is not None:
@@ -217,14 +280,9 @@ def _check_start(setup: Setup) -> Setup:
     return setup
 
 
-def _trajectory(
-    setup: Setup,
-    raw: Raw,
-    widths: dict[str, int],
-    parameters: dict[str, float],
-    constants: dict[str, NDArray[np.float64]],
-    provenance: dict[str, Any],
-) -> Trajectory:
+def trajectory_of(given: Request, raw: Raw) -> Trajectory:
+    """The record of a run that an integrator has finished."""
+    setup, widths = given.setup, given.widths
     problem = setup.problem
     status, message = describe(setup, raw)
     if problem.kind == "map" and raw.sink.stride > 1:
@@ -248,11 +306,11 @@ def _trajectory(
             for when, at, e in zip(raw.event_t, raw.event_y, raw.event_id, strict=True)
         ),
         statistics=raw.statistics,
-        parameters=parameters,
-        constants=constants,
+        parameters=given.parameters,
+        constants=given.constants,
         widths=widths,
         layout=problem.state,
-        provenance=provenance,
+        provenance={**_provenance(setup), **problem.provenance, **given.provenance},
         start=problem.unpack(setup.start, widths),
         problem=problem,
     )

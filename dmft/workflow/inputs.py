@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from dmft.codegen import build
 from dmft.equations import Equations
 from dmft.equations.sequence import SequenceEquations
-from dmft.equations.values import Values
+from dmft.equations.steps import check_concentration
+from dmft.equations.values import Values, check_lowest, check_number, stand_alone
 from dmft.errors import BadParameter
-from dmft.model import SGD
+from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
 from dmft.workflow.sequence import sequence_inputs, sequence_of
 
@@ -54,6 +56,44 @@ def run_inputs(
         "parameters": {name: values.scalars[name] for name in equations.parameters},
         "provenance": _clock(equations, values),
     }
+
+
+def inputs_by_point(
+    equations: Equations | SequenceEquations,
+    start: Any,
+    fixed: Mapping[str, Any],
+    example: Mapping[str, Any],
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """The inputs of a run as a function of those parameters that differ from run to run.
+
+    They are those of `run_inputs`. Where the parameters leave state and constants alone, these are
+    the same objects for all points, and only numbers are made again.
+    """
+    if not isinstance(equations, Equations) or not _stand_alone(equations, set(example)):
+        return lambda point: run_inputs(equations, start, {**fixed, **point})
+    first = run_inputs(equations, start, {**fixed, **example})
+    values = equations.values(start, {**fixed, **example})
+
+    def inputs(point: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = {name: check_number(value, name) for name, value in point.items()}
+        scalars = {name: numbers.get(name, value) for name, value in values.scalars.items()}
+        check_lowest(scalars)
+        if equations.kind == "map":
+            check_concentration(scalars, start.p)
+        return {
+            **first,
+            "parameters": {name: scalars[name] for name in equations.parameters},
+            "provenance": _clock(equations, replace(values, scalars=scalars)),
+        }
+
+    return inputs
+
+
+def _stand_alone(equations: Equations, names: set[str]) -> bool:
+    """Whether these parameters change nothing but their own numbers."""
+    if names & {"dim", DIM_NAME} or equations.noise or equations.averages:
+        return False
+    return stand_alone(names, equations.model, equations.algorithm, equations.dim)
 
 
 def _clock(equations: Equations, values: Values) -> dict[str, Any]:

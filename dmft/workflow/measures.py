@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import fixed_points, stability
 from dmft.workflow.inputs import SOLVER_OPTIONS, problem_of, run_inputs, split_options
 from dmft.workflow.landscape import landscape, risk_of
+from dmft.workflow.many import results_of
 from dmft.workflow.solve import solve
 
 System = (
@@ -135,6 +136,13 @@ class EquationMeasure:
     def __call__(self, **parameters: float) -> Any:
         """Value at these parameters."""
         return MEASURES[self.name].function(self, {**self.options, **parameters})
+
+    def many(self, points: Sequence[Mapping[str, float]]) -> Iterator[Any]:
+        """Values at many parameters, from one compiled batch of runs where they are closed forms.
+
+        In the place of a point that raises an exception stands the exception.
+        """
+        return results_of(self, MEASURES[self.name].function, points)
 
     def label(self, result: Any) -> Any:
         """What a boundary compares: names and bools instead of the numbers of a sweep."""

@@ -170,7 +170,7 @@ def solve(
         if schedule is not None:
             run = with_ending(run, schedule)
         else:
-            run = replace(run, message=run.message + rate_message(equations, inputs))
+            return described(run, equations, inputs)
         return with_readout(run)
 
     def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
@@ -214,6 +214,12 @@ def _solve_two_times(
         return solve_descent(system, start, t_max, method=method or "stein", **own)
     check_two_time(start, method)
     return solve_two_time(system, t_max, **own)
+
+
+def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:
+    """A run of one pass with what its learning rate is worth saying, and with its readout."""
+    message = run.message + rate_message(equations, inputs)
+    return with_readout(replace(run, message=message))
 
 
 def with_readout(run: Trajectory) -> Trajectory:
