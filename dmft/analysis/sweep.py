@@ -38,6 +38,8 @@ LARGEST_CHUNK = 4096
 # Chunks in flight for each worker, so that none waits for the driver.
 AHEAD = 2
 MISSING = STATUSES.index(Status.INTERRUPTED)
+# The last chunks are not smaller than this part of the others.
+SMALLEST_SHARE = 8
 # A point that ended its worker this often is not tried again.
 ATTEMPTS = 3
 WAKE_SECONDS = 0.2
@@ -288,7 +290,10 @@ class _Driver:
             return
         while self.waiting and len(self.flying) < AHEAD * self.engine.workers:
             head = self.waiting[-1]
-            chunk, rest = head[: self.size], head[self.size :]
+            # Shares become small at the end, so that no worker is left alone with a whole chunk.
+            share = head.size // (AHEAD * self.engine.workers)
+            size = min(self.size, max(share, self.size // SMALLEST_SHARE, 1))
+            chunk, rest = head[:size], head[size:]
             if rest.size:
                 self.waiting[-1] = rest
             else:

@@ -5,6 +5,7 @@ import bench_descent
 import bench_dynamics
 import bench_paths
 import bench_regions
+import bench_sweeps
 import bench_two_time
 
 bench_dynamics.main()
@@ -16,5 +17,7 @@ print()
 bench_descent.main()
 print()
 bench_regions.main()
+print()
+bench_sweeps.main()
 print()
 bench_two_time.main()
