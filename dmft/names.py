@@ -42,6 +42,56 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
+# What measures and records hold besides, with the power of the time unit of each.
+MEASURED: dict[str, tuple[str, int]] = {
+    "escape_time": ("escape time", 1),
+    "horizon": ("time until which a censored or failed point was followed", 1),
+    "final_risk": ("population risk at the end", 0),
+    "converged": ("1 where the run reached its end", 0),
+    "growth_rate": ("largest growth rate of a small displacement", -1),
+    "fixed_point": ("position among the names of fixed points", 0),
+    "minima": ("number of strict local minima", 0),
+    "learned_directions": ("number of learned teacher directions", 0),
+    "overlap": ("largest overlap with a teacher direction", 0),
+    "train_risk": ("risk on the training samples", 0),
+    "computed": ("whether the point was computed or interpolated", 0),
+    "error": ("half-width of the last bracket, in units of the ranges", 0),
+}
+SUMMARIES = {
+    "mean": "mean of the {}",
+    "std": "standard deviation of the {}",
+    "stderr": "standard error of the mean of the {}",
+    "error": "error of the {}",
+    "runs": "{}, run by run",
+}
+
+
+def variable_attributes(name: str, time_unit: str) -> dict[str, str]:
+    """Attributes `long_name` and `units` of a variable of this name, where it is known.
+
+    Examples
+    --------
+    >>> variable_attributes("risk_error", "t = steps / d")
+    {'long_name': 'error of the population risk E(f* - f)^2 / 2', 'units': '1'}
+    >>> variable_attributes("escape_time", "t = steps / d")
+    {'long_name': 'escape time', 'units': 't = steps / d'}
+    """
+    base, _, suffix = name.rpartition("_")
+    frame = SUMMARIES.get(suffix, "{}") if base else "{}"
+    for key, words in ((name, "{}"), (base, frame)):
+        if key in QUANTITIES:
+            meaning, power = QUANTITIES[key].meaning, int(key == "t")
+        elif key in MEASURED:
+            meaning, power = MEASURED[key]
+        else:
+            continue
+        return {
+            "long_name": words.format(meaning),
+            "units": {0: "1", 1: time_unit, -1: f"1/t, {time_unit}"}[power],
+        }
+    return {}
+
+
 class Status(StrEnum):
     """How a computation ended: one vocabulary for solvers, simulations and measures.
 

@@ -10,12 +10,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, MissingExtra
+from dmft.names import variable_attributes
+
+if TYPE_CHECKING:
+    import xarray
 
 # Raised when the layout of files changes; readers of older ones are kept.
 FORMAT = 1
@@ -38,10 +42,34 @@ def attributes(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": kind, "format": FORMAT, **readable, "record": json.dumps(dict(record))}
 
 
+def dataset(
+    kind: str, record: Mapping[str, Any], data: Mapping[str, Any], coords: Mapping[str, Any]
+) -> xarray.Dataset:
+    """Data set of a record, whose known variables say what they are and in which units."""
+    made: xarray.Dataset = xarray_module().Dataset(
+        data, coords=coords, attrs=attributes(kind, record)
+    )
+    for name in made.variables:
+        made[name].attrs |= variable_attributes(str(name), time_unit(record))
+    return made
+
+
+def time_unit(record: Mapping[str, Any]) -> str:
+    """What time means in a record, in words where it says so."""
+    return str((record.get("provenance") or {}).get("time_unit", "t"))
+
+
 def write(
-    path: str | Path, kind: str, record: Mapping[str, Any], variables: Sequence[Variable]
+    path: str | Path,
+    kind: str,
+    record: Mapping[str, Any],
+    variables: Sequence[Variable],
+    names: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write one record; an existing file is replaced only by a complete one."""
+    """Write one record; an existing file is replaced only by a complete one.
+
+    `names` are the quantities that variables hold where these have other names.
+    """
     h5netcdf = _h5netcdf()
     target = Path(path)
     if not target.parent.is_dir():
@@ -55,7 +83,11 @@ def write(
                 for dim, size in zip(dims, values.shape, strict=True):
                     if dim not in file.dimensions:
                         file.dimensions[dim] = size
-                file.create_variable(name, dims, data=values)
+                variable = file.create_variable(name, dims, data=values)
+                holds = (names or {}).get(name, name)
+                known = variable_attributes(holds, time_unit(record))
+                for key, text in {"quantity": holds, **known}.items():
+                    variable.attrs[key] = text
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -27,22 +27,21 @@ def to_dataset(found: Boundary) -> xarray.Dataset:
         "error": _joined([c.error for c in found.curves]),
         "curve": numbers,
     }
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        {name: ("point", values) for name, values in columns.items()},
-        attrs=netcdf.attributes(KIND, _record(found)),
-    )
-    return dataset
+    data = {name: ("point", values) for name, values in columns.items()}
+    return netcdf.dataset(KIND, _record(found), data, {})
 
 
 def save_boundary(found: Boundary, path: str | Path) -> Path:
     """Write a netCDF file; an existing one is replaced only by a complete one."""
     variables: list[netcdf.Variable] = [("x", ("x",), found.x), ("y", ("y",), found.y)]
+    names = {"x": found.x_name, "y": found.y_name}
     for n, curve in enumerate(found.curves):
-        names = ("x", "y", "error")
-        variables += [(f"{name}_{n}", (f"curve_{n}",), getattr(curve, name)) for name in names]
+        columns = {"x": curve.x, "y": curve.y, "error": curve.error}
+        variables += [(f"{name}_{n}", (f"curve_{n}",), c) for name, c in columns.items()]
+        names |= {f"x_{n}": found.x_name, f"y_{n}": found.y_name}
     if found.triple_points.size:
         variables.append(("triple_points", ("triple", "pair"), found.triple_points))
-    return netcdf.write(path, KIND, _record(found), variables)
+    return netcdf.write(path, KIND, _record(found), variables, names)
 
 
 def load_boundary(path: str | Path) -> Boundary:

@@ -19,17 +19,14 @@ KIND = "dmft phase diagram"
 def to_dataset(diagram: PhaseDiagram) -> xarray.Dataset:
     """Return values, status, horizon and what was computed over the two named parameters."""
     dims = (diagram.y_name, diagram.x_name)
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        {
-            diagram.quantity: (dims, diagram.values),
-            "status": (dims, diagram.status),
-            "horizon": (dims, diagram.horizon),
-            "computed": (dims, diagram.computed),
-        },
-        coords={diagram.x_name: diagram.x, diagram.y_name: diagram.y},
-        attrs=netcdf.attributes(KIND, _record(diagram)),
-    )
-    return dataset
+    data = {
+        diagram.quantity: (dims, diagram.values),
+        "status": (dims, diagram.status),
+        "horizon": (dims, diagram.horizon),
+        "computed": (dims, diagram.computed),
+    }
+    coords = {diagram.x_name: diagram.x, diagram.y_name: diagram.y}
+    return netcdf.dataset(KIND, _record(diagram), data, coords)
 
 
 def save_diagram(diagram: PhaseDiagram, path: str | Path) -> Path:
@@ -44,7 +41,8 @@ def save_diagram(diagram: PhaseDiagram, path: str | Path) -> Path:
         ("status", grid, codes),
         ("computed", grid, diagram.computed.astype(np.int8)),
     ]
-    return netcdf.write(path, KIND, _record(diagram), variables)
+    names = {"x": diagram.x_name, "y": diagram.y_name, "values": diagram.quantity}
+    return netcdf.write(path, KIND, _record(diagram), variables, names)
 
 
 def load_diagram(path: str | Path) -> PhaseDiagram:

@@ -21,20 +21,18 @@ def to_dataset(diagram: RegionDiagram) -> xarray.Dataset:
     """Return codes, labels and the global minimum over the two named parameters."""
     dims = (diagram.y_name, diagram.x_name)
     names = np.array(diagram.names)
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        {"region": (dims, names[diagram.labels])}
-        | {name: (dims, getattr(diagram, name)) for name in GRIDS if name != "labels"},
-        coords={diagram.x_name: diagram.x, diagram.y_name: diagram.y},
-        attrs=netcdf.attributes(KIND, _record(diagram)),
-    )
-    return dataset
+    data = {"region": (dims, names[diagram.labels])}
+    data |= {name: (dims, getattr(diagram, name)) for name in GRIDS if name != "labels"}
+    coords = {diagram.x_name: diagram.x, diagram.y_name: diagram.y}
+    return netcdf.dataset(KIND, _record(diagram), data, coords)
 
 
 def save_regions(diagram: RegionDiagram, path: str | Path) -> Path:
     """Write a netCDF file; an existing one is replaced only by a complete one."""
     variables: list[netcdf.Variable] = [("x", ("x",), diagram.x), ("y", ("y",), diagram.y)]
     variables += [(name, ("y", "x"), getattr(diagram, name)) for name in GRIDS]
-    return netcdf.write(path, KIND, _record(diagram), variables)
+    names = {"x": diagram.x_name, "y": diagram.y_name}
+    return netcdf.write(path, KIND, _record(diagram), variables, names)
 
 
 def load_regions(path: str | Path) -> RegionDiagram:

@@ -30,12 +30,8 @@ def to_dataset(sweep: Sweep) -> xarray.Dataset:
         pairs = zip(points.names, points.columns, strict=True)
         coords = {name: (dims, column) for name, column in pairs}
     fields = {**sweep.values, "status": sweep.status, "horizon": sweep.horizon}
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        {name: (dims, values) for name, values in fields.items()},
-        coords=coords,
-        attrs=netcdf.attributes(KIND, _record(sweep)),
-    )
-    return dataset
+    data = {name: (dims, values) for name, values in fields.items()}
+    return netcdf.dataset(KIND, _record(sweep), data, coords)
 
 
 def save_sweep(sweep: Sweep, path: str | Path) -> Path:
@@ -48,7 +44,9 @@ def save_sweep(sweep: Sweep, path: str | Path) -> Path:
     ]
     variables += [(f"values_{i}", dims, v) for i, v in enumerate(sweep.values.values())]
     variables += [("status", dims, sweep.codes), ("horizon", dims, sweep.horizon)]
-    return netcdf.write(path, KIND, _record(sweep), variables)
+    names = {f"parameter_{i}": name for i, name in enumerate(points.names)}
+    names |= {f"values_{i}": name for i, name in enumerate(sweep.values)}
+    return netcdf.write(path, KIND, _record(sweep), variables, names)
 
 
 def load_sweep(path: str | Path) -> Sweep:

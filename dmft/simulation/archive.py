@@ -24,10 +24,7 @@ def to_dataset(ensemble: Ensemble) -> xarray.Dataset:
     """Return variables like `Q_mean`, `Q_stderr` and `Q_runs` over `t` (and `seed`)."""
     data = {name: (dims, values) for name, dims, values in _variables(ensemble)}
     coords = {"t": data.pop("t"), "seed": data.pop("seed")}
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        data, coords=coords, attrs=netcdf.attributes(KIND, _record(ensemble))
-    )
-    return dataset
+    return netcdf.dataset(KIND, _record(ensemble), data, coords)
 
 
 def save_ensemble(ensemble: Ensemble, path: str | Path) -> Path:

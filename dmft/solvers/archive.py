@@ -23,10 +23,7 @@ KIND = "dmft trajectory"
 def to_dataset(run: Trajectory) -> xarray.Dataset:
     """Return the data set with dimension `t`, one dimension for each block axis."""
     data = {name: (dims, values) for name, dims, values in _variables(run) if name != "t"}
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        data, coords={"t": ("t", run.t)}, attrs=netcdf.attributes(KIND, _record(run))
-    )
-    return dataset
+    return netcdf.dataset(KIND, _record(run), data, {"t": ("t", run.t)})
 
 
 def save_trajectory(run: Trajectory, path: str | Path) -> Path:

@@ -118,10 +118,7 @@ class DescentRun:
     def to_xarray(self) -> xarray.Dataset:
         """Return an `xarray.Dataset` (needs the extra `io`); errors are named ``M_error``."""
         data = {name: (dims, values) for name, dims, values in self._variables() if name != "t"}
-        dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-            data, coords={"t": ("t", self.t)}, attrs=netcdf.attributes(KIND, self._record())
-        )
-        return dataset
+        return netcdf.dataset(KIND, self._record(), data, {"t": ("t", self.t)})
 
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file from which `dmft.load` restores an equal record."""

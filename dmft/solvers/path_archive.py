@@ -25,10 +25,8 @@ SUMMARIES = ("mean", "std", "stderr")
 def to_dataset(run: PathEnsemble) -> xarray.Dataset:
     """Return variables like `M_mean` and `M_stderr` over `t`, and passages over `path`."""
     data = {name: (dims, values) for name, dims, values in _variables(run)}
-    dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-        data, coords={"t": data.pop("t")}, attrs=netcdf.attributes(KIND, _record(run))
-    )
-    return dataset
+    coords = {"t": data.pop("t")}
+    return netcdf.dataset(KIND, _record(run), data, coords)
 
 
 def save_paths(run: PathEnsemble, path: str | Path) -> Path:

@@ -166,11 +166,8 @@ class TwoTimeRun:
         data |= {n: (("saved", "saved_2"), self.table(n)) for n in self.pairs}
         for n, values in self.error.items():
             data[f"{n}_error"] = ("saved" if n in self.pairs else "t", values)
-        dataset: xarray.Dataset = netcdf.xarray_module().Dataset(
-            data, coords={"t": ("t", self.t), "saved": ("saved", self.saved)},
-            attrs=netcdf.attributes(KIND, self._record()),
-        )  # fmt: skip
-        return dataset
+        coords = {"t": ("t", self.t), "saved": ("saved", self.saved)}
+        return netcdf.dataset(KIND, self._record(), data, coords)
 
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file from which `dmft.load` restores an equal record."""

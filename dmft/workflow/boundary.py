@@ -110,7 +110,7 @@ def boundary(
         chosen = EquationMeasure(measure, equations, start, t_max, how, options)
         chosen.check({x[0]: float(x[1]), y[0]: float(y[1])})
         inner, label = chosen, chosen.label
-        provenance |= describe(chosen)
+        provenance |= {**describe(chosen), "time_unit": chosen.provenance["time_unit"]}
 
     def signed(first: float, second: float) -> Any:
         result = inner(**{names[0]: first, names[1]: second})

@@ -121,7 +121,8 @@ class EquationMeasure:
         else:
             known = dict(self.problem.provenance)
         how = self.how if self.name == "escape_time" else {}
-        return {**known, "t_max": self.t_max, **how}
+        unit = getattr(self.equations, "time_unit", "steps")
+        return {**known, "t_max": self.t_max, "time_unit": unit, **how}
 
     @property
     def start_arrays(self) -> list[np.ndarray[Any, Any]]:

@@ -92,7 +92,7 @@ def sweep(
     ((2, 2), {'ok': 4})
     """
     where = as_points(points)
-    known = dict(identity or {})
+    known, provenance = dict(identity or {}), None
     if callable(measure):
         names = tuple(quantities or ("value",))
         function = measure
@@ -101,10 +101,10 @@ def sweep(
         chosen = EquationMeasure(measure, equations, start, t_max, how, options)
         chosen.check(where.at(0))
         names, function = (measure,), chosen
-        known = {**describe(chosen), **known}
+        known, provenance = {**describe(chosen), **known}, chosen.provenance
     return run_sweep(
         where, function, quantities=names, store=store, identity=known, executor=executor,
-        workers=workers, part=part, progress=progress,
+        workers=workers, part=part, progress=progress, provenance=provenance,
     )  # fmt: skip
 
 

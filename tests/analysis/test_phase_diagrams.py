@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+import dmft
 from dmft.analysis.diagram import compute_diagram
 from dmft.analysis.diagram_file import load_diagram
 from dmft.analysis.escape import escape_time_of_problem
@@ -134,3 +135,23 @@ def test_files_and_data_sets(escape, tmp_path):
 def test_bad_axes_are_refused(axes):
     with pytest.raises(BadParameter, match=r"ax[ei]s"):
         compute_diagram(lambda x, y: x, axes)
+
+
+def test_records_say_what_they_hold_and_in_which_units(tmp_path):
+    h5netcdf = pytest.importorskip("h5netcdf")
+    pytest.importorskip("xarray")
+    equations = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.1, constraint="sphere"))
+    axes = {"learning_rate": [0.05, 0.1], "label_noise": [0.0, 1.0]}
+    how = {"equations": equations, "start": dmft.Overlaps([[1.0]], [[0.1]]), "t_max": 20.0}
+    diagram = dmft.phase_diagram("escape_time", *axes.items(), **how)
+    sweep = dmft.sweep(axes, "growth_rate", **how)
+    time, noise = equations.time_unit, {"long_name": "label-noise variance", "units": "1"}
+    assert diagram.to_xarray()["escape_time"].attrs == {"long_name": "escape time", "units": time}
+    assert diagram.to_xarray()["label_noise"].attrs == noise
+    assert sweep.to_xarray()["growth_rate"].attrs["units"] == f"1/t, {time}"
+    run = dmft.solve(equations, how["start"], 1.0)
+    assert run.to_xarray()["t"].attrs["units"] == time
+    with h5netcdf.File(diagram.save(tmp_path / "d.nc"), "r") as file:
+        found = {name: dict(variable.attrs) for name, variable in file.variables.items()}
+    assert found["y"] == {"quantity": "label_noise", **noise}
+    assert found["values"]["units"] == time
