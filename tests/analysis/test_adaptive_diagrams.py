@@ -140,6 +140,8 @@ def test_a_measure_of_many_points_is_asked_for_them_together():
     disc, axes = Disc(), grid_of((41, 65))
     found = dmft.phase_diagram(disc, *axes.items(), adaptive=True, threads=1)
     np.testing.assert_array_equal(found.values, axes["x"] ** 2 + axes["y"][:, None] ** 2 < 500)
+    # But for the first chunks, whose size finds out how long a point takes.
+    assert disc.calls > 0.5 * found.computed.sum()
 
 
 def test_the_number_of_threads_changes_nothing():
