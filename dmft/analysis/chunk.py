@@ -170,7 +170,8 @@ def store_of(task: Task) -> Store:
     assert task.store is not None
     with _OPENING:
         if _which(task) not in _STORES:
-            opened = Store.open(task.store, task.identity, task.quantities, task.part)
+            # Made by the driver: a worker that does not see it must not make one of its own.
+            opened = Store.open(task.store, task.identity, task.quantities, task.part, make=False)
             _STORES[_which(task)] = opened
         return _STORES[_which(task)]
 

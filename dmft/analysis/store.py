@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.analysis.disk import create, write_all, write_once
 from dmft.analysis.lock import hold
 from dmft.analysis.records import (
     Key,
@@ -35,7 +36,7 @@ from dmft.analysis.records import (
 )
 from dmft.errors import BadParameter
 
-# 2: keys of points are made for whole columns at once.
+# 2: keys of points are made for whole columns at once. `STATUSES` are part of it, by their places.
 FORMAT = 2
 SHARD = re.compile(r"shard-(\d+)of(\d+)-.*\.bin")
 
@@ -74,6 +75,7 @@ class _Shard:
     size: int = 0
     written: int = 0
     synced: int = 0
+    failure: OSError | None = None
 
 
 @dataclass(eq=False)
@@ -118,11 +120,13 @@ class Store:
         identity: Mapping[str, Any],
         quantities: Sequence[str],
         part: tuple[int, int] = (0, 1),
+        make: bool = True,
     ) -> Store:
         """Make a store, or open one that holds results of the same sweep.
 
         A handle for a part of the points reads only shards that may hold points of this part: a
-        thousand tasks that start at once do not all read the whole store.
+        thousand tasks that start at once do not all read the whole store. Without `make` the store
+        must be there.
 
         Raises
         ------
@@ -140,6 +144,11 @@ class Store:
                 "finite numbers, strings, lists and mappings of these"
             ) from error
         manifest = folder / "manifest.json"
+        if not make and not manifest.exists():
+            raise BadParameter(
+                f"the store {folder} is not there on {socket.gethostname()}: all workers must see "
+                "the same folder, on a file system that they share"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not manifest.exists():
@@ -148,7 +157,7 @@ class Store:
                         f"{folder} is not empty and no store: it has no manifest.json; give "
                         "another folder"
                     )
-                _write_once(manifest, wanted)
+                write_once(manifest, wanted)
         except OSError as error:
             raise _unwritable(folder, error) from error
         _compare(folder, json.loads(wanted))
@@ -177,9 +186,7 @@ class Store:
                 ticket = shard.written
             with self._syncing:
                 if shard.synced < ticket:
-                    upto = shard.written
-                    os.fsync(shard.file)
-                    shard.synced = upto
+                    self._sync(shard)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -241,8 +248,7 @@ class Store:
         shard, self._shard = self._shard, None
         if shard is not None:
             with contextlib.suppress(OSError):
-                os.fsync(shard.file)
-            shard.synced = shard.written
+                self._sync(shard)
             os.close(shard.file)
             if shard.words is not None:
                 os.close(shard.words)
@@ -254,23 +260,38 @@ class Store:
             with self._syncing:
                 self._abandon()
             _compare(self.path, json.loads(json.dumps(_manifest(self.identity, self.quantities))))
+        if self._shard is not None and self._shard.failure is not None:
+            with self._syncing:
+                self._abandon()
         if self._shard is None:
             index, count = self.part
             host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
             whose = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
             path = self.path / f"shard-{index}of{count}-{whose}.bin"
-            self._shard = _Shard(path, _create(path))
+            self._shard = _Shard(path, create(path))
         return self._shard
+
+    def _sync(self, shard: _Shard) -> None:
+        """Wait for the disk. It tells a failure once: who waits must not take the next for all."""
+        if shard.failure is not None:
+            raise shard.failure
+        upto = shard.written
+        try:
+            os.fsync(shard.file)
+        except OSError as error:
+            shard.failure = error
+            raise
+        shard.synced = upto
 
     def _write(self, shard: _Shard, lines: bytes, data: bytes) -> None:
         """Words before numbers: no point is known without what it says."""
         try:
             if lines:
                 if shard.words is None:  # most sweeps have nothing to say: no file for it
-                    shard.words = _create(shard.path.with_suffix(".txt"))
-                _write_all(shard.words, lines)
+                    shard.words = create(shard.path.with_suffix(".txt"))
+                write_all(shard.words, lines)
                 os.fsync(shard.words)
-            _write_all(shard.file, data)
+            write_all(shard.file, data)
         except OSError:
             # No room half-way: a piece of a record must not shift those behind it.
             with self._syncing:
@@ -332,48 +353,6 @@ def _unwritable(folder: Path, error: OSError) -> BadParameter:
         f"cannot write the store {folder}: {error.strerror}. What it holds is whole; the same call "
         "computes what is missing"
     )
-
-
-def _write_once(target: Path, text: str) -> None:
-    """Write a file aside and link it into place; whoever is first wins."""
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    file = _create(aside)
-    try:
-        _write_all(file, text.encode())
-        os.fsync(file)
-    finally:
-        os.close(file)
-    try:
-        os.link(aside, target)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        aside.replace(target)
-    aside.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-    _sync_folder(target.parent.parent)
-
-
-def _create(path: Path) -> int:
-    """Make a file to append to; its name is on the disk when this returns."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
-    _sync_folder(path.parent)
-    return file
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some systems have no such call for folders
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _write_all(file: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(file, left) :]
 
 
 def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:

@@ -150,9 +150,11 @@ def run_sweep(
     where = _part(as_points(points), part)
     names = tuple(quantities)
     label = {"measure": name_of(measure), **(identity or {})}
-    task = Task(measure, where, names, None if store is None else str(store), label, part)
+    # Workers may stand in other folders.
+    folder = None if store is None else str(Path(store).absolute())
+    task = Task(measure, where, names, folder, label, part)
     numbers, torn = np.arange(len(where)), 0
-    opened = None if store is None else Store.open(store, label, names, part)
+    opened = None if folder is None else Store.open(folder, label, names, part)
     board = _Board(where, names)
     with Engine.of(executor, workers) as engine:
         if opened is None:

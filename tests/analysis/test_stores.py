@@ -13,12 +13,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dmft.analysis import lock, store
+from dmft.analysis.chunk import Task, compute_chunk
 from dmft.analysis.lookup import Index, look_up
+from dmft.analysis.phase_diagram import STATUSES
 from dmft.analysis.points import KEY, as_points
 from dmft.analysis.store import Store, open_store
 from dmft.analysis.sweep import collect, name_of, run_sweep
@@ -205,6 +208,32 @@ def test_threads_share_the_waiting_for_the_disk(tmp_path, monkeypatch):
     assert handle.read().repeated == 9
 
 
+def test_a_disk_that_fails(tmp_path, monkeypatch):
+    """A failure is told once by the system: nobody may take the next success for his own."""
+    handle = opened(tmp_path)
+    handle.append(records_of(handle, [1.0]), {})
+    fsync, answers = os.fsync, [OSError(errno.EIO, "Input/output error")]
+
+    def failing(file):
+        inside.set()
+        time.sleep(0.2)
+        if answers:
+            raise answers.pop()
+        fsync(file)
+
+    inside = threading.Event()
+    monkeypatch.setattr(store.os, "fsync", failing)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(handle.append, records_of(handle, [1.0]), {})
+        inside.wait(10)
+        second = pool.submit(handle.append, records_of(handle, [1.0]), {})
+        for future in (first, second):
+            with pytest.raises(BadParameter, match="Input/output error"):
+                future.result()
+    handle.append(records_of(handle, [1.0]), {})  # in a new shard
+    assert handle.read().shards == 2
+
+
 def test_a_folder_that_was_removed(tmp_path):
     handle = opened(tmp_path)
     handle.append(records_of(handle, [1.0]), {})
@@ -385,3 +414,26 @@ def test_workers_outlive_sweeps(tmp_path):
             assert run_sweep(GRID, product, executor=pool, **how).complete
             assert opened(tmp_path).read().records.size == 21
             shutil.rmtree(tmp_path / "s")
+    task = Task(product, as_points(GRID), ("value",), str(tmp_path / "s"), IDENTITY)
+    with pytest.raises(BadParameter, match="all workers must see the same folder"):
+        compute_chunk(task, np.arange(2))
+
+
+def test_a_store_named_from_where_the_driver_stands(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(os.getcwd).result() == str(Path.cwd())
+        monkeypatch.chdir(tmp_path)
+        run_sweep(GRID, product, executor=pool, store="s", identity=IDENTITY)
+    assert opened(tmp_path).read().records.size == 21
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_statuses_are_part_of_the_format():
+    """Records hold their places: a change of them is a new FORMAT."""
+    names = (
+        "ok event diverged nonfinite left_domain tolerance_not_met max_steps timeout interrupted "
+        "not_converged"
+    )
+    assert (store.FORMAT, " ".join(map(str, STATUSES))) == (2, names)
