@@ -187,7 +187,8 @@ def _draw_statuses(
             )
         )  # fmt: skip
         if status == Status.NOT_CONVERGED:
-            words = _horizon_words(diagram.horizon[here])
+            stationary = diagram.quantity == "fixed_point"
+            words = "not stationary" if stationary else _horizon_words(diagram.horizon[here])
         handles.append(Patch(facecolor=ground, hatch=hatch, edgecolor=HATCH_INK, label=words))
     return handles
 

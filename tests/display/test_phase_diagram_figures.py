@@ -146,7 +146,7 @@ def test_labels_have_names_instead_of_a_bar(tmp_path):
     shown = diagram([[0.0, 3.0], [3.0, np.nan]], quantity="fixed_point")
     axes = plot(shown, path=tmp_path / "d.png")
     np.testing.assert_array_equal(coloured(axes), shown.values)
-    assert legend_words(axes) == ["uninformative", "specialised", "not reached until t = 50"]
+    assert legend_words(axes) == ["uninformative", "specialised", "not stationary"]
     assert len(axes.figure.axes) == 1
     counts = plot(diagram([[1.0, 2.0]], quantity="minima", y=[0.5]), path=tmp_path / "d.png")
     assert legend_words(counts) == ["minima: 1", "minima: 2"]

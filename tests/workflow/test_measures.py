@@ -166,6 +166,22 @@ def test_learned_directions_of_a_descent(descent):
     assert final.values["final_risk"][0] == dmft.solve(descent, start, 2, **points).risk[-1]
 
 
+@pytest.mark.parametrize("measure", ["overlap", "learned_directions"])
+def test_boundary_of_learning_in_one_step_is_exact(measure):
+    """Batch_reuse.md B.5: w -> w - eta S (w - w*), <S> = alpha, <S^2> = alpha^2 + alpha."""
+    line = dmft.Committee(z, 1)
+    equations = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+    level = {"level": 0.4} if measure == "overlap" else {"overlap": 0.4}
+    found = dmft.boundary(
+        measure, ("learning_rate", 0.05, 0.4), ("samples_per_dim", 0.5, 3.0), **level, tol=1e-5,
+        grid=(4, 4), step=0.25, equations=equations, start=dmft.Overlaps([[1.0]], [[0.0]]), t_max=1,
+    )  # fmt: skip
+    (curve,) = found.curves
+    eta, alpha = curve.x, curve.y
+    Q = (1 - eta * alpha) ** 2 + 2 * eta**2 * alpha + (eta * alpha) ** 2
+    np.testing.assert_allclose(eta * alpha / np.sqrt(Q), 0.4, atol=3e-5)
+
+
 def test_overlaps_of_one_pass_and_of_sequence_models(committees):
     start = dmft.Overlaps(np.eye(2), [[0.2, 0.1], [-0.3, 0.05]])
     run = dmft.solve(committees, start, 5.0, learning_rate=0.5)
