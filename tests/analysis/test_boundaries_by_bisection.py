@@ -95,6 +95,25 @@ def test_broken_symmetry_of_committees():
 
 
 @pytest.mark.slow
+def test_learnability_on_fixed_nodes():
+    """The overlap of a descent on repeated data is smooth in its parameters on one set of nodes."""
+    unit = dmft.Committee(sp.sqrt(sp.Symbol("z", real=True) ** 2 + sp.Rational(1, 4)), 1)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.GradientDescent(0.1, samples_per_dim=4))
+    start = dmft.Overlaps([[1.0]], [[0.3]])
+
+    def learned(samples_per_dim, learning_rate):
+        values = {"samples_per_dim": samples_per_dim, "learning_rate": learning_rate}
+        run = dmft.solve(equations, start, 10, samples=2**11, scrambles=1, threads=1, **values)
+        return run.M[-1, 0, 0] / np.sqrt(run.Q[-1, 0, 0]) - 0.5
+
+    x, y = ("samples_per_dim", 2.0, 8.0), ("learning_rate", 0.05, 0.2)
+    found = dmft.boundary(learned, x, y, grid=(5, 5), step=0.1)
+    (curve,) = found.curves
+    assert_cheap(found)
+    assert distances(lambda *at: learned(*at) > 0, curve, x, y).max() < ACCURACY
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.75, 1.25])
 def test_long_units_shrink_and_grow_by_sgd(scale):
     """Both sides of gamma = 3.997, where length 10 is stationary at width 2 and noise 0.3.
