@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ class Block:
 
     def size(self, widths: Mapping[str, int]) -> int:
         """Number of entries at these widths."""
-        return int(np.prod(self.shape(widths), dtype=np.int64)) if self.axes else 1
+        return math.prod(widths[a] for a in self.axes)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import bench_derivation
 import bench_descent
 import bench_dynamics
 import bench_paths
+import bench_points
 import bench_regions
 import bench_sweeps
 import bench_two_time
@@ -19,5 +20,7 @@ print()
 bench_regions.main()
 print()
 bench_sweeps.main()
+print()
+bench_points.main()
 print()
 bench_two_time.main()
