@@ -40,10 +40,10 @@ def adaptive_diagram(
     """Evaluate a measure on a coarse subgrid, and between its points only where labels differ.
 
     The label of a point is its status with its value, where the measure returns bools or ints
-    only, and else with whether the value lies above `level`. A block of the grid all whose
-    computed points, those on its border included, have one label is left: its other points take
-    that status and values interpolated between its corners, linear in the numbers of the grid
-    lines. Any other block is split, until nothing changes.
+    only (names have become ints), and else with whether the value lies above `level`. A block of
+    the grid all whose computed points, those on its border included, have one label is left: its
+    other points take that status and values interpolated between its corners, linear in the numbers
+    of the grid lines. Any other block is split, until nothing changes.
 
     A region that is a union of squares of `coarse` by `coarse` cells of the grid is reproduced at
     every point: such a square holds a corner of each block that it meets. Narrower parts (islands,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.analysis.adaptive import Coarse, adaptive_diagram
+from dmft.analysis.named import Named
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweep import run_sweep
 from dmft.errors import BadParameter
@@ -24,7 +25,8 @@ def compute_diagram(
     ----------
     measure : callable(x, y)
         Returns a number, an `EscapeTime`, a `Censored`, a `Trajectory` (its last risk counts) or
-        a pair (number, status). It runs in several threads at once.
+        a pair (number, status), or a name (`PhaseDiagram.labels`). It runs in several threads at
+        once.
     axes, **options
         As for `named_diagram`.
 
@@ -80,14 +82,18 @@ def named_diagram(
         grid[name] = np.array(values, dtype=np.float64)
         if grid[name].ndim != 1 or grid[name].size == 0 or not np.all(np.isfinite(grid[name])):
             raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
+    named = Named(measure)
     if adaptive:
-        return adaptive_diagram(
-            measure, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
-            progress=progress, provenance=provenance,
+        return named.in_order(
+            adaptive_diagram(
+                named, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
+                progress=progress, provenance=provenance,
+            )
         )  # fmt: skip
     if level != 0.0 or coarse is not None:
         raise BadParameter("level= and coarse= say what adaptive=True refines: pass it too")
-    return run_sweep(
-        grid, measure, quantities=(quantity,), identity={"measure": quantity}, workers=threads,
+    swept = run_sweep(
+        grid, named, quantities=(quantity,), identity={"measure": quantity}, workers=threads,
         progress=progress, provenance=provenance,
-    ).diagram()  # fmt: skip
+    )  # fmt: skip
+    return named.in_order(swept.diagram())

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime
-from dmft.errors import InvalidCovariance
-from dmft.names import Status
+from dmft.errors import BadParameter, InvalidCovariance
+from dmft.names import FIXED_POINTS, Status
 from dmft.solvers.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class PhaseDiagram:
     x : (nx,)
     y : (ny,)
     values : (ny, nx)
-        nan where the status is a failure or the measure was censored.
+        nan where the status is a failure or the measure was censored. For measures that return
+        names their places in `names`; `labels` (ny, nx) has the names themselves.
     status : (ny, nx) of str
         ok and event: the value counts; not_converged: not reached until `horizon`;
         diverged, left_domain ...: how the run failed; interrupted: not computed.
@@ -83,6 +84,26 @@ class PhaseDiagram:
     def complete(self) -> bool:
         """True when every point has a result (no interruption)."""
         return not bool(np.any(self.status == Status.INTERRUPTED))
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What the values count, where the measure returned names (or "fixed_point" did)."""
+        if "labels" in self.provenance:
+            return tuple(self.provenance["labels"])
+        return FIXED_POINTS if self.quantity == "fixed_point" else None
+
+    @property
+    def labels(self) -> NDArray[np.object_]:
+        """Names at the points, (ny, nx); the status where there is none."""
+        if self.names is None:
+            raise BadParameter(
+                f"the values of {self.quantity} are numbers: names come from measures that return "
+                'them, and from "fixed_point"'
+            )
+        found = self.status.astype(object)
+        known = np.isfinite(self.values)
+        found[known] = np.array(self.names, dtype=object)[self.values[known].astype(int)]
+        return found
 
     def count(self, *, computed: bool = False) -> dict[str, int]:
         """Number of points of each status that occurs, of all or of the computed ones."""

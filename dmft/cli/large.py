@@ -19,7 +19,7 @@ from dmft.cli.report import print_json, table
 from dmft.cli.toml import Axis, Declaration
 from dmft.errors import BadParameter, MissingExtra
 from dmft.model import GradientDescent
-from dmft.names import FIXED_POINTS, Status
+from dmft.names import Status
 
 ACTIONS = {
     "run": "compute what the store lacks, on the local cores or a Dask cluster",
@@ -101,8 +101,8 @@ def phase_facts(diagram: Any) -> dict[str, Any]:
     }
     if "adaptive" in diagram.provenance:
         facts["computed"] = diagram.computed
-    if diagram.quantity == "fixed_point":
-        facts["labels"] = FIXED_POINTS
+    if diagram.names:
+        facts["labels"] = diagram.names
     return facts
 
 
@@ -114,9 +114,9 @@ def phase_text(diagram: Any) -> str:
         solves, points = int(diagram.computed.sum()), diagram.computed.size
         lines.append(f"  solved: {solves} of {points} points, the others lie between equal ones")
     finite = np.isfinite(diagram.values)
-    if diagram.quantity == "fixed_point":
+    if diagram.names:
         numbers = diagram.values[finite].astype(int)
-        found = [(name, int(np.sum(numbers == n))) for n, name in enumerate(FIXED_POINTS)]
+        found = [(name, int(np.sum(numbers == n))) for n, name in enumerate(diagram.names)]
         return "\n".join(lines + [f"  {name}: {n} points" for name, n in found if n])
     if finite.any():
         for word, find in (("smallest", np.nanargmin), ("largest", np.nanargmax)):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.display.style import described, new_figure
-from dmft.names import FIXED_POINTS, Status
+from dmft.names import Status
 
 # Hatch and ground of each way in which a cell has no value. Told apart without colour.
 CELLS: dict[str, tuple[str, str, str]] = {
@@ -24,9 +24,9 @@ CELLS: dict[str, tuple[str, str, str]] = {
     Status.EVENT: ("", "#A6D9C8", "event"),
 }
 HATCH_INK = "#666666"
-# Quantities that are labels: the names of their numbers, or None where the numbers say it.
+# Quantities without names of their own that are labels: names of their numbers, or None where the
+# numbers say it.
 LABELS: dict[str, tuple[str, ...] | None] = {
-    "fixed_point": FIXED_POINTS,
     "converged": ("did not converge", "converged"),
     "minima": None,
     "learned_directions": None,
@@ -51,8 +51,9 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     valued = np.isfinite(diagram.values) & (not shows_status)
     values = np.where(valued, diagram.values, np.nan)
     handles: list[Any] = []
-    if valued.any() and diagram.quantity in LABELS:
-        handles = _draw_labels(ax, edges, values, diagram.quantity)
+    if valued.any() and (diagram.names or diagram.quantity in LABELS):
+        names = diagram.names or LABELS[diagram.quantity]
+        handles = _draw_labels(ax, edges, values, names, diagram.quantity)
     elif valued.any():
         _draw_values(ax, edges, values, diagram.quantity)
     handles += _draw_statuses(ax, edges, diagram, ~valued)
@@ -142,14 +143,17 @@ def _draw_values(
 
 
 def _draw_labels(
-    ax: Any, edges: tuple[Any, Any], values: NDArray[np.float64], quantity: str
+    ax: Any,
+    edges: tuple[Any, Any],
+    values: NDArray[np.float64],
+    names: tuple[str, ...] | None,
+    quantity: str,
 ) -> list[Any]:
     """Colour cells by their label; the same label has the same colour in all figures with names."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
     from matplotlib.patches import Patch
 
-    names = LABELS[quantity]
     numbers = np.unique(values[np.isfinite(values)])
     highest = max(float(numbers[-1]) if names is None else len(names) - 1.0, 1.0)
     norm, colours = Normalize(0.0, highest), colormaps["viridis"]

@@ -46,8 +46,9 @@ def phase_diagram(
     ----------
     measure : callable or str
         A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
-        ...})``, and returns a number, a `Trajectory`, an `EscapeTime` or a `Censored`; it runs in
-        several threads at once. Built-in ones, of the run of `equations` from `start` to `t_max`:
+        ...})``, and returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it
+        runs in several threads at once. Built-in ones, of the run of `equations` from `start` to
+        `t_max`:
 
         - "escape_time", as `dmft.escape_time`
         - "final_risk"
@@ -75,7 +76,7 @@ def phase_diagram(
         Of "escape_time", as for `dmft.escape_time`; `overlap` also of "learned_directions".
     adaptive : bool
         Compute a coarse subgrid, and between its points only where labels differ: the status of a
-        point, with its value for measures that return bools or ints ("converged", "status"), else
+        point, with its value for measures that return bools, ints or names ("converged"), else
         with whether the value lies above `level`. Other points take the status of the block they
         lie in and values interpolated between its corners; `PhaseDiagram.computed` tells them
         apart. A region is reproduced at every point of the grid where it is as wide as a square of
@@ -124,7 +125,7 @@ def phase_diagram(
     >>> reached = dmft.phase_diagram(
     ...     "fixed_point", ("learning_rate", [0.12, 0.16]), ("label_noise", [0.0, 1.0]),
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=500.0)
-    >>> [[dmft.names.FIXED_POINTS[int(v)] for v in row] for row in reached.values]
+    >>> reached.labels.tolist()
     [['specialised', 'specialised'], ['specialised', 'uninformative']]
     """
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}

@@ -155,3 +155,40 @@ def test_records_say_what_they_hold_and_in_which_units(tmp_path):
         found = {name: dict(variable.attrs) for name, variable in file.variables.items()}
     assert found["y"] == {"quantity": "label_noise", **noise}
     assert found["values"]["units"] == time
+
+
+def test_names_are_labels_in_the_order_of_the_alphabet(tmp_path):
+    def measure(x, y):
+        if x == 2.0:
+            return np.nan if y else (np.nan, "diverged")
+        return "outer" if x * x + y * y > 9 else "inner"
+
+    axes = {"x": np.arange(7.0), "y": np.arange(6.0)}
+    diagram = compute_diagram(measure, axes, quantity="region")
+    assert diagram.names == ("inner", "outer")
+    wanted = [
+        ["diverged" if (x, y) == (2, 0) else "nonfinite" if x == 2 else measure(x, y)
+         for x in axes["x"]]
+        for y in axes["y"]
+    ]  # fmt: skip
+    assert diagram.labels.tolist() == wanted
+    # The first name that comes is the second in the alphabet, or not: threads do not matter.
+    turned = {"x": axes["x"][::-1], "y": axes["y"]}
+    other = compute_diagram(measure, turned, quantity="region", threads=4)
+    np.testing.assert_array_equal(other.labels[:, ::-1], diagram.labels)
+    assert load_diagram(diagram.save(tmp_path / "d.nc")).labels.tolist() == wanted
+    line = np.linspace(-2, 2, 101)
+    disc = compute_diagram(
+        lambda x, y: "in" if x * x + y * y < 1 else "out", {"x": line, "y": line}, adaptive=True
+    )
+    np.testing.assert_array_equal(disc.labels == "in", line**2 + line[:, None] ** 2 < 1)
+    assert 5 * disc.computed.sum() < disc.computed.size
+
+
+def test_names_beside_numbers_are_refused():
+    with pytest.raises(BadParameter, match="the name 'one' at one point and a number at another"):
+        compute_diagram(lambda x, y: "one" if x else 2.0, {"x": [0.0, 1.0], "y": [0.0]})
+    numbers = compute_diagram(lambda x, y: x, {"x": [0.0, 1.0], "y": [0.0]})
+    assert numbers.names is None
+    with pytest.raises(BadParameter, match="are numbers"):
+        _ = numbers.labels

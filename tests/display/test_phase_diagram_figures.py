@@ -148,6 +148,10 @@ def test_labels_have_names_instead_of_a_bar(tmp_path):
     np.testing.assert_array_equal(coloured(axes), shown.values)
     assert legend_words(axes) == ["uninformative", "specialised", "not stationary"]
     assert len(axes.figure.axes) == 1
+    mine = compute_diagram(
+        lambda x, y: "late" if x > 1 else "early", {"x": [0.0, 1.0, 2.0], "y": [0.0]}
+    )
+    assert legend_words(plot(mine, path=tmp_path / "d.png")) == ["early", "late"]
     counts = plot(diagram([[1.0, 2.0]], quantity="minima", y=[0.5]), path=tmp_path / "d.png")
     assert legend_words(counts) == ["minima: 1", "minima: 2"]
     colours = [h.get_facecolor() for h in counts.figure.legends[0].legend_handles]
