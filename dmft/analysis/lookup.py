@@ -29,9 +29,15 @@ class Index:
         self.order, self.high, self.low = order, high, keys["low"][order]
 
     def find(self, keys: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pairs (place here, place in `keys`) of equal keys, all of them."""
+        """Pairs (place here, place in `keys`) of equal keys, all of them.
+
+        Pairs with the same place here follow one another, in the order of `keys`.
+        """
         among = np.argsort(keys["high"])  # in order: neighbours in memory are asked for together
-        high, low = keys["high"][among], keys["low"][among]
+        high = keys["high"][among]
+        if np.any(high[1:] == high[:-1]):
+            among = np.argsort(keys["high"], kind="stable")
+        low = keys["low"][among]
         here = np.searchsorted(self.high, high)
         places, others = [], []
         while among.size:
@@ -104,11 +110,13 @@ def _compare(
     for records, torn in read_records(shard, store.kind):
         found.torn += torn
         here, there = wanted.find(records)
-        known = known and np.unique(there).size == records.size
+        asked = np.zeros(records.size, dtype=bool)
+        asked[there] = True
+        known = known and bool(asked.all())
         here = places[here]
-        _, first = np.unique(here, return_index=True)
-        fresh = first[~found.have[here[first]]]
-        found.repeated += here.size - fresh.size
+        fresh = ~found.have[here]
+        fresh[1:] &= here[1:] != here[:-1]
+        found.repeated += int(here.size - np.count_nonzero(fresh))
         found.have[here[fresh]] = True
         place(here[fresh], records[there[fresh]])
     texts: dict[tuple[int, int], str] = {}

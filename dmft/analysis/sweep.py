@@ -34,7 +34,7 @@ CHUNK_SECONDS = 0.2
 # scheduler, for no more than this many chunks a second; but no worker loses more than a minute.
 CHUNKS_PER_SECOND = 200
 LONGEST_CHUNK_SECONDS = 60.0
-LARGEST_CHUNK = 4096
+LARGEST_CHUNK = 1 << 16
 # Chunks in flight for each worker, so that none waits for the driver.
 AHEAD = 2
 MISSING = STATUSES.index(Status.INTERRUPTED)

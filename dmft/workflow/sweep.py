@@ -58,7 +58,7 @@ def sweep(
     identity : mapping, optional
         What else a store must agree on: version of your data, say. Equations, start, tolerances
         and the version of the library are part of it for built-in measures; of a function it is
-        the name only.
+        the name only, with what `functools.partial` binds: say here what else it depends on.
     executor : "threads", "processes", an executor, or a function that makes one
         Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
         (extra ``dask``). Threads serve measures that release the interpreter's lock, as all
@@ -66,7 +66,9 @@ def sweep(
     workers : int, optional
         One a core by default. The number never changes a result.
     part : (i, n)
-        Compute each n-th point from the i-th on only: n tasks of a cluster share a store.
+        Compute each n-th point from the i-th on only: n tasks of a cluster share a store. The
+        result has these points alone, as a list. A part that is being computed, and another n than
+        that of running tasks, are refused.
     progress : None, bool or callable
 
     Returns

@@ -302,6 +302,23 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["manifest.json"]
 
 
+def test_the_first_of_two_results_counts(tmp_path):
+    """Of a measure that does not give the same twice; within a block and between shards."""
+    handle, points = opened(tmp_path), as_points({"a": [1.0, 2.0, 3.0]})
+    records = np.zeros(6, dtype=handle.kind)
+    keys = points.keys(np.array([2, 0, 2, 1, 0, 2]))
+    records["high"], records["low"] = keys["high"], keys["low"]
+    records["values"][:, 0] = np.arange(6)
+    handle.append(records, {})
+    found = np.zeros(3)
+
+    def place(places, rows):
+        found[places] = rows["values"][:, 0]
+
+    assert look_up(handle, points, np.arange(3), place).repeated == 3
+    assert found.tolist() == [1.0, 3.0, 0.0]
+
+
 def test_keys_that_share_a_word():
     keys = np.array([(1, 7), (1, 3), (1, 7), (2, 3)], dtype=KEY)
     asked = np.array([(1, 3), (2, 4), (1, 7), (0, 0), (2, 3), (9, 9)], dtype=KEY)
