@@ -48,6 +48,9 @@ def sweep(
         The built-in measures of `dmft.phase_diagram`, or a function that returns a number, a
         `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
         `quantities` to numbers. Under other executors than threads it is sent to other processes.
+        Runs of built-in ones go through one compiled loop a chunk; an object with a method
+        ``many(points)``, an iterator over its results at a list of mappings (an exception where a
+        point fails), is asked for whole chunks too.
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
     quantities : sequence of str, optional
