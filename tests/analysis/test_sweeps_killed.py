@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import os
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dmft
 from dmft.analysis.lookup import look_up
 from dmft.analysis.points import as_points
-from dmft.analysis.store import Store, read_manifest
+from dmft.analysis.store import Store, open_store, read_manifest
 from dmft.analysis.sweep import run_sweep
 
 HERE = Path(__file__).parent
@@ -260,6 +262,80 @@ def test_tasks_of_a_job_array_killed_and_queued_again(tmp_path, seed):
     whole.kills = kills
     whole.audit(*(session for part in parts for session in part.sessions), flying=CHUNK * kills)
     whole.compare()
+
+
+DECLARATION = """
+[student]
+activation = "z**2"
+width = 1
+[teacher]
+activation = "z**2"
+width = 1
+[algorithm]
+kind = "sgd"
+learning_rate = 0.1
+constraint = "sphere"
+[start]
+kind = "overlaps"
+Q = [[1.0]]
+M = [[0.1]]
+[solve]
+t_max = 3000.0
+[sweep]
+measure = "final_risk"
+store = "store"
+axes = [{name = "learning_rate", from = 0.01, to = 0.2, points = 100},
+        {name = "label_noise", from = 0.0, to = 1.0, points = 60}]
+"""
+
+
+@pytest.mark.slow
+def test_the_printed_job_script_with_tasks_killed(tmp_path):
+    """What `dmft sweep submit` prints, run by bash in the place of SLURM: four tasks at once."""
+    import sympy as sp
+
+    model, tasks, rng = tmp_path / "model.toml", 4, np.random.default_rng(0)
+    model.write_text(DECLARATION)
+    command = [sys.executable, "-m", "dmft.cli.main", "sweep"]
+    script = subprocess.run(
+        [*command, "submit", str(model), "--of", str(tasks)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+    def task(index):
+        return subprocess.Popen(
+            ["bash", "-c", script], env={**os.environ, "SLURM_ARRAY_TASK_ID": str(index)},
+            start_new_session=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    subprocess.run([*command, "work", str(model), "--of", "6000"], check=True)  # compiles
+    stored, running = [], [task(index) for index in range(tasks)]
+    for _ in range(6):
+        time.sleep(float(rng.uniform(1.0, 4.0)))
+        index = int(rng.integers(tasks))
+        if running[index].poll() is None:
+            os.killpg(running[index].pid, signal.SIGKILL)
+            running[index].wait()
+            running[index] = task(index)
+        stored.append(open_store(tmp_path / "store").read().records.size)
+    assert [process.wait() for process in running] == [0] * tasks
+    assert stored == sorted(stored)
+    assert len(set(stored)) > 2, "killed before there was something to lose"
+    found = subprocess.run(
+        [*command, "collect", str(model), "--json"], capture_output=True, check=True
+    )
+    found = json.loads(found.stdout)
+    assert found["count"] == {"ok": 6000}
+    contents = open_store(tmp_path / "store").read()
+    print(f"stored at the kills {stored}, computed twice {contents.repeated}")
+    assert contents.repeated == 0  # nor the point of another number of parts
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
+    equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1, constraint="sphere"))
+    whole = dmft.sweep(
+        found["axes"], "final_risk", equations=equations, start=dmft.Overlaps([[1.0]], [[0.1]]),
+        t_max=3000.0,
+    )  # fmt: skip
+    assert np.array(found["values"]["final_risk"]).tobytes() == whole.values["final_risk"].tobytes()
 
 
 @pytest.mark.slow
