@@ -23,7 +23,7 @@ def code(a, omega):
 
 code(0.9, 0.9)  # tables
 began = time.perf_counter()
-found = dmft.boundary(code, x, y, grid=(9, 17), step=0.05)
+found = dmft.boundary(code, x, y, grid=(9, 17), step=0.04)
 seconds = time.perf_counter() - began
 points = sum(c.x.size for c in found.curves)
 print(f"{found}: {found.solves} for {points} points, {seconds:.1f} s")

@@ -84,7 +84,10 @@ class Law:
         shifted = pull != 0 or self._mean is not None
 
         def cov(x: Any, y: Any) -> sp.Expr:
-            if shifted and x == y != q and not b.is_negative:
+            # C - b C_qq C / (1 + b C_qq), without its cancellation at large variances.
+            if q in (x, y):
+                return times(C(x, y), inverse)
+            if shifted and x == y and not b.is_negative:
                 return (
                     C(x, x) + times(b, CorrelationRoot(C(q, q), C(x, x), C(q, x)) ** 2)
                 ) * inverse

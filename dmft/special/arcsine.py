@@ -50,6 +50,10 @@ def tilt(matrix: Array, field: int, scale: float, out: Array) -> float:
         slope = matrix[a, field] * inverse
         for b in range(size):
             out[a, b] = matrix[a, b] - slope * matrix[field, b]
+    # Without the cancellation of the line above at large variances.
+    for a in range(size):
+        own = matrix[a, field] * (scale * scale) * inverse
+        out[a, field], out[field, a] = own, own
     return scale * math.sqrt(inverse)
 
 
