@@ -130,6 +130,19 @@ def test_parameters_that_other_parameters_depend_on(monkeypatch):
     assert_the_same(of, {"label_noise": [0.0, 9.0, 90.0]}, monkeypatch)
 
 
+def test_sequence_models(monkeypatch):
+    fields = sp.symbols("z1:3", real=True)
+    tokens = dmft.Model(
+        dmft.SequenceTarget(fields[0] ** 2, fields),
+        dmft.SequenceTarget(fields[0] ** 2 + fields[1] ** 2, fields), encoding=1,
+    )  # fmt: skip
+    equations, start = dmft.derive(tokens, dmft.SGD(0.01)), dmft.Alignment(e=0.1, m=-0.2)
+    rates = {"learning_rate": [0.01, 0.02, 0.5]}
+    for name, t_max in (("final_risk", 1.0), ("overlap", 1.0), ("escape_time", 30.0)):
+        of = measure(name, equations, start, t_max)
+        assert "ok" in assert_the_same(of, rates, monkeypatch)
+
+
 def test_what_no_batch_can_do_is_done_one_by_one(monkeypatch):
     points = {"label_noise": [0.0, 0.5, 1.0]}
     of = measure("final_risk", SPHERE, SMALL, 2.0, method="Radau")
