@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import socket
@@ -214,7 +215,8 @@ class Store:
     def shards_by_part(self) -> dict[tuple[int, int], list[Path]]:
         """Shards that may hold points of this handle, by the part that they were written for.
 
-        Other tasks of as many parts have other points.
+        Part i of n and part j of m share points only where i - j is a multiple of gcd(n, m): tasks
+        of as many parts have their own, and twice as many read two shards, not all.
         """
         groups: dict[tuple[int, int], list[Path]] = {}
         with os.scandir(self.path) as entries:
@@ -223,7 +225,7 @@ class Store:
             match = SHARD.fullmatch(name)
             if match:
                 part = (int(match[1]), int(match[2]))
-                if part[1] != self.part[1] or part[0] == self.part[0]:
+                if (part[0] - self.part[0]) % math.gcd(part[1], self.part[1]) == 0:
                     groups.setdefault(part, []).append(self.path / name)
         return dict(sorted(groups.items()))
 

@@ -354,8 +354,13 @@ def test_a_longer_list_finds_points_of_other_parts(tmp_path):
     for part in range(4):
         run_sweep(rows[5:], triple, part=(part, 4), **how)
     # Of other numbers of parts, too; points twice in a list both have their result.
-    some = run_sweep(rows, triple, part=(1, 2), **how)
-    assert some.points.columns[0].tolist() == list(np.arange(1.0, 40.0, 2))
+    for count, shards in ((2, 2), (3, 4), (4, 1), (6, 2), (8, 1)):
+        handle = Store.open(tmp_path / "s", how["identity"], ("value",), (1, count))
+        assert sum(map(len, handle.shards_by_part().values())) == shards
+    some = run_sweep(rows[5:-1], triple, part=(1, 2), **how)
+    assert some.points.columns[0].tolist() == list(np.arange(6.0, 39.0, 2))
+    assert (some.computed, some.complete) == (0, True)
+    some = run_sweep(rows, triple, part=(1, 3), **how)
     assert (some.computed, some.complete) == (2, True)
     whole = collect([*rows, rows[7]], open_store(tmp_path / "s"))
     values = whole.values["value"]
