@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ def hold(folder: Path, part: tuple[int, int]) -> Iterator[None]:
         file = (folder / "lock").open("a+b")
     except OSError as error:
         raise BadParameter(f"cannot write the store {folder}: {error.strerror}") from error
-    with file:
+    _HELD.add(file)
+    with contextlib.ExitStack() as ending:
+        ending.enter_context(file)
+        ending.callback(_HELD.discard, file)
         try:
             if hasattr(fcntl, "F_OFD_SETLK"):
                 reason = _refusal(file, *part)
@@ -86,3 +90,17 @@ def _refusal(file: BinaryIO, index: int, count: int) -> str:
         whose = "" if count == 1 else f", for part {index} of {count},"
         return f"another sweep is running{whose}"
     return ""
+
+
+# Files of locks that this process holds.
+_HELD: set[BinaryIO] = set()
+
+
+def _after_fork() -> None:
+    """Give up the locks of the parent: a child that outlives it must not keep them."""
+    while _HELD:
+        _HELD.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

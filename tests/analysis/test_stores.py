@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -70,15 +71,17 @@ def test_two_sweeps_on_one_store(tmp_path, first, second, reason):
 
 def test_a_lock_ends_with_its_process(tmp_path):
     script = (
-        "import os, sys; from dmft.analysis.store import Store\n"
+        "import os, sys, time; from dmft.analysis.store import Store\n"
         "with Store.open(sys.argv[1], {'measure': 'product'}, ['value'], (1, 3)).driver():\n"
-        "    print('held', flush=True); sys.stdin.read()"
+        "    child = os.fork()\n"
+        "    if not child: time.sleep(60); os._exit(0)\n"
+        "    print(child, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "s")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
-        assert process.stdout.readline() == b"held\n"
+        child = int(process.stdout.readline())
         for part in ((1, 3), (0, 1), (0, 2)):
             with (
                 pytest.raises(BadParameter, match="another sweep"),
@@ -87,8 +90,10 @@ def test_a_lock_ends_with_its_process(tmp_path):
                 pass
         process.kill()
         process.wait()
+        os.kill(child, 0)  # a fork of it is still there, as a worker that waits for work
         with opened(tmp_path).driver():
             pass
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
