@@ -30,6 +30,7 @@ def plot_boundary(record: Any, ax: Any, *, shown: bool, title: str | None) -> An
         ax.plot(
             curve.x, curve.y, color=COLOURS[number % len(COLOURS)] if alone else INK,
             linewidth=1.8, label=f"{words}: {curve.x.size} points",
+            marker="." if curve.x.size == 1 else None,
         )  # fmt: skip
     if record.triple_points.size:
         x, y = record.triple_points.T

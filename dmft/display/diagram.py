@@ -48,7 +48,8 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
         ax = new_figure((1, 1), (6.4, 4.8), shown=shown)
     edges = cell_edges(diagram.x), cell_edges(diagram.y)
     shows_status = diagram.quantity == "status"
-    valued = np.isfinite(diagram.values) & (not shows_status)
+    good = np.isin(diagram.status, (Status.OK, Status.EVENT))
+    valued = np.isfinite(diagram.values) & good & (not shows_status)
     values = np.where(valued, diagram.values, np.nan)
     handles: list[Any] = []
     if valued.any() and (diagram.names or diagram.quantity in LABELS):

@@ -6,6 +6,7 @@ import itertools
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,3 +269,11 @@ def test_an_interrupted_solve_is_no_point(ctrl_c):
     assert found.status == "interrupted"
     assert set(found.labels.ravel()) == {"interrupted"}
     assert found.curves == ()
+
+
+def test_a_curve_of_one_point_is_drawn():
+    found = trace_boundary(lambda u, v: u**2 + v**2 - 1, *BOX, tol=1e-4)
+    (curve,) = found.curves
+    point = replace(curve, x=curve.x[:1], y=curve.y[:1], error=curve.error[:1], closed=False)
+    axes = dmft.plot(replace(found, curves=(point,)))
+    assert axes.lines[0].get_marker() == "."

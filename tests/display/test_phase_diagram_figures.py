@@ -202,3 +202,10 @@ def test_cell_edges_enclose_the_grid():
 def test_a_diagram_is_drawn_alone():
     with pytest.raises(BadParameter, match="alone"):
         plot(diagram([[1.0]]), diagram([[1.0]]))
+
+
+def test_a_number_of_a_failed_run_is_not_drawn_as_a_value():
+    shown = diagram([[1.0, 2.0], [3.0, 7.0]], [["ok", "diverged"], ["ok", "tolerance_not_met"]])
+    axes = plot(shown)
+    np.testing.assert_array_equal(coloured(axes), [[1.0, np.nan], [3.0, np.nan]])
+    assert sum(hatched(axes, shown).values()) == 2
