@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -194,6 +195,17 @@ def alive(pid):
         return False
 
 
+def group(leader):
+    """Processes of a group that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number = path.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(number) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
 def kill(ledger, process, whom):
     """Kill all processes of a driver at once, or the driver alone: its workers must end too."""
     assert process.poll() is None, "too few points to be killed"
@@ -204,7 +216,7 @@ def kill(ledger, process, whom):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     until = time.monotonic() + 20
-    while any(map(alive, ledger.pids(process.session))):
+    while group(process.pid):
         assert time.monotonic() < until, "workers outlived their driver"
         time.sleep(0.02)
 
