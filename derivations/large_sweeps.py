@@ -191,6 +191,10 @@ cost(1e8, 10.0, 1000, 48)
 # 1000 (one shard, or the workers of a Dask cluster) takes 0.7 us and 70 bytes a point, as the keys
 # of all points are then in memory at once.
 #
+# $10^6$ points of 1 ms of work, in 100 parts by two processes on two busy cores, one of them killed
+# once: 1040 s of CPU, 35 us added to a point (median over parts), 82 waits for the disk a part,
+# none twice in the store, 170 MB a process; collected in 0.3 s.
+#
 # Before, keys were made one by one, all records were sorted at once, statuses were kept as words,
 # and each task had the places of all points: 2.5 us and some 300 bytes a point to collect (30 GB),
 # 7 GB for each task; the points of a list were sent along with each chunk, and each of 48 000

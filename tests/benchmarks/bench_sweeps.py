@@ -20,7 +20,7 @@ import dmft
 from dmft.analysis.store import open_store
 from dmft.analysis.sweep import collect, run_sweep
 
-REPEATS, CORES = 5, 2
+REPEATS, CORES = 3, 2
 TRIVIAL = {"a": np.arange(400.0), "b": np.arange(500.0)}
 RATES = (0.4, 0.6)
 
@@ -126,7 +126,7 @@ def efficiency():
     """Two threads against one."""
     print("runs of an erf committee, ms each in a plain loop: overhead of a point on one core,")
     print("efficiency on two cores, and that of two plain loops in two processes, the ceiling")
-    for seconds, count in ((0.010, 400), (0.001, 4000)):
+    for seconds, count in ((0.010, 200), (0.001, 2000)):
         run = timed_run(seconds)
         points = {"learning_rate": np.linspace(*RATES, count)}
         plain = seconds_of(lambda run=run, points=points: [run(x) for x in points["learning_rate"]])
