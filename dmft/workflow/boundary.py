@@ -10,6 +10,7 @@ import numpy as np
 
 from dmft.analysis.boundary import Boundary, trace_boundary
 from dmft.analysis.phase_diagram import read_result
+from dmft.analysis.sweep import name_of
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
@@ -104,7 +105,7 @@ def boundary(
     if callable(measure):
         inner: Callable[..., Any] = measure
         label: Callable[[Any], Any] = _itself
-        provenance["measure"] = str(getattr(measure, "__qualname__", measure))
+        provenance["measure"] = name_of(measure)
     else:
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
         chosen = EquationMeasure(measure, equations, start, t_max, how, options)

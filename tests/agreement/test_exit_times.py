@@ -85,7 +85,7 @@ def test_flow_map_paths_and_chains_have_one_definition_of_escape():
         iterated = dmft.escape_time(steps, start, 10_000, **wanted)
         noisy = dmft.escape_time(sde, start, 8.0, paths=400, dt=0.002, seed=3, **wanted)
         runs = dmft.simulate(
-            model, sgd, dim, 4.0, 40, start, "overlaps", save_at=2, first_passage=level
+            model, sgd, dim, 4.0, 10, start, "overlaps", save_at=2, first_passage=level
         )
         chains = dmft.escape_time(runs, **wanted)
         assert {e.reference for e in (ode, iterated, noisy, chains)} == {ode.reference}

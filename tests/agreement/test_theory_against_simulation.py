@@ -114,6 +114,7 @@ def test_erf_committee_at_one_dimension():
     assert 0.01 < single_gap < 0.06
 
 
+@pytest.mark.slow
 def test_tanh_committee_at_one_dimension():
     mean_gap, single_gap = gaps("tanh committee", 1000, "overlaps")
     assert mean_gap < 0.02

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -277,3 +278,18 @@ def test_a_curve_of_one_point_is_drawn():
     point = replace(curve, x=curve.x[:1], y=curve.y[:1], error=curve.error[:1], closed=False)
     axes = dmft.plot(replace(found, curves=(point,)))
     assert axes.lines[0].get_marker() == "."
+
+
+def shifted(shift, u, v):
+    return u - v - shift
+
+
+def test_a_store_knows_a_function_with_arguments_again(tmp_path):
+    """By name and arguments: an address in memory would change from run to run."""
+    axes, how = (("u", 0.0, 1.0), ("v", 0.0, 1.0)), {"grid": (3, 3), "store": tmp_path / "s"}
+    dmft.boundary(partial(shifted, 0.1), *axes, **how)
+    assert dmft.boundary(partial(shifted, 0.1), *axes, **how).solves["grid"] == 0
+    manifest = (tmp_path / "s" / "manifest.json").read_text()
+    assert "0x" not in manifest
+    with pytest.raises(BadParameter, match="another sweep"):
+        dmft.boundary(partial(shifted, 0.2), *axes, **how)
