@@ -70,6 +70,8 @@ OPTIONAL_IMPORTS = {
     "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
     "two_signs(": "from dmft.special.bivariate import two_signs\n",
+    "root_ratio(": "from dmft.special.ratio import root_ratio\n",
+    "correlation(": "from dmft.special.ratio import correlation\n",
 }
 SIGN_FUNCTIONS = (
     "four_signs",

@@ -27,6 +27,8 @@ CALLS = {
     "CorrelationRoot": "correlation_root",
     "CorrelationAngle": "correlation_angle",
     "InverseCorrelationRoot": "inverse_correlation_root",
+    "Correlation": "correlation",
+    "RootRatio": "root_ratio",
     "FourSigns": "four_signs",
     "FourSignsMoment": "four_signs_moment",
     "FieldTable": "field_average",

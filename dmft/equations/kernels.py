@@ -9,7 +9,10 @@ import sympy as sp
 
 from dmft.equations.symbols import covariance
 from dmft.errors import NotClosed
+from dmft.gaussian.bivariate import TwoSigns
+from dmft.gaussian.pair import RootRatio, as_correlation, is_inverse_root, with_root_ratios
 from dmft.gaussian.product import product_expectation
+from dmft.gaussian.refusal import refuse
 from dmft.gaussian.tabled import table_averages, tabled_expectation
 from dmft.model import FIELD
 
@@ -64,9 +67,21 @@ class Kernel(sp.Expr):
             if not few:
                 raise
             return tabled_expectation(self.factors, self.fields, cov)
+        # Units with one kink away from zero are 0/0 where their indices are equal.
+        value = with_root_ratios(value).replace(
+            TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))
+        )
+        singular = _is_singular(value)
+        if singular and not few:
+            raise refuse(self._product(), "its closed form is 0/0 where two of its fields coincide")
         # erfi overflows where the average is small.
-        tabled = few and value.has(sp.erfi)
+        tabled = few and (singular or value.has(sp.erfi))
         return tabled_expectation(self.factors, self.fields, cov) if tabled else value
+
+    def _product(self) -> sp.Expr:
+        """The factors at their fields, for messages."""
+        pairs = zip(self.factors, self.fields, strict=True)
+        return sp.Mul(*(f.xreplace({FIELD: sp.Symbol(str(y))}) for f, y in pairs))
 
     def _sympystr(self, printer: Any) -> str:
         inside = " ".join(
@@ -74,6 +89,11 @@ class Kernel(sp.Expr):
             for f, x in zip(self.factors, self.fields, strict=True)
         )
         return f"E[{inside}]"
+
+
+def _is_singular(value: sp.Expr) -> bool:
+    """Whether a value with kinks away from zero is 0/0 where its fields coincide."""
+    return value.has(RootRatio) and any(is_inverse_root(e) for e in value.atoms(sp.Pow))
 
 
 def kernel(factors: Sequence[sp.Expr], fields: Sequence[sp.Indexed]) -> sp.Expr:

@@ -97,6 +97,14 @@ def _inverse_correlation_root(first: Any, second: Any, cross: Any) -> Any:
     return np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
 
 
+def _root_ratio(y: Any, first: Any, second: Any, cross: Any, power: Any) -> Any:
+    """Ratio of y to the power of the root; 0 for 0/0, up to rounding."""
+    root = np.asarray(_correlation_root(first, second, cross))
+    nothing = (ROUNDING * np.sqrt(first * second)) ** power
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((np.abs(y) <= nothing) & (root == 0), 0.0, y / root**power)
+
+
 def _correlation_angle(first: Any, second: Any, cross: Any) -> Any:
     """Angle asin(cross / sqrt(first second)) of two vectors with these overlaps."""
     return np.arctan2(cross, _correlation_root(first, second, cross))
@@ -117,6 +125,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "CorrelationRoot": _correlation_root,
     "CorrelationAngle": _correlation_angle,
     "InverseCorrelationRoot": _inverse_correlation_root,
+    "Correlation": lambda first, second, cross: cross / np.sqrt(first * second),
+    "RootRatio": _root_ratio,
     "PairOfSignsMoment": _orthant("pair_of_signs_moment"),
     "FourSigns": _orthant("four_signs"),
     "FourSignsMoment": _orthant("four_signs_moment"),
