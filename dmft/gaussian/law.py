@@ -30,6 +30,10 @@ class Law:
         self._deviation = deviation
         self._covs: dict[tuple[Any, Any], sp.Expr] = {}
         self._means: dict[Any, sp.Expr] = {}
+        # Averages under this law that are known, and laws that follow from it.
+        self.known: dict[Any, sp.Expr] = {}
+        self._tilted: dict[Any, tuple[sp.Expr, Law]] = {}
+        self._conditional: dict[Any, Law] = {}
         if mean is not None and all(self.m(x) == 0 for x in fields):
             self._mean = None
 
@@ -70,6 +74,11 @@ class Law:
 
     def tilt(self, q: Any, b: sp.Expr, slope: sp.Expr) -> tuple[sp.Expr, Law]:
         """Prefactor and law under the weight exp(-b q^2 / 2 + slope q)."""
+        if (q, b, slope) not in self._tilted:
+            self._tilted[q, b, slope] = self._tilt(q, b, slope)
+        return self._tilted[q, b, slope]
+
+    def _tilt(self, q: Any, b: sp.Expr, slope: sp.Expr) -> tuple[sp.Expr, Law]:
         C, m = self.C, self.m
         spread = 1 + times(b, C(q, q))
         if spread.is_number and not spread.is_positive:
@@ -104,6 +113,11 @@ class Law:
 
     def condition(self, q: Any, value: sp.Expr) -> Law:
         """Law given that the field q has a value; q itself and fields parallel to it are fixed."""
+        if (q, value) not in self._conditional:
+            self._conditional[q, value] = self._condition(q, value)
+        return self._conditional[q, value]
+
+    def _condition(self, q: Any, value: sp.Expr) -> Law:
         C, m = self.C, self.m
         inverse = sp.Pow(C(q, q), -1)
         pull = value - m(q)

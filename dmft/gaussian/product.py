@@ -22,6 +22,7 @@ from dmft.gaussian.closed_forms import (
     without_parallel_signs,
 )
 from dmft.gaussian.factor import WAVES, Term, parse_factor
+from dmft.gaussian.guard import FLOAT_DIGITS, collapsed, guarded
 from dmft.gaussian.law import Cov, Law, Mean
 from dmft.gaussian.orthant import FourSignsMoment, PairOfSignsMoment
 from dmft.gaussian.refusal import refuse
@@ -30,8 +31,6 @@ from dmft.gaussian.wave import combined, real_value, without_differences
 from dmft.gaussian.wick import times, wick_expression
 from dmft.model import FIELD
 
-# Digits of float covariances beside signs, and of the value.
-GUARD_DIGITS, FLOAT_DIGITS = 40, 15
 Polynomials = dict[Hashable, dict[int, sp.Expr]]
 
 
@@ -42,6 +41,7 @@ def product_expectation(
     mean: Mean | None = None,
     *,
     whole: bool = False,
+    digits: int | None = FLOAT_DIGITS,
 ) -> sp.Expr:
     r"""Closed form of E[prod_i factors_i(x_{fields_i})].
 
@@ -62,6 +62,8 @@ def product_expectation(
     whole : bool
         Keep moments of signs in one piece (`SignsMoment`) where their elementary form is 0/0 for
         fields that coincide: for code in which they do.
+    digits : int or None
+        Of a value of floats; None leaves it as it is, for sums that cancel.
 
     Raises
     ------
@@ -105,17 +107,12 @@ def product_expectation(
         if whole:
             value = without_differences(value)
     precise = value.is_number and value.has(sp.Float) and (switching or waves)
-    return value.n(FLOAT_DIGITS) if precise else value
+    return value.n(digits) if precise and digits is not None else value
 
 
 def _precise(cov: Cov) -> Cov:
-    """Floats with guard digits: nearly parallel fields cancel about half of those of a float."""
-
-    def precise(x: Any, y: Any) -> sp.Expr:
-        value = sp.sympify(cov(x, y), strict=True)
-        return sp.Float(value, GUARD_DIGITS) if value.is_Float else value
-
-    return precise
+    """Floats with guard digits."""
+    return lambda x, y: guarded(sp.sympify(cov(x, y), strict=True))
 
 
 def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:
@@ -168,7 +165,14 @@ def _multiply(p: dict[int, sp.Expr], q: dict[int, sp.Expr]) -> dict[int, sp.Expr
 
 
 def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
-    """E[prod p_x(x) prod erf(a y + c)]."""
+    """E[prod p_x(x) prod erf(a y + c)], once for each: Stein's paths meet in the same averages."""
+    key = (tuple((x, tuple(p.items())) for x, p in polynomials.items()), erfs)
+    if key not in law.known:
+        law.known[key] = collapsed(_reduced(law, polynomials, erfs))
+    return law.known[key]
+
+
+def _reduced(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
     if len(erfs) > 2:
         side, erfs = without_parallel_signs(law, erfs)
         if side != 1:

@@ -26,6 +26,9 @@ Array = NDArray[np.float64]
 # Two tokens: series error of attention 1e-12 at m = 1; the others within 2^23 nodes of memory.
 RULES = {1: (140, 12.5, 0.05), 2: (200, 12.5, 0.08), 3: (60, 10.0, 0.2), 4: (24, 7.7, 0.35)}
 MOST_TOKENS = max(RULES)
+# Shifts of the axes, in units of the distance, of the grid that shows the error: sums and
+# differences of the fields are shifted too.
+SHIFTS = (0.5, 0.309, 0.191, 0.118)
 MODULES = ["scipy", "numpy"]
 # Nodes whose normal density is below this part of its peak are not read: functions may overflow
 # there, and no coefficient would notice.
@@ -36,13 +39,13 @@ PANEL_POINTS, PANEL_WIDTH = 16, 0.5
 
 @dataclass(frozen=True, eq=False)
 class TokenGrid:
-    """Nodes for L fields and the matrix that takes values there to orthonormal coefficients.
+    """Nodes for L fields and the matrices that take values there to orthonormal coefficients.
 
     Attributes
     ----------
     length, order : int
-    nodes : (n,)
-    transform : (order + 1, n)
+    nodes : (L, n)
+    transform : (L, order + 1, n)
         He_k(z) / sqrt(k!) times the weight of the node.
     """
 
@@ -54,39 +57,40 @@ class TokenGrid:
     @property
     def axes(self) -> list[Array]:
         """Nodes of each field, shaped to broadcast against each other."""
-        shape = [1] * self.length
-        return [self.nodes.reshape([*shape[:n], -1, *shape[n + 1 :]]) for n in range(self.length)]
+        return [self._along(n, nodes) for n, nodes in enumerate(self.nodes)]
 
     @property
     def read(self) -> NDArray[np.bool_]:
         """Nodes that carry weight."""
-        weight = self.transform[0] / self.transform[0].max()
         total = np.ones(())
-        for axis in range(self.length):
-            shape = [1] * self.length
-            shape[axis] = -1
-            total = total * weight.reshape(shape)
+        for n, rows in enumerate(self.transform):
+            total = total * self._along(n, rows[0] / rows[0].max())
         kept: NDArray[np.bool_] = total > LEAST_WEIGHT
         return kept
 
+    def _along(self, axis: int, line: Array) -> Array:
+        shape = [1] * self.length
+        shape[axis] = -1
+        return line.reshape(shape)
+
     def mean(self, values: Array) -> float:
         """Normal average of values at the nodes."""
-        for _ in range(self.length):
-            values = np.tensordot(values, self.transform[0], axes=([0], [0]))
+        for rows in self.transform:
+            values = np.tensordot(values, rows[0], axes=([0], [0]))
         return float(values)
 
     def coefficients(self, values: Array, order: int | None = None) -> Array:
         """E[f He_n] / sqrt(n!) for all |n_l| <= order, an array with an axis for each field."""
-        rows = self.transform[: (self.order if order is None else order) + 1]
-        for _ in range(self.length):
+        for rows in self.transform:
             # The transformed axis goes to the end, so that all have had their turn in order.
-            values = np.tensordot(values, rows, axes=([0], [1]))
+            kept = rows[: (self.order if order is None else order) + 1]
+            values = np.tensordot(values, kept, axes=([0], [1]))
         return values
 
 
 @lru_cache(maxsize=8)
-def token_grid(length: int, shift: float = 0.0) -> TokenGrid:
-    """Grid of L fields; `shift` in units of the distance gives another one, to see the error.
+def token_grid(length: int, shifted: bool = False) -> TokenGrid:
+    """Grid of L fields; `shifted` gives another one, to see the error.
 
     Raises
     ------
@@ -100,8 +104,9 @@ def token_grid(length: int, shift: float = 0.0) -> TokenGrid:
         )
     order, half, step = RULES[length]
     count = int(np.ceil(half / step))
-    nodes: Array = (np.arange(-count, count + 1, dtype=np.float64) + shift) * step
-    return TokenGrid(length, order, nodes, hermite_rows(nodes, step, order))
+    line = np.arange(-count, count + 1, dtype=np.float64)
+    nodes: Array = np.array([(line + s * shifted) * step for s in SHIFTS[:length]])
+    return TokenGrid(length, order, nodes, np.array([hermite_rows(z, step, order) for z in nodes]))
 
 
 def hermite_rows(nodes: Array, weights: Array | float, order: int) -> Array:

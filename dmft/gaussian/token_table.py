@@ -32,10 +32,13 @@ from dmft.names import VERSION
 Array = NDArray[np.float64]
 Pair = tuple[sp.Expr, sp.Expr]
 
-# Numbers of Chebyshev nodes in e that are tried, and the part of the largest coefficient that the
-# last two may have.
-DEGREES = (32, 48, 72, 96)
-SETTLED = 1e-14
+# Numbers of Chebyshev nodes in e that are tried (each costs seconds for four tokens, whose nodes
+# are coarser), and what the last two coefficients may have of the largest or of
+# sqrt(E F^2 E G^2), or of the error of the sums over nodes.
+DEGREES, DEGREES_OF_FOUR = (32, 48, 72, 96), (12, 20, 32, 48, 72)
+SETTLED, SHARE = 1e-14, 0.1
+# Sums over nodes with a larger error than this part of sqrt(E F^2 E G^2) are refused.
+LARGEST_ERROR = 1e-3
 # Rows below this part of the largest entry are not kept, nor columns behind which all are below
 # this multiple of the last ones: what is left there is rounding, which derivatives in e would
 # multiply by the square of the degree.
@@ -130,35 +133,46 @@ def table_key(
     orders: tuple[int, int] = (0, 0),
 ) -> str:
     """Name of a table by its content."""
-    rule = f"{VERSION} {RULES.get(len(pattern))} {DEGREES}"
+    rule = f"{VERSION} {RULES.get(len(pattern))} {_degrees(len(pattern))}"
     text = f"tokens {rule} {sp.srepr(pairs)} {sp.srepr(pattern)} {radius!r} {orders}"
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _degrees(length: int) -> tuple[int, ...]:
+    return DEGREES if length < 4 else DEGREES_OF_FOUR
 
 
 def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> TokenTable:
     moves = any(pattern) and any(g.free_symbols for _, g in pairs)
     grid = token_grid(len(pattern))
     teacher = _Teacher(pairs, grid)
-    for count in DEGREES if moves else (1,):
+    means = [c * radius * moves for c in pattern]
+    here, _, scale = _orders(pairs, teacher, grid, means)
+    shifted = token_grid(len(pattern), shifted=True)
+    again, *_ = _orders(pairs, _Teacher(pairs, shifted), shifted, means)
+    error = float(np.abs(again - here).max())
+    if not error <= LARGEST_ERROR * scale:
+        raise BadParameter(
+            f"{_shown(pairs)} turns too fast for the average over {len(pattern)} tokens, whose "
+            f"nodes are {RULES[len(pattern)][2]} apart: its error is {error:.0e}; take less steep "
+            "functions, polynomials or fewer tokens"
+        )
+    for count in _degrees(len(pattern)) if moves else (1,):
         angles = np.pi * (np.arange(count) + 0.5) / count
         samples = [
             _orders(pairs, teacher, grid, [c * radius * np.cos(a) for c in pattern]) for a in angles
         ]
-        values = np.array([row for row, _ in samples])
+        values = np.array([row for row, *_ in samples])
         body = 2 / count * np.cos(np.outer(np.arange(count), angles)) @ values
         body[0] /= 2
-        largest = np.abs(body).max()
-        if count == 1 or np.abs(body[-2:]).max() <= SETTLED * largest:
+        largest, last = np.abs(body).max(), np.abs(body[-2:]).max() * (count > 1)
+        if last <= max(SETTLED * largest, SETTLED * scale, SHARE * error):
             break
     else:
         raise BadParameter(
             f"{count} Chebyshev nodes do not resolve the average up to |e| = {radius:g}: take "
             "shorter positional vectors"
         )
-    shifted = token_grid(len(pattern), 0.5)
-    means = [c * radius * moves for c in pattern]
-    again, _ = _orders(pairs, _Teacher(pairs, shifted), shifted, means)
-    here, _ = _orders(pairs, teacher, grid, means)
     rows = np.flatnonzero(np.abs(body).max(axis=0) > KEPT_ROW * largest)
     rows = rows if rows.size else np.zeros(1, dtype=int)
     sizes = np.abs(body).max(axis=1)
@@ -168,9 +182,14 @@ def _compute(pairs: Sequence[Pair], pattern: Sequence[float], radius: float) -> 
         rows.astype(float),
         np.ascontiguousarray(body[:top, rows].T),
         radius,
-        max(bound for _, bound in samples),
-        float(np.abs(again - here).max() + np.abs(body[top:, rows]).sum()),
+        max(bound for _, bound, _ in samples),
+        float(error + last + np.abs(body[top:, rows]).sum()),
     )
+
+
+def _shown(pairs: Sequence[Pair]) -> str:
+    """The functions of the first pair, for messages."""
+    return " times ".join(str(f)[:60] for f in pairs[0] if f.free_symbols)
 
 
 def _order(pair: Pair, grid: TokenGrid) -> int:
@@ -219,9 +238,12 @@ def total_degree(shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 def _orders(
     pairs: Sequence[Pair], teacher: _Teacher, grid: TokenGrid, means: Sequence[float]
-) -> tuple[Array, float]:
-    """D_k at one set of means, and a bound of the orders left out."""
-    result, bound = np.zeros(grid.order + 1), 0.0
+) -> tuple[Array, float, float]:
+    """D_k at one set of means, a bound of the orders left out, and sqrt(E F^2 E G^2) of those kept.
+
+    The last is the size of what cancels where an average vanishes.
+    """
+    result, bound, scale = np.zeros(grid.order + 1), 0.0, 0.0
     students = list(dict.fromkeys(g for _, g in pairs))
     single = [g for g in students if FIELD in g.free_symbols]
     several = [g for g in students if g not in single]
@@ -236,6 +258,7 @@ def _orders(
             for f, _ in mine:
                 result += _product(teacher.coefficients[f], found, grid.order)
                 bound += np.sqrt(teacher.rest[f] * rest)
+                scale += float(np.linalg.norm(teacher.coefficients[f]) * np.linalg.norm(found))
     for g in single:
         mean = float(np.sum(means)) / np.sqrt(grid.length)
         line = field_coefficients(g, mean, grid.order)
@@ -243,7 +266,8 @@ def _orders(
             along = _along_diagonal(teacher.coefficients[f])
             result[: along.size] += along * line[: along.size]
             bound += np.sqrt(teacher.rest[f] * max(_square(g, mean) - float(line @ line), 0.0))
-    return result, bound
+            scale += float(np.linalg.norm(teacher.coefficients[f]) * np.linalg.norm(line))
+    return result, bound, scale
 
 
 def _product(one: Array, two: Array, order: int) -> Array:

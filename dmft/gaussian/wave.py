@@ -7,6 +7,7 @@ from itertools import combinations
 import sympy as sp
 
 from dmft.errors import NotClosed
+from dmft.gaussian.guard import GUARD_DIGITS
 
 
 def real_value(value: sp.Expr) -> sp.Expr:
@@ -20,7 +21,7 @@ def real_value(value: sp.Expr) -> sp.Expr:
     exp(-a)*cos(m)
     """
     if value.is_number and value.has(sp.Float):
-        return sp.re(value.evalf())
+        return sp.re(value.evalf(GUARD_DIGITS))
     value = value.replace(sp.erf, _error_function)
     flat = sp.expand(value, func=False, power_exp=False)
     waves = {e: _wave(e) for e in flat.atoms(sp.exp) if e.has(sp.I)}
