@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.analysis.boundary_axes import Axis, check_options, to_parameter
 from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
 from dmft.analysis.plane import Label, Plane, PlaneStore
 from dmft.analysis.segment import find_change
 from dmft.analysis.store import Store
-from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 
@@ -27,8 +27,8 @@ Array = NDArray[np.float64]
 # A change on a grid edge belongs to a curve that passes this near, in units of the curve's step.
 ON_CURVE = 0.25
 AT_NODE = 0.1
-# Steps in units of the tolerance.
-LEAST_STEP = 200
+# Sine below which a direction along a curve does not say from which side it comes.
+BESIDE = 0.2
 # Length over which the direction of a curve at its end is taken.
 CHORD = 1e-3
 
@@ -48,7 +48,7 @@ class BoundaryCurve:
     closed : bool
     ends : tuple of str
         Why it ends at each end: "edge" of the plane, "triple point", "lost", "closed", or
-        "interrupted" by Ctrl-C.
+        "crossing" of two curves between the same labels, or "interrupted" by Ctrl-C.
     """
 
     x: Array
@@ -59,11 +59,14 @@ class BoundaryCurve:
     ends: tuple[str, str]
 
     def at(self, x: float) -> Array:
-        """All y of this curve at one x, by straight lines between the points."""
+        """All y of this curve at one x, in its order, by straight lines between the points."""
         low, high = self.x[:-1], self.x[1:]
-        inside = (np.minimum(low, high) <= x) & (x <= np.maximum(low, high)) & (low != high)
-        part = (x - low[inside]) / (high[inside] - low[inside])
-        found: Array = self.y[:-1][inside] + part * np.diff(self.y)[inside]
+        lines = np.flatnonzero((low - x) * (high - x) < 0.0)
+        part = (x - low[lines]) / (high[lines] - low[lines])
+        between = self.y[:-1][lines] + part * np.diff(self.y)[lines]
+        points = np.flatnonzero((self.x[:-1] if self.closed else self.x) == x)
+        order = np.argsort(np.concatenate([lines + 0.5, points]))
+        found: Array = np.concatenate([between, self.y[points]])[order]
         return found
 
 
@@ -135,9 +138,6 @@ class Boundary:
         return save_boundary(self, path)
 
 
-Axis = tuple[str, float, float]
-
-
 def trace_boundary(
     measure: Callable[[float, float], Any],
     x: Axis,
@@ -157,14 +157,8 @@ def trace_boundary(
     A store is that of one measure between two names, whatever the ranges and the tolerance; what
     it must agree on is `provenance`.
     """
-    axes = [_axis(x, log), _axis(y, log)]
-    if not 0.0 < LEAST_STEP * tol <= step <= 0.25:
-        raise BadParameter(
-            f"tol = {tol!r} and step = {step!r}: 0 < {LEAST_STEP} tol <= step <= 1/4 is needed, so "
-            "that points show the direction of their curve"
-        )
-    if min(grid) < 2:
-        raise BadParameter(f"grid = {grid!r} needs at least two points a side")
+    grid, log = check_options(x, y, tol=tol, grid=grid, step=step, log=log)
+    axes = [to_parameter(x, log), to_parameter(y, log)]
 
     def to_parameters(point: Array) -> tuple[float, float]:
         return axes[0](float(point[0])), axes[1](float(point[1]))
@@ -197,28 +191,14 @@ def _memory(
     if path is None:
         yield None
         return
-    store = Store.open(path, {**known, "plane": list(names)}, ("value",))
+    # A measure may change the folder.
+    place = Path(path).absolute()
+    store = Store.open(place, {**known, "plane": list(names)}, ("value",))
     with store.driver():
         try:
             yield PlaneStore(store, names)
         finally:
             store.close()
-
-
-def _axis(axis: Axis, log: tuple[str, ...]) -> Callable[[float], float]:
-    """Parameter at a coordinate in [0, 1]."""
-    try:
-        name, low, high = axis
-        low, high = float(low), float(high)
-    except (TypeError, ValueError) as error:
-        raise BadParameter(f"an axis is (name, lowest, highest), got {axis!r}") from error
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise BadParameter(f"axis {name!r} runs from {low!r} to {high!r}: lowest < highest")
-    if name not in log:
-        return lambda u: high if u == 1.0 else low + u * (high - low)
-    if not low > 0.0:
-        raise BadParameter(f"axis {name!r} is logarithmic and starts at {low!r}: it must be > 0")
-    return lambda u: high if u == 1.0 else low * (high / low) ** u
 
 
 def _coarse(plane: Plane, u: Array, v: Array, bar: Progress) -> NDArray[Any]:
@@ -245,29 +225,40 @@ def _all_curves(
     found: list[Trace] = []
     for n, (begin, end) in enumerate(edges):
         a, b = np.array([u[begin[0]], v[begin[1]]]), np.array([u[end[0]], v[end[1]]])
+        share = 0.5 + 0.5 * n / len(edges)
+        plane.told = functools.partial(_tell, bar, share, len(found), plane)
+        plane.told()
         pair = (plane.at(a).label, plane.at(b).label)
         if any(_crosses(t, a, b, pair) for t in found):
             continue
         # A curve through a point of the grid touches edges without crossing them.
-        if any(_is_near(t, y, pair, AT_NODE * step) for t in found for y in (a, b)):
+        if any(_passes(t, y, b - a, pair, AT_NODE * step) for t in found for y in (a, b)):
             continue
         try:
             change = find_change(plane, a, b, tol)
         except KeyboardInterrupt:
             break
-        if any(_is_near(t, change.point, change.labels, ON_CURVE * step) for t in found):
+        on_curve = (change.point, b - a, change.labels, ON_CURVE * step)
+        if any(_passes(t, *on_curve) for t in found):
             continue
         found.append(trace_curve(plane, change, tol, step))
         if plane.cancel.is_set():
             break
-        bar.update(0.5 + 0.5 * n / len(edges), f"{len(found)} curves, {plane.solves} solves")
     if plane.cancel.is_set():
         return found, Status.INTERRUPTED, "interrupted: curves are missing"
-    lost = sum(t.ends.count("lost") for t in found)
+    lost = [t.points[-at] for t in found for at in (0, 1) if t.ends[-at] == "lost"]
     if lost:
-        lines = f"{lost} ends of curves were lost: take a smaller step"
+        x, y = plane.to_parameters(lost[0])
+        lines = (
+            f"{len(lost)} ends of curves were lost, the first at ({x:.7g}, {y:.7g}): they end or "
+            "turn back there, or come closer to each other than the steps; take a smaller step"
+        )
         return found, Status.TOLERANCE_NOT_MET, lines
     return found, Status.OK, ""
+
+
+def _tell(bar: Progress, share: float, curves: int, plane: Plane) -> None:
+    bar.update(share, f"{curves} curves, {plane.solves} solves")
 
 
 def _changes(labels: NDArray[Any]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -304,15 +295,25 @@ def _side(a: Array, b: Array, points: Array) -> Array:
     return value
 
 
-def _is_near(trace: Trace, point: Array, pair: tuple[Label, Label], distance: float) -> bool:
-    """Whether a point lies on a traced curve between the same labels."""
+def _passes(
+    trace: Trace, point: Array, direction: Array, pair: tuple[Label, Label], distance: float
+) -> bool:
+    """Whether a curve passes this near and has the labels of `pair` before and behind it.
+
+    Of the two borders of a lane, both near, a direction meets one from inside, one from outside.
+    """
     if set(trace.labels) != set(pair):
         return False
     p, along = trace.points[:-1], np.diff(trace.points, axis=0)
     square = np.maximum(np.sum(along**2, axis=1), 1e-300)
     part = np.clip(np.sum((point - p) * along, axis=1) / square, 0.0, 1.0)
     gaps = np.linalg.norm(p + part[:, None] * along - point, axis=1)
-    return bool(np.min(gaps, initial=np.inf) < distance)
+    # Sine of the angle from the curve to the direction: positive where that leads to its left.
+    across = along[:, 0] * direction[1] - along[:, 1] * direction[0]
+    across = across / np.sqrt(square * float(direction @ direction))
+    if trace.labels == pair:  # from left to right
+        across = -across
+    return bool(np.any((gaps < distance) & (across > -BESIDE)))
 
 
 def _curve(trace: Trace, axes: list[Callable[[float], float]]) -> BoundaryCurve:

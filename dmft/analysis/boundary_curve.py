@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -19,8 +20,14 @@ MEMORY, ORDER = 5, 3
 SHARP = 0.03
 # The same for labels, in tolerances.
 FINE = 60.0
-# Points around the first one of a curve.
+# Points around the first one of a curve, and around one where no step leads further.
 SPOKES = 8
+# Radii of the latter, in smallest steps: a curve stops less than the first before what stops it.
+RINGS = (4.0, 16.0)
+# Corners that a walk passes before it is lost.
+CORNERS = 16
+# A curve that meets a wall at a smaller angle is followed along it.
+GRAZING = 0.05
 # The bracket around a prediction, in units of the error of the last one.
 CAUTION = 3.0
 # In tolerances.
@@ -60,6 +67,9 @@ class _Walk:
     last: float = math.nan
     # Whether the last step that failed met another label.
     near_third: bool = False
+    # Where the last smooth piece began, and how many corners there were.
+    begin: int = 0
+    corners: int = 0
 
     def run(self, start: Array) -> None:
         """Walk until the curve ends, leaves the square or comes back to `start`."""
@@ -68,8 +78,10 @@ class _Walk:
             change = self.advance(size)
             if change is None:
                 size, self.miss = size / 4, math.nan
-                if size < smallest_step(self.tol, self.step):
-                    self.reason = self.reason or "lost"
+                if size < smallest_step(self.tol, self.step) and not self.reason:
+                    size = self.turn()
+                    if not self.reason and self.came_back(start):
+                        self.reason = "closed"
                 continue
             self.points.append(change.point)
             self.errors.append(change.half_width)
@@ -81,6 +93,47 @@ class _Walk:
             if self.came_back(start):
                 self.reason = "closed"
         self.reason = self.reason or "lost"
+
+    def turn(self) -> float:
+        """Pass a corner, the first step behind it is returned; or say why the curve ends here."""
+        centre, smallest = self.points[-1], smallest_step(self.tol, self.step)
+        if is_at_wall(centre, smallest):
+            self.reason = "edge"
+        elif self.near_third:
+            self.reason = "triple point"
+        for radius in (ring * smallest for ring in RINGS):
+            if self.reason:
+                break
+            places, labels = self.around(centre, radius)
+            ahead = self.ahead(labels)
+            if not set(labels) <= set(self.labels):
+                self.reason = "triple point"
+            elif len(ahead) > 1:
+                self.reason = "crossing"
+            elif ahead and self.corners < CORNERS:
+                change = find_change(self.plane, places[ahead[0]], places[ahead[0] + 1], self.tol)
+                if set(change.labels) != set(self.labels):
+                    self.reason = "triple point"
+                    break
+                self.begin, self.corners = len(self.points) - 1, self.corners + 1
+                self.bias, self.miss, self.last = 0.0, math.nan, math.nan
+                self.points.append(change.point)
+                self.errors.append(change.half_width)
+                return radius
+        self.reason = self.reason or "lost"
+        return smallest
+
+    def around(self, centre: Array, radius: float) -> tuple[list[Array], list[Label]]:
+        """Places on a circle, as far as it lies in the square, and their labels; closed."""
+        angles = math.pi * (np.arange(SPOKES) + 0.5) * 2 / SPOKES
+        places = [in_square(centre + radius * np.array([math.cos(a), math.sin(a)])) for a in angles]
+        labels = [seen.label for seen in self.plane.all_at(places)]
+        return [*places, places[0]], [*labels, labels[0]]
+
+    def ahead(self, labels: list[Label]) -> list[int]:
+        """Where a circle goes from the right to the left of the walk: counterclockwise, ahead."""
+        pairs = itertools.pairwise(labels)
+        return [n for n, pair in enumerate(pairs) if pair == self.labels[::-1]]
 
     def came_back(self, start: Array) -> bool:
         """Whether the last step passed the start of the whole curve."""
@@ -105,11 +158,11 @@ class _Walk:
         outside = _exit_fraction(self.points[-1], guess)
         if outside is not None:
             part, wall = outside
-            guess = in_square(self.points[-1] + part * (guess - self.points[-1]))
-            if abs(float(normal @ wall)) < 0.05:  # along the wall itself
-                self.reason = "edge"
-                return None
-            normal = wall * math.copysign(1.0, float(normal @ wall))
+            if abs(float(normal @ wall)) < GRAZING:  # along the wall itself
+                guess, outside = in_square(guess), None
+            else:
+                guess = in_square(self.points[-1] + part * (guess - self.points[-1]))
+                normal = wall * math.copysign(1.0, float(normal @ wall))
         self.near_third = False
         change = self.correct(guess, normal, self.radius(size), 1.01 * size)
         if change is None:
@@ -125,7 +178,7 @@ class _Walk:
 
     def predict(self, size: float) -> tuple[Array, Array]:
         """Extrapolated point and tangent, by a polynomial in the length of the chords."""
-        recent = np.array(self.points[-MEMORY:])
+        recent = np.array(self.points[max(self.begin, len(self.points) - MEMORY) :])
         chords = np.linalg.norm(np.diff(recent, axis=0), axis=1)
         where = np.concatenate([[0.0], np.cumsum(chords)]) - chords.sum()
         order = min(len(recent) - 1, ORDER)
@@ -139,7 +192,8 @@ class _Walk:
         """Half-width of the first bracket across the prediction."""
         if math.isnan(self.miss):
             return size / 4
-        expected = self.miss * max(1.0, (size / self.last) ** min(len(self.points), ORDER + 1))
+        count = len(self.points) - self.begin
+        expected = self.miss * max(1.0, (size / self.last) ** min(count, ORDER + 1))
         return float(np.clip(CAUTION * expected, min(4 * self.tol, size / 4), size / 4))
 
     def correct(self, guess: Array, normal: Array, radius: float, limit: float) -> Change | None:
@@ -170,6 +224,11 @@ class _Walk:
 def in_square(point: Array) -> Array:
     """The nearest point of the unit square: the measure is asked for nothing outside its ranges."""
     return np.clip(point, 0.0, 1.0)
+
+
+def is_at_wall(point: Array, distance: float) -> bool:
+    """Whether a wall of the square is nearer than this."""
+    return float(np.min(np.minimum(point, 1.0 - point))) < distance
 
 
 def smallest_step(tol: float, step: float) -> float:
@@ -204,43 +263,33 @@ def trace_curve(plane: Plane, change: Change, tol: float, step: float) -> Trace:
     if len(walks) == 2:
         points = [*reversed(walks[1].points[1:]), *points]
         errors = [*reversed(walks[1].errors[1:]), *errors]
-        ends = (_reason(walks[1]), _reason(forward))
+        ends = (walks[1].reason, forward.reason)
     elif forward.reason == "closed":
         points, errors = [*points[:-1], points[0]], [*errors[:-1], errors[0]]
     rows = np.array(points)
     return Trace(rows, np.array(errors), forward.labels, forward.reason == "closed", ends)
 
 
-def _reason(walk: _Walk) -> str:
-    return "triple point" if walk.reason == "lost" and walk.near_third else walk.reason
-
-
 def _first_step(walk: _Walk, radius: float) -> bool:
-    """Find the second point on a circle around the first one.
-
-    Counterclockwise, the circle passes from the right to the left of the walk where it is ahead.
-    """
-    centre = walk.points[0]
-    angles = math.pi * (np.arange(SPOKES + 1) + 0.5) * 2 / SPOKES
-    while radius > smallest_step(walk.tol, walk.step):
-        places = [centre + radius * np.array([math.cos(a), math.sin(a)]) for a in angles[:-1]]
-        places.append(places[0])
-        inside = [bool(np.all((p >= 0.0) & (p <= 1.0))) for p in places]
-        for n in range(SPOKES):
-            if not (inside[n] and inside[n + 1]):
-                continue
-            p, q = places[n], places[n + 1]
-            if (walk.plane.at(p).label, walk.plane.at(q).label) == walk.labels[::-1]:
-                change = find_change(walk.plane, p, q, walk.tol)
-                if set(change.labels) == set(walk.labels):
-                    walk.points.append(change.point)
-                    walk.errors.append(change.half_width)
-                    return True
-        if not all(inside):
-            walk.reason = "edge"  # the curve starts at the wall
-            return False
-        radius /= 4
-    walk.reason = "lost"
+    """Find the second point on a circle around the first one that no other curve crosses."""
+    centre, smallest = walk.points[0], smallest_step(walk.tol, walk.step)
+    beside: set[Label] = set()
+    while radius > smallest:
+        places, labels = walk.around(centre, radius)
+        ahead = walk.ahead(labels)
+        changes = sum(a != b for a, b in itertools.pairwise(labels))
+        if ahead and (changes == 2 or radius < 4 * smallest):
+            change = find_change(walk.plane, places[ahead[0]], places[ahead[0] + 1], walk.tol)
+            if set(change.labels) == set(walk.labels):
+                if np.linalg.norm(change.point - centre) < 4 * walk.tol:  # the curve leaves here
+                    break
+                walk.points.append(change.point)
+                walk.errors.append(change.half_width)
+                return True
+        radius, beside = radius / 4, set(labels) - set(walk.labels)
+    walk.reason = "triple point" if beside else "lost"
+    if is_at_wall(centre, smallest):
+        walk.reason = "edge"
     return False
 
 

@@ -125,6 +125,8 @@ class Plane:
     ) -> None:
         self.measure, self.to_parameters, self.store = measure, to_parameters, store
         self.solves, self.stored = 0, 0
+        # Called after each question to the measure at a single point.
+        self.told: Callable[[], None] = lambda: None
         self.known: dict[tuple[float, float], Seen] = {}
         self.pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
         self.cancel = threading.Event()
@@ -146,7 +148,10 @@ class Plane:
 
     def at(self, point: Point) -> Seen:
         """Label at a point of the square."""
+        before = self.solves
         (seen,) = self.all_at([point])
+        if self.solves > before:
+            self.told()
         return seen
 
     def all_at(

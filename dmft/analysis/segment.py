@@ -41,7 +41,7 @@ def find_change(plane: Plane, begin: Point, end: Point, tol: float) -> Change:
     """Shrink a segment whose ends have different labels until the bracket is below 2 tol.
 
     With several changes on the way it is one of them. Signed values are solved for by
-    `scipy.optimize.toms748`, labels by halving.
+    `scipy.optimize.toms748`, labels by halving, and so are values that vanish in whole regions.
     """
     length = float(np.linalg.norm(end - begin))
     direction = (end - begin) / length
@@ -87,10 +87,14 @@ def _signed_change(
             raise _UnsignedError
         return tried[position]
 
-    for position, seen in ((0.0, ends[0]), (length, ends[1])):
-        if seen.value == 0.0:
-            return Change(place(position), 0.0, (ends[0].label, ends[1].label), math.nan)
-    root = float(toms748(value, 0.0, length, xtol=tol, rtol=1e-15))
+    zeros = [position for position, at_end in tried.items() if at_end == 0.0]
+    root = zeros[0] if zeros else float(toms748(value, 0.0, length, xtol=tol, rtol=1e-15))
+    if tried.get(root) == 0.0:  # the label of negative values; is the change here?
+        beyond = root + math.copysign(0.5 * tol, ends[1].value - ends[0].value)
+        if not 0.0 <= beyond <= length or value(beyond) <= 0.0:
+            raise _UnsignedError
+        labels, slope = (ends[0].label, ends[1].label), value(beyond) / (beyond - root)
+        return Change(place(root), 0.5 * tol, labels, slope)
     behind = min((p for p in tried if p >= root and _same(tried[p], ends[1].value)), default=length)
     before = max((p for p in tried if p <= root and _same(tried[p], ends[0].value)), default=0.0)
     width = behind - before
@@ -101,4 +105,4 @@ def _signed_change(
 
 
 def _same(one: float, other: float) -> bool:
-    return one == 0.0 or (one > 0.0) == (other > 0.0)
+    return (one > 0.0) == (other > 0.0)

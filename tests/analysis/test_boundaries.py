@@ -293,3 +293,127 @@ def test_a_store_knows_a_function_with_arguments_again(tmp_path):
     assert "0x" not in manifest
     with pytest.raises(BadParameter, match="another sweep"):
         dmft.boundary(partial(shifted, 0.2), *axes, **how)
+
+
+UNIT = (("u", 0.0, 1.0), ("v", 0.0, 1.0))
+
+
+def length(curves):
+    return sum(np.hypot(np.diff(c.x), np.diff(c.y)).sum() for c in curves)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("width", [0.004, 0.006, 0.01, 0.03])
+def test_both_borders_of_a_lane_narrower_than_a_step(labels, width):
+    """Lanes through points of the grid, straight and around."""
+    for measure, long in (
+        (lambda u, v: width / 2 - abs(u - 0.501), 2.0),
+        (lambda u, v: width / 2 - abs(np.hypot(u - 0.5, v - 0.5) - 0.25), np.pi),
+    ):
+        asked = (lambda u, v, f=measure: bool(f(u, v) > 0)) if labels else measure
+        found = trace_boundary(asked, *UNIT)
+        assert len(found.curves) == 2
+        assert length(found.curves) == pytest.approx(long, rel=5e-3)
+        for curve in found.curves:
+            gaps = [abs(measure(u, v)) for u, v in zip(curve.x, curve.y, strict=True)]
+            assert max(gaps) < 2e-6
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 1e-4, 5e-3])
+def test_a_curve_beside_the_edge_of_the_plane(distance):
+    for found in (
+        trace_boundary(lambda u, v: u - distance, *UNIT),
+        trace_boundary(lambda u, v: bool(v > 1 - distance), *UNIT),
+        trace_boundary(lambda u, v: u - distance * (1 + np.sin(20 * v)), *UNIT),
+    ):
+        if distance == 0.0 and not found.curves:  # nothing lies above the upper edge
+            continue
+        (curve,) = found.curves
+        assert curve.ends == ("edge", "edge")
+        assert length([curve]) == pytest.approx(1.0, abs=2e-2)
+
+
+@pytest.mark.parametrize("radius", [0.49, 0.4999, 0.5, 0.5005, 0.52])
+def test_a_circle_that_touches_the_edges(radius):
+    found = trace_boundary(lambda u, v: (u - 0.5) ** 2 + (v - 0.5) ** 2 - radius**2, *UNIT)
+    outside = 4 * np.arccos(min(0.5 / radius, 1.0)) * 2 * radius
+    assert length(found.curves) == pytest.approx(2 * np.pi * radius - outside, abs=5e-3)
+    assert found.status == "ok"
+
+
+def test_curves_that_cross_end_there():
+    for at in ((0.5, 0.5), (0.53, 0.47)):
+        found = trace_boundary(lambda u, v, at=at: (u - at[0]) * (v - at[1]), *UNIT)
+        assert found.status == "ok"
+        assert [set(c.ends) for c in found.curves] == [{"edge", "crossing"}] * 4
+        assert length(found.curves) == pytest.approx(2.0, abs=2e-3)
+
+
+def test_three_labels_meet_at_a_point_of_the_grid():
+    found = trace_boundary(lambda u, v: "low" if v < 0.5 else "left" if u < 0.5 else "right", *UNIT)
+    assert found.status == "ok"
+    np.testing.assert_allclose(found.triple_points, [[0.5, 0.5]], atol=2e-6)
+    assert [set(c.ends) for c in found.curves] == [{"edge", "triple point"}] * 3
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_corners_are_passed(labels):
+    def measure(u, v):
+        value = max(abs(u - 0.52), abs(v - 0.47)) - 0.3
+        return value > 0 if labels else value
+
+    found = trace_boundary(measure, *UNIT)
+    (curve,) = found.curves
+    assert curve.closed
+    assert found.status == "ok"
+    assert length([curve]) == pytest.approx(2.4, abs=2e-3)
+    assert found.solves["curves"] <= 10 * curve.x.size
+
+
+def test_measures_that_vanish_in_whole_regions():
+    """The sign of max(0, f) changes where f does, not where a point of the grid holds a zero."""
+    for measure in (lambda f: max(0.0, f), lambda f: f if abs(f) > 0.01 else 0.0):
+        found = trace_boundary(lambda u, v, m=measure: m(v - 0.3 - 0.4 * u**2), *UNIT)
+        (curve,) = found.curves
+        edge = 0.01 if measure(0.005) == 0.0 else 0.0
+        np.testing.assert_allclose(curve.y, 0.3 + edge + 0.4 * curve.x**2, atol=3e-6)
+        assert curve.ends == ("edge", "edge")
+
+
+def test_a_curve_at_one_x():
+    circle = trace_boundary(lambda u, v: u**2 + v**2 - 1, *BOX).curves[0]
+    for x in (0.3, float(circle.x[5]), float(circle.x[0])):
+        np.testing.assert_allclose(
+            np.sort(circle.at(x)), [-((1 - x**2) ** 0.5), (1 - x**2) ** 0.5], atol=2e-2
+        )
+    assert circle.at(1.5).size == 0
+    upright = trace_boundary(lambda u, v: u - 0.5, *UNIT).curves[0]
+    assert upright.at(float(upright.x[3])).size >= 1
+
+
+def test_progress_of_a_long_curve():
+    told = []
+    trace_boundary(lambda u, v: u - v**2, *UNIT, progress=lambda part, text: told.append(text))
+    assert len(told) > 150
+    assert told[-1].endswith("solves")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"x": ("v", 0.0, 1.0)}, "both axes are 'v'"),
+        ({"log": ("w",)}, "'w' is neither of the axes"),
+        ({"log": "rate"}, "'rate' is neither of the axes"),
+        ({"grid": 9}, r"grid = 9: two whole numbers"),
+        ({"grid": (9.0, 9.0)}, "two whole numbers"),
+        ({"tol": 1e-18}, "finer than doubles tell points of the axis 'u' apart"),
+        ({"x": ("u", 1e6, 1e6 + 1), "tol": 1e-12}, "finer than doubles"),
+        ({"tol": "1e-6"}, "tol = '1e-6'"),
+        ({"x": ("u", [0.0, 1.0])}, "an axis is"),
+    ],
+)
+def test_axes_and_options_that_are_refused(change, reason):
+    how = {"x": UNIT[0], "y": UNIT[1], **change}
+    x, y = how.pop("x"), how.pop("y")
+    with pytest.raises(BadParameter, match=reason):
+        trace_boundary(lambda u, v: u - v, x, y, **how)
