@@ -78,6 +78,7 @@ SIGN_FUNCTIONS = (
     "four_signs_moment",
     "four_signs_table",
     "inverse_correlation_root",
+    "half_tangent",
     "correlation_angle",
     "correlation_root",
 )

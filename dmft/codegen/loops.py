@@ -27,6 +27,7 @@ CALLS = {
     "CorrelationRoot": "correlation_root",
     "CorrelationAngle": "correlation_angle",
     "InverseCorrelationRoot": "inverse_correlation_root",
+    "HalfTangent": "half_tangent",
     "Correlation": "correlation",
     "RootRatio": "root_ratio",
     "FourSigns": "four_signs",

@@ -21,7 +21,7 @@ FIXED: Index = ("", "")
 # Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
 COST = {"asin": 20, "erf": 20, "exp": 20, "tanh": 20, "BivariateNormalCDF": 400}
 COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "InverseCorrelationRoot": 30}
-COST |= {"RootRatio": 30, "Correlation": 20}
+COST |= {"RootRatio": 30, "Correlation": 20, "HalfTangent": 30}
 COST |= {"TwoSigns": 400, "FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
 COST |= {"point": 20}
 COST |= {"FieldTable": 400, "PairTable": 10_000, "KinkedPairTable": 10_000}

@@ -8,7 +8,7 @@ from typing import Any
 import mpmath
 import sympy as sp
 
-from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, InverseCorrelationRoot
+from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, HalfTangent
 
 # Upper triangle of a (4, 4) covariance, row by row: the order of the arguments.
 UPPER = tuple((i, j) for i in range(4) for j in range(i, 4))
@@ -110,16 +110,17 @@ class PairOfSignsMoment(sp.Function):
 
     def formula(self) -> sp.Expr:
         """The same with angle and root."""
-        return self._with(1 / CorrelationRoot(*self.args[:3]))
-
-    def regular(self) -> sp.Expr:
-        """The same, finite where u and v are parallel."""
-        return self._with(InverseCorrelationRoot(*self.args[:3]))
-
-    def _with(self, inverse_root: sp.Expr) -> sp.Expr:
         uu, vv, uv, xu, xv, yu, yv, xy = self.args
         terms = xu * (yv - yu * uv / uu) + xv * (yu - yv * uv / vv)
-        return 2 / sp.pi * (xy * CorrelationAngle(uu, vv, uv) + terms * inverse_root)
+        return 2 / sp.pi * (xy * CorrelationAngle(uu, vv, uv) + terms / CorrelationRoot(uu, vv, uv))
+
+    def regular(self) -> sp.Expr:
+        """The same, accurate where u and v are nearly parallel and finite where they are."""
+        uu, vv, uv, xu, xv, yu, yv, xy = self.args
+        (a, b), (c, d) = ((u / sp.sqrt(uu), v / sp.sqrt(vv)) for u, v in ((xu, xv), (yu, yv)))
+        terms = (a + b) * (c + d) * HalfTangent(uu, vv, uv)
+        terms -= (a - b) * (c - d) * HalfTangent(uu, vv, -uv)
+        return 2 / sp.pi * (xy * CorrelationAngle(uu, vv, uv) + terms / 2)
 
 
 class FourSignsMoment(sp.Function):

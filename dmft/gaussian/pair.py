@@ -96,6 +96,34 @@ class InverseCorrelationRoot(_PairFunction):
         return 1 / CorrelationRoot(*self.args).formula()
 
 
+class HalfTangent(_PairFunction):
+    r"""Tangent of half the angle of a pair, sqrt(C11 C22 - C12^2) / (sqrt(C11 C22) + C12).
+
+    0 for parallel and for antiparallel fields: beside factors that vanish there; made by the code
+    generator, never by the calculus.
+
+    Examples
+    --------
+    >>> HalfTangent(4, 4, 0), HalfTangent(2, 2, -2)
+    (1, 0)
+    """
+
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
+        """Exact where the root is."""
+        root = CorrelationRoot(first, second, cross)
+        if isinstance(root, CorrelationRoot):
+            return None
+        return sp.S.Zero if root == 0 else root / (sp.sqrt(first * second) + cross)
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions, for fields that are not antiparallel."""
+        first, second, cross = self.args
+        return CorrelationRoot(*self.args).formula() / (sp.sqrt(first) * sp.sqrt(second) + cross)
+
+
 class CorrelationAngle(_PairFunction):
     r"""asin(C12 / sqrt(C11 C22)), +-pi/2 for parallel fields, 0 for a field without variance.
 

@@ -116,6 +116,20 @@ def inverse_correlation_root(first: float, second: float, cross: float) -> float
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def half_tangent(first: float, second: float, cross: float) -> float:
+    """Tangent of half the angle between two fields, and 0 for antiparallel ones.
+
+    Examples
+    --------
+    >>> half_tangent(2.0, 0.5, 0.0), half_tangent(0.1, 0.1, 0.1), half_tangent(0.1, 0.1, -0.1)
+    (1.0, 0.0, 0.0)
+    """
+    beyond = math.sqrt(first * second) + cross
+    root = correlation_root(first, second, cross)
+    return root / beyond if beyond > 0.0 else root * 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _correlations(C: Matrix, R: Matrix, G: Matrix) -> int:
     """Fill correlations R and squared sines G = 1 - R^2; row of PAIRS that is parallel, or -1."""
     found = -1
@@ -320,12 +334,11 @@ def pair_of_signs_moment(
     >>> pair_of_signs_moment(1.0, 1.0, 1.0, 0.5, 0.5, 0.2, 0.2, 0.7)
     0.7
     """
-    value = 2.0 / math.pi * xy * correlation_angle(uu, vv, uv)
-    root = correlation_root(uu, vv, uv)
-    if root * root > PARALLEL * uu * vv:
-        terms = xu * (yv - yu * uv / uu) + xv * (yu - yv * uv / vv)
-        value += 2.0 / math.pi * terms / root
-    return value
+    # Sums and differences of unit fields: no digits are lost to their angle.
+    one, two, near = 1.0 / math.sqrt(uu), 1.0 / math.sqrt(vv), half_tangent(uu, vv, uv)
+    value = (xu * one + xv * two) * (yu * one + yv * two) * near
+    value -= (xu * one - xv * two) * (yu * one - yv * two) * half_tangent(uu, vv, -uv)
+    return 2.0 / math.pi * (xy * correlation_angle(uu, vv, uv) + 0.5 * value)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -371,13 +384,14 @@ def four_signs_table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
     """
     N = C.shape[0]
     table = np.empty((p, p, N, N))
-    angle, inverse = np.empty((N, N)), np.empty((N, N))
+    angle, near, far = np.empty((N, N)), np.empty((N, N)), np.empty((N, N))
     for a in range(N):
         for b in range(a + 1):
             entries = C[a, a], C[b, b], C[a, b]
             angle[a, b] = angle[b, a] = correlation_angle(*entries)
-            inverse[a, b] = inverse[b, a] = inverse_correlation_root(*entries)
-    _coinciding(C, angle, inverse, moments, table)
+            near[a, b] = near[b, a] = half_tangent(*entries)
+            far[a, b] = far[b, a] = half_tangent(C[a, a], C[b, b], -C[a, b])
+    _coinciding(C, angle, near, far, moments, table)
     S, work, values = np.empty((4, 4)), np.empty((4, 4, 4)), np.empty((4, 4))
     for d in range(N):
         for c in range(d):
@@ -398,10 +412,11 @@ def four_signs_table(C: Matrix, p: int, moments: bool) -> NDArray[np.float64]:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _coinciding(
-    C: Matrix, angle: Matrix, inverse: Matrix, moments: bool, table: NDArray[np.float64]
+    C: Matrix, angle: Matrix, near: Matrix, far: Matrix, moments: bool, table: NDArray[np.float64]
 ) -> None:
     """Fill the entries where two indices coincide: two signs are left."""
     p, N = table.shape[0], C.shape[0]
+    unit = 1.0 / np.sqrt(np.diag(C))
     for a in range(p):
         for b in range(a + 1):
             for c in range(N):
@@ -415,9 +430,11 @@ def _coinciding(
                         continue
                     value = angle[u, v]
                     if moments:
-                        terms = C[c, u] * (C[d, v] - C[d, u] * C[u, v] / C[u, u])
-                        terms += C[c, v] * (C[d, u] - C[d, v] * C[u, v] / C[v, v])
-                        value = C[c, d] * value + terms * inverse[u, v]
+                        cu, cv = C[c, u] * unit[u], C[c, v] * unit[v]
+                        du, dv = C[d, u] * unit[u], C[d, v] * unit[v]
+                        terms = (cu + cv) * (du + dv) * near[u, v]
+                        terms -= (cu - cv) * (du - dv) * far[u, v]
+                        value = C[c, d] * value + 0.5 * terms
                     _put(table, a, b, c, d, 2.0 / math.pi * value)
 
 
