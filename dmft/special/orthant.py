@@ -338,7 +338,7 @@ def pair_of_signs_moment(
     one, two, near = 1.0 / math.sqrt(uu), 1.0 / math.sqrt(vv), half_tangent(uu, vv, uv)
     value = (xu * one + xv * two) * (yu * one + yv * two) * near
     value -= (xu * one - xv * two) * (yu * one - yv * two) * half_tangent(uu, vv, -uv)
-    return 2.0 / math.pi * (xy * correlation_angle(uu, vv, uv) + 0.5 * value)
+    return 2.0 / math.pi * xy * correlation_angle(uu, vv, uv) + value / math.pi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
