@@ -27,9 +27,13 @@ Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
 # changes nothing, and linear students at long times are singular without it.
 JITTER = 1e-12
+# The same relative to the squared lengths: what rounding leaves of students that the teacher spans.
+ROUNDING = 1e-15
+# Students of no length move as they are: a root of this is far below what they become.
+LEAST = 1e-40
 # Mean squared length of a student, in units of d, beyond which a descent counts as diverged.
 LARGEST_LENGTH = 1e8
-# What rounding and averages over finite samples may take below zero, relative to the trace.
+# What rounding and averages over finite samples may take below zero, relative to squared lengths.
 PIVOT_BAND = 1e-9
 
 
@@ -188,7 +192,8 @@ def _extend_root(sweep: Sweep, t: int) -> None:
         root = sweep.root[seen, seen]
         row = _solved(root, sweep.C_theta[new, seen])
     left = own - row @ row.T
-    scale = float(np.trace(own))
+    # Squared lengths: students that the teacher spans have nothing but rounding outside of it.
+    scale = float(np.trace(own) + np.trace(sweep.M[t] @ task.inverse_P @ sweep.M[t].T))
     if not np.trace(own) <= LARGEST_LENGTH * p:
         sweep.status = Status.DIVERGED
         sweep.message = f"the descent diverges at step {t}; take a smaller learning_rate"
@@ -198,11 +203,14 @@ def _extend_root(sweep: Sweep, t: int) -> None:
         sweep.status = Status.LEFT_DOMAIN
         sweep.message = (
             f"the covariance of the weights is not positive at step {t}: eigenvalue {lowest:.3g} "
-            f"of what this time adds (trace {scale:.3g}); take more samples or a smaller step"
+            f"of what this time adds (squared lengths {scale:.3g}); take more samples or a "
+            "smaller step"
         )
         return
-    sweep.lowest = min(sweep.lowest, lowest / scale)
-    raised = left + (JITTER * scale + max(0.0, -lowest)) * np.eye(p)
+    if scale > 0.0:
+        sweep.lowest = min(sweep.lowest, lowest / scale)
+    jitter = JITTER * max(float(np.trace(own)), 0.0) + ROUNDING * scale + LEAST
+    raised = left + (jitter + max(0.0, -lowest)) * np.eye(p)
     sweep.root[new, seen], sweep.root[new, new] = row, np.linalg.cholesky(raised)
 
 
