@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
 from dmft.analysis.plane import Label, Plane, PlaneStore
 from dmft.analysis.segment import find_change
 from dmft.analysis.store import Store
+from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 
@@ -171,6 +173,7 @@ def trace_boundary(
         Plane(measure, to_parameters, threads=threads, store=memory) as plane,
     ):
         labels = _coarse(plane, u, v, bar)
+        _check_kinds(plane)
         on_grid = plane.solves
         traces, status, message = _all_curves(plane, u, v, labels, tol, step, bar)
         message = "; ".join(text for text in (message, plane.failures) if text)
@@ -215,6 +218,17 @@ def _coarse(plane: Plane, u: Array, v: Array, bar: Progress) -> NDArray[Any]:
         seen = plane.known.get((float(a), float(b)))
         labels[n] = INTERRUPTED if seen is None else seen.label
     return labels.reshape(v.size, u.size)
+
+
+def _check_kinds(plane: Plane) -> None:
+    """Refuse whole numbers, which are labels, beside floats, which count by their sign."""
+    seen = plane.known.values()
+    whole = [s.label for s in seen if isinstance(s.label, int)]
+    if whole and any(math.isfinite(s.value) for s in seen):
+        raise BadParameter(
+            f"the measure returned {whole[0]!r} at one point and a float at another: whole numbers "
+            "are labels, floats count by their sign; return float(...) everywhere, or labels"
+        )
 
 
 def _all_curves(

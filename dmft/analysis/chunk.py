@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES, read_result
+from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES, read_number, read_result
 from dmft.analysis.points import Points
 from dmft.analysis.records import record_type
 from dmft.analysis.store import Store
@@ -153,7 +153,7 @@ def read(task: Task, result: Any) -> tuple[list[float], Status, float, str]:
                 f"the measure returned {sorted(result)}, the sweep declares the quantities "
                 f"{sorted(task.quantities)}: pass quantities="
             )
-        values = [float(result[name]) for name in task.quantities]
+        values = [read_number(result[name]) for name in task.quantities]
         fine = bool(np.all(np.isfinite(values)))
         return values, Status.OK if fine else Status.NONFINITE, np.nan, ""
     if len(task.quantities) > 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.adaptive import Coarse, adaptive_diagram
 from dmft.analysis.named import Named
@@ -38,6 +38,19 @@ def compute_diagram(
     """
     names = list(axes)
     return named_diagram(lambda **point: measure(*(point[n] for n in names)), axes, **options)
+
+
+def read_axis(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Values of an axis as numbers."""
+    try:
+        read = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        read = np.empty(0)
+    if read.ndim != 1 or read.size == 0 or not np.all(np.isfinite(read)):
+        raise BadParameter(
+            f"axis {name!r} must be a non-empty list of finite numbers, got {values!r:.80}"
+        )
+    return read
 
 
 def named_diagram(
@@ -77,11 +90,7 @@ def named_diagram(
     """
     if len(axes) != 2:
         raise BadParameter(f"a phase diagram has two axes, not {len(axes)}: {list(axes)}")
-    grid = {}
-    for name, values in axes.items():
-        grid[name] = np.array(values, dtype=np.float64)
-        if grid[name].ndim != 1 or grid[name].size == 0 or not np.all(np.isfinite(grid[name])):
-            raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
+    grid = {name: read_axis(name, values) for name, values in axes.items()}
     named = Named(measure)
     if adaptive:
         return named.in_order(

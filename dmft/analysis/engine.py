@@ -38,7 +38,7 @@ class Engine:
     @classmethod
     def of(cls, given: Any, workers: int | None) -> Engine:
         """Threads, processes, an executor, or a function that makes one."""
-        count = workers or os.cpu_count() or 1
+        count = how_many(workers, "workers or threads")
         if given == "threads":
             return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
         if given == "processes":
@@ -105,6 +105,16 @@ class Engine:
             )
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.executor = self.renew()
+
+
+def how_many(count: int | None, name: str) -> int:
+    """A number of threads or processes; one a core where none is given."""
+    if count is None:
+        return os.cpu_count() or 1
+    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+    if not whole or count < 1:
+        raise BadParameter(f"{name} = {count!r}: a whole number >= 1, or None for one a core")
+    return int(count)
 
 
 NOWHERE = Points((), (0,), (), False)

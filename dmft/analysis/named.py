@@ -35,8 +35,9 @@ class Named:
     def number(self, result: Any) -> Any:
         """A name as a number, anything else as it is."""
         if not isinstance(result, str):
-            failed = isinstance(result, float) and np.isnan(result)
-            if not (failed or isinstance(result, tuple | Exception)):
+            number = result[0] if isinstance(result, tuple) and result else result
+            failed = isinstance(number, float) and np.isnan(number)
+            if not (failed or isinstance(number, str | Exception)):
                 self.has_numbers = True
             return self.checked(result)
         with self.lock:

@@ -90,7 +90,10 @@ class PhaseDiagram:
         """What the values count, where the measure returned names (or "fixed_point" did)."""
         if "labels" in self.provenance:
             return tuple(self.provenance["labels"])
-        return FIXED_POINTS if self.quantity == "fixed_point" else None
+        known = self.values[np.isfinite(self.values)]
+        # A function of the same name may return anything.
+        whole = bool(np.all(np.isin(known, np.arange(len(FIXED_POINTS)))))
+        return FIXED_POINTS if self.quantity == "fixed_point" and whole else None
 
     @property
     def labels(self) -> NDArray[np.object_]:
@@ -173,7 +176,32 @@ def read_result(result: Any) -> Point:
             return Point(float(result.risk[-1]), result.status)
         return Point(np.nan, result.status, float(result.t[-1]), result.message)
     if isinstance(result, tuple):
-        value, status = result
-        return Point(float(value), Status(status))
-    value = float(result)
+        return _read_pair(result)
+    value = read_number(result)
     return Point(value, Status.OK if np.isfinite(value) else Status.NONFINITE)
+
+
+def _read_pair(pair: tuple[Any, ...]) -> Point:
+    """A number with its status; ok is no status of a number that is not finite."""
+    if len(pair) != 2 or pair[1] not in STATUSES:
+        raise BadParameter(
+            f"the measure returned {pair!r:.80}: a pair is (number, status), a status one of "
+            f"{', '.join(STATUSES)}"
+        )
+    value, status = read_number(pair[0]), Status(pair[1])
+    good = status not in (Status.OK, Status.EVENT) or np.isfinite(value)
+    return Point(value, status if good else Status.NONFINITE)
+
+
+def read_number(value: Any) -> float:
+    """A number that a measure returned; a text that looks like one is none."""
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+        reason = "a sweep holds numbers (phase_diagram and boundary take names, without a status)"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise BadParameter(
+        f"the measure returned {value!r:.80}, which is no number: {reason}; return a number, a "
+        "Trajectory, an EscapeTime, a Censored or a pair (number, status)"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import json
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.analysis.engine import how_many
 from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES
 from dmft.analysis.points import as_points
 from dmft.analysis.records import record_type
@@ -42,6 +42,8 @@ class Seen:
 
 def read_label(result: Any) -> Seen:
     """Label of what a measure returned: the sign of a float, or the thing itself."""
+    if isinstance(result, Seen):
+        return result
     if isinstance(result, str):  # Status too
         return Seen(str(result))
     if isinstance(result, bool | np.bool_):
@@ -128,7 +130,7 @@ class Plane:
         # Called after each question to the measure at a single point.
         self.told: Callable[[], None] = lambda: None
         self.known: dict[tuple[float, float], Seen] = {}
-        self.pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+        self.pool = ThreadPoolExecutor(how_many(threads, "threads"))
         self.cancel = threading.Event()
         self.context = contextvars.copy_context()
         self.context.run(CANCELLED.set, self.cancel)

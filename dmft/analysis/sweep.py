@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import operator
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +149,7 @@ def run_sweep(
 ) -> Sweep:
     """Evaluate `measure(**parameters)` at points; see `dmft.sweep`."""
     where = _part(as_points(points), part)
-    names = tuple(quantities)
+    names = check_quantities(quantities, where.names)
     label = {"measure": name_of(measure), **(identity or {})}
     # Workers may stand in other folders.
     folder = None if store is None else str(Path(store).absolute())
@@ -188,9 +189,24 @@ def name_of(measure: Callable[..., Any]) -> str:
     return str(getattr(measure, "__qualname__", type(measure).__qualname__))
 
 
+def check_quantities(quantities: Sequence[str], parameters: Sequence[str]) -> tuple[str, ...]:
+    """Names of the numbers of a point: different ones, which nothing else has in a data set."""
+    names = (quantities,) if isinstance(quantities, str) else tuple(quantities)
+    taken = [n for n in names if names.count(n) > 1 or n in parameters]
+    if taken or not names:
+        raise BadParameter(
+            f"quantities = {names!r}: at least one name, none twice and none of the parameters "
+            f"{tuple(parameters)!r}"
+        )
+    return names
+
+
 def _part(points: Points, part: tuple[int, int]) -> Points:
     """The points of one of several tasks: none holds the places of all."""
-    index, count = part
+    try:
+        index, count = (operator.index(n) for n in part)
+    except (TypeError, ValueError):
+        index = count = 0
     if not (count >= 1 and 0 <= index < count):
         raise BadParameter(f"part = {part!r}: (i, n) with 0 <= i < n")
     return points if count == 1 else points.only(np.arange(index, len(points), count))

@@ -47,12 +47,12 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     if ax is None:
         ax = new_figure((1, 1), (6.4, 4.8), shown=shown)
     edges = cell_edges(diagram.x), cell_edges(diagram.y)
-    shows_status = diagram.quantity == "status"
+    shows_status = diagram.quantity == "status" and _is_built_in(diagram)
     good = np.isin(diagram.status, (Status.OK, Status.EVENT))
     valued = np.isfinite(diagram.values) & good & (not shows_status)
     values = np.where(valued, diagram.values, np.nan)
     handles: list[Any] = []
-    if valued.any() and (diagram.names or diagram.quantity in LABELS):
+    if valued.any() and (diagram.names or _is_label(diagram.quantity, values[valued])):
         names = diagram.names or LABELS[diagram.quantity]
         handles = _draw_labels(ax, edges, values, names, diagram.quantity)
     elif valued.any():
@@ -71,6 +71,21 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     if title:
         ax.set_title(title)
     return ax
+
+
+def _is_built_in(diagram: Any) -> bool:
+    """Whether a measure is one of equations; a function of one's own may have the same name."""
+    measure = diagram.provenance.get("measure")
+    return "equations" in diagram.provenance or measure is None
+
+
+def _is_label(quantity: str, values: NDArray[np.float64]) -> bool:
+    """Whether numbers are those of a built-in label."""
+    if quantity not in LABELS:
+        return False
+    names = LABELS[quantity]
+    highest = float(values.max()) if names is None else len(names) - 1
+    return bool(np.all((values == np.round(values)) & (values >= 0) & (values <= highest)))
 
 
 def is_geometric(values: NDArray[np.float64]) -> bool:

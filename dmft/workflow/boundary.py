@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 import numpy as np
 
 from dmft.analysis.boundary import Boundary, trace_boundary
+from dmft.analysis.boundary_axes import check_options
 from dmft.analysis.phase_diagram import read_result
+from dmft.analysis.plane import FAILED, Seen
 from dmft.analysis.sweep import name_of
+from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System
+from dmft.workflow.measures import EquationMeasure, System, refuse_beside_function
 from dmft.workflow.sweep import describe
 
 Axis = tuple[str, float, float]
+# Measures without a sign of their own.
+POSITIVE = ("escape_time", "final_risk", "overlap")
 
 
 def boundary(
@@ -52,7 +58,8 @@ def boundary(
     ----------
     measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
         A float counts by its sign against `level` (secants: about 5 evaluations a point); a str,
-        int, bool or `Status` is a label (halving: about 9). nan is the label "failed".
+        int, bool or `Status` is a label (halving: about 9). nan, inf and failed runs have the
+        label "failed".
         "converged" and "status" are labels, "fixed_point", "minima" and "learned_directions" too.
     x, y : (name, lowest, highest)
     tol : float
@@ -64,7 +71,8 @@ def boundary(
     log : names
         Axes with a logarithmic scale.
     level : float
-        Value of signed measures at which the boundary lies.
+        Value of signed measures at which the boundary lies; above 0 for "escape_time",
+        "final_risk" and "overlap".
     equations, start, t_max, fraction, reference, overlap, **options
         For the built-in measures, as in `dmft.phase_diagram`.
     store : path, optional
@@ -100,13 +108,20 @@ def boundary(
     >>> bool(abs(curve.x - 2 / (12 + curve.y)).max() < 1e-6)
     True
     """
+    check_options(x, y, tol=tol, grid=grid, step=step, log=log)
     names = (x[0], y[0])
+    if not (isinstance(level, int | float | np.number) and math.isfinite(level)):
+        raise BadParameter(f"level = {level!r} must be a finite number")
     provenance: dict[str, Any] = {"level": level}
     if callable(measure):
+        refuse_beside_function(
+            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
+        )
         inner: Callable[..., Any] = measure
         label: Callable[[Any], Any] = _itself
         provenance["measure"] = name_of(measure)
     else:
+        _check_level(measure, level, t_max)
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
         chosen = EquationMeasure(measure, equations, start, t_max, how, options)
         chosen.check({x[0]: float(x[1]), y[0]: float(y[1])})
@@ -115,12 +130,33 @@ def boundary(
 
     def signed(first: float, second: float) -> Any:
         result = inner(**{names[0]: first, names[1]: second})
-        return relative(label(result), level)
+        compared = relative(label(result), level)
+        failed = isinstance(compared, float) and math.isnan(compared)
+        return Seen(FAILED, message=_why(result, level)) if failed else compared
 
     return trace_boundary(
         signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
         progress=progress, provenance=provenance | dict(identity or {}),
     )  # fmt: skip
+
+
+def _check_level(measure: str, level: float, t_max: float | None) -> None:
+    """Refuse levels that such a measure cannot cross."""
+    if measure in POSITIVE and level <= 0.0:
+        raise BadParameter(
+            f'level = {level!r}: the measure "{measure}" is never negative; say with level= > 0 '
+            'where the boundary lies (where runs fail: "status" or "converged")'
+        )
+    if measure == "escape_time" and t_max is not None and level >= t_max:
+        raise BadParameter(f"level = {level!r} is not before t_max = {t_max!r}, where runs end")
+
+
+def _why(result: Any, level: float) -> str:
+    """What is known of a point that has no distance from the level."""
+    point = read_result(result)
+    if point.status == Status.NOT_CONVERGED and math.isfinite(point.horizon):
+        return f"not reached until t = {point.horizon:g}, and the level is {level:g}"
+    return ": ".join(text for text in (str(point.status), point.message) if text)
 
 
 def _itself(result: Any) -> Any:

@@ -84,6 +84,12 @@ class EquationMeasure:
     def check(self, parameters: Mapping[str, float]) -> None:
         """Refuse a name that the equations lack or a bad start, before any point is computed."""
         _, given = split_options(self.options)
+        twice = sorted(set(parameters) & set(self.options))
+        if twice:
+            raise BadParameter(
+                f"{twice[0]} = {self.options[twice[0]]!r} is given, and points have values of it "
+                "too: leave one of them out"
+            )
         values = {**given, **parameters}
         if isinstance(self.equations, SequenceModel | SequenceRisk):
             values.pop("points", None)
@@ -172,6 +178,16 @@ class EquationMeasure:
         if isinstance(equations, Problem) and equations.origin is not None:
             equations = equations.origin
         return {**self.__dict__, "equations": equations}
+
+
+def refuse_beside_function(given: Mapping[str, Any]) -> None:
+    """Refuse keywords that a measure of one's own would not see: a typing error, most likely."""
+    names = [f"{name}=" for name, value in given.items() if value is not None]
+    if names:
+        raise BadParameter(
+            f"a measure of your own takes no equations or options ({', '.join(names)}): it is "
+            "called with the parameters of its points alone; close over what else it needs"
+        )
 
 
 def words_for(system: Any) -> str:

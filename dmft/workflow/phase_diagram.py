@@ -6,17 +6,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.analysis.adaptive import Coarse
-from dmft.analysis.diagram import named_diagram
+from dmft.analysis.diagram import named_diagram, read_axis
 from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System
+from dmft.workflow.measures import EquationMeasure, System, refuse_beside_function
 
 Axis = tuple[str, ArrayLike]
 
@@ -128,10 +127,16 @@ def phase_diagram(
     >>> reached.labels.tolist()
     [['specialised', 'specialised'], ['specialised', 'uninformative']]
     """
+    for axis in (x, y):
+        if not isinstance(axis, tuple | list) or len(axis) != 2 or not isinstance(axis[0], str):
+            raise BadParameter(f"an axis is (name, values), got {axis!r:.80}")
+    if x[0] == y[0]:
+        raise BadParameter(f"both axes are {x[0]!r}: a phase diagram has two parameters")
     refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
     if callable(measure):
-        if equations is not None or options:
-            raise BadParameter("a measure of your own takes no equations or options: close over it")
+        refuse_beside_function(
+            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
+        )
         label = quantity or str(getattr(measure, "__name__", "value"))
         return named_diagram(
             measure, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
@@ -156,7 +161,4 @@ def phase_diagram(
 
 
 def _first(axis: Axis) -> float:
-    values = np.asarray(axis[1], dtype=np.float64)
-    if values.size == 0:
-        raise BadParameter(f"axis {axis[0]!r} has no values")
-    return float(values.ravel()[0])
+    return float(read_axis(*axis)[0])

@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
+from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System
+from dmft.workflow.measures import EquationMeasure, System, refuse_beside_function
 
 
 def sweep(
@@ -98,10 +99,18 @@ def sweep(
     """
     where = as_points(points)
     known, provenance = dict(identity or {}), None
+    names: Sequence[str]
     if callable(measure):
-        names = tuple(quantities or ("value",))
+        refuse_beside_function(
+            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
+        )
+        names = ("value",) if quantities is None else quantities
+        if {"status", "horizon"} & set(names):
+            raise BadParameter(f"quantities = {names!r}: all sweeps have a status and a horizon")
         function = measure
     else:
+        if quantities is not None:
+            raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
         chosen = EquationMeasure(measure, equations, start, t_max, how, options)
         chosen.check(where.at(0))

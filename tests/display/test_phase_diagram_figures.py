@@ -209,3 +209,14 @@ def test_a_number_of_a_failed_run_is_not_drawn_as_a_value():
     axes = plot(shown)
     np.testing.assert_array_equal(coloured(axes), [[1.0, np.nan], [3.0, np.nan]])
     assert sum(hatched(axes, shown).values()) == 2
+
+
+@pytest.mark.parametrize("name", ["status", "converged", "minima", "fixed_point"])
+def test_a_function_with_the_name_of_a_measure_is_drawn_as_its_numbers(name):
+    made = compute_diagram(
+        lambda x, y: x + 0.5 * y, {"x": [0.0, 1.0, 7.0], "y": [1.0, 2.0]}, quantity=name
+    )
+    axes = plot(made)
+    assert len(axes.figure.axes) == 2  # with a colour bar
+    (mesh,) = [c for c in axes.collections if c.get_array() is not None]
+    np.testing.assert_array_equal(np.ravel(mesh.get_array()), made.values.ravel())

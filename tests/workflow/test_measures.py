@@ -243,3 +243,68 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
     refused("overlap", descent, t_max=2.5, match="number of steps")
     refused("overlap", descent, start=dmft.Overlaps([[1.0]], [[0.0, 0.0]]), sample=8,
             match="sample")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "reason"),
+    [
+        ("boundary", {"leve": 0.1}, r"\(leve=\): it is called with the parameters"),
+        ("sweep", {"wrokers": 2}, r"\(wrokers=\)"),
+        ("phase_diagram", {"t_max": 2.0}, r"\(t_max=\)"),
+        ("sweep", {"quantities": ("a", "a")}, "none twice and none of the parameters"),
+        ("sweep", {"quantities": ("status",)}, "all sweeps have a status"),
+        ("sweep", {"quantities": ("a",)}, "none of the parameters"),
+        ("sweep", {"workers": -1}, "workers or threads = -1: a whole number"),
+        ("boundary", {"threads": 0}, "threads = 0: a whole number"),
+        ("boundary", {"level": float("nan")}, "level = nan must be a finite number"),
+        ("boundary", {"result": None}, "returned None, which is no number"),
+        ("sweep", {"result": "1.5"}, "returned '1.5', which is no number"),
+        ("phase_diagram", {"result": 1j}, "which is no number"),
+        ("phase_diagram", {"result": (1.0, "fine")}, "a pair is .number, status., a status one of"),
+        ("sweep", {"result": (1.0, 2.0)}, "a pair is .number, status., a status one of"),
+    ],
+)
+def test_slips_in_measures_of_ones_own(verb, change, reason):
+    change = dict(change)
+    result = change.pop("result", 1.0)
+    axes = {
+        "boundary": {"x": ("a", 0.0, 1.0), "y": ("b", 0.0, 1.0)},
+        "phase_diagram": {"x": ("a", [0.0, 1.0]), "y": ("b", [0.0, 1.0])},
+        "sweep": {"points": {"a": [1.0], "b": [2.0]}},
+    }
+    with pytest.raises(dmft.errors.BadParameter, match=reason):
+        getattr(dmft, verb)(measure=lambda a, b: result, **axes[verb], **change)
+
+
+def test_slips_in_axes_levels_and_parameters(spherical):
+    x, y = ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0)
+    how = {"equations": spherical, "start": dmft.Overlaps([[1.0]], [[0.1]])}
+
+    def refused(match, verb, *given, **options):
+        with pytest.raises(dmft.errors.BadParameter, match=match):
+            verb(*given, **how, **options)
+
+    refused(r"an axis is \(name, values\)", dmft.phase_diagram, "growth_rate", x, y)
+    refused("both axes are", dmft.phase_diagram, "growth_rate", (x[0], [0.1]), (x[0], [0.1]))
+    refused("an axis is", dmft.boundary, "growth_rate", (x[0], [0.1, 0.2]), y)
+    refused("both axes are", dmft.boundary, "growth_rate", x, x)
+    for name in ("escape_time", "final_risk", "overlap"):
+        refused("is never negative; say with level=", dmft.boundary, name, x, y, t_max=5.0)
+    refused("not before t_max", dmft.boundary, "escape_time", x, y, t_max=5.0, level=6.0)
+    refused("points have values of it too", dmft.boundary, "growth_rate", x, y, learning_rate=0.1)
+    refused("has one quantity", dmft.sweep, {x[0]: [0.1]}, "final_risk", t_max=1.0, quantities="a")
+
+
+def test_whole_numbers_beside_floats_are_no_boundary():
+    with pytest.raises(dmft.errors.BadParameter, match="returned 0 at one point and a float"):
+        dmft.boundary(lambda a, b: 0 if a < 0.3 else a - b, ("a", 0, 1), ("b", 0, 1))
+
+
+def test_why_points_of_a_boundary_failed():
+    found = dmft.boundary(
+        lambda a, b: (a - b, "diverged" if a > 0.7 else "ok"), ("a", 0, 1), ("b", 0, 1), tol=1e-4
+    )
+    assert "at (0.75, 0): diverged" in found.message
+    late = dmft.Censored(8.0, 0.1, "start", dmft.Status.OK, "")
+    found = dmft.boundary(lambda a, b: late, ("a", 0, 1), ("b", 0, 1), level=9.0)
+    assert "not reached until t = 8, and the level is 9" in found.message
