@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.gaussian.exponent import Exponent, Witness
+from dmft.gaussian.token_grid import MOST_TOKENS, RULES
 from dmft.gaussian.token_orders import (
     Coefficients,
     overlap,
     student_coefficients,
     target_coefficients,
 )
-from dmft.model import Encoding, SequenceModel, SequenceNetwork, as_encoding
+from dmft.model import Attention, Encoding, SequenceModel, SequenceNetwork, as_encoding
 from dmft.model.sequence import TokenFunction
 
 Array = NDArray[np.float64]
@@ -86,7 +87,7 @@ class SequenceExponent(Exponent):
         if self.witness is None:
             return (
                 f"{self.name} oo: no order up to {len(self.overlaps) - 1} of {self.target} is "
-                f"seen by this student{where}; nothing is learned"
+                f"seen by this student{where}; nothing is learned in those"
             )
         k = int(self)
         how = (
@@ -145,7 +146,7 @@ def sequence_information_exponent(
         The exponent is that at full alignment with the positional vectors (e = r for an opposite
         pair of length r); without one it is that at e = 0.
     max_order : int
-        Orders that are looked at where functions have no last one.
+        Orders that are looked at where functions have no last one; those of a polynomial all are.
 
     Raises
     ------
@@ -163,15 +164,41 @@ def sequence_information_exponent(
     """
     model = SequenceModel(student, target, 0, encoding)  # checks lengths, shapes, encodings
     means = aligned_means(as_encoding(encoding, model.length))
-    theirs = target_coefficients(target, max_order)
-    mine = student_coefficients(student, means, max_order, theirs)
+    most = _most(target, student, max_order)
+    theirs = target_coefficients(target, most)
+    mine = student_coefficients(student, means, most, theirs)
     shown = target.outputs[0] if target.shape == (1, 1) else target.outputs
     facts = {
         "name": "sequence information exponent", "target": shown, "fields": target.fields,
         "means": tuple(means),
     }  # fmt: skip
     judge = _tied if model.tied else _untied
-    return judge(theirs, mine, student, max_order, facts)
+    result = judge(theirs, mine, student, most, facts)
+    if result.witness is None:
+        _refuse_unknown(theirs, mine, student)
+    return result
+
+
+def _most(target: TokenFunction, student: TokenFunction, default: int) -> int:
+    """Orders to compute: all of a polynomial, which has a last one, as far as nodes have them."""
+    degrees = [
+        max(sp.Poly(y, *f.fields).total_degree() for y in f.outputs)
+        for f in (target, student)
+        if not isinstance(f, Attention) and f.polynomial
+    ]
+    known = [RULES[f.length][0] for f in (target, student) if f.length in RULES]
+    return max(default, min([*degrees, *known])) if degrees else default
+
+
+def _refuse_unknown(theirs: Coefficients, mine: Coefficients, student: TokenFunction) -> None:
+    """Refuse to call infinite what orders that are not known may decide."""
+    for one, other in ((theirs, mine), (mine, theirs)):
+        beyond = range(other.order + 1, one.order + 1)
+        if one.complete and not other.complete and any(one.norm(k) for k in beyond):
+            raise BadParameter(
+                f"no order up to {other.order} decides, and higher ones, which the target has, are "
+                f"not known for {student}: take up to {MOST_TOKENS} tokens"
+            )
 
 
 def aligned_means(encoding: Encoding) -> list[float]:

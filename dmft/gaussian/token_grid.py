@@ -33,8 +33,10 @@ MODULES = ["scipy", "numpy"]
 # Nodes whose normal density is below this part of its peak are not read: functions may overflow
 # there, and no coefficient would notice.
 LEAST_WEIGHT = 1e-32
-# Points a panel and width of panels, where a function of one field has kinks.
+# Points a panel and width of panels, where a function of one field has kinks; how often panels are
+# halved at most, and what coefficients may change by.
 PANEL_POINTS, PANEL_WIDTH = 16, 0.5
+HALVINGS, SETTLED = 8, 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,17 +162,37 @@ def grid_functions(functions: tuple[sp.Expr, ...], length: int) -> GridFunctions
 
 
 def field_coefficients(function: sp.Expr, mean: float, order: int) -> Array:
-    """E[phi(z + mean) He_k(z)] / sqrt(k!), k = 0..order, of a function of one field with kinks."""
+    """E[phi(z + mean) He_k(z)] / sqrt(k!), k = 0..order, of a function of one field with kinks.
+
+    Panels are halved until the coefficients stay.
+
+    Raises
+    ------
+    BadParameter
+        The function turns too fast for the shortest panels.
+    """
+    last = _on_panels(function, mean, order, PANEL_WIDTH)
+    for halving in range(1, HALVINGS + 1):
+        found = _on_panels(function, mean, order, PANEL_WIDTH / 2**halving)
+        if np.abs(found - last).max() <= SETTLED * max(1.0, float(np.abs(found).max())):
+            return found
+        last = found
+    raise BadParameter(
+        f"{function} turns too fast, or is singular, for its Hermite coefficients at mean {mean:g}"
+    )
+
+
+def _on_panels(function: sp.Expr, mean: float, order: int, width: float) -> Array:
     half = RULES[1][1]
     kinks = [float(x) - mean for x in break_points(function, FIELD, half + abs(mean))]
-    edges = np.unique([*np.arange(-half, half + PANEL_WIDTH / 2, PANEL_WIDTH), *kinks])
+    edges = np.unique([*np.arange(-half, half + width / 2, width), *kinks])
     edges = edges[np.abs(edges) <= half]
     points, weights = np.polynomial.legendre.leggauss(PANEL_POINTS)
-    middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
-    nodes = (middle[:, None] + width[:, None] * points).ravel()
+    middle, lengths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+    nodes = (middle[:, None] + lengths[:, None] * points).ravel()
     call = array_function([FIELD], function)
     with np.errstate(all="ignore"):
         values = np.broadcast_to(call(nodes + mean), nodes.shape)
-    rows = hermite_rows(nodes, (width[:, None] * weights).ravel(), order)
+    rows = hermite_rows(nodes, (lengths[:, None] * weights).ravel(), order)
     result: Array = rows @ values
     return result

@@ -147,3 +147,43 @@ def test_refusals():
         SIE(target, dmft.Attention(6, ([1] * 6, [1] + [0] * 5)))
     with pytest.raises(BadParameter, match="give numbers"):
         SIE(dmft.SequenceTarget(w * y[0], y[:2]), dmft.Attention(2, "trace"))
+
+
+@pytest.mark.parametrize("slope", [3, 100, 1000])
+def test_steep_activations_at_a_mean(slope):
+    """D_1 of z1 for tanh(slope u): E tanh'(slope (z + mean)) / sqrt(2), by a fine sum."""
+    x, y, z = sp.symbols("x y z", real=True)
+    student = dmft.SequenceNetwork(sp.tanh(slope * z), 2)
+    target = dmft.SequenceTarget(x * y + x, [x, y])
+    found = dmft.sequence_information_exponent(target, student, encoding=[1, 1])
+    step = 1e-5
+    u = step * np.arange(-1_000_000, 1_000_001)
+    density = np.exp(-((u - np.sqrt(2)) ** 2) / 2) / np.sqrt(2 * np.pi)
+    exact = slope * step * float(density @ (1 - np.tanh(slope * u) ** 2)) / np.sqrt(2)
+    assert int(found) == 1
+    assert float(found.overlaps[1]) == pytest.approx(exact, rel=1e-11)
+
+
+def test_waves_shorter_than_the_panels():
+    """All coefficients of cos(100 u) are below exp(-4900)."""
+    x, y, z = sp.symbols("x y z", real=True)
+    student = dmft.SequenceNetwork(sp.cos(100 * z), 2)
+    target = dmft.SequenceTarget(x * y, [x, y])
+    assert dmft.sequence_information_exponent(target, student, [1, 1]) == sp.oo
+
+
+def test_all_orders_of_a_polynomial_are_looked_at():
+    """The only one of this target is eight, beyond the orders where functions have no last one."""
+    z = sp.symbols("z1:5", real=True)
+    target = dmft.SequenceTarget(sp.Mul(*[y**2 - 1 for y in z]), z)
+    assert dmft.sequence_information_exponent(target, dmft.Attention(4, "trace")) == 8
+
+
+def test_orders_that_are_not_known_are_not_called_infinite():
+    """The trace over five tokens is known to order two, the target has order four alone."""
+    z = sp.symbols("z1:6", real=True)
+    target = dmft.SequenceTarget(sp.expand(dmft.hermite(4, z[0])), z)
+    with pytest.raises(BadParameter, match="no order up to 2 decides"):
+        dmft.sequence_information_exponent(target, dmft.Attention(5, "trace"))
+    odd = dmft.SequenceTarget(z[0], z)
+    assert dmft.sequence_information_exponent(odd, dmft.Attention(5, "trace")) == sp.oo
