@@ -21,6 +21,8 @@ def is_boundary(record: Any) -> bool:
 
 def plot_boundary(record: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
     """Draw boundary curves into `ax` (over what is there) or into a new figure with the grid."""
+    from matplotlib.patheffects import withStroke
+
     alone = ax is None
     if alone:
         ax = new_figure((1, 1), (6.4, 4.8), shown=shown)
@@ -31,6 +33,7 @@ def plot_boundary(record: Any, ax: Any, *, shown: bool, title: str | None) -> An
             curve.x, curve.y, color=COLOURS[number % len(COLOURS)] if alone else INK,
             linewidth=1.8, label=f"{words}: {curve.x.size} points",
             marker="." if curve.x.size == 1 else None,
+            path_effects=None if alone else [withStroke(linewidth=3.5, foreground="white")],
         )  # fmt: skip
     if record.triple_points.size:
         x, y = record.triple_points.T
@@ -48,15 +51,23 @@ def plot_boundary(record: Any, ax: Any, *, shown: bool, title: str | None) -> An
 
 def _draw_labels(ax: Any, record: Any) -> None:
     """Cells of the grid by their label, with a legend beside the axes."""
+    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     edges = cell_edges(record.x), cell_edges(record.y)
-    names = sorted({str(label) for label in record.labels.ravel()})
+    labels = set(record.labels.ravel())
+    whole = all(isinstance(label, int) for label in labels)
+    names = [str(label) for label in sorted(labels, key=None if whole else str)]
+    grounds: list[Any] = list(GROUNDS)
+    if len(names) > len(GROUNDS):  # no two labels have one colour
+        grounds = [
+            (*colour[:3], 0.5) for colour in colormaps["viridis"](np.linspace(0, 1, len(names)))
+        ]
     handles = []
     for number, name in enumerate(names):
         here = np.vectorize(lambda label, name=name: str(label) == name)(record.labels)
-        hatch, ground = ("+++", "#F2D0BC") if name == FAILED else ("", GROUNDS[number % 6])
+        hatch, ground = ("+++", "#F2D0BC") if name == FAILED else ("", grounds[number])
         ax.pcolor(
             *edges, np.ma.masked_where(~here, np.zeros(here.shape)),
             cmap=ListedColormap([ground]), hatch=hatch, edgecolor=HATCH_INK, linewidth=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ CELLS: dict[str, tuple[str, str, str]] = {
     Status.EVENT: ("", "#A6D9C8", "event"),
 }
 HATCH_INK = "#666666"
+# Fields of a diagram with an entry for each cell.
+CELLWISE = ("values", "status", "horizon", "computed")
 # Quantities without names of their own that are labels: names of their numbers, or None where the
 # numbers say it.
 LABELS: dict[str, tuple[str, ...] | None] = {
@@ -46,6 +49,7 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     """Draw a phase diagram into `ax` (or a new figure) and return the axes."""
     if ax is None:
         ax = new_figure((1, 1), (6.4, 4.8), shown=shown)
+    diagram = in_order(diagram)
     edges = cell_edges(diagram.x), cell_edges(diagram.y)
     shows_status = diagram.quantity == "status" and _is_built_in(diagram)
     good = np.isin(diagram.status, (Status.OK, Status.EVENT))
@@ -71,6 +75,18 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     if title:
         ax.set_title(title)
     return ax
+
+
+def in_order(diagram: Any) -> Any:
+    """The same diagram with axes that rise or fall: cells are drawn between their neighbours."""
+    for axis, along in (("x", 1), ("y", 0)):
+        steps = np.diff(getattr(diagram, axis))
+        if np.all(steps >= 0) or np.all(steps <= 0):
+            continue
+        order = np.argsort(getattr(diagram, axis), kind="stable")
+        moved = {n: np.take(getattr(diagram, n), order, along) for n in CELLWISE}
+        diagram = replace(diagram, **{axis: getattr(diagram, axis)[order]}, **moved)
+    return diagram
 
 
 def _is_built_in(diagram: Any) -> bool:

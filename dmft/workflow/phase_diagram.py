@@ -137,7 +137,7 @@ def phase_diagram(
         refuse_beside_function(
             {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
         )
-        label = quantity or str(getattr(measure, "__name__", "value"))
+        label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
         return named_diagram(
             measure, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
         )

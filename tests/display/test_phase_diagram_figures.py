@@ -220,3 +220,34 @@ def test_a_function_with_the_name_of_a_measure_is_drawn_as_its_numbers(name):
     assert len(axes.figure.axes) == 2  # with a colour bar
     (mesh,) = [c for c in axes.collections if c.get_array() is not None]
     np.testing.assert_array_equal(np.ravel(mesh.get_array()), made.values.ravel())
+
+
+def test_axes_in_any_order_are_drawn_in_order():
+    """Cells lie between their neighbours: of unsorted values some would cover the others."""
+    x, y = [0.0, 1.0, 0.5, 0.25], [0.2, 0.0, 0.1]
+    made = compute_diagram(lambda u, v: u + v if u < 1 else np.nan, {"x": x, "y": y})
+    axes = plot(made)
+    same = plot(compute_diagram(made_by, {"x": sorted(x), "y": sorted(y)}))
+    assert axes.get_xlim() == same.get_xlim()
+    assert axes.get_ylim() == same.get_ylim()
+    (one,), (other,) = (
+        [c for c in a.collections if c.get_array() is not None] for a in (axes, same)
+    )
+    np.testing.assert_array_equal(one.get_array(), other.get_array())
+    falling = plot(compute_diagram(made_by, {"x": sorted(x)[::-1], "y": y}))
+    assert falling.get_xlim()[0] > falling.get_xlim()[1]
+
+
+def made_by(u, v):
+    return u + v if u < 1 else np.nan
+
+
+def test_many_labels_of_a_boundary_have_a_colour_each():
+    found = dmft.boundary(
+        lambda u, v: int(8 * u), ("u", 0, 0.999), ("v", 0, 1), grid=(9, 2), tol=1e-4
+    )
+    axes = plot(found)
+    (legend,) = axes.figure.legends
+    colours = [tuple(h.get_facecolor()) for h in legend.get_patches()]
+    assert len(colours) == len(set(colours)) == 8
+    assert [text.get_text() for text in legend.get_texts()] == [str(n) for n in range(8)]
