@@ -25,6 +25,7 @@ FUNCTIONS: dict[type, str] = {
     sp.asin: "math.asin",
     sp.acos: "math.acos",
     sp.atan: "math.atan",
+    sp.asinh: "math.asinh",
     sp.sinh: "math.sinh",
     sp.cosh: "math.cosh",
     sp.tanh: "math.tanh",

@@ -29,6 +29,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "tan": np.tan,
     "atan": np.arctan,
     "acos": np.arccos,
+    "asinh": np.arcsinh,
     "log": np.log,
     "erfc": _erfc,
     "Abs": np.abs,

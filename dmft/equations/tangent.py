@@ -86,7 +86,10 @@ def _moved_expression(expr: sp.Expr, resting: Container[str]) -> sp.Expr:
     shifted = closed.xreplace({e: e + EPSILON * moved(base_name(e))[e.indices] for e in entries})
     derivative = sp.diff(shifted, EPSILON)
     if derivative.has(sp.Derivative, sp.Subs):
-        raise NotClosed(f"the derivative of {closed} is not known in closed form")
+        raise NotClosed(
+            f"the derivative of {expr} is not known in closed form; drop the term with "
+            "equations.without(...), or solve the equations from near the point"
+        )
     at_rest = derivative.xreplace({EPSILON: sp.S.Zero})
     # Coinciding fields stay parallel when they move: what their vanishing root divides is zero.
     roots = {r**-1: InverseCorrelationRoot(*r.args) for r in at_rest.atoms(CorrelationRoot)}

@@ -90,7 +90,8 @@ class WeakRecovery:
         k = self.exponent
         if k == sp.oo:
             return f"more than d^{len(self.coefficients) - 1}"
-        if k == 2 and self.coefficients[1].value.is_number and self.coefficients[1].value < 0:
+        deciding = self.coefficients[int(k) - 1].value
+        if k % 2 == 0 and deciding.is_number and deciding < 0:
             return "never"
         return {1: "d", 2: "d log d"}.get(int(k), f"d^{int(k) - 1}")
 

@@ -171,7 +171,8 @@ def fixed_points(
     starts : Overlaps or sequence of them
         A start with a symmetry leads to a point with it: the plateau from equal units.
     tolerance : float
-        Largest rate at a fixed point.
+        Largest rate at a fixed point; in units of the Jacobian at the start where that is above
+        one or below a hundredth.
     max_steps : int
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
@@ -199,13 +200,29 @@ def fixed_points(
     found: list[FixedPoint] = []
     for start in given:
         system = StationarySystem(equations, start, parameters)
+        least = tolerance * unit_of_rates(system)
         root = newton(
-            system.rates, system.jacobian, system.free, tolerance=tolerance, max_steps=max_steps
+            system.rates, system.jacobian, system.free, tolerance=least, max_steps=max_steps
         )
         point = _point(system, start, root)
         if not any(_same(point, other) for other in found):
             found.append(point)
     return tuple(sorted(found, key=lambda point: point.status != Status.OK))
+
+
+# Rates of this size and smaller are slow: what counts as none is measured by them.
+SLOW = 1e-2
+
+
+def unit_of_rates(system: StationarySystem) -> float:
+    """What rates of zero are compared with: one, but for equations that are fast or very slow.
+
+    Rates are sums of terms as large as the Jacobian: below 1e-16 of it they are rounding.
+    """
+    scale = float(np.abs(system.jacobian(system.free)).max(initial=0.0))
+    if scale == 0.0 or not np.isfinite(scale):
+        return 1.0
+    return max(scale, 1.0) * min(scale / SLOW, 1.0)
 
 
 def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: Any) -> Stability:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
-from dmft.workflow.fixed_points import FixedPoint, StationarySystem
+from dmft.workflow.fixed_points import FixedPoint, StationarySystem, unit_of_rates
 
 Array = NDArray[np.float64]
 # A mode is stable if it decays by more than this fraction of the fastest rate.
@@ -86,7 +86,7 @@ def linear_noise(
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     jacobian = system.jacobian(system.free)
     scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
-    if rest > STATIONARY * max(scale, 1.0):
+    if rest > STATIONARY * max(scale, unit_of_rates(system)):
         raise BadParameter(
             f"the overlaps still move there (largest rate {rest:.3g}): find the fixed point with "
             "dmft.fixed_points first"

@@ -210,5 +210,8 @@ def test_refusals():
         square.time(1000, 0.1, start="zero")
     shrinking = dmft.weak_recovery(model_of(ERF, 2), sgd_of(0.2))
     assert shrinking.samples == "never"
+    quartic = dmft.hermite(4, z)
+    fourth = dmft.Model(dmft.Committee(quartic, 1), dmft.MultiIndex(-quartic, [z]))
+    assert dmft.weak_recovery(fourth, sgd_of(0), order=4).samples == "never"
     with pytest.raises(BadParameter, match="e_2"):
         shrinking.maximal_learning_rate()

@@ -137,6 +137,25 @@ def test_what_does_not_converge_says_so():
     assert math.isnan(point.risk)
 
 
+@pytest.mark.parametrize("size", [1e-7, 1.0, 100.0])
+def test_zero_rates_are_measured_by_the_equations_own(size):
+    """Activations of any size have the same fixed points: rates grow as its square."""
+    unit = dmft.Committee(sp.nsimplify(size) * sp.erf(z / sp.sqrt(2)), width=2)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.GradientFlow())
+    (point,) = dmft.fixed_points(equations, dmft.Overlaps(np.eye(2), 0.9 * np.eye(2)))
+    assert point.status == "ok", point.message
+    np.testing.assert_allclose(point.overlaps.M, np.eye(2), atol=1e-9)
+
+
+def test_slow_equations_do_not_rest_everywhere():
+    unit = dmft.Committee(sp.erf(z) / 10**6, width=1)
+    noisy = dmft.derive(
+        dmft.Model(unit, unit, label_noise=0.1), dmft.SGD(0.1), dim=100, fluctuations=True
+    )
+    with pytest.raises(BadParameter, match="still move"):
+        dmft.linear_noise(noisy, dmft.Overlaps([[1.0]], [[0.3]]))
+
+
 def test_refusals():
     equations = dmft.derive(dmft.Model(ERF, ERF), dmft.SGD(1.0))
     with pytest.raises(BadParameter, match="at least one start"):
