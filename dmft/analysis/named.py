@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import inspect
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import CodeType
 from typing import Any
 
 import numpy as np
 
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
+
+# Larger arrays are known by a digest: NumPy prints the ends of long ones only.
+LISTED = 8
 
 
 class Named:
@@ -64,3 +73,46 @@ class Named:
         values = diagram.values.copy()
         values[known] = place[values[known].astype(int)]
         return replace(diagram, values=values, provenance={**diagram.provenance, "labels": names})
+
+
+def name_of(measure: Callable[..., Any], is_whole: bool = True) -> str:
+    """What a store remembers of a function: its name, the same in every process.
+
+    Behind it stand what `functools.partial` binds, and of a lambda, which has no name, a digest of
+    its code and (if `is_whole`) of the variables around it.
+    """
+    if isinstance(measure, functools.partial):
+        given = [*map(_word, measure.args)]
+        given += [f"{name}={_word(value)}" for name, value in measure.keywords.items()]
+        return f"{name_of(measure.func)}({', '.join(given)})"
+    name = str(getattr(measure, "__qualname__", type(measure).__qualname__))
+    code = getattr(measure, "__code__", None)
+    if name.endswith("<lambda>") and isinstance(code, CodeType):
+        bound = inspect.getclosurevars(measure).nonlocals if is_whole else {}
+        given = [*(getattr(measure, "__defaults__", None) or ()), *bound.values()]
+        return f"{name} {_digest(repr([_code(code), *map(_word, given)]).encode())}"
+    return name
+
+
+def _word(value: Any) -> str:
+    """A value in words that differ where it does, and are the same in every process."""
+    if callable(value) and hasattr(value, "__qualname__"):
+        return name_of(value, is_whole=False)
+    if hasattr(value, "fingerprint"):
+        return str(value.fingerprint)
+    text = str(value)
+    if " at 0x" in text or (isinstance(value, np.ndarray) and value.size > LISTED):
+        # Without it, the address: such a store is refused later rather than taken for another.
+        with contextlib.suppress(Exception):
+            return f"{type(value).__qualname__} {_digest(pickle.dumps(value))}"
+    return text
+
+
+def _code(code: CodeType) -> list[Any]:
+    """Instructions, names and constants of a function."""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code, code.co_names, code.co_varnames, constants]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

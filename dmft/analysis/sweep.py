@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import operator
 import queue
 import threading
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis.chunk import Chunk, Task, forget_store, killed_point
 from dmft.analysis.engine import Engine, is_infrastructure
 from dmft.analysis.lookup import look_up
+from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram
 from dmft.analysis.points import Points, as_points
 from dmft.analysis.store import Store
@@ -179,14 +179,6 @@ def collect(points: Any, store: Store, provenance: Mapping[str, Any] | None = No
     known = look_up(store, where, np.arange(len(where)), board.fill)
     board.messages.update(known.messages)
     return board.result(known.torn, {"dmft": VERSION, **store.identity, **(provenance or {})})
-
-
-def name_of(measure: Callable[..., Any]) -> str:
-    """What a store remembers of a function: its name, the same in every process."""
-    if isinstance(measure, functools.partial):
-        given = [*map(str, measure.args), *(f"{k}={v}" for k, v in measure.keywords.items())]
-        return f"{name_of(measure.func)}({', '.join(given)})"
-    return str(getattr(measure, "__qualname__", type(measure).__qualname__))
 
 
 def check_quantities(quantities: Sequence[str], parameters: Sequence[str]) -> tuple[str, ...]:

@@ -11,14 +11,14 @@ import numpy as np
 
 from dmft.analysis.boundary import Boundary, trace_boundary
 from dmft.analysis.boundary_axes import check_options
+from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import read_result
 from dmft.analysis.plane import FAILED, Seen
-from dmft.analysis.sweep import name_of
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, refuse_beside_function
+from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
 from dmft.workflow.sweep import describe
 
 Axis = tuple[str, float, float]
@@ -134,10 +134,11 @@ def boundary(
         failed = isinstance(compared, float) and math.isnan(compared)
         return Seen(FAILED, message=_why(result, level)) if failed else compared
 
-    return trace_boundary(
-        signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
-        progress=progress, provenance=provenance | dict(identity or {}),
-    )  # fmt: skip
+    with one_warning():
+        return trace_boundary(
+            signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
+            progress=progress, provenance=provenance | dict(identity or {}),
+        )  # fmt: skip
 
 
 def _check_level(measure: str, level: float, t_max: float | None) -> None:

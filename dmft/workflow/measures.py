@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.analysis.escape import EscapeWarning
 from dmft.equations import Equations
 from dmft.equations.descent import DescentEquations
 from dmft.equations.descent_flow import DescentFlow
@@ -178,6 +182,20 @@ class EquationMeasure:
         if isinstance(equations, Problem) and equations.origin is not None:
             equations = equations.origin
         return {**self.__dict__, "equations": equations}
+
+
+@contextlib.contextmanager
+def one_warning() -> Iterator[None]:
+    """Of many points, only the first warning about its escape time is shown."""
+    with warnings.catch_warnings():
+        show, lock = warnings.showwarning, threading.Lock()
+
+        def first(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, EscapeWarning) or lock.acquire(blocking=False):
+                show(message, category, *where, **more)
+
+        warnings.showwarning = first
+        yield
 
 
 def refuse_beside_function(given: Mapping[str, Any]) -> None:

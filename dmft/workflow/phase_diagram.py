@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,11 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.adaptive import Coarse
 from dmft.analysis.diagram import named_diagram, read_axis
-from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, refuse_beside_function
+from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
 
 Axis = tuple[str, ArrayLike]
 
@@ -146,9 +144,7 @@ def phase_diagram(
     # A wrong name or a bad start is refused here, not at every point.
     of.check({x[0]: _first(x), y[0]: _first(y)})
 
-    with warnings.catch_warnings():
-        if measure == "escape_time":  # one warning for the diagram, not one a point
-            warnings.simplefilter("once", EscapeWarning)
+    with one_warning():
         return named_diagram(
             of,
             dict((x, y)),

@@ -17,7 +17,7 @@ from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, refuse_beside_function
+from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
 
 
 def sweep(
@@ -116,10 +116,11 @@ def sweep(
         chosen.check(where.at(0))
         names, function = (measure,), chosen
         known, provenance = {**describe(chosen), **known}, chosen.provenance
-    return run_sweep(
-        where, function, quantities=names, store=store, identity=known, executor=executor,
-        workers=workers, part=part, progress=progress, provenance=provenance,
-    )  # fmt: skip
+    with one_warning():
+        return run_sweep(
+            where, function, quantities=names, store=store, identity=known, executor=executor,
+            workers=workers, part=part, progress=progress, provenance=provenance,
+        )  # fmt: skip
 
 
 def describe(measure: EquationMeasure) -> dict[str, Any]:

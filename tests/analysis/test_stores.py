@@ -22,10 +22,11 @@ import pytest
 from dmft.analysis import lock, store
 from dmft.analysis.chunk import Task, compute_chunk
 from dmft.analysis.lookup import Index, look_up
+from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import STATUSES
 from dmft.analysis.points import KEY, as_points
 from dmft.analysis.store import Store, open_store
-from dmft.analysis.sweep import collect, name_of, run_sweep
+from dmft.analysis.sweep import collect, run_sweep
 from dmft.errors import BadParameter
 
 GRID = {"a": np.linspace(0.0, 2.0, 7), "b": [1, 2, 3]}
@@ -400,6 +401,41 @@ def test_what_a_store_remembers_of_a_function(tmp_path):
     assert run_sweep(points, functools.partial(product, b=2), store=tmp_path / "s").computed == 0
     with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
         run_sweep(points, functools.partial(product, b=3), store=tmp_path / "s")
+
+
+class Factor:
+    def __init__(self, size):
+        self.size = size
+
+
+def around(k):
+    return lambda a: k * a
+
+
+def scaled(weights, factor, a):
+    return a * factor.size * float(np.sum(weights))
+
+
+def test_functions_without_a_name_and_what_partial_binds_are_told_apart(tmp_path):
+    """Long arrays are abbreviated by NumPy, objects are printed by their address."""
+    weights, other = np.zeros(3000), np.zeros(3000)
+    other[1500] = 1.0
+
+    def partial(array, size):
+        return name_of(functools.partial(scaled, array, Factor(size)))
+
+    assert partial(weights, 1) == partial(weights.copy(), 1)
+    assert partial(weights, 1) != partial(other, 1)
+    assert partial(weights, 1) != partial(weights, 2)
+    lambdas = [lambda a, k=k: k * a for k in (1.0, 2.0)]
+    lambdas += [around(k) for k in (1.0, 2.0)]
+    lambdas += [lambda a: a + 1, lambda a: a + 2, lambda a: abs(a), lambda a: round(a)]
+    assert len({name_of(f) for f in lambdas}) == len(lambdas)
+    assert name_of(around(1.0)) == name_of(around(1.0))
+    points = {"a": [1.0, 2.0]}
+    run_sweep(points, lambdas[0], store=tmp_path / "s")
+    with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
+        run_sweep(points, lambdas[1], store=tmp_path / "s")
 
 
 def test_measures_that_cannot_travel(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -308,3 +309,20 @@ def test_why_points_of_a_boundary_failed():
     late = dmft.Censored(8.0, 0.1, "start", dmft.Status.OK, "")
     found = dmft.boundary(lambda a, b: late, ("a", 0, 1), ("b", 0, 1), level=9.0)
     assert "not reached until t = 8, and the level is 9" in found.message
+
+
+def test_one_warning_for_many_escape_times(committees):
+    """Their texts differ: 200 lines of them hide everything else."""
+    x, y = ("learning_rate", [0.2, 0.3, 0.4]), ("label_noise", [0.0, 0.1])
+    rng = np.random.default_rng(0)
+    w, v = rng.normal(size=(2, 400)) / 40, np.linalg.qr(rng.normal(size=(400, 2)))[0].T
+    start = dmft.Overlaps(w @ w.T, w @ v.T, v @ v.T)
+    how = {"equations": committees, "start": start, "t_max": 60.0}
+    for call in (
+        lambda: dmft.phase_diagram("escape_time", x, y, **how),
+        lambda: dmft.sweep(dict((x, y)), "escape_time", **how),
+    ):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            call()
+        assert len([w for w in seen if issubclass(w.category, dmft.EscapeWarning)]) == 1
