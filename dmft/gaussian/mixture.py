@@ -65,7 +65,7 @@ def erf_mixture(activation: sp.Expr) -> ErfMixture | None:
     value = sp.lambdify(FIELD, activation, "scipy")
     with np.errstate(all="ignore"):
         ends = np.array([value(-40.0), value(0.0), value(40.0)], dtype=np.float64)
-        slope = float(sp.diff(activation, FIELD).subs(FIELD, 0)) if np.isfinite(ends).all() else 0.0
+        slope = _slope_at_zero(activation) if np.isfinite(ends).all() else 0.0
     height = 0.5 * (ends[2] - ends[0])
     if not (np.isfinite(slope) and height * slope > 0):
         return None
@@ -77,6 +77,12 @@ def erf_mixture(activation: sp.Expr) -> ErfMixture | None:
     if not np.all(np.abs(even - ends[1]) < 1e-12 * abs(height)):
         return None
     return _fit(grid, 0.5 * (right - left), width, float(ends[1]), abs(height))
+
+
+def _slope_at_zero(activation: sp.Expr) -> float:
+    """Derivative at zero; not-a-number where the function jumps there, as a sign does."""
+    slope = sp.diff(activation, FIELD).subs(FIELD, 0)
+    return float(slope) if slope.is_comparable else float("nan")
 
 
 def _fit(

@@ -108,6 +108,8 @@ def test_other_activations_have_none():
     beta = sp.Symbol("beta")
     for activation in (z**2, sp.Max(0, z), sp.sin(z), sp.log(1 + sp.exp(z)), sp.tanh(beta * z)):
         assert erf_mixture(activation) is None
+    for activation in (sp.sign(z), sp.Heaviside(z)):
+        assert erf_mixture(activation) is None
 
 
 def test_vectorised_functions_are_those_of_libm():
