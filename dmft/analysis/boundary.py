@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dmft.analysis.boundary_axes import Axis, check_options, to_parameter
 from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
 from dmft.analysis.plane import Label, Plane, PlaneStore
-from dmft.analysis.segment import find_change
+from dmft.analysis.segment import Change, find_change
 from dmft.analysis.store import Store
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
@@ -31,6 +31,8 @@ ON_CURVE = 0.25
 AT_NODE = 0.1
 # Sine below which a direction along a curve does not say from which side it comes.
 BESIDE = 0.2
+# Labels along one edge of the coarse grid.
+MOST_CHANGES = 16
 # Length over which the direction of a curve at its end is taken.
 CHORD = 1e-3
 
@@ -243,19 +245,20 @@ def _all_curves(
         plane.told = functools.partial(_tell, bar, share, len(found), plane)
         plane.told()
         pair = (plane.at(a).label, plane.at(b).label)
-        if any(_crosses(t, a, b, pair) for t in found):
+        if any(_crosses(t, a, b, pair) for t in found) or _is_explained(found, a, b, pair):
             continue
         # A curve through a point of the grid touches edges without crossing them.
         if any(_passes(t, y, b - a, pair, AT_NODE * step) for t in found for y in (a, b)):
             continue
         try:
-            change = find_change(plane, a, b, tol)
+            for change in _changes_between(plane, a, b, tol):
+                on_curve = (change.point, b - a, change.labels, ON_CURVE * step)
+                if not any(_passes(t, *on_curve) for t in found):
+                    found.append(trace_curve(plane, change, tol, step))
+                if plane.cancel.is_set():
+                    break
         except KeyboardInterrupt:
             break
-        on_curve = (change.point, b - a, change.labels, ON_CURVE * step)
-        if any(_passes(t, *on_curve) for t in found):
-            continue
-        found.append(trace_curve(plane, change, tol, step))
         if plane.cancel.is_set():
             break
     if plane.cancel.is_set():
@@ -273,6 +276,21 @@ def _all_curves(
 
 def _tell(bar: Progress, share: float, curves: int, plane: Plane) -> None:
     bar.update(share, f"{curves} curves, {plane.solves} solves")
+
+
+def _changes_between(plane: Plane, a: Array, b: Array, tol: float) -> Iterator[Change]:
+    """Changes along an edge of the grid, until the label is that of its end."""
+    begin, last = a, plane.at(b).label
+    for _ in range(MOST_CHANGES):
+        change = find_change(plane, begin, b, tol)
+        yield change
+        if change.labels[1] == last:
+            return
+        # Another label stands between: what lies behind it changes once more.
+        along = (b - a) / np.linalg.norm(b - a)
+        begin = change.point + (change.half_width + tol) * along
+        if float((b - begin) @ along) < tol or plane.at(begin).label == last:
+            return
 
 
 def _changes(labels: NDArray[Any]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -300,6 +318,24 @@ def _crosses(trace: Trace, a: Array, b: Array, pair: tuple[Label, Label]) -> boo
     p, q = trace.points[:-1], trace.points[1:]
     apart = _side(a, b, p) * _side(a, b, q) <= 0
     return bool(np.any(apart & (_side(p, q, a) * _side(p, q, b) < 0)))
+
+
+def _is_explained(traces: list[Trace], a: Array, b: Array, pair: tuple[Label, Label]) -> bool:
+    """Whether the curves that cross the edge from a to b lead from its first label to its last."""
+    crossings: list[tuple[float, Label, Label]] = []
+    for trace in traces:
+        p, q = trace.points[:-1], trace.points[1:]
+        at_a, at_b = _side(p, q, a), _side(p, q, b)
+        hit = (_side(a, b, p) * _side(a, b, q) <= 0) & (at_a * at_b < 0)
+        for one, other in zip(at_a[hit], at_b[hit], strict=True):
+            before, behind = trace.labels if one > 0 else trace.labels[::-1]
+            crossings.append((float(one / (one - other)), before, behind))
+    label = pair[0]
+    for _, before, behind in sorted(crossings, key=lambda crossing: crossing[0]):
+        if before != label:
+            return False
+        label = behind
+    return bool(crossings) and label == pair[1]
 
 
 def _side(a: Array, b: Array, points: Array) -> Array:

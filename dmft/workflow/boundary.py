@@ -157,6 +157,8 @@ def _why(result: Any, level: float) -> str:
     point = read_result(result)
     if point.status == Status.NOT_CONVERGED and math.isfinite(point.horizon):
         return f"not reached until t = {point.horizon:g}, and the level is {level:g}"
+    if point.message.startswith(point.status):
+        return point.message
     return ": ".join(text for text in (str(point.status), point.message) if text)
 
 

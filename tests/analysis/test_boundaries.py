@@ -417,3 +417,22 @@ def test_axes_and_options_that_are_refused(change, reason):
     x, y = how.pop("x"), how.pop("y")
     with pytest.raises(BadParameter, match=reason):
         trace_boundary(lambda u, v: u - v, x, y, **how)
+
+
+@pytest.mark.parametrize("labels", [int, str])
+def test_labels_that_no_point_of_the_grid_has(labels):
+    """Between 0 and 2 lies 1: both its borders are curves."""
+
+    def measure(u, v):
+        return labels(int(v > 0.31 + 0.4 * u**2) + int(v > 0.36 + 0.4 * u**2))
+
+    found = trace_boundary(measure, *UNIT, grid=(2, 2))
+    assert len(np.unique(found.labels.ravel().astype(str))) == 2
+    assert {frozenset(map(int, c.labels)) for c in found.curves} == {
+        frozenset((0, 1)), frozenset((1, 2)),
+    }  # fmt: skip
+    for curve in found.curves:
+        height = 0.31 if "0" in map(str, curve.labels) else 0.36
+        np.testing.assert_allclose(curve.y, height + 0.4 * curve.x**2, atol=2e-6)
+        assert curve.ends == ("edge", "edge")
+    assert found.solves["curves"] <= 11 * sum(c.x.size for c in found.curves)
