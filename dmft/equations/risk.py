@@ -162,8 +162,10 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     Scaling     no power of d or width hidden: f is the mean over hidden units
     Valid for   any activation; exact where `Gaussian.expect` is closed, by tables to 1e-10 of
                 sqrt(E F^2 E G^2) elsewhere (fields of variance up to 1024), on nodes with their
-                error for multi-index targets that are no sums of products. Of a sequence model a
-                `SequenceRisk`, called as risk(e=..., m=...)
+                error for multi-index targets that are no sums of products. Of
+                a sequence model a `SequenceRisk`, called as risk(e=..., m=...). Rounding is
+                absolute, about 4e-16 E f*^2, as overlaps in floats say no more: next to the
+                perfect solution digits are lost, and a risk may be negative by so much
     Source      one_pass.md A.0, sequence.md A
 
     Examples
