@@ -176,6 +176,14 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     options = declared.table("sweep")
     store = declared.path.parent / str(options["store"])
     axes = {axis.name: axis.values() for axis in declared.axes["sweep"]}
+    keeps = arguments.action in ("run", "resume", "collect")
+    for option in ("plot", "save"):
+        if getattr(arguments, option) and not keeps:
+            raise BadParameter(
+                f"--{option} goes with sweep run, resume and collect: those have values"
+            )
+    if arguments.plot and len(axes) != 2:
+        raise BadParameter(f"--plot draws sweeps over two parameters, this one has {list(axes)}")
     if arguments.action == "submit":
         return submit(declared, arguments)
     if arguments.action in ("status", "collect"):
@@ -186,7 +194,7 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     else:
         found = run(declared, arguments, store, axes)
     report(found, arguments, declared.axes["sweep"])
-    if arguments.action == "collect":
+    if keeps:
         keep(arguments, found, *shown(found))
     return Status.OK if found.complete or arguments.action != "run" else Status.INTERRUPTED
 
@@ -232,9 +240,11 @@ def report(found: Any, arguments: argparse.Namespace, axes: tuple[Axis, ...]) ->
         "complete": found.complete,
     }
     if arguments.json:
-        values = {n: v for n, v in found.values.items() if arguments.action == "collect"}
-        spans = {axis.name: axis.values() for axis in axes}
-        print_json({**facts, **({"axes": spans, "values": values} if values else {})})
+        if arguments.action == "collect":
+            facts["axes"] = {axis.name: axis.values() for axis in axes}
+            facts |= {"values": dict(found.values), "status": found.status}
+            facts["horizon"] = found.horizon
+        print_json(facts)
         return
     print(f"{', '.join(found.values)} at {total} points")
     for status, number in found.count().items():

@@ -87,9 +87,24 @@ def test_sweep_is_run_watched_and_collected(declaration, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["computed"] == 0
     outputs = ["--save", str(tmp_path / "s.nc"), "--plot", str(tmp_path / "s.png")]
     assert main(["sweep", "collect", file, "--json", *outputs]) == 0
-    values = json.loads(capsys.readouterr().out)["values"]["final_risk"]
-    assert np.shape(values) == (3, 2)
+    collected = json.loads(capsys.readouterr().out)
+    assert np.shape(collected["values"]["final_risk"]) == (3, 2)
+    assert collected["status"] == [["ok", "ok"]] * 3
+    assert np.shape(collected["horizon"]) == (3, 2)
     assert (tmp_path / "s.png").stat().st_size > 5000
+
+
+def test_outputs_of_a_sweep_are_written_or_refused(declaration, capsys, tmp_path):
+    file, saved, drawn = declaration(), tmp_path / "s.nc", tmp_path / "s.png"
+    outputs = ["--save", str(saved), "--plot", str(drawn)]
+    assert main(["sweep", "work", file, "--of", "2", *outputs]) == 2
+    assert "goes with sweep run, resume and collect" in capsys.readouterr().err
+    assert main(["sweep", "run", file, *outputs]) == 0
+    assert saved.exists()
+    assert drawn.exists()
+    one = MODEL.split(',\n        {{name = "label_noise", from = 0.0, to = 1.0')[0] + "]\n"
+    assert main(["sweep", "run", declaration(text=one), "--plot", str(drawn)]) == 2
+    assert "over two parameters, this one has ['gamma']" in capsys.readouterr().err
 
 
 def test_another_sweep_is_refused(declaration, capsys):
