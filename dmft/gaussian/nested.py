@@ -45,6 +45,8 @@ DEPTH = 48
 CHUNK = 400_000
 # What rounding leaves of a panel relative to its integral of |f|.
 ROUNDING = 5e-16
+# Rounding of a node relative to its distance from the origin.
+PLACES = 1.1e-16
 # Distances from the zero of a denominator at which poles are looked for.
 POLE_DISTANCES = (1e-5, 1e-9)
 POLE_POINTS = 3
@@ -127,13 +129,13 @@ class Nested:
         count = np.bincount(row, minlength=len(tolerance))
         share = (tolerance / (2 * count))[row]
         least = share / 25
-        total = [np.zeros(len(tolerance)) for _ in range(3)]
+        total = [np.zeros(len(tolerance)) for _ in range(4)]
         for depth in range(DEPTH + 1):
-            value, error, size = self._panels(level, points, row, low, high, share)
+            value, error, size, place_error = self._panels(level, points, row, low, high, share)
             self.exhausted |= self.left <= 0
             last = depth == DEPTH or self.left <= 0
             done = (error <= np.maximum(share, ROUNDING * self.end**2 / 80 * size)) | last
-            for sums, part in zip(total, (value, error, size), strict=True):
+            for sums, part in zip(total, (value, error, size, place_error), strict=True):
                 sums += np.bincount(row[done], part[done], minlength=len(tolerance))
             if done.all():
                 break
@@ -145,7 +147,8 @@ class Nested:
             row, least = np.tile(row, 2), np.tile(least, 2)
             low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
             share = np.maximum(np.tile(share / 2, 2), least)
-        return Estimate(*total)
+        value, error, size, place_error = total
+        return Estimate(value, error + place_error, size)
 
     def _panels(
         self,
@@ -155,8 +158,8 @@ class Nested:
         low: Array,
         high: Array,
         share: Array,
-    ) -> tuple[Array, Array, Array]:
-        """Integral, error and size of each panel, in pieces that fit into memory."""
+    ) -> tuple[Array, ...]:
+        """Integral, error, size and error of the places of each panel, in pieces for memory."""
         inner = 1
         for axis in self.axes[level + 1 :]:
             inner *= 21 * (len(axis.base) + 2 * len(axis.moving))
@@ -166,8 +169,7 @@ class Nested:
                         share[i : i + step])
             for i in range(0, len(row), step)
         ]  # fmt: skip
-        value, error, size = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return value, error, size
+        return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
 
     def _piece(
         self,
@@ -177,7 +179,7 @@ class Nested:
         low: Array,
         high: Array,
         share: Array,
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, ...]:
         nodes, weights, gauss = kronrod()
         half = (high - low) / 2
         t = (low + half)[:, None] + half[:, None] * nodes
@@ -198,7 +200,9 @@ class Nested:
         error = np.where((spread > 0) & (error > 0), settled, error)
         # The exponent of the density carries the rounding of its own size.
         blur = ROUNDING / 4 * half * ((s * (1 + t**2 / 2)) @ weights)
-        return value, error + half * (e @ weights) + blur, size
+        # Nodes are where doubles are: what f moves by that no halving reduces.
+        moved = np.abs(t).max(axis=1) * np.abs(np.diff(f, axis=1)).sum(axis=1)
+        return value, error + half * (e @ weights) + blur, size, PLACES * moved
 
     def _check_poles(self, curves: list[list[sp.Expr]], u: list[sp.Symbol]) -> None:
         """Refuse poles: next to an integrable singularity, f times the distance goes to zero."""

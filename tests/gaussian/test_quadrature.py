@@ -371,3 +371,16 @@ def test_claimed_errors_hold_on_three_hundred_random_expressions():
     wrong, judged, _ = judge(450, seed=4)
     assert judged >= 300
     assert len(wrong) <= 0.01 * judged, wrong
+
+
+@pytest.mark.filterwarnings("ignore::dmft.AccuracyWarning")
+@pytest.mark.parametrize("power", [3, 5, 7])
+def test_claims_of_peaks_far_narrower_than_their_place(power):
+    """Nodes are rounded to doubles, which a peak of width 10^-power sees: Voigt's profile."""
+    sharp = 10**power
+    value = dmft.Gaussian([x], [[1]]).quad(1 / (1 + (sharp * (x - sp.Rational(3, 10))) ** 2))
+    with mpmath.workdps(40):
+        z = (mpmath.mpf(3) / 10 + mpmath.mpc(0, 1) / sharp) / mpmath.sqrt(2)
+        faddeeva = mpmath.exp(-(z**2)) * mpmath.erfc(mpmath.mpc(0, -1) * z)
+        exact = mpmath.sqrt(mpmath.pi / 2) / sharp * mpmath.re(faddeeva)
+        assert abs(mpmath.mpf(float(value)) - exact) <= value.error < 1e-6 * exact
