@@ -116,6 +116,27 @@ def without_parallel_signs(law: Law, erfs: Erfs) -> tuple[sp.Expr, Erfs]:
     return sp.S.One, erfs
 
 
+def ordered_steps(erfs: Erfs) -> list[tuple[sp.Expr, Erfs]] | None:
+    """Write two signs of one field as a sum of single ones; None where there are no two.
+
+    sign(x - s) sign(x - t) = 1 - sign(x - s) + sign(x - t) for s < t.
+
+    Examples
+    --------
+    >>> ordered_steps((("x", sp.oo, sp.S.One), ("x", sp.oo, sp.S.Zero)))
+    [(1, ()), (-1, (('x', oo, 1),)), (1, (('x', oo, 0),))]
+    """
+    signs = [e for e in erfs if e[1] is sp.oo]
+    for first, second in combinations(signs, 2):
+        gap = first[2] - second[2]
+        if first[0] == second[0] and (gap.is_positive or gap.is_negative):
+            early, late = (first, second) if gap.is_positive else (second, first)
+            rest = tuple(e for e in erfs if e not in (first, second))
+            one = sp.S.One
+            return [(one, rest), (-one, (*rest, early)), (one, (*rest, late))]
+    return None
+
+
 def _parallel(law: Law, x: Hashable, y: Hashable) -> bool:
     first, second, cross = law.C(x, x), law.C(y, y), law.C(x, y)
     if cross.free_symbols or first.free_symbols:

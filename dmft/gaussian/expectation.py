@@ -20,7 +20,7 @@ from dmft.gaussian.pair import elementary
 from dmft.gaussian.polynomial import polynomial_expectation
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
-from dmft.gaussian.switch import to_signs
+from dmft.gaussian.switch import to_signs, without_fixed
 from dmft.model import FIELD, check_covariance
 
 if TYPE_CHECKING:
@@ -161,6 +161,13 @@ class Gaussian:
         def linear(x: Label) -> sp.Expr:
             return sp.Add(*[a * self.mean[i] for i, a in x])
 
+        def fixed(argument: sp.Expr) -> sp.Expr | None:
+            polynomial = sp.Poly(argument, *self.fields)
+            label = tuple((i, polynomial.coeff_monomial(x)) for i, x in enumerate(self.fields))
+            varies = bilinear(label, label) != 0
+            return None if varies else linear(label) + polynomial.coeff_monomial(1)
+
+        integrand = without_fixed(integrand, self.fields, fixed)
         back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
         total = []
         for summand in sum_of_products(to_signs(integrand, self.fields), self.fields):

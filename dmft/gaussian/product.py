@@ -19,6 +19,7 @@ from dmft.errors import NotClosed, ShapeMismatch
 from dmft.gaussian.closed_forms import (
     Erfs,
     error_function_product,
+    ordered_steps,
     without_parallel_signs,
 )
 from dmft.gaussian.factor import WAVES, Term, parse_factor
@@ -173,6 +174,10 @@ def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
 
 
 def _reduced(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+    steps = ordered_steps(erfs)
+    if steps is not None:
+        terms = [times(k, _expectation(law, polynomials, rest)) for k, rest in steps]
+        return sp.Add(*terms)
     if len(erfs) > 2:
         side, erfs = without_parallel_signs(law, erfs)
         if side != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import sympy as sp
 from sympy.core.relational import Relational
@@ -13,6 +13,8 @@ from dmft.model import FIELD
 
 SWITCHES = (sp.sign, sp.Abs, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 HALF = sp.Rational(1, 2)
+# Kinks inside a switching function: each doubles the terms.
+MOST_INNER = 5
 
 
 def to_signs(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
@@ -46,6 +48,33 @@ def to_signs(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
     if isinstance(expr, sp.Max | sp.Min):
         return _extreme(args, 1 if isinstance(expr, sp.Max) else -1, fields)
     return expr.func(*args)
+
+
+def without_fixed(
+    expr: sp.Expr, fields: Sequence[sp.Symbol], value: Callable[[sp.Expr], sp.Expr | None]
+) -> sp.Expr:
+    """Put numbers in the place of switching functions that do not vary.
+
+    `value` gives that of a linear argument of variance zero, and None for any other: there the
+    zero set has weight, and what a sign or a comparison is on it counts.
+
+    Examples
+    --------
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> equal = lambda u: sp.S.Zero if u == x - y else None
+    >>> without_fixed(sp.Piecewise((1, x >= y), (0, True)) + sp.sign(x - y)**2, [x, y], equal)
+    1
+    """
+    known: dict[sp.Basic, sp.Basic] = {}
+    for atom in expr.atoms(sp.sign, sp.Heaviside, Relational):
+        related = isinstance(atom, Relational)
+        argument = atom.lhs - atom.rhs if related else atom.args[0]
+        if not (argument.has_free(*fields) and argument.is_polynomial(*fields)):
+            continue
+        number = value(argument) if sp.Poly(argument, *fields).total_degree() == 1 else None
+        if number is not None:
+            known[atom] = atom.func(number, *([0] if related else atom.args[1:]))
+    return expr.xreplace(known) if known else expr
 
 
 def derivative(expr: sp.Expr, order: int = 1) -> sp.Expr:
@@ -91,10 +120,20 @@ def _sign(u: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
         elif isinstance(base, sp.sign) and exponent.is_Integer:
             result *= base if exponent % 2 else 1
         elif exponent.is_Integer:
-            result *= sp.sign(base) if exponent % 2 else 1
+            result *= _by_branches(base, fields) if exponent % 2 else 1
         else:
             result *= sp.sign(factor)
     return result
+
+
+def _by_branches(u: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
+    """Sign of u, which may hold signs itself: of what u is where those are 1 and -1."""
+    inner = [s for s in u.atoms(sp.sign) if s.has_free(*fields)]
+    if not inner or len(inner) > MOST_INNER:
+        return sp.sign(u)
+    first = min((s for s in inner if not s.args[0].has(sp.sign)), key=sp.default_sort_key)
+    up, down = (_sign(sp.expand(u.xreplace({first: sp.Integer(k)})), fields) for k in (1, -1))
+    return HALF * (1 + first) * up + HALF * (1 - first) * down
 
 
 def _factored(u: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
@@ -116,15 +155,62 @@ def _extreme(args: Iterable[sp.Expr], direction: int, fields: Sequence[sp.Symbol
     for other in rest:
         gap = first - other
         first = HALF * (first + other) + HALF * direction * gap * _sign(gap, fields)
-    return sp.expand(first)
+    return merged(first, fields)
+
+
+def merged(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
+    """Expand, and write products of signs of one field as sums of single ones.
+
+    sign(x - s) sign(x - t) = 1 - sign(x - s) + sign(x - t) for s < t: pieces of a line stay as
+    many as they are.
+
+    Examples
+    --------
+    >>> x = sp.Symbol("x", real=True)
+    >>> merged(sp.sign(x - 1) * sp.sign(x) * sp.sign(x + 1), [x])
+    -sign(x) + sign(x - 1) + sign(x + 1)
+    """
+    done, todo = [], list(sp.Add.make_args(sp.expand(expr)))
+    while todo:
+        term = todo.pop()
+        pair = _steps_of_one_field(term, fields)
+        if pair is None:
+            done.append(term)
+            continue
+        (early, up), (late, down) = pair
+        # In terms of signs that rise: sign(a x + b) = sign(a) sign(x + b / a).
+        rest = term / (early * late)
+        todo += [rest * up * down, -rest * down * early, rest * up * late]
+    return sp.Add(*done)
+
+
+def _steps_of_one_field(
+    term: sp.Expr, fields: Sequence[sp.Symbol]
+) -> tuple[tuple[sp.Expr, int], tuple[sp.Expr, int]] | None:
+    """Two signs of one field with the directions in which they step, the earlier one first."""
+    found: dict[sp.Symbol, tuple[sp.Expr, sp.Expr, int]] = {}
+    for factor in sp.Mul.make_args(term):
+        x = next((x for x in fields if factor.has_free(x)), None)
+        if x is None or not isinstance(factor, sp.sign) or factor.free_symbols != {x}:
+            continue
+        slope, offset = (factor.args[0].coeff(x, n) for n in (1, 0))
+        if sp.expand(slope * x + offset - factor.args[0]) != 0:
+            continue
+        place, way = -offset / slope, 1 if slope > 0 else -1
+        if x in found and found[x][1] != place:
+            other = found[x]
+            pair = ((other[0], other[2]), (factor, way))
+            return pair if other[1] < place else (pair[1], pair[0])
+        found[x] = (factor, place, way)
+    return None
 
 
 def _pieces(expr: sp.Piecewise, fields: Sequence[sp.Symbol]) -> sp.Expr:
     total, left = sp.S.Zero, sp.S.One
     for value, condition in expr.args:
         here = _indicator(condition, expr, fields)
-        total += to_signs(value, fields) * sp.expand(left * here)
-        left = sp.expand(left * (1 - here))
+        total += to_signs(value, fields) * merged(left * here, fields)
+        left = merged(left * (1 - here), fields)
     if left != 0:
         raise refuse(expr, "its pieces do not cover the line")
     return total
