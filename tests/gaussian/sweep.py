@@ -20,6 +20,7 @@ from dmft.special.orthant import (
     correlation_root,
     four_signs,
     four_signs_moment,
+    half_tangent,
     inverse_correlation_root,
 )
 from dmft.special.signs import moment_of_signs_on_arrays
@@ -239,6 +240,7 @@ PIECES = {
     "CorrelationRoot": correlation_root,
     "CorrelationAngle": correlation_angle,
     "InverseCorrelationRoot": inverse_correlation_root,
+    "HalfTangent": half_tangent,
     "FourSigns": four_signs,
     "FourSignsMoment": four_signs_moment,
     "BivariateNormalCDF": bivariate_normal_cdf,
