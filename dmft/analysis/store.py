@@ -364,6 +364,10 @@ def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
         return
     pairs, others = {**wanted, **wanted["identity"]}, {**found, **found["identity"]}
     said = "its manifest differs"
+    if ("plane" in pairs) != ("plane" in others):
+        kinds = ("a sweep", "a boundary")
+        theirs, ours = kinds["plane" in others], kinds["plane" in pairs]
+        raise BadParameter(f"{folder} holds {theirs}, here is {ours}: give another folder")
     for name in sorted(set(pairs) | set(others) - {"identity"}):
         if name != "identity" and pairs.get(name) != others.get(name):
             said = f"its {name} is {others.get(name)!r:.100}, here {pairs.get(name)!r:.100}"

@@ -210,6 +210,8 @@ def test_a_store_of_a_boundary(tmp_path):
     assert finer.stored > 25
     with pytest.raises(BadParameter, match="another sweep"):
         dmft.boundary(measure, *BOX, **how, identity={"data": 2})
+    with pytest.raises(BadParameter, match="holds a boundary, here is a sweep"):
+        dmft.sweep({"u": [0.0], "v": [0.0]}, measure, store=how["store"])
 
 
 @pytest.fixture
