@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -44,6 +44,8 @@ RELATIONS: dict[type, str] = {
 EXACT_INTEGER = 2**53
 # A symbol to at most this power is written as a product; Numba unrolls longer ones itself.
 WRITTEN_OUT = 4
+# Terms in a row: Python compiles a longer sum one level of recursion a term.
+LONGEST_SUM = 400
 
 
 def emit_expression(
@@ -201,13 +203,21 @@ class _Writer:
         return repr(number), ATOM if number >= 0.0 else SUM
 
     def add(self, expr: sp.Expr) -> Text:
+        terms = expr.args
+        if len(terms) <= LONGEST_SUM:
+            return self.sum_of(terms), SUM
+        groups = [terms[n : n + LONGEST_SUM] for n in range(0, len(terms), LONGEST_SUM)]
+        return " + ".join(f"({self.sum_of(group)})" for group in groups), SUM
+
+    def sum_of(self, terms: Sequence[sp.Expr]) -> str:
+        """Terms with their signs, side by side."""
         text = ""
-        for term in expr.args:
+        for term in terms:
             if term.as_coeff_Mul()[0].is_negative:
                 text += (" - " if text else "-") + self.text(-term, PRODUCT)
             else:
                 text += (" + " if text else "") + self.text(term, SUM + 1 if text else SUM)
-        return text, SUM
+        return text
 
     def multiply(self, expr: sp.Expr) -> Text:
         coefficient, rest = expr.as_coeff_Mul()
