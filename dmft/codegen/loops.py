@@ -16,7 +16,7 @@ from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Loop
 from dmft.codegen.nodes import FIXED, FOUR_FIELDS, Graph, Index, Node, factors
 from dmft.codegen.quadruples import filling
-from dmft.emit.expression import LONGEST_SUM
+from dmft.emit.expression import sum_text
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
@@ -256,9 +256,7 @@ class LoopWriter:
             parts = [self.operand(a, scope, node.kind) for a in whole]
         if node.kind == "mul":
             return _product_text(parts)
-        rows = [parts[n : n + LONGEST_SUM] for n in range(0, len(parts), LONGEST_SUM)]
-        texts = [" + ".join(row).replace("+ -", "- ") for row in rows]
-        return texts[0] if len(texts) == 1 else " + ".join(f"({text})" for text in texts)
+        return sum_text(parts)
 
     def grouped(self, node: Node, scope: Scope) -> list[list[Node]]:
         """Operands grouped so that what an outer loop or a table can hold stands together."""

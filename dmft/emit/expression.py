@@ -48,6 +48,21 @@ WRITTEN_OUT = 4
 LONGEST_SUM = 400
 
 
+def sum_text(parts: Sequence[str]) -> str:
+    """Sum of texts that bind at least as strongly as a product, in groups where there are many.
+
+    Examples
+    --------
+    >>> sum_text(["a", "-b", "c*d"])
+    'a - b + c*d'
+    """
+    if len(parts) > LONGEST_SUM:
+        rows = [parts[n : n + LONGEST_SUM] for n in range(0, len(parts), LONGEST_SUM)]
+        return sum_text([f"({sum_text(row)})" for row in rows])
+    first, *rest = parts
+    return first + "".join(f" - {t[1:]}" if t.startswith("-") else f" + {t}" for t in rest)
+
+
 def emit_expression(
     expr: sp.Expr,
     names: Mapping[sp.Symbol, str],
@@ -203,21 +218,13 @@ class _Writer:
         return repr(number), ATOM if number >= 0.0 else SUM
 
     def add(self, expr: sp.Expr) -> Text:
-        terms = expr.args
-        if len(terms) <= LONGEST_SUM:
-            return self.sum_of(terms), SUM
-        groups = [terms[n : n + LONGEST_SUM] for n in range(0, len(terms), LONGEST_SUM)]
-        return " + ".join(f"({self.sum_of(group)})" for group in groups), SUM
-
-    def sum_of(self, terms: Sequence[sp.Expr]) -> str:
-        """Terms with their signs, side by side."""
-        text = ""
-        for term in terms:
+        parts: list[str] = []
+        for term in expr.args:
             if term.as_coeff_Mul()[0].is_negative:
-                text += (" - " if text else "-") + self.text(-term, PRODUCT)
+                parts.append("-" + self.text(-term, PRODUCT))
             else:
-                text += (" + " if text else "") + self.text(term, SUM + 1 if text else SUM)
-        return text
+                parts.append(self.text(term, SUM + 1 if parts else SUM))
+        return sum_text(parts), SUM
 
     def multiply(self, expr: sp.Expr) -> Text:
         coefficient, rest = expr.as_coeff_Mul()
