@@ -69,11 +69,34 @@ class CorrelationRoot(_PairFunction):
         return sp.sqrt(first * second - cross**2)
 
 
-class InverseCorrelationRoot(_PairFunction):
-    r"""1 / sqrt(C11 C22 - C12^2), and 0 for parallel fields.
+class _ZeroForParallel(_PairFunction):
+    """Function of the root that is 0 for parallel fields; made by the code generator only.
 
-    For factors that vanish faster than the root as two fields become parallel; made by the code
-    generator, never by the calculus.
+    For use beside factors that vanish faster than the root as two fields become parallel.
+    """
+
+    is_nonnegative = True
+
+    @staticmethod
+    def of_root(root: sp.Expr, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr:
+        """The function, for fields that are not parallel."""
+        raise NotImplementedError
+
+    @classmethod
+    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
+        """Exact where the root is."""
+        root = CorrelationRoot(first, second, cross)
+        if isinstance(root, CorrelationRoot):
+            return None
+        return sp.S.Zero if root == 0 else cls.of_root(root, first, second, cross)
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions, for fields that are not parallel."""
+        return self.of_root(CorrelationRoot(*self.args).formula(), *self.args)
+
+
+class InverseCorrelationRoot(_ZeroForParallel):
+    r"""1 / sqrt(C11 C22 - C12^2), and 0 for parallel fields.
 
     Examples
     --------
@@ -81,26 +104,16 @@ class InverseCorrelationRoot(_PairFunction):
     (1/4, 0)
     """
 
-    is_nonnegative = True
-
-    @classmethod
-    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
-        """Exact where the root is."""
-        root = CorrelationRoot(first, second, cross)
-        if isinstance(root, CorrelationRoot):
-            return None
-        return sp.S.Zero if root == 0 else 1 / root
-
-    def formula(self) -> sp.Expr:
-        """The same in elementary functions, for fields that are not parallel."""
-        return 1 / CorrelationRoot(*self.args).formula()
+    @staticmethod
+    def of_root(root: sp.Expr, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr:
+        """Its inverse."""
+        return 1 / root
 
 
-class HalfTangent(_PairFunction):
+class HalfTangent(_ZeroForParallel):
     r"""Tangent of half the angle of a pair, sqrt(C11 C22 - C12^2) / (sqrt(C11 C22) + C12).
 
-    0 for parallel and for antiparallel fields: beside factors that vanish there; made by the code
-    generator, never by the calculus.
+    0 for antiparallel fields too.
 
     Examples
     --------
@@ -108,20 +121,10 @@ class HalfTangent(_PairFunction):
     (1, 0)
     """
 
-    is_nonnegative = True
-
-    @classmethod
-    def eval(cls, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr | None:
-        """Exact where the root is."""
-        root = CorrelationRoot(first, second, cross)
-        if isinstance(root, CorrelationRoot):
-            return None
-        return sp.S.Zero if root == 0 else root / (sp.sqrt(first * second) + cross)
-
-    def formula(self) -> sp.Expr:
-        """The same in elementary functions, for fields that are not antiparallel."""
-        first, second, cross = self.args
-        return CorrelationRoot(*self.args).formula() / (sp.sqrt(first) * sp.sqrt(second) + cross)
+    @staticmethod
+    def of_root(root: sp.Expr, first: sp.Expr, second: sp.Expr, cross: sp.Expr) -> sp.Expr:
+        """Its share of the sum of both products."""
+        return root / (sp.sqrt(first) * sp.sqrt(second) + cross)
 
 
 class CorrelationAngle(_PairFunction):

@@ -98,7 +98,7 @@ def solve_paths(
         Euler-Maruyama (strong order 1/2, weak order 1), or Platen's derivative-free scheme of weak
         order 2 for general noise, with 4 n + 1 covariances a step (n = 1: three).
     widths, constants, parameters : mapping
-        As for `solve_problem`.
+        As for `check_request`.
     noise_scale : float
         Scale of the covariance: gamma/(p d n_b) for one-pass SGD; 0 leaves the drift alone.
     seed : int
@@ -127,7 +127,7 @@ def solve_paths(
     threads : int, optional
         All cores by default; the number never changes a result.
     progress, timeout, t_start, norm_bound, provenance
-        As for `solve_problem`.
+        As for `check_request`.
 
     Raises
     ------

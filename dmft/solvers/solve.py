@@ -38,26 +38,7 @@ SMALLEST_RTOL = 100 * 2.220446049250313e-16
 
 
 def solve_problem(
-    problem: Problem,
-    state: Mapping[str, ArrayLike],
-    t_max: float,
-    *,
-    widths: Mapping[str, int],
-    constants: Mapping[str, ArrayLike] | None = None,
-    parameters: Mapping[str, float] | None = None,
-    method: str | None = None,
-    rtol: float = 1e-8,
-    atol: float = 1e-10,
-    save_at: int | ArrayLike | None = None,
-    events: Event | Sequence[Event] = (),
-    progress: ProgressOption = None,
-    max_steps: int = 1_000_000,
-    timeout: float | None = None,
-    t_start: float = 0.0,
-    first_step: float | None = None,
-    max_step: float | None = None,
-    norm_bound: float = LARGEST_NORM,
-    provenance: Mapping[str, Any] | None = None,
+    problem: Problem, state: Mapping[str, ArrayLike], t_max: float, **options: Any
 ) -> Trajectory:
     """Integrate from `t_start` to `t_max`; a numerical failure is a status, not an exception.
 
@@ -67,35 +48,8 @@ def solve_problem(
 
     Parameters
     ----------
-    problem : Problem
-    state : mapping
-        Every state block, of the shape that `widths` gives it.
-    t_max : float
-    widths, constants, parameters : mapping
-        Widths, constant arrays and scalars of the problem.
-    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"} or None
-        Explicit of order 5 (the default) or 8, wholly compiled; SciPy's implicit methods for stiff
-        problems. A map has the one method "iterate".
-        Overlap equations limit the step by stability more than by accuracy, so order 5 is as
-        fast at equal error; the interpolant of order 8, over its longer steps, is up to 30 times
-        less accurate than its steps.
-    rtol, atol : float
-        Local error per step below atol + rtol |y|, root mean square over the entries.
-    save_at : None, int or (T,) array
-        None: each accepted step. n: n equidistant times, both ends included. An array (for
-        instance `np.geomspace(...)`): exactly these times; those of a map are rounded to whole
-        steps, each kept once. A run that ends early also keeps its last state.
-    events : sequence of Event
-    progress : None, bool or callable(fraction, message)
-    max_steps : int
-        Attempted steps, rejected ones included.
-    timeout : float or None
-        Seconds.
-    first_step, max_step : float or None
-    norm_bound : float
-        A larger entry ends the run as diverged.
-    provenance : mapping
-        Added to the problem's own (`time_step_times_dim`, for instance).
+    problem, state, t_max, **options
+        As `check_request` takes them.
 
     Returns
     -------
@@ -106,13 +60,7 @@ def solve_problem(
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
     """
-    given = check_request(
-        problem, state, t_max, widths=widths, constants=constants, parameters=parameters,
-        method=method, rtol=rtol, atol=atol, save_at=save_at, events=events, progress=progress,
-        max_steps=max_steps, timeout=timeout, t_start=t_start, first_step=first_step,
-        max_step=max_step, norm_bound=norm_bound, provenance=provenance,
-    )  # fmt: skip
-    return solve_request(given)
+    return solve_request(check_request(problem, state, t_max, **options))
 
 
 @dataclass(frozen=True)
@@ -176,7 +124,44 @@ def check_request(
     norm_bound: float = LARGEST_NORM,
     provenance: Mapping[str, Any] | None = None,
 ) -> Request:
-    """Check everything that `solve_problem` takes, before the first step."""
+    """Check everything that a run may be asked for, before its first step.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : mapping
+        Every state block, of the shape that `widths` gives it.
+    t_max : float
+    widths, constants, parameters : mapping
+        Widths, constant arrays and scalars of the problem.
+    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"} or None
+        Explicit of order 5 (the default) or 8, wholly compiled; SciPy's implicit methods for stiff
+        problems. A map has the one method "iterate".
+        Overlap equations limit the step by stability more than by accuracy, so order 5 is as
+        fast at equal error; the interpolant of order 8, over its longer steps, is up to 30 times
+        less accurate than its steps.
+    rtol, atol : float
+        Local error per step below atol + rtol |y|, root mean square over the entries.
+    save_at : None, int or (T,) array
+        None: each accepted step. n: n equidistant times, both ends included. An array (for
+        instance `np.geomspace(...)`): exactly these times; those of a map are rounded to whole
+        steps, each kept once. A run that ends early also keeps its last state.
+    events : sequence of Event
+    progress : None, bool or callable(fraction, message)
+    max_steps : int
+        Attempted steps, rejected ones included.
+    timeout : float or None
+        Seconds.
+    first_step, max_step : float or None
+    norm_bound : float
+        A larger entry ends the run as diverged.
+    provenance : mapping
+        Added to the problem's own (`time_step_times_dim`, for instance).
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch, InvalidCovariance
+    """
     method, events = _method(problem, method), check_events(events)
     names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
     scalars = {

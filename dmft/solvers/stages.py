@@ -77,7 +77,7 @@ def solve_stages(
     stages : sequence of Stage
         All of one layout (state, constants, observables) and of one kind, flows or maps.
     state, t_max, widths, constants, save_at, events, t_start, options
-        As for `solve_problem`; the events are watched for in every stage.
+        As for `check_request`; the events are watched for in every stage.
 
     Returns
     -------
