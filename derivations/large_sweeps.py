@@ -185,13 +185,13 @@ cost(1e8, 10.0, 1000, 48)
 
 # %% [markdown]
 # ## Checked at full size
-# Written directly on this project's machine (2 cores, a local disk): $10^8$ records in 1000
-# shards, 4.80 GB in 1001 files. `collect`: 42 s of CPU and 2.6 GB; its netCDF file: 1.7 GB in
-# 12 s; one task of 1000 that finds nothing missing: 0.04 s and 26 MB. A single writer instead of
-# 1000 (one shard, or the workers of a Dask cluster) takes 0.7 us and 70 bytes a point, as the keys
-# of all points are then in memory at once.
+# `python tests/benchmarks/full_size_sweep.py 1e8 1000` on this project's machine (2 cores, a local
+# disk): $10^8$ records in 1000 shards, 4.80 GB in 1001 files. `collect`: 31 s of CPU and 2.5 GB
+# (twice: 23 and 31 s, 42 s on the busy machine); its netCDF file: 1.70 GB; one task of 1000 that
+# finds nothing missing: 0.03 s and 20 MB. A single writer instead of 1000 (parts 1; one shard, or
+# the workers of a Dask cluster) holds the keys of all points at once, 70 bytes a point.
 #
-# $10^6$ points of 1 ms of work, in 100 parts by two processes on two busy cores, one of them killed
+# Once, by hand: $10^6$ points of 1 ms of work, in 100 parts by two processes on two busy cores, one of them killed
 # once: 1040 s of CPU, 35 us added to a point (median over parts), 82 waits for the disk a part,
 # none twice in the store, 170 MB a process; collected in 0.3 s.
 #

@@ -78,8 +78,8 @@ def derive(
                 `dmft.equations.kernel_error` gives the claimed error of one average. With `repeat`
                 by Gauss-Hermite rules that are exact for polynomials, else on nodes.
                 Rounding: sums of moments cancel for polynomials of high degree at small overlaps m;
-                dM/dt of a Hermite student on the sphere is right to 1e-8 for degrees up to 4 at
-                m >= 1e-4, for degrees 5 and 6 to 1e-7 at 1e-2, 3e-4 at 1e-3, and not below
+                dM/dt of a Hermite student on the sphere is right to 3e-8 for degrees up to 4 at
+                m >= 1e-4, for degrees 5 and 6 to 3e-7 at 1e-2, 2e-3 at 1e-3, and not at all at 1e-4
     Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; derivations/committee_sgd.py,
                 derivations/large_batches.py
 
