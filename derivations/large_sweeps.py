@@ -191,9 +191,9 @@ cost(1e8, 10.0, 1000, 48)
 # finds nothing missing: 0.03 s and 20 MB. A single writer instead of 1000 (parts 1; one shard, or
 # the workers of a Dask cluster) holds the keys of all points at once, 70 bytes a point.
 #
-# Once, by hand: $10^6$ points of 1 ms of work, in 100 parts by two processes on two busy cores, one of them killed
-# once: 1040 s of CPU, 35 us added to a point (median over parts), 82 waits for the disk a part,
-# none twice in the store, 170 MB a process; collected in 0.3 s.
+# Once, by hand: $10^6$ points of 1 ms of work, in 100 parts by two processes on two busy cores, one
+# of them killed once: 1040 s of CPU, 35 us added to a point (median over parts), 82 waits for the
+# disk a part, none twice in the store, 170 MB a process; collected in 0.3 s.
 #
 # Before, keys were made one by one, all records were sorted at once, statuses were kept as words,
 # and each task had the places of all points: 2.5 us and some 300 bytes a point to collect (30 GB),
