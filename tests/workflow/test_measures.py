@@ -11,9 +11,9 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.names import FIXED_POINTS, Status
+from dmft.names import FIXED_POINTS, Status, variable_attributes
 from dmft.workflow.end_states import cosines, kind_of
-from dmft.workflow.measures import LEARNED, EquationMeasure
+from dmft.workflow.measures import LEARNED, MEASURES, EquationMeasure
 
 z, z1, z2 = sp.symbols("z z1 z2", real=True)
 SQUARE = dmft.Committee(z**2, width=1)
@@ -326,3 +326,8 @@ def test_one_warning_for_many_escape_times(committees):
             warnings.simplefilter("always")
             call()
         assert len([w for w in seen if issubclass(w.category, dmft.EscapeWarning)]) == 1
+
+
+def test_every_measure_says_what_it_is_in_files():
+    named = {name for name in MEASURES if variable_attributes(name, "t = steps")}
+    assert named == set(MEASURES) - {"status"}  # words already
