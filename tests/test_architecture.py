@@ -27,6 +27,7 @@ FLOORS = {
     "model": 1,
     "emit": 1,
     "special": 1,
+    "compiled": 0,
     "names": 0,
     "errors": 0,
     "progress": 0,
