@@ -34,6 +34,8 @@ def compile_sealed(function: Any, *signature: Any) -> Any:
     """Give a function just made by `numba.njit` its cache, and compile it for its signatures."""
     if not hasattr(function, "py_func"):  # NUMBA_DISABLE_JIT: Python's own function
         return function
+    if not hasattr(function, "_cache"):
+        raise ImportError("no _cache in its functions")
     source = Path(function.py_func.__code__.co_filename)
     folder = folder_for(source) if source.is_file() else None
     if folder is not None:

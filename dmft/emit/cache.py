@@ -35,7 +35,8 @@ def load_module(source: str, stem: str) -> ModuleType:
     Parameters
     ----------
     source : str
-        Python text written by one of our generators.
+        Python text written by one of our generators. What it compiles and caches takes `njit` from
+        `dmft.compiled`: Numba's own would trust any file that it finds.
     stem : str
         Readable beginning of the module's name, an identifier.
 
