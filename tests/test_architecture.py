@@ -27,6 +27,7 @@ FLOORS = {
     "model": 1,
     "emit": 1,
     "special": 1,
+    "compiled": 0,
     "names": 0,
     "errors": 0,
     "progress": 0,
@@ -154,6 +155,16 @@ def test_nothing_evaluates_text(path):
                     for k in node.keywords
                 )
                 assert strict, f"{path}:{node.lineno}: sympify without strict=True evaluates text"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_machine_code_is_cached_by_our_njit_only(path):
+    """Numba's own cache unpickles whatever it finds: in the code, and in the text of generators."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "numba":
+            assert not {a.name for a in node.names} & {"njit", "jit", "cfunc", "vectorize"}, path
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert "\nfrom numba import njit" not in node.value, f"{path}:{node.lineno}"
 
 
 def test_the_import_reader_sees_lazy_and_nested_imports(tmp_path):

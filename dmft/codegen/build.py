@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from dmft.codegen.diffusion import noise_layout, noise_parts
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout
 from dmft.codegen.sequence import build_sequence
-from dmft.emit import cache_directory, load_module
+from dmft.compiled.directory import cache_directory, keep, read_own
+from dmft.emit import load_module
 from dmft.equations import Equations
 from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter, NotClosed
@@ -99,15 +98,13 @@ def stored_source(equations: Equations) -> str:
     key = f"{equations.fingerprint}_{generator_hash()}"
     path = cache_directory() / f"source_{key}.txt"
     try:
-        digest, text = path.read_text(encoding="utf-8").split("\n", 1)
+        digest, text = read_own(path).decode().split("\n", 1)
     except (OSError, ValueError):
         digest, text = "", ""
     if digest == _digest(text):
         return text
     text = generate(equations)
-    temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
-    temporary.replace(path)
+    keep(path, f"{_digest(text)}\n{text}".encode())
     return text
 
 

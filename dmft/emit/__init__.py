@@ -1,6 +1,7 @@
 """Floor 1: one SymPy expression to Numba source in a real file; loader and cache."""
 
-from dmft.emit.cache import cache_directory, load_module, module_name
+from dmft.compiled import cache_directory
+from dmft.emit.cache import load_module, module_name
 from dmft.emit.expression import emit_expression, emit_scalar_function, scalar_function
 from dmft.emit.vector import emit_vector_function, vector_function
 

@@ -1,7 +1,7 @@
 """Generated source as real, cached modules: a second process finds the machine code ready.
 
 Numba cannot cache functions made from a string, so each source becomes a file whose name holds a
-hash of everything that its machine code depends on; Numba keeps its own files beside it.
+hash of everything that its machine code depends on; `dmft.compiled` keeps that code beside it.
 """
 
 from __future__ import annotations
@@ -11,50 +11,19 @@ import hashlib
 import importlib.abc
 import importlib.metadata
 import importlib.util
-import os
-import stat
 import sys
-import tempfile
 import threading
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from dmft.compiled.directory import cache_directory, keep
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 
 # One import at a time in this process: generated modules compile while they are imported.
 _IMPORTING = threading.RLock()
-_WARNED: set[Path] = set()
-
-
-def cache_directory() -> Path:
-    """Directory of the generated modules, created when it is missing.
-
-    ``DMFT_CACHE_DIR`` if set, else ``$XDG_CACHE_HOME/dmft``, else ``~/.cache/dmft``. When that
-    cannot be written, a private directory under the system's temporary one, with one warning.
-
-    Examples
-    --------
-    >>> from dmft.emit import cache_directory
-    >>> cache_directory().is_dir()
-    True
-    """
-    wanted = _wanted_directory()
-    if _is_writable(wanted):
-        return wanted
-    fallback = _private_temporary_directory()
-    if wanted not in _WARNED:
-        _WARNED.add(wanted)
-        warnings.warn(
-            f"cannot write the cache directory {wanted}; using {fallback} instead "
-            "(set DMFT_CACHE_DIR to a writable directory to keep compiled code)",
-            UserWarning,
-            stacklevel=2,
-        )
-    return fallback
 
 
 def load_module(source: str, stem: str) -> ModuleType:
@@ -66,7 +35,8 @@ def load_module(source: str, stem: str) -> ModuleType:
     Parameters
     ----------
     source : str
-        Python text written by one of our generators.
+        Python text written by one of our generators. What it compiles and caches takes `njit` from
+        `dmft.compiled`: Numba's own would trust any file that it finds.
     stem : str
         Readable beginning of the module's name, an identifier.
 
@@ -117,55 +87,13 @@ def _dependencies() -> tuple[str, ...]:
     )
 
 
-def _wanted_directory() -> Path:
-    chosen = os.environ.get("DMFT_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    # The XDG specification says that a relative path there is to be ignored.
-    base = Path(xdg) if xdg and Path(xdg).is_absolute() else Path("~/.cache").expanduser()
-    return base / "dmft"
-
-
-def _is_writable(directory: Path) -> bool:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
-
-
-@cache
-def _private_temporary_directory() -> Path:
-    """Per-user directory that nobody else can write: its content will be executed."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    shared = Path(tempfile.gettempdir()) / f"dmft-cache-{user}"
-    try:
-        shared.mkdir(mode=0o700, exist_ok=True)
-        status = shared.lstat()
-        others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        own = not hasattr(os, "getuid") or status.st_uid == user
-        if stat.S_ISDIR(status.st_mode) and own and not others_write:
-            return shared
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="dmft-cache-"))
-
-
 def _ensure_file(path: Path, source: str) -> None:
-    """Write `source` to `path` by an atomic rename, unless it is there already."""
+    """Write `source` to `path`, unless it is there already."""
     wanted = source.encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == wanted:
             return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(wanted)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    keep(path, wanted)
 
 
 @contextlib.contextmanager
@@ -176,10 +104,10 @@ def _process_lock(path: Path) -> Iterator[None]:
     except ImportError:  # Windows: two processes may both compile, which costs time only.
         yield
         return
-    with path.open("a") as file:
-        # A file system without locks costs a second compilation only.
+    with contextlib.ExitStack() as held:
+        # A full disk, a file system without locks: they cost a second compilation only.
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
         yield
 
 

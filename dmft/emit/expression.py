@@ -150,7 +150,8 @@ def emit_scalar_function(
 import math
 
 import numpy as np
-from numba import njit
+
+from dmft.compiled import njit
 
 
 @njit("float64(float64, float64[::1])", cache=True, nogil=True, error_model="numpy")

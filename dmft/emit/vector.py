@@ -63,7 +63,8 @@ def emit_vector_function(
 import math
 
 import numpy as np
-from numba import njit
+
+from dmft.compiled import njit
 
 
 @njit(

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 from dmft.model import MixtureModel, Model, Overlaps, as_count

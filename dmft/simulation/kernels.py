@@ -1,8 +1,7 @@
 """Compiled steps of both simulators.
 
 One file on purpose: Numba's cache notices changes of the file that holds a compiled function, not
-of other files whose functions it calls. What lives elsewhere (activations, the risk) comes in as a
-function pointer.
+of other files whose functions it calls. Activations and the risk come in as function pointers.
 
 The chain (one_pass.md B.6): given the overlaps, the fields of a batch are Gaussian, lambda = A z
 with A A^T = Omega of rank r, and what a sample x has outside the span of the weights enters only
@@ -23,9 +22,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, typeof, types
+from numba import typeof, types
 from numpy.typing import NDArray
 
+from dmft.compiled import njit
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
 from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.simulation.declaration import NORMALISED, REPEATED
 from dmft.simulation.kernels import (
     COMMON,
@@ -49,7 +50,7 @@ from dmft.simulation.risk import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "b4d4ef238942",
+    "dmft.simulation.kernels": "dbf1d6d02b4e",
 }
 
 

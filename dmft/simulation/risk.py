@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from dmft.compiled import njit
 from dmft.model import FIELD
 from dmft.simulation.declaration import Activation, Experiment
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, typeof, types
+from numba import typeof, types
+
+from dmft.compiled import njit
 
 GENERATOR = typeof(np.random.default_rng(0))
 VECTOR = types.float64[::1]

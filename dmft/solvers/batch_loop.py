@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.interpolant import compiled, copy, inlined
 from dmft.solvers.layout import (
     ADVANCE,
@@ -42,7 +43,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "0426092bd98a9570"
+BUILT_ON = "75ea28c90a5d38e6"
 
 
 class Batch(NamedTuple):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from dmft.compiled import njit
 from dmft.solvers.interpolant import compiled, copy, interpolate
 from dmft.solvers.layout import (
     EVENT,
@@ -28,7 +27,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "542647e327b90976"
+BUILT_ON = "263e7066e13d817f"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from dmft.compiled import njit
 from dmft.solvers.interpolant import copy, inlined
 from dmft.solvers.layout import (
     ADVANCE_SIGNATURE,
@@ -34,7 +33,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import outside, read_gap
 
-BUILT_ON = "542647e327b90976"
+BUILT_ON = "263e7066e13d817f"
 
 
 @inlined

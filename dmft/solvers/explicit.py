@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.interpolant import compiled, copy, inlined, interpolate
 from dmft.solvers.layout import (
     ADVANCE_SIGNATURE,
@@ -49,7 +50,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import outside
 
-BUILT_ON = "0426092bd98a9570"
+BUILT_ON = "75ea28c90a5d38e6"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from dmft.compiled import njit
 from dmft.solvers.layout import OPTIONS
 
 compiled = njit(**OPTIONS)

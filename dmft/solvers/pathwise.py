@@ -9,14 +9,15 @@ Source      batch_reuse.md A.1; the recursion backwards keeps p^2 numbers a step
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.sampled import BLOCK, OPTIONS, SAMPLE, SUMS, pull
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.sampled": "7f3971c4a130",
+    "dmft.solvers.sampled": "eebd31eb7aef",
 }
 
 RESPOND_SIGNATURE = types.void(

@@ -7,8 +7,9 @@ all models. Blocks are summed in their order whatever thread took them.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # labels: (p, h_star (k, n), zeta (n,), par, label (n,))

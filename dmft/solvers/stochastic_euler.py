@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from dmft.compiled import njit
 from dmft.solvers.interpolant import inlined
 from dmft.solvers.layout import OPTIONS
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import drift_and_factor, paths_loop
 
-BUILT_ON = "0f36ce2cbf007608"
+BUILT_ON = "34704d29f377c3ad"
 
 
 @inlined

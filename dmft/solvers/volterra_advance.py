@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.signatures import VECTOR
 from dmft.solvers.volterra_step import (
     FLAGS,
@@ -21,7 +22,7 @@ from dmft.solvers.volterra_step import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.volterra_step": "8e6b7fdf44a1",
+    "dmft.solvers.volterra_step": "7edfe2f3e54d",
 }
 
 # A step is redone when its error exceeds the tolerance by this.

@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from dmft.compiled import njit
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 Array = NDArray[np.float64]

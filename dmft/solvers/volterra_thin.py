@@ -8,14 +8,15 @@ panels in the same way; here the order is five and the criterion is what the row
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.signatures import INTEGERS, MATRIX
 from dmft.solvers.volterra_step import INLINE, WORK, lagrange
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.volterra_step": "8e6b7fdf44a1",
+    "dmft.solvers.volterra_step": "7edfe2f3e54d",
 }
 
 # Kept times on each side of a dropped one.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from dmft.compiled import njit
 
 # Gauss-Legendre with 20 nodes: absolute error below 1e-15 for all correlations (Genz 2004).
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dmft.compiled import njit
 
 # A pivot this small against its variance is rounding: the field is determined by earlier ones.
 SMALLEST_PIVOT = 1e-15

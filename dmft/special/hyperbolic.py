@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from dmft.compiled import njit
 
 # Adding it rounds to an integer, which then stands in the low bits.
 ROUNDER = 6755399441055744.0

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from dmft.compiled import njit
 
 VECTOR, MATRIX = types.float64[::1], types.float64[:, ::1]
 WORDS = types.uint32[:, ::1]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from dmft.compiled import njit
 from dmft.special.orthant import correlation_root
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.special.orthant": "0526d5cf423f",
+    "dmft.special.orthant": "d2ef544a163d",
 }
 
 # Distance of a kink from a field without variance, relative to the fields, that is rounding.

@@ -10,9 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from dmft.compiled import njit
 from dmft.special.orthant import four_signs_of
 
 # Squared sine of the angle between two fields below which their signs cancel. Conditional

@@ -7,8 +7,9 @@ bounds, the powers of m in rising order, then the Chebyshev coefficients in e of
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dmft.compiled import njit
 
 # Position of the powers.
 HEADER = 5

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.equations import Equations
 from dmft.equations.sequence import SequenceEquations

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.compiled import njit
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps

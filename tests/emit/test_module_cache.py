@@ -16,7 +16,7 @@ from dmft.errors import BadParameter
 COMPILED = textwrap.dedent(
     '''
     """A test module."""
-    from numba import njit
+    from dmft.compiled import njit
 
     @njit("float64(float64)", cache=True)
     def triple(x):

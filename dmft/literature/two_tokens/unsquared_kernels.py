@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
+
+from dmft.compiled import njit
 
 Array = NDArray[np.float64]
 # Pairs of points of this relative weight are left out: beyond radius 7.5 in R^4 (below 1e-7), and

@@ -1,0 +1,182 @@
+"""Folders and files whose content will be executed: only where nobody else can write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+# Stands for "no folder": below a file, nothing can be written, and nothing is ever found.
+NOWHERE = Path(os.devnull, "dmft")
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_TOLD: set[str] = set()
+
+
+def cache_directory() -> Path:
+    """Directory of the generated modules, created when it is missing.
+
+    ``DMFT_CACHE_DIR`` if set, else ``$XDG_CACHE_HOME/dmft``, else ``~/.cache/dmft``. When that
+    cannot be written, or when others could write there (its owner and mode count, and those of all
+    folders above it), a private directory under the system's temporary one, with one warning.
+
+    Examples
+    --------
+    >>> from dmft.compiled import cache_directory
+    >>> cache_directory().is_dir()
+    True
+    """
+    wanted = os.environ.get("DMFT_CACHE_DIR") or "~/.cache/dmft"
+    try:
+        directory = _wanted_directory()
+        wanted = str(directory)
+        reason = refusal(directory)
+    except (RuntimeError, OSError):  # of pathlib: no such user, no such working directory
+        reason = "nobody knows where it is (is HOME set? does that user exist?)"
+    if not reason:
+        return directory
+    fallback = _private_temporary_directory()
+    instead = "nothing is kept" if fallback == NOWHERE else f"using {fallback} instead"
+    tell_once(
+        f"the cache directory {wanted} is not used: {reason}; {instead} "
+        "(set DMFT_CACHE_DIR to a directory where only you can write, to keep compiled code)"
+    )
+    return fallback
+
+
+def refusal(directory: Path, mode: int = 0o700) -> str:
+    """Why no compiled code is kept in `directory`; empty if it may be.
+
+    Missing folders are made, with `mode`.
+    """
+    try:
+        _make(directory, mode)
+        if not directory.is_dir():
+            return "it is not a directory"
+        if not os.access(directory, os.W_OK | os.X_OK):
+            return "it cannot be written"
+        return danger(directory)
+    except OSError as error:
+        return f"{error.strerror or error} ({error.filename})"
+
+
+def danger(directory: Path) -> str:
+    """How others could put files into `directory`; empty if they cannot.
+
+    Every level up to the root counts: whoever can write in one can replace what is below it. But
+    in a folder with the sticky bit, as /tmp, only the owner of an entry can replace the entry.
+    """
+    if not hasattr(os, "geteuid"):  # Windows: folders of a user are private by default
+        return ""
+    literal = directory.absolute()
+    for path in dict.fromkeys((literal, literal.resolve())):
+        for level in (path, *path.parents):
+            status = level.lstat()
+            found = _who_else(status)
+            # The level below is ours or root's already, else we would not be here.
+            sticky = level != path and status.st_mode & stat.S_ISVTX
+            if found and not (sticky and _is_trusted(status.st_uid)):
+                return f"{level} {found}"
+    return ""
+
+
+def _who_else(status: os.stat_result) -> str:
+    """Who can write a file or folder beside us and root, in words; empty if nobody."""
+    if not _is_trusted(status.st_uid):
+        return f"belongs to another user (number {status.st_uid})"
+    if status.st_mode & OTHERS_WRITE and not stat.S_ISLNK(status.st_mode):
+        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):o}; chmod go-w)"
+    return ""
+
+
+def _is_trusted(user: int) -> bool:
+    return not hasattr(os, "geteuid") or user in (0, os.geteuid())
+
+
+def read_own(path: Path) -> bytes:
+    """Content of a file that nobody but us and root can have written.
+
+    Raises
+    ------
+    OSError
+        The file is missing or cannot be read, or others could have written it: a folder that was
+        open to others may still hold what they left there.
+    """
+    with path.open("rb") as file:
+        found = _who_else(os.fstat(file.fileno())) if hasattr(os, "geteuid") else ""
+        if found:
+            raise PermissionError(errno.EPERM, f"the file {found}", str(path))
+        return file.read()
+
+
+def write_own(path: Path, content: bytes) -> None:
+    """Write a file by an atomic rename, for us alone; several processes may do it at once."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix="dmft-", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def keep(path: Path, content: bytes) -> bool:
+    """Write a file that can be made again, and say whether it worked; one warning if not."""
+    try:
+        write_own(path, content)
+    except OSError as error:
+        if path.parent == NOWHERE:  # told already
+            return False
+        tell_once(
+            f"cannot write in the cache directory {path.parent} ({error.strerror or error}): "
+            "what is compiled now will be compiled again at the next start"
+        )
+        return False
+    return True
+
+
+def tell_once(message: str) -> None:
+    """Warn, but not twice with the same words in one process."""
+    if message not in _TOLD:
+        _TOLD.add(message)
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _wanted_directory() -> Path:
+    chosen = os.environ.get("DMFT_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification says that a relative path there is to be ignored.
+    base = Path(xdg) if xdg and Path(xdg).is_absolute() else Path("~/.cache").expanduser()
+    return (base / "dmft").absolute()
+
+
+def _make(directory: Path, mode: int) -> None:
+    """Make `directory` and what is missing above it, all with `mode` (mkdir's holds for one)."""
+    if not directory.exists():
+        _make(directory.parent, mode)
+        directory.mkdir(mode, exist_ok=True)
+
+
+@cache
+def _private_temporary_directory() -> Path:
+    """Per-user directory that nobody else can write: its content will be executed."""
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    places = [Path("/tmp"), Path("/var/tmp")]
+    with contextlib.suppress(OSError):  # nothing can be written at all
+        places.insert(0, Path(tempfile.gettempdir()))
+    for place in places:
+        directory = place / f"dmft-cache-{user}"
+        if place.is_dir() and not refusal(directory):
+            return directory
+    try:
+        return Path(tempfile.mkdtemp(prefix="dmft-cache-"))
+    except OSError:
+        return NOWHERE

@@ -1,0 +1,48 @@
+"""`njit` of the package: Numba's, but what it caches is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dmft.compiled.directory import tell_once
+
+
+def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile as `numba.njit` does; with ``cache=True``, keep machine code in sealed files.
+
+    A function that cannot be kept is compiled at each start: that is never an error.
+
+    Parameters
+    ----------
+    signature
+        None, a signature or a list of them.
+    options
+        Those of `numba.njit`.
+
+    Examples
+    --------
+    >>> from dmft.compiled import njit
+    >>> @njit("float64(float64)", cache=True)
+    ... def half(x):
+    ...     return 0.5 * x
+    >>> half(3.0)
+    1.5
+    """
+    import numba
+
+    if not options.pop("cache", False):
+        return numba.njit(*signature, **options)
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            from dmft.compiled.sealed import compile_sealed
+        except ImportError as error:
+            tell_once(
+                f"this version of Numba ({numba.__version__}) keeps machine code in a way that "
+                f"dmft does not know ({error}): functions are compiled at each start"
+            )
+            return numba.njit(*signature, **options)(function)
+        return compile_sealed(numba.njit(**options)(function), *signature)
+
+    return compiled

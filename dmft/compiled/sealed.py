@@ -1,0 +1,179 @@
+"""Numba's cache with seals: a file is unpickled only if its digest is right.
+
+As Numba does, an index file (``.nbi``) lists the signatures of one function, and each has its
+machine code in a file of its own (``.nbc``). Both begin with a digest of all that they depend on:
+their own name, the versions, the source file and the content. A file with another digest (damaged,
+of an older version, of another function) is as good as none: the function is compiled, and the file
+written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import pickle
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+from numba.core import config
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.serialize import dumps
+from numba.core.typeinfer import register_dispatcher
+
+from dmft.compiled.directory import cache_directory, keep, read_own, refusal, tell_once
+from dmft.names import VERSION
+
+DIGEST_SIZE = 32
+
+
+def compile_sealed(function: Any, *signature: Any) -> Any:
+    """Give a function just made by `numba.njit` its cache, and compile it for its signatures."""
+    if not hasattr(function, "py_func"):  # NUMBA_DISABLE_JIT: Python's own function
+        return function
+    if not hasattr(function, "_cache"):
+        raise ImportError("no _cache in its functions")
+    source = Path(function.py_func.__code__.co_filename)
+    folder = folder_for(source) if source.is_file() else None
+    if folder is not None:
+        function._cache = SealedCache(function.py_func, source, folder)
+    if signature:
+        signatures = signature[0] if isinstance(signature[0], list) else signature
+        with register_dispatcher(function):  # the function may call itself
+            for one in signatures:
+                function.compile(one)
+            function.disable_compile()
+    return function
+
+
+def folder_for(source: Path) -> Path | None:
+    """Folder of the compiled functions of a source file, as Numba chooses it, if it is safe.
+
+    ``NUMBA_CACHE_DIR``; else ``__pycache__`` beside the source; else one in `cache_directory`.
+    """
+    digest = hashlib.blake2b(str(source.parent).encode(), digest_size=10).hexdigest()
+    apart = f"{source.parent.name}_{digest}"
+    if config.CACHE_DIR and not refusal(Path(config.CACHE_DIR, apart)):
+        return Path(config.CACHE_DIR, apart)
+    # Python keeps its own files there, for all who can read the source.
+    beside = source.parent / "__pycache__"
+    if not refusal(beside, mode=0o755):
+        return beside
+    folder = cache_directory() / apart
+    reason = refusal(folder)
+    if not reason:
+        return folder
+    tell_once(f"no folder for compiled code ({folder}: {reason}): it is compiled at each start")
+    return None
+
+
+class SealedCache(FunctionCache):
+    """What a compiled function asks for machine code, and gives it to."""
+
+    def __init__(self, function: Any, source: Path, folder: Path) -> None:
+        # Not the parent's: it would look for a folder, and refuse the function if there is none.
+        self._py_func = function
+        self._name = repr(function)
+        self._cache_path = str(folder)
+        self._impl = _Results(function)
+        name = f"{source.stem}.{function.__qualname__}-{function.__code__.co_firstlineno}"
+        python = f"py{sys.version_info[0]}{sys.version_info[1]}{getattr(sys, 'abiflags', '')}"
+        base = f"{name}.{python}".replace("<", "").replace(">", "")
+        status = source.stat()
+        stamp = _content_stamp(source, status.st_mtime_ns, status.st_size)
+        self._cache_file = SealedFiles(folder, base, stamp)
+        self.enable()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Compiled function for a signature, None if it is to be compiled."""
+        target_context.refresh()
+        if not self._enabled:
+            return None
+        try:
+            key = self._index_key(sig, target_context.codegen())
+            stored = self._cache_file.load(key)
+            return None if stored is None else self._impl.rebuild(target_context, stored)
+        except Exception:  # Ours, but of another LLVM: whatever it is, compile once more.
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled function; what cannot be kept is compiled again, never an error."""
+        if not self._enabled or not self._impl.check_cachable(data):
+            return
+        try:
+            key = self._index_key(sig, data.codegen)
+            self._cache_file.save(key, self._impl.reduce(data))
+        except Exception as error:
+            tell_once(f"the machine code of {self._name} is not kept: {error}")
+
+
+class _Results(CompileResultCacheImpl):
+    """Numba's translation of what it compiled into what can be pickled."""
+
+    def __init__(self, function: Any) -> None:
+        # Not the parent's, which looks for a folder; these are for its warnings.
+        self._lineno = function.__code__.co_firstlineno
+        self._locator = SimpleNamespace(_py_file=function.__code__.co_filename)
+
+
+class SealedFiles:
+    """Index and machine code of one function."""
+
+    def __init__(self, folder: Path, base: str, stamp: str) -> None:
+        self.folder = folder
+        self.base = base
+        self.context = f"{VERSION}\0{numba.__version__}\0{stamp}"
+
+    def load(self, key: Any) -> Any:
+        """Machine code stored under `key`, or None."""
+        name = self._index().get(key)
+        found, data = (None, None) if name is None else self._read(name) or (None, None)
+        # The code names its own key: the index may be older or newer than the code.
+        return data if found == key else None
+
+    def save(self, key: Any, data: Any) -> None:
+        """Store machine code under `key`; the code first, so that no index promises too much."""
+        index = self._index()
+        names = (f"{self.base}.{number}.nbc" for number in itertools.count(1))
+        name = index.get(key) or next(n for n in names if n not in index.values())
+        if self._write(name, (key, data)):
+            self._write(f"{self.base}.nbi", {**index, key: name})
+
+    def flush(self) -> None:
+        """Forget all that is stored."""
+        self._write(f"{self.base}.nbi", {})
+
+    def _index(self) -> dict[Any, str]:
+        return self._read(f"{self.base}.nbi") or {}
+
+    def _read(self, name: str) -> Any:
+        """Content of a file, None if there is none with the right seal."""
+        try:
+            sealed = read_own(self.folder / name)
+        except OSError:
+            return None
+        seal, content = sealed[:DIGEST_SIZE], sealed[DIGEST_SIZE:]
+        if seal != self._seal(name, content):
+            return None
+        try:
+            return pickle.loads(content)
+        except Exception:  # Ours, but it names what this installation no longer has.
+            return None
+
+    def _write(self, name: str, value: Any) -> bool:
+        content = dumps(value)
+        return keep(self.folder / name, self._seal(name, content) + content)
+
+    def _seal(self, name: str, content: bytes) -> bytes:
+        digest = hashlib.blake2b(f"{name}\0{self.context}\0".encode(), digest_size=DIGEST_SIZE)
+        digest.update(content)
+        return digest.digest()
+
+
+@cache
+def _content_stamp(source: Path, changed: int, size: int) -> str:
+    """Digest of a source file; its time and size only say when to read it again."""
+    return hashlib.blake2b(source.read_bytes(), digest_size=DIGEST_SIZE).hexdigest()

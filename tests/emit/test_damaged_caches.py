@@ -1,0 +1,404 @@
+"""Attacks on compiled code on disk: whatever happened to the files, the values are right, the
+program lives, and the next start but one finds everything compiled again.
+
+A start is a fork of a waiting process (starts.py): hundreds of them take seconds.
+"""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dmft
+from dmft.compiled import cache_directory, directory, njit
+from dmft.emit import arrays, load_module
+
+STRANGER = 12345
+# correlation is cross / sqrt(first * second), here 0.1 / 0.5.
+PACKAGE = [("dmft.special.ratio", "correlation", (0.5, 0.5, 0.1))]
+VALUES = {(3,): [6.0, 9.0, 0.2], (3, 5): [6.0, 9.0, 10.0, 15.0, 0.2]}  # by factors in starts.py
+ONE, BOTH = VALUES
+RIGHT, FUNCTIONS = pytest.approx(VALUES[ONE]), len(VALUES[ONE])
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away"
+)
+
+
+class Starts:
+    """A copy of the package, a cache directory, and programs that start with them."""
+
+    def __init__(self, home):
+        self.home, self.cache, self.private = home, home / "cache", home / "private"
+        self.private.mkdir()
+        self.package = home / "lib" / "dmft"
+        bare = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(dmft.__file__).parent, self.package, ignore=bare)
+        script = str(Path(__file__).with_name("starts.py"))
+        self.good = {}  # files of all functions, compiled and kept
+        self.server = subprocess.Popen(
+            [sys.executable, script, str(self.package.parent)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, **task):
+        environment = {"DMFT_CACHE_DIR": str(self.cache), "TMPDIR": str(self.private)}
+        task = {"environment": environment, "factors": ONE, "package": PACKAGE, **task}
+        self.server.stdin.write(json.dumps(task) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def files(self, suffix=".nb?"):
+        return sorted([*self.cache.rglob(f"*{suffix}"), *self.package.rglob(f"*{suffix}")])
+
+    def survives(self, factors=ONE):
+        """Two starts after an attack: how many functions the first compiled again."""
+        first, second = self(factors=factors)[0], self(factors=factors)[0]
+        right = pytest.approx(VALUES[factors])
+        assert first.get("values") == second.get("values") == right, (first, second)
+        assert second["misses"] == 0
+        return first["misses"]
+
+    def clear(self):
+        for path in self.files():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for folder in (self.cache, self.private):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    starts = Starts(tmp_path_factory.mktemp("starts"))
+    yield starts
+    starts.server.stdin.close()
+    starts.server.wait()
+
+
+@pytest.fixture
+def starts(server):
+    server.clear()
+    return server
+
+
+@pytest.fixture
+def compiled(starts):
+    """All functions compiled and kept."""
+    if not starts.good:
+        result = starts(factors=BOTH)[0]
+        assert result["warnings"] == []
+        assert len(starts.files(".nbi")) == len(starts.files(".nbc")) == len(VALUES[BOTH])
+        assert starts.survives(BOTH) == 0
+        files = [*starts.files(), *starts.cache.glob("*.py")]
+        starts.good = {path: path.read_bytes() for path in files}
+    for path, content in starts.good.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o600)
+    return starts
+
+
+def flipped(content, at, bit=0):
+    changed = bytearray(content)
+    changed[at] ^= 1 << bit
+    return bytes(changed)
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.target,))
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "one byte": lambda content: content[:1],
+    "digest only": lambda content: content[:32],
+    "half": lambda content: content[: len(content) // 2],
+    "last byte gone": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "bit of the digest": lambda content: flipped(content, 5),
+    "first bit behind": lambda content: flipped(content, 32),
+    "bit in the middle": lambda content: flipped(content, len(content) // 2, 3),
+    "last bit": lambda content: flipped(content, -1, 7),
+    "zeros": lambda content: bytes(len(content)),
+    "noise": lambda content: random.Random(1).randbytes(len(content)),
+    "digest of nothing": lambda content: content[:32] + pickle.dumps({}),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("kind", ["empty", "half", "bit of the digest", "bit in the middle"])
+def test_damaged_files_are_compiled_once_more(compiled, suffix, kind):
+    for path in compiled.files(suffix):
+        path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    assert compiled.survives() == FUNCTIONS
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_swapped_files_do_not_swap_functions(compiled, suffix):
+    # `early` of both modules has the same byte code and signature: Numba's keys are equal.
+    files = [path for path in compiled.files(suffix) if "early" in path.name]
+    contents = [path.read_bytes() for path in files]
+    for path, content in zip(files, reversed(contents), strict=True):
+        path.write_bytes(content)
+    assert compiled.survives(BOTH) == 2
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_links_that_lead_nowhere_are_replaced(compiled, suffix):
+    for path, target in zip(compiled.files(suffix), ("gone", "loop") * FUNCTIONS, strict=False):
+        path.unlink()
+        path.symlink_to(path if target == "loop" else compiled.home / target)
+    assert compiled.survives() == FUNCTIONS
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc", ".py", ".lock"])
+def test_folders_in_place_of_files_cost_time_only(compiled, suffix):
+    for path in compiled.files(suffix) if suffix[1] == "n" else compiled.cache.glob(f"*{suffix}"):
+        path.unlink()
+        path.mkdir()
+    for _ in range(2):
+        result = compiled()[0]
+        assert result["values"] == RIGHT
+        assert suffix == ".lock" or "compiled again" in result["warnings"][0]
+
+
+def test_planted_pickles_are_not_read(compiled):
+    """In Numba's own format, and with the digest that is there: neither is unpickled."""
+    target = compiled.home / "planted"
+    for path in compiled.files():
+        bomb = pickle.dumps(Bomb(target))
+        digest = path.read_bytes()[:32] if "late" in path.name else b""
+        version = pickle.dumps("0.0") if path.suffix == ".nbi" and not digest else b""
+        path.write_bytes(digest + version + bomb)
+    assert compiled.survives() == FUNCTIONS
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_files_that_others_can_write_are_not_read(compiled, mode):
+    for path in compiled.files(".nbc"):
+        path.chmod(mode)
+    assert compiled.survives() == FUNCTIONS
+
+
+@needs_root
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_files_of_others_are_not_read(compiled, suffix):
+    for path in compiled.files(suffix):
+        os.chown(path, STRANGER, STRANGER)
+    assert compiled.survives() == FUNCTIONS
+
+
+def open_to_others(path):
+    path.chmod(0o777)
+
+
+def open_to_the_group(path):
+    path.chmod(0o770)
+
+
+def like_tmp(path):
+    path.chmod(0o1777)
+
+
+def give_away(path):
+    os.chown(path, STRANGER, STRANGER)
+
+
+@pytest.mark.parametrize(
+    ("attack", "level"),
+    [
+        (open_to_others, "__pycache__"),
+        (open_to_others, "."),
+        (open_to_others, ".."),
+        (open_to_the_group, "."),
+        (like_tmp, "."),
+        (like_tmp, ".."),
+        pytest.param(give_away, "__pycache__", marks=needs_root),
+        pytest.param(give_away, "..", marks=needs_root),
+    ],
+)
+def test_nothing_is_loaded_from_a_directory_of_others(compiled, attack, level):
+    """What lies there is even valid; it is refused for the place alone, with one warning."""
+    attacked = compiled.cache / "deep" / "cache"
+    attacked.parent.mkdir(mode=0o700)
+    shutil.copytree(compiled.cache, attacked, ignore=shutil.ignore_patterns("deep"))
+    attack(attacked / level)
+    environment = {"DMFT_CACHE_DIR": str(attacked), "TMPDIR": str(compiled.private)}
+    first, second = (compiled(environment=environment)[0] for _ in range(2))
+    assert first["values"] == second["values"] == RIGHT
+    harmless = level == ".." and attack is like_tmp  # only the owner can replace what is his
+    assert (first["hits"], second["hits"]) == (FUNCTIONS if harmless else 1, FUNCTIONS)
+    told = [] if harmless or level == "__pycache__" else ["DMFT_CACHE_DIR"]
+    for result in (first, second):
+        assert [word for text in result["warnings"] for word in told if word in text] == told
+        assert len(result["warnings"]) == len(told)
+
+
+def test_compiled_code_beside_the_source_is_kept_elsewhere_if_others_can_write_there(compiled):
+    beside = compiled.package / "special" / "__pycache__"
+    beside.chmod(0o777)
+    try:
+        assert compiled.survives() == 1
+        assert [path.name for path in compiled.cache.glob("special_*/ratio.*.nbi")]
+    finally:
+        beside.chmod(0o755)
+
+
+def test_eight_processes_at_once(starts):
+    results = starts(times=8)
+    assert [result["values"] for result in results] == [RIGHT] * 8
+    assert starts.survives() == 0
+
+
+def test_killed_while_compiling(starts):
+    for delay in (0.01, 0.05, 0.2):
+        starts(kill_after=delay)
+    assert starts()[0]["values"] == RIGHT
+    assert starts.survives() == 0
+
+
+@pytest.mark.parametrize("limit", [0, 100, 5_000])
+def test_full_disk(starts, limit):
+    """No file can pass `limit` bytes: nothing fits, the lock only, all but machine code."""
+    result = starts(limit=limit)[0]
+    assert result["values"] == RIGHT
+    assert any("cannot write" in text for text in result["warnings"])
+    assert not list(starts.cache.rglob("*.tmp"))
+    assert starts.survives() <= FUNCTIONS
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["ro", "size=16k", "nr_inodes=8"])
+def test_real_disk(starts, options):
+    starts()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(starts.cache)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount")
+    try:
+        for _ in range(2):
+            result = starts()[0]
+            assert result["values"] == RIGHT
+            assert result["warnings"]
+    finally:
+        subprocess.run(["umount", str(starts.cache)], check=True)
+
+
+@pytest.mark.slow
+def test_each_damage_of_each_file(compiled, record_property):
+    """13 kinds, and 20 bits at random, of each of the ten files, one at a time."""
+    rng = random.Random(13)
+    kinds = dict(DAMAGE)
+    for i in range(20):
+        kinds[f"random bit {i}"] = lambda c: flipped(c, rng.randrange(len(c)), rng.randrange(8))
+    saved = {path: path.read_bytes() for path in compiled.files()}
+    count = Counter()
+    for damage in kinds.values():
+        for path, content in saved.items():
+            path.write_bytes(damage(content))
+            assert compiled.survives(BOTH) == 1
+            count[path.suffix] += 1
+            path.write_bytes(content)
+            partner = path.with_suffix(".nbi")  # both again as they were
+            if partner in saved:
+                partner.write_bytes(saved[partner])
+    assert sum(count.values()) == 330
+
+
+@pytest.mark.slow
+def test_killed_at_any_time(starts):
+    for delay in np.linspace(0.0, 0.6, 60):
+        starts(kill_after=float(delay))
+        assert starts()[0]["values"] == RIGHT
+        assert starts.survives() == 0
+        starts.clear()
+
+
+@pytest.fixture
+def no_fallback(monkeypatch):
+    """No folder at all can be written."""
+    monkeypatch.setenv("DMFT_CACHE_DIR", f"{os.devnull}/cache")
+    monkeypatch.setattr(directory, "_private_temporary_directory", lambda: directory.NOWHERE)
+    monkeypatch.setattr(directory, "_TOLD", set())
+
+
+def test_no_folder_at_all(no_fallback):
+    source = "from dmft.compiled import njit\n@njit(cache=True)\ndef f(x):\n    return x + 1.0\n"
+    with pytest.warns(UserWarning, match="nothing is kept"):
+        module = load_module(source, "homeless")
+    assert module.f(1.0) == 2.0
+    arrays.store_array("homeless", np.arange(3.0))
+    assert arrays.load_array("homeless").tolist() == [0.0, 1.0, 2.0]
+
+
+def test_unknown_homes_fall_back_in_words(monkeypatch, tmp_path):
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.setattr(directory, "_TOLD", set())
+    monkeypatch.setenv("DMFT_CACHE_DIR", "~nosuchuser/cache")
+    with pytest.warns(UserWarning, match="nosuchuser"):
+        fallback = cache_directory()
+    assert fallback.is_dir()
+
+    def unknown(user):
+        raise KeyError(user)
+
+    for name in ("DMFT_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="HOME"):
+        assert cache_directory() == fallback
+    assert list(tmp_path.iterdir()) == []  # no folder named ~
+
+
+def test_links_of_others_are_not_followed(tmp_path):
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    assert directory.danger(tmp_path / "link") == ""
+    tmp_path.chmod(0o777)
+    assert "others" in directory.danger(tmp_path / "link")
+    tmp_path.chmod(0o1777)
+    assert directory.danger(tmp_path / "link") == ""
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "link", STRANGER, STRANGER, follow_symlinks=False)
+        assert str(STRANGER) in directory.danger(tmp_path / "link")
+
+
+def test_folders_are_made_for_us_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "a" / "b"))
+    before = os.umask(0)
+    try:
+        assert cache_directory() == tmp_path / "a" / "b"
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+
+
+def test_another_numba_means_no_cache_in_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dmft.compiled.sealed", None)
+    monkeypatch.setattr(directory, "_TOLD", set())
+    with pytest.warns(UserWarning, match="compiled at each start"):
+        function = njit("float64(float64)", cache=True)(lambda x: x + 1.0)
+    assert function(1.0) == 2.0
+
+
+def test_functions_may_call_themselves():
+    source = (
+        "from dmft.compiled import njit\n@njit('int64(int64)', cache=True)\n"
+        "def factorial(n):\n    return 1 if n < 2 else n * factorial(n - 1)\n"
+    )
+    assert load_module(source, "recursive").factorial(10) == 3628800
