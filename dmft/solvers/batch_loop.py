@@ -42,7 +42,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "0426092bd98a9570"
+BUILT_ON = "d1e0285ead0f9045"
 
 
 class Batch(NamedTuple):

@@ -34,7 +34,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import outside, read_gap
 
-BUILT_ON = "542647e327b90976"
+BUILT_ON = "1e05336b1e830016"
 
 
 @inlined

@@ -9,7 +9,7 @@ from dmft.solvers.layout import OPTIONS
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import drift_and_factor, paths_loop
 
-BUILT_ON = "0f36ce2cbf007608"
+BUILT_ON = "70e63f9be5af67bb"
 
 
 @inlined

@@ -28,7 +28,7 @@ from dmft.solvers.noise import draw_areas
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import drift_and_factor, evaluate, factor_noise, paths_loop
 
-BUILT_ON = "0f36ce2cbf007608"
+BUILT_ON = "70e63f9be5af67bb"
 
 
 @inlined
