@@ -39,7 +39,7 @@ LONGEST, SHORTEST = 0.25, 1e-7
 TRUST, SLACK = 0.2, 1e-6
 # After corrections below this part the step grows.
 EASY = 0.04
-CORRECTIONS = 10
+CORRECTIONS = 5
 # Of the derivative along the way, by central differences.
 DIFFERENCE = 1e-6
 
