@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from dmft.analysis.boundary_axes import Axis, check_options, to_parameter
 from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
+from dmft.analysis.jumps import Jump, describe_jumps, jump_of
 from dmft.analysis.plane import Label, Plane, PlaneStore
-from dmft.analysis.segment import Change, find_change
+from dmft.analysis.segment import JUMP, POLE, Change, find_change
 from dmft.analysis.store import Store
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
@@ -52,7 +53,8 @@ class BoundaryCurve:
     closed : bool
     ends : tuple of str
         Why it ends at each end: "edge" of the plane, "triple point", "lost", "closed", or
-        "crossing" of two curves between the same labels, or "interrupted" by Ctrl-C.
+        "crossing" of two curves between the same labels, "jump" or "pole" where the sign goes on
+        to change, but without a zero, or "interrupted" by Ctrl-C.
     """
 
     x: Array
@@ -95,10 +97,13 @@ class Boundary:
     stored : int
         Points that were read from the store instead.
     status : Status
-        "ok", "tolerance_not_met" where ends of curves were lost, or "interrupted".
+        "ok", "tolerance_not_met" where ends of curves were lost or signs change without a zero,
+        or "interrupted".
     message : str
         What was not finished, and which points failed, in words.
     provenance : mapping
+    jumps : tuple of Jump
+        Where on edges of the grid the sign changes without a zero: no border.
 
     Examples
     --------
@@ -121,6 +126,7 @@ class Boundary:
     status: Status = Status.OK
     message: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    jumps: tuple[Jump, ...] = ()
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{c.labels[0]}|{c.labels[1]}: {c.x.size}" for c in self.curves)
@@ -177,14 +183,21 @@ def trace_boundary(
         labels = _coarse(plane, u, v, bar)
         _check_kinds(plane)
         on_grid = plane.solves
-        traces, status, message = _all_curves(plane, u, v, labels, tol, step, bar)
-        message = "; ".join(text for text in (message, plane.failures) if text)
+        traces, broken, status, message = _all_curves(plane, u, v, labels, tol, step, bar)
+        jumps = tuple(jump_of(change, axes) for change in broken)
+        ends = sum(reason in (JUMP, POLE) for trace in traces for reason in trace.ends)
+        if (jumps or ends) and status == Status.OK:
+            status = Status.TOLERANCE_NOT_MET
+        message = "; ".join(
+            text for text in (message, describe_jumps(jumps, ends), plane.failures) if text
+        )
     curves = tuple(_curve(t, axes) for t in traces)
     return Boundary(
         x[0], y[0],
         np.array([axes[0](float(a)) for a in u]), np.array([axes[1](float(b)) for b in v]),
         labels, curves, _triple_points(traces, axes, step), tol,
         {"grid": on_grid, "curves": plane.solves - on_grid}, plane.stored, status, message, known,
+        jumps,
     )  # fmt: skip
 
 
@@ -235,10 +248,14 @@ def _check_kinds(plane: Plane) -> None:
 
 def _all_curves(
     plane: Plane, u: Array, v: Array, labels: NDArray[Any], tol: float, step: float, bar: Progress
-) -> tuple[list[Trace], Status, str]:
-    """Follow curves until every change on the grid lies on one, or until Ctrl-C."""
+) -> tuple[list[Trace], list[Change], Status, str]:
+    """Follow curves until every change on the grid lies on one, or until Ctrl-C.
+
+    Changes of sign without a zero are returned apart; no curve is followed there.
+    """
     edges = [] if plane.cancel.is_set() else _changes(labels)
     found: list[Trace] = []
+    broken: list[Change] = []
     for n, (begin, end) in enumerate(edges):
         a, b = np.array([u[begin[0]], v[begin[1]]]), np.array([u[end[0]], v[end[1]]])
         share = 0.5 + 0.5 * n / len(edges)
@@ -252,6 +269,9 @@ def _all_curves(
             continue
         try:
             for change in _changes_between(plane, a, b, tol):
+                if change.kind:
+                    broken.append(change)
+                    continue
                 on_curve = (change.point, b - a, change.labels, ON_CURVE * step)
                 if not any(_passes(t, *on_curve) for t in found):
                     found.append(trace_curve(plane, change, tol, step))
@@ -262,7 +282,7 @@ def _all_curves(
         if plane.cancel.is_set():
             break
     if plane.cancel.is_set():
-        return found, Status.INTERRUPTED, "interrupted: curves are missing"
+        return found, broken, Status.INTERRUPTED, "interrupted: curves are missing"
     lost = [t.points[-at] for t in found for at in (0, 1) if t.ends[-at] == "lost"]
     if lost:
         x, y = plane.to_parameters(lost[0])
@@ -270,8 +290,8 @@ def _all_curves(
             f"{len(lost)} ends of curves were lost, the first at ({x:.7g}, {y:.7g}): they end or "
             "turn back there, or come closer to each other than the steps; take a smaller step"
         )
-        return found, Status.TOLERANCE_NOT_MET, lines
-    return found, Status.OK, ""
+        return found, broken, Status.TOLERANCE_NOT_MET, lines
+    return found, broken, Status.OK, ""
 
 
 def _tell(bar: Progress, share: float, curves: int, plane: Plane) -> None:

@@ -65,8 +65,11 @@ class _Walk:
     bias: float = 0.0
     miss: float = math.nan
     last: float = math.nan
-    # Whether the last step that failed met another label.
+    # Whether the last step that failed met another label, or a change of sign without a zero.
     near_third: bool = False
+    broken: str = ""
+    # Of the values across the curve at its last point.
+    slope: float = math.nan
     # Where the last smooth piece began, and how many corners there were.
     begin: int = 0
     corners: int = 0
@@ -83,8 +86,7 @@ class _Walk:
                     if not self.reason and self.came_back(start):
                         self.reason = "closed"
                 continue
-            self.points.append(change.point)
-            self.errors.append(change.half_width)
+            self.take(change)
             # Where the curve bends more than foreseen the next step is shorter; halving a bracket
             # costs more than a secant, so that labels are followed with smaller steps.
             signed = math.isfinite(change.slope)
@@ -94,13 +96,20 @@ class _Walk:
                 self.reason = "closed"
         self.reason = self.reason or "lost"
 
+    def take(self, change: Change) -> None:
+        """Add a point to the curve."""
+        self.points.append(change.point)
+        self.errors.append(change.half_width)
+        if not math.isnan(change.slope):
+            self.slope = change.slope
+
     def turn(self) -> float:
         """Pass a corner, the first step behind it is returned; or say why the curve ends here."""
         centre, smallest = self.points[-1], smallest_step(self.tol, self.step)
         if is_at_wall(centre, smallest):
             self.reason = "edge"
-        elif self.near_third:
-            self.reason = "triple point"
+        elif self.broken or self.near_third:
+            self.reason = self.broken or "triple point"
         for radius in (ring * smallest for ring in RINGS):
             if self.reason:
                 break
@@ -112,13 +121,12 @@ class _Walk:
                 self.reason = "crossing"
             elif ahead and self.corners < CORNERS:
                 change = find_change(self.plane, places[ahead[0]], places[ahead[0] + 1], self.tol)
-                if set(change.labels) != set(self.labels):
-                    self.reason = "triple point"
+                if change.kind or set(change.labels) != set(self.labels):
+                    self.reason = change.kind or "triple point"
                     break
                 self.begin, self.corners = len(self.points) - 1, self.corners + 1
                 self.bias, self.miss, self.last = 0.0, math.nan, math.nan
-                self.points.append(change.point)
-                self.errors.append(change.half_width)
+                self.take(change)
                 return radius
         self.reason = self.reason or "lost"
         return smallest
@@ -163,15 +171,14 @@ class _Walk:
             else:
                 guess = in_square(self.points[-1] + part * (guess - self.points[-1]))
                 normal = wall * math.copysign(1.0, float(normal @ wall))
-        self.near_third = False
+        self.near_third, self.broken = False, ""
         change = self.correct(guess, normal, self.radius(size), 1.01 * size)
         if change is None:
             return None
         beside = float((change.point - guess) @ normal)
         self.bias, self.miss, self.last = beside + foreseen, abs(beside), size
         if outside is not None:
-            self.points.append(change.point)
-            self.errors.append(change.half_width)
+            self.take(change)
             self.reason = "edge"
             return None
         return change
@@ -214,10 +221,10 @@ class _Walk:
                 ends = [in_square(guess - radius * normal), ends[0]]
             else:
                 return None
-        if float(np.linalg.norm(ends[1] - ends[0])) <= 2 * self.tol:
-            middle = 0.5 * (ends[0] + ends[1])
-            return Change(middle, self.tol, (right, left), math.nan)
-        change = find_change(self.plane, ends[0], ends[1], self.tol)
+        change = find_change(self.plane, ends[0], ends[1], self.tol, self.slope)
+        if change.kind:
+            self.broken = change.kind
+            return None
         return change if set(change.labels) == {left, right} else None
 
 
@@ -248,7 +255,8 @@ def trace_curve(plane: Plane, change: Change, tol: float, step: float) -> Trace:
     """
     walks: list[_Walk] = []
     for sides in (change.labels, change.labels[::-1]):
-        walk = _Walk(plane, sides, [change.point], [change.half_width], tol, step)
+        walk = _Walk(plane, sides, [], [], tol, step)
+        walk.take(change)
         try:
             if _first_step(walk, step / 4):
                 walk.run(change.point)
@@ -280,14 +288,14 @@ def _first_step(walk: _Walk, radius: float) -> bool:
         changes = sum(a != b for a, b in itertools.pairwise(labels))
         if ahead and (changes == 2 or radius < 4 * smallest):
             change = find_change(walk.plane, places[ahead[0]], places[ahead[0] + 1], walk.tol)
-            if set(change.labels) == set(walk.labels):
+            walk.broken = change.kind
+            if not change.kind and set(change.labels) == set(walk.labels):
                 if np.linalg.norm(change.point - centre) < 4 * walk.tol:  # the curve leaves here
                     break
-                walk.points.append(change.point)
-                walk.errors.append(change.half_width)
+                walk.take(change)
                 return True
         radius, beside = radius / 4, set(labels) - set(walk.labels)
-    walk.reason = "triple point" if beside else "lost"
+    walk.reason = walk.broken or ("triple point" if beside else "lost")
     if is_at_wall(centre, smallest):
         walk.reason = "edge"
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from dmft import netcdf
 from dmft.analysis.boundary import Boundary, BoundaryCurve
+from dmft.analysis.jumps import Jump
 from dmft.names import Status
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def load_boundary(path: str | Path) -> Boundary:
         record["x_name"], record["y_name"], arrays["x"], arrays["y"], labels, curves,
         arrays.get("triple_points", np.empty((0, 2))), record["tol"], record["solves"],
         record.get("stored", 0), Status(record.get("status", "ok")), record["message"],
-        record["provenance"],
+        record["provenance"], tuple(Jump(**jump) for jump in record.get("jumps", ())),
     )  # fmt: skip
 
 
@@ -82,5 +84,6 @@ def _record(found: Boundary) -> dict[str, Any]:
         "stored": found.stored,
         "status": str(found.status),
         "message": found.message,
+        "jumps": [asdict(jump) for jump in found.jumps],
         "provenance": json.loads(json.dumps(dict(found.provenance), default=str)),
     }

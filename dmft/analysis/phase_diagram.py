@@ -165,6 +165,8 @@ class Point:
 
 def read_result(result: Any) -> Point:
     """Value, status, horizon and message of what a measure returned."""
+    if isinstance(result, Point):
+        return result
     if isinstance(result, EscapeTime):
         return Point(result.value, Status.OK)
     if isinstance(result, Censored):

@@ -13,17 +13,13 @@ import math
 from dmft.compiled import njit
 from dmft.solvers.interpolant import compiled, copy, interpolate
 from dmft.solvers.layout import (
-    EVENT,
-    FOUND,
     H_DONE,
     HITS,
     OBSERVABLE,
     OPTIONS,
-    OUTCOME,
     SCAN,
     T_OLD,
     WATCH_SIGNATURE,
-    T,
 )
 from dmft.solvers.state_tests import read_gap
 
@@ -135,7 +131,6 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
     counts[HITS] = 0
     for e in range(count):
         _scan_one(observe, task, events, work, clock, counts, e)
-        work.gap[e, 0] = work.gap[e, SCAN]
     for i in range(1, counts[HITS]):
         j = i
         while j > 0 and work.hit_theta[j - 1] > work.hit_theta[j]:
@@ -146,18 +141,7 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
 
 
 @njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
-def watch(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
-    """Note the crossings of the last step; a terminal one ends the run at its time."""
+def watch(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
+    """Look for crossings in the step that was tried: `counts[HITS]` of them, in order of time."""
+    copy(work.side, work.sign)
     _scan(observe, task, events, work, clock, counts)
-    for i in range(counts[HITS]):
-        theta, e, row = work.hit_theta[i], work.hit_event[i], counts[FOUND]
-        interpolate(work, clock[H_DONE], theta)
-        work.event_t[row] = clock[T_OLD] + theta * clock[H_DONE]
-        copy(work.event_y[row], work.point)
-        work.event_id[row] = e
-        counts[FOUND] += 1
-        if events.terminal[e] != 0:
-            clock[T] = work.event_t[row]
-            copy(y, work.point)
-            counts[OUTCOME] = EVENT
-            return

@@ -27,8 +27,10 @@ from dmft.solvers.layout import (
     COMPONENT,
     ERR,
     EVALS,
+    EVENT,
     FOUND,
     H_DONE,
+    HITS,
     NEXT_SAVE,
     OPTIONS,
     OUTCOME,
@@ -124,9 +126,12 @@ def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
         if row == rows:
             return False
         when = task.save[counts[NEXT_SAVE]]
-        interpolate(work, clock[H_DONE], (when - clock[T_OLD]) / clock[H_DONE])
         work.out_t[row] = when
-        copy(work.out_y[row], work.point)
+        if when == clock[T]:
+            copy(work.out_y[row], y)
+        else:
+            interpolate(work, clock[H_DONE], (when - clock[T_OLD]) / clock[H_DONE])
+            copy(work.out_y[row], work.point)
         work.out_step[row] = counts[STEPS]
         counts[SAVED] += 1
         counts[NEXT_SAVE] += 1
@@ -137,18 +142,33 @@ def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
 @compiled
 def _prepare(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-untyped-def]
     """Interpolant of the step just tried; False when an extra stage is not finite."""
-    for s in range(tableau.stages, tableau.total):
+    for s in range(tableau.stages, tableau.total - 1):
         if not _evaluate(rhs, tableau, task, work, work.point, y, t, h, s, counts):
             return False
     for d in range(tableau.dense.shape[0]):
         for i in range(y.size):
             work.dense[d, i] = 0.0
-        for j in range(tableau.total):
+        for j in range(tableau.total - 1):
             w = tableau.dense[d, j]
             if w != 0.0:
                 for i in range(y.size):
                     work.dense[d, i] += w * work.k[j, i]
     return True
+
+
+@compiled
+def _dense_error(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-untyped-def]
+    """Error estimate of the interpolant, 1 is what is taken; inf where its slope is not finite."""
+    if not _evaluate(rhs, tableau, task, work, work.point, y, t, h, tableau.total - 1, counts):
+        return math.inf
+    total = 0.0
+    for i in range(y.size):
+        value = 0.0
+        for j in range(tableau.total):
+            value += tableau.defect[j] * work.k[j, i]
+        scale = task.atol + task.rtol * max(abs(y[i]), abs(work.trial[i]))
+        total += (value / scale) ** 2
+    return abs(h) * math.sqrt(total / y.size) if y.size > 0 else 0.0
 
 
 @inlined
@@ -165,6 +185,34 @@ def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ign
     if dense and not _prepare(rhs, tableau, task, work, y, t, h, counts):
         return BY_NONFINITE, math.inf
     return BY_ERROR, error
+
+
+@inlined
+def _search(observe, watch, task, events, work, y, t, h, clock, counts):  # type: ignore[no-untyped-def]
+    """Look for events on the interpolant of the step just tried; returns how many there are."""
+    copy(work.old, y)
+    clock[T_OLD], clock[H_DONE] = t, h
+    watch(observe, task, events, work, clock, counts)
+    return counts[HITS]
+
+
+@compiled
+def _note(events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Keep the events of an accepted step; a terminal one ends the run at its time."""
+    for e in range(events.kind.size):
+        work.gap[e, 0] = work.gap[e, SCAN]
+    for i in range(counts[HITS]):
+        theta, e, row = work.hit_theta[i], work.hit_event[i], counts[FOUND]
+        interpolate(work, clock[H_DONE], theta)
+        work.event_t[row] = clock[T_OLD] + theta * clock[H_DONE]
+        copy(work.event_y[row], work.point)
+        work.event_id[row] = e
+        counts[FOUND] += 1
+        if events.terminal[e] != 0:
+            clock[T] = work.event_t[row]
+            copy(y, work.point)
+            counts[OUTCOME] = EVENT
+            return
 
 
 @compiled
@@ -213,24 +261,34 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
     elif h <= smallest:
         counts[OUTCOME] = COLLAPSED
         return
-    watched = events.kind.size > 0
-    i = counts[NEXT_SAVE]
-    dense = watched or (i < task.save.size and task.save[i] <= t + h)
-    reason, error = _try(rhs, domain, tableau, task, work, y, t, h, dense, counts)
+    end = task.t_end if last else t + h
+    watched, i = events.kind.size > 0, counts[NEXT_SAVE]
+    read = i < task.save.size and task.save[i] < end
+    reason, error = _try(rhs, domain, tableau, task, work, y, t, h, read or watched, counts)
+    if reason == BY_ERROR and error <= 1.0:
+        if watched:
+            found = _search(observe, watch, task, events, work, y, t, h, clock, counts)
+            read = read or found > 0
+        if read:  # what is read from the interpolant is as accurate as the step
+            error = max(error, _dense_error(rhs, tableau, task, work, y, t, h, counts))
+            if not math.isfinite(error):
+                reason = BY_NONFINITE
+            if watched and not (error <= 1.0):
+                copy(work.sign, work.side)
     if reason != BY_ERROR or not (error <= 1.0):
         _reject(tableau, h, reason, error, clock, counts)
         return
     largest = _accept(tableau, task, work, y, t, h, error, clock, counts)
-    clock[T] = task.t_end if last else t + h
+    clock[T] = end
     counts[OUTCOME] = REACHED if last else RUNNING
     if largest > task.bound:
         counts[OUTCOME] = BOUND
     if watched:
-        watch(observe, task, events, work, y, clock, counts)
+        _note(events, work, y, clock, counts)
 
 
 @njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
-def unwatched(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+def unwatched(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
     """Stand in for the search for events in a run without any."""
 
 

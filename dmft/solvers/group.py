@@ -168,6 +168,7 @@ def _allocate(setup: Setup, stages: int, degree: int) -> layout.Work:
         seen=np.zeros(len(setup.problem.observables) if events else 0),
         gap=np.zeros((events, layout.SCAN + 1)),
         sign=np.zeros(events),
+        side=np.zeros(events),
         hit_theta=np.zeros(hits),
         hit_event=np.zeros(hits, dtype=np.int64),
         out_t=np.empty(rows),

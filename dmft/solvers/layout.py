@@ -82,6 +82,7 @@ class Work(NamedTuple):
     seen: Any  # (m,) observables at `point`
     gap: Any  # (E, SCAN + 1) event functions
     sign: Any  # (E,) side on which each event function was last seen
+    side: Any  # (E,) the same before the step, for one that is not accepted
     hit_theta: Any  # (2 SCAN E,)
     hit_event: Any  # (2 SCAN E,)
     out_t: Any  # (rows,)
@@ -94,7 +95,7 @@ class Work(NamedTuple):
 
 _F8, _I8 = types.float64, types.int64
 TABLEAU_TYPE = types.NamedTuple(
-    (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, _F8, _F8), Tableau
+    (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR, _F8, _F8), Tableau
 )
 TASK_TYPE = types.NamedTuple((INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8), Task)
 EVENTS_TYPE = types.NamedTuple(
@@ -103,14 +104,14 @@ EVENTS_TYPE = types.NamedTuple(
 WORK_TYPE = types.NamedTuple(
     (
         *(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR),
-        *(VECTOR, INTEGERS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX, INTEGERS),
+        *(VECTOR, VECTOR, INTEGERS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX, INTEGERS),
     ),
     Work,
 )
 
 # The search for events is handed to the loop as a first-class function and compiled at the first
 # run that has events: part of the loop, it would double what every first run waits for.
-WATCH_SIGNATURE = types.void(RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
+WATCH_SIGNATURE = types.void(RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, INTEGERS)
 WATCH = types.FunctionType(WATCH_SIGNATURE)
 
 # The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,

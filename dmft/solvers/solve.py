@@ -138,10 +138,10 @@ def check_request(
         Explicit of order 5 (the default) or 8, wholly compiled; SciPy's implicit methods for stiff
         problems. A map has the one method "iterate".
         Overlap equations limit the step by stability more than by accuracy, so order 5 is as
-        fast at equal error; the interpolant of order 8, over its longer steps, is up to 30 times
-        less accurate than its steps.
+        fast at equal error.
     rtol, atol : float
-        Local error per step below atol + rtol |y|, root mean square over the entries.
+        Local error per step below atol + rtol |y|, root mean square over the entries. In steps
+        in which a saved time or an event lies, the error of the interpolant is below twice that.
     save_at : None, int or (T,) array
         None: each accepted step. n: n equidistant times, both ends included. An array (for
         instance `np.geomspace(...)`): exactly these times; those of a map are rounded to whole

@@ -53,6 +53,7 @@ def boundary(
     A coarse grid shows which labels there are; each change on it is solved for, and its curve is
     followed in both directions: extrapolated, bracketed across, solved. Curves turn, close, end at
     the edge of the rectangle or where three labels meet. What the grid does not show is not found.
+    A sign that changes by a jump or a pole is no zero: it is listed in `.jumps`, not drawn.
 
     Parameters
     ----------
@@ -61,6 +62,9 @@ def boundary(
         int, bool or `Status` is a label (halving: about 9). nan, inf and failed runs have the
         label "failed".
         "converged" and "status" are labels, "fixed_point", "minima" and "learned_directions" too.
+        "growth_rate" is that of one fixed point: Newton's method finds it from `start` at the
+        lowest x and y, and it is followed from there to each point; where it ends, or meets
+        another one, the label is "failed" and the message names it (`dmft.workflow.followed`).
     x, y : (name, lowest, highest)
     tol : float
         Half-width of the last bracket of each point across the curve, in units of the ranges.
@@ -77,15 +81,17 @@ def boundary(
         For the built-in measures, as in `dmft.phase_diagram`.
     store : path, optional
         Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
-        the same result; other ranges and tolerances use what is there too.
+        the same result; other ranges and tolerances use what is there too (other ranges of a
+        "growth_rate" from the same lowest x and y).
     identity : mapping, optional
         What else a store must agree on, as in `dmft.sweep`.
 
     Returns
     -------
     Boundary
-        `.curves` with x, y, error; `.triple_points`; `.solves`. After Ctrl-C what is found, with
-        the status interrupted. Points at which arithmetic fails have the label "failed".
+        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C what is
+        found, with the status interrupted. Points at which arithmetic fails have the label
+        "failed".
 
     Raises
     ------
@@ -123,8 +129,9 @@ def boundary(
     else:
         _check_level(measure, level, t_max)
         how = {"fraction": fraction, "reference": reference, "overlap": overlap}
-        chosen = EquationMeasure(measure, equations, start, t_max, how, options)
-        chosen.check({x[0]: float(x[1]), y[0]: float(y[1])})
+        corner = {x[0]: float(x[1]), y[0]: float(y[1])}
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options, corner)
+        chosen.check(corner)
         inner, label = chosen, chosen.label
         provenance |= {**describe(chosen), "time_unit": chosen.provenance["time_unit"]}
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dmft.analysis.roots import Root, newton
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations import Equations
+from dmft.equations.values import Values
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps
 from dmft.names import Status
@@ -94,18 +95,23 @@ class StationarySystem:
         self, equations: Equations, start: Overlaps, parameters: Mapping[str, Any]
     ) -> None:
         self.linear = compiled_tangent(equations)
-        self.problem = problem_of(equations)
+        self.equations, self.problem = equations, problem_of(equations)
+        self.start = start
+        self.place = {name: n for n, name in enumerate(equations.parameters)}
         values = equations.values(start, dict(parameters))
-        scalars = {name: values.scalars[name] for name in equations.parameters}
-        self.place = {name: n for n, name in enumerate(scalars)}
-        self.par = self.problem.pack_parameters(scalars, values.arrays)
+        self.par = self.packed_parameters(values)
         self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
-        self.start, self.p, self.k = start, start.p, start.k
+        self.p, self.k = start.p, start.k
         sphere = equations.algorithm.on_sphere
         self.rows, self.columns = np.tril_indices(self.p, -1 if sphere else 0)
         state = {"Q": start.Q, "M": start.M, "readout": values.arrays["readout"]}
         self.trained = equations.algorithm.trains_readout
         self.free = self.flat(self.problem.pack(state))
+
+    def packed_parameters(self, values: Values) -> Array:
+        """Scalars and constant arrays as the compiled functions read them."""
+        scalars = {name: values.scalars[name] for name in self.equations.parameters}
+        return self.problem.pack_parameters(scalars, values.arrays)
 
     def flat(self, packed: Array) -> Array:
         """Free coordinates of a packed state or of its rates."""
@@ -204,7 +210,7 @@ def fixed_points(
         root = newton(
             system.rates, system.jacobian, system.free, tolerance=least, max_steps=max_steps
         )
-        point = _point(system, start, root)
+        point = point_of(system, start, root)
         if not any(_same(point, other) for other in found):
             found.append(point)
     return tuple(sorted(found, key=lambda point: point.status != Status.OK))
@@ -283,7 +289,7 @@ def check_equations(equations: object) -> None:
         raise BadParameter(f"no fixed points for {type(equations.algorithm).__name__}")
 
 
-def _point(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:
+def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:
     """Record of a root; a root that is no covariance keeps the start's overlaps."""
     status, message = root.status, f"residual {root.residual:.2e} after {root.steps} steps"
     state = system.blocks(root.y, start.Q)

@@ -14,6 +14,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.analysis.escape import EscapeWarning
+from dmft.analysis.phase_diagram import Point
 from dmft.equations import Equations
 from dmft.equations.descent import DescentEquations
 from dmft.equations.descent_flow import DescentFlow
@@ -26,8 +27,9 @@ from dmft.solvers.problem import Problem
 from dmft.workflow.descent import OPTIONS, descent_task
 from dmft.workflow.end_states import cosines, end_state
 from dmft.workflow.escape import escape_time
-from dmft.workflow.fixed_points import fixed_points, stability
-from dmft.workflow.inputs import SOLVER_OPTIONS, problem_of, run_inputs, split_options
+from dmft.workflow.fixed_points import stability
+from dmft.workflow.followed import followed_point
+from dmft.workflow.inputs import problem_of, run_inputs, split_options
 from dmft.workflow.landscape import landscape, risk_of
 from dmft.workflow.many import results_of
 from dmft.workflow.solve import solve
@@ -64,6 +66,9 @@ class EquationMeasure:
     t_max: float | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    # Parameters at which the start leads to the fixed point whose growth rate is measured; by
+    # default those of each point, with no regard to the others.
+    followed_from: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.name not in MEASURES:
@@ -132,7 +137,9 @@ class EquationMeasure:
             known = dict(self.problem.provenance)
         how = self.how if self.name == "escape_time" else {}
         unit = getattr(self.equations, "time_unit", "steps")
-        return {**known, "t_max": self.t_max, "time_unit": unit, **how}
+        origin = self.followed_from if self.name == "growth_rate" else None
+        followed = {"followed_from": dict(origin)} if origin else {}
+        return {**known, "t_max": self.t_max, "time_unit": unit, **how, **followed}
 
     @property
     def start_arrays(self) -> list[np.ndarray[Any, Any]]:
@@ -250,13 +257,14 @@ def _status(of: EquationMeasure, here: dict[str, Any]) -> tuple[int, Status]:
 
 
 def _growth_rate(of: EquationMeasure, here: dict[str, Any]) -> Any:
-    options = {n: v for n, v in here.items() if n == "max_steps" or n not in SOLVER_OPTIONS}
-    equations = equations_of(of)
-    (point,) = fixed_points(equations, of.start, **options)
+    equations, (_, parameters) = equations_of(of), split_options(here)
+    how = {"max_steps": here["max_steps"]} if "max_steps" in here else {}
+    if "tolerance" in parameters:
+        how["tolerance"] = parameters.pop("tolerance")
+    reference = {**parameters, **(of.followed_from or {})}
+    point = followed_point(equations, of.start, reference, parameters, **how)
     if point.status != Status.OK:
-        return float("nan"), point.status
-    _, parameters = split_options(here)
-    parameters.pop("tolerance", None)
+        return Point(float("nan"), point.status, message=point.message)
     return stability(equations, point, **parameters).growth_rate
 
 

@@ -62,7 +62,9 @@ def phase_diagram(
 
         and without a run:
 
-        - "growth_rate": of the fixed point that Newton's method finds from `start`
+        - "growth_rate": of the fixed point that Newton's method finds from `start` at the first
+          values of x and y, followed from there to each point; not_converged where it ends, or
+          meets another one (`dmft.workflow.followed`)
         - "minima": number of minima of `dmft.landscape` for a sequence model
     x, y : (name, values)
         Parameters of the equations ("learning_rate", "label_noise", a symbol's name).
@@ -140,9 +142,10 @@ def phase_diagram(
             measure, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
         )
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
-    of = EquationMeasure(measure, equations, start, t_max, how, options)
+    first = {x[0]: _first(x), y[0]: _first(y)}
+    of = EquationMeasure(measure, equations, start, t_max, how, options, first)
     # A wrong name or a bad start is refused here, not at every point.
-    of.check({x[0]: _first(x), y[0]: _first(y)})
+    of.check(first)
 
     with one_warning():
         return named_diagram(

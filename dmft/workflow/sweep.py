@@ -53,7 +53,9 @@ def sweep(
         ``many(points)``, an iterator over its results at a list of mappings (an exception where a
         point fails), is asked for whole chunks too.
     equations, start, t_max, fraction, reference, overlap, **options
-        For the built-in measures, as in `dmft.phase_diagram`.
+        For the built-in measures, as in `dmft.phase_diagram`; but "growth_rate" is that of the
+        fixed point which Newton's method finds from `start` at each point by itself, so that a
+        store serves any points.
     quantities : sequence of str, optional
         Names of the numbers that the measure returns; one by default.
     store : path, optional
@@ -128,7 +130,9 @@ def describe(measure: EquationMeasure) -> dict[str, Any]:
     arrays = measure.start_arrays
     digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
     options = {name: value for name, value in measure.options.items() if name != "progress"}
+    origin = measure.followed_from if measure.name == "growth_rate" else None
     return {
+        **({"followed_from": dict(origin)} if origin else {}),
         "measure": measure.name,
         "equations": measure.fingerprint,
         "version": VERSION,

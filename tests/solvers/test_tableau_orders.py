@@ -11,7 +11,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from dmft.solvers.tableau import FIVE_A, FIVE_LOW, TABLEAUX
+from dmft.solvers.tableau import FIVE_A, FIVE_LOW, TABLEAUX, interpolant_weights
 
 Tree = tuple  # a rooted tree is the sorted tuple of its branches
 
@@ -93,3 +93,24 @@ def test_interpolant_meets_both_ends(method):
     np.testing.assert_allclose(value, tableau.a[tableau.stages - 1], atol=1e-15)
     np.testing.assert_allclose(slope_start, first, atol=1e-14)
     np.testing.assert_allclose(slope_end, last, atol=1e-14)
+
+
+@pytest.mark.parametrize(("method", "order"), [("rk5", 4), ("rk8", 7)])
+def test_order_of_the_interpolant_and_of_its_defect(method, order):
+    """Both at every point: y(theta) to this order, and so does the slope there, less u'(theta)."""
+    tableau = TABLEAUX[method]
+    a = tableau.a.tolist()
+    for theta in (0.1, 0.37, 0.55, 0.7, 0.93):
+        value, slope = interpolant_weights(tableau.dense, theta)
+        for n in range(1, order + 1):
+            for tree in trees(n):
+                at_stages = np.array(stage_weights(tree, a), dtype=float)
+                exact = theta**n / density(tree)
+                assert abs(float(value @ at_stages) - exact) < 1e-13
+                assert abs(float(slope @ at_stages) - n * exact / theta) < 1e-12
+    for n in range(1, order + 1):
+        for tree in trees(n):
+            at_stages = np.array(stage_weights(tree, a), dtype=float)
+            assert abs(float(tableau.defect @ at_stages)) < 1e-13
+    next_order = [np.array(stage_weights(tree, a), dtype=float) for tree in trees(order + 1)]
+    assert max(abs(float(tableau.defect @ row)) for row in next_order) > 1e-6
