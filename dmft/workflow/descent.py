@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.codegen.sample import build_bend, build_sample, parameter_order
+from dmft.codegen.sample import build_bend, build_sample, knots_of, parameter_order
 from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
@@ -22,12 +22,22 @@ from dmft.gaussian.tabled import TableAverage
 from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.solvers.descent import JITTER, Sweep, begin, interrupt, march, overlaps, result_of
+from dmft.solvers.descent import (
+    JITTER,
+    Sweep,
+    begin,
+    by_time,
+    interrupt,
+    march,
+    overlaps,
+    result_of,
+)
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
 from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.path_ensemble import Values
+from dmft.solvers.response import measured
 from dmft.workflow.descent_nodes import DescentOptions, Layout
 
 Array = NDArray[np.float64]
@@ -38,7 +48,7 @@ SEVERITY = (
 )  # fmt: skip
 
 
-METHODS = ("stein", "pathwise")
+METHODS = ("stein", "pathwise", "measured")
 OPTIONS = tuple(DescentOptions.__dataclass_fields__)
 
 
@@ -48,6 +58,7 @@ class Solved:
 
     sweep: Sweep
     risk: Array | None
+    response: Array | None = None
 
 
 def solve_descent(
@@ -132,9 +143,13 @@ def descent_task(
         learning_rate=scalars["learning_rate"], samples_per_dim=scalars["samples_per_dim"],
         ridge=scalars["ridge"], momentum=scalars["momentum"], readout_rate=scalars["readout_rate"],
         trained=trained, fresh=equations.algorithm.batch == "fresh",
-        bend=None if method == "stein" else _bend(equations.fingerprint, equations),
+        bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
     )  # fmt: skip
+    knots = knots_of(equations, scalars) if method == "measured" else None
+    if knots is not None:
+        slopes = _bend(equations.fingerprint, equations, bool(knots))
+        task = replace(task, slopes=slopes, knots=np.array(knots))
     return task, scalars
 
 
@@ -144,8 +159,8 @@ def _built(fingerprint: str, equations: DescentEquations) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _bend(fingerprint: str, equations: DescentEquations) -> Any:
-    return build_bend(equations)
+def _bend(fingerprint: str, equations: DescentEquations, kinks: bool = False) -> Any:
+    return build_bend(equations, kinks)
 
 
 def _sweep_all(
@@ -192,7 +207,8 @@ def _sweep_all(
         march(sweep, nodes, past, max(1, threads // workers), after)
         if sweep.status == Status.INTERRUPTED and job.late:
             sweep.status = Status.TIMEOUT
-        return Solved(sweep, None if risk_of is None else risk_of(sweep, nodes))
+        risk = None if risk_of is None else risk_of(sweep, nodes)
+        return Solved(sweep, risk, measured(sweep, nodes, past, max(1, threads // workers)))
 
     tasks = [partial(solve_one, number) for number in range(layout.scrambles)]
     return run_tasks(tasks, job, workers, progress, "descent")
@@ -266,6 +282,10 @@ def _assemble(
     for one, result in zip(solved, results, strict=True):
         if one.risk is not None:
             result["risk"] = one.risk[: reached + 1]
+        if one.response is not None:
+            result["resp_stein"] = result["resp"]
+            n = reached * sweeps[0].task.p
+            result["resp"] = by_time(one.response[:n, :n], sweeps[0].task.p)
     arrays = {n: np.mean([r[n] for r in results], axis=0) for n in results[0]}
     count = len(results)
     error = {
