@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 PARTS = 16
 # Passes over the lines end when the response changes by less, relative to its largest entry.
 SETTLED = 1e-4
+# Of paths and of lines: their number times (T p)^2, at most; and the least number of either.
+PATHS, LINES, FEWEST = 2**21, 2**16, 32
 # Pieces of a line for each field: more than this is a descent that jumps to and fro.
 PIECES = 12
 # Least slope of a field along the lines in units of its length: below, lines meet too few kinks.
@@ -89,7 +91,7 @@ def _by_lines(sweep: Sweep, samples: Samples, direction: Array) -> Array | None:
     the others better by a factor of the learning rate; horizons double, so that none begins from
     nothing.
     """
-    task, p = sweep.task, sweep.task.p
+    p = sweep.task.p
     big = sweep.done * p
     R_l = np.zeros((big, big))
     horizon = known = 0
@@ -165,8 +167,17 @@ def _pass_of_lines(
 
 
 def sample_count(task: DescentTask, samples: int, scrambled: bool) -> int:
-    """Samples on which the response is measured."""
-    return samples if scrambled else 1
+    """Samples on which the response is measured: as many as cost a small part of the descent.
+
+    A path takes (T p)^3 / 6 operations, a line (T p)^4 / 6 and more; a power of two.
+    """
+    if not scrambled:
+        return 1  # gradients are linear: all samples have one response
+    big = task.steps * task.p
+    wanted = min(samples // 4, PATHS // big**2)
+    if task.knots.size:
+        wanted = min(samples // 64, LINES // big**2)
+    return min(samples, max(FEWEST, 1 << max(0, wanted.bit_length() - 1)))
 
 
 def line_direction(sweep: Sweep) -> Array | None:

@@ -22,13 +22,33 @@ from numba import njit, types
 from dmft.solvers.sampled import SAMPLE, SUMS
 from dmft.solvers.signatures import MATRIX, VECTOR
 
-OPTIONS = {"nogil": True, "error_model": "numpy"}
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
 # Lines end here: 6e-14 of a normal law lies beyond.
 END = 7.5
 LINES_SIGNATURE = types.boolean(
     SAMPLE, SAMPLE, types.int64, types.int64, types.int64, types.int64, types.int64, types.int64,
     MATRIX, MATRIX, VECTOR, MATRIX, MATRIX, VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, SUMS,
 )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def _fields(rows, now, p, start, slope, g0, gx, G, h0, hx, D):  # type: ignore[no-untyped-def]
+    """Fields h0 + hx x of one piece at the time whose rows of R_theta are given, and D = dh/dr."""
+    seen = now + p
+    for j in range(p):
+        row, answer = rows[j], D[j]
+        value, tilt = start[now + j], slope[now + j]
+        for u in range(now):
+            value += row[u] * g0[u]
+            tilt += row[u] * gx[u]
+        h0[j], hx[j] = value, tilt
+        for c in range(seen):
+            answer[c] = 0.0
+        for u in range(now):
+            weight, before = row[u], G[u]
+            for c in range((u // p + 1) * p):
+                answer[c] += weight * before[c]
+        answer[now + j] = 1.0
 
 
 @njit(**OPTIONS)
@@ -45,53 +65,74 @@ def _next_root(knots, h0, hx, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def _split(now, p, g0, gx, G, h0, hx, D, old, new, which, move):  # type: ignore[no-untyped-def]
+    """Copy a piece; the place between the two moves with the field `which`, a knot there."""
+    seen = now + p
+    for u in range(now):
+        g0[new, u], gx[new, u] = g0[old, u], gx[old, u]
+        source, target = G[old, u], G[new, u]
+        for c in range((u // p + 1) * p):
+            target[c] = source[c]
+    for j in range(p):
+        h0[new, j], hx[new, j] = h0[old, j], hx[old, j]
+        answer, same = D[old, j], D[new, j]
+        for c in range(seen):
+            same[c] = answer[c]
+    inverse, answer = -1.0 / hx[old, which], D[old, which]
+    for c in range(move.size):
+        move[c] = inverse * answer[c] if c < seen else 0.0
+
+
+@njit(**OPTIONS)
+def _close(weight, g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Gradients of one piece from those in its middle, and what it adds to the response."""
+    seen = now + p
+    for j in range(p):
+        row, sums = G[now + j], total[now + j]
+        tilt = 0.0
+        for c in range(seen):
+            row[c] = 0.0
+        for l in range(p):  # noqa: E741
+            curve, answer = weight * H[j * p + l], D[l]
+            tilt += curve * hx[l]
+            for c in range(seen):
+                row[c] += curve * answer[c]
+        gx[now + j], g0[now + j] = tilt, weight * g[j] - tilt * middle
+        for c in range(seen):
+            sums[c] += share * row[c]
+
+
+@njit(**OPTIONS)
 def _one_line(sample, bend, steps, trained, star, label, mask, pars, knots, start, slope, R_theta, work, total):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Add dE_x[g]/dr (T p, T p) of the line of fields start + slope x to `total`.
 
     star (k, 1), mask (T,) or (0,). False where `work` has no room for the pieces of the line.
     """
-    big = start.size
-    p = big // steps
+    p = start.size // steps
     # Of each piece: gradients g0 + gx x, their derivatives G, the same of the fields now; where it
-    # begins, the share before that place and the derivative of the place; pieces from the left.
-    g0, gx, G, h0, hx, D, low, below, move, order = work
-    room = low.size
+    # begins, the share before that place, the density and the derivative there; pieces in order.
+    g0, gx, G, h0, hx, D, low, below, density, move, order = work
     order[0], low[0], below[0] = 0, -END, 0.0
     count = 1
     for t in range(steps):
         now = t * p
         seen = now + p
         for m in range(count):
-            for j in range(p):
-                row = R_theta[now + j]
-                value, moved = start[now + j], slope[now + j]
-                for u in range(now):
-                    value += row[u] * g0[m, u]
-                    moved += row[u] * gx[m, u]
-                h0[m, j], hx[m, j] = value, moved
-                D[m, j, :seen] = 0.0
-                for u in range(now):
-                    weight, before = row[u], G[m, u]
-                    for c in range((u // p + 1) * p):
-                        D[m, j, c] += weight * before[c]
-                D[m, j, now + j] += 1.0
+            _fields(R_theta[now:seen], now, p, start, slope, g0[m], gx[m], G[m], h0[m], hx[m], D[m])
         place = 0
         while place < count:
             m = order[place]
             high = low[order[place + 1]] if place + 1 < count else END
             x, which = _next_root(knots, h0[m], hx[m], low[m], high)
             if which >= 0:
-                if count == room:
+                if count == low.size:
                     return False
-                new = count
                 for later in range(count, place + 1, -1):
                     order[later] = order[later - 1]
-                order[place + 1] = new
-                g0[new, :now], gx[new, :now], G[new, :now, :now] = g0[m, :now], gx[m, :now], G[m, :now, :now]  # fmt: skip  # noqa: E501
-                h0[new], hx[new], D[new, :, :seen] = h0[m], hx[m], D[m, :, :seen]
-                low[new], below[new] = x, 0.5 * math.erfc(-x * math.sqrt(0.5))
-                move[new, seen:] = 0.0
-                move[new, :seen] = -D[m, which, :seen] / hx[m, which]
+                order[place + 1] = count
+                low[count], below[count] = x, 0.5 * math.erfc(-x * math.sqrt(0.5))
+                density[count] = math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+                _split(now, p, g0, gx, G, h0, hx, D, m, count, which, move[count])
                 count += 1
             place += 1
         h, g, H = np.empty((p, count)), np.empty((p, count)), np.empty((p * p, count))
@@ -108,25 +149,16 @@ def _one_line(sample, bend, steps, trained, star, label, mask, pars, knots, star
         for place in range(count):
             m = order[place]
             share = (below[order[place + 1]] if place + 1 < count else 1.0) - below[m]
-            for j in range(p):
-                tilt = 0.0
-                for c in range(seen):
-                    G[m, now + j, c] = 0.0
-                for l in range(p):  # noqa: E741
-                    curve = weight * H[j * p + l, m]
-                    tilt += curve * hx[m, l]
-                    for c in range(seen):
-                        G[m, now + j, c] += curve * D[m, l, c]
-                gx[m, now + j], g0[m, now + j] = tilt, weight * g[j, m] - tilt * middle[m]
-                for c in range(seen):
-                    total[now + j, c] += share * G[m, now + j, c]
-                if place > 0:
-                    left, x = order[place - 1], low[m]
-                    jump = g0[left, now + j] - g0[m, now + j]
-                    jump += (gx[left, now + j] - gx[m, now + j]) * x
-                    jump *= math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-                    for c in range(seen):
-                        total[now + j, c] += jump * move[m, c]
+            _close(weight, g[:, m], H[:, m], middle[m], share, now, p, g0[m], gx[m], G[m], hx[m], D[m], total)  # fmt: skip  # noqa: E501
+            if place > 0:
+                left, x, moved = order[place - 1], low[m], move[m]
+                for j in range(now, seen):
+                    jump = g0[left, j] - g0[m, j] + (gx[left, j] - gx[m, j]) * x
+                    if jump != 0.0:
+                        jump *= density[m]
+                        sums = total[j]
+                        for c in range(seen):
+                            sums[c] += jump * moved[c]
     return True
 
 
@@ -148,7 +180,8 @@ def along_lines(sample, bend, steps, first, last, each, room, trained, normal, s
     work = (
         np.empty((room, big)), np.empty((room, big)), np.empty((room, big, big)),
         np.empty((room, p)), np.empty((room, p)), np.empty((room, p, big)),
-        np.empty(room), np.empty(room), np.empty((room, big)), np.empty(room, dtype=np.int64),
+        np.empty(room), np.empty(room), np.empty(room), np.empty((room, big)),
+        np.empty(room, dtype=np.int64),
     )  # fmt: skip
     fields = np.empty((star.shape[0], 1))
     marks = np.empty(mask.shape[0])
