@@ -1,7 +1,7 @@
 """Which entries of a descent are known: where a claimed error passes the signal, a status says so.
 
-An entry is not known where its error is larger than its value, than a tenth of the unit of its
-block, and than rounding. The unit is the largest entry of the block that is known, whose error is
+An entry is not known where its error is larger than half of its value (zero is within two errors),
+than a tenth of the unit of its block, and than rounding. The unit is the largest entry of the block that is known, whose error is
 at most half of it: so zeros by symmetry count as known to the error of a block that is resolved,
 and nothing does in a block of noise. Overlaps with the teacher may all vanish: their unit is the
 largest length of a student.
@@ -19,6 +19,8 @@ from dmft.names import Status
 from dmft.solvers.descent_run import DescentRun
 
 Array = NDArray[np.float64]
+# An error passes the signal beyond this share of it.
+SIGNAL = 0.5
 # Share of the unit of its block up to which an error is small whatever the value.
 SMALL = 0.1
 # Errors of rounding, for overlaps of order one.
@@ -40,8 +42,8 @@ def unknown(run: DescentRun, name: str) -> NDArray[np.bool_]:
     [True, False, False]
     """
     values, error = run.arrays[name], run.error[name]
-    size = np.abs(values)
-    lost: NDArray[np.bool_] = error > np.maximum(size, max(SMALL * _unit(run, name), ROUNDING))
+    least = max(SMALL * _unit(run, name), ROUNDING)
+    lost: NDArray[np.bool_] = error > np.maximum(SIGNAL * np.abs(values), least)
     return lost | ~np.isfinite(values)
 
 
@@ -54,7 +56,7 @@ def _unit(run: DescentRun, name: str) -> float:
 
 def _largest_known(run: DescentRun, name: str) -> float:
     values, error = np.abs(run.arrays[name]), run.error[name]
-    known = np.isfinite(values) & ~(2.0 * error > values)
+    known = np.isfinite(values) & ~(error > SIGNAL * values)
     return float(np.max(values[known], initial=0.0))
 
 
@@ -71,8 +73,8 @@ def judged(run: DescentRun) -> DescentRun:
             where = ", ".join(str(int(i)) for i in worst)
             words.append(
                 f"{name}[{where}] = {values[worst]:.3g} +- {error[worst]:.2g} is not known "
-                f"({np.count_nonzero(lost)} of {values.size} entries of {name} have errors above "
-                "their values)"
+                f"({np.count_nonzero(lost)} of {values.size} entries of {name} lie within two errors "
+                "of zero)"
             )
     if not words:
         return run

@@ -75,8 +75,8 @@ def solve_descent(
     Shapes      start Q (p, p), M (p, k), P (k, k); see `DescentRun` for the result
     Scaling     t counts steps; n = samples_per_dim * d samples, learning rate of order one
     Valid for   d -> infinity; kinked activations included. "tolerance_not_met" where the claimed
-                error of some entry passes its value and a tenth of the largest known entry of its
-                block
+                error of some entry passes half of its value and a tenth of the largest known entry
+                of its block
     Source      batch_reuse.md A.1, C
 
     Parameters
