@@ -1,10 +1,10 @@
 """Which entries of a descent are known: where a claimed error passes the signal, a status says so.
 
 An entry is not known where its error is larger than half of its value (zero is within two errors),
-than a tenth of the unit of its block, and than rounding. The unit is the largest entry of the block that is known, whose error is
-at most half of it: so zeros by symmetry count as known to the error of a block that is resolved,
-and nothing does in a block of noise. Overlaps with the teacher may all vanish: their unit is the
-largest length of a student.
+than a tenth of the unit of its block, and than rounding. The unit is the largest entry of the block
+whose error is at most half of it: so zeros by symmetry count as known to the error of a block that
+is resolved, and nothing does in a block of noise. Overlaps with the teacher may all vanish: their
+unit is the largest length of a student.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def judged(run: DescentRun) -> DescentRun:
             where = ", ".join(str(int(i)) for i in worst)
             words.append(
                 f"{name}[{where}] = {values[worst]:.3g} +- {error[worst]:.2g} is not known "
-                f"({np.count_nonzero(lost)} of {values.size} entries of {name} lie within two errors "
-                "of zero)"
+                f"({np.count_nonzero(lost)} of {values.size} entries of {name} lie within two "
+                "errors of zero)"
             )
     if not words:
         return run

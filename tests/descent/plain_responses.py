@@ -71,9 +71,7 @@ def answers(rate, R_l):
 
 def sweep(name, rate, delta, n, seed):
     """M, L and R_l of one causal sweep over n samples."""
-    f, slope = ACTIVATIONS[name]
-    star, zeta, z = draws = drawn(np.random.default_rng(seed), n)
-    y = f(star) + zeta
+    draws = drawn(np.random.default_rng(seed), n)
     M, C, L = np.zeros(STEPS + 1), np.zeros((STEPS + 1,) * 2), np.zeros((STEPS + 1,) * 2)
     R_l, C_l = np.zeros((STEPS, STEPS)), np.zeros((STEPS, STEPS))
     M[0], C[0, 0] = M0, 1 - M0**2
@@ -85,7 +83,7 @@ def sweep(name, rate, delta, n, seed):
         C_l[t, : t + 1] = C_l[: t + 1, t] = ALPHA * (g[: t + 1] @ g[t]) / n
         A = -rate * R_l[t, : t + 1]
         A[t] += 1
-        M[t + 1] = M[t] - rate * ALPHA * np.mean(g[t] * star)
+        M[t + 1] = M[t] - rate * ALPHA * np.mean(g[t] * draws[0])
         R_theta = answers(rate, R_l)
         seen = slice(0, t + 1)
         cross = A @ C[seen, seen] - rate * C_l[t, seen] @ R_theta[seen, seen].T
