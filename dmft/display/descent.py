@@ -12,6 +12,7 @@ from dmft.display.diagram import cell_edges
 from dmft.display.style import COLOURS, FAINT, INK, colour, line_style, new_figure
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.solvers.descent_errors import unknown
 
 Array = NDArray[np.float64]
 PANELS = 6
@@ -29,6 +30,8 @@ DOTS: dict[str, Any] = {
 CROWD = 8
 # Positive kernels that span more than this factor get logarithmic colours.
 WIDE, TICKS = 5.0, 5
+# Entries that are not known: a grey, which no scale of values has.
+UNKNOWN = "#BBBBBB"
 
 
 def is_descent(record: Any) -> bool:
@@ -43,6 +46,7 @@ def plot_descent(records: Sequence[Any], axes: Any, *, shown: bool, title: str |
 
     Solved runs are lines with a band of their error, simulated ones points with error bars. Where
     both are given, maps show the first theory below the diagonal and the simulation above it.
+    Entries of kernels whose error passes the signal are grey.
     """
     if axes is None:
         axes = new_figure((2, 3), (12.6, 7.2), shown=shown)
@@ -99,7 +103,8 @@ def _draw_run(run: Any, panels: Any, number: int) -> None:
         values, error = run.arrays[key], run.error[key]
         panel.plot(t, values, color=INK, linestyle=style, label="theory" if not number else None)
         panel.fill_between(t, values - error, values + error, color=FAINT, alpha=0.4, lw=0)
-    if Status(run.status) is not Status.OK:
+    # Errors above values end no run: kernels are masked where they do not show them.
+    if Status(run.status) not in (Status.OK, Status.TOLERANCE_NOT_MET):
         for panel in panels[:3]:
             panel.axvline(run.t[-1], color=COLOURS[1], linestyle=":", linewidth=1.0)
         words = str(run.status).replace("_", " ")
@@ -146,6 +151,8 @@ def _map(
     panel: Any, theories: Sequence[Any], simulated: Sequence[Any], name: str, label: str, words: str
 ) -> None:
     """One kernel, component (1, 1)."""
+    from matplotlib.colors import ListedColormap
+
     theory = theories[0].arrays[name] if theories else None
     truth = simulated[0].mean[name] if simulated and name in simulated[0].mean else None
     kernel = truth if theory is None else theory
@@ -161,11 +168,24 @@ def _map(
         values = np.where(np.tri(len(values), dtype=bool), values, truth[:, :, 0, 0])
         words = "theory below, simulation above the diagonal"
     first = (*theories, *simulated)[0]
+    lost = np.zeros(values.shape, dtype=bool)
+    if theory is not None:
+        lost = unknown(theories[0], name)[:, :, 0, 0] & (values == theory[:, :, 0, 0])
+    values[lost] = np.nan
+    if not np.any(np.isfinite(values)):
+        _empty(panel, f"{label}: errors are above the values")
+        return
     edges = cell_edges(np.asarray(first.t[: len(values)]))
     unit = "time" if _is_flow(first) else "step"
     image = panel.pcolormesh(
         edges, edges, np.ma.masked_invalid(values), rasterized=True, **_colours(values)
     )
+    if np.any(lost):
+        panel.pcolormesh(
+            edges, edges, np.ma.masked_where(~lost, np.zeros(lost.shape)),
+            cmap=ListedColormap([UNKNOWN]), rasterized=True,
+        )  # fmt: skip
+        words = f"{words}; grey: not known"
     bar = panel.figure.colorbar(image, ax=panel, label=label, format="%.2g")
     low, high = image.get_clim()
     if low > 0 and high > WIDE * low:

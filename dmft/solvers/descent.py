@@ -102,7 +102,10 @@ def march(
             t = sweep.done
             state = (sweep.M[t], sweep.readout[t], sweep.root, sweep.R_theta)
             means = samples.averages(t, *state)
-            response = None if task.bend is None else samples.response(t, *state)
+            response = None
+            if task.bend is not None:
+                kept = task.steps * task.p
+                response = samples.response(t, task.bend, kept, state, sweep.R_theta)
             if not np.all(np.isfinite(means)):
                 sweep.status = Status.NONFINITE
                 sweep.message = f"averages over the samples are not finite at step {t}"
@@ -129,10 +132,9 @@ def _close(sweep: Sweep, t: int, means: Array, response: Array | None) -> None:
     `response` is the pathwise one; without it that of Stein is taken.
     """
     task = sweep.task
-    p, eta, one = task.p, task.learning_rate, np.eye(task.p)
+    p, eta = task.p, task.learning_rate
     rows = (t + 1) * p
-    now, later, before = slice(t * p, rows), slice(rows, rows + p), slice((t - 1) * p, t * p)
-    seen = slice(0, rows)
+    now, later, seen = slice(t * p, rows), slice(rows, rows + p), slice(0, rows)
     if response is None:
         response = _stein(sweep, means[:p, :rows])
     row = task.samples_per_dim * means[:p, rows : 2 * rows]
@@ -144,24 +146,38 @@ def _close(sweep: Sweep, t: int, means: Array, response: Array | None) -> None:
     sweep.train_loss[t] = means[p, 0]
     decay = 1.0 - eta * task.ridge
     beta = task.momentum if t > 0 else 0.0
-    A = -eta * sweep.R_l[now, seen]
-    A[:, now] += (decay + beta) * one
+    A = propagator(task, t, sweep.R_l[now, seen])
     drag = beta * (sweep.M[t] - sweep.M[t - 1]) if t > 0 else 0.0
-    if beta:
-        A[:, before] -= beta * one
     learned = means[:p, 2 * rows :]
     sweep.M[t + 1] = decay * sweep.M[t] - eta * task.samples_per_dim * learned + drag
     sweep.readout[t + 1] = sweep.readout[t]
     if task.trained:
         sweep.readout[t + 1] -= task.readout_rate * means[p + 1 :, 0]
     R, C = sweep.R_theta, sweep.C_theta
-    R[later, seen] = A @ R[seen, seen]
-    R[later, now] -= eta * one
+    respond_later(task, t, A, R)
     cross = A @ C[seen, seen] - eta * row @ R[seen, seen].T
     C[later, seen], C[seen, later] = cross, cross.T
     own = A @ cross.T - eta * row @ R[later, seen].T
     C[later, later] = (own + own.T) / 2.0
     _extend_root(sweep, t + 1)
+
+
+def propagator(task: DescentTask, t: int, response: Array) -> Array:
+    """A (p, (t + 1) p): weights at t + 1 by those at 0..t, for the row of R_l at t."""
+    p, one = task.p, np.eye(task.p)
+    A = -task.learning_rate * response
+    beta = task.momentum if t > 0 else 0.0  # w^{-1} = w^0: the first step has none
+    A[:, t * p :] += (1.0 - task.learning_rate * task.ridge + beta) * one
+    if beta:
+        A[:, (t - 1) * p : t * p] -= beta * one
+    return A
+
+
+def respond_later(task: DescentTask, t: int, A: Array, R_theta: Array) -> None:
+    """Write R_theta at t + 1 from its earlier rows."""
+    p, seen = task.p, (t + 1) * task.p
+    R_theta[seen : seen + p, :seen] = A @ R_theta[:seen, :seen]
+    R_theta[seen : seen + p, seen - p : seen] -= task.learning_rate * np.eye(p)
 
 
 def _stein(sweep: Sweep, with_normal: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,16 +68,22 @@ class Samples:
 
         return self._over_blocks(work, sums)
 
-    def response(self, t: int, M: Array, readout: Array, root: Array, R_theta: Array) -> Array:
-        """E[dg^t / dr^s] (p, (t + 1) p) along the path of each sample."""
+    def response(
+        self, t: int, bend: Any, kept: int, state: tuple[Array, ...], answers: Array
+    ) -> Array:
+        """E[dg^t / dr^s] (p, (t + 1) p) along the path of each sample, by the slopes `bend`.
+
+        Slopes stand in rows of `past` from `kept` on. `state` is that of `averages`; `answers` is
+        R_theta in the derivative, which may be another one than in the fields.
+        """
         task, rows = self.task, (t + 1) * self.task.p
         sums = np.zeros((self.blocks, task.p, rows))
-        par, weights = self._weights(t, M, readout, root, R_theta)
-        so_far = np.ascontiguousarray(R_theta[:rows, :rows])
+        par, weights = self._weights(t, *state)
+        so_far = np.ascontiguousarray(answers[:rows, :rows])
 
         def work(first: int, last: int) -> None:
             respond(
-                task.bend, t, first, last, task.steps * task.p, self.normal, self.star, self.label,
+                bend, t, first, last, kept, self.normal, self.star, self.label,
                 self._mask(t), par, self.past, *weights, so_far, sums,
             )  # fmt: skip
 

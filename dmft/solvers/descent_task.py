@@ -37,6 +37,10 @@ class DescentTask:
         The mean of a cluster in the teacher's rows.
     bend : compiled function of the signature of `sample`, or None
         Writes dg_j/dh_l in row p j + l: the response is then that of each sample's path.
+    slopes : compiled function like `bend`, or None
+        Without what kinks add: the response is measured with it after the sweep.
+    knots : (any,)
+        Where the slope of an activation jumps whose pieces are straight; none for smooth ones.
     """
 
     labels: Any
@@ -57,6 +61,8 @@ class DescentTask:
     fresh: bool = False
     means: Array = field(default_factory=lambda: np.empty((0, 0)))
     bend: Any = None
+    slopes: Any = None
+    knots: Array = field(default_factory=lambda: np.empty(0))
 
     @property
     def p(self) -> int:

@@ -16,9 +16,10 @@ from dmft.gaussian.switch import SWITCHES
 from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.solvers.descent_errors import judged
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.path_ensemble import Values
-from dmft.workflow.descent import solve_descent
+from dmft.workflow.descent import run_descent
 from dmft.workflow.descent_nodes import is_affine
 
 Array = NDArray[np.float64]
@@ -98,7 +99,7 @@ def solve_flow(
         options = with_step(given, step)
         if given.get("timeout") is not None:
             options["timeout"] = max(0.0, given["timeout"] - (time.monotonic() - began))
-        run = solve_descent(flow.equations, start, count, progress=progress, **options)
+        run = run_descent(flow.equations, start, count, progress=progress, **options)
         if run.status is not Status.OK:
             return _stopped(flow, run, step)
         runs.append(run)
@@ -121,7 +122,7 @@ def solve_flow(
         errors[name], changes[name] = noise + change, float(change.max(initial=0.0))
     worst = max(changes[n] for n in ("M", "Q", "train_loss"))
     how = f"{levels} steps from {steps[0]:.3g} to {steps[-1]:.3g}, extrapolated; {runs[-1].message}"
-    return DescentRun(
+    result = DescentRun(
         t=np.linspace(0.0, float(t_max), points + 1),
         arrays=Values(values),
         error=Values(errors),
@@ -134,12 +135,13 @@ def solve_flow(
         parameters={n: v for n, v in runs[-1].parameters.items() if n != "learning_rate"},
         provenance={**runs[-1].provenance, **_names(flow), "approximation": how},
     )  # fmt: skip
+    return judged(result)
 
 
-def response_method(flow: DescentFlow) -> str:
-    """Pathwise where gradients have no kinks or jumps, exact cubature aside."""
+def response_method(flow: DescentFlow) -> str | None:
+    """Pathwise where gradients have no kinks or jumps, exact cubature aside; else measured."""
     sigma = flow.model.student.activation
-    return "stein" if sigma.has(*SWITCHES) or is_affine(flow.equations) else "pathwise"
+    return None if sigma.has(*SWITCHES) or is_affine(flow.equations) else "pathwise"
 
 
 def extrapolation(levels: int, used: int | None = None) -> Array:

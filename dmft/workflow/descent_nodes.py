@@ -36,10 +36,14 @@ class DescentOptions:
         result and their spread its error.
     nodes : "sobol", "cubature" or None
         "cubature" is exact for affine students of affine targets (the default there).
-    method : "stein" or "pathwise"
-        Response of the gradients by Stein's identity, for any activation; or along the path of each
-        sample, for smooth ones: the kernel itself is then 5 to 100 times as sharp, at more cost
-        (T^3 instead of T^2). Overlaps and losses hardly change.
+    method : None, "stein" or "pathwise"
+        How the response of the gradients is estimated. "stein": by Stein's identity, for any
+        activation; its error grows like learning_rate^-T for small rates (only R_l C_theta enters
+        the overlaps, which do not feel it). "pathwise": along the path of each sample in each step,
+        for smooth activations, at more cost (T^3 instead of T^2). None: the descent is closed by
+        Stein's identity, and its response is measured afterwards on a part of the samples: along
+        their paths, or along lines of samples where gradients are piecewise linear (ReLU; kinks
+        count). Curved pieces between kinks (SELU) leave that of Stein.
     seed : int
     threads : int, optional
         All cores by default; the number never changes a result.
@@ -53,7 +57,7 @@ class DescentOptions:
     samples: int = 2**14
     scrambles: int = 8
     nodes: str | None = None
-    method: str = "stein"
+    method: str | None = None
     seed: int = 0
     threads: int | None = None
     memory: float = 2 * GIB

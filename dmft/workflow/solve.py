@@ -211,7 +211,7 @@ def _solve_two_times(
     if isinstance(system, DescentFlow):
         return solve_flow(system, start, t_max, method=method, **own)
     if isinstance(system, DescentEquations):
-        return solve_descent(system, start, t_max, method=method or "stein", **own)
+        return solve_descent(system, start, t_max, method=method, **own)
     check_two_time(start, method)
     return solve_two_time(system, t_max, **own)
 

@@ -101,3 +101,30 @@ def test_refusals(tmp_path):
         plot(run(), ax=plot(run())[0])
     with pytest.raises(BadParameter, match="together"):
         plot(run(), object())
+
+
+def test_entries_that_are_not_known_are_grey_and_set_no_colours():
+    """A response of 58 +- 70 is no signal: neither drawn, nor in the range of the colours."""
+    record = run(Status.TOLERANCE_NOT_MET)
+    record.arrays["resp"][2, 1, 0, 0] = 58.0
+    record.error["resp"][2, 1, 0, 0] = 70.0
+    axes = plot(record)
+    panel = axes[1, 1]
+    shown = mesh(panel)
+    assert np.isnan(shown[2, 1])
+    assert shown[1, 0] == record.resp[1, 0, 0, 0]
+    assert panel.collections[0].get_clim()[1] < 10
+    grey = np.ma.getmaskarray(panel.collections[1].get_array()).reshape(shown.shape)
+    assert np.argwhere(~grey).tolist() == [[2, 1]]
+    assert "not known" in panel.get_title()
+    # Nothing ended early, and kernels that are known have no grey.
+    assert not axes[0, 1].texts
+    assert len(axes[1, 0].collections) == 1
+
+
+def test_a_kernel_of_noise_is_not_drawn():
+    record = run(Status.TOLERANCE_NOT_MET)
+    record.error["resp"][:] = 100.0
+    panel = plot(record)[1, 1]
+    assert not panel.axison
+    assert "errors are above the values" in panel.texts[0].get_text()

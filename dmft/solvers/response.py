@@ -1,0 +1,207 @@
+"""Response of the gradients of a finished descent, measured on some of its samples."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.solvers.descent import Sweep, overlaps, propagator, respond_later
+from dmft.solvers.descent_samples import Samples
+from dmft.solvers.descent_task import DescentTask, Nodes
+from dmft.solvers.response_lines import along_lines
+
+Array = NDArray[np.float64]
+# Samples are summed in this many parts, whatever the number of threads.
+PARTS = 16
+# Passes over the lines end when the response changes by less, relative to its largest entry.
+SETTLED = 1e-4
+# Of paths and of lines: their number times (T p)^2, at most; and the least number of either.
+PATHS, LINES, FEWEST = 2**21, 2**16, 32
+# Pieces of a line for each field: more than this is a descent that jumps to and fro.
+PIECES = 12
+# Least slope of a field along the lines in units of its length: below, lines meet too few kinks.
+LEAST_SLOPE = 0.01
+
+
+def measured(sweep: Sweep, nodes: Nodes, past: Array, threads: int = 1) -> Array | None:
+    """R_l (n p, n p) over the n steps that were done, by the derivative of paths or of lines.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    nodes : Nodes
+    past : (`DescentTask.kept`, S)
+        Gradients of the samples as `dmft.solvers.descent.march` left them.
+    threads : int
+        The number never changes a result.
+
+    Returns
+    -------
+    array or None
+        None without slopes (`DescentTask.slopes`), and where lines do not resolve the kinks.
+    """
+    task = sweep.task
+    if task.slopes is None or sweep.done == 0:
+        return None
+    count = sample_count(task, nodes.normal.shape[1], nodes.scrambled)
+    few = Nodes(
+        np.ascontiguousarray(nodes.normal[:, :count]), np.ascontiguousarray(nodes.mask[:, :count]),
+        nodes.cluster[:count], nodes.scrambled,
+    )  # fmt: skip
+    with ThreadPoolExecutor(threads) as pool, np.errstate(all="ignore"):
+        # What is not finite is told by the status.
+        samples = Samples.of(task, few, past[:, :count], pool, threads)
+        if task.knots.size == 0:
+            return _by_paths(sweep, samples)
+        direction = line_direction(sweep)
+        return None if direction is None else _by_lines(sweep, samples, direction)
+
+
+def _by_paths(sweep: Sweep, samples: Samples) -> Array:
+    """Response along the paths; what weights answer to it is built beside.
+
+    Not R_theta of the sweep: that holds the noise of Stein's identity, which fields do not feel (it
+    is orthogonal to what gradients make of their paths), but products of slopes do.
+    """
+    task, p = sweep.task, sweep.task.p
+    big = sweep.done * p
+    R_l, R_theta = np.zeros((big, big)), np.zeros((big + p, big + p))
+    gradients = samples.past[:big]
+    history = np.empty((big * (1 + p), gradients.shape[1]))
+    history[:big] = gradients
+    along = replace(samples, past=history)
+    for t in range(sweep.done):
+        now, seen = slice(t * p, (t + 1) * p), slice(0, (t + 1) * p)
+        state = (sweep.M[t], sweep.readout[t], sweep.root, sweep.R_theta)
+        row = along.response(t, task.slopes, big, state, R_theta)
+        if task.fresh:
+            row[:, : t * p] = 0.0
+        R_l[now, seen] = task.samples_per_dim * row
+        respond_later(task, t, propagator(task, t, R_l[now, seen]), R_theta)
+    return R_l
+
+
+def _by_lines(sweep: Sweep, samples: Samples, direction: Array) -> Array | None:
+    """Response along lines of samples.
+
+    A pass over the lines takes R_theta from the pass before, which makes one more step exact and
+    the others better by a factor of the learning rate; horizons double, so that none begins from
+    nothing.
+    """
+    p = sweep.task.p
+    big = sweep.done * p
+    R_l = np.zeros((big, big))
+    horizon = known = 0
+    while horizon < sweep.done:
+        horizon = min(max(1, 2 * horizon), sweep.done)
+        for t in range(known, horizon):  # a guess: as one step before
+            now, one = slice(t * p, (t + 1) * p), slice((t - 1) * p, t * p)
+            if t > 0:
+                R_l[now, p : (t + 1) * p] = R_l[one, : t * p]
+                R_l[now, :p] = R_l[one, :p] if t > 1 else 0.0
+        for _ in range(horizon):
+            found = _pass_of_lines(sweep, samples, direction, horizon, R_l)
+            if found is None:
+                return None
+            size = horizon * p
+            change = float(np.max(np.abs(found - R_l[:size, :size])))
+            R_l[:size, :size] = found
+            if not change > SETTLED * float(np.max(np.abs(found))):
+                break
+        known = horizon
+    return R_l
+
+
+def _pass_of_lines(
+    sweep: Sweep, samples: Samples, direction: Array, steps: int, R_l: Array
+) -> Array | None:
+    """R_l of the first `steps` times from R_theta at another R_l; None where lines break up."""
+    task, p = sweep.task, sweep.task.p
+    big, count = steps * p, samples.label.size
+    R_theta = np.zeros((big + p, big + p))
+    if not task.fresh:
+        for t in range(steps):
+            A = propagator(task, t, R_l[t * p : (t + 1) * p, : (t + 1) * p])
+            respond_later(task, t, A, R_theta)
+    fixed = np.concatenate([task.teacher_readout, task.scalars])
+    parts = min(PARTS, count)
+    sums = np.zeros((parts, big, big))
+    direction = direction[:big] / np.linalg.norm(direction[:big])
+    kernels = (
+        np.hstack([sweep.readout[:steps], np.tile(fixed, (steps, 1))]), task.knots, direction,
+        np.ascontiguousarray((sweep.M[:steps] @ task.inverse_P).reshape(big, task.k)),
+        np.ascontiguousarray(sweep.root[:big, :big]), np.ascontiguousarray(R_theta[:big, :big]),
+    )  # fmt: skip
+    room = PIECES * big * task.knots.size
+
+    def work(first: int, last: int) -> bool:
+        return bool(
+            along_lines(
+                task.sample,
+                task.slopes,
+                steps,
+                first,
+                last,
+                count // parts,
+                room,
+                int(task.trained),
+                samples.normal,
+                samples.star,
+                samples.label,
+                samples.mask,
+                *kernels,
+                sums,
+            )
+        )
+
+    cuts = np.linspace(0, parts, min(samples.threads, parts) + 1).astype(int)
+    if not all(samples.pool.map(work, cuts[:-1], cuts[1:])):
+        return None
+    response = task.samples_per_dim * sums.sum(axis=0) / (parts * (count // parts))
+    if task.fresh:
+        response *= np.kron(np.eye(steps), np.ones((p, p)))
+    return np.asarray(response)
+
+
+def sample_count(task: DescentTask, samples: int, scrambled: bool) -> int:
+    """Samples on which the response is measured: as many as cost a small part of the descent.
+
+    A path takes (T p)^3 / 6 operations, a line (T p)^4 / 6 and more; a power of two.
+    """
+    if not scrambled:
+        return 1  # gradients are linear: all samples have one response
+    big = task.steps * task.p
+    wanted = min(samples // 4, PATHS // big**2)
+    if task.knots.size:
+        wanted = min(samples // 64, LINES // big**2)
+    return min(samples, max(FEWEST, 1 << max(0, wanted.bit_length() - 1)))
+
+
+def line_direction(sweep: Sweep) -> Array | None:
+    """Direction (n p,) in which all fields move, or None where some hardly do.
+
+    It is where the sum over fields of 1/slope^2 is least: what lines contribute at a kink goes with
+    the inverse of the slope there.
+    """
+    n, p = sweep.done, sweep.task.p
+    big = n * p
+    Q, _ = overlaps(sweep)
+    length = np.sqrt(np.einsum("tjj->tj", Q[:n]).reshape(big))
+    rows = sweep.root[:big, :big] / length[:, None]
+    best, least = None, LEAST_SLOPE
+    for first in range(p):
+        # Fields that move against each other count with their signs.
+        e = rows[first] / np.linalg.norm(rows[first])
+        for _ in range(50):
+            slope = rows @ e
+            slope = np.where(slope < 0, -1.0, 1.0) * np.maximum(np.abs(slope), LEAST_SLOPE / 2)
+            step = rows.T @ slope**-3.0
+            e = e + step / np.linalg.norm(step)
+            e /= np.linalg.norm(e)
+        lowest = float(np.abs(rows @ e).min())
+        if lowest > least:
+            best, least = e, lowest
+    return best
