@@ -158,7 +158,7 @@ class Equations:
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
-        """What is computed: averages as sums over nodes, drifts on the sphere as tangential ones."""
+        """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
         return discretise(projected(self.definitions))
 
     @cached_property

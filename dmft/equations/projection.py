@@ -32,7 +32,7 @@ class Together(sp.Expr):
     --------
     >>> a, b, c = sp.symbols("a b c")
     >>> sp.expand(c * Together(a - b)), Together(a - b).doit(), sp.diff(Together(a - b**2), b)
-    (c*Together(a - b), a - b, Together(-2*b))
+    (c*(a - b), a - b, -2*b)
     """
 
     is_commutative = True
@@ -78,9 +78,7 @@ def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     if "Phi" not in named or "sphere" not in named.get("M", {}):
         return tuple(definitions)
     taken = dict(
-        drift
-        for d in definitions
-        if (drift := _drift(d, named["Phi"], named["M"])) is not None
+        drift for d in definitions if (drift := _drift(d, named["Phi"], named["M"])) is not None
     )
     rest = {name: e for name, e in named["Phi"].items() if name not in taken}
     result = []

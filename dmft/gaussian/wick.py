@@ -55,7 +55,7 @@ def wick_expression(
     --------
     >>> import sympy as sp
     >>> q, r, C = sp.symbols("q r C")
-    >>> wick_expression([[(2, 1)], [(2, 1)]], [sp.S.Zero] * 2, [q, r], [C])
+    >>> wick_expression([[(2, sp.S.One)]] * 2, [sp.S.Zero] * 2, [q, r], [C])
     2*C**2 + q*r
     >>> cubic = [(1, sp.Integer(-3)), (3, sp.Integer(1))]
     >>> wick_expression([cubic, cubic], [sp.S.Zero] * 2, [q, r], [C])
@@ -106,16 +106,14 @@ def _factorised(table: Moments, variance: sp.Expr) -> tuple[sp.Expr, Moments]:
     lowest, top = min(n for _, n in table), max(n for _, n in table)
     leading = table[0, top]
     ratios = {n - lowest: _number(value) / _number(leading) for (_, n), value in table.items()}
+    value: Any = 1
     if all(y.is_Rational for y in ratios.values()):
         content, parts = _rational_factors(tuple(sorted(ratios.items())))
         value = leading * rational(content)
     else:
-        values = {n - lowest: _number(y) for (_, n), y in table.items()}
-        parts, value = _without_root_at_one(values), 1
-    polynomials = (
-        sp.Add(*(c * variance**n for n, c in coefficients)) ** power for coefficients, power in parts
-    )
-    return sp.Mul(*polynomials), {(0, lowest): value}
+        parts = _without_root_at_one({n - lowest: _number(y) for (_, n), y in table.items()})
+    factors = (sp.Add(*(c * variance**n for n, c in one)) ** power for one, power in parts)
+    return sp.Mul(*factors), {(0, lowest): value}
 
 
 @lru_cache(maxsize=1024)
@@ -135,7 +133,7 @@ def _rational_factors(
     return content, tuple(parts)
 
 
-def _without_root_at_one(coefficients: dict[int, sp.Expr]) -> list[tuple[Coefficients, int]]:
+def _without_root_at_one(coefficients: dict[int, sp.Expr]) -> tuple[tuple[Coefficients, int], ...]:
     """Factors (v - 1)^power and the rest of a polynomial with any coefficients, by Horner."""
     top, power = max(coefficients), 0
     values = [coefficients.get(n, sp.S.Zero) for n in range(top, -1, -1)]
@@ -143,13 +141,13 @@ def _without_root_at_one(coefficients: dict[int, sp.Expr]) -> list[tuple[Coeffic
         running = [values[0]]
         for value in values[1:]:
             running.append(sp.expand(running[-1] + value))
-        if running[-1] != 0:
+        if not running[-1].is_zero:
             break
         values, power = running[:-1], power + 1
     size = len(values) - 1
     rest = tuple((size - n, value) for n, value in enumerate(values) if value != 0)
     root: Coefficients = ((1, sp.S.One), (0, sp.S.NegativeOne))
-    return [(root, power), (rest, 1)] if power else [(rest, 1)]
+    return ((root, power), (rest, 1)) if power else ((rest, 1),)
 
 
 @lru_cache(maxsize=1024)
