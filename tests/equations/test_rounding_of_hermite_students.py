@@ -223,6 +223,20 @@ def test_reference_of_unlike_degrees(name):
     assert worst(*PAIRS[name], FLOW, 2, [1e-3, 1e-8], compiled=False) < 1e-12
 
 
+@pytest.mark.parametrize("expanded", [False, True])
+def test_reference_of_a_product_of_hermites(expanded):
+    """E[He5(h) He3(z1) He2(z2)] = 5! m1^3 m2^2, written as a product or in powers."""
+    z1, z2 = sp.symbols("z1 z2", real=True)
+    target = he(3).subs(z, z1) * he(2).subs(z, z2)
+    target = dmft.MultiIndex(sp.expand(target) if expanded else target, [z1, z2])
+    equations = dmft.derive(dmft.Model(dmft.Committee(he(5), width=1), target), FLOW)
+    for m in OVERLAPS:
+        one, two = m, 0.7 * m
+        rate = equations.evaluate(dmft.Overlaps([[1.0]], [[one, two]]))["M"][0]
+        exact = 120 * one**3 * two**2 * np.array([3 / one - 5 * one, 2 / two - 5 * two])
+        np.testing.assert_allclose(rate, exact, rtol=1e-13, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*range(1, 9), *PAIRS])
 def test_all_flows(name):
