@@ -20,6 +20,7 @@ import dmft
 from dmft.equations.definitions import live
 from dmft.equations.explicit import Unroller
 from dmft.equations.projection import Together, projected
+from dmft.equations.tangent import jacobian
 
 z = sp.Symbol("z", real=True)
 mp = mpmath.MPContext()
@@ -203,6 +204,16 @@ def test_reference_of_one_hermite_unit(degree):
         exact = degree * math.factorial(degree) * m ** (degree - 1) * (1 - m * m)
         rate = equations.evaluate(dmft.Overlaps([[1.0]], [[m]]))["M"].item()
         assert rate == pytest.approx(exact, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("degree", [3, 8])
+def test_linearised_rates_of_one_hermite_unit(degree):
+    network = dmft.Committee(he(degree), width=1)
+    equations = dmft.derive(dmft.Model(network, network), FLOW)
+    for m in OVERLAPS:
+        powers = (degree - 1) * m ** (degree - 2) - (degree + 1) * m**degree
+        slope = jacobian(equations, dmft.Overlaps([[1.0]], [[m]]), np.array([[0.0, 1.0]]))[0, 1]
+        assert slope == pytest.approx(degree * math.factorial(degree) * powers, rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize("degree", [6, 8])
