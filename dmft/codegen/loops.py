@@ -224,6 +224,8 @@ class LoopWriter:
             return self.compute_power(node, scope)
         if node.kind == "text":
             return str(node.data)
+        if node.kind == "together":
+            return _bracket(self.value(node.args[0], scope))
         if node.kind == "call" and node.data == "SignsMoment":
             return self.moment_of_signs(node, scope)
         if node.kind == "call":

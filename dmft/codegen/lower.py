@@ -15,6 +15,7 @@ from dmft.equations import symbols as x
 from dmft.equations.conditioned import rest, spread
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
+from dmft.equations.projection import Together
 from dmft.errors import NotClosed
 from dmft.gaussian.factor_table import factor_table
 from dmft.gaussian.orthant import PairOfSignsMoment
@@ -70,6 +71,8 @@ class Lowering:
             return g.ref(base_name(expr), [place(index) for index in expr.indices])
         if isinstance(expr, Kernel):
             return self(expr.closed())
+        if isinstance(expr, Together):
+            return g.together(self(expr.total))
         if isinstance(expr, sp.Sum):
             return sum_over(g, [loop_index(s) for s, *_ in expr.limits], self(expr.function))
         if isinstance(expr, sp.Add):

@@ -165,6 +165,12 @@ class Graph:
         deps = frozenset().union(*(a.deps for a in args))
         return self.make("call", name, args, deps, sum(a.cost for a in args) + COST[kind])
 
+    def together(self, total: Node) -> Node:
+        """Sum that nothing is distributed over: its terms cancel."""
+        if total.kind != "add":
+            return total
+        return self.make("together", None, (total,), total.deps, total.cost)
+
     def text(self, text: str) -> Node:
         """Code of a function of the run-time scalars alone."""
         return self.make("text", text, (), frozenset(), TEXT_COST)
@@ -206,6 +212,8 @@ class Graph:
             return self.pow(args[0], node.data)
         if node.kind == "call":
             return self.call(node.data, *args)
+        if node.kind == "together":
+            return self.together(args[0])
         if node.kind == "sum":
             return self.sum(node.data, args[0])
         first, second = node.data

@@ -77,9 +77,11 @@ def derive(
                 variance up to 1024 (NaN beyond: a run ends as nonfinite);
                 `dmft.equations.kernel_error` gives the claimed error of one average. With `repeat`
                 by Gauss-Hermite rules that are exact for polynomials, else on nodes.
-                Rounding: sums of moments cancel for polynomials of high degree at small overlaps m;
-                dM/dt of a Hermite student on the sphere is right to 3e-8 for degrees up to 4 at
-                m >= 1e-4, for degrees 5 and 6 to 3e-7 at 1e-2, 2e-3 at 1e-3, and not at all at 1e-4
+                Rounding: polynomials are summed by linked diagrams in the Hermite basis of each
+                variance, and drifts on the sphere are tangential (`dmft.equations.projection`):
+                rates of polynomials of degree up to 8 on the sphere are right to 1e-12 of their
+                own size, m^(n-1) at the information exponent n, for overlaps m down to 1e-8. The
+                map of large batches, the mean field and averages on nodes round at 1e-16 m
     Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; derivations/committee_sgd.py,
                 derivations/large_batches.py
 

@@ -30,6 +30,7 @@ from dmft.equations.latex import (
 )
 from dmft.equations.nodes import averages, discretise, rule_of_averages
 from dmft.equations.noise_text import closed_latex, noise_latex, noise_text
+from dmft.equations.projection import projected
 from dmft.equations.reference import evaluate
 from dmft.equations.steps import check_concentration
 from dmft.equations.text import definition_text, functions_text, model_names
@@ -157,8 +158,8 @@ class Equations:
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
-        """The definitions that are computed: averages as sums over nodes, else what is printed."""
-        return discretise(self.definitions)
+        """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
+        return discretise(projected(self.definitions))
 
     @cached_property
     def fingerprint(self) -> str:

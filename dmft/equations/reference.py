@@ -19,6 +19,7 @@ from dmft.equations.elementwise import ELEMENTWISE, piecewise
 from dmft.equations.kernels import Kernel
 from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import FieldRoot
+from dmft.equations.projection import Together
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.direct import direct_averages
@@ -185,6 +186,8 @@ class Interpreter:
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
         if isinstance(expr, Kernel):
             return self(expr.closed())
+        if isinstance(expr, Together):
+            return self(expr.total)
         if isinstance(expr, sp.Sum):
             total = self(expr.function)
             for index, *_ in expr.limits:

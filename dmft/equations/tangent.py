@@ -16,6 +16,7 @@ from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.equations import Equations
 from dmft.equations.kernels import Kernel
+from dmft.equations.projection import projected
 from dmft.equations.reference import evaluate
 from dmft.errors import NotClosed
 from dmft.gaussian.pair import CorrelationRoot, InverseCorrelationRoot
@@ -42,6 +43,7 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     NotClosed
         For averages on nodes, and closed forms whose derivative is not known.
     """
+    definitions = projected(definitions)
     result: list[Definition] = []
     resting = set(CONSTANT) - {d.name for d in definitions if d.role == "rate"}
     moving: set[str] = {"Omega"}

@@ -6,6 +6,7 @@ such as tanh(z1 + z2^3), stays whole and is called joint.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +14,9 @@ from itertools import product
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.gaussian.hermite import hermite
 from dmft.gaussian.switch import SWITCHES, to_signs
+from dmft.gaussian.wick import power_in_hermite
 from dmft.model import FIELD, MultiIndex
 
 Factors = tuple[tuple[sp.Expr, sp.Expr], ...]
@@ -70,7 +73,44 @@ def target_terms(target: MultiIndex) -> tuple[Term, ...]:
         )
         for t in _split(target.expr, target.fields)
     ]
-    return collected(terms)
+    return in_hermite_basis(collected(terms))
+
+
+def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """Products of Hermite polynomials in place of products of powers, where they are fewer.
+
+    Averages of powers cancel at small overlaps where the target is He_a(z1) He_b(z2), expanded.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> u, v = sp.symbols("u v", real=True)
+    >>> expanded = dmft.MultiIndex(sp.expand((u**2 - 1) * (v**2 - 1)), [u, v])
+    >>> [t.factors for t in target_terms(expanded)]
+    [((h_star[1], z**2 - 1), (h_star[2], z**2 - 1))]
+    """
+    powers = [
+        t for t in terms if t.joint == 1 and all(f.is_polynomial(FIELD) for _, f in t.factors)
+    ]
+    fields = list(dict.fromkeys(field for t in powers for field, _ in t.factors))
+    if len(powers) < 2 or len(fields) < 2:
+        return terms
+    place = {field: sp.Dummy() for field in fields}
+    total: dict[tuple[int, ...], sp.Expr] = {}
+    for t in powers:
+        parts = [t.coefficient, *(f.xreplace({FIELD: place[y]}) for y, f in t.factors)]
+        for degrees, value in sp.Poly(sp.Mul(*parts), *place.values()).terms():
+            for one in product(*(power_in_hermite(n, 0, 1) for n in degrees)):
+                key = tuple(r for r, *_ in one)
+                ways = math.prod(ways for *_, ways in one)
+                total[key] = total.get(key, sp.S.Zero) + value * ways
+    found = [
+        _term(c, {y: hermite(n, FIELD) for y, n in zip(fields, key, strict=True)}, sp.S.One)
+        for key, value in total.items()
+        if (c := sp.expand(value)) != 0
+    ]
+    fewer = collected(found)
+    return (*fewer, *(t for t in terms if t not in powers)) if len(fewer) < len(powers) else terms
 
 
 def squared(terms: Sequence[Term]) -> tuple[Term, ...]:

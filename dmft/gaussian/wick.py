@@ -17,6 +17,8 @@ import sympy as sp
 Index = tuple[int, ...]
 Powers = Sequence[tuple[int, sp.Expr]]
 Monomials = dict[Index, Any]
+Moments = dict[tuple[int, int], Any]
+Coefficients = tuple[tuple[int, sp.Expr], ...]
 Number = int | Fraction
 
 
@@ -31,57 +33,121 @@ def times(*parts: sp.Expr) -> sp.Expr:
     return sp.Mul(product, *sums)
 
 
-def wick_monomials(
-    polynomials: Sequence[Powers], means: Sequence[sp.Expr], variances: Sequence[sp.Expr]
-) -> Monomials:
-    r"""Coefficients of E[prod_i p_i(x_i)] as a polynomial in means and covariances.
+def wick_expression(
+    polynomials: Sequence[Powers],
+    means: Sequence[sp.Expr],
+    variances: Sequence[sp.Expr],
+    covariances: Sequence[sp.Expr],
+) -> sp.Expr:
+    r"""E[prod_i p_i(x_i)] by linked diagrams; `covariances` holds C_ij, i < j, in row order.
 
     Equation
         E prod_i p_i = sum_k prod_{i<j} C_ij^{k_ij} / k_ij!  prod_i E[p_i^{(r_i)}(x_i)],
         r_i = sum_j k_ij, over all nonnegative integer k_ij.
-    Shapes
-        Keys are exponents: s means, then s variances, then C_ij for i < j in row order,
-        with s = len(polynomials). Rational means and variances are multiplied into the values.
+    Valid for
+        Any law. The moments E[p^{(r)}] are factorised in the variance where the mean is a number:
+        those of He_n are n!/r! (q - 1)^{(n-r)/2} / ((n-r)/2)! 2^{(r-n)/2} and vanish exactly at
+        q = 1 for r < n, so that powers of small covariances are factors and not differences.
     Source
         one_pass.md A.4; derivations/erf_integrals.py
 
     Examples
     --------
     >>> import sympy as sp
-    >>> square, variances = [(2, sp.Integer(1))], sp.symbols("q r")
-    >>> wick_monomials([square, square], [sp.S.Zero] * 2, variances)
-    {(0, 0, 1, 1, 0): 1, (0, 0, 0, 0, 2): 2}
+    >>> q, r, C = sp.symbols("q r C")
+    >>> wick_expression([[(2, sp.S.One)]] * 2, [sp.S.Zero] * 2, [q, r], [C])
+    2*C**2 + q*r
+    >>> cubic = [(1, sp.Integer(-3)), (3, sp.Integer(1))]
+    >>> wick_expression([cubic, cubic], [sp.S.Zero] * 2, [q, r], [C])
+    6*C**3 + 9*C*(q - 1)*(r - 1)
     """
     tables = [
-        _derivative_moments(p, rational(m), rational(v))
-        for p, m, v in zip(polynomials, means, variances, strict=True)
+        _derivative_moments(p, m, v) for p, m, v in zip(polynomials, means, variances, strict=True)
     ]
-    result: Monomials = {}
+    groups: dict[tuple[sp.Expr, ...], Monomials] = {}
     # A Hermite polynomial of unit variance has one entry: only its own degree is linked.
     for degrees in cartesian(*tables):
         links = diagrams(degrees)
         if not links:
             continue
-        moments = list(_outer([tables[i][r] for i, r in enumerate(degrees)]))
+        chosen = [tables[i][r] for i, r in enumerate(degrees)]
+        monomials = groups.setdefault(tuple(y for y, _ in chosen if y != 1), {})
+        moments = list(_outer([moments for _, moments in chosen]))
         for k, weight in links:
             for mean_powers, variance_powers, value in moments:
                 key = (*mean_powers, *variance_powers, *k)
-                result[key] = result.get(key, 0) + weight * value
-    return {key: value for key, value in result.items() if value != 0}
+                monomials[key] = monomials.get(key, 0) + weight * value
+    generators = (*means, *variances, *covariances)
+    return sp.Add(*(times(*y, monomial_sum(generators, group)) for y, group in groups.items()))
 
 
 def _derivative_moments(
-    powers: Powers, mean: Number | None, variance: Number | None
-) -> dict[int, dict[tuple[int, int], Any]]:
-    """For each r, E[p^(r)(x)] / r! as {(power of the mean, power of the variance): value}."""
-    tables: dict[int, dict[tuple[int, int], Any]] = {}
+    powers: Powers, mean: sp.Expr, variance: sp.Expr
+) -> dict[int, tuple[sp.Expr, Moments]]:
+    """For each r, E[p^(r)(x)] / r! as a product: a polynomial in the variance, and monomials.
+
+    Monomials are {(power of the mean, power of the variance): value}.
+    """
+    tables: dict[int, Moments] = {}
+    numbers = rational(mean), rational(variance)
     for n, coefficient in powers:
         number = rational(coefficient)
-        for r, key, ways in power_in_hermite(n, mean, variance):
+        for r, key, ways in power_in_hermite(n, *numbers):
             table = tables.setdefault(r, {})
             table[key] = table.get(key, 0) + ways * (coefficient if number is None else number)
     cleaned = {r: {k: v for k, v in table.items() if v != 0} for r, table in tables.items()}
-    return {r: table for r, table in sorted(cleaned.items()) if table}
+    return {r: _factorised(table, variance) for r, table in sorted(cleaned.items()) if table}
+
+
+def _factorised(table: Moments, variance: sp.Expr) -> tuple[sp.Expr, Moments]:
+    """Move the polynomial in the variance, less its leading power and content, to the front."""
+    if len(table) == 1 or any(mean for mean, _ in table):
+        return sp.S.One, table
+    lowest, top = min(n for _, n in table), max(n for _, n in table)
+    leading = table[0, top]
+    ratios = {n - lowest: _number(value) / _number(leading) for (_, n), value in table.items()}
+    value: Any = 1
+    if all(y.is_Rational for y in ratios.values()):
+        content, parts = _rational_factors(tuple(sorted(ratios.items())))
+        value = leading * rational(content)
+    else:
+        parts = _without_root_at_one({n - lowest: _number(y) for (_, n), y in table.items()})
+    factors = (sp.Add(*(c * variance**n for n, c in one)) ** power for one, power in parts)
+    return sp.Mul(*factors), {(0, lowest): value}
+
+
+@lru_cache(maxsize=1024)
+def _rational_factors(
+    coefficients: tuple[tuple[int, sp.Expr], ...],
+) -> tuple[sp.Expr, tuple[tuple[Coefficients, int], ...]]:
+    """Content and irreducible factors of a polynomial with rational coefficients.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> _rational_factors(((0, sp.Integer(3)), (1, sp.Integer(-6)), (2, sp.Integer(3))))
+    (3, ((((1, 1), (0, -1)), 2),))
+    """
+    content, factors = sp.Poly(dict(coefficients), sp.Dummy(), domain=sp.QQ).factor_list()
+    parts = (((tuple((n, c) for (n,), c in y.terms())), power) for y, power in factors)
+    return content, tuple(parts)
+
+
+def _without_root_at_one(coefficients: dict[int, sp.Expr]) -> tuple[tuple[Coefficients, int], ...]:
+    """Factors (v - 1)^power and the rest of a polynomial with any coefficients, by Horner."""
+    top, power = max(coefficients), 0
+    values = [coefficients.get(n, sp.S.Zero) for n in range(top, -1, -1)]
+    while True:
+        running = [values[0]]
+        for value in values[1:]:
+            running.append(sp.expand(running[-1] + value))
+        if not running[-1].is_zero:
+            break
+        values, power = running[:-1], power + 1
+    size = len(values) - 1
+    rest = tuple((size - n, value) for n, value in enumerate(values) if value != 0)
+    root: Coefficients = ((1, sp.S.One), (0, sp.S.NegativeOne))
+    return ((root, power), (rest, 1)) if power else ((rest, 1),)
 
 
 @lru_cache(maxsize=1024)
@@ -164,7 +230,7 @@ def diagrams(degrees: Index) -> tuple[tuple[Index, int], ...]:
 
 
 def _outer(
-    moments: Sequence[dict[tuple[int, int], Any]],
+    moments: Sequence[Moments],
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Any]]:
     """Product of the one-field moments: exponents of means, of variances, and the value."""
     if not moments:
@@ -173,17 +239,6 @@ def _outer(
     for (mean, variance), value in moments[0].items():
         for means, variances, rest in _outer(moments[1:]):
             yield (mean, *means), (variance, *variances), value * rest
-
-
-def wick_expression(
-    polynomials: Sequence[Powers],
-    means: Sequence[sp.Expr],
-    variances: Sequence[sp.Expr],
-    covariances: Sequence[sp.Expr],
-) -> sp.Expr:
-    """E[prod_i p_i(x_i)] as a flat sum of monomials; `covariances` holds C_ij, i < j, row order."""
-    monomials = wick_monomials(polynomials, means, variances)
-    return monomial_sum((*means, *variances, *covariances), monomials)
 
 
 def monomial_sum(generators: Sequence[sp.Expr], monomials: Monomials) -> sp.Expr:
