@@ -44,6 +44,9 @@ LINE = 14.2
 LOST = 1e-12
 # Smoothings of a factor with kinks are tabled from this sigma; below it they are integrated.
 SHARPEST = 2.0**-6
+# Where F vanishes, its smoothings are tails of what it is within REACH, which end there: they are
+# resolved down to this share of it.
+FAINT = 1e-8
 # The panels beside 0 double from 1, or from less for a factor that vanishes there like x^2 or
 # faster: its values are needed relative to its own size.
 SMALLEST_MARK = 0.5**9
@@ -295,7 +298,8 @@ class _Builder:
             grid = np.meshgrid(m, sigma, indexing="ij")
             values = smoothed(grid[0].ravel(), grid[1].ravel()).reshape(FIT, FIT)
             c = _fit(_fit(values).T).T
-            scale = max(self.size(max(abs(a), abs(b))), np.abs(values).max(), 1e-300)
+            near, beyond = self.size(np.array([0.0, REACH * high]) + max(abs(a), abs(b)))
+            scale = max(near, FAINT * beyond, np.abs(values).max(), 1e-300)
             in_m = np.abs(c[ORDER:]).sum(axis=0).max() / scale
             in_sigma = np.abs(c[:ORDER, ORDER:]).sum(axis=1).max() / scale
             left, far = in_m + in_sigma, max(abs(a), abs(b)) + high
