@@ -16,7 +16,7 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.sampled": "7f3971c4a130",
+    "dmft.solvers.sampled": "a9e6cb924a2a",
 }
 
 RESPOND_SIGNATURE = types.void(
