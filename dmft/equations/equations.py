@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -189,7 +190,12 @@ class Equations:
         """How the averages are computed, in words; "exact" where all have closed forms."""
         tabled = self.error
         parts = []
-        if tabled:
+        if tabled == math.inf:
+            parts.append(
+                "averages of one and two fields by quadrature in the NumPy reference alone, where "
+                "no table resolves a factor (error not known)"
+            )
+        elif tabled:
             parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")
         polynomial = [isinstance(a, SampleAverage) and 0 <= a.degree < sp.oo for a in self.averages]
         if self.averages and all(polynomial):
