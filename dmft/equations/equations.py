@@ -229,6 +229,11 @@ class Equations:
             ``"Sigma"``, the covariance of (u, v) over (Q, M) packed in C order, and
             ``"covariance"``, that of the increments of (Q, M) per unit t: Sigma gamma/(p d n_b).
 
+        A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
+        and column zero: its field is on either side of zero with probability 1/2, so that the slope
+        at a kink is the mean of both (1/2 for ReLU), its square the mean of squares. What is not
+        finite in double precision is reported by an `AccuracyWarning`.
+
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
         nodes of `dmft.gaussian.nodes`; `evaluate_error` tells the error.
         """
