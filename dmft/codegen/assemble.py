@@ -27,7 +27,7 @@ from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import Layout, layout
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, live
+from dmft.equations.definitions import LEAST_VARIANCE, Definition, live
 from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import FieldRoot
 from dmft.equations.text import definition_text
@@ -362,6 +362,9 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
         scopes[-1].lines.append(f"{target} {equals} {text}")
     for header, inner, outer in zip(headers[::-1], scopes[:0:-1], scopes[-2::-1], strict=True):
         outer.block(header, inner)
+        if definition.holds_variances and outer is scopes[1]:
+            own = writer.entry(name, [places[0], places[0]])
+            outer.lines.append(Loop(f"if {own} == 0.0:", [f"{own} = {LEAST_VARIANCE!r}"]))
 
 
 def _is_triangular(definition: Definition, places: Sequence[tuple[Index, str]]) -> bool:

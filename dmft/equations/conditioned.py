@@ -33,7 +33,7 @@ rest, spread = sp.IndexedBase("rest"), sp.IndexedBase("spread")
 NARROWEST = sp.Float(2.0**-100)
 
 
-FINITE = frozenset({sp.exp, sp.erf, BivariateNormalCDF, TwoSigns, CorrelationRoot})
+FINITE = frozenset({sp.exp, sp.erf, sp.sin, sp.cos, BivariateNormalCDF, TwoSigns, CorrelationRoot})
 
 
 class Conditioned(sp.Expr):

@@ -10,6 +10,10 @@ import sympy as sp
 
 Role = Literal["block", "sample", "intermediate", "rate", "observable"]
 
+# A field of variance zero (a unit of length zero) is one of this variance: what is computed is the
+# limit of small variances, to its square root, and its inverse powers do not overflow.
+LEAST_VARIANCE = 2.0**-200
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -47,6 +51,14 @@ class Definition:
             return ()
         running = (running_symbol(x) for x in self.target.indices)
         return tuple(symbol for symbol in running if symbol is not None)
+
+    @property
+    def holds_variances(self) -> bool:
+        """Whether it writes a diagonal block of the covariance of the fields."""
+        if self.role != "block" or self.name != "Omega":
+            return False
+        first, second = (index - index_symbol(index) for index in self.target.indices)
+        return bool(first == second)
 
     def without(self, name: str) -> Definition:
         """Drop one named term."""

@@ -281,6 +281,8 @@ def _masks_latex(algorithm: GradientDescent) -> list[str]:
     """What batches make of the gradients in the averages and in the memory."""
     part = f"{algorithm.batch_fraction:g}"
     weighted = rf"g^{{t}} &\to s^{{t}} g^{{t}} / {part}, \quad "
+    if algorithm.readout_rate != 0:
+        weighted += rf"(\ell' \sigma)^{{t}} \to s^{{t}} (\ell' \sigma)^{{t}} / {part}, \quad "
     rows = {
         "bernoulli": weighted
         + rf"s^{{t}} \in \{{0, 1\}} \text{{ independent}}, \Pr(s^{{t}} = 1) = {part}",

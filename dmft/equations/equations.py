@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -190,7 +191,12 @@ class Equations:
         """How the averages are computed, in words; "exact" where all have closed forms."""
         tabled = self.error
         parts = []
-        if tabled:
+        if tabled == math.inf:
+            parts.append(
+                "averages of one and two fields by quadrature in the NumPy reference alone, where "
+                "no table resolves a factor (error not known)"
+            )
+        elif tabled:
             parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")
         polynomial = [isinstance(a, SampleAverage) and 0 <= a.degree < sp.oo for a in self.averages]
         if self.averages and all(polynomial):
@@ -223,6 +229,11 @@ class Equations:
             it is trained. For a map the increments of one step. For an sde the drift, with
             ``"Sigma"``, the covariance of (u, v) over (Q, M) packed in C order, and
             ``"covariance"``, that of the increments of (Q, M) per unit t: Sigma gamma/(p d n_b).
+
+        A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
+        and column zero: its field is on either side of zero with probability 1/2, so that the slope
+        at a kink is the mean of both (1/2 for ReLU), its square the mean of squares. What is not
+        finite in double precision is reported by an `AccuracyWarning`.
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
         nodes of `dmft.gaussian.nodes`; `evaluate_error` tells the error.

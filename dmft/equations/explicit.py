@@ -14,7 +14,8 @@ from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
-from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.errors import BadParameter, DmftError, InvalidCovariance, ShapeMismatch
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.polynomial import polynomial_expectation
 
@@ -112,10 +113,7 @@ class Unroller:
         if isinstance(expr, SampleAverage) and 0 <= expr.degree <= MAX_DEGREE:
             return self.average(expr, at)
         if isinstance(expr, Average):
-            raise BadParameter(
-                f"explicit() needs closed forms, and the average {expr} has none; drop its term "
-                "(without) or work with the indexed form"
-            )
+            return self.closed_average(expr, at)
         if isinstance(expr, Kernel):
             return elementary(self(expr.closed(), at))
         if isinstance(expr, sp.Sum):
@@ -127,6 +125,18 @@ class Unroller:
     def average(self, expr: SampleAverage, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """Average of a polynomial in the fields of one sample, in the entries of Omega."""
         return self.expectation(sp.expand(self(expr.integrand, at)))
+
+    def closed_average(self, expr: Average, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Average that has a closed form on paper, if no code."""
+        integrand = _without_names(self(expr.integrand, at)).xreplace(self.sample)
+        size = len(self.fields)
+        try:
+            return Gaussian(self.fields, self.covariance_of_fields[:size, :size]).expect(integrand)
+        except DmftError as error:
+            raise BadParameter(
+                f"explicit() needs closed forms, and the average {expr} has none; drop its term "
+                "(without) or work with the indexed form"
+            ) from error
 
     @cached_property
     def covariance_of_fields(self) -> sp.ImmutableDenseMatrix:
@@ -147,8 +157,7 @@ class Unroller:
     def define_sample(self, definition: Definition) -> None:
         """Remember a random field of one sample as an expression in the Gaussian fields."""
         for place, value in self.define(definition).items():
-            plain = value.replace(lambda e: isinstance(e, At), lambda e: e.expr)
-            plain = plain.xreplace(self.sample)
+            plain = _without_names(value).xreplace(self.sample)
             if place:
                 self.entries[definition.name, place] = plain
             else:
@@ -176,6 +185,11 @@ class Unroller:
             place = tuple(int(i.subs(self.numbers).subs(at)) for i in target.indices)
             values[place] = self(definition.expr, at)
         return values
+
+
+def _without_names(expr: sp.Expr) -> sp.Expr:
+    """Write activations at fields out."""
+    return expr.replace(lambda e: isinstance(e, At), lambda e: e.expr)
 
 
 def _check_constants(widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ kernel is its closed form evaluated on arrays. Slow and plain on purpose.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, base_name, running_symbol
+from dmft.equations.definitions import LEAST_VARIANCE, Definition, base_name, running_symbol
 from dmft.equations.elementwise import ELEMENTWISE, piecewise
 from dmft.equations.kernels import Kernel
 from dmft.equations.neighbour import ErfSquare
@@ -235,6 +236,14 @@ class Interpreter:
         grids = [self.values_of(index) for index in definition.target.indices]
         where = np.broadcast_arrays(*grids, value)
         out[tuple(where[:-1])] = where[-1]
+        if definition.holds_variances:
+            lift_zero_variances(out, np.ravel(grids[0]))
+
+
+def lift_zero_variances(Omega: Array, fields: NDArray[np.int64]) -> None:
+    """Make fields of variance zero ones of `LEAST_VARIANCE`: averages become their limits."""
+    own = Omega[fields, fields]
+    Omega[fields, fields] = np.where(own == 0.0, LEAST_VARIANCE, own)
 
 
 def _product(values: list[Any]) -> Any:
@@ -250,7 +259,32 @@ def evaluate(
     values: Values,
     wanted: str,
 ) -> dict[str, Array]:
-    """Evaluate all definitions in order and return those whose role is `wanted`."""
+    """Evaluate all definitions in order and return those whose role is `wanted`.
+
+    What is not finite in double precision is reported by an `AccuracyWarning`.
+    """
+    # Compiled functions work on several lanes at once and drop the unused ones, 0/0 or not.
+    with np.errstate(all="ignore"):
+        results = _evaluated(definitions, state, values, wanted)
+    lost = [name for name, value in results.items() if not np.all(np.isfinite(value))]
+    if lost:
+        from dmft.gaussian.quadrature import AccuracyWarning
+
+        warnings.warn(
+            f"{', '.join(lost)} at these overlaps is not finite in double precision: an average "
+            "overflows, or a table does not reach variances that large",
+            AccuracyWarning,
+            stacklevel=4,
+        )
+    return results
+
+
+def _evaluated(
+    definitions: Sequence[Definition],
+    state: Mapping[str, Array],
+    values: Values,
+    wanted: str,
+) -> dict[str, Array]:
     arrays = {**state, **values.arrays}
     size = _numbers(values.widths, arrays)
     results: dict[str, Array] = {}

@@ -165,7 +165,9 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
                 error for multi-index targets that are no sums of products. Of
                 a sequence model a `SequenceRisk`, called as risk(e=..., m=...). Rounding is
                 absolute, about 4e-16 E f*^2, as overlaps in floats say no more: next to the
-                perfect solution digits are lost, and a risk may be negative by so much
+                perfect solution digits are lost, and a risk may be negative by so much. A unit of
+                length zero (Q_jj = 0, P_rr = 0) is the limit of short ones, independent of the
+                others: at a jump, the mean of squares over its two sides, not the square at zero
     Source      one_pass.md A.0, sequence.md A
 
     Examples

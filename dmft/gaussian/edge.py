@@ -102,6 +102,8 @@ def _slope_remainder(side: Side) -> sp.Expr | None:
 
 def _kernel_remainder(side: Side, size: sp.Expr) -> sp.Expr | None:
     """The sum itself, where E[f(u) f(v)] at correlation |rho| is closed."""
+    if size == 1:  # there the closed form of a kink off zero is 0/0
+        return sp.S.Zero
     total = side.size[(0,)]
     if not (total.exact and all(c.exact for c in side.coefficients)):
         return None
@@ -111,6 +113,8 @@ def _kernel_remainder(side: Side, size: sp.Expr) -> sp.Expr | None:
     # A float, not a fraction of long integers, whose roots SymPy would factorise.
     place = sp.N(size, 2 * DIGITS) if size.is_number else size
     gap = Coefficient(total.value - kernel.xreplace({CORRELATION: place}), True)
+    if gap.value.is_finite is False or gap.value is sp.nan:
+        return None
     return side.beyond(gap, [1 - size**n for n in range(len(side.coefficients))])
 
 

@@ -44,6 +44,9 @@ LINE = 14.2
 LOST = 1e-12
 # Smoothings of a factor with kinks are tabled from this sigma; below it they are integrated.
 SHARPEST = 2.0**-6
+# Where F vanishes, its smoothings are tails of what it is within REACH, which end there: they are
+# resolved down to the first share of it. Errors are relative to the second one at least.
+FAINT, SEEN = 0.03, 1e-4
 # The panels beside 0 double from 1, or from less for a factor that vanishes there like x^2 or
 # faster: its values are needed relative to its own size.
 SMALLEST_MARK = 0.5**9
@@ -96,7 +99,7 @@ class FactorTable:
 
     @property
     def error(self) -> float:
-        """Claimed error of averages, relative to sqrt(E F^2)."""
+        """Claimed error of averages, relative to sqrt(E F^2), or to `SEEN` of the largest |F|."""
         return float(self.values[7])
 
 
@@ -184,7 +187,8 @@ class _Builder:
         self.left, self.right = self.f.taylor(-1), self.f.taylor(1)
         zeros = min(_order(self.left), _order(self.right))
         self.first = 1.0 if zeros < 2 else max(0.5 ** (2 * zeros), SMALLEST_MARK)
-        self.worst = 0.0
+        # Errors on panels: from this sigma on, between these points, at most this.
+        self.errors: list[tuple[float, float, float, float]] = []
         self._sizes()
 
     def _domain(self) -> float:
@@ -213,6 +217,13 @@ class _Builder:
         place = np.minimum(np.searchsorted(self.grid, np.abs(x)), len(self.grid) - 1)
         return self.envelope[place]
 
+    def _note(self, sigma: float, a: float, b: float, left: float, largest: float) -> None:
+        """Remember the error of a panel, and that of its mirror image."""
+        error = float(left + ROUNDING * largest)
+        self.errors.append((sigma, a, b, error))
+        if self.parity:
+            self.errors.append((sigma, -b, -a, error))
+
     # F on the line --------------------------------------------------------------------------
 
     def line(self) -> tuple[Array, Array]:
@@ -237,7 +248,7 @@ class _Builder:
         c = _fit(self.f(0.5 * (a + b) + 0.5 * (b - a) * UNIT))
         left = np.abs(c[ORDER:]).sum() / max(self.size(max(abs(a), abs(b))), 1e-300)
         if _accepted(left, before, FITTED, max(abs(a), abs(b))):
-            self.worst = max(self.worst, float(left))
+            self._note(0.0, a, b, np.abs(c[ORDER:]).sum(), np.abs(c).sum())
             panels.append((a, b, c[:ORDER]))
             return
         if b - a < NARROWEST or len(panels) > CELL_LIMIT:
@@ -295,7 +306,8 @@ class _Builder:
             grid = np.meshgrid(m, sigma, indexing="ij")
             values = smoothed(grid[0].ravel(), grid[1].ravel()).reshape(FIT, FIT)
             c = _fit(_fit(values).T).T
-            scale = max(self.size(max(abs(a), abs(b))), np.abs(values).max(), 1e-300)
+            near, beyond = self.size(max(abs(a), abs(b)) + np.array([0.0, REACH * high]))
+            scale = max(near, FAINT * beyond, np.abs(values).max(), 1e-300)
             in_m = np.abs(c[ORDER:]).sum(axis=0).max() / scale
             in_sigma = np.abs(c[:ORDER, ORDER:]).sum(axis=1).max() / scale
             left, far = in_m + in_sigma, max(abs(a), abs(b)) + high
@@ -308,7 +320,7 @@ class _Builder:
                     raise refuse(self.factor, f"its smoothing near {a:.6g} is not resolved")
                 todo[:0] = [(a, 0.5 * (a + b), left), (0.5 * (a + b), b, left)]
                 continue
-            self.worst = max(self.worst, float(left))
+            self._note(low, a, b, left * scale, np.abs(values).max())
             panels.append((a, b, c[:ORDER, :ORDER]))
         if self.parity:
             signs = self.parity * (-1.0) ** np.arange(ORDER)[:, None]
@@ -322,13 +334,14 @@ class _Builder:
     def vector(self) -> Array:
         """Table with cells up to the largest deviation for which they are few enough."""
         edges, line = self.line()
-        line_worst, self.tabled = self.worst, self.largest
+        line_errors, self.tabled = self.errors, self.largest
         while self.tabled >= LEAST_DEVIATION or self.tabled == self.largest:
             if np.sum(np.abs(edges) < LINE * self.tabled) <= MOST_PANELS:
+                self.errors = list(line_errors)
                 values = self.table(edges, line)
                 if len(values) <= MOST_NUMBERS:
                     return values
-            self.tabled, self.worst = self.tabled / 2.0, line_worst
+            self.tabled /= 2.0
         raise refuse(self.factor, "it varies too fast for a table of a million bytes")
 
     def table(self, edges: Array, line: Array) -> Array:
@@ -345,7 +358,7 @@ class _Builder:
         head[4:6] = len(sides), len(cells)
         body += [strips, first.astype(float), *sides, cells.ravel(), np.array(self.kinks)]
         head[8] = self.tabled
-        head[7] = self._claim(rough, edges, small)
+        head[7] = self._claim(rough, small)
         if head[7] > LARGEST_ERROR:
             raise refuse(self.factor, f"a table of it would be off by {head[7]:.1e}, relative")
         return np.concatenate([head, *body])
@@ -362,16 +375,28 @@ class _Builder:
                 return float(s)
         return 0.0
 
-    def _claim(self, table: Array, edges: Array, small: float) -> float:
-        """Error of an average relative to sqrt(E F^2), at the worst deviation of the domain."""
+    def _claim(self, table: Array, small: float) -> float:
+        """Error of an average relative to sqrt(E F^2), at the worst deviation of the domain.
+
+        Relative to `SEEN` of what F is within REACH where its mean square is less than that: a kink
+        ten deviations away leaves nothing to be relative to.
+        """
         from dmft.special.averages import line_values
 
-        outer = self.size(np.maximum(np.abs(edges[1:]), np.abs(edges[:-1])))
         # E over z by trapezoidal sums: a per cent is enough.
         z = np.linspace(-REACH, REACH, 2001)
         weights = np.exp(-0.5 * z**2)
-        worst = 1.0
+        weights /= weights.sum()
+        worst = 0.0
         for s in np.geomspace(max(small, FEWEST), self.largest, 25):
-            size = weights @ outer[np.clip(np.searchsorted(edges, s * z) - 1, 0, None)] ** 2
-            worst = max(worst, size / (weights @ line_values(table, s * z) ** 2))
-        return 2.0 * float(np.sqrt(worst)) * (self.worst + ROUNDING)
+            least = SEEN * float(self.size(REACH * s)) if self.kinks else 1e-150
+            if least == 0.0:
+                continue
+            error = np.zeros_like(z)
+            for sigma, a, b, size in self.errors:
+                if sigma <= s:
+                    here = slice(*np.searchsorted(s * z, [a, b]))
+                    error[here] = np.maximum(error[here], size)
+            scale = max(float(weights @ line_values(table, s * z) ** 2), least**2)
+            worst = max(worst, float(weights @ error**2) / scale)
+        return 2.0 * float(np.sqrt(worst))

@@ -41,7 +41,8 @@ class GradientDescent:
         beta in [0, 1) of the heavy ball; the first step has none.
     readout_rate : float or sympy.Expr
         Readouts move by -readout_rate times the gradient of the mean loss, times width:
-        a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)].
+        a_j <- a_j - readout_rate E[l'(f, y) sigma(h_j)]; the mean over the batch of the step,
+        which the weights take too.
     loss : "squared" or sympy.Expr
         (f - y)^2 / 2, or an expression in symbols called f (output) and y (label).
 

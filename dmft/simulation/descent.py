@@ -269,7 +269,8 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
         both = np.stack([f, y])
         train[t] = evaluate(e.loss, both, np.zeros(1)).mean()
         pull = evaluate(e.loss_slope, both, np.zeros(1))
-        g = (readout[t][:, None] / p) * slopes * pull * masks(t)
+        pull = pull * masks(t)
+        g = (readout[t][:, None] / p) * slopes * pull
         gradients[t] = g
         step = x["learning_rate"] * (g @ X / np.sqrt(e.dim) + x["ridge"] * W)
         moved = x["momentum"] * (W - before) if t else 0.0

@@ -147,11 +147,11 @@ def _keep(g, rows, first, low):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _weigh(g, mask, low):  # type: ignore[no-untyped-def]
-    """Multiply gradients by the weights of their samples, where there are weights."""
+def _weigh(g, first, mask, low):  # type: ignore[no-untyped-def]
+    """Multiply gradients, rows from `first` on, by the weights of their samples, if any."""
     if mask.size > 0:
         weight = mask[low : low + g.shape[1]]
-        for j in range(g.shape[0]):
+        for j in range(first, g.shape[0]):
             slope = g[j]
             for i in range(slope.size):
                 slope[i] *= weight[i]
@@ -221,7 +221,8 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
             _copy(base, h)
             _pull_pair(one_before, fresh, memory, past[row : row + p], low, latest, latest_met, h)
             sample(h, star, marks, par, g, out)
-            _weigh(g, mask, low)
+            _weigh(g, 0, mask, low)
+            _weigh(out, 1, mask, low)  # gradients of readouts; the loss is that of all samples
             _collect(g, out, share, together, sums[b])
         pull(one_before, now - before, normal[before:now], low, base)
         pull(memory, now - before, past[before:now], low, base)
@@ -229,7 +230,8 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
             _copy(base, h)
             pull(latest, p, met[other], 0, h)
             sample(h, star, marks, par, g, out)
-            _weigh(g, mask, low)
+            _weigh(g, 0, mask, low)
+            _weigh(out, 1, mask, low)  # gradients of readouts; the loss is that of all samples
             if other == 0:
                 _keep(g, past, now, low)
                 _moments(g, normal, now, low, 1.0, sums[b], 0)

@@ -242,3 +242,24 @@ def test_refusals(expr, order, error):
     law = dmft.Gaussian([x, y, w], sp.eye(3) / 2 + sp.ones(3) / 2)
     with pytest.raises(error):
         law.series(expr, order)
+
+
+@pytest.mark.parametrize("rho", [1, -1, 1.0])
+@pytest.mark.parametrize(
+    "unit", [lambda t: sp.Max(0, t - sp.Rational(1, 2)), lambda t: sp.Max(0, 1 - sp.Abs(t)),
+             lambda t: sp.Max(-1, sp.Min(1, t)), lambda t: sp.Abs(t - 1)],
+    ids=["bias", "hat", "hard tanh", "shifted"],
+)  # fmt: skip
+def test_kinks_off_zero_at_correlation_one(unit, rho):
+    """The closed form of their remainder is 0/0 there; what is left out is nothing."""
+    x, y = sp.symbols("x y", real=True)
+    law = dmft.Gaussian([x, y], [[1, rho], [rho, 1]])
+    series = law.series(unit(x) * unit(y), 5)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    edges = np.array([-12, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 12])
+    half = np.diff(edges)[:, None] / 2
+    u = ((edges[1:] + edges[:-1])[:, None] / 2 + half * nodes).ravel()
+    w = (half * weights).ravel() * np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
+    f = sp.lambdify(x, unit(x), "numpy")
+    truth = float(w @ (f(u) * f(float(rho) * u)))
+    assert abs(float(series.expr) - truth) <= float(series.bound) + 1e-12
