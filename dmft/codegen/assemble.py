@@ -65,6 +65,8 @@ OPTIONAL_IMPORTS = {
     "fast_erf(": "from dmft.special.hyperbolic import fast_erf\n",
     "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
     "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
+    "branch_field(": "from dmft.special.branches import branch_field\n",
+    "branch_pair(": "from dmft.special.branches import branch_pair\n",
     "field_average(": "from dmft.special.averages import field_average\n",
     "pair_average(": "from dmft.special.averages import pair_average\n",
     "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",

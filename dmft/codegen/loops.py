@@ -33,6 +33,8 @@ CALLS = {
     "RootRatio": "root_ratio",
     "FourSigns": "four_signs",
     "FourSignsMoment": "four_signs_moment",
+    "BranchField": "branch_field",
+    "BranchPair": "branch_pair",
     "FieldTable": "field_average",
     "PairTable": "pair_average",
     "KinkedPairTable": "kinked_pair_average",

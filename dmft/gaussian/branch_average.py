@@ -1,0 +1,280 @@
+"""Averages of factors with exponential branches as symbols that keep every branch whole.
+
+`BranchField` and `BranchPair` stand in an expression like a closed form does. Written out, they
+are exponentials exp(q/2) times error functions, which overflow at large variances and cancel at
+small ones; in one piece they have all digits in compiled code and the NumPy reference
+(`dmft.special.branches`) and in `evalf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import mpmath
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.gaussian.branch_values import as_float, field_value, pair_value
+from dmft.gaussian.branches import branch_vector, branches, has_branches
+from dmft.gaussian.law import Cov
+from dmft.gaussian.pair import CorrelationRoot
+from dmft.gaussian.product import product_expectation
+from dmft.gaussian.switch import SWITCHES, derivative, to_signs
+from dmft.gaussian.tabled import (
+    FieldTable,
+    PairTable,
+    TableAverage,
+    density,
+    tabled_expectation,
+    without_dirac,
+)
+from dmft.model import FIELD
+
+# A factor of numbers with what stands in front of it, and a Dirac factor likewise.
+Weighted = tuple[sp.Expr, sp.Expr]
+# Rounding of compiled code, relative to sqrt(E F^2 E G^2).
+ROUNDING = 1e-14
+
+
+class BranchAverage(TableAverage):
+    """Average by one rule for all variances: no table, no domain."""
+
+    @property
+    def error(self) -> float:
+        """Rounding relative to sqrt(E F^2 E G^2), for every covariance."""
+        return ROUNDING
+
+    @property
+    def vectors(self) -> list[NDArray[Any]]:
+        """Factors as compiled code reads them."""
+        return [branch_vector(f) for f in self.factors]
+
+    def written_out(self) -> sp.Expr:
+        """The same in exponentials and error functions: exact, but not for numbers of 16 digits."""
+        raise NotImplementedError
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        raise NotImplementedError
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        digits = int(prec / 3.3) + 5
+        values = [a.evalf(digits) for a in self.numbers]
+        if not all(v.is_Float or v.is_Rational for v in values):
+            return None
+        with mpmath.workdps(max(digits, 34)):
+            numbers = [v._to_mpmath(mpmath.mp.prec) for v in values]
+            return as_float(self._exact(numbers), prec)
+
+
+class BranchField(BranchAverage):
+    """E F(mean + sqrt(variance) z); arguments F, mean, variance.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> elu = sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
+    >>> BranchField(elu, sp.Integer(0), sp.Integer(2000)).evalf(8)
+    17.350157
+    """
+
+    factors_count = 1
+    _latex = FieldTable._latex
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        read = branches(self.args[0])
+        assert read is not None
+        return field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
+
+    def written_out(self) -> sp.Expr:
+        """The same in exponentials and error functions."""
+        factor, mean, variance = self.args
+        return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        factor, mean, variance = self.args
+        slope, bend = (_field_of_any(derivative(factor, n), mean, variance) for n in (1, 2))
+        return slope * mean.diff(symbol) + bend * variance.diff(symbol) / 2
+
+
+class BranchPair(BranchAverage):
+    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv; G of closed averages.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> C, elu = sp.Symbol("C"), sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
+    >>> average = BranchPair(elu, elu, sp.Integer(600), C, sp.Integer(600))
+    >>> average.subs(C, 600).evalf(8)
+    300.48380
+    """
+
+    factors_count = 2
+    _latex = PairTable._latex
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        first, second = (branches(f) for f in self.factors)
+        assert first is not None
+        assert second is not None
+        return pair_value(first, second, *numbers)
+
+    def written_out(self) -> sp.Expr:
+        """The same in exponentials, error functions and averages of two signs."""
+        return product_expectation(self.factors, ["u", "v"], self._covariance)
+
+    def _covariance(self, x: str, y: str) -> sp.Expr:
+        first, cross, second = self.numbers
+        return cross if x != y else first if x == "u" else second
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        f, g = self.factors
+        first, cross, second = (a.diff(symbol) for a in self.numbers)
+        # Price's identity; Dirac factors of the derivatives are conditioned upon.
+        changes = (
+            (first / 2, derivative(f, 2), g),
+            (cross, derivative(f), derivative(g)),
+            (second / 2, f, derivative(g, 2)),
+        )
+        return sp.Add(
+            *(
+                change * _of_any([a, b], ["u", "v"], self._covariance)
+                for change, a, b in changes
+                if change != 0
+            )
+        )
+
+
+def branch_expectation(
+    factors: Sequence[sp.Expr], fields: Sequence[Hashable], cov: Cov
+) -> sp.Expr | None:
+    r"""E[prod_i factors_i(x_{fields_i})] of one or two centred fields with exponential branches.
+
+    Equation    E[F(u) G(v)] = E_u[F(u) H_G(C_uv u / C_uu, sigma)], H_G(m, sigma) = E G(m + sigma z)
+                branch by branch through erfcx; a Dirac factor conditions the law
+    Shapes      n factors in the symbol `FIELD`; n labels; None where a factor is none of these
+    Valid for   polynomials, exponentials of linear functions, kinks and jumps, of one field times
+                error functions and Gaussian factors; all variances, singular ones included; exact
+    Source      one_pass.md A.6
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
+    >>> branch_expectation([sp.exp(-z) * sp.Max(0, z), z], ["1", "2"], C).atoms(BranchField)
+    {BranchField(z*exp(-z)*sign(z)/2 + z*exp(-z)/2, 0, C11), ...}
+    """
+    merged: dict[Hashable, sp.Expr] = {}
+    for factor, label in zip(factors, fields, strict=True):
+        merged[label] = merged.get(label, sp.S.One) * factor
+    if len(merged) > 2 or not any(map(_may_hold_branches, merged.values())):
+        return None
+    split = [_split(f) for f in merged.values()]
+    parts = [p for p in split if p is not None]
+    regular = [f for p in parts for _, f in p[0]]
+    if len(parts) < len(split) or not any(map(has_branches, regular)):
+        return None
+    if not all(f == 1 or branches(f) is not None for f in regular):
+        return None
+    labels = list(merged)
+    if len(labels) == 1:
+        return _one(parts[0], cov(labels[0], labels[0]))
+    x, y = labels
+    return _two(parts[0], parts[1], (cov(x, x), cov(x, y), cov(y, y)))
+
+
+def _may_hold_branches(factor: sp.Expr) -> bool:
+    return bool(factor.has(sp.exp, sp.sinh, sp.cosh) and factor.has(*SWITCHES))
+
+
+def _split(factor: sp.Expr) -> tuple[list[Weighted], list[Weighted]] | None:
+    """Parts (weight, function of numbers) and (weight, position) of Dirac factors."""
+    if factor.free_symbols <= {FIELD} and not factor.has(sp.DiracDelta):
+        return [(sp.S.One, factor)], []
+    smooth, spikes = without_dirac(sp.expand(to_signs(factor, [FIELD])))
+    grouped: dict[sp.Expr, list[sp.Expr]] = {}
+    for term in sp.Add.make_args(smooth):
+        symbols, rest = sp.S.One, sp.S.One
+        for part in sp.Mul.make_args(term):
+            if part.has_free(FIELD) or not part.free_symbols:
+                rest *= part
+            else:
+                symbols *= part
+        if rest.free_symbols - {FIELD}:
+            return None
+        grouped.setdefault(symbols, []).append(rest)
+    parts = [(weight, sp.Add(*terms)) for weight, terms in grouped.items()]
+    return [p for p in parts if p[1] != 0], [(w, t) for t, w in spikes]
+
+
+Parts = tuple[list[Weighted], list[Weighted]]
+Pair = tuple[sp.Expr, sp.Expr, sp.Expr]
+
+
+def _one(parts: Parts, variance: sp.Expr) -> sp.Expr:
+    terms = [w * _field(f, sp.S.Zero, variance) for w, f in parts[0]]
+    return sp.Add(*terms, *(w * density(variance, t) for w, t in parts[1]))
+
+
+def _two(one: Parts, two: Parts, C: Pair) -> sp.Expr:
+    """Average of two fields, part by part."""
+    uu, uv, vv = C
+    terms = [w * v * _pair(f, g, C) for w, f in one[0] for v, g in two[0]]
+    rest = CorrelationRoot(uu, vv, uv) ** 2
+    for w, t in one[1]:
+        terms += [w * v * density(uu, t) * _field(g, t * uv / uu, rest / uu) for v, g in two[0]]
+        for v, s in two[1]:
+            action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * rest)
+            terms.append(w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(rest)))
+    for v, s in two[1]:
+        terms += [w * v * density(vv, s) * _field(f, s * uv / vv, rest / vv) for w, f in one[0]]
+    return sp.Add(*terms)
+
+
+def _field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    """Average of one field; what has no branches is closed."""
+    if not factor.has_free(FIELD):
+        return factor
+    if has_branches(factor):
+        return BranchField(factor, mean, variance)
+    return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
+
+
+def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+    """Average of two functions; one that is linear goes by Stein's identity."""
+    uu, uv, vv = C
+    if not g.has_free(FIELD):
+        return g * _field(f, sp.S.Zero, uu)
+    if not f.has_free(FIELD):
+        return f * _field(g, sp.S.Zero, vv)
+    if not (has_branches(f) or has_branches(g)):
+        cov = {("u", "u"): uu, ("u", "v"): uv, ("v", "u"): uv, ("v", "v"): vv}
+        return product_expectation([f, g], ["u", "v"], lambda x, y: cov[x, y], whole=True)
+    for one, two, variance in ((f, g, uu), (g, f, vv)):
+        if two.is_polynomial(FIELD) and sp.degree(two, FIELD) == 1:
+            slope, offset = sp.Poly(two, FIELD).all_coeffs()
+            split = _split(derivative(one))
+            assert split is not None
+            plain = _field(one, sp.S.Zero, variance) if offset != 0 else sp.S.Zero
+            return offset * plain + slope * uv * _one(split, variance)
+    inner = [branches(g), branches(f)]
+    if inner[0] is not None and inner[0].closed:
+        return BranchPair(f, g, uu, uv, vv)
+    if inner[1] is not None and inner[1].closed:
+        return BranchPair(g, f, vv, uv, uu)
+    return PairTable(f, g, uu, uv, vv)
+
+
+def _of_any(factors: list[sp.Expr], labels: list[str], cov: Cov) -> sp.Expr:
+    value = branch_expectation(factors, labels, cov)
+    return tabled_expectation(factors, labels, cov) if value is None else value
+
+
+def _field_of_any(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    """Average of a derivative, Dirac factors included."""
+    split = _split(factor)
+    assert split is not None
+    terms = [w * _field(f, mean, variance) for w, f in split[0]]
+    return sp.Add(*terms, *(w * density(variance, t - mean) for w, t in split[1]))
