@@ -15,8 +15,10 @@ import mpmath
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.errors import NotClosed
 from dmft.gaussian.branch_values import as_float, field_value, pair_value
-from dmft.gaussian.branches import branch_vector, branches, has_branches
+from dmft.gaussian.branch_formula import field_formula
+from dmft.gaussian.branches import branch_vector, branches, canonical, has_branches
 from dmft.gaussian.law import Cov
 from dmft.gaussian.pair import CorrelationRoot
 from dmft.gaussian.product import product_expectation
@@ -50,9 +52,35 @@ class BranchAverage(TableAverage):
         """Factors as compiled code reads them."""
         return [branch_vector(f) for f in self.factors]
 
+    @property
+    def is_number(self) -> bool:
+        """Whether its covariances are numbers."""
+        return all(a.is_number for a in self.numbers)
+
     def written_out(self) -> sp.Expr:
         """The same in exponentials and error functions: exact, but not for numbers of 16 digits."""
         raise NotImplementedError
+
+    def _eval_rewrite_as_erfcx(self, *_: Any, **__: Any) -> sp.Expr:
+        return self.written_out()
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        try:
+            text = printer._print(self.written_out())
+        except NotClosed:
+            text = self._bracket(printer)
+        return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
+
+    def _bracket(self, printer: Any) -> str:
+        raise NotImplementedError
+
+    def _numpycode(self, printer: Any) -> str:
+        name = printer._module_format("dmft.special.branches.branch_on_arrays")
+        vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
+        numbers = ", ".join(printer._print(a) for a in self.numbers)
+        return f"{name}(({vectors},), ({numbers},))"
+
+    _scipycode = _numpycode
 
     def _exact(self, numbers: list[Any]) -> Any:
         raise NotImplementedError
@@ -80,7 +108,7 @@ class BranchField(BranchAverage):
     """
 
     factors_count = 1
-    _latex = FieldTable._latex
+    _bracket = FieldTable._latex
 
     def _exact(self, numbers: list[Any]) -> Any:
         read = branches(self.args[0])
@@ -88,8 +116,12 @@ class BranchField(BranchAverage):
         return field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
 
     def written_out(self) -> sp.Expr:
-        """The same in exponentials and error functions."""
+        """The same with the scaled complementary error function `erfcx`."""
         factor, mean, variance = self.args
+        read = branches(factor)
+        assert read is not None
+        if read.closed:
+            return field_formula(read, mean, variance)
         return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
@@ -108,11 +140,11 @@ class BranchPair(BranchAverage):
     >>> C, elu = sp.Symbol("C"), sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
     >>> average = BranchPair(elu, elu, sp.Integer(600), C, sp.Integer(600))
     >>> average.subs(C, 600).evalf(8)
-    300.48380
+    300.47562
     """
 
     factors_count = 2
-    _latex = PairTable._latex
+    _bracket = PairTable._latex
 
     def _exact(self, numbers: list[Any]) -> Any:
         first, second = (branches(f) for f in self.factors)
@@ -238,7 +270,8 @@ def _field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     if not factor.has_free(FIELD):
         return factor
     if has_branches(factor):
-        return BranchField(factor, mean, variance)
+        lead, factor = canonical(factor)
+        return lead * BranchField(factor, mean, variance)
     return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
 
 
@@ -259,12 +292,13 @@ def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
             assert split is not None
             plain = _field(one, sp.S.Zero, variance) if offset != 0 else sp.S.Zero
             return offset * plain + slope * uv * _one(split, variance)
+    (first, f), (second, g) = canonical(f), canonical(g)
     inner = [branches(g), branches(f)]
     if inner[0] is not None and inner[0].closed:
-        return BranchPair(f, g, uu, uv, vv)
+        return first * second * BranchPair(f, g, uu, uv, vv)
     if inner[1] is not None and inner[1].closed:
-        return BranchPair(g, f, vv, uv, uu)
-    return PairTable(f, g, uu, uv, vv)
+        return first * second * BranchPair(g, f, vv, uv, uu)
+    return first * second * PairTable(f, g, uu, uv, vv)
 
 
 def _of_any(factors: list[sp.Expr], labels: list[str], cov: Cov) -> sp.Expr:

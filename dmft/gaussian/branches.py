@@ -141,6 +141,34 @@ def branches(factor: sp.Expr) -> Branches | None:
     return read if _bounded(read) else None
 
 
+@lru_cache(maxsize=1024)
+def canonical(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Write a factor as a number times pieces between its kinks: one form for each function.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> canonical(2 * sp.Max(0, z) * sp.exp(-z))
+    (2, Piecewise((0, z < 0), (z*exp(-z), True)))
+    """
+    read = branches(factor)
+    assert read is not None
+    last = next(rows for rows in reversed(read.intervals) if rows)[-1]
+    lead = last.powers[-1][1]
+    values = [sp.Add(*(_written(row, lead) for row in rows)) for rows in read.intervals]
+    conditions = [*(FIELD < k for k in read.kinks), sp.true]
+    pieces = zip(values, conditions, strict=True)
+    return lead, sp.Piecewise(*pieces, evaluate=False) if read.kinks else values[0]
+
+
+def _written(row: Row, lead: sp.Expr) -> sp.Expr:
+    """A row over a number as an expression."""
+    polynomial = sp.Add(*(sp.expand(c / lead) * FIELD**n for n, c in row.powers))
+    exponential = sp.exp(row.slope * FIELD - row.curvature * FIELD**2 / 2)
+    return sp.Mul(polynomial, exponential, *(sp.erf(a * FIELD + c) for a, c in row.erfs))
+
+
 def _numeric(term: Term) -> bool:
     """Whether a term holds real numbers alone, and no Dirac factor."""
     numbers = [*(c for _, c in term.powers), term.curvature, term.slope]

@@ -367,9 +367,12 @@ def branch_pair(F, G, first, cross, second):  # type: ignore[no-untyped-def]
     return _integral(F, 0.0, s, G, cross / s, math.sqrt(gap) / s, True)
 
 
-def branch_on_arrays(vectors: Sequence[NDArray[np.float64]], numbers: Sequence[Any]) -> Any:
+def branch_on_arrays(vectors: Sequence[Sequence[float]], numbers: Sequence[Any]) -> Any:
     """`branch_field` (one vector; mean, variance) or `branch_pair` (two vectors) on arrays."""
+    read = [np.array(v, dtype=np.float64) for v in vectors]
+    for vector in read:
+        vector.flags.writeable = False
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
     call = branch_field if len(vectors) == 1 else branch_pair
     points = zip(*(a.ravel().tolist() for a in arrays), strict=True)
-    return np.array([call(*vectors, *p) for p in points]).reshape(arrays[0].shape)
+    return np.array([call(*read, *p) for p in points]).reshape(arrays[0].shape)
