@@ -16,8 +16,8 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_values import as_float, field_value, pair_value
 from dmft.gaussian.branch_formula import field_formula
+from dmft.gaussian.branch_values import as_float, field_value, pair_value
 from dmft.gaussian.branches import branch_vector, branches, canonical, has_branches
 from dmft.gaussian.law import Cov
 from dmft.gaussian.pair import CorrelationRoot
@@ -42,10 +42,13 @@ ROUNDING = 1e-14
 class BranchAverage(TableAverage):
     """Average by one rule for all variances: no table, no domain."""
 
+    # Of compiled code, relative to sqrt(E F^2 E G^2), for every covariance.
+    rounding = ROUNDING
+
     @property
     def error(self) -> float:
-        """Rounding relative to sqrt(E F^2 E G^2), for every covariance."""
-        return ROUNDING
+        """Nothing beside rounding, as for closed forms."""
+        return 0.0
 
     @property
     def vectors(self) -> list[NDArray[Any]]:
@@ -201,7 +204,7 @@ def branch_expectation(
     merged: dict[Hashable, sp.Expr] = {}
     for factor, label in zip(factors, fields, strict=True):
         merged[label] = merged.get(label, sp.S.One) * factor
-    if len(merged) > 2 or not any(map(_may_hold_branches, merged.values())):
+    if len(merged) > 2 or not any(map(may_hold_branches, merged.values())):
         return None
     split = [_split(f) for f in merged.values()]
     parts = [p for p in split if p is not None]
@@ -217,7 +220,8 @@ def branch_expectation(
     return _two(parts[0], parts[1], (cov(x, x), cov(x, y), cov(y, y)))
 
 
-def _may_hold_branches(factor: sp.Expr) -> bool:
+def may_hold_branches(factor: sp.Expr) -> bool:
+    """Whether exponentials and kinks or jumps stand in one factor."""
     return bool(factor.has(sp.exp, sp.sinh, sp.cosh) and factor.has(*SWITCHES))
 
 
@@ -304,6 +308,15 @@ def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
 def _of_any(factors: list[sp.Expr], labels: list[str], cov: Cov) -> sp.Expr:
     value = branch_expectation(factors, labels, cov)
     return tabled_expectation(factors, labels, cov) if value is None else value
+
+
+def branch_field_expectation(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr | None:
+    """E F(x) of x ~ N(mean, variance), F with exponential branches; None for anything else."""
+    split = _split(factor) if may_hold_branches(factor) else None
+    if split is None or not any(has_branches(f) for _, f in split[0]):
+        return None
+    terms = [w * _field(f, mean, variance) for w, f in split[0]]
+    return sp.Add(*terms, *(w * density(variance, t - mean) for w, t in split[1]))
 
 
 def _field_of_any(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:

@@ -53,7 +53,9 @@ def _tail(row: Row, t: sp.Expr, side: int, mean: sp.Expr, variance: sp.Expr) -> 
     for n in range(1, len(coefficients)):
         before = (n - 1) * variance * moments[n - 2] if n > 1 else sp.S.Zero
         moments.append(shifted * moments[n - 1] + before + edge * t ** (n - 1))
-    return sp.expand(sp.Add(*(c * m for c, m in zip(coefficients, moments, strict=True))), func=False)
+    return sp.expand(
+        sp.Add(*(c * m for c, m in zip(coefficients, moments, strict=True))), func=False
+    )
 
 
 def _zeroth(weight: sp.Expr, argument: sp.Expr, slope: sp.Expr) -> sp.Expr:

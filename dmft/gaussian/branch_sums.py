@@ -5,17 +5,16 @@ Summand by summand, an average of exponential branches is a difference of number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import sympy as sp
 
+from dmft.errors import NotClosed
 from dmft.gaussian.branch_average import BranchField, branch_expectation
 from dmft.gaussian.factor import Term, parse_factor
 from dmft.gaussian.law import Cov, Mean
 from dmft.gaussian.linear import Label, Split
-from dmft.errors import NotClosed
 from dmft.model import FIELD
 
 # A product by canonical labels, and the terms of one set of labels.
@@ -23,9 +22,7 @@ Product = dict[Label, sp.Expr]
 Smooth = tuple[int, sp.Expr, sp.Expr, tuple[tuple[sp.Expr, sp.Expr], ...]]
 
 
-def branch_sums(
-    splits: Sequence[Split], cov: Cov, mean: Mean
-) -> tuple[sp.Expr, list[int]]:
+def branch_sums(splits: Sequence[Split], cov: Cov, mean: Mean) -> tuple[sp.Expr, list[int]]:
     """Average of the summands that hold exponential branches, and the places of the others.
 
     Terms of the same one or two fields are averaged together, where one of them is an exponential
@@ -43,7 +40,9 @@ def branch_sums(
     total, rest = [], []
     for labels, terms in groups.items():
         value = None
-        if len(labels) in (1, 2) and any(map(_is_branch, (f for *_, p in terms for f in p.values()))):
+        if len(labels) in (1, 2) and any(
+            map(_is_branch, (f for *_, p in terms for f in p.values()))
+        ):
             value = _gathered(sorted(labels), terms, cov, mean)
         if value is None:
             rest += [place for place, *_ in terms]
@@ -115,7 +114,9 @@ def _pairs(terms: Sequence[tuple[sp.Expr, sp.Expr]]) -> list[tuple[sp.Expr, sp.E
             continue
         first = min(sp.Add.make_args(f), key=sp.default_sort_key)
         lead = first.as_coeff_Mul()[0]
-        grouped.setdefault(sp.expand(f / lead), []).append(lead * _piece(smooth, ends[n], ends[n + 1]))
+        grouped.setdefault(sp.expand(f / lead), []).append(
+            lead * _piece(smooth, ends[n], ends[n + 1])
+        )
     return [(f, sp.expand(sp.Add(*g))) for f, g in grouped.items()]
 
 

@@ -35,7 +35,7 @@ def field_value(read: Branches, mean: Any, variance: Any) -> Any:
 def pair_value(F: Branches, G: Branches, first: Any, cross: Any, second: Any) -> Any:
     """E F(u) G(v) of two centred fields at numbers of mpmath; NaN outside the covariances."""
     gap = first * second - cross**2
-    if gap < 0 and gap >= -mpmath.mpf(10) ** -9 * first * second:
+    if gap < 0 and gap >= -(mpmath.mpf(10) ** -9) * first * second:
         gap = mpmath.mpf(0)
     if first < 0 or second < 0 or gap < 0:
         return mpmath.nan

@@ -157,7 +157,7 @@ def canonical(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     last = next(rows for rows in reversed(read.intervals) if rows)[-1]
     lead = last.powers[-1][1]
     values = [sp.Add(*(_written(row, lead) for row in rows)) for rows in read.intervals]
-    conditions = [*(FIELD < k for k in read.kinks), sp.true]
+    conditions = [*(k > FIELD for k in read.kinks), sp.true]
     pieces = zip(values, conditions, strict=True)
     return lead, sp.Piecewise(*pieces, evaluate=False) if read.kinks else values[0]
 

@@ -1,4 +1,4 @@
-r"""Averages of functions with exponential branches (ELU, x exp(-x) on a half line) in compiled code.
+r"""Averages of functions with exponential branches (ELU, exp(-x) on a half line), compiled.
 
 Closed forms of such averages are exp(q/2) times differences of error functions: they cancel, then
 overflow. Here every branch is averaged over its own half line through the scaled complementary
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numpy.typing import NDArray
 
 # Layout of the vector: counts and scales, kinks, Taylor polynomials at 0 from the left and from
 # the right, features (position, width), first row of each interval, rows.
@@ -145,7 +144,7 @@ def _value(F: Any, x: float) -> float:
 def _half_line(
     F: Any, at: int, degree: int, side: float, mean: float, sigma: float, slope: float
 ) -> float:
-    """E[p(side y) exp(slope y) 1(y > 0)] of y ~ N(mean, sigma^2), coefficients of p at `at` in F."""
+    """E[p(side y) exp(slope y) 1(y > 0)] of y ~ N(mean, sigma^2), p from its place `at` in F."""
     a = -(mean / sigma + slope * sigma)
     if a > 0.0:  # exp(-mean^2 / (2 sigma^2)) in front of int y^n exp(-a y - y^2/2) dy
         weight = math.exp(-0.5 * (mean / sigma) ** 2) / ROOT_TWO_PI
@@ -185,7 +184,9 @@ def _by_ratios(F: Any, at: int, degree: int, a: float, step: float) -> float:
 
 
 @njit(**CALL)
-def _short(F: Any, at: int, degree: int, low: float, high: float, mean: float, sigma: float) -> float:
+def _short(
+    F: Any, at: int, degree: int, low: float, high: float, mean: float, sigma: float
+) -> float:
     """Average of one row over a short interval, by Gauss nodes."""
     slope = F[at]
     count = 1 + int(abs(slope) * (high - low) / 4.0)
@@ -222,7 +223,9 @@ def _left(F: Any, at: int, degree: int, end: int, t: float, mean: float, sigma: 
 def _row(F: Any, at: int, degree: int, low: float, high: float, mean: float, sigma: float) -> float:
     """Average of one row over its interval; ends may be infinite."""
     if low == -math.inf and high == math.inf:  # powers about 0
-        return _left(F, at, degree, 0, 0.0, mean, sigma) + _right(F, at, degree, 0, 0.0, mean, sigma)
+        return _left(F, at, degree, 0, 0.0, mean, sigma) + _right(
+            F, at, degree, 0, 0.0, mean, sigma
+        )
     if low == -math.inf:
         return _left(F, at, degree, 2, high, mean, sigma)
     if high == math.inf:
@@ -290,7 +293,9 @@ def _edges(centres: Any, widths: Any, count: int, low: float, high: float) -> An
 
 
 @njit(**CALL)
-def _marks(F: Any, mean: float, scale: float, finest: float, centres: Any, widths: Any, used: int) -> int:
+def _marks(
+    F: Any, mean: float, scale: float, finest: float, centres: Any, widths: Any, used: int
+) -> int:
     """Append where F(mean + scale u) switches or bends, and on which scale, in u."""
     count = int(F[KINKS])
     if scale == 0.0:
