@@ -22,6 +22,7 @@ from dmft.gaussian.branches import branch_vector, branches, canonical, has_branc
 from dmft.gaussian.law import Cov
 from dmft.gaussian.pair import CorrelationRoot
 from dmft.gaussian.product import product_expectation
+from dmft.gaussian.refusal import refuse
 from dmft.gaussian.switch import SWITCHES, derivative, to_signs
 from dmft.gaussian.tabled import (
     FieldTable,
@@ -35,6 +36,7 @@ from dmft.model import FIELD
 
 # A factor of numbers with what stands in front of it, and a Dirac factor likewise.
 Weighted = tuple[sp.Expr, sp.Expr]
+Factors = dict[Hashable, sp.Expr]
 # Rounding of compiled code, relative to sqrt(E F^2 E G^2).
 ROUNDING = 1e-14
 
@@ -184,13 +186,14 @@ class BranchPair(BranchAverage):
 def branch_expectation(
     factors: Sequence[sp.Expr], fields: Sequence[Hashable], cov: Cov
 ) -> sp.Expr | None:
-    r"""E[prod_i factors_i(x_{fields_i})] of one or two centred fields with exponential branches.
+    r"""E[prod_i factors_i(x_{fields_i})] of centred fields, one or two with exponential branches.
 
     Equation    E[F(u) G(v)] = E_u[F(u) H_G(C_uv u / C_uu, sigma)], H_G(m, sigma) = E G(m + sigma z)
                 branch by branch through erfcx; a Dirac factor conditions the law
     Shapes      n factors in the symbol `FIELD`; n labels; None where a factor is none of these
     Valid for   polynomials, exponentials of linear functions, kinks and jumps, of one field times
-                error functions and Gaussian factors; all variances, singular ones included; exact
+                error functions and Gaussian factors; polynomials alone of further fields; all
+                variances, singular ones included; exact
     Source      one_pass.md A.6
 
     Examples
@@ -201,23 +204,53 @@ def branch_expectation(
     >>> branch_expectation([sp.exp(-z) * sp.Max(0, z), z], ["1", "2"], C).atoms(BranchField)
     {BranchField(z*exp(-z)*sign(z)/2 + z*exp(-z)/2, 0, C11), ...}
     """
-    merged: dict[Hashable, sp.Expr] = {}
+    merged: Factors = {}
     for factor, label in zip(factors, fields, strict=True):
         merged[label] = merged.get(label, sp.S.One) * factor
-    if len(merged) > 2 or not any(map(may_hold_branches, merged.values())):
+    if not any(map(may_hold_branches, merged.values())):
         return None
-    split = [_split(f) for f in merged.values()]
-    parts = [p for p in split if p is not None]
-    regular = [f for p in parts for _, f in p[0]]
-    if len(parts) < len(split) or not any(map(has_branches, regular)):
+    try:
+        split = [_split(f) for f in merged.values() if may_hold_branches(f)]
+        parts = [f for s in split if s is not None for _, f in s[0]]
+        return _average(merged, cov) if any(map(has_branches, parts)) else None
+    except NotClosed:
         return None
-    if not all(f == 1 or branches(f) is not None for f in regular):
-        return None
+
+
+def _average(merged: Factors, cov: Cov) -> sp.Expr:
+    """Average of at most two functions and polynomials of further fields, which go by Stein."""
+    if len(merged) > 2:
+        return _without_polynomial(merged, cov)
+    parts = []
+    for factor in merged.values():
+        split = _split(factor)
+        if split is None or not all(f == 1 or branches(f) is not None for _, f in split[0]):
+            raise refuse(factor, "it is no polynomial times exponentials and error functions")
+        parts.append(split)
     labels = list(merged)
     if len(labels) == 1:
         return _one(parts[0], cov(labels[0], labels[0]))
     x, y = labels
     return _two(parts[0], parts[1], (cov(x, x), cov(x, y), cov(y, y)))
+
+
+def _without_polynomial(merged: Factors, cov: Cov) -> sp.Expr:
+    """E[x q(x) F] = sum_y C_xy E[d_y (q F)] for a polynomial p_0 + x q(x) of one of the fields."""
+    x = next((x for x, f in merged.items() if f.is_polynomial(FIELD)), None)
+    if x is None:
+        raise refuse(sp.Mul(*merged.values()), "it holds more than two fields")
+    others = {y: f for y, f in merged.items() if y != x}
+    *rest, constant = sp.Poly(merged[x], FIELD).all_coeffs()
+    quotient = sp.Poly.from_list(rest or [0], FIELD).as_expr()
+    total = [constant * _average(others, cov)] if constant != 0 else []
+    for y in merged:
+        changed = {**others, x: quotient}
+        changed[y] = derivative(changed[y])
+        kept = {label: f for label, f in changed.items() if label != x or f.has_free(FIELD)}
+        front = sp.S.One if x in kept else changed[x]
+        if cov(x, y) != 0 and front != 0 and all(f != 0 for f in kept.values()):
+            total.append(front * cov(x, y) * _average(kept, cov))
+    return sp.Add(*total)
 
 
 def may_hold_branches(factor: sp.Expr) -> bool:
