@@ -38,12 +38,12 @@ def branch_sums(splits: Sequence[Split], cov: Cov, mean: Mean) -> tuple[sp.Expr,
             product[canonical] = product.get(canonical, sp.S.One) * image
         groups.setdefault(frozenset(product), []).append((place, coefficient, product))
     total, rest = [], []
-    for labels, terms in groups.items():
+    for together, terms in groups.items():
         value = None
-        if len(labels) in (1, 2) and any(
+        if len(together) in (1, 2) and any(
             map(_is_branch, (f for *_, p in terms for f in p.values()))
         ):
-            value = _gathered(sorted(labels), terms, cov, mean)
+            value = _gathered(sorted(together), terms, cov, mean)
         if value is None:
             rest += [place for place, *_ in terms]
         else:
@@ -70,8 +70,9 @@ def _gathered(
     if len(labels) == 1:
         factor = sp.Add(*(c * p[x] for _, c, p in terms))
         value = branch_expectation([moved(factor, x)], [x], cov)
-        exact = value is not None and not cov(x, x).has(sp.Float) and cov(x, x).is_number
-        return value.replace(BranchField, _formula) if exact else value
+        if value is None or cov(x, x).has(sp.Float) or not cov(x, x).is_number:
+            return value
+        return value.replace(BranchField, _formula)
     y = labels[1]
     pairs = _pairs([(c * p[x], p[y]) for _, c, p in terms])
     if pairs is None:
@@ -108,14 +109,14 @@ def _pairs(terms: Sequence[tuple[sp.Expr, sp.Expr]]) -> list[tuple[sp.Expr, sp.E
                     key = (power, term.slope, term.curvature, smooth), n
                     parts[key] = parts.get(key, sp.S.Zero) + side * c * f
     grouped: dict[sp.Expr, list[sp.Expr]] = {}
-    for (smooth, n), f in parts.items():
+    for (kind, n), f in parts.items():
         f = sp.expand(f)
         if f == 0:
             continue
         first = min(sp.Add.make_args(f), key=sp.default_sort_key)
         lead = first.as_coeff_Mul()[0]
         grouped.setdefault(sp.expand(f / lead), []).append(
-            lead * _piece(smooth, ends[n], ends[n + 1])
+            lead * _piece(kind, ends[n], ends[n + 1])
         )
     return [(f, sp.expand(sp.Add(*g))) for f, g in grouped.items()]
 

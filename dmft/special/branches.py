@@ -372,7 +372,7 @@ def branch_pair(F, G, first, cross, second):  # type: ignore[no-untyped-def]
     return _integral(F, 0.0, s, G, cross / s, math.sqrt(gap) / s, True)
 
 
-def branch_on_arrays(vectors: Sequence[Sequence[float]], numbers: Sequence[Any]) -> Any:
+def branch_on_arrays(vectors: Sequence[Any], numbers: Sequence[Any]) -> Any:
     """`branch_field` (one vector; mean, variance) or `branch_pair` (two vectors) on arrays."""
     read = [np.array(v, dtype=np.float64) for v in vectors]
     for vector in read:
