@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dmft.errors import NotClosed
 from dmft.gaussian.branch_formula import field_formula
 from dmft.gaussian.branch_values import as_float, field_value, pair_value
-from dmft.gaussian.branches import branch_vector, branches, canonical, has_branches
+from dmft.gaussian.branches import branch_vector, branches, canonical, has_branches, primitive
 from dmft.gaussian.law import Cov
 from dmft.gaussian.pair import CorrelationRoot
 from dmft.gaussian.product import product_expectation
@@ -283,11 +283,40 @@ Pair = tuple[sp.Expr, sp.Expr, sp.Expr]
 
 
 def _one(parts: Parts, variance: sp.Expr) -> sp.Expr:
+    whole = _before_derivative(parts)
+    if whole is not None:
+        return _field(FIELD * whole, sp.S.Zero, variance) / variance
     terms = [w * _field(f, sp.S.Zero, variance) for w, f in parts[0]]
     return sp.Add(*terms, *(w * density(variance, t) for w, t in parts[1]))
 
 
 def _two(one: Parts, two: Parts, C: Pair) -> sp.Expr:
+    """Average of two fields; E[F' G] = (E[u F G] - C_uv E[F G']) / C_uu where F' has a jump."""
+    uu, uv, vv = C
+    for f, g, (a, b, c) in ((one, two, (uu, uv, vv)), (two, one, (vv, uv, uu))):
+        whole = None if g[1] else _before_derivative(f)
+        if whole is not None:
+            other = sp.Add(*(w * h for w, h in g[0]))
+            slope = _split(derivative(other))
+            assert slope is not None
+            tilted = _by_parts(([(sp.S.One, FIELD * whole)], []), g, (a, b, c))
+            return (tilted - b * _by_parts(([(sp.S.One, whole)], []), slope, (a, b, c))) / a
+    return _by_parts(one, two, C)
+
+
+def _before_derivative(parts: Parts) -> sp.Expr | None:
+    """Function that decays and has this derivative, jumps included; None where there is none.
+
+    At large variances its exponentials and its jumps cancel each other.
+    """
+    regular, spikes = parts
+    if len(regular) != 1 or regular[0][0] != 1 or not spikes or spikes[0][0].free_symbols:
+        return None
+    read = branches(regular[0][1])
+    return None if read is None else primitive(read, dict((t, w) for w, t in spikes))
+
+
+def _by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
     """Average of two fields, part by part."""
     uu, uv, vv = C
     terms = [w * v * _pair(f, g, C) for w, f in one[0] for v, g in two[0]]

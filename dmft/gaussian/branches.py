@@ -169,6 +169,40 @@ def _written(row: Row, lead: sp.Expr) -> sp.Expr:
     return sp.Mul(polynomial, exponential, *(sp.erf(a * FIELD + c) for a, c in row.erfs))
 
 
+def primitive(read: Branches, jumps: dict[sp.Expr, sp.Expr]) -> sp.Expr | None:
+    """Exponential branches with this derivative and these jumps that vanish at both infinities.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> primitive(branches(-sp.Heaviside(z) * sp.exp(-z)), {sp.S.Zero: sp.S.One})
+    Piecewise((0, z < 0), (exp(-z), True))
+    """
+    rows = [r for rows in read.intervals for r in rows]
+    if not read.closed or any(r.slope == 0 for r in rows) or not set(jumps) <= set(read.kinks):
+        return None
+    left, right = read.intervals[0], read.intervals[-1]
+    if any(r.slope < 0 for r in left) or any(r.slope > 0 for r in right):
+        return None
+    values = [sp.Add(*map(_antiderivative, rows)) for rows in read.intervals]
+    for k, (before, after) in zip(read.kinks, pairwise(values), strict=True):
+        step = (after - before).subs(FIELD, k) - jumps.get(k, sp.S.Zero)
+        if sp.simplify(step) != 0:
+            return None
+    conditions = [*(k > FIELD for k in read.kinks), sp.true]
+    return sp.Piecewise(*zip(values, conditions, strict=True), evaluate=False)
+
+
+def _antiderivative(row: Row) -> sp.Expr:
+    """Polynomial times the exponential of a row, of which the row is the derivative."""
+    p = sp.Add(*(c * FIELD**n for n, c in row.powers))
+    total, factor = sp.S.Zero, 1 / row.slope
+    while p != 0:
+        total, p, factor = total + factor * p, sp.diff(p, FIELD), -factor / row.slope
+    return sp.expand(total) * sp.exp(row.slope * FIELD)
+
+
 def _numeric(term: Term) -> bool:
     """Whether a term holds real numbers alone, and no Dirac factor."""
     numbers = [*(c for _, c in term.powers), term.curvature, term.slope]

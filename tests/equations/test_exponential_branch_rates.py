@@ -124,7 +124,7 @@ def test_rate_of_elu_at_length_100():
 
 def test_a_run_from_length_60_starts_at_its_risk():
     equations = dmft.derive(dmft.Model(student("ELU"), LINEAR), dmft.GradientFlow())
-    run = dmft.solve(equations, dmft.Overlaps([[60.0]], [[0.0]], [[1.0]]), t_max=5.0)
+    run = dmft.solve(equations, dmft.Overlaps([[60.0]], [[0.0]], [[1.0]]), t_max=10.0)
     assert str(run.status) == "ok"
     exact = (truth.size("ELU", 60.0) ** 2 + 1) / 2
     assert run.risk[0] == pytest.approx(float(exact), rel=1e-12)
