@@ -66,6 +66,7 @@ OPTIONAL_IMPORTS = {
     "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
     "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
     "branch_field(": "from dmft.special.branches import branch_field\n",
+    "branch_given(": "from dmft.special.branches import branch_given\n",
     "branch_pair(": "from dmft.special.branches import branch_pair\n",
     "field_average(": "from dmft.special.averages import field_average\n",
     "pair_average(": "from dmft.special.averages import pair_average\n",

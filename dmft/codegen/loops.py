@@ -34,6 +34,7 @@ CALLS = {
     "FourSigns": "four_signs",
     "FourSignsMoment": "four_signs_moment",
     "BranchField": "branch_field",
+    "BranchGiven": "branch_given",
     "BranchPair": "branch_pair",
     "FieldTable": "field_average",
     "PairTable": "pair_average",

@@ -16,7 +16,7 @@ from dmft.equations.conditioned import rest, spread
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_average import BranchAverage
+from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.branches import branch_key
 from dmft.gaussian.factor_table import factor_table
 from dmft.gaussian.orthant import PairOfSignsMoment

@@ -21,7 +21,7 @@ from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import FieldRoot
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_average import BranchAverage
+from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.direct import direct_averages
 from dmft.gaussian.tabled import TableAverage
 

@@ -1,33 +1,24 @@
-"""Averages of factors with exponential branches as symbols that keep every branch whole.
+"""Averages of products with exponential branches, by parts that have all digits.
 
-`BranchField` and `BranchPair` stand in an expression like a closed form does. Written out, they
-are exponentials exp(q/2) times error functions, which overflow at large variances and cancel at
-small ones; in one piece they have all digits in compiled code and the NumPy reference
-(`dmft.special.branches`) and in `evalf`.
+What they are written with, `BranchField` and the like, is in `branch_nodes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
-import mpmath
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_formula import field_formula
-from dmft.gaussian.branch_values import as_float, field_value, pair_value
-from dmft.gaussian.branches import branch_vector, branches, canonical, has_branches, primitive
+from dmft.gaussian.branch_nodes import BranchField, BranchGiven, BranchPair
+from dmft.gaussian.branches import branches, canonical, has_branches, primitive
 from dmft.gaussian.law import Cov
 from dmft.gaussian.pair import CorrelationRoot
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.switch import SWITCHES, derivative, to_signs
 from dmft.gaussian.tabled import (
-    FieldTable,
     PairTable,
-    TableAverage,
     density,
     tabled_expectation,
     without_dirac,
@@ -37,150 +28,6 @@ from dmft.model import FIELD
 # A factor of numbers with what stands in front of it, and a Dirac factor likewise.
 Weighted = tuple[sp.Expr, sp.Expr]
 Factors = dict[Hashable, sp.Expr]
-# Rounding of compiled code, relative to sqrt(E F^2 E G^2).
-ROUNDING = 1e-14
-
-
-class BranchAverage(TableAverage):
-    """Average by one rule for all variances: no table, no domain."""
-
-    # Of compiled code, relative to sqrt(E F^2 E G^2), for every covariance.
-    rounding = ROUNDING
-
-    @property
-    def error(self) -> float:
-        """Nothing beside rounding, as for closed forms."""
-        return 0.0
-
-    @property
-    def vectors(self) -> list[NDArray[Any]]:
-        """Factors as compiled code reads them."""
-        return [branch_vector(f) for f in self.factors]
-
-    @property
-    def is_number(self) -> bool:
-        """Whether its covariances are numbers."""
-        return all(a.is_number for a in self.numbers)
-
-    def written_out(self) -> sp.Expr:
-        """The same in exponentials and error functions: exact, but not for numbers of 16 digits."""
-        raise NotImplementedError
-
-    def _eval_rewrite_as_erfcx(self, *_: Any, **__: Any) -> sp.Expr:
-        return self.written_out()
-
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
-        try:
-            text = printer._print(self.written_out())
-        except NotClosed:
-            text = self._bracket(printer)
-        return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
-
-    def _bracket(self, printer: Any) -> str:
-        raise NotImplementedError
-
-    def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.special.branches.branch_on_arrays")
-        vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
-        numbers = ", ".join(printer._print(a) for a in self.numbers)
-        return f"{name}(({vectors},), ({numbers},))"
-
-    _scipycode = _numpycode
-
-    def _exact(self, numbers: list[Any]) -> Any:
-        raise NotImplementedError
-
-    def _eval_evalf(self, prec: int) -> sp.Expr | None:
-        digits = int(prec / 3.3) + 5
-        values = [a.evalf(digits) for a in self.numbers]
-        if not all(v.is_Float or v.is_Rational for v in values):
-            return None
-        with mpmath.workdps(max(digits, 34)):
-            numbers = [v._to_mpmath(mpmath.mp.prec) for v in values]
-            return as_float(self._exact(numbers), prec)
-
-
-class BranchField(BranchAverage):
-    """E F(mean + sqrt(variance) z); arguments F, mean, variance.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> elu = sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
-    >>> BranchField(elu, sp.Integer(0), sp.Integer(2000)).evalf(8)
-    17.350157
-    """
-
-    factors_count = 1
-    _bracket = FieldTable._latex
-
-    def _exact(self, numbers: list[Any]) -> Any:
-        read = branches(self.args[0])
-        assert read is not None
-        return field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
-
-    def written_out(self) -> sp.Expr:
-        """The same with the scaled complementary error function `erfcx`."""
-        factor, mean, variance = self.args
-        read = branches(factor)
-        assert read is not None
-        if read.closed:
-            return field_formula(read, mean, variance)
-        return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
-
-    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        factor, mean, variance = self.args
-        slope, bend = (_field_of_any(derivative(factor, n), mean, variance) for n in (1, 2))
-        return slope * mean.diff(symbol) + bend * variance.diff(symbol) / 2
-
-
-class BranchPair(BranchAverage):
-    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv; G of closed averages.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> C, elu = sp.Symbol("C"), sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
-    >>> average = BranchPair(elu, elu, sp.Integer(600), C, sp.Integer(600))
-    >>> average.subs(C, 600).evalf(8)
-    300.47562
-    """
-
-    factors_count = 2
-    _bracket = PairTable._latex
-
-    def _exact(self, numbers: list[Any]) -> Any:
-        first, second = (branches(f) for f in self.factors)
-        assert first is not None
-        assert second is not None
-        return pair_value(first, second, *numbers)
-
-    def written_out(self) -> sp.Expr:
-        """The same in exponentials, error functions and averages of two signs."""
-        return product_expectation(self.factors, ["u", "v"], self._covariance)
-
-    def _covariance(self, x: str, y: str) -> sp.Expr:
-        first, cross, second = self.numbers
-        return cross if x != y else first if x == "u" else second
-
-    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        f, g = self.factors
-        first, cross, second = (a.diff(symbol) for a in self.numbers)
-        # Price's identity; Dirac factors of the derivatives are conditioned upon.
-        changes = (
-            (first / 2, derivative(f, 2), g),
-            (cross, derivative(f), derivative(g)),
-            (second / 2, f, derivative(g, 2)),
-        )
-        return sp.Add(
-            *(
-                change * _of_any([a, b], ["u", "v"], self._covariance)
-                for change, a, b in changes
-                if change != 0
-            )
-        )
 
 
 def branch_expectation(
@@ -313,7 +160,7 @@ def _before_derivative(parts: Parts) -> sp.Expr | None:
     if len(regular) != 1 or regular[0][0] != 1 or not spikes or spikes[0][0].free_symbols:
         return None
     read = branches(regular[0][1])
-    return None if read is None else primitive(read, dict((t, w) for w, t in spikes))
+    return None if read is None else primitive(read, {t: w for w, t in spikes})
 
 
 def _by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
@@ -322,12 +169,12 @@ def _by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
     terms = [w * v * _pair(f, g, C) for w, f in one[0] for v, g in two[0]]
     rest = CorrelationRoot(uu, vv, uv) ** 2
     for w, t in one[1]:
-        terms += [w * v * density(uu, t) * _field(g, t * uv / uu, rest / uu) for v, g in two[0]]
+        terms += [w * v * density(uu, t) * _given(g, uu, uv, vv, t) for v, g in two[0]]
         for v, s in two[1]:
             action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * rest)
             terms.append(w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(rest)))
     for v, s in two[1]:
-        terms += [w * v * density(vv, s) * _field(f, s * uv / vv, rest / vv) for w, f in one[0]]
+        terms += [w * v * density(vv, s) * _given(f, vv, uv, uu, s) for w, f in one[0]]
     return sp.Add(*terms)
 
 
@@ -339,6 +186,14 @@ def _field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
         lead, factor = canonical(factor)
         return lead * BranchField(factor, mean, variance)
     return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
+
+
+def _given(factor: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr, t: sp.Expr) -> sp.Expr:
+    """E[factor(v) | u = t]."""
+    if not factor.has_free(FIELD):
+        return factor
+    lead, factor = canonical(factor)
+    return lead * BranchGiven(factor, uu, uv, vv, t)
 
 
 def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
@@ -367,7 +222,8 @@ def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
     return first * second * PairTable(f, g, uu, uv, vv)
 
 
-def _of_any(factors: list[sp.Expr], labels: list[str], cov: Cov) -> sp.Expr:
+def average_of_any(factors: list[sp.Expr], labels: list[str], cov: Cov) -> sp.Expr:
+    """The average, by tables where it holds no exponential branches."""
     value = branch_expectation(factors, labels, cov)
     return tabled_expectation(factors, labels, cov) if value is None else value
 
@@ -381,7 +237,7 @@ def branch_field_expectation(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) 
     return sp.Add(*terms, *(w * density(variance, t - mean) for w, t in split[1]))
 
 
-def _field_of_any(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+def field_of_any(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """Average of a derivative, Dirac factors included."""
     split = _split(factor)
     assert split is not None

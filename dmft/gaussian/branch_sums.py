@@ -11,7 +11,8 @@ from itertools import pairwise
 import sympy as sp
 
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_average import BranchField, branch_expectation
+from dmft.gaussian.branch_average import branch_expectation
+from dmft.gaussian.branch_nodes import BranchField
 from dmft.gaussian.factor import Term, parse_factor
 from dmft.gaussian.law import Cov, Mean
 from dmft.gaussian.linear import Label, Split

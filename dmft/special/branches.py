@@ -356,6 +356,13 @@ def branch_field(F, mean, variance):  # type: ignore[no-untyped-def]
     return _integral(F, mean, math.sqrt(variance), F, 0.0, 0.0, False)
 
 
+@njit(types.float64(VECTOR, *(types.float64,) * 4), **CALL)
+def branch_given(F, first, cross, second, value):  # type: ignore[no-untyped-def]
+    """E[F(v) | u = value] of two centred fields; the conditional variance without cancellation."""
+    rest = _gap(first, second, cross) / first
+    return branch_field(F, value * cross / first, rest)
+
+
 @njit(types.float64(VECTOR, VECTOR, types.float64, types.float64, types.float64), **CALL)
 def branch_pair(F, G, first, cross, second):  # type: ignore[no-untyped-def]
     """E F(u) G(v) of two centred fields; G holds no error functions. NaN outside the covariances.
@@ -373,11 +380,12 @@ def branch_pair(F, G, first, cross, second):  # type: ignore[no-untyped-def]
 
 
 def branch_on_arrays(vectors: Sequence[Any], numbers: Sequence[Any]) -> Any:
-    """`branch_field` (one vector; mean, variance) or `branch_pair` (two vectors) on arrays."""
+    """`branch_field`, `branch_given` (one vector) or `branch_pair` (two vectors) on arrays."""
     read = [np.array(v, dtype=np.float64) for v in vectors]
     for vector in read:
         vector.flags.writeable = False
     arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
-    call = branch_field if len(vectors) == 1 else branch_pair
+    alone = branch_field if len(numbers) == 2 else branch_given
+    call = alone if len(vectors) == 1 else branch_pair
     points = zip(*(a.ravel().tolist() for a in arrays), strict=True)
     return np.array([call(*read, *p) for p in points]).reshape(arrays[0].shape)

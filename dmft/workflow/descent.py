@@ -18,7 +18,7 @@ from dmft.equations.nodes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.gaussian.branch_average import BranchAverage
+from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.tabled import table_averages
 from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.names import VERSION, Status
