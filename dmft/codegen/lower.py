@@ -17,6 +17,8 @@ from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.kernels import Kernel
 from dmft.equations.projection import Together
 from dmft.errors import NotClosed
+from dmft.gaussian.branch_nodes import BranchAverage
+from dmft.gaussian.branches import branch_key
 from dmft.gaussian.factor_table import factor_table
 from dmft.gaussian.orthant import PairOfSignsMoment
 from dmft.gaussian.tabled import TableAverage
@@ -82,6 +84,9 @@ class Lowering:
         if isinstance(expr, sp.Pow) and expr.exp.is_Rational and (2 * expr.exp).is_Integer:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
+        if isinstance(expr, BranchAverage):
+            keys = [branch_key(f) for f in expr.factors]
+            return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
         if isinstance(expr, TableAverage):
             tables = [factor_table(f) for f in expr.factors]
             name = "Kinked" * (len(tables) == 2 and not tables[1].smooth) + name

@@ -20,6 +20,7 @@ from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, free_indices
 from dmft.errors import NotClosed
 from dmft.gaussian.bivariate import BivariateNormalCDF, TwoSigns
+from dmft.gaussian.branch_average import branch_field_expectation, may_hold_branches
 from dmft.gaussian.pair import CorrelationRoot
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.switch import SWITCHES, derivative
@@ -109,10 +110,13 @@ def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
 
 def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
     """E[factor(h_j) | h*] for any factor."""
+    mean, variance = mean_at[field.indices[0], x.node], spread[field.indices[0]]
+    whole = branch_field_expectation(factor, mean, variance)
+    if whole is not None:
+        return whole
     closed = _closed([At(factor, field)])
     if closed is not None:
         return closed
-    mean, variance = mean_at[field.indices[0], x.node], spread[field.indices[0]]
     regular, spikes = without_dirac(factor)
     return FieldTable(regular, mean, variance) + sp.Add(
         *(w * density(variance, t - mean) for t, w in spikes)
@@ -121,6 +125,8 @@ def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
 
 def _closed(students: list[At]) -> sp.Expr | None:
     """E[prod factors | h*] in closed form, if that is finite for all states."""
+    if len(students) > 1 and any(may_hold_branches(at.factor) for at in students):
+        return None  # it would cancel, then overflow
     fields = [at.field.indices[0] for at in students]
     mean = {j: sp.Dummy(f"m_{j}", real=True) for j in fields}
     own = {j: sp.Dummy(f"s_{j}", positive=True) for j in fields}

@@ -52,7 +52,9 @@ def piecewise(expr: sp.Piecewise, value: Callable[[sp.Expr], Any]) -> Any:
     """Value of a Piecewise; `value` evaluates its parts. NaN where no condition holds."""
     result: Any = np.nan
     for piece, condition in reversed(expr.args):
-        result = np.where(truth(condition, value), value(piece), result)
+        with np.errstate(over="ignore"):  # a piece may overflow where it does not hold
+            here = value(piece)
+        result = np.where(truth(condition, value), here, result)
     return result
 
 

@@ -11,6 +11,7 @@ import sympy as sp
 from dmft.equations.symbols import covariance
 from dmft.errors import NotClosed
 from dmft.gaussian.bivariate import TwoSigns
+from dmft.gaussian.branch_average import branch_expectation
 from dmft.gaussian.pair import RootRatio, as_correlation, is_inverse_root, with_root_ratios
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
@@ -69,6 +70,9 @@ class Kernel(sp.Expr):
         NotClosed
             When neither the calculus nor a table holds it.
         """
+        branched = branch_expectation(self.factors, self.fields, cov)
+        if branched is not None:
+            return branched
         few = len(set(self.fields)) <= 2
         try:
             value = product_expectation(self.factors, self.fields, cov, whole=True)

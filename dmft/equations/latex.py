@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -15,6 +15,7 @@ from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
 from dmft.equations.text import named_first, split_averages
 from dmft.errors import NotClosed
+from dmft.gaussian.branch_nodes import BranchAverage, BranchField, BranchGiven, BranchPair
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.tabled import TableAverage
 from dmft.model import FIELD, Model, MultiIndex
@@ -203,6 +204,11 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
         closed = elementary(Kernel(kernel.args[0], places).closed(cov))
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
+    try:
+        for kind in (BranchField, BranchGiven, BranchPair):
+            closed = closed.replace(kind, _written_out(kind))
+    except NotClosed:  # products with error functions: one integral of closed averages
+        return [rf"{head} &= {printer.doprint(closed)}"]
     if closed.has(TableAverage):
         return [rf"{head} &\approx \text{{a table of its factors, error below {TABLE_ERROR}}}"]
     if limit is not None and sp.count_ops(closed) > limit:
@@ -214,6 +220,11 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
         groups = [rows[n : n + 3] for n in range(0, len(rows), 3)]
         return lines + [r"&\quad " + r",\quad ".join(group) for group in groups]
     return in_lines(head, closed, printer)
+
+
+def _written_out(kind: type[BranchAverage]) -> Callable[..., sp.Expr]:
+    """Closed forms of averages that stand whole in equations."""
+    return lambda *args: kind(*args).written_out()
 
 
 def in_lines(head: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]:

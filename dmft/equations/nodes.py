@@ -29,7 +29,7 @@ from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.neighbour import coefficient_definitions, neighbour
 from dmft.errors import NotClosed
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
-from dmft.gaussian.switch import SWITCHES
+from dmft.gaussian.switch import SWITCHES, in_pieces
 from dmft.gaussian.tabled import TableAverage
 
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
@@ -233,7 +233,8 @@ class Discretiser:
     def at_nodes(self, expr: sp.Expr) -> sp.Expr:
         """Expression at the nodes; functions and sums that depend on the node become arrays."""
         if isinstance(expr, At):
-            return self.at_nodes(expr.expr)
+            # Beside a jump, an exponential may overflow where it counts for nothing.
+            return self.at_nodes(At(in_pieces(expr.factor), expr.field).expr)
         if isinstance(expr, sp.Symbol) and expr.name in self.fields:
             return self.fields[expr.name][x.node]
         if isinstance(expr, sp.Indexed):

@@ -23,6 +23,7 @@ from dmft.equations.nodes import FieldRoot
 from dmft.equations.projection import Together
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
+from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.direct import direct_averages
 from dmft.gaussian.tabled import TableAverage
 
@@ -208,6 +209,10 @@ class Interpreter:
             return _product([self(a) for a in expr.args])
         if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
+        if isinstance(expr, BranchAverage):
+            from dmft.special.branches import branch_on_arrays
+
+            return branch_on_arrays(expr.vectors, [self(a) for a in expr.numbers])
         if isinstance(expr, TableAverage):
             return direct_averages(expr, [self(a) for a in expr.numbers])
         if expr.func.__name__ in FUNCTIONS:

@@ -13,6 +13,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.gaussian.branch_sums import branch_sums
 from dmft.gaussian.guard import collapsed, guarded, unguarded
 from dmft.gaussian.linear import Label, split_product, sum_of_products
 from dmft.gaussian.memory import Memory
@@ -169,9 +170,11 @@ class Gaussian:
 
         integrand = without_fixed(integrand, self.fields, fixed)
         back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
-        total = []
-        for summand in sum_of_products(to_signs(integrand, self.fields), self.fields):
-            coefficient, factors, labels = split_product(summand, self.fields)
+        summands = sum_of_products(to_signs(integrand, self.fields), self.fields)
+        splits = [split_product(s, self.fields) for s in summands]
+        whole, rest = branch_sums(splits, bilinear, linear)
+        total = [collapsed(whole)]
+        for summand, (coefficient, factors, labels) in ((summands[n], splits[n]) for n in rest):
             try:
                 value = product_expectation(factors, labels, bilinear, linear, digits=None)
             except NotClosed as error:

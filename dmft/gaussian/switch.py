@@ -93,7 +93,31 @@ def derivative(expr: sp.Expr, order: int = 1) -> sp.Expr:
             expr = _without_zeros(sp.diff(sp.expand(to_signs(expr, [FIELD])), FIELD))
         else:
             expr = sp.diff(expr, FIELD)
+        expr = in_pieces(expr)
     return expr
+
+
+def in_pieces(expr: sp.Expr) -> sp.Expr:
+    """Exponential branches as pieces: exp(z) (1 - sign(z)) / 2 is inf - inf where exp overflows.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> in_pieces(sp.Heaviside(z) * sp.exp(-z)), in_pieces(sp.Max(0, z))
+    (Piecewise((0, z < 0), (exp(-z), True)), Max(0, z))
+    """
+    if not (expr.has(sp.exp) and expr.has(*SWITCHES)):
+        return expr
+    # The reading of factors rests on this module.
+    from dmft.gaussian.branches import canonical, has_branches
+
+    spikes = [t for t in sp.Add.make_args(expr) if t.has(sp.DiracDelta)]
+    regular = expr - sp.Add(*spikes)
+    if not has_branches(regular):
+        return expr
+    lead, pieces = canonical(regular)
+    return sp.Add(lead * pieces, *spikes)
 
 
 def _without_zeros(expr: sp.Expr) -> sp.Expr:

@@ -18,7 +18,8 @@ from dmft.equations.nodes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.gaussian.tabled import TableAverage
+from dmft.gaussian.branch_nodes import BranchAverage
+from dmft.gaussian.tabled import table_averages
 from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
@@ -263,7 +264,8 @@ def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | Non
     """Closed form of the risk; None where tables or nodes would take longer than the descent."""
     assert isinstance(equations.model, Model)
     risk = population_risk(equations.model)
-    return None if averages(risk.definitions) or risk.expr.has(TableAverage) else risk
+    tabled = [t for t in table_averages(risk.expr) if not isinstance(t, BranchAverage)]
+    return None if averages(risk.definitions) or tabled else risk
 
 
 @lru_cache(maxsize=32)

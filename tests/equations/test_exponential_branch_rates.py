@@ -1,0 +1,188 @@
+"""Risks and rates of students with exponential branches at small and large lengths.
+
+The judge is `tests/gaussian/test_exponential_branches.py`'s: sums of the definition in extended
+precision, which share nothing with the library.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+
+_path = Path(__file__).parents[1] / "gaussian" / "test_exponential_branches.py"
+_spec = importlib.util.spec_from_file_location("branch_judge", _path)
+assert _spec is not None
+assert _spec.loader is not None
+truth = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(truth)
+
+z = sp.Symbol("z", real=True)
+L = np.longdouble
+ELU, LINE = truth.FUNCTIONS["ELU"][0](z), z
+LINEAR = dmft.Committee(LINE, width=1)
+
+
+def student(name):
+    return dmft.Committee(truth.FUNCTIONS[name][0](z), width=1)
+
+
+def overlaps(first, rho, second):
+    cross = float(rho * np.sqrt(first) * np.sqrt(second))
+    return {"Q": [[first]], "M": [[cross]], "P": [[second]]}
+
+
+# Slopes of the students that learn, as functions for NumPy with their kinks.
+SLOPES = {
+    "ELU": (None, lambda t: np.where(t > 0, L(1), np.exp(np.minimum(t, 0))), (0.0,)),
+    "SELU": (
+        None,
+        lambda t: (
+            L(truth.LAMBDA) * np.where(t > 0, L(1), L(truth.ALPHA) * np.exp(np.minimum(t, 0)))
+        ),
+        (0.0,),
+    ),
+    "x exp(-x)": (
+        None,
+        lambda t: np.where(t > 0, (1 - t) * np.exp(-np.maximum(t, 0)), L(0)),
+        (0.0,),
+    ),
+    "1 - exp(-x)": (None, lambda t: np.where(t > 0, np.exp(-np.maximum(t, 0)), L(0)), (0.0,)),
+}
+
+
+def compiled(equations, start):
+    """Rates and risk of generated code."""
+    problem = dmft.build(equations)
+    values = equations.values(start, {})
+    y = problem.pack({"Q": start.Q, "M": start.M})
+    par = problem.pack_parameters({n: values.scalars[n] for n in problem.parameters}, values.arrays)
+    out, risk, widths = np.empty_like(y), np.empty(1), np.array([start.p, start.k])
+    problem.rhs(0.0, y, widths, par, out)
+    problem.observe(0.0, y, widths, par, risk)
+    return problem.unpack(out, values.widths), risk[0]
+
+
+def times_field(f):
+    """The function t f(t)."""
+    _, F, kinks = truth.FUNCTIONS.get(f, f) if isinstance(f, str) else f
+    return (None, lambda t: t * F(t), kinks)
+
+
+def flow(f, g, first, cross, second):
+    """Rates of a student f of a teacher g under gradient flow, and the sum of their |terms|."""
+    slope = SLOPES[f]
+    squared = (None, lambda t: slope[1](t) * t * truth.FUNCTIONS[f][1](t), (0.0,))
+    self_length = truth.judge_one(squared, first)
+    self_overlap = self_length * L(cross) / L(first)  # E[v | u] is linear in u
+    learned_overlap = truth.judge(slope, times_field(g), first, cross, second)
+    learned_length = truth.judge(times_field(slope), g, first, cross, second)
+    rates = {"M": learned_overlap - self_overlap, "Q": 2 * (learned_length - self_length)}
+    sizes = {
+        "M": abs(learned_overlap) + abs(self_overlap),
+        "Q": 2 * (abs(learned_length) + abs(self_length)),
+    }
+    return rates, sizes
+
+
+@pytest.mark.parametrize(
+    ("length", "value"),
+    [(15.0, 4.42815), (20.0, 5.687), (25.0, 6.943), (60.0, None), (600.0, None), (1e6, None)],
+)
+def test_risk_of_elu_with_a_linear_teacher(length, value):
+    risk = dmft.population_risk(dmft.Model(student("ELU"), LINEAR))
+    found = risk(Q=[[length]], M=[[0.0]], P=[[1.0]])
+    exact = (truth.size("ELU", length) ** 2 + 1) / 2
+    assert found == pytest.approx(float(exact), rel=1e-13)
+    if value is not None:
+        assert found == pytest.approx(value, rel=1e-4)
+
+
+def test_risk_of_elu_with_an_elu_teacher_at_600():
+    risk = dmft.population_risk(dmft.Model(student("ELU"), student("ELU")))
+    found = risk(Q=[[600.0]], M=[[0.0]], P=[[1.0]])
+    assert found == pytest.approx(149.07, rel=1e-4)
+    pair = truth.judge("ELU", "ELU", 600.0, 0.0, 1.0)
+    exact = (truth.size("ELU", 600.0) ** 2 + truth.size("ELU", 1.0) ** 2) / 2 - pair
+    assert found == pytest.approx(float(exact), rel=1e-13)
+
+
+def test_rate_of_elu_at_length_100():
+    equations = dmft.derive(dmft.Model(student("ELU"), LINEAR), dmft.GradientFlow())
+    assert equations.approximation == "exact"
+    start = dmft.Overlaps([[100.0]], [[0.0]], [[1.0]])
+    assert equations.evaluate(start)["M"][0, 0] == pytest.approx(0.5395, rel=1e-4)
+    rates, risk = compiled(equations, start)
+    exact, sizes = flow("ELU", "z", 100.0, 0.0, 1.0)
+    assert risk == pytest.approx(float((truth.size("ELU", 100.0) ** 2 + 1) / 2), rel=1e-13)
+    for block in ("Q", "M"):
+        assert abs(rates[block][0, 0] - exact[block]) <= 1e-13 * sizes[block]
+
+
+def test_a_run_from_length_60_starts_at_its_risk():
+    equations = dmft.derive(dmft.Model(student("ELU"), LINEAR), dmft.GradientFlow())
+    run = dmft.solve(equations, dmft.Overlaps([[60.0]], [[0.0]], [[1.0]]), t_max=10.0)
+    assert str(run.status) == "ok"
+    exact = (truth.size("ELU", 60.0) ** 2 + 1) / 2
+    assert run.risk[0] == pytest.approx(float(exact), rel=1e-12)
+    assert run.risk[-1] < 0.1
+
+
+def deviations(f, g, variances, correlations):
+    """Worst deviations of compiled rates over the sum of their |terms| and of risks."""
+    model = dmft.Model(student(f), student(g))
+    equations = dmft.derive(model, dmft.GradientFlow())
+    risk = dmft.population_risk(model)
+    rate, whole = 0.0, 0.0
+    for first in variances:
+        for rho in correlations:
+            for second in {first, 1.0}:
+                state = overlaps(first, rho, second)
+                cross = state["M"][0][0]
+                rates, code = compiled(equations, dmft.Overlaps(**state))
+                exact, sizes = flow(f, g, first, cross, second)
+                for block in ("Q", "M"):
+                    error = abs(rates[block][0, 0] - exact[block]) / sizes[block]
+                    rate = max(rate, float(error))
+                squares = truth.size(f, first) ** 2 + truth.size(g, second) ** 2
+                value = squares / 2 - truth.judge(f, g, first, cross, second)
+                for found in (code, risk(**state)):
+                    whole = max(whole, float(abs(found - value) / squares))
+    print(f"{f} on {g}: rates {rate:.1e}, risks {whole:.1e}")
+    return rate, whole
+
+
+@pytest.mark.parametrize(("f", "g"), [("ELU", "ELU"), ("1 - exp(-x)", "erf")])
+def test_rates_and_risks_at_a_few_lengths(f, g):
+    rate, whole = deviations(f, g, (1e-8, 600.0, 1e6), (0.5,))
+    assert rate <= 1e-10
+    assert whole <= 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("g", ["ELU", "x exp(-x)", "step exp(-x)", "erf", "ReLU", "z^2 - 1"])
+@pytest.mark.parametrize("f", list(SLOPES))
+def test_rates_and_risks_at_all_lengths(f, g):
+    # The derivatives of two functions with jumps cancel in Stein's terms, which are larger than
+    # those of the definition by the variance: 1e-9 of the latter at 1e6.
+    longest = 1e4 if g == "step exp(-x)" else 1e6
+    variances = (1e-8, 1e-4, 0.1, 2.0, 60.0, 1e4, longest)
+    rate, whole = deviations(f, g, variances, (0.0, 0.5, -0.5, 1 - 1e-12, -1 + 1e-12))
+    assert rate <= 1e-10
+    assert whole <= 1e-12
+
+
+def test_quadratic_terms_of_sgd_stay_finite_at_large_lengths():
+    # Averages of four fields go to nodes, where exponentials of branches that do not hold overflow.
+    model = dmft.Model(student("ELU"), LINEAR)
+    equations = dmft.derive(model, dmft.SGD(learning_rate=0.1))
+    start = dmft.Overlaps([[1e4]], [[0.0]], [[1.0]])
+    rates = equations.evaluate(start, nodes=4096)
+    # E[elu'(h)^2 (h* - elu(h))^2] is half of it times h^2 and 1, but for terms without h.
+    flow_rates = dmft.derive(model, dmft.GradientFlow()).evaluate(start)
+    assert rates["M"][0, 0] == pytest.approx(flow_rates["M"][0, 0], rel=1e-12)
+    quadratic = rates["Q"][0, 0] - flow_rates["Q"][0, 0]
+    assert quadratic == pytest.approx(0.1 * 0.5 * (1e4 + 1), rel=0.02)
