@@ -26,7 +26,6 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import rounding_rules as rules
-from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.elementwise import COMPARISONS
 from dmft.equations.kernels import Kernel
@@ -41,8 +40,6 @@ from dmft.gaussian.tabled import TableAverage
 
 Array = NDArray[np.float64]
 
-# Rounding relative to the sum of |terms| from which a claim says so.
-WORTH_SAYING = 1e-10
 # Relative rounding of the product of the lengths of two fields, with room for another order of
 # operations in compiled code.
 OF_PAIR = 4 * UNIT
@@ -55,8 +52,6 @@ PAIRS |= {"HalfTangent": 2, "Correlation": 2, "RootRatio": 3}
 OF_FOUR = ("FourSigns", "FourSignsMoment", "SignsMoment")
 # Rounding of averages of signs relative to the size of the fields, in units.
 OF_SIGNS = 64 * UNIT
-# Functions of which an entry takes microseconds, not nanoseconds.
-SLOW = frozenset({"FourSigns", "FourSignsMoment", "SignsMoment", "BivariateNormalCDF", "TwoSigns"})
 # Array of what is wanted, one at a time.
 RESULT = "result"
 # Arrays whose diagonal entries are variances: a field is parallel to itself, without rounding.
@@ -196,10 +191,12 @@ class Running:
         data = step.data
         match step.kind:
             case "number":
-                return data  # type: ignore[no-any-return]
+                return data
             case "scalar":
                 known = self.places.numbers.get(data)
-                return rules.number(self.values.scalars[data.name] if known is None else known, True)
+                return rules.number(
+                    self.values.scalars[data.name] if known is None else known, True
+                )
             case "parameters":
                 at = {s: self.values.scalars[s.name] for s in data.free_symbols}
                 return rules.number(float(data.subs(at)), False)
@@ -275,6 +272,8 @@ class Running:
             error = error + size * rules.ratio(v.error, np.abs(first(v.value)))
         if name == "RootRatio":
             error = error + rules.at_moved_arguments(function, parts, first(value), only=(0,))
+            # A kink of a field that another one determines is infinitely far: no rounding.
+            error = np.where(np.isinf(size), 0.0, error)
         return Bounded(value, error, size)
 
     def four(self, expr: sp.Expr, parts: Sequence[Bounded]) -> Bounded:
@@ -292,7 +291,9 @@ class Running:
                 variances = (entries[i, i], entries[j, j])
                 values[skipped + n] = self.moved(entries[i, j], variances, signs_of)
         value = np.asarray(FUNCTIONS[name](*values))
-        lengths = {i: np.sqrt(np.abs(first(part.value))) for (i, j), part in entries.items() if i == j}
+        lengths = {
+            i: np.sqrt(np.abs(first(part.value))) for (i, j), part in entries.items() if i == j
+        }
         scale: Any = 1.0
         if name == "FourSignsMoment":
             scale = lengths[2] * lengths[3]
@@ -346,7 +347,9 @@ class Running:
             error = Omega.shape[1] * UNIT * np.broadcast_to(lengths[:, :, None], value.shape)
         else:
             c = first(self.arrays["c"].value)[0]
-            value = np.array([definition.expr.plain(W, v, p) for W, v in zip(Omega, c, strict=True)])
+            value = np.array(
+                [definition.expr.plain(W, v, p) for W, v in zip(Omega, c, strict=True)]
+            )
             largest = np.abs(value).max(axis=(1, 2), keepdims=True)
             error = np.broadcast_to(OF_SIGNS * largest, value.shape)
         return Bounded(value[None], error[None], np.abs(value)[None])
@@ -387,12 +390,26 @@ def rounding(
     return Running(tape_of(definitions, wanted), states, values)()
 
 
+def of_one_state(
+    definitions: tuple[Definition, ...], state: Mapping[str, Array], values: Values, wanted: str
+) -> dict[str, Bounded]:
+    """The same at one state, without its axis."""
+    states = {name: np.asarray(array)[None] for name, array in state.items()}
+    found = rounding(definitions, states, values, wanted)
+    return {name: Bounded(*(part[0] for part in parts)) for name, parts in found.items()}
+
+
 def relative_rounding(found: Mapping[str, Bounded]) -> Array:
-    """Largest rounding of all entries relative to the sums of their |terms|, for each state (T,)."""
+    """Rounding relative to the size of the terms, the largest of all blocks at each state (T,).
+
+    Of a block it is the largest bound over the largest sum of |terms|: entries that vanish by
+    symmetry are no loss.
+    """
     with np.errstate(all="ignore"):
-        rows = [
-            rules.ratio(part.error, part.size).reshape(len(part.error), -1).max(axis=1)
-            for part in found.values()
-        ]
+        rows = [rules.ratio(_largest(part.error), _largest(part.size)) for part in found.values()]
     worst: Array = np.max(rows, axis=0)
     return worst
+
+
+def _largest(part: Array) -> Any:
+    return part.reshape(len(part), -1).max(axis=1)
