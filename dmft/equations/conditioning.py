@@ -9,7 +9,7 @@ subtraction, not a loss of digits in a closed form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +39,8 @@ SHARED = 0.2
 UNKNOWN, DIMENSION = 1.0, 1000.0
 
 
-def light(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+@lru_cache(maxsize=128)
+def light(definitions: tuple[Definition, ...]) -> tuple[Definition, ...]:
     """Definitions without the terms that hold averages of four signs.
 
     These take microseconds an entry; they are right to 1e-14 of the size of their fields.
@@ -48,7 +49,7 @@ def light(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         q for d in definitions for q in d.expr.atoms(Kernel) if _names(q.closed()) & set(OF_FOUR)
     }
     if not heavy:
-        return tuple(definitions)
+        return definitions
     return tuple(
         Definition(
             d.target, tuple((t, e) for t, e in d.terms if not e.has(*heavy)), d.role, d.factor

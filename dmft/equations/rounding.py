@@ -54,6 +54,8 @@ OF_FOUR = ("FourSigns", "FourSignsMoment", "SignsMoment")
 OF_SIGNS = 64 * UNIT
 # Array of what is wanted, one at a time.
 RESULT = "result"
+# Arrays whose sizes are the ranges of the indices.
+SIZED = ("readout", "teacher_readout", "weight", "cosine")
 # Arrays whose diagonal entries are variances: a field is parallel to itself, without rounding.
 COVARIANCES = frozenset({"Omega", "Q", "P"})
 
@@ -74,6 +76,7 @@ class Tape:
         self.steps: list[Step] = []
         self.known: dict[sp.Expr, int] = {}
         self.writes: list[tuple[int, Definition]] = []
+        self.places: dict[tuple[tuple[str, int], ...], Interpreter] = {}
         for d in definitions:
             if d.role in ("rate", "observable") and d.role != wanted:
                 continue
@@ -125,6 +128,14 @@ class Tape:
             return Step("parameters", (), expr)
         raise NotClosed(f"{name} in {expr} has no estimate of its rounding")
 
+    def places_of(self, arrays: Mapping[str, Array]) -> Interpreter:
+        """Interpreter that knows the places of indices at these widths; kept for the next run."""
+        sizes = {name: arrays[name].size for name in SIZED if name in arrays}
+        key = tuple(sizes.items())
+        if key not in self.places:
+            self.places[key] = Interpreter({n: np.empty(size) for n, size in sizes.items()}, {})
+        return self.places[key]
+
     def all(self, expressions: Sequence[sp.Expr]) -> tuple[int, ...]:
         """Steps of some expressions."""
         return tuple(map(self, expressions))
@@ -162,9 +173,8 @@ class Running:
         self.tape = tape
         self.values = values
         self.count = next(iter(states.values())).shape[0]
-        # Places of indices are those of the reference.
         one = {name: array[0] for name, array in states.items()}
-        self.places = Interpreter({**one, **values.arrays}, values.scalars)
+        self.places = tape.places_of({**one, **values.arrays})
         self.versions = 1 + MOVED if tape.paired else 1
         self.arrays: dict[str, Bounded] = {}
         for name, array in values.arrays.items():
