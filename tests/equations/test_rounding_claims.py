@@ -241,3 +241,52 @@ def test_the_fall_of_a_hermite_student_is_claimed():
     gap = abs(float(time) - run.t[-1]) * slope
     claim = 0.0 if run.error is None else run.error["M"][-1].item()
     assert gap <= claim + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", [sp.Max(0, z), sp.Abs(z), sp.Max(0, z - sp.Rational(1, 2))])
+@pytest.mark.parametrize("gap", [1.0, 1e-4, 1e-8, 0.0])
+def test_claims_cover_the_two_orders_of_committees(activation, gap):
+    """Compiled code adds in another order: students and teachers in nearly one direction."""
+    algorithm = dmft.SGD(0.5) if activation.subs(z, sp.Rational(1, 4)) != 0 else None
+    equations = equations_of(activation, 2, 2, algorithm)
+    rng = np.random.default_rng(4)
+    teachers = rng.standard_normal((2, 6))
+    teachers[1] = 1.3 * teachers[0] + gap * teachers[1]
+    students = teachers * np.array([[0.7], [1.9]]) + gap * rng.standard_normal((2, 6))
+    start = dmft.Overlaps(students @ students.T, students @ teachers.T, teachers @ teachers.T)
+    problem, values, out = dmft.build(equations), equations.values(start, {}), np.empty(7)
+    constants = {"P": start.P, "readout": np.ones(2), "teacher_readout": np.ones(2)}
+    scalars = {name: values.scalars[name] for name in problem.parameters}
+    par = problem.pack_parameters(scalars, constants)
+    state = problem.pack({"Q": start.Q, "M": start.M})
+    problem.rhs(0.0, state, np.array([2, 2]), par, out)
+    rates, claims = (
+        problem.pack(found)
+        for found in (equations.evaluate(start), equations.evaluate_error(start))
+    )
+    assert np.all(np.abs(rates - out) <= claims)
+    assert np.max(claims) < 1e-9 * np.max(np.abs(rates))
+
+
+def test_sequence_models_bound_their_rounding():
+    a, b = sp.symbols("a b", real=True)
+    network, target = (
+        dmft.SequenceNetwork(a**3 - a / 7, 2),
+        dmft.SequenceTarget((a + b) ** 3, [a, b]),
+    )
+    model = dmft.Model(network, target)
+    equations, risk = dmft.derive(model, dmft.SGD(0.5)), dmft.population_risk(model)
+    m = 0.3
+    exact = {s: sp.Rational(m) for s in risk.alignments}
+    assert 0 < abs(risk(m=m) - risk.expr.xreplace(exact)) <= risk.error(m=m) < 1e-12
+    for symbol, expr in equations.definitions:
+        exact[symbol] = expr.xreplace(exact)
+    (column,) = [
+        sum((term[0] for _, term in terms), 0) for block, terms in equations.rates if block == "m"
+    ]
+    truth = column.xreplace({**exact, sp.Symbol("learning_rate", positive=True): sp.Rational(1, 2)})
+    truth = truth.xreplace(dict.fromkeys(truth.free_symbols, 0))
+    start = dmft.Alignment(m=m)
+    gap = abs(equations.evaluate(start)["m"].item() - truth)
+    assert gap <= equations.evaluate_error(start)["m"].item() < 1e-10
