@@ -255,11 +255,12 @@ def test_claims_cover_the_two_orders_of_committees(activation, gap):
     teachers[1] = 1.3 * teachers[0] + gap * teachers[1]
     students = teachers * np.array([[0.7], [1.9]]) + gap * rng.standard_normal((2, 6))
     start = dmft.Overlaps(students @ students.T, students @ teachers.T, teachers @ teachers.T)
-    problem, values, out = dmft.build(equations), equations.values(start, {}), np.empty(7)
+    problem, values = dmft.build(equations), equations.values(start, {})
     constants = {"P": start.P, "readout": np.ones(2), "teacher_readout": np.ones(2)}
     scalars = {name: values.scalars[name] for name in problem.parameters}
     par = problem.pack_parameters(scalars, constants)
     state = problem.pack({"Q": start.Q, "M": start.M})
+    out = np.empty(state.size)
     problem.rhs(0.0, state, np.array([2, 2]), par, out)
     rates, claims = (
         problem.pack(found)
