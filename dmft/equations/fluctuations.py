@@ -28,6 +28,8 @@ from dmft.equations.moments import closed_moments
 from dmft.equations.noise_nodes import MOST_EXACT, noise_rule
 from dmft.equations.reference import evaluate
 from dmft.equations.repeated import update_degree
+from dmft.equations.rounding import of_one_state
+from dmft.equations.rounding_rules import UNIT
 from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
@@ -140,6 +142,25 @@ class Noise:
         added = evaluate(self.rates_at_nodes, state, here, "rate")
         whole = {name: rates[name] + added[name] for name in ("Q", "M")}
         return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
+
+    def add_rounding(
+        self, errors: Mapping[str, Array], state: Mapping[str, Array], values: Values
+    ) -> dict[str, Array]:
+        """Rounding of rates with that of their part of order 1/d, of Sigma and the covariance."""
+        found = of_one_state(self.nodes.arrays, state, values, "observable")
+        weight = values.arrays["weight"]
+        blocks = ([found[part_name(b, n)] for b in ("step_u", "step_v")] for n in range(PARTS))
+        total: Array = np.zeros(())
+        for pair in blocks:
+            rows, bounds = (
+                np.concatenate([b[n].reshape(-1, weight.size) for b in pair]) for n in (0, 1)
+            )
+            rows = np.abs(rows)
+            one = ((bounds + UNIT * np.sqrt(weight.size) * rows) * weight) @ rows.T
+            total = total + one + one.T
+        added = of_one_state(self.rates_at_nodes, state, values, "rate")
+        whole = {name: errors[name] + added[name].error for name in ("Q", "M")}
+        return {**whole, "Sigma": total, "covariance": self.scale(values) * total}
 
     def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
         """Errors of which that of a covariance is its largest: single entries may agree by luck."""

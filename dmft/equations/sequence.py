@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.joint_average import JointAverage, joint_rule
+from dmft.equations.scalar_rounding import bounded_number, exactly
 from dmft.equations.sequence_moments import SequenceMoments
 from dmft.equations.sequence_risk import SequenceRisk, number, place
 from dmft.equations.values import NODE_OPTIONS, declared_parameters, resolve_scalars
@@ -235,21 +236,48 @@ class SequenceEquations:
         return self._rates(start, parameters, rule)
 
     def evaluate_error(self, start: Alignment, **parameters: Any) -> dict[str, Array]:
-        """Error (99 %) of what `evaluate` returns from the spread of its nodes; 0 without nodes."""
-        value = self.evaluate(start, **parameters)
+        """Absolute error of what `evaluate` returns.
+
+        A bound of rounding and what tables claim, or the spread (99 %) of averages on nodes. Slopes
+        of a table count as being as good as the table.
+        """
         if not self.on_nodes:
-            return {name: np.zeros_like(rate) for name, rate in value.items()}
+            return self._rounding(start, parameters)
+        value = self.evaluate(start, **parameters)
         rule = self.rule(parameters)
         groups = [self._rates(start, parameters, group) for group in rule.groups]
         return {name: rule.error(v, [g[name] for g in groups]) for name, v in value.items()}
+
+    def _rounding(self, start: Alignment, parameters: Mapping[str, Any]) -> dict[str, Array]:
+        """Bounds of the rates by tables and closed forms."""
+        state = self.state(start)
+        known = {s: exactly(v) for s, v in self._numbers(state, parameters).items()}
+        for symbol, expr in self.definitions:
+            known[symbol] = bounded_number(expr, known)
+        result = {}
+        for block, terms in self.rates:
+            count = len(self.blocks[block])
+            errors = [
+                float(bounded_number(sp.Add(*(column[n] for _, column in terms)), known).error)
+                for n in range(count)
+            ]
+            shape = state[block].shape
+            result[block] = np.array(errors).reshape(shape) if count else np.zeros(shape)
+        return result
+
+    def _numbers(
+        self, state: Mapping[str, Array], parameters: Mapping[str, Any]
+    ) -> dict[sp.Symbol, float]:
+        """Numbers of the alignments and of the parameters."""
+        values: dict[sp.Symbol, float] = dict(place(self.model, state["e"], state["m"]))
+        named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters)}
+        return values | {named[k]: v for k, v in self.scalars(parameters).items() if k in named}
 
     def _rates(
         self, start: Alignment, parameters: Mapping[str, Any], rule: NodeRule | None
     ) -> dict[str, Array]:
         state = self.state(start)
-        values: dict[sp.Symbol, float] = dict(place(self.model, state["e"], state["m"]))
-        named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters)}
-        values |= {named[k]: v for k, v in self.scalars(parameters).items() if k in named}
+        values = self._numbers(state, parameters)
         if rule is not None:
             self.observable.check(values, rule)
         for symbol, expr in self.definitions:

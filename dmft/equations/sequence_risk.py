@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.equations.scalar_rounding import bounded_number, exactly
 from dmft.equations.sequence_moments import SequenceMoments
 from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
@@ -105,6 +106,12 @@ class SequenceRisk:
             Outside the feasible set.
         """
         return number(self.expr, self._values(e, m, parameters))
+
+    def error(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
+        """Absolute error of the risk at a point: a bound of rounding and what its tables claim."""
+        values = self._values(e, m, parameters)
+        known = {s: exactly(v) for s, v in values.items()}
+        return float(bounded_number(self.expr, known).error)
 
     def gradient_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
         """Gradient at a point, in the order of `alignments`."""

@@ -62,8 +62,10 @@ class Trajectory:
     problem : Problem or None
         What was solved, for measures that integrate again; not kept in files and pickles.
     error : mapping of str to arrays, or None
-        Error (99 %) of blocks and observables from averages computed on nodes, in their shapes;
-        None where the equations are exact. Not that of the integrator, which rtol and atol bound.
+        Error of blocks and observables, in their shapes: of averages computed on nodes (99 %), or
+        what rounding of closed forms may leave where it passes 1e-10 of the size of their terms.
+        None where the equations are exact to that. Not the error of the integrator, which rtol and
+        atol bound.
 
     Examples
     --------

@@ -29,6 +29,7 @@ from dmft.workflow.inputs import problem_of
 from dmft.workflow.limits import rate_message
 from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import on_nodes, solve_on_nodes
+from dmft.workflow.rounding import with_rounding
 from dmft.workflow.schedule import scheduled_inputs, with_ending
 from dmft.workflow.sequence import sequence_of, solve_sequence
 from dmft.workflow.two_time import check_two_time, solve_two_time
@@ -107,7 +108,8 @@ def solve(
     -------
     Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
         (options: `dmft.workflow.descent.solve_descent`, of a gradient flow
-        `dmft.workflow.descent_flow.solve_flow`); TwoTimeRun for a `dmft.TwoTime`
+        `dmft.workflow.descent_flow.solve_flow`); TwoTimeRun for a `dmft.TwoTime`. `run.error` has
+        what averages on nodes leave, or closed forms that lose digits (`dmft.workflow.rounding`).
 
     Raises
     ------
@@ -178,7 +180,8 @@ def solve(
         return solve_problem(problem, **here, **{**options, **changes})
 
     if not equations.averages:
-        return finished(run_with(None))
+        run = run_with(None)
+        return finished(run if schedule is not None else with_rounding(run, equations, rtol))
 
     if not smooth(equations.averages):
         # Rates jump when a kink passes a node: finer steps would follow the nodes, not the law.

@@ -110,7 +110,8 @@ def test_one_pass_over_polynomials_is_sgd_exactly(loss, p):
         equations = dmft.derive(model, once)
         for name, value in equations.evaluate(start).items():
             np.testing.assert_allclose(value, rates[name], rtol=0, atol=2e-13)
-        assert max(np.max(e) for e in equations.evaluate_error(start).values()) < 1e-12
+        # Rounding of terms of size 1e3 and no spread of nodes.
+        assert max(np.max(e) for e in equations.evaluate_error(start).values()) < 1e-11
 
 
 @pytest.mark.parametrize("activation", [ERF, RELU], ids=["erf", "relu"])
