@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis.brackets import bracketed_roots
 from dmft.analysis.disc import Around, Disc, make_disc, series_around
 from dmft.errors import BadParameter
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 # Nodes on the circle. Risks of the library are at 1e-12 there.
@@ -33,8 +34,8 @@ class NoMinimum(BadParameter):
     """The risk has no strict minimum: it is constant along some direction."""
 
 
-@dataclass(frozen=True)
-class Minimum:
+@dataclass(frozen=True, eq=False)
+class Minimum(Record):
     """A strict local minimum of the risk over the feasible alignments: a stable fixed point.
 
     Attributes
@@ -60,7 +61,7 @@ class Minimum:
 
 
 @dataclass(frozen=True, eq=False)
-class Landscape:
+class Landscape(Record):
     """Minima of a risk over the feasible alignments, and the direction in which training starts.
 
     Attributes

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
 from dmft.errors import BadParameter
+from dmft.record import Record
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import CLOCK, Trajectory
@@ -24,8 +25,8 @@ ZOOMS, ZOOM_POINTS = 2, 257
 BLOCKS = ("M", "Q", "P")
 
 
-@dataclass(frozen=True)
-class Phases:
+@dataclass(frozen=True, eq=False)
+class Phases(Record):
     """When a run has escaped and when it has aligned.
 
     Attributes

@@ -15,6 +15,7 @@ from dmft.gaussian.exponents import generative_exponent, leap_exponent
 from dmft.gaussian.grid import Array
 from dmft.gaussian.leaps import LeapStep, as_combination, canonical
 from dmft.model import MultiIndex
+from dmft.record import Record
 
 ONE_PASS, REUSE, GENERIC = ALGORITHMS = ("one-pass SGD", "data reuse", "generic")
 # Overlaps of unit directions below this are rounding of the numerical engine.
@@ -98,7 +99,7 @@ class LearnabilityRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnability:
+class Learnability(Record):
     """Table of what is learned when, one row for each subspace of the target.
 
     Attributes

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.model.covariance import PSD_TOLERANCE, check_covariance, check_shape
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 # e^2/r^2 + m^2 of a start computed in float64 may exceed 1 by rounding.
@@ -219,7 +220,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class Alignment(Record):
     r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
 
     e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d; untied students have

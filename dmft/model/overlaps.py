@@ -11,10 +11,11 @@ from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model, SequenceModel
+from dmft.record import Record
 
 
 @dataclass(frozen=True, eq=False)
-class Overlaps:
+class Overlaps(Record):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     Parameters

@@ -15,6 +15,7 @@ from dmft.equations import Equations
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps
 from dmft.names import Status
+from dmft.record import Record
 from dmft.workflow.inputs import problem_of
 
 Array = NDArray[np.float64]
@@ -22,8 +23,8 @@ Array = NDArray[np.float64]
 ZERO_MODE = 1e-8
 
 
-@dataclass(frozen=True)
-class FixedPoint:
+@dataclass(frozen=True, eq=False)
+class FixedPoint(Record):
     """Stationary overlaps.
 
     Attributes
@@ -57,8 +58,8 @@ class FixedPoint:
     message: str
 
 
-@dataclass(frozen=True)
-class Stability:
+@dataclass(frozen=True, eq=False)
+class Stability(Record):
     """Linear modes around a point, sorted by growth rate.
 
     Attributes
