@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.solvers.problem import Problem
@@ -59,6 +60,7 @@ class Phases(Record):
         )
 
 
+@checked
 def phases(
     run: Trajectory, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
 ) -> Phases:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dmft.checks import checked
 from dmft.display.batches import is_batches, plot_batches
 from dmft.display.boundary import is_boundary, plot_boundary
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
@@ -33,6 +34,7 @@ ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
 )
 
 
+@checked
 def plot(
     *records: Any,
     ax: Any = None,

@@ -7,6 +7,7 @@ from typing import Any, cast, overload
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.admissible import check_admissible, check_labels
 from dmft.equations.definitions import live
 from dmft.equations.descent import DescentEquations, derive_descent
@@ -31,6 +32,7 @@ from dmft.model import (
 
 
 @overload
+@checked
 def derive(  # type: ignore[overload-overlap]
     model: SequenceModel, algorithm: SGD | GradientFlow
 ) -> SequenceEquations: ...

@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike
 
+from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.admissible import check_admissible
 from dmft.equations.conditioned import over_teachers
@@ -151,6 +152,7 @@ class PopulationRisk:
 
 
 @overload
+@checked
 def population_risk(model: SequenceModel) -> SequenceRisk: ...  # type: ignore[overload-overlap]
 @overload
 def population_risk(model: Model) -> PopulationRisk: ...

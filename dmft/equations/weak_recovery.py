@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
 from dmft.errors import BadParameter
 from dmft.gaussian.hermite import hermite
@@ -265,6 +266,7 @@ def _equals(value: Value) -> str:
     return r"\approx" if value.error else "="
 
 
+@checked
 def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecovery:
     r"""Effective information exponent of an algorithm, and its weak-recovery times.
 

@@ -11,6 +11,7 @@ from typing import overload
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import (
     Coefficient,
@@ -142,6 +143,7 @@ class HermiteSeries(Sequence[sp.Expr]):
         return f"HermiteSeries({self.f}, order {self.order}, {kind}: {list(self)})"
 
 
+@checked
 def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int) -> HermiteSeries:
     r"""Hermite coefficients of an activation or of a multi-index target.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import Index, as_fields
 from dmft.gaussian.exponent import Exponent, coefficient_name
@@ -181,6 +182,7 @@ class Learnability(Record):
         return rf"$\displaystyle \begin{{array}}{{{columns}}} {body} \end{{array}}$"
 
 
+@checked
 def learnability(
     target: sp.Expr | MultiIndex,
     fields: sp.Symbol | Sequence[sp.Symbol] | None = None,

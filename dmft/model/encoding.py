@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked, is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.model.covariance import PSD_TOLERANCE, check_covariance, check_shape
 from dmft.record import Record
@@ -175,9 +176,9 @@ def _opposite_pair(radius: Any, length: int) -> Encoding:
             f"a radius declares the opposite pair p_1 = -p_2 of two tokens, here L = {length}; "
             "give the pattern (c_1, ..., c_L) of p_l = c_l p, or a Gram matrix"
         )
-    r = sp.sympify(radius, strict=True)
+    r = sp.sympify(radius) if is_number(radius) else sp.nan
     if not (r.is_number and r.is_positive and r.is_finite):
-        raise BadParameter(f"the radius |p| of an encoding is a positive number, got {radius!r}")
+        raise BadParameter(f"the radius |p| of an encoding is a positive number, got {shown(radius)}")
     return Encoding([1, -1], sp.diag(1, r**2))
 
 
@@ -219,6 +220,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Alignment(Record):
     r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
@@ -260,11 +262,15 @@ class Alignment(Record):
             raise ShapeMismatch(
                 f"e and m have shapes {position.shape} and {semantic.shape}, expected () or (L,)"
             )
-        if not (np.isfinite(radius) and radius > 0):
+        if not (np.isfinite(float(radius)) and radius > 0):
             raise BadParameter(f"radius must be positive, got {radius!r}")
-        square = float(np.mean(semantic**2)) if semantic.ndim else float(semantic) ** 2
-        if position.ndim == 0:
-            square += (float(position) / radius) ** 2
+        if not (position.size and semantic.size):
+            raise ShapeMismatch("e and m must hold a number, got an empty array")
+        radius = float(radius)
+        with np.errstate(over="ignore"):
+            square = float(np.mean(np.square(semantic)))
+            if position.ndim == 0:
+                square += float(np.square(position / radius))
         if square > 1 + FEASIBLE_TOLERANCE:
             raise InvalidCovariance(
                 f"e^2/r^2 + m^2 = {square:.6g} exceeds 1 for e = {position.tolist()}, "

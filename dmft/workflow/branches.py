@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.continuation import follow
+from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
@@ -51,6 +52,7 @@ class FixedPointBranch:
     message: str
 
 
+@checked
 def fixed_point_branch(
     equations: Equations,
     point: FixedPoint | Overlaps,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.roots import Root, newton
+from dmft.checks import checked
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations import Equations
 from dmft.errors import BadParameter, InvalidCovariance
@@ -151,6 +152,7 @@ class StationarySystem:
         return float(out[0])
 
 
+@checked
 def fixed_points(
     equations: Equations,
     starts: Overlaps | Sequence[Overlaps],
@@ -226,6 +228,7 @@ def unit_of_rates(system: StationarySystem) -> float:
     return max(scale, 1.0) * min(scale / SLOW, 1.0)
 
 
+@checked
 def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: Any) -> Stability:
     r"""Linear modes of the equations of motion around a point.
 

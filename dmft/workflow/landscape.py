@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis import landscape as scan
 from dmft.analysis.landscape import POINTS, Landscape
 from dmft.analysis.region_diagram import RegionDiagram, region_diagram
+from dmft.checks import checked
 from dmft.equations import population_risk
 from dmft.equations.reference import FUNCTIONS
 from dmft.equations.sequence_risk import SequenceRisk
@@ -27,6 +28,7 @@ Array = NDArray[np.float64]
 KEPT_SIZE, KEPT = 64, 8
 
 
+@checked
 def landscape(
     model: SequenceModel | SequenceRisk | Callable[..., Any],
     *,
@@ -74,6 +76,7 @@ def landscape(
     return scan.landscape(risk.at(parameters), risk.gram, points=points)
 
 
+@checked
 def landscape_boundary(
     model: SequenceModel | SequenceRisk,
     parameter: str,
@@ -123,6 +126,7 @@ def landscape_boundary(
     )  # fmt: skip
 
 
+@checked
 def landscape_diagram(
     model: SequenceModel | SequenceRisk,
     axes: Mapping[str, ArrayLike],

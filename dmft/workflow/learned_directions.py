@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.equations.derive import derive
 from dmft.equations.descent import DescentEquations
 from dmft.equations.reach import Symmetry, closing, reach, symmetries
@@ -155,6 +156,7 @@ class LearnedDirections:
         return self.latex()
 
 
+@checked
 def learned_directions(
     model: Model, algorithm: GradientDescent, steps: int = 2, *, rtol: float = RTOL
 ) -> LearnedDirections:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
@@ -47,6 +48,7 @@ class LinearNoise:
         }
 
 
+@checked
 def linear_noise(
     equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
 ) -> LinearNoise:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
@@ -20,6 +21,7 @@ from dmft.progress import ProgressOption
 from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
 
 
+@checked
 def sweep(
     points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
     measure: str | Callable[..., Any],

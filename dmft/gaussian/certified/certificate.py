@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, real_ball
 from dmft.gaussian.certified.growth import NOT_INTEGRABLE
@@ -101,6 +102,7 @@ def certify_expectation(
     return enclose([(sp.S.One, integrand, symbols, rational)], digits)
 
 
+@checked
 def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certificate:
     """Enclose the Hermite coefficient E[f(x) He_n(x)], x ~ N(0, 1).
 
