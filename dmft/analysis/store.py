@@ -375,9 +375,15 @@ def _is_manifest(found: Any) -> bool:
     return isinstance(form, int) and 0 < len(set(names)) == len(names) <= WORDS.size - 4
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a store as it is, to read it from any process."""
+def open_store(
+    path: str | Path,
+    identity: Mapping[str, Any] | None = None,
+    quantities: Sequence[str] = ("value",),
+) -> Store:
+    """Open a store as it is, to read it from any process; refuse one of another `identity`."""
     found = read_manifest(path)
+    if identity is not None:
+        _compare(Path(path), json.loads(json.dumps(_manifest(identity, quantities))))
     return Store(Path(path), found["identity"], tuple(found["quantities"]))
 
 

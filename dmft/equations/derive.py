@@ -32,7 +32,6 @@ from dmft.model import (
 
 
 @overload
-@checked
 def derive(  # type: ignore[overload-overlap]
     model: SequenceModel, algorithm: SGD | GradientFlow
 ) -> SequenceEquations: ...
@@ -51,6 +50,7 @@ def derive(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEq
 def derive(
     model: Model | MixtureModel, algorithm: GradientDescent, *, scaling: str
 ) -> DescentFlow: ...
+@checked
 def derive(
     model: Model | MixtureModel,
     algorithm: SGD | GradientFlow | GradientDescent,

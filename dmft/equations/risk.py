@@ -152,10 +152,10 @@ class PopulationRisk:
 
 
 @overload
-@checked
 def population_risk(model: SequenceModel) -> SequenceRisk: ...  # type: ignore[overload-overlap]
 @overload
 def population_risk(model: Model) -> PopulationRisk: ...
+@checked
 def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
 

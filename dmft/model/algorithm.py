@@ -17,6 +17,8 @@ CONSTRAINTS = (None, "sphere", "sphere-gradient")
 LOSSES = ("squared", "correlation", "frobenius")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
 DIM_NAME = "d"
+# Beyond, doubles do not hold all whole numbers.
+LARGEST_COUNT = 2**53
 
 
 def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -> sp.Expr:
@@ -43,9 +45,9 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
 
 def as_count(value: int, name: str) -> int:
     """Return an integer that is at least 1; NumPy's and whole floats (1e3) are welcome."""
-    if is_whole(value) and value >= 1:
+    if is_whole(value) and 1 <= value <= LARGEST_COUNT:
         return int(value)
-    raise BadParameter(f"{name} must be an integer >= 1, got {shown(value)}")
+    raise BadParameter(f"{name} must be an integer >= 1 (and at most 2**53), got {shown(value)}")
 
 
 def as_batch(value: int | sp.Expr) -> int | sp.Expr:

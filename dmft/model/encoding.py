@@ -102,7 +102,7 @@ class Encoding:
 
     def as_array(self, e: ArrayLike) -> Array:
         """Alignments (r,): from a number, r numbers, or the means (L,) of the tokens."""
-        given = np.atleast_1d(np.array(e, dtype=np.float64))
+        given = np.atleast_1d(check_shape(e, "e", np.shape(e)))
         if given.ndim != 1:
             raise ShapeMismatch(f"e has shape {given.shape}, expected () or ({self.length},)")
         if not np.any(given) and given.size in (1, self.length):
@@ -132,13 +132,15 @@ class Encoding:
         gram = np.array(self.gram.tolist(), dtype=float)
         s = np.concatenate([[m], e])
         inverse = np.linalg.pinv(gram, rcond=PSD_TOLERANCE, hermitian=True)
-        outside = s - gram @ (inverse @ s)
+        with np.errstate(over="ignore", invalid="ignore"):
+            outside = s - gram @ (inverse @ s)
         if np.max(np.abs(outside)) > FEASIBLE_TOLERANCE * max(1.0, float(np.max(np.abs(s)))):
             raise InvalidCovariance(
                 f"(m, e) = {s.tolist()} is not in the range of the Gram matrix {gram.tolist()}: "
                 "positional vectors that depend on each other have alignments that do too"
             )
-        square = float(s @ inverse @ s)
+        with np.errstate(over="ignore"):
+            square = float(s @ inverse @ s)
         if square > 1 + FEASIBLE_TOLERANCE:
             name = "e^2/r^2 + m^2" if self.orthogonal and self.rank == 1 else "s^T G^+ s"
             raise InvalidCovariance(
@@ -178,7 +180,9 @@ def _opposite_pair(radius: Any, length: int) -> Encoding:
         )
     r = sp.sympify(radius) if is_number(radius) else sp.nan
     if not (r.is_number and r.is_positive and r.is_finite):
-        raise BadParameter(f"the radius |p| of an encoding is a positive number, got {shown(radius)}")
+        raise BadParameter(
+            f"the radius |p| of an encoding is a positive number, got {shown(radius)}"
+        )
     return Encoding([1, -1], sp.diag(1, r**2))
 
 

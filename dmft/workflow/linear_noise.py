@@ -87,6 +87,8 @@ def linear_noise(
     system = StationarySystem(flow, overlaps, own)
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     jacobian = system.jacobian(system.free)
+    if not (np.isfinite(rest) and np.all(np.isfinite(jacobian))):
+        raise BadParameter("the rates there are not finite: take smaller parameters or overlaps")
     scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
     if rest > STATIONARY * max(scale, unit_of_rates(system)):
         raise BadParameter(

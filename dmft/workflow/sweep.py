@@ -125,6 +125,22 @@ def sweep(
         )  # fmt: skip
 
 
+def identity_of(
+    measure: str,
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What a store of `dmft.sweep` with these keywords agrees on."""
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    return describe(EquationMeasure(measure, equations, start, t_max, how, options))
+
+
 def describe(measure: EquationMeasure) -> dict[str, Any]:
     """What the results of a built-in measure depend on, besides the parameters of its points."""
     arrays = measure.start_arrays

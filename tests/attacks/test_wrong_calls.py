@@ -141,7 +141,7 @@ def parts():
 def good_calls() -> dict[str, dict[str, Any]]:
     """A good call of each public function and declaration, by name of its arguments."""
     p = parts()
-    quiet = dmft.fixed_points(p["noisy"], dmft.Overlaps([[1.0]], [[0.9]], [[1.0]]))[0]
+    quiet = dmft.fixed_points(p["equations"], dmft.Overlaps([[1.0]], [[0.9]], [[1.0]]))[0]
     grid = {"x": ("learning_rate", [0.05, 0.1]), "y": ("label_noise", [0.0, 1.0])}
     built_in = {"equations": p["equations"], "start": p["start"], "t_max": 2.0}
     return {
@@ -227,7 +227,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         },
         "landscape": {"model": p["sequence"], "gram": None, "points": 64},
         "landscape_boundary": {
-            "model": p["family"], "parameter": "c",
+            "model": p["family"], "parameter": "c", "b": 2.0,
             "measure": lambda found: len(found.minima) - 1.5, "low": 3.0, "high": 13.0,
             "xtol": 1e-3,
         },
@@ -244,8 +244,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "load": {"path": "none.nc"},
         "maximal_learning_rate": {"model": p["model"], "algorithm": p["free"]},
         "phase_diagram": {
-            "measure": "final_risk", **grid, **built_in, "fraction": 0.5, "reference": "start",
-            "overlap": None, "adaptive": False, "level": 0.0, "coarse": None, "quantity": None,
+            "measure": "final_risk", **grid, **built_in, "max_steps": 500, "fraction": 0.5,
+            "reference": "start", "overlap": None, "adaptive": False, "level": 0.0, "coarse": None, "quantity": None,
             "store": None, "identity": None, "threads": 1, "progress": None,
         },
         "phases": {"run": p["run"], "fraction": 0.5, "reference": "start", "level": 0.9},
@@ -271,11 +271,12 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "solve_stages": {
             "stages": [dmft.Stage(p["equations"])], "start": p["start"], "t_max": 1.0,
             "save_at": 3, "events": (), "progress": None, "rtol": 1e-6,
+            "max_steps": 500,
         },
         "stability": {"equations": p["equations"], "point": p["fixed"], "label_noise": 0.1},
         "sweep": {
             "points": {"learning_rate": [0.05, 0.1]}, "measure": "final_risk", **built_in,
-            "fraction": 0.5, "reference": "start", "overlap": None, "quantities": None,
+            "max_steps": 500, "fraction": 0.5, "reference": "start", "overlap": None, "quantities": None,
             "store": None, "identity": None, "executor": "threads", "workers": 1, "part": (0, 1),
             "progress": None,
         },
