@@ -26,6 +26,9 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 Test = Callable[[Any], bool]
 # Kinds of NumPy arrays that hold real numbers: whole, unsigned, float.
 REAL = "iuf"
+# Bits of a whole number in a formula: those of the largest float.
+LARGEST_BITS = 1024
+LARGEST_POWER = 10**4
 
 
 def checked(target: Target) -> Target:
@@ -81,6 +84,8 @@ def _more(value: Any) -> str:
         return "; a masked one is not read: fill or leave out what is missing"
     if isinstance(value, type):
         return f"; this is the class itself: write {value.__name__}(...)"
+    if _is_symbolic(value):
+        return f" (numbers in it are finite floats, its powers at most {LARGEST_POWER})"
     return ""
 
 
@@ -230,13 +235,21 @@ def is_expression(value: Any) -> bool:
     """Whether a value is a formula or a number; what is not finite is neither."""
     if not _is_symbolic(value):
         return is_number(value) and math.isfinite(float(value))
-    infinite = getattr(value, "is_infinite", None) or getattr(value, "is_comparable", None) is None
-    return not infinite and not _has_nan(value)
+    powers = value.atoms(sys.modules["sympy"].Pow)
+    exponents = [power.exp for power in powers if power.exp.is_Integer]
+    return all(map(_is_moderate, value.atoms())) and all(abs(n) <= LARGEST_POWER for n in exponents)
 
 
-def _has_nan(value: Any) -> bool:
-    atoms = {type(atom).__name__ for atom in value.atoms()}
-    return bool(atoms & {"NaN", "Infinity", "NegativeInfinity", "ComplexInfinity"})
+def _is_moderate(atom: Any) -> bool:
+    """Whether a leaf of a formula is a symbol, a constant, or a number that a float holds."""
+    name = type(atom).__name__
+    if name in ("NaN", "Infinity", "NegativeInfinity", "ComplexInfinity"):
+        return False
+    if name == "Float":
+        return math.isfinite(float(atom))
+    if name in ("Integer", "Rational"):
+        return max(int(atom.p).bit_length(), int(atom.q).bit_length()) <= LARGEST_BITS
+    return True
 
 
 def _is_symbolic(value: Any) -> bool:

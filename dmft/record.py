@@ -40,7 +40,7 @@ def is_same(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float) and a != a and b != b:
         return True
     if type(a) is type(b) and is_dataclass(a):
-        return _same_fields(a, b) if type(a).__eq__ is object.__eq__ else bool(a == b)
+        return _same_fields(a, b) if _is_plain(a) else bool(a == b)
     return bool(a == b)
 
 
@@ -48,6 +48,14 @@ def _same_arrays(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     if a.dtype.kind in "fc" and b.dtype.kind in "fc":
         return bool(np.array_equal(a, b, equal_nan=True))
     return bool(np.array_equal(a, b))
+
+
+def _is_plain(a: Any) -> bool:
+    """Whether a dataclass compares its fields, with the equality made for it or none."""
+    parameters = getattr(type(a), "__dataclass_params__", None)
+    return not any("__eq__" in vars(kind) for kind in type(a).__mro__[:-1]) or bool(
+        parameters and parameters.eq
+    )
 
 
 def _same_fields(a: Any, b: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.brackets import bracketed_roots
 from dmft.analysis.disc import Around, Disc, make_disc, series_around
+from dmft.checks import is_number, shown
 from dmft.errors import BadParameter
 from dmft.record import Record
 
@@ -84,8 +85,8 @@ class Landscape(Record):
     even: tuple[bool, bool, bool]
     direction: tuple[float, float] | None
     rates: Array
-    around: Around
-    disc: Disc
+    around: Around = field(compare=False)
+    disc: Disc = field(compare=False)
 
     @property
     def best(self) -> Minimum:
@@ -230,6 +231,11 @@ def landscape_boundary(
             else:
                 high = middle
         return 0.5 * (low + high)
+    if not (is_number(first) and is_number(last)):
+        raise BadParameter(
+            f"the measure returned {shown(first)} at {low:g} and {shown(last)} at {high:g}: a "
+            "boundary needs a signed number, a bool or a name"
+        )
     if not float(first) * float(last) < 0:
         raise BadParameter(
             f"no sign change between {low:g} and {high:g}: the measure is {first:g} and {last:g}"

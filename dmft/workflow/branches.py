@@ -14,13 +14,14 @@ from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status
+from dmft.record import Record
 from dmft.workflow.fixed_points import FixedPoint, StationarySystem, check_equations, exponents
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class FixedPointBranch:
+@dataclass(frozen=True, eq=False)
+class FixedPointBranch(Record):
     """Stationary points over a parameter.
 
     Attributes

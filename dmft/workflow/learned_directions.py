@@ -21,6 +21,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.leap_proofs import Label
 from dmft.gaussian.leaps import as_combination, canonical
 from dmft.model import FIELD, Committee, GradientDescent, Model, MultiIndex, Overlaps
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 # Overlaps below this, or below SAFETY times the error of their integral, count as zero.
@@ -32,7 +33,7 @@ POWERS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedDirection:
+class LearnedDirection(Record):
     """What happens to one subspace of the teacher.
 
     Attributes
@@ -85,7 +86,7 @@ class LearnedDirection:
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedDirections:
+class LearnedDirections(Record):
     """Table of teacher directions and of the steps that find them.
 
     Attributes

@@ -12,6 +12,7 @@ from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
+from dmft.record import Record
 from dmft.workflow.fixed_points import FixedPoint, StationarySystem, unit_of_rates
 
 Array = NDArray[np.float64]
@@ -20,7 +21,7 @@ MARGINAL = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
-class LinearNoise:
+class LinearNoise(Record):
     """Gaussian law of the overlaps around a stable fixed point, to leading order in 1/d.
 
     Attributes
