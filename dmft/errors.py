@@ -29,6 +29,10 @@ class BadParameter(DmftError, ValueError):
     """A parameter is missing, unknown or outside its domain."""
 
 
+class DamagedFile(BadParameter):
+    """A file is not as this library wrote it: cut off, changed, or of another program."""
+
+
 class ExpressionRefused(DmftError, ValueError):
     """A text expression or a TOML declaration is outside what the reader allows."""
 

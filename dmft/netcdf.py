@@ -1,30 +1,46 @@
 """Records in netCDF files: named arrays, a few attributes for people, one JSON text for us.
 
 Floor 0: knows no record. Files are written aside and moved into place, so that an interrupted
-write never leaves half a file under the name that was asked for.
+write never leaves half a file under the name that was asked for. Behind the HDF5 data stands a
+seal, a digest of all bytes before it (HDF5 ignores what follows its end): damaged files are known
+before the HDF5 library sees them, which may crash on them and reads changed numbers in silence.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.errors import BadParameter, MissingExtra
+from dmft.errors import BadParameter, DamagedFile, DmftError, MissingExtra
 from dmft.names import variable_attributes
 
 if TYPE_CHECKING:
     import xarray
 
-# Raised when the layout of files changes; readers of older ones are kept.
-FORMAT = 1
+# Raised when the layout of files changes; readers of older ones are kept. From 2 on files are
+# sealed; data sets that xarray writes are not.
+FORMAT, UNSEALED = 2, 1
 # A variable: its name, the names of its dimensions, its values.
 Variable = tuple[str, tuple[str, ...], NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
+Record = TypeVar("Record")
+# Before the digest at the end of a file; other programs that change a file cut it off.
+SEAL = b"dmft seal 1 "
+DIGEST_SIZE = 32
+# Deflate shrinks by this factor at most: a variable that says it is larger is not in the file.
+DEFLATE = 1100
+# Bytes that are digested at once.
+BLOCK = 1 << 22
 
 
 def xarray_module() -> Any:
@@ -36,10 +52,10 @@ def xarray_module() -> Any:
     return xarray
 
 
-def attributes(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
+def attributes(kind: str, record: Mapping[str, Any], form: int = UNSEALED) -> dict[str, Any]:
     """Attributes of a file or data set of this kind; status and message are readable as such."""
     readable = {name: record[name] for name in ("status", "message") if name in record}
-    return {"kind": kind, "format": FORMAT, **readable, "record": json.dumps(dict(record))}
+    return {"kind": kind, "format": form, **readable, "record": json.dumps(dict(record))}
 
 
 def dataset(
@@ -69,56 +85,218 @@ def write(
     """Write one record; an existing file is replaced only by a complete one.
 
     `names` are the quantities that variables hold where these have other names.
+
+    Raises
+    ------
+    BadParameter
+        When the file cannot be written there: no such folder, no room, a name that is too long.
     """
-    h5netcdf = _h5netcdf()
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise BadParameter(f"cannot write {str(target)!r}: there is no folder {target.parent}")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target = checked_path(path)
+    partial = target.with_name(f".{uuid.uuid4().hex[:12]}.partial")
     try:
-        with h5netcdf.File(partial, "w") as file:
-            for name, value in attributes(kind, record).items():
-                file.attrs[name] = value
-            for name, dims, values in variables:
-                for dim, size in zip(dims, values.shape, strict=True):
-                    if dim not in file.dimensions:
-                        file.dimensions[dim] = size
-                variable = file.create_variable(name, dims, data=values)
-                holds = (names or {}).get(name, name)
-                known = variable_attributes(holds, time_unit(record))
-                for key, text in {"quantity": holds, **known}.items():
-                    variable.attrs[key] = text
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        if not target.parent.is_dir():
+            raise BadParameter(f"cannot write {short(target)}: there is no folder {target.parent}")
+        try:
+            _write_variables(
+                partial, attributes(kind, record, FORMAT), time_unit(record), variables, names
+            )
+            with partial.open("rb+") as file:
+                digest = _digest(file, partial.stat().st_size)
+                file.write(SEAL + digest)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadParameter(f"cannot write {short(target)}: {error.strerror or error}") from error
     return target
 
 
-def kind_of(path: str | Path) -> str:
-    """Return the kind of record that a file holds; empty when it does not say."""
-    h5netcdf = _h5netcdf()
-    if not Path(path).is_file():
-        raise BadParameter(f"no file {str(path)!r}")
+def _write_variables(
+    partial: Path,
+    texts: Mapping[str, Any],
+    unit: str,
+    variables: Sequence[Variable],
+    names: Mapping[str, str] | None,
+) -> None:
+    """Write the netCDF file."""
+    contents = {name: list(values.shape) for name, _, values in variables}
+    with _h5netcdf().File(partial, "w") as file:
+        for name, value in {**texts, "contents": json.dumps(contents)}.items():
+            file.attrs[name] = value
+        for name, dims, values in variables:
+            for dim, size in zip(dims, values.shape, strict=True):
+                if dim not in file.dimensions:
+                    file.dimensions[dim] = size
+            variable = file.create_variable(name, dims, data=values)
+            holds = (names or {}).get(name, name)
+            known = variable_attributes(holds, unit)
+            for key, text in {"quantity": holds, **known}.items():
+                variable.attrs[key] = text
+
+
+def load(
+    path: str | Path, restore: Mapping[str, Callable[[dict[str, Any], Arrays], Record]]
+) -> Record:
+    """Read a record of one of these kinds: the guard of all files that come from outside.
+
+    Parameters
+    ----------
+    path : str or Path
+    restore : mapping of kinds to callable(record, arrays)
+        What makes a record of the JSON text and the named arrays of a file of this kind.
+
+    Raises
+    ------
+    BadParameter
+        When there is no such file, it cannot be read, or holds a record of another kind or of a
+        later version.
+    DamagedFile
+        For a file that `write` did not write, or that was changed since.
+    """
+    target = checked_path(path)
     try:
-        with h5netcdf.File(path, "r") as file:
-            return str(file.attrs.get("kind", ""))
+        if not target.is_file():
+            raise BadParameter(f"no file {short(target)}")
+        sealed = _is_sealed(target)
+        with _opened(target) as file:
+            texts = _texts(file)
+            _check_kind(target, texts, sorted(restore))
+            if texts["format"] > UNSEALED and not sealed:
+                raise damaged(target, "its seal is missing: another program has changed it")
+            return _restored(file, target, texts, restore[texts["kind"]])
+    except DmftError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the system: a name too long, a right
+            raise BadParameter(f"cannot read {short(target)}: {error.strerror}") from error
+        missing = f"it has no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+        raise damaged(target, missing or type(error).__name__) from error
+
+
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """A path that was given by the user; its name is looked at by the system only later."""
+    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
+        raise BadParameter(f"path = {path!r:.100} is no name of a file: give a text or a Path")
+    return Path(path)
+
+
+def short(path: Path) -> str:
+    """A path in messages: a name of thousands of characters is cut in its middle."""
+    text = repr(str(path))
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-80:]}"
+
+
+def damaged(path: Path, reason: str) -> DamagedFile:
+    """The error of all files that are not as this library writes them."""
+    return DamagedFile(
+        f"{short(path)} is a damaged or foreign file: {reason:.300}. Save the record again, or "
+        "take a copy that is whole"
+    )
+
+
+def _digest(file: Any, size: int) -> bytes:
+    """Digest of the first bytes of a file; it stands behind them then."""
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    while size > 0 and (block := file.read(min(size, BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.digest()
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a file has a seal, which is compared: older ones have none, nor rewritten ones."""
+    size = path.stat().st_size - len(SEAL) - DIGEST_SIZE
+    if size <= 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(size)
+        tail = file.read()
+        if not tail.startswith(SEAL):
+            return False
+        file.seek(0)
+        if _digest(file, size) != tail[len(SEAL) :]:
+            raise damaged(path, "its bytes are not those that were written (their digest differs)")
+    return True
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The HDF5 file; read without h5netcdf, which prints tracebacks for files of others."""
+    _h5netcdf()
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        raise damaged(path, "it is not a netCDF file")
+    try:
+        file = h5py.File(path, "r")
     except OSError as error:
-        raise BadParameter(f"{str(path)!r} is not a netCDF file: {error}") from error
+        raise damaged(path, f"it is not a netCDF file that can be opened ({error})") from error
+    with file:
+        yield file
 
 
-def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read the record and the arrays of a file of this kind."""
-    found = kind_of(path)
-    with _h5netcdf().File(path, "r") as file:
-        form = file.attrs.get("format", 0)
-        if found != kind or int(form) > FORMAT:
-            raise BadParameter(
-                f"{str(path)!r} is not a {kind.removeprefix('dmft ')} that this version reads "
-                f"(kind {found!r}, format {form!r})"
-            )
-        record: dict[str, Any] = json.loads(str(file.attrs["record"]))
-        arrays = {name: np.array(file.variables[name][...]) for name in file.variables}
-    return record, arrays
+def _texts(file: Any) -> dict[str, Any]:
+    """Attributes of a file by name, texts as str and numbers without axes."""
+    known = ("kind", "format", "record", "contents")
+    found = {name: np.asarray(file.attrs[name]) for name in known if name in file.attrs}
+    plain = {name: value.item() for name, value in found.items() if value.size == 1}
+    return {n: v.decode() if isinstance(v, bytes) else v for n, v in plain.items()}
+
+
+def _check_kind(path: Path, texts: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    """Refuse kinds and formats that are not read."""
+    kind, form = texts.get("kind", ""), texts.get("format")
+    if kind not in kinds and len(kinds) == 1 and str(kind).startswith("dmft "):
+        raise BadParameter(f"{short(path)} is a {kind[5:50]}, not a {kinds[0][5:]}: use dmft.load")
+    if kind not in kinds:
+        what = f"its kind is {kind!r:.80}" if kind else "it does not say of what kind it is"
+        raise damaged(path, f"{what}; this reads {', '.join(kinds)}")
+    if not isinstance(form, int):
+        raise damaged(path, "its attribute 'format' is missing")
+    if form > FORMAT:
+        raise BadParameter(
+            f"{short(path)} has the format {form!r}, and this version of dmft reads up to "
+            f"{FORMAT}: read it with the version that wrote it"
+        )
+
+
+def _restored(
+    file: Any,
+    path: Path,
+    texts: Mapping[str, Any],
+    restore: Callable[[dict[str, Any], Arrays], Record],
+) -> Record:
+    """Make the record, of which nothing that was written may be missing."""
+    record = json.loads(texts["record"])
+    if not isinstance(record, dict):
+        raise damaged(path, "what it says of its record is no mapping")
+    arrays = dict(_variables(file, path))
+    for name, shape in json.loads(texts.get("contents", "{}")).items():
+        if name not in arrays:
+            raise damaged(path, f"its variable {name!r} is missing")
+        if list(arrays[name].shape) != shape:
+            raise damaged(path, f"its {name!r} has the shape {arrays[name].shape}, not {shape}")
+    found = restore(record, arrays)
+    repr(found)  # a record that cannot be shown is none
+    return found
+
+
+def _variables(file: Any, path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Arrays of a file; nothing is followed out of it."""
+    import h5py
+
+    most = DEFLATE * path.stat().st_size
+    for name in file:
+        link, data = file.get(name, getlink=True), file.get(name)
+        if not isinstance(link, h5py.HardLink) or not isinstance(data, h5py.Dataset):
+            continue
+        if bytes(data.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension but not a"):
+            continue
+        if data.dtype.kind not in "fiub" or data.external or data.is_virtual:
+            raise damaged(path, f"its variable {name!r} is no array of numbers")
+        if math.prod(data.shape) * data.dtype.itemsize > most:
+            raise damaged(path, f"its {name!r}, {data.shape}, cannot be in so small a file")
+        yield name, np.array(data[...])
 
 
 def _h5netcdf() -> Any:

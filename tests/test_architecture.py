@@ -32,6 +32,8 @@ FLOORS = {
     "errors": 0,
     "progress": 0,
     "netcdf": 0,
+    "record": 0,
+    "checks": 0,
 }
 # Stronger than the order: a witness may not use what it judges, a solver needs no symbols.
 BANS = {

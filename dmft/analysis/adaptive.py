@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.analysis.named import Named, mixed_labels
 from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram
 from dmft.analysis.points import Points
-from dmft.analysis.sweep import run_sweep
+from dmft.analysis.sweep import Sweep, run_sweep
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import Progress, ProgressOption
@@ -19,11 +23,28 @@ from dmft.progress import Progress, ProgressOption
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Coarse = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the points of a diagram are kept: a folder, and what it must agree on."""
+
+    folder: str | Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def keys(self, quantity: str) -> dict[str, Any]:
+        """Keywords of `run_sweep`; the label of a diagram is not part of what a store holds."""
+        if self.folder is None:
+            return {"identity": {"measure": quantity}, "quantities": (quantity,)}
+        return {"store": self.folder, "identity": {**self.identity, "diagram": True}}
+
+
 # Blocks along an axis of the coarse grid: from this number to twice as many ...
 BLOCKS = 16
 # ... where the axis has points enough: smaller blocks than this save nothing.
 LEAST_COARSE = 4
 NOT_COMPUTED = STATUSES.index(Status.INTERRUPTED)
+FINE = (STATUSES.index(Status.OK), STATUSES.index(Status.EVENT))
 
 
 def adaptive_diagram(
@@ -36,6 +57,7 @@ def adaptive_diagram(
     threads: int | None = None,
     progress: ProgressOption = None,
     provenance: Mapping[str, Any] | None = None,
+    store: Kept | None = None,
 ) -> PhaseDiagram:
     """Evaluate a measure on a coarse subgrid, and between its points only where labels differ.
 
@@ -58,7 +80,7 @@ def adaptive_diagram(
     coarse : int or (int, int), optional
         Steps of the grid between points of the subgrid, along x and y. By default a power of two
         that makes 16 to 32 blocks of an axis, or blocks of 4 steps.
-    quantity, threads, progress, provenance
+    quantity, threads, progress, provenance, store
         As for `compute_diagram`.
 
     Examples
@@ -69,7 +91,7 @@ def adaptive_diagram(
     >>> bool(np.all(disc.values == (line**2 + line[:, None]**2 < 1))), int(disc.computed.sum())
     (True, 1268)
     """
-    known = _Known(_Watched(measure), axes, level, quantity)
+    known = _Known(Named(measure, keeps_all=True), axes, level, quantity, store or Kept())
     steps = coarse_steps(coarse, (known.x.size, known.y.size))
     blocks = _coarse_blocks(known.y.size, known.x.size, steps)
     halvings = max(steps).bit_length()
@@ -86,6 +108,7 @@ def adaptive_diagram(
                 blocks = np.concatenate([blocks[~mixed], _split(blocks[mixed])])
         except KeyboardInterrupt:  # between two rounds
             pass
+    known.place_names()
     known.fill(blocks)
     how = {"adaptive": {"level": level, "coarse": list(steps)}}
     return known.record({**(provenance or {}), **how})
@@ -106,42 +129,23 @@ def coarse_steps(coarse: Coarse, sizes: tuple[int, int]) -> tuple[int, int]:
     return int(given[0]), int(given[1])
 
 
-class _Watched:
-    """A measure, and whether all that it returned were bools or ints: labels themselves."""
-
-    def __init__(self, measure: Callable[..., Any]) -> None:
-        self.measure, self.plain = measure, True
-        if hasattr(measure, "many"):
-            self.many = self._many
-
-    def __call__(self, **point: float) -> Any:
-        return self.note(self.measure(**point))
-
-    def _many(self, points: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-        """Results at many points, where the measure has them together."""
-        yield from map(self.note, self.measure.many(points))  # type: ignore[attr-defined]
-
-    def note(self, result: Any) -> Any:
-        """Look at one result."""
-        number = result[0] if isinstance(result, tuple) else result
-        failed = isinstance(number, Exception) or (isinstance(number, float) and number != number)
-        if not failed and not isinstance(number, bool | int | np.bool_ | np.integer):
-            self.plain = False
-        return result
-
-
 class _Known:
     """What is known of the points of the grid, and how more of them are computed."""
 
     def __init__(
         self,
-        measure: _Watched,
+        measure: Named,
         axes: Mapping[str, Array],
         level: float,
         quantity: str,
+        store: Kept,
     ) -> None:
         (self.x_name, self.x), (self.y_name, self.y) = axes.items()
         self.measure, self.level, self.quantity = measure, level, quantity
+        self.store = store
+        # Numbers of the names in the order in which they came; whether all results are labels.
+        self.names: dict[str, int] = {}
+        self.plain = True
         shape = (self.y.size, self.x.size)
         self.values, self.horizon = np.full(shape, np.nan), np.full(shape, np.nan)
         self.status = np.full(shape, NOT_COMPUTED, dtype=np.int64)
@@ -167,24 +171,47 @@ class _Known:
             bar.update((share[0] + fraction) / share[1], message)
 
         found = run_sweep(
-            where, self.measure, quantities=(self.quantity,), identity={"measure": self.quantity},
-            workers=threads, progress=report,
-        )  # fmt: skip
-        self.values[rows, columns] = found.values[self.quantity]
+            where, self.measure, workers=threads, progress=report, **self.store.keys(self.quantity)
+        )
+        values, messages = self.read_labels(found)
+        self.values[rows, columns] = values
         self.horizon[rows, columns] = found.horizon
         codes = np.array([STATUSES.index(Status(s)) for s in found.status], dtype=np.int64)
         self.status[rows, columns] = codes
         self.computed[rows, columns] = codes != NOT_COMPUTED
-        for n, text in found.messages.items():
+        for n, text in messages.items():
             self.messages[int(rows[n]), int(columns[n])] = text
         self.provenance = found.provenance
         return found.complete
+
+    def read_labels(self, found: Sweep) -> tuple[Array, dict[int, str]]:
+        """Values of points, names by their numbers; and the messages that are no labels."""
+        (values,) = found.values.values()
+        fine = np.isin(found.codes, FINE)
+        labels = {n: json.loads(text) for n, text in found.messages.items() if fine[n]}
+        self.plain = self.plain and len(labels) == int(fine.sum())
+        for n, label in labels.items():
+            if isinstance(label, str):
+                values[n] = self.names.setdefault(label, len(self.names))
+        if self.names and not self.plain:
+            raise mixed_labels(next(iter(self.names)))
+        return values, {n: text for n, text in found.messages.items() if n not in labels}
+
+    def place_names(self) -> None:
+        """Number the names in the order of the alphabet."""
+        names = sorted(self.names)
+        known = self.computed & np.isfinite(self.values)
+        if names:
+            place = np.empty(len(names))
+            place[[self.names[name] for name in names]] = np.arange(len(names))
+            self.values[known] = place[self.values[known].astype(int)]
+            self.provenance = {**self.provenance, "labels": names}
 
     def labels(self) -> Ints:
         """Small whole numbers, the same for the same label; 0 where nothing is computed."""
         labels = np.zeros(self.status.shape, dtype=np.int64)
         values = self.values[self.computed]
-        if self.measure.plain:
+        if self.plain:
             ranks = np.unique(values, return_inverse=True)[1]
         else:
             ranks = (values > self.level).astype(np.int64)

@@ -22,6 +22,7 @@ from dmft.analysis.store import Store
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
+from dmft.record import Record
 
 if TYPE_CHECKING:
     import xarray
@@ -39,7 +40,7 @@ CHORD = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class BoundaryCurve:
+class BoundaryCurve(Record):
     """One curve between two labels.
 
     Attributes
@@ -77,7 +78,7 @@ class BoundaryCurve:
 
 
 @dataclass(frozen=True, eq=False)
-class Boundary:
+class Boundary(Record):
     """All boundary curves that a coarse grid shows.
 
     Attributes

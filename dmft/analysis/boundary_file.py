@@ -48,7 +48,11 @@ def save_boundary(found: Boundary, path: str | Path) -> Path:
 
 def load_boundary(path: str | Path) -> Boundary:
     """Read a boundary that `Boundary.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> Boundary:
+    """The boundary of what its file holds."""
     curves = tuple(
         BoundaryCurve(
             arrays[f"x_{n}"], arrays[f"y_{n}"], arrays[f"error_{n}"],

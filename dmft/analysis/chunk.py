@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES, read_number, read_result
+from dmft.analysis.phase_diagram import STATUSES, is_point_failure, read_number, read_result
 from dmft.analysis.points import Points
 from dmft.analysis.records import record_type
 from dmft.analysis.store import Store
@@ -105,13 +105,13 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
             if isinstance(result, Exception):
                 raise result
             values, status, horizon, message = read(task, result)
-        except POINT_FAILURES as failure:
+        except Exception as failure:
+            if not is_point_failure(failure):
+                failure.add_note(f"at the point {parameters}")
+                error = failure
+                break
             values, status, horizon = [np.nan] * len(task.quantities), Status.NONFINITE, np.nan
             message = f"{type(failure).__name__}: {failure}"
-        except Exception as failure:
-            failure.add_note(f"at the point {parameters}")
-            error = failure
-            break
         if is_cancelled():  # a run that was cut short may have been read as if it were whole
             break
         writing.put(n, values, status, horizon, message)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.adaptive import Coarse, adaptive_diagram
-from dmft.analysis.named import Named
+from dmft.analysis.adaptive import Coarse, Kept, adaptive_diagram
+from dmft.analysis.named import Named, without_labels
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweep import run_sweep
 from dmft.errors import BadParameter
@@ -64,6 +65,7 @@ def named_diagram(
     threads: int | None = None,
     progress: ProgressOption = None,
     provenance: Mapping[str, Any] | None = None,
+    store: Kept | None = None,
 ) -> PhaseDiagram:
     """Evaluate ``measure(**{x_name: x, y_name: y})`` on the grid of two named axes.
 
@@ -82,6 +84,8 @@ def named_diagram(
     threads : int or None
         By default one a core.
     progress : None, bool or callable
+    store : Kept, optional
+        Folder of the points, so that none is computed twice.
 
     Returns
     -------
@@ -91,18 +95,16 @@ def named_diagram(
     if len(axes) != 2:
         raise BadParameter(f"a phase diagram has two axes, not {len(axes)}: {list(axes)}")
     grid = {name: read_axis(name, values) for name, values in axes.items()}
-    named = Named(measure)
     if adaptive:
-        return named.in_order(
-            adaptive_diagram(
-                named, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
-                progress=progress, provenance=provenance,
-            )
+        return adaptive_diagram(
+            measure, grid, level=level, coarse=coarse, quantity=quantity, threads=threads,
+            progress=progress, provenance=provenance, store=store,
         )  # fmt: skip
     if level != 0.0 or coarse is not None:
         raise BadParameter("level= and coarse= say what adaptive=True refines: pass it too")
+    kept = store or Kept()
     swept = run_sweep(
-        grid, named, quantities=(quantity,), identity={"measure": quantity}, workers=threads,
-        progress=progress, provenance=provenance,
+        grid, Named(measure, keeps_all=kept.folder is not None), workers=threads,
+        progress=progress, provenance=provenance, **kept.keys(quantity),
     )  # fmt: skip
-    return named.in_order(swept.diagram())
+    return without_labels(replace(swept.diagram(), quantity=quantity))

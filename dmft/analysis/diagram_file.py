@@ -47,7 +47,11 @@ def save_diagram(diagram: PhaseDiagram, path: str | Path) -> Path:
 
 def load_diagram(path: str | Path) -> PhaseDiagram:
     """Read a phase diagram that `PhaseDiagram.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> PhaseDiagram:
+    """The diagram of what its file holds."""
     names = np.array(record["statuses"], dtype="<U20")
     # Older files have computed points only.
     more = {"computed": arrays["computed"].astype(bool)} if "computed" in arrays else {}

@@ -34,6 +34,10 @@ PROBES = 5
 DIGITS = 14
 
 
+# Points around the circle: the risk is smooth, more resolve nothing.
+MOST_POINTS = 2**20
+
+
 @dataclass(frozen=True, eq=False)
 class Disc:
     """Risk as a function of u in the unit disc; u_1 is along m, u_2 along the encoding."""
@@ -145,6 +149,8 @@ class Around:
 
 def series_around(disc: Disc, points: int) -> Around:
     """Trigonometric interpolation on equally spaced angles, none of them on an axis."""
+    if not 8 <= points <= MOST_POINTS:
+        raise BadParameter(f"points = {points!r} around the circle: from 8 to {MOST_POINTS}")
     angles = (np.arange(points) + 0.5) * 2 * np.pi / points
     f = disc.values(np.stack([np.cos(angles), np.sin(angles)], axis=-1))
     if not np.all(np.isfinite(f)):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.chunk import Chunk, Task, compute_chunk
 from dmft.analysis.points import Points
+from dmft.checks import shown
 from dmft.errors import BadParameter
 
 TRAVEL = (
@@ -39,9 +40,9 @@ class Engine:
     def of(cls, given: Any, workers: int | None) -> Engine:
         """Threads, processes, an executor, or a function that makes one."""
         count = how_many(workers, "workers or threads")
-        if given == "threads":
+        if isinstance(given, str) and given == "threads":
             return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
-        if given == "processes":
+        if isinstance(given, str) and given == "processes":
             spawn = multiprocessing.get_context("spawn")
 
             def pool() -> Executor:
@@ -52,7 +53,7 @@ class Engine:
             return cls(given(), count, given)
         if not hasattr(given, "submit"):
             raise BadParameter(
-                f'executor = {given!r}: "threads", "processes", an object with submit() as in '
+                f'executor = {shown(given)}: "threads", "processes", an object with submit() as in '
                 "concurrent.futures, a dask.distributed.Client, or a function that makes one"
             )
         return cls(given, workers or _workers_of(given), None)

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.record import Record
 from dmft.solvers.batch import Ended, attempt, solve_batch
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
@@ -52,8 +53,8 @@ class EscapeWarning(UserWarning):
     """
 
 
-@dataclass(frozen=True)
-class EscapeTime:
+@dataclass(frozen=True, eq=False)
+class EscapeTime(Record):
     """An escape that happened.
 
     Attributes
@@ -102,8 +103,8 @@ class EscapeTime:
         return self.value * dim / self.time_step_times_dim
 
 
-@dataclass(frozen=True)
-class Censored:
+@dataclass(frozen=True, eq=False)
+class Censored(Record):
     """An escape that was not seen: later than `horizon`, or never.
 
     `status` says why the run ended there: ok (the end of the requested time), or a failure.

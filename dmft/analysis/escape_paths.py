@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.escape import NO_RISK
 from dmft.errors import BadParameter
+from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.explicit import evaluate_rows
 from dmft.solvers.passage_times import PassageTimes
@@ -27,7 +28,7 @@ ESCAPE = "escape"
 
 
 @dataclass(frozen=True, eq=False)
-class EscapeTimes:
+class EscapeTimes(Record):
     """Escape times of many runs; one that has not escaped is censored, not dropped.
 
     Attributes

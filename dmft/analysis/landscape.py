@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.brackets import bracketed_roots
 from dmft.analysis.disc import Around, Disc, make_disc, series_around
+from dmft.checks import is_number, shown
 from dmft.errors import BadParameter
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 # Nodes on the circle. Risks of the library are at 1e-12 there.
@@ -33,8 +35,8 @@ class NoMinimum(BadParameter):
     """The risk has no strict minimum: it is constant along some direction."""
 
 
-@dataclass(frozen=True)
-class Minimum:
+@dataclass(frozen=True, eq=False)
+class Minimum(Record):
     """A strict local minimum of the risk over the feasible alignments: a stable fixed point.
 
     Attributes
@@ -60,7 +62,7 @@ class Minimum:
 
 
 @dataclass(frozen=True, eq=False)
-class Landscape:
+class Landscape(Record):
     """Minima of a risk over the feasible alignments, and the direction in which training starts.
 
     Attributes
@@ -83,8 +85,8 @@ class Landscape:
     even: tuple[bool, bool, bool]
     direction: tuple[float, float] | None
     rates: Array
-    around: Around
-    disc: Disc
+    around: Around = field(compare=False)
+    disc: Disc = field(compare=False)
 
     @property
     def best(self) -> Minimum:
@@ -229,6 +231,11 @@ def landscape_boundary(
             else:
                 high = middle
         return 0.5 * (low + high)
+    if not (is_number(first) and is_number(last)):
+        raise BadParameter(
+            f"the measure returned {shown(first)} at {low:g} and {shown(last)} at {high:g}: a "
+            "boundary needs a signed number, a bool or a name"
+        )
     if not float(first) * float(last) < 0:
         raise BadParameter(
             f"no sign change between {low:g} and {high:g}: the measure is {first:g} and {last:g}"

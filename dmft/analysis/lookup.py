@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.points import KEY, Points
-from dmft.analysis.records import read_messages, read_records
+from dmft.analysis.records import read_records, texts_of
 from dmft.analysis.store import Store
 
 Place = Callable[[NDArray[np.int64], NDArray[Any]], None]
@@ -107,7 +107,9 @@ def _compare(
 ) -> bool:
     """Find the records of a shard; whether all of them are wanted."""
     known = True
-    for records, torn in read_records(shard, store.kind):
+    texts, lost = texts_of(shard)
+    found.torn += lost
+    for records, torn in read_records(shard, store.kind, texts):
         found.torn += torn
         here, there = wanted.find(records)
         asked = np.zeros(records.size, dtype=bool)
@@ -119,12 +121,6 @@ def _compare(
         found.repeated += int(here.size - np.count_nonzero(fresh))
         found.have[here[fresh]] = True
         place(here[fresh], records[there[fresh]])
-    texts: dict[tuple[int, int], str] = {}
-    for line in read_messages(shard.with_suffix(".txt")):
-        if line is None:
-            found.torn += 1
-        else:
-            texts[line[0]] = line[1]
     if texts:
         keys = np.array(list(texts), dtype="<u8").view(KEY).reshape(-1)
         words = list(texts.values())

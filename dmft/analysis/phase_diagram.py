@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 STATUSES = tuple(Status)
 # Failures of arithmetic at one point are data; anything else is a mistake and is raised.
 POINT_FAILURES = (ArithmeticError, np.linalg.LinAlgError, InvalidCovariance)
+# What functions of the module `math` say outside their domain, where NumPy's return nan; the second
+# from Python 3.14 on.
+OUTSIDE = ("math domain error", "expected a ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +158,18 @@ def count_names(names: NDArray[Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Point:
-    """What one point gave."""
+    """What one point gave; beside a status ok or event, the message is a label as JSON."""
 
     value: float
     status: Status
     horizon: float = np.nan
     message: str = ""
+
+
+def is_point_failure(error: Exception) -> bool:
+    """Whether an error of a measure is a failure of arithmetic at its point."""
+    outside = type(error) is ValueError and str(error).startswith(OUTSIDE)
+    return outside or isinstance(error, POINT_FAILURES)
 
 
 def read_result(result: Any) -> Point:

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
+from dmft.checks import checked
 from dmft.errors import BadParameter
+from dmft.record import Record
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import CLOCK, Trajectory
@@ -24,8 +26,8 @@ ZOOMS, ZOOM_POINTS = 2, 257
 BLOCKS = ("M", "Q", "P")
 
 
-@dataclass(frozen=True)
-class Phases:
+@dataclass(frozen=True, eq=False)
+class Phases(Record):
     """When a run has escaped and when it has aligned.
 
     Attributes
@@ -58,6 +60,7 @@ class Phases:
         )
 
 
+@checked
 def phases(
     run: Trajectory, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
 ) -> Phases:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.engine import how_many
-from dmft.analysis.phase_diagram import POINT_FAILURES, STATUSES
+from dmft.analysis.phase_diagram import STATUSES, is_point_failure
 from dmft.analysis.points import as_points
 from dmft.analysis.records import record_type
 from dmft.analysis.store import Store
@@ -202,11 +202,11 @@ class Plane:
             raise KeyboardInterrupt
         try:
             seen = read_label(self.measure(x, y))
-        except POINT_FAILURES as failure:
+        except Exception as failure:
+            if not is_point_failure(failure):
+                failure.add_note(f"at the point ({x!r}, {y!r})")
+                raise
             seen = Seen(FAILED, message=f"{type(failure).__name__}: {failure}")
-        except Exception as mistake:
-            mistake.add_note(f"at the point ({x!r}, {y!r})")
-            raise
         if is_cancelled():  # a run that was cut short may have been read as if it were whole
             raise KeyboardInterrupt
         if self.store is not None:

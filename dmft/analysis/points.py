@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -24,7 +25,7 @@ LARGEST = 2**53
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class Points(Record):
     """Named parameters at numbered points; a product of axes is never unrolled.
 
     Attributes

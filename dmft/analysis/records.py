@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+from dmft.names import Status
 
 # Odd multipliers of the checksum, fixed for ever; one for each 8-byte word of a record.
 WORDS = np.array([2 * (0x9E3779B97F4A7C15 * (n + 1) % 2**63) + 1 for n in range(64)], dtype="<u8")
@@ -20,6 +21,10 @@ WORDS = np.array([2 * (0x9E3779B97F4A7C15 * (n + 1) % 2**63) + 1 for n in range(
 BLOCK = 1 << 17
 
 Key = tuple[int, int]
+# Bit of the word of the status: the point has a message, in the text file beside the shard.
+SAID = np.uint64(1 << 32)
+# From this number on there is no status.
+STATUS_COUNT = len(Status)
 
 
 def record_type(quantities: Sequence[str]) -> np.dtype[Any]:
@@ -46,15 +51,31 @@ def checksums(records: NDArray[Any]) -> NDArray[np.uint64]:
     return total
 
 
-def read_records(path: Path, kind: np.dtype[Any]) -> Iterator[tuple[NDArray[Any], int]]:
-    """Whole records of a shard, block by block, each with the number of damaged ones left out."""
+def read_records(
+    path: Path, kind: np.dtype[Any], messages: Mapping[Key, str]
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """Whole records of a shard, block by block, each with the number of damaged ones left out.
+
+    A record whose message is lost is one of these: its point is computed again.
+    """
     with path.open("rb") as file:
         cut = os.fstat(file.fileno()).st_size % kind.itemsize > 0
         while (records := np.fromfile(file, dtype=kind, count=BLOCK)).size:
             good = checksums(records) == records["check"]
+            said = good & (records["status"] & SAID != 0)
+            for n in np.flatnonzero(said):
+                good[n] = (int(records["high"][n]), int(records["low"][n])) in messages
+            records["status"] &= ~SAID
+            good &= records["status"] < STATUS_COUNT
             yield (records if good.all() else records[good]), int(np.count_nonzero(~good))
     if cut:
         yield np.empty(0, dtype=kind), 1
+
+
+def texts_of(shard: Path) -> tuple[dict[Key, str], int]:
+    """Messages beside a shard, and how many lines of them were cut off or damaged."""
+    lines = list(read_messages(shard.with_suffix(".txt")))
+    return dict(line for line in lines if line is not None), lines.count(None)
 
 
 def write_message(key: Key, text: str) -> bytes:

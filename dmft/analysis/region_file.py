@@ -37,7 +37,11 @@ def save_regions(diagram: RegionDiagram, path: str | Path) -> Path:
 
 def load_regions(path: str | Path) -> RegionDiagram:
     """Read a diagram of regions that `RegionDiagram.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> RegionDiagram:
+    """The diagram of what its file holds."""
     whole = {name: arrays[name].astype(np.int64) for name in ("codes", "labels", "number")}
     return RegionDiagram(
         record["x_name"], record["y_name"], names=tuple(record["names"]),

@@ -26,19 +26,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.disk import create, write_all, write_once
-from dmft.analysis.lock import hold
+from dmft.analysis.lock import PARTS, hold
 from dmft.analysis.records import (
+    SAID,
+    WORDS,
     Key,
     checksums,
-    read_messages,
     read_records,
     record_type,
+    texts_of,
     write_message,
 )
 from dmft.errors import BadParameter
+from dmft.netcdf import checked_path
 
 # 2: keys of points are made for whole columns at once. `STATUSES` are part of it, by their places.
-FORMAT = 2
+# 3: records say whether there is a message. What 2 wrote is read, and carried on.
+FORMAT, READ = 3, (2, 3)
 SHARD = re.compile(r"shard-(\d+)of(\d+)-.*\.bin")
 
 
@@ -134,7 +138,7 @@ class Store:
         BadParameter
             For a folder that cannot be written, that is no store, or holds another sweep.
         """
-        folder = Path(path)
+        folder = checked_path(path)
         try:
             wanted = json.dumps(
                 _manifest(identity, quantities), indent=1, sort_keys=True, allow_nan=False
@@ -145,7 +149,7 @@ class Store:
                 "finite numbers, strings, lists and mappings of these"
             ) from error
         manifest = folder / "manifest.json"
-        if not make and not manifest.exists():
+        if not make and not manifest.is_file():
             raise BadParameter(
                 f"the store {folder} is not there on {socket.gethostname()}: all workers must see "
                 "the same folder, on a file system that they share"
@@ -177,6 +181,10 @@ class Store:
             When there is no room, or the folder became another store. What a store holds stays.
         """
         records = records.copy()
+        if messages:
+            keys = zip(records["high"].tolist(), records["low"].tolist(), strict=True)
+            said = np.fromiter((key in messages for key in keys), dtype=bool, count=records.size)
+            records["status"][said] |= SAID
         records["check"] = checksums(records)
         try:
             with self._writing:
@@ -198,13 +206,12 @@ class Store:
         torn = 0
         shards = [path for paths in self.shards_by_part().values() for path in paths]
         for path in shards:
-            for records, damaged in read_records(path, self.kind):
+            texts, lost = texts_of(path)
+            messages |= texts
+            torn += lost
+            for records, damaged in read_records(path, self.kind, texts):
                 parts.append(records)
                 torn += damaged
-            for line in read_messages(path.with_suffix(".txt")):
-                torn += line is None
-                if line is not None:
-                    messages[line[0]] = line[1]
         every = np.concatenate(parts)
         every = every[np.lexsort((every["low"], every["high"]))]
         first = np.ones(every.size, dtype=bool)
@@ -219,15 +226,34 @@ class Store:
         of as many parts have their own, and twice as many read two shards, not all.
         """
         groups: dict[tuple[int, int], list[Path]] = {}
-        with os.scandir(self.path) as entries:
-            names = sorted(entry.name for entry in entries)
+        try:
+            with os.scandir(self.path) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError as error:
+            raise BadParameter(f"cannot read the store {self.path}: {error.strerror}") from error
         for name in names:
             match = SHARD.fullmatch(name)
             if match:
                 part = (int(match[1]), int(match[2]))
+                self._check_shard(name, part)
                 if (part[0] - self.part[0]) % math.gcd(part[1], self.part[1]) == 0:
                     groups.setdefault(part, []).append(self.path / name)
         return dict(sorted(groups.items()))
+
+    def _check_shard(self, name: str, part: tuple[int, int]) -> None:
+        """Refuse what has the name of a shard and is none: its points would be missing."""
+        path = self.path / name
+        said = ""
+        if not (part[0] < part[1] < PARTS):
+            said = f"there is no part {part[0]} of {part[1]}"
+        elif not path.is_file():
+            said = "it is no file"
+        elif not os.access(path, os.R_OK):
+            said = "it cannot be read"
+        if said:
+            raise BadParameter(
+                f"{path} is no shard of this store ({said}): move it out of the folder"
+            )
 
     @contextlib.contextmanager
     def driver(self) -> Iterator[None]:
@@ -327,12 +353,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     manifest = Path(path) / "manifest.json"
     try:
         found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-        fine = isinstance(found, dict) and {"format", "quantities", "identity"} <= set(found)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadParameter(f"{path} is no store: {manifest} cannot be read ({error})") from error
-    if not fine:
+    if not _is_manifest(found):
         raise BadParameter(f"{path} is no store: {manifest} has not the entries of one")
-    if found["format"] != FORMAT:
+    if found["format"] not in READ:
         raise BadParameter(
             f"the store {path} has the format {found['format']}, this version of dmft reads and "
             f"writes {FORMAT}: use the version that made it, or give another folder"
@@ -340,9 +365,25 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a store as it is, to read it from any process."""
+def _is_manifest(found: Any) -> bool:
+    """Whether this is what a manifest holds: a damaged one may hold anything."""
+    if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
+        return False
+    names, form = found.get("quantities"), found.get("format")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return False
+    return isinstance(form, int) and 0 < len(set(names)) == len(names) <= WORDS.size - 4
+
+
+def open_store(
+    path: str | Path,
+    identity: Mapping[str, Any] | None = None,
+    quantities: Sequence[str] = ("value",),
+) -> Store:
+    """Open a store as it is, to read it from any process; refuse one of another `identity`."""
     found = read_manifest(path)
+    if identity is not None:
+        _compare(Path(path), json.loads(json.dumps(_manifest(identity, quantities))))
     return Store(Path(path), found["identity"], tuple(found["quantities"]))
 
 
@@ -357,16 +398,23 @@ def _unwritable(folder: Path, error: OSError) -> BadParameter:
     )
 
 
+def _kind(entries: Mapping[str, Any]) -> str:
+    """What a store was made by."""
+    if "plane" in entries:
+        return "a boundary"
+    return "a phase diagram" if "diagram" in entries else "a sweep"
+
+
 def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse a store of another sweep, naming the first entry in which it differs."""
     found = read_manifest(folder)
+    wanted = {**wanted, "format": found["format"]}
     if found == wanted:
         return
     pairs, others = {**wanted, **wanted["identity"]}, {**found, **found["identity"]}
     said = "its manifest differs"
-    if ("plane" in pairs) != ("plane" in others):
-        kinds = ("a sweep", "a boundary")
-        theirs, ours = kinds["plane" in others], kinds["plane" in pairs]
+    theirs, ours = _kind(others), _kind(pairs)
+    if theirs != ours:
         raise BadParameter(f"{folder} holds {theirs}, here is {ours}: give another folder")
     for name in sorted(set(pairs) | set(others) - {"identity"}):
         if name != "identity" and pairs.get(name) != others.get(name):

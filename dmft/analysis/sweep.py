@@ -25,6 +25,7 @@ from dmft.analysis.store import Store
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import CANCELLED, Progress, ProgressOption
+from dmft.record import Record
 
 if TYPE_CHECKING:
     import xarray
@@ -48,7 +49,7 @@ KILLED = f"ended its worker {ATTEMPTS} times"
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class Sweep(Record):
     """Values and statuses at the points of a sweep, in the order of the points.
 
     Attributes

@@ -51,7 +51,11 @@ def save_sweep(sweep: Sweep, path: str | Path) -> Path:
 
 def load_sweep(path: str | Path) -> Sweep:
     """Read a sweep that `Sweep.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> Sweep:
+    """The sweep of what its file holds."""
     names = tuple(record["names"])
     columns = tuple(arrays[f"parameter_{i}"] for i in range(len(names)))
     shape = tuple(record["shape"])

@@ -15,7 +15,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import sympy as sp
@@ -34,6 +34,9 @@ MAX_TERMS = 1000
 MAX_EXPONENT = 32
 # He(n, z) up to this order is exact in float64 coefficients.
 MAX_HERMITE_ORDER = 16
+# Degree in pieces that may not be real, as log(z): SymPy splits these into real and imaginary parts
+# when it is asked for a sign, and expands the powers of the sums.
+MAX_COMPLEX_DEGREE = 4
 # float64 holds 15 digits; numbers beyond that range are slips or attacks.
 MAX_MAGNITUDE = 1e15
 MAX_LITERAL_LENGTH = 24
@@ -98,7 +101,8 @@ def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
     _check_characters(text)
     tree = _python_tree(text)
     node = _Reader(text, symbols).visit(tree, 0)
-    if node.expr.is_extended_real is False or node.expr.has(sp.I):
+    is_real = not node.mixed or node.expr.is_extended_real is not False
+    if not is_real or node.expr.has(sp.I):
         _refuse(text, 0, "the expression is not real")
     return node.expr
 
@@ -122,6 +126,8 @@ class _Node:
     degree: float = 0.0
     terms: int = 1
     bits: int = 0
+    # Degree in pieces that may not be real; 0: real where all symbols are.
+    mixed: float = 0.0
 
 
 class _Reader:
@@ -166,8 +172,16 @@ class _Reader:
             self.refuse(node, f"a number beyond {MAX_MAGNITUDE:.0e}")
         return result
 
-    def _check_size(self, node: ast.expr, degree: float, terms: int, bits: int) -> None:
+    def _check_size(
+        self, node: ast.expr, degree: float, terms: int, bits: int, mixed: float = 0.0
+    ) -> None:
         """Refuse before SymPy builds the piece."""
+        if mixed > MAX_COMPLEX_DEGREE:
+            self.refuse(
+                node,
+                f"degree {mixed:g} in pieces that may not be real (log or root of what may be "
+                f"negative), at most {MAX_COMPLEX_DEGREE}: take Abs(...) inside them",
+            )
         if degree > MAX_DEGREE:
             self.refuse(node, f"degree {degree:g} is above {MAX_DEGREE}")
         if terms > MAX_TERMS:
@@ -214,7 +228,7 @@ class _Reader:
         if not isinstance(node.op, ast.USub):
             self.refuse(node, "only unary + and - are allowed")
         value = None if inner.value is None else -inner.value
-        return _Node(-inner.expr, value, inner.degree, inner.terms, inner.bits)
+        return replace(inner, expr=-inner.expr, value=value)
 
     def _binary(self, node: ast.BinOp, depth: int) -> _Node:
         if isinstance(node.op, ast.Pow):
@@ -229,19 +243,22 @@ class _Reader:
         bits = left.bits + right.bits
         if isinstance(node.op, (ast.Add, ast.Sub)):
             degree, terms = max(left.degree, right.degree), left.terms + right.terms
-            self._check_size(node, degree, terms, bits)
+            mixed = max(left.mixed, right.mixed)
+            self._check_size(node, degree, terms, bits, mixed)
             add = isinstance(node.op, ast.Add)
             expr = left.expr + right.expr if add else left.expr - right.expr
             value = a + b if add else a - b
-            return _Node(expr, value if both else None, degree, terms, bits)
+            return _Node(expr, value if both else None, degree, terms, bits, mixed)
+        mixed = left.mixed + right.mixed
         degree, terms = left.degree + right.degree, left.terms * right.terms
-        self._check_size(node, degree, terms, bits)
+        self._check_size(node, degree, terms, bits, mixed)
         if isinstance(node.op, ast.Mult):
-            return _Node(left.expr * right.expr, a * b if both else None, degree, terms, bits)
+            product = a * b if both else None
+            return _Node(left.expr * right.expr, product, degree, terms, bits, mixed)
         if right.expr == 0 or right.value == 0:
             self.refuse(node.right, "division by zero")
-        value = a / b if both else 0.0
-        return _Node(left.expr / right.expr, value if both else None, degree, terms, bits)
+        quotient = a / b if both else None
+        return _Node(left.expr / right.expr, quotient, degree, terms, bits, mixed)
 
     def _power(self, node: ast.BinOp, depth: int) -> _Node:
         base, exponent = self.visit(node.left, depth), self._exponent(node.right)
@@ -249,7 +266,8 @@ class _Reader:
         whole = math.ceil(n)
         terms = math.comb(base.terms + whole - 1, whole) if base.terms > 1 else 1
         bits = (base.bits + 1) * max(whole, int(exponent.q)) if base.bits else 0
-        self._check_size(node, base.degree * n, terms, bits)
+        mixed = self._mixed_root(base, exponent)
+        self._check_size(node, base.degree * n, terms, bits, mixed)
         value = base.value
         if value is not None:
             try:
@@ -261,7 +279,13 @@ class _Reader:
             value = raised
             if not abs(value) <= MAX_MAGNITUDE:
                 self.refuse(node, f"a number beyond {MAX_MAGNITUDE:.0e}")
-        return _Node(base.expr**exponent, value, base.degree * n, terms, bits)
+        return _Node(base.expr**exponent, value, base.degree * n, terms, bits, mixed)
+
+    def _mixed_root(self, base: _Node, exponent: sp.Rational) -> float:
+        """Degree of a power in pieces that may not be real."""
+        if base.mixed or exponent.q == 1:
+            return base.mixed * math.ceil(abs(float(exponent)))
+        return 0.0 if base.value is not None or base.expr.is_nonnegative else 1.0
 
     def _exponent(self, node: ast.expr) -> sp.Rational:
         """Number, -number or number/number: an exponent is never computed from other things."""
@@ -306,8 +330,10 @@ class _Reader:
         except (ValueError, TypeError, ArithmeticError) as error:
             # A comparison of constants that SymPy cannot decide, as in relu(z - z + erfc(1e5)).
             self.refuse(node, f"{name} of this piece is undecidable: {error}")
-        degree = min(inner.degree, 1.0)
-        return _Node(expr, value, degree, 2 if name == "erfc" else 1, inner.bits)
+        degree, mixed = min(inner.degree, 1.0), inner.mixed
+        if name in ("log", "sqrt") and value is None and not inner.expr.is_nonnegative:
+            mixed = max(mixed, 1.0)
+        return _Node(expr, value, degree, 2 if name == "erfc" else 1, inner.bits, mixed)
 
     def _hermite(self, node: ast.Call, name: str, depth: int) -> _Node:
         if len(node.args) != 2:
@@ -323,11 +349,13 @@ class _Reader:
         terms = (n // 2 + 1) * spread
         # The largest coefficient of He_16 needs 21 bits.
         bits = n * (inner.bits + 2)
-        self._check_size(node, n * inner.degree, terms, bits)
+        mixed = n * inner.mixed
+        self._check_size(node, n * inner.degree, terms, bits, mixed)
         u = sp.Dummy("u", real=True)
         polynomial = hermite_prob_poly(n, u)
         value = None if inner.value is None else float(polynomial.subs(u, inner.value))
-        return _Node(polynomial.xreplace({u: inner.expr}), value, n * inner.degree, terms, bits)
+        expr = polynomial.xreplace({u: inner.expr})
+        return _Node(expr, value, n * inner.degree, terms, bits, mixed)
 
 
 def _unsigned(node: ast.expr) -> ast.expr:

@@ -69,6 +69,8 @@ def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     x, y = declared.axes["phase"]
     measure = options.pop("measure")
     options.pop("overlap", None)
+    if "store" in options:
+        options["store"] = declared.path.parent / str(options["store"])
     # How a run of a flow ends is known once it is solved: the risk comes with its status.
     risk = measure == "status" and not isinstance(declared.algorithm, GradientDescent)
     diagram = phase_diagram(
@@ -189,8 +191,11 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if arguments.action in ("status", "collect"):
         from dmft.analysis.store import open_store
         from dmft.analysis.sweep import collect
+        from dmft.workflow.sweep import identity_of
 
-        found = collect(axes, open_store(store))
+        measure = declared.table("sweep")["measure"]
+        identity = identity_of(measure, **measured(declared, "sweep"))
+        found = collect(axes, open_store(store, identity, (measure,)))
     else:
         found = run(declared, arguments, store, axes)
     report(found, arguments, declared.axes["sweep"])

@@ -176,6 +176,7 @@ SCHEMA: dict[str, Table] = {
             "adaptive": Key("flag", "solve a coarse grid, and more only where labels differ"),
             "level": replace(_LEVEL, text="adaptive: where the sign of the measure changes; 0"),
             "coarse": Key("count", "adaptive: steps of the grid between points of the coarse one"),
+            "store": Key("text", "folder of evaluations, beside this file: kept over Ctrl-C"),
         },
     ),
     "boundary": Table(

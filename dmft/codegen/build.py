@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dmft.checks import checked
 from dmft.codegen.assemble import code_names, module_text, system_parts
 from dmft.codegen.diffusion import noise_layout, noise_parts
 from dmft.codegen.functions import PointFunctions
@@ -23,6 +24,7 @@ from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
 
+@checked
 def build(equations: Equations | SequenceEquations) -> Problem:
     """Compile equations of motion; widths and parameters stay run-time values.
 

@@ -18,6 +18,7 @@ from dmft.display.style import (
     time_label,
     wants_log,
 )
+from dmft.errors import BadParameter
 from dmft.names import Status
 
 # More error bars than this hide the curve under them.
@@ -43,6 +44,8 @@ def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | No
     """Draw trajectories and ensembles into two panels, overlaps and risk; return both axes."""
     if axes is None:
         axes = new_figure((1, 2), (10.0, 4.0), shown=shown)
+    if np.size(axes) != 2:
+        raise BadParameter(f"ax: runs take two axes, overlaps and risk; got {np.size(axes)}")
     overlaps, risk = np.ravel(axes)
     escapes = [r for r in records if is_escape(r)]
     records = [r for r in records if not is_escape(r)]

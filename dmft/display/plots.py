@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dmft.checks import checked, shown
 from dmft.display.batches import is_batches, plot_batches
 from dmft.display.boundary import is_boundary, plot_boundary
 from dmft.display.curves import is_ensemble, is_escape, plot_runs
@@ -19,6 +20,7 @@ from dmft.display.regions import is_regions, plot_regions
 from dmft.display.style import pyplot
 from dmft.display.two_time import is_two_time, plot_two_time
 from dmft.errors import BadParameter
+from dmft.netcdf import checked_path, short
 
 FORMATS = (".png", ".pdf", ".svg")
 # Records that fill a figure by themselves: how they are told, who draws them.
@@ -33,6 +35,7 @@ ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
 )
 
 
+@checked
 def plot(
     *records: Any,
     ax: Any = None,
@@ -85,8 +88,10 @@ def plot(
     'risk $\\mathcal{R}$'
     """
     pyplot()  # refuses with the name of the extra before anything else
-    if path is not None and Path(path).suffix.lower() not in FORMATS:
+    if path is not None and checked_path(path).suffix.lower() not in FORMATS:
         raise BadParameter(f"cannot write {path}: the name must end in {', '.join(FORMATS)}")
+    if ax is not None and not all(hasattr(each, "get_figure") for each in np.ravel(ax)):
+        raise BadParameter(f"ax = {shown(ax)}: axes of matplotlib, two of them for runs")
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
     records = tuple(_diagram_of(r) if is_sweep(r) else r for r in records)
@@ -110,7 +115,10 @@ def plot(
         axes = draw_runs(records, ax, shown=path is None, title=title)
         figure = np.ravel(axes)[0].figure
     if path is not None:
-        figure.savefig(path, dpi=dpi)
+        try:
+            figure.savefig(path, dpi=dpi)
+        except OSError as error:
+            raise BadParameter(f"cannot write {short(Path(path))}: {error.strerror}") from error
     return axes
 
 

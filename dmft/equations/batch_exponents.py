@@ -13,6 +13,7 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import as_count
 from dmft.model.algorithm import LOSSES, Loss
@@ -102,6 +103,7 @@ class BatchExponents:
         return "\n".join([*lines, *(f"  {a} <= mu < {b}: {text}" for (a, b), text in self.regions)])
 
 
+@checked
 def batch_exponents(exponent: int, loss: Loss = "squared") -> BatchExponents:
     r"""Exponents of steps and samples as functions of the batch size n_b = d^mu.
 

@@ -7,6 +7,7 @@ from typing import Any, cast, overload
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.admissible import check_admissible, check_labels
 from dmft.equations.definitions import live
 from dmft.equations.descent import DescentEquations, derive_descent
@@ -49,6 +50,7 @@ def derive(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEq
 def derive(
     model: Model | MixtureModel, algorithm: GradientDescent, *, scaling: str
 ) -> DescentFlow: ...
+@checked
 def derive(
     model: Model | MixtureModel,
     algorithm: SGD | GradientFlow | GradientDescent,

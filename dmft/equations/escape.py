@@ -61,6 +61,10 @@ class EscapeFormula:
         """The model, a one-field target written as a committee."""
         return self.law.facts.model
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # SymPy multiplies factors out when it reads them back: the formula is derived once more.
+        return _derived_again, (self.model, self.algorithm, self.length)
+
     @property
     def algorithm(self) -> SGD | GradientFlow:
         """The algorithm."""
@@ -402,3 +406,7 @@ class EscapeFormula:
     def perfect_limit(self) -> sp.Expr | None:
         """Largest gamma at which the perfect solution is stable; None where it is not known."""
         return perfect_limit(self.model, self.algorithm)
+
+
+def _derived_again(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:
+    return EscapeFormula(law_of(read_facts(model, algorithm), length), length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.escape import EscapeFormula
 from dmft.equations.escape_facts import as_committees, read_facts
 from dmft.equations.escape_laws import law_of
@@ -14,6 +15,7 @@ from dmft.model import SGD, GradientFlow, Model
 ROUNDING = 1e-12
 
 
+@checked
 def escape_formula(
     model: Model, algorithm: SGD | GradientFlow, *, length: float | sp.Expr = 1
 ) -> EscapeFormula:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.escape_facts import as_committees, read_facts
 from dmft.equations.escape_laws import law_of
@@ -15,6 +16,7 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Committee, GradientFlow, Model, SequenceModel
 
 
+@checked
 def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     r"""Largest learning rate gamma at which the perfect solution is stable under one-pass SGD.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.equations import Equations
 from dmft.equations.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
@@ -163,6 +164,7 @@ def _plain(text: str) -> str:
     return text
 
 
+@checked
 def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 0) -> Regimes:
     r"""Limits of one-pass SGD in the plane of exponents gamma ~ d^-kappa, p ~ d^delta.
 

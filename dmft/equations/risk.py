@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike
 
+from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.admissible import check_admissible
 from dmft.equations.conditioned import over_teachers
@@ -195,6 +196,7 @@ class PopulationRisk:
 def population_risk(model: SequenceModel) -> SequenceRisk: ...  # type: ignore[overload-overlap]
 @overload
 def population_risk(model: Model) -> PopulationRisk: ...
+@checked
 def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
 

@@ -8,6 +8,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike
 
+from dmft.checks import checked
 from dmft.equations.sequence import SequenceEquations, derive_sequence
 from dmft.equations.sequence_moments import SequenceMoments
 from dmft.equations.sequence_risk import SequenceRisk, number, place
@@ -51,6 +52,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
     return sp.simplify(2 * algorithm.batch_size * slope / square)
 
 
+@checked
 def initial_learning_rate(
     model: SequenceModel,
     algorithm: SGD,
@@ -136,6 +138,7 @@ def _noise_at_start(
     return inside["noise"] + scalars.get("label_noise", 0.0) * inside["slope"]
 
 
+@checked
 def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> float:
     r"""How many times fewer steps a tied network needs than an untied one, from equal overlaps.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.average import At
 from dmft.equations.definitions import Definition, base_name, define
 from dmft.equations.descent import (
@@ -128,6 +129,7 @@ class ShortTimes:
         return first_steps(self, start, steps, rtol, parameters)
 
 
+@checked
 def short_times(equations: DescentEquations) -> ShortTimes:
     r"""Write out the first two steps of descent on repeated data.
 

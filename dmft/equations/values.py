@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
@@ -158,9 +159,11 @@ def check_lowest(scalars: Mapping[str, float]) -> None:
 def check_number(value: object, name: str) -> float:
     """A finite number, or a refusal that names the parameter."""
     try:
+        if isinstance(value, bool | np.bool_ | str):
+            raise TypeError("no number")
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise BadParameter(f"{name} must be a number, got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadParameter(f"{name} must be a number, got {shown(value)}") from error
     if not np.isfinite(number):
         raise BadParameter(f"{name} must be finite, got {value!r}")
     return number

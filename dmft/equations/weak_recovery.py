@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
 from dmft.errors import BadParameter
 from dmft.gaussian.hermite import hermite
@@ -29,6 +30,8 @@ LOG_MEAN = (float(np.euler_gamma) + math.log(2.0)) / 2.0
 LOG_DEVIATION = math.pi / math.sqrt(8.0)
 # Gauss-Legendre points of the passage at exponent 1.
 POINTS = 12
+# Coefficients that are computed: each is an average of its own.
+MOST_ORDERS = 20
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,7 @@ def _equals(value: Value) -> str:
     return r"\approx" if value.error else "="
 
 
+@checked
 def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecovery:
     r"""Effective information exponent of an algorithm, and its weak-recovery times.
 
@@ -312,6 +316,8 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     fields = getattr(model.teacher, "fields", (None,))
     check_single(model, algorithm, len(fields), INSTEAD)
     order = max(2, as_count(order, "order"))
+    if order > MOST_ORDERS:
+        raise BadParameter(f"order = {order}: at most {MOST_ORDERS} coefficients")
     update, law = one_update(model, algorithm), SampleLaw(model, algorithm)
     coefficients = tuple(
         law.average(update * hermite(k - 1, H) * hermite(k, H_STAR), 1, 2 * k - 1)

@@ -12,6 +12,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.expectation import Gaussian
@@ -76,6 +77,8 @@ def as_expression(f: sp.Expr | float, fields: Sequence[sp.Symbol]) -> sp.Expr:
         raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}") from error
     if not isinstance(expr, sp.Expr):
         raise BadParameter(f"f = {f!r} is not a SymPy expression in {tuple(fields)}")
+    if expr.atoms(AppliedUndef):
+        raise BadParameter(f"f = {f!r} holds a function that is not defined: write its formula")
     if expr.has(sp.I, sp.nan, sp.oo, -sp.oo, sp.zoo):
         raise BadParameter(f"f = {f!r} is not a finite real function of {tuple(fields)}")
     return expr

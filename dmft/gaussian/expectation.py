@@ -12,6 +12,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian.branch_sums import branch_sums
 from dmft.gaussian.guard import collapsed, guarded, unguarded
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 REMEMBERED = Memory()
 
 
+@checked
 @dataclass(frozen=True)
 class Gaussian:
     r"""Law of jointly Gaussian fields, x ~ N(mean, cov); singular covariances are valid.

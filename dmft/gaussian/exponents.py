@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import (
     Coefficient,
@@ -39,6 +40,7 @@ SYMBOLIC, CERTIFIED, NUMERICAL = "symbolic", "certified", "numerical"
 SAFETY = 10.0
 
 
+@checked
 def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
     r"""Smallest order of a nonzero Hermite coefficient: how hard a target is for one-pass SGD.
 
@@ -96,6 +98,7 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
     )
 
 
+@checked
 def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Exponent:
     r"""Largest order that one-pass SGD has to overcome when it learns direction after direction.
 
@@ -129,6 +132,7 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
     return _leap(result, *_steps(expr, active, every=False))
 
 
+@checked
 def generative_exponent(
     g: sp.Expr,
     fields: sp.Symbol | Sequence[sp.Symbol],

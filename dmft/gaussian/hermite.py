@@ -5,9 +5,11 @@ from __future__ import annotations
 import sympy as sp
 from sympy.functions.special.polynomials import hermite_prob
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 
 
+@checked
 def hermite(n: int, x: sp.Expr) -> sp.Expr:
     """He_n(x), the polynomials orthogonal under the standard normal law, expanded.
 

@@ -11,6 +11,7 @@ from typing import overload
 
 import sympy as sp
 
+from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import (
     Coefficient,
@@ -21,6 +22,9 @@ from dmft.gaussian.coefficients import (
     indices,
 )
 from dmft.gaussian.hermite import hermite
+
+# He_n of higher orders has coefficients beyond 1e300.
+MOST_ORDERS = 200
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ class HermiteSeries(Sequence[sp.Expr]):
         return f"HermiteSeries({self.f}, order {self.order}, {kind}: {list(self)})"
 
 
+@checked
 def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int) -> HermiteSeries:
     r"""Hermite coefficients of an activation or of a multi-index target.
 
@@ -173,8 +178,8 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
     fields = as_fields(x)
     expr = as_expression(f, fields)
     degree = sp.sympify(order, strict=True)
-    if not (degree.is_Integer and degree >= 0):
-        raise BadParameter(f"order must be an integer >= 0, got {order!r}")
+    if not (degree.is_Integer and 0 <= degree <= MOST_ORDERS):
+        raise BadParameter(f"order must be an integer from 0 to {MOST_ORDERS}, got {shown(order)}")
     coefficients = Coefficients(expr, fields)
     orders = range(int(degree) + 1)
     # The highest first: an order for which precision runs out is refused at once.

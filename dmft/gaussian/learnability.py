@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import Index, as_fields
 from dmft.gaussian.exponent import Exponent, coefficient_name
@@ -15,6 +16,7 @@ from dmft.gaussian.exponents import generative_exponent, leap_exponent
 from dmft.gaussian.grid import Array
 from dmft.gaussian.leaps import LeapStep, as_combination, canonical
 from dmft.model import MultiIndex
+from dmft.record import Record
 
 ONE_PASS, REUSE, GENERIC = ALGORITHMS = ("one-pass SGD", "data reuse", "generic")
 # Overlaps of unit directions below this are rounding of the numerical engine.
@@ -98,7 +100,7 @@ class LearnabilityRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnability:
+class Learnability(Record):
     """Table of what is learned when, one row for each subspace of the target.
 
     Attributes
@@ -180,6 +182,7 @@ class Learnability:
         return rf"$\displaystyle \begin{{array}}{{{columns}}} {body} \end{{array}}$"
 
 
+@checked
 def learnability(
     target: sp.Expr | MultiIndex,
     fields: sp.Symbol | Sequence[sp.Symbol] | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.gaussian.exponent import Exponent, Witness
 from dmft.gaussian.token_grid import MOST_TOKENS, RULES
@@ -122,6 +123,7 @@ SAMPLES = {
 }
 
 
+@checked
 def sequence_information_exponent(
     target: TokenFunction,
     student: TokenFunction,

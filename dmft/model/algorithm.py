@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import sympy as sp
 
+from dmft.checks import checked, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.repetition import Repetition
 
@@ -17,14 +17,18 @@ CONSTRAINTS = (None, "sphere", "sphere-gradient")
 LOSSES = ("squared", "correlation", "frobenius")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
 DIM_NAME = "d"
+# Beyond, doubles do not hold all whole numbers.
+LARGEST_COUNT = 2**53
 
 
 def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -> sp.Expr:
     """Return a number or an expression as SymPy, refusing what cannot be this parameter."""
     try:
         result = sp.sympify(value, strict=True)
-    except sp.SympifyError as error:
-        raise BadParameter(f"{name} must be a number or a SymPy symbol, got {value!r}") from error
+    except (sp.SympifyError, TypeError, ValueError) as error:
+        raise BadParameter(
+            f"{name} must be a number or a SymPy symbol, got {shown(value)}"
+        ) from error
     if not isinstance(result, sp.Expr):
         raise BadParameter(f"{name} must be a number or a SymPy symbol, got {value!r}")
     if result.is_negative:
@@ -41,10 +45,9 @@ def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -
 
 def as_count(value: int, name: str) -> int:
     """Return an integer that is at least 1; NumPy's and whole floats (1e3) are welcome."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if number and not isinstance(value, bool) and float(value).is_integer() and value >= 1:
+    if is_whole(value) and 1 <= value <= LARGEST_COUNT:
         return int(value)
-    raise BadParameter(f"{name} must be an integer >= 1, got {value!r}")
+    raise BadParameter(f"{name} must be an integer >= 1 (and at most 2**53), got {shown(value)}")
 
 
 def as_batch(value: int | sp.Expr) -> int | sp.Expr:
@@ -65,6 +68,7 @@ def _check_constraint(constraint: str | None) -> None:
         raise BadParameter(f"constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
 
 
+@checked
 @dataclass(frozen=True)
 class SGD:
     r"""One-pass stochastic gradient descent.
@@ -140,6 +144,7 @@ class SGD:
         return self.constraint is not None
 
 
+@checked
 @dataclass(frozen=True)
 class GradientFlow:
     """Gradient flow of the population risk: the limit gamma/p -> 0 of one-pass SGD.

@@ -19,7 +19,7 @@ def check_shape(value: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[
         if np.iscomplexobj(array):
             raise TypeError("it is complex")
         array = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ShapeMismatch(f"{name} is not an array of numbers: {error}") from error
     if array.shape != shape:
         raise ShapeMismatch(f"{name} has shape {array.shape}, expected {shape}")
@@ -33,7 +33,10 @@ def check_covariance(value: ArrayLike, name: str) -> NDArray[np.float64]:
 
     Singular matrices are valid; the message names the asymmetric pair or the lowest eigenvalue.
     """
-    shape = np.shape(value)
+    try:
+        shape = np.shape(value)
+    except ValueError as error:
+        raise ShapeMismatch(f"{name} is not an array of numbers: {error}") from error
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ShapeMismatch(f"{name} has shape {shape}, expected a square matrix")
     array = check_shape(value, name, shape)

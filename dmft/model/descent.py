@@ -7,6 +7,7 @@ from typing import Literal
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model.algorithm import as_parameter
 
@@ -16,6 +17,7 @@ BATCHES = (None, "bernoulli", "reshuffle", "fresh")
 PREDICTION, LABEL = sp.symbols("f y", real=True)
 
 
+@checked
 @dataclass(frozen=True)
 class GradientDescent:
     r"""Gradient descent on n = samples_per_dim * d samples that are used again in every step.

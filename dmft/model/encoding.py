@@ -10,8 +10,10 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked, is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.model.covariance import PSD_TOLERANCE, check_covariance, check_shape
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 # e^2/r^2 + m^2 of a start computed in float64 may exceed 1 by rounding.
@@ -100,7 +102,7 @@ class Encoding:
 
     def as_array(self, e: ArrayLike) -> Array:
         """Alignments (r,): from a number, r numbers, or the means (L,) of the tokens."""
-        given = np.atleast_1d(np.array(e, dtype=np.float64))
+        given = np.atleast_1d(check_shape(e, "e", np.shape(e)))
         if given.ndim != 1:
             raise ShapeMismatch(f"e has shape {given.shape}, expected () or ({self.length},)")
         if not np.any(given) and given.size in (1, self.length):
@@ -130,13 +132,15 @@ class Encoding:
         gram = np.array(self.gram.tolist(), dtype=float)
         s = np.concatenate([[m], e])
         inverse = np.linalg.pinv(gram, rcond=PSD_TOLERANCE, hermitian=True)
-        outside = s - gram @ (inverse @ s)
+        with np.errstate(over="ignore", invalid="ignore"):
+            outside = s - gram @ (inverse @ s)
         if np.max(np.abs(outside)) > FEASIBLE_TOLERANCE * max(1.0, float(np.max(np.abs(s)))):
             raise InvalidCovariance(
                 f"(m, e) = {s.tolist()} is not in the range of the Gram matrix {gram.tolist()}: "
                 "positional vectors that depend on each other have alignments that do too"
             )
-        square = float(s @ inverse @ s)
+        with np.errstate(over="ignore"):
+            square = float(s @ inverse @ s)
         if square > 1 + FEASIBLE_TOLERANCE:
             name = "e^2/r^2 + m^2" if self.orthogonal and self.rank == 1 else "s^T G^+ s"
             raise InvalidCovariance(
@@ -174,9 +178,11 @@ def _opposite_pair(radius: Any, length: int) -> Encoding:
             f"a radius declares the opposite pair p_1 = -p_2 of two tokens, here L = {length}; "
             "give the pattern (c_1, ..., c_L) of p_l = c_l p, or a Gram matrix"
         )
-    r = sp.sympify(radius, strict=True)
+    r = sp.sympify(radius) if is_number(radius) else sp.nan
     if not (r.is_number and r.is_positive and r.is_finite):
-        raise BadParameter(f"the radius |p| of an encoding is a positive number, got {radius!r}")
+        raise BadParameter(
+            f"the radius |p| of an encoding is a positive number, got {shown(radius)}"
+        )
     return Encoding([1, -1], sp.diag(1, r**2))
 
 
@@ -218,8 +224,9 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+@checked
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class Alignment(Record):
     r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
 
     e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d; untied students have
@@ -259,11 +266,15 @@ class Alignment:
             raise ShapeMismatch(
                 f"e and m have shapes {position.shape} and {semantic.shape}, expected () or (L,)"
             )
-        if not (np.isfinite(radius) and radius > 0):
+        if not (np.isfinite(float(radius)) and radius > 0):
             raise BadParameter(f"radius must be positive, got {radius!r}")
-        square = float(np.mean(semantic**2)) if semantic.ndim else float(semantic) ** 2
-        if position.ndim == 0:
-            square += (float(position) / radius) ** 2
+        if not (position.size and semantic.size):
+            raise ShapeMismatch("e and m must hold a number, got an empty array")
+        radius = float(radius)
+        with np.errstate(over="ignore"):
+            square = float(np.mean(np.square(semantic)))
+            if position.ndim == 0:
+                square += float(np.square(position / radius))
         if square > 1 + FEASIBLE_TOLERANCE:
             raise InvalidCovariance(
                 f"e^2/r^2 + m^2 = {square:.6g} exceeds 1 for e = {position.tolist()}, "

@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
@@ -18,6 +19,7 @@ from dmft.model.network import Committee
 SUM_TOLERANCE = 1e-9
 
 
+@checked
 class GaussianMixture:
     r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + N(0, I_d) of random clusters c, and labels.
 
@@ -98,8 +100,10 @@ class GaussianMixture:
 
 def _numbers(given: ArrayLike, name: str, ndim: int) -> NDArray[np.float64]:
     try:
+        if np.iscomplexobj(given):
+            raise TypeError("complex numbers")
         result = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadParameter(f"{name} must be numbers, got {given!r}") from error
     if result.ndim != ndim:
         raise ShapeMismatch(f"{name} has shape {result.shape}, expected {ndim} dimensions")
@@ -130,7 +134,7 @@ def _labels(
     fields: sp.Symbol | Sequence[sp.Symbol],
 ) -> tuple[sp.Expr, ...]:
     """Labels in the canonical symbols of the fields."""
-    own = distinct_fields(fields) if fields != () else ()
+    own = distinct_fields(fields) if not (isinstance(fields, tuple) and not fields) else ()
     if own and len(own) != len(canonical):
         raise BadParameter(f"fields must be {len(canonical)} symbols, one a row, got {fields!r}")
     try:
@@ -149,6 +153,7 @@ def _labels(
     return tuple(canonical_target(y, own, constant=True) for y in labels)
 
 
+@checked
 @dataclass(frozen=True)
 class MixtureModel:
     """Student that learns the labels of clusters: the `Model` of `GradientDescent` on mixtures.

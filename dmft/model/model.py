@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.encoding import Encoding, as_encoding
@@ -78,6 +79,7 @@ class Model:
         return self.student.parameters | self.teacher.parameters
 
 
+@checked
 @dataclass(frozen=True)
 class SequenceModel(Model):
     r"""Student of a sequence of L tokens x_l ~ N(0, I_d) with positional vectors p_l.

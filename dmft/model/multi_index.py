@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 
 FORBIDDEN = (sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan)
@@ -34,6 +35,7 @@ def teacher_fields(count: int) -> tuple[sp.Symbol, ...]:
     return tuple(teacher_field(r) for r in range(1, count + 1))
 
 
+@checked
 @dataclass(frozen=True)
 class MultiIndex:
     r"""Target y = g(h*_1, ..., h*_k), with teacher fields h* = W* x / sqrt(d).

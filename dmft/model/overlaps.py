@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model, SequenceModel
+from dmft.record import Record
 
 
+@checked
 @dataclass(frozen=True, eq=False)
-class Overlaps:
+class Overlaps(Record):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     Parameters
@@ -83,6 +86,7 @@ class Overlaps:
         return np.block([[self.Q, self.M], [self.M.T, self.P]])
 
 
+@checked
 def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False) -> Overlaps:
     """Overlaps of random weights in R^dim, drawn exactly in law at a cost independent of dim.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 
 
@@ -27,6 +28,7 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
     return value
 
 
+@checked
 @dataclass(frozen=True)
 class Lookahead:
     r"""Gradients taken where a step on the same sample leads: extragradient.
@@ -64,6 +66,7 @@ class Lookahead:
         return False
 
 
+@checked
 @dataclass(frozen=True)
 class SharpnessAware:
     r"""Gradients taken where the loss of the same sample is larger: sharpness-aware steps.
@@ -103,6 +106,7 @@ class SharpnessAware:
         return -1
 
 
+@checked
 @dataclass(frozen=True)
 class Repeat:
     r"""Several whole steps on one batch before the next one is drawn.

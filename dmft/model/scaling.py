@@ -7,11 +7,13 @@ from typing import Literal
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 
 Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-dominated"]
 
 
+@checked
 @dataclass(frozen=True)
 class Scaling:
     r"""How learning rate, width and batch grow with the dimension: which terms survive.

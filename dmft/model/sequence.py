@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
@@ -67,6 +68,7 @@ def token_fields(length: int) -> tuple[sp.Symbol, ...]:
     return teacher_fields(length)
 
 
+@checked
 @dataclass(frozen=True)
 class SequenceTarget(TokenFunction):
     r"""Target y = g(h*_1, ..., h*_L) of a sequence, h*_l = w*.x_l / sqrt(d), tokens x_l ~ N(0, I).
@@ -121,6 +123,7 @@ class SequenceTarget(TokenFunction):
         return f"g({', '.join(map(str, self.fields))}) = {self.expr}"
 
 
+@checked
 @dataclass(frozen=True)
 class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.
@@ -179,6 +182,7 @@ class SequenceNetwork(TokenFunction):
         return f"{kind} network {self.activation} of length {self.length}"
 
 
+@checked
 @dataclass(frozen=True)
 class Attention(TokenFunction):
     r"""One layer of attention with one head: T_ij = exp(h_i h_j) / sum_k exp(h_i h_k).

@@ -9,12 +9,14 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 
 # A function of times in an equation: C(t, s), C(t, t), mu(t).
 Key = Any
 
 
+@checked
 @dataclass(frozen=True, init=False, eq=False)
 class TwoTime:
     r"""A causal problem in two times t >= s, written as SymPy equations.

@@ -34,7 +34,11 @@ def save_ensemble(ensemble: Ensemble, path: str | Path) -> Path:
 
 def load_ensemble(path: str | Path) -> Ensemble:
     """Read an ensemble that `Ensemble.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> Ensemble:
+    """The ensemble of what its file holds."""
     parts = {s: Observed(**{n: arrays[f"{n}_{s}"] for n in DIMS}) for s in SUMMARIES}
     runs = Observed(**{n: arrays[f"{n}_runs"] for n in DIMS}) if "Q_runs" in arrays else None
     passage = None

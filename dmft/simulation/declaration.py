@@ -10,6 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import is_expression, shown
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import (
@@ -184,6 +185,8 @@ class Filler:
     def scalar(self, expr: sp.Expr, name: str) -> float:
         """Value of a parameter, which may be given under its own name."""
         expr = self.values.get(name, expr)
+        if not is_expression(expr):
+            raise BadParameter(f"{name} must be a finite number, got {shown(expr)}")
         return self.number(sp.sympify(expr, strict=True), name)
 
     def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.model.descent import LABEL, PREDICTION, GradientDescent
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.record import Record
 from dmft.simulation.declaration import Activation, Filler, check_start
 from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risk import FUNCTION, VECTOR
@@ -101,7 +102,7 @@ class DescentExperiment:
 
 
 @dataclass(frozen=True, eq=False)
-class DescentEnsemble:
+class DescentEnsemble(Record):
     """Finite-dimensional runs of gradient descent over seeds.
 
     Attributes

@@ -19,9 +19,12 @@ from dmft.simulation.kernels import PASSED
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.runner import STATUS
 from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.save_times import read_save_at
 
 # Saved times when nothing is asked for.
 DEFAULT_POINTS = 101
+# Steps that a counter holds.
+MOST_STEPS = 2**53
 # Compiled pieces of about this many seconds, so that Ctrl-C and progress are prompt.
 PIECE_SECONDS = 0.1
 FIRST_PIECE = 500
@@ -47,18 +50,17 @@ def save_steps(
     """Step numbers nearest to the times that are to be saved, without repetition."""
     if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
         raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
+    if t_max / time_step > MOST_STEPS:
+        raise BadParameter(f"t_max = {t_max:g} is {t_max / time_step:.3g} steps: no run ends")
     if round(t_max / time_step) < 1:
         raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
     if save_at is None:
         save_at = DEFAULT_POINTS
-    if isinstance(save_at, int | np.integer):
-        if isinstance(save_at, bool) or save_at < 2:
-            raise BadParameter(f"save_at must be at least 2 times, got {save_at!r}")
-        times = np.linspace(0.0, float(t_max), int(save_at))
+    times = read_save_at(save_at)
+    if isinstance(times, int):
+        times = np.linspace(0.0, float(t_max), times)
     else:
-        times = np.asarray(save_at, dtype=np.float64)
-        rising = times.ndim == 1 and times.size > 0 and bool(np.all(np.diff(times) > 0))
-        if not rising or times[0] < 0 or not times[-1] <= t_max * (1 + 1e-12):
+        if times[0] < 0 or not times[-1] <= t_max * (1 + 1e-12):
             raise BadParameter(
                 f"save_at must be rising times between 0 and t_max = {t_max:g}, got {save_at!r}"
             )

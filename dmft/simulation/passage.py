@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.solvers.passage_times import PassageTimes
 
@@ -18,6 +19,7 @@ __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
 WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
 
 
+@checked
 @dataclass(frozen=True)
 class FirstPassage:
     """What a run is watched for, after every step.

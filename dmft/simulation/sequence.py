@@ -15,6 +15,7 @@ from dmft.model.encoding import Alignment
 from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.record import Record
 from dmft.simulation.ensemble import OverSeeds, moments, overall_status
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes
@@ -29,7 +30,7 @@ START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 
 
 @dataclass(frozen=True, eq=False)
-class SequenceEnsemble(OverSeeds):
+class SequenceEnsemble(OverSeeds, Record):
     """Finite-dimensional runs of a sequence model over seeds.
 
     Attributes

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import (
     SGD,
@@ -46,6 +47,7 @@ RISK_ERROR_WARNED = 1e-6
 Method = Literal["weights", "overlaps"]
 
 
+@checked
 def simulate(
     model: Model,
     algorithm: SGD | GradientDescent,

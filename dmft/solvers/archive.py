@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +32,11 @@ def save_trajectory(run: Trajectory, path: str | Path) -> Path:
 
 def load_trajectory(path: str | Path) -> Trajectory:
     """Read a trajectory that `Trajectory.save` wrote."""
-    return _restore(*netcdf.read(path, KIND))
+    return netcdf.load(path, {KIND: restore})
 
 
-def _restore(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]) -> Trajectory:
+def restore(meta: dict[str, Any], arrays: netcdf.Arrays) -> Trajectory:
+    """The trajectory of what its file holds."""
     layout = tuple(Block(b["name"], tuple(b["axes"]), b["symmetric"]) for b in meta["layout"])
     return Trajectory(
         t=arrays["t"],

@@ -140,7 +140,11 @@ class DescentRun:
 
 def load_descent(path: str | Path) -> DescentRun:
     """Read a descent that `DescentRun.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> DescentRun:
+    """The run of what its file holds."""
     return DescentRun(
         t=arrays["t"],
         arrays=Values({name: arrays[name] for name in record["arrays"]}),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.solvers.layout import COSINE, OBSERVABLE, STATE, Events
 from dmft.solvers.problem import Block, Problem
@@ -44,6 +45,7 @@ class LargestCosine:
         return float(np.max(np.abs(state[self.cross]) / np.sqrt(norm)))
 
 
+@checked
 @dataclass(frozen=True)
 class Event:
     """A quantity reaches a threshold.

@@ -36,7 +36,11 @@ def save_paths(run: PathEnsemble, path: str | Path) -> Path:
 
 def load_paths(path: str | Path) -> PathEnsemble:
     """Read an ensemble that `PathEnsemble.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> PathEnsemble:
+    """Paths of what its file holds."""
     names = record["names"]
     mean, std, stderr = (Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES)
     paths = Values({n: arrays[f"{n}_paths"] for n in names}) if record["kept"] else None

@@ -16,6 +16,7 @@ from dmft.solvers.path_layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.path_march import PathSetup
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_blocks
+from dmft.solvers.save_times import read_save_at
 
 Array = NDArray[np.float64]
 
@@ -130,13 +131,9 @@ def save_steps(
     """Numbers of the steps nearest to the times that are to be saved, each once."""
     if save_at is None:
         save_at = min(DEFAULT_POINTS, steps + 1)
-    if isinstance(save_at, int | np.integer):
-        if isinstance(save_at, bool) or save_at < 2:
-            raise BadParameter(f"save_at = {save_at} points: at least 2, the start and the end")
-        return np.unique(np.rint(np.linspace(0, steps, int(save_at))).astype(np.int64))
-    times = np.array(save_at, dtype=np.float64)
-    if times.ndim != 1 or times.size == 0 or not np.all(np.diff(times) > 0):
-        raise BadParameter("save_at must be a number of points or strictly increasing times")
+    times = read_save_at(save_at)
+    if isinstance(times, int):
+        return np.unique(np.rint(np.linspace(0, steps, times)).astype(np.int64))
     slack = 1e-12 * abs(t_max)
     if not (times[0] >= t_start - slack and times[-1] <= t_max + slack):
         raise BadParameter(

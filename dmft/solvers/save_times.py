@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import is_array, is_whole, shown
 from dmft.errors import BadParameter
+
+# Numbers of points that an array of times holds: 0.8 GB.
+MOST_POINTS = 10**8
+
+
+def read_save_at(save_at: int | ArrayLike) -> int | NDArray[np.float64]:
+    """A number of points from 2 on, or times that increase strictly.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if is_whole(save_at) and np.ndim(save_at) == 0:
+        count = int(save_at)  # type: ignore[arg-type]
+        if not 2 <= count <= MOST_POINTS:
+            raise BadParameter(
+                f"save_at = {shown(save_at)} points: at least 2, the start and the end, and at "
+                f"most {MOST_POINTS:.0e}, which is what memory holds"
+            )
+        return count
+    if is_array(save_at) and not np.iscomplexobj(save_at):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            times = np.array(save_at, dtype=np.float64)
+            fits = times.ndim == 1 and times.size > 0 and bool(np.all(np.isfinite(times)))
+            if fits and np.all(np.diff(times) > 0):
+                return times
+    raise BadParameter(
+        "save_at must be a number of points or strictly increasing times, finite real ones, got "
+        f"{shown(save_at)}"
+    )
 
 
 def save_times(
@@ -20,13 +53,9 @@ def save_times(
     """
     if save_at is None:
         return None
-    if isinstance(save_at, (int, np.integer)):
-        if save_at < 2:
-            raise BadParameter(f"save_at = {save_at} points: at least 2, the start and the end")
-        return np.linspace(t_start, t_max, int(save_at))
-    times = np.array(save_at, dtype=np.float64)
-    if times.ndim != 1 or times.size == 0 or not np.all(np.diff(times) > 0):
-        raise BadParameter("save_at must be a number of points or strictly increasing times")
+    times = read_save_at(save_at)
+    if isinstance(times, int):
+        return np.linspace(t_start, t_max, times)
     # Geometric grids end within rounding of t_max; such an end is meant to be t_max.
     if abs(times[-1] - t_max) <= 1e-12 * abs(t_max):
         times[-1] = t_max

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import is_number, is_whole, shown
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.ending import band, describe, lowest_eigenvalue
@@ -33,6 +34,8 @@ METHODS = (*TABLEAUX, *IMPLICIT)
 KINDS = {"ode": METHODS, "map": ("iterate",)}
 # Overlaps of order one never get here; a growing state beyond this is called diverged.
 LARGEST_NORM = 1e12
+# Of a counter in compiled code.
+MOST_STEPS = 2**62
 # Below this the error estimate is rounding.
 SMALLEST_RTOL = 100 * 2.220446049250313e-16
 
@@ -215,18 +218,22 @@ def _check_numbers(
     max_step: float | None,
 ) -> None:
     numbers = {"rtol": rtol, "atol": atol, "t_start": t_start, "t_max": t_max}
+    more = {"timeout": timeout, "first_step": first_step, "max_step": max_step}
+    numbers |= {name: value for name, value in more.items() if value is not None}
     for name, number in numbers.items():
-        if not isinstance(number, int | float | np.integer | np.floating):
-            raise BadParameter(f"{name} must be a number, got {number!r}")
+        if not is_number(number):
+            raise BadParameter(f"{name} must be a number, got {shown(number)}")
     if not SMALLEST_RTOL <= rtol < 1.0:
         raise BadParameter(f"rtol = {rtol!r} must lie in [{SMALLEST_RTOL:.2g}, 1)")
     if not 0.0 < atol < math.inf:
         raise BadParameter(f"atol = {atol!r} must be positive: it is what zero is compared with")
     if not (math.isfinite(t_start) and math.isfinite(t_max) and t_max > t_start):
         raise BadParameter(f"t_max = {t_max!r} must be finite and beyond t_start = {t_start!r}")
-    if max_steps < 1:
-        raise BadParameter(f"max_steps = {max_steps!r} must be at least 1")
-    for name, value in (("timeout", timeout), ("first_step", first_step), ("max_step", max_step)):
+    if not is_whole(max_steps) or not 1 <= max_steps < MOST_STEPS:
+        raise BadParameter(
+            f"max_steps = {shown(max_steps)} must be a whole number, at least 1 and below 2**62"
+        )
+    for name, value in more.items():
         if value is not None and not value > 0:
             raise BadParameter(f"{name} = {value!r} must be positive")
 

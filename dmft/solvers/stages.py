@@ -14,6 +14,7 @@ from dmft.names import Status
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
+from dmft.solvers.save_times import read_save_at
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 
@@ -186,11 +187,12 @@ def _switches(stage: Stage, run: Trajectory) -> bool:
 def _times(save_at: int | ArrayLike | None, t_start: float, t_max: float) -> Array | None:
     if save_at is None:
         return None
-    if isinstance(save_at, int | np.integer):
-        if save_at < 2:
-            raise BadParameter(f"save_at = {save_at} points: at least 2, the start and the end")
-        return np.linspace(t_start, t_max, int(save_at))
-    return np.array(save_at, dtype=np.float64)
+    times = read_save_at(save_at)
+    if not isinstance(times, int):
+        return times
+    if not t_start < t_max < np.inf:
+        raise BadParameter(f"t_max = {t_max!r} must be finite and beyond the start {t_start!r}")
+    return np.linspace(t_start, t_max, times)
 
 
 def _later(times: Array | None, t: float, t_max: float, first: bool) -> Array | None:

@@ -193,7 +193,11 @@ class TwoTimeRun:
 
 def load_two_time(path: str | Path) -> TwoTimeRun:
     """Read a run that `TwoTimeRun.save` wrote."""
-    record, arrays = netcdf.read(path, KIND)
+    return netcdf.load(path, {KIND: restore})
+
+
+def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
+    """The run of what its file holds."""
     return TwoTimeRun(
         t=arrays["t"],
         saved=arrays["saved"],

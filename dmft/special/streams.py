@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dmft.checks import shown
 from dmft.errors import BadParameter
+
+# Runs whose results memory holds.
+MOST_SEEDS = 10**6
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
@@ -42,8 +46,8 @@ def as_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     ((0, 1, 2), (5, 2))
     """
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
-        if seeds < 1:
-            raise BadParameter(f"seeds must be at least 1, got {seeds!r}")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise BadParameter(f"seeds must be from 1 to {MOST_SEEDS} runs, got {shown(seeds)}")
         return tuple(range(int(seeds)))
     values = tuple(seeds) if isinstance(seeds, Sequence | np.ndarray) else ()
     good = all(isinstance(s, int | np.integer) and s >= 0 for s in values)

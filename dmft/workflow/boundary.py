@@ -14,6 +14,7 @@ from dmft.analysis.boundary_axes import check_options
 from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import read_result
 from dmft.analysis.plane import FAILED, Seen
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
@@ -26,6 +27,7 @@ Axis = tuple[str, float, float]
 POSITIVE = ("escape_time", "final_risk", "overlap")
 
 
+@checked
 def boundary(
     measure: str | Callable[..., Any],
     x: Axis,

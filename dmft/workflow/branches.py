@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.continuation import follow
+from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status
+from dmft.record import Record
 from dmft.workflow.fixed_points import FixedPoint, StationarySystem, check_equations, exponents
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class FixedPointBranch:
+@dataclass(frozen=True, eq=False)
+class FixedPointBranch(Record):
     """Stationary points over a parameter.
 
     Attributes
@@ -51,6 +53,7 @@ class FixedPointBranch:
     message: str
 
 
+@checked
 def fixed_point_branch(
     equations: Equations,
     point: FixedPoint | Overlaps,

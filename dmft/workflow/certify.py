@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations import PopulationRisk
 from dmft.errors import BadParameter
 from dmft.gaussian import Gaussian
@@ -17,6 +18,7 @@ from dmft.model import Model
 __all__ = ["Certificate", "certify", "certify_hermite"]
 
 
+@checked
 def certify(
     what: sp.Expr | PopulationRisk | Model,
     law: Gaussian | None = None,

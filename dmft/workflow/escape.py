@@ -9,6 +9,7 @@ import numpy as np
 
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths, escape_of_runs
+from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.equations.nodes import smooth
 from dmft.equations.sequence import SequenceEquations
@@ -28,6 +29,7 @@ from dmft.workflow.sequence import sequence_of
 KINKED = {"rtol": 1e-6, "atol": 1e-8}
 
 
+@checked
 def escape_time(
     run_or_equations: (
         Trajectory

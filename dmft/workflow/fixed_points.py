@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.roots import Root, newton
+from dmft.checks import checked
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations import Equations
 from dmft.equations.values import Values
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps
 from dmft.names import Status
+from dmft.record import Record
 from dmft.workflow.inputs import problem_of
 
 Array = NDArray[np.float64]
@@ -23,8 +25,8 @@ Array = NDArray[np.float64]
 ZERO_MODE = 1e-8
 
 
-@dataclass(frozen=True)
-class FixedPoint:
+@dataclass(frozen=True, eq=False)
+class FixedPoint(Record):
     """Stationary overlaps.
 
     Attributes
@@ -58,8 +60,8 @@ class FixedPoint:
     message: str
 
 
-@dataclass(frozen=True)
-class Stability:
+@dataclass(frozen=True, eq=False)
+class Stability(Record):
     """Linear modes around a point, sorted by growth rate.
 
     Attributes
@@ -156,6 +158,7 @@ class StationarySystem:
         return float(out[0])
 
 
+@checked
 def fixed_points(
     equations: Equations,
     starts: Overlaps | Sequence[Overlaps],
@@ -231,6 +234,7 @@ def unit_of_rates(system: StationarySystem) -> float:
     return max(scale, 1.0) * min(scale / SLOW, 1.0)
 
 
+@checked
 def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: Any) -> Stability:
     r"""Linear modes of the equations of motion around a point.
 

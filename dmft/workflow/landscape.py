@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis import landscape as scan
 from dmft.analysis.landscape import POINTS, Landscape
 from dmft.analysis.region_diagram import RegionDiagram, region_diagram
+from dmft.checks import checked
 from dmft.equations import population_risk
 from dmft.equations.reference import FUNCTIONS
 from dmft.equations.sequence_risk import SequenceRisk
@@ -27,6 +28,7 @@ Array = NDArray[np.float64]
 KEPT_SIZE, KEPT = 64, 8
 
 
+@checked
 def landscape(
     model: SequenceModel | SequenceRisk | Callable[..., Any],
     *,
@@ -74,6 +76,7 @@ def landscape(
     return scan.landscape(risk.at(parameters), risk.gram, points=points)
 
 
+@checked
 def landscape_boundary(
     model: SequenceModel | SequenceRisk,
     parameter: str,
@@ -123,6 +126,7 @@ def landscape_boundary(
     )  # fmt: skip
 
 
+@checked
 def landscape_diagram(
     model: SequenceModel | SequenceRisk,
     axes: Mapping[str, ArrayLike],
@@ -218,14 +222,20 @@ class _Values:
         """Return the risk at values of the parameters, as a function of arrays e and m."""
         # One value by the risk itself: it refuses parameters that are missing, unknown or bad.
         self.risk(e=0.0, m=0.0, **parameters)
-        values = [float(parameters[s.name]) for s in self.symbols]
+        return partial(self.risk_at, [float(parameters[s.name]) for s in self.symbols])
 
-        def function(e: ArrayLike, m: ArrayLike) -> Array:
-            e, m = np.broadcast_arrays(np.asarray(e, dtype=float), np.asarray(m, dtype=float))
-            found = self.formula(e, m, *values, *self._averages(e, m))
-            return np.broadcast_to(np.asarray(found, dtype=float), e.shape)
+    def risk_at(self, values: list[float], e: ArrayLike, m: ArrayLike) -> Array:
+        """The risk at values of the symbols, in their order."""
+        e, m = np.broadcast_arrays(np.asarray(e, dtype=float), np.asarray(m, dtype=float))
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = self.formula(e, m, *values, *self._averages(e, m))
+        except OverflowError:  # of Python's own powers: such values are beyond doubles
+            found = np.inf
+        return np.broadcast_to(np.asarray(found, dtype=float), e.shape)
 
-        return function
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _values, (self.risk,)
 
     def _averages(self, e: Array, m: Array) -> list[Array]:
         key = e.tobytes() + m.tobytes() if e.size >= KEPT_SIZE else b""

@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.equations.derive import derive
 from dmft.equations.descent import DescentEquations
 from dmft.equations.reach import Symmetry, closing, reach, symmetries
@@ -20,6 +21,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.leap_proofs import Label
 from dmft.gaussian.leaps import as_combination, canonical
 from dmft.model import FIELD, Committee, GradientDescent, Model, MultiIndex, Overlaps
+from dmft.record import Record
 
 Array = NDArray[np.float64]
 # Overlaps below this, or below SAFETY times the error of their integral, count as zero.
@@ -31,7 +33,7 @@ POWERS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedDirection:
+class LearnedDirection(Record):
     """What happens to one subspace of the teacher.
 
     Attributes
@@ -84,7 +86,7 @@ class LearnedDirection:
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedDirections:
+class LearnedDirections(Record):
     """Table of teacher directions and of the steps that find them.
 
     Attributes
@@ -155,6 +157,7 @@ class LearnedDirections:
         return self.latex()
 
 
+@checked
 def learned_directions(
     model: Model, algorithm: GradientDescent, steps: int = 2, *, rtol: float = RTOL
 ) -> LearnedDirections:

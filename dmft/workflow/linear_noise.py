@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
+from dmft.record import Record
 from dmft.workflow.fixed_points import FixedPoint, StationarySystem, unit_of_rates
 
 Array = NDArray[np.float64]
@@ -19,7 +21,7 @@ MARGINAL = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
-class LinearNoise:
+class LinearNoise(Record):
     """Gaussian law of the overlaps around a stable fixed point, to leading order in 1/d.
 
     Attributes
@@ -47,6 +49,7 @@ class LinearNoise:
         }
 
 
+@checked
 def linear_noise(
     equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
 ) -> LinearNoise:
@@ -85,6 +88,8 @@ def linear_noise(
     system = StationarySystem(flow, overlaps, own)
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
     jacobian = system.jacobian(system.free)
+    if not (np.isfinite(rest) and np.all(np.isfinite(jacobian))):
+        raise BadParameter("the rates there are not finite: take smaller parameters or overlaps")
     scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
     if rest > STATIONARY * max(scale, unit_of_rates(system)):
         raise BadParameter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dmft import netcdf
 from dmft.analysis import boundary_file, diagram_file, region_file, sweep_file
@@ -11,7 +12,6 @@ from dmft.analysis.boundary import Boundary
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.region_diagram import RegionDiagram
 from dmft.analysis.sweep import Sweep
-from dmft.errors import BadParameter
 from dmft.simulation import archive as ensembles
 from dmft.simulation.ensemble import Ensemble
 from dmft.solvers import archive as trajectories
@@ -32,16 +32,16 @@ Record = (
     | DescentRun
     | TwoTimeRun
 )
-READERS: dict[str, Callable[[str | Path], Record]] = {
-    trajectories.KIND: trajectories.load_trajectory,
-    ensembles.KIND: ensembles.load_ensemble,
-    path_archive.KIND: path_archive.load_paths,
-    descent_run.KIND: descent_run.load_descent,
-    diagram_file.KIND: diagram_file.load_diagram,
-    boundary_file.KIND: boundary_file.load_boundary,
-    region_file.KIND: region_file.load_regions,
-    sweep_file.KIND: sweep_file.load_sweep,
-    volterra_run.KIND: volterra_run.load_two_time,
+READERS: dict[str, Callable[[dict[str, Any], netcdf.Arrays], Record]] = {
+    trajectories.KIND: trajectories.restore,
+    ensembles.KIND: ensembles.restore,
+    path_archive.KIND: path_archive.restore,
+    descent_run.KIND: descent_run.restore,
+    diagram_file.KIND: diagram_file.restore,
+    boundary_file.KIND: boundary_file.restore,
+    region_file.KIND: region_file.restore,
+    sweep_file.KIND: sweep_file.restore,
+    volterra_run.KIND: volterra_run.restore,
 }
 
 
@@ -51,7 +51,10 @@ def load(path: str | Path) -> Record:
     Raises
     ------
     BadParameter
-        When there is no such file or it was not written by this library.
+        When there is no such file, or it cannot be read.
+    DamagedFile
+        A BadParameter: the file was cut off or changed, or was not written by this library. The
+        message says what is missing.
     MissingExtra
         Without the extra ``io``.
 
@@ -65,9 +68,4 @@ def load(path: str | Path) -> Record:
     >>> dmft.load(path) == run
     True
     """
-    kind = netcdf.kind_of(path)
-    if kind not in READERS:
-        raise BadParameter(
-            f"{str(path)!r} holds {kind or 'an unnamed kind'!r}; this reads {sorted(READERS)}"
-        )
-    return READERS[kind](path)
+    return netcdf.load(path, READERS)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from dmft.analysis.adaptive import Coarse
+from dmft.analysis.adaptive import Coarse, Kept
 from dmft.analysis.diagram import named_diagram, read_axis
+from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
 from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
+from dmft.workflow.sweep import describe
 
 Axis = tuple[str, ArrayLike]
 
 
+@checked
 def phase_diagram(
     measure: str | Callable[..., Any],
     x: Axis,
@@ -33,6 +38,8 @@ def phase_diagram(
     level: float = 0.0,
     coarse: Coarse = None,
     quantity: str | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
     threads: int | None = None,
     progress: ProgressOption = None,
     **options: Any,
@@ -87,6 +94,11 @@ def phase_diagram(
         only. By default a power of two that makes 16 to 32 blocks of an axis, at least 4.
     quantity : str, optional
         Label of the values.
+    store : path, optional
+        Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
+        the same result; other axes and refinements of this measure use what is there too.
+    identity : mapping, optional
+        What else a store must agree on, as in `dmft.sweep`.
     threads : int, optional
         One a core by default; the number never changes a result.
     progress : None, bool or callable
@@ -138,9 +150,11 @@ def phase_diagram(
             {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
         )
         label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
+        known = {"measure": name_of(measure), **(identity or {})}
         return named_diagram(
-            measure, dict((x, y)), quantity=label, threads=threads, progress=progress, **refined
-        )
+            measure, dict((x, y)), quantity=label, threads=threads, progress=progress,
+            store=Kept(store, known), **refined,
+        )  # fmt: skip
     how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
     first = {x[0]: _first(x), y[0]: _first(y)}
     of = EquationMeasure(measure, equations, start, t_max, how, options, first)
@@ -156,6 +170,7 @@ def phase_diagram(
             progress=progress,
             **refined,
             provenance=of.provenance,
+            store=Kept(store, {} if store is None else {**describe(of), **(identity or {})}),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmft.checks import checked
 from dmft.equations import Equations
 from dmft.equations.descent import DescentEquations
 from dmft.equations.descent_flow import DescentFlow
@@ -41,6 +42,7 @@ RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
 
 
+@checked
 def solve(
     system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import checked
 from dmft.compiled import njit
 from dmft.equations import Equations
 from dmft.errors import BadParameter
@@ -27,6 +28,7 @@ Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"
 
 
+@checked
 @dataclass(frozen=True)
 class Stage:
     """One stage of a protocol: equations, their run-time values, and when the next stage begins.
@@ -73,6 +75,7 @@ class Stage:
             )
 
 
+@checked
 def solve_stages(
     stages: Sequence[Stage],
     start: Overlaps,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
+from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
@@ -20,6 +21,7 @@ from dmft.progress import ProgressOption
 from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
 
 
+@checked
 def sweep(
     points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
     measure: str | Callable[..., Any],
@@ -123,6 +125,22 @@ def sweep(
             where, function, quantities=names, store=store, identity=known, executor=executor,
             workers=workers, part=part, progress=progress, provenance=provenance,
         )  # fmt: skip
+
+
+def identity_of(
+    measure: str,
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What a store of `dmft.sweep` with these keywords agrees on."""
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    return describe(EquationMeasure(measure, equations, start, t_max, how, options))
 
 
 def describe(measure: EquationMeasure) -> dict[str, Any]:

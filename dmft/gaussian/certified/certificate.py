@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.certified.balls import Ball, constant, exact_fraction, flint, real_ball
 from dmft.gaussian.certified.growth import NOT_INTEGRABLE
@@ -56,10 +57,24 @@ class Certificate:
 
     mid: float
     radius: float
-    ball: Any
+    # Two balls are equal in python-flint only where they are numbers; mid and radius say the same.
+    ball: Any = field(compare=False)
     digits: int
     seconds: float
     steps: tuple[str, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        ball = self.ball
+        parts = [[int(n) for n in part.man_exp()] for part in (ball.mid(), ball.rad())]
+        return {**self.__dict__, "ball": parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        module = flint()
+        (mid, shift), (rad, rad_shift) = state["ball"]
+        with module.ctx.workprec(max(200, 2 * mid.bit_length())):
+            exact = module.arb(mid) * module.arb(2) ** shift
+            ball = module.arb(exact, module.arb(rad) * module.arb(2) ** rad_shift)
+        self.__dict__.update({**state, "ball": ball})
 
     def __float__(self) -> float:
         return self.mid
@@ -101,6 +116,7 @@ def certify_expectation(
     return enclose([(sp.S.One, integrand, symbols, rational)], digits)
 
 
+@checked
 def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certificate:
     """Enclose the Hermite coefficient E[f(x) He_n(x)], x ~ N(0, 1).
 

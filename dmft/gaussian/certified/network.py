@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
+from dmft.checks import is_array, is_expression, shown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.certified.certificate import Certificate, _entry, _exact, _exact_values, enclose
 from dmft.gaussian.certified.reduce import checked_law
@@ -29,9 +32,9 @@ def certify_risk(
                 that of the model
     """
     given = _exact_values(values or {})
-    student, cross = sp.Matrix(Q), sp.Matrix(M)
+    student, cross = _matrix(Q, "Q"), _matrix(M, "M")
     p, k = cross.shape
-    teacher = sp.eye(k) if P is None else sp.Matrix(P)
+    teacher = sp.eye(k) if P is None else _matrix(P, "P")
     if student.shape != (p, p) or teacher.shape != (k, k):
         raise ShapeMismatch(
             f"Q {student.shape}, M {cross.shape} and P {teacher.shape} do not fit "
@@ -59,6 +62,14 @@ def certify_risk(
     return enclose(terms, digits)
 
 
+def _matrix(given: Any, name: str) -> sp.Matrix:
+    """Overlaps as a matrix; entries are looked at by `_entry`."""
+    if is_array(given) and np.ndim(given) == 2:
+        with contextlib.suppress(sp.SympifyError, TypeError, ValueError):
+            return sp.Matrix(given)
+    raise BadParameter(f"{name} must be a matrix of numbers, got {shown(given)}")
+
+
 def _units(
     network: Committee, symbols: list[sp.Symbol], readout: Sequence[Any] | None, side: int
 ) -> list[tuple[sp.Expr, sp.Expr]]:
@@ -66,6 +77,8 @@ def _units(
     width = len(symbols)
     if network.width.is_Integer and int(network.width) != width:
         raise ShapeMismatch(f"the overlaps have {width} units, the network has {network.width}")
+    if readout is not None and not all(map(is_expression, readout)):
+        raise BadParameter(f"readout must be numbers, got {shown(readout)}")
     a = [sp.S.One] * width if readout is None else list(readout)
     if len(a) != width:
         raise ShapeMismatch(f"readout has {len(a)} entries, expected {width}")

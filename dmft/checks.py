@@ -1,0 +1,285 @@
+"""Arguments of public functions agree with their type hints: one check in place of many.
+
+Floor 0: classes are known by their names. The hints are read as text, once for each function.
+What a hint does not say (ranges, shapes, which names there are) is checked where it is used; a
+hint with `Any` in it fits every value.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dmft.errors import BadParameter
+
+Target = TypeVar("Target", bound=Callable[..., Any])
+Test = Callable[[Any], bool]
+# Kinds of NumPy arrays that hold real numbers: whole, unsigned, float.
+REAL = "iuf"
+# Bits of a whole number in a formula: those of the largest float.
+LARGEST_BITS = 1024
+LARGEST_POWER = 10**4
+
+
+def checked(target: Target) -> Target:
+    """Check the arguments of a function, or of a class's constructor, against their hints.
+
+    Raises
+    ------
+    BadParameter
+        From the decorated function: with the argument, its value and what it must be.
+    """
+    if isinstance(target, type):
+        plain = target.__init__  # type: ignore[misc]
+        target.__init__ = _guarded(plain, target.__name__)  # type: ignore[misc]
+        return target
+    return _guarded(target, target.__name__)
+
+
+def _guarded(function: Any, name: str) -> Any:
+    """The function behind its checks."""
+    parameters = inspect.signature(function).parameters
+    order = tuple(parameters)
+    aliases = vars(sys.modules[function.__module__])
+    tests = {n: _test(p, aliases) for n, p in parameters.items()}
+    known = {n: test for n, test in tests.items() if test is not None}
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        for argument, value in (*zip(order, args, strict=False), *kwargs.items()):
+            if argument in known:
+                test, words, default = known[argument]
+                if value is not default and not test(value):
+                    raise BadParameter(
+                        f"{name}: {argument} = {shown(value)} must be {words}{_more(value)}"
+                    )
+        return function(*args, **kwargs)
+
+    return guarded
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, whatever its repr does."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:60]}...{text[-20:]}"
+
+
+def _more(value: Any) -> str:
+    """What is known of common slips."""
+    if isinstance(value, np.ma.MaskedArray):
+        return "; a masked one is not read: fill or leave out what is missing"
+    if isinstance(value, type):
+        return f"; this is the class itself: write {value.__name__}(...)"
+    if _is_symbolic(value):
+        return f" (numbers in it are finite floats, its powers at most {LARGEST_POWER})"
+    return ""
+
+
+def _test(parameter: inspect.Parameter, aliases: Mapping[str, Any]) -> tuple[Test, str, Any] | None:
+    """Test of an argument, what it must be in words, and its default, which always fits."""
+    if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        return None
+    if not isinstance(parameter.annotation, str):
+        return None
+    found = _union(parameter.annotation, aliases)
+    default = _NOTHING if parameter.default is parameter.empty else parameter.default
+    if found is None or (default is None and not found[0](None)):
+        return None  # a field whose class makes of the argument what the hint says
+    return *found, default
+
+
+def _union(text: str, aliases: Mapping[str, Any]) -> tuple[Test, str] | None:
+    """Test and words of a hint; None where any value may fit."""
+    return _either([_atom(piece, aliases) for piece in _split(text)])
+
+
+def _either(atoms: Sequence[tuple[Test, str] | None]) -> tuple[Test, str] | None:
+    """One of several tests."""
+    if any(atom is None for atom in atoms):
+        return None
+    tests, words = zip(*(atom for atom in atoms if atom), strict=True)
+    unique = " or ".join(dict.fromkeys(words))
+    return (lambda value: any(test(value) for test in tests)), unique
+
+
+_NOTHING = object()
+_NO_SEQUENCE = (str, bytes, Mapping, set, frozenset, np.ma.MaskedArray, type)
+
+
+def _split(text: str) -> list[str]:
+    """Parts of a union; bars inside brackets belong to one part."""
+    parts, depth, part = [], 0, ""
+    for letter in text.strip("\"'") if "Literal" not in text else text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "|" and depth == 0:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += letter
+    return [*parts, part.strip()]
+
+
+def _atom(text: str, aliases: Mapping[str, Any]) -> tuple[Test, str] | None:
+    """Test and words of one part of a hint; None where any value may fit."""
+    if text in _ATOMS:
+        return _ATOMS[text]
+    head, _, inside = text.partition("[")
+    if head == "Literal":
+        return _of_names(re.findall(r"[\"']([^\"']*)[\"']", inside))
+    if head in ("Sequence", "Iterable"):
+        return _of_many(_union(inside[:-1], aliases))
+    if head in _CONTAINERS:
+        return _CONTAINERS[head]
+    known = aliases.get(head)
+    if known is not None and not isinstance(known, type):
+        return _of_alias(known)
+    if re.fullmatch(r"[A-Z][A-Za-z]+", head) and head != "Any":
+        return _of_class(head)
+    return None
+
+
+def _of_alias(hint: Any) -> tuple[Test, str] | None:
+    """Test and words of a hint that is no text."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return _of_names(inside)
+    if origin in (typing.Union, types.UnionType):
+        return _either([_of_alias(each) for each in inside])
+    kind = origin or hint
+    if kind is types.NoneType:
+        return _ATOMS["None"]
+    name = getattr(kind, "__name__", "Any")
+    if name in _ATOMS or name in _CONTAINERS:
+        return _ATOMS.get(name) or _CONTAINERS[name]
+    is_ours = isinstance(kind, type) and kind.__module__.startswith("dmft")
+    return _of_class(name) if is_ours else None
+
+
+def _of_class(name: str) -> tuple[Test, str]:
+    return (lambda value: name in _names(type(value))), _article(name)
+
+
+def _of_names(names: Sequence[str]) -> tuple[Test, str]:
+    words = " or ".join(f'"{name}"' for name in names)
+    return (lambda value: isinstance(value, str) and value in names), words
+
+
+def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
+    """Test of a sequence; what it holds is looked at where it is used."""
+
+    def test(value: Any) -> bool:
+        return isinstance(value, Iterable) and not isinstance(value, _NO_SEQUENCE)
+
+    numbers = element is not None and "number" in element[1]
+    return test, "a sequence of numbers" if numbers else "a sequence"
+
+
+def _article(name: str) -> str:
+    return f"a{'n' if name[0] in 'AEIO' else ''} {name}"
+
+
+def _names(kind: type) -> set[str]:
+    return {base.__name__ for base in kind.__mro__}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number that a float holds; nan is none, a bool is none."""
+    if isinstance(value, bool | np.bool_ | str | bytes | np.ma.MaskedArray):
+        return False
+    if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind not in REAL):
+        return False
+    if not isinstance(value, int | float | np.number | np.ndarray) and not _is_symbolic(value):
+        return False
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not math.isnan(number)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return is_number(value) and math.isfinite(float(value)) and float(value) == int(value)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value may be an array of numbers; texts and shapes are looked at where it is used.
+
+    Booleans are no numbers, and what is masked is none either.
+    """
+    if isinstance(value, np.ma.MaskedArray | Mapping | set | frozenset | type) or callable(value):
+        return False
+    try:
+        return np.asarray(value).dtype.kind not in "bmMV"
+    except (TypeError, ValueError):
+        return True  # of unequal rows, say: the reason is named there
+    except Exception:
+        return False
+
+
+def is_expression(value: Any) -> bool:
+    """Whether a value is a formula or a number; what is not finite is neither."""
+    if not _is_symbolic(value):
+        return is_number(value) and math.isfinite(float(value))
+    powers = value.atoms(sys.modules["sympy"].Pow)
+    exponents = [power.exp for power in powers if power.exp.is_Integer]
+    return all(map(_is_moderate, value.atoms())) and all(abs(n) <= LARGEST_POWER for n in exponents)
+
+
+def _is_moderate(atom: Any) -> bool:
+    """Whether a leaf of a formula is a symbol, a constant, or a number that a float holds."""
+    name = type(atom).__name__
+    if name in ("NaN", "Infinity", "NegativeInfinity", "ComplexInfinity"):
+        return False
+    if name == "Float":
+        return math.isfinite(float(atom))
+    if name in ("Integer", "Rational"):
+        return max(int(atom.p).bit_length(), int(atom.q).bit_length()) <= LARGEST_BITS
+    return True
+
+
+def _is_symbolic(value: Any) -> bool:
+    """Whether a value is a SymPy expression: no relation, matrix or undefined function."""
+    return not isinstance(value, type) and "Expr" in _names(type(value)) and not _is_matrix(value)
+
+
+def _is_matrix(value: Any) -> bool:
+    return bool(getattr(value, "is_Matrix", False))
+
+
+def _is_symbol(value: Any) -> bool:
+    return "Symbol" in _names(type(value))
+
+
+_ATOMS: dict[str, tuple[Test, str]] = {
+    "None": (lambda value: value is None, "None"),
+    "bool": (lambda value: isinstance(value, bool | np.bool_), "True or False"),
+    "str": (lambda value: isinstance(value, str), "a text"),
+    "int": (is_whole, "a whole number"),
+    "float": (is_number, "a number"),
+    "sp.Expr": (is_expression, "a SymPy expression or a finite number"),
+    "sp.Rational": (is_expression, "a SymPy expression or a finite number"),
+    "sp.Symbol": (_is_symbol, "a SymPy symbol"),
+    "sp.MatrixBase": (_is_matrix, "a matrix"),
+    "Path": (lambda value: isinstance(value, os.PathLike), "a path"),
+    "ArrayLike": (is_array, "an array of real numbers"),
+}
+_CONTAINERS: dict[str, tuple[Test, str]] = {
+    "Mapping": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "Callable": (lambda value: callable(value) and not isinstance(value, type), "a function"),
+    "tuple": (lambda value: isinstance(value, tuple | list), "a tuple"),
+}
