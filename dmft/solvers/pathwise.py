@@ -17,7 +17,7 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.sampled": "eebd31eb7aef",
+    "dmft.solvers.sampled": "083daed530f3",
 }
 
 RESPOND_SIGNATURE = types.void(
