@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.workflow.fixed_points import FixedPoint, StationarySystem, unit_of_rates

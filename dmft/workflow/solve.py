@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.equations import Equations
-from dmft.equations.descent import DescentEquations
-from dmft.equations.descent_flow import DescentFlow
+from dmft.equations.equations import Equations
 from dmft.equations.nodes import smooth
-from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
 from dmft.model import Alignment, Overlaps
@@ -23,15 +20,15 @@ from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.descent import solve_descent
-from dmft.workflow.descent_flow import solve_flow
-from dmft.workflow.inputs import problem_of
+from dmft.workflow.inputs import problem_of, refuse_path_options, sequence_of
 from dmft.workflow.limits import rate_message
-from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import on_nodes, solve_on_nodes
 from dmft.workflow.schedule import scheduled_inputs, with_ending
-from dmft.workflow.sequence import sequence_of, solve_sequence
-from dmft.workflow.two_time import check_two_time, solve_two_time
+
+if TYPE_CHECKING:
+    from dmft.equations.descent import DescentEquations
+    from dmft.equations.descent_flow import DescentFlow
+    from dmft.equations.sequence import SequenceEquations
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -130,7 +127,7 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
-    if isinstance(system, DescentFlow | DescentEquations | TwoTime):
+    if isinstance(system, TwoTime) or getattr(system, "kind", None) == "two-time":
         given = {
             "rtol": rtol != RTOL, "atol": atol != ATOL, "events": bool(events),
             "quadrature_tol": quadrature_tol != QUADRATURE_TOL,
@@ -139,9 +136,12 @@ def solve(
         own = {**parameters, "timeout": timeout, "progress": progress}
         if isinstance(system, TwoTime):
             own |= {"save_at": save_at, "max_steps": max_steps}
-        return _solve_two_times(system, start, t_max, method, given, own)
-    problem = problem_of(system)
+        return _solve_two_times(cast(Any, system), start, t_max, method, given, own)
+    one_pass = cast("Equations | SequenceEquations | Problem", system)
+    problem = problem_of(one_pass)
     if problem.kind == "sde" and problem.origin is not None:
+        from dmft.workflow.paths import solve_paths_of
+
         common: dict[str, Any] = {"method": method, "save_at": save_at}
         common |= {"events": events, "progress": progress}
         common |= {"timeout": timeout}
@@ -149,6 +149,8 @@ def solve(
     refuse_path_options(parameters)
     sequence = sequence_of(problem)
     if sequence is not None:
+        from dmft.workflow.sequence import solve_sequence
+
         choices: dict[str, Any] = {"method": method, "rtol": rtol, "atol": atol}
         choices |= {"save_at": save_at}
         choices |= {"events": events, "progress": progress}
@@ -159,7 +161,7 @@ def solve(
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
             "equations of kind 'sde'"
         )
-    problem, inputs, schedule = scheduled_inputs(system, start, parameters)
+    problem, inputs, schedule = scheduled_inputs(one_pass, start, parameters)
     equations = problem.origin
     options = {
         "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
@@ -208,12 +210,19 @@ def _solve_two_times(
     unused = [f"{name}=" for name, is_given in given.items() if is_given and name not in own]
     if unused:
         raise BadParameter(f"{what} know no {', '.join(unused)}: {how}")
-    if isinstance(system, DescentFlow):
-        return solve_flow(system, start, t_max, method=method, **own)
-    if isinstance(system, DescentEquations):
-        return solve_descent(system, start, t_max, method=method or "stein", **own)
-    check_two_time(start, method)
-    return solve_two_time(system, t_max, **own)
+    if isinstance(system, TwoTime):
+        from dmft.workflow.two_time import check_two_time, solve_two_time
+
+        check_two_time(start, method)
+        return solve_two_time(system, t_max, **own)
+    if system.family == "flow":
+        from dmft.workflow.descent_flow import solve_flow
+
+        return solve_flow(cast("DescentFlow", system), start, t_max, method=method, **own)
+    from dmft.workflow.descent import solve_descent
+
+    descent = cast("DescentEquations", system)
+    return solve_descent(descent, start, t_max, method=method or "stein", **own)
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:

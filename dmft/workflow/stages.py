@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.progress import ProgressOption
