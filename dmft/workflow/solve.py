@@ -142,19 +142,20 @@ def solve(
     if problem.kind == "sde" and problem.origin is not None:
         from dmft.workflow.paths import solve_paths_of
 
-        common: dict[str, Any] = {"method": method, "save_at": save_at}
-        common |= {"events": events, "progress": progress}
-        common |= {"timeout": timeout}
+        common = {
+            "method": method, "save_at": save_at, "events": events, "progress": progress,
+            "timeout": timeout,
+        }  # fmt: skip
         return solve_paths_of(problem, cast(Any, start), t_max, common, parameters)
     refuse_path_options(parameters)
     sequence = sequence_of(problem)
     if sequence is not None:
         from dmft.workflow.sequence import solve_sequence
 
-        choices: dict[str, Any] = {"method": method, "rtol": rtol, "atol": atol}
-        choices |= {"save_at": save_at}
-        choices |= {"events": events, "progress": progress}
-        choices |= {"max_steps": max_steps, "timeout": timeout}
+        choices = {
+            "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
+            "progress": progress, "max_steps": max_steps, "timeout": timeout,
+        }  # fmt: skip
         return solve_sequence(problem, sequence, start, t_max, choices, parameters, quadrature_tol)
     if not isinstance(start, Overlaps):
         raise BadParameter(
