@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 # What is asked for by default; solvers that have no such option refuse anything else.
 RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
+# Paths have a step of their own.
+NOT_OF_PATHS = ("rtol", "atol", "max_steps")
 
 
 def solve(
@@ -139,23 +141,20 @@ def solve(
         return _solve_two_times(cast(Any, system), start, t_max, method, given, own)
     one_pass = cast("Equations | SequenceEquations | Problem", system)
     problem = problem_of(one_pass)
+    choices: dict[str, Any] = {
+        "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
+        "progress": progress, "max_steps": max_steps, "timeout": timeout,
+    }  # fmt: skip
     if problem.kind == "sde" and problem.origin is not None:
         from dmft.workflow.paths import solve_paths_of
 
-        common = {
-            "method": method, "save_at": save_at, "events": events, "progress": progress,
-            "timeout": timeout,
-        }  # fmt: skip
+        common = {name: choices[name] for name in choices if name not in NOT_OF_PATHS}
         return solve_paths_of(problem, cast(Any, start), t_max, common, parameters)
     refuse_path_options(parameters)
     sequence = sequence_of(problem)
     if sequence is not None:
         from dmft.workflow.sequence import solve_sequence
 
-        choices = {
-            "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
-            "progress": progress, "max_steps": max_steps, "timeout": timeout,
-        }  # fmt: skip
         return solve_sequence(problem, sequence, start, t_max, choices, parameters, quadrature_tol)
     if not isinstance(start, Overlaps):
         raise BadParameter(
@@ -164,10 +163,7 @@ def solve(
         )
     problem, inputs, schedule = scheduled_inputs(one_pass, start, parameters)
     equations = problem.origin
-    options = {
-        "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
-        "progress": progress, "max_steps": max_steps, "timeout": timeout, "t_max": t_max,
-    }  # fmt: skip
+    options = {**choices, "t_max": t_max}
 
     def finished(run: Trajectory) -> Trajectory:
         if schedule is not None:
