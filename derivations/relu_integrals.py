@@ -29,7 +29,7 @@ import numpy as np
 import sympy as sp
 from scipy.integrate import quad
 
-from dmft.gaussian import Gaussian
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.orthant import FourSigns
 
 q, r, s = sp.symbols("C_11 C_22 C_33", positive=True)

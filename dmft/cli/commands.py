@@ -82,7 +82,7 @@ def write_latex(declared: Declaration, path: str) -> None:
 
 def derived(declared: Declaration) -> Any:
     """Equations of the declaration; with [algorithm] dim the map of one step."""
-    from dmft.equations import derive
+    from dmft.equations.derive import derive
 
     if isinstance(declared.algorithm, GradientDescent):
         return derive(declared.model, declared.algorithm)
@@ -116,7 +116,7 @@ def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
 
 def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     """Solve the declared equations from the declared start."""
-    from dmft.workflow import solve
+    from dmft.workflow.solve import solve
 
     if isinstance(declared.algorithm, GradientDescent):
         return descent.solved(declared, derived(declared), progress_option(arguments))
@@ -269,7 +269,7 @@ def ensemble_json(ensemble: Any, theory: list[Any]) -> dict[str, Any]:
 def escape_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Solve, then locate the escape; a run that does not escape is a result too."""
     from dmft.analysis.escape import Censored
-    from dmft.workflow import escape_time
+    from dmft.workflow.escape import escape_time
 
     descent.refuse(declared, "escape")
     run = solved(declared, arguments)
@@ -316,7 +316,7 @@ def keep(arguments: argparse.Namespace, saved: Any, *shown: Any) -> None:
         saved.save(arguments.save)
         log(written("result", arguments.save))
     if arguments.plot:
-        from dmft.display import plot
+        from dmft.display.plots import plot
 
         plot(*shown, path=arguments.plot)
         log(written("figure", arguments.plot))

@@ -38,7 +38,7 @@ def refuse_options(declared: Declaration) -> None:
 
 def solved(declared: Declaration, equations: Any, progress: bool | None) -> Any:
     """Solve the declared descent from the declared start."""
-    from dmft.workflow import solve
+    from dmft.workflow.solve import solve
 
     keys = {**solver_keys(declared), **declared.parameters}
     return solve(equations, declared.start(), progress=progress, **keys)

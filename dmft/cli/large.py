@@ -63,7 +63,7 @@ def horizon(declared: Declaration) -> dict[str, Any]:
 
 def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Compute a diagram; failed points are part of it."""
-    from dmft.workflow import phase_diagram
+    from dmft.workflow.phase_diagram import phase_diagram
 
     options = dict(declared.table("phase"))
     x, y = declared.axes["phase"]
@@ -130,7 +130,7 @@ def phase_text(diagram: Any) -> str:
 
 def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Trace boundary curves."""
-    from dmft.workflow import boundary
+    from dmft.workflow.boundary import boundary
 
     options = dict(declared.table("boundary"))
     options.pop("overlap", None)
@@ -208,7 +208,7 @@ def run(
     declared: Declaration, arguments: argparse.Namespace, store: Path, axes: dict[str, list[float]]
 ) -> Any:
     """Compute what is missing."""
-    from dmft.workflow import sweep
+    from dmft.workflow.sweep import sweep
 
     part = (0, 1)
     if arguments.action == "work":

@@ -6,22 +6,22 @@ import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dmft.checks import checked
 from dmft.codegen.assemble import code_names, module_text, system_parts
-from dmft.codegen.diffusion import noise_layout, noise_parts
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout
-from dmft.codegen.sequence import build_sequence
 from dmft.compiled.directory import cache_directory, keep, read_own
 from dmft.emit import load_module
-from dmft.equations import Equations
-from dmft.equations.sequence import SequenceEquations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import Committee
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
+
+if TYPE_CHECKING:
+    from dmft.equations.sequence import SequenceEquations
 
 
 @checked
@@ -54,8 +54,10 @@ def build(equations: Equations | SequenceEquations) -> Problem:
     >>> problem.parameters, "def rhs" in problem.source
     ((), True)
     """
-    if isinstance(equations, SequenceEquations):
-        return build_sequence(equations)
+    if getattr(equations, "family", None) == "sequence":
+        from dmft.codegen.sequence import build_sequence
+
+        return build_sequence(cast(Any, equations))
     if not isinstance(equations, Equations):
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
     source = stored_source(equations)
@@ -122,6 +124,8 @@ def generate(equations: Equations) -> str:
     functions, here = PointFunctions(code_names(parameters)), layout_of(equations)
     parts = system_parts(equations.on_nodes, parameters, functions, here)
     if equations.noise:
+        from dmft.codegen.diffusion import noise_parts
+
         parts += noise_parts(equations.noise, parameters, functions, here)
     return module_text(functions, parts, VERSION, f"{activations}\n{equations.time_unit}")
 
@@ -129,7 +133,11 @@ def generate(equations: Equations) -> str:
 def layout_of(equations: Equations) -> Layout:
     """Where the arrays of a system live."""
     here = layout(equations.on_nodes)
-    return noise_layout(equations.noise, here) if equations.noise else here
+    if equations.noise:
+        from dmft.codegen.diffusion import noise_layout
+
+        return noise_layout(equations.noise, here)
+    return here
 
 
 @cache

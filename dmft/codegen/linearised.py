@@ -7,7 +7,7 @@ from typing import Any
 
 from dmft.codegen.assemble import tangent_source
 from dmft.emit import load_module
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.equations.tangent import tangent
 from dmft.names import VERSION
 

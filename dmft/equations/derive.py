@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import sympy as sp
 
 from dmft.checks import checked
 from dmft.equations.admissible import check_admissible, check_labels
 from dmft.equations.definitions import live
-from dmft.equations.descent import DescentEquations, derive_descent
-from dmft.equations.descent_flow import DescentFlow, derive_flow
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.repeated import check_repeated
 from dmft.equations.scalings import limit, region_of
-from dmft.equations.sequence import SequenceEquations, derive_sequence
-from dmft.equations.sequence_norm import derive_norm
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
 from dmft.model import (
@@ -29,6 +25,11 @@ from dmft.model import (
     Scaling,
     SequenceModel,
 )
+
+if TYPE_CHECKING:
+    from dmft.equations.descent import DescentEquations
+    from dmft.equations.descent_flow import DescentFlow
+    from dmft.equations.sequence import SequenceEquations
 
 
 @overload
@@ -147,9 +148,7 @@ def derive(
                 "dim, scaling and fluctuations belong to committees; sequence models have the ode "
                 "of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise)"
             )
-        if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
-            return derive_norm(model, algorithm)
-        return derive_sequence(model, cast(Any, algorithm))
+        return sequence_equations(model, algorithm)
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_admissible(model)
@@ -177,10 +176,24 @@ def derive(
     return step_equations(model, algorithm, size, scaling)
 
 
+def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquations:
+    """Equations of the alignments, of the squared loss or of the norm itself."""
+    if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
+        from dmft.equations.sequence_norm import derive_norm
+
+        return derive_norm(model, algorithm)
+    from dmft.equations.sequence import derive_sequence
+
+    return derive_sequence(model, algorithm)
+
+
 def two_time_equations(
     model: Model | MixtureModel, algorithm: GradientDescent, others: tuple[Any, ...]
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
+    from dmft.equations.descent import derive_descent
+    from dmft.equations.descent_flow import derive_flow
+
     if others == (None, "gradient-flow", None):
         return derive_flow(model, algorithm)
     if any(y is not None for y in others):

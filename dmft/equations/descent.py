@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import sympy as sp
 
@@ -192,6 +193,8 @@ class DescentEquations:
     >>> eqs.kind, sorted(eqs.terms["R_theta"])
     ('two-time', ['decay', 'kick', 'memory'])
     """
+
+    family: ClassVar[str] = "descent"
 
     model: Model | MixtureModel
     algorithm: GradientDescent

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy as sp
 
@@ -62,6 +62,8 @@ class DescentFlow:
     >>> flow.kind, sorted(flow.terms["M"])
     ('two-time', ['decay', 'learning'])
     """
+
+    family: ClassVar[str] = "flow"
 
     equations: DescentEquations
     definitions: tuple[Definition, ...]

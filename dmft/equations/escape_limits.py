@@ -11,7 +11,6 @@ from dmft.equations import symbols as x
 from dmft.equations.escape_facts import as_committees, read_facts
 from dmft.equations.escape_laws import law_of
 from dmft.equations.recovery import recovery
-from dmft.equations.sequence_limits import perfect_learning_rate
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Committee, GradientFlow, Model, SequenceModel
 
@@ -47,6 +46,8 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     p/6
     """
     if isinstance(model, SequenceModel):
+        from dmft.equations.sequence_limits import perfect_learning_rate
+
         return perfect_learning_rate(model, algorithm)
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         raise BadParameter(

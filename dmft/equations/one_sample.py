@@ -11,7 +11,7 @@ from dmft.equations import symbols as x
 from dmft.equations.explicit import Unroller
 from dmft.equations.repeated import is_noisy, sample_definitions, update_degree
 from dmft.errors import BadParameter
-from dmft.gaussian import Gaussian
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.grid import evaluator
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule, tensor_rule
 from dmft.model import SGD, Displaced, Model, SequenceModel

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -64,6 +64,8 @@ class SequenceEquations:
     >>> sorted(dmft.derive(model, dmft.SGD(0.5)).terms["m"])
     ['label_noise', 'learning', 'sgd_noise', 'sphere']
     """
+
+    family: ClassVar[str] = "sequence"
 
     kind: str
     model: SequenceModel

@@ -14,7 +14,7 @@ from itertools import product
 
 import sympy as sp
 
-from dmft.gaussian import derivative
+from dmft.gaussian.switch import derivative
 from dmft.gaussian.tokens import TokenLaw, split_parameters
 from dmft.model import SequenceModel, SequenceNetwork
 

@@ -22,7 +22,7 @@ from dmft.equations.short_numbers import Number, average, combined, rational
 from dmft.equations.short_times import ShortTimes, expanded
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.gaussian import Gaussian
+from dmft.gaussian.expectation import Gaussian
 from dmft.model import Overlaps
 from dmft.names import VERSION, Status
 from dmft.solvers.descent_run import DescentRun

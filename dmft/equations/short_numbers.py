@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sympy as sp
 
 from dmft.errors import NotClosed
-from dmft.gaussian import Gaussian
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.quadrature import AccuracyWarning, quadrature
 
 # Digits of numbers that enter an integrand.

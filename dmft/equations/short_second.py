@@ -13,8 +13,8 @@ import sympy as sp
 from dmft.equations.short_integrals import times_inverse
 from dmft.equations.short_numbers import Number, average, combined, rational
 from dmft.errors import NotClosed
-from dmft.gaussian import Gaussian
 from dmft.gaussian.bivariate import BivariateNormalCDF
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.grid import evaluator
 from dmft.gaussian.nodes import scrambled_sobol, to_normal
 from dmft.gaussian.orthant import FourSigns

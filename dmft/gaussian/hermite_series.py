@@ -49,7 +49,7 @@ class HermiteSeries(Sequence[sp.Expr]):
     Examples
     --------
     >>> import sympy as sp
-    >>> from dmft.gaussian import hermite_expansion
+    >>> from dmft.gaussian.hermite_series import hermite_expansion
     >>> x, y = sp.symbols("x y", real=True)
     >>> hermite_expansion(x + x * y**2, [x, y], 3)[1, 2]
     2

@@ -10,7 +10,6 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
-from scipy.stats import qmc
 
 from dmft.errors import BadParameter
 from dmft.gaussian.averaged import without_one_form
@@ -19,7 +18,7 @@ from dmft.gaussian.forms import Block, number, precise, to_forms, values_of
 from dmft.gaussian.integrand import Integrand
 from dmft.gaussian.nested import Nested, box
 from dmft.gaussian.reduction import MAX_TERMS, reduced, summands, with_explicit_poles
-from dmft.gaussian.sampling import lattice, normal_points, sobol
+from dmft.gaussian.sampling import lattice, normal_points, seeded_sobol, sobol
 from dmft.model import check_covariance
 from dmft.names import Status
 
@@ -299,7 +298,7 @@ def _block(block: Block, rtol: float) -> _Part:
         constant = Integrand(block).precise(np.zeros(0))
         return _Part(float(constant), 2e-16 * abs(float(constant)), abs(float(constant)))
     function = Integrand(block)
-    pilot = normal_points(qmc.Sobol(block.dimension, seed=0), PILOT)
+    pilot = normal_points(seeded_sobol(block.dimension, 0), PILOT)
     try:
         sizes = np.abs(function(pilot))
     except (NameError, TypeError, AttributeError, KeyError) as error:
@@ -378,7 +377,7 @@ def _averaged(function: Integrand, noise: float, rtol: float) -> list[_Part]:
     block, table, table_error = reduction
     rest = Integrand(block, {"AveragedFactor": table})
     others = Integrand(block, {"AveragedFactor": np.ones_like})
-    pilot = normal_points(qmc.Sobol(block.dimension, seed=0), PILOT)
+    pilot = normal_points(seeded_sobol(block.dimension, 0), PILOT)
     weight, size = (float(np.mean(np.abs(f(pilot)))) for f in (others, rest))
     part = _nested(rest, size, noise, rtol)
     function.evaluations += rest.evaluations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from dmft.gaussian.grid import Array
 from dmft.gaussian.integrand import Integrand
@@ -70,7 +70,7 @@ def sobol(
     function: Integrand, tolerance: Callable[[float], float], budget: int
 ) -> tuple[float, float, float]:
     """Value, error (DEVIATIONS standard errors) and mean size from scrambled Sobol points."""
-    engines = [qmc.Sobol(function.dimension, seed=seed) for seed in range(COPIES)]
+    engines = [seeded_sobol(function.dimension, seed) for seed in range(COPIES)]
     sums, sizes, count, new = np.zeros(COPIES), np.zeros(COPIES), 0, LEAST_POINTS
     value, error, size = 0.0, np.inf, 0.0
     for _ in range(MOST_DOUBLINGS):
@@ -87,7 +87,14 @@ def sobol(
     return value, error, size
 
 
-def normal_points(engine: qmc.Sobol, count: int) -> Array:
+def seeded_sobol(dim: int, seed: int) -> Any:
+    """SciPy's engine of scrambled Sobol points."""
+    from scipy.stats import qmc  # slow to import
+
+    return qmc.Sobol(dim, seed=seed)
+
+
+def normal_points(engine: Any, count: int) -> Array:
     """Normal points (r, count) of a scrambled Sobol engine."""
     # Scrambled points may be zero: half a cell of the finest grid away from the edge is enough.
     uniform = np.clip(engine.random(count).T, 2.0**-40, 1 - 2.0**-40)

@@ -12,7 +12,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from dmft.emit import vector_function
 from dmft.errors import BadParameter
@@ -171,6 +170,8 @@ def risk_of(e: SequenceExperiment, v: Array) -> Array:
 @cache
 def _risk_nodes(dim: int) -> Array:
     """Two scrambled Sobol sets of normal points, (2, RISK_POINTS, dim)."""
+    from scipy.stats import qmc  # slow to import
+
     streams = [np.random.default_rng(seed) for seed in (0, 1)]
     sets = [qmc.Sobol(dim, scramble=True, seed=s).random(RISK_POINTS) for s in streams]
     # Scrambled points may be 0, which has no normal value.

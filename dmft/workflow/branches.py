@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.continuation import follow
 from dmft.checks import checked
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import Status

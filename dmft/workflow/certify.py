@@ -8,11 +8,11 @@ from typing import Any
 import sympy as sp
 
 from dmft.checks import checked
-from dmft.equations import PopulationRisk
+from dmft.equations.risk import PopulationRisk
 from dmft.errors import BadParameter
-from dmft.gaussian import Gaussian
 from dmft.gaussian.certified.certificate import Certificate, certify_expectation, certify_hermite
 from dmft.gaussian.certified.network import certify_risk
+from dmft.gaussian.expectation import Gaussian
 from dmft.model import Model
 
 __all__ = ["Certificate", "certify", "certify_hermite"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory

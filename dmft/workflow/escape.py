@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
-from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths, escape_of_runs
 from dmft.checks import checked
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.equations.nodes import smooth
-from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
-from dmft.simulation.ensemble import Ensemble
-from dmft.simulation.sequence import SequenceEnsemble
-from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.inputs import problem_of, split_options
-from dmft.workflow.paths import escape_times_of_ensemble, path_inputs
+from dmft.workflow.inputs import problem_of, sequence_of, split_options
 from dmft.workflow.schedule import scheduled_inputs
-from dmft.workflow.sequence import sequence_of
+
+if TYPE_CHECKING:
+    from dmft.analysis.escape_paths import EscapeTimes
+    from dmft.equations.sequence import SequenceEquations
+    from dmft.simulation.ensemble import Ensemble
+    from dmft.simulation.sequence import SequenceEnsemble
+    from dmft.solvers.path_ensemble import PathEnsemble
 
 # Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.
 KINKED = {"rtol": 1e-6, "atol": 1e-8}
@@ -94,19 +94,23 @@ def escape_time(
     >>> round(dmft.escape_time(run, fraction=0.5).value, 6)
     0.824129
     """
-    if isinstance(run_or_equations, Trajectory | PathEnsemble | Ensemble | SequenceEnsemble):
+    run = cast(Any, run_or_equations)
+    of_paths, simulated = hasattr(run, "path_status"), hasattr(run, "first_passage")
+    if isinstance(run, Trajectory) or of_paths or simulated:
         if start is not None or t_max is not None or options:
             raise BadParameter(
                 "a solved run brings its own start, horizon and options; pass the equations to "
                 "change them"
             )
-        if isinstance(run_or_equations, Trajectory):
-            return escape_time_of(run_or_equations, fraction, reference, overlap)
+        if isinstance(run, Trajectory):
+            return escape_time_of(run, fraction, reference, overlap)
         check_reference(reference)
-        if isinstance(run_or_equations, PathEnsemble):
-            return escape_times_of_ensemble(run_or_equations, fraction, overlap)
-        return _of_simulation(run_or_equations, fraction, overlap)
-    problem = problem_of(run_or_equations)
+        if of_paths:
+            from dmft.workflow.paths import escape_times_of_ensemble
+
+            return escape_times_of_ensemble(run, fraction, overlap)
+        return _of_simulation(run, fraction, overlap)
+    problem = problem_of(run)
     if problem.kind == "sde" and problem.origin is not None:
         check_reference(reference)
         return _of_equations(problem, cast(Any, start), t_max, fraction, overlap, options)
@@ -115,10 +119,11 @@ def escape_time(
     if sequence_of(problem) is None and not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     solver, parameters = split_options(options)
-    problem, inputs, _ = scheduled_inputs(run_or_equations, start, parameters)
+    problem, inputs, _ = scheduled_inputs(run, start, parameters)
     origin = problem.origin
     kinked = isinstance(origin, Equations) and origin.averages and not smooth(origin.averages)
-    if kinked or (isinstance(origin, SequenceEquations) and origin.on_nodes):
+    sequence = sequence_of(problem)
+    if kinked or (sequence is not None and sequence.on_nodes):
         solver = {**KINKED, **solver}
     return escape_time_of_problem(
         problem,
@@ -150,6 +155,9 @@ def _of_equations(
     options: Mapping[str, Any],
 ) -> EscapeTimes:
     """Escape times of the paths of an sde."""
+    from dmft.analysis.escape_paths import escape_of_paths
+    from dmft.workflow.paths import path_inputs
+
     if t_max is None:
         raise BadParameter("escape_time of equations needs t_max=")
     solver, given = split_options(options)
@@ -165,6 +173,8 @@ def _of_simulation(
     run: Ensemble | SequenceEnsemble, fraction: float, overlap: float | None
 ) -> EscapeTimes:
     """Escape times that a simulation noted."""
+    from dmft.analysis.escape_paths import escape_of_runs
+
     values = run.runs if run.runs is not None else None
     count = len(run.seeds)
     risk = values.risk[:, 0] if values is not None else np.full(count, run.mean.risk[0])

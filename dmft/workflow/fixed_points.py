@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmft.analysis.roots import Root, newton
 from dmft.checks import checked
 from dmft.codegen.linearised import compiled_tangent
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.equations.values import Values
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps

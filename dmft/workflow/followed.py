@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.roots import FLAT, newton
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.workflow.end_states import kind_of

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from dmft.codegen import build
-from dmft.equations import Equations
-from dmft.equations.sequence import SequenceEquations
+from dmft.codegen.build import build
+from dmft.equations.equations import Equations
 from dmft.equations.steps import check_concentration
 from dmft.equations.values import Values, check_lowest, check_number, stand_alone
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
-from dmft.workflow.sequence import sequence_inputs, sequence_of
+
+if TYPE_CHECKING:
+    from dmft.equations.sequence import SequenceEquations
 
 
 @lru_cache(maxsize=64)
@@ -27,9 +28,16 @@ def problem_of(system: Equations | SequenceEquations | Problem) -> Problem:
     """Compiled problem of a system; equal equations are built once in a process."""
     if isinstance(system, Problem):
         return system
-    if isinstance(system, Equations | SequenceEquations):
+    if isinstance(system, Equations) or sequence_of(system) is not None:
         return _built(system.fingerprint, system)
     raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
+
+
+def sequence_of(system: Any) -> SequenceEquations | None:
+    """Equations of a sequence model behind equations or a problem, None for anything else."""
+    equations = system.origin if isinstance(system, Problem) else system
+    found = getattr(equations, "family", None) == "sequence"
+    return cast("SequenceEquations", equations) if found else None
 
 
 def run_inputs(
@@ -38,6 +46,8 @@ def run_inputs(
     """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
     sequence = sequence_of(system)
     if sequence is not None:
+        from dmft.workflow.sequence import sequence_inputs
+
         return sequence_inputs(sequence, start, parameters)
     equations = system.origin if isinstance(system, Problem) else system
     if not isinstance(equations, Equations):
@@ -113,6 +123,10 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     }
 
 
+# Keywords that belong to paths, not to flows.
+PATH_OPTIONS = frozenset(
+    {"paths", "dt", "seed", "threads", "bridge", "increments", "substeps", "keep_paths"}
+)
 SOLVER_OPTIONS = frozenset(
     {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events"}
 )
@@ -122,3 +136,13 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     """Solver options and run-time parameters of a mixed set of keywords."""
     solver = {name: value for name, value in options.items() if name in SOLVER_OPTIONS}
     return solver, {name: value for name, value in options.items() if name not in solver}
+
+
+def refuse_path_options(parameters: Mapping[str, Any]) -> None:
+    """Refuse keywords of paths where there are none."""
+    found = sorted((PATH_OPTIONS - {"seed"}) & set(parameters))
+    if found:
+        raise BadParameter(
+            f"{', '.join(found)} belong to equations of kind 'sde', of "
+            "derive(..., dim=..., fluctuations=True)"
+        )

@@ -14,8 +14,8 @@ from dmft.analysis import landscape as scan
 from dmft.analysis.landscape import POINTS, Landscape
 from dmft.analysis.region_diagram import RegionDiagram, region_diagram
 from dmft.checks import checked
-from dmft.equations import population_risk
 from dmft.equations.reference import FUNCTIONS
+from dmft.equations.risk import population_risk
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.errors import BadParameter
 from dmft.gaussian.grid import array_function

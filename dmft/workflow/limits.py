@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.equations.escape_limits import perfect_limit
 from dmft.model import SGD, Committee, Model
 

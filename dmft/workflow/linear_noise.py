@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.checks import checked
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.record import Record

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from dmft.analysis.escape import ESCAPE_ATOL, ESCAPE_RTOL, check_escape, escape_times_of
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.equations.sequence import SequenceEquations
 from dmft.names import Status
 from dmft.solvers.batch import Ended, attempt, solve_batch, varied

@@ -15,9 +15,9 @@ import sympy as sp
 
 from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import Point
-from dmft.equations import Equations
 from dmft.equations.descent import DescentEquations
 from dmft.equations.descent_flow import DescentFlow
+from dmft.equations.equations import Equations
 from dmft.equations.sequence import SequenceEquations
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.errors import BadParameter

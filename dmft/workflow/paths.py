@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.equations.values import declared_parameters, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, random_overlaps
@@ -18,26 +18,12 @@ from dmft.solvers.path_ensemble import PathEnsemble, Values
 from dmft.solvers.path_request import check_counts
 from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Block, Problem
-from dmft.workflow.inputs import run_inputs
+from dmft.workflow.inputs import PATH_OPTIONS, run_inputs
 
 Array = NDArray[np.float64]
 
 # Word of the seed's spawn key that keeps random starts apart from the noise of the paths.
 STARTS_STREAM = 8
-# Keywords that belong to paths, not to flows.
-PATH_OPTIONS = frozenset(
-    {"paths", "dt", "seed", "threads", "bridge", "increments", "substeps", "keep_paths"}
-)
-
-
-def refuse_path_options(parameters: Mapping[str, Any]) -> None:
-    """Refuse keywords of paths where there are none."""
-    found = sorted((PATH_OPTIONS - {"seed"}) & set(parameters))
-    if found:
-        raise BadParameter(
-            f"{', '.join(found)} belong to equations of kind 'sde', of "
-            "derive(..., dim=..., fluctuations=True)"
-        )
 
 
 def solve_paths_of(

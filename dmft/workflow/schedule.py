@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
 
 from dmft.compiled import njit
 from dmft.emit import scalar_function
-from dmft.equations import Equations
-from dmft.equations.sequence import SequenceEquations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import SGD
 from dmft.names import Status
@@ -22,6 +21,9 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.trajectory import CLOCK, Trajectory
 from dmft.workflow.inputs import problem_of, run_inputs
+
+if TYPE_CHECKING:
+    from dmft.equations.sequence import SequenceEquations
 
 RATE = "learning_rate"
 TIME, RISK = sp.symbols("t risk", real=True)

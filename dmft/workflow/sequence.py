@@ -19,12 +19,6 @@ CONE_TOLERANCE = 5e-3
 KINKED = {"rtol": 1e-5, "atol": 1e-7}
 
 
-def sequence_of(system: Any) -> SequenceEquations | None:
-    """Equations of a sequence model behind equations or a problem, None for anything else."""
-    equations = system.origin if isinstance(system, Problem) else system
-    return equations if isinstance(equations, SequenceEquations) else None
-
-
 def sequence_inputs(
     equations: SequenceEquations, start: Any, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.checks import checked
-from dmft.equations import Equations
-from dmft.equations.descent import DescentEquations
-from dmft.equations.descent_flow import DescentFlow
+from dmft.equations.equations import Equations
 from dmft.equations.nodes import smooth
-from dmft.equations.sequence import SequenceEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule
 from dmft.model import Alignment, Overlaps
@@ -24,22 +21,24 @@ from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.descent import solve_descent
-from dmft.workflow.descent_flow import solve_flow
-from dmft.workflow.inputs import problem_of
+from dmft.workflow.inputs import problem_of, refuse_path_options, sequence_of
 from dmft.workflow.limits import rate_message
-from dmft.workflow.paths import refuse_path_options, solve_paths_of
 from dmft.workflow.quadrature import on_nodes, solve_on_nodes
 from dmft.workflow.rounding import with_rounding
 from dmft.workflow.schedule import scheduled_inputs, with_ending
-from dmft.workflow.sequence import sequence_of, solve_sequence
-from dmft.workflow.two_time import check_two_time, solve_two_time
+
+if TYPE_CHECKING:
+    from dmft.equations.descent import DescentEquations
+    from dmft.equations.descent_flow import DescentFlow
+    from dmft.equations.sequence import SequenceEquations
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
 RTOL_PER_QUADRATURE, ATOL_PER_QUADRATURE = 0.1, 1e-3
 # What is asked for by default; solvers that have no such option refuse anything else.
 RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
+# Paths have a step of their own.
+NOT_OF_PATHS = ("rtol", "atol", "max_steps")
 
 
 @checked
@@ -134,7 +133,7 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
-    if isinstance(system, DescentFlow | DescentEquations | TwoTime):
+    if isinstance(system, TwoTime) or getattr(system, "kind", None) == "two-time":
         given = {
             "rtol": rtol != RTOL, "atol": atol != ATOL, "events": bool(events),
             "quadrature_tol": quadrature_tol != QUADRATURE_TOL,
@@ -143,32 +142,32 @@ def solve(
         own = {**parameters, "timeout": timeout, "progress": progress}
         if isinstance(system, TwoTime):
             own |= {"save_at": save_at, "max_steps": max_steps}
-        return _solve_two_times(system, start, t_max, method, given, own)
-    problem = problem_of(system)
+        return _solve_two_times(cast(Any, system), start, t_max, method, given, own)
+    one_pass = cast("Equations | SequenceEquations | Problem", system)
+    problem = problem_of(one_pass)
+    choices: dict[str, Any] = {
+        "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
+        "progress": progress, "max_steps": max_steps, "timeout": timeout,
+    }  # fmt: skip
     if problem.kind == "sde" and problem.origin is not None:
-        common: dict[str, Any] = {"method": method, "save_at": save_at}
-        common |= {"events": events, "progress": progress}
-        common |= {"timeout": timeout}
+        from dmft.workflow.paths import solve_paths_of
+
+        common = {name: choices[name] for name in choices if name not in NOT_OF_PATHS}
         return solve_paths_of(problem, cast(Any, start), t_max, common, parameters)
     refuse_path_options(parameters)
     sequence = sequence_of(problem)
     if sequence is not None:
-        choices: dict[str, Any] = {"method": method, "rtol": rtol, "atol": atol}
-        choices |= {"save_at": save_at}
-        choices |= {"events": events, "progress": progress}
-        choices |= {"max_steps": max_steps, "timeout": timeout}
+        from dmft.workflow.sequence import solve_sequence
+
         return solve_sequence(problem, sequence, start, t_max, choices, parameters, quadrature_tol)
     if not isinstance(start, Overlaps):
         raise BadParameter(
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
             "equations of kind 'sde'"
         )
-    problem, inputs, schedule = scheduled_inputs(system, start, parameters)
+    problem, inputs, schedule = scheduled_inputs(one_pass, start, parameters)
     equations = problem.origin
-    options = {
-        "method": method, "rtol": rtol, "atol": atol, "save_at": save_at, "events": events,
-        "progress": progress, "max_steps": max_steps, "timeout": timeout, "t_max": t_max,
-    }  # fmt: skip
+    options = {**choices, "t_max": t_max}
 
     def finished(run: Trajectory) -> Trajectory:
         if schedule is not None:
@@ -213,12 +212,19 @@ def _solve_two_times(
     unused = [f"{name}=" for name, is_given in given.items() if is_given and name not in own]
     if unused:
         raise BadParameter(f"{what} know no {', '.join(unused)}: {how}")
-    if isinstance(system, DescentFlow):
-        return solve_flow(system, start, t_max, method=method, **own)
-    if isinstance(system, DescentEquations):
-        return solve_descent(system, start, t_max, method=method, **own)
-    check_two_time(start, method)
-    return solve_two_time(system, t_max, **own)
+    if isinstance(system, TwoTime):
+        from dmft.workflow.two_time import check_two_time, solve_two_time
+
+        check_two_time(start, method)
+        return solve_two_time(system, t_max, **own)
+    if system.family == "flow":
+        from dmft.workflow.descent_flow import solve_flow
+
+        return solve_flow(cast("DescentFlow", system), start, t_max, method=method, **own)
+    from dmft.workflow.descent import solve_descent
+
+    descent = cast("DescentEquations", system)
+    return solve_descent(descent, start, t_max, method=method, **own)
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:

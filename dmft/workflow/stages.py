@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.checks import checked
 from dmft.compiled import njit
-from dmft.equations import Equations
+from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.progress import ProgressOption

@@ -9,8 +9,10 @@ from itertools import combinations
 
 import sympy as sp
 
-from dmft.gaussian import Gaussian, hermite, parse_factor, product_expectation
-from dmft.gaussian.expectation import REMEMBERED
+from dmft.gaussian.expectation import REMEMBERED, Gaussian
+from dmft.gaussian.factor import parse_factor
+from dmft.gaussian.hermite import hermite
+from dmft.gaussian.product import product_expectation
 from dmft.gaussian.wick import diagrams, power_in_hermite
 from dmft.model import FIELD as z
 

@@ -345,7 +345,7 @@ def test_phase_measures_print_save_and_draw(phase, tmp_path, measure, capsys):
     out = capsys.readouterr().out
     assert "ok: 12 points" in out
     assert "smallest" in out
-    from dmft.workflow import load
+    from dmft.workflow.load import load
 
     assert load(saved).quantity == measure
     assert drawn.exists()

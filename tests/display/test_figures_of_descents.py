@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dmft.display import plot
+from dmft.display.plots import plot
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.descent import DescentEnsemble

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dmft.display import plot
+from dmft.display.plots import plot
 from dmft.display.style import symbol, time_label, wants_log
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import Status

@@ -4,7 +4,7 @@ import pytest
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.gaussian import Gaussian
+from dmft.gaussian.expectation import Gaussian
 
 X = sp.Symbol("x", real=True)
 LAW = Gaussian([X], [[1]])

@@ -6,7 +6,9 @@ import pytest
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
-from dmft.gaussian import hermite, parse_factor, product_expectation
+from dmft.gaussian.factor import parse_factor
+from dmft.gaussian.hermite import hermite
+from dmft.gaussian.product import product_expectation
 from dmft.model import FIELD as z
 
 SIGMA = sp.erf(z / sp.sqrt(2))

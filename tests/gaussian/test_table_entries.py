@@ -11,8 +11,10 @@ from scipy.special import erf as scipy_erf
 from scipy.special import ndtr
 
 from dmft.errors import NotClosed
-from dmft.gaussian import CorrelationAngle, CorrelationRoot, Gaussian, product_expectation
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.orthant import FourSigns
+from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot
+from dmft.gaussian.product import product_expectation
 from dmft.gaussian.signs_moment import SignsMoment
 from dmft.gaussian.switch import to_signs
 from dmft.model import FIELD as z

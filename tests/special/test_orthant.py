@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from dmft.gaussian import Gaussian
+from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.orthant import FourSigns, FourSignsMoment
 from dmft.special import orthant
 from dmft.special.orthant import (
