@@ -121,8 +121,8 @@ def test_a_short_hard_tanh_on_an_error_function():
     assert risk([[0.0]], [[0.0]], [[2.0]]) == pytest.approx(np.arcsin(2 / 3) / np.pi, abs=1e-13)
 
 
-FAST = [("hard tanh", "erf"), ("step", "bias"), ("relu", "sign"), ("gelu", "hat"), ("abs", "tanh"),
-        ("bias", "abs"), ("hat", "step"), ("tanh", "relu"), ("sign", "hard tanh")]  # fmt: skip
+FAST = [("hard tanh", "erf"), ("step", "bias"), ("relu", "sign"), ("gelu", "hat"),
+        ("abs", "tanh")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("student", "teacher"), FAST)
@@ -159,7 +159,7 @@ def committee_truth(student, teacher, Q, m):
     return risk, drift
 
 
-@pytest.mark.parametrize("p", [2, 3])
+@pytest.mark.parametrize("p", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("student", "teacher"), [("relu", "erf"), ("hard tanh", "tanh")])
 def test_committees_may_hold_short_units(student, teacher, p):
     Q, M = np.zeros((p, p)), np.zeros((p, 1))
