@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import pickle
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from typing import Any
 import numba
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.typeinfer import register_dispatcher
 
@@ -28,10 +30,58 @@ from dmft.compiled.directory import cache_directory, keep, read_own, refusal, te
 from dmft.names import VERSION
 
 DIGEST_SIZE = 32
+# Held while signatures are compiled: a second thread waits for the code.
+_SETTLING = threading.RLock()
+
+
+class Deferred(CPUDispatcher):
+    """Compiled function of fixed signatures that is compiled, or loaded, when first used.
+
+    Importing a module that holds one costs nothing. Numba asks for one of the methods below
+    whenever a function is called, is called by another compiled function, or is handed to one.
+    """
+
+    _wanted: list[Any]
+
+    def settle(self) -> None:
+        """Compile for the signatures, once; from then on take no others."""
+        with _SETTLING:
+            wanted, self._wanted = self._wanted, []
+            with register_dispatcher(self):  # the function may call itself
+                for one in wanted:
+                    self.compile(one)
+            if wanted:
+                self.disable_compile()
+
+    def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
+        if not self._wanted:
+            return super()._compile_for_args(*args, **kws)
+        self.settle()
+        return self  # what Numba calls next, with the arguments
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """What another compiled function needs to call this one."""
+        self.settle()
+        return super().get_call_template(args, kws)
+
+    def get_compile_result(self, sig: Any) -> Any:
+        """Machine code for a signature."""
+        self.settle()
+        return super().get_compile_result(sig)
+
+    def get_overload(self, sig: Any) -> Any:
+        """Function for a signature."""
+        self.settle()
+        return super().get_overload(sig)
+
+    def get_function_type(self) -> Any:
+        """Type of the function as a value, which needs its only signature."""
+        self.settle()
+        return super().get_function_type()
 
 
 def compile_sealed(function: Any, *signature: Any) -> Any:
-    """Give a function just made by `numba.njit` its cache, and compile it for its signatures."""
+    """Give a function just made by `numba.njit` its cache; its signatures wait for its use."""
     if not hasattr(function, "py_func"):  # NUMBA_DISABLE_JIT: Python's own function
         return function
     if not hasattr(function, "_cache"):
@@ -41,11 +91,9 @@ def compile_sealed(function: Any, *signature: Any) -> Any:
     if folder is not None:
         function._cache = SealedCache(function.py_func, source, folder)
     if signature:
-        signatures = signature[0] if isinstance(signature[0], list) else signature
-        with register_dispatcher(function):  # the function may call itself
-            for one in signatures:
-                function.compile(one)
-            function.disable_compile()
+        wanted = signature[0] if isinstance(signature[0], list) else list(signature)
+        function.__class__ = Deferred
+        function._wanted = wanted
     return function
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.equations.equations import Equations
 from dmft.equations.conditioning import WORTH_SAYING, light
+from dmft.equations.equations import Equations
 from dmft.equations.rounding import relative_rounding, rounding
 from dmft.equations.rounding_rules import Bounded
 from dmft.equations.values import Values
