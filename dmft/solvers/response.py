@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 # Samples are summed in this many parts, whatever the number of threads.
 PARTS = 16
 # Passes over the lines end when the response changes by less, relative to its largest entry.
-SETTLED = 1e-4
+SETTLED = 1e-3
 # Of paths and of lines: their number times (T p)^2, at most; and the least number of either.
 PATHS, LINES, FEWEST = 2**21, 2**16, 32
 # Pieces of a line for each field: more than this is a descent that jumps to and fro.
