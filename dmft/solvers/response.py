@@ -18,8 +18,9 @@ Array = NDArray[np.float64]
 PARTS = 16
 # Passes over the lines end when the response changes by less, relative to its largest entry.
 SETTLED = 1e-3
-# Of paths and of lines: their number times (T p)^2, at most; and the least number of either.
-PATHS, LINES, FEWEST = 2**21, 2**16, 32
+# Of paths and of lines: their number times (T p)^2, at most; and the least number of either: with
+# 32 lines to a scramble, 7 entries of 100 lay beyond three of the errors claimed.
+PATHS, LINES, FEWEST = 2**21, 2**16, 64
 # Pieces of a line for each field: more than this is a descent that jumps to and fro.
 PIECES = 3
 # Least slope of a field along the lines in units of its length: below, lines meet too few kinks.
