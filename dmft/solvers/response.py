@@ -17,11 +17,12 @@ Array = NDArray[np.float64]
 # Samples are summed in this many parts, whatever the number of threads.
 PARTS = 16
 # Passes over the lines end when the response changes by less, relative to its largest entry.
-SETTLED = 1e-4
-# Of paths and of lines: their number times (T p)^2, at most; and the least number of either.
-PATHS, LINES, FEWEST = 2**21, 2**16, 32
+SETTLED = 1e-3
+# Of paths and of lines: their number times (T p)^2, at most; and the least number of either: with
+# 32 lines to a scramble, 7 entries of 100 lay beyond three of the errors claimed.
+PATHS, LINES, FEWEST = 2**21, 2**16, 64
 # Pieces of a line for each field: more than this is a descent that jumps to and fro.
-PIECES = 12
+PIECES = 3
 # Least slope of a field along the lines in units of its length: below, lines meet too few kinks.
 LEAST_SLOPE = 0.01
 
@@ -135,7 +136,7 @@ def _pass_of_lines(
         np.ascontiguousarray((sweep.M[:steps] @ task.inverse_P).reshape(big, task.k)),
         np.ascontiguousarray(sweep.root[:big, :big]), np.ascontiguousarray(R_theta[:big, :big]),
     )  # fmt: skip
-    room = PIECES * big * task.knots.size
+    room = pieces(task)
 
     def work(first: int, last: int) -> bool:
         return bool(
@@ -164,6 +165,11 @@ def _pass_of_lines(
     if task.fresh:
         response *= np.kron(np.eye(steps), np.ones((p, p)))
     return np.asarray(response)
+
+
+def pieces(task: DescentTask) -> int:
+    """Pieces that a line may have: one more than fields times knots where none turns back."""
+    return PIECES * task.steps * task.p * task.knots.size + FEWEST
 
 
 def sample_count(task: DescentTask, samples: int, scrambled: bool) -> int:

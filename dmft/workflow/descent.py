@@ -162,7 +162,8 @@ def descent_task(
         bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
     )  # fmt: skip
-    knots = knots_of(equations, scalars) if method is None else None
+    known = tuple(sorted(scalars.items()))
+    knots = _knots(equations.fingerprint, equations, known) if method is None else None
     if knots is not None:
         slopes = _bend(equations.fingerprint, equations, bool(knots))
         task = replace(task, slopes=slopes, knots=np.array(knots))
@@ -177,6 +178,13 @@ def _built(fingerprint: str, equations: DescentEquations) -> Any:
 @lru_cache(maxsize=32)
 def _bend(fingerprint: str, equations: DescentEquations, kinks: bool = False) -> Any:
     return build_bend(equations, kinks)
+
+
+@lru_cache(maxsize=32)
+def _knots(
+    fingerprint: str, equations: DescentEquations, values: tuple[tuple[str, float], ...]
+) -> list[float] | None:
+    return knots_of(equations, dict(values))
 
 
 def _sweep_all(

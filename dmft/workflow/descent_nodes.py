@@ -14,6 +14,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes import sobol_words
 from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, as_count
 from dmft.solvers.descent_task import DescentTask, Nodes
+from dmft.solvers.response import pieces, sample_count
 from dmft.solvers.sampled import BLOCK, PARTNERS
 from dmft.special.quantile import sobol_rows
 
@@ -118,7 +119,17 @@ class Layout:
         rows = self.normals + self.uniforms + task.kept + 2 * task.k + task.p + 4
         if self.batch in ("bernoulli", "reshuffle"):
             rows += 2 * self.steps
-        return 8 * rows * self.samples
+        return 8 * (rows * self.samples + self._measured(task))
+
+    def _measured(self, task: DescentTask) -> int:
+        """Numbers that the response takes which is measured afterwards."""
+        if task.slopes is None:
+            return 0
+        big = task.steps * task.p
+        count = sample_count(task, self.samples, self.kind == "sobol")
+        rows = self.normals + self.uniforms + self.steps + 2 * task.k + 4 + (2 + task.p) * big
+        lines = pieces(task) * big * (big + 4) * task.knots.size
+        return rows * count + lines + 4 * big**2
 
     def kernels(self, task: DescentTask) -> int:
         """Bytes of the kernels of all scrambles, and of their means."""

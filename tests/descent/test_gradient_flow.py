@@ -143,13 +143,13 @@ def test_weights_of_the_extrapolation():
 
 
 def test_the_time_limit_is_that_of_all_descents(monkeypatch):
-    left, solve_one = [], descent_flow.solve_descent
+    left, solve_one = [], descent_flow.run_descent
 
     def timed(*arguments, **options):
         left.append(options["timeout"])
         return solve_one(*arguments, **options)
 
-    monkeypatch.setattr(descent_flow, "solve_descent", timed)
+    monkeypatch.setattr(descent_flow, "run_descent", timed)
     start = dmft.Overlaps([[1.0]], [[0.0]])
     run = dmft.solve(flow_of(LINE, LINE, 2.0), start, 0.5, points=3, levels=3, timeout=100.0)
     assert 100.0 >= left[0] > left[1] > left[2] > 100.0 - run.statistics["seconds"]

@@ -30,7 +30,7 @@ def test_both_responses_are_exact_for_linear_students():
     model = dmft.Model(dmft.Committee(z, 2, readout=(2, -1)), LINE, label_noise=0.2)
     equations = dmft.derive(model, dmft.GradientDescent(0.2, 1.5, ridge=0.1, momentum=0.3))
     start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.3], [-0.1]], [[1.3]])
-    stein = dmft.solve(equations, start, 6)
+    stein = dmft.solve(equations, start, 6, method="stein")
     path = dmft.solve(equations, start, 6, method="pathwise")
     for name in ("resp", "corr", "Q2", "M"):
         assert np.abs(stein[name] - path[name]).max() < 1e-11, name
@@ -41,7 +41,7 @@ def test_both_responses_are_exact_for_linear_students():
 )
 def test_path_and_stein_agree_within_their_errors(options):
     equations = dmft.derive(FOUR, dmft.GradientDescent(0.6, 1.5, ridge=0.05, **options))
-    stein = dmft.solve(equations, PAIR_START, 4, samples=2**13)
+    stein = dmft.solve(equations, PAIR_START, 4, samples=2**13, method="stein")
     path = dmft.solve(equations, PAIR_START, 4, samples=2**13, method="pathwise", seed=7)
     for name in ("resp", "corr", "M", "Q2", "train_loss"):
         gap = np.abs(stein[name] - path[name])
