@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -180,3 +181,18 @@ def _private_temporary_directory() -> Path:
         return Path(tempfile.mkdtemp(prefix="dmft-cache-"))
     except OSError:
         return NOWHERE
+
+
+@contextlib.contextmanager
+def process_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock between processes; the system frees it if this process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes may both compile, which costs time only.
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        # A full disk, a file system without locks: they cost a second compilation only.
+        with contextlib.suppress(OSError):
+            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+        yield

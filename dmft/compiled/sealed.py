@@ -9,11 +9,12 @@ written anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import pickle
 import sys
-import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +23,22 @@ from typing import Any
 import numba
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.typeinfer import register_dispatcher
 
-from dmft.compiled.directory import cache_directory, keep, read_own, refusal, tell_once
+from dmft.compiled.directory import (
+    cache_directory,
+    keep,
+    process_lock,
+    read_own,
+    refusal,
+    tell_once,
+)
 from dmft.names import VERSION
 
 DIGEST_SIZE = 32
-# Held while signatures are compiled: a second thread waits for the code.
-_SETTLING = threading.RLock()
 
 
 class Deferred(CPUDispatcher):
@@ -41,17 +48,26 @@ class Deferred(CPUDispatcher):
     whenever a function is called, is called by another compiled function, or is handed to one.
     """
 
-    _wanted: list[Any]
+    _wanted: Sequence[Any] = ()
+    _settling = False
 
     def settle(self) -> None:
         """Compile for the signatures, once; from then on take no others."""
-        with _SETTLING:
-            wanted, self._wanted = self._wanted, []
-            with register_dispatcher(self):  # the function may call itself
-                for one in wanted:
-                    self.compile(one)
-            if wanted:
+        if not self._wanted:
+            return
+        # Numba's own lock, as a function may be asked for while another one is compiled.
+        with global_compiler_lock:
+            if self._settling or not self._wanted:
+                return
+            self._settling = True
+            try:
+                with _alone(self._cache), register_dispatcher(self):  # it may call itself
+                    for one in self._wanted:
+                        self.compile(one)
                 self.disable_compile()
+                self._wanted = ()
+            finally:
+                self._settling = False
 
     def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
         if not self._wanted:
@@ -78,6 +94,23 @@ class Deferred(CPUDispatcher):
         """Type of the function as a value, which needs its only signature."""
         self.settle()
         return super().get_function_type()
+
+    @property
+    def stats(self) -> Any:
+        """How often machine code was found, and how often it was made."""
+        self.settle()
+        return super().stats
+
+    def _reduce_states(self) -> dict[str, Any]:
+        self.settle()
+        states: dict[str, Any] = super()._reduce_states()
+        return states
+
+
+def _alone(files: Any) -> contextlib.AbstractContextManager[None]:
+    """While one process compiles a function, the others wait for the machine code."""
+    kept = isinstance(files, SealedCache)
+    return process_lock(files.lock) if kept else contextlib.nullcontext()
 
 
 def compile_sealed(function: Any, *signature: Any) -> Any:
@@ -133,6 +166,7 @@ class SealedCache(FunctionCache):
         status = source.stat()
         stamp = _content_stamp(source, status.st_mtime_ns, status.st_size)
         self._cache_file = SealedFiles(folder, base, stamp)
+        self.lock = folder / f"{base}.lock"
         self.enable()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -13,12 +13,11 @@ import importlib.metadata
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from dmft.compiled.directory import cache_directory, keep
+from dmft.compiled.directory import cache_directory, keep, process_lock
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 
@@ -57,7 +56,7 @@ def load_module(source: str, stem: str) -> ModuleType:
         if name in sys.modules:
             return sys.modules[name]
         path = cache_directory() / f"{name}.py"
-        with _process_lock(path.with_suffix(".lock")):
+        with process_lock(path.with_suffix(".lock")):
             _ensure_file(path, source)
             return _import_source(name, path, source)
 
@@ -94,21 +93,6 @@ def _ensure_file(path: Path, source: str) -> None:
         if path.read_bytes() == wanted:
             return
     keep(path, wanted)
-
-
-@contextlib.contextmanager
-def _process_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock between processes; the system frees it if this process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may both compile, which costs time only.
-        yield
-        return
-    with contextlib.ExitStack() as held:
-        # A full disk, a file system without locks: they cost a second compilation only.
-        with contextlib.suppress(OSError):
-            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
-        yield
 
 
 class _SourceLoader(importlib.abc.ExecutionLoader):
