@@ -49,7 +49,7 @@ def branch_expectation(
     >>> from dmft.model import FIELD as z
     >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
     >>> branch_expectation([sp.exp(-z) * sp.Max(0, z), z], ["1", "2"], C).atoms(BranchField)
-    {BranchField(z*exp(-z)*sign(z)/2 + z*exp(-z)/2, 0, C11), ...}
+    {BranchField(Piecewise((0, z < 0), ((z - 1)*exp(-z), True)), 0, C11)}
     """
     merged: Factors = {}
     for factor, label in zip(factors, fields, strict=True):

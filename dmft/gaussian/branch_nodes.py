@@ -134,7 +134,7 @@ class BranchGiven(BranchAverage):
     >>> from dmft.model import FIELD as z
     >>> step = sp.Piecewise((0, z < 0), (sp.exp(-z), True))
     >>> BranchGiven(step, sp.Integer(1), sp.S.Half, sp.Integer(1), sp.S.Zero).evalf(8)
-    0.28112571
+    0.28115980
     """
 
     factors_count = 1

@@ -159,7 +159,7 @@ def canonical(factor: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     values = [sp.Add(*(_written(row, lead) for row in rows)) for rows in read.intervals]
     conditions = [*(k > FIELD for k in read.kinks), sp.true]
     pieces = zip(values, conditions, strict=True)
-    return lead, sp.Piecewise(*pieces, evaluate=False) if read.kinks else values[0]
+    return lead, sp.Piecewise(*pieces) if read.kinks else values[0]
 
 
 def _written(row: Row, lead: sp.Expr) -> sp.Expr:
@@ -191,7 +191,7 @@ def primitive(read: Branches, jumps: dict[sp.Expr, sp.Expr]) -> sp.Expr | None:
         if sp.simplify(step) != 0:
             return None
     conditions = [*(k > FIELD for k in read.kinks), sp.true]
-    return sp.Piecewise(*zip(values, conditions, strict=True), evaluate=False)
+    return sp.Piecewise(*zip(values, conditions, strict=True))
 
 
 def _antiderivative(row: Row) -> sp.Expr:

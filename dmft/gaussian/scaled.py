@@ -21,7 +21,7 @@ class erfcx(sp.Function):  # noqa: N801 - named as in SciPy
     >>> import sympy as sp
     >>> x = sp.Symbol("x", real=True)
     >>> erfcx(sp.Integer(1000)).evalf(10), erfcx(x).diff(x), erfcx(0)
-    (0.0005641893014, 2*x*erfcx(x) - 2/sqrt(pi), 1)
+    (0.0005641893015, 2*x*erfcx(x) - 2/sqrt(pi), 1)
     """
 
     nargs = 1

@@ -70,7 +70,7 @@ def erfcx(x):  # type: ignore[no-untyped-def]
     Examples
     --------
     >>> round(erfcx(0.0), 15), round(erfcx(1e3) * 1e3 * math.sqrt(math.pi), 12)
-    (1.0, 0.9999995)
+    (1.0, 0.999999500001)
     """
     if x >= ASYMPTOTIC:
         ratio, total = 0.5 / (x * x), 1.0
