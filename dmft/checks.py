@@ -189,7 +189,7 @@ def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
 
 
 def _article(name: str) -> str:
-    return f"a{'n' if name[0] in 'AEIO' else ''} {name}"
+    return f"a dmft.{name}"
 
 
 def _names(kind: type) -> set[str]:

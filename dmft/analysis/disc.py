@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance
 
 Array = NDArray[np.float64]
@@ -119,7 +120,10 @@ def _takes_arrays(risk: Callable[..., Any], basis: Array) -> bool:
     turns = 0.4 + np.arange(PROBES)
     u = 0.1 * np.stack([np.cos(turns), np.sin(turns)], axis=-1)
     s = u @ basis.T
-    single = np.array([float(risk(e=float(e), m=float(m))) for m, e in s])
+    alone = [risk(e=float(e), m=float(m)) for m, e in s]
+    if not all(is_number(np.asarray(value)) for value in alone):
+        raise BadParameter(f"the risk returned {shown(alone[0])} at one alignment: no number")
+    single = np.array(alone, dtype=float)
     try:
         several = np.asarray(risk(e=s[:, 1], m=s[:, 0]), dtype=float)
     except (TypeError, ValueError, IndexError):

@@ -220,6 +220,8 @@ def landscape_boundary(
     """
     from scipy.optimize import brentq
 
+    if not xtol > 0.0:
+        raise BadParameter(f"xtol = {xtol!r} must be positive")
     first, last = (measure(landscape(family(x), gram)) for x in (low, high))
     if isinstance(first, bool | np.bool_ | str):
         if first == last:

@@ -164,7 +164,7 @@ class _Known:
         if isinstance(value, Mapping):
             return repr(sorted((str(k), self.data(v)) for k, v in value.items()))
         is_plain = isinstance(value, PLAIN) or hasattr(value, "fingerprint")
-        is_symbolic = type(value).__module__.startswith("sympy")
+        is_symbolic = str(type(value).__module__).startswith("sympy")
         if is_plain or is_symbolic or isinstance(value, FunctionType):
             return self.word(value)
         return str(getattr(value, "__name__", type(value).__qualname__))

@@ -151,7 +151,9 @@ def run_sweep(
     """Evaluate `measure(**parameters)` at points; see `dmft.sweep`."""
     where = _part(as_points(points), part)
     names = check_quantities(quantities, where.names)
-    label = {"measure": name_of(measure), **(identity or {})}
+    label = dict(identity or {})
+    if "measure" not in label:
+        label = {"measure": name_of(measure), **label}
     # Workers may stand in other folders.
     folder = None if store is None else str(Path(store).absolute())
     task = Task(measure, where, names, folder, label, part)

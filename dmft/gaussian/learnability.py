@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.gaussian.coefficients import Index, as_fields
 from dmft.gaussian.exponent import Exponent, coefficient_name
@@ -226,10 +226,10 @@ def learnability(
     """
     expr, symbols = _declared(target, fields)
     wanted = (algorithms,) if isinstance(algorithms, str) else tuple(algorithms)
-    unknown = [a for a in wanted if a not in ALGORITHMS]
+    unknown = [a for a in wanted if not (isinstance(a, str) and a in ALGORITHMS)]
     if unknown or not wanted:
         raise BadParameter(
-            f"algorithms = {algorithms!r}: choose among {', '.join(map(repr, ALGORITHMS))}"
+            f"algorithms = {shown(algorithms)}: choose among {', '.join(map(repr, ALGORITHMS))}"
         )
     exponents: dict[str, Exponent] = {}
     generative: Exponent | None = None

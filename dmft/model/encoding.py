@@ -178,7 +178,7 @@ def _opposite_pair(radius: Any, length: int) -> Encoding:
             f"a radius declares the opposite pair p_1 = -p_2 of two tokens, here L = {length}; "
             "give the pattern (c_1, ..., c_L) of p_l = c_l p, or a Gram matrix"
         )
-    r = sp.sympify(radius) if is_number(radius) else sp.nan
+    r = sp.sympify(radius, strict=True) if is_number(radius) else sp.nan
     if not (r.is_number and r.is_positive and r.is_finite):
         raise BadParameter(
             f"the radius |p| of an encoding is a positive number, got {shown(radius)}"

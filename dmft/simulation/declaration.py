@@ -186,7 +186,7 @@ class Filler:
         """Value of a parameter, which may be given under its own name."""
         expr = self.values.get(name, expr)
         if not is_expression(expr):
-            raise BadParameter(f"{name} must be a finite number, got {shown(expr)}")
+            raise BadParameter(f"{name} is {shown(expr)}: not finite, or no number")
         return self.number(sp.sympify(expr, strict=True), name)
 
     def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:

@@ -47,7 +47,9 @@ def as_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         if not 1 <= seeds <= MOST_SEEDS:
-            raise BadParameter(f"seeds must be from 1 to {MOST_SEEDS} runs, got {shown(seeds)}")
+            raise BadParameter(
+                f"seeds must be at least 1 and at most {MOST_SEEDS} runs, got {shown(seeds)}"
+            )
         return tuple(range(int(seeds)))
     values = tuple(seeds) if isinstance(seeds, Sequence | np.ndarray) else ()
     good = all(isinstance(s, int | np.integer) and s >= 0 for s in values)

@@ -140,7 +140,7 @@ def test_bad_manifests_are_refused_in_words(tmp_path, bad):
     whole = json.loads(manifest.read_text())
     text = bad if isinstance(bad, str) else json.dumps({**whole, **bad})
     manifest.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(BadParameter, match="store|holds"):
+    with pytest.raises(BadParameter, match=r"store|holds"):
         run_sweep(POINTS, abs_of, store=tmp_path / "s")
     if not (isinstance(bad, dict) and bad.get("identity")):
         with pytest.raises(BadParameter, match="store"):
