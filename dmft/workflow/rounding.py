@@ -46,8 +46,8 @@ def with_rounding(run: Trajectory, equations: Equations, rtol: float) -> Traject
     That is where the bounds pass 1e-10 of the size of the terms, or where what they leave in the
     overlaps passes what the integrator may leave in one step, `rtol`. In any case
     ``provenance["rounding"]`` is the largest bound relative to the size of the terms; it is not
-    there where no state has a bound. Runs on tables and on nodes keep what these claim. Averages of four signs are left out
-    (`dmft.equations.conditioning.light`).
+    there where no state has a bound. Runs on tables and on nodes keep what these claim. Averages of
+    four signs are left out (`dmft.equations.conditioning.light`).
     """
     if equations.averages or equations.error or equations.noise or run.t.size == 0:
         return run
