@@ -59,7 +59,7 @@ def with_rounding(run: Trajectory, equations: Equations, rtol: float) -> Traject
     except NotClosed:  # a function without a rule: nothing is said
         return run
     relative = relative_rounding(found)
-    known = np.isfinite(relative)
+    known = ~np.isnan(relative)
     if not known.all():  # as units of length zero: look at the other states
         places, relative = places[known], relative[known]
         found = {n: Bounded(*(part[known] for part in parts)) for n, parts in found.items()}
@@ -126,8 +126,8 @@ def _error(run: Trajectory, equations: Equations) -> dict[str, Array]:
     for name in run.observables:
         known = found[name].error if name in found else np.zeros(places.size)
         full[name] = known + _moved_by(run, equations, places, full, name)
-    full = {name: np.where(np.isnan(e), np.inf, e) for name, e in full.items()}
-    return {name: _at_all_times(run.t, run.t[places], values) for name, values in full.items()}
+    errors = {n: _at_all_times(run.t, run.t[places], values) for n, values in full.items()}
+    return {name: np.where(np.isnan(e), np.inf, e) for name, e in errors.items()}
 
 
 def _carried(t: Array, found: Mapping[str, Bounded]) -> dict[str, Array]:
