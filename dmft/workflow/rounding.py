@@ -25,6 +25,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.rounding import relative_rounding, rounding
 from dmft.equations.rounding_rules import Bounded
 from dmft.equations.values import Values
+from dmft.errors import NotClosed
 from dmft.solvers.trajectory import Trajectory
 
 Array = NDArray[np.float64]
@@ -44,17 +45,27 @@ def with_rounding(run: Trajectory, equations: Equations, rtol: float) -> Traject
 
     That is where the bounds pass 1e-10 of the size of the terms, or where what they leave in the
     overlaps passes what the integrator may leave in one step, `rtol`. In any case
-    ``provenance["rounding"]`` is the largest bound relative to the size of the terms. Runs on
-    tables and on nodes keep what these claim. Averages of four signs are left out
-    (`dmft.equations.conditioning.light`).
+    ``provenance["rounding"]`` is the largest bound relative to the size of the terms; it is not
+    there where no state has a bound. Runs on tables and on nodes keep what these claim. Averages of
+    four signs are left out (`dmft.equations.conditioning.light`).
     """
     if equations.averages or equations.error or equations.noise or run.t.size == 0:
         return run
     places = _places(run, LOOKED_AT)
     if not places.size:
         return run
-    found = _bounds(run, equations, places)
-    worst = float(np.max(relative_rounding(found)))
+    try:
+        found = _bounds(run, equations, places)
+    except NotClosed:  # a function without a rule: nothing is said
+        return run
+    relative = relative_rounding(found)
+    known = ~np.isnan(relative)
+    if not known.all():  # as units of length zero: look at the other states
+        places, relative = places[known], relative[known]
+        found = {n: Bounded(*(part[known] for part in parts)) for n, parts in found.items()}
+    if not places.size:
+        return run
+    worst = float(np.max(relative))
     run = replace(run, provenance={**run.provenance, "rounding": worst})
     left = max(
         float(np.max(error / np.maximum(1.0, np.abs(run[name][places]))))
@@ -115,8 +126,8 @@ def _error(run: Trajectory, equations: Equations) -> dict[str, Array]:
     for name in run.observables:
         known = found[name].error if name in found else np.zeros(places.size)
         full[name] = known + _moved_by(run, equations, places, full, name)
-    full = {name: np.where(np.isnan(e), np.inf, e) for name, e in full.items()}
-    return {name: _at_all_times(run.t, run.t[places], values) for name, values in full.items()}
+    errors = {n: _at_all_times(run.t, run.t[places], values) for n, values in full.items()}
+    return {name: np.where(np.isnan(e), np.inf, e) for name, e in errors.items()}
 
 
 def _carried(t: Array, found: Mapping[str, Bounded]) -> dict[str, Array]:
