@@ -31,10 +31,12 @@ from dmft.equations.elementwise import COMPARISONS
 from dmft.equations.kernels import Kernel
 from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import FieldRoot
-from dmft.equations.reference import FUNCTIONS, Interpreter
+from dmft.equations.projection import Together
+from dmft.equations.reference import FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding_rules import OF_FUNCTION, UNIT, Bounded, first
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
+from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.orthant import UPPER, PairOfSignsMoment
 from dmft.gaussian.tabled import TableAverage
 
@@ -107,10 +109,14 @@ class Tape:
             return Step("entry", (), expr)
         if isinstance(expr, Kernel):
             return Step("atom", (self(expr.closed()),), None)
+        if isinstance(expr, Together):
+            return Step("atom", (self(expr.total),), None)
         if isinstance(expr, PairOfSignsMoment):
             return Step("atom", (self(expr.regular()),), None)
         if isinstance(expr, sp.Sum):
             return Step("sum", (self(expr.function),), [index for index, *_ in expr.limits])
+        if isinstance(expr, BranchAverage):
+            return Step("branch", self.all(expr.numbers), expr)
         if isinstance(expr, TableAverage):
             return Step("table", self.all(expr.numbers), expr)
         if isinstance(expr, sp.Piecewise):
@@ -225,6 +231,8 @@ class Running:
                 return rules.multiplied(parts)
             case "power":
                 return rules.raised(parts[0], data)
+            case "branch":
+                return rules.branched(data, parts)
             case "table":
                 return rules.tabled(data, parts)
             case "piecewise":
@@ -342,6 +350,12 @@ class Running:
         for out, part in zip(self.arrays[name], found, strict=True):
             shape = (*out.shape[:2], *grids[0].shape)
             out[(slice(None), slice(None), *grids)] = np.broadcast_to(part, shape)
+        if definition.holds_variances:
+            fields = np.ravel(self.places.values_of(target.indices[0]))
+            for variances in np.reshape(
+                self.arrays[name].value, (-1, *self.arrays[name].value.shape[2:])
+            ):
+                lift_zero_variances(variances, fields)
 
     def whole(self, definition: Definition) -> Bounded:
         """Matrices that are computed as one: a root of Omega, the square of error functions."""

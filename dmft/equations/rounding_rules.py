@@ -17,6 +17,7 @@ import sympy as sp
 
 from dmft.equations.elementwise import truth
 from dmft.equations.reference import FUNCTIONS
+from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.direct import direct_averages
 from dmft.gaussian.tabled import FieldTable, TableAverage
 
@@ -196,6 +197,24 @@ def tabled(average: TableAverage, numbers: Sequence[Bounded]) -> Bounded:
     norm = np.sqrt(reduce(np.multiply, squares))
     moved = at_moved_arguments(at, numbers, first(value))
     return Bounded(value, moved + average.error * norm, np.abs(first(value)))
+
+
+def branched(average: BranchAverage, numbers: Sequence[Bounded]) -> Bounded:
+    """An average of exponential branches: its rule rounds relative to sqrt(E F^2 E G^2)."""
+    from dmft.special.branches import branch_on_arrays
+
+    def at(*values: Any) -> Any:
+        return branch_on_arrays(average.vectors, values)
+
+    value = at(*(a.value for a in numbers))
+    points = [first(a.value) for a in numbers]
+    squares: Any = 1.0
+    for square, law in average.squares:
+        squares = squares * branch_on_arrays(
+            [square], [points[n] if n is not None else 0.0 for n in law]
+        )
+    error = at_moved_arguments(at, numbers, first(value)) + average.rounding * np.sqrt(squares)
+    return Bounded(value, error, np.abs(first(value)))
 
 
 def ratio(error: Any, size: Any) -> Any:

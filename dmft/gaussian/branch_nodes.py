@@ -43,6 +43,13 @@ class BranchAverage(TableAverage):
         return [branch_vector(f) for f in self.factors]
 
     @property
+    def squares(self) -> list[tuple[NDArray[Any], tuple[int | None, ...]]]:
+        """E F^2 of each factor: its vector, and which numbers are its arguments (None is 0)."""
+        laws = {1: [tuple(range(len(self.numbers)))], 2: [(None, 0), (None, 2)]}
+        squared = [branch_vector(sp.expand(f**2)) for f in self.factors]
+        return list(zip(squared, laws[self.factors_count], strict=True))
+
+    @property
     def is_number(self) -> bool:
         """Whether its covariances are numbers."""
         return all(a.is_number for a in self.numbers)
