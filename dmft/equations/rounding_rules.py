@@ -65,12 +65,21 @@ def added(parts: Sequence[Bounded]) -> Bounded:
     return Bounded(value, error, reduce(np.add, (part.size for part in parts)))
 
 
+def times(one: Any, other: Any) -> Any:
+    """Product of bounds: nothing times no bound is nothing."""
+    product = np.multiply(one, other)
+    if np.all(np.isfinite(product)):
+        return product
+    return np.where(np.equal(one, 0.0) | np.equal(other, 0.0), 0.0, product)
+
+
 def multiplied(parts: Sequence[Bounded]) -> Bounded:
     """Product."""
     value, error, size = parts[0]
     for part in parts[1:]:
         here, there = np.abs(first(value)), np.abs(first(part.value))
-        error = here * part.error + there * error + error * part.error + UNIT * here * there
+        passed = times(here, part.error) + times(there, error) + times(error, part.error)
+        error = passed + UNIT * here * there
         value, size = value * part.value, size * part.size
     return Bounded(value, error, size)
 
@@ -151,12 +160,18 @@ def _asin(x: Any, error: Any, value: Any) -> Any:
 def _bell(x: Any, error: Any, value: Any) -> Any:
     """Slope of the error function at the near end."""
     inner = np.maximum(np.abs(x) - error, 0.0)
-    return error * 2.0 / np.sqrt(np.pi) * np.exp(-(inner**2))
+    return np.minimum(times(error, 2.0 / np.sqrt(np.pi) * np.exp(-(inner**2))), 2.0)
+
+
+def _growth(x: Any, error: Any, value: Any) -> Any:
+    """What the exponential gains at the far end."""
+    near = np.abs(value) * np.expm1(np.minimum(error, 1.0))
+    return np.where(np.less(error, 1.0), near, np.exp(x + error) - value)
 
 
 # Error that a function of one argument passes on: of the argument, its error and the value.
 PASSED_ON: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "exp": lambda x, error, value: np.abs(value) * np.expm1(error),
+    "exp": _growth,
     "erf": _bell,
     "erfc": _bell,
     "asin": _asin,

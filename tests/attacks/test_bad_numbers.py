@@ -135,7 +135,7 @@ def run():
         [], np.ma.masked_array([0.0, 1.0], [False, True]), np.array([0.5 + 0j]), [1.0, 0.5],
         {0.0: 1}, object(), [object()],
     ],
-    ids=str,
+    ids=lambda bad: str(bad).partition(" object")[0],
 )  # fmt: skip
 def test_save_at_is_refused_in_words(run, bad):
     with pytest.raises(BadParameter, match="save_at"):

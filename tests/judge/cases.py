@@ -179,15 +179,22 @@ def truth(case: Case) -> Truth:
     if case.units == "full":
         return _truth_of_pairs(case)
     p, k = case.p, case.k
-    rows = case.rows.copy()
-    for i in np.flatnonzero(~rows.any(axis=1)):
-        rows[i, i % 2] = NEXT_TO_ZERO
+    rows = case.rows
+    # A unit of length zero is a short one that is independent of all others: of its field only
+    # the sign matters, and is drawn apart.
+    zero = ~rows.any(axis=1)
     student = ACTIVATIONS[case.student]
     assert student.slope is not None
     a = case.readout
 
     def every(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         fields = rows[:, :1] * u + rows[:, 1:] * v
+        if not zero.any():
+            return integrands(fields)
+        halves = (integrands(fields + s * zero[:, None]) for s in (-NEXT_TO_ZERO, NEXT_TO_ZERO))
+        return 0.5 * sum(halves)
+
+    def integrands(fields: np.ndarray) -> np.ndarray:
         h = fields[:p]
         sigma, slope = student.value(h), a[:, None] * student.slope(h)
         f = a @ sigma / p

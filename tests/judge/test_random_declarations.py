@@ -35,8 +35,8 @@ activations, plane_quadrature, cases = map(_load, ("activations", "plane_quadrat
 SEED = 20261127
 # What floats may lose, relative to the sum of the sizes of what is added.
 ROUNDING = 1e-10
-# What is nothing beside units of length zero, which the judge takes as tiny ones.
-NOTHING = 1e-100
+# What is nothing: units of length zero are short ones for the judge, and for the library.
+NOTHING = 1e-25
 NODES = 1024
 # Averages on random nodes claim their error at 99 %: one in a hundred may be larger, none by this.
 FACTOR_OF_NODES = 4.0
