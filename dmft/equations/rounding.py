@@ -351,11 +351,9 @@ class Running:
             shape = (*out.shape[:2], *grids[0].shape)
             out[(slice(None), slice(None), *grids)] = np.broadcast_to(part, shape)
         if definition.holds_variances:
-            fields = np.ravel(self.places.values_of(target.indices[0]))
-            for variances in np.reshape(
-                self.arrays[name].value, (-1, *self.arrays[name].value.shape[2:])
-            ):
-                lift_zero_variances(variances, fields)
+            Omega, own = self.arrays[name].value, np.unique(grids[0])
+            for one in Omega.reshape(-1, *Omega.shape[2:]):
+                lift_zero_variances(one, own)
 
     def whole(self, definition: Definition) -> Bounded:
         """Matrices that are computed as one: a root of Omega, the square of error functions."""
@@ -366,9 +364,10 @@ class Running:
             value = np.zeros_like(Omega)
             for matrix, root in zip(Omega, value, strict=True):
                 field_root(np.ascontiguousarray(matrix), p, root)
-            # Backward stable: the root of a covariance that is moved by a unit of its lengths.
+            # Backward stable: the root of a covariance that is moved by a unit of its lengths;
+            # directions without variance have none after it.
             lengths = np.sqrt(np.abs(np.diagonal(Omega, axis1=1, axis2=2)))
-            error = Omega.shape[1] * UNIT * np.broadcast_to(lengths[:, :, None], value.shape)
+            error = np.where(value == 0.0, 0.0, Omega.shape[1] * UNIT * lengths[:, :, None])
         else:
             c = first(self.arrays["c"].value)[0]
             value = np.array(

@@ -12,7 +12,7 @@ import sympy as sp
 from dmft.errors import NotClosed
 from dmft.gaussian.branch_nodes import BranchField, BranchGiven, BranchPair
 from dmft.gaussian.branches import branches, canonical, has_branches, primitive
-from dmft.gaussian.law import Cov
+from dmft.gaussian.law import Cov, Law
 from dmft.gaussian.pair import CorrelationRoot
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
@@ -67,7 +67,8 @@ def branch_expectation(
 def _average(merged: Factors, cov: Cov) -> sp.Expr:
     """Average of at most two functions and polynomials of further fields, which go by Stein."""
     if len(merged) > 2:
-        return _without_polynomial(merged, cov)
+        bell = _bell(merged)
+        return _without_polynomial(merged, cov) if bell is None else _tilted(merged, cov, bell)
     parts = []
     for factor in merged.values():
         split = _split(factor)
@@ -79,6 +80,24 @@ def _average(merged: Factors, cov: Cov) -> sp.Expr:
         return _one(parts[0], cov(labels[0], labels[0]))
     x, y = labels
     return _two(parts[0], parts[1], (cov(x, x), cov(x, y), cov(y, y)))
+
+
+def _bell(merged: Factors) -> tuple[Hashable, sp.Expr, sp.Expr] | None:
+    """A field whose factor is a exp(-b z^2 / 2) alone, with a and b; None if there is none."""
+    for x, factor in merged.items():
+        front, rest = factor.as_independent(FIELD)
+        if isinstance(rest, sp.exp) and rest.exp.is_polynomial(FIELD):
+            curvature = -2 * rest.exp.coeff(FIELD, 2)
+            if sp.expand(rest.exp + curvature * FIELD**2 / 2) == 0:
+                return x, front, curvature
+    return None
+
+
+def _tilted(merged: Factors, cov: Cov, bell: tuple[Hashable, sp.Expr, sp.Expr]) -> sp.Expr:
+    """Average under the law that a Gaussian factor makes of this one (one_pass.md A.2)."""
+    x, front, curvature = bell
+    prefactor, law = Law(cov, None, list(merged)).tilt(x, curvature, sp.S.Zero)
+    return front * prefactor * _average({y: f for y, f in merged.items() if y != x}, law.C)
 
 
 def _without_polynomial(merged: Factors, cov: Cov) -> sp.Expr:

@@ -45,9 +45,10 @@ class BranchAverage(TableAverage):
     @property
     def squares(self) -> list[tuple[NDArray[Any], tuple[int | None, ...]]]:
         """E F^2 of each factor: its vector, and which numbers are its arguments (None is 0)."""
-        laws = {1: [tuple(range(len(self.numbers)))], 2: [(None, 0), (None, 2)]}
         squared = [branch_vector(sp.expand(f**2)) for f in self.factors]
-        return list(zip(squared, laws[self.factors_count], strict=True))
+        if len(squared) == 1:
+            return [(squared[0], tuple(range(len(self.numbers))))]
+        return [(squared[0], (None, 0)), (squared[1], (None, 2))]
 
     @property
     def is_number(self) -> bool:

@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.sampled import SAMPLE, SUMS
 from dmft.solvers.signatures import MATRIX, VECTOR
 
