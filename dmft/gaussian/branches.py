@@ -310,7 +310,7 @@ def _row_vector(row: Row, degree: int, low: sp.Expr | None, high: sp.Expr | None
     head += [0.0] * (2 * MOST_ERFS - len(pairs))
     polynomial = sp.Poly.from_list(dense(row)[::-1], FIELD)
     for end in (sp.S.Zero, low, high):
-        moved = polynomial if not end else polynomial.shift(end)
+        moved = polynomial if not end else polynomial.set_domain("EX").shift(end)
         coefficients = [] if end is None else [float(c) for c in moved.all_coeffs()[::-1]]
         head += coefficients + [0.0] * (degree + 1 - len(coefficients))
     return np.array(head)

@@ -256,17 +256,17 @@ def with_root_ratios(expr: sp.Expr) -> sp.Expr:
 
 
 def as_correlation(rho: sp.Expr) -> sp.Expr:
-    """Keep a correlation C12 / (sqrt(C11) sqrt(C22)) of two symbols in one piece.
+    """Keep a correlation C12 / (sqrt(C11) sqrt(C22)) in one piece: 1 for fields that coincide.
 
     Examples
     --------
     >>> import sympy as sp
     >>> a, b, c = sp.symbols("a b c", positive=True)
-    >>> as_correlation(c / sp.sqrt(a) / sp.sqrt(b)), as_correlation(c / sp.sqrt(1 + a))
-    (Correlation(a, b, c), c/sqrt(a + 1))
+    >>> as_correlation(c / sp.sqrt(a) / sp.sqrt(1 + b)), as_correlation(c / sp.sqrt(1 + a))
+    (Correlation(a, b + 1, c), c/sqrt(a + 1))
     """
     roots = [f for f in sp.Mul.make_args(rho) if f.is_Pow and f.exp == -sp.Rational(1, 2)]
-    if len(roots) != 2 or any(f.base.is_Add for f in roots):
+    if len(roots) != 2:
         return rho
     (first, second), rest = (f.base for f in roots), rho / sp.Mul(*roots)
     return Correlation(first, second, rest)
