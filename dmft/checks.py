@@ -49,7 +49,8 @@ def checked(target: Target) -> Target:
 def _guarded(function: Any, name: str) -> Any:
     """The function behind its checks."""
     parameters = inspect.signature(function).parameters
-    order = tuple(parameters)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    order = tuple(n for n, p in parameters.items() if p.kind in kinds)
     aliases = vars(sys.modules[function.__module__])
     tests = {n: _test(p, aliases) for n, p in parameters.items()}
     known = {n: test for n, test in tests.items() if test is not None}

@@ -43,7 +43,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "75ea28c90a5d38e6"
+BUILT_ON = "1f7e0fc8577acaae"
 
 
 class Batch(NamedTuple):

@@ -23,7 +23,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "263e7066e13d817f"
+BUILT_ON = "65cd2a9df512038e"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

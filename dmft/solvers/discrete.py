@@ -33,7 +33,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import outside, read_gap
 
-BUILT_ON = "263e7066e13d817f"
+BUILT_ON = "65cd2a9df512038e"
 
 
 @inlined

@@ -52,7 +52,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import outside
 
-BUILT_ON = "75ea28c90a5d38e6"
+BUILT_ON = "1f7e0fc8577acaae"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

@@ -78,11 +78,11 @@ def followed_point(
     >>> start = dmft.Overlaps([[0.3]], [[0.0]])
     >>> point = followed_point(eqs, start, {"learning_rate": 0.0}, {"learning_rate": 0.1})
     >>> print(point.status, point.overlaps.Q.round(6))
-    ok [[0.372924]]
+    ok [[0.442812]]
     >>> lost = followed_point(eqs, start, {"learning_rate": 0.0}, {"learning_rate": 0.3})
     >>> print(lost.message)   # a fold at 0.18018981, one_pass.md F.3
     the uninformative fixed point followed from learning_rate = 0 ends, or meets another, near \
-learning_rate = 0.18
+learning_rate = 0.1802
     """
     check_equations(equations)
     system = StationarySystem(equations, start, reference)
