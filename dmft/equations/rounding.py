@@ -272,7 +272,8 @@ class Running:
         size = np.abs(first(cross.value))
         passed: Any = cross.error
         for v in variances:
-            passed = passed + 0.5 * size * rules.ratio(v.error, np.abs(first(v.value)))
+            relative = rules.ratio(v.error, np.abs(first(v.value)))
+            passed = passed + rules.times(0.5 * size, relative)
         return cross.value + signs * (OF_PAIR * size + passed)
 
     def pair(self, name: str, parts: Sequence[Bounded], cross: sp.Expr) -> Bounded:
@@ -287,7 +288,10 @@ class Running:
         # What rounds a correlation is in the moved values already.
         error = OF_FUNCTION * size if name != "Correlation" else 0.0 * size
         for v in variances if name != "Correlation" else ():  # a common scale of both fields
-            error = error + size * rules.ratio(v.error, np.abs(first(v.value)))
+            # A field that others determine has no angle and no root: its variance is rounding.
+            length = np.abs(first(v.value))
+            relative = rules.ratio(v.error, length)
+            error = error + np.where(length > v.error, rules.times(size, relative), 0.0)
         if name == "RootRatio":
             error = error + rules.at_moved_arguments(function, parts, first(value), only=(0,))
             # A kink of a field that another one determines is infinitely far: no rounding.
