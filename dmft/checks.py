@@ -46,7 +46,14 @@ def checked(target: Target) -> Target:
     return _guarded(target, target.__name__)
 
 
-def _guarded(function: Any, name: str) -> Any:
+def checked_or(**instead: str) -> Callable[[Target], Target]:
+    """`checked`, where messages about some arguments of a function also say what to do instead."""
+    return lambda target: _guarded(target, target.__name__, instead)
+
+
+def _guarded(
+    function: Any, name: str, instead: Mapping[str, str] = types.MappingProxyType({})
+) -> Any:
     """The function behind its checks."""
     parameters = inspect.signature(function).parameters
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -61,9 +68,8 @@ def _guarded(function: Any, name: str) -> Any:
             if argument in known:
                 test, words, default = known[argument]
                 if value is not default and not test(value):
-                    raise BadParameter(
-                        f"{name}: {argument} = {shown(value)} must be {words}{_more(value)}"
-                    )
+                    more = _more(value) or (f"; {instead[argument]}" if argument in instead else "")
+                    raise BadParameter(f"{name}: {argument} = {shown(value)} must be {words}{more}")
         return function(*args, **kwargs)
 
     return guarded
@@ -85,6 +91,8 @@ def _more(value: Any) -> str:
         return "; a masked one is not read: fill or leave out what is missing"
     if isinstance(value, type):
         return f"; this is the class itself: write {value.__name__}(...)"
+    if isinstance(value, float) and math.isnan(value):
+        return "; nan is not: take a finite one"
     if _is_symbolic(value):
         return f" (numbers in it are finite floats, its powers at most {LARGEST_POWER})"
     return ""

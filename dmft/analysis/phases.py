@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.solvers.problem import Problem
@@ -60,7 +60,7 @@ class Phases(Record):
         )
 
 
-@checked
+@checked_or(run="phases belong to one solved run: for paths and simulations use dmft.escape_time")
 def phases(
     run: Trajectory, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
 ) -> Phases:
@@ -96,11 +96,6 @@ def phases(
     >>> print(dmft.phases(run, level=0.9))
     escapes at t = 0.824129, aligned (0.9) at t = 1.07949
     """
-    if not isinstance(run, Trajectory):
-        raise BadParameter(
-            f"phases belong to one solved run, got {type(run).__name__}; for paths and simulations "
-            "use dmft.escape_time"
-        )
     if not 0.0 < level <= 1.0:
         raise BadParameter(f"level = {level!r} is a cosine: it must lie in (0, 1]")
     missing = [name for name in BLOCKS if name not in run.blocks and name not in run.constants]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.equations.average import At
 from dmft.equations.definitions import Definition, base_name, define
 from dmft.equations.descent import (
@@ -129,7 +129,7 @@ class ShortTimes:
         return first_steps(self, start, steps, rtol, parameters)
 
 
-@checked
+@checked_or(equations="these are the two-time equations that dmft.GradientDescent has")
 def short_times(equations: DescentEquations) -> ShortTimes:
     r"""Write out the first two steps of descent on repeated data.
 
@@ -153,11 +153,6 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     >>> round(float(run.M[1, 0, 0]), 9)  # eta alpha / pi
     0.286478898
     """
-    if not isinstance(equations, DescentEquations):
-        raise BadParameter(
-            "short_times takes the two-time equations of dmft.GradientDescent, got "
-            f"{type(equations).__name__}"
-        )
     if isinstance(equations.model, MixtureModel):
         raise BadParameter(
             "short_times integrates over one Gaussian law; inputs are a mixture here: use solve"

@@ -101,7 +101,7 @@ def _linear_form(
         raise refuse(owner, f"its argument {argument} is not linear in the fields")
     polynomial = sp.Poly(argument, *fields)
     pairs = [(i, polynomial.coeff_monomial(x)) for i, x in enumerate(fields)]
-    return tuple((i, a) for i, a in pairs if a != 0), polynomial.coeff_monomial(1)
+    return tuple((i, a) for i, a in pairs if not a.is_zero), polynomial.coeff_monomial(1)
 
 
 def _complete_squares(
@@ -114,13 +114,13 @@ def _complete_squares(
     factors: list[tuple[sp.Expr, Label]] = []
     for x in fields:
         curvature = rest.coeff(x, 2)
-        if curvature == 0:
+        if curvature.is_zero:
             continue
         form = sp.Poly(sp.expand(sp.diff(rest, x) / (2 * curvature)), *fields)
         label = tuple((i, form.coeff_monomial(y)) for i, y in enumerate(fields))
         direction = sp.Add(*[a * fields[i] for i, a in label])
         rest = sp.expand(rest - curvature * direction**2)
-        factors.append((sp.exp(curvature * FIELD**2), tuple(p for p in label if p[1] != 0)))
+        factors.append((sp.exp(curvature * FIELD**2), tuple(p for p in label if not p[1].is_zero)))
     if sp.Poly(rest, *fields).total_degree() > 1:
         raise refuse(part, "its quadratic form couples fields without squares of them")
     label, offset = _linear_form(rest, part, fields)

@@ -187,10 +187,6 @@ class MixtureModel:
     label_noise: sp.Expr = sp.S.Zero
 
     def __post_init__(self) -> None:
-        if not isinstance(self.student, Committee):
-            raise BadParameter(f"student must be a dmft.Committee, got {self.student!r}")
-        if not isinstance(self.mixture, GaussianMixture):
-            raise BadParameter(f"mixture must be a dmft.GaussianMixture, got {self.mixture!r}")
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
 
     @property

@@ -17,6 +17,7 @@ from dmft.model import (
     SGD,
     Alignment,
     GradientDescent,
+    MixtureModel,
     Model,
     Overlaps,
     SequenceModel,
@@ -49,7 +50,7 @@ Method = Literal["weights", "overlaps"]
 
 @checked
 def simulate(
-    model: Model,
+    model: Model | MixtureModel,
     algorithm: SGD | GradientDescent,
     dim: int,
     t_max: float,
@@ -77,7 +78,7 @@ def simulate(
 
     Parameters
     ----------
-    model : Model
+    model : Model, or MixtureModel for gradient descent
     algorithm : SGD, or GradientDescent on repeated data (by weights; t_max counts steps)
     dim : int
         Input dimension d.
@@ -136,6 +137,11 @@ def simulate(
             model, algorithm, dim, cast(int, t_max), seeds, start,
             threads=threads, progress=progress, **parameters,
         )  # fmt: skip
+    if isinstance(model, MixtureModel):
+        raise BadParameter(
+            f"clusters are simulated under dmft.GradientDescent alone, got {algorithm!r}, which "
+            "takes a dmft.Model"
+        )
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)

@@ -129,7 +129,8 @@ class Layout:
         count = sample_count(task, self.samples, self.kind == "sobol")
         rows = self.normals + self.uniforms + self.steps + 2 * task.k + 4 + (2 + task.p) * big
         lines = pieces(task) * big * (big + 4) * task.knots.size
-        return rows * count + lines + 4 * big**2
+        matrices = 4 if task.knots.size else 2  # R_l and R_theta; lines keep those of a pass too
+        return rows * count + lines + matrices * big**2
 
     def kernels(self, task: DescentTask) -> int:
         """Bytes of the kernels of all scrambles, and of their means."""

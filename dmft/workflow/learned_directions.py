@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.equations.derive import derive
 from dmft.equations.descent import DescentEquations
 from dmft.equations.reach import Symmetry, closing, reach, symmetries
@@ -157,7 +157,7 @@ class LearnedDirections(Record):
         return self.latex()
 
 
-@checked
+@checked_or(algorithm="on repeated data; dmft.learnability compares algorithms")
 def learned_directions(
     model: Model, algorithm: GradientDescent, steps: int = 2, *, rtol: float = RTOL
 ) -> LearnedDirections:
@@ -198,11 +198,6 @@ def learned_directions(
     z1         step 1  0.507771  symbolic
     z2         never   0         symbolic
     """
-    if not isinstance(algorithm, GradientDescent):
-        raise BadParameter(
-            "learned_directions is about dmft.GradientDescent on repeated data, got "
-            f"{algorithm!r}; dmft.learnability compares algorithms"
-        )
     if steps not in (1, 2):
         raise BadParameter(
             f"steps must be 1 or 2 (closed integrals), got {steps!r}: dmft.solve takes more"

@@ -115,7 +115,7 @@ def test_refusals():
         dmft.GaussianMixture([[1.0]], [u * sp.Symbol("z1")], fields=[u])
     with pytest.raises(BadParameter, match="real function"):
         dmft.GaussianMixture([[1.0]], [sp.oo])
-    with pytest.raises(BadParameter, match="mixture must be"):
+    with pytest.raises(BadParameter, match=r"mixture = Comm.* must be a dmft\.GaussianMixture"):
         dmft.MixtureModel(LINE, LINE)
     model = dmft.MixtureModel(LINE, TWINS)
     with pytest.raises(BadParameter, match="GradientDescent alone"):

@@ -114,3 +114,13 @@ def test_high_moments_beside_two_shifted_signs(powers):
     signs = np.sign(u - shift[0])[:, None] * np.sign(v - shift[1])[None]
     exact = first @ (density * signs * u[:, None] ** n * v[None] ** k) @ second
     assert float(value) == pytest.approx(exact, rel=1e-11)
+
+
+def test_float_quadratic_forms_without_couplings():
+    """Coefficients of the other field are float zeros: E exp(-v^T D v) = det(1 + 2 C D)^(-1/2)."""
+    v = sp.symbols("v_a v_b", real=True)
+    cov, bend = np.array([[1.0, 0.3], [0.3, 0.8]]), np.diag([0.4, 0.7])
+    form = sp.exp(-sp.Float(0.4) * v[0] ** 2 - sp.Float(0.7) * v[1] ** 2)
+    found = float(dmft.Gaussian(v, sp.Matrix(cov)).expect(form))
+    truth = np.linalg.det(np.eye(2) + 2 * cov @ bend) ** -0.5
+    assert found == pytest.approx(truth, rel=1e-13)
