@@ -62,7 +62,7 @@ class Phases(Record):
 
 @checked
 def phases(
-    run: Trajectory, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
+    run: Trajectory | Any, *, fraction: float = 0.5, reference: str = "plateau", level: float = 0.9
 ) -> Phases:
     r"""Escape time and alignment time of a solved run.
 
@@ -96,7 +96,7 @@ def phases(
     >>> print(dmft.phases(run, level=0.9))
     escapes at t = 0.824129, aligned (0.9) at t = 1.07949
     """
-    if not isinstance(run, Trajectory):
+    if not isinstance(run, Trajectory):  # not left to the hint: there is an alternative to name
         raise BadParameter(
             f"phases belong to one solved run, got {type(run).__name__}; for paths and simulations "
             "use dmft.escape_time"
