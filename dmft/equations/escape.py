@@ -20,7 +20,7 @@ from dmft.equations.escape_threshold import Threshold, threshold_overlap
 from dmft.equations.escape_validity import validity_text
 from dmft.errors import BadParameter
 from dmft.gaussian.quadrature import AccuracyWarning
-from dmft.model import FIELD, SGD, GradientFlow, Model, as_count
+from dmft.model import FIELD, SGD, GradientFlow, Model
 
 # From this share of the largest rate on, samples rather than the drift decide when l >= 3.
 UNRELIABLE_SHARE = 0.5
@@ -354,7 +354,6 @@ class EscapeFormula:
         self, values: Mapping[sp.Symbol, sp.Expr], threshold: Threshold
     ) -> tuple[float, float]:
         """U at the start and at the threshold."""
-        as_count(math.ceil(threshold.dim), "dim")
         k = float(self.law.facts.widths[1].subs(values))
         start = threshold.u0 if threshold.u0 is not None else k / threshold.dim
         plateau = dict(self.law.where).get(q_star, sp.S.One).subs(values)

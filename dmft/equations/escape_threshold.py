@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import sympy as sp
 
+from dmft.checks import checked
 from dmft.equations.escape_laws import Law
 from dmft.equations.risk import population_risk
 from dmft.equations.uninformative import mu, q
@@ -15,6 +17,7 @@ from dmft.errors import BadParameter
 Values = Mapping[sp.Symbol, sp.Expr]
 
 
+@checked
 @dataclass(frozen=True)
 class Threshold:
     """What a run is watched for: see `EscapeFormula.time`."""
@@ -36,6 +39,8 @@ class Threshold:
         for name, value in (("u", self.u), ("u0", self.u0), ("dim", self.dim)):
             if value is not None and not value > 0:
                 raise BadParameter(f"{name} must be positive, got {value!r}")
+        if not math.isfinite(self.dim):  # a formula: it need be no whole number, nor a small one
+            raise BadParameter(f"dim must be finite, got {self.dim!r}")
 
 
 def threshold_overlap(

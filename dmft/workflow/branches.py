@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.continuation import follow
-from dmft.checks import checked
+from dmft.checks import checked, is_number, shown
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
@@ -104,6 +105,11 @@ def fixed_point_branch(
         raise BadParameter(
             f"the equations have no parameter {parameter!r}; they read {list(equations.parameters)}"
         )
+    values = _ends(values)
+    step, tolerance = _positive("step", step), _positive("tolerance", tolerance)
+    if max_points < 1:
+        raise BadParameter(f"max_points = {max_points} must be at least 1")
+    max_points = int(max_points)
     overlaps = point.overlaps if isinstance(point, FixedPoint) else point
     system = StationarySystem(equations, overlaps, {**parameters, parameter: values[0]})
     where = system.place[parameter]
@@ -148,3 +154,20 @@ def fixed_point_branch(
         status=branch.status,
         message=branch.message,
     )
+
+
+def _ends(values: tuple[float, float]) -> tuple[float, float]:
+    """Both ends of the range, as floats: SymPy's numbers would slow the arrays that they enter."""
+    given = tuple(values)
+    if len(given) == 2 and all(is_number(v) and math.isfinite(float(v)) for v in given):
+        first, last = map(float, given)
+        if first != last:
+            return first, last
+    raise BadParameter(f"values = {shown(values)} must be two finite numbers that differ")
+
+
+def _positive(name: str, value: float) -> float:
+    """A positive finite number, as a float."""
+    if not 0.0 < float(value) < math.inf:
+        raise BadParameter(f"{name} = {shown(value)} must be positive and finite")
+    return float(value)

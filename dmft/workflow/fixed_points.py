@@ -211,7 +211,7 @@ def fixed_points(
         system = StationarySystem(equations, start, parameters)
         least = tolerance * unit_of_rates(system)
         root = newton(
-            system.rates, system.jacobian, system.free, tolerance=least, max_steps=max_steps
+            system.rates, system.jacobian, system.free, tolerance=least, max_steps=int(max_steps)
         )
         point = point_of(system, start, root)
         if not any(_same(point, other) for other in found):

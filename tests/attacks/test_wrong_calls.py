@@ -414,6 +414,17 @@ def test_wrong_calls(tmp_path, monkeypatch):
     assert survivors(chosen[:120]) == []
 
 
+NUMBERS = ("0", "-1", "inf", "-inf", "1e308", "1e-320", "10**400", "sp.oo", "zoo", "sp.nan", "nan")
+
+
+@pytest.mark.parametrize("function", ["fixed_point_branch", "fixed_points"])
+def test_numbers_of_loops_are_finite_floats(function):
+    """A step of sp.oo went through NumPy as an object: minutes instead of a refusal."""
+    numeric = {"step", "tolerance", "max_points", "max_steps", "values"}
+    given = numeric & set(good_calls_once()[function])
+    assert survivors([Case(function, a, v) for a in sorted(given) for v in NUMBERS]) == []
+
+
 @pytest.mark.slow
 def test_thousands_of_wrong_calls(tmp_path, monkeypatch):
     """Issue 13, "must show": 3,000 wrong calls over all public functions, no raw error."""
