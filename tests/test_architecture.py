@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,43 @@ def test_import_dmft_stays_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numba", "scipy", "matplotlib", "xarray", "pandas", "h5py"}
     assert not heavy & set(done.stdout.split())
+
+
+PLAIN_RUN = """
+import sys
+import sympy as sp, dmft
+z = sp.Symbol("z", real=True)
+erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), 1)
+model = dmft.Model(erf, erf)
+equations = dmft.derive(model, dmft.SGD(0.5))
+dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 1.0)
+print(*(name for name in sys.modules if name.startswith("dmft.") or name == "scipy.stats"))
+"""
+# Folders and prefixes that an ode has no use for, and how many modules of ours it may load.
+UNUSED = (
+    "dmft.simulation", "dmft.analysis.", "dmft.display", "dmft.solvers.volterra", "scipy.stats"
+)  # fmt: skip
+MOST_MODULES = 155
+
+
+def test_an_ode_loads_what_an_ode_needs():
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_RUN], capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert not [name for name in loaded if name.startswith(UNUSED)]
+    assert len(loaded) <= MOST_MODULES, len(loaded)
+
+
+def test_nothing_compiles_at_import():
+    """Compiled functions of fixed signatures wait for their use."""
+    program = """
+import importlib, pkgutil, dmft
+from numba.core.event import install_recorder
+with install_recorder("numba:compile") as seen:
+    for module in pkgutil.walk_packages(dmft.__path__, "dmft."):
+        if not module.name.startswith("dmft.gaussian.certified"):
+            importlib.import_module(module.name)
+assert not seen.buffer, seen.buffer[:3]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
