@@ -238,7 +238,7 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
     refused("learned_directions", dmft.derive(model, dmft.SGD(0.1)), match='take "overlap"')
     noisy = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05), fluctuations=True, dim=100)
     refused("final_risk", noisy, match="equations with fluctuations: .* without fluctuations")
-    refused("final_risk", 3, match="not of a int")
+    refused("final_risk", 3, match=r"equations = 3 must be a dmft\.Equations")
     refused("overlap", spherical, start=None, match=r"needs equations=, start=, t_max= \(no start=")
     refused("learned_directions", spherical, overlap=1.5, match=r"overlap = 1\.5 is a cosine")
     refused("overlap", descent, t_max=2.5, match="number of steps")
@@ -257,7 +257,7 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
         ("sweep", {"quantities": ("a",)}, "none of the parameters"),
         ("sweep", {"workers": -1}, "workers or threads = -1: a whole number"),
         ("boundary", {"threads": 0}, "threads = 0: a whole number"),
-        ("boundary", {"level": float("nan")}, "level = nan must be a finite number"),
+        ("boundary", {"level": float("nan")}, "level = nan must be a number; nan is not: take a finite one"),
         ("boundary", {"result": None}, "returned None, which is no number"),
         ("sweep", {"result": "1.5"}, "returned '1.5', which is no number"),
         ("phase_diagram", {"result": 1j}, "which is no number"),
@@ -293,7 +293,7 @@ def test_slips_in_axes_levels_and_parameters(spherical):
         refused("is never negative; say with level=", dmft.boundary, name, x, y, t_max=5.0)
     refused("not before t_max", dmft.boundary, "escape_time", x, y, t_max=5.0, level=6.0)
     refused("points have values of it too", dmft.boundary, "growth_rate", x, y, learning_rate=0.1)
-    refused("has one quantity", dmft.sweep, {x[0]: [0.1]}, "final_risk", t_max=1.0, quantities="a")
+    refused("has one quantity", dmft.sweep, {x[0]: [0.1]}, "final_risk", t_max=1.0, quantities=["a"])
 
 
 def test_whole_numbers_beside_floats_are_no_boundary():

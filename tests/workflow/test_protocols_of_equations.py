@@ -98,5 +98,5 @@ def test_refusals():
             dmft.solve_stages(stages, START, 9)
     with pytest.raises(BadParameter, match="at least one"):
         dmft.solve_stages([], START, 9)
-    with pytest.raises(BadParameter, match="a stage takes"):
+    with pytest.raises(BadParameter, match=r"Stage: equations = .* must be a dmft\.Equations"):
         dmft.Stage(MODEL)
