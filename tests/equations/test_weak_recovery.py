@@ -196,7 +196,7 @@ def test_refusals():
     rho = sp.Symbol("rho_0", positive=True)
     with pytest.raises(BadParameter, match="rho_0"):
         dmft.weak_recovery(model, dmft.SGD(0.1, constraint="sphere", repeat=dmft.Lookahead(rho)))
-    with pytest.raises(BadParameter, match="must be dmft"):
+    with pytest.raises(BadParameter, match=r"must be a dmft\.SGD"):
         dmft.weak_recovery(model, dmft.GradientFlow())
     plain = dmft.weak_recovery(model, sgd_of(0))
     with pytest.raises(BadParameter, match="exponent 3"):

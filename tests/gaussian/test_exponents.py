@@ -369,7 +369,7 @@ def test_directions_are_named_by_coordinates_where_they_can():
     [
         (z1 * z2, z1, "not among the fields"),
         (sp.exp(z1**2) * z1, z1, "not integrable"),
-        ("z1", z1, "not a SymPy expression"),
+        ("z1", z1, "= 'z1' must be a SymPy expression"),
         (z1, "z1", "symbol"),
         (sp.I * z1, z1, "real function"),
         (sp.tanh(sum(sp.symbols("a:5", real=True))), sp.symbols("a:5", real=True), "1 to 4 fields"),

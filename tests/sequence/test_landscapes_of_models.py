@@ -140,7 +140,7 @@ def test_refusals():
         dmft.landscape(squares(), w=0.5, c=1.0, b=2.0)
     with pytest.raises(BadParameter, match="no parameters"):
         dmft.landscape(lambda e, m: m, w=0.5)
-    with pytest.raises(BadParameter, match="Model of a sequence"):
+    with pytest.raises(BadParameter, match=r"model = 1\.0 must be a dmft\.SequenceModel"):
         dmft.landscape_boundary(1.0, "w", lambda found: found.code, 0, 1)
     with pytest.raises(BadParameter, match="two axes"):
         dmft.landscape_diagram(squares(), {"w": [0.1]}, c=1.0)

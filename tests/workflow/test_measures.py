@@ -257,7 +257,11 @@ def test_measures_that_do_not_fit_are_refused_with_the_way_out(spherical, descen
         ("sweep", {"quantities": ("a",)}, "none of the parameters"),
         ("sweep", {"workers": -1}, "workers or threads = -1: a whole number"),
         ("boundary", {"threads": 0}, "threads = 0: a whole number"),
-        ("boundary", {"level": float("nan")}, "level = nan must be a number; nan is not: take a finite one"),
+        (
+            "boundary",
+            {"level": float("nan")},
+            "level = nan must be a number; nan is not: take a finite one",
+        ),
         ("boundary", {"result": None}, "returned None, which is no number"),
         ("sweep", {"result": "1.5"}, "returned '1.5', which is no number"),
         ("phase_diagram", {"result": 1j}, "which is no number"),
@@ -293,7 +297,9 @@ def test_slips_in_axes_levels_and_parameters(spherical):
         refused("is never negative; say with level=", dmft.boundary, name, x, y, t_max=5.0)
     refused("not before t_max", dmft.boundary, "escape_time", x, y, t_max=5.0, level=6.0)
     refused("points have values of it too", dmft.boundary, "growth_rate", x, y, learning_rate=0.1)
-    refused("has one quantity", dmft.sweep, {x[0]: [0.1]}, "final_risk", t_max=1.0, quantities=["a"])
+    refused(
+        "has one quantity", dmft.sweep, {x[0]: [0.1]}, "final_risk", t_max=1.0, quantities=["a"]
+    )
 
 
 def test_whole_numbers_beside_floats_are_no_boundary():
