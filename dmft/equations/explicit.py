@@ -14,7 +14,7 @@ from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.equations.kernels import Kernel
-from dmft.errors import BadParameter, DmftError, InvalidCovariance, ShapeMismatch
+from dmft.errors import BadParameter, DmftError, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.polynomial import polynomial_expectation
@@ -131,6 +131,8 @@ class Unroller:
         integrand = _without_names(self(expr.integrand, at)).xreplace(self.sample)
         size = len(self.fields)
         try:
+            if isinstance(expr, SampleAverage) and expr.degree > MAX_DEGREE:
+                raise NotClosed(f"polynomials of degree {expr.degree} are not written out")
             return Gaussian(self.fields, self.covariance_of_fields[:size, :size]).expect(integrand)
         except DmftError as error:
             raise BadParameter(
