@@ -66,9 +66,12 @@ PASSES = 16
 psi_pass, h_pass = (
     tuple(sp.IndexedBase(f"{name}_{number}") for number in range(PASSES)) for name in ("psi", "h")
 )
-error_pass = tuple(sp.Symbol(f"error_{number}", real=True) for number in range(PASSES))
+error_pass, output_pass = (
+    tuple(sp.Symbol(f"{name}_{number}", real=True) for number in range(PASSES))
+    for name in ("error", "output")
+)
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
-OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, *error_pass})
+OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, *error_pass, *output_pass})
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
 risk = sp.Symbol("risk", real=True)
@@ -106,6 +109,7 @@ SYMBOL_LATEX = {
     psi_square: r"\left|\psi^{(0)}\right|^2",
     psi_length: r"\ell",
     **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
+    **{symbol: f"f^{{({number})}}" for number, symbol in enumerate(output_pass)},
 }
 BASE_LATEX = {
     "Omega": r"\Omega",

@@ -1,77 +1,177 @@
-"""A multi-index target as a sum of products of functions of single Gaussian fields.
+"""Random variables of one sample as sums of products of functions of single Gaussian fields.
 
-A field is one teacher field or a linear combination of them; what is no function of one of these,
-such as tanh(z1 + z2^3), stays whole and is called joint.
+A field is h_j, lambda_m, the label's noise xi, or a linear combination of teacher fields; what is
+no function of one of these, such as tanh(z1 + z2^3), stays whole and is called joint.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.average import At
+from dmft.errors import NotClosed
 from dmft.gaussian.hermite import hermite
 from dmft.gaussian.switch import SWITCHES, to_signs
 from dmft.gaussian.wick import power_in_hermite
-from dmft.model import FIELD, MultiIndex
+from dmft.model import FIELD
+from dmft.model.multi_index import teacher_field
 
 Factors = tuple[tuple[sp.Expr, sp.Expr], ...]
+# Symbols that sums over neurons run over, in the order in which products take them.
+SUM_INDICES = {x.p: (x.u, x.v), x.k: (x.r, x.s), x.p + x.k: (x.m, x.n)}
 
 
 @dataclass(frozen=True)
 class Term:
-    """coefficient * prod factor(field) * joint.
+    """Sum over `limits` of coefficient * prod factor(field) * joint.
 
     Attributes
     ----------
     coefficient : sympy.Expr
         Free of the fields.
     factors : ((field, factor), ...)
-        Fields in h_star, each once and sorted; factors in `FIELD`.
+        Fields, each once and sorted; factors in `FIELD`.
     joint : sympy.Expr
         In h_star; 1 where everything is in the factors.
+    limits : tuple of (index, 1, width)
+        Sums over neurons.
     """
 
     coefficient: sp.Expr
     factors: Factors = ()
     joint: sp.Expr = sp.S.One
+    limits: tuple[sp.Tuple, ...] = ()
 
     @property
     def expr(self) -> sp.Expr:
-        """The term as an expression in h_star."""
+        """The term as an expression in the fields."""
         parts = (factor.xreplace({FIELD: field}) for field, factor in self.factors)
-        return sp.Mul(self.coefficient, *parts, self.joint)
+        return self.over(sp.Mul(*parts, self.joint))
+
+    def over(self, value: sp.Expr) -> sp.Expr:
+        """The coefficient times a value, summed; what no sum runs over stands before them."""
+        if not self.limits:
+            return self.coefficient * value
+        running = {limit[0] for limit in self.limits}
+        inside, before = [], []
+        for factor in sp.Mul.make_args(self.coefficient):
+            (inside if factor.free_symbols & running else before).append(factor)
+        return sp.Mul(*before) * sp.Sum(sp.Mul(*inside) * value, *self.limits)
 
     def __mul__(self, other: Term) -> Term:
-        """Product, equal fields merged."""
+        """Product, equal fields merged; sums of the second run over symbols of their own."""
+        other = other.apart({limit[0] for limit in self.limits})
         merged = dict(self.factors)
         for field, factor in other.factors:
             merged[field] = merged.get(field, sp.S.One) * factor
-        return _term(self.coefficient * other.coefficient, merged, self.joint * other.joint)
+        coefficient, joint = self.coefficient * other.coefficient, self.joint * other.joint
+        return _term(coefficient, merged, joint, (*self.limits, *other.limits))
+
+    def apart(self, taken: set[sp.Symbol]) -> Term:
+        """The same term with other symbols for the sums whose symbols are taken.
+
+        Raises
+        ------
+        NotClosed
+            Where there are more sums over one axis than symbols.
+        """
+        taken, swap = set(taken), {}
+        for index, _, width in self.limits:
+            free = [s for s in SUM_INDICES[width] if s not in taken]
+            if not free:
+                raise NotClosed(f"a product of more than {len(SUM_INDICES[width])} sums over 1..{width}")
+            swap[index] = index if index in free else free[0]
+            taken.add(swap[index])
+        if all(old == new for old, new in swap.items()):
+            return self
+        factors = {field.xreplace(swap): factor for field, factor in self.factors}
+        limits = tuple(sp.Tuple(swap[index], *rest) for index, *rest in self.limits)
+        return _term(self.coefficient.xreplace(swap), factors, self.joint, limits)
 
 
-def target_terms(target: MultiIndex) -> tuple[Term, ...]:
-    """Terms of g in the fields h_star[1], ..., h_star[k].
+def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
+    """Terms of a random variable: activations at fields, sums over neurons, targets, noise.
+
+    Raises
+    ------
+    NotClosed
+        For functions of sums over neurons other than polynomials.
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> u, v = sp.symbols("u v", real=True)
-    >>> [t.factors for t in target_terms(dmft.MultiIndex(u**2 - 3*u + sp.sign(u * v), [u, v]))]
+    >>> from dmft.equations.average import At
+    >>> error = x.h_star[1] * x.h_star[2] - sp.Sum(x.a[x.u] * At(FIELD**2, x.h[x.u]), (x.u, 1, x.p))
+    >>> [(t.coefficient, t.factors) for t in terms_of(error)]
+    [(-readout[u], ((h[u], z**2),)), (1, ((h_star[1], z), (h_star[2], z)))]
+    """
+    if not is_random(expr):
+        return (Term(expr),)
+    if isinstance(expr, At):
+        return (_term(sp.S.One, {expr.field: expr.factor}, sp.S.One),)
+    if expr == x.xi or (isinstance(expr, sp.Indexed) and expr.indices[0].free_symbols):
+        return (_term(sp.S.One, {expr: FIELD}, sp.S.One),)
+    if is_of_target(expr) and not (expr.is_Pow and expr.base.is_Add):
+        return target_terms(expr)
+    if isinstance(expr, sp.Sum):
+        return collected(
+            replace(t, limits=(*t.limits, *expr.limits)) for t in terms_of(expr.function)
+        )
+    if expr.is_Add:
+        g = sp.Add(*(e for e in expr.args if is_of_target(e)))
+        rest = [t for e in expr.args if not is_of_target(e) for t in terms_of(e)]
+        return collected([*rest, *(terms_of(g) if g != 0 else ())])
+    factors = [(e, 1) for e in expr.args] if expr.is_Mul else [expr.as_base_exp()]
+    result: tuple[Term, ...] = (Term(sp.S.One),)
+    for base, power in factors:
+        if base == expr or not (sp.sympify(power).is_Integer and power > 0):
+            raise NotClosed(f"{expr} is no polynomial in sums over neurons")
+        for _ in range(int(power)):
+            result = multiplied(result, terms_of(base))
+    return result
+
+
+def is_random(expr: sp.Expr) -> bool:
+    """Whether an expression holds fields or the noise of the label."""
+    fields = (x.h, x.h_star, x.lam)
+    return expr.has(x.xi) or any(e.base in fields for e in expr.atoms(sp.Indexed))
+
+
+def is_of_target(expr: sp.Expr) -> bool:
+    """Whether an expression is a function of numbered teacher fields and nothing else random."""
+    if not is_random(expr) or expr.has(x.xi, At):
+        return False
+    found = [e for e in expr.atoms(sp.Indexed) if e.base in (x.h, x.h_star, x.lam)]
+    return all(e.base == x.h_star and not e.indices[0].free_symbols for e in found)
+
+
+def target_terms(expr: sp.Expr) -> tuple[Term, ...]:
+    """Terms of a function of the fields h_star[1], ..., h_star[k].
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> u, v = x.h_star[1], x.h_star[2]
+    >>> [t.factors for t in target_terms(u**2 - 3*u + sp.sign(u * v))]
     [((h_star[1], z**2 - 3*z),), ((h_star[1], sign(z)), (h_star[2], sign(z)))]
     """
-    stars = {z: x.h_star[r] for r, z in enumerate(target.fields, start=1)}
+    found = sorted(
+        (e for e in expr.atoms(sp.Indexed) if e.base == x.h_star), key=lambda e: int(e.indices[0])
+    )
+    plain = {e: teacher_field(int(e.indices[0])) for e in found}
+    stars = {z: e for e, z in plain.items()}
     terms = [
         _term(
             t.coefficient,
             {field.xreplace(stars): f for field, f in t.factors},
             t.joint.xreplace(stars),
         )
-        for t in _split(target.expr, target.fields)
+        for t in _split(expr.xreplace(plain), tuple(stars))
     ]
     return in_hermite_basis(collected(terms))
 
@@ -83,9 +183,7 @@ def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:
 
     Examples
     --------
-    >>> import sympy as sp, dmft
-    >>> u, v = sp.symbols("u v", real=True)
-    >>> expanded = dmft.MultiIndex(sp.expand((u**2 - 1) * (v**2 - 1)), [u, v])
+    >>> expanded = sp.expand((x.h_star[1]**2 - 1) * (x.h_star[2]**2 - 1))
     >>> [t.factors for t in target_terms(expanded)]
     [((h_star[1], z**2 - 1), (h_star[2], z**2 - 1))]
     """
@@ -113,28 +211,38 @@ def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     return (*fewer, *(t for t in terms if t not in powers)) if len(fewer) < len(powers) else terms
 
 
-def squared(terms: Sequence[Term]) -> tuple[Term, ...]:
-    """Terms of the square of a sum."""
-    return collected(a * b for a, b in product(terms, repeat=2))
+def multiplied(first: Sequence[Term], second: Sequence[Term]) -> tuple[Term, ...]:
+    """Terms of the product of two sums."""
+    return collected(a * b for a, b in product(first, second))
 
 
 def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Add what differs by its coefficient only; functions of one field become one factor."""
     alone: dict[sp.Expr, sp.Expr] = {}
-    rest: dict[tuple[Factors, sp.Expr], sp.Expr] = {}
+    rest: dict[tuple[Factors, sp.Expr, tuple[sp.Tuple, ...]], sp.Expr] = {}
     for t in terms:
-        if len(t.factors) == 1 and t.joint == 1:
+        if len(t.factors) == 1 and t.joint == 1 and not t.limits and not t.coefficient.has(sp.Indexed):
             (field, factor), *_ = t.factors
             alone[field] = alone.get(field, sp.S.Zero) + t.coefficient * factor
         else:
-            key = (t.factors, t.joint)
+            key = (t.factors, t.joint, tuple(sorted(t.limits, key=_by_axis)))
             rest[key] = rest.get(key, sp.S.Zero) + t.coefficient
     single = [_term(sp.S.One, {field: sp.expand(f)}, sp.S.One) for field, f in alone.items()]
     many = [Term(c, *key) for key, c in rest.items()]
     return tuple(t for t in [*single, *many] if t.coefficient != 0)
 
 
-def _term(coefficient: sp.Expr, factors: dict[sp.Expr, sp.Expr], joint: sp.Expr) -> Term:
+def _by_axis(limit: sp.Tuple) -> tuple[int, str]:
+    """Students first, then teachers."""
+    return (list(SUM_INDICES).index(limit[2]), limit[0].name)
+
+
+def _term(
+    coefficient: sp.Expr,
+    factors: dict[sp.Expr, sp.Expr],
+    joint: sp.Expr,
+    limits: tuple[sp.Tuple, ...] = (),
+) -> Term:
     """Sort the fields; constants among the factors go to the coefficient."""
     kept = {}
     for field, factor in factors.items():
@@ -145,7 +253,7 @@ def _term(coefficient: sp.Expr, factors: dict[sp.Expr, sp.Expr], joint: sp.Expr)
         else:
             coefficient *= tidy
     ordered = sorted(kept.items(), key=lambda pair: sp.default_sort_key(pair[0]))
-    return Term(coefficient, tuple(ordered), joint)
+    return Term(coefficient, tuple(ordered), joint, limits)
 
 
 def _tidy(factor: sp.Expr) -> sp.Expr:
