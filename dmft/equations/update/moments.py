@@ -1,0 +1,250 @@
+r"""Moments of an update field: expand, rewrite, and collect the factors into kernels.
+
+An average E[w_1(h_j) w_2(h_l) F] of a product of functions of fields and a polynomial F in sums over
+neurons is expanded into kernels, of which the calculus has closed forms. Three rewrites make them
+few and cheap:
+
+* Stein: E[G lambda_i] = sum_y Cov(lambda_i, y) E[dG/dy] over the fields y that G depends on,
+* shared activations: g - f of two committees with one activation is one sum over all fields,
+* parity: what changes its sign with the fields has the mean zero.
+
+What stays open is one `Average` of the open summands, or of the whole integrand where open kernels
+stand under double sums: a sum over neurons, squared at the nodes, is cheaper than its square.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.average import At, Average
+from dmft.equations.kernels import Kernel, kernel
+from dmft.equations.update.program import noiseless_label, students_at
+from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
+from dmft.errors import NotClosed
+from dmft.gaussian.switch import derivative
+from dmft.model import FIELD, Committee, Model
+
+# Factors beside the terms: (function of z, field).
+Weights = tuple[tuple[sp.Expr, sp.Expr], ...]
+
+
+def expectation(expr: sp.Expr) -> sp.Expr:
+    """E[expr]: a constant in front, the closed averages, and one `Average` of what stays open.
+
+    Raises
+    ------
+    NotClosed
+        For functions of sums over neurons other than polynomials, and sums beyond the symbols.
+    """
+    front, weights, rest = factored(expr)
+    closed, still_open = [], []
+    for term in without_noise(terms_of(rest)):
+        value = average(term, weights)
+        if value is None:
+            still_open.append(term)
+        else:
+            closed.append(value)
+    if not still_open:
+        return front * sp.Add(*closed)
+    named = [At(f, y) for f, y in weights]
+    if any(len(t.limits) > 1 for t in still_open) and not rest.has(x.xi):
+        return front * Average(sp.Mul(*named, rest))
+    return front * sp.Add(*closed, *open_averages(still_open, named))
+
+
+def open_averages(terms: Sequence[Term], weights: Sequence[sp.Expr]) -> list[sp.Expr]:
+    """Averages of open terms: one for all that differ in their functions of the target alone."""
+    groups: dict[tuple[sp.Expr, ...], tuple[Term, list[sp.Expr]]] = {}
+    for term in terms:
+        number, coefficient = term.coefficient.as_coeff_Mul()
+        own = tuple((y, f) for y, f in term.factors if not is_of_target(y))
+        rest = tuple((y, f) for y, f in term.factors if is_of_target(y))
+        outer = Term(coefficient, own, limits=term.limits)
+        group = groups.setdefault((outer.expr,), (outer, []))
+        group[1].append(Term(number, rest, term.joint).expr)
+    result = []
+    for outer, inside in groups.values():
+        students = (At(f, y) for y, f in outer.factors)
+        result.append(outer.over(Average(sp.Mul(*weights, *students, sp.Add(*inside)))))
+    return result
+
+
+def factored(expr: sp.Expr) -> tuple[sp.Expr, Weights, sp.Expr]:
+    """Split a product into a constant, functions of single fields h_j, h_l, and the rest.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import a, h, j, xi
+    >>> factored(a[j] * At(FIELD**2, h[j]) * (1 + xi))
+    (readout[j], ((z**2, h[j]),), xi + 1)
+    """
+    front, weights, rest = [], [], []
+    for factor in sp.Mul.make_args(expr):
+        if not is_random(factor):
+            front.append(factor)
+        elif isinstance(factor, At):
+            weights.append((factor.factor, factor.field))
+        else:
+            rest.append(factor)
+    weights.sort(key=lambda pair: sp.default_sort_key(pair[1]))
+    return sp.Mul(*front), tuple(weights), sp.Mul(*rest)
+
+
+def stein(expr: sp.Expr) -> sp.Expr:
+    """E[expr lambda_i] for all fields i, by Stein's identity where its averages are closed.
+
+    No derivative of a kink has to be averaged in what stays open.
+    """
+    front, weights, rest = factored(expr)
+    lam = x.lam[x.i]
+    total, still_open = [], []
+    along: dict[sp.Expr, sp.Expr] = {}
+    for term in without_noise(terms_of(rest)):
+        parts = slopes(term, weights)
+        if parts is None:
+            still_open.append(term.expr)
+        elif term.limits:
+            total.append(term.over(sp.Add(*(x.covariance(lam, y) * e for y, e in parts))))
+        else:
+            for y, e in parts:
+                along[y] = along.get(y, sp.S.Zero) + term.coefficient * e
+    total += [x.covariance(lam, y) * e for y, e in along.items()]
+    if still_open:
+        named = [At(f, y) for f, y in weights]
+        total.append(Average(sp.Mul(*named, lam, sp.Add(*still_open))))
+    return front * sp.Add(*total)
+
+
+def slopes_by_field(expr: sp.Expr) -> tuple[dict[sp.Expr, sp.Expr], list[sp.Expr]]:
+    """E[d expr/dy] by field y, and the summands of the last factor where one of these is open.
+
+    A field that a sum runs over has the entry of its index, summed over the other sums.
+    """
+    front, weights, rest = factored(expr)
+    along: dict[sp.Expr, sp.Expr] = {}
+    still_open = []
+    for term in without_noise(terms_of(rest)):
+        parts = slopes(term, weights)
+        if parts is None:
+            still_open.append(term.expr)
+            continue
+        for y, e in parts:
+            others = tuple(limit for limit in term.limits if not y.has(limit[0]))
+            value = front * replace(term, limits=others).over(e)
+            along[y] = along.get(y, sp.S.Zero) + value
+    return along, still_open
+
+
+def slopes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None:
+    """E[d(weights * term)/dy] by field y, without the term's coefficient and sums.
+
+    None where one of them is open.
+    """
+    if term.joint != 1:
+        return None
+    factors = [*weights, *((f, y) for y, f in term.factors)]
+    result = []
+    for n, (factor, field) in enumerate(factors):
+        changed = [*factors[:n], (derivative(factor), field), *factors[n + 1 :]]
+        value = product_average(changed)
+        if any(is_open(q) for q in value.atoms(Kernel)):
+            return None
+        if value != 0:
+            result.append((field, value))
+    return result
+
+
+def average(term: Term, weights: Weights) -> sp.Expr | None:
+    """E[weights * term]; None where it is open.
+
+    Distributions stay kernels, whose refusal says why: a Dirac delta has no value at a node.
+    """
+    if term.joint != 1:
+        return None
+    value = product_average([*weights, *((f, y) for y, f in term.factors)])
+    if not value.has(sp.DiracDelta) and any(is_open(q) for q in value.atoms(Kernel)):
+        return None
+    return sp.S.Zero if value == 0 else term.over(value)
+
+
+def product_average(factors: Sequence[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
+    """E[prod factor(field)] as a kernel; zero where flipping all fields flips the product."""
+    if math.prod(parity(f) for f, _ in factors) == -1:
+        return sp.S.Zero
+    return kernel([f for f, _ in factors], [y for _, y in factors])
+
+
+def without_noise(terms: Sequence[Term]) -> list[Term]:
+    """Terms averaged over the label's noise, a standard normal independent of all fields."""
+    result = []
+    for term in terms:
+        noise = dict(term.factors).get(x.xi, sp.S.One)
+        others = tuple((y, f) for y, f in term.factors if y != x.xi)
+        weight = normal_moment(noise) * term.coefficient
+        if weight != 0:
+            result.append(replace(term, coefficient=weight, factors=others))
+    return result
+
+
+def normal_moment(polynomial: sp.Expr) -> sp.Expr:
+    """E[p(xi)] of a polynomial in the canonical symbol under the standard normal law.
+
+    Examples
+    --------
+    >>> normal_moment(FIELD**4 + 2 * FIELD + 1)
+    4
+    """
+    if not polynomial.has_free(FIELD):
+        return polynomial
+    terms = sp.Poly(polynomial, FIELD).terms()
+    return sp.Add(*(c * sp.factorial2(n - 1) for (n,), c in terms if n % 2 == 0))
+
+
+@lru_cache(maxsize=256)
+def parity(factor: sp.Expr) -> int:
+    """1 for an even function of z, -1 for an odd one, 0 for neither.
+
+    Examples
+    --------
+    >>> from dmft.model import FIELD as z
+    >>> parity(z**3 - z), parity(sp.exp(-(z**2))), parity(sp.Max(0, z))
+    (-1, 1, 0)
+    """
+    mirrored = factor.xreplace({FIELD: -FIELD})
+    for sign in (1, -1):
+        if sp.expand(mirrored - sign * factor) == 0:
+            return sign
+    return 0
+
+
+def is_open(average: Kernel) -> bool:
+    """Whether a kernel has neither a closed form nor a table; of two fields all have one."""
+    if len(set(average.fields)) <= 2 and not average.has(sp.DiracDelta):
+        return False
+    try:
+        average.closed()
+    except NotClosed:
+        return True
+    return False
+
+
+def shared(expr: sp.Expr, model: Model) -> sp.Expr:
+    """Write g - f as one sum over all fields where both networks share the activation."""
+    if not (isinstance(model.teacher, Committee) and model.matched):
+        return expr
+    sigma = model.student.activation
+    difference = noiseless_label(model) - students_at(x.h, sigma)
+    whole = sp.Sum(x.c[x.m] * At(sigma, x.lam[x.m]), (x.m, 1, x.p + x.k))
+    known = set(difference.args)
+
+    def merged(e: sp.Expr) -> sp.Expr:
+        rest = [a for a in e.args if a not in known]
+        return sp.Add(whole, *rest) if known <= set(e.args) else e
+
+    return expr.replace(lambda e: e.is_Add, merged)

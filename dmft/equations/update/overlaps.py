@@ -1,0 +1,183 @@
+r"""What an update field does to the overlaps: named parts of its moments.
+
+    b_ji = E[psi_j lambda_i],   S_jl = E[psi_j psi_l],   A_j = E[e sigma(h_j)],
+
+of which maps, differential equations, wide limits and readouts are assemblies (one_pass.md A.0,
+A.1, B.2). Where the error is linear in output and label, b has the parts "learning" (label) and
+"interaction" (output), and S those of the sampled gradient and of the label's noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.average import SampleAverage
+from dmft.equations.definitions import Definition, define
+from dmft.equations.update.moments import expectation, shared, stein
+from dmft.equations.update.program import (
+    INTERACTION,
+    LEARNING,
+    Program,
+    is_noisy,
+    noiseless_label,
+    program_of,
+    students_at,
+)
+from dmft.errors import NotClosed
+from dmft.model import SGD, GradientFlow, Model
+
+UPDATE = "update"
+# Where each part of b stands.
+BASES = {LEARNING: x.learning, INTERACTION: x.interaction, UPDATE: x.b}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of the update field of a model under an algorithm, by named part.
+
+    Attributes
+    ----------
+    model : Model
+    algorithm : SGD or GradientFlow
+    """
+
+    model: Model
+    algorithm: SGD | GradientFlow
+
+    @cached_property
+    def program(self) -> Program:
+        """The update field; without noise where noise would only cost a dimension of the nodes."""
+        plain = program_of(self.model, self.algorithm)
+        if plain.parts and not plain.displaced:
+            return plain
+        return program_of(self.model, self.algorithm, is_noisy(self.model))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of b."""
+        return () if self.program.displaced else self.program.parts
+
+    @property
+    def bases(self) -> dict[str, sp.IndexedBase]:
+        """Where the parts of b stand."""
+        return {name: BASES[name] for name in self.parts or (UPDATE,)}
+
+    def average(
+        self, expr: sp.Expr, close: Callable[[sp.Expr], sp.Expr], whole: sp.Expr | None = None
+    ) -> sp.Expr:
+        """Closed average of an expression in psi, else one over the fields of a sample (`whole`)."""
+        if not self.program.displaced:
+            try:
+                return close(self.program.inline(expr))
+            except NotClosed:
+                pass
+        whole = expr if whole is None else whole
+        noisy = any(d.expr.has(x.xi) for d in self.program.definitions)
+        return SampleAverage(whole, self.program.degree(whole), sp.Integer(noisy))
+
+    @cached_property
+    def drifts(self) -> dict[str, sp.Expr]:
+        """Parts of E[psi_j lambda_i]."""
+        if not self.parts:
+            return {UPDATE: self.average(x.psi[x.j], stein, x.psi[x.j] * x.lam[x.i])}
+        result = {name: stein(self.program.inline(x.psi[x.j], name)) for name in self.parts}
+        # The sum over other students reads better over l, which is free here.
+        return {name: e.xreplace({x.u: x.l}) for name, e in result.items()}
+
+    def drift_definitions(self) -> list[Definition]:
+        """Blocks, random fields of a sample, and the parts of b."""
+        entries = [
+            define(self.bases[name][x.j, x.i], {name: e}, "intermediate")
+            for name, e in self.drifts.items()
+        ]
+        return [*block_definitions(), *self.program.definitions, *entries]
+
+    @cached_property
+    def sampled(self) -> sp.Expr:
+        """E[psi_j psi_l], without the label's noise where that stands apart."""
+        if not self.parts:
+            return self.average(x.psi[x.j] * x.psi[x.l], expectation)
+        whole = self.program.inline(x.psi[x.j] * x.psi[x.l]).xreplace({x.xi: sp.S.Zero})
+        return expectation(shared(whole, self.model))
+
+    @cached_property
+    def label_noise(self) -> sp.Expr:
+        """What the label's noise adds to E[psi_j psi_l]; zero where it is part of `sampled`."""
+        if not self.parts:
+            return sp.S.Zero
+        slope = self.program.inline(x.psi[x.j] / self.program.error)
+        other = slope.xreplace({x.j: x.l})
+        return x.Delta * expectation(slope * other)
+
+    def quadratic(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
+        """A prefactor times S, by named term."""
+        return {
+            "sgd_noise": prefactor * self.sampled,
+            "label_noise": prefactor * self.label_noise,
+        }
+
+    def readout(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
+        """A prefactor times the parts of E[e sigma(h_j)]."""
+        own = self.program.readout
+        if not self.parts:
+            return {UPDATE: prefactor * self.average(own, expectation)}
+        result = {name: expectation(self.program.inline(own, name)) for name in self.parts}
+        return {name: prefactor * e.xreplace({x.u: x.l}) for name, e in result.items()}
+
+
+def residual(model: Model) -> sp.Expr:
+    """g - f without noise, activations kept by name."""
+    return noiseless_label(model) - students_at(x.h, model.student.activation)
+
+
+def risk_expression(model: Model) -> sp.Expr:
+    """Population risk E(g - f)^2 / 2, without the noise floor."""
+    return expectation(shared(residual(model) ** 2, model)) / 2
+
+
+def block_definitions() -> list[Definition]:
+    """Omega and the residual coefficients c over all fields, by blocks."""
+    return [
+        define(x.Omega[x.j, x.l], {"students": x.Q[x.j, x.l]}, "block"),
+        define(x.Omega[x.j, x.p + x.r], {"overlap": x.M[x.j, x.r]}, "block"),
+        define(x.Omega[x.p + x.r, x.j], {"overlap": x.M[x.j, x.r]}, "block"),
+        define(x.Omega[x.p + x.r, x.p + x.s], {"teachers": x.P[x.r, x.s]}, "block"),
+        define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
+        define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
+    ]
+
+
+def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) -> list[Definition]:
+    """All definitions of the overlap dynamics, blocks first and rates last."""
+    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
+    moments = Moments(model, algorithm)
+    dQ = {name: b[j, l] + b[l, j] for name, b in moments.bases.items()}
+    dM = {name: b[j, p + r] for name, b in moments.bases.items()}
+    if quadratic and isinstance(algorithm, SGD):
+        dQ |= moments.quadratic(x.gamma / (p * algorithm.batch_size))
+    result = [*moments.drift_definitions(), *rate_definitions(dM, dQ, algorithm)]
+    if isinstance(algorithm, SGD) and algorithm.trains_readout:
+        result.append(define(x.a[j], moments.readout(x.rho_a), "rate"))
+    result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
+    return result
+
+
+def rate_definitions(
+    dM: dict[str, sp.Expr], dQ: dict[str, sp.Expr], algorithm: SGD | GradientFlow
+) -> list[Definition]:
+    """Rates of M and Q of free rows, or on the sphere."""
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    result = []
+    if algorithm.on_sphere:
+        result.append(define(x.Phi[j, l], dQ, "intermediate"))
+        dQ = {
+            "free": x.Phi[j, l],
+            "sphere": -x.Q[j, l] * (x.Phi[j, j] + x.Phi[l, l]) / 2,
+        }
+        dM = {**dM, "sphere": -x.M[j, r] * x.Phi[j, j] / 2}
+    return [*result, define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]

@@ -1,0 +1,298 @@
+r"""The update field psi of an algorithm as a small program over the fields of one sample.
+
+Every one-pass algorithm adds psi_j x/sqrt(d) to neuron j. For a loss l(f, y)
+
+    psi_j = a_j sigma'(h_j) e,   e = -dl/df at the output f and the label y,
+
+and a readout moves along e sigma(h_j). A sample moves its own fields: with |x|^2/d -> 1 a step
+along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a function of
+(h, h*, xi) alone (batch_reuse.md D.1),
+
+    psi^(i)_j = a_j sigma'(h^(i)_j) e^(i),   h^(0) = h,
+    h^(1) = h +- rho psi^(0)                                  (displaced, psi = psi^(1)),
+    h^(i+1) = h^(i) + gamma/(p n_b) psi^(i)                   (repeated, psi = sum_i psi^(i)).
+
+This is the only place where psi stands; its averages are taken in `dmft.equations.update.moments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.average import At
+from dmft.equations.definitions import Definition, define
+from dmft.equations.target import target
+from dmft.errors import BadParameter
+from dmft.gaussian.switch import SWITCHES, derivative
+from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Repeat
+
+# Passes over a sample that equations are written for.
+MOST_PASSES = len(x.psi_pass)
+# Output and label as the symbols that a loss is written in.
+OUTPUT, LABEL = sp.symbols("f y", real=True)
+LOSSES = {"squared": (LABEL - OUTPUT) ** 2 / 2, "correlation": 1 - LABEL * OUTPUT}
+# Parts of the error of a loss whose slope is linear, by what they hold.
+LEARNING, INTERACTION = "learning", "interaction"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Random fields of one sample in the order in which they are computed, psi last.
+
+    Attributes
+    ----------
+    definitions : tuple of Definition
+        Of the role "sample".
+    error : sympy.Expr
+        Symbol of the error that multiplies the last gradient.
+    readout : sympy.Expr
+        What a trained readout moves along, at the neuron j.
+    """
+
+    definitions: tuple[Definition, ...]
+    error: sp.Expr
+    readout: sp.Expr
+
+    @cached_property
+    def table(self) -> dict[sp.Basic, Definition]:
+        """Definitions by symbol or indexed base."""
+        return {getattr(d.target, "base", d.target): d for d in self.definitions}
+
+    @property
+    def displaced(self) -> bool:
+        """Whether gradients are taken at fields that the sample has moved."""
+        return any(base in self.table for base in x.h_pass)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the terms of an error linear in output and label; empty for other losses."""
+        terms = dict(self.table[self.error].terms)
+        if self.error == x.label:
+            return (LEARNING,)
+        return tuple(terms) if set(terms) <= {LEARNING, INTERACTION} else ()
+
+    def inline(self, expr: sp.Expr, part: str | None = None) -> sp.Expr:
+        """An expression with what the program defines put in; of the error one part alone.
+
+        The label's noise is left out of parts: it has the mean zero.
+        """
+        chosen: dict[sp.Basic, sp.Expr] = {}
+        if part is not None:
+            label = dict(self.table[x.label].terms)["label"]
+            terms = dict(self.table[self.error].terms)
+            whole = label if self.error == x.label else terms[part].xreplace({x.label: label})
+            chosen[self.error] = whole
+
+        def put_in(e: sp.Expr) -> sp.Expr:
+            if e in chosen:
+                return put_in(chosen[e])
+            base = getattr(e, "base", e) if isinstance(e, sp.Indexed | sp.Symbol) else None
+            if base is not None and base in self.table:
+                d = self.table[base]
+                own = dict(zip(d.indices, getattr(e, "indices", ()), strict=True))
+                return put_in(d.expr.xreplace(own))
+            if not e.args or isinstance(e, At | sp.Indexed):
+                return e
+            if isinstance(e, sp.Sum):
+                return sp.Sum(put_in(e.function), *e.limits)
+            return e.func(*(put_in(a) for a in e.args))
+
+        return put_in(expr)
+
+    def degree(self, expr: sp.Expr) -> sp.Expr:
+        """Total degree in the Gaussian variables; oo for other smooth functions, -1 for kinks."""
+        return _Degrees(self.table).of(expr)
+
+
+def students_at(fields: sp.IndexedBase, activation: sp.Expr) -> sp.Expr:
+    """Output of the student at some fields."""
+    return sp.Sum(x.a[x.u] * At(activation, fields[x.u]), (x.u, 1, x.p)) / x.p
+
+
+def noiseless_label(model: Model) -> sp.Expr:
+    """g(h*), activations of a committee kept by name."""
+    if isinstance(model.teacher, Committee):
+        body = x.a_star[x.r] * At(model.teacher.activation, x.h_star[x.r])
+        return sp.Sum(body, (x.r, 1, x.k)) / x.k
+    return target(model)
+
+
+def is_noisy(model: Model) -> bool:
+    """Whether labels are noisy; a symbol may be."""
+    return not model.label_noise.is_zero
+
+
+def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
+    """-dl/df in the symbols of output and label.
+
+    Raises
+    ------
+    BadParameter
+        For the norm ||f - y|| as a loss, which belongs to sequence models.
+    """
+    loss = getattr(algorithm, "loss", "squared")
+    if loss == "frobenius":
+        raise BadParameter(
+            'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
+            'has loss="squared", loss="correlation" or an expression in symbols f and y'
+        )
+    return sp.expand(-sp.diff(LOSSES[loss], OUTPUT))
+
+
+def program_of(model: Model, algorithm: SGD | GradientFlow, noisy: bool = True) -> Program:
+    """Label, errors, displaced fields and updates of one sample, in order.
+
+    Raises
+    ------
+    BadParameter
+        For gradients of an activation that jumps at displaced fields, or too many passes.
+    """
+    return _Writer(model, algorithm, noisy).program()
+
+
+class _Writer:
+    """Writes the definitions of a program one after the other."""
+
+    def __init__(self, model: Model, algorithm: SGD | GradientFlow, noisy: bool) -> None:
+        self.model, self.algorithm = model, algorithm
+        self.sigma = model.student.activation
+        self.slope = derivative(self.sigma)
+        self.error = error_of(algorithm)
+        label = {"label": noiseless_label(model)}
+        if noisy:
+            label["noise"] = sp.sqrt(x.Delta) * x.xi
+        self.done = [define(x.label, label, "sample")]
+
+    def add(self, target_: sp.Expr, **terms: sp.Expr) -> None:
+        """Append a definition."""
+        self.done.append(define(target_, terms, "sample"))
+
+    def program(self) -> Program:
+        """All definitions."""
+        repeat = getattr(self.algorithm, "repeat", None)
+        if repeat is None:
+            error = self.gradient(x.h, 0, x.psi)
+            return Program(tuple(self.done), error, error * At(self.sigma, x.h[x.j]))
+        if self.slope.has(sp.DiracDelta):
+            raise BadParameter(
+                f"the student's activation {self.sigma} jumps: its gradient at displaced fields is "
+                "no function; take an activation without jumps"
+            )
+        write = self.repeated if isinstance(repeat, Repeat) else self.displaced
+        error, fields = write(repeat)
+        return Program(tuple(self.done), error, error * At(self.sigma, fields[x.j]))
+
+    def gradient(
+        self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase
+    ) -> sp.Expr:
+        """Error and gradient at some fields; the symbol of the error."""
+        error = self.error_at(fields, number)
+        self.add(target_[x.j], gradient=x.a[x.j] * At(self.slope, fields[x.j]) * error)
+        return error
+
+    def error_at(self, fields: sp.IndexedBase, number: int) -> sp.Expr:
+        """Define -dl/df at some fields, by parts where it is linear."""
+        if self.error == LABEL:
+            return x.label
+        output = students_at(fields, self.sigma)
+        error = x.error_pass[number]
+        own = self.error.diff(OUTPUT)
+        if own.is_number and self.error.diff(LABEL).is_number:
+            along = self.error.xreplace({OUTPUT: sp.S.Zero, LABEL: x.label})
+            terms = {LEARNING: along, INTERACTION: own * output}
+        else:
+            self.add(x.output_pass[number], output=output)
+            terms = {
+                "slope": self.error.xreplace({OUTPUT: x.output_pass[number], LABEL: x.label})
+            }
+        self.done.append(define(error, terms, "sample"))
+        return error
+
+    def repeated(self, repeat: Repeat) -> tuple[sp.Expr, sp.IndexedBase]:
+        """Whole steps on one sample; error and fields of the last."""
+        if repeat.times > MOST_PASSES:
+            raise BadParameter(
+                f"equations are written for at most {MOST_PASSES} passes over a sample, got "
+                f"{repeat}; dmft.simulate runs any number"
+            )
+        step = x.gamma / (x.p * self.algorithm.batch_size)
+        fields, error = x.h, x.label
+        for number in range(repeat.times):
+            error = self.gradient(fields, number, x.psi_pass[number])
+            if number + 1 < repeat.times:
+                moved = fields[x.j] + step * x.psi_pass[number][x.j]
+                fields = x.h_pass[number + 1]
+                self.add(fields[x.j], moved=moved)
+        total = sp.Add(*(x.psi_pass[number][x.j] for number in range(repeat.times)))
+        self.add(x.psi[x.j], update=total)
+        return error, fields
+
+    def displaced(self, repeat: sp.Basic) -> tuple[sp.Expr, sp.IndexedBase]:
+        """Gradients where a step on the same sample leads; error and fields there."""
+        self.gradient(x.h, 0, x.psi_pass[0])
+        scale = repeat.sign * x.rho
+        if repeat.normalised:
+            square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
+            # Where the gradient vanishes nothing is displaced, whatever stands below.
+            length = sp.Piecewise((1, sp.Eq(x.psi_square, 0)), (sp.sqrt(x.psi_square), True))
+            self.add(x.psi_square, square=square)
+            self.add(x.psi_length, length=length)
+            scale /= x.psi_length
+        self.add(x.h_pass[1][x.j], moved=x.h[x.j] + scale * x.psi_pass[0][x.j])
+        return self.gradient(x.h_pass[1], 1, x.psi), x.h_pass[1]
+
+
+class _Degrees:
+    """Total degrees of expressions in the fields and the noise of one sample."""
+
+    def __init__(self, table: Mapping[sp.Basic, Definition]) -> None:
+        self.table = table
+        self.known: dict[sp.Basic, sp.Expr] = {}
+
+    def of(self, e: sp.Expr) -> sp.Expr:
+        """Degree, oo for smooth functions without one, -1 where there are kinks."""
+        if isinstance(e, sp.Indexed | sp.Symbol):
+            return self.of_symbol(getattr(e, "base", e))
+        if isinstance(e, At):
+            return self.composed(e.factor, (FIELD,), self.of(e.field))
+        if isinstance(e, sp.Sum):
+            return self.of(e.function)
+        if e.is_Add or e.is_Mul:
+            parts = [self.of(a) for a in e.args]
+            if -1 in parts:
+                return sp.Integer(-1)
+            return sp.Max(*parts) if e.is_Add else sp.Add(*parts)
+        if e.is_Pow and e.exp.is_Integer and e.exp > 0:
+            inside = self.of(e.base)
+            return inside if inside < 0 else inside * e.exp
+        atoms = sorted(e.atoms(sp.Indexed, sp.Symbol), key=str)
+        inside = [self.of(a) for a in atoms]
+        if -1 in inside:
+            return sp.Integer(-1)
+        largest = max(inside, default=sp.S.Zero)
+        return sp.S.Zero if largest == 0 else self.composed(e, tuple(atoms), largest)
+
+    def of_symbol(self, base: sp.Basic) -> sp.Expr:
+        """Degree of a field or of what the program defines; constants have 0."""
+        if base in (x.h, x.h_star, x.lam, x.xi):
+            return sp.S.One
+        if base not in self.table:
+            return sp.S.Zero
+        if base not in self.known:
+            self.known[base] = self.of(self.table[base].expr)
+        return self.known[base]
+
+    def composed(
+        self, function: sp.Expr, fields: tuple[sp.Basic, ...], inside: sp.Expr
+    ) -> sp.Expr:
+        """Degree of a function of variables of the degree `inside`."""
+        if inside < 0 or function.has(*SWITCHES):
+            return sp.Integer(-1)
+        if function.is_polynomial(*fields):
+            return inside * sp.Poly(function, *fields).total_degree()
+        return sp.oo
