@@ -377,4 +377,4 @@ for name, sampled, exact in (("M", rate_M, theory["M"]), ("Q", rate_Q, finite)):
 
 # %% [markdown]
 # **Source.** one_pass.md A.1, B.1, B.2, C; D. Saad and S. A. Solla, Phys. Rev. E 52, 4225 (1995).
-# Used by `dmft/equations/derivation.py`.
+# Used by `dmft/equations/update`.

@@ -21,11 +21,11 @@ from dmft.equations import symbols as x
 from dmft.equations.aligned import Reduction, coupling, mean_square, rate, reduce_aligned
 from dmft.equations.closure import LocalKernel
 from dmft.equations.definitions import Definition, define
-from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations, Kernels
 from dmft.equations.explicit import ExplicitEquations
 from dmft.equations.latex import align
 from dmft.equations.reference import evaluate
+from dmft.equations.update.overlaps import definitions
 from dmft.equations.values import Values
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Overlaps

@@ -12,8 +12,7 @@ from dmft.equations.admissible import check_admissible, check_labels
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
-from dmft.equations.repeated import check_repeated
-from dmft.equations.scalings import limit, region_of
+from dmft.equations.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
 from dmft.model import (
@@ -71,7 +70,8 @@ def derive(
                 + (eta/p)^2 [(d/n_b) S + (1 - 1/n_b) b Omega^+ b^T], then divided by the lengths
                 a trained readout moves by da_j/dt = rho_a E[E sigma(h_j)]
                 with `repeat` dM/dt = E[psi h*], dQ/dt = E[psi h + h psi] + gamma/(p n_b) E[psi psi]
-                of the update field psi(h, h*, xi) of the last gradient (`dmft.equations.repeated`)
+                of the update field psi(h, h*, xi) of the last gradient
+                (`dmft.equations.update.program`)
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,

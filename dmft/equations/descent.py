@@ -25,7 +25,8 @@ from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, Model
-from dmft.model.descent import LABEL, PREDICTION, GradientDescent
+from dmft.model.descent import GradientDescent
+from dmft.model.loss import LABEL, PREDICTION
 
 eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
 ridge, beta, readout_rate = sp.symbols("ridge momentum readout_rate", nonnegative=True)

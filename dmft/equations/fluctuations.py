@@ -27,9 +27,9 @@ from dmft.equations.increments_at_nodes import PARTS, IncrementsAtNodes, part_na
 from dmft.equations.moments import closed_moments
 from dmft.equations.noise_nodes import MOST_EXACT, noise_rule
 from dmft.equations.reference import evaluate
-from dmft.equations.repeated import update_degree
 from dmft.equations.rounding import of_one_state
 from dmft.equations.rounding_rules import UNIT
+from dmft.equations.update.overlaps import Moments
 from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
@@ -86,7 +86,7 @@ class Noise:
     @cached_property
     def degree(self) -> sp.Expr:
         """Total degree of psi in the fields; oo for smooth functions, -1 where there are kinks."""
-        return update_degree(self.model, self.algorithm)
+        return Moments(self.model, self.algorithm).program.degree(x.psi[x.j])
 
     @property
     def polynomial(self) -> bool:

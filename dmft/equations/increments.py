@@ -21,12 +21,11 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At, Average
+from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, define
-from dmft.equations.derivation import has_interaction
-from dmft.equations.residual import residual_at
 from dmft.equations.steps import STEP
-from dmft.gaussian.switch import derivative
+from dmft.equations.update.moments import shared
+from dmft.equations.update.program import program_of
 from dmft.model import SGD, Model
 
 # Terms of the drift at order 1/d.
@@ -110,10 +109,8 @@ class Increments:
     @cached_property
     def update(self) -> Definition:
         """psi_j = a_j sigma'(h_j) E, label noise of unit variance in E."""
-        error = residual_at(self.model, with_student=has_interaction(self.algorithm))
-        slope = At(derivative(self.model.student.activation), x.h[x.j])
-        whole = x.a[x.j] * slope * (error + sp.sqrt(x.Delta) * x.xi)
-        return define(x.psi[x.j], {"update": whole}, "intermediate")
+        whole = program_of(self.model, self.algorithm).inline(x.psi[x.j])
+        return define(x.psi[x.j], {"update": shared(whole, self.model)}, "intermediate")
 
     @cached_property
     def free(self) -> tuple[Definition, Definition]:

@@ -18,9 +18,9 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import Average, free_indices
 from dmft.equations.definitions import Definition, base_name, define, live, used_bases
-from dmft.equations.derivation import block_definitions
 from dmft.equations.increments import Alignment, Dilation, Increments
 from dmft.equations.nodes import Discretiser, over_nodes
+from dmft.equations.update.overlaps import block_definitions
 
 # Degree of u in the label noise, plus one.
 PARTS = 3

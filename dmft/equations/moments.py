@@ -15,9 +15,9 @@ import sympy as sp
 
 from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
-from dmft.equations.derivation import block_definitions
 from dmft.equations.explicit import Unroller
 from dmft.equations.increments import Alignment, Dilation, Increments, bilinear
+from dmft.equations.update.overlaps import block_definitions
 from dmft.model import SGD, Model
 
 Entry = tuple[str, tuple[int, int]]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
-from dmft.equations.residual import of_committees
+from dmft.equations.update.moments import of_committees
 from dmft.gaussian.mixture import ErfMixture, erf_mixture
 from dmft.gaussian.switch import derivative
 

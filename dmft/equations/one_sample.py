@@ -9,7 +9,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.explicit import Unroller
-from dmft.equations.repeated import is_noisy, sample_definitions, update_degree
+from dmft.equations.update.program import is_noisy, program_of
 from dmft.errors import BadParameter
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.grid import evaluator
@@ -53,7 +53,7 @@ def one_update(model: Model, algorithm: SGD) -> sp.Expr:
     }
     unroller = Unroller({"p": 1, "k": 1}, readouts)
     unroller.entries["h", (1,)], unroller.entries["h_star", (1,)] = H, H_STAR
-    for d in sample_definitions(model, algorithm):
+    for d in program_of(model, algorithm, is_noisy(model)).definitions:
         unroller.define_sample(d)
         if d.name == "h_1" and getattr(repeat, "normalised", False):
             # psi/|psi| of one neuron, without the case of its zero.
@@ -81,7 +81,7 @@ class SampleLaw:
         self.law = Gaussian(list(self.fields), covariance)
         self.overlap = overlap
         # Total degree of psi; oo for other smooth functions, -1 where there are kinks.
-        self.degree = update_degree(model, algorithm)
+        self.degree = program_of(model, algorithm).degree(x.psi[x.j])
 
     def average(self, expr: sp.Expr, powers: int, factor: int = 0) -> Value:
         """Average of psi^powers times a polynomial in the fields of the degree `factor`.

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from dmft.gaussian.grid import evaluator
 from dmft.model import FIELD
-from dmft.model.descent import LABEL, PREDICTION, GradientDescent
+from dmft.model.descent import GradientDescent
+from dmft.model.loss import LABEL, PREDICTION
 
 Array = NDArray[np.float64]
 # All permutations of the fields with all flips up to here; flips and exchanges of two beyond.

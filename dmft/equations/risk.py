@@ -16,7 +16,6 @@ from dmft.equations import symbols as x
 from dmft.equations.admissible import check_admissible
 from dmft.equations.conditioned import over_teachers
 from dmft.equations.definitions import Definition, define, live, used_bases
-from dmft.equations.derivation import block_definitions, risk_expression
 from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.kernels import Kernel
 from dmft.equations.latex import (
@@ -33,6 +32,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.rounding import of_one_state
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.equations.text import definition_text, model_names
+from dmft.equations.update.overlaps import block_definitions, risk_expression
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,

@@ -13,12 +13,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.aligned_equations import aligned_equations
 from dmft.equations.definitions import Definition, live
-from dmft.equations.derivation import definitions
 from dmft.equations.equations import Equations
-from dmft.equations.repeated import repeated_definitions
+from dmft.equations.update.overlaps import definitions
 from dmft.equations.wide_equations import wide_equations
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Scaling
+from dmft.model import SGD, GradientFlow, Model, Repeat, Scaling
 
 TIME_UNITS = {
     "high-dimensional": "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
@@ -32,6 +31,8 @@ QUADRATIC = ("sgd_noise", "label_noise")
 # Terms that follow from the others, whatever their weight.
 FOLLOWING = ("free", "sphere")
 FLOWS = ("gradient-flow", "mean-field")
+# Limits in which one sample moves its own fields by a finite amount.
+DISPLACED_LIMITS = ("high-dimensional", "gradient-flow")
 
 
 def region_of(algorithm: SGD | GradientFlow, scaling: str | Scaling | None) -> str:
@@ -62,6 +63,27 @@ def region_of(algorithm: SGD | GradientFlow, scaling: str | Scaling | None) -> s
     return name
 
 
+def check_repeated(
+    algorithm: SGD, region: str, dim: int | sp.Expr | None, fluctuations: bool
+) -> None:
+    """Refuse limits for which there is no derivation with repeated samples."""
+    if fluctuations:
+        raise BadParameter("fluctuations of repeated gradients (repeat=) are not derived")
+    if dim is not None:
+        raise BadParameter(
+            f"maps of large batches are not derived with repeat = {algorithm.repeat}: leave dim "
+            'out for the ode of small batches, or take dmft.simulate(..., method="weights")'
+        )
+    once = isinstance(algorithm.repeat, Repeat)
+    if region not in DISPLACED_LIMITS[: 1 if once else 2]:
+        why = "as gamma vanishes every pass sees the same fields: it is SGD" if once else ""
+        raise BadParameter(
+            f"scaling {region!r} is not derived with repeat = {algorithm.repeat}"
+            + (f" ({why})" if why and region == "gradient-flow" else "")
+            + "; leave scaling out"
+        )
+
+
 def time_unit(name: str, scaling: str | Scaling | None) -> str:
     """What one unit of t is, in words, with the powers of d where they were declared."""
     text = TIME_UNITS[name]
@@ -88,10 +110,7 @@ def limit(
         return wide_equations(model, algorithm, name, unit, dim)
     if name == "wide-high-dimensional":
         return aligned_equations(model, algorithm, name, unit)
-    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
-        found = repeated_definitions(model, algorithm, name not in FLOWS)
-    else:
-        found = definitions(model, algorithm, name not in FLOWS)
+    found = definitions(model, algorithm, name not in FLOWS)
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)
         found = noise_dominated(found, x.gamma / (x.p * algorithm.batch_size))

@@ -18,21 +18,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
-from dmft.equations.derivation import (
-    Species,
-    drift_definitions,
-    has_interaction,
-    quadratic_terms,
-    readout_terms,
-    risk_expression,
-    students,
-    teachers,
-)
-from dmft.equations.kernels import kernel
-from dmft.equations.multi_index import target_slopes
+from dmft.equations.update.moments import slopes_by_field
+from dmft.equations.update.overlaps import DECAY, Moments, risk_expression
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import derivative
-from dmft.model import SGD, Committee, Model, MultiIndex
+from dmft.model import SGD, Model
 
 # The weights move by this multiple of psi x/sqrt(d), summed over a batch and divided by n_b.
 STEP = x.gamma / (x.p * x.d)
@@ -46,14 +36,19 @@ ON_KINKS = (sp.DiracDelta, sp.Derivative, sp.Subs)
 def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     """All definitions of the map, blocks first; the "rates" are increments per step."""
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
-    result = drift_definitions(model, algorithm)
-    result += gradient_definitions(model, algorithm)
-    dM = {name: STEP * e[j, p + r] for name, e in drifts(algorithm).items()}
-    dQ = {name: STEP * (e[j, l] + e[l, j]) for name, e in drifts(algorithm).items()}
-    dQ |= quadratic_terms(model, algorithm, x.gamma**2 / (x.p**2 * x.d * x.n_b))
+    moments = Moments(model, algorithm)
+    drifts = moments.bases
+    result = [*moments.drift_definitions(), *gradient_definitions(moments)]
+    dM = {name: STEP * e[j, p + r] for name, e in drifts.items()}
+    dQ = {name: STEP * (e[j, l] + e[l, j]) for name, e in drifts.items()}
+    dQ |= moments.quadratic(x.gamma**2 / (x.p**2 * x.d * x.n_b))
     dQ["population_gradient"] = STEP**2 * (1 - 1 / x.n_b) * x.gram[j, l]
+    if algorithm.weight_decay != 0:
+        loss = STEP * x.zeta
+        dM[DECAY] = -loss * x.M[j, r]
+        dQ[DECAY] = (loss**2 - 2 * loss) * x.Q[j, l] - loss * STEP * (x.b[j, l] + x.b[l, j])
     if algorithm.constraint == "sphere-gradient":
-        radial = {name: STEP * e[j, j] for name, e in drifts(algorithm).items()}
+        radial = {name: STEP * e[j, j] for name, e in drifts.items()}
         result.append(define(x.radial[j], radial, "intermediate"))
         dM["radial"] = -x.radial[j] * x.M[j, r]
         dQ["radial"] = _radial()
@@ -67,8 +62,7 @@ def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
         dQ, dM = _normalised()
     result += [define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
     if algorithm.trains_readout:
-        terms = readout_terms(model, algorithm, STEP * x.rho_a)
-        result.append(define(x.a[j], terms, "rate"))
+        result.append(define(x.a[j], moments.readout(STEP * x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
     return result
 
@@ -84,12 +78,6 @@ def check_concentration(scalars: Mapping[str, float], width: int) -> None:
             f"concentrate. Take batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a smaller "
             'learning_rate, or dmft.simulate(method="overlaps"), which is exact'
         )
-
-
-def drifts(algorithm: SGD) -> dict[str, sp.IndexedBase]:
-    """Parts of b by name."""
-    parts = {"learning": x.learning}
-    return parts | {"interaction": x.interaction} if has_interaction(algorithm) else parts
 
 
 def _radial() -> sp.Expr:
@@ -110,7 +98,7 @@ def _normalised() -> tuple[dict[str, sp.Expr], dict[str, sp.Expr]]:
     return dQ, {"free": free_M, "sphere": new_M - x.M[j, r] - free_M}
 
 
-def gradient_definitions(model: Model, algorithm: SGD) -> list[Definition]:
+def gradient_definitions(moments: Moments) -> list[Definition]:
     """b, its slopes K and the Gram matrix b K^T = b Omega^+ b^T.
 
     Raises
@@ -118,49 +106,35 @@ def gradient_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     NotClosed
         When slopes that live on kinks have no closed average.
     """
-    j, l, r, u, p = x.j, x.l, x.r, x.u, x.p  # noqa: E741
-    names = drifts(algorithm)
-    result = [define(x.b[j, x.i], {n: e[j, x.i] for n, e in names.items()}, "intermediate")]
+    j, l = x.j, x.l  # noqa: E741
+    parts = {name: e[j, x.i] for name, e in moments.bases.items()}
+    result = [define(x.b[j, x.i], parts, "intermediate")]
     own: dict[str, sp.Expr] = {}
     gram: dict[str, sp.Expr] = {}
-    if isinstance(model.teacher, Committee):
-        along, cross = committee_slopes(model, teachers(model.teacher))
-        own["learning"] = along
-        result.append(define(x.K_star[j, r], {"learning": cross}, "intermediate"))
-        gram["teachers"] = sp.Sum(x.b[l, p + r] * x.K_star[j, r], (r, 1, x.k))
-    else:
-        slopes, rest = target_slopes(model, model.teacher)
-        for y, value in _open_slopes(model, model.teacher, rest).items():
-            slopes[y] = slopes.get(y, sp.S.Zero) + value
-        own["learning"] = x.a[j] * slopes.pop(x.h[j], sp.S.Zero)
-        fields = (x.a[j] * value * _along(y) for y, value in slopes.items())
-        gram["teachers"] = sp.Add(*fields)
-    if has_interaction(algorithm):
-        f = students(model).renamed(u)
-        own["interaction"], cross = committee_slopes(model, f)
-        result.append(define(x.K[j, u], {"interaction": cross}, "intermediate"))
-        gram["students"] = sp.Sum(x.b[l, u] * x.K[j, u], (u, 1, p))
+    for name in parts:
+        update = moments.program.inline(x.psi[j], name)
+        along, rest = slopes_by_field(update)
+        for y, value in _open_slopes(moments.model, rest).items():
+            along[y] = along.get(y, sp.S.Zero) + value
+        own[name] = along.pop(x.h[j], sp.S.Zero)
+        for y, value in along.items():
+            group = "students" if y.has(x.h) else "teachers"
+            index = next(iter(y.free_symbols & {x.u, x.r}), None)
+            if index is None:
+                total = value * _along(y)
+            else:
+                entry = (x.K if y.base == x.h else x.K_star)[j, index]
+                result.append(define(entry, {name: value}, "intermediate"))
+                total = sp.Sum(x.b[l, x.position(y)] * entry, (index, 1, x.AXES[index]))
+            gram[group] = gram.get(group, sp.S.Zero) + total
     result.append(define(x.K_own[j], own, "intermediate"))
     gram["own"] = x.b[l, j] * x.K_own[j]
     result.append(define(x.gram[j, l], gram, "intermediate"))
     return result
 
 
-def committee_slopes(model: Model, species: Species) -> tuple[sp.Expr, sp.Expr]:
-    """E[sigma''(h_j) (part of the residual)] a_j, and E[sigma'(h_j) slope(field)] a_j c_field."""
-    sigma = model.student.activation
-    first, second = derivative(sigma), derivative(sigma, 2)
-    along = kernel([second, species.activation], [x.h[x.j], species.field])
-    slope = kernel([first, derivative(species.activation)], [x.h[x.j], species.field])
-    scale = x.a[x.j] * species.scale
-    total = sp.Sum(species.coefficient * along, species.limits)
-    return scale * total, scale * species.coefficient * slope
-
-
-def _open_slopes(
-    model: Model, teacher: MultiIndex, rest: Sequence[sp.Expr]
-) -> dict[sp.Expr, sp.Expr]:
-    """E[d(sigma'(h_j) g)/dy] on nodes, for the terms of a target without closed averages.
+def _open_slopes(model: Model, rest: Sequence[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
+    """E[d(a_j sigma'(h_j) g)/dy] on nodes, for the terms of a target without closed averages.
 
     Raises
     ------
@@ -171,16 +145,18 @@ def _open_slopes(
         return {}
     g, sigma = sp.Add(*rest), model.student.activation
     first, second = derivative(sigma), derivative(sigma, 2)
-    stars = [x.h_star[r] for r in range(1, len(teacher.fields) + 1)]
-    inside = {y: sp.diff(g, y) for y in stars}
+    inside = {y: sp.diff(g, y) for y in sorted(g.atoms(sp.Indexed), key=str)}
     if second.has(*ON_KINKS) or any(value.has(*ON_KINKS) for value in inside.values()):
         raise NotClosed(
             f"the Gram matrix of the population gradients needs derivatives of {g} and of the "
             f"student's slope {first} that live on kinks; write the target as a sum of products of "
             "functions of one field, or simulate"
         )
-    result = {y: Average(At(first, x.h[x.j]) * value) for y, value in inside.items() if value != 0}
-    return result | {x.h[x.j]: Average(At(second, x.h[x.j]) * g)}
+    front = x.a[x.j]
+    result = {
+        y: front * Average(At(first, x.h[x.j]) * value) for y, value in inside.items() if value != 0
+    }
+    return result | {x.h[x.j]: front * Average(At(second, x.h[x.j]) * g)}
 
 
 def _along(field: sp.Expr) -> sp.Expr:

@@ -22,6 +22,7 @@ cosines = sp.Symbol("cosines", integer=True, positive=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
+zeta = sp.Symbol("weight_decay", nonnegative=True)
 # Finite dimension and batch, where the equations hold them.
 d = sp.Symbol("dim", positive=True)
 n_b = sp.Symbol("batch_size", positive=True)
@@ -98,6 +99,7 @@ SYMBOL_LATEX = {
     gamma: r"\gamma",
     Delta: r"\Delta",
     rho_a: r"\rho_a",
+    zeta: r"\zeta",
     d: "d",
     n_b: "n_b",
     risk: r"\mathcal{R}",

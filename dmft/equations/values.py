@@ -28,7 +28,7 @@ from dmft.model import (
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
     {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
-    | {"learning_rate", "label_noise", "readout_rate", "batch_size"}
+    | {"learning_rate", "label_noise", "readout_rate", "batch_size", "weight_decay"}
     | {"dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
@@ -68,8 +68,10 @@ def declared_parameters(
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
         declared["readout_rate"] = algorithm.readout_rate
-        if algorithm.repeat is not None:
-            declare_sample(model, algorithm.repeat, declared)
+    if algorithm is not None and algorithm.weight_decay != 0:
+        declared["weight_decay"] = algorithm.weight_decay
+    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+        declare_sample(model, algorithm.repeat, declared)
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
     if dim is not None:
@@ -108,6 +110,7 @@ def stand_alone(
 
 # Values below these are refused.
 LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
+LOWEST |= {"weight_decay": 0.0}
 LOWEST |= {"dim": 1.0, "batch_size": 1.0}
 
 

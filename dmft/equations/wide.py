@@ -14,24 +14,16 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import Average
+from dmft.equations.average import At, Average
 from dmft.equations.closure import RESIDUAL, TWIN, averaged, close, is_polynomial
 from dmft.equations.collect import Collector, can_collect
 from dmft.equations.definitions import Definition, define
-from dmft.equations.derivation import (
-    drift,
-    has_interaction,
-    learning,
-    noise_kernel,
-    readout_terms,
-    residual_square,
-    students,
-    teachers,
-)
 from dmft.equations.kernels import kernel
-from dmft.equations.multi_index import target_product, target_square
+from dmft.equations.update.moments import expectation
+from dmft.equations.update.overlaps import DECAY, Moments
+from dmft.equations.update.program import noiseless_label
 from dmft.errors import NotClosed
-from dmft.model import SGD, GradientFlow, Model, MultiIndex
+from dmft.model import SGD, GradientFlow, Model
 
 
 def wide_definitions(
@@ -40,22 +32,18 @@ def wide_definitions(
     """All definitions; `finite` averages over the cosines of the residuals."""
     work = _Reduction(finite)
     j, r = x.j, x.r
-    own_b = drift(model, students(model)) if has_interaction(algorithm) else sp.S.Zero
-    g = model.teacher
-    # The teacher of the sum is s: r is that of the rate.
-    star = learning(model) if isinstance(g, MultiIndex) else drift(model, teachers(g).renamed(x.s))
-    b = {"learning": star, "interaction": own_b}
+    moments = Moments(model, algorithm)
+    # The teacher of sums is s: r is that of the rate.
+    b = {name: e.xreplace({x.r: x.s}) for name, e in moments.drifts.items()}
     target = {name: work.expression(_along(e, x.p + r), x.l) for name, e in b.items()}
     residual = {name: work.expression(_along(e, RESIDUAL), x.l) for name, e in b.items()}
     noise: dict[str, sp.Expr] = {}
     if isinstance(algorithm, SGD):
-        value = close(noise_kernel(model).xreplace({x.l: x.j}))
-        noise["label_noise"] = (
-            x.gamma * x.Delta * x.a[j] ** 2 * value / (x.p * algorithm.batch_size)
-        )
-    rates = _rates(target, residual, noise, algorithm.on_sphere, work)
+        value = close(moments.label_noise.xreplace({x.l: x.j}))
+        noise["label_noise"] = x.gamma * value / (x.p * algorithm.batch_size)
+    rates = _rates(target, residual, noise, algorithm, work)
     if isinstance(algorithm, SGD) and algorithm.trains_readout:
-        terms = readout_terms(model, algorithm, x.rho_a)
+        terms = moments.readout(x.rho_a)
         terms = {name: work.expression(e, x.l) for name, e in terms.items()}
         rates.append(define(x.a[j], terms, "rate"))
     risk = define(x.risk, {"risk": work.risk(model)}, "observable")
@@ -92,17 +80,19 @@ def _rates(
     target: dict[str, sp.Expr],
     residual: dict[str, sp.Expr],
     noise: dict[str, sp.Expr],
-    on_sphere: bool,
+    algorithm: SGD | GradientFlow,
     work: _Reduction,
 ) -> list[Definition]:
     """Rates of M and Q_perp; on the sphere both are scaled back by the rate of Q_jj."""
     j, r = x.j, x.r
     dM = dict(target)
     dQ_perp = {name: 2 * e for name, e in residual.items()} | noise
-    if on_sphere:
+    if algorithm.weight_decay != 0:
+        dM[DECAY], dQ_perp[DECAY] = -x.zeta * x.M[j, r], -2 * x.zeta * x.Q_perp[j]
+    if algorithm.on_sphere:
         bases = {"learning": x.perp_learning, "interaction": x.perp_interaction}
         spans = {"learning": x.learning, "interaction": x.interaction}
-        names = [name for name in bases if target[name] != 0]
+        names = [name for name in bases if target.get(name, 0) != 0]
         for name in names:
             work.rest.append(define(spans[name][j, r], {name: target[name]}, "intermediate"))
             work.rest.append(define(bases[name][j], {name: residual[name]}, "intermediate"))
@@ -160,21 +150,11 @@ class _Reduction:
 
     def risk(self, model: Model) -> sp.Expr:
         """E(g - f)^2 / 2 with the double sum over students by the closure."""
-        f = students(model)
-        first, second = f.renamed(x.j), f.renamed(x.l)
-        body = first.coefficient * second.coefficient
-        body *= kernel([f.activation] * 2, [first.field, second.field])
+        sigma, g = model.student.activation, noiseless_label(model)
+        body = x.a[x.j] * x.a[x.l] * kernel([sigma, sigma], [x.h[x.j], x.h[x.l]])
         pair = averaged(close(body), self.finite)
         both = self.summed(self.summed(pair, x.l), x.j)
         both += self.summed(self.own(body, pair, x.l), x.j)
-        weights = [(f.activation, f.field)]
-        if isinstance(model.teacher, MultiIndex):
-            cross = f.coefficient * target_product(model.teacher, weights)
-            square = target_square(model.teacher, [])
-        else:
-            g = teachers(model.teacher)
-            value = kernel([f.activation, g.activation], [f.field, g.field])
-            cross = f.coefficient * g.scale * sp.Sum(g.coefficient * value, g.limits)
-            square = residual_square(model, [], with_student=False)
-        cross = sp.Sum(close(cross), f.limits)
-        return f.scale**2 * both / 2 + f.scale * cross + close(square) / 2
+        cross = x.a[x.l] * close(expectation(At(sigma, x.h[x.l]) * g))
+        square = close(expectation(g**2))
+        return (both / x.p**2 + square) / 2 - sp.Sum(cross, (x.l, 1, x.p)) / x.p

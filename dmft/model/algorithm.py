@@ -9,10 +9,11 @@ import sympy as sp
 
 from dmft.checks import checked, is_whole, shown
 from dmft.errors import BadParameter
+from dmft.model.loss import as_loss
 from dmft.model.repetition import Repetition
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
-Loss = Literal["squared", "correlation", "frobenius"]
+Loss = Literal["squared", "correlation", "frobenius"] | sp.Expr
 CONSTRAINTS = (None, "sphere", "sphere-gradient")
 LOSSES = ("squared", "correlation", "frobenius")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
@@ -68,6 +69,16 @@ def _check_constraint(constraint: str | None) -> None:
         raise BadParameter(f"constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
 
 
+def _as_decay(value: float | sp.Expr, constraint: str | None) -> sp.Expr:
+    decay = as_parameter(value, "weight_decay")
+    if decay != 0 and constraint is not None:
+        raise BadParameter(
+            f"weight_decay = {value} shortens rows whose length the constraint {constraint!r} "
+            "keeps: leave one of them out"
+        )
+    return decay
+
+
 @checked
 @dataclass(frozen=True)
 class SGD:
@@ -77,6 +88,7 @@ class SGD:
     psi_j = a_j sigma'(h_j) E; E = y - f for the squared loss and E = y for the correlation loss.
     Time is t = steps * gamma / (p d). A trained readout moves by
     a_j <- a_j + gamma_a/(p n_b) sum_mu E^mu sigma(h_j^mu), gamma_a = readout_rate * gamma / d.
+    Of another loss l(f, y), E = -dl/df.
 
     Parameters
     ----------
@@ -85,9 +97,10 @@ class SGD:
     batch_size : int or sympy.Expr
         n_b >= 1 fresh samples a step; for batches that grow with the dimension an expression in
         ``d = sympy.Symbol("d")``, as ``d**2`` (`derive` with ``dim=`` gives the map of such steps).
-    loss : "squared", "correlation" or "frobenius"
-        1/2 (y - f)^2, or 1 - y f: the update without the network's own output. For outputs of
-        sequence models that are matrices also the norm ||f - y|| itself, not squared.
+    loss : "squared", "correlation", "frobenius" or sympy.Expr
+        1/2 (y - f)^2, or 1 - y f: the update without the network's own output; or any expression
+        in symbols called f (output) and y (label). For outputs of sequence models that are
+        matrices also the norm ||f - y|| itself, not squared. `risk` is 1/2 E(f* - f)^2 always.
     constraint : None, "sphere" or "sphere-gradient"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         also takes the part of the step along w_j out before. Their differential equations agree,
@@ -95,13 +108,20 @@ class SGD:
     repeat : None, Lookahead, SharpnessAware or Repeat
         What a step does with its sample beyond one gradient; t counts samples as without.
     readout_rate : float or sympy.Expr
-        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed.
+        rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
+        moves with the error and the fields of the last gradient.
+    weight_decay : float or sympy.Expr
+        zeta >= 0: w <- w - gamma zeta/(p d) w in each step, which adds -zeta M and -2 zeta Q to
+        the rates; not on readouts, and not on the sphere, where lengths are kept.
 
     Examples
     --------
-    >>> import dmft
+    >>> import sympy as sp, dmft
     >>> dmft.SGD(learning_rate=0.5).batch_size
     1
+    >>> f, y = sp.symbols("f y")
+    >>> dmft.SGD(0.5, loss=sp.log(1 + sp.exp(-f * y)), weight_decay=0.1).loss
+    log(1 + exp(-f*y))
     >>> dmft.SGD(0.5, batch_size=1000, loss="correlation", constraint="sphere").loss
     'correlation'
     """
@@ -112,6 +132,7 @@ class SGD:
     constraint: Constraint = None
     repeat: Repetition | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
+    weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
 
     def __post_init__(self) -> None:
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
@@ -119,18 +140,14 @@ class SGD:
         object.__setattr__(self, "batch_size", as_batch(self.batch_size))
         readout_rate = as_parameter(self.readout_rate, "readout_rate")
         object.__setattr__(self, "readout_rate", readout_rate)
-        if self.loss not in LOSSES:
-            raise BadParameter(f"loss must be one of {list(LOSSES)}, got {self.loss!r}")
+        object.__setattr__(self, "loss", as_loss(self.loss, LOSSES))
         _check_constraint(self.constraint)
+        decay = _as_decay(self.weight_decay, self.constraint)
+        object.__setattr__(self, "weight_decay", decay)
         if not (self.repeat is None or isinstance(self.repeat, Repetition)):
             raise BadParameter(
                 "repeat must be dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) "
                 f"or None, got {self.repeat!r}"
-            )
-        if self.repeat is not None and readout_rate != 0:
-            raise BadParameter(
-                "a readout that learns from repeated samples is not defined here: leave "
-                "readout_rate out, or repeat"
             )
 
     @property
@@ -149,6 +166,12 @@ class SGD:
 class GradientFlow:
     """Gradient flow of the population risk: the limit gamma/p -> 0 of one-pass SGD.
 
+    Parameters
+    ----------
+    constraint : None or "sphere"
+    weight_decay : float or sympy.Expr
+        zeta >= 0: adds -zeta M and -2 zeta Q to the rates; not on the sphere.
+
     Examples
     --------
     >>> import dmft
@@ -157,10 +180,13 @@ class GradientFlow:
     """
 
     constraint: Literal["sphere"] | None = None
+    weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.constraint not in (None, "sphere"):
             raise BadParameter(f'constraint must be None or "sphere", got {self.constraint!r}')
+        decay = _as_decay(self.weight_decay, self.constraint)
+        object.__setattr__(self, "weight_decay", decay)
 
     @property
     def trains_readout(self) -> bool:

@@ -10,11 +10,10 @@ import sympy as sp
 from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model.algorithm import as_parameter
+from dmft.model.loss import as_loss, loss_expr
 
 Batch = Literal["bernoulli", "reshuffle", "fresh"] | None
 BATCHES = (None, "bernoulli", "reshuffle", "fresh")
-# A general loss is an expression in these two: the output of the student and the label.
-PREDICTION, LABEL = sp.symbols("f y", real=True)
 
 
 @checked
@@ -77,15 +76,12 @@ class GradientDescent:
         if self.batch not in BATCHES:
             raise BadParameter(f"batch must be one of {BATCHES}, got {self.batch!r}")
         object.__setattr__(self, "batch_fraction", _fraction(self.batch_fraction, self.batch))
-        if self.loss != "squared":
-            object.__setattr__(self, "loss", _loss(self.loss))
+        object.__setattr__(self, "loss", as_loss(self.loss, ("squared",)))
 
     @property
     def loss_expr(self) -> sp.Expr:
         """Loss of a sample in `PREDICTION` and `LABEL`."""
-        if isinstance(self.loss, str):
-            return (PREDICTION - LABEL) ** 2 / 2
-        return self.loss
+        return loss_expr(self.loss)
 
 
 def _fraction(value: float, batch: Batch) -> float:
@@ -102,14 +98,3 @@ def _fraction(value: float, batch: Batch) -> float:
             "one over a whole number"
         )
     return number
-
-
-def _loss(given: object) -> sp.Expr:
-    """Loss in the two canonical symbols, whatever the assumptions of the user's."""
-    if not isinstance(given, sp.Expr):
-        raise BadParameter(f'loss must be "squared" or an expression in f and y, got {given!r}')
-    loss: sp.Expr = given
-    names = {s: s.name for s in loss.free_symbols}
-    if not set(names.values()) <= {"f", "y"} or "f" not in names.values():
-        raise BadParameter(f"loss = {loss} must be an expression in the symbols f and y alone")
-    return loss.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in names.items()})

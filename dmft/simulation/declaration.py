@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from dmft.model import (
     Repetition,
     as_count,
 )
+from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -70,8 +72,8 @@ class Experiment:
     constraint: int
     dim: int
     readout_rate: float = 0.0
-    # 1 where the error is y - f, 0 where it is y.
-    own: int = 1
+    weight_decay: float = 0.0
+    loss: sp.Expr = NAMED["squared"]
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
     repeat: tuple[float, ...] = ()
 
@@ -84,6 +86,11 @@ class Experiment:
     def k(self) -> int:
         """Teacher width."""
         return int(self.teacher_readout.size)
+
+    @cached_property
+    def pull(self) -> Compiled:
+        """-dl/df of the output and the label."""
+        return scalar_function(-sp.diff(self.loss, PREDICTION), PREDICTION, [LABEL])
 
     @property
     def sphere(self) -> bool:
@@ -118,7 +125,7 @@ def declare_experiment(
     if algorithm.loss == "frobenius":
         raise BadParameter(
             'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
-            'has loss="squared" or "correlation"'
+            'has loss="squared", "correlation" or an expression in f and y'
         )
     dim = as_count(dim, "dim")
     filler = Filler(values, dim)
@@ -148,7 +155,8 @@ def declare_experiment(
         constraint=CONSTRAINTS.index(algorithm.constraint),
         dim=dim,
         readout_rate=readout_rate,
-        own=int(algorithm.loss == "squared"),
+        weight_decay=filler.scalar(algorithm.weight_decay, "weight_decay"),
+        loss=loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
     )
     filler.check_all_used()
@@ -181,6 +189,7 @@ class Filler:
         self.values = dict(values)
         self.dim = dim
         self.known: set[str] = {"learning_rate", "label_noise", "readout_rate", "batch_size"}
+        self.known.add("weight_decay")
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
         """Value of a parameter, which may be given under its own name."""
@@ -313,7 +322,7 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "batch_size": experiment.batch_size,
         "constraint": CONSTRAINTS[experiment.constraint] or "none",
         "readout_rate": experiment.readout_rate,
-        "loss": "squared" if experiment.own else "correlation",
+        "loss": str(experiment.loss),
         "dim": experiment.dim,
         **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
         **extra,

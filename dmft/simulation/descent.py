@@ -16,7 +16,8 @@ from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 from dmft.model import MixtureModel, Model, Overlaps, as_count
-from dmft.model.descent import LABEL, PREDICTION, GradientDescent
+from dmft.model.descent import GradientDescent
+from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.record import Record

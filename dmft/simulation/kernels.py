@@ -45,16 +45,17 @@ RANK_TOLERANCE = 1.4e-14
 REORDER = {"reassoc", "contract"}
 
 # Arguments that both kernels take after their state:
-# P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, par, par_star, rule,
-# generator;
-# rates = [gamma/(p n_b), noise standard deviation, rho_a];
-# counts = [steps, first step, n_b, constraint, d, fields, own]; constraint is one of FREE, SPHERE,
-# SPHERE_GRADIENT; own is 1 where the error is y - f and 0 where it is y (correlation loss); with
-# fields > 0 sigma_star is a multi-index target g, the only term of the label (a_star = [1]): it
-# takes the first field, and the others at the beginning of par_star, where they are written.
+# P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
+# rule, generator;
+# rates = [gamma/(p n_b), noise standard deviation, rho_a, share of the weights lost in a step];
+# counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
+# SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written into
+# label[0]; with fields > 0 sigma_star is a multi-index target g, the only term of the label
+# (a_star = [1]): it takes the first field, and the others at the beginning of par_star, where they
+# are written.
 COMMON = (
     MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
-    RISK, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE, GENERATOR,
+    RISK, FUNCTION, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, VECTOR, RULE, GENERATOR,
 )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def length_status(Q: NDArray[np.float64]) -> int:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sample_updates(  # type: ignore[no-untyped-def]
-    h, h_star, a, a_star, noise, own, sigma, slope, sigma_star, par, par_star, psi, push
+    h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull, par, par_star, label, psi, push
 ):  # fmt: skip
     """psi_j = a_j sigma'(h_j) E of one sample; E sigma(h_j) is added to `push`."""
     p, terms = h.size, a_star.size
@@ -112,7 +113,8 @@ def sample_updates(  # type: ignore[no-untyped-def]
         f += a[j] * sigma(h[j], par)
     for r in range(terms):
         y += a_star[r] * sigma_star(h_star[r], par_star)
-    error = y / terms + noise - own * f / p
+    label[0] = y / terms + noise
+    error = pull(f / p, label)
     for j in range(p):
         psi[j] = a[j] * slope(h[j], par) * error
         push[j] += error * sigma(h[j], par)
@@ -221,6 +223,26 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
 
 
 @njit(cache=True, **UNCOUNTED)
+def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
+    """Overlaps of rows that lose a share of their length, and those of a step with these rows."""
+    kept = 1.0 - share
+    for j in range(Q.shape[0]):
+        for i in range(Q.shape[0]):
+            Q[j, i] *= kept * kept
+            own[j, i] *= kept
+        for r in range(M.shape[1]):
+            M[j, r] *= kept
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def shorten(W, share):  # type: ignore[no-untyped-def]
+    """Take a share of all weights away."""
+    for j in range(W.shape[0]):
+        for i in range(W.shape[1]):
+            W[j, i] *= 1.0 - share
+
+
+@njit(cache=True, **UNCOUNTED)
 def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-untyped-def]
     """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, if asked to, Psi Z^T."""
     for j in range(psi.size):
@@ -281,12 +303,12 @@ def take_out_radial(Q, M, scale, own, Q_new, M_new):  # type: ignore[no-untyped-
 )
 def advance_overlaps(  # type: ignore[no-untyped-def]
     Q, M, root, pivots, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, par, par_star, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
     known, batch, dim, fields = root.shape[1], counts[2], counts[4], counts[5]
-    terms, trained, on = a_star.size, rates[2] > 0.0, counts[6] * 1.0
+    terms, trained = a_star.size, rates[2] > 0.0
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
     order = np.empty(p, np.int64)
     h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
@@ -311,7 +333,8 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                 par_star[r - 1] = h_star[r]
             for r in range(terms):
                 y += a_star[r] * sigma_star(h_star[r], par_star)
-            error = y / terms + noise - on * f / p
+            label[0] = y / terms + noise
+            error = pull(f / p, label)
             for j in range(p):
                 psi[j] = a[j] * slope(h[j], par) * error
             if trained:
@@ -331,6 +354,8 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
         if counts[3] == SPHERE_GRADIENT:
             Q_old[:, :] = Q
             M_old[:, :] = M
+        if rates[3] > 0.0:
+            decay(Q, M, rates[3], own)
         apply_step(Q, M, rates[0] / dim, cross, own, gram)
         if trained:
             move_readout(a, rates[0] * rates[2] / dim, push)
@@ -411,7 +436,7 @@ def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
 )
 def advance_weights(  # type: ignore[no-untyped-def]
     W, W_star, Q, M, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, par, par_star, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
@@ -420,7 +445,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
     p, d = W.shape
     k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
     X, G, psi, h, h_star = np.empty(d), np.empty((p, d)), np.empty(p), np.empty(p), np.empty(k)
-    push, on = np.zeros(p), counts[6] * 1.0
+    push = np.zeros(p)
     for step in range(counts[0]):
         G[:, :] = 0.0
         for _ in range(batch):
@@ -434,11 +459,14 @@ def advance_weights(  # type: ignore[no-untyped-def]
             for r in range(1, counts[5]):
                 par_star[r - 1] = h_star[r]
             sample_updates(
-                h, h_star, a, a_star, noise, on, sigma, slope, sigma_star, par, par_star, psi, push
-            )
+                h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
+                par, par_star, label, psi, push,
+            )  # fmt: skip
             for j in range(p):
                 add_multiple(G[j], rates[0] * psi[j] / root_d, X)
         move_readout(a, rates[0] * rates[2] / d, push)
+        if rates[3] > 0.0:
+            shorten(W, rates[3])
         code = move_rows(W, G, Q, counts[3])
         if code != REACHED:
             return code, step + 1

@@ -34,15 +34,18 @@ from dmft.simulation.kernels import (
     SPHERE_GRADIENT,
     add_multiple,
     apply_step,
+    decay,
     dot,
     draw_fields,
     factor_students,
     has_passed,
     length_status,
     measure,
+    move_readout,
     move_rows,
     normalise,
     sample_updates,
+    shorten,
     take_out_radial,
 )
 from dmft.simulation.passage import WATCH_NOTHING
@@ -50,7 +53,7 @@ from dmft.simulation.risk import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "dbf1d6d02b4e",
+    "dmft.simulation.kernels": "d02ecbcf7d6e",
 }
 
 
@@ -75,12 +78,12 @@ def displace(h, psi, size, repeat, moved):  # type: ignore[no-untyped-def]
 )
 def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
     Q, M, root, pivots, repeat, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, par, par_star, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
     known, dim, fields = root.shape[1], counts[4], counts[5]
-    on, scale = counts[6] * 1.0, rates[0] / dim
+    scale = rates[0] / dim
     passes = int(repeat[2]) if repeat[0] == REPEATED else 1
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
     order = np.empty(p, np.int64)
@@ -100,14 +103,17 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
             par_star[r - 1] = h_star[r]
         for _ in range(passes):
             sample_updates(
-                h, h_star, a, a_star, noise, on, sigma, slope, sigma_star, par, par_star, psi, push
-            )
+                h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
+                par, par_star, label, psi, push,
+            )  # fmt: skip
             if repeat[0] != REPEATED:
                 displace(h, psi, square / dim, repeat, moved)
+                push[:] = 0.0
                 sample_updates(
-                    moved, h_star, a, a_star, noise, on,
-                    sigma, slope, sigma_star, par, par_star, psi, push,
+                    moved, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
+                    par, par_star, label, psi, push,
                 )  # fmt: skip
+            move_readout(a, scale * rates[2], push)
             for j in range(p):
                 for r in range(k):
                     cross[j, r] = psi[j] * h_star[r]
@@ -117,6 +123,10 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
             if counts[3] == SPHERE_GRADIENT:
                 Q_old[:, :] = Q
                 M_old[:, :] = M
+            if rates[3] > 0.0:
+                decay(Q, M, rates[3], own)
+                for j in range(p):
+                    h[j] *= 1.0 - rates[3]
             apply_step(Q, M, scale, cross, own, gram)
             if counts[3] == SPHERE_GRADIENT:
                 take_out_radial(Q_old, M_old, scale, own, Q, M)
@@ -146,7 +156,7 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
 )
 def advance_repeated_weights(  # type: ignore[no-untyped-def]
     W, W_star, Q, M, repeat, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, par, par_star, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
@@ -154,7 +164,7 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
     """
     p, d = W.shape
     k, batch = W_star.shape[0], counts[2]
-    root_d, on = math.sqrt(d), counts[6] * 1.0
+    root_d, last = math.sqrt(d), np.zeros(p)
     passes = int(repeat[2]) if repeat[0] == REPEATED else 1
     X, G, noise = np.empty((batch, d)), np.empty((p, d)), np.zeros(batch)
     psi, h, h_star, moved, push = np.empty(p), np.empty(p), np.empty(k), np.empty(p), np.zeros(p)
@@ -173,18 +183,25 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                     h_star[r] = dot(W_star[r], X[mu]) / root_d
                 for r in range(1, counts[5]):
                     par_star[r - 1] = h_star[r]
+                last[:] = 0.0
                 sample_updates(
-                    h, h_star, a, a_star, noise[mu], on,
-                    sigma, slope, sigma_star, par, par_star, psi, push,
+                    h, h_star, a, a_star, noise[mu], sigma, slope, sigma_star, pull,
+                    par, par_star, label, psi, last,
                 )  # fmt: skip
                 if repeat[0] != REPEATED:
                     displace(h, psi, dot(X[mu], X[mu]) / d, repeat, moved)
+                    last[:] = 0.0
                     sample_updates(
-                        moved, h_star, a, a_star, noise[mu], on,
-                        sigma, slope, sigma_star, par, par_star, psi, push,
+                        moved, h_star, a, a_star, noise[mu], sigma, slope, sigma_star, pull,
+                        par, par_star, label, psi, last,
                     )  # fmt: skip
                 for j in range(p):
+                    push[j] += last[j]
+                for j in range(p):
                     add_multiple(G[j], rates[0] * psi[j] / root_d, X[mu])
+            move_readout(a, rates[0] * rates[2] / d, push)
+            if rates[3] > 0.0:
+                shorten(W, rates[3])
             code = move_rows(W, G, Q, counts[3])
             if code != REACHED:
                 return code, step + 1

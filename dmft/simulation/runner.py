@@ -40,18 +40,16 @@ class Constants:
     def arguments(self, first: int, steps: int) -> tuple[object, ...]:
         """Arguments for `steps` steps after step number `first`."""
         e = self.experiment
-        rates = np.array(
-            [e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise), e.readout_rate]
-        )
+        step, noise = e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)
+        rates = np.array([step, noise, e.readout_rate, e.weight_decay * e.time_step])
         fields = e.teacher.fields
-        counts = np.array(
-            [steps, first, e.batch_size, e.constraint, e.dim, fields, e.own], dtype=np.int64
-        )
+        counts = np.array([steps, first, e.batch_size, e.constraint, e.dim, fields], dtype=np.int64)
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
             self.P, self.readout, terms, rates, counts, self.watch,
-            risk_function(e), e.student.value, e.student.slope, e.teacher.value,
-            e.student.parameters, e.teacher.parameters.copy(), self.rule, self.generator,
+            risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
+            e.student.parameters, e.teacher.parameters.copy(), np.zeros(1), self.rule,
+            self.generator,
         )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as x
-from dmft.equations.average import Average
+from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition
 from dmft.equations.kernels import Kernel
 from dmft.equations.neighbour import ErfSquare
 from dmft.equations.nodes import discretise, sums_inside
-from dmft.equations.residual import average_square
+from dmft.equations.update.moments import shared
+from dmft.equations.update.overlaps import residual
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD as z
@@ -26,9 +27,9 @@ TARGET = sp.symbols("z1 z2", real=True)
 def by_nodes(equations):
     """The same equations with the quadratic term forced to one average."""
     prime = derivative(equations.model.student.activation)
-    weights = [(prime, x.h[x.j]), (prime, x.h[x.l])]
-    prefactor = x.gamma * x.a[x.j] * x.a[x.l] / x.p
-    terms = {"sgd_noise": prefactor * average_square(equations.model, weights)}
+    square = shared(residual(equations.model) ** 2, equations.model)
+    average = Average(At(prime, x.h[x.j]) * At(prime, x.h[x.l]) * square)
+    terms = {"sgd_noise": x.gamma * x.a[x.j] * x.a[x.l] / x.p * average}
     definitions = [
         Definition(d.target, tuple((t, terms.get(t, e)) for t, e in d.terms), d.role)
         for d in equations.definitions

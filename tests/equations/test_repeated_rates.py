@@ -1,10 +1,16 @@
 """Rates of algorithms that use a sample more than once: against definitions and simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations import symbols as x
+from dmft.equations.average import SampleAverage
+from dmft.equations.definitions import define
+from dmft.equations.update.overlaps import Moments
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import FIELD as z
 
@@ -114,12 +120,31 @@ def test_one_pass_over_polynomials_is_sgd_exactly(loss, p):
         assert max(np.max(e) for e in equations.evaluate_error(start).values()) < 1e-11
 
 
+def on_nodes(model, algorithm):
+    """The equations of SGD with every average of the update over the fields of a sample."""
+    sample = Moments(model, algorithm).program
+    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
+
+    def average(integrand):
+        return SampleAverage(integrand, sample.degree(integrand), sp.Integer(sample.noisy))
+
+    quadratic = x.gamma / p * average(x.psi[j] * x.psi[l])
+    changed = (
+        define(x.b[j, x.i], {"update": average(x.psi[j] * x.lam[x.i])}, "intermediate"),
+        define(x.M[j, r], {"update": x.b[j, p + r]}, "rate"),
+        define(x.Q[j, l], {"update": x.b[j, l] + x.b[l, j], "sgd_noise": quadratic}, "rate"),
+    )
+    equations = dmft.derive(model, algorithm)
+    kept = [d for d in equations.definitions if d.role in ("block", "observable")]
+    return replace(equations, definitions=(*kept, *sample.definitions, *changed))
+
+
 @pytest.mark.parametrize("activation", [ERF, RELU], ids=["erf", "relu"])
 def test_one_pass_on_nodes_meets_closed_forms_within_the_claim(activation):
     model = model_of(activation, TARGET[0] ** 2 - 1, 2, 0.0)
     start = start_of(model)
     rates = dmft.derive(model, dmft.SGD(0.7)).evaluate(start)
-    equations = dmft.derive(model, dmft.SGD(0.7, repeat=dmft.Repeat(1)))
+    equations = on_nodes(model, dmft.SGD(0.7))
     value, error = equations.evaluate(start), equations.evaluate_error(start)
     for name, rate in rates.items():
         assert np.all(np.abs(value[name] - rate) <= error[name] + 1e-12)

@@ -1,6 +1,6 @@
 r"""Moments of an update field: expand, rewrite, and collect the factors into kernels.
 
-An average E[w_1(h_j) w_2(h_l) F] of a product of functions of fields and a polynomial F in sums over
+An average E[w_1(h_j) w_2(h_l) F] of functions of single fields and a polynomial F in sums over
 neurons is expanded into kernels, of which the calculus has closed forms. Three rewrites make them
 few and cheap:
 
@@ -24,7 +24,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
 from dmft.equations.kernels import Kernel, kernel
-from dmft.equations.update.program import noiseless_label, students_at
+from dmft.equations.update.program import students_at, teachers_at
 from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
 from dmft.gaussian.switch import derivative
@@ -239,12 +239,22 @@ def shared(expr: sp.Expr, model: Model) -> sp.Expr:
     if not (isinstance(model.teacher, Committee) and model.matched):
         return expr
     sigma = model.student.activation
-    difference = noiseless_label(model) - students_at(x.h, sigma)
-    whole = sp.Sum(x.c[x.m] * At(sigma, x.lam[x.m]), (x.m, 1, x.p + x.k))
-    known = set(difference.args)
+    whole, known = shared_sum(sigma), set((teachers_at(sigma) - students_at(x.h, sigma)).args)
 
     def merged(e: sp.Expr) -> sp.Expr:
         rest = [a for a in e.args if a not in known]
         return sp.Add(whole, *rest) if known <= set(e.args) else e
 
     return expr.replace(lambda e: e.is_Add, merged)
+
+
+def shared_sum(activation: sp.Expr) -> sp.Expr:
+    """G - f of two committees with one activation."""
+    return sp.Sum(x.c[x.m] * At(activation, x.lam[x.m]), (x.m, 1, x.p + x.k))
+
+
+def of_committees(student: sp.Expr, teacher: sp.Expr) -> sp.Expr:
+    """G - f of two committees; one sum over all fields where they share the activation."""
+    if student == teacher:
+        return shared_sum(student)
+    return teachers_at(teacher) - students_at(x.h, student)

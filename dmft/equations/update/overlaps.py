@@ -31,7 +31,7 @@ from dmft.equations.update.program import (
 from dmft.errors import NotClosed
 from dmft.model import SGD, GradientFlow, Model
 
-UPDATE = "update"
+UPDATE, DECAY = "update", "weight_decay"
 # Where each part of b stands.
 BASES = {LEARNING: x.learning, INTERACTION: x.interaction, UPDATE: x.b}
 
@@ -53,14 +53,14 @@ class Moments:
     def program(self) -> Program:
         """The update field; without noise where noise would only cost a dimension of the nodes."""
         plain = program_of(self.model, self.algorithm)
-        if plain.parts and not plain.displaced:
+        if plain.parts and getattr(self.algorithm, "repeat", None) is None:
             return plain
         return program_of(self.model, self.algorithm, is_noisy(self.model))
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts of b."""
-        return () if self.program.displaced else self.program.parts
+        return () if self.program.displaced else tuple(self.program.parts)
 
     @property
     def bases(self) -> dict[str, sp.IndexedBase]:
@@ -70,15 +70,15 @@ class Moments:
     def average(
         self, expr: sp.Expr, close: Callable[[sp.Expr], sp.Expr], whole: sp.Expr | None = None
     ) -> sp.Expr:
-        """Closed average of an expression in psi, else one over the fields of a sample (`whole`)."""
+        """Closed average of an expression in psi, else one over a sample's fields (of `whole`)."""
         if not self.program.displaced:
             try:
                 return close(self.program.inline(expr))
             except NotClosed:
                 pass
         whole = expr if whole is None else whole
-        noisy = any(d.expr.has(x.xi) for d in self.program.definitions)
-        return SampleAverage(whole, self.program.degree(whole), sp.Integer(noisy))
+        noisy = sp.Integer(self.program.noisy)
+        return SampleAverage(whole, self.program.degree(whole), noisy)
 
     @cached_property
     def drifts(self) -> dict[str, sp.Expr]:
@@ -108,7 +108,7 @@ class Moments:
     @cached_property
     def label_noise(self) -> sp.Expr:
         """What the label's noise adds to E[psi_j psi_l]; zero where it is part of `sampled`."""
-        if not self.parts:
+        if not (self.parts and self.program.noisy):
             return sp.S.Zero
         slope = self.program.inline(x.psi[x.j] / self.program.error)
         other = slope.xreplace({x.j: x.l})
@@ -131,7 +131,7 @@ class Moments:
 
 
 def residual(model: Model) -> sp.Expr:
-    """g - f without noise, activations kept by name."""
+    """G - f without noise, activations kept by name."""
     return noiseless_label(model) - students_at(x.h, model.student.activation)
 
 
@@ -160,6 +160,10 @@ def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) ->
     dM = {name: b[j, p + r] for name, b in moments.bases.items()}
     if quadratic and isinstance(algorithm, SGD):
         dQ |= moments.quadratic(x.gamma / (p * algorithm.batch_size))
+    if algorithm.weight_decay != 0:
+        # Every pass over a sample is a whole step.
+        decay = x.zeta * getattr(getattr(algorithm, "repeat", None), "times", 1)
+        dM[DECAY], dQ[DECAY] = -decay * x.M[j, r], -2 * decay * x.Q[j, l]
     result = [*moments.drift_definitions(), *rate_definitions(dM, dQ, algorithm)]
     if isinstance(algorithm, SGD) and algorithm.trains_readout:
         result.append(define(x.a[j], moments.readout(x.rho_a), "rate"))

@@ -30,12 +30,10 @@ from dmft.equations.target import target
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import SWITCHES, derivative
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Repeat
+from dmft.model.loss import LABEL, PREDICTION, loss_expr
 
 # Passes over a sample that equations are written for.
 MOST_PASSES = len(x.psi_pass)
-# Output and label as the symbols that a loss is written in.
-OUTPUT, LABEL = sp.symbols("f y", real=True)
-LOSSES = {"squared": (LABEL - OUTPUT) ** 2 / 2, "correlation": 1 - LABEL * OUTPUT}
 # Parts of the error of a loss whose slope is linear, by what they hold.
 LEARNING, INTERACTION = "learning", "interaction"
 
@@ -48,14 +46,21 @@ class Program:
     ----------
     definitions : tuple of Definition
         Of the role "sample".
+    label : sympy.Expr
+        Without noise.
     error : sympy.Expr
         Symbol of the error that multiplies the last gradient.
+    parts : mapping
+        The last error by what it holds, where it is linear in output and label; else empty.
     readout : sympy.Expr
-        What a trained readout moves along, at the neuron j.
+        What a trained readout moves along at the neuron j: the last error times the activation
+        there, summed over whole steps.
     """
 
     definitions: tuple[Definition, ...]
+    label: sp.Expr
     error: sp.Expr
+    parts: Mapping[str, sp.Expr]
     readout: sp.Expr
 
     @cached_property
@@ -69,12 +74,9 @@ class Program:
         return any(base in self.table for base in x.h_pass)
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the terms of an error linear in output and label; empty for other losses."""
-        terms = dict(self.table[self.error].terms)
-        if self.error == x.label:
-            return (LEARNING,)
-        return tuple(terms) if set(terms) <= {LEARNING, INTERACTION} else ()
+    def noisy(self) -> bool:
+        """Whether the label's noise is among the fields of a sample."""
+        return any(d.expr.has(x.xi) for d in self.definitions)
 
     def inline(self, expr: sp.Expr, part: str | None = None) -> sp.Expr:
         """An expression with what the program defines put in; of the error one part alone.
@@ -83,10 +85,7 @@ class Program:
         """
         chosen: dict[sp.Basic, sp.Expr] = {}
         if part is not None:
-            label = dict(self.table[x.label].terms)["label"]
-            terms = dict(self.table[self.error].terms)
-            whole = label if self.error == x.label else terms[part].xreplace({x.label: label})
-            chosen[self.error] = whole
+            chosen[self.error] = self.parts[part].xreplace({x.label: self.label})
 
         def put_in(e: sp.Expr) -> sp.Expr:
             if e in chosen:
@@ -114,11 +113,15 @@ def students_at(fields: sp.IndexedBase, activation: sp.Expr) -> sp.Expr:
     return sp.Sum(x.a[x.u] * At(activation, fields[x.u]), (x.u, 1, x.p)) / x.p
 
 
+def teachers_at(activation: sp.Expr) -> sp.Expr:
+    """Label of a committee."""
+    return sp.Sum(x.a_star[x.r] * At(activation, x.h_star[x.r]), (x.r, 1, x.k)) / x.k
+
+
 def noiseless_label(model: Model) -> sp.Expr:
     """g(h*), activations of a committee kept by name."""
     if isinstance(model.teacher, Committee):
-        body = x.a_star[x.r] * At(model.teacher.activation, x.h_star[x.r])
-        return sp.Sum(body, (x.r, 1, x.k)) / x.k
+        return teachers_at(model.teacher.activation)
     return target(model)
 
 
@@ -141,7 +144,7 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
             'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
             'has loss="squared", loss="correlation" or an expression in symbols f and y'
         )
-    return sp.expand(-sp.diff(LOSSES[loss], OUTPUT))
+    return sp.expand(-sp.diff(loss_expr(loss), PREDICTION))
 
 
 def program_of(model: Model, algorithm: SGD | GradientFlow, noisy: bool = True) -> Program:
@@ -163,10 +166,12 @@ class _Writer:
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
         self.error = error_of(algorithm)
-        label = {"label": noiseless_label(model)}
-        if noisy:
-            label["noise"] = sp.sqrt(x.Delta) * x.xi
-        self.done = [define(x.label, label, "sample")]
+        # What earlier passes move a trained readout along.
+        self.readout = sp.S.Zero
+        self.label, self.parts = noiseless_label(model), dict[str, sp.Expr]()
+        noise = sp.sqrt(x.Delta) * x.xi if noisy else sp.S.Zero
+        self.done: list[Definition] = []
+        self.add(x.label, label=self.label + noise)
 
     def add(self, target_: sp.Expr, **terms: sp.Expr) -> None:
         """Append a definition."""
@@ -176,20 +181,21 @@ class _Writer:
         """All definitions."""
         repeat = getattr(self.algorithm, "repeat", None)
         if repeat is None:
-            error = self.gradient(x.h, 0, x.psi)
-            return Program(tuple(self.done), error, error * At(self.sigma, x.h[x.j]))
+            return self.whole(self.gradient(x.h, 0, x.psi), x.h)
         if self.slope.has(sp.DiracDelta):
             raise BadParameter(
                 f"the student's activation {self.sigma} jumps: its gradient at displaced fields is "
                 "no function; take an activation without jumps"
             )
         write = self.repeated if isinstance(repeat, Repeat) else self.displaced
-        error, fields = write(repeat)
-        return Program(tuple(self.done), error, error * At(self.sigma, fields[x.j]))
+        return self.whole(*write(repeat))
 
-    def gradient(
-        self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase
-    ) -> sp.Expr:
+    def whole(self, error: sp.Expr, fields: sp.IndexedBase) -> Program:
+        """The program with its last error and the fields where that was taken."""
+        readout = self.readout + error * At(self.sigma, fields[x.j])
+        return Program(tuple(self.done), self.label, error, self.parts, readout)
+
+    def gradient(self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase) -> sp.Expr:
         """Error and gradient at some fields; the symbol of the error."""
         error = self.error_at(fields, number)
         self.add(target_[x.j], gradient=x.a[x.j] * At(self.slope, fields[x.j]) * error)
@@ -198,19 +204,19 @@ class _Writer:
     def error_at(self, fields: sp.IndexedBase, number: int) -> sp.Expr:
         """Define -dl/df at some fields, by parts where it is linear."""
         if self.error == LABEL:
+            self.parts = {LEARNING: x.label}
             return x.label
         output = students_at(fields, self.sigma)
         error = x.error_pass[number]
-        own = self.error.diff(OUTPUT)
+        own = self.error.diff(PREDICTION)
         if own.is_number and self.error.diff(LABEL).is_number:
-            along = self.error.xreplace({OUTPUT: sp.S.Zero, LABEL: x.label})
-            terms = {LEARNING: along, INTERACTION: own * output}
-        else:
-            self.add(x.output_pass[number], output=output)
-            terms = {
-                "slope": self.error.xreplace({OUTPUT: x.output_pass[number], LABEL: x.label})
-            }
-        self.done.append(define(error, terms, "sample"))
+            along = self.error.xreplace({PREDICTION: sp.S.Zero, LABEL: x.label})
+            self.parts = {LEARNING: along, INTERACTION: own * output}
+            self.add(error, error=along + own * output)
+            return error
+        symbol = x.output_pass[number]
+        self.add(symbol, output=output)
+        self.add(error, error=self.error.xreplace({PREDICTION: symbol, LABEL: x.label}))
         return error
 
     def repeated(self, repeat: Repeat) -> tuple[sp.Expr, sp.IndexedBase]:
@@ -220,11 +226,13 @@ class _Writer:
                 f"equations are written for at most {MOST_PASSES} passes over a sample, got "
                 f"{repeat}; dmft.simulate runs any number"
             )
+        assert isinstance(self.algorithm, SGD)
         step = x.gamma / (x.p * self.algorithm.batch_size)
         fields, error = x.h, x.label
         for number in range(repeat.times):
             error = self.gradient(fields, number, x.psi_pass[number])
             if number + 1 < repeat.times:
+                self.readout += error * At(self.sigma, fields[x.j])
                 moved = fields[x.j] + step * x.psi_pass[number][x.j]
                 fields = x.h_pass[number + 1]
                 self.add(fields[x.j], moved=moved)
@@ -287,9 +295,7 @@ class _Degrees:
             self.known[base] = self.of(self.table[base].expr)
         return self.known[base]
 
-    def composed(
-        self, function: sp.Expr, fields: tuple[sp.Basic, ...], inside: sp.Expr
-    ) -> sp.Expr:
+    def composed(self, function: sp.Expr, fields: tuple[sp.Basic, ...], inside: sp.Expr) -> sp.Expr:
         """Degree of a function of variables of the degree `inside`."""
         if inside < 0 or function.has(*SWITCHES):
             return sp.Integer(-1)

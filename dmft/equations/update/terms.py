@@ -59,7 +59,8 @@ class Term:
         if not self.limits:
             return self.coefficient * value
         running = {limit[0] for limit in self.limits}
-        inside, before = [], []
+        inside: list[sp.Expr] = []
+        before: list[sp.Expr] = []
         for factor in sp.Mul.make_args(self.coefficient):
             (inside if factor.free_symbols & running else before).append(factor)
         return sp.Mul(*before) * sp.Sum(sp.Mul(*inside) * value, *self.limits)
@@ -85,7 +86,7 @@ class Term:
         for index, _, width in self.limits:
             free = [s for s in SUM_INDICES[width] if s not in taken]
             if not free:
-                raise NotClosed(f"a product of more than {len(SUM_INDICES[width])} sums over 1..{width}")
+                raise NotClosed(f"a product of more than two sums over the neurons 1..{width}")
             swap[index] = index if index in free else free[0]
             taken.add(swap[index])
         if all(old == new for old, new in swap.items()):
@@ -126,10 +127,10 @@ def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
         g = sp.Add(*(e for e in expr.args if is_of_target(e)))
         rest = [t for e in expr.args if not is_of_target(e) for t in terms_of(e)]
         return collected([*rest, *(terms_of(g) if g != 0 else ())])
-    factors = [(e, 1) for e in expr.args] if expr.is_Mul else [expr.as_base_exp()]
+    factors = [(e, sp.S.One) for e in expr.args] if expr.is_Mul else [expr.as_base_exp()]
     result: tuple[Term, ...] = (Term(sp.S.One),)
     for base, power in factors:
-        if base == expr or not (sp.sympify(power).is_Integer and power > 0):
+        if base == expr or not (power.is_Integer and power > 0):
             raise NotClosed(f"{expr} is no polynomial in sums over neurons")
         for _ in range(int(power)):
             result = multiplied(result, terms_of(base))
@@ -221,7 +222,12 @@ def collected(terms: Iterable[Term]) -> tuple[Term, ...]:
     alone: dict[sp.Expr, sp.Expr] = {}
     rest: dict[tuple[Factors, sp.Expr, tuple[sp.Tuple, ...]], sp.Expr] = {}
     for t in terms:
-        if len(t.factors) == 1 and t.joint == 1 and not t.limits and not t.coefficient.has(sp.Indexed):
+        if (
+            len(t.factors) == 1
+            and t.joint == 1
+            and not t.limits
+            and not t.coefficient.has(sp.Indexed)
+        ):
             (field, factor), *_ = t.factors
             alone[field] = alone.get(field, sp.S.Zero) + t.coefficient * factor
         else:

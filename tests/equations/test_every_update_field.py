@@ -1,0 +1,116 @@
+"""Every algorithm with every kind, loss and feature: rates against Monte Carlo of one step.
+
+The truth knows the update rule of a step (design.md section 5) and nothing of the library: fields
+are drawn from N(0, Omega), psi is written in NumPy, and the averages are means with error bars.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.special import erf
+
+import dmft
+
+Z = sp.Symbol("z", real=True)
+F, Y = sp.symbols("f y", real=True)
+U, V = sp.symbols("u v", real=True)
+SAMPLES = 400_000
+START = dmft.Overlaps([[0.9, 0.2], [0.2, 0.7]], [[0.3, -0.1], [0.05, 0.4]])
+A, GAMMA, NOISE = np.array([1.0, -0.7]), 0.4, 0.2
+# Name: (SymPy, value, slope).
+STUDENTS = {
+    "erf": (sp.erf(Z / sp.sqrt(2)), lambda h: erf(h / np.sqrt(2)),
+            lambda h: np.sqrt(2 / np.pi) * np.exp(-h * h / 2)),
+    "square": (Z**2, lambda h: h**2, lambda h: 2 * h),
+    "tanh": (sp.tanh(Z), np.tanh, lambda h: 1 - np.tanh(h) ** 2),
+    "linear": (Z, lambda h: h, np.ones_like),
+}  # fmt: skip
+TARGETS = {
+    "erf committee": (dmft.Committee(STUDENTS["erf"][0], 2), lambda s: STUDENTS["erf"][1](s).mean(0)),
+    "product": (dmft.MultiIndex(U * V + U, [U, V]), lambda s: s[0] * s[1] + s[0]),
+}
+# Name: (loss, -dl/df of output and label).
+LOSSES = {
+    "squared": ("squared", lambda f, y: y - f),
+    "correlation": ("correlation", lambda f, y: y),
+    "cubic": ((F - Y) ** 3 / 6 + (F - Y) ** 2 / 2, lambda f, y: -((f - y) ** 2) / 2 - (f - y)),
+    "logistic": (sp.log(1 + sp.exp(-F * Y)), lambda f, y: y / (1 + np.exp(f * y))),
+    "log cosh": (sp.log(sp.cosh(F - Y)), lambda f, y: -np.tanh(f - y)),
+    "hinge": (sp.Max(0, 1 - F * Y), lambda f, y: y * (f * y < 1)),
+    "Huber": (
+        sp.Piecewise(((F - Y) ** 2 / 2, sp.Abs(F - Y) < 1), (sp.Abs(F - Y) - sp.S.Half, True)),
+        lambda f, y: np.clip(y - f, -1, 1),
+    ),
+}
+REPEATS = {
+    "once": None,
+    "twice": dmft.Repeat(2),
+    "lookahead": dmft.Lookahead(0.3),
+    "sharpness-aware": dmft.SharpnessAware(0.3, normalised=True),
+}
+
+
+def fields(samples=SAMPLES):
+    """Student and teacher fields and the label's noise of many samples."""
+    rng = np.random.default_rng(3)
+    root = np.linalg.cholesky(START.Omega)
+    lam = root @ rng.standard_normal((4, samples))
+    return lam[:2], lam[2:], rng.standard_normal(samples) * np.sqrt(NOISE)
+
+
+def truth(student, label, pull, repeat):
+    """Means and errors of psi h*, psi h + h psi + gamma/p psi psi, and e sigma, by definition."""
+    _, sigma, slope = STUDENTS[student]
+    h, h_star, noise = fields()
+    y = label(h_star) + noise
+
+    def gradient(at):
+        error = pull((A[:, None] * sigma(at)).sum(0) / 2, y)
+        return A[:, None] * slope(at) * error, error * sigma(at)
+
+    psi, push = gradient(h)
+    if repeat == "twice":
+        again, more = gradient(h + GAMMA / 2 * psi)
+        psi, push = psi + again, push + more
+    elif repeat == "lookahead":
+        psi, push = gradient(h + 0.3 * psi)
+    elif repeat == "sharpness-aware":
+        length = np.sqrt((psi**2).sum(0))
+        psi, push = gradient(h - 0.3 * psi / np.where(length == 0, 1, length))
+    moves = {
+        "M": psi[:, None] * h_star[None],
+        "Q": psi[:, None] * h + h[:, None] * psi + GAMMA / 2 * psi[:, None] * psi,
+        "readout": push,
+    }
+    return {n: (m.mean(-1), m.std(-1) / np.sqrt(m.shape[-1])) for n, m in moves.items()}
+
+
+CELLS = [
+    *itertools.product(("erf", "square", "tanh"), TARGETS, ("squared", "correlation", "cubic"), ("once",)),
+    *itertools.product(("erf", "tanh"), TARGETS, ("logistic", "log cosh"), ("once",)),
+    *itertools.product(("linear",), ("product",), ("hinge", "Huber"), ("once",)),
+    *itertools.product(("erf", "square"), TARGETS, ("squared", "correlation"), list(REPEATS)[1:]),
+    *itertools.product(("erf",), ("product",), ("cubic", "log cosh"), list(REPEATS)[1:]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("student", "target", "loss", "repeat"), CELLS, ids="-".join)
+@pytest.mark.parametrize("trained", [False, True], ids=["fixed", "trained"])
+def test_rates_are_those_of_one_step(student, target, loss, repeat, trained):
+    declared, label = TARGETS[target]
+    expression, pull = LOSSES[loss]
+    rate = sp.Rational(1, 2) if trained else 0
+    model = dmft.Model(dmft.Committee(STUDENTS[student][0], 2, A), declared, NOISE)
+    algorithm = dmft.SGD(GAMMA, loss=expression, repeat=REPEATS[repeat], readout_rate=rate)
+    equations = dmft.derive(model, algorithm)
+    rates, errors = equations.evaluate(START), equations.evaluate_error(START)
+    wanted = truth(student, label, pull, repeat)
+    assert set(rates) == {"M", "Q", "readout"} if trained else {"M", "Q"}
+    for name, found in rates.items():
+        mean, spread = wanted[name]
+        if name == "readout":
+            mean, spread = mean / 2, spread / 2
+        off = np.abs(found - mean) / np.hypot(spread, errors[name] / 2.6)
+        assert off.max() < 5, (name, off)
