@@ -244,7 +244,7 @@ def _body(
     writer = LoopWriter(lowering.graph, here.packed)
     # A first pass finds the tables, the second shares them.
     _write(writer, lowering, definitions, here, len(parameters))
-    writer = LoopWriter(lowering.graph, here.packed, frozenset(writer.root.tables))
+    writer = LoopWriter(lowering.graph, here.packed, writer.worth_sharing)
     defined: dict[str, tuple[str, ...]] = {}
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
     _write(writer, lowering, definitions, here, len(parameters))
@@ -271,12 +271,33 @@ def _body(
         + _offsets(here.before_nodes, str(len(parameters)), used)
     )
     zeros = {d.name for d in definitions if over_nodes(d) or d.factor is not None}
-    sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
-    for array, axes in {**defined, **writer.arrays}.items():
-        shape = ", ".join(sizes.get(axis, axis) for axis in axes)
-        lines.append(f"{array} = np.{'zeros' if array in zeros else 'empty'}(({shape},))")
+    lines += _allocations({**defined, **writer.arrays}, zeros)
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
     return [*lines, *views, *body], ", ".join(names)
+
+
+def _allocations(arrays: Mapping[str, tuple[str, ...]], zeros: Iterable[str]) -> list[str]:
+    """Lines that make the arrays; those of one shape are one allocation.
+
+    At small widths an allocation costs as much as what the array is filled with.
+    """
+    sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
+    shapes: dict[str, list[str]] = {}
+    lines = []
+    for array, axes in arrays.items():
+        shape = ", ".join(sizes.get(axis, axis) for axis in axes)
+        if array in zeros:
+            lines.append(f"{array} = np.zeros(({shape},))")
+        else:
+            shapes.setdefault(shape, []).append(array)
+    for shape, names in shapes.items():
+        if len(names) == 1:
+            lines.append(f"{names[0]} = np.empty(({shape},))")
+            continue
+        whole = "arrays_" + shape.replace(", ", "_")
+        lines.append(f"{whole} = np.empty(({len(names)}, {shape}))")
+        lines += [f"{name} = {whole}[{n}]" for n, name in enumerate(names)]
+    return lines
 
 
 def _write(
@@ -288,6 +309,7 @@ def _write(
 ) -> None:
     """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
     root, chunk = writer.root, None
+    last = next((d for d in reversed(definitions) if d.holds_variances), None)
     for definition in definitions:
         if at_nodes(definition):
             if chunk is None:
@@ -300,6 +322,8 @@ def _write(
         writer.root.lines += [f"# {line}" for line in definition_text(definition)]
         if definition.factor is None:
             write_definition(writer, lowering, definition)
+            if definition is last:
+                _lift_zero_variances(writer, definition.name)
             continue
         outside, writer.root = writer.root, Scope(None, None)
         write_definition(writer, lowering, definition)
@@ -309,6 +333,17 @@ def _write(
     if chunk is not None:
         root.lines += ["", chunk_loop(chunk)]
         writer.root = root
+
+
+def _lift_zero_variances(writer: LoopWriter, covariance: str) -> None:
+    """Make fields of variance zero ones of `LEAST_VARIANCE`: averages become their limits.
+
+    One loop after all blocks: inside theirs it would delay each row until it is stored.
+    """
+    field: Index = ("m", "N")
+    own = writer.entry(covariance, [(field, ""), (field, "")])
+    lift = Loop(f"if {own} == 0.0:", [f"{own} = {LEAST_VARIANCE!r}"])
+    writer.root.lines.append(Loop(loop_header(field), [lift]))
 
 
 def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:
@@ -365,9 +400,6 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
         scopes[-1].lines.append(f"{target} {equals} {text}")
     for header, inner, outer in zip(headers[::-1], scopes[:0:-1], scopes[-2::-1], strict=True):
         outer.block(header, inner)
-        if definition.holds_variances and outer is scopes[1]:
-            own = writer.entry(name, [places[0], places[0]])
-            outer.lines.append(Loop(f"if {own} == 0.0:", [f"{own} = {LEAST_VARIANCE!r}"]))
 
 
 def _is_triangular(definition: Definition, places: Sequence[tuple[Index, str]]) -> bool:

@@ -84,17 +84,35 @@ class LoopWriter:
         """Start a function.
 
         `packed` gives the vector and the row length of arrays that live in one of the arguments;
-        `shared` are the tables that an earlier pass found needed: they are used wherever they fit.
+        `shared` is what an earlier pass found worth a table: they are used wherever they fit.
         """
         self.graph = graph
         self.packed = packed
         self.shared = shared
         self.pair_rows: set[Index] = set()
         self.filling: set[str] = set()
+        # Roots and calls of two indices, with those that each was computed inside of.
+        self.computed: dict[str, list[tuple[str, ...]]] = {}
+        self.inside: tuple[str, ...] = ()
         self.root = Scope(None, None)
         self.arrays: dict[str, tuple[str, ...]] = {}
         self.count = 0
         self.parents: dict[str, int] = {}
+
+    @property
+    def worth_sharing(self) -> frozenset[str]:
+        """Tables of this pass, and roots and calls of two indices that it computed in two places.
+
+        What is computed inside another such value alone is not computed twice once that is shared.
+        """
+        repeated = {key for key, places in self.computed.items() if len(places) > 1}
+        found = set(self.root.tables)
+        for key in repeated:
+            places = self.computed[key]
+            around = [next((y for y in reversed(p) if y in repeated), None) for p in places]
+            if around.count(None) + len(set(around) - {None}) > 1:
+                found.add(key)
+        return frozenset(found)
 
     def fresh(self, stem: str) -> str:
         """Return a new name."""
@@ -130,6 +148,7 @@ class LoopWriter:
         home = scope.ancestor(depth)
         prefix = _prefix(context, node.deps)
         rest = [x for x in context if x in node.deps and x not in prefix]
+        noted = ""
         if not rest and prefix and node.cost >= TABLE_COST[2]:
             # The row index of a pair sum runs over the same values as its column index, and a
             # table made elsewhere may hold this very value: a filled table vectorises.
@@ -137,13 +156,17 @@ class LoopWriter:
                 prefix, rest = prefix[:-1], prefix[-1:]
             elif len(prefix) <= 2:
                 key = self.canonical(node, prefix, 0)[0].key
-                if key in self.shared and key not in self.filling:
+                if key in self.filling:
+                    pass
+                elif key in self.shared:
                     prefix, rest = [], prefix
+                elif node.key not in home.known and _may_share(node, prefix):
+                    noted = key
         if rest and self.worth_table(node, rest):
             return self.table(node, scope, prefix, rest)
         if node.key in home.known:
             return home.known[node.key]
-        text = self.compute(node, home)
+        text = self.compute_noted(node, home, noted)
         if ATOM.fullmatch(text):
             home.known[node.key] = text
             return text
@@ -218,6 +241,16 @@ class LoopWriter:
         here.tables[body.key] = (array, names)
 
     # Nodes ----------------------------------------------------------------------------------
+
+    def compute_noted(self, node: Node, scope: Scope, key: str) -> str:
+        """Text of a node; note under `key`, unless it is empty, where that is computed."""
+        if not key or key in self.inside:
+            return self.compute(node, scope)
+        self.computed.setdefault(key, []).append(self.inside)
+        outside, self.inside = self.inside, (*self.inside, key)
+        text = self.compute(node, scope)
+        self.inside = outside
+        return text
 
     def compute(self, node: Node, scope: Scope) -> str:
         """Text of a node computed in this scope."""
@@ -385,6 +418,12 @@ def _prefix(context: list[Index], deps: frozenset[Index]) -> list[Index]:
             break
         prefix.append(index)
     return prefix
+
+
+def _may_share(node: Node, indices: list[Index]) -> bool:
+    """Whether a value computed twice may become a table: roots and calls of pairs of fields."""
+    pair = len(indices) == 2 and all(axis in ("p", "k", "N") for _, axis in indices)
+    return pair and node.kind in ("call", "pow")
 
 
 def _product_text(parts: list[str]) -> str:
