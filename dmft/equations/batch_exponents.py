@@ -9,14 +9,14 @@ which must not beat eta c m^(l-1)) and, where the update holds the network's own
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sympy as sp
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import as_count
-from dmft.model.algorithm import LOSSES, Loss
+from dmft.model.algorithm import LOSSES
 
 MU = sp.Symbol("mu", nonnegative=True)
 
@@ -104,7 +104,9 @@ class BatchExponents:
 
 
 @checked
-def batch_exponents(exponent: int, loss: Loss = "squared") -> BatchExponents:
+def batch_exponents(
+    exponent: int, loss: Literal["squared", "correlation"] = "squared"
+) -> BatchExponents:
     r"""Exponents of steps and samples as functions of the batch size n_b = d^mu.
 
     Equation    steps: max(l - 1 - mu, l/2 - 1) for the squared loss, max(l - 1 - mu, 0) for the

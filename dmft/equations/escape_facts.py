@@ -89,6 +89,23 @@ class Facts:
         return min(powers) + 1
 
 
+def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
+    """Refuse losses and decays for which there is no closed form.
+
+    Raises
+    ------
+    BadParameter
+    """
+    loss = getattr(algorithm, "loss", "squared")
+    named = isinstance(loss, str)
+    if not named or algorithm.weight_decay != 0:
+        found = f"weight_decay = {algorithm.weight_decay}" if named else f"loss = {loss}"
+        raise BadParameter(
+            f"{what} know the squared and the correlation loss without weight decay, got {found}; "
+            "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
+        )
+
+
 def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
     """Derive the equations and evaluate them around M = 0, Q = q I, P = I.
 
@@ -99,6 +116,7 @@ def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
     """
     model = as_committees(model)
     _check_algorithm(algorithm)
+    check_plain(algorithm, "escape formulas")
     readouts = tuple(_common_readout(c, name) for c, name in _networks(model))
     equations = derive(model, algorithm)
     widths = (model.student.width, model.teacher.width)

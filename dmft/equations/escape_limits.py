@@ -8,7 +8,7 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.escape_facts import as_committees, read_facts
+from dmft.equations.escape_facts import as_committees, check_plain, read_facts
 from dmft.equations.escape_laws import law_of
 from dmft.equations.recovery import recovery
 from dmft.errors import BadParameter, NotClosed
@@ -54,6 +54,8 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
             f"the perfect solution is linearised for one gradient a sample, not with repeat = "
             f"{algorithm.repeat}: solve the equations from near it instead"
         )
+    if isinstance(algorithm, SGD):
+        check_plain(algorithm, "maximal learning rates")
     on_sphere = isinstance(algorithm, SGD) and algorithm.on_sphere
     if not (on_sphere and isinstance(model, Model)):
         return recovery(model, algorithm).maximal_learning_rate

@@ -30,6 +30,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.rounding import of_one_state
 from dmft.equations.rounding_rules import UNIT
 from dmft.equations.update.overlaps import Moments
+from dmft.equations.update.program import check_linear
 from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
@@ -246,6 +247,9 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         raise BadParameter(
             "fluctuations of a trained second layer are not derived; take readout_rate=0"
         )
+    check_linear(algorithm, "fluctuations")
+    if algorithm.weight_decay != 0:
+        raise BadParameter("fluctuations under weight decay are not derived; take weight_decay=0")
     if algorithm.constraint not in (None, "sphere"):
         raise BadParameter(
             f"fluctuations under constraint={algorithm.constraint!r} are not derived; "

@@ -15,6 +15,7 @@ from dmft.equations.aligned_equations import aligned_equations
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
 from dmft.equations.update.overlaps import definitions
+from dmft.equations.update.program import check_linear
 from dmft.equations.wide_equations import wide_equations
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, Repeat, Scaling
@@ -106,6 +107,8 @@ def limit(
             "gives the map of such steps"
         )
     unit = time_unit(name, scaling)
+    if name in ("mean-field", "wide-high-dimensional"):
+        check_linear(algorithm, "wide limits")
     if name == "mean-field":
         return wide_equations(model, algorithm, name, unit, dim)
     if name == "wide-high-dimensional":

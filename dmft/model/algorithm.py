@@ -13,7 +13,7 @@ from dmft.model.loss import as_loss
 from dmft.model.repetition import Repetition
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
-Loss = Literal["squared", "correlation", "frobenius"] | sp.Expr
+
 CONSTRAINTS = (None, "sphere", "sphere-gradient")
 LOSSES = ("squared", "correlation", "frobenius")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
@@ -128,7 +128,7 @@ class SGD:
 
     learning_rate: sp.Expr
     batch_size: int | sp.Expr = 1
-    loss: Loss = "squared"
+    loss: Literal["squared", "correlation", "frobenius"] | sp.Expr = "squared"
     constraint: Constraint = None
     repeat: Repetition | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)

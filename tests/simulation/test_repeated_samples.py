@@ -183,8 +183,6 @@ def test_refusals():
             dmft.Repeat(wrong)
     with pytest.raises(BadParameter, match="Lookahead"):
         dmft.SGD(0.1, repeat=2)
-    with pytest.raises(BadParameter, match="readout"):
-        dmft.SGD(0.1, repeat=dmft.Repeat(2), readout_rate=0.1)
     batches = dmft.SGD(0.5, 2, repeat=dmft.Lookahead(0.1))
     with pytest.raises(BadParameter, match="weights"):
         dmft.simulate(a_model(ERF), batches, DIM, 0.2, 1, START, "overlaps")

@@ -147,6 +147,26 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
     return sp.expand(-sp.diff(loss_expr(loss), PREDICTION))
 
 
+def is_linear(algorithm: SGD | GradientFlow) -> bool:
+    """Whether the error is linear in output and label, as of the squared loss."""
+    error = error_of(algorithm)
+    return bool(error.diff(PREDICTION).is_number and error.diff(LABEL).is_number)
+
+
+def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
+    """Refuse losses and decays for which something is not derived.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if not is_linear(algorithm):
+        raise BadParameter(
+            f"{what} are derived for losses that are quadratic in f and y, got loss = "
+            f"{getattr(algorithm, 'loss', None)}; the ode of small batches takes any loss"
+        )
+
+
 def program_of(model: Model, algorithm: SGD | GradientFlow, noisy: bool = True) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
 
@@ -208,8 +228,8 @@ class _Writer:
             return x.label
         output = students_at(fields, self.sigma)
         error = x.error_pass[number]
-        own = self.error.diff(PREDICTION)
-        if own.is_number and self.error.diff(LABEL).is_number:
+        if is_linear(self.algorithm):
+            own = self.error.diff(PREDICTION)
             along = self.error.xreplace({PREDICTION: sp.S.Zero, LABEL: x.label})
             self.parts = {LEARNING: along, INTERACTION: own * output}
             self.add(error, error=along + own * output)
