@@ -62,6 +62,7 @@ PUBLIC = {
     "SequenceNetwork": "dmft.model",
     "SequenceTarget": "dmft.model",
     "SharpnessAware": "dmft.model",
+    "UpdateField": "dmft.model",
     "Stage": "dmft.workflow.stages",
     "Status": "dmft.names",
     "Sweep": "dmft.analysis.sweep",

@@ -12,6 +12,7 @@ from dmft.model.overlaps import Overlaps, random_overlaps
 from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
 from dmft.model.scaling import Scaling
 from dmft.model.sequence import Attention, SequenceNetwork, SequenceTarget, token_fields
+from dmft.model.update import UpdateField
 
 __all__ = [
     "CONSTRAINTS",
@@ -38,6 +39,7 @@ __all__ = [
     "SequenceNetwork",
     "SequenceTarget",
     "SharpnessAware",
+    "UpdateField",
     "as_count",
     "as_encoding",
     "check_covariance",

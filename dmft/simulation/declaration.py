@@ -29,6 +29,7 @@ from dmft.model import (
     as_count,
 )
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
+from dmft.model.update import OUTPUT, UpdateField
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -73,7 +74,8 @@ class Experiment:
     dim: int
     readout_rate: float = 0.0
     weight_decay: float = 0.0
-    loss: sp.Expr = NAMED["squared"]
+    # None for a rule of a user's own, which stands in the place of the student's slope.
+    loss: sp.Expr | None = NAMED["squared"]
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
     repeat: tuple[float, ...] = ()
 
@@ -90,7 +92,13 @@ class Experiment:
     @cached_property
     def pull(self) -> Compiled:
         """-dl/df of the output and the label."""
-        return scalar_function(-sp.diff(self.loss, PREDICTION), PREDICTION, [LABEL])
+        error = sp.S.One if self.loss is None else -sp.diff(self.loss, PREDICTION)
+        return scalar_function(error, PREDICTION, [LABEL])
+
+    @property
+    def rule(self) -> bool:
+        """Whether the update is a rule of a user's own."""
+        return self.loss is None
 
     @property
     def sphere(self) -> bool:
@@ -144,8 +152,12 @@ def declare_experiment(
     a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
     if start is not None and start.readout is not None:
         a = start.readout.copy()
+    if isinstance(algorithm, UpdateField):
+        student = filler.rule(model, algorithm, a)
+    else:
+        student = filler.activation(model.student, "student")
     experiment = Experiment(
-        student=filler.activation(model.student, "student"),
+        student=student,
         teacher=filler.teacher(model.teacher),
         readout=a,
         teacher_readout=a_star,
@@ -156,7 +168,7 @@ def declare_experiment(
         dim=dim,
         readout_rate=readout_rate,
         weight_decay=filler.scalar(algorithm.weight_decay, "weight_decay"),
-        loss=loss_expr(algorithm.loss),
+        loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
     )
     filler.check_all_used()
@@ -279,6 +291,28 @@ class Filler:
             fields=len(network.fields),
         )
 
+    def rule(
+        self, model: Model, algorithm: UpdateField, readout: NDArray[np.float64]
+    ) -> Activation:
+        """Compile the activation with a rule of a user's own in the place of its slope.
+
+        Both read the label, all teacher fields and the output before the parameters.
+        """
+        if not np.all(readout == 1.0):
+            raise BadParameter(f"rules of one's own are simulated at unit readouts, got {readout}")
+        h, *rest = algorithm.fields
+        shared = [rest[-1], *rest[:-1], OUTPUT]
+        expr = model.student.activation
+        symbols = sorted(expr.free_symbols - {FIELD}, key=str)
+        values = [self.symbol(s, "student activation") for s in symbols]
+        return Activation(
+            value=scalar_function(expr, FIELD, [*(sp.Dummy() for _ in shared), *symbols]),
+            slope=scalar_function(algorithm.psi, h, [*shared, *symbols]),
+            parameters=np.array([*([0.0] * len(shared)), *values]),
+            degree=int(sp.Poly(expr, FIELD).degree()) if expr.is_polynomial(FIELD) else None,
+            expr=expr,
+        )
+
     def activation(self, network: Committee, what: str) -> Activation:
         """Compile an activation and, for a student, its slope."""
         expr = network.activation
@@ -322,7 +356,7 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "batch_size": experiment.batch_size,
         "constraint": CONSTRAINTS[experiment.constraint] or "none",
         "readout_rate": experiment.readout_rate,
-        "loss": str(experiment.loss),
+        "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
         **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
         **extra,

@@ -42,15 +42,19 @@ DIVERGED_LENGTH = 1e12
 # ends there. About 60 units in the last place, what a few subtractions of order one leave.
 RANK_TOLERANCE = 1.4e-14
 
+# Lets sums over the d inputs vectorise; NaN and infinity keep their meaning.
+REORDER = {"reassoc", "contract"}
+
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, generator;
 # rates = [gamma/(p n_b), noise standard deviation, rho_a, share of the weights lost in a step];
 # counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
 # SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written into
-# label[0]; with fields > 0 sigma_star is a multi-index target g, the only term of the label
-# (a_star = [1]): it takes the first field, and the others at the beginning of par_star, where they
-# are written.
+# label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array, which
+# begins with the label, all teacher fields and the output. With fields > 0 sigma_star is a
+# multi-index target g, the only term of the label (a_star = [1]): it takes the first field, and the
+# others at the beginning of par_star, where they are written.
 COMMON = (
     MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
     RISK, FUNCTION, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, VECTOR, RULE, GENERATOR,
@@ -100,6 +104,16 @@ def length_status(Q: NDArray[np.float64]) -> int:
     return REACHED
 
 
+@njit(cache=True, inline="always", **UNCOUNTED)
+def write_label(label, y, h_star, f):  # type: ignore[no-untyped-def]
+    """Write the label, and for rules of a user's own all that they may read."""
+    label[0] = y
+    if label.size > 1:
+        for r in range(h_star.size):
+            label[1 + r] = h_star[r]
+        label[1 + h_star.size] = f
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def sample_updates(  # type: ignore[no-untyped-def]
     h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull, par, par_star, label, psi, push
@@ -111,7 +125,7 @@ def sample_updates(  # type: ignore[no-untyped-def]
         f += a[j] * sigma(h[j], par)
     for r in range(terms):
         y += a_star[r] * sigma_star(h_star[r], par_star)
-    label[0] = y / terms + noise
+    write_label(label, y / terms + noise, h_star, f / p)
     error = pull(f / p, label)
     for j in range(p):
         psi[j] = a[j] * slope(h[j], par) * error
@@ -220,6 +234,61 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
         push[j] = 0.0
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def shorten(W, share):  # type: ignore[no-untyped-def]
+    """Take a share of all weights away."""
+    for j in range(W.shape[0]):
+        for i in range(W.shape[1]):
+            W[j, i] *= 1.0 - share
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Sum of x_i y_i."""
+    total = 0.0
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
+    """Add factor y to x, in place."""
+    for i in range(x.size):
+        x[i] += factor * y[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
+    """Write Q = W W^T / d and M = W W*^T / d."""
+    p, d = W.shape
+    for j in range(p):
+        for i in range(j + 1):
+            Q[j, i] = dot(W[j], W[i]) / d
+            Q[i, j] = Q[j, i]
+        for r in range(W_star.shape[0]):
+            M[j, r] = dot(W[j], W_star[r]) / d
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
+    """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
+    p, d = W.shape
+    if constraint == SPHERE_GRADIENT:
+        for j in range(p):
+            add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
+    for j in range(p):
+        add_multiple(W[j], 1.0, G[j])
+        Q[j, j] = dot(W[j], W[j]) / d
+    code = length_status(Q)
+    if code == REACHED and constraint != FREE:
+        for j in range(p):
+            inverse = 1.0 / math.sqrt(Q[j, j])
+            for i in range(d):
+                W[j, i] *= inverse
+    return code
+
+
 @njit(cache=True, **UNCOUNTED)
 def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
     """Overlaps of rows that lose a share of their length, and those of a step with these rows."""
@@ -323,7 +392,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                 par_star[r - 1] = h_star[r]
             for r in range(terms):
                 y += a_star[r] * sigma_star(h_star[r], par_star)
-            label[0] = y / terms + noise
+            write_label(label, y / terms + noise, h_star, f / p)
             error = pull(f / p, label)
             for j in range(p):
                 psi[j] = a[j] * slope(h[j], par) * error

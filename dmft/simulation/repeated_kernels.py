@@ -32,25 +32,28 @@ from dmft.simulation.kernels import (
     PASSED,
     REACHED,
     SPHERE_GRADIENT,
+    add_multiple,
     apply_step,
     decay,
+    dot,
     draw_fields,
     factor_students,
     has_passed,
     length_status,
+    measure,
     move_readout,
+    move_rows,
     normalise,
     sample_updates,
+    shorten,
     take_out_radial,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
-from dmft.simulation.weight_kernels import add_multiple, dot, measure, move_rows, shorten
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "2ee500a2444b",
-    "dmft.simulation.weight_kernels": "da30ae1f6a1f",
+    "dmft.simulation.kernels": "f8a4b089efe6",
 }
 
 

@@ -367,10 +367,15 @@ def choose_rule(student: Activation, teacher: Activation, refinement: float = 1.
     return empty, empty, find_kinks(student), find_kinks(teacher), settings
 
 
+def own_values(activation: Activation, count: int) -> NDArray[np.float64]:
+    """Values of an activation's own parameters; rules read the label and more before them."""
+    return activation.parameters[activation.parameters.size - count :]
+
+
 def power_coefficients(activation: Activation) -> NDArray[np.float64]:
     """Coefficients of a polynomial activation, the constant first."""
     symbols = sorted(activation.expr.free_symbols - {FIELD}, key=str)
-    values = dict(zip(symbols, activation.parameters, strict=True))
+    values = dict(zip(symbols, own_values(activation, len(symbols)), strict=True))
     coefficients = sp.Poly(activation.expr, FIELD).all_coeffs()[::-1]
     return np.array([float(c.xreplace(values)) for c in coefficients])
 
@@ -395,7 +400,8 @@ def find_kinks(activation: Activation) -> NDArray[np.float64]:
     """
     expr = activation.expr
     symbols = sorted(expr.free_symbols - {FIELD}, key=str)
-    expr = expr.subs(dict(zip(symbols, map(sp.Float, activation.parameters), strict=True)))
+    values = own_values(activation, len(symbols))
+    expr = expr.subs(dict(zip(symbols, map(sp.Float, values), strict=True)))
     found: set[float] = set()
     for node in expr.atoms(*KINKED):
         for argument in _switches(node):

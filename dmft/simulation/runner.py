@@ -44,12 +44,13 @@ class Constants:
         rates = np.array([step, noise, e.readout_rate, e.weight_decay * e.time_step])
         fields = e.teacher.fields
         counts = np.array([steps, first, e.batch_size, e.constraint, e.dim, fields], dtype=np.int64)
+        own = e.student.parameters.copy()
+        label = own if e.rule else np.zeros(1)
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
             self.P, self.readout, terms, rates, counts, self.watch,
             risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
-            e.student.parameters, e.teacher.parameters.copy(), np.zeros(1), self.rule,
-            self.generator,
+            own, e.teacher.parameters.copy(), label, self.rule, self.generator,
         )  # fmt: skip
 
 

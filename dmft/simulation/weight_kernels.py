@@ -10,85 +10,28 @@ import math
 
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.simulation.kernels import (
     COMMON,
-    FREE,
     PASSED,
     REACHED,
-    SPHERE_GRADIENT,
+    add_multiple,
+    dot,
     has_passed,
-    length_status,
+    measure,
     move_readout,
+    move_rows,
     sample_updates,
+    shorten,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX
 
-# Lets sums over the d inputs vectorise; NaN and infinity keep their meaning.
-REORDER = {"reassoc", "contract"}
-
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "2ee500a2444b",
+    "dmft.simulation.kernels": "f8a4b089efe6",
 }
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def shorten(W, share):  # type: ignore[no-untyped-def]
-    """Take a share of all weights away."""
-    for j in range(W.shape[0]):
-        for i in range(W.shape[1]):
-            W[j, i] *= 1.0 - share
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
-def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Sum of x_i y_i."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i] * y[i]
-    return total
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
-def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
-    """Add factor y to x, in place."""
-    for i in range(x.size):
-        x[i] += factor * y[i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
-    """Write Q = W W^T / d and M = W W*^T / d."""
-    p, d = W.shape
-    for j in range(p):
-        for i in range(j + 1):
-            Q[j, i] = dot(W[j], W[i]) / d
-            Q[i, j] = Q[j, i]
-        for r in range(W_star.shape[0]):
-            M[j, r] = dot(W[j], W_star[r]) / d
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
-    """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
-    p, d = W.shape
-    if constraint == SPHERE_GRADIENT:
-        for j in range(p):
-            add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
-    for j in range(p):
-        add_multiple(W[j], 1.0, G[j])
-        Q[j, j] = dot(W[j], W[j]) / d
-    code = length_status(Q)
-    if code == REACHED and constraint != FREE:
-        for j in range(p):
-            inverse = 1.0 / math.sqrt(Q[j, j])
-            for i in range(d):
-                W[j, i] *= inverse
-    return code
 
 
 @njit(

@@ -144,16 +144,18 @@ def slopes_by_field(expr: sp.Expr) -> tuple[dict[sp.Expr, sp.Expr], list[sp.Expr
 def slopes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None:
     """E[d(weights * term)/dy] by field y, without the term's coefficient and sums.
 
-    None where one of them is open.
+    None where one of them is open. Weights with a Dirac delta have no value at a node: they stay
+    kernels, whose refusal says why.
     """
     if term.joint != 1:
         return None
+    jumps = any(f.has(sp.DiracDelta) for f, _ in weights)
     factors = [*weights, *((f, y) for y, f in term.factors)]
     result = []
     for n, (factor, field) in enumerate(factors):
         changed = [*factors[:n], (derivative(factor), field), *factors[n + 1 :]]
         value = product_average(changed)
-        if any(is_open(q) for q in value.atoms(Kernel)):
+        if not jumps and any(is_open(q) for q in value.atoms(Kernel)):
             return None
         if value != 0:
             result.append((field, value))

@@ -60,7 +60,7 @@ class Moments:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts of b."""
-        return () if self.program.displaced else tuple(self.program.parts)
+        return tuple(self.program.parts) if self.program.closes else ()
 
     @property
     def bases(self) -> dict[str, sp.IndexedBase]:
@@ -71,7 +71,7 @@ class Moments:
         self, expr: sp.Expr, close: Callable[[sp.Expr], sp.Expr], whole: sp.Expr | None = None
     ) -> sp.Expr:
         """Closed average of an expression in psi, else one over a sample's fields (of `whole`)."""
-        if not self.program.displaced:
+        if self.program.closes:
             try:
                 return close(self.program.inline(expr))
             except NotClosed:

@@ -17,7 +17,7 @@ This is the only place where psi stands; its averages are taken in `dmft.equatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,10 +27,13 @@ from dmft.equations import symbols as x
 from dmft.equations.average import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.target import target
-from dmft.errors import BadParameter
+from dmft.equations.update.terms import in_products
+from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import SWITCHES, derivative
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Repeat
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
+from dmft.model.update import OUTPUT as RULE_OUTPUT
+from dmft.model.update import UpdateField
 
 # Passes over a sample that equations are written for.
 MOST_PASSES = len(x.psi_pass)
@@ -55,6 +58,9 @@ class Program:
     readout : sympy.Expr
         What a trained readout moves along at the neuron j: the last error times the activation
         there, summed over whole steps.
+    closes : bool
+        Whether averages may have closed forms: gradients at the fields of the sample itself, or a
+        rule that is a sum of products.
     """
 
     definitions: tuple[Definition, ...]
@@ -62,16 +68,12 @@ class Program:
     error: sp.Expr
     parts: Mapping[str, sp.Expr]
     readout: sp.Expr
+    closes: bool = True
 
     @cached_property
     def table(self) -> dict[sp.Basic, Definition]:
         """Definitions by symbol or indexed base."""
         return {getattr(d.target, "base", d.target): d for d in self.definitions}
-
-    @property
-    def displaced(self) -> bool:
-        """Whether gradients are taken at fields that the sample has moved."""
-        return any(base in self.table for base in x.h_pass)
 
     @property
     def noisy(self) -> bool:
@@ -149,6 +151,8 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
 
 def is_linear(algorithm: SGD | GradientFlow) -> bool:
     """Whether the error is linear in output and label, as of the squared loss."""
+    if isinstance(algorithm, UpdateField):
+        return False
     error = error_of(algorithm)
     return bool(error.diff(PREDICTION).is_number and error.diff(LABEL).is_number)
 
@@ -185,7 +189,7 @@ class _Writer:
         self.model, self.algorithm = model, algorithm
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
-        self.error = error_of(algorithm)
+        self.error = LABEL if isinstance(algorithm, UpdateField) else error_of(algorithm)
         # What earlier passes move a trained readout along.
         self.readout = sp.S.Zero
         self.label, self.parts = noiseless_label(model), dict[str, sp.Expr]()
@@ -199,6 +203,8 @@ class _Writer:
 
     def program(self) -> Program:
         """All definitions."""
+        if isinstance(self.algorithm, UpdateField):
+            return self.rule(self.algorithm)
         repeat = getattr(self.algorithm, "repeat", None)
         if repeat is None:
             return self.whole(self.gradient(x.h, 0, x.psi), x.h)
@@ -213,7 +219,42 @@ class _Writer:
     def whole(self, error: sp.Expr, fields: sp.IndexedBase) -> Program:
         """The program with its last error and the fields where that was taken."""
         readout = self.readout + error * At(self.sigma, fields[x.j])
-        return Program(tuple(self.done), self.label, error, self.parts, readout)
+        closes = not any(d.name == str(x.h_pass[1].label) for d in self.done)
+        return Program(tuple(self.done), self.label, error, self.parts, readout, closes)
+
+    def rule(self, own: UpdateField) -> Program:
+        """The rule of a user."""
+        h, *stars, y = own.fields
+        width = self.model.teacher.width
+        if width != len(stars):
+            raise BadParameter(
+                f"fields = {own.fields} has {len(stars)} teacher fields between h and y, the "
+                f"model's teacher has {width}"
+            )
+        place = {h: x.h[x.j]} | {s: x.h_star[r] for r, s in enumerate(stars, start=1)}
+        if own.psi.has(RULE_OUTPUT):
+            self.add(x.output_pass[0], output=students_at(x.h, self.sigma))
+        rest = {y: x.label, RULE_OUTPUT: x.output_pass[0]}
+        body, closes = own.psi.xreplace(place | rest), False
+        # Without noise the label is a function of the teacher fields, as those of the rule are.
+        known = {y: self.label_of(stars)} if not is_noisy(self.model) else {}
+        for psi in dict.fromkeys((own.psi.xreplace(known), own.psi)):
+            try:
+                body, closes = in_products(psi, place, rest), True
+                break
+            except NotClosed:
+                continue
+        self.add(x.psi[x.j], update=body)
+        return Program(tuple(self.done), self.label, x.label, {}, sp.S.Zero, closes)
+
+    def label_of(self, stars: Sequence[sp.Symbol]) -> sp.Expr:
+        """The label in other symbols of the teacher fields."""
+        teacher = self.model.teacher
+        if not isinstance(teacher, Committee):
+            return teacher.expr.xreplace(dict(zip(teacher.fields, stars, strict=True)))
+        readout = teacher.readout or (sp.S.One,) * len(stars)
+        each = (teacher.activation.xreplace({FIELD: s}) for s in stars)
+        return sp.Add(*(a * e for a, e in zip(readout, each, strict=True))) / len(stars)
 
     def gradient(self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase) -> sp.Expr:
         """Error and gradient at some fields; the symbol of the error."""

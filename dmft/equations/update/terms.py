@@ -7,7 +7,7 @@ no function of one of these, such as tanh(z1 + z2^3), stays whole and is called 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -175,6 +175,38 @@ def target_terms(expr: sp.Expr) -> tuple[Term, ...]:
         for t in _split(expr.xreplace(plain), tuple(stars))
     ]
     return in_hermite_basis(collected(terms))
+
+
+def in_products(
+    expr: sp.Expr, fields: Mapping[sp.Symbol, sp.Expr], others: Mapping[sp.Symbol, sp.Expr]
+) -> sp.Expr:
+    """A rule as a sum of products: functions at fields, powers of other random variables.
+
+    Raises
+    ------
+    NotClosed
+        Where it is no such sum.
+
+    Examples
+    --------
+    >>> h, y = sp.symbols("h y", real=True)
+    >>> in_products(y * sp.Abs(h) * (1 - y * sp.sign(h)), {h: x.h[x.j]}, {y: x.label})
+    (Abs(h[j]))*label - (Abs(h[j])*sign(h[j]))*label**2
+    """
+    total = []
+    for term in _split(expr, (*fields, *others)):
+        if term.joint != 1:
+            raise NotClosed(f"{term.joint} is no product of functions of single fields")
+        parts = [term.coefficient]
+        for field, factor in term.factors:
+            if field in others and factor.is_polynomial(FIELD):
+                parts.append(factor.xreplace({FIELD: others[field]}))
+            elif field.free_symbols & set(others):
+                raise NotClosed(f"{factor} of {field} is no polynomial")
+            else:
+                parts.append(At(factor, field.xreplace(dict(fields))))
+        total.append(sp.Mul(*parts))
+    return sp.Add(*total)
 
 
 def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:

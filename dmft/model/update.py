@@ -1,0 +1,106 @@
+"""Declaration of a learning rule of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import sympy as sp
+
+from dmft.checks import checked
+from dmft.errors import BadParameter
+from dmft.model.algorithm import SGD
+
+# The student's output in a rule.
+OUTPUT = sp.Symbol("f", real=True)
+
+
+@checked
+@dataclass(frozen=True, init=False)
+class UpdateField(SGD):
+    r"""Any one-pass learning rule: w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d).
+
+    psi is an expression in the symbols of `fields`: the local field h of the neuron, those of the
+    teacher, and the label y, noise included. A symbol named ``f`` is the student's output. The
+    networks of the model give f, y and the risk. Time is t = steps * gamma / (p d).
+
+    Averages are closed forms where psi is a sum of products of functions of single fields, or of
+    signs of them; else they are on nodes, with their error.
+
+    Parameters
+    ----------
+    psi : sympy.Expr
+        What multiplies x/sqrt(d), the same expression for every neuron.
+    fields : sequence of sympy.Symbol
+        (h, h_star, y), with as many teacher fields between h and y as the teacher has; rules that
+        a student could follow hold none of them.
+    definitions : sequence of (sympy.Symbol, sympy.Expr)
+        Shorthands, in order; each may hold the fields and those before it.
+    learning_rate, batch_size, constraint, weight_decay
+        As of `SGD`; batches of a fixed size.
+
+    Raises
+    ------
+    BadParameter
+        For fields that are not distinct symbols, or a rule in other symbols.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> h, h_star, y, z = sp.symbols("h h_star y z", real=True)
+    >>> hebb = dmft.UpdateField(y, fields=(h, h_star, y), learning_rate=1)
+    >>> model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.sign(z), 1))
+    >>> rates = dmft.derive(model, hebb).evaluate(dmft.Overlaps([[1.0]], [[0.0]]))
+    >>> round(float(rates["M"][0, 0]), 12)  # E[sign(h*) h*]
+    0.797884560803
+    """
+
+    psi: sp.Expr = sp.S.Zero
+    fields: tuple[sp.Symbol, ...] = ()
+    definitions: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
+
+    def __init__(
+        self,
+        psi: sp.Expr | float,
+        *,
+        fields: Sequence[sp.Symbol],
+        learning_rate: float | sp.Expr,
+        definitions: Sequence[tuple[sp.Symbol, sp.Expr]] = (),
+        batch_size: int | sp.Expr = 1,
+        constraint: Literal["sphere"] | None = None,
+        weight_decay: float | sp.Expr = 0,
+    ) -> None:
+        found = _symbols(fields)
+        known, whole = set(found), dict[sp.Expr, sp.Expr]()
+        for symbol, value in definitions:
+            whole[symbol] = _in_symbols(value, known, symbol.name).xreplace(whole)
+            known.add(symbol)
+        rule = _in_symbols(sp.sympify(psi, strict=True), known, "psi").xreplace(whole)
+        for name, value in (
+            ("psi", rule), ("fields", found), ("definitions", tuple(definitions)),
+            ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
+            ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
+            ("weight_decay", weight_decay),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+        object.__setattr__(self, "loss", None)
+
+
+def _symbols(fields: Iterable[sp.Symbol]) -> tuple[sp.Symbol, ...]:
+    found = tuple(fields)
+    if len(found) < 3 or len(set(found)) < len(found):
+        raise BadParameter(f"fields must be (h, h_star, ..., y), distinct symbols, got {found}")
+    return found
+
+
+def _in_symbols(value: sp.Expr, known: set[sp.Symbol], what: str) -> sp.Expr:
+    value = value.xreplace({s: OUTPUT for s in value.free_symbols - known if s.name == OUTPUT.name})
+    unknown = sorted(map(str, value.free_symbols - known - {OUTPUT}))
+    if unknown:
+        raise BadParameter(
+            f"{what} = {value} holds {', '.join(unknown)}; it is an expression in "
+            f"{', '.join(sorted(map(str, known)))} and f"
+        )
+    return value

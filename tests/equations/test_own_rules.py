@@ -1,0 +1,110 @@
+"""Learning rules of a user's own: classic errors, direct simulation, Monte Carlo, refusals."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+
+H, STAR, Y, Z = sp.symbols("h h_star y z", real=True)
+SIGN = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(sp.sign(Z), 1))
+RULES = {
+    "Hebb": Y,
+    "perceptron": Y * sp.Heaviside(-H * Y),
+    "AdaTron": Y * sp.Abs(H) * sp.Heaviside(-H * Y),
+}
+SAMPLES = 400_000
+
+
+def own(psi, **options):
+    return dmft.UpdateField(psi, fields=(H, STAR, Y), learning_rate=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("Hebb", 0.0890), ("perceptron", 0.0993), ("AdaTron", 0.0700)]
+)
+def test_errors_of_one_unit_on_a_sign_teacher(name, error):
+    """Rate 1, samples/d = 20, from an overlap of almost nothing; the issue's numbers."""
+    equations = dmft.derive(SIGN, own(RULES[name]))
+    assert equations.approximation == "exact"
+    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[1e-3]]), 20.0)
+    cosine = run.M[-1, 0, 0] / np.sqrt(run.Q[-1, 0, 0])
+    assert np.arccos(cosine) / np.pi == pytest.approx(error, abs=6e-5)
+
+
+@pytest.mark.parametrize("psi", [(Y - sp.sign(H)) / 2, Y * sp.Heaviside(-H * Y)])
+def test_one_rule_in_two_forms(psi):
+    start = dmft.Overlaps([[1.3]], [[0.4]])
+    rates = dmft.derive(SIGN, own(psi)).evaluate(start)
+    angle = np.arccos(0.4 / np.sqrt(1.3))
+    # By hand: E[(s* - s) h*]/2, E[(s* - s) h] + P(s != s*).
+    root = np.sqrt(2 / np.pi)
+    assert rates["M"][0, 0] == pytest.approx((root - root * 0.4 / np.sqrt(1.3)) / 2, rel=1e-13)
+    dQ = root * 0.4 - root * np.sqrt(1.3) + angle / np.pi
+    assert rates["Q"][0, 0] == pytest.approx(dQ, rel=1e-12)
+
+
+@pytest.mark.parametrize("method", ["overlaps", "weights"])
+@pytest.mark.parametrize("name", RULES)
+def test_simulations_follow_the_rule(name, method):
+    rule, start = own(RULES[name]), dmft.Overlaps([[1.0]], [[0.2]])
+    run = dmft.solve(dmft.derive(SIGN, rule), start, 1.0, save_at=[1.0])
+    truth = dmft.simulate(SIGN, rule, dim=500, t_max=1.0, start=start, seeds=24, method=method)
+    for block in ("M", "Q"):
+        off = truth.mean[block][-1] - getattr(run, block)[-1]
+        assert np.all(np.abs(off) < 4.5 * truth.stderr[block][-1] + 5.0 / 500)
+
+
+def test_a_committee_with_noise_its_output_and_shorthands():
+    """psi = tanh(y - f) h^2 of two neurons: on nodes, against Monte Carlo of the definition."""
+    out, error = sp.symbols("f e", real=True)
+    u, v = sp.symbols("u v", real=True)
+    rule = dmft.UpdateField(
+        sp.tanh(error) * H**2,
+        fields=(H, u, v, Y),
+        definitions=[(error, Y - out)],
+        learning_rate=sp.Rational(1, 2),
+    )
+    model = dmft.Model(dmft.Committee(Z**2, 2), dmft.MultiIndex(u * v, [u, v]), 0.1)
+    start = dmft.Overlaps([[0.9, 0.2], [0.2, 0.7]], [[0.3, -0.1], [0.05, 0.4]])
+    equations = dmft.derive(model, rule)
+    rates, claims = equations.evaluate(start), equations.evaluate_error(start)
+    rng = np.random.default_rng(5)
+    lam = np.linalg.cholesky(start.Omega) @ rng.standard_normal((4, SAMPLES))
+    h, star = lam[:2], lam[2:]
+    y = star[0] * star[1] + np.sqrt(0.1) * rng.standard_normal(SAMPLES)
+    psi = np.tanh(y - (h**2).mean(0)) * h**2
+    own_step = psi[:, None] * h + h[:, None] * psi + 0.25 * psi[:, None] * psi
+    for name, move in (("M", psi[:, None] * star), ("Q", own_step)):
+        spread = move.std(-1) / np.sqrt(SAMPLES)
+        off = np.abs(rates[name] - move.mean(-1)) / np.hypot(spread, claims[name] / 2.6)
+        assert off.max() < 5
+
+
+def test_weight_decay_and_the_sphere_hold_for_rules():
+    start = dmft.Overlaps([[1.0]], [[0.3]])
+    plain = dmft.derive(SIGN, own(Y)).evaluate(start)
+    decayed = dmft.derive(SIGN, own(Y, weight_decay=0.2)).evaluate(start)
+    assert decayed["M"] == pytest.approx(plain["M"] - 0.2 * 0.3)
+    assert decayed["Q"] == pytest.approx(plain["Q"] - 0.4)
+    sphere = dmft.derive(SIGN, own(Y, constraint="sphere")).evaluate(start)
+    assert sphere["Q"] == pytest.approx(np.zeros((1, 1)), abs=1e-15)
+    assert sphere["M"] == pytest.approx(plain["M"] - 0.3 * plain["Q"] / 2)
+
+
+def test_refusals():
+    with pytest.raises(BadParameter, match="distinct"):
+        dmft.UpdateField(Y, fields=(H, H, Y), learning_rate=1)
+    with pytest.raises(BadParameter, match="holds z"):
+        own(Y * Z)
+    with pytest.raises(BadParameter, match="2 teacher fields"):
+        dmft.derive(SIGN, dmft.UpdateField(Y, fields=(H, STAR, Z, Y), learning_rate=1))
+    with pytest.raises(BadParameter, match="positive"):
+        dmft.UpdateField(Y, fields=(H, STAR, Y), learning_rate=0)
+    for options in ({"dim": 100}, {"dim": 100, "fluctuations": True}, {"scaling": "mean-field"}):
+        rule = own(Y, batch_size=1000 if "fluctuations" not in options and "dim" in options else 1)
+        with pytest.raises(BadParameter, match="quadratic in f and y"):
+            dmft.derive(SIGN, rule, **options)
+    with pytest.raises(BadParameter, match="squared and the correlation loss"):
+        dmft.escape_formula(SIGN, own(Y))
