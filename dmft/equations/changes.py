@@ -21,6 +21,7 @@ from dmft.equations.user_terms import (
     arrays_of,
     named_symbols,
     symmetrised,
+    users_of,
 )
 from dmft.errors import BadParameter
 
@@ -162,8 +163,10 @@ class ChangesOfDefinitions(Changeable):
     def _with_changed(self, block: str, name: str, given: object) -> Self:
         definitions = self._own.definitions
         rate = next(d for d in definitions if d.role == "rate" and d.name == block)
-        own = name in dict(rate.terms)  # not in the free rate: what a constraint adds
-        first = block if own else next(iter(self._places(block, sp.S.Zero)))
+        first = next(iter(self._places(block, sp.S.Zero)))
+        # What a constraint adds stands outside of the free rate.
+        own = name == "sphere" or (first != block and name in dict(rate.terms))
+        first = block if own else first
         new: sp.Expr | None = None
         extra = self._own.extra
         if given is not None:
@@ -206,7 +209,7 @@ class ChangesOfDefinitions(Changeable):
         where = block + (f"[{', '.join(map(str, indices))}]" if indices else "")
         return TermCheck(
             where, indices, arrays_of(definitions, until), self._scalars,
-            frozenset(d.name for d in definitions), axes,
+            frozenset(d.name for d in definitions), users_of(own.declared), axes,
         )  # fmt: skip
 
     def _without(self, names: tuple[str, ...]) -> Self:
@@ -229,7 +232,8 @@ class ChangesOfDefinitions(Changeable):
                 "parameters of an sde are replaced where the model and the algorithm are declared: "
                 "the covariance of the increments would keep the old ones"
             )
-        check = TermCheck("a parameter", (), {}, known, frozenset(d.name for d in own.definitions))
+        taken = frozenset(d.name for d in own.definitions)
+        check = TermCheck("a parameter", (), {}, known, taken, users_of(own.declared))
         swap, extra = {}, own.extra
         for key, given in values.items():
             name = getattr(key, "name", key)

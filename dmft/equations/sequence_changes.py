@@ -12,7 +12,7 @@ from dmft.checks import shown
 from dmft.equations.changeable import Changeable
 from dmft.equations.joint_average import JointAverage
 from dmft.equations.sequence_latex import SequencePrinter
-from dmft.equations.user_terms import PARAMETERS, Indices, TermCheck, named_symbols
+from dmft.equations.user_terms import PARAMETERS, Indices, TermCheck, named_symbols, users_of
 from dmft.errors import BadParameter
 from dmft.gaussian.tokens import TokenAverage
 
@@ -107,7 +107,9 @@ class ChangesOfSequences(Changeable):
         own, extra, column = self._sequence, self._sequence.extra, None
         if given is not None:
             parts = self._parts(block, given)
-            check = TermCheck(block, (), {}, self._scalars, frozenset({"e", "m"}))
+            check = TermCheck(
+                block, (), {}, self._scalars, frozenset({"e", "m"}), users_of(own.declared)
+            )
             averages = {a: sp.Dummy(real=True) for y in parts for a in y.atoms(*OF_TOKENS)}
             back = {dummy: a for a, dummy in averages.items()}
             inside = replace(check, scalars={**self._scalars, **{d.name: d for d in back}})
@@ -153,7 +155,8 @@ class ChangesOfSequences(Changeable):
 
     def _substituted(self, values: Mapping[Any, object]) -> Self:
         own, known = self._sequence, self._scalars
-        check = TermCheck("a parameter", (), {}, {n: known[n] for n in own.declared})
+        scalars = {n: known[n] for n in own.declared}
+        check = TermCheck("a parameter", (), {}, scalars, users=users_of(own.declared))
         swap, extra = {}, own.extra
         free = [n for n in own.parameters if n not in {s.name for s in own.model.parameters}]
         for key, given in values.items():

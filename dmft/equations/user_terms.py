@@ -12,7 +12,7 @@ from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.average import Average, free_indices
 from dmft.equations.definitions import Definition, base_name, running_symbol, used_bases
-from dmft.equations.kernels import Kernel
+from dmft.equations.kernels import Kernel, kernel
 from dmft.equations.values import RESERVED
 from dmft.errors import BadParameter
 from dmft.model import FIELD
@@ -122,6 +122,11 @@ def named_symbols(declared: Iterable[sp.Symbol], arrays: Iterable[str]) -> dict[
     return {**letters, **found}
 
 
+def users_of(declared: Mapping[str, sp.Expr]) -> frozenset[str]:
+    """Names of the symbols that parameters were declared with."""
+    return frozenset(s.name for value in declared.values() for s in value.free_symbols)
+
+
 @dataclass(frozen=True)
 class TermCheck:
     """What a term may be written in, at one place of a system.
@@ -137,6 +142,8 @@ class TermCheck:
         Parameters that are known.
     taken : set of str
         Other names of the system, which a new parameter may not have.
+    users : set of str
+        Names of symbols that the user declared parameters with.
     widths : mapping from axis to its declared width
     """
 
@@ -145,6 +152,7 @@ class TermCheck:
     arrays: Mapping[str, Axes]
     scalars: Mapping[str, sp.Symbol]
     taken: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
     widths: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
 
     def __call__(self, given: object) -> sp.Expr:
@@ -179,9 +187,10 @@ class TermCheck:
         BadParameter
             For names that are reserved or already mean something here.
         """
-        found = sorted(s for s in _scalars(expr) if s.name not in self.scalars)
+        found = sorted((s for s in _scalars(expr) if s.name not in self.scalars), key=str)
         for s in found:
-            check_parameter(s, self.taken)
+            if s.name not in self.users:
+                check_parameter(s, self.taken)
         return tuple(found)
 
     def _canonical(self, expr: sp.Expr) -> sp.Expr:
@@ -211,7 +220,7 @@ class TermCheck:
         elif isinstance(expr, sp.KroneckerDelta):
             for index in expr.args:
                 self._check_index(index, x.AXES.get(index), expr)
-        elif isinstance(expr, sp.Symbol):
+        elif isinstance(expr, sp.Symbol | sp.IndexedBase):
             self._check_symbol(expr)
         elif expr.is_number:
             if not expr.is_real:
@@ -343,9 +352,7 @@ def check_parameter(symbol: sp.Symbol, taken: Iterable[str]) -> None:
     if name == "t":
         raise BadParameter("the rates do not depend on t; parameters of a run are numbers")
     if name in RESERVED or name in FIELDS or name in set(taken):
-        raise BadParameter(
-            f"the symbol {name} is reserved by the equations; rename it, as {name}_0"
-        )
+        raise BadParameter(f"the symbol {name} is reserved here; rename it, as {name}_0")
     if not name.isprintable() or not name:
         raise BadParameter(f"the symbol {name!r} has no printable name; rename it")
 
@@ -360,6 +367,8 @@ def symmetrised(expr: sp.Expr, first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
     (Q[j, l], M[j, 1]/2 + M[l, 1]/2)
     """
     other = expr.xreplace({first: second, second: first})
+    kernels = {q: kernel(q.factors, q.fields) for q in other.atoms(Kernel) if type(q) is Kernel}
+    other = other.xreplace(kernels)
     entries = {
         e: e.base[tuple(sorted(e.indices, key=sp.default_sort_key))]
         for e in other.atoms(sp.Indexed)
