@@ -59,6 +59,8 @@ CLOCK = ("learning_rate", "dim", "batch_size")
 class Equations(ChangesOfDefinitions):
     """Closed equations of motion of the overlaps, as ordered symbolic definitions.
 
+    Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
+
     Attributes
     ----------
     kind : "ode", "map" or "sde"

@@ -15,7 +15,7 @@ ERF = sp.erf(Z / sp.sqrt(2))
 ONE = dmft.Overlaps([[1.2]], [[0.4]], [[0.9]])
 
 
-def two(activation=ERF, noise=0.1):
+def two(activation=Z, noise=0.1):
     return dmft.Model(dmft.Committee(activation, 2), dmft.Committee(activation, 2), noise)
 
 
@@ -113,7 +113,7 @@ def test_decay_is_that_of_sgd_in_finite_dimension():
         error = y - erf(h / np.sqrt(2)).mean(1)
         psi = error[:, None] * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
         w += gamma / 2 * (psi[:, :, None] * x[:, None] / np.sqrt(dim) - zeta * w / dim)
-    run = dmft.solve(with_decay(dmft.derive(two(), dmft.SGD(gamma))), start, t_max, zeta=zeta)
+    run = dmft.solve(with_decay(dmft.derive(two(ERF), dmft.SGD(gamma))), start, t_max, zeta=zeta)
     for found, theory in (
         (np.einsum("nji,nli->njl", w, w) / dim, run.Q[-1]),
         (w @ target.T / dim, run.M[-1]),
@@ -281,11 +281,27 @@ def test_text_of_a_user_is_symmetrised_and_any_function_runs():
     assert np.all((error > 0) & (error < 1e-12))
 
 
+def test_numbers_and_averages_are_terms_too():
+    tanh = dmft.derive(two(sp.tanh(Z)), dmft.SGD(0.5))
+    start, options = overlaps(*rows()), {"nodes": 256, "seed": 0, "replicas": 4}
+    noise = tanh.terms["Q"]["sgd_noise"]
+    halved = tanh.replace("Q", "sgd_noise", noise / 2).with_term("M", "wind", 0.1)
+    before, after = (e.evaluate(start, **options) for e in (tanh, halved))
+    quiet = tanh.without("sgd_noise").evaluate(start)
+    np.testing.assert_allclose(after["Q"], (before["Q"] + quiet["Q"]) / 2, rtol=1e-12)
+    np.testing.assert_allclose(after["M"], before["M"] + 0.1, rtol=1e-12)
+    other = dmft.derive(two(sp.Symbol("beta") * Z**2), dmft.GradientFlow())
+    own = next(d.expr for d in other.definitions if d.name == "b_learning")
+    with pytest.raises(BadParameter, match="is an average of another model: it holds beta"):
+        tanh.with_term("Q", "foreign", own)
+
+
 def test_a_term_may_read_what_a_constraint_rewrites():
     """b and Phi are cut to their tangential parts unless a user's term reads them."""
     start = overlaps(*rows(unit=True))
-    sphere = dmft.derive(two(), dmft.SGD(0.5, constraint="sphere"))
-    free = dmft.derive(two(), dmft.SGD(0.5))
+    model = two(Z**2 + Z, 0)
+    sphere = dmft.derive(model, dmft.GradientFlow(constraint="sphere"))
+    free = dmft.derive(model, dmft.GradientFlow())
     j, r = sphere.indices.of("M")
     b, Phi, p = (sphere.symbols[name] for name in ("b_learning", "Phi", "p"))
     before = sphere.evaluate(start)
@@ -406,7 +422,7 @@ def test_a_new_parameter_is_an_axis_of_sweeps_and_branches():
 
 
 def test_a_perfect_solution_is_not_spoken_of_once_terms_changed():
-    sgd = dmft.derive(two(noise=0), dmft.SGD(30.0))
+    sgd = dmft.derive(two(ERF, 0), dmft.SGD(30.0))
     start = dmft.Overlaps(0.2 * np.eye(2), 0.1 * np.eye(2))
     assert "maximal one" in dmft.solve(sgd, start, 0.01).message
     assert "maximal" not in dmft.solve(with_decay(sgd), start, 0.01, zeta=0.1).message
