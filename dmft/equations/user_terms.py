@@ -58,7 +58,7 @@ class Indices(Mapping[str, sp.Symbol]):
     (j, (j, l), (j, r))
     >>> indices
     j, l, u, v = 1..p (students); r, s = 1..k (teachers); i, m, n = 1..p + k (all fields)
-    Q[j, l], M[j, r]
+    M[j, r], Q[j, l]
     """
 
     blocks: Mapping[str, tuple[sp.Symbol, ...]] = field(default_factory=dict)
