@@ -6,14 +6,16 @@ A base of `Equations` and of `SequenceEquations`; they say how their terms are s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import sympy as sp
 
 from dmft.checks import shown
-from dmft.equations.difference import Difference
 from dmft.equations.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
+
+if TYPE_CHECKING:
+    from dmft.equations.difference import Difference
 
 
 class Changeable:
@@ -256,17 +258,26 @@ class Changeable:
                 f"{type(self).__name__} are compared with equations of the same family, got "
                 f"{type(other).__name__}"
             )
+        from dmft.equations.difference import Difference
+
         return Difference(self, other)
 
     @property
     def changes(self) -> Difference:
         """What was changed since the equations were derived."""
-        return Difference(self.as_derived, self)
+        return self.as_derived.diff(self)
 
     @property
     def dropped(self) -> tuple[str, ...]:
         """Names of the terms that were left out since."""
+        if not self.is_changed:
+            return ()
         return tuple(dict.fromkeys(n for terms in self.changes.dropped.values() for n in terms))
+
+    @property
+    def changed_terms(self) -> list[str]:
+        """What was changed since, in words."""
+        return self.changes.lines if self.is_changed else []
 
     def _check_block(self, block: object) -> None:
         blocks = list(self.terms)

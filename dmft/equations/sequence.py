@@ -168,7 +168,7 @@ class SequenceEquations(ChangesOfSequences):
             "approximation": self.approximation,
             "version": VERSION,
             "dropped_terms": list(self.dropped),
-            "changed_terms": self.changes.lines,
+            "changed_terms": self.changed_terms,
             "model": str(self.model),
             "algorithm": str(self.algorithm),
         }
