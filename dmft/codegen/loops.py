@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Loop
-from dmft.codegen.nodes import FIXED, FOUR_FIELDS, Graph, Index, Node, factors
+from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, factors
 from dmft.codegen.quadruples import filling
 from dmft.emit.expression import sum_text
 
@@ -196,6 +196,8 @@ class LoopWriter:
     def entry(self, array: str, places: Iterable[tuple[Index, str]]) -> str:
         """Array entry, in its argument when it is packed there."""
         inside = [" + ".join(part for part in (offset, x[0]) if part) for x, offset in places]
+        if array == SAME:
+            return f"(1.0 if {inside[0]} == {inside[1]} else 0.0)"
         if array not in self.packed:
             return f"{array}[{', '.join(inside)}]"
         vector, length = self.packed[array]

@@ -8,7 +8,7 @@ from fractions import Fraction
 import sympy as sp
 
 from dmft.codegen.functions import POINT, PointFunctions
-from dmft.codegen.nodes import COST, FIXED, Graph, Index, Node, factors, terms
+from dmft.codegen.nodes import COST, FIXED, SAME, Graph, Index, Node, factors, terms
 from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
@@ -71,6 +71,8 @@ class Lowering:
             return g.scalar(self.names.get(expr.name, expr.name))
         if isinstance(expr, sp.Indexed):
             return g.ref(base_name(expr), [place(index) for index in expr.indices])
+        if isinstance(expr, sp.KroneckerDelta):
+            return g.ref(SAME, map(place, expr.args))
         if isinstance(expr, Kernel):
             return self(expr.closed())
         if isinstance(expr, Together):

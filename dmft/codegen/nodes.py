@@ -17,6 +17,8 @@ Number = Fraction | float
 Index = tuple[str, str]
 # Stands where an index does not run: its offset is the whole place.
 FIXED: Index = ("", "")
+# Array of a Kronecker delta: its entries are a comparison of its two places.
+SAME = "same"
 
 # Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
 COST = {"asin": 20, "erf": 20, "exp": 20, "tanh": 20, "BivariateNormalCDF": 400}
@@ -51,7 +53,7 @@ class Graph:
     """Builds nodes in canonical form and never twice."""
 
     def __init__(self, symmetric: Iterable[str]) -> None:
-        self.symmetric = frozenset(symmetric)
+        self.symmetric = frozenset(symmetric) | {SAME}
         self.nodes: dict[str, Node] = {}
         self.renamed: dict[tuple[str, tuple[tuple[Index, Index], ...]], Node] = {}
 

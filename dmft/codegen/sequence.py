@@ -161,7 +161,9 @@ class _Writer:
         # A student without encoding still has the entry e = 0.
         self.state = [*(blocks["e"] or (sp.Symbol("e", real=True),)), *blocks["m"]]
         self.names = {s: f"y[{n}]" for n, s in enumerate(self.state)}
-        known = {s.name: s for s in (x.gamma, x.Delta, *equations.model.parameters)}
+        known = {
+            s.name: s for s in (x.gamma, x.Delta, *equations.model.parameters, *equations.extra)
+        }
         for n, name in enumerate(code_names(list(equations.parameters))):
             self.names[known[name]] = f"par[{n}]"
         self.scalars = len(equations.parameters)

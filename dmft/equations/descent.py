@@ -18,6 +18,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.average import At
+from dmft.equations.changeable import Unchangeable
 from dmft.equations.definitions import Definition, define
 from dmft.equations.latex import EquationPrinter, align, definition_latex
 from dmft.equations.target import target
@@ -174,7 +175,7 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
 
 
 @dataclass(frozen=True)
-class DescentEquations:
+class DescentEquations(Unchangeable):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
     Attributes

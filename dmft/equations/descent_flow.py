@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import sympy as sp
 
+from dmft.equations.changeable import Unchangeable
 from dmft.equations.definitions import Definition, base_name, define
 from dmft.equations.descent import (
     C_theta,
@@ -43,7 +44,7 @@ drag = sp.IndexedBase("R_l_equal")
 
 
 @dataclass(frozen=True)
-class DescentFlow:
+class DescentFlow(Unchangeable):
     """Equations of gradient flow on repeated data, of kind "two-time".
 
     Attributes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,10 +13,10 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations import symbols as x
 from dmft.equations.average import Average, SampleAverage
+from dmft.equations.changes import ChangesOfDefinitions
 from dmft.equations.conditioning import cancellation_in_words
-from dmft.equations.definitions import Definition, base_name, live, used_bases
+from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.explicit import ExplicitEquations, unroll
 from dmft.equations.fluctuations import Noise, with_fluctuations
 from dmft.equations.kernels import kernel_error
@@ -37,6 +37,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.rounding import of_one_state
 from dmft.equations.steps import check_concentration
 from dmft.equations.text import definition_text, functions_text, model_names
+from dmft.equations.user_terms import PARAMETERS
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
@@ -55,8 +56,10 @@ CLOCK = ("learning_rate", "dim", "batch_size")
 
 
 @dataclass(frozen=True)
-class Equations:
+class Equations(ChangesOfDefinitions):
     """Closed equations of motion of the overlaps, as ordered symbolic definitions.
+
+    Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
 
     Attributes
     ----------
@@ -72,6 +75,10 @@ class Equations:
         Input dimension, where the equations hold it.
     noise : Noise or None
         Fluctuations at order 1/d, of the kind "sde".
+    derived : tuple of Definition
+        The definitions as derived, where terms were changed since (`changes`).
+    extra : tuple of sympy.Symbol
+        Parameters that came with a user's terms.
 
     Examples
     --------
@@ -88,59 +95,26 @@ class Equations:
     algorithm: SGD | GradientFlow
     scaling: str
     time_unit: str
-    dropped: tuple[str, ...] = field(default=())
     dim: sp.Expr | None = None
     noise: Noise | None = None
+    derived: tuple[Definition, ...] = field(default=(), repr=False)
+    extra: tuple[sp.Symbol, ...] = ()
 
     # What they hold -------------------------------------------------------------------------
 
     @property
-    def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates by overlap and by named term; intermediates stay as their symbols."""
-        free = {d.name: dict(d.terms) for d in self.definitions}
-        result = {}
-        for d in self.definitions:
-            if d.role == "rate":
-                parts = dict(d.terms)
-                whole = parts.pop("free", None)
-                if whole is not None:
-                    parts = {**free.get(base_name(whole), {}), **parts}
-                result[d.name] = parts
-        return result
-
-    def without(self, *names: str) -> Equations:
-        """Equations with named terms left out; a constraint follows from the terms that stay.
-
-        Raises
-        ------
-        BadParameter
-            When no term has this name.
-        """
-        known = {t for d in self.definitions if d.role != "block" for t, _ in d.terms}
-        known -= {"free", "risk"}
-        known |= set(self.noise.terms if self.noise else ())
-        for name in names:
-            if name not in known:
-                raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
-        kept = self.definitions
-        for name in names:
-            kept = tuple(d if d.role in ("block", "observable") else d.without(name) for d in kept)
-        empty = {d.name for d in kept if d.role == "intermediate" and not d.terms}
-        kept = tuple(
-            replace(d, terms=tuple((t, _zeroed(e, empty)) for t, e in d.terms))
-            for d in kept
-            if d.name not in empty
-        )
-        noise = self.noise.without(*names) if self.noise else None
-        return replace(self, definitions=live(kept), dropped=(*self.dropped, *names), noise=noise)
+    def declared(self) -> dict[str, sp.Expr]:
+        """All parameters with their declared values, those of a user's terms as their symbols."""
+        declared = declared_parameters(self.model, self.algorithm, self.dim)
+        return declared | {s.name: s for s in self.extra}
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
         """Scalar parameters that the equations read, with their declared values."""
-        declared = declared_parameters(self.model, self.algorithm, self.dim)
+        declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         if self.noise:  # the covariance reads them all
-            used |= set(declared) - {"readout_rate", "batch_size"}
+            used |= set(declared) - {"readout_rate", "batch_size"} - {s.name for s in self.extra}
         return {name: value for name, value in declared.items() if name in used}
 
     @cached_property
@@ -184,6 +158,7 @@ class Equations:
             "approximation": self.approximation,
             "version": VERSION,
             "dropped_terms": list(self.dropped),
+            "changed_terms": self.changed_terms,
             "model": str(self.model),
             "algorithm": str(self.algorithm),
         }
@@ -315,7 +290,7 @@ class Equations:
                 f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
                 "closed form; these equations have none"
             )
-        values = resolve(self.model, self.algorithm, needed, start, given, self.dim)
+        values = resolve(self.model, self.algorithm, needed, start, given, self.declared)
         if self.kind == "map":
             check_concentration(values.scalars, start.p)
         if self.noise:
@@ -362,7 +337,7 @@ class Equations:
         if self.noise:
             result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
         return result.subs(
-            {PARAMETER_SYMBOLS[n]: v for n, v in self.parameters.items() if n in PARAMETER_SYMBOLS}
+            {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
         )
 
     def latex(self, kernels: Kernels = "auto") -> str:
@@ -415,16 +390,6 @@ class Equations:
         lines += noise_text(self.noise) if self.noise else []
         lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
-
-
-PARAMETER_SYMBOLS = {s.name: s for s in (x.gamma, x.Delta, x.rho_a, x.rho, x.d, x.n_b)}
-
-
-def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
-    """Replace entries of intermediates that lost all their terms by zero."""
-    return expr.replace(
-        lambda e: isinstance(e, sp.Indexed) and str(e.base.label) in empty, lambda _: sp.Integer(0)
-    )
 
 
 def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:

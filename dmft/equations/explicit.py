@@ -119,7 +119,7 @@ class Unroller:
         if isinstance(expr, sp.Sum):
             return sp.Add(*(self(expr.function, inner) for inner in self.ranges(expr, at)))
         if not expr.args:
-            return self.numbers.get(expr, expr)
+            return sp.Integer(at[expr]) if expr in at else self.numbers.get(expr, expr)
         return expr.func(*(self(a, at) for a in expr.args))
 
     def average(self, expr: SampleAverage, at: Mapping[sp.Symbol, int]) -> sp.Expr:

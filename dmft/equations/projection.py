@@ -24,6 +24,13 @@ from dmft.equations.average import Average
 from dmft.equations.definitions import Definition
 from dmft.equations.kernels import Kernel
 
+# What the constraint makes of the free rate Phi of Q.
+CONSTRAINT = (
+    x.Phi[x.j, x.l],
+    -x.Q[x.j, x.l] * (x.Phi[x.j, x.j] + x.Phi[x.l, x.l]) / 2,
+    -x.M[x.j, x.r] * x.Phi[x.j, x.j] / 2,
+)
+
 
 class Together(sp.Expr):
     """A sum whose terms may cancel: what multiplies it is never distributed over them.
@@ -61,7 +68,8 @@ class Together(sp.Expr):
 def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """Rates on the sphere with tangential drifts; other systems stay as they are.
 
-    A drift that is an average on nodes keeps the printed form.
+    A drift that is an average on nodes keeps the printed form, and so does what a user's term
+    reads, and a constraint that was changed.
 
     Examples
     --------
@@ -77,8 +85,11 @@ def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     named = {d.name: dict(d.terms) for d in definitions if d.role in ("intermediate", "rate")}
     if "Phi" not in named or "sphere" not in named.get("M", {}):
         return tuple(definitions)
+    if sorted(_readers(definitions, x.Phi), key=str) != sorted(CONSTRAINT, key=str):
+        return tuple(definitions)
+    drifts = (_drift(d, named["Phi"], named["M"]) for d in definitions)
     taken = dict(
-        drift for d in definitions if (drift := _drift(d, named["Phi"], named["M"])) is not None
+        drift for drift in drifts if drift is not None and len(_readers(definitions, drift[1])) == 2
     )
     rest = {name: e for name, e in named["Phi"].items() if name not in taken}
     result = []
@@ -96,6 +107,12 @@ def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         if terms or d.name != "Phi":
             result.append(replace(d, terms=tuple(terms.items())))
     return tuple(result)
+
+
+def _readers(definitions: Sequence[Definition], base: sp.IndexedBase) -> list[sp.Expr]:
+    """Terms that read an array."""
+    moved = [e for d in definitions if d.role in ("intermediate", "rate") for _, e in d.terms]
+    return [e for e in moved if base in e.atoms(sp.IndexedBase)]
 
 
 def _drift(

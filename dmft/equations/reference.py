@@ -172,6 +172,11 @@ class Interpreter:
         offset = int((index - symbol).subs(self.numbers))
         return offset + np.arange(self.size(symbol)).reshape(shape)
 
+    def same(self, expr: sp.KroneckerDelta) -> NDArray[np.float64]:
+        """1 where both indices are the same, else 0."""
+        first, second = map(self.values_of, expr.args)
+        return (first == second).astype(np.float64)
+
     def __call__(self, expr: sp.Expr) -> Any:
         """Value of `expr`, broadcast over the axes of the indices that it holds."""
         if expr not in self.memo:
@@ -190,6 +195,8 @@ class Interpreter:
             return self(expr.closed())
         if isinstance(expr, Together):
             return self(expr.total)
+        if isinstance(expr, sp.KroneckerDelta):
+            return self.same(expr)
         if isinstance(expr, sp.Sum):
             total = self(expr.function)
             for index, *_ in expr.limits:
@@ -220,7 +227,7 @@ class Interpreter:
         if isinstance(expr, sp.Piecewise):
             return piecewise(expr, self)
         if not expr.has(sp.Indexed, Kernel, sp.Sum):  # any function of the parameters alone
-            return float(expr.subs({s: self.scalars[s.name] for s in expr.free_symbols}))
+            return float(expr.subs({s: self(s) for s in expr.free_symbols}))
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 
     def define(self, definition: Definition, out: Array) -> None:

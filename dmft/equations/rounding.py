@@ -105,7 +105,7 @@ class Tape:
             return Step("number", (), rules.number(value, bool(expr == sp.Rational(value))))
         if isinstance(expr, sp.Symbol):
             return Step("scalar", (), expr)
-        if isinstance(expr, sp.Indexed):
+        if isinstance(expr, sp.Indexed | sp.KroneckerDelta):
             return Step("entry", (), expr)
         if isinstance(expr, Kernel):
             return Step("atom", (self(expr.closed()),), None)
@@ -209,12 +209,9 @@ class Running:
             case "number":
                 return data
             case "scalar":
-                known = self.places.numbers.get(data)
-                return rules.number(
-                    self.values.scalars[data.name] if known is None else known, True
-                )
+                return rules.number(self.scalar(data), True)
             case "parameters":
-                at = {s: self.values.scalars[s.name] for s in data.free_symbols}
+                at = {s: self.scalar(s) for s in data.free_symbols}
                 return rules.number(float(data.subs(at)), False)
             case "entry":
                 return self.entry(data)
@@ -245,8 +242,16 @@ class Running:
             case name:
                 return rules.applied(name, parts)
 
-    def entry(self, expr: sp.Indexed) -> Bounded:
+    def scalar(self, symbol: sp.Symbol) -> float:
+        """Number of a width or of a parameter."""
+        known = self.places.numbers.get(symbol)
+        return self.values.scalars[symbol.name] if known is None else known
+
+    def entry(self, expr: sp.Indexed | sp.KroneckerDelta) -> Bounded:
         """Entries of an array along the axes of its indices."""
+        if isinstance(expr, sp.KroneckerDelta):
+            value = self.places.same(expr)[None, None]
+            return Bounded(value, 0.0, value)
         where = (slice(None), slice(None), *map(self.places.values_of, expr.indices))
         value, error, size = self.arrays[base_name(expr)]
         known = np.ndim(error) and np.any(error)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.joint_average import JointAverage, joint_rule
 from dmft.equations.scalar_rounding import bounded_number, exactly
+from dmft.equations.sequence_changes import ChangesOfSequences
 from dmft.equations.sequence_moments import SequenceMoments
 from dmft.equations.sequence_risk import SequenceRisk, number, place
 from dmft.equations.values import NODE_OPTIONS, declared_parameters, resolve_scalars
@@ -35,7 +36,7 @@ TIME_UNTIED = "t = steps * learning_rate / (L d)"
 
 
 @dataclass(frozen=True)
-class SequenceEquations:
+class SequenceEquations(ChangesOfSequences):
     r"""Closed equations of the alignments e and m on the sphere.
 
     Attributes
@@ -49,9 +50,12 @@ class SequenceEquations:
     definitions : tuple of (symbol, expression)
         pull = s . grad R, noise = E|J^T (g - g*)|^2, slope = E||J||_F^2.
     scaling, time_unit : str
-    dropped : tuple of str
     observed : sympy.Expr or None
         What a run calls its risk, where that is not 1/2 E|g - g*|^2: E|g - g*| under that loss.
+    derived : tuple
+        Rates and definitions as derived, where terms were changed since (`changes`).
+    extra : tuple of sympy.Symbol
+        Parameters that came with a user's terms.
 
     Examples
     --------
@@ -65,8 +69,6 @@ class SequenceEquations:
     ['label_noise', 'learning', 'sgd_noise', 'sphere']
     """
 
-    family: ClassVar[str] = "sequence"
-
     kind: str
     model: SequenceModel
     algorithm: SGD | GradientFlow
@@ -74,8 +76,9 @@ class SequenceEquations:
     definitions: tuple[tuple[sp.Symbol, sp.Expr], ...]
     scaling: str
     time_unit: str
-    dropped: tuple[str, ...] = ()
     observed: sp.Expr | None = None
+    derived: tuple[Any, ...] = field(default=(), repr=False)
+    extra: tuple[sp.Symbol, ...] = ()
 
     @property
     def blocks(self) -> dict[str, tuple[sp.Symbol, ...]]:
@@ -92,15 +95,6 @@ class SequenceEquations:
         """What a run calls its risk."""
         return self.risk.expr if self.observed is None else self.observed
 
-    @property
-    def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates by block and by named term: expressions, or columns of them."""
-        return {
-            block: {name: column[0] if len(column) == 1 else column for name, column in terms}
-            for block, terms in self.rates
-            if self.blocks[block]
-        }
-
     def explicit(self) -> dict[sp.Symbol, sp.Expr]:
         """Rate of each alignment, intermediates put in."""
         inside = dict(self.definitions)
@@ -111,34 +105,19 @@ class SequenceEquations:
                 rates[symbol] = total.xreplace(inside)
         return rates
 
-    def without(self, *names: str) -> SequenceEquations:
-        """Equations with named terms left out.
-
-        Raises
-        ------
-        BadParameter
-            When no term has this name.
-        """
-        known = {name for _, terms in self.rates for name, _ in terms}
-        for name in names:
-            if name not in known:
-                raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
-        rates = tuple(
-            (block, tuple((name, column) for name, column in terms if name not in names))
-            for block, terms in self.rates
-        )
-        used = {s for _, terms in rates for _, column in terms for s in column.free_symbols}
-        kept = tuple((s, expr) for s, expr in self.definitions if s in used)
-        return replace(self, rates=rates, definitions=kept, dropped=(*self.dropped, *names))
+    @property
+    def declared(self) -> dict[str, sp.Expr]:
+        """All parameters with their declared values, those of a user's terms as their symbols."""
+        declared = declared_parameters(self.model, self.algorithm)
+        return declared | {s.name: s for s in self.extra}
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
         """Scalar parameters that the equations and the risk read, with their declared values."""
-        declared = declared_parameters(self.model, self.algorithm)
         read = [self.observable, *(expr for _, expr in self.definitions)]
         read += [column for _, terms in self.rates for _, column in terms]
         used = {s.name for expr in read for s in expr.free_symbols}
-        return {name: value for name, value in declared.items() if name in used}
+        return {name: value for name, value in self.declared.items() if name in used}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -189,6 +168,7 @@ class SequenceEquations:
             "approximation": self.approximation,
             "version": VERSION,
             "dropped_terms": list(self.dropped),
+            "changed_terms": self.changed_terms,
             "model": str(self.model),
             "algorithm": str(self.algorithm),
         }
@@ -197,7 +177,6 @@ class SequenceEquations:
 
     def scalars(self, parameters: Mapping[str, Any]) -> dict[str, float]:
         """Numbers of the parameters of a run."""
-        declared = declared_parameters(self.model, self.algorithm)
         needed = dict.fromkeys(self.parameters)
         if self.on_nodes:
             parameters = {k: v for k, v in parameters.items() if k not in NODE_OPTIONS}
@@ -205,7 +184,7 @@ class SequenceEquations:
             self.algorithm.learning_rate.is_number or "learning_rate" in parameters
         ):
             needed["learning_rate"] = None  # it also sets the clock
-        return resolve_scalars(declared, needed, parameters)[0]
+        return resolve_scalars(self.declared, needed, parameters)[0]
 
     def state(self, start: Alignment) -> dict[str, Array]:
         """State blocks of a start: e () or (r,), m () tied or (L,) untied.
@@ -272,7 +251,7 @@ class SequenceEquations:
     ) -> dict[sp.Symbol, float]:
         """Numbers of the alignments and of the parameters."""
         values: dict[sp.Symbol, float] = dict(place(self.model, state["e"], state["m"]))
-        named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters)}
+        named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters, *self.extra)}
         return values | {named[k]: v for k, v in self.scalars(parameters).items() if k in named}
 
     def _rates(

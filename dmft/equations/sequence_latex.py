@@ -31,11 +31,15 @@ def equations_latex(equations: SequenceEquations) -> str:
     if equations.on_nodes:
         return _of_nodes(equations, printer)
     lines = []
+    derived = equations.as_derived.terms
     for block, terms in equations.rates:
         for n, symbol in enumerate(equations.blocks[block]):
             row = state.index(symbol)
             drift = -sp.Add(*(gram[row, k] * slopes[y] for k, y in enumerate(state)))
-            parts = [drift if name == "learning" else column[n] for name, column in terms]
+            parts = [
+                drift if (name, now) == ("learning", derived[block].get(name)) else column[n]
+                for (name, column), now in zip(terms, equations.terms[block].values(), strict=True)
+            ]
             shown = " ".join(_signed(printer.doprint(y), first=not k) for k, y in enumerate(parts))
             lines.append(rf"\frac{{d {names[symbol]}}}{{dt}} &= {shown}")
     pull = " + ".join(rf"{names[s]} \partial_{{{names[s]}}} \mathcal{{L}}" for s in state)

@@ -78,6 +78,9 @@ class TextPrinter(StrPrinter):
         inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
         return f"{x.BASE_TEXT.get(base, base)}[{inside}]"
 
+    def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
+        return f"δ[{','.join(map(self._print, expr.args))}]"
+
     def _print_Mul(self, expr: sp.Mul) -> str:
         rest, averages = split_averages(expr)
         if not averages:

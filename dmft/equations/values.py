@@ -33,6 +33,7 @@ RESERVED = frozenset(
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
     | {"S", "S_near", "S_closed"}
+    | {"paths", "dt", "threads", "bridge", "increments", "substeps", "keep_paths"}
     | {"nodes", "replicas", "seed", "quadrature_tol"}
     | {index.name for index in x.AXES}  # would read like an index in print
 )
@@ -93,14 +94,9 @@ def declare_sample(model: Model, repeat: Repetition, declared: dict[str, sp.Expr
         del declared["label_noise"]
 
 
-def stand_alone(
-    names: Iterable[str],
-    model: Model,
-    algorithm: SGD | GradientFlow | None,
-    dim: sp.Expr | None = None,
-) -> bool:
+def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Expr]) -> bool:
     """Whether nothing else that is declared, readouts included, changes with these parameters."""
-    declared, chosen = declared_parameters(model, algorithm, dim), set(names)
+    chosen = set(names)
     others = [value for name, value in declared.items() if name not in chosen]
     for network in (model.student, model.teacher):
         others += network.readout or ()
@@ -192,7 +188,7 @@ def resolve(
     needed: Iterable[str],
     start: Overlaps,
     given: Mapping[str, object],
-    dim: sp.Expr | None = None,
+    declared: Mapping[str, sp.Expr] | None = None,
 ) -> Values:
     """Check a start against its model and collect all numbers of a run."""
     check_widths(model, start)
@@ -203,7 +199,8 @@ def resolve(
                 f"the sphere constraint needs Q_jj = 1, the start has {lengths.tolist()}; "
                 "use random_overlaps(..., normalised=True) or rescale the rows"
             )
-    declared = declared_parameters(model, algorithm, dim)
+    if declared is None:
+        declared = declared_parameters(model, algorithm)
     scalars, symbols = resolve_scalars(declared, needed, given)
     arrays = {"P": start.P, **readout_arrays(model, start, symbols)}
     return Values({"p": start.p, "k": start.k}, scalars, arrays)

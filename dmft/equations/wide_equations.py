@@ -79,6 +79,14 @@ class WideEquations(Equations):
             found = {**found, "dim": self.dim}
         return found
 
+    def _places(self, block: str, expr: sp.Expr) -> dict[str, sp.Expr]:
+        """On the sphere a term also adds to Phi_jj = dQ_jj/dt, which scales the rows back."""
+        found = super()._places(block, expr)
+        if any(d.name == "growth" for d in self.definitions):
+            inside = 2 * sp.Sum(x.along[x.j, x.r] * expr, (x.r, 1, x.k)) if expr != 0 else expr
+            found |= {"growth": {"M": inside, "Q_perp": expr}.get(block, sp.S.Zero)}
+        return found
+
     @property
     def closure(self) -> str:
         """Overlaps that stand for Q, in words."""

@@ -103,7 +103,7 @@ def _stand_alone(equations: Equations, names: set[str]) -> bool:
     """Whether these parameters change nothing but their own numbers."""
     if names & {"dim", DIM_NAME} or equations.noise or equations.averages:
         return False
-    return stand_alone(names, equations.model, equations.algorithm, equations.dim)
+    return stand_alone(names, equations.model, equations.declared)
 
 
 def _clock(equations: Equations, values: Values) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
-from dmft.equations.values import declared_parameters, resolve_scalars
+from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, random_overlaps
 from dmft.solvers.path_ensemble import PathEnsemble, Values
@@ -133,8 +133,7 @@ def _same_readout(first: Overlaps, other: Overlaps) -> bool:
 
 def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:
     """Value of the dimension, before there is a start."""
-    declared = declared_parameters(equations.model, equations.algorithm, equations.dim)
-    scalars, _ = resolve_scalars(declared, ["dim"], dict(parameters))
+    scalars, _ = resolve_scalars(equations.declared, ["dim"], dict(parameters))
     return int(scalars["dim"])
 
 
