@@ -72,8 +72,8 @@ def smooth(found: Iterable[Average]) -> bool:
     return not kinked and all(a.degree >= 0 for a in found if isinstance(a, SampleAverage))
 
 
-def may_break(found: Iterable[Average]) -> bool:
-    """Whether student fields that are integrated out have kinks: smooth until h* determines h."""
+def kinked_students(found: Iterable[Average]) -> bool:
+    """Whether student fields that are integrated out have kinks."""
     return any(
         conditioned(average) is not None
         and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
@@ -86,14 +86,15 @@ def rule_of_averages(
 ) -> NodeRule:
     """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
 
-    Sobol nodes are also put where kinks are that they hardly pass at the start.
+    Sobol nodes are also put where kinks are that they hardly pass at the start. An average over a
+    student field with a kink is smooth only until h* determines that field.
     """
     from dmft.equations.values import node_rule
 
     p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
     if not any(isinstance(a, SampleAverage) for a in found):
-        rule = node_rule(dim, smooth(found), options, may_break=may_break(found))
+        rule = node_rule(dim, smooth(found), options, may_break=kinked_students(found))
         if rule.kind == "sobol":
             rule = rule.with_centres(centres(found, root_of(start)[:, :dim], p))
         return rule.padded(p + k)

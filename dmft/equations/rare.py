@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ def between_kinks(factor: sp.Expr, only_nonzero: bool) -> tuple[tuple[float, flo
     """
     kinks = [float(t) for t in break_points(factor, FIELD, LARGEST_KINK)]
     ends = [-math.inf, *kinks, math.inf]
-    every = list(zip(ends[:-1], ends[1:], strict=True))
+    every = list(pairwise(ends))
     if not only_nonzero:
         return tuple(every)
     return tuple(e for e in every if factor.subs(FIELD, sp.Rational(_inside(*e))) != 0)
