@@ -29,7 +29,7 @@ from dmft.equations.conditioned import (
 )
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.neighbour import coefficient_definitions, neighbour
-from dmft.equations.rare import centres
+from dmft.equations.rare import rare_laws
 from dmft.errors import NotClosed
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import SWITCHES, in_pieces
@@ -86,7 +86,7 @@ def rule_of_averages(
 ) -> NodeRule:
     """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
 
-    Sobol nodes are also put where kinks are that they hardly pass at the start. An average over a
+    Sobol nodes are also put about events that they hardly meet at the start. An average over a
     student field with a kink is smooth only until h* determines that field.
     """
     from dmft.equations.values import node_rule
@@ -96,7 +96,7 @@ def rule_of_averages(
     if not any(isinstance(a, SampleAverage) for a in found):
         rule = node_rule(dim, smooth(found), options, may_break=kinked_students(found))
         if rule.kind == "sobol":
-            rule = rule.with_centres(centres(found, root_of(start)[:, :dim], p))
+            rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
         return rule.padded(p + k)
     noisy = any(a.noisy for a in found if isinstance(a, SampleAverage))
     degrees = [a.degree if isinstance(a, SampleAverage) else sp.oo for a in found]

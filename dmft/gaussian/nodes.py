@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,13 @@ STUDENT_99_MANY = 3.106
 COARSE_FACTOR = 1.0
 # Angles by which further coarser rules are turned, where integrands may break.
 TURNED = (0.5, 0.8)
+
+
+class Law(NamedTuple):
+    """A normal law of the variables of nodes: its mean (dim,) and inverse covariance (dim, dim)."""
+
+    mean: Array
+    precision: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,30 +96,44 @@ class NodeRule:
         groups = tuple(group.padded(rows) for group in self.groups)
         return replace(self, normal=np.concatenate([self.normal, zeros]), groups=groups)
 
-    def with_centres(self, centres: Array) -> NodeRule:
-        """The same points around each of some centres (m, dim) as well, weighted as one mixture.
+    def with_laws(self, laws: Sequence[Law]) -> NodeRule:
+        """The same points for some other normal laws as well, weighted as one mixture.
 
-        The mixture of the normal laws around 0 and around the centres has a density everywhere at
-        least 1 / (m + 1) that of N(0, I): far events that lie about a centre are met, and no
-        average loses more than the points that are added. Weights do not sum up to 1 exactly.
+        With m laws more, the mixture has everywhere at least 1 / (m + 1) of the density of N(0, I):
+        far or narrow events that lie under one of the laws are met, and no average loses more
+        than the points that are added. Weights do not sum up to 1 exactly.
 
         Examples
         --------
-        >>> rule = normal_rule(1, 256).with_centres(np.array([[6.0]]))
-        >>> float(f"{rule.weight @ (rule.normal[0] > 6.0):.2g}")  # 1 - Phi(6)
-        9.9e-10
+        >>> rule = normal_rule(1, 256).with_laws([Law(np.array([6.0]), np.eye(1))])
+        >>> float(f"{rule.weight @ (rule.normal[0] > 6.0):.1g}")  # 1 - Phi(6)
+        1e-09
         """
-        if not len(centres):
+        if not laws:
             return self
-        shifts = np.concatenate([np.zeros((1, centres.shape[1])), centres])
-        points = np.concatenate([self.normal + shift[:, None] for shift in shifts], axis=1)
+        size = len(self.normal)
+        every = [Law(np.zeros(size), np.eye(size)), *laws]
+        roots = [np.linalg.cholesky(law.precision) for law in every]
+        points = np.concatenate(
+            [
+                law.mean[:, None] + np.linalg.solve(root.T, self.normal)
+                for law, root in zip(every, roots, strict=True)
+            ],
+            axis=1,
+        )
         # Logarithms of the densities relative to N(0, I).
-        logs = shifts @ points - 0.5 * np.sum(shifts**2, axis=1)[:, None]
+        logs = np.stack(
+            [
+                np.log(np.diag(root)).sum()
+                - 0.5 * np.sum((root.T @ (points - law.mean[:, None])) ** 2, axis=0)
+                for law, root in zip(every, roots, strict=True)
+            ]
+        )
+        logs += 0.5 * np.sum(points**2, axis=0)
         most = logs.max(axis=0)
-        mixture = np.exp(logs - most).sum(axis=0)
-        weight = np.tile(self.weight, len(shifts)) * np.exp(-most) / mixture
-        groups = tuple(group.with_centres(centres) for group in self.groups)
-        label = f"{self.label}, around {len(centres)} kinks that they hardly pass"
+        weight = np.tile(self.weight, len(every)) * np.exp(-most) / np.exp(logs - most).sum(axis=0)
+        groups = tuple(group.with_laws(laws) for group in self.groups)
+        label = f"{self.label}, and about {len(laws)} rare events"
         return replace(self, normal=points, weight=weight, groups=groups, label=label)
 
     def error(self, value: Array, groups: Sequence[Array]) -> Array:

@@ -60,13 +60,31 @@ def test_two_units_that_are_seldom_beyond_their_kinks_together():
     assert away <= claim[0, 1] < 0.2 * noise
 
 
+def test_two_long_units_that_are_seldom_within_their_kinks_together():
+    """|h_1|, |h_2| < 1 happens once in 10^6: the noise of the pair was 300 claims away."""
+    rows = np.array([[300.0, 10.0], [20.0, 410.0], [1.0, 0.5]])
+    hard = dmft.Committee(sp.Max(-1, sp.Min(1, z)), 2)
+    equations = dmft.derive(dmft.Model(hard, dmft.Committee(sp.tanh(z), 1)), dmft.SGD(1.0))
+    gram = rows @ rows.T
+    start = dmft.Overlaps(gram[:2, :2], gram[:2, 2:], gram[2:, 2:])
+    got = equations.evaluate(start, nodes=1024)["Q"][0, 1]
+    got -= equations.evaluate(start, nodes=1024, learning_rate=0.0)["Q"][0, 1]
+    claim = equations.evaluate_error(start, nodes=1024)["Q"][0, 1]
+    h = np.stack(np.meshgrid(LEGENDRE[0], LEGENDRE[0])).reshape(2, -1)
+    plane, area = np.linalg.solve(rows[:2], h), 1.0 / abs(np.linalg.det(rows[:2]))
+    density = np.exp(-0.5 * np.sum(plane**2, axis=0)) / (2 * np.pi) * area
+    square = (np.tanh(rows[2] @ plane) - h.mean(axis=0)) ** 2
+    noise = 0.5 * np.outer(LEGENDRE[1], LEGENDRE[1]).ravel() @ (density * square)
+    assert abs(got - noise) <= claim < 0.1 * noise
+
+
 @pytest.mark.parametrize("p", [1, 2])
 def test_nodes_about_rare_events_are_right_where_nothing_is_rare(p):
-    """The mixture of laws is unbiased: the same numbers with and without centres."""
-    from dmft.gaussian.nodes import normal_rule
+    """The mixture of laws is unbiased: the same numbers with and without other laws."""
+    from dmft.gaussian.nodes import Law, normal_rule
 
     rule = normal_rule(p, 2048)
-    wide = rule.with_centres(np.full((2, p), [[4.0], [-7.0]]))
+    wide = rule.with_laws([Law(np.full(p, 4.0), np.eye(p)), Law(np.full(p, -0.1), 1e4 * np.eye(p))])
 
     def mean(of):
         return of.weight @ (np.abs(of.normal[0]) * np.exp(of.normal.sum(axis=0)))

@@ -294,7 +294,7 @@ def test_sequence_models_bound_their_rounding():
 
 
 def test_claims_at_learned_states_of_exponential_branches_are_numbers():
-    """Given the student's field, erf of the teacher's is a number, its square -3e-49 by rounding."""
+    """Given h, erf(h*) is a number there, and its mean square -3e-49 by rounding."""
     selu = sp.Piecewise((5 * (sp.exp(z) - 1) / 3, z < 0), (z, True))
     model = dmft.Model(dmft.Committee(selu, 1), dmft.Committee(sp.erf(z / sp.sqrt(2)), 1))
     equations = dmft.derive(model, dmft.GradientFlow())
