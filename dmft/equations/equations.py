@@ -269,7 +269,7 @@ class Equations(ChangesOfDefinitions):
         """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ..."""
         if self.noise:
             return self.noise.rule(start.p + start.k, options)
-        return rule_of_averages(self.averages, start.p, start.k, options)
+        return rule_of_averages(self.averages, start, options)
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, SampleAverage, free_indices
@@ -27,10 +29,12 @@ from dmft.equations.conditioned import (
 )
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.neighbour import coefficient_definitions, neighbour
+from dmft.equations.rare import rare_laws
 from dmft.errors import NotClosed
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import SWITCHES, in_pieces
 from dmft.gaussian.tabled import TableAverage
+from dmft.model import Overlaps
 
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
 # integrands reach far, and Sobol points converge slowly there.
@@ -68,15 +72,32 @@ def smooth(found: Iterable[Average]) -> bool:
     return not kinked and all(a.degree >= 0 for a in found if isinstance(a, SampleAverage))
 
 
+def kinked_students(found: Iterable[Average]) -> bool:
+    """Whether student fields that are integrated out have kinks."""
+    return any(
+        conditioned(average) is not None
+        and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
+        for average in found
+    )
+
+
 def rule_of_averages(
-    found: Sequence[Average], p: int, k: int, options: Mapping[str, Any]
+    found: Sequence[Average], start: Overlaps, options: Mapping[str, Any]
 ) -> NodeRule:
-    """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields."""
+    """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
+
+    Sobol nodes are also put about events that they hardly meet at the start. An average over a
+    student field with a kink is smooth only until h* determines that field.
+    """
     from dmft.equations.values import node_rule
 
+    p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
     if not any(isinstance(a, SampleAverage) for a in found):
-        return node_rule(dim, smooth(found), options).padded(p + k)
+        rule = node_rule(dim, smooth(found), options, may_break=kinked_students(found))
+        if rule.kind == "sobol":
+            rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
+        return rule.padded(p + k)
     noisy = any(a.noisy for a in found if isinstance(a, SampleAverage))
     degrees = [a.degree if isinstance(a, SampleAverage) else sp.oo for a in found]
     dim += noisy
@@ -85,6 +106,15 @@ def rule_of_averages(
         if dim <= exact_dimensions(largest):
             return exact_rule(dim, largest).with_noise(noisy)
     return node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS).with_noise(noisy)
+
+
+def root_of(start: Overlaps) -> NDArray[np.float64]:
+    """Root of the covariance of the fields at a start, as `FieldRoot` has it."""
+    from dmft.special.cholesky import field_root
+
+    root = np.zeros_like(start.Omega)
+    field_root(start.Omega, start.p, root)
+    return root
 
 
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:

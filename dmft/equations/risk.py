@@ -121,7 +121,7 @@ class PopulationRisk:
         found = averages(self.definitions)
         if not found:
             return self._rounding(start, values)
-        rule = rule_of_averages(found, start.p, start.k, options)
+        rule = rule_of_averages(found, start, options)
         here = with_nodes(values, rule.groups[0] if rule.groups else rule)
         return self._by_nodes(start, values, options).error + self._rounding(start, here)
 
@@ -161,7 +161,7 @@ class PopulationRisk:
             return self._value(start, with_nodes(values, rule))
 
         while True:
-            rule = rule_of_averages(found, start.p, start.k, {**options, "nodes": count})
+            rule = rule_of_averages(found, start, {**options, "nodes": count})
             groups = [np.asarray(on(group)) for group in rule.groups]
             value = on(rule)
             error = float(rule.error(np.asarray(value), groups))

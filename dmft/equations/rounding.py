@@ -273,13 +273,19 @@ class Running:
         return np.stack([0.0 * draws[0], *draws, *(-d for d in draws)])[:, None]
 
     def moved(self, cross: Bounded, variances: Sequence[Bounded], signs: Array) -> Any:
-        """A covariance, and the same moved by the rounding of the lengths of its fields."""
+        """A covariance, and the same moved by the rounding of the lengths of its fields.
+
+        Moved no farther than to parallel fields: there is no law beyond.
+        """
         size = np.abs(first(cross.value))
         passed: Any = cross.error
         for v in variances:
             relative = rules.ratio(v.error, np.abs(first(v.value)))
             passed = passed + rules.times(0.5 * size, relative)
-        return cross.value + signs * (OF_PAIR * size + passed)
+        away = cross.value + signs * (OF_PAIR * size + passed)
+        lengths = np.sqrt(np.multiply(*(np.maximum(v.value, 0.0) for v in variances)))
+        farthest = np.fmax(lengths, np.abs(cross.value))
+        return np.clip(away, -farthest, farthest)
 
     def pair(self, name: str, parts: Sequence[Bounded], cross: sp.Expr) -> Bounded:
         """Function of the covariances of a pair, moved as all functions of this pair are."""

@@ -223,13 +223,20 @@ SOBOL_NODES, HERMITE_POINTS = 4096, 96
 
 
 def node_rule(
-    dim: int, is_smooth: bool, options: Mapping[str, Any], most: int = TENSOR_DIMENSIONS
+    dim: int,
+    is_smooth: bool,
+    options: Mapping[str, Any],
+    most: int = TENSOR_DIMENSIONS,
+    may_break: bool = False,
 ) -> NodeRule:
-    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`."""
+    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`.
+
+    `may_break` says that a smooth integrand has thin layers at some states.
+    """
     chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
     if is_smooth and dim <= most and not {"replicas", "seed"} & set(chosen):
         points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
-        return tensor_rule(dim, chosen.get("nodes", points))
+        return tensor_rule(dim, chosen.get("nodes", points), may_break)
     return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
 
 
