@@ -58,6 +58,9 @@ def escape_formula(
     start = sp.sympify(length, strict=True)
     if start.is_number and not start > 0:
         raise BadParameter(f"length must be positive, got {length!r}")
+    start = (
+        sp.S.One if start.is_number and float(start) == 1.0 else start
+    )  # 1.0 is another in SymPy
     if isinstance(algorithm, SGD | GradientFlow) and algorithm.on_sphere and start != 1:
         raise BadParameter(f"on the sphere the squared length is 1, got length = {length!r}")
     formula = EscapeFormula(law_of(read_facts(as_committees(model), algorithm), start), start)
