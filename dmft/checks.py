@@ -42,21 +42,23 @@ def checked(target: Target) -> Target:
     BadParameter
         From the decorated function: with the argument, its value and what it must be.
     """
-    if isinstance(target, type):
-        plain = target.__init__  # type: ignore[misc]
-        target.__init__ = _guarded(plain, target.__name__)  # type: ignore[misc]
-        return target
-    return _guarded(target, target.__name__)
+    return checked_or()(target)
 
 
 def checked_or(**instead: str) -> Callable[[Target], Target]:
-    """`checked`, where messages about some arguments of a function also say what to do instead."""
-    return lambda target: _guarded(target, target.__name__, instead)
+    """`checked`, where messages about some arguments also say what to do instead."""
+
+    def decorate(target: Target) -> Target:
+        if not isinstance(target, type):
+            return _guarded(target, target.__name__, instead)
+        plain = target.__init__  # type: ignore[misc]
+        target.__init__ = _guarded(plain, target.__name__, instead)  # type: ignore[misc]
+        return target
+
+    return decorate
 
 
-def _guarded(
-    function: Any, name: str, instead: Mapping[str, str] = types.MappingProxyType({})
-) -> Any:
+def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
     """The function behind its checks."""
     parameters = inspect.signature(function).parameters
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -102,6 +104,8 @@ def _more(value: Any, words: str) -> str:
         return f"; this is the class itself: write {value.__name__}(...)"
     if isinstance(value, float) and math.isnan(value):
         return "; nan is not: take a finite one"
+    if "array" in words and isinstance(value, list | tuple) and not is_array(value):
+        return "; are its rows of equal lengths?"
     if "number" in words and _is_too_large(value):
         return "; no float is that large"
     if _is_symbolic(value) and "expression" in words:
@@ -242,7 +246,8 @@ def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
     """Test of a sequence; what it holds is looked at where it is used."""
 
     def test(value: Any) -> bool:
-        return isinstance(value, Iterable) and not isinstance(value, _NO_SEQUENCE)
+        is_scalar = isinstance(value, np.ndarray) and value.ndim == 0
+        return isinstance(value, Iterable) and not is_scalar and not isinstance(value, _NO_SEQUENCE)
 
     numbers = element is not None and "number" in element[1]
     return test, "a sequence of numbers" if numbers else "a sequence"
@@ -290,15 +295,13 @@ def is_whole(value: Any) -> bool:
 def is_array(value: Any) -> bool:
     """Whether a value may be an array of numbers; texts and shapes are looked at where it is used.
 
-    Booleans are no numbers, and what is masked is none either.
+    Booleans are no numbers, what is masked is none either, and unequal rows are no array.
     """
     if isinstance(value, np.ma.MaskedArray | Mapping | set | frozenset | type) or callable(value):
         return False
     try:
         return np.asarray(value).dtype.kind not in "bmMV"
-    except (TypeError, ValueError):
-        return True  # of unequal rows, say: the reason is named there
-    except Exception:
+    except Exception:  # unequal rows, or an object that fails
         return False
 
 

@@ -13,15 +13,21 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
+from dmft.workflow.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
 
 
-@checked
+@checked_or(measure=BUILT_IN)
 def sweep(
     points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
     measure: str | Callable[..., Any],
