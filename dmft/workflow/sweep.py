@@ -71,8 +71,9 @@ def sweep(
         they are counted. Another sweep than the one that made it is refused.
     identity : mapping, optional
         What else a store must agree on: version of your data, say. Equations, start, tolerances
-        and the version of the library are part of it for built-in measures; of a function it is
-        the name only, with what `functools.partial` binds: say here what else it depends on.
+        and the version of the library are part of it for built-in measures; of a function its name
+        and a digest of its code, of what it and `functools.partial` bind, and of the plain data and
+        functions of its module that it reads: say here what else it depends on, as files.
     executor : "threads", "processes", an executor, or a function that makes one
         Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
         (extra ``dask``). Threads serve measures that release the interpreter's lock, as all
