@@ -228,7 +228,9 @@ def branched(average: BranchAverage, numbers: Sequence[Bounded]) -> Bounded:
         squares = squares * branch_on_arrays(
             [square], [points[n] if n is not None else 0.0 for n in law]
         )
-    error = at_moved_arguments(at, numbers, first(value)) + average.rounding * np.sqrt(squares)
+    # Of a field of hardly any variance E F^2 may round to less than nothing.
+    norm = np.sqrt(np.abs(squares))
+    error = at_moved_arguments(at, numbers, first(value)) + average.rounding * norm
     return Bounded(value, error, np.abs(first(value)))
 
 
