@@ -16,6 +16,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,8 @@ REAL = "iuf"
 # Bits of a whole number in a formula: those of the largest float.
 LARGEST_BITS = 1024
 LARGEST_POWER = 10**4
+# Whole numbers below are floats exactly, and fit those of arrays.
+LARGEST_WHOLE = 2**53
 
 
 def checked(target: Target) -> Target:
@@ -39,38 +42,46 @@ def checked(target: Target) -> Target:
     BadParameter
         From the decorated function: with the argument, its value and what it must be.
     """
-    if isinstance(target, type):
-        plain = target.__init__  # type: ignore[misc]
-        target.__init__ = _guarded(plain, target.__name__)  # type: ignore[misc]
-        return target
-    return _guarded(target, target.__name__)
+    return checked_or()(target)
 
 
 def checked_or(**instead: str) -> Callable[[Target], Target]:
-    """`checked`, where messages about some arguments of a function also say what to do instead."""
-    return lambda target: _guarded(target, target.__name__, instead)
+    """`checked`, where messages about some arguments also say what to do instead."""
+
+    def decorate(target: Target) -> Target:
+        if not isinstance(target, type):
+            return _guarded(target, target.__name__, instead)
+        plain = target.__init__  # type: ignore[misc]
+        target.__init__ = _guarded(plain, target.__name__, instead)  # type: ignore[misc]
+        return target
+
+    return decorate
 
 
-def _guarded(
-    function: Any, name: str, instead: Mapping[str, str] = types.MappingProxyType({})
-) -> Any:
+def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
     """The function behind its checks."""
     parameters = inspect.signature(function).parameters
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     order = tuple(n for n, p in parameters.items() if p.kind in kinds)
     aliases = vars(sys.modules[function.__module__])
-    tests = {n: _test(p, aliases) for n, p in parameters.items()}
-    known = {n: test for n, test in tests.items() if test is not None}
+    known = {n: found for n, p in parameters.items() if (found := _test(p, aliases)) is not None}
+
+    def looked_at(argument: str, value: Any) -> Any:
+        """The value as the function takes it."""
+        found = known.get(argument)
+        if found is None or value is found.default:
+            return value
+        if not found.fits(value):
+            otherwise = f"; {instead[argument]}" if argument in instead else ""
+            more = _more(value, found.words) or otherwise
+            raise BadParameter(f"{name}: {argument} = {shown(value)} must be {found.words}{more}")
+        return found.taken(value)
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        for argument, value in (*zip(order, args, strict=False), *kwargs.items()):
-            if argument in known:
-                test, words, default = known[argument]
-                if value is not default and not test(value):
-                    more = _more(value) or (f"; {instead[argument]}" if argument in instead else "")
-                    raise BadParameter(f"{name}: {argument} = {shown(value)} must be {words}{more}")
-        return function(*args, **kwargs)
+        given = map(looked_at, order, args)
+        named = {argument: looked_at(argument, value) for argument, value in kwargs.items()}
+        return function(*given, *args[len(order) :], **named)
 
     return guarded
 
@@ -85,7 +96,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:60]}...{text[-20:]}"
 
 
-def _more(value: Any) -> str:
+def _more(value: Any, words: str) -> str:
     """What is known of common slips."""
     if isinstance(value, np.ma.MaskedArray):
         return "; a masked one is not read: fill or leave out what is missing"
@@ -93,22 +104,66 @@ def _more(value: Any) -> str:
         return f"; this is the class itself: write {value.__name__}(...)"
     if isinstance(value, float) and math.isnan(value):
         return "; nan is not: take a finite one"
-    if _is_symbolic(value):
+    if "array" in words and isinstance(value, list | tuple) and not is_array(value):
+        return "; are its rows of equal lengths?"
+    if "number" in words and _is_too_large(value):
+        return "; no float is that large"
+    if _is_symbolic(value) and "expression" in words:
         return f" (numbers in it are finite floats, its powers at most {LARGEST_POWER})"
     return ""
 
 
-def _test(parameter: inspect.Parameter, aliases: Mapping[str, Any]) -> tuple[Test, str, Any] | None:
-    """Test of an argument, what it must be in words, and its default, which always fits."""
+@dataclass(frozen=True)
+class _Check:
+    """Test of an argument, what it must be in words, its default, which always fits."""
+
+    fits: Test
+    words: str
+    default: Any
+    taken: Callable[[Any], Any]
+
+
+def _test(parameter: inspect.Parameter, aliases: Mapping[str, Any]) -> _Check | None:
+    """The check of an argument; None where any value may fit."""
     if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
         return None
-    if not isinstance(parameter.annotation, str):
+    hint = parameter.annotation
+    if not isinstance(hint, str):
         return None
-    found = _union(parameter.annotation, aliases)
+    found = _union(hint, aliases)
     default = _NOTHING if parameter.default is parameter.empty else parameter.default
     if found is None or (default is None and not found[0](None)):
         return None  # a field whose class makes of the argument what the hint says
-    return *found, default
+    return _Check(*found, default, _taken(str(aliases.get(hint, hint))))
+
+
+def _taken(hint: str) -> Callable[[Any], Any]:
+    """How a value that fits is passed on: as a number of Python's where the hint has such alone.
+
+    A SymPy number would meet NumPy as an object later, and so would a whole number of more bits
+    than an array's.
+    """
+    if "sp." in hint or not (kinds := set(re.findall(r"\b(?:int|float)\b", hint))):
+        return lambda value: value
+    return functools.partial(as_python, kind=float if "float" in kinds else int)
+
+
+def as_python(value: Any, kind: type[int] | type[float] | None = None) -> Any:
+    """Numbers of other libraries as Python's, in tuples and lists too; the rest as it is.
+
+    Without a kind: SymPy's as what they are, an Integer as an int.
+    """
+    if isinstance(value, tuple | list):
+        each = (as_python(element, kind) for element in value)
+        return tuple(each) if isinstance(value, tuple) else list(each)
+    if kind is None:
+        if not (_is_symbolic(value) and is_number(value)):
+            return value
+        kind = int if value.is_Integer else float
+    if kind is int:
+        return int(value) if is_whole(value) else value
+    is_plain = isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST_WHOLE)
+    return value if is_plain or not is_number(value) else float(value)
 
 
 def _union(text: str, aliases: Mapping[str, Any]) -> tuple[Test, str] | None:
@@ -191,7 +246,8 @@ def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
     """Test of a sequence; what it holds is looked at where it is used."""
 
     def test(value: Any) -> bool:
-        return isinstance(value, Iterable) and not isinstance(value, _NO_SEQUENCE)
+        is_scalar = isinstance(value, np.ndarray) and value.ndim == 0
+        return isinstance(value, Iterable) and not is_scalar and not isinstance(value, _NO_SEQUENCE)
 
     numbers = element is not None and "number" in element[1]
     return test, "a sequence of numbers" if numbers else "a sequence"
@@ -217,26 +273,35 @@ def is_number(value: Any) -> bool:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return False
-    return not math.isnan(number)
+    return not math.isnan(number) and not _is_too_large(value)
+
+
+def _is_too_large(value: Any) -> bool:
+    """Whether a value is a finite number that no float holds; SymPy makes infinity of it."""
+    is_real = getattr(value, "is_number", isinstance(value, int)) and getattr(
+        value, "is_real", True
+    )
+    return bool(is_real and abs(value) > sys.float_info.max)
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number."""
-    return is_number(value) and math.isfinite(float(value)) and float(value) == int(value)
+    """Whether a value is a whole number, of any size that a float reaches."""
+    if not is_number(value):
+        return False
+    is_exact = isinstance(value, int | np.integer) or getattr(value, "is_Integer", False)
+    return is_exact or float(value).is_integer()
 
 
 def is_array(value: Any) -> bool:
     """Whether a value may be an array of numbers; texts and shapes are looked at where it is used.
 
-    Booleans are no numbers, and what is masked is none either.
+    Booleans are no numbers, what is masked is none either, and unequal rows are no array.
     """
     if isinstance(value, np.ma.MaskedArray | Mapping | set | frozenset | type) or callable(value):
         return False
     try:
         return np.asarray(value).dtype.kind not in "bmMV"
-    except (TypeError, ValueError):
-        return True  # of unequal rows, say: the reason is named there
-    except Exception:
+    except Exception:  # unequal rows, or an object that fails
         return False
 
 

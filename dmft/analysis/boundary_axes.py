@@ -12,6 +12,8 @@ import numpy as np
 from dmft.errors import BadParameter
 
 Axis = tuple[str, float, float]
+# Of a grid whose labels are held at once.
+MOST_POINTS = 10**7
 # Steps in units of the tolerance.
 LEAST_STEP = 200
 # Least tolerance in spacings of doubles.
@@ -61,6 +63,8 @@ def check_options(
         raise BadParameter(f"grid = {grid!r}: two whole numbers of points, (nx, ny)") from error
     if min(columns, rows) < 2:
         raise BadParameter(f"grid = {grid!r} needs at least two points a side")
+    if columns * rows > MOST_POINTS:
+        raise BadParameter(f"grid = {grid!r:.80} has more than {MOST_POINTS:,} points to evaluate")
     return (columns, rows), names
 
 

@@ -250,7 +250,12 @@ def _symmetries(disc: Disc) -> tuple[bool, bool, bool]:
     turns = np.array([0.3, 0.8, 1.2])
     u = np.stack([np.cos(turns), np.sin(turns)], axis=-1) * np.array([[0.9], [0.6], [1.0]])
     f = disc.values(u)
-    size = np.ptp(f) + np.abs(f).max() * 1e-6
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.ptp(f) + np.abs(f).max() * 1e-6
+    if not np.isfinite(size):
+        raise BadParameter(
+            f"the risk is no finite number, {f.ravel()[0]:.3g} at {u[0].tolist()} say"
+        )
     in_e, in_m, in_both = (
         bool(np.abs(disc.values(u * np.array(flip)) - f).max() < FLAT * size) for flip in FLIPS
     )

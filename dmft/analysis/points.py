@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft.checks import as_python
 from dmft.errors import BadParameter
 from dmft.record import Record
 
@@ -145,7 +146,12 @@ def as_points(given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]] | Poi
 def _column(name: str, values: ArrayLike) -> NDArray[Any]:
     if not isinstance(name, str) or not name.isidentifier():
         raise BadParameter(f"a parameter is named by an identifier, got {name!r}")
-    array = np.array(values)
+    try:
+        array = np.array(values)
+        if array.dtype == object:  # SymPy's numbers
+            array = np.array(as_python(array.tolist()))
+    except (TypeError, ValueError):  # rows of unequal lengths, say
+        array = np.empty(0)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
         raise BadParameter(f"{name} must have a non-empty list of numbers, got {values!r:.80}")
     if not np.all(np.isfinite(array)):

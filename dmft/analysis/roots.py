@@ -51,14 +51,14 @@ def newton(
             return Root(y, size, step, Status.NONFINITE)
         if size <= tolerance:
             # One more step costs little and gives the last digits where the root is simple.
-            last = y - np.linalg.lstsq(jacobian(y), value, rcond=FLAT)[0]
+            last = y - _move(jacobian(y), value)
             better = _size(function(last))
             return (
                 Root(last, better, step + 1, Status.OK)
                 if better < size
                 else Root(y, size, step, Status.OK)
             )
-        move = np.linalg.lstsq(jacobian(y), value, rcond=FLAT)[0]
+        move = _move(jacobian(y), value)
         fraction = 1.0
         while True:
             trial = y - fraction * move
@@ -71,6 +71,13 @@ def newton(
             return Root(y, size, step, Status.NOT_CONVERGED)
         y, value, size = trial, trial_value, trial_size
     return Root(y, size, max_steps, Status.NOT_CONVERGED)
+
+
+def _move(jacobian: Array, value: Array) -> Array:
+    """The least step to where the linear function is zero; nan where there is no such function."""
+    if not np.all(np.isfinite(jacobian)):
+        return np.full(jacobian.shape[1], np.nan)
+    return np.asarray(np.linalg.lstsq(jacobian, value, rcond=FLAT)[0], dtype=np.float64)
 
 
 def _size(value: Array) -> float:

@@ -98,7 +98,7 @@ def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
     """
     loss = getattr(algorithm, "loss", "squared")
     named = isinstance(loss, str)
-    if not named or algorithm.weight_decay != 0:
+    if not named or not algorithm.weight_decay.is_zero:
         found = f"weight_decay = {algorithm.weight_decay}" if named else f"loss = {loss}"
         raise BadParameter(
             f"{what} know the squared and the correlation loss without weight decay, got {found}; "

@@ -10,6 +10,7 @@ from dmft.equations.escape_facts import as_committees, read_facts
 from dmft.equations.escape_laws import law_of
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
+from dmft.model.algorithm import as_parameter
 
 # A rate this close to the maximal one, relatively, is at it.
 ROUNDING = 1e-12
@@ -55,9 +56,10 @@ def escape_formula(
     >>> formula.optimal_learning_rate()
     p**3/(Delta*p**2 + 2*p**2 + 2*p + 8)
     """
-    start = sp.sympify(length, strict=True)
-    if start.is_number and not start > 0:
-        raise BadParameter(f"length must be positive, got {length!r}")
+    start = as_parameter(length, "length", positive=True)
+    start = (
+        sp.S.One if start.is_number and float(start) == 1.0 else start
+    )  # 1.0 is another in SymPy
     if isinstance(algorithm, SGD | GradientFlow) and algorithm.on_sphere and start != 1:
         raise BadParameter(f"on the sphere the squared length is 1, got length = {length!r}")
     formula = EscapeFormula(law_of(read_facts(as_committees(model), algorithm), start), start)

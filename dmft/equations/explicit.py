@@ -136,8 +136,9 @@ class Unroller:
             return Gaussian(self.fields, self.covariance_of_fields[:size, :size]).expect(integrand)
         except DmftError as error:
             raise BadParameter(
-                f"explicit() needs closed forms, and the average {expr} has none; drop its term "
-                "(without) or work with the indexed form"
+                f"explicit() needs closed forms, and the average {expr} has none. The equations "
+                "themselves have it on nodes: latex(), evaluate(...), dmft.build and dmft.solve "
+                "take them as they are; or leave out its term (`.without`)"
             ) from error
 
     @cached_property

@@ -248,7 +248,7 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
             "fluctuations of a trained second layer are not derived; take readout_rate=0"
         )
     check_linear(algorithm, "fluctuations")
-    if algorithm.weight_decay != 0:
+    if not algorithm.weight_decay.is_zero:
         raise BadParameter("fluctuations under weight decay are not derived; take weight_decay=0")
     if algorithm.constraint not in (None, "sphere"):
         raise BadParameter(

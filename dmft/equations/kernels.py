@@ -146,10 +146,13 @@ def kernel(factors: Sequence[sp.Expr], fields: Sequence[sp.Indexed]) -> sp.Expr:
 
 
 def kernel_error(average: Kernel) -> float:
-    """Claimed error of the value of a kernel in compiled code, relative to sqrt(E F^2 E G^2).
+    """Claimed error of the tables in a kernel, relative to sqrt(E F^2 E G^2).
 
-    Zero (rounding) for closed forms; below 1e-10 for averages by tables, which are made now;
-    infinite where no table resolves a factor: the NumPy reference integrates it, without a claim.
+    Zero for closed forms, whose rounding is bounded beside the values (`dmft.equations.rounding`).
+    For averages by tables, which are made now, the sum of what the tables of the factors claim, the
+    largest of those in the kernel: below 1e-10. A factor with a kink that is so far away that
+    E F^2 is hardly there is wrong by this share of 1e-4 of its size within ten deviations instead.
+    Infinite where no table resolves a factor: the NumPy reference integrates it, without a claim.
 
     Examples
     --------

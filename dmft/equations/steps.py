@@ -43,7 +43,7 @@ def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     dQ = {name: STEP * (e[j, l] + e[l, j]) for name, e in drifts.items()}
     dQ |= moments.quadratic(x.gamma**2 / (x.p**2 * x.d * x.n_b))
     dQ["population_gradient"] = STEP**2 * (1 - 1 / x.n_b) * x.gram[j, l]
-    if algorithm.weight_decay != 0:
+    if not algorithm.weight_decay.is_zero:
         loss = STEP * x.zeta
         dM[DECAY] = -loss * x.M[j, r]
         dQ[DECAY] = (loss**2 - 2 * loss) * x.Q[j, l] - loss * STEP * (x.b[j, l] + x.b[l, j])

@@ -69,7 +69,7 @@ def declared_parameters(
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
         declared["readout_rate"] = algorithm.readout_rate
-    if algorithm is not None and algorithm.weight_decay != 0:
+    if algorithm is not None and not algorithm.weight_decay.is_zero:
         declared["weight_decay"] = algorithm.weight_decay
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         declare_sample(model, algorithm.repeat, declared)

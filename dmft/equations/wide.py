@@ -87,7 +87,7 @@ def _rates(
     j, r = x.j, x.r
     dM = dict(target)
     dQ_perp = {name: 2 * e for name, e in residual.items()} | noise
-    if algorithm.weight_decay != 0:
+    if not algorithm.weight_decay.is_zero:
         dM[DECAY], dQ_perp[DECAY] = -x.zeta * x.M[j, r], -2 * x.zeta * x.Q_perp[j]
     if algorithm.on_sphere:
         bases = {"learning": x.perp_learning, "interaction": x.perp_interaction}

@@ -99,7 +99,10 @@ class FactorTable:
 
     @property
     def error(self) -> float:
-        """Claimed error of averages, relative to sqrt(E F^2), or to `SEEN` of the largest |F|."""
+        """Claimed error of averages, relative to sqrt(E F^2), or to `SEEN` of the largest |F|.
+
+        The largest within `REACH` deviations; where F vanishes there, nothing is claimed.
+        """
         return float(self.values[7])
 
 

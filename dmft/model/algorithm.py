@@ -71,7 +71,7 @@ def _check_constraint(constraint: str | None) -> None:
 
 def _as_decay(value: float | sp.Expr, constraint: str | None) -> sp.Expr:
     decay = as_parameter(value, "weight_decay")
-    if decay != 0 and constraint is not None:
+    if not decay.is_zero and constraint is not None:
         raise BadParameter(
             f"weight_decay = {value} shortens rows whose length the constraint {constraint!r} "
             "keeps: leave one of them out"

@@ -10,7 +10,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked, is_number, shown
+from dmft.checks import checked, is_array, is_number, shown
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.model.covariance import PSD_TOLERANCE, check_covariance, check_shape
 from dmft.record import Record
@@ -157,6 +157,10 @@ def as_encoding(value: Any, length: int) -> Encoding:
     >>> as_encoding(1.5, 2).means
     (e, -e)
     """
+    if isinstance(value, list | tuple) and not is_array(value):
+        raise ShapeMismatch(
+            f"encoding = {shown(value)} is no array: are its rows of equal lengths?"
+        )
     if isinstance(value, Encoding):
         encoding = value
     elif value is None:

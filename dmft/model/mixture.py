@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked, checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
@@ -19,7 +19,7 @@ from dmft.model.network import Committee
 SUM_TOLERANCE = 1e-9
 
 
-@checked
+@checked_or(fields='as sympy.symbols("z1 z2", real=True)')
 class GaussianMixture:
     r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + N(0, I_d) of random clusters c, and labels.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 
 FORBIDDEN = (sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan)
@@ -35,7 +35,7 @@ def teacher_fields(count: int) -> tuple[sp.Symbol, ...]:
     return tuple(teacher_field(r) for r in range(1, count + 1))
 
 
-@checked
+@checked_or(fields='as sympy.symbols("z1 z2", real=True)')
 @dataclass(frozen=True)
 class MultiIndex:
     r"""Target y = g(h*_1, ..., h*_k), with teacher fields h* = W* x / sqrt(d).

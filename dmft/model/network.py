@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 
 # Activations are stored in this symbol, so that equal functions are equal expressions.
@@ -27,7 +27,7 @@ def as_width(width: int | sp.Expr) -> sp.Expr:
     raise BadParameter(f"width must be a positive integer or a symbol, got {width!r}")
 
 
-@checked
+@checked_or(activation='in one symbol, as sympy.erf(sympy.Symbol("z", real=True))')
 @dataclass(frozen=True)
 class Committee:
     r"""Two-layer network f = (1/width) sum_j a_j sigma(h_j) with local fields h = W x / sqrt(d).

@@ -7,13 +7,15 @@ from typing import Literal
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 
 Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-dominated"]
 
 
-@checked
+@checked_or(
+    **dict.fromkeys(("learning_rate", "width", "batch_size"), "the power of d that it grows with")
+)
 @dataclass(frozen=True)
 class Scaling:
     r"""How learning rate, width and batch grow with the dimension: which terms survive.

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked, checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
@@ -68,7 +68,7 @@ def token_fields(length: int) -> tuple[sp.Symbol, ...]:
     return teacher_fields(length)
 
 
-@checked
+@checked_or(fields='as sympy.symbols("z1 z2", real=True)')
 @dataclass(frozen=True)
 class SequenceTarget(TokenFunction):
     r"""Target y = g(h*_1, ..., h*_L) of a sequence, h*_l = w*.x_l / sqrt(d), tokens x_l ~ N(0, I).
@@ -123,7 +123,7 @@ class SequenceTarget(TokenFunction):
         return f"g({', '.join(map(str, self.fields))}) = {self.expr}"
 
 
-@checked
+@checked_or(activation='in one symbol, as sympy.erf(sympy.Symbol("z", real=True))')
 @dataclass(frozen=True)
 class SequenceNetwork(TokenFunction):
     r"""Feed-forward network f = sigma(sum_l h_l / sqrt(L)) on a sequence of L tokens.

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import (
     SGD,
@@ -48,7 +48,10 @@ RISK_ERROR_WARNED = 1e-6
 Method = Literal["weights", "overlaps"]
 
 
-@checked
+@checked_or(
+    algorithm="gradient flow has no steps: take its ode (dmft.derive, dmft.solve), or dmft.SGD "
+    "with a small learning_rate"
+)
 def simulate(
     model: Model | MixtureModel,
     algorithm: SGD | GradientDescent,

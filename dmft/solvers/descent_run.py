@@ -55,7 +55,9 @@ class DescentRun:
     risk : (T + 1,)
         Population risk E(f* - f)^2 / 2, without the label noise (squared loss only).
     error : Values
-        Standard error of each of these from the spread of the scrambles; zero where exact.
+        Error of each of these from the spread of the scrambles, widened by Student's t for their
+        number: the truth is within two errors with 95 %. Entries of a run deviate together. Zero
+        where exact, nan from one scramble.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
 

@@ -14,12 +14,18 @@ from dmft.analysis.boundary_axes import check_options
 from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import read_result
 from dmft.analysis.plane import FAILED, Seen
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
+from dmft.workflow.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
 from dmft.workflow.sweep import describe
 
 Axis = tuple[str, float, float]
@@ -27,7 +33,7 @@ Axis = tuple[str, float, float]
 POSITIVE = ("escape_time", "final_risk", "overlap")
 
 
-@checked
+@checked_or(measure=BUILT_IN)
 def boundary(
     measure: str | Callable[..., Any],
     x: Axis,

@@ -120,7 +120,7 @@ def fixed_point_branch(
 
     def jacobian(y: Array, s: float) -> Array:
         system.par[where] = s
-        return system.jacobian(y)
+        return system.finite_jacobian(y)
 
     residual = float(np.abs(rates(system.free, values[0])).max(initial=0.0))
     if not residual < 1e-8:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from dmft.codegen.sample import build_bend, build_sample, knots_of, parameter_order
 from dmft.equations.descent import DescentEquations
@@ -50,6 +51,8 @@ SEVERITY = (
 )  # fmt: skip
 
 
+# What two errors cover, as two standard deviations of a normal variable do.
+TWO_ERRORS = 0.9545
 METHODS = (None, "stein", "pathwise")
 OPTIONS = tuple(DescentOptions.__dataclass_fields__)
 
@@ -305,6 +308,22 @@ def _closer(stein: list[Array], solved: list[Solved], rows: int) -> list[Array] 
     return measured if own <= other or not math.isfinite(other) else None
 
 
+def scatter(found: Array) -> Array:
+    """Error of the mean of independent results (count, ...): two of it hold with 95.45 %.
+
+    The standard error widened by Student's t: of few results, that alone is too small by chance.
+
+    Examples
+    --------
+    >>> [round(float(scatter(np.array([-1.0, 1.0] * n))) * math.sqrt(2 * n), 2) for n in (1, 4, 32)]
+    [9.88, 1.3, 1.03]
+    """
+    count = len(found)
+    widened = float(stdtrit(count - 1, (1 + TWO_ERRORS) / 2)) / 2
+    error: Array = widened * np.std(found, axis=0, ddof=1) / math.sqrt(count)
+    return error
+
+
 def _assemble(
     equations: DescentEquations,
     solved: list[Solved],
@@ -313,7 +332,7 @@ def _assemble(
     parameters: Mapping[str, float],
     seconds: float,
 ) -> DescentRun:
-    """Mean over the scrambles, its standard error, and how they ended."""
+    """Mean over the scrambles, its error, and how they ended."""
     sweeps = [one.sweep for one in solved]
     status = next(y for y in SEVERITY if any(s.status == y for s in sweeps))
     reached = min(s.done for s in sweeps)
@@ -331,12 +350,11 @@ def _assemble(
         for result, response in zip(results, closer, strict=True):
             result["resp"] = response
     arrays = {n: np.mean([r[n] for r in results], axis=0) for n in results[0]}
-    error = {
-        n: np.std([r[n] for r in results], axis=0, ddof=1) / math.sqrt(count)
-        if count > 1
-        else np.full(a.shape, 0.0 if layout.kind == "cubature" else np.nan)
-        for n, a in arrays.items()
-    }
+    if count > 1:
+        error = {n: scatter(np.stack([r[n] for r in results])) for n in arrays}
+    else:
+        nothing = 0.0 if layout.kind == "cubature" else np.nan
+        error = {n: np.full(a.shape, nothing) for n, a in arrays.items()}
     how_closed = options.method or ("stein" if closer is None else "stein, response measured")
     how = (
         f"{layout.samples} cubature nodes, exact"

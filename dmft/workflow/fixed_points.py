@@ -151,6 +151,15 @@ class StationarySystem:
             columns.append(self.flat(out))
         return np.transpose(columns)
 
+    def finite_jacobian(self, y: Array) -> Array:
+        """`jacobian`, refused where the rates leave the floats."""
+        found = self.jacobian(y)
+        if not np.all(np.isfinite(found)):
+            raise BadParameter(
+                "the rates there are not finite: take smaller parameters or overlaps"
+            )
+        return found
+
     def risk(self, y: Array) -> float:
         """Population risk."""
         out = np.empty(1)
@@ -255,7 +264,7 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     check_equations(equations)
     overlaps = point.overlaps if isinstance(point, FixedPoint) else point
     system = StationarySystem(equations, overlaps, parameters)
-    values, vectors = np.linalg.eig(system.jacobian(system.free))
+    values, vectors = np.linalg.eig(system.finite_jacobian(system.free))
     values = exponents(equations, values)
     order = np.argsort(-values.real, kind="stable")
     moved = [system.blocks(vectors[:, n].astype(complex)) for n in order]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
@@ -49,7 +49,7 @@ class LinearNoise(Record):
         }
 
 
-@checked
+@checked_or(equations="derive(..., dim=..., fluctuations=True) gives those with fluctuations")
 def linear_noise(
     equations: Equations, point: FixedPoint | Overlaps, **parameters: Any
 ) -> LinearNoise:
@@ -87,9 +87,7 @@ def linear_noise(
     own = {name: value for name, value in parameters.items() if name in flow.parameters}
     system = StationarySystem(flow, overlaps, own)
     rest = float(np.max(np.abs(system.rates(system.free)), initial=0.0))
-    jacobian = system.jacobian(system.free)
-    if not (np.isfinite(rest) and np.all(np.isfinite(jacobian))):
-        raise BadParameter("the rates there are not finite: take smaller parameters or overlaps")
+    jacobian = system.finite_jacobian(system.free)
     scale = float(np.max(np.abs(np.linalg.eigvals(jacobian)), initial=0.0))
     if rest > STATIONARY * max(scale, unit_of_rates(system)):
         raise BadParameter(

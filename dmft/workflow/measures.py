@@ -72,9 +72,7 @@ class EquationMeasure:
 
     def __post_init__(self) -> None:
         if self.name not in MEASURES:
-            raise BadParameter(
-                f"unknown measure {self.name!r}; choose one of {tuple(MEASURES)} or a function"
-            )
+            raise BadParameter(f"unknown measure {self.name!r}; {BUILT_IN}")
         kind = MEASURES[self.name]
         absent = [n for n in ("equations", *kind.needs) if getattr(self, n) is None]
         if absent:
@@ -345,3 +343,4 @@ MEASURES: Mapping[str, Built] = {
     ),
     "overlap": Built(_overlap, _RUNS, _NO_RUN),
 }  # fmt: skip
+BUILT_IN = f"choose one of {tuple(MEASURES)} or a function"

@@ -12,17 +12,23 @@ from dmft.analysis.adaptive import Coarse, Kept
 from dmft.analysis.diagram import named_diagram, read_axis
 from dmft.analysis.named import name_of
 from dmft.analysis.phase_diagram import PhaseDiagram
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
+from dmft.workflow.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
 from dmft.workflow.sweep import describe
 
 Axis = tuple[str, ArrayLike]
 
 
-@checked
+@checked_or(measure=BUILT_IN)
 def phase_diagram(
     measure: str | Callable[..., Any],
     x: Axis,

@@ -130,6 +130,7 @@ def _error(run: Trajectory, equations: Equations) -> dict[str, Array]:
     return {name: np.where(np.isnan(e), np.inf, e) for name, e in errors.items()}
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an error of inf is one that is not known
 def _carried(t: Array, found: Mapping[str, Bounded]) -> dict[str, Array]:
     """Errors of the blocks from those of their rates, as the flow carries them along."""
     moving = [name for name, part in found.items() if name not in OBSERVED]

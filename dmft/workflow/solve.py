@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.equations.equations import Equations
 from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
@@ -41,7 +41,7 @@ RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
 NOT_OF_PATHS = ("rtol", "atol", "max_steps")
 
 
-@checked
+@checked_or(start="lists of starts are for equations of kind 'sde'")
 def solve(
     system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,

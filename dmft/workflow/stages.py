@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked, checked_or
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"
 
 
-@checked
+@checked_or(equations="a stage takes those of kind 'ode' or 'map' that dmft.derive gives")
 @dataclass(frozen=True)
 class Stage:
     """One stage of a protocol: equations, their run-time values, and when the next stage begins.
@@ -60,7 +60,7 @@ class Stage:
     until: Event | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.equations, Equations) or self.equations.kind not in ("ode", "map"):
+        if self.equations.kind not in ("ode", "map"):
             raise BadParameter(
                 f"a stage takes dmft.Equations of kind 'ode' or 'map', got {self.equations!r:.200}"
             )
@@ -68,10 +68,6 @@ class Stage:
             raise BadParameter(
                 "stages take equations with closed averages; those on nodes need dmft.solve, "
                 "which refines the nodes: solve stage by stage from run.final"
-            )
-        if not (callable(self.parameters) or isinstance(self.parameters, Mapping)):
-            raise BadParameter(
-                f"parameters must be a mapping or a callable(t, state), got {self.parameters!r}"
             )
 
 

@@ -13,15 +13,21 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.points import as_points
 from dmft.analysis.sweep import Sweep, run_sweep
-from dmft.checks import checked
+from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
-from dmft.workflow.measures import EquationMeasure, System, one_warning, refuse_beside_function
+from dmft.workflow.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
 
 
-@checked
+@checked_or(measure=BUILT_IN)
 def sweep(
     points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
     measure: str | Callable[..., Any],
@@ -65,8 +71,9 @@ def sweep(
         they are counted. Another sweep than the one that made it is refused.
     identity : mapping, optional
         What else a store must agree on: version of your data, say. Equations, start, tolerances
-        and the version of the library are part of it for built-in measures; of a function it is
-        the name only, with what `functools.partial` binds: say here what else it depends on.
+        and the version of the library are part of it for built-in measures; of a function its name
+        and a digest of its code, of what it and `functools.partial` bind, and of the plain data and
+        functions of its module that it reads: say here what else it depends on, as files.
     executor : "threads", "processes", an executor, or a function that makes one
         Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
         (extra ``dask``). Threads serve measures that release the interpreter's lock, as all

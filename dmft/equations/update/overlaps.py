@@ -160,7 +160,7 @@ def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) ->
     dM = {name: b[j, p + r] for name, b in moments.bases.items()}
     if quadratic and isinstance(algorithm, SGD):
         dQ |= moments.quadratic(x.gamma / (p * algorithm.batch_size))
-    if algorithm.weight_decay != 0:
+    if not algorithm.weight_decay.is_zero:
         # Every pass over a sample is a whole step.
         decay = x.zeta * getattr(getattr(algorithm, "repeat", None), "times", 1)
         dM[DECAY], dQ[DECAY] = -decay * x.M[j, r], -2 * decay * x.Q[j, l]

@@ -203,6 +203,8 @@ def _record(ball: Ball, seconds: float, steps: tuple[str, ...]) -> Certificate:
         mid = float(ball.mid())
         gap = abs(ball.mid() - module.arb(mid)) + ball.rad()
         radius = float(gap.upper())
+        if not math.isfinite(mid + radius):
+            raise NotClosed(f"the value, {ball.str(5)}, is larger than any float: scale the fields")
         if radius:
             radius = math.nextafter(radius, math.inf)
         rad, middle = float(ball.rad().upper()), abs(mid)

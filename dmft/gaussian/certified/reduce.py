@@ -150,8 +150,9 @@ def checked_law(mean: Sequence[Fraction], cov: Sequence[Sequence[Fraction]]) -> 
     """
     lowest = lowest_pivot(cov)
     if lowest < 0:
+        pivot = sp.N(_number(lowest), 3)  # which a float may not hold
         raise InvalidCovariance(
-            f"the exact covariance is not positive semi-definite: pivot {float(lowest):.3g}. A "
+            f"the exact covariance is not positive semi-definite: pivot {pivot}. A "
             "float is taken as the binary fraction that it holds; write singular covariances in "
             "sympy.Rational"
         )
