@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from dmft.equations.definitions import Definition
 from dmft.equations.kernels import Kernel
-from dmft.equations.rounding import OF_FOUR, relative_rounding, rounding
+from dmft.equations.rounding import OF_FOUR, rounding
+from dmft.equations.rounding_rules import relative_rounding
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.model import MultiIndex

@@ -435,19 +435,3 @@ def of_one_state(
     states = {name: np.asarray(array)[None] for name, array in state.items()}
     found = rounding(definitions, states, values, wanted)
     return {name: Bounded(*(part[0] for part in parts)) for name, parts in found.items()}
-
-
-def relative_rounding(found: Mapping[str, Bounded]) -> Array:
-    """Rounding relative to the size of the terms, the largest of all blocks at each state (T,).
-
-    Of a block it is the largest bound over the largest sum of |terms|: entries that vanish by
-    symmetry are no loss.
-    """
-    with np.errstate(all="ignore"):
-        rows = [rules.ratio(_largest(part.error), _largest(part.size)) for part in found.values()]
-    worst: Array = np.max(rows, axis=0)
-    return worst
-
-
-def _largest(part: Array) -> Any:
-    return part.reshape(len(part), -1).max(axis=1)

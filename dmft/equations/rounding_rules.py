@@ -8,12 +8,13 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.equations.elementwise import truth
 from dmft.equations.reference import FUNCTIONS
@@ -33,6 +34,9 @@ MOVED = 2.0
 ABSOLUTE = {"BivariateNormalCDF": 8 * UNIT, "TwoSigns": 32 * UNIT, "FourSigns": 64 * UNIT}
 # Functions that move by at most as much as their argument does.
 CONTRACTING = frozenset({"sin", "cos", "tanh", "atan", "asinh", "Abs", "Max", "Min"})
+
+
+Array = NDArray[np.float64]
 
 
 class Bounded(NamedTuple):
@@ -244,3 +248,19 @@ def half_tangent(first: Any, second: Any, cross: Any) -> Any:
     root = np.asarray(FUNCTIONS["CorrelationRoot"](first, second, cross))
     beyond = np.sqrt(first * second) + cross
     return np.divide(root, beyond, out=0.0 * root, where=beyond > 0.0)
+
+
+def relative_rounding(found: Mapping[str, Bounded]) -> Array:
+    """Rounding relative to the size of the terms, the largest of all blocks at each state (T,).
+
+    Of a block it is the largest bound over the largest sum of |terms|: entries that vanish by
+    symmetry are no loss.
+    """
+    with np.errstate(all="ignore"):
+        rows = [ratio(_largest(part.error), _largest(part.size)) for part in found.values()]
+    worst: Array = np.max(rows, axis=0)
+    return worst
+
+
+def _largest(part: Array) -> Any:
+    return part.reshape(len(part), -1).max(axis=1)

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from dmft.equations.conditioning import WORTH_SAYING, light
 from dmft.equations.equations import Equations
-from dmft.equations.rounding import relative_rounding, rounding
-from dmft.equations.rounding_rules import Bounded
+from dmft.equations.rounding import rounding
+from dmft.equations.rounding_rules import Bounded, relative_rounding
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.solvers.trajectory import Trajectory
