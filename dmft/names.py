@@ -37,6 +37,7 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity(
             "risk", r"\mathcal{R}", "()", "population risk E(f* - f)^2 / 2", False, ("eps_g",)
         ),
+        Quantity("loss", r"\mathcal{L}", "()", "expected loss of a fresh sample"),
         Quantity("t", "t", "()", "time"),
     )
 }

@@ -371,7 +371,9 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
     node = lowering(definition.expr)
     writer.note_uses(node)
     if not isinstance(definition.target, sp.Indexed):
-        writer.root.lines.append(f"out[0] = {writer.value(node, writer.root)}")
+        text = writer.value(node, writer.root)
+        writer.root.lines.append(f"out[{writer.observed}] = {text}")
+        writer.observed += 1
         return
     places = [place(index) for index in definition.target.indices]
     name = f"d{definition.name}" if definition.role == "rate" else definition.name

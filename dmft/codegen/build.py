@@ -76,7 +76,7 @@ def build(equations: Equations | SequenceEquations) -> Problem:
         parameters=scalars,
         constants=here.constants,
         observe=module.observe,
-        observables=("risk",),
+        observables=tuple(d.name for d in equations.definitions if d.role == "observable"),
         domain=module.domain,
         covariance=module.covariance,
         diffusion=module.diffusion if equations.noise else None,

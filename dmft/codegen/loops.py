@@ -97,6 +97,8 @@ class LoopWriter:
         self.root = Scope(None, None)
         self.arrays: dict[str, tuple[str, ...]] = {}
         self.count = 0
+        # Observables written so far.
+        self.observed = 0
         self.parents: dict[str, int] = {}
 
     @property

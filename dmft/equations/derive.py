@@ -73,6 +73,8 @@ def derive(
                 with `repeat` dM/dt = E[psi h*], dQ/dt = E[psi h + h psi] + gamma/(p n_b) E[psi psi]
                 of the update field psi(h, h*, xi) of the last gradient
                 (`dmft.equations.update.program`)
+                another loss l(f, y) has psi_j = -a_j sigma'(h_j) dl/df; weight decay adds -zeta M
+                and -2 zeta Q; a `dmft.UpdateField` gives psi itself
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,

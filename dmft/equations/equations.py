@@ -377,7 +377,7 @@ class Equations(ChangesOfDefinitions):
             ("rate", ""),
             ("intermediate", "with"),
             ("sample", "fields of one sample"),
-            ("observable", "population risk"),
+            ("observable", "observables"),
             ("block", "where"),
         ):
             chosen = [d for d in self.definitions if d.role == role]

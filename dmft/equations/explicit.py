@@ -225,7 +225,7 @@ def unroll(
             continue
         values = unroller.define(definition)
         if definition.role == "observable":
-            risk = values[()]
+            risk = values[()] if definition.name == "risk" else risk
         elif definition.role == "rate":
             for place, value in values.items():
                 symbol = unroller.entry(definition.name, place)

@@ -75,7 +75,7 @@ psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
 OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, *error_pass, *output_pass})
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
-risk = sp.Symbol("risk", real=True)
+risk, loss = sp.symbols("risk loss", real=True)
 # Rate of Q beyond the leading order; what one sample adds to Q and M, and the same where a
 # constraint stands apart.
 excess = sp.IndexedBase("excess")
@@ -103,6 +103,7 @@ SYMBOL_LATEX = {
     d: "d",
     n_b: "n_b",
     risk: r"\mathcal{R}",
+    loss: r"\mathcal{L}",
     angle: r"\nu",
     cosines: r"n_z",
     rho: r"\rho",

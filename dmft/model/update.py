@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,13 @@ from dmft.model.algorithm import SGD
 
 # The student's output in a rule.
 OUTPUT = sp.Symbol("f", real=True)
+# Attributes that runs have.
+TAKEN = frozenset(
+    {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
+    | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
+    | {"save", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
+    | {"layout", "problem", "quadrature_error"}
+)
 
 
 @checked
@@ -39,6 +46,9 @@ class UpdateField(SGD):
         Shorthands, in order; each may hold the fields and those before it.
     learning_rate, batch_size, constraint, weight_decay
         As of `SGD`; batches of a fixed size.
+    measures : mapping of str to sympy.Expr
+        Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
+        reported along the run by name: ``run.wrong``.
 
     Raises
     ------
@@ -59,6 +69,7 @@ class UpdateField(SGD):
     psi: sp.Expr = sp.S.Zero
     fields: tuple[sp.Symbol, ...] = ()
     definitions: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
+    measures: tuple[tuple[str, sp.Expr], ...] = ()
 
     def __init__(
         self,
@@ -70,6 +81,7 @@ class UpdateField(SGD):
         batch_size: int | sp.Expr = 1,
         constraint: Literal["sphere"] | None = None,
         weight_decay: float | sp.Expr = 0,
+        measures: Mapping[str, sp.Expr] | None = None,
     ) -> None:
         found = _symbols(fields)
         known, whole = set(found), dict[sp.Expr, sp.Expr]()
@@ -77,15 +89,28 @@ class UpdateField(SGD):
             whole[symbol] = _in_symbols(value, known, symbol.name).xreplace(whole)
             known.add(symbol)
         rule = _in_symbols(sp.sympify(psi, strict=True), known, "psi").xreplace(whole)
+        measured = {
+            _free_name(name): _in_symbols(value, known, f"measure {name}").xreplace(whole)
+            for name, value in (measures or {}).items()
+        }
         for name, value in (
             ("psi", rule), ("fields", found), ("definitions", tuple(definitions)),
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
-            ("weight_decay", weight_decay),
+            ("weight_decay", weight_decay), ("measures", tuple(measured.items())),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         self.__post_init__()
         object.__setattr__(self, "loss", None)
+
+
+def _free_name(name: str) -> str:
+    if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
+        raise BadParameter(
+            f"a measure is called {name!r}; take a name for an attribute of a run that is not one "
+            f"of {', '.join(sorted(TAKEN))}"
+        )
+    return name
 
 
 def _symbols(fields: Iterable[sp.Symbol]) -> tuple[sp.Symbol, ...]:

@@ -162,9 +162,9 @@ class StationarySystem:
 
     def risk(self, y: Array) -> float:
         """Population risk."""
-        out = np.empty(1)
+        out = np.empty(len(self.problem.observables))
         self.problem.observe(0.0, self.packed(y), self.widths, self.par, out)
-        return float(out[0])
+        return float(out[self.problem.observables.index("risk")])
 
 
 @checked

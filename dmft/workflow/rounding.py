@@ -34,8 +34,6 @@ Array = NDArray[np.float64]
 LOOKED_AT, FOLLOWED = 8, 64
 # Entries (pairs of students times pairs of fields times states) that are evaluated at once.
 ENTRIES = 20_000
-# Observables among what is bounded; the rest are rates of blocks.
-OBSERVED = frozenset({"risk"})
 # Logarithm of a ratio below which both ends of an interval count as equal.
 NEARLY_EQUAL = 1e-3
 
@@ -121,7 +119,7 @@ def _error(run: Trajectory, equations: Equations) -> dict[str, Array]:
     """Errors of the blocks and of the observables at all saved times."""
     places = _places(run, FOLLOWED)
     found = _bounds(run, equations, places)
-    carried = _carried(run.t[places], found)
+    carried = _carried(run.t[places], {n: part for n, part in found.items() if n in run.blocks})
     full = {b: carried.get(b, np.zeros_like(run.blocks[b][places])) for b in run.blocks}
     for name in run.observables:
         known = found[name].error if name in found else np.zeros(places.size)
@@ -133,7 +131,7 @@ def _error(run: Trajectory, equations: Equations) -> dict[str, Array]:
 @np.errstate(over="ignore", invalid="ignore")  # an error of inf is one that is not known
 def _carried(t: Array, found: Mapping[str, Bounded]) -> dict[str, Array]:
     """Errors of the blocks from those of their rates, as the flow carries them along."""
-    moving = [name for name, part in found.items() if name not in OBSERVED]
+    moving = list(found)
     rates, errors = (
         np.concatenate([found[name][n].reshape(t.size, -1) for name in moving], axis=1)
         for n in (0, 1)

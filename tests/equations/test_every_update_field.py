@@ -38,6 +38,7 @@ TARGETS = {
 LOSSES = {
     "squared": ("squared", lambda f, y: y - f),
     "correlation": ("correlation", lambda f, y: y),
+    "double": ((F - Y) ** 2 + F, lambda f, y: 2 * (y - f) - 1),
     "cubic": ((F - Y) ** 3 / 6 + (F - Y) ** 2 / 2, lambda f, y: -((f - y) ** 2) / 2 - (f - y)),
     "logistic": (sp.log(1 + sp.exp(-F * Y)), lambda f, y: y / (1 + np.exp(f * y))),
     "log cosh": (sp.log(sp.cosh(F - Y)), lambda f, y: -np.tanh(f - y)),
@@ -91,7 +92,7 @@ def truth(student, label, pull, repeat):
 
 
 CELLS = [
-    *itertools.product(("erf", "square", "tanh"), TARGETS, list(LOSSES)[:3], ("once",)),
+    *itertools.product(("erf", "square", "tanh"), TARGETS, list(LOSSES)[:4], ("once",)),
     *itertools.product(("erf", "tanh"), TARGETS, ("logistic", "log cosh"), ("once",)),
     *itertools.product(("linear",), ("product",), ("hinge", "Huber"), ("once",)),
     *itertools.product(("erf", "square"), TARGETS, ("squared", "correlation"), list(REPEATS)[1:]),

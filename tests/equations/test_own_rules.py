@@ -108,3 +108,26 @@ def test_refusals():
             dmft.derive(SIGN, rule, **options)
     with pytest.raises(BadParameter, match="squared and the correlation loss"):
         dmft.escape_formula(SIGN, own(Y))
+
+
+def test_measures_are_reported_along_the_run(tmp_path):
+    pytest.importorskip("h5netcdf")
+    measures = {"wrong": sp.Heaviside(-H * Y), "length": H**2}
+    equations = dmft.derive(SIGN, own(RULES["perceptron"], measures=measures))
+    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 2.0)
+    cosine = run.M[:, 0, 0] / np.sqrt(run.Q[:, 0, 0])
+    assert run.wrong == pytest.approx(np.arccos(cosine) / np.pi, abs=1e-14)
+    assert run.length == pytest.approx(run.Q[:, 0, 0], rel=1e-14)
+    run.save(tmp_path / "run.nc")
+    assert dmft.load(tmp_path / "run.nc").wrong[-1] == run.wrong[-1]
+    for name in ("error", "two words", "Q"):
+        with pytest.raises(BadParameter, match="measure"):
+            own(Y, measures={name: H})
+
+
+def test_rules_are_hashed_and_pickled():
+    import pickle
+
+    rule = own(Y, measures={"wrong": sp.Heaviside(-H * Y)})
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    assert hash(rule) == hash(own(Y, measures={"wrong": sp.Heaviside(-H * Y)}))

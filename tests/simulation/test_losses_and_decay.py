@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.special import erf
 
 import dmft
 
@@ -46,3 +47,17 @@ def test_decay_alone_is_exponential():
     assert run.Q[-1, 0, 0] == pytest.approx(np.exp(-2.0), rel=1e-9)
     truth = dmft.simulate(model, rule, dim=100, t_max=2.0, start=start, seeds=1)
     assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * (1 - 0.5 / 100) ** 200, rel=1e-12)
+
+
+def test_runs_report_the_loss_itself():
+    start = dmft.random_overlaps(MODEL, DIM, seed=0)
+    plain = dmft.solve(dmft.derive(MODEL, dmft.SGD(0.5, loss=(F - Y) ** 2 / 2)), start, T)
+    assert plain.loss == pytest.approx(plain.risk + 0.05, abs=1e-13)
+    equations = dmft.derive(MODEL, dmft.SGD(0.5, loss=sp.log(sp.cosh(F - Y))))
+    run = dmft.solve(equations, start, T, save_at=[0.0])
+    rng = np.random.default_rng(2)
+    lam = np.linalg.cholesky(start.Omega) @ rng.standard_normal((3, 400_000))
+    value = [erf(x / np.sqrt(2)) for x in lam]
+    y = value[2] + np.sqrt(0.1) * rng.standard_normal(lam.shape[1])
+    loss = np.log(np.cosh((value[0] + value[1]) / 2 - y))
+    assert run.loss[0] == pytest.approx(loss.mean(), abs=5 * loss.std() / np.sqrt(loss.size))

@@ -29,7 +29,8 @@ from dmft.equations.update.program import (
     students_at,
 )
 from dmft.errors import NotClosed
-from dmft.model import SGD, GradientFlow, Model
+from dmft.model import SGD, GradientFlow, Model, UpdateField
+from dmft.model.loss import LABEL, PREDICTION
 
 UPDATE, DECAY = "update", "weight_decay"
 # Where each part of b stands.
@@ -110,9 +111,11 @@ class Moments:
         """What the label's noise adds to E[psi_j psi_l]; zero where it is part of `sampled`."""
         if not (self.parts and self.program.noisy):
             return sp.S.Zero
+        # The error holds the label times this number, 1 for the losses that have a name.
+        share = self.program.parts[LEARNING].expand().coeff(x.label)
         slope = self.program.inline(x.psi[x.j] / self.program.error)
         other = slope.xreplace({x.j: x.l})
-        return x.Delta * expectation(slope * other)
+        return share**2 * x.Delta * expectation(slope * other)
 
     def quadratic(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times S, by named term."""
@@ -128,6 +131,23 @@ class Moments:
             return {UPDATE: prefactor * self.average(own, expectation)}
         result = {name: expectation(self.program.inline(own, name)) for name in self.parts}
         return {name: prefactor * e.xreplace({x.u: x.l}) for name, e in result.items()}
+
+    def observables(self) -> list[Definition]:
+        """The expected loss of losses given as expressions, and what a rule measures."""
+        if isinstance(self.algorithm, UpdateField):
+            found = {}
+            for name, value in self.program.measures.items():
+                mean = self.average(value, expectation).xreplace({x.j: x.u})
+                found[sp.Symbol(name, real=True)] = sp.Sum(mean, (x.u, 1, x.p)) / x.p
+        elif isinstance(loss := getattr(self.algorithm, "loss", None), sp.Expr):
+            output = x.output_pass[0]
+            if output not in self.program.table:
+                output = students_at(x.h, self.model.student.activation)
+            value = loss.xreplace({PREDICTION: output, LABEL: x.label})
+            found = {x.loss: self.average(value, expectation)}
+        else:
+            found = {}
+        return [define(s, {s.name: value}, "observable") for s, value in found.items()]
 
 
 def residual(model: Model) -> sp.Expr:
@@ -168,7 +188,7 @@ def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) ->
     if isinstance(algorithm, SGD) and algorithm.trains_readout:
         result.append(define(x.a[j], moments.readout(x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
-    return result
+    return [*result, *moments.observables()]
 
 
 def rate_definitions(

@@ -18,7 +18,7 @@ This is the only place where psi stands; its averages are taken in `dmft.equatio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import sympy as sp
@@ -61,6 +61,8 @@ class Program:
     closes : bool
         Whether averages may have closed forms: gradients at the fields of the sample itself, or a
         rule that is a sum of products.
+    measures : mapping
+        What a rule measures at the neuron j.
     """
 
     definitions: tuple[Definition, ...]
@@ -69,6 +71,7 @@ class Program:
     parts: Mapping[str, sp.Expr]
     readout: sp.Expr
     closes: bool = True
+    measures: Mapping[str, sp.Expr] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> dict[sp.Basic, Definition]:
@@ -232,20 +235,34 @@ class _Writer:
                 f"model's teacher has {width}"
             )
         place = {h: x.h[x.j]} | {s: x.h_star[r] for r, s in enumerate(stars, start=1)}
-        if own.psi.has(RULE_OUTPUT):
+        written = (own.psi, *(e for _, e in own.measures))
+        if any(e.has(RULE_OUTPUT) for e in written):
             self.add(x.output_pass[0], output=students_at(x.h, self.sigma))
         rest = {y: x.label, RULE_OUTPUT: x.output_pass[0]}
-        body, closes = own.psi.xreplace(place | rest), False
         # Without noise the label is a function of the teacher fields, as those of the rule are.
         known = {y: self.label_of(stars)} if not is_noisy(self.model) else {}
-        for psi in dict.fromkeys((own.psi.xreplace(known), own.psi)):
-            try:
-                body, closes = in_products(psi, place, rest), True
-                break
-            except NotClosed:
-                continue
+
+        def closed(e: sp.Expr) -> sp.Expr | None:
+            for form in dict.fromkeys((e.xreplace(known), e)):
+                try:
+                    return in_products(form, place, rest)
+                except NotClosed:
+                    continue
+            return None
+
+        forms = [closed(e) for e in written]
+        plain = [e.xreplace(place | rest) for e in written]
+        body, *measured = (p if f is None else f for f, p in zip(forms, plain, strict=True))
         self.add(x.psi[x.j], update=body)
-        return Program(tuple(self.done), self.label, x.label, {}, sp.S.Zero, closes)
+        return Program(
+            definitions=tuple(self.done),
+            label=self.label,
+            error=x.label,
+            parts={},
+            readout=sp.S.Zero,
+            closes=None not in forms,
+            measures={n: e for (n, _), e in zip(own.measures, measured, strict=True)},
+        )
 
     def label_of(self, stars: Sequence[sp.Symbol]) -> sp.Expr:
         """The label in other symbols of the teacher fields."""
