@@ -137,7 +137,7 @@ FLY_SIGNATURE = types.int64(
 )  # fmt: skip
 
 
-@njit(FLY_SIGNATURE, cache=True, **OPTIONS)
+@njit(FLY_SIGNATURE, cache=True, no_cfunc_wrapper=True, **OPTIONS)
 def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` attempts in all; returns how many runs have ended.
 

@@ -140,7 +140,7 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
             j -= 1
 
 
-@njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def watch(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
     """Look for crossings in the step that was tried: `counts[HITS]` of them, in order of time."""
     copy(work.side, work.sign)

@@ -110,7 +110,7 @@ def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: 
         _look(observe, task, events, work, y, clock, counts)
 
 
-@njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def iterate(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` steps; returns RUNNING or how the run ended.
 

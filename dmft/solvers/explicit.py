@@ -287,12 +287,12 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         _note(events, work, y, clock, counts)
 
 
-@njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def unwatched(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
     """Stand in for the search for events in a run without any."""
 
 
-@njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` attempts; returns RUNNING or how the run ended.
 
