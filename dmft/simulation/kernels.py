@@ -101,7 +101,7 @@ def length_status(Q: NDArray[np.float64]) -> int:
     return REACHED
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def sample_updates(  # type: ignore[no-untyped-def]
     h, h_star, a, a_star, noise, own, sigma, slope, sigma_star, par, par_star, psi, push
 ):  # fmt: skip
@@ -118,7 +118,7 @@ def sample_updates(  # type: ignore[no-untyped-def]
         push[j] += error * sigma(h[j], par)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
     """Whether these overlaps are past the watched level."""
     if watch[0] == WATCH_OVERLAP:
@@ -126,7 +126,7 @@ def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule,
     return risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule) <= watch[1]
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-untyped-def]
     """Factor h = B z1 + L z2 given h* = root z1; returns the rank of the second part."""
     p, rank = B.shape
@@ -148,7 +148,7 @@ def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-u
     return semidefinite_factor(rest, L, order, RANK_TOLERANCE * largest)
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-untyped-def]
     """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
     known = root.shape[1]
@@ -171,7 +171,7 @@ def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-u
     return square
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-untyped-def]
     """Add a Wishart(degrees, S) draw to `out`; S is overwritten. Bartlett's decomposition."""
     p = S.shape[0]
@@ -199,7 +199,7 @@ def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-
                 out[j, i] += Y[j, c] * Y[i, c]
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
     """Divide every student by its length |w_j| / sqrt(d)."""
     for j in range(Q.shape[0]):
@@ -212,7 +212,7 @@ def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
         Q[j, j] = 1.0
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64]) -> None:
     """Add the step of the readout; the sum over the batch is used up."""
     for j in range(a.size):
@@ -220,7 +220,7 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
         push[j] = 0.0
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-untyped-def]
     """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, if asked to, Psi Z^T."""
     for j in range(psi.size):
@@ -234,7 +234,7 @@ def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-un
                 V[j, c] += psi[j] * z[c]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def fill_gram(generator, S, V, degrees, L, order, T, Y, gram):  # type: ignore[no-untyped-def]
     """Psi X^T X Psi^T: the part in the span of the weights and the Wishart part outside it."""
     p = S.shape[0]
@@ -246,7 +246,7 @@ def fill_gram(generator, S, V, degrees, L, order, T, Y, gram):  # type: ignore[n
     add_wishart(generator, S, degrees, L, order, T, Y, gram)
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
     """Add the increments of one step."""
     p, k = M.shape
@@ -257,7 +257,7 @@ def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
             Q[j, i] += scale * (own[j, i] + own[i, j]) + scale * scale * gram[j, i]
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def take_out_radial(Q, M, scale, own, Q_new, M_new):  # type: ignore[no-untyped-def]
     """Overlaps of w_j' - c_j w_j from those of w (Q, M) and of w' (Q_new, M_new, overwritten)."""
     p, k = M.shape
@@ -356,7 +356,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
     return REACHED, counts[0]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
 def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Sum of x_i y_i."""
     total = 0.0
@@ -365,7 +365,7 @@ def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return total
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
 def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
     """Add factor y to x, in place."""
     for i in range(x.size):
@@ -384,7 +384,7 @@ def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
             M[j, r] = dot(W[j], W_star[r]) / d
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
     """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
     p, d = W.shape

@@ -29,9 +29,10 @@ from dmft.solvers.layout import (
     RUNNING,
     SAVED,
     STEPS,
+    WATCH_SIGNATURE,
     T,
 )
-from dmft.solvers.state_tests import outside, read_gap
+from dmft.solvers.state_tests import outside, read_gap, take_sides
 
 BUILT_ON = "65cd2a9df512038e"
 
@@ -108,6 +109,12 @@ def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: 
         counts[OUTCOME] = REACHED
     if events.kind.size > 0:
         _look(observe, task, events, work, y, clock, counts)
+
+
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def sides(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """All that is asked about the events of a map from outside its loop: the sides at the start."""
+    take_sides(observe, task, events, work, y, clock)
 
 
 @njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
