@@ -43,7 +43,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "1f7e0fc8577acaae"
+BUILT_ON = "41899de498053d51"
 
 
 class Batch(NamedTuple):

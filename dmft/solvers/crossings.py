@@ -29,7 +29,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import read_gap, take_sides
 
-BUILT_ON = "65cd2a9df512038e"
+BUILT_ON = "4dc5d57e2927ce9a"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

@@ -34,7 +34,7 @@ from dmft.solvers.layout import (
 )
 from dmft.solvers.state_tests import outside, read_gap, take_sides
 
-BUILT_ON = "65cd2a9df512038e"
+BUILT_ON = "4dc5d57e2927ce9a"
 
 
 @inlined

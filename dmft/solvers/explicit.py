@@ -53,7 +53,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import outside
 
-BUILT_ON = "1f7e0fc8577acaae"
+BUILT_ON = "41899de498053d51"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
