@@ -20,9 +20,12 @@ ACTIVATIONS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_code_of_this_session(tmp_path_factory):
-    """Compile into a fresh cache, unless a developer names one to keep."""
+    """Compile into a fresh cache of all workers, unless a developer names one to keep."""
     if "DMFT_CACHE_DIR" not in os.environ:
-        os.environ["DMFT_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder below that of the session
+            folder = folder.parent
+        os.environ["DMFT_CACHE_DIR"] = str(folder / "compiled")
 
 
 @pytest.fixture(scope="session")

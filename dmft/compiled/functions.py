@@ -18,7 +18,9 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
     signature
         None, a signature or a list of them.
     options
-        Those of `numba.njit`.
+        Those of `numba.njit`, and `inner`: nothing but compiled code calls the function, which is
+        not handed on as a first-class function either. It then lacks the entries for Python and C,
+        which unpack every argument: where many arrays are passed, half of what Numba compiles.
 
     Examples
     --------
@@ -31,6 +33,12 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
     """
     import numba
 
+    if options.pop("inner", False):
+        from dmft.compiled.inner import closed
+
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        kept = njit(*signature, **options)
+        return lambda function: closed(kept(function))
     if not options.pop("cache", False):
         return numba.njit(*signature, **options)
 

@@ -114,7 +114,7 @@ def write_label(label, y, h_star, f):  # type: ignore[no-untyped-def]
         label[1 + h_star.size] = f
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def sample_updates(  # type: ignore[no-untyped-def]
     h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull, par, par_star, label, psi, push
 ):  # fmt: skip
@@ -132,7 +132,7 @@ def sample_updates(  # type: ignore[no-untyped-def]
         push[j] += error * sigma(h[j], par)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
     """Whether these overlaps are past the watched level."""
     if watch[0] == WATCH_OVERLAP:
@@ -140,7 +140,7 @@ def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule,
     return risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule) <= watch[1]
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-untyped-def]
     """Factor h = B z1 + L z2 given h* = root z1; returns the rank of the second part."""
     p, rank = B.shape
@@ -162,7 +162,7 @@ def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-u
     return semidefinite_factor(rest, L, order, RANK_TOLERANCE * largest)
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-untyped-def]
     """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
     known = root.shape[1]
@@ -185,7 +185,7 @@ def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-u
     return square
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-untyped-def]
     """Add a Wishart(degrees, S) draw to `out`; S is overwritten. Bartlett's decomposition."""
     p = S.shape[0]
@@ -213,7 +213,7 @@ def add_wishart(generator, S, degrees, L, order, T, Y, out):  # type: ignore[no-
                 out[j, i] += Y[j, c] * Y[i, c]
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
     """Divide every student by its length |w_j| / sqrt(d)."""
     for j in range(Q.shape[0]):
@@ -226,7 +226,7 @@ def normalise(Q: NDArray[np.float64], M: NDArray[np.float64]) -> None:
         Q[j, j] = 1.0
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64]) -> None:
     """Add the step of the readout; the sum over the batch is used up."""
     for j in range(a.size):
@@ -234,7 +234,7 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
         push[j] = 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def shorten(W, share):  # type: ignore[no-untyped-def]
     """Take a share of all weights away."""
     for j in range(W.shape[0]):
@@ -242,7 +242,7 @@ def shorten(W, share):  # type: ignore[no-untyped-def]
             W[j, i] *= 1.0 - share
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
 def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Sum of x_i y_i."""
     total = 0.0
@@ -251,7 +251,7 @@ def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return total
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
 def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
     """Add factor y to x, in place."""
     for i in range(x.size):
@@ -270,7 +270,7 @@ def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
             M[j, r] = dot(W[j], W_star[r]) / d
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
     """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
     p, d = W.shape
@@ -289,7 +289,7 @@ def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
     return code
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
     """Overlaps of rows that lose a share of their length, and those of a step with these rows."""
     kept = 1.0 - share
@@ -301,7 +301,7 @@ def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
             M[j, r] *= kept
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-untyped-def]
     """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, if asked to, Psi Z^T."""
     for j in range(psi.size):
@@ -315,7 +315,7 @@ def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-un
                 V[j, c] += psi[j] * z[c]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def fill_gram(generator, S, V, degrees, L, order, T, Y, gram):  # type: ignore[no-untyped-def]
     """Psi X^T X Psi^T: the part in the span of the weights and the Wishart part outside it."""
     p = S.shape[0]
@@ -327,7 +327,7 @@ def fill_gram(generator, S, V, degrees, L, order, T, Y, gram):  # type: ignore[n
     add_wishart(generator, S, degrees, L, order, T, Y, gram)
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
     """Add the increments of one step."""
     p, k = M.shape
@@ -338,7 +338,7 @@ def apply_step(Q, M, scale, cross, own, gram):  # type: ignore[no-untyped-def]
             Q[j, i] += scale * (own[j, i] + own[i, j]) + scale * scale * gram[j, i]
 
 
-@njit(cache=True, **UNCOUNTED)
+@njit(cache=True, **UNCOUNTED, inner=True)
 def take_out_radial(Q, M, scale, own, Q_new, M_new):  # type: ignore[no-untyped-def]
     """Overlaps of w_j' - c_j w_j from those of w (Q, M) and of w' (Q_new, M_new, overwritten)."""
     p, k = M.shape

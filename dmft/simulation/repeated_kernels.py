@@ -53,11 +53,11 @@ from dmft.simulation.risk import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "f8a4b089efe6",
+    "dmft.simulation.kernels": "a65ca0ca5f11",
 }
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def displace(h, psi, size, repeat, moved):  # type: ignore[no-untyped-def]
     """Write the displaced fields; `size` is |x|^2/d."""
     scale = repeat[1] * size

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from dmft.compiled import njit
-from dmft.solvers.interpolant import compiled, copy, inlined
+from dmft.solvers.interpolant import compiled, copy, inlined, unfolded
 from dmft.solvers.layout import (
     ADVANCE,
     BY_NONFINITE,
@@ -30,6 +30,7 @@ from dmft.solvers.layout import (
     REJECTED,
     RUNNING,
     SAVED,
+    SIDES,
     SMALLEST_ERROR,
     STEPS,
     TABLEAU_TYPE,
@@ -41,9 +42,8 @@ from dmft.solvers.layout import (
     Task,
 )
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
-from dmft.solvers.state_tests import read_gap
 
-BUILT_ON = "1f7e0fc8577acaae"
+BUILT_ON = "41899de498053d51"
 
 
 class Batch(NamedTuple):
@@ -102,8 +102,8 @@ def _first_step(rhs, tableau, task, work, y, t):  # type: ignore[no-untyped-def]
     return min(100.0 * h, second)
 
 
-@compiled
-def _begin(rhs, observe, tableau, task, events, work, batch, y, clock, counts):  # type: ignore[no-untyped-def]
+@unfolded
+def _begin(rhs, observe, watch, tableau, task, events, work, batch, y, clock, counts):  # type: ignore[no-untyped-def]
     """Bring a run to its first step: its slope, the length of its step, the sides of its events."""
     t = batch.t_start
     clock[T], clock[ERR] = t, SMALLEST_ERROR
@@ -122,13 +122,8 @@ def _begin(rhs, observe, tableau, task, events, work, batch, y, clock, counts): 
         clock[H] = batch.first_step
         if batch.first_step == 0.0:
             clock[H] = _first_step(rhs, tableau, task, work, y, t)
-    if events.kind.size > 0 and work.seen.size > 0:
-        observe(t, y, task.widths, task.par, work.seen)
-    for e in range(events.kind.size):
-        value = read_gap(events, y, work.seen, e)
-        work.gap[e, 0] = value
-        # On the threshold itself, or where it is not defined, a run has no side.
-        work.sign[e] = 1.0 if value > 0.0 else (-1.0 if value < 0.0 else 0.0)
+    if events.kind.size > 0:
+        watch(SIDES, observe, task, events, work, y, clock, counts)
 
 
 FLY_SIGNATURE = types.int64(
@@ -137,7 +132,7 @@ FLY_SIGNATURE = types.int64(
 )  # fmt: skip
 
 
-@njit(FLY_SIGNATURE, cache=True, **OPTIONS)
+@njit(FLY_SIGNATURE, cache=True, no_cfunc_wrapper=True, **OPTIONS)
 def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` attempts in all; returns how many runs have ended.
 
@@ -158,7 +153,7 @@ def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch
         batch.rows[i, 0], batch.found[i, 0] = saved, found
         ended = False
         if batch.place[1] == 0:
-            _begin(rhs, observe, tableau, here, events, work, batch, y, clock, counts)
+            _begin(rhs, observe, watch, tableau, here, events, work, batch, y, clock, counts)
             batch.place[1] = 1
             ended = counts[OUTCOME] != RUNNING
         if not ended:

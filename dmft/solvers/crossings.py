@@ -13,17 +13,23 @@ import math
 from dmft.compiled import njit
 from dmft.solvers.interpolant import compiled, copy, interpolate
 from dmft.solvers.layout import (
+    EVENT,
+    FOUND,
     H_DONE,
     HITS,
+    KEEP,
     OBSERVABLE,
     OPTIONS,
+    OUTCOME,
     SCAN,
+    SEARCH,
     T_OLD,
     WATCH_SIGNATURE,
+    T,
 )
-from dmft.solvers.state_tests import read_gap
+from dmft.solvers.state_tests import read_gap, take_sides
 
-BUILT_ON = "65cd2a9df512038e"
+BUILT_ON = "4dc5d57e2927ce9a"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15
@@ -140,8 +146,35 @@ def _scan(observe, task, events, work, clock, counts):  # type: ignore[no-untype
             j -= 1
 
 
-@njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
-def watch(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
-    """Look for crossings in the step that was tried: `counts[HITS]` of them, in order of time."""
-    copy(work.side, work.sign)
-    _scan(observe, task, events, work, clock, counts)
+@compiled
+def _keep(events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Keep the events of an accepted step; a terminal one ends the run at its time."""
+    for e in range(events.kind.size):
+        work.gap[e, 0] = work.gap[e, SCAN]
+    for i in range(counts[HITS]):
+        theta, e, row = work.hit_theta[i], work.hit_event[i], counts[FOUND]
+        interpolate(work, clock[H_DONE], theta)
+        work.event_t[row] = clock[T_OLD] + theta * clock[H_DONE]
+        copy(work.event_y[row], work.point)
+        work.event_id[row] = e
+        counts[FOUND] += 1
+        if events.terminal[e] != 0:
+            clock[T] = work.event_t[row]
+            copy(y, work.point)
+            counts[OUTCOME] = EVENT
+            return
+
+
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def watch(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Look for crossings in the step that was tried: `counts[HITS]` of them, in order of time.
+
+    That is SEARCH; SIDES comes before the first step, KEEP when the step is accepted.
+    """
+    if what == SEARCH:
+        copy(work.side, work.sign)
+        _scan(observe, task, events, work, clock, counts)
+    elif what == KEEP:
+        _keep(events, work, y, clock, counts)
+    else:
+        take_sides(observe, task, events, work, y, clock)

@@ -29,11 +29,12 @@ from dmft.solvers.layout import (
     RUNNING,
     SAVED,
     STEPS,
+    WATCH_SIGNATURE,
     T,
 )
-from dmft.solvers.state_tests import outside, read_gap
+from dmft.solvers.state_tests import outside, read_gap, take_sides
 
-BUILT_ON = "65cd2a9df512038e"
+BUILT_ON = "4dc5d57e2927ce9a"
 
 
 @inlined
@@ -110,7 +111,13 @@ def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: 
         _look(observe, task, events, work, y, clock, counts)
 
 
-@njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def sides(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """All that is asked about the events of a map from outside its loop: the sides at the start."""
+    take_sides(observe, task, events, work, y, clock)
+
+
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def iterate(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` steps; returns RUNNING or how the run ended.
 

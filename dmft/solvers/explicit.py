@@ -15,7 +15,7 @@ import math
 from numba import types
 
 from dmft.compiled import njit
-from dmft.solvers.interpolant import compiled, copy, inlined, interpolate
+from dmft.solvers.interpolant import compiled, copy, inlined, interpolate, unfolded
 from dmft.solvers.layout import (
     ADVANCE_SIGNATURE,
     AFTER_REJECT,
@@ -27,10 +27,10 @@ from dmft.solvers.layout import (
     COMPONENT,
     ERR,
     EVALS,
-    EVENT,
     FOUND,
     H_DONE,
     HITS,
+    KEEP,
     NEXT_SAVE,
     OPTIONS,
     OUTCOME,
@@ -41,6 +41,7 @@ from dmft.solvers.layout import (
     RUNNING,
     SAVED,
     SCAN,
+    SEARCH,
     SMALLEST_ERROR,
     STEP_ULPS,
     STEPS,
@@ -52,7 +53,7 @@ from dmft.solvers.layout import (
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 from dmft.solvers.state_tests import outside
 
-BUILT_ON = "1f7e0fc8577acaae"
+BUILT_ON = "41899de498053d51"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -171,7 +172,7 @@ def _dense_error(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-
     return abs(h) * math.sqrt(total / y.size) if y.size > 0 else 0.0
 
 
-@inlined
+@unfolded
 def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ignore[no-untyped-def]
     """One attempt; returns (reason, error), acceptable when BY_ERROR and error <= 1."""
     for s in range(1, tableau.stages):
@@ -185,34 +186,6 @@ def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ign
     if dense and not _prepare(rhs, tableau, task, work, y, t, h, counts):
         return BY_NONFINITE, math.inf
     return BY_ERROR, error
-
-
-@inlined
-def _search(observe, watch, task, events, work, y, t, h, clock, counts):  # type: ignore[no-untyped-def]
-    """Look for events on the interpolant of the step just tried; returns how many there are."""
-    copy(work.old, y)
-    clock[T_OLD], clock[H_DONE] = t, h
-    watch(observe, task, events, work, clock, counts)
-    return counts[HITS]
-
-
-@compiled
-def _note(events, work, y, clock, counts):  # type: ignore[no-untyped-def]
-    """Keep the events of an accepted step; a terminal one ends the run at its time."""
-    for e in range(events.kind.size):
-        work.gap[e, 0] = work.gap[e, SCAN]
-    for i in range(counts[HITS]):
-        theta, e, row = work.hit_theta[i], work.hit_event[i], counts[FOUND]
-        interpolate(work, clock[H_DONE], theta)
-        work.event_t[row] = clock[T_OLD] + theta * clock[H_DONE]
-        copy(work.event_y[row], work.point)
-        work.event_id[row] = e
-        counts[FOUND] += 1
-        if events.terminal[e] != 0:
-            clock[T] = work.event_t[row]
-            copy(y, work.point)
-            counts[OUTCOME] = EVENT
-            return
 
 
 @compiled
@@ -250,7 +223,7 @@ def _accept(tableau, task, work, y, t, h, error, clock, counts):  # type: ignore
     return largest
 
 
-@inlined
+@unfolded
 def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Try one step and, when it is accepted, look for events and for the end."""
     t, h = clock[T], min(clock[H], task.max_step)
@@ -267,8 +240,10 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
     reason, error = _try(rhs, domain, tableau, task, work, y, t, h, read or watched, counts)
     if reason == BY_ERROR and error <= 1.0:
         if watched:
-            found = _search(observe, watch, task, events, work, y, t, h, clock, counts)
-            read = read or found > 0
+            copy(work.old, y)
+            clock[T_OLD], clock[H_DONE] = t, h
+            watch(SEARCH, observe, task, events, work, y, clock, counts)
+            read = read or counts[HITS] > 0
         if read:  # what is read from the interpolant is as accurate as the step
             error = max(error, _dense_error(rhs, tableau, task, work, y, t, h, counts))
             if not math.isfinite(error):
@@ -284,15 +259,15 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
     if largest > task.bound:
         counts[OUTCOME] = BOUND
     if watched:
-        _note(events, work, y, clock, counts)
+        watch(KEEP, observe, task, events, work, y, clock, counts)
 
 
-@njit(WATCH_SIGNATURE, cache=True, **OPTIONS)
-def unwatched(observe, task, events, work, clock, counts):  # type: ignore[no-untyped-def]
-    """Stand in for the search for events in a run without any."""
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def unwatched(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Stand in for what is done about events in a run without any."""
 
 
-@njit(ADVANCE_SIGNATURE, cache=True, **OPTIONS)
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
 def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
     """Take up to `budget` attempts; returns RUNNING or how the run ended.
 

@@ -137,12 +137,15 @@ class Group:
 def _functions(setup: Setup, is_map: bool) -> tuple[Any, ...]:
     """Compiled functions that every loop takes, absent ones replaced."""
     problem, watch = setup.problem, explicit.unwatched
-    if setup.events and not is_map:  # compiled by the first run that has events
-        from dmft.solvers.crossings import watch
     if is_map:
         from dmft.solvers.discrete import iterate as advance
     else:
         advance = explicit.advance
+    if setup.events:  # compiled by the first run that has events
+        if is_map:
+            from dmft.solvers.discrete import sides as watch
+        else:
+            from dmft.solvers.crossings import watch
     return (
         pointer(advance, layout.ADVANCE),
         pointer(problem.rhs, RHS),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dmft.compiled import njit
 from dmft.solvers.layout import OPTIONS
 
-compiled = njit(**OPTIONS)
+compiled = njit(inner=True, **OPTIONS)
 # A call that is not inlined copies its records of arrays, hundreds of words: what is called in
 # every step goes into its caller (a step of a small problem is then three to seven times faster).
-inlined = njit(forceinline=True, **OPTIONS)
+inlined = njit(forceinline=True, inner=True, **OPTIONS)
+# What is called once and calls much itself: LLVM need not see it twice.
+unfolded = njit(inline="always", inner=True, **OPTIONS)
 
 
 @compiled

@@ -24,6 +24,9 @@ T, H, ERR, T_OLD, H_DONE, CLOCK_SIZE = 0, 1, 2, 3, 4, 5
 # outside the domain but within its band; COMPONENT: first entry that was not finite.
 STEPS, REJECTED, EVALS, NEXT_SAVE, SAVED, FOUND, BAND = 0, 1, 2, 3, 4, 5, 6
 REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS, COUNTS_SIZE = 7, 8, 9, 10, 11, 12, 13
+# What the loop asks of the search for events: the sides at the start of a run, the crossings in a
+# step that was tried, to keep those of a step that was accepted.
+SIDES, SEARCH, KEEP = 0, 1, 2
 # What an event watches.
 STATE, OBSERVABLE, COSINE = 0, 1, 2
 
@@ -109,9 +112,10 @@ WORK_TYPE = types.NamedTuple(
     Work,
 )
 
-# The search for events is handed to the loop as a first-class function and compiled at the first
-# run that has events: part of the loop, it would double what every first run waits for.
-WATCH_SIGNATURE = types.void(RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, INTEGERS)
+# All about events (what is asked, observe, task, events, work, y, clock, counts) is handed to the
+# loop as a first-class function and compiled at the first run that has events: part of the loop, it
+# would double what every first run waits for.
+WATCH_SIGNATURE = types.void(_I8, RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
 WATCH = types.FunctionType(WATCH_SIGNATURE)
 
 # The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,

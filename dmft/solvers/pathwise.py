@@ -17,7 +17,7 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.sampled": "083daed530f3",
+    "dmft.solvers.sampled": "b29e93b4352c",
 }
 
 RESPOND_SIGNATURE = types.void(
@@ -26,7 +26,7 @@ RESPOND_SIGNATURE = types.void(
 )  # fmt: skip
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _backwards(R_theta, slopes, low, t, p, Y):  # type: ignore[no-untyped-def]
     """Fill Y (times, p^2, n) from its last time."""
     n = Y.shape[2]

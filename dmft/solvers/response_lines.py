@@ -32,7 +32,7 @@ LINES_SIGNATURE = types.boolean(
 )  # fmt: skip
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _fields(rows, now, p, start, slope, g0, gx, G, h0, hx, D):  # type: ignore[no-untyped-def]
     """Fields h0 + hx x of one piece at the time whose rows of R_theta are given, and D = dh/dr."""
     seen = now + p
@@ -52,7 +52,7 @@ def _fields(rows, now, p, start, slope, g0, gx, G, h0, hx, D):  # type: ignore[n
         answer[now + j] = 1.0
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _next_root(knots, h0, hx, low, high):  # type: ignore[no-untyped-def]
     """Least x in (low, high) where a field h0 + hx x meets a knot, and which field; (high, -1)."""
     best, which = high, -1
@@ -65,7 +65,7 @@ def _next_root(knots, h0, hx, low, high):  # type: ignore[no-untyped-def]
     return best, which
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _split(now, p, g0, gx, G, h0, hx, D, old, new, which, move):  # type: ignore[no-untyped-def]
     """Copy a piece; the place between the two moves with the field `which`, a knot there."""
     seen = now + p
@@ -84,7 +84,7 @@ def _split(now, p, g0, gx, G, h0, hx, D, old, new, which, move):  # type: ignore
         move[c] = inverse * answer[c] if c < seen else 0.0
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _close(weight, g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # type: ignore[no-untyped-def]  # fmt: skip
     """Gradients of one piece from those in its middle, and what it adds to the response."""
     seen = now + p
@@ -103,7 +103,7 @@ def _close(weight, g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # typ
             sums[c] += share * row[c]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _one_line(sample, bend, steps, trained, star, label, mask, pars, knots, start, slope, R_theta, work, total):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Add dE_x[g]/dr (T p, T p) of the line of fields start + slope x to `total`.
 

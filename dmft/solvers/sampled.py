@@ -38,7 +38,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contr
 
 # Rows go four at a time, as vectors of their own: the compiler then keeps sums in registers, and
 # the loops take a fifth of the time.
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def pull(weights, count, rows, low, h):  # type: ignore[no-untyped-def]
     """Add weights times the first `count` rows to h, for the samples from `low` on."""
     p, n = h.shape
@@ -65,7 +65,7 @@ def pull(weights, count, rows, low, h):  # type: ignore[no-untyped-def]
             m += 1
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _moments(g, rows, count, low, share, sums, first):  # type: ignore[no-untyped-def]
     """Add sums over the block of g_j times each of the first `count` rows, from column `first`."""
     p, n = g.shape
@@ -100,7 +100,7 @@ def _moments(g, rows, count, low, share, sums, first):  # type: ignore[no-untype
             m += 1
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _meet(rows, first, low, partners, other, fresh):  # type: ignore[no-untyped-def]
     """Rows from `first` on of the partners of the samples from `low` on: parts change places."""
     p, n = fresh.shape
@@ -114,7 +114,7 @@ def _meet(rows, first, low, partners, other, fresh):  # type: ignore[no-untyped-
                 target[i] = source[i]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _copy(source, target):  # type: ignore[no-untyped-def]
     """Rows as they are; assignments of slices are four times as slow."""
     for j in range(source.shape[0]):
@@ -123,7 +123,7 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
             to[i] = r[i]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _pull_pair(one_before, fresh, memory, near, low, latest, met, h):  # type: ignore[no-untyped-def]
     """Add three terms weights (p, p) times rows to h; `near` holds samples from `low` on."""
     p, n = h.shape
@@ -136,7 +136,7 @@ def _pull_pair(one_before, fresh, memory, near, low, latest, met, h):  # type: i
                 field[i] += w0 * r0[i] + w1 * r1[i] + w2 * r2[i]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _keep(g, rows, first, low):  # type: ignore[no-untyped-def]
     """Write g into rows from `first` on, for the samples from `low` on."""
     p, n = g.shape
@@ -146,7 +146,7 @@ def _keep(g, rows, first, low):  # type: ignore[no-untyped-def]
             target[i] = slope[i]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _weigh(g, first, mask, low):  # type: ignore[no-untyped-def]
     """Multiply gradients, rows from `first` on, by the weights of their samples, if any."""
     if mask.size > 0:
@@ -157,7 +157,7 @@ def _weigh(g, first, mask, low):  # type: ignore[no-untyped-def]
                 slope[i] *= weight[i]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _collect(g, out, share, together, sums):  # type: ignore[no-untyped-def]
     """Add a share of gradients to `together`, and of the sums of `out` to the last rows of sums."""
     p = g.shape[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dmft.solvers.interpolant import inlined
-from dmft.solvers.layout import BAND, DOMAIN_BAND, OBSERVABLE, STATE
+from dmft.solvers.layout import BAND, DOMAIN_BAND, OBSERVABLE, STATE, T
 
 
 @inlined
@@ -21,6 +21,18 @@ def read_gap(events, point, seen, e):  # type: ignore[no-untyped-def]
         norm = point[events.denominator[i]] * events.weight[i]
         largest = max(largest, abs(point[events.numerator[i]]) / math.sqrt(norm))
     return largest - events.threshold[e]
+
+
+@inlined
+def take_sides(observe, task, events, work, y, clock):  # type: ignore[no-untyped-def]
+    """Event functions at the start of a run, and on which side of the thresholds they are."""
+    if work.seen.size > 0:
+        observe(clock[T], y, task.widths, task.par, work.seen)
+    for e in range(events.kind.size):
+        value = read_gap(events, y, work.seen, e)
+        work.gap[e, 0] = value
+        # On the threshold itself, or where it is not defined, a run has no side.
+        work.sign[e] = 1.0 if value > 0.0 else (-1.0 if value < 0.0 else 0.0)
 
 
 @inlined

@@ -27,7 +27,7 @@ from dmft.solvers.noise import draw_areas
 from dmft.solvers.path_layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.path_loop import drift_and_factor, evaluate, factor_noise, paths_loop
 
-BUILT_ON = "1a64fb8a47c3ece4"
+BUILT_ON = "2ce526c0eeceee30"
 
 
 @inlined

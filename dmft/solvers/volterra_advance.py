@@ -22,7 +22,7 @@ from dmft.solvers.volterra_step import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.volterra_step": "7edfe2f3e54d",
+    "dmft.solvers.volterra_step": "52cc2f4a9336",
 }
 
 # A step is redone when its error exceeds the tolerance by this.
@@ -45,7 +45,7 @@ DT, TOL, MAX_STEP, STOP, TAKEN, REJECTED, ITERATIONS = range(7)
 GOING, STUCK, NOT_FINITE, DIVERGED = range(4)
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def _target(t, control):  # type: ignore[no-untyped-def]
     """Time of the next step: saved times are met after an even number of steps."""
     dt, stop = control[DT], control[STOP]
@@ -56,7 +56,7 @@ def _target(t, control):  # type: ignore[no-untyped-def]
     return stop if count == 1 else t + (stop - t) / count
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def _adapt(control, h, factor):  # type: ignore[no-untyped-def]
     """The next step: equal ones where nothing is gained."""
     proposed = h * min(GROWTH, factor)

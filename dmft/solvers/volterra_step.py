@@ -78,7 +78,7 @@ INLINE = {"nogil": True, "error_model": "numpy"}
 GAUSS = 0.5773502691896257  # two Gauss points are exact for cubics
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def lagrange(x, first, count, at, w):  # type: ignore[no-untyped-def]
     """Values at `at` of the Lagrange polynomials of count nodes from the first on."""
     for k in range(count):
@@ -89,7 +89,7 @@ def lagrange(x, first, count, at, w):  # type: ignore[no-untyped-def]
         w[k] = product
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def panel(x, p, first, count, w):  # type: ignore[no-untyped-def]
     """Weights over [x_p, x_{p+1}] of the polynomial through count <= 4 nodes from first on."""
     half = 0.5 * (x[p + 1] - x[p])
@@ -101,20 +101,20 @@ def panel(x, p, first, count, w):  # type: ignore[no-untyped-def]
         w[k] = half * (w[k] + other[k])
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def stencil(p, low, high):  # type: ignore[no-untyped-def]
     """First node and number of nodes of panel p, within low..high."""
     first = max(low, min(p - 1, high - POINTS + 1))
     return first, min(POINTS, high - first + 1)
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def settled(last):  # type: ignore[no-untyped-def]
     """Node up to which panels have their final weights when `last` is the last complete node."""
     return 0 if last < 4 else last - 2
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def single_weights(x, q, f, i, out):  # type: ignore[no-untyped-def]
     """Weights of an integral over [0, x_i]: settled ones, then panels that stay below x_i."""
     w = np.empty(POINTS)
@@ -126,7 +126,7 @@ def single_weights(x, q, f, i, out):  # type: ignore[no-untyped-def]
             out[first + k] += w[k]
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def end_weights(x, start, j, i, base, out):  # type: ignore[no-untyped-def]
     """Weights over [x_start, x_i] from panels that stay above x_j; out[0] is that of node base."""
     w = np.empty(POINTS)
@@ -138,7 +138,7 @@ def end_weights(x, start, j, i, base, out):  # type: ignore[no-untyped-def]
             out[first + k - base] += w[k]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _integrals(flags, work, N, i, low):  # type: ignore[no-untyped-def]
     """S[k, j] at row i for columns low..i."""
     x, q, G, A, BL, BE, S = work.x, work.q, work.G, work.A, work.BL, work.BE, work.S
@@ -168,7 +168,7 @@ def _integrals(flags, work, N, i, low):  # type: ignore[no-untyped-def]
             S[k, j] = total
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _evaluate(  # type: ignore[no-untyped-def]
     first, late, early, local, signals, par, flags, work, N, i, low
 ):  # fmt: skip
@@ -212,7 +212,7 @@ def _evaluate(  # type: ignore[no-untyped-def]
     return change
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _predict(flags, work, N):  # type: ignore[no-untyped-def]
     """Row N + 1 by extrapolation: rates of what is differential, values of what is not."""
     x, Z, FZ, X, FX = work.x, work.Z, work.FZ, work.X, work.FX
@@ -249,7 +249,7 @@ def _predict(flags, work, N):  # type: ignore[no-untyped-def]
         X[ROWS - 1, a, M] = Z[flags[DIAGONAL, a], M]
 
 
-@njit(**OPTIONS)
+@njit(inner=True, **OPTIONS)
 def _correct(flags, work, N, errors):  # type: ignore[no-untyped-def]
     """Row N + 1, and the first steps of young columns; returns the change, fills the errors."""
     x, Z, FZ, X, FX = work.x, work.Z, work.FZ, work.X, work.FX

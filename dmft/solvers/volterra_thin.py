@@ -16,7 +16,7 @@ from dmft.solvers.volterra_step import INLINE, WORK, lagrange
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.volterra_step": "7edfe2f3e54d",
+    "dmft.solvers.volterra_step": "52cc2f4a9336",
 }
 
 # Kept times on each side of a dropped one.
@@ -25,7 +25,7 @@ SIDE = 3
 PROTECTED = 10
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def _stencil(b, before, after, nodes):  # type: ignore[no-untyped-def]
     """Six kept times around b, fewer before it where the grid begins; returns their number."""
     left, k = 0, before[b]
@@ -44,7 +44,7 @@ def _stencil(b, before, after, nodes):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def _weights(x, nodes, count, at, w):  # type: ignore[no-untyped-def]
     points = np.empty(count)
     for k in range(count):
@@ -52,7 +52,7 @@ def _weights(x, nodes, count, at, w):  # type: ignore[no-untyped-def]
     lagrange(points, 0, count, at, w)
 
 
-@njit(**INLINE)
+@njit(inner=True, **INLINE)
 def _smooth(row, b, nodes, w, tol, floor):  # type: ignore[no-untyped-def]
     """Whether the polynomial meets the row at b."""
     value, size = 0.0, floor
