@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.aligned_equations import aligned_equations
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.update.program import check_linear
-from dmft.equations.wide_equations import wide_equations
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, Repeat, Scaling
 
@@ -109,9 +107,14 @@ def limit(
     unit = time_unit(name, scaling)
     if name in ("mean-field", "wide-high-dimensional"):
         check_linear(algorithm, "wide limits")
+    # Loaded where they are asked for: an ode has no use for wide limits.
     if name == "mean-field":
+        from dmft.equations.wide_equations import wide_equations
+
         return wide_equations(model, algorithm, name, unit, dim)
     if name == "wide-high-dimensional":
+        from dmft.equations.aligned_equations import aligned_equations
+
         return aligned_equations(model, algorithm, name, unit)
     found = definitions(model, algorithm, name not in FLOWS)
     if name == "noise-dominated":
