@@ -125,6 +125,19 @@ def test_measures_are_reported_along_the_run(tmp_path):
             own(Y, measures={name: H})
 
 
+def test_a_measure_on_nodes_leaves_the_rule_exact():
+    measures = {"margin": sp.tanh(H * Y), "wrong": sp.Heaviside(-H * Y)}
+    equations = dmft.derive(SIGN, own(Y, measures=measures))
+    start = dmft.Overlaps([[1.0]], [[0.4]])
+    run = dmft.solve(equations, start, 0.5, save_at=[0.0])
+    rng = np.random.default_rng(4)
+    h, star = np.linalg.cholesky(start.Omega) @ rng.standard_normal((2, SAMPLES))
+    margin = np.tanh(h * np.sign(star))
+    assert run.margin[0] == pytest.approx(margin.mean(), abs=6 * margin.std() / SAMPLES**0.5)
+    assert run.wrong[0] == pytest.approx(np.arccos(0.4) / np.pi, abs=1e-14)
+    assert equations.evaluate(start)["M"][0, 0] == pytest.approx(np.sqrt(2 / np.pi), rel=1e-14)
+
+
 def test_rules_are_hashed_and_pickled():
     import pickle
 

@@ -161,7 +161,7 @@ def is_linear(algorithm: SGD | GradientFlow) -> bool:
 
 
 def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
-    """Refuse losses and decays for which something is not derived.
+    """Refuse losses for which something is not derived.
 
     Raises
     ------
@@ -260,7 +260,7 @@ class _Writer:
             error=x.label,
             parts={},
             readout=sp.S.Zero,
-            closes=None not in forms,
+            closes=forms[0] is not None,
             measures={n: e for (n, _), e in zip(own.measures, measured, strict=True)},
         )
 
