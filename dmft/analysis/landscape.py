@@ -253,9 +253,9 @@ def _symmetries(disc: Disc) -> tuple[bool, bool, bool]:
     with np.errstate(over="ignore", invalid="ignore"):
         size = np.ptp(f) + np.abs(f).max() * 1e-6
     if not np.isfinite(size):
-        raise BadParameter(
-            f"the risk is no finite number, {f.ravel()[0]:.3g} at {u[0].tolist()} say"
-        )
+        worst = np.argmax(np.where(np.isfinite(f), np.abs(f), np.inf))
+        place = u.reshape(-1, 2)[worst].tolist()
+        raise BadParameter(f"the risk is {f.ravel()[worst]:.3g} at {place}: it must be finite")
     in_e, in_m, in_both = (
         bool(np.abs(disc.values(u * np.array(flip)) - f).max() < FLAT * size) for flip in FLIPS
     )

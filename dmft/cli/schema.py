@@ -95,13 +95,18 @@ SCHEMA: dict[str, Table] = {
             ),
             "loss": Key(
                 "loss",
-                "squared by default; correlation, or with gradient-descent a formula in f and y",
+                "squared by default; with sgd correlation; or a formula in f and y",
                 only=("sgd", "gradient-descent"),
             ),
             "readout_rate": Key(
                 "scalar",
                 "how fast the readouts learn; 0 by default",
                 only=("sgd", "gradient-descent"),
+            ),
+            "weight_decay": Key(
+                "scalar",
+                "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
+                only=("sgd", "gradient-flow"),
             ),
             "constraint": Key(
                 "choice",

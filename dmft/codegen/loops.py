@@ -96,9 +96,7 @@ class LoopWriter:
         self.inside: tuple[str, ...] = ()
         self.root = Scope(None, None)
         self.arrays: dict[str, tuple[str, ...]] = {}
-        self.count = 0
-        # Observables written so far.
-        self.observed = 0
+        self.count = self.observed = 0  # names made, observables written
         self.parents: dict[str, int] = {}
 
     @property

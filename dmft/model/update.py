@@ -8,7 +8,7 @@ from typing import Literal
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import SGD
 
@@ -85,16 +85,16 @@ class UpdateField(SGD):
     ) -> None:
         found = _symbols(fields)
         known, whole = set(found), dict[sp.Expr, sp.Expr]()
-        for symbol, value in definitions:
+        for symbol, value in _pairs(definitions):
             whole[symbol] = _in_symbols(value, known, symbol.name).xreplace(whole)
             known.add(symbol)
-        rule = _in_symbols(sp.sympify(psi, strict=True), known, "psi").xreplace(whole)
+        rule = _in_symbols(psi, known, "psi").xreplace(whole)
         measured = {
             _free_name(name): _in_symbols(value, known, f"measure {name}").xreplace(whole)
             for name, value in (measures or {}).items()
         }
         for name, value in (
-            ("psi", rule), ("fields", found), ("definitions", tuple(definitions)),
+            ("psi", rule), ("fields", found), ("definitions", tuple(_pairs(definitions))),
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
             ("weight_decay", weight_decay), ("measures", tuple(measured.items())),
@@ -120,7 +120,23 @@ def _symbols(fields: Iterable[sp.Symbol]) -> tuple[sp.Symbol, ...]:
     return found
 
 
-def _in_symbols(value: sp.Expr, known: set[sp.Symbol], what: str) -> sp.Expr:
+def _pairs(definitions: Iterable[object]) -> list[tuple[sp.Symbol, object]]:
+    found = []
+    for item in definitions:
+        pair = tuple(item) if isinstance(item, tuple | list | sp.Tuple) else ()
+        if len(pair) != 2 or not isinstance(pair[0], sp.Symbol):
+            raise BadParameter(f"definitions must be pairs (symbol, expression), got {shown(item)}")
+        found.append(pair)
+    return found
+
+
+def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
+    try:
+        value = sp.sympify(value, strict=True)
+    except (sp.SympifyError, TypeError, ValueError, AttributeError) as error:
+        raise BadParameter(f"{what} must be an expression, got {shown(value)}") from error
+    if not isinstance(value, sp.Expr) or value.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
+        raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
     value = value.xreplace({s: OUTPUT for s in value.free_symbols - known if s.name == OUTPUT.name})
     unknown = sorted(map(str, value.free_symbols - known - {OUTPUT}))
     if unknown:

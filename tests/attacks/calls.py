@@ -15,6 +15,7 @@ import dmft
 RISK = 40.0
 z = sp.Symbol("z", real=True)
 u = sp.Symbol("u", real=True)
+h_star = sp.Symbol("h_star", real=True)
 
 WRONG: dict[str, Any] = {
     "None": None,
@@ -161,7 +162,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "learning_rate": 0.1, "samples_per_dim": 2.0, "ridge": 0, "batch": None,
             "batch_fraction": 1.0, "momentum": 0, "readout_rate": 0, "loss": "squared",
         },
-        "GradientFlow": {"constraint": None},
+        "GradientFlow": {"constraint": None, "weight_decay": 0.1},
         "Lookahead": {"rho": 0.1},
         "MixtureModel": {
             "student": p["square"], "mixture": dmft.GaussianMixture([[1.0], [-1.0]], [1, -1]),
@@ -173,7 +174,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Repeat": {"times": 2},
         "SGD": {
             "learning_rate": 0.1, "batch_size": 1, "loss": "squared", "constraint": None,
-            "repeat": None, "readout_rate": 0,
+            "repeat": None, "readout_rate": 0, "weight_decay": 0.1,
         },
         "Scaling": {"learning_rate": 0, "width": 0, "batch_size": 0},
         "SequenceModel": {
@@ -185,6 +186,10 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Stage": {"equations": p["equations"], "parameters": {"label_noise": 0.1}, "until": None},
         "Status": {"value": "ok"},
         "TwoTime": _two_time(),
+        "UpdateField": {
+            "psi": u * z, "fields": (z, h_star, u), "learning_rate": 0.1, "definitions": (),
+            "batch_size": 1, "constraint": None, "weight_decay": 0.1, "measures": {"size": z**2},
+        },
         "batch_exponents": {"exponent": 3, "loss": "squared"},
         "boundary": {
             "measure": "growth_rate", "x": ("learning_rate", 0.05, 0.2),

@@ -191,7 +191,7 @@ def in_products(
     --------
     >>> h, y = sp.symbols("h y", real=True)
     >>> in_products(y * sp.Abs(h) * (1 - y * sp.sign(h)), {h: x.h[x.j]}, {y: x.label})
-    (Abs(h[j]))*label - (Abs(h[j])*sign(h[j]))*label**2
+    -label**2*(Abs(h[j])*sign(h[j])) + label*(Abs(h[j]))
     """
     total = []
     for term in _split(expr, (*fields, *others)):
