@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At
+from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, define
 from dmft.equations.latex import EquationPrinter, align, definition_latex
 from dmft.equations.target import target
@@ -40,10 +40,12 @@ field_at, driving, g_at = (sp.IndexedBase(name) for name in ("h_at", "r_at", "g_
 C_theta, R_theta, C_l, R_l = (sp.IndexedBase(y) for y in ("C_theta", "R_theta", "C_l", "R_l"))
 M, Q, readout = (sp.IndexedBase(name) for name in ("M_at", "Q_at", "readout_at"))
 P_inverse, learned, pulled = (sp.IndexedBase(y) for y in ("P_inverse", "g_star", "mean_pull"))
+pull_at = sp.IndexedBase("pull_at")
 
 PARAMETERS = {y.name: y for y in (eta, alpha, ridge, beta, readout_rate, x.Delta)}
 TIME_LATEX = {
     "h_at": "h", "r_at": "r", "g_at": "g", "M_at": "M", "Q_at": "Q", "readout_at": "a",
+    "pull_at": r"(\ell' \sigma)",
     "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}", "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
 }  # fmt: skip
 TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l"})
@@ -51,6 +53,30 @@ SYMBOLS_LATEX = {
     eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",
     zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
 }  # fmt: skip
+
+
+class PathSlope(sp.Expr):
+    """Derivative of what a sample does at one time by its driving process at another.
+
+    Examples
+    --------
+    >>> PathSlope(g_at[t, x.j], driving[s, x.l])
+    d g_at[t, j] / d r_at[s, l]
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, of: sp.Indexed, by: sp.Indexed) -> PathSlope:
+        """Keep both entries: SymPy's own derivative of one array by another is zero."""
+        return sp.Expr.__new__(cls, of, by)
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"d {printer.doprint(self.args[0])} / d {printer.doprint(self.args[1])}"
+
+    def _latex(self, printer: Any) -> str:
+        of, by = (printer.doprint(y) for y in self.args)
+        return rf"\frac{{\partial {of}}}{{\partial {by}}}"
 
 
 def sample_definitions(
@@ -115,7 +141,11 @@ def curvature(model: Model | MixtureModel, algorithm: GradientDescent) -> sp.Exp
 
 
 def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
-    """Field of a sample and the recursions of overlaps and kernels, as named terms."""
+    """Field of a sample, averages over samples, recursions of overlaps and kernels; named terms.
+
+    Everything that is run over time: code is generated from these definitions
+    (`dmft.codegen.process`), in their order at each step.
+    """
     j, l, r = x.j, x.l, x.r  # noqa: E741
     now = 1 - eta * ridge
     drag = {
@@ -135,12 +165,15 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
         "weights": driving[t, j],
         "memory": own,
     }  # fmt: skip
+    if algorithm.batch == "fresh":  # a sample is seen once: its gradients have no past
+        del field_terms["memory"]
     past_R = sp.Sum(R_l[t, u, j, m] * R_theta[u, s, m, l], (u, s + 1, t), (m, 1, x.p))
     past_C = sp.Sum(R_l[t, u, j, m] * C_theta[u, s, m, l], (u, 0, t), (m, 1, x.p))
     noise = sp.Sum(C_l[t, u, j, m] * R_theta[s, u, l, m], (u, 0, s - 1), (m, 1, x.p))
     kick = sp.KroneckerDelta(t, s) * sp.KroneckerDelta(j, l)
     rows = {
         field_at[t, j]: field_terms,
+        **_averages(algorithm),
         M[t + 1, j, r]: {
             "decay": now * M[t, j, r],
             "learning": -eta * alpha * learned[t, j, r],
@@ -172,6 +205,23 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
     return tuple(define(target, terms, "rate") for target, terms in rows.items())
 
 
+def _averages(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
+    """What the overlaps and the weights feel of the samples."""
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    # Samples that are seen once are independent of each other.
+    once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
+    rows = {
+        C_l[t, s, j, l]: {"gradients": alpha * once * Average(g_at[t, j] * g_at[s, l])},
+        R_l[t, s, j, l]: {
+            "gradients": alpha * once * Average(PathSlope(g_at[t, j], driving[s, l]))
+        },
+        learned[t, j, r]: {"gradients": Average(g_at[t, j] * x.h_star[r])},
+    }
+    if algorithm.readout_rate != 0:
+        rows[pulled[t, j]] = {"gradients": Average(pull_at[t, j])}
+    return rows
+
+
 @dataclass(frozen=True)
 class DescentEquations:
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
@@ -183,7 +233,8 @@ class DescentEquations:
     sample : tuple of Definition
         Output, label, loss and gradients of one sample, in its local fields: compiled as it stands.
     process : tuple of Definition
-        The field of a sample, and the recursions of M, R_theta, C_theta and of the readout.
+        The field of a sample, the averages over samples (C_l, R_l, g_star, mean_pull), and the
+        recursions of M, R_theta, C_theta, Q and of the readout: compiled as they stand.
 
     Examples
     --------
@@ -244,13 +295,11 @@ class DescentEquations:
     def latex(self) -> str:
         r"""LaTeX of the process, of the averages that close it, and of the sample."""
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        rates = [line for d in self.process for line in _lines(d, printer)]
+        closing = [d for d in self.process if d.expr.has(Average)]
+        rates = [line for d in self.process if d not in closing for line in _lines(d, printer)]
         bend = printer.doprint(curvature(self.model, self.algorithm))
         averages = [
-            r"g^{\star t}_{j r} &= \langle g^{t}_{j}\, h^*_{r} \rangle",
-            r"C^{\ell}_{j l}(t, s) &= \alpha \langle g^{t}_{j}\, g^{s}_{l} \rangle",
-            r"R^{\ell}_{j l}(t, s) &= \alpha \left\langle"
-            r" \frac{\partial g^{t}_{j}}{\partial r^{s}_{l}} \right\rangle",
+            *(line for d in closing for line in _lines(d, printer)),
             r"r &\sim \mathcal{N}(0, C^{\theta}), \quad " + _law_of_teachers(self.model),
             rf"H_{{j l}} = \partial g_j / \partial h_l &= {bend}",
             *_masks_latex(self.algorithm),
@@ -291,10 +340,8 @@ def _masks_latex(algorithm: GradientDescent) -> list[str]:
         + rf"s^{{t}} \in \{{0, 1\}} \text{{ independent}}, \Pr(s^{{t}} = 1) = {part}",
         "reshuffle": weighted + rf"s^{{t}} = 1 \text{{ once in each epoch of }} 1/{part} "
         r"\text{ steps, at a random one}",
-        "fresh": r"C^{\ell}(t, s) &= R^{\ell}(t, s) = 0 \text{ for } s < t, \text{ no memory: "
-        r"a sample is seen once}",
     }  # fmt: skip
-    return [rows[algorithm.batch]] if algorithm.batch else []
+    return [rows[algorithm.batch]] if algorithm.batch in rows else []
 
 
 def _law_of_teachers(model: Model | MixtureModel) -> str:

@@ -49,9 +49,7 @@ class DescentFlow:
     Attributes
     ----------
     equations : DescentEquations
-        Descent with finite steps, whose limit this is.
-    definitions : tuple of Definition
-        The field of a sample; rates of M, R_theta and C_theta in the first time.
+        Descent with finite steps, whose limit this is: what is run.
 
     Examples
     --------
@@ -66,11 +64,22 @@ class DescentFlow:
     family: ClassVar[str] = "flow"
 
     equations: DescentEquations
-    definitions: tuple[Definition, ...]
     kind: str = field(default="two-time", init=False)
     time_unit: str = field(
         default="t = learning_rate * steps, learning_rate -> 0; n = alpha d samples", init=False
     )
+
+    @cached_property
+    def definitions(self) -> tuple[Definition, ...]:
+        """The field of a sample; rates of M, R_theta and C_theta in the first time.
+
+        They are the limit of the process that is run: a term that changes there changes here.
+        """
+        process = {d.target.base: d for d in self.equations.process}
+        return (
+            _field(process[field_at]),
+            *(_rate(process[base]) for base in (M, R_theta, C_theta)),
+        )
 
     @property
     def model(self) -> Model | MixtureModel:
@@ -157,11 +166,7 @@ def derive_flow(model: Model | MixtureModel, algorithm: GradientDescent) -> Desc
                 f'{name} = {getattr(algorithm, name)!r} with scaling="gradient-flow": as the '
                 f"learning rate goes to zero, {reason}; leave it out"
             )
-    equations = derive_descent(model, algorithm)
-    process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
-    found = [_field(process[field_at])]
-    found += [_rate(process[base]) for base in (M, R_theta, C_theta)]
-    return DescentFlow(equations, tuple(found))
+    return DescentFlow(derive_descent(model, algorithm))
 
 
 def _field(definition: Definition) -> Definition:
