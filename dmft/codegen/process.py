@@ -22,12 +22,11 @@ from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.descent import (
+from dmft.equations.descent import DescentEquations
+from dmft.equations.descent_process import (
     TWO_TIMES,
     C_theta,
-    DescentEquations,
     PathSlope,
-    Q,
     driving,
     g_at,
     pull_at,
@@ -42,6 +41,7 @@ from dmft.solvers.process import Arrays, Process
 TIMES = (t, s, u)
 # Kernels with X(t, s) = X(s, t)^T; the others vanish for s > t, R_theta for s = t too.
 SYMMETRIC = frozenset({"C_theta", "C_l", "Q_at"})
+ONE_TIME = frozenset({"M_at", "readout_at", "g_star", "mean_pull"})
 # What each step fills, and in which arrays the field of a sample has its coefficients.
 STEPS: dict[str, tuple[str, ...]] = {
     "fields": ("h_at",),
@@ -62,12 +62,12 @@ from dmft.solvers.process import STEP_SIGNATURE
 
 OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}})
 '''
-STEP = '''
+STEP = """
 
 @njit(STEP_SIGNATURE, **OPTIONS)
 def {name}(t, par, y):
 {body}
-'''
+"""
 
 
 def process_source(equations: DescentEquations) -> str:
@@ -81,7 +81,7 @@ def process_source(equations: DescentEquations) -> str:
         For terms that are not causal, for averages that no sample is asked for, and for fields that
         are not linear in what drives them; the message names the term.
     """
-    names = code_names(process_parameters(equations))
+    names = code_names(equations.process_parameters)
     text = TEMPLATE.format(version=VERSION)
     text += STEP.format(name="begin", body=_step([_first_kernel(equations)], names))
     for name, bases in STEPS.items():
@@ -101,17 +101,7 @@ def build_process(equations: DescentEquations) -> Process:
     source = process_source(equations)
     module: Any = load_module(source, "dmft_process")
     steps = {name: getattr(module, name) for name in ("begin", *STEPS)}
-    return Process(**steps, parameters=tuple(process_parameters(equations)), source=source)
-
-
-def process_parameters(equations: DescentEquations) -> list[str]:
-    """Names of the scalars that the process reads, in the order of ``par``."""
-    known = {x.p, x.k, x.j, x.l, x.r, *TIMES}
-    found: set[sp.Symbol] = set()
-    for d in equations.process:
-        arrays = {y.base.label for y in d.expr.atoms(sp.Indexed)}
-        found |= {y for y in d.expr.free_symbols if isinstance(y, sp.Symbol)} - known - arrays
-    return sorted(y.name for y in found)
+    return Process(**steps, parameters=equations.process_parameters, source=source)
 
 
 def _first_kernel(equations: DescentEquations) -> Definition:
@@ -178,7 +168,8 @@ class _Lowering(Lowering):
         if isinstance(expr, Average):
             return self.average(expr)
         if isinstance(expr, sp.KroneckerDelta):
-            first, second = (self.place(y) for y in expr.args)
+            of = self.place if expr.free_symbols & set(TIMES) else self.neuron
+            first, second = (of(y) for y in expr.args)
             texts = [" + ".join(z for z in (o, i[0]) if z) for i, o in (first, second)]
             deps = frozenset(i for i, _ in (first, second) if i != FIXED)
             text = f"(1.0 if {texts[0]} == {texts[1]} else 0.0)"
@@ -195,20 +186,25 @@ class _Lowering(Lowering):
         deps = frozenset(self.running[y] for y in expr.free_symbols & set(self.running))
         return self.graph.make("text", f"({emit_expression(expr, names)})", (), deps, TEXT_COST)
 
+    def neuron(self, index: sp.Expr) -> tuple[Index, str]:
+        """Loop and offset of a neuron, counted from 1 in the symbols."""
+        return (FIXED, str(index - 1)) if index.is_Integer else self.place(index)
+
     def place(self, index: sp.Expr) -> tuple[Index, str]:
-        """Loop and offset of one index of an entry."""
+        """Loop and offset of a time, or of a neuron that runs."""
         if index.is_Integer:
             return FIXED, str(index)
-        (symbol,) = index.free_symbols & {*TIMES, *self.running} or (None,)
-        shift = index - symbol if symbol is not None else None
+        found = sorted(index.free_symbols & {*TIMES, *self.running}, key=str)
+        symbol = found[0] if found else t
+        shift = index - symbol
         if symbol == t and shift.is_Integer and shift <= 0:
             # w^{-1} = w^0: nothing moved before the start.
             return FIXED, "t" if shift == 0 else f"max(t - {-shift}, 0)"
         if symbol in self.running and shift == 0:
             return self.running[symbol], ""
         raise BadParameter(
-            f"the index {index} is not known when it is needed: entries stand at t or before, at s, "
-            "and at the indices of sums"
+            f"the index {index} is not known when it is needed: entries stand at t or before, at "
+            "s, and at the indices of sums"
         )
 
     def entry(self, expr: sp.Indexed) -> Node:
@@ -216,15 +212,17 @@ class _Lowering(Lowering):
         name = base_name(expr)
         if name not in Arrays._fields:
             raise BadParameter(f"{expr} is no array of the process: known are {Arrays._fields}")
-        indices = list(expr.indices)
+        places = [self.neuron(y) for y in expr.indices]
+        if name in ONE_TIME:
+            places[0] = self.place(expr.indices[0])
         if name in TWO_TIMES:
-            first, second, *neurons = indices
+            first, second, *neurons = expr.indices
             pairs = [(first, neurons[0]), (second, neurons[1])]
             # The time that is summed over goes last, where a symmetric kernel is contiguous.
             if name in SYMMETRIC and pairs[0][0] == u:
                 pairs.reverse()
-            indices = [y for pair in pairs for y in pair]
-        return self.graph.ref(name, [self.place(y) for y in indices])
+            places = [y for time, j in pairs for y in (self.place(time), self.neuron(j))]
+        return self.graph.ref(name, places)
 
     def total(self, expr: sp.Sum) -> Node:
         """Sum over a time and over neurons, or over either."""
@@ -287,9 +285,10 @@ class _Lowering(Lowering):
             "mean gradients of trained readouts"
         )
 
-    def sampled(self, name: str, *indices: sp.Expr) -> Node:
+    def sampled(self, name: str, neuron: sp.Expr, *other: sp.Expr) -> Node:
         """Entry of the averages at t."""
-        return self.graph.ref(name, [self.place(y) for y in indices])
+        places = [self.neuron(neuron), *(self.place(y) for y in other[:-1])]
+        return self.graph.ref(name, places + [self.neuron(y) for y in other[-1:]])
 
 
 class _Loops(LoopWriter):
@@ -359,8 +358,8 @@ class _Writer:
         rest = factor * sp.Mul(*(y for y in factors if y not in carried))
         if len(carried) != 1 or any(base_name(e) in COEFFICIENTS for e in rest.atoms(sp.Indexed)):
             raise BadParameter(
-                f"the field of a sample has the term {factor * body}: it must be linear in h*, in r "
-                "and in the gradients of the past"
+                f"the field of a sample has the term {factor * body}: it must be linear in h*, in "
+                "r and in the gradients of the past"
             )
         (entry,) = carried
         *time, neuron = entry.indices
@@ -389,7 +388,7 @@ class _Writer:
         self.loops.note_uses(node)
         text = self.loops.value(node, scopes[-1])
         where = ["t", "j", *([str(time[0])] if entry.base == g_at else [])]
-        index, offset = lowering.place(neuron)
+        index, offset = lowering.neuron(neuron)
         where.append(index[0] or offset)
         target = f"{COEFFICIENTS[base_name(entry)]}[{', '.join(where)}]"
         scopes[-1].lines.append(f"{target} += {text}")
@@ -415,7 +414,7 @@ def _products(term: sp.Expr) -> Iterable[tuple[sp.Expr, sp.Expr, tuple[sp.Tuple,
     if not sums:
         yield sp.S.One, term, ()
         return
-    total, *others = sums
+    total = sums[0]
     front = sp.Mul(*(y for y in factors if y is not total))
     for part in sp.Add.make_args(sp.expand(total.function)):
         yield front, part, total.limits

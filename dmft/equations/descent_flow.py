@@ -13,27 +13,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.equations.definitions import Definition, base_name, define
-from dmft.equations.descent import (
-    C_theta,
-    DescentEquations,
-    M,
-    R_l,
-    R_theta,
-    TwoTimePrinter,
-    derive_descent,
-    eta,
-    field_at,
-    s,
-    t,
-    u,
-)
+from dmft.equations.descent import DescentEquations, TwoTimePrinter, derive_descent
+from dmft.equations.descent_process import C_theta, M, R_l, R_theta, eta, field_at, s, t, u
 from dmft.equations.latex import align, definition_latex
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
-from dmft.model import MixtureModel, Model
+from dmft.model import MixtureModel, Model, Overlaps
 from dmft.model.descent import GradientDescent
 
 # What is of the order of a step off the diagonal.
@@ -101,6 +91,24 @@ class DescentFlow:
         """Named terms of each rate."""
         names = {"M_at": "M", "h_at": "h"}
         return {names.get(d.name, d.name): dict(d.terms) for d in self.definitions}
+
+    def evaluate(
+        self,
+        start: Overlaps,
+        steps: int = 1,
+        *,
+        step: float = 0.01,
+        points: NDArray[np.float64] | None = None,
+        **parameters: Any,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Overlaps and kernels after the first Euler steps, as `DescentEquations.evaluate`.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+        """
+        given = with_step(parameters, step)
+        return self.equations.evaluate(start, steps, points=points, **given)
 
     def latex(self) -> str:
         r"""LaTeX of the field, of the rates and of what closes them."""

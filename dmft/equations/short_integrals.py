@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.average import Average
-from dmft.equations.descent import label, loss, output, zeta
+from dmft.equations.descent_process import label, loss, output, zeta
 from dmft.equations.short_numbers import Number, average, combined, rational
 from dmft.equations.short_times import ShortTimes, at_times, expanded
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
@@ -267,7 +267,6 @@ class ShortIntegrals:
         if not found["pull"]:
             for j in range(1, self.p + 1):
                 self.numbers["readout_at", (t + 1, j)] = self.numbers["readout_at", (t, j)]
-
 
     def _share(self, base: str, times: tuple[int, ...]) -> sp.Expr:
         """What stands in front of the average in a kernel of the samples."""

@@ -237,7 +237,7 @@ def overlaps(sweep: Sweep) -> tuple[Array, Array]:
 
 
 def by_time(kernel: Array, n: int) -> Array:
-    """The first n times of a kernel (time, neuron, time, neuron) as (time, time, neuron, neuron)."""
+    """The first n times of a kernel, stored by (time, neuron) twice, as (n, n, p, p)."""
     return np.ascontiguousarray(kernel[:n, :, :n].transpose(0, 2, 1, 3))
 
 

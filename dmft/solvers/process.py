@@ -1,8 +1,8 @@
 """Arrays and compiled steps of a process in two times, as its generated code sees them.
 
-The recursions of a descent (`dmft.equations.descent`) are compiled from their symbols; what is here
-is where their arrays live and what the steps are called. Kernels are stored by (time, neuron) twice,
-so that each is a matrix as well.
+The recursions of a descent (`dmft.equations.descent_process`) are compiled from their symbols; what
+is here is where their arrays live and what the steps are called. Kernels are stored by (time,
+neuron) twice, so that each is a matrix as well.
 """
 
 from __future__ import annotations
@@ -62,14 +62,16 @@ class Arrays(NamedTuple):
     def zeros(cls, steps: int, p: int, k: int) -> Arrays:
         """Arrays of a descent before its start."""
         T, big = steps, steps + 1
-        kernels = (np.zeros((big, p, big, p)) for _ in range(3))
-        samples = (np.zeros((T, p, T, p)) for _ in range(2))
-        return cls(
-            np.zeros((big, p, k)), np.zeros((big, p)), np.zeros((k, k)), *kernels, *samples,
-            np.zeros((T, p, k)), np.zeros((T, p)), np.zeros((p, T, p)), np.zeros((p, T, p)),
-            np.zeros((p, k)), np.zeros(p), np.zeros((T, p, k)), np.zeros((T, p, p)),
-            np.zeros((T, p, T, p)),
-        )  # fmt: skip
+        shapes = {
+            "M_at": (big, p, k), "readout_at": (big, p), "P_inverse": (k, k),
+            **dict.fromkeys(("C_theta", "R_theta", "Q_at"), (big, p, big, p)),
+            **dict.fromkeys(("C_l", "R_l", "to_past"), (T, p, T, p)),
+            "g_star": (T, p, k), "mean_pull": (T, p),
+            "gradient_pairs": (p, T, p), "slopes": (p, T, p),
+            "gradient_stars": (p, k), "pulls": (p,),
+            "to_star": (T, p, k), "to_driving": (T, p, p),
+        }  # fmt: skip
+        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
 
 
 ARRAYS = types.NamedTuple(
@@ -111,3 +113,33 @@ class Process:
     def par(self, values: Mapping[str, float]) -> Array:
         """Parameters as the steps take them."""
         return np.array([float(values[name]) for name in self.parameters])
+
+
+@dataclass(frozen=True, eq=False)
+class DescentProblem:
+    """A descent without symbols: what `dmft.build` makes of its equations.
+
+    Attributes
+    ----------
+    labels, sample : compiled functions of the signatures in `dmft.solvers.sampled`
+    process : Process
+    parameters : tuple of str
+        Run-time values by name.
+    scalars : tuple of str
+        Those that a sample takes, in their order.
+    source : str
+        Text of all compiled functions.
+    time_unit : str
+    origin
+        The equations.
+    """
+
+    labels: Any
+    sample: Any
+    process: Process
+    parameters: tuple[str, ...]
+    scalars: tuple[str, ...]
+    source: str = field(repr=False)
+    time_unit: str
+    origin: Any = field(repr=False)
+    kind: str = field(default="two-time", init=False)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.codegen.process import build_process
-from dmft.codegen.sample import build_bend, build_sample, knots_of, parameter_order
+from dmft.codegen.descent import build_descent
+from dmft.codegen.sample import build_bend, knots_of
 from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
@@ -39,7 +39,7 @@ from dmft.solvers.descent_store import Store
 from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.path_ensemble import Values
-from dmft.solvers.process import Process
+from dmft.solvers.process import DescentProblem
 from dmft.solvers.response import measured
 from dmft.workflow.descent_nodes import DescentOptions, Layout
 
@@ -152,12 +152,12 @@ def descent_task(
         raise BadParameter(
             "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
         )
-    module, process = _built(equations.fingerprint, equations)
+    problem = _built(equations.fingerprint, equations)
     task = DescentTask(
-        labels=module.labels, sample=module.sample, steps=steps, Q=start.Q, M=start.M,
+        labels=problem.labels, sample=problem.sample, steps=steps, Q=start.Q, M=start.M,
         P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
-        scalars=np.array([scalars[name] for name in parameter_order(equations)]),
-        process=process, par=process.par(scalars),
+        scalars=np.array([scalars[name] for name in problem.scalars]),
+        process=problem.process, par=problem.process.par(scalars),
         trained=trained, fresh=equations.algorithm.batch == "fresh",
         bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
@@ -171,8 +171,8 @@ def descent_task(
 
 
 @lru_cache(maxsize=32)
-def _built(fingerprint: str, equations: DescentEquations) -> tuple[Any, Process]:
-    return build_sample(equations), build_process(equations)
+def _built(fingerprint: str, equations: DescentEquations) -> DescentProblem:
+    return build_descent(equations)
 
 
 @lru_cache(maxsize=32)
@@ -265,7 +265,10 @@ def _risk_of(
         try:
             return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
         except InvalidCovariance as error:  # equations whose terms were changed may lead there
-            sweep.status, sweep.message = Status.LEFT_DOMAIN, f"overlaps are no Gram matrix: {error}"
+            sweep.status, sweep.message = (
+                Status.LEFT_DOMAIN,
+                f"overlaps are no Gram matrix: {error}",
+            )
             return np.full(len(rows), np.nan)
 
     return closed

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dmft.equations.descent import DescentEquations
     from dmft.equations.descent_flow import DescentFlow
     from dmft.equations.sequence import SequenceEquations
+    from dmft.solvers.process import DescentProblem
+    from dmft.solvers.volterra_problem import VolterraProblem
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -43,7 +45,14 @@ NOT_OF_PATHS = ("rtol", "atol", "max_steps")
 
 @checked
 def solve(
-    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem,
+    system: Equations
+    | SequenceEquations
+    | DescentEquations
+    | DescentFlow
+    | TwoTime
+    | Problem
+    | DescentProblem
+    | VolterraProblem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
     *,
@@ -67,9 +76,9 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, SequenceEquations, DescentEquations, TwoTime or Problem
-        A `dmft.TwoTime` has its own start (pass None) and options: `tol=`, `thin=`, `checkpoint=`
-        and more (`dmft.workflow.two_time.TwoTimeOptions`).
+    system : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
+        Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
+        options: `tol=`, `thin=`, `checkpoint=` and more (`dmft.workflow.two_time.TwoTimeOptions`).
     start : Overlaps
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
         None: drawn anew for each path as `random_overlaps` does.
@@ -133,6 +142,8 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
+    if getattr(system, "kind", None) == "two-time":  # built ones are kept with their equations
+        system = getattr(system, "origin", system)
     if isinstance(system, TwoTime) or getattr(system, "kind", None) == "two-time":
         given = {
             "rtol": rtol != RTOL, "atol": atol != ATOL, "events": bool(events),

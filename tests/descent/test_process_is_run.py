@@ -11,10 +11,11 @@ import sympy as sp
 import dmft
 from dmft.codegen import process as generator
 from dmft.emit import load_module
-from dmft.equations import descent as eq
+from dmft.equations import descent_process as eq
+from dmft.equations.average import Average
 from dmft.errors import BadParameter
 from dmft.solvers.descent import begin, march, result_of
-from dmft.solvers.process import Process
+from dmft.solvers.descent_task import Nodes
 from dmft.solvers.response import measured
 from dmft.workflow.descent import descent_task
 from dmft.workflow.descent_nodes import DescentOptions, Layout
@@ -164,3 +165,108 @@ def test_a_term_dropped_is_a_parameter_of_zero(right, interpreted):
     assert distance(run_of(without), run_of(equations, momentum=0.0)) < 1e-13
     memoryless = with_terms(equations, "h_at", lambda n, e: sp.S.Zero if n == "memory" else e)
     assert distance(run_of(memoryless), right) > 1e-3
+
+
+EXACT = {name: CASES[name] for name in ("full", "fresh", "momentum", "readout", "line", "mixture")}
+
+
+@pytest.mark.parametrize("name", list(EXACT))
+def test_runs_equal_the_numpy_reference(name):
+    """`evaluate` interprets the symbols on the same points, without code generation."""
+    model, descent, start, _, _ = EXACT[name]
+    equations = dmft.derive(model, descent)
+    reference_equals_run(equations, start)
+
+
+@pytest.mark.parametrize("term", ["M_at-learning", "h_at-memory", "Q_at-teacher", "h_at-weights"])
+def test_a_wrong_sign_is_run_as_it_stands(term, interpreted):
+    name, wrong = term.split("-")
+    equations = dmft.derive(PAIR, EVERYTHING)
+    changed = with_terms(equations, name, lambda n, e: -e if n == wrong else e)
+    reference_equals_run(changed, PAIR_START, learning_rate=0.15)
+
+
+def reference_equals_run(equations, start, steps=3, **given):
+    task, _ = descent_task(equations, start, steps, given, "stein")
+    size = 256
+    points = np.random.default_rng(5).standard_normal((task.k + task.p * steps + 1, size))
+    cluster = np.arange(2 * size) // size
+    number = cluster[::2] if isinstance(equations.model, dmft.MixtureModel) else cluster[:0]
+    nodes = Nodes(points, np.empty((0, 0)), number, scrambled=False)
+    run = result_of(march(begin(task), nodes, np.empty((task.kept, size))))
+    found = equations.evaluate(start, steps, points=points, **given)
+    assert found.keys() == run.keys()
+    for key, mine in run.items():
+        assert np.abs(mine - found[key]).max() < 1e-9 * (1.0 + np.abs(mine).max()), key
+
+
+def test_terms_of_ones_own_are_run():
+    """A term with a symbol of its own, a part of Q that no other time shares: run-time values."""
+    equations = dmft.derive(PAIR, dmft.GradientDescent(0.15, 2))
+    heat = sp.Symbol("heat", nonnegative=True)
+    kick = heat * sp.KroneckerDelta(eq.t, eq.s) * sp.KroneckerDelta(eq.x.j, eq.x.l)
+    warm = replace(
+        equations,
+        process=tuple(
+            replace(d, terms=(*d.terms, ("heat", kick))) if d.name == "Q_at" else d
+            for d in equations.process
+        ),
+    )
+    assert "heat" in warm.parameters
+    with pytest.raises(BadParameter, match="heat"):
+        run_of(warm)
+    plain, same = run_of(equations), run_of(warm, heat=0.0)
+    assert distance(plain, same) < 1e-13
+    assert distance(plain, run_of(warm, heat=0.05)) > 1e-3
+    assert "heat" in dmft.build(warm).process.parameters
+
+
+REFUSED = {
+    "not causal": ("M_at", eq.M[eq.t + 1, eq.x.j, eq.x.r]),
+    "is not causal": ("M_at", sp.Sum(eq.M[eq.u, eq.x.j, eq.x.r], (eq.u, 0, eq.t + 1))),
+    "linear": ("h_at", eq.driving[eq.t, eq.x.j] ** 2),
+    "known are those before t": (
+        "h_at", sp.Sum(eq.g_at[eq.s, eq.x.j], (eq.s, 0, eq.t))
+    ),
+    "asked": ("g_star", Average(eq.g_at[eq.t, eq.x.j] ** 3)),
+    "no array": ("M_at", sp.IndexedBase("A")[eq.x.j]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", list(REFUSED))
+def test_terms_that_no_run_can_take_are_refused(words):
+    name, term = REFUSED[words]
+    equations = dmft.derive(PAIR, dmft.GradientDescent(0.15, 2))
+    process = [
+        replace(d, terms=(*d.terms, ("own", term))) if d.name == name else d
+        for d in equations.process
+    ]
+    message = "not known when it is needed" if words == "not causal" else words
+    with pytest.raises(BadParameter, match=message):
+        dmft.build(replace(equations, process=tuple(process)))
+
+
+def test_what_is_built_is_solved():
+    equations = dmft.derive(PAIR, dmft.GradientDescent(0.15, 2))
+    problem = dmft.build(equations)
+    assert problem.kind == "two-time"
+    assert "def advance(" in problem.source
+    assert "def sample(" in problem.source
+    assert distance(run_of(equations), run_of(problem)) == 0.0
+    flow = dmft.derive(PAIR, dmft.GradientDescent(1, 2), scaling="gradient-flow")
+    assert dmft.build(flow).parameters == problem.parameters
+    glass = dmft.literature.spherical_p_spin(2)
+    run = dmft.solve(dmft.build(glass), None, 0.5, tol=1e-4, measure_error=False)
+    assert run.status == "ok"
+
+
+def test_a_flow_prints_what_its_descents_run():
+    flow = dmft.derive(PAIR, dmft.GradientDescent(1, 2, ridge=0.1), scaling="gradient-flow")
+    wrong = replace(
+        flow,
+        equations=with_terms(flow.equations, "M_at", lambda n, e: -e if n == "learning" else e),
+    )
+    assert wrong.terms["M"]["learning"] == -flow.terms["M"]["learning"]
+    steps = (f.evaluate(PAIR_START, 2, step=0.1)["M"][1] for f in (flow, wrong))
+    right, left = (m - PAIR_START.M + 0.1 * 0.1 * PAIR_START.M for m in steps)
+    np.testing.assert_allclose(left, -right, atol=1e-14)
