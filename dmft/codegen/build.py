@@ -114,7 +114,8 @@ def build_two_time(
         return build_volterra(normal_form(equations))
     from dmft.codegen.descent import build_descent
 
-    return build_descent(getattr(equations, "equations", equations))
+    given = cast(Any, equations)
+    return build_descent(given.equations if given.family == "flow" else given)
 
 
 def _parallel_band(source: str) -> float:

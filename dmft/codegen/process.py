@@ -235,7 +235,8 @@ class _Lowering(Lowering):
             if low != 1 or high not in AXIS:
                 raise BadParameter(f"{expr} must sum {symbol} over all neurons, from 1 to p or k")
             self.running[symbol] = (symbol.name, AXIS[high])
-        loops = [self.over(y) for y in times] + [self.running[y[0]] for y in neurons]
+        # Times innermost: loops over few neurons cost more than their bodies.
+        loops = [self.running[y[0]] for y in neurons] + [self.over(y) for y in times]
         node = self(expr.function)
         for index in reversed(loops):
             node = self.graph.sum(index, node)

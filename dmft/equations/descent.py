@@ -183,7 +183,7 @@ class DescentEquations:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the symbolic content."""
-        parts = [sp.srepr(e) for d in self.definitions for _, e in d.terms]
+        parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
         if isinstance(self.model, MixtureModel):
             parts.append(repr(self.model.mixture))

@@ -273,13 +273,13 @@ class ShortIntegrals:
         definition = next(d for d in self.equations.process if d.name == base)
         expr = sp.expand(at_times(definition, times, self.equations).expr)
         averages = expr.atoms(Average)
-        share = sum(expr.coeff(y) for y in averages)
-        if len(averages) > 1 or expr != sum(share * y for y in averages):
+        share = sp.Add(*(expr.coeff(y) for y in averages))
+        if len(averages) > 1 or expr != sp.Add(*(share * y for y in averages)):
             raise BadParameter(
                 f"{definition.target} = {definition.expr}: the first steps take multiples of one "
                 "average; solve takes any"
             )
-        return sp.sympify(share).xreplace(self.names)
+        return share.xreplace(self.names)
 
 
 def times_inverse(rows: Sequence[Sequence[Number]], matrix: sp.Matrix) -> list[list[Number]]:

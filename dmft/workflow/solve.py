@@ -45,14 +45,8 @@ NOT_OF_PATHS = ("rtol", "atol", "max_steps")
 
 @checked
 def solve(
-    system: Equations
-    | SequenceEquations
-    | DescentEquations
-    | DescentFlow
-    | TwoTime
-    | Problem
-    | DescentProblem
-    | VolterraProblem,
+    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem
+    | DescentProblem | VolterraProblem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
     *,
@@ -66,7 +60,7 @@ def solve(
     timeout: float | None = None,
     quadrature_tol: float = QUADRATURE_TOL,
     **parameters: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     r"""Integrate the equations of motion from a start to time `t_max`.
 
     Shapes      start Q (p, p), M (p, k), P (k, k); result Q (T, p, p), M (T, p, k),
@@ -142,17 +136,15 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
-    if getattr(system, "kind", None) == "two-time":  # built ones are kept with their equations
-        system = getattr(system, "origin", system)
+    system = _unbuilt(system)
     if isinstance(system, TwoTime) or getattr(system, "kind", None) == "two-time":
         given = {
             "rtol": rtol != RTOL, "atol": atol != ATOL, "events": bool(events),
             "quadrature_tol": quadrature_tol != QUADRATURE_TOL,
             "save_at": save_at is not None, "max_steps": max_steps != MAX_STEPS,
         }  # fmt: skip
-        own = {**parameters, "timeout": timeout, "progress": progress}
-        if isinstance(system, TwoTime):
-            own |= {"save_at": save_at, "max_steps": max_steps}
+        more = {"save_at": save_at, "max_steps": max_steps} if isinstance(system, TwoTime) else {}
+        own = {**parameters, "timeout": timeout, "progress": progress, **more}
         return _solve_two_times(cast(Any, system), start, t_max, method, given, own)
     one_pass = cast("Equations | SequenceEquations | Problem", system)
     problem = problem_of(one_pass)
@@ -206,6 +198,12 @@ def solve(
 
     run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
     return finished(run)
+
+
+def _unbuilt(system: Any) -> Any:
+    """Equations of two times, also of what was built from them: compiled code is kept with them."""
+    two_times = getattr(system, "kind", None) == "two-time"
+    return getattr(system, "origin", system) if two_times else system
 
 
 def _solve_two_times(
