@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from dmft.checks import checked
 from dmft.codegen.assemble import code_names, module_text, system_parts
@@ -17,15 +17,28 @@ from dmft.emit import load_module
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import Committee
+from dmft.model.two_time import TwoTime
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
 if TYPE_CHECKING:
+    from dmft.equations.descent import DescentEquations
+    from dmft.equations.descent_flow import DescentFlow
     from dmft.equations.sequence import SequenceEquations
+    from dmft.solvers.process import DescentProblem
+    from dmft.solvers.volterra_problem import VolterraProblem
 
 
+@overload
+def build(equations: Equations | SequenceEquations) -> Problem: ...
+@overload
+def build(equations: DescentEquations | DescentFlow) -> DescentProblem: ...
+@overload
+def build(equations: TwoTime) -> VolterraProblem: ...
 @checked
-def build(equations: Equations | SequenceEquations) -> Problem:
+def build(
+    equations: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime,
+) -> Problem | DescentProblem | VolterraProblem:
     """Compile equations of motion; widths and parameters stay run-time values.
 
     The Numba source is a readable file in the cache directory (`dmft.emit.cache_directory`);
@@ -33,13 +46,13 @@ def build(equations: Equations | SequenceEquations) -> Problem:
 
     Parameters
     ----------
-    equations : Equations
-        Or `SequenceEquations`.
+    equations : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
 
     Returns
     -------
-    Problem
-        `.source` holds the generated text, `.rhs` the compiled right-hand side.
+    Problem, or DescentProblem and VolterraProblem for equations in two times
+        `.source` holds the generated text, `.rhs` the compiled right-hand side of one time;
+        `dmft.solve` takes each of them.
 
     Raises
     ------
@@ -58,6 +71,8 @@ def build(equations: Equations | SequenceEquations) -> Problem:
         from dmft.codegen.sequence import build_sequence
 
         return build_sequence(cast(Any, equations))
+    if isinstance(equations, TwoTime) or getattr(equations, "kind", None) == "two-time":
+        return build_two_time(cast(Any, equations))
     if not isinstance(equations, Equations):
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
     source = stored_source(equations)
@@ -86,6 +101,21 @@ def build(equations: Equations | SequenceEquations) -> Problem:
         provenance=equations.provenance,
         origin=equations,
     )
+
+
+def build_two_time(
+    equations: DescentEquations | DescentFlow | TwoTime,
+) -> DescentProblem | VolterraProblem:
+    """Compile equations in two times; of a flow, the descent that steps through it."""
+    if isinstance(equations, TwoTime):
+        from dmft.codegen.volterra import build_volterra
+        from dmft.equations.two_time import normal_form
+
+        return build_volterra(normal_form(equations))
+    from dmft.codegen.descent import build_descent
+
+    given = cast(Any, equations)
+    return build_descent(given.equations if given.family == "flow" else given)
 
 
 def _parallel_band(source: str) -> float:

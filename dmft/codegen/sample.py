@@ -13,7 +13,8 @@ from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.average import At
 from dmft.equations.definitions import Definition, define
-from dmft.equations.descent import DescentEquations, H, cluster, curvature, zeta
+from dmft.equations.descent import DescentEquations, curvature
+from dmft.equations.descent_process import H, cluster, zeta
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD, MixtureModel

@@ -104,6 +104,7 @@ def build_volterra(form: NormalForm) -> VolterraProblem:
         start=_start(form),
         source=source,
         fingerprint=form.problem.fingerprint,
+        origin=form.problem,
     )
 
 

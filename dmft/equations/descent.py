@@ -12,47 +12,40 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At
+from dmft.equations.average import At, Average
 from dmft.equations.changeable import Unchangeable
 from dmft.equations.definitions import Definition, define
+from dmft.equations.descent_process import (
+    SYMBOLS_LATEX,
+    TIME_LATEX,
+    TWO_TIMES,
+    cluster,
+    g,
+    label,
+    loss,
+    output,
+    process_definitions,
+    pull,
+    s,
+    t,
+    u,
+    zeta,
+)
 from dmft.equations.latex import EquationPrinter, align, definition_latex
 from dmft.equations.target import target
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, Model
+from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
-
-eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
-ridge, beta, readout_rate = sp.symbols("ridge momentum readout_rate", nonnegative=True)
-zeta = sp.Symbol("zeta", real=True)
-# Number of the cluster that a sample comes from, where inputs are a mixture.
-cluster = sp.Symbol("cluster", integer=True, nonnegative=True)
-output, label, loss = sp.symbols("output label loss", real=True)
-t, s, u = sp.symbols("t s u", integer=True, nonnegative=True)
-m, q = sp.symbols("m q", integer=True)
-g, pull, H = (sp.IndexedBase(name) for name in ("g", "readout_pull", "H"))
-field_at, driving, g_at = (sp.IndexedBase(name) for name in ("h_at", "r_at", "g_at"))
-C_theta, R_theta, C_l, R_l = (sp.IndexedBase(y) for y in ("C_theta", "R_theta", "C_l", "R_l"))
-M, Q, readout = (sp.IndexedBase(name) for name in ("M_at", "Q_at", "readout_at"))
-P_inverse, learned, pulled = (sp.IndexedBase(y) for y in ("P_inverse", "g_star", "mean_pull"))
-
-PARAMETERS = {y.name: y for y in (eta, alpha, ridge, beta, readout_rate, x.Delta)}
-TIME_LATEX = {
-    "h_at": "h", "r_at": "r", "g_at": "g", "M_at": "M", "Q_at": "Q", "readout_at": "a",
-    "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}", "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
-}  # fmt: skip
-TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l"})
-SYMBOLS_LATEX = {
-    eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",
-    zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
-}  # fmt: skip
 
 
 def sample_definitions(
@@ -116,64 +109,6 @@ def curvature(model: Model | MixtureModel, algorithm: GradientDescent) -> sp.Exp
     return bend * both + slope * same
 
 
-def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
-    """Field of a sample and the recursions of overlaps and kernels, as named terms."""
-    j, l, r = x.j, x.l, x.r  # noqa: E741
-    now = 1 - eta * ridge
-    drag = {
-        M: (M[t, j, r], M[t - 1, j, r]),
-        R_theta: (R_theta[t, s, j, l], R_theta[t - 1, s, j, l]),
-        C_theta: (C_theta[t, s, j, l], C_theta[t - 1, s, j, l]),
-    }
-    # w^{-1} = w^0: the first step has no momentum.
-    momentum = {base: beta * (new - old) for base, (new, old) in drag.items()}
-    if algorithm.momentum == 0:
-        momentum = dict.fromkeys(momentum, sp.S.Zero)
-    own = sp.Sum(R_theta[t, s, j, l] * g_at[s, l], (s, 0, t - 1), (l, 1, x.p))
-    field_terms = {
-        "teacher": sp.Sum(
-            M[t, j, r] * P_inverse[r, q] * x.h_star[q], (r, 1, x.k), (q, 1, x.k)
-        ),
-        "weights": driving[t, j],
-        "memory": own,
-    }  # fmt: skip
-    past_R = sp.Sum(R_l[t, u, j, m] * R_theta[u, s, m, l], (u, s + 1, t), (m, 1, x.p))
-    past_C = sp.Sum(R_l[t, u, j, m] * C_theta[u, s, m, l], (u, 0, t), (m, 1, x.p))
-    noise = sp.Sum(C_l[t, u, j, m] * R_theta[s, u, l, m], (u, 0, s - 1), (m, 1, x.p))
-    kick = sp.KroneckerDelta(t, s) * sp.KroneckerDelta(j, l)
-    rows = {
-        field_at[t, j]: field_terms,
-        M[t + 1, j, r]: {
-            "decay": now * M[t, j, r],
-            "learning": -eta * alpha * learned[t, j, r],
-            "momentum": momentum[M],
-        },
-        R_theta[t + 1, s, j, l]: {
-            "decay": now * R_theta[t, s, j, l],
-            "kick": -eta * kick,
-            "memory": -eta * past_R,
-            "momentum": momentum[R_theta],
-        },
-        C_theta[t + 1, s, j, l]: {
-            "decay": now * C_theta[t, s, j, l],
-            "memory": -eta * past_C,
-            "noise": -eta * noise,
-            "momentum": momentum[C_theta],
-        },
-        Q[t, s, j, l]: {
-            "weights": C_theta[t, s, j, l],
-            "teacher": sp.Sum(
-                M[t, j, r] * P_inverse[r, q] * M[s, l, q], (r, 1, x.k), (q, 1, x.k)
-            ),
-        },
-    }  # fmt: skip
-    if algorithm.readout_rate != 0:
-        rows[readout[t + 1, j]] = {
-            "decay": readout[t, j], "learning": -readout_rate * pulled[t, j]
-        }  # fmt: skip
-    return tuple(define(target, terms, "rate") for target, terms in rows.items())
-
-
 @dataclass(frozen=True)
 class DescentEquations(Unchangeable):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
@@ -185,7 +120,8 @@ class DescentEquations(Unchangeable):
     sample : tuple of Definition
         Output, label, loss and gradients of one sample, in its local fields: compiled as it stands.
     process : tuple of Definition
-        The field of a sample, and the recursions of M, R_theta, C_theta and of the readout.
+        The field of a sample, the averages over samples (C_l, R_l, g_star, mean_pull), and the
+        recursions of M, R_theta, C_theta, Q and of the readout: compiled as they stand.
 
     Examples
     --------
@@ -232,27 +168,77 @@ class DescentEquations(Unchangeable):
         clash = [y.name for y in symbols if y.name in declared]
         if clash:
             raise BadParameter(f"the model's symbol {clash[0]!r} clashes with a parameter; rename")
-        return {**declared, **{y.name: y for y in symbols}}
+        found = {**declared, **{y.name: y for y in symbols}}
+        # Symbols of terms that a user has added.
+        return found | {y: sp.Symbol(y) for y in self.process_parameters if y not in found}
+
+    @cached_property
+    def process_parameters(self) -> tuple[str, ...]:
+        """Names of the scalars that the process reads."""
+        known = {x.p, x.k, x.j, x.l, x.r, t, s, u}
+        found: set[sp.Symbol] = set()
+        for d in self.process:
+            arrays = {y.base.label for y in d.expr.atoms(sp.Indexed)}
+            found |= {y for y in d.expr.free_symbols if isinstance(y, sp.Symbol)} - known - arrays
+        return tuple(sorted(y.name for y in found))
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the symbolic content."""
-        parts = [sp.srepr(e) for d in self.definitions for _, e in d.terms]
+        parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
         if isinstance(self.model, MixtureModel):
             parts.append(repr(self.model.mixture))
         return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
 
+    def evaluate(
+        self,
+        start: Overlaps,
+        steps: int = 1,
+        *,
+        points: NDArray[np.float64] | None = None,
+        **parameters: Any,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Overlaps and kernels of the first steps, by NumPy from the symbols as they stand.
+
+        Shapes      as of a `DescentRun` of these steps; responses by Stein's identity
+        Valid for   whole and fresh samples; a reference for small systems, slow and plain
+
+        Parameters
+        ----------
+        start : Overlaps
+        steps : int
+        points : (k + p steps + 1, S) array, optional
+            Standard normals of the samples: of h*, of the driving process, of the label noise. By
+            default 4096 pseudorandom ones.
+        **parameters
+            Run-time values, as for `dmft.solve`.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import numpy as np, sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> exact = np.sqrt(4) * np.hstack([np.eye(4), -np.eye(4)])  # cubature for quadratic forms
+        >>> eqs.evaluate(dmft.Overlaps([[1.0]], [[0.0]]), 3, points=exact)["M"].ravel().round(9)
+        array([0.   , 0.4  , 0.56 , 0.656])
+        """
+        from dmft.equations.process_reference import evaluate_process
+
+        return evaluate_process(self, start, steps, points, parameters)
+
     def latex(self) -> str:
         r"""LaTeX of the process, of the averages that close it, and of the sample."""
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        rates = [line for d in self.process for line in _lines(d, printer)]
+        closing = [d for d in self.process if d.expr.has(Average)]
+        rates = [line for d in self.process if d not in closing for line in _lines(d, printer)]
         bend = printer.doprint(curvature(self.model, self.algorithm))
         averages = [
-            r"g^{\star t}_{j r} &= \langle g^{t}_{j}\, h^*_{r} \rangle",
-            r"C^{\ell}_{j l}(t, s) &= \alpha \langle g^{t}_{j}\, g^{s}_{l} \rangle",
-            r"R^{\ell}_{j l}(t, s) &= \alpha \left\langle"
-            r" \frac{\partial g^{t}_{j}}{\partial r^{s}_{l}} \right\rangle",
+            *(line for d in closing for line in _lines(d, printer)),
             r"r &\sim \mathcal{N}(0, C^{\theta}), \quad " + _law_of_teachers(self.model),
             rf"H_{{j l}} = \partial g_j / \partial h_l &= {bend}",
             *_masks_latex(self.algorithm),
@@ -293,10 +279,8 @@ def _masks_latex(algorithm: GradientDescent) -> list[str]:
         + rf"s^{{t}} \in \{{0, 1\}} \text{{ independent}}, \Pr(s^{{t}} = 1) = {part}",
         "reshuffle": weighted + rf"s^{{t}} = 1 \text{{ once in each epoch of }} 1/{part} "
         r"\text{ steps, at a random one}",
-        "fresh": r"C^{\ell}(t, s) &= R^{\ell}(t, s) = 0 \text{ for } s < t, \text{ no memory: "
-        r"a sample is seen once}",
     }  # fmt: skip
-    return [rows[algorithm.batch]] if algorithm.batch else []
+    return [rows[algorithm.batch]] if algorithm.batch in rows else []
 
 
 def _law_of_teachers(model: Model | MixtureModel) -> str:

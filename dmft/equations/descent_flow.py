@@ -13,28 +13,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.equations.changeable import Unchangeable
 from dmft.equations.definitions import Definition, base_name, define
-from dmft.equations.descent import (
-    C_theta,
-    DescentEquations,
-    M,
-    R_l,
-    R_theta,
-    TwoTimePrinter,
-    derive_descent,
-    eta,
-    field_at,
-    s,
-    t,
-    u,
-)
+from dmft.equations.descent import DescentEquations, TwoTimePrinter, derive_descent
+from dmft.equations.descent_process import C_theta, M, R_l, R_theta, eta, field_at, s, t, u
 from dmft.equations.latex import align, definition_latex
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
-from dmft.model import MixtureModel, Model
+from dmft.model import MixtureModel, Model, Overlaps
 from dmft.model.descent import GradientDescent
 
 # What is of the order of a step off the diagonal.
@@ -50,9 +40,7 @@ class DescentFlow(Unchangeable):
     Attributes
     ----------
     equations : DescentEquations
-        Descent with finite steps, whose limit this is.
-    definitions : tuple of Definition
-        The field of a sample; rates of M, R_theta and C_theta in the first time.
+        Descent with finite steps, whose limit this is: what is run.
 
     Examples
     --------
@@ -67,11 +55,22 @@ class DescentFlow(Unchangeable):
     family: ClassVar[str] = "flow"
 
     equations: DescentEquations
-    definitions: tuple[Definition, ...]
     kind: str = field(default="two-time", init=False)
     time_unit: str = field(
         default="t = learning_rate * steps, learning_rate -> 0; n = alpha d samples", init=False
     )
+
+    @cached_property
+    def definitions(self) -> tuple[Definition, ...]:
+        """The field of a sample; rates of M, R_theta and C_theta in the first time.
+
+        They are the limit of the process that is run: a term that changes there changes here.
+        """
+        process = {d.target.base: d for d in self.equations.process}
+        return (
+            _field(process[field_at]),
+            *(_rate(process[base]) for base in (M, R_theta, C_theta)),
+        )
 
     @property
     def model(self) -> Model | MixtureModel:
@@ -93,6 +92,24 @@ class DescentFlow(Unchangeable):
         """Named terms of each rate."""
         names = {"M_at": "M", "h_at": "h"}
         return {names.get(d.name, d.name): dict(d.terms) for d in self.definitions}
+
+    def evaluate(
+        self,
+        start: Overlaps,
+        steps: int = 1,
+        *,
+        step: float = 0.01,
+        points: NDArray[np.float64] | None = None,
+        **parameters: Any,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Overlaps and kernels after the first Euler steps, as `DescentEquations.evaluate`.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+        """
+        given = with_step(parameters, step)
+        return self.equations.evaluate(start, steps, points=points, **given)
 
     def latex(self) -> str:
         r"""LaTeX of the field, of the rates and of what closes them."""
@@ -158,11 +175,7 @@ def derive_flow(model: Model | MixtureModel, algorithm: GradientDescent) -> Desc
                 f'{name} = {getattr(algorithm, name)!r} with scaling="gradient-flow": as the '
                 f"learning rate goes to zero, {reason}; leave it out"
             )
-    equations = derive_descent(model, algorithm)
-    process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
-    found = [_field(process[field_at])]
-    found += [_rate(process[base]) for base in (M, R_theta, C_theta)]
-    return DescentFlow(equations, tuple(found))
+    return DescentFlow(derive_descent(model, algorithm))
 
 
 def _field(definition: Definition) -> Definition:

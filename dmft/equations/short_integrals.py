@@ -17,9 +17,10 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.descent import label, loss, output, zeta
+from dmft.equations.average import Average
+from dmft.equations.descent_process import label, loss, output, zeta
 from dmft.equations.short_numbers import Number, average, combined, rational
-from dmft.equations.short_times import ShortTimes, expanded
+from dmft.equations.short_times import ShortTimes, at_times, expanded
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.expectation import Gaussian
@@ -246,16 +247,18 @@ class ShortIntegrals:
 
     def close(self, t: int, found: Mapping[str, Any]) -> None:
         """Take the averages at time t: kernels, then overlaps and weights at t + 1."""
-        alpha = rational(self.scalars["samples_per_dim"])
         for j in range(self.p):
+            share = self._share("g_star", (t,))
             for r in range(self.k):
-                self.numbers["g_star", (t, j + 1, r + 1)] = found["star"][j][r]
+                self.numbers["g_star", (t, j + 1, r + 1)] = combined([(found["star"][j][r], share)])
             if found["pull"]:
-                self.numbers["mean_pull", (t, j + 1)] = found["pull"][j]
+                share = self._share("mean_pull", (t,))
+                self.numbers["mean_pull", (t, j + 1)] = combined([(found["pull"][j], share)])
         for base, kernels in (("C_l", found["corr"]), ("R_l", found["resp"])):
             for s, kernel in enumerate(kernels):
+                share = self._share(base, (t, s))
                 for j, m in np.ndindex(self.p, self.p):
-                    number = combined([(kernel[j][m], alpha)])
+                    number = combined([(kernel[j][m], share)])
                     self.numbers[base, (t, s, j + 1, m + 1)] = number
         names = {"M_at", "readout_at", "R_theta", "C_theta", "Q_at"}
         for d in self.short.definitions:
@@ -264,6 +267,19 @@ class ShortIntegrals:
         if not found["pull"]:
             for j in range(1, self.p + 1):
                 self.numbers["readout_at", (t + 1, j)] = self.numbers["readout_at", (t, j)]
+
+    def _share(self, base: str, times: tuple[int, ...]) -> sp.Expr:
+        """What stands in front of the average in a kernel of the samples."""
+        definition = next(d for d in self.equations.process if d.name == base)
+        expr = sp.expand(at_times(definition, times, self.equations).expr)
+        averages = expr.atoms(Average)
+        share = sp.Add(*(expr.coeff(y) for y in averages))
+        if len(averages) > 1 or expr != sp.Add(*(share * y for y in averages)):
+            raise BadParameter(
+                f"{definition.target} = {definition.expr}: the first steps take multiples of one "
+                "average; solve takes any"
+            )
+        return share.xreplace(self.names)
 
 
 def times_inverse(rows: Sequence[Sequence[Number]], matrix: sp.Matrix) -> list[list[Number]]:

@@ -17,20 +17,8 @@ import sympy as sp
 from dmft.checks import checked_or
 from dmft.equations.average import At
 from dmft.equations.definitions import Definition, base_name, define
-from dmft.equations.descent import (
-    C_theta,
-    DescentEquations,
-    M,
-    Q,
-    R_theta,
-    TwoTimePrinter,
-    eta,
-    field_at,
-    readout,
-    s,
-    t,
-    u,
-)
+from dmft.equations.descent import DescentEquations, TwoTimePrinter
+from dmft.equations.descent_process import C_theta, M, Q, R_theta, eta, field_at, readout, s, t, u
 from dmft.equations.latex import align, definition_latex
 from dmft.equations.text import model_names
 from dmft.errors import BadParameter

@@ -3,10 +3,12 @@ r"""Hand-written two-time problems: causal equations of correlations, responses 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from dmft.checks import checked
@@ -135,6 +137,59 @@ class TwoTime:
         text = "|".join([*rows, *(str(f) for f in self.causal)])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
+    def evaluate(
+        self,
+        known: Mapping[str, Callable[..., float]],
+        t: float,
+        s: float = 0.0,
+        *,
+        nodes: int = 24,
+        **parameters: float,
+    ) -> dict[str, float]:
+        """Right-hand sides at times (t, s), where functions of all earlier times are known.
+
+        Equation    rates or values as the equations stand; integrals by Gauss and Legendre on
+                    either side of s
+        Shapes      by name: "C" at (t, s), "C_diagonal" at (t, t), signals at t
+        Valid for   known functions that are smooth for u < s and for s < u < t
+
+        Parameters
+        ----------
+        known : mapping from name to callable
+            ``{"C": C(t, s), "mu": mu(t), ...}``, asked at the times of the equations; at t > s
+            alone: what is symmetric or causal is made from there.
+        t, s : float
+        nodes : int
+            Of each integral.
+        **parameters
+            Values of the problem's symbols.
+
+        Raises
+        ------
+        BadParameter
+            For functions or parameters without a value.
+
+        Examples
+        --------
+        >>> import math, dmft
+        >>> glass = dmft.literature.spherical_p_spin(2)
+        >>> start = {"C": lambda t, s: 1.0, "R": lambda t, s: 1.0, "mu": lambda t: 0.0}
+        >>> sorted(glass.evaluate({**start, "E": lambda t: 0.0}, 0.0))
+        ['C', 'C_diagonal', 'E', 'R', 'R_diagonal', 'mu']
+        """
+        missing = [str(f) for f in (*self.pairs, *self.signals) if str(f) not in known]
+        missing += [y.name for y in self.parameters if y.name not in parameters]
+        if missing:
+            raise BadParameter(f"no value for {missing[0]}: give each function and each parameter")
+        given = {y: sp.Float(parameters[y.name]) for y in self.parameters}
+        values = _Values(self, known, given, sp.Float(s), nodes)
+        now = dict(zip(self.times, (sp.Float(t), sp.Float(s)), strict=True))
+        found = {}
+        for key, expr in (*self.rates.items(), *self.values.items()):
+            single = len(key.args) == 2 and key.args[0] == key.args[1]
+            found[f"{key.func}_diagonal" if single else str(key.func)] = float(values(expr, now))
+        return found
+
     def latex(self) -> str:
         """Equations as a LaTeX `align` environment."""
         t, _ = self.times
@@ -159,6 +214,50 @@ class TwoTime:
         return "\n".join([title, *rows])
 
     __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Values of expressions at numeric times."""
+
+    problem: TwoTime
+    known: Mapping[str, Callable[..., float]]
+    parameters: Mapping[sp.Symbol, sp.Expr]
+    s: sp.Expr
+    nodes: int
+
+    def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """Value of an expression where the times are `at`."""
+        table: dict[sp.Expr, sp.Expr] = {}
+        for total in expr.atoms(sp.Integral):
+            table[total] = self.integral(total, at)
+        plain = expr.xreplace(table)
+        functions = plain.atoms(sp.core.function.AppliedUndef)
+        plain = plain.xreplace({f: self.function(f, at) for f in functions})
+        return plain.xreplace({**self.parameters, **at})
+
+    def integral(self, total: sp.Integral, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """Integral over one time; functions have kinks at s."""
+        (symbol, low, high) = total.limits[0]
+        ends = [y.xreplace(dict(at)) for y in (low, high)]
+        ends[1:1] = [self.s] if ends[0] < self.s < ends[1] else []
+        places, weights = np.polynomial.legendre.leggauss(self.nodes)
+        result = sp.Float(0)
+        for begin, end in pairwise(ends):
+            half = (end - begin) / 2
+            for place, weight in zip(places, weights, strict=True):
+                here = {**at, symbol: begin + half * (1 + sp.Float(place))}
+                result += half * weight * self(total.function, here)
+        return result
+
+    def function(self, applied: sp.Expr, at: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+        """Value of a function at its times: symmetric, or zero before its cause."""
+        times = [float(y.xreplace(dict(at))) for y in applied.args]
+        if len(times) == 2 and times[0] < times[1]:
+            if applied.func in self.problem.causal:
+                return sp.Float(0)
+            times.reverse()
+        return sp.Float(self.known[str(applied.func)](*times))
 
 
 def _expressions(given: Mapping[Any, Any], role: str) -> dict[Key, sp.Expr]:

@@ -132,16 +132,16 @@ def _pairs(definitions: Iterable[object]) -> list[tuple[sp.Symbol, object]]:
 
 def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
     try:
-        value = sp.sympify(value, strict=True)
+        found = sp.sympify(value, strict=True)
     except (sp.SympifyError, TypeError, ValueError, AttributeError) as error:
         raise BadParameter(f"{what} must be an expression, got {shown(value)}") from error
-    if not isinstance(value, sp.Expr) or value.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
+    if not isinstance(found, sp.Expr) or found.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
         raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
-    value = value.xreplace({s: OUTPUT for s in value.free_symbols - known if s.name == OUTPUT.name})
-    unknown = sorted(map(str, value.free_symbols - known - {OUTPUT}))
+    rule = found.xreplace({s: OUTPUT for s in found.free_symbols - known if s.name == OUTPUT.name})
+    unknown = sorted(map(str, rule.free_symbols - known - {OUTPUT}))
     if unknown:
         raise BadParameter(
-            f"{what} = {value} holds {', '.join(unknown)}; it is an expression in "
+            f"{what} = {rule} holds {', '.join(unknown)}; it is an expression in "
             f"{', '.join(sorted(map(str, known)))} and f"
         )
-    return value
+    return rule

@@ -1,11 +1,10 @@
-r"""The causal sweep of gradient descent on repeated data: one pass over time, no iteration.
+r"""The causal sweep of a process in two times: one pass over time, no iteration.
 
-Equation    batch_reuse.md A.1; kernels as matrices over (time, neuron), earlier times first:
-            C_theta = L L^T, h^t = M^t P^+ h* + (L z)^t + sum_s R_theta(t, s) g^s
-            R_l L = alpha E[g z^T] (Stein: kinks need no derivative)
-            A = (1 - eta ridge) 1 - eta R_l (+ momentum), R_theta <- A R_theta - eta 1,
-            C_theta <- A C_theta - eta C_l R_theta^T
-Source      batch_reuse.md A.1, A.4, C
+What is computed at each step is compiled from the equations (`dmft.solvers.process`). What is here
+is how: C_theta as a matrix over (time, neuron), earlier times first, has the root L, and
+
+Equation    r = L z, z standard normal; E[dg/dr] L = E[g z^T] (Stein: kinks need no derivative)
+Source      batch_reuse.md A.1, C
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from scipy.linalg.lapack import dtrtrs
 from dmft.names import Status
 from dmft.solvers.descent_samples import Samples
 from dmft.solvers.descent_task import DescentTask, Nodes
+from dmft.solvers.process import Arrays
 
 Array = NDArray[np.float64]
 # Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
@@ -41,35 +41,71 @@ PIVOT_BAND = 1e-9
 class Sweep:
     """Overlaps and kernels of one set of nodes, filled step by step.
 
-    Kernels are matrices over (time, neuron). `done` steps are complete; `status` says how it ended.
+    Attributes
+    ----------
+    arrays : Arrays
+        What the compiled steps read and write.
+    train_loss : (T,)
+    root : (T + 1) p square
+        L, over (time, neuron).
+    done : int
+        Steps that are complete.
+    status, message, lowest
+        How it ended, and the least pivot of C_theta relative to its trace.
     """
 
     task: DescentTask
-    M: Array
-    readout: Array
+    arrays: Arrays
     train_loss: Array
-    C_theta: Array
-    R_theta: Array
-    C_l: Array
-    R_l: Array
     root: Array
     done: int = 0
     status: Status = Status.OK
     message: str = ""
     lowest: float = field(default=math.inf)
 
+    @property
+    def M(self) -> Array:
+        """Overlaps (T + 1, p, k) with the teacher."""
+        return self.arrays.M_at
+
+    @property
+    def readout(self) -> Array:
+        """Readouts (T + 1, p)."""
+        return self.arrays.readout_at
+
+    @property
+    def C_theta(self) -> Array:
+        """Covariance of the weights outside of the teacher, over (time, neuron)."""
+        return as_matrix(self.arrays.C_theta)
+
+    def take(self, step: Callable[..., None], t: int) -> None:
+        """Do one compiled step at time t."""
+        step(t, self.task.par, self.arrays)
+
+    def field_weights(self, t: int) -> tuple[Array, Array, Array]:
+        """What the fields at t take of h* (p, k), of z (p, (t + 1) p) and of gradients (p, t p)."""
+        arrays, p = self.arrays, self.task.p
+        rows = self.root[t * p : (t + 1) * p, : (t + 1) * p]
+        to_past = arrays.to_past[t, :, :t].reshape(p, t * p)
+        return arrays.to_star[t], arrays.to_driving[t] @ rows, np.ascontiguousarray(to_past)
+
+
+def as_matrix(kernel: Array) -> Array:
+    """A kernel (times, p, times, p) as a matrix over (time, neuron); the same memory."""
+    n, p, _, _ = kernel.shape
+    return kernel.reshape(n * p, n * p)
+
 
 def begin(task: DescentTask) -> Sweep:
     """Sweep before its first step."""
     T, p, k = task.steps, task.p, task.k
-    big, small = (T + 1) * p, T * p
-    sweep = Sweep(
-        task, M=np.zeros((T + 1, p, k)), readout=np.zeros((T + 1, p)), train_loss=np.zeros(T),
-        C_theta=np.zeros((big, big)), R_theta=np.zeros((big, big)), C_l=np.zeros((small, small)),
-        R_l=np.zeros((small, small)), root=np.zeros((big, big)),
-    )  # fmt: skip
-    sweep.M[0], sweep.readout[0] = task.M, task.readout
-    sweep.C_theta[:p, :p] = task.Q - task.M @ task.inverse_P @ task.M.T
+    big = (T + 1) * p
+    sweep = Sweep(task, Arrays.zeros(T, p, k), np.zeros(T), np.zeros((big, big)))
+    arrays = sweep.arrays
+    arrays.P_inverse[...], arrays.Q_at[0, :, 0] = task.inverse_P, task.Q
+    # Readouts that are not trained stay at all times.
+    arrays.M_at[0], arrays.readout_at[...] = task.M, task.readout
+    sweep.take(task.process.begin, 0)
     _extend_root(sweep, 0)
     return sweep
 
@@ -100,18 +136,19 @@ def march(
         samples = Samples.of(task, nodes, past, pool, threads)
         while sweep.status == Status.OK and sweep.done < task.steps:
             t = sweep.done
-            state = (sweep.M[t], sweep.readout[t], sweep.root, sweep.R_theta)
+            sweep.take(task.process.fields, t)
+            state = (sweep.readout[t], sweep.field_weights(t))
             means = samples.averages(t, *state)
-            response = None
+            slopes = None
             if task.bend is not None:
                 kept = task.steps * task.p
-                response = samples.response(t, task.bend, kept, state, sweep.R_theta)
+                slopes = samples.slopes(t, task.bend, kept, *state, sweep.arrays)
             if not np.all(np.isfinite(means)):
                 sweep.status = Status.NONFINITE
                 sweep.message = f"averages over the samples are not finite at step {t}"
                 break
             with np.errstate(all="ignore"):  # what overflows is told by the status
-                _close(sweep, t, means, response)
+                _close(sweep, t, means, slopes)
             if sweep.status != Status.OK:
                 break  # what this step led to is no state
             sweep.done += 1
@@ -126,65 +163,26 @@ def interrupt(sweep: Sweep) -> None:
     sweep.message = f"interrupted after {sweep.done} of {sweep.task.steps} steps"
 
 
-def _close(sweep: Sweep, t: int, means: Array, response: Array | None) -> None:
+def _close(sweep: Sweep, t: int, means: Array, slopes: Array | None) -> None:
     """Close the equations: kernels of the samples at t, then overlaps and weights at t + 1.
 
-    `response` is the pathwise one; without it that of Stein is taken.
+    `slopes` (p, (t + 1) p) are E[dg^t / dr^s] along paths; without them those of Stein are taken.
     """
-    task = sweep.task
-    p, eta = task.p, task.learning_rate
-    rows = (t + 1) * p
-    now, later, seen = slice(t * p, rows), slice(rows, rows + p), slice(0, rows)
-    if response is None:
-        response = _stein(sweep, means[:p, :rows])
-    row = task.samples_per_dim * means[:p, rows : 2 * rows]
-    if task.fresh:
-        response[:, : t * p] = 0.0
-        row[:, : t * p] = 0.0
-    sweep.C_l[now, seen], sweep.C_l[seen, now] = row, row.T
-    sweep.R_l[now, seen] = task.samples_per_dim * response
-    sweep.train_loss[t] = means[p, 0]
-    decay = 1.0 - eta * task.ridge
-    beta = task.momentum if t > 0 else 0.0
-    A = propagator(task, t, sweep.R_l[now, seen])
-    drag = beta * (sweep.M[t] - sweep.M[t - 1]) if t > 0 else 0.0
-    learned = means[:p, 2 * rows :]
-    sweep.M[t + 1] = decay * sweep.M[t] - eta * task.samples_per_dim * learned + drag
-    sweep.readout[t + 1] = sweep.readout[t]
+    task, arrays, process = sweep.task, sweep.arrays, sweep.task.process
+    p, rows = task.p, (t + 1) * task.p
+    if slopes is None:
+        slopes = _solved(sweep.root[:rows, :rows], means[:p, :rows], transposed=True)
+    by_time = (p, t + 1, p)
+    arrays.slopes[:, : t + 1] = slopes.reshape(by_time)
+    arrays.gradient_pairs[:, : t + 1] = means[:p, rows : 2 * rows].reshape(by_time)
+    arrays.gradient_stars[...] = means[:p, 2 * rows :]
     if task.trained:
-        sweep.readout[t + 1] -= task.readout_rate * means[p + 1 :, 0]
-    R, C = sweep.R_theta, sweep.C_theta
-    respond_later(task, t, A, R)
-    cross = A @ C[seen, seen] - eta * row @ R[seen, seen].T
-    C[later, seen], C[seen, later] = cross, cross.T
-    own = A @ cross.T - eta * row @ R[later, seen].T
-    C[later, later] = (own + own.T) / 2.0
+        arrays.pulls[...] = means[p + 1 :, 0]
+    sweep.train_loss[t] = means[p, 0]
+    for step in (process.averages, process.respond, process.advance):
+        sweep.take(step, t)
+    sweep.take(process.overlaps, t + 1)
     _extend_root(sweep, t + 1)
-
-
-def propagator(task: DescentTask, t: int, response: Array) -> Array:
-    """A (p, (t + 1) p): weights at t + 1 by those at 0..t, for the row of R_l at t."""
-    p, one = task.p, np.eye(task.p)
-    A = -task.learning_rate * response
-    beta = task.momentum if t > 0 else 0.0  # w^{-1} = w^0: the first step has none
-    A[:, t * p :] += (1.0 - task.learning_rate * task.ridge + beta) * one
-    if beta:
-        A[:, (t - 1) * p : t * p] -= beta * one
-    return A
-
-
-def respond_later(task: DescentTask, t: int, A: Array, R_theta: Array) -> None:
-    """Write R_theta at t + 1 from its earlier rows."""
-    p, seen = task.p, (t + 1) * task.p
-    R_theta[seen : seen + p, :seen] = A @ R_theta[:seen, :seen]
-    R_theta[seen : seen + p, seen - p : seen] -= task.learning_rate * np.eye(p)
-
-
-def _stein(sweep: Sweep, with_normal: Array) -> Array:
-    """R_l / alpha from E[g z^T] = (R_l / alpha) L, by substitution from the latest time on."""
-    rows = with_normal.shape[1]
-    root = sweep.root[:rows, :rows]
-    return _solved(root, with_normal, transposed=True)
 
 
 def _solved(root: Array, right: Array, transposed: bool = False) -> Array:
@@ -202,14 +200,15 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     """Rows of L at time t; the sweep ends where C_theta is no covariance."""
     task, p = sweep.task, sweep.task.p
     new, seen = slice(t * p, (t + 1) * p), slice(0, t * p)
-    own = sweep.C_theta[new, new]
+    C_theta = sweep.C_theta
+    own = C_theta[new, new]
     row: Array = np.zeros((p, t * p))
     if t > 0 and not task.fresh:
         root = sweep.root[seen, seen]
-        row = _solved(root, sweep.C_theta[new, seen])
+        row = _solved(root, C_theta[new, seen])
     left = own - row @ row.T
     # Squared lengths: students that the teacher spans have nothing but rounding outside of it.
-    scale = float(np.trace(own) + np.trace(sweep.M[t] @ task.inverse_P @ sweep.M[t].T))
+    scale = float(max(np.trace(own), np.trace(sweep.arrays.Q_at[t, :, t])))
     if not np.trace(own) <= LARGEST_LENGTH * p:
         sweep.status = Status.DIVERGED
         sweep.message = f"the descent diverges at step {t}; take a smaller learning_rate"
@@ -232,29 +231,26 @@ def _extend_root(sweep: Sweep, t: int) -> None:
 
 def overlaps(sweep: Sweep) -> tuple[Array, Array]:
     """Q (n, p, p) and the two-time Q2 (n, n, p, p) at the times that were reached."""
-    n, p = sweep.done + 1, sweep.task.p
-    M = sweep.M[:n]
-    kernel = by_time(sweep.C_theta[: n * p, : n * p], p)
-    Q2 = kernel + np.einsum("tjr,rq,slq->tsjl", M, sweep.task.inverse_P, M)
+    n = sweep.done + 1
+    Q2 = by_time(sweep.arrays.Q_at, n)
     return Q2[np.arange(n), np.arange(n)], Q2
 
 
-def by_time(matrix: Array, p: int) -> Array:
-    """From a matrix over (time, neuron) to (time, time, neuron, neuron)."""
-    n = matrix.shape[0] // p
-    return np.ascontiguousarray(matrix.reshape(n, p, n, p).transpose(0, 2, 1, 3))
+def by_time(kernel: Array, n: int) -> Array:
+    """The first n times of a kernel, stored by (time, neuron) twice, as (n, n, p, p)."""
+    return np.ascontiguousarray(kernel[:n, :, :n].transpose(0, 2, 1, 3))
 
 
 def result_of(sweep: Sweep) -> Mapping[str, Array]:
     """Named arrays of what a sweep reached, time first."""
-    n, p = sweep.done, sweep.task.p
+    n = sweep.done
     Q, Q2 = overlaps(sweep)
     return {
         "M": sweep.M[: n + 1],
         "Q": Q,
         "Q2": Q2,
-        "corr": by_time(sweep.C_l[: n * p, : n * p], p),
-        "resp": by_time(sweep.R_l[: n * p, : n * p], p),
+        "corr": by_time(sweep.arrays.C_l, n),
+        "resp": by_time(sweep.arrays.R_l, n),
         "readout": sweep.readout[: n + 1],
         "train_loss": sweep.train_loss[:n],
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.solvers.descent_task import DescentTask, Nodes, labels_of, teacher_fields
 from dmft.solvers.pathwise import respond
+from dmft.solvers.process import Arrays
 from dmft.solvers.sampled import BLOCK, PARTNERS, advance
 
 Array = NDArray[np.float64]
@@ -53,12 +54,15 @@ class Samples:
         partners = min(PARTNERS, label.size) if nodes.scrambled else 1
         return cls(task, normal, star, label, nodes.mask, past, partners, pool, threads)
 
-    def averages(self, t: int, M: Array, readout: Array, root: Array, R_theta: Array) -> Array:
-        """Averages at time t, rows as `dmft.solvers.sampled.advance` has them."""
+    def averages(self, t: int, readout: Array, weights: tuple[Array, Array, Array]) -> Array:
+        """Averages at time t, rows as `dmft.solvers.sampled.advance` has them.
+
+        `weights` are those of the fields at t (`Sweep.field_weights`).
+        """
         task, rows = self.task, (t + 1) * self.task.p
         extra = 1 + (task.p if task.trained else 0)
         sums = np.zeros((self.blocks, task.p + extra, 2 * rows + task.k))
-        par, weights = self._weights(t, M, readout, root, R_theta)
+        par = self._par(readout)
 
         def work(first: int, last: int) -> None:
             advance(
@@ -68,26 +72,29 @@ class Samples:
 
         return self._over_blocks(work, sums)
 
-    def response(
-        self, t: int, bend: Any, kept: int, state: tuple[Array, ...], answers: Array
-    ) -> Array:
+    def slopes(
+        self, t: int, bend: Any, kept: int, readout: Array, weights: tuple[Array, Array, Array],
+        answers: Arrays,
+    ) -> Array:  # fmt: skip
         """E[dg^t / dr^s] (p, (t + 1) p) along the path of each sample, by the slopes `bend`.
 
-        Slopes stand in rows of `past` from `kept` on. `state` is that of `averages`; `answers` is
-        R_theta in the derivative, which may be another one than in the fields.
+        Slopes stand in rows of `past` from `kept` on. `answers` holds what fields take of earlier
+        gradients in the derivative, which may be another one than in `weights`.
         """
-        task, rows = self.task, (t + 1) * self.task.p
-        sums = np.zeros((self.blocks, task.p, rows))
-        par, weights = self._weights(t, *state)
-        so_far = np.ascontiguousarray(answers[:rows, :rows])
+        p, rows = self.task.p, (t + 1) * self.task.p
+        sums = np.zeros((self.blocks, p, rows))
+        par = self._par(readout)
+        to_past = np.ascontiguousarray(answers.to_past[: t + 1, :, : t + 1]).reshape(rows, rows)
 
         def work(first: int, last: int) -> None:
             respond(
                 bend, t, first, last, kept, self.normal, self.star, self.label,
-                self._mask(t), par, self.past, *weights, so_far, sums,
+                self._mask(t), par, self.past, *weights, to_past, sums,
             )  # fmt: skip
 
-        return self._over_blocks(work, sums)
+        by_fields = self._over_blocks(work, sums).reshape(p, t + 1, p)
+        by_driving = np.einsum("jsm,sml->jsl", by_fields, answers.to_driving[: t + 1])
+        return np.asarray(by_driving.reshape(p, rows))
 
     @property
     def blocks(self) -> int:
@@ -97,18 +104,9 @@ class Samples:
     def _mask(self, t: int) -> Array:
         return self.mask[t] if self.mask.size else np.empty(0)
 
-    def _weights(
-        self, t: int, M: Array, readout: Array, root: Array, R_theta: Array
-    ) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Parameters of the sample, and what the fields at t take of h*, of z and of gradients."""
-        task, p = self.task, self.task.p
-        now = slice(t * p, (t + 1) * p)
-        to_past = np.ascontiguousarray(R_theta[now, : t * p])
-        if task.fresh:
-            to_past = np.zeros_like(to_past)
-        par = np.concatenate([readout, task.teacher_readout, task.scalars])
-        to_star = np.ascontiguousarray(M @ task.inverse_P)
-        return par, (to_star, np.ascontiguousarray(root[now, : (t + 1) * p]), to_past)
+    def _par(self, readout: Array) -> Array:
+        """Parameters of the sample."""
+        return np.concatenate([readout, self.task.teacher_readout, self.task.scalars])
 
     def _over_blocks(self, work: Callable[[int, int], None], sums: Array) -> Array:
         """Do all blocks and average them in their order."""

@@ -17,7 +17,8 @@ from dmft.solvers.checkpoint import load_arrays, save_arrays
 from dmft.solvers.descent import Sweep
 
 Array = NDArray[np.float64]
-KERNELS = ("M", "readout", "train_loss", "C_theta", "R_theta", "C_l", "R_l", "root")
+# Arrays of a step that is done; fields and overlaps follow from them.
+KERNELS = ("M_at", "readout_at", "C_theta", "R_theta", "C_l", "R_l", "g_star", "mean_pull")
 
 
 class Store:
@@ -64,13 +65,19 @@ class Store:
             raise BadParameter(f"cannot keep gradients in {str(path)!r}: {error}") from error
         if kernels is not None and not fresh:
             for name in KERNELS:
-                getattr(sweep, name)[...] = kernels[name]
+                getattr(sweep.arrays, name)[...] = kernels[name]
+            sweep.train_loss[...], sweep.root[...] = kernels["train_loss"], kernels["root"]
             sweep.done, sweep.lowest = int(kernels["done"]), float(kernels["lowest"])
+            for t in range(sweep.done + 1):
+                sweep.take(sweep.task.process.overlaps, t)
+            for t in range(sweep.done):
+                sweep.take(sweep.task.process.fields, t)
         return sweep, np.asarray(file)
 
     def save(self, number: int, sweep: Sweep) -> None:
         """Keep the kernels of the steps that are done; gradients are written already."""
-        arrays = {name: getattr(sweep, name) for name in (*KERNELS, "done", "lowest")}
+        arrays = {name: getattr(sweep.arrays, name) for name in KERNELS}
+        arrays |= {name: getattr(sweep, name) for name in ("train_loss", "root", "done", "lowest")}
         save_arrays(self._kernels(number), arrays)
 
     def _kernels(self, number: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.solvers.process import Process
 from dmft.solvers.sampled import PARTNERS, mean_losses
 
 Array = NDArray[np.float64]
@@ -28,11 +29,12 @@ class DescentTask:
         Overlaps at the start.
     readout, teacher_readout, scalars : vectors of ``par``
         The first scalar is the variance of the label noise.
-    learning_rate, samples_per_dim, ridge, momentum, readout_rate : float
+    process : Process
+        Compiled steps of the overlaps and kernels, and `par`, the parameters that they take.
     trained : bool
         Whether `sample` also gives the gradients of the readouts.
     fresh : bool
-        Samples of a step are never seen again.
+        Samples of a step are never seen again: what drives them is independent in time.
     means : (clusters, k), or (0, 0) where inputs have mean zero
         The mean of a cluster in the teacher's rows.
     bend : compiled function of the signature of `sample`, or None
@@ -52,11 +54,8 @@ class DescentTask:
     readout: Array
     teacher_readout: Array
     scalars: Array
-    learning_rate: float
-    samples_per_dim: float
-    ridge: float = 0.0
-    momentum: float = 0.0
-    readout_rate: float = 0.0
+    process: Process
+    par: Array
     trained: bool = False
     fresh: bool = False
     means: Array = field(default_factory=lambda: np.empty((0, 0)))

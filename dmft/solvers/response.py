@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.solvers.descent import Sweep, overlaps, propagator, respond_later
+from dmft.solvers.descent import Sweep, by_time, overlaps
 from dmft.solvers.descent_samples import Samples
 from dmft.solvers.descent_task import DescentTask, Nodes
+from dmft.solvers.process import Arrays
 from dmft.solvers.response_lines import along_lines
 
 Array = NDArray[np.float64]
@@ -28,7 +29,7 @@ LEAST_SLOPE = 0.01
 
 
 def measured(sweep: Sweep, nodes: Nodes, past: Array, threads: int = 1) -> Array | None:
-    """R_l (n p, n p) over the n steps that were done, by the derivative of paths or of lines.
+    """R_l (n, n, p, p) of the n steps that were done, by the derivative of paths or of lines.
 
     Parameters
     ----------
@@ -61,28 +62,30 @@ def measured(sweep: Sweep, nodes: Nodes, past: Array, threads: int = 1) -> Array
         return None if direction is None else _by_lines(sweep, samples, direction)
 
 
-def _by_paths(sweep: Sweep, samples: Samples) -> Array:
-    """Response along the paths; what weights answer to it is built beside.
+def _beside(sweep: Sweep) -> Arrays:
+    """Arrays in which the response is built beside that of the sweep.
 
     Not R_theta of the sweep: that holds the noise of Stein's identity, which fields do not feel (it
     is orthogonal to what gradients make of their paths), but products of slopes do.
     """
+    own = ("R_l", "R_theta", "slopes", "to_star", "to_driving", "to_past")
+    return sweep.arrays._replace(**{n: np.zeros_like(getattr(sweep.arrays, n)) for n in own})
+
+
+def _by_paths(sweep: Sweep, samples: Samples) -> Array:
+    """Response along the paths; what weights answer to it is built beside."""
     task, p = sweep.task, sweep.task.p
     big = sweep.done * p
-    R_l, R_theta = np.zeros((big, big)), np.zeros((big + p, big + p))
     gradients = samples.past[:big]
     history = np.empty((big * (1 + p), gradients.shape[1]))
     history[:big] = gradients
-    along = replace(samples, past=history)
+    along, beside = replace(samples, past=history), _beside(sweep)
     for t in range(sweep.done):
-        now, seen = slice(t * p, (t + 1) * p), slice(0, (t + 1) * p)
-        state = (sweep.M[t], sweep.readout[t], sweep.root, sweep.R_theta)
-        row = along.response(t, task.slopes, big, state, R_theta)
-        if task.fresh:
-            row[:, : t * p] = 0.0
-        R_l[now, seen] = task.samples_per_dim * row
-        respond_later(task, t, propagator(task, t, R_l[now, seen]), R_theta)
-    return R_l
+        task.process.fields(t, task.par, beside)
+        row = along.slopes(t, task.slopes, big, sweep.readout[t], sweep.field_weights(t), beside)
+        beside.slopes[:, : t + 1] = row.reshape(p, t + 1, p)
+        task.process.respond(t, task.par, beside)
+    return by_time(beside.R_l, sweep.done)
 
 
 def _by_lines(sweep: Sweep, samples: Samples, direction: Array) -> Array | None:
@@ -94,47 +97,59 @@ def _by_lines(sweep: Sweep, samples: Samples, direction: Array) -> Array | None:
     """
     p = sweep.task.p
     big = sweep.done * p
-    R_l = np.zeros((big, big))
+    slopes = np.zeros((big, big))
     horizon = known = 0
     while horizon < sweep.done:
         horizon = min(max(1, 2 * horizon), sweep.done)
         for t in range(known, horizon):  # a guess: as one step before
             now, one = slice(t * p, (t + 1) * p), slice((t - 1) * p, t * p)
             if t > 0:
-                R_l[now, p : (t + 1) * p] = R_l[one, : t * p]
-                R_l[now, :p] = R_l[one, :p] if t > 1 else 0.0
+                slopes[now, p : (t + 1) * p] = slopes[one, : t * p]
+                slopes[now, :p] = slopes[one, :p] if t > 1 else 0.0
         for _ in range(horizon):
-            found = _pass_of_lines(sweep, samples, direction, horizon, R_l)
+            found = _pass_of_lines(sweep, samples, direction, horizon, slopes)
             if found is None:
                 return None
             size = horizon * p
-            change = float(np.max(np.abs(found - R_l[:size, :size])))
-            R_l[:size, :size] = found
+            change = float(np.max(np.abs(found - slopes[:size, :size])))
+            slopes[:size, :size] = found
             if not change > SETTLED * float(np.max(np.abs(found))):
                 break
         known = horizon
-    return R_l
+    return by_time(_answers(sweep, slopes, sweep.done).R_l, sweep.done)
+
+
+def _answers(sweep: Sweep, slopes: Array, steps: int) -> Arrays:
+    """Kernels and fields of the first `steps` times at these slopes, over (time, neuron)."""
+    task, p = sweep.task, sweep.task.p
+    beside = _beside(sweep)
+    for t in range(steps):
+        task.process.fields(t, task.par, beside)
+        row = slopes[t * p : (t + 1) * p, : (t + 1) * p]
+        beside.slopes[:, : t + 1] = row.reshape(p, t + 1, p)
+        task.process.respond(t, task.par, beside)
+    return beside
 
 
 def _pass_of_lines(
-    sweep: Sweep, samples: Samples, direction: Array, steps: int, R_l: Array
+    sweep: Sweep, samples: Samples, direction: Array, steps: int, slopes: Array
 ) -> Array | None:
-    """R_l of the first `steps` times from R_theta at another R_l; None where lines break up."""
+    """E[dg/dr] of the first `steps` times from what fields take of the past at other slopes.
+
+    None where lines break up.
+    """
     task, p = sweep.task, sweep.task.p
     big, count = steps * p, samples.label.size
-    R_theta = np.zeros((big + p, big + p))
-    if not task.fresh:
-        for t in range(steps):
-            A = propagator(task, t, R_l[t * p : (t + 1) * p, : (t + 1) * p])
-            respond_later(task, t, A, R_theta)
+    beside = _answers(sweep, slopes, steps)
     fixed = np.concatenate([task.teacher_readout, task.scalars])
     parts = min(PARTS, count)
     sums = np.zeros((parts, big, big))
     direction = direction[:big] / np.linalg.norm(direction[:big])
+    to_past = beside.to_past[:steps, :, :steps]
     kernels = (
         np.hstack([sweep.readout[:steps], np.tile(fixed, (steps, 1))]), task.knots, direction,
-        np.ascontiguousarray((sweep.M[:steps] @ task.inverse_P).reshape(big, task.k)),
-        np.ascontiguousarray(sweep.root[:big, :big]), np.ascontiguousarray(R_theta[:big, :big]),
+        beside.to_star[:steps].reshape(big, task.k), _driven(sweep, steps),
+        np.ascontiguousarray(to_past).reshape(big, big),
     )  # fmt: skip
     room = pieces(task)
 
@@ -161,10 +176,19 @@ def _pass_of_lines(
     cuts = np.linspace(0, parts, min(samples.threads, parts) + 1).astype(int)
     if not all(samples.pool.map(work, cuts[:-1], cuts[1:])):
         return None
-    response = task.samples_per_dim * sums.sum(axis=0) / (parts * (count // parts))
-    if task.fresh:
-        response *= np.kron(np.eye(steps), np.ones((p, p)))
-    return np.asarray(response)
+    by_fields = sums.sum(axis=0) / (parts * (count // parts))
+    by_driving = np.einsum(
+        "asm,sml->asl", by_fields.reshape(big, steps, p), beside.to_driving[:steps]
+    )
+    return np.asarray(by_driving.reshape(big, big))
+
+
+def _driven(sweep: Sweep, steps: int) -> Array:
+    """What the fields of the first `steps` times take of z, over (time, neuron)."""
+    p = sweep.task.p
+    big = steps * p
+    root = sweep.root[:big, :big].reshape(steps, p, big)
+    return np.matmul(sweep.arrays.to_driving[:steps], root).reshape(big, big)
 
 
 def pieces(task: DescentTask) -> int:
@@ -196,7 +220,7 @@ def line_direction(sweep: Sweep) -> Array | None:
     big = n * p
     Q, _ = overlaps(sweep)
     length = np.sqrt(np.einsum("tjj->tj", Q[:n]).reshape(big))
-    rows = sweep.root[:big, :big] / length[:, None]
+    rows = _driven(sweep, n) / length[:, None]
     best, least = None, LEAST_SLOPE
     for first in range(p):
         # Fields that move against each other count with their signs.

@@ -37,6 +37,8 @@ class VolterraProblem:
     start : callable(parameters) -> (z,) signals at t = 0
     source : str
         Text of the compiled functions.
+    origin
+        The equations.
     """
 
     functions: tuple[Any, ...]
@@ -53,6 +55,8 @@ class VolterraProblem:
     start: Callable[[Mapping[str, float]], NDArray[np.float64]]
     source: str = field(repr=False)
     fingerprint: str = ""
+    origin: Any = field(default=None, repr=False)
+    kind: str = field(default="two-time", init=False)
 
     @property
     def flags(self) -> NDArray[np.int64]:

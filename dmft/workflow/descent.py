@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from dmft.codegen.sample import build_bend, build_sample, knots_of, parameter_order
+from dmft.codegen.descent import build_descent
+from dmft.codegen.sample import build_bend, knots_of
 from dmft.equations.descent import DescentEquations
 from dmft.equations.nodes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.tabled import table_averages
 from dmft.model import MixtureModel, Model, Overlaps, as_count
@@ -28,7 +29,6 @@ from dmft.solvers.descent import (
     JITTER,
     Sweep,
     begin,
-    by_time,
     interrupt,
     march,
     overlaps,
@@ -40,6 +40,7 @@ from dmft.solvers.descent_store import Store
 from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.path_ensemble import Values
+from dmft.solvers.process import DescentProblem
 from dmft.solvers.response import measured
 from dmft.workflow.descent_nodes import DescentOptions, Layout
 
@@ -154,13 +155,12 @@ def descent_task(
         raise BadParameter(
             "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
         )
-    module = _built(equations.fingerprint, equations)
+    problem = _built(equations.fingerprint, equations)
     task = DescentTask(
-        labels=module.labels, sample=module.sample, steps=steps, Q=start.Q, M=start.M,
+        labels=problem.labels, sample=problem.sample, steps=steps, Q=start.Q, M=start.M,
         P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
-        scalars=np.array([scalars[name] for name in parameter_order(equations)]),
-        learning_rate=scalars["learning_rate"], samples_per_dim=scalars["samples_per_dim"],
-        ridge=scalars["ridge"], momentum=scalars["momentum"], readout_rate=scalars["readout_rate"],
+        scalars=np.array([scalars[name] for name in problem.scalars]),
+        process=problem.process, par=problem.process.par(scalars),
         trained=trained, fresh=equations.algorithm.batch == "fresh",
         bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
@@ -174,8 +174,8 @@ def descent_task(
 
 
 @lru_cache(maxsize=32)
-def _built(fingerprint: str, equations: DescentEquations) -> Any:
-    return build_sample(equations)
+def _built(fingerprint: str, equations: DescentEquations) -> DescentProblem:
+    return build_descent(equations)
 
 
 @lru_cache(maxsize=32)
@@ -264,8 +264,15 @@ def _risk_of(
     values = {n: v for n, v in parameters.items() if n in names}
 
     def closed(sweep: Sweep, nodes: Nodes) -> Array:
-        rows = zip(*_states(sweep), strict=True)
-        return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
+        rows = list(zip(*_states(sweep), strict=True))
+        try:
+            return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
+        except InvalidCovariance as error:  # equations whose terms were changed may lead there
+            sweep.status, sweep.message = (
+                Status.LEFT_DOMAIN,
+                f"overlaps are no Gram matrix: {error}",
+            )
+            return np.full(len(rows), np.nan)
 
     return closed
 
@@ -291,17 +298,16 @@ def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
     return overlaps(sweep)[0], sweep.M[:n], sweep.readout[:n]
 
 
-def _closer(stein: list[Array], solved: list[Solved], rows: int) -> list[Array] | None:
+def _closer(stein: list[Array], solved: list[Solved], steps: int) -> list[Array] | None:
     """Measured responses, where all scrambles have one of a smaller error than that of Stein.
 
     Errors of the whole block decide: of many entries, so that the choice does not favour those
     that err together.
     """
     found = [one.response for one in solved]
-    if rows == 0 or any(y is None for y in found):
+    if steps == 0 or any(y is None for y in found):
         return None
-    p = solved[0].sweep.task.p
-    measured = [by_time(y[:rows, :rows], p) for y in found if y is not None]
+    measured = [y[:steps, :steps] for y in found if y is not None]
     if len(measured) == 1:
         return measured
     own, other = (float(np.sum(np.var(y, axis=0))) for y in (measured, stein))
@@ -344,8 +350,7 @@ def _assemble(
         if one.risk is not None:
             result["risk"] = one.risk[: reached + 1]
     count = len(results)
-    rows = reached * sweeps[0].task.p
-    closer = _closer([r["resp"] for r in results], solved, rows)
+    closer = _closer([r["resp"] for r in results], solved, reached)
     if closer is not None:
         for result, response in zip(results, closer, strict=True):
             result["resp"] = response

@@ -20,8 +20,8 @@ from dmft.special.quantile import sobol_rows
 
 Array = NDArray[np.float64]
 GIB = 2**30
-# Matrices over (time, neuron) of a scramble: six of its sweep, as many in results and means.
-MATRICES = 12
+# Matrices over (time, neuron) of a scramble: seven of its sweep, as many in results and means.
+MATRICES = 14
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class Layout:
         count = sample_count(task, self.samples, self.kind == "sobol")
         rows = self.normals + self.uniforms + self.steps + 2 * task.k + 4 + (2 + task.p) * big
         lines = pieces(task) * big * (big + 4) * task.knots.size
-        matrices = 4 if task.knots.size else 2  # R_l and R_theta; lines keep those of a pass too
+        # R_l, R_theta and what fields take of the past; lines keep slopes of two passes too.
+        matrices = 6 if task.knots.size else 3
         return rows * count + lines + matrices * big**2
 
     def kernels(self, task: DescentTask) -> int:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dmft.equations.descent import DescentEquations
     from dmft.equations.descent_flow import DescentFlow
     from dmft.equations.sequence import SequenceEquations
+    from dmft.solvers.process import DescentProblem
+    from dmft.solvers.volterra_problem import VolterraProblem
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -43,7 +45,8 @@ NOT_OF_PATHS = ("rtol", "atol", "max_steps")
 
 @checked_or(start="lists of starts are for equations of kind 'sde'")
 def solve(
-    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem,
+    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem
+    | DescentProblem | VolterraProblem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
     *,
@@ -57,7 +60,7 @@ def solve(
     timeout: float | None = None,
     quadrature_tol: float = QUADRATURE_TOL,
     **parameters: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     r"""Integrate the equations of motion from a start to time `t_max`.
 
     Shapes      start Q (p, p), M (p, k), P (k, k); result Q (T, p, p), M (T, p, k),
@@ -67,9 +70,9 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, SequenceEquations, DescentEquations, TwoTime or Problem
-        A `dmft.TwoTime` has its own start (pass None) and options: `tol=`, `thin=`, `checkpoint=`
-        and more (`dmft.workflow.two_time.TwoTimeOptions`).
+    system : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
+        Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
+        options: `tol=`, `thin=`, `checkpoint=` and more (`dmft.workflow.two_time.TwoTimeOptions`).
     start : Overlaps
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
         None: drawn anew for each path as `random_overlaps` does.
@@ -133,15 +136,15 @@ def solve(
     >>> bool(np.all(np.diff(run.steps(dim=1000)) > 0))
     True
     """
+    system = _unbuilt(system)
     if isinstance(system, TwoTime) or getattr(system, "kind", None) == "two-time":
         given = {
             "rtol": rtol != RTOL, "atol": atol != ATOL, "events": bool(events),
             "quadrature_tol": quadrature_tol != QUADRATURE_TOL,
             "save_at": save_at is not None, "max_steps": max_steps != MAX_STEPS,
         }  # fmt: skip
-        own = {**parameters, "timeout": timeout, "progress": progress}
-        if isinstance(system, TwoTime):
-            own |= {"save_at": save_at, "max_steps": max_steps}
+        more = {"save_at": save_at, "max_steps": max_steps} if isinstance(system, TwoTime) else {}
+        own = {**parameters, "timeout": timeout, "progress": progress, **more}
         return _solve_two_times(cast(Any, system), start, t_max, method, given, own)
     one_pass = cast("Equations | SequenceEquations | Problem", system)
     problem = problem_of(one_pass)
@@ -195,6 +198,12 @@ def solve(
 
     run = solve_on_nodes(run_with, rule_of, parameters.get("nodes"), quadrature_tol)
     return finished(run)
+
+
+def _unbuilt(system: Any) -> Any:
+    """Equations of two times, also of what was built from them: compiled code is kept with them."""
+    two_times = getattr(system, "kind", None) == "two-time"
+    return getattr(system, "origin", system) if two_times else system
 
 
 def _solve_two_times(
