@@ -137,7 +137,7 @@ def test_claims_of_sharp_gaussian_units_are_numbers():
     assert claim["Q"].max() < 1e-6
 
 
-@pytest.mark.parametrize("q", [1.08203125, 0.25, 0.7, 2.0])
+@pytest.mark.parametrize("q", [1.08203125, 0.7])
 def test_a_jump_of_the_field_that_nodes_are_laid_along(q):
     """Eight replicas counted the same nodes beyond the jump: 7e-6 off, with a claim of 8e-15."""
     model = dmft.Model(dmft.Committee(BIASED, 1), dmft.Committee(sp.sign(z), 1))
@@ -154,13 +154,13 @@ def test_claims_of_jumps_across_an_axis_hold():
     from dmft.gaussian.nodes import normal_rule
 
     missed = 0
-    for seed, t in enumerate(np.linspace(0.001, 2.4, 200)):
+    for seed, t in enumerate(np.linspace(0.001, 2.4, 100)):
         rule = normal_rule(1, 256, seed=seed % 10).apart(seed % 10)
         beyond = [n.weight @ (n.normal[0] > t) for n in (rule, *rule.groups)]
         claim = rule.error(beyond[0], beyond[1:])
         missed += abs(beyond[0] - norm.sf(t)) > claim
         assert claim < 1.0 / 256
-    assert missed <= 8
+    assert missed <= 4
 
 
 def test_jumps_at_zero_keep_balanced_replicas():
