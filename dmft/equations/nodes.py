@@ -29,7 +29,7 @@ from dmft.equations.conditioned import (
 )
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.neighbour import coefficient_definitions, neighbour
-from dmft.equations.rare import rare_laws
+from dmft.equations.rare import has_jumps, rare_laws
 from dmft.errors import NotClosed
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import SWITCHES, in_pieces
@@ -96,6 +96,8 @@ def rule_of_averages(
     if not any(isinstance(a, SampleAverage) for a in found):
         rule = node_rule(dim, smooth(found), options, may_break=kinked_students(found))
         if rule.kind == "sobol":
+            if has_jumps(found):
+                rule = rule.apart(options.get("seed") or 0)
             rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
         return rule.padded(p + k)
     noisy = any(a.noisy for a in found if isinstance(a, SampleAverage))

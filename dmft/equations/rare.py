@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
 from dmft.gaussian.factor_function import FactorFunction
-from dmft.gaussian.kinks import break_points
+from dmft.gaussian.kinks import break_points, switches
 from dmft.gaussian.nodes import Law
 from dmft.gaussian.switch import SWITCHES
 from dmft.model import FIELD
@@ -39,6 +39,8 @@ Event = Sequence[tuple[int, Interval]]
 SELDOM, NEVER = -3.1, -338.0
 # An end of an interval counts as reached within this part of its distance.
 REACHED = 1e-9
+# Sides of a jump, relative to where it is.
+BESIDE = 1e-9
 # Each law costs as many nodes as there were.
 MOST_LAWS = 16
 # Kinks are searched for on this interval.
@@ -90,6 +92,28 @@ def intervals(factor: sp.Expr, weights: bool) -> tuple[Interval, ...]:
         return tuple(e for e in dict.fromkeys(every) if e != (-math.inf, math.inf))
     every = [(max(a, low), min(b, high)) for a, b in pairwise(ends)]
     return tuple((a, b) for a, b in every if a < b and not _vanishes(factor, a, b))
+
+
+def has_jumps(found: Iterable[Average]) -> bool:
+    """Whether averages evaluate a function that jumps anywhere but at zero.
+
+    Nodes of each field are balanced about zero: nothing is lost by jumps there.
+    """
+    factors = {at.factor for average in found for at in average.integrand.atoms(At)}
+    return any(_jumps(f) for f in factors if f.has(*SWITCHES))
+
+
+@lru_cache(maxsize=64)
+def _jumps(factor: sp.Expr) -> bool:
+    if factor.free_symbols != {FIELD}:  # kinks at parameters
+        return any(s.subs(FIELD, 0) != 0 for s in switches(factor, (FIELD,)))
+    f = FactorFunction(factor)
+    for kink in map(float, break_points(factor, FIELD, LARGEST_KINK)):
+        step = BESIDE * abs(kink)
+        low, high = (float(f(np.array([kink + s]))[0]) for s in (-step, step))
+        if abs(high - low) > 1e3 * BESIDE * (1.0 + abs(low) + abs(high)):
+            return True
+    return False
 
 
 def _vanishes(factor: sp.Expr, low: float, high: float) -> bool:

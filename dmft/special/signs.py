@@ -19,7 +19,8 @@ from dmft.special.orthant import four_signs_of
 # Squared sine of the angle between two fields below which their signs cancel. Conditional
 # covariances carry the rounding of the covariances that they come from.
 PARALLEL = 1e-13
-# Overlaps beyond Cauchy-Schwarz by more than this are no covariance: the result is NaN.
+# Overlaps beyond Cauchy-Schwarz by more than this are no covariance: the result is NaN. Of
+# conditional variances much smaller than the variances that they come from, rounding is as much.
 BAND = 1e-9
 
 MATRIX, VECTOR, INTEGERS = types.float64[:, ::1], types.float64[::1], types.int64[::1]
@@ -36,8 +37,11 @@ def _squared_sine(C: NDArray[np.float64], a: int, b: int) -> float:
 
 
 @njit(**CALL)
-def _cancel(C: NDArray[np.float64], live: NDArray[np.int64]) -> float:
-    """Take out pairs of signs of parallel fields; returns the product of what they are."""
+def _cancel(C: NDArray[np.float64], live: NDArray[np.int64], whole: NDArray[np.float64]) -> float:
+    """Take out pairs of signs of parallel fields; returns the product of what they are.
+
+    C is a covariance given some fields, `whole` (n,) the variances without that.
+    """
     side = 1.0
     for a in range(live.size):
         for b in range(a):
@@ -45,7 +49,8 @@ def _cancel(C: NDArray[np.float64], live: NDArray[np.int64]) -> float:
                 sine = _squared_sine(C, a, b)
                 if sine <= PARALLEL:
                     live[a], live[b] = 0, 0
-                    side *= math.copysign(1.0, C[a, b]) if sine >= -BAND else math.nan
+                    band = BAND * max(whole[a] / C[a, a], whole[b] / C[b, b])
+                    side *= math.copysign(1.0, C[a, b]) if sine >= -band else math.nan
     return side
 
 
@@ -80,11 +85,11 @@ def _signs(C, live, weight, leaves):  # type: ignore[no-untyped-def]
     return 0.0 if left.size <= 4 else math.nan
 
 
-@njit(types.float64(MATRIX, INTEGERS, INTEGERS, types.float64, LEAVES), **CALL)
-def _moment(C, live, powers, weight, leaves):  # type: ignore[no-untyped-def]
+@njit(types.float64(MATRIX, INTEGERS, INTEGERS, types.float64, VECTOR, LEAVES), **CALL)
+def _moment(C, live, powers, weight, whole, leaves):  # type: ignore[no-untyped-def]
     """Value of weight E[prod x^power prod sign]; the signs' fields are the first rows of C."""
     live = live.copy()
-    weight = weight * _cancel(C, live)
+    weight = weight * _cancel(C, live, whole)
     if (powers.sum() + live.sum()) % 2 == 1:
         return 0.0
     x = 0
@@ -100,13 +105,13 @@ def _moment(C, live, powers, weight, leaves):  # type: ignore[no-untyped-def]
         if left[m] > 0:
             lower = left.copy()
             lower[m] -= 1
-            total += _moment(C, live, lower, weight * left[m] * C[row, signs + m], leaves)
+            total += _moment(C, live, lower, weight * left[m] * C[row, signs + m], whole, leaves)
     for a in range(signs):
         if live[a]:
             rest = live.copy()
             rest[a] = 0
             slope = math.sqrt(2.0 / math.pi) * C[row, a] / math.sqrt(C[a, a])
-            total += _moment(_given(C, a), rest, left, weight * slope, leaves)
+            total += _moment(_given(C, a), rest, left, weight * slope, whole, leaves)
     return total
 
 
@@ -152,7 +157,7 @@ def split_moment_of_signs(signs, powers, entries):  # type: ignore[no-untyped-de
     for order in range(powers.sum(), 1, -2):
         room *= order
     leaves = np.empty(room), np.empty((room, 4, 4)), np.zeros(1, np.int64)
-    value = _moment(C, np.ones(signs, np.int64), powers, 1.0, leaves)
+    value = _moment(C, np.ones(signs, np.int64), powers, 1.0, np.diag(C).copy(), leaves)
     return value, leaves[0][: leaves[2][0]], leaves[1][: leaves[2][0]]
 
 

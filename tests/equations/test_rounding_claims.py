@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mpmath as mp
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
 
 import dmft
 from dmft.equations.conditioning import ordinary_rounding
 from dmft.equations.rounding import rounding
+from dmft.special.signs import moment_of_signs_on_arrays
 
 z = sp.Symbol("z", real=True)
 HE3 = z**3 - 3 * z
@@ -301,3 +303,26 @@ def test_claims_at_learned_states_of_exponential_branches_are_numbers():
     for q in (1.5078125, 0.3, 7.0):
         claim = equations.evaluate_error(dmft.Overlaps([[q]], [[q]], [[q]]))
         assert all(np.all(part < 1e-12) for part in claim.values())
+
+
+def test_signs_of_a_plane_and_noise_are_numbers_however_they_round():
+    """Given two of the fields, two others are parallel up to 2e-9 of their variances: nan."""
+    rows = np.array([[-112.0, -192.0], [19 / 2048, -1 / 2048], [-1.25, 1.3125], [-544.0, -768.0]])
+    order = [0, 1, 2, 3, 2, 3]
+    covariance = rows[order] @ rows[order].T
+    covariance[3, 3] += 1.0
+
+    # In polar coordinates; over the radius, of r^3 exp(-r^2 / 2) erf(r y / sqrt 2).
+    def along(angle):
+        f = rows @ [np.cos(angle), np.sin(angle)]
+        s = abs(f[3]) / np.hypot(1.0, f[3])
+        return np.sign(f[0] * f[1]) * abs(f[2] * f[3]) * (3.0 * s - s**3) / np.pi
+
+    zeros = np.sort(np.arctan2(-rows[:, 0], rows[:, 1]) % np.pi)
+    pieces = pairwise([*zeros, zeros[0] + np.pi])
+    truth = sum(quad(along, *piece, epsabs=1e-10, limit=400)[0] for piece in pieces)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        moved = covariance * (1.0 + 2.0**-52 * rng.integers(-1, 2, (6, 6)))
+        got = moment_of_signs_on_arrays(4, 2, 1, 1, *moved[np.triu_indices(6)])
+        assert abs(got - truth) < 1e-8
