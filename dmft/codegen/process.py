@@ -24,6 +24,7 @@ from dmft.equations.average import Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.descent import DescentEquations
 from dmft.equations.descent_process import (
+    SYMMETRIC,
     TWO_TIMES,
     C_theta,
     PathSlope,
@@ -39,8 +40,6 @@ from dmft.names import VERSION
 from dmft.solvers.process import Arrays, Process
 
 TIMES = (t, s, u)
-# Kernels with X(t, s) = X(s, t)^T; the others vanish for s > t, R_theta for s = t too.
-SYMMETRIC = frozenset({"C_theta", "C_l", "Q_at"})
 ONE_TIME = frozenset({"M_at", "readout_at", "g_star", "mean_pull"})
 # What each step fills, and in which arrays the field of a sample has its coefficients.
 STEPS: dict[str, tuple[str, ...]] = {

@@ -5,6 +5,7 @@ A base of `Equations` and of `SequenceEquations`; they say how their terms are s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dmft.equations.difference import Difference
 
 
-class Changeable:
+class Changeable(ABC):
     """Equations whose terms can be changed. Each method returns new equations."""
 
     family: ClassVar[str] = "overlaps"
@@ -26,51 +27,51 @@ class Changeable:
     # How terms are stored, by the class itself ------------------------------------------------
 
     @property
+    @abstractmethod
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Rates by block and by named term."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
         """The same with what the rates are computed from."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def described(self) -> dict[str, str]:
         """What else two systems may differ in, in words."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def as_derived(self) -> Self:
         """The equations before any change."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_changed(self) -> bool:
         """Whether terms were added, dropped or replaced since the equations were derived."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def symbols(self) -> dict[str, Any]:
         """What a term may be written in, by name."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def indices(self) -> Indices:
         """Running indices by name, and those of each block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _with_changed(self, block: str, name: str, given: object) -> Self:
         """Set the term of a block to what a user gave, checked; drop it for None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _without(self, names: tuple[str, ...]) -> Self:
         """Drop terms wherever they stand."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _substituted(self, values: Mapping[Any, object]) -> Self:
         """Put other values in place of parameters."""
-        raise NotImplementedError
 
     @property
     def _own_names(self) -> frozenset[str]:
@@ -286,13 +287,14 @@ class Changeable:
 
 
 class Unchangeable:
-    """Equations whose terms cannot be changed yet."""
+    """Equations in two times, whose terms are changed where they are defined."""
 
     def with_term(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: the equations of repeated data run from recursions of their own."""
+        """Refuse, and say where terms are changed."""
         raise BadParameter(
-            "the terms of equations of gradient descent on repeated data cannot be changed yet: "
-            "they are solved by recursions of their own, which would not follow"
+            "terms of gradient descent on repeated data are changed in its process: "
+            "dataclasses.replace(equations, process=...), a tuple of definitions each of which has "
+            "`without`; a flow runs the descent in its `equations`"
         )
 
     without = replace = diff = with_term

@@ -36,6 +36,8 @@ TIME_LATEX = {
     "pull_at": r"(\ell' \sigma)",
     "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}", "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
 }  # fmt: skip
+# Kernels with X(t, s) = X(s, t)^T; the others vanish for s > t, R_theta for s = t too.
+SYMMETRIC = frozenset({"C_theta", "C_l", "Q_at"})
 TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l"})
 SYMBOLS_LATEX = {
     eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",

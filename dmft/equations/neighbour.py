@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average
-from dmft.equations.definitions import Definition, define
 from dmft.equations.update.moments import of_committees
 from dmft.gaussian.mixture import ErfMixture, erf_mixture
 from dmft.gaussian.switch import derivative
@@ -121,11 +120,3 @@ def _rows(mixture: ErfMixture) -> sp.Tuple:
     return sp.Tuple(
         sp.Tuple(*map(sp.Float, weights)), sp.Tuple(*map(sp.Float, (1.0, *mixture.scales)))
     )
-
-
-def coefficient_definitions() -> list[Definition]:
-    """Residual coefficients c of all fields."""
-    return [
-        define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
-        define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
-    ]

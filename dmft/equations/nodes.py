@@ -28,8 +28,9 @@ from dmft.equations.conditioned import (
     plain_weight,
 )
 from dmft.equations.definitions import Definition, base_name, define, used_bases
-from dmft.equations.neighbour import coefficient_definitions, neighbour
+from dmft.equations.neighbour import neighbour
 from dmft.equations.rare import has_jumps, rare_laws
+from dmft.equations.update.overlaps import block_definitions
 from dmft.errors import NotClosed
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import SWITCHES, in_pieces
@@ -138,7 +139,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     head = [d for d in definitions if d.role == "block"]
     near = {average: pair for average in found if (pair := neighbour(average)) is not None}
     if near and all(d.name != "c" for d in head):
-        head += coefficient_definitions()
+        head += [d for d in block_definitions() if d.name == "c"]
     work = Discretiser([*found, *(average for average, _ in near.values())])
     for d in definitions:
         if d.role == "sample":

@@ -20,6 +20,7 @@ from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.descent import DescentEquations
 from dmft.equations.descent_process import (
+    SYMMETRIC,
     TIME_LATEX,
     TWO_TIMES,
     C_theta,
@@ -38,7 +39,6 @@ from dmft.model import MixtureModel, Overlaps, as_count
 Array = NDArray[np.float64]
 # Arrays with one time in front of their neurons.
 ONE_TIME = frozenset({*TIME_LATEX, "g_star", "mean_pull"}) - TWO_TIMES
-SYMMETRIC = ("C_theta", "C_l", "Q_at")
 # Relative to the trace of C_theta, on the diagonal of what has a Cholesky root.
 JITTER = 1e-12
 

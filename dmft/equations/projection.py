@@ -23,13 +23,10 @@ from dmft.equations import symbols as x
 from dmft.equations.average import Average
 from dmft.equations.definitions import Definition
 from dmft.equations.kernels import Kernel
+from dmft.equations.update.overlaps import ON_SPHERE
 
 # What the constraint makes of the free rate Phi of Q.
-CONSTRAINT = (
-    x.Phi[x.j, x.l],
-    -x.Q[x.j, x.l] * (x.Phi[x.j, x.j] + x.Phi[x.l, x.l]) / 2,
-    -x.M[x.j, x.r] * x.Phi[x.j, x.j] / 2,
-)
+CONSTRAINT = (x.Phi[x.j, x.l], *ON_SPHERE.values())
 
 
 class Together(sp.Expr):

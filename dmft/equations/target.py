@@ -24,18 +24,3 @@ def target(model: Model) -> sp.Expr:
         body = x.a_star[x.r] * teacher.activation.xreplace({FIELD: x.h_star[x.r]})
         return sp.Sum(body, (x.r, 1, x.k)) / x.k
     return teacher.expr.xreplace({z: x.h_star[r] for r, z in enumerate(teacher.fields, start=1)})
-
-
-def residual(model: Model) -> sp.Expr:
-    """g(h*) - f(h) without label noise, as an expression in h[l] and h_star.
-
-    Examples
-    --------
-    >>> import sympy as sp, dmft
-    >>> z1, z2 = sp.symbols("z1 z2", real=True)
-    >>> student = dmft.Committee(z1**2, width=1)
-    >>> residual(dmft.Model(student, dmft.MultiIndex(z1 * z2, [z1, z2])))
-    h_star[1]*h_star[2] - Sum(h[l]**2*readout[l], (l, 1, p))/p
-    """
-    body = x.a[x.l] * model.student.activation.xreplace({FIELD: x.h[x.l]})
-    return target(model) - sp.Sum(body, (x.l, 1, x.p)) / x.p

@@ -19,7 +19,7 @@ TAKEN = frozenset(
     {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
     | {"save", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
-    | {"layout", "problem", "quadrature_error"}
+    | {"layout", "problem", "quadrature_error", "parameters", "start", "statistics", "widths"}
 )
 
 

@@ -506,5 +506,5 @@ def test_other_refusals():
         steps.replace({"dim": 100})
     descent = dmft.derive(dmft.Model(LINE, LINE), dmft.GradientDescent(0.1, samples_per_dim=2))
     for method in (descent.with_term, descent.replace, descent.without, descent.diff):
-        with pytest.raises(BadParameter, match="cannot be changed yet"):
+        with pytest.raises(BadParameter, match="changed in its process"):
             method("M", "decay", 0)

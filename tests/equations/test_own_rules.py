@@ -138,6 +138,13 @@ def test_a_measure_on_nodes_leaves_the_rule_exact():
     assert equations.evaluate(start)["M"][0, 0] == pytest.approx(np.sqrt(2 / np.pi), rel=1e-14)
 
 
+def test_no_measure_is_hidden_by_an_attribute_of_runs():
+    run = dmft.solve(dmft.derive(SIGN, own(Y)), dmft.Overlaps([[1.0]], [[0.1]]), 0.1)
+    for name in (n for n in dir(run) if not n.startswith("_")):
+        with pytest.raises(BadParameter, match="measure"):
+            own(Y, measures={name: H})
+
+
 def test_rules_are_hashed_and_pickled():
     import pickle
 

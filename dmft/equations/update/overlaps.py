@@ -33,6 +33,11 @@ from dmft.model import SGD, GradientFlow, Model, UpdateField
 from dmft.model.loss import LABEL, PREDICTION
 
 UPDATE, DECAY = "update", "weight_decay"
+# What rows of constant length take from the rates of Q and M: Phi is the rate of free rows.
+ON_SPHERE = {
+    x.Q: -x.Q[x.j, x.l] * (x.Phi[x.j, x.j] + x.Phi[x.l, x.l]) / 2,
+    x.M: -x.M[x.j, x.r] * x.Phi[x.j, x.j] / 2,
+}
 # Where each part of b stands.
 BASES = {LEARNING: x.learning, INTERACTION: x.interaction, UPDATE: x.b}
 
@@ -199,9 +204,6 @@ def rate_definitions(
     result = []
     if algorithm.on_sphere:
         result.append(define(x.Phi[j, l], dQ, "intermediate"))
-        dQ = {
-            "free": x.Phi[j, l],
-            "sphere": -x.Q[j, l] * (x.Phi[j, j] + x.Phi[l, l]) / 2,
-        }
-        dM = {**dM, "sphere": -x.M[j, r] * x.Phi[j, j] / 2}
+        dQ = {"free": x.Phi[j, l], "sphere": ON_SPHERE[x.Q]}
+        dM = {**dM, "sphere": ON_SPHERE[x.M]}
     return [*result, define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
