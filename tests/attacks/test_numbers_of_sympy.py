@@ -62,6 +62,8 @@ FUNCTIONS = sorted(set(calls.good_calls()) - {"plot"})
 @pytest.mark.parametrize("kind", [exact, pytest.param(sp.Float, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_same_results(function, kind):
+    if function.startswith("certify"):
+        pytest.importorskip("flint")
     given = calls.good_calls()[function]
     found = numbered(function)
     if not found:
