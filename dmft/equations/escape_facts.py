@@ -8,6 +8,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.derive import derive
+from dmft.equations.escape_scope import INSTEAD
 from dmft.equations.uninformative import OTHER, STUDENT, TEACHER, Uninformative, mu, q
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import (
@@ -16,8 +17,6 @@ from dmft.model import (
     Committee,
     GradientFlow,
     Model,
-    MultiIndex,
-    SequenceModel,
     as_count,
 )
 
@@ -25,7 +24,6 @@ from dmft.model import (
 ORDER = 8
 # Degree of the polynomials whose series is taken to its end.
 LARGEST_DEGREE = 12
-INSTEAD = "integrate the equations instead: dmft.escape_time(dmft.derive(model, algorithm), ...)"
 
 
 @dataclass(frozen=True)
@@ -89,23 +87,6 @@ class Facts:
         return min(powers) + 1
 
 
-def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
-    """Refuse losses and decays for which there is no closed form.
-
-    Raises
-    ------
-    BadParameter
-    """
-    loss = getattr(algorithm, "loss", "squared")
-    named = isinstance(loss, str)
-    if not named or not algorithm.weight_decay.is_zero:
-        found = f"weight_decay = {algorithm.weight_decay}" if named else f"loss = {loss}"
-        raise BadParameter(
-            f"{what} know the squared and the correlation loss without weight decay, got {found}; "
-            "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
-        )
-
-
 def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
     """Derive the equations and evaluate them around M = 0, Q = q I, P = I.
 
@@ -147,24 +128,6 @@ def read_facts(model: Model, algorithm: SGD | GradientFlow) -> Facts:
         )
     except NotClosed as error:
         raise BadParameter(f"{error}; at lengths that change {INSTEAD}") from error
-
-
-def as_committees(model: Model) -> Model:
-    """A teacher that is a function of one field, as a committee of one unit."""
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
-    if isinstance(model, SequenceModel):
-        raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
-    teacher = model.teacher
-    if not isinstance(teacher, MultiIndex):
-        return model
-    if len(teacher.fields) > 1:
-        raise BadParameter(
-            f"an escape formula needs a committee or one teacher field, the target has "
-            f"{list(teacher.fields)}; {INSTEAD}"
-        )
-    link = teacher.expr.xreplace({teacher.fields[0]: FIELD})
-    return replace(model, teacher=Committee(link, 1, field=FIELD))
 
 
 def _check_algorithm(algorithm: SGD | GradientFlow) -> None:

@@ -6,8 +6,9 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.equations.escape import EscapeFormula
-from dmft.equations.escape_facts import as_committees, read_facts
+from dmft.equations.escape_facts import read_facts
 from dmft.equations.escape_laws import law_of
+from dmft.equations.escape_scope import as_committees
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 from dmft.model.algorithm import as_parameter

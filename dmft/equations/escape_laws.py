@@ -19,7 +19,8 @@ from functools import lru_cache
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.escape_facts import INSTEAD, Facts
+from dmft.equations.escape_facts import Facts
+from dmft.equations.escape_scope import INSTEAD
 from dmft.equations.uninformative import mu, q
 from dmft.errors import BadParameter
 

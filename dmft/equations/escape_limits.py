@@ -8,8 +8,7 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.escape_facts import as_committees, check_plain, read_facts
-from dmft.equations.escape_laws import law_of
+from dmft.equations.escape_scope import as_committees, check_plain
 from dmft.equations.recovery import recovery
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Committee, GradientFlow, Model, SequenceModel
@@ -76,6 +75,9 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
 
 def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
     """With label noise, where the whole equation of one neuron is known."""
+    from dmft.equations.escape_facts import read_facts
+    from dmft.equations.escape_laws import law_of
+
     try:
         law = law_of(read_facts(model, algorithm))
     except BadParameter:

@@ -27,7 +27,7 @@ from dmft.gaussian.expectation import Gaussian
 from dmft.model import Overlaps
 from dmft.names import VERSION, Status
 from dmft.solvers.descent_run import DescentRun
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Values
 
 Array = NDArray[np.float64]
 Key = tuple[str, tuple[int, ...]]

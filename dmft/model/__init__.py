@@ -1,18 +1,19 @@
 """Floor 1: frozen declarations of networks, targets, algorithms and starts."""
 
+from dmft.covariance import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
-from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.descent import GradientDescent
-from dmft.model.encoding import Alignment, Encoding, as_encoding
+from dmft.model.encoding import Encoding, as_encoding
 from dmft.model.mixture import GaussianMixture, MixtureModel
 from dmft.model.model import Model, SequenceModel
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
-from dmft.model.overlaps import Overlaps, random_overlaps
+from dmft.model.overlaps import random_overlaps
 from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
 from dmft.model.scaling import Scaling
 from dmft.model.sequence import Attention, SequenceNetwork, SequenceTarget, token_fields
 from dmft.model.update import UpdateField
+from dmft.starts import Alignment, Overlaps
 
 __all__ = [
     "CONSTRAINTS",

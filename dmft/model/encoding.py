@@ -1,4 +1,4 @@
-"""Positional encodings by their overlaps, and starts (e, m) of sequence models."""
+"""Positional encodings by their overlaps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked, is_array, is_number, shown
+from dmft.checks import is_array, is_number, shown
+from dmft.covariance import PSD_TOLERANCE, check_covariance, check_shape
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.model.covariance import PSD_TOLERANCE, check_covariance, check_shape
-from dmft.record import Record
+from dmft.starts import FEASIBLE_TOLERANCE
 
 Array = NDArray[np.float64]
-# e^2/r^2 + m^2 of a start computed in float64 may exceed 1 by rounding.
-FEASIBLE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -226,65 +224,3 @@ def _matrix(value: Any, name: str) -> sp.Matrix:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-@checked
-@dataclass(frozen=True, eq=False)
-class Alignment(Record):
-    r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
-
-    e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d; untied students have
-    m_l = w_l.w* / d, with sum_l |w_l|^2 = L d.
-
-    Parameters
-    ----------
-    e : float or (L,)
-        0 without positional encoding; one number for an encoding along one direction (the opposite
-        pair p_1 = -p_2 = p has e_1 = -e_2 = e), else the L numbers w.p_l / sqrt(d).
-    m : float, or (L,) untied
-    radius : float
-        |p|, where e is one number: e^2 / radius^2 + m^2 <= 1 is checked here; with the model the
-        feasible set of any encoding is.
-
-    Raises
-    ------
-    InvalidCovariance
-        When no vector has these alignments.
-    ShapeMismatch
-
-    Examples
-    --------
-    >>> import dmft
-    >>> float(dmft.Alignment(e=0.3, m=0.4).m)
-    0.4
-    """
-
-    e: Array
-    m: Array
-    radius: float = 1.0
-
-    def __init__(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, radius: float = 1.0) -> None:
-        position = check_shape(e, "e", np.shape(e))
-        semantic = check_shape(m, "m", np.shape(m))
-        if position.ndim > 1 or semantic.ndim > 1:
-            raise ShapeMismatch(
-                f"e and m have shapes {position.shape} and {semantic.shape}, expected () or (L,)"
-            )
-        if not (np.isfinite(float(radius)) and radius > 0):
-            raise BadParameter(f"radius must be positive, got {radius!r}")
-        if not (position.size and semantic.size):
-            raise ShapeMismatch("e and m must hold a number, got an empty array")
-        radius = float(radius)
-        with np.errstate(over="ignore"):
-            square = float(np.mean(np.square(semantic)))
-            if position.ndim == 0:
-                square += float(np.square(position / radius))
-        if square > 1 + FEASIBLE_TOLERANCE:
-            raise InvalidCovariance(
-                f"e^2/r^2 + m^2 = {square:.6g} exceeds 1 for e = {position.tolist()}, "
-                f"m = {semantic.tolist()}, r = {radius:g}: no weight vector of length sqrt(d) has "
-                "these alignments (longer positional vectors: radius=)"
-            )
-        object.__setattr__(self, "e", position)
-        object.__setattr__(self, "m", semantic)
-        object.__setattr__(self, "radius", float(radius))

@@ -1,89 +1,15 @@
-"""The order parameters at one time, and random starts."""
+"""Random starts of committees."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dmft.checks import checked
-from dmft.errors import BadParameter, ShapeMismatch
+from dmft.errors import BadParameter
 from dmft.model.algorithm import as_count
-from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.model import Model, SequenceModel
-from dmft.record import Record
-
-
-@checked
-@dataclass(frozen=True, eq=False)
-class Overlaps(Record):
-    """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
-
-    Parameters
-    ----------
-    Q : (p, p) symmetric
-    M : (p, k)
-    P : (k, k) symmetric; the identity by default
-    readout : (p,), optional
-        Student readouts a_j, in place of those that the model declares.
-
-    Raises
-    ------
-    ShapeMismatch, InvalidCovariance
-        Also when [[Q, M], [M^T, P]] is not positive semi-definite.
-
-    Examples
-    --------
-    >>> import dmft
-    >>> dmft.Overlaps(Q=[[1.0]], M=[[0.1]], P=[[1.0]]).Omega.tolist()
-    [[1.0, 0.1], [0.1, 1.0]]
-    """
-
-    Q: NDArray[np.float64]
-    M: NDArray[np.float64]
-    P: NDArray[np.float64]
-    readout: NDArray[np.float64] | None = None
-
-    def __init__(
-        self,
-        Q: ArrayLike,
-        M: ArrayLike,
-        P: ArrayLike | None = None,
-        readout: ArrayLike | None = None,
-    ) -> None:
-        student = check_covariance(Q, "Q")
-        p = student.shape[0]
-        shape = np.shape(M)
-        if len(shape) != 2 or shape[0] != p:
-            raise ShapeMismatch(f"M has shape {shape}, expected (p, k) with p = {p} as in Q")
-        cross = check_shape(M, "M", (p, shape[1]))
-        teacher = np.eye(shape[1]) if P is None else check_covariance(P, "P")
-        if teacher.shape != (shape[1], shape[1]):
-            raise ShapeMismatch(
-                f"P has shape {teacher.shape}, expected ({shape[1]}, {shape[1]}) as in M"
-            )
-        object.__setattr__(self, "Q", student)
-        object.__setattr__(self, "M", cross)
-        object.__setattr__(self, "P", teacher)
-        a = None if readout is None else check_shape(readout, "readout", (p,))
-        object.__setattr__(self, "readout", a)
-        check_covariance(self.Omega, "Omega = [[Q, M], [M^T, P]]")
-
-    @property
-    def p(self) -> int:
-        """Student width."""
-        return int(self.M.shape[0])
-
-    @property
-    def k(self) -> int:
-        """Teacher width."""
-        return int(self.M.shape[1])
-
-    @property
-    def Omega(self) -> NDArray[np.float64]:
-        """Covariance (p+k, p+k) of the local fields (h, h*)."""
-        return np.block([[self.Q, self.M], [self.M.T, self.P]])
+from dmft.starts import Overlaps
 
 
 @checked

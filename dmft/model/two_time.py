@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -74,6 +74,8 @@ class TwoTime:
     >>> str(run.status), run.names
     ('ok', ('mu', 'C', 'R'))
     """
+
+    family: ClassVar[str] = "two-time"
 
     rates: Mapping[Key, sp.Expr]
     values: Mapping[Key, sp.Expr]

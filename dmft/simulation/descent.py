@@ -26,7 +26,7 @@ from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
 from dmft.solvers.jobs import Job
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
 
 Array = NDArray[np.float64]

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.model.encoding import Alignment
 from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
@@ -22,8 +21,9 @@ from dmft.simulation.passage import FirstPassage, PassageTimes
 from dmft.simulation.sequence_experiment import SequenceExperiment, declare_sequence, risk_of
 from dmft.simulation.sequence_kernels import chain_steps, weight_steps
 from dmft.solvers.jobs import Job
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
+from dmft.starts import Alignment
 
 Array = NDArray[np.float64]
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)

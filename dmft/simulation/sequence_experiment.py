@@ -16,11 +16,11 @@ from scipy.special import ndtri
 from dmft.emit import vector_function
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, as_count
-from dmft.model.encoding import Alignment
 from dmft.model.model import SequenceModel
 from dmft.model.sequence import SequenceNetwork
 from dmft.simulation.declaration import Filler
 from dmft.simulation.sequence_kernels import mean_value
+from dmft.starts import Alignment
 
 Array = NDArray[np.float64]
 # Points of each of two scrambled Sobol sequences that average the risk.

@@ -34,7 +34,7 @@ def unknown(run: DescentRun, name: str) -> NDArray[np.bool_]:
 
     Examples
     --------
-    >>> from dmft.solvers.path_ensemble import Values
+    >>> from dmft.solvers.solution import Values
     >>> arrays = Values({"resp": np.array([58.0, 0.01, 2.0])})
     >>> error = Values({"resp": np.array([70.0, 0.03, 0.1])})
     >>> run = DescentRun(np.arange(3.0), arrays, error, Status.OK, "")

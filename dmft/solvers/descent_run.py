@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,11 @@ from numpy.typing import NDArray
 from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.outcome import outcome_from, outcome_of
-from dmft.solvers.path_ensemble import Values
-
-if TYPE_CHECKING:
-    import xarray
+from dmft.solvers.solution import Solution, Values, outcome_of, start_of
+from dmft.solvers.trajectory import constant_variables
+from dmft.starts import Alignment, Overlaps
 
 Array = NDArray[np.float64]
-KIND = "dmft descent"
 # Axes of each array; times of overlaps run one further than those of gradients.
 AXES: dict[str, tuple[str, ...]] = {
     "M": ("t", "p", "k"),
@@ -35,8 +31,8 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class DescentRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class DescentRun(Solution):
     """Solution of the two-time equations of gradient descent; arrays are attributes and keys.
 
     Attributes
@@ -60,6 +56,8 @@ class DescentRun:
         where exact, nan from one scramble.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
+    constants : mapping of str to arrays
+        P (k, k), and readouts that are not trained.
 
     Examples
     --------
@@ -81,30 +79,18 @@ class DescentRun:
     parameters: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getattr__(self, name: str) -> Array:
-        if name.startswith("_") or "arrays" not in self.__dict__:
-            raise AttributeError(name)
-        return self.arrays.__getattr__(name)
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Array:
-        return self.t if name == "t" else self.arrays[name]
+    KIND = "dmft descent"
 
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.arrays})
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return self.arrays, self.constants
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, DescentRun):
-            return NotImplemented
-        same = ("arrays", "error", "status", "message", "statistics", "parameters", "provenance")
-        return np.array_equal(self.t, other.t) and all(
-            getattr(self, name) == getattr(other, name) for name in same
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{name} {values.shape}" for name, values in self.arrays.items())
-        return f"DescentRun({self.status}: {self.t.size - 1} steps; {shapes}; {self.message})"
+    @property
+    def final(self) -> Overlaps | Alignment | dict[str, Array]:
+        """Overlaps that were reached, as the start of a run on samples that have not been seen."""
+        last = {n: self.arrays[n][-1] for n in ("Q", "M", "readout") if n in self.arrays}
+        return start_of(last, self.constants)
 
     def steps(self, dim: int) -> Array:
         """Steps of the algorithm, whatever the dimension; a flow has none."""
@@ -118,39 +104,26 @@ class DescentRun:
         fresh = bool(self.provenance.get("fresh", False))
         return used * (self.t if fresh else np.minimum(np.ceil(self.t), 1.0))
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` (needs the extra `io`); errors are named ``M_error``."""
-        data = {name: (dims, values) for name, dims, values in self._variables() if name != "t"}
-        return netcdf.dataset(KIND, self._record(), data, {"t": ("t", self.t)})
-
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file from which `dmft.load` restores an equal record."""
-        return netcdf.write(path, KIND, self._record(), self._variables())
+    def _content(self) -> dict[str, Any]:
+        return {
+            "arrays": list(self.arrays),
+            "errors": list(self.error),
+            "constants": list(self.constants),
+        }
 
     def _variables(self) -> list[netcdf.Variable]:
         rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
         rows += [(name, AXES[name], values) for name, values in self.arrays.items()]
         rows += [(f"{name}_error", AXES[name], values) for name, values in self.error.items()]
-        return rows
+        return rows + constant_variables(self.constants)
 
-    def _record(self) -> dict[str, Any]:
-        return {
-            **outcome_of(self),
-            "arrays": list(self.arrays),
-            "errors": list(self.error),
-        }
-
-
-def load_descent(path: str | Path) -> DescentRun:
-    """Read a descent that `DescentRun.save` wrote."""
-    return netcdf.load(path, {KIND: restore})
-
-
-def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> DescentRun:
-    """The run of what its file holds."""
-    return DescentRun(
-        t=arrays["t"],
-        arrays=Values({name: arrays[name] for name in record["arrays"]}),
-        error=Values({name: arrays[f"{name}_error"] for name in record["errors"]}),
-        **outcome_from(record),
-    )
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> DescentRun:
+        """Make the run again of what its file holds."""
+        return cls(
+            t=arrays["t"],
+            arrays=Values({name: arrays[name] for name in record["arrays"]}),
+            error=Values({name: arrays[f"{name}_error"] for name in record["errors"]}),
+            **outcome_of(record),
+            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
+        )

@@ -2,66 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.passage_times import PassageTimes
 from dmft.solvers.problem import Block, Problem
-
-if TYPE_CHECKING:
-    import xarray
+from dmft.solvers.solution import Solution, Values, outcome_of, start_of
+from dmft.solvers.trajectory import block_of, constant_variables, dimensions, plain_block
 
 Array = NDArray[np.float64]
 # Paths whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)
+SUMMARIES = ("mean", "std", "stderr")
 
 
-@dataclass(frozen=True, eq=False)
-class Values(Mapping[str, Array]):
-    """Blocks and observables at the saved times, as attributes or keys."""
-
-    arrays: Mapping[str, Array]
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self.arrays:
-            raise KeyError(f"no {name!r} here; there are {sorted(self.arrays)}")
-        return self.arrays[name]
-
-    def __getattr__(self, name: str) -> Array:
-        if not name.startswith("_") and "arrays" in self.__dict__:
-            if name in self.arrays:
-                return self.arrays[name]
-            raise AttributeError(f"no {name!r} here; there are {sorted(self.arrays)}")
-        raise AttributeError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.arrays})
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Values):
-            return NotImplemented
-        return list(self) == list(other) and all(
-            np.array_equal(self[name], other[name], equal_nan=True) for name in self
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@dataclass(frozen=True, eq=False)
-class PathEnsemble:
+@dataclass(frozen=True, eq=False, repr=False)
+class PathEnsemble(Solution):
     """Many paths of one stochastic differential equation.
 
     Attributes
@@ -114,53 +77,92 @@ class PathEnsemble:
     constants: Mapping[str, Array] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    problem: Problem | None = field(default=None, repr=False)
-    starts: Array | None = field(default=None, repr=False)
+    problem: Problem | None = field(default=None, repr=False, compare=False)
+    starts: Array | None = field(default=None, repr=False, compare=False)
+
+    KIND = "dmft paths"
 
     @property
     def counted(self) -> int:
         """Number of paths that enter the means."""
         return sum(status in COUNTED for status in self.path_status)
 
-    def steps(self, dim: int) -> Array:
-        """Steps of the algorithm at input dimension `dim`, at each saved time (not those of dt)."""
-        unit = self.provenance.get("time_step_times_dim")
-        if unit is None:
-            raise BadParameter("this run does not know how long a step of its algorithm is")
-        return self.t * (dim / float(unit))
+    @property
+    def error(self) -> Values:
+        """Standard errors of the means."""
+        return self.stderr
 
-    def samples(self, dim: int) -> Array:
-        """Samples that the algorithm has used at input dimension `dim`."""
-        return self.steps(dim) * float(self.provenance.get("samples_per_step", 1))
+    @property
+    def final(self) -> list[Any]:
+        """What each counted path has reached, as the starts of another run.
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` with means, errors and passages (needs the extra `io`)."""
-        from dmft.solvers.path_archive import to_dataset
+        Raises
+        ------
+        BadParameter
+            When single paths were not kept.
+        """
+        if self.paths is None:
+            raise BadParameter("single paths were not kept: solve with keep_paths=True")
+        names = [block.name for block in self.layout]
+        return [
+            start_of({n: self.paths[n][i, -1] for n in names}, self.constants)
+            for i, status in enumerate(self.path_status)
+            if status in COUNTED
+        ]
 
-        return to_dataset(self)
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return self.mean, self.constants
 
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file that `load_paths` reads."""
-        from dmft.solvers.path_archive import save_paths
+    def _shown(self) -> str:
+        return f"{len(self.path_status)} paths, {super()._shown()}"
 
-        return save_paths(self, path)
+    def _content(self) -> dict[str, Any]:
+        return {
+            "path_status": [str(s) for s in self.path_status],
+            "names": list(self.mean),
+            "kept": self.paths is not None,
+            "events": list(self.first_passage),
+            "layout": [plain_block(b) for b in self.layout],
+            "constants": list(self.constants),
+            "widths": dict(self.widths),
+        }
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PathEnsemble):
-            return NotImplemented
-        same = ("mean", "std", "stderr", "path_status", "status", "message", "first_passage")
-        more = ("paths", "layout", "statistics", "parameters", "widths", "provenance")
-        return (
-            np.array_equal(self.t, other.t)
-            and all(getattr(self, name) == getattr(other, name) for name in (*same, *more))
-            and Values(self.constants) == Values(other.constants)
-        )
+    def _variables(self) -> list[netcdf.Variable]:
+        """Variables like `M_mean` and `M_stderr` over `t`, and passages over `path`."""
+        axes = {block.name: dimensions(block) for block in self.layout}
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
+        for name in self.mean:
+            dims = ("t", *axes.get(name, ()))
+            rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
+            if self.paths is not None:
+                rows.append((f"{name}_paths", ("path", *dims), self.paths[name]))
+        rows += constant_variables(self.constants)
+        if self.first_passage:
+            times = np.stack([passage.times for passage in self.first_passage.values()])
+            rows.append(("first_passage", ("event", "path"), times))
+            horizon = next(iter(self.first_passage.values())).horizon
+            rows.append(("watched_until", ("path",), horizon))
+        return rows
 
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{name} {values.shape}" for name, values in self.mean.items())
-        return (
-            f"PathEnsemble({self.status}: {len(self.path_status)} paths, "
-            f"t = {self.t[0]:g}..{self.t[-1]:g} ({self.t.size} points); {shapes}; {self.message})"
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> PathEnsemble:
+        """Make the ensemble again of what its file holds."""
+        names = record["names"]
+        mean, std, stderr = (Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES)
+        paths = Values({n: arrays[f"{n}_paths"] for n in names}) if record["kept"] else None
+        return cls(
+            t=arrays["t"],
+            mean=mean,
+            std=std,
+            stderr=stderr,
+            path_status=tuple(Status(s) for s in record["path_status"]),
+            first_passage={
+                name: PassageTimes(arrays["first_passage"][e], arrays["watched_until"])
+                for e, name in enumerate(record["events"])
+            },
+            paths=paths,
+            layout=tuple(block_of(b) for b in record["layout"]),
+            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
+            widths=record["widths"],
+            **outcome_of(record),
         )

@@ -18,7 +18,7 @@ from dmft.solvers.events import Event, encode_events
 from dmft.solvers.jobs import Job, thread_count
 from dmft.solvers.noise import path_key
 from dmft.solvers.passage_times import PassageTimes
-from dmft.solvers.path_ensemble import COUNTED, PathEnsemble, Values
+from dmft.solvers.path_ensemble import COUNTED, PathEnsemble
 from dmft.solvers.path_layout import Plan
 from dmft.solvers.path_march import (
     STATUS,
@@ -31,6 +31,7 @@ from dmft.solvers.path_march import (
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
+from dmft.solvers.solution import Values
 from dmft.solvers.solve import LARGEST_NORM
 
 Array = NDArray[np.float64]

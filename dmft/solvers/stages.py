@@ -118,7 +118,7 @@ def solve_stages(
             **options,
         )
         runs.append(run)
-        t, now = float(run.t[-1]), run.final
+        t, now = float(run.t[-1]), run.last_state
         if not _switches(stage, run) or t >= t_max:
             break
     return _join(stages, runs)

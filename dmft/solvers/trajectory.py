@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.errors import BadParameter
+from dmft import netcdf
 from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
-
-if TYPE_CHECKING:
-    import xarray
+from dmft.solvers.solution import Solution, outcome_of, start_of
+from dmft.starts import Alignment, Overlaps
 
 Array = NDArray[np.float64]
 # Block that counts steps per dimension where the learning rate follows a schedule.
@@ -31,8 +29,8 @@ class EventRecord:
     state: Mapping[str, Array]
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectory:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectory(Solution):
     """Solution at the saved times; blocks and observables are attributes (`run.Q`, `run.risk`).
 
     Attributes
@@ -91,67 +89,20 @@ class Trajectory:
     layout: tuple[Block, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Array] = field(default_factory=dict)
-    problem: Problem | None = field(default=None, repr=False)
+    problem: Problem | None = field(default=None, repr=False, compare=False)
     error: Mapping[str, Array] | None = None
+
+    KIND = "dmft trajectory"
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions would be compiled again by whoever unpickles the record.
         return {**self.__dict__, "problem": None}
 
-    def __getattr__(self, name: str) -> Array:
-        # Copying and unpickling ask for attributes before the fields exist.
-        if not name.startswith("_") and "blocks" in self.__dict__:
-            for group in (self.blocks, self.observables, self.constants):
-                if name in group:
-                    return group[name]
-            raise AttributeError(f"this trajectory has no {name!r}; it has {sorted(self)}")
-        raise AttributeError(name)
-
-    def __getitem__(self, name: str) -> Array:
-        if name == "t":
-            return self.t
-        for group in (self.blocks, self.observables, self.constants):
-            if name in group:
-                return group[name]
-        raise KeyError(f"this trajectory has no {name!r}; it has {sorted(self)}")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(["t", *self.blocks, *self.observables])
-
-    def __len__(self) -> int:
-        return int(self.t.size)
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return {**self.blocks, **self.observables}, self.constants
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.blocks, *self.observables, *self.constants})
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Trajectory):
-            return NotImplemented
-        plain = ("status", "message", "statistics", "parameters", "widths", "layout", "provenance")
-        return (
-            all(getattr(self, name) == getattr(other, name) for name in plain)
-            and np.array_equal(self.t, other.t)
-            and _same(self.blocks, other.blocks)
-            and _same(self.observables, other.observables)
-            and _same(self.constants, other.constants)
-            and _same(self.start, other.start)
-            and _same(self.error or {}, other.error or {})
-            and len(self.events) == len(other.events)
-            and all(
-                (a.name, a.t) == (b.name, b.t) and _same(a.state, b.state)
-                for a, b in zip(self.events, other.events, strict=True)
-            )
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{k} {v.shape}" for k, v in (*self.blocks.items(),))
-        names = ", ".join(self.observables)
-        end = (
-            f"t = {self.t[0]:g}..{self.t[-1]:g} ({self.t.size} points)" if self.t.size else "empty"
-        )
-        return f"Trajectory({self.status}: {end}; {shapes}; {names}; {self.message})"
+        return sorted({*super().__dir__(), *self.constants})
 
     @property
     def quadrature_error(self) -> Array | None:
@@ -163,46 +114,107 @@ class Trajectory:
         return worst
 
     @property
-    def final(self) -> dict[str, Array]:
-        """State blocks at the last saved time, as a start for another run."""
+    def last_state(self) -> dict[str, Array]:
+        """State blocks at the last saved time, as `dmft.solvers.solve.solve_problem` takes them."""
         return {name: block[-1].copy() for name, block in self.blocks.items()}
+
+    @property
+    def final(self) -> Overlaps | Alignment | dict[str, Array]:
+        """What was reached, as the start of another run, whose time begins at 0 again.
+
+        Blocks of their own, where equations have others than Q, M or e, m.
+        """
+        return start_of(self.last_state, self.constants)
 
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.
 
         One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD); where the rate
         follows a schedule the run has counted them. The time of a map counts the steps.
+
+        Raises
+        ------
+        BadParameter
+            When time is that of a continuous flow.
         """
-        if self.provenance.get("time_unit") == "steps":
-            return self.t.copy()
-        if CLOCK in self.blocks:
-            return dim * self.blocks[CLOCK]
-        unit = self.provenance.get("time_step_times_dim")
-        if unit is None:
-            raise BadParameter(
-                "this run has no steps: its time is that of a continuous flow "
-                f"(time unit: {self.provenance.get('time_unit', 't')})"
-            )
-        return self.t * (dim / float(unit))
+        return dim * self.blocks[CLOCK] if CLOCK in self.blocks else super().steps(dim)
 
-    def samples(self, dim: int) -> Array:
-        """Number of samples that the algorithm has used at input dimension `dim`."""
-        return self.steps(dim) * float(self.provenance.get("samples_per_step", 1))
+    def _content(self) -> dict[str, Any]:
+        return {
+            "widths": dict(self.widths),
+            "layout": [plain_block(b) for b in self.layout],
+            "observables": list(self.observables),
+            "constants": list(self.constants),
+            "events": [e.name for e in self.events],
+            "event_blocks": list(self.events[0].state) if self.events else [],
+            "start": list(self.start),
+            "error": list(self.error or ()),
+        }
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` with dimension `t` (needs the extra `io`)."""
-        from dmft.solvers.archive import to_dataset
+    def _variables(self) -> list[netcdf.Variable]:
+        axes = {block.name: dimensions(block) for block in self.layout}
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
+        rows += [(name, ("t", *dims), self.blocks[name]) for name, dims in axes.items()]
+        rows += [(name, ("t",), values) for name, values in self.observables.items()]
+        rows += constant_variables(self.constants)
+        rows += [(f"start_{n}", axes[n], self.start[n]) for n in axes if n in self.start]
+        shown = {name: dims for name, dims, _ in rows}
+        rows += [(f"error_{name}", shown[name], e) for name, e in (self.error or {}).items()]
+        if self.events:
+            rows.append(("event_t", ("event",), np.array([e.t for e in self.events])))
+            for name in self.events[0].state:
+                stacked = np.stack([e.state[name] for e in self.events])
+                rows.append((f"event_{name}", ("event", *axes[name]), stacked))
+        return rows
 
-        return to_dataset(self)
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Trajectory:
+        """Make the trajectory again of what its file holds."""
+        layout = tuple(block_of(b) for b in record["layout"])
+        return cls(
+            t=arrays["t"],
+            blocks={b.name: arrays[b.name] for b in layout},
+            observables={name: arrays[name] for name in record["observables"]},
+            events=tuple(
+                EventRecord(
+                    name,
+                    float(arrays["event_t"][i]),
+                    {b: arrays[f"event_{b}"][i] for b in record["event_blocks"]},
+                )
+                for i, name in enumerate(record["events"])
+            ),
+            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
+            widths=record["widths"],
+            layout=layout,
+            **outcome_of(record),
+            start={name: arrays[f"start_{name}"] for name in record["start"]},
+            error={n: arrays[f"error_{n}"] for n in record["error"]} if record["error"] else None,
+        )
 
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file from which `load_trajectory` restores an equal record."""
-        from dmft.solvers.archive import save_trajectory
 
-        return save_trajectory(self, path)
+def dimensions(block: Block) -> tuple[str, ...]:
+    """Dimension names of a block; xarray refuses the same name twice (p, p -> p, p_2)."""
+    seen: dict[str, int] = {}
+    names = []
+    for axis in block.axes:
+        seen[axis] = seen.get(axis, 0) + 1
+        names.append(axis if seen[axis] == 1 else f"{axis}_{seen[axis]}")
+    return tuple(names)
 
 
-def _same(one: Mapping[str, Array], two: Mapping[str, Array]) -> bool:
-    return list(one) == list(two) and all(
-        np.array_equal(one[name], two[name], equal_nan=True) for name in one
-    )
+def constant_variables(constants: Mapping[str, Array]) -> list[netcdf.Variable]:
+    """Constants as arrays of a file, with dimensions of their own."""
+    return [
+        (f"constant_{name}", tuple(f"{name}_{i}" for i in range(values.ndim)), values)
+        for name, values in constants.items()
+    ]
+
+
+def plain_block(block: Block) -> dict[str, Any]:
+    """A block as plain values."""
+    return {"name": block.name, "axes": list(block.axes), "symmetric": block.symmetric}
+
+
+def block_of(plain: Mapping[str, Any]) -> Block:
+    """The block of its plain values."""
+    return Block(plain["name"], tuple(plain["axes"]), plain["symmetric"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +12,14 @@ from numpy.typing import NDArray
 from dmft import netcdf
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.outcome import outcome_from, outcome_of
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Solution, Values, outcome_of
 from dmft.solvers.volterra_rows import integrals, interpolate
 
-if TYPE_CHECKING:
-    import xarray
-
 Array = NDArray[np.float64]
-KIND = "dmft two-time run"
-SAME = ("signals", "pairs", "error", "causal", "status", "message", "statistics", "parameters",
-        "provenance")  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class TwoTimeRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class TwoTimeRun(Solution):
     """Solution of a two-time problem; signals and functions are attributes and keys.
 
     Signals are arrays over all steps (T,), diagonals among them (``C_diagonal``). A function of
@@ -81,35 +73,32 @@ class TwoTimeRun:
         diagonals = {f"{name}_diagonal" for name in self.pairs}
         return (*(n for n in self.signals if n not in diagonals), *self.pairs)
 
-    def __getattr__(self, name: str) -> Array:
-        if name.startswith("_") or "pairs" not in self.__dict__:
-            raise AttributeError(name)
-        if name in self.pairs:
-            return self.table(name)
-        return self.signals.__getattr__(name)
+    KIND = "dmft two-time run"
+    COORDINATES = ("t", "saved")
 
-    def __getitem__(self, name: str) -> Array:
-        if name == "t":
-            return self.t
-        return self.table(name) if name in self.pairs else self.signals[name]
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return (self.signals,)
 
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.signals, *self.pairs})
+    def _find(self, name: str) -> Array | None:
+        return self.table(name) if name in self.pairs else super()._find(name)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TwoTimeRun):
-            return NotImplemented
-        arrays = ("t", "saved", "offsets", "s")
-        return all(np.array_equal(getattr(self, n), getattr(other, n)) for n in arrays) and all(
-            getattr(self, n) == getattr(other, n) for n in SAME
+    def _shown(self) -> str:
+        return (
+            f"t = {self.t[-1]:g}, {self.t.size - 1} steps, {self.saved.size} rows; "
+            f"{', '.join(self.names)}"
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    @property
+    def final(self) -> NoReturn:
+        """None: equations with memory go on from all that was, not from one time.
 
-    def __repr__(self) -> str:
-        return (
-            f"TwoTimeRun({self.status}: t = {self.t[-1]:g}, {self.t.size - 1} steps, "
-            f"{self.saved.size} rows; {', '.join(self.names)}; {self.message})"
+        Raises
+        ------
+        BadParameter
+        """
+        raise BadParameter(
+            "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to go on "
+            "from what was done"
         )
 
     def row(self, name: str, t: float) -> tuple[Array, Array]:
@@ -160,52 +149,45 @@ class TwoTimeRun:
             )
         return number
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` (needs the extra `io`): signals, tables, errors."""
-        data: dict[str, Any] = {n: ("t", values) for n, values in self.signals.items()}
-        data |= {n: (("saved", "saved_2"), self.table(n)) for n in self.pairs}
-        for n, values in self.error.items():
-            data[f"{n}_error"] = ("saved" if n in self.pairs else "t", values)
-        coords = {"t": ("t", self.t), "saved": ("saved", self.saved)}
-        return netcdf.dataset(KIND, self._record(), data, coords)
+    def _displayed(self) -> list[netcdf.Variable]:
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t), ("saved", ("saved",), self.saved)]
+        rows += [(n, ("t",), values) for n, values in self.signals.items()]
+        rows += [(n, ("saved", "saved_2"), self.table(n)) for n in self.pairs]
+        rows += [(f"{n}_error", self._axis(n), values) for n, values in self.error.items()]
+        return rows
 
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file from which `dmft.load` restores an equal record."""
+    def _variables(self) -> list[netcdf.Variable]:
         rows: list[netcdf.Variable] = [
             ("t", ("t",), self.t), ("saved", ("saved",), self.saved),
             ("offsets", ("edge",), self.offsets), ("s", ("entry",), self.s),
         ]  # fmt: skip
         rows += [(f"signal_{n}", ("t",), values) for n, values in self.signals.items()]
         rows += [(f"pair_{n}", ("entry",), values) for n, values in self.pairs.items()]
-        for n, values in self.error.items():
-            rows.append((f"error_{n}", ("saved" if n in self.pairs else "t",), values))
-        return netcdf.write(path, KIND, self._record(), rows)
+        rows += [(f"error_{n}", self._axis(n), values) for n, values in self.error.items()]
+        return rows
 
-    def _record(self) -> dict[str, Any]:
+    def _axis(self, name: str) -> tuple[str, ...]:
+        return ("saved",) if name in self.pairs else ("t",)
+
+    def _content(self) -> dict[str, Any]:
         return {
-            **outcome_of(self),
             "signals": list(self.signals),
             "pairs": list(self.pairs),
             "errors": list(self.error),
             "causal": list(self.causal),
         }
 
-
-def load_two_time(path: str | Path) -> TwoTimeRun:
-    """Read a run that `TwoTimeRun.save` wrote."""
-    return netcdf.load(path, {KIND: restore})
-
-
-def restore(record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
-    """The run of what its file holds."""
-    return TwoTimeRun(
-        t=arrays["t"],
-        saved=arrays["saved"],
-        signals=Values({n: arrays[f"signal_{n}"] for n in record["signals"]}),
-        offsets=arrays["offsets"],
-        s=arrays["s"],
-        pairs=Values({n: arrays[f"pair_{n}"] for n in record["pairs"]}),
-        error=Values({n: arrays[f"error_{n}"] for n in record["errors"]}),
-        causal=tuple(record["causal"]),
-        **outcome_from(record),
-    )
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
+        """Make the run again of what its file holds."""
+        return cls(
+            t=arrays["t"],
+            saved=arrays["saved"],
+            signals=Values({n: arrays[f"signal_{n}"] for n in record["signals"]}),
+            offsets=arrays["offsets"],
+            s=arrays["s"],
+            pairs=Values({n: arrays[f"pair_{n}"] for n in record["pairs"]}),
+            error=Values({n: arrays[f"error_{n}"] for n in record["errors"]}),
+            causal=tuple(record["causal"]),
+            **outcome_of(record),
+        )

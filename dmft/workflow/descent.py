@@ -24,7 +24,6 @@ from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.tabled import table_averages
 from dmft.model import MixtureModel, Model, Overlaps, as_count
 from dmft.names import VERSION, Status
-from dmft.progress import ProgressOption
 from dmft.solvers.descent import (
     JITTER,
     Sweep,
@@ -39,10 +38,11 @@ from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.descent_store import Store
 from dmft.solvers.descent_task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
-from dmft.solvers.path_ensemble import Values
 from dmft.solvers.process import DescentProblem
 from dmft.solvers.response import measured
+from dmft.solvers.solution import Values
 from dmft.workflow.descent_nodes import DescentOptions, Layout
+from dmft.workflow.solver import Solver
 
 Array = NDArray[np.float64]
 # From the worst: the first of these that some scramble has is the status of the run.
@@ -55,7 +55,6 @@ SEVERITY = (
 # What two errors cover, as two standard deviations of a normal variable do.
 TWO_ERRORS = 0.9545
 METHODS = (None, "stein", "pathwise")
-OPTIONS = tuple(DescentOptions.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,8 @@ def solve_descent(
     equations: DescentEquations,
     start: Overlaps,
     t_max: int,
-    *,
-    progress: ProgressOption = None,
-    **given: Any,
+    options: DescentOptions,
+    values: Mapping[str, Any],
 ) -> DescentRun:
     r"""Solve the self-consistent equations of gradient descent for `t_max` steps.
 
@@ -90,9 +88,9 @@ def solve_descent(
     start : Overlaps
     t_max : int
         Number of steps T.
-    progress : None, bool or callable
-    **given
-        Fields of `DescentOptions`, and run-time values: ``learning_rate=``, ``samples_per_dim=``,
+    options : DescentOptions
+    values : mapping
+        Run-time values: ``learning_rate=``, ``samples_per_dim=``,
         ``ridge=``, ``momentum=``, ``readout_rate=``, ``label_noise=``, the model's own symbols.
 
     Raises
@@ -109,26 +107,23 @@ def solve_descent(
     >>> run.M[:, 0, 0].round(12).tolist()  # 1 - <(1 - eta mu)^t> over Marchenko-Pastur
     [0.0, 0.4, 0.56, 0.656]
     """
-    return judged(run_descent(equations, start, t_max, progress=progress, **given))
+    return judged(run_descent(equations, start, t_max, options, values))
 
 
 def run_descent(
     equations: DescentEquations,
     start: Overlaps,
     t_max: int,
-    *,
-    progress: ProgressOption = None,
-    **given: Any,
+    options: DescentOptions,
+    values: Mapping[str, Any],
 ) -> DescentRun:
     """As `solve_descent`, errors unjudged: "ok" means that all steps were done."""
-    options = DescentOptions(**{n: v for n, v in given.items() if n in OPTIONS})
-    values = {n: v for n, v in given.items() if n not in OPTIONS}
     steps = as_count(t_max, "t_max, the number of steps,")
     task, parameters = descent_task(equations, start, steps, values, options.method)
     layout = Layout.of(equations, task, options)
     limit = math.inf if options.timeout is None else options.timeout
     job = Job(layout.scrambles * steps, limit)
-    solved = _sweep_all(task, layout, options, parameters, equations, job, progress)
+    solved = _sweep_all(task, layout, options, parameters, equations, job)
     return _assemble(equations, solved, layout, options, parameters, job.seconds())
 
 
@@ -197,7 +192,6 @@ def _sweep_all(
     parameters: Mapping[str, float],
     equations: DescentEquations,
     job: Job,
-    progress: ProgressOption,
 ) -> list[Solved]:
     """Solve each scramble; in parallel where several fit into the memory."""
     risk_of = _risk_of(equations, task, parameters)
@@ -238,7 +232,7 @@ def _sweep_all(
         return Solved(sweep, risk, measured(sweep, nodes, past, max(1, threads // workers)))
 
     tasks = [partial(solve_one, number) for number in range(layout.scrambles)]
-    return run_tasks(tasks, job, workers, progress, "descent")
+    return run_tasks(tasks, job, workers, options.progress, "descent")
 
 
 def _risk_of(
@@ -386,4 +380,15 @@ def _assemble(
             "seed": options.seed, "fresh": layout.batch == "fresh", "approximation": how,
             **_names(equations.fingerprint, equations),
         },
+        constants={"P": sweeps[0].task.P, "teacher_readout": sweeps[0].task.teacher_readout},
     )  # fmt: skip
+
+
+def _solve(system: Any, start: Any, t_max: Any, options: Any, values: Any) -> DescentRun:
+    return solve_descent(getattr(system, "origin", system), start, t_max, options, values)
+
+
+SOLVER = Solver(
+    "equations of descents", DescentOptions, _solve,
+    ": they take samples= and scrambles=, and keep all steps",
+)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,28 +16,53 @@ from dmft.errors import BadParameter
 from dmft.gaussian.switch import SWITCHES
 from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
-from dmft.progress import ProgressOption
 from dmft.solvers.descent_errors import judged
 from dmft.solvers.descent_run import DescentRun
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Values
 from dmft.workflow.descent import run_descent
-from dmft.workflow.descent_nodes import is_affine
+from dmft.workflow.descent_nodes import DescentOptions, is_affine
+from dmft.workflow.solver import Solver
 
 Array = NDArray[np.float64]
 TWO_TIMES = ("Q2", "corr", "resp")
 MOST_LEVELS = 6
 
 
+@dataclass(frozen=True)
+class FlowOptions(DescentOptions):
+    """How gradient flow on repeated data is solved.
+
+    Attributes
+    ----------
+    points : int
+        Steps of the coarsest descent, which must be stable.
+    levels : int
+        Number of step sizes, at least 2.
+    method : None, "stein" or "pathwise"
+        How the response is estimated; pathwise for smooth students by default: weights move little
+        in a small step, and Stein's identity divides by what they move.
+    """
+
+    points: int = 8
+    levels: int = 3
+
+    def __post_init__(self) -> None:
+        as_count(self.points, "points")
+        levels = as_count(self.levels, "levels")
+        if not 2 <= levels <= MOST_LEVELS:
+            raise BadParameter(f"levels must lie in [2, {MOST_LEVELS}] (step sizes), got {levels}")
+        if self.checkpoint is not None:
+            raise BadParameter(
+                "a flow is several descents: a checkpoint folder belongs to one; solve those"
+            )
+
+
 def solve_flow(
     flow: DescentFlow,
     start: Overlaps,
     t_max: float,
-    *,
-    points: int = 8,
-    levels: int = 3,
-    method: str | None = None,
-    progress: ProgressOption = None,
-    **given: Any,
+    options: FlowOptions,
+    given: Mapping[str, Any],
 ) -> DescentRun:
     r"""Solve gradient flow on repeated data up to time `t_max` = learning_rate * steps.
 
@@ -56,16 +81,9 @@ def solve_flow(
     flow : DescentFlow
     start : Overlaps
     t_max : float
-    points : int
-        Steps of the coarsest descent, which must be stable.
-    levels : int
-        Number of step sizes, at least 2.
-    method : "stein" or "pathwise", optional
-        How the response is estimated; pathwise for smooth students by default: weights move little
-        in a small step, and Stein's identity divides by what they move.
-    progress : None, bool or callable
-    **given
-        Options of `dmft.workflow.descent.solve_descent` and run-time values.
+    options : FlowOptions
+    given : mapping
+        Run-time values.
 
     Raises
     ------
@@ -83,24 +101,19 @@ def solve_flow(
     """
     if not (isinstance(t_max, int | float | np.number) and 0 < t_max < math.inf):
         raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
-    points, levels = as_count(points, "points"), as_count(levels, "levels")
-    if not 2 <= levels <= MOST_LEVELS:
-        raise BadParameter(f"levels must lie in [2, {MOST_LEVELS}] (step sizes), got {levels}")
-    if given.get("checkpoint") is not None:
-        raise BadParameter(
-            "a flow is several descents: a checkpoint folder belongs to one; solve those"
-        )
+    points, levels = options.points, options.levels
     began = time.monotonic()
     steps = [float(t_max) / (points * 2**level) for level in range(levels)]
-    given["method"] = method or response_method(flow)
+    own = {one.name: getattr(options, one.name) for one in fields(DescentOptions)}
+    own["method"] = options.method or response_method(flow)
     runs = []
     for level, step in enumerate(steps):
         # One step more, for the gradients at t_max.
         count = points * 2**level + 1
-        options = with_step(given, step)
-        if given.get("timeout") is not None:
-            options["timeout"] = max(0.0, given["timeout"] - (time.monotonic() - began))
-        run = run_descent(flow.equations, start, count, progress=progress, **options)
+        if options.timeout is not None:
+            own["timeout"] = max(0.0, options.timeout - (time.monotonic() - began))
+        here = with_step(given, step)
+        run = run_descent(flow.equations, start, count, DescentOptions(**own), here)
         if run.status is not Status.OK:
             return _stopped(flow, run, step)
         runs.append(run)
@@ -135,6 +148,7 @@ def solve_flow(
         },
         parameters={n: v for n, v in runs[-1].parameters.items() if n != "learning_rate"},
         provenance={**runs[-1].provenance, **_names(flow), "approximation": how},
+        constants=runs[-1].constants,
     )  # fmt: skip
     # The claim is that of the worst time for all entries: the message names those below it, and
     # the status stays with the descents.
@@ -193,7 +207,14 @@ def _stopped(flow: DescentFlow, run: DescentRun, step: float) -> DescentRun:
         t=run.t * step, arrays=run.arrays, error=run.error, status=run.status,
         message=f"with the step {step:.3g}: {run.message}{hint}", statistics=run.statistics,
         parameters=run.parameters, provenance={**run.provenance, **_names(flow)},
+        constants=run.constants,
     )  # fmt: skip
 
 
 _TOO_LONG: Sequence[Status] = (Status.DIVERGED, Status.LEFT_DOMAIN, Status.NONFINITE)
+
+
+SOLVER = Solver(
+    "equations of descents", FlowOptions, solve_flow,
+    ": they take samples= and scrambles=, and keep all steps",
+)  # fmt: skip

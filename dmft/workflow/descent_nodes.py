@@ -13,6 +13,7 @@ from dmft.equations.descent import DescentEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import sobol_words
 from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, as_count
+from dmft.progress import ProgressOption
 from dmft.solvers.descent_task import DescentTask, Nodes
 from dmft.solvers.response import pieces, sample_count
 from dmft.solvers.sampled import BLOCK, PARTNERS
@@ -53,6 +54,7 @@ class DescentOptions:
     checkpoint : path, optional
         A folder that keeps every step; the same call continues what was interrupted.
     timeout : float, optional
+    progress : None, bool or callable
     """
 
     samples: int = 2**14
@@ -64,6 +66,7 @@ class DescentOptions:
     memory: float = 2 * GIB
     checkpoint: str | Path | None = None
     timeout: float | None = None
+    progress: ProgressOption = None
 
 
 @dataclass(frozen=True)

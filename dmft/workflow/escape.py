@@ -156,7 +156,7 @@ def _of_equations(
 ) -> EscapeTimes:
     """Escape times of the paths of an sde."""
     from dmft.analysis.escape_paths import escape_of_paths
-    from dmft.workflow.paths import path_inputs
+    from dmft.workflow.paths import SOLVER, path_inputs
 
     if t_max is None:
         raise BadParameter("escape_time of equations needs t_max=")
@@ -164,7 +164,8 @@ def _of_equations(
     refused = sorted({"events", "save_at", "rtol", "atol", "max_steps"} & set(solver))
     if refused:
         raise BadParameter(f"{', '.join(refused)} have no meaning for the escape of paths")
-    state, inputs = path_inputs(problem, start, solver, given)
+    own, values = SOLVER.read(solver, given)
+    state, inputs = path_inputs(problem, start, own, values)
     rows = [np.reshape(state[b.name], (-1, b.size(inputs["widths"]))) for b in problem.state]
     return escape_of_paths(problem, np.concatenate(rows, axis=1), t_max, fraction, overlap, inputs)
 

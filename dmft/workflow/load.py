@@ -14,8 +14,6 @@ from dmft.analysis.region_diagram import RegionDiagram
 from dmft.analysis.sweep import Sweep
 from dmft.simulation import archive as ensembles
 from dmft.simulation.ensemble import Ensemble
-from dmft.solvers import archive as trajectories
-from dmft.solvers import descent_run, path_archive, volterra_run
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
@@ -33,15 +31,12 @@ Record = (
     | TwoTimeRun
 )
 READERS: dict[str, Callable[[dict[str, Any], netcdf.Arrays], Record]] = {
-    trajectories.KIND: trajectories.restore,
     ensembles.KIND: ensembles.restore,
-    path_archive.KIND: path_archive.restore,
-    descent_run.KIND: descent_run.restore,
     diagram_file.KIND: diagram_file.restore,
     boundary_file.KIND: boundary_file.restore,
     region_file.KIND: region_file.restore,
     sweep_file.KIND: sweep_file.restore,
-    volterra_run.KIND: volterra_run.restore,
+    **{kind.KIND: kind.restore for kind in (Trajectory, PathEnsemble, DescentRun, TwoTimeRun)},
 }
 
 

@@ -22,9 +22,9 @@ from dmft.solvers.solve import Request, check_request
 from dmft.solvers.tableau import TABLEAUX
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.inputs import SOLVER_OPTIONS, inputs_by_point, split_options
+from dmft.workflow.one_pass import RunOptions, described
 from dmft.workflow.rounding import with_rounding
 from dmft.workflow.schedule import RATE, read_schedule
-from dmft.workflow.solve import RTOL, described
 
 Point = Mapping[str, Any]
 Reader = Callable[..., Any]
@@ -135,7 +135,7 @@ class _Run:
         run, equations = self._ended.trajectory(), self._plan.equations
         if isinstance(equations, SequenceEquations):
             return run
-        run = with_rounding(run, equations, self._plan.solver.get("rtol", RTOL))
+        run = with_rounding(run, equations, self._plan.solver.get("rtol", RunOptions.rtol))
         return described(run, equations, self._plan.inputs(self._point))
 
     @property

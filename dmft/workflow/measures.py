@@ -24,7 +24,8 @@ from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps, SequenceModel, as_count
 from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.problem import Problem
-from dmft.workflow.descent import OPTIONS, descent_task
+from dmft.workflow.descent import SOLVER as DESCENTS
+from dmft.workflow.descent import descent_task
 from dmft.workflow.end_states import cosines, end_state
 from dmft.workflow.escape import escape_time
 from dmft.workflow.fixed_points import stability
@@ -104,8 +105,7 @@ class EquationMeasure:
         elif isinstance(self.equations, DescentEquations):
             assert self.t_max is not None
             steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
-            known = {n: v for n, v in values.items() if n not in OPTIONS}
-            descent_task(self.equations, self.start, steps, known)
+            descent_task(self.equations, self.start, steps, DESCENTS.read({}, values)[1])
         elif not isinstance(self.equations, DescentFlow):
             run_inputs(self.equations, self.start, values)
 

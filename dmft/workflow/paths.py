@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
 from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
-from dmft.model import Overlaps, random_overlaps
-from dmft.solvers.path_ensemble import PathEnsemble, Values
+from dmft.model import random_overlaps
+from dmft.progress import ProgressOption
+from dmft.solvers.events import Event
+from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.path_request import check_counts
 from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Block, Problem
-from dmft.workflow.inputs import PATH_OPTIONS, run_inputs
+from dmft.solvers.solution import Values
+from dmft.starts import Overlaps
+from dmft.workflow.inputs import problem_of, run_inputs
+from dmft.workflow.solver import Solver
 
 Array = NDArray[np.float64]
 
@@ -26,41 +31,80 @@ Array = NDArray[np.float64]
 STARTS_STREAM = 8
 
 
+@dataclass(frozen=True)
+class PathOptions:
+    """How paths are made: the options of `dmft.solvers.paths.solve_paths`; None leaves its own.
+
+    Attributes
+    ----------
+    paths : int
+        Their number.
+    dt : float
+        The step in units of t.
+    """
+
+    paths: int | None = None
+    dt: float | None = None
+    method: str | None = None
+    save_at: int | ArrayLike | None = None
+    events: Event | Sequence[Event] = ()
+    progress: ProgressOption = None
+    timeout: float | None = None
+    seed: int | None = None
+    threads: int | None = None
+    bridge: bool | None = None
+    increments: str | None = None
+    substeps: int | None = None
+    keep_paths: bool | None = None
+
+    def given(self, starts: object) -> dict[str, Any]:
+        """Options by name; one path for each start of a list.
+
+        Raises
+        ------
+        BadParameter
+            When the number of paths or the step is missing.
+        """
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        found = {name: value for name, value in found.items() if value is not None}
+        if not isinstance(starts, Overlaps | None):
+            found.setdefault("paths", len(starts))  # type: ignore[arg-type]
+        missing = sorted({"paths", "dt"} - set(found))
+        if missing:
+            raise BadParameter(
+                f"equations of kind 'sde' are solved over paths: pass {', '.join(missing)} (the "
+                "number of paths, and the step in units of t)"
+            )
+        check_counts(paths=found["paths"], seed=found.get("seed", 0))
+        return found
+
+
 def solve_paths_of(
-    problem: Problem,
+    system: Equations | Problem,
     start: Overlaps | Sequence[Overlaps] | None,
     t_max: float,
-    common: Mapping[str, Any],
-    given: Mapping[str, Any],
+    options: PathOptions,
+    values: Mapping[str, Any],
 ) -> PathEnsemble:
     """Paths of an sde from one start, or from a start of its own for each path."""
-    state, options = path_inputs(problem, start, common, given)
-    return _with_readout(solve_paths(problem, state, t_max, **options))
+    problem = problem_of(system)
+    if problem.origin is None:
+        run_inputs(problem, start, values)  # refuses what was written by hand
+    state, choices = path_inputs(problem, start, options, values)
+    return _with_readout(solve_paths(problem, state, t_max, **choices))
 
 
 def path_inputs(
     problem: Problem,
     start: Overlaps | Sequence[Overlaps] | None,
-    common: Mapping[str, Any],
-    given: Mapping[str, Any],
+    options: PathOptions,
+    parameters: Mapping[str, Any],
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """State and options as `solve_paths` takes them, from those of `solve`."""
-    equations = problem.origin
-    options = {n: v for n, v in {**common, **given}.items() if n in PATH_OPTIONS or n in common}
-    options = {name: value for name, value in options.items() if value is not None}
-    parameters = {name: value for name, value in given.items() if name not in PATH_OPTIONS}
-    if not isinstance(start, Overlaps | None):
-        options.setdefault("paths", len(start))
-    missing = sorted({"paths", "dt"} - set(options))
-    if missing:
-        raise BadParameter(
-            f"equations of kind 'sde' are solved over paths: pass {', '.join(missing)} (the number "
-            "of paths, and the step in units of t)"
-        )
-    check_counts(paths=options["paths"], seed=options.get("seed", 0))
-    starts = _starts(equations, start, int(options["paths"]), options.get("seed", 0), parameters)
+    equations, given = problem.origin, options.given(start)
+    starts = _starts(equations, start, int(given["paths"]), given.get("seed", 0), parameters)
     inputs = run_inputs(problem, starts[0], parameters)
-    values = equations.values(starts[0], parameters)
+    values = equations.values(starts[0], dict(parameters))
     known = {block.name for block in problem.constants}
     record = {
         **inputs["provenance"],
@@ -73,7 +117,7 @@ def path_inputs(
         "parameters": inputs["parameters"],
         "noise_scale": equations.noise.scale(values),
         "provenance": record,
-        **options,
+        **given,
     }
 
 
@@ -172,3 +216,8 @@ def _with_readout(run: PathEnsemble) -> PathEnsemble:
         and extended(run.paths, np.broadcast_to(a, (len(run.path_status), *shown.shape)).copy()),
         layout=(*run.layout, Block("readout", ("p",))),
     )
+
+
+SOLVER = Solver(
+    "equations of kind 'sde'", PathOptions, solve_paths_of, ": they take paths= and dt="
+)

@@ -11,7 +11,10 @@ from dmft.model import SGD
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
+from dmft.workflow.inputs import problem_of, refuse_path_options
+from dmft.workflow.one_pass import RunOptions
 from dmft.workflow.quadrature import on_nodes, solve_on_nodes
+from dmft.workflow.solver import Solver
 
 # The norm |f - y| has a cone where y = f: rates jump when one passes a node, their error falls
 # slowly with the number of nodes, and finer steps would follow the nodes.
@@ -51,30 +54,33 @@ def sequence_inputs(
 
 
 def solve_sequence(
-    problem: Problem,
-    equations: SequenceEquations,
+    system: SequenceEquations | Problem,
     start: Any,
     t_max: float,
-    options: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    tolerance: float,
+    options: RunOptions,
+    values: Mapping[str, Any],
 ) -> Trajectory:
     """Trajectory of e, m, risk and overlap |m| (untied the length of m_l / sqrt(L))."""
-    inputs = sequence_inputs(equations, start, parameters)
+    refuse_path_options(values)
+    problem = problem_of(system)
+    equations: SequenceEquations = problem.origin
+    inputs = sequence_inputs(equations, start, values)
+    choices = {**options.of_solver, "t_max": t_max}
+    if equations.on_nodes:
+        choices |= {name: max(value, choices[name]) for name, value in KINKED.items()}
 
     def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
         here = inputs if rule is None else on_nodes(inputs, rule)
-        choices = {**options, "t_max": t_max, **changes}
-        if equations.on_nodes:
-            choices = {**choices, **{k: max(v, choices[k]) for k, v in KINKED.items()}}
-        return solve_problem(problem, **here, **choices)
+        return solve_problem(problem, **here, **{**choices, **changes})
 
     if not equations.on_nodes:
         return run_with(None)
 
     def rule_of(count: int | None) -> NodeRule:
-        return equations.rule({**parameters, "nodes": count})
+        return equations.rule({**values, "nodes": count})
 
-    return solve_on_nodes(
-        run_with, rule_of, parameters.get("nodes"), max(tolerance, CONE_TOLERANCE)
-    )
+    tolerance = max(options.quadrature_tol, CONE_TOLERANCE)
+    return solve_on_nodes(run_with, rule_of, values.get("nodes"), tolerance)
+
+
+SOLVER = Solver("equations of sequence models", RunOptions, solve_sequence)

@@ -22,7 +22,7 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.inputs import problem_of, run_inputs
-from dmft.workflow.solve import with_readout
+from dmft.workflow.one_pass import with_readout
 
 Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from dmft.model.two_time import TwoTime
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
 from dmft.solvers.descent_store import Store
-from dmft.solvers.path_ensemble import Values
 from dmft.solvers.save_times import save_times
+from dmft.solvers.solution import Values
 from dmft.solvers.volterra_advance import ITERATE
-from dmft.solvers.volterra_march import Control, March, march, start
+from dmft.solvers.volterra_march import Control, March, march
+from dmft.solvers.volterra_march import start as begin
 from dmft.solvers.volterra_problem import VolterraProblem
 from dmft.solvers.volterra_rows import interpolate
 from dmft.solvers.volterra_run import TwoTimeRun
 from dmft.solvers.volterra_store import MarchFile
+from dmft.workflow.solver import Solver
 
 Array = NDArray[np.float64]
 # Rows that are saved by default, at times in geometric progression down to t_max / SPAN.
@@ -60,6 +62,8 @@ class TwoTimeOptions:
     timeout : float, optional
         Seconds.
     max_steps : int
+    method : "volterra", optional
+    progress : None, bool or callable
     """
 
     tol: float = 1e-5
@@ -70,8 +74,12 @@ class TwoTimeOptions:
     checkpoint: str | Path | None = None
     timeout: float | None = None
     max_steps: int = 10_000_000
+    method: str | None = None
+    progress: ProgressOption = None
 
     def __post_init__(self) -> None:
+        if self.method not in (None, "volterra"):
+            raise BadParameter(f'two-time problems take method "volterra", got {self.method!r}')
         for name in ("tol", "max_step"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and value > 0.0):
@@ -80,11 +88,11 @@ class TwoTimeOptions:
             raise BadParameter(f"tol = {self.tol!r} is the error of a step: from 1e-12 to 0.01")
 
 
-OPTIONS = tuple(TwoTimeOptions.__dataclass_fields__)
+OPTIONS = tuple(one.name for one in fields(TwoTimeOptions))
 
 
 def solve_two_time(
-    problem: TwoTime, t_max: float, *, progress: ProgressOption = None, **given: Any
+    problem: TwoTime, start: None, t_max: float, options: TwoTimeOptions, given: Mapping[str, Any]
 ) -> TwoTimeRun:
     r"""Solve a two-time problem from t = 0 to `t_max`, forward in time.
 
@@ -95,10 +103,12 @@ def solve_two_time(
     Parameters
     ----------
     problem : TwoTime
+    start : None
+        It has its own.
     t_max : float
-    progress : None, bool or callable
-    **given
-        Fields of `TwoTimeOptions`, and the problem's parameters by name.
+    options : TwoTimeOptions
+    given : mapping
+        The problem's parameters by name.
 
     Raises
     ------
@@ -112,8 +122,9 @@ def solve_two_time(
     >>> round(float(run.E[-1]), 4)  # -I_2(4 t) / I_1(4 t)
     -0.926
     """
-    options = TwoTimeOptions(**{n: v for n, v in given.items() if n in OPTIONS})
-    values = _parameters(problem, {n: v for n, v in given.items() if n not in OPTIONS})
+    if start is not None:
+        raise BadParameter("a two-time problem has its own start: pass start=None")
+    values = _parameters(problem, given)
     save_at = saved_times(options.save_at, t_max)
     built = _built(problem.fingerprint, problem)
     key = {
@@ -130,7 +141,7 @@ def solve_two_time(
         float(t_max), save_at[save_at > 0.0], options.tol, _first_step(built, values, options),
         options.max_step, None, ratio, GRID * options.tol, options.max_steps,
     )  # fmt: skip
-    with Progress(progress, "two-time") as bar:
+    with Progress(options.progress, "two-time") as bar:
         work = _Work(options, bar, began, folder)
         fine = work.march(built, values, control, "fine", (0.0, 2.0 / 3.0))
         coarse = None
@@ -139,14 +150,6 @@ def solve_two_time(
             wider = replace(control, times=times, grid_tol=LESS * control.grid_tol)
             coarse = work.march(built, values, wider, "coarse", (2.0 / 3.0, 1.0))
     return _record(problem, built, values, options, save_at, fine, coarse, began)
-
-
-def check_two_time(start: Any, method: str | None) -> None:
-    """Refuse a start and methods of other equations."""
-    if start is not None:
-        raise BadParameter("a two-time problem has its own start: pass start=None")
-    if method not in (None, "volterra"):
-        raise BadParameter(f'two-time problems take method "volterra", got {method!r}')
 
 
 def saved_times(save_at: int | ArrayLike | None, t_max: float) -> Array:
@@ -192,7 +195,7 @@ def _first_step(
     built: VolterraProblem, values: Mapping[str, float], options: TwoTimeOptions
 ) -> float:
     """A first step whose error, of third order, is far below the tolerance."""
-    probe = start(built, values, Control(1.0, np.ones(1), 1.0, 1.0, 1.0)).state.arrays
+    probe = begin(built, values, Control(1.0, np.ones(1), 1.0, 1.0, 1.0)).state.arrays
     fastest = max(1.0, float(np.abs(probe["FX"]).max()), float(np.abs(probe["FZ"]).max()))
     if not math.isfinite(fastest):
         raise BadParameter("the equations give no finite rates at t = 0")
@@ -214,7 +217,7 @@ class _Work:
     ) -> March:  # fmt: skip
         """March to the end, or until it is stopped."""
         file = MarchFile(None if self.folder is None else self.folder / f"{name}.npz")
-        run = file.restore(start(built, values, control))
+        run = file.restore(begin(built, values, control))
         limit = self.options.timeout
 
         def after(now: March) -> Status:
@@ -335,3 +338,13 @@ def _trailing(times: Array, values: Array) -> Array:
     back = first + 2**level - 1
     table = np.stack(levels)
     return np.asarray(np.maximum(table[level, now], table[level, back]))
+
+
+def _solve(system: Any, start: Any, t_max: Any, options: Any, values: Any) -> TwoTimeRun:
+    return solve_two_time(getattr(system, "origin", system), start, t_max, options, values)
+
+
+SOLVER = Solver(
+    "two-time problems", TwoTimeOptions, _solve,
+    ": they take tol=, the error of a step, and have signals",
+)  # fmt: skip

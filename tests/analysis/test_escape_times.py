@@ -18,8 +18,8 @@ from dmft.analysis.escape import (
 )
 from dmft.analysis.plateau import find_plateau, risk_rate
 from dmft.errors import BadParameter
-from dmft.solvers.archive import load_trajectory
 from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-13}
 
@@ -198,4 +198,4 @@ def test_nothing_to_escape_from_and_files_are_refused(spherical, pair, tmp_path)
         escape_time_of_problem(spherical, at(1.0), 1.0, **pair, **retrieval())
     run = solve_problem(spherical, at(0.1), 1.0, **pair, **retrieval())
     with pytest.raises(BadParameter, match="read from a file"):
-        escape_time_of(load_trajectory(run.save(tmp_path / "a.nc")))
+        escape_time_of(Trajectory.load(run.save(tmp_path / "a.nc")))

@@ -142,9 +142,9 @@ def test_solve_saves_and_draws(model, tmp_path, capsys):
     assert "written" not in out
     assert err.count("written to") == 2
     assert drawn.read_bytes().startswith(b"\x89PNG")
-    from dmft.solvers.archive import load_trajectory
+    from dmft.solvers.trajectory import Trajectory
 
-    assert load_trajectory(saved).risk[-1] == pytest.approx(0.0025, abs=0.01)
+    assert Trajectory.load(saved).risk[-1] == pytest.approx(0.0025, abs=0.01)
 
 
 def test_simulate_prints_means_with_errors_and_theory(model, capsys):

@@ -146,7 +146,7 @@ def test_the_time_limit_is_that_of_all_descents(monkeypatch):
     left, solve_one = [], descent_flow.run_descent
 
     def timed(*arguments, **options):
-        left.append(options["timeout"])
+        left.append(arguments[3].timeout)
         return solve_one(*arguments, **options)
 
     monkeypatch.setattr(descent_flow, "run_descent", timed)

@@ -20,7 +20,7 @@ from dmft.names import Status
 from dmft.solvers import response
 from dmft.solvers.descent_errors import judged, unknown
 from dmft.solvers.descent_run import DescentRun
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Values
 
 z = sp.Symbol("z", real=True)
 ACTIVATIONS = {

@@ -10,7 +10,7 @@ from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.descent import DescentEnsemble
 from dmft.solvers.descent_run import DescentRun
-from dmft.solvers.path_ensemble import Values
+from dmft.solvers.solution import Values
 
 T, P, K = 3, 2, 2
 

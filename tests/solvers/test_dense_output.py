@@ -126,8 +126,8 @@ def test_few_saved_values_cost_little(systems, method):
         assert few.statistics["evaluations"] < 1.04 * bare.statistics["evaluations"]
         # An event that does not happen asks for no step that is not taken anyway.
         assert watched.statistics["steps"] == bare.statistics["steps"]
-        np.testing.assert_array_equal(watched.final[system.problem.state[0].name],
-                                      bare.final[system.problem.state[0].name])  # fmt: skip
+        np.testing.assert_array_equal(watched.last_state[system.problem.state[0].name],
+                                      bare.last_state[system.problem.state[0].name])  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["rk5", "rk8"])

@@ -11,11 +11,11 @@ from numba import njit
 
 from dmft.errors import BadParameter
 from dmft.solvers import march as march_module
-from dmft.solvers.archive import load_trajectory
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
 
 
 @njit(RHS_SIGNATURE, nogil=True)
@@ -93,7 +93,7 @@ def test_saved_steps_are_whole_and_kept_once(tmp_path):
     assert np.array_equal(run.t, np.unique(np.rint(np.geomspace(1, 1000, 30))))
     np.testing.assert_allclose(run.y[:, 0], 0.9**run.t, rtol=1e-13)
     assert powers(0.9, 10, save_at=3).t.tolist() == [0.0, 5.0, 10.0]
-    assert load_trajectory(run.save(tmp_path / "map.nc")) == run
+    assert Trajectory.load(run.save(tmp_path / "map.nc")) == run
 
 
 def test_an_event_is_the_first_step_at_which_it_holds():

@@ -7,11 +7,11 @@ import pytest
 from numba import njit
 
 from dmft.errors import BadParameter
-from dmft.solvers.archive import load_trajectory
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.stages import Stage, solve_stages
+from dmft.solvers.trajectory import Trajectory
 
 
 @njit(RHS_SIGNATURE, nogil=True)
@@ -59,7 +59,7 @@ def test_a_rate_that_fades_from_the_switch_on(tmp_path):
     assert run.t.tolist() == [0, 1, 2, 3, 4, 5]
     assert run.provenance["stages"][1]["parameters"] == {"rate": 0.8, "since": 3.0}
     assert run.statistics["steps"] == 5
-    assert load_trajectory(run.save(tmp_path / "run.nc")) == run
+    assert Trajectory.load(run.save(tmp_path / "run.nc")) == run
 
 
 def test_a_switch_on_the_last_step_and_one_that_never_comes():

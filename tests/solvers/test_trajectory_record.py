@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dmft.errors import BadParameter, MissingExtra
-from dmft.solvers.archive import load_trajectory
 from dmft.solvers.events import Event
 from dmft.solvers.solve import solve_problem
+from dmft.solvers.trajectory import Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_names_and_shapes(run):
     with pytest.raises(KeyError, match="no 'R'"):
         run["R"]
     assert "Trajectory(ok: t = 0..5 (7 points)" in repr(run)
-    assert run.final["M"].shape == (1, 1)
+    assert run.final.M.shape == (1, 1)
 
 
 def test_steps_and_samples(run, oscillator):
@@ -51,14 +51,14 @@ def test_steps_and_samples(run, oscillator):
 def test_restarting_from_the_final_state_continues_the_run(run, retrieval):
     system = retrieval(0.05, 0.3, 1e-2)
     more = solve_problem(
-        system.problem, run.final, 6.0, **system.arguments(), t_start=float(run.t[-1])
+        system.problem, run.last_state, 6.0, **system.arguments(), t_start=float(run.t[-1])
     )
     assert more.M[-1, 0, 0] == pytest.approx(system.exact(6.0)[1], abs=1e-7)
 
 
 def test_save_and_load_restore_an_equal_record(run, tmp_path):
     path = run.save(tmp_path / "run.nc")
-    again = load_trajectory(path)
+    again = Trajectory.load(path)
     assert again == run
     assert len(again.events) == 2
     assert again.provenance["method"] == "rk5"
@@ -74,7 +74,7 @@ def test_a_run_without_events_or_save_points_round_trips(oscillator, tmp_path):
         run = solve_problem(
             oscillator.problem, oscillator.start, 1.0, **oscillator.arguments(), save_at=save_at
         )
-        assert load_trajectory(run.save(tmp_path / "a.nc")) == run
+        assert Trajectory.load(run.save(tmp_path / "a.nc")) == run
 
 
 def test_files_are_plain_netcdf(run, tmp_path):
@@ -94,9 +94,9 @@ def test_foreign_files_are_refused(tmp_path):
     with h5netcdf.File(tmp_path / "other.nc", "w") as file:
         file.attrs["title"] = "rain"
     with pytest.raises(BadParameter, match="damaged or foreign file: it does not say"):
-        load_trajectory(tmp_path / "other.nc")
+        Trajectory.load(tmp_path / "other.nc")
     with pytest.raises(BadParameter, match="no file"):
-        load_trajectory(tmp_path / "none.nc")
+        Trajectory.load(tmp_path / "none.nc")
 
 
 def test_missing_extra_is_named(run, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import dmft
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers import path_march
 from dmft.solvers.events import Event
-from dmft.solvers.path_archive import load_paths
+from dmft.solvers.path_ensemble import PathEnsemble
 from dmft.solvers.paths import solve_paths
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE
 from dmft.solvers.solve import solve_problem
@@ -177,7 +177,7 @@ def test_records_round_trip(brownian, tmp_path):
         2.0, paths=20, dt=0.1, events=Event("y", 0.0, terminal=False), keep_paths=True,
         provenance={"time_step_times_dim": 0.5},
     )  # fmt: skip
-    assert load_paths(run.save(tmp_path / "paths.nc")) == run
+    assert PathEnsemble.load(run.save(tmp_path / "paths.nc")) == run
     assert dmft.load(tmp_path / "paths.nc") == run
     assert pickle.loads(pickle.dumps(run)) == run
     data = run.to_xarray()

@@ -1,0 +1,241 @@
+"""What all results of solvers have in common: named arrays, how they ended, files, tables."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft import netcdf
+from dmft.errors import BadParameter, MissingExtra
+from dmft.names import Status
+from dmft.record import Record
+from dmft.starts import Alignment, Overlaps
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+Array = NDArray[np.float64]
+MAPPINGS = ("statistics", "parameters", "provenance")
+
+
+@dataclass(frozen=True, eq=False)
+class Values(Record, Mapping[str, Array]):
+    """Arrays by name, as attributes or keys."""
+
+    arrays: Mapping[str, Array]
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.arrays:
+            raise KeyError(f"no {name!r} here; there are {sorted(self.arrays)}")
+        return self.arrays[name]
+
+    def __getattr__(self, name: str) -> Array:
+        if not name.startswith("_") and "arrays" in self.__dict__:
+            if name in self.arrays:
+                return self.arrays[name]
+            raise AttributeError(f"no {name!r} here; there are {sorted(self.arrays)}")
+        raise AttributeError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.arrays})
+
+
+class Solution(Record):
+    """Base of the results of `dmft.solve`: dataclasses whose arrays are attributes and keys.
+
+    Attributes
+    ----------
+    t : (T,)
+        Saved times.
+    status : Status
+    message : str
+        How it ended, in words.
+    statistics, parameters, provenance : mapping
+        Counts and seconds; run-time values; versions, fingerprint of the problem, method,
+        tolerances, time unit, scaling. Plain values, as files keep them.
+    error : mapping of str to arrays, or None
+        Error of arrays, in their shapes.
+    """
+
+    t: Array
+    status: Status
+    message: str
+    statistics: Mapping[str, Any]
+    parameters: Mapping[str, float]
+    provenance: Mapping[str, Any]
+    # What a file calls a record of this class, and which of its arrays are coordinates.
+    KIND: ClassVar[str]
+    COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
+
+    @abstractmethod
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        """Arrays by name: those that are shown first, then those that are only found."""
+
+    @abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """What a file holds beside arrays and `outcome`, as plain values."""
+
+    @abstractmethod
+    def _variables(self) -> list[netcdf.Variable]:
+        """Arrays of a file: name, names of dimensions, values."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
+        """Make the record again of what its file holds."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays that run over the saved times."""
+        return tuple(self._groups()[0])
+
+    def _find(self, name: str) -> Array | None:
+        return next((group[name] for group in self._groups() if name in group), None)
+
+    def _unknown(self, name: str) -> str:
+        return f"this {type(self).__name__} has no {name!r}; it has {sorted(self)}"
+
+    def __getattr__(self, name: str) -> Array:
+        # Copying and unpickling ask for attributes before the fields exist.
+        if name.startswith("_") or "status" not in self.__dict__:
+            raise AttributeError(name)
+        found = self._find(name)
+        if found is None:
+            raise AttributeError(self._unknown(name))
+        return found
+
+    def __getitem__(self, name: str) -> Array:
+        found = self.t if name == "t" else self._find(name)
+        if found is None:
+            raise KeyError(self._unknown(name))
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("t", *self.names))
+
+    def __len__(self) -> int:
+        return int(self.t.size)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.names})
+
+    def _shown(self) -> str:
+        """Times and shapes, for `repr`."""
+        if not self.t.size:
+            return "empty"
+        shapes = ", ".join(f"{name} {self[name].shape}" for name in self.names)
+        return f"t = {self.t[0]:g}..{self.t[-1]:g} ({self.t.size} points); {shapes}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.status}: {self._shown()}; {self.message})"
+
+    def steps(self, dim: int) -> Array:
+        """Number of steps of the algorithm at input dimension `dim`, at each saved time.
+
+        One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD). The time of a
+        map counts the steps.
+
+        Raises
+        ------
+        BadParameter
+            When time is that of a continuous flow.
+        """
+        if self.provenance.get("time_unit") == "steps":
+            return self.t.copy()
+        unit = self.provenance.get("time_step_times_dim")
+        if unit is None:
+            raise BadParameter(
+                "this run has no steps: its time is that of a continuous flow "
+                f"(time unit: {self.provenance.get('time_unit', 't')})"
+            )
+        return self.t * (dim / float(unit))
+
+    def samples(self, dim: int) -> Array:
+        """Number of samples that the algorithm has used at input dimension `dim`."""
+        return self.steps(dim) * float(self.provenance.get("samples_per_step", 1))
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` over `t` (needs the extra `io`)."""
+        data = {name: (dims, values) for name, dims, values in self._displayed()}
+        coords = {name: data.pop(name) for name in self.COORDINATES}
+        return netcdf.dataset(self.KIND, self._record(), data, coords)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a `pandas.DataFrame` with index t and a column for each entry: risk, M[0,1].
+
+        Arrays over two times and over single paths are left out (needs the extra `io`).
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra('to_pandas needs pandas: pip install "dmft[io]"') from error
+        columns = {}
+        for name, dims, values in self._displayed():
+            if dims[:1] != ("t",) or name == "t" or any(d.startswith("t_") for d in dims):
+                continue
+            for entry in np.ndindex(values.shape[1:]):
+                label = f"{name}[{','.join(map(str, entry))}]" if entry else name
+                columns[label] = values[(slice(None), *entry)]
+        return pandas.DataFrame(columns, index=pandas.Index(self.t, name="t"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `dmft.load` restores an equal record.
+
+        An existing file is replaced only by a complete one.
+        """
+        return netcdf.write(path, self.KIND, self._record(), self._variables())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a record of this class that `save` wrote."""
+        return netcdf.load(path, {cls.KIND: cls.restore})
+
+    def _displayed(self) -> list[netcdf.Variable]:
+        """Arrays of the data set."""
+        return self._variables()
+
+    def _record(self) -> dict[str, Any]:
+        mappings = {name: dict(getattr(self, name)) for name in MAPPINGS}
+        return {"status": str(self.status), "message": self.message, **mappings, **self._content()}
+
+
+def outcome_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a record's class, from the part of its file that all kinds share."""
+    rest = {name: record[name] for name in ("message", *MAPPINGS)}
+    return {"status": Status(record["status"]), **rest}
+
+
+def start_of(
+    blocks: Mapping[str, Array], constants: Mapping[str, Array]
+) -> Overlaps | Alignment | dict[str, Array]:
+    """State at one time as the start of another run; plain blocks where they are of another kind.
+
+    What a run has reached is not checked again: at perfect recovery the covariance of its fields
+    may lie below zero by what its tolerances allow, which the next run checks by its own.
+    """
+    if {"Q", "M"} <= blocks.keys() and "P" in constants:
+        readout = blocks.get("readout", constants.get("readout"))
+        return _unchecked(Overlaps, Q=blocks["Q"], M=blocks["M"], P=constants["P"], readout=readout)
+    if {"e", "m"} == blocks.keys():
+        return _unchecked(Alignment, **blocks, radius=1.0)
+    return dict(blocks)
+
+
+def _unchecked(kind: Any, **values: Any) -> Any:
+    made = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(made, name, value.copy() if isinstance(value, np.ndarray) else value)
+    return made

@@ -1,0 +1,73 @@
+"""What each kind of equations brings to `solve`: its options, and what takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any
+
+from dmft.errors import BadParameter
+from dmft.solvers.solution import Solution
+
+# Where the solver of each kind stands; it is loaded when first asked for.
+SOLVERS = {
+    "ode": "dmft.workflow.one_pass",
+    "map": "dmft.workflow.one_pass",
+    "sde": "dmft.workflow.paths",
+    "sequence": "dmft.workflow.sequence",
+    "descent": "dmft.workflow.descent",
+    "flow": "dmft.workflow.descent_flow",
+    "two-time": "dmft.workflow.two_time",
+}
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How one kind of equations is solved.
+
+    Attributes
+    ----------
+    what : str
+        The kind in words, for refusals.
+    options : type
+        Dataclass of the options, which checks them; all have defaults.
+    run : callable(system, start, t_max, options, values) -> Solution
+        `values` are the run-time values by name.
+    instead : str
+        What there is in place of the options of others, for refusals.
+    """
+
+    what: str
+    options: type[Any]
+    run: Callable[[Any, Any, Any, Any, Mapping[str, Any]], Solution]
+    instead: str = ""
+
+    def read(
+        self, given: Mapping[str, Any], parameters: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Options of the call, and the run-time values among its keywords.
+
+        Raises
+        ------
+        BadParameter
+            For options that this kind does not have.
+        """
+        known = {one.name for one in fields(self.options)}
+        unused = [f"{name}=" for name in given if name not in known]
+        if unused:
+            raise BadParameter(f"{self.what} know no {', '.join(unused)}{self.instead}")
+        mine = {name: value for name, value in parameters.items() if name in known}
+        values = {name: value for name, value in parameters.items() if name not in known}
+        return self.options(**given, **mine), values
+
+
+def solver_of(system: Any) -> Solver:
+    """The solver of a system, or the refusal of what is none."""
+    origin = getattr(system, "origin", None) or system
+    kind = getattr(origin, "family", None)
+    kind = kind if kind in SOLVERS else getattr(origin, "kind", None)
+    if kind not in SOLVERS:
+        raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
+    found: Solver = import_module(SOLVERS[kind]).SOLVER
+    return found

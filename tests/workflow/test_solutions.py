@@ -1,0 +1,165 @@
+"""The contract of all results of `solve`: names, the start that they end in, tables, files."""
+
+import pickle
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.solvers.solution import Solution
+
+Z = sp.Symbol("z", real=True)
+SQUARE = dmft.Committee(Z**2, width=1)
+LINE = dmft.Committee(Z, width=1)
+START = dmft.Overlaps([[1.0]], [[0.3]])
+
+
+def one_pass():
+    eqs = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05))
+    return eqs, dmft.solve(eqs, START, 1.0)
+
+
+def a_map():
+    eqs = dmft.derive(dmft.Model(LINE, LINE), dmft.SGD(10, batch_size=1000), dim=1000)
+    return eqs, dmft.solve(eqs, START, 4)
+
+
+def paths():
+    eqs = dmft.derive(
+        dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05, constraint="sphere"), dim=1000, fluctuations=True
+    )
+    return eqs, dmft.solve(eqs, START, 1.0, paths=4, dt=0.1, keep_paths=True)
+
+
+def sequence():
+    model = dmft.literature.positional_semantic(1.0, 0.5)
+    eqs = dmft.derive(model, dmft.GradientFlow())
+    return eqs, dmft.solve(eqs, dmft.Alignment(0.1, 0.2), 1.0)
+
+
+def descent():
+    eqs = dmft.derive(dmft.Model(LINE, LINE), dmft.GradientDescent(0.2, samples_per_dim=2))
+    return eqs, dmft.solve(eqs, START, 3)
+
+
+def flow():
+    algorithm = dmft.GradientDescent(1, samples_per_dim=2)
+    eqs = dmft.derive(dmft.Model(LINE, LINE), algorithm, scaling="gradient-flow")
+    return eqs, dmft.solve(eqs, START, 0.5, points=4)
+
+
+def two_time():
+    glass = dmft.literature.spherical_p_spin(3)
+    return glass, dmft.solve(glass, None, 1.0)
+
+
+CASES = (one_pass, a_map, paths, sequence, descent, flow, two_time)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[case.__name__ for case in CASES])
+def case(request):
+    return request.param.__name__, *request.param()
+
+
+def test_names_are_attributes_and_keys(case):
+    _, _, run = case
+    assert isinstance(run, Solution)
+    assert run.status == "ok"
+    assert list(run) == ["t", *run.names]
+    for name in run.names:
+        np.testing.assert_array_equal(run[name], getattr(run, name))
+        assert name in dir(run)
+    with pytest.raises(AttributeError, match=f"{type(run).__name__} has no 'nothing'; it has"):
+        _ = run.nothing
+    with pytest.raises(KeyError, match="has no 'nothing'"):
+        run["nothing"]
+    assert repr(run).startswith(f"{type(run).__name__}(ok: ")
+    assert set(run.provenance) >= {"time_unit", "method"}
+
+
+def test_files_and_pickles_hold_an_equal_record(case, tmp_path):
+    _, _, run = case
+    for again in (pickle.loads(pickle.dumps(run)), dmft.load(run.save(tmp_path / "run.nc"))):
+        assert type(again) is type(run)
+        assert again == run
+    for other in CASES[:2]:
+        if other.__name__ != case[0]:
+            assert run != other()[1]
+
+
+def test_what_was_reached_is_a_start(case):
+    name, eqs, run = case
+    if name == "two_time":
+        with pytest.raises(BadParameter, match="start at t = 0"):
+            _ = run.final
+        return
+    if name == "paths":
+        assert len(run.final) == 4
+        np.testing.assert_array_equal(run.final[2].M, run.paths.M[2, -1])
+        again = dmft.solve(eqs, run.final, 0.2, paths=4, dt=0.1)
+        np.testing.assert_allclose(again.mean.M[0], run.mean.M[-1], rtol=1e-14)
+        return
+    again = dmft.solve(eqs, run.final, run.t[1] if name == "flow" else 1)
+    assert again.t[0] == 0.0
+    for block in ("Q", "M") if name != "sequence" else ("e", "m"):
+        np.testing.assert_allclose(again[block][0], run[block][-1], rtol=1e-14)
+
+
+def test_paths_that_were_not_kept_have_no_end():
+    eqs = dmft.derive(
+        dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05, constraint="sphere"), dim=1000, fluctuations=True
+    )
+    with pytest.raises(BadParameter, match="keep_paths=True"):
+        _ = dmft.solve(eqs, START, 0.2, paths=2, dt=0.1).final
+
+
+def test_two_runs_make_one():
+    """From `final`, the rest of the way is what one run over all of it finds."""
+    eqs, first = one_pass()
+    whole = dmft.solve(eqs, START, 2.0)
+    second = dmft.solve(eqs, first.final, 1.0)
+    np.testing.assert_allclose(second.M[-1], whole.M[-1], rtol=1e-7)
+    np.testing.assert_allclose(second.Q[-1], whole.Q[-1], rtol=1e-7)
+
+
+def test_perfect_recovery_is_a_start():
+    """Its covariance lies below zero by what the tolerances allow."""
+    eqs = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05, constraint="sphere"))
+    run = dmft.solve(eqs, START, 40.0)
+    assert run.risk[-1] < 1e-8
+    assert dmft.solve(eqs, run.final, 1.0).status == "ok"
+
+
+def test_tables(case):
+    pytest.importorskip("pandas")
+    name, _, run = case
+    table, data = run.to_pandas(), run.to_xarray()
+    assert table.index.name == "t"
+    np.testing.assert_array_equal(table.index, run.t)
+    column = {"paths": "M[0,0]_mean", "sequence": "m", "two_time": "E"}.get(name, "M[0,0]")
+    block = {"paths": "M_mean", "sequence": "m", "two_time": "E"}.get(name, "M")
+    column = f"{block}[0,0]" if column.startswith("M") else column
+    np.testing.assert_array_equal(table[column], data[block].values.reshape(run.t.size))
+    np.testing.assert_array_equal(data["t"], run.t)
+
+
+OPTIONS = {"rtol": 1e-6, "atol": 1e-6, "save_at": 3, "max_steps": 7, "quadrature_tol": 1e-3}
+# Options that other kinds have; the rest are refused, by name.
+HAVE = {"paths": {"save_at"}, "descent": set(), "flow": set(), "two_time": {"save_at", "max_steps"}}
+
+
+def test_options_of_other_kinds_are_refused(case):
+    name, eqs, _ = case
+    for option, value in OPTIONS.items():
+        if option in HAVE.get(name, OPTIONS):
+            continue
+        with pytest.raises(BadParameter, match=f"know no {option}="):
+            dmft.solve(eqs, START if name != "two_time" else None, 1, **{option: value})
+
+
+@pytest.mark.parametrize("system", [None, 3, "equations", dmft.Model(SQUARE, SQUARE)])
+def test_what_is_no_system_is_refused(system):
+    with pytest.raises(BadParameter, match="must be an Equations|expected"):
+        dmft.solve(system, START, 1.0)
