@@ -8,7 +8,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.derive import derive
-from dmft.equations.escape_scope import INSTEAD
+from dmft.equations.escape_scope import INSTEAD, as_committees, check_plain
 from dmft.equations.uninformative import OTHER, STUDENT, TEACHER, Uninformative, mu, q
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import (
