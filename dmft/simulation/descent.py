@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -20,11 +20,12 @@ from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.record import Record
 from dmft.simulation.declaration import Activation, Filler, check_start
+from dmft.simulation.ensemble import Ensemble, moments, overall_status
 from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
+from dmft.solvers.descent_run import AXES
 from dmft.solvers.jobs import Job
 from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
@@ -102,23 +103,12 @@ class DescentExperiment:
         return np.asarray(self.teacher_readout @ np.stack(values) / self.k)
 
 
-@dataclass(frozen=True, eq=False)
-class DescentEnsemble(Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class DescentEnsemble(Ensemble):
     """Finite-dimensional runs of gradient descent over seeds.
 
-    Attributes
-    ----------
-    t : (T + 1,)
-    mean, std, stderr : Values
-        Of M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout (T+1, p),
-        train_loss (T,), as in `dmft.solvers.descent_run.DescentRun`.
-    runs : Values
-        Every seed's values, seed first.
-    seeds : tuple of int
-    status : Status
-    message : str
-    dim : int
-    provenance : mapping
+    An `Ensemble` of M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout
+    (T+1, p) and train_loss (T,), as in `dmft.solvers.descent_run.DescentRun`.
 
     Examples
     --------
@@ -131,16 +121,14 @@ class DescentEnsemble(Record):
     ((3, 3, 1, 1), (4, 1, 1), 'ok')
     """
 
-    t: Array
-    mean: Values
-    std: Values
-    stderr: Values
-    runs: Values
-    seeds: tuple[int, ...]
-    status: Status
-    message: str
-    dim: int
-    provenance: dict[str, Any] = field(default_factory=dict)
+    KIND = "dmft descent ensemble"
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = AXES
+
+    def samples(self, dim: int | None = None) -> Array:
+        """Number of samples that the algorithm has seen: the same in every step."""
+        size = self.dim if dim is None else dim
+        used = float(self.parameters["samples_per_dim"]) * size
+        return used * (self.t if self.provenance["fresh"] else np.minimum(self.t, 1.0))
 
 
 def simulate_descent(
@@ -319,31 +307,30 @@ def _summary(
     e: DescentExperiment, seeds: tuple[int, ...], results: list[tuple[bool, dict[str, Array]]]
 ) -> DescentEnsemble:
     runs = {name: np.stack([r[name] for _, r in results]) for name in results[0][1]}
-    good = np.isfinite(runs["Q"]).reshape(len(seeds), -1).all(axis=1)
-    kept = {name: a[good] for name, a in runs.items()}
-    count = int(good.sum())
-    nothing = {name: np.full(a.shape[1:], np.nan) for name, a in runs.items()}
-    mean = {name: a.mean(axis=0) for name, a in kept.items()} if count else nothing
-    std = {name: a.std(axis=0, ddof=1) for name, a in kept.items()} if count > 1 else nothing
-    lost = len(seeds) - count
-    interrupted = len(seeds) - sum(finished for finished, _ in results)
-    status, reason = Status.OK, ""
-    if interrupted:
-        status, reason = Status.INTERRUPTED, f"{interrupted} were interrupted"
-    elif lost:
-        status, reason = Status.NONFINITE, "weights are not finite"
+    finite = [bool(np.isfinite(Q).all()) for Q in runs["Q"]]
+    ended = [Status.OK if finished else Status.INTERRUPTED for finished, _ in results]
+    seed_status = tuple(
+        Status.NONFINITE if y is Status.OK and not fine else y
+        for y, fine in zip(ended, finite, strict=True)
+    )
+    mean, std, stderr = moments(runs, seed_status)
+    status, message = overall_status(seeds, seed_status)
     return DescentEnsemble(
         t=np.arange(e.steps + 1.0),
         mean=Values(mean),
         std=Values(std),
-        stderr=Values({name: a / np.sqrt(max(count, 1)) for name, a in std.items()}),
+        stderr=Values(stderr),
         runs=Values(runs),
         seeds=seeds,
+        seed_status=seed_status,
         status=status,
-        message=f"{lost} of {len(seeds)} seeds left out: {reason}" if lost else "",
+        message=message,
         dim=e.dim,
         provenance={
             "version": VERSION, "model": str(e.model), "algorithm": str(e.algorithm),
-            "samples": e.samples, "parameters": dict(e.numbers), "time_unit": "steps",
+            "samples": e.samples, "time_unit": "steps", "fresh": e.algorithm.batch == "fresh",
+            "start": "random" if e.start is None else "given overlaps",
         },
+        parameters=dict(e.numbers),
+        constants={"P": np.eye(e.k) if e.start is None else e.start.P},
     )  # fmt: skip

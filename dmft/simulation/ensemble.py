@@ -2,99 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft import netcdf
+from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.passage import PassageTimes
-
-if TYPE_CHECKING:
-    import xarray
+from dmft.solvers.solution import Solution, Values, outcome_of, start_of
+from dmft.solvers.trajectory import constant_variables
 
 Array = NDArray[np.float64]
 # Runs whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)
+SUMMARIES = ("mean", "std", "stderr")
 
 
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """Observables at the saved times, as attributes or keys; with a seed axis first in `runs`.
-
-    Attributes
-    ----------
-    Q : (..., T, p, p)
-    M : (..., T, p, k)
-    readout : (..., T, p)
-    risk : (..., T)
-    """
-
-    Q: Array
-    M: Array
-    readout: Array
-    risk: Array
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self.keys():
-            raise KeyError(f"no observable {name!r}; there are {self.keys()}")
-        array: Array = getattr(self, name)
-        return array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def keys(self) -> tuple[str, ...]:
-        """Names of the observables."""
-        return tuple(f.name for f in fields(self))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Observed):
-            return NotImplemented
-        return all(np.array_equal(self[n], other[n], equal_nan=True) for n in self.keys())
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class OverSeeds:
-    """What records of runs over seeds share: the seeds that count, and the clock."""
-
-    t: Array
-    seeds: tuple[int, ...]
-    seed_status: tuple[Status, ...]
-    dim: int
-    provenance: Mapping[str, Any]
-
-    @property
-    def counted(self) -> tuple[int, ...]:
-        """Seeds that enter the means."""
-        pairs = zip(self.seeds, self.seed_status, strict=True)
-        return tuple(s for s, status in pairs if status in COUNTED)
-
-    def steps(self, dim: int | None = None) -> Array:
-        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
-        unit = float(self.provenance["time_step_times_dim"])
-        return self.t * ((self.dim if dim is None else dim) / unit)
-
-    def samples(self, dim: int | None = None) -> Array:
-        """Number of samples seen at each saved time."""
-        return self.steps(dim) * float(self.provenance["samples_per_step"])
-
-
-@dataclass(frozen=True, eq=False)
-class Ensemble(OverSeeds):
+@dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Solution):
     """Finite-dimensional runs of one experiment over seeds.
 
     Attributes
     ----------
     t : (T,)
         Saved times, each a whole number of steps.
-    mean, std, stderr : Observed
-        Over the counted seeds: mean, standard deviation (n - 1), standard error of the mean. NaN
-        from the time on at which a counted run was stopped by its first passage.
+    mean, std, stderr : Values
+        Q (T, p, p), M (T, p, k), readout (T, p) and risk (T,) over the counted seeds: mean,
+        standard deviation (n - 1), standard error of the mean. NaN from the time on at which a
+        counted run was stopped by its first passage.
     seeds : tuple of int
     seed_status : tuple of Status
         How each run ended. Runs that are not "ok" or "event" are left out of means, and
@@ -103,11 +42,14 @@ class Ensemble(OverSeeds):
         The worst of them.
     message : str
     dim : int
-    runs : Observed or None
+    runs : Values or None
         Every seed's values, seed first.
     first_passage : PassageTimes or None
     provenance : mapping
         What was simulated, the clock, the quadrature of the risk with its error, versions.
+    statistics, parameters : mapping
+    constants : mapping of str to arrays
+        P (k, k) of given and of random starts.
 
     Examples
     --------
@@ -120,47 +62,128 @@ class Ensemble(OverSeeds):
     """
 
     t: Array
-    mean: Observed
-    std: Observed
-    stderr: Observed
+    mean: Values
+    std: Values
+    stderr: Values
     seeds: tuple[int, ...]
     seed_status: tuple[Status, ...]
     status: Status
     message: str
     dim: int
-    runs: Observed | None = None
+    runs: Values | None = None
     first_passage: PassageTimes | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` with mean, std, stderr and all runs (needs the extra `io`)."""
-        from dmft.simulation.archive import to_dataset
+    KIND = "dmft ensemble"
+    COORDINATES = ("t", "seed")
+    # Names of dimensions, time first.
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Q": ("t", "p", "p_2"),
+        "M": ("t", "p", "k"),
+        "readout": ("t", "p"),
+        "risk": ("t",),
+    }
+    # What the state consists of.
+    STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout")
 
-        return to_dataset(self)
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Seeds that enter the means."""
+        pairs = zip(self.seeds, self.seed_status, strict=True)
+        return tuple(s for s, status in pairs if status in COUNTED)
 
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file that `load_ensemble` reads."""
-        from dmft.simulation.archive import save_ensemble
+    @property
+    def error(self) -> Values:
+        """Standard errors of the means."""
+        return self.stderr
 
-        return save_ensemble(self, path)
+    @property
+    def final(self) -> list[Any]:
+        """What each counted run has reached, as the starts of other runs.
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Ensemble):
-            return NotImplemented
-        plain = ("seeds", "seed_status", "status", "message", "dim", "provenance")
-        observed = ("mean", "std", "stderr", "runs", "first_passage")
-        return np.array_equal(self.t, other.t) and all(
-            getattr(self, name) == getattr(other, name) for name in (*plain, *observed)
-        )
+        Raises
+        ------
+        BadParameter
+            When single runs were not kept.
+        """
+        if self.runs is None:
+            raise BadParameter("single runs were not kept: simulate with keep_runs=True")
+        names = [name for name in self.STATE if name in self.runs]
+        return [
+            start_of({n: self.runs[n][i, -1] for n in names}, self.constants)
+            for i, status in enumerate(self.seed_status)
+            if status in COUNTED
+        ]
 
-    __hash__ = None  # type: ignore[assignment]
+    def steps(self, dim: int | None = None) -> Array:
+        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
+        return super().steps(self.dim if dim is None else dim)
 
-    def __repr__(self) -> str:
-        p, k = self.mean.M.shape[1:]
-        method = self.provenance.get("method", "")
-        return (
-            f"Ensemble({self.status}: {len(self.seeds)} seeds, {method}, d = {self.dim}, "
-            f"p = {p}, k = {k}, {self.t.size} times to t = {self.t[-1]:g}; {self.message})"
+    def samples(self, dim: int | None = None) -> Array:
+        """Number of samples seen at each saved time."""
+        return super().samples(self.dim if dim is None else dim)
+
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return self.mean, self.constants
+
+    def _shown(self) -> str:
+        method = self.provenance.get("method")
+        how = f"{len(self.seeds)} seeds, {method}" if method else f"{len(self.seeds)} seeds"
+        return f"{how}, d = {self.dim}, {super()._shown()}"
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "names": list(self.mean),
+            "seed_status": [str(s) for s in self.seed_status],
+            "dim": self.dim,
+            "kept": self.runs is not None,
+            "constants": list(self.constants),
+        }
+
+    def _axes(self, name: str) -> tuple[str, ...]:
+        # Alignments have an axis where there are several directions or tokens.
+        return self.AXES[name][: self.mean[name].ndim]
+
+    def _variables(self) -> list[netcdf.Variable]:
+        """Variables like `Q_mean`, `Q_stderr` and `Q_runs` over `t` (and `seed`)."""
+        rows: list[netcdf.Variable] = [
+            ("t", ("t",), self.t),
+            ("seed", ("seed",), np.array(self.seeds, dtype=np.int64)),
+        ]
+        for name in self.mean:
+            dims = self._axes(name)
+            rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
+            if self.runs is not None:
+                rows.append((f"{name}_runs", ("seed", *dims), self.runs[name]))
+        rows += constant_variables(self.constants)
+        if self.first_passage is not None:
+            rows.append(("first_passage", ("seed",), self.first_passage.times))
+            rows.append(("watched_until", ("seed",), self.first_passage.horizon))
+        return rows
+
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Ensemble:
+        """Make the ensemble again of what its file holds."""
+        names = record["names"]
+        mean, std, stderr = (Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES)
+        passage = None
+        if "first_passage" in arrays:
+            passage = PassageTimes(arrays["first_passage"], arrays["watched_until"])
+        return cls(
+            t=arrays["t"],
+            mean=mean,
+            std=std,
+            stderr=stderr,
+            seeds=tuple(int(s) for s in arrays["seed"]),
+            seed_status=tuple(Status(s) for s in record["seed_status"]),
+            dim=record["dim"],
+            runs=Values({n: arrays[f"{n}_runs"] for n in names}) if record["kept"] else None,
+            first_passage=passage,
+            **outcome_of(record),
+            constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
         )
 
 
@@ -178,17 +201,11 @@ class SeedRun:
     passage: int | None
 
 
-def summarise(runs: Sequence[SeedRun]) -> tuple[Observed, Observed, Observed, Observed]:
+def summarise(runs: Sequence[SeedRun]) -> tuple[Values, Values, Values, Values]:
     """Return all runs, and mean, std and standard error over those that count."""
-    everything = Observed(
-        Q=np.stack([r.Q for r in runs]),
-        M=np.stack([r.M for r in runs]),
-        readout=np.stack([r.readout for r in runs]),
-        risk=np.stack([r.risk for r in runs]),
-    )
-    arrays = {name: everything[name] for name in everything}
-    means, stds, errors = moments(arrays, [r.status for r in runs])
-    return everything, Observed(**means), Observed(**stds), Observed(**errors)
+    arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in Ensemble.AXES}
+    mean, std, stderr = moments(arrays, [r.status for r in runs])
+    return Values(arrays), Values(mean), Values(std), Values(stderr)
 
 
 def moments(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,8 +14,7 @@ from dmft.errors import BadParameter
 from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.record import Record
-from dmft.simulation.ensemble import OverSeeds, moments, overall_status
+from dmft.simulation.ensemble import Ensemble, moments, overall_status
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes
 from dmft.simulation.sequence_experiment import SequenceExperiment, declare_sequence, risk_of
@@ -29,25 +28,12 @@ Array = NDArray[np.float64]
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 
 
-@dataclass(frozen=True, eq=False)
-class SequenceEnsemble(OverSeeds, Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class SequenceEnsemble(Ensemble):
     """Finite-dimensional runs of a sequence model over seeds.
 
-    Attributes
-    ----------
-    t : (T,)
-    mean, std, stderr : Values
-        Of e (T,) or (T, r), m (T,) or (T, L) untied, risk (T,), over the counted seeds.
-    runs : Values
-        Every seed's values, seed first.
-    seeds : tuple of int
-    seed_status : tuple of Status
-    status : Status
-    message : str
-    dim : int
-    first_passage : PassageTimes or None
-    provenance : mapping
-        The clock; `risk_error`, the largest difference between two scrambled point sets.
+    An `Ensemble` of e (T,) or (T, r), m (T,) or (T, L) untied, and risk (T,); `provenance` has
+    `risk_error`, the largest difference between two scrambled point sets.
 
     Examples
     --------
@@ -61,18 +47,11 @@ class SequenceEnsemble(OverSeeds, Record):
     ((101,), (4, 101), 'ok')
     """
 
-    t: Array
-    mean: Values
-    std: Values
-    stderr: Values
-    runs: Values
-    seeds: tuple[int, ...]
-    seed_status: tuple[Status, ...]
-    status: Status
-    message: str
-    dim: int
-    first_passage: PassageTimes | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    KIND = "dmft sequence ensemble"
+    AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "e": ("t", "direction"), "m": ("t", "token"), "risk": ("t",),
+    }  # fmt: skip
+    STATE: ClassVar[tuple[str, ...]] = ("e", "m")
 
 
 def simulate_sequence(

@@ -274,6 +274,7 @@ def _assemble(
         runs=everything if keep_runs else None,
         first_passage=passage,
         provenance=describe(e, provenance),
+        constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
     )
 
 

@@ -229,8 +229,8 @@ def start_of(
     if {"Q", "M"} <= blocks.keys() and "P" in constants:
         readout = blocks.get("readout", constants.get("readout"))
         return _unchecked(Overlaps, Q=blocks["Q"], M=blocks["M"], P=constants["P"], readout=readout)
-    if {"e", "m"} == blocks.keys():
-        return _unchecked(Alignment, **blocks, radius=1.0)
+    if "m" in blocks and blocks.keys() <= {"e", "m"}:
+        return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0)
     return dict(blocks)
 
 

@@ -12,31 +12,25 @@ from dmft.analysis.boundary import Boundary
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.region_diagram import RegionDiagram
 from dmft.analysis.sweep import Sweep
-from dmft.simulation import archive as ensembles
+from dmft.simulation.descent import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble
+from dmft.simulation.sequence import SequenceEnsemble
 from dmft.solvers.descent_run import DescentRun
 from dmft.solvers.path_ensemble import PathEnsemble
+from dmft.solvers.solution import Solution
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.volterra_run import TwoTimeRun
 
-Record = (
-    RegionDiagram
-    | Trajectory
-    | Ensemble
-    | PathEnsemble
-    | PhaseDiagram
-    | Boundary
-    | Sweep
-    | DescentRun
-    | TwoTimeRun
-)
+Record = Solution | RegionDiagram | PhaseDiagram | Boundary | Sweep
+SOLUTIONS: tuple[type[Solution], ...] = (
+    Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
+)  # fmt: skip
 READERS: dict[str, Callable[[dict[str, Any], netcdf.Arrays], Record]] = {
-    ensembles.KIND: ensembles.restore,
+    **{kind.KIND: kind.restore for kind in SOLUTIONS},
     diagram_file.KIND: diagram_file.restore,
     boundary_file.KIND: boundary_file.restore,
     region_file.KIND: region_file.restore,
     sweep_file.KIND: sweep_file.restore,
-    **{kind.KIND: kind.restore for kind in (Trajectory, PathEnsemble, DescentRun, TwoTimeRun)},
 }
 
 

@@ -10,7 +10,7 @@ import sympy as sp
 from dmft.model import SGD, Committee, Model, Overlaps, random_overlaps
 from dmft.names import Status
 from dmft.progress import CANCELLED
-from dmft.simulation.archive import load_ensemble
+from dmft.simulation.ensemble import Ensemble
 from dmft.simulation.passage import FirstPassage, PassageTimes
 from dmft.simulation.simulate import simulate
 
@@ -210,7 +210,7 @@ def test_files_give_back_the_record(tmp_path):
         ERF_22, SGD(0.5), 30, 1.0, 3, START, "overlaps", save_at=3, first_passage=watched
     )
     path = runs.save(tmp_path / "runs.nc")
-    back = load_ensemble(path)
+    back = Ensemble.load(path)
     assert all(same(getattr(back, s), getattr(runs, s)) for s in ("mean", "std", "stderr", "runs"))
     assert np.array_equal(back.first_passage.times, runs.first_passage.times, equal_nan=True)
     plain = ("seeds", "seed_status", "status", "message", "dim", "provenance")
@@ -220,7 +220,7 @@ def test_files_give_back_the_record(tmp_path):
     assert np.array_equal(data.Q_runs.sel(seed=2), runs.runs.Q[2])
     lean = simulate(ERF_22, SGD(0.5), 30, 1.0, 3, START, "overlaps", save_at=3, keep_runs=False)
     assert lean.runs is None
-    assert load_ensemble(lean.save(tmp_path / "lean.nc")).runs is None
+    assert Ensemble.load(lean.save(tmp_path / "lean.nc")).runs is None
     assert same(lean.mean, runs.mean)
 
 
@@ -234,6 +234,6 @@ def test_equal_records_compare_equal(tmp_path):
 
     runs = run(0.5)
     assert runs == pickle.loads(pickle.dumps(runs))
-    assert runs == load_ensemble(runs.save(tmp_path / "runs.nc"))
+    assert runs == Ensemble.load(runs.save(tmp_path / "runs.nc"))
     assert runs != run(0.4)
     assert runs.mean != runs.std
