@@ -78,7 +78,7 @@ SCHEMA: dict[str, Table] = {
                 "scalar", "alpha = n / d samples", only=("gradient-descent",), needed=True
             ),
             "ridge": Key("scalar", "lambda of the penalty |W|^2 / 2", only=("gradient-descent",)),
-            "momentum": Key("scalar", "beta of the heavy ball", only=("gradient-descent",)),
+            "momentum": Key("scalar", "beta of the heavy ball", only=("sgd", "gradient-descent")),
             "batch": Key(
                 "choice",
                 "part of the samples that a step uses; all by default",

@@ -145,6 +145,7 @@ def derive(
             )
         check_labels(model)
         return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
+    _check_momentum(model, algorithm, dim, scaling)
     if isinstance(model, SequenceModel):
         if dim is not None or fluctuations or scaling not in (None, "high-dimensional"):
             raise BadParameter(
@@ -179,8 +180,28 @@ def derive(
     return step_equations(model, algorithm, size, scaling)
 
 
+def _check_momentum(model: object, algorithm: object, dim: object, scaling: object) -> None:
+    """Steps with momentum remember each other; only the ode of committees does not feel it."""
+    plain = dim is None and scaling in (None, "high-dimensional") and isinstance(model, Model)
+    if (
+        isinstance(algorithm, SGD)
+        and not algorithm.momentum.is_zero
+        and (not plain or isinstance(model, SequenceModel))
+    ):
+        raise BadParameter(
+            f"momentum = {algorithm.momentum} is SGD at a larger rate in the ode of committees as "
+            "d grows, and is derived nowhere else: leave out dim, scaling and fluctuations, or "
+            "take SGD(learning_rate / (1 - momentum))"
+        )
+
+
 def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquations:
     """Equations of the alignments, of the squared loss or of the norm itself."""
+    decay = getattr(algorithm, "weight_decay", sp.S.Zero)
+    if not decay.is_zero:
+        raise BadParameter(
+            f"weight_decay = {decay} shortens rows, and those of sequence models keep their length"
+        )
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
         from dmft.equations.sequence_norm import derive_norm
 

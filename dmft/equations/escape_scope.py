@@ -17,6 +17,11 @@ def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
     ------
     BadParameter
     """
+    if getattr(algorithm, "momentum", 0) != 0:
+        raise BadParameter(
+            f"{what} are those of plain SGD, got momentum = {algorithm.momentum}: take "  # type: ignore[union-attr]
+            "SGD(learning_rate / (1 - momentum)), which has the same equations"
+        )
     loss = getattr(algorithm, "loss", "squared")
     named = isinstance(loss, str)
     if not named or not algorithm.weight_decay.is_zero:

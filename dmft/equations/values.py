@@ -28,7 +28,7 @@ from dmft.model import (
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
     {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
-    | {"learning_rate", "label_noise", "readout_rate", "batch_size", "weight_decay"}
+    | {"learning_rate", "label_noise", "readout_rate", "batch_size", "weight_decay", "momentum"}
     | {"dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
@@ -69,6 +69,8 @@ def declared_parameters(
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
         declared["readout_rate"] = algorithm.readout_rate
+        if not algorithm.momentum.is_zero:
+            declared["momentum"] = algorithm.momentum
     if algorithm is not None and not algorithm.weight_decay.is_zero:
         declared["weight_decay"] = algorithm.weight_decay
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
@@ -97,6 +99,8 @@ def declare_sample(model: Model, repeat: Repetition, declared: dict[str, sp.Expr
 def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Expr]) -> bool:
     """Whether nothing else that is declared, readouts included, changes with these parameters."""
     chosen = set(names)
+    if "momentum" in declared:  # the learning rate is that of both
+        return False
     others = [value for name, value in declared.items() if name not in chosen]
     for network in (model.student, model.teacher):
         others += network.readout or ()
@@ -106,7 +110,7 @@ def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Ex
 
 # Values below these are refused.
 LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
-LOWEST |= {"weight_decay": 0.0}
+LOWEST |= {"weight_decay": 0.0, "momentum": 0.0}
 LOWEST |= {"dim": 1.0, "batch_size": 1.0}
 
 
@@ -135,7 +139,9 @@ def resolve_scalars(
             declared = {name: value.subs(symbol, size) for name, value in declared.items()}
     symbols = {s: value for name, value in numbers.items() for s in free.get(name, ())}
     scalars = {}
-    for name in needed:
+    needed = tuple(needed)
+    slowed = "momentum" in declared and "learning_rate" in needed
+    for name in (*needed, "momentum") if slowed else needed:
         if name in numbers:
             scalars[name] = numbers[name]
             continue
@@ -145,6 +151,10 @@ def resolve_scalars(
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
         scalars[name] = float(value)
     check_lowest(scalars)
+    if slowed:  # at fixed momentum the steps of all samples are larger, and nothing else
+        if not scalars["momentum"] < 1.0:
+            raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
+        scalars["learning_rate"] /= 1.0 - scalars["momentum"]
     return scalars, symbols
 
 

@@ -113,6 +113,11 @@ class SGD:
     weight_decay : float or sympy.Expr
         zeta >= 0: w <- w - gamma zeta/(p d) w in each step, which adds -zeta M and -2 zeta Q to
         the rates; not on readouts, and not on the sphere, where lengths are kept.
+    momentum : float or sympy.Expr
+        0 <= beta < 1: a step adds beta times the last one (heavy ball, readouts too). As d grows
+        this is SGD at the rate gamma / (1 - beta), clock and decay included: t = steps *
+        gamma / ((1 - beta) p d). Not with `repeat` and not with batches of order d, whose steps
+        remember each other.
 
     Examples
     --------
@@ -133,6 +138,7 @@ class SGD:
     repeat: Repetition | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
+    momentum: sp.Expr = field(default=sp.S.Zero, kw_only=True)
 
     def __post_init__(self) -> None:
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
@@ -149,6 +155,21 @@ class SGD:
                 "repeat must be dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) "
                 f"or None, got {self.repeat!r}"
             )
+        object.__setattr__(self, "momentum", self._as_momentum(self.momentum))
+
+    def _as_momentum(self, value: float | sp.Expr) -> sp.Expr:
+        """Check beta, and refuse steps that remember each other where theory needs fresh ones."""
+        beta = as_parameter(value, "momentum")
+        if beta.is_number and float(beta) >= 1.0:
+            raise BadParameter(f"momentum must lie in [0, 1), got {value!r}")
+        whole = isinstance(self.batch_size, int) and self.constraint != "sphere-gradient"
+        if not beta.is_zero and not (whole and self.repeat is None):
+            raise BadParameter(
+                f"momentum = {value} is SGD at a larger rate for batches of a fixed size, fresh "
+                'samples, and rows that are free or on the "sphere"; got batch_size = '
+                f"{self.batch_size}, repeat = {self.repeat}, constraint = {self.constraint!r}"
+            )
+        return beta
 
     @property
     def trains_readout(self) -> bool:

@@ -44,7 +44,7 @@ class UpdateField(SGD):
         a student could follow hold none of them.
     definitions : sequence of (sympy.Symbol, sympy.Expr)
         Shorthands, in order; each may hold the fields and those before it.
-    learning_rate, batch_size, constraint, weight_decay
+    learning_rate, batch_size, constraint, weight_decay, momentum
         As of `SGD`; batches of a fixed size.
     measures : mapping of str to sympy.Expr
         Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
@@ -81,6 +81,7 @@ class UpdateField(SGD):
         batch_size: int | sp.Expr = 1,
         constraint: Literal["sphere"] | None = None,
         weight_decay: float | sp.Expr = 0,
+        momentum: float | sp.Expr = 0,
         measures: Mapping[str, sp.Expr] | None = None,
     ) -> None:
         found = _symbols(fields)
@@ -97,7 +98,8 @@ class UpdateField(SGD):
             ("psi", rule), ("fields", found), ("definitions", tuple(_pairs(definitions))),
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
-            ("weight_decay", weight_decay), ("measures", tuple(measured.items())),
+            ("weight_decay", weight_decay), ("momentum", momentum),
+            ("measures", tuple(measured.items())),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         self.__post_init__()

@@ -74,6 +74,7 @@ class Experiment:
     dim: int
     readout_rate: float = 0.0
     weight_decay: float = 0.0
+    momentum: float = 0.0
     # None for a rule of a user's own, which stands in the place of the student's slope.
     loss: sp.Expr | None = NAMED["squared"]
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
@@ -107,8 +108,8 @@ class Experiment:
 
     @property
     def time_step(self) -> float:
-        """Time gamma / (p d) of one step."""
-        return self.learning_rate / (self.p * self.dim)
+        """Time gamma / ((1 - momentum) p d) of one step."""
+        return self.learning_rate / ((1.0 - self.momentum) * self.p * self.dim)
 
 
 def declare_experiment(
@@ -144,6 +145,8 @@ def declare_experiment(
         raise BadParameter(
             f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
         )
+    if not 0.0 <= filler.scalar(algorithm.momentum, "momentum") < 1.0:
+        raise BadParameter("momentum must lie in [0, 1)")
     if readout_rate < 0.0:
         raise BadParameter(f"readout_rate = {readout_rate:g} must be non-negative")
     if start is not None:
@@ -168,6 +171,7 @@ def declare_experiment(
         dim=dim,
         readout_rate=readout_rate,
         weight_decay=filler.scalar(algorithm.weight_decay, "weight_decay"),
+        momentum=filler.scalar(algorithm.momentum, "momentum"),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
     )
@@ -201,7 +205,7 @@ class Filler:
         self.values = dict(values)
         self.dim = dim
         self.known: set[str] = {"learning_rate", "label_noise", "readout_rate", "batch_size"}
-        self.known.add("weight_decay")
+        self.known |= {"weight_decay", "momentum"}
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
         """Value of a parameter, which may be given under its own name."""

@@ -48,7 +48,8 @@ REORDER = {"reassoc", "contract"}
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, generator;
-# rates = [gamma/(p n_b), noise standard deviation, rho_a, share of the weights lost in a step];
+# rates = [gamma/(p n_b), noise standard deviation, rho_a, share of the weights lost in a step,
+# momentum];
 # counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
 # SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written into
 # label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array, which
@@ -232,6 +233,15 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
     for j in range(a.size):
         a[j] += rate * push[j]
         push[j] = 0.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
+def keep_part(G, push, W, part, share):  # type: ignore[no-untyped-def]
+    """Begin a step with a part of the last one, and with a share of all weights taken away."""
+    for j in range(W.shape[0]):
+        push[j] *= part
+        for i in range(W.shape[1]):
+            G[j, i] = part * G[j, i] - share * W[j, i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)

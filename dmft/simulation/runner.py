@@ -41,7 +41,8 @@ class Constants:
         """Arguments for `steps` steps after step number `first`."""
         e = self.experiment
         step, noise = e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)
-        rates = np.array([step, noise, e.readout_rate, e.weight_decay * e.time_step])
+        lost = e.weight_decay * e.learning_rate / (e.p * e.dim)
+        rates = np.array([step, noise, e.readout_rate, lost, e.momentum])
         fields = e.teacher.fields
         counts = np.array([steps, first, e.batch_size, e.constraint, e.dim, fields], dtype=np.int64)
         own = e.student.parameters.copy()

@@ -83,6 +83,8 @@ def declare_sequence(
         raise BadParameter(
             'sequence models have loss="squared" or "frobenius", no repeat and no readout'
         )
+    if not (algorithm.weight_decay.is_zero and algorithm.momentum.is_zero):
+        raise BadParameter("sequence models know neither weight_decay nor momentum")
     dim = as_count(dim, "dim")
     filler = Filler(parameters, dim)
     rate = filler.scalar(algorithm.learning_rate, "learning_rate")

@@ -154,6 +154,11 @@ def simulate(
             f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
             'the chain of overlaps does not keep: take method="weights", or batch_size=1'
         )
+    if method == "overlaps" and experiment.momentum:
+        raise BadParameter(
+            f"momentum = {experiment.momentum:g} remembers steps, which the chain of overlaps does "
+            'not: take method="weights"'
+        )
     _check_dimension(experiment, start)
     grid = save_steps(t_max, experiment.time_step, save_at)
     total = round(t_max / experiment.time_step)
@@ -251,7 +256,7 @@ def _assemble(
     error = _risk_error(plan)
     provenance = {
         "method": plan.method,
-        "time_step_times_dim": e.learning_rate / e.p,
+        "time_step_times_dim": e.time_step * e.dim,
         "samples_per_step": e.batch_size,
         "time_unit": "t = steps * learning_rate / (p d)",
         "approximation": "exact in law; risk by quadrature",

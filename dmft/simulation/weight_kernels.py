@@ -19,41 +19,40 @@ from dmft.simulation.kernels import (
     add_multiple,
     dot,
     has_passed,
+    keep_part,
     measure,
-    move_readout,
     move_rows,
     sample_updates,
-    shorten,
 )
 from dmft.simulation.passage import WATCH_NOTHING
-from dmft.simulation.risk import MATRIX
+from dmft.simulation.risk import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "a65ca0ca5f11",
+    "dmft.simulation.kernels": "2e20e5e66f25",
 }
 
 
 @njit(
-    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, *COMMON),
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, *COMMON),
     nogil=True,
     cache=True,
     error_model="numpy",
 )
 def advance_weights(  # type: ignore[no-untyped-def]
-    W, W_star, Q, M, P, a, a_star, rates, counts, watch, risk,
+    W, W_star, Q, M, G, push, P, a, a_star, rates, counts, watch, risk,
     sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
-    Q and M are work space for the constraint and for what is watched.
+    Q and M are work space for the constraint and for what is watched. G (p, d) and push (p,) are
+    the last step of weights and readout, of which the next one keeps a part (momentum).
     """
     p, d = W.shape
     k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
-    X, G, psi, h, h_star = np.empty(d), np.empty((p, d)), np.empty(p), np.empty(p), np.empty(k)
-    push = np.zeros(p)
+    X, psi, h, h_star = np.empty(d), np.empty(p), np.empty(p), np.empty(k)
     for step in range(counts[0]):
-        G[:, :] = 0.0
+        keep_part(G, push, W, rates[4], rates[3])
         for _ in range(batch):
             for i in range(d):
                 X[i] = generator.standard_normal()
@@ -70,9 +69,8 @@ def advance_weights(  # type: ignore[no-untyped-def]
             )  # fmt: skip
             for j in range(p):
                 add_multiple(G[j], rates[0] * psi[j] / root_d, X)
-        move_readout(a, rates[0] * rates[2] / d, push)
-        if rates[3] > 0.0:
-            shorten(W, rates[3])
+        for j in range(p):
+            a[j] += rates[0] * rates[2] / d * push[j]
         code = move_rows(W, G, Q, counts[3])
         if code != REACHED:
             return code, step + 1

@@ -48,11 +48,12 @@ def weights_runner(
     """A run of SGD from these weights (W, W*)."""
     W, W_star = weights
     Q, M = np.empty((experiment.p, experiment.p)), np.empty((experiment.p, experiment.k))
+    G, push = np.zeros_like(W), np.zeros(experiment.p)  # the last step, for momentum
     P = W_star @ W_star.T / experiment.dim
     constants = Constants(P, experiment, rule, watch, generator)
 
     def once(first: int, steps: int) -> tuple[int, int]:
-        return advance_weights(W, W_star, Q, M, *constants.arguments(first, steps))
+        return advance_weights(W, W_star, Q, M, G, push, *constants.arguments(first, steps))
 
     advance = repeated(W, W_star, Q, M, constants) if experiment.repeat else once
 

@@ -12,6 +12,7 @@ F, Y = sp.symbols("f y", real=True)
 ERF = sp.erf(Z / sp.sqrt(2))
 MODEL = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1), 0.1)
 DIM, T = 400, 1.0
+SPHERE = dmft.random_overlaps(MODEL, DIM, seed=3, normalised=True)
 ALGORITHMS = {
     "decay": dmft.SGD(0.5, weight_decay=0.4),
     "cubic with decay": dmft.SGD(
@@ -61,3 +62,97 @@ def test_runs_report_the_loss_itself():
     y = value[2] + np.sqrt(0.1) * rng.standard_normal(lam.shape[1])
     loss = np.log(np.cosh((value[0] + value[1]) / 2 - y))
     assert run.loss[0] == pytest.approx(loss.mean(), abs=5 * loss.std() / np.sqrt(loss.size))
+
+
+def test_momentum_is_a_larger_rate():
+    """Equations, clock and decay are those of gamma / (1 - beta), at run time too."""
+    beta = sp.Symbol("beta", positive=True)
+    start = dmft.random_overlaps(MODEL, DIM, seed=0)
+    how = {"weight_decay": 0.2, "readout_rate": 0.5}
+    plain = dmft.derive(MODEL, dmft.SGD(2.0, **how))
+    expected = dmft.solve(plain, start, T)
+    for algorithm, given in (
+        (dmft.SGD(0.5, momentum=0.75, **how), {}),
+        (dmft.SGD(0.5, momentum=beta, **how), {"beta": 0.75}),
+        (dmft.SGD(9.0, momentum=0.9, **how), {"learning_rate": 0.5, "momentum": 0.75}),
+    ):
+        run = dmft.solve(dmft.derive(MODEL, algorithm), start, T, **given)
+        np.testing.assert_array_equal(run.M, expected.M)
+        np.testing.assert_array_equal(run.readout, expected.readout)
+        np.testing.assert_array_equal(run.steps(1000), expected.steps(1000))
+    points = {"learning_rate": [0.25, 0.5], "momentum": [0.5, 0.75]}
+    equations = dmft.derive(MODEL, dmft.SGD(1.0, momentum=0.1))
+    found = dmft.sweep(points, "final_risk", equations=equations, start=start, t_max=T)
+    alone = dmft.solve(dmft.derive(MODEL, dmft.SGD(2.0)), start, T)
+    assert found.values["final_risk"][1, 1] == pytest.approx(alone.risk[-1], rel=1e-12)
+
+
+def test_momentum_of_the_weights():
+    """Heavy ball on vectors in R^d, by hand; and many of them against the equations."""
+    linear = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
+    start = dmft.Overlaps([[1.0]], [[0.2]])
+    algorithm = dmft.SGD(0.3, momentum=0.7, weight_decay=0.1)
+    truth = dmft.simulate(linear, algorithm, dim=DIM, t_max=T, start=start, seeds=24)
+    run = dmft.solve(dmft.derive(linear, algorithm), start, T, save_at=[T])
+    for block in ("Q", "M"):
+        off = np.abs(truth.mean[block][-1] - run[block][-1])
+        assert np.all(off < 4.5 * truth.stderr[block][-1] + 5.0 / DIM), block
+    for constraint in (None, "sphere"):
+        sgd = dmft.SGD(0.4, 2, momentum=0.5, constraint=constraint)
+        truth = dmft.simulate(MODEL, sgd, dim=DIM, t_max=T, start=SPHERE, seeds=24)
+        run = dmft.solve(dmft.derive(MODEL, sgd), SPHERE, T, save_at=[T])
+        off = np.abs(truth.mean.M[-1] - run.M[-1])
+        assert np.all(off < 4.5 * truth.stderr.M[-1] + 5.0 / DIM)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_steps_with_momentum_by_hand(batch):
+    """A rule psi = 1 adds white noise: Q grows by the squares of all steps, each with its echo."""
+    rule = dmft.UpdateField(
+        sp.S.One, fields=(Z, F, Y), learning_rate=1, batch_size=batch, momentum=0.5
+    )
+    model = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
+    start = dmft.Overlaps([[1.0]], [[0.0]])
+    runs = dmft.simulate(model, rule, dim=300, t_max=0.2, start=start, seeds=400)
+    steps = np.rint(runs.steps()).astype(int)[-1]
+    echo = (1 - 0.5 ** np.arange(steps, 0, -1)) / 0.5
+    grown = 1.0 + (echo**2).sum() / (300 * batch)
+    assert abs(runs.mean.Q[-1, 0, 0] - grown) < 4.5 * runs.stderr.Q[-1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"momentum": 1.0}, {"momentum": -0.1}, {"momentum": 0.5, "repeat": dmft.Repeat(2)},
+        {"momentum": 0.5, "constraint": "sphere-gradient"},
+        {"momentum": 0.5, "batch_size": sp.Symbol("d") ** 2},
+    ],
+)  # fmt: skip
+def test_momentum_that_is_no_larger_rate_is_refused(given):
+    with pytest.raises(dmft.errors.BadParameter, match="momentum"):
+        dmft.SGD(0.5, **given)
+
+
+def test_momentum_elsewhere_is_refused():
+    sgd = dmft.SGD(0.5, 2, momentum=0.5)
+    for how in ({"dim": 100}, {"dim": 100, "fluctuations": True}, {"scaling": "mean-field"}):
+        with pytest.raises(dmft.errors.BadParameter, match="momentum ="):
+            dmft.derive(MODEL, sgd, **how)
+    with pytest.raises(dmft.errors.BadParameter, match="chain of overlaps"):
+        dmft.simulate(MODEL, sgd, 100, 1.0, 1, method="overlaps")
+    with pytest.raises(dmft.errors.BadParameter, match="momentum"):
+        dmft.maximal_learning_rate(MODEL, sgd)
+    with pytest.raises(dmft.errors.BadParameter, match="momentum"):
+        dmft.solve(dmft.derive(MODEL, sgd), SPHERE, T, momentum=1.5)
+
+
+@pytest.mark.parametrize("what", ["weight_decay", "momentum"])
+def test_sequence_models_know_neither_decay_nor_momentum(what):
+    """Decay was ignored."""
+    z = sp.symbols("z1:3", real=True)
+    model = dmft.Model(dmft.SequenceNetwork(Z**2, 2), dmft.SequenceTarget(z[0] * z[1], z))
+    sgd = dmft.SGD(0.1, **{what: 0.1})
+    with pytest.raises(dmft.errors.BadParameter, match=what):
+        dmft.derive(model, sgd)
+    with pytest.raises(dmft.errors.BadParameter, match=what):
+        dmft.simulate(model, sgd, 100, 1.0, 1, dmft.Alignment(m=0.5))
