@@ -33,9 +33,9 @@ class BranchSlope(BranchesOfTwo):
     >>> from dmft.model import FIELD as z
     >>> step, one = sp.Piecewise((0, z < 0), (sp.exp(-z), True)), sp.Integer(1)
     >>> BranchSlope(step, step, one, sp.S.Half, one).evalf(8)
-    0.017434107
+    0.030048354
     >>> BranchSlope(step, step, 10**12 * one, sp.S.Zero, 10**12 * one).evalf(8)
-    -1.5915494e-25
+    1.5915494e-25
     """
 
     @property
@@ -116,8 +116,8 @@ class BranchSlopes(BranchSlope):
     >>> import sympy as sp
     >>> from dmft.model import FIELD as z
     >>> step = sp.Piecewise((0, z < 0), (sp.exp(-z), True))
-    >>> BranchSlopes(z * step, step, 10**6, sp.S.Zero, 10**6).evalf(8)
-    1.5915e-19
+    >>> BranchSlopes(z * step, step, sp.Integer(10**6), sp.S.Zero, sp.Integer(10**6)).evalf(8)
+    3.1830702e-19
     """
 
     @property

@@ -396,7 +396,7 @@ def covariance_given(second, one, variance, two):  # type: ignore[no-untyped-def
     Examples
     --------
     >>> covariance_given(1.0, 0.5, 1.0, 0.5), covariance_given(0.3, 0.1, 0.7, 2.1)
-    (0.75, 5.551115123125783e-18)
+    (0.75, -5.947623346206197e-17)
     """
     if variance == 0.0:
         return second
