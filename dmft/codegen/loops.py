@@ -33,13 +33,13 @@ CALLS = {
     "RootRatio": "root_ratio",
     "FourSigns": "four_signs",
     "FourSignsMoment": "four_signs_moment",
-    "BranchField": "branch_field",
-    "BranchGiven": "branch_given",
-    "BranchPair": "branch_pair",
+    "CovarianceGiven": "covariance_given",
     "FieldTable": "field_average",
     "PairTable": "pair_average",
     "KinkedPairTable": "kinked_pair_average",
 }
+BRANCHES = ("Field", "Given", "Pair", "Slope", "Slopes")
+CALLS |= {f"Branch{name}": f"branch_{name.lower()}" for name in BRANCHES}
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
 

@@ -87,7 +87,7 @@ class Lowering:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
         if isinstance(expr, BranchAverage):
-            keys = [branch_key(f) for f in expr.factors]
+            keys = [branch_key(f) for f in expr.read]
             return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
         if isinstance(expr, TableAverage):
             tables = [factor_table(f) for f in expr.factors]

@@ -23,10 +23,11 @@ SAME = "same"
 # Functions of state and covariances; those of the parameters alone are text of `dmft.emit`.
 COST = {"asin": 20, "erf": 20, "exp": 20, "tanh": 20, "BivariateNormalCDF": 400}
 COST |= {"CorrelationRoot": 20, "CorrelationAngle": 40, "InverseCorrelationRoot": 30}
-COST |= {"RootRatio": 30, "Correlation": 20, "HalfTangent": 30}
+COST |= {"RootRatio": 30, "CovarianceGiven": 20, "Correlation": 20, "HalfTangent": 30}
 COST |= {"TwoSigns": 400, "FourSigns": 10_000, "FourSignsMoment": 10_000, "SignsMoment": 10_000}
 COST |= {"point": 20}
-COST |= {"BranchField": 400, "BranchGiven": 400, "BranchPair": 10_000}
+COST |= {"BranchField": 400, "BranchGiven": 400, "BranchPair": 10_000, "BranchSlope": 10_000}
+COST |= {"BranchSlopes": 10_000}
 COST |= {"FieldTable": 400, "PairTable": 10_000, "KinkedPairTable": 10_000}
 # Arrays over four fields, symmetric in the first two and in the last two.
 FOUR_FIELDS = frozenset({"four_signs", "four_signs_moments"})

@@ -16,6 +16,7 @@ from dmft.equations.target import target
 from dmft.equations.text import named_first, split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.branch_nodes import BranchAverage, BranchField, BranchGiven, BranchPair
+from dmft.gaussian.branch_slope import BranchSlope, BranchSlopes
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.tabled import TableAverage
 from dmft.model import FIELD, Model, MultiIndex
@@ -205,7 +206,7 @@ def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) ->
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
     try:
-        for kind in (BranchField, BranchGiven, BranchPair):
+        for kind in (BranchSlopes, BranchSlope, BranchField, BranchGiven, BranchPair):
             closed = closed.replace(kind, _written_out(kind))
     except NotClosed:  # products with error functions: one integral of closed averages
         return [rf"{head} &= {printer.doprint(closed)}"]

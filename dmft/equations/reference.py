@@ -44,6 +44,12 @@ def _orthant(name: str) -> Callable[..., Any]:
     return call
 
 
+def _covariance_given(*arguments: Any) -> Any:
+    from dmft.special.branches import covariance_given
+
+    return np.vectorize(covariance_given)(*arguments)
+
+
 def _moment_of_signs(*arguments: Any) -> Any:
     from dmft.special.signs import moment_of_signs_on_arrays
 
@@ -130,6 +136,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "InverseCorrelationRoot": _inverse_correlation_root,
     "Correlation": lambda first, second, cross: cross / np.sqrt(first * second),
     "RootRatio": _root_ratio,
+    "CovarianceGiven": _covariance_given,
     "PairOfSignsMoment": _orthant("pair_of_signs_moment"),
     "FourSigns": _orthant("four_signs"),
     "FourSignsMoment": _orthant("four_signs_moment"),
@@ -217,7 +224,7 @@ class Interpreter:
         if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
         if isinstance(expr, BranchAverage):
-            from dmft.special.branches import branch_on_arrays
+            from dmft.special.branch_arrays import branch_on_arrays
 
             return branch_on_arrays(expr.vectors, [self(a) for a in expr.numbers])
         if isinstance(expr, TableAverage):

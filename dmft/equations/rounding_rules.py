@@ -220,20 +220,13 @@ def tabled(average: TableAverage, numbers: Sequence[Bounded]) -> Bounded:
 
 def branched(average: BranchAverage, numbers: Sequence[Bounded]) -> Bounded:
     """An average of exponential branches: its rule rounds relative to sqrt(E F^2 E G^2)."""
-    from dmft.special.branches import branch_on_arrays
+    from dmft.special.branch_arrays import branch_on_arrays
 
     def at(*values: Any) -> Any:
         return branch_on_arrays(average.vectors, values)
 
     value = at(*(a.value for a in numbers))
-    points = [first(a.value) for a in numbers]
-    squares: Any = 1.0
-    for square, law in average.squares:
-        squares = squares * branch_on_arrays(
-            [square], [points[n] if n is not None else 0.0 for n in law]
-        )
-    # Of a field that another one determines, E F^2 may be below nothing by rounding.
-    norm = np.sqrt(np.abs(squares))
+    norm = average.norm(*(first(a.value) for a in numbers))
     error = at_moved_arguments(at, numbers, first(value)) + average.rounding * norm
     return Bounded(value, error, np.abs(first(value)))
 

@@ -11,6 +11,7 @@ import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.branch_nodes import BranchField, BranchGiven, BranchPair
+from dmft.gaussian.branch_slope import BranchSlope, BranchSlopes
 from dmft.gaussian.branches import branches, canonical, has_branches, primitive
 from dmft.gaussian.law import Cov, Law
 from dmft.gaussian.pair import CorrelationRoot
@@ -149,7 +150,7 @@ Pair = tuple[sp.Expr, sp.Expr, sp.Expr]
 
 
 def _one(parts: Parts, variance: sp.Expr) -> sp.Expr:
-    whole = _before_derivative(parts)
+    whole = _before_derivative(parts) if parts[1] else None
     if whole is not None:
         return _field(FIELD * whole, sp.S.Zero, variance) / variance
     terms = [w * _field(f, sp.S.Zero, variance) for w, f in parts[0]]
@@ -157,17 +158,29 @@ def _one(parts: Parts, variance: sp.Expr) -> sp.Expr:
 
 
 def _two(one: Parts, two: Parts, C: Pair) -> sp.Expr:
-    """Average of two fields; E[F' G] = (E[u F G] - C_uv E[F G']) / C_uu where F' has a jump."""
+    """Average of two fields; a slope that integrates to zero stays in one piece."""
     uu, uv, vv = C
-    for f, g, (a, b, c) in ((one, two, (uu, uv, vv)), (two, one, (vv, uv, uu))):
-        whole = None if g[1] else _before_derivative(f)
+    for f, g, numbers in ((one, two, (uu, uv, vv)), (two, one, (vv, uv, uu))):
+        whole = None if f[1] else _before_derivative(g)
         if whole is not None:
-            other = sp.Add(*(w * h for w, h in g[0]))
-            slope = _split(derivative(other))
-            assert slope is not None
-            tilted = _by_parts(([(sp.S.One, FIELD * whole)], []), g, (a, b, c))
-            return (tilted - b * _by_parts(([(sp.S.One, whole)], []), slope, (a, b, c))) / a
-    return _by_parts(one, two, C)
+            return sp.Add(*(w * _slope(h, whole, numbers) for w, h in f[0]))
+    return by_parts(one, two, C)
+
+
+def _slope(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+    """E[F(u) G'(v)] of a G that decays."""
+    if not f.has_free(FIELD):
+        return f * _one(([(sp.S.One, FIELD * g)], []), C[2]) / C[2]
+    if f.is_polynomial(FIELD) and sp.degree(f, FIELD) == 1:
+        split = _split(derivative(g))
+        assert split is not None
+        return by_parts(([(sp.S.One, f)], []), split, C)
+    (first, f), (second, g) = canonical(f), canonical(g)
+    whole = _before_derivative(([(sp.S.One, f)], []))
+    if whole is None:
+        return first * second * BranchSlope(f, g, *C)
+    third, whole = canonical(whole)
+    return first * second * third * BranchSlopes(whole, g, *C)
 
 
 def _before_derivative(parts: Parts) -> sp.Expr | None:
@@ -176,13 +189,16 @@ def _before_derivative(parts: Parts) -> sp.Expr | None:
     At large variances its exponentials and its jumps cancel each other.
     """
     regular, spikes = parts
-    if len(regular) != 1 or regular[0][0] != 1 or not spikes or spikes[0][0].free_symbols:
+    if len(regular) != 1 or regular[0][0] != 1 or any(t.free_symbols for _, t in spikes):
         return None
-    read = branches(regular[0][1])
-    return None if read is None else primitive(read, {t: w for w, t in spikes})
+    read = branches(regular[0][1]) if has_branches(regular[0][1]) else None
+    jumps: dict[sp.Expr, sp.Expr] = {}
+    for w, t in spikes:
+        jumps[t] = jumps.get(t, sp.S.Zero) + w
+    return None if read is None else primitive(read, jumps)
 
 
-def _by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
+def by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
     """Average of two fields, part by part."""
     uu, uv, vv = C
     terms = [w * v * _pair(f, g, C) for w, f in one[0] for v, g in two[0]]

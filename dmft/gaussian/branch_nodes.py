@@ -8,9 +8,11 @@ and cancel at small ones; in one piece they have all digits in compiled code and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mpmath
+import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
@@ -38,17 +40,25 @@ class BranchAverage(TableAverage):
         return 0.0
 
     @property
-    def vectors(self) -> list[NDArray[Any]]:
-        """Factors as compiled code reads them."""
-        return [branch_vector(f) for f in self.factors]
+    def read(self) -> Sequence[sp.Expr]:
+        """Functions that compiled code reads, as vectors."""
+        return self.factors
 
     @property
-    def squares(self) -> list[tuple[NDArray[Any], tuple[int | None, ...]]]:
-        """E F^2 of each factor: its vector, and which numbers are its arguments (None is 0)."""
-        squared = [branch_vector(sp.expand(f**2)) for f in self.factors]
-        if len(squared) == 1:
-            return [(squared[0], tuple(range(len(self.numbers))))]
-        return [(squared[0], (None, 0)), (squared[1], (None, 2))]
+    def vectors(self) -> list[NDArray[Any]]:
+        """The same as vectors."""
+        return [branch_vector(f) for f in self.read]
+
+    def norm(self, *numbers: Any) -> Any:
+        """Sqrt(E F^2 E G^2) at arrays of numbers, of which compiled code has 14 digits.
+
+        Of a field that another one determines, E F^2 may be below nothing by rounding.
+        """
+        if len(self.factors) == 1:
+            return root_mean_square(self.factors[0], *numbers)
+        first, _, second = numbers
+        one, two = self.factors
+        return root_mean_square(one, 0.0, first) * root_mean_square(two, 0.0, second)
 
     @property
     def is_number(self) -> bool:
@@ -73,7 +83,7 @@ class BranchAverage(TableAverage):
         raise NotImplementedError
 
     def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.special.branches.branch_on_arrays")
+        name = printer._module_format("dmft.special.branch_arrays.branch_on_arrays")
         vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
         numbers = ", ".join(printer._print(a) for a in self.numbers)
         return f"{name}(({vectors},), ({numbers},))"
@@ -91,6 +101,14 @@ class BranchAverage(TableAverage):
         with mpmath.workdps(max(digits, 34)):
             numbers = [v._to_mpmath(mpmath.mp.prec) for v in values]
             return as_float(self._exact(numbers), prec)
+
+
+def root_mean_square(factor: sp.Expr, *numbers: Any) -> Any:
+    """Root of E F^2 at arrays of numbers, those of `BranchField` or `BranchGiven`."""
+    from dmft.special.branch_arrays import branch_on_arrays
+
+    square = branch_on_arrays([branch_vector(sp.expand(factor**2))], numbers)
+    return np.sqrt(np.abs(square))
 
 
 class BranchField(BranchAverage):
@@ -172,7 +190,37 @@ class BranchGiven(BranchAverage):
         return self._plain()._eval_derivative(symbol)
 
 
-class BranchPair(BranchAverage):
+class BranchesOfTwo(BranchAverage):
+    """Average over two centred fields; arguments F, G, C_uu, C_uv, C_vv."""
+
+    factors_count = 2
+    _bracket = PairTable._latex
+
+    def covariance(self, x: str, y: str) -> sp.Expr:
+        """Entry of two fields named u and v."""
+        first, cross, second = self.numbers
+        return cross if x != y else first if x == "u" else second
+
+    def price(self, f: sp.Expr, g: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
+        """Price's identity; Dirac factors of the derivatives are conditioned upon."""
+        from dmft.gaussian.branch_average import average_of_any
+
+        first, cross, second = (a.diff(symbol) for a in self.numbers)
+        changes = (
+            (first / 2, derivative(f, 2), g),
+            (cross, derivative(f), derivative(g)),
+            (second / 2, f, derivative(g, 2)),
+        )
+        return sp.Add(
+            *(
+                change * average_of_any([a, b], ["u", "v"], self.covariance)
+                for change, a, b in changes
+                if change != 0
+            )
+        )
+
+
+class BranchPair(BranchesOfTwo):
     """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv; G of closed averages.
 
     Examples
@@ -185,9 +233,6 @@ class BranchPair(BranchAverage):
     300.47562
     """
 
-    factors_count = 2
-    _bracket = PairTable._latex
-
     def _exact(self, numbers: list[Any]) -> Any:
         first, second = (branches(f) for f in self.factors)
         assert first is not None
@@ -196,27 +241,8 @@ class BranchPair(BranchAverage):
 
     def written_out(self) -> sp.Expr:
         """The same in exponentials, error functions and averages of two signs."""
-        return product_expectation(self.factors, ["u", "v"], self._covariance)
-
-    def _covariance(self, x: str, y: str) -> sp.Expr:
-        first, cross, second = self.numbers
-        return cross if x != y else first if x == "u" else second
+        return product_expectation(self.factors, ["u", "v"], self.covariance)
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        from dmft.gaussian.branch_average import average_of_any
-
         f, g = self.factors
-        first, cross, second = (a.diff(symbol) for a in self.numbers)
-        # Price's identity; Dirac factors of the derivatives are conditioned upon.
-        changes = (
-            (first / 2, derivative(f, 2), g),
-            (cross, derivative(f), derivative(g)),
-            (second / 2, f, derivative(g, 2)),
-        )
-        return sp.Add(
-            *(
-                change * average_of_any([a, b], ["u", "v"], self._covariance)
-                for change, a, b in changes
-                if change != 0
-            )
-        )
+        return self.price(f, g, symbol)

@@ -7,6 +7,7 @@ which compiled code averages it (`dmft.special.branches`).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,6 +85,17 @@ class Branches:
         return left, right
 
     @property
+    def width(self) -> float:
+        """Distance from zero beyond which it decays exponentially; infinite where it does not."""
+        left, right = self.intervals[0], self.intervals[-1]
+        if not self.closed or not (
+            all(r.slope > 0 for r in left) and all(r.slope < 0 for r in right)
+        ):
+            return math.inf
+        scales = [len(dense(r)) / abs(float(r.slope)) for r in (*left, *right)]
+        return max([*scales, *(abs(float(k)) for k in self.kinks)], default=0.0)
+
+    @property
     def features(self) -> list[tuple[sp.Expr, sp.Expr]]:
         """Where error functions and Gaussian factors bend, and over which width."""
         found = set()
@@ -108,6 +120,20 @@ def has_branches(factor: sp.Expr) -> bool:
         return False
     read = branches(factor)
     return read is not None and bool(read.kinks and read.slopes)
+
+
+def decays(factor: sp.Expr) -> bool:
+    """Whether a factor with exponential branches vanishes at both infinities.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> decays(sp.Max(0, z) * sp.exp(-z)), decays(sp.Piecewise((sp.exp(z), z < 0), (1, True)))
+    (True, False)
+    """
+    read = branches(factor) if has_branches(factor) else None
+    return read is not None and math.isfinite(read.width)
 
 
 @lru_cache(maxsize=1024)
@@ -180,10 +206,9 @@ def primitive(read: Branches, jumps: dict[sp.Expr, sp.Expr]) -> sp.Expr | None:
     Piecewise((0, z < 0), (exp(-z), True))
     """
     rows = [r for rows in read.intervals for r in rows]
-    if not read.closed or any(r.slope == 0 for r in rows) or not set(jumps) <= set(read.kinks):
+    if math.isinf(read.width) or any(r.slope == 0 for r in rows):
         return None
-    left, right = read.intervals[0], read.intervals[-1]
-    if any(r.slope < 0 for r in left) or any(r.slope > 0 for r in right):
+    if not set(jumps) <= set(read.kinks):
         return None
     values = [sp.Add(*map(_antiderivative, rows)) for rows in read.intervals]
     for k, (before, after) in zip(read.kinks, pairwise(values), strict=True):
@@ -283,7 +308,8 @@ def branch_vector(factor: sp.Expr) -> Array:
     head = [len(kinks), sum(map(len, read.intervals)), degree, radius, len(read.features)]
     head.append(max((abs(float(b)) for b in read.slopes), default=0.0))
     head += read.growths
-    head.append(float(read.closed))
+    # Only what decays is asked for its width.
+    head += [float(read.closed), read.width if math.isfinite(read.width) else 0.0]
     starts = np.cumsum([0, *map(len, read.intervals)])
     body = [np.array(head), np.array(kinks), left, right, np.array(features)]
     body.append(starts.astype(float))

@@ -239,6 +239,50 @@ class RootRatio(sp.Function):
         return str(text) if exp is None else rf"\left({text}\right)^{{{exp}}}"
 
 
+class CovarianceGiven(sp.Function):
+    r"""Cov(x, v | u) = C_xv - C_xu C_uv / C_uu of the arguments (C_xv, C_xu, C_uu, C_uv).
+
+    Of nearly parallel u and v it is a difference, which code takes without rounding.
+
+    Examples
+    --------
+    >>> a, b, c = sp.symbols("a b c", positive=True)
+    >>> CovarianceGiven(a, b, b, a), CovarianceGiven(a, 0, b, c), CovarianceGiven(3, 1, 2, 1)
+    (0, a, 5/2)
+    """
+
+    nargs = 4
+    is_real = True
+
+    @classmethod
+    def eval(cls, *args: sp.Expr) -> sp.Expr | None:
+        """Exact where u is x or independent of it, and for numbers."""
+        second, one, variance, two = args
+        if one == 0 or two == 0:
+            return second
+        if (second, one) == (two, variance):
+            return sp.S.Zero
+        return second - one * two / variance if all(a.is_number for a in args) else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """Partial derivative with respect to one covariance."""
+        _, one, variance, two = self.args
+        slopes = {1: sp.S.One, 2: -two / variance, 3: one * two / variance**2, 4: -one / variance}
+        return slopes[argindex]
+
+    def formula(self) -> sp.Expr:
+        """The same in elementary functions."""
+        second, one, variance, two = self.args
+        return second - one * two / variance
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        return self.formula()._eval_evalf(prec)
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        text = rf"\left({printer._print(self.formula())}\right)"
+        return text if exp is None else rf"{text}^{{{exp}}}"
+
+
 def with_root_ratios(expr: sp.Expr) -> sp.Expr:
     """Keep what error functions and exponentials hold over the root of a pair in one piece.
 

@@ -13,7 +13,6 @@ A factor is a vector that `dmft.gaussian.branches` makes (`branch_vector`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ from numba import types
 
 from dmft.compiled import njit
 
-# Layout of the vector: counts and scales, kinks, Taylor polynomials at 0 from the left and from
-# the right, features (position, width), first row of each interval, rows.
-KINKS, ROWS, DEGREE, RADIUS, FEATURES, RATE, LEFT_GROWTH, RIGHT_GROWTH, CLOSED = range(9)
-HEADER = 9
+# Layout of the vector: counts and scales (WIDTH: how far from 0 it lives, if it decays), kinks,
+# Taylor polynomials at 0 from the left and from the right, features (position, width), first row of
+# each interval, rows.
+KINKS, ROWS, DEGREE, RADIUS, FEATURES, RATE, LEFT_GROWTH, RIGHT_GROWTH, CLOSED, WIDTH = range(10)
+HEADER = 10
 ORDER = 28
 # A row: slope, curvature, error functions (how many, arguments), coefficients of powers of x, of
 # x minus the left end and of x minus the right end of its interval.
@@ -109,7 +109,7 @@ def _interval(F: Any, x: float, side: int) -> int:
 
 
 @njit(**CALL)
-def _one_side(F: Any, x: float, side: int) -> float:
+def one_side(F: Any, x: float, side: int) -> float:
     """F(x), at a kink the limit from one side."""
     count, degree = int(F[KINKS]), int(F[DEGREE])
     if abs(x) < F[RADIUS]:
@@ -141,8 +141,8 @@ def _value(F: Any, x: float) -> float:
     """F(x), the mean of both limits at a kink."""
     for k in range(int(F[KINKS])):
         if x == F[HEADER + k]:
-            return 0.5 * (_one_side(F, x, -1) + _one_side(F, x, 1))
-    return _one_side(F, x, 1)
+            return 0.5 * (one_side(F, x, -1) + one_side(F, x, 1))
+    return one_side(F, x, 1)
 
 
 @njit(**CALL)
@@ -256,7 +256,7 @@ def _smoothed(F: Any, mean: float, sigma: float) -> float:
         if abs(mean) > LAST * sigma:  # the other branch is out of reach
             total = 0.0
             for n in range(NORMAL_NODES.size):
-                total += NORMAL_WEIGHTS[n] * _one_side(F, mean + sigma * NORMAL_NODES[n], 1)
+                total += NORMAL_WEIGHTS[n] * one_side(F, mean + sigma * NORMAL_NODES[n], 1)
             return total
         left = _half_line(F, taylor, ORDER - 1, -1.0, -mean, sigma, 0.0)
         return left + _half_line(F, taylor + ORDER, ORDER - 1, 1.0, mean, sigma, 0.0)
@@ -347,7 +347,7 @@ def _integral(
         part = 0.0
         for k in range(NODES.size):
             u = centre + half * NODES[k]
-            value = _one_side(F, mean + s * u, 1)
+            value = one_side(F, mean + s * u, 1)
             if value != 0.0:
                 if paired:
                     value *= _smoothed(G, slope * u, sigma)
@@ -389,13 +389,17 @@ def branch_pair(F, G, first, cross, second):  # type: ignore[no-untyped-def]
     return _integral(F, 0.0, s, G, cross / s, math.sqrt(gap) / s, True)
 
 
-def branch_on_arrays(vectors: Sequence[Any], numbers: Sequence[Any]) -> Any:
-    """`branch_field`, `branch_given` (one vector) or `branch_pair` (two vectors) on arrays."""
-    read = [np.array(v, dtype=np.float64) for v in vectors]
-    for vector in read:
-        vector.flags.writeable = False
-    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
-    alone = branch_field if len(numbers) == 2 else branch_given
-    call = alone if len(vectors) == 1 else branch_pair
-    points = zip(*(a.ravel().tolist() for a in arrays), strict=True)
-    return np.array([call(*read, *p) for p in points]).reshape(arrays[0].shape)
+@njit("float64(float64, float64, float64, float64)", **CALL)
+def covariance_given(second, one, variance, two):  # type: ignore[no-untyped-def]
+    """Cov(x, v | u) = C_xv - C_xu C_uv / C_uu to a few units of itself, zero where v is u.
+
+    Examples
+    --------
+    >>> covariance_given(1.0, 0.5, 1.0, 0.5), covariance_given(0.3, 0.1, 0.7, 2.1)
+    (0.75, -5.947623346206197e-17)
+    """
+    if variance == 0.0:
+        return second
+    ratio = two / variance
+    left = (two - ratio * variance) - _product_error(ratio, variance)
+    return (second - one * ratio) - _product_error(one, ratio) - one * (left / variance)

@@ -27,6 +27,8 @@ from dmft.equations.kernels import Kernel, kernel
 from dmft.equations.update.program import students_at, teachers_at
 from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
+from dmft.gaussian.branches import decays
+from dmft.gaussian.pair import CovarianceGiven
 from dmft.gaussian.switch import derivative
 from dmft.model import FIELD, Committee, Model
 
@@ -102,23 +104,43 @@ def stein(expr: sp.Expr) -> sp.Expr:
     No derivative of a kink has to be averaged in what stays open.
     """
     front, weights, rest = factored(expr)
-    lam = x.lam[x.i]
     total, still_open = [], []
     along: dict[sp.Expr, sp.Expr] = {}
     for term in without_noise(terms_of(rest)):
-        parts = slopes(term, weights)
+        parts = along_fields(term, weights)
         if parts is None:
             still_open.append(term.expr)
         elif term.limits:
-            total.append(term.over(sp.Add(*(x.covariance(lam, y) * e for y, e in parts))))
+            total.append(term.over(sp.Add(*(cov * e for cov, e in parts))))
         else:
-            for y, e in parts:
-                along[y] = along.get(y, sp.S.Zero) + term.coefficient * e
-    total += [x.covariance(lam, y) * e for y, e in along.items()]
+            for cov, e in parts:
+                along[cov] = along.get(cov, sp.S.Zero) + term.coefficient * e
+    total += [cov * e for cov, e in along.items()]
     if still_open:
         named = [At(f, y) for f, y in weights]
-        total.append(Average(sp.Mul(*named, lam, sp.Add(*still_open))))
+        total.append(Average(sp.Mul(*named, x.lam[x.i], sp.Add(*still_open))))
     return front * sp.Add(*total)
+
+
+def along_fields(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None:
+    r"""Covariances of lambda_i and what they multiply in E[weights * term * lambda_i].
+
+    Equation    E[lambda_i F(u) G(v)] = C_iu E[F' G] + C_iv E[F G'], or
+                C_iu / C_uu E[u F G] + Cov(lambda_i, v | u) E[F G'] where F or G decays
+    Shapes      pairs that are multiplied and summed; None where an average is open
+    Valid for   the second form: two fields; by the first, terms of E[u F G] that are larger than
+                it by C_uu cancel where F and G live near zero only
+    """
+    lam = x.lam[x.i]
+    factors = [*weights, *((f, y) for y, f in term.factors)]
+    if term.joint == 1 and len(factors) == 2 and any(decays(f) for f, _ in factors):
+        (f, u), (g, v) = factors
+        one, variance, two = x.covariance(lam, u), x.covariance(u, u), x.covariance(u, v)
+        rest = CovarianceGiven(x.covariance(lam, v), one, variance, two)
+        own, other = [(FIELD * f, u), (g, v)], [(f, u), (derivative(g), v)]
+        return [(one / variance, product_average(own)), (rest, product_average(other))]
+    parts = slopes(term, weights)
+    return None if parts is None else [(x.covariance(lam, y), e) for y, e in parts]
 
 
 def slopes_by_field(expr: sp.Expr) -> tuple[dict[sp.Expr, sp.Expr], list[sp.Expr]]:
