@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from dmft.checks import checked
-from dmft.codegen.assemble import code_names, module_text, system_parts
+from dmft.codegen.assemble import code_names, domain_text, module_text, system_parts
+from dmft.codegen.domains import DIVIDER
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout
 from dmft.compiled.directory import cache_directory, keep, read_own
@@ -76,11 +77,13 @@ def build(
     if not isinstance(equations, Equations):
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
     source = stored_source(equations)
+    rates, domain_source = source.split(DIVIDER)
     try:
-        module: Any = load_module(source, "dmft_equations")
+        module: Any = load_module(rates, "dmft_equations")
     except FileNotFoundError:  # a table of the source is gone: make it again
         generate(equations)
-        module = load_module(source, "dmft_equations")
+        module = load_module(rates, "dmft_equations")
+    domain: Any = load_module(domain_source, "dmft_domain")
     scalars = tuple(equations.parameters)
     here = layout_of(equations)
     return Problem(
@@ -92,8 +95,8 @@ def build(
         constants=here.constants,
         observe=module.observe,
         observables=tuple(d.name for d in equations.definitions if d.role == "observable"),
-        domain=module.domain,
-        covariance=module.covariance,
+        domain=domain.domain,
+        covariance=domain.covariance,
         diffusion=module.diffusion if equations.noise else None,
         parallel_band=_parallel_band(source),
         source=source,
@@ -143,7 +146,7 @@ def stored_source(equations: Equations) -> str:
 
 
 def generate(equations: Equations) -> str:
-    """Generate the module text of a closed system."""
+    """Generate the texts of the modules of a closed system: rates, and domain."""
     if equations.open_kernels:
         listing = "\n  ".join(equations.open_kernels)
         raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
@@ -157,7 +160,8 @@ def generate(equations: Equations) -> str:
         from dmft.codegen.diffusion import noise_parts
 
         parts += noise_parts(equations.noise, parameters, functions, here)
-    return module_text(functions, parts, VERSION, f"{activations}\n{equations.time_unit}")
+    rates = module_text(functions, parts, VERSION, f"{activations}\n{equations.time_unit}")
+    return rates + DIVIDER + domain_text(equations.on_nodes, parameters, here, VERSION)
 
 
 def layout_of(equations: Equations) -> Layout:
