@@ -132,6 +132,7 @@ KINDS = {
 }
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_term_adds_to_free_rates(kind):
     algorithm, options = KINDS[kind]
@@ -165,6 +166,7 @@ def with_pull(equations):
     return pulled.with_term("Q", "pull", 2 * B * a[j] * sp.Sum(M[l, s], (s, 1, k)))
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_the_constraint_acts_on_a_term():
     """A pull B a_j sum_s w*_s of the rows, by its tangential part w_j' - w_j (w_j . w_j')/d."""
     w, target = rows(unit=True)
@@ -181,6 +183,7 @@ def test_the_constraint_acts_on_a_term():
     np.testing.assert_allclose(still["Q"], before["Q"], atol=1e-15)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_a_map_divides_by_the_lengths_after_a_term():
     w, target = rows(unit=True)
     start = overlaps(w, target)
@@ -195,6 +198,7 @@ def test_a_map_divides_by_the_lengths_after_a_term():
     np.testing.assert_allclose(after["Q"], Q, atol=1e-13)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_terms_of_wide_students():
     """M and Q_perp of the rows: free, and scaled back on the sphere."""
     w, target = rows(unit=True)
@@ -245,6 +249,7 @@ def test_a_term_of_an_sde_changes_the_drift_alone():
         noisy.replace({"label_noise": 0})
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_a_temperature_is_a_delta_of_the_indices():
     """dw = -zeta w dt + sqrt(2 T) dB alone: Q relaxes to T / zeta."""
     equations = with_decay(dmft.derive(two(noise=0), dmft.GradientFlow()))
@@ -262,6 +267,7 @@ def test_a_temperature_is_a_delta_of_the_indices():
     assert explicit.rhs[explicit.symbols["Q_11"]].has(TEMPERATURE)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_text_of_a_user_is_symmetrised_and_any_function_runs():
     equations, start = dmft.derive(two(), dmft.GradientFlow()), overlaps(*rows())
     Q, M, p, k = (equations.symbols[name] for name in "QMpk")
@@ -293,6 +299,7 @@ def test_numbers_and_averages_are_terms_too():
         tanh.with_term("Q", "foreign", own)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_a_term_may_read_what_a_constraint_rewrites():
     """b and Phi are cut to their tangential parts unless a user's term reads them."""
     start = overlaps(*rows(unit=True))
@@ -325,6 +332,7 @@ def by_hand(q, m, P, g, D, *, own=True, label=True):
     return F_m, F_q + (4 * g * D * q if label else 0)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_dropping_terms_is_dropping_them_by_hand():
     equations = dmft.derive(dmft.Model(SQUARE, SQUARE, 0.2), dmft.SGD(0.1))
     for kept, hand in (
@@ -338,6 +346,7 @@ def test_dropping_terms_is_dropping_them_by_hand():
     assert equations.without("interaction", block="M").dropped == ("interaction",)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_replacing_terms_and_parameters():
     equations = dmft.derive(dmft.Model(SQUARE, SQUARE, 0.2), dmft.SGD(0.1))
     noise = equations.terms["Q"]["label_noise"]
