@@ -29,8 +29,11 @@ ALGORITHMS = {
 
 @cache
 def end_of_reference(name):
-    """Blocks at T: five steps of Runge-Kutta with rates of the NumPy reference, nothing compiled."""
-    equations, start = dmft.derive(MODEL, ALGORITHMS[name]), dmft.random_overlaps(MODEL, DIM, seed=0)
+    """Blocks at T: five steps of Runge-Kutta with rates of the NumPy reference; no code."""
+    equations, start = (
+        dmft.derive(MODEL, ALGORITHMS[name]),
+        dmft.random_overlaps(MODEL, DIM, seed=0),
+    )
     blocks = {"Q": start.Q, "M": start.M, "readout": start.readout}
 
     def rates(at):
