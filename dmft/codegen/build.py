@@ -150,9 +150,6 @@ def generate(equations: Equations) -> str:
     if equations.open_kernels:
         listing = "\n  ".join(equations.open_kernels)
         raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
-    teacher = equations.model.teacher
-    activations = f"student {equations.model.student.activation}, teacher "
-    activations += str(teacher.activation if isinstance(teacher, Committee) else teacher)
     parameters = list(equations.parameters)
     functions, here = PointFunctions(code_names(parameters)), layout_of(equations)
     parts = system_parts(equations.on_nodes, parameters, functions, here)
@@ -160,8 +157,15 @@ def generate(equations: Equations) -> str:
         from dmft.codegen.diffusion import noise_parts
 
         parts += noise_parts(equations.noise, parameters, functions, here)
-    rates = module_text(functions, parts, VERSION, f"{activations}\n{equations.time_unit}")
+    rates = module_text(functions, parts, VERSION, description(equations))
     return rates + DIVIDER + domain_text(equations.on_nodes, parameters, here, VERSION)
+
+
+def description(equations: Equations) -> str:
+    """What a module says of itself; nothing of widths and numbers, which are run-time values."""
+    student, teacher = equations.model.student, equations.model.teacher
+    target = teacher.activation if isinstance(teacher, Committee) else teacher
+    return f"student {student.activation}, teacher {target}\n{equations.time_unit}"
 
 
 def layout_of(equations: Equations) -> Layout:
