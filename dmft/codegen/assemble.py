@@ -103,16 +103,16 @@ def moment_of_signs(signs, powers, entries):
 def system_parts(
     definitions: Sequence[Definition],
     parameters: Sequence[str],
-    functions: PointFunctions,
+    functions: tuple[PointFunctions, PointFunctions],
     here: Layout,
-) -> list[str]:
-    """Right-hand side and observables of one system of equations."""
+) -> tuple[str, str]:
+    """Right-hand side and observables of a system, with the point functions of their modules."""
     rates = live([d for d in definitions if d.role != "observable"])
-    observables = live([d for d in definitions if d.role != "rate"])
-    return [
-        rates_function("rhs", "Rates of change.", rates, parameters, functions, here),
-        rates_function("observe", "Observables.", observables, parameters, functions, here),
-    ]
+    seen = live([d for d in definitions if d.role != "rate"])
+    return (
+        rates_function("rhs", "Rates of change.", rates, parameters, functions[0], here),
+        rates_function("observe", "Observables.", seen, parameters, functions[1], here),
+    )
 
 
 def domain_text(

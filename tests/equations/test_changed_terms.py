@@ -97,7 +97,7 @@ def test_decay_of_noisy_linear_rows_is_a_linear_system():
     )
 
 
-def test_decay_is_that_of_sgd_in_finite_dimension():
+def test_decay_is_that_of_sgd_in_finite_dimension(solve):
     """One-pass SGD on vectors with the decay in its step, 24 runs in 400 dimensions."""
     dim, runs, gamma, zeta, t_max = 400, 24, 0.5, 0.4, 2.0
     rng = np.random.default_rng(1)
@@ -113,7 +113,7 @@ def test_decay_is_that_of_sgd_in_finite_dimension():
         error = y - erf(h / np.sqrt(2)).mean(1)
         psi = error[:, None] * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
         w += gamma / 2 * (psi[:, :, None] * x[:, None] / np.sqrt(dim) - zeta * w / dim)
-    run = dmft.solve(with_decay(dmft.derive(two(ERF), dmft.SGD(gamma))), start, t_max, zeta=zeta)
+    run = solve(with_decay(dmft.derive(two(ERF), dmft.SGD(gamma))), start, t_max, zeta=zeta)
     for found, theory in (
         (np.einsum("nji,nli->njl", w, w) / dim, run.Q[-1]),
         (w @ target.T / dim, run.M[-1]),
@@ -235,22 +235,21 @@ def test_terms_of_the_infinitely_wide_limit_add_as_they_are():
     np.testing.assert_allclose(leak, -0.5 * equations.state(start)["variance"], rtol=1e-12)
 
 
-def test_a_term_of_an_sde_changes_the_drift_alone():
+def test_a_term_of_an_sde_changes_the_drift_alone(solve):
     model = dmft.Model(SQUARE, SQUARE, 0.3)
     noisy = dmft.derive(model, dmft.SGD(0.05), dim=200, fluctuations=True)
     before, after = noisy.evaluate(ONE), with_decay(noisy).evaluate(ONE, zeta=0.4)
     np.testing.assert_allclose(after["M"] - before["M"], -0.4 * ONE.M, atol=1e-14)
     np.testing.assert_allclose(after["covariance"], before["covariance"])
     paths = dmft.solve(with_decay(noisy), ONE, 0.1, paths=400, dt=0.01, seed=0, zeta=0.4)
-    drift = dmft.solve(with_decay(dmft.derive(model, dmft.SGD(0.05))), ONE, 0.1, zeta=0.4)
+    drift = solve(with_decay(dmft.derive(model, dmft.SGD(0.05))), ONE, 0.1, zeta=0.4)
     gap = paths.mean.M[-1, 0, 0] - drift.M[-1, 0, 0]
     assert abs(gap) < 4 * paths.stderr.M[-1, 0, 0] + 0.02  # the drift at order 1/d
     with pytest.raises(BadParameter, match="covariance of the increments would keep"):
         noisy.replace({"label_noise": 0})
 
 
-@pytest.mark.usefixtures("generated_code")
-def test_a_temperature_is_a_delta_of_the_indices():
+def test_a_temperature_is_a_delta_of_the_indices(solve):
     """dw = -zeta w dt + sqrt(2 T) dB alone: Q relaxes to T / zeta."""
     equations = with_decay(dmft.derive(two(noise=0), dmft.GradientFlow()))
     j, l = equations.indices.of("Q")  # noqa: E741
@@ -258,7 +257,7 @@ def test_a_temperature_is_a_delta_of_the_indices():
     bath = hot.without("learning", "interaction")
     start = overlaps(*rows())
     both(hot, start, zeta=0.3, T=0.2)
-    run = dmft.solve(bath, start, 1.5, rtol=1e-10, atol=1e-12, zeta=0.3, T=0.2)
+    run = solve(bath, start, 1.5, rtol=1e-10, atol=1e-12, zeta=0.3, T=0.2)
     fall = np.exp(-2 * 0.3 * 1.5)
     expected = start.Q * fall + 0.2 / 0.3 * (1 - fall) * np.eye(2)
     np.testing.assert_allclose(run.Q[-1], expected, atol=1e-9)
