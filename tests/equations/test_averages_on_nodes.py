@@ -80,7 +80,7 @@ def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeyp
 
 @pytest.mark.parametrize(
     "activation",
-    [sp.tanh(z), z / (1 + sp.exp(-z))],
+    [sp.tanh(z), pytest.param(z / (1 + sp.exp(-z)), marks=pytest.mark.slow)],
     ids=["tanh", "silu"],
 )
 def test_rates_of_open_activations_against_monte_carlo(activation):
