@@ -41,7 +41,7 @@ def _few_collections():
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
