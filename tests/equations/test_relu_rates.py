@@ -27,7 +27,7 @@ def model_of(vector, activation):
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_gradient_flow_and_risk_equal_the_vectors(spelling):
+def test_gradient_flow_and_risk_equal_the_vectors(spelling, solve):
     v = VECTORS["free"]
     model = model_of(v, SPELLINGS[spelling])
     start = dmft.Overlaps(v["Q"], v["M"], v["P"])
@@ -38,8 +38,7 @@ def test_gradient_flow_and_risk_equal_the_vectors(spelling):
     np.testing.assert_allclose(rates["Q"], B + B.T, rtol=1e-12, atol=1e-13)
     risk = dmft.population_risk(model)(Q=v["Q"], M=v["M"], P=v["P"])
     assert risk == pytest.approx(v["risk"], rel=1e-12)
-    compiled = dmft.build(equations)
-    run = dmft.solve(compiled, start, 1e-4, rtol=1e-12, atol=1e-14)
+    run = solve(equations, start, 1e-4, rtol=1e-12, atol=1e-14)
     slope = (run.M[-1] - run.M[0]) / 1e-4
     np.testing.assert_allclose(slope, v["Bs"], rtol=1e-3, atol=1e-4)
 
