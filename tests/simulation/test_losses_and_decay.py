@@ -34,7 +34,7 @@ def end_of_reference(name):
         dmft.derive(MODEL, ALGORITHMS[name]),
         dmft.random_overlaps(MODEL, DIM, seed=0),
     )
-    blocks = {"Q": start.Q, "M": start.M, "readout": start.readout}
+    blocks = {"Q": start.Q, "M": start.M, "readout": np.ones(start.p)}
 
     def rates(at):
         return equations.evaluate(dmft.Overlaps(at["Q"], at["M"], start.P, readout=at["readout"]))
