@@ -1,13 +1,19 @@
 """Shared fixtures: the models that most tests run on, and the reference vectors."""
 
+import gc
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import sympy as sp
+from scipy.integrate import solve_ivp
 
 import dmft
+from dmft.compiled.sealed import Deferred
+from dmft.workflow.inputs import run_inputs
 
 Z = sp.Symbol("z", real=True)
 ACTIVATIONS = {
@@ -26,6 +32,107 @@ def _compiled_code_of_this_session(tmp_path_factory):
         if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder below that of the session
             folder = folder.parent
         os.environ["DMFT_CACHE_DIR"] = str(folder / "compiled")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_collections():
+    """Numba and SymPy make millions of small objects that live on: a tenth of the time is Python's
+    looking through them again and again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
+def generated_code(request, monkeypatch):
+    """Generated text run by Python itself; compiled by Numba in the slow suite.
+
+    For tests of what the text says: Python runs a right-hand side of a few neurons in milliseconds,
+    and compiling it takes 3 to 10 s. `solve` and whatever takes a function pointer compile anyway.
+    """
+    if request.param == "compiled":
+        return
+    compiled_call = Deferred.__call__
+
+    def call(function, *args):
+        module = function.py_func.__module__
+        if not function._wanted or not module.startswith(("dmft_equations_", "dmft_observables_")):
+            return compiled_call(function, *args)
+        with np.errstate(all="ignore"):
+            return function.py_func(*args)
+
+    monkeypatch.setattr(Deferred, "__call__", call, raising=False)
+
+
+class Read:
+    """Generated text of equations at a start, run by Python."""
+
+    def __init__(self, equations, start, parameters):
+        given = run_inputs(equations, start, parameters)
+        self.problem, self.widths = dmft.build(equations), given["widths"]
+        self.y0 = self.problem.pack(given["state"])
+        self.sizes = np.array([self.widths[name] for name in self.problem.widths])
+        self.par = self.problem.pack_parameters(given["parameters"], given["constants"])
+
+    def rates(self, t, y):
+        out = np.empty_like(y)
+        with np.errstate(all="ignore"):
+            self.problem.rhs.py_func(t, y, self.sizes, self.par, out)
+        return out
+
+    def observables(self, t, y):
+        out = np.empty(len(self.problem.observables))
+        with np.errstate(all="ignore"):
+            self.problem.observe.py_func(t, y, self.sizes, self.par, out)
+        return dict(zip(self.problem.observables, out, strict=True))
+
+    def blocks(self, t, y):
+        return self.problem.unpack(y, self.widths) | self.observables(t, y)
+
+    def solve(self, t_max, save_at=None, rtol=1e-9, atol=1e-11):
+        """Steps of a map, all of them; an ode by SciPy, at the times asked for or at both ends."""
+        if self.problem.kind == "map":
+            times, states = np.arange(t_max + 1.0), [self.y0]
+            for t in times[:-1]:
+                states.append(states[-1] + self.rates(t, states[-1]))
+        else:
+            if save_at is None or isinstance(save_at, int):
+                save_at = np.linspace(0.0, t_max, save_at or 2)
+            times = np.asarray(save_at, dtype=float)
+            found = solve_ivp(
+                self.rates, (0.0, t_max), self.y0, "DOP853", times, rtol=rtol, atol=atol
+            )
+            assert found.success, found.message
+            states = found.y.T
+        rows = [self.blocks(t, np.ascontiguousarray(y)) for t, y in zip(times, states, strict=True)]
+        return SimpleNamespace(
+            t=times,
+            status="ok",
+            **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+        )
+
+
+@pytest.fixture(scope="session")
+def read():
+    """The class that runs generated text by Python."""
+    return Read
+
+
+@pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
+def solve(request):
+    """`dmft.solve`; in the fast suite the generated text, run by Python, under SciPy's integrator.
+
+    For runs that judge equations: compiling a right-hand side, its observables and its domain takes
+    5 to 15 s. The solver has tests of its own.
+    """
+    if request.param == "compiled":
+        return dmft.solve
+
+    def run(equations, start, t_max, save_at=None, rtol=1e-9, atol=1e-11, **parameters):
+        return Read(equations, start, parameters).solve(t_max, save_at, rtol, atol)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from dmft.codegen.chunks import (
     open_chunk,
     over_nodes,
 )
-from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, WIDE_DOMAIN
+from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, DOMAIN_HEADER, WIDE_DOMAIN
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.fuse import Loop, fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
@@ -49,8 +49,7 @@ import numpy as np
 
 from dmft.compiled import njit
 from dmft.special.arcsine import asin
-{imports}from dmft.special.cholesky import lowest_pivot
-{signs}
+{imports}{signs}
 OPTIONS = dict(
     cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
 )
@@ -107,17 +106,25 @@ def moment_of_signs(signs, powers, entries):
 def system_parts(
     definitions: Sequence[Definition],
     parameters: Sequence[str],
-    functions: PointFunctions,
+    functions: tuple[PointFunctions, PointFunctions],
     here: Layout,
-) -> list[str]:
-    """Right-hand side, observables, covariance and domain of one system of equations."""
+) -> tuple[str, str]:
+    """Right-hand side and observables of a system, with the point functions of their modules."""
     rates = live([d for d in definitions if d.role != "observable"])
-    observables = live([d for d in definitions if d.role != "rate"])
-    return [
-        rates_function("rhs", "Rates of change.", rates, parameters, functions, here),
-        rates_function("observe", "Observables.", observables, parameters, functions, here),
-        _domain(definitions, parameters, functions, here),
-    ]
+    seen = live([d for d in definitions if d.role != "rate"])
+    return (
+        rates_function("rhs", "Rates of change.", rates, parameters, functions[0], here),
+        rates_function("observe", "Observables.", seen, parameters, functions[1], here),
+    )
+
+
+def domain_text(
+    definitions: Sequence[Definition], parameters: Sequence[str], here: Layout, version: str
+) -> str:
+    """Text of the module that tells whether overlaps are those of vectors."""
+    functions = PointFunctions(code_names(parameters))
+    domain = _domain(definitions, parameters, functions, here)
+    return DOMAIN_HEADER.format(version=version) + domain
 
 
 def _domain(
@@ -126,7 +133,7 @@ def _domain(
     functions: PointFunctions,
     here: Layout,
 ) -> str:
-    """Functions that tell whether overlaps are those of vectors."""
+    """Covariance and its lowest pivot."""
     blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
     if not blocks and here.state[0].name == "variance":
         return ALIGNED_DOMAIN

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from dmft.checks import checked
-from dmft.codegen.assemble import code_names, module_text, system_parts
+from dmft.codegen.assemble import code_names, domain_text, module_text, system_parts
+from dmft.codegen.domains import DIVIDER
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout
 from dmft.compiled.directory import cache_directory, keep, read_own
@@ -77,10 +78,10 @@ def build(
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
     source = stored_source(equations)
     try:
-        module: Any = load_module(source, "dmft_equations")
+        module, observables, domain = _modules(source)
     except FileNotFoundError:  # a table of the source is gone: make it again
         generate(equations)
-        module = load_module(source, "dmft_equations")
+        module, observables, domain = _modules(source)
     scalars = tuple(equations.parameters)
     here = layout_of(equations)
     return Problem(
@@ -90,16 +91,28 @@ def build(
         widths=here.widths,
         parameters=scalars,
         constants=here.constants,
-        observe=module.observe,
+        observe=observables.observe,
         observables=tuple(d.name for d in equations.definitions if d.role == "observable"),
-        domain=module.domain,
-        covariance=module.covariance,
+        domain=domain.domain,
+        covariance=domain.covariance,
         diffusion=module.diffusion if equations.noise else None,
         parallel_band=_parallel_band(source),
         source=source,
         time_unit=equations.time_unit,
         provenance=equations.provenance,
         origin=equations,
+    )
+
+
+def _modules(source: str) -> tuple[Any, ...]:
+    """Modules of the rates, of the observables and of the domain.
+
+    A function that models share is compiled once for all of them: algorithms change the rates, not
+    the risk.
+    """
+    stems = ("dmft_equations", "dmft_observables", "dmft_domain")
+    return tuple(
+        load_module(text, stem) for text, stem in zip(source.split(DIVIDER), stems, strict=True)
     )
 
 
@@ -143,21 +156,37 @@ def stored_source(equations: Equations) -> str:
 
 
 def generate(equations: Equations) -> str:
-    """Generate the module text of a closed system."""
+    """Generate the texts of the modules of a closed system: rates, observables, domain."""
     if equations.open_kernels:
         listing = "\n  ".join(equations.open_kernels)
         raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
-    teacher = equations.model.teacher
-    activations = f"student {equations.model.student.activation}, teacher "
-    activations += str(teacher.activation if isinstance(teacher, Committee) else teacher)
-    parameters = list(equations.parameters)
-    functions, here = PointFunctions(code_names(parameters)), layout_of(equations)
-    parts = system_parts(equations.on_nodes, parameters, functions, here)
+    parameters, here = list(equations.parameters), layout_of(equations)
+    functions, seen = (PointFunctions(code_names(parameters)) for _ in range(2))
+    rates, observables = system_parts(equations.on_nodes, parameters, (functions, seen), here)
+    parts = [rates]
     if equations.noise:
         from dmft.codegen.diffusion import noise_parts
 
         parts += noise_parts(equations.noise, parameters, functions, here)
-    return module_text(functions, parts, VERSION, f"{activations}\n{equations.time_unit}")
+    return DIVIDER.join(
+        [
+            module_text(functions, parts, VERSION, description(equations)),
+            module_text(seen, [observables], VERSION, activations(equations)),
+            domain_text(equations.on_nodes, parameters, here, VERSION),
+        ]
+    )
+
+
+def activations(equations: Equations) -> str:
+    """What a module says of itself; nothing of widths and numbers, which are run-time values."""
+    student, teacher = equations.model.student, equations.model.teacher
+    target = teacher.activation if isinstance(teacher, Committee) else teacher
+    return f"student {student.activation}, teacher {target}"
+
+
+def description(equations: Equations) -> str:
+    """Activations, and what time is."""
+    return f"{activations(equations)}\n{equations.time_unit}"
 
 
 def layout_of(equations: Equations) -> Layout:

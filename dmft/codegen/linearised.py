@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from dmft.codegen.assemble import tangent_source
+from dmft.codegen.build import description
 from dmft.emit import load_module
 from dmft.equations.equations import Equations
 from dmft.equations.tangent import tangent
@@ -28,6 +29,6 @@ def compiled_tangent(equations: Equations) -> Any:
         tangent(equations.definitions),
         list(equations.parameters),
         VERSION,
-        f"linearised: {equations.model}\n{equations.time_unit}",
+        f"linearised: {description(equations)}",
     )
     return load_module(source, "dmft_tangent").tangent

@@ -9,7 +9,6 @@ models (`dmft.solvers.sampled`) applies them to the samples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import sympy as sp
 
@@ -69,10 +68,10 @@ def {name}(t, par, y):
 """
 
 
-def process_source(equations: DescentEquations) -> str:
-    """Text of the module of the steps: see `dmft.solvers.process.Process` for what each does.
+def _steps(equations: DescentEquations) -> dict[str, str]:
+    """Text of the function of each step: see `dmft.solvers.process.Process` for what it does.
 
-    It depends on the process alone, so that models share one module.
+    It depends on the process alone, so that models share it.
 
     Raises
     ------
@@ -81,25 +80,30 @@ def process_source(equations: DescentEquations) -> str:
         are not linear in what drives them; the message names the term.
     """
     names = code_names(equations.process_parameters)
-    text = TEMPLATE.format(version=VERSION)
-    text += STEP.format(name="begin", body=_step([_first_kernel(equations)], names))
+    text = {"begin": STEP.format(name="begin", body=_step([_first_kernel(equations)], names))}
     for name, bases in STEPS.items():
         wanted = [d for d in equations.process if d.name in bases]
-        text += STEP.format(name=name, body=_step(wanted, names))
+        text[name] = STEP.format(name=name, body=_step(wanted, names))
     return text
 
 
 def build_process(equations: DescentEquations) -> Process:
-    """Compile the steps of a process, or load them from the cache."""
+    """Compile the steps of a process, or load them from the cache.
+
+    Each is a module of its own: a descent with momentum differs from the plain one in two of six.
+    """
     unknown = [d for d in equations.process if d.name not in {n for b in STEPS.values() for n in b}]
     if unknown:
         raise BadParameter(
             f"the process defines {unknown[0].target}, which no step fills; known are "
             f"{', '.join(n for b in STEPS.values() for n in b)}"
         )
-    source = process_source(equations)
-    module: Any = load_module(source, "dmft_process")
-    steps = {name: getattr(module, name) for name in ("begin", *STEPS)}
+    header, texts = TEMPLATE.format(version=VERSION), _steps(equations)
+    steps = {
+        name: getattr(load_module(header + text, f"dmft_{name}"), name)
+        for name, text in texts.items()
+    }
+    source = "".join([header, *texts.values()])
     return Process(**steps, parameters=equations.process_parameters, source=source)
 
 

@@ -46,9 +46,9 @@ class Case:
     dim: int = 2500
     seeds: int = 64
 
-    def theory(self):
+    def theory(self, samples=SAMPLES):
         equations = dmft.derive(self.model, self.descent)
-        return dmft.solve(equations, self.start, STEPS, samples=SAMPLES, memory=2**32)
+        return dmft.solve(equations, self.start, STEPS, samples=samples, memory=2**32)
 
 
 ONE = dmft.Model(dmft.Committee(RELU, 1), JOINT)
@@ -155,7 +155,7 @@ def test_theory_lies_within_the_errors_of_the_seeds(name):
 @pytest.mark.parametrize("name", ["A3 erf", "A8 momentum"])
 def test_small_dimension(name):
     case = CASES[name]
-    theory = case.theory()
+    theory = case.theory(2**15)  # seeds in 400 dimensions have ten times its error
     failed = judge(name, theory, case, FIRST_SEEDS, 400, 24)
     assert not failed or not failed & judge(name, theory, case, FRESH_SEEDS, 400, 24)
 

@@ -54,6 +54,7 @@ def assert_compiled_equals_reference(equations, start, tolerance=2e-14):
 SLOW = ("ReLU student, leaky teacher", "ReLU student, erf teacher")
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MODELS]
 )
@@ -68,6 +69,7 @@ def test_sets_of_four_fields_are_integrated_once_at_all_widths(name):
         assert_compiled_equals_reference(equations, start)
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("tilt", [0.0, 1e-9, 1e-5])
 def test_perfect_recovery_is_a_fixed_point_for_parallel_and_antiparallel_fields(tilt):
     model = dmft.Model(dmft.Committee(RELU, 2), dmft.Committee(RELU, 2))
@@ -80,6 +82,7 @@ def test_perfect_recovery_is_a_fixed_point_for_parallel_and_antiparallel_fields(
     assert max(np.abs(v).max() for v in rates.values()) <= 10 * tilt + 1e-14
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_rates_of_nearly_singular_overlaps_equal_those_of_the_samples_definition():
     # Four students in the plane of two teachers: all sets of four are coplanar.
     turn = np.array([0.2, 1.1, 2.5, 4.4])

@@ -80,7 +80,7 @@ def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeyp
 
 @pytest.mark.parametrize(
     "activation",
-    [sp.tanh(z), z / (1 + sp.exp(-z))],
+    [sp.tanh(z), pytest.param(z / (1 + sp.exp(-z)), marks=pytest.mark.slow)],
     ids=["tanh", "silu"],
 )
 def test_rates_of_open_activations_against_monte_carlo(activation):
@@ -115,6 +115,7 @@ def monte_carlo(model, start, learning_rate, samples):
     return mean, {"Q": q.std(-1) / samples**0.5, "M": m.std(-1) / samples**0.5}
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     ("activation", "teacher"),
     [
@@ -137,6 +138,7 @@ def test_reference_and_compiled_rates_agree(activation, teacher):
         np.testing.assert_allclose(compiled[name], rate, atol=1e-13 * np.max(np.abs(rate)))
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_joint_targets_are_averaged_on_nodes():
     model = dmft.Model(
         dmft.Committee(ERF, 2), dmft.MultiIndex(sp.tanh(TARGET[0] + TARGET[1] ** 2), TARGET)
@@ -169,6 +171,7 @@ def test_closed_neighbour_is_the_closed_form_and_takes_the_noise(monkeypatch):
     assert np.max(error) < np.max(rough) / 20
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_perfect_recovery_has_a_root_and_no_noise():
     model = committee(sp.tanh(z), p=2, k=2, noise=0.0)
     equations = dmft.derive(model, dmft.SGD(0.8))

@@ -40,7 +40,7 @@ def test_rates_of_weights_and_of_the_readout(case):
 
 
 @pytest.mark.parametrize("case", VECTORS["large_batch_map"], ids=lambda c: c["mode"])
-def test_map_gives_the_steps(case):
+def test_map_gives_the_steps(case, solve):
     algorithm = dmft.SGD(
         case["gamma"], batch_size=case["nb"], loss=LOSSES[case["loss"]],
         constraint=CONSTRAINTS[case["mode"]],
@@ -49,22 +49,35 @@ def test_map_gives_the_steps(case):
     start = dmft.Overlaps(case["Q0"], case["M0"], case["P"])
     step = equations.evaluate(start)
     np.testing.assert_allclose(start.M + step["M"], case["steps"][0]["M"], atol=1e-14)
-    run = dmft.solve(equations, start, t_max=len(case["steps"]))
+    run = solve(equations, start, t_max=len(case["steps"]))
     for n, truth in enumerate(case["steps"], start=1):
         np.testing.assert_allclose(run.Q[n], truth["Q"], atol=1e-13)
         np.testing.assert_allclose(run.M[n], truth["M"], atol=1e-13)
+
+
+def test_a_map_counts_its_steps_and_samples():
+    """And compiled code makes the steps too."""
+    case = VECTORS["large_batch_map"][0]
+    algorithm = dmft.SGD(
+        case["gamma"], batch_size=case["nb"], loss=LOSSES[case["loss"]],
+        constraint=CONSTRAINTS[case["mode"]],
+    )  # fmt: skip
+    equations = dmft.derive(model_of(case), algorithm, dim=case["d"])
+    start = dmft.Overlaps(case["Q0"], case["M0"], case["P"])
+    run = dmft.solve(equations, start, t_max=len(case["steps"]))
+    np.testing.assert_allclose(run.Q[-1], case["steps"][-1]["Q"], atol=1e-13)
     np.testing.assert_array_equal(run.steps(case["d"]), run.t)
     np.testing.assert_array_equal(run.samples(case["d"]), case["nb"] * run.t)
 
 
-def test_run_with_a_trained_readout():
+def test_run_with_a_trained_readout(solve):
     case = VECTORS["trained_readout"]
     start = dmft.Overlaps(case["Q0"], case["M0"], case["P"], readout=case["a0"])
     algorithm = dmft.SGD(case["gamma"], readout_rate=case["rho_a"])
     equations = dmft.derive(model_of(case, case["astar"]), algorithm)
-    run = dmft.solve(equations, start, case["t"][-1], save_at=case["t"], rtol=1e-10, atol=1e-12)
+    run = solve(equations, start, case["t"][-1], save_at=case["t"], rtol=1e-10, atol=1e-12)
     for name, key in (("Q", "Q"), ("M", "M"), ("readout", "a"), ("risk", "risk")):
-        np.testing.assert_allclose(run[name], case[key], atol=1e-9)
+        np.testing.assert_allclose(getattr(run, name), case[key], atol=1e-9)
 
 
 def test_gram_matrix_is_b_omega_pseudoinverse_b_also_where_omega_is_singular():

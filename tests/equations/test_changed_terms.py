@@ -97,7 +97,7 @@ def test_decay_of_noisy_linear_rows_is_a_linear_system():
     )
 
 
-def test_decay_is_that_of_sgd_in_finite_dimension():
+def test_decay_is_that_of_sgd_in_finite_dimension(solve):
     """One-pass SGD on vectors with the decay in its step, 24 runs in 400 dimensions."""
     dim, runs, gamma, zeta, t_max = 400, 24, 0.5, 0.4, 2.0
     rng = np.random.default_rng(1)
@@ -113,7 +113,7 @@ def test_decay_is_that_of_sgd_in_finite_dimension():
         error = y - erf(h / np.sqrt(2)).mean(1)
         psi = error[:, None] * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
         w += gamma / 2 * (psi[:, :, None] * x[:, None] / np.sqrt(dim) - zeta * w / dim)
-    run = dmft.solve(with_decay(dmft.derive(two(ERF), dmft.SGD(gamma))), start, t_max, zeta=zeta)
+    run = solve(with_decay(dmft.derive(two(ERF), dmft.SGD(gamma))), start, t_max, zeta=zeta)
     for found, theory in (
         (np.einsum("nji,nli->njl", w, w) / dim, run.Q[-1]),
         (w @ target.T / dim, run.M[-1]),
@@ -132,6 +132,7 @@ KINDS = {
 }
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_term_adds_to_free_rates(kind):
     algorithm, options = KINDS[kind]
@@ -165,6 +166,7 @@ def with_pull(equations):
     return pulled.with_term("Q", "pull", 2 * B * a[j] * sp.Sum(M[l, s], (s, 1, k)))
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_the_constraint_acts_on_a_term():
     """A pull B a_j sum_s w*_s of the rows, by its tangential part w_j' - w_j (w_j . w_j')/d."""
     w, target = rows(unit=True)
@@ -181,6 +183,7 @@ def test_the_constraint_acts_on_a_term():
     np.testing.assert_allclose(still["Q"], before["Q"], atol=1e-15)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_a_map_divides_by_the_lengths_after_a_term():
     w, target = rows(unit=True)
     start = overlaps(w, target)
@@ -195,6 +198,7 @@ def test_a_map_divides_by_the_lengths_after_a_term():
     np.testing.assert_allclose(after["Q"], Q, atol=1e-13)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_terms_of_wide_students():
     """M and Q_perp of the rows: free, and scaled back on the sphere."""
     w, target = rows(unit=True)
@@ -231,21 +235,21 @@ def test_terms_of_the_infinitely_wide_limit_add_as_they_are():
     np.testing.assert_allclose(leak, -0.5 * equations.state(start)["variance"], rtol=1e-12)
 
 
-def test_a_term_of_an_sde_changes_the_drift_alone():
+def test_a_term_of_an_sde_changes_the_drift_alone(solve):
     model = dmft.Model(SQUARE, SQUARE, 0.3)
     noisy = dmft.derive(model, dmft.SGD(0.05), dim=200, fluctuations=True)
     before, after = noisy.evaluate(ONE), with_decay(noisy).evaluate(ONE, zeta=0.4)
     np.testing.assert_allclose(after["M"] - before["M"], -0.4 * ONE.M, atol=1e-14)
     np.testing.assert_allclose(after["covariance"], before["covariance"])
     paths = dmft.solve(with_decay(noisy), ONE, 0.1, paths=400, dt=0.01, seed=0, zeta=0.4)
-    drift = dmft.solve(with_decay(dmft.derive(model, dmft.SGD(0.05))), ONE, 0.1, zeta=0.4)
+    drift = solve(with_decay(dmft.derive(model, dmft.SGD(0.05))), ONE, 0.1, zeta=0.4)
     gap = paths.mean.M[-1, 0, 0] - drift.M[-1, 0, 0]
     assert abs(gap) < 4 * paths.stderr.M[-1, 0, 0] + 0.02  # the drift at order 1/d
     with pytest.raises(BadParameter, match="covariance of the increments would keep"):
         noisy.replace({"label_noise": 0})
 
 
-def test_a_temperature_is_a_delta_of_the_indices():
+def test_a_temperature_is_a_delta_of_the_indices(solve):
     """dw = -zeta w dt + sqrt(2 T) dB alone: Q relaxes to T / zeta."""
     equations = with_decay(dmft.derive(two(noise=0), dmft.GradientFlow()))
     j, l = equations.indices.of("Q")  # noqa: E741
@@ -253,7 +257,7 @@ def test_a_temperature_is_a_delta_of_the_indices():
     bath = hot.without("learning", "interaction")
     start = overlaps(*rows())
     both(hot, start, zeta=0.3, T=0.2)
-    run = dmft.solve(bath, start, 1.5, rtol=1e-10, atol=1e-12, zeta=0.3, T=0.2)
+    run = solve(bath, start, 1.5, rtol=1e-10, atol=1e-12, zeta=0.3, T=0.2)
     fall = np.exp(-2 * 0.3 * 1.5)
     expected = start.Q * fall + 0.2 / 0.3 * (1 - fall) * np.eye(2)
     np.testing.assert_allclose(run.Q[-1], expected, atol=1e-9)
@@ -262,6 +266,7 @@ def test_a_temperature_is_a_delta_of_the_indices():
     assert explicit.rhs[explicit.symbols["Q_11"]].has(TEMPERATURE)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_text_of_a_user_is_symmetrised_and_any_function_runs():
     equations, start = dmft.derive(two(), dmft.GradientFlow()), overlaps(*rows())
     Q, M, p, k = (equations.symbols[name] for name in "QMpk")
@@ -293,6 +298,7 @@ def test_numbers_and_averages_are_terms_too():
         tanh.with_term("Q", "foreign", own)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_a_term_may_read_what_a_constraint_rewrites():
     """b and Phi are cut to their tangential parts unless a user's term reads them."""
     start = overlaps(*rows(unit=True))
@@ -325,6 +331,7 @@ def by_hand(q, m, P, g, D, *, own=True, label=True):
     return F_m, F_q + (4 * g * D * q if label else 0)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_dropping_terms_is_dropping_them_by_hand():
     equations = dmft.derive(dmft.Model(SQUARE, SQUARE, 0.2), dmft.SGD(0.1))
     for kept, hand in (
@@ -338,6 +345,7 @@ def test_dropping_terms_is_dropping_them_by_hand():
     assert equations.without("interaction", block="M").dropped == ("interaction",)
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_replacing_terms_and_parameters():
     equations = dmft.derive(dmft.Model(SQUARE, SQUARE, 0.2), dmft.SGD(0.1))
     noise = equations.terms["Q"]["label_noise"]

@@ -45,6 +45,7 @@ def by_sampling(equations, start, samples):
     return {n: (v.mean(-1), v.std(-1) / samples**0.5) for n, v in (("Q", q), ("M", m))}
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     ("activation", "options"),
     [

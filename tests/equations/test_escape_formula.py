@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.equations.escape_passage import transient_noise
@@ -118,19 +119,36 @@ def test_hermite_links(dynamics_vectors):
 # The equations themselves --------------------------------------------------------------------
 
 
-def crossing(model, algorithm, m0, m1, t_max=1e4):
-    """Time at which the first overlap of equal ones passes m1, by the compiled equations."""
-    width, teachers = int(model.student.width), int(model.teacher.width)
-    start = dmft.Overlaps(np.eye(width), np.full((width, teachers), m0))
-    run = dmft.solve(
-        dmft.derive(model, algorithm), start, t_max, events=[dmft.Event("M[0, 0]", m1)],
-        rtol=1e-11, atol=1e-15,
-    )  # fmt: skip
-    assert run.status == "event", run.message
-    return run.t[-1]
+@pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
+def crossing(request, read):
+    """Return the time at which the first overlap of equal ones passes m1, by the equations."""
+
+    def time(model, algorithm, m0, m1, t_max=1e4):
+        width, teachers = int(model.student.width), int(model.teacher.width)
+        start = dmft.Overlaps(np.eye(width), np.full((width, teachers), m0))
+        equations = dmft.derive(model, algorithm)
+        if request.param == "compiled":
+            run = dmft.solve(
+                equations, start, t_max, events=[dmft.Event("M[0, 0]", m1)], rtol=1e-11, atol=1e-15
+            )
+            assert run.status == "event", run.message
+            return run.t[-1]
+        system = read(equations, start, {})
+
+        def passage(t, y):
+            return system.blocks(t, y)["M"][0, 0] - m1
+
+        passage.terminal = True
+        run = solve_ivp(
+            system.rates, (0.0, t_max), system.y0, "DOP853", rtol=1e-10, atol=1e-15, events=passage
+        )
+        assert run.status == 1, run.message
+        return run.t[-1]
+
+    return time
 
 
-def test_drift_of_one_erf_neuron():
+def test_drift_of_one_erf_neuron(crossing):
     erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), 1)
     model = dmft.Model(erf, erf, 0.1)
     formula = dmft.escape_formula(model, sphere(0.5))
@@ -139,7 +157,7 @@ def test_drift_of_one_erf_neuron():
     assert formula.time(1e6, overlap=0.02) == pytest.approx(found, rel=1e-3)
 
 
-def test_any_even_activation_at_any_width():
+def test_any_even_activation_at_any_width(crossing):
     student = dmft.Committee(sp.Abs(z), 3)
     model = dmft.Model(student, dmft.Committee(sp.Abs(z), 2), 0.2)
     formula = dmft.escape_formula(model, sphere(0.3))
@@ -147,7 +165,7 @@ def test_any_even_activation_at_any_width():
     assert formula.time(1e8, overlap=1e-2) == pytest.approx(found, rel=1e-3)
 
 
-def test_a_link_of_higher_order_under_another_activation():
+def test_a_link_of_higher_order_under_another_activation(crossing):
     student = dmft.Committee(z**3, 1)
     model = dmft.Model(student, dmft.MultiIndex(z**3 - 3 * z, [z]), 0.2)
     formula = dmft.escape_formula(model, sphere(1e-6))
@@ -156,7 +174,7 @@ def test_a_link_of_higher_order_under_another_activation():
     assert formula.time(1e6, overlap=2e-2) == pytest.approx(found, rel=5e-3)
 
 
-def test_gradient_flow_with_free_lengths():
+def test_gradient_flow_with_free_lengths(crossing):
     model = phase_retrieval(4)
     formula = dmft.escape_formula(model, dmft.GradientFlow())
     found = crossing(model, dmft.GradientFlow(), 1e-5, 1e-3)

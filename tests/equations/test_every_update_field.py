@@ -5,6 +5,7 @@ are drawn from N(0, Omega), psi is written in NumPy, and the averages are means 
 """
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ REPEATS = {
 }
 
 
+@cache
 def fields(samples=SAMPLES):
     """Student and teacher fields and the label's noise of many samples."""
     rng = np.random.default_rng(3)
@@ -64,6 +66,7 @@ def fields(samples=SAMPLES):
     return lam[:2], lam[2:], rng.standard_normal(samples) * np.sqrt(NOISE)
 
 
+@cache
 def truth(student, label, pull, repeat):
     """Means and errors of psi h*, psi h + h psi + gamma/p psi psi, and e sigma, by definition."""
     _, sigma, slope = STUDENTS[student]

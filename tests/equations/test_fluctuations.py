@@ -292,6 +292,7 @@ def test_what_has_no_fluctuations_is_refused():
         dmft.stability(noisy, start)
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_compiled_covariance_is_that_of_brute_force_at_any_label_noise(noise):
     # one build: its label noise is a run-time value, and the code passes over what zero leaves out

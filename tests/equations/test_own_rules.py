@@ -24,11 +24,11 @@ def own(psi, **options):
 @pytest.mark.parametrize(
     ("name", "error"), [("Hebb", 0.0890), ("perceptron", 0.0993), ("AdaTron", 0.0700)]
 )
-def test_errors_of_one_unit_on_a_sign_teacher(name, error):
+def test_errors_of_one_unit_on_a_sign_teacher(name, error, solve):
     """Rate 1, samples/d = 20, from an overlap of almost nothing; the issue's numbers."""
     equations = dmft.derive(SIGN, own(RULES[name]))
     assert equations.approximation == "exact"
-    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[1e-3]]), 20.0)
+    run = solve(equations, dmft.Overlaps([[1.0]], [[1e-3]]), 20.0)
     cosine = run.M[-1, 0, 0] / np.sqrt(run.Q[-1, 0, 0])
     assert np.arccos(cosine) / np.pi == pytest.approx(error, abs=6e-5)
 
@@ -47,9 +47,9 @@ def test_one_rule_in_two_forms(psi):
 
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize("name", RULES)
-def test_simulations_follow_the_rule(name, method):
+def test_simulations_follow_the_rule(name, method, solve):
     rule, start = own(RULES[name]), dmft.Overlaps([[1.0]], [[0.2]])
-    run = dmft.solve(dmft.derive(SIGN, rule), start, 1.0, save_at=[1.0])
+    run = solve(dmft.derive(SIGN, rule), start, 1.0, save_at=[1.0])
     truth = dmft.simulate(SIGN, rule, dim=500, t_max=1.0, start=start, seeds=24, method=method)
     for block in ("M", "Q"):
         off = truth.mean[block][-1] - getattr(run, block)[-1]

@@ -77,6 +77,7 @@ def jacobian(problem, width, rate):
 
 
 # Rotating the students of a square committee changes nothing: neutral modes beside the leading one.
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     ("name", "width", "neutral"), [("square", 1, 0), ("square", 2, 1), ("erf", 2, 0)]
 )

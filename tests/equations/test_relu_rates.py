@@ -27,7 +27,7 @@ def model_of(vector, activation):
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_gradient_flow_and_risk_equal_the_vectors(spelling):
+def test_gradient_flow_and_risk_equal_the_vectors(spelling, solve):
     v = VECTORS["free"]
     model = model_of(v, SPELLINGS[spelling])
     start = dmft.Overlaps(v["Q"], v["M"], v["P"])
@@ -38,8 +38,7 @@ def test_gradient_flow_and_risk_equal_the_vectors(spelling):
     np.testing.assert_allclose(rates["Q"], B + B.T, rtol=1e-12, atol=1e-13)
     risk = dmft.population_risk(model)(Q=v["Q"], M=v["M"], P=v["P"])
     assert risk == pytest.approx(v["risk"], rel=1e-12)
-    compiled = dmft.build(equations)
-    run = dmft.solve(compiled, start, 1e-4, rtol=1e-12, atol=1e-14)
+    run = solve(equations, start, 1e-4, rtol=1e-12, atol=1e-14)
     slope = (run.M[-1] - run.M[0]) / 1e-4
     np.testing.assert_allclose(slope, v["Bs"], rtol=1e-3, atol=1e-4)
 
@@ -64,13 +63,13 @@ def test_sgd_rates_on_the_sphere_equal_the_vectors():
     np.testing.assert_allclose(rates["Q"], v["dQ"], rtol=1e-13, atol=1e-14)
 
 
-def test_compiled_sgd_at_degenerate_overlaps_equals_the_reference():
+def test_compiled_sgd_at_degenerate_overlaps_equals_the_reference(solve):
     leaky = dmft.Committee(sp.Max(z / 10, z), 3)
     equations = dmft.derive(dmft.Model(leaky, dmft.Committee(sp.Max(z / 10, z), 2)), dmft.SGD(0.7))
     w = np.array([[0.6, -0.3], [-1.2, 0.6], [0.6, -0.3]])  # equal and antiparallel rows
     start = dmft.Overlaps(w @ w.T, w @ np.eye(2), np.eye(2))
     rates = equations.evaluate(start)
-    run = dmft.solve(equations, start, 1e-7, rtol=1e-12, atol=1e-14)
+    run = solve(equations, start, 1e-7, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose((run.Q[-1] - run.Q[0]) / 1e-7, rates["Q"], rtol=1e-4, atol=1e-5)
     fields = np.random.default_rng(1).standard_normal((2, 400_000))
     h = w @ fields
@@ -86,15 +85,14 @@ def test_compiled_sgd_at_degenerate_overlaps_equals_the_reference():
 
 
 @pytest.mark.parametrize("slope", [0, sp.Rational(1, 10)])
-def test_compiled_flow_equals_the_reference_also_at_degenerate_overlaps(slope):
+def test_compiled_flow_equals_the_reference_also_at_degenerate_overlaps(slope, solve):
     relu = dmft.Committee(sp.Max(slope * z, z), 3)
     model = dmft.Model(relu, dmft.Committee(sp.Max(slope * z, z), 2))
     equations = dmft.derive(model, dmft.GradientFlow())
-    problem = dmft.build(equations)
     w = np.array([[0.6, -0.3], [-1.2, 0.6], [0.1, 0.7]])  # two antiparallel rows, rank two
     start = dmft.Overlaps(w @ w.T, w @ np.eye(2), np.eye(2))
     rates = equations.evaluate(start)
-    run = dmft.solve(problem, start, 1e-6, rtol=1e-12, atol=1e-14)
+    run = solve(equations, start, 1e-6, rtol=1e-12, atol=1e-14)
     assert run.status == "ok"
     for name in ("M", "Q"):
         moved = (getattr(run, name)[-1] - getattr(start, name)) / 1e-6

@@ -164,6 +164,7 @@ def compiled_rates(equations, start, **options):
     return problem.unpack(out, values.widths)
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     ("repeat", "activation", "target", "noise", "constraint"),
     [

@@ -127,6 +127,7 @@ def compiled(problem, start):
     return {"Q": out[0], "M": out[1]}
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(PAIRS))
 def test_claims_cover_the_truth(name, count):
@@ -221,6 +222,7 @@ def test_ordinary_runs_are_exact_and_say_how_exact():
     assert 0 < run.provenance["rounding"] < 1e-13
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_tables_are_part_of_a_claim():
     """Of sqrt(E F^2 E G^2): about 1e-11 for tanh, and not zero."""
     equations = equations_of(sp.tanh(z))

@@ -216,12 +216,14 @@ def test_linearised_rates_of_one_hermite_unit(degree):
         assert slope == pytest.approx(degree * math.factorial(degree) * powers, rel=1e-13, abs=0)
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("degree", [6, 8])
 def test_code_of_hermite_units(degree):
     assert worst(he(degree), he(degree), FLOW, 1, OVERLAPS) < 1e-13
     assert worst(he(degree), he(degree), FLOW, 2, [1e-2, 1e-8]) < 1e-12
 
 
+@pytest.mark.usefixtures("generated_code")
 def test_code_of_steps():
     assert worst(he(3), he(3), STEPS, 1, OVERLAPS) < 1e-13
     assert worst(he(3), he(3), STEPS, 2, [1e-6]) < 1e-12

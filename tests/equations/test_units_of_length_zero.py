@@ -176,6 +176,7 @@ def test_committees_may_hold_short_units(student, teacher, p):
     assert rates["M"][:, 0] == pytest.approx(drift, abs=1e-10)
 
 
+@pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize(
     ("student", "teacher"),
     [("hard tanh", "erf"), ("relu", "sign"),

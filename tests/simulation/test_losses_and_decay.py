@@ -1,5 +1,7 @@
 """Losses, weight decay and readouts of repeated samples: both simulators against the equations."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -26,15 +28,62 @@ ALGORITHMS = {
 }
 
 
-@pytest.mark.parametrize("method", ["overlaps", "weights"])
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_simulations_follow_the_equations(name, method):
-    algorithm = ALGORITHMS[name]
+@cache
+def end_of_reference(name):
+    """Blocks at T: five steps of Runge-Kutta with rates of the NumPy reference; no code."""
+    equations, start = (
+        dmft.derive(MODEL, ALGORITHMS[name]),
+        dmft.random_overlaps(MODEL, DIM, seed=0),
+    )
+    blocks = {"Q": start.Q, "M": start.M, "readout": np.ones(start.p)}
+
+    def rates(at):
+        return equations.evaluate(dmft.Overlaps(at["Q"], at["M"], start.P, readout=at["readout"]))
+
+    def moved(by, slopes):
+        return blocks | {name: blocks[name] + by * slope for name, slope in slopes.items()}
+
+    step = T / 5
+    for _ in range(5):
+        one = rates(blocks)
+        two = rates(moved(step / 2, one))
+        three = rates(moved(step / 2, two))
+        four = rates(moved(step, three))
+        slopes = {n: (one[n] + 2 * two[n] + 2 * three[n] + four[n]) / 6 for n in one}
+        blocks = moved(step, slopes)
+    return {name: blocks[name] for name in slopes}
+
+
+@cache
+def end_of_run(name):
+    """The same by compiled code."""
     start = dmft.random_overlaps(MODEL, DIM, seed=0)
-    run = dmft.solve(dmft.derive(MODEL, algorithm), start, T, save_at=[T])
-    truth = dmft.simulate(MODEL, algorithm, dim=DIM, t_max=T, start=start, seeds=16, method=method)
-    for block in run.blocks:
-        off = np.abs(truth.mean[block][-1] - getattr(run, block)[-1])
+    run = dmft.solve(dmft.derive(MODEL, ALGORITHMS[name]), start, T, save_at=[T])
+    return {block: getattr(run, block)[-1] for block in run.blocks}
+
+
+COMPILED = "lookahead with readout"
+
+
+# Code on nodes takes ten seconds to compile: one model in the fast suite, all in the slow one.
+@pytest.mark.parametrize("method", ["overlaps", "weights"])
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        *((name, end_of_reference) for name in ALGORITHMS),
+        *(
+            pytest.param(name, end_of_run, marks=() if name == COMPILED else pytest.mark.slow)
+            for name in ALGORITHMS
+        ),
+    ],
+)
+def test_simulations_follow_the_equations(name, end, method):
+    start = dmft.random_overlaps(MODEL, DIM, seed=0)
+    truth = dmft.simulate(
+        MODEL, ALGORITHMS[name], dim=DIM, t_max=T, start=start, seeds=16, method=method
+    )
+    for block, value in end(name).items():
+        off = np.abs(truth.mean[block][-1] - value)
         assert np.all(off < 4.5 * truth.stderr[block][-1] + 3.0 / DIM), block
 
 

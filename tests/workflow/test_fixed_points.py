@@ -137,7 +137,7 @@ def test_what_does_not_converge_says_so():
     assert math.isnan(point.risk)
 
 
-@pytest.mark.parametrize("size", [1e-7, 1.0, 100.0])
+@pytest.mark.parametrize("size", [1e-7, 1.0, pytest.param(100.0, marks=pytest.mark.slow)])
 def test_zero_rates_are_measured_by_the_equations_own(size):
     """Activations of any size have the same fixed points: rates grow as its square."""
     unit = dmft.Committee(sp.nsimplify(size) * sp.erf(z / sp.sqrt(2)), width=2)
@@ -147,8 +147,9 @@ def test_zero_rates_are_measured_by_the_equations_own(size):
     np.testing.assert_allclose(point.overlaps.M, np.eye(2), atol=1e-9)
 
 
-def test_slow_equations_do_not_rest_everywhere():
-    unit = dmft.Committee(sp.erf(z) / 10**6, width=1)
+@pytest.mark.parametrize("activation", [z, pytest.param(sp.erf(z), marks=pytest.mark.slow)])
+def test_slow_equations_do_not_rest_everywhere(activation):
+    unit = dmft.Committee(activation / 10**6, width=1)
     noisy = dmft.derive(
         dmft.Model(unit, unit, label_noise=0.1), dmft.SGD(0.1), dim=100, fluctuations=True
     )

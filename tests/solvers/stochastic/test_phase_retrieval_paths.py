@@ -7,7 +7,6 @@ the sphere have covariance Sigma, and both parts of E.3 follow from E.1, E.2 at 
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -139,17 +138,14 @@ def test_the_typed_problem_is_the_law_of_a_step(m, gamma, delta):
     np.testing.assert_allclose(slopes, [-2, -1], atol=0.1)
 
 
-def test_ten_thousand_exits_agree_with_the_formula_and_take_seconds():
-    escape(3000, 1 / 12, paths=2)
-    began = time.perf_counter()
+def test_ten_thousand_exits_agree_with_the_formula():
+    """How long they take is in tests/benchmarks/bench_paths.py."""
     run = escape(3000, 1 / 12, dt=0.02, method="weak2")
-    seconds = time.perf_counter() - began
     times = run.first_passage["escape"]
     mean, std = formula(3000, 1 / 12)
     assert run.status == "event"
     assert abs(times.mean - mean) < 3.5 * times.stderr
     assert abs(times.std - std) < 3.5 * times.std_stderr
-    assert seconds < 10.0
 
 
 def test_exit_times_converge_in_the_step():
