@@ -14,7 +14,6 @@ from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
-from dmft.equations.update.program import check_linear
 from dmft.errors import BadParameter
 from dmft.model import (
     SGD,
@@ -221,7 +220,6 @@ def step_equations(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
             "t = steps * gamma / (p d), or ask for fluctuations=True"
         )
-    check_linear(algorithm, "maps of large batches")
     equations = Equations(
         kind="map",
         definitions=live(step_definitions(model, algorithm)),

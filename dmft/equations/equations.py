@@ -114,7 +114,10 @@ class Equations(ChangesOfDefinitions):
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         if self.noise:  # the covariance reads them all
-            used |= set(declared) - {"readout_rate", "batch_size"} - {s.name for s in self.extra}
+            unread = (
+                {"batch_size"} if self.algorithm.trains_readout else {"batch_size", "readout_rate"}
+            )
+            used |= set(declared) - unread - {s.name for s in self.extra}
         return {name: value for name, value in declared.items() if name in used}
 
     @cached_property
@@ -355,7 +358,7 @@ class Equations(ChangesOfDefinitions):
         )
         lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
-        lines += noise_latex(self.noise, printer) if self.noise else []
+        lines += noise_latex(self.noise, printer, self.definitions) if self.noise else []
         lines.append(functions_latex(self.model, printer))
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
@@ -387,7 +390,7 @@ class Equations(ChangesOfDefinitions):
             if role == "block" and texts:
                 texts = ["  " + ",  ".join(y.strip() for y in texts)]
             lines += texts
-        lines += noise_text(self.noise) if self.noise else []
+        lines += noise_text(self.noise, self.definitions) if self.noise else []
         lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
 

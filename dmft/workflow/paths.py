@@ -35,7 +35,8 @@ def solve_paths_of(
 ) -> PathEnsemble:
     """Paths of an sde from one start, or from a start of its own for each path."""
     state, options = path_inputs(problem, start, common, given)
-    return _with_readout(solve_paths(problem, state, t_max, **options))
+    run = solve_paths(problem, state, t_max, **options)
+    return run if "readout" in state else _with_readout(run)
 
 
 def path_inputs(
@@ -67,7 +68,12 @@ def path_inputs(
         "dim": int(values.scalars["dim"]),
         "covariance_error": covariance_error(equations, starts[0], parameters),
     }
-    return _state(equations, starts), {
+    state = _state(equations, starts)
+    if equations.algorithm.trains_readout:
+        state["readout"] = values.arrays["readout"]
+        if len(starts) > 1:
+            state["readout"] = np.tile(state["readout"], (len(starts), 1))
+    return state, {
         "widths": {name: inputs["widths"][name] for name in problem.widths},
         "constants": {name: a for name, a in inputs["constants"].items() if name in known},
         "parameters": inputs["parameters"],
