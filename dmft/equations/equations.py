@@ -114,10 +114,7 @@ class Equations(ChangesOfDefinitions):
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         if self.noise:  # the covariance reads them all
-            unread = (
-                {"batch_size"} if self.algorithm.trains_readout else {"batch_size", "readout_rate"}
-            )
-            used |= set(declared) - unread - {s.name for s in self.extra}
+            used |= set(declared) - self.noise.unread - {s.name for s in self.extra}
         return {name: value for name, value in declared.items() if name in used}
 
     @cached_property

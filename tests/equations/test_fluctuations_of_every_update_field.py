@@ -245,3 +245,128 @@ def test_drift_at_order_one_over_d_is_that_of_one_step(cell, batch, rate, decay,
     assert off[moving].max() < 1, (found, mean, spread)
     np.testing.assert_allclose(found[~moving], mean[~moving], atol=1e-12)
     assert np.max(np.abs(found[moving]) / spread[moving]) > 4
+
+
+# Rules of one's own, maps ------------------------------------------------------------------------
+
+H, H_STAR, LABEL = sp.symbols("h h_star y", real=True)
+RULES = {
+    "Hebb": (LABEL, lambda h, y: y),
+    "perceptron": (LABEL * (1 - LABEL * sp.sign(H)) / 2, lambda h, y: y * (h * y < 0)),
+    "saturating": (LABEL * sp.exp(-((H - LABEL) ** 2)), lambda h, y: y * np.exp(-((h - y) ** 2))),
+}
+
+
+def own_rule(name, noise, **options):
+    model = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(sp.sign(Z), 1), noise)
+    rule = dmft.UpdateField(
+        RULES[name][0], fields=(H, H_STAR, LABEL), learning_rate=GAMMA, **options
+    )
+    return model, rule
+
+
+@pytest.mark.parametrize(
+    ("name", "noise"), [("Hebb", NOISE), ("perceptron", 0), ("saturating", NOISE)]
+)
+def test_covariance_of_own_rules(name, noise):
+    model, rule = own_rule(name, noise, batch_size=2)
+    eqs = dmft.derive(model, rule, dim=300, fluctuations=True)
+    found, errors = eqs.evaluate(ONE), eqs.evaluate_error(ONE)
+    _, h, h_star, more, _ = drawn(ONE, SAMPLES)
+    psi = np.atleast_2d(RULES[name][1](h, np.sign(h_star[0]) + (noise > 0) * more))
+    rows = rows_of(ONE, psi, psi, h, h_star, GAMMA / 2, 0)
+    close(found["Sigma"], *sampled_covariance(rows), errors["Sigma"])
+
+
+def sampled_steps(rows_of_group, groups=8):
+    """Mean and standard error of something over groups of samples."""
+    each = np.stack([rows_of_group(n) for n in range(groups)])
+    return each.mean(axis=0), each.std(axis=0, ddof=1) / np.sqrt(groups)
+
+
+@pytest.mark.parametrize(
+    ("student", "loss"), [("erf", "cubic"), ("tanh", "logistic"), ("linear", "hinge")]
+)
+def test_maps_of_general_losses_are_those_of_one_step(student, loss):
+    dim, batch, rate, decay = 500, 900, 300.0, 0.3
+    model = dmft.Model(
+        dmft.Committee(STUDENTS[student][0], 2, tuple(A)), dmft.Committee(STUDENTS["erf"][0]), NOISE
+    )
+    algorithm = dmft.SGD(
+        rate, batch_size=batch, loss=LOSSES[loss][0], weight_decay=decay, readout_rate=0.5
+    )
+    eqs = dmft.derive(model, algorithm, dim=dim)
+    step = rate / (2 * dim)
+    lost = step * decay
+
+    def means(n):
+        _, h, h_star, noise, _ = drawn(START, SAMPLES // 8, seed=n)
+        y = erf(h_star[0] / np.sqrt(2)) + noise
+        psi, push = updates(student, LOSSES[loss][1], "once", h, y, 0)
+        lam = np.concatenate([h, h_star])
+        b, S = psi @ lam.T / lam.shape[1], psi @ psi.T / lam.shape[1]
+        gram = b @ np.linalg.solve(START.Omega, b.T)
+        dM = step * b[:, 2:] - lost * START.M
+        dQ = (1 - lost) * step * (b[:, :2] + b[:, :2].T) + (lost**2 - 2 * lost) * START.Q
+        dQ += step**2 * (dim / batch * S + (1 - 1 / batch) * gram)
+        return np.concatenate([dQ.ravel(), dM.ravel(), 0.5 * step * push.mean(axis=1)])
+
+    def flat(found):
+        return np.concatenate([found[n].ravel() for n in ("Q", "M", "readout")])
+
+    assert eqs.kind == "map"
+    found, errors = flat(eqs.evaluate(START)), flat(eqs.evaluate_error(START))
+    # Student's t of eight groups: 7 of their standard errors.
+    mean, spread = sampled_steps(means)
+    assert np.max(np.abs(found - mean) / np.hypot(7 * spread, errors)) < 1
+    with pytest.raises(dmft.errors.BadParameter, match=r"explicit\(\)"):
+        eqs.explicit()
+
+
+def test_the_map_of_an_own_rule_is_that_of_one_step():
+    dim, batch = 200, 400
+    model, rule = own_rule("Hebb", NOISE, batch_size=batch)
+    found = dmft.derive(model, rule, dim=dim).evaluate(ONE, learning_rate=100.0)
+    # b = E[sign(h*) lambda] is sqrt(2/pi) times the covariances with h*, S = 1 + NOISE.
+    b, step = np.sqrt(2 / np.pi) * np.array([0.4, 1.0]), 100 / dim
+    gram = b @ np.linalg.solve(ONE.Omega, b)
+    dQ = 2 * step * b[0] + step**2 * (dim / batch * (1 + NOISE) + (1 - 1 / batch) * gram)
+    np.testing.assert_allclose(found["M"], [[step * b[1]]], rtol=1e-9)
+    np.testing.assert_allclose(found["Q"], [[dQ]], rtol=2e-3)
+
+
+def test_label_noise_at_run_time_is_refused_where_none_was_declared():
+    model = dmft.Model(dmft.Committee(sp.tanh(Z), 1), dmft.Committee(sp.tanh(Z), 1))
+    eqs = dmft.derive(model, dmft.SGD(0.5, loss=sp.log(sp.cosh(F - Y))))
+    with pytest.raises(dmft.errors.BadParameter, match="label_noise"):
+        eqs.evaluate(ONE, label_noise=0.5)
+
+
+# Seeds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "batch", "rate", "decay", "method"),
+    [
+        (("erf", "squared", "lookahead"), 1, 0.5, 0.0, "overlaps"),
+        (("erf", "squared", "twice"), 2, 0.0, 0.0, "weights"),
+        (("tanh", "logistic", "once"), 1, 0.5, 0.4, "overlaps"),
+    ],
+)
+def test_paths_spread_as_seeds_do(cell, batch, rate, decay, method):
+    dim, t_max, seeds, paths = 400, 1.0, 400, 800
+    model, algorithm = declared(*cell, p=1, batch=batch, rate=rate, weight_decay=decay)
+    start = dmft.Overlaps(ONE.Q, ONE.M, readout=[1.0])
+    truth = dmft.simulate(model, algorithm, dim, t_max, seeds, start, method, save_at=[t_max])
+    eqs = dmft.derive(model, algorithm, dim=dim, fluctuations=True)
+    run = dmft.solve(eqs, start, t_max, paths=paths, dt=0.05, nodes=10, save_at=[t_max])
+    assert run.status == "ok"
+    for name in ("Q", "M", "readout")[: 2 + bool(rate)]:
+        mean, std = getattr(run.mean, name)[-1].ravel(), getattr(run.std, name)[-1].ravel()
+        found = getattr(truth.runs, name)[:, -1].reshape(seeds, -1)
+        error = np.hypot(found.std(axis=0) / np.sqrt(seeds), std / np.sqrt(paths))
+        # Euler's step and what is of order 1/d beyond the drift, beside four standard errors.
+        assert np.all(np.abs(found.mean(axis=0) - mean) < 4 * error + 0.01), name
+        ratio = std / found.std(axis=0)
+        assert np.all(np.abs(np.log(ratio)) < 4 * np.sqrt(0.5 / seeds + 0.5 / paths) + 0.05), name
