@@ -284,7 +284,7 @@ class Equations(ChangesOfDefinitions):
         if self.kind == "map":
             needed = list(dict.fromkeys([*needed, *CLOCK]))
         given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
-        chosen = self.averages or (self.noise and not self.noise.polynomial)
+        chosen = self.averages or (self.noise and not self.noise.exact(start.p + start.k))
         if not chosen and len(given) < len(parameters):
             raise BadParameter(
                 f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "

@@ -131,7 +131,11 @@ class Noise:
         if self.closed:
             return "covariance of the increments in closed form"
         if self.polynomial:
-            return "covariance of the increments on Gauss-Hermite nodes that are exact for it"
+            widths = (self.model.student.width, self.model.teacher.width)
+            if not all(width.is_Integer for width in widths):
+                return "covariance of the increments on nodes, exact for it in few dimensions"
+            if self.exact(int(sum(widths))):
+                return "covariance of the increments on Gauss-Hermite nodes that are exact for it"
         return "covariance of the increments on nodes, its error estimated at given overlaps"
 
     @property
@@ -139,14 +143,20 @@ class Noise:
         """Text that tells two of them apart."""
         return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
 
+    def exact(self, size: int) -> bool:
+        """Whether there are nodes that are exact for p + k = `size` fields."""
+        if not self.polynomial:
+            return False
+        return size + self.noisy_nodes <= exact_dimensions(2 * int(self.degree), MOST_EXACT)
+
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
         """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
-        size += self.noisy_nodes
-        if self.polynomial:
-            degree = 2 * int(self.degree)
-            if size <= exact_dimensions(degree, MOST_EXACT):
-                return exact_rule(size, degree).with_noise(self.noisy_nodes)
-        return noise_rule(size, self.smooth, options).with_noise(self.noisy_nodes)
+        dimensions = size + self.noisy_nodes
+        if self.exact(size):
+            rule = exact_rule(dimensions, 2 * int(self.degree))
+        else:
+            rule = noise_rule(dimensions, self.smooth, options)
+        return rule.with_noise(self.noisy_nodes)
 
     # Numbers ---------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ def noise_latex(
     shown = printed(noise, known)
     rates = [d for d in shown if d.role == "rate"]
     lines += [y for d in shown if d not in rates for y in definition_latex(d, printer)]
+    if rates and noise.increments.displaced:
+        lines.append(r"&\text{where a sample is displaced } s \text{ times as much,}")
     lines += [r"&\text{and in } F \text{ at order } 1/d\text{:}"] if rates else []
     return lines + [y for d in rates for y in definition_latex(d, printer)]
 
@@ -106,6 +108,8 @@ def noise_text(noise: Noise, known: Iterable[Definition] = ()) -> list[str]:
     lines += [y for d in shown if d.role != "rate" for y in definition_text(d, names)]
     rates = [y for d in shown if d.role == "rate" for y in definition_text(d, names)]
     if rates:
+        if noise.increments.displaced:
+            lines.append("at s = |x|²/d the fields of a sample are displaced s times as much")
         parts = ", ".join(name.replace("_", " ") for name in noise.terms)
         lines += [f"F holds what a step adds at order 1/d ({parts}):", *rates]
     elif not noise.increments.terms:

@@ -152,7 +152,7 @@ def _state(equations: Equations, starts: Sequence[Overlaps]) -> dict[str, Array]
 
 def covariance_error(equations: Equations, point: Overlaps, parameters: Mapping[str, Any]) -> float:
     """Error of Sigma at one state from its nodes, over the largest variance; 0 where exact."""
-    if equations.noise is None or equations.noise.polynomial:
+    if equations.noise is None or equations.noise.exact(point.p + point.k):
         return 0.0
     values = dict(parameters)
     error = equations.evaluate_error(point, **values)["Sigma"]

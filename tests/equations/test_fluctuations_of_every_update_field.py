@@ -290,7 +290,9 @@ def sampled_steps(rows_of_group, groups=8):
 def test_maps_of_general_losses_are_those_of_one_step(student, loss):
     dim, batch, rate, decay = 500, 900, 300.0, 0.3
     model = dmft.Model(
-        dmft.Committee(STUDENTS[student][0], 2, tuple(A)), dmft.Committee(STUDENTS["erf"][0]), NOISE
+        dmft.Committee(STUDENTS[student][0], 2, tuple(A)),
+        dmft.Committee(STUDENTS["erf"][0], 1),
+        NOISE,
     )
     algorithm = dmft.SGD(
         rate, batch_size=batch, loss=LOSSES[loss][0], weight_decay=decay, readout_rate=0.5
@@ -340,6 +342,36 @@ def test_label_noise_at_run_time_is_refused_where_none_was_declared():
     eqs = dmft.derive(model, dmft.SGD(0.5, loss=sp.log(sp.cosh(F - Y))))
     with pytest.raises(dmft.errors.BadParameter, match="label_noise"):
         eqs.evaluate(ONE, label_noise=0.5)
+
+
+def test_written_out_equations_hold_decay_and_trained_readouts():
+    square = dmft.Committee(Z**2, 1)
+    algorithm = dmft.SGD(0.1, readout_rate=0.3, weight_decay=0.2)
+    eqs = dmft.derive(dmft.Model(square, square, NOISE), algorithm, dim=80, fluctuations=True)
+    explicit, found = eqs.explicit(P=[[1]]), eqs.evaluate(ONE)
+    at = dict(
+        zip(
+            (explicit.symbols[n] for n in ("Q_11", "M_11", "readout_1")), (0.9, 0.4, 1), strict=True
+        )
+    )
+    names = {str(s): float(e.subs(at)) for s, e in explicit.rhs.items()}
+    for name, block in (("Q_11", "Q"), ("M_11", "M"), ("a_1", "readout")):
+        assert names[name] == pytest.approx(found[block].item(), rel=1e-12)
+    place = [list(names).index(n) for n in ("Q_11", "M_11", "a_1")]
+    Sigma = np.array(explicit.covariance.subs(at), dtype=float)[np.ix_(place, place)]
+    np.testing.assert_allclose(found["Sigma"], Sigma, rtol=1e-12)
+
+
+def test_print_says_what_is_of_order_one_over_d():
+    shown = {}
+    for repeat in ("lookahead", "twice"):
+        model, algorithm = declared("erf", "squared", repeat, rate=0.5, batch=2)
+        eqs = dmft.derive(model, algorithm, dim=80, fluctuations=True)
+        shown[repeat] = str(eqs)
+        assert "w_{j} &=" in eqs.latex()
+    assert "Cov[(u, v, w)]" in shown["twice"]
+    assert "displaced s times as much" in shown["lookahead"]
+    assert "terms of repeated steps at order 1/d are left out" in shown["twice"]
 
 
 # Seeds -------------------------------------------------------------------------------------------
