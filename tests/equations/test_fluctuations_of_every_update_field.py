@@ -377,6 +377,61 @@ def test_print_says_what_is_of_order_one_over_d():
 # Seeds -------------------------------------------------------------------------------------------
 
 
+def seeds_in_weight_space(dim, steps, seeds, batch, rate):
+    """Q, M and readout (3, seeds) of one neuron after literal double steps on each batch."""
+    rng = np.random.default_rng(5)
+    _, sigma, slope = STUDENTS["erf"]
+    star, other = np.zeros(dim), np.zeros(dim)
+    star[0] = other[1] = np.sqrt(dim)
+    w = np.tile(0.4 * star + np.sqrt(0.9 - 0.16) * other, (seeds, 1))
+    a = np.ones((seeds, 1))
+    for _ in range(steps):
+        x = rng.standard_normal((seeds, batch, dim))
+        label = erf(x[..., 0] / np.sqrt(2)) + np.sqrt(NOISE) * rng.standard_normal((seeds, batch))
+        for _ in range(2):
+            h = np.einsum("sd,sbd->sb", w, x) / np.sqrt(dim)
+            error = label - a * sigma(h)
+            moved = np.einsum("sb,sbd->sd", a * slope(h) * error, x) / np.sqrt(dim)
+            a = a + rate * GAMMA / (dim * batch) * (error * sigma(h)).sum(1, keepdims=True)
+            w = w + GAMMA / batch * moved
+    return np.stack([(w**2).sum(1) / dim, w @ star / dim, a[:, 0]])
+
+
+def linear_noise_in_time(eqs, t_max, steps, **options):
+    """Mean and covariance of (Q, M, readout) of one neuron at t_max, by Heun's rule."""
+    point, spread, h = np.array([0.9, 0.4, 1.0]), np.zeros((3, 3)), t_max / steps
+
+    def rates(y):
+        found = eqs.evaluate(dmft.Overlaps([[y[0]]], [[y[1]]], readout=[y[2]]), **options)
+        return np.array([found[n].item() for n in ("Q", "M", "readout")]), found["covariance"]
+
+    def change(y, C):
+        drift, noise = rates(y)
+        J = np.stack([(rates(y + 1e-5 * e)[0] - drift) / 1e-5 for e in np.eye(3)], axis=1)
+        return drift, J @ C + C @ J.T + noise
+
+    for _ in range(steps):
+        first, grown = change(point, spread)
+        second, more = change(point + h * first, spread + h * grown)
+        point, spread = point + h / 2 * (first + second), spread + h / 2 * (grown + more)
+    return point, spread
+
+
+def test_seeds_of_repeated_batches_spread_as_the_equations_say():
+    dim, steps, seeds, batch, rate = 250, 125, 800, 2, 0.5
+    model, algorithm = declared("erf", "squared", "twice", p=1, batch=batch, rate=rate)
+    eqs = dmft.derive(model, algorithm, dim=dim, fluctuations=True)
+    mean, spread = linear_noise_in_time(eqs, steps * GAMMA / dim, 3, nodes=12)
+    found = seeds_in_weight_space(dim, steps, seeds, batch, rate)
+    std = np.sqrt(np.diag(spread))
+    assert np.all(np.abs(found.mean(axis=1) - mean) < 4 * std / np.sqrt(seeds) + 2 / dim)
+    # Variances of so many seeds, and linear noise to leading order.
+    ratio = found.std(axis=1) / std
+    assert np.all(np.abs(np.log(ratio)) < 4 * np.sqrt(0.5 / seeds) + 0.03), ratio
+    cross = np.corrcoef(found) - spread / np.outer(std, std)
+    assert np.abs(cross).max() < 4 / np.sqrt(seeds) + 0.03
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "batch", "rate", "decay", "method"),
