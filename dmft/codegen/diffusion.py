@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.codegen.assemble import arrays_function, rates_function
-from dmft.codegen.chunks import NODE_CONSTANTS, NODE_WIDTHS
+from dmft.codegen.chunks import NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.fluctuations import Noise
-from dmft.equations.increments_at_nodes import PARTS
 from dmft.equations.moments import closed_moments
+from dmft.solvers.problem import Block
 
 INDENT = "    "
 SIGNATURE = """
@@ -29,12 +29,12 @@ DIFFUSION = "void(float64, float64[::1], int64[::1], float64[::1], float64[:, ::
 ON_NODES = '''
 @njit(DIFFUSION, cache=True, nogil=True, error_model="numpy")
 def diffusion(t, y, widths, par, out):
-    """Covariance Sigma of the increments of (Q, M)."""
+    """Covariance Sigma of the increments of {state}."""
     p, k = widths[0], widths[1]
     nodes = widths[{nodes}]
     weight = par[{weight} : {weight} + nodes]
-    parts = {parts} if {noise} > 0.0 else 1
-    rows = np.empty((parts, p * p + p * k, nodes))
+    parts = {parts}
+    rows = np.empty((parts, {size}, nodes))
     increments(y, widths, par, rows)
     packed_covariance(rows, weight, p, out)
 
@@ -66,11 +66,14 @@ def drift(t, y, widths, par, out):
 
 def noise_layout(noise: Noise, here: Layout) -> Layout:
     """Layout with the nodes of the covariance, where it needs some."""
-    if noise.closed or "nodes" in here.widths:
+    if noise.closed:
         return here
-    return Layout(
-        (*here.widths, *NODE_WIDTHS), here.state, (*here.constants, *NODE_CONSTANTS), here.moved
-    )
+    widths, constants = here.widths, here.constants
+    if "nodes" not in widths:
+        widths, constants = (*widths, *NODE_WIDTHS), (*constants, *NODE_CONSTANTS)
+    if noise.noisy_nodes and NOISE_CONSTANT not in constants:
+        constants = (*constants, NOISE_CONSTANT)
+    return Layout(widths, here.state, constants, here.moved)
 
 
 def noise_parts(
@@ -81,7 +84,7 @@ def noise_parts(
     body = _closed(noise, places) if noise.closed else _on_nodes(noise, parameters, here, places)
     parts = [SIGNATURE.format(description=noise.approximation)]
     if not noise.closed:
-        views = {d.name: _view(d.name) for d in noise.nodes.arrays if d.role == "observable"}
+        views = _views(noise, here.state)
         summary = "Parts of the increments of Q and M at all nodes."
         parts.append(
             arrays_function(
@@ -97,25 +100,32 @@ def noise_parts(
     return [*parts, body]
 
 
-def _view(name: str) -> str:
-    """Where a part of the increments of a block stands; anywhere where it is not computed."""
-    base, _, part = name.rpartition("_")
-    block = {
-        "step_u_part": ": p * p].reshape((p, p, all_nodes))",
-        "step_v_part": "p * p :].reshape((p, k, all_nodes))",
-    }
-    return f"rows[{part} % rows.shape[0], {block[base]}"
+def _views(noise: Noise, state: Sequence[Block]) -> dict[str, str]:
+    """Where the parts of the increments of each block stand; anywhere where not computed."""
+    views = {}
+    for names in noise.nodes.names:
+        start = ""
+        for name, block in zip(names, state, strict=True):
+            end = " + ".join([*([start] if start else []), " * ".join(block.axes)])
+            rows = f"{start} : {end}".strip() if block is not state[-1] else f"{start} :".strip()
+            shape = ", ".join((*block.axes, "all_nodes"))
+            part = name.rpartition("_")[2]
+            views[name] = f"rows[{part} % rows.shape[0], {rows}].reshape(({shape}))"
+            start = end
+    return views
 
 
 def _on_nodes(
     noise: Noise, parameters: Sequence[str], here: Layout, places: Mapping[str, str]
 ) -> str:
     before = [str(len(parameters)), *(" * ".join(b.axes) for b in here.before_nodes)]
+    apart = noise.increments.noise_apart
     return ON_NODES.format(
+        state=f"({', '.join(block.name for block in here.state)})",
         nodes=here.widths.index("nodes"),
         weight=" + ".join(before),
-        noise=places["label_noise"],
-        parts=PARTS,
+        parts=f"{noise.nodes.parts} if {places['label_noise']} > 0.0 else 1" if apart else "1",
+        size=" + ".join(" * ".join(block.axes) for block in here.state),
     )
 
 

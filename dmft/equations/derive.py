@@ -14,7 +14,6 @@ from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
-from dmft.equations.update.program import check_linear
 from dmft.errors import BadParameter
 from dmft.model import (
     SGD,
@@ -75,6 +74,9 @@ def derive(
                 (`dmft.equations.update.program`)
                 another loss l(f, y) has psi_j = -a_j sigma'(h_j) dl/df; weight decay adds -zeta M
                 and -2 zeta Q; a `dmft.UpdateField` gives psi itself
+                with `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB, Sigma
+                the covariance of what one sample adds, for every psi of these; F with its terms of
+                order 1/d but for `Repeat`, whose F is that of d -> infinity
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,
@@ -100,7 +102,8 @@ def derive(
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
         Input dimension d, for batches of the order of d: the equations are then the map of one
-        step (kind "map"); `learning_rate`, `dim` and `batch_size` are run-time values.
+        step (kind "map"), of any loss and of rules of one's own; `learning_rate`, `dim` and
+        `batch_size` are run-time values. Repeated samples of such batches would take two times.
         With the mean-field scaling the dimension in which the residuals of random rows meet
         (their cosines are averaged over; without it they are orthogonal).
     scaling : str or Scaling, optional
@@ -111,6 +114,9 @@ def derive(
         its own time; "wide-high-dimensional" is p -> infinity at fixed gamma/p, for quadratic
         students of one teacher unit on the sphere, whose state is three numbers. A `Scaling` of
         powers of d chooses among these (`dmft.regimes` draws them).
+
+    fluctuations : bool
+        The stochastic equation of batches of order one in `dim` dimensions (kind "sde").
 
     Raises
     ------
@@ -242,7 +248,6 @@ def step_equations(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
             "t = steps * gamma / (p d), or ask for fluctuations=True"
         )
-    check_linear(algorithm, "maps of large batches")
     equations = Equations(
         kind="map",
         definitions=live(step_definitions(model, algorithm)),

@@ -114,7 +114,7 @@ class Equations(ChangesOfDefinitions):
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         if self.noise:  # the covariance reads them all
-            used |= set(declared) - {"readout_rate", "batch_size"} - {s.name for s in self.extra}
+            used |= set(declared) - self.noise.unread - {s.name for s in self.extra}
         return {name: value for name, value in declared.items() if name in used}
 
     @cached_property
@@ -284,7 +284,7 @@ class Equations(ChangesOfDefinitions):
         if self.kind == "map":
             needed = list(dict.fromkeys([*needed, *CLOCK]))
         given = {name: v for name, v in parameters.items() if name not in NODE_OPTIONS}
-        chosen = self.averages or (self.noise and not self.noise.polynomial)
+        chosen = self.averages or (self.noise and not self.noise.exact(start.p + start.k))
         if not chosen and len(given) < len(parameters):
             raise BadParameter(
                 f"{sorted(set(parameters) - set(given))} choose the nodes of averages without "
@@ -355,7 +355,7 @@ class Equations(ChangesOfDefinitions):
         )
         lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
-        lines += noise_latex(self.noise, printer) if self.noise else []
+        lines += noise_latex(self.noise, printer, self.definitions) if self.noise else []
         lines.append(functions_latex(self.model, printer))
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
@@ -387,7 +387,7 @@ class Equations(ChangesOfDefinitions):
             if role == "block" and texts:
                 texts = ["  " + ",  ".join(y.strip() for y in texts)]
             lines += texts
-        lines += noise_text(self.noise) if self.noise else []
+        lines += noise_text(self.noise, self.definitions) if self.noise else []
         lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
 

@@ -93,6 +93,11 @@ class Unroller:
             for index in indices:
                 value = value[index - 1]
             return sp.sympify(value, strict=True)
+        if base == str(x.coordinate.label):
+            raise BadParameter(
+                "explicit() writes maps out for losses that are quadratic in f and y; latex() and "
+                "evaluate(...) take this one"
+            )
         if base in x.SYMMETRIC:
             indices = tuple(sorted(indices))
         label = x.BASE_LATEX.get(base, base)

@@ -1,11 +1,14 @@
-r"""Fluctuations of one-pass SGD at large d: covariance of the increments and O(1/d) drift.
+r"""Fluctuations of one-pass learning at large d: covariance of the increments and O(1/d) drift.
 
     d(Q, M) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB,    Sigma = Cov[(u, v)]
 
-(one_pass.md E.1; Ito). Sigma is a covariance over nodes, positive semidefinite by construction:
-nodes that are exact for polynomial models, Gauss-Hermite or Sobol nodes with their error else.
-F is the drift of the ordinary equations and what one step of an algorithm in d dimensions adds to
-it at order 1/d (B.1, E.3), so that one step has the mean F gamma/(p d) up to order d^-3.
+(one_pass.md E.1; Ito), with the trained readouts behind M and w behind v. Sigma is a covariance
+over nodes, positive semidefinite by construction: nodes that are exact for polynomial models,
+Gauss-Hermite or Sobol nodes with their error else. F is the drift of the ordinary equations and
+what one step of an algorithm in d dimensions adds to it at order 1/d (B.1, E.3), so that one step
+has the mean F gamma/(p d) up to order d^-3. Where whole steps are repeated on a sample (`Repeat`)
+F is the drift of the ordinary equations alone, and the mean of a step is off by order d^-2: less
+than the fluctuations by a power of sqrt(d).
 """
 
 from __future__ import annotations
@@ -22,27 +25,25 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.equations.explicit import ExplicitEquations
-from dmft.equations.increments import CURVATURE, FINITE_SIZE, Increments
-from dmft.equations.increments_at_nodes import PARTS, IncrementsAtNodes, part_name
+from dmft.equations.increments import Increments
+from dmft.equations.increments_at_nodes import IncrementsAtNodes
 from dmft.equations.moments import closed_moments
 from dmft.equations.noise_nodes import MOST_EXACT, noise_rule
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding import of_one_state
 from dmft.equations.rounding_rules import UNIT
-from dmft.equations.update.overlaps import Moments
-from dmft.equations.update.program import check_linear
 from dmft.equations.values import Values, with_nodes
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import derivative
-from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
+from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, as_count
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Fluctuations of a model under SGD in `dim` dimensions.
+    """Fluctuations of a model under an algorithm in `dim` dimensions.
 
     Attributes
     ----------
@@ -76,8 +77,7 @@ class Noise:
     @property
     def terms(self) -> tuple[str, ...]:
         """Named terms of the drift at order 1/d."""
-        known = (FINITE_SIZE, CURVATURE) if self.algorithm.constraint else (FINITE_SIZE,)
-        return tuple(name for name in known if name not in self.dropped)
+        return tuple(name for name in self.increments.terms if name not in self.dropped)
 
     def without(self, *names: str) -> Noise:
         """Leave terms out; names that are not its own belong to the rest of the drift."""
@@ -86,8 +86,18 @@ class Noise:
 
     @cached_property
     def degree(self) -> sp.Expr:
-        """Total degree of psi in the fields; oo for smooth functions, -1 where there are kinks."""
-        return Moments(self.model, self.algorithm).program.degree(x.psi[x.j])
+        """Largest degree of an increment in the fields; oo if smooth, -1 where there are kinks."""
+        program = self.increments.program
+        psi = program.degree(x.psi[x.j])
+        push = program.degree(program.readout) if self.algorithm.trains_readout else sp.S.Zero
+        if min(psi, push) < 0:
+            return sp.Integer(-1)
+        return sp.Max(psi + 1, 2 * psi, push)
+
+    @property
+    def noisy_nodes(self) -> bool:
+        """Whether the label's noise is among the variables of the nodes."""
+        return self.increments.program.noisy and not self.increments.noise_apart
 
     @property
     def polynomial(self) -> bool:
@@ -95,10 +105,20 @@ class Noise:
         return bool(0 <= self.degree < sp.oo)
 
     @property
+    def written_out(self) -> bool:
+        """Whether the covariance can be written as polynomials in the overlaps."""
+        return self.polynomial and self.increments.noise_apart
+
+    @property
     def closed(self) -> bool:
         """Whether the polynomials are short enough to be compiled: one student, one teacher."""
         widths = (self.model.student.width, self.model.teacher.width)
-        return self.polynomial and widths == (1, 1)
+        return self.written_out and widths == (1, 1) and not self.algorithm.trains_readout
+
+    @property
+    def unread(self) -> set[str]:
+        """Declared parameters that are no run-time values of the covariance."""
+        return {"batch_size"} if self.algorithm.trains_readout else {"batch_size", "readout_rate"}
 
     @property
     def smooth(self) -> bool:
@@ -111,7 +131,11 @@ class Noise:
         if self.closed:
             return "covariance of the increments in closed form"
         if self.polynomial:
-            return "covariance of the increments on Gauss-Hermite nodes that are exact for it"
+            widths = (self.model.student.width, self.model.teacher.width)
+            if not all(width.is_Integer for width in widths):
+                return "covariance of the increments on nodes, exact for it in few dimensions"
+            if self.exact(int(sum(widths))):
+                return "covariance of the increments on Gauss-Hermite nodes that are exact for it"
         return "covariance of the increments on nodes, its error estimated at given overlaps"
 
     @property
@@ -119,14 +143,20 @@ class Noise:
         """Text that tells two of them apart."""
         return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
 
+    def exact(self, size: int) -> bool:
+        """Whether there are nodes that are exact for p + k = `size` fields."""
+        if not self.polynomial:
+            return False
+        return size + self.noisy_nodes <= exact_dimensions(2 * int(self.degree), MOST_EXACT)
+
     def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
         """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
-        if self.polynomial:
-            psi = int(self.degree)
-            degree = max(2 * (psi + 1), 4 * psi)
-            if size <= exact_dimensions(degree, MOST_EXACT):
-                return exact_rule(size, degree)
-        return noise_rule(size, self.smooth, options)
+        dimensions = size + self.noisy_nodes
+        if self.exact(size):
+            rule = exact_rule(dimensions, 2 * int(self.degree))
+        else:
+            rule = noise_rule(dimensions, self.smooth, options)
+        return rule.with_noise(self.noisy_nodes)
 
     # Numbers ---------------------------------------------------------------------------------
 
@@ -137,11 +167,13 @@ class Noise:
         here = with_nodes(values, rule)
         found = evaluate(self.nodes.arrays, state, here, "observable")
         size = rule.weight.size
-        blocks = ([found[part_name(b, n)] for b in ("step_u", "step_v")] for n in range(PARTS))
-        parts = [np.concatenate([b.reshape(-1, size) for b in pair]) for pair in blocks]
+        parts = [
+            np.concatenate([found[name].reshape(-1, size) for name in names])
+            for names in self.nodes.names
+        ]
         Sigma = covariance_on_nodes(parts, rule.weight)
         added = evaluate(self.rates_at_nodes, state, here, "rate")
-        whole = {name: rates[name] + added[name] for name in ("Q", "M")}
+        whole = {name: rate + added[name] for name, rate in rates.items()}
         return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
 
     def add_rounding(
@@ -150,17 +182,17 @@ class Noise:
         """Rounding of rates with that of their part of order 1/d, of Sigma and the covariance."""
         found = of_one_state(self.nodes.arrays, state, values, "observable")
         weight = values.arrays["weight"]
-        blocks = ([found[part_name(b, n)] for b in ("step_u", "step_v")] for n in range(PARTS))
         total: Array = np.zeros(())
-        for pair in blocks:
+        for names in self.nodes.names:
             rows, bounds = (
-                np.concatenate([b[n].reshape(-1, weight.size) for b in pair]) for n in (0, 1)
+                np.concatenate([found[name][n].reshape(-1, weight.size) for name in names])
+                for n in (0, 1)
             )
             rows = np.abs(rows)
             one = ((bounds + UNIT * np.sqrt(weight.size) * rows) * weight) @ rows.T
             total = total + one + one.T
         added = of_one_state(self.rates_at_nodes, state, values, "rate")
-        whole = {name: errors[name] + added[name].error for name in ("Q", "M")}
+        whole = {name: error + added[name].error for name, error in errors.items()}
         return {**whole, "Sigma": total, "covariance": self.scale(values) * total}
 
     def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
@@ -180,6 +212,12 @@ class Noise:
         dim = values.scalars["dim"]
         if not float(dim).is_integer():
             raise BadParameter(f"dim must be an integer, got {dim!r}")
+        fields = start.p + start.k
+        if self.increments.displaced and not 1 - fields / dim - np.sqrt(2 / dim) > 0:
+            raise BadParameter(
+                f"dim = {dim:g} is too small for displaced samples at {fields} fields: their terms "
+                "of order 1/d take |x|^2/d to be near 1; dmft.simulate is exact at any dim"
+            )
         rank = int(np.linalg.matrix_rank(start.Omega, hermitian=True))
         if dim < rank:
             raise BadParameter(
@@ -207,10 +245,11 @@ def with_fluctuations(
     constants: Mapping[str, Any],
 ) -> ExplicitEquations:
     """Scalar equations with the drift at order 1/d and the covariance Sigma, for polynomials."""
-    if not noise.polynomial:
+    if not noise.written_out:
         raise BadParameter(
-            "explicit() writes the covariance of the increments out for polynomial activations "
-            "only; evaluate(...) gives it in numbers"
+            "explicit() writes the covariance of the increments out for polynomial activations, "
+            "losses that are quadratic in f and y and single gradients only; evaluate(...) gives "
+            "it in numbers"
         )
     moments = closed_moments(noise.model, noise.algorithm, widths, constants)
     known = {moments.unrolled.state(*entry): entry for entry in moments.entries}
@@ -241,15 +280,6 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
             "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
             "is given at run time"
         )
-    if getattr(algorithm, "repeat", None) is not None:
-        raise BadParameter("fluctuations of repeated gradients (repeat=) are not derived")
-    if getattr(algorithm, "readout_rate", 0) != 0:
-        raise BadParameter(
-            "fluctuations of a trained second layer are not derived; take readout_rate=0"
-        )
-    check_linear(algorithm, "fluctuations")
-    if not algorithm.weight_decay.is_zero:
-        raise BadParameter("fluctuations under weight decay are not derived; take weight_decay=0")
     if algorithm.constraint not in (None, "sphere"):
         raise BadParameter(
             f"fluctuations under constraint={algorithm.constraint!r} are not derived; "
@@ -264,7 +294,8 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         raise BadParameter(
             f"the symbol {x.xi} is the label noise of one sample here; rename that of the model"
         )
-    if derivative(model.student.activation).has(sp.DiracDelta):
+    own_rule = isinstance(algorithm, UpdateField)
+    if not own_rule and derivative(model.student.activation).has(sp.DiracDelta):
         raise BadParameter(
             f"the student activation {model.student.activation} jumps: the gradient of a sample "
             "does not exist"

@@ -1,9 +1,11 @@
 r"""Increments of one step as random variables: the only place where their equations stand.
 
-A step multiplies the input of a sample by gamma psi_j/(p n_b) and adds it to neuron j. The overlaps
-move by gamma/(p d) times the mean over the batch of (one_pass.md E.1)
+A step multiplies the input of a sample by gamma psi_j/(p n_b) and adds it to neuron j, psi the
+update field of any algorithm (`dmft.equations.update.program`). The state moves by gamma/(p d)
+times the mean over the batch of (one_pass.md E.1)
 
-    u_jl = psi_j h_l + psi_l h_j + gamma/(p n_b) psi_j psi_l,    v_jr = psi_j h*_r.
+    u_jl = psi_j h_l + psi_l h_j + gamma/(p n_b) psi_j psi_l,    v_jr = psi_j h*_r,
+    w_j = rho_a e sigma(h_j)   (trained readouts).
 
 On the sphere the rows are divided by their new lengths: the first order of that division in the
 step gives the increments, its second order a drift of order 1/d. Written polynomials
@@ -22,11 +24,12 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.average import Average
-from dmft.equations.definitions import Definition, define
+from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.steps import STEP
 from dmft.equations.update.moments import shared
-from dmft.equations.update.program import program_of
-from dmft.model import SGD, Model
+from dmft.equations.update.overlaps import Moments
+from dmft.equations.update.program import Program, program_of
+from dmft.model import SGD, Displaced, Model
 
 # Terms of the drift at order 1/d.
 FINITE_SIZE, CURVATURE = "finite_size", "curvature"
@@ -77,24 +80,69 @@ class Alignment(sp.Expr):
         return rf"{left}\,\Omega^{{+}}\,{right}"
 
 
+class Lengths(sp.Expr):
+    r"""E[F(s) - F(1)], s = |x|^2/d of the sample, F a function of the fields and of s.
+
+    A step displaces the fields of its sample by s times as much as at d -> infinity. At given
+    fields s has the mean 1 + (lambda^T Omega^+ lambda - rank Omega)/d and the variance 2/d, so
+    that to order 1/d the mean of F is that of its values at the mean less and plus sqrt(2/d).
+    """
+
+    is_commutative = True
+    is_real = True
+
+    @property
+    def function(self) -> sp.Expr:
+        """F."""
+        return self.args[0]
+
+    def _sympystr(self, printer: Any) -> str:
+        inside = printer.doprint(self.function)
+        return f"(⟨{inside}⟩ at s = |x|²/d less that at s = 1)"
+
+    def _latex(self, printer: Any) -> str:
+        inside = printer.doprint(self.function)
+        return rf"\Bigl\langle {inside} \Bigr\rangle_{{s = 1}}^{{s = |x|^2/d}}"
+
+
 @dataclass(frozen=True)
 class Increments:
-    """What one step of SGD adds to Q and M, in symbols.
+    """What one step of an algorithm adds to Q, M and trained readouts, in symbols.
 
     Attributes
     ----------
     model : Model
     algorithm : SGD
-        Without repeats; batches of a fixed size.
+        Batches of a fixed size; each sample of a batch is displaced along its own gradient.
     """
 
     model: Model
     algorithm: SGD
 
+    @cached_property
+    def moments(self) -> Moments:
+        """Moments of the same update field."""
+        return Moments(self.model, self.algorithm)
+
+    @property
+    def program(self) -> Program:
+        """The update field."""
+        return self.moments.program
+
+    @property
+    def noise_apart(self) -> bool:
+        """Whether the label's noise is averaged over exactly: psi is linear in it."""
+        return self.moments.noise_apart
+
     @property
     def on_sphere(self) -> bool:
         """Whether rows are divided by their lengths after each step."""
         return self.algorithm.constraint is not None
+
+    @property
+    def displaced(self) -> bool:
+        """Whether the update depends on the length of the input."""
+        return isinstance(self.algorithm.repeat, Displaced)
 
     @property
     def share(self) -> sp.Expr:
@@ -103,26 +151,55 @@ class Increments:
 
     @property
     def free_bases(self) -> tuple[sp.IndexedBase, sp.IndexedBase]:
-        """Bases of the increments without constraint."""
+        """Bases of the increments of Q and M without constraint."""
         return (x.free_u, x.free_v) if self.on_sphere else (x.step_u, x.step_v)
 
-    @cached_property
-    def update(self) -> Definition:
-        """psi_j = a_j sigma'(h_j) E, label noise of unit variance in E."""
-        whole = program_of(self.model, self.algorithm).inline(x.psi[x.j])
-        return define(x.psi[x.j], {"update": shared(whole, self.model)}, "intermediate")
+    @property
+    def bases(self) -> tuple[sp.IndexedBase, ...]:
+        """Bases of the increments of the state, in the order of its blocks."""
+        trained = (x.step_w,) if self.algorithm.trains_readout else ()
+        return (x.step_u, x.step_v, *trained)
+
+    # Random fields of a sample -------------------------------------------------------------------
 
     @cached_property
-    def free(self) -> tuple[Definition, Definition]:
-        """u_jl and v_jr without the constraint."""
+    def sample(self) -> tuple[Definition, ...]:
+        """Update psi_j, written out with label noise of unit variance or as a program."""
+        if not self.noise_apart:
+            return self.program.definitions
+        whole = shared(self.program.inline(x.psi[x.j]), self.model)
+        return (define(x.psi[x.j], {"update": whole}, "intermediate"),)
+
+    @cached_property
+    def stretched(self) -> tuple[Definition, ...]:
+        """What of the program depends on s = |x|^2/d."""
+        program = program_of(self.model, self.algorithm, self.program.noisy, x.stretch)
+        found, names = [], {x.stretch.name}
+        for d in program.definitions:
+            if used_bases(d.expr) & names:
+                found.append(d)
+                names.add(base_name(d.target))
+        return tuple(found)
+
+    def free_step(self, stretch: sp.Expr = sp.S.One) -> tuple[sp.Expr, ...]:
+        """u_jl, v_jr and, where readouts are trained, w_j without the constraint."""
         j, l, r, psi = x.j, x.l, x.r, x.psi  # noqa: E741
+        own = x.gamma * self.share / x.p * stretch * psi[j] * psi[l]
+        u, v = psi[j] * x.h[l] + psi[l] * x.h[j] + own, psi[j] * x.h_star[r]
+        if not self.algorithm.trains_readout:
+            return u, v
+        push = self.program.readout
+        if self.noise_apart:
+            push = shared(self.program.inline(push), self.model)
+        return u, v, x.rho_a * push
+
+    @cached_property
+    def free(self) -> tuple[Definition, ...]:
+        """Definitions of the increments without the constraint."""
         u, v = self.free_bases
-        own = x.gamma * self.share / x.p * psi[j] * psi[l]
-        first = {"step": psi[j] * x.h[l] + psi[l] * x.h[j] + own}
-        return (
-            define(u[j, l], first, "intermediate"),
-            define(v[j, r], {"step": psi[j] * x.h_star[r]}, "intermediate"),
-        )
+        targets = (u[x.j, x.l], v[x.j, x.r], x.step_w[x.j])
+        pairs = zip(targets, self.free_step(), strict=False)
+        return tuple(define(target, {"step": e}, "intermediate") for target, e in pairs)
 
     @cached_property
     def constrained(self) -> tuple[Definition, ...]:
@@ -135,27 +212,58 @@ class Increments:
             define(x.step_v[x.j, x.r], {"sphere": v}, "intermediate"),
         )
 
+    # Drift at order 1/d --------------------------------------------------------------------------
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Terms of the drift at order 1/d.
+
+        None where whole steps are repeated: their passes also see what the first one made of
+        constraint, readouts and the other samples, at the same order.
+        """
+        if not (self.algorithm.repeat is None or self.displaced):
+            return ()
+        return (FINITE_SIZE, CURVATURE) if self.on_sphere else (FINITE_SIZE,)
+
     @cached_property
-    def excess(self) -> Definition:
-        """Rate of Q at order 1/d without the constraint, in units of gamma/(p d).
+    def excess(self) -> tuple[Definition, ...]:
+        """Rates of Q, M and readouts at order 1/d without the constraint, in units of gamma/(p d).
 
         Outside the weights an input has the squared length d - rank, inside it
-        lambda^T Omega^+ lambda; the inputs of one batch are orthogonal outside.
+        lambda^T Omega^+ lambda; the inputs of one batch are orthogonal outside. Weight decay
+        shortens the rows that the step is added to.
         """
-        one, two = x.psi[x.j], x.psi[x.l]
+        j, l, psi, zeta = x.j, x.l, x.psi, x.zeta  # noqa: E741
         terms = {
-            "samples": self.share * Dilation(one * two),
-            "batch": (1 - self.share) * Alignment(one, two),
+            "samples": self.share * Dilation(psi[j] * psi[l]),
+            "batch": (1 - self.share) * Alignment(psi[j], psi[l]),
         }
-        return define(x.excess[x.j, x.l], terms, "intermediate")
+        if not self.algorithm.weight_decay.is_zero:
+            along = Average(psi[j] * x.h[l]) + Average(psi[l] * x.h[j])
+            terms["weight_decay"] = zeta**2 * x.Q[j, l] - zeta * along
+        if not self.displaced:
+            return (define(x.excess[j, l], terms, "intermediate"),)
+        u, *others = (Lengths(e) / STEP for e in self.free_step(x.stretch))
+        terms["samples"] = u
+        targets = (x.excess_v[j, x.r], x.excess_w[j])
+        return (
+            define(x.excess[j, l], terms, "intermediate"),
+            *(
+                define(target, {"samples": e}, "intermediate")
+                for target, e in zip(targets, others, strict=False)
+            ),
+        )
 
     @cached_property
-    def rates(self) -> tuple[Definition, Definition]:
-        """What a step adds to the drift of Q and of M at order 1/d, by named term."""
+    def rates(self) -> tuple[Definition, ...]:
+        """What a step adds to the drift of Q, M and readouts at order 1/d, by named term."""
         j, l, r = x.j, x.l, x.r  # noqa: E741
-        if not self.on_sphere:
-            dQ, dM = {FINITE_SIZE: STEP * x.excess[j, l]}, {}
-        else:
+        dQ: dict[str, sp.Expr] = {}
+        dM: dict[str, sp.Expr] = {}
+        if self.terms and not self.on_sphere:
+            dQ[FINITE_SIZE] = STEP * x.excess[j, l]
+            dM[FINITE_SIZE] = STEP * x.excess_v[j, r] if self.displaced else sp.S.Zero
+        elif self.terms:
             # The mean of a step goes through the first order of the division, its spread
             # through the second.
             first = [e.xreplace(self._mean(e)) for e in normalised(1)]
@@ -164,16 +272,26 @@ class Increments:
                 {FINITE_SIZE: STEP * one, CURVATURE: STEP * two}
                 for one, two in zip(first, second, strict=True)
             )
-        return define(x.Q[j, l], dQ, "rate"), define(x.M[j, r], dM, "rate")
+        result = [define(x.Q[j, l], dQ, "rate"), define(x.M[j, r], dM, "rate")]
+        if self.algorithm.trains_readout:
+            da = STEP * x.excess_w[j] if self.displaced else sp.S.Zero
+            result.append(define(x.a[j], {FINITE_SIZE: da}, "rate"))
+        return tuple(result)
 
     def variables(self, expr: sp.Expr) -> set[sp.Expr]:
         """Free increments that an expression holds."""
         return {e for e in expr.atoms(sp.Indexed) if e.base in self.free_bases}
 
     def _mean(self, expr: sp.Expr) -> dict[sp.Expr, sp.Expr]:
-        """Rates at order 1/d in the place of free increments; M has none."""
+        """Rates at order 1/d in the place of free increments; M has one where s moves psi."""
         u, _ = self.free_bases
-        return {e: x.excess[e.indices] if e.base == u else sp.S.Zero for e in self.variables(expr)}
+
+        def value(e: sp.Indexed) -> sp.Expr:
+            if e.base == u:
+                return x.excess[e.indices]
+            return x.excess_v[e.indices] if self.displaced else sp.S.Zero
+
+        return {e: value(e) for e in self.variables(expr)}
 
     def _batch(self, one: sp.Expr, two: sp.Expr) -> sp.Expr:
         """Raw second moment of the batch means of two increments."""

@@ -20,7 +20,7 @@ from dmft.equations.increments import Alignment, Dilation, Increments, bilinear
 from dmft.equations.update.overlaps import block_definitions
 from dmft.model import SGD, Model
 
-Entry = tuple[str, tuple[int, int]]
+Entry = tuple[str, tuple[int, ...]]
 
 
 class PolynomialMoments(Unroller):
@@ -41,7 +41,7 @@ class PolynomialMoments(Unroller):
         # The update and the increments stay symbols, whose products are averaged once.
         self.bodies: dict[sp.Expr, sp.Expr] = {}
         self.means: dict[sp.Expr, sp.Expr] = {}
-        for definition in (increments.update, *increments.free):
+        for definition in (*increments.sample, *increments.free):
             for place, body in self.define(definition).items():
                 symbol = sp.Dummy(definition.name, real=True)
                 self.entries[definition.name, place] = symbol
@@ -110,10 +110,12 @@ class ClosedMoments:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Entries of the state that are different, counted from 1: Q_jl with j <= l, then M_jr."""
+        """Different entries of the state, counted from 1: Q_jl with j <= l, M_jr, readouts."""
         one, two = range(1, self.p + 1), range(1, self.k + 1)
         students = [("Q", (j, n)) for j in one for n in one if j <= n]
-        return students + [("M", (j, r)) for j in one for r in two]
+        trained = one if self.unrolled.increments.algorithm.trains_readout else ()
+        others = [("M", (j, r)) for j in one for r in two]
+        return [*students, *others, *(("readout", (j,)) for j in trained)]
 
     def moves(self, entry: Entry) -> bool:
         """Whether an entry has noise: not a length that the constraint holds."""
@@ -122,7 +124,7 @@ class ClosedMoments:
     def increment(self, entry: Entry) -> sp.Expr:
         """Increment of an entry, linear in the free ones."""
         name, place = entry
-        base = {"Q": "step_u", "M": "step_v"}[name]
+        base = {"Q": "step_u", "M": "step_v", "readout": "step_w"}[name]
         return sp.expand(self.unrolled.entries[base, place])
 
     def covariance(self, one: Entry, two: Entry) -> sp.Expr:
@@ -137,14 +139,14 @@ class ClosedMoments:
     @cached_property
     def rates(self) -> dict[Entry, dict[str, sp.Expr]]:
         """Rates at order 1/d of every entry, by named term."""
-        self.unrolled.keep(self.unrolled.increments.excess)
+        for definition in self.unrolled.increments.excess:
+            self.unrolled.keep(definition)
         result: dict[Entry, dict[str, sp.Expr]] = {}
         for definition in self.unrolled.increments.rates:
             for name, expr in definition.terms:
                 part = define(definition.target, {name: expr}, "rate")
                 for place, value in self.unrolled.define(part).items():
-                    entry: Entry = (definition.name, (place[0], place[1]))
-                    result.setdefault(entry, {})[name] = sp.expand(value)
+                    result.setdefault((definition.name, place), {})[name] = sp.expand(value)
         return {e: result.get(e, {}) for e in self.entries}
 
 

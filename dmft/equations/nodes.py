@@ -273,6 +273,8 @@ class Discretiser:
         if isinstance(expr, sp.Indexed):
             if base_name(expr) in self.fields:
                 return self.fields[base_name(expr)][(*expr.indices, x.node)]
+            if expr.base == x.coordinate:
+                return x.normal[expr.indices[0], x.node]
             if expr.base in (x.h, x.lam):
                 return x.lam_at[expr.indices[0], x.node]
             return x.lam_at[x.p + expr.indices[0], x.node] if expr.base == x.h_star else expr
@@ -282,7 +284,8 @@ class Discretiser:
                 return self.array("sum_at", inner, (), ())
             return inner
         if isinstance(expr, sp.Piecewise):
-            inside = expr.atoms(sp.Indexed) | {s for s in expr.free_symbols if s in x.OF_A_SAMPLE}
+            inside = expr.atoms(sp.Indexed)
+            inside |= {s for s in expr.free_symbols if s.name in self.fields}
             atoms = {a: self.at_nodes(a) for a in inside}
             return self.stored(expr.xreplace(atoms))
         if not expr.args or isinstance(expr, TableAverage):

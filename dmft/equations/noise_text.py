@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.latex import EquationPrinter, definition_latex
 from dmft.equations.moments import Entry, closed_moments
 from dmft.equations.text import definition_text, model_names
@@ -21,28 +21,39 @@ if TYPE_CHECKING:
 TERMS_A_LINE = 7
 
 
-def printed(noise: Noise) -> tuple[Definition, ...]:
-    """Update, increments, and the rates at order 1/d with what they read."""
-    own = noise.increments
+def printed(noise: Noise, known: Iterable[Definition] = ()) -> tuple[Definition, ...]:
+    """Update, increments, and the rates at order 1/d with what they read.
+
+    Fields of a sample that are `known` stand elsewhere already.
+    """
+    own, shown = noise.increments, {d.name for d in known if d.role == "sample"}
     kept = (
         replace(d, terms=tuple((name, e) for name, e in d.terms if name in noise.terms))
         for d in own.rates
     )
     rates = [d for d in kept if d.terms]
-    excess = [own.excess] if any(d.expr.has(x.excess) for d in rates) else []
-    return (own.update, *own.free, *own.constrained, *excess, *rates)
+    read = {name for d in rates for name in used_bases(d.expr)}
+    excess = [d for d in own.excess if d.name in read]
+    sample = [d for d in own.sample if d.name not in shown]
+    return (*sample, *own.free, *own.constrained, *excess, *rates)
 
 
-def noise_latex(noise: Noise, printer: EquationPrinter) -> list[str]:
+def noise_latex(
+    noise: Noise, printer: EquationPrinter, known: Iterable[Definition] = ()
+) -> list[str]:
     """Align lines: the stochastic equation, the increments, the drift at order 1/d."""
     batch = noise.algorithm.batch_size
     size = "" if batch == 1 else rf" \cdot {batch}"
+    state, steps = ("Q, M, a", "u, v, w") if noise.algorithm.trains_readout else ("Q, M", "u, v")
     lines = [
-        rf"d(Q, M) &= F\,dt + \sqrt{{\frac{{\gamma}}{{p\,d{size}}}}}\;\Sigma^{{1/2}}\,dB_t,\quad "
-        r"\Sigma = \mathrm{Cov}\bigl[(u, v)\bigr],\quad \xi \sim \mathcal{N}(0, 1)"
+        rf"d({state}) &= F\,dt + \sqrt{{\frac{{\gamma}}{{p\,d{size}}}}}\;\Sigma^{{1/2}}\,dB_t,"
+        rf"\quad \Sigma = \mathrm{{Cov}}\bigl[({steps})\bigr],\quad \xi \sim \mathcal{{N}}(0, 1)"
     ]
-    rates = [d for d in printed(noise) if d.role == "rate"]
-    lines += [y for d in printed(noise) if d not in rates for y in definition_latex(d, printer)]
+    shown = printed(noise, known)
+    rates = [d for d in shown if d.role == "rate"]
+    lines += [y for d in shown if d not in rates for y in definition_latex(d, printer)]
+    if rates and noise.increments.displaced:
+        lines.append(r"&\text{where a sample is displaced } s \text{ times as much,}")
     lines += [r"&\text{and in } F \text{ at order } 1/d\text{:}"] if rates else []
     return lines + [y for d in rates for y in definition_latex(d, printer)]
 
@@ -88,15 +99,20 @@ def _polynomial(name: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]
     return lines
 
 
-def noise_text(noise: Noise) -> list[str]:
+def noise_text(noise: Noise, known: Iterable[Definition] = ()) -> list[str]:
     """Lines for a terminal."""
     batch = "" if noise.algorithm.batch_size == 1 else f" {noise.algorithm.batch_size}"
-    names = model_names(noise.model)
-    lines = [f"d(Q, M) = F dt + sqrt(γ/(p d{batch})) Σ^(1/2) dB,  Σ = Cov[(u, v)]  (Ito)"]
-    lines += [y for d in printed(noise) if d.role != "rate" for y in definition_text(d, names)]
-    rates = [y for d in printed(noise) if d.role == "rate" for y in definition_text(d, names)]
+    state, steps = ("Q, M, a", "u, v, w") if noise.algorithm.trains_readout else ("Q, M", "u, v")
+    names, shown = model_names(noise.model), printed(noise, known)
+    lines = [f"d({state}) = F dt + sqrt(γ/(p d{batch})) Σ^(1/2) dB,  Σ = Cov[({steps})]  (Ito)"]
+    lines += [y for d in shown if d.role != "rate" for y in definition_text(d, names)]
+    rates = [y for d in shown if d.role == "rate" for y in definition_text(d, names)]
     if rates:
+        if noise.increments.displaced:
+            lines.append("at s = |x|²/d the fields of a sample are displaced s times as much")
         parts = ", ".join(name.replace("_", " ") for name in noise.terms)
         lines += [f"F holds what a step adds at order 1/d ({parts}):", *rates]
+    elif not noise.increments.terms:
+        lines.append("F is that of d → ∞: the terms of repeated steps at order 1/d are left out")
     lines.append(noise.approximation)
     return ["  " + line for line in lines]

@@ -66,12 +66,12 @@ def check_repeated(
     algorithm: SGD, region: str, dim: int | sp.Expr | None, fluctuations: bool
 ) -> None:
     """Refuse limits for which there is no derivation with repeated samples."""
-    if fluctuations:
-        raise BadParameter("fluctuations of repeated gradients (repeat=) are not derived")
-    if dim is not None:
+    if dim is not None and not fluctuations:
         raise BadParameter(
-            f"maps of large batches are not derived with repeat = {algorithm.repeat}: leave dim "
-            'out for the ode of small batches, or take dmft.simulate(..., method="weights")'
+            f"maps of large batches are not derived with repeat = {algorithm.repeat}: passes over "
+            "one batch of the order of d remember each other, which takes equations in two times. "
+            "Leave dim out for the ode of small batches, ask for fluctuations=True, or take "
+            'dmft.simulate(..., method="weights")'
         )
     once = isinstance(algorithm.repeat, Repeat)
     if region not in DISPLACED_LIMITS[: 1 if once else 2]:

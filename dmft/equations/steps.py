@@ -6,7 +6,9 @@ A step adds to the overlaps, with eta = gamma/d of order one,
 
 The last matrix is the Gram matrix of the population gradients. By Stein's identity b = K Omega with
 K_jn = E[d psi_j / d lambda_n], so that b Omega^+ b^T = b K^T holds whatever the rank of Omega: no
-inverse is formed.
+inverse is formed. Where psi is no sum of products (a general loss, a rule of one's own), the mean
+update along orthonormal directions z of the weights, lambda = root z, gives the same matrix:
+beta_jn = E[psi_j z_n] on nodes, b Omega^+ b^T = beta beta^T.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At, Average
+from dmft.equations.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.moments import slopes_by_field
 from dmft.equations.update.overlaps import DECAY, Moments, risk_expression
+from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import derivative
 from dmft.model import SGD, Model
@@ -64,7 +67,7 @@ def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     if algorithm.trains_readout:
         result.append(define(x.a[j], moments.readout(STEP * x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
-    return result
+    return [*result, *moments.observables()]
 
 
 def check_concentration(scalars: Mapping[str, float], width: int) -> None:
@@ -99,19 +102,40 @@ def _normalised() -> tuple[dict[str, sp.Expr], dict[str, sp.Expr]]:
 
 
 def gradient_definitions(moments: Moments) -> list[Definition]:
-    """b, its slopes K and the Gram matrix b K^T = b Omega^+ b^T.
+    """b, its slopes K and the Gram matrix b K^T = b Omega^+ b^T, or beta and beta beta^T.
 
     Raises
     ------
     NotClosed
-        When slopes that live on kinks have no closed average.
+        When slopes of a loss that is quadratic live on kinks and have no closed average.
     """
+    parts = {name: e[x.j, x.i] for name, e in moments.bases.items()}
+    total = [define(x.b[x.j, x.i], parts, "intermediate")] if moments.parts else []
+    if not is_linear(moments.algorithm):
+        return [*total, *pull_definitions(moments)]
+    return [*total, *slope_definitions(moments)]
+
+
+def pull_definitions(moments: Moments) -> list[Definition]:
+    """The mean update beta along orthonormal directions, and its Gram matrix."""
+    noisy, degree = sp.Integer(moments.program.noisy), moments.program.degree(x.psi[x.j])
+    pulled = SampleAverage(
+        x.psi[x.j] * x.coordinate[x.n], degree + 1 if degree >= 0 else degree, noisy
+    )
+    gram = sp.Sum(x.pull[x.j, x.n] * x.pull[x.l, x.n], (x.n, 1, x.p + x.k))
+    return [
+        define(x.pull[x.j, x.n], {"update": pulled}, "intermediate"),
+        define(x.gram[x.j, x.l], {"update": gram}, "intermediate"),
+    ]
+
+
+def slope_definitions(moments: Moments) -> list[Definition]:
+    """Slopes K and the Gram matrix of a loss that is quadratic in f and y."""
     j, l = x.j, x.l  # noqa: E741
-    parts = {name: e[j, x.i] for name, e in moments.bases.items()}
-    result = [define(x.b[j, x.i], parts, "intermediate")]
+    result: list[Definition] = []
     own: dict[str, sp.Expr] = {}
     gram: dict[str, sp.Expr] = {}
-    for name in parts:
+    for name in moments.bases:
         update = moments.program.inline(x.psi[j], name)
         along, rest = slopes_by_field(update)
         for y, value in _open_slopes(moments.model, rest).items():

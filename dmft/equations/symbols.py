@@ -72,16 +72,22 @@ error_pass, output_pass = (
     for name in ("error", "output")
 )
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
-OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, *error_pass, *output_pass})
+# |x|^2/d of the sample, 1 as d -> infinity.
+stretch = sp.Symbol("stretch", positive=True)
+OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, stretch})
+OF_A_SAMPLE |= {*error_pass, *output_pass}
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
 risk, loss = sp.symbols("risk loss", real=True)
-# Rate of Q beyond the leading order; what one sample adds to Q and M, and the same where a
-# constraint stands apart.
-excess = sp.IndexedBase("excess")
-step_u, step_v, free_u, free_v = (
-    sp.IndexedBase(name) for name in ("step_u", "step_v", "free_u", "free_v")
+# Rates of Q, M and readouts beyond the leading order; what one sample adds to them, and the same
+# where a constraint stands apart.
+excess, excess_v, excess_w = (sp.IndexedBase(name) for name in ("excess", "excess_v", "excess_w"))
+step_u, step_v, step_w, free_u, free_v = (
+    sp.IndexedBase(name) for name in ("step_u", "step_v", "step_w", "free_u", "free_v")
 )
+# Coordinates of the sample along orthonormal directions of all weights, lambda = root z; and the
+# mean update along them.
+coordinate, pull = sp.IndexedBase("coordinate"), sp.IndexedBase("pull")
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
 SYMMETRIC |= {"gradient_gram", "step_Q", "P_inverse", "parallel", "excess"}
@@ -111,6 +117,7 @@ SYMBOL_LATEX = {
     label: "y",
     psi_square: r"\left|\psi^{(0)}\right|^2",
     psi_length: r"\ell",
+    stretch: "s",
     **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
     **{symbol: f"f^{{({number})}}" for number, symbol in enumerate(output_pass)},
 }
@@ -147,8 +154,13 @@ BASE_LATEX = {
     "cosine": "z",
     "cosine_weight": "w",
     "excess": r"\epsilon",
+    "excess_v": r"\epsilon^{M}",
+    "excess_w": r"\epsilon^{a}",
     "step_u": "u",
     "step_v": "v",
+    "step_w": "w",
+    "coordinate": "z",
+    "pull": r"\beta",
     "free_u": "u^{0}",
     "free_v": "v^{0}",
     "h_twin": "h'",
@@ -191,8 +203,13 @@ BASE_TEXT = {
     "cosine": "z",
     "cosine_weight": "w",
     "excess": "ε",
+    "excess_v": "εᴹ",
+    "excess_w": "εᵃ",
     "step_u": "u",
     "step_v": "v",
+    "step_w": "w",
+    "coordinate": "z",
+    "pull": "β",
     "free_u": "u⁰",
     "free_v": "v⁰",
     "h_twin": "h'",
@@ -203,7 +220,7 @@ BASE_TEXT = {
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
-SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ"}
+SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ", stretch: "s"}
 SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.checks import shown
 from dmft.equations import symbols as x
+from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
 from dmft.model import (
@@ -73,7 +74,7 @@ def declared_parameters(
             declared["momentum"] = algorithm.momentum
     if algorithm is not None and not algorithm.weight_decay.is_zero:
         declared["weight_decay"] = algorithm.weight_decay
-    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
+    if isinstance(algorithm, SGD) and not (algorithm.repeat is None and is_linear(algorithm)):
         declare_sample(model, algorithm.repeat, declared)
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
@@ -82,13 +83,14 @@ def declared_parameters(
     return declared
 
 
-def declare_sample(model: Model, repeat: Repetition, declared: dict[str, sp.Expr]) -> None:
+def declare_sample(model: Model, repeat: Repetition | None, declared: dict[str, sp.Expr]) -> None:
     """Parameters of a repetition; names of the fields of a sample may not be those of a model."""
     names = {s.name for s in x.OF_A_SAMPLE}
     for symbol in model.parameters:
         if symbol.name in names:
             raise BadParameter(
-                f"the symbol {symbol} is reserved where samples repeat; rename it, as {symbol}_m"
+                f"the symbol {symbol} is one of the fields of a sample here; rename it, as "
+                f"{symbol}_m"
             )
     if isinstance(repeat, Displaced):
         declared["rho"] = repeat.rho

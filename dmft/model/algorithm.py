@@ -109,7 +109,7 @@ class SGD:
         What a step does with its sample beyond one gradient; t counts samples as without.
     readout_rate : float or sympy.Expr
         rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
-        moves with the error and the fields of the last gradient.
+        moves with the error and the fields of each gradient that moves the weights.
     weight_decay : float or sympy.Expr
         zeta >= 0: w <- w - gamma zeta/(p d) w in each step, which adds -zeta M and -2 zeta Q to
         the rates; not on readouts, and not on the sphere, where lengths are kept.

@@ -45,7 +45,7 @@ class UpdateField(SGD):
     definitions : sequence of (sympy.Symbol, sympy.Expr)
         Shorthands, in order; each may hold the fields and those before it.
     learning_rate, batch_size, constraint, weight_decay, momentum
-        As of `SGD`; batches of a fixed size.
+        As of `SGD`.
     measures : mapping of str to sympy.Expr
         Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
         reported along the run by name: ``run.wrong``.

@@ -27,7 +27,8 @@ class LinearNoise(Record):
     Attributes
     ----------
     covariance : (n, n) array
-        Covariance of (Q, M) packed in C order, n = p^2 + p k.
+        Covariance of (Q, M) packed in C order, n = p^2 + p k; trained readouts come behind, and
+        add p.
     rates : (n',) complex array
         Decay rates of the modes (eigenvalues of the Jacobian), slowest first.
     p, k : int
@@ -40,13 +41,15 @@ class LinearNoise(Record):
 
     @property
     def std(self) -> dict[str, Array]:
-        """Standard deviations, as blocks Q (p, p) and M (p, k)."""
+        """Standard deviations, as blocks Q (p, p), M (p, k) and readout (p,) if it is trained."""
         deviation = np.sqrt(np.diag(self.covariance))
-        square = self.p * self.p
-        return {
+        square, overlaps = self.p * self.p, self.p * (self.p + self.k)
+        blocks = {
             "Q": deviation[:square].reshape(self.p, self.p),
-            "M": deviation[square:].reshape(self.p, self.k),
+            "M": deviation[square:overlaps].reshape(self.p, self.k),
         }
+        readout = deviation[overlaps:]
+        return blocks | ({"readout": readout} if readout.size else {})
 
 
 @checked_or(equations="derive(..., dim=..., fluctuations=True) gives those with fluctuations")
@@ -57,7 +60,7 @@ def linear_noise(
 
     Equation    J C + C J^T + gamma/(p d n_b) Sigma = 0, J the Jacobian of the flow (an
                 Ornstein-Uhlenbeck process with these J and Sigma)
-    Shapes      C (n, n) over (Q, M) packed in C order, n = p^2 + p k
+    Shapes      C (n, n) over (Q, M), and trained readouts, packed in C order
     Scaling     leading order in 1/d: fluctuations of relative size d^(-1/2)
     Valid for   equations of kind "sde"; a fixed point of their flow whose modes all decay
     Source      one_pass.md E.1; derivations/fluctuations.py
@@ -119,7 +122,8 @@ def _free_places(system: StationarySystem) -> list[int]:
     """Place of every free coordinate in the packed state."""
     students = [int(j * system.p + n) for j, n in zip(system.rows, system.columns, strict=True)]
     square = system.p * system.p
-    return [*students, *range(square, square + system.p * system.k)]
+    others = system.free.size - len(students)
+    return [*students, *range(square, square + others)]
 
 
 def _spread(system: StationarySystem, size: int) -> Array:

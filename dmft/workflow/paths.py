@@ -91,7 +91,8 @@ def solve_paths_of(
     if problem.origin is None:
         run_inputs(problem, start, values)  # refuses what was written by hand
     state, choices = path_inputs(problem, start, options, values)
-    return _with_readout(solve_paths(problem, state, t_max, **choices))
+    run = solve_paths(problem, state, t_max, **choices)
+    return run if "readout" in state else _with_readout(run)
 
 
 def path_inputs(
@@ -111,7 +112,12 @@ def path_inputs(
         "dim": int(values.scalars["dim"]),
         "covariance_error": covariance_error(equations, starts[0], parameters),
     }
-    return _state(equations, starts), {
+    state = _state(equations, starts)
+    if equations.algorithm.trains_readout:
+        state["readout"] = values.arrays["readout"]
+        if len(starts) > 1:
+            state["readout"] = np.tile(state["readout"], (len(starts), 1))
+    return state, {
         "widths": {name: inputs["widths"][name] for name in problem.widths},
         "constants": {name: a for name, a in inputs["constants"].items() if name in known},
         "parameters": inputs["parameters"],
@@ -190,7 +196,7 @@ def _state(equations: Equations, starts: Sequence[Overlaps]) -> dict[str, Array]
 
 def covariance_error(equations: Equations, point: Overlaps, parameters: Mapping[str, Any]) -> float:
     """Error of Sigma at one state from its nodes, over the largest variance; 0 where exact."""
-    if equations.noise is None or equations.noise.polynomial:
+    if equations.noise is None or equations.noise.exact(point.p + point.k):
         return 0.0
     values = dict(parameters)
     error = equations.evaluate_error(point, **values)["Sigma"]

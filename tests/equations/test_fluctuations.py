@@ -278,8 +278,19 @@ def test_what_has_no_fluctuations_is_refused():
         dmft.derive(model, sgd, fluctuations=True)
     with pytest.raises(dmft.errors.BadParameter, match="gradient flow has no fluctuations"):
         dmft.derive(model, dmft.GradientFlow(), dim=100, fluctuations=True)
-    with pytest.raises(dmft.errors.BadParameter, match="second layer"):
-        dmft.derive(model, dmft.SGD(0.1, readout_rate=1.0), dim=100, fluctuations=True)
+    other = dmft.SGD(0.1, constraint="sphere-gradient")
+    with pytest.raises(dmft.errors.BadParameter, match="sphere-gradient"):
+        dmft.derive(model, other, dim=100, fluctuations=True)
+    with pytest.raises(dmft.errors.BadParameter, match="batches of order one"):
+        dmft.derive(model, dmft.SGD(0.1, batch_size=sp.Symbol("d")), dim=100, fluctuations=True)
+    displaced = dmft.derive(
+        model, dmft.SGD(0.1, repeat=dmft.Lookahead(0.1)), dim=4, fluctuations=True
+    )
+    with pytest.raises(dmft.errors.BadParameter, match="too small for displaced samples"):
+        displaced.evaluate(dmft.Overlaps([[1.0]], [[0.3]]))
+    large = dmft.SGD(0.1, batch_size=100, repeat=dmft.Repeat(2))
+    with pytest.raises(dmft.errors.BadParameter, match="in two times"):
+        dmft.derive(model, large, dim=100)
     with pytest.raises(dmft.errors.BadParameter, match="rank 2"):
         dmft.derive(model, sgd, dim=1, fluctuations=True).evaluate(dmft.Overlaps([[1.0]], [[0.3]]))
     noisy = dmft.derive(model, sgd, dim=100, fluctuations=True)

@@ -331,7 +331,7 @@ def test_refusals():
     look = dmft.SGD(0.4, repeat=dmft.Lookahead(0.1))
     for options, match in (
         ({"dim": 100}, "weights"),
-        ({"dim": 100, "fluctuations": True}, "fluctuations"),
+        ({"dim": 100, "fluctuations": True, "scaling": "gradient-flow"}, "high-dimensional"),
         ({"scaling": "mean-field"}, "scaling"),
         ({"scaling": "noise-dominated"}, "scaling"),
     ):

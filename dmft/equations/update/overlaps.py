@@ -23,6 +23,7 @@ from dmft.equations.update.program import (
     INTERACTION,
     LEARNING,
     Program,
+    is_linear,
     is_noisy,
     noiseless_label,
     program_of,
@@ -56,12 +57,15 @@ class Moments:
     algorithm: SGD | GradientFlow
 
     @cached_property
+    def noise_apart(self) -> bool:
+        """Whether psi is linear in the label's noise, which is then averaged over by hand."""
+        return is_linear(self.algorithm) and getattr(self.algorithm, "repeat", None) is None
+
+    @cached_property
     def program(self) -> Program:
         """The update field; without noise where noise would only cost a dimension of the nodes."""
-        plain = program_of(self.model, self.algorithm)
-        if plain.parts and getattr(self.algorithm, "repeat", None) is None:
-            return plain
-        return program_of(self.model, self.algorithm, is_noisy(self.model))
+        noisy = self.noise_apart or is_noisy(self.model)
+        return program_of(self.model, self.algorithm, noisy)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a
     h^(1) = h +- rho psi^(0)                                  (displaced, psi = psi^(1)),
     h^(i+1) = h^(i) + gamma/(p n_b) psi^(i)                   (repeated, psi = sum_i psi^(i)).
 
-This is the only place where psi stands; its averages are taken in `dmft.equations.update.moments`.
+At finite d a step displaces by |x|^2/d, the `stretch` of a sample, times as much. This is the only
+place where psi stands; its averages are taken in `dmft.equations.update.moments`.
 """
 
 from __future__ import annotations
@@ -174,22 +175,28 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
         )
 
 
-def program_of(model: Model, algorithm: SGD | GradientFlow, noisy: bool = True) -> Program:
+def program_of(
+    model: Model, algorithm: SGD | GradientFlow, noisy: bool = True, stretch: sp.Expr = sp.S.One
+) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
+
+    `stretch` is what stands for |x|^2/d, 1 as d -> infinity.
 
     Raises
     ------
     BadParameter
         For gradients of an activation that jumps at displaced fields, or too many passes.
     """
-    return _Writer(model, algorithm, noisy).program()
+    return _Writer(model, algorithm, noisy, stretch).program()
 
 
 class _Writer:
     """Writes the definitions of a program one after the other."""
 
-    def __init__(self, model: Model, algorithm: SGD | GradientFlow, noisy: bool) -> None:
-        self.model, self.algorithm = model, algorithm
+    def __init__(
+        self, model: Model, algorithm: SGD | GradientFlow, noisy: bool, stretch: sp.Expr
+    ) -> None:
+        self.model, self.algorithm, self.stretch = model, algorithm, stretch
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
         self.error = LABEL if isinstance(algorithm, UpdateField) else error_of(algorithm)
@@ -305,7 +312,7 @@ class _Writer:
                 f"{repeat}; dmft.simulate runs any number"
             )
         assert isinstance(self.algorithm, SGD)
-        step = x.gamma / (x.p * self.algorithm.batch_size)
+        step = self.stretch * x.gamma / (x.p * self.algorithm.batch_size)
         fields, error = x.h, x.label
         for number in range(repeat.times):
             error = self.gradient(fields, number, x.psi_pass[number])
@@ -321,14 +328,14 @@ class _Writer:
     def displaced(self, repeat: sp.Basic) -> tuple[sp.Expr, sp.IndexedBase]:
         """Gradients where a step on the same sample leads; error and fields there."""
         self.gradient(x.h, 0, x.psi_pass[0])
-        scale = repeat.sign * x.rho
+        scale = repeat.sign * x.rho * self.stretch
         if repeat.normalised:
             square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
             # Where the gradient vanishes nothing is displaced, whatever stands below.
             length = sp.Piecewise((1, sp.Eq(x.psi_square, 0)), (sp.sqrt(x.psi_square), True))
             self.add(x.psi_square, square=square)
             self.add(x.psi_length, length=length)
-            scale /= x.psi_length
+            scale /= x.psi_length * sp.sqrt(self.stretch)
         self.add(x.h_pass[1][x.j], moved=x.h[x.j] + scale * x.psi_pass[0][x.j])
         return self.gradient(x.h_pass[1], 1, x.psi), x.h_pass[1]
 
