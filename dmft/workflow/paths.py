@@ -67,6 +67,8 @@ class PathOptions:
         """
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         found = {name: value for name, value in found.items() if value is not None}
+        if not isinstance(self.events, Event) and not self.events:
+            del found["events"]  # the escape of paths has one of its own
         if not isinstance(starts, Overlaps | None):
             found.setdefault("paths", len(starts))  # type: ignore[arg-type]
         missing = sorted({"paths", "dt"} - set(found))
