@@ -174,7 +174,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Repeat": {"times": 2},
         "SGD": {
             "learning_rate": 0.1, "batch_size": 1, "loss": "squared", "constraint": None,
-            "repeat": None, "readout_rate": 0, "weight_decay": 0.1,
+            "repeat": None, "readout_rate": 0, "weight_decay": 0.1, "momentum": 0,
         },
         "Scaling": {"learning_rate": 0, "width": 0, "batch_size": 0},
         "SequenceModel": {
@@ -188,7 +188,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "TwoTime": _two_time(),
         "UpdateField": {
             "psi": u * z, "fields": (z, h_star, u), "learning_rate": 0.1, "definitions": (),
-            "batch_size": 1, "constraint": None, "weight_decay": 0.1, "measures": {"size": z**2},
+            "batch_size": 1, "constraint": None, "weight_decay": 0.1, "momentum": 0, "measures": {"size": z**2},
         },
         "batch_exponents": {"exponent": 3, "loss": "squared"},
         "boundary": {
