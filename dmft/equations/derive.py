@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import sympy as sp
 
 from dmft.checks import checked
-from dmft.equations.admissible import check_admissible, check_labels
+from dmft.equations.admissible import check_admissible
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
@@ -20,7 +20,6 @@ from dmft.model import (
     SGD,
     GradientDescent,
     GradientFlow,
-    MixtureModel,
     Model,
     Scaling,
     SequenceModel,
@@ -46,14 +45,12 @@ def derive(
     fluctuations: bool = False,
 ) -> Equations: ...
 @overload
-def derive(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEquations: ...
+def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
 @overload
-def derive(
-    model: Model | MixtureModel, algorithm: GradientDescent, *, scaling: str
-) -> DescentFlow: ...
+def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> DescentFlow: ...
 @checked
 def derive(
-    model: Model | MixtureModel,
+    model: Model,
     algorithm: SGD | GradientFlow | GradientDescent,
     *,
     dim: int | sp.Expr | None = None,
@@ -94,8 +91,7 @@ def derive(
     Parameters
     ----------
     model : Model
-        Or a `MixtureModel`, for descent on repeated data. A sequence model, always on the sphere,
-        gives `SequenceEquations` of its alignments e and m.
+        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
@@ -137,14 +133,6 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
-    if isinstance(model, MixtureModel):
-        if not isinstance(algorithm, GradientDescent):
-            raise BadParameter(
-                f"{type(algorithm).__name__} takes inputs x ~ N(0, I_d); inputs of a mixture are "
-                "learned by dmft.GradientDescent alone"
-            )
-        check_labels(model)
-        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     if isinstance(model, SequenceModel):
         if dim is not None or fluctuations or scaling not in (None, "high-dimensional"):
             raise BadParameter(
@@ -191,7 +179,7 @@ def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquation
 
 
 def two_time_equations(
-    model: Model | MixtureModel, algorithm: GradientDescent, others: tuple[Any, ...]
+    model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
     from dmft.equations.descent import derive_descent

@@ -282,7 +282,9 @@ class Discretiser:
                 return self.array("sum_at", inner, (), ())
             return inner
         if isinstance(expr, sp.Piecewise):
-            inside = expr.atoms(sp.Indexed) | {s for s in expr.free_symbols if s in x.OF_A_SAMPLE}
+            inside = expr.atoms(sp.Indexed) | {
+                s for s in expr.free_symbols if s.name in self.fields
+            }
             atoms = {a: self.at_nodes(a) for a in inside}
             return self.stored(expr.xreplace(atoms))
         if not expr.args or isinstance(expr, TableAverage):

@@ -32,6 +32,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.rounding import of_one_state
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.equations.text import definition_text, model_names
+from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.overlaps import block_definitions, risk_expression
 from dmft.equations.values import (
     NODE_OPTIONS,
@@ -228,4 +229,4 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
         return SequenceRisk(model)
     check_admissible(model)
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
-    return PopulationRisk(model, live([*block_definitions(), definition]))
+    return PopulationRisk(model, live([*block_definitions(), *mean_definitions(model), definition]))

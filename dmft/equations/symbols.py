@@ -207,6 +207,38 @@ SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_leng
 SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
 
 
+# Fields of a sample with a Gaussian law.
+FIELDS = (h, h_star, lam)
+IN_CLUSTER = "_in_"
+
+
+def mean_in(number: int) -> sp.IndexedBase:
+    """Means of all fields in a cluster."""
+    return sp.IndexedBase(f"mean_{number}", real=True)
+
+
+def base_in(base: sp.IndexedBase, number: int) -> sp.IndexedBase:
+    """A random field of a sample in a cluster."""
+    return sp.IndexedBase(f"{base.label}{IN_CLUSTER}{number}")
+
+
+def symbol_in(symbol: sp.Symbol, number: int) -> sp.Symbol:
+    """A random number of a sample in a cluster."""
+    return sp.Symbol(f"{symbol.name}{IN_CLUSTER}{number}", real=True)
+
+
+def is_mean(base: sp.Basic) -> bool:
+    """Whether a base holds the means of a cluster.
+
+    Examples
+    --------
+    >>> is_mean(mean_in(2)), is_mean(h)
+    (True, False)
+    """
+    stem, _, number = str(base).rpartition("_")
+    return stem == "mean" and number.isdigit()
+
+
 def position(field: sp.Indexed) -> sp.Expr:
     """Position of a local field in lambda = (h, h*)."""
     index = field.indices[0]

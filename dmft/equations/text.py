@@ -14,7 +14,7 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, GaussianMixture, MixtureModel, Model, MultiIndex
+from dmft.model import FIELD, GaussianMixture, Model, MultiIndex
 
 PRIMES = ("", "'", "''")
 
@@ -32,9 +32,7 @@ def factor_names(
     return names
 
 
-def model_names(
-    model: Model | MixtureModel, sigma: str = "σ", star: str = "σ*"
-) -> dict[sp.Expr, str]:
+def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
     """Names of the activations of a model."""
     student, teacher = model.student.activation, model.teacher
     if isinstance(teacher, MultiIndex | GaussianMixture):
@@ -43,11 +41,11 @@ def model_names(
     return factor_names(student, other, sigma, star)
 
 
-def functions_text(model: Model | MixtureModel) -> str:
+def functions_text(model: Model) -> str:
     """What sigma and sigma* (or g) are."""
-    if isinstance(model, MixtureModel):
-        return f"σ(z) = {model.student.activation}, {model.mixture}"
     student, teacher = model.student.activation, model.teacher
+    if isinstance(teacher, GaussianMixture):
+        return f"σ(z) = {student}, {teacher}"
     if isinstance(teacher, MultiIndex):
         return f"σ(z) = {student}, g(h*) = {TextPrinter().doprint(target(model))}"
     same = teacher.activation == student

@@ -4,8 +4,8 @@ from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_co
 from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.descent import GradientDescent
 from dmft.model.encoding import Alignment, Encoding, as_encoding
-from dmft.model.mixture import GaussianMixture, MixtureModel
-from dmft.model.model import Model, SequenceModel
+from dmft.model.mixture import GaussianMixture
+from dmft.model.model import MixtureModel, Model, SequenceModel
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps

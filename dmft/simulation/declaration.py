@@ -20,7 +20,6 @@ from dmft.model import (
     FIELD,
     SGD,
     Committee,
-    MixtureModel,
     Model,
     MultiIndex,
     Overlaps,
@@ -175,7 +174,7 @@ def declare_experiment(
     return experiment
 
 
-def check_start(start: Overlaps, model: Model | MixtureModel, constraint: str | None) -> None:
+def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     """Refuse a start with other widths than the model, or off the sphere."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")

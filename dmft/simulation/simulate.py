@@ -17,7 +17,6 @@ from dmft.model import (
     SGD,
     Alignment,
     GradientDescent,
-    MixtureModel,
     Model,
     Overlaps,
     SequenceModel,
@@ -53,7 +52,7 @@ Method = Literal["weights", "overlaps"]
     "with a small learning_rate"
 )
 def simulate(
-    model: Model | MixtureModel,
+    model: Model,
     algorithm: SGD | GradientDescent,
     dim: int,
     t_max: float,
@@ -81,7 +80,7 @@ def simulate(
 
     Parameters
     ----------
-    model : Model, or MixtureModel for gradient descent
+    model : Model
     algorithm : SGD, or GradientDescent on repeated data (by weights; t_max counts steps)
     dim : int
         Input dimension d.
@@ -140,11 +139,6 @@ def simulate(
             model, algorithm, dim, cast(int, t_max), seeds, start,
             threads=threads, progress=progress, **parameters,
         )  # fmt: skip
-    if isinstance(model, MixtureModel):
-        raise BadParameter(
-            f"clusters are simulated under dmft.GradientDescent alone, got {algorithm!r}, which "
-            "takes a dmft.Model"
-        )
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)

@@ -227,7 +227,9 @@ def parity(factor: sp.Expr) -> int:
 
 def is_open(average: Kernel) -> bool:
     """Whether a kernel has neither a closed form nor a table; of two fields all have one."""
-    if len(set(average.fields)) <= 2 and not average.has(sp.DiracDelta):
+    # A function that holds the mean of its field has no table.
+    shifted = any(f.has(sp.Indexed) for f in average.factors)
+    if len(set(average.fields)) <= 2 and not (shifted or average.has(sp.DiracDelta)):
         return False
     try:
         average.closed()

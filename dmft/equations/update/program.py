@@ -30,7 +30,7 @@ from dmft.equations.target import target
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import SWITCHES, derivative
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Repeat
+from dmft.model import FIELD, SGD, Committee, GaussianMixture, GradientFlow, Model, Repeat
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT as RULE_OUTPUT
 from dmft.model.update import UpdateField
@@ -174,28 +174,42 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
         )
 
 
-def program_of(model: Model, algorithm: SGD | GradientFlow, noisy: bool = True) -> Program:
+def program_of(
+    model: Model,
+    algorithm: SGD | GradientFlow,
+    noisy: bool = True,
+    label: sp.Expr | None = None,
+) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
+
+    The label is the teacher's, or that of a cluster.
 
     Raises
     ------
     BadParameter
         For gradients of an activation that jumps at displaced fields, or too many passes.
     """
-    return _Writer(model, algorithm, noisy).program()
+    return _Writer(model, algorithm, noisy, label).program()
 
 
 class _Writer:
     """Writes the definitions of a program one after the other."""
 
-    def __init__(self, model: Model, algorithm: SGD | GradientFlow, noisy: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        algorithm: SGD | GradientFlow,
+        noisy: bool,
+        label: sp.Expr | None,
+    ) -> None:
         self.model, self.algorithm = model, algorithm
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
         self.error = LABEL if isinstance(algorithm, UpdateField) else error_of(algorithm)
         # What earlier passes move a trained readout along.
         self.readout = sp.S.Zero
-        self.label, self.parts = noiseless_label(model), dict[str, sp.Expr]()
+        self.label = noiseless_label(model) if label is None else label
+        self.parts = dict[str, sp.Expr]()
         noise = sp.sqrt(x.Delta) * x.xi if noisy else sp.S.Zero
         self.done: list[Definition] = []
         self.add(x.label, label=self.label + noise)
@@ -267,6 +281,9 @@ class _Writer:
     def label_of(self, stars: Sequence[sp.Symbol]) -> sp.Expr:
         """The label in other symbols of the teacher fields."""
         teacher = self.model.teacher
+        if isinstance(teacher, GaussianMixture):
+            place = {x.h_star[r]: s for r, s in enumerate(stars, start=1)}
+            return self.label.xreplace(place)
         if not isinstance(teacher, Committee):
             return teacher.expr.xreplace(dict(zip(teacher.fields, stars, strict=True)))
         readout = teacher.readout or (sp.S.One,) * len(stars)
