@@ -20,6 +20,7 @@ from dmft.model import (
     FIELD,
     SGD,
     Committee,
+    GaussianMixture,
     Model,
     MultiIndex,
     Overlaps,
@@ -38,6 +39,8 @@ SPHERE_TOLERANCE = 1e-10
 DISPLACED, NORMALISED, REPEATED = range(3)
 
 Compiled = Callable[..., float]
+# Number of the cluster of a sample, from 0.
+CLUSTER = sp.Symbol("cluster", integer=True)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,20 @@ class Experiment:
     loss: sp.Expr | None = NAMED["squared"]
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
     repeat: tuple[float, ...] = ()
+    inputs: GaussianMixture | None = None
+
+    @cached_property
+    def clusters(self) -> NDArray[np.float64]:
+        """Rows [probability up to this cluster, root of its scale, mean] of `kernels.COMMON`."""
+        if self.inputs is None:
+            return np.empty((0, 2 + self.k))
+        chance, root = np.cumsum(self.inputs.weights), np.sqrt(self.inputs.scales)
+        return np.column_stack([chance, root, self.inputs.means])
+
+    @property
+    def by_cluster(self) -> bool:
+        """Whether the label also takes the number of the cluster."""
+        return self.teacher.fields > self.k
 
     @property
     def p(self) -> int:
@@ -169,6 +186,7 @@ def declare_experiment(
         weight_decay=filler.scalar(algorithm.weight_decay, "weight_decay"),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
+        inputs=model.inputs,
     )
     filler.check_all_used()
     return experiment
@@ -260,7 +278,7 @@ class Filler:
             raise BadParameter(f"{symbol} must be a number, got {value!r}") from error
 
     def readout(
-        self, network: Committee | MultiIndex, what: str, given: int | None
+        self, network: Committee | MultiIndex | GaussianMixture, what: str, given: int | None
     ) -> NDArray[np.float64]:
         """Readouts of a network whose width may be left to the start (`given`)."""
         if given is None and not network.width.is_Integer:
@@ -271,10 +289,12 @@ class Filler:
             return np.ones(int(network.width) if given is None else given)
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
 
-    def teacher(self, network: Committee | MultiIndex) -> Activation:
+    def teacher(self, network: Committee | MultiIndex | GaussianMixture) -> Activation:
         """Compile the activation of a committee, or a function of several fields."""
         if isinstance(network, Committee):
             return self.activation(network, "teacher")
+        if isinstance(network, GaussianMixture):
+            return self.labels(network)
         first, *others = network.fields
         symbols = sorted(network.parameters, key=str)
         values = [self.symbol(s, "teacher") for s in symbols]
@@ -288,6 +308,26 @@ class Filler:
             degree=None if degree is None else int(degree),
             expr=network.expr,
             fields=len(network.fields),
+        )
+
+    def labels(self, mixture: GaussianMixture) -> Activation:
+        """Compile the labels of clusters: a function of the fields and of the cluster's number."""
+        labels = mixture.labels or ()
+        first, *others = (*mixture.fields, CLUSTER)
+        symbols = sorted(mixture.parameters, key=str)
+        values = [self.symbol(s, "label") for s in symbols]
+        cases = [(y, sp.Eq(CLUSTER, number)) for number, y in enumerate(labels)]
+        expr = sp.Piecewise(*cases[:-1], (labels[-1], True))
+        value = scalar_function(expr, first, [*others, *symbols])
+        polynomial = all(y.is_polynomial(*mixture.fields) for y in labels)
+        degrees = [sp.Poly(y, *mixture.fields).total_degree() for y in labels if polynomial]
+        return Activation(
+            value=value,
+            slope=value,  # never used: the teacher does not learn
+            parameters=np.array([*([0.0] * len(others)), *values]),
+            degree=max(0, *map(int, degrees)) if polynomial else None,
+            expr=expr,
+            fields=1 + len(others),
         )
 
     def rule(
@@ -357,6 +397,7 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "readout_rate": experiment.readout_rate,
         "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
+        **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
         **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
         **extra,
     }

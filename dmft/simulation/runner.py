@@ -50,7 +50,7 @@ class Constants:
         return (
             self.P, self.readout, terms, rates, counts, self.watch,
             risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
-            own, e.teacher.parameters.copy(), label, self.rule, self.generator,
+            own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
 
 

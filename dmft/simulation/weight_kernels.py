@@ -18,19 +18,21 @@ from dmft.simulation.kernels import (
     REACHED,
     add_multiple,
     dot,
+    draw_input,
     has_passed,
     measure,
     move_readout,
     move_rows,
     sample_updates,
     shorten,
+    write_fields,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "a65ca0ca5f11",
+    "dmft.simulation.kernels": "c4e740c028c6",
 }
 
 
@@ -42,7 +44,7 @@ COMPILED_WITH = {
 )
 def advance_weights(  # type: ignore[no-untyped-def]
     W, W_star, Q, M, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
@@ -55,15 +57,13 @@ def advance_weights(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         G[:, :] = 0.0
         for _ in range(batch):
-            for i in range(d):
-                X[i] = generator.standard_normal()
+            cluster = draw_input(generator, W_star, clusters, X)
             for j in range(p):
                 h[j] = dot(W[j], X) / root_d
             for r in range(k):
                 h_star[r] = dot(W_star[r], X) / root_d
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
-            for r in range(1, counts[5]):
-                par_star[r - 1] = h_star[r]
+            write_fields(par_star, h_star, counts[5], cluster)
             sample_updates(
                 h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
                 par, par_star, label, psi, push,
@@ -78,6 +78,8 @@ def advance_weights(  # type: ignore[no-untyped-def]
             return code, step + 1
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
-            if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+            if has_passed(
+                Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+            ):
                 return PASSED, step + 1
     return REACHED, counts[0]
