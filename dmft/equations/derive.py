@@ -23,6 +23,7 @@ from dmft.model import (
     Model,
     Scaling,
     SequenceModel,
+    check_identity,
 )
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def derive(
         check_repeated(algorithm, name, dim, fluctuations)
     size = None if dim is None else as_dimension(dim)
     if fluctuations:
+        check_identity(model, "fluctuations are derived")
         noise = noise_of(model, algorithm, dim)
         if name != "high-dimensional":
             raise BadParameter(
@@ -182,6 +184,11 @@ def two_time_equations(
     model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
+    if model.inputs is not None and not model.inputs.isotropic:
+        raise BadParameter(
+            f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "
+            "scales out, or take dmft.SGD"
+        )
     from dmft.equations.descent import derive_descent
     from dmft.equations.descent_flow import derive_flow
 

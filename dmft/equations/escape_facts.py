@@ -19,6 +19,7 @@ from dmft.model import (
     MultiIndex,
     SequenceModel,
     as_count,
+    check_identity,
 )
 
 # Powers of the overlap looked at for functions that are no polynomials.
@@ -155,6 +156,7 @@ def as_committees(model: Model) -> Model:
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if isinstance(model, SequenceModel):
         raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
+    check_identity(model, "escape formulas are derived")
     teacher = model.teacher
     if not isinstance(teacher, MultiIndex):
         return model

@@ -5,7 +5,7 @@ from dmft.model.covariance import check_covariance, check_shape
 from dmft.model.descent import GradientDescent
 from dmft.model.encoding import Alignment, Encoding, as_encoding
 from dmft.model.mixture import GaussianMixture
-from dmft.model.model import MixtureModel, Model, SequenceModel
+from dmft.model.model import MixtureModel, Model, SequenceModel, check_identity
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import Overlaps, random_overlaps
@@ -43,6 +43,7 @@ __all__ = [
     "as_count",
     "as_encoding",
     "check_covariance",
+    "check_identity",
     "check_shape",
     "random_overlaps",
     "teacher_field",

@@ -133,7 +133,22 @@ def _inputs(
     return given
 
 
+def check_identity(model: Model, what: str) -> None:
+    """Refuse inputs from clusters where something is derived for x ~ N(0, I_d) alone.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if model.inputs is not None:
+        raise BadParameter(
+            f"{what} for inputs x ~ N(0, I_d), the model has {model.inputs}; these have "
+            "dmft.population_risk, dmft.derive, dmft.solve and dmft.simulate"
+        )
+
+
 @checked
+@dataclass(frozen=True, init=False)
 class MixtureModel(Model):
     """Student that learns the labels of clusters: ``Model(student, mixture)``.
 
@@ -161,18 +176,17 @@ class MixtureModel(Model):
     True
     """
 
+    teacher: GaussianMixture = field(init=False, repr=False)
+    inputs: GaussianMixture = field(init=False, repr=False)
+    mixture: GaussianMixture = field(kw_only=True)
+
     def __init__(
         self, student: Committee, mixture: GaussianMixture, label_noise: float | sp.Expr = sp.S.Zero
     ) -> None:
         if not isinstance(mixture, GaussianMixture):
             raise BadParameter(f"mixture must be a dmft.GaussianMixture, got {mixture!r}")
-        super().__init__(student, mixture, label_noise)  # type: ignore[arg-type]
-
-    @property
-    def mixture(self) -> GaussianMixture:
-        """Inputs and labels."""
-        assert self.inputs is not None
-        return self.inputs
+        object.__setattr__(self, "mixture", mixture)
+        super().__init__(student, mixture, as_parameter(label_noise, "label_noise"))
 
 
 @checked

@@ -197,6 +197,10 @@ def _declare(
 ) -> DescentExperiment:
     if start is not None:
         check_start(start, model, None)
+    if model.inputs is not None and not model.inputs.isotropic:
+        raise BadParameter(
+            f"repeated data are simulated for clusters of unit variance, got {model.inputs}"
+        )
     filler = Filler(parameters, dim)
     declared = {
         name: getattr(algorithm, name)

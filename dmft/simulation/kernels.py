@@ -13,9 +13,10 @@ Psi the updates psi of the batch,
 
 then division by the lengths on the sphere. A trained readout moves by
 (c rho_a/d) sum_mu E sigma(h). With the spherical gradient the step of neuron j leaves out
-c_j w_j, c_j = (c/d) (Psi H^T)_jj, before that division. A sample of a cluster has coordinates with the cluster's mean in the
-span of the teacher's rows and its scale, and weights Psi Psi^T outside. The law is that of weights
-in R^d for every d; increments below 1e-16 of an overlap are lost to rounding.
+c_j w_j, c_j = (c/d) (Psi H^T)_jj, before that division. The z of a sample from a cluster has the
+cluster's mean and variance; outside the span of the weights the variance multiplies its Psi Psi^T.
+The law is that of weights in R^d for every d; increments below 1e-16 of an overlap are lost to
+rounding.
 """
 
 from __future__ import annotations
@@ -43,9 +44,6 @@ DIVERGED_LENGTH = 1e12
 # ends there. About 60 units in the last place, what a few subtractions of order one leave.
 RANK_TOLERANCE = 1.4e-14
 
-# Lets sums over the d inputs vectorise; NaN and infinity keep their meaning.
-REORDER = {"reassoc", "contract"}
-
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, clusters, generator;
@@ -57,7 +55,7 @@ REORDER = {"reassoc", "contract"}
 # multi-index target g, the only term of the label (a_star = [1]): it takes the first field, and the
 # others at the beginning of par_star, where they are written. A row of clusters is the probability
 # of this cluster and all before it, the root of its scale, and its mean in the rows of the teacher;
-# there is none where x ~ N(0, I). With fields = k + 1 the label also takes the number of the cluster.
+# there is none where x ~ N(0, I). With fields = k + 1 the label also takes the cluster's number.
 COMMON = (
     MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
     RISK, FUNCTION, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, VECTOR, RULE, MATRIX, GENERATOR,
@@ -274,75 +272,6 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
         push[j] = 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def shorten(W, share):  # type: ignore[no-untyped-def]
-    """Take a share of all weights away."""
-    for j in range(W.shape[0]):
-        for i in range(W.shape[1]):
-            W[j, i] *= 1.0 - share
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
-def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Sum of x_i y_i."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i] * y[i]
-    return total
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
-def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
-    """Add factor y to x, in place."""
-    for i in range(x.size):
-        x[i] += factor * y[i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def draw_input(generator, W_star, clusters, X):  # type: ignore[no-untyped-def]
-    """Draw one input x (d,) and the number of its cluster, which is returned."""
-    cluster = draw_cluster(generator, clusters)
-    for i in range(X.size):
-        X[i] = generator.standard_normal()
-    if cluster >= 0:
-        for i in range(X.size):
-            X[i] *= clusters[cluster, 1]
-        for r in range(W_star.shape[0]):
-            add_multiple(X, clusters[cluster, 2 + r] / math.sqrt(X.size), W_star[r])
-    return cluster
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
-    """Write Q = W W^T / d and M = W W*^T / d."""
-    p, d = W.shape
-    for j in range(p):
-        for i in range(j + 1):
-            Q[j, i] = dot(W[j], W[i]) / d
-            Q[i, j] = Q[j, i]
-        for r in range(W_star.shape[0]):
-            M[j, r] = dot(W[j], W_star[r]) / d
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
-    """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
-    p, d = W.shape
-    if constraint == SPHERE_GRADIENT:
-        for j in range(p):
-            add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
-    for j in range(p):
-        add_multiple(W[j], 1.0, G[j])
-        Q[j, j] = dot(W[j], W[j]) / d
-    code = length_status(Q)
-    if code == REACHED and constraint != FREE:
-        for j in range(p):
-            inverse = 1.0 / math.sqrt(Q[j, j])
-            for i in range(d):
-                W[j, i] *= inverse
-    return code
-
-
 @njit(cache=True, **UNCOUNTED, inner=True)
 def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
     """Overlaps of rows that lose a share of their length, and those of a step with these rows."""
@@ -356,15 +285,19 @@ def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
-def add_sample(psi, h, h_star, z, cross, own, S, V, keep, scale):  # type: ignore[no-untyped-def]
-    """Add one sample to Psi H*^T, Psi H^T, scale Psi Psi^T and, if asked to, Psi Z^T."""
+def add_sample(psi, h, h_star, z, cross, own, S, V, several, scale):  # type: ignore[no-untyped-def]
+    """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, in a batch of several, Psi Z^T.
+
+    There Psi Psi^T is that of what is outside the span, with the variance of the cluster.
+    """
+    share = scale if several else 1.0
     for j in range(psi.size):
         for r in range(h_star.size):
             cross[j, r] += psi[j] * h_star[r]
         for i in range(psi.size):
             own[j, i] += psi[j] * h[i]
-            S[j, i] += scale * (psi[j] * psi[i])
-        if keep:
+            S[j, i] += share * (psi[j] * psi[i])
+        if several:
             for c in range(z.size):
                 V[j, c] += psi[j] * z[c]
 
@@ -456,9 +389,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             if trained:
                 for j in range(p):
                     push[j] += error * sigma(h[j], par)
-            # What is outside the span has the variance of its cluster.
-            share = scale if batch > 1 else 1.0
-            add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1, share)
+            add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1, scale)
         degrees = dim - known - rank
         if batch == 1:
             # Psi Psi^T has rank one: the parts in and outside the span are one square length.
@@ -494,8 +425,6 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                     largest = max(largest, abs(M[j, r]))
             if largest >= watch[1]:
                 return PASSED, step + 1
-        elif (
-            risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters) <= watch[1]
-        ):
+        elif risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters) <= watch[1]:
             return PASSED, step + 1
     return REACHED, counts[0]

@@ -32,31 +32,35 @@ from dmft.simulation.kernels import (
     PASSED,
     REACHED,
     SPHERE_GRADIENT,
-    add_multiple,
     apply_step,
     decay,
-    dot,
     draw_cluster,
     draw_fields,
-    draw_input,
     factor_students,
     has_passed,
     length_status,
-    measure,
     move_readout,
-    move_rows,
     normalise,
     sample_updates,
-    shorten,
     take_out_radial,
     write_fields,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
+from dmft.simulation.row_kernels import (
+    add_multiple,
+    dot,
+    draw_input,
+    measure,
+    move_rows,
+    normalise_rows,
+    shorten,
+)
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "c4e740c028c6",
+    "dmft.simulation.kernels": "474babd3f37d",
+    "dmft.simulation.row_kernels": "a96d962a530a",
 }
 
 
@@ -177,7 +181,8 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
     cluster = np.empty(batch, np.int64)
     for step in range(counts[0]):
         for mu in range(batch):
-            cluster[mu] = draw_input(generator, W_star, clusters, X[mu])
+            cluster[mu] = draw_cluster(generator, clusters)
+            draw_input(generator, W_star, clusters, cluster[mu], X[mu])
             if rates[1] > 0.0:
                 noise[mu] = rates[1] * generator.standard_normal()
         for _ in range(passes):
@@ -207,9 +212,11 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
             move_readout(a, rates[0] * rates[2] / d, push)
             if rates[3] > 0.0:
                 shorten(W, rates[3])
-            code = move_rows(W, G, Q, counts[3])
+            move_rows(W, G, Q, counts[3])
+            code = length_status(Q)
             if code != REACHED:
                 return code, step + 1
+            normalise_rows(W, Q, counts[3])
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
             if has_passed(

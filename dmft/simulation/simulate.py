@@ -31,10 +31,10 @@ from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summaris
 from dmft.simulation.factor import factor
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes, watch_nothing
-from dmft.simulation.risk import Rule, quadrature_risk
+from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Runner
 from dmft.simulation.sequence import simulate_sequence
-from dmft.simulation.target_rule import rule_of
+from dmft.simulation.target_rule import quadrature_risk, rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.solvers.jobs import Job
 from dmft.special.streams import as_seeds, random_stream

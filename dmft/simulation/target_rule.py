@@ -1,12 +1,23 @@
-"""Nodes for the average of a multi-index target over its fields, and the rule of an experiment."""
+"""The quadrature of the risk of an experiment: its function, its nodes, its value."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.simulation.clustered_risk import clustered_risk_at
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.risk import KINKED, Rule, choose_rule, find_kinks, target_square
+from dmft.simulation.risk import (
+    KINKED,
+    Function,
+    Rule,
+    choose_rule,
+    find_kinks,
+    polynomial_risk_at,
+    risk_at,
+    target_risk_at,
+    target_square,
+)
 
 Array = NDArray[np.float64]
 
@@ -18,6 +29,17 @@ SPACING, REACH = 0.4, 8.5
 POINTS = 2048
 # E g^2 is computed once and may cost more.
 FINER = 0.25
+
+
+def risk_function(experiment: Experiment) -> Function:
+    """Compiled risk for this kind of teacher."""
+    student, teacher = experiment.student, experiment.teacher
+    if experiment.inputs is not None:
+        return clustered_risk_at
+    function: Function = target_risk_at if teacher.fields else risk_at
+    if not teacher.fields and student.degree is not None and teacher.degree is not None:
+        function = polynomial_risk_at
+    return function
 
 
 def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
@@ -90,3 +112,25 @@ def _lattice(count: int, k: int) -> Array:
     points = ndtri(np.mod(0.5 + steps, 1.0))
     both = np.concatenate([points, -points])
     return np.column_stack([both, np.full(2 * count, 0.5 / count)]).ravel()
+
+
+def quadrature_risk(
+    experiment: Experiment,
+    Q: NDArray[np.float64],
+    M: NDArray[np.float64],
+    P: NDArray[np.float64],
+    rule: Rule,
+) -> float:
+    """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k)."""
+    student, teacher = experiment.student, experiment.teacher
+    return float(
+        risk_function(experiment)(
+            _contiguous(Q), _contiguous(M), _contiguous(P),
+            experiment.readout, experiment.teacher_readout, student.value, teacher.value,
+            student.parameters, teacher.parameters, rule, experiment.clusters,
+        )
+    )  # fmt: skip
+
+
+def _contiguous(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(matrix, dtype=np.float64)

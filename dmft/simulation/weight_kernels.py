@@ -16,23 +16,29 @@ from dmft.simulation.kernels import (
     COMMON,
     PASSED,
     REACHED,
-    add_multiple,
-    dot,
-    draw_input,
+    draw_cluster,
     has_passed,
-    measure,
+    length_status,
     move_readout,
-    move_rows,
     sample_updates,
-    shorten,
     write_fields,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX
+from dmft.simulation.row_kernels import (
+    add_multiple,
+    dot,
+    draw_input,
+    measure,
+    move_rows,
+    normalise_rows,
+    shorten,
+)
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "c4e740c028c6",
+    "dmft.simulation.kernels": "474babd3f37d",
+    "dmft.simulation.row_kernels": "a96d962a530a",
 }
 
 
@@ -57,7 +63,8 @@ def advance_weights(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         G[:, :] = 0.0
         for _ in range(batch):
-            cluster = draw_input(generator, W_star, clusters, X)
+            cluster = draw_cluster(generator, clusters)
+            draw_input(generator, W_star, clusters, cluster, X)
             for j in range(p):
                 h[j] = dot(W[j], X) / root_d
             for r in range(k):
@@ -73,9 +80,11 @@ def advance_weights(  # type: ignore[no-untyped-def]
         move_readout(a, rates[0] * rates[2] / d, push)
         if rates[3] > 0.0:
             shorten(W, rates[3])
-        code = move_rows(W, G, Q, counts[3])
+        move_rows(W, G, Q, counts[3])
+        code = length_status(Q)
         if code != REACHED:
             return code, step + 1
+        normalise_rows(W, Q, counts[3])
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
             if has_passed(

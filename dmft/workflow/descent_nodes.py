@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmft.equations.descent import DescentEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import sobol_words
-from dmft.model import FIELD, Committee, as_count
+from dmft.model import FIELD, Committee, GaussianMixture, as_count
 from dmft.solvers.descent_task import DescentTask, Nodes
 from dmft.solvers.response import pieces, sample_count
 from dmft.solvers.sampled import BLOCK, PARTNERS
@@ -188,6 +188,7 @@ def is_affine(equations: DescentEquations) -> bool:
     model, teacher = equations.model, equations.model.teacher
     if equations.algorithm.loss != "squared" or model.inputs is not None:
         return False
+    assert not isinstance(teacher, GaussianMixture)
     fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
     target = teacher.activation if isinstance(teacher, Committee) else teacher.expr
     return all(

@@ -2,7 +2,7 @@ r"""The law of the fields of one sample: a Gaussian, or a mixture of Gaussians w
 
 In cluster c, which has the probability w_c, the fields lambda = (h, h*) are
 
-    lambda_i = m_i^c + sqrt(s_c) lambda'_i,   lambda' ~ N(0, Omega),   m_i^c = sum_r mu_cr Omega_i,p+r,
+    lambda_i = m_i^c + sqrt(s_c) lambda'_i,  lambda' ~ N(0, Omega),  m_i^c = sum_r mu_cr Omega_i,p+r
 
 so that an average over the mixture is sum_c w_c of averages over N(0, Omega) of shifted functions:
 what is known of centred fields is used as it stands (structured_inputs.md (1), (3), 2).
