@@ -370,9 +370,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
         inside = 0.0
         for _ in range(batch):
             cluster = draw_cluster(generator, clusters)
-            inside += draw_fields(
-                generator, root, B, L, rank, z, h, h_star, clusters, cluster
-            )  # fmt: skip
+            inside += draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
             scale = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
             # `sample_updates`, written out: the call would cost as much as the rest of the step.

@@ -92,14 +92,15 @@ class Moments:
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Laws of the fields with their update fields."""
-        return tuple(Case(c, self._program(c.label)) for c in clusters_of(self.model))
+        return tuple(Case(c, self._program(c)) for c in clusters_of(self.model))
 
-    def _program(self, label: sp.Expr | None) -> Program:
+    def _program(self, cluster: Cluster) -> Program:
         """The update field; without noise where noise would only cost a dimension of the nodes."""
-        plain = program_of(self.model, self.algorithm, label=label)
+        own = {"label": cluster.label, "square": cluster.scale}
+        plain = program_of(self.model, self.algorithm, **own)
         if plain.parts and getattr(self.algorithm, "repeat", None) is None:
             return plain
-        return program_of(self.model, self.algorithm, is_noisy(self.model), label)
+        return program_of(self.model, self.algorithm, is_noisy(self.model), **own)
 
     @property
     def program(self) -> Program:

@@ -6,7 +6,7 @@ Every one-pass algorithm adds psi_j x/sqrt(d) to neuron j. For a loss l(f, y)
 
 and a readout moves along e sigma(h_j). A sample moves its own fields: with |x|^2/d -> 1 a step
 along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a function of
-(h, h*, xi) alone (batch_reuse.md D.1),
+(h, h*, xi) alone (batch_reuse.md D.1; of a cluster |x|^2/d -> s_c),
 
     psi^(i)_j = a_j sigma'(h^(i)_j) e^(i),   h^(0) = h,
     h^(1) = h +- rho psi^(0)                                  (displaced, psi = psi^(1)),
@@ -179,17 +179,18 @@ def program_of(
     algorithm: SGD | GradientFlow,
     noisy: bool = True,
     label: sp.Expr | None = None,
+    square: sp.Expr = sp.S.One,
 ) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
 
-    The label is the teacher's, or that of a cluster.
+    The label is the teacher's, or that of a cluster; `square` is |x|^2/d there.
 
     Raises
     ------
     BadParameter
         For gradients of an activation that jumps at displaced fields, or too many passes.
     """
-    return _Writer(model, algorithm, noisy, label).program()
+    return _Writer(model, algorithm, noisy, label, square).program()
 
 
 class _Writer:
@@ -201,7 +202,9 @@ class _Writer:
         algorithm: SGD | GradientFlow,
         noisy: bool,
         label: sp.Expr | None,
+        square: sp.Expr,
     ) -> None:
+        self.square = square
         self.model, self.algorithm = model, algorithm
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
@@ -322,7 +325,7 @@ class _Writer:
                 f"{repeat}; dmft.simulate runs any number"
             )
         assert isinstance(self.algorithm, SGD)
-        step = x.gamma / (x.p * self.algorithm.batch_size)
+        step = self.square * x.gamma / (x.p * self.algorithm.batch_size)
         fields, error = x.h, x.label
         for number in range(repeat.times):
             error = self.gradient(fields, number, x.psi_pass[number])
@@ -338,14 +341,14 @@ class _Writer:
     def displaced(self, repeat: sp.Basic) -> tuple[sp.Expr, sp.IndexedBase]:
         """Gradients where a step on the same sample leads; error and fields there."""
         self.gradient(x.h, 0, x.psi_pass[0])
-        scale = repeat.sign * x.rho
+        scale = repeat.sign * x.rho * self.square
         if repeat.normalised:
             square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
             # Where the gradient vanishes nothing is displaced, whatever stands below.
             length = sp.Piecewise((1, sp.Eq(x.psi_square, 0)), (sp.sqrt(x.psi_square), True))
             self.add(x.psi_square, square=square)
             self.add(x.psi_length, length=length)
-            scale /= x.psi_length
+            scale /= sp.sqrt(self.square) * x.psi_length
         self.add(x.h_pass[1][x.j], moved=x.h[x.j] + scale * x.psi_pass[0][x.j])
         return self.gradient(x.h_pass[1], 1, x.psi), x.h_pass[1]
 
