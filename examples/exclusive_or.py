@@ -1,7 +1,7 @@
 """Four erf units learn the exclusive or of two directions: a mixture of four clusters, one pass.
 
 Inputs lie about +mu_1 and -mu_1 (label 1), +mu_2 and -mu_2 (label -1). Lines are the equations of
-d -> infinity in closed form, points means of sixteen exact chains at d = 1000. The script writes
+d -> infinity in closed form, points means of twelve exact chains at d = 2000. The script writes
 exclusive_or.png (or the path given), and prints the largest gap in units of its standard error.
 """
 
@@ -21,10 +21,10 @@ clusters = dmft.GaussianMixture(
 student = dmft.Committee(sp.erf(z / sp.sqrt(2)), 4, readout=(4, 4, -4, -4))
 model, sgd = dmft.Model(student, clusters), dmft.SGD(1.0)
 start = dmft.Overlaps(
-    0.5 * np.eye(4), [[0.4, -0.2], [-0.5, 0.2], [-0.3, 0.1], [0.1, 0.4]], np.eye(2)
+    0.8 * np.eye(4), [[0.4, -0.2], [-0.5, 0.2], [-0.3, 0.1], [0.1, 0.4]], np.eye(2)
 )
 theory = dmft.solve(dmft.derive(model, sgd), start, 8.0, save_at=81)
-runs = dmft.simulate(model, sgd, 1000, 8.0, 16, start, "overlaps", save_at=9)
+runs = dmft.simulate(model, sgd, 2000, 8.0, 12, start, "overlaps", save_at=9)
 figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 left.plot(theory.t, theory.risk, color=INK)
 left.errorbar(runs.t, runs.mean.risk, runs.stderr.risk, fmt="o", mfc="none", color=INK)
