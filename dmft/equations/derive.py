@@ -85,8 +85,13 @@ def derive(
                 variance, and drifts on the sphere are tangential (`dmft.equations.projection`):
                 rates of polynomials of degree up to 8 on the sphere are right to 1e-12 of their
                 own size, m^(n-1) at the information exponent n, for overlaps m down to 1e-8. The
-                map of large batches, the mean field and averages on nodes round at 1e-16 m
-    Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; derivations/committee_sgd.py,
+                map of large batches, the mean field and averages on nodes round at 1e-16 m.
+                Inputs from clusters (`GaussianMixture`): averages are sums over the clusters of
+                functions shifted by the means m_i = sum_r mu_cr Omega_i,p+r and scaled, so that
+                b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S holds the cluster's variance; the
+                means' rows are the teacher's. Closed for polynomials and erf, else on nodes; not
+                for wide limits and fluctuations
+    Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; structured_inputs.md (1)-(6); derivations/committee_sgd.py,
                 derivations/large_batches.py
 
     Parameters

@@ -213,7 +213,8 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
                 digits are lost, and a risk may be negative by so much. A unit of length zero
                 (Q_jj = 0, P_rr = 0) is the limit of short ones, independent of the others: at a
                 jump, the mean of squares over its two sides, not the square at zero
-    Source      one_pass.md A.0, sequence.md A
+                Over clusters of inputs the sum of their risks, functions shifted by the means
+    Source      one_pass.md A.0, sequence.md A, structured_inputs.md 2
 
     Examples
     --------

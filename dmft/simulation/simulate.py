@@ -75,8 +75,10 @@ def simulate(
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
-                methods are exact in law, the risk is a quadrature at the saved overlaps
-    Source      one_pass.md sections 0, B.2, B.6, D.2; batch_reuse.md D.1, D.2
+                methods are exact in law, the risk is a quadrature at the saved overlaps; inputs
+                x ~ N(0, I_d) or from clusters whose means are in the span of the teacher's rows
+    Source      one_pass.md sections 0, B.2, B.6, D.2; batch_reuse.md D.1, D.2;
+                structured_inputs.md (8)
 
     Parameters
     ----------
