@@ -79,7 +79,7 @@ class Cluster:
         --------
         >>> cluster = Cluster(1, mean=(sp.Integer(1),))
         >>> cluster.shifted(x.h[x.j] * At(FIELD**2, x.h_star[x.r]))
-        (h[j] + mean_1[j])*((h_star[r] + mean_1[p + r])**2)
+        (h[j] + mean_1[j])*(h_star[r]**2 + 2*h_star[r]*mean_1[p + r] + mean_1[p + r]**2)
         """
         if self.number == 0:
             return expr
@@ -166,8 +166,8 @@ def number_of(value: float) -> sp.Expr:
 
     Examples
     --------
-    >>> number_of(0.25), number_of(1 / 3), number_of(0.1234567)
-    (1/4, 1/3, 0.123456700000000)
+    >>> number_of(0.25), number_of(1 / 3), float(number_of(0.1234567))
+    (1/4, 1/3, 0.1234567)
     """
     near = Fraction(float(value)).limit_denominator(LARGEST_DENOMINATOR)
     return sp.Rational(near) if float(near) == value else sp.Float(float(value), 17)
