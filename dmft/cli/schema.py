@@ -55,6 +55,14 @@ _LEVEL = Key("number", "value of the measure on the curve; 0 by default")
 SCHEMA: dict[str, Table] = {
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
     "teacher": Table("what writes the labels: a network, the same keys; or a target", _TEACHER),
+    "inputs": Table(
+        "clusters that inputs come from, about means in the teacher's rows; else x ~ N(0, I)",
+        {
+            "means": Key("matrix", "a row of k coordinates for each cluster", True),
+            "weights": Key("vector", "their probabilities; equal by default"),
+            "scales": Key("vector", "variance of an input in each; ones by default"),
+        },
+    ),
     "model": Table(
         "what else makes the labels",
         {"label_noise": Key("scalar", "variance of the label noise; 0 by default")},

@@ -22,6 +22,7 @@ from dmft.model import (
     FIELD,
     SGD,
     Committee,
+    GaussianMixture,
     GradientDescent,
     GradientFlow,
     Model,
@@ -164,7 +165,9 @@ class _Reader:
         student = self._build("student", lambda: _committee(options.pop("student")))
         teacher = self._build("teacher", lambda: self._teacher(options.pop("teacher")))
         noise = options.pop("model", {}).get("label_noise", 0)
-        model = self._build("model", lambda: Model(student, teacher, noise))
+        clusters = options.pop("inputs", None)
+        inputs = self._build("inputs", lambda: clusters and GaussianMixture(**clusters))
+        model = self._build("model", lambda: Model(student, teacher, noise, inputs))
         keys = dict(options.pop("algorithm"))
         dim = keys.pop("dim", None)
         algorithm = self._build("algorithm", lambda: _algorithm(keys))

@@ -81,6 +81,7 @@ class Values:
             "points": lambda v, w: self.integer(v, w, 1, MAX_POINTS),
             "seed": lambda v, w: self.integer(v, w, 0, MAX_COUNT),
             "matrix": self.matrix,
+            "vector": self.vector,
             "flag": lambda v, w: self.typed(v, w, bool, "true or false"),
             "text": lambda v, w: self.typed(v, w, str, "text in quotes"),
             "name": self.name,
@@ -140,6 +141,12 @@ class Values:
         if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
             raise self.refusal(where, "must be rows of numbers like [[1.0, 0.0], [0.0, 1.0]]")
         return [[self.number(x, where) for x in row] for row in value]
+
+    def vector(self, value: Any, where: str) -> list[float]:
+        """Return a row of numbers."""
+        if not isinstance(value, list):
+            raise self.refusal(where, "must be a row of numbers like [0.3, 0.7]")
+        return [self.number(x, where) for x in value]
 
     def name(self, value: Any, where: str) -> str:
         """Return the name of a letter."""

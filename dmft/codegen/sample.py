@@ -17,7 +17,7 @@ from dmft.equations.descent import DescentEquations, curvature
 from dmft.equations.descent_process import H, cluster, zeta
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, MixtureModel
+from dmft.model import FIELD
 from dmft.model.loss import PREDICTION
 from dmft.names import VERSION
 
@@ -71,7 +71,7 @@ def _source(equations: DescentEquations, definitions: tuple[Definition, ...]) ->
     used = sorted({name for name in FAST.values() if f"{name}(" in first + body})
     imports = IMPORTS.format(names=", ".join(used)) if used else ""
     k = "h_star.shape[0]"
-    if isinstance(equations.model, MixtureModel):
+    if equations.model.inputs is not None:
         k += " - 1\n    clusters = h_star[k]"
     return TEMPLATE.format(version=VERSION, imports=imports, k=k, labels=first, body=body)
 

@@ -8,7 +8,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, MixtureModel, Model, SequenceModel
+from dmft.model import FIELD, Committee, GaussianMixture, Model, SequenceModel
 
 # Points of a standard normal sample at which a function must be real, and radii along which
 # g^2 exp(-r^2/2) must have died out.
@@ -36,20 +36,11 @@ def check_admissible(model: Model) -> None:
     teacher = model.teacher
     if isinstance(teacher, Committee):
         _check(teacher.activation, (FIELD,), "the teacher's activation")
+    elif isinstance(teacher, GaussianMixture):
+        for number, label in enumerate(teacher.labels or ()):
+            _check(label, teacher.fields, f"the label of cluster {number}")
     else:
         _check(teacher.expr, tuple(teacher.fields), "the target")
-
-
-def check_labels(model: MixtureModel) -> None:
-    """Refuse labels of clusters and activations as `check_admissible` does.
-
-    Raises
-    ------
-    BadParameter
-    """
-    _check(model.student.activation, (FIELD,), "the student's activation")
-    for number, label in enumerate(model.mixture.labels):
-        _check(label, model.mixture.fields, f"the label of cluster {number}")
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import sympy as sp
 
 from dmft.checks import checked
-from dmft.equations.admissible import check_admissible, check_labels
+from dmft.equations.admissible import check_admissible
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
@@ -19,10 +19,10 @@ from dmft.model import (
     SGD,
     GradientDescent,
     GradientFlow,
-    MixtureModel,
     Model,
     Scaling,
     SequenceModel,
+    check_identity,
 )
 
 if TYPE_CHECKING:
@@ -45,14 +45,12 @@ def derive(
     fluctuations: bool = False,
 ) -> Equations: ...
 @overload
-def derive(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEquations: ...
+def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
 @overload
-def derive(
-    model: Model | MixtureModel, algorithm: GradientDescent, *, scaling: str
-) -> DescentFlow: ...
+def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> DescentFlow: ...
 @checked
 def derive(
-    model: Model | MixtureModel,
+    model: Model,
     algorithm: SGD | GradientFlow | GradientDescent,
     *,
     dim: int | sp.Expr | None = None,
@@ -89,15 +87,19 @@ def derive(
                 variance, and drifts on the sphere are tangential (`dmft.equations.projection`):
                 rates of polynomials of degree up to 8 on the sphere are right to 1e-12 of their
                 own size, m^(n-1) at the information exponent n, for overlaps m down to 1e-8. The
-                map of large batches, the mean field and averages on nodes round at 1e-16 m
-    Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; derivations/committee_sgd.py,
-                derivations/large_batches.py
+                map of large batches, the mean field and averages on nodes round at 1e-16 m.
+                Inputs from clusters (`GaussianMixture`): averages are sums over the clusters of
+                functions shifted by the means m_i = sum_r mu_cr Omega_i,p+r and scaled, so that
+                b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S holds the cluster's variance; the
+                means' rows are the teacher's. Closed for polynomials and erf, else on nodes; not
+                for wide limits and fluctuations
+    Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; structured_inputs.md (1)-(6);
+                derivations/committee_sgd.py, derivations/large_batches.py
 
     Parameters
     ----------
     model : Model
-        Or a `MixtureModel`, for descent on repeated data. A sequence model, always on the sphere,
-        gives `SequenceEquations` of its alignments e and m.
+        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
@@ -143,14 +145,6 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
-    if isinstance(model, MixtureModel):
-        if not isinstance(algorithm, GradientDescent):
-            raise BadParameter(
-                f"{type(algorithm).__name__} takes inputs x ~ N(0, I_d); inputs of a mixture are "
-                "learned by dmft.GradientDescent alone"
-            )
-        check_labels(model)
-        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     _check_momentum(model, algorithm, dim, scaling)
     if isinstance(model, SequenceModel):
         if dim is not None or fluctuations or scaling not in (None, "high-dimensional"):
@@ -174,6 +168,7 @@ def derive(
         check_repeated(algorithm, name, dim, fluctuations)
     size = None if dim is None else as_dimension(dim)
     if fluctuations:
+        check_identity(model, "fluctuations are derived")
         noise = noise_of(model, algorithm, dim)
         if name != "high-dimensional":
             raise BadParameter(
@@ -218,9 +213,14 @@ def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquation
 
 
 def two_time_equations(
-    model: Model | MixtureModel, algorithm: GradientDescent, others: tuple[Any, ...]
+    model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
+    if model.inputs is not None and not model.inputs.isotropic:
+        raise BadParameter(
+            f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "
+            "scales out, or take dmft.SGD"
+        )
     from dmft.equations.descent import derive_descent
     from dmft.equations.descent_flow import derive_flow
 

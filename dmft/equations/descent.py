@@ -43,14 +43,12 @@ from dmft.equations.target import target
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, Model, Overlaps
+from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
 
-def sample_definitions(
-    model: Model | MixtureModel, algorithm: GradientDescent
-) -> tuple[Definition, ...]:
+def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
     """What one sample computes from its fields: output, label, loss, gradient, readout gradient."""
     sigma, p = model.student.activation, x.p
     slope = sp.diff(algorithm.loss_expr, PREDICTION).xreplace({PREDICTION: output, LABEL: label})
@@ -76,10 +74,10 @@ def sample_definitions(
     return tuple(result)
 
 
-def _named_target(model: Model | MixtureModel) -> sp.Expr:
-    if isinstance(model, MixtureModel):
-        return _label_of_cluster(model.mixture)
+def _named_target(model: Model) -> sp.Expr:
     teacher = model.teacher
+    if isinstance(teacher, GaussianMixture):
+        return _label_of_cluster(teacher)
     if isinstance(teacher, Committee):
         body = x.a_star[x.r] * At(teacher.activation, x.h_star[x.r])
         return sp.Sum(body, (x.r, 1, x.k)) / x.k
@@ -88,12 +86,12 @@ def _named_target(model: Model | MixtureModel) -> sp.Expr:
 
 def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:
     fields = {z: x.h_star[r] for r, z in enumerate(mixture.fields, start=1)}
-    labels = [y.xreplace(fields) for y in mixture.labels]
+    labels = [y.xreplace(fields) for y in mixture.labels or ()]
     cases = [(y, sp.Eq(cluster, number)) for number, y in enumerate(labels)]
     return sp.Piecewise(*cases[:-1], (labels[-1], True))
 
 
-def curvature(model: Model | MixtureModel, algorithm: GradientDescent) -> sp.Expr:
+def curvature(model: Model, algorithm: GradientDescent) -> sp.Expr:
     r"""H_jl = dg_j/dh_l, the distributional part of kinks included.
 
     Equation    H_jl = l'' a_j a_l sigma'_j sigma'_l / p^2 + delta_jl l' a_j sigma''_j / p
@@ -134,7 +132,7 @@ class DescentEquations(Unchangeable):
 
     family: ClassVar[str] = "descent"
 
-    model: Model | MixtureModel
+    model: Model
     algorithm: GradientDescent
     sample: tuple[Definition, ...]
     process: tuple[Definition, ...]
@@ -187,8 +185,8 @@ class DescentEquations(Unchangeable):
         """Hash of the symbolic content."""
         parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
-        if isinstance(self.model, MixtureModel):
-            parts.append(repr(self.model.mixture))
+        if self.model.inputs is not None:
+            parts.append(repr(self.model.inputs))
         return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
 
     def evaluate(
@@ -283,12 +281,12 @@ def _masks_latex(algorithm: GradientDescent) -> list[str]:
     return [rows[algorithm.batch]] if algorithm.batch in rows else []
 
 
-def _law_of_teachers(model: Model | MixtureModel) -> str:
+def _law_of_teachers(model: Model) -> str:
     """LaTeX of the law of h*."""
-    if not isinstance(model, MixtureModel):
+    if model.inputs is None:
         return r"h^* \sim \mathcal{N}(0, P)"
-    means = sp.latex(sp.Matrix(model.mixture.means.T))
-    weights = ", ".join(f"{y:g}" for y in model.mixture.weights)
+    means = sp.latex(sp.Matrix(model.inputs.means.T))
+    weights = ", ".join(f"{y:g}" for y in model.inputs.weights)
     return (
         rf"h^* \mid c \sim \mathcal{{N}}(P \mu_c, P), \quad \mu = {means}, "
         rf"\quad \Pr(c) = ({weights})"
@@ -324,7 +322,7 @@ def _lines(definition: Definition, printer: EquationPrinter) -> list[str]:
     return definition_latex(shown, printer)
 
 
-def derive_descent(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentEquations:
+def derive_descent(model: Model, algorithm: GradientDescent) -> DescentEquations:
     """Equations of a committee on a committee's or a multi-index target, or on a mixture."""
     equations = DescentEquations(
         model, algorithm, sample_definitions(model, algorithm), process_definitions(algorithm)

@@ -24,7 +24,7 @@ from dmft.equations.descent_process import C_theta, M, R_l, R_theta, eta, field_
 from dmft.equations.latex import align, definition_latex
 from dmft.equations.text import functions_text, model_names
 from dmft.errors import BadParameter
-from dmft.model import MixtureModel, Model, Overlaps
+from dmft.model import Model, Overlaps
 from dmft.model.descent import GradientDescent
 
 # What is of the order of a step off the diagonal.
@@ -73,7 +73,7 @@ class DescentFlow(Unchangeable):
         )
 
     @property
-    def model(self) -> Model | MixtureModel:
+    def model(self) -> Model:
         """What is learned by whom."""
         return self.equations.model
 
@@ -154,7 +154,7 @@ class FlowPrinter(TwoTimePrinter):
         return super()._print_Indexed(expr)
 
 
-def derive_flow(model: Model | MixtureModel, algorithm: GradientDescent) -> DescentFlow:
+def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
     """Limit of the equations of descent as the learning rate goes to zero.
 
     Raises

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, MultiIndex, SequenceModel
+from dmft.model import (
+    FIELD,
+    SGD,
+    Committee,
+    GradientFlow,
+    Model,
+    MultiIndex,
+    SequenceModel,
+    check_identity,
+)
 
 INSTEAD = "integrate the equations instead: dmft.escape_time(dmft.derive(model, algorithm), ...)"
 
@@ -38,6 +47,7 @@ def as_committees(model: Model) -> Model:
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if isinstance(model, SequenceModel):
         raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
+    check_identity(model, "escape formulas are derived")
     teacher = model.teacher
     if not isinstance(teacher, MultiIndex):
         return model

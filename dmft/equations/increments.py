@@ -173,7 +173,7 @@ class Increments:
     @cached_property
     def stretched(self) -> tuple[Definition, ...]:
         """What of the program depends on s = |x|^2/d."""
-        program = program_of(self.model, self.algorithm, self.program.noisy, x.stretch)
+        program = program_of(self.model, self.algorithm, self.program.noisy, square=x.stretch)
         found, names = [], {x.stretch.name}
         for d in program.definitions:
             if used_bases(d.expr) & names:

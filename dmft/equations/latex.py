@@ -13,16 +13,18 @@ from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
-from dmft.equations.text import named_first, split_averages
+from dmft.equations.text import function_text, named_first, split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.branch_nodes import BranchAverage, BranchField, BranchGiven, BranchPair
 from dmft.gaussian.branch_slope import BranchSlope, BranchSlopes
 from dmft.gaussian.pair import elementary
 from dmft.gaussian.tabled import TableAverage
-from dmft.model import FIELD, Model, MultiIndex
+from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
 
 # Closed forms with more operations than this are left as expectations unless asked for.
 KERNEL_OPERATIONS = 120
+# A random field of a sample, or a mean, in a cluster.
+CLUSTER_LATEX = "{}^{{[{}]}}"
 # What a table promises, relative to the root of the product of the second moments.
 TABLE_ERROR = "$10^{-10}$"
 
@@ -35,11 +37,15 @@ class EquationPrinter(LatexPrinter):
         self.names = dict(names)
 
     def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+        name, found, number = expr.name.partition(x.IN_CLUSTER)
+        if found:
+            plain = self._print_Symbol(sp.Symbol(name, real=True))
+            return CLUSTER_LATEX.format(plain, number)
         return x.SYMBOL_LATEX.get(expr) or super()._print_Symbol(expr, style)
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
-        name = x.BASE_LATEX.get(base, base)
+        name = x.printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         inside = [self._print(index) for index in expr.indices]
         separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
         subscript = separator.join(inside)
@@ -79,9 +85,8 @@ class EquationPrinter(LatexPrinter):
 
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
-        if expr.factor in self.names:
-            return f"{self.names[expr.factor]}({field})"
-        return self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+        named = function_text(self.names, expr.factor, field, self._print)
+        return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
 
     def _print_Average(self, expr: Average) -> str:
         parts = []
@@ -100,10 +105,8 @@ class EquationPrinter(LatexPrinter):
         """Average of named factors of fields."""
         parts = []
         for f, y in zip(factors, fields, strict=True):
-            if f in self.names:
-                parts.append(f"{self.names[f]}({y})")
-            else:
-                parts.append(self.parenthesize(f.xreplace({FIELD: sp.Symbol(y)}), 50))
+            named = function_text(self.names, f, y, self._print)
+            parts.append(named or self.parenthesize(f.xreplace({FIELD: sp.Symbol(y)}), 50))
         inside = r"\,".join(parts)
         return rf"\left\langle {inside} \right\rangle"
 
@@ -161,9 +164,30 @@ def functions_latex(model: Model, printer: EquationPrinter) -> str:
     lines = [rf"\sigma(z) = {sp.latex(student)}"]
     if isinstance(teacher, MultiIndex):
         lines.append(rf"g(h^*) = {printer.doprint(target(model))}")
-    elif teacher.activation != student:
+    elif isinstance(teacher, Committee) and teacher.activation != student:
         lines.append(rf"\sigma_*(z) = {sp.latex(teacher.activation)}")
+    if model.inputs is not None:
+        lines += inputs_latex(model.inputs)
     return "& " + r",\quad ".join(lines)
+
+
+def inputs_latex(inputs: GaussianMixture) -> list[str]:
+    """Weights, means and scales of clusters, and their labels."""
+    rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
+    lines = []
+    for number, (weight, mean, scale) in enumerate(rows, start=1):
+        vector = ", ".join(f"{m:g}" for m in mean)
+        text = rf"\text{{cluster {number}: }} w = {weight:.4g},\ \mu = ({vector})"
+        text += "" if scale == 1 else rf",\ s = {scale:g}"
+        if inputs.labels is not None:
+            label = {z: _star(r) for r, z in enumerate(inputs.fields, start=1)}
+            text += rf",\ y = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
+        lines.append(text)
+    return [r"\\ & ".join(["", *lines]) if len(lines) > 2 else r",\quad ".join(lines)]
+
+
+def _star(number: int) -> sp.Symbol:
+    return sp.Symbol(f"h^*_{{{number}}}")
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

@@ -32,7 +32,7 @@ from dmft.equations.neighbour import neighbour
 from dmft.equations.rare import has_jumps, rare_laws
 from dmft.equations.update.overlaps import block_definitions
 from dmft.errors import NotClosed
-from dmft.gaussian.nodes import NodeRule, exact_dimensions, exact_rule
+from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.switch import SWITCHES, in_pieces
 from dmft.gaussian.tabled import TableAverage
 from dmft.model import Overlaps
@@ -95,7 +95,10 @@ def rule_of_averages(
     p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
     if not any(isinstance(a, SampleAverage) for a in found):
-        rule = node_rule(dim, smooth(found), options, may_break=kinked_students(found))
+        # Shifted functions have no tables: what is smooth takes one dimension more.
+        shifted = any(x.is_mean(b) for a in found for b in a.atoms(sp.IndexedBase))
+        most = SAMPLE_DIMENSIONS if shifted else TENSOR_DIMENSIONS
+        rule = node_rule(dim, smooth(found), options, most, kinked_students(found))
         if rule.kind == "sobol":
             if has_jumps(found):
                 rule = rule.apart(options.get("seed") or 0)

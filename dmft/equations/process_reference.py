@@ -34,7 +34,7 @@ from dmft.equations.elementwise import piecewise
 from dmft.equations.reference import FUNCTIONS
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.model import MixtureModel, Overlaps, as_count
+from dmft.model import Overlaps, as_count
 
 Array = NDArray[np.float64]
 # Arrays with one time in front of their neurons.
@@ -102,8 +102,8 @@ class _Reference:
         values, vectors = np.linalg.eigh(self.start.P)
         star = vectors * np.sqrt(np.maximum(values, 0.0)) @ points[:k]
         size = points.shape[1]
-        if isinstance(self.equations.model, MixtureModel):
-            mixture = self.equations.model.mixture
+        mixture = self.equations.model.inputs
+        if mixture is not None:
             counts = np.cumsum(np.round(np.array(mixture.weights) * size)).astype(int)
             number = np.searchsorted(counts[:-1], np.arange(size), side="right")
             star = star + (mixture.means @ self.start.P).T[:, number]

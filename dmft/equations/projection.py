@@ -127,7 +127,7 @@ def _drift(
 
 
 def _tangential(expr: sp.Expr) -> sp.Expr:
-    """E[psi_j lambda_i], linear in Omega_iy, at lambda_i - Omega_ij h_j."""
+    """E[psi_j lambda_i], linear in Omega_iy and the mean of lambda_i, of the tangential field."""
     assert not any(q.has(x.i) for q in expr.atoms(Kernel)), expr
     along = x.covariance(x.lam[x.i], x.h[x.j])
     entries = {}
@@ -135,4 +135,6 @@ def _tangential(expr: sp.Expr) -> sp.Expr:
         if e.base == x.Omega and x.i in e.indices:
             other = next(y for y in e.indices if y != x.i)
             entries[e] = Together(e - along * x.covariance(x.h[x.j], x.lam[other]))
+        elif x.is_mean(e.base) and e.indices == (x.i,):
+            entries[e] = Together(e - along * e.base[x.j])
     return expr.xreplace(entries)

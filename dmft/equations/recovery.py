@@ -17,7 +17,7 @@ import sympy as sp
 from dmft.errors import BadParameter
 from dmft.gaussian.product import product_expectation
 from dmft.gaussian.switch import derivative
-from dmft.model import SGD, Committee, Model
+from dmft.model import SGD, Committee, Model, check_identity
 
 # Operations up to which `simplify` takes a moment only.
 SIMPLE = 120
@@ -167,6 +167,7 @@ def _check(model: Model, algorithm: SGD) -> None:
             "the linearisation of one_pass.md G.1 has no constraint, got "
             f"{algorithm.constraint!r}; on the sphere use dmft.maximal_learning_rate"
         )
+    check_identity(model, "perfect recovery is linearised")
     if not (isinstance(model.teacher, Committee) and model.matched):
         raise BadParameter("perfect recovery needs student and teacher of one activation")
     if model.student.width != model.teacher.width:

@@ -11,7 +11,7 @@ from dmft.checks import checked
 from dmft.equations.equations import Equations
 from dmft.equations.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import SGD, Model, Scaling, SequenceModel
+from dmft.model import SGD, Model, Scaling, SequenceModel, check_identity
 
 # Names of the sums of exponents in conditions.
 SUM_TEXT, SUM_LATEX = "kappa + delta", r"\kappa + \delta"
@@ -202,6 +202,7 @@ def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     if isinstance(model, SequenceModel):
         raise BadParameter("regimes are those of committees; sequence models have one limit")
+    check_identity(model, "regimes are told")
     algorithm = algorithm or SGD(learning_rate=sp.Symbol("gamma", positive=True))
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"regimes are those of dmft.SGD, got {algorithm!r}")

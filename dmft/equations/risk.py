@@ -32,6 +32,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.rounding import of_one_state
 from dmft.equations.sequence_risk import SequenceRisk
 from dmft.equations.text import definition_text, model_names
+from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.overlaps import block_definitions, risk_expression
 from dmft.equations.values import (
     NODE_OPTIONS,
@@ -212,7 +213,8 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
                 digits are lost, and a risk may be negative by so much. A unit of length zero
                 (Q_jj = 0, P_rr = 0) is the limit of short ones, independent of the others: at a
                 jump, the mean of squares over its two sides, not the square at zero
-    Source      one_pass.md A.0, sequence.md A
+                Over clusters of inputs the sum of their risks, functions shifted by the means
+    Source      one_pass.md A.0, sequence.md A, structured_inputs.md 2
 
     Examples
     --------
@@ -228,4 +230,4 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
         return SequenceRisk(model)
     check_admissible(model)
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
-    return PopulationRisk(model, live([*block_definitions(), definition]))
+    return PopulationRisk(model, live([*block_definitions(), *mean_definitions(model), definition]))

@@ -16,7 +16,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.update.program import check_linear
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Repeat, Scaling
+from dmft.model import SGD, GradientFlow, Model, Repeat, Scaling, check_identity
 
 TIME_UNITS = {
     "high-dimensional": "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
@@ -107,6 +107,7 @@ def limit(
     unit = time_unit(name, scaling)
     if name in ("mean-field", "wide-high-dimensional"):
         check_linear(algorithm, "wide limits")
+        check_identity(model, "wide limits are derived")
     # Loaded where they are asked for: an ode has no use for wide limits.
     if name == "mean-field":
         from dmft.equations.wide_equations import wide_equations

@@ -22,7 +22,6 @@ from dmft.equations.descent_process import C_theta, M, Q, R_theta, eta, field_at
 from dmft.equations.latex import align, definition_latex
 from dmft.equations.text import model_names
 from dmft.errors import BadParameter
-from dmft.model import MixtureModel
 
 if TYPE_CHECKING:
     from dmft.model import Overlaps
@@ -141,7 +140,7 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     >>> round(float(run.M[1, 0, 0]), 9)  # eta alpha / pi
     0.286478898
     """
-    if isinstance(equations.model, MixtureModel):
+    if equations.model.inputs is not None:
         raise BadParameter(
             "short_times integrates over one Gaussian law; inputs are a mixture here: use solve"
         )

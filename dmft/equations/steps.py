@@ -20,7 +20,8 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.moments import slopes_by_field
+from dmft.equations.update.law import Cluster
+from dmft.equations.update.moments import expectation, slopes_by_field
 from dmft.equations.update.overlaps import DECAY, Moments, risk_expression
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, NotClosed
@@ -135,29 +136,64 @@ def slope_definitions(moments: Moments) -> list[Definition]:
     result: list[Definition] = []
     own: dict[str, sp.Expr] = {}
     gram: dict[str, sp.Expr] = {}
+    slopes: dict[sp.Expr, dict[str, sp.Expr]] = {}
+
+    def add(place: dict[str, sp.Expr], name: str, value: sp.Expr) -> None:
+        place[name] = place.get(name, sp.S.Zero) + value
+
     for name in moments.bases:
-        update = moments.program.inline(x.psi[j], name)
-        along, rest = slopes_by_field(update)
-        for y, value in _open_slopes(moments.model, rest).items():
-            along[y] = along.get(y, sp.S.Zero) + value
+        along = _slopes(moments, name)
         own[name] = along.pop(x.h[j], sp.S.Zero)
         for y, value in along.items():
             group = "students" if y.has(x.h) else "teachers"
             index = next(iter(y.free_symbols & {x.u, x.r}), None)
             if index is None:
-                total = value * _along(y)
-            else:
-                entry = (x.K if y.base == x.h else x.K_star)[j, index]
-                result.append(define(entry, {name: value}, "intermediate"))
-                total = sp.Sum(x.b[l, x.position(y)] * entry, (index, 1, x.AXES[index]))
-            gram[group] = gram.get(group, sp.S.Zero) + total
+                add(gram, group, value * _along(y))
+                continue
+            entry = (x.K if y.base == x.h else x.K_star)[j, index]
+            add(slopes.setdefault(entry, {}), name, value)
+            total = x.b[l, x.position(y)] * entry
+            gram[group] = sp.Sum(total, (index, 1, x.AXES[index]))
+    result += [define(entry, terms, "intermediate") for entry, terms in slopes.items()]
     result.append(define(x.K_own[j], own, "intermediate"))
     gram["own"] = x.b[l, j] * x.K_own[j]
+    for mean, value in _along_means(moments):
+        result.append(mean)
+        add(gram, "means", value)
     result.append(define(x.gram[j, l], gram, "intermediate"))
     return result
 
 
-def _open_slopes(model: Model, rest: Sequence[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
+def _slopes(moments: Moments, name: str) -> dict[sp.Expr, sp.Expr]:
+    """Coefficients of the population gradient of neuron j along the row of each field."""
+    total: dict[sp.Expr, sp.Expr] = {}
+    for case in moments.cases:
+        law = case.cluster
+        along, rest = slopes_by_field(case.inline(x.psi[x.j], name))
+        for y, value in _open_slopes(moments.model, law, rest).items():
+            along[y] = along.get(y, sp.S.Zero) + value
+        for y, value in along.items():
+            total[y] = total.get(y, sp.S.Zero) + law.weight * law.root * value
+    return total
+
+
+def _along_means(moments: Moments) -> list[tuple[Definition, sp.Expr]]:
+    """Mean update of each cluster, and what it adds to the Gram matrix along the mean input."""
+    result = []
+    for case in moments.cases:
+        law = case.cluster
+        if law.is_centred:
+            continue
+        mean = sp.IndexedBase(f"update_{law.number}")[x.j]
+        parts = {name: expectation(case.inline(x.psi[x.j], name)) for name in moments.parts}
+        rows = (m * x.b[x.l, x.p + r] for r, m in enumerate(law.mean, start=1))
+        entry = define(mean, parts, "intermediate")
+        if entry.terms:
+            result.append((entry, law.weight * mean * sp.Add(*rows)))
+    return result
+
+
+def _open_slopes(model: Model, law: Cluster, rest: Sequence[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
     """E[d(a_j sigma'(h_j) g)/dy] on nodes, for the terms of a target without closed averages.
 
     Raises
@@ -169,18 +205,18 @@ def _open_slopes(model: Model, rest: Sequence[sp.Expr]) -> dict[sp.Expr, sp.Expr
         return {}
     g, sigma = sp.Add(*rest), model.student.activation
     first, second = derivative(sigma), derivative(sigma, 2)
-    inside = {y: sp.diff(g, y) for y in sorted(g.atoms(sp.Indexed), key=str)}
+    fields = sorted((y for y in g.atoms(sp.Indexed) if y.base in x.FIELDS), key=str)
+    inside = {y: sp.diff(g, y) for y in fields}
     if second.has(*ON_KINKS) or any(value.has(*ON_KINKS) for value in inside.values()):
         raise NotClosed(
             f"the Gram matrix of the population gradients needs derivatives of {g} and of the "
             f"student's slope {first} that live on kinks; write the target as a sum of products of "
             "functions of one field, or simulate"
         )
-    front = x.a[x.j]
-    result = {
-        y: front * Average(At(first, x.h[x.j]) * value) for y, value in inside.items() if value != 0
-    }
-    return result | {x.h[x.j]: front * Average(At(second, x.h[x.j]) * g)}
+    front, slope = x.a[x.j], law.shifted(At(first, x.h[x.j]))
+    bend = law.root * law.shifted(At(second, x.h[x.j]))
+    result = {y: front * Average(slope * value) for y, value in inside.items() if value != 0}
+    return result | {x.h[x.j]: front * Average(bend * g)}
 
 
 def _along(field: sp.Expr) -> sp.Expr:

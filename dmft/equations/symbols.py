@@ -6,6 +6,8 @@ lambda = (h, h*) by i, m, n = 1..p+k; teacher r sits at position p + r.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sympy as sp
 
 p, k = sp.symbols("p k", integer=True, positive=True)
@@ -222,6 +224,56 @@ BASE_TEXT = {
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
 SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ", stretch: "s"}
 SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
+
+
+# Fields of a sample with a Gaussian law.
+FIELDS = (h, h_star, lam)
+IN_CLUSTER = "_in_"
+# Means of the fields and of the updates in a cluster, whose number follows.
+CLUSTERED = {"mean": "m", "update": "u"}
+
+
+def mean_in(number: int) -> sp.IndexedBase:
+    """Means of all fields in a cluster."""
+    return sp.IndexedBase(f"mean_{number}", real=True)
+
+
+def base_in(base: sp.IndexedBase, number: int) -> sp.IndexedBase:
+    """A random field of a sample in a cluster."""
+    return sp.IndexedBase(f"{base.label}{IN_CLUSTER}{number}")
+
+
+def symbol_in(symbol: sp.Symbol, number: int) -> sp.Symbol:
+    """A random number of a sample in a cluster."""
+    return sp.Symbol(f"{symbol.name}{IN_CLUSTER}{number}", real=True)
+
+
+def is_mean(base: sp.Basic) -> bool:
+    """Whether a base holds the means of a cluster.
+
+    Examples
+    --------
+    >>> is_mean(mean_in(2)), is_mean(h)
+    (True, False)
+    """
+    stem, _, number = str(base).rpartition("_")
+    return stem == "mean" and number.isdigit()
+
+
+def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
+    """How a base is printed; `cluster` is a template of a name and the number of a cluster.
+
+    Examples
+    --------
+    >>> printed("psi", BASE_TEXT, "{}({})"), printed("psi_in_2", BASE_TEXT, "{}({})")
+    ('ψ', 'ψ(2)')
+    """
+    stem, _, number = name.rpartition("_")
+    if stem in CLUSTERED and number.isdigit():
+        return cluster.format(CLUSTERED[stem], number)
+    plain, found, number = name.partition(IN_CLUSTER)
+    shown = known.get(plain, plain)
+    return cluster.format(shown, number) if found else shown
 
 
 def position(field: sp.Indexed) -> sp.Expr:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.model import FIELD, Committee, Model
+from dmft.model import FIELD, Committee, Model, MultiIndex
 
 
 def target(model: Model) -> sp.Expr:
@@ -23,4 +23,5 @@ def target(model: Model) -> sp.Expr:
     if isinstance(teacher, Committee):
         body = x.a_star[x.r] * teacher.activation.xreplace({FIELD: x.h_star[x.r]})
         return sp.Sum(body, (x.r, 1, x.k)) / x.k
+    assert isinstance(teacher, MultiIndex), "clusters have labels of their own"
     return teacher.expr.xreplace({z: x.h_star[r] for r, z in enumerate(teacher.fields, start=1)})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy as sp
@@ -13,10 +14,15 @@ from dmft.equations.average import At, Average
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.kernels import Kernel
 from dmft.equations.target import target
+from dmft.equations.update.law import Cluster, clusters_of
 from dmft.gaussian.switch import derivative
-from dmft.model import FIELD, GaussianMixture, MixtureModel, Model, MultiIndex
+from dmft.model import FIELD, Committee, Model, MultiIndex
 
 PRIMES = ("", "'", "''")
+# A random field of a sample, or a mean, in a cluster.
+CLUSTER_TEXT = "{}⟨{}⟩"
+# Stands for the mean of a field in the shapes of shifted functions.
+MEAN = sp.Symbol("mean", real=True)
 
 
 def factor_names(
@@ -32,26 +38,65 @@ def factor_names(
     return names
 
 
-def model_names(
-    model: Model | MixtureModel, sigma: str = "σ", star: str = "σ*"
-) -> dict[sp.Expr, str]:
+def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
     """Names of the activations of a model."""
     student, teacher = model.student.activation, model.teacher
-    if isinstance(teacher, MultiIndex | GaussianMixture):
-        return factor_names(student, student, sigma, star)
-    other = teacher.activation
-    return factor_names(student, other, sigma, star)
+    other = teacher.activation if isinstance(teacher, Committee) else student
+    names = factor_names(student, other, sigma, star)
+    shifted: dict[sp.Expr, str] = {}
+    for law in clusters_of(model):
+        shifted |= {y: name for y, name in _shifted_names(names, law).items() if y not in names}
+    return names | shifted
 
 
-def functions_text(model: Model | MixtureModel) -> str:
+def _shifted_names(names: Mapping[sp.Expr, str], law: Cluster) -> dict[sp.Expr, str]:
+    """Templates of functions of the fields of a cluster: places for a field and its mean."""
+    found: dict[sp.Expr, str] = {}
+    scale = "" if law.scale == 1 else f"{math.sqrt(law.scale):.4g} "
+    inside = f"({scale}%s)" if law.is_centred else f"({scale}%s + %s)"
+    front = "" if law.scale == 1 else f"{math.sqrt(law.scale):.4g} "
+    for factor, name in names.items():
+        shape = _shape(law.shifted(At(factor, x.h[x.j])).factor)
+        found |= dict.fromkeys((shape, sp.expand(shape)), name + inside)
+        # Stein's identity takes derivatives along centred fields.
+        higher = names.get(derivative(factor))
+        if higher is not None:
+            slope = derivative(shape)
+            found |= dict.fromkeys((slope, sp.expand(slope)), front + higher + inside)
+    return found
+
+
+def _shape(factor: sp.Expr) -> sp.Expr:
+    """A function without the name of its field's mean."""
+    return factor.xreplace(dict.fromkeys(_means(factor), MEAN))
+
+
+def _means(factor: sp.Expr) -> list[sp.Expr]:
+    return [e for e in factor.atoms(sp.Indexed) if x.is_mean(e.base)]
+
+
+def function_text(
+    names: Mapping[sp.Expr, str], factor: sp.Expr, field: str, doprint: Callable[[sp.Expr], str]
+) -> str | None:
+    """A named function at a field, shifted or not; None where it has no name."""
+    if factor in names:
+        return f"{names[factor]}({field})"
+    means = _means(factor)
+    template = names.get(_shape(factor), "") if len(means) < 2 else ""
+    if template.count("%s") != 1 + len(means):
+        return None
+    return template % (field, *map(doprint, means))
+
+
+def functions_text(model: Model) -> str:
     """What sigma and sigma* (or g) are."""
-    if isinstance(model, MixtureModel):
-        return f"σ(z) = {model.student.activation}, {model.mixture}"
     student, teacher = model.student.activation, model.teacher
+    parts = [f"σ(z) = {student}"]
     if isinstance(teacher, MultiIndex):
-        return f"σ(z) = {student}, g(h*) = {TextPrinter().doprint(target(model))}"
-    same = teacher.activation == student
-    return f"σ(z) = {student}" + ("" if same else f", σ*(z) = {teacher.activation}")
+        parts.append(f"g(h*) = {TextPrinter().doprint(target(model))}")
+    elif isinstance(teacher, Committee) and teacher.activation != student:
+        parts.append(f"σ*(z) = {teacher.activation}")
+    return ", ".join([*parts, *([] if model.inputs is None else [str(model.inputs)])])
 
 
 class TextPrinter(StrPrinter):
@@ -71,12 +116,16 @@ class TextPrinter(StrPrinter):
         return str(super()._print(expr, **kwargs))
 
     def _print_Symbol(self, expr: sp.Symbol) -> str:
+        name, found, number = expr.name.partition(x.IN_CLUSTER)
+        if found:
+            plain = self._print(sp.Symbol(name, real=True))
+            return CLUSTER_TEXT.format(plain, number)
         return x.SYMBOL_TEXT.get(expr, expr.name)
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
         inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
-        return f"{x.BASE_TEXT.get(base, base)}[{inside}]"
+        return f"{x.printed(base, x.BASE_TEXT, CLUSTER_TEXT)}[{inside}]"
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
         return f"δ[{','.join(map(self._print, expr.args))}]"
@@ -97,17 +146,15 @@ class TextPrinter(StrPrinter):
 
     def _print_Kernel(self, expr: Kernel) -> str:
         parts = [
-            f"{self.names[f]}({self._print(y)})"
-            if f in self.names
-            else f"({self._print(f.xreplace({FIELD: y}))})"
+            function_text(self.names, f, self._print(y), self._print)
+            or f"({self._print(f.xreplace({FIELD: y}))})"
             for f, y in zip(expr.factors, expr.fields, strict=True)
         ]
         return f"⟨{' '.join(parts)}⟩"
 
     def _print_At(self, expr: At) -> str:
-        if expr.factor in self.names:
-            return f"{self.names[expr.factor]}({self._print(expr.field)})"
-        return f"({self._print(expr.expr)})"
+        named = function_text(self.names, expr.factor, self._print(expr.field), self._print)
+        return named or f"({self._print(expr.expr)})"
 
     def _print_Average(self, expr: Average) -> str:
         parts = []

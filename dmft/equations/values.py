@@ -20,7 +20,6 @@ from dmft.model import (
     SGD,
     Displaced,
     GradientFlow,
-    MixtureModel,
     Model,
     Overlaps,
     Repetition,
@@ -180,7 +179,7 @@ def check_number(value: object, name: str) -> float:
     return number
 
 
-def check_widths(model: Model | MixtureModel, start: Overlaps) -> None:
+def check_widths(model: Model, start: Overlaps) -> None:
     """Refuse a start whose widths are not those of the model."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
@@ -219,7 +218,7 @@ def resolve(
 
 
 def readout_arrays(
-    model: Model | MixtureModel, start: Overlaps, symbols: Mapping[sp.Symbol, float]
+    model: Model, start: Overlaps, symbols: Mapping[sp.Symbol, float]
 ) -> dict[str, NDArray[np.float64]]:
     """Readouts of both networks; a start may hold those of the student."""
     given = start.readout

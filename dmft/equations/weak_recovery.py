@@ -17,7 +17,7 @@ from dmft.checks import checked
 from dmft.equations.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
 from dmft.errors import BadParameter
 from dmft.gaussian.hermite import hermite
-from dmft.model import DIM_NAME, SGD, Model, Repeat, as_count
+from dmft.model import DIM_NAME, SGD, Model, Repeat, as_count, check_identity
 
 INSTEAD = (
     "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "
@@ -306,6 +306,7 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    check_identity(model, "weak recovery is told")
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"algorithm must be dmft.SGD, got {algorithm!r}")
     size = algorithm.batch_size

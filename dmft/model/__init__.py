@@ -4,8 +4,8 @@ from dmft.covariance import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.descent import GradientDescent
 from dmft.model.encoding import Encoding, as_encoding
-from dmft.model.mixture import GaussianMixture, MixtureModel
-from dmft.model.model import Model, SequenceModel
+from dmft.model.mixture import GaussianMixture
+from dmft.model.model import MixtureModel, Model, SequenceModel, check_identity
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.overlaps import random_overlaps
@@ -44,6 +44,7 @@ __all__ = [
     "as_count",
     "as_encoding",
     "check_covariance",
+    "check_identity",
     "check_shape",
     "random_overlaps",
     "teacher_field",

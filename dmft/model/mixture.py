@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.checks import checked, checked_or
+from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model.algorithm import as_parameter
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
-from dmft.model.network import Committee
 
 # Probabilities that a user rounds may miss one by this much; they are divided by their sum.
 SUM_TOLERANCE = 1e-9
@@ -21,20 +18,25 @@ SUM_TOLERANCE = 1e-9
 
 @checked_or(fields='as sympy.symbols("z1 z2", real=True)')
 class GaussianMixture:
-    r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + N(0, I_d) of random clusters c, and labels.
+    r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + sqrt(scales[c]) N(0, I_d) of clusters c.
 
-    The rows w*_r span the means; the fields h* = W* x / sqrt(d) of cluster c are N(P means[c], P).
+    The rows w*_r span the means; with P = W* W*^T / d and M = W W*^T / d the fields of cluster c
+    are normal, h* = W* x / sqrt(d) with the law N(P means[c], scales[c] P) and h = W x / sqrt(d)
+    with N(M means[c], scales[c] Q).
 
     Parameters
     ----------
     means : (clusters, k)
         Coordinates of the means in the rows w*_r, of length one in units of sqrt(d) where P_rr = 1.
-    labels : sequence of numbers or sympy.Expr
-        Label of each cluster: a number, or an expression in `fields`.
+    labels : sequence of numbers or sympy.Expr, optional
+        Label of each cluster: a number, or an expression in `fields`. Left out, the teacher of the
+        `Model` writes them.
     weights : (clusters,), optional
         Probabilities of the clusters; equal by default.
     fields : sequence of sympy.Symbol, optional
         The k fields h* in the order of the rows, where labels are expressions.
+    scales : (clusters,), optional
+        Variance of every input within a cluster; ones by default.
 
     Raises
     ------
@@ -54,17 +56,25 @@ class GaussianMixture:
     def __init__(
         self,
         means: ArrayLike,
-        labels: Sequence[float | sp.Expr],
+        labels: Sequence[float | sp.Expr] | None = None,
         weights: ArrayLike | None = None,
         fields: sp.Symbol | Sequence[sp.Symbol] = (),
+        *,
+        scales: ArrayLike | None = None,
     ) -> None:
         self.means = _numbers(means, "means", 2)
         clusters, k = self.means.shape
         if clusters < 1 or k < 1:
             raise ShapeMismatch(f"means has shape {self.means.shape}, expected (clusters, k)")
         self.weights = _weights(weights, clusters)
+        self.scales = _scales(scales, clusters)
         self.width = sp.Integer(k)
-        self.labels = _labels(labels, clusters, self.fields, fields)
+        self.labels = None if labels is None else _labels(labels, clusters, self.fields, fields)
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether all clusters have unit variance."""
+        return bool(np.all(self.scales == 1.0))
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
@@ -79,10 +89,11 @@ class GaussianMixture:
     @property
     def parameters(self) -> set[sp.Symbol]:
         """Free symbols of the labels other than the fields."""
-        return set().union(*(y.free_symbols for y in self.labels)) - set(self.fields)
+        return set().union(*(y.free_symbols for y in self.labels or ())) - set(self.fields)
 
     def _key(self) -> tuple[object, ...]:
-        return self.means.tobytes(), self.means.shape, self.weights.tobytes(), self.labels
+        arrays = (a.tobytes() for a in (self.means, self.weights, self.scales))
+        return self.means.shape, self.labels, *arrays
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GaussianMixture) and self._key() == other._key()
@@ -91,10 +102,11 @@ class GaussianMixture:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        labels = ", ".join(map(str, self.labels))
+        labels = "" if self.labels is None else f", labels=[{', '.join(map(str, self.labels))}]"
+        scales = "" if self.isotropic else f", scales={self.scales.tolist()}"
         return (
-            f"GaussianMixture(means={self.means.tolist()}, labels=[{labels}], "
-            f"weights={self.weights.tolist()})"
+            f"GaussianMixture(means={self.means.tolist()}{labels}, "
+            f"weights={self.weights.tolist()}{scales})"
         )
 
 
@@ -127,6 +139,15 @@ def _weights(given: ArrayLike | None, clusters: int) -> NDArray[np.float64]:
     return result
 
 
+def _scales(given: ArrayLike | None, clusters: int) -> NDArray[np.float64]:
+    scales = _numbers(np.ones(clusters) if given is None else given, "scales", 1)
+    if scales.shape != (clusters,):
+        raise ShapeMismatch(f"scales has shape {scales.shape}, expected ({clusters},) as means")
+    if np.any(scales <= 0.0):
+        raise BadParameter(f"scales are variances and must be positive, got {scales.tolist()}")
+    return scales
+
+
 def _labels(
     given: Sequence[float | sp.Expr],
     clusters: int,
@@ -151,50 +172,3 @@ def _labels(
                 f"label {label} holds {clash[0]}; name the fields of labels with fields=[...]"
             )
     return tuple(canonical_target(y, own, constant=True) for y in labels)
-
-
-@checked
-@dataclass(frozen=True)
-class MixtureModel:
-    """Student that learns the labels of clusters: the `Model` of `GradientDescent` on mixtures.
-
-    Parameters
-    ----------
-    student : Committee
-    mixture : GaussianMixture
-        Inputs and labels; its rows are the teacher's of `Overlaps`: M = W W*^T/d, P = W* W*^T/d.
-    label_noise : float or sympy.Expr
-        Variance Delta >= 0 of noise that is added to the labels.
-
-    Raises
-    ------
-    BadParameter
-
-    Examples
-    --------
-    >>> import dmft, sympy as sp
-    >>> z, f, y = sp.symbols("z f y", real=True)
-    >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
-    >>> model = dmft.MixtureModel(dmft.Committee(z, width=1), twins)
-    >>> logistic = dmft.GradientDescent(0.5, samples_per_dim=2, loss=sp.log(1 + sp.exp(-f * y)))
-    >>> run = dmft.solve(dmft.derive(model, logistic), dmft.Overlaps([[1.0]], [[0.0]]), 3)
-    >>> bool(run.M[3, 0, 0] > run.M[1, 0, 0] > 0)
-    True
-    """
-
-    student: Committee
-    mixture: GaussianMixture
-    label_noise: sp.Expr = sp.S.Zero
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
-
-    @property
-    def teacher(self) -> GaussianMixture:
-        """The mixture, whose rows take the teacher's place."""
-        return self.mixture
-
-    @property
-    def parameters(self) -> set[sp.Symbol]:
-        """Symbols of student and labels that take values at run time."""
-        return self.student.parameters | self.mixture.parameters

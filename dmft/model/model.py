@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.encoding import Encoding, as_encoding
+from dmft.model.mixture import GaussianMixture
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 from dmft.model.sequence import SequenceNetwork, TokenFunction
@@ -29,9 +30,17 @@ class Model:
     Parameters
     ----------
     student : Committee; of a sequence Attention, SequenceNetwork or SequenceTarget
-    teacher : Committee or MultiIndex; of a sequence as its students
+    teacher : Committee, MultiIndex or GaussianMixture; of a sequence as its students
+        A mixture gives inputs and labels, those of its clusters; its rows take the teacher's place.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
+    inputs : GaussianMixture, optional
+        Inputs from clusters whose means are combinations of the teacher's k rows w*_r; labels are
+        the teacher's at these inputs. Without, x ~ N(0, I_d).
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
 
     Examples
     --------
@@ -42,14 +51,23 @@ class Model:
     0
     >>> dmft.Model(dmft.Attention(2), dmft.Attention(2), encoding=1).encoding.means
     (e, -e)
+    >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    >>> dmft.Model(dmft.Committee(z, 1), twins).inputs is twins
+    True
     """
 
     student: Committee
-    teacher: Committee | MultiIndex
+    teacher: Committee | MultiIndex | GaussianMixture
     label_noise: sp.Expr = sp.S.Zero
+    inputs: GaussianMixture | None = None
 
     def __new__(
-        cls, student: Any, teacher: Any, label_noise: Any = sp.S.Zero, encoding: Any = None
+        cls,
+        student: Any,
+        teacher: Any,
+        label_noise: Any = sp.S.Zero,
+        inputs: Any = None,
+        encoding: Any = None,
     ) -> Model:
         """Make the record of a sequence model where the student reads a sequence."""
         return object.__new__(SequenceModel if isinstance(student, TokenFunction) else cls)
@@ -61,10 +79,12 @@ class Model:
     def __post_init__(self) -> None:
         if not isinstance(self.student, Committee):
             raise BadParameter(f"student must be a dmft.Committee, got {self.student!r}")
-        if not isinstance(self.teacher, Committee | MultiIndex):
+        if not isinstance(self.teacher, Committee | MultiIndex | GaussianMixture):
             raise BadParameter(
-                f"teacher must be a dmft.Committee or a dmft.MultiIndex, got {self.teacher!r}"
+                "teacher must be a dmft.Committee, a dmft.MultiIndex or a dmft.GaussianMixture "
+                f"with labels, got {self.teacher!r}"
             )
+        object.__setattr__(self, "inputs", _inputs(self.teacher, self.inputs))
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
 
     @property
@@ -77,6 +97,96 @@ class Model:
     def parameters(self) -> set[sp.Symbol]:
         """Symbols of both networks that take values at run time."""
         return self.student.parameters | self.teacher.parameters
+
+
+def _inputs(
+    teacher: Committee | MultiIndex | GaussianMixture, given: GaussianMixture | None
+) -> GaussianMixture | None:
+    """Law of the inputs, checked against what writes the labels."""
+    if not (given is None or isinstance(given, GaussianMixture)):
+        raise BadParameter(f"inputs must be a dmft.GaussianMixture or None, got {given!r}")
+    if isinstance(teacher, GaussianMixture):
+        if given not in (None, teacher):
+            raise BadParameter("the labels' mixture is that of the inputs: leave inputs out")
+        if teacher.labels is None:
+            raise BadParameter(
+                f"{teacher!r} has no labels: give labels=[...], or a teacher that writes them and "
+                "inputs=mixture"
+            )
+        return teacher
+    if given is None:
+        return None
+    if given.labels is not None:
+        raise BadParameter(
+            "both the teacher and the clusters write labels: leave out labels= of the mixture, or "
+            "take Model(student, mixture)"
+        )
+    if not teacher.width.is_Integer:
+        raise BadParameter(
+            f"inputs from clusters need a numeric teacher width, got {teacher.width}"
+        )
+    if teacher.width != given.width:
+        raise ShapeMismatch(
+            f"means have {given.width} coordinates, in the teacher's rows, which are "
+            f"{teacher.width}; a dmft.MultiIndex may have rows that its expression leaves out"
+        )
+    return given
+
+
+def check_identity(model: Model, what: str) -> None:
+    """Refuse inputs from clusters where something is derived for x ~ N(0, I_d) alone.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if model.inputs is not None:
+        raise BadParameter(
+            f"{what} for inputs x ~ N(0, I_d), the model has {model.inputs}; these have "
+            "dmft.population_risk, dmft.derive, dmft.solve and dmft.simulate"
+        )
+
+
+@checked
+@dataclass(frozen=True, init=False)
+class MixtureModel(Model):
+    """Student that learns the labels of clusters: ``Model(student, mixture)``.
+
+    Parameters
+    ----------
+    student : Committee
+    mixture : GaussianMixture
+        Inputs and labels; its rows are the teacher's of `Overlaps`: M = W W*^T/d, P = W* W*^T/d.
+    label_noise : float or sympy.Expr
+        Variance Delta >= 0 of noise that is added to the labels.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import dmft, sympy as sp
+    >>> z, f, y = sp.symbols("z f y", real=True)
+    >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+    >>> model = dmft.MixtureModel(dmft.Committee(z, width=1), twins)
+    >>> logistic = dmft.GradientDescent(0.5, samples_per_dim=2, loss=sp.log(1 + sp.exp(-f * y)))
+    >>> run = dmft.solve(dmft.derive(model, logistic), dmft.Overlaps([[1.0]], [[0.0]]), 3)
+    >>> bool(run.M[3, 0, 0] > run.M[1, 0, 0] > 0)
+    True
+    """
+
+    teacher: GaussianMixture = field(init=False, repr=False)
+    inputs: GaussianMixture = field(init=False, repr=False)
+    mixture: GaussianMixture = field(kw_only=True)
+
+    def __init__(
+        self, student: Committee, mixture: GaussianMixture, label_noise: float | sp.Expr = sp.S.Zero
+    ) -> None:
+        if not isinstance(mixture, GaussianMixture):
+            raise BadParameter(f"mixture must be a dmft.GaussianMixture, got {mixture!r}")
+        object.__setattr__(self, "mixture", mixture)
+        super().__init__(student, mixture, as_parameter(label_noise, "label_noise"))
 
 
 @checked
@@ -113,6 +223,7 @@ class SequenceModel(Model):
 
     student: TokenFunction  # type: ignore[assignment]
     teacher: TokenFunction  # type: ignore[assignment]
+    inputs: None = field(default=None, init=False, repr=False)
     encoding: Encoding = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

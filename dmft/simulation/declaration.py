@@ -20,7 +20,7 @@ from dmft.model import (
     FIELD,
     SGD,
     Committee,
-    MixtureModel,
+    GaussianMixture,
     Model,
     MultiIndex,
     Overlaps,
@@ -39,6 +39,8 @@ SPHERE_TOLERANCE = 1e-10
 DISPLACED, NORMALISED, REPEATED = range(3)
 
 Compiled = Callable[..., float]
+# Number of the cluster of a sample, from 0.
+CLUSTER = sp.Symbol("cluster", integer=True)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,20 @@ class Experiment:
     loss: sp.Expr | None = NAMED["squared"]
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
     repeat: tuple[float, ...] = ()
+    inputs: GaussianMixture | None = None
+
+    @cached_property
+    def clusters(self) -> NDArray[np.float64]:
+        """Rows [probability up to this cluster, root of its scale, mean] of `kernels.COMMON`."""
+        if self.inputs is None:
+            return np.empty((0, 2 + self.k))
+        chance, root = np.cumsum(self.inputs.weights), np.sqrt(self.inputs.scales)
+        return np.column_stack([chance, root, self.inputs.means])
+
+    @property
+    def by_cluster(self) -> bool:
+        """Whether the label also takes the number of the cluster."""
+        return self.teacher.fields > self.k
 
     @property
     def p(self) -> int:
@@ -174,12 +190,13 @@ def declare_experiment(
         momentum=filler.scalar(algorithm.momentum, "momentum"),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
+        inputs=model.inputs,
     )
     filler.check_all_used()
     return experiment
 
 
-def check_start(start: Overlaps, model: Model | MixtureModel, constraint: str | None) -> None:
+def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     """Refuse a start with other widths than the model, or off the sphere."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
@@ -265,7 +282,7 @@ class Filler:
             raise BadParameter(f"{symbol} must be a number, got {value!r}") from error
 
     def readout(
-        self, network: Committee | MultiIndex, what: str, given: int | None
+        self, network: Committee | MultiIndex | GaussianMixture, what: str, given: int | None
     ) -> NDArray[np.float64]:
         """Readouts of a network whose width may be left to the start (`given`)."""
         if given is None and not network.width.is_Integer:
@@ -276,10 +293,12 @@ class Filler:
             return np.ones(int(network.width) if given is None else given)
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
 
-    def teacher(self, network: Committee | MultiIndex) -> Activation:
+    def teacher(self, network: Committee | MultiIndex | GaussianMixture) -> Activation:
         """Compile the activation of a committee, or a function of several fields."""
         if isinstance(network, Committee):
             return self.activation(network, "teacher")
+        if isinstance(network, GaussianMixture):
+            return self.labels(network)
         first, *others = network.fields
         symbols = sorted(network.parameters, key=str)
         values = [self.symbol(s, "teacher") for s in symbols]
@@ -293,6 +312,26 @@ class Filler:
             degree=None if degree is None else int(degree),
             expr=network.expr,
             fields=len(network.fields),
+        )
+
+    def labels(self, mixture: GaussianMixture) -> Activation:
+        """Compile the labels of clusters: a function of the fields and of the cluster's number."""
+        labels = mixture.labels or ()
+        first, *others = (*mixture.fields, CLUSTER)
+        symbols = sorted(mixture.parameters, key=str)
+        values = [self.symbol(s, "label") for s in symbols]
+        cases = [(y, sp.Eq(CLUSTER, number)) for number, y in enumerate(labels)]
+        expr = sp.Piecewise(*cases[:-1], (labels[-1], True))
+        value = scalar_function(expr, first, [*others, *symbols])
+        polynomial = all(y.is_polynomial(*mixture.fields) for y in labels)
+        degrees = [sp.Poly(y, *mixture.fields).total_degree() for y in labels if polynomial]
+        return Activation(
+            value=value,
+            slope=value,  # never used: the teacher does not learn
+            parameters=np.array([*([0.0] * len(others)), *values]),
+            degree=max(0, *map(int, degrees)) if polynomial else None,
+            expr=expr,
+            fields=1 + len(others),
         )
 
     def rule(
@@ -362,6 +401,7 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "readout_rate": experiment.readout_rate,
         "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
+        **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
         **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
         **extra,
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
-from dmft.model import MixtureModel, Model, Overlaps, as_count
+from dmft.model import GaussianMixture, Model, Overlaps, as_count
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
@@ -56,7 +56,7 @@ def evaluate(function: Any, rows: Array, par: Array) -> Array:
 class DescentExperiment:
     """Gradient descent with every number filled in."""
 
-    model: Model | MixtureModel
+    model: Model
     algorithm: GradientDescent
     student: Activation
     # One function of the teacher's fields for each cluster, or the teacher's own.
@@ -86,13 +86,16 @@ class DescentExperiment:
         n, root = self.samples, np.sqrt(self.dim)
         X, noise = stream.standard_normal((n, self.dim)), stream.standard_normal(n)
         cluster = np.zeros(n, dtype=np.int64)
-        if isinstance(self.model, MixtureModel):
-            mixture = self.model.mixture
+        mixture = self.model.inputs
+        if mixture is not None:
             cluster = stream.choice(len(mixture.weights), size=n, p=mixture.weights)
             X += (mixture.means @ W_star / root)[cluster]
         clean, star = np.zeros(n), (X @ W_star.T).T / root
-        for number, teacher in enumerate(self.teachers):
-            clean[cluster == number] = self.labels(teacher, star[:, cluster == number])
+        if len(self.teachers) == 1:
+            clean[:] = self.labels(self.teachers[0], star)
+        else:
+            for number, teacher in enumerate(self.teachers):
+                clean[cluster == number] = self.labels(teacher, star[:, cluster == number])
         return X, clean + np.sqrt(self.numbers["label_noise"]) * noise
 
     def labels(self, teacher: Activation, star: Array) -> Array:
@@ -132,7 +135,7 @@ class DescentEnsemble(Ensemble):
 
 
 def simulate_descent(
-    model: Model | MixtureModel,
+    model: Model,
     algorithm: GradientDescent,
     dim: int,
     t_max: int,
@@ -173,7 +176,7 @@ def simulate_descent(
 
 
 def _declare(
-    model: Model | MixtureModel,
+    model: Model,
     algorithm: GradientDescent,
     dim: int,
     t_max: int,
@@ -182,6 +185,10 @@ def _declare(
 ) -> DescentExperiment:
     if start is not None:
         check_start(start, model, None)
+    if model.inputs is not None and not model.inputs.isotropic:
+        raise BadParameter(
+            f"repeated data are simulated for clusters of unit variance, got {model.inputs}"
+        )
     filler = Filler(parameters, dim)
     declared = {
         name: getattr(algorithm, name)
@@ -194,9 +201,10 @@ def _declare(
     if start is not None and start.readout is not None:
         readout = start.readout.copy()
     loss = algorithm.loss_expr
-    if isinstance(model, MixtureModel):
-        teachers = tuple(_label(filler, y, model.mixture.fields) for y in model.mixture.labels)
-        teacher_readout = np.ones(len(model.mixture.fields))
+    clusters = model.teacher
+    if isinstance(clusters, GaussianMixture):
+        teachers = tuple(_label(filler, y, clusters.fields) for y in clusters.labels or ())
+        teacher_readout = np.ones(len(clusters.fields))
     else:
         teachers = (filler.teacher(model.teacher),)
         width = None if start is None else start.k

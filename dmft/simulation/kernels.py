@@ -13,8 +13,10 @@ Psi the updates psi of the batch,
 
 then division by the lengths on the sphere. A trained readout moves by
 (c rho_a/d) sum_mu E sigma(h). With the spherical gradient the step of neuron j leaves out
-c_j w_j, c_j = (c/d) (Psi H^T)_jj, before that division. The law is that of weights in R^d for every
-d; increments below 1e-16 of an overlap are lost to rounding.
+c_j w_j, c_j = (c/d) (Psi H^T)_jj, before that division. The z of a sample from a cluster has the
+cluster's mean and variance; outside the span of the weights the variance multiplies its Psi Psi^T.
+The law is that of weights in R^d for every d; increments below 1e-16 of an overlap are lost to
+rounding.
 """
 
 from __future__ import annotations
@@ -42,12 +44,9 @@ DIVERGED_LENGTH = 1e12
 # ends there. About 60 units in the last place, what a few subtractions of order one leave.
 RANK_TOLERANCE = 1.4e-14
 
-# Lets sums over the d inputs vectorise; NaN and infinity keep their meaning.
-REORDER = {"reassoc", "contract"}
-
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
-# rule, generator;
+# rule, clusters, generator;
 # rates = [gamma/(p n_b), noise standard deviation, rho_a, share of the weights lost in a step,
 # momentum];
 # counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
@@ -55,10 +54,12 @@ REORDER = {"reassoc", "contract"}
 # label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array, which
 # begins with the label, all teacher fields and the output. With fields > 0 sigma_star is a
 # multi-index target g, the only term of the label (a_star = [1]): it takes the first field, and the
-# others at the beginning of par_star, where they are written.
+# others at the beginning of par_star, where they are written. A row of clusters is the probability
+# of this cluster and all before it, the root of its scale, and its mean in the rows of the teacher;
+# there is none where x ~ N(0, I). With fields = k + 1 the label also takes the cluster's number.
 COMMON = (
     MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
-    RISK, FUNCTION, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, VECTOR, RULE, GENERATOR,
+    RISK, FUNCTION, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, VECTOR, RULE, MATRIX, GENERATOR,
 )  # fmt: skip
 
 
@@ -115,6 +116,27 @@ def write_label(label, y, h_star, f):  # type: ignore[no-untyped-def]
         label[1 + h_star.size] = f
 
 
+@njit(cache=True, inline="always", **UNCOUNTED)
+def write_fields(par_star, h_star, fields, cluster):  # type: ignore[no-untyped-def]
+    """Write what a multi-index target reads beside its first field."""
+    for r in range(1, min(fields, h_star.size)):
+        par_star[r - 1] = h_star[r]
+    if fields > h_star.size:
+        par_star[h_star.size - 1] = cluster
+
+
+@njit(cache=True, **UNCOUNTED, inner=True)
+def draw_cluster(generator, clusters):  # type: ignore[no-untyped-def]
+    """Draw the number of a cluster; -1 where there is none."""
+    last = clusters.shape[0] - 1
+    if last < 0:
+        return -1
+    chance, number = generator.random(), 0
+    while number < last and chance >= clusters[number, 0]:
+        number += 1
+    return number
+
+
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def sample_updates(  # type: ignore[no-untyped-def]
     h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull, par, par_star, label, psi, push
@@ -134,11 +156,14 @@ def sample_updates(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):  # type: ignore[no-untyped-def]
+def has_passed(  # type: ignore[no-untyped-def]
+    Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+):  # fmt: skip
     """Whether these overlaps are past the watched level."""
     if watch[0] == WATCH_OVERLAP:
         return np.abs(M).max() >= watch[1]
-    return risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule) <= watch[1]
+    found = risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters)
+    return found <= watch[1]
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
@@ -164,8 +189,13 @@ def factor_students(Q, M, root, pivots, B, L, rest, order):  # type: ignore[no-u
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
-def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-untyped-def]
-    """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2."""
+def draw_fields(  # type: ignore[no-untyped-def]
+    generator, root, B, L, rank, z, h, h_star, clusters, cluster
+):  # fmt: skip
+    """Draw one sample's coordinates z in the span of the weights, and its fields; |z|^2.
+
+    The means of clusters lie in the span of the teacher's rows, the first coordinates.
+    """
     known = root.shape[1]
     square = 0.0
     for c in range(known + rank, z.size):
@@ -173,6 +203,14 @@ def draw_fields(generator, root, B, L, rank, z, h, h_star):  # type: ignore[no-u
     for c in range(known + rank):
         z[c] = generator.standard_normal()
         square += z[c] * z[c]
+    if cluster >= 0:
+        square = 0.0
+        for c in range(known + rank):
+            z[c] *= clusters[cluster, 1]
+            if c < known:
+                for r in range(h_star.size):
+                    z[c] += clusters[cluster, 2 + r] * root[r, c]
+            square += z[c] * z[c]
     for r in range(h_star.size):
         h_star[r] = 0.0
         for c in range(known):
@@ -235,70 +273,6 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
         push[j] = 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def keep_part(G, push, W, part, share):  # type: ignore[no-untyped-def]
-    """Begin a step with a part of the last one, and with a share of all weights taken away."""
-    for j in range(W.shape[0]):
-        push[j] *= part
-        for i in range(W.shape[1]):
-            G[j, i] = part * G[j, i] - share * W[j, i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def shorten(W, share):  # type: ignore[no-untyped-def]
-    """Take a share of all weights away."""
-    for j in range(W.shape[0]):
-        for i in range(W.shape[1]):
-            W[j, i] *= 1.0 - share
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
-def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Sum of x_i y_i."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i] * y[i]
-    return total
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
-def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) -> None:
-    """Add factor y to x, in place."""
-    for i in range(x.size):
-        x[i] += factor * y[i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
-    """Write Q = W W^T / d and M = W W*^T / d."""
-    p, d = W.shape
-    for j in range(p):
-        for i in range(j + 1):
-            Q[j, i] = dot(W[j], W[i]) / d
-            Q[i, j] = Q[j, i]
-        for r in range(W_star.shape[0]):
-            M[j, r] = dot(W[j], W_star[r]) / d
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def move_rows(W, G, Q, constraint):  # type: ignore[no-untyped-def]
-    """Add the step G to W under the constraint; the status of the lengths, squared in Q_jj."""
-    p, d = W.shape
-    if constraint == SPHERE_GRADIENT:
-        for j in range(p):
-            add_multiple(G[j], -dot(G[j], W[j]) / d, W[j])
-    for j in range(p):
-        add_multiple(W[j], 1.0, G[j])
-        Q[j, j] = dot(W[j], W[j]) / d
-    code = length_status(Q)
-    if code == REACHED and constraint != FREE:
-        for j in range(p):
-            inverse = 1.0 / math.sqrt(Q[j, j])
-            for i in range(d):
-                W[j, i] *= inverse
-    return code
-
-
 @njit(cache=True, **UNCOUNTED, inner=True)
 def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
     """Overlaps of rows that lose a share of their length, and those of a step with these rows."""
@@ -312,15 +286,19 @@ def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
-def add_sample(psi, h, h_star, z, cross, own, S, V, keep):  # type: ignore[no-untyped-def]
-    """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, if asked to, Psi Z^T."""
+def add_sample(psi, h, h_star, z, cross, own, S, V, several, scale):  # type: ignore[no-untyped-def]
+    """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, in a batch of several, Psi Z^T.
+
+    There Psi Psi^T is that of what is outside the span, with the variance of the cluster.
+    """
+    share = scale if several else 1.0
     for j in range(psi.size):
         for r in range(h_star.size):
             cross[j, r] += psi[j] * h_star[r]
         for i in range(psi.size):
             own[j, i] += psi[j] * h[i]
-            S[j, i] += psi[j] * psi[i]
-        if keep:
+            S[j, i] += share * (psi[j] * psi[i])
+        if several:
             for c in range(z.size):
                 V[j, c] += psi[j] * z[c]
 
@@ -372,14 +350,14 @@ def take_out_radial(Q, M, scale, own, Q_new, M_new):  # type: ignore[no-untyped-
 )
 def advance_overlaps(  # type: ignore[no-untyped-def]
     Q, M, root, pivots, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
     known, batch, dim, fields = root.shape[1], counts[2], counts[4], counts[5]
     terms, trained = a_star.size, rates[2] > 0.0
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
-    order = np.empty(p, np.int64)
+    order, scale = np.empty(p, np.int64), 1.0
     h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
     cross, own, gram, S = np.empty((p, k)), np.empty((p, p)), np.empty((p, p)), np.empty((p, p))
     V, T, Y = np.zeros((p, known + p)), np.empty((p, p)), np.empty((p, p))
@@ -392,14 +370,15 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                 matrix.flat[i] = 0.0
         inside = 0.0
         for _ in range(batch):
-            inside += draw_fields(generator, root, B, L, rank, z, h, h_star)
+            cluster = draw_cluster(generator, clusters)
+            inside += draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
+            scale = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
             # `sample_updates`, written out: the call would cost as much as the rest of the step.
             f, y = 0.0, 0.0
             for j in range(p):
                 f += a[j] * sigma(h[j], par)
-            for r in range(1, fields):
-                par_star[r - 1] = h_star[r]
+            write_fields(par_star, h_star, fields, cluster)
             for r in range(terms):
                 y += a_star[r] * sigma_star(h_star[r], par_star)
             write_label(label, y / terms + noise, h_star, f / p)
@@ -409,12 +388,12 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             if trained:
                 for j in range(p):
                     push[j] += error * sigma(h[j], par)
-            add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1)
+            add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1, scale)
         degrees = dim - known - rank
         if batch == 1:
             # Psi Psi^T has rank one: the parts in and outside the span are one square length.
             if degrees > 0:
-                inside += generator.chisquare(degrees)
+                inside += scale * generator.chisquare(degrees)
             for j in range(p):
                 for i in range(p):
                     gram[j, i] = inside * S[j, i]
@@ -445,6 +424,6 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
                     largest = max(largest, abs(M[j, r]))
             if largest >= watch[1]:
                 return PASSED, step + 1
-        elif risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule) <= watch[1]:
+        elif risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters) <= watch[1]:
             return PASSED, step + 1
     return REACHED, counts[0]

@@ -32,28 +32,35 @@ from dmft.simulation.kernels import (
     PASSED,
     REACHED,
     SPHERE_GRADIENT,
-    add_multiple,
     apply_step,
     decay,
-    dot,
+    draw_cluster,
     draw_fields,
     factor_students,
     has_passed,
     length_status,
-    measure,
     move_readout,
-    move_rows,
     normalise,
     sample_updates,
-    shorten,
     take_out_radial,
+    write_fields,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
+from dmft.simulation.row_kernels import (
+    add_multiple,
+    dot,
+    draw_input,
+    measure,
+    move_rows,
+    normalise_rows,
+    shorten,
+)
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "2e20e5e66f25",
+    "dmft.simulation.kernels": "866998432610",
+    "dmft.simulation.row_kernels": "cc6d90c1ac02",
 }
 
 
@@ -78,7 +85,7 @@ def displace(h, psi, size, repeat, moved):  # type: ignore[no-untyped-def]
 )
 def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
     Q, M, root, pivots, repeat, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
@@ -94,13 +101,14 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         rank = factor_students(Q, M, root, pivots, B, L, rest, order)
         rank = min(rank, dim - known)
-        square = draw_fields(generator, root, B, L, rank, z, h, h_star)
+        cluster = draw_cluster(generator, clusters)
+        square = draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
+        variance = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
         noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
         degrees = dim - known - rank
         if degrees > 0:
-            square += generator.chisquare(degrees)
-        for r in range(1, fields):
-            par_star[r - 1] = h_star[r]
+            square += variance * generator.chisquare(degrees)
+        write_fields(par_star, h_star, fields, cluster)
         for _ in range(passes):
             sample_updates(
                 h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
@@ -143,7 +151,9 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
                 normalise(Q, M)
         if watch[0] == WATCH_NOTHING or (counts[1] + step + 1) % int(watch[2]) != 0:
             continue
-        if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+        if has_passed(
+            Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+        ):
             return PASSED, step + 1
     return REACHED, counts[0]
 
@@ -156,7 +166,7 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
 )
 def advance_repeated_weights(  # type: ignore[no-untyped-def]
     W, W_star, Q, M, repeat, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
@@ -168,10 +178,11 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
     passes = int(repeat[2]) if repeat[0] == REPEATED else 1
     X, G, noise = np.empty((batch, d)), np.empty((p, d)), np.zeros(batch)
     psi, h, h_star, moved, push = np.empty(p), np.empty(p), np.empty(k), np.empty(p), np.zeros(p)
+    cluster = np.empty(batch, np.int64)
     for step in range(counts[0]):
         for mu in range(batch):
-            for i in range(d):
-                X[mu, i] = generator.standard_normal()
+            cluster[mu] = draw_cluster(generator, clusters)
+            draw_input(generator, W_star, clusters, cluster[mu], X[mu])
             if rates[1] > 0.0:
                 noise[mu] = rates[1] * generator.standard_normal()
         for _ in range(passes):
@@ -181,8 +192,7 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                     h[j] = dot(W[j], X[mu]) / root_d
                 for r in range(k):
                     h_star[r] = dot(W_star[r], X[mu]) / root_d
-                for r in range(1, counts[5]):
-                    par_star[r - 1] = h_star[r]
+                write_fields(par_star, h_star, counts[5], cluster[mu])
                 last[:] = 0.0
                 sample_updates(
                     h, h_star, a, a_star, noise[mu], sigma, slope, sigma_star, pull,
@@ -202,11 +212,15 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
             move_readout(a, rates[0] * rates[2] / d, push)
             if rates[3] > 0.0:
                 shorten(W, rates[3])
-            code = move_rows(W, G, Q, counts[3])
+            move_rows(W, G, Q, counts[3])
+            code = length_status(Q)
             if code != REACHED:
                 return code, step + 1
+            normalise_rows(W, Q, counts[3])
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
-            if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+            if has_passed(
+                Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+            ):
                 return PASSED, step + 1
     return REACHED, counts[0]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.model import FIELD
-from dmft.simulation.declaration import Activation, Experiment
+from dmft.simulation.declaration import Activation
 
 VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]
@@ -37,7 +37,7 @@ FUNCTION = types.FunctionType(types.float64(types.float64, VECTOR))
 # the last entry.
 RULE = types.UniTuple(VECTOR, 5)
 RISK_SIGNATURE = types.float64(
-    MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE
+    MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, VECTOR, VECTOR, RULE, MATRIX
 )
 RISK = types.FunctionType(RISK_SIGNATURE)
 Rule = tuple[NDArray[np.float64], ...]
@@ -152,9 +152,12 @@ def conditional_deviation(variance: float, explained: float) -> float:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def pair_mean(star_f, star_g, cff, cfg, cgg, sigma, sigma_star, par, par_star, rule):  # type: ignore[no-untyped-def]
-    """E[f(u) g(v)] for zero-mean (u, v); f and g are sigma_star where flagged, else sigma."""
-    kinks_f, kinks_g = rule[3] if star_f else rule[2], rule[3] if star_g else rule[2]
+def pair_mean(  # type: ignore[no-untyped-def]
+    star_f, star_g, cff, cfg, cgg, mean_f, mean_g, sigma, sigma_star, par, par_star, rule
+):  # fmt: skip
+    """E[f(mean_f + u) g(mean_g + v)] for zero-mean (u, v); sigma_star where flagged, else sigma."""
+    kinks_f = (rule[3] if star_f else rule[2]) - mean_f
+    kinks_g = (rule[3] if star_g else rule[2]) - mean_g
     a = math.sqrt(cff)
     b = cfg / a if a > 0.0 else 0.0
     s = conditional_deviation(cgg, b * b)
@@ -177,9 +180,10 @@ def pair_mean(star_f, star_g, cff, cfg, cgg, sigma, sigma_star, par, par_star, r
         # Without conditional variance one inner node, of weight one, is all.
         for n in range(inner_nodes.size if s > 0.0 else 1):
             v = centre + s * inner_nodes[n] if s > 0.0 else centre
+            v += mean_g
             value = sigma_star(v, par_star) if star_g else sigma(v, par)
             inner += (inner_weights[n] if s > 0.0 else 1.0) * value
-        u = a * nodes[i]
+        u = mean_f + a * nodes[i]
         total += weights[i] * inner * (sigma_star(u, par_star) if star_f else sigma(u, par))
     return total
 
@@ -190,7 +194,7 @@ def pair_mean(star_f, star_g, cff, cfg, cgg, sigma, sigma_star, par, par_star, r
     cache=True,
     error_model="numpy",
 )
-def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule):  # type: ignore[no-untyped-def]
+def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
     """Population risk at one set of overlaps; the teacher's own term is included."""
     p, k = M.shape
     total = 0.0
@@ -207,7 +211,7 @@ def risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule):  # type
             else:
                 c_nm = P[n - p, m - p]
             mean = pair_mean(
-                n >= p, m >= p, c_nn, c_nm, c_mm, sigma, sigma_star, par, par_star, rule
+                n >= p, m >= p, c_nn, c_nm, c_mm, 0.0, 0.0, sigma, sigma_star, par, par_star, rule
             )
             total += (1.0 if m == n else 2.0) * c_m * c_n * mean
     return 0.5 * total
@@ -227,7 +231,7 @@ def hermite_coefficient(table, size, n, variance):  # type: ignore[no-untyped-de
 
 
 @njit(RISK_SIGNATURE, cache=True, **UNCOUNTED)
-def polynomial_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule):  # type: ignore[no-untyped-def]
+def polynomial_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
     """Population risk of polynomial committees; their tables of coefficients are in the rule.
 
     Exact, by orthogonality: E[H_n(u) H_m(v)] = n! C_uv^n for n = m, else 0. The quadrature calls
@@ -309,18 +313,18 @@ def target_square(P, nodes, target, par_star):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def student_rule(q, rule):  # type: ignore[no-untyped-def]
-    """Nodes and weights for the mean over u of s(sqrt(q) u) times a smooth function."""
+def student_rule(q, mean, rule):  # type: ignore[no-untyped-def]
+    """Nodes and weights for the mean over u of s(mean + sqrt(q) u) times a smooth function."""
     if rule[0].size > 0:
         return rule[0], rule[1]
     if rule[2].size > 0 and q > 0.0:
-        return panel_rule(rule[2] / math.sqrt(q), PANEL * rule[4][0])
+        return panel_rule((rule[2] - mean) / math.sqrt(q), PANEL * rule[4][0])
     spacing = min(SPACING, SPACING_PER_DEVIATION / math.sqrt(1.0 + 2.0 * max(q, 0.0)))
     return trapezoid_rule(spacing * rule[4][0])
 
 
 @njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
-def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule):  # type: ignore[no-untyped-def]
+def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
     """Population risk of a multi-index target at one set of overlaps."""
     p, k = M.shape
     students = (rule[0], rule[1], rule[2], rule[2], rule[4])
@@ -329,7 +333,7 @@ def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule):  # t
     for j in range(p):
         for i in range(j + 1):
             mean = pair_mean(
-                False, False, Q[i, i], Q[i, j], Q[j, j], sigma, sigma, par, par, students
+                False, False, Q[i, i], Q[i, j], Q[j, j], 0.0, 0.0, sigma, sigma, par, par, students
             )
             total += (1.0 if i == j else 2.0) * a[i] * a[j] / (p * p) * mean
         length = math.sqrt(Q[j, j])
@@ -337,7 +341,7 @@ def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule):  # t
             for s in range(k):
                 D[r, s] = P[r, s] - (M[j, r] * M[j, s] / Q[j, j] if length > 0.0 else 0.0)
         semidefinite_root(D, L)
-        nodes, weights = student_rule(Q[j, j], rule)
+        nodes, weights = student_rule(Q[j, j], 0.0, rule)
         cross = 0.0
         for n in range(nodes.size):
             for r in range(k):
@@ -346,15 +350,6 @@ def target_risk_at(Q, M, P, a, a_star, sigma, target, par, par_star, rule):  # t
             cross += weights[n] * sigma(length * nodes[n], par) * mean
         total -= 2.0 * a[j] / p * cross
     return 0.5 * total
-
-
-def risk_function(experiment: Experiment) -> Function:
-    """Compiled risk for this kind of teacher."""
-    student, teacher = experiment.student, experiment.teacher
-    function: Function = target_risk_at if teacher.fields else risk_at
-    if not teacher.fields and student.degree is not None and teacher.degree is not None:
-        function = polynomial_risk_at
-    return function
 
 
 def choose_rule(student: Activation, teacher: Activation, refinement: float = 1.0) -> Rule:
@@ -421,25 +416,3 @@ def _switches(node: sp.Expr) -> list[sp.Expr]:
         relations = [r for _, c in node.args for r in c.atoms(sp.core.relational.Relational)]
         return [sp.expand(r.lhs - r.rhs) for r in relations]
     return [sp.expand(node.args[0])]
-
-
-def quadrature_risk(
-    experiment: Experiment,
-    Q: NDArray[np.float64],
-    M: NDArray[np.float64],
-    P: NDArray[np.float64],
-    rule: Rule,
-) -> float:
-    """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k)."""
-    student, teacher = experiment.student, experiment.teacher
-    return float(
-        risk_function(experiment)(
-            _contiguous(Q), _contiguous(M), _contiguous(P),
-            experiment.readout, experiment.teacher_readout, student.value, teacher.value,
-            student.parameters, teacher.parameters, rule,
-        )
-    )  # fmt: skip
-
-
-def _contiguous(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(matrix, dtype=np.float64)

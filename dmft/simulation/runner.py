@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.kernels import DIVERGED, NONFINITE, PASSED, REACHED
-from dmft.simulation.risk import Rule, risk_function
+from dmft.simulation.risk import Rule
+from dmft.simulation.target_rule import risk_function
 
 STATUS = {
     REACHED: Status.OK,
@@ -51,7 +52,7 @@ class Constants:
         return (
             self.P, self.readout, terms, rates, counts, self.watch,
             risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
-            own, e.teacher.parameters.copy(), label, self.rule, self.generator,
+            own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from dmft.model import (
     SGD,
     Alignment,
     GradientDescent,
-    MixtureModel,
     Model,
     Overlaps,
     SequenceModel,
@@ -32,10 +31,10 @@ from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summaris
 from dmft.simulation.factor import factor
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes, watch_nothing
-from dmft.simulation.risk import Rule, quadrature_risk
+from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Runner
 from dmft.simulation.sequence import simulate_sequence
-from dmft.simulation.target_rule import rule_of
+from dmft.simulation.target_rule import quadrature_risk, rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.solvers.jobs import Job
 from dmft.special.streams import as_seeds, random_stream
@@ -53,7 +52,7 @@ Method = Literal["weights", "overlaps"]
     "with a small learning_rate"
 )
 def simulate(
-    model: Model | MixtureModel,
+    model: Model,
     algorithm: SGD | GradientDescent,
     dim: int,
     t_max: float,
@@ -76,12 +75,14 @@ def simulate(
     Shapes      mean.Q (T, p, p); mean.M (T, p, k); mean.risk (T,); runs with the seed first
     Scaling     t = steps * gamma / (p d); saved times are whole steps
     Valid for   any activation that `dmft.emit` can write | any d >= rank of the overlaps; both
-                methods are exact in law, the risk is a quadrature at the saved overlaps
-    Source      one_pass.md sections 0, B.2, B.6, D.2; batch_reuse.md D.1, D.2
+                methods are exact in law, the risk is a quadrature at the saved overlaps; inputs
+                x ~ N(0, I_d) or from clusters whose means are in the span of the teacher's rows
+    Source      one_pass.md sections 0, B.2, B.6, D.2; batch_reuse.md D.1, D.2;
+                structured_inputs.md (8)
 
     Parameters
     ----------
-    model : Model, or MixtureModel for gradient descent
+    model : Model
     algorithm : SGD, or GradientDescent on repeated data (by weights; t_max counts steps)
     dim : int
         Input dimension d.
@@ -140,11 +141,6 @@ def simulate(
             model, algorithm, dim, cast(int, t_max), seeds, start,
             threads=threads, progress=progress, **parameters,
         )  # fmt: skip
-    if isinstance(model, MixtureModel):
-        raise BadParameter(
-            f"clusters are simulated under dmft.GradientDescent alone, got {algorithm!r}, which "
-            "takes a dmft.Model"
-        )
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)

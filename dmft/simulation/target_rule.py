@@ -1,12 +1,23 @@
-"""Nodes for the average of a multi-index target over its fields, and the rule of an experiment."""
+"""The quadrature of the risk of an experiment: its function, its nodes, its value."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.simulation.declaration import Activation, Experiment
-from dmft.simulation.risk import KINKED, Rule, choose_rule, find_kinks, target_square
+from dmft.simulation.clustered_risk import clustered_risk_at
+from dmft.simulation.declaration import Experiment
+from dmft.simulation.risk import (
+    KINKED,
+    Function,
+    Rule,
+    choose_rule,
+    find_kinks,
+    polynomial_risk_at,
+    risk_at,
+    target_risk_at,
+    target_square,
+)
 
 Array = NDArray[np.float64]
 
@@ -20,6 +31,17 @@ POINTS = 2048
 FINER = 0.25
 
 
+def risk_function(experiment: Experiment) -> Function:
+    """Compiled risk for this kind of teacher."""
+    student, teacher = experiment.student, experiment.teacher
+    if experiment.inputs is not None:
+        return clustered_risk_at
+    function: Function = target_risk_at if teacher.fields else risk_at
+    if not teacher.fields and student.degree is not None and teacher.degree is not None:
+        function = polynomial_risk_at
+    return function
+
+
 def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
     """Rule for the risk of this experiment; a smaller `refinement` takes more nodes.
 
@@ -29,25 +51,35 @@ def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
         Overlaps of the teacher, constant in a run.
     """
     student, target = experiment.student, experiment.teacher
-    if not target.fields:
+    if not target.fields and experiment.inputs is None:
         return choose_rule(student, target, refinement)
     nodes, weights = np.empty(0), np.empty(0)
     if student.degree is not None and target.degree is not None:
         nodes, weights = _hermite(student.degree + max(student.degree, target.degree))
+    kinks = find_kinks(student)
+    if not target.fields:
+        return nodes, weights, kinks, find_kinks(target), np.array([refinement])
+    if experiment.inputs is not None:
+        # E g^2 is that of each cluster; a third entry says that the label takes its number.
+        settings = np.array([refinement, np.nan, *([1.0] if experiment.by_cluster else [])])
+        return nodes, weights, kinks, _packed(experiment, 2, refinement), settings
     P = np.ascontiguousarray(P)
     square = target_square(
-        P, _packed(target, 2, FINER * refinement), target.value, target.parameters
+        P, _packed(experiment, 2, FINER * refinement), target.value, target.parameters
     )
     settings = np.array([refinement, square])
-    return nodes, weights, find_kinks(student), _packed(target, 1, refinement), settings
+    return nodes, weights, kinks, _packed(experiment, 1, refinement), settings
 
 
-def _packed(target: Activation, power: int, refinement: float) -> Array:
+def _packed(experiment: Experiment, power: int, refinement: float) -> Array:
     """Nodes z (k of them) and weight, one after the other, for the mean of g^power."""
-    k = target.fields
+    target, k = experiment.teacher, experiment.k
+    inputs = experiment.inputs
+    labels = inputs.labels if inputs is not None and experiment.by_cluster else None
+    branches = labels or (target.expr,)
     if target.degree is not None:
         return _tensor(*_hermite(power * target.degree), k)
-    if k <= TRAPEZOID_FIELDS and not target.expr.has(*KINKED):
+    if k <= TRAPEZOID_FIELDS and not any(y.has(*KINKED) for y in branches):
         return _tensor(*_trapezoid(SPACING * max(refinement, 0.25)), k)
     return _lattice(round(POINTS / refinement**2), k)
 
@@ -80,3 +112,25 @@ def _lattice(count: int, k: int) -> Array:
     points = ndtri(np.mod(0.5 + steps, 1.0))
     both = np.concatenate([points, -points])
     return np.column_stack([both, np.full(2 * count, 0.5 / count)]).ravel()
+
+
+def quadrature_risk(
+    experiment: Experiment,
+    Q: NDArray[np.float64],
+    M: NDArray[np.float64],
+    P: NDArray[np.float64],
+    rule: Rule,
+) -> float:
+    """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k)."""
+    student, teacher = experiment.student, experiment.teacher
+    return float(
+        risk_function(experiment)(
+            _contiguous(Q), _contiguous(M), _contiguous(P),
+            experiment.readout, experiment.teacher_readout, student.value, teacher.value,
+            student.parameters, teacher.parameters, rule, experiment.clusters,
+        )
+    )  # fmt: skip
+
+
+def _contiguous(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(matrix, dtype=np.float64)

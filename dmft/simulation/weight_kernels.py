@@ -16,20 +16,28 @@ from dmft.simulation.kernels import (
     COMMON,
     PASSED,
     REACHED,
-    add_multiple,
-    dot,
+    draw_cluster,
     has_passed,
-    keep_part,
-    measure,
-    move_rows,
+    length_status,
     sample_updates,
+    write_fields,
 )
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
+from dmft.simulation.row_kernels import (
+    add_multiple,
+    dot,
+    draw_input,
+    keep_part,
+    measure,
+    move_rows,
+    normalise_rows,
+)
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.kernels": "2e20e5e66f25",
+    "dmft.simulation.kernels": "866998432610",
+    "dmft.simulation.row_kernels": "cc6d90c1ac02",
 }
 
 
@@ -41,7 +49,7 @@ COMPILED_WITH = {
 )
 def advance_weights(  # type: ignore[no-untyped-def]
     W, W_star, Q, M, G, push, P, a, a_star, rates, counts, watch, risk,
-    sigma, slope, sigma_star, pull, par, par_star, label, rule, generator,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
@@ -54,15 +62,14 @@ def advance_weights(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         keep_part(G, push, W, rates[4], rates[3])
         for _ in range(batch):
-            for i in range(d):
-                X[i] = generator.standard_normal()
+            cluster = draw_cluster(generator, clusters)
+            draw_input(generator, W_star, clusters, cluster, X)
             for j in range(p):
                 h[j] = dot(W[j], X) / root_d
             for r in range(k):
                 h_star[r] = dot(W_star[r], X) / root_d
             noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
-            for r in range(1, counts[5]):
-                par_star[r - 1] = h_star[r]
+            write_fields(par_star, h_star, counts[5], cluster)
             sample_updates(
                 h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
                 par, par_star, label, psi, push,
@@ -71,11 +78,15 @@ def advance_weights(  # type: ignore[no-untyped-def]
                 add_multiple(G[j], rates[0] * psi[j] / root_d, X)
         for j in range(p):
             a[j] += rates[0] * rates[2] / d * push[j]
-        code = move_rows(W, G, Q, counts[3])
+        move_rows(W, G, Q, counts[3])
+        code = length_status(Q)
         if code != REACHED:
             return code, step + 1
+        normalise_rows(W, Q, counts[3])
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, Q, M)
-            if has_passed(Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, watch):
+            if has_passed(
+                Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+            ):
                 return PASSED, step + 1
     return REACHED, counts[0]

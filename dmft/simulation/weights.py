@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.factor import factor
-from dmft.simulation.kernels import measure
 from dmft.simulation.risk import Rule
+from dmft.simulation.row_kernels import measure
 from dmft.simulation.runner import Advance, Constants, Runner
 from dmft.simulation.weight_kernels import advance_weights
 

@@ -22,7 +22,7 @@ from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.branch_nodes import BranchAverage
 from dmft.gaussian.tabled import table_averages
-from dmft.model import MixtureModel, Model, Overlaps, as_count
+from dmft.model import Model, Overlaps, as_count
 from dmft.names import VERSION, Status
 from dmft.solvers.descent import (
     JITTER,
@@ -145,7 +145,7 @@ def descent_task(
     if not scalars["momentum"] < 1.0:
         raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
     trained = equations.algorithm.readout_rate != 0
-    mixture = equations.model.mixture if isinstance(equations.model, MixtureModel) else None
+    mixture = equations.model.inputs
     if scalars["readout_rate"] and not trained:
         raise BadParameter(
             "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
@@ -249,7 +249,7 @@ def _risk_of(
     def sampled(sweep: Sweep, nodes: Nodes) -> Array:
         return fresh_losses(task, nodes, zip(*_states(sweep), strict=True))
 
-    if isinstance(model, MixtureModel):
+    if model.inputs is not None:
         return sampled
     risk = _risk(equations.fingerprint, equations)
     if risk is None:

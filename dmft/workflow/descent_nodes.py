@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmft.equations.descent import DescentEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes import sobol_words
-from dmft.model import FIELD, Committee, GaussianMixture, MixtureModel, as_count
+from dmft.model import FIELD, Committee, GaussianMixture, as_count
 from dmft.progress import ProgressOption
 from dmft.solvers.descent_task import DescentTask, Nodes
 from dmft.solvers.response import pieces, sample_count
@@ -107,7 +107,7 @@ class Layout:
         epochs = -(-task.steps // parts)
         uniforms = {"bernoulli": task.steps, "reshuffle": epochs}.get(algorithm.batch or "", 0)
         model = equations.model
-        weights = tuple(model.mixture.weights) if isinstance(model, MixtureModel) else ()
+        weights = () if model.inputs is None else tuple(model.inputs.weights)
         uniforms += bool(weights)
         layout = cls(
             kind, task.dimension, uniforms, samples if kind == "sobol" else 2 * task.dimension,
@@ -189,8 +189,9 @@ class Layout:
 def is_affine(equations: DescentEquations) -> bool:
     """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
     model, teacher = equations.model, equations.model.teacher
-    if equations.algorithm.loss != "squared" or isinstance(teacher, GaussianMixture):
+    if equations.algorithm.loss != "squared" or model.inputs is not None:
         return False
+    assert not isinstance(teacher, GaussianMixture)
     fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
     target = teacher.activation if isinstance(teacher, Committee) else teacher.expr
     return all(

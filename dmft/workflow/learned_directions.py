@@ -20,7 +20,15 @@ from dmft.equations.short_times import short_times
 from dmft.errors import BadParameter
 from dmft.gaussian.leap_proofs import Label
 from dmft.gaussian.leaps import as_combination, canonical
-from dmft.model import FIELD, Committee, GradientDescent, Model, MultiIndex, Overlaps
+from dmft.model import (
+    FIELD,
+    Committee,
+    GradientDescent,
+    Model,
+    MultiIndex,
+    Overlaps,
+    check_identity,
+)
 from dmft.record import Record
 
 Array = NDArray[np.float64]
@@ -224,6 +232,7 @@ def learned_directions(
 
 def _target(model: Model) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
     """The noiseless label in its fields."""
+    check_identity(model, "learned directions are told")
     teacher = getattr(model, "teacher", None)
     if isinstance(teacher, MultiIndex):
         return teacher.expr, teacher.fields

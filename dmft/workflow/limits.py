@@ -52,7 +52,7 @@ def _limit_of_noise(
     model: Model, algorithm: SGD, p: int, k: int, noisy: bool
 ) -> Callable[[float], float] | None:
     """The limit as a function of the label noise: one formula for all points of a diagram."""
-    if not isinstance(model.teacher, Committee):
+    if model.inputs is not None or not isinstance(model.teacher, Committee):
         return None
     noise = sp.Symbol("noise", positive=True)
     here = replace(

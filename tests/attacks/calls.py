@@ -157,6 +157,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Gaussian": {"fields": [z, u], "cov": [[1, 0.5], [0.5, 1]], "mean": None},
         "GaussianMixture": {
             "means": [[1.0], [-1.0]], "labels": [1, -1], "weights": None, "fields": (),
+            "scales": None,
         },
         "GradientDescent": {
             "learning_rate": 0.1, "samples_per_dim": 2.0, "ridge": 0, "batch": None,
@@ -168,7 +169,9 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "student": p["square"], "mixture": dmft.GaussianMixture([[1.0], [-1.0]], [1, -1]),
             "label_noise": 0,
         },
-        "Model": {"student": p["square"], "teacher": p["square"], "label_noise": 0.1},
+        "Model": {
+            "student": p["square"], "teacher": p["square"], "label_noise": 0.1, "inputs": None,
+        },
         "MultiIndex": {"expr": z * u, "fields": (z, u)},
         "Overlaps": {"Q": [[1.0]], "M": [[0.1]], "P": [[1.0]], "readout": [1.0]},
         "Repeat": {"times": 2},
@@ -188,7 +191,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "TwoTime": _two_time(),
         "UpdateField": {
             "psi": u * z, "fields": (z, h_star, u), "learning_rate": 0.1, "definitions": (),
-            "batch_size": 1, "constraint": None, "weight_decay": 0.1, "momentum": 0, "measures": {"size": z**2},
+            "batch_size": 1, "constraint": None, "weight_decay": 0.1, "momentum": 0,
+            "measures": {"size": z**2},
         },
         "batch_exponents": {"exponent": 3, "loss": "squared"},
         "boundary": {

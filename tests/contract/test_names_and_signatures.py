@@ -28,7 +28,7 @@ SIGNATURES = {
     "short_times": {"equations": REQUIRED},
     "Committee": {"activation": REQUIRED, "width": REQUIRED, "readout": None},
     "Model": {"student": REQUIRED, "teacher": REQUIRED, "label_noise": 0},
-    "GaussianMixture": {"means": REQUIRED, "labels": REQUIRED, "weights": None},
+    "GaussianMixture": {"means": REQUIRED, "labels": None, "weights": None},
     "MixtureModel": {"student": REQUIRED, "mixture": REQUIRED, "label_noise": 0},
     "SequenceTarget": {"expr": REQUIRED, "fields": REQUIRED},
     "SequenceNetwork": {"activation": REQUIRED, "length": REQUIRED, "tied": True},

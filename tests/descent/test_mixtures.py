@@ -118,12 +118,6 @@ def test_refusals():
     with pytest.raises(BadParameter, match=r"mixture = Comm.* must be a dmft\.GaussianMixture"):
         dmft.MixtureModel(LINE, LINE)
     model = dmft.MixtureModel(LINE, TWINS)
-    with pytest.raises(BadParameter, match="GradientDescent alone"):
-        dmft.derive(model, dmft.SGD(0.1))
-    with pytest.raises(BadParameter, match=r"dmft\.Model"):
-        dmft.population_risk(model)
-    with pytest.raises(BadParameter, match=r"dmft\.Model"):
-        dmft.simulate(model, dmft.SGD(0.1), 100, 1.0, 2)
     equations = dmft.derive(model, dmft.GradientDescent(0.1, 1))
     with pytest.raises(BadParameter, match="cubature"):
         dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.0]]), 2, nodes="cubature")

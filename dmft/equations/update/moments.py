@@ -154,6 +154,8 @@ def slopes_by_field(expr: sp.Expr) -> tuple[dict[sp.Expr, sp.Expr], list[sp.Expr
     for term in without_noise(terms_of(rest)):
         parts = slopes(term, weights)
         if parts is None:
+            parts = slopes_on_nodes(term, weights)
+        if parts is None:
             still_open.append(term.expr)
             continue
         for y, e in parts:
@@ -181,6 +183,31 @@ def slopes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None
             return None
         if value != 0:
             result.append((field, value))
+    return result
+
+
+def slopes_on_nodes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None:
+    """`slopes` of functions that hold the means of their fields, as averages on nodes.
+
+    None for other terms.
+
+    Raises
+    ------
+    NotClosed
+        Where a slope lives on a kink, which nodes never meet.
+    """
+    factors = [*weights, *((f, y) for y, f in term.factors)]
+    if term.joint != 1 or not any(f.has(sp.Indexed) for f, _ in factors):
+        return None
+    result = []
+    for n, (factor, field) in enumerate(factors):
+        changed = [*factors[:n], (derivative(factor), field), *factors[n + 1 :]]
+        if changed[n][0].has(sp.DiracDelta, sp.Derivative, sp.Subs):
+            raise NotClosed(
+                f"the Gram matrix of the population gradients needs the slope of {factor} on its "
+                "kink, over inputs from clusters; take an activation without kinks, or simulate"
+            )
+        result.append((field, Average(sp.Mul(*(At(f, y) for f, y in changed)))))
     return result
 
 
@@ -249,7 +276,9 @@ def parity(factor: sp.Expr) -> int:
 
 def is_open(average: Kernel) -> bool:
     """Whether a kernel has neither a closed form nor a table; of two fields all have one."""
-    if len(set(average.fields)) <= 2 and not average.has(sp.DiracDelta):
+    # A function that holds the mean of its field has no table.
+    shifted = any(f.has(sp.Indexed) for f in average.factors)
+    if len(set(average.fields)) <= 2 and not (shifted or average.has(sp.DiracDelta)):
         return False
     try:
         average.closed()

@@ -10,7 +10,7 @@ A.1, B.2). Where the error is linear in output and label, b has the parts "learn
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import sympy as sp
@@ -18,6 +18,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.average import SampleAverage
 from dmft.equations.definitions import Definition, define
+from dmft.equations.update.law import Cluster, clusters_of, mean_definitions
 from dmft.equations.update.moments import expectation, shared, stein
 from dmft.equations.update.program import (
     INTERACTION,
@@ -44,8 +45,41 @@ BASES = {LEARNING: x.learning, INTERACTION: x.interaction, UPDATE: x.b}
 
 
 @dataclass(frozen=True)
+class Case:
+    """One law of the fields, and the update field of a sample that has it."""
+
+    cluster: Cluster
+    program: Program
+
+    def inline(self, expr: sp.Expr, part: str | None = None) -> sp.Expr:
+        """An expression in psi as one in centred fields."""
+        return self.cluster.shifted(self.program.inline(expr, part))
+
+    def named(self, expr: sp.Expr) -> sp.Expr:
+        """An expression in what the program defines, as it is called in this cluster."""
+        return self.cluster.shifted(expr, self.program.table)
+
+    def definitions(self) -> list[Definition]:
+        """What the program defines, as it is called in this cluster."""
+        return [
+            replace(
+                d, target=self.named(d.target), terms=tuple((n, self.named(e)) for n, e in d.terms)
+            )
+            for d in self.program.definitions
+        ]
+
+    def drift(self, update: sp.Expr) -> sp.Expr:
+        """E[update lambda_i]: along the mean, and along the covariances."""
+        mean = self.cluster.mean_of(x.lam[x.i])
+        along = mean * expectation(update) if mean != 0 else sp.S.Zero
+        return along + self.cluster.root * stein(update)
+
+
+@dataclass(frozen=True)
 class Moments:
     """Moments of the update field of a model under an algorithm, by named part.
+
+    Averages are over the law of the inputs: a sum over its clusters.
 
     Attributes
     ----------
@@ -62,10 +96,20 @@ class Moments:
         return is_linear(self.algorithm) and getattr(self.algorithm, "repeat", None) is None
 
     @cached_property
-    def program(self) -> Program:
+    def cases(self) -> tuple[Case, ...]:
+        """Laws of the fields with their update fields."""
+        return tuple(Case(c, self._program(c)) for c in clusters_of(self.model))
+
+    def _program(self, cluster: Cluster) -> Program:
         """The update field; without noise where noise would only cost a dimension of the nodes."""
         noisy = self.noise_apart or is_noisy(self.model)
-        return program_of(self.model, self.algorithm, noisy)
+        label, square = cluster.label, cluster.scale
+        return program_of(self.model, self.algorithm, noisy, label=label, square=square)
+
+    @property
+    def program(self) -> Program:
+        """The update field, of the first cluster where there are several."""
+        return self.cases[0].program
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -77,27 +121,42 @@ class Moments:
         """Where the parts of b stand."""
         return {name: BASES[name] for name in self.parts or (UPDATE,)}
 
+    def over(self, value: Callable[[Case], sp.Expr], power: int = 0) -> sp.Expr:
+        """Sum over the clusters of w_c s_c^power times a value."""
+        laws = ((c.cluster.weight * c.cluster.scale**power, c) for c in self.cases)
+        return sp.Add(*(weight * value(case) for weight, case in laws))
+
     def average(
-        self, expr: sp.Expr, close: Callable[[sp.Expr], sp.Expr], whole: sp.Expr | None = None
+        self,
+        case: Case,
+        expr: sp.Expr,
+        close: Callable[[sp.Expr], sp.Expr],
+        whole: sp.Expr | None = None,
     ) -> sp.Expr:
         """Closed average of an expression in psi, else one over a sample's fields (of `whole`)."""
-        if self.program.closes:
+        program = case.program
+        if program.closes:
             try:
-                return close(self.program.inline(expr))
+                return close(case.inline(expr))
             except NotClosed:
                 pass
         whole = expr if whole is None else whole
-        noisy = sp.Integer(self.program.noisy)
-        return SampleAverage(whole, self.program.degree(whole), noisy)
+        degree, noisy = program.degree(whole), sp.Integer(program.noisy)
+        return SampleAverage(case.named(whole), degree, noisy)
 
     @cached_property
     def drifts(self) -> dict[str, sp.Expr]:
         """Parts of E[psi_j lambda_i]."""
+        psi = x.psi[x.j]
         if not self.parts:
-            return {UPDATE: self.average(x.psi[x.j], stein, x.psi[x.j] * x.lam[x.i])}
-        result = {name: stein(self.program.inline(x.psi[x.j], name)) for name in self.parts}
+            whole = psi * x.lam[x.i]
+            return {UPDATE: self.over(lambda c: self.average(c, psi, c.drift, whole))}
+
+        def part(name: str) -> sp.Expr:
+            return self.over(lambda c: c.drift(c.inline(psi, name)))
+
         # The sum over other students reads better over l, which is free here.
-        return {name: e.xreplace({x.u: x.l}) for name, e in result.items()}
+        return {name: part(name).xreplace({x.u: x.l}) for name in self.parts}
 
     def drift_definitions(self) -> list[Definition]:
         """Blocks, random fields of a sample, and the parts of b."""
@@ -105,26 +164,35 @@ class Moments:
             define(self.bases[name][x.j, x.i], {name: e}, "intermediate")
             for name, e in self.drifts.items()
         ]
-        return [*block_definitions(), *self.program.definitions, *entries]
+        samples = [d for case in self.cases for d in case.definitions()]
+        return [*block_definitions(), *mean_definitions(self.model), *samples, *entries]
 
     @cached_property
     def sampled(self) -> sp.Expr:
-        """E[psi_j psi_l], without the label's noise where that stands apart."""
+        """E[psi_j psi_l |x|^2/d], without the label's noise where that stands apart."""
+        square = x.psi[x.j] * x.psi[x.l]
         if not self.parts:
-            return self.average(x.psi[x.j] * x.psi[x.l], expectation)
-        whole = self.program.inline(x.psi[x.j] * x.psi[x.l]).xreplace({x.xi: sp.S.Zero})
-        return expectation(shared(whole, self.model))
+            return self.over(lambda c: self.average(c, square, expectation), 1)
+
+        def noiseless(c: Case) -> sp.Expr:
+            whole = c.program.inline(square).xreplace({x.xi: sp.S.Zero})
+            return expectation(c.cluster.shifted(shared(whole, self.model)))
+
+        return self.over(noiseless, 1)
 
     @cached_property
     def label_noise(self) -> sp.Expr:
-        """What the label's noise adds to E[psi_j psi_l]; zero where it is part of `sampled`."""
+        """What the label's noise adds to `sampled`; zero where it is part of that."""
         if not (self.parts and self.program.noisy):
             return sp.S.Zero
         # The error holds the label times this number, 1 for the losses that have a name.
         share = self.program.parts[LEARNING].expand().coeff(x.label)
-        slope = self.program.inline(x.psi[x.j] / self.program.error)
-        other = slope.xreplace({x.j: x.l})
-        return share**2 * x.Delta * expectation(slope * other)
+
+        def slopes(c: Case) -> sp.Expr:
+            slope = c.inline(x.psi[x.j] / c.program.error)
+            return expectation(slope * slope.xreplace({x.j: x.l}))
+
+        return share**2 * x.Delta * self.over(slopes, 1)
 
     def quadratic(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times S, by named term."""
@@ -135,38 +203,49 @@ class Moments:
 
     def readout(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times the parts of E[e sigma(h_j)]."""
-        own = self.program.readout
         if not self.parts:
-            return {UPDATE: prefactor * self.average(own, expectation)}
-        result = {name: expectation(self.program.inline(own, name)) for name in self.parts}
-        return {name: prefactor * e.xreplace({x.u: x.l}) for name, e in result.items()}
+            whole = self.over(lambda c: self.average(c, c.program.readout, expectation))
+            return {UPDATE: prefactor * whole}
+
+        def part(name: str) -> sp.Expr:
+            return self.over(lambda c: expectation(c.inline(c.program.readout, name)))
+
+        return {name: prefactor * part(name).xreplace({x.u: x.l}) for name in self.parts}
 
     def observables(self) -> list[Definition]:
         """The expected loss of losses given as expressions, and what a rule measures."""
         if isinstance(self.algorithm, UpdateField):
             found = {}
-            for name, value in self.program.measures.items():
-                mean = self.average(value, expectation).xreplace({x.j: x.u})
-                found[sp.Symbol(name, real=True)] = sp.Sum(mean, (x.u, 1, x.p)) / x.p
+            for name in self.program.measures:
+                mean = self.over(lambda c: self.average(c, c.program.measures[name], expectation))  # noqa: B023
+                of_neuron = mean.xreplace({x.j: x.u})
+                found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
         elif isinstance(loss := getattr(self.algorithm, "loss", None), sp.Expr):
             output = x.output_pass[0]
             if output not in self.program.table:
                 output = students_at(x.h, self.model.student.activation)
             value = loss.xreplace({PREDICTION: output, LABEL: x.label})
-            found = {x.loss: self.average(value, expectation)}
+            found = {x.loss: self.over(lambda c: self.average(c, value, expectation))}
         else:
             found = {}
         return [define(s, {s.name: value}, "observable") for s, value in found.items()]
 
 
-def residual(model: Model) -> sp.Expr:
-    """G - f without noise, activations kept by name."""
-    return noiseless_label(model) - students_at(x.h, model.student.activation)
+def residual(model: Model, label: sp.Expr | None = None) -> sp.Expr:
+    """G - f without noise, activations kept by name; of a cluster its label in place of G."""
+    g = noiseless_label(model) if label is None else label
+    return g - students_at(x.h, model.student.activation)
 
 
 def risk_expression(model: Model) -> sp.Expr:
     """Population risk E(g - f)^2 / 2, without the noise floor."""
-    return expectation(shared(residual(model) ** 2, model)) / 2
+    return sp.Add(*(c.weight * _risk_in(model, c) for c in clusters_of(model)))
+
+
+def _risk_in(model: Model, cluster: Cluster) -> sp.Expr:
+    """The risk in one cluster."""
+    square = shared(residual(model, cluster.label) ** 2, model)
+    return expectation(cluster.shifted(square)) / 2
 
 
 def block_definitions() -> list[Definition]:

@@ -6,7 +6,7 @@ Every one-pass algorithm adds psi_j x/sqrt(d) to neuron j. For a loss l(f, y)
 
 and a readout moves along e sigma(h_j). A sample moves its own fields: with |x|^2/d -> 1 a step
 along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a function of
-(h, h*, xi) alone (batch_reuse.md D.1),
+(h, h*, xi) alone (batch_reuse.md D.1; of a cluster |x|^2/d -> s_c),
 
     psi^(i)_j = a_j sigma'(h^(i)_j) e^(i),   h^(0) = h,
     h^(1) = h +- rho psi^(0)                                  (displaced, psi = psi^(1)),
@@ -31,7 +31,7 @@ from dmft.equations.target import target
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.switch import SWITCHES, derivative
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Repeat
+from dmft.model import FIELD, SGD, Committee, GaussianMixture, GradientFlow, Model, Repeat
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT as RULE_OUTPUT
 from dmft.model.update import UpdateField
@@ -176,33 +176,44 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
 
 
 def program_of(
-    model: Model, algorithm: SGD | GradientFlow, noisy: bool = True, stretch: sp.Expr = sp.S.One
+    model: Model,
+    algorithm: SGD | GradientFlow,
+    noisy: bool = True,
+    label: sp.Expr | None = None,
+    square: sp.Expr = sp.S.One,
 ) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
 
-    `stretch` is what stands for |x|^2/d, 1 as d -> infinity.
+    The label is the teacher's, or that of a cluster; `square` is |x|^2/d there.
 
     Raises
     ------
     BadParameter
         For gradients of an activation that jumps at displaced fields, or too many passes.
     """
-    return _Writer(model, algorithm, noisy, stretch).program()
+    return _Writer(model, algorithm, noisy, label, square).program()
 
 
 class _Writer:
     """Writes the definitions of a program one after the other."""
 
     def __init__(
-        self, model: Model, algorithm: SGD | GradientFlow, noisy: bool, stretch: sp.Expr
+        self,
+        model: Model,
+        algorithm: SGD | GradientFlow,
+        noisy: bool,
+        label: sp.Expr | None,
+        square: sp.Expr,
     ) -> None:
-        self.model, self.algorithm, self.stretch = model, algorithm, stretch
+        self.square = square
+        self.model, self.algorithm = model, algorithm
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
         self.error = LABEL if isinstance(algorithm, UpdateField) else error_of(algorithm)
         # What earlier passes move a trained readout along.
         self.readout = sp.S.Zero
-        self.label, self.parts = noiseless_label(model), dict[str, sp.Expr]()
+        self.label = noiseless_label(model) if label is None else label
+        self.parts = dict[str, sp.Expr]()
         noise = sp.sqrt(x.Delta) * x.xi if noisy else sp.S.Zero
         self.done: list[Definition] = []
         self.add(x.label, label=self.label + noise)
@@ -274,6 +285,9 @@ class _Writer:
     def label_of(self, stars: Sequence[sp.Symbol]) -> sp.Expr:
         """The label in other symbols of the teacher fields."""
         teacher = self.model.teacher
+        if isinstance(teacher, GaussianMixture):
+            place = {x.h_star[r]: s for r, s in enumerate(stars, start=1)}
+            return self.label.xreplace(place)
         if not isinstance(teacher, Committee):
             return teacher.expr.xreplace(dict(zip(teacher.fields, stars, strict=True)))
         readout = teacher.readout or (sp.S.One,) * len(stars)
@@ -312,7 +326,7 @@ class _Writer:
                 f"{repeat}; dmft.simulate runs any number"
             )
         assert isinstance(self.algorithm, SGD)
-        step = self.stretch * x.gamma / (x.p * self.algorithm.batch_size)
+        step = self.square * x.gamma / (x.p * self.algorithm.batch_size)
         fields, error = x.h, x.label
         for number in range(repeat.times):
             error = self.gradient(fields, number, x.psi_pass[number])
@@ -328,14 +342,14 @@ class _Writer:
     def displaced(self, repeat: sp.Basic) -> tuple[sp.Expr, sp.IndexedBase]:
         """Gradients where a step on the same sample leads; error and fields there."""
         self.gradient(x.h, 0, x.psi_pass[0])
-        scale = repeat.sign * x.rho * self.stretch
+        scale = repeat.sign * x.rho * self.square
         if repeat.normalised:
             square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
             # Where the gradient vanishes nothing is displaced, whatever stands below.
             length = sp.Piecewise((1, sp.Eq(x.psi_square, 0)), (sp.sqrt(x.psi_square), True))
             self.add(x.psi_square, square=square)
             self.add(x.psi_length, length=length)
-            scale /= x.psi_length * sp.sqrt(self.stretch)
+            scale /= sp.sqrt(self.square) * x.psi_length
         self.add(x.h_pass[1][x.j], moved=x.h[x.j] + scale * x.psi_pass[0][x.j])
         return self.gradient(x.h_pass[1], 1, x.psi), x.h_pass[1]
 

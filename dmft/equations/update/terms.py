@@ -91,7 +91,7 @@ class Term:
             taken.add(swap[index])
         if all(old == new for old, new in swap.items()):
             return self
-        factors = {field.xreplace(swap): factor for field, factor in self.factors}
+        factors = {field.xreplace(swap): factor.xreplace(swap) for field, factor in self.factors}
         limits = tuple(sp.Tuple(swap[index], *rest) for index, *rest in self.limits)
         return _term(self.coefficient.xreplace(swap), factors, self.joint, limits)
 

@@ -14,7 +14,7 @@ from dmft.checks import is_array, is_expression, shown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.certified.certificate import Certificate, _entry, _exact, _exact_values, enclose
 from dmft.gaussian.certified.reduce import checked_law
-from dmft.model import FIELD, Committee, Model
+from dmft.model import FIELD, Committee, Model, MultiIndex, check_identity
 
 
 def certify_risk(
@@ -31,6 +31,7 @@ def certify_risk(
     Shapes      Q (p, p); M (p, k); P (k, k), the identity by default; readout (p,) in place of
                 that of the model
     """
+    check_identity(model, "risks are certified")
     given = _exact_values(values or {})
     student, cross = _matrix(Q, "Q"), _matrix(M, "M")
     p, k = cross.shape
@@ -51,6 +52,7 @@ def certify_risk(
     if isinstance(model.teacher, Committee):
         units += _units(model.teacher, symbols[p:], model.teacher.readout, 1)
     else:
+        assert isinstance(model.teacher, MultiIndex)
         renamed = dict(zip(model.teacher.fields, symbols[p:], strict=True))
         units.append((sp.S.One, model.teacher.expr.xreplace(renamed)))
     terms = []

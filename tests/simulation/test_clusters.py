@@ -1,0 +1,93 @@
+"""Finite-dimensional runs on inputs from clusters: both methods, the theory, the risk."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+
+z, f, y, u = sp.symbols("z f y u", real=True)
+erf = sp.erf(z / sp.sqrt(2))
+LOGISTIC = sp.log(1 + sp.exp(-f * y))
+START = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.1], [0.3]], [[1.2]])
+SCALED = dmft.GaussianMixture([[1.0], [-0.7]], weights=[0.3, 0.7], scales=[1.0, 0.5])
+OWN = dmft.GaussianMixture([[1.0], [-0.7]], [u**2, -1], [0.4, 0.6], fields=u, scales=[0.5, 1.5])
+CASES = {
+    "teacher": (dmft.Committee(erf, 1), SCALED, dmft.SGD(1.0, readout_rate=0.5)),
+    "labels, batch": (OWN, None, dmft.SGD(1.0, batch_size=3, weight_decay=0.2)),
+    "twice": (OWN, None, dmft.SGD(0.5, repeat=dmft.Repeat(2))),
+    "sphere": (OWN, None, dmft.SGD(0.5, constraint="sphere-gradient", batch_size=2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_overlaps_and_weights_have_one_law(name):
+    """A few steps at d = 6, where every term of order 1/d is large: means and variances."""
+    teacher, inputs, algorithm = CASES[name]
+    if name == "twice":  # batches of one sample: the displacement is that of its own input
+        assert algorithm.batch_size == 1
+    start = START
+    if algorithm.on_sphere:
+        start = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], START.M, START.P)
+    model = dmft.Model(dmft.Committee(erf, 2), teacher, 0.1, inputs=inputs)
+    seeds, dim = 3000, 6
+    t_max = 3 * float(algorithm.learning_rate) / (2 * dim)
+    one, two = (
+        dmft.simulate(model, algorithm, dim, t_max, seeds, start, method, save_at=2)
+        for method in ("weights", "overlaps")
+    )
+    for key in ("Q", "M", "readout"):
+        a, b = one.runs[key][:, -1], two.runs[key][:, -1]
+        spread = np.hypot(one.stderr[key][-1], two.stderr[key][-1])
+        assert np.all(np.abs(a.mean(axis=0) - b.mean(axis=0)) <= 4.5 * spread + 1e-12), key
+        square = np.hypot(*(np.std((c - c.mean(axis=0)) ** 2, axis=0) for c in (a, b)))
+        gap = np.abs(a.var(axis=0) - b.var(axis=0))
+        assert np.all(gap <= 4.5 * square / np.sqrt(seeds) + 1e-12), key
+
+
+def test_theory_of_logistic_regression_on_clusters():
+    """Linear student, d = 600: within the errors of the mean and a bias of order 1/d."""
+    twins = dmft.GaussianMixture([[1.0], [-0.7]], [1, -1], [0.4, 0.6], scales=[1.0, 0.5])
+    model = dmft.Model(dmft.Committee(z, 1), twins)
+    sgd = dmft.SGD(0.5, loss=LOGISTIC, weight_decay=0.1)
+    start = dmft.Overlaps([[1.0]], [[-0.2]], [[1.2]])
+    theory = dmft.solve(dmft.derive(model, sgd), start, 3.0, save_at=4)
+    truth = dmft.simulate(model, sgd, 600, 3.0, 24, start, save_at=4)
+    for key in ("Q", "M", "risk"):
+        gap = np.abs(theory[key] - truth.mean[key])
+        assert np.all(gap <= 4.5 * truth.stderr[key] + 3.0 / 600), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+def test_theory_of_a_teacher_on_clusters(method):
+    three = dmft.GaussianMixture([[1.0, 0.2], [-0.5, 0.3], [0, 0]], weights=[0.3, 0.5, 0.2])
+    square = dmft.Committee(z**2, 2)
+    model, sgd = dmft.Model(square, square, 0.1, inputs=three), dmft.SGD(0.1, batch_size=2)
+    start = dmft.Overlaps([[1, 0.2], [0.2, 0.8]], [[0.1, 0.2], [0.3, 0.1]])
+    theory = dmft.solve(dmft.derive(model, sgd), start, 3.0, save_at=4)
+    truth = dmft.simulate(model, sgd, 600, 3.0, 24, start, method, save_at=4)
+    for key in ("Q", "M", "risk"):
+        gap = np.abs(theory[key] - truth.mean[key])
+        assert np.all(gap <= 4.5 * truth.stderr[key] + 6.0 / 600), key
+
+
+@pytest.mark.parametrize("name", ["teacher", "labels, batch"])
+def test_the_risk_of_a_run_is_that_of_its_overlaps(name):
+    teacher, inputs, algorithm = CASES[name]
+    model = dmft.Model(dmft.Committee(erf, 2), teacher, inputs=inputs)
+    runs = dmft.simulate(model, algorithm, 50, 0.1, 1, START, "overlaps", save_at=2)
+    end = runs.mean
+    risk = dmft.population_risk(model)(end.Q[-1], end.M[-1], START.P, end.readout[-1])
+    assert end.risk[-1] == pytest.approx(risk, abs=1e-9)
+
+
+def test_first_passage_watches_the_risk_of_clusters():
+    model = dmft.Model(dmft.Committee(erf, 2), OWN)
+    watch = dmft.FirstPassage("risk", 0.5, relative=True)
+    runs = dmft.simulate(
+        model, dmft.SGD(0.5), 50, 20.0, 2, START, "overlaps", save_at=400, first_passage=watch
+    )
+    for risk, time in zip(runs.runs.risk, runs.first_passage.times, strict=True):
+        before = risk[runs.t < time - 0.1] if np.isfinite(time) else risk[np.isfinite(risk)]
+        assert np.all(before > 0.5 * risk[0])
