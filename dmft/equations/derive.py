@@ -14,6 +14,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.fluctuations import as_dimension, noise_of
 from dmft.equations.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
+from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter
 from dmft.model import (
     SGD,
@@ -248,6 +249,8 @@ def step_equations(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
             "t = steps * gamma / (p d), or ask for fluctuations=True"
         )
+    if not is_linear(algorithm):
+        check_identity(model, "maps of losses that are not quadratic are derived")
     equations = Equations(
         kind="map",
         definitions=live(step_definitions(model, algorithm)),
