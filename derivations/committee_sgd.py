@@ -33,7 +33,7 @@ import sympy as sp
 from scipy.special import erf
 
 import dmft
-from dmft.gaussian.product import product_expectation
+from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD
 
 z = FIELD

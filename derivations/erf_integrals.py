@@ -33,7 +33,7 @@ import numpy as np
 import sympy as sp
 from scipy.special import erf
 
-from dmft.gaussian.product import product_expectation
+from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD
 
 z = FIELD
@@ -222,4 +222,4 @@ for key, integrand in DEFINITIONS.items():
 
 # %% [markdown]
 # **Source.** D. Saad and S. A. Solla, Phys. Rev. E 52, 4225 (1995), with $J = W/\sqrt d$;
-# one_pass.md A.1, A.2. Used by `dmft/gaussian/product.py`.
+# one_pass.md A.1, A.2. Used by `dmft/gaussian/closed/product.py`.

@@ -346,4 +346,4 @@ for name, levels in LEVELS.items():
 # **Source.** A. Damian, L. Pillaud-Vivien, J. D. Lee and J. Bruna, "Computational-statistical gaps
 # in Gaussian single-index models" (2024); E. Abbe, E. Boix-Adserà and T. Misiakiewicz, "SGD
 # learning on neural networks: leap complexity and saddle-to-saddle dynamics" (2023);
-# batch_reuse.md D.4. Used by `dmft/gaussian/exponents.py` and its neighbours.
+# batch_reuse.md D.4. Used by `dmft/gaussian/exponents/kinds.py` and its neighbours.

@@ -29,7 +29,7 @@ import numpy as np
 import sympy as sp
 
 import dmft
-from dmft.gaussian.product import product_expectation
+from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD
 
 z = FIELD

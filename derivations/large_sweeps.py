@@ -22,7 +22,7 @@
 # 2. *Files.* Each process has one shard, a text file beside it if a point failed, and there are
 #    `manifest.json` and `lock`: $n(1+r)+2$ files for $r$ requeues a task; points make no files.
 # 3. *Disk and scheduler.* Chunks last $s = \min(\max(0.2,\, W/200),\, 60)$ seconds
-#    (`dmft/analysis/sweep.py`): all workers together end $W/s \le 200$ chunks a second up to
+#    (`dmft/analysis/sweeps/sweep.py`): all workers together end $W/s \le 200$ chunks a second up to
 #    12 000 workers, $W/60$ beyond. Threads of a task whose chunks end together share an `fsync`. An
 #    array asks SLURM for $n$ tasks and nothing else; Dask has one task a chunk.
 # 4. *Kills.* What is in flight is lost: at most a chunk a worker, $s/(N\tau/W)$ of the work.
@@ -44,10 +44,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dmft.analysis.lookup import look_up
-from dmft.analysis.points import as_points
-from dmft.analysis.store import Store, open_store
-from dmft.analysis.sweep import (
+from dmft.analysis.sweeps.lookup import look_up
+from dmft.analysis.sweeps.points import as_points
+from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import (
     CHUNK_SECONDS,
     CHUNKS_PER_SECOND,
     LONGEST_CHUNK_SECONDS,
@@ -205,8 +205,9 @@ cost(1e8, 10.0, 1000, 48)
 # interpreter's lock when it is alone in its loop, so points of 10 ms fill 40 cores of a task, not
 # more: take more tasks of fewer cores. SLURM: `MaxArraySize` (often 1001) bounds $n$.
 #
-# **Source.** `dmft/analysis/store.py`, `lookup.py`, `sweep.py`; `tests/benchmarks/bench_sweeps.py`
-# for the efficiency; `tests/analysis/test_sweeps_killed.py` for what survives.
+# **Source.** `dmft/analysis/sweeps/store.py`, `lookup.py`, `sweep.py`;
+# `tests/benchmarks/bench_sweeps.py` for the efficiency; `tests/analysis/test_sweeps_killed.py` for
+# what survives.
 
 # %%
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

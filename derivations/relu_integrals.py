@@ -29,8 +29,8 @@ import numpy as np
 import sympy as sp
 from scipy.integrate import quad
 
+from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.orthant import FourSigns
 
 q, r, s = sp.symbols("C_11 C_22 C_33", positive=True)
 m, n, o = sp.symbols("C_12 C_13 C_23", real=True)
@@ -150,4 +150,5 @@ for key, (sample, formula) in DEFINITIONS.items():
 
 # %% [markdown]
 # **Source.** R. Price, IRE Trans. Inf. Theory 4, 69 (1958); R. L. Plackett, Biometrika 41, 351
-# (1954); one_pass.md A.3. Used by `dmft/gaussian/closed_forms.py`, `dmft/gaussian/orthant.py`.
+# (1954); one_pass.md A.3. Used by `dmft/gaussian/closed/closed_forms.py`,
+# `dmft/gaussian/closed/orthant.py`.

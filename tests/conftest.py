@@ -13,7 +13,7 @@ from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.compiled.sealed import Deferred
-from dmft.workflow.inputs import run_inputs
+from dmft.workflow.solving.inputs import run_inputs
 
 Z = sp.Symbol("z", real=True)
 ACTIVATIONS = {

@@ -28,9 +28,9 @@ from dmft.analysis.plateau import Plateau, find_plateau, is_relaxing
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Record
-from dmft.solvers.batch import Ended, attempt, solve_batch
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Problem
+from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch
 from dmft.solvers.solve import Request, check_request, solve_problem, solve_request
 from dmft.solvers.trajectory import CLOCK, Trajectory
 

@@ -18,10 +18,10 @@ from dmft.analysis.escape import NO_RISK
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
-from dmft.solvers.explicit import evaluate_rows
-from dmft.solvers.passage_times import PassageTimes
-from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Problem
+from dmft.solvers.runge_kutta.explicit import evaluate_rows
+from dmft.solvers.stochastic.passage_times import PassageTimes
+from dmft.solvers.stochastic.paths import solve_paths
 
 Array = NDArray[np.float64]
 ESCAPE = "escape"
@@ -47,7 +47,7 @@ class EscapeTimes(Record):
     Examples
     --------
     >>> import numpy as np
-    >>> from dmft.solvers.passage_times import PassageTimes
+    >>> from dmft.solvers.stochastic.passage_times import PassageTimes
     >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
     >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
     >>> escape.censored, escape.quantile(0.5), float(escape.steps(dim=1000)[0])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.brackets import bracketed_roots
+from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.analysis.disc import Around, Disc, make_disc, series_around
 from dmft.checks import is_number, shown
 from dmft.errors import BadParameter

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.solvers.explicit import evaluate_rows
 from dmft.solvers.pointers import pointer
+from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.signatures import RHS
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory

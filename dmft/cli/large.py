@@ -63,7 +63,7 @@ def horizon(declared: Declaration) -> dict[str, Any]:
 
 def phase_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Compute a diagram; failed points are part of it."""
-    from dmft.workflow.phase_diagram import phase_diagram
+    from dmft.workflow.diagrams.phase_diagram import phase_diagram
 
     options = dict(declared.table("phase"))
     x, y = declared.axes["phase"]
@@ -130,7 +130,7 @@ def phase_text(diagram: Any) -> str:
 
 def boundary_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Trace boundary curves."""
-    from dmft.workflow.boundary import boundary
+    from dmft.workflow.diagrams.boundary import boundary
 
     options = dict(declared.table("boundary"))
     options.pop("overlap", None)
@@ -189,9 +189,9 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if arguments.action == "submit":
         return submit(declared, arguments)
     if arguments.action in ("status", "collect"):
-        from dmft.analysis.store import open_store
-        from dmft.analysis.sweep import collect
-        from dmft.workflow.sweep import identity_of
+        from dmft.analysis.sweeps.store import open_store
+        from dmft.analysis.sweeps.sweep import collect
+        from dmft.workflow.diagrams.sweep import identity_of
 
         measure = declared.table("sweep")["measure"]
         identity = identity_of(measure, **measured(declared, "sweep"))
@@ -208,7 +208,7 @@ def run(
     declared: Declaration, arguments: argparse.Namespace, store: Path, axes: dict[str, list[float]]
 ) -> Any:
     """Compute what is missing."""
-    from dmft.workflow.sweep import sweep
+    from dmft.workflow.diagrams.sweep import sweep
 
     part = (0, 1)
     if arguments.action == "work":

@@ -44,7 +44,8 @@ _TARGET = {
 }
 _TEACHER = {name: replace(key, required=False) for name, key in _NETWORK.items()} | _TARGET
 
-# Measures of `dmft.workflow.measures`; "minima" is one of sequence models, which no file declares.
+# Measures of `dmft.workflow.diagrams.measures`; "minima" is one of sequence models, which no file
+# declares.
 MEASURES = (
     "escape_time", "final_risk", "converged", "growth_rate", "status", "fixed_point",
     "learned_directions", "overlap",

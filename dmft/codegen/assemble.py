@@ -27,10 +27,10 @@ from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import Layout, layout
 from dmft.equations import symbols as x
+from dmft.equations.averages.neighbour import ErfSquare
+from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, live
-from dmft.equations.neighbour import ErfSquare
-from dmft.equations.nodes import FieldRoot
-from dmft.equations.text import definition_text
+from dmft.equations.views.text import definition_text
 from dmft.solvers.problem import Block
 
 INDENT = "    "
@@ -147,7 +147,7 @@ def _domain(
 def tangent_source(
     definitions: Sequence[Definition], parameters: Sequence[str], version: str, description: str
 ) -> str:
-    """Text of the module of linearised rates; `definitions` as `dmft.equations.tangent` gives."""
+    """Text of the module of linearised rates, of definitions from `dmft.equations.noise.tangent`."""
     functions, here = PointFunctions(code_names(parameters)), layout(definitions)
     moved = here.with_displacement()
     names = ", ".join(b.name for b in moved.moved)

@@ -23,11 +23,11 @@ from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
 if TYPE_CHECKING:
-    from dmft.equations.descent import DescentEquations
-    from dmft.equations.descent_flow import DescentFlow
-    from dmft.equations.sequence import SequenceEquations
-    from dmft.solvers.process import DescentProblem
-    from dmft.solvers.volterra_problem import VolterraProblem
+    from dmft.equations.sequence.equations import SequenceEquations
+    from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.descent_flow import DescentFlow
+    from dmft.solvers.descent.process import DescentProblem
+    from dmft.solvers.two_time.problem import VolterraProblem
 
 
 @overload
@@ -69,7 +69,7 @@ def build(
     ((), True)
     """
     if getattr(equations, "family", None) == "sequence":
-        from dmft.codegen.sequence import build_sequence
+        from dmft.codegen.sequences.build import build_sequence
 
         return build_sequence(cast(Any, equations))
     if isinstance(equations, TwoTime) or getattr(equations, "kind", None) == "two-time":
@@ -121,11 +121,11 @@ def build_two_time(
 ) -> DescentProblem | VolterraProblem:
     """Compile equations in two times; of a flow, the descent that steps through it."""
     if isinstance(equations, TwoTime):
-        from dmft.codegen.volterra import build_volterra
-        from dmft.equations.two_time import normal_form
+        from dmft.codegen.two_time.volterra import build_volterra
+        from dmft.equations.two_time.normal_form import normal_form
 
         return build_volterra(normal_form(equations))
-    from dmft.codegen.descent import build_descent
+    from dmft.codegen.two_time.descent import build_descent
 
     given = cast(Any, equations)
     return build_descent(given.equations if given.family == "flow" else given)

@@ -16,8 +16,8 @@ from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.fluctuations import Noise
-from dmft.equations.moments import closed_moments
+from dmft.equations.averages.moments import closed_moments
+from dmft.equations.noise.fluctuations import Noise
 from dmft.solvers.problem import Block
 
 INDENT = "    "

@@ -9,7 +9,7 @@ from dmft.codegen.assemble import tangent_source
 from dmft.codegen.build import description
 from dmft.emit import load_module
 from dmft.equations.equations import Equations
-from dmft.equations.tangent import tangent
+from dmft.equations.noise.tangent import tangent
 from dmft.names import VERSION
 
 

@@ -12,16 +12,16 @@ from dmft.codegen.nodes import COST, FIXED, SAME, Graph, Index, Node, factors, t
 from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.conditioned import rest, spread
+from dmft.equations.averages.conditioned import rest, spread
+from dmft.equations.averages.kernels import Kernel
 from dmft.equations.definitions import base_name, running_symbol
-from dmft.equations.kernels import Kernel
-from dmft.equations.projection import Together
+from dmft.equations.noise.projection import Together
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_nodes import BranchAverage
-from dmft.gaussian.branches import branch_key
-from dmft.gaussian.factor_table import factor_table
-from dmft.gaussian.orthant import PairOfSignsMoment
-from dmft.gaussian.tabled import TableAverage
+from dmft.gaussian.branches.factors import branch_key
+from dmft.gaussian.branches.nodes import BranchAverage
+from dmft.gaussian.closed.orthant import PairOfSignsMoment
+from dmft.gaussian.tables.factor_table import factor_table
+from dmft.gaussian.tables.tabled import TableAverage
 
 # Argument of a function at the nodes that is a name there already.
 FIRST = sp.IndexedBase("argument")[0]

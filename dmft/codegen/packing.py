@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
+from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import Definition, used_bases
-from dmft.equations.nodes import FieldRoot
 from dmft.solvers.problem import Block
 
 # Everything that a rate can move, in the order of the packed state.

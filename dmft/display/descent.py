@@ -12,7 +12,7 @@ from dmft.display.diagram import cell_edges
 from dmft.display.style import COLOURS, FAINT, INK, colour, line_style, new_figure
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.solvers.descent_errors import unknown
+from dmft.solvers.descent.errors import unknown
 
 Array = NDArray[np.float64]
 PANELS = 6

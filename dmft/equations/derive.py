@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, overload
 import sympy as sp
 
 from dmft.checks import checked
-from dmft.equations.admissible import check_admissible
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
-from dmft.equations.fluctuations import as_dimension, noise_of
-from dmft.equations.scalings import check_repeated, limit, region_of
+from dmft.equations.noise.fluctuations import as_dimension, noise_of
+from dmft.equations.restrict.admissible import check_admissible
+from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter
@@ -27,9 +27,9 @@ from dmft.model import (
 )
 
 if TYPE_CHECKING:
-    from dmft.equations.descent import DescentEquations
-    from dmft.equations.descent_flow import DescentFlow
-    from dmft.equations.sequence import SequenceEquations
+    from dmft.equations.sequence.equations import SequenceEquations
+    from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.descent_flow import DescentFlow
 
 
 @overload
@@ -85,15 +85,15 @@ def derive(
                 `dmft.equations.kernel_error` gives the claimed error of one average. With `repeat`
                 by Gauss-Hermite rules that are exact for polynomials, else on nodes.
                 Rounding: polynomials are summed by linked diagrams in the Hermite basis of each
-                variance, and drifts on the sphere are tangential (`dmft.equations.projection`):
-                rates of polynomials of degree up to 8 on the sphere are right to 1e-12 of their
-                own size, m^(n-1) at the information exponent n, for overlaps m down to 1e-8. The
-                map of large batches, the mean field and averages on nodes round at 1e-16 m.
-                Inputs from clusters (`GaussianMixture`): averages are sums over the clusters of
-                functions shifted by the means m_i = sum_r mu_cr Omega_i,p+r and scaled, so that
-                b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S holds the cluster's variance; the
-                means' rows are the teacher's. Closed for polynomials and erf, else on nodes; not
-                for wide limits and fluctuations
+                variance, and drifts on the sphere are tangential
+                (`dmft.equations.noise.projection`): rates of polynomials of degree up to 8 on the
+                sphere are right to 1e-12 of their own size, m^(n-1) at the information exponent n,
+                for overlaps m down to 1e-8. The map of large batches, the mean field and averages
+                on nodes round at 1e-16 m. Inputs from clusters (`GaussianMixture`): averages are
+                sums over the clusters of functions shifted by the means m_i = sum_r mu_cr
+                Omega_i,p+r and scaled, so that b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S
+                holds the cluster's variance; the means' rows are the teacher's. Closed for
+                polynomials and erf, else on nodes; not for wide limits and fluctuations
     Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; structured_inputs.md (1)-(6);
                 derivations/committee_sgd.py, derivations/large_batches.py
 
@@ -205,10 +205,10 @@ def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquation
             f"weight_decay = {decay} shortens rows, and those of sequence models keep their length"
         )
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
-        from dmft.equations.sequence_norm import derive_norm
+        from dmft.equations.sequence.norm import derive_norm
 
         return derive_norm(model, algorithm)
-    from dmft.equations.sequence import derive_sequence
+    from dmft.equations.sequence.equations import derive_sequence
 
     return derive_sequence(model, algorithm)
 
@@ -222,8 +222,8 @@ def two_time_equations(
             f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "
             "scales out, or take dmft.SGD"
         )
-    from dmft.equations.descent import derive_descent
-    from dmft.equations.descent_flow import derive_flow
+    from dmft.equations.two_time.descent import derive_descent
+    from dmft.equations.two_time.descent_flow import derive_flow
 
     if others == (None, "gradient-flow", None):
         return derive_flow(model, algorithm)

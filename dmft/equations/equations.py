@@ -13,14 +13,28 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.average import Average, SampleAverage
-from dmft.equations.changes import ChangesOfDefinitions
-from dmft.equations.conditioning import cancellation_in_words
+from dmft.equations.averages.average import Average, SampleAverage
+from dmft.equations.averages.kernels import kernel_error
+from dmft.equations.averages.nodes import averages, discretise, rule_of_averages
+from dmft.equations.changes.definitions import ChangesOfDefinitions
+from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
-from dmft.equations.explicit import ExplicitEquations, unroll
-from dmft.equations.fluctuations import Noise, with_fluctuations
-from dmft.equations.kernels import kernel_error
-from dmft.equations.latex import (
+from dmft.equations.noise.fluctuations import Noise, with_fluctuations
+from dmft.equations.noise.projection import projected
+from dmft.equations.noise.text import closed_latex, noise_latex, noise_text
+from dmft.equations.reference import evaluate
+from dmft.equations.rounding.bounds import of_one_state
+from dmft.equations.rounding.conditioning import cancellation_in_words
+from dmft.equations.steps import check_concentration
+from dmft.equations.values import (
+    NODE_OPTIONS,
+    Values,
+    declared_parameters,
+    resolve,
+    with_nodes,
+)
+from dmft.equations.views.explicit import ExplicitEquations, unroll
+from dmft.equations.views.latex import (
     KERNEL_OPERATIONS,
     EquationPrinter,
     align,
@@ -30,23 +44,9 @@ from dmft.equations.latex import (
     functions_latex,
     kernel_latex,
 )
-from dmft.equations.nodes import averages, discretise, rule_of_averages
-from dmft.equations.noise_text import closed_latex, noise_latex, noise_text
-from dmft.equations.projection import projected
-from dmft.equations.reference import evaluate
-from dmft.equations.rounding import of_one_state
-from dmft.equations.steps import check_concentration
-from dmft.equations.text import definition_text, functions_text, model_names
-from dmft.equations.user_terms import PARAMETERS
-from dmft.equations.values import (
-    NODE_OPTIONS,
-    Values,
-    declared_parameters,
-    resolve,
-    with_nodes,
-)
+from dmft.equations.views.text import definition_text, functions_text, model_names
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.nodes import NodeRule
+from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
 
@@ -168,8 +168,8 @@ class Equations(ChangesOfDefinitions):
         """How the averages are computed, in words; "exact" where all have closed forms.
 
         Exact up to rounding: where that passes 1e-10 of the size of the terms of a rate or of
-        the risk at ordinary overlaps (variances 0.01 to 100, `dmft.equations.conditioning`), the
-        words say how far it goes.
+        the risk at ordinary overlaps (variances 0.01 to 100,
+        `dmft.equations.rounding.conditioning`), the words say how far it goes.
         """
         tabled = self.error
         parts = []
@@ -220,7 +220,7 @@ class Equations(ChangesOfDefinitions):
         finite in double precision is reported by an `AccuracyWarning`.
 
         Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
-        nodes of `dmft.gaussian.nodes`; `evaluate_error` tells the error.
+        nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` tells the error.
         """
         values = self.values(start, parameters)
         if not (self.averages or self.noise):
@@ -244,10 +244,10 @@ class Equations(ChangesOfDefinitions):
     ) -> dict[str, NDArray[np.float64]]:
         """Absolute error of what `evaluate` returns and of compiled rates.
 
-        A bound of the rounding of closed forms (`dmft.equations.rounding`; Q, M, P and parameters
-        count as exact), what the tables claim, and the spread (99 %) of averages on nodes. Of
-        ordinary rates it is about 1e-14 of the size of their terms, and much more where closed
-        forms cancel.
+        A bound of the rounding of closed forms (`dmft.equations.rounding.bounds`; Q, M, P and
+        parameters count as exact), what the tables claim, and the spread (99 %) of averages on
+        nodes. Of ordinary rates it is about 1e-14 of the size of their terms, and much more where
+        closed forms cancel.
         """
         values = self.values(start, parameters)
         rule = self.rule(start, parameters) if self.averages or self.noise else None

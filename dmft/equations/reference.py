@@ -15,17 +15,17 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
+from dmft.equations.averages.elementwise import ELEMENTWISE, piecewise
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.neighbour import ErfSquare
+from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, base_name, running_symbol
-from dmft.equations.elementwise import ELEMENTWISE, piecewise
-from dmft.equations.kernels import Kernel
-from dmft.equations.neighbour import ErfSquare
-from dmft.equations.nodes import FieldRoot
-from dmft.equations.projection import Together
+from dmft.equations.noise.projection import Together
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
-from dmft.gaussian.branch_nodes import BranchAverage
-from dmft.gaussian.direct import direct_averages
-from dmft.gaussian.tabled import TableAverage
+from dmft.gaussian.branches.nodes import BranchAverage
+from dmft.gaussian.tables.direct import direct_averages
+from dmft.gaussian.tables.tabled import TableAverage
 
 Array = NDArray[np.float64]
 
@@ -296,7 +296,7 @@ def evaluate(
         results = _evaluated(definitions, state, values, wanted)
     lost = [name for name, value in results.items() if not np.all(np.isfinite(value))]
     if lost:
-        from dmft.gaussian.quadrature import AccuracyWarning
+        from dmft.gaussian.nodes.quadrature import AccuracyWarning
 
         warnings.warn(
             f"{', '.join(lost)} at these overlaps is not finite in double precision: an average "

@@ -13,25 +13,14 @@ from numpy.typing import ArrayLike
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.admissible import check_admissible
-from dmft.equations.conditioned import over_teachers
+from dmft.equations.averages.conditioned import over_teachers
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.nodes import averages, discretise, rule_of_averages
 from dmft.equations.definitions import Definition, define, live, used_bases
-from dmft.equations.explicit import ExplicitEquations, unroll
-from dmft.equations.kernels import Kernel
-from dmft.equations.latex import (
-    EquationPrinter,
-    align,
-    blocks_latex,
-    definition_latex,
-    distinct_kernels,
-    functions_latex,
-    kernel_latex,
-)
-from dmft.equations.nodes import averages, discretise, rule_of_averages
 from dmft.equations.reference import evaluate
-from dmft.equations.rounding import of_one_state
-from dmft.equations.sequence_risk import SequenceRisk
-from dmft.equations.text import definition_text, model_names
+from dmft.equations.restrict.admissible import check_admissible
+from dmft.equations.rounding.bounds import of_one_state
+from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.overlaps import block_definitions, risk_expression
 from dmft.equations.values import (
@@ -41,10 +30,21 @@ from dmft.equations.values import (
     resolve,
     with_nodes,
 )
+from dmft.equations.views.explicit import ExplicitEquations, unroll
+from dmft.equations.views.latex import (
+    EquationPrinter,
+    align,
+    blocks_latex,
+    definition_latex,
+    distinct_kernels,
+    functions_latex,
+    kernel_latex,
+)
+from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes import MOST_TRAPEZOIDS, NodeRule
-from dmft.gaussian.pair import elementary
-from dmft.gaussian.quadrature import Quadrature
+from dmft.gaussian.closed.pair import elementary
+from dmft.gaussian.nodes.quadrature import Quadrature
+from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.model import Model, Overlaps, SequenceModel
 from dmft.names import Status
 
@@ -106,8 +106,8 @@ class PopulationRisk:
     ) -> float:
         """Absolute error of the risk at overlaps, which count as exact.
 
-        A bound of rounding (`dmft.equations.rounding`), what the tables claim and the error (99 %)
-        of averages on nodes. Ordinary ones claim about 1e-14 (E f^2 + E f*^2), tables 1e-11.
+        A bound of rounding (`dmft.equations.rounding.bounds`), what the tables claim and the error
+        (99 %) of averages on nodes. Ordinary ones claim about 1e-14 (E f^2 + E f*^2), tables 1e-11.
 
         Examples
         --------

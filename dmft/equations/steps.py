@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At, Average, SampleAverage
+from dmft.equations.averages.average import At, Average, SampleAverage
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.moments import expectation, slopes_by_field
 from dmft.equations.update.overlaps import DECAY, Moments, risk_expression
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.switch import derivative
+from dmft.gaussian.closed.switch import derivative
 from dmft.model import SGD, Model
 
 # The weights move by this multiple of psi x/sqrt(d), summed over a batch and divided by n_b.

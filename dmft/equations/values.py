@@ -14,7 +14,7 @@ from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.gaussian.nodes import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
+from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
 from dmft.model import (
     DIM_NAME,
     SGD,

@@ -14,20 +14,20 @@ from numpy.typing import ArrayLike
 
 from dmft.checks import checked
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
-from dmft.gaussian.branch_sums import branch_sums
+from dmft.gaussian.branches.sums import branch_sums
+from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
+from dmft.gaussian.closed.pair import elementary
+from dmft.gaussian.closed.polynomial import polynomial_expectation
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import to_signs, without_fixed
 from dmft.gaussian.guard import collapsed, guarded, unguarded
-from dmft.gaussian.linear import Label, split_product, sum_of_products
 from dmft.gaussian.memory import Memory
-from dmft.gaussian.pair import elementary
-from dmft.gaussian.polynomial import polynomial_expectation
-from dmft.gaussian.product import product_expectation
 from dmft.gaussian.refusal import refuse
-from dmft.gaussian.switch import to_signs, without_fixed
 from dmft.model import FIELD, check_covariance
 
 if TYPE_CHECKING:
-    from dmft.gaussian.quadrature import Quadrature
-    from dmft.gaussian.series import GaussianSeries
+    from dmft.gaussian.nodes.quadrature import Quadrature
+    from dmft.gaussian.nodes.series import GaussianSeries
 
 # Expectations of this session.
 REMEMBERED = Memory()
@@ -213,7 +213,7 @@ class Gaussian:
         True
         """
         # series.py computes its coefficients with this class.
-        from dmft.gaussian.series import series_expectation
+        from dmft.gaussian.nodes.series import series_expectation
 
         return series_expectation(
             self._integrand(expr), self.fields, self.cov, self.mean, order, edge
@@ -250,7 +250,7 @@ class Gaussian:
         (0.151426377, True, 'ok')
         """
         # The schemes load SciPy, which closed forms do without.
-        from dmft.gaussian.quadrature import quadrature
+        from dmft.gaussian.nodes.quadrature import quadrature
 
         integrand = _expression(expr, "expr") if isinstance(expr, (int, float)) else expr
         if not isinstance(integrand, sp.Expr):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from dmft.gaussian.orthant import FourSigns
+from dmft.gaussian.closed.orthant import FourSigns
 
 # Digits in which floats are computed with, and of the value: nearly parallel fields cancel half of
 # those of a double, differences of kinks, exponentials and high powers all of them.

@@ -8,8 +8,8 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import NotClosed
-from dmft.gaussian.pair import CorrelationRoot
-from dmft.gaussian.wick import times
+from dmft.gaussian.closed.pair import CorrelationRoot
+from dmft.gaussian.closed.wick import times
 
 Cov = Callable[[Any, Any], sp.Expr]
 Mean = Callable[[Any], sp.Expr]

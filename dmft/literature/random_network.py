@@ -21,8 +21,8 @@ from scipy.linalg import eigh
 from scipy.optimize import brentq
 
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.direct import direct_pair
 from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.tables.direct import direct_pair
 from dmft.model import FIELD, Committee
 
 Array = NDArray[np.float64]

@@ -25,7 +25,7 @@ from dmft.simulation.ensemble import Ensemble, moments, overall_status
 from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
-from dmft.solvers.descent_run import AXES
+from dmft.solvers.descent.run import AXES
 from dmft.solvers.jobs import Job
 from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
@@ -111,7 +111,7 @@ class DescentEnsemble(Ensemble):
     """Finite-dimensional runs of gradient descent over seeds.
 
     An `Ensemble` of M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout
-    (T+1, p) and train_loss (T,), as in `dmft.solvers.descent_run.DescentRun`.
+    (T+1, p) and train_loss (T,), as in `dmft.solvers.descent.run.DescentRun`.
 
     Examples
     --------

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import ProgressOption
-from dmft.simulation.kernels import PASSED
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.runner import STATUS
+from dmft.simulation.steps.common import PASSED
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.save_times import read_save_at
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
-from dmft.solvers.passage_times import PassageTimes
+from dmft.solvers.stochastic.passage_times import PassageTimes
 
 __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
 

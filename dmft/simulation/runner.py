@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dmft.names import Status
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.kernels import DIVERGED, NONFINITE, PASSED, REACHED
 from dmft.simulation.risk import Rule
+from dmft.simulation.steps.common import DIVERGED, NONFINITE, PASSED, REACHED
 from dmft.simulation.target_rule import risk_function
 
 STATUS = {

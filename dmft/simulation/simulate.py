@@ -24,16 +24,16 @@ from dmft.model import (
 )
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.chain import chain_runner
 from dmft.simulation.declaration import Experiment, declare_experiment, describe
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summarise
-from dmft.simulation.factor import factor
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, PassageTimes, watch_nothing
 from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Runner
-from dmft.simulation.sequence import simulate_sequence
+from dmft.simulation.sequences.runs import simulate_sequence
+from dmft.simulation.steps.chain import chain_runner
+from dmft.simulation.steps.factor import factor
 from dmft.simulation.target_rule import quadrature_risk, rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.solvers.jobs import Job

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.factor import factor
 from dmft.simulation.risk import Rule
-from dmft.simulation.row_kernels import measure
 from dmft.simulation.runner import Advance, Constants, Runner
-from dmft.simulation.weight_kernels import advance_weights
+from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.rows import measure
+from dmft.simulation.steps.weights import advance_weights
 
 
 def random_weights(
@@ -72,7 +72,7 @@ def repeated(
     constants: Constants,
 ) -> Advance:
     """Steps that use a sample more than once; compiled at the first use."""
-    from dmft.simulation.repeated_kernels import advance_repeated_weights
+    from dmft.simulation.steps.repeated import advance_repeated_weights
 
     repeat = np.array(constants.experiment.repeat)
 

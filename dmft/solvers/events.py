@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
-from dmft.solvers.layout import COSINE, OBSERVABLE, STATE, Events
 from dmft.solvers.problem import Block, Problem
+from dmft.solvers.runge_kutta.layout import COSINE, OBSERVABLE, STATE, Events
 
 _ENTRY = re.compile(r"\s*(\w+)\s*(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?\s*")
 

@@ -48,7 +48,7 @@ class Problem:
     covariance : float64[:, :](y, widths, par) or None; the matrix that `domain` tests, for messages
     jacobian : void(t, y, widths, par, out[n, n]) or None; for the implicit methods
     diffusion : void(t, y, widths, par, out[n, n]) or None; for an sde, the covariance of the noise
-        per unit time, both halves of it (see `dmft.solvers.paths.solve_paths`)
+        per unit time, both halves of it (see `dmft.solvers.stochastic.paths.solve_paths`)
     parallel_band : float
         Squared overlaps that exceed Cauchy-Schwarz by at most this (relative) count as those of
         parallel fields, and the functions are NaN beyond; 0 where they clamp nothing.

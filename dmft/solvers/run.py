@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
-from dmft.solvers.layout import OBSERVABLE, STATE, Events
 from dmft.solvers.problem import Problem
+from dmft.solvers.runge_kutta.layout import OBSERVABLE, STATE, Events
 
 Vector = NDArray[np.float64]
 

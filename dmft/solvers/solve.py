@@ -13,19 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import is_number, is_whole, shown
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
-from dmft.solvers.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.events import Event, encode_events
-from dmft.solvers.explicit import evaluate_rows
-from dmft.solvers.march import march
 from dmft.solvers.parallel import parallel_message, parallel_statistics
 from dmft.solvers.pointers import pointer
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
+from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
+from dmft.solvers.runge_kutta.explicit import evaluate_rows
+from dmft.solvers.runge_kutta.march import march
+from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.save_times import save_times
 from dmft.solvers.signatures import RHS
-from dmft.solvers.tableau import TABLEAUX
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
 IMPLICIT = ("Radau", "BDF", "LSODA")
@@ -100,7 +100,7 @@ def solve_request(given: Request) -> Trajectory:
     """Integrate what was checked."""
     if given.is_compiled:
         return trajectory_of(given, march(given.setup))
-    from dmft.solvers.implicit import march_implicit
+    from dmft.solvers.runge_kutta.implicit import march_implicit
 
     return trajectory_of(given, march_implicit(given.setup))
 
@@ -194,7 +194,8 @@ def check_request(
 def _method(problem: Problem, method: str | None) -> str:
     if problem.kind == "sde":
         raise BadParameter(
-            "a problem of kind 'sde' has many paths: dmft.solvers.paths.solve_paths solves it"
+            "a problem of kind 'sde' has many paths: dmft.solvers.stochastic.paths.solve_paths "
+            "solves it"
         )
     if problem.kind not in KINDS:
         raise BadParameter(f"unknown kind of problem {problem.kind!r}; there are {list(KINDS)}")

@@ -1,8 +1,8 @@
 """Gaussian averages of one and two fields from tables of their factors, in compiled code.
 
-A factor F is one float64 vector (`dmft.gaussian.factor_table` writes it): Chebyshev polynomials
-of F on panels, of the smoothed factor H(m, sigma) = E F(m + sigma z) on cells where F is smooth,
-and Taylor polynomials at 0. An average of two fields is the one-dimensional integral
+A factor F is one float64 vector (`dmft.gaussian.tables.factor_table` writes it): Chebyshev
+polynomials of F on panels, of the smoothed factor H(m, sigma) = E F(m + sigma z) on cells where F
+is smooth, and Taylor polynomials at 0. An average of two fields is the one-dimensional integral
 
     E F(u) G(v) = E_z F(s_1 z) H_G(b z, sigma),   b = C_12 / s_1,  sigma^2 = C_22 - b^2
 

@@ -1,7 +1,8 @@
 """Averages of sequence models from tables, in compiled code.
 
-A table is one float64 vector (`dmft.gaussian.token_table` writes it): rows, columns, radius, two
-bounds, the powers of m in rising order, then the Chebyshev coefficients in e of each row.
+A table is one float64 vector (`dmft.gaussian.tables.token_table` writes it): rows, columns,
+radius, two bounds, the powers of m in rising order, then the Chebyshev coefficients in e of each
+row.
 """
 
 from __future__ import annotations

@@ -9,21 +9,21 @@ import numpy as np
 
 from dmft.analysis.escape import escape_time_of, escape_time_of_problem
 from dmft.checks import checked
+from dmft.equations.averages.nodes import smooth
 from dmft.equations.equations import Equations
-from dmft.equations.nodes import smooth
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.inputs import problem_of, sequence_of, split_options
-from dmft.workflow.schedule import scheduled_inputs
+from dmft.workflow.solving.inputs import problem_of, sequence_of, split_options
+from dmft.workflow.solving.schedule import scheduled_inputs
 
 if TYPE_CHECKING:
     from dmft.analysis.escape_paths import EscapeTimes
-    from dmft.equations.sequence import SequenceEquations
+    from dmft.equations.sequence.equations import SequenceEquations
     from dmft.simulation.ensemble import Ensemble
-    from dmft.simulation.sequence import SequenceEnsemble
-    from dmft.solvers.path_ensemble import PathEnsemble
+    from dmft.simulation.sequences.runs import SequenceEnsemble
+    from dmft.solvers.stochastic.ensemble import PathEnsemble
 
 # Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.
 KINKED = {"rtol": 1e-6, "atol": 1e-8}
@@ -106,7 +106,7 @@ def escape_time(
             return escape_time_of(run, fraction, reference, overlap)
         check_reference(reference)
         if of_paths:
-            from dmft.workflow.paths import escape_times_of_ensemble
+            from dmft.workflow.solving.paths import escape_times_of_ensemble
 
             return escape_times_of_ensemble(run, fraction, overlap)
         return _of_simulation(run, fraction, overlap)
@@ -156,7 +156,7 @@ def _of_equations(
 ) -> EscapeTimes:
     """Escape times of the paths of an sde."""
     from dmft.analysis.escape_paths import escape_of_paths
-    from dmft.workflow.paths import SOLVER, path_inputs
+    from dmft.workflow.solving.paths import SOLVER, path_inputs
 
     if t_max is None:
         raise BadParameter("escape_time of equations needs t_max=")

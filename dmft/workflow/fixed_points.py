@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.roots import Root, newton
+from dmft.analysis.boundaries.roots import Root, newton
 from dmft.checks import checked
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations
@@ -18,7 +18,7 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps
 from dmft.names import Status
 from dmft.record import Record
-from dmft.workflow.inputs import problem_of
+from dmft.workflow.solving.inputs import problem_of
 
 Array = NDArray[np.float64]
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.

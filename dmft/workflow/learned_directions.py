@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked_or
 from dmft.equations.derive import derive
-from dmft.equations.descent import DescentEquations
-from dmft.equations.reach import Symmetry, closing, reach, symmetries
-from dmft.equations.short_integrals import ShortIntegrals
-from dmft.equations.short_numbers import Number, rational
-from dmft.equations.short_second import SecondStep
-from dmft.equations.short_times import short_times
+from dmft.equations.restrict.reach import Symmetry, closing, reach, symmetries
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.short_integrals import ShortIntegrals
+from dmft.equations.two_time.short_numbers import Number, rational
+from dmft.equations.two_time.short_second import SecondStep
+from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter
-from dmft.gaussian.leap_proofs import Label
-from dmft.gaussian.leaps import as_combination, canonical
+from dmft.gaussian.exponents.leap_proofs import Label
+from dmft.gaussian.exponents.leaps import as_combination, canonical
 from dmft.model import (
     FIELD,
     Committee,

@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from dmft import netcdf
-from dmft.analysis import boundary_file, diagram_file, region_file, sweep_file
-from dmft.analysis.boundary import Boundary
-from dmft.analysis.phase_diagram import PhaseDiagram
-from dmft.analysis.region_diagram import RegionDiagram
-from dmft.analysis.sweep import Sweep
+from dmft.analysis.boundaries import boundary_file
+from dmft.analysis.boundaries.boundary import Boundary
+from dmft.analysis.diagrams import diagram_file, region_file
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.diagrams.region_diagram import RegionDiagram
+from dmft.analysis.sweeps import sweep_file
+from dmft.analysis.sweeps.sweep import Sweep
 from dmft.simulation.descent import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble
-from dmft.simulation.sequence import SequenceEnsemble
-from dmft.solvers.descent_run import DescentRun
-from dmft.solvers.path_ensemble import PathEnsemble
+from dmft.simulation.sequences.runs import SequenceEnsemble
+from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Solution
+from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
-from dmft.solvers.volterra_run import TwoTimeRun
+from dmft.solvers.two_time.run import TwoTimeRun
 
 Record = Solution | RegionDiagram | PhaseDiagram | Boundary | Sweep
 SOLUTIONS: tuple[type[Solution], ...] = (

@@ -15,19 +15,19 @@ from dmft.starts import Alignment, Overlaps
 from dmft.workflow.solver import solver_of
 
 if TYPE_CHECKING:
-    from dmft.equations.descent import DescentEquations
-    from dmft.equations.descent_flow import DescentFlow
     from dmft.equations.equations import Equations
-    from dmft.equations.sequence import SequenceEquations
+    from dmft.equations.sequence.equations import SequenceEquations
+    from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.model.two_time import TwoTime
-    from dmft.solvers.descent_run import DescentRun
-    from dmft.solvers.path_ensemble import PathEnsemble
+    from dmft.solvers.descent.process import DescentProblem
+    from dmft.solvers.descent.run import DescentRun
     from dmft.solvers.problem import Problem
-    from dmft.solvers.process import DescentProblem
     from dmft.solvers.solution import Solution
+    from dmft.solvers.stochastic.ensemble import PathEnsemble
     from dmft.solvers.trajectory import Trajectory
-    from dmft.solvers.volterra_problem import VolterraProblem
-    from dmft.solvers.volterra_run import TwoTimeRun
+    from dmft.solvers.two_time.problem import VolterraProblem
+    from dmft.solvers.two_time.run import TwoTimeRun
 
 # What is asked for by default; solvers that have no such option refuse anything else.
 RTOL, ATOL, MAX_STEPS, QUADRATURE_TOL = 1e-8, 1e-10, 1_000_000, 1e-5
@@ -89,7 +89,8 @@ def solve(
     ----------
     system : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
         Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
-        options: `tol=`, `thin=`, `checkpoint=` and more (`dmft.workflow.two_time.TwoTimeOptions`).
+        options: `tol=`, `thin=`, `checkpoint=` and more
+        (`dmft.workflow.solving.two_time.TwoTimeOptions`).
     start : Overlaps
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
         None: drawn anew for each path as `random_overlaps` does.
@@ -123,15 +124,17 @@ def solve(
         With averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
         ``seed=``. For an sde the paths: ``paths=`` (their number), ``dt=`` (the step in t),
         ``seed=``, ``threads=``, ``bridge=`` (crossings within a step), ``keep_paths=``,
-        ``substeps=``, ``increments=`` (see `dmft.solvers.paths.solve_paths`).
+        ``substeps=``, ``increments=`` (see `dmft.solvers.stochastic.paths.solve_paths`).
 
     Returns
     -------
     Trajectory; PathEnsemble for equations of kind "sde"; DescentRun for those of kind "two-time"
-        (options: `dmft.workflow.descent_nodes.DescentOptions`, of a gradient flow also
-        `dmft.workflow.descent_flow.FlowOptions`); TwoTimeRun for a `dmft.TwoTime`. All are a
+        (options: `dmft.workflow.solving.descent_nodes.DescentOptions`, of a gradient flow also
+        `dmft.workflow.solving.descent_flow.FlowOptions`); TwoTimeRun for a `dmft.TwoTime`. All are
+        a
         `dmft.solvers.solution.Solution`: `run.final` is a start again. `run.error` has what
-        averages on nodes leave, or closed forms that lose digits (`dmft.workflow.rounding`).
+        averages on nodes leave, or closed forms that lose digits
+        (`dmft.workflow.solving.rounding`).
 
     Raises
     ------

@@ -12,13 +12,13 @@ from dmft.solvers.solution import Solution
 
 # Where the solver of each kind stands; it is loaded when first asked for.
 SOLVERS = {
-    "ode": "dmft.workflow.one_pass",
-    "map": "dmft.workflow.one_pass",
-    "sde": "dmft.workflow.paths",
-    "sequence": "dmft.workflow.sequence",
-    "descent": "dmft.workflow.descent",
-    "flow": "dmft.workflow.descent_flow",
-    "two-time": "dmft.workflow.two_time",
+    "ode": "dmft.workflow.solving.one_pass",
+    "map": "dmft.workflow.solving.one_pass",
+    "sde": "dmft.workflow.solving.paths",
+    "sequence": "dmft.workflow.solving.sequence",
+    "descent": "dmft.workflow.solving.descent",
+    "flow": "dmft.workflow.solving.descent_flow",
+    "two-time": "dmft.workflow.solving.two_time",
 }
 
 

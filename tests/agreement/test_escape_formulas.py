@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.escape_laws import q_star
+from dmft.equations.escape.laws import q_star
 from dmft.literature import phase_retrieval
 
 Z = sp.Symbol("z", real=True)

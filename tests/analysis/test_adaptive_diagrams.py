@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.analysis.adaptive import adaptive_diagram, coarse_steps
-from dmft.analysis.diagram import compute_diagram
-from dmft.analysis.diagram_file import load_diagram
+from dmft.analysis.diagrams.adaptive import adaptive_diagram, coarse_steps
+from dmft.analysis.diagrams.diagram import compute_diagram
+from dmft.analysis.diagrams.diagram_file import load_diagram
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_regions
 

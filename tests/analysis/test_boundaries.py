@@ -14,7 +14,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.analysis.boundary import trace_boundary
+from dmft.analysis.boundaries.boundary import trace_boundary
 from dmft.errors import BadParameter
 
 BOX = (("u", -2.0, 2.0), ("v", -2.0, 2.0))
@@ -126,7 +126,7 @@ def test_growth_of_the_uninformative_point_vanishes_at_the_maximal_rate():
 
 
 def test_results_against_a_level():
-    from dmft.workflow.boundary import relative
+    from dmft.workflow.diagrams.boundary import relative
 
     late = dmft.Censored(8.0, 0.1, "start", dmft.Status.OK, "")
     assert relative(dmft.EscapeTime(3.0, 0.1, "start"), 2.0) == 1.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmft.analysis.brackets import bracketed_roots
+from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.errors import BadParameter
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from dmft.analysis.diagrams.region_diagram import region_diagram
 from dmft.analysis.landscape import landscape, landscape_boundary
-from dmft.analysis.region_diagram import region_diagram
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.literature import (
     positional_semantic_boundaries,

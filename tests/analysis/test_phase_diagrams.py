@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.analysis.diagram import compute_diagram
-from dmft.analysis.diagram_file import load_diagram
+from dmft.analysis.diagrams.diagram import compute_diagram
+from dmft.analysis.diagrams.diagram_file import load_diagram
 from dmft.analysis.escape import escape_time_of_problem
 from dmft.errors import BadParameter
 from dmft.solvers.solve import solve_problem

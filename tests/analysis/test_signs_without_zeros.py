@@ -13,8 +13,8 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.analysis.boundary import trace_boundary
-from dmft.workflow.followed import followed_point
+from dmft.analysis.boundaries.boundary import trace_boundary
+from dmft.workflow.diagrams.followed import followed_point
 
 UNIT = (("u", 0.0, 1.0), ("v", 0.0, 1.0))
 AXES = (("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0))

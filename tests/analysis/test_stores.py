@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmft.analysis import lock, store
-from dmft.analysis.chunk import Task, compute_chunk
-from dmft.analysis.lookup import Index, look_up
-from dmft.analysis.named import name_of
-from dmft.analysis.phase_diagram import STATUSES
-from dmft.analysis.points import KEY, as_points
-from dmft.analysis.store import Store, open_store
-from dmft.analysis.sweep import collect, run_sweep
+from dmft.analysis.diagrams.phase_diagram import STATUSES
+from dmft.analysis.sweeps import lock, store
+from dmft.analysis.sweeps.chunk import Task, compute_chunk
+from dmft.analysis.sweeps.lookup import Index, look_up
+from dmft.analysis.sweeps.named import name_of
+from dmft.analysis.sweeps.points import KEY, as_points
+from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import collect, run_sweep
 from dmft.errors import BadParameter
 
 GRID = {"a": np.linspace(0.0, 2.0, 7), "b": [1, 2, 3]}
@@ -72,7 +72,7 @@ def test_two_sweeps_on_one_store(tmp_path, first, second, reason):
 
 def test_a_lock_ends_with_its_process(tmp_path):
     script = (
-        "import os, sys, time; from dmft.analysis.store import Store\n"
+        "import os, sys, time; from dmft.analysis.sweeps.store import Store\n"
         "with Store.open(sys.argv[1], {'measure': 'product'}, ['value'], (1, 3)).driver():\n"
         "    child = os.fork()\n"
         "    if not child: time.sleep(60); os._exit(0)\n"
@@ -144,7 +144,7 @@ def test_no_room_half_way(tmp_path):
     """A limit of the size of files stops a write in the middle of a record."""
     script = """
 import resource, sys, numpy as np
-from dmft.analysis.store import Store
+from dmft.analysis.sweeps.store import Store
 from dmft.errors import BadParameter
 store = Store.open(sys.argv[1], {"measure": "product"}, ["value"])
 records = np.zeros(100, dtype=store.kind)
@@ -385,7 +385,7 @@ def test_a_longer_list_finds_points_of_other_parts(tmp_path):
 def test_memory_of_a_reader_does_not_grow_with_the_store(tmp_path, monkeypatch):
     handle = opened(tmp_path)
     handle.append(records_of(handle, np.arange(500.0)), {})
-    monkeypatch.setattr("dmft.analysis.records.BLOCK", 64)
+    monkeypatch.setattr("dmft.analysis.sweeps.records.BLOCK", 64)
     sizes = []
     points = as_points({"a": np.arange(500.0)})
     monkeypatch.setattr(
@@ -452,7 +452,7 @@ def test_measures_that_cannot_travel(tmp_path):
     assert open_store(tmp_path / "s").read().records.size == 0
     # Known here, unknown there: a refusal, not points that end their workers.
     script = """
-from dmft.analysis.sweep import run_sweep
+from dmft.analysis.sweeps.sweep import run_sweep
 from dmft.errors import BadParameter
 def measure(a):
     return a

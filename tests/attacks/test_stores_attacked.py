@@ -13,17 +13,17 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.analysis.named import name_of
-from dmft.analysis.phase_diagram import STATUSES
-from dmft.analysis.store import Store, open_store
-from dmft.analysis.sweep import collect, run_sweep
+from dmft.analysis.diagrams.phase_diagram import STATUSES
+from dmft.analysis.sweeps.named import name_of
+from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import collect, run_sweep
 from dmft.cli.main import main
 from dmft.errors import BadParameter
 from dmft.names import Status
 
 POINTS = {"a": [1.0, 2.0, 3.0]}
 SCRIPT = """
-from dmft.analysis.named import name_of
+from dmft.analysis.sweeps.named import name_of
 NAMES = {"red", "green", "blue", "yellow"}
 def around(bound):
     return lambda a: a in {"x", "y", "z", "w"} or a in bound or a in NAMES

@@ -18,7 +18,7 @@ import sympy as sp
 from numba import njit
 
 import dmft
-from dmft.gaussian.factor_table import factor_table
+from dmft.gaussian.tables.factor_table import factor_table
 from dmft.model import FIELD
 from dmft.special.averages import pair_average
 

@@ -13,10 +13,10 @@ from numba import njit
 
 import dmft
 from dmft.solvers.events import Event
-from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.solve import solve_problem
+from dmft.solvers.stochastic.paths import solve_paths
 
 GAMMA, DIM, PATHS, DT, T_MAX = 1 / 12, 3000, 10_000, 0.02, 8.0
 

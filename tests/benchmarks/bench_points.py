@@ -13,8 +13,8 @@ import sympy as sp
 from bench_dynamics import ERF, NOISE, Z, line
 
 import dmft
-from dmft.analysis.phase_diagram import read_result
-from dmft.workflow.measures import EquationMeasure
+from dmft.analysis.diagrams.phase_diagram import read_result
+from dmft.workflow.diagrams.measures import EquationMeasure
 
 POINTS, REPEATS = 400, 5
 

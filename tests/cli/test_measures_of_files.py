@@ -154,7 +154,7 @@ def test_refusals(run, text, reason):
 
 def test_the_schema_knows_the_measures():
     from dmft.cli.schema import MEASURES, describe
-    from dmft.workflow.measures import MEASURES as known
+    from dmft.workflow.diagrams.measures import MEASURES as known
 
     assert set(MEASURES) | {"minima"} == set(known)
     assert '"learned_directions"' in describe()

@@ -5,10 +5,10 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.descent_flow import DescentFlow
+from dmft.equations.two_time.descent_flow import DescentFlow
 from dmft.errors import BadParameter
-from dmft.workflow import descent_flow
-from dmft.workflow.descent_flow import extrapolation
+from dmft.workflow.solving import descent_flow
+from dmft.workflow.solving.descent_flow import extrapolation
 
 z = sp.Symbol("z", real=True)
 LINE = dmft.Committee(z, 1)

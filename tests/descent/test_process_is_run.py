@@ -10,16 +10,16 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.codegen import process as generator
+from dmft.codegen.two_time import process as generator
 from dmft.emit import load_module
-from dmft.equations import descent_process as eq
-from dmft.equations.average import Average
+from dmft.equations.averages.average import Average
+from dmft.equations.two_time import descent_process as eq
 from dmft.errors import BadParameter
-from dmft.solvers.descent import begin, march, result_of
-from dmft.solvers.descent_task import Nodes
-from dmft.solvers.response import measured
-from dmft.workflow.descent import descent_task
-from dmft.workflow.descent_nodes import DescentOptions, Layout
+from dmft.solvers.descent.response import measured
+from dmft.solvers.descent.sweep import begin, march, result_of
+from dmft.solvers.descent.task import Nodes
+from dmft.workflow.solving.descent import descent_task
+from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 
 # tests/ is no package (importlib mode): the witness is loaded from its file.
 _SPEC = importlib.util.spec_from_file_location(

@@ -17,9 +17,9 @@ from scipy.stats import norm
 
 import dmft
 from dmft.names import Status
-from dmft.solvers import response
-from dmft.solvers.descent_errors import judged, unknown
-from dmft.solvers.descent_run import DescentRun
+from dmft.solvers.descent import response
+from dmft.solvers.descent.errors import judged, unknown
+from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
 
 z = sp.Symbol("z", real=True)

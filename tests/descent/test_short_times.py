@@ -8,8 +8,8 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.short_integrals import ShortIntegrals
-from dmft.equations.short_second import SecondStep, second_gradients
+from dmft.equations.two_time.short_integrals import ShortIntegrals
+from dmft.equations.two_time.short_second import SecondStep, second_gradients
 from dmft.errors import BadParameter
 
 REFERENCE = json.loads(

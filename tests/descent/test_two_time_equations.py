@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations import descent_process as eq
+from dmft.equations.two_time import descent_process as eq
 from dmft.errors import BadParameter
 from dmft.progress import CANCELLED
 

@@ -9,7 +9,7 @@ from dmft.display.plots import plot
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.descent import DescentEnsemble
-from dmft.solvers.descent_run import DescentRun
+from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
 
 T, P, K = 3, 2, 2

@@ -6,8 +6,8 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import dmft
-from dmft.analysis.diagram import compute_diagram
-from dmft.analysis.phase_diagram import PhaseDiagram
+from dmft.analysis.diagrams.diagram import compute_diagram
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.display.diagram import CELLS, cell_edges, is_geometric, rectangles
 from dmft.display.plots import plot
 from dmft.errors import BadParameter

@@ -41,7 +41,7 @@ def test_refused(expr, word):
     ],
 )  # fmt: skip
 def test_accepted(expr):
-    from dmft.equations.admissible import check_admissible
+    from dmft.equations.restrict.admissible import check_admissible
 
     check_admissible(dmft.Model(SQUARE, dmft.MultiIndex(expr, [y for y in (u, v) if expr.has(y)])))
 

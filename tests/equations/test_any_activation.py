@@ -6,7 +6,7 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import dmft
-from dmft.equations.kernels import kernel, kernel_error
+from dmft.equations.averages.kernels import kernel, kernel_error
 from dmft.equations.symbols import h, h_star, j, l, r
 from dmft.model import FIELD
 

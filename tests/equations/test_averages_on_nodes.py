@@ -8,15 +8,15 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as x
-from dmft.equations.average import At, Average
+from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.neighbour import ErfSquare
+from dmft.equations.averages.nodes import discretise, sums_inside
 from dmft.equations.definitions import Definition
-from dmft.equations.kernels import Kernel
-from dmft.equations.neighbour import ErfSquare
-from dmft.equations.nodes import discretise, sums_inside
 from dmft.equations.update.moments import shared
 from dmft.equations.update.overlaps import residual
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.switch import derivative
+from dmft.gaussian.closed.switch import derivative
 from dmft.model import FIELD as z
 
 ERF = sp.erf(z / sp.sqrt(2))
@@ -58,7 +58,7 @@ def committee(activation, p=3, k=2, teacher=None, noise=0.1):
 @pytest.mark.parametrize("activation", [ERF, RELU], ids=["erf", "relu"])
 @pytest.mark.parametrize("teacher", [None, z**2], ids=["matched", "square"])
 def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeypatch):
-    monkeypatch.setattr("dmft.equations.nodes.neighbour", lambda average: None)
+    monkeypatch.setattr("dmft.equations.averages.nodes.neighbour", lambda average: None)
     model = committee(activation, p=2, k=1, teacher=teacher)
     closed = dmft.derive(model, dmft.SGD(0.7))
     assert not closed.averages
@@ -165,7 +165,7 @@ def test_closed_neighbour_is_the_closed_form_and_takes_the_noise(monkeypatch):
     tanh = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
     assert any(isinstance(d.expr, ErfSquare) for d in tanh.on_nodes)
     error = tanh.evaluate_error(start, nodes=512)["Q"]
-    monkeypatch.setattr("dmft.equations.nodes.neighbour", lambda average: None)
+    monkeypatch.setattr("dmft.equations.averages.nodes.neighbour", lambda average: None)
     plain = dmft.derive(committee(sp.tanh(z)), dmft.SGD(3.0))
     rough = plain.evaluate_error(start, nodes=512)["Q"]
     assert np.max(error) < np.max(rough) / 20

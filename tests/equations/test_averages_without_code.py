@@ -9,10 +9,10 @@ from scipy.stats import norm
 
 import dmft
 from dmft.codegen.nodes import COST
-from dmft.equations.kernels import CODED, without_code
+from dmft.equations.averages.kernels import CODED, without_code
 from dmft.equations.reference import FUNCTIONS
 from dmft.errors import NotClosed
-from dmft.gaussian.factor_table import factor_table
+from dmft.gaussian.tables.factor_table import factor_table
 from dmft.model import FIELD
 
 z, z1, z2 = sp.symbols("z z1 z2", real=True)
@@ -107,7 +107,7 @@ def test_factors_without_a_table_have_an_error_that_is_not_known(monkeypatch):
     def refuse(factor):
         raise NotClosed(f"{factor} is not resolved")
 
-    monkeypatch.setattr("dmft.gaussian.factor_table.factor_table", refuse)
+    monkeypatch.setattr("dmft.gaussian.tables.factor_table.factor_table", refuse)
     model = dmft.Model(dmft.Committee(sp.tanh(z), 1), dmft.Committee(z, 1))
     equations = dmft.derive(model, dmft.GradientFlow())
     assert equations.error == np.inf

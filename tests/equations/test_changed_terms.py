@@ -39,7 +39,7 @@ def with_decay(equations, zeta=ZETA):
 
 def compiled(equations, start, **parameters):
     """Rates by the compiled right-hand side, as blocks."""
-    from dmft.workflow.inputs import run_inputs
+    from dmft.workflow.solving.inputs import run_inputs
 
     problem, given = dmft.build(equations), run_inputs(equations, start, parameters)
     y = problem.pack(given["state"])

@@ -8,9 +8,9 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations import nodes as node_module
-from dmft.equations.average import At, Average
-from dmft.equations.conditioned import conditioned
+from dmft.equations.averages import nodes as node_module
+from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.conditioned import conditioned
 from dmft.equations.symbols import h, h_star, j, l, lam, u
 from dmft.model import FIELD as z
 

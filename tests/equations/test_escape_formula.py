@@ -8,7 +8,7 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import dmft
-from dmft.equations.escape_passage import transient_noise
+from dmft.equations.escape.passage import transient_noise
 from dmft.errors import BadParameter
 from dmft.literature import phase_retrieval
 
@@ -189,7 +189,7 @@ def test_gradient_flow_with_free_lengths(crossing):
 
 def test_first_passage_of_a_diffusion_gives_the_linear_law(dynamics_vectors):
     """The quadrature for any exponent against the closed form at exponent 2."""
-    from dmft.equations.escape_passage import diffusion_passage
+    from dmft.equations.escape.passage import diffusion_passage
 
     formula = dmft.escape_formula(phase_retrieval(1), sphere(1 / 12))
     mean, std = diffusion_passage(formula.law, formula._values({}), 1e7, 0.03)

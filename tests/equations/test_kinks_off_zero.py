@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.gaussian.pair import CorrelationRoot, RootRatio
+from dmft.gaussian.closed.pair import CorrelationRoot, RootRatio
 
 z = sp.Symbol("z", real=True)
 # Activation, its value and slope in NumPy, its kink.

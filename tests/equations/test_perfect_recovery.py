@@ -6,7 +6,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.recovery import recovery
+from dmft.equations.escape.recovery import recovery
 from dmft.errors import BadParameter
 
 z = sp.Symbol("z", real=True)

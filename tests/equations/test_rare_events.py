@@ -82,7 +82,7 @@ def test_two_long_units_that_are_seldom_within_their_kinks_together():
 @pytest.mark.parametrize("p", [1, 2])
 def test_nodes_about_rare_events_are_right_where_nothing_is_rare(p):
     """The mixture of laws is unbiased: the same numbers with and without other laws."""
-    from dmft.gaussian.nodes import Law, normal_rule
+    from dmft.gaussian.nodes.rules import Law, normal_rule
 
     rule = normal_rule(p, 2048)
     wide = rule.with_laws([Law(np.full(p, 4.0), np.eye(p)), Law(np.full(p, -0.1), 1e4 * np.eye(p))])
@@ -151,7 +151,7 @@ def test_a_jump_of_the_field_that_nodes_are_laid_along(q):
 
 def test_claims_of_jumps_across_an_axis_hold():
     """A part of a node is lost at most: 160 of 600 claims were smaller than the error."""
-    from dmft.gaussian.nodes import normal_rule
+    from dmft.gaussian.nodes.rules import normal_rule
 
     missed = 0
     for seed, t in enumerate(np.linspace(0.001, 2.4, 100)):

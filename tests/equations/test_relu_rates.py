@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.average import Average
+from dmft.equations.averages.average import Average
 from dmft.model import FIELD as z
 
 VECTORS = json.loads((Path(__file__).parents[1] / "reference" / "relu_dynamics.json").read_text())

@@ -8,7 +8,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as x
-from dmft.equations.average import SampleAverage
+from dmft.equations.averages.average import SampleAverage
 from dmft.equations.definitions import define
 from dmft.equations.update.overlaps import Moments
 from dmft.errors import BadParameter, NotClosed

@@ -13,8 +13,8 @@ import sympy as sp
 from scipy.integrate import quad, solve_ivp
 
 import dmft
-from dmft.equations.conditioning import ordinary_rounding
-from dmft.equations.rounding import rounding
+from dmft.equations.rounding.bounds import rounding
+from dmft.equations.rounding.conditioning import ordinary_rounding
 from dmft.special.signs import moment_of_signs_on_arrays
 
 z = sp.Symbol("z", real=True)

@@ -18,9 +18,9 @@ from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.equations.definitions import live
-from dmft.equations.explicit import Unroller
-from dmft.equations.projection import Together, projected
-from dmft.equations.tangent import jacobian
+from dmft.equations.noise.projection import Together, projected
+from dmft.equations.noise.tangent import jacobian
+from dmft.equations.views.explicit import Unroller
 
 z = sp.Symbol("z", real=True)
 mp = mpmath.MPContext()

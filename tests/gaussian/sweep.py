@@ -11,8 +11,8 @@ import numpy as np
 import sympy as sp
 from scipy.special import erf, ndtr
 
-from dmft.gaussian.orthant import PairOfSignsMoment
-from dmft.gaussian.product import product_expectation
+from dmft.gaussian.closed.orthant import PairOfSignsMoment
+from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD as z
 from dmft.special.bivariate import bivariate_normal_cdf, two_signs
 from dmft.special.orthant import (

@@ -7,9 +7,9 @@ from scipy.special import erf as scipy_erf
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.gaussian.coefficients import Coefficients
-from dmft.gaussian.leaps import canonical, polynomial_steps
-from dmft.gaussian.numerical_leaps import numerical_steps
+from dmft.gaussian.exponents.coefficients import Coefficients
+from dmft.gaussian.exponents.leaps import canonical, polynomial_steps
+from dmft.gaussian.exponents.numerical_leaps import numerical_steps
 
 z1, z2, z3, z4 = sp.symbols("z1 z2 z3 z4", real=True)
 

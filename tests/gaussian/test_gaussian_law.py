@@ -6,9 +6,9 @@ import sympy as sp
 from scipy.integrate import dblquad
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
-from dmft.gaussian.bivariate import BivariateNormalCDF
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF
+from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.hermite import hermite
 
 x, y, w, a, b = sp.symbols("x y w a b", real=True)
 q, m, rho = sp.symbols("q m rho", positive=True)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.hermite import hermite
-from dmft.gaussian.product import product_expectation
 from dmft.model import FIELD as z
 
 X = sp.symbols("x1:5", real=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import sympy as sp
 
+from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.hermite import hermite
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "reference" / "gaussian_integrals.json").read_text()

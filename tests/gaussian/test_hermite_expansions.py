@@ -9,8 +9,8 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.grid import gaussian_nodes
-from dmft.gaussian.kinks import break_points, switches
+from dmft.gaussian.nodes.grid import gaussian_nodes
+from dmft.gaussian.nodes.kinks import break_points, switches
 
 x, y, w, a = sp.symbols("x y w a", real=True)
 ROOT = sp.sqrt(2 * sp.pi)
@@ -160,7 +160,7 @@ def test_high_orders_keep_the_error_that_they_state():
     # exp(x^2/5) shifts what He_n sees into the tails. Substituting x = u/sqrt(3/5) leaves
     # E[tanh(x) He_n(x)] under a wider law: plain Gauss-Legendre sums in 40 digits judge.
     f, n = sp.exp(x**2 / 5) * sp.tanh(x), 61
-    found = dmft.gaussian.coefficients.Coefficients(f, (x,))[(n,)]
+    found = dmft.gaussian.exponents.coefficients.Coefficients(f, (x,))[(n,)]
 
     def he(t):
         before, value = mpmath.mpf(0), mpmath.mpf(1)
@@ -184,14 +184,14 @@ def test_high_orders_keep_the_error_that_they_state():
 def test_high_orders_of_several_fields_state_their_tails():
     # A function of one direction a: the coefficient of alpha is c_n a^alpha.
     f, g = sp.tanh((6 * x + 8 * y) / 5), sp.tanh(2 * x)
-    pair = dmft.gaussian.coefficients.Coefficients(f, (x, y))
-    single = dmft.gaussian.coefficients.Coefficients(g, (x,))
+    pair = dmft.gaussian.exponents.coefficients.Coefficients(f, (x, y))
+    single = dmft.gaussian.exponents.coefficients.Coefficients(g, (x,))
     for n in ((1, 0), (4, 5), (0, 9), (15, 0)):
         truth = float(single[(sum(n),)].value) * 0.6 ** n[0] * 0.8 ** n[1]
         found = pair[n]
         assert abs(float(found.value) - truth) <= found.error + 1e-16 * abs(truth), n
     four = sp.symbols("v1:5", real=True)
-    wide = dmft.gaussian.coefficients.Coefficients(sp.tanh(sum(four)), four)
+    wide = dmft.gaussian.exponents.coefficients.Coefficients(sp.tanh(sum(four)), four)
     with pytest.raises(BadParameter, match="precision runs out at order"):
         wide[(25, 0, 0, 0)]
 

@@ -112,7 +112,7 @@ def test_costs_add_up_along_the_staircase():
 
 def test_steps_of_two_algorithms_that_do_not_fit_are_listed_apart():
     # A direction halfway to another is no union of subspaces of both; axes are.
-    from dmft.gaussian.learnability import _subspaces
+    from dmft.gaussian.exponents.learnability import _subspaces
 
     e1, slanted = np.array([[1.0, 0.0, 0.0]]), np.array([[0.6, 0.8, 0.0]])
     spaces = _subspaces([[e1], [slanted]], 3)

@@ -6,8 +6,8 @@ import sympy as sp
 from scipy.special import erf, expit
 
 from dmft.errors import BadParameter
-from dmft.gaussian.mixture import erf_mixture
-from dmft.gaussian.nodes import normal_rule, tensor_rule
+from dmft.gaussian.nodes.rules import normal_rule, tensor_rule
+from dmft.gaussian.tables.mixture import erf_mixture
 from dmft.model import FIELD as z
 from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import dmft
 from dmft.gaussian import expectation
+from dmft.gaussian.closed.wick import diagrams, monomial_sum, power_in_hermite
 from dmft.gaussian.memory import Memory
-from dmft.gaussian.wick import diagrams, monomial_sum, power_in_hermite
 
 X = sp.symbols("x1:7", real=True)
 a, b, q, m = sp.symbols("a b q m")

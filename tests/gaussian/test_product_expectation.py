@@ -6,9 +6,9 @@ import pytest
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
-from dmft.gaussian.factor import parse_factor
-from dmft.gaussian.hermite import hermite
-from dmft.gaussian.product import product_expectation
+from dmft.gaussian.closed.factor import parse_factor
+from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD as z
 
 SIGMA = sp.erf(z / sp.sqrt(2))

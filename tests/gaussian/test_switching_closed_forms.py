@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from scipy.special import erf as scipy_erf
 
 from dmft.errors import NotClosed
+from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot, elementary
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import derivative, to_signs
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.hermite import hermite
-from dmft.gaussian.pair import CorrelationAngle, CorrelationRoot, elementary
-from dmft.gaussian.product import product_expectation
-from dmft.gaussian.switch import derivative, to_signs
 from dmft.model import FIELD
 
 x, y, w, v = X = sp.symbols("x y w v", real=True)

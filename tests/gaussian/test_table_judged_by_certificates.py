@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.gaussian.product import product_expectation
+from dmft.gaussian.closed.product import product_expectation
 from dmft.model import FIELD
 from dmft.special.orthant import four_signs, four_signs_moment
 

@@ -9,11 +9,11 @@ from scipy.special import ndtr
 
 from dmft.emit import cache_directory
 from dmft.errors import NotClosed
-from dmft.gaussian import tabled
-from dmft.gaussian.direct import direct_pair
-from dmft.gaussian.factor_function import FactorFunction
-from dmft.gaussian.factor_table import factor_table
-from dmft.gaussian.tabled import FieldTable, PairTable, tabled_expectation
+from dmft.gaussian.tables import tabled
+from dmft.gaussian.tables.direct import direct_pair
+from dmft.gaussian.tables.factor_function import FactorFunction
+from dmft.gaussian.tables.factor_table import factor_table
+from dmft.gaussian.tables.tabled import FieldTable, PairTable, tabled_expectation
 from dmft.model import FIELD as z
 from dmft.special.averages import field_average, kinked_pair_average, pair_average
 

@@ -9,9 +9,9 @@ import pytest
 import sympy as sp
 from scipy.special import ndtr
 
-from dmft.gaussian.factor_table import factor_table
-from dmft.gaussian.switch import derivative
-from dmft.gaussian.tabled import PairTable
+from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.tables.factor_table import factor_table
+from dmft.gaussian.tables.tabled import PairTable
 from dmft.model import FIELD as z
 from dmft.special.averages import pair_average
 

@@ -48,11 +48,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import erf as scipy_erf
 
 from dmft.emit import emit_expression
+from dmft.gaussian.closed.hermite import hermite
+from dmft.gaussian.closed.pair import elementary
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import derivative
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.hermite import hermite
-from dmft.gaussian.pair import elementary
-from dmft.gaussian.product import product_expectation
-from dmft.gaussian.switch import derivative
 from dmft.model import FIELD
 
 x, y, w = X = sp.symbols("x y w", real=True)

@@ -9,11 +9,11 @@ import sympy as sp
 from scipy import stats
 
 import dmft
-from dmft.equations.sequence_risk import number
+from dmft.equations.sequence.risk import number
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.token_grid import RULES, grid_functions, token_grid
-from dmft.gaussian.token_trace import trace_coefficients
-from dmft.gaussian.tokens import TokenAverage, TokenLaw, polynomial_coefficients
+from dmft.gaussian.tables.token_grid import RULES, grid_functions, token_grid
+from dmft.gaussian.tables.token_trace import trace_coefficients
+from dmft.gaussian.tables.tokens import TokenAverage, TokenLaw, polynomial_coefficients
 from dmft.model import FIELD, as_encoding, token_fields
 
 E, M = sp.Symbol("e", real=True), sp.Symbol("m", real=True)
@@ -196,7 +196,7 @@ def test_refusals():
 
 def test_one_dimensional_kinks_are_split():
     # E|z + 0.3| by its closed form.
-    from dmft.gaussian.token_grid import field_coefficients
+    from dmft.gaussian.tables.token_grid import field_coefficients
 
     a = 0.3
     exact = 2 * stats.norm.pdf(a) + a * (2 * stats.norm.cdf(a) - 1)

@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.gaussian.sequence_exponent import largest_gain
+from dmft.gaussian.exponents.sequence import largest_gain
 from dmft.model import token_fields
 
 SIE = dmft.sequence_information_exponent

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.joint_average import JointAverage, free_fields, joint_rule, star_fields
+from dmft.equations.averages.joint_average import JointAverage, free_fields, joint_rule, star_fields
 from dmft.errors import BadParameter
 from dmft.model import token_fields
 

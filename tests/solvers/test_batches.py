@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dmft.progress import CANCELLED
-from dmft.solvers.batch import Ended, solve_batch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
+from dmft.solvers.runge_kutta.batch import Ended, solve_batch
 from dmft.solvers.solve import check_request, solve_problem
 
 
@@ -129,9 +129,9 @@ def test_maps_too(oscillator, power):
 def test_small_buffers_and_budgets_change_nothing(oscillator, turns_nan, monkeypatch):
     events = [Event("height", 0.5, terminal=False), Event("y[1]", 0.2, terminal=False)]
     alone = asked(oscillator, 300.0, OMEGAS, events=events)[1]
-    monkeypatch.setattr("dmft.solvers.group.SAVE_ROWS", 64)
-    monkeypatch.setattr("dmft.solvers.batch.LARGEST_CHUNK", 7)
-    monkeypatch.setattr("dmft.solvers.march.LARGEST_CHUNK", 7)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.group.SAVE_ROWS", 64)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.batch.LARGEST_CHUNK", 7)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.march.LARGEST_CHUNK", 7)
     requests = ask(oscillator, 300.0, OMEGAS, events=events)
     assert_the_same(requests, alone)
     assert len(alone[2].events) > 100

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.solvers import march as march_module
+from dmft.solvers.runge_kutta import march as march_module
 from dmft.solvers.solve import METHODS, solve_problem
 
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -143,7 +143,7 @@ def test_control_c_reaches_the_compiled_loop(oscillator, method, heeds_control_c
 def test_result_does_not_depend_on_the_chunks(oscillator, monkeypatch):
     one = solve(oscillator, 50.0)
     monkeypatch.setattr(march_module, "LARGEST_CHUNK", 1)
-    monkeypatch.setattr("dmft.solvers.group.SAVE_ROWS", 64)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.group.SAVE_ROWS", 64)
     two = solve(oscillator, 50.0)
     assert np.array_equal(one.t, two.t)
     assert np.array_equal(one.y, two.y)
@@ -163,7 +163,7 @@ def test_memory_of_saved_steps_is_bounded(oscillator, monkeypatch):
     assert 500 <= len(thin) <= 1002
     assert (thin.t[0], thin.t[-1]) == (0.0, 2000.0)
     assert set(thin.t) <= set(full.t)
-    monkeypatch.setattr("dmft.solvers.group.SAVE_ROWS", 64)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.group.SAVE_ROWS", 64)
     assert np.array_equal(solve(oscillator, 2000.0).t, thin.t)
 
 

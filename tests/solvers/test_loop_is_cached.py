@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from dmft.solvers import explicit
+from dmft.solvers.runge_kutta import explicit
 
 SCRIPT = """
 import json, os
 from numba import njit
-from dmft.solvers import batch_loop, crossings, discrete, explicit
-from dmft.solvers import stochastic_euler, stochastic_weak
+from dmft.solvers.runge_kutta import batch_loop
+from dmft.solvers.runge_kutta import crossings
+from dmft.solvers.runge_kutta import discrete
+from dmft.solvers.runge_kutta import explicit
+from dmft.solvers.stochastic import euler as stochastic_euler
+from dmft.solvers.stochastic import weak as stochastic_weak
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE

@@ -10,9 +10,9 @@ import pytest
 from numba import njit
 
 from dmft.errors import BadParameter
-from dmft.solvers import march as march_module
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Block, Problem
+from dmft.solvers.runge_kutta import march as march_module
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
@@ -74,7 +74,7 @@ def test_a_chaotic_map_is_iterated_bit_for_bit(monkeypatch):
     assert run.t.tolist() == list(range(501))
     assert np.array_equal(run.y, by_hand(3.9, 0.3, 500))
     monkeypatch.setattr(march_module, "LARGEST_CHUNK", 3)
-    monkeypatch.setattr("dmft.solvers.group.SAVE_ROWS", 64)
+    monkeypatch.setattr("dmft.solvers.runge_kutta.group.SAVE_ROWS", 64)
     assert np.array_equal(run.y, chaos(500).y)
 
 

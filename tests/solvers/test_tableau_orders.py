@@ -11,7 +11,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from dmft.solvers.tableau import FIVE_A, FIVE_LOW, TABLEAUX, interpolant_weights
+from dmft.solvers.runge_kutta.tableau import FIVE_A, FIVE_LOW, TABLEAUX, interpolant_weights
 
 Tree = tuple  # a rooted tree is the sorted tuple of its branches
 

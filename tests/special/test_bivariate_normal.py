@@ -6,7 +6,7 @@ import pytest
 import sympy as sp
 
 from dmft.equations.reference import FUNCTIONS
-from dmft.gaussian.bivariate import BivariateNormalCDF, TwoSigns
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.special.bivariate import bivariate_normal_cdf, two_signs
 
 OWEN, OWEN_SIGNS = FUNCTIONS["BivariateNormalCDF"], FUNCTIONS["TwoSigns"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
+from dmft.gaussian.closed.orthant import FourSigns, FourSignsMoment
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.orthant import FourSigns, FourSignsMoment
 from dmft.special import orthant
 from dmft.special.orthant import (
     four_signs,

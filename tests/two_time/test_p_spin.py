@@ -10,9 +10,9 @@ import sympy as sp
 from scipy.special import iv, ive
 
 import dmft
-from dmft.codegen.volterra import build_volterra
-from dmft.equations.two_time import normal_form
-from dmft.solvers.volterra_march import Control, march, start
+from dmft.codegen.two_time.volterra import build_volterra
+from dmft.equations.two_time.normal_form import normal_form
+from dmft.solvers.two_time.march import Control, march, start
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "two_time.json").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.solvers.volterra_rows import interpolate
+from dmft.solvers.two_time.rows import interpolate
 
 t, s, u = sp.symbols("t s u")
 C, R, K, mu, m = sp.symbols("C R K mu m", cls=sp.Function)
@@ -224,7 +224,7 @@ class Stop(Exception):
 
 
 def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("dmft.solvers.volterra_store.EVERY", 0.0)
+    monkeypatch.setattr("dmft.solvers.two_time.store.EVERY", 0.0)
     options = {"rate": 1.0, "tol": 1e-6, "save_at": [1.0, 2.0, 4.0]}
     whole = dmft.solve(ORNSTEIN, None, 4.0, **options)
 

@@ -10,7 +10,7 @@ import sympy as sp
 from scipy.optimize import brentq
 
 import dmft
-from dmft.equations.recovery import recovery
+from dmft.equations.escape.recovery import recovery
 
 z = sp.Symbol("z", real=True)
 ERF = sp.erf(z / sp.sqrt(2))

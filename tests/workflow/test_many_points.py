@@ -12,12 +12,12 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.analysis.diagrams.phase_diagram import read_result
 from dmft.analysis.escape import EscapeWarning
-from dmft.analysis.phase_diagram import read_result
-from dmft.analysis.points import as_points
-from dmft.analysis.sweep import run_sweep
-from dmft.workflow import many as many_module
-from dmft.workflow.measures import EquationMeasure
+from dmft.analysis.sweeps.points import as_points
+from dmft.analysis.sweeps.sweep import run_sweep
+from dmft.workflow.diagrams import many as many_module
+from dmft.workflow.diagrams.measures import EquationMeasure
 
 Z = sp.Symbol("z", real=True)
 SQUARE = dmft.Committee(Z**2, width=1)

@@ -12,8 +12,8 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.names import FIXED_POINTS, Status, variable_attributes
-from dmft.workflow.end_states import cosines, kind_of
-from dmft.workflow.measures import LEARNED, MEASURES, EquationMeasure
+from dmft.workflow.diagrams.end_states import cosines, kind_of
+from dmft.workflow.diagrams.measures import LEARNED, MEASURES, EquationMeasure
 
 z, z1, z2 = sp.symbols("z z1 z2", real=True)
 SQUARE = dmft.Committee(z**2, width=1)

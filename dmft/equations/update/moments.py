@@ -22,14 +22,14 @@ from functools import lru_cache
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At, Average
-from dmft.equations.kernels import Kernel, kernel
+from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.kernels import Kernel, kernel
 from dmft.equations.update.program import students_at, teachers_at
 from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
-from dmft.gaussian.branches import decays
-from dmft.gaussian.pair import CovarianceGiven
-from dmft.gaussian.switch import derivative
+from dmft.gaussian.branches.factors import decays
+from dmft.gaussian.closed.pair import CovarianceGiven
+from dmft.gaussian.closed.switch import derivative
 from dmft.model import FIELD, Committee, Model
 
 # Factors beside the terms: (function of z, field).

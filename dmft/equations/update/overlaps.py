@@ -16,7 +16,7 @@ from functools import cached_property
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import SampleAverage
+from dmft.equations.averages.average import SampleAverage
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster, clusters_of, mean_definitions
 from dmft.equations.update.moments import expectation, shared, stein

@@ -25,12 +25,12 @@ from functools import cached_property
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.average import At
+from dmft.equations.averages.average import At
+from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, define
-from dmft.equations.target import target
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.switch import SWITCHES, derivative
+from dmft.gaussian.closed.switch import SWITCHES, derivative
 from dmft.model import FIELD, SGD, Committee, GaussianMixture, GradientFlow, Model, Repeat
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT as RULE_OUTPUT

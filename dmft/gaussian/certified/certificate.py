@@ -18,8 +18,8 @@ from dmft.gaussian.certified.growth import NOT_INTEGRABLE
 from dmft.gaussian.certified.reduce import checked_law
 from dmft.gaussian.certified.routes import Reduction
 from dmft.gaussian.certified.signed import RationalLaw
+from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
-from dmft.gaussian.hermite import hermite
 
 MAX_DIGITS = 100
 # Fields in one expression; beyond, no reduction ends.

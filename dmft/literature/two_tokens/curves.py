@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.brackets import bracketed_roots
+from dmft.analysis.boundaries.brackets import bracketed_roots
 from dmft.literature.two_tokens.circle import a_of, alpha_of, circle
 from dmft.literature.two_tokens.tables import tables
 

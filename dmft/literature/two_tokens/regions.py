@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.brackets import bracketed_roots
-from dmft.analysis.region_diagram import as_axis
+from dmft.analysis.boundaries.brackets import bracketed_roots
+from dmft.analysis.diagrams.region_diagram import as_axis
 from dmft.literature.two_tokens.circle import alpha_of, circle
 from dmft.literature.two_tokens.curves import MIDDLE, Boundaries, curves, squared_boundaries
 from dmft.literature.two_tokens.loss import check_omega

@@ -13,11 +13,11 @@ import pytest
 from numba import njit
 from scipy.linalg import expm
 
-from dmft.solvers.noise import draw_areas, draw_increments
-from dmft.solvers.path_ensemble import PathEnsemble
-from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, JACOBIAN_SIGNATURE, RHS_SIGNATURE
+from dmft.solvers.stochastic.ensemble import PathEnsemble
+from dmft.solvers.stochastic.noise import draw_areas, draw_increments
+from dmft.solvers.stochastic.paths import solve_paths
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from numba import njit
 
 import dmft
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.solvers import path_march
 from dmft.solvers.events import Event
-from dmft.solvers.path_ensemble import PathEnsemble
-from dmft.solvers.paths import solve_paths
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE
 from dmft.solvers.solve import solve_problem
+from dmft.solvers.stochastic import march as path_march
+from dmft.solvers.stochastic.ensemble import PathEnsemble
+from dmft.solvers.stochastic.paths import solve_paths
 
 
 @njit(JACOBIAN_SIGNATURE, nogil=True)
@@ -126,7 +126,7 @@ def test_starts_without_a_covariance_are_refused(indefinite, absorbed):
 
 
 def test_a_start_outside_that_was_not_tested_ends_its_path(absorbed, monkeypatch):
-    monkeypatch.setattr("dmft.solvers.path_request.TESTED_STARTS", 1)
+    monkeypatch.setattr("dmft.solvers.stochastic.request.TESTED_STARTS", 1)
     run = solve_paths(
         absorbed.problem, {"y": [5.0, -1.0]}, 0.1, paths=2, dt=0.1, widths={}, keep_paths=True,
         parameters=absorbed.parameters,

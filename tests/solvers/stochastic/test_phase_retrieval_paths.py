@@ -13,9 +13,9 @@ import pytest
 from numba import njit
 
 from dmft.solvers.events import Event
-from dmft.solvers.paths import solve_paths
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, JACOBIAN_SIGNATURE, RHS_SIGNATURE
+from dmft.solvers.stochastic.paths import solve_paths
 
 
 @njit(RHS_SIGNATURE, nogil=True)

@@ -1,0 +1,1 @@
+"""Curves along which a measure changes its sign or its label."""

@@ -1,0 +1,1 @@
+"""Measures and landscapes on a grid of two parameters."""

@@ -1,0 +1,218 @@
+"""The record of a measure on a grid of two parameters, and how what a measure returns is read.
+
+The failure of a point is part of the result: its value is nan and its status says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.escape import Censored, EscapeTime
+from dmft.errors import BadParameter, InvalidCovariance
+from dmft.names import FIXED_POINTS, Status
+from dmft.solvers.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = NDArray[np.float64]
+
+# Statuses in a fixed order: files and colours hold their position here.
+STATUSES = tuple(Status)
+# Failures of arithmetic at one point are data; anything else is a mistake and is raised.
+POINT_FAILURES = (ArithmeticError, np.linalg.LinAlgError, InvalidCovariance)
+# What functions of the module `math` say outside their domain, where NumPy's return nan; the second
+# from Python 3.14 on.
+OUTSIDE = ("math domain error", "expected a ")
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseDiagram:
+    """Values and statuses on a grid; rows run over `y`, columns over `x`.
+
+    Attributes
+    ----------
+    x_name, y_name, quantity : str
+    x : (nx,)
+    y : (ny,)
+    values : (ny, nx)
+        nan where the status is a failure or the measure was censored. For measures that return
+        names their places in `names`; `labels` (ny, nx) has the names themselves.
+    status : (ny, nx) of str
+        ok and event: the value counts; not_converged: not reached until `horizon`;
+        diverged, left_domain ...: how the run failed; interrupted: not computed.
+    horizon : (ny, nx)
+        Time until which a censored or failed point was followed; nan elsewhere.
+    messages : mapping of (row, column) to str
+        What failed points say.
+    provenance : mapping
+    computed : (ny, nx) of bool
+        Where the measure was evaluated. The other points of an adaptive diagram have the status of
+        the block that they lie in and a value between those of its corners.
+
+    Examples
+    --------
+    >>> from dmft.analysis.diagrams.diagram import compute_diagram
+    >>> diagram = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0, 3.0], "y": [0.5, 1.0]})
+    >>> diagram
+    PhaseDiagram(value over x (3) x y (2); {'ok': 6})
+    >>> diagram.values[1].tolist(), diagram.complete
+    ([1.0, 2.0, 3.0], True)
+    """
+
+    x_name: str
+    y_name: str
+    quantity: str
+    x: Array
+    y: Array
+    values: Array
+    status: NDArray[np.str_]
+    horizon: Array
+    messages: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    # All points but the interrupted ones, where nothing is said.
+    computed: NDArray[np.bool_] = field(default_factory=lambda: np.ones((0, 0), dtype=bool))
+
+    def __post_init__(self) -> None:
+        if self.computed.shape != self.values.shape:
+            object.__setattr__(self, "computed", self.status != Status.INTERRUPTED)
+
+    @property
+    def complete(self) -> bool:
+        """True when every point has a result (no interruption)."""
+        return not bool(np.any(self.status == Status.INTERRUPTED))
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What the values count, where the measure returned names (or "fixed_point" did)."""
+        if "labels" in self.provenance:
+            return tuple(self.provenance["labels"])
+        known = self.values[np.isfinite(self.values)]
+        # A function of the same name may return anything.
+        whole = bool(np.all(np.isin(known, np.arange(len(FIXED_POINTS)))))
+        return FIXED_POINTS if self.quantity == "fixed_point" and whole else None
+
+    @property
+    def labels(self) -> NDArray[np.object_]:
+        """Names at the points, (ny, nx); the status where there is none."""
+        if self.names is None:
+            raise BadParameter(
+                f"the values of {self.quantity} are numbers: names come from measures that return "
+                'them, and from "fixed_point"'
+            )
+        found = self.status.astype(object)
+        known = np.isfinite(self.values)
+        found[known] = np.array(self.names, dtype=object)[self.values[known].astype(int)]
+        return found
+
+    def count(self, *, computed: bool = False) -> dict[str, int]:
+        """Number of points of each status that occurs, of all or of the computed ones."""
+        return count_names(self.status[self.computed] if computed else self.status)
+
+    def __repr__(self) -> str:
+        axes = f"{self.x_name} ({self.x.size}) x {self.y_name} ({self.y.size})"
+        done = int(self.computed.sum())
+        part = "" if done == self.computed.size else f"; {done} of {self.computed.size} computed"
+        return f"PhaseDiagram({self.quantity} over {axes}; {self.count()}{part})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PhaseDiagram):
+            return NotImplemented
+        names = ("x_name", "y_name", "quantity", "messages", "provenance")
+        arrays = ("x", "y", "values", "horizon")
+        return (
+            all(getattr(self, n) == getattr(other, n) for n in names)
+            and all(
+                np.array_equal(getattr(self, n), getattr(other, n), equal_nan=True) for n in arrays
+            )
+            and np.array_equal(self.status, other.status)
+            and np.array_equal(self.computed, other.computed)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` with the two parameters as dimensions."""
+        from dmft.analysis.diagrams.diagram_file import to_dataset
+
+        return to_dataset(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `load_diagram` restores an equal record."""
+        from dmft.analysis.diagrams.diagram_file import save_diagram
+
+        return save_diagram(self, path)
+
+
+def count_names(names: NDArray[Any]) -> dict[str, int]:
+    """How often each name occurs."""
+    found, numbers = np.unique(names, return_counts=True)
+    return {str(name): int(n) for name, n in zip(found, numbers, strict=True)}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one point gave; beside a status ok or event, the message is a label as JSON."""
+
+    value: float
+    status: Status
+    horizon: float = np.nan
+    message: str = ""
+
+
+def is_point_failure(error: Exception) -> bool:
+    """Whether an error of a measure is a failure of arithmetic at its point."""
+    outside = type(error) is ValueError and str(error).startswith(OUTSIDE)
+    return outside or isinstance(error, POINT_FAILURES)
+
+
+def read_result(result: Any) -> Point:
+    """Value, status, horizon and message of what a measure returned."""
+    if isinstance(result, Point):
+        return result
+    if isinstance(result, EscapeTime):
+        return Point(result.value, Status.OK)
+    if isinstance(result, Censored):
+        # A run that came to its end in good order, without the escape: neither ok nor a failure.
+        status = Status.NOT_CONVERGED if result.status == Status.OK else result.status
+        return Point(np.nan, status, result.horizon, result.message)
+    if isinstance(result, Trajectory):
+        if result.status in (Status.OK, Status.EVENT):
+            return Point(float(result.risk[-1]), result.status)
+        return Point(np.nan, result.status, float(result.t[-1]), result.message)
+    if isinstance(result, tuple):
+        return _read_pair(result)
+    value = read_number(result)
+    return Point(value, Status.OK if np.isfinite(value) else Status.NONFINITE)
+
+
+def _read_pair(pair: tuple[Any, ...]) -> Point:
+    """A number with its status; ok is no status of a number that is not finite."""
+    if len(pair) != 2 or pair[1] not in STATUSES:
+        raise BadParameter(
+            f"the measure returned {pair!r:.80}: a pair is (number, status), a status one of "
+            f"{', '.join(STATUSES)}"
+        )
+    value, status = read_number(pair[0]), Status(pair[1])
+    good = status not in (Status.OK, Status.EVENT) or np.isfinite(value)
+    return Point(value, status if good else Status.NONFINITE)
+
+
+def read_number(value: Any) -> float:
+    """A number that a measure returned; a text that looks like one is none."""
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+        reason = "a sweep holds numbers (phase_diagram and boundary take names, without a status)"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise BadParameter(
+        f"the measure returned {value!r:.80}, which is no number: {reason}; return a number, a "
+        "Trajectory, an EscapeTime, a Censored or a pair (number, status)"
+    )

@@ -1,0 +1,167 @@
+"""Landscapes on a grid of two parameters: kinds of minima, the global one, the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.analysis.landscape import Landscape, NoMinimum
+from dmft.errors import BadParameter
+from dmft.names import VERSION
+from dmft.progress import Progress, ProgressOption
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+NONE = "no strict minimum"
+
+
+@dataclass(frozen=True, eq=False)
+class RegionDiagram:
+    """Minima of a family of risks over a grid; rows run over `y`, columns over `x`.
+
+    Attributes
+    ----------
+    x_name, y_name : str
+    x : (nx,)
+    y : (ny,)
+    codes : (ny, nx) of int
+        1 if the global minimum has e > r/2, plus 2 if training starts along e, plus 4 if there is
+        more than one minimum; -1 where there is no strict one.
+    labels : (ny, nx) of int
+        Position in `names`.
+    names : tuple of str
+        Kinds of the minima, the global one first; "no strict minimum" where the risk is constant
+        along a line.
+    e, m, risk : (ny, nx)
+        Of the global minimum, nan where there is none.
+    number : (ny, nx) of int
+        Of minima, images under sign changes counted once.
+    provenance : mapping
+
+    Examples
+    --------
+    >>> from dmft.literature import positional_semantic_risk
+    >>> def measure(a, omega):
+    ...     return landscape(positional_semantic_risk(a, omega))
+    >>> from dmft.analysis.landscape import landscape
+    >>> region_diagram(measure, {"a": [0.8, 1.0], "omega": [0.5, 0.9]}).codes.tolist()
+    [[0, 0], [6, 3]]
+    """
+
+    x_name: str
+    y_name: str
+    x: Array
+    y: Array
+    codes: Codes
+    labels: Codes
+    names: tuple[str, ...]
+    e: Array
+    m: Array
+    risk: Array
+    number: Codes
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    # Curves between the regions are `dmft.boundary`'s; none belong to the record.
+    boundaries = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RegionDiagram):
+            return NotImplemented
+        same = ("x_name", "y_name", "names", "provenance")
+        arrays = ("x", "y", "codes", "labels", "e", "m", "risk", "number")
+        return all(getattr(self, n) == getattr(other, n) for n in same) and all(
+            np.array_equal(getattr(self, n), getattr(other, n), equal_nan=True) for n in arrays
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` with the two parameters as dimensions."""
+        from dmft.analysis.diagrams.region_file import to_dataset
+
+        return to_dataset(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `dmft.load` restores an equal record."""
+        from dmft.analysis.diagrams.region_file import save_regions
+
+        return save_regions(self, path)
+
+    def count(self) -> dict[str, int]:
+        """Number of points of each region that occurs."""
+        found, numbers = np.unique(self.labels, return_counts=True)
+        return {self.names[i]: int(n) for i, n in zip(found, numbers, strict=True)}
+
+    def __repr__(self) -> str:
+        axes = f"{self.x_name} ({self.x.size}) x {self.y_name} ({self.y.size})"
+        return f"RegionDiagram({axes}; {self.count()})"
+
+
+def region_diagram(
+    measure: Callable[[float, float], Landscape],
+    axes: Mapping[str, ArrayLike],
+    *,
+    progress: ProgressOption = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> RegionDiagram:
+    """Find the landscape at every point of two named axes.
+
+    Parameters
+    ----------
+    measure : callable(x, y)
+    axes : mapping of two names to (nx,) and (ny,) values
+        First the horizontal one.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if len(axes) != 2:
+        raise BadParameter(f"a diagram of regions has two axes, not {len(axes)}: {list(axes)}")
+    (x_name, x), (y_name, y) = ((name, as_axis(values, name)) for name, values in axes.items())
+    rows: list[list[Landscape | None]] = []
+    with Progress(progress, "regions") as bar:
+        for i, value in enumerate(y):
+            rows.append([_found(measure, float(other), float(value)) for other in x])
+            bar.update((i + 1) / y.size, f"{i + 1} of {y.size} rows")
+    labels = [[found.name if found else NONE for found in row] for row in rows]
+    names = tuple(sorted({name for row in labels for name in row}))
+
+    def grid(read: Callable[[Landscape], float], none: float = np.nan) -> NDArray[Any]:
+        return np.array([[read(found) if found else none for found in row] for row in rows])
+
+    return RegionDiagram(
+        x_name, y_name, x, y, grid(lambda f: f.code, -1),
+        np.array([[names.index(name) for name in row] for row in labels]), names,
+        grid(lambda f: f.best.e), grid(lambda f: f.best.m), grid(lambda f: f.best.risk),
+        grid(lambda f: len(f.minima), 0), {"dmft": VERSION, **(provenance or {})},
+    )  # fmt: skip
+
+
+def _found(measure: Callable[[float, float], Landscape], x: float, y: float) -> Landscape | None:
+    """Landscape of one point; None, a region of its own, where there is no minimum."""
+    try:
+        return measure(x, y)
+    except NoMinimum:
+        return None
+
+
+def as_axis(values: ArrayLike, name: str) -> Array:
+    """Axis of a diagram, (n,), checked.
+
+    Raises
+    ------
+    BadParameter
+    """
+    array = np.atleast_1d(np.array(values, dtype=float))
+    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
+        raise BadParameter(f"axis {name!r} must be a non-empty list of finite numbers")
+    return array

@@ -1,0 +1,1 @@
+"""A measure at many points, with a store that survives being killed."""

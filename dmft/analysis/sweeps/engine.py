@@ -1,0 +1,162 @@
+"""What runs the chunks of a sweep: threads, processes, anything that submits functions."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.analysis.sweeps.chunk import Chunk, Task, compute_chunk
+from dmft.analysis.sweeps.points import Points
+from dmft.checks import shown
+from dmft.errors import BadParameter
+
+TRAVEL = (
+    "the measure cannot be sent to other processes ({error}): define it at the top of a module "
+    'that these can import, or take executor="threads"'
+)
+
+
+@dataclass
+class Engine:
+    """Anything that submits functions and returns futures with callbacks."""
+
+    executor: Any
+    workers: int
+    # Makes another executor when this one breaks; None for those of the caller.
+    renew: Callable[[], Any] | None = None
+
+    @classmethod
+    def of(cls, given: Any, workers: int | None) -> Engine:
+        """Threads, processes, an executor, or a function that makes one."""
+        count = how_many(workers, "workers or threads")
+        if isinstance(given, str) and given == "threads":
+            return cls(ThreadPoolExecutor(count), count, lambda: ThreadPoolExecutor(count))
+        if isinstance(given, str) and given == "processes":
+            spawn = multiprocessing.get_context("spawn")
+
+            def pool() -> Executor:
+                return ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent)
+
+            return cls(pool(), count, pool)
+        if callable(given) and not hasattr(given, "submit"):
+            return cls(given(), count, given)
+        if not hasattr(given, "submit"):
+            raise BadParameter(
+                f'executor = {shown(given)}: "threads", "processes", an object with submit() as in '
+                "concurrent.futures, a dask.distributed.Client, or a function that makes one"
+            )
+        return cls(given, workers or _workers_of(given), None)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.renew is not None:
+            self.executor.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def is_threads(self) -> bool:
+        """True when chunks run in this process."""
+        return isinstance(self.executor, ThreadPoolExecutor)
+
+    @property
+    def is_dask(self) -> bool:
+        """True for a Dask client, which starts lost workers and chunks again by itself."""
+        return hasattr(self.executor, "ncores")
+
+    def submit(self, task: Task, numbers: NDArray[np.int64], context: contextvars.Context) -> Any:
+        """Hand one chunk to the executor; only its own points travel to other processes."""
+        if self.is_threads:
+            return self.executor.submit(context.copy().run, compute_chunk, task, numbers)
+        points = task.points.only(numbers)
+        extra = {"pure": False} if self.is_dask else {}
+        return self.executor.submit(compute_sent, self._sent(task), points, numbers, **extra)
+
+    def _sent(self, task: Task) -> Task | bytes:
+        """A task without its points, in bytes: what cannot be loaded there is told, not fatal."""
+        bare = replace(task, points=NOWHERE)
+        try:
+            if self.is_dask:  # its scheduler then needs not know the measure, only its workers
+                from distributed.protocol.pickle import dumps
+
+                return bytes(dumps(bare))
+            return pickle.dumps(bare)
+        except Exception as error:
+            if isinstance(self.executor, ProcessPoolExecutor):
+                raise BadParameter(TRAVEL.format(error=error)) from error
+            return bare  # the executor may know better
+
+    def replace(self) -> None:
+        """Take a new executor after the old one broke."""
+        if self.renew is None:
+            raise BadParameter(
+                "the executor broke (a worker died) and cannot be used again; pass a function that "
+                'makes one, or "processes". What was computed is in the store: run the same again'
+            )
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.executor = self.renew()
+
+
+def how_many(count: int | None, name: str) -> int:
+    """A number of threads or processes; one a core where none is given."""
+    if count is None:
+        return os.cpu_count() or 1
+    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+    if not whole or count < 1:
+        raise BadParameter(f"{name} = {count!r}: a whole number >= 1, or None for one a core")
+    return int(count)
+
+
+NOWHERE = Points((), (0,), (), False)
+
+
+def compute_sent(sent: Task | bytes, points: Points, numbers: NDArray[np.int64]) -> Chunk:
+    """Compute points that were sent here; `numbers` are theirs in the whole sweep."""
+    task = _received(sent) if isinstance(sent, bytes) else sent
+    chunk = compute_chunk(replace(task, points=points), np.arange(len(points)))
+    return replace(chunk, numbers=numbers[chunk.numbers])
+
+
+@functools.lru_cache(maxsize=4)
+def _received(sent: bytes) -> Task:
+    try:
+        task: Task = pickle.loads(sent)
+    except Exception as error:
+        raise BadParameter(TRAVEL.format(error=error)) from error
+    return task
+
+
+def is_infrastructure(error: Exception) -> bool:
+    """Whether an error is that of a worker or of the engine, not of the points."""
+    names = {"KilledWorker", "CancelledError", "CommClosedError", "FutureCancelledError"}
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in names
+
+
+def _end_with_parent() -> None:
+    """End this worker when the driver is killed, which otherwise leaves it waiting for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _workers_of(executor: Any) -> int:
+    """Number of workers of somebody's executor."""
+    if hasattr(executor, "ncores"):  # a dask client
+        return max(1, sum(executor.ncores().values()))
+    return int(getattr(executor, "_max_workers", 0) or os.cpu_count() or 1)

@@ -1,0 +1,224 @@
+"""Measures that return names: numbers for the grid, in the order of the alphabet at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import pickle
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram, Point, read_result
+from dmft.errors import BadParameter
+from dmft.names import Status
+
+# Larger arrays are known by a digest: NumPy prints the ends of long ones only.
+LISTED = 8
+# Data of a module that a function reads, besides formulas and what has a fingerprint.
+PLAIN = (int, float, complex, str, bytes, bool, type(None), tuple, list, set, frozenset, np.ndarray)
+# Where packages are: the library itself, others, the standard library.
+INSTALLED = (
+    str(Path(__file__).parents[1]),
+    *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
+)
+
+
+class Named:
+    """A measure whose labels (names, and if `keeps_all` bools and ints) travel with its points.
+
+    A label stands as JSON in the message of its point, in a store too; the value of a name is its
+    place in `PhaseDiagram.names`, once all are known.
+    """
+
+    def __init__(self, measure: Callable[..., Any], keeps_all: bool = False) -> None:
+        self.measure, self.keeps_all = measure, keeps_all
+        self.name, self.number = "", False
+        if hasattr(measure, "many"):
+            self.many = self._many
+
+    def __call__(self, **point: float) -> Any:
+        """Result at a point."""
+        return self.labelled(self.measure(**point))
+
+    def _many(self, points: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+        """Results at many points, where the measure has them together."""
+        yield from map(self.labelled, self.measure.many(points))  # type: ignore[attr-defined]
+
+    def labelled(self, result: Any) -> Any:
+        """A label with its point, anything else as it is."""
+        if isinstance(result, Exception):
+            return result
+        number = result[0] if isinstance(result, tuple) and result else result
+        is_name = isinstance(result, str)
+        if is_name:
+            self.name = self.name or str(result)
+        elif not isinstance(number, str) and not (isinstance(number, float) and number != number):
+            self.number = True
+        if self.name and self.number:
+            raise mixed_labels(self.name)
+        if is_name:
+            return Point(0.0, Status.OK, message=json.dumps(str(result)))
+        if self.keeps_all and isinstance(number, bool | int | np.bool_ | np.integer):
+            point = read_result(result)
+            good = point.status in (Status.OK, Status.EVENT)
+            return replace(point, message=json.dumps(point.value)) if good else point
+        return result
+
+
+def mixed_labels(name: str) -> BadParameter:
+    """The error of a measure that returns names and numbers."""
+    return BadParameter(
+        f"the measure returned the name {name!r} at one point and a number at another: return one "
+        "kind, or nan where there is no name"
+    )
+
+
+def labels_of(diagram: PhaseDiagram) -> dict[tuple[int, int], Any]:
+    """Labels by row and column, as their measure returned them; of other points there are none."""
+    fine = (Status.OK, Status.EVENT)
+    rows = diagram.messages.items()
+    return {p: json.loads(text) for p, text in rows if diagram.status[p] in fine}
+
+
+def without_labels(diagram: PhaseDiagram) -> PhaseDiagram:
+    """The diagram with its names in the order of the alphabet, and messages of failures alone."""
+    labels = labels_of(diagram)
+    if not labels:
+        return diagram
+    messages = {p: text for p, text in diagram.messages.items() if p not in labels}
+    names = sorted({label for label in labels.values() if isinstance(label, str)})
+    if not names:
+        return replace(diagram, messages=messages)
+    known = np.isfinite(diagram.values)
+    if int(known[diagram.computed].sum()) > len(labels):
+        raise mixed_labels(names[0])
+    values, place = diagram.values.copy(), {name: float(n) for n, name in enumerate(names)}
+    for point, label in labels.items():
+        values[point] = place[label]
+    provenance = {**diagram.provenance, "labels": names}
+    return replace(diagram, values=values, messages=messages, provenance=provenance)
+
+
+def name_of(measure: Callable[..., Any]) -> str:
+    """What a store remembers of a function: its name and a digest of what it computes.
+
+    The digest is of its code, its defaults and the variables around it that it reads: those of an
+    enclosing function, and of its module the plain data and the functions, which are digested in
+    turn. What other modules hold is known by its name. The same in every process.
+    """
+    return _Known().function(measure)
+
+
+class _Known:
+    """Words for values that differ where these do; a function that calls itself is met once."""
+
+    def __init__(self) -> None:
+        self.met: set[int] = set()
+
+    def function(self, measure: Any) -> str:
+        """A function, with what it binds."""
+        if isinstance(measure, functools.partial):
+            given = [*map(self.word, measure.args)]
+            given += [f"{name}={self.word(value)}" for name, value in measure.keywords.items()]
+            return f"{self.function(measure.func)}({', '.join(given)})"
+        name = str(getattr(measure, "__qualname__", type(measure).__qualname__))
+        measure = getattr(measure, "py_func", measure)  # what Numba compiled
+        parts = self.parts(measure)
+        if id(measure) in self.met or parts is None:
+            return name
+        self.met.add(id(measure))
+        return f"{name} {_digest(repr(parts()).encode())}"
+
+    def parts(self, measure: Any) -> Callable[[], list[Any]] | None:
+        """What is digested; None of functions that are not written in Python."""
+        if isinstance(measure, FunctionType):
+            return lambda: self.code_of(measure)
+        inner = getattr(measure, "__func__", None)
+        if isinstance(inner, FunctionType):
+            return lambda: [*self.code_of(inner), self.word(measure.__self__)]
+        call = getattr(type(measure), "__call__", None)  # noqa: B004 (its code is wanted)
+        if isinstance(call, FunctionType):
+            return lambda: [*self.code_of(call), self.data(getattr(measure, "__dict__", {}))]
+        return None
+
+    def code_of(self, function: FunctionType) -> list[Any]:
+        """Code, defaults and what is read around it."""
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+        around = inspect.getclosurevars(function).nonlocals.values()
+        words = [self.word(value) for value in (*defaults, *around)]
+        module = function.__globals__
+        read = sorted(name for name in _names(function.__code__) if name in module)
+        return [_code(function.__code__), words, [self.data(module[name]) for name in read]]
+
+    def data(self, value: Any) -> str:
+        """A value of a module: plain data and functions of Python, of anything else its type."""
+        if isinstance(value, Mapping):
+            return repr(sorted((str(k), self.data(v)) for k, v in value.items()))
+        is_plain = isinstance(value, PLAIN) or hasattr(value, "fingerprint")
+        is_symbolic = str(type(value).__module__).startswith("sympy")
+        if is_plain or is_symbolic or isinstance(value, FunctionType):
+            return self.word(value)
+        return str(getattr(value, "__name__", type(value).__qualname__))
+
+    def word(self, value: Any) -> str:
+        """A value in words that differ where it does, and are the same in every process."""
+        if isinstance(value, FunctionType) and not _is_local(value):
+            return f"{value.__module__}.{value.__qualname__}"
+        if callable(value) and hasattr(value, "__qualname__"):
+            return self.function(value)
+        if hasattr(value, "fingerprint"):
+            return str(value.fingerprint)
+        if isinstance(value, set | frozenset):
+            return f"{type(value).__name__} {sorted(map(self.word, value))}"
+        if isinstance(value, tuple | list):
+            return f"{type(value).__name__} {[self.word(each) for each in value]}"
+        if isinstance(value, Mapping):
+            return f"mapping {[(self.word(k), self.word(v)) for k, v in value.items()]}"
+        text = str(value)
+        if " at 0x" in text or (isinstance(value, np.ndarray) and value.size > LISTED):
+            # Without it, the address: such a store is refused later rather than taken for another.
+            with contextlib.suppress(Exception):
+                return f"{type(value).__qualname__} {_digest(pickle.dumps(value))}"
+        return text
+
+
+def _is_local(function: FunctionType) -> bool:
+    """Whether a function is the user's: those of installed packages have versions of their own."""
+    file = function.__code__.co_filename
+    return not any(file.startswith(folder) for folder in INSTALLED)
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names that a function reads, with those inside it."""
+    inner = [_names(value) for value in code.co_consts if isinstance(value, CodeType)]
+    return {*code.co_names}.union(*inner)
+
+
+def _code(code: CodeType) -> list[Any]:
+    """Instructions, names and constants of a function."""
+    constants = [_constant(value) for value in code.co_consts]
+    return [code.co_code, code.co_names, code.co_varnames, constants]
+
+
+def _constant(value: Any) -> Any:
+    """A constant in words; the order of a set is another in every process."""
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, frozenset):
+        return sorted(map(repr, map(_constant, value)))
+    if isinstance(value, tuple):
+        return [_constant(each) for each in value]
+    return repr(value)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

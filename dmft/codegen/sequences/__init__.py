@@ -1,0 +1,1 @@
+"""Code of sequence models."""

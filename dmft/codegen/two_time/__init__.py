@@ -1,0 +1,1 @@
+"""Code of equations in two times."""

@@ -1,0 +1,166 @@
+r"""Overlaps of a wide student: what stands for Omega when only M and the residual lengths are kept.
+
+A row is w_j = (M P^+ W*)_j + its residual, Q_perp the squared length of the residual. Residuals
+of random rows in dimension d meet at cosines z that are independent of everything that is learned:
+
+    Q_jl = (M P^+ M^T)_jl + z sqrt(Q_perp_j Q_perp_l),   l != j,
+    z ~ (1 - z^2)^((n - 3)/2),   n = d - k,   E[z^2] = 1/n,
+
+and z = 0 at leading order in 1/d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.kernels import Kernel
+
+# The cosine of two residuals, until it is averaged.
+COSINE = sp.Symbol("z_cosine", real=True)
+# Stands for the residual of student j among the positions of the fields.
+RESIDUAL = sp.Symbol("residual", integer=True)
+# Gauss-Jacobi nodes of the cosine: 12 are exact for polynomials up to degree 23.
+COSINE_NODES = 12
+# A second student with the overlaps of the first.
+TWIN = sp.IndexedBase("h_twin")
+
+
+class LocalKernel(Kernel):
+    """A kernel that brings the covariances of its fields: triples (field, field, covariance)."""
+
+    def __new__(cls, factors: sp.Tuple, fields: sp.Tuple, covariances: sp.Tuple) -> LocalKernel:
+        """Make the node; `close` is the constructor that finds the covariances."""
+        return sp.Expr.__new__(cls, factors, fields, covariances)
+
+    def closed(self, cov: Callable[[Any, Any], sp.Expr] | None = None) -> sp.Expr:
+        """Closed form at its own covariances."""
+        table = {frozenset(triple[:2]): triple[2] for triple in self.args[2]}
+
+        def local(first: sp.Expr, second: sp.Expr) -> sp.Expr:
+            parts = [[(u, e.coeff(u)) for u in _atoms(e)] for e in (first, second)]
+            return sp.Add(
+                *(c * e * table[frozenset((u, v))] for u, c in parts[0] for v, e in parts[1])
+            )
+
+        return Kernel(self.args[0], self.args[1]).closed(cov or local)
+
+
+def _atoms(field: sp.Expr) -> list[sp.Indexed]:
+    return sorted(field.atoms(sp.Indexed), key=sp.default_sort_key)
+
+
+def overlap(first: sp.Expr, second: sp.Expr) -> sp.Expr:
+    """Covariance of two fields, given by their positions, under the wide closure."""
+    students = [i for i in (first, second) if not i.has(x.p) and not _is_fixed(i)]
+    if RESIDUAL in students:
+        students.remove(RESIDUAL)
+        if not students:
+            return sp.S.Zero  # a residual is orthogonal to the teachers
+        other = students[0]
+        return x.Q_perp[x.j] if other == x.j else COSINE * _roots(x.j, other)
+    if len(students) == 2:
+        if first == second:
+            return x.size[first]
+        low, high = sorted(students, key=sp.default_sort_key)
+        return x.parallel[low, high] + COSINE * _roots(low, high)
+    teachers = [i - x.p for i in (first, second) if i not in students]
+    if students:
+        return x.M[students[0], teachers[0]]
+    return x.P[tuple(sorted(teachers, key=sp.default_sort_key))]
+
+
+def _is_fixed(position: sp.Expr) -> bool:
+    return bool(position.is_Integer)
+
+
+def _roots(first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
+    return sp.sqrt(x.Q_perp[first]) * sp.sqrt(x.Q_perp[second])
+
+
+def close(expr: sp.Expr) -> sp.Expr:
+    """Write entries of Omega and kernels by the closure; kernels that are polynomials, expanded."""
+    entries = {e: overlap(*e.indices) for e in expr.atoms(sp.Indexed) if e.base == x.Omega}
+    kernels = {q: _close_kernel(q) for q in expr.atoms(Kernel)}
+    return expr.xreplace({**entries, **kernels})
+
+
+def _close_kernel(kernel: Kernel) -> sp.Expr:
+    atoms = sorted({u for f in kernel.fields for u in _atoms(f)}, key=sp.default_sort_key)
+    covariances = [
+        sp.Tuple(u, v, overlap(x.position(u), x.position(v)))
+        for u, v in combinations_with_replacement(atoms, 2)
+    ]
+    factors, fields = kernel.args
+    local = LocalKernel(factors, fields, sp.Tuple(*covariances))
+    value = local.closed()
+    return sp.expand(value) if is_polynomial(value) else local
+
+
+def is_polynomial(expr: sp.Expr) -> bool:
+    """Whether an expression, or what its sums run over, is a polynomial in the overlaps."""
+    if expr.has(Kernel):
+        return False
+    plain = expr.replace(sp.Sum, lambda function, *_: function)
+    entries = plain.atoms(sp.Indexed)
+    names = {e: sp.Dummy() for e in (*entries, *map(sp.sqrt, entries))}
+    return bool(plain.xreplace(names).is_polynomial(*names.values(), COSINE))
+
+
+def averaged(expr: sp.Expr, finite: bool) -> sp.Expr:
+    """Average over the cosine of two residuals: moments of a polynomial, else a sum over nodes."""
+    if not expr.has(COSINE):
+        return expr
+    if not finite:
+        return expr.xreplace({COSINE: sp.S.Zero})
+    if not expr.has(Kernel):
+        expanded = sp.expand(expr)
+        orders = range(int(sp.degree(expanded, COSINE)) + 1)
+        return sp.Add(*(expanded.coeff(COSINE, order) * moment(order) for order in orders))
+    at_node = expr.xreplace({COSINE: x.cosine[x.angle]})
+    roots = {
+        sp.sqrt(e): x.root_perp[e.indices] for e in expr.atoms(sp.Indexed) if e.base == x.Q_perp
+    }
+    body = x.cosine_weight[x.angle] * at_node.xreplace(roots)
+    return sp.Sum(body, (x.angle, 1, x.cosines))
+
+
+def moment(order: int) -> sp.Expr:
+    """E[z^order] of the cosine of two random directions in n = d - k dimensions.
+
+    Examples
+    --------
+    >>> moment(1), moment(2)
+    (0, 1/(dim - k))
+    """
+    if order % 2:
+        return sp.S.Zero
+    n = x.d - x.k
+    return sp.Mul(*((2 * i + 1) / (n + 2 * i) for i in range(order // 2)))
+
+
+def cosine_rule(residual_dim: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gauss-Jacobi nodes and weights (summing to one) of the density (1 - z^2)^((n - 3)/2).
+
+    Examples
+    --------
+    >>> z, w = cosine_rule(100)
+    >>> bool(abs(w @ z**2 - 1 / 100) < 1e-15)
+    True
+    """
+    # Golub and Welsch: the recurrence of the Gegenbauer polynomials of index n/2 - 1 has
+    # the off-diagonal m (m + n - 3) / ((2 m + n - 2) (2 m + n - 4)).
+    m = np.arange(1, COSINE_NODES, dtype=np.float64)
+    n = float(residual_dim)
+    # The first entry is E[z^2] = 1/n, also where the general formula is 0/0 (n = 2).
+    square = np.full(m.size, 1.0 / n)
+    rest = m[1:]
+    square[1:] = rest * (rest + n - 3) / ((2 * rest + n - 2) * (2 * rest + n - 4))
+    values, vectors = np.linalg.eigh(np.diag(np.sqrt(square), 1) + np.diag(np.sqrt(square), -1))
+    return values, vectors[0] ** 2

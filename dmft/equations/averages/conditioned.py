@@ -1,0 +1,173 @@
+r"""Averages with a multi-index target: student fields integrated out, nodes for the target alone.
+
+Given h*, the student fields are Gaussian with means m_j and a covariance R that do not depend on
+the nodes of the other directions, so that
+
+    E[w(h_1, h_2, ...) G(h*)] = E[G(h*) W(m, R)],   W(m, R) = E[w(h_1, ...) | h*],
+
+in k dimensions instead of p + k. W is smooth in the overlaps where w jumps. What has no closed W
+stays as it is: `conditioned` is a better way to compute a number, never another number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import At, Average, free_indices
+from dmft.errors import NotClosed
+from dmft.gaussian.branches.average import branch_field_expectation, may_hold_branches
+from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
+from dmft.gaussian.closed.pair import CorrelationRoot
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import SWITCHES, derivative
+from dmft.gaussian.tables.tabled import FieldTable, density, without_dirac
+
+# Means of all fields given h* at the nodes; covariances and variances of the students given h*.
+mean_at = sp.IndexedBase("mean_at")
+rest, spread = sp.IndexedBase("rest"), sp.IndexedBase("spread")
+# Added to the variance of a student relative to that of its field: one that the teacher determines
+# is a Gaussian narrower than rounding, not a division by zero.
+NARROWEST = sp.Float(2.0**-100)
+
+
+FINITE = frozenset({sp.exp, sp.erf, sp.sin, sp.cos, BivariateNormalCDF, TwoSigns, CorrelationRoot})
+
+
+class Conditioned(sp.Expr):
+    """Average over h* alone: a weight G of ``h_star[.]`` times a function of the conditional law.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import h, h_star, j
+    >>> from dmft.model import FIELD
+    >>> average = conditioned(Average(At(FIELD, h[j]) * sp.tanh(h_star[1])))
+    >>> average.weight, average.inner
+    (tanh(h_star[1]), mean_at[j, node])
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, weight: sp.Expr, inner: sp.Expr) -> Conditioned:
+        """Keep both factors."""
+        return sp.Expr.__new__(cls, weight, inner)
+
+    @property
+    def weight(self) -> sp.Expr:
+        """Function of the teacher fields."""
+        return self.args[0]
+
+    @property
+    def inner(self) -> sp.Expr:
+        """Function of `mean_at`, `rest` and `spread`."""
+        return self.args[1]
+
+    @property
+    def indices(self) -> tuple[sp.Symbol, ...]:
+        """Free indices of the average."""
+        return tuple(s for s in free_indices(self.inner) if s != x.node)
+
+
+@lru_cache(maxsize=256)
+def conditioned(average: Average) -> Conditioned | None:
+    """Average over the teacher fields, where the student fields can be integrated out."""
+    students: list[At] = []
+    linear: list[sp.Indexed] = []
+    weight: list[sp.Expr] = []
+    for factor in sp.Mul.make_args(average.integrand):
+        bases = {e.base for e in factor.atoms(sp.Indexed)}
+        if isinstance(factor, At) and factor.field.base == x.h:
+            students.append(factor)
+        elif isinstance(factor, sp.Indexed) and factor.base == x.lam:
+            linear.append(factor)
+        elif bases <= {x.h_star} and not factor.has(sp.Sum, At):
+            weight.append(factor)
+        else:
+            return None
+    outer = sp.Mul(*weight)
+    if len(linear) > 1 or not outer.has(x.h_star):
+        return None
+    inner = _inner(students, linear)
+    return None if inner is None else Conditioned(outer, inner)
+
+
+def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
+    """Conditional expectation of the student factors times at most one field."""
+    if not linear:
+        alone = len(students) == 1
+        return _one(students[0].factor, students[0].field) if alone else _closed(students)
+    if len(students) != 1:
+        return None
+    (at,), index = students, linear[0].indices[0]
+    value = _one(at.factor, at.field)
+    slope = _one(derivative(at.factor), at.field)  # Stein's identity
+    return mean_at[index, x.node] * value + rest[index, at.field.indices[0]] * slope
+
+
+def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
+    """E[factor(h_j) | h*] for any factor."""
+    mean, variance = mean_at[field.indices[0], x.node], spread[field.indices[0]]
+    whole = branch_field_expectation(factor, mean, variance)
+    if whole is not None:
+        return whole
+    closed = _closed([At(factor, field)])
+    if closed is not None:
+        return closed
+    regular, spikes = without_dirac(factor)
+    return FieldTable(regular, mean, variance) + sp.Add(
+        *(w * density(variance, t - mean) for t, w in spikes)
+    )
+
+
+def _closed(students: list[At]) -> sp.Expr | None:
+    """E[prod factors | h*] in closed form, if that is finite for all states."""
+    if len(students) > 1 and any(may_hold_branches(at.factor) for at in students):
+        return None  # it would cancel, then overflow
+    fields = [at.field.indices[0] for at in students]
+    mean = {j: sp.Dummy(f"m_{j}", real=True) for j in fields}
+    own = {j: sp.Dummy(f"s_{j}", positive=True) for j in fields}
+    both = {
+        (a, b): sp.Dummy(f"c_{a}{b}", real=True) for n, a in enumerate(fields) for b in fields[:n]
+    }
+
+    def cov(a: sp.Symbol, b: sp.Symbol) -> sp.Expr:
+        return own[a] if a == b else both.get((a, b), both.get((b, a)))
+
+    try:
+        value = product_expectation([at.factor for at in students], fields, cov, mean.__getitem__)
+    except NotClosed:
+        return None
+    # Ratios to the root of a covariance are 0/0 for jumps of fields that coincide.
+    kinked = len(fields) > 1 and any(at.factor.has(*SWITCHES) for at in students)
+    functions = {type(f) for f in value.atoms(sp.Function)}
+    if functions - FINITE or (kinked and CorrelationRoot in functions):
+        return None
+    entries = {m: mean_at[j, x.node] for j, m in mean.items()}
+    entries |= {s: spread[j] for j, s in own.items()}
+    entries |= {c: rest[b, a] for (a, b), c in both.items()}
+    result: sp.Expr = value.xreplace(entries)
+    return result
+
+
+def over_teachers(found: Iterable[Average]) -> bool:
+    """Whether all averages need nodes for the teacher fields alone."""
+    return all(conditioned(average) is not None for average in found)
+
+
+def conditional_definitions() -> dict[sp.Indexed, sp.Expr]:
+    """Arrays of the conditional law, from the root that has the teacher fields first."""
+    i, j, n, r, u = x.i, x.j, x.n, x.r, x.u
+    along = sp.Sum(x.root[i, r] * x.normal[r, x.node], (r, 1, x.k))
+    across = sp.Sum(x.root[i, x.k + u] * x.root[n, x.k + u], (u, 1, x.p))
+    own = sp.Sum(x.root[j, x.k + u] ** 2, (u, 1, x.p)) + NARROWEST * x.Omega[j, j]
+    return {rest[i, n]: across, spread[j]: own, mean_at[i, x.node]: along}
+
+
+def plain_weight(expr: sp.Expr) -> sp.Expr:
+    """Weight at the nodes: teacher fields are their own means."""
+    fields = {e: mean_at[x.p + e.indices[0], x.node] for e in expr.atoms(sp.Indexed)}
+    return expr.xreplace(fields)

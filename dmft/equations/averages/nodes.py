@@ -1,0 +1,341 @@
+"""Averages on nodes: every `Average` becomes ordinary definitions over a node axis.
+
+With standard normal nodes z_q and weights w_q of `dmft.gaussian.nodes.rules`,
+
+    E[F(lambda)] = sum_q w_q F(root z_q),    root root^T = Omega.
+
+The root has the teacher fields first, so that h* at the nodes depends on P alone. Each activation
+is evaluated once for each field and node, each sum over neurons once for each node. Where the
+student fields can be integrated out (`dmft.equations.averages.conditioned`), h* alone is on nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import At, Average, SampleAverage, free_indices
+from dmft.equations.averages.conditioned import (
+    Conditioned,
+    conditional_definitions,
+    conditioned,
+    over_teachers,
+    plain_weight,
+)
+from dmft.equations.averages.neighbour import neighbour
+from dmft.equations.averages.rare import has_jumps, rare_laws
+from dmft.equations.definitions import Definition, base_name, define, used_bases
+from dmft.equations.update.overlaps import block_definitions
+from dmft.errors import NotClosed
+from dmft.gaussian.closed.switch import SWITCHES, in_pieces
+from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, exact_dimensions, exact_rule
+from dmft.gaussian.tables.tabled import TableAverage
+from dmft.model import Overlaps
+
+# Smooth fields of a sample take tensor rules in one dimension more than other averages: their
+# integrands reach far, and Sobol points converge slowly there.
+SAMPLE_DIMENSIONS = 3
+
+
+class FieldRoot(sp.Expr):
+    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, covariance: sp.Indexed) -> FieldRoot:
+        """Root of the matrix that `covariance` is the general entry of."""
+        return sp.Expr.__new__(cls, covariance)
+
+    def _sympystr(self, printer: object) -> str:
+        return "root of Omega, teacher fields first"
+
+
+def averages(definitions: Iterable[Definition]) -> list[Average]:
+    """All averages of a system, in order of appearance."""
+    found: dict[Average, None] = {}
+    for d in definitions:
+        for average in sorted(d.expr.atoms(Average), key=sp.default_sort_key):
+            found.setdefault(average)
+    return list(found)
+
+
+def smooth(found: Iterable[Average]) -> bool:
+    """Whether nothing that is evaluated at nodes has a kink or a jump."""
+    found = tuple(found)
+    parts = ((average, conditioned(average)) for average in found)
+    kinked = any((c.weight if c else a.integrand).has(*SWITCHES) for a, c in parts)
+    return not kinked and all(a.degree >= 0 for a in found if isinstance(a, SampleAverage))
+
+
+def kinked_students(found: Iterable[Average]) -> bool:
+    """Whether student fields that are integrated out have kinks."""
+    return any(
+        conditioned(average) is not None
+        and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
+        for average in found
+    )
+
+
+def rule_of_averages(
+    found: Sequence[Average], start: Overlaps, options: Mapping[str, Any]
+) -> NodeRule:
+    """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
+
+    Sobol nodes are also put about events that they hardly meet at the start. An average over a
+    student field with a kink is smooth only until h* determines that field.
+    """
+    from dmft.equations.values import node_rule
+
+    p, k = start.p, start.k
+    dim = k if over_teachers(found) else p + k
+    if not any(isinstance(a, SampleAverage) for a in found):
+        # Shifted functions have no tables: what is smooth takes one dimension more.
+        shifted = any(x.is_mean(b) for a in found for b in a.atoms(sp.IndexedBase))
+        most = SAMPLE_DIMENSIONS if shifted else TENSOR_DIMENSIONS
+        rule = node_rule(dim, smooth(found), options, most, kinked_students(found))
+        if rule.kind == "sobol":
+            if has_jumps(found):
+                rule = rule.apart(options.get("seed") or 0)
+            rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
+        return rule.padded(p + k)
+    noisy = any(a.noisy for a in found if isinstance(a, SampleAverage))
+    degrees = [a.degree if isinstance(a, SampleAverage) else sp.oo for a in found]
+    dim += noisy
+    if all(degree.is_Integer and degree >= 0 for degree in degrees):
+        largest = int(max(degrees))
+        if dim <= exact_dimensions(largest):
+            return exact_rule(dim, largest).with_noise(noisy)
+    return node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS).with_noise(noisy)
+
+
+def root_of(start: Overlaps) -> NDArray[np.float64]:
+    """Root of the covariance of the fields at a start, as `FieldRoot` has it."""
+    from dmft.special.cholesky import field_root
+
+    root = np.zeros_like(start.Omega)
+    field_root(start.Omega, start.p, root)
+    return root
+
+
+def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Replace all averages by sums over nodes; a system without averages stays as it is.
+
+    Raises
+    ------
+    NotClosed
+        For an integrand with a Dirac delta, which has no value at a node.
+    """
+    if not averages(definitions):
+        return tuple(definitions)
+    inner = {a: c for a in averages(definitions) if (c := conditioned(a)) is not None}
+    definitions = [
+        Definition(d.target, tuple((t, sums_inside(e.xreplace(inner))) for t, e in d.terms), d.role)
+        for d in definitions
+    ]
+    found = averages(definitions)
+    head = [d for d in definitions if d.role == "block"]
+    near = {average: pair for average in found if (pair := neighbour(average)) is not None}
+    if near and all(d.name != "c" for d in head):
+        head += [d for d in block_definitions() if d.name == "c"]
+    work = Discretiser([*found, *(average for average, _ in near.values())])
+    for d in definitions:
+        if d.role == "sample":
+            work.sample(d)
+    values = {average: work.average(average) for average in found}
+    for average, (other, closed) in near.items():
+        head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
+        values[average] += x.S_closed[x.j, x.l] - work.average(other)
+    values |= {c: work.conditioned(c) for c in dict.fromkeys(inner.values())}
+    tail = [
+        Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
+        for d in definitions
+        if d.role not in ("block", "sample")
+    ]
+    return (*head, *work.law(), *work.definitions, *tail)
+
+
+def sums_inside(expr: sp.Expr) -> sp.Expr:
+    """Take sums over neurons into the averages that they add: one pass over the nodes, not many.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import a, h, p, u
+    >>> sums_inside(sp.Sum(a[u] * Average(h[u]), (u, 1, p)))
+    E[Sum(h[u]*readout[u], (u, 1, p))]
+    """
+    if not expr.has(Average) or isinstance(expr, Average):
+        return expr
+    if not isinstance(expr, sp.Sum):
+        return expr.func(*(sums_inside(e) for e in expr.args))
+    factors = sp.Mul.make_args(sums_inside(expr.function))
+    inside = [f for f in factors if isinstance(f, Average)]
+    if len(inside) != 1 or len(expr.limits) != 1:
+        return expr
+    index = expr.limits[0][0]
+    bound: list[sp.Expr] = []
+    free: list[sp.Expr] = []
+    for f in (*(f for f in factors if f is not inside[0]), *sp.Mul.make_args(inside[0].integrand)):
+        (bound if index in free_indices(f) else free).append(f)
+    return Average(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
+
+
+class Discretiser:
+    """Collects the definitions that averages need, each value once.
+
+    Attributes
+    ----------
+    definitions : list of Definition
+        So far, in the order in which they are computed.
+    """
+
+    def __init__(self, found: Sequence[Average]) -> None:
+        self.definitions: list[Definition] = []
+        self.known: dict[sp.Expr, sp.Indexed] = {}
+        # Arrays of the random fields of a sample at the nodes, by name.
+        self.fields: dict[str, sp.IndexedBase] = {}
+        # Where all fields share an activation, one array holds its values at students and teachers.
+        joint = any(a.field.base == x.lam for average in found for a in average.atoms(At))
+        self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
+
+    def law(self) -> list[Definition]:
+        """Root of the covariance, and what of the fields at the nodes the definitions read."""
+        i, n = x.i, x.n
+        fields = sp.Sum(x.root[i, n] * x.normal[n, x.node], (n, 1, x.p + x.k))
+        arrays = {**conditional_definitions(), x.lam_at[i, x.node]: fields}
+        used = {name for d in self.definitions for name in used_bases(d.expr)}
+        return [
+            define(x.root[i, n], {"root": FieldRoot(x.Omega[i, n])}, "intermediate"),
+            *(
+                define(target, {"law": value}, "intermediate")
+                for target, value in arrays.items()
+                if str(target.base.label) in used
+            ),
+        ]
+
+    def sample(self, definition: Definition) -> None:
+        """Array of a random field of one sample at the nodes."""
+        self.fields.setdefault(x.xi.name, x.noise_at)
+        value = self.at_nodes(definition.expr)
+        base = sp.IndexedBase(f"{definition.name}_at")
+        target = base[(*definition.indices, x.node)]
+        self.definitions.append(define(target, {definition.name: value}, "intermediate"))
+        self.fields[definition.name] = base
+
+    def conditioned(self, average: Conditioned) -> sp.Expr:
+        """Sum over the nodes of the teacher fields that stands for an average."""
+        at = self.at_nodes(plain_weight(average.weight))
+        weighted = self.array("weighted", x.weight[x.node] * at, (), ())
+        total = over_nodes(weighted * self.at_nodes(average.inner))
+        free = average.indices
+        if not free:
+            return self.array("average", total, (), (), (sp.Integer(1),))
+        return self.array("average", total, free, free, last=())
+
+    def average(self, average: Average) -> sp.Expr:
+        """Sum over the nodes that stands for an average."""
+        if average.has(sp.DiracDelta):
+            raise NotClosed(
+                f"{average} holds a Dirac delta (the derivative of a jump), which has no value at "
+                "a node; use an activation without jumps for the student"
+            )
+        at_nodes = self.at_nodes(average.integrand)
+        free = free_indices(average)
+        common, rest = [x.weight[x.node]], []
+        for factor in sp.Mul.make_args(at_nodes):
+            if set(free) & set(free_indices(factor)):
+                rest.append(self.stored(factor))
+            else:
+                common.append(factor)
+        if not rest:
+            return self.array("average", over_nodes(sp.Mul(*common)), (), (), (sp.Integer(1),))
+        weighted = self.array("weighted", sp.Mul(*common), (), ())
+        total = over_nodes(sp.Mul(weighted, *rest))
+        if free == (x.j, x.l):
+            swapped = total.xreplace({x.j: x.l, x.l: x.j})
+            taken = {d.name for d in self.definitions}
+            unused = [base for base in (x.S, x.S_near) if str(base.label) not in taken]
+            if swapped == total and unused:
+                entry = unused[0][x.j, x.l]
+                self.definitions.append(define(entry, {"average": total}, "intermediate"))
+                return entry
+        return self.array("average", total, free, free, last=())
+
+    def at_nodes(self, expr: sp.Expr) -> sp.Expr:
+        """Expression at the nodes; functions and sums that depend on the node become arrays."""
+        if isinstance(expr, At):
+            # Beside a jump, an exponential may overflow where it counts for nothing.
+            return self.at_nodes(At(in_pieces(expr.factor), expr.field).expr)
+        if isinstance(expr, sp.Symbol) and expr.name in self.fields:
+            return self.fields[expr.name][x.node]
+        if isinstance(expr, sp.Indexed):
+            if base_name(expr) in self.fields:
+                return self.fields[base_name(expr)][(*expr.indices, x.node)]
+            if expr.base == x.coordinate:
+                return x.normal[expr.indices[0], x.node]
+            if expr.base in (x.h, x.lam):
+                return x.lam_at[expr.indices[0], x.node]
+            return x.lam_at[x.p + expr.indices[0], x.node] if expr.base == x.h_star else expr
+        if isinstance(expr, sp.Sum):
+            inner = sp.Sum(self.at_nodes(expr.function), *expr.limits)
+            if free_indices(inner) == (x.node,):
+                return self.array("sum_at", inner, (), ())
+            return inner
+        if isinstance(expr, sp.Piecewise):
+            inside = expr.atoms(sp.Indexed)
+            inside |= {s for s in expr.free_symbols if s.name in self.fields}
+            atoms = {a: self.at_nodes(a) for a in inside}
+            return self.stored(expr.xreplace(atoms))
+        if not expr.args or isinstance(expr, TableAverage):
+            return self.stored(expr)
+        if isinstance(expr, sp.Pow) and expr.exp.is_Integer and expr.exp < -1:
+            return self.at_nodes(1 / expr.base) ** (-expr.exp)
+        value = expr.func(*(self.at_nodes(a) for a in expr.args))
+        return self.stored(value) if _is_costly(value) else value
+
+    def stored(self, value: sp.Expr) -> sp.Expr:
+        """Array entry of a value at the nodes that depends on at most one neuron, else itself."""
+        free = [s for s in free_indices(value) if s != x.node]
+        if isinstance(value, sp.Indexed) or x.node not in free_indices(value) or len(free) > 1:
+            return value
+        # Arrays of a sample have rows for the students alone.
+        names = {base_name(e) for e in value.atoms(sp.Indexed)}
+        sample = bool(names & {str(base.label) for base in self.fields.values()})
+        axes = {**self.canonical, **({x.p: x.j} if sample else {})}
+        own = tuple(axes[x.AXES[s]] for s in free)
+        return self.array("value", value, tuple(free), own)
+
+    def array(
+        self,
+        stem: str,
+        value: sp.Expr,
+        free: tuple[sp.Symbol, ...],
+        own: tuple[sp.Symbol, ...],
+        last: tuple[sp.Symbol, ...] = (x.node,),
+    ) -> sp.Indexed:
+        """Entry at the indices `free` of an array defined over the indices `own`."""
+        body = value.xreplace(dict(zip(free, own, strict=True)))
+        if body not in self.known:
+            number = 1 + sum(d.name.startswith(f"{stem}_") for d in self.definitions)
+            target = sp.IndexedBase(f"{stem}_{number}")[(*own, *last)]
+            self.known[body] = target
+            self.definitions.append(define(target, {stem: body}, "intermediate"))
+        base = self.known[body].base
+        return base[(*free, *last)]
+
+
+def over_nodes(summand: sp.Expr) -> sp.Sum:
+    """Sum over all nodes."""
+    return sp.Sum(summand, (x.node, 1, x.nodes))
+
+
+def _is_costly(value: sp.Expr) -> bool:
+    """Whether a value is a function, a root or an inverse, worth an array."""
+    if isinstance(value, sp.Add | sp.Mul | sp.Indexed):
+        return False
+    return not (isinstance(value, sp.Pow) and value.exp.is_Integer and value.exp > 0)

@@ -1,0 +1,1 @@
+"""What a user changes in derived equations: terms, parameters, comparison."""

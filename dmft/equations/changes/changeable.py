@@ -1,0 +1,300 @@
+"""What a user does with derived equations: add, drop, replace and compare terms.
+
+A base of `Equations` and of `SequenceEquations`; they say how their terms are stored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+
+import sympy as sp
+
+from dmft.checks import shown
+from dmft.equations.changes.user_terms import OWN_TERMS, Indices
+from dmft.errors import BadParameter
+
+if TYPE_CHECKING:
+    from dmft.equations.changes.difference import Difference
+
+
+class Changeable(ABC):
+    """Equations whose terms can be changed. Each method returns new equations."""
+
+    family: ClassVar[str] = "overlaps"
+
+    # How terms are stored, by the class itself ------------------------------------------------
+
+    @property
+    @abstractmethod
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Rates by block and by named term."""
+
+    @property
+    @abstractmethod
+    def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """The same with what the rates are computed from."""
+
+    @property
+    @abstractmethod
+    def described(self) -> dict[str, str]:
+        """What else two systems may differ in, in words."""
+
+    @property
+    @abstractmethod
+    def as_derived(self) -> Self:
+        """The equations before any change."""
+
+    @property
+    @abstractmethod
+    def is_changed(self) -> bool:
+        """Whether terms were added, dropped or replaced since the equations were derived."""
+
+    @property
+    @abstractmethod
+    def symbols(self) -> dict[str, Any]:
+        """What a term may be written in, by name."""
+
+    @property
+    @abstractmethod
+    def indices(self) -> Indices:
+        """Running indices by name, and those of each block."""
+
+    @abstractmethod
+    def _with_changed(self, block: str, name: str, given: object) -> Self:
+        """Set the term of a block to what a user gave, checked; drop it for None."""
+
+    @abstractmethod
+    def _without(self, names: tuple[str, ...]) -> Self:
+        """Drop terms wherever they stand."""
+
+    @abstractmethod
+    def _substituted(self, values: Mapping[Any, object]) -> Self:
+        """Put other values in place of parameters."""
+
+    @property
+    def _own_names(self) -> frozenset[str]:
+        """Names of terms that stand elsewhere than in a block."""
+        return frozenset()
+
+    def text_of(self, expr: Any) -> str:
+        """An expression as text."""
+        return str(expr)
+
+    def latex_of(self, expr: Any) -> str:
+        """An expression as LaTeX."""
+        return str(sp.latex(expr))
+
+    def block_latex(self, block: str) -> str:
+        """A block as LaTeX."""
+        return block
+
+    # What a user does --------------------------------------------------------------------------
+
+    def with_term(self, block: str, name: str, expr: Any) -> Self:
+        r"""Equations with one more term in the rate of a block.
+
+        Shapes      a term of Q depends on j, l and is symmetrised, (e_jl + e_lj)/2; of M on j, r;
+                    of an alignment of a sequence it is a number, or a column of its components
+        Scaling     per unit t for an ode; per step for a map
+        Valid for   on the sphere the term adds to the rate of free rows, and the constraint acts on
+                    the sum (a map divides by the new lengths). To leave the rows in the cone of
+                    overlaps, terms of Q and M must be those of one motion of the rows.
+                    The reduction "wide-high-dimensional" and sequence equations hold rates on the
+                    sphere alone: what is added there is added as it is. Of an sde the term
+                    changes the drift, not the covariance
+
+        Parameters
+        ----------
+        block : str
+            A block of the state: "Q", "M", "readout", "Q_perp" ...
+        name : str
+            Of the term, one word.
+        expr : sympy.Expr or number
+            In the entries of `symbols` at `indices`. Other symbols become run-time parameters of
+            `evaluate`, `solve` and all that follows.
+
+        Raises
+        ------
+        BadParameter
+            For an unknown block, a name that is taken, or an expression that the equations cannot
+            hold: fields of a sample, foreign arrays or indices, functions without compiled code.
+
+        Examples
+        --------
+        Weight decay, dw/dt = ... - zeta w:
+
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientFlow())
+        >>> Q, M, zeta = eqs.symbols["Q"], eqs.symbols["M"], sp.Symbol("zeta", positive=True)
+        >>> j, l, r = (eqs.indices[name] for name in "jlr")
+        >>> decaying = eqs.with_term("M", "decay", -zeta * M[j, r])
+        >>> decaying = decaying.with_term("Q", "decay", -2 * zeta * Q[j, l])
+        >>> start = dmft.Overlaps([[1.0]], [[0.5]])
+        >>> decaying.evaluate(start, zeta=0.1)["M"] - eqs.evaluate(start)["M"]
+        array([[-0.05]])
+        >>> run = dmft.solve(decaying, start, t_max=40, zeta=0.25)   # to M = 1 / (1 + zeta)
+        >>> run.M[-1].round(9)
+        array([[0.8]])
+        """
+        self._check_block(block)
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise BadParameter(f"the name of a term is one word, got {shown(name)}")
+        if name in self.terms[block] or name in OWN_TERMS | self._own_names:
+            raise BadParameter(
+                f"the equations have a term {name!r} already; {block} has "
+                f"{list(self.terms[block])}: choose another name, or use replace"
+            )
+        return self._with_changed(block, name, expr)
+
+    def replace(
+        self,
+        target: str | Mapping[Any, Any],
+        name: str | None = None,
+        expr: Any = None,
+    ) -> Self:
+        r"""Equations with another expression for a term, or with other values of parameters.
+
+        Two forms: ``replace(block, name, expr)`` gives the term `name` of a block the expression
+        `expr`, which is read as by `with_term`; ``replace({parameter: value})`` puts numbers or
+        expressions of parameters in place of parameters, in all terms. The unit of time stays
+        that of the declared learning rate.
+
+        Parameters
+        ----------
+        target : str or mapping
+            A block, or values by the name or symbol of a parameter.
+        name : str, optional
+            Of a term that the block has (`terms`).
+        expr : sympy.Expr or number, optional
+
+        Raises
+        ------
+        BadParameter
+            As `with_term`; for a term or a parameter that the equations do not have; for values
+            of an sde, whose covariance they would not reach.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
+        >>> half = eqs.replace("Q", "sgd_noise", eqs.terms["Q"]["sgd_noise"] / 2)
+        >>> list(eqs.diff(half).changed["Q"])
+        ['sgd_noise']
+        >>> tau = sp.Symbol("tau", positive=True)
+        >>> sorted(eqs.replace({"label_noise": tau**2}).parameters)
+        ['learning_rate', 'tau']
+        """
+        if isinstance(target, Mapping):
+            if name is not None or expr is not None:
+                raise BadParameter("replace takes a mapping alone, or a block, a name and a term")
+            return self._substituted(target)
+        self._check_block(target)
+        if name not in self.terms[target]:
+            raise BadParameter(
+                f"{target} has no term {shown(name)}; it has {list(self.terms[target])}: see "
+                "with_term for a new one"
+            )
+        if expr is None:
+            raise BadParameter(f"replace({target!r}, {name!r}, ...) needs the new expression")
+        return self._with_changed(target, name, expr)
+
+    def without(self, *names: str, block: str | None = None) -> Self:
+        """Equations with named terms left out; a constraint follows from the terms that stay.
+
+        Parameters
+        ----------
+        *names : str
+            Left out everywhere.
+        block : str, optional
+            Leave them out of the rate of this block alone.
+
+        Raises
+        ------
+        BadParameter
+            When no term has this name.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
+        >>> sorted(eqs.without("learning", block="M").terms["Q"])
+        ['interaction', 'label_noise', 'learning', 'sgd_noise']
+        """
+        if block is None:
+            return self._without(names)
+        self._check_block(block)
+        found = self
+        for name in names:
+            if name not in found.terms[block]:
+                raise BadParameter(
+                    f"no term of {block} is called {name!r}; there are {list(found.terms[block])}"
+                )
+            found = found._with_changed(block, name, None)
+        return found
+
+    def diff(self, other: Changeable) -> Difference:
+        """What leads from these equations to `other`: terms added, dropped and changed, by block.
+
+        Raises
+        ------
+        BadParameter
+            For something that is not equations of the same family.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> model = dmft.Model(square, square)
+        >>> flow, sgd = dmft.derive(model, dmft.GradientFlow()), dmft.derive(model, dmft.SGD(0.1))
+        >>> {block: list(terms) for block, terms in flow.diff(sgd).added.items()}
+        {'Q': ['sgd_noise', 'label_noise']}
+        """
+        if not isinstance(other, Changeable) or other.family != self.family:
+            raise BadParameter(
+                f"{type(self).__name__} are compared with equations of the same family, got "
+                f"{type(other).__name__}"
+            )
+        from dmft.equations.changes.difference import Difference
+
+        return Difference(self, other)
+
+    @property
+    def changes(self) -> Difference:
+        """What was changed since the equations were derived."""
+        return self.as_derived.diff(self)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the terms that were left out since."""
+        if not self.is_changed:
+            return ()
+        return tuple(dict.fromkeys(n for terms in self.changes.dropped.values() for n in terms))
+
+    @property
+    def changed_terms(self) -> list[str]:
+        """What was changed since, in words."""
+        return self.changes.lines if self.is_changed else []
+
+    def _check_block(self, block: object) -> None:
+        blocks = list(self.terms)
+        if block not in blocks:
+            raise BadParameter(f"no block is called {shown(block)}; these equations move {blocks}")
+
+
+class Unchangeable:
+    """Equations in two times, whose terms are changed where they are defined."""
+
+    def with_term(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, and say where terms are changed."""
+        raise BadParameter(
+            "terms of gradient descent on repeated data are changed in its process: "
+            "dataclasses.replace(equations, process=...), a tuple of definitions each of which has "
+            "`without`; a flow runs the descent in its `equations`"
+        )
+
+    without = replace = diff = with_term

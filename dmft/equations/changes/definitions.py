@@ -1,0 +1,305 @@
+"""Changes of the terms of equations that are stored as definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import sympy as sp
+
+from dmft.checks import shown
+from dmft.equations import symbols as x
+from dmft.equations.changes.changeable import Changeable
+from dmft.equations.changes.user_terms import (
+    PARAMETERS,
+    Indices,
+    TermCheck,
+    arrays_of,
+    named_symbols,
+    symmetrised,
+    users_of,
+)
+from dmft.equations.definitions import Definition, base_name, live
+from dmft.equations.views.latex import EquationPrinter
+from dmft.equations.views.text import TextPrinter, model_names
+from dmft.errors import BadParameter
+
+if TYPE_CHECKING:
+    from dmft.equations.equations import Equations
+
+# Set where equations are derived: other things depend on them.
+FIXED_BY_DERIVE = ("dim", "batch_size")
+
+
+class ChangesOfDefinitions(Changeable):
+    """How `Equations` store terms: in the rates, and in the free rates that a constraint reads."""
+
+    # What they hold --------------------------------------------------------------------------
+
+    @property
+    def _own(self) -> Equations:
+        return cast("Equations", self)
+
+    @property
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Rates by overlap and by named term; intermediates stay as their symbols."""
+        free = {d.name: dict(d.terms) for d in self._own.definitions}
+        result = {}
+        for d in self._own.definitions:
+            if d.role == "rate":
+                parts = dict(d.terms)
+                whole = parts.pop("free", None)
+                if whole is not None:
+                    parts = {**free.get(base_name(whole), {}), **parts}
+                result[d.name] = parts
+        return result
+
+    @property
+    def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Rates, what they are computed from, and the risk."""
+        terms, homes = self.terms, {_home(self._own.definitions, block) for block in self.terms}
+        rest = {
+            d.name: dict(d.terms)
+            for d in self._own.definitions
+            if d.role in ("intermediate", "sample", "observable") and d.name not in homes
+        }
+        return {**terms, **rest}
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Kind, scaling, declaration, and the terms at order 1/d of an sde."""
+        own = self._own
+        return {
+            "kind": own.kind,
+            "scaling": own.scaling,
+            "model": str(own.model),
+            "algorithm": str(own.algorithm),
+            "dim": str(own.dim),
+            "terms at order 1/d": ", ".join(own.noise.terms if own.noise else ()) or "none",
+        }
+
+    @property
+    def as_derived(self) -> Self:
+        """The equations before any change."""
+        own = self._own
+        if not self.is_changed:
+            return self
+        noise = replace(own.noise, dropped=()) if own.noise else None
+        found = own.derived or own.definitions
+        return cast(Self, replace(own, definitions=found, noise=noise, derived=(), extra=()))
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether terms were added, dropped or replaced since the equations were derived."""
+        return bool(self._own.derived or (self._own.noise and self._own.noise.dropped))
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the terms that were left out since."""
+        return (*super().dropped, *(self._own.noise.dropped if self._own.noise else ()))
+
+    @property
+    def symbols(self) -> dict[str, Any]:
+        """What a term may be written in: arrays and parameters by name, and by letter.
+
+        Arrays are those of the state, of the constants (P, readouts) and of what the rates are
+        computed from; "a", "gamma", "Delta" ... stand for "readout", "learning_rate",
+        "label_noise". `indices` has what runs over their entries.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
+        >>> eqs.symbols["Q"], eqs.symbols["gamma"], eqs.symbols["a"]
+        (Q, learning_rate, readout)
+        """
+        arrays = arrays_of(self._own.definitions)
+        found = named_symbols(self._scalars.values(), arrays)
+        return {**found, "p": x.p, "k": x.k}
+
+    @property
+    def indices(self) -> Indices:
+        """Running indices by name (j, l of students, r, s of teachers), and those of each block."""
+        rates = [d for d in self._own.definitions if d.role == "rate"]
+        return Indices({d.name: d.indices for d in rates})
+
+    @property
+    def _scalars(self) -> dict[str, sp.Symbol]:
+        """Symbols of the parameters by name."""
+        own = self._own
+        known = {s.name: s for s in (*own.model.parameters, *own.extra)}
+        return {name: PARAMETERS.get(name) or known[name] for name in own.declared}
+
+    @property
+    def _own_names(self) -> frozenset[str]:
+        named = {t for terms in self.terms.values() for t in terms}
+        inner = {t for d in self._own.definitions for t, _ in d.terms if d.role != "block"}
+        return frozenset(inner - named) | frozenset(
+            self._own.noise.terms if self._own.noise else ()
+        )
+
+    def text_of(self, expr: Any) -> str:
+        """An expression as in `str(equations)`."""
+        return str(TextPrinter(model_names(self._own.model)).doprint(expr))
+
+    def latex_of(self, expr: Any) -> str:
+        """An expression as in `latex`."""
+        names = model_names(self._own.model, r"\sigma", r"\sigma_*")
+        return str(EquationPrinter(names).doprint(expr))
+
+    def block_latex(self, block: str) -> str:
+        """A block with its indices."""
+        target = next(d.target for d in reversed(self._own.definitions) if d.name == block)
+        return self.latex_of(target)
+
+    # Changes ---------------------------------------------------------------------------------
+
+    def _places(self, block: str, expr: sp.Expr) -> dict[str, sp.Expr]:
+        """Definitions that a term of a block adds to, with what it adds; its own comes first."""
+        return {_home(self._own.definitions, block): expr}
+
+    def _with_changed(self, block: str, name: str, given: object) -> Self:
+        definitions = self._own.definitions
+        rate = next(d for d in definitions if d.role == "rate" and d.name == block)
+        first = next(iter(self._places(block, sp.S.Zero)))
+        # What a constraint adds stands outside of the free rate.
+        own = name == "sphere" or (first != block and name in dict(rate.terms))
+        first = block if own else first
+        new: sp.Expr | None = None
+        extra = self._own.extra
+        if given is not None:
+            self._check_free(rate, first)
+            check = self._check(block, first)
+            new = check(given)
+            extra = (*extra, *check.new_parameters(new))
+            if block in x.SYMMETRIC:
+                new = symmetrised(new, *rate.indices)
+        old = self.terms[block].get(name, sp.S.Zero)
+        moved = {first: (old, new)}
+        if not own:
+            after = self._places(block, sp.S.Zero if new is None else new)
+            before = self._places(block, old)
+            moved |= {d: (before[d], after[d]) for d in after if d != first}
+        changed = [
+            _with_term(d, name, *moved[d.name], whole=d.name == first)
+            if d.name in moved and d.role in ("rate", "intermediate")
+            else d
+            for d in definitions
+        ]
+        return self._rebuilt(changed, extra)
+
+    def _check_free(self, rate: Definition, first: str) -> None:
+        """Refuse to add to a free rate that is gone: the constraint would not act on the term."""
+        whole = dict(rate.terms).get("free")
+        if whole is not None and first == rate.name:
+            raise BadParameter(
+                f"all terms of the free rate of {rate.name} were left out, and with them what the "
+                "constraint acts on; add the term first, then leave out the others"
+            )
+
+    def _check(self, block: str, first: str) -> TermCheck:
+        own = self._own
+        definitions, indices = own.definitions, self.indices.of(block)
+        until = next(
+            d.name for d in definitions if d.name in {first, *self._places(block, sp.S.Zero)}
+        )
+        axes = {x.p: own.model.student.width, x.k: own.model.teacher.width}
+        where = block + (f"[{', '.join(map(str, indices))}]" if indices else "")
+        return TermCheck(
+            where, indices, arrays_of(definitions, until), self._scalars,
+            frozenset(d.name for d in definitions), users_of(own.declared), axes,
+        )  # fmt: skip
+
+    def _without(self, names: tuple[str, ...]) -> Self:
+        own = self._own
+        known = {t for d in own.definitions if d.role != "block" for t, _ in d.terms}
+        known -= {"free", "risk"}
+        known |= set(own.noise.terms if own.noise else ())
+        kept: Sequence[Definition] = own.definitions
+        for name in names:
+            if name not in known:
+                raise BadParameter(f"no term is called {name!r}; there are {sorted(known)}")
+            kept = [d if d.role in ("block", "observable") else d.without(name) for d in kept]
+        noise = own.noise.without(*names) if own.noise else None
+        return cast(Self, replace(cast("Equations", self._rebuilt(kept, own.extra)), noise=noise))
+
+    def _substituted(self, values: Mapping[Any, object]) -> Self:
+        own, known = self._own, self._scalars
+        if own.noise:
+            raise BadParameter(
+                "parameters of an sde are replaced where the model and the algorithm are declared: "
+                "the covariance of the increments would keep the old ones"
+            )
+        taken = frozenset(d.name for d in own.definitions)
+        check = TermCheck("a parameter", (), {}, known, taken, users_of(own.declared))
+        swap, extra = {}, own.extra
+        for key, given in values.items():
+            name = getattr(key, "name", key)
+            fixed = [s.name for s in own.model.parameters]
+            if name in (*FIXED_BY_DERIVE, *fixed) or name not in own.parameters:
+                free = [n for n in own.parameters if n not in (*FIXED_BY_DERIVE, *fixed)]
+                raise BadParameter(
+                    f"{shown(key)} is no parameter that can be replaced; these are {free}"
+                )
+            swap[known[name]] = check(given)
+            extra = (*extra, *check.new_parameters(swap[known[name]]))
+        changed = [
+            Definition(
+                d.target,
+                tuple((t, y) for t, e in d.terms if (y := e.xreplace(swap)) != 0),
+                d.role,
+                None if d.factor in swap else d.factor,
+            )
+            for d in own.definitions
+        ]
+        return self._rebuilt(changed, extra)
+
+    def _rebuilt(self, changed: Iterable[Definition], extra: tuple[sp.Symbol, ...]) -> Self:
+        """The same equations with other definitions: empty ones are zero, unused ones go."""
+        own, kept = self._own, list(changed)
+        empty = {d.name for d in kept if d.role == "intermediate" and not d.terms}
+        kept = [
+            replace(d, terms=tuple((t, _zeroed(e, empty)) for t, e in d.terms))
+            for d in kept
+            if d.name not in empty or d.role != "intermediate"
+        ]
+        definitions = live(kept)
+        derived = own.derived or own.definitions
+        used = {s.name for d in definitions for s in d.expr.free_symbols}
+        new = replace(
+            own,
+            definitions=definitions,
+            derived=() if definitions == derived else derived,
+            extra=tuple(s for s in dict.fromkeys(extra) if s.name in used),
+        )
+        return cast(Self, new)
+
+
+def _home(definitions: Sequence[Definition], block: str) -> str:
+    """Definition of the terms of a block: the free rate, where a constraint reads one."""
+    rate = next(d for d in definitions if d.role == "rate" and d.name == block)
+    whole = dict(rate.terms).get("free")
+    return base_name(whole) if isinstance(whole, sp.Indexed) else block
+
+
+def _with_term(
+    d: Definition, name: str, old: sp.Expr, new: sp.Expr | None, *, whole: bool
+) -> Definition:
+    """A definition with another term of this name; `whole` where nothing else is part of it."""
+    terms = dict(d.terms)
+    rest = sp.S.Zero if whole else terms.get(name, sp.S.Zero) - old
+    value = rest if new is None else rest + new
+    if value == 0:
+        terms.pop(name, None)
+    else:
+        terms[name] = value
+    return replace(d, terms=tuple(terms.items()))
+
+
+def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
+    """Replace entries of intermediates that lost all their terms by zero."""
+    return expr.replace(
+        lambda e: isinstance(e, sp.Indexed) and str(e.base.label) in empty, lambda _: sp.Integer(0)
+    )

@@ -1,0 +1,1 @@
+"""When and where runs escape: formulas, limits of the learning rate, weak recovery."""

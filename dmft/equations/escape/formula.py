@@ -1,0 +1,411 @@
+"""The record of an escape formula: expression, numbers, learning rates, validity."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.escape.facts import read_facts
+from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1
+from dmft.equations.escape.limits import perfect_limit
+from dmft.equations.escape.passage import diffusion_passage, growth_spread, transient_noise
+from dmft.equations.escape.threshold import Threshold, threshold_overlap
+from dmft.equations.escape.validity import validity_text
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes.quadrature import AccuracyWarning
+from dmft.model import FIELD, SGD, GradientFlow, Model
+
+# From this share of the largest rate on, samples rather than the drift decide when l >= 3.
+UNRELIABLE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class EscapeFormula:
+    r"""Time of escape from a random start, derived from the equations of motion.
+
+    Equation    t from u_0 to u_1, u = (1/p) sum_jr M_jr^2, by the linearised equations (information
+                exponent 2), the whole logistic equation (one neuron on the sphere), or the leading
+                power of the overlap
+    Scaling     t = steps * gamma / (p d); u_0 = k/d for random starts
+    Source      one_pass.md F; derivations/escape_formulas.py
+
+    Attributes
+    ----------
+    law : Law
+    length : sympy.Expr
+        q_0, squared length of the students at the start over d.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> model = dmft.literature.phase_retrieval(1)
+    >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+    >>> round(formula.time(1000, fraction=0.1), 10), formula.maximal_learning_rate()
+    (1.1798726108, 1/6)
+    """
+
+    law: Law
+    length: sp.Expr
+
+    # Formulas -------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The model, a one-field target written as a committee."""
+        return self.law.facts.model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # SymPy multiplies factors out when it reads them back: the formula is derived once more.
+        return _derived_again, (self.model, self.algorithm, self.length)
+
+    @property
+    def algorithm(self) -> SGD | GradientFlow:
+        """The algorithm."""
+        return self.law.facts.algorithm
+
+    @property
+    def exponent(self) -> int:
+        """Information exponent l of student and teacher together."""
+        return self.law.exponent
+
+    @property
+    def exact(self) -> bool:
+        """Whether the formula solves the whole equation of motion."""
+        return self.law.exact
+
+    @cached_property
+    def expr(self) -> sp.Expr:
+        """Time t in u_0, u_1 and the declared parameters."""
+        return self._declared(self.law.expr)
+
+    @property
+    def growth_rate(self) -> sp.Expr:
+        """Lambda, the rate at which overlaps grow on the plateau; 0 unless l = 2."""
+        return self._declared(self.law.growth)
+
+    def latex(self) -> str:
+        r"""The time and its abbreviations as an amsmath ``align*`` environment."""
+        names = {x.gamma: sp.Symbol("gamma"), x.Delta: sp.Symbol("Delta")}
+        declared = {s: v for s, v in self._symbols().items() if not v.is_number}
+        rows = [("t", self.law.time, "=" if self.exact else r"\simeq")]
+        rows += [(sp.latex(s), e, "=") for s, e in self.law.where]
+        lines = [
+            rf"{name} &{sign} {sp.latex(e.subs(declared).subs(names))}" for name, e, sign in rows
+        ]
+        lines.append(r"u &= \frac{1}{p} \sum_{jr} M_{jr}^2")
+        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+    @property
+    def validity(self) -> str:
+        """What the formula holds for, and where it is not to be relied on."""
+        return validity_text(self)
+
+    # Learning rates -------------------------------------------------------------------------
+
+    def maximal_learning_rate(
+        self, dim: float | None = None, *, overlap: float | None = None, **parameters: Any
+    ) -> sp.Expr:
+        """Largest gamma that escapes: in u_0 for l >= 3 unless `dim` is given, in u_1 for l = 1.
+
+        From the declared length of the start. It is not the stability limit of the perfect
+        solution, `dmft.maximal_learning_rate`.
+        """
+        return self._rate(self.law.maximal, dim, overlap, parameters)
+
+    def optimal_learning_rate(
+        self, dim: float | None = None, *, overlap: float | None = None, **parameters: Any
+    ) -> sp.Expr:
+        """The gamma with the fewest steps, to the leading logarithm (l = 2) or power (l >= 3).
+
+        For l = 1 it depends on where the run ends: `dim` and `overlap` must be given.
+        """
+        if self.exponent == 1 and self.law.maximal is not None:
+            return self._fastest_drift(dim, overlap, parameters)
+        return self._rate(self.law.optimal, dim, overlap, parameters)
+
+    def steps_prefactor(self, **parameters: Any) -> sp.Expr:
+        """Steps over d log(u_1/u_0) at the optimal learning rate, for information exponent 2."""
+        if self.exponent != 2 or self.law.optimal is None:
+            raise BadParameter(
+                "only SGD at information exponent 2 takes of the order d log d steps"
+            )
+        growth = self.law.growth.subs(x.gamma, self.law.optimal)
+        value = self.law.facts.widths[0] / (2 * self.law.optimal * growth)
+        value = self._declared(value, parameters, learning_rate=False)
+        return sp.factor(value) if value.is_rational_function() else value
+
+    def gain_from_width(self) -> sp.Expr:
+        """Steps of one student unit over those of p units, each at its optimal rate; in p.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> D = sp.Symbol("Delta", nonnegative=True)
+        >>> model = dmft.literature.phase_retrieval(1, label_noise=D)
+        >>> gain = dmft.escape_formula(model, dmft.SGD(0.1, constraint="sphere")).gain_from_width()
+        >>> sp.limit(gain, sp.Symbol("p", integer=True, positive=True), sp.oo)
+        (Delta + 12)/(Delta + 2)
+        """
+        one = self._at_width(1).steps_prefactor()
+        gain = one / self._at_width(x.p).steps_prefactor()
+        return sp.factor(gain) if gain.is_rational_function() else gain
+
+    def _at_width(self, width: int | sp.Expr) -> EscapeFormula:
+        student = self.model.student
+        value = student.readout[0] if student.readout else sp.S.One
+        if value != 1 and not isinstance(width, int):
+            raise BadParameter("the gain from width is given for unit readouts")
+        wide = type(student)(student.activation, width, field=FIELD)
+        model = Model(wide, self.model.teacher, self.model.label_noise)
+        return EscapeFormula(law_of(read_facts(model, self.algorithm), self.length), self.length)
+
+    # Numbers --------------------------------------------------------------------------------
+
+    def time(
+        self,
+        dim: float,
+        fraction: float = 0.5,
+        overlap: float | None = None,
+        *,
+        u: float | None = None,
+        u0: float | None = None,
+        reference: str = "start",
+        **parameters: Any,
+    ) -> float:
+        r"""Time t of the deterministic equations from u_0 = k/d, all |M_jr| equal.
+
+        Parameters
+        ----------
+        dim : float
+            Input dimension d.
+        fraction : float in (0, 1)
+            The risk has fallen to (1 - fraction) of its reference.
+        overlap : float in (0, 1], optional
+            Or: the cosine |M_jr| / sqrt(Q_jj P_rr) has risen to this.
+        u, u0 : float, optional
+            Or: u has risen to this (infinity: for l >= 3 the end of the leading power). A start
+            other than k/d.
+        reference : "start" or "plateau"
+            Of the fraction; they differ where free lengths relax first.
+        **parameters
+            ``learning_rate=``, ``label_noise=``, or values of symbols by name.
+
+        Raises
+        ------
+        BadParameter
+            At a learning rate at or over the maximal one, and for thresholds that are met before
+            anything is learned, or never.
+        """
+        values = self._values(parameters)
+        start, end = self._ends(values, Threshold(dim, fraction, overlap, u, u0, reference))
+        self._check_rate(values, start, end)
+        time = self.law.expr.subs(values).subs({u_0: start})
+        return float(sp.N(time.subs(u_1, sp.oo if math.isinf(end) else end), 18))
+
+    def steps(self, dim: float, fraction: float = 0.5, **options: Any) -> float:
+        """Steps of the algorithm that `time` takes: t p d / gamma; options as for `time`."""
+        time = self.time(dim, fraction, **options)
+        known = {"overlap", "u", "u0", "reference"}
+        values = self._values({n: v for n, v in options.items() if n not in known})
+        if isinstance(self.algorithm, GradientFlow):
+            raise BadParameter("gradient flow has no steps: its time is that of a continuous flow")
+        p = self.law.facts.widths[0].subs(values)
+        return float(time * p * dim / values[x.gamma])
+
+    def mean_time(
+        self, dim: float, fraction: float = 0.5, overlap: float | None = None, **options: Any
+    ) -> float:
+        r"""Mean over random starts M_jr ~ N(0, 1/d) and over the noise of the samples.
+
+        Information exponent 2: growth is linear until the noise no longer matters, and the law of
+        u is that of a chi-squared variable (one_pass.md F.4). Else, for one neuron: the mean first
+        passage of dm = (drift) dt + sqrt(noise/d) dW, by quadrature.
+
+        Parameters
+        ----------
+        dim, fraction, overlap, **options
+            As for `time`; ``noise=False`` leaves the samples' noise out (l = 2).
+        """
+        return self._statistics(dim, fraction, overlap, options)[0]
+
+    def std(
+        self, dim: float, fraction: float = 0.5, overlap: float | None = None, **options: Any
+    ) -> float:
+        """Standard deviation of the time whose mean is `mean_time`."""
+        return self._statistics(dim, fraction, overlap, options)[1]
+
+    def _statistics(
+        self, dim: float, fraction: float, overlap: float | None, options: dict[str, Any]
+    ) -> tuple[float, float]:
+        named = {n: options.pop(n) for n in ("u", "reference", "noise") if n in options}
+        values = self._values(options)
+        noisy = bool(named.pop("noise", True))
+        threshold = Threshold(dim, fraction, overlap, **named)
+        start, end = self._ends(values, threshold)
+        law, facts = self.law, self.law.facts
+        p, k = (int(w.subs(values)) for w in facts.widths)
+        if self.exponent != 2:
+            self._check_threshold(values, end)
+            return diffusion_passage(law, values, dim, math.sqrt(end))
+        self._check_rate(values, start, end)
+        grown = 0.0
+        if noisy and facts.noise != 0:
+            grown = transient_noise(law, values, float(self.length.subs(values)))
+        log_start, spread = growth_spread(p, k, dim, grown)
+        growth = float(law.growth.subs(values))
+        # The logarithm of the start enters linearly: read off at a start that is tiny.
+        tiny = sp.Float("1e-300", 30)
+        from_tiny = law.expr.subs(values).subs({u_0: tiny, u_1: end})
+        offset = (float(sp.log(tiny)) - log_start) / (2 * growth)
+        return float(sp.N(from_tiny, 18)) + offset, spread / (2 * growth)
+
+    # Parameters -----------------------------------------------------------------------------
+
+    def _symbols(self) -> dict[sp.Symbol, sp.Expr]:
+        """Declared values of gamma and Delta."""
+        declared = {x.Delta: self.model.label_noise}
+        if isinstance(self.algorithm, SGD):
+            declared[x.gamma] = self.algorithm.learning_rate
+        return declared
+
+    def _declared(
+        self, expr: sp.Expr, parameters: Mapping[str, Any] = {}, learning_rate: bool = True
+    ) -> sp.Expr:
+        """Put declared and given parameters in their place; what is left stays a symbol."""
+        values = {**self._symbols()}
+        for symbol, name in ((x.gamma, "learning_rate"), (x.Delta, "label_noise")):
+            if name in parameters:
+                values[symbol] = sp.sympify(parameters[name], strict=True)
+        if not learning_rate:
+            values.pop(x.gamma, None)
+        expr = expr.subs(values)
+        free = {s.name: s for s in expr.free_symbols}
+        return expr.subs({free[n]: v for n, v in parameters.items() if n in free})
+
+    def _values(self, parameters: Mapping[str, Any]) -> dict[sp.Symbol, sp.Expr]:
+        """Numbers of every symbol, or a refusal that names what is missing."""
+        values = {symbol: self._declared(symbol, parameters) for symbol in self._symbols()}
+        used = set(self.model.parameters) | set(self.length.free_symbols)
+        used |= {w for w in self.law.facts.widths if w.is_Symbol}
+        values |= {s: self._declared(s, parameters) for s in used}
+        known = {"learning_rate", "label_noise"}
+        known |= {s.name for e in (*self._symbols().values(), *used) for s in e.free_symbols}
+        unknown = sorted(set(parameters) - known)
+        if unknown:
+            raise BadParameter(f"no parameter is called {unknown}; there are {sorted(known)}")
+        missing = sorted({s.name for v in values.values() for s in v.free_symbols})
+        if missing:
+            given = ", ".join(f"{name}=..." for name in missing)
+            raise BadParameter(f"the formula holds the symbols {missing}; pass {given}")
+        if x.gamma in values and not values[x.gamma] > 0:
+            raise BadParameter(f"learning_rate must be positive, got {values[x.gamma]}")
+        return values
+
+    def _rate(
+        self,
+        rate: sp.Expr | None,
+        dim: float | None,
+        overlap: float | None,
+        parameters: Mapping[str, Any],
+    ) -> sp.Expr:
+        if isinstance(self.algorithm, GradientFlow):
+            raise BadParameter("gradient flow has no learning rate; declare dmft.SGD(...)")
+        if rate is None:
+            return sp.oo
+        if dim is not None:
+            k = self.law.facts.widths[1]
+            rate = rate.subs(u_0, k / sp.sympify(dim, strict=True))
+        if overlap is not None:
+            rate = rate.subs(u_1, sp.sympify(overlap, strict=True) ** 2)
+        return self._declared(rate, parameters, learning_rate=False)
+
+    def _fastest_drift(
+        self, dim: float | None, overlap: float | None, parameters: Mapping[str, Any]
+    ) -> sp.Expr:
+        """L = 1: minimise the steps t / gamma to an overlap numerically."""
+        if dim is None or overlap is None:
+            raise BadParameter(
+                "at information exponent 1 the fastest learning rate depends on where the run "
+                "ends: pass dim= and overlap="
+            )
+        from scipy.optimize import minimize_scalar
+
+        limit = float(self.maximal_learning_rate(dim, overlap=overlap, **parameters))
+        values = self._values({**parameters, "learning_rate": limit / 2})
+        del values[x.gamma]
+        steps = sp.lambdify(
+            x.gamma,
+            self.law.expr.subs(values).subs({u_0: 1 / sp.Float(dim), u_1: overlap**2}) / x.gamma,
+        )
+        found = minimize_scalar(steps, bounds=(1e-9 * limit, limit * (1 - 1e-12)), method="bounded")
+        return sp.Float(found.x)
+
+    def _ends(
+        self, values: Mapping[sp.Symbol, sp.Expr], threshold: Threshold
+    ) -> tuple[float, float]:
+        """U at the start and at the threshold."""
+        k = float(self.law.facts.widths[1].subs(values))
+        start = threshold.u0 if threshold.u0 is not None else k / threshold.dim
+        plateau = dict(self.law.where).get(q_star, sp.S.One).subs(values)
+        if not (plateau.is_real and sp.N(plateau) > 0):
+            self._refuse_rate(values, self.law.maximal)
+        lengths = (float(self.length.subs(values)), float(plateau))
+        end = threshold_overlap(self.law, values, threshold, start, lengths)
+        return start, end
+
+    def _check_rate(self, values: Mapping[sp.Symbol, sp.Expr], start: float, end: float) -> None:
+        """Refuse a rate at or over the maximal one, and thresholds that are never met."""
+        if not end > start:
+            raise BadParameter(
+                f"the threshold u = {end:.6g} is met at the start, u_0 = {start:.6g}: give a "
+                "larger threshold or a larger dim"
+            )
+        if self.law.maximal is not None:
+            limit = self.law.maximal.subs({u_0: start, u_1: end}).subs(values)
+            if not values[x.gamma] < limit:
+                self._refuse_rate(values, limit)
+            share = float(values[x.gamma] / limit)
+            if self.exponent >= 3 and share > UNRELIABLE_SHARE:
+                warnings.warn(
+                    f"at {share:.2g} of the largest learning rate that escapes the noise of the "
+                    "samples decides when single runs escape (heavy tails; means of 1.3 to 2.5 "
+                    "times this at the optimal rate): use .mean_time and .std, or dmft.simulate",
+                    AccuracyWarning,
+                    stacklevel=3,
+                )
+        self._check_threshold(values, end)
+
+    def _check_threshold(self, values: Mapping[sp.Symbol, sp.Expr], end: float) -> None:
+        limit = self.law.limit.subs(values)
+        if not end < limit and self.law.kind != "power":
+            raise BadParameter(
+                f"u settles at {float(limit):.6g} at this learning rate and noise, below the "
+                f"threshold {end:.6g}: lower the learning rate or the threshold"
+            )
+
+    def _refuse_rate(self, values: Mapping[sp.Symbol, sp.Expr], limit: sp.Expr | None) -> None:
+        assert limit is not None
+        raise BadParameter(
+            f"learning_rate = {float(values[x.gamma]):.6g} is at or over the maximal one, "
+            f"{float(limit.subs(values)):.6g}: nothing is learned from a random start; see "
+            ".maximal_learning_rate() and .optimal_learning_rate()"
+        )
+
+    @property
+    def perfect_limit(self) -> sp.Expr | None:
+        """Largest gamma at which the perfect solution is stable; None where it is not known."""
+        return perfect_limit(self.model, self.algorithm)
+
+
+def _derived_again(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:
+    return EscapeFormula(law_of(read_facts(model, algorithm), length), length)

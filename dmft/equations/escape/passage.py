@@ -1,0 +1,157 @@
+r"""Mean and spread of escape times over random starts and over the noise of the samples.
+
+Near the start the overlaps are d^(-1/2) times random numbers, and the samples add noise of the
+same size: d<M^2>/dt = 2 lambda <M^2> + D/d, with D the variance of psi_j h*_r times gamma/(p n_b).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.escape.laws import Law, q_star
+from dmft.equations.escape.uninformative import mu, q
+from dmft.errors import BadParameter
+
+Values = Mapping[sp.Symbol, sp.Expr]
+Array = NDArray[np.float64]
+
+# Points of the quadrature of a first passage, and the starts it is averaged over.
+PASSAGE_POINTS, START_POINTS = 20_001, 2_001
+# Standard deviations of starts and of resting noise that are counted.
+WIDEST = 8.0
+# Relative error of the integral over the transient.
+RTOL = 1e-11
+# Logarithm of the largest Arrhenius factor that floats can hold.
+LARGEST_LOG = 600.0
+
+
+def growth_spread(p: int, k: int, dim: float, grown: float) -> tuple[float, float]:
+    r"""Mean and standard deviation of log u at the start, carried back by linear growth.
+
+    Equation    u = (1/p) sum over p k overlaps, each N(0, (1 + kappa)/d): a chi-squared variable
+    """
+    from scipy.special import digamma, polygamma
+
+    half = p * k / 2
+    mean = math.log(2 * (1 + grown) / (p * dim)) + float(digamma(half))
+    return mean, math.sqrt(float(polygamma(1, half)))
+
+
+def transient_noise(law: Law, values: Values, length: float) -> float:
+    r"""kappa: variance that the samples add, in units of the start's, carried back to t = 0.
+
+    Equation    kappa = int_0^infinity D(q(t)) exp(-2 int_0^t lambda(q)) dt; D / (2 Lambda) at
+                fixed lengths
+    """
+    noise = law.facts.noise.subs(values)
+    growth = float(law.growth.subs(values))
+    settled = float(dict(law.where).get(q_star, sp.S.One).subs(values))
+    if law.facts.sphere or length == settled:
+        return float(noise.subs(q, settled)) / (2 * growth)
+    from scipy.integrate import solve_ivp
+
+    rate = law.facts.drift.coeff(mu, 1).subs(values)
+    move, grow, add = (sp.lambdify(q, e) for e in (law.facts.length_rate.subs(values), rate, noise))
+
+    def flow(_: float, y: Array) -> list[float]:
+        return [move(y[0]), 2 * grow(y[0]), add(y[0]) * math.exp(-y[1])]
+
+    # Up to where the rest is below rounding and the length has settled.
+    horizon = 40.0 / (2 * growth)
+    run = solve_ivp(
+        flow, (0.0, horizon), [length, 0.0, 0.0], rtol=RTOL, atol=1e-14, method="DOP853"
+    )
+    rest = float(noise.subs(q, settled)) / (2 * growth) * math.exp(-run.y[1, -1])
+    return float(run.y[2, -1]) + rest
+
+
+def diffusion_passage(law: Law, values: Values, dim: float, m_1: float) -> tuple[float, float]:
+    r"""Mean and standard deviation of the first passage of one overlap through m_1.
+
+    Equation    dm = (c m^(l-1) - b m) dt + sqrt(D/d) dW, m(0) ~ N(0, 1/d); mean
+                T(x) = int_x^{m_1} dy e^{-W(y)} int_0^y (2/D) e^{W(z)} dz, W' = 2 drift / D;
+                even l: |m|, reflected at 0; odd l: reflected far on the side that is not learned
+    Valid for   one neuron on the sphere, 1/d small: near the start the noise is that at m = 0
+    Source      backward equations of a one-dimensional diffusion; derivations/escape_formulas.py
+    """
+    drift, noise = _scaled_drift(law, values, dim)
+    if noise == 0.0:
+        raise BadParameter(
+            "without noise of the samples the mean over random starts does not exist: starts near "
+            "zero overlap never leave; the time from the typical start is .time(dim)"
+        )
+    end = m_1 * math.sqrt(dim)
+    even = law.exponent % 2 == 0
+    low = 0.0 if even else -WIDEST * max(1.0, _resting_width(law, values, noise))
+    x = _grid(low, end)
+    potential = _cumulative(2 / noise * drift(x), x)
+    if float(np.max(np.maximum.accumulate(potential) - potential)) > LARGEST_LOG:
+        raise BadParameter(
+            "the noise takes longer than floats can count to carry this start over the barrier: "
+            "lower the learning rate, see .maximal_learning_rate(dim)"
+        )
+    first = _passage(x, potential, np.full(x.size, 2 / noise))
+    second = _passage(x, potential, 4 / noise * first)
+    starts = np.linspace(-WIDEST, WIDEST, START_POINTS)
+    weight = np.exp(-(starts**2) / 2)
+    weight /= weight.sum()
+    at = np.abs(starts) if even else starts
+    times = np.where(at >= end, 0.0, np.interp(at, x, first))
+    squares = np.where(at >= end, 0.0, np.interp(at, x, second))
+    mean = float(weight @ times)
+    return mean, math.sqrt(max(float(weight @ squares) - mean**2, 0.0))
+
+
+def _scaled_drift(law: Law, values: Values, dim: float) -> tuple[sp.FunctionClass, float]:
+    """Drift of m sqrt(d) towards what is learned, and the variance it gains per unit t."""
+    order = law.exponent - 1
+    flow, whole = law.facts.flow.subs(values), law.facts.drift.subs(values)
+    signal = law.direction * float(flow.coeff(mu, order)) * dim ** ((1 - order) / 2)
+    decay = float((whole if order == 0 else whole - flow).expand().coeff(mu, 1))
+
+    def drift(y: Array) -> Array:
+        return signal * y**order + decay * y
+
+    return drift, float(law.facts.noise.subs(values))
+
+
+def _resting_width(law: Law, values: Values, noise: float) -> float:
+    """Standard deviation of m sqrt(d) at rest on the side that is not learned."""
+    whole = law.facts.drift.subs(values)
+    decay = -float((whole - law.facts.flow.subs(values)).expand().coeff(mu, 1))
+    return math.sqrt(noise / (2 * decay)) if decay > 0 else 1.0
+
+
+def _grid(low: float, end: float) -> Array:
+    """Points from `low` to `end`: dense around the starts, geometric beyond."""
+    stretched = np.linspace(math.asinh(low), math.asinh(end), PASSAGE_POINTS)
+    grid: Array = np.sinh(stretched)
+    grid[0], grid[-1] = low, end
+    return grid
+
+
+def _cumulative(values: Array, x: Array) -> Array:
+    """Integral from the first point, by the trapezoidal rule."""
+    steps = (values[1:] + values[:-1]) / 2 * np.diff(x)
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def _passage(x: Array, potential: Array, source: Array) -> Array:
+    """int_x^end dy e^{-W(y)} int_low^y source(z) e^{W(z)} dz at all points."""
+    climb = np.diff(potential)
+    rise = np.exp(-climb)
+    # The exponential is integrated exactly within a step, the source is its mean there.
+    small = np.abs(climb) < 1e-8
+    within = np.where(small, 1 - climb / 2, -np.expm1(-climb) / np.where(small, 1.0, climb))
+    gain = np.diff(x) * within * (source[1:] + source[:-1]) / 2
+    inner = np.zeros(x.size)
+    for i in range(gain.size):
+        inner[i + 1] = inner[i] * rise[i] + gain[i]
+    outer = _cumulative(inner, x)
+    remaining: Array = outer[-1] - outer
+    return remaining

@@ -1,0 +1,183 @@
+r"""Linear dynamics around perfect recovery: largest stable learning rate and noise floor.
+
+With delta_j = h*_j - h_j the matrix V = E[delta delta^T] obeys a closed linear equation as long
+as it is small. Everything in it is an expectation of products of sigma' over independent units,
+so its coefficients are counts of coinciding indices, which this file enumerates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import derivative
+from dmft.model import SGD, Committee, Model, check_identity
+
+# Operations up to which `simplify` takes a moment only.
+SIMPLE = 120
+
+
+@dataclass(frozen=True)
+class Recovery:
+    r"""Symmetric linear dynamics of V = alpha I + beta (1 1^T - I) at perfect recovery.
+
+    Equation    d(alpha, beta)/dt = (drift + gamma noise)(alpha, beta) + gamma source
+    Scaling     t = steps * gamma / (p d); alpha, beta of the order of the risk
+    Source      one_pass.md G.1
+
+    Attributes
+    ----------
+    drift, noise : (2, 2) sympy.Matrix
+        Gradient-flow part, and the part that gamma multiplies.
+    source : (2, 1) sympy.Matrix
+        Label noise: gamma times this.
+    risk_row : (1, 2) sympy.Matrix
+        The population risk is this row times (alpha, beta).
+    width : sympy.Expr
+    """
+
+    drift: sp.Matrix
+    noise: sp.Matrix
+    source: sp.Matrix
+    risk_row: sp.Matrix
+    width: sp.Expr
+
+    @cached_property
+    def maximal_learning_rate(self) -> sp.Expr:
+        """Learning rate gamma at which the leading eigenvalue of the dynamics vanishes.
+
+        The leading mode is symmetric: the dynamics maps positive matrices V to positive ones, and
+        permuting the units changes nothing. For one unit it is -drift / noise.
+        """
+        if self.width == 1:
+            return sp.nsimplify(-self.drift[0, 0] / self.noise[0, 0])
+        gamma = sp.Dummy("gamma", positive=True)
+        # Twice the flow is stable at gamma = 0: the first zero of the determinant is the boundary.
+        determinant = sp.expand((self.drift + gamma * self.noise).det())
+        a, b, c = (_tidy(determinant.coeff(gamma, n)) for n in (2, 1, 0))
+        if c == 0:
+            raise BadParameter(
+                "gradient flow has a flat direction at the perfect solution, as for a linear "
+                "activation: no learning rate makes it stable"
+            )
+        root = sp.sqrt(_tidy(b**2 - 4 * a * c))
+        # The smaller positive root, in the form without cancellation; b < 0 < c here.
+        value = 2 * c / (-b + root)
+        return sp.simplify(value) if sp.count_ops(value) < SIMPLE else value
+
+    def noise_floor(self, learning_rate: float | sp.Expr, label_noise: float | sp.Expr) -> sp.Expr:
+        """Stationary population risk at small label noise: linear in it.
+
+        Raises
+        ------
+        BadParameter
+            At a learning rate that is not below the maximal one.
+        """
+        rate, noise = (sp.sympify(v, strict=True) for v in (learning_rate, label_noise))
+        limit = self.maximal_learning_rate
+        if rate.is_number and limit.is_number and not rate < limit:
+            raise BadParameter(
+                f"perfect recovery is unstable at learning_rate = {rate}; "
+                f"it must be below {sp.N(limit, 8)}"
+            )
+        matrix, source = self.drift + rate * self.noise, self.source
+        if self.width == 1:
+            return -self.risk_row[0] * rate * noise * source[0] / matrix[0, 0]
+        return sp.simplify((self.risk_row * matrix.LUsolve(-rate * noise * source))[0])
+
+
+def recovery(model: Model, algorithm: SGD) -> Recovery:
+    r"""Linearise one-pass SGD at the perfect solution of a matched committee.
+
+    Equation    dV/dt = -(G V + V G)/K + gamma/(K^3 n_b) sum_mn E[s'_j s'_l s'_m s'_n] V_mn
+                + gamma/(K n_b) Delta G,  G_jl = E[s'_j s'_l]
+    Shapes      K = p = k units, P = I, unit readouts; K may be a symbol
+    Scaling     t = steps * gamma / (p d)
+    Valid for   activations whose moments E[sigma'(z)^n], n <= 4, have a closed form
+    Source      one_pass.md G.1
+
+    Raises
+    ------
+    BadParameter
+        For an unmatched model, a constraint, or readouts other than one.
+    NotClosed
+        When a moment of sigma' has no closed form.
+    """
+    _check(model, algorithm)
+    K, batch = model.student.width, algorithm.batch_size
+    slope = derivative(model.student.activation)
+    moments = [
+        sp.nsimplify(sp.simplify(product_expectation([slope] * n, [0] * n, lambda *_: sp.S.One)))
+        for n in range(1, 5)
+    ]
+
+    def average(*units: int) -> sp.Expr:
+        """E of the product of sigma' over units, equal numbers being equal units."""
+        return sp.Mul(*(moments[n - 1] for n in Counter(units).values()))
+
+    same, cross = average(0, 0), average(0, 1)
+    drift = -2 / K * sp.Matrix([[same, (K - 1) * cross], [cross, same + (K - 2) * cross]])
+    noise = sp.Matrix(2, 2, lambda row, column: _sum_over_units(average, row == 0, column == 0, K))
+    return Recovery(
+        drift=drift,
+        noise=noise / (K**3 * batch),
+        source=sp.Matrix([same, cross]) / (K * batch),
+        risk_row=sp.Matrix([[K * same, K * (K - 1) * cross]]) / (2 * K**2),
+        width=K,
+    )
+
+
+def _tidy(expr: sp.Expr) -> sp.Expr:
+    """Factor where that is quick: without radicals among the coefficients."""
+    radicals = any(not power.exp.is_Integer for power in expr.atoms(sp.Pow))
+    return expr if radicals else sp.factor(expr)
+
+
+def _sum_over_units(
+    product: Callable[..., sp.Expr], diagonal: bool, equal: bool, K: sp.Expr
+) -> sp.Expr:
+    """Sum of `product(j, l, m, n)` over m, n that are equal or not, for given j, l.
+
+    Units other than j and l are interchangeable: two representatives stand for all of them.
+    """
+    j, l = (0, 0) if diagonal else (0, 1)  # noqa: E741
+    others = sorted({j, l})
+    spare = K - len(others)
+    first, second = max(others) + 1, max(others) + 2
+    total = sp.S.Zero
+    if equal:
+        total += sp.Add(*(product(j, l, m, m) for m in others))
+        return sp.expand(total + spare * product(j, l, first, first))
+    total += sp.Add(*(product(j, l, m, n) for m in others for n in others if m != n))
+    total += 2 * spare * sp.Add(*(product(j, l, m, first) for m in others))
+    return sp.expand(total + spare * (spare - 1) * product(j, l, first, second))
+
+
+def _check(model: Model, algorithm: SGD) -> None:
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(f"a learning rate belongs to dmft.SGD, got {algorithm!r}")
+    if algorithm.constraint is not None:
+        raise BadParameter(
+            "the linearisation of one_pass.md G.1 has no constraint, got "
+            f"{algorithm.constraint!r}; on the sphere use dmft.maximal_learning_rate"
+        )
+    check_identity(model, "perfect recovery is linearised")
+    if not (isinstance(model.teacher, Committee) and model.matched):
+        raise BadParameter("perfect recovery needs student and teacher of one activation")
+    if model.student.width != model.teacher.width:
+        raise BadParameter(
+            f"perfect recovery needs equal widths, got {model.student.width} and "
+            f"{model.teacher.width}"
+        )
+    for name in ("student", "teacher"):
+        readout = getattr(model, name).readout
+        if readout is not None and any(a != 1 for a in readout):
+            raise BadParameter(
+                f"perfect recovery is linearised at unit readouts, {name} has {readout}"
+            )

@@ -1,0 +1,329 @@
+r"""`weak_recovery`: how many samples one neuron needs to see its teacher under any update field.
+
+With (h, h*) of unit variance and overlap m, E[psi h*] - m E[psi h] is by Stein's and Mehler's
+identities (1 - m^2) sum_k e_k m^(k-1)/(k-1)!. What decides is the first e_k that does not vanish:
+the information exponent of the algorithm, not of the target (batch_reuse.md D.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+
+from dmft.checks import checked
+from dmft.equations.averages.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
+from dmft.errors import BadParameter
+from dmft.gaussian.closed.hermite import hermite
+from dmft.model import DIM_NAME, SGD, Model, Repeat, as_count, check_identity
+
+INSTEAD = (
+    "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "
+    "overlap=...); dmft.learnability tells the order of several directions"
+)
+# A coefficient below this fraction of its scale, or below ten times its error, is zero.
+ZERO, ERRORS = 1e-9, 10.0
+# E log|N(0, 1)| with its sign changed, and the standard deviation of log|N(0, 1)|.
+LOG_MEAN = (float(np.euler_gamma) + math.log(2.0)) / 2.0
+LOG_DEVIATION = math.pi / math.sqrt(8.0)
+# Gauss-Legendre points of the passage at exponent 1.
+POINTS = 12
+# Coefficients that are computed: each is an average of its own.
+MOST_ORDERS = 20
+
+
+@dataclass(frozen=True)
+class WeakRecovery:
+    r"""What decides when one neuron on the sphere finds its teacher.
+
+    Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
+                noise of variance gamma/(n_b d) E[psi^2 h*^2] per unit t
+    Scaling     t = steps * gamma / d; samples/d = t n_b/gamma
+    Source      batch_reuse.md D.3
+
+    Attributes
+    ----------
+    model, algorithm
+    update : sympy.Expr
+        psi in h, h_star and xi.
+    coefficients : tuple of Value
+        e_1, e_2, ..., with `.value` and `.error`.
+    square, cross : Value
+        E[psi^2] and E[psi^2 h*^2] at m = 0.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+    >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+    >>> recovery.samples, recovery.coefficients[1].value, recovery.optimal_learning_rate()
+    ('d log d', 4, 1/17)
+    """
+
+    model: Model
+    algorithm: SGD
+    update: sp.Expr
+    coefficients: tuple[Value, ...]
+    square: Value
+    cross: Value
+
+    # What it says ---------------------------------------------------------------------------
+
+    @property
+    def exponent(self) -> sp.Expr:
+        """Effective information exponent: the first k with e_k != 0; oo if none is up to here."""
+        for k, e in enumerate(self.coefficients, start=1):
+            if not self._vanishes(k, e):
+                return sp.Integer(k)
+        return sp.oo
+
+    def _vanishes(self, k: int, e: Value) -> bool:
+        if not e.value.is_number:
+            return bool(e.value == 0)
+        scale = math.sqrt(math.factorial(k) * math.factorial(k - 1))
+        size = float(self.square.value) ** 0.5 if self.square.value.is_number else 1.0
+        return bool(abs(float(e.value)) <= max(ZERO * scale * size, ERRORS * e.error))
+
+    @property
+    def samples(self) -> str:
+        """Samples in the dimension d, as text; "never" where the overlap decays."""
+        k = self.exponent
+        if k == sp.oo:
+            return f"more than d^{len(self.coefficients) - 1}"
+        deciding = self.coefficients[int(k) - 1].value
+        if k % 2 == 0 and deciding.is_number and deciding < 0:
+            return "never"
+        return {1: "d", 2: "d log d"}.get(int(k), f"d^{int(k) - 1}")
+
+    @property
+    def growth_rate(self) -> sp.Expr:
+        """Lambda of dm/dt = Lambda m around m = 0: e_2 - gamma/(2 n_b) E[psi^2]."""
+        rate = self.algorithm.learning_rate / (2 * self.algorithm.batch_size)
+        return self.coefficients[1].value - rate * self.square.value
+
+    def maximal_learning_rate(self) -> sp.Expr:
+        """Gamma at which the overlap stops to grow from zero (exponent 2)."""
+        self._check_rates()
+        return 2 * self.algorithm.batch_size * self.coefficients[1].value / self.square.value
+
+    def optimal_learning_rate(self) -> sp.Expr:
+        """Gamma with the fewest samples to the leading logarithm (exponent 2)."""
+        return self.maximal_learning_rate() / 2
+
+    def _check_rates(self) -> None:
+        if isinstance(self.algorithm.repeat, Repeat) and self.algorithm.repeat.times > 1:
+            raise BadParameter(
+                "the update field of repeated steps depends on gamma: compare weak_recovery at "
+                "several learning rates"
+            )
+        if self.exponent != 2:
+            raise BadParameter(
+                f"learning rates are told at exponent 2, this one is {self.exponent}"
+            )
+        e = self.coefficients[1].value
+        if e.is_number and e < 0:
+            raise BadParameter(f"e_2 = {float(e):.6g} < 0: the overlap decays at every rate")
+
+    # Numbers --------------------------------------------------------------------------------
+
+    def time(self, dim: float, overlap: float, *, start: str = "random") -> float:
+        r"""Mean time t at which |m| reaches an overlap.
+
+        Equation    exponent 2: (1/Lambda) [log m + (1/2) log(d/(v_0 + s^2/(2 Lambda)))
+                    + (gamma_E + log 2)/2], s^2 = gamma/n_b E[psi^2 h*^2]; exponent 1:
+                    int_0^m dm/(dm/dt) of the whole equation, to leading order in d
+
+        Parameters
+        ----------
+        dim : float
+        overlap : float in (0, 1)
+            The linear growth of exponent 2 must hold up to it (0.3 or less) from noise far below
+            it: where sqrt(s^2/(2 Lambda d)) is half of it, chains pass a fifth earlier.
+        start : "random" or "orthogonal"
+            m_0 ~ N(0, 1/d), or m_0 = 0.
+
+        Raises
+        ------
+        BadParameter
+            For exponents from 3 on, overlaps that shrink, and thresholds that are never met.
+        """
+        self._check_numbers(dim, overlap, start)
+        if self.exponent == 1:
+            return self._passage(overlap)
+        growth = float(self.growth_rate)
+        noise = self._rate / self.algorithm.batch_size * float(self.cross.value)
+        spread = (1.0 if start == "random" else 0.0) + noise / (2 * growth)
+        return (math.log(overlap) + 0.5 * math.log(dim / spread) + LOG_MEAN) / growth
+
+    def std(self) -> float:
+        """Standard deviation of that time over starts and samples, at exponent 2."""
+        self._check_numbers(2.0, 0.5, "random")
+        if self.exponent != 2:
+            raise BadParameter("at exponent 1 times spread by d^(-1/2) alone: take dmft.simulate")
+        return LOG_DEVIATION / float(self.growth_rate)
+
+    def samples_per_dim(self, dim: float, overlap: float, *, start: str = "random") -> float:
+        """Samples over d that `time` takes: t n_b/gamma."""
+        time = self.time(dim, overlap, start=start)
+        return time * int(self.algorithm.batch_size) / self._rate
+
+    @property
+    def _rate(self) -> float:
+        return float(self.algorithm.learning_rate)
+
+    def _check_numbers(self, dim: float, overlap: float, start: str) -> None:
+        if not (dim > 1 and 0 < overlap < 1):
+            raise BadParameter(f"dim > 1 and 0 < overlap < 1, got {dim!r} and {overlap!r}")
+        if start not in ("random", "orthogonal"):
+            raise BadParameter(f'start must be "random" or "orthogonal", got {start!r}')
+        values = [*(e.value for e in self.coefficients), self.square.value, self.cross.value]
+        values.append(self.algorithm.learning_rate)
+        free = sorted({s.name for v in values for s in v.free_symbols})
+        if free:
+            raise BadParameter(f"a time needs numbers: declare {', '.join(free)} with a value")
+        if self.exponent > 2:
+            raise BadParameter(
+                f"at exponent {self.exponent} the noise of the samples decides over a run of "
+                f"{self.samples} samples, for which there is no formula here; {INSTEAD}"
+            )
+        if self.exponent == 2 and not self.growth_rate > 0:
+            why = f"Lambda = {float(self.growth_rate):.6g} is not positive"
+            limit = self.coefficients[1].value > 0
+            raise BadParameter(
+                f"{why}: the overlap decays"
+                + ("; lower the learning rate" if limit else " at every learning rate")
+            )
+
+    def _passage(self, overlap: float) -> float:
+        """Integral of dm / (dm/dt) along the sign of e_1."""
+        sign = 1 if float(self.coefficients[0].value) > 0 else -1
+        nodes, weights = np.polynomial.legendre.leggauss(POINTS)
+        total = 0.0
+        for node, weight in zip(nodes, weights, strict=True):
+            m = overlap * (1.0 + float(node)) / 2.0
+            rate = sign * self.rate(sign * m)
+            if rate <= 0.0:
+                raise BadParameter(
+                    f"|m| settles below {m:.3g} at this learning rate, before the threshold "
+                    f"{overlap:g}: lower one of them"
+                )
+            total += float(weight) * overlap / 2.0 / rate
+        return total
+
+    def rate(self, overlap: float) -> float:
+        """dm/dt at an overlap, the whole equation."""
+        law = SampleLaw(self.model, self.algorithm, sp.Rational(str(overlap)))
+        m = law.overlap
+        half = self.algorithm.learning_rate / (2 * self.algorithm.batch_size)
+        body = self.update * (H_STAR - m * H) - half * m * self.update**2
+        return float(law.average(body, 2).value)
+
+    # Shown ----------------------------------------------------------------------------------
+
+    def latex(self) -> str:
+        r"""Equation, coefficients and time as an amsmath ``align*`` environment."""
+        batch = self.algorithm.batch_size
+        noise = r"\frac{\gamma}{2}" if batch == 1 else rf"\frac{{\gamma}}{{2 \cdot {batch}}}"
+        lines = [
+            r"\frac{dm}{dt} &= (1 - m^2) \sum_k \frac{e_k}{(k-1)!} m^{k-1} - "
+            + noise
+            + r" \langle \psi^2 \rangle m",
+            r"e_k &= \langle \psi\, \mathrm{He}_{k-1}(h)\, \mathrm{He}_k(h^*) \rangle_{m=0}",
+        ]
+        for k, e in enumerate(self.coefficients, start=1):
+            lines.append(rf"e_{{{k}}} &{_equals(e)} {_shown(e, self._vanishes(k, e))}")
+        lines.append(
+            rf"\langle \psi^2 \rangle &{_equals(self.square)} {_shown(self.square, False)}"
+        )
+        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+    def __str__(self) -> str:
+        parts = [
+            f"e_{k} = {0 if self._vanishes(k, e) else _number(e)}"
+            for k, e in enumerate(self.coefficients, start=1)
+        ]
+        return (
+            f"effective exponent {self.exponent}: {self.samples} samples; {', '.join(parts)}, "
+            f"E psi^2 = {_number(self.square)}"
+        )
+
+
+def _number(value: Value) -> sp.Expr:
+    return sp.Float(value.value, 7) if value.value.is_number else value.value
+
+
+def _shown(value: Value, vanishes: bool) -> str:
+    if vanishes:
+        return "0"
+    return sp.latex(sp.Float(value.value, 7) if value.error else value.value)
+
+
+def _equals(value: Value) -> str:
+    return r"\approx" if value.error else "="
+
+
+@checked
+def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecovery:
+    r"""Effective information exponent of an algorithm, and its weak-recovery times.
+
+    Equation    e_k = E[psi(h, y) He_{k-1}(h) He_k(h*)] over independent h, h*; dm/dt as in
+                `WeakRecovery`
+    Scaling     t = steps * gamma / d
+    Valid for   one neuron on the sphere, a target of one field; SGD with and without repeated
+                samples. Exact for polynomials (symbols stay symbols), else by quadrature with the
+                error stated. Plain SGD has e_k = E[a sigma' He_{k-1}] E[y He_k]; reuse makes psi a
+                nonlinear function of y, and e_k nonzero from the generative exponent on
+    Source      batch_reuse.md D.3; [arnaboldi_2024_repetita]; derivations/repeated_samples.py
+
+    Parameters
+    ----------
+    model : Model
+    algorithm : SGD
+        With constraint "sphere" or "sphere-gradient".
+    order : int
+        Coefficients e_1 .. e_order.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(
+    ...     dmft.Committee(sp.Max(0, z), 1), dmft.MultiIndex(dmft.hermite(3, z), [z])
+    ... )
+    >>> reuse = dmft.SGD(0.1, constraint="sphere", repeat=dmft.Lookahead(0.1))
+    >>> dmft.weak_recovery(model, reuse).exponent, int(dmft.information_exponent(z**3 - 3*z, z))
+    (1, 3)
+    """
+    if not isinstance(model, Model):
+        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    check_identity(model, "weak recovery is told")
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(f"algorithm must be dmft.SGD, got {algorithm!r}")
+    size = algorithm.batch_size
+    if not isinstance(size, int):
+        raise BadParameter(
+            f"batch_size = {size} holds {DIM_NAME}: weak recovery is told for batches of fixed size"
+        )
+    fields = getattr(model.teacher, "fields", (None,))
+    check_single(model, algorithm, len(fields), INSTEAD)
+    order = max(2, as_count(order, "order"))
+    if order > MOST_ORDERS:
+        raise BadParameter(f"order = {order}: at most {MOST_ORDERS} coefficients")
+    update, law = one_update(model, algorithm), SampleLaw(model, algorithm)
+    coefficients = tuple(
+        law.average(update * hermite(k - 1, H) * hermite(k, H_STAR), 1, 2 * k - 1)
+        for k in range(1, order + 1)
+    )
+    square = law.average(update**2, 2)
+    cross = law.average(update**2 * H_STAR**2, 2, 2)
+    return WeakRecovery(model, algorithm, update, coefficients, square, cross)

@@ -1,0 +1,1 @@
+"""Fluctuations of the overlaps: the covariance of their increments in one step."""

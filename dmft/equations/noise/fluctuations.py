@@ -1,0 +1,310 @@
+r"""Fluctuations of one-pass learning at large d: covariance of the increments and O(1/d) drift.
+
+    d(Q, M) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB,    Sigma = Cov[(u, v)]
+
+(one_pass.md E.1; Ito), with the trained readouts behind M and w behind v. Sigma is a covariance
+over nodes, positive semidefinite by construction: nodes that are exact for polynomial models,
+Gauss-Hermite or Sobol nodes with their error else. F is the drift of the ordinary equations and
+what one step of an algorithm in d dimensions adds to it at order 1/d (B.1, E.3), so that one step
+has the mean F gamma/(p d) up to order d^-3. Where whole steps are repeated on a sample (`Repeat`)
+F is the drift of the ordinary equations alone, and the mean of a step is off by order d^-2: less
+than the fluctuations by a power of sqrt(d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.moments import closed_moments
+from dmft.equations.averages.noise_nodes import MOST_EXACT, noise_rule
+from dmft.equations.definitions import Definition
+from dmft.equations.noise.increments import Increments
+from dmft.equations.noise.increments_at_nodes import IncrementsAtNodes
+from dmft.equations.reference import evaluate
+from dmft.equations.rounding.bounds import of_one_state
+from dmft.equations.rounding.rules import UNIT
+from dmft.equations.values import Values, with_nodes
+from dmft.equations.views.explicit import ExplicitEquations
+from dmft.errors import BadParameter
+from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
+from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, as_count
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Fluctuations of a model under an algorithm in `dim` dimensions.
+
+    Attributes
+    ----------
+    model, algorithm
+    dim : sympy.Expr
+        d, a number or a symbol.
+    dropped : tuple of str
+        Terms of the drift at order 1/d that are left out.
+    """
+
+    model: Model
+    algorithm: SGD
+    dim: sp.Expr
+    dropped: tuple[str, ...] = ()
+
+    @cached_property
+    def increments(self) -> Increments:
+        """What a step adds to the overlaps, in symbols."""
+        return Increments(self.model, self.algorithm)
+
+    @cached_property
+    def nodes(self) -> IncrementsAtNodes:
+        """The same at nodes."""
+        return IncrementsAtNodes(self.increments)
+
+    @cached_property
+    def rates_at_nodes(self) -> tuple[Definition, ...]:
+        """Rates at order 1/d, as sums over nodes."""
+        return self.nodes.rates(self.terms)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Named terms of the drift at order 1/d."""
+        return tuple(name for name in self.increments.terms if name not in self.dropped)
+
+    def without(self, *names: str) -> Noise:
+        """Leave terms out; names that are not its own belong to the rest of the drift."""
+        mine = tuple(name for name in names if name in self.terms)
+        return replace(self, dropped=(*self.dropped, *mine))
+
+    @cached_property
+    def degree(self) -> sp.Expr:
+        """Largest degree of an increment in the fields; oo if smooth, -1 where there are kinks."""
+        program = self.increments.program
+        psi = program.degree(x.psi[x.j])
+        push = program.degree(program.readout) if self.algorithm.trains_readout else sp.S.Zero
+        if min(psi, push) < 0:
+            return sp.Integer(-1)
+        return sp.Max(psi + 1, 2 * psi, push)
+
+    @property
+    def noisy_nodes(self) -> bool:
+        """Whether the label's noise is among the variables of the nodes."""
+        return self.increments.program.noisy and not self.increments.noise_apart
+
+    @property
+    def polynomial(self) -> bool:
+        """Whether all moments are polynomials in the overlaps."""
+        return bool(0 <= self.degree < sp.oo)
+
+    @property
+    def written_out(self) -> bool:
+        """Whether the covariance can be written as polynomials in the overlaps."""
+        return self.polynomial and self.increments.noise_apart
+
+    @property
+    def closed(self) -> bool:
+        """Whether the polynomials are short enough to be compiled: one student, one teacher."""
+        widths = (self.model.student.width, self.model.teacher.width)
+        return self.written_out and widths == (1, 1) and not self.algorithm.trains_readout
+
+    @property
+    def unread(self) -> set[str]:
+        """Declared parameters that are no run-time values of the covariance."""
+        return {"batch_size"} if self.algorithm.trains_readout else {"batch_size", "readout_rate"}
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the update has neither kinks nor jumps."""
+        return bool(self.degree >= 0)
+
+    @property
+    def approximation(self) -> str:
+        """How the covariance is computed, in words."""
+        if self.closed:
+            return "covariance of the increments in closed form"
+        if self.polynomial:
+            widths = (self.model.student.width, self.model.teacher.width)
+            if not all(width.is_Integer for width in widths):
+                return "covariance of the increments on nodes, exact for it in few dimensions"
+            if self.exact(int(sum(widths))):
+                return "covariance of the increments on Gauss-Hermite nodes that are exact for it"
+        return "covariance of the increments on nodes, its error estimated at given overlaps"
+
+    @property
+    def signature(self) -> str:
+        """Text that tells two of them apart."""
+        return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
+
+    def exact(self, size: int) -> bool:
+        """Whether there are nodes that are exact for p + k = `size` fields."""
+        if not self.polynomial:
+            return False
+        return size + self.noisy_nodes <= exact_dimensions(2 * int(self.degree), MOST_EXACT)
+
+    def rule(self, size: int, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes for p + k = `size` fields; `options` may hold nodes, replicas, seed."""
+        dimensions = size + self.noisy_nodes
+        if self.exact(size):
+            rule = exact_rule(dimensions, 2 * int(self.degree))
+        else:
+            rule = noise_rule(dimensions, self.smooth, options)
+        return rule.with_noise(self.noisy_nodes)
+
+    # Numbers ---------------------------------------------------------------------------------
+
+    def add_to(
+        self, rates: Mapping[str, Array], state: Mapping[str, Array], values: Values, rule: NodeRule
+    ) -> dict[str, Array]:
+        """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
+        here = with_nodes(values, rule)
+        found = evaluate(self.nodes.arrays, state, here, "observable")
+        size = rule.weight.size
+        parts = [
+            np.concatenate([found[name].reshape(-1, size) for name in names])
+            for names in self.nodes.names
+        ]
+        Sigma = covariance_on_nodes(parts, rule.weight)
+        added = evaluate(self.rates_at_nodes, state, here, "rate")
+        whole = {name: rate + added[name] for name, rate in rates.items()}
+        return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
+
+    def add_rounding(
+        self, errors: Mapping[str, Array], state: Mapping[str, Array], values: Values
+    ) -> dict[str, Array]:
+        """Rounding of rates with that of their part of order 1/d, of Sigma and the covariance."""
+        found = of_one_state(self.nodes.arrays, state, values, "observable")
+        weight = values.arrays["weight"]
+        total: Array = np.zeros(())
+        for names in self.nodes.names:
+            rows, bounds = (
+                np.concatenate([found[name][n].reshape(-1, weight.size) for name in names])
+                for n in (0, 1)
+            )
+            rows = np.abs(rows)
+            one = ((bounds + UNIT * np.sqrt(weight.size) * rows) * weight) @ rows.T
+            total = total + one + one.T
+        added = of_one_state(self.rates_at_nodes, state, values, "rate")
+        whole = {name: error + added[name].error for name, error in errors.items()}
+        return {**whole, "Sigma": total, "covariance": self.scale(values) * total}
+
+    def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
+        """Errors of which that of a covariance is its largest: single entries may agree by luck."""
+        matrices = {n: np.full_like(errors[n], errors[n].max()) for n in ("Sigma", "covariance")}
+        return {**errors, **matrices}
+
+    def scale(self, values: Values) -> float:
+        """gamma/(p d n_b): covariance per unit time over Sigma."""
+        width, dim = values.widths["p"], values.scalars["dim"]
+        return values.scalars["learning_rate"] / (width * dim * self.algorithm.batch_size)
+
+    def check(self, values: Values, start: Overlaps, given: Mapping[str, Any]) -> None:
+        """Refuse a dimension that is no count, or too small for the overlaps of a start."""
+        if "batch_size" in given:
+            raise BadParameter("batch_size is fixed in the equations of fluctuations; derive anew")
+        dim = values.scalars["dim"]
+        if not float(dim).is_integer():
+            raise BadParameter(f"dim must be an integer, got {dim!r}")
+        fields = start.p + start.k
+        if self.increments.displaced and not 1 - fields / dim - np.sqrt(2 / dim) > 0:
+            raise BadParameter(
+                f"dim = {dim:g} is too small for displaced samples at {fields} fields: their terms "
+                "of order 1/d take |x|^2/d to be near 1; dmft.simulate is exact at any dim"
+            )
+        rank = int(np.linalg.matrix_rank(start.Omega, hermitian=True))
+        if dim < rank:
+            raise BadParameter(
+                f"dim = {dim:g} cannot hold these weights: their overlaps have rank {rank}"
+            )
+
+
+def covariance_on_nodes(parts: Sequence[Array], weight: Array) -> Array:
+    """Covariance of random variables from their parts at nodes, each (rows, nodes).
+
+    A Gram matrix: positive semidefinite whatever the nodes.
+    """
+    total = np.zeros((parts[0].shape[0],) * 2)
+    for number, rows in enumerate(parts):
+        if number == 0:  # the only part with a mean
+            rows = rows - (rows @ weight)[:, None]
+        total += (rows * weight) @ rows.T
+    return 0.5 * (total + total.T)
+
+
+def with_fluctuations(
+    explicit: ExplicitEquations,
+    noise: Noise,
+    widths: Mapping[str, int],
+    constants: Mapping[str, Any],
+) -> ExplicitEquations:
+    """Scalar equations with the drift at order 1/d and the covariance Sigma, for polynomials."""
+    if not noise.written_out:
+        raise BadParameter(
+            "explicit() writes the covariance of the increments out for polynomial activations, "
+            "losses that are quadratic in f and y and single gradients only; evaluate(...) gives "
+            "it in numbers"
+        )
+    moments = closed_moments(noise.model, noise.algorithm, widths, constants)
+    known = {moments.unrolled.state(*entry): entry for entry in moments.entries}
+    rates = {
+        symbol: rate + sp.Add(*(moments.rates[known[symbol]].get(name, 0) for name in noise.terms))
+        for symbol, rate in explicit.rhs.items()
+    }
+    entries = [known[symbol] for symbol in rates]
+    Sigma = sp.Matrix([[moments.covariance(u, v) for v in entries] for u in entries])
+    return replace(explicit, rhs=rates, covariance=Sigma)
+
+
+def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | None) -> Noise:
+    """Fluctuations of an algorithm, or a refusal.
+
+    Raises
+    ------
+    BadParameter
+        For gradient flow, which has none; without a dimension; for what is not derived.
+    """
+    if isinstance(algorithm, GradientFlow):
+        raise BadParameter(
+            "gradient flow has no fluctuations: they are those of the samples; derive with "
+            "dmft.SGD(learning_rate=...)"
+        )
+    if dim is None:
+        raise BadParameter(
+            "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
+            "is given at run time"
+        )
+    if algorithm.constraint not in (None, "sphere"):
+        raise BadParameter(
+            f"fluctuations under constraint={algorithm.constraint!r} are not derived; "
+            'constraint="sphere" has the same covariance'
+        )
+    if not isinstance(algorithm.batch_size, int):
+        raise BadParameter(
+            f"fluctuations are those of batches of order one, got {algorithm.batch_size}; "
+            "steps of large batches are the map of derive(..., dim=...)"
+        )
+    if any(s.name == x.xi.name for s in model.parameters):
+        raise BadParameter(
+            f"the symbol {x.xi} is the label noise of one sample here; rename that of the model"
+        )
+    own_rule = isinstance(algorithm, UpdateField)
+    if not own_rule and derivative(model.student.activation).has(sp.DiracDelta):
+        raise BadParameter(
+            f"the student activation {model.student.activation} jumps: the gradient of a sample "
+            "does not exist"
+        )
+    return Noise(model, algorithm, as_dimension(dim))
+
+
+def as_dimension(dim: int | sp.Expr) -> sp.Expr:
+    """Return an input dimension as SymPy: an integer, or a symbol that is given at run time."""
+    if isinstance(dim, sp.Expr) and dim.free_symbols:
+        return dim
+    return sp.Integer(as_count(int(dim) if isinstance(dim, sp.Integer) else dim, "dim"))

@@ -1,0 +1,140 @@
+r"""The constraint of the sphere inside the averages: along h_j is taken out before it is summed.
+
+With b_ji = E[psi_j lambda_i] the printed rates are b_j,p+r - M_jr b_jj + ... . By Stein's identity
+b is linear in the covariances of lambda_i, which the constraint makes those of the tangential field
+lambda_i - Omega_ij h_j (at Q_jj = 1):
+
+    b_ji - Omega_ij b_jj = b_ji with Omega_iy - Omega_ij Omega_jy in place of Omega_iy.
+
+The two sides are equal symbol by symbol. In floats the left one subtracts a number of order m twice
+to find one of order m^(n-1), where n is the information exponent; on the right what cancels is
+exactly zero before it is multiplied. The reference and the code both evaluate the right side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import Average
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.definitions import Definition
+from dmft.equations.update.overlaps import ON_SPHERE
+
+# What the constraint makes of the free rate Phi of Q.
+CONSTRAINT = (x.Phi[x.j, x.l], *ON_SPHERE.values())
+
+
+class Together(sp.Expr):
+    """A sum whose terms may cancel: what multiplies it is never distributed over them.
+
+    Examples
+    --------
+    >>> a, b, c = sp.symbols("a b c")
+    >>> sp.expand(c * Together(a - b)), Together(a - b).doit(), sp.diff(Together(a - b**2), b)
+    (c*(a - b), a - b, -2*b)
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, total: sp.Expr) -> sp.Expr:
+        """Keep a sum; other expressions have nothing that cancels."""
+        return sp.Expr.__new__(cls, total) if total.is_Add else total
+
+    @property
+    def total(self) -> sp.Expr:
+        """The sum."""
+        return self.args[0]
+
+    def doit(self, **hints: Any) -> sp.Expr:
+        """The sum, free to be expanded."""
+        return self.total.doit(**hints)
+
+    def _eval_derivative(self, symbol: sp.Expr) -> sp.Expr:
+        return Together(sp.diff(self.total, symbol))
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"({printer.doprint(self.total)})"
+
+
+def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Rates on the sphere with tangential drifts; other systems stay as they are.
+
+    A drift that is an average on nodes keeps the printed form, and so does what a user's term
+    reads, and a constraint that was changed.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> from dmft.model import FIELD
+    >>> cubic = dmft.Committee(FIELD**3 - 3 * FIELD, width=1)
+    >>> flow = dmft.derive(dmft.Model(cubic, cubic), dmft.GradientFlow(constraint="sphere"))
+    >>> [list(dict(d.terms)) for d in flow.definitions if d.name == "M"]
+    [['learning', 'interaction', 'sphere']]
+    >>> [list(dict(d.terms)) for d in projected(flow.definitions) if d.name == "M"]
+    [['learning', 'interaction']]
+    """
+    named = {d.name: dict(d.terms) for d in definitions if d.role in ("intermediate", "rate")}
+    if "Phi" not in named or "sphere" not in named.get("M", {}):
+        return tuple(definitions)
+    if sorted(_readers(definitions, x.Phi), key=str) != sorted(CONSTRAINT, key=str):
+        return tuple(definitions)
+    drifts = (_drift(d, named["Phi"], named["M"]) for d in definitions)
+    taken = dict(
+        drift for drift in drifts if drift is not None and len(_readers(definitions, drift[1])) == 2
+    )
+    rest = {name: e for name, e in named["Phi"].items() if name not in taken}
+    result = []
+    for d in definitions:
+        terms = dict(d.terms)
+        if d.name == "Phi":
+            terms = rest
+        elif isinstance(d.target, sp.Indexed) and d.target.base in taken.values():
+            terms = {name: _tangential(e) for name, e in terms.items()}
+        elif d.role == "rate" and "sphere" in terms:
+            if d.name == "Q":
+                terms = {name: named["Phi"][name] for name in taken} | terms
+            if not rest:
+                terms = {n: e for n, e in terms.items() if n not in ("free", "sphere")}
+        if terms or d.name != "Phi":
+            result.append(replace(d, terms=tuple(terms.items())))
+    return tuple(result)
+
+
+def _readers(definitions: Sequence[Definition], base: sp.IndexedBase) -> list[sp.Expr]:
+    """Terms that read an array."""
+    moved = [e for d in definitions if d.role in ("intermediate", "rate") for _, e in d.terms]
+    return [e for e in moved if base in e.atoms(sp.IndexedBase)]
+
+
+def _drift(
+    d: Definition, free: Mapping[str, sp.Expr], moved: Mapping[str, sp.Expr]
+) -> tuple[str, sp.IndexedBase] | None:
+    """Name and base of a term of both rates whose average is closed; None for anything else."""
+    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
+    if d.role != "intermediate" or d.indices != (j, x.i) or d.expr.has(Average):
+        return None
+    b = d.target.base
+    for name, e in moved.items():
+        if e == b[j, p + r] and free.get(name) == b[j, l] + b[l, j]:
+            return name, b
+    return None
+
+
+def _tangential(expr: sp.Expr) -> sp.Expr:
+    """E[psi_j lambda_i], linear in Omega_iy and the mean of lambda_i, of the tangential field."""
+    assert not any(q.has(x.i) for q in expr.atoms(Kernel)), expr
+    along = x.covariance(x.lam[x.i], x.h[x.j])
+    entries = {}
+    for e in expr.atoms(sp.Indexed):
+        if e.base == x.Omega and x.i in e.indices:
+            other = next(y for y in e.indices if y != x.i)
+            entries[e] = Together(e - along * x.covariance(x.h[x.j], x.lam[other]))
+        elif x.is_mean(e.base) and e.indices == (x.i,):
+            entries[e] = Together(e - along * e.base[x.j])
+    return expr.xreplace(entries)

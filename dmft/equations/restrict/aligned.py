@@ -1,0 +1,146 @@
+r"""Infinitely wide students at a finite gamma/p: overlaps of students by those with one teacher.
+
+The quadratic term of SGD correlates the residuals of the students. On the sphere, with quadratic
+activations, what it makes of them is one number C for all pairs,
+
+    Q_jl = C M_j M_l  (j != l),   Q_jj = 1,
+
+and a sum over students is p times an average over them. The equations of motion at such overlaps
+are read off the symbols of the full equations; that the form stays is checked, not assumed:
+
+    dM_j/dt = M_j (alpha - beta M_j^2),   dC/dt = rate of C,
+
+with alpha, beta and that rate functions of C and of u = <M^2> alone (one_pass.md F.4,
+derivations/infinite_width.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.definitions import Definition, index_symbol
+from dmft.equations.escape.uninformative import At_, Label, Uninformative
+from dmft.errors import NotClosed
+
+FIRST, SECOND, TEACHER = ("s", 0), ("s", 1), ("t", 0)
+# C, u and gamma/p.
+coupling, mean_square = sp.symbols("C u", real=True)
+rate = sp.Symbol("g", positive=True)
+# Names of the moments that the rates must not read begin so.
+MOMENT = "u_"
+
+
+def overlap_of(label: Label) -> sp.Symbol:
+    """M of one student."""
+    return sp.Symbol(f"m_{label[1]}", real=True)
+
+
+@dataclass(frozen=True)
+class Aligned(Uninformative):
+    """Values of indexed expressions at Q_jl = C M_j M_l, with one teacher of unit length."""
+
+    def covariance(self, a: Label, b: Label) -> sp.Expr:
+        """Covariance of the fields of two neurons."""
+        if a == b:
+            return sp.S.One
+        students = [overlap_of(y) for y in (a, b) if y[0] == "s"]
+        return sp.Mul(*students) * (coupling if len(students) == 2 else 1)
+
+    def value(self, expr: sp.Expr, at: At_) -> sp.Expr:
+        """Value of an expression; averages are polynomials in the overlaps."""
+        if isinstance(expr, sp.Sum):
+            parts = []
+            for count, inner in self.choices(expr, at):
+                others = set(inner.values()) - set(at.values()) - {FIRST, SECOND}
+                parts.append(count * averaged(self.value(expr.function, inner), others))
+            return sp.Add(*parts)
+        if not isinstance(expr, Kernel):
+            return super().value(expr, at)
+
+        def cov(first: Any, second: Any) -> sp.Expr:
+            return self.covariance(*(at[index_symbol(y.indices[0])] for y in (first, second)))
+
+        closed = sp.expand(expr.closed(cov))
+        if not closed.is_polynomial():
+            raise NotClosed(f"{expr} is no polynomial in the overlaps")
+        return closed
+
+    def labels(self, index: sp.Symbol, taken: Sequence[Label]) -> list[tuple[sp.Expr, Label]]:
+        """Neurons of the axis of an index; both students that are followed have names."""
+        return super().labels(index, [*taken, FIRST, SECOND])
+
+    def limit(self, name: str, *labels: Label) -> sp.Expr:
+        """Rate or observable as p grows at fixed gamma/p; other students enter by <M^2>."""
+        value = sp.expand(self.rate(name, *labels).subs(x.gamma, rate * x.p))
+        if any(term.as_coeff_exponent(x.p)[1] > 0 for term in sp.Add.make_args(value)):
+            raise NotClosed(f"the rate of {name} grows with the width")
+        kept = sp.expand(value.coeff(x.p, 0))
+        if any(symbol.name.startswith(MOMENT) for symbol in kept.free_symbols):
+            raise NotClosed(f"the rate of {name} reads moments of the overlaps beyond <M^2>")
+        return kept
+
+
+def moment(order: int) -> sp.Expr:
+    """Mean of M^order over the students."""
+    if order == 0:
+        return sp.S.One
+    return mean_square if order == 2 else sp.Symbol(f"{MOMENT}{order}", real=True)
+
+
+def averaged(expr: sp.Expr, students: set[Label]) -> sp.Expr:
+    """Average over these students, which are independent of each other."""
+    for label in sorted(students):
+        if label[0] == "s":
+            m = overlap_of(label)
+            polynomial = sp.Poly(expr, m)
+            expr = sp.Add(*(c * moment(order) for (order,), c in polynomial.terms()))
+    return expr
+
+
+@dataclass(frozen=True)
+class Reduction:
+    r"""Rates of the closure in C, u and g = gamma/p.
+
+    Attributes
+    ----------
+    alpha, beta : sympy.Expr
+        dM_j/dt = M_j (alpha - beta M_j^2).
+    coupling_rate : sympy.Expr
+        dC/dt.
+    risk : sympy.Expr
+    """
+
+    alpha: sp.Expr
+    beta: sp.Expr
+    coupling_rate: sp.Expr
+    risk: sp.Expr
+
+
+def reduce_aligned(
+    definitions: Sequence[Definition], readouts: tuple[sp.Expr, sp.Expr]
+) -> Reduction:
+    """Read the closure off the definitions of the full equations on the sphere.
+
+    Raises
+    ------
+    NotClosed
+        Where the rate of Q_jl is not that of C M_j M_l, or the rate of M_j is of higher order.
+    """
+    point = Aligned(definitions, (x.p, sp.S.One), readouts=readouts)
+    m, other = overlap_of(FIRST), overlap_of(SECOND)
+    moved = sp.Poly(point.limit("M", FIRST, TEACHER), m)
+    if not {power for (power,) in moved.monoms()} <= {1, 3}:
+        raise NotClosed(f"dM_j/dt = {moved.as_expr()} is not M_j (alpha - beta M_j^2)")
+    alpha, beta = moved.coeff_monomial(m), -moved.coeff_monomial(m**3)
+    of_product = coupling * m * other * (2 * alpha - beta * (m**2 + other**2))
+    rest = sp.expand(point.limit("Q", FIRST, SECOND) - of_product)
+    coupling_rate = sp.expand(sp.cancel(rest / (m * other)))
+    if coupling_rate.has(m, other):
+        raise NotClosed(f"Q_jl = C M_j M_l does not stay: what it leaves over is {coupling_rate}")
+    return Reduction(alpha, beta, coupling_rate, point.limit("risk"))

@@ -1,0 +1,237 @@
+r"""The plane of exponents: which limit of one-pass SGD holds where (one_pass.md B.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import sympy as sp
+
+from dmft.checks import checked
+from dmft.equations.equations import Equations
+from dmft.equations.restrict.scalings import TIME_UNITS, limit
+from dmft.errors import BadParameter, NotClosed
+from dmft.model import SGD, Model, Scaling, SequenceModel, check_identity
+
+# Names of the sums of exponents in conditions.
+SUM_TEXT, SUM_LATEX = "kappa + delta", r"\kappa + \delta"
+TITLES = {
+    "gradient-flow": "gradient flow",
+    "mean-field": "mean field",
+    "high-dimensional": "high-dimensional",
+    "noise-dominated": "noise dominated",
+    "map": "map of large batches",
+    "no ode": "no differential equation",
+}
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of the plane: where it is, its equations or why there are none.
+
+    `lower` and `upper` bound kappa + delta; equal bounds are a line. `wide` tells the regions with
+    delta > 0 from those with delta = 0; None is both.
+    """
+
+    name: str
+    lower: sp.Expr
+    upper: sp.Expr
+    wide: bool | None
+    equations: Equations | None
+    reason: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name in words."""
+        return TITLES[self.name]
+
+    @property
+    def condition(self) -> str:
+        """Where it holds, as plain text."""
+        text = _between(self.lower, SUM_TEXT, self.upper, "<=", str)
+        width = {True: ", delta > 0", False: ", delta = 0", None: ""}[self.wide]
+        return text + width
+
+    @property
+    def condition_latex(self) -> str:
+        """Where it holds."""
+        text = _between(self.lower, SUM_LATEX, self.upper, r"\le", sp.latex)
+        width = {True: r",\ \delta > 0", False: r",\ \delta = 0", None: ""}[self.wide]
+        return text + width
+
+    def holds(self, kappa: sp.Expr, delta: sp.Expr) -> bool:
+        """Whether a point of the plane belongs to it."""
+        total = kappa + delta
+        if self.wide is not None and self.wide != bool(delta > 0):
+            return False
+        if self.lower == self.upper:
+            return bool(total == self.lower)
+        closed = self.name == "no ode" and total == self.upper
+        return bool(self.lower < total < self.upper) or closed
+
+
+def _between(
+    low: sp.Expr, name: str, high: sp.Expr, at_most: str, number: Callable[[sp.Expr], str]
+) -> str:
+    if low == high:
+        return f"{name} = {number(low)}"
+    if low == -sp.oo:
+        return f"{name} {at_most} {number(high)}"
+    if high == sp.oo:
+        return f"{name} > {number(low)}"
+    return f"{number(low)} < {name} < {number(high)}"
+
+
+@dataclass(frozen=True)
+class Regimes:
+    """Regions of the plane (kappa, delta) with their limiting equations; prints, plots, is indexed.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> plane = dmft.regimes(dmft.Model(square, square))
+    >>> [region.name for region in plane]
+    ['gradient-flow', 'mean-field', 'high-dimensional', 'noise-dominated', 'no ode']
+    >>> plane["noise-dominated"].condition
+    '-1/2 < kappa + delta < 0'
+    """
+
+    model: Model
+    algorithm: SGD
+    batch_power: sp.Rational
+    regions: tuple[Region, ...]
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self.regions)
+
+    def __getitem__(self, name: str) -> Region:
+        for region in self.regions:
+            if region.name == name:
+                return region
+        raise KeyError(f"no region {name!r}; there are {[r.name for r in self.regions]}")
+
+    def at(self, scaling: Scaling) -> Region:
+        """Region of declared powers of d.
+
+        Raises
+        ------
+        BadParameter
+            When the batch grows with another power than here.
+        """
+        if scaling.batch_size != self.batch_power:
+            raise BadParameter(
+                f"{scaling} has batches ~ d^({scaling.batch_size}), this plane d^"
+                f"({self.batch_power}); ask for regimes(model, batch_size={scaling.batch_size})"
+            )
+        for region in self.regions:
+            if region.holds(scaling.kappa, scaling.width):
+                return region
+        raise BadParameter(f"{scaling} lies in no region")  # pragma: no cover - they cover it
+
+    @property
+    def powers(self) -> str:
+        """What grows how, in words."""
+        batch = "" if self.batch_power == 0 else f", n_b = n_0 d^({self.batch_power})"
+        return f"gamma = gamma_0 d^(-kappa), p = p_0 d^delta{batch}"
+
+    def __str__(self) -> str:
+        parts = [f"Limits of one-pass SGD as d -> infinity with {self.powers}"]
+        for region in self.regions:
+            parts.append(f"\n{region.title}: {region.condition}")
+            parts.append(str(region.equations) if region.equations else f"  {region.reason}")
+        return "\n".join(parts)
+
+    def latex(self) -> str:
+        """LaTeX: a paragraph for each region, with its condition and its equations."""
+        batch = "" if self.batch_power == 0 else rf",\ n_b = n_0 d^{{{sp.latex(self.batch_power)}}}"
+        head = rf"$\gamma = \gamma_0 d^{{-\kappa}},\ p = p_0 d^{{\delta}}{batch}$, $d \to \infty$:"
+        parts = [head]
+        for region in self.regions:
+            parts.append(rf"\paragraph{{{region.title}: ${region.condition_latex}$}}")
+            equations = region.equations
+            parts.append(equations.latex() if equations else _plain(region.reason))
+        return "\n\n".join(parts)
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+
+def _plain(text: str) -> str:
+    """Text of a reason, its few special characters escaped."""
+    for sign in "_^":
+        text = text.replace(sign, rf"\{sign}{{}}" if sign == "^" else r"\_")
+    return text
+
+
+@checked
+def regimes(model: Model, algorithm: SGD | None = None, *, batch_size: object = 0) -> Regimes:
+    r"""Limits of one-pass SGD in the plane of exponents gamma ~ d^-kappa, p ~ d^delta.
+
+    Equation    the terms of `derive` that survive in each region
+    Shapes      Q (p, p), M (p, k); M (p, k), Q_perp (p,) in the mean field
+    Scaling     gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^batch_size, d -> infinity
+    Valid for   fixed k; delta >= 0
+    Source      one_pass.md B.3 [veiga_2022]; derivations/regimes.py
+
+    Parameters
+    ----------
+    model : Model
+    algorithm : SGD, optional
+        Its loss and constraint; squared loss without constraint by default.
+    batch_size : number
+        Power of d of the batch, mu >= 0.
+
+    Returns
+    -------
+    Regimes
+        Prints the equations of each region, `.latex()` typesets them, `dmft.plot` draws the plane.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=4)
+    >>> plane = dmft.regimes(dmft.Model(erf, erf))
+    >>> plane.at(dmft.Scaling(learning_rate=-0.5, width=1)).title
+    'mean field'
+    >>> sorted(plane["high-dimensional"].equations.terms["Q"])
+    ['interaction', 'label_noise', 'learning', 'sgd_noise']
+    """
+    if not isinstance(model, Model):
+        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
+    if isinstance(model, SequenceModel):
+        raise BadParameter("regimes are those of committees; sequence models have one limit")
+    check_identity(model, "regimes are told")
+    algorithm = algorithm or SGD(learning_rate=sp.Symbol("gamma", positive=True))
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(f"regimes are those of dmft.SGD, got {algorithm!r}")
+    mu = Scaling(batch_size=batch_size).batch_size
+    if mu < 1:
+        drift, end = -mu, -(1 + mu) / 2
+    else:
+        drift = end = -sp.S.One
+    found = [
+        _region("gradient-flow", drift, sp.oo, False, model, algorithm),
+        _region("mean-field", drift, sp.oo, True, model, algorithm),
+    ]
+    if mu < 1:
+        found.append(_region("high-dimensional", drift, drift, None, model, algorithm))
+        found.append(_region("noise-dominated", end, drift, None, model, algorithm))
+        step = "the quadratic term moves the overlaps by a finite amount in a step"
+    else:
+        reason = "discrete map of steps eta = gamma/d: derive(model, SGD(...), dim=...)"
+        found.append(Region("map", drift, drift, None, None, reason))
+        step = "a step moves the overlaps by more than a finite amount"
+    found.append(Region("no ode", -sp.oo, end, None, None, step))
+    return Regimes(model, algorithm, mu, tuple(found))
+
+
+def _region(
+    name: str, lower: sp.Expr, upper: sp.Expr, wide: bool | None, model: Model, algorithm: SGD
+) -> Region:
+    assert name in TIME_UNITS
+    try:
+        return Region(name, lower, upper, wide, limit(model, algorithm, name))
+    except NotClosed as error:
+        return Region(name, lower, upper, wide, None, f"not available: {error}")

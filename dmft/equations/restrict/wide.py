@@ -1,0 +1,160 @@
+r"""Wide students: the dynamics of M and of the residual lengths, from the kernels of the full one.
+
+Equation    dM_jr/dt = E[psi_j h*_r],
+            dQ_perp_j/dt = 2 E[psi_j h_perp_j] + gamma/(p n_b) E[noise of psi_j^2]
+with h_perp_j = h_j - (M P^+ h*)_j (one_pass.md B.4). Both are b_ji = E[psi_j lambda_i] of the full
+equations at another field lambda_i; its sum over the other students is done at the overlaps of
+`dmft.equations.averages.closure`, its own term l = j at Q_jj.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.closure import RESIDUAL, TWIN, averaged, close, is_polynomial
+from dmft.equations.averages.collect import Collector, can_collect
+from dmft.equations.averages.kernels import kernel
+from dmft.equations.definitions import Definition, define
+from dmft.equations.update.moments import expectation
+from dmft.equations.update.overlaps import DECAY, Moments
+from dmft.equations.update.program import noiseless_label
+from dmft.errors import NotClosed
+from dmft.model import SGD, GradientFlow, Model
+
+
+def wide_definitions(
+    model: Model, algorithm: SGD | GradientFlow, *, finite: bool
+) -> list[Definition]:
+    """All definitions; `finite` averages over the cosines of the residuals."""
+    work = _Reduction(finite)
+    j, r = x.j, x.r
+    moments = Moments(model, algorithm)
+    # The teacher of sums is s: r is that of the rate.
+    b = {name: e.xreplace({x.r: x.s}) for name, e in moments.drifts.items()}
+    target = {name: work.expression(_along(e, x.p + r), x.l) for name, e in b.items()}
+    residual = {name: work.expression(_along(e, RESIDUAL), x.l) for name, e in b.items()}
+    noise: dict[str, sp.Expr] = {}
+    if isinstance(algorithm, SGD):
+        value = close(moments.label_noise.xreplace({x.l: x.j}))
+        noise["label_noise"] = x.gamma * value / (x.p * algorithm.batch_size)
+    rates = _rates(target, residual, noise, algorithm, work)
+    if isinstance(algorithm, SGD) and algorithm.trains_readout:
+        terms = moments.readout(x.rho_a)
+        terms = {name: work.expression(e, x.l) for name, e in terms.items()}
+        rates.append(define(x.a[j], terms, "rate"))
+    risk = define(x.risk, {"risk": work.risk(model)}, "observable")
+    return [*_geometry(), *work.collector.definitions, *work.rest, *rates, risk]
+
+
+def _along(b: sp.Expr, position: sp.Expr) -> sp.Expr:
+    """E[psi_j lambda_i] at the field of this position."""
+    entries = {
+        e: x.Omega[tuple(position if i == x.i else i for i in e.indices)]
+        for e in b.atoms(sp.Indexed)
+        if e.base == x.Omega
+    }
+    return b.xreplace(entries)
+
+
+def _geometry() -> list[Definition]:
+    """N = M P^+, the squared lengths q_j and the overlaps within the span of the teachers."""
+    j, l, r, s = x.j, x.l, x.r, x.s  # noqa: E741
+    along = sp.Sum(x.M[j, s] * x.P_inverse[s, r], (s, 1, x.k))
+    inside = sp.Sum(x.along[j, r] * x.M[l, r], (r, 1, x.k))
+    own = sp.Sum(x.along[j, r] * x.M[j, r], (r, 1, x.k))
+    return [
+        define(x.along[j, r], {"along": along}, "intermediate"),
+        define(x.size[j], {"teachers": own, "residual": x.Q_perp[j]}, "intermediate"),
+        define(x.parallel[j, l], {"parallel": inside}, "intermediate"),
+        # Rounding may take the squared length of a vanishing residual below zero.
+        define(x.abs_perp[j], {"modulus": sp.sqrt(x.Q_perp[j] ** 2)}, "intermediate"),
+        define(x.root_perp[j], {"root": sp.sqrt(x.abs_perp[j])}, "intermediate"),
+    ]
+
+
+def _rates(
+    target: dict[str, sp.Expr],
+    residual: dict[str, sp.Expr],
+    noise: dict[str, sp.Expr],
+    algorithm: SGD | GradientFlow,
+    work: _Reduction,
+) -> list[Definition]:
+    """Rates of M and Q_perp; on the sphere both are scaled back by the rate of Q_jj."""
+    j, r = x.j, x.r
+    dM = dict(target)
+    dQ_perp = {name: 2 * e for name, e in residual.items()} | noise
+    if not algorithm.weight_decay.is_zero:
+        dM[DECAY], dQ_perp[DECAY] = -x.zeta * x.M[j, r], -2 * x.zeta * x.Q_perp[j]
+    if algorithm.on_sphere:
+        bases = {"learning": x.perp_learning, "interaction": x.perp_interaction}
+        spans = {"learning": x.learning, "interaction": x.interaction}
+        names = [name for name in bases if target.get(name, 0) != 0]
+        for name in names:
+            work.rest.append(define(spans[name][j, r], {name: target[name]}, "intermediate"))
+            work.rest.append(define(bases[name][j], {name: residual[name]}, "intermediate"))
+        # Phi_jj = dQ_jj/dt without the constraint, as a vector.
+        growth = {name: 2 * bases[name][j] for name in names} | noise
+        for name in names:
+            inside = sp.Sum(x.along[j, r] * spans[name][j, r], (r, 1, x.k))
+            growth[name] += 2 * inside
+        work.rest.append(define(x.growth[j], growth, "intermediate"))
+        dM = {name: spans[name][j, r] for name in names}
+        dM["sphere"] = -x.M[j, r] * x.growth[j] / 2
+        dQ_perp = {name: 2 * bases[name][j] for name in names} | noise
+        dQ_perp["sphere"] = -x.Q_perp[j] * x.growth[j]
+    return [define(x.M[j, r], dM, "rate"), define(x.Q_perp[j], dQ_perp, "rate")]
+
+
+@dataclass
+class _Reduction:
+    """Writes sums over students by the closure, and collects what factorises."""
+
+    finite: bool
+    collector: Collector = field(default_factory=Collector)
+    rest: list[Definition] = field(default_factory=list)
+
+    def expression(self, expr: sp.Expr, index: sp.Symbol) -> sp.Expr:
+        """An expression of neuron j with at most one sum over the students `index`."""
+        if expr.has(Average):
+            raise NotClosed(
+                f"{expr} has an average without closed form; the wide reduction needs closed forms "
+                "or tables of one and two fields"
+            )
+        sums = [s for s in expr.atoms(sp.Sum) if s.limits[0][0] == index]
+        names = {s: sp.Dummy() for s in sums}
+        values = {names[s]: self.over_students(s.function, index) for s in sums}
+        return close(expr.xreplace(names)).xreplace(values)
+
+    def over_students(self, body: sp.Expr, index: sp.Symbol) -> sp.Expr:
+        """Sum over all students l of a body of j and l, its own term l = j at Q_jj."""
+        pair = averaged(close(body), self.finite)
+        return self.summed(pair, index) + self.own(body, pair, index)
+
+    def own(self, body: sp.Expr, pair: sp.Expr, index: sp.Symbol) -> sp.Expr:
+        """What the term of the student itself differs from that of another one like it."""
+        twin = pair.xreplace({x.h[index]: TWIN[index]}).xreplace({index: x.j})
+        own = averaged(close(body.xreplace({index: x.j})), self.finite)
+        if is_polynomial(pair):
+            twin = sp.expand(twin.xreplace({x.parallel[x.j, x.j]: x.size[x.j] - x.Q_perp[x.j]}))
+        return sp.expand(own - twin) if is_polynomial(own - twin) else own - twin
+
+    def summed(self, pair: sp.Expr, index: sp.Symbol) -> sp.Expr:
+        """Sum over students, collected where it is a polynomial."""
+        if is_polynomial(pair) and can_collect([pair]):
+            return self.collector.sum(pair, index)
+        return sp.Sum(pair, (index, 1, x.p))
+
+    def risk(self, model: Model) -> sp.Expr:
+        """E(g - f)^2 / 2 with the double sum over students by the closure."""
+        sigma, g = model.student.activation, noiseless_label(model)
+        body = x.a[x.j] * x.a[x.l] * kernel([sigma, sigma], [x.h[x.j], x.h[x.l]])
+        pair = averaged(close(body), self.finite)
+        both = self.summed(self.summed(pair, x.l), x.j)
+        both += self.summed(self.own(body, pair, x.l), x.j)
+        cross = x.a[x.l] * close(expectation(At(sigma, x.h[x.l]) * g))
+        square = close(expectation(g**2))
+        return (both / x.p**2 + square) / 2 - sp.Sum(cross, (x.l, 1, x.p)) / x.p

@@ -1,0 +1,1 @@
+"""How many digits closed forms keep: bounds that run beside the values."""

@@ -1,0 +1,173 @@
+"""The population risk of a sequence model in its alignments (e, m)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.equations.rounding.scalar import bounded_number, exactly
+from dmft.equations.sequence.moments import SequenceMoments
+from dmft.equations.values import resolve_scalars
+from dmft.errors import BadParameter
+from dmft.gaussian.tables.tokens import TokenAverage
+from dmft.model import SequenceModel
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SequenceRisk:
+    r"""R(e, m) = 1/2 E|g(h) - g*(h*)|^2; displays as LaTeX, is callable.
+
+    Polynomials and networks of the mean field have a closed form, other functions are averages
+    by tables (`TokenAverage` nodes in `expr`, with `bound`).
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> a, b = sp.symbols("a b", real=True)
+    >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+    >>> risk = dmft.population_risk(model)
+    >>> risk.expr, risk(m=0.0)
+    (-sqrt(2)*m + 3/2, 1.5)
+    """
+
+    model: SequenceModel
+
+    @cached_property
+    def moments(self) -> SequenceMoments:
+        """Averages that it is made of."""
+        return SequenceMoments(self.model)
+
+    @cached_property
+    def expr(self) -> sp.Expr:
+        """The risk in e, m and the parameters of the networks."""
+        half = sp.Rational(1, 2)
+        moments = self.moments
+        return half * moments.target_square + half * moments.own_square - moments.cross
+
+    @property
+    def alignments(self) -> tuple[sp.Symbol, ...]:
+        """Symbols of the state: those of m, then those of e."""
+        return (*self.moments.law.semantic, *self.model.encoding.alignments)
+
+    @cached_property
+    def gradient(self) -> dict[sp.Symbol, sp.Expr]:
+        """Derivatives by each alignment."""
+        return {s: sp.diff(self.expr, s) for s in self.alignments}
+
+    @cached_property
+    def hessian(self) -> sp.ImmutableDenseMatrix:
+        """Second derivatives, in the order of `alignments`."""
+        rows = [[sp.diff(self.gradient[a], b) for b in self.alignments] for a in self.alignments]
+        return sp.ImmutableDenseMatrix(rows)
+
+    @cached_property
+    def series(self) -> dict[int, sp.Expr]:
+        """D_k of R = const(e) - sum_k m^k D_k, k >= 1, of tied networks with a closed form.
+
+        Raises
+        ------
+        BadParameter
+            Where orders are numbers: `order` gives them at a value of e.
+        """
+        if self.expr.has(TokenAverage) or not self.model.tied:
+            raise BadParameter("the orders of this risk are tables: see order(k, e=...)")
+        (m,) = self.moments.law.semantic
+        polynomial = sp.Poly(self.expr, m)
+        return {k: -c for (k,), c in polynomial.terms() if k > 0}
+
+    def order(self, k: int, e: ArrayLike = 0.0, **parameters: Any) -> float:
+        """D_k(e), the coefficient of -m^k."""
+        if not self.model.tied:
+            raise BadParameter("an untied risk has a tensor of coefficients in each order of m")
+        (m,) = self.moments.law.semantic
+        values = self._values(e, 0.0, parameters)
+        return -number(sp.diff(self.expr, m, k), values) / float(sp.factorial(k))
+
+    @property
+    def bound(self) -> float:
+        """Bound of the terms left out of the tables plus the error of their sums; 0 if exact."""
+        nodes = self.expr.atoms(TokenAverage)
+        return float(sum(node.table.bound + node.table.error for node in nodes))
+
+    def __call__(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
+        """Risk at alignments: e () or (L,), m () tied or (L,) untied.
+
+        Raises
+        ------
+        InvalidCovariance
+            Outside the feasible set.
+        """
+        return number(self.expr, self._values(e, m, parameters))
+
+    def error(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
+        """Absolute error of the risk at a point: a bound of rounding and what its tables claim."""
+        values = self._values(e, m, parameters)
+        known = {s: exactly(v) for s, v in values.items()}
+        return float(bounded_number(self.expr, known).error)
+
+    def gradient_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
+        """Gradient at a point, in the order of `alignments`."""
+        values = self._values(e, m, parameters)
+        return np.array([number(y, values) for y in self.gradient.values()])
+
+    def hessian_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
+        """Hessian at a point, in the order of `alignments`."""
+        values = self._values(e, m, parameters)
+        size = len(self.alignments)
+        entries = [number(y, values) for y in self.hessian]
+        return np.array(entries).reshape(size, size)
+
+    def _values(
+        self, e: ArrayLike, m: ArrayLike, parameters: Mapping[str, Any]
+    ) -> dict[sp.Symbol, float]:
+        declared = {s.name: s for s in sorted(self.model.parameters, key=str)}
+        used = [name for name, s in declared.items() if s in self.expr.free_symbols]
+        scalars, _ = resolve_scalars(declared, used, parameters)
+        values = {declared[name]: value for name, value in scalars.items()}
+        return {**values, **place(self.model, e, m)}
+
+    def latex(self) -> str:
+        """LaTeX of the risk; an approximation sign where tables left terms out."""
+        names = ", ".join(sp.latex(s) for s in self.alignments)
+        sign = "=" if not self.expr.has(TokenAverage) else r"\approx"
+        shown = sp.latex(self.expr)
+        return (
+            r"\begin{align*}"
+            + "\n"
+            + rf"\mathcal{{R}}({names}) &{sign} {shown}"
+            + "\n"
+            + (r"\end{align*}")
+        )
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+    def __str__(self) -> str:
+        return f"R({', '.join(map(str, self.alignments))}) = {self.expr}"
+
+
+def place(model: SequenceModel, e: ArrayLike, m: ArrayLike) -> dict[sp.Symbol, float]:
+    """Numbers of the alignments, checked against the feasible set of the model.
+
+    Raises
+    ------
+    InvalidCovariance, ShapeMismatch, BadParameter
+    """
+    position, semantic = model.alignments(e, m)
+    symbols = SequenceMoments(model).law.semantic
+    values = dict(zip(symbols, np.atleast_1d(semantic).tolist(), strict=True))
+    return {**values, **dict(zip(model.encoding.alignments, position.tolist(), strict=True))}
+
+
+def number(expr: sp.Expr, values: Mapping[sp.Symbol, float]) -> float:
+    """Value of an expression in alignments and parameters, its tables included."""
+    nodes = {node: sp.Float(node.value(dict(values)), 17) for node in expr.atoms(TokenAverage)}
+    return float(expr.xreplace(nodes).xreplace({s: sp.Float(v, 17) for s, v in values.items()}))

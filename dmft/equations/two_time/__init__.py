@@ -1,0 +1,1 @@
+"""Equations in two times: descents, their flows, problems written by hand, first steps."""

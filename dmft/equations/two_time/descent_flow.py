@@ -1,0 +1,253 @@
+r"""Gradient flow on repeated data: the two-time equations of descent as its steps go to zero.
+
+In the time eta * steps, sums over times become integrals: off the diagonal R_theta and R_l are eta
+times a density, R_theta begins at -1, and R_l keeps a part at equal times (batch_reuse.md B.3).
+Descent with a finite step is the Euler scheme of these equations, with an error that has a clean
+expansion in the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.changes.changeable import Unchangeable
+from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter, derive_descent
+from dmft.equations.two_time.descent_process import C_theta, M, R_l, R_theta, eta, field_at, s, t, u
+from dmft.equations.views.latex import align, definition_latex
+from dmft.equations.views.text import functions_text, model_names
+from dmft.errors import BadParameter
+from dmft.model import Model, Overlaps
+from dmft.model.descent import GradientDescent
+
+# What is of the order of a step off the diagonal.
+DENSITIES = ("R_theta", "R_l")
+# R_l at equal times: the average curvature.
+drag = sp.IndexedBase("R_l_equal")
+
+
+@dataclass(frozen=True)
+class DescentFlow(Unchangeable):
+    """Equations of gradient flow on repeated data, of kind "two-time".
+
+    Attributes
+    ----------
+    equations : DescentEquations
+        Descent with finite steps, whose limit this is: what is run.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+    >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+    >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+    >>> flow.kind, sorted(flow.terms["M"])
+    ('two-time', ['decay', 'learning'])
+    """
+
+    family: ClassVar[str] = "flow"
+
+    equations: DescentEquations
+    kind: str = field(default="two-time", init=False)
+    time_unit: str = field(
+        default="t = learning_rate * steps, learning_rate -> 0; n = alpha d samples", init=False
+    )
+
+    @cached_property
+    def definitions(self) -> tuple[Definition, ...]:
+        """The field of a sample; rates of M, R_theta and C_theta in the first time.
+
+        They are the limit of the process that is run: a term that changes there changes here.
+        """
+        process = {d.target.base: d for d in self.equations.process}
+        return (
+            _field(process[field_at]),
+            *(_rate(process[base]) for base in (M, R_theta, C_theta)),
+        )
+
+    @property
+    def model(self) -> Model:
+        """What is learned by whom."""
+        return self.equations.model
+
+    @property
+    def algorithm(self) -> GradientDescent:
+        """The descent of which this is the limit."""
+        return self.equations.algorithm
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the symbolic content."""
+        return f"flow-{self.equations.fingerprint}"
+
+    @property
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Named terms of each rate."""
+        names = {"M_at": "M", "h_at": "h"}
+        return {names.get(d.name, d.name): dict(d.terms) for d in self.definitions}
+
+    def evaluate(
+        self,
+        start: Overlaps,
+        steps: int = 1,
+        *,
+        step: float = 0.01,
+        points: NDArray[np.float64] | None = None,
+        **parameters: Any,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Overlaps and kernels after the first Euler steps, as `DescentEquations.evaluate`.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+        """
+        given = with_step(parameters, step)
+        return self.equations.evaluate(start, steps, points=points, **given)
+
+    def latex(self) -> str:
+        r"""LaTeX of the field, of the rates and of what closes them."""
+        printer = FlowPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
+        lines = []
+        for d in self.definitions:
+            shown = Definition(d.target, d.terms, "intermediate")
+            rows = definition_latex(shown, printer)
+            if d.role == "rate":
+                target, rest = rows[0].split(" &= ", 1)
+                rows[0] = rf"\partial_t {target} &= {rest}"
+            lines += rows
+        limits = [
+            r"R^{\theta}_{j l}(s^+, s) &= -\delta_{j l}, \qquad"
+            r" R^{\ell}_{j l}(t) = \alpha \langle H^{t}_{j l} \rangle",
+            r"R^{\ell}_{j l}(t, s) &= \alpha \left\langle"
+            r" \frac{\delta g^{t}_{j}}{\delta r^{s}_{l}} \right\rangle \quad (s < t), \qquad"
+            r" C^{\ell}_{j l}(t, s) = \alpha \langle g^{t}_{j}\, g^{s}_{l} \rangle, \qquad"
+            r" g^{\star t}_{j r} = \langle g^{t}_{j}\, h^*_{r} \rangle",
+        ]
+        rest = self.equations.latex_of_sample()
+        return "\n".join([f"% {self.time_unit}", align(lines), align(limits), rest])
+
+    def _repr_latex_(self) -> str:
+        return self.latex().split("\n", 1)[1]
+
+    def __str__(self) -> str:
+        lines = [f"Equations of gradient flow on repeated data; {self.time_unit}"]
+        for d in self.definitions:
+            left = f"d {d.target}/dt" if d.role == "rate" else f"{d.target}"
+            lines.append(f"  {left} = {d.expr}")
+        return "\n".join([*lines, "  " + functions_text(self.model)])
+
+
+class FlowPrinter(TwoTimePrinter):
+    """The response at equal times has one time."""
+
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        if base_name(expr) == "R_l_equal":
+            time, *neurons = (self._print(y) for y in expr.indices)
+            return rf"R^{{\ell}}_{{{' '.join(neurons)}}}({time})"
+        return super()._print_Indexed(expr)
+
+
+def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
+    """Limit of the equations of descent as the learning rate goes to zero.
+
+    Raises
+    ------
+    BadParameter
+        For batches, momentum and trained readouts, with what they become in this limit.
+    """
+    reasons = {
+        "batch": ("parts of the samples average out", algorithm.batch is not None),
+        "momentum": ("momentum only divides time by 1 - momentum", algorithm.momentum != 0),
+        "readout_rate": (
+            "readouts and weights move at unrelated rates", algorithm.readout_rate != 0
+        ),
+    }  # fmt: skip
+    for name, (reason, given) in reasons.items():
+        if given:
+            raise BadParameter(
+                f'{name} = {getattr(algorithm, name)!r} with scaling="gradient-flow": as the '
+                f"learning rate goes to zero, {reason}; leave it out"
+            )
+    return DescentFlow(derive_descent(model, algorithm))
+
+
+def _field(definition: Definition) -> Definition:
+    terms = {name: _limit(expr, eta**0) for name, expr in definition.terms}
+    return define(definition.target, terms, "intermediate")
+
+
+def _rate(definition: Definition) -> Definition:
+    """Rate of X in t from X(t + 1) = X(t) + eta rate; the kick of R_theta is its beginning."""
+    assert isinstance(definition.target, sp.Indexed)
+    now = definition.target.xreplace({t + 1: t})
+    size = eta if base_name(now) in DENSITIES else sp.S.One
+    terms = {}
+    for name, expr in definition.terms:
+        if name == "kick":
+            continue
+        moved = expr - now if name == "decay" else expr
+        terms[name] = _limit(sp.expand(moved), eta * size)
+    return replace(define(now, terms, "rate"), role="rate")
+
+
+def _limit(expr: sp.Expr, divisor: sp.Expr) -> sp.Expr:
+    """Leading order of expr / divisor, sums over times as integrals."""
+    return sp.Add(*(_continued(term, divisor) for term in sp.Add.make_args(expr)))
+
+
+def _continued(term: sp.Expr, divisor: sp.Expr) -> sp.Expr:
+    """One product: a coefficient times an entry or a sum."""
+    sums = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.Sum)]
+    rest = sp.Mul(*(f for f in sp.Mul.make_args(term) if f not in sums))
+    whole = _scaled(rest) * sp.Mul(*(_integral(y) for y in sums)) / divisor
+    return sp.expand(sp.cancel(sp.expand(whole)) if not whole.has(sp.Integral) else whole).subs(
+        eta, 0
+    )
+
+
+def _scaled(expr: sp.Expr) -> sp.Expr:
+    """Densities times the step."""
+    entries = {e: eta * e for e in expr.atoms(sp.Indexed) if base_name(e) in DENSITIES}
+    return expr.xreplace(entries)
+
+
+def _integral(total: sp.Sum) -> sp.Expr:
+    """A sum over a time as an integral, and what the response at equal times adds."""
+    times = [y for y in total.limits if y[0] in (s, u)]
+    neurons = [y for y in total.limits if y[0] not in (s, u)]
+    if not times:
+        return total
+    ((symbol, low, high),) = times
+    body = total.function
+    ends = {s + 1: s, t - 1: t, s - 1: s}
+    bounds = (symbol, ends.get(low, low), ends.get(high, high))
+    power, inside = _power(body)
+    result = power / eta * sp.Integral(sp.Sum(inside, *neurons), bounds)
+    equal = [e for e in body.atoms(sp.Indexed) if e.base == R_l and symbol in e.indices]
+    if equal and high == t:
+        (entry,) = equal
+        at_end = body.xreplace({entry: drag[(t, *entry.indices[2:])]}).xreplace({symbol: t})
+        factor, shown = _power(at_end)
+        result += factor * sp.Sum(shown, *neurons)
+    return result
+
+
+def _power(body: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Powers of the step that the densities of a product carry, and the product."""
+    factors = [f for f in sp.Mul.make_args(body) if isinstance(f, sp.Indexed)]
+    count = sum(base_name(f) in DENSITIES for f in factors)
+    return eta**count, body
+
+
+def with_step(values: Mapping[str, Any], step: float) -> dict[str, Any]:
+    """Run-time values of the descent that steps through the flow."""
+    if "learning_rate" in values:
+        raise BadParameter("gradient flow has no learning_rate: its time is learning_rate * steps")
+    return {**values, "learning_rate": step}

@@ -1,0 +1,151 @@
+r"""Symbols of descents on repeated data, and the process that is run over time.
+
+Equation    batch_reuse.md A.1, A.4: the field of a sample, averages over samples, recursions
+Source      batch_reuse.md A.1
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import Average
+from dmft.equations.definitions import Definition, define
+from dmft.model.descent import GradientDescent
+
+eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
+ridge, beta, readout_rate = sp.symbols("ridge momentum readout_rate", nonnegative=True)
+zeta = sp.Symbol("zeta", real=True)
+# Number of the cluster that a sample comes from, where inputs are a mixture.
+cluster = sp.Symbol("cluster", integer=True, nonnegative=True)
+output, label, loss = sp.symbols("output label loss", real=True)
+t, s, u = sp.symbols("t s u", integer=True, nonnegative=True)
+m, q = sp.symbols("m q", integer=True)
+g, pull, H = (sp.IndexedBase(name) for name in ("g", "readout_pull", "H"))
+field_at, driving, g_at = (sp.IndexedBase(name) for name in ("h_at", "r_at", "g_at"))
+C_theta, R_theta, C_l, R_l = (sp.IndexedBase(y) for y in ("C_theta", "R_theta", "C_l", "R_l"))
+M, Q, readout = (sp.IndexedBase(name) for name in ("M_at", "Q_at", "readout_at"))
+P_inverse, learned, pulled = (sp.IndexedBase(y) for y in ("P_inverse", "g_star", "mean_pull"))
+pull_at = sp.IndexedBase("pull_at")
+
+PARAMETERS = {y.name: y for y in (eta, alpha, ridge, beta, readout_rate, x.Delta)}
+TIME_LATEX = {
+    "h_at": "h", "r_at": "r", "g_at": "g", "M_at": "M", "Q_at": "Q", "readout_at": "a",
+    "pull_at": r"(\ell' \sigma)",
+    "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}", "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
+}  # fmt: skip
+# Kernels with X(t, s) = X(s, t)^T; the others vanish for s > t, R_theta for s = t too.
+SYMMETRIC = frozenset({"C_theta", "C_l", "Q_at"})
+TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l"})
+SYMBOLS_LATEX = {
+    eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",
+    zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
+}  # fmt: skip
+
+
+class PathSlope(sp.Expr):
+    """Derivative of what a sample does at one time by its driving process at another.
+
+    Examples
+    --------
+    >>> PathSlope(g_at[t, x.j], driving[s, x.l])
+    d g_at[t, j] / d r_at[s, l]
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, of: sp.Indexed, by: sp.Indexed) -> PathSlope:
+        """Keep both entries: SymPy's own derivative of one array by another is zero."""
+        return sp.Expr.__new__(cls, of, by)
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"d {printer.doprint(self.args[0])} / d {printer.doprint(self.args[1])}"
+
+    def _latex(self, printer: Any) -> str:
+        of, by = (printer.doprint(y) for y in self.args)
+        return rf"\frac{{\partial {of}}}{{\partial {by}}}"
+
+
+def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
+    """Field of a sample, averages over samples, recursions of overlaps and kernels; named terms.
+
+    Everything that is run over time: code is generated from these definitions
+    (`dmft.codegen.two_time.process`), in their order at each step.
+    """
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    now = 1 - eta * ridge
+    drag = {
+        M: (M[t, j, r], M[t - 1, j, r]),
+        R_theta: (R_theta[t, s, j, l], R_theta[t - 1, s, j, l]),
+        C_theta: (C_theta[t, s, j, l], C_theta[t - 1, s, j, l]),
+    }
+    # w^{-1} = w^0: the first step has no momentum.
+    momentum = {base: beta * (new - old) for base, (new, old) in drag.items()}
+    if algorithm.momentum == 0:
+        momentum = dict.fromkeys(momentum, sp.S.Zero)
+    own = sp.Sum(R_theta[t, s, j, l] * g_at[s, l], (s, 0, t - 1), (l, 1, x.p))
+    field_terms = {
+        "teacher": sp.Sum(
+            M[t, j, r] * P_inverse[r, q] * x.h_star[q], (r, 1, x.k), (q, 1, x.k)
+        ),
+        "weights": driving[t, j],
+        "memory": own,
+    }  # fmt: skip
+    if algorithm.batch == "fresh":  # a sample is seen once: its gradients have no past
+        del field_terms["memory"]
+    past_R = sp.Sum(R_l[t, u, j, m] * R_theta[u, s, m, l], (u, s + 1, t), (m, 1, x.p))
+    past_C = sp.Sum(R_l[t, u, j, m] * C_theta[u, s, m, l], (u, 0, t), (m, 1, x.p))
+    noise = sp.Sum(C_l[t, u, j, m] * R_theta[s, u, l, m], (u, 0, s - 1), (m, 1, x.p))
+    kick = sp.KroneckerDelta(t, s) * sp.KroneckerDelta(j, l)
+    rows = {
+        field_at[t, j]: field_terms,
+        **_averages(algorithm),
+        M[t + 1, j, r]: {
+            "decay": now * M[t, j, r],
+            "learning": -eta * alpha * learned[t, j, r],
+            "momentum": momentum[M],
+        },
+        R_theta[t + 1, s, j, l]: {
+            "decay": now * R_theta[t, s, j, l],
+            "kick": -eta * kick,
+            "memory": -eta * past_R,
+            "momentum": momentum[R_theta],
+        },
+        C_theta[t + 1, s, j, l]: {
+            "decay": now * C_theta[t, s, j, l],
+            "memory": -eta * past_C,
+            "noise": -eta * noise,
+            "momentum": momentum[C_theta],
+        },
+        Q[t, s, j, l]: {
+            "weights": C_theta[t, s, j, l],
+            "teacher": sp.Sum(
+                M[t, j, r] * P_inverse[r, q] * M[s, l, q], (r, 1, x.k), (q, 1, x.k)
+            ),
+        },
+    }  # fmt: skip
+    if algorithm.readout_rate != 0:
+        rows[readout[t + 1, j]] = {
+            "decay": readout[t, j], "learning": -readout_rate * pulled[t, j]
+        }  # fmt: skip
+    return tuple(define(target, terms, "rate") for target, terms in rows.items())
+
+
+def _averages(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
+    """What the overlaps and the weights feel of the samples."""
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    # Samples that are seen once are independent of each other.
+    once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
+    rows = {
+        C_l[t, s, j, l]: {"gradients": alpha * once * Average(g_at[t, j] * g_at[s, l])},
+        R_l[t, s, j, l]: {
+            "gradients": alpha * once * Average(PathSlope(g_at[t, j], driving[s, l]))
+        },
+        learned[t, j, r]: {"gradients": Average(g_at[t, j] * x.h_star[r])},
+    }
+    if algorithm.readout_rate != 0:
+        rows[pulled[t, j]] = {"gradients": Average(pull_at[t, j])}
+    return rows

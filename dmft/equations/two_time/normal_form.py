@@ -1,0 +1,251 @@
+r"""Normal form of a hand-written two-time problem: what the solver's loops need.
+
+Each memory integral becomes a sum of terms A(t, u) * B(u, s): first factors are functions of row t
+of the problem, second factors of the pair (u, s); what depends on neither stands in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
+from typing import Any
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from dmft.errors import BadParameter
+from dmft.model.two_time import TwoTime
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One term: integral over u of first(t, u) * second(u, s).
+
+    Attributes
+    ----------
+    first, second : sympy.Expr
+        In the problem's functions of (t, u) and of (u, s).
+    late, early : bool
+        Whether u runs over s < u < t, and over 0 < u < s.
+    symbol : sympy.Symbol
+        Its value in the local expressions.
+    """
+
+    first: sp.Expr
+    second: sp.Expr
+    late: bool
+    early: bool
+    symbol: sp.Symbol
+
+
+@dataclass(frozen=True)
+class NormalForm:
+    """A two-time problem without integrals.
+
+    Attributes
+    ----------
+    problem : TwoTime
+    u : sympy.Symbol
+        The time under the integrals.
+    memories : tuple of Memory
+    totals : tuple of (sympy.Expr, sympy.Symbol)
+        Integrals over 0 < u < t of functions of (t, u) alone.
+    pairs : mapping from function to (sympy.Expr, bool)
+        Local expression of X(t, s), and whether it is a rate.
+    signals : mapping from applied function to (sympy.Expr, bool)
+        The same for m(t) and the diagonals X(t, t), in the order of the state.
+    """
+
+    problem: TwoTime
+    u: sp.Symbol
+    memories: tuple[Memory, ...]
+    totals: tuple[tuple[sp.Expr, sp.Symbol], ...]
+    pairs: Mapping[Any, tuple[sp.Expr, bool]]
+    signals: Mapping[Any, tuple[sp.Expr, bool]]
+
+
+def normal_form(problem: TwoTime) -> NormalForm:
+    """Separate the integrals of a problem.
+
+    Raises
+    ------
+    BadParameter
+        For integrals that are not causal or not sums of products, and for functions without
+        equation; the message names the term.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> from dmft.equations.two_time.normal_form import normal_form
+    >>> form = normal_form(dmft.literature.spherical_p_spin(3))
+    >>> [str(m.first) for m in form.memories]
+    ['C(t, u)**2', 'C(t, u)*R(t, u)', 'C(t, u)*R(t, u)']
+    """
+    return _Reducer(problem).form()
+
+
+@dataclass
+class _Reducer:
+    """Collects the integrals of all equations; equal ones are computed once."""
+
+    problem: TwoTime
+    memories: dict[tuple[Any, ...], Memory] = field(default_factory=dict)
+    totals: dict[sp.Expr, sp.Symbol] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.t, self.s = self.problem.times
+        self.u = sp.Dummy("u")
+
+    def form(self) -> NormalForm:
+        problem, t, s = self.problem, self.t, self.s
+        pairs, signals = {}, {}
+        for f in problem.pairs:
+            key = f(t, s)
+            rate = key in problem.rates
+            pairs[f] = (self._local(key, problem.rates if rate else problem.values), rate)
+        keys = [f(t) for f in problem.signals] + [f(t, t) for f in problem.pairs]
+        for key in keys:
+            rate = key in problem.rates
+            signals[key] = (self._local(key, problem.rates if rate else problem.values), rate)
+        u = sp.Symbol("u") if sp.Symbol("u") not in (t, s) else sp.Symbol("u_1")
+        memories = tuple(
+            Memory(m.first.subs(self.u, u), m.second.subs(self.u, u), m.late, m.early, m.symbol)
+            for m in self.memories.values()
+        )
+        totals = tuple((e.subs(self.u, u), y) for e, y in self.totals.items())
+        return NormalForm(problem, u, memories, totals, pairs, signals)
+
+    def _local(self, key: sp.Expr, group: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
+        """Right-hand side of an equation with symbols for its integrals."""
+        expr, single = group[key], key.args != (self.t, self.s)
+        integrals = sorted(expr.atoms(sp.Integral), key=sp.default_sort_key)
+        if any(i is not j and i.has(j) for i in integrals for j in integrals):
+            raise BadParameter(
+                f"the equation for {key} nests integrals; give the inner one a name: "
+                "a function of two times with a value"
+            )
+        table = {i: self._integral(i, key, single) for i in integrals}
+        result: sp.Expr = expr.xreplace(table)
+        for f in result.atoms(AppliedUndef):
+            self._check_local(f, key, single)
+        return result
+
+    def _check_local(self, f: sp.Expr, key: sp.Expr, single: bool) -> None:
+        t, s = self.t, self.s
+        self._known(f, key)
+        allowed = [(t,), (t, t)] if single else [(t,), (s,), (t, t), (s, s), (t, s)]
+        if f.func not in self.problem.causal and not single:
+            allowed.append((s, t))
+        if f.args not in allowed:
+            raise BadParameter(
+                f"{f} in the equation for {key}: outside integrals only "
+                f"{', '.join('X(' + ', '.join(map(str, a)) + ')' for a in allowed)} are known"
+            )
+
+    def _known(self, f: sp.Expr, key: sp.Expr) -> None:
+        group = self.problem.pairs if len(f.args) == 2 else self.problem.signals
+        if f.func not in group:
+            raise BadParameter(f"{f} in the equation for {key} has no equation of its own")
+
+    def _integral(self, integral: sp.Integral, key: sp.Expr, single: bool) -> sp.Expr:
+        """Sum of symbols of the terms of an integral, each with what stands in front."""
+        t, s, u = self.t, self.s, self.u
+        if len(integral.limits) != 1 or len(integral.limits[0]) != 3:
+            raise BadParameter(f"{integral} in the equation for {key}: one u with both limits")
+        variable, low, high = integral.limits[0]
+        allowed = [(0, t)] if single else [(0, t), (0, s), (s, t)]
+        if (low, high) not in allowed:
+            raise BadParameter(
+                f"the integral of {integral.function} over ({low}, {high}) in the equation for "
+                f"{key} is not causal or not of a known range; "
+                f"ranges are {', '.join(f'({a}, {b})' for a, b in allowed)}"
+            )
+        if variable in (t, s):
+            raise BadParameter(f"{integral} integrates over {variable}; use another symbol")
+        total = sp.S.Zero
+        for term in sp.Add.make_args(sp.expand(integral.function.xreplace({variable: u}))):
+            front, first, second, causal = self._factors(term, key, single)
+            late, early = high == t, low == 0
+            late, early = late and causal != "early", early and causal != "late"
+            if not (late or early):
+                raise BadParameter(
+                    f"the term {term.subs(u, variable)} over ({low}, {high}) in the equation for "
+                    f"{key} is zero: a causal function is taken before its time"
+                )
+            total += front * self._symbol(first, second, late, early, single, (t, s))
+        return total
+
+    def _symbol(
+        self, first: sp.Expr, second: sp.Expr, late: bool, early: bool, single: bool, times: Any
+    ) -> sp.Symbol:
+        whole = second == 1 and late and early
+        if single or whole:
+            return self.totals.setdefault(first * second, sp.Dummy(f"J{len(self.totals)}"))
+        known = (first, second, late, early)
+        if known not in self.memories:
+            symbol = sp.Dummy(f"I{len(self.memories)}")
+            self.memories[known] = Memory(first, second, late, early, symbol)
+        return self.memories[known].symbol
+
+    def _factors(
+        self, term: sp.Expr, key: sp.Expr, single: bool
+    ) -> tuple[sp.Expr, sp.Expr, sp.Expr, str]:
+        """Front, first and second factor of a term, and the range that causality leaves."""
+        t, s, u = self.t, self.s, self.u
+        parts: tuple[list[sp.Expr], list[sp.Expr], list[sp.Expr]] = ([], [], [])
+        causal = ""
+        for factor in sp.Mul.make_args(term):
+            functions = factor.atoms(AppliedUndef)
+            row = second = False
+            for f in functions:
+                self._known(f, key)
+                times = set(f.args)
+                self._check_times(f, key, single)
+                row = row or (t in times and u in times)
+                second = second or times == {u, s}
+                if f.func in self.problem.causal and f.args in ((u, s), (s, u)):
+                    side = "late" if f.args == (u, s) else "early"
+                    if causal not in ("", side):
+                        causal = "none"
+                    causal = causal or side
+            if not factor.has(u):
+                parts[0].append(factor)
+            elif second and (row or factor.has(t)):
+                raise BadParameter(
+                    f"the factor {factor.subs(u, sp.Symbol('u'))} in the equation for {key} is not "
+                    "a product A(t, u) * B(u, s): expand it, or give a part of it a name"
+                )
+            elif second or (factor.has(s) and not factor.has(t)):
+                parts[2].append(self._ordered(factor))
+            elif factor.has(s):
+                raise BadParameter(
+                    f"the factor {factor.subs(u, sp.Symbol('u'))} in the equation for {key} mixes "
+                    "the three times"
+                )
+            else:
+                parts[1].append(self._ordered(factor))
+        front, first, other = (reduce(mul, part, sp.S.One) for part in parts)
+        return front, first, other, causal
+
+    def _check_times(self, f: sp.Expr, key: sp.Expr, single: bool) -> None:
+        t, s, u = self.t, self.s, self.u
+        causal = f.func in self.problem.causal
+        known = {t, u} if single else {t, s, u}
+        if not set(f.args) <= known:
+            raise BadParameter(f"{f.subs(u, sp.Symbol('u'))} in the equation for {key}: times")
+        if causal and f.args in ((u, t), (s, t)):
+            raise BadParameter(
+                f"{f.subs(u, sp.Symbol('u'))} in the equation for {key} is zero: {f.func} is causal"
+            )
+
+    def _ordered(self, factor: sp.Expr) -> sp.Expr:
+        """Symmetric functions with their times as (t, u) and (u, s)."""
+        t, s, u = self.t, self.s, self.u
+        swap = {}
+        for f in factor.atoms(AppliedUndef):
+            if f.func not in self.problem.causal and f.args in ((u, t), (s, u)):
+                swap[f] = f.func(f.args[1], f.args[0])
+        result: sp.Expr = factor.xreplace(swap)
+        return result

@@ -1,0 +1,262 @@
+"""NumPy reference of a descent on repeated data: interprets its definitions entry by entry.
+
+Shares no pass with code generation: times and neurons are numbers, an average is the mean over
+arrays of samples. Slow and plain on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.checks import checked
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.elementwise import piecewise
+from dmft.equations.definitions import Definition, base_name
+from dmft.equations.reference import FUNCTIONS
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.descent_process import (
+    SYMMETRIC,
+    TIME_LATEX,
+    TWO_TIMES,
+    C_theta,
+    PathSlope,
+    cluster,
+    s,
+    t,
+    zeta,
+)
+from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
+from dmft.errors import BadParameter
+from dmft.model import Overlaps, as_count
+
+Array = NDArray[np.float64]
+# Arrays with one time in front of their neurons.
+ONE_TIME = frozenset({*TIME_LATEX, "g_star", "mean_pull"}) - TWO_TIMES
+# Relative to the trace of C_theta, on the diagonal of what has a Cholesky root.
+JITTER = 1e-12
+
+
+@checked
+def evaluate_process(
+    equations: DescentEquations,
+    start: Overlaps,
+    steps: int,
+    points: NDArray[np.float64] | None,
+    parameters: Mapping[str, Any],
+) -> dict[str, Array]:
+    """Arrays of `DescentEquations.evaluate`."""
+    check_widths(equations.model, start)
+    scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, parameters)
+    if equations.algorithm.batch in ("bernoulli", "reshuffle"):
+        raise BadParameter(
+            f"evaluate takes whole samples, not parts of them (batch = "
+            f"{equations.algorithm.batch!r}): use solve"
+        )
+    readouts = readout_arrays(equations.model, start, symbols)
+    reference = _Reference(equations, start, as_count(steps, "steps"), scalars, readouts)
+    reference.draw(points)
+    for time in range(steps):
+        reference.step(time)
+    return reference.result()
+
+
+class _Reference:
+    """State of the interpretation; arrays are indexed as in the symbols, neurons from 0."""
+
+    def __init__(
+        self,
+        equations: DescentEquations,
+        start: Overlaps,
+        steps: int,
+        scalars: Mapping[str, float],
+        readouts: Mapping[str, Array],
+    ) -> None:
+        self.equations, self.start, self.scalars, self.steps = equations, start, scalars, steps
+        p, k, big = start.p, start.k, steps + 1
+        self.p, self.k = p, k
+        self.arrays: dict[str, Array] = {n: np.zeros((big, big, p, p)) for n in TWO_TIMES}
+        self.arrays |= {n: np.zeros((big, p)) for n in ("readout_at", "mean_pull")}
+        self.arrays |= {n: np.zeros((big, p, k)) for n in ("M_at", "g_star")}
+        self.arrays["P_inverse"] = np.asarray(np.linalg.pinv(start.P), dtype=np.float64)
+        self.arrays |= {"teacher_readout": readouts["teacher_readout"]}
+        self.arrays["readout_at"][:] = readouts["readout"]
+        self.arrays["M_at"][0], self.arrays["Q_at"][0, 0] = start.M, start.Q
+        self.train_loss = np.zeros(steps)
+        self.known: dict[sp.Symbol, Any] = {}
+
+    def draw(self, points: Array | None) -> None:
+        """Teacher's fields, noise and normals of the driving process."""
+        p, k, steps = self.p, self.k, self.steps
+        rows = k + p * steps + 1
+        if points is None:
+            points = np.random.default_rng(0).standard_normal((rows, 2**12))
+        if points.ndim != 2 or points.shape[0] < rows - (self.scalars["label_noise"] == 0):
+            raise BadParameter(f"points must have {rows} rows of normals, got {points.shape}")
+        values, vectors = np.linalg.eigh(self.start.P)
+        star = vectors * np.sqrt(np.maximum(values, 0.0)) @ points[:k]
+        size = points.shape[1]
+        mixture = self.equations.model.inputs
+        if mixture is not None:
+            counts = np.cumsum(np.round(np.array(mixture.weights) * size)).astype(int)
+            number = np.searchsorted(counts[:-1], np.arange(size), side="right")
+            star = star + (mixture.means @ self.start.P).T[:, number]
+            self.known[cluster] = number
+        self.known[zeta] = points[rows - 1] if points.shape[0] >= rows else np.zeros(size)
+        self.normal = points[k : k + p * steps]
+        self.arrays["h_star"] = star
+        shape = (steps, p, size)
+        self.arrays |= {n: np.zeros(shape) for n in ("h_at", "r_at", "g_at", "pull_at")}
+
+    def step(self, time: int) -> None:
+        """Fields and gradients at a time, then everything that follows from them."""
+        here = {d.name: d for d in self.equations.process}
+        if time == 0:
+            self.first_kernel(here["Q_at"])
+        root = self.root(time + 1)
+        p, now = self.p, slice(time * self.p, (time + 1) * self.p)
+        rows = (time + 1) * p
+        self.arrays["r_at"][time] = root[now] @ self.normal[:rows]
+        for j in range(p):
+            self.arrays["h_at"][time, j] = self.value(here["h_at"].expr, {t: time, x.j: j + 1})
+        self.sample(time)
+        with_normal = self.arrays["g_at"][time] @ self.normal[:rows].T / self.normal.shape[1]
+        slopes = np.linalg.solve(root.T, with_normal.T).T
+        self.slopes = slopes.reshape(p, time + 1, p)
+        for definition in self.equations.process:
+            if definition.name != "h_at":
+                self.define(definition, time)
+
+    def first_kernel(self, overlap: Definition) -> None:
+        """C_theta at the start: the definition of Q, solved for it."""
+        kernel = C_theta[overlap.target.args[1:]]
+        share = float(self.value(sp.expand(overlap.expr).coeff(kernel), {}))
+        for j, m in np.ndindex(self.p, self.p):
+            # The entry itself is still zero.
+            rest = self.value(overlap.expr, {t: 0, s: 0, x.j: j + 1, x.l: m + 1})
+            self.arrays["C_theta"][0, 0, j, m] = (self.arrays["Q_at"][0, 0, j, m] - rest) / share
+
+    def root(self, times: int) -> Array:
+        """Cholesky root of C_theta over (time, neuron)."""
+        kernel = self.arrays["C_theta"][:times, :times].transpose(0, 2, 1, 3)
+        if self.equations.algorithm.batch == "fresh":  # other samples in each step
+            kernel = kernel * np.eye(times)[:, None, :, None]
+        square = kernel.reshape(times * self.p, times * self.p)
+        blocks = np.trace(square.reshape(times, self.p, times, self.p), axis1=1, axis2=3)
+        jitter = np.repeat(JITTER * np.diag(blocks), self.p)
+        try:
+            return np.asarray(np.linalg.cholesky(square + np.diag(jitter)))
+        except np.linalg.LinAlgError as error:
+            raise BadParameter(
+                f"the covariance of the weights is not positive at step {times - 1}"
+            ) from error
+
+    def sample(self, time: int) -> None:
+        """Loss and gradients of all samples at a time."""
+        self.arrays["h"] = self.arrays["h_at"][time]
+        self.arrays["readout"] = self.arrays["readout_at"][time]
+        for d in self.equations.sample:
+            if isinstance(d.target, sp.Indexed):
+                into = self.arrays["g_at" if d.name == "g" else "pull_at"]
+                for j in range(self.p):
+                    into[time, j] = self.value(d.expr, {x.j: j + 1})
+            else:
+                self.known[d.target] = self.value(d.expr, {})
+                if d.name == "loss":
+                    self.train_loss[time] = np.mean(self.known[d.target])
+
+    def define(self, d: Definition, time: int) -> None:
+        """Write one definition of the process; Q is known one step later than its averages."""
+        assert isinstance(d.target, sp.Indexed)
+        first, *rest = d.target.indices
+        now = time + 1 if d.name == "Q_at" else time
+        here = int(first.subs(t, now))
+        earlier: list[dict[Any, int]] = [{}]
+        if d.name in TWO_TIMES:
+            last = here if d.name in SYMMETRIC else now
+            earlier = [{s: n} for n in range(last + 1)]
+            rest = rest[1:]
+        sizes = [self.k if y == x.r else self.p for y in rest]
+        for early, neurons in product(earlier, np.ndindex(*sizes)):
+            at = {t: now, **early, **{y: n + 1 for y, n in zip(rest, neurons, strict=True)}}
+            place = (here, *early.values(), *neurons)
+            self.arrays[d.name][place] = self.value(d.expr, at)
+            if d.name in SYMMETRIC:
+                turned = (place[1], place[0], place[3], place[2])
+                self.arrays[d.name][turned] = self.arrays[d.name][place]
+
+    def value(self, expr: sp.Expr, at: Mapping[Any, int]) -> Any:
+        """Value of an expression; those of samples are arrays over them."""
+        if expr.is_number:
+            return float(expr)
+        if isinstance(expr, sp.Symbol):
+            if expr in at:
+                return at[expr]
+            widths = {x.p: self.p, x.k: self.k}
+            if expr in widths:
+                return widths[expr]
+            return self.known[expr] if expr in self.known else self.scalars[expr.name]
+        if isinstance(expr, sp.Indexed):
+            return self.entry(expr, at)
+        if isinstance(expr, sp.Sum):
+            return self.total(expr, at)
+        if isinstance(expr, Average):
+            if isinstance(expr.integrand, PathSlope):
+                (_, j), (time, m) = (y.indices for y in expr.integrand.args)
+                j, time, m = (int(self.value(y, at)) for y in (j, time, m))
+                return self.slopes[j - 1, time, m - 1]
+            return np.mean(self.value(expr.integrand, at))
+        if isinstance(expr, At):
+            return self.value(expr.expr, at)
+        if isinstance(expr, sp.KroneckerDelta):
+            return float(self.value(expr.args[0], at) == self.value(expr.args[1], at))
+        if expr.is_Add:
+            return sum(self.value(y, at) for y in expr.args)
+        if expr.is_Mul:
+            result = 1.0
+            for y in expr.args:
+                result = result * self.value(y, at)
+            return result
+        if expr.is_Pow:
+            return np.power(np.float64(1.0) * self.value(expr.base, at), self.value(expr.exp, at))
+        if isinstance(expr, sp.Piecewise):
+            return piecewise(expr, lambda y: self.value(y, at))
+        if expr.func.__name__ in FUNCTIONS:
+            return FUNCTIONS[expr.func.__name__](*(self.value(y, at) for y in expr.args))
+        raise BadParameter(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
+
+    def entry(self, expr: sp.Indexed, at: Mapping[Any, int]) -> Any:
+        """Entry of an array; w^{-1} = w^0."""
+        name = base_name(expr)
+        count = 2 if name in TWO_TIMES else 1 if name in ONE_TIME else 0
+        places = [int(self.value(y, at)) for y in expr.indices]
+        times = [max(y, 0) for y in places[:count]]
+        return self.arrays[name][(*times, *(y - 1 for y in places[count:]))]
+
+    def total(self, expr: sp.Sum, at: Mapping[Any, int]) -> Any:
+        """Sum, term by term."""
+        symbols = [y[0] for y in expr.limits]
+        ranges = [
+            range(int(self.value(low, at)), int(self.value(high, at)) + 1)
+            for _, low, high in expr.limits
+        ]
+        return sum(
+            self.value(expr.function, {**at, **dict(zip(symbols, values, strict=True))})
+            for values in product(*ranges)
+        )
+
+    def result(self) -> dict[str, Array]:
+        """Arrays as of a `DescentRun`."""
+        n, arrays = self.steps, self.arrays
+        Q2 = arrays["Q_at"]
+        return {
+            "M": arrays["M_at"], "Q": Q2[np.arange(n + 1), np.arange(n + 1)], "Q2": Q2,
+            "corr": arrays["C_l"][:n, :n], "resp": arrays["R_l"][:n, :n],
+            "readout": arrays["readout_at"], "train_loss": self.train_loss,
+        }  # fmt: skip

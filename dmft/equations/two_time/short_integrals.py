@@ -1,0 +1,363 @@
+r"""Numbers of the first two steps: closed forms where there are any, quadrature with its error.
+
+The first gradient depends on Gaussian fields alone. At the second step h^1 = mu + w, where mu
+depends on h*, r^0 and the label, and w is the Gaussian part of r^1 that is independent of r^0: the
+average over w is a closed form for most students, and one integral over (h*, r^0, zeta) is left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import Average
+from dmft.equations.two_time.descent_process import label, loss, output, zeta
+from dmft.equations.two_time.short_numbers import Number, average, combined, rational
+from dmft.equations.two_time.short_times import ShortTimes, at_times, expanded
+from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
+from dmft.errors import BadParameter
+from dmft.gaussian.expectation import Gaussian
+from dmft.model import Overlaps
+from dmft.names import VERSION, Status
+from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.solution import Values
+
+Array = NDArray[np.float64]
+Key = tuple[str, tuple[int, ...]]
+# A smallest eigenvalue of C_theta(0, 0), relative to its trace, below which Stein has no inverse.
+SINGULAR = 1e-12
+
+
+def masks(batch: str | None, fraction: float) -> list[tuple[float, float, float]]:
+    """Chances of the weights (s^0, s^1) of a sample in the first two steps."""
+    b = fraction
+    if batch == "bernoulli":
+        return [(b * b, 1 / b, 1 / b), ((1 - b) * b, 0, 1 / b), (b * (1 - b), 1 / b, 0),
+                ((1 - b) ** 2, 0, 0)]  # fmt: skip
+    if batch == "reshuffle" and b < 1:
+        return [(b, 1 / b, 0), (b, 0, 1 / b), (1 - 2 * b, 0, 0)]
+    return [(1.0, 0.0, 1.0)] if batch == "fresh" else [(1.0, 1.0, 1.0)]
+
+
+class ShortIntegrals:
+    """Integrals of one start: `first` are those over the initial fields, `second` those at t = 1.
+
+    Parameters
+    ----------
+    short : ShortTimes
+    start : Overlaps
+    rtol : float
+    parameters : mapping
+        Run-time values by name.
+    """
+
+    def __init__(
+        self, short: ShortTimes, start: Overlaps, rtol: float, parameters: Mapping[str, Any]
+    ) -> None:
+        if not isinstance(start, Overlaps):
+            raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
+        equations = short.equations
+        self.short, self.equations, self.rtol, self.start = short, equations, rtol, start
+        check_widths(equations.model, start)
+        self.p, self.k = start.p, start.k
+        self.scalars, symbols = resolve_scalars(
+            equations.parameters, equations.parameters, parameters
+        )
+        arrays = readout_arrays(equations.model, start, symbols)
+        self.teacher_readout = arrays["teacher_readout"]
+        self.widths = {x.p: self.p, x.k: self.k}
+        names = {y: rational(v) for y, v in self._free_scalars()}
+        self.names: dict[sp.Basic, sp.Basic] = dict(names)
+        self.masks = masks(equations.algorithm.batch, equations.algorithm.batch_fraction)
+        self.h = sp.symbols(f"h1:{self.p + 1}", real=True, cls=sp.Dummy)
+        self.r = sp.symbols(f"r1:{self.p + 1}", real=True, cls=sp.Dummy)
+        self.w = sp.symbols(f"w1:{self.p + 1}", real=True, cls=sp.Dummy)
+        self.star = sp.symbols(f"u1:{self.k + 1}", real=True, cls=sp.Dummy)
+        self.zeta = sp.Dummy("zeta", real=True)
+        self.y = sp.Dummy("y", real=True)
+        self.numbers: dict[Key, Number] = {}
+        pull = np.asarray(np.linalg.pinv(start.P), dtype=np.float64)
+        self._fill("M_at", start.M, (0,))
+        self._fill("P_inverse", pull, ())
+        self._fill("C_theta", start.Q - start.M @ pull @ start.M.T, (0, 0))
+        self._fill("readout_at", arrays["readout"], (0,))
+        own = self.array("C_theta", (0, 0), (self.p, self.p))
+        if np.linalg.eigvalsh(own)[0] <= SINGULAR * np.trace(own):
+            raise BadParameter(
+                "the start has student weights inside the span of the teacher: Q - M P^+ M^T is "
+                "singular, and the response to it is not an average; move M or Q a little"
+            )
+
+    def _free_scalars(self) -> list[tuple[sp.Symbol, float]]:
+        """Symbols of the equations with their numbers."""
+        free = {y for d in self.equations.definitions for y in d.expr.free_symbols}
+        return [(y, self.scalars[y.name]) for y in free if y.name in self.scalars]
+
+    def _fill(self, base: str, values: Array, times: tuple[int, ...]) -> None:
+        for place, value in np.ndenumerate(values):
+            key = (base, (*times, *(i + 1 for i in place)))
+            self.numbers[key] = Number(rational(value), 0.0)
+
+    def array(self, base: str, times: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+        """Known entries at these times, as floats."""
+        result = np.zeros(shape)
+        for place in np.ndindex(*shape):
+            result[place] = float(self.numbers[base, (*times, *(i + 1 for i in place))])
+        return result
+
+    def errors(self, base: str, times: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+        """Errors of these entries."""
+        result = np.zeros(shape)
+        for place in np.ndindex(*shape):
+            result[place] = self.numbers[base, (*times, *(i + 1 for i in place))].error
+        return result
+
+    def sample(
+        self, t: int, h: Sequence[sp.Expr], held: Mapping[Key, sp.Expr] | None = None
+    ) -> dict[str, Any]:
+        """Gradient, loss and readout gradient of a sample with the label `self.y` and fields h.
+
+        `held` are symbols that stand for numbers.
+        """
+
+        def entry(base: str, places: tuple[int, ...]) -> sp.Expr:
+            if base == "h":
+                return h[places[0] - 1]
+            if base == "readout":
+                return self.entry(("readout_at", (t, *places)), held)
+            if base == "teacher_readout":
+                return rational(self.teacher_readout[places[0] - 1])
+            return self.star[places[0] - 1]
+
+        found: dict[str, Any] = {"g": [], "pull": []}
+        replaced: dict[sp.Basic, sp.Basic] = dict(self.names) | {zeta: self.zeta}
+        for d in self.equations.sample:
+            neurons = range(1, self.p + 1) if isinstance(d.target, sp.Indexed) else (0,)
+            for j in neurons:
+                expr = expanded(d.expr, {x.j: j}, self.widths, entry).xreplace(replaced)
+                if d.target in (output, label):
+                    replaced[d.target] = self.y if d.target == label else expr
+                    if d.target == label:
+                        found["label"] = expr
+                elif d.target == loss:
+                    found["loss"] = expr
+                else:
+                    found["g" if d.name == "g" else "pull"].append(expr)
+        return found
+
+    @cached_property
+    def first(self) -> dict[str, Any]:
+        """Averages at t = 0: E[g h*], E[g g], E[g r], the mean loss and the readout's pull."""
+        p, k, start = self.p, self.k, self.start
+        Omega = np.block([[start.Q, start.M], [start.M.T, start.P]])
+        cov = sp.diag(sp.Matrix(p + k, p + k, [rational(v) for v in Omega.flat]), 1)
+        law = Gaussian((*self.h, *self.star, self.zeta), cov)
+        sample = self.sample(0, self.h)
+        sample_label = {self.y: sample["label"]}
+        g = [e.xreplace(sample_label) for e in sample["g"]]
+        teacher = {h: self.field(0, j, [sp.S.Zero] * p, ()) for j, h in enumerate(self.h)}
+        marginal = sum(weight * s0 * s0 for weight, s0, _ in self.masks) if not self.fresh else 1.0
+
+        def of(integrand: sp.Expr) -> Number:
+            return average(law, sp.expand(integrand), self.rtol)
+
+        second = rational(marginal)
+        result: dict[str, Any] = {
+            "star": [[of(g[j] * u) for u in self.star] for j in range(p)],
+            "train": of(sample["loss"].xreplace(sample_label)),
+            "pull": [of(e.xreplace(sample_label)) for e in sample["pull"]],
+        }
+        gram = [[of(g[j] * g[m]) for m in range(j + 1)] for j in range(p)]
+        result["corr"] = [[
+            [combined([(gram[max(j, m)][min(j, m)], second)]) for m in range(p)] for j in range(p)
+        ]]  # fmt: skip
+        own = [[of(g[j] * (h - teacher[h])) for h in self.h] for j in range(p)]
+        result["resp"] = [times_inverse(own, self.matrix("C_theta", (0, 0)))]
+        return result
+
+    @property
+    def fresh(self) -> bool:
+        """Whether samples of a step are never seen again."""
+        return self.equations.algorithm.batch == "fresh"
+
+    def entry(self, key: Key, held: Mapping[Key, sp.Expr] | None = None) -> sp.Expr:
+        """A number, or what stands for it."""
+        return held[key] if held and key in held else self.numbers[key].value
+
+    def field(
+        self,
+        t: int,
+        j: int,
+        r: Sequence[sp.Expr],
+        g: Sequence[sp.Expr],
+        held: Mapping[Key, sp.Expr] | None = None,
+    ) -> sp.Expr:
+        """Field j (from 0) at time t, with what stands for r^t and g^0."""
+        definition = next(
+            d for d in self.short.definitions if d.name == "h_at" and d.target.args[1] == t
+        )
+
+        def entry(base: str, places: tuple[int, ...]) -> sp.Expr:
+            if base == "h_star":
+                return self.star[places[0] - 1]
+            if base in ("r_at", "g_at"):
+                return (r if base == "r_at" else g)[places[1] - 1]
+            return self.entry((base, places), held)
+
+        expr = expanded(definition.expr, {x.j: j + 1}, self.widths, entry)
+        return expr.xreplace(self.names)
+
+    def _define(self, d: Any) -> None:
+        count = sum(i.is_Integer for i in d.target.indices)
+        times = tuple(int(i) for i in d.target.indices[:count])
+        neurons = d.target.indices[count:]
+        sizes = [self.k if i in (x.r,) else self.p for i in neurons]
+        for place in np.ndindex(*sizes):
+            at = {i: n + 1 for i, n in zip(neurons, place, strict=True)}
+            used: dict[Key, sp.Symbol] = {}
+
+            def entry(
+                base: str, places: tuple[int, ...],
+                used: dict[Key, sp.Symbol] = used,
+            ) -> sp.Expr:  # fmt: skip
+                return used.setdefault((base, places), sp.Dummy("e"))
+
+            expr = expanded(d.expr, at, self.widths, entry).xreplace(self.names)
+            values = {symbol: self.numbers[key].value for key, symbol in used.items()}
+            error = sum(
+                abs(float(sp.diff(expr, symbol).xreplace(values))) * self.numbers[key].error
+                for key, symbol in used.items()
+                if self.numbers[key].error
+            )
+            value = expr.xreplace(values)
+            self.numbers[d.name, (*times, *(n + 1 for n in place))] = Number(value, error)
+
+    def matrix(self, base: str, times: tuple[int, int]) -> sp.Matrix:
+        """Known entries at two times."""
+        return sp.Matrix(
+            self.p, self.p, lambda a, b: self.numbers[base, (*times, a + 1, b + 1)].value
+        )
+
+    def close(self, t: int, found: Mapping[str, Any]) -> None:
+        """Take the averages at time t: kernels, then overlaps and weights at t + 1."""
+        for j in range(self.p):
+            share = self._share("g_star", (t,))
+            for r in range(self.k):
+                self.numbers["g_star", (t, j + 1, r + 1)] = combined([(found["star"][j][r], share)])
+            if found["pull"]:
+                share = self._share("mean_pull", (t,))
+                self.numbers["mean_pull", (t, j + 1)] = combined([(found["pull"][j], share)])
+        for base, kernels in (("C_l", found["corr"]), ("R_l", found["resp"])):
+            for s, kernel in enumerate(kernels):
+                share = self._share(base, (t, s))
+                for j, m in np.ndindex(self.p, self.p):
+                    number = combined([(kernel[j][m], share)])
+                    self.numbers[base, (t, s, j + 1, m + 1)] = number
+        names = {"M_at", "readout_at", "R_theta", "C_theta", "Q_at"}
+        for d in self.short.definitions:
+            if d.name in names and d.target.indices[0] == t + 1:
+                self._define(d)
+        if not found["pull"]:
+            for j in range(1, self.p + 1):
+                self.numbers["readout_at", (t + 1, j)] = self.numbers["readout_at", (t, j)]
+
+    def _share(self, base: str, times: tuple[int, ...]) -> sp.Expr:
+        """What stands in front of the average in a kernel of the samples."""
+        definition = next(d for d in self.equations.process if d.name == base)
+        expr = sp.expand(at_times(definition, times, self.equations).expr)
+        averages = expr.atoms(Average)
+        share = sp.Add(*(expr.coeff(y) for y in averages))
+        if len(averages) > 1 or expr != sp.Add(*(share * y for y in averages)):
+            raise BadParameter(
+                f"{definition.target} = {definition.expr}: the first steps take multiples of one "
+                "average; solve takes any"
+            )
+        return share.xreplace(self.names)
+
+
+def times_inverse(rows: Sequence[Sequence[Number]], matrix: sp.Matrix) -> list[list[Number]]:
+    """Rows of numbers times the inverse of a matrix."""
+    inverse = matrix.inv()
+    size = matrix.shape[0]
+    return [
+        [combined((row[n], inverse[n, m]) for n in range(size)) for m in range(size)]
+        for row in rows
+    ]
+
+
+def first_steps(
+    short: ShortTimes, start: Overlaps, steps: int, rtol: float, parameters: Mapping[str, Any]
+) -> DescentRun:
+    """The run of `ShortTimes.evaluate`."""
+    from dmft.equations.two_time.short_second import second_averages
+
+    if steps not in (1, 2):
+        raise BadParameter(f"steps must be 1 or 2 (solve takes more), got {steps!r}")
+    began = time.monotonic()
+    found = ShortIntegrals(short, start, rtol, parameters)
+    found.close(0, found.first)
+    losses = [found.first["train"]]
+    if steps == 2:
+        second = second_averages(found)
+        losses.append(second["train"])
+        found.close(1, second)
+    return _record(found, steps, losses, time.monotonic() - began)
+
+
+def _record(
+    found: ShortIntegrals, steps: int, losses: Sequence[Number], seconds: float
+) -> DescentRun:
+    """Arrays and errors as a `DescentRun`."""
+    p, k, start = found.p, found.k, found.start
+    n = steps + 1
+    values: dict[str, Array] = {}
+    errors: dict[str, Array] = {}
+    for into, of in ((values, found.array), (errors, found.errors)):
+        M = np.stack([of("M_at", (t,), (p, k)) for t in range(n)])
+        kernel = np.zeros((n, n, p, p))
+        for t in range(n):
+            for s in range(t + 1):
+                kernel[t, s] = of("C_theta", (t, s), (p, p))
+                kernel[s, t] = kernel[t, s].T
+        pull = np.linalg.pinv(start.P)
+        if into is values:
+            Q2 = kernel + np.einsum("tjr,rq,slq->tsjl", M, pull, M)
+        else:
+            size = np.abs(np.einsum("tjr,rq->tjq", values["M"], pull))
+            cross = np.einsum("tjr,slr->tsjl", size, M)
+            Q2 = kernel + cross + cross.transpose(1, 0, 3, 2)
+        into |= {"M": M, "Q": Q2[np.arange(n), np.arange(n)], "Q2": Q2}
+        for name, base in (("corr", "C_l"), ("resp", "R_l")):
+            full = np.zeros((steps, steps, p, p))
+            for t in range(steps):
+                for s in range(t + 1):
+                    full[t, s] = of(base, (t, s), (p, p))
+                    if name == "corr":
+                        full[s, t] = full[t, s].T
+            into[name] = full
+        into["readout"] = np.stack([of("readout_at", (t,), (p,)) for t in range(n)])
+    values["train_loss"] = np.array([float(y) for y in losses])
+    errors["train_loss"] = np.array([y.error for y in losses])
+    equations = found.equations
+    how = f"Gaussian integrals, closed forms and quadrature at rtol = {found.rtol:.0e}"
+    return DescentRun(
+        t=np.arange(n, dtype=float),
+        arrays=Values(values),
+        error=Values(errors),
+        status=Status.OK,
+        message=how,
+        statistics={"seconds": seconds},
+        parameters=dict(found.scalars),
+        provenance={
+            "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
+            "time_unit": "steps", "method": how, "model": str(equations.model),
+            "fresh": found.fresh, "algorithm": str(equations.algorithm), "approximation": how,
+        },
+    )  # fmt: skip

@@ -1,0 +1,267 @@
+r"""The first two steps of descent on repeated data: from two-time equations to Gaussian integrals.
+
+At t = 0 and 1 the process of a sample needs no history but its own first gradient, so that every
+average is an integral over the teacher's fields, two Gaussian vectors and the label noise. What is
+here is the general system at these times: sums over time written out, R_theta(1, 0) inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from dmft.checks import checked_or
+from dmft.equations.averages.average import At
+from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter
+from dmft.equations.two_time.descent_process import (
+    C_theta,
+    M,
+    Q,
+    R_theta,
+    eta,
+    field_at,
+    readout,
+    s,
+    t,
+    u,
+)
+from dmft.equations.views.latex import align, definition_latex
+from dmft.equations.views.text import model_names
+from dmft.errors import BadParameter
+
+if TYPE_CHECKING:
+    from dmft.model import Overlaps
+    from dmft.solvers.descent.run import DescentRun
+
+TIMES = (t, s, u)
+
+
+@dataclass(frozen=True)
+class ShortTimes:
+    """The first two steps in closed form.
+
+    Attributes
+    ----------
+    equations : DescentEquations
+    definitions : tuple of Definition
+        Fields, overlaps and kernels at t = 0, 1, 2 in their order, for any neurons j, l.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=1)
+    >>> eqs = dmft.derive(dmft.Model(erf, erf), dmft.GradientDescent(0.3, samples_per_dim=3))
+    >>> [str(d.target) for d in dmft.short_times(eqs).definitions][:3]
+    ['h_at[0, j]', 'M_at[1, j, r]', 'R_theta[1, 0, j, l]']
+    """
+
+    equations: DescentEquations
+    definitions: tuple[Definition, ...]
+
+    def latex(self) -> str:
+        r"""LaTeX of the fields and recursions at the first times; averages as in the equations."""
+        printer = TwoTimePrinter(model_names(self.equations.model, r"\sigma", r"\sigma_*"))
+        lines = [
+            line
+            for d in self.definitions
+            for line in definition_latex(Definition(d.target, d.terms, "intermediate"), printer)
+        ]
+        law = [
+            r"(r^0, r^1) &\sim \mathcal{N}\left(0, \begin{pmatrix} C^{\theta}(0, 0) &"
+            r" C^{\theta}(0, 1) \\ C^{\theta}(1, 0) & C^{\theta}(1, 1) \end{pmatrix}\right),"
+            r"\quad h^* \sim \mathcal{N}(0, P)"
+        ]
+        return "\n".join([align(lines), align(law)])
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+    def __str__(self) -> str:
+        return "\n".join(f"{d.target} = {d.expr}" for d in self.definitions)
+
+    def evaluate(
+        self, start: Overlaps, steps: int = 2, *, rtol: float = 1e-9, **parameters: Any
+    ) -> DescentRun:
+        r"""Overlaps, kernels and losses of the first steps, with the claimed error of each.
+
+        Equation    closed forms where `Gaussian.expect` has them, else `Gaussian.quad`
+        Shapes      as of a `DescentRun` with T = steps
+        Valid for   any student and target that `quad` integrates: k + 2p fields, k + p where the
+                    last step's noise is averaged in closed form; errors of the first step are
+                    carried to the second
+        Source      batch_reuse.md B.1
+
+        Parameters
+        ----------
+        start : Overlaps
+            Its part outside of the teacher, Q - M P^+ M^T, must not be singular.
+        steps : 1 or 2
+        rtol : float
+            Asked of each integral.
+        **parameters
+            Run-time values, as for `dmft.solve`.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> relu = dmft.Committee(sp.Max(z, 0), width=1)
+        >>> model = dmft.Model(relu, dmft.MultiIndex(z**3 - 3*z, [z]))
+        >>> short = dmft.short_times(dmft.derive(model, dmft.GradientDescent(0.3, 3)))
+        >>> run = short.evaluate(dmft.Overlaps([[1.0]], [[0.0]]))
+        >>> run.M[:, 0, 0].round(10).tolist(), bool(run.error.M.max() < 1e-12)
+        ([0.0, 0.0, -0.0180247232], True)
+        """
+        from dmft.equations.two_time.short_integrals import first_steps
+
+        return first_steps(self, start, steps, rtol, parameters)
+
+
+@checked_or(equations="these are the two-time equations that dmft.GradientDescent has")
+def short_times(equations: DescentEquations) -> ShortTimes:
+    r"""Write out the first two steps of descent on repeated data.
+
+    Equation    h^1 = M^1 P^+ h* + r^1 - eta g^0(h^0, y), the memory of the same label;
+                M^2 = (1 - eta ridge) M^1 - eta alpha E[g^1 h*^T]
+    Shapes      symbolic in the neurons; `evaluate` needs numbers
+    Valid for   d -> infinity at n = alpha d; every batch and momentum of `GradientDescent`
+    Source      batch_reuse.md A.1, B.1
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> erf = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=1)
+    >>> eqs = dmft.derive(dmft.Model(erf, erf), dmft.GradientDescent(0.3, samples_per_dim=3))
+    >>> run = dmft.short_times(eqs).evaluate(dmft.Overlaps([[1.0]], [[0.0]]), steps=1)
+    >>> round(float(run.M[1, 0, 0]), 9)  # eta alpha / pi
+    0.286478898
+    """
+    if equations.model.inputs is not None:
+        raise BadParameter(
+            "short_times integrates over one Gaussian law; inputs are a mixture here: use solve"
+        )
+    process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
+    wanted: list[tuple[sp.IndexedBase, tuple[int, ...]]] = [(field_at, (0,))]
+    for step in (1, 2):
+        wanted += [(M, (step,)), (readout, (step,))]
+        wanted += [(base, (step, b)) for base in (R_theta, C_theta) for b in range(step + 1)]
+        wanted += [(Q, (step, step)), (field_at, (step,))]
+    result = [
+        at_times(process[base], times, equations)
+        for base, times in wanted[:-1]
+        if base in process and not (base == R_theta and times[0] == times[1])
+    ]
+    return ShortTimes(equations, tuple(result))
+
+
+def at_times(
+    definition: Definition, times: Sequence[int], equations: DescentEquations
+) -> Definition:
+    """A definition of the process at these times: sums over time become their terms."""
+    assert isinstance(definition.target, sp.Indexed)
+    shifted, *others = definition.target.indices[: len(times)]
+    here = {t: times[0] - int(shifted - t)}
+    here |= dict(zip(others, times[1:], strict=True))
+    fresh = equations.algorithm.batch == "fresh"
+    terms = {
+        name: _written(expr, here)
+        for name, expr in definition.terms
+        # Samples of a step that are never seen again have no gradient of their own.
+        if not (fresh and definition.target.base == field_at and name == "memory")
+    }
+    indices = (*times, *definition.target.indices[len(times) :])
+    return define(definition.target.base[indices], terms, definition.role)
+
+
+def _written(expr: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+    """An expression at numeric times."""
+    if isinstance(expr, sp.Sum):
+        over = [y for y in expr.limits if y[0] in TIMES]
+        neurons = [y for y in expr.limits if y[0] not in TIMES]
+        points: list[dict[sp.Symbol, int]] = [dict(at)]
+        for symbol, low, high in over:
+            ends = int(_written(low, at)), int(_written(high, at))
+            points = [{**q, symbol: n} for q in points for n in range(ends[0], ends[1] + 1)]
+        return sp.Add(*(_contracted(_written(expr.function, q), neurons) for q in points))
+    if isinstance(expr, sp.Indexed):
+        count = sum(bool(i.free_symbols & set(TIMES)) or i.is_Integer for i in expr.indices)
+        # w^{-1} = w^0: the first step has no momentum.
+        times = [max(int(_written(i, at)), 0) for i in expr.indices[:count]]
+        if expr.base == R_theta:
+            return _response(times, expr.indices[count:])
+        if expr.base == C_theta and times[0] < times[1]:
+            # C(s, t) = C(t, s)^T
+            times, rest = times[::-1], expr.indices[count:][::-1]
+            return expr.base[(*times, *rest)]
+        return expr.base[(*times, *expr.indices[count:])]
+    if not expr.args:
+        return sp.Integer(at[expr]) if expr in at else expr
+    return expr.func(*(_written(a, at) for a in expr.args))
+
+
+def _response(times: Sequence[int], neurons: Sequence[sp.Expr]) -> sp.Expr:
+    """R_theta, causal; that of the first step is known."""
+    if times[1] >= times[0]:
+        return sp.S.Zero
+    if times[0] == times[1] + 1:
+        return -eta * sp.KroneckerDelta(*neurons)
+    return R_theta[(*times, *neurons)]
+
+
+def _contracted(body: sp.Expr, limits: Sequence[sp.Tuple]) -> sp.Expr:
+    """Sum over neurons, without those that a Kronecker delta fixes."""
+    if body == 0:
+        return sp.S.Zero
+    for delta in body.atoms(sp.KroneckerDelta):
+        for limit in limits:
+            if limit[0] in delta.args:
+                other = next(a for a in delta.args if a != limit[0])
+                rest = [y for y in limits if y is not limit]
+                return _contracted((body / delta).xreplace({limit[0]: other}), rest)
+    return sp.Sum(body, *limits) if limits else body
+
+
+def expanded(
+    expr: sp.Expr,
+    at: Mapping[sp.Symbol, int],
+    widths: Mapping[sp.Symbol, int],
+    entry: Callable[[str, tuple[int, ...]], sp.Expr],
+) -> sp.Expr:
+    """An expression with numbers for its neurons; `entry` gives the entries of arrays."""
+    if isinstance(expr, sp.Sum):
+        return sp.Add(
+            *(expanded(expr.function, q, widths, entry) for q in _neurons(expr.limits, at, widths))
+        )
+    if isinstance(expr, sp.Indexed):
+        places = tuple(int(i.xreplace(dict(at))) for i in expr.indices)
+        return entry(base_name(expr), places)
+    if isinstance(expr, At):
+        field = expanded(expr.field, at, widths, entry)
+        return At(expr.factor, field).expr
+    if not expr.args:
+        return sp.sympify(at.get(expr, widths.get(expr, expr)), strict=True)
+    return expr.func(*(expanded(a, at, widths, entry) for a in expr.args))
+
+
+def _neurons(
+    limits: Sequence[sp.Tuple], at: Mapping[sp.Symbol, int], widths: Mapping[sp.Symbol, int]
+) -> Iterator[dict[sp.Symbol, int]]:
+    """All values of the indices of a sum."""
+    ranges = (range(1, int(high.xreplace(dict(widths))) + 1) for _, _, high in limits)
+    for values in product(*ranges):
+        yield {**at, **dict(zip((y[0] for y in limits), values, strict=True))}

@@ -1,0 +1,1 @@
+"""Equations as LaTeX, as text, and unrolled into scalars."""

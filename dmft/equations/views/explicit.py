@@ -1,0 +1,243 @@
+"""Unrolling a small system into scalar symbols, for analysis by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import At, Average, SampleAverage
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.definitions import Definition, base_name, index_symbol
+from dmft.errors import BadParameter, DmftError, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.gaussian.closed.pair import elementary
+from dmft.gaussian.closed.polynomial import polynomial_expectation
+from dmft.gaussian.expectation import Gaussian
+
+# Above this many fields the unrolled erf system has tens of thousands of operations.
+MAX_FIELDS = 5
+# Averages of polynomials of a higher degree in the fields are not written out.
+MAX_DEGREE = 24
+
+
+@dataclass(frozen=True)
+class ExplicitEquations:
+    """Scalar equations d symbol / dt = expression.
+
+    Attributes
+    ----------
+    rhs : mapping of overlap symbols to their rates
+    risk : population risk in the same symbols
+    symbols : mapping of names such as ``"Q_11"`` to the symbols used
+    covariance : sympy.Matrix or None
+        Sigma of an sde in the order of `rhs`; per unit t times gamma/(p d n_b).
+    """
+
+    rhs: Mapping[sp.Symbol, sp.Expr]
+    risk: sp.Expr
+    symbols: Mapping[str, sp.Symbol]
+    covariance: sp.Matrix | None = None
+
+    def jacobian(self) -> sp.Matrix:
+        """Matrix of derivatives of the rates, in the order of `rhs`."""
+        return sp.Matrix(list(self.rhs.values())).jacobian(list(self.rhs))
+
+    def subs(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
+        """Substitute parameters."""
+        rhs = {s: e.subs(values) for s, e in self.rhs.items()}
+        noise = None if self.covariance is None else self.covariance.subs(values)
+        return ExplicitEquations(rhs, self.risk.subs(values), self.symbols, noise)
+
+    def _repr_latex_(self) -> str:
+        rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]
+        return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+
+    def __str__(self) -> str:
+        return "\n".join(f"d{s}/dt = {e}" for s, e in self.rhs.items())
+
+
+class Unroller:
+    """Replaces indices by numbers and sums by their terms."""
+
+    def __init__(self, widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:
+        self.numbers = {x.p: sp.Integer(widths["p"]), x.k: sp.Integer(widths["k"])}
+        self.constants = constants
+        self.entries: dict[tuple[str, tuple[int, ...]], sp.Expr] = {}
+        self.symbols: dict[str, sp.Symbol] = {}
+        # Fields of one sample, in the order of Omega, and what is defined by them.
+        self.fields = [
+            *(sp.Dummy(f"h_{j}", real=True) for j in range(1, widths["p"] + 1)),
+            *(sp.Dummy(f"h^*_{r}", real=True) for r in range(1, widths["k"] + 1)),
+        ]
+        self.sample: dict[sp.Expr, sp.Expr] = {}
+        for place, field in enumerate(self.fields, start=1):
+            self.entries["lambda", (place,)] = field
+            base, number = ("h", place) if place <= widths["p"] else ("h_star", place - widths["p"])
+            self.entries[base, (number,)] = field
+
+    def size(self, index: sp.Symbol) -> int:
+        """Number of values of an index."""
+        return int(x.AXES[index].subs(self.numbers))
+
+    def entry(self, base: str, indices: tuple[int, ...]) -> sp.Expr:
+        """Value of an entry: known, constant or a scalar symbol."""
+        if (base, indices) in self.entries:
+            return self.entries[base, indices]
+        if base in self.constants and self.constants[base] is not None:
+            value = self.constants[base]
+            for index in indices:
+                value = value[index - 1]
+            return sp.sympify(value, strict=True)
+        if base == str(x.coordinate.label):
+            raise BadParameter(
+                "explicit() writes maps out for losses that are quadratic in f and y; latex() and "
+                "evaluate(...) take this one"
+            )
+        if base in x.SYMMETRIC:
+            indices = tuple(sorted(indices))
+        label = x.BASE_LATEX.get(base, base)
+        name = f"{base}_{''.join(map(str, indices))}"
+        positive = base in ("Q", "P") and len(set(indices)) == 1
+        plain = base if label == base else label
+        symbol = sp.Symbol(
+            f"{plain}_{''.join(map(str, indices))}", positive=positive or None, real=True
+        )
+        self.symbols[name] = symbol
+        return symbol
+
+    def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Value of an expression at index values (counted from 1)."""
+        if isinstance(expr, sp.Indexed):
+            places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
+            return self.entry(base_name(expr), tuple(places))
+        if isinstance(expr, SampleAverage) and 0 <= expr.degree <= MAX_DEGREE:
+            return self.average(expr, at)
+        if isinstance(expr, Average):
+            return self.closed_average(expr, at)
+        if isinstance(expr, Kernel):
+            return elementary(self(expr.closed(), at))
+        if isinstance(expr, sp.Sum):
+            return sp.Add(*(self(expr.function, inner) for inner in self.ranges(expr, at)))
+        if not expr.args:
+            return sp.Integer(at[expr]) if expr in at else self.numbers.get(expr, expr)
+        return expr.func(*(self(a, at) for a in expr.args))
+
+    def average(self, expr: SampleAverage, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Average of a polynomial in the fields of one sample, in the entries of Omega."""
+        return self.expectation(sp.expand(self(expr.integrand, at)))
+
+    def closed_average(self, expr: Average, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Average that has a closed form on paper, if no code."""
+        integrand = _without_names(self(expr.integrand, at)).xreplace(self.sample)
+        size = len(self.fields)
+        try:
+            if isinstance(expr, SampleAverage) and expr.degree > MAX_DEGREE:
+                raise NotClosed(f"polynomials of degree {expr.degree} are not written out")
+            return Gaussian(self.fields, self.covariance_of_fields[:size, :size]).expect(integrand)
+        except DmftError as error:
+            raise BadParameter(
+                f"explicit() needs closed forms, and the average {expr} has none. The equations "
+                "themselves have it on nodes: latex(), evaluate(...), dmft.build and dmft.solve "
+                "take them as they are; or leave out its term (`.without`)"
+            ) from error
+
+    @cached_property
+    def covariance_of_fields(self) -> sp.ImmutableDenseMatrix:
+        """Omega, and the variance of the label noise in units of its own."""
+        size = len(self.fields)
+        Omega = sp.Matrix(size, size, lambda i, n: self.entries["Omega", (i + 1, n + 1)])
+        return sp.ImmutableDenseMatrix(sp.diag(Omega, 1))
+
+    def expectation(self, expr: sp.Expr) -> sp.Expr:
+        """Expectation of a polynomial in the fields and the label noise."""
+        fields = [*self.fields, x.xi]
+        value = polynomial_expectation(
+            expr, fields, self.covariance_of_fields, [sp.S.Zero] * len(fields)
+        )
+        assert value is not None, expr
+        return sp.expand(value)
+
+    def define_sample(self, definition: Definition) -> None:
+        """Remember a random field of one sample as an expression in the Gaussian fields."""
+        for place, value in self.define(definition).items():
+            plain = _without_names(value).xreplace(self.sample)
+            if place:
+                self.entries[definition.name, place] = plain
+            else:
+                self.sample[definition.target] = plain
+
+    def ranges(
+        self, expr: sp.Sum, at: Mapping[sp.Symbol, int]
+    ) -> Sequence[Mapping[sp.Symbol, int]]:
+        """Index values of all terms of a sum."""
+        points = [dict(at)]
+        for index, *_ in expr.limits:
+            points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
+        return points
+
+    def define(self, definition: Definition) -> dict[tuple[int, ...], sp.Expr]:
+        """Every entry of a definition."""
+        target = definition.target
+        if not isinstance(target, sp.Indexed):
+            return {(): self(definition.expr, {})}
+        points: list[dict[sp.Symbol, int]] = [{}]
+        for index in map(index_symbol, target.indices):
+            points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
+        values = {}
+        for at in points:
+            place = tuple(int(i.subs(self.numbers).subs(at)) for i in target.indices)
+            values[place] = self(definition.expr, at)
+        return values
+
+
+def _without_names(expr: sp.Expr) -> sp.Expr:
+    """Write activations at fields out."""
+    return expr.replace(lambda e: isinstance(e, At), lambda e: e.expr)
+
+
+def _check_constants(widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:
+    p, k = widths["p"], widths["k"]
+    for name, shape in (("readout", (p,)), ("teacher_readout", (k,)), ("P", (k, k))):
+        value = constants.get(name)
+        if value is not None and np.shape(value) != shape:
+            raise ShapeMismatch(f"{name} has shape {np.shape(value)}, expected {shape}")
+    P = constants.get("P")
+    if P is not None and any(P[r][s] != P[s][r] for r in range(k) for s in range(r)):
+        raise InvalidCovariance(f"P is not symmetric: {P}")
+
+
+def unroll(
+    definitions: Sequence[Definition], widths: Mapping[str, int], constants: Mapping[str, Any]
+) -> ExplicitEquations:
+    """Scalar equations at numeric widths; `constants` may fix P and the readouts."""
+    if widths["p"] + widths["k"] > MAX_FIELDS:
+        raise BadParameter(
+            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}; "
+            "larger systems are read in the indexed form"
+        )
+    _check_constants(widths, constants)
+    unroller = Unroller(widths, constants)
+    rhs: dict[sp.Symbol, sp.Expr] = {}
+    risk = sp.Integer(0)
+    for definition in definitions:
+        if definition.role == "sample":
+            unroller.define_sample(definition)
+            continue
+        values = unroller.define(definition)
+        if definition.role == "observable":
+            risk = values[()] if definition.name == "risk" else risk
+        elif definition.role == "rate":
+            for place, value in values.items():
+                symbol = unroller.entry(definition.name, place)
+                tidy = sp.expand(value) if value.is_polynomial() else value
+                if definition.name not in x.SYMMETRIC or place == tuple(sorted(place)):
+                    rhs[symbol] = tidy
+        else:
+            for place, value in values.items():
+                unroller.entries[definition.name, place] = value
+    return ExplicitEquations(rhs, risk, dict(unroller.symbols))

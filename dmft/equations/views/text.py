@@ -1,0 +1,204 @@
+"""Equations as plain text for terminals and for the comments of generated code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sympy as sp
+from sympy.printing.str import StrPrinter
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.target import target
+from dmft.equations.definitions import Definition, base_name
+from dmft.equations.update.law import Cluster, clusters_of
+from dmft.gaussian.closed.switch import derivative
+from dmft.model import FIELD, Committee, Model, MultiIndex
+
+PRIMES = ("", "'", "''")
+# A random field of a sample, or a mean, in a cluster.
+CLUSTER_TEXT = "{}⟨{}⟩"
+# Stands for the mean of a field in the shapes of shifted functions.
+MEAN = sp.Symbol("mean", real=True)
+
+
+def factor_names(
+    student: sp.Expr, teacher: sp.Expr, sigma: str = "σ", star: str = "σ*"
+) -> dict[sp.Expr, str]:
+    """Names of the activations and of their derivatives, by expression."""
+    names: dict[sp.Expr, str] = {}
+    for activation, name in ((student, sigma), (teacher, star)):
+        for order, prime in enumerate(PRIMES):
+            slope = derivative(activation, order)
+            if not slope.is_number:
+                names.setdefault(slope, name + prime)
+    return names
+
+
+def model_names(model: Model, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
+    """Names of the activations of a model."""
+    student, teacher = model.student.activation, model.teacher
+    other = teacher.activation if isinstance(teacher, Committee) else student
+    names = factor_names(student, other, sigma, star)
+    shifted: dict[sp.Expr, str] = {}
+    for law in clusters_of(model):
+        shifted |= {y: name for y, name in _shifted_names(names, law).items() if y not in names}
+    return names | shifted
+
+
+def _shifted_names(names: Mapping[sp.Expr, str], law: Cluster) -> dict[sp.Expr, str]:
+    """Templates of functions of the fields of a cluster: places for a field and its mean."""
+    found: dict[sp.Expr, str] = {}
+    scale = "" if law.scale == 1 else f"{math.sqrt(law.scale):.4g} "
+    inside = f"({scale}%s)" if law.is_centred else f"({scale}%s + %s)"
+    front = "" if law.scale == 1 else f"{math.sqrt(law.scale):.4g} "
+    for factor, name in names.items():
+        shape = _shape(law.shifted(At(factor, x.h[x.j])).factor)
+        found |= dict.fromkeys((shape, sp.expand(shape)), name + inside)
+        # Stein's identity takes derivatives along centred fields.
+        higher = names.get(derivative(factor))
+        if higher is not None:
+            slope = derivative(shape)
+            found |= dict.fromkeys((slope, sp.expand(slope)), front + higher + inside)
+    return found
+
+
+def _shape(factor: sp.Expr) -> sp.Expr:
+    """A function without the name of its field's mean."""
+    return factor.xreplace(dict.fromkeys(_means(factor), MEAN))
+
+
+def _means(factor: sp.Expr) -> list[sp.Expr]:
+    return [e for e in factor.atoms(sp.Indexed) if x.is_mean(e.base)]
+
+
+def function_text(
+    names: Mapping[sp.Expr, str], factor: sp.Expr, field: str, doprint: Callable[[sp.Expr], str]
+) -> str | None:
+    """A named function at a field, shifted or not; None where it has no name."""
+    if factor in names:
+        return f"{names[factor]}({field})"
+    means = _means(factor)
+    template = names.get(_shape(factor), "") if len(means) < 2 else ""
+    if template.count("%s") != 1 + len(means):
+        return None
+    return template % (field, *map(doprint, means))
+
+
+def functions_text(model: Model) -> str:
+    """What sigma and sigma* (or g) are."""
+    student, teacher = model.student.activation, model.teacher
+    parts = [f"σ(z) = {student}"]
+    if isinstance(teacher, MultiIndex):
+        parts.append(f"g(h*) = {TextPrinter().doprint(target(model))}")
+    elif isinstance(teacher, Committee) and teacher.activation != student:
+        parts.append(f"σ*(z) = {teacher.activation}")
+    return ", ".join([*parts, *([] if model.inputs is None else [str(model.inputs)])])
+
+
+class TextPrinter(StrPrinter):
+    """Prints sums over neurons and kernels the way a theorist writes them in a mail."""
+
+    def __init__(self, names: Mapping[sp.Expr, str] | None = None) -> None:
+        super().__init__({"order": None})
+        self.names = dict(names or {})
+
+    def _print(self, expr: Any, **kwargs: Any) -> str:
+        # Indexed and Kernel print themselves; the house style comes first.
+        if isinstance(expr, sp.Indexed):
+            return self._print_Indexed(expr)
+        for kind in (Kernel, At, Average):
+            if isinstance(expr, kind):
+                return str(getattr(self, f"_print_{kind.__name__}")(expr))
+        return str(super()._print(expr, **kwargs))
+
+    def _print_Symbol(self, expr: sp.Symbol) -> str:
+        name, found, number = expr.name.partition(x.IN_CLUSTER)
+        if found:
+            plain = self._print(sp.Symbol(name, real=True))
+            return CLUSTER_TEXT.format(plain, number)
+        return x.SYMBOL_TEXT.get(expr, expr.name)
+
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        base = base_name(expr)
+        inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
+        return f"{x.printed(base, x.BASE_TEXT, CLUSTER_TEXT)}[{inside}]"
+
+    def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
+        return f"δ[{','.join(map(self._print, expr.args))}]"
+
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        rest, averages = split_averages(expr)
+        if not averages:
+            return str(super()._print_Mul(expr))
+        inside = [f"[{self._print(f)}]" if f.is_Add else self._print(f) for f in averages]
+        if rest in (1, -1):
+            return ("-" if rest == -1 else "") + " ".join(inside)
+        return " ".join([super()._print_Mul(rest) if rest.is_Mul else self._print(rest), *inside])
+
+    def _print_Sum(self, expr: sp.Sum) -> str:
+        symbols = ",".join(str(limit[0]) for limit in expr.limits)
+        body = self._print(expr.function)
+        return f"Σ_{symbols} " + (f"[{body}]" if expr.function.is_Add else body)
+
+    def _print_Kernel(self, expr: Kernel) -> str:
+        parts = [
+            function_text(self.names, f, self._print(y), self._print)
+            or f"({self._print(f.xreplace({FIELD: y}))})"
+            for f, y in zip(expr.factors, expr.fields, strict=True)
+        ]
+        return f"⟨{' '.join(parts)}⟩"
+
+    def _print_At(self, expr: At) -> str:
+        named = function_text(self.names, expr.factor, self._print(expr.field), self._print)
+        return named or f"({self._print(expr.expr)})"
+
+    def _print_Average(self, expr: Average) -> str:
+        parts = []
+        for factor in named_first(expr.integrand):
+            base, exponent = factor.as_base_exp()
+            bracket = base.is_Add or isinstance(base, sp.Sum)
+            text = f"[{self._print(base)}]" if bracket else self._print(base)
+            power = "" if exponent == 1 else f"^{self._print(exponent)}"
+            parts.append(text + power)
+        return f"⟨{' '.join(parts)}⟩"
+
+
+def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
+    """Split a product into plain factors and those with sums or averages, sums last."""
+    averages = [f for f in expr.args if f.has(sp.Sum, Kernel, Average) and not f.is_Pow]
+    rest = sp.Mul(*(f for f in expr.args if f not in averages))
+    return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
+
+
+def named_first(integrand: sp.Expr) -> list[sp.Expr]:
+    """Factors of an integrand, the named functions of one field before the rest."""
+    return sorted(sp.Mul.make_args(integrand), key=lambda f: (not isinstance(f, At), str(f)))
+
+
+def target_text(definition: Definition, printer: TextPrinter, kind: str = "ode") -> str:
+    """Left-hand side."""
+    target = printer.doprint(definition.target)
+    if definition.role != "rate":
+        return str(target)
+    return f"Δ{target}" if kind == "map" else f"d{target}/dt"
+
+
+def definition_text(
+    definition: Definition, names: Mapping[sp.Expr, str] | None = None, kind: str = "ode"
+) -> list[str]:
+    """Lines of one definition, a line for each named term."""
+    printer = TextPrinter(names)
+    head = f"{target_text(definition, printer, kind)} = "
+    lines = []
+    for number, (name, expr) in enumerate(definition.terms):
+        text = printer.doprint(expr)
+        sign = "" if number == 0 else "- " if text.startswith("-") else "+ "
+        text = text.removeprefix("-") if sign == "- " else text
+        lead = head if number == 0 else " " * (len(head) - 2) + sign
+        label = f"   ({name.replace('_', ' ')})" if len(definition.terms) > 1 else ""
+        lines.append(f"{lead}{text}{label}")
+    return lines or [f"{head}0"]

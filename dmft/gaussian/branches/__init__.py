@@ -1,0 +1,1 @@
+"""Averages with exponential branches, by parts that keep all digits."""

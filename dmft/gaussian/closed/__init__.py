@@ -1,0 +1,1 @@
+"""Closed forms of Gaussian averages, and the factors that have them."""

@@ -1,0 +1,300 @@
+r"""Closed form of E[prod_i f_i(x_i)] for jointly Gaussian fields, from a covariance function.
+
+Four rules (one_pass.md A.1, A.3, A.4, A.6): a Gaussian factor is tilted out by a rank-one downdate
+of the covariance, one field at a time (the determinant form loses digits for large nearly parallel
+fields); a Dirac factor conditions the law on its field; a polynomial goes by Wick diagrams, beside
+error functions and signs by Stein, whose derivative of a sign is a Dirac factor; what is left is
+the table of products of signs and error functions (`closed_forms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import product as cartesian
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import NotClosed, ShapeMismatch
+from dmft.gaussian.closed.closed_forms import (
+    Erfs,
+    error_function_product,
+    ordered_steps,
+    without_parallel_signs,
+)
+from dmft.gaussian.closed.factor import WAVES, Term, parse_factor
+from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment
+from dmft.gaussian.closed.signs_moment import signs_moment
+from dmft.gaussian.closed.wave import combined, real_value, without_differences
+from dmft.gaussian.closed.wick import times, wick_expression
+from dmft.gaussian.guard import FLOAT_DIGITS, collapsed, guarded
+from dmft.gaussian.law import Cov, Law, Mean
+from dmft.gaussian.refusal import refuse
+from dmft.model import FIELD
+
+Polynomials = dict[Hashable, dict[int, sp.Expr]]
+
+
+def product_expectation(
+    factors: Sequence[sp.Expr],
+    fields: Sequence[Any],
+    cov: Cov,
+    mean: Mean | None = None,
+    *,
+    whole: bool = False,
+    digits: int | None = FLOAT_DIGITS,
+) -> sp.Expr:
+    r"""Closed form of E[prod_i factors_i(x_{fields_i})].
+
+    Equation    E[e^{-b q^2/2} F] = (1+b C_qq)^{-1/2} E_T[F], T_xy = C_xy - b C_qx C_qy/(1+b C_qq);
+                E[x F] = sum_y C_xy E[d_y F];  E[delta(y - t) F] = p_y(t) E[F | y = t];
+                E[erf(x/sqrt 2) erf(y/sqrt 2)] = (2/pi) asin(C_xy/sqrt((1+C_xx)(1+C_yy)))
+    Shapes      n factors, each an expression in `dmft.model.FIELD`; n hashable labels, which may
+                repeat; cov(x, y) symmetric, mean(x) zero by default; returns one expression
+    Scaling     none: fields of order one
+    Valid for   polynomials, erf, sign, |.|, ReLU, Dirac, sin, cos, sinh, cosh of linear arguments,
+                Gaussian factors, their products and sums with at most two signs or error
+                functions left (any odd number for zero means); exact, singular covariances
+                included
+    Source      one_pass.md A.1-A.6; derivations/erf_integrals.py
+
+    Parameters
+    ----------
+    whole : bool
+        Keep moments of signs in one piece (`SignsMoment`) where their elementary form is 0/0 for
+        fields that coincide: for code in which they do.
+    digits : int or None
+        Of a value of floats; None leaves it as it is, for sums that cancel.
+
+    Raises
+    ------
+    NotClosed
+        Naming the sub-expression and the ways out.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
+    >>> product_expectation([z**2, z**2], ["1", "2"], C)
+    C11*C22 + 2*C12**2
+    >>> product_expectation([sp.erf(z / sp.sqrt(2)), z], ["1", "2"], C)
+    sqrt(2)*C12/(sqrt(pi)*sqrt(C11 + 1))
+    >>> product_expectation([sp.Max(0, z), sp.sign(z)], ["1", "2"], C)
+    sqrt(2)*C12/(2*sqrt(pi)*sqrt(C22))
+    """
+    if len(factors) != len(fields):
+        raise ShapeMismatch(f"{len(factors)} factors but {len(fields)} fields")
+    parsed = [parse_factor(f) for f in factors]
+    switching = any(a is sp.oo for terms in parsed for t in terms for a, _ in t.erfs)
+    # Differences of exponentials, and roots of nearly parallel fields, cancel digits of floats.
+    waves = any(f.has(*WAVES) for f in factors)
+    law = Law(_precise(cov) if switching or waves else cov, mean, fields)
+    total = []
+    for terms in cartesian(*parsed):
+        try:
+            total.append(_term_product(law, terms, fields, whole))
+        except NotClosed as error:
+            if error.reason:
+                raise
+            raise refuse(_readable(factors, fields), str(error)) from None
+    value = sp.Add(*total)
+    try:
+        value = real_value(value) if value.has(sp.I) else value
+    except NotClosed as error:
+        raise refuse(_readable(factors, fields), str(error)) from None
+    if waves:
+        value = combined(value)
+        if whole:
+            value = without_differences(value)
+    precise = value.is_number and value.has(sp.Float) and (switching or waves)
+    return value.n(digits) if precise and digits is not None else value
+
+
+def _precise(cov: Cov) -> Cov:
+    """Floats with guard digits."""
+    return lambda x, y: guarded(sp.sympify(cov(x, y), strict=True))
+
+
+def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:
+    """Product of the factors with labels for fields, for messages."""
+    return sp.Mul(
+        *[f.xreplace({FIELD: sp.Symbol(str(x))}) for f, x in zip(factors, fields, strict=True)]
+    )
+
+
+def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole: bool) -> sp.Expr:
+    """Expectation of a product of parsed terms: tilt and condition first, then go on."""
+    prefactors: list[sp.Expr] = []
+    polynomials: Polynomials = {}
+    erfs: list[tuple[Hashable, sp.Expr, sp.Expr]] = []
+    for term, x in zip(terms, fields, strict=True):
+        if term.curvature != 0 or term.slope != 0:
+            prefactor, law = law.tilt(x, term.curvature, term.slope)
+            prefactors.append(prefactor)
+        for a, c in term.erfs:
+            # The square of a sign is one almost everywhere.
+            if a is sp.oo and (x, a, c) in erfs:
+                erfs.remove((x, a, c))
+            else:
+                erfs.append((x, a, c))
+        powers = dict(term.powers)
+        if set(powers) == {0}:
+            prefactors.append(powers[0])
+        elif x in polynomials:
+            polynomials[x] = _multiply(polynomials[x], powers)
+        else:
+            polynomials[x] = powers
+    for term, x in zip(terms, fields, strict=True):
+        for position in term.deltas:
+            if law.C(x, x) == 0:
+                raise NotClosed(f"a Dirac factor stands on a field of variance 0 at {position}")
+            prefactors += [law.density(x, position), sp.Pow(law.deviation(x), -1)]
+            law = law.condition(x, position)
+    if whole and polynomials and _moment_of_signs(law, polynomials, tuple(erfs)) is None:
+        piece = signs_moment(law, polynomials, tuple(erfs))
+        if piece is not None:
+            return times(*prefactors, piece)
+    return times(*prefactors, _expectation(law, polynomials, tuple(erfs)))
+
+
+def _multiply(p: dict[int, sp.Expr], q: dict[int, sp.Expr]) -> dict[int, sp.Expr]:
+    result: dict[int, sp.Expr] = {}
+    for (n, a), (m, b) in cartesian(p.items(), q.items()):
+        result[n + m] = result.get(n + m, sp.S.Zero) + a * b
+    return {n: a for n, a in result.items() if a != 0}
+
+
+def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+    """E[prod p_x(x) prod erf(a y + c)], once for each: Stein's paths meet in the same averages."""
+    key = (tuple((x, tuple(p.items())) for x, p in polynomials.items()), erfs)
+    if key not in law.known:
+        law.known[key] = collapsed(_reduced(law, polynomials, erfs))
+    return law.known[key]
+
+
+def _reduced(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+    steps = ordered_steps(erfs)
+    if steps is not None:
+        terms = [times(k, _expectation(law, polynomials, rest)) for k, rest in steps]
+        return sp.Add(*terms)
+    if len(erfs) > 2:
+        side, erfs = without_parallel_signs(law, erfs)
+        if side != 1:
+            return times(side, _expectation(law, polynomials, erfs))
+    if erfs or law.conditioned:
+        labels = dict.fromkeys([*polynomials, *(x for x, *_ in erfs)])
+        fixed = [x for x in labels if law.C(x, x) == 0]
+        if fixed:
+            return _fixed(law, polynomials, erfs, fixed)
+    if not polynomials:
+        return error_function_product(law, erfs)
+    if not erfs:
+        return _wick(law, polynomials)
+    node = _moment_of_signs(law, polynomials, erfs)
+    return _stein(law, polynomials, erfs) if node is None else node
+
+
+def _moment_of_signs(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr | None:
+    """E[x y prod sign] in one piece, where Stein's form would be 0/0 for coinciding fields."""
+    bilinear = len(polynomials) == 2 and all(set(p) == {1} for p in polynomials.values())
+    if not bilinear or law.conditioned or not all(a is sp.oo and c == 0 for _, a, c in erfs):
+        return None
+    (x, p), (y, q) = polynomials.items()
+    signs = [u for u, *_ in erfs]
+    C = law.C
+    centred = all(law.m(u) == 0 for u in (x, y, *signs))
+    if not centred or any(C(u, u).is_number for u in signs):
+        return None
+    if len(signs) == 2 and x not in signs and y not in signs:
+        u, v = signs
+        entries = (C(u, u), C(v, v), C(u, v), C(x, u), C(x, v), C(y, u), C(y, v), C(x, y))
+        return times(p[1], q[1], PairOfSignsMoment(*entries))
+    if len(signs) == 2 and x in signs and y not in signs:
+        # Lower the field without a sign first: the other order divides by the pair's root.
+        return _stein(law, {y: q, x: p}, erfs)
+    if len(signs) == 4 and x in signs and y in signs:
+        order = [*(u for u in signs if u not in (x, y)), x, y]
+        upper = [C(order[i], order[j]) for i in range(4) for j in range(i, 4)]
+        return times(p[1], q[1], FourSignsMoment(*upper))
+    return None
+
+
+def _fixed(law: Law, polynomials: Polynomials, erfs: Erfs, fixed: Sequence[Any]) -> sp.Expr:
+    """Put the values of fields without variance in their place."""
+    values = [
+        sp.Add(*[a * law.m(x) ** n for n, a in polynomials[x].items()])
+        for x in fixed
+        if x in polynomials
+    ]
+    for x, a, c in erfs:
+        if x in fixed:
+            values.append(sp.sign(law.m(x) + c) if a is sp.oo else sp.erf(a * law.m(x) + c))
+    if any(v == 0 for v in values):
+        return sp.S.Zero
+    left = {x: p for x, p in polynomials.items() if x not in fixed}
+    return times(*values, _expectation(law, left, tuple(e for e in erfs if e[0] not in fixed)))
+
+
+def _wick(law: Law, polynomials: Polynomials) -> sp.Expr:
+    labels = list(polynomials)
+    return wick_expression(
+        [sorted(polynomials[x].items()) for x in labels],
+        [law.m(x) for x in labels],
+        [law.C(x, x) for x in labels],
+        [law.C(x, y) for i, x in enumerate(labels) for y in labels[i + 1 :]],
+    )
+
+
+def _stein(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+    """Stein on the first polynomial p = p_0 + x q: E[x q F] = m E[q F] + sum_y C_xy E[d_y(q F)]."""
+    x, powers = next(iter(polynomials.items()))
+    others = {y: p for y, p in polynomials.items() if y != x}
+
+    def with_power(p: dict[int, sp.Expr]) -> tuple[sp.Expr, Polynomials]:
+        """Pull a constant out, so that a polynomial in the state has positive degree."""
+        return (p[0], others) if set(p) == {0} else (sp.S.One, {x: p, **others})
+
+    terms = []
+    if 0 in powers:
+        terms.append(times(powers[0], _expectation(law, others, erfs)))
+    quotient = {n - 1: a for n, a in powers.items() if n > 0}
+    constant, state = with_power(quotient)
+    if law.m(x) != 0:
+        terms.append(times(constant, law.m(x), _expectation(law, state, erfs)))
+    for y, p in others.items():
+        slope, rest = _derivative(p)
+        lowered = {**state, y: rest} if rest else {k: v for k, v in state.items() if k != y}
+        terms.append(times(constant, slope, law.C(x, y), _expectation(law, lowered, erfs)))
+    slope, rest = _derivative(quotient)
+    if slope != 0:
+        lowered = {x: rest, **others} if rest else others
+        terms.append(times(slope, law.C(x, x), _expectation(law, lowered, erfs)))
+    for i, (y, a, c) in enumerate(erfs):
+        left = erfs[:i] + erfs[i + 1 :]
+        if law.C(x, y) == 0:
+            continue
+        if a is sp.oo:
+            inner = _expectation(law.condition(y, -c), state, left)
+            terms.append(times(constant, 2 * law.density(y, -c), _ratio(law, x, y), inner))
+            continue
+        prefactor, tilted = law.tilt(y, 2 * a**2, -2 * a * c)
+        density = 2 * a / sp.sqrt(sp.pi) * sp.exp(-(c**2))
+        inner = _expectation(tilted, state, left)
+        terms.append(times(constant, density, law.C(x, y), prefactor, inner))
+    return sp.Add(*terms)
+
+
+def _ratio(law: Law, x: Any, y: Any) -> sp.Expr:
+    """C_xy / sqrt(C_yy), finite on the diagonal."""
+    if x == y:
+        return law.deviation(y)
+    return times(law.C(x, y), sp.Pow(law.deviation(y), -1))
+
+
+def _derivative(p: dict[int, sp.Expr]) -> tuple[sp.Expr, dict[int, sp.Expr]]:
+    """Derivative of a polynomial as (constant, rest): one of (1, p'), (p', {}) and (0, {})."""
+    lowered = {n - 1: n * a for n, a in p.items() if n > 0}
+    if not lowered:
+        return sp.S.Zero, {}
+    return (lowered[0], {}) if set(lowered) == {0} else (sp.S.One, lowered)

@@ -1,0 +1,1 @@
+"""Hermite expansions and the exponents that say how hard a target is."""

@@ -1,0 +1,347 @@
+"""When each direction of a target is learned: one-pass SGD, data reuse, generic algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+
+from dmft.checks import checked, shown
+from dmft.errors import BadParameter
+from dmft.gaussian.exponents.coefficients import Index, as_fields
+from dmft.gaussian.exponents.kinds import generative_exponent, leap_exponent
+from dmft.gaussian.exponents.leaps import LeapStep, as_combination, canonical
+from dmft.gaussian.exponents.record import Exponent, coefficient_name
+from dmft.gaussian.nodes.grid import Array
+from dmft.model import MultiIndex
+from dmft.record import Record
+
+ONE_PASS, REUSE, GENERIC = ALGORITHMS = ("one-pass SGD", "data reuse", "generic")
+# Overlaps of unit directions below this are rounding of the numerical engine.
+SAME_SPACE = 1e-5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """When one algorithm learns one subspace of the target.
+
+    Attributes
+    ----------
+    algorithm : str
+    step : int or None
+        Step of the (generative) leap that finds it, from 1; None for never.
+    order : int or None
+        Order of the tensor that this step overcomes.
+    exponent : sympy.Rational or oo
+        Of the samples in d, the costliest step up to this one; oo for never.
+    logarithm : bool
+        Whether a factor log d comes with it.
+    reason : str
+        The coefficient that decides, or why there is none.
+    """
+
+    algorithm: str
+    step: int | None
+    order: int | None
+    exponent: sp.Expr
+    logarithm: bool
+    reason: str
+
+    @property
+    def samples(self) -> str:
+        """Samples to learn it in dimension d, as text.
+
+        Examples
+        --------
+        >>> Verdict("generic", 1, 3, sp.Rational(3, 2), False, "").samples
+        'd^(3/2)'
+        """
+        if self.step is None:
+            return "never"
+        power = "d" if self.exponent == 1 else f"d^{self.exponent}"
+        if not self.exponent.is_Integer:
+            power = f"d^({self.exponent})"
+        return f"{power} log d" if self.logarithm else power
+
+    def latex(self) -> str:
+        """The samples as LaTeX, without dollars."""
+        if self.step is None:
+            return r"\text{never}"
+        power = "d" if self.exponent == 1 else rf"d^{{{self.exponent}}}"
+        return rf"{power}\log d" if self.logarithm else power
+
+
+@dataclass(frozen=True, eq=False)
+class LearnabilityRow:
+    """One subspace of the fields: its orthonormal `directions` (n, k), names and verdicts."""
+
+    directions: Array
+    fields: tuple[sp.Symbol, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def name(self) -> str:
+        """Directions as combinations of the fields."""
+        return ", ".join(map(str, self.names))
+
+    @property
+    def names(self) -> list[sp.Expr]:
+        """Directions as combinations of the fields, largest entry one."""
+        return [as_combination(v, self.fields) for v in self.directions]
+
+    def __getitem__(self, algorithm: str) -> Verdict:
+        for verdict in self.verdicts:
+            if verdict.algorithm == algorithm:
+                return verdict
+        known = ", ".join(v.algorithm for v in self.verdicts)
+        raise KeyError(f"no algorithm {algorithm!r} in this table, it has {known}")
+
+
+@dataclass(frozen=True, eq=False)
+class Learnability(Record):
+    """Table of what is learned when, one row for each subspace of the target.
+
+    Attributes
+    ----------
+    target, fields
+        What was asked.
+    table : tuple of LearnabilityRow
+        `row[algorithm]` is its `Verdict`: step, order, exponent of the samples, reason.
+    exponents : dict
+        Algorithm to the leap (or generative leap) exponent with its steps and `.proof`.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> verdict = dmft.learnability(sp.Abs(z), z).table[0]["data reuse"]
+    >>> verdict.samples, verdict.step, verdict.order
+    ('d log d', 1, 2)
+    """
+
+    target: sp.Expr
+    fields: tuple[sp.Symbol, ...]
+    table: tuple[LearnabilityRow, ...]
+    exponents: dict[str, Exponent]
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Columns of the table."""
+        return tuple(self.exponents)
+
+    def __str__(self) -> str:
+        rows = [("direction", *self.algorithms)]
+        for row in self.table:
+            cells = (v.samples if v.step is None else f"{v.samples} (step {v.step})"
+                     for v in row.verdicts)  # fmt: skip
+            rows.append((row.name, *cells))
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([f"samples to learn y = {self.target}", *lines])
+
+    __repr__ = __str__
+
+    def explain(self) -> str:
+        """The reason of every entry, in words."""
+        lines = [f"y = {self.target}"]
+        for algorithm, e in self.exponents.items():
+            how = "" if e.threshold is None else f", zero means below {e.threshold:g}"
+            lines.append(f"{algorithm}: {e.name} {e} ({e.proof}{how})")
+        for row in self.table:
+            for v in row.verdicts:
+                when = "" if v.step is None else f" samples, step {v.step} of order {v.order}"
+                lines.append(f"{row.name}, {v.algorithm}: {v.samples}{when}: {v.reason}")
+        return "\n".join(lines)
+
+    def latex(self) -> str:
+        """A tabular environment."""
+        head = " & ".join(("direction", *self.algorithms)) + r" \\"
+        body = []
+        for row in self.table:
+            name = r",\ ".join(map(sp.latex, row.names))
+            cells = (f"${v.latex()}$" for v in row.verdicts)
+            body.append(" & ".join((f"${name}$", *cells)) + r" \\")
+        columns = "l" + "c" * len(self.algorithms)
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline", *body]
+        return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+
+    def _repr_latex_(self) -> str:
+        # Notebooks typeset arrays, not tabulars.
+        rows = []
+        for row in self.table:
+            name = r",\ ".join(map(sp.latex, row.names))
+            rows.append(" & ".join((name, *(v.latex() for v in row.verdicts))))
+        head = " & ".join(rf"\text{{{a}}}" for a in ("direction", *self.algorithms))
+        columns = "l" + "c" * len(self.algorithms)
+        body = r" \\ ".join([head + r" \\ \hline " + rows[0], *rows[1:]])
+        return rf"$\displaystyle \begin{{array}}{{{columns}}} {body} \end{{array}}$"
+
+
+@checked
+def learnability(
+    target: sp.Expr | MultiIndex,
+    fields: sp.Symbol | Sequence[sp.Symbol] | None = None,
+    algorithms: Sequence[str] = ALGORITHMS,
+) -> Learnability:
+    r"""Samples after which each direction of a target is learned, by algorithm.
+
+    Equation    steps of the leap (one pass) or generative leap (reuse, generic), of orders k_i:
+                a direction found in step s costs the dearest of the steps up to s, where a step
+                of order k costs d, d log d, d^{k-1} samples (one pass; reuse) or d^{max(1, k/2)}
+    Shapes      one row for each subspace that the algorithms treat alike, directions (n, k)
+    Scaling     exponents of the dimension d of the input; the number of fields k is fixed
+    Valid for   square-integrable targets of orthonormal directions (P = I), students whose
+                coefficients of the same order do not vanish and have the right sign; what
+                `leap_exponent` and `generative_exponent` say of their `.proof`; additive Gaussian
+                label noise changes nothing
+    Source      batch_reuse.md B.2, D.3, D.4; one_pass.md H; derivations/exponents.py
+
+    Parameters
+    ----------
+    target : sympy.Expr or MultiIndex
+    fields : symbols
+        Not needed for a `MultiIndex`, which knows its own.
+    algorithms : sequence of str
+        Among "one-pass SGD", "data reuse" and "generic": each sample used once and once only;
+        steps that see the same samples again; the best polynomial-time algorithm known.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z1, z2 = sp.symbols("z1 z2", real=True)
+    >>> print(dmft.learnability(z1 + z2**3 - 3*z2, [z1, z2]))
+    samples to learn y = z1 + z2**3 - 3*z2
+    direction  one-pass SGD  data reuse  generic
+    z1         d (step 1)    d (step 1)  d (step 1)
+    z2         d^2 (step 2)  d (step 1)  d (step 1)
+    """
+    expr, symbols = _declared(target, fields)
+    wanted = (algorithms,) if isinstance(algorithms, str) else tuple(algorithms)
+    unknown = [a for a in wanted if not (isinstance(a, str) and a in ALGORITHMS)]
+    if unknown or not wanted:
+        raise BadParameter(
+            f"algorithms = {shown(algorithms)}: choose among {', '.join(map(repr, ALGORITHMS))}"
+        )
+    exponents: dict[str, Exponent] = {}
+    generative: Exponent | None = None
+    for algorithm in wanted:
+        if algorithm == ONE_PASS:
+            exponents[algorithm] = leap_exponent(expr, symbols)
+        else:
+            generative = generative or generative_exponent(expr, symbols, leap=True)
+            exponents[algorithm] = generative
+    rows = [
+        LearnabilityRow(space, symbols, tuple(_verdict(a, e, space) for a, e in exponents.items()))
+        for space in _subspaces([e.directions for e in exponents.values()], len(symbols))
+    ]
+    rows.sort(key=_when)
+    return Learnability(expr, symbols, tuple(rows), exponents)
+
+
+def _declared(
+    target: sp.Expr | MultiIndex, fields: sp.Symbol | Sequence[sp.Symbol] | None
+) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
+    if isinstance(target, MultiIndex):
+        if fields is not None and as_fields(fields) != target.fields:
+            raise BadParameter(f"the fields of this MultiIndex are {target.fields}, got {fields!r}")
+        return target.expr, target.fields
+    if fields is None:
+        raise BadParameter(f"fields of the target {target} are needed, for example [z1, z2]")
+    return target, as_fields(fields)
+
+
+def _subspaces(flags: Sequence[Sequence[Array]], width: int) -> list[Array]:
+    """Subspaces that all algorithms treat as one: common refinement of their steps.
+
+    Where the steps of two algorithms do not fit (projectors that do not commute), the steps
+    themselves are listed. What no step finds comes last.
+    """
+    distinct: list[Array] = []
+    for flag in flags:
+        for space in flag:
+            if not any(_inside(space, s) and _inside(s, space) for s in distinct):
+                distinct.append(space)
+    pieces = [np.eye(width)]
+    for space in distinct:
+        split = []
+        for piece in pieces:
+            overlaps, turned = np.linalg.eigh(piece @ (space.T @ space) @ piece.T)
+            sharp = (overlaps < SAME_SPACE) | (overlaps > 1 - SAME_SPACE)
+            if not sharp.all():
+                found = np.concatenate(distinct)
+                return distinct + _left_over(found, width)
+            parts = [turned.T[overlaps > 0.5] @ piece, turned.T[overlaps < 0.5] @ piece]
+            split += [p for p in parts if len(p)]
+        pieces = split
+    return [canonical(p) for p in pieces]
+
+
+def _left_over(found: Array, width: int) -> list[Array]:
+    _, singular, rows = np.linalg.svd(found)
+    rank = int((singular > SAME_SPACE).sum())
+    return [canonical(rows[rank:])] if rank < width else []
+
+
+def _inside(space: Array, other: Array) -> bool:
+    """Whether the rows of one lie in the span of the other's (orthonormal) rows."""
+    return bool(np.abs(space - space @ other.T @ other).max() < SAME_SPACE)
+
+
+def _verdict(algorithm: str, exponent: Exponent, space: Array) -> Verdict:
+    """The first step after which the whole subspace is learned, and its cost."""
+    learned = np.zeros((0, space.shape[1]))
+    cost: tuple[sp.Expr, bool] = (sp.S.Zero, False)
+    for number, step in enumerate(exponent.steps, 1):
+        before, learned = learned, np.concatenate([learned, step.directions])
+        cost = max(cost, _cost(algorithm, step.order))
+        if not _inside(space, learned):
+            continue
+        reason = _coefficient(step, before, space, exponent.fields)
+        if step.order > 1:
+            reason += ", all lower orders vanish"
+        if algorithm == REUSE:
+            worst = max(s.order for s in exponent.steps[:number])
+            reason += (
+                "; in finitely many steps on n = O(d) samples"
+                if worst == 1
+                else "; never in finitely many steps on n = O(d) samples"
+            )
+        return Verdict(algorithm, number, step.order, *cost, reason)
+    names = ", ".join(str(as_combination(v, exponent.fields)) for v in space)
+    return Verdict(algorithm, None, None, sp.oo, False, f"y does not depend on {names}")
+
+
+def _coefficient(step: LeapStep, learned: Array, space: Array, fields: Sequence[sp.Symbol]) -> str:
+    """The largest coefficient of the step's tensor that sees the subspace, with its value."""
+    seen = np.linalg.norm(step.basis @ space.T, axis=1)
+
+    def weight(entry: tuple[Index, sp.Expr, sp.Expr]) -> float:
+        return float(abs(entry[1])) * max(s for s, n in zip(seen, entry[0], strict=True) if n)
+
+    index, value, transformation = max(step.coefficients, key=weight)
+    known: list[sp.Expr] | sp.Expr = [as_combination(v, fields) for v in learned]
+    if step.feature is not None and (index, value) == (step.index, step.strength):
+        known = step.feature
+    name = coefficient_name(index, transformation, known, step.names(fields))
+    return f"{name} = {sp.N(value, 6)}"
+
+
+def _cost(algorithm: str, order: int) -> tuple[sp.Expr, bool]:
+    """Exponent of d, and whether log d multiplies it (batch_reuse.md D.3, D.4)."""
+    if algorithm == GENERIC:
+        return sp.Max(1, sp.Rational(order, 2)), False
+    return sp.Integer(max(1, order - 1)), order == 2
+
+
+def _when(row: LearnabilityRow) -> tuple[tuple[float, float], ...]:
+    """Sort key: what is learned first comes first."""
+    return tuple((float(v.exponent), float(v.step or np.inf)) for v in row.verdicts)

@@ -1,0 +1,1 @@
+"""Quadrature: nodes, panels, kinks, series, and errors that can be believed."""

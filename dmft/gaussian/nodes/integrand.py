@@ -1,0 +1,155 @@
+"""Values of an integrand in double precision, with multiprecision where those overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mpmath
+import numpy as np
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes.forms import Block
+from dmft.gaussian.nodes.grid import Array, array_function
+
+# Points at which doubles overflow are evaluated one by one, at most this many in one call.
+MAX_PRECISE = 20_000
+# Digits of those, and points at which the rounding of doubles is measured.
+PRECISE_DIGITS = 30
+NOISE_POINTS = 12
+
+
+def _step(t: mpmath.mpf, middle: float = 0.5) -> mpmath.mpf:
+    return mpmath.mpf(int(t > 0)) if t else mpmath.mpf(middle)
+
+
+class _LogSumExp(sp.Function):
+    """log(1 + exp(x)) without overflow; printed for NumPy only."""
+
+    nargs = 1
+
+    def _numpycode(self, printer: Any) -> str:
+        return f"{printer._module_format('numpy.logaddexp')}(0, {printer._print(self.args[0])})"
+
+
+class Integrand:
+    """Function of points (r, n) of independent normal numbers.
+
+    Attributes
+    ----------
+    block : Block
+    dimension : int
+    evaluations : int
+        Points so far.
+    always_precise : bool
+        Whether every value is computed in multiprecision.
+    """
+
+    def __init__(
+        self, block: Block, functions: Mapping[str, Callable[[Array], Array]] | None = None
+    ) -> None:
+        """Compile; `functions` are values of functions that only NumPy knows."""
+        self.functions = dict(functions or {})
+        self.block, self.dimension = block, block.dimension
+        self.rows = np.array([[float(a) for a in row] for row in block.rows])
+        self.shift = np.array([float(a) for a in block.shift])
+        self.evaluations = 0
+        self._fast = array_function(list(block.forms), _stable(block.expr), self.functions)
+        self._precise: Callable[..., Any] | None = None
+        self.always_precise = False
+
+    def __call__(self, points: Array) -> Array:
+        """Values (n,) at points (r, n)."""
+        self.evaluations += points.shape[1]
+        if self.always_precise:
+            return np.array([float(self.precise(p)) for p in points.T])
+        fields = self.rows @ points + self.shift[:, None]
+        with np.errstate(all="ignore"):
+            raw = np.asarray(self._fast(*fields))
+        if np.iscomplexobj(raw):
+            raise self._complex(points[:, np.argmax(raw.imag != 0)] if raw.shape else points[:, 0])
+        values = np.array(np.broadcast_to(raw, points.shape[1:]), dtype=np.float64)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong) > MAX_PRECISE:
+            raise BadParameter(
+                f"{self.block.shown()} overflows double precision at {len(wrong)} of "
+                f"{len(values)} quadrature points; rescale the fields"
+            )
+        for i in wrong:
+            values[i] = float(self.precise(points[:, i]))
+        if len(wrong) and not np.isfinite(values).all():
+            first = np.flatnonzero(~np.isfinite(values))[0]
+            raise BadParameter(
+                f"{self.block.shown()} is not finite in double precision at "
+                f"{self._place(points[:, first])}"
+            )
+        return values
+
+    def precise(self, point: Array) -> mpmath.mpf:
+        """Value at one point (r,) in multiprecision, from the exact rows."""
+        if self._precise is None:
+            self._precise = sp.lambdify(
+                list(self.block.forms), self.block.expr, [self._scalar_functions(), "mpmath"]
+            )
+        with mpmath.workdps(PRECISE_DIGITS):
+            u = [mpmath.mpf(float(t)) for t in point]
+            fields = [
+                mpmath.fdot(row, u) + m
+                for row, m in zip(self.block.rows, self.block.shift, strict=True)
+            ]
+            try:
+                value = mpmath.mpmathify(self._precise(*fields))
+            except (ZeroDivisionError, ValueError, OverflowError, NotImplementedError) as error:
+                raise BadParameter(
+                    f"{self.block.shown()} has no finite value at {self._place(point)}: {error}"
+                ) from error
+            if mpmath.im(value) != 0:
+                raise self._complex(point)
+            return mpmath.re(value)
+
+    def _scalar_functions(self) -> dict[str, Callable[..., Any]]:
+        def scalar(function: Callable[[Array], Array]) -> Callable[..., Any]:
+            return lambda t: mpmath.mpf(float(function(np.array([float(t)]))[0]))
+
+        return {"Heaviside": _step, **{k: scalar(f) for k, f in self.functions.items()}}
+
+    def _complex(self, point: Array) -> BadParameter:
+        return BadParameter(
+            f"{self.block.shown()} is complex or undefined at {self._place(point)}: "
+            "expectations are of real functions"
+        )
+
+    def _place(self, point: Array) -> str:
+        """Where a point lies in the user's fields."""
+        values = self.rows @ point + self.shift
+        pairs = zip(self.block.meaning, values, strict=True)
+        return ", ".join(f"{name} = {value:.6g}" for name, value in pairs)
+
+    def rounding(self, points: Array) -> float:
+        """Mean rounding of a value at some of the points (r, n), measured in multiprecision."""
+        some = points[:, :: max(1, points.shape[1] // NOISE_POINTS)][:, :NOISE_POINTS]
+        doubles = self(some)
+        gaps = [
+            abs(float(self.precise(some[:, i]) - mpmath.mpf(float(v))))
+            for i, v in enumerate(doubles)
+        ]
+        return float(np.mean(gaps))
+
+
+def _stable(expr: sp.Expr) -> sp.Expr:
+    """Softplus in a form that does not overflow, steps in one that takes arrays."""
+
+    def is_softplus(part: sp.Expr) -> bool:
+        return isinstance(part, sp.log) and bool(
+            part.args[0].is_Add
+            and len(part.args[0].args) == 2
+            and sp.S.One in part.args[0].args
+            and any(isinstance(a, sp.exp) for a in part.args[0].args)
+        )
+
+    def softplus(part: sp.Expr) -> sp.Expr:
+        return _LogSumExp(next(a.args[0] for a in part.args[0].args if isinstance(a, sp.exp)))
+
+    signs = expr.replace(sp.Heaviside, lambda t, *_: (1 + sp.sign(t)) / 2)
+    return signs.replace(is_softplus, softplus)

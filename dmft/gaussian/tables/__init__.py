@@ -1,0 +1,1 @@
+"""Averages of few fields from tables with a claimed error."""

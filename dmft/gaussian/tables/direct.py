@@ -1,0 +1,145 @@
+"""Averages of one and two fields by plain quadrature in NumPy: the witness of the tables.
+
+Shares nothing with them: F and G are evaluated as they are written, on products of panels of
+Gauss nodes that are split where F or G switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.gaussian.tables.factor_function import FactorFunction
+from dmft.model import FIELD
+
+if TYPE_CHECKING:
+    from dmft.gaussian.tables.tabled import TableAverage
+
+Array = NDArray[np.float64]
+
+REACH = 10.0
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
+# Panels are at most this wide, in standard deviations and in the units of the field.
+WIDEST, RESOLVED = 1.5, 1.0
+# Relative excess of an overlap over Cauchy-Schwarz that counts as parallel.
+PARALLEL = 1e-9
+
+
+# Points of one variance that are one product of nodes.
+MANY = 32
+
+
+def direct_averages(average: TableAverage, numbers: Sequence[Any]) -> Array:
+    """Values of an average at arrays of numbers, each distinct point once."""
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in numbers))
+    if len(average.factors) == 1 and arrays[0].size > MANY:
+        return _many_means(average.factors[0], *arrays)
+    points, places = np.unique(
+        np.stack([a.ravel() for a in arrays], axis=1), axis=0, return_inverse=True
+    )
+    values = np.array([direct_average(average, point) for point in points.tolist()])
+    return values[places.ravel()].reshape(arrays[0].shape)
+
+
+def direct_average(average: TableAverage, numbers: Sequence[float]) -> float:
+    """Value of a `FieldTable` or a `PairTable` at numbers."""
+    if len(average.factors) == 1:
+        return direct_field(average.factors[0], *numbers)
+    return direct_pair(*average.factors, *numbers)
+
+
+def direct_field(factor: sp.Expr, mean: float, variance: float) -> float:
+    """E F(mean + sqrt(variance) z); NaN for a negative variance."""
+    if not variance >= 0.0:
+        return float("nan")
+    f, kinks = _function(factor)
+    return float(_smoothed(f, kinks, np.array([mean]), np.sqrt(variance))[0])
+
+
+def _many_means(factor: sp.Expr, mean: Array, variance: Array) -> Array:
+    """E F(mean + sqrt(variance) z) at arrays that share few variances."""
+    f, kinks = _function(factor)
+    result = np.full(mean.shape, np.nan)
+    for value in np.unique(variance[variance >= 0.0]):
+        here = variance == value
+        result[here] = _smoothed(f, kinks, mean[here], np.sqrt(value))
+    return result
+
+
+def direct_pair(f: sp.Expr, g: sp.Expr, uu: float, uv: float, vv: float) -> float:
+    """E F(u) G(v); NaN outside the covariances.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> round(direct_pair(sp.sign(z), sp.sign(z), 1.0, 0.5, 1.0), 12)
+    0.333333333333
+    """
+    size = np.sqrt(uu * vv)
+    gap = (size - uv) * (size + uv)
+    if not (uu >= 0.0 and vv >= 0.0 and gap >= -PARALLEL * uu * vv):
+        return float("nan")
+    (first, f_kinks), (second, g_kinks) = _function(f), _function(g)
+    if uu == 0.0:
+        return float(
+            first(np.zeros(1))[0] * _smoothed(second, g_kinks, np.zeros(1), np.sqrt(vv))[0]
+        )
+    s, slope, sigma = np.sqrt(uu), uv / np.sqrt(uu), np.sqrt(max(gap, 0.0) / uu)
+    marks = [k / s for k in f_kinks]
+    for kink in g_kinks if slope != 0.0 else ():
+        # The inner average has a layer around its kink.
+        layer = sigma / abs(slope) * 2.0 ** np.arange(-1.0, 60.0)
+        layer = layer[(layer > 0.0) & (layer < 2 * REACH)]
+        marks += [kink / slope, *(kink / slope + layer), *(kink / slope - layer)]
+    z, weights = _panels(marks, max(s, abs(slope)))
+    return float(weights @ (first(s * z) * _smoothed(second, g_kinks, slope * z, sigma)))
+
+
+def _smoothed(g: Any, kinks: Sequence[float], mean: Array, sigma: float) -> Array:
+    """E g(mean_i + sigma z)."""
+    if sigma == 0.0:
+        return np.asarray(g(mean), dtype=np.float64)
+    if not kinks:
+        z, weights = _panels([], sigma)
+        rows = max(1, 1_000_000 // z.size)
+        parts = [mean[i : i + rows, None] for i in range(0, mean.size, rows)]
+        return np.concatenate([g(m + sigma * z) @ weights for m in parts])
+    result = np.empty(mean.size)
+    for i, m in enumerate(mean):
+        z, weights = _panels([(k - m) / sigma for k in kinks], sigma)
+        result[i] = weights @ g(m + sigma * z)
+    return result
+
+
+def _panels(marks: Sequence[float], scale: float) -> tuple[Array, Array]:
+    """Nodes and weights of the normal density, panels split at the marks."""
+    count = int(np.ceil(2 * REACH / min(WIDEST, RESOLVED / max(scale, 1e-9))))
+    inside = [m for m in marks if -REACH < m < REACH]
+    edges = np.unique(np.concatenate([np.linspace(-REACH, REACH, count + 1), inside]))
+    centre, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * np.diff(edges)
+    z = (centre[:, None] + half[:, None] * NODES).ravel()
+    weights = (half[:, None] * WEIGHTS).ravel()
+    return z, weights * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+
+
+@lru_cache(maxsize=256)
+def _function(factor: sp.Expr) -> tuple[Any, list[float]]:
+    """Vectorised factor, in multiprecision where doubles fail; and its kinks."""
+    precise = FactorFunction(factor)
+    plain = sp.lambdify(FIELD, factor, ["scipy", "numpy"])
+
+    def f(x: Array) -> Array:
+        with np.errstate(all="ignore"):
+            values = np.array(np.broadcast_to(plain(x), np.shape(x)), dtype=np.float64)
+        bad = ~np.isfinite(values)
+        if bad.any():
+            values[bad] = precise(np.asarray(x)[bad])
+        return values
+
+    return f, precise.kinks(1e3)

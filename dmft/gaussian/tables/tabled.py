@@ -1,0 +1,257 @@
+"""Averages without closed form as symbols that compiled code evaluates from tables of the factors.
+
+One and two fields, any factors: `FieldTable` and `PairTable` stand in an expression like a closed
+form does. The tables are made when code is generated, never when an expression is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import sympy as sp
+
+from dmft.gaussian.closed.pair import CorrelationRoot
+from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.law import Cov
+from dmft.gaussian.refusal import refuse
+from dmft.model import FIELD
+
+# A weighted Dirac factor: position and weight.
+Dirac = tuple[sp.Expr, sp.Expr]
+HALF = sp.Rational(1, 2)
+# Rounding of one evaluation, beside the errors of the tables; relative to sqrt(E F^2 E G^2).
+EVALUATION = 2e-14
+
+
+class TableAverage(sp.Expr):
+    """Average of factors of `FIELD`, the first of its arguments, at numbers, the rest."""
+
+    is_commutative = True
+    is_real = True
+    factors_count = 0
+
+    @property
+    def factors(self) -> tuple[sp.Expr, ...]:
+        """Factors, expressions in `FIELD`."""
+        return tuple(self.args[: self.factors_count])
+
+    @property
+    def numbers(self) -> tuple[sp.Expr, ...]:
+        """Covariances (and a mean)."""
+        return tuple(self.args[self.factors_count :])
+
+    @property
+    def free_symbols(self) -> set[sp.Basic]:
+        """Symbols of the covariances: the field is integrated out."""
+        return set().union(*(a.free_symbols for a in self.numbers))
+
+    @property
+    def error(self) -> float:
+        """Claimed error of its table relative to sqrt(E F^2 E G^2), for every covariance."""
+        from dmft.gaussian.tables.factor_table import factor_table
+
+        return sum(factor_table(f).error for f in self.factors) + EVALUATION
+
+    def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr | None:
+        # The field of the factors is bound.
+        numbers = [a._subs(old, new) for a in self.numbers]
+        return self.func(*self.factors, *numbers)
+
+    def _eval_evalf(self, prec: int) -> sp.Expr | None:
+        numbers = [a.evalf(17) for a in self.numbers]
+        if not all(a.is_Float or a.is_Integer for a in numbers):
+            return None
+        from dmft.gaussian.tables.direct import direct_average
+
+        return sp.Float(direct_average(self, [float(a) for a in numbers]), 15)
+
+    def _sympystr(self, printer: Any) -> str:
+        parts = ", ".join(printer.doprint(a) for a in self.args)
+        return f"{type(self).__name__}({parts})"
+
+
+class FieldTable(TableAverage):
+    """E F(mean + sqrt(variance) z); arguments F, mean, variance.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> FieldTable(sp.tanh(z) ** 2, sp.Integer(0), sp.Integer(1)).evalf(8)
+    0.39429449
+    """
+
+    factors_count = 1
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        factor, mean, variance = self.args
+        along_mean = FieldTable(derivative(factor), mean, variance) * mean.diff(symbol)
+        heat = HALF * FieldTable(derivative(factor, 2), mean, variance)
+        return along_mean + heat * variance.diff(symbol)
+
+    def _latex(self, printer: Any) -> str:
+        factor, mean, variance = self.args
+        y = sp.Symbol("x")
+        law = rf"x \sim \mathcal{{N}}({printer._print(mean)}, {printer._print(variance)})"
+        return (
+            rf"\left\langle {printer._print(factor.xreplace({FIELD: y}))} \right\rangle_{{{law}}}"
+        )
+
+
+class PairTable(TableAverage):
+    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> C = sp.Symbol("C")
+    >>> average = PairTable(sp.tanh(z), sp.tanh(z), sp.Integer(1), C, sp.Integer(1))
+    >>> average.subs(C, sp.Rational(1, 2)).evalf(8)
+    0.18632441
+    """
+
+    factors_count = 2
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        f, g, first, cross, second = self.args
+        changes = (
+            (HALF, derivative(f, 2), g, first.diff(symbol)),
+            (sp.S.One, derivative(f), derivative(g), cross.diff(symbol)),
+            (HALF, f, derivative(g, 2), second.diff(symbol)),
+        )
+        # Price's identity; Dirac factors of the derivatives are conditioned upon.
+        cov = {("u", "u"): first, ("u", "v"): cross, ("v", "u"): cross, ("v", "v"): second}
+        return sp.Add(
+            *[
+                w * change * tabled_expectation([a, b], ["u", "v"], lambda x, y: cov[x, y])
+                for w, a, b, change in changes
+                if change != 0
+            ]
+        )
+
+    def _latex(self, printer: Any) -> str:
+        f, g = self.factors
+        u, v = sp.symbols("u v")
+        inside = (
+            rf"{printer._print(f.xreplace({FIELD: u}))}\,{printer._print(g.xreplace({FIELD: v}))}"
+        )
+        uu, uv, vv = (printer._print(a) for a in self.numbers)
+        return rf"\left\langle {inside} \right\rangle_{{{uu},\, {uv},\, {vv}}}"
+
+
+def tabled_expectation(factors: Sequence[sp.Expr], fields: Sequence[Hashable], cov: Cov) -> sp.Expr:
+    r"""E[prod_i factors_i(x_{fields_i})] of one or two centred fields, from tables of the factors.
+
+    Equation    E[F(u) G(v)] = E_z[F(s_1 z) H_G(b z, sigma)], H_G(m, sigma) = E G(m + sigma z),
+                b = C_uv / s_1, sigma^2 = C_vv - b^2; a Dirac factor conditions the law
+    Shapes      n factors in the symbol `FIELD`; n labels, at most two different
+    Valid for   square-integrable factors, analytic between kinks and jumps, with numbers only;
+                |rho| <= 1, standard deviations up to 32 (less for factors that grow fast); error
+                below 1e-10 sqrt(E F^2 E G^2), stated by `.error`; NaN outside
+    Source      one_pass.md A.7
+
+    Raises
+    ------
+    NotClosed
+        More than two fields, or a factor with free symbols.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> C = lambda x, y: sp.Symbol("C" + "".join(sorted(x + y)))
+    >>> tabled_expectation([sp.tanh(z), z], ["1", "2"], C)
+    PairTable(tanh(z), z, C11, C12, C22)
+    """
+    merged: dict[Hashable, sp.Expr] = {}
+    for factor, label in zip(factors, fields, strict=True):
+        merged[label] = merged.get(label, sp.S.One) * factor
+    whole = sp.Mul(*(f.xreplace({FIELD: sp.Symbol(str(x))}) for x, f in merged.items()))
+    if len(merged) > 2:
+        raise refuse(whole, "tables hold averages of one and two fields")
+    for factor in merged.values():
+        extra = sorted(map(str, factor.free_symbols - {FIELD}))
+        if extra:
+            raise refuse(whole, f"a table needs numbers: give {', '.join(extra)} a number")
+    parts = [(x, *without_dirac(f)) for x, f in merged.items()]
+    if len(parts) == 1:
+        ((x, regular, spikes),) = parts
+        terms = [w * density(cov(x, x), t) for t, w in spikes]
+        return sp.Add(_field(regular, sp.S.Zero, cov(x, x)), *terms)
+    (x, f, f_spikes), (y, g, g_spikes) = parts
+    terms = [_pair(f, g, cov(x, x), cov(x, y), cov(y, y))]
+    terms += [_conditioned(t, w, g, cov(x, x), cov(x, y), cov(y, y)) for t, w in f_spikes]
+    terms += [_conditioned(t, w, f, cov(y, y), cov(x, y), cov(x, x)) for t, w in g_spikes]
+    for t, w in f_spikes:
+        terms += [_two_spikes(t, w, s, v, cov(x, x), cov(x, y), cov(y, y)) for s, v in g_spikes]
+    return sp.Add(*terms)
+
+
+def table_averages(expr: sp.Expr) -> list[TableAverage]:
+    """Averages by table that an expression holds, in a fixed order."""
+    return sorted(expr.atoms(TableAverage), key=sp.default_sort_key)
+
+
+def _field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    return FieldTable(factor, mean, variance) if factor.has_free(FIELD) else factor
+
+
+def _pair(f: sp.Expr, g: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr) -> sp.Expr:
+    """Average of two factors, constants in front; the smoother factor is the inner one."""
+    if not f.has_free(FIELD):
+        return f * _field(g, sp.S.Zero, vv)
+    if not g.has_free(FIELD):
+        return g * _field(f, sp.S.Zero, uu)
+    if _switches(g) and not _switches(f):
+        f, g, uu, vv = g, f, vv, uu
+    return PairTable(f, g, uu, uv, vv)
+
+
+def _switches(factor: sp.Expr) -> bool:
+    from dmft.gaussian.tables.factor_function import is_smooth
+
+    return not is_smooth(factor)
+
+
+def density(variance: sp.Expr, t: sp.Expr) -> sp.Expr:
+    """Density at distance t from the mean of a Gaussian field."""
+    return sp.exp(-(t**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
+
+
+def _conditioned(
+    t: sp.Expr, weight: sp.Expr, other: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr
+) -> sp.Expr:
+    """E[weight delta(u - t) other(v)]."""
+    rest = CorrelationRoot(uu, vv, uv) ** 2 / uu
+    return weight * density(uu, t) * _field(other, t * uv / uu, rest)
+
+
+def _two_spikes(
+    t: sp.Expr, w: sp.Expr, s: sp.Expr, v: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr
+) -> sp.Expr:
+    """E[w delta(u - t) v delta(v - s)], infinite where the fields coincide."""
+    gap = CorrelationRoot(uu, vv, uv) ** 2
+    action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * gap)
+    return w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(gap))
+
+
+def without_dirac(factor: sp.Expr) -> tuple[sp.Expr, list[Dirac]]:
+    """Split a factor into a function and its Dirac parts."""
+    if not factor.has(sp.DiracDelta):
+        return factor, []
+    regular, spikes = [], []
+    for term in sp.Add.make_args(sp.expand(factor)):
+        deltas = [d for d in sp.Mul.make_args(term) if isinstance(d, sp.DiracDelta)]
+        if not deltas and not term.has(sp.DiracDelta):
+            regular.append(term)
+            continue
+        roots = sp.solve(deltas[0].args[0], FIELD) if len(deltas) == 1 else []
+        if len(roots) != 1 or len(deltas[0].args) != 1:
+            raise refuse(factor, f"the Dirac factor of {term} is not one of a linear argument")
+        slope = sp.Abs(sp.diff(deltas[0].args[0], FIELD).subs(FIELD, roots[0]))
+        weight = (term / deltas[0]).subs(FIELD, roots[0]) / slope
+        if weight != 0:
+            spikes.append((roots[0], weight))
+    return sp.Add(*regular), spikes

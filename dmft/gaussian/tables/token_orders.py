@@ -1,0 +1,167 @@
+"""Orders D_k of the overlap of a target and a sequence student, with the tensors behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import factorial, prod
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.errors import BadParameter
+from dmft.gaussian.exponents.coefficients import Index, indices
+from dmft.gaussian.tables.token_grid import (
+    MOST_TOKENS,
+    GridFunctions,
+    field_coefficients,
+    token_grid,
+)
+from dmft.gaussian.tables.token_trace import trace_coefficients
+from dmft.gaussian.tables.tokens import field_series, polynomial_coefficients
+from dmft.model import Attention, SequenceNetwork
+from dmft.model.sequence import TokenFunction
+
+Array = NDArray[np.float64]
+Line = list[dict[Index, sp.Expr]]
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """E[g He_n] of each output, up to an order; `square` is that of all orders up to it.
+
+    Attributes
+    ----------
+    outputs : list of dict
+        Multi-index n to coefficient; one dictionary for each output.
+    exact : bool
+    order : int
+        Orders beyond are not known.
+    complete : bool
+        Whether all orders beyond vanish.
+    """
+
+    outputs: Line
+    exact: bool
+    order: int
+    complete: bool = False
+
+    def norm(self, k: int) -> float:
+        """Size of the tensors of order k: sqrt(sum_|n|=k c_n^2 / n!)."""
+        total = sum(
+            float(c) ** 2 / _factorial(n) for y in self.outputs for n, c in y.items() if sum(n) == k
+        )
+        return float(np.sqrt(total))
+
+    def tensor(self, k: int) -> Array:
+        """Tensor C_k (outputs, L, ..., L) of order k."""
+        length = len(next(iter(self.outputs[0]), ()))
+        result = np.zeros((len(self.outputs), *[length] * k))
+        for slots in product(range(length), repeat=k):
+            n = tuple(slots.count(i) for i in range(length))
+            for place, y in enumerate(self.outputs):
+                result[(place, *slots)] = float(y.get(n, 0.0))
+        return result
+
+
+def overlap(target: Coefficients, student: Coefficients, k: int) -> sp.Expr:
+    """D_k = sum over |n| = k and outputs of c*_n c_n / n!."""
+    terms = [
+        c * other[n] / _factorial(n)
+        for y, other in zip(target.outputs, student.outputs, strict=True)
+        for n, c in y.items()
+        if sum(n) == k and n in other
+    ]
+    return sp.Add(*terms)
+
+
+def target_coefficients(target: TokenFunction, order: int) -> Coefficients:
+    """Coefficients of a target up to an order, exact for polynomials.
+
+    Raises
+    ------
+    BadParameter
+    """
+    return _coefficients(target, [0.0] * target.length, order)
+
+
+def student_coefficients(
+    student: TokenFunction, means: Sequence[float], order: int, wanted: Coefficients
+) -> Coefficients:
+    """Coefficients of a student at means of its fields, at least where those of the target are."""
+    if isinstance(student, SequenceNetwork):
+        return _of_network(student, means, order, wanted)
+    return _coefficients(student, means, order)
+
+
+def _coefficients(function: TokenFunction, means: Sequence[float], order: int) -> Coefficients:
+    fields, length = function.fields, function.length
+    if isinstance(function, Attention) and length > MOST_TOKENS:
+        return _of_trace(function, means)
+    symbols = sorted(function.parameters, key=str)
+    if symbols:
+        raise BadParameter(f"give numbers to {symbols}: an exponent may depend on them")
+    if function.polynomial:
+        moved = {z: z + sp.sympify(e, strict=True) for z, e in zip(fields, means, strict=True)}
+        polynomials = [sp.expand(y.subs(moved, simultaneous=True)) for y in function.outputs]
+        found = [polynomial_coefficients(y, fields) for y in polynomials]
+        degree = max((sum(n) for y in found for n in y), default=0)
+        return Coefficients(found, True, degree, True)
+    grid = token_grid(length)
+    outputs = []
+    for y in function.outputs:
+        (values,) = GridFunctions([y], length)(grid, means)
+        table = grid.coefficients(values, order)
+        outputs.append(
+            {
+                n: sp.Float(float(table[n]) * np.sqrt(_factorial(n)), 17)
+                for k in range(order + 1)
+                for n in indices(length, k)
+            }
+        )
+    return Coefficients(outputs, False, order)
+
+
+def _of_trace(function: Attention, means: Sequence[float]) -> Coefficients:
+    """Orders up to two of the trace over many tokens."""
+    length = function.length
+    if function.reduction != "trace" or any(means):
+        raise BadParameter(
+            f"attention over L = {length} tokens: beyond L = {MOST_TOKENS} only its trace without "
+            "positional vectors is known"
+        )
+    mean, own, other, cross, pair = trace_coefficients(length)
+    root = np.sqrt(length)
+    found = {(0,) * length: sp.Float(root * mean, 17)}
+    for i in range(length):
+        twice = tuple(2 * (n == i) for n in range(length))
+        found[twice] = sp.Float((own + (length - 1) * other) / root, 17)
+        for j in range(i):
+            both = tuple(int(n in (i, j)) for n in range(length))
+            found[both] = sp.Float((2 * cross + (length - 2) * pair) / root, 17)
+    return Coefficients([found], False, 2)
+
+
+def _of_network(
+    student: SequenceNetwork, means: Sequence[float], order: int, wanted: Coefficients
+) -> Coefficients:
+    """c_n = L^(-|n|/2) c_|n|(sigma), at the multi-indices of the target."""
+    length = student.length
+    mean = sum(means) / np.sqrt(length)
+    if mean == 0:
+        series = field_series(student.activation, sp.S.Zero, order)
+        assert series is not None
+        line = list(series)
+    else:
+        values = field_coefficients(student.activation, mean, order)
+        line = [sp.Float(c * np.sqrt(factorial(k)), 17) for k, c in enumerate(values)]
+    root = sp.sqrt(length)
+    found = {n: line[sum(n)] / root ** sum(n) for n in wanted.outputs[0] if sum(n) <= order}
+    exact = all(c.is_number and not c.has(sp.Float) for c in line)
+    return Coefficients([found], exact, order)
+
+
+def _factorial(n: Index) -> int:
+    return prod(factorial(k) for k in n)

@@ -1,0 +1,181 @@
+"""A sequence model with every number filled in: what its simulation needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from dmft.emit import vector_function
+from dmft.errors import BadParameter
+from dmft.model import FIELD, SGD, as_count
+from dmft.model.model import SequenceModel
+from dmft.model.sequence import SequenceNetwork
+from dmft.simulation.declaration import Filler
+from dmft.simulation.sequences.kernels import mean_value
+from dmft.starts import Alignment
+
+Array = NDArray[np.float64]
+# Points of each of two scrambled Sobol sequences that average the risk.
+RISK_POINTS = 4096
+
+
+@dataclass(frozen=True)
+class SequenceExperiment:
+    """A sequence model with every number filled in; directions as in `sequence_kernels`."""
+
+    model: SequenceModel
+    # Encodings (tokens, r) of the student along the directions, and b_a (1 + rank, r) in them.
+    shift: Array
+    vectors: Array
+    update: Any
+    value: Any
+    parameters: Array
+    learning_rate: float
+    noise: float
+    batch_size: int
+    dim: int
+
+    @property
+    def weight_dim(self) -> int:
+        """Dimension D of all weights together."""
+        return self.dim if self.model.tied else self.dim * self.model.length
+
+    @property
+    def time_step(self) -> float:
+        """Time of one step."""
+        return self.learning_rate / self.weight_dim
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        return int(sp.prod(self.model.student.shape))
+
+    def alignment(self, v: Array) -> tuple[Array, Array]:
+        """Alignments e (..., rank) and m (...) or (..., L) of coordinates (..., r)."""
+        if not self.model.tied:
+            return np.zeros((*v.shape[:-1], 0)), v * math.sqrt(self.model.length)
+        return v @ self.vectors[1:].T, v[..., 0]
+
+    def coordinates(self, start: Alignment) -> Array:
+        """Coordinates v (r,) of a start."""
+        e, m = self.model.alignments(start.e, start.m)
+        if not self.model.tied:
+            return np.ascontiguousarray(m / math.sqrt(self.model.length))
+        found, *_ = np.linalg.lstsq(self.vectors, np.concatenate([[m], e]), rcond=None)
+        return np.ascontiguousarray(found)
+
+
+def declare_sequence(
+    model: SequenceModel, algorithm: SGD, dim: int, parameters: Mapping[str, Any]
+) -> SequenceExperiment:
+    """Fill in every symbol; refuse what cannot be simulated."""
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(f"sequence models are simulated under dmft.SGD, got {algorithm!r}")
+    if algorithm.loss == "correlation" or algorithm.repeat or algorithm.trains_readout:
+        raise BadParameter(
+            'sequence models have loss="squared" or "frobenius", no repeat and no readout'
+        )
+    if not (algorithm.weight_decay.is_zero and algorithm.momentum.is_zero):
+        raise BadParameter("sequence models know neither weight_decay nor momentum")
+    dim = as_count(dim, "dim")
+    filler = Filler(parameters, dim)
+    rate = filler.scalar(algorithm.learning_rate, "learning_rate")
+    noise = filler.scalar(model.label_noise, "label_noise")
+    if rate <= 0.0 or noise < 0.0:
+        raise BadParameter(
+            f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
+        )
+    symbols = sorted(model.parameters, key=str)
+    values = np.array([filler.symbol(s, "model") for s in symbols])
+    update, value = _compiled(model, algorithm.loss, symbols)
+    shift, vectors = _directions(model)
+    experiment = SequenceExperiment(
+        model, shift, vectors, update, value, values, rate, math.sqrt(noise),
+        filler.batch(algorithm.batch_size, dim), dim,
+    )  # fmt: skip
+    filler.check_all_used()
+    if experiment.weight_dim <= shift.shape[1]:
+        raise BadParameter(
+            f"dim = {dim} cannot hold the target and {shift.shape[1] - 1} more directions"
+        )
+    return experiment
+
+
+def _compiled(model: SequenceModel, loss: str, symbols: Sequence[sp.Symbol]) -> tuple[Any, Any]:
+    """Gradients g_t of the loss, and the loss without noise, of (h, h*, noise)."""
+    student, target = list(model.student.outputs), list(model.teacher.outputs)
+    # Names that are no keywords of Python, so that no parameter of the model has them.
+    h = sp.symbols(f"h_[1:{model.length + 1}]", real=True)
+    stars = sp.symbols(f"h^*_[1:{model.length + 1}]", real=True)
+    noises = sp.symbols(f"noise_[1:{len(target) + 1}]", real=True)
+    if not model.tied:  # one field for all tokens
+        assert isinstance(model.student, SequenceNetwork)
+        h = h[:1]
+        student = [model.student.activation.xreplace({FIELD: h[0]})]
+    else:
+        student = [y.xreplace(dict(zip(model.student.fields, h, strict=True))) for y in student]
+    target = [y.xreplace(dict(zip(model.teacher.fields, stars, strict=True))) for y in target]
+    gaps = [f - y for f, y in zip(student, target, strict=True)]
+    noisy = [gap - n for gap, n in zip(gaps, noises, strict=True)]
+    slopes = [sp.Add(*(n * sp.diff(f, x) for n, f in zip(noisy, student, strict=True))) for x in h]
+    if any(y.has(sp.DiracDelta) for y in slopes):
+        raise BadParameter(f"student {model.student} jumps: SGD cannot train it")
+    total = sp.Add(*(gap**2 for gap in gaps)) / 2
+    if loss == "frobenius":
+        length = sp.sqrt(sp.Add(*(n**2 for n in noisy)))
+        slopes = [y / length for y in slopes]
+        total = sp.sqrt(2 * total)
+    fields = [*h, *stars, *noises]
+    return vector_function(slopes, fields, symbols), vector_function([total], fields, symbols)
+
+
+def _directions(model: SequenceModel) -> tuple[Array, Array]:
+    """Encodings (tokens, r) along orthonormal directions, and w*, b_a (1 + rank, r) in them."""
+    if not model.tied:
+        return np.zeros((1, model.length)), np.eye(model.length)
+    gram = np.array(model.encoding.gram.tolist(), dtype=float)
+    rest = gram[1:, 1:] - np.outer(gram[1:, 0], gram[0, 1:])
+    values, columns = np.linalg.eigh(rest)
+    kept = values > 1e-13 * max(1.0, float(np.max(values, initial=0.0)))
+    inside = columns[:, kept] * np.sqrt(values[kept])
+    vectors = np.zeros((gram.shape[0], 1 + inside.shape[1]))
+    vectors[:, 0], vectors[1:, 1:] = gram[:, 0], inside
+    pattern = np.array(model.encoding.pattern.tolist(), dtype=float)
+    pattern = pattern.reshape(model.length, model.encoding.rank)
+    return np.ascontiguousarray(pattern @ vectors[1:]), vectors
+
+
+def risk_of(e: SequenceExperiment, v: Array) -> Array:
+    """Population loss without noise at coordinates v, by each of two scrambled point sets (2,)."""
+    tokens, length = e.shift.shape[0], e.model.length
+    rho = math.sqrt(max(0.0, 1.0 - float(v @ v)))
+    nodes = _risk_nodes(length + tokens)
+    x = np.zeros((*nodes.shape[:2], tokens + length + e.outputs))
+    stars, free = nodes[..., :length], nodes[..., length:]
+    if e.model.tied:
+        spread = math.sqrt(max(0.0, 1.0 - v[0] ** 2))
+        x[..., :tokens] = v[0] * stars + spread * free + e.shift @ v
+    else:
+        x[..., 0] = stars @ v + rho * free[..., 0]
+    x[..., tokens : tokens + length] = stars
+    return np.array([mean_value(rows, e.value, e.parameters) for rows in x])
+
+
+@cache
+def _risk_nodes(dim: int) -> Array:
+    """Two scrambled Sobol sets of normal points, (2, RISK_POINTS, dim)."""
+    from scipy.stats import qmc  # slow to import
+
+    streams = [np.random.default_rng(seed) for seed in (0, 1)]
+    sets = [qmc.Sobol(dim, scramble=True, seed=s).random(RISK_POINTS) for s in streams]
+    # Scrambled points may be 0, which has no normal value.
+    nodes: Array = ndtri(np.clip(sets, 1e-16, 1 - 1e-16))
+    return nodes

@@ -1,0 +1,1 @@
+"""Compiled steps of weights and of the exact chain of overlaps."""

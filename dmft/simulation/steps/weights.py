@@ -1,0 +1,92 @@
+"""Compiled steps of the weights themselves: vectors in R^d, the plain definition.
+
+Numba's cache does not notice changes of the functions that come from `kernels`: their stamp stands
+here, and tests/emit/restamp.py renews it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+
+from dmft.compiled import njit
+from dmft.simulation.passage import WATCH_NOTHING
+from dmft.simulation.risk import MATRIX, VECTOR
+from dmft.simulation.steps.common import (
+    COMMON,
+    PASSED,
+    REACHED,
+    draw_cluster,
+    has_passed,
+    length_status,
+    sample_updates,
+    write_fields,
+)
+from dmft.simulation.steps.rows import (
+    add_multiple,
+    dot,
+    draw_input,
+    keep_part,
+    measure,
+    move_rows,
+    normalise_rows,
+)
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.simulation.steps.common": "866998432610",
+    "dmft.simulation.steps.rows": "5b244e567f6b",
+}
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_weights(  # type: ignore[no-untyped-def]
+    W, W_star, Q, M, G, push, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
+):  # fmt: skip
+    """Carry W (p, d) on in place; returns the status code and the steps done.
+
+    Q and M are work space for the constraint and for what is watched. G (p, d) and push (p,) are
+    the last step of weights and readout, of which the next one keeps a part (momentum).
+    """
+    p, d = W.shape
+    k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
+    X, psi, h, h_star = np.empty(d), np.empty(p), np.empty(p), np.empty(k)
+    for step in range(counts[0]):
+        keep_part(G, push, W, rates[4], rates[3])
+        for _ in range(batch):
+            cluster = draw_cluster(generator, clusters)
+            draw_input(generator, W_star, clusters, cluster, X)
+            for j in range(p):
+                h[j] = dot(W[j], X) / root_d
+            for r in range(k):
+                h_star[r] = dot(W_star[r], X) / root_d
+            noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+            write_fields(par_star, h_star, counts[5], cluster)
+            sample_updates(
+                h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
+                par, par_star, label, psi, push,
+            )  # fmt: skip
+            for j in range(p):
+                add_multiple(G[j], rates[0] * psi[j] / root_d, X)
+        for j in range(p):
+            a[j] += rates[0] * rates[2] / d * push[j]
+        move_rows(W, G, Q, counts[3])
+        code = length_status(Q)
+        if code != REACHED:
+            return code, step + 1
+        normalise_rows(W, Q, counts[3])
+        if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
+            measure(W, W_star, Q, M)
+            if has_passed(
+                Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
+            ):
+                return PASSED, step + 1
+    return REACHED, counts[0]

@@ -1,0 +1,1 @@
+"""The causal sweep of descents on repeated data."""

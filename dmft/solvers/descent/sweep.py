@@ -1,0 +1,256 @@
+r"""The causal sweep of a process in two times: one pass over time, no iteration.
+
+What is computed at each step is compiled from the equations (`dmft.solvers.descent.process`). What
+is here is how: C_theta as a matrix over (time, neuron), earlier times first, has the root L, and
+
+Equation    r = L z, z standard normal; E[dg/dr] L = E[g z^T] (Stein: kinks need no derivative)
+Source      batch_reuse.md A.1, C
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dtrtrs
+
+from dmft.names import Status
+from dmft.solvers.descent.process import Arrays
+from dmft.solvers.descent.samples import Samples
+from dmft.solvers.descent.task import DescentTask, Nodes
+
+Array = NDArray[np.float64]
+# Added to the diagonal of what a new time adds to C_theta, relative to its trace: 100 times less
+# changes nothing, and linear students at long times are singular without it.
+JITTER = 1e-12
+# The same relative to the squared lengths: what rounding leaves of students that the teacher spans.
+ROUNDING = 1e-15
+# Students of no length move as they are: a root of this is far below what they become.
+LEAST = 1e-40
+# Mean squared length of a student, in units of d, beyond which a descent counts as diverged.
+LARGEST_LENGTH = 1e8
+# What rounding and averages over finite samples may take below zero, relative to squared lengths.
+PIVOT_BAND = 1e-9
+
+
+@dataclass
+class Sweep:
+    """Overlaps and kernels of one set of nodes, filled step by step.
+
+    Attributes
+    ----------
+    arrays : Arrays
+        What the compiled steps read and write.
+    train_loss : (T,)
+    root : (T + 1) p square
+        L, over (time, neuron).
+    done : int
+        Steps that are complete.
+    status, message, lowest
+        How it ended, and the least pivot of C_theta relative to its trace.
+    """
+
+    task: DescentTask
+    arrays: Arrays
+    train_loss: Array
+    root: Array
+    done: int = 0
+    status: Status = Status.OK
+    message: str = ""
+    lowest: float = field(default=math.inf)
+
+    @property
+    def M(self) -> Array:
+        """Overlaps (T + 1, p, k) with the teacher."""
+        return self.arrays.M_at
+
+    @property
+    def readout(self) -> Array:
+        """Readouts (T + 1, p)."""
+        return self.arrays.readout_at
+
+    @property
+    def C_theta(self) -> Array:
+        """Covariance of the weights outside of the teacher, over (time, neuron)."""
+        return as_matrix(self.arrays.C_theta)
+
+    def take(self, step: Callable[..., None], t: int) -> None:
+        """Do one compiled step at time t."""
+        step(t, self.task.par, self.arrays)
+
+    def field_weights(self, t: int) -> tuple[Array, Array, Array]:
+        """What the fields at t take of h* (p, k), of z (p, (t + 1) p) and of gradients (p, t p)."""
+        arrays, p = self.arrays, self.task.p
+        rows = self.root[t * p : (t + 1) * p, : (t + 1) * p]
+        to_past = arrays.to_past[t, :, :t].reshape(p, t * p)
+        return arrays.to_star[t], arrays.to_driving[t] @ rows, np.ascontiguousarray(to_past)
+
+
+def as_matrix(kernel: Array) -> Array:
+    """A kernel (times, p, times, p) as a matrix over (time, neuron); the same memory."""
+    n, p, _, _ = kernel.shape
+    return kernel.reshape(n * p, n * p)
+
+
+def begin(task: DescentTask) -> Sweep:
+    """Sweep before its first step."""
+    T, p, k = task.steps, task.p, task.k
+    big = (T + 1) * p
+    sweep = Sweep(task, Arrays.zeros(T, p, k), np.zeros(T), np.zeros((big, big)))
+    arrays = sweep.arrays
+    arrays.P_inverse[...], arrays.Q_at[0, :, 0] = task.inverse_P, task.Q
+    # Readouts that are not trained stay at all times.
+    arrays.M_at[0], arrays.readout_at[...] = task.M, task.readout
+    sweep.take(task.process.begin, 0)
+    _extend_root(sweep, 0)
+    return sweep
+
+
+def march(
+    sweep: Sweep,
+    nodes: Nodes,
+    past: Array,
+    threads: int = 1,
+    after: Callable[[Sweep], bool] | None = None,
+) -> Sweep:
+    """Take the steps that are left.
+
+    Parameters
+    ----------
+    sweep : Sweep
+        From `begin`, or one that was stopped.
+    nodes : Nodes
+    past : (`DescentTask.kept`, S)
+        Gradients of the samples; rows of the steps done must hold what those steps wrote.
+    threads : int
+        The number never changes a result.
+    after : callable(sweep) -> bool, optional
+        Asked after each step; the sweep stops (as "interrupted") where it returns False.
+    """
+    task = sweep.task
+    with ThreadPoolExecutor(threads) as pool:
+        samples = Samples.of(task, nodes, past, pool, threads)
+        while sweep.status == Status.OK and sweep.done < task.steps:
+            t = sweep.done
+            sweep.take(task.process.fields, t)
+            state = (sweep.readout[t], sweep.field_weights(t))
+            means = samples.averages(t, *state)
+            slopes = None
+            if task.bend is not None:
+                kept = task.steps * task.p
+                slopes = samples.slopes(t, task.bend, kept, *state, sweep.arrays)
+            if not np.all(np.isfinite(means)):
+                sweep.status = Status.NONFINITE
+                sweep.message = f"averages over the samples are not finite at step {t}"
+                break
+            with np.errstate(all="ignore"):  # what overflows is told by the status
+                _close(sweep, t, means, slopes)
+            if sweep.status != Status.OK:
+                break  # what this step led to is no state
+            sweep.done += 1
+            if after is not None and not after(sweep) and sweep.done < task.steps:
+                interrupt(sweep)
+    return sweep
+
+
+def interrupt(sweep: Sweep) -> None:
+    """Stop a sweep where it is."""
+    sweep.status = Status.INTERRUPTED
+    sweep.message = f"interrupted after {sweep.done} of {sweep.task.steps} steps"
+
+
+def _close(sweep: Sweep, t: int, means: Array, slopes: Array | None) -> None:
+    """Close the equations: kernels of the samples at t, then overlaps and weights at t + 1.
+
+    `slopes` (p, (t + 1) p) are E[dg^t / dr^s] along paths; without them those of Stein are taken.
+    """
+    task, arrays, process = sweep.task, sweep.arrays, sweep.task.process
+    p, rows = task.p, (t + 1) * task.p
+    if slopes is None:
+        slopes = _solved(sweep.root[:rows, :rows], means[:p, :rows], transposed=True)
+    by_time = (p, t + 1, p)
+    arrays.slopes[:, : t + 1] = slopes.reshape(by_time)
+    arrays.gradient_pairs[:, : t + 1] = means[:p, rows : 2 * rows].reshape(by_time)
+    arrays.gradient_stars[...] = means[:p, 2 * rows :]
+    if task.trained:
+        arrays.pulls[...] = means[p + 1 :, 0]
+    sweep.train_loss[t] = means[p, 0]
+    for step in (process.averages, process.respond, process.advance):
+        sweep.take(step, t)
+    sweep.take(process.overlaps, t + 1)
+    _extend_root(sweep, t + 1)
+
+
+def _solved(root: Array, right: Array, transposed: bool = False) -> Array:
+    """X with X root^T = right, or X root = right, for the lower triangular root.
+
+    LAPACK at once: SciPy's checks take longer than the steps of a short descent.
+    """
+    solution, info = dtrtrs(root.T, right.T, lower=0, trans=0 if transposed else 1)
+    assert info == 0, "the root has a positive diagonal"
+    result: Array = solution.T
+    return result
+
+
+def _extend_root(sweep: Sweep, t: int) -> None:
+    """Rows of L at time t; the sweep ends where C_theta is no covariance."""
+    task, p = sweep.task, sweep.task.p
+    new, seen = slice(t * p, (t + 1) * p), slice(0, t * p)
+    C_theta = sweep.C_theta
+    own = C_theta[new, new]
+    row: Array = np.zeros((p, t * p))
+    if t > 0 and not task.fresh:
+        root = sweep.root[seen, seen]
+        row = _solved(root, C_theta[new, seen])
+    left = own - row @ row.T
+    # Squared lengths: students that the teacher spans have nothing but rounding outside of it.
+    scale = float(max(np.trace(own), np.trace(sweep.arrays.Q_at[t, :, t])))
+    if not np.trace(own) <= LARGEST_LENGTH * p:
+        sweep.status = Status.DIVERGED
+        sweep.message = f"the descent diverges at step {t}; take a smaller learning_rate"
+        return
+    lowest = float(np.linalg.eigvalsh(left)[0])
+    if not lowest >= -PIVOT_BAND * scale:
+        sweep.status = Status.LEFT_DOMAIN
+        sweep.message = (
+            f"the covariance of the weights is not positive at step {t}: eigenvalue {lowest:.3g} "
+            f"of what this time adds (squared lengths {scale:.3g}); take more samples or a "
+            "smaller step"
+        )
+        return
+    if scale > 0.0:
+        sweep.lowest = min(sweep.lowest, lowest / scale)
+    jitter = JITTER * max(float(np.trace(own)), 0.0) + ROUNDING * scale + LEAST
+    raised = left + (jitter + max(0.0, -lowest)) * np.eye(p)
+    sweep.root[new, seen], sweep.root[new, new] = row, np.linalg.cholesky(raised)
+
+
+def overlaps(sweep: Sweep) -> tuple[Array, Array]:
+    """Q (n, p, p) and the two-time Q2 (n, n, p, p) at the times that were reached."""
+    n = sweep.done + 1
+    Q2 = by_time(sweep.arrays.Q_at, n)
+    return Q2[np.arange(n), np.arange(n)], Q2
+
+
+def by_time(kernel: Array, n: int) -> Array:
+    """The first n times of a kernel, stored by (time, neuron) twice, as (n, n, p, p)."""
+    return np.ascontiguousarray(kernel[:n, :, :n].transpose(0, 2, 1, 3))
+
+
+def result_of(sweep: Sweep) -> Mapping[str, Array]:
+    """Named arrays of what a sweep reached, time first."""
+    n = sweep.done
+    Q, Q2 = overlaps(sweep)
+    return {
+        "M": sweep.M[: n + 1],
+        "Q": Q,
+        "Q2": Q2,
+        "corr": by_time(sweep.arrays.C_l, n),
+        "resp": by_time(sweep.arrays.R_l, n),
+        "readout": sweep.readout[: n + 1],
+        "train_loss": sweep.train_loss[:n],
+    }

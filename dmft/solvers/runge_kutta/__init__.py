@@ -1,0 +1,1 @@
+"""Flows and maps: compiled loops, their steps, events and endings."""

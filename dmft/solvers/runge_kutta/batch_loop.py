@@ -1,0 +1,175 @@
+"""The loop over runs: each begins, takes its steps and ends in compiled code, one after the other.
+
+A single run is a batch of one. The loop of the steps arrives as a first-class function, so that it
+is compiled once, alone. Like that loop this one returns after a bounded number of steps, or when a
+buffer is full, and goes on where it was when it is called again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from numba import types
+
+from dmft.compiled import njit
+from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined, unfolded
+from dmft.solvers.runge_kutta.layout import (
+    ADVANCE,
+    BY_NONFINITE,
+    COLLAPSED,
+    COMPONENT,
+    ERR,
+    EVALS,
+    EVENTS_TYPE,
+    FOUND,
+    NEXT_SAVE,
+    OPTIONS,
+    OUTCOME,
+    REASON,
+    REJECTED,
+    RUNNING,
+    SAVED,
+    SIDES,
+    SMALLEST_ERROR,
+    STEPS,
+    TABLEAU_TYPE,
+    TASK_TYPE,
+    WATCH,
+    WORK_TYPE,
+    H,
+    T,
+    Task,
+)
+from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
+
+BUILT_ON = "41899de498053d51"
+
+
+class Batch(NamedTuple):
+    """Runs of one problem, one in each row: what differs between them, and where they stand."""
+
+    par: Any  # (n, parameters)
+    trace: Any  # (n,)
+    threshold: Any  # (n, E)
+    y: Any  # (n, size)
+    trial: Any  # (n, size) what the last attempt of a run that ended was made on
+    clock: Any  # (n, CLOCK_SIZE)
+    counts: Any  # (n, COUNTS_SIZE)
+    rows: Any  # (n, 2) rows of the buffer that a run saved: the first, and behind the last
+    found: Any  # (n, 2) likewise of its events
+    place: Any  # (2,) the run under way, and 1 when it has begun
+    t_start: float
+    first_step: float  # 0: chosen
+    max_steps: int
+    is_flow: int
+
+
+_MATRIX_I8 = types.int64[:, ::1]
+BATCH_TYPE = types.NamedTuple(
+    (
+        *(MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, _MATRIX_I8, _MATRIX_I8, _MATRIX_I8),
+        *(INTEGERS, types.float64, types.float64, types.int64, types.int64),
+    ),
+    Batch,
+)
+
+
+@inlined
+def _size(x, y, task):  # type: ignore[no-untyped-def]
+    """Root mean square of x in units of the tolerance at y."""
+    total = 0.0
+    for i in range(y.size):
+        total += (x[i] / (task.atol + task.rtol * abs(y[i]))) ** 2
+    return math.sqrt(total / y.size) if y.size > 0 else 0.0
+
+
+@compiled
+def _first_step(rhs, tableau, task, work, y, t):  # type: ignore[no-untyped-def]
+    """Starting step from the size of y, y' and y'' (Hairer, Norsett and Wanner I, II.4)."""
+    size, speed = _size(y, y, task), _size(work.k[0], y, task)
+    h = 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed
+    h = min(h, task.t_end - t, task.max_step)
+    for i in range(y.size):
+        work.high[i] = y[i] + h * work.k[0, i]
+    rhs(t + h, work.high, task.widths, task.par, work.low)
+    for i in range(y.size):
+        if not math.isfinite(work.low[i]):
+            return h
+        work.low[i] -= work.k[0, i]
+    bend = max(speed, _size(work.low, y, task) / h)
+    second = max(1e-6, h * 1e-3) if bend <= 1e-15 else (0.01 / bend) ** (1.0 / tableau.order)
+    return min(100.0 * h, second)
+
+
+@unfolded
+def _begin(rhs, observe, watch, tableau, task, events, work, batch, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Bring a run to its first step: its slope, the length of its step, the sides of its events."""
+    t = batch.t_start
+    clock[T], clock[ERR] = t, SMALLEST_ERROR
+    copy(work.trial, y)
+    copy(work.old, y)
+    copy(work.point, y)
+    while counts[NEXT_SAVE] < task.save.size and task.save[counts[NEXT_SAVE]] <= t:
+        counts[NEXT_SAVE] += 1
+    if batch.is_flow != 0:
+        rhs(t, y, task.widths, task.par, work.k[0])
+        counts[EVALS] = 1
+        for i in range(y.size):
+            if not math.isfinite(work.k[0, i]):
+                counts[COMPONENT], counts[REASON], counts[OUTCOME] = i, BY_NONFINITE, COLLAPSED
+                return
+        clock[H] = batch.first_step
+        if batch.first_step == 0.0:
+            clock[H] = _first_step(rhs, tableau, task, work, y, t)
+    if events.kind.size > 0:
+        watch(SIDES, observe, task, events, work, y, clock, counts)
+
+
+FLY_SIGNATURE = types.int64(
+    ADVANCE, RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, BATCH_TYPE,
+    types.int64,
+)  # fmt: skip
+
+
+@njit(FLY_SIGNATURE, cache=True, no_cfunc_wrapper=True, **OPTIONS)
+def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch, budget):  # type: ignore[no-untyped-def]
+    """Take up to `budget` attempts in all; returns how many runs have ended.
+
+    The buffers must be empty. `task.par`, `task.trace` and `events.threshold` are those of the run
+    under way.
+    """
+    saved, found = 0, 0
+    while batch.place[0] < batch.trace.size and budget > 0:
+        i = batch.place[0]
+        y, clock, counts = batch.y[i], batch.clock[i], batch.counts[i]
+        here = Task(
+            task.widths, batch.par[i], task.save, task.rtol, task.atol, task.t_end, task.max_step,
+            task.bound, batch.trace[i], task.has_domain,
+        )  # fmt: skip
+        for e in range(events.kind.size):
+            events.threshold[e] = batch.threshold[i, e]
+        counts[SAVED], counts[FOUND] = saved, found
+        batch.rows[i, 0], batch.found[i, 0] = saved, found
+        ended = False
+        if batch.place[1] == 0:
+            _begin(rhs, observe, watch, tableau, here, events, work, batch, y, clock, counts)
+            batch.place[1] = 1
+            ended = counts[OUTCOME] != RUNNING
+        if not ended:
+            before = counts[STEPS] + counts[REJECTED]
+            most = max(1, min(budget, batch.max_steps - before))
+            outcome = advance(
+                rhs, observe, domain, watch, tableau, here, events, work, y, clock, counts, most
+            )
+            attempts = counts[STEPS] + counts[REJECTED]
+            budget -= attempts - before
+            spent = counts[OUTCOME] == RUNNING and attempts >= batch.max_steps
+            ended = outcome != RUNNING or spent
+        saved, found = counts[SAVED], counts[FOUND]
+        batch.rows[i, 1], batch.found[i, 1] = saved, found
+        if not ended:
+            break
+        copy(batch.trial[i], work.trial)
+        batch.place[0], batch.place[1] = i + 1, 0
+    return batch.place[0]

@@ -1,0 +1,135 @@
+"""The loop of maps y <- y + rhs(t, y): compiled once, for every problem of kind "map".
+
+Same records and same endings as the adaptive loop of `explicit.py`. Time is the number of steps;
+nothing happens between two steps, so that an event belongs to the first step at which it holds.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dmft.compiled import njit
+from dmft.solvers.runge_kutta.interpolant import copy, inlined
+from dmft.solvers.runge_kutta.layout import (
+    ADVANCE_SIGNATURE,
+    BOUND,
+    BY_DOMAIN,
+    BY_NONFINITE,
+    COLLAPSED,
+    COMPONENT,
+    EVALS,
+    EVENT,
+    FOUND,
+    NEXT_SAVE,
+    OPTIONS,
+    OUTCOME,
+    PENDING,
+    REACHED,
+    REASON,
+    RUNNING,
+    SAVED,
+    STEPS,
+    WATCH_SIGNATURE,
+    T,
+)
+from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
+
+BUILT_ON = "4dc5d57e2927ce9a"
+
+
+@inlined
+def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Save the state if this step is asked for; False when the buffer is full."""
+    if counts[PENDING] == 0:
+        return True
+    every = task.save.size == 0
+    if not every:
+        i = counts[NEXT_SAVE]
+        if i >= task.save.size or task.save[i] > clock[T]:
+            counts[PENDING] = 0
+            return True
+    row = counts[SAVED]
+    if row == work.out_t.size:
+        return False
+    work.out_t[row] = clock[T]
+    copy(work.out_y[row], y)
+    work.out_step[row] = counts[STEPS]
+    counts[SAVED] += 1
+    counts[NEXT_SAVE] += 0 if every else 1
+    counts[PENDING] = 0
+    return True
+
+
+@inlined
+def _look(observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Note the events that this step brought about; a terminal one ends the run."""
+    if work.seen.size > 0:
+        observe(clock[T], y, task.widths, task.par, work.seen)
+    for e in range(events.kind.size):
+        value, side = read_gap(events, y, work.seen, e), work.sign[e]
+        if math.isnan(value):
+            continue
+        # On the threshold itself a run has no side: leaving it is no second crossing.
+        work.sign[e] = math.copysign(1.0, value) if value != 0.0 else 0.0
+        if side == 0.0 or value * side > 0.0 or events.direction[e] * side > 0.0:
+            continue
+        row = counts[FOUND]
+        work.event_t[row] = clock[T]
+        copy(work.event_y[row], y)
+        work.event_id[row] = e
+        counts[FOUND] += 1
+        if events.terminal[e] != 0:
+            counts[OUTCOME] = EVENT
+
+
+@inlined
+def _step(rhs, observe, domain, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """One step of the map, or the reason why there is none."""
+    rhs(clock[T], y, task.widths, task.par, work.k[0])
+    counts[EVALS] += 1
+    largest = 0.0
+    for i in range(y.size):
+        work.trial[i] = y[i] + work.k[0, i]
+        if not math.isfinite(work.k[0, i]):
+            counts[COMPONENT], counts[REASON], counts[OUTCOME] = i, BY_NONFINITE, COLLAPSED
+            return
+        largest = max(largest, abs(work.trial[i]))
+    beyond = not largest <= task.bound
+    if not beyond and task.has_domain != 0 and outside(domain, task, work.trial, counts):
+        counts[REASON], counts[OUTCOME] = BY_DOMAIN, COLLAPSED
+        return
+    copy(y, work.trial)
+    clock[T] += 1.0
+    counts[STEPS] += 1
+    counts[PENDING] = 1
+    if beyond:
+        counts[OUTCOME] = BOUND
+        return
+    if clock[T] >= task.t_end:
+        counts[OUTCOME] = REACHED
+    if events.kind.size > 0:
+        _look(observe, task, events, work, y, clock, counts)
+
+
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def sides(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """All that is asked about the events of a map from outside its loop: the sides at the start."""
+    take_sides(observe, task, events, work, y, clock)
+
+
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def iterate(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
+    """Take up to `budget` steps; returns RUNNING or how the run ended.
+
+    It reads neither `watch` nor `tableau`: it has the arguments of the loop of flows.
+    """
+    room = work.event_t.size - events.kind.size
+    for _ in range(budget):
+        if not _flush(task, work, y, clock, counts):
+            return RUNNING
+        if counts[OUTCOME] != RUNNING:
+            return counts[OUTCOME]
+        if counts[FOUND] > room:
+            return RUNNING
+        _step(rhs, observe, domain, task, events, work, y, clock, counts)
+    return RUNNING

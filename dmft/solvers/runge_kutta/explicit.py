@@ -1,0 +1,304 @@
+"""The adaptive explicit Runge-Kutta loop: compiled once, for every problem and both orders.
+
+Everything that varies arrives as data (tableau, events, save times) or as a first-class compiled
+function (right-hand side, observables, domain, search for events), so that the machine code is
+cached on disk and is never built again.
+
+The loop returns to Python after a bounded number of steps, or when a buffer is full; its whole
+state lives in `y`, `clock`, `counts` and `Work`, so that it goes on as if it had never returned.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import types
+
+from dmft.compiled import njit
+from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined, interpolate, unfolded
+from dmft.solvers.runge_kutta.layout import (
+    ADVANCE_SIGNATURE,
+    AFTER_REJECT,
+    BOUND,
+    BY_DOMAIN,
+    BY_ERROR,
+    BY_NONFINITE,
+    COLLAPSED,
+    COMPONENT,
+    ERR,
+    EVALS,
+    FOUND,
+    H_DONE,
+    HITS,
+    KEEP,
+    NEXT_SAVE,
+    OPTIONS,
+    OUTCOME,
+    PENDING,
+    REACHED,
+    REASON,
+    REJECTED,
+    RUNNING,
+    SAVED,
+    SCAN,
+    SEARCH,
+    SMALLEST_ERROR,
+    STEP_ULPS,
+    STEPS,
+    T_OLD,
+    WATCH_SIGNATURE,
+    H,
+    T,
+)
+from dmft.solvers.runge_kutta.state_tests import outside
+from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
+
+BUILT_ON = "41899de498053d51"
+
+SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
+# A step that met NaN or left the domain says nothing of the error: a plain cut.
+FACTOR_NONFINITE, FACTOR_DOMAIN = 0.25, 0.5
+
+
+@inlined
+def _combine(out, y, h, weights, k, count):  # type: ignore[no-untyped-def]
+    """Write y + h * (sum of the first `count` weighted stages) into `out`."""
+    for i in range(y.size):
+        out[i] = y[i]
+    for j in range(count):
+        w = h * weights[j]
+        if w != 0.0:
+            for i in range(y.size):
+                out[i] += w * k[j, i]
+
+
+@inlined
+def _evaluate(rhs, tableau, task, work, target, y, t, h, s, counts):  # type: ignore[no-untyped-def]
+    """Fill stage s from the state `target`; False when a component is not finite."""
+    _combine(target, y, h, tableau.a[s], work.k, s)
+    rhs(t + tableau.c[s] * h, target, task.widths, task.par, work.k[s])
+    counts[EVALS] += 1
+    for i in range(y.size):
+        if not math.isfinite(work.k[s, i]):
+            counts[COMPONENT] = i
+            return False
+    return True
+
+
+@inlined
+def _error(tableau, task, work, y, h):  # type: ignore[no-untyped-def]
+    """Weighted root mean square of the embedded error estimate; 1 is the tolerance."""
+    n = y.size
+    for i in range(n):
+        work.high[i] = 0.0
+        work.low[i] = 0.0
+    for j in range(tableau.stages):
+        v, w = tableau.error[j], tableau.error_low[j]
+        if v != 0.0 or w != 0.0:
+            for i in range(n):
+                work.high[i] += v * work.k[j, i]
+                work.low[i] += w * work.k[j, i]
+    high, low = 0.0, 0.0
+    for i in range(n):
+        scale = task.atol + task.rtol * max(abs(y[i]), abs(work.trial[i]))
+        high += (work.high[i] / scale) ** 2
+        low += (work.low[i] / scale) ** 2
+    total = high + 0.01 * low
+    if total == 0.0:
+        return 0.0
+    return abs(h) * high / math.sqrt(total * n)
+
+
+@inlined
+def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Save what the last step owes; False when the buffer is full and something is still owed."""
+    if counts[PENDING] == 0:
+        return True
+    rows = work.out_t.size
+    if task.save.size == 0:
+        if counts[SAVED] == rows:
+            return False
+        work.out_t[counts[SAVED]] = clock[T]
+        copy(work.out_y[counts[SAVED]], y)
+        work.out_step[counts[SAVED]] = counts[STEPS]
+        counts[SAVED] += 1
+    while counts[NEXT_SAVE] < task.save.size and task.save[counts[NEXT_SAVE]] <= clock[T]:
+        row = counts[SAVED]
+        if row == rows:
+            return False
+        when = task.save[counts[NEXT_SAVE]]
+        work.out_t[row] = when
+        if when == clock[T]:
+            copy(work.out_y[row], y)
+        else:
+            interpolate(work, clock[H_DONE], (when - clock[T_OLD]) / clock[H_DONE])
+            copy(work.out_y[row], work.point)
+        work.out_step[row] = counts[STEPS]
+        counts[SAVED] += 1
+        counts[NEXT_SAVE] += 1
+    counts[PENDING] = 0
+    return True
+
+
+@compiled
+def _prepare(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-untyped-def]
+    """Interpolant of the step just tried; False when an extra stage is not finite."""
+    for s in range(tableau.stages, tableau.total - 1):
+        if not _evaluate(rhs, tableau, task, work, work.point, y, t, h, s, counts):
+            return False
+    for d in range(tableau.dense.shape[0]):
+        for i in range(y.size):
+            work.dense[d, i] = 0.0
+        for j in range(tableau.total - 1):
+            w = tableau.dense[d, j]
+            if w != 0.0:
+                for i in range(y.size):
+                    work.dense[d, i] += w * work.k[j, i]
+    return True
+
+
+@compiled
+def _dense_error(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-untyped-def]
+    """Error estimate of the interpolant, 1 is what is taken; inf where its slope is not finite."""
+    if not _evaluate(rhs, tableau, task, work, work.point, y, t, h, tableau.total - 1, counts):
+        return math.inf
+    total = 0.0
+    for i in range(y.size):
+        value = 0.0
+        for j in range(tableau.total):
+            value += tableau.defect[j] * work.k[j, i]
+        scale = task.atol + task.rtol * max(abs(y[i]), abs(work.trial[i]))
+        total += (value / scale) ** 2
+    return abs(h) * math.sqrt(total / y.size) if y.size > 0 else 0.0
+
+
+@unfolded
+def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ignore[no-untyped-def]
+    """One attempt; returns (reason, error), acceptable when BY_ERROR and error <= 1."""
+    for s in range(1, tableau.stages):
+        if not _evaluate(rhs, tableau, task, work, work.trial, y, t, h, s, counts):
+            return BY_NONFINITE, math.inf
+    error = _error(tableau, task, work, y, h)
+    if not (error <= 1.0):
+        return BY_ERROR, error
+    if task.has_domain != 0 and outside(domain, task, work.trial, counts):
+        return BY_DOMAIN, error
+    if dense and not _prepare(rhs, tableau, task, work, y, t, h, counts):
+        return BY_NONFINITE, math.inf
+    return BY_ERROR, error
+
+
+@compiled
+def _reject(tableau, h, reason, error, clock, counts):  # type: ignore[no-untyped-def]
+    """Shorten the step as the reason asks."""
+    factor = FACTOR_NONFINITE if reason == BY_NONFINITE else FACTOR_DOMAIN
+    if reason == BY_ERROR and math.isfinite(error):
+        factor = max(SMALLEST_FACTOR, SAFETY * error ** (-1.0 / tableau.order))
+    clock[H] = h * factor
+    counts[REJECTED] += 1
+    counts[REASON] = reason
+    counts[AFTER_REJECT] = 1
+
+
+@inlined
+def _accept(tableau, task, work, y, t, h, error, clock, counts):  # type: ignore[no-untyped-def]
+    """Move to the new state and choose the next step; returns the largest entry."""
+    factor = LARGEST_FACTOR
+    if error > 0.0:
+        factor = SAFETY * error**-tableau.exponent * clock[ERR] ** tableau.memory
+        factor = min(LARGEST_FACTOR, max(SMALLEST_FACTOR, factor))
+    if counts[AFTER_REJECT] != 0:
+        factor = min(1.0, factor)
+    clock[ERR] = max(error, SMALLEST_ERROR)
+    clock[T_OLD], clock[H_DONE], clock[H] = t, h, h * factor
+    largest = 0.0
+    for i in range(y.size):
+        work.old[i] = y[i]
+        y[i] = work.trial[i]
+        work.k[0, i] = work.k[tableau.stages - 1, i]
+        largest = max(largest, abs(y[i]))
+    counts[AFTER_REJECT] = 0
+    counts[PENDING] = 1
+    counts[STEPS] += 1
+    return largest
+
+
+@unfolded
+def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Try one step and, when it is accepted, look for events and for the end."""
+    t, h = clock[T], min(clock[H], task.max_step)
+    smallest = STEP_ULPS * abs(t)
+    last = t + h * (1.0 + 1e-10) >= task.t_end
+    if last:
+        h = task.t_end - t
+    elif h <= smallest:
+        counts[OUTCOME] = COLLAPSED
+        return
+    end = task.t_end if last else t + h
+    watched, i = events.kind.size > 0, counts[NEXT_SAVE]
+    read = i < task.save.size and task.save[i] < end
+    reason, error = _try(rhs, domain, tableau, task, work, y, t, h, read or watched, counts)
+    if reason == BY_ERROR and error <= 1.0:
+        if watched:
+            copy(work.old, y)
+            clock[T_OLD], clock[H_DONE] = t, h
+            watch(SEARCH, observe, task, events, work, y, clock, counts)
+            read = read or counts[HITS] > 0
+        if read:  # what is read from the interpolant is as accurate as the step
+            error = max(error, _dense_error(rhs, tableau, task, work, y, t, h, counts))
+            if not math.isfinite(error):
+                reason = BY_NONFINITE
+            if watched and not (error <= 1.0):
+                copy(work.sign, work.side)
+    if reason != BY_ERROR or not (error <= 1.0):
+        _reject(tableau, h, reason, error, clock, counts)
+        return
+    largest = _accept(tableau, task, work, y, t, h, error, clock, counts)
+    clock[T] = end
+    counts[OUTCOME] = REACHED if last else RUNNING
+    if largest > task.bound:
+        counts[OUTCOME] = BOUND
+    if watched:
+        watch(KEEP, observe, task, events, work, y, clock, counts)
+
+
+@njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def unwatched(what, observe, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Stand in for what is done about events in a run without any."""
+
+
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget):  # type: ignore[no-untyped-def]
+    """Take up to `budget` attempts; returns RUNNING or how the run ended.
+
+    Before the first call: `work.k[0]` is the derivative at the start, `work.gap[:, 0]` and
+    `work.sign` the event functions there, `clock[H]` the first step.
+    """
+    room = work.event_t.size - 2 * SCAN * events.kind.size
+    for _ in range(budget):
+        if not _flush(task, work, y, clock, counts):
+            return RUNNING
+        if counts[OUTCOME] != RUNNING:
+            return counts[OUTCOME]
+        if counts[FOUND] > room:
+            return RUNNING
+        _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts)
+    return RUNNING
+
+
+@njit(types.void(RHS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX), cache=True, **OPTIONS)
+def evaluate_rows(function, t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    """Apply a function of signature RHS to each row of `y` (T, n) -> `out` (T, m)."""
+    for i in range(t.size):
+        function(t[i], y[i], widths, par, out[i])
+
+
+@njit(types.void(types.float64, VECTOR, INTEGERS, VECTOR, VECTOR), cache=True, **OPTIONS)
+def nothing(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    """Stand in for absent observables."""
+
+
+@njit(types.float64(VECTOR, INTEGERS, VECTOR, types.float64), cache=True, **OPTIONS)
+def everywhere(y, widths, par, shift):  # type: ignore[no-untyped-def]
+    """Stand in for an absent domain."""
+    return 1.0

@@ -1,0 +1,183 @@
+"""Runs of one problem that go through compiled code together; a single run is a group of one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.solvers.pointers import pointer
+from dmft.solvers.run import Raw, Setup, Sink, Vector
+from dmft.solvers.runge_kutta import explicit, layout
+from dmft.solvers.runge_kutta.batch_loop import Batch, fly
+from dmft.solvers.runge_kutta.tableau import TABLEAUX, Tableau
+from dmft.solvers.signatures import DOMAIN, RHS
+
+Array = NDArray[np.float64]
+
+# Python is entered about this often, for progress, time limits and Ctrl-C.
+CHUNK_SECONDS = 0.1
+# Rows of the buffers between compiled loop and Python.
+SAVE_ROWS, SAVE_NUMBERS, EVENT_ROWS = 4096, 2**18, 64
+
+
+class Group:
+    """Compiled state of n runs.
+
+    Parameters
+    ----------
+    setup : Setup
+        What they share; of its `par`, `start` and `trace` only the sizes count.
+    par : (n, parameters)
+    start : (n, size)
+    trace : (n,)
+    threshold : (n, E)
+        Of the events.
+    """
+
+    def __init__(
+        self, setup: Setup, par: Array, start: Array, trace: Vector, threshold: Array
+    ) -> None:
+        self.setup, self.size, self.start = setup, len(par), np.ascontiguousarray(start)
+        is_map = setup.problem.kind == "map"
+        # A map has one stage and no interpolant; its loop does not look at the tableau.
+        tableau = TABLEAUX["rk5"] if is_map else TABLEAUX[setup.method]
+        self.stages = 1 if is_map else tableau.total
+        self.work = _allocate(setup, self.stages, 0 if is_map else tableau.dense.shape[0])
+        self.batch = Batch(
+            par=np.ascontiguousarray(par),
+            trace=trace,
+            threshold=np.ascontiguousarray(threshold),
+            y=self.start.copy(),
+            trial=self.start.copy(),
+            clock=np.zeros((self.size, layout.CLOCK_SIZE)),
+            counts=np.zeros((self.size, layout.COUNTS_SIZE), dtype=np.int64),
+            rows=np.zeros((self.size, 2), dtype=np.int64),
+            found=np.zeros((self.size, 2), dtype=np.int64),
+            place=np.zeros(2, dtype=np.int64),
+            t_start=setup.t_start,
+            first_step=setup.first_step or 0.0,
+            max_steps=setup.max_steps,
+            is_flow=int(not is_map),
+        )
+        self._arguments = (*_functions(setup, is_map), *self._shared(tableau), self.work)
+
+    def _shared(self, tableau: Tableau) -> tuple[Any, ...]:
+        """What does not change in a run; the event table is our own, its thresholds move."""
+        setup, table = self.setup, self.setup.table
+        task = layout.Task(
+            setup.widths, setup.par, np.empty(0) if setup.save is None else setup.save, setup.rtol,
+            setup.atol, setup.t_end, setup.max_step, setup.bound, setup.trace,
+            int(setup.problem.domain is not None),
+        )  # fmt: skip
+        return tableau, task, table._replace(threshold=table.threshold.copy())
+
+    def first_budget(self) -> int:
+        """Attempts that take half of `CHUNK_SECONDS`, by the time of one right-hand side."""
+        called = time.perf_counter()
+        self.setup.rhs(self.setup.t_start, self.batch.y[0])
+        cost = max(time.perf_counter() - called, 1e-6)
+        return max(1, int(CHUNK_SECONDS / (2 * self.stages * cost)))
+
+    @classmethod
+    def of(cls, setup: Setup) -> Group:
+        """The group of one run."""
+        return cls(
+            setup, setup.par[None], setup.start[None], np.array([setup.trace]),
+            setup.table.threshold[None],
+        )  # fmt: skip
+
+    def advance(self, budget: int) -> int:
+        """Take up to `budget` attempts in all; returns how many runs have ended."""
+        return int(fly(*self._arguments, self.batch, budget))
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the run behind those that ended has begun."""
+        return bool(self.batch.place[1])
+
+    def attempts(self, run: int) -> int:
+        """Steps that a run has tried."""
+        counts = self.batch.counts[run]
+        return int(counts[layout.STEPS] + counts[layout.REJECTED])
+
+    def drain(self, run: int, raw: Raw) -> None:
+        """Move what the last advance saved of a run into its record, and read its end."""
+        batch, work = self.batch, self.work
+        first, last = batch.rows[run]
+        if last > first:
+            raw.sink.add(
+                work.out_t[first:last].copy(),
+                work.out_y[first:last].copy(),
+                work.out_step[first:last].copy(),
+            )
+        first, last = batch.found[run]
+        if last > first:
+            raw.event_t += work.event_t[first:last].tolist()
+            raw.event_y += list(work.event_y[first:last].copy())
+            raw.event_id += work.event_id[first:last].tolist()
+        batch.rows[run] = batch.found[run] = 0
+        counts = batch.counts[run]
+        raw.t, raw.outcome = float(batch.clock[run, layout.T]), int(counts[layout.OUTCOME])
+        raw.reason, raw.component = int(counts[layout.REASON]), int(counts[layout.COMPONENT])
+        raw.statistics = {
+            "steps": int(counts[layout.STEPS]),
+            "rejected": int(counts[layout.REJECTED]),
+            "evaluations": int(counts[layout.EVALS]),
+            "band_steps": int(counts[layout.BAND]),
+        }
+
+    def raw_of(self, run: int, setup: Setup) -> Raw:
+        """An empty record of one run and its request; its state is that of the compiled loop."""
+        return Raw(setup.t_start, self.batch.y[run], self.batch.trial[run], Sink(setup))
+
+
+def _functions(setup: Setup, is_map: bool) -> tuple[Any, ...]:
+    """Compiled functions that every loop takes, absent ones replaced."""
+    problem, watch = setup.problem, explicit.unwatched
+    if is_map:
+        from dmft.solvers.runge_kutta.discrete import iterate as advance
+    else:
+        advance = explicit.advance
+    if setup.events:  # compiled by the first run that has events
+        if is_map:
+            from dmft.solvers.runge_kutta.discrete import sides as watch
+        else:
+            from dmft.solvers.runge_kutta.crossings import watch
+    return (
+        pointer(advance, layout.ADVANCE),
+        pointer(problem.rhs, RHS),
+        pointer(problem.observe or explicit.nothing, RHS),
+        pointer(problem.domain or explicit.everywhere, DOMAIN),
+        pointer(watch, layout.WATCH),
+    )
+
+
+def _allocate(setup: Setup, stages: int, degree: int) -> layout.Work:
+    n, events = setup.start.size, len(setup.events)
+    hits = 2 * layout.SCAN * events
+    rows = max(64, min(SAVE_ROWS, SAVE_NUMBERS // max(1, n)))
+    event_rows = hits + EVENT_ROWS if events else 0
+    return layout.Work(
+        k=np.zeros((stages, n)),
+        dense=np.zeros((degree, n)),
+        trial=setup.start.copy(),
+        old=setup.start.copy(),
+        point=setup.start.copy(),
+        high=np.zeros(n),
+        low=np.zeros(n),
+        seen=np.zeros(len(setup.problem.observables) if events else 0),
+        gap=np.zeros((events, layout.SCAN + 1)),
+        sign=np.zeros(events),
+        side=np.zeros(events),
+        hit_theta=np.zeros(hits),
+        hit_event=np.zeros(hits, dtype=np.int64),
+        out_t=np.empty(rows),
+        out_y=np.empty((rows, n)),
+        out_step=np.empty(rows, dtype=np.int64),
+        event_t=np.empty(event_rows),
+        event_y=np.empty((event_rows, n)),
+        event_id=np.empty(event_rows, dtype=np.int64),
+    )

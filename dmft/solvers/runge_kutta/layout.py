@@ -1,0 +1,131 @@
+"""What passes between Python and the compiled loop: codes, records, their compiled types.
+
+Compiled code freezes these numbers, and Numba's cache looks only at the file that holds the entry
+point. Files of entry points, as `explicit.py`, therefore carry a hash of the files that they build
+on (`BUILT_ON`); a test says when to renew it, which also renews the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numba import types
+
+from dmft.solvers.runge_kutta.tableau import Tableau
+from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
+
+# Why the loop came back.
+RUNNING, REACHED, EVENT, BOUND, COLLAPSED = 0, 1, 2, 3, 4
+# Why the last attempt was rejected.
+BY_ERROR, BY_NONFINITE, BY_DOMAIN = 0, 1, 2
+# Entries of `clock`: now, next step, previous error, start and length of the last step taken.
+T, H, ERR, T_OLD, H_DONE, CLOCK_SIZE = 0, 1, 2, 3, 4, 5
+# Entries of `counts`. PENDING: the last step still has points to save; BAND: steps that ended
+# outside the domain but within its band; COMPONENT: first entry that was not finite.
+STEPS, REJECTED, EVALS, NEXT_SAVE, SAVED, FOUND, BAND = 0, 1, 2, 3, 4, 5, 6
+REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS, COUNTS_SIZE = 7, 8, 9, 10, 11, 12, 13
+# What the loop asks of the search for events: the sides at the start of a run, the crossings in a
+# step that was tried, to keep those of a step that was accepted.
+SIDES, SEARCH, KEEP = 0, 1, 2
+# What an event watches.
+STATE, OBSERVABLE, COSINE = 0, 1, 2
+
+# Below ten units in the last place of t, stage times cease to be distinct.
+STEP_ULPS = 10 * 2.220446049250313e-16
+# The controller takes no error estimate for smaller than this, and this for that before the first.
+SMALLEST_ERROR = 1e-4
+# Perfect recovery makes the covariance singular: it may dip below zero by this many tolerances
+# (times its scale) before the step counts as outside. The deepest dip in 288 recoveries (erf,
+# square, He2, He3; p = 1..3; free and on the sphere; rtol 1e-4..1e-10) was 1.9 tolerances.
+DOMAIN_BAND = 30.0
+# More than degree + 1 = 8 points a step see every pair of crossings of the interpolant but those
+# within a fraction of a sub-interval, which the parabola test looks for.
+SCAN = 8
+
+
+class Task(NamedTuple):
+    """What does not change during a run; `save` is empty when each step is saved."""
+
+    widths: Any
+    par: Any
+    save: Any
+    rtol: float
+    atol: float
+    t_end: float
+    max_step: float
+    bound: float
+    trace: float
+    has_domain: int
+
+
+class Events(NamedTuple):
+    """Thresholds as data; a COSINE event is the largest of the terms first <= i < last."""
+
+    kind: Any
+    first: Any
+    last: Any
+    threshold: Any
+    direction: Any
+    terminal: Any
+    numerator: Any
+    denominator: Any
+    weight: Any
+
+
+class Work(NamedTuple):
+    """Buffers, allocated by the caller for n entries, S stages, E events."""
+
+    k: Any  # (total, n) stages
+    dense: Any  # (degree, n) interpolant of the last step
+    trial: Any  # (n,) stage, then the new state
+    old: Any  # (n,) state at T_OLD
+    point: Any  # (n,) a point on the interpolant
+    high: Any  # (n,) error estimates
+    low: Any  # (n,)
+    seen: Any  # (m,) observables at `point`
+    gap: Any  # (E, SCAN + 1) event functions
+    sign: Any  # (E,) side on which each event function was last seen
+    side: Any  # (E,) the same before the step, for one that is not accepted
+    hit_theta: Any  # (2 SCAN E,)
+    hit_event: Any  # (2 SCAN E,)
+    out_t: Any  # (rows,)
+    out_y: Any  # (rows, n)
+    out_step: Any  # (rows,)
+    event_t: Any  # (rows_e,)
+    event_y: Any  # (rows_e, n)
+    event_id: Any  # (rows_e,)
+
+
+_F8, _I8 = types.float64, types.int64
+TABLEAU_TYPE = types.NamedTuple(
+    (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR, _F8, _F8), Tableau
+)
+TASK_TYPE = types.NamedTuple((INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8), Task)
+EVENTS_TYPE = types.NamedTuple(
+    (INTEGERS, INTEGERS, INTEGERS, VECTOR, INTEGERS, INTEGERS, INTEGERS, INTEGERS, VECTOR), Events
+)
+WORK_TYPE = types.NamedTuple(
+    (
+        *(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR),
+        *(VECTOR, VECTOR, INTEGERS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX, INTEGERS),
+    ),
+    Work,
+)
+
+# All about events (what is asked, observe, task, events, work, y, clock, counts) is handed to the
+# loop as a first-class function and compiled at the first run that has events: part of the loop, it
+# would double what every first run waits for.
+WATCH_SIGNATURE = types.void(_I8, RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
+WATCH = types.FunctionType(WATCH_SIGNATURE)
+
+# The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,
+# clock, counts, budget. Both are handed to the loop over runs, which is compiled apart from them.
+ADVANCE_SIGNATURE = _I8(
+    RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
+    VECTOR, VECTOR, INTEGERS, _I8,
+)  # fmt: skip
+ADVANCE = types.FunctionType(ADVANCE_SIGNATURE)
+
+# Every array belongs to the caller, so no reference is counted: with counting, passing the tuples
+# around costs a third of a run.
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}

@@ -1,0 +1,63 @@
+"""Drives one run through compiled code: chunks, time limits, interrupts."""
+
+from __future__ import annotations
+
+import time
+
+from dmft.names import Status
+from dmft.progress import Progress, is_cancelled
+from dmft.solvers.run import Raw, Setup
+from dmft.solvers.runge_kutta import layout
+from dmft.solvers.runge_kutta.group import CHUNK_SECONDS, Group
+
+LARGEST_CHUNK = 1_000_000
+
+
+def march(setup: Setup) -> Raw:
+    """Integrate a flow with the explicit method that `setup.method` names, or iterate a map.
+
+    The map is y <- y + rhs(t, y); one unit of t is one step.
+    """
+    group = Group.of(setup)
+    raw = group.raw_of(0, setup)
+    began = time.monotonic()
+    try:
+        with Progress(setup.progress, "solve") as bar:
+            _chunks(group, raw, began, bar)
+    except KeyboardInterrupt:
+        raw.stopped = Status.INTERRUPTED
+        group.drain(0, raw)
+    raw.statistics["seconds"] = time.monotonic() - began
+    return raw
+
+
+def _chunks(group: Group, raw: Raw, began: float, bar: Progress) -> None:
+    """Call the compiled loop until the run ends or is stopped."""
+    setup, budget = group.setup, min(group.first_budget(), LARGEST_CHUNK)
+    while True:
+        before = time.monotonic()
+        ended = group.advance(budget)
+        group.drain(0, raw)
+        left = setup.max_steps - group.attempts(0)
+        if raw.outcome == layout.RUNNING:  # else it only has rows to hand over
+            raw.stopped = stop_reason(setup, began, left)
+        if ended or raw.stopped is not None:
+            return
+        budget = next_budget(budget, time.monotonic() - before)
+        done = (raw.t - setup.t_start) / (setup.t_end - setup.t_start)
+        bar.update(done, f"t = {raw.t:.4g}, {raw.statistics['steps']} steps")
+
+
+def next_budget(budget: int, seconds: float) -> int:
+    """Attempts of the next call, when `budget` of them took so long."""
+    fitting = int(budget * CHUNK_SECONDS / max(seconds, 1e-6))
+    return min(8 * budget, LARGEST_CHUNK, max(1, fitting))
+
+
+def stop_reason(setup: Setup, began: float, left: int) -> Status | None:
+    """Reason to stop that lies outside the loop."""
+    if left <= 0:
+        return Status.MAX_STEPS
+    if is_cancelled():
+        return Status.INTERRUPTED
+    return Status.TIMEOUT if time.monotonic() - began > setup.timeout else None

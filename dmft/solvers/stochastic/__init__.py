@@ -1,0 +1,1 @@
+"""Paths of stochastic differential equations."""

@@ -1,0 +1,314 @@
+"""`solve_paths`: many paths of a stochastic differential equation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.progress import ProgressOption
+from dmft.solvers.events import Event, encode_events
+from dmft.solvers.jobs import Job, thread_count
+from dmft.solvers.problem import Problem
+from dmft.solvers.provenance import describe_problem
+from dmft.solvers.request import check_blocks, check_events, check_names
+from dmft.solvers.solution import Values
+from dmft.solvers.solve import LARGEST_NORM
+from dmft.solvers.stochastic import layout as codes
+from dmft.solvers.stochastic import request
+from dmft.solvers.stochastic.ensemble import COUNTED, PathEnsemble
+from dmft.solvers.stochastic.layout import Plan
+from dmft.solvers.stochastic.march import (
+    STATUS,
+    Chunk,
+    PathSetup,
+    gather,
+    march_paths,
+    merge_moments,
+)
+from dmft.solvers.stochastic.noise import path_key
+from dmft.solvers.stochastic.passage_times import PassageTimes
+
+Array = NDArray[np.float64]
+# From the worst: the first of these that some path has is the status of the run.
+SEVERITY = (
+    Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
+    Status.EVENT, Status.OK,
+)  # fmt: skip
+
+
+def solve_paths(
+    problem: Problem,
+    start: Mapping[str, ArrayLike],
+    t_max: float,
+    *,
+    paths: int,
+    dt: float,
+    method: str = "euler",
+    widths: Mapping[str, int],
+    constants: Mapping[str, ArrayLike] | None = None,
+    parameters: Mapping[str, float] | None = None,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+    save_at: int | ArrayLike | None = None,
+    events: Event | Sequence[Event] = (),
+    thresholds: Mapping[str, ArrayLike] | None = None,
+    bridge: bool = False,
+    increments: str | None = None,
+    substeps: int = 1,
+    keep_paths: bool = False,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    timeout: float | None = None,
+    t_start: float = 0.0,
+    norm_bound: float = LARGEST_NORM,
+    provenance: Mapping[str, Any] | None = None,
+) -> PathEnsemble:
+    r"""Draw paths of an Ito stochastic differential equation at a fixed step.
+
+    Equation    dy = F(t, y) dt + sqrt(noise_scale) Sigma(t, y)^(1/2) dB, in the sense of Ito, with
+                F = `problem.rhs` and Sigma = `problem.diffusion` (covariance per unit time)
+    Shapes      mean.M (T, p, k) and so on; with `keep_paths`, paths.M (paths, T, p, k)
+    Valid for   Sigma positive semidefinite wherever a path comes; a path for which it is not ends
+                as "left_domain", is left out of the means, and the message says where and by which
+                eigenvalue. Nothing is clipped but pivots below zero by less than 1e-12 of the
+                largest variance, which are rounding; they are counted in `statistics`
+    Source      Kloeden and Platen, Numerical Solution of SDE, 10.2 and 15.1; Philox for the noise
+
+    The factor of Sigma is its lower triangular (Cholesky) root. It is a smooth function of y where
+    Sigma is positive definite or loses rank identically (equal entries of a symmetric block, fixed
+    entries), as weak order 2 requires; where Sigma degenerates at single points only, both methods
+    converge more slowly near them. No law depends on the choice of the root.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of kind "sde".
+    start : mapping
+        Every state block in its shape, or with a leading axis of `paths` for starts of their own.
+    t_max : float
+    paths : int
+    dt : float
+        Longest step; shortened so that a whole number of them makes t_max.
+    method : {"euler", "weak2"}
+        Euler-Maruyama (strong order 1/2, weak order 1), or Platen's derivative-free scheme of weak
+        order 2 for general noise, with 4 n + 1 covariances a step (n = 1: three).
+    widths, constants, parameters : mapping
+        As for `check_request`.
+    noise_scale : float
+        Scale of the covariance: gamma/(p d n_b) for one-pass SGD; 0 leaves the drift alone.
+    seed : int
+        Path number i of a seed sees the same noise whatever the parameters, the number of paths
+        and the number of threads, so that two runs can be compared path by path.
+    save_at : None, int or (T,) array
+        Number of equidistant times (101 by default) or times, rounded to whole steps.
+    events : Event or sequence of Event
+        `first_passage` holds the time at which each first happens; a terminal one ends its path.
+        Within a step the crossing is interpolated linearly, which misses the excursions between
+        two steps (exit times are late by order sqrt(dt)), unless `bridge` is set.
+    thresholds : mapping, optional
+        Thresholds (paths,) of the events of these names in place of their own: one for each path.
+    bridge : bool
+        Draw the crossing within a step from a Brownian bridge between its two ends; exact where
+        the event function is a Brownian motion with drift, of order dt elsewhere.
+    increments : {"normal", "three_point"} or None
+        Of the Brownian motion. By default normal, but three-point variables for "weak2" without
+        events: cheaper and as good for moments, but the paths are no Brownian paths.
+    substeps : int
+        Each normal increment is the sum of this many: runs at (dt, substeps=4) and (dt/4,
+        substeps=1) follow the same Brownian paths, so that the error of the step shows without
+        the statistical one.
+    keep_paths : bool
+        Keep every path's values in `.paths`.
+    threads : int, optional
+        All cores by default; the number never changes a result.
+    progress, timeout, t_start, norm_bound, provenance
+        As for `check_request`.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch, InvalidCovariance
+        For what is wrong before the first step.
+
+    Examples
+    --------
+    >>> from numba import njit
+    >>> from dmft.solvers.problem import Block
+    >>> from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE
+    >>> @njit(RHS_SIGNATURE)
+    ... def pull(t, y, widths, par, out):
+    ...     out[0] = -y[0]
+    >>> @njit(JACOBIAN_SIGNATURE)
+    ... def constant(t, y, widths, par, out):
+    ...     out[0, 0] = 2.0
+    >>> well = Problem("sde", pull, (Block("y", ()),), (), diffusion=constant)
+    >>> run = solve_paths(well, {"y": 0.0}, 4.0, paths=4000, dt=0.02, widths={}, save_at=3)
+    >>> run.t.tolist(), bool(abs(run.std.y[-1] - 1.0) < 0.05)
+    ([0.0, 2.0, 4.0], True)
+
+    Exits from [-1, 1] are first passages:
+
+    >>> out = Event("y", 1.0, name="right"), Event("y", -1.0, name="left")
+    >>> run = solve_paths(
+    ...     well, {"y": 0.0}, 50.0, paths=400, dt=0.02, widths={}, events=out, bridge=True
+    ... )
+    >>> str(run.status), run.first_passage["left"].times.shape
+    ('event', (400,))
+    """
+    request.check_request(problem, method, t_start, t_max)
+    request.check_counts(paths=paths, seed=seed, substeps=substeps)
+    request.check_positive(dt=dt, timeout=timeout, norm_bound=norm_bound)
+    request.check_scale(noise_scale)
+    names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
+    scalars = {
+        name: float((parameters or {})[name])
+        for name in check_names(problem.parameters, parameters or {}, "parameter")
+    }
+    arrays = check_blocks(problem.constants, constants or {}, names, "constant")
+    par = problem.pack_parameters(scalars, arrays)
+    watched = _watched(events)
+    steps = max(1, math.ceil((t_max - t_start) / dt * (1.0 - 1e-12)))
+    h = (float(t_max) - t_start) / steps
+    law = request.choose_increments(method, increments, bool(watched), substeps)
+    setup = PathSetup(
+        problem=problem, method=method, paths=int(paths),
+        start=request.start_rows(problem, start, names, paths),
+        plan=Plan(
+            widths=np.array([names[w] for w in problem.widths], dtype=np.int64), par=par,
+            save=request.save_steps(save_at, t_start, t_max, steps, h), key=path_key(seed), h=h,
+            t_start=float(t_start), steps=steps, noise_scale=float(noise_scale), variance=0.0,
+            bound=float(norm_bound), trace=0.0, has_domain=int(problem.domain is not None),
+            normal=int(law == "normal"), substeps=int(substeps), bridge=int(bridge),
+        ),
+        events=watched, table=encode_events(watched, problem, names, par),
+        keep_paths=keep_paths, threads=thread_count(threads),
+        timeout=math.inf if timeout is None else float(timeout), progress=progress,
+        shift=request.shift_rows(watched, thresholds or {}, int(paths)),
+    )  # fmt: skip
+    setup = request.check_starts(setup)
+    chunks, job = march_paths(setup)
+    record = {
+        "increments": law, "seed": int(seed), "t_max": float(t_max), **problem.provenance,
+        **(provenance or {}),
+    }  # fmt: skip
+    return _assemble(setup, chunks, job, (names, scalars, arrays), record)
+
+
+def _watched(events: Event | Sequence[Event]) -> tuple[Event, ...]:
+    found = check_events(events)
+    if len({event.name for event in found}) < len(found):
+        raise BadParameter("two events have the same name: one would hide the other's passages")
+    return found
+
+
+def _provenance(setup: PathSetup) -> dict[str, Any]:
+    plan = setup.plan
+    return {
+        **describe_problem(setup.problem),
+        "method": setup.method,
+        "dt": plan.h,
+        "noise_scale": plan.noise_scale,
+        "substeps": plan.substeps,
+        "bridge": bool(plan.bridge),
+        "t_start": plan.t_start,
+    }
+
+
+def _assemble(
+    setup: PathSetup,
+    chunks: list[Chunk],
+    job: Job,
+    given: tuple[dict[str, int], dict[str, float], dict[str, Array]],
+    record: dict[str, Any],
+) -> PathEnsemble:
+    widths, scalars, arrays = given
+    plan, problem = setup.plan, setup.problem
+    code, ended = gather(chunks, "code"), gather(chunks, "t")
+    count, mean, square = merge_moments(chunks)
+    unknown = np.full_like(mean, np.nan)
+    std = np.sqrt(square / (count - 1)) if count > 1 else unknown
+    passed = gather(chunks, "when")
+    cut = Status.TIMEOUT if job.late else Status.INTERRUPTED
+    statuses = tuple(
+        cut if c == codes.WALKING else STATUS[c] for c in (int(number) for number in code)
+    )
+    kept = np.concatenate([c.values for c in chunks]) if setup.keep_paths else None
+    status = next(s for s in SEVERITY if s in statuses)
+    return PathEnsemble(
+        t=np.where(plan.save == plan.steps, record["t_max"], plan.t_start + plan.save * plan.h),
+        mean=_named(problem, widths, mean if count else unknown),
+        std=_named(problem, widths, std),
+        stderr=_named(problem, widths, std / math.sqrt(max(count, 1))),
+        path_status=statuses,
+        status=status,
+        message=_message(setup, chunks, code, statuses),
+        first_passage={
+            event.name: PassageTimes(passed[:, e].copy(), ended)
+            for e, event in enumerate(setup.events)
+        },
+        paths=None if kept is None else _named(problem, widths, kept),
+        layout=problem.state,
+        statistics={
+            "steps": sum(chunk.steps for chunk in chunks),
+            "band_steps": sum(chunk.band for chunk in chunks),
+            "seconds": job.seconds(),
+        },
+        parameters=scalars,
+        constants=arrays,
+        widths=widths,
+        provenance={**_provenance(setup), **record},
+        problem=problem,
+        starts=setup.start,
+    )
+
+
+def _named(problem: Problem, widths: Mapping[str, int], values: Array) -> Values:
+    """Blocks and observables from rows (..., n + m)."""
+    arrays = {k: np.ascontiguousarray(v) for k, v in problem.unpack(values, widths).items()}
+    first = values.shape[-1] - len(problem.observables)
+    for i, name in enumerate(problem.observables):
+        arrays[name] = values[..., first + i].copy()
+    return Values(arrays)
+
+
+def _message(
+    setup: PathSetup, chunks: list[Chunk], code: NDArray[np.int64], statuses: tuple[Status, ...]
+) -> str:
+    """How many paths ended how, and where the first that failed did."""
+    parts = []
+    for status in reversed(SEVERITY):
+        number = statuses.count(status)
+        if number:
+            left_out = "" if status in COUNTED else " (left out of the means)"
+            parts.append(f"{number} of {len(statuses)} paths {status}{left_out}")
+    for cause in (codes.INDEFINITE, codes.OUTSIDE, codes.NONFINITE, codes.BEYOND):
+        found = np.flatnonzero(code == cause)
+        if found.size:
+            parts.append(_cause(setup, chunks, cause, int(found[0]), found.size))
+    return "; ".join(parts)
+
+
+def _cause(setup: PathSetup, chunks: list[Chunk], cause: int, path: int, number: int) -> str:
+    """Where one path failed, and on what."""
+    chunk = next(c for c in reversed(chunks) if c.first <= path)
+    t, y = float(chunk.t[path - chunk.first]), chunk.trial[path - chunk.first]
+    state = f"state {np.array2string(y, precision=6, separator=', ', threshold=20)}"
+    where = f"first path {path}, after t = {t:.6g}, {state}"
+    if cause == codes.INDEFINITE:
+        matrix = request.noise_covariance(setup, t, y)
+        lowest = float(np.linalg.eigvalsh(matrix)[0])
+        return (
+            f"{number} where the covariance of the noise is not positive: {where}, "
+            f"smallest eigenvalue {lowest:.6g} (largest variance {np.max(np.diag(matrix)):.3g})"
+        )
+    what = {
+        codes.OUTSIDE: "outside the domain (no vectors have these overlaps)",
+        codes.NONFINITE: "where a function of the problem is not finite",
+        codes.BEYOND: f"beyond the bound {setup.plan.bound:.3g}",
+    }[cause]
+    return f"{number} {what}: {where}"

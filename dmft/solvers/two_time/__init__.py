@@ -1,0 +1,1 @@
+"""The march of two-time problems on a grid that thins itself."""

@@ -1,0 +1,193 @@
+"""The record of a two-time problem: signals at each step, rows X(t, s) at saved times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft import netcdf
+from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.solvers.solution import Solution, Values, outcome_of
+from dmft.solvers.two_time.rows import integrals, interpolate
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TwoTimeRun(Solution):
+    """Solution of a two-time problem; signals and functions are attributes and keys.
+
+    Signals are arrays over all steps (T,), diagonals among them (``C_diagonal``). A function of
+    two times, as an attribute, is its table over the saved times: ``run.C[i, j]`` = C(t_i, t_j),
+    zero for j > i where it is causal. `row` gives what was computed: X(t, .) on its own grid.
+
+    Attributes
+    ----------
+    t : (T,)
+        Times of the steps.
+    saved : (K,)
+        Times of the saved rows.
+    signals : Values
+    offsets, s, pairs
+        Rows one after another: row i has the times s[offsets[i]:offsets[i + 1]].
+    error : Values
+        Claimed errors: (T,) for signals, (K,) for functions (the largest over s): the difference
+        from a run with steps twice as long on a grid thinned at ten times the tolerance, the
+        largest of [t/2, t], and a tenth of `tol`; mostly ten times the true error. NaN where that
+        run was not made.
+    status, message, statistics, parameters, provenance
+        As for a `Trajectory`.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+    >>> run.C.round(3).tolist(), round(run.at("R", 2.0, 1.5), 3)
+    ([[1.0, 0.935], [0.935, 1.0]], 0.368)
+    >>> bool(abs(run.E[-1] + 0.926219) < run.error.E[-1])
+    True
+    """
+
+    t: Array
+    saved: Array
+    signals: Values
+    offsets: NDArray[np.int64]
+    s: Array
+    pairs: Values
+    error: Values
+    causal: tuple[str, ...]
+    status: Status
+    message: str
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Signals, then functions of two times; diagonals are left out."""
+        diagonals = {f"{name}_diagonal" for name in self.pairs}
+        return (*(n for n in self.signals if n not in diagonals), *self.pairs)
+
+    KIND = "dmft two-time run"
+    COORDINATES = ("t", "saved")
+
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return (self.signals,)
+
+    def _find(self, name: str) -> Array | None:
+        return self.table(name) if name in self.pairs else super()._find(name)
+
+    def _shown(self) -> str:
+        return (
+            f"t = {self.t[-1]:g}, {self.t.size - 1} steps, {self.saved.size} rows; "
+            f"{', '.join(self.names)}"
+        )
+
+    @property
+    def final(self) -> NoReturn:
+        """None: equations with memory go on from all that was, not from one time.
+
+        Raises
+        ------
+        BadParameter
+        """
+        raise BadParameter(
+            "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to go on "
+            "from what was done"
+        )
+
+    def row(self, name: str, t: float) -> tuple[Array, Array]:
+        """Times s and values X(t, s) of the row saved at t.
+
+        Raises
+        ------
+        BadParameter
+            When no row was saved at t (`save_at`), or there is no such function.
+        """
+        number = self._row_number(name, t)
+        part = slice(self.offsets[number], self.offsets[number + 1])
+        return self.s[part], self.pairs[name][part]
+
+    def at(self, name: str, t: float, s: float) -> float:
+        """Value X(t, s) at a saved t and any s <= t (t and s change places where symmetric)."""
+        if s > t:
+            return 0.0 if name in self.causal else self.at(name, s, t)
+        times, values = self.row(name, t)
+        return float(interpolate(times, values, np.array([float(s)]))[0])
+
+    def integral(self, name: str, t: float) -> tuple[Array, Array]:
+        """Times s and the integral of X(t, u) over s < u < t (of a response: susceptibility)."""
+        times, values = self.row(name, t)
+        return times, integrals(times, values)
+
+    def table(self, name: str) -> Array:
+        """X(t_i, t_j) at the saved times, (K, K)."""
+        size = self.saved.size
+        table = np.zeros((size, size))
+        for i in range(size):
+            part = slice(self.offsets[i], self.offsets[i + 1])
+            table[i, : i + 1] = interpolate(
+                self.s[part], self.pairs[name][part], self.saved[: i + 1]
+            )
+        return table if name in self.causal else np.tril(table) + np.tril(table, -1).T
+
+    def _row_number(self, name: str, t: float) -> int:
+        if name not in self.pairs:
+            raise BadParameter(f"no function {name!r} of two times; there are {list(self.pairs)}")
+        if not self.saved.size:
+            raise BadParameter("no row was saved")
+        number = int(np.argmin(np.abs(self.saved - t)))
+        if abs(self.saved[number] - t) > 1e-9 * max(1.0, abs(t)):
+            raise BadParameter(
+                f"no row was saved at t = {t:g}, the nearest is t = {self.saved[number]:g}; "
+                "solve again with this time in save_at"
+            )
+        return number
+
+    def _displayed(self) -> list[netcdf.Variable]:
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t), ("saved", ("saved",), self.saved)]
+        rows += [(n, ("t",), values) for n, values in self.signals.items()]
+        rows += [(n, ("saved", "saved_2"), self.table(n)) for n in self.pairs]
+        rows += [(f"{n}_error", self._axis(n), values) for n, values in self.error.items()]
+        return rows
+
+    def _variables(self) -> list[netcdf.Variable]:
+        rows: list[netcdf.Variable] = [
+            ("t", ("t",), self.t), ("saved", ("saved",), self.saved),
+            ("offsets", ("edge",), self.offsets), ("s", ("entry",), self.s),
+        ]  # fmt: skip
+        rows += [(f"signal_{n}", ("t",), values) for n, values in self.signals.items()]
+        rows += [(f"pair_{n}", ("entry",), values) for n, values in self.pairs.items()]
+        rows += [(f"error_{n}", self._axis(n), values) for n, values in self.error.items()]
+        return rows
+
+    def _axis(self, name: str) -> tuple[str, ...]:
+        return ("saved",) if name in self.pairs else ("t",)
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "signals": list(self.signals),
+            "pairs": list(self.pairs),
+            "errors": list(self.error),
+            "causal": list(self.causal),
+        }
+
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> TwoTimeRun:
+        """Make the run again of what its file holds."""
+        return cls(
+            t=arrays["t"],
+            saved=arrays["saved"],
+            signals=Values({n: arrays[f"signal_{n}"] for n in record["signals"]}),
+            offsets=arrays["offsets"],
+            s=arrays["s"],
+            pairs=Values({n: arrays[f"pair_{n}"] for n in record["pairs"]}),
+            error=Values({n: arrays[f"error_{n}"] for n in record["errors"]}),
+            causal=tuple(record["causal"]),
+            **outcome_of(record),
+        )

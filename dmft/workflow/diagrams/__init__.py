@@ -1,0 +1,1 @@
+"""Measures of equations over parameters: sweeps, diagrams, boundaries."""

@@ -1,0 +1,193 @@
+"""`boundary`: where a measure of two parameters changes its sign or its label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmft.analysis.boundaries.axes import check_options
+from dmft.analysis.boundaries.boundary import Boundary, trace_boundary
+from dmft.analysis.boundaries.plane import FAILED, Seen
+from dmft.analysis.diagrams.phase_diagram import read_result
+from dmft.analysis.sweeps.named import name_of
+from dmft.checks import checked_or
+from dmft.errors import BadParameter
+from dmft.model import Alignment, Overlaps
+from dmft.names import Status
+from dmft.progress import ProgressOption
+from dmft.workflow.diagrams.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
+from dmft.workflow.diagrams.sweep import describe
+
+Axis = tuple[str, float, float]
+# Measures without a sign of their own.
+POSITIVE = ("escape_time", "final_risk", "overlap")
+
+
+@checked_or(measure=BUILT_IN)
+def boundary(
+    measure: str | Callable[..., Any],
+    x: Axis,
+    y: Axis,
+    *,
+    tol: float = 1e-6,
+    grid: tuple[int, int] = (9, 9),
+    step: float = 0.04,
+    log: tuple[str, ...] = (),
+    level: float = 0.0,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> Boundary:
+    r"""Trace the curves along which a measure changes its sign or its label.
+
+    A coarse grid shows which labels there are; each change on it is solved for, and its curve is
+    followed in both directions: extrapolated, bracketed across, solved. Curves turn, close, end at
+    the edge of the rectangle or where three labels meet. What the grid does not show is not found.
+    A sign that changes by a jump or a pole is no zero: it is listed in `.jumps`, not drawn.
+
+    Parameters
+    ----------
+    measure : callable(**{x_name: ..., y_name: ...}) or a built-in measure of `dmft.phase_diagram`
+        A float counts by its sign against `level` (secants: about 5 evaluations a point); a str,
+        int, bool or `Status` is a label (halving: about 9). nan, inf and failed runs have the
+        label "failed".
+        "converged" and "status" are labels, "fixed_point", "minima" and "learned_directions" too.
+        "growth_rate" is that of one fixed point: Newton's method finds it from `start` at the
+        lowest x and y, and it is followed from there to each point; where it ends, or meets
+        another one, the label is "failed" and the message names it
+        (`dmft.workflow.diagrams.followed`).
+    x, y : (name, lowest, highest)
+    tol : float
+        Half-width of the last bracket of each point across the curve, in units of the ranges.
+    grid : (nx, ny)
+        Points of the coarse grid. It also takes `threads`, one a core by default.
+    step : float
+        Largest distance of two points of a curve, in units of the ranges.
+    log : names
+        Axes with a logarithmic scale.
+    level : float
+        Value of signed measures at which the boundary lies; above 0 for "escape_time",
+        "final_risk" and "overlap".
+    equations, start, t_max, fraction, reference, overlap, **options
+        For the built-in measures, as in `dmft.phase_diagram`.
+    store : path, optional
+        Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
+        the same result; other ranges and tolerances use what is there too (other ranges of a
+        "growth_rate" from the same lowest x and y).
+    identity : mapping, optional
+        What else a store must agree on, as in `dmft.sweep`.
+
+    Returns
+    -------
+    Boundary
+        `.curves` with x, y, error; `.triple_points`; `.jumps`; `.solves`. After Ctrl-C what is
+        found, with the status interrupted. Points at which arithmetic fails have the label
+        "failed".
+
+    Raises
+    ------
+    BadParameter
+        For a name that the equations lack, an empty range, a measure that returns neither, or a
+        store of another measure.
+
+    Examples
+    --------
+    From which learning rate on a squared unit on the sphere does not leave the uninformative
+    point: gamma = 2/(12 + Delta), one_pass.md F.1.
+
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
+    >>> found = dmft.boundary(
+    ...     "growth_rate", ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0), grid=(4, 4),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]]))
+    >>> (curve,) = found.curves
+    >>> bool(abs(curve.x - 2 / (12 + curve.y)).max() < 1e-6)
+    True
+    """
+    check_options(x, y, tol=tol, grid=grid, step=step, log=log)
+    names = (x[0], y[0])
+    if not (isinstance(level, int | float | np.number) and math.isfinite(level)):
+        raise BadParameter(f"level = {level!r} must be a finite number")
+    provenance: dict[str, Any] = {"level": level}
+    if callable(measure):
+        refuse_beside_function(
+            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
+        )
+        inner: Callable[..., Any] = measure
+        label: Callable[[Any], Any] = _itself
+        provenance["measure"] = name_of(measure)
+    else:
+        _check_level(measure, level, t_max)
+        how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+        corner = {x[0]: float(x[1]), y[0]: float(y[1])}
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options, corner)
+        chosen.check(corner)
+        inner, label = chosen, chosen.label
+        provenance |= {**describe(chosen), "time_unit": chosen.provenance["time_unit"]}
+
+    def signed(first: float, second: float) -> Any:
+        result = inner(**{names[0]: first, names[1]: second})
+        compared = relative(label(result), level)
+        failed = isinstance(compared, float) and math.isnan(compared)
+        return Seen(FAILED, message=_why(result, level)) if failed else compared
+
+    with one_warning():
+        return trace_boundary(
+            signed, x, y, tol=tol, grid=grid, step=step, log=log, threads=threads, store=store,
+            progress=progress, provenance=provenance | dict(identity or {}),
+        )  # fmt: skip
+
+
+def _check_level(measure: str, level: float, t_max: float | None) -> None:
+    """Refuse levels that such a measure cannot cross."""
+    if measure in POSITIVE and level <= 0.0:
+        raise BadParameter(
+            f'level = {level!r}: the measure "{measure}" is never negative; say with level= > 0 '
+            'where the boundary lies (where runs fail: "status" or "converged")'
+        )
+    if measure == "escape_time" and t_max is not None and level >= t_max:
+        raise BadParameter(f"level = {level!r} is not before t_max = {t_max!r}, where runs end")
+
+
+def _why(result: Any, level: float) -> str:
+    """What is known of a point that has no distance from the level."""
+    point = read_result(result)
+    if point.status == Status.NOT_CONVERGED and math.isfinite(point.horizon):
+        return f"not reached until t = {point.horizon:g}, and the level is {level:g}"
+    if point.message.startswith(point.status):
+        return point.message
+    return ": ".join(text for text in (str(point.status), point.message) if text)
+
+
+def _itself(result: Any) -> Any:
+    """Results of functions are labels or numbers as they are."""
+    return result
+
+
+def relative(result: Any, level: float) -> Any:
+    """A label as it is; a number, an escape time or a run as its distance from the level."""
+    if isinstance(result, str | bool | int | np.bool_ | np.integer):
+        return result
+    point = read_result(result)
+    if point.status == Status.NOT_CONVERGED and point.horizon > level:  # later than the horizon
+        return point.horizon - level
+    return point.value - level if point.status in (Status.OK, Status.EVENT) else float("nan")

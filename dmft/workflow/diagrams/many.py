@@ -1,0 +1,167 @@
+"""A built-in measure at many points: their runs go through compiled code as one batch.
+
+Each result is what the measure itself returns at that point, or reads the same in a sweep. Points
+that ask for more than the compiled loops have (implicit methods, averages on nodes, schedules,
+time limits) are measured one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dmft.analysis.escape import ESCAPE_ATOL, ESCAPE_RTOL, check_escape, escape_times_of
+from dmft.equations.equations import Equations
+from dmft.equations.sequence.equations import SequenceEquations
+from dmft.names import Status
+from dmft.solvers.problem import Problem
+from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch, varied
+from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.solvers.solve import Request, check_request
+from dmft.solvers.trajectory import Trajectory
+from dmft.workflow.solving.inputs import SOLVER_OPTIONS, inputs_by_point, split_options
+from dmft.workflow.solving.one_pass import RunOptions, described
+from dmft.workflow.solving.rounding import with_rounding
+from dmft.workflow.solving.schedule import RATE, read_schedule
+
+Point = Mapping[str, Any]
+Reader = Callable[..., Any]
+# Measures that read one run from the start to `t_max`, both ends saved.
+OF_A_RUN = ("final_risk", "converged", "status", "fixed_point", "learned_directions", "overlap")
+ESCAPE = "escape_time"
+# Options of a run that a batch shares.
+SHARED = frozenset({"method", "rtol", "atol", "max_steps", "progress"})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the runs of a measure share."""
+
+    problem: Problem
+    equations: Equations | SequenceEquations
+    t_max: float
+    solver: Mapping[str, Any]
+    inputs: Callable[[Point], dict[str, Any]]
+
+    def request(self, point: Point, known: list[tuple[dict[str, Any], Request]]) -> Request:
+        """The checked run at one point; the first of them is kept in `known` and varied."""
+        inputs = self.inputs(point)
+        if known:
+            first, request = known[0]
+            if all(inputs[name] is first[name] for name in ("state", "constants", "widths")):
+                return varied(request, inputs["parameters"], inputs["provenance"])
+        request = check_request(self.problem, t_max=self.t_max, **inputs, **self.solver)
+        if not known:
+            known.append((inputs, request))
+        return request
+
+
+def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[Any]:
+    """Results of an `EquationMeasure` at many points in their order.
+
+    An exception that a point raises stands in its place. The iterator ends early when the parallel
+    job is cancelled.
+
+    Parameters
+    ----------
+    of : EquationMeasure
+    function : callable(measure, parameters)
+        What it calls at each point; it has its run from `measure.run`.
+    points : sequence of mappings
+        Parameters by name, the same names at all points.
+    """
+    plan = attempt(_plan, of, points[0]) if len(points) > 1 else None
+    if not isinstance(plan, _Plan):  # what is wrong with the first point is said at that point
+        for point in points:
+            yield attempt(of, **point)
+        return
+    known: list[tuple[dict[str, Any], Request]] = []
+    asked = [attempt(plan.request, point, known) for point in points]
+    if of.name == ESCAPE:
+        yield from escape_times_of(asked, of.how["fraction"], of.how["overlap"])
+        return
+    for point, ended in zip(points, solve_batch(asked), strict=False):
+        if not isinstance(ended, Ended):
+            yield ended
+            continue
+        run = _Run(ended, plan, point)
+        result = attempt(function, _Solved(of, run), {**of.options, **point})
+        yield run.result if result is run else result
+
+
+def _plan(of: Any, example: Point) -> _Plan | None:
+    """How the runs of a measure are made in a batch; None where they are not."""
+    solver, fixed = split_options(of.options)
+    equations = of.equations.origin if isinstance(of.equations, Problem) else of.equations
+    if not _is_simple(equations) or of.name not in (*OF_A_RUN, ESCAPE):
+        return None
+    if not solver.keys() <= SHARED or SOLVER_OPTIONS & set(example):
+        return None
+    if solver.get("method") not in (None, "iterate", *TABLEAUX):
+        return None
+    if read_schedule(equations, fixed.get(RATE)) is not None:
+        return None
+    options = {**solver, "progress": False}
+    if of.name == ESCAPE:
+        how = of.how
+        check_escape(of.problem, how["fraction"], how["reference"], how["overlap"])
+        if how["overlap"] is None and how["reference"] != "start":
+            return None
+        options = {"rtol": ESCAPE_RTOL, "atol": ESCAPE_ATOL, **options}
+    else:
+        options["save_at"] = 2
+    inputs = inputs_by_point(equations, of.start, fixed, example)
+    return _Plan(of.problem, equations, of.t_max, options, inputs)
+
+
+def _is_simple(equations: Any) -> bool:
+    """Whether right-hand sides are closed forms, and runs are one path each."""
+    if isinstance(equations, SequenceEquations):
+        return not equations.on_nodes
+    return isinstance(equations, Equations) and not equations.averages and not equations.noise
+
+
+class _Run:
+    """A run that has ended; its record is made where more than status and last risk is read."""
+
+    def __init__(self, ended: Ended, plan: _Plan, point: Point) -> None:
+        self._ended, self._plan, self._point = ended, plan, point
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """As `dmft.solve` returns it."""
+        run, equations = self._ended.trajectory(), self._plan.equations
+        if isinstance(equations, SequenceEquations):
+            return run
+        run = with_rounding(run, equations, self._plan.solver.get("rtol", RunOptions.rtol))
+        return described(run, equations, self._plan.inputs(self._point))
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+        return Status.OK if self._ended.reached else Status(self.trajectory.status)
+
+    @property
+    def result(self) -> Any:
+        """The run as the result of a measure: its last risk, or what went wrong."""
+        return (self._ended.observe("risk"), Status.OK) if self._ended.reached else self.trajectory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trajectory, name)
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A measure whose run is done."""
+
+    of: Any
+    done: _Run
+
+    def run(self, here: Point) -> _Run:
+        """The run at these parameters."""
+        return self.done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of, name)

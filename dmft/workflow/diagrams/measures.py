@@ -1,0 +1,346 @@
+"""Measures of equations at given parameters, as objects that travel to other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from dmft.analysis.diagrams.phase_diagram import Point
+from dmft.analysis.escape import EscapeWarning
+from dmft.equations.equations import Equations
+from dmft.equations.sequence.equations import SequenceEquations
+from dmft.equations.sequence.risk import SequenceRisk
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.descent_flow import DescentFlow
+from dmft.errors import BadParameter
+from dmft.model import Alignment, Overlaps, SequenceModel, as_count
+from dmft.names import FIXED_POINTS, VERSION, Status
+from dmft.solvers.problem import Problem
+from dmft.workflow.diagrams.end_states import cosines, end_state
+from dmft.workflow.diagrams.followed import followed_point
+from dmft.workflow.diagrams.landscape import landscape, risk_of
+from dmft.workflow.diagrams.many import results_of
+from dmft.workflow.escape import escape_time
+from dmft.workflow.fixed_points import stability
+from dmft.workflow.solve import solve
+from dmft.workflow.solving.descent import SOLVER as DESCENTS
+from dmft.workflow.solving.descent import descent_task
+from dmft.workflow.solving.inputs import problem_of, run_inputs, split_options
+
+System = (
+    Equations | SequenceEquations | DescentEquations | DescentFlow | SequenceModel | SequenceRisk
+    | Problem
+)  # fmt: skip
+FINE = (Status.OK, Status.EVENT)
+STATUSES = tuple(Status)
+# Cosine from which a teacher direction counts as learned: far above the errors of averages on
+# nodes, below what one step of descent finds.
+LEARNED = 0.1
+# What systems are, in the words of refusals.
+FLOW = "equations of one pass or of gradient flow"
+SEQUENCE = "equations of a sequence model"
+DESCENT = "a descent on repeated data"
+LANDSCAPE = "a sequence model"
+FLUCTUATING = "equations with fluctuations"
+OTHER = "a problem written by hand"
+
+
+@dataclass(frozen=True)
+class EquationMeasure:
+    """A measure of one system of equations, called with its parameters by name.
+
+    What each of them is stands in `MEASURES`; "escape_time" is read by `how`, as by
+    `dmft.escape_time`, and "learned_directions" by the `overlap` in it.
+    """
+
+    name: str
+    equations: Any
+    start: Any = None
+    t_max: float | None = None
+    how: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    # Parameters at which the start leads to the fixed point whose growth rate is measured; by
+    # default those of each point, with no regard to the others.
+    followed_from: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in MEASURES:
+            raise BadParameter(f"unknown measure {self.name!r}; {BUILT_IN}")
+        kind = MEASURES[self.name]
+        absent = [n for n in ("equations", *kind.needs) if getattr(self, n) is None]
+        if absent:
+            words = ", ".join(f"{n}=" for n in ("equations", *kind.needs))
+            raise BadParameter(f'the measure "{self.name}" needs {words} (no {absent[0]}= given)')
+        what = words_for(self.equations)
+        if what not in kind.takes:
+            raise BadParameter(
+                f'the measure "{self.name}" is one of {" or ".join(kind.takes)}, not of {what}: '
+                f"{kind.way_out}"
+            )
+        reach = self.how.get("overlap")
+        if reach is not None and not 0.0 < reach <= 1.0:
+            raise BadParameter(f"overlap = {reach!r} is a cosine: 0 < overlap <= 1")
+
+    def check(self, parameters: Mapping[str, float]) -> None:
+        """Refuse a name that the equations lack or a bad start, before any point is computed."""
+        _, given = split_options(self.options)
+        twice = sorted(set(parameters) & set(self.options))
+        if twice:
+            raise BadParameter(
+                f"{twice[0]} = {self.options[twice[0]]!r} is given, and points have values of it "
+                "too: leave one of them out"
+            )
+        values = {**given, **parameters}
+        if isinstance(self.equations, SequenceModel | SequenceRisk):
+            values.pop("points", None)
+            risk_of(self.equations)(e=0.0, m=0.0, **values)
+        elif isinstance(self.equations, DescentEquations):
+            assert self.t_max is not None
+            steps = as_count(self.t_max, "t_max, the number of steps,")  # type: ignore[arg-type]
+            descent_task(self.equations, self.start, steps, DESCENTS.read({}, values)[1])
+        elif not isinstance(self.equations, DescentFlow):
+            run_inputs(self.equations, self.start, values)
+
+    @property
+    def problem(self) -> Problem:
+        """The compiled problem, one in each process."""
+        return problem_of(self.equations)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the equations, or of the risk of a model."""
+        if isinstance(self.equations, SequenceModel | SequenceRisk):
+            text = sp.srepr(risk_of(self.equations).expr)
+            return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        if isinstance(self.equations, DescentEquations | DescentFlow):
+            return self.equations.fingerprint
+        return str(self.problem.provenance.get("equations", ""))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a record of many points says of its measure."""
+        if isinstance(
+            self.equations, SequenceModel | SequenceRisk | DescentEquations | DescentFlow
+        ):
+            known: dict[str, Any] = {"equations": self.fingerprint, "version": VERSION}
+        else:
+            known = dict(self.problem.provenance)
+        how = self.how if self.name == "escape_time" else {}
+        unit = getattr(self.equations, "time_unit", "steps")
+        origin = self.followed_from if self.name == "growth_rate" else None
+        followed = {"followed_from": dict(origin)} if origin else {}
+        return {**known, "t_max": self.t_max, "time_unit": unit, **how, **followed}
+
+    @property
+    def start_arrays(self) -> list[np.ndarray[Any, Any]]:
+        """Numbers of the start."""
+        if isinstance(self.start, Alignment):
+            return [self.start.e, self.start.m]
+        if not isinstance(self.start, Overlaps):
+            return []
+        given = (self.start.Q, self.start.M, self.start.P, self.start.readout)
+        return [a for a in given if a is not None]
+
+    def __call__(self, **parameters: float) -> Any:
+        """Value at these parameters."""
+        return MEASURES[self.name].function(self, {**self.options, **parameters})
+
+    def many(self, points: Sequence[Mapping[str, float]]) -> Iterator[Any]:
+        """Values at many parameters, from one compiled batch of runs where they are closed forms.
+
+        In the place of a point that raises an exception stands the exception.
+        """
+        return results_of(self, MEASURES[self.name].function, points)
+
+    def label(self, result: Any) -> Any:
+        """What a boundary compares: names and bools instead of the numbers of a sweep."""
+        if self.name == "fixed_point":
+            number, status = result
+            if status == Status.NOT_CONVERGED:
+                return "not stationary"
+            return FIXED_POINTS[number] if status in FINE else str(status)
+        if self.name == "status":
+            return str(result[1])
+        if self.name == "learned_directions":
+            return result[0] if result[1] in FINE else str(result[1])
+        return result
+
+    def run(self, here: Mapping[str, Any]) -> Any:
+        """Solve to t_max, in one thread."""
+        options = {**here, "progress": False}
+        if isinstance(self.equations, DescentEquations | DescentFlow):
+            options.setdefault("threads", 1)
+            return solve(self.equations, self.start, self.t_max, **options)  # type: ignore[arg-type]
+        return solve(self.problem, self.start, self.t_max, save_at=2, **options)  # type: ignore[arg-type]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A compiled problem is built again from its equations where this is sent to.
+        equations = self.equations
+        if isinstance(equations, Problem) and equations.origin is not None:
+            equations = equations.origin
+        return {**self.__dict__, "equations": equations}
+
+
+@contextlib.contextmanager
+def one_warning() -> Iterator[None]:
+    """Of many points, only the first warning about its escape time is shown."""
+    with warnings.catch_warnings():
+        show, lock = warnings.showwarning, threading.Lock()
+
+        def first(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, EscapeWarning) or lock.acquire(blocking=False):
+                show(message, category, *where, **more)
+
+        warnings.showwarning = first
+        yield
+
+
+def refuse_beside_function(given: Mapping[str, Any]) -> None:
+    """Refuse keywords that a measure of one's own would not see: a typing error, most likely."""
+    names = [f"{name}=" for name, value in given.items() if value is not None]
+    if names:
+        raise BadParameter(
+            f"a measure of your own takes no equations or options ({', '.join(names)}): it is "
+            "called with the parameters of its points alone; close over what else it needs"
+        )
+
+
+def words_for(system: Any) -> str:
+    """What a system is, of the words above."""
+    if isinstance(system, Problem) and system.origin is not None:
+        system = system.origin
+    if isinstance(system, Equations):
+        return FLOW if system.noise is None else FLUCTUATING
+    if isinstance(system, SequenceEquations):
+        return SEQUENCE
+    if isinstance(system, DescentEquations | DescentFlow):
+        return DESCENT
+    if isinstance(system, SequenceModel | SequenceRisk):
+        return LANDSCAPE
+    return OTHER if isinstance(system, Problem) else f"a {type(system).__name__}"
+
+
+def _escape_time(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    assert of.t_max is not None
+    return escape_time(of.problem, of.start, of.t_max, **of.how, **{**here, "progress": False})
+
+
+def _final_risk(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run = of.run(here)
+    if not isinstance(of.equations, DescentEquations | DescentFlow):
+        return run
+    if "risk" not in run.arrays:
+        raise BadParameter(
+            'a descent of this loss has no risk to be measured: take "overlap", or a function of '
+            "dmft.solve that reads train_loss"
+        )
+    return (float(run.risk[-1]) if run.status in FINE else np.nan), run.status
+
+
+def _converged(of: EquationMeasure, here: dict[str, Any]) -> bool:
+    return of.run(here).status in FINE
+
+
+def _status(of: EquationMeasure, here: dict[str, Any]) -> tuple[int, Status]:
+    status = Status(of.run(here).status)
+    return STATUSES.index(status), status
+
+
+def _growth_rate(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    equations, (_, parameters) = equations_of(of), split_options(here)
+    how = {"max_steps": here["max_steps"]} if "max_steps" in here else {}
+    if "tolerance" in parameters:
+        how["tolerance"] = parameters.pop("tolerance")
+    reference = {**parameters, **(of.followed_from or {})}
+    point = followed_point(equations, of.start, reference, parameters, **how)
+    if point.status != Status.OK:
+        return Point(float("nan"), point.status, message=point.message)
+    return stability(equations, point, **parameters).growth_rate
+
+
+def _fixed_point(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    _, parameters = split_options(here)
+    run = of.run(here)
+    if run.status not in FINE:
+        return float("nan"), run.status
+    found = end_state(equations_of(of), run, parameters)
+    if found.status != Status.OK:
+        return float("nan"), found.status
+    return FIXED_POINTS.index(found.kind), Status.OK
+
+
+def _minima(of: EquationMeasure, here: dict[str, Any]) -> int:
+    return len(landscape(of.equations, **here).minima)
+
+
+def _learned_directions(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run, least = of.run(here), of.how.get("overlap") or LEARNED
+    if run.status not in FINE:
+        return float("nan"), run.status
+    found = cosines(run.Q[-1], run.M[-1], of.start.P)
+    return int(np.sum(found.max(axis=0) >= least)), run.status
+
+
+def _overlap(of: EquationMeasure, here: dict[str, Any]) -> Any:
+    run = of.run(here)
+    if run.status not in FINE:
+        return float("nan"), run.status
+    if words_for(of.equations) == SEQUENCE:
+        return float(run.overlap[-1]), run.status
+    return float(cosines(run.Q[-1], run.M[-1], of.start.P).max()), run.status
+
+
+def equations_of(of: EquationMeasure) -> Equations:
+    """Symbols behind a measure of one pass."""
+    system = of.equations.origin if isinstance(of.equations, Problem) else of.equations
+    assert isinstance(system, Equations)
+    return system
+
+
+@dataclass(frozen=True)
+class Built:
+    """A measure that is ready: which systems it reads, what it needs besides, how it is had."""
+
+    function: Callable[[EquationMeasure, dict[str, Any]], Any]
+    takes: tuple[str, ...]
+    way_out: str
+    needs: tuple[str, ...] = ("start", "t_max")
+
+
+_RUNS = (FLOW, SEQUENCE, DESCENT)
+_NO_RUN = "derive the equations of a sequence model, without fluctuations"
+MEASURES: Mapping[str, Built] = {
+    "escape_time": Built(
+        _escape_time, (FLOW, SEQUENCE),
+        'for descents take "overlap" with level=, or "learned_directions"',
+    ),
+    "final_risk": Built(_final_risk, _RUNS, _NO_RUN),
+    "converged": Built(_converged, _RUNS, _NO_RUN),
+    "status": Built(_status, _RUNS, _NO_RUN),
+    "growth_rate": Built(
+        _growth_rate, (FLOW,),
+        'for descents take "final_risk" or "overlap", for sequence models "minima"', ("start",),
+    ),
+    "fixed_point": Built(
+        _fixed_point, (FLOW,),
+        'for descents take "learned_directions", for sequence models "minima" or "overlap"',
+    ),
+    "minima": Built(
+        _minima, (LANDSCAPE,),
+        "pass the model itself (or its population_risk) as equations=; for other networks take "
+        '"fixed_point"', (),
+    ),
+    "learned_directions": Built(
+        _learned_directions, (FLOW, DESCENT), 'for sequence models take "overlap"'
+    ),
+    "overlap": Built(_overlap, _RUNS, _NO_RUN),
+}  # fmt: skip
+BUILT_IN = f"choose one of {tuple(MEASURES)} or a function"

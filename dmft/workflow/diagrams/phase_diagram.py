@@ -1,0 +1,184 @@
+"""`phase_diagram`: a measure over a grid of two parameters, one compiled build for all points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from dmft.analysis.diagrams.adaptive import Coarse, Kept
+from dmft.analysis.diagrams.diagram import named_diagram, read_axis
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.sweeps.named import name_of
+from dmft.checks import checked_or
+from dmft.errors import BadParameter
+from dmft.model import Alignment, Overlaps
+from dmft.progress import ProgressOption
+from dmft.workflow.diagrams.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
+from dmft.workflow.diagrams.sweep import describe
+
+Axis = tuple[str, ArrayLike]
+
+
+@checked_or(measure=BUILT_IN)
+def phase_diagram(
+    measure: str | Callable[..., Any],
+    x: Axis,
+    y: Axis,
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    adaptive: bool = False,
+    level: float = 0.0,
+    coarse: Coarse = None,
+    quantity: str | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> PhaseDiagram:
+    r"""Evaluate a measure on a grid of two parameters, in parallel on the local cores.
+
+    Parameters
+    ----------
+    measure : callable or str
+        A callable is called with the two parameters by name, ``measure(**{x_name: ..., y_name:
+        ...})``, and returns a number, a name, a `Trajectory`, an `EscapeTime` or a `Censored`; it
+        runs in several threads at once. Built-in ones, of the run of `equations` from `start` to
+        `t_max`:
+
+        - "escape_time", as `dmft.escape_time`
+        - "final_risk"
+        - "converged": 1 where the run reached `t_max`, 0 where it did not (diverged ...)
+        - "status": position in `dmft.Status`
+        - "overlap": largest cosine |M_jr| / sqrt(Q_jj P_rr) of a student and a teacher direction
+          at `t_max`; |m| of a sequence model
+        - "learned_directions": number of teacher directions for which this cosine, of some
+          student, is at least `overlap` (0.1 by default)
+        - "fixed_point": position in ("uninformative", "unspecialised", "partly specialised",
+          "specialised") of the fixed point beside which the run ends, polished by Newton's method
+          (`dmft.workflow.diagrams.end_states` has the thresholds); a run on its way has the status
+          not_converged
+
+        and without a run:
+
+        - "growth_rate": of the fixed point that Newton's method finds from `start` at the first
+          values of x and y, followed from there to each point; not_converged where it ends, or
+          meets another one (`dmft.workflow.diagrams.followed`)
+        - "minima": number of minima of `dmft.landscape` for a sequence model
+    x, y : (name, values)
+        Parameters of the equations ("learning_rate", "label_noise", a symbol's name).
+    equations, start, t_max
+        For the built-in measures; compiled once for all points. Equations of one pass, gradient
+        flow, sequence models or descents; for "minima" the sequence model itself.
+    fraction, reference, overlap
+        Of "escape_time", as for `dmft.escape_time`; `overlap` also of "learned_directions".
+    adaptive : bool
+        Compute a coarse subgrid, and between its points only where labels differ: the status of a
+        point, with its value for measures that return bools, ints or names ("converged"), else
+        with whether the value lies above `level`. Other points take the status of the block they
+        lie in and values interpolated between its corners; `PhaseDiagram.computed` tells them
+        apart. A region is reproduced at every point of the grid where it is as wide as a square of
+        `coarse` by `coarse` cells; narrower islands, tips and lanes may be missed.
+    level : float
+        Of measures that return floats, as in `dmft.boundary`; an adaptive diagram only.
+    coarse : int or (int, int), optional
+        Steps of the grid between points of the coarse one, along x and y; an adaptive diagram
+        only. By default a power of two that makes 16 to 32 blocks of an axis, at least 4.
+    quantity : str, optional
+        Label of the values.
+    store : path, optional
+        Folder of all evaluations: after Ctrl-C or a crash the same call goes on from there, with
+        the same result; other axes and refinements of this measure use what is there too.
+    identity : mapping, optional
+        What else a store must agree on, as in `dmft.sweep`.
+    threads : int, optional
+        One a core by default; the number never changes a result.
+    progress : None, bool or callable
+    **options
+        Solver options and further parameters, as for `dmft.solve`.
+
+    Returns
+    -------
+    PhaseDiagram
+        values (ny, nx), status (ny, nx); a failed or censored point is a status, not an
+        exception. Ctrl-C keeps the points that are done.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05, constraint="sphere"))
+    >>> diagram = dmft.phase_diagram(
+    ...     "escape_time", ("learning_rate", [0.05, 0.1]), ("label_noise", [0.0, 1.0]),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=50.0)
+    >>> diagram.values.shape, diagram.status.tolist()
+    ((2, 2), [['ok', 'ok'], ['ok', 'ok']])
+
+    The sign of the growth rate, from one point in ten of the grid:
+
+    >>> import numpy as np
+    >>> dmft.phase_diagram(
+    ...     "growth_rate", ("learning_rate", np.linspace(0.05, 0.2, 101)),
+    ...     ("label_noise", np.linspace(0.0, 4.0, 101)), adaptive=True,
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]])).count(computed=True)
+    {'ok': 1062}
+
+    Which fixed point is reached: the uninformative one from gamma = 2/(12 + Delta) on.
+
+    >>> reached = dmft.phase_diagram(
+    ...     "fixed_point", ("learning_rate", [0.12, 0.16]), ("label_noise", [0.0, 1.0]),
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=500.0)
+    >>> reached.labels.tolist()
+    [['specialised', 'specialised'], ['specialised', 'uninformative']]
+    """
+    for axis in (x, y):
+        if not isinstance(axis, tuple | list) or len(axis) != 2 or not isinstance(axis[0], str):
+            raise BadParameter(f"an axis is (name, values), got {axis!r:.80}")
+    if x[0] == y[0]:
+        raise BadParameter(f"both axes are {x[0]!r}: a phase diagram has two parameters")
+    refined: dict[str, Any] = {"adaptive": adaptive, "level": level, "coarse": coarse}
+    if callable(measure):
+        refuse_beside_function(
+            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
+        )
+        label = quantity or str(getattr(measure, "__name__", "value")).replace("<lambda>", "value")
+        known = {"measure": name_of(measure), **(identity or {})}
+        return named_diagram(
+            measure, dict((x, y)), quantity=label, threads=threads, progress=progress,
+            store=Kept(store, known), **refined,
+        )  # fmt: skip
+    how: dict[str, Any] = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    first = {x[0]: _first(x), y[0]: _first(y)}
+    of = EquationMeasure(measure, equations, start, t_max, how, options, first)
+    # A wrong name or a bad start is refused here, not at every point.
+    of.check(first)
+
+    with one_warning():
+        return named_diagram(
+            of,
+            dict((x, y)),
+            quantity=quantity or measure,
+            threads=threads,
+            progress=progress,
+            **refined,
+            provenance=of.provenance,
+            store=Kept(store, {} if store is None else {**describe(of), **(identity or {})}),
+        )
+
+
+def _first(axis: Axis) -> float:
+    return float(read_axis(*axis)[0])

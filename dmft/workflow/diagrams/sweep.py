@@ -1,0 +1,167 @@
+"""`sweep`: a measure at any number of points, on any engine, with a store that survives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmft.analysis.sweeps.points import as_points
+from dmft.analysis.sweeps.sweep import Sweep, run_sweep
+from dmft.checks import checked_or
+from dmft.errors import BadParameter
+from dmft.model import Alignment, Overlaps
+from dmft.names import VERSION
+from dmft.progress import ProgressOption
+from dmft.workflow.diagrams.measures import (
+    BUILT_IN,
+    EquationMeasure,
+    System,
+    one_warning,
+    refuse_beside_function,
+)
+
+
+@checked_or(measure=BUILT_IN)
+def sweep(
+    points: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any]],
+    measure: str | Callable[..., Any],
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    quantities: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    executor: Any = "threads",
+    workers: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    progress: ProgressOption = None,
+    **options: Any,
+) -> Sweep:
+    r"""Evaluate a measure at many points; with a store, what is done is never done again.
+
+    Parameters
+    ----------
+    points : mapping of names to values, or list of mappings
+        All combinations of the values (the last name runs fastest), or these points.
+    measure : str or callable(**parameters)
+        The built-in measures of `dmft.phase_diagram`, or a function that returns a number, a
+        `Trajectory`, an `EscapeTime`, a `Censored`, a pair (number, status), or a mapping of
+        `quantities` to numbers. Under other executors than threads it is sent to other processes.
+        Runs of built-in ones go through one compiled loop a chunk; an object with a method
+        ``many(points)``, an iterator over its results at a list of mappings (an exception where a
+        point fails), is asked for whole chunks too.
+    equations, start, t_max, fraction, reference, overlap, **options
+        For the built-in measures, as in `dmft.phase_diagram`; but "growth_rate" is that of the
+        fixed point which Newton's method finds from `start` at each point by itself, so that a
+        store serves any points.
+    quantities : sequence of str, optional
+        Names of the numbers that the measure returns; one by default.
+    store : path, optional
+        Folder of results. Points that it holds are not computed; new ones are on the disk before
+        they are counted. Another sweep than the one that made it is refused.
+    identity : mapping, optional
+        What else a store must agree on: version of your data, say. Equations, start, tolerances
+        and the version of the library are part of it for built-in measures; of a function its name
+        and a digest of its code, of what it and `functools.partial` bind, and of the plain data and
+        functions of its module that it reads: say here what else it depends on, as files.
+    executor : "threads", "processes", an executor, or a function that makes one
+        Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
+        (extra ``dask``). Threads serve measures that release the interpreter's lock, as all
+        solvers here do.
+    workers : int, optional
+        One a core by default. The number never changes a result.
+    part : (i, n)
+        Compute each n-th point from the i-th on only: n tasks of a cluster share a store. The
+        result has these points alone, as a list. A part that is being computed, and another n than
+        that of running tasks, are refused.
+    progress : None, bool or callable
+
+    Returns
+    -------
+    Sweep
+        Failed and censored points are statuses. After Ctrl-C the points that are done.
+
+    Raises
+    ------
+    BadParameter
+        For a name that the equations lack, a store that cannot be written, holds another sweep, or
+        is in use.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> eqs = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05, constraint="sphere"))
+    >>> result = dmft.sweep(
+    ...     {"learning_rate": [0.05, 0.1], "label_noise": [0.0, 1.0]}, "final_risk",
+    ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.1]]), t_max=5.0)
+    >>> result.values["final_risk"].shape, result.count()
+    ((2, 2), {'ok': 4})
+    """
+    where = as_points(points)
+    known, provenance = dict(identity or {}), None
+    names: Sequence[str]
+    if callable(measure):
+        refuse_beside_function(
+            {"equations": equations, "start": start, "t_max": t_max, "overlap": overlap, **options}
+        )
+        names = ("value",) if quantities is None else quantities
+        if {"status", "horizon"} & set(names):
+            raise BadParameter(f"quantities = {names!r}: all sweeps have a status and a horizon")
+        function = measure
+    else:
+        if quantities is not None:
+            raise BadParameter(f'the measure "{measure}" has one quantity: leave quantities= out')
+        how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+        chosen = EquationMeasure(measure, equations, start, t_max, how, options)
+        chosen.check(where.at(0))
+        names, function = (measure,), chosen
+        known, provenance = {**describe(chosen), **known}, chosen.provenance
+    with one_warning():
+        return run_sweep(
+            where, function, quantities=names, store=store, identity=known, executor=executor,
+            workers=workers, part=part, progress=progress, provenance=provenance,
+        )  # fmt: skip
+
+
+def identity_of(
+    measure: str,
+    *,
+    equations: System | None = None,
+    start: Overlaps | Alignment | None = None,
+    t_max: float | None = None,
+    fraction: float = 0.5,
+    reference: str = "start",
+    overlap: float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """What a store of `dmft.sweep` with these keywords agrees on."""
+    how = {"fraction": fraction, "reference": reference, "overlap": overlap}
+    return describe(EquationMeasure(measure, equations, start, t_max, how, options))
+
+
+def describe(measure: EquationMeasure) -> dict[str, Any]:
+    """What the results of a built-in measure depend on, besides the parameters of its points."""
+    arrays = measure.start_arrays
+    digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
+    options = {name: value for name, value in measure.options.items() if name != "progress"}
+    origin = measure.followed_from if measure.name == "growth_rate" else None
+    return {
+        **({"followed_from": dict(origin)} if origin else {}),
+        "measure": measure.name,
+        "equations": measure.fingerprint,
+        "version": VERSION,
+        "start": digest.hexdigest()[:24],
+        "t_max": measure.t_max,
+        "options": json.loads(json.dumps({**measure.how, **options}, default=str, sort_keys=True)),
+    }

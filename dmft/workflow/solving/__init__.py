@@ -1,0 +1,1 @@
+"""`solve`: what each kind of equations brings to it."""

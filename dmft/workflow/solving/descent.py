@@ -1,0 +1,394 @@
+"""Solve the two-time equations of gradient descent: nodes, scrambles, memory, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from dmft.codegen.two_time.descent import build_descent
+from dmft.codegen.two_time.sample import build_bend, knots_of
+from dmft.equations.averages.nodes import averages
+from dmft.equations.risk import PopulationRisk, population_risk
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
+from dmft.errors import BadParameter, InvalidCovariance
+from dmft.gaussian.branches.nodes import BranchAverage
+from dmft.gaussian.tables.tabled import table_averages
+from dmft.model import Model, Overlaps, as_count
+from dmft.names import VERSION, Status
+from dmft.solvers.descent.errors import judged
+from dmft.solvers.descent.process import DescentProblem
+from dmft.solvers.descent.response import measured
+from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.descent.store import Store
+from dmft.solvers.descent.sweep import (
+    JITTER,
+    Sweep,
+    begin,
+    interrupt,
+    march,
+    overlaps,
+    result_of,
+)
+from dmft.solvers.descent.task import DescentTask, Nodes, fresh_losses
+from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.solution import Values
+from dmft.workflow.solver import Solver
+from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
+
+Array = NDArray[np.float64]
+# From the worst: the first of these that some scramble has is the status of the run.
+SEVERITY = (
+    Status.INTERRUPTED, Status.TIMEOUT, Status.NONFINITE, Status.DIVERGED, Status.LEFT_DOMAIN,
+    Status.OK,
+)  # fmt: skip
+
+
+# What two errors cover, as two standard deviations of a normal variable do.
+TWO_ERRORS = 0.9545
+METHODS = (None, "stein", "pathwise")
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A scramble's sweep, and the population risk at its times."""
+
+    sweep: Sweep
+    risk: Array | None
+    response: Array | None = None
+
+
+def solve_descent(
+    equations: DescentEquations,
+    start: Overlaps,
+    t_max: int,
+    options: DescentOptions,
+    values: Mapping[str, Any],
+) -> DescentRun:
+    r"""Solve the self-consistent equations of gradient descent for `t_max` steps.
+
+    Shapes      start Q (p, p), M (p, k), P (k, k); see `DescentRun` for the result
+    Scaling     t counts steps; n = samples_per_dim * d samples, learning rate of order one
+    Valid for   d -> infinity; kinked activations included. "tolerance_not_met" where the claimed
+                error of some entry passes half of its value and a tenth of the largest known entry
+                of its block
+    Source      batch_reuse.md A.1, C
+
+    Parameters
+    ----------
+    equations : DescentEquations
+    start : Overlaps
+    t_max : int
+        Number of steps T.
+    options : DescentOptions
+    values : mapping
+        Run-time values: ``learning_rate=``, ``samples_per_dim=``,
+        ``ridge=``, ``momentum=``, ``readout_rate=``, ``label_noise=``, the model's own symbols.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+        Also when the samples would not fit into `memory`; the message says what would.
+
+    Examples
+    --------
+    >>> import numpy as np, sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+    >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+    >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
+    >>> run.M[:, 0, 0].round(12).tolist()  # 1 - <(1 - eta mu)^t> over Marchenko-Pastur
+    [0.0, 0.4, 0.56, 0.656]
+    """
+    return judged(run_descent(equations, start, t_max, options, values))
+
+
+def run_descent(
+    equations: DescentEquations,
+    start: Overlaps,
+    t_max: int,
+    options: DescentOptions,
+    values: Mapping[str, Any],
+) -> DescentRun:
+    """As `solve_descent`, errors unjudged: "ok" means that all steps were done."""
+    steps = as_count(t_max, "t_max, the number of steps,")
+    task, parameters = descent_task(equations, start, steps, values, options.method)
+    layout = Layout.of(equations, task, options)
+    limit = math.inf if options.timeout is None else options.timeout
+    job = Job(layout.scrambles * steps, limit)
+    solved = _sweep_all(task, layout, options, parameters, equations, job)
+    return _assemble(equations, solved, layout, options, parameters, job.seconds())
+
+
+def descent_task(
+    equations: DescentEquations,
+    start: Overlaps,
+    steps: int,
+    values: Mapping[str, Any],
+    method: str | None = None,
+) -> tuple[DescentTask, dict[str, float]]:
+    """Numbers of a run, and its scalar parameters by name."""
+    if method not in METHODS:
+        raise BadParameter(f"method of two-time equations must be one of {METHODS}, got {method!r}")
+    if not isinstance(start, Overlaps):
+        raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
+    check_widths(equations.model, start)
+    scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, values)
+    arrays = readout_arrays(equations.model, start, symbols)
+    if not scalars["momentum"] < 1.0:
+        raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
+    trained = equations.algorithm.readout_rate != 0
+    mixture = equations.model.inputs
+    if scalars["readout_rate"] and not trained:
+        raise BadParameter(
+            "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
+        )
+    problem = _built(equations.fingerprint, equations)
+    task = DescentTask(
+        labels=problem.labels, sample=problem.sample, steps=steps, Q=start.Q, M=start.M,
+        P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
+        scalars=np.array([scalars[name] for name in problem.scalars]),
+        process=problem.process, par=problem.process.par(scalars),
+        trained=trained, fresh=equations.algorithm.batch == "fresh",
+        bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
+        means=mixture.means if mixture is not None else np.empty((0, 0)),
+    )  # fmt: skip
+    known = tuple(sorted(scalars.items()))
+    knots = _knots(equations.fingerprint, equations, known) if method is None else None
+    if knots is not None:
+        slopes = _bend(equations.fingerprint, equations, bool(knots))
+        task = replace(task, slopes=slopes, knots=np.array(knots))
+    return task, scalars
+
+
+@lru_cache(maxsize=32)
+def _built(fingerprint: str, equations: DescentEquations) -> DescentProblem:
+    return build_descent(equations)
+
+
+@lru_cache(maxsize=32)
+def _bend(fingerprint: str, equations: DescentEquations, kinks: bool = False) -> Any:
+    return build_bend(equations, kinks)
+
+
+@lru_cache(maxsize=32)
+def _knots(
+    fingerprint: str, equations: DescentEquations, values: tuple[tuple[str, float], ...]
+) -> list[float] | None:
+    return knots_of(equations, dict(values))
+
+
+def _sweep_all(
+    task: DescentTask,
+    layout: Layout,
+    options: DescentOptions,
+    parameters: Mapping[str, float],
+    equations: DescentEquations,
+    job: Job,
+) -> list[Solved]:
+    """Solve each scramble; in parallel where several fit into the memory."""
+    risk_of = _risk_of(equations, task, parameters)
+    threads = thread_count(options.threads)
+    workers = min(threads, layout.scrambles, layout.at_once(task, options.memory))
+    store = None
+    if options.checkpoint is not None:
+        key = {
+            "equations": equations.fingerprint, "version": VERSION, "parameters": dict(parameters),
+            "steps": task.steps, "samples": layout.samples, "seed": options.seed,
+            "nodes": layout.kind, "method": options.method,
+            "start": [a.tolist() for a in (task.Q, task.M, task.P)],
+            "readout": [task.readout.tolist(), task.teacher_readout.tolist()],
+        }  # fmt: skip
+        store = Store(Path(options.checkpoint), key)
+
+    def solve_one(number: int) -> Solved:
+        sweep, past = begin(task), None
+        if store is not None:
+            sweep, past = store.load(number, sweep, (task.kept, layout.samples))
+        if past is None:
+            past = np.empty((task.kept, layout.samples))
+        job.add(sweep.done)
+
+        def after(state: Sweep) -> bool:
+            job.add(1)
+            if store is not None:
+                store.save(number, state)
+            return not job.cancelled()
+
+        nodes = layout.nodes(options.seed, number)
+        if sweep.done < task.steps and job.cancelled():
+            interrupt(sweep)
+        march(sweep, nodes, past, max(1, threads // workers), after)
+        if sweep.status == Status.INTERRUPTED and job.late:
+            sweep.status = Status.TIMEOUT
+        risk = None if risk_of is None else risk_of(sweep, nodes)
+        return Solved(sweep, risk, measured(sweep, nodes, past, max(1, threads // workers)))
+
+    tasks = [partial(solve_one, number) for number in range(layout.scrambles)]
+    return run_tasks(tasks, job, workers, options.progress, "descent")
+
+
+def _risk_of(
+    equations: DescentEquations, task: DescentTask, parameters: Mapping[str, float]
+) -> Callable[[Sweep, Nodes], Array] | None:
+    """Population risk of a scramble's overlaps: in closed form, or over its points as new samples.
+
+    None where the loss has none.
+    """
+    model = equations.model
+    if equations.algorithm.loss != "squared":
+        return None
+
+    def sampled(sweep: Sweep, nodes: Nodes) -> Array:
+        return fresh_losses(task, nodes, zip(*_states(sweep), strict=True))
+
+    if model.inputs is not None:
+        return sampled
+    risk = _risk(equations.fingerprint, equations)
+    if risk is None:
+        return sampled
+    names = {y.name for y in model.parameters}
+    values = {n: v for n, v in parameters.items() if n in names}
+
+    def closed(sweep: Sweep, nodes: Nodes) -> Array:
+        rows = list(zip(*_states(sweep), strict=True))
+        try:
+            return np.array([risk(Q=Q, M=M, P=task.P, readout=a, **values) for Q, M, a in rows])
+        except InvalidCovariance as error:  # equations whose terms were changed may lead there
+            sweep.status, sweep.message = (
+                Status.LEFT_DOMAIN,
+                f"overlaps are no Gram matrix: {error}",
+            )
+            return np.full(len(rows), np.nan)
+
+    return closed
+
+
+@lru_cache(maxsize=32)
+def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | None:
+    """Closed form of the risk; None where tables or nodes would take longer than the descent."""
+    assert isinstance(equations.model, Model)
+    risk = population_risk(equations.model)
+    tabled = [t for t in table_averages(risk.expr) if not isinstance(t, BranchAverage)]
+    return None if averages(risk.definitions) or tabled else risk
+
+
+@lru_cache(maxsize=32)
+def _names(fingerprint: str, equations: DescentEquations) -> Mapping[str, str]:
+    """Model and algorithm in words: printing takes SymPy as long as a step."""
+    return {"model": str(equations.model), "algorithm": str(equations.algorithm)}
+
+
+def _states(sweep: Sweep) -> tuple[Array, Array, Array]:
+    """Q, M and readouts of the times that were reached."""
+    n = sweep.done + 1
+    return overlaps(sweep)[0], sweep.M[:n], sweep.readout[:n]
+
+
+def _closer(stein: list[Array], solved: list[Solved], steps: int) -> list[Array] | None:
+    """Measured responses, where all scrambles have one of a smaller error than that of Stein.
+
+    Errors of the whole block decide: of many entries, so that the choice does not favour those
+    that err together.
+    """
+    found = [one.response for one in solved]
+    if steps == 0 or any(y is None for y in found):
+        return None
+    measured = [y[:steps, :steps] for y in found if y is not None]
+    if len(measured) == 1:
+        return measured
+    own, other = (float(np.sum(np.var(y, axis=0))) for y in (measured, stein))
+    return measured if own <= other or not math.isfinite(other) else None
+
+
+def scatter(found: Array) -> Array:
+    """Error of the mean of independent results (count, ...): two of it hold with 95.45 %.
+
+    The standard error widened by Student's t: of few results, that alone is too small by chance.
+
+    Examples
+    --------
+    >>> [round(float(scatter(np.array([-1.0, 1.0] * n))) * math.sqrt(2 * n), 2) for n in (1, 4, 32)]
+    [9.88, 1.3, 1.03]
+    """
+    count = len(found)
+    widened = float(stdtrit(count - 1, (1 + TWO_ERRORS) / 2)) / 2
+    error: Array = widened * np.std(found, axis=0, ddof=1) / math.sqrt(count)
+    return error
+
+
+def _assemble(
+    equations: DescentEquations,
+    solved: list[Solved],
+    layout: Layout,
+    options: DescentOptions,
+    parameters: Mapping[str, float],
+    seconds: float,
+) -> DescentRun:
+    """Mean over the scrambles, its error, and how they ended."""
+    sweeps = [one.sweep for one in solved]
+    status = next(y for y in SEVERITY if any(s.status == y for s in sweeps))
+    reached = min(s.done for s in sweeps)
+    messages = list(dict.fromkeys(s.message for s in sweeps if s.message))
+    for sweep in sweeps:
+        sweep.done = reached
+    results = [dict(result_of(s)) for s in sweeps]
+    for one, result in zip(solved, results, strict=True):
+        if one.risk is not None:
+            result["risk"] = one.risk[: reached + 1]
+    count = len(results)
+    closer = _closer([r["resp"] for r in results], solved, reached)
+    if closer is not None:
+        for result, response in zip(results, closer, strict=True):
+            result["resp"] = response
+    arrays = {n: np.mean([r[n] for r in results], axis=0) for n in results[0]}
+    if count > 1:
+        error = {n: scatter(np.stack([r[n] for r in results])) for n in arrays}
+    else:
+        nothing = 0.0 if layout.kind == "cubature" else np.nan
+        error = {n: np.full(a.shape, nothing) for n, a in arrays.items()}
+    how_closed = options.method or ("stein" if closer is None else "stein, response measured")
+    how = (
+        f"{layout.samples} cubature nodes, exact"
+        if layout.kind == "cubature"
+        else f"{count} x {layout.samples} scrambled Sobol samples"
+    )
+    return DescentRun(
+        t=np.arange(reached + 1.0),
+        arrays=Values(arrays),
+        error=Values(error),
+        status=status,
+        message="; ".join([how, *messages]),
+        statistics={
+            "seconds": seconds,
+            "samples": layout.samples,
+            "scrambles": count,
+            "jitter": JITTER,
+            "lowest_pivot": min(s.lowest for s in sweeps),
+        },
+        parameters=dict(parameters),
+        provenance={
+            "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
+            "time_unit": "steps", "method": f"causal sweep, {how_closed}, {layout.kind}",
+            "seed": options.seed, "fresh": layout.batch == "fresh", "approximation": how,
+            **_names(equations.fingerprint, equations),
+        },
+        constants={"P": sweeps[0].task.P, "teacher_readout": sweeps[0].task.teacher_readout},
+    )  # fmt: skip
+
+
+def _solve(system: Any, start: Any, t_max: Any, options: Any, values: Any) -> DescentRun:
+    return solve_descent(getattr(system, "origin", system), start, t_max, options, values)
+
+
+SOLVER = Solver(
+    "equations of descents", DescentOptions, _solve,
+    ": they take samples= and scrambles=, and keep all steps",
+)  # fmt: skip

@@ -1,0 +1,148 @@
+"""What a run needs: a compiled problem, its inputs, and which keywords are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from dmft.codegen.build import build
+from dmft.equations.equations import Equations
+from dmft.equations.steps import check_concentration
+from dmft.equations.values import Values, check_lowest, check_number, stand_alone
+from dmft.errors import BadParameter
+from dmft.model import DIM_NAME, SGD
+from dmft.solvers.problem import Problem
+
+if TYPE_CHECKING:
+    from dmft.equations.sequence.equations import SequenceEquations
+
+
+@lru_cache(maxsize=64)
+def _built(fingerprint: str, equations: Equations | SequenceEquations) -> Problem:
+    return build(equations)
+
+
+def problem_of(system: Equations | SequenceEquations | Problem) -> Problem:
+    """Compiled problem of a system; equal equations are built once in a process."""
+    if isinstance(system, Problem):
+        return system
+    if isinstance(system, Equations) or sequence_of(system) is not None:
+        return _built(system.fingerprint, system)
+    raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
+
+
+def sequence_of(system: Any) -> SequenceEquations | None:
+    """Equations of a sequence model behind equations or a problem, None for anything else."""
+    equations = system.origin if isinstance(system, Problem) else system
+    found = getattr(equations, "family", None) == "sequence"
+    return cast("SequenceEquations", equations) if found else None
+
+
+def run_inputs(
+    system: Equations | SequenceEquations | Problem, start: Any, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
+    sequence = sequence_of(system)
+    if sequence is not None:
+        from dmft.workflow.solving.sequence import sequence_inputs
+
+        return sequence_inputs(sequence, start, parameters)
+    equations = system.origin if isinstance(system, Problem) else system
+    if not isinstance(equations, Equations):
+        raise BadParameter(
+            "this Problem was written by hand; solve it with dmft.solvers.solve.solve_problem, "
+            "which takes its own state blocks, widths and constants"
+        )
+    values = equations.values(start, dict(parameters))
+    state, constants = equations.state(start), dict(values.arrays)
+    if equations.algorithm.trains_readout:
+        state["readout"] = constants.pop("readout")
+    return {
+        "state": state,
+        "widths": values.widths,
+        "constants": constants,
+        "parameters": {name: values.scalars[name] for name in equations.parameters},
+        "provenance": _clock(equations, values),
+    }
+
+
+def inputs_by_point(
+    equations: Equations | SequenceEquations,
+    start: Any,
+    fixed: Mapping[str, Any],
+    example: Mapping[str, Any],
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """The inputs of a run as a function of those parameters that differ from run to run.
+
+    They are those of `run_inputs`. Where the parameters leave state and constants alone, these are
+    the same objects for all points, and only numbers are made again.
+    """
+    if not isinstance(equations, Equations) or not _stand_alone(equations, set(example)):
+        return lambda point: run_inputs(equations, start, {**fixed, **point})
+    first = run_inputs(equations, start, {**fixed, **example})
+    values = equations.values(start, {**fixed, **example})
+
+    def inputs(point: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = {name: check_number(value, name) for name, value in point.items()}
+        scalars = {name: numbers.get(name, value) for name, value in values.scalars.items()}
+        check_lowest(scalars)
+        if equations.kind == "map":
+            check_concentration(scalars, start.p)
+        return {
+            **first,
+            "parameters": {name: scalars[name] for name in equations.parameters},
+            "provenance": _clock(equations, replace(values, scalars=scalars)),
+        }
+
+    return inputs
+
+
+def _stand_alone(equations: Equations, names: set[str]) -> bool:
+    """Whether these parameters change nothing but their own numbers."""
+    if names & {"dim", DIM_NAME} or equations.noise or equations.averages:
+        return False
+    return stand_alone(names, equations.model, equations.declared)
+
+
+def _clock(equations: Equations, values: Values) -> dict[str, Any]:
+    """What turns the time of a run into steps and samples."""
+    algorithm, scalars = equations.algorithm, values.scalars
+    if not isinstance(algorithm, SGD):
+        return {}
+    if equations.kind == "map":
+        return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
+    rate = scalars.get("learning_rate")
+    step = None if rate is None else rate / values.widths["p"]
+    if step is not None and equations.scaling == "noise-dominated":
+        step *= step / algorithm.batch_size  # t' = t gamma / (p n_b)
+    return {
+        "time_step_times_dim": step,
+        "samples_per_step": algorithm.batch_size,
+    }
+
+
+# Keywords that belong to paths, not to flows.
+PATH_OPTIONS = frozenset(
+    {"paths", "dt", "seed", "threads", "bridge", "increments", "substeps", "keep_paths"}
+)
+SOLVER_OPTIONS = frozenset(
+    {"method", "rtol", "atol", "progress", "max_steps", "timeout", "save_at", "events"}
+)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Solver options and run-time parameters of a mixed set of keywords."""
+    solver = {name: value for name, value in options.items() if name in SOLVER_OPTIONS}
+    return solver, {name: value for name, value in options.items() if name not in solver}
+
+
+def refuse_path_options(parameters: Mapping[str, Any]) -> None:
+    """Refuse keywords of paths where there are none."""
+    found = sorted((PATH_OPTIONS - {"seed"}) & set(parameters))
+    if found:
+        raise BadParameter(
+            f"{', '.join(found)} belong to equations of kind 'sde', of "
+            "derive(..., dim=..., fluctuations=True)"
+        )

@@ -1,0 +1,232 @@
+"""Paths of the overlaps: what `dmft.solve` does with equations of kind "sde"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
+from dmft.equations.equations import Equations
+from dmft.equations.values import resolve_scalars
+from dmft.errors import BadParameter
+from dmft.model import random_overlaps
+from dmft.progress import ProgressOption
+from dmft.solvers.events import Event
+from dmft.solvers.problem import Block, Problem
+from dmft.solvers.solution import Values
+from dmft.solvers.stochastic.ensemble import PathEnsemble
+from dmft.solvers.stochastic.paths import solve_paths
+from dmft.solvers.stochastic.request import check_counts
+from dmft.starts import Overlaps
+from dmft.workflow.solver import Solver
+from dmft.workflow.solving.inputs import problem_of, run_inputs
+
+Array = NDArray[np.float64]
+
+# Word of the seed's spawn key that keeps random starts apart from the noise of the paths.
+STARTS_STREAM = 8
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    """How paths are made: the options of `dmft.solvers.stochastic.paths.solve_paths`; None leaves
+    its own.
+
+    Attributes
+    ----------
+    paths : int
+        Their number.
+    dt : float
+        The step in units of t.
+    """
+
+    paths: int | None = None
+    dt: float | None = None
+    method: str | None = None
+    save_at: int | ArrayLike | None = None
+    events: Event | Sequence[Event] = ()
+    progress: ProgressOption = None
+    timeout: float | None = None
+    seed: int | None = None
+    threads: int | None = None
+    bridge: bool | None = None
+    increments: str | None = None
+    substeps: int | None = None
+    keep_paths: bool | None = None
+
+    def given(self, starts: object) -> dict[str, Any]:
+        """Options by name; one path for each start of a list.
+
+        Raises
+        ------
+        BadParameter
+            When the number of paths or the step is missing.
+        """
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        found = {name: value for name, value in found.items() if value is not None}
+        if not isinstance(self.events, Event) and not self.events:
+            del found["events"]  # the escape of paths has one of its own
+        if not isinstance(starts, Overlaps | None):
+            found.setdefault("paths", len(starts))  # type: ignore[arg-type]
+        missing = sorted({"paths", "dt"} - set(found))
+        if missing:
+            raise BadParameter(
+                f"equations of kind 'sde' are solved over paths: pass {', '.join(missing)} (the "
+                "number of paths, and the step in units of t)"
+            )
+        check_counts(paths=found["paths"], seed=found.get("seed", 0))
+        return found
+
+
+def solve_paths_of(
+    system: Equations | Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    t_max: float,
+    options: PathOptions,
+    values: Mapping[str, Any],
+) -> PathEnsemble:
+    """Paths of an sde from one start, or from a start of its own for each path."""
+    problem = problem_of(system)
+    if problem.origin is None:
+        run_inputs(problem, start, values)  # refuses what was written by hand
+    state, choices = path_inputs(problem, start, options, values)
+    run = solve_paths(problem, state, t_max, **choices)
+    return run if "readout" in state else _with_readout(run)
+
+
+def path_inputs(
+    problem: Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    options: PathOptions,
+    parameters: Mapping[str, Any],
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """State and options as `solve_paths` takes them, from those of `solve`."""
+    equations, given = problem.origin, options.given(start)
+    starts = _starts(equations, start, int(given["paths"]), given.get("seed", 0), parameters)
+    inputs = run_inputs(problem, starts[0], parameters)
+    values = equations.values(starts[0], dict(parameters))
+    known = {block.name for block in problem.constants}
+    record = {
+        **inputs["provenance"],
+        "dim": int(values.scalars["dim"]),
+        "covariance_error": covariance_error(equations, starts[0], parameters),
+    }
+    state = _state(equations, starts)
+    if equations.algorithm.trains_readout:
+        state["readout"] = values.arrays["readout"]
+        if len(starts) > 1:
+            state["readout"] = np.tile(state["readout"], (len(starts), 1))
+    return state, {
+        "widths": {name: inputs["widths"][name] for name in problem.widths},
+        "constants": {name: a for name, a in inputs["constants"].items() if name in known},
+        "parameters": inputs["parameters"],
+        "noise_scale": equations.noise.scale(values),
+        "provenance": record,
+        **given,
+    }
+
+
+def escape_times_of_ensemble(
+    run: PathEnsemble, fraction: float, overlap: float | None
+) -> EscapeTimes:
+    """Follow the paths of an ensemble again, with the same noise, and note their escapes."""
+    if run.problem is None or run.starts is None:
+        raise BadParameter(
+            "an ensemble read from a file has no compiled equations to follow again; call "
+            "escape_time with the equations, the start, t_max, paths and dt"
+        )
+    names = ("method", "dt", "noise_scale", "substeps", "seed", "t_start")
+    clock = {name: run.provenance.get(name) for name in ("time_step_times_dim",)}
+    options = {
+        "paths": len(run.path_status),
+        "widths": {name: run.widths[name] for name in run.problem.widths},
+        "constants": {b.name: run.constants[b.name] for b in run.problem.constants},
+        "parameters": run.parameters,
+        "provenance": clock,
+        **{name: run.provenance[name] for name in names},
+    }
+    t_max = float(run.provenance["t_max"])
+    return escape_of_paths(run.problem, run.starts, t_max, fraction, overlap, options)
+
+
+def _starts(
+    equations: Equations,
+    start: Overlaps | Sequence[Overlaps] | None,
+    paths: int,
+    seed: int,
+    parameters: Mapping[str, Any],
+) -> list[Overlaps]:
+    """One start for all paths, or one for each."""
+    if isinstance(start, Overlaps):
+        return [start]
+    if start is None:
+        dim, sphere = _dimension(equations, parameters), equations.algorithm.on_sphere
+        seeds = np.random.SeedSequence(seed, spawn_key=(STARTS_STREAM,)).generate_state(paths)
+        return [random_overlaps(equations.model, dim, int(s), normalised=sphere) for s in seeds]
+    starts = list(start)
+    if not starts or not all(isinstance(s, Overlaps) for s in starts):
+        raise BadParameter("start must be a dmft.Overlaps, a list of them, or None")
+    first = starts[0]
+    for number, other in enumerate(starts):
+        same = np.array_equal(first.P, other.P) and first.Q.shape == other.Q.shape
+        if not same or not _same_readout(first, other):
+            raise BadParameter(f"start {number} has another P, readout or width than start 0")
+    return starts
+
+
+def _same_readout(first: Overlaps, other: Overlaps) -> bool:
+    if first.readout is None or other.readout is None:
+        return first.readout is other.readout
+    return np.array_equal(first.readout, other.readout)
+
+
+def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:
+    """Value of the dimension, before there is a start."""
+    scalars, _ = resolve_scalars(equations.declared, ["dim"], dict(parameters))
+    return int(scalars["dim"])
+
+
+def _state(equations: Equations, starts: Sequence[Overlaps]) -> dict[str, Array]:
+    states = [equations.state(start) for start in starts]
+    if len(states) == 1:
+        return states[0]
+    return {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+
+def covariance_error(equations: Equations, point: Overlaps, parameters: Mapping[str, Any]) -> float:
+    """Error of Sigma at one state from its nodes, over the largest variance; 0 where exact."""
+    if equations.noise is None or equations.noise.exact(point.p + point.k):
+        return 0.0
+    values = dict(parameters)
+    error = equations.evaluate_error(point, **values)["Sigma"]
+    largest = float(np.max(np.abs(equations.evaluate(point, **values)["Sigma"]), initial=0.0))
+    return float(np.max(error, initial=0.0)) / largest if largest > 0.0 else 0.0
+
+
+def _with_readout(run: PathEnsemble) -> PathEnsemble:
+    """Show the fixed readout as a block with time first, as in trajectories."""
+    a = run.constants["readout"]
+    shown = np.broadcast_to(a, (run.t.size, a.size)).copy()
+    zero = np.zeros_like(shown)
+
+    def extended(values: Values, block: Array) -> Values:
+        return Values({**values.arrays, "readout": block})
+
+    return replace(
+        run,
+        mean=extended(run.mean, shown),
+        std=extended(run.std, zero),
+        stderr=extended(run.stderr, zero),
+        paths=run.paths
+        and extended(run.paths, np.broadcast_to(a, (len(run.path_status), *shown.shape)).copy()),
+        layout=(*run.layout, Block("readout", ("p",))),
+    )
+
+
+SOLVER = Solver(
+    "equations of kind 'sde'", PathOptions, solve_paths_of, ": they take paths= and dt="
+)

@@ -1,0 +1,168 @@
+"""Learning rates that follow the time or the risk, as expressions of `t` and `risk`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy as sp
+
+from dmft.compiled import njit
+from dmft.emit import scalar_function
+from dmft.equations.equations import Equations
+from dmft.errors import BadParameter
+from dmft.model import SGD
+from dmft.names import Status
+from dmft.solvers.problem import Block, Problem
+from dmft.solvers.signatures import RHS_SIGNATURE
+from dmft.solvers.trajectory import CLOCK, Trajectory
+from dmft.workflow.solving.inputs import problem_of, run_inputs
+
+if TYPE_CHECKING:
+    from dmft.equations.sequence.equations import SequenceEquations
+
+RATE = "learning_rate"
+TIME, RISK = sp.symbols("t risk", real=True)
+# A run that ends with a rate below this part of its first one ended because the rate is spent.
+SPENT = 1e-3
+KNOWN = {s.name: s for s in (TIME, RISK)}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate as an expression in the time of the equations and the population risk."""
+
+    expr: sp.Expr
+
+    @property
+    def rate(self) -> Any:
+        """Compiled ``rate(t, [risk])``."""
+        return scalar_function(self.expr, TIME, [RISK])
+
+    @property
+    def reads_risk(self) -> bool:
+        """Whether the rate follows the risk."""
+        return self.expr.has(RISK)
+
+    def at(self, problem: Problem, inputs: Mapping[str, Any]) -> float:
+        """Rate at the start of a run."""
+        state = problem.pack(inputs["state"])
+        par = problem.pack_parameters(inputs["parameters"], inputs["constants"])
+        widths = np.array([inputs["widths"][w] for w in problem.widths], dtype=np.int64)
+        risk = np.empty(len(problem.observables))
+        problem.observe(0.0, state, widths, par, risk)
+        value = float(self.rate(0.0, risk[:1].copy()))
+        if not (math.isfinite(value) and value > 0.0):
+            raise BadParameter(
+                f"learning_rate = {self.expr} is {value:g} at the start (t = 0, risk = "
+                f"{risk[0]:.6g}); a schedule is positive"
+            )
+        return value
+
+
+def scheduled_inputs(
+    system: Equations | SequenceEquations | Problem, start: Any, parameters: Mapping[str, Any]
+) -> tuple[Problem, dict[str, Any], Schedule | None]:
+    """Problem and inputs of a run; where the learning rate is an expression it is followed."""
+    problem = problem_of(system)
+    schedule = read_schedule(problem.origin, parameters.get(RATE))
+    if schedule is None:
+        return problem, run_inputs(system, start, parameters), None
+    inputs = run_inputs(system, start, {**parameters, RATE: 1.0})
+    inputs = run_inputs(system, start, {**parameters, RATE: schedule.at(problem, inputs)})
+    problem = follow(problem, schedule)
+    if problem.kind == "ode":
+        inputs["state"][CLOCK] = np.zeros(())
+        inputs["provenance"]["time_step_times_dim"] = None  # no constant unit
+    return problem, inputs, schedule
+
+
+def read_schedule(equations: Any, value: Any) -> Schedule | None:
+    """The schedule that a value of the learning rate stands for; None for a number.
+
+    Raises
+    ------
+    BadParameter
+        For symbols other than t and risk, and for equations that no learning rate moves.
+    """
+    if callable(value):
+        raise BadParameter(
+            "learning_rate is a function; give solve an expression in sympy.Symbol('t') and "
+            "sympy.Symbol('risk'), as 0.5 / (1 + t / 10). Functions belong to dmft.Stage"
+        )
+    if not isinstance(value, sp.Expr) or value.is_number:
+        return None
+    others = sorted(s.name for s in value.free_symbols if s.name not in KNOWN)
+    if others:
+        raise BadParameter(
+            f"learning_rate = {value} holds {', '.join(others)}; a schedule is an expression in "
+            "sympy.Symbol('t') and sympy.Symbol('risk')"
+        )
+    if not isinstance(equations, Equations) or not isinstance(equations.algorithm, SGD):
+        raise BadParameter(
+            f"learning_rate = {value} is a schedule; schedules are for equations of one-pass SGD"
+        )
+    if equations.scaling == "noise-dominated":
+        raise BadParameter(
+            "the time of noise-dominated equations is measured by a constant learning rate"
+        )
+    expr = value.subs({s: KNOWN[s.name] for s in value.free_symbols})
+    return Schedule(expr)
+
+
+def follow(problem: Problem, schedule: Schedule) -> Problem:
+    """The problem whose learning rate is that of the schedule at each evaluation.
+
+    A flow gets one more block, the number of steps per dimension so far: d(steps/d)/dt = p / gamma.
+    """
+    position = problem.parameters.index(RATE) if RATE in problem.parameters else -1
+    clock = problem.kind == "ode"
+    return replace(
+        problem,
+        rhs=_scheduled(
+            problem.rhs, problem.observe if schedule.reads_risk else None,
+            schedule.rate, position, problem.widths.index("p") if clock else -1,
+        ),
+        state=(*problem.state, Block(CLOCK, ())) if clock else problem.state,
+        provenance={**problem.provenance, "learning_rate_schedule": str(schedule.expr)},
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, width: int) -> Any:
+    """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
+    reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
+    look = observe if reads else rhs
+
+    @njit(RHS_SIGNATURE, nogil=True)
+    def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+        risk = np.zeros(1)
+        if reads:
+            look(t, y, widths, par, risk)
+        now = rate(t, risk)
+        if not now > 0.0:
+            out[:] = np.nan
+            return
+        values = par.copy()
+        if is_read:
+            values[position] = now
+        rhs(t, y, widths, values, out)
+        if has_clock:
+            out[-1] = widths[width] / now
+
+    return scheduled
+
+
+def with_ending(run: Trajectory, schedule: Schedule) -> Trajectory:
+    """Name a rate that stopped being positive as the reason of an early end."""
+    at_start = float(schedule.rate(float(run.t[0]), run.observables["risk"][:1].copy()))
+    now = float(schedule.rate(float(run.t[-1]), run.observables["risk"][-1:].copy()))
+    if run.status not in (Status.NONFINITE, Status.DIVERGED) or now > SPENT * at_start:
+        return run
+    return replace(
+        run, message=f"{run.message}; the schedule {schedule.expr} of learning_rate falls to zero"
+    )

@@ -1,0 +1,350 @@
+"""Solve hand-written two-time problems: options, the run and its error, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.codegen.two_time.volterra import build_volterra
+from dmft.equations.two_time.normal_form import normal_form
+from dmft.errors import BadParameter
+from dmft.model.two_time import TwoTime
+from dmft.names import VERSION, Status
+from dmft.progress import Progress, ProgressOption, is_cancelled
+from dmft.solvers.descent.store import Store
+from dmft.solvers.save_times import save_times
+from dmft.solvers.solution import Values
+from dmft.solvers.two_time.advance import ITERATE
+from dmft.solvers.two_time.march import Control, March, march
+from dmft.solvers.two_time.march import start as begin
+from dmft.solvers.two_time.problem import VolterraProblem
+from dmft.solvers.two_time.rows import interpolate
+from dmft.solvers.two_time.run import TwoTimeRun
+from dmft.solvers.two_time.store import MarchFile
+from dmft.workflow.solver import Solver
+
+Array = NDArray[np.float64]
+# Rows that are saved by default, at times in geometric progression down to t_max / SPAN.
+ROWS, SPAN = 41, 1000.0
+# Largest gap of the thinned grid, relative to the distance from both ends; what dropped times may
+# change, relative to the tolerance of a step; how much less the run that measures the error asks.
+RATIO, GRID, LESS = 0.3, 0.1, 10.0
+# First step, relative to the time in which the fastest function changes by one.
+FIRST = 0.05
+
+
+@dataclass(frozen=True)
+class TwoTimeOptions:
+    """How a two-time problem is solved.
+
+    Attributes
+    ----------
+    tol : float
+        Error of a step, in units of the functions.
+    save_at : None, int or (K,) array
+        Times of the saved rows: by default 41 in geometric progression; n equidistant ones; these.
+    max_step : float
+    thin : bool
+        Drop times far from both ends of a row, as soon as the rows do not need them; False keeps
+        the full grid (cost t^3).
+    measure_error : bool
+        Solve again with steps twice as long: the difference is the claimed error.
+    checkpoint : str or Path, optional
+        Folder from which the same call resumes.
+    timeout : float, optional
+        Seconds.
+    max_steps : int
+    method : "volterra", optional
+    progress : None, bool or callable
+    """
+
+    tol: float = 1e-5
+    save_at: Any = None
+    max_step: float = math.inf
+    thin: bool = True
+    measure_error: bool = True
+    checkpoint: str | Path | None = None
+    timeout: float | None = None
+    max_steps: int = 10_000_000
+    method: str | None = None
+    progress: ProgressOption = None
+
+    def __post_init__(self) -> None:
+        if self.method not in (None, "volterra"):
+            raise BadParameter(f'two-time problems take method "volterra", got {self.method!r}')
+        for name in ("tol", "max_step"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and value > 0.0):
+                raise BadParameter(f"{name} must be positive, got {value!r}")
+        if not 1e-12 <= self.tol <= 0.01:
+            raise BadParameter(f"tol = {self.tol!r} is the error of a step: from 1e-12 to 0.01")
+
+
+OPTIONS = tuple(one.name for one in fields(TwoTimeOptions))
+
+
+def solve_two_time(
+    problem: TwoTime, start: None, t_max: float, options: TwoTimeOptions, given: Mapping[str, Any]
+) -> TwoTimeRun:
+    r"""Solve a two-time problem from t = 0 to `t_max`, forward in time.
+
+    Scaling     the problem's own times; work grows as t (log t)^2 with thinning, t^3 without
+    Valid for   kernels that are smooth away from u = s; order four in the step, with control
+    Source      [kim_latz_2001]
+
+    Parameters
+    ----------
+    problem : TwoTime
+    start : None
+        It has its own.
+    t_max : float
+    options : TwoTimeOptions
+    given : mapping
+        The problem's parameters by name.
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> glass = dmft.literature.spherical_p_spin(2, sp.Symbol("T"))
+    >>> run = dmft.solve(glass, None, 5.0, T=0)
+    >>> round(float(run.E[-1]), 4)  # -I_2(4 t) / I_1(4 t)
+    -0.926
+    """
+    if start is not None:
+        raise BadParameter("a two-time problem has its own start: pass start=None")
+    values = _parameters(problem, given)
+    save_at = saved_times(options.save_at, t_max)
+    built = _built(problem.fingerprint, problem)
+    key = {
+        "problem": problem.fingerprint, "version": VERSION, "parameters": values,
+        "t_max": float(t_max), "save_at": save_at.tolist(), "tol": options.tol,
+        "max_step": str(options.max_step), "thin": options.thin,
+    }  # fmt: skip
+    folder = None if options.checkpoint is None else Path(options.checkpoint)
+    if folder is not None:
+        Store(folder, key)  # refuses the folder of another run
+    began = time.monotonic()
+    ratio = RATIO if options.thin else 0.0
+    control = Control(
+        float(t_max), save_at[save_at > 0.0], options.tol, _first_step(built, values, options),
+        options.max_step, None, ratio, GRID * options.tol, options.max_steps,
+    )  # fmt: skip
+    with Progress(options.progress, "two-time") as bar:
+        work = _Work(options, bar, began, folder)
+        fine = work.march(built, values, control, "fine", (0.0, 2.0 / 3.0))
+        coarse = None
+        if options.measure_error and fine.status == Status.OK:
+            times = _every_second(np.array(fine.times), float(t_max))
+            wider = replace(control, times=times, grid_tol=LESS * control.grid_tol)
+            coarse = work.march(built, values, wider, "coarse", (2.0 / 3.0, 1.0))
+    return _record(problem, built, values, options, save_at, fine, coarse, began)
+
+
+def saved_times(save_at: int | ArrayLike | None, t_max: float) -> Array:
+    """Increasing times of the saved rows, t_max among them."""
+    if not (isinstance(t_max, (int, float)) and 0.0 < t_max < math.inf):
+        raise BadParameter(f"t_max must be a positive time, got {t_max!r}")
+    times = save_times(save_at, 0.0, float(t_max))
+    if times is None:
+        times = np.geomspace(t_max / SPAN, t_max, ROWS)
+    return times if times[-1] == t_max else np.append(times, float(t_max))
+
+
+def _every_second(times: Array, t_max: float) -> Array:
+    """Every second time up to t_max, and the two beyond that make the last row final."""
+    kept = times[times <= t_max * (1.0 + 1e-12)][::2]
+    return np.concatenate([kept, kept[-1] + (kept[-1] - kept[-2]) * np.array([1.0, 2.0])])
+
+
+def _parameters(problem: TwoTime, given: Mapping[str, Any]) -> dict[str, float]:
+    names = [y.name for y in problem.parameters]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise BadParameter(
+            f"unknown option or parameter {unknown[0]!r}; parameters are {names}, options "
+            f"{sorted(OPTIONS)}"
+        )
+    missing = [n for n in names if n not in given]
+    if missing:
+        raise BadParameter(f"no value for {missing[0]}; give {missing[0]}=...")
+    values = {n: float(given[n]) for n in names}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise BadParameter(f"{name} must be finite, got {value!r}")
+    return values
+
+
+@lru_cache(maxsize=32)
+def _built(fingerprint: str, problem: TwoTime) -> VolterraProblem:
+    return build_volterra(normal_form(problem))
+
+
+def _first_step(
+    built: VolterraProblem, values: Mapping[str, float], options: TwoTimeOptions
+) -> float:
+    """A first step whose error, of third order, is far below the tolerance."""
+    probe = begin(built, values, Control(1.0, np.ones(1), 1.0, 1.0, 1.0)).state.arrays
+    fastest = max(1.0, float(np.abs(probe["FX"]).max()), float(np.abs(probe["FZ"]).max()))
+    if not math.isfinite(fastest):
+        raise BadParameter("the equations give no finite rates at t = 0")
+    return min(options.max_step, FIRST * float(np.cbrt(options.tol)) / fastest)
+
+
+@dataclass
+class _Work:
+    """Marches of one call: their progress, time and files."""
+
+    options: TwoTimeOptions
+    bar: Progress
+    began: float
+    folder: Path | None
+
+    def march(
+        self, built: VolterraProblem, values: Mapping[str, float], control: Control, name: str,
+        part: tuple[float, float],
+    ) -> March:  # fmt: skip
+        """March to the end, or until it is stopped."""
+        file = MarchFile(None if self.folder is None else self.folder / f"{name}.npz")
+        run = file.restore(begin(built, values, control))
+        limit = self.options.timeout
+
+        def after(now: March) -> Status:
+            if file.due():
+                file.save(now)
+            done = min(1.0, now.state.t / control.t_max)
+            self.bar.update(part[0] + (part[1] - part[0]) * done, f"t = {now.state.t:.4g}")
+            if limit is not None and time.monotonic() - self.began > limit:
+                now.message = f"out of time at t = {now.state.t:.6g}"
+                return Status.TIMEOUT
+            return Status.INTERRUPTED if is_cancelled() else Status.OK
+
+        try:
+            march(run, control, after)
+            file.save(run)
+        except KeyboardInterrupt:
+            # In the middle of a step: what the last checkpoint holds is whole.
+            run.status = Status.INTERRUPTED
+        if run.status == Status.INTERRUPTED:
+            run.message = f"interrupted at t = {run.times[-1]:.6g}"
+        return run
+
+
+def _record(
+    problem: TwoTime,
+    built: VolterraProblem,
+    values: Mapping[str, float],
+    options: TwoTimeOptions,
+    save_at: Array,
+    fine: March,
+    coarse: March | None,
+    began: float,
+) -> TwoTimeRun:
+    """Arrays by name; the two steps beyond t_max that made the last rows final are left out."""
+    rows = [r for r in fine.rows if r[0] <= save_at[-1] * (1.0 + 1e-12)]
+    if save_at[0] == 0.0:
+        first = fine.signals[0][built.diagonal][:, None]
+        rows.insert(0, (0.0, np.zeros(1), first))
+    times = np.array(fine.times)
+    count = int(np.searchsorted(times, save_at[-1] * (1.0 + 1e-12), side="right"))
+    signals = np.array(fine.signals)[:count]
+    steps = np.array([s.size for _, s, _ in rows], dtype=np.int64)
+    flat = [np.concatenate([np.zeros(0), *(v[a] for _, _, v in rows)])
+            for a in range(len(built.pairs))]  # fmt: skip
+    complete = coarse is not None and coarse.status == Status.OK
+    error = (
+        _errors(built, fine, coarse, rows, count, options.tol)
+        if complete and coarse is not None
+        else None
+    )
+    notes = [fine.message]
+    if options.measure_error and not complete and fine.status == Status.OK:
+        notes.append("the run that measures the error did not end: no error is claimed")
+    return TwoTimeRun(
+        t=times[:count],
+        saved=np.array([t for t, _, _ in rows]),
+        signals=Values({n: signals[:, k].copy() for k, n in enumerate(built.signals)}),
+        offsets=np.concatenate([[0], np.cumsum(steps)]).astype(np.int64),
+        s=np.concatenate([np.zeros(0), *(s for _, s, _ in rows)]),
+        pairs=Values(dict(zip(built.pairs, flat, strict=True))),
+        error=Values(error or {n: np.full(count, np.nan) for n in built.signals}
+                     | {n: np.full(len(rows), np.nan) for n in built.pairs}),
+        causal=built.causal,
+        status=fine.status,
+        message="; ".join(note for note in notes if note),
+        statistics={
+            "steps": fine.taken, "rejected": fine.rejected, "passes": fine.passes,
+            "grid": fine.state.n, "seconds": time.monotonic() - began,
+        },
+        parameters=dict(values),
+        provenance={
+            "problem": problem.fingerprint, "dmft": VERSION, "version": VERSION,
+            "kind": "two-time", "time_unit": "the problem's own", "model": problem.name,
+            "source": problem.source, "method": "Volterra, Adams-Moulton of order 4",
+            "tol": options.tol, "approximation": f"tol = {options.tol:g} per step",
+        },
+    )  # fmt: skip
+
+
+def _errors(
+    built: VolterraProblem, fine: March, coarse: March, rows: list[Any], count: int, tol: float
+) -> dict[str, Array]:
+    """Differences from the run with steps twice as long: about ten times the true error.
+
+    The largest of [t/2, t], for rows the largest over s; and where iterations stop.
+    """
+    times, other = np.array(coarse.times), np.array(coarse.signals)
+    floor = ITERATE * tol
+    here = np.array(fine.signals)[: 2 * other.shape[0] : 2]
+    size = min(here.shape[0], other.shape[0])
+    gap = _trailing(times[:size], np.abs(here[:size] - other[:size]))
+    # A step between two common times has the error of the later one.
+    spread = gap[np.minimum((np.arange(count) + 1) // 2, size - 1)] + floor
+    table = {t: (s, v) for t, s, v in coarse.rows}
+    found = np.zeros((len(rows), len(built.pairs)))
+    for i, (t, s, v) in enumerate(rows):
+        if t > 0.0:  # saved times end an even number of steps, so that both runs have them
+            at, values = table[t]
+            for a in range(len(built.pairs)):
+                found[i, a] = np.abs(interpolate(s, v[a], at) - values[a]).max()
+    found = _trailing(np.array([t for t, _, _ in rows]), found) + floor
+    return {n: spread[:, k] for k, n in enumerate(built.signals)} | {
+        n: found[:, a] for a, n in enumerate(built.pairs)
+    }
+
+
+def _trailing(times: Array, values: Array) -> Array:
+    """Largest value of each column over [t/2, t]: one time may agree by chance."""
+    best, levels, span = values, [values], 1
+    while 2 * span <= times.size:
+        best = best.copy()
+        best[span:] = np.maximum(best[span:], levels[-1][:-span])
+        levels.append(best)
+        span *= 2
+    now = np.arange(times.size)
+    first = np.searchsorted(times, times / 2.0)
+    level = np.floor(np.log2(now - first + 1)).astype(int)
+    back = first + 2**level - 1
+    table = np.stack(levels)
+    return np.asarray(np.maximum(table[level, now], table[level, back]))
+
+
+def _solve(system: Any, start: Any, t_max: Any, options: Any, values: Any) -> TwoTimeRun:
+    return solve_two_time(getattr(system, "origin", system), start, t_max, options, values)
+
+
+SOLVER = Solver(
+    "two-time problems", TwoTimeOptions, _solve,
+    ": they take tol=, the error of a step, and have signals",
+)  # fmt: skip
