@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dmft.solvers.runge_kutta import explicit
+from dmft import solvers
 
 SCRIPT = """
 import json, os
@@ -61,23 +61,25 @@ def test_importing_the_package_loads_no_compiler():
     assert out.stdout.strip() == "False"
 
 
-PATHS = ("noise", "path_layout", "path_loop")
+LOOP = ("signatures", *(f"runge_kutta/{name}" for name in ("layout", "interpolant", "state_tests")))
+FLOW = (*LOOP, "runge_kutta/tableau")
+PATHS = (*LOOP, *(f"stochastic/{name}" for name in ("noise", "layout", "loop")))
 
 
 @pytest.mark.parametrize(
     ("module", "files"),
     [
-        ("crossings", ("signatures", "layout", "interpolant", "state_tests")),
-        ("explicit", ("signatures", "tableau", "layout", "interpolant", "state_tests")),
-        ("discrete", ("signatures", "layout", "interpolant", "state_tests")),
-        ("batch_loop", ("signatures", "tableau", "layout", "interpolant", "state_tests")),
-        ("stochastic_euler", ("signatures", "layout", "interpolant", "state_tests", *PATHS)),
-        ("stochastic_weak", ("signatures", "layout", "interpolant", "state_tests", *PATHS)),
+        ("runge_kutta/crossings", LOOP),
+        ("runge_kutta/explicit", FLOW),
+        ("runge_kutta/discrete", LOOP),
+        ("runge_kutta/batch_loop", FLOW),
+        ("stochastic/euler", PATHS),
+        ("stochastic/weak", PATHS),
     ],
 )
 def test_a_change_of_what_the_loop_is_built_on_renews_its_cache(module, files):
     """Numba's cache looks at the file of the entry point only; `BUILT_ON` makes it change."""
-    folder = Path(explicit.__file__).parent
+    folder = Path(solvers.__file__).parent
     digest = hashlib.blake2b(digest_size=8)
     for name in files:
         digest.update((folder / f"{name}.py").read_bytes())

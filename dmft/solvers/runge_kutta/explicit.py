@@ -53,7 +53,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import outside
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "41899de498053d51"
+BUILT_ON = "17d2223dcfc8a2d3"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
