@@ -52,6 +52,7 @@ TOP_LEVEL = {
     "dmft", "tests", "derivations", "examples", "pyproject.toml", "README.md", "LICENSE",
     "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md",
 }  # fmt: skip
+MAX_FILES = 15
 MAX_LINES = 450
 MAX_FUNCTION_LINES = 80
 
@@ -98,6 +99,14 @@ def target_room(module):
 
 def test_every_folder_has_a_floor():
     assert {room(path) for path in SOURCES} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=str)
+def test_folders_are_rooms(folder):
+    """At most fifteen files beside one that says what they have in common."""
+    files = [path.name for path in folder.glob("*.py")]
+    assert len(set(files) - {"__init__.py"}) <= MAX_FILES
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
