@@ -207,7 +207,7 @@ def generator_hash() -> str:
         spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.origin is not None
-        for path in sorted(Path(spec.origin).parent.glob("*.py")):
+        for path in sorted(Path(spec.origin).parent.rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

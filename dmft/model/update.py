@@ -18,7 +18,8 @@ OUTPUT = sp.Symbol("f", real=True)
 TAKEN = frozenset(
     {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
-    | {"save", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
+    | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
+    | {"names", "last_state", "KIND", "COORDINATES"}
     | {"layout", "problem", "quadrature_error", "parameters", "start", "statistics", "widths"}
 )
 

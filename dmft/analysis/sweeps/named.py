@@ -27,7 +27,7 @@ LISTED = 8
 PLAIN = (int, float, complex, str, bytes, bool, type(None), tuple, list, set, frozenset, np.ndarray)
 # Where packages are: the library itself, others, the standard library.
 INSTALLED = (
-    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[2]),
     *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
 )
 

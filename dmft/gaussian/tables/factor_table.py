@@ -138,9 +138,12 @@ def factor_table(factor: sp.Expr) -> FactorTable:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    here = Path(__file__).parent
-    files = [here / f"{x}.py" for x in ("factor_table", "factor_function", "kinks", "switch")]
-    files.append(here.parent / "special" / "averages.py")
+    package = Path(__file__).parents[2]
+    names = (
+        "gaussian/tables/factor_table", "gaussian/tables/factor_function", "gaussian/nodes/kinks",
+        "gaussian/closed/switch", "special/averages",
+    )  # fmt: skip
+    files = [package / f"{name}.py" for name in names]
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
