@@ -30,7 +30,9 @@ def is_same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return type(a) is type(b) and a.shape == b.shape and _same_arrays(a, b)
+        # A number of NumPy's is an array without axes, as files give it back.
+        both = all(isinstance(x, np.ndarray | np.generic) for x in (a, b))
+        return both and a.shape == b.shape and _same_arrays(np.asarray(a), np.asarray(b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return list(a) == list(b) and all(is_same(a[name], b[name]) for name in a)
     if isinstance(a, tuple | list):

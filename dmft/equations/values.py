@@ -140,9 +140,7 @@ def resolve_scalars(
             declared = {name: value.subs(symbol, size) for name, value in declared.items()}
     symbols = {s: value for name, value in numbers.items() for s in free.get(name, ())}
     scalars = {}
-    needed = tuple(needed)
-    slowed = "momentum" in declared and "learning_rate" in needed
-    for name in (*needed, "momentum") if slowed else needed:
+    for name in needed:
         if name in numbers:
             scalars[name] = numbers[name]
             continue
@@ -152,10 +150,6 @@ def resolve_scalars(
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
         scalars[name] = float(value)
     check_lowest(scalars)
-    if slowed:  # at fixed momentum the steps of all samples are larger, and nothing else
-        if not scalars["momentum"] < 1.0:
-            raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
-        scalars["learning_rate"] /= 1.0 - scalars["momentum"]
     return scalars, symbols
 
 
@@ -212,7 +206,17 @@ def resolve(
             )
     if declared is None:
         declared = declared_parameters(model, algorithm)
-    scalars, symbols = resolve_scalars(declared, needed, given)
+    wanted = tuple(needed)
+    remembers = isinstance(algorithm, SGD) and "momentum" in declared
+    scalars, symbols = resolve_scalars(
+        declared, (*wanted, "momentum") if remembers else wanted, given
+    )
+    if remembers:
+        beta = scalars.pop("momentum")
+        if not beta < 1.0:
+            raise BadParameter(f"momentum must be below 1, got {beta!r}")
+        if "learning_rate" in scalars:  # the steps of all samples are larger, and nothing else
+            scalars["learning_rate"] /= 1.0 - beta
     arrays = {"P": start.P, **readout_arrays(model, start, symbols)}
     return Values({"p": start.p, "k": start.k}, scalars, arrays)
 
