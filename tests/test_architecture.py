@@ -246,7 +246,7 @@ print(*(name for name in sys.modules if name.startswith("dmft.") or name == "sci
 UNUSED = (
     "dmft.simulation", "dmft.analysis.", "dmft.display", "dmft.solvers.volterra", "scipy.stats"
 )  # fmt: skip
-MOST_MODULES = 155
+MOST_MODULES = 163  # 27 of them are folders
 
 
 def test_an_ode_loads_what_an_ode_needs():

@@ -10,7 +10,6 @@ import sympy as sp
 from dmft.checks import checked
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
-from dmft.equations.noise.fluctuations import as_dimension, noise_of
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
@@ -167,8 +166,9 @@ def derive(
     name = region_of(algorithm, scaling)
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         check_repeated(algorithm, name, dim, fluctuations)
-    size = None if dim is None else as_dimension(dim)
     if fluctuations:
+        from dmft.equations.noise.fluctuations import noise_of
+
         check_identity(model, "fluctuations are derived")
         noise = noise_of(model, algorithm, dim)
         if name != "high-dimensional":
@@ -177,7 +177,12 @@ def derive(
             )
         equations = limit(model, algorithm, scaling)
         return replace(equations, kind="sde", dim=noise.dim, noise=noise)
-    if dim is None or name == "mean-field":
+    if dim is None:
+        return limit(model, algorithm, scaling, None)
+    from dmft.equations.noise.fluctuations import as_dimension
+
+    size = as_dimension(dim)
+    if name == "mean-field":
         return limit(model, algorithm, scaling, size)
     return step_equations(model, algorithm, size, scaling)
 

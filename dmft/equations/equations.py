@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import sympy as sp
@@ -19,9 +19,7 @@ from dmft.equations.averages.nodes import averages, discretise, rule_of_averages
 from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
-from dmft.equations.noise.fluctuations import Noise, with_fluctuations
 from dmft.equations.noise.projection import projected
-from dmft.equations.noise.text import closed_latex, noise_latex, noise_text
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.conditioning import cancellation_in_words
@@ -49,6 +47,9 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
+
+if TYPE_CHECKING:
+    from dmft.equations.noise.fluctuations import Noise
 
 Kernels = Literal["auto", "all", "none"]
 # What the steps and samples of a map are counted with.
@@ -335,6 +336,8 @@ class Equations(ChangesOfDefinitions):
         }
         result = unroll(self.definitions, widths, {**constants, "P": P})
         if self.noise:
+            from dmft.equations.noise.fluctuations import with_fluctuations
+
             result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
         return result.subs(
             {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
@@ -355,7 +358,10 @@ class Equations(ChangesOfDefinitions):
         )
         lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
-        lines += noise_latex(self.noise, printer, self.definitions) if self.noise else []
+        if self.noise:
+            from dmft.equations.noise.text import closed_latex, noise_latex
+
+            lines += noise_latex(self.noise, printer, self.definitions)
         lines.append(functions_latex(self.model, printer))
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
@@ -387,7 +393,10 @@ class Equations(ChangesOfDefinitions):
             if role == "block" and texts:
                 texts = ["  " + ",  ".join(y.strip() for y in texts)]
             lines += texts
-        lines += noise_text(self.noise, self.definitions) if self.noise else []
+        if self.noise:
+            from dmft.equations.noise.text import noise_text
+
+            lines += noise_text(self.noise, self.definitions)
         lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
         return "\n".join(lines)
 

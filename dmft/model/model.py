@@ -180,6 +180,10 @@ class MixtureModel(Model):
     inputs: GaussianMixture = field(init=False, repr=False)
     mixture: GaussianMixture = field(kw_only=True)
 
+    def __new__(cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero) -> MixtureModel:
+        """Take the arguments of this class, not those of `Model`."""
+        return object.__new__(cls)
+
     def __init__(
         self, student: Committee, mixture: GaussianMixture, label_noise: float | sp.Expr = sp.S.Zero
     ) -> None:

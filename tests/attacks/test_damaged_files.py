@@ -41,6 +41,20 @@ def ensemble():
     return dmft.simulate(model, sgd, 50, 1.0, 4, start, "overlaps", save_at=3)
 
 
+def ensemble_of_sequences():
+    fields = sp.symbols("z1:3", real=True)
+    target = dmft.SequenceTarget(fields[0] * fields[1], fields)
+    model = dmft.Model(dmft.SequenceNetwork(z**2, 2), target)
+    start = dmft.Alignment(m=0.5)
+    return dmft.simulate(model, dmft.SGD(0.1), 50, 0.1, 2, start, "overlaps")
+
+
+def ensemble_of_descents():
+    linear = dmft.Model(dmft.Committee(z, width=1), dmft.Committee(z, width=1))
+    start = dmft.Overlaps([[1.0]], [[0.1]])
+    return dmft.simulate(linear, dmft.GradientDescent(0.1, 2.0), 50, 2, 2, start)
+
+
 def paths():
     model, sgd = _square()
     eqs = dmft.derive(model, sgd, dim=200, fluctuations=True)
@@ -88,7 +102,10 @@ def two_time():
     return dmft.solve(system, None, 1.0, rate=1.0, tol=1e-4)
 
 
-MADE = (trajectory, ensemble, paths, descent, diagram, boundary, regions, swept, two_time)
+MADE = (
+    trajectory, ensemble, ensemble_of_sequences, ensemble_of_descents, paths, descent, diagram,
+    boundary, regions, swept, two_time,
+)  # fmt: skip
 FOREIGN: tuple[str, ...] = (
     "empty",
     "text",
