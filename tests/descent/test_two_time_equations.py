@@ -190,7 +190,7 @@ def test_an_interrupted_simulation_keeps_finished_seeds():
     # A seed takes about as long as progress waits.
     runs = dmft.simulate(model, descent, 600, 100, range(12), start, threads=1, progress=press)
     assert runs.status == "interrupted"
-    assert "were interrupted" in runs.message
+    assert "of 12 seeds interrupted" in runs.message
     assert np.isfinite(runs.runs["Q"][0]).all()
     assert np.isnan(runs.runs["M"][-1]).all()
     assert np.isfinite(runs.mean.Q).all()

@@ -38,7 +38,7 @@ def ensemble():
     mean = Values(arrays(2.0, response=False))
     stderr = Values({name: 0.2 + 0 * a for name, a in mean.items()})
     return DescentEnsemble(
-        np.arange(T + 1.0), mean, stderr, stderr, mean, (0, 1, 2), Status.OK, "", 50
+        np.arange(T + 1.0), mean, stderr, stderr, (0, 1, 2), (Status.OK,) * 3, Status.OK, "", 50
     )
 
 
