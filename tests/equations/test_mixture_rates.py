@@ -401,10 +401,8 @@ def test_printed_and_changed():
 
 CENTRED = dmft.GaussianMixture([[1.0], [-1.0]])
 ONE_TWO = dmft.Overlaps([[1.0]], [[0.3, 0.1]])
-F, Y = sp.symbols("f y", real=True)
-LOGISTIC = dmft.SGD(10, batch_size=1000, loss=sp.log(1 + sp.exp(-F * Y)))
 REFUSED = {
-    "maps of losses": lambda m, a: dmft.derive(m, LOGISTIC, dim=1000),
+    "maps of losses": lambda m, _: dmft.derive(m, dmft.SGD(10, 1000, loss=LOGISTIC), dim=1000),
     "fluctuations": lambda m, sgd: dmft.derive(m, sgd, dim=100, fluctuations=True),
     "wide limits": lambda m, sgd: dmft.derive(m, sgd, scaling="mean-field"),
     "escape formulas": dmft.escape_formula,
