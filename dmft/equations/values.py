@@ -73,8 +73,9 @@ def declared_parameters(
             declared["momentum"] = algorithm.momentum
     if algorithm is not None and not algorithm.weight_decay.is_zero:
         declared["weight_decay"] = algorithm.weight_decay
-    if isinstance(algorithm, SGD) and not (algorithm.repeat is None and is_linear(algorithm)):
-        declare_sample(model, algorithm.repeat, declared)
+    if isinstance(algorithm, SGD) and algorithm.loss != "frobenius":
+        if algorithm.repeat is not None or not is_linear(algorithm):
+            declare_sample(model, algorithm.repeat, declared)
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
     if dim is not None:
