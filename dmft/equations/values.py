@@ -73,14 +73,20 @@ def declared_parameters(
             declared["momentum"] = algorithm.momentum
     if algorithm is not None and not algorithm.weight_decay.is_zero:
         declared["weight_decay"] = algorithm.weight_decay
-    if isinstance(algorithm, SGD) and algorithm.loss != "frobenius":
-        if algorithm.repeat is not None or not is_linear(algorithm):
-            declare_sample(model, algorithm.repeat, declared)
+    if isinstance(algorithm, SGD) and _has_sample(algorithm):
+        declare_sample(model, algorithm.repeat, declared)
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
     if dim is not None:
         declared["dim"] = dim
     return declared
+
+
+def _has_sample(algorithm: SGD) -> bool:
+    """Whether averages are over the fields of one sample; the norm as a loss has sequences."""
+    if algorithm.loss == "frobenius":
+        return False
+    return algorithm.repeat is not None or not is_linear(algorithm)
 
 
 def declare_sample(model: Model, repeat: Repetition | None, declared: dict[str, sp.Expr]) -> None:
