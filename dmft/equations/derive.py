@@ -189,12 +189,10 @@ def derive(
 
 def _check_momentum(model: object, algorithm: object, dim: object, scaling: object) -> None:
     """Steps with momentum remember each other; only the ode of committees does not feel it."""
-    plain = dim is None and scaling in (None, "high-dimensional") and isinstance(model, Model)
-    if (
-        isinstance(algorithm, SGD)
-        and not algorithm.momentum.is_zero
-        and (not plain or isinstance(model, SequenceModel))
-    ):
+    if not isinstance(algorithm, SGD) or algorithm.momentum.is_zero:
+        return
+    large = dim is not None or scaling not in (None, "high-dimensional")
+    if large or isinstance(model, SequenceModel):
         raise BadParameter(
             f"momentum = {algorithm.momentum} is SGD at a larger rate in the ode of committees as "
             "d grows, and is derived nowhere else: leave out dim, scaling and fluctuations, or "

@@ -151,20 +151,6 @@ class Equations(ChangesOfDefinitions):
         return hashlib.blake2b((text + VERSION).encode(), digest_size=12).hexdigest()
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What a result derived from these equations records."""
-        return {
-            "equations": self.fingerprint,
-            "scaling": self.scaling,
-            "approximation": self.approximation,
-            "version": VERSION,
-            "dropped_terms": list(self.dropped),
-            "changed_terms": self.changed_terms,
-            "model": str(self.model),
-            "algorithm": str(self.algorithm),
-        }
-
-    @property
     def approximation(self) -> str:
         """How the averages are computed, in words; "exact" where all have closed forms.
 

@@ -25,6 +25,7 @@ gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
 zeta = sp.Symbol("weight_decay", nonnegative=True)
+beta = sp.Symbol("momentum", nonnegative=True)
 # Finite dimension and batch, where the equations hold them.
 d = sp.Symbol("dim", positive=True)
 n_b = sp.Symbol("batch_size", positive=True)
@@ -108,6 +109,7 @@ SYMBOL_LATEX = {
     Delta: r"\Delta",
     rho_a: r"\rho_a",
     zeta: r"\zeta",
+    beta: r"\beta",
     d: "d",
     n_b: "n_b",
     risk: r"\mathcal{R}",

@@ -107,8 +107,6 @@ def declare_sample(model: Model, repeat: Repetition | None, declared: dict[str, 
 def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Expr]) -> bool:
     """Whether nothing else that is declared, readouts included, changes with these parameters."""
     chosen = set(names)
-    if "momentum" in declared:  # the learning rate is that of both
-        return False
     others = [value for name, value in declared.items() if name not in chosen]
     for network in (model.student, model.teacher):
         others += network.readout or ()
@@ -156,15 +154,17 @@ def resolve_scalars(
             missing = ", ".join(sorted(f"{s}=..." for s in value.free_symbols))
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
         scalars[name] = float(value)
-    check_lowest(scalars)
+    check_bounds(scalars)
     return scalars, symbols
 
 
-def check_lowest(scalars: Mapping[str, float]) -> None:
-    """Refuse values below the least that their name allows."""
+def check_bounds(scalars: Mapping[str, float]) -> None:
+    """Refuse values below the least that their name allows, and a momentum from one on."""
     for name, low in LOWEST.items():
         if name in scalars and scalars[name] < low:
             raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
+    if not scalars.get("momentum", 0.0) < 1.0:
+        raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
 
 
 def check_number(value: object, name: str) -> float:
@@ -213,17 +213,7 @@ def resolve(
             )
     if declared is None:
         declared = declared_parameters(model, algorithm)
-    wanted = tuple(needed)
-    remembers = isinstance(algorithm, SGD) and "momentum" in declared
-    scalars, symbols = resolve_scalars(
-        declared, (*wanted, "momentum") if remembers else wanted, given
-    )
-    if remembers:
-        beta = scalars.pop("momentum")
-        if not beta < 1.0:
-            raise BadParameter(f"momentum must be below 1, got {beta!r}")
-        if "learning_rate" in scalars:  # the steps of all samples are larger, and nothing else
-            scalars["learning_rate"] /= 1.0 - beta
+    scalars, symbols = resolve_scalars(declared, needed, given)
     arrays = {"P": start.P, **readout_arrays(model, start, symbols)}
     return Values({"p": start.p, "k": start.k}, scalars, arrays)
 

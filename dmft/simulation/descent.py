@@ -21,13 +21,12 @@ from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.declaration import Activation, Filler, check_start
-from dmft.simulation.ensemble import Ensemble, moments, overall_status
+from dmft.simulation.ensemble import Ensemble, averaged
 from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
 from dmft.solvers.descent.run import AXES
 from dmft.solvers.jobs import Job
-from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
 
 Array = NDArray[np.float64]
@@ -321,18 +320,9 @@ def _summary(
         Status.NONFINITE if y is Status.OK and not fine else y
         for y, fine in zip(ended, finite, strict=True)
     )
-    mean, std, stderr = moments(runs, seed_status)
-    status, message = overall_status(seeds, seed_status)
     return DescentEnsemble(
         t=np.arange(e.steps + 1.0),
-        mean=Values(mean),
-        std=Values(std),
-        stderr=Values(stderr),
-        runs=Values(runs),
-        seeds=seeds,
-        seed_status=seed_status,
-        status=status,
-        message=message,
+        **averaged(runs, seeds, seed_status),
         dim=e.dim,
         provenance={
             "version": VERSION, "model": str(e.model), "algorithm": str(e.algorithm),

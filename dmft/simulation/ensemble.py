@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,20 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.passage import PassageTimes
-from dmft.solvers.solution import Solution, Values, outcome_of, start_of
+from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
 from dmft.solvers.trajectory import constant_variables
 
 Array = NDArray[np.float64]
-# Runs whose values enter means: an event is an end that was asked for.
-COUNTED = (Status.OK, Status.EVENT)
-SUMMARIES = ("mean", "std", "stderr")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ensemble(Solution):
+class Ensemble(Averages):
     """Finite-dimensional runs of one experiment over seeds.
 
     Attributes
@@ -78,6 +75,8 @@ class Ensemble(Solution):
     constants: Mapping[str, Array] = field(default_factory=dict)
 
     KIND = "dmft ensemble"
+    SINGLE, OVER = "run", "seed"
+    KEPT_BY = "simulate with keep_runs=True"
     COORDINATES = ("t", "seed")
     # Names of dimensions, time first.
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -96,27 +95,16 @@ class Ensemble(Solution):
         return tuple(s for s, status in pairs if status in COUNTED)
 
     @property
-    def error(self) -> Values:
-        """Standard errors of the means."""
-        return self.stderr
+    def _singles(self) -> Values | None:
+        return self.runs
 
     @property
-    def final(self) -> list[Any]:
-        """What each counted run has reached, as the starts of other runs.
+    def _ended(self) -> tuple[Status, ...]:
+        return self.seed_status
 
-        Raises
-        ------
-        BadParameter
-            When single runs were not kept.
-        """
-        if self.runs is None:
-            raise BadParameter("single runs were not kept: simulate with keep_runs=True")
-        names = [name for name in self.STATE if name in self.runs]
-        return [
-            start_of({n: self.runs[n][i, -1] for n in names}, self.constants)
-            for i, status in enumerate(self.seed_status)
-            if status in COUNTED
-        ]
+    @property
+    def _state(self) -> tuple[str, ...]:
+        return tuple(name for name in self.STATE if name in self.mean)
 
     def steps(self, dim: int | None = None) -> Array:
         """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
@@ -125,9 +113,6 @@ class Ensemble(Solution):
     def samples(self, dim: int | None = None) -> Array:
         """Number of samples seen at each saved time."""
         return super().samples(self.dim if dim is None else dim)
-
-    def _groups(self) -> tuple[Mapping[str, Array], ...]:
-        return self.mean, self.constants
 
     def _shown(self) -> str:
         method = self.provenance.get("method")
@@ -153,11 +138,7 @@ class Ensemble(Solution):
             ("t", ("t",), self.t),
             ("seed", ("seed",), np.array(self.seeds, dtype=np.int64)),
         ]
-        for name in self.mean:
-            dims = self._axes(name)
-            rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
-            if self.runs is not None:
-                rows.append((f"{name}_runs", ("seed", *dims), self.runs[name]))
+        rows += self._averages()
         rows += constant_variables(self.constants)
         if self.first_passage is not None:
             rows.append(("first_passage", ("seed",), self.first_passage.times))
@@ -167,20 +148,17 @@ class Ensemble(Solution):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Ensemble:
         """Make the ensemble again of what its file holds."""
-        names = record["names"]
-        mean, std, stderr = (Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES)
+        averages, runs = cls._averages_of(record["names"], record["kept"], arrays)
         passage = None
         if "first_passage" in arrays:
             passage = PassageTimes(arrays["first_passage"], arrays["watched_until"])
         return cls(
             t=arrays["t"],
-            mean=mean,
-            std=std,
-            stderr=stderr,
+            **averages,
             seeds=tuple(int(s) for s in arrays["seed"]),
             seed_status=tuple(Status(s) for s in record["seed_status"]),
             dim=record["dim"],
-            runs=Values({n: arrays[f"{n}_runs"] for n in names}) if record["kept"] else None,
+            runs=runs,
             first_passage=passage,
             **outcome_of(record),
             constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
@@ -201,11 +179,28 @@ class SeedRun:
     passage: int | None
 
 
-def summarise(runs: Sequence[SeedRun]) -> tuple[Values, Values, Values, Values]:
-    """Return all runs, and mean, std and standard error over those that count."""
-    arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in Ensemble.AXES}
-    mean, std, stderr = moments(arrays, [r.status for r in runs])
-    return Values(arrays), Values(mean), Values(std), Values(stderr)
+def averaged(
+    arrays: Mapping[str, Array], seeds: tuple[int, ...], seed_status: tuple[Status, ...]
+) -> dict[str, Any]:
+    """Fields of an ensemble that follow from the values of all runs, seed first."""
+    mean, std, stderr = moments(arrays, seed_status)
+    status, message = overall_status(seeds, seed_status)
+    return {
+        "mean": Values(mean),
+        "std": Values(std),
+        "stderr": Values(stderr),
+        "runs": Values(arrays),
+        "seeds": seeds,
+        "seed_status": seed_status,
+        "status": status,
+        "message": message,
+    }
+
+
+def passages(runs: Sequence[Any], time_step: float) -> PassageTimes:
+    """First passages of runs that say how many `steps` they took, and at which they passed."""
+    times = [math.nan if r.passage is None else r.passage * time_step for r in runs]
+    return PassageTimes(np.array(times), np.array([r.steps * time_step for r in runs]))
 
 
 def moments(

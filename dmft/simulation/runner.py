@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,11 @@ STATUS = {
     DIVERGED: Status.DIVERGED,
     NONFINITE: Status.NONFINITE,
 }
+
+
+# advance(first, steps) -> (code, steps done); overlaps() -> (Q, M, readout)
+Advance = Callable[[int, int], tuple[int, int]]
+Observe = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,20 @@ class Constants:
             own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
 
+    def advance(
+        self, once: Any, again: str, state: Sequence[Any], last: Sequence[Any] = ()
+    ) -> Advance:
+        """Steps by a compiled function of the state, and of the last step where it is remembered.
 
-# advance(first, steps) -> (code, steps done); overlaps() -> (Q, M, readout)
-Advance = Callable[[int, int], tuple[int, int]]
-Observe = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]
+        `again` names the function of `dmft.simulation.steps.repeated` that uses each sample more
+        than once; it is compiled at its first use.
+        """
+        if not self.experiment.repeat:
+            return lambda first, steps: once(*state, *last, *self.arguments(first, steps))
+        from dmft.simulation.steps import repeated
+
+        function, repeat = getattr(repeated, again), np.array(self.experiment.repeat)
+        return lambda first, steps: function(*state, repeat, *self.arguments(first, steps))
 
 
 @dataclass(frozen=True)

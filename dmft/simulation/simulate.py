@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,9 +25,9 @@ from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.declaration import Experiment, declare_experiment, describe
 from dmft.simulation.descent import simulate_descent
-from dmft.simulation.ensemble import Ensemble, SeedRun, overall_status, summarise
+from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
 from dmft.simulation.jobs import March, run_seeds, save_steps
-from dmft.simulation.passage import FirstPassage, PassageTimes, watch_nothing
+from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Runner
 from dmft.simulation.sequences.runs import simulate_sequence
@@ -241,14 +240,10 @@ def _assemble(
     plan: _Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool
 ) -> Ensemble:
     e = plan.experiment
-    everything, mean, std, stderr = summarise(runs)
-    seed_status = tuple(r.status for r in runs)
-    status, message = overall_status(seeds, seed_status)
-    passage = None
-    if plan.first_passage is not None:
-        times = [math.nan if r.passage is None else r.passage * e.time_step for r in runs]
-        horizon = np.array([r.steps * e.time_step for r in runs])
-        passage = PassageTimes(np.array(times), horizon)
+    arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in Ensemble.AXES}
+    found = averaged(arrays, seeds, tuple(r.status for r in runs))
+    if not keep_runs:
+        found["runs"] = None
     error = _risk_error(plan)
     provenance = {
         "method": plan.method,
@@ -264,16 +259,9 @@ def _assemble(
     }
     return Ensemble(
         t=np.asarray(plan.grid * e.time_step, dtype=np.float64),
-        mean=mean,
-        std=std,
-        stderr=stderr,
-        seeds=seeds,
-        seed_status=seed_status,
-        status=status,
-        message=message,
+        **found,
         dim=e.dim,
-        runs=everything if keep_runs else None,
-        first_passage=passage,
+        first_passage=None if plan.first_passage is None else passages(runs, e.time_step),
         provenance=describe(e, provenance),
         constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
     )

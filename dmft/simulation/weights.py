@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risk import Rule
-from dmft.simulation.runner import Advance, Constants, Runner
+from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.factor import factor
 from dmft.simulation.steps.rows import measure
 from dmft.simulation.steps.weights import advance_weights
@@ -52,31 +52,11 @@ def weights_runner(
     P = W_star @ W_star.T / experiment.dim
     constants = Constants(P, experiment, rule, watch, generator)
 
-    def once(first: int, steps: int) -> tuple[int, int]:
-        return advance_weights(W, W_star, Q, M, G, push, *constants.arguments(first, steps))
-
-    advance = repeated(W, W_star, Q, M, constants) if experiment.repeat else once
+    state, last = (W, W_star, Q, M), (G, push)
+    advance = constants.advance(advance_weights, "advance_repeated_weights", state, last)
 
     def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         measure(W, W_star, Q, M)
         return Q.copy(), M.copy(), constants.readout.copy()
 
     return Runner(advance, overlaps, P, watch)
-
-
-def repeated(
-    W: NDArray[np.float64],
-    W_star: NDArray[np.float64],
-    Q: NDArray[np.float64],
-    M: NDArray[np.float64],
-    constants: Constants,
-) -> Advance:
-    """Steps that use a sample more than once; compiled at the first use."""
-    from dmft.simulation.steps.repeated import advance_repeated_weights
-
-    repeat = np.array(constants.experiment.repeat)
-
-    def advance(first: int, steps: int) -> tuple[int, int]:
-        return advance_repeated_weights(W, W_star, Q, M, repeat, *constants.arguments(first, steps))
-
-    return advance

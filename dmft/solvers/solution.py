@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 MAPPINGS = ("statistics", "parameters", "provenance")
+# Single runs whose values enter means: an event is an end that was asked for.
+COUNTED = (Status.OK, Status.EVENT)
+SUMMARIES = ("mean", "std", "stderr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ class Values(Record, Mapping[str, Array]):
         return sorted({*super().__dir__(), *self.arrays})
 
 
-class Solution(Record):
+class Solution(Record, ABC):
     """Base of the results of `dmft.solve`: dataclasses whose arrays are attributes and keys.
 
     Attributes
@@ -210,6 +213,92 @@ class Solution(Record):
     def _record(self) -> dict[str, Any]:
         mappings = {name: dict(getattr(self, name)) for name in MAPPINGS}
         return {"status": str(self.status), "message": self.message, **mappings, **self._content()}
+
+
+class Averages(Solution):
+    """Base of the results of many runs: averages over those that count, and what each one gave.
+
+    Attributes
+    ----------
+    mean, std, stderr : Values
+        Over the counted runs: mean, standard deviation (n - 1), standard error of the mean.
+    constants : mapping of str to arrays
+    """
+
+    mean: Values
+    std: Values
+    stderr: Values
+    constants: Mapping[str, Array]
+    # What a single run is called, the dimension over all of them, and the option that keeps them.
+    SINGLE: ClassVar[str]
+    OVER: ClassVar[str]
+    KEPT_BY: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def _singles(self) -> Values | None:
+        """Values of each run, run first; None where they were not kept."""
+
+    @property
+    @abstractmethod
+    def _ended(self) -> tuple[Status, ...]:
+        """How each run ended."""
+
+    @property
+    @abstractmethod
+    def _state(self) -> tuple[str, ...]:
+        """Names of the state blocks."""
+
+    @abstractmethod
+    def _axes(self, name: str) -> tuple[str, ...]:
+        """Names of the dimensions of an average, time first."""
+
+    @property
+    def error(self) -> Values:
+        """Standard errors of the means."""
+        return self.stderr
+
+    @property
+    def final(self) -> list[Any]:
+        """What each counted run has reached, as the starts of other runs.
+
+        Raises
+        ------
+        BadParameter
+            When single runs were not kept.
+        """
+        singles = self._singles
+        if singles is None:
+            raise BadParameter(f"single {self.SINGLE}s were not kept: {self.KEPT_BY}")
+        return [
+            start_of({n: singles[n][i, -1] for n in self._state}, self.constants)
+            for i, status in enumerate(self._ended)
+            if status in COUNTED
+        ]
+
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return self.mean, self.constants
+
+    def _averages(self) -> list[netcdf.Variable]:
+        """Variables like `M_mean`, `M_stderr` and, of every run, `M_runs`."""
+        rows: list[netcdf.Variable] = []
+        for name in self.mean:
+            dims = self._axes(name)
+            rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
+            if self._singles is not None:
+                rows.append((f"{name}_{self.SINGLE}s", (self.OVER, *dims), self._singles[name]))
+        return rows
+
+    @classmethod
+    def _averages_of(
+        cls, names: list[str], kept: bool, arrays: netcdf.Arrays
+    ) -> tuple[dict[str, Any], Values | None]:
+        """Mean, std and stderr by name, and the single runs, of a file."""
+
+        def values(what: str) -> Values:
+            return Values({name: arrays[f"{name}_{what}"] for name in names})
+
+        return {s: values(s) for s in SUMMARIES}, values(f"{cls.SINGLE}s") if kept else None
 
 
 def outcome_of(record: Mapping[str, Any]) -> dict[str, Any]:

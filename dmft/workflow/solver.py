@@ -62,9 +62,14 @@ class Solver:
         return self.options(**given, **mine), values
 
 
+def equations_of(system: Any) -> Any:
+    """What a problem was built from; equations, and problems written by hand, as they are."""
+    return getattr(system, "origin", None) or system
+
+
 def solver_of(system: Any) -> Solver:
     """The solver of a system, or the refusal of what is none."""
-    origin = getattr(system, "origin", None) or system
+    origin = equations_of(system)
     kind = getattr(origin, "family", None)
     kind = kind if kind in SOLVERS else getattr(origin, "kind", None)
     if kind not in SOLVERS:

@@ -14,6 +14,7 @@ import sympy as sp
 from dmft.checks import shown
 from dmft.equations.changes.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
+from dmft.names import VERSION
 
 if TYPE_CHECKING:
     from dmft.equations.changes.difference import Difference
@@ -23,6 +24,10 @@ class Changeable(ABC):
     """Equations whose terms can be changed. Each method returns new equations."""
 
     family: ClassVar[str] = "overlaps"
+    # Fields of the classes: what they were derived from, and under which scaling.
+    model: Any
+    algorithm: Any
+    scaling: str
 
     # How terms are stored, by the class itself ------------------------------------------------
 
@@ -40,6 +45,16 @@ class Changeable(ABC):
     @abstractmethod
     def described(self) -> dict[str, str]:
         """What else two systems may differ in, in words."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Digest of all that decides the numbers."""
+
+    @property
+    @abstractmethod
+    def approximation(self) -> str:
+        """How averages are computed, in words."""
 
     @property
     @abstractmethod
@@ -274,6 +289,20 @@ class Changeable(ABC):
         if not self.is_changed:
             return ()
         return tuple(dict.fromkeys(n for terms in self.changes.dropped.values() for n in terms))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a result derived from these equations records."""
+        return {
+            "equations": self.fingerprint,
+            "scaling": self.scaling,
+            "approximation": self.approximation,
+            "version": VERSION,
+            "dropped_terms": list(self.dropped),
+            "changed_terms": self.changed_terms,
+            "model": str(self.model),
+            "algorithm": str(self.algorithm),
+        }
 
     @property
     def changed_terms(self) -> list[str]:

@@ -7,6 +7,7 @@ where that is the quadratic term, time is counted in t' = t gamma/(p n_b), in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import sympy as sp
 
@@ -121,6 +122,9 @@ def limit(
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)
         found = noise_dominated(found, x.gamma / (x.p * algorithm.batch_size))
+    if isinstance(algorithm, SGD) and not algorithm.momentum.is_zero:
+        found = with_momentum(found)
+        unit = unit.replace("gamma / (p d)", "gamma / ((1 - momentum) p d)", 1)
     equations = Equations(
         kind="ode",
         definitions=live(found),
@@ -131,6 +135,12 @@ def limit(
     )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations
+
+
+def with_momentum(found: Sequence[Definition]) -> list[Definition]:
+    """Rates of steps that each repeat a part of the last one: those of a larger learning rate."""
+    swap = {x.gamma: x.gamma / (1 - x.beta)}
+    return [replace(d, terms=tuple((name, e.xreplace(swap)) for name, e in d.terms)) for d in found]
 
 
 def noise_dominated(found: Sequence[Definition], weight: sp.Expr) -> list[Definition]:

@@ -159,20 +159,6 @@ class SequenceEquations(ChangesOfSequences):
         bound = sum(node.table.bound + node.table.error for node in self.averages)
         return f"averages by tables, error at most {bound:.0e}"
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What a result derived from these equations records."""
-        return {
-            "equations": self.fingerprint,
-            "scaling": self.scaling,
-            "approximation": self.approximation,
-            "version": VERSION,
-            "dropped_terms": list(self.dropped),
-            "changed_terms": self.changed_terms,
-            "model": str(self.model),
-            "algorithm": str(self.algorithm),
-        }
-
     # Numbers --------------------------------------------------------------------------------
 
     def scalars(self, parameters: Mapping[str, Any]) -> dict[str, float]:

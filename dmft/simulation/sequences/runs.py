@@ -14,13 +14,12 @@ from dmft.errors import BadParameter
 from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.ensemble import Ensemble, moments, overall_status
+from dmft.simulation.ensemble import Ensemble, averaged, passages
 from dmft.simulation.jobs import March, run_seeds, save_steps
-from dmft.simulation.passage import FirstPassage, PassageTimes
+from dmft.simulation.passage import FirstPassage
 from dmft.simulation.sequences.experiment import SequenceExperiment, declare_sequence, risk_of
 from dmft.simulation.sequences.kernels import chain_steps, weight_steps
 from dmft.solvers.jobs import Job
-from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
 from dmft.starts import Alignment
 
@@ -210,27 +209,13 @@ def _assemble(
     arrays = {"e": positional, "m": semantic, "risk": np.stack([r.risk for r in runs])}
     if e.model.encoding.rank == 0:
         del arrays["e"]
-    seed_status = tuple(r.status for r in runs)
-    means, stds, errors = moments(arrays, seed_status)
-    passage = None
-    if first_passage is not None:
-        times = [math.nan if r.passage is None else r.passage * e.time_step for r in runs]
-        passage = PassageTimes(np.array(times), np.array([r.steps * e.time_step for r in runs]))
-    status, message = overall_status(seeds, seed_status)
     last = next((r.v[-1] for r in runs if np.all(np.isfinite(r.v[-1]))), None)
     pair = np.full(2, np.nan) if last is None else risk_of(e, last)
     return SequenceEnsemble(
         t=np.asarray(grid * e.time_step, dtype=np.float64),
-        mean=Values(means),
-        std=Values(stds),
-        stderr=Values(errors),
-        runs=Values(arrays),
-        seeds=seeds,
-        seed_status=seed_status,
-        status=status,
-        message=message,
+        **averaged(arrays, seeds, tuple(r.status for r in runs)),
         dim=e.dim,
-        first_passage=passage,
+        first_passage=None if first_passage is None else passages(runs, e.time_step),
         provenance={
             "method": method,
             "time_step_times_dim": e.learning_rate / (1 if e.model.tied else e.model.length),

@@ -10,21 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.solution import Solution, Values, outcome_of, start_of
+from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
 from dmft.solvers.stochastic.passage_times import PassageTimes
 from dmft.solvers.trajectory import block_of, constant_variables, dimensions, plain_block
 
 Array = NDArray[np.float64]
-# Paths whose values enter means: an event is an end that was asked for.
-COUNTED = (Status.OK, Status.EVENT)
-SUMMARIES = ("mean", "std", "stderr")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PathEnsemble(Solution):
+class PathEnsemble(Averages):
     """Many paths of one stochastic differential equation.
 
     Attributes
@@ -81,6 +77,8 @@ class PathEnsemble(Solution):
     starts: Array | None = field(default=None, repr=False, compare=False)
 
     KIND = "dmft paths"
+    SINGLE, OVER = "path", "path"
+    KEPT_BY = "solve with keep_paths=True"
 
     @property
     def counted(self) -> int:
@@ -88,30 +86,19 @@ class PathEnsemble(Solution):
         return sum(status in COUNTED for status in self.path_status)
 
     @property
-    def error(self) -> Values:
-        """Standard errors of the means."""
-        return self.stderr
+    def _singles(self) -> Values | None:
+        return self.paths
 
     @property
-    def final(self) -> list[Any]:
-        """What each counted path has reached, as the starts of another run.
+    def _ended(self) -> tuple[Status, ...]:
+        return self.path_status
 
-        Raises
-        ------
-        BadParameter
-            When single paths were not kept.
-        """
-        if self.paths is None:
-            raise BadParameter("single paths were not kept: solve with keep_paths=True")
-        names = [block.name for block in self.layout]
-        return [
-            start_of({n: self.paths[n][i, -1] for n in names}, self.constants)
-            for i, status in enumerate(self.path_status)
-            if status in COUNTED
-        ]
+    @property
+    def _state(self) -> tuple[str, ...]:
+        return tuple(block.name for block in self.layout)
 
-    def _groups(self) -> tuple[Mapping[str, Array], ...]:
-        return self.mean, self.constants
+    def _axes(self, name: str) -> tuple[str, ...]:
+        return ("t", *{block.name: dimensions(block) for block in self.layout}.get(name, ()))
 
     def _shown(self) -> str:
         return f"{len(self.path_status)} paths, {super()._shown()}"
@@ -129,13 +116,7 @@ class PathEnsemble(Solution):
 
     def _variables(self) -> list[netcdf.Variable]:
         """Variables like `M_mean` and `M_stderr` over `t`, and passages over `path`."""
-        axes = {block.name: dimensions(block) for block in self.layout}
-        rows: list[netcdf.Variable] = [("t", ("t",), self.t)]
-        for name in self.mean:
-            dims = ("t", *axes.get(name, ()))
-            rows += [(f"{name}_{s}", dims, getattr(self, s)[name]) for s in SUMMARIES]
-            if self.paths is not None:
-                rows.append((f"{name}_paths", ("path", *dims), self.paths[name]))
+        rows: list[netcdf.Variable] = [("t", ("t",), self.t), *self._averages()]
         rows += constant_variables(self.constants)
         if self.first_passage:
             times = np.stack([passage.times for passage in self.first_passage.values()])
@@ -147,14 +128,10 @@ class PathEnsemble(Solution):
     @classmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> PathEnsemble:
         """Make the ensemble again of what its file holds."""
-        names = record["names"]
-        mean, std, stderr = (Values({n: arrays[f"{n}_{s}"] for n in names}) for s in SUMMARIES)
-        paths = Values({n: arrays[f"{n}_paths"] for n in names}) if record["kept"] else None
+        averages, paths = cls._averages_of(record["names"], record["kept"], arrays)
         return cls(
             t=arrays["t"],
-            mean=mean,
-            std=std,
-            stderr=stderr,
+            **averages,
             path_status=tuple(Status(s) for s in record["path_status"]),
             first_passage={
                 name: PassageTimes(arrays["first_passage"][e], arrays["watched_until"])

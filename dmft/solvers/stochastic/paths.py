@@ -17,11 +17,11 @@ from dmft.solvers.jobs import Job, thread_count
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
-from dmft.solvers.solution import Values
+from dmft.solvers.solution import COUNTED, Values
 from dmft.solvers.solve import LARGEST_NORM
 from dmft.solvers.stochastic import layout as codes
 from dmft.solvers.stochastic import request
-from dmft.solvers.stochastic.ensemble import COUNTED, PathEnsemble
+from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.layout import Plan
 from dmft.solvers.stochastic.march import (
     STATUS,

@@ -41,7 +41,7 @@ from dmft.solvers.descent.sweep import (
 from dmft.solvers.descent.task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.solution import Values
-from dmft.workflow.solver import Solver
+from dmft.workflow.solver import Solver, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ class Solved:
 
 
 def solve_descent(
-    equations: DescentEquations,
+    system: DescentEquations | DescentProblem,
     start: Overlaps,
     t_max: int,
     options: DescentOptions,
@@ -84,7 +84,7 @@ def solve_descent(
 
     Parameters
     ----------
-    equations : DescentEquations
+    system : DescentEquations or DescentProblem
     start : Overlaps
     t_max : int
         Number of steps T.
@@ -107,7 +107,7 @@ def solve_descent(
     >>> run.M[:, 0, 0].round(12).tolist()  # 1 - <(1 - eta mu)^t> over Marchenko-Pastur
     [0.0, 0.4, 0.56, 0.656]
     """
-    return judged(run_descent(equations, start, t_max, options, values))
+    return judged(run_descent(equations_of(system), start, t_max, options, values))
 
 
 def run_descent(
@@ -142,8 +142,6 @@ def descent_task(
     check_widths(equations.model, start)
     scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, values)
     arrays = readout_arrays(equations.model, start, symbols)
-    if not scalars["momentum"] < 1.0:
-        raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
     trained = equations.algorithm.readout_rate != 0
     mixture = equations.model.inputs
     if scalars["readout_rate"] and not trained:
@@ -384,11 +382,7 @@ def _assemble(
     )  # fmt: skip
 
 
-def _solve(system: Any, start: Any, t_max: Any, options: Any, values: Any) -> DescentRun:
-    return solve_descent(getattr(system, "origin", system), start, t_max, options, values)
-
-
 SOLVER = Solver(
-    "equations of descents", DescentOptions, _solve,
+    "equations of descents", DescentOptions, solve_descent,
     ": they take samples= and scrambles=, and keep all steps",
 )  # fmt: skip

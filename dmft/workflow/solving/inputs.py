@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dmft.codegen.build import build
 from dmft.equations.equations import Equations
 from dmft.equations.steps import check_concentration
-from dmft.equations.values import Values, check_lowest, check_number, stand_alone
+from dmft.equations.values import Values, check_bounds, check_number, stand_alone
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
@@ -87,7 +87,7 @@ def inputs_by_point(
     def inputs(point: Mapping[str, Any]) -> dict[str, Any]:
         numbers = {name: check_number(value, name) for name, value in point.items()}
         scalars = {name: numbers.get(name, value) for name, value in values.scalars.items()}
-        check_lowest(scalars)
+        check_bounds(scalars)
         if equations.kind == "map":
             check_concentration(scalars, start.p)
         return {
@@ -115,6 +115,8 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
         return {"samples_per_step": scalars["batch_size"], "dim": scalars["dim"]}
     rate = scalars.get("learning_rate")
     step = None if rate is None else rate / values.widths["p"]
+    if step is not None:
+        step /= 1.0 - scalars.get("momentum", 0.0)
     if step is not None and equations.scaling == "noise-dominated":
         step *= step / algorithm.batch_size  # t' = t gamma / (p n_b)
     return {

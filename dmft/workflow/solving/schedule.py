@@ -117,15 +117,17 @@ def read_schedule(equations: Any, value: Any) -> Schedule | None:
 def follow(problem: Problem, schedule: Schedule) -> Problem:
     """The problem whose learning rate is that of the schedule at each evaluation.
 
-    A flow gets one more block, the number of steps per dimension so far: d(steps/d)/dt = p / gamma.
+    A flow gets one more block, the number of steps per dimension so far: d(steps/d)/dt = p / gamma,
+    less with momentum.
     """
-    position = problem.parameters.index(RATE) if RATE in problem.parameters else -1
+    names = problem.parameters
+    position, slow = (names.index(n) if n in names else -1 for n in (RATE, "momentum"))
     clock = problem.kind == "ode"
     return replace(
         problem,
         rhs=_scheduled(
             problem.rhs, problem.observe if schedule.reads_risk else None,
-            schedule.rate, position, problem.widths.index("p") if clock else -1,
+            schedule.rate, position, slow, problem.widths.index("p") if clock else -1,
         ),
         state=(*problem.state, Block(CLOCK, ())) if clock else problem.state,
         provenance={**problem.provenance, "learning_rate_schedule": str(schedule.expr)},
@@ -133,9 +135,10 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
 
 
 @lru_cache(maxsize=32)
-def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, width: int) -> Any:
+def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, slow: int, width: int) -> Any:
     """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
     reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
+    has_momentum = slow >= 0
     look = observe if reads else rhs
 
     @njit(RHS_SIGNATURE, nogil=True)
@@ -153,6 +156,8 @@ def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, width: int) -> 
         rhs(t, y, widths, values, out)
         if has_clock:
             out[-1] = widths[width] / now
+            if has_momentum:
+                out[-1] *= 1.0 - par[slow]
 
     return scheduled
 

@@ -29,7 +29,7 @@ from dmft.solvers.two_time.problem import VolterraProblem
 from dmft.solvers.two_time.rows import interpolate
 from dmft.solvers.two_time.run import TwoTimeRun
 from dmft.solvers.two_time.store import MarchFile
-from dmft.workflow.solver import Solver
+from dmft.workflow.solver import Solver, equations_of
 
 Array = NDArray[np.float64]
 # Rows that are saved by default, at times in geometric progression down to t_max / SPAN.
@@ -92,7 +92,11 @@ OPTIONS = tuple(one.name for one in fields(TwoTimeOptions))
 
 
 def solve_two_time(
-    problem: TwoTime, start: None, t_max: float, options: TwoTimeOptions, given: Mapping[str, Any]
+    system: TwoTime | VolterraProblem,
+    start: None,
+    t_max: float,
+    options: TwoTimeOptions,
+    given: Mapping[str, Any],
 ) -> TwoTimeRun:
     r"""Solve a two-time problem from t = 0 to `t_max`, forward in time.
 
@@ -102,7 +106,7 @@ def solve_two_time(
 
     Parameters
     ----------
-    problem : TwoTime
+    system : TwoTime or VolterraProblem
     start : None
         It has its own.
     t_max : float
@@ -124,6 +128,7 @@ def solve_two_time(
     """
     if start is not None:
         raise BadParameter("a two-time problem has its own start: pass start=None")
+    problem: TwoTime = equations_of(system)
     values = _parameters(problem, given)
     save_at = saved_times(options.save_at, t_max)
     built = _built(problem.fingerprint, problem)
@@ -340,11 +345,7 @@ def _trailing(times: Array, values: Array) -> Array:
     return np.asarray(np.maximum(table[level, now], table[level, back]))
 
 
-def _solve(system: Any, start: Any, t_max: Any, options: Any, values: Any) -> TwoTimeRun:
-    return solve_two_time(getattr(system, "origin", system), start, t_max, options, values)
-
-
 SOLVER = Solver(
-    "two-time problems", TwoTimeOptions, _solve,
+    "two-time problems", TwoTimeOptions, solve_two_time,
     ": they take tol=, the error of a step, and have signals",
 )  # fmt: skip
