@@ -46,8 +46,6 @@ def run_inputs(
     """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
     sequence = sequence_of(system)
     if sequence is not None:
-        from dmft.workflow.solving.sequence import sequence_inputs
-
         return sequence_inputs(sequence, start, parameters)
     equations = system.origin if isinstance(system, Problem) else system
     if not isinstance(equations, Equations):
@@ -65,6 +63,37 @@ def run_inputs(
         "constants": constants,
         "parameters": {name: values.scalars[name] for name in equations.parameters},
         "provenance": _clock(equations, values),
+    }
+
+
+def sequence_inputs(
+    equations: SequenceEquations, start: Any, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """State, widths, scalars and clock of a run, as `solve_problem` takes them."""
+    state = equations.state(start)
+    scalars = equations.scalars(parameters)
+    arrays = equations.rule(parameters).arrays if equations.on_nodes else {}
+    if equations.on_nodes:
+        equations.evaluate(start, **parameters)  # refuses what is not finite at the nodes
+    algorithm, model = equations.algorithm, equations.model
+    clock: dict[str, Any] = {}
+    if isinstance(algorithm, SGD):
+        rate = scalars.get("learning_rate")
+        tokens = 1 if model.tied else model.length
+        clock = {
+            "time_step_times_dim": None if rate is None else rate / tokens,
+            "samples_per_step": algorithm.batch_size,
+        }
+    return {
+        "state": state,
+        "widths": {
+            "tokens": model.length,
+            "directions": max(model.encoding.rank, 1),
+            **({"fields": 2 * model.length, "nodes": arrays["weight"].size} if arrays else {}),
+        },
+        "constants": arrays,
+        "parameters": {name: scalars[name] for name in equations.parameters},
+        "provenance": clock,
     }
 
 

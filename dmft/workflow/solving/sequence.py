@@ -7,12 +7,11 @@ from typing import Any
 
 from dmft.equations.sequence.equations import SequenceEquations
 from dmft.gaussian.nodes.rules import NodeRule
-from dmft.model import SGD
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solver import Solver
-from dmft.workflow.solving.inputs import problem_of, refuse_path_options
+from dmft.workflow.solving.inputs import problem_of, refuse_path_options, sequence_inputs
 from dmft.workflow.solving.one_pass import RunOptions
 from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 
@@ -20,37 +19,6 @@ from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 # slowly with the number of nodes, and finer steps would follow the nodes.
 CONE_TOLERANCE = 5e-3
 KINKED = {"rtol": 1e-5, "atol": 1e-7}
-
-
-def sequence_inputs(
-    equations: SequenceEquations, start: Any, parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    """State, widths, scalars and clock of a run, as `solve_problem` takes them."""
-    state = equations.state(start)
-    scalars = equations.scalars(parameters)
-    arrays = equations.rule(parameters).arrays if equations.on_nodes else {}
-    if equations.on_nodes:
-        equations.evaluate(start, **parameters)  # refuses what is not finite at the nodes
-    algorithm, model = equations.algorithm, equations.model
-    clock: dict[str, Any] = {}
-    if isinstance(algorithm, SGD):
-        rate = scalars.get("learning_rate")
-        tokens = 1 if model.tied else model.length
-        clock = {
-            "time_step_times_dim": None if rate is None else rate / tokens,
-            "samples_per_step": algorithm.batch_size,
-        }
-    return {
-        "state": state,
-        "widths": {
-            "tokens": model.length,
-            "directions": max(model.encoding.rank, 1),
-            **({"fields": 2 * model.length, "nodes": arrays["weight"].size} if arrays else {}),
-        },
-        "constants": arrays,
-        "parameters": {name: scalars[name] for name in equations.parameters},
-        "provenance": clock,
-    }
 
 
 def solve_sequence(
