@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.elementwise import ELEMENTWISE, piecewise
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, base_name, running_symbol
 from dmft.equations.noise.projection import Together
 from dmft.equations.values import Values
@@ -198,8 +199,8 @@ class Interpreter:
             return self.numbers[expr] if expr in self.numbers else self.scalars[expr.name]
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
-        if isinstance(expr, Kernel):
-            return self(expr.closed())
+        if isinstance(expr, Expectation):
+            return self(value_of(expr))
         if isinstance(expr, Together):
             return self(expr.total)
         if isinstance(expr, sp.KroneckerDelta):
@@ -233,7 +234,7 @@ class Interpreter:
             return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
         if isinstance(expr, sp.Piecewise):
             return piecewise(expr, self)
-        if not expr.has(sp.Indexed, Kernel, sp.Sum):  # any function of the parameters alone
+        if not expr.has(sp.Indexed, Expectation, sp.Sum):  # any function of the parameters alone
             return float(expr.subs({s: self(s) for s in expr.free_symbols}))
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 

@@ -12,7 +12,7 @@ from dmft.codegen.functions import FAST
 from dmft.codegen.sequences.nodes import NODE_BLOCKS, NODE_WIDTHS, node_loop
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
-from dmft.equations.averages.joint_average import JointAverage
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.sequence.equations import SequenceEquations
 from dmft.gaussian.tables.token_table import stored_table
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -173,7 +173,7 @@ class _Writer:
         """Lines that fill the targets."""
         names, lines = dict(self.names), []
         nodes: dict[sp.Expr, sp.Expr] = {}
-        joint = {a for _, expr in targets for a in expr.atoms(JointAverage)}
+        joint = {a for _, expr in targets for a in expr.atoms(Expectation)}
         if joint:
             ordered = sorted(joint, key=sp.default_sort_key)
             loop, sums = node_loop(ordered, names, self.scalars, len(WIDTHS) + 1)

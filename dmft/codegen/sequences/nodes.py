@@ -8,7 +8,8 @@ import sympy as sp
 
 from dmft.codegen.functions import FAST
 from dmft.emit import emit_expression
-from dmft.equations.averages.joint_average import JointAverage
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.joint_average import Tokens
 from dmft.solvers.problem import Block
 
 # Constants behind the scalar parameters, and the widths that they need.
@@ -17,7 +18,7 @@ NODE_BLOCKS = (Block("weight", ("nodes",)), Block("normal", ("fields", "nodes"))
 
 
 def node_loop(
-    averages: Sequence[JointAverage],
+    averages: Sequence[Expectation],
     names: Mapping[sp.Symbol, str],
     first: int,
     place: int,
@@ -26,8 +27,8 @@ def node_loop(
 
     Parameters
     ----------
-    averages : sequence of JointAverage
-        All at the same place.
+    averages : sequence of Expectation
+        All under the same law.
     names : mapping
         What symbols of state and parameters are called.
     first : int
@@ -35,16 +36,17 @@ def node_loop(
     place : int
         Position of the number of nodes among the widths.
     """
-    head = averages[0]
-    length, m = head.length, emit_expression(head.args[2], names)
+    law = averages[0].law
+    assert isinstance(law, Tokens)
+    length, m = law.length, emit_expression(law.overlap, names)
     sums = {average: f"sum_{n}" for n, average in enumerate(averages)}
     lines = [f"nodes = widths[{place}]", f"rest = math.sqrt(max(0.0, 1.0 - {m}*{m}))"]
-    lines += [f"mean_{n} = {emit_expression(e, names, FAST)}" for n, e in enumerate(head.means)]
+    lines += [f"mean_{n} = {emit_expression(e, names, FAST)}" for n, e in enumerate(law.means)]
     lines += [f"{name} = 0.0" for name in sums.values()]
     inside = dict(names)
     body = []
     for n in range(length):
-        h, star, free = head.fields[n], head.fields[length + n], head.fields[2 * length + n]
+        h, star, free = (law.fields[n + block * length] for block in range(3))
         inside |= {h: f"h_{n}", star: f"star_{n}", free: f"free_{n}"}
         body.append(f"star_{n} = par[{first} + (1 + {n})*nodes + i]")
         body.append(f"free_{n} = par[{first} + (1 + {length + n})*nodes + i]")

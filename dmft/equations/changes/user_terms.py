@@ -10,8 +10,7 @@ import sympy as sp
 from dmft.checks import is_expression, shown
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average, free_indices
-from dmft.equations.averages.kernels import Kernel, kernel
+from dmft.equations.averages.expectation import Expectation, free_indices, product_average
 from dmft.equations.definitions import Definition, base_name, running_symbol, used_bases
 from dmft.equations.values import RESERVED
 from dmft.errors import BadParameter
@@ -213,7 +212,7 @@ class TermCheck:
 
     def _check(self, expr: sp.Expr) -> None:
         """Refuse what the equations do not have, or what cannot be compiled."""
-        if isinstance(expr, Kernel | Average):
+        if isinstance(expr, Expectation):
             self._check_average(expr)
         elif isinstance(expr, sp.Indexed):
             self._check_entry(expr)
@@ -230,7 +229,7 @@ class TermCheck:
         elif _is_plain(expr):
             for part in expr.args[: 1 if expr.is_Pow else None]:
                 self._check(part)
-        elif expr.has(sp.Indexed, sp.Sum, sp.KroneckerDelta, Kernel, Average):
+        elif expr.has(sp.Indexed, sp.Sum, sp.KroneckerDelta, Expectation):
             raise BadParameter(
                 f"{expr} in a term of {self.where} has no compiled code: functions of overlaps are "
                 "+ - * /, whole and half powers, sums over neurons, KroneckerDelta, "
@@ -332,7 +331,7 @@ def _example(name: str, axes: Axes) -> str:
 
 def _scalars(expr: sp.Expr) -> set[sp.Symbol]:
     """Symbols outside of averages that are neither arrays nor indices nor widths."""
-    if isinstance(expr, Kernel | Average | sp.Indexed | sp.KroneckerDelta):
+    if isinstance(expr, Expectation | sp.Indexed | sp.KroneckerDelta):
         return set()
     if isinstance(expr, sp.Sum):
         return _scalars(expr.function)
@@ -367,8 +366,8 @@ def symmetrised(expr: sp.Expr, first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
     (Q[j, l], M[j, 1]/2 + M[l, 1]/2)
     """
     other = expr.xreplace({first: second, second: first})
-    kernels = {q: kernel(q.factors, q.fields) for q in other.atoms(Kernel) if type(q) is Kernel}
-    other = other.xreplace(kernels)
+    found = (q for q in other.atoms(Expectation) if q.is_product)
+    other = other.xreplace({q: product_average(q.factors, q.fields, q.law) for q in found})
     entries = {
         e: e.base[tuple(sorted(e.indices, key=sp.default_sort_key))]
         for e in other.atoms(sp.Indexed)

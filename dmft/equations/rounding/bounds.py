@@ -26,9 +26,10 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.elementwise import COMPARISONS
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.noise.projection import Together
 from dmft.equations.reference import FUNCTIONS, Interpreter, lift_zero_variances
@@ -107,8 +108,8 @@ class Tape:
             return Step("scalar", (), expr)
         if isinstance(expr, sp.Indexed | sp.KroneckerDelta):
             return Step("entry", (), expr)
-        if isinstance(expr, Kernel):
-            return Step("atom", (self(expr.closed()),), None)
+        if isinstance(expr, Expectation):
+            return Step("atom", (self(value_of(expr)),), None)
         if isinstance(expr, Together):
             return Step("atom", (self(expr.total),), None)
         if isinstance(expr, PairOfSignsMoment):
@@ -130,7 +131,7 @@ class Tape:
             return Step("four", self.all(expr.args), expr)
         if isinstance(expr, sp.Add | sp.Mul) or name in FUNCTIONS:
             return Step(name, self.all(expr.args), None)
-        if not expr.has(sp.Indexed, Kernel, sp.Sum):
+        if not expr.has(sp.Indexed, Expectation, sp.Sum):
             return Step("parameters", (), expr)
         raise NotClosed(f"{name} in {expr} has no estimate of its rounding")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import sympy as sp
 
-from dmft.equations.averages.joint_average import JointAverage
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.reference import FUNCTIONS
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import OF_FUNCTION, Bounded
@@ -55,7 +55,7 @@ def _step(
     if isinstance(expr, TokenAverage):
         value = float(expr.value({s: float(part.value) for s, part in known.items()}))
         return Bounded(value, expr.table.bound + expr.table.error, abs(value))
-    assert not isinstance(expr, JointAverage), "averages on nodes are definitions of their own"
+    assert not isinstance(expr, Expectation), "averages on nodes are definitions of their own"
     name = type(expr).__name__
     power = isinstance(expr, sp.Pow) and expr.exp.is_number
     if not (isinstance(expr, sp.Add | sp.Mul) or power or name in FUNCTIONS):

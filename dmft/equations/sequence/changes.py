@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import sympy as sp
 
 from dmft.checks import shown
-from dmft.equations.averages.joint_average import JointAverage
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.changes.changeable import Changeable
 from dmft.equations.changes.user_terms import (
     PARAMETERS,
@@ -25,7 +25,7 @@ from dmft.gaussian.tables.tokens import TokenAverage
 if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations, Terms
 
-OF_TOKENS = (TokenAverage, JointAverage)
+OF_TOKENS = (TokenAverage, Expectation)
 
 
 class ChangesOfSequences(Changeable):

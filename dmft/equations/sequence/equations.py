@@ -13,7 +13,8 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.joint_average import JointAverage, joint_rule
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.joint_average import check_finite, joint_rule, value_at
 from dmft.equations.rounding.scalar import bounded_number, exactly
 from dmft.equations.sequence.changes import ChangesOfSequences
 from dmft.equations.sequence.moments import SequenceMoments
@@ -142,7 +143,7 @@ class SequenceEquations(ChangesOfSequences):
     @property
     def on_nodes(self) -> bool:
         """Whether averages are sums over nodes: those of the norm as a loss."""
-        return self.observable.has(JointAverage)
+        return self.observable.has(Expectation)
 
     def rule(self, options: Mapping[str, Any]) -> NodeRule:
         """Nodes of the averages; `options` may hold nodes, replicas, seed."""
@@ -246,10 +247,10 @@ class SequenceEquations(ChangesOfSequences):
         state = self.state(start)
         values = self._numbers(state, parameters)
         if rule is not None:
-            self.observable.check(values, rule)
+            check_finite(self.observable, values, rule)
         for symbol, expr in self.definitions:
-            if isinstance(expr, JointAverage):
-                values[symbol] = expr.value(values, rule)
+            if isinstance(expr, Expectation):
+                values[symbol] = value_at(expr, values, rule)
             else:
                 values[symbol] = number(expr, values)
         result = {}

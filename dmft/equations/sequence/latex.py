@@ -8,7 +8,6 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.joint_average import JointAverage
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SGD
@@ -96,9 +95,6 @@ class SequencePrinter(LatexPrinter):
         if expr.name.startswith("slope_"):
             return rf"\partial_{{{expr.name.removeprefix('slope_')}}} \mathcal{{L}}"
         return known or str(super()._print_Symbol(expr, style))
-
-    def _print_JointAverage(self, expr: JointAverage) -> str:
-        return str(expr._latex(self))
 
     def _print_TokenAverage(self, expr: TokenAverage) -> str:
         return str(expr._latex(self))
