@@ -85,6 +85,7 @@ def random_network(
     Raises
     ------
     NotClosed
+        For an activation that is neither.
 
     Examples
     --------

@@ -39,8 +39,6 @@ class GradientDescent:
         Gradients of a part are divided by `batch_fraction`.
     batch_fraction : float
         In (0, 1]; one over a whole number of batches for "reshuffle".
-    temperature : float or sympy.Expr
-        T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
     momentum : float or sympy.Expr
         beta in [0, 1) of the heavy ball; the first step has none.
     readout_rate : float or sympy.Expr
@@ -49,6 +47,8 @@ class GradientDescent:
         which the weights take too.
     loss : "squared" or sympy.Expr
         (f - y)^2 / 2, or an expression in symbols called f (output) and y (label).
+    temperature : float or sympy.Expr
+        T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
 
     Examples
     --------
