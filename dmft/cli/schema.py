@@ -92,10 +92,13 @@ SCHEMA: dict[str, Table] = {
                 "choice",
                 "part of the samples that a step uses; all by default",
                 False,
-                ("bernoulli", "reshuffle", "fresh"),
+                ("bernoulli", "reshuffle", "replacement", "fresh"),
                 only=("gradient-descent",),
             ),
             "batch_fraction": Key("fraction", "its size", only=("gradient-descent",)),
+            "temperature": Key(
+                "scalar", "T of Langevin noise, added to each step", only=("gradient-descent",)
+            ),
             "batch_size": Key("count", "fresh samples a step; 1 by default", only=("sgd",)),
             "dim": Key(
                 "count",

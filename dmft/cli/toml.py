@@ -232,7 +232,7 @@ class _Reader:
             used |= read.algorithm.readout_rate.free_symbols
         elif isinstance(read.algorithm, GradientDescent):
             scalars = ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
-            for name in scalars:
+            for name in (*scalars, "temperature"):
                 used |= getattr(read.algorithm, name).free_symbols
         else:
             for table, axes in read.axes.items():

@@ -6,8 +6,10 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.tables.tabled import tabled_expectation
 from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average
+from dmft.model import Committee
 from dmft.model.two_time import TwoTime
 
 t, s, u = sp.symbols("t s u")
@@ -69,8 +71,8 @@ def random_network(
     Equation    dh/dt = -h + g J phi(h), J_ij ~ N(0, 1/N); C(t, s) = E h(t) h(s), and R(t, s) is
                 the response of the leak alone: an asymmetric J gives no other
     Scaling     t in membrane times; the fields start independent of J with the given variance
-    Valid for   activations whose pair average has a closed form (erf, sin, polynomials); the
-                stationary state of others: `random_network_statics`
+    Valid for   activations whose pair average has a closed form (erf, sin, polynomials), or a
+                table (tanh and others without symbols; 10 microseconds an average)
     Source      [sompolinsky_1988]
 
     Parameters
@@ -83,6 +85,7 @@ def random_network(
     Raises
     ------
     NotClosed
+        For an activation that is neither.
 
     Examples
     --------
@@ -95,7 +98,11 @@ def random_network(
     """
     a, b = VARIANCES
     g = sp.sympify(gain, strict=True)
-    average = pair_average(activation)
+    try:
+        average = pair_average(activation)
+    except NotClosed:
+        phi, law = Committee(activation, 1).activation, {"xx": a, "xy": COVARIANCE, "yy": b}
+        average = tabled_expectation([phi, phi], "xy", lambda x, y: law["".join(sorted(x + y))])
     drive = g**2 * average.subs({COVARIANCE: C(t, u), a: C(t, t), b: C(u, u)}, simultaneous=True)
     return TwoTime(
         rates={

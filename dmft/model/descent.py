@@ -12,8 +12,8 @@ from dmft.errors import BadParameter
 from dmft.model.algorithm import as_parameter
 from dmft.model.loss import as_loss, loss_expr
 
-Batch = Literal["bernoulli", "reshuffle", "fresh"] | None
-BATCHES = (None, "bernoulli", "reshuffle", "fresh")
+Batch = Literal["bernoulli", "reshuffle", "replacement", "fresh"] | None
+BATCHES = (None, "bernoulli", "reshuffle", "replacement", "fresh")
 
 
 @checked
@@ -32,9 +32,10 @@ class GradientDescent:
         alpha = n / d > 0; with `batch="fresh"` that of one step.
     ridge : float or sympy.Expr
         lambda >= 0 of the penalty lambda |W|^2 / 2.
-    batch : None, "bernoulli", "reshuffle" or "fresh"
+    batch : None, "bernoulli", "reshuffle", "replacement" or "fresh"
         Which samples a step uses: all of them; each with probability `batch_fraction`; the next
-        part of a random order that is drawn anew for each epoch; samples that were never seen.
+        part of a random order that is drawn anew for each epoch; batch_fraction * n that are drawn
+        with replacement (each of them Poisson(batch_fraction) times); samples that were never seen.
         Gradients of a part are divided by `batch_fraction`.
     batch_fraction : float
         In (0, 1]; one over a whole number of batches for "reshuffle".
@@ -46,6 +47,8 @@ class GradientDescent:
         which the weights take too.
     loss : "squared" or sympy.Expr
         (f - y)^2 / 2, or an expression in symbols called f (output) and y (label).
+    temperature : float or sympy.Expr
+        T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
 
     Examples
     --------
@@ -65,17 +68,18 @@ class GradientDescent:
     momentum: sp.Expr = sp.S.Zero
     readout_rate: sp.Expr = sp.S.Zero
     loss: sp.Expr | Literal["squared"] = "squared"
+    temperature: sp.Expr = sp.S.Zero
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "samples_per_dim"):
             object.__setattr__(self, name, as_parameter(getattr(self, name), name, positive=True))
-        for name in ("ridge", "momentum", "readout_rate"):
+        for name in ("ridge", "momentum", "readout_rate", "temperature"):
             object.__setattr__(self, name, as_parameter(getattr(self, name), name))
         if self.momentum.is_number and not self.momentum < 1:
             raise BadParameter(f"momentum must lie in [0, 1), got {self.momentum}")
         if self.batch not in BATCHES:
             raise BadParameter(f"batch must be one of {BATCHES}, got {self.batch!r}")
-        object.__setattr__(self, "batch_fraction", _fraction(self.batch_fraction, self.batch))
+        object.__setattr__(self, "batch_fraction", check_fraction(self.batch_fraction, self.batch))
         object.__setattr__(self, "loss", as_loss(self.loss, ("squared",)))
 
     @property
@@ -84,13 +88,15 @@ class GradientDescent:
         return loss_expr(self.loss)
 
 
-def _fraction(value: float, batch: Batch) -> float:
+def check_fraction(value: float, batch: Batch) -> float:
+    """The share of the samples in a batch, or a refusal."""
     number = float(as_parameter(value, "batch_fraction", positive=True))
     if not number <= 1.0:
         raise BadParameter(f"batch_fraction must lie in (0, 1], got {value!r}")
     if batch in (None, "fresh") and number != 1.0:
         raise BadParameter(
-            f'batch_fraction = {value!r} needs batch="bernoulli" or "reshuffle", got {batch!r}'
+            f'batch_fraction = {value!r} needs batch="bernoulli", "reshuffle" or "replacement", '
+            f"got {batch!r}"
         )
     if batch == "reshuffle" and abs(1.0 / number - round(1.0 / number)) > 1e-9:
         raise BadParameter(

@@ -23,6 +23,11 @@ Key = Any
 class TwoTime:
     r"""A causal problem in two times t >= s, written as SymPy equations.
 
+    Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
+    correlations of two components, X_ab(s, t) is X_ba(t, s). Signals alone are a system of ordinary
+    differential equations. Averages over two Gaussian fields without closed form are those of
+    `dmft.gaussian.tables.tabled.tabled_expectation`.
+
     Functions of two times are symmetric, X(t, s) = X(s, t), or `causal`: X(t, s) = 0 for s > t.
     Functions of one time are signals (constraint multipliers, energies, magnetisations). Memory is
     a `sympy.Integral` over one time u, from 0 or s to s or t, whose integrand is a sum of products
@@ -107,7 +112,10 @@ class TwoTime:
         for key in (*self.rates, *self.values):
             if len(key.args) == 2 and key.args[0] != key.args[1]:
                 return key.args[0], key.args[1]
-        raise BadParameter("a two-time problem needs an equation for a function X(t, s)")
+        for key in (*self.rates, *self.values):  # signals alone: ordinary differential equations
+            if len(key.args) == 1:
+                return key.args[0], sp.Symbol("s" if str(key.args[0]) != "s" else "s_1")
+        raise BadParameter("a two-time problem needs an equation for a function of times")
 
     @property
     def pairs(self) -> tuple[Any, ...]:
@@ -127,6 +135,42 @@ class TwoTime:
             for expr in group.values():
                 free |= expr.free_symbols
         return tuple(sorted(free - set(self.times), key=str))
+
+    def replace(self, values: Mapping[Any, Any]) -> TwoTime:
+        """The same problem with numbers or expressions in place of parameters.
+
+        Parameters
+        ----------
+        values : mapping
+            By the name or symbol of a parameter; expressions may hold the time t of the equations
+            (what should vary under an integral over u is a signal with a value, ``{T(t): ...}``).
+
+        Raises
+        ------
+        BadParameter
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> glass = dmft.literature.spherical_p_spin(3, sp.Symbol("T"))
+        >>> glass.replace({"T": sp.exp(-sp.Symbol("t"))}).parameters
+        ()
+        """
+        named, t = {y.name: y for y in self.parameters}, self.times[0]
+        swap = {}
+        for key, given in values.items():
+            name = getattr(key, "name", key)
+            if name not in named:
+                raise BadParameter(f"{name!r} is no parameter; parameters are {sorted(named)}")
+            expr = sp.sympify(given, strict=True)
+            # A time of the same name is that of the equations, whatever its assumptions.
+            swap[named[name]] = expr.xreplace({y: t for y in expr.free_symbols if y.name == t.name})
+        rates, known, start = (
+            {key: expr.xreplace(swap) for key, expr in group.items()}
+            for group in (self.rates, self.values, self.start)
+        )
+        start = {key: expr.xreplace({t: sp.S.Zero}) for key, expr in start.items()}
+        return TwoTime(rates, known, start, self.causal, self.name, self.source)
 
     @property
     def fingerprint(self) -> str:

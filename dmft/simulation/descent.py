@@ -147,8 +147,8 @@ def simulate_descent(
 ) -> DescentEnsemble:
     r"""Run gradient descent on n = round(samples_per_dim * dim) samples in R^d, seed by seed.
 
-    Equation    W <- W - eta (sum_mu g^mu x^mu / sqrt(d) + ridge W) + momentum (W - W_before),
-                g_j = (a_j / p) sigma'(h_j) l'(f, y)
+    Equation    W <- W - eta (sum_mu g^mu x^mu / sqrt(d) + ridge W) + momentum (W - W_before)
+                + sqrt(2 eta temperature) N(0, 1), g_j = (a_j / p) sigma'(h_j) l'(f, y)
     Shapes      see `DescentEnsemble`; corr[t, s] = sum_mu g^t g^s / d
     Scaling     t counts steps
     Source      batch_reuse.md 0, A.4
@@ -191,7 +191,14 @@ def _declare(
     filler = Filler(parameters, dim)
     declared = {
         name: getattr(algorithm, name)
-        for name in ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
+        for name in (
+            "learning_rate",
+            "samples_per_dim",
+            "ridge",
+            "momentum",
+            "readout_rate",
+            "temperature",
+        )
     } | {"label_noise": model.label_noise}
     filler.known |= set(declared)
     numbers = {name: filler.scalar(value, name) for name, value in declared.items()}
@@ -272,6 +279,9 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
         step = x["learning_rate"] * (g @ X / np.sqrt(e.dim) + x["ridge"] * W)
         moved = x["momentum"] * (W - before) if t else 0.0
         before, W = W, W - step + moved
+        if x["temperature"]:
+            heat = np.sqrt(2 * x["learning_rate"] * x["temperature"])
+            W = W + heat * stream.standard_normal(W.shape)
         readout[t + 1] = readout[t] - x["readout_rate"] * (values @ pull) / n
         job.add(1)
     if finished:
@@ -298,6 +308,9 @@ def _masks(e: DescentExperiment, stream: np.random.Generator) -> Any:
     parts = round(1.0 / b)
     if e.algorithm.batch == "bernoulli":
         return lambda t: (stream.random(n) < b) / b
+    if e.algorithm.batch == "replacement":  # round(b n) draws, as the algorithm is
+        drawn = round(b * n)
+        return lambda t: np.bincount(stream.integers(n, size=drawn), minlength=n) / b
     if e.algorithm.batch == "reshuffle":
         slots = np.empty(n, dtype=np.int64)
 

@@ -87,6 +87,15 @@ CASES = {
         TWINS, dmft.GradientDescent(0.4, 2, ridge=0.1, momentum=0.5),
         dmft.Overlaps([[1.0]], [[0.2]]),
     ),
+    "batches with replacement": Case(
+        FOUR,
+        dmft.GradientDescent(0.4, 1.5, ridge=0.05, batch="replacement", batch_fraction=0.5),
+        PAIR_START,
+    ),
+    "Langevin noise": Case(
+        TWINS, dmft.GradientDescent(0.4, 2, ridge=0.1, momentum=0.3, temperature=0.2),
+        dmft.Overlaps([[1.0]], [[0.2]]),
+    ),
     "A10 two erf, two teachers": Case(
         dmft.Model(
             dmft.Committee(ERF, 2, readout=(2, sp.Rational(-7, 5))),
@@ -152,7 +161,9 @@ def test_theory_lies_within_the_errors_of_the_seeds(name):
     assert not failed or not failed & judge(name, theory, case, FRESH_SEEDS)
 
 
-@pytest.mark.parametrize("name", ["A3 erf", "A8 momentum"])
+@pytest.mark.parametrize(
+    "name", ["A3 erf", "A8 momentum", "batches with replacement", "Langevin noise"]
+)
 def test_small_dimension(name):
     case = CASES[name]
     theory = case.theory(2**15)  # seeds in 400 dimensions have ten times its error

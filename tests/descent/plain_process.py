@@ -70,6 +70,7 @@ def plain_process(values, fresh=False):
         cross = A @ C[seen, seen] - eta * row @ R[seen, seen].T
         C[later, seen], C[seen, later] = cross, cross.T
         own = A @ cross.T - eta * row @ R[later, seen].T
+        own += 2.0 * eta * values.get("temperature", 0.0) * np.eye(p)
         C[later, later] = (own + own.T) / 2.0
 
     def overlaps(t, par, y):
@@ -78,7 +79,14 @@ def plain_process(values, fresh=False):
         y.Q_at[t, :, :n] = Q
         y.Q_at[:n, :, t] = Q.transpose(1, 2, 0)
 
+    def drive(t, par, y):
+        n = t + 1
+        y.C_r[t, :, :n] = y.C_theta[t, :, :n]
+        if fresh:
+            y.C_r[t, :, :t] = 0.0
+        y.C_r[:n, :, t] = y.C_r[t, :, :n].transpose(1, 2, 0)
+
     return SimpleNamespace(
         begin=begin, fields=fields, averages=averages, respond=respond, advance=advance,
-        overlaps=overlaps,
+        overlaps=overlaps, drive=drive,
     )  # fmt: skip

@@ -127,8 +127,13 @@ def test_printed_limit():
     assert isinstance(flow, DescentFlow)
     text = flow.latex()
     assert r"\partial_t M^{t}_{j r} &= - \lambda M^{t}_{j r}" in text
-    assert r"R^{\theta}_{j l}(s^+, s) &= -\delta_{j l}" in text
+    assert r"R^{\theta}_{j l}(s^+, s) &= - \delta_{j l}" in text
     assert r"\int\limits_{s}^{t}" in text
+    assert r"R^{\ell}_{j l}(t) &= \alpha \Bigl\langle H^{t}_{j l}" in text
+    kick = flow.equations.terms["R_theta"]["kick"]
+    wrong = flow.replace("R_theta", "kick", -kick).replace("C_l", "gradients", 0)
+    assert r"R^{\theta}_{j l}(s^+, s) &= \delta_{j l}" in wrong.latex()
+    assert r"C^{\ell}_{j l}(t, s) &= \alpha" not in wrong.latex()
     assert r"\sigma''(z) = \delta\left(z\right)" in text
     assert r"\eta" not in text
     assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") == 4

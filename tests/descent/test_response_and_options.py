@@ -215,3 +215,25 @@ def test_memory_of_a_long_descent_is_bounded(memory, threads):
     )
     assert peak < 2**31
     assert peak - before < memory
+
+
+def test_batches_and_noise_are_checked():
+    """Shares of batches may be given at run time; what no limit or short time holds is refused."""
+    descent = dmft.GradientDescent(0.3, 3, batch="reshuffle", batch_fraction=0.5, temperature=0.1)
+    equations, start = dmft.derive(FOUR, descent), PAIR_START
+    for given, words in (
+        ({"batch_fraction": 0.4}, "equal parts"),
+        ({"batch_fraction": 2.0}, r"\(0, 1\]"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"ridge": -1.0}, "ridge must be at least 0"),
+    ):
+        with pytest.raises(BadParameter, match=words):
+            dmft.solve(equations, start, 2, samples=2**9, **given)
+    with pytest.raises(BadParameter, match="Langevin noise are solved"):
+        dmft.short_times(equations)
+    with pytest.raises(BadParameter, match="noise is added in finite steps"):
+        dmft.derive(FOUR, dmft.GradientDescent(1, 3, temperature=0.1), scaling="gradient-flow")
+    with pytest.raises(BadParameter, match="temperature must be non-negative"):
+        dmft.GradientDescent(0.3, 3, temperature=-1)
+    with pytest.raises(BadParameter, match='or "replacement"'):
+        dmft.GradientDescent(0.3, 3, batch_fraction=0.5)

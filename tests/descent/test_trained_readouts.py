@@ -65,5 +65,6 @@ def test_the_equations_say_which_samples_move_the_readout():
         ETA, ALPHA, batch="bernoulli", batch_fraction=0.5, readout_rate=RATE
     )
     plain, both = (dmft.derive(dmft.Model(line, line), a).latex() for a in (algorithm, trained))
-    assert r"\sigma)^{t} \to" in both
-    assert r"\sigma)^{t} \to" not in plain
+    own = r"(\ell' \sigma)_{j} &= \frac{\chi"
+    assert own in both
+    assert own not in plain

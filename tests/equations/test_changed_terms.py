@@ -513,6 +513,12 @@ def test_other_refusals():
     with pytest.raises(BadParameter, match="dim"):
         steps.replace({"dim": 100})
     descent = dmft.derive(dmft.Model(LINE, LINE), dmft.GradientDescent(0.1, samples_per_dim=2))
-    for method in (descent.with_term, descent.replace, descent.without, descent.diff):
-        with pytest.raises(BadParameter, match="changed in its process"):
-            method("M", "decay", 0)
+    M, (t, j, r) = descent.symbols["M"], descent.indices.of("M")
+    with pytest.raises(BadParameter, match="have a term 'decay' already"):
+        descent.with_term("M", "decay", 0)
+    with pytest.raises(BadParameter, match="the index l is free"):
+        descent.with_term("M", "own", M[t, descent.indices["l"], r])
+    with pytest.raises(BadParameter, match="no array of these equations"):
+        descent.with_term("M", "own", sp.IndexedBase("P_3")[j, r])
+    with pytest.raises(BadParameter, match="compared with equations of the same family"):
+        descent.diff(flow)

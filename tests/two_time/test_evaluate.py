@@ -93,3 +93,31 @@ def test_a_wrong_sign_changes_the_run():
         )  # fmt: skip
         run = dmft.solve(wrong, None, 1.0, tol=1e-4, measure_error=False)
         assert run.status != "ok" or abs(run.E[-1] - right.E[-1]) > 1e-3
+
+
+PROBLEMS = {
+    "glass": dmft.literature.spherical_p_spin(3, sp.Rational(3, 10)),
+    "network": dmft.literature.random_network(sp.erf(t), 2),
+    "ridge": dmft.literature.ridge_flow(2, 0.1, (1, 0.2, 1), 0.3),
+}
+SIGNS = [
+    (name, key, n)
+    for name, problem in PROBLEMS.items()
+    for key, expr in {**problem.rates, **problem.values}.items()
+    for n in range(len(sp.Add.make_args(expr)))
+]
+
+
+@pytest.mark.parametrize(("name", "key", "n"), SIGNS, ids=[f"{a}-{k}-{n}" for a, k, n in SIGNS])
+def test_every_sign_of_every_equation_counts(name, key, n):
+    problem = PROBLEMS[name]
+    term = sp.Add.make_args({**problem.rates, **problem.values}[key])[n]
+    rates, values = (
+        {k: e - 2 * term if k == key else e for k, e in group.items()}
+        for group in (problem.rates, problem.values)
+    )
+    wrong = dmft.TwoTime(rates, values, problem.start, problem.causal)
+    known = {str(f): lambda t, s: 0.7 + 0.2 * t * s for f in problem.pairs}
+    known |= {str(f): lambda t: 1.3 - 0.1 * t for f in problem.signals}
+    right, other = (p.evaluate(known, 0.9, 0.4, nodes=6) for p in (problem, wrong))
+    assert max(abs(right[f] - other[f]) for f in right) > 1e-3

@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh_tridiagonal
 
 import dmft
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 from dmft.literature import random_network, random_network_statics
 
 REFERENCE = json.loads(
@@ -154,8 +154,6 @@ def test_simulated_network_has_this_variance():
 
 
 def test_refusals():
-    with pytest.raises(NotClosed):
-        random_network(TANH, 2)
     with pytest.raises(BadParameter, match="odd"):
         random_network_statics(sp.Max(z, 0), 2.0)
     with pytest.raises(BadParameter, match="gain"):

@@ -10,6 +10,8 @@ import sympy as sp
 
 from dmft.emit import emit_expression, load_module
 from dmft.equations.two_time.normal_form import NormalForm
+from dmft.gaussian.tables.factor_table import factor_table
+from dmft.gaussian.tables.tabled import table_averages
 from dmft.names import VERSION
 from dmft.solvers.two_time.problem import VolterraProblem
 
@@ -35,6 +37,23 @@ def {name}(t, times, par, now, past, X, low, high, out):
     for i in range(low, high):
 {body}
 '''
+TABLES_TEXT = """
+from dmft.emit.arrays import load_array
+from dmft.special.averages import field_average, kinked_pair_average, pair_average
+
+"""
+AVERAGE_TEXT = '''
+
+@njit("float64({types})", **OPTIONS)
+def {name}({numbers}):
+    """{meaning}"""
+{within}    return {call}({tables}, {numbers})
+'''
+# A step may put covariances of nearly parallel fields this far beyond Cauchy-Schwarz (relative).
+WITHIN = """    most = math.sqrt(c_0*c_2)
+    if most < abs(c_1) < 1.001*most:
+        c_1 = math.copysign(most, c_1)
+"""
 SIGNALS_TEXT = '''
 
 @njit(SIGNALS_SIGNATURE, **OPTIONS)
@@ -68,18 +87,18 @@ def volterra_source(form: NormalForm) -> str:
     text = TEMPLATE.format(version=VERSION, comment=comment.replace("\\", "\\\\"))
     t, s, u = writer.t, writer.s, form.u
     first = [m.first for m in form.memories] + [e for e, _ in form.totals]
-    text += writer.pair("first", "First factors A(t, u), then integrands of totals.", first, t, u)
+    bodies = writer.pair("first", "First factors A(t, u), then integrands of totals.", first, t, u)
     late = [m.second if m.late else sp.S.Zero for m in form.memories]
-    text += writer.pair("late", "Second factors B(u, s) at one u > s, for all s.", late, u, s)
+    bodies += writer.pair("late", "Second factors B(u, s) at one u > s, for all s.", late, u, s)
     early = [m.second if m.early else sp.S.Zero for m in form.memories]
-    text += writer.pair("early", "Second factors B(s, u) at one s > u, for all u.", early, s, u)
+    bodies += writer.pair("early", "Second factors B(s, u) at one s > u, for all u.", early, s, u)
     signals = [e for e, _ in form.signals.values()]
     names = ", ".join(str(key) for key in form.signals)
-    text += SIGNALS_TEXT.format(names=names, body=writer.body(signals, writer.single(), "", 4))
+    bodies += SIGNALS_TEXT.format(names=names, body=writer.body(signals, writer.single(), "", 4))
     local = [e for e, _ in form.pairs.values()]
     names = ", ".join(str(f) for f in form.pairs)
-    text += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), ", i", 8))
-    return text
+    bodies += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), ", i", 8))
+    return text + writer.averages() + bodies
 
 
 def build_volterra(form: NormalForm) -> VolterraProblem:
@@ -99,7 +118,7 @@ def build_volterra(form: NormalForm) -> VolterraProblem:
         signal_rate=np.array([rate for _, rate in form.signals.values()]),
         late=np.array([m.late for m in form.memories], dtype=bool),
         early=np.array([m.early for m in form.memories], dtype=bool),
-        diagonal=np.array(diagonal),
+        diagonal=np.array(diagonal, dtype=np.int64),
         totals=len(form.totals),
         start=_start(form),
         source=source,
@@ -135,13 +154,14 @@ class _Writer:
             (key.func, len(key.args)): n for n, key in enumerate(form.signals)
         }  # fmt: skip
         self.par = {y: f"par[{n}]" for n, y in enumerate(form.problem.parameters)}
+        self.tables: dict[tuple[sp.Expr, ...], Any] = {}
 
     def pair(
         self, name: str, meaning: str, rows: list[sp.Expr], later: sp.Symbol, earlier: sp.Symbol
     ) -> str:
         """Code of a function of row `later`, for all `earlier`."""
         names = self._row(later, earlier)
-        body = self.body(rows, names, ", i", 8) if rows else "        pass"
+        body = self.body(rows, names, ", i", 8)
         return PAIR_TEXT.format(name=name, meaning=meaning, body=body)
 
     def _row(self, later: sp.Symbol, earlier: sp.Symbol) -> dict[sp.Expr, str]:
@@ -172,11 +192,44 @@ class _Writer:
         """Lines that fill out[n] with the rows; what they share is computed once."""
         table = {e: sp.Dummy(f"x{n}", real=True) for n, e in enumerate(names)}
         text = {table[e]: name for e, name in names.items()} | self.par
-        plain = [row.xreplace(table) for row in rows]
+        plain = [self.without_tables(row.xreplace(table)) for row in rows]
+        calls: dict[type, str] = {f: str(f) for f in self.tables.values()}
         shared, results = sp.cse(plain, symbols=sp.numbered_symbols("_shared"))
         lines = []
         for n, (symbol, value) in enumerate(shared):
-            lines.append(f"s{n} = {emit_expression(value, text)}")
+            lines.append(f"s{n} = {emit_expression(value, text, calls)}")
             text[symbol] = f"s{n}"
-        lines += [f"out[{n}{index}] = {emit_expression(e, text)}" for n, e in enumerate(results)]
-        return "\n".join(" " * indent + line for line in lines)
+        lines += [
+            f"out[{n}{index}] = {emit_expression(e, text, calls)}" for n, e in enumerate(results)
+        ]
+        return "\n".join(" " * indent + line for line in lines or ["pass"])
+
+    def without_tables(self, row: sp.Expr) -> sp.Expr:
+        """Averages of two fields without closed form as calls of functions of the module."""
+        calls = {}
+        for average in table_averages(row):
+            key = (type(average), *average.factors)
+            named = sp.Function(f"average_{len(self.tables)}", real=True)
+            calls[average] = self.tables.setdefault(key, named)(*average.numbers)
+        return row.xreplace(calls)
+
+    def averages(self) -> str:
+        """Text of those functions."""
+        if not self.tables:
+            return ""
+        keys, text = set(), ""
+        for (kind, *factors), function in self.tables.items():
+            tables = [factor_table(f) for f in factors]
+            pair = len(tables) == 2
+            call = "pair_average" if pair else "field_average"
+            call = "kinked_" * (pair and not tables[1].smooth) + call
+            numbers = [f"c_{n}" for n in range(3 if pair else 2)]
+            text += AVERAGE_TEXT.format(
+                types=", ".join(["float64"] * len(numbers)), name=function,
+                numbers=", ".join(numbers), meaning=f"{kind.__name__} of {factors}.",
+                within=WITHIN if pair else "", call=call,
+                tables=", ".join(f"TABLE_{y.key}" for y in tables),
+            )  # fmt: skip
+            keys |= {y.key for y in tables}
+        loads = (f'TABLE_{y} = load_array("{y}")\n' for y in sorted(keys))
+        return "".join([TABLES_TEXT, *loads, text])

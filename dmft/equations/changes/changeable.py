@@ -1,13 +1,14 @@
 """What a user does with derived equations: add, drop, replace and compare terms.
 
-A base of `Equations` and of `SequenceEquations`; they say how their terms are stored.
+A base of `Equations`, `SequenceEquations` and `DescentEquations`; they say how their terms are
+stored.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import sympy as sp
 
@@ -313,17 +314,3 @@ class Changeable(ABC):
         blocks = list(self.terms)
         if block not in blocks:
             raise BadParameter(f"no block is called {shown(block)}; these equations move {blocks}")
-
-
-class Unchangeable:
-    """Equations in two times, whose terms are changed where they are defined."""
-
-    def with_term(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse, and say where terms are changed."""
-        raise BadParameter(
-            "terms of gradient descent on repeated data are changed in its process: "
-            "dataclasses.replace(equations, process=...), a tuple of definitions each of which has "
-            "`without`; a flow runs the descent in its `equations`"
-        )
-
-    without = replace = diff = with_term

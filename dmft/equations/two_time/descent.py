@@ -10,6 +10,7 @@ needs kernels of earlier times only (batch_reuse.md A.1).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,13 +22,16 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.target import target
-from dmft.equations.changes.changeable import Unchangeable
 from dmft.equations.definitions import Definition, define
+from dmft.equations.two_time.changes import ChangesInTwoTimes
 from dmft.equations.two_time.descent_process import (
+    BLOCKS,
     SYMBOLS_LATEX,
     TIME_LATEX,
     TWO_TIMES,
+    chosen,
     cluster,
+    fraction,
     g,
     label,
     loss,
@@ -39,6 +43,7 @@ from dmft.equations.two_time.descent_process import (
     u,
     zeta,
 )
+from dmft.equations.two_time.slopes import curvature
 from dmft.equations.views.latex import EquationPrinter, align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
@@ -47,12 +52,21 @@ from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
+# How often the batch of a step holds a sample, where not once.
+BATCH_LAWS = {
+    "bernoulli": r"\chi^{t} &\in \{0, 1\} \text{ independent}, \quad \Pr(\chi^{t} = 1) = b",
+    "reshuffle": r"\chi^{t} &= 1 \text{ once in each epoch of } 1/b \text{ steps, at a random one}",
+    "replacement": r"\chi^{t} &\sim \mathrm{Poisson}(b) \text{ independent}",
+}  # fmt: skip
+
 
 def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
     """What one sample computes from its fields: output, label, loss, gradient, readout gradient."""
     sigma, p = model.student.activation, x.p
     slope = sp.diff(algorithm.loss_expr, PREDICTION).xreplace({PREDICTION: output, LABEL: label})
     value = algorithm.loss_expr.xreplace({PREDICTION: output, LABEL: label})
+    # Parts of the samples move the weights; the loss is that of all.
+    share = chosen / fraction if algorithm.batch in BATCH_LAWS else sp.S.One
     f = sp.Sum(x.a[x.l] * At(sigma, x.h[x.l]), (x.l, 1, p)) / p
     first = derivative(sigma)
     if first.has(sp.DiracDelta):
@@ -65,13 +79,23 @@ def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Defini
         define(label, {"target": _named_target(model), "noise": sp.sqrt(x.Delta) * zeta},
                "intermediate"),
         define(loss, {"loss": value}, "observable"),
-        define(g[x.j], {"gradient": slope * x.a[x.j] * At(first, x.h[x.j]) / p}, "rate"),
+        define(g[x.j], {"gradient": share * slope * x.a[x.j] * At(first, x.h[x.j]) / p}, "rate"),
     ]  # fmt: skip
     if model.label_noise == 0:
         result[1] = result[1].without("noise")
     if algorithm.readout_rate != 0:
-        result.append(define(pull[x.j], {"pull": slope * At(sigma, x.h[x.j])}, "rate"))
+        result.append(define(pull[x.j], {"pull": share * slope * At(sigma, x.h[x.j])}, "rate"))
     return tuple(result)
+
+
+def scalars_of(definitions: Sequence[Definition]) -> tuple[str, ...]:
+    """Names of the parameters that definitions read."""
+    known = {x.p, x.k, x.j, x.l, x.r, t, s, u, zeta, cluster, output, label, loss, chosen, FIELD}
+    found: set[sp.Symbol] = set()
+    for d in definitions:
+        arrays = {y.base.label for y in d.expr.atoms(sp.Indexed)}
+        found |= {y for y in d.expr.free_symbols if isinstance(y, sp.Symbol)} - known - arrays
+    return tuple(sorted(y.name for y in found))
 
 
 def _named_target(model: Model) -> sp.Expr:
@@ -91,24 +115,8 @@ def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:
     return sp.Piecewise(*cases[:-1], (labels[-1], True))
 
 
-def curvature(model: Model, algorithm: GradientDescent) -> sp.Expr:
-    r"""H_jl = dg_j/dh_l, the distributional part of kinks included.
-
-    Equation    H_jl = l'' a_j a_l sigma'_j sigma'_l / p^2 + delta_jl l' a_j sigma''_j / p
-    Source      batch_reuse.md 0
-    """
-    expr = algorithm.loss_expr
-    rename = {PREDICTION: output, LABEL: label}
-    slope, bend = (sp.diff(expr, PREDICTION, n).xreplace(rename) for n in (1, 2))
-    sigma = model.student.activation
-    first, second = derivative(sigma), derivative(sigma, 2)
-    both = x.a[x.j] * x.a[x.l] * At(first, x.h[x.j]) * At(first, x.h[x.l]) / x.p**2
-    same = sp.KroneckerDelta(x.j, x.l) * x.a[x.j] * At(second, x.h[x.j]) / x.p
-    return bend * both + slope * same
-
-
 @dataclass(frozen=True)
-class DescentEquations(Unchangeable):
+class DescentEquations(ChangesInTwoTimes):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
     Attributes
@@ -144,21 +152,33 @@ class DescentEquations(Unchangeable):
         """Everything, samples first."""
         return (*self.sample, *self.process)
 
+    @cached_property
+    def samples_as_derived(self) -> bool:
+        """Whether samples compute what the model and the algorithm say."""
+        return self.sample == sample_definitions(self.model, self.algorithm)
+
+    @cached_property
+    def slopes(self) -> Definition:
+        """H_jl = dg_j/dh_l of a sample, from its definitions."""
+        return curvature(self.sample)
+
     @property
-    def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each recursion."""
-        names = {"M_at": "M", "Q_at": "Q", "h_at": "h", "readout_at": "readout"}
-        return {names.get(d.name, d.name): dict(d.terms) for d in self.process}
+    def as_derived(self) -> DescentEquations:
+        """The equations before any change."""
+        return derive_descent(self.model, self.algorithm)
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
         """Scalar parameters by name, with their declared values."""
         algorithm = self.algorithm
+        share = sp.Float(algorithm.batch_fraction)
         declared = {
             "learning_rate": algorithm.learning_rate,
             "samples_per_dim": algorithm.samples_per_dim,
             "ridge": algorithm.ridge,
             "momentum": algorithm.momentum,
+            **({"temperature": algorithm.temperature} if algorithm.temperature != 0 else {}),
+            **({"batch_fraction": share} if algorithm.batch in BATCH_LAWS else {}),
             "readout_rate": algorithm.readout_rate,
             "label_noise": self.model.label_noise,
         }
@@ -168,17 +188,12 @@ class DescentEquations(Unchangeable):
             raise BadParameter(f"the model's symbol {clash[0]!r} clashes with a parameter; rename")
         found = {**declared, **{y.name: y for y in symbols}}
         # Symbols of terms that a user has added.
-        return found | {y: sp.Symbol(y) for y in self.process_parameters if y not in found}
+        return found | {y: sp.Symbol(y) for y in scalars_of(self.definitions) if y not in found}
 
     @cached_property
     def process_parameters(self) -> tuple[str, ...]:
         """Names of the scalars that the process reads."""
-        known = {x.p, x.k, x.j, x.l, x.r, t, s, u}
-        found: set[sp.Symbol] = set()
-        for d in self.process:
-            arrays = {y.base.label for y in d.expr.atoms(sp.Indexed)}
-            found |= {y for y in d.expr.free_symbols if isinstance(y, sp.Symbol)} - known - arrays
-        return tuple(sorted(y.name for y in found))
+        return scalars_of(self.process)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -195,12 +210,13 @@ class DescentEquations(Unchangeable):
         steps: int = 1,
         *,
         points: NDArray[np.float64] | None = None,
+        times: NDArray[np.float64] | None = None,
         **parameters: Any,
     ) -> dict[str, NDArray[np.float64]]:
         """Overlaps and kernels of the first steps, by NumPy from the symbols as they stand.
 
         Shapes      as of a `DescentRun` of these steps; responses by Stein's identity
-        Valid for   whole and fresh samples; a reference for small systems, slow and plain
+        Valid for   a reference for small systems, slow and plain
 
         Parameters
         ----------
@@ -209,6 +225,8 @@ class DescentEquations(Unchangeable):
         points : (k + p steps + 1, S) array, optional
             Standard normals of the samples: of h*, of the driving process, of the label noise. By
             default 4096 pseudorandom ones.
+        times : (steps, S) array, optional
+            How often the batch of each step holds each sample; drawn by default.
         **parameters
             Run-time values, as for `dmft.solve`.
 
@@ -227,19 +245,27 @@ class DescentEquations(Unchangeable):
         """
         from dmft.equations.two_time.process_reference import evaluate_process
 
-        return evaluate_process(self, start, steps, points, parameters)
+        return evaluate_process(self, start, steps, points, times, parameters)
+
+    def latex_of(self, expr: Any) -> str:
+        """An expression as in `latex`."""
+        names = model_names(self.model, r"\sigma", r"\sigma_*")
+        return str(TwoTimePrinter(names).doprint(expr))
+
+    def block_latex(self, block: str) -> str:
+        """A block with its indices."""
+        target = next(d.target for d in self.definitions if BLOCKS.get(d.name, d.name) == block)
+        return self.latex_of(target)
 
     def latex(self) -> str:
         r"""LaTeX of the process, of the averages that close it, and of the sample."""
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         closing = [d for d in self.process if d.expr.has(Expectation)]
         rates = [line for d in self.process if d not in closing for line in _lines(d, printer)]
-        bend = printer.doprint(curvature(self.model, self.algorithm))
         averages = [
             *(line for d in closing for line in _lines(d, printer)),
-            r"r &\sim \mathcal{N}(0, C^{\theta}), \quad " + _law_of_teachers(self.model),
-            rf"H_{{j l}} = \partial g_j / \partial h_l &= {bend}",
-            *_masks_latex(self.algorithm),
+            r"r &\sim \mathcal{N}(0, C^{r}), \quad " + _law_of_teachers(self.model),
+            *_batches_latex(self.algorithm),
         ]
         parts = (align(rates), align(averages), self.latex_of_sample())
         return "\n".join([f"% {self.time_unit}", *parts])
@@ -247,7 +273,7 @@ class DescentEquations(Unchangeable):
     def latex_of_sample(self) -> str:
         """LaTeX of what a sample computes, and of the activation with its derivatives."""
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        sample = [line for d in self.sample for line in _lines(d, printer)]
+        sample = [line for d in (*self.sample, self.slopes) for line in _lines(d, printer)]
         sigma = self.model.student.activation
         z = sp.Symbol("z", real=True)
         # Kinks are jumps of the slope and Dirac parts of the curvature.
@@ -266,19 +292,9 @@ class DescentEquations(Unchangeable):
         return "\n".join([*lines, "  " + functions_text(self.model)])
 
 
-def _masks_latex(algorithm: GradientDescent) -> list[str]:
-    """What batches make of the gradients in the averages and in the memory."""
-    part = f"{algorithm.batch_fraction:g}"
-    weighted = rf"g^{{t}} &\to s^{{t}} g^{{t}} / {part}, \quad "
-    if algorithm.readout_rate != 0:
-        weighted += rf"(\ell' \sigma)^{{t}} \to s^{{t}} (\ell' \sigma)^{{t}} / {part}, \quad "
-    rows = {
-        "bernoulli": weighted
-        + rf"s^{{t}} \in \{{0, 1\}} \text{{ independent}}, \Pr(s^{{t}} = 1) = {part}",
-        "reshuffle": weighted + rf"s^{{t}} = 1 \text{{ once in each epoch of }} 1/{part} "
-        r"\text{ steps, at a random one}",
-    }  # fmt: skip
-    return [rows[algorithm.batch]] if algorithm.batch in rows else []
+def _batches_latex(algorithm: GradientDescent) -> list[str]:
+    """Law of how often a batch holds a sample."""
+    return [BATCH_LAWS[algorithm.batch]] if algorithm.batch in BATCH_LAWS else []
 
 
 def _law_of_teachers(model: Model) -> str:

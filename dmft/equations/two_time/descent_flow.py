@@ -17,10 +17,27 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.changes.changeable import Unchangeable
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.two_time.changes import ChangesOfLimit
 from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter, derive_descent
-from dmft.equations.two_time.descent_process import C_theta, M, R_l, R_theta, eta, field_at, s, t, u
+from dmft.equations.two_time.descent_process import (
+    BLOCKS,
+    C_theta,
+    H_at,
+    M,
+    PathSlope,
+    R_l,
+    R_theta,
+    driving,
+    eta,
+    field_at,
+    g_at,
+    s,
+    t,
+    u,
+)
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
@@ -34,7 +51,7 @@ drag = sp.IndexedBase("R_l_equal")
 
 
 @dataclass(frozen=True)
-class DescentFlow(Unchangeable):
+class DescentFlow(ChangesOfLimit):
     """Equations of gradient flow on repeated data, of kind "two-time".
 
     Attributes
@@ -73,6 +90,20 @@ class DescentFlow(Unchangeable):
         )
 
     @property
+    def kick(self) -> sp.Expr:
+        """R_theta just after s: what a force on the weights does at once."""
+        terms = next(dict(d.terms) for d in self.equations.process if d.target.base == R_theta)
+        return _limit(terms.get("kick", sp.S.Zero), eta).xreplace({sp.KroneckerDelta(s, t): 1})
+
+    @property
+    def equal_response(self) -> Definition:
+        """R_l at equal times, where the gradient moves with its own field."""
+        (d,) = (d for d in self.equations.process if d.target.base == R_l)
+        slope = PathSlope(g_at[t, x.j], driving[t, x.l])
+        terms = {n: e.xreplace({s: t}).xreplace({slope: H_at[t, x.j, x.l]}) for n, e in d.terms}
+        return define(drag[t, x.j, x.l], terms, "intermediate")
+
+    @property
     def model(self) -> Model:
         """What is learned by whom."""
         return self.equations.model
@@ -90,8 +121,7 @@ class DescentFlow(Unchangeable):
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Named terms of each rate."""
-        names = {"M_at": "M", "h_at": "h"}
-        return {names.get(d.name, d.name): dict(d.terms) for d in self.definitions}
+        return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in self.definitions}
 
     def evaluate(
         self,
@@ -122,16 +152,13 @@ class DescentFlow(Unchangeable):
                 target, rest = rows[0].split(" &= ", 1)
                 rows[0] = rf"\partial_t {target} &= {rest}"
             lines += rows
-        limits = [
-            r"R^{\theta}_{j l}(s^+, s) &= -\delta_{j l}, \qquad"
-            r" R^{\ell}_{j l}(t) = \alpha \langle H^{t}_{j l} \rangle",
-            r"R^{\ell}_{j l}(t, s) &= \alpha \left\langle"
-            r" \frac{\delta g^{t}_{j}}{\delta r^{s}_{l}} \right\rangle \quad (s < t), \qquad"
-            r" C^{\ell}_{j l}(t, s) = \alpha \langle g^{t}_{j}\, g^{s}_{l} \rangle, \qquad"
-            r" g^{\star t}_{j r} = \langle g^{t}_{j}\, h^*_{r} \rangle",
-        ]
+        limits = [rf"R^{{\theta}}_{{j l}}(s^+, s) &= {printer.doprint(self.kick)}"]
+        for d in self.equations.process:
+            if d.expr.has(Expectation):
+                limits += definition_latex(replace(d, role="intermediate"), printer)
+        at_once = definition_latex(self.equal_response, printer)
         rest = self.equations.latex_of_sample()
-        return "\n".join([f"% {self.time_unit}", align(lines), align(limits), rest])
+        return "\n".join([f"% {self.time_unit}", align(lines), align([*limits, *at_once]), rest])
 
     def _repr_latex_(self) -> str:
         return self.latex().split("\n", 1)[1]
@@ -165,6 +192,10 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
     reasons = {
         "batch": ("parts of the samples average out", algorithm.batch is not None),
         "momentum": ("momentum only divides time by 1 - momentum", algorithm.momentum != 0),
+        "temperature": (
+            "noise is added in finite steps: derive the descent, with a small one",
+            algorithm.temperature != 0,
+        ),
         "readout_rate": (
             "readouts and weights move at unrelated rates", algorithm.readout_rate != 0
         ),

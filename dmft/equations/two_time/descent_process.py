@@ -16,32 +16,49 @@ from dmft.equations.definitions import Definition, define
 from dmft.model.descent import GradientDescent
 
 eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)
-ridge, beta, readout_rate = sp.symbols("ridge momentum readout_rate", nonnegative=True)
+ridge, beta, readout_rate, temperature = sp.symbols(
+    "ridge momentum readout_rate temperature", nonnegative=True
+)
 zeta = sp.Symbol("zeta", real=True)
+# How often the batch of a step holds a sample, and the share of the samples in it.
+chosen = sp.Symbol("chosen", nonnegative=True)
+fraction = sp.Symbol("batch_fraction", positive=True)
 # Number of the cluster that a sample comes from, where inputs are a mixture.
 cluster = sp.Symbol("cluster", integer=True, nonnegative=True)
 output, label, loss = sp.symbols("output label loss", real=True)
 t, s, u = sp.symbols("t s u", integer=True, nonnegative=True)
 m, q = sp.symbols("m q", integer=True)
-g, pull, H = (sp.IndexedBase(name) for name in ("g", "readout_pull", "H"))
+g, pull, H, H_at = (sp.IndexedBase(name) for name in ("g", "readout_pull", "H", "H_at"))
 field_at, driving, g_at = (sp.IndexedBase(name) for name in ("h_at", "r_at", "g_at"))
 C_theta, R_theta, C_l, R_l = (sp.IndexedBase(y) for y in ("C_theta", "R_theta", "C_l", "R_l"))
 M, Q, readout = (sp.IndexedBase(name) for name in ("M_at", "Q_at", "readout_at"))
+C_r = sp.IndexedBase("C_r")
 P_inverse, learned, pulled = (sp.IndexedBase(y) for y in ("P_inverse", "g_star", "mean_pull"))
 pull_at = sp.IndexedBase("pull_at")
 
-PARAMETERS = {y.name: y for y in (eta, alpha, ridge, beta, readout_rate, x.Delta)}
+PARAMETERS = {
+    y.name: y for y in (eta, alpha, ridge, beta, readout_rate, temperature, fraction, x.Delta)
+}
 TIME_LATEX = {
     "h_at": "h", "r_at": "r", "g_at": "g", "M_at": "M", "Q_at": "Q", "readout_at": "a",
-    "pull_at": r"(\ell' \sigma)",
-    "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}", "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
+    "pull_at": r"(\ell' \sigma)", "H_at": "H",
+    "C_r": "C^{r}", "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}",
+    "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
 }  # fmt: skip
+# Names of blocks, where they are not those of their arrays.
+BLOCKS = {"M_at": "M", "Q_at": "Q", "h_at": "h", "readout_at": "readout"}
 # Kernels with X(t, s) = X(s, t)^T; the others vanish for s > t, R_theta for s = t too.
-SYMMETRIC = frozenset({"C_theta", "C_l", "Q_at"})
-TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l"})
+SYMMETRIC = frozenset({"C_theta", "C_l", "C_r", "Q_at"})
+TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l", "C_r"})
+# Everything that has entries: of the process, then of a sample.
+EVERY_ARRAY = (
+    *(name for name in TIME_LATEX if name != "H_at"),
+    "P_inverse", "g_star", "mean_pull", "h", "h_star", "readout", "teacher_readout",
+)  # fmt: skip
 SYMBOLS_LATEX = {
     eta: r"\eta", alpha: r"\alpha", ridge: r"\lambda", beta: r"\beta", readout_rate: r"\eta_a",
     zeta: r"\zeta", cluster: "c", output: "f", label: "y", loss: r"\ell",
+    chosen: r"\chi", fraction: "b", temperature: "T",
 }  # fmt: skip
 
 
@@ -99,10 +116,15 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
     past_R = sp.Sum(R_l[t, u, j, m] * R_theta[u, s, m, l], (u, s + 1, t), (m, 1, x.p))
     past_C = sp.Sum(R_l[t, u, j, m] * C_theta[u, s, m, l], (u, 0, t), (m, 1, x.p))
     noise = sp.Sum(C_l[t, u, j, m] * R_theta[s, u, l, m], (u, 0, s - 1), (m, 1, x.p))
+    # Samples that are seen once are independent of each other, and so is what drives them.
+    once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
+    heat = 2 * eta * temperature * sp.KroneckerDelta(s, t + 1) * sp.KroneckerDelta(j, l)
+    if algorithm.temperature == 0:
+        heat = sp.S.Zero
     kick = sp.KroneckerDelta(t, s) * sp.KroneckerDelta(j, l)
     rows = {
         field_at[t, j]: field_terms,
-        **_averages(algorithm),
+        **_averages(algorithm, once),
         M[t + 1, j, r]: {
             "decay": now * M[t, j, r],
             "learning": -eta * alpha * learned[t, j, r],
@@ -118,8 +140,10 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
             "decay": now * C_theta[t, s, j, l],
             "memory": -eta * past_C,
             "noise": -eta * noise,
+            "heat": heat,
             "momentum": momentum[C_theta],
         },
+        C_r[t, s, j, l]: {"weights": once * C_theta[t, s, j, l]},
         Q[t, s, j, l]: {
             "weights": C_theta[t, s, j, l],
             "teacher": sp.Sum(
@@ -134,11 +158,9 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
     return tuple(define(target, terms, "rate") for target, terms in rows.items())
 
 
-def _averages(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
+def _averages(algorithm: GradientDescent, once: sp.Expr) -> dict[sp.Indexed, dict[str, sp.Expr]]:
     """What the overlaps and the weights feel of the samples."""
     j, l, r = x.j, x.l, x.r  # noqa: E741
-    # Samples that are seen once are independent of each other.
-    once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
     rows = {
         C_l[t, s, j, l]: {"gradients": alpha * once * Expectation(g_at[t, j] * g_at[s, l])},
         R_l[t, s, j, l]: {

@@ -20,13 +20,14 @@ from dmft.equations.averages.elementwise import piecewise
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.reference import FUNCTIONS
-from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.descent import BATCH_LAWS, DescentEquations
 from dmft.equations.two_time.descent_process import (
     SYMMETRIC,
     TIME_LATEX,
     TWO_TIMES,
     C_theta,
     PathSlope,
+    chosen,
     cluster,
     s,
     t,
@@ -39,7 +40,7 @@ from dmft.model import Overlaps, as_count
 Array = NDArray[np.float64]
 # Arrays with one time in front of their neurons.
 ONE_TIME = frozenset({*TIME_LATEX, "g_star", "mean_pull"}) - TWO_TIMES
-# Relative to the trace of C_theta, on the diagonal of what has a Cholesky root.
+# Relative to the trace of C_r, on the diagonal of what has a Cholesky root.
 JITTER = 1e-12
 
 
@@ -49,19 +50,16 @@ def evaluate_process(
     start: Overlaps,
     steps: int,
     points: NDArray[np.float64] | None,
+    times: NDArray[np.float64] | None,
     parameters: Mapping[str, Any],
 ) -> dict[str, Array]:
     """Arrays of `DescentEquations.evaluate`."""
     check_widths(equations.model, start)
     scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, parameters)
-    if equations.algorithm.batch in ("bernoulli", "reshuffle"):
-        raise BadParameter(
-            f"evaluate takes whole samples, not parts of them (batch = "
-            f"{equations.algorithm.batch!r}): use solve"
-        )
     readouts = readout_arrays(equations.model, start, symbols)
     reference = _Reference(equations, start, as_count(steps, "steps"), scalars, readouts)
     reference.draw(points)
+    reference.draw_batches(times)
     for time in range(steps):
         reference.step(time)
     return reference.result()
@@ -114,11 +112,30 @@ class _Reference:
         shape = (steps, p, size)
         self.arrays |= {n: np.zeros(shape) for n in ("h_at", "r_at", "g_at", "pull_at")}
 
+    def draw_batches(self, times: Array | None) -> None:
+        """How often the batch of each step holds each sample."""
+        batch, size, steps = self.equations.algorithm.batch, self.normal.shape[1], self.steps
+        if batch not in BATCH_LAWS:
+            times = np.ones((steps, size))
+        elif times is None:
+            rng, b = np.random.default_rng(1), self.scalars["batch_fraction"]
+            parts = round(1.0 / b)
+            slots = rng.integers(parts, size=(-(-steps // parts), size)).repeat(parts, axis=0)
+            times = {
+                "bernoulli": lambda: rng.random((steps, size)) < b,
+                "replacement": lambda: rng.poisson(b, (steps, size)),
+                "reshuffle": lambda: slots[:steps] == np.arange(steps)[:, None] % parts,
+            }[batch]()
+        if times.shape[0] < steps or times.shape[1] != size:
+            raise BadParameter(f"times must have {(steps, size)} entries, got {times.shape}")
+        self.times = np.asarray(times, dtype=np.float64)
+
     def step(self, time: int) -> None:
         """Fields and gradients at a time, then everything that follows from them."""
         here = {d.name: d for d in self.equations.process}
         if time == 0:
             self.first_kernel(here["Q_at"])
+        self.define(here["C_r"], time)
         root = self.root(time + 1)
         p, now = self.p, slice(time * self.p, (time + 1) * self.p)
         rows = (time + 1) * p
@@ -130,7 +147,7 @@ class _Reference:
         slopes = np.linalg.solve(root.T, with_normal.T).T
         self.slopes = slopes.reshape(p, time + 1, p)
         for definition in self.equations.process:
-            if definition.name != "h_at":
+            if definition.name not in ("h_at", "C_r"):
                 self.define(definition, time)
 
     def first_kernel(self, overlap: Definition) -> None:
@@ -143,10 +160,8 @@ class _Reference:
             self.arrays["C_theta"][0, 0, j, m] = (self.arrays["Q_at"][0, 0, j, m] - rest) / share
 
     def root(self, times: int) -> Array:
-        """Cholesky root of C_theta over (time, neuron)."""
-        kernel = self.arrays["C_theta"][:times, :times].transpose(0, 2, 1, 3)
-        if self.equations.algorithm.batch == "fresh":  # other samples in each step
-            kernel = kernel * np.eye(times)[:, None, :, None]
+        """Cholesky root of C_r over (time, neuron)."""
+        kernel = self.arrays["C_r"][:times, :times].transpose(0, 2, 1, 3)
         square = kernel.reshape(times * self.p, times * self.p)
         blocks = np.trace(square.reshape(times, self.p, times, self.p), axis1=1, axis2=3)
         jitter = np.repeat(JITTER * np.diag(blocks), self.p)
@@ -154,12 +169,12 @@ class _Reference:
             return np.asarray(np.linalg.cholesky(square + np.diag(jitter)))
         except np.linalg.LinAlgError as error:
             raise BadParameter(
-                f"the covariance of the weights is not positive at step {times - 1}"
+                f"the covariance of what drives the samples is not positive at step {times - 1}"
             ) from error
 
     def sample(self, time: int) -> None:
         """Loss and gradients of all samples at a time."""
-        self.arrays["h"] = self.arrays["h_at"][time]
+        self.arrays["h"], self.known[chosen] = self.arrays["h_at"][time], self.times[time]
         self.arrays["readout"] = self.arrays["readout_at"][time]
         for d in self.equations.sample:
             if isinstance(d.target, sp.Indexed):

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.two_time.descent_process import label, loss, output, zeta
+from dmft.equations.two_time.descent_process import (
+    chosen,
+    fraction,
+    label,
+    loss,
+    output,
+    zeta,
+)
 from dmft.equations.two_time.short_numbers import Number, average, combined, rational
 from dmft.equations.two_time.short_terms import at_times, expanded
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
@@ -74,7 +81,7 @@ class ShortIntegrals:
         self.widths = {x.p: self.p, x.k: self.k}
         names = {y: rational(v) for y, v in self._free_scalars()}
         self.names: dict[sp.Basic, sp.Basic] = dict(names)
-        self.masks = masks(equations.algorithm.batch, equations.algorithm.batch_fraction)
+        self.masks = masks(equations.algorithm.batch, self.scalars.get("batch_fraction", 1.0))
         self.h = sp.symbols(f"h1:{self.p + 1}", real=True, cls=sp.Dummy)
         self.r = sp.symbols(f"r1:{self.p + 1}", real=True, cls=sp.Dummy)
         self.w = sp.symbols(f"w1:{self.p + 1}", real=True, cls=sp.Dummy)
@@ -136,7 +143,9 @@ class ShortIntegrals:
             return self.star[places[0] - 1]
 
         found: dict[str, Any] = {"g": [], "pull": []}
-        replaced: dict[sp.Basic, sp.Basic] = dict(self.names) | {zeta: self.zeta}
+        # Weights of the batches stand in front of the integrals.
+        whole = {zeta: self.zeta, chosen: self.names.get(fraction, sp.S.One)}
+        replaced: dict[sp.Basic, sp.Basic] = dict(self.names) | whole
         for d in self.equations.sample:
             neurons = range(1, self.p + 1) if isinstance(d.target, sp.Indexed) else (0,)
             for j in neurons:

@@ -126,7 +126,7 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     Equation    h^1 = M^1 P^+ h* + r^1 - eta g^0(h^0, y), the memory of the same label;
                 M^2 = (1 - eta ridge) M^1 - eta alpha E[g^1 h*^T]
     Shapes      symbolic in the neurons; `evaluate` needs numbers
-    Valid for   d -> infinity at n = alpha d; every batch and momentum of `GradientDescent`
+    Valid for   d -> infinity at n = alpha d; batches (without replacement) and momentum
     Source      batch_reuse.md A.1, B.1
 
     Raises
@@ -146,6 +146,12 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     if equations.model.inputs is not None:
         raise BadParameter(
             "short_times integrates over one Gaussian law; inputs are a mixture here: use solve"
+        )
+    algorithm = equations.algorithm
+    if algorithm.batch == "replacement" or algorithm.temperature != 0:
+        raise BadParameter(
+            "short_times integrates over the samples and over batches that hold a sample once or "
+            "not; batches with replacement and Langevin noise are solved: use solve"
         )
     process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
     wanted: list[tuple[sp.IndexedBase, tuple[int, ...]]] = [(field_at, (0,))]

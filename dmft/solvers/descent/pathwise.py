@@ -17,7 +17,7 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.descent.sampled": "b29e93b4352c",
+    "dmft.solvers.descent.sampled": "6db36b9f4d07",
 }
 
 RESPOND_SIGNATURE = types.void(
@@ -68,11 +68,7 @@ def respond(bend, t, first, last, kept, normal, star, label, mask, par, past, to
         pull(to_star, k, star, low, h)
         pull(to_normal, rows, normal, low, h)
         pull(to_past, rows - p, past, low, h)
-        bend(h, star, label[low : low + n], par, H, out)
-        if mask.size > 0:
-            for e in range(p * p):
-                for i in range(n):
-                    H[e, i] *= mask[low + i]
+        bend(h, star, label[low : low + n], mask[low : low + n], par, H, out)
         slopes = past[kept:]
         slopes[t * p * p : rows * p, low : low + n] = H
         Y = np.empty((t + 1, p * p, n))

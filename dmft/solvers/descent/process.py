@@ -29,7 +29,7 @@ class Arrays(NamedTuple):
     ----------
     M_at, readout_at : (T + 1, p, k), (T + 1, p)
     P_inverse : (k, k)
-    C_theta, R_theta, Q_at : (T + 1, p, T + 1, p)
+    C_theta, R_theta, Q_at, C_r : (T + 1, p, T + 1, p)
     C_l, R_l : (T, p, T, p)
     g_star, mean_pull : (T, p, k), (T, p)
     gradient_pairs, slopes : (p, T, p)
@@ -46,6 +46,7 @@ class Arrays(NamedTuple):
     C_theta: Array
     R_theta: Array
     Q_at: Array
+    C_r: Array
     C_l: Array
     R_l: Array
     g_star: Array
@@ -64,7 +65,7 @@ class Arrays(NamedTuple):
         T, big = steps, steps + 1
         shapes = {
             "M_at": (big, p, k), "readout_at": (big, p), "P_inverse": (k, k),
-            **dict.fromkeys(("C_theta", "R_theta", "Q_at"), (big, p, big, p)),
+            **dict.fromkeys(("C_theta", "R_theta", "Q_at", "C_r"), (big, p, big, p)),
             **dict.fromkeys(("C_l", "R_l", "to_past"), (T, p, T, p)),
             "g_star": (T, p, k), "mean_pull": (T, p),
             "gradient_pairs": (p, T, p), "slopes": (p, T, p),
@@ -75,8 +76,8 @@ class Arrays(NamedTuple):
 
 
 ARRAYS = types.NamedTuple(
-    (CUBE, MATRIX, MATRIX, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, CUBE, MATRIX, CUBE, CUBE, MATRIX,
-     VECTOR, CUBE, CUBE, KERNEL),
+    (CUBE, MATRIX, MATRIX, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, CUBE, MATRIX, CUBE,
+     CUBE, MATRIX, VECTOR, CUBE, CUBE, KERNEL),
     Arrays,
 )  # fmt: skip
 # (t, par, arrays)
@@ -95,6 +96,7 @@ class Process:
     respond : R_l at t from their slopes, then R_theta at t + 1
     advance : M, C_theta and the readout at t + 1
     overlaps : Q at (t, s <= t)
+    drive : C_r, the covariance of the driving process, at (t, s <= t)
     parameters : tuple of str
         Order of ``par``.
     source : str
@@ -107,6 +109,7 @@ class Process:
     respond: Any
     advance: Any
     overlaps: Any
+    drive: Any
     parameters: tuple[str, ...]
     source: str = field(repr=False, default="")
 

@@ -85,7 +85,7 @@ def _split(now, p, g0, gx, G, h0, hx, D, old, new, which, move):  # type: ignore
 
 
 @njit(inner=True, **OPTIONS)
-def _close(weight, g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # type: ignore[no-untyped-def]  # fmt: skip
+def _close(g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # type: ignore[no-untyped-def]  # fmt: skip
     """Gradients of one piece from those in its middle, and what it adds to the response."""
     seen = now + p
     for j in range(p):
@@ -94,11 +94,11 @@ def _close(weight, g, H, middle, share, now, p, g0, gx, G, hx, D, total):  # typ
         for c in range(seen):
             row[c] = 0.0
         for l in range(p):  # noqa: E741
-            curve, answer = weight * H[j * p + l], D[l]
+            curve, answer = H[j * p + l], D[l]
             tilt += curve * hx[l]
             for c in range(seen):
                 row[c] += curve * answer[c]
-        gx[now + j], g0[now + j] = tilt, weight * g[j] - tilt * middle
+        gx[now + j], g0[now + j] = tilt, g[j] - tilt * middle
         for c in range(seen):
             sums[c] += share * row[c]
 
@@ -144,13 +144,13 @@ def _one_line(sample, bend, steps, trained, star, label, mask, pars, knots, star
             middle[m], marks[m] = 0.5 * (low[m] + high), label
             for j in range(p):
                 h[j, m] = h0[m, j] + hx[m, j] * middle[m]
-        sample(h, star, marks, pars[t], g, out)
-        bend(h, star, marks, pars[t], H, out)
-        weight = mask[t] if mask.size > 0 else 1.0
+        times = np.full(count if mask.size > 0 else 0, mask[t] if mask.size > 0 else 1.0)
+        sample(h, star, marks, times, pars[t], g, out)
+        bend(h, star, marks, times, pars[t], H, out)
         for place in range(count):
             m = order[place]
             share = (below[order[place + 1]] if place + 1 < count else 1.0) - below[m]
-            _close(weight, g[:, m], H[:, m], middle[m], share, now, p, g0[m], gx[m], G[m], hx[m], D[m], total)  # fmt: skip  # noqa: E501
+            _close(g[:, m], H[:, m], middle[m], share, now, p, g0[m], gx[m], G[m], hx[m], D[m], total)  # fmt: skip  # noqa: E501
             if place > 0:
                 left, x, moved = order[place - 1], low[m], move[m]
                 for j in range(now, seen):

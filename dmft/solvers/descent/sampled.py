@@ -14,8 +14,9 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 
 # labels: (p, h_star (k, n), zeta (n,), par, label (n,))
 LABEL_SIGNATURE = types.void(types.int64, MATRIX, VECTOR, VECTOR, VECTOR)
-# sample: (h (p, n), h_star (k, any), label (n,), par, g (p, n), out (1 or 1 + p, n))
-SAMPLE_SIGNATURE = types.void(MATRIX, MATRIX, VECTOR, VECTOR, MATRIX, MATRIX)
+# sample: (h (p, n), h_star (k, any), label (n,), times (n,), par, g (p, n), out (1 or 1 + p, n));
+# times, how often the batch holds each sample, may be empty where batches are whole.
+SAMPLE_SIGNATURE = types.void(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, MATRIX)
 SAMPLE = types.FunctionType(SAMPLE_SIGNATURE)
 # Samples that are taken together: their rows stay in the second-level cache.
 BLOCK = 512
@@ -147,17 +148,6 @@ def _keep(g, rows, first, low):  # type: ignore[no-untyped-def]
 
 
 @njit(inner=True, **OPTIONS)
-def _weigh(g, first, mask, low):  # type: ignore[no-untyped-def]
-    """Multiply gradients, rows from `first` on, by the weights of their samples, if any."""
-    if mask.size > 0:
-        weight = mask[low : low + g.shape[1]]
-        for j in range(first, g.shape[0]):
-            slope = g[j]
-            for i in range(slope.size):
-                slope[i] *= weight[i]
-
-
-@njit(inner=True, **OPTIONS)
 def _collect(g, out, share, together, sums):  # type: ignore[no-untyped-def]
     """Add a share of gradients to `together`, and of the sums of `out` to the last rows of sums."""
     p = g.shape[0]
@@ -178,7 +168,7 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
 
     normal (T p, S) holds the standard normals z^0, z^1, ... of the driving process, star (k, S) the
     teacher's fields, label (S,) the labels, past (more than T p, S) the gradients so far (rows
-    t p + j are written), mask (S,) or (0,) the weights of the samples in this step. Field j is
+    t p + j are written), mask (S,) or (0,) how often the batch of this step holds each. Field j is
     to_star[j] star + to_normal[j] z^{0..t} + to_past[j] g^{0..t-1}. sums[b, j], zero before, holds
     over the samples of block b: g_j z^{0..t}, then g_j g^{0..t}, then g_j h*; rows behind p hold
     loss and readout gradients in their first entry.
@@ -210,7 +200,7 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
         together[:] = 0.0
         for other in range(partners):
             _meet(normal, now, low, partners, other, met[other])
-        marks = label[low : low + n]
+        marks, times = label[low : low + n], mask[low : low + n]
         pull(to_star, k, star, low, base)
         pull(to_normal, before, normal, low, base)
         pull(to_past, before, past, low, base)
@@ -220,18 +210,14 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
             latest_met = met[ORDER[other] if partners == PARTNERS else other]
             _copy(base, h)
             _pull_pair(one_before, fresh, memory, past[row : row + p], low, latest, latest_met, h)
-            sample(h, star, marks, par, g, out)
-            _weigh(g, 0, mask, low)
-            _weigh(out, 1, mask, low)  # gradients of readouts; the loss is that of all samples
+            sample(h, star, marks, times, par, g, out)
             _collect(g, out, share, together, sums[b])
         pull(one_before, now - before, normal[before:now], low, base)
         pull(memory, now - before, past[before:now], low, base)
         for other in range(partners):
             _copy(base, h)
             pull(latest, p, met[other], 0, h)
-            sample(h, star, marks, par, g, out)
-            _weigh(g, 0, mask, low)
-            _weigh(out, 1, mask, low)  # gradients of readouts; the loss is that of all samples
+            sample(h, star, marks, times, par, g, out)
             if other == 0:
                 _keep(g, past, now, low)
                 _moments(g, normal, now, low, 1.0, sums[b], 0)
@@ -251,7 +237,7 @@ def mean_losses(sample, trained, weights, rows, star, label, pars):  # type: ign
     weights (n, p, r), pars (n, any): `par` of each state.
     """
     states, p, size = weights.shape[0], weights.shape[1], label.size
-    totals = np.zeros(states)
+    totals, once = np.zeros(states), np.ones(size)
     width = min(size, BLOCK)
     h, g, out = np.empty((p, width)), np.empty((p, width)), np.empty((1 + trained * p, width))
     for low in range(0, size, BLOCK):
@@ -261,7 +247,7 @@ def mean_losses(sample, trained, weights, rows, star, label, pars):  # type: ign
         for m in range(states):
             h[:] = 0.0
             pull(weights[m], weights.shape[2], rows, low, h)
-            sample(h, star, label[low : low + n], pars[m], g, out)
+            sample(h, star, label[low : low + n], once[low : low + n], pars[m], g, out)
             losses, total = out[0], 0.0
             for i in range(n):
                 total += losses[i]

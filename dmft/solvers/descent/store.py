@@ -69,7 +69,8 @@ class Store:
             sweep.train_loss[...], sweep.root[...] = kernels["train_loss"], kernels["root"]
             sweep.done, sweep.lowest = int(kernels["done"]), float(kernels["lowest"])
             for t in range(sweep.done + 1):
-                sweep.take(sweep.task.process.overlaps, t)
+                for step in (sweep.task.process.overlaps, sweep.task.process.drive):
+                    sweep.take(step, t)
             for t in range(sweep.done):
                 sweep.take(sweep.task.process.fields, t)
         return sweep, np.asarray(file)

@@ -51,7 +51,7 @@ class Sweep:
     done : int
         Steps that are complete.
     status, message, lowest
-        How it ended, and the least pivot of C_theta relative to its trace.
+        How it ended, and the least pivot of C_r relative to its trace.
     """
 
     task: DescentTask
@@ -74,9 +74,9 @@ class Sweep:
         return self.arrays.readout_at
 
     @property
-    def C_theta(self) -> Array:
-        """Covariance of the weights outside of the teacher, over (time, neuron)."""
-        return as_matrix(self.arrays.C_theta)
+    def C_r(self) -> Array:
+        """Covariance of the driving process, over (time, neuron)."""
+        return as_matrix(self.arrays.C_r)
 
     def take(self, step: Callable[..., None], t: int) -> None:
         """Do one compiled step at time t."""
@@ -197,15 +197,16 @@ def _solved(root: Array, right: Array, transposed: bool = False) -> Array:
 
 
 def _extend_root(sweep: Sweep, t: int) -> None:
-    """Rows of L at time t; the sweep ends where C_theta is no covariance."""
+    """Rows of L at time t; the sweep ends where C_r is no covariance."""
     task, p = sweep.task, sweep.task.p
     new, seen = slice(t * p, (t + 1) * p), slice(0, t * p)
-    C_theta = sweep.C_theta
-    own = C_theta[new, new]
+    sweep.take(task.process.drive, t)
+    C_r = sweep.C_r
+    own = C_r[new, new]
     row: Array = np.zeros((p, t * p))
-    if t > 0 and not task.fresh:
+    if t > 0:
         root = sweep.root[seen, seen]
-        row = _solved(root, C_theta[new, seen])
+        row = _solved(root, C_r[new, seen])
     left = own - row @ row.T
     # Squared lengths: students that the teacher spans have nothing but rounding outside of it.
     scale = float(max(np.trace(own), np.trace(sweep.arrays.Q_at[t, :, t])))
@@ -217,9 +218,9 @@ def _extend_root(sweep: Sweep, t: int) -> None:
     if not lowest >= -PIVOT_BAND * scale:
         sweep.status = Status.LEFT_DOMAIN
         sweep.message = (
-            f"the covariance of the weights is not positive at step {t}: eigenvalue {lowest:.3g} "
-            f"of what this time adds (squared lengths {scale:.3g}); take more samples or a "
-            "smaller step"
+            f"the covariance of what drives the samples is not positive at step {t}: eigenvalue "
+            f"{lowest:.3g} of what this time adds (squared lengths {scale:.3g}); take more samples "
+            "or a smaller step"
         )
         return
     if scale > 0.0:

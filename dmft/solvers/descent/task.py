@@ -33,8 +33,8 @@ class DescentTask:
         Compiled steps of the overlaps and kernels, and `par`, the parameters that they take.
     trained : bool
         Whether `sample` also gives the gradients of the readouts.
-    fresh : bool
-        Samples of a step are never seen again: what drives them is independent in time.
+    fraction : float
+        Share of the samples in the batch of a step.
     means : (clusters, k), or (0, 0) where inputs have mean zero
         The mean of a cluster in the teacher's rows.
     bend : compiled function of the signature of `sample`, or None
@@ -57,7 +57,7 @@ class DescentTask:
     process: Process
     par: Array
     trained: bool = False
-    fresh: bool = False
+    fraction: float = 1.0
     means: Array = field(default_factory=lambda: np.empty((0, 0)))
     bend: Any = None
     slopes: Any = None

@@ -22,6 +22,7 @@ from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
+from dmft.model.descent import check_fraction
 from dmft.names import VERSION, Status
 from dmft.solvers.descent.errors import judged
 from dmft.solvers.descent.process import DescentProblem
@@ -143,6 +144,8 @@ def descent_task(
     arrays = readout_arrays(equations.model, start, symbols)
     trained = equations.algorithm.readout_rate != 0
     mixture = equations.model.inputs
+    if "batch_fraction" in scalars:
+        check_fraction(scalars["batch_fraction"], equations.algorithm.batch)
     if scalars["readout_rate"] and not trained:
         raise BadParameter(
             "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
@@ -153,7 +156,7 @@ def descent_task(
         P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
         scalars=np.array([scalars[name] for name in problem.scalars]),
         process=problem.process, par=problem.process.par(scalars),
-        trained=trained, fresh=equations.algorithm.batch == "fresh",
+        trained=trained, fraction=scalars.get("batch_fraction", 1.0),
         bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
     )  # fmt: skip
@@ -248,7 +251,7 @@ def _risk_of(
 
     if model.inputs is not None:
         return sampled
-    risk = _risk(equations.fingerprint, equations)
+    risk = _risk(equations.fingerprint, equations) if equations.samples_as_derived else None
     if risk is None:
         return sampled
     names = {y.name for y in model.parameters}

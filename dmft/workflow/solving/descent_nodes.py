@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import pdtr
 
-from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.descent import BATCH_LAWS, DescentEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import sobol_words
 from dmft.model import FIELD, Committee, GaussianMixture, as_count
@@ -21,8 +22,10 @@ from dmft.special.quantile import sobol_rows
 
 Array = NDArray[np.float64]
 GIB = 2**30
-# Matrices over (time, neuron) of a scramble: seven of its sweep, as many in results and means.
-MATRICES = 14
+# Matrices over (time, neuron) of a scramble: eight of its sweep, seven in results and means.
+MATRICES = 15
+# A batch with replacement holds a sample less often: 1e-18 is the chance of more.
+MOST_TIMES = 20
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,18 @@ class Layout:
                 f"samples = {samples} must be a power of two (Sobol points are balanced only "
                 f"then); take {1 << samples.bit_length()}"
             )
-        parts = round(1.0 / algorithm.batch_fraction)
+        parts = round(1.0 / task.fraction)
         epochs = -(-task.steps // parts)
-        uniforms = {"bernoulli": task.steps, "reshuffle": epochs}.get(algorithm.batch or "", 0)
+        uniforms = {
+            "bernoulli": task.steps, "replacement": task.steps, "reshuffle": epochs
+        }.get(algorithm.batch or "", 0)  # fmt: skip
         model = equations.model
         weights = () if model.inputs is None else tuple(model.inputs.weights)
         uniforms += bool(weights)
         layout = cls(
             kind, task.dimension, uniforms, samples if kind == "sobol" else 2 * task.dimension,
             as_count(options.scrambles, "scrambles") if kind == "sobol" else 1, algorithm.batch,
-            parts, algorithm.batch_fraction, task.steps, weights,
+            parts, task.fraction, task.steps, weights,
         )  # fmt: skip
         layout.check_memory(task, options)
         return layout
@@ -120,7 +125,7 @@ class Layout:
     def points(self, task: DescentTask) -> int:
         """Bytes of one scramble: points, masks, gradients, fields of teacher and new samples."""
         rows = self.normals + self.uniforms + task.kept + 2 * task.k + task.p + 4
-        if self.batch in ("bernoulli", "reshuffle"):
+        if self.batch in BATCH_LAWS:
             rows += 2 * self.steps
         return 8 * (rows * self.samples + self._measured(task))
 
@@ -176,20 +181,24 @@ class Layout:
         return Nodes(normal, self._mask(uniform), cluster)
 
     def _mask(self, uniform: Array) -> Array:
-        """Weights of the samples in each step."""
+        """How often the batch of each step holds each sample."""
         if self.batch == "bernoulli":
-            return np.asarray((uniform < self.fraction) / self.fraction)
+            return (uniform < self.fraction).astype(np.float64)
+        if self.batch == "replacement":
+            below = pdtr(np.arange(MOST_TIMES), self.fraction)
+            return np.searchsorted(below, uniform).astype(np.float64)
         if self.batch == "reshuffle":
             slots = np.minimum((uniform * self.parts).astype(int), self.parts - 1)
             rows = [slots[t // self.parts] == t % self.parts for t in range(self.steps)]
-            return np.stack(rows) * float(self.parts)
+            return np.stack(rows).astype(np.float64)
         return np.empty((0, 0))
 
 
 def is_affine(equations: DescentEquations) -> bool:
     """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
     model, teacher = equations.model, equations.model.teacher
-    if equations.algorithm.loss != "squared" or model.inputs is not None:
+    squared = equations.algorithm.loss == "squared" and equations.samples_as_derived
+    if not squared or model.inputs is not None:
         return False
     assert not isinstance(teacher, GaussianMixture)
     fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.codegen.two_time.volterra import build_volterra
@@ -112,7 +113,7 @@ def solve_two_time(
     t_max : float
     options : TwoTimeOptions
     given : mapping
-        The problem's parameters by name.
+        The problem's parameters by name: numbers, or expressions in the time t.
 
     Raises
     ------
@@ -129,6 +130,10 @@ def solve_two_time(
     if start is not None:
         raise BadParameter("a two-time problem has its own start: pass start=None")
     problem: TwoTime = equations_of(system)
+    varying = {n: y for n, y in given.items() if isinstance(y, sp.Expr) and not y.is_number}
+    if varying:
+        problem = problem.replace(varying)
+        given = {n: y for n, y in given.items() if n not in varying}
     values = _parameters(problem, given)
     save_at = saved_times(options.save_at, t_max)
     built = _built(problem.fingerprint, problem)
@@ -201,7 +206,7 @@ def _first_step(
 ) -> float:
     """A first step whose error, of third order, is far below the tolerance."""
     probe = begin(built, values, Control(1.0, np.ones(1), 1.0, 1.0, 1.0)).state.arrays
-    fastest = max(1.0, float(np.abs(probe["FX"]).max()), float(np.abs(probe["FZ"]).max()))
+    fastest = max(1.0, *(float(np.abs(probe[y]).max(initial=0.0)) for y in ("FX", "FZ")))
     if not math.isfinite(fastest):
         raise BadParameter("the equations give no finite rates at t = 0")
     return min(options.max_step, FIRST * float(np.cbrt(options.tol)) / fastest)

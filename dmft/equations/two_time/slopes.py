@@ -1,0 +1,58 @@
+"""Slopes of the gradients of a sample by its fields, from what the sample computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At
+from dmft.equations.definitions import Definition, define
+from dmft.equations.two_time.descent_process import H
+from dmft.gaussian.closed.switch import derivative
+
+
+def curvature(sample: Sequence[Definition]) -> Definition:
+    r"""H_jl = dg_j/dh_l of what a sample computes, the distributional part of kinks included.
+
+    Equation    for the gradient of a loss, H_jl = l'' a_j a_l sigma'_j sigma'_l / p^2
+                + delta_jl l' a_j sigma''_j / p
+    Source      batch_reuse.md 0
+    """
+    slopes: dict[sp.Expr, sp.Expr] = {}
+
+    def slope(expr: sp.Expr) -> sp.Expr:
+        """Derivative by h_l of an expression in fields and in scalars of the sample."""
+        names = {y: sp.Dummy(real=True) for y in expr.atoms(sp.Sum)}
+        plain = expr.xreplace(names)
+        names |= {y: sp.Dummy(real=True) for y in plain.atoms(At)}
+        plain = plain.xreplace(names)
+        names |= {y: sp.Dummy(real=True) for y in plain.atoms(sp.Indexed) if y.base == x.h}
+        names |= {y: sp.Dummy(real=True) for y in plain.free_symbols & slopes.keys()}
+        plain = plain.xreplace(names)
+        back = {dummy: y for y, dummy in names.items()}
+        return sp.Add(
+            *(sp.diff(plain, dummy).xreplace(back) * inner(y) for y, dummy in names.items())
+        )
+
+    def inner(y: sp.Expr) -> sp.Expr:
+        if isinstance(y, sp.Sum):
+            ((index, low, high),) = y.limits
+            running = sp.Dummy(index.name, integer=True)
+            body = sp.expand(slope(y.function.xreplace({index: running})))
+            delta = sp.KroneckerDelta(running, x.l)
+            rest = body.coeff(delta, 0)
+            others = sp.Sum(rest, (running, low, high)) if rest != 0 else sp.S.Zero
+            return body.coeff(delta).xreplace({running: x.l}) + others
+        if isinstance(y, At):
+            return At(derivative(y.factor), y.field) * slope(y.field)
+        if isinstance(y, sp.Indexed):
+            return sp.KroneckerDelta(y.indices[0], x.l)
+        return slopes[y]
+
+    for d in sample:
+        if isinstance(d.target, sp.Symbol):
+            slopes[d.target] = slope(d.expr)
+    (gradient,) = (d for d in sample if d.name == "g")
+    return define(H[x.j, x.l], {name: slope(e) for name, e in gradient.terms}, "rate")
