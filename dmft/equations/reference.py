@@ -25,7 +25,7 @@ from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.tables.direct import direct_averages
-from dmft.gaussian.tables.tabled import TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 Array = NDArray[np.float64]
 
@@ -151,8 +151,8 @@ class Interpreter:
     def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         self.arrays = arrays
         self.scalars = scalars
-        widths = (arrays["readout"].size, arrays["teacher_readout"].size)
-        self.numbers = _numbers(dict(zip("pk", widths, strict=True)), arrays)
+        known = zip("pk", ("readout", "teacher_readout"), strict=True)
+        self.numbers = _numbers({w: arrays[a].size for w, a in known if a in arrays}, arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
         self.sizes: dict[sp.Symbol, int] = {}
@@ -195,7 +195,7 @@ class Interpreter:
         if expr.is_number:
             return float(expr)
         if isinstance(expr, sp.Symbol):
-            return self.numbers[expr] if expr in self.numbers else self.scalars[expr.name]
+            return self.number(expr)
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
         if isinstance(expr, Kernel):
@@ -229,6 +229,8 @@ class Interpreter:
             return branch_on_arrays(expr.vectors, [self(a) for a in expr.numbers])
         if isinstance(expr, TableAverage):
             return direct_averages(expr, [self(a) for a in expr.numbers])
+        if isinstance(expr, PlacedAverage):
+            return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
         if expr.func.__name__ in FUNCTIONS:
             return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
         if isinstance(expr, sp.Piecewise):
@@ -236,6 +238,13 @@ class Interpreter:
         if not expr.has(sp.Indexed, Kernel, sp.Sum):  # any function of the parameters alone
             return float(expr.subs({s: self(s) for s in expr.free_symbols}))
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
+
+    def number(self, symbol: sp.Symbol) -> Any:
+        """Width, number of the state or of what was defined, or parameter."""
+        if symbol in self.numbers:
+            return self.numbers[symbol]
+        found = self.arrays.get(symbol.name)
+        return self.scalars[symbol.name] if found is None else float(found)
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""
@@ -331,7 +340,7 @@ def _evaluated(
 
 def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.Symbol, int]:
     """Values of the width symbols; the number of nodes where there are nodes."""
-    numbers = {x.p: widths["p"], x.k: widths["k"]}
+    numbers = {axis: widths[axis.name] for axis in (x.p, x.k) if axis.name in widths}
     if "weight" in arrays:
         numbers[x.nodes] = arrays["weight"].size
     if "cosine" in arrays:

@@ -254,12 +254,9 @@ def node_rule(
 
 def with_nodes(values: Values, rule: NodeRule) -> Values:
     """Values with the arrays of a rule."""
-    widths = {name: values.widths[name] for name in ("p", "k")}
-    return replace(
-        values,
-        widths={**widths, "N": sum(widths.values()), "nodes": rule.weight.size},
-        arrays={**values.arrays, **rule.arrays},
-    )
+    arrays = rule.arrays
+    sizes = {"N": len(arrays["normal"]), "nodes": rule.weight.size}
+    return replace(values, widths={**values.widths, **sizes}, arrays={**values.arrays, **arrays})
 
 
 # A start on the sphere may carry the rounding of its own normalisation, not more.

@@ -62,7 +62,7 @@ def solve(
     start="lists of starts are for equations of kind 'sde'",
 )
 def solve(
-    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem
+    system: Equations | DescentEquations | DescentFlow | TwoTime | Problem
     | DescentProblem | VolterraProblem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
@@ -87,7 +87,7 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
+    system : Equations, DescentEquations, DescentFlow or TwoTime
         Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
         options: `tol=`, `thin=`, `checkpoint=` and more
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).

@@ -92,7 +92,7 @@ def test_joint_averages_are_those_of_their_law():
     for integrand, exact in (
         (h * star, 0.6), (h**2, 1 + 0.3**2), (h * free, 0.8), (star * free, 0.0),
     ):  # fmt: skip
-        assert JointAverage(integrand, (e,), m).value(values, rule) == pytest.approx(
+        assert JointAverage(integrand, (e,), m).value(values, rule.arrays) == pytest.approx(
             exact, abs=1e-3
         )
     assert JointAverage(h * omega, (e,), m).free_symbols == {e, m, omega}

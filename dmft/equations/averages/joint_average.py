@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule, normal_rule
+from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import token_fields
 
 Array = NDArray[np.float64]
@@ -31,7 +32,7 @@ def free_fields(length: int) -> tuple[sp.Symbol, ...]:
     return tuple(sp.Symbol(rf"\eta_{n}", real=True) for n in range(1, length + 1))
 
 
-class JointAverage(sp.Expr):
+class JointAverage(PlacedAverage):
     r"""E[F(h, h*, eta)] with h_l = m h*_l + sqrt(1 - m^2) eta_l + e_l, h* and eta ~ N(0, I).
 
     Examples
@@ -39,12 +40,9 @@ class JointAverage(sp.Expr):
     >>> e, m = sp.symbols("e m", real=True)
     >>> (h,), (star,) = token_fields(1), star_fields(1)
     >>> average = JointAverage(h * star, (e,), m)
-    >>> round(average.value({e: 0.0, m: 0.5}, joint_rule(1)), 3)
+    >>> round(average.value({e: 0.0, m: 0.5}, joint_rule(1).arrays), 3)
     0.5
     """
-
-    is_commutative = True
-    is_real = True
 
     def __new__(cls, integrand: sp.Expr, means: Iterable[sp.Expr], m: sp.Expr) -> JointAverage:
         """Keep integrand, means e_l and m."""
@@ -77,30 +75,31 @@ class JointAverage(sp.Expr):
         found: set[sp.Symbol] = super().free_symbols - set(self.fields)
         return found
 
-    def value(self, at: Mapping[sp.Symbol, Any], rule: NodeRule | None = None) -> float:
-        """Number at numbers for the symbols, on the nodes of a rule (`joint_rule`)."""
-        rule = rule or joint_rule(self.length)
-        values = self._at_nodes(at, rule)
+    def value(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]) -> float:
+        """Number at numbers for the symbols, on nodes: the arrays of a rule (`joint_rule`)."""
+        values = self._at_nodes(at, nodes)
         # Where f = y the direction of the gradient is not defined and carries no weight.
-        return float(rule.weight @ np.where(np.isfinite(values), values, 0.0))
+        return float(nodes["weight"] @ np.where(np.isfinite(values), values, 0.0))
 
-    def check(self, at: Mapping[sp.Symbol, Any], rule: NodeRule) -> None:
+    number = value
+
+    def check(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]) -> None:
         """Refuse an integrand that is not finite at every node, where none is 0/0 by itself.
 
         Raises
         ------
         BadParameter
         """
-        count = int(np.sum(~np.isfinite(self._at_nodes(at, rule))))
+        count = int(np.sum(~np.isfinite(self._at_nodes(at, nodes))))
         if count:
             raise BadParameter(
-                f"{self.integrand} is not finite at {count} of {rule.weight.size} nodes: student "
-                "and target must be defined for all real fields"
+                f"{self.integrand} is not finite at {count} of {nodes['weight'].size} nodes: "
+                "student and target must be defined for all real fields"
             )
 
-    def _at_nodes(self, at: Mapping[sp.Symbol, Any], rule: NodeRule) -> Array:
+    def _at_nodes(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]) -> Array:
         """Values of the integrand at the nodes."""
-        stars, free = rule.normal[: self.length], rule.normal[self.length :]
+        stars, free = nodes["normal"][: self.length], nodes["normal"][self.length : 2 * self.length]
         m = float(self.args[2].subs(at))
         means = np.array([[float(y.subs(at))] for y in self.means])
         h = m * stars + np.sqrt(max(0.0, 1.0 - m**2)) * free + means
@@ -108,7 +107,7 @@ class JointAverage(sp.Expr):
         call = array_function([*self.fields, *others], self.integrand)
         with np.errstate(invalid="ignore", divide="ignore"):
             values = call(*h, *stars, *free, *(float(at[s]) for s in others))
-        return np.broadcast_to(np.asarray(values, dtype=np.float64), rule.weight.shape)
+        return np.broadcast_to(np.asarray(values, dtype=np.float64), nodes["weight"].shape)
 
     def _sympystr(self, printer: Any) -> str:
         return f"E[{printer.doprint(self.integrand)}]"

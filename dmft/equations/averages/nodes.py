@@ -34,7 +34,7 @@ from dmft.equations.update.overlaps import block_definitions
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES, in_pieces
 from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, exact_dimensions, exact_rule
-from dmft.gaussian.tables.tabled import TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 from dmft.model import Overlaps
 
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
@@ -68,6 +68,8 @@ def averages(definitions: Iterable[Definition]) -> list[Average]:
 def smooth(found: Iterable[Average]) -> bool:
     """Whether nothing that is evaluated at nodes has a kink or a jump."""
     found = tuple(found)
+    if any(isinstance(a, PlacedAverage) for a in found):  # a norm has a cone
+        return False
     parts = ((average, conditioned(average)) for average in found)
     kinked = any((c.weight if c else a.integrand).has(*SWITCHES) for a, c in parts)
     return not kinked and all(a.degree >= 0 for a in found if isinstance(a, SampleAverage))

@@ -38,7 +38,7 @@ from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.closed.orthant import UPPER, PairOfSignsMoment
-from dmft.gaussian.tables.tabled import TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 Array = NDArray[np.float64]
 
@@ -119,6 +119,9 @@ class Tape:
             return Step("branch", self.all(expr.numbers), expr)
         if isinstance(expr, TableAverage):
             return Step("table", self.all(expr.numbers), expr)
+        if isinstance(expr, PlacedAverage):
+            places = sorted(expr.free_symbols, key=str)
+            return Step("placed", self.all(places), (expr, places))
         if isinstance(expr, sp.Piecewise):
             return self.piecewise(expr)
         name = expr.func.__name__
@@ -209,10 +212,12 @@ class Running:
             case "number":
                 return data
             case "scalar":
-                return rules.number(self.scalar(data), True)
+                return self.scalar(data)
             case "parameters":
-                at = {s: self.scalar(s) for s in data.free_symbols}
+                at = {s: float(first(self.scalar(s).value)) for s in data.free_symbols}
                 return rules.number(float(data.subs(at)), False)
+            case "placed":
+                return rules.placed(data[0], data[1], parts, self.count, self.values.arrays)
             case "entry":
                 return self.entry(data)
             case "atom":
@@ -242,10 +247,14 @@ class Running:
             case name:
                 return rules.applied(name, parts)
 
-    def scalar(self, symbol: sp.Symbol) -> float:
-        """Number of a width or of a parameter."""
-        known = self.places.numbers.get(symbol)
-        return self.values.scalars[symbol.name] if known is None else known
+    def scalar(self, symbol: sp.Symbol) -> Bounded:
+        """Number of a width or of a parameter, or one that was defined."""
+        known = self.places.numbers.get(symbol, self.values.scalars.get(symbol.name))
+        if known is not None:
+            return rules.number(known, True)
+        free = (1,) * len(self.places.axes)
+        parts = self.arrays[symbol.name]
+        return Bounded(*(np.reshape(y, np.shape(y)[:2] + free) if np.ndim(y) else y for y in parts))
 
     def entry(self, expr: sp.Indexed | sp.KroneckerDelta) -> Bounded:
         """Entries of an array along the axes of its indices."""

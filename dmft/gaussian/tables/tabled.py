@@ -6,10 +6,11 @@ form does. The tables are made when code is generated, never when an expression 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.switch import derivative
@@ -22,6 +23,32 @@ Dirac = tuple[sp.Expr, sp.Expr]
 HALF = sp.Rational(1, 2)
 # Rounding of one evaluation, beside the errors of the tables; relative to sqrt(E F^2 E G^2).
 EVALUATION = 2e-14
+
+
+class PlacedAverage(sp.Expr):
+    """An average over an own law, a number at numbers for its symbols.
+
+    Attributes
+    ----------
+    tabled : bool
+        Whether it is read from a table; else it is a sum over nodes.
+    claimed : float
+        Error that the table claims.
+    """
+
+    is_commutative = True
+    is_real = True
+    tabled = False
+    claimed = 0.0
+
+    def number(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, NDArray[Any]]) -> float:
+        """Number at numbers for the symbols, on nodes where it needs some."""
+        raise NotImplementedError
+
+
+def on_nodes(expr: sp.Expr) -> set[PlacedAverage]:
+    """Averages in an expression that are sums over nodes."""
+    return {a for a in expr.atoms(PlacedAverage) if not a.tabled}
 
 
 class TableAverage(sp.Expr):

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
+from dmft.equations.noise.fluctuations import Noise
 from dmft.equations.values import resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import random_overlaps
@@ -21,7 +22,7 @@ from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
-from dmft.starts import Overlaps
+from dmft.starts import Alignment, Overlaps
 from dmft.workflow.solver import Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
@@ -70,7 +71,7 @@ class PathOptions:
         found = {name: value for name, value in found.items() if value is not None}
         if not isinstance(self.events, Event) and not self.events:
             del found["events"]  # the escape of paths has one of its own
-        if not isinstance(starts, Overlaps | None):
+        if not isinstance(starts, Overlaps | Alignment | None):
             found.setdefault("paths", len(starts))  # type: ignore[arg-type]
         missing = sorted({"paths", "dt"} - set(found))
         if missing:
@@ -95,7 +96,7 @@ def solve_paths_of(
         run_inputs(problem, start, values)  # refuses what was written by hand
     state, choices = path_inputs(problem, start, options, values)
     run = solve_paths(problem, state, t_max, **choices)
-    return run if "readout" in state else _with_readout(run)
+    return run if "readout" in state or "readout" not in run.constants else _with_readout(run)
 
 
 def path_inputs(
@@ -161,8 +162,10 @@ def _starts(
     parameters: Mapping[str, Any],
 ) -> list[Overlaps]:
     """One start for all paths, or one for each."""
-    if isinstance(start, Overlaps):
+    if isinstance(start, Overlaps | Alignment):
         return [start]
+    if equations.family == "sequence":
+        return _alignments(start)
     if start is None:
         dim, sphere = _dimension(equations, parameters), equations.algorithm.on_sphere
         seeds = np.random.SeedSequence(seed, spawn_key=(STARTS_STREAM,)).generate_state(paths)
@@ -176,6 +179,16 @@ def _starts(
         if not same or not _same_readout(first, other):
             raise BadParameter(f"start {number} has another P, readout or width than start 0")
     return starts
+
+
+def _alignments(start: Sequence[Any] | None) -> list[Any]:
+    """One start of a sequence model for each path."""
+    if not start or not all(isinstance(s, Alignment) for s in start):
+        raise BadParameter(
+            "start must be a dmft.Alignment of the sequence model, or a list of them, one for each "
+            "path"
+        )
+    return list(start)
 
 
 def _same_readout(first: Overlaps, other: Overlaps) -> bool:
@@ -199,7 +212,8 @@ def _state(equations: Equations, starts: Sequence[Overlaps]) -> dict[str, Array]
 
 def covariance_error(equations: Equations, point: Overlaps, parameters: Mapping[str, Any]) -> float:
     """Error of Sigma at one state from its nodes, over the largest variance; 0 where exact."""
-    if equations.noise is None or equations.noise.exact(point.p + point.k):
+    noise = equations.noise
+    if noise is None or (isinstance(noise, Noise) and noise.exact(point.p + point.k)):
         return 0.0
     values = dict(parameters)
     error = equations.evaluate_error(point, **values)["Sigma"]

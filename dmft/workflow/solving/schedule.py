@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -21,9 +21,6 @@ from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.trajectory import CLOCK, Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs
-
-if TYPE_CHECKING:
-    from dmft.equations.sequence.equations import SequenceEquations
 
 RATE = "learning_rate"
 TIME, RISK = sp.symbols("t risk", real=True)
@@ -65,7 +62,7 @@ class Schedule:
 
 
 def scheduled_inputs(
-    system: Equations | SequenceEquations | Problem, start: Any, parameters: Mapping[str, Any]
+    system: Equations | Problem, start: Any, parameters: Mapping[str, Any]
 ) -> tuple[Problem, dict[str, Any], Schedule | None]:
     """Problem and inputs of a run; where the learning rate is an expression it is followed."""
     problem = problem_of(system)
