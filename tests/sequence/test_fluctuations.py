@@ -104,6 +104,31 @@ def test_paths_have_the_spread_of_runs():
         assert paths.std.m[n] == pytest.approx(spread, rel=4.5 / np.sqrt(400))
 
 
+def test_paths_follow_a_schedule():
+    """Against chains of their own: a tied ReLU network of the sum is one unit on the mean token."""
+    d, count, rng = 400, 2000, np.random.default_rng(3)
+    m, time = np.full(count, 0.2), 0.0
+    while time < 2.0:
+        gamma = 0.9 / (1 + time)
+        a, c = rng.standard_normal((2, count))
+        rest = np.sqrt(1 - m**2)
+        field = m * a + rest * c
+        g = gamma / d * np.where(field > 0, field - a, 0.0)
+        along, across = m - g * a, rest - g * c
+        m = along / np.sqrt(along**2 + across**2 + g**2 * rng.chisquare(d - 2, count))
+        time += gamma / d
+    target = dmft.SequenceTarget((A + B) / sp.sqrt(2), [A, B])
+    model = dmft.Model(dmft.SequenceNetwork(RELU, 2), target)
+    equations = dmft.derive(model, dmft.SGD(1), dim=d, fluctuations=True)
+    paths = dmft.solve(
+        equations, dmft.Alignment(m=0.2), 2.0, paths=400, dt=0.05, save_at=2, nodes=64,
+        learning_rate=0.9 / (1 + sp.Symbol("t", real=True)),
+    )  # fmt: skip
+    error = np.hypot(paths.stderr.m[-1], m.std() / np.sqrt(count))
+    assert abs(paths.mean.m[-1] - m.mean()) < 4.5 * error
+    assert paths.std.m[-1] == pytest.approx(m.std(), rel=4.5 / np.sqrt(2 * 400))
+
+
 def test_compiled_code_and_printed_text_are_of_the_same_definitions():
     model = dmft.Model(PRODUCT, SUM, 0.3, encoding=1)
     equations = dmft.derive(model, dmft.SGD(0.4), dim=sp.Symbol("d"), fluctuations=True)
