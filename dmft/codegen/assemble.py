@@ -27,11 +27,11 @@ from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import Layout, layout
 from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, live
 from dmft.equations.views.text import definition_text
-from dmft.gaussian.tables.tabled import on_nodes
 from dmft.solvers.problem import Block
 
 INDENT = "    "
@@ -324,7 +324,7 @@ def _write(
 ) -> None:
     """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
     root, chunk = writer.root, None
-    joint = {a for d in definitions for a in on_nodes(d.expr)}
+    joint = {a for d in definitions for a in placed_on_nodes(d.expr)}
     if joint:
         from dmft.codegen.joint import node_loop
 

@@ -10,34 +10,36 @@ from dmft.codegen.chunks import ALL_NODES
 from dmft.codegen.functions import FAST
 from dmft.codegen.fuse import Loop
 from dmft.emit import emit_expression
-from dmft.equations.averages.joint_average import JointAverage
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.joint_average import Tokens
 
 
 def node_loop(
-    averages: Sequence[JointAverage], known: Mapping[str, str], first: int
+    averages: Sequence[Expectation], known: Mapping[str, str], first: int
 ) -> tuple[list[str | Loop], dict[sp.Expr, str]]:
     """Lines that sum the integrands over the nodes, and the variable of each average.
 
     Parameters
     ----------
-    averages : sequence of JointAverage
-        All at the same place.
+    averages : sequence of Expectation
+        All under the same law.
     known : mapping
         What state and parameters are called.
     first : int
         Number of scalar parameters in front of the nodes.
     """
-    head = averages[0]
+    law = averages[0].law
+    assert isinstance(law, Tokens)
     names = {s: known[s.name] for a in averages for s in a.free_symbols}
-    length, m = head.length, emit_expression(head.args[2], names)
+    length, m = law.length, emit_expression(law.overlap, names)
     sums = {average: f"sum_{n}" for n, average in enumerate(averages)}
     lines: list[str | Loop] = [f"rest = math.sqrt(max(0.0, 1.0 - {m} * {m}))"]
-    lines += [f"mean_{n} = {emit_expression(e, names, FAST)}" for n, e in enumerate(head.means)]
+    lines += [f"mean_{n} = {emit_expression(e, names, FAST)}" for n, e in enumerate(law.means)]
     lines += [f"{name} = 0.0" for name in sums.values()]
     inside = dict(names)
     body: list[str | Loop] = []
     for n in range(length):
-        h, star, free = head.fields[n], head.fields[length + n], head.fields[2 * length + n]
+        h, star, free = (law.fields[n + block * length] for block in range(3))
         inside |= {h: f"h_{n}", star: f"star_{n}", free: f"free_{n}"}
         body.append(f"star_{n} = par[{first} + {1 + n} * {ALL_NODES} + node]")
         body.append(f"free_{n} = par[{first} + {1 + length + n} * {ALL_NODES} + node]")

@@ -14,7 +14,8 @@ from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import rest, spread
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.noise.projection import Together
 from dmft.errors import NotClosed
@@ -74,8 +75,8 @@ class Lowering:
             return g.ref(base_name(expr), [place(index) for index in expr.indices])
         if isinstance(expr, sp.KroneckerDelta):
             return g.ref(SAME, map(place, expr.args))
-        if isinstance(expr, Kernel):
-            return self(expr.closed())
+        if isinstance(expr, Expectation):
+            return self(value_of(expr))
         if isinstance(expr, Together):
             return g.together(self(expr.total))
         if isinstance(expr, sp.Sum):
@@ -102,7 +103,7 @@ class Lowering:
                 f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name
             )
             return g.call(call, *(self(a) for a in expr.args))
-        if expr.has(x.node) and not expr.has(sp.Sum, Kernel):
+        if expr.has(x.node) and not expr.has(sp.Sum, Expectation):
             function, arguments = self.functions(expr)
             return g.call(f"{POINT} {function}", *(self(a) for a in arguments))
         if isinstance(expr, PairOfSignsMoment):
@@ -110,7 +111,7 @@ class Lowering:
         if name in COST:
             args = [self(a) for a in expr.args]
             return quadruple(g, name, args) or g.call(name, *args)
-        if not expr.has(sp.Indexed, sp.Sum, Kernel):
+        if not expr.has(sp.Indexed, sp.Sum, Expectation):
             names = {s: self.names.get(s.name, s.name) for s in expr.free_symbols}
             return g.text(f"({emit_expression(expr, names)})")
         raise NotClosed(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
+from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import Definition, used_bases
-from dmft.gaussian.tables.tabled import on_nodes
 from dmft.solvers.problem import Block
 
 # Everything that a rate can move, in the order of the packed state.
@@ -97,7 +97,7 @@ def layout(definitions: Sequence[Definition]) -> Layout:
     constants = [b for b in CONSTANTS if b.name not in moving]
     constants += [b for b in OPTIONAL_CONSTANTS if b.name in used]
     widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in constants))]
-    if any(d.expr.has(FieldRoot) or on_nodes(d.expr) for d in definitions):
+    if any(d.expr.has(FieldRoot) or placed_on_nodes(d.expr) for d in definitions):
         constants += NODE_CONSTANTS
         constants += [NOISE_CONSTANT] * (NOISE_CONSTANT.name in used)
         widths += NODE_WIDTHS

@@ -85,7 +85,7 @@ def derive(
                 sin, cos, Gaussian factors and mixtures; other two-field averages (tanh, sigmoid,
                 softplus, SiLU, your own) by tables to 1e-10 of sqrt(E F^2 E G^2), for fields of
                 variance up to 1024 (NaN beyond: a run ends as nonfinite);
-                `dmft.equations.kernel_error` gives the claimed error of one average. With `repeat`
+                each of `equations.lowered` gives the claimed error of one average. With `repeat`
                 by Gauss-Hermite rules that are exact for polynomials, else on nodes.
                 Rounding: polynomials are summed by linked diagrams in the Hermite basis of each
                 variance, and drifts on the sphere are tangential

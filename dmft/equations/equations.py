@@ -13,9 +13,9 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.average import Average, SampleAverage
-from dmft.equations.averages.kernels import kernel_error
-from dmft.equations.averages.nodes import averages, discretise, rule_of_averages
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.nodes import discretise, rule_of_averages
+from dmft.equations.averages.passes import Lowered, lowered
 from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
@@ -36,14 +36,13 @@ from dmft.equations.views.latex import (
     KERNEL_OPERATIONS,
     EquationPrinter,
     align,
+    average_latex,
     blocks_latex,
     definition_latex,
-    distinct_kernels,
     functions_latex,
-    kernel_latex,
 )
 from dmft.equations.views.text import definition_text, functions_text
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
@@ -121,18 +120,17 @@ class Equations(ChangesOfDefinitions):
     @cached_property
     def open_kernels(self) -> tuple[str, ...]:
         """Messages of the expectations without closed form; empty when the system is closed."""
-        messages = []
-        for kernel in distinct_kernels(self.definitions):
-            try:
-                kernel.closed()
-            except NotClosed as error:
-                messages.append(str(error))
-        return tuple(messages)
+        return tuple(a.refusal for a in self.lowered if a.how == "open")
 
     @cached_property
-    def averages(self) -> tuple[Average, ...]:
+    def lowered(self) -> tuple[Lowered, ...]:
+        """What stands for each average: a value, nodes, or a refusal."""
+        return lowered(self.definitions)
+
+    @cached_property
+    def averages(self) -> tuple[Expectation, ...]:
         """Averages that have neither closed form nor table: they are computed on nodes."""
-        return tuple(averages(self.definitions))
+        return tuple(a.average for a in self.lowered if a.how == "nodes")
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
@@ -173,7 +171,7 @@ class Equations(ChangesOfDefinitions):
             )
         elif tabled:
             parts.append(f"averages of one and two fields by tables (relative error {tabled:.0e})")
-        polynomial = [isinstance(a, SampleAverage) and 0 <= a.degree < sp.oo for a in self.averages]
+        polynomial = [0 <= a.law.degree < sp.oo for a in self.averages]
         if self.averages and all(polynomial):
             parts.append("averages of polynomials by Gauss-Hermite rules, exact in few dimensions")
         elif self.averages:
@@ -192,7 +190,7 @@ class Equations(ChangesOfDefinitions):
         """
         if self.open_kernels:
             return 0.0
-        return max((kernel_error(q) for q in distinct_kernels(self.definitions)), default=0.0)
+        return max((a.error for a in self.lowered), default=0.0)
 
     # Views ----------------------------------------------------------------------------------
 
@@ -369,8 +367,8 @@ class Equations(ChangesOfDefinitions):
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
             limit = KERNEL_OPERATIONS if kernels == "auto" else None
-            found = distinct_kernels(self.definitions)
-            parts.append(align([y for q in found for y in kernel_latex(q, printer, limit)]))
+            found = (a.average for a in self.lowered if a.how != "nodes")
+            parts.append(align([y for q in found for y in average_latex(q, printer, limit)]))
             if self.noise and self.noise.closed:
                 parts.append(align(closed_latex(self.noise, printer)))
         return "\n".join(parts)

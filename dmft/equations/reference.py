@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.elementwise import ELEMENTWISE, piecewise
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, base_name, running_symbol
 from dmft.equations.noise.projection import Together
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.tables.direct import direct_averages
-from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
+from dmft.gaussian.tables.tabled import TableAverage
 
 Array = NDArray[np.float64]
 
@@ -198,8 +199,10 @@ class Interpreter:
             return self.number(expr)
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
-        if isinstance(expr, Kernel):
-            return self(expr.closed())
+        if is_placed(expr):
+            return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
+        if isinstance(expr, Expectation):
+            return self(value_of(expr))
         if isinstance(expr, Together):
             return self(expr.total)
         if isinstance(expr, sp.KroneckerDelta):
@@ -229,13 +232,11 @@ class Interpreter:
             return branch_on_arrays(expr.vectors, [self(a) for a in expr.numbers])
         if isinstance(expr, TableAverage):
             return direct_averages(expr, [self(a) for a in expr.numbers])
-        if isinstance(expr, PlacedAverage):
-            return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
         if expr.func.__name__ in FUNCTIONS:
             return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
         if isinstance(expr, sp.Piecewise):
             return piecewise(expr, self)
-        if not expr.has(sp.Indexed, Kernel, sp.Sum):  # any function of the parameters alone
+        if not expr.has(sp.Indexed, Expectation, sp.Sum):  # any function of the parameters alone
             return float(expr.subs({s: self(s) for s in expr.free_symbols}))
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
 

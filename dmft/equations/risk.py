@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import over_teachers
-from dmft.equations.averages.kernels import Kernel
-from dmft.equations.averages.nodes import averages, discretise, rule_of_averages
+from dmft.equations.averages.nodes import discretise, rule_of_averages
+from dmft.equations.averages.passes import averages, lowered, with_values
 from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible
@@ -34,11 +34,10 @@ from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.latex import (
     EquationPrinter,
     align,
+    average_latex,
     blocks_latex,
     definition_latex,
-    distinct_kernels,
     functions_latex,
-    kernel_latex,
 )
 from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
@@ -65,8 +64,7 @@ class PopulationRisk:
     @property
     def expr(self) -> sp.Expr:
         """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
-        kernels = self.definitions[-1].expr.atoms(Kernel)
-        return self.definitions[-1].expr.xreplace({q: elementary(q.closed()) for q in kernels})
+        return with_values(self.definitions[-1].expr, elementary)
 
     def explicit(self, width: int, teacher_width: int, *, P: Any = None) -> sp.Expr:
         """Risk in scalar symbols at small widths (p + k <= 5)."""
@@ -181,8 +179,9 @@ class PopulationRisk:
         lines = definition_latex(self.definitions[-1], printer)
         lines += blocks_latex(self.definitions[:-1], printer)
         lines.append(functions_latex(self.model, printer))
-        for kernel in distinct_kernels(self.definitions):
-            lines += kernel_latex(kernel, printer, None)
+        for found in lowered(self.definitions):
+            if found.how != "nodes":
+                lines += average_latex(found.average, printer, None)
         return align(lines)
 
     def _repr_latex_(self) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average, SampleAverage
+from dmft.equations.averages.expectation import At, Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.moments import expectation, slopes_by_field
@@ -120,8 +120,8 @@ def gradient_definitions(moments: Moments) -> list[Definition]:
 def pull_definitions(moments: Moments) -> list[Definition]:
     """The mean update beta along orthonormal directions, and its Gram matrix."""
     noisy, degree = sp.Integer(moments.program.noisy), moments.program.degree(x.psi[x.j])
-    pulled = SampleAverage(
-        x.psi[x.j] * x.coordinate[x.n], degree + 1 if degree >= 0 else degree, noisy
+    pulled = Expectation(
+        x.psi[x.j] * x.coordinate[x.n], OneSample(degree + 1 if degree >= 0 else degree, noisy)
     )
     gram = sp.Sum(x.pull[x.j, x.n] * x.pull[x.l, x.n], (x.n, 1, x.p + x.k))
     return [
@@ -215,8 +215,8 @@ def _open_slopes(model: Model, law: Cluster, rest: Sequence[sp.Expr]) -> dict[sp
         )
     front, slope = x.a[x.j], law.shifted(At(first, x.h[x.j]))
     bend = law.root * law.shifted(At(second, x.h[x.j]))
-    result = {y: front * Average(slope * value) for y, value in inside.items() if value != 0}
-    return result | {x.h[x.j]: front * Average(bend * g)}
+    result = {y: front * Expectation(slope * value) for y, value in inside.items() if value != 0}
+    return result | {x.h[x.j]: front * Expectation(bend * g)}
 
 
 def _along(field: sp.Expr) -> sp.Expr:

@@ -77,7 +77,9 @@ error_pass, output_pass = (
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
 # |x|^2/d of the sample, 1 as d -> infinity.
 stretch = sp.Symbol("stretch", positive=True)
-OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, stretch})
+# Its squared length within the span of all weights less its mean: |z|^2 - rank, lambda = root z.
+dilation = sp.Symbol("stretch_inside", real=True)
+OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, stretch, dilation})
 OF_A_SAMPLE |= {*error_pass, *output_pass}
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
@@ -132,6 +134,7 @@ SYMBOL_LATEX = {
     jacobian_square: r"\mathcal{J}",
     across: r"\sqrt{1 - m^2}\,\partial_{m} \mathcal{L}",
     overlap: r"\text{overlap}",
+    dilation: r"\left(\lambda^\top\Omega^{+}\lambda - \mathrm{rank}\,\Omega\right)",
     **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
     **{symbol: f"f^{{({number})}}" for number, symbol in enumerate(output_pass)},
 }
@@ -235,6 +238,7 @@ BASE_TEXT = {
 }
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
 SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ", stretch: "s"}
+SYMBOL_TEXT[dilation] = "(λᵀΩ⁺λ - rank Ω)"
 SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
 
 

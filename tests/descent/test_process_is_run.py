@@ -12,7 +12,7 @@ import sympy as sp
 import dmft
 from dmft.codegen.two_time import process as generator
 from dmft.emit import load_module
-from dmft.equations.averages.average import Average
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time import descent_process as eq
 from dmft.errors import BadParameter
 from dmft.solvers.descent.response import measured
@@ -230,7 +230,7 @@ REFUSED = {
     "known are those before t": (
         "h_at", sp.Sum(eq.g_at[eq.s, eq.x.j], (eq.s, 0, eq.t))
     ),
-    "asked": ("g_star", Average(eq.g_at[eq.t, eq.x.j] ** 3)),
+    "asked": ("g_star", Expectation(eq.g_at[eq.t, eq.x.j] ** 3)),
     "no array": ("M_at", sp.IndexedBase("A")[eq.x.j]),
 }  # fmt: skip
 

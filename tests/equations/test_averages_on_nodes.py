@@ -8,8 +8,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import discretise, sums_inside
 from dmft.equations.definitions import Definition
@@ -28,7 +27,7 @@ def by_nodes(equations):
     """The same equations with the quadratic term forced to one average."""
     prime = derivative(equations.model.student.activation)
     square = shared(residual(equations.model) ** 2, equations.model)
-    average = Average(At(prime, x.h[x.j]) * At(prime, x.h[x.l]) * square)
+    average = Expectation(At(prime, x.h[x.j]) * At(prime, x.h[x.l]) * square)
     terms = {"sgd_noise": x.gamma * x.a[x.j] * x.a[x.l] / x.p * average}
     definitions = [
         Definition(d.target, tuple((t, terms.get(t, e)) for t, e in d.terms), d.role)
@@ -217,13 +216,13 @@ def test_averages_print_and_refuse():
     for wrong in ({"nodes": 100}, {"nodes": 64, "replicas": 1}, {"seed": -1}):
         with pytest.raises(BadParameter):
             equations.evaluate(start, **wrong)
-    jump = Average(sp.DiracDelta(x.h[x.j]))
+    jump = Expectation(sp.DiracDelta(x.h[x.j]))
     with pytest.raises(NotClosed, match="Dirac"):
         discretise([Definition(x.risk, (("risk", jump),), "observable")])
 
 
 def test_sums_over_neurons_go_inside():
-    inner = Average(x.h[x.j] * x.h[x.u])
+    inner = Expectation(x.h[x.j] * x.h[x.u])
     moved = sums_inside(sp.Sum(x.a[x.u] * inner, (x.u, 1, x.p)) / x.p)
-    assert moved.atoms(Average) == {Average(x.h[x.j] * sp.Sum(x.a[x.u] * x.h[x.u], (x.u, 1, x.p)))}
-    assert not moved.atoms(Kernel)
+    total = sp.Sum(x.a[x.u] * x.h[x.u], (x.u, 1, x.p))
+    assert moved.atoms(Expectation) == {Expectation(x.h[x.j] * total)}

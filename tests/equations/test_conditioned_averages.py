@@ -9,8 +9,8 @@ import sympy as sp
 
 import dmft
 from dmft.equations.averages import nodes as node_module
-from dmft.equations.averages.average import At, Average
 from dmft.equations.averages.conditioned import conditioned
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.symbols import h, h_star, j, l, lam, u
 from dmft.model import FIELD as z
 
@@ -118,12 +118,14 @@ def test_students_that_the_teacher_determines_have_finite_rates(activation):
 def test_what_is_conditioned():
     target = sp.tanh(h_star[1] * h_star[2])
     step = sp.Heaviside(z)
-    assert conditioned(Average(At(step, h[j]) * lam[sp.Symbol("i", integer=True)] * target))
-    assert conditioned(Average(At(step, h[j]) * At(step, h[l]) * target**2))
-    assert conditioned(Average(At(TANH, h[j]) * target))
-    assert conditioned(Average(At(TANH, h[j]) * At(TANH, h[l]) * target)) is None
-    assert conditioned(Average(At(step, h[j]) * At(step, h[l]) * At(RELU, h[u]) * target)) is None
-    assert conditioned(Average(At(step, h[j]) * At(step, h[l]))) is None
+    assert conditioned(Expectation(At(step, h[j]) * lam[sp.Symbol("i", integer=True)] * target))
+    assert conditioned(Expectation(At(step, h[j]) * At(step, h[l]) * target**2))
+    assert conditioned(Expectation(At(TANH, h[j]) * target))
+    assert conditioned(Expectation(At(TANH, h[j]) * At(TANH, h[l]) * target)) is None
+    assert (
+        conditioned(Expectation(At(step, h[j]) * At(step, h[l]) * At(RELU, h[u]) * target)) is None
+    )
+    assert conditioned(Expectation(At(step, h[j]) * At(step, h[l]))) is None
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import SampleAverage
+from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.definitions import define
 from dmft.equations.update.overlaps import Moments
 from dmft.errors import BadParameter, NotClosed
@@ -126,7 +126,7 @@ def on_nodes(model, algorithm):
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
 
     def average(integrand):
-        return SampleAverage(integrand, sample.degree(integrand), sp.Integer(sample.noisy))
+        return Expectation(integrand, OneSample(sample.degree(integrand), sp.Integer(sample.noisy)))
 
     quadratic = x.gamma / p * average(x.psi[j] * x.psi[l])
     changed = (

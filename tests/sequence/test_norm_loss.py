@@ -5,7 +5,14 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.averages.joint_average import JointAverage, free_fields, joint_rule, star_fields
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.joint_average import (
+    Tokens,
+    free_fields,
+    joint_rule,
+    star_fields,
+    value_at,
+)
 from dmft.errors import BadParameter
 from dmft.model import token_fields
 
@@ -87,15 +94,14 @@ def test_the_first_direction_changes_where_the_theory_says(equations):
 def test_joint_averages_are_those_of_their_law():
     (h,), (star,), (free,) = (f(1) for f in (token_fields, star_fields, free_fields))
     e, m = sp.symbols("e m", real=True)
-    rule = joint_rule(1)
+    rule, law = joint_rule(1), Tokens(sp.Tuple(e), m)
     values = {e: 0.3, m: 0.6}
     for integrand, exact in (
         (h * star, 0.6), (h**2, 1 + 0.3**2), (h * free, 0.8), (star * free, 0.0),
     ):  # fmt: skip
-        assert JointAverage(integrand, (e,), m).value(values, rule.arrays) == pytest.approx(
-            exact, abs=1e-3
-        )
-    assert JointAverage(h * omega, (e,), m).free_symbols == {e, m, omega}
+        value = value_at(Expectation(integrand, law), values, rule.arrays)
+        assert value == pytest.approx(exact, abs=1e-3)
+    assert Expectation(h * omega, law).free_symbols == {e, m, omega}
 
 
 @pytest.mark.parametrize("name", ["eta1", "z_star1"])

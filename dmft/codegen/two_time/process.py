@@ -19,7 +19,7 @@ from dmft.codegen.lower import AXIS, Lowering
 from dmft.codegen.nodes import FIXED, SUM_COST, TEXT_COST, Graph, Index, Node
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import (
@@ -169,7 +169,7 @@ class _Lowering(Lowering):
             return self.entry(expr)
         if isinstance(expr, sp.Sum):
             return self.total(expr)
-        if isinstance(expr, Average):
+        if isinstance(expr, Expectation):
             return self.average(expr)
         if isinstance(expr, sp.KroneckerDelta):
             of = self.place if expr.free_symbols & set(TIMES) else self.neuron
@@ -179,7 +179,7 @@ class _Lowering(Lowering):
             text = f"(1.0 if {texts[0]} == {texts[1]} else 0.0)"
             return self.graph.make("text", text, (), deps, TEXT_COST)
         if expr.free_symbols & set(TIMES) and not (
-            expr.is_Add or expr.is_Mul or expr.has(sp.Indexed, sp.Sum, Average)
+            expr.is_Add or expr.is_Mul or expr.has(sp.Indexed, sp.Sum, Expectation)
         ):
             return self.of_times(expr)
         return super().lower(expr)
@@ -266,7 +266,7 @@ class _Lowering(Lowering):
         self.running[symbol] = index
         return index
 
-    def average(self, expr: Average) -> Node:
+    def average(self, expr: Expectation) -> Node:
         """An average that the samples are asked for."""
         inside = expr.integrand
         parts = inside.args if isinstance(inside, PathSlope) else sp.Mul.make_args(inside)

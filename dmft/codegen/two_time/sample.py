@@ -11,7 +11,7 @@ import sympy as sp
 from dmft.codegen.functions import FAST
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At
+from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.descent import DescentEquations, curvature
 from dmft.equations.two_time.descent_process import H, cluster, zeta

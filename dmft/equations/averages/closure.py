@@ -11,16 +11,15 @@ and z = 0 at leading order in 1/d.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations_with_replacement
-from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Covariances, Expectation
+from dmft.equations.averages.passes import value_of
 
 # The cosine of two residuals, until it is averaged.
 COSINE = sp.Symbol("z_cosine", real=True)
@@ -30,30 +29,6 @@ RESIDUAL = sp.Symbol("residual", integer=True)
 COSINE_NODES = 12
 # A second student with the overlaps of the first.
 TWIN = sp.IndexedBase("h_twin")
-
-
-class LocalKernel(Kernel):
-    """A kernel that brings the covariances of its fields: triples (field, field, covariance)."""
-
-    def __new__(cls, factors: sp.Tuple, fields: sp.Tuple, covariances: sp.Tuple) -> LocalKernel:
-        """Make the node; `close` is the constructor that finds the covariances."""
-        return sp.Expr.__new__(cls, factors, fields, covariances)
-
-    def closed(self, cov: Callable[[Any, Any], sp.Expr] | None = None) -> sp.Expr:
-        """Closed form at its own covariances."""
-        table = {frozenset(triple[:2]): triple[2] for triple in self.args[2]}
-
-        def local(first: sp.Expr, second: sp.Expr) -> sp.Expr:
-            parts = [[(u, e.coeff(u)) for u in _atoms(e)] for e in (first, second)]
-            return sp.Add(
-                *(c * e * table[frozenset((u, v))] for u, c in parts[0] for v, e in parts[1])
-            )
-
-        return Kernel(self.args[0], self.args[1]).closed(cov or local)
-
-
-def _atoms(field: sp.Expr) -> list[sp.Indexed]:
-    return sorted(field.atoms(sp.Indexed), key=sp.default_sort_key)
 
 
 def overlap(first: sp.Expr, second: sp.Expr) -> sp.Expr:
@@ -85,27 +60,28 @@ def _roots(first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
 
 
 def close(expr: sp.Expr) -> sp.Expr:
-    """Write entries of Omega and kernels by the closure; kernels that are polynomials, expanded."""
+    """Write entries of Omega and averages by the closure; those that are polynomials, expanded."""
     entries = {e: overlap(*e.indices) for e in expr.atoms(sp.Indexed) if e.base == x.Omega}
-    kernels = {q: _close_kernel(q) for q in expr.atoms(Kernel)}
-    return expr.xreplace({**entries, **kernels})
+    averages = {q: _closed(q) for q in expr.atoms(Expectation)}
+    return expr.xreplace({**entries, **averages})
 
 
-def _close_kernel(kernel: Kernel) -> sp.Expr:
-    atoms = sorted({u for f in kernel.fields for u in _atoms(f)}, key=sp.default_sort_key)
+def _closed(average: Expectation) -> sp.Expr:
+    atoms = sorted(
+        set().union(*(f.atoms(sp.Indexed) for f in average.fields)), key=sp.default_sort_key
+    )
     covariances = [
         sp.Tuple(u, v, overlap(x.position(u), x.position(v)))
         for u, v in combinations_with_replacement(atoms, 2)
     ]
-    factors, fields = kernel.args
-    local = LocalKernel(factors, fields, sp.Tuple(*covariances))
-    value = local.closed()
+    local = Expectation(*average.parts, Covariances(*covariances))
+    value = value_of(local)
     return sp.expand(value) if is_polynomial(value) else local
 
 
 def is_polynomial(expr: sp.Expr) -> bool:
     """Whether an expression, or what its sums run over, is a polynomial in the overlaps."""
-    if expr.has(Kernel):
+    if expr.has(Expectation):
         return False
     plain = expr.replace(sp.Sum, lambda function, *_: function)
     entries = plain.atoms(sp.Indexed)
@@ -119,7 +95,7 @@ def averaged(expr: sp.Expr, finite: bool) -> sp.Expr:
         return expr
     if not finite:
         return expr.xreplace({COSINE: sp.S.Zero})
-    if not expr.has(Kernel):
+    if not expr.has(Expectation):
         expanded = sp.expand(expr)
         orders = range(int(sp.degree(expanded, COSINE)) + 1)
         return sp.Add(*(expanded.coeff(COSINE, order) * moment(order) for order in orders))

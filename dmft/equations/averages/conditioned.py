@@ -17,7 +17,7 @@ from functools import lru_cache
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average, free_indices
+from dmft.equations.averages.expectation import At, Expectation, GivenTeachers
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.average import branch_field_expectation, may_hold_branches
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
@@ -37,44 +37,20 @@ NARROWEST = sp.Float(2.0**-100)
 FINITE = frozenset({sp.exp, sp.erf, sp.sin, sp.cos, BivariateNormalCDF, TwoSigns, CorrelationRoot})
 
 
-class Conditioned(sp.Expr):
-    """Average over h* alone: a weight G of ``h_star[.]`` times a function of the conditional law.
+@lru_cache(maxsize=256)
+def conditioned(average: Expectation) -> Expectation | None:
+    """Average over h* alone, where the student fields can be integrated out.
+
+    Its parts are a weight, a function of ``h_star[.]``, and a function of the conditional law:
+    of `mean_at`, `rest` and `spread`.
 
     Examples
     --------
     >>> from dmft.equations.symbols import h, h_star, j
     >>> from dmft.model import FIELD
-    >>> average = conditioned(Average(At(FIELD, h[j]) * sp.tanh(h_star[1])))
-    >>> average.weight, average.inner
+    >>> conditioned(Expectation(At(FIELD, h[j]) * sp.tanh(h_star[1]))).parts
     (tanh(h_star[1]), mean_at[j, node])
     """
-
-    is_commutative = True
-    is_real = True
-
-    def __new__(cls, weight: sp.Expr, inner: sp.Expr) -> Conditioned:
-        """Keep both factors."""
-        return sp.Expr.__new__(cls, weight, inner)
-
-    @property
-    def weight(self) -> sp.Expr:
-        """Function of the teacher fields."""
-        return self.args[0]
-
-    @property
-    def inner(self) -> sp.Expr:
-        """Function of `mean_at`, `rest` and `spread`."""
-        return self.args[1]
-
-    @property
-    def indices(self) -> tuple[sp.Symbol, ...]:
-        """Free indices of the average."""
-        return tuple(s for s in free_indices(self.inner) if s != x.node)
-
-
-@lru_cache(maxsize=256)
-def conditioned(average: Average) -> Conditioned | None:
-    """Average over the teacher fields, where the student fields can be integrated out."""
     students: list[At] = []
     linear: list[sp.Indexed] = []
     weight: list[sp.Expr] = []
@@ -92,7 +68,7 @@ def conditioned(average: Average) -> Conditioned | None:
     if len(linear) > 1 or not outer.has(x.h_star):
         return None
     inner = _inner(students, linear)
-    return None if inner is None else Conditioned(outer, inner)
+    return None if inner is None else Expectation(outer, inner, GivenTeachers())
 
 
 def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
@@ -153,7 +129,7 @@ def _closed(students: list[At]) -> sp.Expr | None:
     return result
 
 
-def over_teachers(found: Iterable[Average]) -> bool:
+def over_teachers(found: Iterable[Expectation]) -> bool:
     """Whether all averages need nodes for the teacher fields alone."""
     return all(conditioned(average) is not None for average in found)
 

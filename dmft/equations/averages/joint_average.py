@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.averages.expectation import Expectation, Law
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule, normal_rule
-from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import token_fields
 
 Array = NDArray[np.float64]
@@ -32,36 +32,40 @@ def free_fields(length: int) -> tuple[sp.Symbol, ...]:
     return tuple(sp.Symbol(rf"\eta_{n}", real=True) for n in range(1, length + 1))
 
 
-class JointAverage(PlacedAverage):
-    r"""E[F(h, h*, eta)] with h_l = m h*_l + sqrt(1 - m^2) eta_l + e_l, h* and eta ~ N(0, I).
+class Tokens(Law):
+    r"""Law of h_l = m h*_l + sqrt(1 - m^2) eta_l + e_l, h* and eta ~ N(0, I); arguments (e_l), m.
 
     Examples
     --------
     >>> e, m = sp.symbols("e m", real=True)
     >>> (h,), (star,) = token_fields(1), star_fields(1)
-    >>> average = JointAverage(h * star, (e,), m)
-    >>> round(average.value({e: 0.0, m: 0.5}, joint_rule(1).arrays), 3)
+    >>> average = Expectation(h * star, Tokens(sp.Tuple(e), m))
+    >>> round(value_at(average, {e: 0.0, m: 0.5}, joint_rule(1).arrays), 3)
     0.5
     """
 
-    def __new__(cls, integrand: sp.Expr, means: Iterable[sp.Expr], m: sp.Expr) -> JointAverage:
-        """Keep integrand, means e_l and m."""
-        return sp.Expr.__new__(cls, integrand, sp.Tuple(*means), m)
+    placed = True
 
-    @property
-    def integrand(self) -> sp.Expr:
-        """What is averaged."""
-        return self.args[0]
+    def number(
+        self, average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+    ) -> float:
+        """Number at numbers for the symbols."""
+        return value_at(average, at, nodes)
 
     @property
     def means(self) -> tuple[sp.Expr, ...]:
         """Means of the fields of the student."""
-        return tuple(self.args[1])
+        return tuple(self.args[0])
+
+    @property
+    def overlap(self) -> sp.Expr:
+        """The overlap m."""
+        return self.args[1]
 
     @property
     def length(self) -> int:
         """Number of tokens."""
-        return len(self.args[1])
+        return len(self.means)
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
@@ -70,51 +74,61 @@ class JointAverage(PlacedAverage):
         return (*token_fields(n), *star_fields(n), *free_fields(n))
 
     @property
-    def free_symbols(self) -> set[sp.Symbol]:
-        """Symbols of the place and parameters."""
-        found: set[sp.Symbol] = super().free_symbols - set(self.fields)
-        return found
+    def bound(self) -> frozenset[sp.Symbol]:
+        """The same."""
+        return frozenset(self.fields)
 
-    def value(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]) -> float:
-        """Number at numbers for the symbols, on nodes: the arrays of a rule (`joint_rule`)."""
-        values = self._at_nodes(at, nodes)
-        # Where f = y the direction of the gradient is not defined and carries no weight.
-        return float(nodes["weight"] @ np.where(np.isfinite(values), values, 0.0))
-
-    number = value
-
-    def check(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]) -> None:
-        """Refuse an integrand that is not finite at every node, where none is 0/0 by itself.
-
-        Raises
-        ------
-        BadParameter
-        """
-        count = int(np.sum(~np.isfinite(self._at_nodes(at, nodes))))
-        if count:
-            raise BadParameter(
-                f"{self.integrand} is not finite at {count} of {nodes['weight'].size} nodes: "
-                "student and target must be defined for all real fields"
-            )
-
-    def _at_nodes(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]) -> Array:
-        """Values of the integrand at the nodes."""
-        stars, free = nodes["normal"][: self.length], nodes["normal"][self.length : 2 * self.length]
-        m = float(self.args[2].subs(at))
-        means = np.array([[float(y.subs(at))] for y in self.means])
-        h = m * stars + np.sqrt(max(0.0, 1.0 - m**2)) * free + means
-        others = sorted(self.integrand.free_symbols - set(self.fields), key=str)
-        call = array_function([*self.fields, *others], self.integrand)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = call(*h, *stars, *free, *(float(at[s]) for s in others))
-        return np.broadcast_to(np.asarray(values, dtype=np.float64), nodes["weight"].shape)
-
-    def _sympystr(self, printer: Any) -> str:
-        return f"E[{printer.doprint(self.integrand)}]"
-
-    def _latex(self, printer: Any) -> str:
+    def shown(self, integrand: sp.Expr) -> sp.Expr:
+        """The integrand with h_1, h_2, ... for the fields of the student."""
         names = {z: sp.Symbol(f"h_{i}") for i, z in enumerate(token_fields(self.length), 1)}
-        return rf"\mathbb{{E}}\left[{printer.doprint(self.integrand.xreplace(names))}\right]"
+        return integrand.xreplace(names)
+
+
+def value_at(
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+) -> float:
+    """Number at numbers for the symbols, on nodes: the arrays of a rule (`joint_rule`)."""
+    values = _at_nodes(average, at, nodes)
+    # Where f = y the direction of the gradient is not defined and carries no weight.
+    return float(nodes["weight"] @ np.where(np.isfinite(values), values, 0.0))
+
+
+def check_finite(
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+) -> None:
+    """Refuse an integrand that is not finite at every node, where none is 0/0 by itself.
+
+    Raises
+    ------
+    BadParameter
+    """
+    count = int(np.sum(~np.isfinite(_at_nodes(average, at, nodes))))
+    if count:
+        raise BadParameter(
+            f"{average.integrand} is not finite at {count} of {nodes['weight'].size} nodes: "
+            "student and target must be defined for all real fields"
+        )
+
+
+def _law(average: Expectation) -> Tokens:
+    assert isinstance(average.law, Tokens), average
+    return average.law
+
+
+def _at_nodes(
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+) -> Array:
+    """Values of the integrand at the nodes."""
+    law, integrand = _law(average), average.integrand
+    stars, free = np.split(nodes["normal"][: 2 * law.length], 2)
+    m = float(law.overlap.subs(at))
+    means = np.array([[float(y.subs(at))] for y in law.means])
+    h = m * stars + np.sqrt(max(0.0, 1.0 - m**2)) * free + means
+    others = sorted(integrand.free_symbols - law.bound, key=str)
+    call = array_function([*law.fields, *others], integrand)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = call(*h, *stars, *free, *(float(at[s]) for s in others))
+    return np.broadcast_to(np.asarray(values, dtype=np.float64), nodes["weight"].shape)
 
 
 def joint_rule(length: int, nodes: int | None = None, replicas: int = 8, seed: int = 0) -> NodeRule:

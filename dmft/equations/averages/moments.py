@@ -13,9 +13,10 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.equations.averages.average import At, Average
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, define
-from dmft.equations.noise.increments import Alignment, Dilation, Increments, bilinear
+from dmft.equations.noise.increments import Alignment, Increments, bilinear
 from dmft.equations.update.overlaps import block_definitions
 from dmft.equations.views.explicit import Unroller
 from dmft.model import SGD, Model
@@ -68,10 +69,11 @@ class PolynomialMoments(Unroller):
         """Value of an expression at index values (counted from 1)."""
         if isinstance(expr, At):
             return self(expr.expr, at)
-        if isinstance(expr, Average):
-            return self.mean(self(expr.integrand, at))
-        if isinstance(expr, Dilation):
-            body = self.body(self(expr.function, at))
+        if isinstance(expr, Expectation):
+            inside = self(expr.integrand, at)
+            if not inside.has(x.dilation):
+                return self.mean(inside)
+            body = self.body(inside / x.dilation)  # by Stein's identity E[lambda . grad F]
             return self.expectation(sp.Add(*(y * sp.diff(body, y) for y in self.fields)))
         if isinstance(expr, Alignment):
             return self.alignment(*(self.body(self(a, at)) for a in expr.args))

@@ -17,7 +17,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.update.moments import of_committees
 from dmft.gaussian.closed.switch import derivative
 from dmft.gaussian.tables.mixture import ErfMixture, erf_mixture
@@ -82,8 +82,8 @@ class ErfSquare(sp.Expr):
         return result
 
 
-def neighbour(average: Average) -> tuple[Average, ErfSquare] | None:
-    """Average of erf mixtures near the activations of a quadratic term, on nodes and closed."""
+def neighbour(average: Expectation) -> tuple[Expectation, ErfSquare] | None:
+    """Expectation of erf mixtures near the activations of a quadratic term, on nodes and closed."""
     factors = sp.Mul.make_args(average.integrand)
     squares = [f.base for f in factors if f.is_Pow and f.exp == 2 and f.has(At)]
     slopes = _slopes(factors)
@@ -104,7 +104,7 @@ def neighbour(average: Average) -> tuple[Average, ErfSquare] | None:
     integrand = At(slope, x.h[x.j]) * At(slope, x.h[x.l])
     integrand *= of_committees(f.expr, g.expr) ** 2
     closed = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], _rows(f), _rows(g))
-    return Average(integrand), closed
+    return Expectation(integrand), closed
 
 
 def _slopes(factors: tuple[sp.Expr, ...]) -> sp.Expr | None:

@@ -1,4 +1,4 @@
-"""Averages on nodes: every `Average` becomes ordinary definitions over a node axis.
+"""Averages on nodes: what no other pass takes becomes ordinary definitions over a node axis.
 
 With standard normal nodes z_q and weights w_q of `dmft.gaussian.nodes.rules`,
 
@@ -19,22 +19,22 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average, SampleAverage, free_indices
 from dmft.equations.averages.conditioned import (
-    Conditioned,
     conditional_definitions,
     conditioned,
     over_teachers,
     plain_weight,
 )
+from dmft.equations.averages.expectation import At, Expectation, free_indices
 from dmft.equations.averages.neighbour import neighbour
+from dmft.equations.averages.passes import averages, needs_nodes, on_nodes
 from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.update.overlaps import block_definitions
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES, in_pieces
 from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, exact_dimensions, exact_rule
-from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
+from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import Overlaps
 
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
@@ -56,26 +56,17 @@ class FieldRoot(sp.Expr):
         return "root of Omega, teacher fields first"
 
 
-def averages(definitions: Iterable[Definition]) -> list[Average]:
-    """All averages of a system, in order of appearance."""
-    found: dict[Average, None] = {}
-    for d in definitions:
-        for average in sorted(d.expr.atoms(Average), key=sp.default_sort_key):
-            found.setdefault(average)
-    return list(found)
-
-
-def smooth(found: Iterable[Average]) -> bool:
+def smooth(found: Iterable[Expectation]) -> bool:
     """Whether nothing that is evaluated at nodes has a kink or a jump."""
     found = tuple(found)
-    if any(isinstance(a, PlacedAverage) for a in found):  # a norm has a cone
+    if any(a.law.placed for a in found):  # a norm has a cone
         return False
     parts = ((average, conditioned(average)) for average in found)
-    kinked = any((c.weight if c else a.integrand).has(*SWITCHES) for a, c in parts)
-    return not kinked and all(a.degree >= 0 for a in found if isinstance(a, SampleAverage))
+    kinked = any((c.parts[0] if c else a.integrand).has(*SWITCHES) for a, c in parts)
+    return not kinked and all(a.law.degree >= 0 for a in found)
 
 
-def kinked_students(found: Iterable[Average]) -> bool:
+def kinked_students(found: Iterable[Expectation]) -> bool:
     """Whether student fields that are integrated out have kinks."""
     return any(
         conditioned(average) is not None
@@ -85,7 +76,7 @@ def kinked_students(found: Iterable[Average]) -> bool:
 
 
 def rule_of_averages(
-    found: Sequence[Average], start: Overlaps, options: Mapping[str, Any]
+    found: Sequence[Expectation], start: Overlaps, options: Mapping[str, Any]
 ) -> NodeRule:
     """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
 
@@ -96,7 +87,7 @@ def rule_of_averages(
 
     p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
-    if not any(isinstance(a, SampleAverage) for a in found):
+    if not any(a.law.of_sample for a in found):
         # Shifted functions have no tables: what is smooth takes one dimension more.
         shifted = any(x.is_mean(b) for a in found for b in a.atoms(sp.IndexedBase))
         most = SAMPLE_DIMENSIONS if shifted else TENSOR_DIMENSIONS
@@ -106,8 +97,8 @@ def rule_of_averages(
                 rule = rule.apart(options.get("seed") or 0)
             rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
         return rule.padded(p + k)
-    noisy = any(a.noisy for a in found if isinstance(a, SampleAverage))
-    degrees = [a.degree if isinstance(a, SampleAverage) else sp.oo for a in found]
+    noisy = any(a.law.noisy for a in found)
+    degrees = [a.law.degree for a in found]
     dim += noisy
     if all(degree.is_Integer and degree >= 0 for degree in degrees):
         largest = int(max(degrees))
@@ -135,12 +126,13 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """
     if not averages(definitions):
         return tuple(definitions)
-    inner = {a: c for a in averages(definitions) if (c := conditioned(a)) is not None}
     definitions = [
-        Definition(d.target, tuple((t, sums_inside(e.xreplace(inner))) for t, e in d.terms), d.role)
+        Definition(d.target, tuple((t, sums_inside(e)) for t, e in d.terms), d.role)
         for d in definitions
     ]
-    found = averages(definitions)
+    every = averages(definitions)
+    given = {a: c for a in every if (c := conditioned(a)) is not None}
+    found = [a for a in every if a not in given]
     head = [d for d in definitions if d.role == "block"]
     near = {average: pair for average in found if (pair := neighbour(average)) is not None}
     if near and all(d.name != "c" for d in head):
@@ -153,7 +145,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     for average, (other, closed) in near.items():
         head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
         values[average] += x.S_closed[x.j, x.l] - work.average(other)
-    values |= {c: work.conditioned(c) for c in dict.fromkeys(inner.values())}
+    values |= {a: work.conditioned(c) for a, c in given.items()}
     tail = [
         Definition(d.target, tuple((t, e.xreplace(values)) for t, e in d.terms), d.role)
         for d in definitions
@@ -168,15 +160,15 @@ def sums_inside(expr: sp.Expr) -> sp.Expr:
     Examples
     --------
     >>> from dmft.equations.symbols import a, h, p, u
-    >>> sums_inside(sp.Sum(a[u] * Average(h[u]), (u, 1, p)))
+    >>> sums_inside(sp.Sum(a[u] * Expectation(h[u]), (u, 1, p)))
     E[Sum(h[u]*readout[u], (u, 1, p))]
     """
-    if not expr.has(Average) or isinstance(expr, Average):
+    if isinstance(expr, Expectation) or not on_nodes(expr):
         return expr
     if not isinstance(expr, sp.Sum):
         return expr.func(*(sums_inside(e) for e in expr.args))
     factors = sp.Mul.make_args(sums_inside(expr.function))
-    inside = [f for f in factors if isinstance(f, Average)]
+    inside = [f for f in factors if isinstance(f, Expectation) and _is_whole(f)]
     if len(inside) != 1 or len(expr.limits) != 1:
         return expr
     index = expr.limits[0][0]
@@ -184,7 +176,12 @@ def sums_inside(expr: sp.Expr) -> sp.Expr:
     free: list[sp.Expr] = []
     for f in (*(f for f in factors if f is not inside[0]), *sp.Mul.make_args(inside[0].integrand)):
         (bound if index in free_indices(f) else free).append(f)
-    return Average(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
+    return Expectation(sp.Mul(*free, sp.Sum(sp.Mul(*bound), *expr.limits)))
+
+
+def _is_whole(average: Expectation) -> bool:
+    """Whether all fields of an average are on nodes."""
+    return needs_nodes(average) and conditioned(average) is None
 
 
 class Discretiser:
@@ -196,7 +193,7 @@ class Discretiser:
         So far, in the order in which they are computed.
     """
 
-    def __init__(self, found: Sequence[Average]) -> None:
+    def __init__(self, found: Sequence[Expectation]) -> None:
         self.definitions: list[Definition] = []
         self.known: dict[sp.Expr, sp.Indexed] = {}
         # Arrays of the random fields of a sample at the nodes, by name.
@@ -229,17 +226,18 @@ class Discretiser:
         self.definitions.append(define(target, {definition.name: value}, "intermediate"))
         self.fields[definition.name] = base
 
-    def conditioned(self, average: Conditioned) -> sp.Expr:
+    def conditioned(self, average: Expectation) -> sp.Expr:
         """Sum over the nodes of the teacher fields that stands for an average."""
-        at = self.at_nodes(plain_weight(average.weight))
+        weight, inner = average.parts
+        at = self.at_nodes(plain_weight(weight))
         weighted = self.array("weighted", x.weight[x.node] * at, (), ())
-        total = over_nodes(weighted * self.at_nodes(average.inner))
-        free = average.indices
+        total = over_nodes(weighted * self.at_nodes(inner))
+        free = tuple(s for s in free_indices(inner) if s != x.node)
         if not free:
             return self.array("average", total, (), (), (sp.Integer(1),))
         return self.array("average", total, free, free, last=())
 
-    def average(self, average: Average) -> sp.Expr:
+    def average(self, average: Expectation) -> sp.Expr:
         """Sum over the nodes that stands for an average."""
         if average.has(sp.DiracDelta):
             raise NotClosed(

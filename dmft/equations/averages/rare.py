@@ -23,7 +23,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.kinks import break_points, switches
 from dmft.gaussian.nodes.rules import Law
@@ -59,7 +59,7 @@ class Pieces(NamedTuple):
     intervals: tuple[Interval, ...]
 
 
-def pieces(found: Iterable[Average]) -> tuple[Pieces, ...]:
+def pieces(found: Iterable[Expectation]) -> tuple[Pieces, ...]:
     """Functions of one field that averages evaluate at nodes."""
     result: dict[Pieces, None] = {}
     for average in found:
@@ -94,7 +94,7 @@ def intervals(factor: sp.Expr, weights: bool) -> tuple[Interval, ...]:
     return tuple((a, b) for a, b in every if a < b and not _vanishes(factor, a, b))
 
 
-def has_jumps(found: Iterable[Average]) -> bool:
+def has_jumps(found: Iterable[Expectation]) -> bool:
     """Whether averages evaluate a function that jumps anywhere but at zero.
 
     Nodes of each field are balanced about zero: nothing is lost by jumps there.
@@ -140,7 +140,7 @@ def support(factor: sp.Expr) -> Interval:
     return -float(ends[0]), float(ends[1])
 
 
-def rare_laws(found: Iterable[Average], root: Array, p: int) -> list[Law]:
+def rare_laws(found: Iterable[Expectation], root: Array, p: int) -> list[Law]:
     """Laws of which nodes are needed as well, of the most frequent events first.
 
     Parameters

@@ -10,8 +10,12 @@ import sympy as sp
 from dmft.checks import is_expression, shown
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average, free_indices
-from dmft.equations.averages.kernels import Kernel, kernel
+from dmft.equations.averages.expectation import (
+    Expectation,
+    free_indices,
+    is_placed,
+    product_average,
+)
 from dmft.equations.definitions import Definition, base_name, running_symbol, used_bases
 from dmft.equations.values import RESERVED
 from dmft.errors import BadParameter
@@ -37,7 +41,7 @@ FIELDS = frozenset({"h", "h_star", "lambda"})
 # Functions of overlaps that the reference, the bounds of rounding and compiled code all have.
 FUNCTIONS = (sp.asin, sp.exp, sp.erf, sp.tanh)
 # Averages that a user takes from the terms of equations.
-AVERAGES = (Kernel, Average, PlacedAverage)
+AVERAGES = (Expectation, PlacedAverage)
 WHO = {x.p: "students", x.k: "teachers", x.p + x.k: "all fields"}
 RANGES = {x.p: "p", x.k: "k", x.p + x.k: "p + k"}
 # Symbols that are not counted over neurons belong to averages.
@@ -310,7 +314,7 @@ class TermCheck:
     def _check_average(self, expr: sp.Expr) -> None:
         """Averages come from the terms of equations: their parameters must be known."""
         labels = {b.label for b in expr.atoms(sp.IndexedBase)}
-        found = expr.free_symbols if isinstance(expr, PlacedAverage) else expr.atoms(sp.Symbol)
+        found = expr.free_symbols if is_placed(expr) else expr.atoms(sp.Symbol)
         others = found - labels - {FIELD, x.p, x.k, *x.AXES, *x.OF_A_SAMPLE}
         foreign = sorted(s.name for s in others if s.name not in self.scalars)
         if foreign:
@@ -371,8 +375,8 @@ def symmetrised(expr: sp.Expr, first: sp.Symbol, second: sp.Symbol) -> sp.Expr:
     (Q[j, l], M[j, 1]/2 + M[l, 1]/2)
     """
     other = expr.xreplace({first: second, second: first})
-    kernels = {q: kernel(q.factors, q.fields) for q in other.atoms(Kernel) if type(q) is Kernel}
-    other = other.xreplace(kernels)
+    found = (q for q in other.atoms(Expectation) if q.is_product)
+    other = other.xreplace({q: product_average(q.factors, q.fields, q.law) for q in found})
     entries = {
         e: e.base[tuple(sorted(e.indices, key=sp.default_sort_key))]
         for e in other.atoms(sp.Indexed)

@@ -17,8 +17,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.hermite import hermite
@@ -99,10 +98,10 @@ class Uninformative:
         """Value of an expression whose free indices are these neurons."""
         if isinstance(expr, sp.Indexed):
             return self.entry(base_name(expr), [at[index_symbol(i)] for i in expr.indices])
-        if isinstance(expr, Kernel):
-            pairs = zip(expr.factors, expr.fields, strict=True)
-            return self.average(tuple((f, at[index_symbol(y.indices[0])]) for f, y in pairs))
-        if isinstance(expr, Average):
+        if isinstance(expr, Expectation):
+            if expr.is_product:
+                pairs = zip(expr.factors, expr.fields, strict=True)
+                return self.average(tuple((f, at[index_symbol(y.indices[0])]) for f, y in pairs))
             parts = self.expanded([expr.integrand], at, ())
             return sp.Add(*(c * self.average(factors) for c, factors in parts))
         if isinstance(expr, sp.Sum):

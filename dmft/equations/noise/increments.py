@@ -23,7 +23,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.steps import STEP
 from dmft.equations.update.moments import shared
@@ -34,30 +34,6 @@ from dmft.model import SGD, Displaced, Model
 # Terms of the drift at order 1/d.
 FINITE_SIZE, CURVATURE = "finite_size", "curvature"
 Pair = Callable[[sp.Expr, sp.Expr], sp.Expr]
-
-
-class Dilation(sp.Expr):
-    r"""E[F (lambda^T Omega^+ lambda - rank Omega)], F a function of the fields.
-
-    The squared length of the input within the span of all weights, less its mean. With
-    lambda = root z the bracket is |z|^2 - rank; by Stein's identity this is E[lambda . grad F].
-    """
-
-    is_commutative = True
-    is_real = True
-
-    @property
-    def function(self) -> sp.Expr:
-        """F."""
-        return self.args[0]
-
-    def _sympystr(self, printer: Any) -> str:
-        return f"⟨{printer.doprint(self.function)} (λᵀΩ⁺λ - rank Ω)⟩"
-
-    def _latex(self, printer: Any) -> str:
-        inside = printer.doprint(self.function)
-        bracket = r"\left(\lambda^\top\Omega^{+}\lambda - \mathrm{rank}\,\Omega\right)"
-        return rf"\Bigl\langle {inside}\,{bracket} \Bigr\rangle"
 
 
 class Alignment(sp.Expr):
@@ -235,11 +211,11 @@ class Increments:
         """
         j, l, psi, zeta = x.j, x.l, x.psi, x.zeta  # noqa: E741
         terms = {
-            "samples": self.share * Dilation(psi[j] * psi[l]),
+            "samples": self.share * Expectation(psi[j] * psi[l] * x.dilation),
             "batch": (1 - self.share) * Alignment(psi[j], psi[l]),
         }
         if not self.algorithm.weight_decay.is_zero:
-            along = Average(psi[j] * x.h[l]) + Average(psi[l] * x.h[j])
+            along = Expectation(psi[j] * x.h[l]) + Expectation(psi[l] * x.h[j])
             terms["weight_decay"] = zeta**2 * x.Q[j, l] - zeta * along
         if not self.displaced:
             return (define(x.excess[j, l], terms, "intermediate"),)
@@ -295,8 +271,8 @@ class Increments:
 
     def _batch(self, one: sp.Expr, two: sp.Expr) -> sp.Expr:
         """Raw second moment of the batch means of two increments."""
-        rest = (1 - self.share) * Average(one) * Average(two)
-        return self.share * Average(one * two) + rest
+        rest = (1 - self.share) * Expectation(one) * Expectation(two)
+        return self.share * Expectation(one * two) + rest
 
 
 def normalised(order: int) -> tuple[sp.Expr, sp.Expr]:

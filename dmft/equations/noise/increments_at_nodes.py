@@ -19,10 +19,10 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average, free_indices
+from dmft.equations.averages.expectation import Expectation, free_indices
 from dmft.equations.averages.nodes import Discretiser, over_nodes
 from dmft.equations.definitions import Definition, base_name, define, live, used_bases
-from dmft.equations.noise.increments import Alignment, Dilation, Increments, Lengths
+from dmft.equations.noise.increments import Alignment, Increments, Lengths
 from dmft.equations.update.overlaps import block_definitions
 
 # Degree of u in label noise that psi is linear in, plus one.
@@ -56,7 +56,7 @@ class IncrementsAtNodes:
     def __init__(self, increments: Increments) -> None:
         self.increments = increments
         self.parts = PARTS if increments.noise_apart else 1
-        self.work = Discretiser([Average(d.expr) for d in increments.sample])
+        self.work = Discretiser([Expectation(d.expr) for d in increments.sample])
         self.vanishing: set[str] = set()
         self.sides: dict[str, dict[sp.Expr, sp.Expr]] = {}
         for definition in increments.sample:
@@ -120,7 +120,7 @@ class IncrementsAtNodes:
             if self._is_random(base):
                 factors += [base] * int(power)
             else:
-                rest *= self.work.at_nodes(factor)
+                rest *= self.dilation if factor == x.dilation else self.work.at_nodes(factor)
         if len(factors) == 1:
             return rest * self._part(factors[0], 0)
         one, two = factors
@@ -137,9 +137,7 @@ class IncrementsAtNodes:
 
     def value(self, expr: sp.Expr) -> sp.Expr:
         """Sums over nodes for every average of an expression."""
-        found = {a: self.average(self.product(a.integrand)) for a in _ordered(expr, Average)}
-        for a in _ordered(expr, Dilation):
-            found[a] = self.average(self.dilation * self.product(a.function))
+        found = {a: self.average(self.product(a.integrand)) for a in _ordered(expr, Expectation)}
         for a in _ordered(expr, Alignment):
             pulls = (self.average(self.product(f) * x.normal[x.n, x.node]) for f in a.args)
             found[a] = sp.Sum(sp.Mul(*pulls), (x.n, 1, x.p + x.k))

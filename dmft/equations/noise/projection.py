@@ -20,8 +20,8 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import on_nodes
 from dmft.equations.definitions import Definition
 from dmft.equations.update.overlaps import ON_SPHERE
 
@@ -117,7 +117,7 @@ def _drift(
 ) -> tuple[str, sp.IndexedBase] | None:
     """Name and base of a term of both rates whose average is closed; None for anything else."""
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
-    if d.role != "intermediate" or d.indices != (j, x.i) or d.expr.has(Average):
+    if d.role != "intermediate" or d.indices != (j, x.i) or on_nodes(d.expr):
         return None
     b = d.target.base
     for name, e in moved.items():
@@ -128,7 +128,7 @@ def _drift(
 
 def _tangential(expr: sp.Expr) -> sp.Expr:
     """E[psi_j lambda_i], linear in Omega_iy and the mean of lambda_i, of the tangential field."""
-    assert not any(q.has(x.i) for q in expr.atoms(Kernel)), expr
+    assert not any(q.has(x.i) for q in expr.atoms(Expectation)), expr
     along = x.covariance(x.lam[x.i], x.h[x.j])
     entries = {}
     for e in expr.atoms(sp.Indexed):

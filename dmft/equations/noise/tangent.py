@@ -12,8 +12,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.average import Average
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.passes import on_nodes, with_values
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.equations import Equations
 from dmft.equations.noise.projection import projected
@@ -55,7 +54,7 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
                 "the averages of repeated samples (repeat=) are not linearised; solve the "
                 "equations from near the point instead"
             )
-        if d.expr.has(Average):
+        if on_nodes(d.expr):
             raise NotClosed(
                 f"{d.target} holds an average without closed form; the equations cannot be "
                 "linearised in closed form. Drop the term with equations.without(...)"
@@ -83,7 +82,7 @@ def _displaced(d: Definition, terms: tuple[tuple[str, sp.Expr], ...]) -> Definit
 
 def _moved_expression(expr: sp.Expr, resting: Container[str]) -> sp.Expr:
     """Derivative along the displacement of all arrays that move."""
-    closed = expr.xreplace({q: q.closed() for q in expr.atoms(Kernel)})
+    closed = with_values(expr)
     entries = {e for e in closed.atoms(sp.Indexed) if base_name(e) not in resting}
     shifted = closed.xreplace({e: e + EPSILON * moved(base_name(e))[e.indices] for e in entries})
     derivative = sp.diff(shifted, EPSILON)

@@ -23,7 +23,8 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition, index_symbol
 from dmft.equations.escape.uninformative import At_, Label, Uninformative
 from dmft.errors import NotClosed
@@ -60,13 +61,13 @@ class Aligned(Uninformative):
                 others = set(inner.values()) - set(at.values()) - {FIRST, SECOND}
                 parts.append(count * averaged(self.value(expr.function, inner), others))
             return sp.Add(*parts)
-        if not isinstance(expr, Kernel):
+        if not isinstance(expr, Expectation):
             return super().value(expr, at)
 
         def cov(first: Any, second: Any) -> sp.Expr:
             return self.covariance(*(at[index_symbol(y.indices[0])] for y in (first, second)))
 
-        closed = sp.expand(expr.closed(cov))
+        closed = sp.expand(value_of(expr, cov))
         if not closed.is_polynomial():
             raise NotClosed(f"{expr} is no polynomial in the overlaps")
         return closed

@@ -18,7 +18,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.closure import LocalKernel
+from dmft.equations.averages.expectation import At, Covariances, Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
@@ -172,9 +172,9 @@ def _definitions(reduced: Reduction) -> list[Definition]:
     """The mean of M^2, and the rates of X, Y and C by what they come from."""
     r = x.r
     field = SATURATED[r]
-    covariances = sp.Tuple(sp.Tuple(field, field, x.saturation[r]))
+    law = Covariances(sp.Tuple(field, field, x.saturation[r]))
     falling = (1 - FIELD**2) / (1 + FIELD**2) ** 2
-    average = LocalKernel(sp.Tuple(falling), sp.Tuple(field), covariances)
+    average = Expectation(At(falling, field), law)
     mean = define(x.mean_square[r], {"average": x.variance[r] * average}, "intermediate")
     rates = (
         (x.variance[r], 2 * x.variance[r], reduced.alpha),

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
 from dmft.equations.averages.closure import RESIDUAL, TWIN, averaged, close, is_polynomial
 from dmft.equations.averages.collect import Collector, can_collect
-from dmft.equations.averages.kernels import kernel
+from dmft.equations.averages.expectation import At, product_average
+from dmft.equations.averages.passes import on_nodes
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.moments import expectation
 from dmft.equations.update.overlaps import DECAY, Moments
@@ -119,7 +119,7 @@ class _Reduction:
 
     def expression(self, expr: sp.Expr, index: sp.Symbol) -> sp.Expr:
         """An expression of neuron j with at most one sum over the students `index`."""
-        if expr.has(Average):
+        if on_nodes(expr):
             raise NotClosed(
                 f"{expr} has an average without closed form; the wide reduction needs closed forms "
                 "or tables of one and two fields"
@@ -151,7 +151,7 @@ class _Reduction:
     def risk(self, model: Model) -> sp.Expr:
         """E(g - f)^2 / 2 with the double sum over students by the closure."""
         sigma, g = model.student.activation, noiseless_label(model)
-        body = x.a[x.j] * x.a[x.l] * kernel([sigma, sigma], [x.h[x.j], x.h[x.l]])
+        body = x.a[x.j] * x.a[x.l] * product_average([sigma, sigma], [x.h[x.j], x.h[x.l]])
         pair = averaged(close(body), self.finite)
         both = self.summed(self.summed(pair, x.l), x.j)
         both += self.summed(self.own(body, pair, x.l), x.j)

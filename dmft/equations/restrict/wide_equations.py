@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.closure import TWIN, cosine_rule
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import live
 from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
@@ -119,8 +119,8 @@ class WideEquations(Equations):
     @cached_property
     def _has_twins(self) -> bool:
         """Whether a student is set against another one like it."""
-        kernels = {q for d in self.definitions for q in d.expr.atoms(Kernel)}
-        return any(f.has(TWIN) for q in kernels for f in q.fields)
+        averages = {q for d in self.definitions for q in d.expr.atoms(Expectation)}
+        return any(f.has(TWIN) for q in averages for f in q.fields)
 
     def state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
         """M and the squared lengths of the rows outside the span of the teachers."""

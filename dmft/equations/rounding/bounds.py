@@ -26,9 +26,10 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.elementwise import COMPARISONS
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.noise.projection import Together
 from dmft.equations.reference import FUNCTIONS, Interpreter, lift_zero_variances
@@ -38,7 +39,7 @@ from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.closed.orthant import UPPER, PairOfSignsMoment
-from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
+from dmft.gaussian.tables.tabled import TableAverage
 
 Array = NDArray[np.float64]
 
@@ -107,8 +108,11 @@ class Tape:
             return Step("scalar", (), expr)
         if isinstance(expr, sp.Indexed | sp.KroneckerDelta):
             return Step("entry", (), expr)
-        if isinstance(expr, Kernel):
-            return Step("atom", (self(expr.closed()),), None)
+        if is_placed(expr):
+            places = sorted(expr.free_symbols, key=str)
+            return Step("placed", self.all(places), (expr, places))
+        if isinstance(expr, Expectation):
+            return Step("atom", (self(value_of(expr)),), None)
         if isinstance(expr, Together):
             return Step("atom", (self(expr.total),), None)
         if isinstance(expr, PairOfSignsMoment):
@@ -119,9 +123,6 @@ class Tape:
             return Step("branch", self.all(expr.numbers), expr)
         if isinstance(expr, TableAverage):
             return Step("table", self.all(expr.numbers), expr)
-        if isinstance(expr, PlacedAverage):
-            places = sorted(expr.free_symbols, key=str)
-            return Step("placed", self.all(places), (expr, places))
         if isinstance(expr, sp.Piecewise):
             return self.piecewise(expr)
         name = expr.func.__name__
@@ -133,7 +134,7 @@ class Tape:
             return Step("four", self.all(expr.args), expr)
         if isinstance(expr, sp.Add | sp.Mul) or name in FUNCTIONS:
             return Step(name, self.all(expr.args), None)
-        if not expr.has(sp.Indexed, Kernel, sp.Sum):
+        if not expr.has(sp.Indexed, Expectation, sp.Sum):
             return Step("parameters", (), expr)
         raise NotClosed(f"{name} in {expr} has no estimate of its rounding")
 

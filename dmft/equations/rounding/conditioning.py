@@ -16,7 +16,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition
 from dmft.equations.rounding.bounds import OF_FOUR, rounding
 from dmft.equations.rounding.rules import relative_rounding
@@ -47,7 +48,10 @@ def light(definitions: tuple[Definition, ...]) -> tuple[Definition, ...]:
     These take microseconds an entry; they are right to 1e-14 of the size of their fields.
     """
     heavy = {
-        q for d in definitions for q in d.expr.atoms(Kernel) if _names(q.closed()) & set(OF_FOUR)
+        q
+        for d in definitions
+        for q in d.expr.atoms(Expectation)
+        if _names(value_of(q)) & set(OF_FOUR)
     }
     if not heavy:
         return definitions

@@ -17,6 +17,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.elementwise import truth
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.reference import FUNCTIONS
 from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.tables.direct import direct_averages
@@ -62,7 +63,7 @@ def number(value: float, exact: bool) -> Bounded:
 
 
 def placed(
-    average: PlacedAverage,
+    average: Expectation | PlacedAverage,
     places: Sequence[sp.Symbol],
     parts: Sequence[Bounded],
     count: int,

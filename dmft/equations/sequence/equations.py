@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from dmft.checks import shown
 from dmft.equations import symbols as x
-from dmft.equations.averages.joint_average import JointAverage, joint_rule
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.joint_average import check_finite, joint_rule
 from dmft.equations.changes.user_terms import Indices, TermCheck, named_symbols, users_of
 from dmft.equations.definitions import Definition, define, live
 from dmft.equations.equations import Equations
@@ -31,7 +32,7 @@ from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
-from dmft.gaussian.tables.tabled import PlacedAverage, on_nodes
+from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
 
 Array = NDArray[np.float64]
@@ -89,20 +90,15 @@ class SequenceEquations(Equations):
         return {block: terms for block, terms in found.items() if self.blocks[block]}
 
     @cached_property
-    def averages(self) -> tuple[Any, ...]:
-        """Averages that are sums over nodes: those of the norm as a loss."""
-        return tuple(dict.fromkeys(a for d in self.definitions for a in on_nodes(d.expr)))
+    def on_nodes(self) -> tuple[Definition, ...]:
+        """What is computed: the definitions as they stand, averages at their own nodes."""
+        return self.definitions
 
     @cached_property
     def error(self) -> float:
         """What the tables claim, added up; 0 for closed forms."""
-        return float(
-            sum(
-                {
-                    a: a.claimed for d in self.definitions for a in d.expr.atoms(PlacedAverage)
-                }.values()
-            )
-        )
+        found = {a for d in self.definitions for a in d.expr.atoms(PlacedAverage)}
+        return float(sum(a.claimed for a in found))
 
     @property
     def approximation(self) -> str:
@@ -155,8 +151,9 @@ class SequenceEquations(Equations):
         values = with_nodes(values, self.rule(start, parameters))
         numbers = {**values.scalars, **self.entries(start)}
         for d in self.definitions:
-            if d.role == "observable" and isinstance(d.expr, JointAverage):
-                d.expr.check({s: numbers[s.name] for s in d.expr.free_symbols}, values.arrays)
+            if d.role == "observable" and isinstance(d.expr, Expectation):
+                at = {s: numbers[str(s)] for s in d.expr.free_symbols}
+                check_finite(d.expr, at, values.arrays)
         return values
 
     def rule(self, start: Any, options: Mapping[str, Any]) -> NodeRule:

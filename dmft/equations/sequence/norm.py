@@ -5,7 +5,8 @@ from __future__ import annotations
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.joint_average import JointAverage, free_fields, star_fields
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.joint_average import Tokens, free_fields, star_fields
 from dmft.equations.definitions import define
 from dmft.equations.sequence.equations import (
     SequenceEquations,
@@ -62,8 +63,8 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
     ]
     rest = sp.sqrt(1 - m**2)
 
-    def average(integrand: sp.Expr) -> JointAverage:
-        return JointAverage(integrand, model.encoding.means, m)
+    def average(integrand: sp.Expr) -> Expectation:
+        return Expectation(integrand, Tokens(sp.Tuple(*model.encoding.means), m))
 
     pattern = model.encoding.pattern
     across = sp.Add(*(p * (rest * s - m * f) for p, s, f in zip(pulls, star, free, strict=True)))

@@ -19,7 +19,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.target import target
 from dmft.equations.changes.changeable import Unchangeable
 from dmft.equations.definitions import Definition, define
@@ -232,7 +232,7 @@ class DescentEquations(Unchangeable):
     def latex(self) -> str:
         r"""LaTeX of the process, of the averages that close it, and of the sample."""
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        closing = [d for d in self.process if d.expr.has(Average)]
+        closing = [d for d in self.process if d.expr.has(Expectation)]
         rates = [line for d in self.process if d not in closing for line in _lines(d, printer)]
         bend = printer.doprint(curvature(self.model, self.algorithm))
         averages = [

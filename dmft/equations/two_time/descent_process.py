@@ -11,7 +11,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.model.descent import GradientDescent
 
@@ -140,12 +140,12 @@ def _averages(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]
     # Samples that are seen once are independent of each other.
     once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
     rows = {
-        C_l[t, s, j, l]: {"gradients": alpha * once * Average(g_at[t, j] * g_at[s, l])},
+        C_l[t, s, j, l]: {"gradients": alpha * once * Expectation(g_at[t, j] * g_at[s, l])},
         R_l[t, s, j, l]: {
-            "gradients": alpha * once * Average(PathSlope(g_at[t, j], driving[s, l]))
+            "gradients": alpha * once * Expectation(PathSlope(g_at[t, j], driving[s, l]))
         },
-        learned[t, j, r]: {"gradients": Average(g_at[t, j] * x.h_star[r])},
+        learned[t, j, r]: {"gradients": Expectation(g_at[t, j] * x.h_star[r])},
     }
     if algorithm.readout_rate != 0:
-        rows[pulled[t, j]] = {"gradients": Average(pull_at[t, j])}
+        rows[pulled[t, j]] = {"gradients": Expectation(pull_at[t, j])}
     return rows

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
 from dmft.equations.averages.elementwise import piecewise
+from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.reference import FUNCTIONS
 from dmft.equations.two_time.descent import DescentEquations
@@ -206,7 +206,7 @@ class _Reference:
             return self.entry(expr, at)
         if isinstance(expr, sp.Sum):
             return self.total(expr, at)
-        if isinstance(expr, Average):
+        if isinstance(expr, Expectation):
             if isinstance(expr.integrand, PathSlope):
                 (_, j), (time, m) = (y.indices for y in expr.integrand.args)
                 j, time, m = (int(self.value(y, at)) for y in (j, time, m))

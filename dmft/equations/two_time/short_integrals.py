@@ -17,7 +17,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import Average
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time.descent_process import label, loss, output, zeta
 from dmft.equations.two_time.short_numbers import Number, average, combined, rational
 from dmft.equations.two_time.short_times import ShortTimes, at_times, expanded
@@ -272,7 +272,7 @@ class ShortIntegrals:
         """What stands in front of the average in a kernel of the samples."""
         definition = next(d for d in self.equations.process if d.name == base)
         expr = sp.expand(at_times(definition, times, self.equations).expr)
-        averages = expr.atoms(Average)
+        averages = expr.atoms(Expectation)
         share = sp.Add(*(expr.coeff(y) for y in averages))
         if len(averages) > 1 or expr != sp.Add(*(share * y for y in averages)):
             raise BadParameter(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.checks import checked_or
-from dmft.equations.averages.average import At
+from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, base_name, define
 from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter
 from dmft.equations.two_time.descent_process import (

@@ -17,7 +17,7 @@ from fractions import Fraction
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At
+from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.model import FIELD, GaussianMixture, Model
 

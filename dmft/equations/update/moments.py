@@ -1,14 +1,14 @@
-r"""Moments of an update field: expand, rewrite, and collect the factors into kernels.
+r"""Moments of an update field: expand, rewrite, and collect the factors into products.
 
 An average E[w_1(h_j) w_2(h_l) F] of functions of single fields and a polynomial F in sums over
-neurons is expanded into kernels, of which the calculus has closed forms. Three rewrites make them
-few and cheap:
+neurons is expanded into averages of products, of which the calculus has closed forms. Three
+rewrites make them few and cheap:
 
 * Stein: E[G lambda_i] = sum_y Cov(lambda_i, y) E[dG/dy] over the fields y that G depends on,
 * shared activations: g - f of two committees with one activation is one sum over all fields,
 * parity: what changes its sign with the fields has the mean zero.
 
-What stays open is one `Average` of the open summands, or of the whole integrand where open kernels
+What stays open is one average of the open summands, or of the whole integrand where open products
 stand under double sums: a sum over neurons, squared at the nodes, is cheaper than its square.
 """
 
@@ -22,8 +22,8 @@ from functools import lru_cache
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
-from dmft.equations.averages.kernels import Kernel, kernel
+from dmft.equations.averages.expectation import At, Expectation, product_average
+from dmft.equations.averages.passes import is_open
 from dmft.equations.update.program import students_at, teachers_at
 from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
@@ -37,7 +37,7 @@ Weights = tuple[tuple[sp.Expr, sp.Expr], ...]
 
 
 def expectation(expr: sp.Expr) -> sp.Expr:
-    """E[expr]: a constant in front, the closed averages, and one `Average` of what stays open.
+    """E[expr]: a constant in front, the closed averages, and one average of what stays open.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def expectation(expr: sp.Expr) -> sp.Expr:
         return front * sp.Add(*closed)
     named = [At(f, y) for f, y in weights]
     if any(len(t.limits) > 1 for t in still_open) and not rest.has(x.xi):
-        return front * Average(sp.Mul(*named, rest))
+        return front * Expectation(sp.Mul(*named, rest))
     return front * sp.Add(*closed, *open_averages(still_open, named))
 
 
@@ -73,7 +73,7 @@ def open_averages(terms: Sequence[Term], weights: Sequence[sp.Expr]) -> list[sp.
     result = []
     for outer, inside in groups.values():
         students = (At(f, y) for y, f in outer.factors)
-        result.append(outer.over(Average(sp.Mul(*weights, *students, sp.Add(*inside)))))
+        result.append(outer.over(Expectation(sp.Mul(*weights, *students, sp.Add(*inside)))))
     return result
 
 
@@ -118,7 +118,7 @@ def stein(expr: sp.Expr) -> sp.Expr:
     total += [cov * e for cov, e in along.items()]
     if still_open:
         named = [At(f, y) for f, y in weights]
-        total.append(Average(sp.Mul(*named, x.lam[x.i], sp.Add(*still_open))))
+        total.append(Expectation(sp.Mul(*named, x.lam[x.i], sp.Add(*still_open))))
     return front * sp.Add(*total)
 
 
@@ -138,7 +138,7 @@ def along_fields(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] 
         one, variance, two = x.covariance(lam, u), x.covariance(u, u), x.covariance(u, v)
         rest = CovarianceGiven(x.covariance(lam, v), one, variance, two)
         own, other = [(FIELD * f, u), (g, v)], [(f, u), (derivative(g), v)]
-        return [(one / variance, product_average(own)), (rest, product_average(other))]
+        return [(one / variance, average_of(own)), (rest, average_of(other))]
     parts = slopes(term, weights)
     return None if parts is None else [(x.covariance(lam, y), e) for y, e in parts]
 
@@ -169,7 +169,7 @@ def slopes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None
     """E[d(weights * term)/dy] by field y, without the term's coefficient and sums.
 
     None where one of them is open. Weights with a Dirac delta have no value at a node: they stay
-    kernels, whose refusal says why.
+    products, whose refusal says why.
     """
     if term.joint != 1:
         return None
@@ -178,8 +178,8 @@ def slopes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] | None
     result = []
     for n, (factor, field) in enumerate(factors):
         changed = [*factors[:n], (derivative(factor), field), *factors[n + 1 :]]
-        value = product_average(changed)
-        if not jumps and any(is_open(q) for q in value.atoms(Kernel)):
+        value = average_of(changed)
+        if not jumps and any(is_open(q) for q in value.atoms(Expectation)):
             return None
         if value != 0:
             result.append((field, value))
@@ -207,28 +207,28 @@ def slopes_on_nodes(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr
                 f"the Gram matrix of the population gradients needs the slope of {factor} on its "
                 "kink, over inputs from clusters; take an activation without kinks, or simulate"
             )
-        result.append((field, Average(sp.Mul(*(At(f, y) for f, y in changed)))))
+        result.append((field, Expectation(sp.Mul(*(At(f, y) for f, y in changed)))))
     return result
 
 
 def average(term: Term, weights: Weights) -> sp.Expr | None:
     """E[weights * term]; None where it is open.
 
-    Distributions stay kernels, whose refusal says why: a Dirac delta has no value at a node.
+    Distributions stay products, whose refusal says why: a Dirac delta has no value at a node.
     """
     if term.joint != 1:
         return None
-    value = product_average([*weights, *((f, y) for y, f in term.factors)])
-    if not value.has(sp.DiracDelta) and any(is_open(q) for q in value.atoms(Kernel)):
+    value = average_of([*weights, *((f, y) for y, f in term.factors)])
+    if not value.has(sp.DiracDelta) and any(is_open(q) for q in value.atoms(Expectation)):
         return None
     return sp.S.Zero if value == 0 else term.over(value)
 
 
-def product_average(factors: Sequence[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
-    """E[prod factor(field)] as a kernel; zero where flipping all fields flips the product."""
+def average_of(factors: Sequence[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
+    """E[prod factor(field)]; zero where flipping all fields flips the product."""
     if math.prod(parity(f) for f, _ in factors) == -1:
         return sp.S.Zero
-    return kernel([f for f, _ in factors], [y for _, y in factors])
+    return product_average([f for f, _ in factors], [y for _, y in factors])
 
 
 def without_noise(terms: Sequence[Term]) -> list[Term]:
@@ -272,19 +272,6 @@ def parity(factor: sp.Expr) -> int:
         if sp.expand(mirrored - sign * factor) == 0:
             return sign
     return 0
-
-
-def is_open(average: Kernel) -> bool:
-    """Whether a kernel has neither a closed form nor a table; of two fields all have one."""
-    # A function that holds the mean of its field has no table.
-    shifted = any(f.has(sp.Indexed) for f in average.factors)
-    if len(set(average.fields)) <= 2 and not (shifted or average.has(sp.DiracDelta)):
-        return False
-    try:
-        average.closed()
-    except NotClosed:
-        return True
-    return False
 
 
 def shared(expr: sp.Expr, model: Model) -> sp.Expr:

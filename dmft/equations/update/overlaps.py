@@ -16,7 +16,7 @@ from functools import cached_property
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import SampleAverage
+from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster, clusters_of, mean_definitions
 from dmft.equations.update.moments import expectation, shared, stein
@@ -142,7 +142,7 @@ class Moments:
                 pass
         whole = expr if whole is None else whole
         degree, noisy = program.degree(whole), sp.Integer(program.noisy)
-        return SampleAverage(case.named(whole), degree, noisy)
+        return Expectation(case.named(whole), OneSample(degree, noisy))
 
     @cached_property
     def drifts(self) -> dict[str, sp.Expr]:

@@ -25,7 +25,7 @@ from functools import cached_property
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At
+from dmft.equations.averages.expectation import At
 from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.terms import in_products

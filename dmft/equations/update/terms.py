@@ -14,7 +14,7 @@ from itertools import product
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At
+from dmft.equations.averages.expectation import At
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
@@ -106,7 +106,7 @@ def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
 
     Examples
     --------
-    >>> from dmft.equations.averages.average import At
+    >>> from dmft.equations.averages.expectation import At
     >>> error = x.h_star[1] * x.h_star[2] - sp.Sum(x.a[x.u] * At(FIELD**2, x.h[x.u]), (x.u, 1, x.p))
     >>> [(t.coefficient, t.factors) for t in terms_of(error)]
     [(-readout[u], ((h[u], z**2),)), (1, ((h_star[1], z), (h_star[2], z)))]

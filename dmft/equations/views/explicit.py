@@ -11,8 +11,8 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average, SampleAverage
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.passes import needs_nodes, value_of
 from dmft.equations.definitions import Definition, base_name, index_symbol
 from dmft.errors import BadParameter, DmftError, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian.closed.pair import elementary
@@ -124,29 +124,26 @@ class Unroller:
         if isinstance(expr, sp.Indexed):
             places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
             return self.entry(base_name(expr), tuple(places))
-        if isinstance(expr, SampleAverage) and 0 <= expr.degree <= MAX_DEGREE:
+        if isinstance(expr, Expectation):
             return self.average(expr, at)
-        if isinstance(expr, Average):
-            return self.closed_average(expr, at)
-        if isinstance(expr, Kernel):
-            return elementary(self(expr.closed(), at))
         if isinstance(expr, sp.Sum):
             return sp.Add(*(self(expr.function, inner) for inner in self.ranges(expr, at)))
         if not expr.args:
             return sp.Integer(at[expr]) if expr in at else self.numbers.get(expr, expr)
         return expr.func(*(self(a, at) for a in expr.args))
 
-    def average(self, expr: SampleAverage, at: Mapping[sp.Symbol, int]) -> sp.Expr:
-        """Average of a polynomial in the fields of one sample, in the entries of Omega."""
-        return self.expectation(sp.expand(self(expr.integrand, at)))
-
-    def closed_average(self, expr: Average, at: Mapping[sp.Symbol, int]) -> sp.Expr:
-        """Average that has a closed form on paper, if no code."""
+    def average(self, expr: Expectation, at: Mapping[sp.Symbol, int]) -> sp.Expr:
+        """Value that stands for an average; on paper where code takes nodes."""
+        if not needs_nodes(expr):
+            return elementary(self(value_of(expr), at))
+        degree = expr.law.degree
+        if 0 <= degree <= MAX_DEGREE:
+            return self.expectation(sp.expand(self(expr.integrand, at)))
         integrand = _without_names(self(expr.integrand, at)).xreplace(self.sample)
         size = len(self.fields)
         try:
-            if isinstance(expr, SampleAverage) and expr.degree > MAX_DEGREE:
-                raise NotClosed(f"polynomials of degree {expr.degree} are not written out")
+            if MAX_DEGREE < degree < sp.oo:
+                raise NotClosed(f"polynomials of degree {degree} are not written out")
             return Gaussian(self.fields, self.covariance_of_fields[:size, :size]).expect(integrand)
         except DmftError as error:
             raise BadParameter(

@@ -9,11 +9,11 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.passes import value_of
 from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.views.text import function_text, named_first, split_averages
+from dmft.equations.views.text import function_text, split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.nodes import BranchAverage, BranchField, BranchGiven, BranchPair
 from dmft.gaussian.branches.slope import BranchSlope, BranchSlopes
@@ -83,35 +83,10 @@ class EquationPrinter(LatexPrinter):
         text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
         return " ".join([text, *inside])
 
-    def _print_Kernel(self, expr: Kernel) -> str:
-        return self.average(expr.factors, [self._print(y) for y in expr.fields])
-
     def _print_At(self, expr: At) -> str:
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
         return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
-
-    def _print_Average(self, expr: Average) -> str:
-        parts = []
-        for factor in named_first(expr.integrand):
-            base, exponent = factor.as_base_exp()
-            text = self._print(base)
-            if base.is_Add or isinstance(base, sp.Sum):
-                text = rf"\Bigl[{text}\Bigr]"
-            elif isinstance(base, sp.Indexed) and exponent != 1:
-                text = f"{{{text}}}"  # it may have a superscript already
-            parts.append(text if exponent == 1 else f"{text}^{{{self._print(exponent)}}}")
-        inside = r"\,".join(parts)
-        return rf"\Bigl\langle {inside} \Bigr\rangle"
-
-    def average(self, factors: Iterable[sp.Expr], fields: Iterable[str]) -> str:
-        """Average of named factors of fields."""
-        parts = []
-        for f, y in zip(factors, fields, strict=True):
-            named = function_text(self.names, f, y, self._print)
-            parts.append(named or self.parenthesize(f.xreplace({FIELD: sp.Symbol(y)}), 50))
-        inside = r"\,".join(parts)
-        return rf"\left\langle {inside} \right\rangle"
 
 
 def definition_latex(
@@ -122,8 +97,7 @@ def definition_latex(
     if definition.role == "rate":
         target = rf"\Delta {target}" if kind == "map" else rf"\frac{{d {target}}}{{dt}}"
     lines: list[str] = []
-    tabled = any(a.tabled for a in definition.expr.atoms(PlacedAverage))
-    sign = r"\approx" if tabled else "="
+    sign = r"\approx" if definition.expr.has(PlacedAverage) else "="
     for number, (name, expr) in enumerate(definition.terms):
         first, *more = term_latex(expr, printer)
         if number == 0:
@@ -143,7 +117,11 @@ def term_latex(expr: sp.Expr, printer: EquationPrinter) -> list[str]:
 
 
 def _is_long(add: sp.Expr) -> bool:
-    return sum(len(s.limits) for s in add.atoms(sp.Sum)) > 3 or len(add.atoms(Average)) > 3
+    return sum(len(s.limits) for s in add.atoms(sp.Sum)) > 3 or _wholes(add) > 3
+
+
+def _wholes(expr: sp.Expr) -> int:
+    return sum(not q.is_product for q in expr.atoms(Expectation))
 
 
 def broken(expr: sp.Expr, add: sp.Add, printer: EquationPrinter, width: int) -> list[str]:
@@ -211,27 +189,19 @@ def align(lines: Sequence[str]) -> str:
     return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
 
 
-def distinct_kernels(definitions: Iterable[Definition]) -> list[Kernel]:
-    """Kernels that differ by more than the names of their fields."""
-    found: dict[tuple[sp.Expr, ...], Kernel] = {}
-    for definition in definitions:
-        for kernel in sorted(definition.expr.atoms(Kernel), key=sp.default_sort_key):
-            found.setdefault(kernel.factors, kernel)
-    return list(found.values())
-
-
-def kernel_latex(kernel: Kernel, printer: EquationPrinter, limit: int | None) -> list[str]:
-    """Closed form of a kernel of fields x_1, x_2, ... with covariance C, as align lines."""
-    labels = [f"x_{{{number + 1}}}" for number in range(len(kernel.fields))]
+def average_latex(average: Expectation, printer: EquationPrinter, limit: int | None) -> list[str]:
+    """Closed form of an average over fields x_1, x_2, ... with covariance C, as align lines."""
+    labels = [f"x_{{{number + 1}}}" for number in range(len(average.parts))]
 
     def cov(first: Any, second: Any) -> sp.Symbol:
         low, high = sorted((int(first), int(second)))
         return sp.Symbol(f"C_{{{low + 1}{high + 1}}}")
 
-    head = printer.average(kernel.factors, labels)
-    places = sp.Tuple(*(sp.Integer(n) for n in range(len(labels))))
+    pairs = zip(average.factors, labels, strict=True)
+    head = printer.doprint(Expectation(*(At(f, sp.Symbol(y)) for f, y in pairs)))
+    places = (At(f, sp.Integer(n)) for n, f in enumerate(average.factors))
     try:
-        closed = elementary(Kernel(kernel.args[0], places).closed(cov))
+        closed = elementary(value_of(Expectation(*places), cov))
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
     try:

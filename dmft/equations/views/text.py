@@ -10,13 +10,12 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.average import At, Average
-from dmft.equations.averages.kernels import Kernel
+from dmft.equations.averages.expectation import At, Expectation, named_first
 from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.update.law import Cluster, clusters_of
 from dmft.gaussian.closed.switch import derivative
-from dmft.model import FIELD, Committee, Model, MultiIndex
+from dmft.model import Committee, Model, MultiIndex
 
 PRIMES = ("", "'", "''")
 # A random field of a sample, or a mean, in a cluster.
@@ -107,10 +106,10 @@ class TextPrinter(StrPrinter):
         self.names = dict(names or {})
 
     def _print(self, expr: Any, **kwargs: Any) -> str:
-        # Indexed and Kernel print themselves; the house style comes first.
+        # Indexed and averages print themselves; the house style comes first.
         if isinstance(expr, sp.Indexed):
             return self._print_Indexed(expr)
-        for kind in (Kernel, At, Average):
+        for kind in (At, Expectation):
             if isinstance(expr, kind):
                 return str(getattr(self, f"_print_{kind.__name__}")(expr))
         return str(super()._print(expr, **kwargs))
@@ -146,19 +145,13 @@ class TextPrinter(StrPrinter):
         body = self._print(expr.function)
         return f"Σ_{symbols} " + (f"[{body}]" if expr.function.is_Add else body)
 
-    def _print_Kernel(self, expr: Kernel) -> str:
-        parts = [
-            function_text(self.names, f, self._print(y), self._print)
-            or f"({self._print(f.xreplace({FIELD: y}))})"
-            for f, y in zip(expr.factors, expr.fields, strict=True)
-        ]
-        return f"⟨{' '.join(parts)}⟩"
-
     def _print_At(self, expr: At) -> str:
         named = function_text(self.names, expr.factor, self._print(expr.field), self._print)
         return named or f"({self._print(expr.expr)})"
 
-    def _print_Average(self, expr: Average) -> str:
+    def _print_Expectation(self, expr: Expectation) -> str:
+        if expr.is_product:
+            return f"⟨{' '.join(map(self._print, expr.parts))}⟩"
         parts = []
         for factor in named_first(expr.integrand):
             base, exponent = factor.as_base_exp()
@@ -171,14 +164,9 @@ class TextPrinter(StrPrinter):
 
 def split_averages(expr: sp.Mul) -> tuple[sp.Expr, list[sp.Expr]]:
     """Split a product into plain factors and those with sums or averages, sums last."""
-    averages = [f for f in expr.args if f.has(sp.Sum, Kernel, Average) and not f.is_Pow]
+    averages = [f for f in expr.args if f.has(sp.Sum, Expectation) and not f.is_Pow]
     rest = sp.Mul(*(f for f in expr.args if f not in averages))
     return rest, sorted(averages, key=lambda f: (f.has(sp.Sum), isinstance(f, sp.Sum)))
-
-
-def named_first(integrand: sp.Expr) -> list[sp.Expr]:
-    """Factors of an integrand, the named functions of one field before the rest."""
-    return sorted(sp.Mul.make_args(integrand), key=lambda f: (not isinstance(f, At), str(f)))
 
 
 def target_text(definition: Definition, printer: TextPrinter, kind: str = "ode") -> str:

@@ -26,29 +26,21 @@ EVALUATION = 2e-14
 
 
 class PlacedAverage(sp.Expr):
-    """An average over an own law, a number at numbers for its symbols.
+    """An average that a table of its own makes a number at numbers for its symbols.
 
     Attributes
     ----------
-    tabled : bool
-        Whether it is read from a table; else it is a sum over nodes.
     claimed : float
         Error that the table claims.
     """
 
     is_commutative = True
     is_real = True
-    tabled = False
     claimed = 0.0
 
     def number(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, NDArray[Any]]) -> float:
-        """Number at numbers for the symbols, on nodes where it needs some."""
+        """Number at numbers for the symbols; `nodes` are those of averages without tables."""
         raise NotImplementedError
-
-
-def on_nodes(expr: sp.Expr) -> set[PlacedAverage]:
-    """Averages in an expression that are sums over nodes."""
-    return {a for a in expr.atoms(PlacedAverage) if not a.tabled}
 
 
 class TableAverage(sp.Expr):

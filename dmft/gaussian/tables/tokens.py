@@ -73,8 +73,6 @@ class TokenAverage(PlacedAverage):
     (0.417893, (0, 1))
     """
 
-    tabled = True
-
     def __new__(cls, *args: Any) -> TokenAverage:
         """Keep the arguments as they are."""
         return sp.Expr.__new__(cls, *args)

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from dmft.codegen.two_time.descent import build_descent
 from dmft.codegen.two_time.sample import build_bend, knots_of
-from dmft.equations.averages.nodes import averages
+from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars

@@ -1,0 +1,273 @@
+"""`Expectation`: the one node for an average in equations, an integrand under a law.
+
+How an average is computed stands nowhere in it: `dmft.equations.averages.passes` asks for a closed
+form, then for tables, and leaves the rest to nodes (`dmft.equations.averages.nodes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.gaussian.tables.tabled import PlacedAverage
+from dmft.model import FIELD
+
+
+class At(sp.Expr):
+    """Value of a factor (an expression in z) at a local field, kept by name: sigma'(h_j).
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import h, j
+    >>> At(FIELD**2, h[j]).expr
+    h[j]**2
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, factor: sp.Expr, field: sp.Expr) -> At:
+        """Keep `factor` and `field` as they are."""
+        return sp.Expr.__new__(cls, factor, field)
+
+    @property
+    def factor(self) -> sp.Expr:
+        """The function, an expression in z."""
+        return self.args[0]
+
+    @property
+    def field(self) -> sp.Expr:
+        """Where it is evaluated."""
+        return self.args[1]
+
+    @property
+    def expr(self) -> sp.Expr:
+        """Plain expression in the field."""
+        return self.factor.xreplace({FIELD: self.field})
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"({printer.doprint(self.expr)})"
+
+
+class Law(sp.Basic):
+    """Law of the fields of the equations themselves: N(0, Omega), or their effective process."""
+
+    # Whether averages are sums over nodes of Omega where nothing else takes them.
+    on_nodes = True
+    # Whether the integrand is in random fields that are defined beside the equations; its degree
+    # in the Gaussian variables (oo where it is no polynomial, -1 where it has kinks), and whether
+    # the noise of the label is among these.
+    of_sample = False
+    degree: sp.Expr = sp.oo
+    noisy = False
+
+    # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
+    placed = False
+
+    def number(
+        self, average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Any]
+    ) -> float:
+        """That number."""
+        raise NotImplementedError
+
+    @property
+    def bound(self) -> frozenset[sp.Symbol]:
+        """Symbols that stand for fields."""
+        return frozenset()
+
+    def covariance(self, first: sp.Expr, second: sp.Expr) -> sp.Expr:
+        """Covariance of two fields."""
+        return x.covariance(first, second)
+
+    def shown(self, integrand: sp.Expr) -> sp.Expr:
+        """The integrand with the fields as they are printed."""
+        return integrand
+
+
+FIELDS = Law()
+
+
+class Covariances(Law):
+    """Law of centred fields by triples (field, field, covariance).
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import Q_perp, h, j
+    >>> Covariances(sp.Tuple(h[j], h[j], Q_perp[j])).covariance(h[j], 2 * h[j])
+    2*Q_perp[j]
+    """
+
+    on_nodes = False
+
+    def covariance(self, first: sp.Expr, second: sp.Expr) -> sp.Expr:
+        """Covariance of two fields, or of linear combinations of them."""
+        table = {frozenset(triple[:2]): triple[2] for triple in self.args}
+        parts = [[(u, e.coeff(u)) for u in e.atoms(sp.Indexed)] for e in (first, second)]
+        return sp.Add(*(c * e * table[frozenset((u, v))] for u, c in parts[0] for v, e in parts[1]))
+
+
+class OneSample(Law):
+    """Law of the random fields of one sample; arguments are the degree and 1 or 0 for noise."""
+
+    of_sample = True
+
+    @property
+    def degree(self) -> sp.Expr:
+        """Total degree, oo or -1."""
+        return self.args[0]
+
+    @property
+    def noisy(self) -> bool:  # type: ignore[override]
+        """Whether the noise of the label is among the Gaussian variables."""
+        return bool(self.args[1])
+
+
+class GivenTeachers(Law):
+    """Law of the teacher fields; the integrand is a weight and a function of the law given them."""
+
+
+class Expectation(sp.Expr):
+    """Average of an integrand under a law, `FIELDS` where none is given.
+
+    Arguments are the parts of the integrand and the law. A product of functions of single fields
+    has one part, an `At`, for each of them; any other integrand is one part: an expression in `At`
+    nodes, fields ``h[.]``, ``h_star[.]``, ``lambda[.]``, coefficients and sums over neurons, whose
+    free indices are those of the average.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import h, j, l, u, p
+    >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+    >>> square.factors, square.fields, free_indices(square)
+    ((z**2, z), (h[j], h[l]), (j, l))
+    >>> Expectation(At(FIELD**2, h[j]) * sp.Sum(h[u], (u, 1, p))).is_product
+    False
+    """
+
+    is_commutative = True
+    is_real = True
+    claimed = 0.0
+
+    def number(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Any]) -> float:
+        """Number at numbers for the symbols, under a law that is placed."""
+        return self.law.number(self, at, nodes)
+
+    def __new__(cls, *parts: sp.Basic) -> Expectation:
+        """Keep the parts; a single product of functions of single fields is taken apart."""
+        *inside, law = parts if isinstance(parts[-1], Law) else (*parts, FIELDS)
+        if len(inside) == 1 and all(isinstance(f, At) for f in sp.Mul.make_args(inside[0])):
+            inside = list(sp.Mul.make_args(inside[0]))
+        return sp.Expr.__new__(cls, *inside, law)
+
+    @property
+    def law(self) -> Law:
+        """Law of the fields."""
+        law: Law = self.args[-1]
+        return law
+
+    @property
+    def parts(self) -> tuple[sp.Expr, ...]:
+        """Factors of the integrand as they are kept."""
+        return tuple(self.args[:-1])
+
+    @property
+    def integrand(self) -> sp.Expr:
+        """What is averaged."""
+        return sp.Mul(*self.parts)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the integrand is a product of functions of single fields."""
+        return all(isinstance(a, At) for a in self.parts)
+
+    @property
+    def factors(self) -> tuple[sp.Expr, ...]:
+        """Functions of such a product, expressions in z."""
+        return tuple(a.factor for a in self.parts)
+
+    @property
+    def fields(self) -> tuple[sp.Indexed, ...]:
+        """Fields of such a product, one for each factor."""
+        return tuple(a.field for a in self.parts)
+
+    @property
+    def free_symbols(self) -> set[sp.Basic]:
+        """Symbols, without those that stand for fields."""
+        found: set[sp.Basic] = super().free_symbols - self.law.bound
+        return found
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"E[{' '.join(printer.doprint(a) for a in self.parts)}]"
+
+    def _latex(self, printer: Any) -> str:
+        if self.is_product:
+            inside = r"\,".join(map(printer._print, self.parts))
+            return rf"\left\langle {inside} \right\rangle"
+        texts = []
+        for factor in named_first(self.law.shown(self.integrand)):
+            base, exponent = factor.as_base_exp()
+            text = printer._print(base)
+            if base.is_Add or isinstance(base, sp.Sum):
+                text = rf"\Bigl[{text}\Bigr]"
+            elif isinstance(base, sp.Indexed) and exponent != 1:
+                text = f"{{{text}}}"  # it may have a superscript already
+            texts.append(text if exponent == 1 else f"{text}^{{{printer._print(exponent)}}}")
+        inside = r"\,".join(texts)
+        return rf"\Bigl\langle {inside} \Bigr\rangle"
+
+
+def named_first(integrand: sp.Expr) -> list[sp.Expr]:
+    """Factors of an integrand, the named functions of one field before the rest."""
+    return sorted(sp.Mul.make_args(integrand), key=lambda f: (not isinstance(f, At), str(f)))
+
+
+def product_average(
+    factors: Sequence[sp.Expr], fields: Sequence[sp.Expr], law: Law = FIELDS
+) -> sp.Expr:
+    """E[prod factor(field)]: factors free of the field in front, equal ones in order of the fields.
+
+    Equal averages under exchanged fields are then equal expressions.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import h, j, l
+    >>> squares = [FIELD**2, FIELD**2]
+    >>> product_average(squares, [h[j], h[l]]) == product_average(squares, [h[l], h[j]])
+    True
+    """
+    constant = sp.Mul(*(f for f in factors if not f.has_free(FIELD)))
+    pairs = [
+        (f, y) for f, y in zip(factors, fields, strict=True) if constant != 0 and f.has_free(FIELD)
+    ]
+    if not pairs:
+        return constant
+    order = list(dict.fromkeys(factors))
+    pairs.sort(key=lambda pair: (order.index(pair[0]), sp.default_sort_key(pair[1])))
+    return constant * Expectation(*(At(f, y) for f, y in pairs), law)
+
+
+def free_indices(expr: sp.Basic) -> tuple[sp.Symbol, ...]:
+    """Index symbols that an expression depends on, those bound by its sums left out, by name."""
+    if isinstance(expr, sp.Sum):
+        bound = {limit[0] for limit in expr.limits}
+        return tuple(s for s in free_indices(expr.function) if s not in bound)
+    if isinstance(expr, sp.Symbol):
+        return (expr,) if expr in x.AXES else ()
+    if isinstance(expr, sp.Indexed):
+        found = {s for i in expr.indices for s in free_indices(i)}
+    else:
+        found = {s for a in expr.args for s in free_indices(a)}
+    return tuple(sorted(found, key=str))
+
+
+def placed_on_nodes(expr: sp.Expr) -> set[Expectation]:
+    """Averages in an expression that are sums over nodes of a law of their own."""
+    return {a for a in expr.atoms(Expectation) if a.law.placed}
+
+
+def is_placed(expr: sp.Expr) -> bool:
+    """Whether an average is a number where it stands: those of sequences, by table or on nodes."""
+    return isinstance(expr, PlacedAverage) or (isinstance(expr, Expectation) and expr.law.placed)

@@ -1,0 +1,229 @@
+"""Lowering of averages: which function of the covariances, or which nodes, stand for each.
+
+Passes in order: a closed form that code has, tables of the factors (of one and two fields), nodes.
+They read the integrand and the law and know nothing of where an average came from. What none of
+them takes is refused by the last one that was asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import sympy as sp
+
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.definitions import Definition
+from dmft.errors import NotClosed
+from dmft.gaussian.branches.average import branch_expectation
+from dmft.gaussian.closed.bivariate import TwoSigns
+from dmft.gaussian.closed.pair import RootRatio, as_correlation, is_inverse_root, with_root_ratios
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.refusal import refuse
+from dmft.gaussian.tables.tabled import table_averages, tabled_expectation
+from dmft.model import FIELD
+
+Covariance = Callable[[Any, Any], sp.Expr]
+# Functions of covariances that the NumPy reference and generated code both have, by name; what
+# holds another one (erfi, sin ...) is averaged by tables or on nodes, closed on paper or not.
+CODED = frozenset(
+    {"exp", "erf", "asin", "tanh", "BivariateNormalCDF", "TwoSigns", "Correlation", "RootRatio"}
+    | {"CorrelationRoot", "CorrelationAngle", "FourSigns", "FourSignsMoment"}
+    | {"SignsMoment", "PairOfSignsMoment"}
+)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What stands for an average, and what that claims.
+
+    Attributes
+    ----------
+    average : Expectation
+    how : "value", "nodes" or "open"
+        A function of covariances, a sum over nodes, or nothing.
+    value : sympy.Expr or None
+        That function.
+    refusal : str
+        Why nothing takes it.
+    """
+
+    average: Expectation
+    how: Literal["value", "nodes", "open"]
+    value: sp.Expr | None = None
+    refusal: str = ""
+
+    @property
+    def error(self) -> float:
+        """Claimed error of its tables, relative to sqrt(E F^2 E G^2).
+
+        Zero for closed forms, whose rounding is bounded beside the values
+        (`dmft.equations.rounding.bounds`), and on nodes, whose error depends on the state. For
+        tables, which are made now, the sum of what those of the factors claim, the largest of
+        those in the average: below 1e-10. A factor with a kink that is so far away that E F^2 is
+        hardly there is wrong by this share of 1e-4 of its size within ten deviations instead.
+        Infinite where nothing takes the average, or where no table resolves a factor: the NumPy
+        reference integrates it, without a claim.
+
+        Examples
+        --------
+        >>> import sympy as sp
+        >>> from dmft.equations.averages.expectation import product_average
+        >>> from dmft.equations.symbols import h, j, l
+        >>> lower(product_average([FIELD**2, FIELD**2], [h[j], h[l]])).error
+        0.0
+        >>> tabled = lower(product_average([sp.tanh(FIELD), sp.tanh(FIELD)], [h[j], h[l]]))
+        >>> 0 < tabled.error < 1e-10
+        True
+        """
+        if self.how != "value":
+            return 0.0 if self.how == "nodes" else math.inf
+        try:
+            return max((t.error for t in table_averages(self.value)), default=0.0)
+        except NotClosed:
+            return math.inf
+
+
+# Passes ---------------------------------------------------------------------------------------
+
+
+def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
+    """Closed form in functions that code has, finite where fields coincide.
+
+    Raises
+    ------
+    NotClosed
+    """
+    branched = branch_expectation(q.factors, q.fields, cov)
+    if branched is not None:
+        return branched
+    value = product_expectation(q.factors, q.fields, cov, whole=True)
+    # Units with one kink away from zero are 0/0 where their indices are equal.
+    value = with_root_ratios(value).replace(
+        TwoSigns, lambda u, v, rho: TwoSigns(u, v, as_correlation(rho))
+    )
+    if value.has(RootRatio) and any(is_inverse_root(e) for e in value.atoms(sp.Pow)):
+        raise refuse(_product(q), "its closed form is 0/0 where two of its fields coincide")
+    missing = ", ".join(without_code(value))
+    if missing:
+        raise refuse(_product(q), f"its closed form holds {missing}, which has no code")
+    return value
+
+
+def value_of(q: Expectation, cov: Covariance | None = None) -> sp.Expr:
+    """Function of the covariances that stands for an average, in the entries that `cov` gives.
+
+    Raises
+    ------
+    NotClosed
+        When neither the calculus nor a table holds it.
+    """
+    if cov is None:
+        lowered = lower(q)
+        if lowered.value is None:
+            raise NotClosed(lowered.refusal or f"{q} has no closed form: it needs nodes")
+        return lowered.value
+    try:
+        return closed_form(q, cov)
+    except NotClosed:
+        if len(set(q.fields)) > 2:
+            raise
+        return tabled_expectation(q.factors, q.fields, cov)
+
+
+@lru_cache(maxsize=1024)
+def lower(q: Expectation) -> Lowered:
+    """Lower one average by the first pass that takes it."""
+    refusal = ""
+    if q.is_product:
+        try:
+            return Lowered(q, "value", value_of(q, q.law.covariance))
+        except NotClosed as error:
+            refusal = str(error)
+    # A Dirac delta has no value at a node.
+    if not q.law.on_nodes or (q.is_product and q.has(sp.DiracDelta)):
+        return Lowered(q, "open", refusal=refusal)
+    return Lowered(q, "nodes", refusal=refusal)
+
+
+def is_open(q: Expectation) -> bool:
+    """Whether a product of functions of single fields has neither a closed form nor a table."""
+    # One and two fields have a table; a function that holds the mean of its field has none.
+    shifted = any(f.has(sp.Indexed) for f in q.factors)
+    if len(set(q.fields)) <= 2 and not (shifted or q.has(sp.DiracDelta)):
+        return False
+    return lower(q).how != "value"
+
+
+def needs_nodes(q: Expectation) -> bool:
+    """Whether an average has neither a closed form nor a table, but nodes."""
+    if not q.is_product:
+        return True
+    return q.law.on_nodes and is_open(q) and lower(q).how == "nodes"
+
+
+# Systems --------------------------------------------------------------------------------------
+
+
+def on_nodes(*exprs: sp.Expr) -> list[Expectation]:
+    """Averages of expressions that need nodes, in order of appearance."""
+    found: dict[Expectation, None] = {}
+    for expr in exprs:
+        for q in sorted(expr.atoms(Expectation), key=sp.default_sort_key):
+            if needs_nodes(q):
+                found.setdefault(q)
+    return list(found)
+
+
+def averages(definitions: Iterable[Definition]) -> list[Expectation]:
+    """All averages of a system that need nodes, in order of appearance."""
+    return on_nodes(*(d.expr for d in definitions))
+
+
+def lowered(definitions: Iterable[Definition]) -> tuple[Lowered, ...]:
+    """What stands for the averages of a system, in order of appearance.
+
+    Of those with a value, and of those that nothing takes, one for all that differ by the names of
+    their fields alone.
+    """
+    found: dict[tuple[sp.Expr, ...], Lowered] = {}
+    for d in definitions:
+        for q in sorted(d.expr.atoms(Expectation), key=sp.default_sort_key):
+            key = q.args if needs_nodes(q) else q.factors
+            if key not in found:
+                found[key] = lower(q)
+    return tuple(found.values())
+
+
+def with_values(expr: sp.Expr, shape: Callable[[sp.Expr], sp.Expr] = lambda e: e) -> sp.Expr:
+    """Replace what needs no nodes by its function of the covariances."""
+    found = (q for q in expr.atoms(Expectation) if not needs_nodes(q))
+    return expr.xreplace({q: shape(value_of(q)) for q in found})
+
+
+def without_code(value: sp.Expr) -> list[str]:
+    """Names of what a closed form holds of covariances that code does not have.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> C = sp.Indexed("Omega", 1, 1)
+    >>> without_code(sp.erfi(C) + sp.exp(C) * sp.cos(2)), without_code(sp.cbrt(C))
+    (['erfi'], ['Omega[1, 1]**(1/3)'])
+    """
+    found = {
+        type(f).__name__
+        for f in value.atoms(sp.Function)
+        if type(f).__name__ not in CODED and f.has(sp.Indexed)
+    }
+    powers = (e for e in value.atoms(sp.Pow) if e.base.has(sp.Indexed))
+    return sorted(found | {str(e) for e in powers if not (2 * e.exp).is_Integer})
+
+
+def _product(q: Expectation) -> sp.Expr:
+    """The factors at their fields, for messages."""
+    pairs = zip(q.factors, q.fields, strict=True)
+    return sp.Mul(*(f.xreplace({FIELD: sp.Symbol(str(y))}) for f, y in pairs))
