@@ -103,7 +103,8 @@ def derive(
     Parameters
     ----------
     model : Model
-        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m.
+        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m;
+        with `dim` and `fluctuations` their sde.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional

@@ -93,7 +93,7 @@ def solve(
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).
     start : Overlaps
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
-        None: drawn anew for each path as `random_overlaps` does.
+        None: drawn anew for each path as `random_overlaps` does, or uniform on the sphere.
     t_max : float
     method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
         Compiled explicit Runge-Kutta of order 5 (the default) or 8; SciPy's implicit methods when

@@ -155,7 +155,10 @@ def test_compiled_code_and_printed_text_are_of_the_same_definitions():
     with pytest.raises(BadParameter, match="cannot hold"):
         equations.evaluate(start, d=2)
     with pytest.raises(BadParameter, match=r"dmft\.Alignment"):
-        dmft.solve(equations, None, 1.0, paths=2, dt=0.1, d=50)
+        dmft.solve(equations, dmft.Overlaps([[1]], [[0.1]]), 1.0, paths=2, dt=0.1, d=50)
+    run = dmft.solve(equations, None, 0.1, paths=200, dt=0.1, d=50, nodes=64)
+    for block in ("e", "m"):  # w is uniform on the sphere
+        assert run.std[block][0] ** 2 * 50 == pytest.approx(1, rel=5 * np.sqrt(2 / 200))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -33,7 +33,7 @@ from dmft.equations.views.text import definition_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.rules import NodeRule
-from dmft.model import FIELD, SGD, SequenceModel, SequenceNetwork
+from dmft.model import FIELD, SGD, Alignment, SequenceModel, SequenceNetwork
 
 Array = NDArray[np.float64]
 # The name of what a step adds at order 1/d, as of any term.
@@ -311,6 +311,19 @@ class SequenceNoise:
             raise BadParameter(
                 f"dim = {dim:g} cannot hold the target and {rank - 1} more directions"
             )
+
+    def random_start(self, dim: int, seed: int) -> Alignment:
+        """Alignments of a w that is uniform on the sphere."""
+        rows, tied = self.directions[0], self.model.tied
+        weights = dim if tied else dim * self.model.length
+        draw = np.random.default_rng(seed)
+        v: Array = np.asarray(draw.standard_normal(rows.shape[1]))
+        s = rows @ v / np.sqrt(v @ v + draw.chisquare(weights - v.size))
+        if not tied:
+            return Alignment(m=s * np.sqrt(self.model.length))
+        radius = float(np.sqrt(np.max(np.sum(rows[1:] ** 2, axis=1), initial=1.0)))
+        e = s[1:] if len(s) > 2 else s[1] if len(s) == 2 else 0.0
+        return Alignment(e, s[0], radius)
 
     @property
     def length_text(self) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
 from dmft.equations.noise.fluctuations import Noise
-from dmft.equations.values import resolve_scalars
+from dmft.equations.sequence.fluctuations import SequenceNoise
+from dmft.equations.values import NODE_OPTIONS, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import random_overlaps
 from dmft.progress import ProgressOption
@@ -183,17 +184,21 @@ def _starts(
     paths: int,
     seed: int,
     parameters: Mapping[str, Any],
-) -> list[Overlaps]:
+) -> list[Any]:
     """One start for all paths, or one for each."""
     if isinstance(start, Overlaps | Alignment):
         return [start]
-    if equations.family == "sequence":
-        return _alignments(start)
     if start is None:
         dim, sphere = _dimension(equations, parameters), equations.algorithm.on_sphere
         seeds = np.random.SeedSequence(seed, spawn_key=(STARTS_STREAM,)).generate_state(paths)
+        if isinstance(equations.noise, SequenceNoise):
+            return [equations.noise.random_start(dim, int(s)) for s in seeds]
         return [random_overlaps(equations.model, dim, int(s), normalised=sphere) for s in seeds]
-    starts = list(start)
+    starts: list[Any] = list(start)
+    if equations.family == "sequence":
+        if not starts or not all(isinstance(s, Alignment) for s in starts):
+            raise BadParameter("start must be a dmft.Alignment, a list of them, or None")
+        return starts
     if not starts or not all(isinstance(s, Overlaps) for s in starts):
         raise BadParameter("start must be a dmft.Overlaps, a list of them, or None")
     first = starts[0]
@@ -204,16 +209,6 @@ def _starts(
     return starts
 
 
-def _alignments(start: Sequence[Any] | None) -> list[Any]:
-    """One start of a sequence model for each path."""
-    if not start or not all(isinstance(s, Alignment) for s in start):
-        raise BadParameter(
-            "start must be a dmft.Alignment of the sequence model, or a list of them, one for each "
-            "path"
-        )
-    return list(start)
-
-
 def _same_readout(first: Overlaps, other: Overlaps) -> bool:
     if first.readout is None or other.readout is None:
         return first.readout is other.readout
@@ -222,7 +217,8 @@ def _same_readout(first: Overlaps, other: Overlaps) -> bool:
 
 def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:
     """Value of the dimension, before there is a start."""
-    scalars, _ = resolve_scalars(equations.declared, ["dim"], dict(parameters))
+    given = {name: value for name, value in parameters.items() if name not in NODE_OPTIONS}
+    scalars, _ = resolve_scalars(equations.declared, ["dim"], given)
     return int(scalars["dim"])
 
 
