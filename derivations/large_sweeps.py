@@ -46,14 +46,14 @@ import numpy as np
 
 from dmft.analysis.sweeps.lookup import look_up
 from dmft.analysis.sweeps.points import as_points
-from dmft.analysis.sweeps.store import Store, open_store
-from dmft.analysis.sweeps.sweep import (
+from dmft.analysis.sweeps.run_sweep import (
     CHUNK_SECONDS,
     CHUNKS_PER_SECOND,
     LONGEST_CHUNK_SECONDS,
     collect,
     run_sweep,
 )
+from dmft.analysis.sweeps.store import Store, open_store
 
 PARTS, CHUNK = 20, 1000
 AXES = {"a": np.linspace(0.0, 1.0, 400), "b": np.linspace(0.0, 2.0, 500)}

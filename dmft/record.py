@@ -1,12 +1,19 @@
-"""Equality of records by what they hold, the same after pickling. Floor 0: knows no record."""
+"""Bases of records: equality by what they hold, files. Floor 0: knows no record."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+
+from dmft import netcdf
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class Record:
@@ -23,6 +30,58 @@ class Record:
 
     # Arrays have no hash.
     __hash__ = None  # type: ignore[assignment]
+
+
+class Archived(Record, ABC):
+    """Base of records with `save`, `load` and `to_xarray`."""
+
+    # What a file calls a record of this class, and which of its arrays are coordinates.
+    KIND: ClassVar[str]
+    COORDINATES: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def _record(self) -> dict[str, Any]:
+        """What a file holds beside arrays, as plain values."""
+
+    @abstractmethod
+    def _variables(self) -> list[netcdf.Variable]:
+        """Arrays of a file: name, names of dimensions, values."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
+        """Make the record again of what its file holds."""
+
+    def _quantities(self) -> Mapping[str, str]:
+        """What variables hold whose names in the file are not those of their quantities."""
+        return {}
+
+    def _coordinates(self) -> tuple[str, ...]:
+        """Arrays of the data set that are coordinates."""
+        return self.COORDINATES
+
+    def _displayed(self) -> list[netcdf.Variable]:
+        """Arrays of the data set."""
+        return self._variables()
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return an `xarray.Dataset` whose variables say what they are (needs the extra `io`)."""
+        data = {name: (dims, values) for name, dims, values in self._displayed()}
+        coords = {name: data.pop(name) for name in self._coordinates()}
+        return netcdf.dataset(self.KIND, self._record(), data, coords)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file from which `dmft.load` restores an equal record.
+
+        An existing file is replaced only by a complete one.
+        """
+        variables = self._variables()
+        return netcdf.write(path, self.KIND, self._record(), variables, self._quantities())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a record of this class that `save` wrote."""
+        return netcdf.load(path, {cls.KIND: cls.restore})
 
 
 def is_same(a: Any, b: Any) -> bool:

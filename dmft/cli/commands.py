@@ -1,68 +1,21 @@
-"""What each command does: read the declaration, call the verbs, report.
-
-Each command returns the `Status` of what it computed; the exit code follows from it.
-"""
+"""What each command does: call the verbs on the declaration, report, return the `Status`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dmft.cli import descent
-from dmft.cli.expression import parse_expression
 from dmft.cli.report import matrix, print_json, table, written
-from dmft.cli.toml import Declaration, read_declaration
+from dmft.cli.toml import Declaration
 from dmft.errors import BadParameter, ExpressionRefused
 from dmft.model import SGD, GradientDescent
 from dmft.names import Status
-
-EXIT_CODES = {
-    Status.OK: 0,
-    Status.EVENT: 0,
-    Status.TOLERANCE_NOT_MET: 4,
-    Status.INTERRUPTED: 130,
-}
-# Everything else that a run can end with is a numerical failure.
-NUMERICAL_FAILURE = 3
-
-
-def run_command(arguments: argparse.Namespace) -> int:
-    """Run one command on its declaration and return the exit code."""
-    declared = override(read_declaration(arguments.file), arguments.overrides)
-    if arguments.latex:
-        write_latex(declared, arguments.latex)
-    from dmft.cli.large import boundary_command, phase_command, sweep_command
-
-    commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
-        "derive": derive_command,
-        "solve": solve_command,
-        "simulate": simulate_command,
-        "escape": escape_command,
-        "phase": phase_command,
-        "boundary": boundary_command,
-        "sweep": sweep_command,
-    }
-    status = commands[arguments.command](declared, arguments)
-    return EXIT_CODES.get(status, NUMERICAL_FAILURE)
-
-
-def override(declared: Declaration, settings: list[str]) -> Declaration:
-    """Apply --set NAME=VALUE to the letters of [parameters]."""
-    values = dict(declared.parameters)
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in values:
-            raise BadParameter(
-                f"--set {setting}: write NAME=VALUE with a letter of [parameters]: {sorted(values)}"
-            )
-        values[name] = float(parse_expression(text, {}))
-    return replace(declared, parameters=values)
 
 
 def log(message: str) -> None:

@@ -189,8 +189,8 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if arguments.action == "submit":
         return submit(declared, arguments)
     if arguments.action in ("status", "collect"):
+        from dmft.analysis.sweeps.run_sweep import collect
         from dmft.analysis.sweeps.store import open_store
-        from dmft.analysis.sweeps.sweep import collect
         from dmft.workflow.diagrams.sweep import identity_of
 
         measure = declared.table("sweep")["measure"]

@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             check_outputs(arguments)
-            from dmft.cli.commands import run_command
+            from dmft.cli.run import run_command
 
             return run_command(arguments)
     except BrokenPipeError:

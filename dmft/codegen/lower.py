@@ -19,11 +19,13 @@ from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.noise.projection import Together
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.factors import branch_key
-from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
+<<<<<<< HEAD
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
+=======
+from dmft.gaussian.tables.tabled import TableAverage
+>>>>>>> wt-node
 
 # Argument of a function at the nodes that is a name there already.
 FIRST = sp.IndexedBase("argument")[0]
@@ -88,16 +90,17 @@ class Lowering:
         if isinstance(expr, sp.Pow) and expr.exp.is_Rational and (2 * expr.exp).is_Integer:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
-        if isinstance(expr, BranchAverage):
-            keys = [branch_key(f) for f in expr.read]
-            return g.call(" ".join([name, *keys]), *(self(a) for a in expr.numbers))
         if isinstance(expr, TableAverage):
+<<<<<<< HEAD
             tables = [factor_table(f) for f in expr.factors]
             name = "Kinked" * (len(tables) == 2 and not tables[1].smooth) + name
             arguments = [self(a) for a in expr.numbers]
             return g.call(" ".join([name, *(t.key for t in tables)]), *arguments)
         if isinstance(expr, PlacedAverage):
             return self.tabled(expr)
+=======
+            return g.call(expr.code, *(self(a) for a in expr.numbers))
+>>>>>>> wt-node
         if name in COST and expr.has(rest, spread):  # what is the same at all nodes stays outside
             call = (
                 f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name

@@ -24,8 +24,6 @@ from dmft.equations.definitions import LEAST_VARIANCE, Definition, base_name, ru
 from dmft.equations.noise.projection import Together
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.nodes import BranchAverage
-from dmft.gaussian.tables.direct import direct_averages
 from dmft.gaussian.tables.tabled import TableAverage
 
 Array = NDArray[np.float64]
@@ -226,12 +224,8 @@ class Interpreter:
             return _product([self(a) for a in sorted(expr.args, key=_last)])
         if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
-        if isinstance(expr, BranchAverage):
-            from dmft.special.branch_arrays import branch_on_arrays
-
-            return branch_on_arrays(expr.vectors, [self(a) for a in expr.numbers])
         if isinstance(expr, TableAverage):
-            return direct_averages(expr, [self(a) for a in expr.numbers])
+            return expr.on_arrays(*(self(a) for a in expr.numbers))
         if expr.func.__name__ in FUNCTIONS:
             return FUNCTIONS[expr.func.__name__](*(self(a) for a in expr.args))
         if isinstance(expr, sp.Piecewise):

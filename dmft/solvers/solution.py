@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 from dmft import netcdf
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import Status
-from dmft.record import Record
+from dmft.record import Archived, Record
 from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
     import pandas
-    import xarray
 
 Array = NDArray[np.float64]
 MAPPINGS = ("statistics", "parameters", "provenance")
@@ -56,7 +54,7 @@ class Values(Record, Mapping[str, Array]):
         return sorted({*super().__dir__(), *self.arrays})
 
 
-class Solution(Record, ABC):
+class Solution(Archived):
     """Base of the results of `dmft.solve`: dataclasses whose arrays are attributes and keys.
 
     Attributes
@@ -79,8 +77,6 @@ class Solution(Record, ABC):
     statistics: Mapping[str, Any]
     parameters: Mapping[str, float]
     provenance: Mapping[str, Any]
-    # What a file calls a record of this class, and which of its arrays are coordinates.
-    KIND: ClassVar[str]
     COORDINATES: ClassVar[tuple[str, ...]] = ("t",)
 
     @abstractmethod
@@ -90,15 +86,6 @@ class Solution(Record, ABC):
     @abstractmethod
     def _content(self) -> dict[str, Any]:
         """What a file holds beside arrays and `outcome`, as plain values."""
-
-    @abstractmethod
-    def _variables(self) -> list[netcdf.Variable]:
-        """Arrays of a file: name, names of dimensions, values."""
-
-    @classmethod
-    @abstractmethod
-    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Make the record again of what its file holds."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -170,12 +157,6 @@ class Solution(Record, ABC):
         """Number of samples that the algorithm has used at input dimension `dim`."""
         return self.steps(dim) * float(self.provenance.get("samples_per_step", 1))
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` over `t` (needs the extra `io`)."""
-        data = {name: (dims, values) for name, dims, values in self._displayed()}
-        coords = {name: data.pop(name) for name in self.COORDINATES}
-        return netcdf.dataset(self.KIND, self._record(), data, coords)
-
     def to_pandas(self) -> pandas.DataFrame:
         """Return a `pandas.DataFrame` with index t and a column for each entry: risk, M[0,1].
 
@@ -193,22 +174,6 @@ class Solution(Record, ABC):
                 label = f"{name}[{','.join(map(str, entry))}]" if entry else name
                 columns[label] = values[(slice(None), *entry)]
         return pandas.DataFrame(columns, index=pandas.Index(self.t, name="t"))
-
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file from which `dmft.load` restores an equal record.
-
-        An existing file is replaced only by a complete one.
-        """
-        return netcdf.write(path, self.KIND, self._record(), self._variables())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a record of this class that `save` wrote."""
-        return netcdf.load(path, {cls.KIND: cls.restore})
-
-    def _displayed(self) -> list[netcdf.Variable]:
-        """Arrays of the data set."""
-        return self._variables()
 
     def _record(self) -> dict[str, Any]:
         mappings = {name: dict(getattr(self, name)) for name in MAPPINGS}

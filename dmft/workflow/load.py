@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from dmft import netcdf
-from dmft.analysis.boundaries import boundary_file
 from dmft.analysis.boundaries.boundary import Boundary
-from dmft.analysis.diagrams import diagram_file, region_file
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.diagrams.region_diagram import RegionDiagram
-from dmft.analysis.sweeps import sweep_file
 from dmft.analysis.sweeps.sweep import Sweep
+from dmft.record import Archived
 from dmft.simulation.descent import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble
 from dmft.simulation.sequences.runs import SequenceEnsemble
 from dmft.solvers.descent.run import DescentRun
-from dmft.solvers.solution import Solution
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import TwoTimeRun
 
-Record = Solution | RegionDiagram | PhaseDiagram | Boundary | Sweep
-SOLUTIONS: tuple[type[Solution], ...] = (
+KINDS: tuple[type[Archived], ...] = (
     Trajectory, PathEnsemble, DescentRun, TwoTimeRun, Ensemble, SequenceEnsemble, DescentEnsemble,
+    RegionDiagram, PhaseDiagram, Boundary, Sweep,
 )  # fmt: skip
-READERS: dict[str, Callable[[dict[str, Any], netcdf.Arrays], Record]] = {
-    **{kind.KIND: kind.restore for kind in SOLUTIONS},
-    diagram_file.KIND: diagram_file.restore,
-    boundary_file.KIND: boundary_file.restore,
-    region_file.KIND: region_file.restore,
-    sweep_file.KIND: sweep_file.restore,
-}
 
 
-def load(path: str | Path) -> Record:
+def load(path: str | Path) -> Archived:
     """Read a record written by its `.save(path)`: a trajectory, runs, paths or a phase diagram.
 
     Raises
@@ -59,4 +47,4 @@ def load(path: str | Path) -> Record:
     >>> dmft.load(path) == run
     True
     """
-    return netcdf.load(path, READERS)
+    return netcdf.load(path, {kind.KIND: kind.restore for kind in KINDS})

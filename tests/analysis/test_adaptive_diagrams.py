@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import dmft
 from dmft.analysis.diagrams.adaptive import adaptive_diagram, coarse_steps
 from dmft.analysis.diagrams.diagram import compute_diagram
-from dmft.analysis.diagrams.diagram_file import load_diagram
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_regions
 
@@ -174,7 +174,7 @@ def test_files_and_data_sets_tell_what_was_computed(tmp_path):
     assert f"{found.computed.sum()} of 1681 computed" in repr(found)
     assert found.count() == {"ok": 1681}
     assert found.count(computed=True) == {"ok": int(found.computed.sum())}
-    assert load_diagram(found.save(tmp_path / "d.nc")) == found
+    assert PhaseDiagram.load(found.save(tmp_path / "d.nc")) == found
     np.testing.assert_array_equal(found.to_xarray()["computed"], found.computed)
     full = compute_diagram(lambda x, y: x * y - 1, {"x": line, "y": line})
     assert full.computed.all()
@@ -188,7 +188,7 @@ def test_files_without_the_mask_are_read(tmp_path):
     with h5netcdf.File(path, "a") as file:
         del file._h5file["computed"], file._h5file.attrs["contents"]  # older ones have neither
         file.attrs["format"] = 1
-    assert load_diagram(path) == full
+    assert PhaseDiagram.load(path) == full
 
 
 @pytest.mark.parametrize("coarse", [0, -2, 1.5, True, (4,), (4, 0), "8"])

@@ -9,7 +9,7 @@ import pytest
 
 import dmft
 from dmft.analysis.diagrams.diagram import compute_diagram
-from dmft.analysis.diagrams.diagram_file import load_diagram
+from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.escape import escape_time_of_problem
 from dmft.errors import BadParameter
 from dmft.solvers.solve import solve_problem
@@ -120,13 +120,13 @@ def test_files_and_data_sets(escape, tmp_path):
         escape, {"learning_rate": RATES, "label_noise": NOISES}, quantity="escape_time",
         provenance={"model": "retrieval"},
     )  # fmt: skip
-    assert load_diagram(diagram.save(tmp_path / "d.nc")) == diagram
+    assert PhaseDiagram.load(diagram.save(tmp_path / "d.nc")) == diagram
     data = diagram.to_xarray()
     assert data["escape_time"].dims == ("label_noise", "learning_rate")
     chosen = data["escape_time"].sel(label_noise=0.5).isel(learning_rate=1)
     assert float(chosen) == diagram.values[1, 1]
     with pytest.raises(BadParameter, match="no file"):
-        load_diagram(tmp_path / "none.nc")
+        PhaseDiagram.load(tmp_path / "none.nc")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_names_are_labels_in_the_order_of_the_alphabet(tmp_path):
     turned = {"x": axes["x"][::-1], "y": axes["y"]}
     other = compute_diagram(measure, turned, quantity="region", threads=4)
     np.testing.assert_array_equal(other.labels[:, ::-1], diagram.labels)
-    assert load_diagram(diagram.save(tmp_path / "d.nc")).labels.tolist() == wanted
+    assert PhaseDiagram.load(diagram.save(tmp_path / "d.nc")).labels.tolist() == wanted
     line = np.linspace(-2, 2, 101)
     disc = compute_diagram(
         lambda x, y: "in" if x * x + y * y < 1 else "out", {"x": line, "y": line}, adaptive=True

@@ -25,8 +25,8 @@ from dmft.analysis.sweeps.chunk import Task, compute_chunk
 from dmft.analysis.sweeps.lookup import Index, look_up
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import KEY, as_points
+from dmft.analysis.sweeps.run_sweep import collect, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
-from dmft.analysis.sweeps.sweep import collect, run_sweep
 from dmft.errors import BadParameter
 
 GRID = {"a": np.linspace(0.0, 2.0, 7), "b": [1, 2, 3]}
@@ -452,7 +452,7 @@ def test_measures_that_cannot_travel(tmp_path):
     assert open_store(tmp_path / "s").read().records.size == 0
     # Known here, unknown there: a refusal, not points that end their workers.
     script = """
-from dmft.analysis.sweeps.sweep import run_sweep
+from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.errors import BadParameter
 def measure(a):
     return a

@@ -13,8 +13,8 @@ import pytest
 
 import dmft
 from dmft.analysis.sweeps.points import as_points
+from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
-from dmft.analysis.sweeps.sweep import run_sweep
 from dmft.errors import BadParameter
 
 GRID = {"a": np.linspace(0.0, 2.0, 7), "b": [1, 2, 3]}

@@ -18,8 +18,8 @@ import pytest
 import dmft
 from dmft.analysis.sweeps.lookup import look_up
 from dmft.analysis.sweeps.points import as_points
+from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.store import Store, open_store, read_manifest
-from dmft.analysis.sweeps.sweep import run_sweep
 
 HERE = Path(__file__).parent
 # A point takes at least 2 ms, a chunk 0.2 s, and a worker runs one chunk at a time.
@@ -30,7 +30,7 @@ BEGAN = time.monotonic()
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
-from dmft.analysis.sweeps.sweep import run_sweep
+from dmft.analysis.sweeps.run_sweep import run_sweep
 from test_sweeps_killed import engine, logged, points_of, said
 if __name__ == "__main__":
     run_sweep(points_of({size}), logged, store={store!r}, executor=engine({executor!r}),

@@ -14,7 +14,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter, DamagedFile
-from dmft.workflow.load import READERS
+from dmft.workflow.load import KINDS
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("h5netcdf")
@@ -253,7 +253,7 @@ def attack(saved, folder, rng, tries):
 
 
 def test_each_kind_of_damage_to_each_kind_of_record(saved, tmp_path, capfd):
-    assert {netcdf_kind(path) for _, path in saved.values()} == set(READERS)
+    assert {netcdf_kind(path) for _, path in saved.values()} == {kind.KIND for kind in KINDS}
     assert attack(saved, tmp_path, np.random.default_rng(SEED), 1) == 6 * len(MADE) + len(FOREIGN)
     gc.collect()  # what h5netcdf left behind used to print its tracebacks here
     assert capfd.readouterr().err == ""

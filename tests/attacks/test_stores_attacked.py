@@ -15,8 +15,8 @@ import sympy as sp
 import dmft
 from dmft.analysis.diagrams.phase_diagram import STATUSES
 from dmft.analysis.sweeps.named import name_of
+from dmft.analysis.sweeps.run_sweep import collect, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
-from dmft.analysis.sweeps.sweep import collect, run_sweep
 from dmft.cli.main import main
 from dmft.errors import BadParameter
 from dmft.names import Status

@@ -17,8 +17,8 @@ import sympy as sp
 from bench_dynamics import line
 
 import dmft
+from dmft.analysis.sweeps.run_sweep import collect, run_sweep
 from dmft.analysis.sweeps.store import open_store
-from dmft.analysis.sweeps.sweep import collect, run_sweep
 
 REPEATS, CORES = 3, 2
 TRIVIAL = {"a": np.arange(400.0), "b": np.arange(500.0)}

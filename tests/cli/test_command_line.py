@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmft.cli.commands import EXIT_CODES, save_times
+from dmft.cli.commands import save_times
 from dmft.cli.main import build_parser, main
 from dmft.cli.report import matrix, plain, table
+from dmft.cli.run import EXIT_CODES
 from dmft.cli.schema import EXAMPLE
 from dmft.errors import BadParameter
 from dmft.names import Status
@@ -179,7 +180,7 @@ def test_interruption_has_its_exit_code(model, monkeypatch, command, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dmft.cli.commands.read_declaration", interrupt)
+    monkeypatch.setattr("dmft.cli.run.read_declaration", interrupt)
     assert main([command, model]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -233,7 +234,7 @@ def test_wrong_method_and_shapes_are_refused(model, capsys):
 
 def test_missing_extra_is_named_before_anything_is_computed(model, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("dmft.cli.commands.run_command", lambda _: pytest.fail("computed"))
+    monkeypatch.setattr("dmft.cli.run.run_command", lambda _: pytest.fail("computed"))
     assert main(["solve", model, "--plot", "a.png"]) == 2
     assert 'pip install "dmft[plot]"' in capsys.readouterr().err
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from dmft.analysis.diagrams.phase_diagram import STATUSES, PhaseDiagram
 from dmft.analysis.sweeps.named import Named, mixed_labels
 from dmft.analysis.sweeps.points import Points
-from dmft.analysis.sweeps.sweep import Sweep, run_sweep
+from dmft.analysis.sweeps.run_sweep import run_sweep
+from dmft.analysis.sweeps.sweep import Sweep
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import Progress, ProgressOption

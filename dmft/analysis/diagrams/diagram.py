@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis.diagrams.adaptive import Coarse, Kept, adaptive_diagram
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.named import Named, without_labels
-from dmft.analysis.sweeps.sweep import run_sweep
+from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.errors import BadParameter
 from dmft.progress import ProgressOption
 

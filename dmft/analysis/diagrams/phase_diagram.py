@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft import netcdf
 from dmft.analysis.escape import Censored, EscapeTime
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.names import FIXED_POINTS, Status
+from dmft.record import Archived
 from dmft.solvers.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    import xarray
 
 Array = NDArray[np.float64]
 
@@ -33,7 +31,7 @@ OUTSIDE = ("math domain error", "expected a ")
 
 
 @dataclass(frozen=True, eq=False)
-class PhaseDiagram:
+class PhaseDiagram(Archived):
     """Values and statuses on a grid; rows run over `y`, columns over `x`.
 
     Attributes
@@ -65,6 +63,8 @@ class PhaseDiagram:
     >>> diagram.values[1].tolist(), diagram.complete
     ([1.0, 2.0, 3.0], True)
     """
+
+    KIND = "dmft phase diagram"
 
     x_name: str
     y_name: str
@@ -121,33 +121,52 @@ class PhaseDiagram:
         part = "" if done == self.computed.size else f"; {done} of {self.computed.size} computed"
         return f"PhaseDiagram({self.quantity} over {axes}; {self.count()}{part})"
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PhaseDiagram):
-            return NotImplemented
-        names = ("x_name", "y_name", "quantity", "messages", "provenance")
-        arrays = ("x", "y", "values", "horizon")
-        return (
-            all(getattr(self, n) == getattr(other, n) for n in names)
-            and all(
-                np.array_equal(getattr(self, n), getattr(other, n), equal_nan=True) for n in arrays
-            )
-            and np.array_equal(self.status, other.status)
-            and np.array_equal(self.computed, other.computed)
-        )
+    def _displayed(self) -> list[netcdf.Variable]:
+        grid = (self.y_name, self.x_name)
+        shown = {self.quantity: self.values, "status": self.status, "horizon": self.horizon}
+        rows = [(name, grid, values) for name, values in shown.items()]
+        axes = [(n, (n,), x) for n, x in ((self.x_name, self.x), (self.y_name, self.y))]
+        return [*rows, ("computed", grid, self.computed), *axes]
 
-    __hash__ = None  # type: ignore[assignment]
+    def _coordinates(self) -> tuple[str, ...]:
+        return self.x_name, self.y_name
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` with the two parameters as dimensions."""
-        from dmft.analysis.diagrams.diagram_file import to_dataset
+    def _variables(self) -> list[netcdf.Variable]:
+        codes = np.array([[STATUSES.index(s) for s in row] for row in self.status], dtype=np.int64)
+        grid = ("y", "x")
+        return [
+            ("x", ("x",), self.x),
+            ("y", ("y",), self.y),
+            ("values", grid, self.values),
+            ("horizon", grid, self.horizon),
+            ("status", grid, codes),
+            ("computed", grid, self.computed.astype(np.int8)),
+        ]
 
-        return to_dataset(self)
+    def _quantities(self) -> Mapping[str, str]:
+        return {"x": self.x_name, "y": self.y_name, "values": self.quantity}
 
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file from which `load_diagram` restores an equal record."""
-        from dmft.analysis.diagrams.diagram_file import save_diagram
+    def _record(self) -> dict[str, Any]:
+        return {
+            "x_name": self.x_name,
+            "y_name": self.y_name,
+            "quantity": self.quantity,
+            "statuses": [str(s) for s in STATUSES],
+            "messages": [[i, j, text] for (i, j), text in self.messages.items()],
+            "provenance": dict(self.provenance),
+        }
 
-        return save_diagram(self, path)
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
+        """The diagram of what its file holds."""
+        names = np.array(record["statuses"], dtype="<U20")
+        # Older files have computed points only.
+        more = {"computed": arrays["computed"].astype(bool)} if "computed" in arrays else {}
+        return cls(
+            record["x_name"], record["y_name"], record["quantity"], arrays["x"], arrays["y"],
+            arrays["values"], names[arrays["status"].astype(np.int64)], arrays["horizon"],
+            {(i, j): text for i, j, text in record["messages"]}, record["provenance"], **more,
+        )  # fmt: skip
 
 
 def count_names(names: NDArray[Any]) -> dict[str, int]:

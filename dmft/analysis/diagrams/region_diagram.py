@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft import netcdf
 from dmft.analysis.landscape import Landscape, NoMinimum
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import Progress, ProgressOption
-
-if TYPE_CHECKING:
-    import xarray
+from dmft.record import Archived
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 NONE = "no strict minimum"
+GRIDS = ("codes", "labels", "e", "m", "risk", "number")
 
 
 @dataclass(frozen=True, eq=False)
-class RegionDiagram:
+class RegionDiagram(Archived):
     """Minima of a family of risks over a grid; rows run over `y`, columns over `x`.
 
     Attributes
@@ -56,6 +55,8 @@ class RegionDiagram:
     [[0, 0], [6, 3]]
     """
 
+    KIND = "dmft diagram of regions"
+
     x_name: str
     y_name: str
     x: Array
@@ -72,28 +73,39 @@ class RegionDiagram:
     # Curves between the regions are `dmft.boundary`'s; none belong to the record.
     boundaries = None
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RegionDiagram):
-            return NotImplemented
-        same = ("x_name", "y_name", "names", "provenance")
-        arrays = ("x", "y", "codes", "labels", "e", "m", "risk", "number")
-        return all(getattr(self, n) == getattr(other, n) for n in same) and all(
-            np.array_equal(getattr(self, n), getattr(other, n), equal_nan=True) for n in arrays
-        )
+    def _displayed(self) -> list[netcdf.Variable]:
+        grid = (self.y_name, self.x_name)
+        shown = {"region": np.array(self.names)[self.labels]}
+        shown |= {name: getattr(self, name) for name in GRIDS if name != "labels"}
+        axes = [(n, (n,), x) for n, x in ((self.x_name, self.x), (self.y_name, self.y))]
+        return [*((name, grid, values) for name, values in shown.items()), *axes]
 
-    __hash__ = None  # type: ignore[assignment]
+    def _coordinates(self) -> tuple[str, ...]:
+        return self.x_name, self.y_name
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` with the two parameters as dimensions."""
-        from dmft.analysis.diagrams.region_file import to_dataset
+    def _variables(self) -> list[netcdf.Variable]:
+        grids = [(name, ("y", "x"), getattr(self, name)) for name in GRIDS]
+        return [("x", ("x",), self.x), ("y", ("y",), self.y), *grids]
 
-        return to_dataset(self)
+    def _quantities(self) -> Mapping[str, str]:
+        return {"x": self.x_name, "y": self.y_name}
 
-    def save(self, path: str | Path) -> Path:
-        """Write a netCDF file from which `dmft.load` restores an equal record."""
-        from dmft.analysis.diagrams.region_file import save_regions
+    def _record(self) -> dict[str, Any]:
+        return {
+            "x_name": self.x_name,
+            "y_name": self.y_name,
+            "names": list(self.names),
+            "provenance": dict(self.provenance),
+        }
 
-        return save_regions(self, path)
+    @classmethod
+    def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
+        """The diagram of what its file holds."""
+        whole = {name: arrays[name].astype(np.int64) for name in ("codes", "labels", "number")}
+        return cls(
+            record["x_name"], record["y_name"], names=tuple(record["names"]),
+            provenance=record["provenance"], **{**arrays, **whole},
+        )  # fmt: skip
 
     def count(self) -> dict[str, int]:
         """Number of points of each region that occurs."""

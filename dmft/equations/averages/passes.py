@@ -143,17 +143,21 @@ def lower(q: Expectation) -> Lowered:
             return Lowered(q, "value", value_of(q, q.law.covariance))
         except NotClosed as error:
             refusal = str(error)
-    # A Dirac delta has no value at a node.
-    if not q.law.on_nodes or (q.is_product and q.has(sp.DiracDelta)):
+    # A Dirac delta has no value at a node; what tables refuse says what they need.
+    refused = q.is_product and (q.has(sp.DiracDelta) or _is_for_tables(q))
+    if refused or not q.law.on_nodes:
         return Lowered(q, "open", refusal=refusal)
     return Lowered(q, "nodes", refusal=refusal)
 
 
+def _is_for_tables(q: Expectation) -> bool:
+    """Whether a product is one of one or two fields without their means."""
+    return len(set(q.fields)) <= 2 and not any(f.has(sp.Indexed) for f in q.factors)
+
+
 def is_open(q: Expectation) -> bool:
     """Whether a product of functions of single fields has neither a closed form nor a table."""
-    # One and two fields have a table; a function that holds the mean of its field has none.
-    shifted = any(f.has(sp.Indexed) for f in q.factors)
-    if len(set(q.fields)) <= 2 and not (shifted or q.has(sp.DiracDelta)):
+    if _is_for_tables(q) and not q.has(sp.DiracDelta):
         return False
     return lower(q).how != "value"
 

@@ -37,7 +37,6 @@ from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import OF_FUNCTION, UNIT, Bounded, first
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.closed.orthant import UPPER, PairOfSignsMoment
 from dmft.gaussian.tables.tabled import TableAverage
 
@@ -119,8 +118,6 @@ class Tape:
             return Step("atom", (self(expr.regular()),), None)
         if isinstance(expr, sp.Sum):
             return Step("sum", (self(expr.function),), [index for index, *_ in expr.limits])
-        if isinstance(expr, BranchAverage):
-            return Step("branch", self.all(expr.numbers), expr)
         if isinstance(expr, TableAverage):
             return Step("table", self.all(expr.numbers), expr)
         if isinstance(expr, sp.Piecewise):
@@ -234,8 +231,6 @@ class Running:
                 return rules.multiplied(parts)
             case "power":
                 return rules.raised(parts[0], data)
-            case "branch":
-                return rules.branched(data, parts)
             case "table":
                 return rules.tabled(data, parts)
             case "piecewise":

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from dmft.equations.averages.elementwise import truth
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.reference import FUNCTIONS
-from dmft.gaussian.branches.nodes import BranchAverage
-from dmft.gaussian.tables.direct import direct_averages
-from dmft.gaussian.tables.tabled import FieldTable, PlacedAverage, TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 # Error of one operation relative to what it rounds: twice the unit roundoff, as exponents and roots
 # of libraries are right to a unit in the last place.
@@ -218,37 +216,11 @@ def piecewise(expr: sp.Piecewise, value: Callable[[sp.Expr], Bounded]) -> Bounde
 
 
 def tabled(average: TableAverage, numbers: Sequence[Bounded]) -> Bounded:
-    """An average by tables with the error that they claim, of sqrt(E F^2 E G^2)."""
-
-    def at(*values: Any) -> Any:
-        return direct_averages(average, values)
-
-    value = at(*(a.value for a in numbers))
-    points = [first(a.value) for a in numbers]
-    if len(average.factors) == 1:
-        laws = [(points[0], points[1])]
-    else:
-        laws = [(0.0, points[0]), (0.0, points[2])]
-    squares = [
-        direct_averages(FieldTable(f**2, sp.S.Zero, sp.S.One), law)
-        for f, law in zip(average.factors, laws, strict=True)
-    ]
-    norm = np.sqrt(reduce(np.multiply, squares))
-    moved = at_moved_arguments(at, numbers, first(value))
-    return Bounded(value, moved + average.error * norm, np.abs(first(value)))
-
-
-def branched(average: BranchAverage, numbers: Sequence[Bounded]) -> Bounded:
-    """An average of exponential branches: its rule rounds relative to sqrt(E F^2 E G^2)."""
-    from dmft.special.branch_arrays import branch_on_arrays
-
-    def at(*values: Any) -> Any:
-        return branch_on_arrays(average.vectors, values)
-
-    value = at(*(a.value for a in numbers))
+    """An average with the error that it claims, of sqrt(E F^2 E G^2)."""
+    value = average.on_arrays(*(a.value for a in numbers))
     norm = average.norm(*(first(a.value) for a in numbers))
-    error = at_moved_arguments(at, numbers, first(value)) + average.rounding * norm
-    return Bounded(value, error, np.abs(first(value)))
+    moved = at_moved_arguments(average.on_arrays, numbers, first(value))
+    return Bounded(value, moved + average.rounding * norm, np.abs(first(value)))
 
 
 def ratio(error: Any, size: Any) -> Any:

@@ -17,7 +17,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.factors import branch_vector, branches
+from dmft.gaussian.branches.factors import branch_key, branch_vector, branches
 from dmft.gaussian.branches.formula import field_formula
 from dmft.gaussian.branches.values import as_float, field_value, pair_value
 from dmft.gaussian.closed.product import product_expectation
@@ -33,6 +33,7 @@ class BranchAverage(TableAverage):
 
     # Of compiled code, relative to sqrt(E F^2 E G^2), for every covariance.
     rounding = ROUNDING
+    has_tables = False
 
     @property
     def error(self) -> float:
@@ -48,6 +49,17 @@ class BranchAverage(TableAverage):
     def vectors(self) -> list[NDArray[Any]]:
         """The same as vectors."""
         return [branch_vector(f) for f in self.read]
+
+    @property
+    def code(self) -> str:
+        """Name of the function in generated code and the keys of what it reads."""
+        return " ".join([type(self).__name__, *map(branch_key, self.read)])
+
+    def on_arrays(self, *numbers: Any) -> Any:
+        """Value at arrays of numbers, by the same rule."""
+        from dmft.special.branch_arrays import branch_on_arrays
+
+        return branch_on_arrays(self.vectors, numbers)
 
     def norm(self, *numbers: Any) -> Any:
         """Sqrt(E F^2 E G^2) at arrays of numbers, of which compiled code has 14 digits.

@@ -16,7 +16,7 @@ from sympy.core.function import AppliedUndef
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.hermite import hermite
-from dmft.gaussian.expectation import Gaussian
+from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.nodes.grid import PANELS, Array, Nodes, TooManyNodes, gaussian_nodes
 from dmft.gaussian.nodes.kinks import break_points
 
@@ -179,7 +179,7 @@ class Coefficients:
             self[tuple(m % 2 for m in n)]
         if self._closed:
             polynomial = sp.Mul(*[hermite(m, x) for m, x in zip(n, self.fields, strict=True)])
-            law = Gaussian(self.fields, sp.eye(len(self.fields)))
+            law = ClosedLaw(self.fields, sp.eye(len(self.fields)))
             try:
                 value = law.expect(self.expr * polynomial)
                 return Coefficient(value, not value.has(sp.Float))

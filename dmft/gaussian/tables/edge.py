@@ -8,10 +8,10 @@ from math import factorial
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.closed.switch import derivative
-from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Coefficient
-from dmft.gaussian.nodes.series import DIGITS, NORMAL, Side, remembered, rounding
+from dmft.gaussian.nodes.sides import DIGITS, NORMAL, Side, remembered, rounding
 from dmft.model import FIELD
 
 CORRELATION = sp.Dummy("rho", positive=True)
@@ -122,7 +122,7 @@ def _kernel_remainder(side: Side, size: sp.Expr) -> sp.Expr | None:
 def _kernel(scaled: sp.Expr) -> sp.Expr | None:
     """E[f(u) f(v)] as a function of `CORRELATION`, if it is closed."""
     v = sp.Dummy("v", real=True)
-    law = Gaussian([NORMAL, v], [[1, CORRELATION], [CORRELATION, 1]])
+    law = ClosedLaw([NORMAL, v], [[1, CORRELATION], [CORRELATION, 1]])
     try:
         return law.expect(scaled * scaled.xreplace({NORMAL: v}))
     except (NotClosed, BadParameter):

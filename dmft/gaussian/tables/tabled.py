@@ -6,9 +6,11 @@ form does. The tables are made when code is generated, never when an expression 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
@@ -49,6 +51,8 @@ class TableAverage(sp.Expr):
     is_commutative = True
     is_real = True
     factors_count = 0
+    # Whether code has it from tables of its factors.
+    has_tables = True
 
     @property
     def factors(self) -> tuple[sp.Expr, ...]:
@@ -71,6 +75,32 @@ class TableAverage(sp.Expr):
         from dmft.gaussian.tables.factor_table import factor_table
 
         return sum(factor_table(f).error for f in self.factors) + EVALUATION
+
+    @property
+    def rounding(self) -> float:
+        """What the NumPy reference claims, in the same units."""
+        return self.error
+
+    @property
+    def code(self) -> str:
+        """Name of the function in generated code and the keys of what it reads."""
+        from dmft.gaussian.tables.factor_table import factor_table
+
+        tables = [factor_table(f) for f in self.factors]
+        kinked = "Kinked" * (len(tables) == 2 and not tables[1].smooth)
+        return " ".join([kinked + type(self).__name__, *(t.key for t in tables)])
+
+    def on_arrays(self, *numbers: Any) -> Any:
+        """Value at arrays of numbers, by the NumPy reference."""
+        from dmft.gaussian.tables.direct import direct_averages
+
+        return direct_averages(self, numbers)
+
+    def norm(self, *numbers: Any) -> Any:
+        """Sqrt(E F^2 E G^2) at arrays of numbers."""
+        laws = [numbers] if len(self.factors) == 1 else [(0.0, numbers[0]), (0.0, numbers[2])]
+        squares = (FieldTable(f**2, sp.S.Zero, sp.S.One) for f in self.factors)
+        return np.sqrt(math.prod(f.on_arrays(*law) for f, law in zip(squares, laws, strict=True)))
 
     def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr | None:
         # The field of the factors is bound.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.analysis.sweeps.points import as_points
-from dmft.analysis.sweeps.sweep import Sweep, run_sweep
+from dmft.analysis.sweeps.run_sweep import run_sweep
+from dmft.analysis.sweeps.sweep import Sweep
 from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps

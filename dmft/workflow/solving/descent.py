@@ -20,7 +20,6 @@ from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter, InvalidCovariance
-from dmft.gaussian.branches.nodes import BranchAverage
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
 from dmft.names import VERSION, Status
@@ -274,7 +273,7 @@ def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | Non
     """Closed form of the risk; None where tables or nodes would take longer than the descent."""
     assert isinstance(equations.model, Model)
     risk = population_risk(equations.model)
-    tabled = [t for t in table_averages(risk.expr) if not isinstance(t, BranchAverage)]
+    tabled = [t for t in table_averages(risk.expr) if t.has_tables]
     return None if averages(risk.definitions) or tabled else risk
 
 

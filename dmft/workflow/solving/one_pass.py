@@ -22,7 +22,6 @@ from dmft.starts import Overlaps
 from dmft.workflow.solver import Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options
 from dmft.workflow.solving.limits import rate_message
-from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 from dmft.workflow.solving.rounding import with_rounding
 from dmft.workflow.solving.schedule import scheduled_inputs, with_ending
 
@@ -82,15 +81,14 @@ def solve_one_pass(
             return with_readout(with_ending(run, schedule))
         return described(run, equations, inputs)
 
-    def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
-        here = inputs if rule is None else on_nodes(inputs, rule)
-        return solve_problem(problem, **here, **{**choices, **changes})
-
     if not equations.averages:
-        run = run_with(None)
+        run = solve_problem(problem, **inputs, **choices)
         return finished(
             run if schedule is not None else with_rounding(run, equations, options.rtol)
         )
+
+    # Closed forms do without nodes.
+    from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 
     tolerance = options.quadrature_tol
     if equations.family == "sequence":
@@ -100,6 +98,10 @@ def solve_one_pass(
         # Rates jump when a kink passes a node: finer steps would follow the nodes, not the law.
         choices["rtol"] = max(options.rtol, RTOL_PER_QUADRATURE * tolerance)
         choices["atol"] = max(options.atol, ATOL_PER_QUADRATURE * tolerance)
+
+    def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
+        here = inputs if rule is None else on_nodes(inputs, rule)
+        return solve_problem(problem, **here, **{**choices, **changes})
 
     def rule_of(count: int | None) -> NodeRule:
         rule: NodeRule = equations.rule(start, {**values, "nodes": count})
