@@ -109,7 +109,7 @@ def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Ex
     chosen = set(names)
     others = [value for name, value in declared.items() if name not in chosen]
     for network in (model.student, model.teacher):
-        others += network.readout or ()
+        others += getattr(network, "readout", None) or ()  # those of sequences have none
     read = {symbol.name for value in others for symbol in value.free_symbols}
     return chosen <= set(declared) and not read & chosen
 
