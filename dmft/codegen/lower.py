@@ -20,12 +20,7 @@ from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.noise.projection import Together
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
-<<<<<<< HEAD
-from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
-=======
-from dmft.gaussian.tables.tabled import TableAverage
->>>>>>> wt-node
 
 # Argument of a function at the nodes that is a name there already.
 FIRST = sp.IndexedBase("argument")[0]
@@ -91,16 +86,9 @@ class Lowering:
             return g.pow(self(expr.base), Fraction(int(expr.exp.p), int(expr.exp.q)))
         name = type(expr).__name__
         if isinstance(expr, TableAverage):
-<<<<<<< HEAD
-            tables = [factor_table(f) for f in expr.factors]
-            name = "Kinked" * (len(tables) == 2 and not tables[1].smooth) + name
-            arguments = [self(a) for a in expr.numbers]
-            return g.call(" ".join([name, *(t.key for t in tables)]), *arguments)
+            return g.call(expr.code, *(self(a) for a in expr.numbers))
         if isinstance(expr, PlacedAverage):
             return self.tabled(expr)
-=======
-            return g.call(expr.code, *(self(a) for a in expr.numbers))
->>>>>>> wt-node
         if name in COST and expr.has(rest, spread):  # what is the same at all nodes stays outside
             call = (
                 f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name
