@@ -27,6 +27,7 @@ from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import Layout, layout
 from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, live
@@ -74,6 +75,7 @@ OPTIONAL_IMPORTS = {
     "pair_average(": "from dmft.special.averages import pair_average\n",
     "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",
     "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
+    "token_value(": "from dmft.special.tokens import token_value\n",
     "two_signs(": "from dmft.special.bivariate import two_signs\n",
     "root_ratio(": "from dmft.special.ratio import root_ratio\n",
     "correlation(": "from dmft.special.ratio import correlation\n",
@@ -250,7 +252,7 @@ def _body(
 ) -> tuple[list[str], str]:
     """Lines of a function and a description of its outputs."""
     names_in_code = code_names(parameters)
-    lowering = Lowering(Graph(x.SYMMETRIC), names_in_code, functions)
+    lowering = Lowering(Graph(x.SYMMETRIC), {**names_in_code, **here.places}, functions)
     writer = LoopWriter(lowering.graph, here.packed)
     # A first pass finds the tables, the second shares them.
     _write(writer, lowering, definitions, here, len(parameters))
@@ -261,11 +263,14 @@ def _body(
     for definition in definitions:
         if definition.role == "block":
             defined[definition.name] = ("N",) * len(definition.indices)
-        elif definition.role == "intermediate":
+        elif definition.role == "intermediate" and isinstance(definition.target, sp.Indexed):
             defined[definition.name] = tuple(place(i)[0][1] for i in definition.target.indices)
     body = render(fuse(writer.root.lines))
     used = "\n".join(body)
     lines = ["p = widths[0]", "k = widths[1]"]
+    if any(d.role == "rate" for d in outputs):
+        resting = set(here.entries) - {d.name for d in outputs}
+        lines += [f"out[{here.entries.index(name)}] = 0.0" for name in resting]
     if "N" in used or "N" in str(defined):
         lines.append("N = p + k")
     if ALL_NODES in used:
@@ -319,6 +324,13 @@ def _write(
 ) -> None:
     """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
     root, chunk = writer.root, None
+    joint = {a for d in definitions for a in placed_on_nodes(d.expr)}
+    if joint:
+        from dmft.codegen.joint import node_loop
+
+        loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, scalars)
+        root.lines += loop
+        lowering.memo |= {a: lowering.graph.scalar(name) for a, name in sums.items()}
     last = next((d for d in reversed(definitions) if d.holds_variances), None)
     for definition in definitions:
         if at_nodes(definition):
@@ -331,12 +343,12 @@ def _write(
         writer.root.lines.append("")
         writer.root.lines += [f"# {line}" for line in definition_text(definition)]
         if definition.factor is None:
-            write_definition(writer, lowering, definition)
+            write_definition(writer, lowering, definition, here)
             if definition is last:
                 _lift_zero_variances(writer, definition.name)
             continue
         outside, writer.root = writer.root, Scope(None, None)
-        write_definition(writer, lowering, definition)
+        write_definition(writer, lowering, definition, here)
         header = f"if {lowering.names[definition.factor.name]} > 0.0:"
         outside.lines.append(Loop(header, writer.root.lines))
         writer.root = outside
@@ -369,7 +381,9 @@ def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:
     return lines
 
 
-def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definition) -> None:
+def write_definition(
+    writer: LoopWriter, lowering: Lowering, definition: Definition, here: Layout
+) -> None:
     """Emit the loops that evaluate one definition."""
     if isinstance(definition.expr, FieldRoot):
         writer.root.lines.append(f"field_root(Omega, p, {definition.name})")
@@ -382,8 +396,13 @@ def write_definition(writer: LoopWriter, lowering: Lowering, definition: Definit
     writer.note_uses(node)
     if not isinstance(definition.target, sp.Indexed):
         text = writer.value(node, writer.root)
-        writer.root.lines.append(f"out[{writer.observed}] = {text}")
-        writer.observed += 1
+        target = definition.name
+        if definition.role == "rate":
+            target = f"out[{here.entries.index(target)}]"
+        elif definition.role == "observable":
+            target = f"out[{writer.observed}]"
+            writer.observed += 1
+        writer.root.lines.append(f"{target} = {text}")
         return
     places = [place(index) for index in definition.target.indices]
     name = f"d{definition.name}" if definition.role == "rate" else definition.name

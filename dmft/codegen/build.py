@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from dmft.checks import checked
 from dmft.codegen.assemble import code_names, domain_text, module_text, system_parts
-from dmft.codegen.domains import DIVIDER
+from dmft.codegen.domains import DIVIDER, gram_domain
 from dmft.codegen.functions import PointFunctions
-from dmft.codegen.packing import Layout, layout
+from dmft.codegen.packing import Layout, layout, layout_of_alignments
 from dmft.compiled.directory import cache_directory, keep, read_own
 from dmft.emit import load_module
 from dmft.equations.equations import Equations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 @overload
-def build(equations: Equations | SequenceEquations) -> Problem: ...
+def build(equations: Equations) -> Problem: ...
 @overload
 def build(equations: DescentEquations | DescentFlow) -> DescentProblem: ...
 @overload
 def build(equations: TwoTime) -> VolterraProblem: ...
 @checked
 def build(
-    equations: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime,
+    equations: Equations | DescentEquations | DescentFlow | TwoTime,
 ) -> Problem | DescentProblem | VolterraProblem:
     """Compile equations of motion; widths and parameters stay run-time values.
 
@@ -47,7 +47,7 @@ def build(
 
     Parameters
     ----------
-    equations : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
+    equations : Equations, DescentEquations, DescentFlow or TwoTime
 
     Returns
     -------
@@ -68,10 +68,6 @@ def build(
     >>> problem.parameters, "def rhs" in problem.source
     ((), True)
     """
-    if getattr(equations, "family", None) == "sequence":
-        from dmft.codegen.sequences.build import build_sequence
-
-        return build_sequence(cast(Any, equations))
     if isinstance(equations, TwoTime) or getattr(equations, "kind", None) == "two-time":
         return build_two_time(cast(Any, equations))
     if not isinstance(equations, Equations):
@@ -164,6 +160,11 @@ def generate(equations: Equations) -> str:
     functions, seen = (PointFunctions(code_names(parameters)) for _ in range(2))
     rates, observables = system_parts(equations.on_nodes, parameters, (functions, seen), here)
     parts = [rates]
+    if equations.family == "sequence":
+        gram = cast("SequenceEquations", equations).gram
+        domain = gram_domain(gram, here.places, VERSION)
+    else:
+        domain = domain_text(equations.on_nodes, parameters, here, VERSION)
     if equations.noise:
         from dmft.codegen.diffusion import noise_parts
 
@@ -172,7 +173,7 @@ def generate(equations: Equations) -> str:
         [
             module_text(functions, parts, VERSION, description(equations)),
             module_text(seen, [observables], VERSION, activations(equations)),
-            domain_text(equations.on_nodes, parameters, here, VERSION),
+            domain,
         ]
     )
 
@@ -180,6 +181,8 @@ def generate(equations: Equations) -> str:
 def activations(equations: Equations) -> str:
     """What a module says of itself; nothing of widths and numbers, which are run-time values."""
     student, teacher = equations.model.student, equations.model.teacher
+    if equations.family == "sequence":
+        return equations.functions_text()
     target = teacher.activation if isinstance(teacher, Committee) else teacher
     return f"student {student.activation}, teacher {target}"
 
@@ -191,7 +194,11 @@ def description(equations: Equations) -> str:
 
 def layout_of(equations: Equations) -> Layout:
     """Where the arrays of a system live."""
-    here = layout(equations.on_nodes)
+    if equations.family == "sequence":
+        blocks = cast("SequenceEquations", equations).blocks
+        here = layout_of_alignments(equations.on_nodes, blocks)
+    else:
+        here = layout(equations.on_nodes)
     if equations.noise:
         from dmft.codegen.diffusion import noise_layout
 

@@ -7,6 +7,7 @@ Otherwise the increments at nodes, whose covariance `dmft.special.gram` takes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import sympy as sp
 
@@ -14,10 +15,12 @@ from dmft.codegen.assemble import arrays_function, rates_function
 from dmft.codegen.chunks import NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
 from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout
+from dmft.codegen.sequence_noise import step_functions
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import closed_moments
 from dmft.equations.noise.fluctuations import Noise
+from dmft.equations.sequence.fluctuations import SequenceNoise
 from dmft.solvers.problem import Block
 
 INDENT = "    "
@@ -36,7 +39,7 @@ def diffusion(t, y, widths, par, out):
     parts = {parts}
     rows = np.empty((parts, {size}, nodes))
     increments(y, widths, par, rows)
-    packed_covariance(rows, weight, p, out)
+    packed_covariance(rows, weight, {square}, out)
 
 
 @njit(RHS, cache=True, nogil=True, error_model="numpy")
@@ -64,22 +67,33 @@ def drift(t, y, widths, par, out):
 '''
 
 
-def noise_layout(noise: Noise, here: Layout) -> Layout:
+def noise_layout(noise: Noise | SequenceNoise, here: Layout) -> Layout:
     """Layout with the nodes of the covariance, where it needs some."""
     if noise.closed:
         return here
     widths, constants = here.widths, here.constants
     if "nodes" not in widths:
         widths, constants = (*widths, *NODE_WIDTHS), (*constants, *NODE_CONSTANTS)
-    if noise.noisy_nodes and NOISE_CONSTANT not in constants:
+    noisy = not isinstance(noise, SequenceNoise) and noise.noisy_nodes
+    if noisy and NOISE_CONSTANT not in constants:
         constants = (*constants, NOISE_CONSTANT)
-    return Layout(widths, here.state, constants, here.moved)
+    return replace(here, widths=widths, constants=constants)
 
 
 def noise_parts(
-    noise: Noise, parameters: Sequence[str], functions: PointFunctions, here: Layout
+    noise: Noise | SequenceNoise,
+    parameters: Sequence[str],
+    functions: PointFunctions,
+    here: Layout,
 ) -> list[str]:
     """Functions `diffusion` and `drift` behind those of the equations."""
+    if isinstance(noise, SequenceNoise):
+        whole = ON_NODES.format(
+            state=", ".join(here.entries), nodes=here.widths.index("nodes"),
+            weight=len(parameters), parts="1", size=len(here.entries), square="0",
+        )  # fmt: skip
+        signature = SIGNATURE.format(description=noise.approximation)
+        return [signature, step_functions(noise, parameters, here), whole]
     places = {name: f"par[{n}]" for n, name in enumerate(parameters)}
     body = _closed(noise, places) if noise.closed else _on_nodes(noise, parameters, here, places)
     parts = [SIGNATURE.format(description=noise.approximation)]
@@ -126,6 +140,7 @@ def _on_nodes(
         weight=" + ".join(before),
         parts=f"{noise.nodes.parts} if {places['label_noise']} > 0.0 else 1" if apart else "1",
         size=" + ".join(" * ".join(block.axes) for block in here.state),
+        square="p",
     )
 
 

@@ -4,6 +4,14 @@ They do not depend on activations or algorithm, so that they stand in a module o
 those of the rates and of the observables: compiled once, they serve all models of a layout.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+
+from dmft.emit import emit_expression
+
 # Between the modules in the text of a problem.
 DIVIDER = "\n\n# A module of its own.\n"
 
@@ -51,6 +59,24 @@ def domain(y, widths, par, shift):
 '''
 
 
+# A few numbers, of which one Gram matrix is made.
+GRAM_DOMAIN = '''import math
+
+
+@njit("float64[:, ::1](float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
+def covariance(y, widths, par):
+    """Gram matrix of the student's weights, the target's and the positional vectors."""
+    Omega = np.empty(({size}, {size}))
+{body}
+    return Omega
+
+
+@njit("float64(float64[::1], int64[::1], float64[::1], float64)", cache=True, nogil=True)
+def domain(y, widths, par, shift):
+    """Lowest pivot of the Gram matrix + shift; not positive outside the feasible set."""
+    return lowest_pivot(covariance(y, widths, par), shift)
+'''
+
 # Infinitely wide students: numbers that only grow from zero and above.
 ALIGNED_DOMAIN = '''
 
@@ -65,3 +91,12 @@ def domain(y, widths, par, shift):
     """Smallest entry of the state, plus shift; negative outside the domain."""
     return y.min() + shift
 '''
+
+
+def gram_domain(gram: sp.ImmutableDenseMatrix, places: Mapping[str, str], version: str) -> str:
+    """Text of the module for a Gram matrix that is written out; `places` has its numbers."""
+    names = {s: places[s.name] for s in gram.free_symbols}
+    entries = ((i, j) for i in range(gram.rows) for j in range(gram.cols))
+    rows = [f"    Omega[{i}, {j}] = {emit_expression(gram[i, j], names)}" for i, j in entries]
+    body = GRAM_DOMAIN.format(size=gram.rows, body="\n".join(rows))
+    return DOMAIN_HEADER.format(version=version) + body

@@ -37,6 +37,7 @@ CALLS = {
     "FieldTable": "field_average",
     "PairTable": "pair_average",
     "KinkedPairTable": "kinked_pair_average",
+    "TokenAverage": "token_value",
 }
 BRANCHES = ("Field", "Given", "Pair", "Slope", "Slopes")
 CALLS |= {f"Branch{name}": f"branch_{name.lower()}" for name in BRANCHES}

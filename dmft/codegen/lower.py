@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import sympy as sp
 
@@ -19,7 +20,7 @@ from dmft.equations.definitions import base_name, running_symbol
 from dmft.equations.noise.projection import Together
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
-from dmft.gaussian.tables.tabled import TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 # Argument of a function at the nodes that is a name there already.
 FIRST = sp.IndexedBase("argument")[0]
@@ -86,6 +87,8 @@ class Lowering:
         name = type(expr).__name__
         if isinstance(expr, TableAverage):
             return g.call(expr.code, *(self(a) for a in expr.numbers))
+        if isinstance(expr, PlacedAverage):
+            return self.tabled(expr)
         if name in COST and expr.has(rest, spread):  # what is the same at all nodes stays outside
             call = (
                 f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name
@@ -106,6 +109,15 @@ class Lowering:
             f"{name} in {expr} has no generated code; covered are + * powers, square roots, "
             f"sums, {sorted(COST)} and functions of the parameters alone"
         )
+
+    def tabled(self, expr: Any) -> Node:
+        """Call of the table of an average over tokens; the number itself where nothing moves it."""
+        from dmft.gaussian.tables.token_table import stored_table
+
+        if not expr.free_symbols:
+            return self.graph.number(expr.number({}, {}))
+        key = stored_table(expr.source, expr.orders)
+        return self.graph.call(f"TokenAverage {key}", *(self(a) for a in expr.place))
 
 
 def sum_over(graph: Graph, indices: list[Index], body: Node) -> Node:

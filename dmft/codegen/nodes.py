@@ -29,6 +29,7 @@ COST |= {"point": 20}
 COST |= {"BranchField": 400, "BranchGiven": 400, "BranchPair": 10_000, "BranchSlope": 10_000}
 COST |= {"BranchSlopes": 10_000}
 COST |= {"FieldTable": 400, "PairTable": 10_000, "KinkedPairTable": 10_000}
+COST |= {"TokenAverage": 1000}
 # Arrays over four fields, symmetric in the first two and in the last two.
 FOUR_FIELDS = frozenset({"four_signs", "four_signs_moments"})
 TEXT_COST = 20

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import sympy as sp
+
 from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
+from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.definitions import Definition, used_bases
 from dmft.solvers.problem import Block
@@ -39,23 +42,33 @@ MOVED = "_moved"
 
 @dataclass(frozen=True)
 class Layout:
-    """Widths, state and constants of one system; `moved` is a displacement behind the state."""
+    """Widths, state and constants of one system; `moved` is a displacement behind the state.
+
+    `entries` names the numbers of a state whose definitions are written in them one by one.
+    """
 
     widths: tuple[str, ...]
     state: tuple[Block, ...]
     constants: tuple[Block, ...]
     moved: tuple[Block, ...] = ()
+    entries: tuple[str, ...] = ()
 
     @property
     def packed(self) -> dict[str, tuple[str, str]]:
         """Arrays that live in an argument: their vector and their row length."""
-        places = {b.name: ("y", b.axes[-1]) for b in (*self.state, *self.moved)}
-        places |= {f"d{b.name}": ("out", b.axes[-1]) for b in self.state}
+        moving = (*self.state, *self.moved) if not self.entries else ()
+        places = {b.name: ("y", b.axes[-1]) for b in moving}
+        places |= {f"d{b.name}": ("out", b.axes[-1]) for b in moving}
         nodes = {b.name for b in (*NODE_CONSTANTS, NOISE_CONSTANT)}
         places |= {
             b.name: ("par", ALL_NODES if b.name in nodes else b.axes[-1]) for b in self.constants
         }
         return places
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the numbers of the state stand."""
+        return {name: f"y[{n}]" for n, name in enumerate(self.entries)}
 
     @property
     def before_nodes(self) -> tuple[Block, ...]:
@@ -84,8 +97,20 @@ def layout(definitions: Sequence[Definition]) -> Layout:
     constants = [b for b in CONSTANTS if b.name not in moving]
     constants += [b for b in OPTIONAL_CONSTANTS if b.name in used]
     widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in constants))]
-    if any(d.expr.has(FieldRoot) for d in definitions):
+    if any(d.expr.has(FieldRoot) or placed_on_nodes(d.expr) for d in definitions):
         constants += NODE_CONSTANTS
         constants += [NOISE_CONSTANT] * (NOISE_CONSTANT.name in used)
         widths += NODE_WIDTHS
     return Layout(tuple(widths), tuple(b for b in MOVABLE if b.name in moving), tuple(constants))
+
+
+def layout_of_alignments(
+    definitions: Sequence[Definition], blocks: Mapping[str, Sequence[sp.Symbol]]
+) -> Layout:
+    """Layout of e and m, whose components are numbers; without encodings e is one that rests."""
+    axes = {"e": ("directions",), "m": ("tokens",)}
+    state = tuple(Block(b, axes[b] if len(s) > 1 else ()) for b, s in blocks.items())
+    names = [str(s) for symbols in blocks.values() for s in symbols or ("",)]
+    nodes = layout(definitions).widths[2:]
+    constants = NODE_CONSTANTS if nodes else ()
+    return Layout((*WIDTHS, "tokens", "directions", *nodes), state, constants, (), tuple(names))

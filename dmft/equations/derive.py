@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 
 @overload
-def derive(  # type: ignore[overload-overlap]
-    model: SequenceModel, algorithm: SGD | GradientFlow
+def derive(
+    model: SequenceModel,
+    algorithm: SGD | GradientFlow,
+    *,
+    dim: int | sp.Expr | None = None,
+    fluctuations: bool = False,
 ) -> SequenceEquations: ...
 @overload
 def derive(
@@ -56,7 +60,7 @@ def derive(
     dim: int | sp.Expr | None = None,
     scaling: str | Scaling | None = None,
     fluctuations: bool = False,
-) -> Equations | DescentEquations | DescentFlow | SequenceEquations:
+) -> Equations | DescentEquations | DescentFlow:
     r"""Derive the equations of motion of M and Q at symbolic widths p and k.
 
     Equation    dM/dt = B*,  dQ/dt = B + B^T + gamma/(p n_b) S; on the sphere
@@ -99,7 +103,8 @@ def derive(
     Parameters
     ----------
     model : Model
-        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m.
+        A sequence model, always on the sphere, gives `SequenceEquations` of its alignments e and m;
+        with `dim` and `fluctuations` their sde.
     algorithm : SGD, GradientFlow or GradientDescent
         Descent on repeated data gives `DescentEquations` of kind "two-time".
     dim : int or sympy.Symbol, optional
@@ -147,12 +152,19 @@ def derive(
     """
     _check_momentum(model, algorithm, dim, scaling)
     if isinstance(model, SequenceModel):
-        if dim is not None or fluctuations or scaling not in (None, "high-dimensional"):
+        if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):
             raise BadParameter(
-                "dim, scaling and fluctuations belong to committees; sequence models have the ode "
-                "of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise)"
+                "scalings, and maps in dim dimensions, belong to committees; sequence models have "
+                "the ode of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise), and "
+                "with fluctuations=True the sde in dim dimensions"
             )
-        return sequence_equations(model, algorithm)
+        found = sequence_equations(model, algorithm)
+        if not fluctuations:
+            return found
+        from dmft.equations.sequence.fluctuations import sequence_noise
+
+        fluctuating = sequence_noise(model, algorithm, dim)
+        return replace(found, kind="sde", dim=fluctuating.dim, noise=fluctuating)
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_admissible(model)

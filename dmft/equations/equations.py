@@ -41,7 +41,7 @@ from dmft.equations.views.latex import (
     definition_latex,
     functions_latex,
 )
-from dmft.equations.views.text import definition_text, functions_text, model_names
+from dmft.equations.views.text import definition_text, functions_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
@@ -145,8 +145,14 @@ class Equations(ChangesOfDefinitions):
             for d in self.definitions
             for name, e in d.terms
         )
-        text += self.noise.signature if self.noise else ""
-        return hashlib.blake2b((text + VERSION).encode(), digest_size=12).hexdigest()
+        return hashlib.blake2b(
+            (text + self.signature + VERSION).encode(), digest_size=12
+        ).hexdigest()
+
+    @property
+    def signature(self) -> str:
+        """Text of what decides the numbers besides the definitions."""
+        return self.noise.signature if self.noise else ""
 
     @property
     def approximation(self) -> str:
@@ -209,7 +215,7 @@ class Equations(ChangesOfDefinitions):
         """
         values = self.values(start, parameters)
         if not (self.averages or self.noise):
-            return evaluate(self.on_nodes, self.state(start), values, "rate")
+            return self.packed(evaluate(self.on_nodes, self.entries(start), values, "rate"))
         return self._on_rule(start, values, self.rule(start, parameters))
 
     def _on_rule(
@@ -217,12 +223,22 @@ class Equations(ChangesOfDefinitions):
     ) -> dict[str, NDArray[np.float64]]:
         """Rates with the averages on the nodes of a rule."""
         here = with_nodes(values, rule)
-        rates = evaluate(self.on_nodes, self.state(start), here, "rate")
-        return self.noise.add_to(rates, self.state(start), here, rule) if self.noise else rates
+        rates = evaluate(self.on_nodes, self.entries(start), here, "rate")
+        if self.noise:
+            rates = self.noise.add_to(rates, self.entries(start), here, rule)
+        return self.packed(rates)
 
     def state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
         """Initial state blocks of a run from this start."""
         return {"Q": start.Q, "M": start.M}
+
+    def entries(self, start: Overlaps) -> Mapping[str, NDArray[np.float64]]:
+        """The state of a start by the names that the definitions read."""
+        return self.state(start)
+
+    def packed(self, found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """Blocks of the state from what the definitions give."""
+        return found
 
     def evaluate_error(
         self, start: Overlaps, **parameters: float
@@ -239,10 +255,11 @@ class Equations(ChangesOfDefinitions):
         groups = rule.groups if rule is not None else ()
         # Rounding is the same on all nodes: those of one group tell it.
         here = with_nodes(values, groups[0] if groups else rule) if rule is not None else values
-        found = of_one_state(self.on_nodes, self.state(start), here, "rate")
+        found = of_one_state(self.on_nodes, self.entries(start), here, "rate")
         errors = {name: bound.error for name, bound in found.items()}
         if self.noise:
-            errors = self.noise.add_rounding(errors, self.state(start), here)
+            errors = self.noise.add_rounding(errors, self.entries(start), here)
+        errors = self.packed(errors)
         if rule is not None and groups:
             value = self._on_rule(start, values, rule)
             rates = [self._on_rule(start, values, group) for group in groups]
@@ -335,7 +352,7 @@ class Equations(ChangesOfDefinitions):
         kernels : "auto", "all" or "none"
             Which Gaussian averages are given in closed form below the equations.
         """
-        printer = EquationPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
+        printer = EquationPrinter(self.names(r"\sigma", r"\sigma_*"))
         roles = ("rate", "intermediate", "sample", "observable")
         ordered = sorted(
             (d for d in self.definitions if d.role in roles), key=lambda d: roles.index(d.role)
@@ -343,10 +360,10 @@ class Equations(ChangesOfDefinitions):
         lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
         lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
         if self.noise:
-            from dmft.equations.noise.text import closed_latex, noise_latex
+            from dmft.equations.noise.text import closed_latex
 
-            lines += noise_latex(self.noise, printer, self.definitions)
-        lines.append(functions_latex(self.model, printer))
+            lines += self.noise.latex(printer, self.definitions)
+        lines += self.functions_latex(printer)
         parts = [f"% {self.time_unit}", align(lines)]
         if kernels != "none":
             limit = KERNEL_OPERATIONS if kernels == "auto" else None
@@ -356,12 +373,20 @@ class Equations(ChangesOfDefinitions):
                 parts.append(align(closed_latex(self.noise, printer)))
         return "\n".join(parts)
 
+    def functions_latex(self, printer: EquationPrinter) -> list[str]:
+        """Lines that say what the functions of the networks are."""
+        return [functions_latex(self.model, printer)]
+
+    def functions_text(self) -> str:
+        """The same as text."""
+        return f"{functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
+
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.
         return self.latex().split("\n", 1)[1]
 
     def __str__(self) -> str:
-        names = model_names(self.model)
+        names = self.names()
         lines = [f"Equations of motion ({self.kind}); {self.time_unit}"]
         for role, heading in (
             ("rate", ""),
@@ -378,10 +403,8 @@ class Equations(ChangesOfDefinitions):
                 texts = ["  " + ",  ".join(y.strip() for y in texts)]
             lines += texts
         if self.noise:
-            from dmft.equations.noise.text import noise_text
-
-            lines += noise_text(self.noise, self.definitions)
-        lines.append(f"  {functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)")
+            lines += self.noise.text(self.definitions)
+        lines.append(f"  {self.functions_text()}")
         return "\n".join(lines)
 
 

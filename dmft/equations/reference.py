@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.elementwise import ELEMENTWISE, piecewise
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.averages.passes import value_of
@@ -150,8 +150,8 @@ class Interpreter:
     def __init__(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         self.arrays = arrays
         self.scalars = scalars
-        widths = (arrays["readout"].size, arrays["teacher_readout"].size)
-        self.numbers = _numbers(dict(zip("pk", widths, strict=True)), arrays)
+        known = zip("pk", ("readout", "teacher_readout"), strict=True)
+        self.numbers = _numbers({w: arrays[a].size for w, a in known if a in arrays}, arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
         self.sizes: dict[sp.Symbol, int] = {}
@@ -194,9 +194,11 @@ class Interpreter:
         if expr.is_number:
             return float(expr)
         if isinstance(expr, sp.Symbol):
-            return self.numbers[expr] if expr in self.numbers else self.scalars[expr.name]
+            return self.number(expr)
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
+        if is_placed(expr):
+            return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
         if isinstance(expr, Expectation):
             return self(value_of(expr))
         if isinstance(expr, Together):
@@ -231,6 +233,13 @@ class Interpreter:
         if not expr.has(sp.Indexed, Expectation, sp.Sum):  # any function of the parameters alone
             return float(expr.subs({s: self(s) for s in expr.free_symbols}))
         raise NotClosed(f"{expr.func.__name__} in {expr} is not in the NumPy reference")
+
+    def number(self, symbol: sp.Symbol) -> Any:
+        """Width, number of the state or of what was defined, or parameter."""
+        if symbol in self.numbers:
+            return self.numbers[symbol]
+        found = self.arrays.get(symbol.name)
+        return self.scalars[symbol.name] if found is None else float(found)
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""
@@ -326,7 +335,7 @@ def _evaluated(
 
 def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.Symbol, int]:
     """Values of the width symbols; the number of nodes where there are nodes."""
-    numbers = {x.p: widths["p"], x.k: widths["k"]}
+    numbers = {axis: widths[axis.name] for axis in (x.p, x.k) if axis.name in widths}
     if "weight" in arrays:
         numbers[x.nodes] = arrays["weight"].size
     if "cosine" in arrays:

@@ -84,6 +84,11 @@ OF_A_SAMPLE |= {*error_pass, *output_pass}
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
 risk, loss = sp.symbols("risk loss", real=True)
+# Sequences: s . grad L, E|J^T (g - g*)|^2, E|J|^2, sqrt(1 - m^2) dL/dm, and what |m| is called.
+radial, update_square, jacobian_square, across, overlap = sp.symbols(
+    "pull noise slope across overlap", real=True
+)
+SLOPE = "slope_"  # in front of the alignment by which a loss is derived
 # Rates of Q, M and readouts beyond the leading order; what one sample adds to them, and the same
 # where a constraint stands apart.
 excess, excess_v, excess_w = (sp.IndexedBase(name) for name in ("excess", "excess_v", "excess_w"))
@@ -124,6 +129,11 @@ SYMBOL_LATEX = {
     psi_square: r"\left|\psi^{(0)}\right|^2",
     psi_length: r"\ell",
     stretch: "s",
+    radial: r"\rho",
+    update_square: r"\mathcal{N}",
+    jacobian_square: r"\mathcal{J}",
+    across: r"\sqrt{1 - m^2}\,\partial_{m} \mathcal{L}",
+    overlap: r"\text{overlap}",
     dilation: r"\left(\lambda^\top\Omega^{+}\lambda - \mathrm{rank}\,\Omega\right)",
     **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
     **{symbol: f"f^{{({number})}}" for number, symbol in enumerate(output_pass)},
@@ -280,6 +290,11 @@ def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
     plain, found, number = name.partition(IN_CLUSTER)
     shown = known.get(plain, plain)
     return cluster.format(shown, number) if found else shown
+
+
+def slope_of(alignment: sp.Symbol) -> sp.Symbol:
+    """Derivative of the loss by an alignment of a sequence, as a symbol."""
+    return sp.Symbol(f"{SLOPE}{alignment}", real=True)
 
 
 def position(field: sp.Indexed) -> sp.Expr:

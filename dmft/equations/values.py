@@ -109,7 +109,7 @@ def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Ex
     chosen = set(names)
     others = [value for name, value in declared.items() if name not in chosen]
     for network in (model.student, model.teacher):
-        others += network.readout or ()
+        others += getattr(network, "readout", None) or ()  # those of sequences have none
     read = {symbol.name for value in others for symbol in value.free_symbols}
     return chosen <= set(declared) and not read & chosen
 
@@ -254,12 +254,9 @@ def node_rule(
 
 def with_nodes(values: Values, rule: NodeRule) -> Values:
     """Values with the arrays of a rule."""
-    widths = {name: values.widths[name] for name in ("p", "k")}
-    return replace(
-        values,
-        widths={**widths, "N": sum(widths.values()), "nodes": rule.weight.size},
-        arrays={**values.arrays, **rule.arrays},
-    )
+    arrays = rule.arrays
+    sizes = {"N": len(arrays["normal"]), "nodes": rule.weight.size}
+    return replace(values, widths={**values.widths, **sizes}, arrays={**values.arrays, **arrays})
 
 
 # A start on the sphere may carry the rounding of its own normalisation, not more.

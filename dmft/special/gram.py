@@ -47,8 +47,8 @@ def packed_covariance(rows: Array, weight: Array, p: int, out: Array) -> None:
     first, second = np.empty(size, np.int64), np.empty(size, np.int64)
     count = 0
     for a in range(size):
-        j, l = a // p, a % p  # noqa: E741
         symmetric = a < p * p
+        j, l = (a // p, a % p) if symmetric else (a, 0)  # noqa: E741
         if symmetric and l > j:
             continue
         first[count], second[count] = a, l * p + j if symmetric else a

@@ -15,12 +15,12 @@ from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.solvers.problem import Problem
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.solving.inputs import problem_of, sequence_of, split_options
+from dmft.workflow.solving.inputs import problem_of, split_options
+from dmft.workflow.solving.one_pass import check_start
 from dmft.workflow.solving.schedule import scheduled_inputs
 
 if TYPE_CHECKING:
     from dmft.analysis.escape_paths import EscapeTimes
-    from dmft.equations.sequence.equations import SequenceEquations
     from dmft.simulation.ensemble import Ensemble
     from dmft.simulation.sequences.runs import SequenceEnsemble
     from dmft.solvers.stochastic.ensemble import PathEnsemble
@@ -32,13 +32,7 @@ KINKED = {"rtol": 1e-6, "atol": 1e-8}
 @checked
 def escape_time(
     run_or_equations: (
-        Trajectory
-        | PathEnsemble
-        | Ensemble
-        | SequenceEnsemble
-        | Equations
-        | SequenceEquations
-        | Problem
+        Trajectory | PathEnsemble | Ensemble | SequenceEnsemble | Equations | Problem
     ),
     start: Overlaps | Alignment | Sequence[Overlaps] | None = None,
     t_max: float | None = None,
@@ -116,14 +110,12 @@ def escape_time(
         return _of_equations(problem, cast(Any, start), t_max, fraction, overlap, options)
     if start is None or t_max is None:
         raise BadParameter("escape_time of equations needs start= and t_max=")
-    if sequence_of(problem) is None and not isinstance(start, Overlaps):
-        raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
+    check_start(problem.origin, start)
     solver, parameters = split_options(options)
     problem, inputs, _ = scheduled_inputs(run, start, parameters)
     origin = problem.origin
     kinked = isinstance(origin, Equations) and origin.averages and not smooth(origin.averages)
-    sequence = sequence_of(problem)
-    if kinked or (sequence is not None and sequence.on_nodes):
+    if kinked:
         solver = {**KINKED, **solver}
     return escape_time_of_problem(
         problem,

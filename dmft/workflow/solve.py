@@ -62,7 +62,7 @@ def solve(
     start="lists of starts are for equations of kind 'sde'",
 )
 def solve(
-    system: Equations | SequenceEquations | DescentEquations | DescentFlow | TwoTime | Problem
+    system: Equations | DescentEquations | DescentFlow | TwoTime | Problem
     | DescentProblem | VolterraProblem,
     start: Overlaps | Alignment | Sequence[Overlaps] | None,
     t_max: float,
@@ -87,13 +87,13 @@ def solve(
 
     Parameters
     ----------
-    system : Equations, SequenceEquations, DescentEquations, DescentFlow or TwoTime
+    system : Equations, DescentEquations, DescentFlow or TwoTime
         Or what `dmft.build` makes of them. A `dmft.TwoTime` has its own start (pass None) and
         options: `tol=`, `thin=`, `checkpoint=` and more
         (`dmft.workflow.solving.two_time.TwoTimeOptions`).
     start : Overlaps
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
-        None: drawn anew for each path as `random_overlaps` does.
+        None: drawn anew for each path as `random_overlaps` does, or uniform on the sphere.
     t_max : float
     method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
         Compiled explicit Runge-Kutta of order 5 (the default) or 8; SciPy's implicit methods when

@@ -15,7 +15,6 @@ SOLVERS = {
     "ode": "dmft.workflow.solving.one_pass",
     "map": "dmft.workflow.solving.one_pass",
     "sde": "dmft.workflow.solving.paths",
-    "sequence": "dmft.workflow.solving.sequence",
     "descent": "dmft.workflow.solving.descent",
     "flow": "dmft.workflow.solving.descent_flow",
     "two-time": "dmft.workflow.solving.two_time",

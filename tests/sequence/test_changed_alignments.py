@@ -68,7 +68,7 @@ def test_parameters_are_replaced_and_terms_dropped_of_one_block():
         ("m", "learning", FIELD, "have a term 'learning' already"),
         ("m", "pull", sp.Symbol("e") * FIELD, "the symbol e is reserved"),
         ("m", "pull", sp.IndexedBase("M")[1], "is not known where m moves"),
-        ("m", "pull", "B", "is a SymPy expression"),
+        ("m", "pull", "B", "must be a SymPy expression"),
         ("m", "pull", sp.zeta(sp.Symbol("m", real=True)), "zeta"),
     ],
 )

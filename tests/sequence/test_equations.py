@@ -77,7 +77,7 @@ def test_closed_forms_of_relu_networks():
     for length in (1, 2, 5):
         model = dmft.Model(dmft.SequenceNetwork(RELU, length), linear_sum(length))
         equations = dmft.derive(model, dmft.SGD(rate))
-        N = sp.expand(dict(equations.definitions)[sp.Symbol("noise", real=True)])
+        N = sp.expand(next(d.expr for d in equations.definitions if d.name == "noise"))
         assert sp.expand(N - (1 - m)) == 0
         found = equations.explicit()[m]
         exact = (1 - m) * (1 + m - gamma * m) / 2 - gamma * noise * m / 4
@@ -274,7 +274,8 @@ def test_refusals(two_tokens):
     model = dmft.Model(network, hermite_sum(2))
     equations = dmft.derive(model, dmft.SGD(0.1))
     cases = [
-        (lambda: dmft.derive(model, dmft.SGD(0.1), dim=100), "dim, scaling"),
+        (lambda: dmft.derive(model, dmft.SGD(0.1), dim=100), "fluctuations=True"),
+        (lambda: dmft.derive(model, dmft.SGD(0.1), fluctuations=True), "pass dim="),
         (lambda: dmft.derive(model, dmft.SGD(0.1, repeat=dmft.Repeat(2))), "no repeat"),
         (lambda: dmft.derive(model, dmft.GradientDescent(0.1, 2)), "GradientFlow"),
         (lambda: dmft.solve(equations, dmft.Overlaps([[1]], [[0.1]]), 1), "Alignment"),

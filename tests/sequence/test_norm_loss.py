@@ -99,7 +99,7 @@ def test_joint_averages_are_those_of_their_law():
     for integrand, exact in (
         (h * star, 0.6), (h**2, 1 + 0.3**2), (h * free, 0.8), (star * free, 0.0),
     ):  # fmt: skip
-        value = value_at(Expectation(integrand, law), values, rule)
+        value = value_at(Expectation(integrand, law), values, rule.arrays)
         assert value == pytest.approx(exact, abs=1e-3)
     assert Expectation(h * omega, law).free_symbols == {e, m, omega}
 

@@ -6,12 +6,13 @@ form, then for tables, and leaves the rest to nodes (`dmft.equations.averages.no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import FIELD
 
 
@@ -62,6 +63,15 @@ class Law(sp.Basic):
     of_sample = False
     degree: sp.Expr = sp.oo
     noisy = False
+
+    # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
+    placed = False
+
+    def number(
+        self, average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Any]
+    ) -> float:
+        """That number."""
+        raise NotImplementedError
 
     @property
     def bound(self) -> frozenset[sp.Symbol]:
@@ -139,6 +149,11 @@ class Expectation(sp.Expr):
 
     is_commutative = True
     is_real = True
+    claimed = 0.0
+
+    def number(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Any]) -> float:
+        """Number at numbers for the symbols, under a law that is placed."""
+        return self.law.number(self, at, nodes)
 
     def __new__(cls, *parts: sp.Basic) -> Expectation:
         """Keep the parts; a single product of functions of single fields is taken apart."""
@@ -246,3 +261,13 @@ def free_indices(expr: sp.Basic) -> tuple[sp.Symbol, ...]:
     else:
         found = {s for a in expr.args for s in free_indices(a)}
     return tuple(sorted(found, key=str))
+
+
+def placed_on_nodes(expr: sp.Expr) -> set[Expectation]:
+    """Averages in an expression that are sums over nodes of a law of their own."""
+    return {a for a in expr.atoms(Expectation) if a.law.placed}
+
+
+def is_placed(expr: sp.Expr) -> bool:
+    """Whether an average is a number where it stands: those of sequences, by table or on nodes."""
+    return isinstance(expr, PlacedAverage) or (isinstance(expr, Expectation) and expr.law.placed)

@@ -40,9 +40,17 @@ class Tokens(Law):
     >>> e, m = sp.symbols("e m", real=True)
     >>> (h,), (star,) = token_fields(1), star_fields(1)
     >>> average = Expectation(h * star, Tokens(sp.Tuple(e), m))
-    >>> round(value_at(average, {e: 0.0, m: 0.5}, joint_rule(1)), 3)
+    >>> round(value_at(average, {e: 0.0, m: 0.5}, joint_rule(1).arrays), 3)
     0.5
     """
+
+    placed = True
+
+    def number(
+        self, average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+    ) -> float:
+        """Number at numbers for the symbols."""
+        return value_at(average, at, nodes)
 
     @property
     def means(self) -> tuple[sp.Expr, ...]:
@@ -77,27 +85,28 @@ class Tokens(Law):
 
 
 def value_at(
-    average: Expectation, at: Mapping[sp.Symbol, Any], rule: NodeRule | None = None
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
 ) -> float:
-    """Number at numbers for the symbols, on the nodes of a rule (`joint_rule`)."""
-    rule = rule or joint_rule(_law(average).length)
-    values = _at_nodes(average, at, rule)
+    """Number at numbers for the symbols, on nodes: the arrays of a rule (`joint_rule`)."""
+    values = _at_nodes(average, at, nodes)
     # Where f = y the direction of the gradient is not defined and carries no weight.
-    return float(rule.weight @ np.where(np.isfinite(values), values, 0.0))
+    return float(nodes["weight"] @ np.where(np.isfinite(values), values, 0.0))
 
 
-def check_finite(average: Expectation, at: Mapping[sp.Symbol, Any], rule: NodeRule) -> None:
+def check_finite(
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+) -> None:
     """Refuse an integrand that is not finite at every node, where none is 0/0 by itself.
 
     Raises
     ------
     BadParameter
     """
-    count = int(np.sum(~np.isfinite(_at_nodes(average, at, rule))))
+    count = int(np.sum(~np.isfinite(_at_nodes(average, at, nodes))))
     if count:
         raise BadParameter(
-            f"{average.integrand} is not finite at {count} of {rule.weight.size} nodes: student "
-            "and target must be defined for all real fields"
+            f"{average.integrand} is not finite at {count} of {nodes['weight'].size} nodes: "
+            "student and target must be defined for all real fields"
         )
 
 
@@ -106,10 +115,12 @@ def _law(average: Expectation) -> Tokens:
     return average.law
 
 
-def _at_nodes(average: Expectation, at: Mapping[sp.Symbol, Any], rule: NodeRule) -> Array:
+def _at_nodes(
+    average: Expectation, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Array]
+) -> Array:
     """Values of the integrand at the nodes."""
     law, integrand = _law(average), average.integrand
-    stars, free = rule.normal[: law.length], rule.normal[law.length :]
+    stars, free = np.split(nodes["normal"][: 2 * law.length], 2)
     m = float(law.overlap.subs(at))
     means = np.array([[float(y.subs(at))] for y in law.means])
     h = m * stars + np.sqrt(max(0.0, 1.0 - m**2)) * free + means
@@ -117,7 +128,7 @@ def _at_nodes(average: Expectation, at: Mapping[sp.Symbol, Any], rule: NodeRule)
     call = array_function([*law.fields, *others], integrand)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = call(*h, *stars, *free, *(float(at[s]) for s in others))
-    return np.broadcast_to(np.asarray(values, dtype=np.float64), rule.weight.shape)
+    return np.broadcast_to(np.asarray(values, dtype=np.float64), nodes["weight"].shape)
 
 
 def joint_rule(length: int, nodes: int | None = None, replicas: int = 8, seed: int = 0) -> NodeRule:

@@ -59,6 +59,8 @@ class FieldRoot(sp.Expr):
 def smooth(found: Iterable[Expectation]) -> bool:
     """Whether nothing that is evaluated at nodes has a kink or a jump."""
     found = tuple(found)
+    if any(a.law.placed for a in found):  # a norm has a cone
+        return False
     parts = ((average, conditioned(average)) for average in found)
     kinked = any((c.parts[0] if c else a.integrand).has(*SWITCHES) for a, c in parts)
     return not kinked and all(a.law.degree >= 0 for a in found)

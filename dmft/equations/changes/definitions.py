@@ -44,6 +44,11 @@ class ChangesOfDefinitions(Changeable):
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Rates by overlap and by named term; intermediates stay as their symbols."""
+        return self.rate_terms
+
+    @property
+    def rate_terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Terms of the definitions of the rates, by their names."""
         free = {d.name: dict(d.terms) for d in self._own.definitions}
         result = {}
         for d in self._own.definitions:
@@ -58,7 +63,8 @@ class ChangesOfDefinitions(Changeable):
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Rates, what they are computed from, and the risk."""
-        terms, homes = self.terms, {_home(self._own.definitions, block) for block in self.terms}
+        own, terms = self._own.definitions, self.terms
+        homes = {_home(own, d.name) for d in own if d.role == "rate"}
         rest = {
             d.name: dict(d.terms)
             for d in self._own.definitions
@@ -142,12 +148,15 @@ class ChangesOfDefinitions(Changeable):
 
     def text_of(self, expr: Any) -> str:
         """An expression as in `str(equations)`."""
-        return str(TextPrinter(model_names(self._own.model)).doprint(expr))
+        return str(TextPrinter(self.names()).doprint(expr))
 
     def latex_of(self, expr: Any) -> str:
         """An expression as in `latex`."""
-        names = model_names(self._own.model, r"\sigma", r"\sigma_*")
-        return str(EquationPrinter(names).doprint(expr))
+        return str(EquationPrinter(self.names(r"\sigma", r"\sigma_*")).doprint(expr))
+
+    def names(self, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
+        """Names of the functions of the networks."""
+        return model_names(self._own.model, sigma, star)
 
     def block_latex(self, block: str) -> str:
         """A block with its indices."""
@@ -176,7 +185,7 @@ class ChangesOfDefinitions(Changeable):
             extra = (*extra, *check.new_parameters(new))
             if block in x.SYMMETRIC:
                 new = symmetrised(new, *rate.indices)
-        old = self.terms[block].get(name, sp.S.Zero)
+        old = self.rate_terms[block].get(name, sp.S.Zero)
         moved = {first: (old, new)}
         if not own:
             after = self._places(block, sp.S.Zero if new is None else new)
@@ -300,6 +309,7 @@ def _with_term(
 
 def _zeroed(expr: sp.Expr, empty: set[str]) -> sp.Expr:
     """Replace entries of intermediates that lost all their terms by zero."""
-    return expr.replace(
+    rest = expr.replace(
         lambda e: isinstance(e, sp.Indexed) and str(e.base.label) in empty, lambda _: sp.Integer(0)
     )
+    return rest.xreplace({s: sp.S.Zero for s in rest.free_symbols if str(s) in empty})

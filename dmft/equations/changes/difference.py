@@ -24,7 +24,6 @@ class Difference:
     Attributes
     ----------
     before, after : Equations
-        Or `SequenceEquations`.
 
     Examples
     --------

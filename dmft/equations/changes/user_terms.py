@@ -10,10 +10,16 @@ import sympy as sp
 from dmft.checks import is_expression, shown
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation, free_indices, product_average
+from dmft.equations.averages.expectation import (
+    Expectation,
+    free_indices,
+    is_placed,
+    product_average,
+)
 from dmft.equations.definitions import Definition, base_name, running_symbol, used_bases
 from dmft.equations.values import RESERVED
 from dmft.errors import BadParameter
+from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import FIELD
 
 Axes = tuple[sp.Expr, ...]
@@ -34,6 +40,8 @@ ALWAYS = ("P", "readout", "teacher_readout")
 FIELDS = frozenset({"h", "h_star", "lambda"})
 # Functions of overlaps that the reference, the bounds of rounding and compiled code all have.
 FUNCTIONS = (sp.asin, sp.exp, sp.erf, sp.tanh)
+# Averages that a user takes from the terms of equations.
+AVERAGES = (Expectation, PlacedAverage)
 WHO = {x.p: "students", x.k: "teachers", x.p + x.k: "all fields"}
 RANGES = {x.p: "p", x.k: "k", x.p + x.k: "p + k"}
 # Symbols that are not counted over neurons belong to averages.
@@ -212,7 +220,7 @@ class TermCheck:
 
     def _check(self, expr: sp.Expr) -> None:
         """Refuse what the equations do not have, or what cannot be compiled."""
-        if isinstance(expr, Expectation):
+        if isinstance(expr, AVERAGES):
             self._check_average(expr)
         elif isinstance(expr, sp.Indexed):
             self._check_entry(expr)
@@ -229,7 +237,7 @@ class TermCheck:
         elif _is_plain(expr):
             for part in expr.args[: 1 if expr.is_Pow else None]:
                 self._check(part)
-        elif expr.has(sp.Indexed, sp.Sum, sp.KroneckerDelta, Expectation):
+        elif expr.has(sp.Indexed, sp.Sum, sp.KroneckerDelta, *AVERAGES):
             raise BadParameter(
                 f"{expr} in a term of {self.where} has no compiled code: functions of overlaps are "
                 "+ - * /, whole and half powers, sums over neurons, KroneckerDelta, "
@@ -306,7 +314,8 @@ class TermCheck:
     def _check_average(self, expr: sp.Expr) -> None:
         """Averages come from the terms of equations: their parameters must be known."""
         labels = {b.label for b in expr.atoms(sp.IndexedBase)}
-        others = expr.atoms(sp.Symbol) - labels - {FIELD, x.p, x.k, *x.AXES, *x.OF_A_SAMPLE}
+        found = expr.free_symbols if is_placed(expr) else expr.atoms(sp.Symbol)
+        others = found - labels - {FIELD, x.p, x.k, *x.AXES, *x.OF_A_SAMPLE}
         foreign = sorted(s.name for s in others if s.name not in self.scalars)
         if foreign:
             raise BadParameter(f"{expr} is an average of another model: it holds {foreign[0]}")
@@ -331,7 +340,7 @@ def _example(name: str, axes: Axes) -> str:
 
 def _scalars(expr: sp.Expr) -> set[sp.Symbol]:
     """Symbols outside of averages that are neither arrays nor indices nor widths."""
-    if isinstance(expr, Expectation | sp.Indexed | sp.KroneckerDelta):
+    if isinstance(expr, (*AVERAGES, sp.Indexed, sp.KroneckerDelta)):
         return set()
     if isinstance(expr, sp.Sum):
         return _scalars(expr.function)

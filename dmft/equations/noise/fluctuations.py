@@ -28,11 +28,13 @@ from dmft.equations.averages.noise_nodes import MOST_EXACT, noise_rule
 from dmft.equations.definitions import Definition
 from dmft.equations.noise.increments import Increments
 from dmft.equations.noise.increments_at_nodes import IncrementsAtNodes
+from dmft.equations.noise.text import noise_latex, noise_text
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.rules import UNIT
 from dmft.equations.values import Values, with_nodes
 from dmft.equations.views.explicit import ExplicitEquations
+from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
@@ -157,6 +159,14 @@ class Noise:
         else:
             rule = noise_rule(dimensions, self.smooth, options)
         return rule.with_noise(self.noisy_nodes)
+
+    def text(self, known: Sequence[Definition]) -> list[str]:
+        """Lines of text."""
+        return noise_text(self, known)
+
+    def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
+        """Lines of LaTeX."""
+        return noise_latex(self, printer, known)
 
     # Numbers ---------------------------------------------------------------------------------
 

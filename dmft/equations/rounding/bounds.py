@@ -26,7 +26,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.elementwise import COMPARISONS
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.averages.passes import value_of
@@ -107,6 +107,9 @@ class Tape:
             return Step("scalar", (), expr)
         if isinstance(expr, sp.Indexed | sp.KroneckerDelta):
             return Step("entry", (), expr)
+        if is_placed(expr):
+            places = sorted(expr.free_symbols, key=str)
+            return Step("placed", self.all(places), (expr, places))
         if isinstance(expr, Expectation):
             return Step("atom", (self(value_of(expr)),), None)
         if isinstance(expr, Together):
@@ -207,10 +210,12 @@ class Running:
             case "number":
                 return data
             case "scalar":
-                return rules.number(self.scalar(data), True)
+                return self.scalar(data)
             case "parameters":
-                at = {s: self.scalar(s) for s in data.free_symbols}
+                at = {s: float(first(self.scalar(s).value)) for s in data.free_symbols}
                 return rules.number(float(data.subs(at)), False)
+            case "placed":
+                return rules.placed(data[0], data[1], parts, self.count, self.values.arrays)
             case "entry":
                 return self.entry(data)
             case "atom":
@@ -238,10 +243,14 @@ class Running:
             case name:
                 return rules.applied(name, parts)
 
-    def scalar(self, symbol: sp.Symbol) -> float:
-        """Number of a width or of a parameter."""
-        known = self.places.numbers.get(symbol)
-        return self.values.scalars[symbol.name] if known is None else known
+    def scalar(self, symbol: sp.Symbol) -> Bounded:
+        """Number of a width or of a parameter, or one that was defined."""
+        known = self.places.numbers.get(symbol, self.values.scalars.get(symbol.name))
+        if known is not None:
+            return rules.number(known, True)
+        free = (1,) * len(self.places.axes)
+        parts = self.arrays[symbol.name]
+        return Bounded(*(np.reshape(y, np.shape(y)[:2] + free) if np.ndim(y) else y for y in parts))
 
     def entry(self, expr: sp.Indexed | sp.KroneckerDelta) -> Bounded:
         """Entries of an array along the axes of its indices."""

@@ -17,8 +17,9 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.elementwise import truth
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.reference import FUNCTIONS
-from dmft.gaussian.tables.tabled import TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 # Error of one operation relative to what it rounds: twice the unit roundoff, as exponents and roots
 # of libraries are right to a unit in the last place.
@@ -57,6 +58,25 @@ def first(values: Any) -> Any:
 def number(value: float, exact: bool) -> Bounded:
     """A constant of an expression."""
     return Bounded(value, 0.0 if exact else UNIT * abs(value), abs(value))
+
+
+def placed(
+    average: Expectation | PlacedAverage,
+    places: Sequence[sp.Symbol],
+    parts: Sequence[Bounded],
+    count: int,
+    nodes: Mapping[str, NDArray[Any]],
+) -> Bounded:
+    """An average at `count` states: tables add what they claim, nodes tell their error themselves.
+
+    What it reads are numbers without indices; so is it.
+    """
+    columns = [np.broadcast_to(np.ravel(first(y.value)), count) for y in parts]
+    rows = zip(*columns, strict=True) if columns else [()]
+    found = [average.number(dict(zip(places, row, strict=True)), nodes) for row in rows]
+    axes = max((np.ndim(y.value) for y in parts), default=2)
+    value = np.reshape(found, (1, len(found), *(1,) * (axes - 2)))
+    return Bounded(value, average.claimed + 0.0 * value, np.abs(value))
 
 
 def added(parts: Sequence[Bounded]) -> Bounded:

@@ -1,62 +1,52 @@
-"""Equations of motion of the alignments of a sequence model."""
+"""Equations of motion of the alignments of a sequence model: a state and a law of `Equations`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.joint_average import check_finite, joint_rule, value_at
-from dmft.equations.rounding.scalar import bounded_number, exactly
-from dmft.equations.sequence.changes import ChangesOfSequences
+from dmft.equations.averages.joint_average import check_finite, joint_rule
+from dmft.equations.changes.user_terms import Indices, TermCheck, named_symbols, users_of
+from dmft.equations.definitions import Definition, define, live
+from dmft.equations.equations import Equations
+from dmft.equations.sequence.fluctuations import SequenceNoise
 from dmft.equations.sequence.moments import SequenceMoments
-from dmft.equations.sequence.risk import SequenceRisk, number, place
-from dmft.equations.values import NODE_OPTIONS, declared_parameters, resolve_scalars
+from dmft.equations.sequence.risk import SequenceRisk, place
+from dmft.equations.values import (
+    NODE_OPTIONS,
+    Values,
+    declared_parameters,
+    resolve_scalars,
+    with_nodes,
+)
+from dmft.equations.views.explicit import ExplicitEquations, unroll
+from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
-from dmft.gaussian.tables.tokens import TokenAverage
+from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import SGD, Alignment, GradientFlow, SequenceModel
-from dmft.names import VERSION
 
 Array = NDArray[np.float64]
-Terms = tuple[tuple[str, sp.ImmutableDenseMatrix], ...]
 
-# Intermediates: s . grad R, E|J^T (g - g*)|^2 and E||J||^2.
-PULL, NOISE, SLOPE = (sp.Symbol(name, real=True) for name in ("pull", "noise", "slope"))
-INTERMEDIATE_LATEX = {PULL: r"\rho", NOISE: r"\mathcal{N}", SLOPE: r"\mathcal{J}"}
 TIME = "t = steps * learning_rate / d"
 TIME_UNTIED = "t = steps * learning_rate / (L d)"
 
 
 @dataclass(frozen=True)
-class SequenceEquations(ChangesOfSequences):
-    r"""Closed equations of the alignments e and m on the sphere.
+class SequenceEquations(Equations):
+    r"""Closed equations of the alignments e and m on the sphere; all else is as in `Equations`.
 
-    Attributes
-    ----------
-    kind : "ode"
-    model, algorithm
-        What they were derived from.
-    rates : tuple
-        For the blocks e and m, named terms as columns of their components; they hold the
-        intermediates of `definitions`.
-    definitions : tuple of (symbol, expression)
-        pull = s . grad R, noise = E|J^T (g - g*)|^2, slope = E||J||_F^2.
-    scaling, time_unit : str
-    observed : sympy.Expr or None
-        What a run calls its risk, where that is not 1/2 E|g - g*|^2: E|g - g*| under that loss.
-    derived : tuple
-        Rates and definitions as derived, where terms were changed since (`changes`).
-    extra : tuple of sympy.Symbol
-        Parameters that came with a user's terms.
+    The state is a number for each alignment, and the definitions are in these: the slopes of the
+    loss, pull = s . grad L, noise = E|J^T (g - g*)|^2, slope = E||J||_F^2, rates, risk and overlap.
 
     Examples
     --------
@@ -64,22 +54,17 @@ class SequenceEquations(ChangesOfSequences):
     >>> a, b = sp.symbols("a b", real=True)
     >>> target = dmft.SequenceTarget((a + b) / sp.sqrt(2), [a, b])
     >>> model = dmft.Model(dmft.SequenceNetwork(sp.Max(0, a), 2), target)
-    >>> dmft.derive(model, dmft.GradientFlow()).explicit()
-    {m: 1/2 - m**2/2}
+    >>> print(dmft.derive(model, dmft.GradientFlow()).explicit())
+    dm/dt = 1/2 - m**2/2
     >>> sorted(dmft.derive(model, dmft.SGD(0.5)).terms["m"])
     ['label_noise', 'learning', 'sgd_noise', 'sphere']
     """
 
-    kind: str
+    family: ClassVar[str] = "sequence"
     model: SequenceModel
-    algorithm: SGD | GradientFlow
-    rates: tuple[tuple[str, Terms], ...]
-    definitions: tuple[tuple[sp.Symbol, sp.Expr], ...]
-    scaling: str
-    time_unit: str
-    observed: sp.Expr | None = None
-    derived: tuple[Any, ...] = field(default=(), repr=False)
-    extra: tuple[sp.Symbol, ...] = ()
+    noise: SequenceNoise | None = None  # type: ignore[assignment]
+
+    # What they hold -------------------------------------------------------------------------
 
     @property
     def blocks(self) -> dict[str, tuple[sp.Symbol, ...]]:
@@ -92,80 +77,60 @@ class SequenceEquations(ChangesOfSequences):
         return SequenceRisk(self.model)
 
     @property
-    def observable(self) -> sp.Expr:
-        """What a run calls its risk."""
-        return self.risk.expr if self.observed is None else self.observed
-
-    def explicit(self) -> dict[sp.Symbol, sp.Expr]:
-        """Rate of each alignment, intermediates put in."""
-        inside = dict(self.definitions)
-        rates = {}
-        for block, terms in self.rates:
-            for n, symbol in enumerate(self.blocks[block]):
-                total = sp.Add(*(column[n] for _, column in terms))
-                rates[symbol] = total.xreplace(inside)
-        return rates
-
-    @property
-    def declared(self) -> dict[str, sp.Expr]:
-        """All parameters with their declared values, those of a user's terms as their symbols."""
-        declared = declared_parameters(self.model, self.algorithm)
-        return declared | {s.name: s for s in self.extra}
+    def terms(self) -> dict[str, dict[str, sp.Expr]]:
+        """Rates by block and by named term: expressions, or columns of their components."""
+        single, found = self.rate_terms, {}
+        for block, symbols in self.blocks.items():
+            rows = [single[str(s)] for s in symbols]
+            names = dict.fromkeys(name for row in rows for name in row)
+            parts = {n: [row.get(n, sp.S.Zero) for row in rows] for n in names}
+            found[block] = {
+                n: y[0] if len(y) == 1 else sp.ImmutableDenseMatrix(y) for n, y in parts.items()
+            }
+        return {block: terms for block, terms in found.items() if self.blocks[block]}
 
     @cached_property
-    def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters that the equations and the risk read, with their declared values."""
-        read = [self.observable, *(expr for _, expr in self.definitions)]
-        read += [column for _, terms in self.rates for _, column in terms]
-        used = {s.name for expr in read for s in expr.free_symbols}
-        return {name: value for name, value in self.declared.items() if name in used}
+    def on_nodes(self) -> tuple[Definition, ...]:
+        """What is computed: the definitions as they stand, averages at their own nodes."""
+        return self.definitions
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the symbolic content and of the library version."""
-        parts = [f"{s}:{sp.srepr(expr)}" for s, expr in self.definitions]
-        parts += [
-            f"{block}:{name}:{sp.srepr(column)}"
-            for block, terms in self.rates
-            for name, column in terms
-        ]
-        parts += [sp.srepr(self.observable), sp.srepr(self.model.encoding.gram), VERSION]
-        return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
-
-    @property
-    def averages(self) -> tuple[TokenAverage, ...]:
-        """Averages that are read from tables."""
-        found: set[TokenAverage] = self.observable.atoms(TokenAverage)
-        for _, expr in self.definitions:
-            found |= expr.atoms(TokenAverage)
-        return tuple(sorted(found, key=sp.default_sort_key))
-
-    @property
-    def on_nodes(self) -> bool:
-        """Whether averages are sums over nodes: those of the norm as a loss."""
-        return self.observable.has(Expectation)
-
-    def rule(self, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes of the averages; `options` may hold nodes, replicas, seed."""
-        chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
-        return joint_rule(self.model.length, **chosen)
+    def error(self) -> float:
+        """What the tables claim, added up; 0 for closed forms."""
+        found = {a for d in self.definitions for a in d.expr.atoms(PlacedAverage)}
+        return float(sum(a.claimed for a in found))
 
     @property
     def approximation(self) -> str:
-        """Exact, or what the tables leave out, in words."""
-        if self.on_nodes:
-            return "averages over nodes"
-        if not self.averages:
-            return "exact"
-        bound = sum(node.table.bound + node.table.error for node in self.averages)
-        return f"averages by tables, error at most {bound:.0e}"
+        """Exact, or what tables and nodes leave out, in words."""
+        tables = f"averages by tables, error at most {self.error:.0e}" if self.error else "exact"
+        found = "averages over nodes" if self.averages else tables
+        return f"drift {found}; {self.noise.approximation}" if self.noise else found
+
+    @property
+    def signature(self) -> str:
+        """Text of what decides the numbers besides the definitions: the feasible set."""
+        return super().signature + sp.srepr(self.model.encoding.gram)
+
+    @cached_property
+    def gram(self) -> sp.ImmutableDenseMatrix:
+        """Gram matrix of w and of what it is aligned with: w*, positional vectors."""
+        s = sp.Matrix([*self.blocks["m"], *self.blocks["e"]])
+        inner = sp.Matrix(self.model.encoding.gram)
+        if not self.model.tied:
+            s, inner = s / sp.sqrt(self.model.length), sp.eye(self.model.length)
+        return sp.ImmutableDenseMatrix(sp.BlockMatrix([[sp.eye(1), s.T], [s, inner]]))
+
+    def explicit(self, *args: Any, **kwargs: Any) -> ExplicitEquations:
+        """Rate of each alignment, what was defined put in; parameters stay symbols."""
+        return unroll(self.definitions, {"p": 1, "k": 1}, {})
 
     # Numbers --------------------------------------------------------------------------------
 
     def scalars(self, parameters: Mapping[str, Any]) -> dict[str, float]:
         """Numbers of the parameters of a run."""
         needed = dict.fromkeys(self.parameters)
-        if self.on_nodes:
+        if self.averages or self.noise:
             parameters = {k: v for k, v in parameters.items() if k not in NODE_OPTIONS}
         if isinstance(self.algorithm, SGD) and (
             self.algorithm.learning_rate.is_number or "learning_rate" in parameters
@@ -173,7 +138,32 @@ class SequenceEquations(ChangesOfSequences):
             needed["learning_rate"] = None  # it also sets the clock
         return resolve_scalars(self.declared, needed, parameters)[0]
 
-    def state(self, start: Alignment) -> dict[str, Array]:
+    def values(self, start: Any, parameters: dict[str, Any]) -> Values:
+        """Numbers of a run from this start; p counts the rows of weights, tied one."""
+        length, rank = self.model.length, self.model.encoding.rank
+        rows = 1 if self.model.tied else length
+        widths = {"p": rows, "k": 1, "tokens": length, "directions": max(rank, 1)}
+        values = Values(widths, self.scalars(parameters), {})
+        if self.noise:
+            self.noise.check(values, parameters)
+        elif not self.averages:
+            return values
+        values = with_nodes(values, self.rule(start, parameters))
+        numbers = {**values.scalars, **self.entries(start)}
+        for d in self.definitions:
+            if d.role == "observable" and isinstance(d.expr, Expectation):
+                at = {s: numbers[str(s)] for s in d.expr.free_symbols}
+                check_finite(d.expr, at, values.arrays)
+        return values
+
+    def rule(self, start: Any, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes of the averages; `options` may hold nodes, replicas, seed."""
+        if self.noise:
+            return self.noise.rule(options)
+        chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
+        return joint_rule(self.model.length, **chosen)
+
+    def state(self, start: Any) -> dict[str, Array]:
         """State blocks of a start: e () or (r,), m () tied or (L,) untied.
 
         Raises
@@ -190,104 +180,95 @@ class SequenceEquations(ChangesOfSequences):
         e = position if rank > 1 else position[0] if rank else 0.0
         return {"e": np.asarray(e, dtype=np.float64), "m": semantic}
 
-    def evaluate(self, start: Alignment, **parameters: Any) -> dict[str, Array]:
-        """Rates of e and m at a start, from the symbolic expressions.
+    def entries(self, start: Any) -> Mapping[str, Array]:
+        """Each alignment by its own name."""
+        self.state(start)
+        values = place(self.model, start.e, start.m)
+        return {str(s): np.asarray(value) for s, value in values.items()}
 
-        Returns
-        -------
-        dict
-            ``"e"`` and ``"m"`` of the shapes of the start's blocks. Under the norm as a loss
-            ``nodes=``, ``replicas=`` and ``seed=`` choose the nodes; `evaluate_error` tells the
-            error.
-        """
-        rule = self.rule(parameters) if self.on_nodes else None
-        return self._rates(start, parameters, rule)
-
-    def evaluate_error(self, start: Alignment, **parameters: Any) -> dict[str, Array]:
-        """Absolute error of what `evaluate` returns.
-
-        A bound of rounding and what tables claim, or the spread (99 %) of averages on nodes. Slopes
-        of a table count as being as good as the table.
-        """
-        if not self.on_nodes:
-            return self._rounding(start, parameters)
-        value = self.evaluate(start, **parameters)
-        rule = self.rule(parameters)
-        groups = [self._rates(start, parameters, group) for group in rule.groups]
-        return {name: rule.error(v, [g[name] for g in groups]) for name, v in value.items()}
-
-    def _rounding(self, start: Alignment, parameters: Mapping[str, Any]) -> dict[str, Array]:
-        """Bounds of the rates by tables and closed forms."""
-        state = self.state(start)
-        known = {s: exactly(v) for s, v in self._numbers(state, parameters).items()}
-        for symbol, expr in self.definitions:
-            known[symbol] = bounded_number(expr, known)
-        result = {}
-        for block, terms in self.rates:
-            count = len(self.blocks[block])
-            errors = [
-                float(bounded_number(sp.Add(*(column[n] for _, column in terms)), known).error)
-                for n in range(count)
-            ]
-            shape = state[block].shape
-            result[block] = np.array(errors).reshape(shape) if count else np.zeros(shape)
+    def packed(self, found: dict[str, Array]) -> dict[str, Array]:
+        """Blocks e and m, of the shapes of a start, from numbers by alignment."""
+        tied, single = self.model.tied, self.model.encoding.rank < 2
+        result = dict(found)
+        for (block, symbols), alone in zip(self.blocks.items(), (single, tied), strict=True):
+            rows = [result.pop(str(s)) for s in symbols]
+            result[block] = np.array(rows if not alone else rows[0] if rows else 0.0)
         return result
 
-    def _numbers(
-        self, state: Mapping[str, Array], parameters: Mapping[str, Any]
-    ) -> dict[sp.Symbol, float]:
-        """Numbers of the alignments and of the parameters."""
-        values: dict[sp.Symbol, float] = dict(place(self.model, state["e"], state["m"]))
-        named = {s.name: s for s in (x.gamma, x.Delta, *self.model.parameters, *self.extra)}
-        return values | {named[k]: v for k, v in self.scalars(parameters).items() if k in named}
+    # Terms of a user ------------------------------------------------------------------------
 
-    def _rates(
-        self, start: Alignment, parameters: Mapping[str, Any], rule: NodeRule | None
-    ) -> dict[str, Array]:
-        state = self.state(start)
-        values = self._numbers(state, parameters)
-        if rule is not None:
-            check_finite(self.observable, values, rule)
-        for symbol, expr in self.definitions:
-            if isinstance(expr, Expectation):
-                values[symbol] = value_at(expr, values, rule)
-            else:
-                values[symbol] = number(expr, values)
-        result = {}
-        for block, terms in self.rates:
-            count = len(self.blocks[block])
-            rate = [
-                number(sp.Add(*(column[n] for _, column in terms)), values) for n in range(count)
-            ]
-            shape = state[block].shape
-            result[block] = np.array(rate).reshape(shape) if count else np.zeros(shape)
-        return result
+    @property
+    def symbols(self) -> dict[str, Any]:
+        """What a term may be written in: alignments, intermediates and parameters by name.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a = sp.Symbol("a", real=True)
+        >>> linear = dmft.SequenceNetwork(a, 1)
+        >>> eqs = dmft.derive(dmft.Model(linear, linear), dmft.SGD(0.5))
+        >>> eqs.symbols["m"], eqs.symbols["gamma"]
+        (m, learning_rate)
+        """
+        return named_symbols(self._written_in.values(), ())
+
+    @property
+    def indices(self) -> Indices:
+        """None: the alignments are written out one by one."""
+        return Indices(dict.fromkeys(self.terms, ()))
+
+    @property
+    def _written_in(self) -> dict[str, sp.Symbol]:
+        defined = (d.target for d in self.definitions if d.role in ("intermediate", "rate"))
+        return {s.name: s for s in defined} | self._scalars
+
+    def _check(self, block: str, first: str) -> TermCheck:
+        taken = frozenset(("e", "m", *(d.name for d in self.definitions)))
+        return TermCheck(block, (), {}, self._written_in, taken, users_of(self.declared))
+
+    def _with_changed(self, block: str, name: str, given: object) -> Self:
+        """Change the term of each component of a block."""
+        found, symbols = self, self.blocks[block]
+        parts = [None] * len(symbols) if given is None else self._parts(block, given)
+        for s, part in zip(symbols, parts, strict=True):
+            found = super(SequenceEquations, found)._with_changed(str(s), name, part)
+        return found
+
+    def _parts(self, block: str, given: Any) -> list[sp.Expr]:
+        """Components of a term, one for each alignment of a block."""
+        many = isinstance(given, sp.MatrixBase | Sequence) and not isinstance(given, str)
+        parts = list(given) if many else [given]
+        symbols = self.blocks[block]
+        if len(parts) != len(symbols):
+            raise BadParameter(
+                f"a term of {block} has {len(symbols)} components, those of "
+                f"{', '.join(map(str, symbols))}; got {shown(given)}"
+            )
+        return parts
+
+    def block_latex(self, block: str) -> str:
+        """A block as LaTeX."""
+        return block if block in self.blocks else super().block_latex(block)
 
     # Text -----------------------------------------------------------------------------------
 
-    def latex(self) -> str:
-        r"""LaTeX of the equations (an amsmath `align*` environment)."""
-        from dmft.equations.sequence.latex import equations_latex
+    def names(self, sigma: str = "", star: str = "") -> dict[sp.Expr, str]:
+        """None: functions are written out."""
+        return {}
 
-        return equations_latex(self)
+    def functions_latex(self, printer: EquationPrinter) -> list[str]:
+        """None: functions are written out."""
+        return []
 
-    def _repr_latex_(self) -> str:
-        return self.latex().split("\n", 1)[1]
-
-    def __str__(self) -> str:
-        lines = [f"Equations of motion ({self.kind}); {self.time_unit}"]
-        for block, terms in self.rates:
-            for n, symbol in enumerate(self.blocks[block]):
-                parts = [f"{column[n]}  [{name}]" for name, column in terms]
-                lines.append(f"  d{symbol}/dt = " + " + ".join(parts))
-        lines += [f"  {symbol} = {expr}" for symbol, expr in self.definitions]
-        return "\n".join([*lines, f"  {self.risk}"])
+    def functions_text(self) -> str:
+        """Student and target."""
+        return f"student {self.model.student}, target {self.model.teacher}"
 
 
 def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> SequenceEquations:
     r"""Equations of the alignments s = (m, e) under spherical one-pass SGD or gradient flow.
 
-    Equation    ds/dt = -(G - s s^T) grad R - gamma/(2 n_b) (N + Delta J) s,
+    Equation    ds/dt = -(G - s s^T) grad L - gamma/(2 n_b) (N + Delta J) s,
                 N = E|J^T (g - g*)|^2, J = E||dg/dh||_F^2; untied G = L on the m_l
     Scaling     t = steps gamma / d (untied gamma / (L d)), d -> infinity at fixed gamma
     Source      sequence.md C.2, C.4; derivations/sequence_sgd.py
@@ -299,39 +280,68 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
     check_algorithm(algorithm)
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
         raise BadParameter('loss = "frobenius" has equations of its own: dmft.derive gives them')
-    check_symbols(model)
     risk = SequenceRisk(model)
+    slopes = {s: x.slope_of(s) for s in risk.alignments}
+    check_symbols(model, slopes.values())
     moments = risk.moments
     squared = not (isinstance(algorithm, SGD) and algorithm.loss == "correlation")
     loss = risk.expr if squared else -moments.cross
-    s = sp.Matrix(risk.alignments)
-    gradient = sp.Matrix([sp.diff(loss, y) for y in s])
-    gram = model.encoding.gram if model.tied else model.length * sp.eye(model.length)
-    definitions = [(PULL, (s.T * gradient)[0])]
-    terms: dict[str, sp.Matrix] = {"learning": -gram * gradient, "sphere": PULL * s}
+    definitions = [
+        define(slope, {"gradient": sp.diff(loss, s)}, "intermediate") for s, slope in slopes.items()
+    ]
+    along = sp.Add(*(s * slope for s, slope in slopes.items()))
+    definitions.append(define(x.radial, {"radial": along}, "intermediate"))
     if isinstance(algorithm, SGD):
-        weight = x.gamma / (2 * algorithm.batch_size)
-        terms["sgd_noise"] = -weight * NOISE * s
-        terms["label_noise"] = -weight * x.Delta * SLOPE * s
-        noise = moments.target_noise
+        noise = {"target": moments.target_noise}
         if squared:
-            noise += moments.own_noise - 2 * moments.cross_noise
-        definitions += [(NOISE, noise), (SLOPE, moments.jacobian_square)]
-    cut = len(moments.law.semantic)
-    parts = {"e": slice(cut, None), "m": slice(0, cut)}
-    rates = tuple(
-        (
-            block,
-            tuple((name, sp.ImmutableDenseMatrix(y[where, :])) for name, y in terms.items()),
-        )
-        for block, where in parts.items()
-    )
+            noise |= {"own": moments.own_noise, "cross": -2 * moments.cross_noise}
+        definitions += [
+            define(x.update_square, noise, "intermediate"),
+            define(x.jacobian_square, {"gradient": moments.jacobian_square}, "intermediate"),
+        ]
+    gram = model.encoding.gram if model.tied else model.length * sp.eye(model.length)
+    drift = -gram * sp.Matrix(list(slopes.values()))
+    rates = {
+        s: {"learning": drift[n], "sphere": x.radial * s, **noise_terms(algorithm, s)}
+        for n, s in enumerate(slopes)
+    }
+    return sequence_equations(model, algorithm, definitions, rates, risk.expr)
+
+
+def noise_terms(algorithm: SGD | GradientFlow, s: sp.Symbol) -> dict[str, sp.Expr]:
+    """What the noise of the samples and of the labels takes from an alignment on the sphere."""
+    if not isinstance(algorithm, SGD):
+        return {}
+    weight = x.gamma / (2 * algorithm.batch_size) * s
+    noise = {"sgd_noise": -weight * x.update_square}
+    return {**noise, "label_noise": -weight * x.Delta * x.jacobian_square}
+
+
+def sequence_equations(
+    model: SequenceModel,
+    algorithm: SGD | GradientFlow,
+    definitions: Sequence[Definition],
+    rates: Mapping[sp.Symbol, Mapping[str, sp.Expr]],
+    risk: sp.Expr,
+) -> SequenceEquations:
+    """Equations from what the rates are computed from, their terms, and what a run calls risk."""
+    encoding, m = model.encoding, SequenceMoments(model).law.semantic
+    empty = {d.target: sp.S.Zero for d in definitions if not d.terms}
+    length = sp.Abs(m[0]) if model.tied else sp.sqrt(sp.Add(*(y**2 for y in m)) / model.length)
+    whole = [
+        *(d for d in definitions if d.terms),
+        *(define(s, rates[s], "rate") for s in (*encoding.alignments, *m)),
+        define(x.risk, {"risk": risk}, "observable"),
+        define(x.overlap, {"overlap": length}, "observable"),
+    ]
+    whole = [
+        define(d.target, {name: y.xreplace(empty) for name, y in d.terms}, d.role) for d in whole
+    ]
     return SequenceEquations(
         kind="ode",
+        definitions=live(whole),
         model=model,
         algorithm=algorithm,
-        rates=rates,
-        definitions=tuple(definitions),
         scaling="high-dimensional" if isinstance(algorithm, SGD) else "gradient-flow",
         time_unit=TIME if model.tied else TIME_UNTIED,
     )

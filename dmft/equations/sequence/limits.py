@@ -9,6 +9,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.checks import checked
+from dmft.equations import symbols as x
 from dmft.equations.sequence.equations import SequenceEquations, derive_sequence
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.sequence.risk import SequenceRisk, number, place
@@ -40,7 +41,7 @@ def perfect_learning_rate(model: SequenceModel, algorithm: SGD) -> sp.Expr:
             f"there is no perfect solution: student {model.student} and target {model.teacher} are "
             "different functions"
         )
-    if model.label_noise != 0:
+    if not model.label_noise.is_zero:
         raise BadParameter(
             f"label noise {model.label_noise} moves the solution off m = 1: solve the equations"
         )
@@ -134,8 +135,9 @@ def _noise_at_start(
     values: dict[sp.Symbol, float] = place(model, e, zero)
     scalars = equations.scalars({"learning_rate": 1.0, **parameters})
     values |= {s: scalars[s.name] for s in model.parameters}
-    inside = {s.name: number(expr, values) for s, expr in equations.definitions if s.name != "pull"}
-    return inside["noise"] + scalars.get("label_noise", 0.0) * inside["slope"]
+    named = {d.target: d.expr for d in equations.definitions}
+    noise, slope = (number(named[s], values) for s in (x.update_square, x.jacobian_square))
+    return noise + scalars.get("label_noise", 0.0) * slope
 
 
 @checked

@@ -7,19 +7,18 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.joint_average import Tokens, free_fields, star_fields
+from dmft.equations.definitions import define
 from dmft.equations.sequence.equations import (
-    NOISE,
-    TIME,
     SequenceEquations,
     check_algorithm,
     check_symbols,
+    noise_terms,
+    sequence_equations,
 )
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenLaw
 from dmft.model import SGD, SequenceModel, token_fields
 
-# sqrt(1 - m^2) dR/dm, and dR/de_a.
-ACROSS = sp.Symbol("across", real=True)
 # Below this the overlap is one and e vanishes with sqrt(1 - m^2).
 SMALLEST_REST = sp.Float(1e-16)
 
@@ -40,8 +39,8 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
     BadParameter
     """
     check_algorithm(algorithm)
-    slopes = [sp.Symbol(f"slope_{s}", real=True) for s in model.encoding.alignments]
-    check_symbols(model, [ACROSS, *slopes])
+    slopes = [x.slope_of(s) for s in model.encoding.alignments]
+    check_symbols(model, [x.across, *slopes])
     if not model.tied:
         raise BadParameter('loss = "frobenius" is derived for tied students')
     if not model.encoding.orthogonal:
@@ -49,7 +48,7 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
             'loss = "frobenius" takes positional vectors orthogonal to the target, here their '
             f"overlaps with it are {list(model.encoding.gram[0, 1:])}"
         )
-    if model.label_noise != 0:
+    if not model.label_noise.is_zero:
         raise BadParameter('loss = "frobenius" is derived without label noise')
     law = TokenLaw.of(model)
     (m,), e = law.semantic, sp.Matrix(model.encoding.alignments)
@@ -69,33 +68,18 @@ def derive_norm(model: SequenceModel, algorithm: SGD) -> SequenceEquations:
 
     pattern = model.encoding.pattern
     across = sp.Add(*(p * (rest * s - m * f) for p, s, f in zip(pulls, star, free, strict=True)))
-    definitions = [(ACROSS, average(across))]
+    definitions = [define(x.across, {"average": average(across)}, "intermediate")]
     for a, slope in enumerate(slopes):
         along = sp.Add(*(pattern[n, a] * p for n, p in enumerate(pulls)))
-        definitions.append((slope, average(along)))
-    definitions.append((NOISE, average(sp.Add(*(p**2 for p in pulls)))))
+        definitions.append(define(slope, {"average": average(along)}, "intermediate"))
+    square = average(sp.Add(*(p**2 for p in pulls)))
+    definitions.append(define(x.update_square, {"average": square}, "intermediate"))
     pull = sp.Add(*(y * slope for y, slope in zip(e, slopes, strict=True)))
     ratio = sp.Piecewise((m / rest, 1 - m**2 > SMALLEST_REST), (0, True))
-    weight = x.gamma / (2 * algorithm.batch_size) * NOISE
-    gram = model.encoding.gram[1:, 1:]
-    drift = e * (ratio * ACROSS + pull) - gram * sp.Matrix(slopes) if e else e
-    rates = (
-        ("e", {"learning": drift, "sgd_noise": -weight * e}),
-        ("m", {
-            "learning": sp.Matrix([m * pull - rest * ACROSS]),
-            "sgd_noise": sp.Matrix([-weight * m]),
-        }),
-    )  # fmt: skip
-    return SequenceEquations(
-        kind="ode",
-        model=model,
-        algorithm=algorithm,
-        rates=tuple(
-            (block, tuple((k, sp.ImmutableDenseMatrix(y)) for k, y in terms.items()))
-            for block, terms in rates
-        ),
-        definitions=tuple(definitions),
-        scaling="high-dimensional",
-        time_unit=TIME,
-        observed=average(size),
-    )
+    drift = e * (ratio * x.across + pull) - model.encoding.gram[1:, 1:] * sp.Matrix(slopes)
+    learning = {m: m * pull - rest * x.across, **dict(zip(e, drift if e else (), strict=True))}
+    rates = {
+        s: {"learning": y, "sgd_noise": noise_terms(algorithm, s)["sgd_noise"]}
+        for s, y in learning.items()
+    }
+    return sequence_equations(model, algorithm, definitions, rates, average(size))

@@ -11,9 +11,11 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.equations.rounding.scalar import bounded_number, exactly
+from dmft.equations import symbols as x
+from dmft.equations.definitions import define
+from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.moments import SequenceMoments
-from dmft.equations.values import resolve_scalars
+from dmft.equations.values import Values, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
@@ -109,9 +111,11 @@ class SequenceRisk:
 
     def error(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
         """Absolute error of the risk at a point: a bound of rounding and what its tables claim."""
-        values = self._values(e, m, parameters)
-        known = {s: exactly(v) for s, v in values.items()}
-        return float(bounded_number(self.expr, known).error)
+        numbers = {s.name: v for s, v in self._values(e, m, parameters).items()}
+        state = {s.name: np.asarray(numbers.pop(s.name)) for s in self.alignments}
+        definition = define(x.risk, {"risk": self.expr}, "observable")
+        found = of_one_state((definition,), state, Values({}, numbers, {}), "observable")
+        return float(found["risk"].error)
 
     def gradient_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
         """Gradient at a point, in the order of `alignments`."""

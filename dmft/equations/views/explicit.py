@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,8 +26,8 @@ MAX_DEGREE = 24
 
 
 @dataclass(frozen=True)
-class ExplicitEquations:
-    """Scalar equations d symbol / dt = expression.
+class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
+    """Scalar equations d symbol / dt = expression; a mapping, that of `rhs`.
 
     Attributes
     ----------
@@ -42,6 +42,15 @@ class ExplicitEquations:
     risk: sp.Expr
     symbols: Mapping[str, sp.Symbol]
     covariance: sp.Matrix | None = None
+
+    def __getitem__(self, symbol: sp.Symbol) -> sp.Expr:
+        return self.rhs[symbol]
+
+    def __iter__(self) -> Iterator[sp.Symbol]:
+        return iter(self.rhs)
+
+    def __len__(self) -> int:
+        return len(self.rhs)
 
     def jacobian(self) -> sp.Matrix:
         """Matrix of derivatives of the rates, in the order of `rhs`."""
@@ -230,10 +239,12 @@ def unroll(
             risk = values[()] if definition.name == "risk" else risk
         elif definition.role == "rate":
             for place, value in values.items():
-                symbol = unroller.entry(definition.name, place)
+                symbol = unroller.entry(definition.name, place) if place else definition.target
                 tidy = sp.expand(value) if value.is_polynomial() else value
                 if definition.name not in x.SYMMETRIC or place == tuple(sorted(place)):
                     rhs[symbol] = tidy
+        elif isinstance(definition.target, sp.Symbol):
+            unroller.numbers[definition.target] = values[()]
         else:
             for place, value in values.items():
                 unroller.entries[definition.name, place] = value

@@ -18,7 +18,7 @@ from dmft.errors import NotClosed
 from dmft.gaussian.branches.nodes import BranchAverage, BranchField, BranchGiven, BranchPair
 from dmft.gaussian.branches.slope import BranchSlope, BranchSlopes
 from dmft.gaussian.closed.pair import elementary
-from dmft.gaussian.tables.tabled import TableAverage
+from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
 
 # Closed forms with more operations than this are left as expectations unless asked for.
@@ -41,6 +41,9 @@ class EquationPrinter(LatexPrinter):
         if found:
             plain = self._print_Symbol(sp.Symbol(name, real=True))
             return CLUSTER_LATEX.format(plain, number)
+        if expr.name.startswith(x.SLOPE):
+            alignment = self._print(sp.Symbol(expr.name.removeprefix(x.SLOPE), real=True))
+            return rf"\partial_{{{alignment}}} \mathcal{{L}}"
         return x.SYMBOL_LATEX.get(expr) or super()._print_Symbol(expr, style)
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
@@ -94,10 +97,11 @@ def definition_latex(
     if definition.role == "rate":
         target = rf"\Delta {target}" if kind == "map" else rf"\frac{{d {target}}}{{dt}}"
     lines: list[str] = []
+    sign = r"\approx" if definition.expr.has(PlacedAverage) else "="
     for number, (name, expr) in enumerate(definition.terms):
         first, *more = term_latex(expr, printer)
         if number == 0:
-            first = f"{target} &= {first}"
+            first = f"{target} &{sign} {first}"
         else:
             first = r"&\quad " + (first if first.startswith("- ") else f"+ {first}")
         lines += [first, *(r"&\qquad " + text for text in more)]

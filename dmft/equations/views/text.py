@@ -119,6 +119,8 @@ class TextPrinter(StrPrinter):
         if found:
             plain = self._print(sp.Symbol(name, real=True))
             return CLUSTER_TEXT.format(plain, number)
+        if expr.name.startswith(x.SLOPE):
+            return f"∂_{expr.name.removeprefix(x.SLOPE)} L"
         return x.SYMBOL_TEXT.get(expr, expr.name)
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:

@@ -7,11 +7,12 @@ form does. The tables are made when code is generated, never when an expression 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.switch import derivative
@@ -24,6 +25,24 @@ Dirac = tuple[sp.Expr, sp.Expr]
 HALF = sp.Rational(1, 2)
 # Rounding of one evaluation, beside the errors of the tables; relative to sqrt(E F^2 E G^2).
 EVALUATION = 2e-14
+
+
+class PlacedAverage(sp.Expr):
+    """An average that a table of its own makes a number at numbers for its symbols.
+
+    Attributes
+    ----------
+    claimed : float
+        Error that the table claims.
+    """
+
+    is_commutative = True
+    is_real = True
+    claimed = 0.0
+
+    def number(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, NDArray[Any]]) -> float:
+        """Number at numbers for the symbols; `nodes` are those of averages without tables."""
+        raise NotImplementedError
 
 
 class TableAverage(sp.Expr):

@@ -7,7 +7,7 @@ one field, other functions of up to four tokens by tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import factorial, prod
@@ -20,6 +20,7 @@ from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.exponents.coefficients import Index
 from dmft.gaussian.exponents.hermite_series import hermite_expansion
+from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.token_grid import MOST_TOKENS
 from dmft.gaussian.tables.token_table import TokenTable, token_table
 from dmft.model import FIELD, Encoding, SequenceModel, token_fields
@@ -56,7 +57,7 @@ def _pair_key(pair: tuple[sp.Expr, sp.Expr]) -> Any:
     return sp.default_sort_key(sp.Tuple(*pair))
 
 
-class TokenAverage(sp.Expr):
+class TokenAverage(PlacedAverage):
     r"""Sum of E[F(h*) G(h)] over pairs (F, G) at e_l = pattern_l e and m, or a derivative of it.
 
     F is an expression in the token fields z1, ..., zL; G too, or in the one symbol z of a
@@ -71,9 +72,6 @@ class TokenAverage(sp.Expr):
     >>> round(average.value({e: 0, m: 0}), 6), average.diff(m).orders
     (0.417893, (0, 1))
     """
-
-    is_commutative = True
-    is_real = True
 
     def __new__(cls, *args: Any) -> TokenAverage:
         """Keep the arguments as they are."""
@@ -122,6 +120,15 @@ class TokenAverage(sp.Expr):
         """Number at numbers for the symbols of its place."""
         e, m = (float(y.subs(at)) for y in self.place)
         return float(self.table.derivative(*self.orders)(e, m))
+
+    def number(self, at: Mapping[sp.Symbol, Any], nodes: Mapping[str, Any]) -> float:
+        """Number at numbers for the symbols; no nodes are read."""
+        return self.value(dict(at))
+
+    @property
+    def claimed(self) -> float:  # type: ignore[override]
+        """What the table of the average itself claims; slopes count as being as good."""
+        return float(self.table.bound + self.table.error)
 
     @property
     def free_symbols(self) -> set[sp.Symbol]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from dmft.analysis.escape import ESCAPE_ATOL, ESCAPE_RTOL, check_escape, escape_times_of
 from dmft.equations.equations import Equations
-from dmft.equations.sequence.equations import SequenceEquations
 from dmft.names import Status
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch, varied
@@ -40,7 +39,7 @@ class _Plan:
     """What the runs of a measure share."""
 
     problem: Problem
-    equations: Equations | SequenceEquations
+    equations: Equations
     t_max: float
     solver: Mapping[str, Any]
     inputs: Callable[[Point], dict[str, Any]]
@@ -118,8 +117,6 @@ def _plan(of: Any, example: Point) -> _Plan | None:
 
 def _is_simple(equations: Any) -> bool:
     """Whether right-hand sides are closed forms, and runs are one path each."""
-    if isinstance(equations, SequenceEquations):
-        return not equations.on_nodes
     return isinstance(equations, Equations) and not equations.averages and not equations.noise
 
 
@@ -133,8 +130,6 @@ class _Run:
     def trajectory(self) -> Trajectory:
         """As `dmft.solve` returns it."""
         run, equations = self._ended.trajectory(), self._plan.equations
-        if isinstance(equations, SequenceEquations):
-            return run
         run = with_rounding(run, equations, self._plan.solver.get("rtol", RunOptions.rtol))
         return described(run, equations, self._plan.inputs(self._point))
 

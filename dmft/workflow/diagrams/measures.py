@@ -16,7 +16,6 @@ import sympy as sp
 from dmft.analysis.diagrams.phase_diagram import Point
 from dmft.analysis.escape import EscapeWarning
 from dmft.equations.equations import Equations
-from dmft.equations.sequence.equations import SequenceEquations
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_flow import DescentFlow
@@ -36,7 +35,7 @@ from dmft.workflow.solving.descent import descent_task
 from dmft.workflow.solving.inputs import problem_of, run_inputs, split_options
 
 System = (
-    Equations | SequenceEquations | DescentEquations | DescentFlow | SequenceModel | SequenceRisk
+    Equations | DescentEquations | DescentFlow | SequenceModel | SequenceRisk
     | Problem
 )  # fmt: skip
 FINE = (Status.OK, Status.EVENT)
@@ -218,9 +217,8 @@ def words_for(system: Any) -> str:
     if isinstance(system, Problem) and system.origin is not None:
         system = system.origin
     if isinstance(system, Equations):
-        return FLOW if system.noise is None else FLUCTUATING
-    if isinstance(system, SequenceEquations):
-        return SEQUENCE
+        flow = SEQUENCE if system.family == "sequence" else FLOW
+        return flow if system.noise is None else FLUCTUATING
     if isinstance(system, DescentEquations | DescentFlow):
         return DESCENT
     if isinstance(system, SequenceModel | SequenceRisk):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from dmft.codegen.build import build
 from dmft.equations.equations import Equations
@@ -15,38 +15,25 @@ from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
 
-if TYPE_CHECKING:
-    from dmft.equations.sequence.equations import SequenceEquations
-
 
 @lru_cache(maxsize=64)
-def _built(fingerprint: str, equations: Equations | SequenceEquations) -> Problem:
+def _built(fingerprint: str, equations: Equations) -> Problem:
     return build(equations)
 
 
-def problem_of(system: Equations | SequenceEquations | Problem) -> Problem:
+def problem_of(system: Equations | Problem) -> Problem:
     """Compiled problem of a system; equal equations are built once in a process."""
     if isinstance(system, Problem):
         return system
-    if isinstance(system, Equations) or sequence_of(system) is not None:
+    if isinstance(system, Equations):
         return _built(system.fingerprint, system)
     raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
 
 
-def sequence_of(system: Any) -> SequenceEquations | None:
-    """Equations of a sequence model behind equations or a problem, None for anything else."""
-    equations = system.origin if isinstance(system, Problem) else system
-    found = getattr(equations, "family", None) == "sequence"
-    return cast("SequenceEquations", equations) if found else None
-
-
 def run_inputs(
-    system: Equations | SequenceEquations | Problem, start: Any, parameters: Mapping[str, Any]
+    system: Equations | Problem, start: Any, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """State, widths, constants, scalars and clock of a run, as `solve_problem` takes them."""
-    sequence = sequence_of(system)
-    if sequence is not None:
-        return sequence_inputs(sequence, start, parameters)
     equations = system.origin if isinstance(system, Problem) else system
     if not isinstance(equations, Equations):
         raise BadParameter(
@@ -66,39 +53,8 @@ def run_inputs(
     }
 
 
-def sequence_inputs(
-    equations: SequenceEquations, start: Any, parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    """State, widths, scalars and clock of a run, as `solve_problem` takes them."""
-    state = equations.state(start)
-    scalars = equations.scalars(parameters)
-    arrays = equations.rule(parameters).arrays if equations.on_nodes else {}
-    if equations.on_nodes:
-        equations.evaluate(start, **parameters)  # refuses what is not finite at the nodes
-    algorithm, model = equations.algorithm, equations.model
-    clock: dict[str, Any] = {}
-    if isinstance(algorithm, SGD):
-        rate = scalars.get("learning_rate")
-        tokens = 1 if model.tied else model.length
-        clock = {
-            "time_step_times_dim": None if rate is None else rate / tokens,
-            "samples_per_step": algorithm.batch_size,
-        }
-    return {
-        "state": state,
-        "widths": {
-            "tokens": model.length,
-            "directions": max(model.encoding.rank, 1),
-            **({"fields": 2 * model.length, "nodes": arrays["weight"].size} if arrays else {}),
-        },
-        "constants": arrays,
-        "parameters": {name: scalars[name] for name in equations.parameters},
-        "provenance": clock,
-    }
-
-
 def inputs_by_point(
-    equations: Equations | SequenceEquations,
+    equations: Equations,
     start: Any,
     fixed: Mapping[str, Any],
     example: Mapping[str, Any],

@@ -23,7 +23,8 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
     """
     algorithm = equations.algorithm
     reads = "learning_rate" in equations.parameters and equations.scaling == "high-dimensional"
-    if not reads or not isinstance(algorithm, SGD) or equations.is_changed:
+    overlaps = equations.family == "overlaps"
+    if not (reads and overlaps and isinstance(algorithm, SGD)) or equations.is_changed:
         return ""
     if equations.kind == "map" or algorithm.trains_readout:
         return ""

@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
-from dmft.equations.values import resolve_scalars
+from dmft.equations.noise.fluctuations import Noise
+from dmft.equations.sequence.fluctuations import SequenceNoise
+from dmft.equations.values import NODE_OPTIONS, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import random_overlaps
 from dmft.progress import ProgressOption
@@ -21,9 +23,10 @@ from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
-from dmft.starts import Overlaps
+from dmft.starts import Alignment, Overlaps
 from dmft.workflow.solver import Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs
+from dmft.workflow.solving.schedule import RATE, follow, read_schedule
 
 Array = NDArray[np.float64]
 
@@ -70,7 +73,7 @@ class PathOptions:
         found = {name: value for name, value in found.items() if value is not None}
         if not isinstance(self.events, Event) and not self.events:
             del found["events"]  # the escape of paths has one of its own
-        if not isinstance(starts, Overlaps | None):
+        if not isinstance(starts, Overlaps | Alignment | None):
             found.setdefault("paths", len(starts))  # type: ignore[arg-type]
         missing = sorted({"paths", "dt"} - set(found))
         if missing:
@@ -93,9 +96,28 @@ def solve_paths_of(
     problem = problem_of(system)
     if problem.origin is None:
         run_inputs(problem, start, values)  # refuses what was written by hand
+    problem, values = at_schedule(problem, start, options, values)
     state, choices = path_inputs(problem, start, options, values)
     run = solve_paths(problem, state, t_max, **choices)
-    return run if "readout" in state else _with_readout(run)
+    return run if "readout" in state or "readout" not in run.constants else _with_readout(run)
+
+
+def at_schedule(
+    problem: Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    options: PathOptions,
+    values: Mapping[str, Any],
+) -> tuple[Problem, Mapping[str, Any]]:
+    """The problem that follows a schedule of the learning rate, and the rate at its first start."""
+    schedule = read_schedule(problem.origin, values.get(RATE))
+    if schedule is None:
+        return problem, values
+    given, trial = options.given(start), {**values, RATE: 1.0}
+    first, *_ = _starts(
+        problem.origin, start, int(given["paths"]), int(given.get("seed", 0)), trial
+    )
+    rate = schedule.at(problem, run_inputs(problem, first, trial))
+    return follow(problem, schedule), {**values, RATE: rate}
 
 
 def path_inputs(
@@ -110,8 +132,11 @@ def path_inputs(
     inputs = run_inputs(problem, starts[0], parameters)
     values = equations.values(starts[0], dict(parameters))
     known = {block.name for block in problem.constants}
+    clock = dict(inputs["provenance"])
+    if "learning_rate_schedule" in problem.provenance:
+        clock["time_step_times_dim"] = None  # no constant unit
     record = {
-        **inputs["provenance"],
+        **clock,
         "dim": int(values.scalars["dim"]),
         "covariance_error": covariance_error(equations, starts[0], parameters),
     }
@@ -159,15 +184,21 @@ def _starts(
     paths: int,
     seed: int,
     parameters: Mapping[str, Any],
-) -> list[Overlaps]:
+) -> list[Any]:
     """One start for all paths, or one for each."""
-    if isinstance(start, Overlaps):
+    if isinstance(start, Overlaps | Alignment):
         return [start]
     if start is None:
         dim, sphere = _dimension(equations, parameters), equations.algorithm.on_sphere
         seeds = np.random.SeedSequence(seed, spawn_key=(STARTS_STREAM,)).generate_state(paths)
+        if isinstance(equations.noise, SequenceNoise):
+            return [equations.noise.random_start(dim, int(s)) for s in seeds]
         return [random_overlaps(equations.model, dim, int(s), normalised=sphere) for s in seeds]
-    starts = list(start)
+    starts: list[Any] = list(start)
+    if equations.family == "sequence":
+        if not starts or not all(isinstance(s, Alignment) for s in starts):
+            raise BadParameter("start must be a dmft.Alignment, a list of them, or None")
+        return starts
     if not starts or not all(isinstance(s, Overlaps) for s in starts):
         raise BadParameter("start must be a dmft.Overlaps, a list of them, or None")
     first = starts[0]
@@ -186,7 +217,8 @@ def _same_readout(first: Overlaps, other: Overlaps) -> bool:
 
 def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:
     """Value of the dimension, before there is a start."""
-    scalars, _ = resolve_scalars(equations.declared, ["dim"], dict(parameters))
+    given = {name: value for name, value in parameters.items() if name not in NODE_OPTIONS}
+    scalars, _ = resolve_scalars(equations.declared, ["dim"], given)
     return int(scalars["dim"])
 
 
@@ -199,7 +231,8 @@ def _state(equations: Equations, starts: Sequence[Overlaps]) -> dict[str, Array]
 
 def covariance_error(equations: Equations, point: Overlaps, parameters: Mapping[str, Any]) -> float:
     """Error of Sigma at one state from its nodes, over the largest variance; 0 where exact."""
-    if equations.noise is None or equations.noise.exact(point.p + point.k):
+    noise = equations.noise
+    if noise is None or (isinstance(noise, Noise) and noise.exact(point.p + point.k)):
         return 0.0
     values = dict(parameters)
     error = equations.evaluate_error(point, **values)["Sigma"]

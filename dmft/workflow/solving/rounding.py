@@ -47,7 +47,9 @@ def with_rounding(run: Trajectory, equations: Equations, rtol: float) -> Traject
     there where no state has a bound. Runs on tables and on nodes keep what these claim. Averages of
     four signs are left out (`dmft.equations.rounding.conditioning.light`).
     """
-    if equations.averages or equations.error or equations.noise or run.t.size == 0:
+    if equations.family == "sequence" or equations.averages or equations.error:
+        return run
+    if equations.noise or run.t.size == 0:
         return run
     places = _places(run, LOOKED_AT)
     if not places.size:

@@ -1,0 +1,417 @@
+r"""Fluctuations of sequence models at large d: what one step adds to the alignments.
+
+    ds = F dt + sqrt(gamma/(d n_b)) Sigma^(1/2) dB,    Sigma = Cov[delta]
+
+(untied L d in place of d; Ito). One sample moves w by -(gamma/d) sum_l g_l (x_l + p_l) and back to
+the sphere. With u_s the same along the direction of the alignment s, r along w, and q = sum g_l^2,
+which the part of the tokens across all directions is made of,
+
+    delta_s = s (r - gamma q / (2 n_b)) - u_s
+
+is what it adds to s in units of gamma/d, of mean F. In steps of one sample F has its terms at
+order 1/d, from the next order of the normalisation (sequence.md C.1, C.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.noise_nodes import noise_rule
+from dmft.equations.definitions import Definition, define
+from dmft.equations.sequence.moments import SequenceMoments
+from dmft.equations.values import Values
+from dmft.equations.views.latex import EquationPrinter, definition_latex
+from dmft.equations.views.text import definition_text
+from dmft.errors import BadParameter
+from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.rules import NodeRule
+from dmft.model import FIELD, SGD, Alignment, SequenceModel, SequenceNetwork
+
+Array = NDArray[np.float64]
+# The name of what a step adds at order 1/d, as of any term.
+TERM = "finite_dimension"
+# Variances of directions below this are rounding.
+NO_DIRECTION = 1e-13
+
+RADIAL, SQUARE, LENGTH = sp.symbols("r q K", real=True)
+LENGTH_IS = "K + {count} q is the squared length of G in the span of w and what it is aligned with"
+
+
+@dataclass(frozen=True)
+class SequenceNoise:
+    """Fluctuations of a sequence model under SGD in `dim` dimensions.
+
+    Attributes
+    ----------
+    model, algorithm
+    dim : sympy.Expr
+        d, a number or a symbol.
+    dropped : tuple of str
+        Terms of the drift at order 1/d that are left out.
+    """
+
+    model: SequenceModel
+    algorithm: SGD
+    dim: sp.Expr
+    dropped: tuple[str, ...] = ()
+
+    closed = False
+    approximation = "covariance of the increments on nodes, its error estimated at given overlaps"
+
+    # Symbols --------------------------------------------------------------------------------
+
+    @property
+    def alignments(self) -> tuple[sp.Symbol, ...]:
+        """Alignments in the order of the packed state."""
+        return (*self.model.encoding.alignments, *SequenceMoments(self.model).law.semantic)
+
+    @property
+    def tokens(self) -> int:
+        """Fields that the student reads: one of an untied network."""
+        return self.model.length if self.model.tied else 1
+
+    @cached_property
+    def directions(self) -> tuple[Array, Array]:
+        """Rows w*, b_a in orthonormal directions, and positional vectors of the tokens in them."""
+        if not self.model.tied:
+            return np.eye(self.model.length), np.zeros((1, self.model.length))
+        gram = np.array(self.model.encoding.gram.tolist(), dtype=float)
+        values, columns = np.linalg.eigh(gram[1:, 1:] - np.outer(gram[1:, 0], gram[0, 1:]))
+        kept = values > NO_DIRECTION * max(1.0, float(np.max(values, initial=0.0)))
+        rows = np.zeros((len(gram), 1 + int(kept.sum())))
+        rows[:, 0], rows[1:, 1:] = gram[:, 0], columns[:, kept] * np.sqrt(values[kept])
+        pattern = np.array(self.model.encoding.pattern.tolist(), dtype=float)
+        return rows, pattern.reshape(self.model.length, -1) @ rows[1:]
+
+    @property
+    def noises(self) -> tuple[sp.Symbol, ...]:
+        """Noise of each label."""
+        return sp.symbols(f"xi_1:{1 + len(list(self.model.teacher.outputs))}", real=True)
+
+    @cached_property
+    def fields(self) -> tuple[tuple[sp.Symbol, ...], ...]:
+        """Fields h of the student, h* of the target, and tokens along each alignment (t, s)."""
+        h = sp.symbols(f"h_1:{1 + self.tokens}", real=True)
+        star = sp.symbols(f"h^*_1:{1 + self.model.length}", real=True)
+        along = [
+            sp.Symbol(f"x_{s}_{t}", real=True)
+            for t in range(1, 1 + self.tokens)
+            for s in self.alignments
+        ]
+        return h, star, tuple(along)
+
+    @cached_property
+    def sample(self) -> tuple[Definition, ...]:
+        """Slopes g_l of the loss at one sample, and what they add up to along each direction."""
+        h, star, along = self.fields
+        student: list[sp.Expr] = list(self.model.student.outputs)
+        mine: Sequence[sp.Symbol] = self.model.student.fields
+        if isinstance(self.model.student, SequenceNetwork) and not self.model.tied:
+            student, mine = [self.model.student.activation], [FIELD]
+        to_star = dict(zip(self.model.teacher.fields, star, strict=True))
+        to_h = dict(zip(mine, h, strict=True))
+        labels = [
+            y.xreplace(to_star) + xi
+            for y, xi in zip(self.model.teacher.outputs, self.noises, strict=True)
+        ]
+        outputs = [f.xreplace(to_h) for f in student]
+        own = int(self.algorithm.loss != "correlation")
+        gaps = [own * f - y for f, y in zip(outputs, labels, strict=True)]
+        size = sp.S.One
+        if self.algorithm.loss == "frobenius":
+            size = sp.sqrt(sp.Add(*(gap**2 for gap in gaps)))
+        slopes = sp.symbols(f"g_1:{1 + self.tokens}", real=True)
+        found = [
+            define(
+                g,
+                {"slope": sp.Add(*(y * _slope(f, z) for y, f in zip(gaps, outputs, strict=True)))
+                 / size},
+                "sample",
+            )
+            for g, z in zip(slopes, h, strict=True)
+        ]  # fmt: skip
+        found.append(
+            define(
+                RADIAL, {"r": sp.Add(*(g * z for g, z in zip(slopes, h, strict=True)))}, "sample"
+            )
+        )
+        found.append(define(SQUARE, {"q": sp.Add(*(g**2 for g in slopes))}, "sample"))
+        count = len(self.alignments)
+        for n, s in enumerate(self.alignments):
+            parts = [g * y for g, y in zip(slopes, along[n::count], strict=True)]
+            found.append(define(_step(s), {"u": sp.Add(*parts)}, "sample"))
+        return tuple(found)
+
+    @cached_property
+    def increments(self) -> tuple[Definition, ...]:
+        """What a sample adds to each alignment, in units of gamma/d."""
+        push = RADIAL - x.gamma * SQUARE / (2 * self.algorithm.batch_size)
+        return tuple(
+            define(sp.Symbol(f"delta_{s}", real=True), {"delta": s * push - _step(s)}, "sample")
+            for s in self.alignments
+        )
+
+    @cached_property
+    def excess(self) -> tuple[Definition, ...]:
+        """The next order of a step of one sample, times (gamma/d)^2; `LENGTH` is |G|^2 there."""
+        if not self.terms:
+            return ()
+        push = RADIAL - x.gamma * SQUARE / 2
+        half = sp.Rational(1, 2)
+        return tuple(
+            define(
+                sp.Symbol(f"epsilon_{s}", real=True),
+                {TERM: s * (3 * push**2 - LENGTH) * half - _step(s) * push},
+                "sample",
+            )
+            for s in self.alignments
+        )
+
+    @property
+    def normals(self) -> tuple[sp.Symbol, ...]:
+        """Independent normal variables: tokens along each direction and w, then the noise."""
+        count = self.tokens * (self.directions[0].shape[1] + 1) + len(self.noises)
+        return sp.symbols(f"n_0:{count}", real=True)
+
+    @cached_property
+    def at_nodes(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
+        """Increments and next order, in the normal variables, the alignments and parameters."""
+        rows, shift = self.directions
+        h, star, along = self.fields
+        count, normals = rows.shape[1], iter(self.normals)
+        m, e = SequenceMoments(self.model).law.semantic, self.model.encoding.alignments
+        scale = 1 if self.model.tied else sp.sqrt(self.model.length)
+        s = sp.Matrix([*m, *e]) / scale
+        v = _exact(np.linalg.pinv(rows)) * s
+        rest = sp.sqrt(sp.Max(0, 1 - sp.Add(*(y**2 for y in v))))
+        values: dict[sp.Expr, sp.Expr] = {}
+        slopes = [d.target for d in self.sample[: self.tokens]]
+        mine, push = [sp.S.Zero] * count, sp.S.Zero
+        for t in range(self.tokens):
+            free = [next(normals) for _ in range(count)]
+            across = next(normals)
+            here = [y + z for y, z in zip(free, _exact(shift[t : t + 1]), strict=True)]
+            values[h[t]] = sp.Add(*(a * b for a, b in zip(v, here, strict=True))) + rest * across
+            seen = _exact(rows) * sp.Matrix(here) * scale
+            order = [*seen[len(m) :], *seen[: len(m)]] if self.model.tied else list(seen)
+            values |= dict(zip(along[t * len(s) :], order, strict=False))
+            values |= {star[t]: free[0]} if self.model.tied else dict(zip(star, free, strict=True))
+            mine = [u + slopes[t] * y for u, y in zip(mine, here, strict=True)]
+            push += slopes[t] * across
+        deviation = sp.sqrt(x.Delta)
+        values |= {xi: deviation * next(normals) for xi in self.noises}
+        length = sp.Add(*(u**2 for u in mine)) + push**2 - (count + 1) * SQUARE
+        defined: dict[sp.Expr, sp.Expr] = {}
+        for d in self.sample:
+            defined[d.target] = d.expr.xreplace(defined).xreplace(values)
+        defined[LENGTH] = length.xreplace(defined)
+        first, second = (
+            tuple(d.expr.xreplace(defined) for d in kind) for kind in (self.increments, self.excess)
+        )
+        return first, second
+
+    # As of other fluctuations -----------------------------------------------------------------
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Named terms of the drift at order 1/d; of larger batches they are left out."""
+        known = (TERM,) if self.algorithm.batch_size == 1 else ()
+        return tuple(name for name in known if name not in self.dropped)
+
+    def without(self, *names: str) -> SequenceNoise:
+        """Leave terms out; names that are not its own belong to the rest of the drift."""
+        mine = tuple(name for name in names if name in self.terms)
+        return replace(self, dropped=(*self.dropped, *mine))
+
+    @property
+    def unread(self) -> set[str]:
+        """Declared parameters that are no run-time values of the covariance."""
+        return {"batch_size", "readout_rate"}
+
+    @property
+    def signature(self) -> str:
+        """Text that tells two of them apart."""
+        return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
+
+    def exact(self, size: int) -> bool:
+        """Whether there are nodes that are exact: none are looked for."""
+        return False
+
+    def rule(self, options: Mapping[str, Any]) -> NodeRule:
+        """Nodes of the increments; `options` may hold nodes, replicas, seed."""
+        return noise_rule(max(len(self.normals), 2 * self.model.length), False, options)
+
+    # Numbers --------------------------------------------------------------------------------
+
+    @cached_property
+    def functions(self) -> tuple[Any, Any]:
+        """Increments and next order as functions of arrays."""
+        known = sorted(
+            {s for part in self.at_nodes for y in part for s in y.free_symbols}
+            - set(self.normals), key=str,
+        )  # fmt: skip
+        whole = sp.Tuple(
+            *(y.rewrite(sp.Heaviside, sp.Piecewise) for part in self.at_nodes for y in part)
+        )
+        return known, array_function([*self.normals, *known], whole)
+
+    def add_to(
+        self, rates: Mapping[str, Array], state: Mapping[str, Array], values: Values, rule: NodeRule
+    ) -> dict[str, Array]:
+        """Rates with their part of order 1/d, Sigma and the covariance, in plain NumPy."""
+        known, function = self.functions
+        numbers = {**values.scalars, **{name: float(y) for name, y in state.items()}}
+        normals = rule.normal[: len(self.normals)]
+        with np.errstate(all="ignore"):
+            found = function(*normals, *(numbers[s.name] for s in known))
+        rows = np.array([np.broadcast_to(y, rule.weight.shape) for y in found])
+        rows = np.where(np.isfinite(rows), rows, 0.0)
+        count = len(self.alignments)
+        steps = rows[:count] - (rows[:count] @ rule.weight)[:, None]
+        Sigma = (steps * rule.weight) @ steps.T
+        whole = dict(rates)
+        unit = self.scale(values) * self.algorithm.batch_size
+        for s, mean in zip(self.alignments, rows[count:] @ rule.weight, strict=False):
+            whole[str(s)] = whole[str(s)] + unit * mean
+        return {**whole, "Sigma": Sigma, "covariance": self.scale(values) * Sigma}
+
+    def add_rounding(
+        self, errors: Mapping[str, Array], state: Mapping[str, Array], values: Values
+    ) -> dict[str, Array]:
+        """Rounding of the rates; that of averages on nodes is far below their spread."""
+        zero = np.zeros((len(self.alignments),) * 2)
+        return {**errors, "Sigma": zero, "covariance": zero}
+
+    def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
+        """Errors of which that of a covariance is its largest: single entries may agree by luck."""
+        matrices = {n: np.full_like(errors[n], errors[n].max()) for n in ("Sigma", "covariance")}
+        return {**errors, **matrices}
+
+    def scale(self, values: Values) -> float:
+        """gamma/(d n_b), untied gamma/(L d n_b): covariance per unit time over Sigma."""
+        weights = values.widths["p"] * values.scalars["dim"]
+        return values.scalars["learning_rate"] / (weights * self.algorithm.batch_size)
+
+    def check(self, values: Values, given: Mapping[str, Any]) -> None:
+        """Refuse a dimension that is no count, or too small for the directions."""
+        if "batch_size" in given:
+            raise BadParameter("batch_size is fixed in the equations of fluctuations; derive anew")
+        dim, rank = values.scalars["dim"], self.directions[0].shape[1]
+        if not float(dim).is_integer():
+            raise BadParameter(f"dim must be an integer, got {dim!r}")
+        if values.widths["p"] * dim <= rank:
+            raise BadParameter(
+                f"dim = {dim:g} cannot hold the target and {rank - 1} more directions"
+            )
+
+    def random_start(self, dim: int, seed: int) -> Alignment:
+        """Alignments of a w that is uniform on the sphere."""
+        rows, tied = self.directions[0], self.model.tied
+        weights = dim if tied else dim * self.model.length
+        draw = np.random.default_rng(seed)
+        v: Array = np.asarray(draw.standard_normal(rows.shape[1]))
+        s = rows @ v / np.sqrt(v @ v + draw.chisquare(weights - v.size))
+        if not tied:
+            return Alignment(m=s * np.sqrt(self.model.length))
+        radius = float(np.sqrt(np.max(np.sum(rows[1:] ** 2, axis=1), initial=1.0)))
+        e = s[1:] if len(s) > 2 else s[1] if len(s) == 2 else 0.0
+        return Alignment(e, s[0], radius)
+
+    @property
+    def length_text(self) -> str:
+        """What stands for the length of the gradient."""
+        return LENGTH_IS.format(count=self.directions[0].shape[1] + 1)
+
+    # Text -----------------------------------------------------------------------------------
+
+    def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
+        """Align lines: the stochastic equation and what a step adds."""
+        batch = self.algorithm.batch_size
+        size = "d" if self.model.tied else f"{self.model.length} d"
+        size += "" if batch == 1 else rf" \cdot {batch}"
+        names = ", ".join(printer.doprint(s) for s in self.alignments)
+        lines = [
+            rf"d({names}) &= F\,dt + \sqrt{{\frac{{\gamma}}{{{size}}}}}\;\Sigma^{{1/2}}\,dB_t,"
+            r"\quad \Sigma = \mathrm{Cov}\bigl[\delta\bigr]"
+        ]
+        for d in (*self.sample, *self.increments, *self.excess):
+            lines += definition_latex(d, printer)
+        if self.excess:
+            lines.append(rf"&\text{{{self.length_text}}}")
+            lines.append(
+                r"&\text{and in } F \text{ at order } 1/d\text{: } \langle \epsilon \rangle"
+            )
+        return lines
+
+    def text(self, known: Sequence[Definition]) -> list[str]:
+        """Lines for a terminal."""
+        names = ", ".join(map(str, self.alignments))
+        weights = "d" if self.model.tied else f"{self.model.length} d"
+        size = weights + ("" if self.algorithm.batch_size == 1 else f" {self.algorithm.batch_size}")
+        lines = [f"d({names}) = F dt + sqrt(γ/({size})) Σ^(1/2) dB,  Σ = Cov[δ]  (Ito)"]
+        for d in (*self.sample, *self.increments, *self.excess):
+            lines += definition_text(d)
+        if self.excess:
+            lines.append(self.length_text)
+            lines.append(f"F holds γ/({weights}) times the mean of epsilon")
+        else:
+            lines.append("F is that of d → ∞: its terms at order 1/d are left out")
+        return ["  " + line for line in [*lines, self.approximation]]
+
+
+def _slope(f: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """Derivative by a field."""
+    found = sp.diff(f, z)
+    if found.has(sp.DiracDelta):
+        raise BadParameter(f"the student {f} jumps: the gradient of a sample does not exist")
+    return found
+
+
+def _step(s: sp.Symbol) -> sp.Symbol:
+    return sp.Symbol(f"u_{s}", real=True)
+
+
+def _exact(rows: NDArray[Any]) -> sp.Matrix:
+    """A matrix of numbers, whole ones as integers."""
+    whole = [[sp.Integer(round(y)) if y == round(y) else sp.Float(y, 17) for y in r] for r in rows]
+    return sp.Matrix(whole) if whole else sp.zeros(0, 0)
+
+
+def sequence_noise(model: SequenceModel, algorithm: object, dim: Any) -> SequenceNoise:
+    """Fluctuations of an algorithm, or a refusal.
+
+    Raises
+    ------
+    BadParameter
+        For gradient flow, which has none; without a dimension.
+    """
+    from dmft.equations.noise.fluctuations import as_dimension
+
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(
+            "gradient flow has no fluctuations: they are those of the samples; derive with "
+            "dmft.SGD(learning_rate=...)"
+        )
+    if dim is None:
+        raise BadParameter(
+            "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
+            "is given at run time"
+        )
+    noise = SequenceNoise(model, algorithm, as_dimension(dim))
+    h, star, along = noise.fields
+    own = {s.name for s in (*h, *star, *along, *noise.noises, *noise.normals)}
+    own |= {d.name for d in (*noise.sample, *noise.increments, *noise.excess)} | {str(LENGTH)}
+    for symbol in model.parameters:
+        if symbol.name in own:
+            raise BadParameter(
+                f"the symbol {symbol} is one of a sample in equations with fluctuations; rename it"
+            )
+    return noise
