@@ -24,6 +24,7 @@ from dmft.solvers.stochastic.request import check_counts
 from dmft.starts import Overlaps
 from dmft.workflow.solver import Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs
+from dmft.workflow.solving.schedule import RATE, follow, read_schedule
 
 Array = NDArray[np.float64]
 
@@ -93,9 +94,28 @@ def solve_paths_of(
     problem = problem_of(system)
     if problem.origin is None:
         run_inputs(problem, start, values)  # refuses what was written by hand
+    problem, values = at_schedule(problem, start, options, values)
     state, choices = path_inputs(problem, start, options, values)
     run = solve_paths(problem, state, t_max, **choices)
     return run if "readout" in state else _with_readout(run)
+
+
+def at_schedule(
+    problem: Problem,
+    start: Overlaps | Sequence[Overlaps] | None,
+    options: PathOptions,
+    values: Mapping[str, Any],
+) -> tuple[Problem, Mapping[str, Any]]:
+    """The problem that follows a schedule of the learning rate, and the rate at its first start."""
+    schedule = read_schedule(problem.origin, values.get(RATE))
+    if schedule is None:
+        return problem, values
+    given, trial = options.given(start), {**values, RATE: 1.0}
+    first, *_ = _starts(
+        problem.origin, start, int(given["paths"]), int(given.get("seed", 0)), trial
+    )
+    rate = schedule.at(problem, run_inputs(problem, first, trial))
+    return follow(problem, schedule), {**values, RATE: rate}
 
 
 def path_inputs(
@@ -110,8 +130,11 @@ def path_inputs(
     inputs = run_inputs(problem, starts[0], parameters)
     values = equations.values(starts[0], dict(parameters))
     known = {block.name for block in problem.constants}
+    clock = dict(inputs["provenance"])
+    if "learning_rate_schedule" in problem.provenance:
+        clock["time_step_times_dim"] = None  # no constant unit
     record = {
-        **inputs["provenance"],
+        **clock,
         "dim": int(values.scalars["dim"]),
         "covariance_error": covariance_error(equations, starts[0], parameters),
     }

@@ -18,7 +18,7 @@ from dmft.errors import BadParameter
 from dmft.model import SGD
 from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.signatures import RHS_SIGNATURE
+from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.trajectory import CLOCK, Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
@@ -118,24 +118,32 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
     """The problem whose learning rate is that of the schedule at each evaluation.
 
     A flow gets one more block, the number of steps per dimension so far: d(steps/d)/dt = p / gamma,
-    less with momentum.
+    less with momentum. The covariance of an sde, whose scale is that of the first rate, also grows
+    with the rate.
     """
     names = problem.parameters
     position, slow = (names.index(n) if n in names else -1 for n in (RATE, "momentum"))
-    clock = problem.kind == "ode"
+    clock, look = problem.kind == "ode", problem.observe if schedule.reads_risk else None
+    count, rate, reads = len(problem.observables), schedule.rate, schedule.reads_risk
+    diffusion = problem.diffusion
+    if diffusion is not None:
+        diffusion = _scheduled_noise(diffusion, look or problem.rhs, reads, rate, position, count)
     return replace(
         problem,
         rhs=_scheduled(
-            problem.rhs, problem.observe if schedule.reads_risk else None,
-            schedule.rate, position, slow, problem.widths.index("p") if clock else -1,
+            problem.rhs, look, rate, position, slow, count,
+            problem.widths.index("p") if clock else -1,
         ),
+        diffusion=diffusion,
         state=(*problem.state, Block(CLOCK, ())) if clock else problem.state,
         provenance={**problem.provenance, "learning_rate_schedule": str(schedule.expr)},
     )  # fmt: skip
 
 
 @lru_cache(maxsize=32)
-def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, slow: int, width: int) -> Any:
+def _scheduled(
+    rhs: Any, observe: Any, rate: Any, position: int, slow: int, count: int, width: int
+) -> Any:
     """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
     reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
     has_momentum = slow >= 0
@@ -143,10 +151,10 @@ def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, slow: int, widt
 
     @njit(RHS_SIGNATURE, nogil=True)
     def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        risk = np.zeros(1)
+        seen = np.zeros(count)
         if reads:
-            look(t, y, widths, par, risk)
-        now = rate(t, risk)
+            look(t, y, widths, par, seen)
+        now = rate(t, seen[:1].copy())
         if not now > 0.0:
             out[:] = np.nan
             return
@@ -158,6 +166,31 @@ def _scheduled(rhs: Any, observe: Any, rate: Any, position: int, slow: int, widt
             out[-1] = widths[width] / now
             if has_momentum:
                 out[-1] *= 1.0 - par[slow]
+
+    return scheduled
+
+
+@lru_cache(maxsize=32)
+def _scheduled_noise(
+    diffusion: Any, look: Any, reads: bool, rate: Any, position: int, count: int
+) -> Any:
+    """Compiled covariance at the rate of the moment, in units of the rate that `par` holds."""
+
+    @njit(JACOBIAN_SIGNATURE, nogil=True)
+    def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+        seen = np.zeros(count)
+        if reads:
+            look(t, y, widths, par, seen)
+        now = rate(t, seen[:1].copy())
+        if not now > 0.0:
+            out[:, :] = np.nan
+            return
+        values = par.copy()
+        values[position] = now
+        diffusion(t, y, widths, values, out)
+        for i in range(out.shape[0]):
+            for j in range(out.shape[1]):
+                out[i, j] *= now / par[position]
 
     return scheduled
 
