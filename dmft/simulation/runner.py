@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,9 +46,7 @@ class Constants:
     def arguments(self, first: int, steps: int) -> tuple[object, ...]:
         """Arguments for `steps` steps after step number `first`."""
         e = self.experiment
-        step, noise = e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)
-        lost = e.weight_decay * e.learning_rate / (e.p * e.dim)
-        rates = np.array([step, noise, e.readout_rate, lost, e.momentum])
+        rates = e.rates(first, steps)
         fields = e.teacher.fields
         counts = np.array([steps, first, e.batch_size, e.constraint, e.dim, fields], dtype=np.int64)
         own = e.student.parameters.copy()

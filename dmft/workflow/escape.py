@@ -165,8 +165,8 @@ def _of_equations(
     if refused:
         raise BadParameter(f"{', '.join(refused)} have no meaning for the escape of paths")
     own, values = SOLVER.read(solver, given)
-    problem, values = at_schedule(problem, start, own, values)
-    state, inputs = path_inputs(problem, start, own, values)
+    problem, at_start = at_schedule(problem, start, own, values)
+    state, inputs = path_inputs(problem, start, own, at_start)
     rows = [np.reshape(state[b.name], (-1, b.size(inputs["widths"]))) for b in problem.state]
     return escape_of_paths(problem, np.concatenate(rows, axis=1), t_max, fraction, overlap, inputs)
 
