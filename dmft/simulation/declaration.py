@@ -31,7 +31,6 @@ from dmft.model import (
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.simulation.clock import TIME, Clock, Schedule
-from dmft.simulation.steps.columns import GAIN, KEPT, LOST, SPREAD, TRAINED
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -143,19 +142,6 @@ class Experiment:
         if self.schedule is None:
             return Clock(self.time_step)
         return self.schedule.clock(self.time_of_rate, t_max)
-
-    def rates(self, first: int, steps: int) -> NDArray[np.float64]:
-        """Numbers of the steps after step `first`, or one row for all (`steps.columns`)."""
-        rate = np.array([self.learning_rate])
-        if self.step_rates is not None:
-            rate = self.step_rates[first : first + steps]
-        found = np.empty((rate.size, 5))
-        found[:, GAIN] = rate / (self.p * self.batch_size)
-        found[:, SPREAD] = np.sqrt(self.label_noise)
-        found[:, TRAINED] = self.readout_rate
-        found[:, LOST] = self.weight_decay * rate / (self.p * self.dim)
-        found[:, KEPT] = self.momentum
-        return found
 
 
 def declare_experiment(

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
 from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
-from dmft.simulation.steps.columns import GAIN, LOST, SPREAD, TRAINED
 
 GENERATOR = typeof(np.random.default_rng(0))
 INTEGERS = types.int64[::1]
@@ -45,10 +44,16 @@ DIVERGED_LENGTH = 1e12
 # ends there. About 60 units in the last place, what a few subtractions of order one leave.
 RANK_TOLERANCE = 1.4e-14
 
+# Columns of `rates`, the numbers of a step: gamma/(p n_b), the standard deviation of the label's
+# noise, rho_a, the share of the weights that is lost, and the part of the last step that is taken
+# again (momentum). `Constants.rates` writes them.
+COLUMNS = 5
+GAIN, SPREAD, TRAINED, LOST, KEPT = range(COLUMNS)
+
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, clusters, generator;
-# rates has a row for each of the steps, or one for all: the numbers of a step, in columns;
+# rates has a row for each of the steps, or one for all;
 # counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
 # SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written into
 # label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array, which
@@ -365,8 +370,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         now = min(step, rates.shape[0] - 1)
         spread = rates[now, SPREAD]
-        rank = factor_students(Q, M, root, pivots, B, L, rest, order)
-        rank = min(rank, dim - known)
+        rank = min(factor_students(Q, M, root, pivots, B, L, rest, order), dim - known)
         for matrix in (cross, own, S, V):
             for i in range(matrix.size):
                 matrix.flat[i] = 0.0

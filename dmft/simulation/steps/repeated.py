@@ -27,14 +27,17 @@ from dmft.compiled import njit
 from dmft.simulation.declaration import NORMALISED, REPEATED
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
-from dmft.simulation.steps.columns import GAIN, LOST, SPREAD, TRAINED
 from dmft.simulation.steps.common import (
     COMMON,
     FREE,
+    GAIN,
     INTEGERS,
+    LOST,
     PASSED,
     REACHED,
     SPHERE_GRADIENT,
+    SPREAD,
+    TRAINED,
     apply_step,
     decay,
     draw_cluster,
@@ -60,7 +63,7 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "3176de27364a",
+    "dmft.simulation.steps.common": "dff8f0c3c3e1",
     "dmft.simulation.steps.rows": "5b244e567f6b",
 }
 

@@ -14,11 +14,15 @@ from numba import types
 from dmft.compiled import njit
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
-from dmft.simulation.steps.columns import GAIN, KEPT, LOST, SPREAD, TRAINED
 from dmft.simulation.steps.common import (
     COMMON,
+    GAIN,
+    KEPT,
+    LOST,
     PASSED,
     REACHED,
+    SPREAD,
+    TRAINED,
     draw_cluster,
     has_passed,
     length_status,
@@ -37,7 +41,7 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "3176de27364a",
+    "dmft.simulation.steps.common": "dff8f0c3c3e1",
     "dmft.simulation.steps.rows": "5b244e567f6b",
 }
 
