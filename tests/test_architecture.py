@@ -50,7 +50,7 @@ BANS = {
 LAZY = {"matplotlib", "xarray", "h5netcdf", "h5py", "tqdm", "pandas", "flint"}
 TOP_LEVEL = {
     "dmft", "tests", "derivations", "examples", "pyproject.toml", "README.md", "LICENSE",
-    "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md",
+    "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "docs",
 }  # fmt: skip
 MAX_FILES = 15
 MAX_LINES = 450

@@ -12,13 +12,14 @@ from dmft.cli.expression import check_name, parse_expression
 from dmft.cli.schema import Key
 from dmft.errors import ExpressionRefused
 from dmft.model import FIELD
+from dmft.model.loss import NAMED
 
 # A width, a number of seeds or a dimension beyond this is a slip of the keyboard.
 MAX_COUNT = 10**12
 # Saved times, and points along one axis of a diagram: what fits in memory.
 MAX_POINTS = 10**6
 # Losses by name; others are formulas.
-LOSSES = ("squared", "correlation")
+LOSSES = tuple(NAMED)
 LOSS_WORDS = {"f": "output", "y": "label"}
 # Characters of a value, and of a whole message, that are shown.
 SHOWN, MESSAGE = 60, 1000

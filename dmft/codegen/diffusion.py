@@ -133,12 +133,13 @@ def _on_nodes(
     noise: Noise, parameters: Sequence[str], here: Layout, places: Mapping[str, str]
 ) -> str:
     before = [str(len(parameters)), *(" * ".join(b.axes) for b in here.before_nodes)]
-    apart = noise.increments.noise_apart
+    apart, most = noise.increments.noise_apart, noise.nodes.parts
+    cases = len(noise.nodes.cases)
     return ON_NODES.format(
         state=f"({', '.join(block.name for block in here.state)})",
         nodes=here.widths.index("nodes"),
         weight=" + ".join(before),
-        parts=f"{noise.nodes.parts} if {places['label_noise']} > 0.0 else 1" if apart else "1",
+        parts=f"{most} if {places['label_noise']} > 0.0 else {cases}" if apart else str(most),
         size=" + ".join(" * ".join(block.axes) for block in here.state),
         square="p",
     )

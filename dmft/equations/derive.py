@@ -13,7 +13,6 @@ from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.equations.steps import step_definitions
-from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter
 from dmft.model import (
     SGD,
@@ -22,7 +21,6 @@ from dmft.model import (
     Model,
     Scaling,
     SequenceModel,
-    check_identity,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def derive(
                 and -2 zeta Q; a `dmft.UpdateField` gives psi itself
                 with `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB, Sigma
                 the covariance of what one sample adds, for every psi of these; F with its terms of
-                order 1/d but for `Repeat`, whose F is that of d -> infinity
+                order 1/d but for `Repeat` and for clusters, whose F is that of d -> infinity
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,
@@ -96,7 +94,7 @@ def derive(
                 sums over the clusters of functions shifted by the means m_i = sum_r mu_cr
                 Omega_i,p+r and scaled, so that b_ji = sum_c w_c (m_i E_c[psi_j] + Cov_c), and S
                 holds the cluster's variance; the means' rows are the teacher's. Closed for
-                polynomials and erf, else on nodes; not for wide limits and fluctuations
+                polynomials and erf, else on nodes; not for wide limits
     Source      one_pass.md A.0, A.1, B.2, C, D.1, D.2; structured_inputs.md (1)-(6);
                 derivations/committee_sgd.py, derivations/large_batches.py
 
@@ -181,7 +179,6 @@ def derive(
     if fluctuations:
         from dmft.equations.noise.fluctuations import noise_of
 
-        check_identity(model, "fluctuations are derived")
         noise = noise_of(model, algorithm, dim)
         if name != "high-dimensional":
             raise BadParameter(
@@ -264,8 +261,6 @@ def step_equations(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
             "t = steps * gamma / (p d), or ask for fluctuations=True"
         )
-    if not is_linear(algorithm):
-        check_identity(model, "maps of losses that are not quadratic are derived")
     equations = Equations(
         kind="map",
         definitions=live(step_definitions(model, algorithm)),

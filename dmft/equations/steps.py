@@ -13,6 +13,7 @@ beta_jn = E[psi_j z_n] on nodes, b Omega^+ b^T = beta beta^T.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import sympy as sp
@@ -22,7 +23,7 @@ from dmft.equations.averages.expectation import At, Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.moments import expectation, slopes_by_field
-from dmft.equations.update.overlaps import DECAY, Moments, risk_expression
+from dmft.equations.update.overlaps import DECAY, Case, Moments, risk_expression
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.switch import derivative
@@ -118,16 +119,47 @@ def gradient_definitions(moments: Moments) -> list[Definition]:
 
 
 def pull_definitions(moments: Moments) -> list[Definition]:
-    """The mean update beta along orthonormal directions, and its Gram matrix."""
-    noisy, degree = sp.Integer(moments.program.noisy), moments.program.degree(x.psi[x.j])
-    pulled = Expectation(
-        x.psi[x.j] * x.coordinate[x.n], OneSample(degree + 1 if degree >= 0 else degree, noisy)
-    )
-    gram = sp.Sum(x.pull[x.j, x.n] * x.pull[x.l, x.n], (x.n, 1, x.p + x.k))
-    return [
-        define(x.pull[x.j, x.n], {"update": pulled}, "intermediate"),
-        define(x.gram[x.j, x.l], {"update": gram}, "intermediate"),
-    ]
+    """The mean update beta along orthonormal directions, and its Gram matrix.
+
+    In clusters beta is that around the means m_c of the inputs. The mean update is then
+    beta_j + sum_c w_c E_c[psi_j] m_c, whose inner products with rows of the teacher stand in b.
+    """
+    j, l, n = x.j, x.l, x.n  # noqa: E741
+    psi = x.psi[j]
+
+    def along(case: Case) -> sp.Expr:
+        noisy, degree = sp.Integer(case.program.noisy), case.program.degree(psi)
+        whole, power = case.named(psi * x.coordinate[n]), degree + 1 if degree >= 0 else degree
+        return case.cluster.root * Expectation(whole, OneSample(power, noisy))
+
+    gram = {"update": sp.Sum(x.pull[j, n] * x.pull[l, n], (n, 1, x.p + x.k))}
+    result = [define(x.pull[j, n], {"update": moments.over(along)}, "intermediate")]
+    shifted = [case for case in moments.cases if not case.cluster.is_centred]
+    means = []
+    for case in shifted:
+        entry = sp.IndexedBase(f"update_{case.cluster.number}")
+        mean = moments.average(case, psi, expectation)
+        result.append(define(entry[j], {"update": mean}, "intermediate"))
+        means.append((case.cluster, entry))
+    if means:
+        one = sp.Add(*(c.weight * e[j] * _toward(c, x.b, l) for c, e in means))
+        two = one.xreplace({j: l, l: j})
+        pairs = itertools.product(means, means)
+        both = sp.Add(
+            *(c.weight * e[j] * o.weight * f[l] * _between(c, o) for (c, e), (o, f) in pairs)
+        )
+        gram["means"] = one + two - both
+    return [*result, define(x.gram[j, l], gram, "intermediate")]
+
+
+def _toward(law: Cluster, base: sp.IndexedBase, index: sp.Expr) -> sp.Expr:
+    """Inner product of the mean of a cluster with what has these with the teacher's rows."""
+    return sp.Add(*(m * base[index, x.p + r] for r, m in enumerate(law.mean, start=1)))
+
+
+def _between(one: Cluster, two: Cluster) -> sp.Expr:
+    """Inner product of two means."""
+    return sp.Add(*(m * _toward(two, x.Omega, x.p + r) for r, m in enumerate(one.mean, start=1)))
 
 
 def slope_definitions(moments: Moments) -> list[Definition]:
@@ -186,10 +218,9 @@ def _along_means(moments: Moments) -> list[tuple[Definition, sp.Expr]]:
             continue
         mean = sp.IndexedBase(f"update_{law.number}")[x.j]
         parts = {name: expectation(case.inline(x.psi[x.j], name)) for name in moments.parts}
-        rows = (m * x.b[x.l, x.p + r] for r, m in enumerate(law.mean, start=1))
         entry = define(mean, parts, "intermediate")
         if entry.terms:
-            result.append((entry, law.weight * mean * sp.Add(*rows)))
+            result.append((entry, law.weight * mean * _toward(law, x.b, x.l)))
     return result
 
 

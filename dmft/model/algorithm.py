@@ -15,7 +15,6 @@ from dmft.model.repetition import Repetition
 Constraint = Literal["sphere", "sphere-gradient"] | None
 
 CONSTRAINTS = (None, "sphere", "sphere-gradient")
-LOSSES = ("squared", "correlation", "frobenius")
 # In a learning rate or a batch size this symbol is the input dimension: SGD(1, batch_size=d**2).
 DIM_NAME = "d"
 # Beyond, doubles do not hold all whole numbers.
@@ -133,7 +132,7 @@ class SGD:
 
     learning_rate: sp.Expr
     batch_size: int | sp.Expr = 1
-    loss: Literal["squared", "correlation", "frobenius"] | sp.Expr = "squared"
+    loss: str | sp.Expr = "squared"
     constraint: Constraint = None
     repeat: Repetition | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
@@ -146,7 +145,7 @@ class SGD:
         object.__setattr__(self, "batch_size", as_batch(self.batch_size))
         readout_rate = as_parameter(self.readout_rate, "readout_rate")
         object.__setattr__(self, "readout_rate", readout_rate)
-        object.__setattr__(self, "loss", as_loss(self.loss, LOSSES))
+        object.__setattr__(self, "loss", as_loss(self.loss))
         _check_constraint(self.constraint)
         decay = _as_decay(self.weight_decay, self.constraint)
         object.__setattr__(self, "weight_decay", decay)

@@ -9,21 +9,26 @@ from dmft.errors import BadParameter
 
 # A general loss is an expression in these two: the output of the student and the label.
 PREDICTION, LABEL = sp.symbols("f y", real=True)
-# Losses that have a name.
+# Losses that have a name. Declarations keep the two that sequence models and wide limits know, and
+# the norm of matrices; any other name stands for its expression.
 NAMED = {"squared": (PREDICTION - LABEL) ** 2 / 2, "correlation": 1 - LABEL * PREDICTION}
+KEPT = ("squared", "correlation", "frobenius")
 
 
-def as_loss(given: object, names: tuple[str, ...]) -> str | sp.Expr:
-    """Return a loss in the two canonical symbols, whatever the assumptions of the user's.
+def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
+    """Return a name that is kept, or a loss in the two canonical symbols.
 
     Raises
     ------
     BadParameter
-        For other names than these, and for expressions in other symbols than f and y.
+        For other names, and for expressions in other symbols than f and y.
     """
-    if isinstance(given, str) and given in names:
+    if isinstance(given, str) and given in kept:
         return given
-    known = ", ".join(f'"{name}"' for name in names)
+    others = {name: loss for name, loss in NAMED.items() if name not in KEPT}
+    if isinstance(given, str) and given in others:
+        return others[given]
+    known = ", ".join(f'"{name}"' for name in (*kept, *others))
     if not isinstance(given, sp.Expr):
         raise BadParameter(f"loss must be {known} or an expression in f and y, got {shown(given)}")
     found = {s: s.name for s in given.free_symbols}

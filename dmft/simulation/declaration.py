@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ from dmft.model import (
 )
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT, UpdateField
+from dmft.simulation.clock import TIME, Clock, Schedule
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -69,6 +70,7 @@ class Experiment:
     teacher: Activation
     readout: NDArray[np.float64]
     teacher_readout: NDArray[np.float64]
+    # Of the first step, where a schedule is followed.
     learning_rate: float
     label_noise: float
     batch_size: int
@@ -82,6 +84,9 @@ class Experiment:
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
     repeat: tuple[float, ...] = ()
     inputs: GaussianMixture | None = None
+    # What the learning rate follows, and its values at all steps of a run.
+    schedule: Schedule | None = None
+    step_rates: NDArray[np.float64] | None = None
 
     @cached_property
     def clusters(self) -> NDArray[np.float64]:
@@ -125,7 +130,18 @@ class Experiment:
     @property
     def time_step(self) -> float:
         """Time gamma / ((1 - momentum) p d) of one step."""
-        return self.learning_rate / ((1.0 - self.momentum) * self.p * self.dim)
+        return self.learning_rate * self.time_of_rate
+
+    @property
+    def time_of_rate(self) -> float:
+        """Time of one step over its learning rate."""
+        return 1.0 / ((1.0 - self.momentum) * self.p * self.dim)
+
+    def clock(self, t_max: float) -> Clock:
+        """Times of the steps up to `t_max`."""
+        if self.schedule is None:
+            return Clock(self.time_step)
+        return self.schedule.clock(self.time_of_rate, t_max)
 
 
 def declare_experiment(
@@ -155,7 +171,8 @@ def declare_experiment(
     dim = as_count(dim, "dim")
     filler = Filler(values, dim)
     readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
-    rate = filler.scalar(algorithm.learning_rate, "learning_rate")
+    schedule = filler.schedule()
+    rate = filler.scalar(algorithm.learning_rate, "learning_rate") if schedule is None else 1.0
     noise = filler.scalar(model.label_noise, "label_noise")
     if rate <= 0.0 or noise < 0.0:
         raise BadParameter(
@@ -191,7 +208,10 @@ def declare_experiment(
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
         inputs=model.inputs,
+        schedule=schedule,
     )
+    if schedule is not None:
+        experiment = replace(experiment, learning_rate=schedule.at(0.0))
     filler.check_all_used()
     return experiment
 
@@ -230,6 +250,23 @@ class Filler:
         if not is_expression(expr):
             raise BadParameter(f"{name} is {shown(expr)}: not finite, or no number")
         return self.number(sp.sympify(expr, strict=True), name)
+
+    def schedule(self) -> Schedule | None:
+        """What stands for the learning rate where that is an expression in the time."""
+        given = self.values.get("learning_rate")
+        if not isinstance(given, sp.Expr) or "t" in self.values:
+            return None
+        names = {s.name: s for s in given.free_symbols}
+        if "risk" in names and "risk" not in self.values:
+            raise BadParameter(
+                f"learning_rate = {given} follows the risk, which no step of simulate knows: give "
+                "an expression in sympy.Symbol('t'); dmft.solve follows both"
+            )
+        if "t" not in names:
+            return None
+        own = names.pop("t")
+        numbers = {s: sp.Float(self.symbol(s, "learning_rate"), 17) for s in names.values()}
+        return Schedule(given.xreplace({own: TIME, **numbers}))
 
     def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:
         """What the repeated kernels take: kind, signed displacement, passes."""
@@ -294,44 +331,32 @@ class Filler:
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
 
     def teacher(self, network: Committee | MultiIndex | GaussianMixture) -> Activation:
-        """Compile the activation of a committee, or a function of several fields."""
+        """Compile the activation of a committee, or a function of several fields.
+
+        Labels of clusters are a function of the fields and of the cluster's number.
+        """
         if isinstance(network, Committee):
             return self.activation(network, "teacher")
+        fields = network.fields
         if isinstance(network, GaussianMixture):
-            return self.labels(network)
-        first, *others = network.fields
+            parts, read, what = network.labels or (), (*fields, CLUSTER), "label"
+            cases = [(y, sp.Eq(CLUSTER, number)) for number, y in enumerate(parts)]
+            expr = sp.Piecewise(*cases[:-1], (parts[-1], True))
+        else:
+            parts, read, what, expr = (network.expr,), fields, "teacher", network.expr
+        first, *others = read
         symbols = sorted(network.parameters, key=str)
-        values = [self.symbol(s, "teacher") for s in symbols]
-        value = scalar_function(network.expr, first, [*others, *symbols])
-        polynomial = network.expr.is_polynomial(*network.fields)
-        degree = sp.Poly(network.expr, *network.fields).total_degree() if polynomial else None
-        return Activation(
-            value=value,
-            slope=value,  # never used: the teacher does not learn
-            parameters=np.array([*([0.0] * len(others)), *values]),
-            degree=None if degree is None else int(degree),
-            expr=network.expr,
-            fields=len(network.fields),
-        )
-
-    def labels(self, mixture: GaussianMixture) -> Activation:
-        """Compile the labels of clusters: a function of the fields and of the cluster's number."""
-        labels = mixture.labels or ()
-        first, *others = (*mixture.fields, CLUSTER)
-        symbols = sorted(mixture.parameters, key=str)
-        values = [self.symbol(s, "label") for s in symbols]
-        cases = [(y, sp.Eq(CLUSTER, number)) for number, y in enumerate(labels)]
-        expr = sp.Piecewise(*cases[:-1], (labels[-1], True))
+        values = [self.symbol(s, what) for s in symbols]
         value = scalar_function(expr, first, [*others, *symbols])
-        polynomial = all(y.is_polynomial(*mixture.fields) for y in labels)
-        degrees = [sp.Poly(y, *mixture.fields).total_degree() for y in labels if polynomial]
+        polynomial = all(y.is_polynomial(*fields) for y in parts)
+        degrees = [int(sp.Poly(y, *fields).total_degree()) for y in parts if polynomial]
         return Activation(
             value=value,
             slope=value,  # never used: the teacher does not learn
             parameters=np.array([*([0.0] * len(others)), *values]),
-            degree=max(0, *map(int, degrees)) if polynomial else None,
+            degree=max(0, *degrees) if polynomial else None,
             expr=expr,
-            fields=1 + len(others),
+            fields=len(read),
         )
 
     def rule(
@@ -389,6 +414,7 @@ class Filler:
 
 def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance of a run, as plain values that a file can hold."""
+    scheduled = experiment.schedule
     return {
         "student": str(experiment.student.expr),
         "teacher": str(experiment.teacher.expr),
@@ -403,5 +429,6 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "dim": experiment.dim,
         **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
         **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
+        **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
         **extra,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -108,6 +108,9 @@ class Ensemble(Averages):
 
     def steps(self, dim: int | None = None) -> Array:
         """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
+        counted = self.provenance.get("steps_at_saved_times")
+        if counted is not None:
+            return np.array(counted) * (1.0 if dim is None else dim / self.dim)
         return super().steps(self.dim if dim is None else dim)
 
     def samples(self, dim: int | None = None) -> Array:
@@ -197,10 +200,10 @@ def averaged(
     }
 
 
-def passages(runs: Sequence[Any], time_step: float) -> PassageTimes:
+def passages(runs: Sequence[Any], time_of: Callable[[int], Array]) -> PassageTimes:
     """First passages of runs that say how many `steps` they took, and at which they passed."""
-    times = [math.nan if r.passage is None else r.passage * time_step for r in runs]
-    return PassageTimes(np.array(times), np.array([r.steps * time_step for r in runs]))
+    times = [math.nan if r.passage is None else float(time_of(r.passage)) for r in runs]
+    return PassageTimes(np.array(times), np.array([float(time_of(r.steps)) for r in runs]))
 
 
 def moments(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import ProgressOption
+from dmft.simulation.clock import Clock
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.runner import STATUS
 from dmft.simulation.steps.common import PASSED
@@ -44,15 +45,19 @@ class Steps(Protocol):
         """Read after every step."""
 
 
-def save_steps(
-    t_max: float, time_step: float, save_at: int | ArrayLike | None
-) -> NDArray[np.int64]:
-    """Step numbers nearest to the times that are to be saved, without repetition."""
+def check_time(t_max: float) -> None:
+    """Refuse what is no duration."""
     if not (isinstance(t_max, int | float | np.number) and math.isfinite(t_max) and t_max > 0):
         raise BadParameter(f"t_max must be positive and finite, got {t_max!r}")
+
+
+def save_steps(t_max: float, clock: Clock, save_at: int | ArrayLike | None) -> NDArray[np.int64]:
+    """Step numbers nearest to the times that are to be saved, without repetition."""
+    check_time(t_max)
+    time_step = clock.time_step
     if t_max / time_step > MOST_STEPS:
         raise BadParameter(f"t_max = {t_max:g} is {t_max / time_step:.3g} steps: no run ends")
-    if round(t_max / time_step) < 1:
+    if clock.nearest(t_max) < 1:
         raise BadParameter(f"t_max = {t_max:g} is shorter than one step, {time_step:g}")
     if save_at is None:
         save_at = DEFAULT_POINTS
@@ -64,7 +69,7 @@ def save_steps(
             raise BadParameter(
                 f"save_at must be rising times between 0 and t_max = {t_max:g}, got {save_at!r}"
             )
-    return np.unique(np.rint(times / time_step).astype(np.int64))
+    return np.unique(clock.nearest(times))
 
 
 def run_seeds(

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from dmft.names import Status
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risk import Rule
-from dmft.simulation.steps.common import DIVERGED, NONFINITE, PASSED, REACHED
+from dmft.simulation.steps.common import (
+    COLUMNS,
+    DIVERGED,
+    GAIN,
+    KEPT,
+    LOST,
+    NONFINITE,
+    PASSED,
+    REACHED,
+    SPREAD,
+    TRAINED,
+)
 from dmft.simulation.target_rule import risk_function
 
 STATUS = {
@@ -47,9 +58,7 @@ class Constants:
     def arguments(self, first: int, steps: int) -> tuple[object, ...]:
         """Arguments for `steps` steps after step number `first`."""
         e = self.experiment
-        step, noise = e.learning_rate / (e.p * e.batch_size), math.sqrt(e.label_noise)
-        lost = e.weight_decay * e.learning_rate / (e.p * e.dim)
-        rates = np.array([step, noise, e.readout_rate, lost, e.momentum])
+        rates = self.rates(first, steps)
         fields = e.teacher.fields
         counts = np.array([steps, first, e.batch_size, e.constraint, e.dim, fields], dtype=np.int64)
         own = e.student.parameters.copy()
@@ -60,6 +69,18 @@ class Constants:
             risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
             own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
+
+    def rates(self, first: int, steps: int) -> NDArray[np.float64]:
+        """Numbers of the steps after step `first`, or one row for all: all of a step but psi."""
+        e, each = self.experiment, self.experiment.step_rates
+        rate = np.array([e.learning_rate]) if each is None else each[first : first + steps]
+        found = np.empty((rate.size, COLUMNS))
+        found[:, GAIN] = rate / (e.p * e.batch_size)
+        found[:, SPREAD] = math.sqrt(e.label_noise)
+        found[:, TRAINED] = e.readout_rate
+        found[:, LOST] = e.weight_decay * rate / (e.p * e.dim)
+        found[:, KEPT] = e.momentum
+        return found
 
     def advance(
         self, once: Any, again: str, state: Sequence[Any], last: Sequence[Any] = ()

@@ -23,10 +23,11 @@ from dmft.model import (
 )
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment, describe
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
-from dmft.simulation.jobs import March, run_seeds, save_steps
+from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Runner
@@ -104,7 +105,9 @@ def simulate(
     progress : None, bool or callable
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
-        ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`.
+        ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
+        in ``sympy.Symbol("t")`` as ``learning_rate=`` is followed: each step takes its value at
+        the time t of its start.
 
     Returns
     -------
@@ -155,11 +158,13 @@ def simulate(
             'not: take method="weights"'
         )
     _check_dimension(experiment, start)
-    grid = save_steps(t_max, experiment.time_step, save_at)
-    total = round(t_max / experiment.time_step)
+    check_time(t_max)
+    clock = experiment.clock(t_max)
+    experiment = replace(experiment, step_rates=clock.rates)
+    grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
     P = np.eye(experiment.k) if start is None else start.P
     rule = rule_of(experiment, P)
-    plan = _Plan(model, experiment, start, method, grid, total, first_passage, rule)
+    plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
     runs = run_seeds(
         lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
     )
@@ -174,6 +179,7 @@ class _Plan:
     experiment: Experiment
     start: Overlaps | None
     method: Method
+    clock: Clock
     grid: NDArray[np.int64]
     total: int
     first_passage: FirstPassage | None
@@ -257,11 +263,13 @@ def _assemble(
         "watched": None if plan.first_passage is None else asdict(plan.first_passage),
         "version": VERSION,
     }
+    if e.schedule is not None:  # no constant unit
+        provenance |= {"time_step_times_dim": None, "steps_at_saved_times": plan.grid.tolist()}
     return Ensemble(
-        t=np.asarray(plan.grid * e.time_step, dtype=np.float64),
+        t=plan.clock.at(plan.grid),
         **found,
         dim=e.dim,
-        first_passage=None if plan.first_passage is None else passages(runs, e.time_step),
+        first_passage=None if plan.first_passage is None else passages(runs, plan.clock.at),
         provenance=describe(e, provenance),
         constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
     )

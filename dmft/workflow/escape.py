@@ -148,7 +148,7 @@ def _of_equations(
 ) -> EscapeTimes:
     """Escape times of the paths of an sde."""
     from dmft.analysis.escape_paths import escape_of_paths
-    from dmft.workflow.solving.paths import SOLVER, path_inputs
+    from dmft.workflow.solving.paths import SOLVER, at_schedule, path_inputs
 
     if t_max is None:
         raise BadParameter("escape_time of equations needs t_max=")
@@ -157,7 +157,8 @@ def _of_equations(
     if refused:
         raise BadParameter(f"{', '.join(refused)} have no meaning for the escape of paths")
     own, values = SOLVER.read(solver, given)
-    state, inputs = path_inputs(problem, start, own, values)
+    problem, at_start = at_schedule(problem, start, own, values)
+    state, inputs = path_inputs(problem, start, own, at_start)
     rows = [np.reshape(state[b.name], (-1, b.size(inputs["widths"]))) for b in problem.state]
     return escape_of_paths(problem, np.concatenate(rows, axis=1), t_max, fraction, overlap, inputs)
 

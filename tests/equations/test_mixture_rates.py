@@ -338,6 +338,48 @@ def test_one_cluster_at_the_origin_is_the_plain_model(name):
         assert np.allclose(value, wanted[key], rtol=1e-13, atol=1e-13), key
 
 
+def fluctuating(inputs, **options):
+    """Equations with fluctuations of an erf committee that learns an erf unit."""
+    model = dmft.Model(network(erf, 2, (1, -0.5)), network(erf, 1), 0.1, inputs=inputs)
+    algorithm = dmft.SGD(0.5, readout_rate=0.3, **options)
+    return dmft.derive(model, algorithm, dim=100, fluctuations=True)
+
+
+HALF = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.1], [0.3]], [[1.2]])
+
+
+def test_fluctuations_of_one_cluster_are_those_of_the_plain_model():
+    """Twice the same cluster is one: nothing is added between clusters."""
+    plain = fluctuating(None).evaluate(HALF, nodes=14)["Sigma"]
+    for weights in ([1.0], [0.3, 0.7], [0.2, 0.3, 0.5]):
+        inputs = dmft.GaussianMixture([[0.0]] * len(weights), weights=weights)
+        found = fluctuating(inputs).evaluate(HALF, nodes=14)["Sigma"]
+        np.testing.assert_allclose(found, plain, atol=1e-13)
+
+
+def test_fluctuations_of_clusters_say_what_is_left_out():
+    equations = fluctuating(SCALED)
+    assert "the terms of inputs from clusters at order 1/d are left out" in str(equations)
+    assert r"\psi_{j}^{[2]}" in equations.latex()
+    with pytest.raises(BadParameter, match="x ~ N"):
+        equations.explicit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["squared", LOGISTIC])
+def test_compiled_fluctuations_of_clusters(loss):
+    equations = fluctuating(SCALED, loss=loss)
+    found, values, compiled = (
+        equations.evaluate(HALF), equations.values(HALF, {}), dmft.build(equations)
+    )  # fmt: skip
+    y = compiled.pack({**equations.state(HALF), "readout": values.arrays["readout"]})
+    par = compiled.pack_parameters(values.scalars, values.arrays)
+    widths = np.array([values.widths[name] for name in compiled.widths])
+    sigma = np.empty((y.size, y.size))
+    compiled.diffusion(0.0, y, widths, par, sigma)
+    np.testing.assert_allclose(sigma, found["Sigma"], atol=1e-12 * np.abs(sigma).max())
+
+
 def test_equal_clusters_are_one():
     """Means and labels decide, not how often a cluster is named."""
     student, sgd = network(erf, 1), dmft.SGD(0.5)
@@ -402,8 +444,6 @@ def test_printed_and_changed():
 CENTRED = dmft.GaussianMixture([[1.0], [-1.0]])
 ONE_TWO = dmft.Overlaps([[1.0]], [[0.3, 0.1]])
 REFUSED = {
-    "maps of losses": lambda m, _: dmft.derive(m, dmft.SGD(10, 1000, loss=LOGISTIC), dim=1000),
-    "fluctuations": lambda m, sgd: dmft.derive(m, sgd, dim=100, fluctuations=True),
     "wide limits": lambda m, sgd: dmft.derive(m, sgd, scaling="mean-field"),
     "escape formulas": dmft.escape_formula,
     "perfect recovery": dmft.maximal_learning_rate,

@@ -16,7 +16,6 @@ import sympy as sp
 from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import as_count
-from dmft.model.algorithm import LOSSES
 
 MU = sp.Symbol("mu", nonnegative=True)
 
@@ -134,8 +133,8 @@ def batch_exponents(
     (Max(0, 2 - mu), 2)
     """
     order = sp.Integer(as_count(int(exponent), "exponent"))
-    if loss not in LOSSES:
-        raise BadParameter(f"loss must be one of {list(LOSSES)}, got {loss!r}")
+    if loss not in ("squared", "correlation"):
+        raise BadParameter(f'loss must be "squared" or "correlation", got {loss!r}')
     own = loss == "squared"
     noise = MU - sp.Max(order / 2, 1)
     floor = sp.Max(order / 2 - 1, 0) if own else sp.S.Zero

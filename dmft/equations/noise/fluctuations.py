@@ -89,12 +89,14 @@ class Noise:
     @cached_property
     def degree(self) -> sp.Expr:
         """Largest degree of an increment in the fields; oo if smooth, -1 where there are kinks."""
-        program = self.increments.program
-        psi = program.degree(x.psi[x.j])
-        push = program.degree(program.readout) if self.algorithm.trains_readout else sp.S.Zero
-        if min(psi, push) < 0:
-            return sp.Integer(-1)
-        return sp.Max(psi + 1, 2 * psi, push)
+        found = [sp.S.Zero]
+        for program in (case.program for case in self.increments.moments.cases):
+            psi = program.degree(x.psi[x.j])
+            push = program.degree(program.readout) if self.algorithm.trains_readout else sp.S.Zero
+            if min(psi, push) < 0:
+                return sp.Integer(-1)
+            found += [psi + 1, 2 * psi, push]
+        return sp.Max(*found)
 
     @property
     def noisy_nodes(self) -> bool:
@@ -109,7 +111,7 @@ class Noise:
     @property
     def written_out(self) -> bool:
         """Whether the covariance can be written as polynomials in the overlaps."""
-        return self.polynomial and self.increments.noise_apart
+        return self.polynomial and self.increments.noise_apart and not self.increments.in_clusters
 
     @property
     def closed(self) -> bool:
@@ -258,8 +260,8 @@ def with_fluctuations(
     if not noise.written_out:
         raise BadParameter(
             "explicit() writes the covariance of the increments out for polynomial activations, "
-            "losses that are quadratic in f and y and single gradients only; evaluate(...) gives "
-            "it in numbers"
+            "losses that are quadratic in f and y, single gradients and x ~ N(0, I_d) only; "
+            "evaluate(...) gives it in numbers"
         )
     moments = closed_moments(noise.model, noise.algorithm, widths, constants)
     known = {moments.unrolled.state(*entry): entry for entry in moments.entries}

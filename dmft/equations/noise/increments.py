@@ -8,7 +8,8 @@ times the mean over the batch of (one_pass.md E.1)
     w_j = rho_a e sigma(h_j)   (trained readouts).
 
 On the sphere the rows are divided by their new lengths: the first order of that division in the
-step gives the increments, its second order a drift of order 1/d. Written polynomials
+step gives the increments, its second order a drift of order 1/d. A sample from a cluster has that
+cluster's fields and length. Written polynomials
 (`dmft.equations.averages.moments`), the NumPy reference and compiled code (both from
 `dmft.equations.noise.increments_at_nodes`), LaTeX and text are made of the definitions below.
 """
@@ -16,7 +17,7 @@ step gives the increments, its second order a drift of order 1/d. Written polyno
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +28,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.steps import STEP
 from dmft.equations.update.moments import shared
-from dmft.equations.update.overlaps import Moments
+from dmft.equations.update.overlaps import Case, Moments
 from dmft.equations.update.program import Program, program_of
 from dmft.model import SGD, Displaced, Model
 
@@ -116,6 +117,11 @@ class Increments:
         return self.algorithm.constraint is not None
 
     @property
+    def in_clusters(self) -> bool:
+        """Whether samples are drawn from clusters."""
+        return self.moments.cases[0].cluster.number > 0
+
+    @property
     def displaced(self) -> bool:
         """Whether the update depends on the length of the input."""
         return isinstance(self.algorithm.repeat, Displaced)
@@ -141,10 +147,27 @@ class Increments:
     @cached_property
     def sample(self) -> tuple[Definition, ...]:
         """Update psi_j, written out with label noise of unit variance or as a program."""
+        return self.sample_of(self.program)
+
+    def sample_of(self, program: Program) -> tuple[Definition, ...]:
+        """The same of one program."""
         if not self.noise_apart:
-            return self.program.definitions
-        whole = shared(self.program.inline(x.psi[x.j]), self.model)
+            return program.definitions
+        whole = shared(program.inline(x.psi[x.j]), self.model)
         return (define(x.psi[x.j], {"update": whole}, "intermediate"),)
+
+    def of_case(self, case: Case) -> tuple[tuple[Definition, ...], tuple[Definition, ...]]:
+        """Fields of a sample and its increments where it is drawn from one cluster."""
+        program, scale = case.program, case.cluster.scale
+        sample = self.sample_of(program)
+        steps = (*self.free_of(program, scale), *self.constrained)
+        own = {getattr(d.target, "base", d.target) for d in (*sample, *steps)}
+
+        def named(d: Definition) -> Definition:
+            terms = tuple((name, case.cluster.shifted(e, own)) for name, e in d.terms)
+            return replace(d, target=case.cluster.shifted(d.target, own), terms=terms)
+
+        return tuple(map(named, sample)), tuple(map(named, steps))
 
     @cached_property
     def stretched(self) -> tuple[Definition, ...]:
@@ -157,24 +180,31 @@ class Increments:
                 names.add(base_name(d.target))
         return tuple(found)
 
-    def free_step(self, stretch: sp.Expr = sp.S.One) -> tuple[sp.Expr, ...]:
+    def free_step(
+        self, stretch: sp.Expr = sp.S.One, program: Program | None = None
+    ) -> tuple[sp.Expr, ...]:
         """u_jl, v_jr and, where readouts are trained, w_j without the constraint."""
+        program = program or self.program
         j, l, r, psi = x.j, x.l, x.r, x.psi  # noqa: E741
         own = x.gamma * self.share / x.p * stretch * psi[j] * psi[l]
         u, v = psi[j] * x.h[l] + psi[l] * x.h[j] + own, psi[j] * x.h_star[r]
         if not self.algorithm.trains_readout:
             return u, v
-        push = self.program.readout
+        push = program.readout
         if self.noise_apart:
-            push = shared(self.program.inline(push), self.model)
+            push = shared(program.inline(push), self.model)
         return u, v, x.rho_a * push
 
     @cached_property
     def free(self) -> tuple[Definition, ...]:
         """Definitions of the increments without the constraint."""
+        return self.free_of(self.program)
+
+    def free_of(self, program: Program, stretch: sp.Expr = sp.S.One) -> tuple[Definition, ...]:
+        """The same of one program, of a sample with this |x|^2/d."""
         u, v = self.free_bases
         targets = (u[x.j, x.l], v[x.j, x.r], x.step_w[x.j])
-        pairs = zip(targets, self.free_step(), strict=False)
+        pairs = zip(targets, self.free_step(stretch, program), strict=False)
         return tuple(define(target, {"step": e}, "intermediate") for target, e in pairs)
 
     @cached_property
@@ -195,9 +225,10 @@ class Increments:
         """Terms of the drift at order 1/d.
 
         None where whole steps are repeated: their passes also see what the first one made of
-        constraint, readouts and the other samples, at the same order.
+        constraint, readouts and the other samples, at the same order. None of inputs from
+        clusters, whose lengths have a law of their own.
         """
-        if not (self.algorithm.repeat is None or self.displaced):
+        if self.in_clusters or not (self.algorithm.repeat is None or self.displaced):
             return ()
         return (FINITE_SIZE, CURVATURE) if self.on_sphere else (FINITE_SIZE,)
 

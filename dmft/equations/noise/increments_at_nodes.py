@@ -7,11 +7,16 @@ With nodes z_q and weights w_q of the fields,
 An update that is linear in the label's noise xi has that integrated exactly: every increment is a
 polynomial in xi, and its coefficients along the orthonormal He_n(xi)/sqrt(n!) are its parts. For
 other updates xi is one more variable of the nodes, and each increment is its only part.
+
+Of inputs from clusters an increment is a function of the cluster c as well, which is drawn with the
+probabilities w_c. Its parts are those along functions e(c) that are orthonormal under w, the first
+of which is one: sum_c w_c e(c) X_n(z_q; c). Only the very first part of all has a mean, as without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +28,7 @@ from dmft.equations.averages.expectation import Expectation, free_indices
 from dmft.equations.averages.nodes import Discretiser, over_nodes
 from dmft.equations.definitions import Definition, base_name, define, live, used_bases
 from dmft.equations.noise.increments import Alignment, Increments, Lengths
+from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.overlaps import block_definitions
 
 # Degree of u in label noise that psi is linear in, plus one.
@@ -44,6 +50,26 @@ def parts_of(expr: sp.Expr) -> list[sp.Expr]:
     return [sp.expand(powers[0] + powers[2] / 2), powers[1], sp.expand(powers[2] / sp.sqrt(2))]
 
 
+def orthonormal(weights: Sequence[sp.Expr]) -> list[list[sp.Expr]]:
+    """Entries w_c e(c) of functions e of a cluster that are orthonormal under w, e = 1 first.
+
+    Examples
+    --------
+    >>> orthonormal([sp.Rational(1, 2), sp.Rational(1, 2)])
+    [[1/2, 1/2], [1/2, -1/2]]
+    """
+    root, size = [sp.sqrt(w) for w in weights], range(len(weights))
+    # The reflection that exchanges the first axis and the unit vector of the roots.
+    normal = [sp.Integer(n == 0) - r for n, r in enumerate(root)]
+    square = sp.Add(*(v**2 for v in normal))
+
+    def reflection(a: int, b: int) -> sp.Expr:
+        twice = 2 * normal[a] * normal[b] / square if len(root) > 1 else sp.S.Zero
+        return sp.Integer(a == b) - twice
+
+    return [[sp.radsimp(sp.expand(reflection(a, b) * root[b])) for b in size] for a in size]
+
+
 class IncrementsAtNodes:
     """Definitions of the increments over the nodes of the fields.
 
@@ -55,23 +81,51 @@ class IncrementsAtNodes:
 
     def __init__(self, increments: Increments) -> None:
         self.increments = increments
-        self.parts = PARTS if increments.noise_apart else 1
-        self.work = Discretiser([Expectation(d.expr) for d in increments.sample])
+        self.powers = PARTS if increments.noise_apart else 1
+        self.cases = increments.moments.cases
+        self.parts = self.powers * len(self.cases)
+        each = [increments.of_case(case) for case in self.cases]
+        self.work = Discretiser([Expectation(d.expr) for sample, _ in each for d in sample])
         self.vanishing: set[str] = set()
         self.sides: dict[str, dict[sp.Expr, sp.Expr]] = {}
-        for definition in increments.sample:
-            if increments.noise_apart:
+        # Bases whose entries have parts.
+        self.random = {x.psi, *increments.free_bases}
+        if increments.in_clusters:
+            numbers = (case.cluster.number for case in self.cases)
+            self.random = {x.base_in(b, n) for n in numbers for b in self.random}
+        for sample, steps in each:
+            for definition in sample:
+                if increments.noise_apart:
+                    self._define(definition)
+                else:
+                    self.work.sample(definition)
+            for definition in steps:
                 self._define(definition)
-            else:
-                self.work.sample(definition)
-        for definition in (*increments.free, *increments.constrained):
-            self._define(definition)
+        if increments.in_clusters:
+            self._mix()
 
     @property
     def names(self) -> list[list[str]]:
         """Names of the arrays of the increments: for each part the blocks of the state."""
         bases = [str(base.label) for base in self.increments.bases]
         return [[part_name(base, n) for base in bases] for n in range(self.parts)]
+
+    def _mix(self) -> None:
+        """Parts along functions of the cluster, of the parts in each; those without noise first."""
+        count = len(self.cases)
+        along = orthonormal([case.cluster.weight for case in self.cases])
+        indices = {x.step_u: (x.j, x.l), x.step_v: (x.j, x.r), x.step_w: (x.j,)}
+        for base in self.increments.bases:
+            for power, row in itertools.product(range(self.powers), range(count)):
+                entries = [
+                    along[row][c] * self._part(x.base_in(base, c + 1)[indices[base]], power)
+                    for c in range(count)
+                ]
+                target = sp.IndexedBase(part_name(str(base.label), power * count + row))
+                terms = {f"cluster_{c}": e for c, e in enumerate(entries, start=1)}
+                found = define(target[(*indices[base], x.node)], terms, "intermediate")
+                factor = x.Delta if power > 0 else None
+                self.work.definitions.append(replace(found, factor=factor))
 
     def _define(self, definition: Definition) -> None:
         """Add the parts of a random variable."""
@@ -89,15 +143,14 @@ class IncrementsAtNodes:
             self.work.definitions.append(Definition(target, terms, "intermediate", factor))
 
     def _is_random(self, entry: sp.Expr) -> bool:
-        bases = (x.psi, *self.increments.free_bases)
-        return isinstance(entry, sp.Indexed) and entry.base in bases
+        return isinstance(entry, sp.Indexed) and entry.base in self.random
 
     def _part(self, entry: sp.Indexed, number: int) -> sp.Expr:
         """Part of a random variable at a node."""
         if base_name(entry) in self.work.fields:
             return self.work.at_nodes(entry) if number == 0 else sp.S.Zero
         name = part_name(base_name(entry), number)
-        if name in self.vanishing or number >= self.parts:
+        if name in self.vanishing or number >= self.powers:
             return sp.S.Zero
         return sp.IndexedBase(name)[(*entry.indices, x.node)]
 
@@ -124,7 +177,7 @@ class IncrementsAtNodes:
         if len(factors) == 1:
             return rest * self._part(factors[0], 0)
         one, two = factors
-        return rest * sp.Add(*(self._part(one, n) * self._part(two, n) for n in range(self.parts)))
+        return rest * sp.Add(*(self._part(one, n) * self._part(two, n) for n in range(self.powers)))
 
     def average(self, integrand: sp.Expr) -> sp.Expr:
         """Entry of the array of an average over the nodes."""
@@ -203,7 +256,8 @@ class IncrementsAtNodes:
 
     def _system(self, own: list[Definition]) -> tuple[Definition, ...]:
         """Blocks and law in front; what nothing reads is left out."""
-        whole = live([*block_definitions(), *self.work.law(), *own])
+        means = mean_definitions(self.increments.model)
+        whole = live([*block_definitions(), *means, *self.work.law(), *own])
         return tuple(d for d in whole if d.name != "c" or _reads_coefficients(whole))
 
 

@@ -27,6 +27,9 @@ def printed(noise: Noise, known: Iterable[Definition] = ()) -> tuple[Definition,
     Fields of a sample that are `known` stand elsewhere already.
     """
     own, shown = noise.increments, {d.name for d in known if d.role == "sample"}
+    if own.in_clusters:
+        cases = [own.of_case(case) for case in own.moments.cases]
+        return tuple(d for parts in cases for part in parts for d in part if d.name not in shown)
     kept = (
         replace(d, terms=tuple((name, e) for name, e in d.terms if name in noise.terms))
         for d in own.rates
@@ -113,6 +116,7 @@ def noise_text(noise: Noise, known: Iterable[Definition] = ()) -> list[str]:
         parts = ", ".join(name.replace("_", " ") for name in noise.terms)
         lines += [f"F holds what a step adds at order 1/d ({parts}):", *rates]
     elif not noise.increments.terms:
-        lines.append("F is that of d → ∞: the terms of repeated steps at order 1/d are left out")
+        what = "inputs from clusters" if noise.increments.in_clusters else "repeated steps"
+        lines.append(f"F is that of d → ∞: the terms of {what} at order 1/d are left out")
     lines.append(noise.approximation)
     return ["  " + line for line in lines]

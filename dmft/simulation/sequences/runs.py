@@ -14,6 +14,7 @@ from dmft.errors import BadParameter
 from dmft.model.model import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import Ensemble, averaged, passages
 from dmft.simulation.jobs import March, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage
@@ -89,7 +90,8 @@ def simulate_sequence(
     if start is not None and not isinstance(start, Alignment):
         raise BadParameter(f"sequence models start from dmft.Alignment, got {start!r}")
     begin = None if start is None else e.coordinates(start)
-    grid, total = save_steps(t_max, e.time_step, save_at), round(t_max / e.time_step)
+    clock = Clock(e.time_step)
+    grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
 
     def run(seed: int, job: Job) -> _SeedRun:
         return _run_seed(e, begin, method, first_passage, grid, total, seed, job)
@@ -215,7 +217,7 @@ def _assemble(
         t=np.asarray(grid * e.time_step, dtype=np.float64),
         **averaged(arrays, seeds, tuple(r.status for r in runs)),
         dim=e.dim,
-        first_passage=None if first_passage is None else passages(runs, e.time_step),
+        first_passage=None if first_passage is None else passages(runs, Clock(e.time_step).at),
         provenance={
             "method": method,
             "time_step_times_dim": e.learning_rate / (1 if e.model.tied else e.model.length),

@@ -44,11 +44,16 @@ DIVERGED_LENGTH = 1e12
 # ends there. About 60 units in the last place, what a few subtractions of order one leave.
 RANK_TOLERANCE = 1.4e-14
 
+# Columns of `rates`, the numbers of a step: gamma/(p n_b), the standard deviation of the label's
+# noise, rho_a, the share of the weights that is lost, and the part of the last step that is taken
+# again (momentum). `Constants.rates` writes them.
+COLUMNS = 5
+GAIN, SPREAD, TRAINED, LOST, KEPT = range(COLUMNS)
+
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, clusters, generator;
-# rates = [gamma/(p n_b), noise standard deviation, rho_a, share of the weights lost in a step,
-# momentum];
+# rates has a row for each of the steps, or one for all;
 # counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
 # SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written into
 # label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array, which
@@ -58,7 +63,7 @@ RANK_TOLERANCE = 1.4e-14
 # of this cluster and all before it, the root of its scale, and its mean in the rows of the teacher;
 # there is none where x ~ N(0, I). With fields = k + 1 the label also takes the cluster's number.
 COMMON = (
-    MATRIX, VECTOR, VECTOR, VECTOR, INTEGERS, VECTOR,
+    MATRIX, VECTOR, VECTOR, MATRIX, INTEGERS, VECTOR,
     RISK, FUNCTION, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR, VECTOR, RULE, MATRIX, GENERATOR,
 )  # fmt: skip
 
@@ -355,7 +360,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
     known, batch, dim, fields = root.shape[1], counts[2], counts[4], counts[5]
-    terms, trained = a_star.size, rates[2] > 0.0
+    terms, trained = a_star.size, rates[0, TRAINED] > 0.0
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
     order, scale = np.empty(p, np.int64), 1.0
     h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
@@ -363,8 +368,9 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
     V, T, Y = np.zeros((p, known + p)), np.empty((p, p)), np.empty((p, p))
     Q_old, M_old, push = np.empty((p, p)), np.empty((p, k)), np.zeros(p)
     for step in range(counts[0]):
-        rank = factor_students(Q, M, root, pivots, B, L, rest, order)
-        rank = min(rank, dim - known)
+        now = min(step, rates.shape[0] - 1)
+        spread = rates[now, SPREAD]
+        rank = min(factor_students(Q, M, root, pivots, B, L, rest, order), dim - known)
         for matrix in (cross, own, S, V):
             for i in range(matrix.size):
                 matrix.flat[i] = 0.0
@@ -373,7 +379,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             cluster = draw_cluster(generator, clusters)
             inside += draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
             scale = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
-            noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+            noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
             # `sample_updates`, written out: the call would cost as much as the rest of the step.
             f, y = 0.0, 0.0
             for j in range(p):
@@ -402,13 +408,13 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
         if counts[3] == SPHERE_GRADIENT:
             Q_old[:, :] = Q
             M_old[:, :] = M
-        if rates[3] > 0.0:
-            decay(Q, M, rates[3], own)
-        apply_step(Q, M, rates[0] / dim, cross, own, gram)
+        if rates[now, LOST] > 0.0:
+            decay(Q, M, rates[now, LOST], own)
+        apply_step(Q, M, rates[now, GAIN] / dim, cross, own, gram)
         if trained:
-            move_readout(a, rates[0] * rates[2] / dim, push)
+            move_readout(a, rates[now, GAIN] * rates[now, TRAINED] / dim, push)
         if counts[3] == SPHERE_GRADIENT:
-            take_out_radial(Q_old, M_old, rates[0] / dim, own, Q, M)
+            take_out_radial(Q_old, M_old, rates[now, GAIN] / dim, own, Q, M)
         code = length_status(Q)
         if code != REACHED:
             return code, step + 1

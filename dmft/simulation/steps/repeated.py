@@ -30,10 +30,14 @@ from dmft.simulation.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
     FREE,
+    GAIN,
     INTEGERS,
+    LOST,
     PASSED,
     REACHED,
     SPHERE_GRADIENT,
+    SPREAD,
+    TRAINED,
     apply_step,
     decay,
     draw_cluster,
@@ -59,7 +63,7 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "866998432610",
+    "dmft.simulation.steps.common": "dff8f0c3c3e1",
     "dmft.simulation.steps.rows": "5b244e567f6b",
 }
 
@@ -90,7 +94,6 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
     known, dim, fields = root.shape[1], counts[4], counts[5]
-    scale = rates[0] / dim
     passes = int(repeat[2]) if repeat[0] == REPEATED else 1
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
     order = np.empty(p, np.int64)
@@ -99,12 +102,15 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
     cross, own, gram = np.empty((p, k)), np.empty((p, p)), np.empty((p, p))
     Q_old, M_old = np.empty((p, p)), np.empty((p, k))
     for step in range(counts[0]):
+        now = min(step, rates.shape[0] - 1)
+        spread = rates[now, SPREAD]
+        scale = rates[now, GAIN] / dim
         rank = factor_students(Q, M, root, pivots, B, L, rest, order)
         rank = min(rank, dim - known)
         cluster = draw_cluster(generator, clusters)
         square = draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
         variance = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
-        noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+        noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
         degrees = dim - known - rank
         if degrees > 0:
             square += variance * generator.chisquare(degrees)
@@ -121,7 +127,7 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
                     moved, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
                     par, par_star, label, psi, push,
                 )  # fmt: skip
-            move_readout(a, scale * rates[2], push)
+            move_readout(a, scale * rates[now, TRAINED], push)
             for j in range(p):
                 for r in range(k):
                     cross[j, r] = psi[j] * h_star[r]
@@ -131,10 +137,10 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
             if counts[3] == SPHERE_GRADIENT:
                 Q_old[:, :] = Q
                 M_old[:, :] = M
-            if rates[3] > 0.0:
-                decay(Q, M, rates[3], own)
+            if rates[now, LOST] > 0.0:
+                decay(Q, M, rates[now, LOST], own)
                 for j in range(p):
-                    h[j] *= 1.0 - rates[3]
+                    h[j] *= 1.0 - rates[now, LOST]
             apply_step(Q, M, scale, cross, own, gram)
             if counts[3] == SPHERE_GRADIENT:
                 take_out_radial(Q_old, M_old, scale, own, Q, M)
@@ -180,11 +186,13 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
     psi, h, h_star, moved, push = np.empty(p), np.empty(p), np.empty(k), np.empty(p), np.zeros(p)
     cluster = np.empty(batch, np.int64)
     for step in range(counts[0]):
+        now = min(step, rates.shape[0] - 1)
+        spread = rates[now, SPREAD]
         for mu in range(batch):
             cluster[mu] = draw_cluster(generator, clusters)
             draw_input(generator, W_star, clusters, cluster[mu], X[mu])
-            if rates[1] > 0.0:
-                noise[mu] = rates[1] * generator.standard_normal()
+            if spread > 0.0:
+                noise[mu] = spread * generator.standard_normal()
         for _ in range(passes):
             G[:, :] = 0.0
             for mu in range(batch):
@@ -208,10 +216,10 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                 for j in range(p):
                     push[j] += last[j]
                 for j in range(p):
-                    add_multiple(G[j], rates[0] * psi[j] / root_d, X[mu])
-            move_readout(a, rates[0] * rates[2] / d, push)
-            if rates[3] > 0.0:
-                shorten(W, rates[3])
+                    add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X[mu])
+            move_readout(a, rates[now, GAIN] * rates[now, TRAINED] / d, push)
+            if rates[now, LOST] > 0.0:
+                shorten(W, rates[now, LOST])
             move_rows(W, G, Q, counts[3])
             code = length_status(Q)
             if code != REACHED:

@@ -16,8 +16,13 @@ from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
+    GAIN,
+    KEPT,
+    LOST,
     PASSED,
     REACHED,
+    SPREAD,
+    TRAINED,
     draw_cluster,
     has_passed,
     length_status,
@@ -36,7 +41,7 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "866998432610",
+    "dmft.simulation.steps.common": "dff8f0c3c3e1",
     "dmft.simulation.steps.rows": "5b244e567f6b",
 }
 
@@ -60,7 +65,9 @@ def advance_weights(  # type: ignore[no-untyped-def]
     k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
     X, psi, h, h_star = np.empty(d), np.empty(p), np.empty(p), np.empty(k)
     for step in range(counts[0]):
-        keep_part(G, push, W, rates[4], rates[3])
+        now = min(step, rates.shape[0] - 1)
+        spread = rates[now, SPREAD]
+        keep_part(G, push, W, rates[now, KEPT], rates[now, LOST])
         for _ in range(batch):
             cluster = draw_cluster(generator, clusters)
             draw_input(generator, W_star, clusters, cluster, X)
@@ -68,16 +75,16 @@ def advance_weights(  # type: ignore[no-untyped-def]
                 h[j] = dot(W[j], X) / root_d
             for r in range(k):
                 h_star[r] = dot(W_star[r], X) / root_d
-            noise = rates[1] * generator.standard_normal() if rates[1] > 0.0 else 0.0
+            noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
             write_fields(par_star, h_star, counts[5], cluster)
             sample_updates(
                 h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
                 par, par_star, label, psi, push,
             )  # fmt: skip
             for j in range(p):
-                add_multiple(G[j], rates[0] * psi[j] / root_d, X)
+                add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X)
         for j in range(p):
-            a[j] += rates[0] * rates[2] / d * push[j]
+            a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
         move_rows(W, G, Q, counts[3])
         code = length_status(Q)
         if code != REACHED:

@@ -1,0 +1,91 @@
+"""The time of runs, t = sum over the steps of gamma / ((1 - momentum) p d)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.emit import scalar_function
+from dmft.errors import BadParameter
+
+TIME = sp.Symbol("t", real=True)
+# Steps of a schedule, whose rates are all kept.
+MOST_SCHEDULED = 5_000_000
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times of all steps: multiples of one step, or those of a schedule.
+
+    Attributes
+    ----------
+    time_step : float
+        Of the first step.
+    times, rates : (steps + 1,) and (steps,) arrays or None
+        Times of step 0, 1, ... and learning rates under a schedule.
+    """
+
+    time_step: float
+    times: NDArray[np.float64] | None = None
+    rates: NDArray[np.float64] | None = None
+
+    def at(self, step: ArrayLike) -> NDArray[np.float64]:
+        """Time after so many steps."""
+        if self.times is None:
+            return np.asarray(np.asarray(step) * self.time_step, dtype=np.float64)
+        return np.asarray(self.times[np.asarray(step, dtype=np.int64)])
+
+    def nearest(self, t: ArrayLike) -> NDArray[np.int64]:
+        """Numbers of the steps that end nearest to these times."""
+        if self.times is None:
+            return np.rint(np.asarray(t) / self.time_step).astype(np.int64)
+        middle = (self.times[1:] + self.times[:-1]) / 2
+        return np.asarray(np.searchsorted(middle, np.asarray(t)), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate, an expression in `TIME`; each step takes its value at the step's start."""
+
+    expr: sp.Expr
+
+    def at(self, t: float) -> float:
+        """Rate at one time.
+
+        Raises
+        ------
+        BadParameter
+            Where it is not positive.
+        """
+        return self._checked(self._function()(t, np.empty(0)), t)
+
+    def clock(self, unit: float, t_max: float) -> Clock:
+        """Times of the steps up to the first past `t_max`; each takes `unit` times its rate."""
+        rate, nothing = self._function(), np.empty(0)
+        t, times, rates = 0.0, [0.0], []
+        while t < t_max:
+            rates.append(self._checked(rate(t, nothing), t))
+            t += unit * rates[-1]
+            times.append(t)
+            if len(rates) > MOST_SCHEDULED:
+                raise BadParameter(
+                    f"learning_rate = {self.expr} takes more than {MOST_SCHEDULED:,} steps to "
+                    f"t_max = {t_max:g}: it is at t = {t:g} then"
+                )
+        return Clock(unit * rates[0], np.array(times), np.array(rates))
+
+    def _function(self) -> Any:
+        return scalar_function(self.expr, TIME, [])
+
+    def _checked(self, value: float, t: float) -> float:
+        if not (math.isfinite(value) and value > 0.0):
+            raise BadParameter(
+                f"learning_rate = {self.expr} is {value:g} at t = {t:g}; a schedule is positive up "
+                "to t_max"
+            )
+        return float(value)

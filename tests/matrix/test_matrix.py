@@ -1,0 +1,114 @@
+"""Every cell of the matrix of one pass against one step on weight vectors, and its page in docs.
+
+A sample of the cells in the fast suite, every cell in the slow one.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmft.errors import BadParameter, NotClosed
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "matrix.md"
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(f"matrix_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+cells, one_step, page = map(_load, ("cells", "one_step", "page"))
+SIGMAS = 5.0
+SAMPLES, STEPS_OF_MAPS = 100_000, 40
+# Cells of the fast suite: every so many, which meets all rows, kinds, laws and losses.
+STRIDE = 25
+
+
+def deviation(cell, seed=0):
+    """Largest deviation of rates, and of the covariance of an sde, in standard errors."""
+    start, step = cells.ROWS[cell.row].start, one_step.Step(**cell.step)
+    equations = cell.derive()
+    found, claims = equations.evaluate(start), equations.evaluate_error(start)
+    count = STEPS_OF_MAPS if cell.kind == "map" else SAMPLES
+    moved = one_step.changes(step, start.Omega, start.p, cell.dim, count, seed)
+    blocks = [name for name in moved if name in found]
+    assert ("readout" in blocks) == bool(step.readout_rate)
+    dt = cell.time_step
+    rounding = 1e-15 / dt  # of a change that is the difference of numbers near one
+    pairs = [
+        (found[name], *one_step.mean(moved[name] / dt), claims[name], rounding) for name in blocks
+    ]
+    if cell.kind == "sde":
+        rows = np.concatenate([moved[name].reshape(count, -1) for name in blocks], axis=1)
+        wanted, spread = one_step.covariance(rows / np.sqrt(dt))
+        least = 1e-12 * np.abs(wanted).max()
+        pairs.append((found["covariance"], wanted, spread, claims["covariance"], least))
+    # Claims of averages on nodes are 99 % bounds.
+    return max(
+        float(np.max(np.abs(value - wanted) / np.hypot(spread + least, claim / 2.6)))
+        for value, wanted, spread, claim, least in pairs
+    )
+
+
+def judged(cell, outcome):
+    """Compare a cell with its truth, and what it does with what the page says of it."""
+    if not outcome:
+        assert deviation(cell) < SIGMAS, cell
+        return
+    with pytest.raises((BadParameter, NotClosed)) as refusal:
+        deviation(cell)
+    assert cells.sentence(refusal.value) == outcome
+
+
+@pytest.fixture(scope="module")
+def written():
+    """What the page says of every cell."""
+    return page.read(PAGE.read_text(encoding="utf-8"), cells)
+
+
+@pytest.mark.parametrize("number", range(0, len(cells.CELLS), STRIDE))
+def test_a_sample_of_the_matrix(number, written):
+    cell = cells.CELLS[number]
+    judged(cell, written[cell])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", cells.ROWS)
+@pytest.mark.parametrize("kind", cells.KINDS)
+def test_every_cell(row, kind, written):
+    for cell in cells.CELLS:
+        if (cell.row, cell.kind) == (row, kind):
+            judged(cell, written[cell])
+
+
+def test_the_page_is_that_of_this_table(written):
+    """All cells are on it, most of them work, and it is written as `python tests/matrix` does."""
+    assert set(written) == set(cells.CELLS)
+    assert sum(not why for why in written.values()) >= 60
+    assert page.write(written, cells) == PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["rows", "kinds", "laws", "losses"])
+def test_the_sample_meets_everything(name):
+    tables = {"rows": "ROWS", "kinds": "KINDS", "laws": "LAWS", "losses": "LOSSES"}
+    field = {"rows": "row", "kinds": "kind", "laws": "law", "losses": "loss"}[name]
+    sampled = cells.CELLS[::STRIDE]
+    assert {getattr(cell, field) for cell in sampled} == set(getattr(cells, tables[name]))
+
+
+def test_a_wrong_term_would_be_seen():
+    """The truth is sharp enough to miss each of the terms."""
+    cell = cells.Cell("SGD", "ode", "Gaussian", "squared")
+    start = cells.ROWS[cell.row].start
+    moved = one_step.changes(one_step.Step(**cell.step), start.Omega, 2, cell.dim, SAMPLES)
+    wanted, spread = one_step.mean(moved["Q"] / cell.time_step)
+    for name in ("sgd_noise", "label_noise", "interaction"):
+        found = cell.derive().without(name).evaluate(start)["Q"]
+        assert np.max(np.abs(found - wanted) / spread) > 2 * SIGMAS

@@ -1,0 +1,132 @@
+"""Learning rates that follow the time: steps, paths of an sde and maps against exact solutions.
+
+The rule psi = 1 adds white noise: with one unit and rate g(t), Q grows by the integral of g, and M
+walks with the variance (integral of g)/d times P. Under g(t) = 1/(1 + t) that is log(1 + t).
+"""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.simulation import clock
+
+Z, H, F, Y = sp.symbols("z h f y", real=True)
+TIME = sp.Symbol("t")
+RATE = 1 / (1 + TIME)
+LINE = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
+START = dmft.Overlaps([[1.0]], [[0.0]], [[1.3]])
+DIM, T = 200, 3.0
+GROWN = np.log(1 + T)
+
+
+def white(**options):
+    return dmft.UpdateField(sp.S.One, fields=(H, F, Y), learning_rate=1, **options)
+
+
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+def test_steps_take_the_rate_of_their_time(method):
+    runs = dmft.simulate(
+        LINE, white(), DIM, T, 400, START, method, save_at=[1.0, T], learning_rate=RATE
+    )
+    assert runs.t == pytest.approx([1.0, T], abs=1.0 / DIM)
+    # t' = g/d a step: with g = 1/(1 + t), (1 + t)^2 = 1 + 2 steps/d.
+    assert runs.steps() == pytest.approx(DIM * ((1 + runs.t) ** 2 - 1) / 2, abs=5)
+    grown = np.log(1 + runs.t)
+    assert np.all(np.abs(runs.mean.Q[:, 0, 0] - 1 - grown) < 4.5 * runs.stderr.Q[:, 0, 0] + 0.01)
+    assert np.all(np.abs(runs.mean.M[:, 0, 0]) < 4.5 * runs.stderr.M[:, 0, 0])
+    spread = runs.std.M[:, 0, 0] ** 2 * DIM / (1.3 * grown)
+    assert np.all(np.abs(spread - 1) < 4.5 * np.sqrt(2 / 400))
+
+
+def test_a_constant_schedule_is_a_constant():
+    """To the bit, decay, momentum and several passes included."""
+    model = dmft.Model(dmft.Committee(sp.erf(Z), 2), dmft.Committee(sp.erf(Z), 1), 0.1)
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.1], [0.3]])
+    same = sp.Float(0.5) + 0 * TIME + sp.Max(0, -1 - TIME**2)
+    for algorithm in (
+        dmft.SGD(0.5, 2, weight_decay=0.2, momentum=0.5, readout_rate=0.3),
+        dmft.SGD(0.5, repeat=dmft.Repeat(2), weight_decay=0.2),
+    ):
+        plain, followed = (
+            dmft.simulate(model, algorithm, 50, 0.4, 2, start, save_at=[0.4], learning_rate=rate)
+            for rate in (0.5, same)
+        )
+        np.testing.assert_array_equal(plain.runs.Q, followed.runs.Q)
+        np.testing.assert_array_equal(plain.steps(), followed.steps())
+
+
+def test_decay_follows_the_rate():
+    """Rows of psi = 0 shrink by the product of 1 - zeta dt over the steps: exp(-zeta t)."""
+    rule = dmft.UpdateField(0 * H, fields=(H, F, Y), learning_rate=1, weight_decay=0.5)
+    start = dmft.Overlaps([[1.0]], [[0.5]])
+    runs = dmft.simulate(LINE, rule, DIM, T, 1, start, save_at=[T], learning_rate=RATE)
+    assert runs.mean.M[-1, 0, 0] == pytest.approx(0.5 * np.exp(-0.5 * runs.t[-1]), rel=2e-3)
+    run = dmft.solve(dmft.derive(LINE, rule), start, T, learning_rate=RATE)
+    assert run.M[-1, 0, 0] == pytest.approx(0.5 * np.exp(-0.5 * T), rel=1e-7)
+
+
+def test_first_passages_and_files_know_the_clock(tmp_path):
+    pytest.importorskip("h5netcdf")
+    passage = dmft.simulation.passage.FirstPassage("overlap", 0.05, stop=False)
+    runs = dmft.simulate(
+        LINE, white(), DIM, T, 8, START, save_at=4, learning_rate=RATE, first_passage=passage
+    )
+    times = runs.first_passage.times
+    assert np.nanmax(times) <= T + 1 / DIM
+    runs.save(tmp_path / "runs.nc")
+    found = dmft.load(tmp_path / "runs.nc")
+    np.testing.assert_array_equal(found.steps(), runs.steps())
+    assert found.provenance["learning_rate_schedule"] == "1/(t + 1)"
+
+
+@pytest.mark.parametrize(
+    ("rate", "why"),
+    [
+        (sp.Piecewise((1, TIME < 1), (-1, True)), "is -1 at t = 1"),
+        (1 - TIME, "takes more than 1,000 steps to t_max = 3: it is at t = "),
+        (sp.Symbol("risk") + 1, "follows the risk"),
+        (sp.Symbol("c") * TIME, "give its value: c="),
+        (TIME, "is 0 at t = 0"),
+    ],
+)
+def test_rates_that_are_refused(rate, why, monkeypatch):
+    monkeypatch.setattr(clock, "MOST_SCHEDULED", 1000)
+    with pytest.raises(BadParameter, match=why):
+        dmft.simulate(LINE, white(), DIM, T, 1, START, learning_rate=rate)
+
+
+def test_paths_follow_the_schedule():
+    equations = dmft.derive(LINE, white(), dim=DIM, fluctuations=True)
+    run = dmft.solve(
+        equations, START, T, paths=2000, dt=0.02, save_at=[T], seed=1, learning_rate=RATE
+    )
+    assert run.status == "ok"
+    # The finite-size term of Q adds (1 + 1/d) once more.
+    assert abs(run.mean.Q[-1, 0, 0] - 1 - GROWN) < 4.5 * run.stderr.Q[-1, 0, 0] + 0.01 + 2 / DIM
+    spread = run.std.M[-1, 0, 0] ** 2 * DIM / (1.3 * GROWN)
+    assert abs(spread - 1) < 4.5 * np.sqrt(2 / 2000) + 0.01
+    assert run.provenance["learning_rate_schedule"] == "1/(t + 1)"
+
+
+def test_maps_follow_the_schedule():
+    """Steps of psi = 1: Q grows by g^2 (d/n_b)/d^2 a step, t counting the steps."""
+    equations = dmft.derive(LINE, white(batch_size=2 * DIM), dim=DIM)
+    run = dmft.solve(equations, START, 3, learning_rate=20 / (1 + TIME), save_at=[3])
+    grown = sum((20 / (1 + t) / DIM) ** 2 / 2 for t in range(3))
+    assert run.Q[-1, 0, 0] == pytest.approx(1 + grown, rel=1e-12)
+
+
+def test_a_schedule_of_the_risk_beside_other_observables():
+    """It wrote all observables into room for one."""
+    error = dmft.UpdateField(
+        Y - sp.Symbol("f"), fields=(H, F, Y), learning_rate=1, measures={"one": H**2, "two": H**4}
+    )
+    run = dmft.solve(dmft.derive(LINE, error), START, 1.0, learning_rate=sp.Symbol("risk"))
+    # dR/dt = -2 R + g R with g = R and P = 1.3, in units where h is the only field.
+    assert run.status == "ok"
+    assert run.one == pytest.approx(run.Q[:, 0, 0], rel=1e-12)
+    rates = np.gradient(run.risk, run.t, edge_order=2)
+    wanted = -2 * run.risk + run.risk**2
+    np.testing.assert_allclose(rates[5:-5], wanted[5:-5], rtol=2e-3)
