@@ -28,8 +28,9 @@ from dmft.solvers.save_times import save_times
 from dmft.solvers.signatures import RHS
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
-IMPLICIT = ("Radau", "BDF", "LSODA")
-METHODS = (*TABLEAUX, *IMPLICIT)
+# Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
+COMPILED = (*TABLEAUX, "BDF")
+METHODS = (*COMPILED, "Radau", "LSODA")
 # What the kinds of problem are solved with; the first is the default.
 KINDS = {"ode": METHODS, "map": ("iterate",)}
 # Overlaps of order one never get here; a growing state beyond this is called diverged.
@@ -79,7 +80,7 @@ class Request:
     @property
     def is_compiled(self) -> bool:
         """Whether it is for the compiled loops of explicit flows and of maps."""
-        return self.setup.method in TABLEAUX or self.setup.problem.kind == "map"
+        return self.setup.method in COMPILED or self.setup.problem.kind == "map"
 
     def with_event(self, event: Event) -> Request:
         """The same run, watched for one event."""
@@ -137,9 +138,10 @@ def check_request(
     t_max : float
     widths, constants, parameters : mapping
         Widths, constant arrays and scalars of the problem.
-    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"} or None
-        Explicit of order 5 (the default) or 8, wholly compiled; SciPy's implicit methods for stiff
-        problems. A map has the one method "iterate".
+    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or None
+        Explicit of order 5 (the default) or 8; for stiff problems backward differentiation of
+        orders 1 to 5, compiled too, or SciPy's implicit methods. A map has the one method
+        "iterate".
         Overlap equations limit the step by stability more than by accuracy, so order 5 is as
         fast at equal error.
     rtol, atol : float

@@ -43,7 +43,7 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "17d2223dcfc8a2d3"
+BUILT_ON = "827737cc61cb0eea"
 
 
 class Batch(NamedTuple):

@@ -53,7 +53,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import outside
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "17d2223dcfc8a2d3"
+BUILT_ON = "827737cc61cb0eea"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -110,7 +110,7 @@ def _error(tableau, task, work, y, h):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
+def flush(task, work, y, clock, counts):  # type: ignore[no-untyped-def]
     """Save what the last step owes; False when the buffer is full and something is still owed."""
     if counts[PENDING] == 0:
         return True
@@ -276,7 +276,7 @@ def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, 
     """
     room = work.event_t.size - 2 * SCAN * events.kind.size
     for _ in range(budget):
-        if not _flush(task, work, y, clock, counts):
+        if not flush(task, work, y, clock, counts):
             return RUNNING
         if counts[OUTCOME] != RUNNING:
             return counts[OUTCOME]

@@ -18,12 +18,15 @@ from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 RUNNING, REACHED, EVENT, BOUND, COLLAPSED = 0, 1, 2, 3, 4
 # Why the last attempt was rejected.
 BY_ERROR, BY_NONFINITE, BY_DOMAIN = 0, 1, 2
-# Entries of `clock`: now, next step, previous error, start and length of the last step taken.
-T, H, ERR, T_OLD, H_DONE, CLOCK_SIZE = 0, 1, 2, 3, 4, 5
+# Entries of `clock`: now, next step, previous error, start and length of the last step taken; of
+# implicit methods the spacing of the differences and the factor in the factorised matrix.
+T, H, ERR, T_OLD, H_DONE, H_BUILT, C_BUILT, CLOCK_SIZE = 0, 1, 2, 3, 4, 5, 6, 7
 # Entries of `counts`. PENDING: the last step still has points to save; BAND: steps that ended
-# outside the domain but within its band; COMPONENT: first entry that was not finite.
+# outside the domain but within its band; COMPONENT: first entry that was not finite; ORDER, EQUAL,
+# JACOBIAN: of implicit methods the order, steps of equal length, and how old the Jacobian is.
 STEPS, REJECTED, EVALS, NEXT_SAVE, SAVED, FOUND, BAND = 0, 1, 2, 3, 4, 5, 6
-REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS, COUNTS_SIZE = 7, 8, 9, 10, 11, 12, 13
+REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS = 7, 8, 9, 10, 11, 12
+ORDER, EQUAL, JACOBIAN, COUNTS_SIZE = 13, 14, 15, 16
 # What the loop asks of the search for events: the sides at the start of a run, the crossings in a
 # step that was tried, to keep those of a step that was accepted.
 SIDES, SEARCH, KEEP = 0, 1, 2
