@@ -57,7 +57,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import outside
 from dmft.solvers.runge_kutta.tableau import Tableau
 
-BUILT_ON = "c75982e0b3858279"
+BUILT_ON = "8182295bcefeba2a"
 
 HIGHEST = 5
 # Rows of `work.k`.

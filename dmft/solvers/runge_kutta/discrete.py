@@ -34,7 +34,7 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
 
-BUILT_ON = "9f2e1d41c557f158"
+BUILT_ON = "44bdc2bded62c3fd"
 
 
 @inlined

@@ -71,7 +71,7 @@ class Group:
         task = layout.Task(
             setup.widths, setup.par, np.empty(0) if setup.save is None else setup.save, setup.rtol,
             setup.atol, setup.t_end, setup.max_step, setup.bound, setup.trace,
-            int(setup.problem.domain is not None),
+            int(setup.problem.domain is not None), setup.worth,
         )  # fmt: skip
         return tableau, task, table._replace(threshold=table.threshold.copy())
 
