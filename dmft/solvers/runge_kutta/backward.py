@@ -57,7 +57,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import outside
 from dmft.solvers.runge_kutta.tableau import Tableau
 
-BUILT_ON = "8182295bcefeba2a"
+BUILT_ON = "85003dad4d8d027e"
 
 HIGHEST = 5
 # Rows of `work.k`.
@@ -66,11 +66,14 @@ COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT, MATRIX_ROWS = 8, 14, 15, 16, 17,
 KAPPA = np.array([0.0, -0.1850, -1.0 / 9.0, -0.0823, -0.0415, 0.0])
 SUMS = np.array([sum(1.0 / j for j in range(1, q + 1)) for q in range(HIGHEST + 1)])
 LEADING = (1.0 - KAPPA) * SUMS
-ERRORS = KAPPA * SUMS + 1.0 / np.arange(1.0, HIGHEST + 2.0)
+# Errors of steps add up: at this part of the tolerance a run ends within a few tolerances of its
+# truth (retrieval of a phase, logistic growth: 25 and 36 without it, 6 and 9 with it).
+STRICT = 0.15
+ERRORS = (KAPPA * SUMS + 1.0 / np.arange(1.0, HIGHEST + 2.0)) / STRICT
 MOST_ITERATIONS = 4
 # Newton's method converges to this part of the tolerance.
 SMALLEST_NEWTON, LARGEST_NEWTON = 10 * 2.220446049250313e-16, 0.03
-SMALLEST_FACTOR, LARGEST_FACTOR = 0.2, 10.0
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.2, 4.0
 # Steps that Newton's method, or the domain, refuse say nothing of the error: a plain cut.
 CUT, SAFETY = 0.5, 0.9
 # Differences for the Jacobian: of this part of an entry, or of the largest one.
