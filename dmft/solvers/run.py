@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,8 @@ class Setup:
     bound: float
     trace: float
     progress: ProgressOption
+    # Steps that are left, from which on an implicit method takes over where it is faster.
+    worth: float = math.inf
 
     def rhs(self, t: float, y: Vector) -> Vector:
         """Derivative at one state."""
@@ -71,6 +74,8 @@ class Raw:
     event_t: list[float] = field(default_factory=list)
     event_y: list[Vector] = field(default_factory=list)
     event_id: list[int] = field(default_factory=list)
+    # When backward differentiation took over.
+    stiff_from: float | None = None
 
 
 class Sink:

@@ -28,14 +28,18 @@ from dmft.solvers.save_times import save_times
 from dmft.solvers.signatures import RHS
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
-IMPLICIT = ("Radau", "BDF", "LSODA")
-METHODS = (*TABLEAUX, *IMPLICIT)
+# Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
+COMPILED = (*TABLEAUX, "BDF")
+METHODS = (*COMPILED, "Radau", "LSODA")
 # What the kinds of problem are solved with; the first is the default.
 KINDS = {"ode": METHODS, "map": ("iterate",)}
 # Overlaps of order one never get here; a growing state beyond this is called diverged.
 LARGEST_NORM = 1e12
 # Of a counter in compiled code.
 MOST_STEPS = 2**62
+# Without a method asked for, backward differentiation takes over from steps that stability holds
+# where more than this many are left; its Jacobian costs a right-hand side for each entry.
+WORTH, WORTH_PER_ENTRY = 2000.0, 20.0
 # Below this the error estimate is rounding.
 SMALLEST_RTOL = 100 * 2.220446049250313e-16
 
@@ -79,7 +83,7 @@ class Request:
     @property
     def is_compiled(self) -> bool:
         """Whether it is for the compiled loops of explicit flows and of maps."""
-        return self.setup.method in TABLEAUX or self.setup.problem.kind == "map"
+        return self.setup.method in COMPILED or self.setup.problem.kind == "map"
 
     def with_event(self, event: Event) -> Request:
         """The same run, watched for one event."""
@@ -137,9 +141,10 @@ def check_request(
     t_max : float
     widths, constants, parameters : mapping
         Widths, constant arrays and scalars of the problem.
-    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"} or None
-        Explicit of order 5 (the default) or 8, wholly compiled; SciPy's implicit methods for stiff
-        problems. A map has the one method "iterate".
+    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"} or None
+        Explicit of order 5 (the default) or 8; for stiff problems backward differentiation of
+        orders 1 to 5, compiled too, or SciPy's implicit methods. A map has the one method
+        "iterate".
         Overlap equations limit the step by stability more than by accuracy, so order 5 is as
         fast at equal error.
     rtol, atol : float
@@ -165,7 +170,7 @@ def check_request(
     ------
     BadParameter, ShapeMismatch, InvalidCovariance
     """
-    method, events = _method(problem, method), check_events(events)
+    chosen, events = _method(problem, method), check_events(events)
     names = {name: int(widths[name]) for name in check_names(problem.widths, widths, "width")}
     scalars = {
         name: float((parameters or {})[name])
@@ -179,7 +184,7 @@ def check_request(
         save = _whole_steps(t_start, t_max, save, first_step, max_step)
     par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
     setup = Setup(
-        problem=problem, method=method,
+        problem=problem, method=chosen,
         widths=np.array([names[w] for w in problem.widths], dtype=np.int64),
         par=par, start=start, t_start=float(t_start), t_end=float(t_max),
         rtol=float(rtol), atol=float(atol), save=save,
@@ -187,6 +192,7 @@ def check_request(
         max_steps=int(max_steps), timeout=math.inf if timeout is None else float(timeout),
         first_step=first_step, max_step=math.inf if max_step is None else float(max_step),
         bound=float(norm_bound), trace=0.0, progress=progress,
+        worth=math.inf if method else WORTH + WORTH_PER_ENTRY * start.size,
     )  # fmt: skip
     return Request(check_start(setup), names, scalars, arrays, provenance or {})
 
@@ -280,6 +286,8 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
     status, message = describe(setup, raw)
     if problem.kind == "map" and raw.sink.stride > 1:
         message += f"; saved: each {raw.sink.stride}th step (save_at chooses others)"
+    if raw.stiff_from is not None:
+        message += f"; stiff from t = {raw.stiff_from:.6g} on: BDF took over"
     complete = setup.save is not None and status == "ok"
     t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
     raw.statistics |= parallel_statistics(problem, y, setup.widths, setup.par)
@@ -303,17 +311,19 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
         constants=given.constants,
         widths=widths,
         layout=problem.state,
-        provenance={**_provenance(setup), **problem.provenance, **given.provenance},
+        provenance={**_provenance(setup, raw), **problem.provenance, **given.provenance},
         start=problem.unpack(setup.start, widths),
         problem=problem,
     )
 
 
-def _provenance(setup: Setup) -> dict[str, Any]:
+def _provenance(setup: Setup, raw: Raw) -> dict[str, Any]:
     """Return what is needed to repeat the run, as plain JSON values."""
+    stiff = {} if raw.stiff_from is None else {"stiff_from": raw.stiff_from}
     return {
         **describe_problem(setup.problem),
         "method": setup.method,
+        **stiff,
         "rtol": setup.rtol,
         "atol": setup.atol,
         "t_start": setup.t_start,

@@ -95,9 +95,11 @@ def solve(
         An `Alignment` for sequence models. For an sde also a list of them, one for each path, or
         None: drawn anew for each path as `random_overlaps` does, or uniform on the sphere.
     t_max : float
-    method : {"rk5", "rk8", "Radau", "BDF", "LSODA"}
-        Compiled explicit Runge-Kutta of order 5 (the default) or 8; SciPy's implicit methods when
-        stiff. Maps are iterated and take none of them. For an sde {"euler", "weak2"}:
+    method : {"rk5", "rk8", "BDF", "Radau", "LSODA"}
+        By default explicit Runge-Kutta of order 5 until stability, not accuracy, holds the steps
+        of a long run, and from then on backward differentiation (`run.message` says since when).
+        By name: explicit of order 5 or 8, backward differentiation, all compiled; SciPy's implicit
+        methods. Maps are iterated and take none of them. For an sde {"euler", "weak2"}:
         Euler-Maruyama (the default) or a scheme of weak order 2.
     rtol, atol : float
         Error per step below atol + rtol |y|.

@@ -170,7 +170,7 @@ def test_memory_of_saved_steps_is_bounded(oscillator, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "euler"}, "choose one of rk5, rk8, Radau, BDF, LSODA"),
+        ({"method": "euler"}, "choose one of rk5, rk8, BDF, Radau, LSODA"),
         ({"rtol": 0.0}, "rtol"),
         ({"atol": 0.0}, "atol"),
         ({"t_max": -1.0}, "t_max"),

@@ -63,6 +63,7 @@ def test_importing_the_package_loads_no_compiler():
 
 LOOP = ("signatures", *(f"runge_kutta/{name}" for name in ("layout", "interpolant", "state_tests")))
 FLOW = (*LOOP, "runge_kutta/tableau")
+BACKWARD = (*FLOW, "runge_kutta/explicit")
 PATHS = (*LOOP, *(f"stochastic/{name}" for name in ("noise", "layout", "loop")))
 
 
@@ -71,6 +72,7 @@ PATHS = (*LOOP, *(f"stochastic/{name}" for name in ("noise", "layout", "loop")))
     [
         ("runge_kutta/crossings", LOOP),
         ("runge_kutta/explicit", FLOW),
+        ("runge_kutta/backward", BACKWARD),
         ("runge_kutta/discrete", LOOP),
         ("runge_kutta/batch_loop", FLOW),
         ("stochastic/euler", PATHS),

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dmft.solvers.solve import solve_problem
+from dmft.solvers.events import Event
+from dmft.solvers.runge_kutta.batch import solve_batch, varied
+from dmft.solvers.solve import check_request, solve_problem, solve_request
 
 
 def solve(system, method, **change):
@@ -25,8 +27,61 @@ def test_few_steps_where_explicit_methods_need_thousands(stiff, method):
     np.testing.assert_allclose(run.y, np.cos(run.t), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["Radau", "BDF"])
-def test_compiled_jacobian_replaces_finite_differences(stiff, method):
-    with_it, without = solve(stiff, method), solve(stiff, method, jacobian=None)
+def test_compiled_jacobian_replaces_finite_differences(stiff):
+    with_it, without = solve(stiff, "Radau"), solve(stiff, "Radau", jacobian=None)
     assert with_it.statistics["evaluations"] < without.statistics["evaluations"]
     np.testing.assert_allclose(with_it.y[-1], without.y[-1], atol=1e-7)
+
+
+def long_run(stiff, **options):
+    numbers = {"rtol": 1e-7, "atol": 1e-9, **stiff.arguments(), **options}
+    return solve_problem(stiff.problem, stiff.start, 30.0, **numbers)
+
+
+def test_backward_differentiation_takes_over_a_long_stiff_run(stiff):
+    run, explicit = long_run(stiff), long_run(stiff, method="rk5")
+    assert run.status == explicit.status == "ok"
+    assert run.statistics["steps"] < 2000 < 50_000 < explicit.statistics["steps"]
+    since = run.provenance["stiff_from"]
+    assert 0.0 < since < 1.0
+    assert f"stiff from t = {since:.6g} on: BDF took over" in run.message
+    assert "stiff_from" not in explicit.provenance
+    assert np.all(np.diff(run.t) > 0)
+    np.testing.assert_allclose(run.y, np.cos(run.t), atol=1e-6)
+
+
+def test_few_steps_left_are_not_worth_another_method(stiff):
+    short = solve_problem(
+        stiff.problem, stiff.start, 0.1, **stiff.arguments(), rtol=1e-7, atol=1e-9
+    )
+    assert "stiff_from" not in short.provenance
+
+
+def test_saved_times_and_events_go_on_across_the_change(stiff):
+    saved = np.linspace(0.0, 30.0, 301)
+    event = Event("y", 0.5, terminal=False)
+    run = long_run(stiff, save_at=saved, events=event)
+    np.testing.assert_array_equal(run.t, saved)
+    np.testing.assert_allclose(run.y, np.cos(saved), atol=1e-6)
+    exact = [s * np.pi / 3 + 2 * np.pi * n for n in range(6) for s in (1, -1)]
+    exact = sorted(t for t in exact if 0.0 < t < 30.0)
+    np.testing.assert_allclose([e.t for e in run.events], exact, atol=2e-6)
+
+
+def test_runs_of_a_batch_change_as_single_ones_do(stiff):
+    numbers = {"rtol": 1e-7, "atol": 1e-9, **stiff.arguments()}
+    given = check_request(stiff.problem, stiff.start, 30.0, **numbers)
+    rates = (1e4, 2e3, 1e4)
+    asked = [varied(given, {"rate": rate}, {}) for rate in rates]
+    for run, one in zip(solve_batch(asked), asked, strict=True):
+        alone = solve_request(one)
+        batched = run.trajectory()
+        np.testing.assert_array_equal(batched.y, alone.y)
+        assert batched.provenance["stiff_from"] == alone.provenance["stiff_from"]
+
+
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8, 1e-10])
+def test_errors_of_backward_differentiation_follow_the_tolerance(stiff, rtol):
+    run = long_run(stiff, method="BDF", rtol=rtol, atol=rtol / 100)
+    assert run.status == "ok"
+    assert np.max(np.abs(run.y - np.cos(run.t))) < 10 * rtol

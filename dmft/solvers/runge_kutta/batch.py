@@ -14,7 +14,7 @@ from dmft.progress import is_cancelled
 from dmft.solvers.run import Raw
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.group import Group
-from dmft.solvers.runge_kutta.march import LARGEST_CHUNK, next_budget
+from dmft.solvers.runge_kutta.march import LARGEST_CHUNK, go_on, next_budget
 from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory
 
@@ -83,6 +83,8 @@ def _ended(requests: Sequence[Request]) -> Iterator[Ended]:
         for run in range(done, ended):
             raw, under_way = under_way or group.raw_of(run, setups[run]), None
             group.drain(run, raw)
+            if raw.outcome == layout.STIFF:
+                go_on(setups[run], raw, time.monotonic())
             if raw.outcome == layout.RUNNING:
                 raw.stopped = Status.MAX_STEPS
             yield Ended(requests[run], raw)

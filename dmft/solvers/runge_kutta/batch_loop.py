@@ -43,7 +43,7 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "17d2223dcfc8a2d3"
+BUILT_ON = "f959502fe849a0b3"
 
 
 class Batch(NamedTuple):
@@ -146,6 +146,7 @@ def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch
         here = Task(
             task.widths, batch.par[i], task.save, task.rtol, task.atol, task.t_end, task.max_step,
             task.bound, batch.trace[i], task.has_domain,
+            task.worth,
         )  # fmt: skip
         for e in range(events.kind.size):
             events.threshold[e] = batch.threshold[i, e]

@@ -34,7 +34,7 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
 
-BUILT_ON = "f076a05a4d92e8b2"
+BUILT_ON = "44bdc2bded62c3fd"
 
 
 @inlined

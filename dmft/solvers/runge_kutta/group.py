@@ -43,9 +43,10 @@ class Group:
         self.setup, self.size, self.start = setup, len(par), np.ascontiguousarray(start)
         is_map = setup.problem.kind == "map"
         # A map has one stage and no interpolant; its loop does not look at the tableau.
-        tableau = TABLEAUX["rk5"] if is_map else TABLEAUX[setup.method]
-        self.stages = 1 if is_map else tableau.total
-        self.work = _allocate(setup, self.stages, 0 if is_map else tableau.dense.shape[0])
+        tableau = TABLEAUX["rk5"] if is_map else _tableau(setup)
+        self.stages = 1 if is_map else tableau.stages
+        rows, degree = (1, 0) if is_map else (tableau.total, len(tableau.dense))
+        self.work = _allocate(setup, rows, degree)
         self.batch = Batch(
             par=np.ascontiguousarray(par),
             trace=trace,
@@ -70,7 +71,7 @@ class Group:
         task = layout.Task(
             setup.widths, setup.par, np.empty(0) if setup.save is None else setup.save, setup.rtol,
             setup.atol, setup.t_end, setup.max_step, setup.bound, setup.trace,
-            int(setup.problem.domain is not None),
+            int(setup.problem.domain is not None), setup.worth,
         )  # fmt: skip
         return tableau, task, table._replace(threshold=table.threshold.copy())
 
@@ -134,11 +135,22 @@ class Group:
         return Raw(setup.t_start, self.batch.y[run], self.batch.trial[run], Sink(setup))
 
 
+def _tableau(setup: Setup) -> Tableau:
+    """Coefficients of the method of a flow."""
+    if setup.method in TABLEAUX:
+        return TABLEAUX[setup.method]
+    from dmft.solvers.runge_kutta.backward import backward_tableau
+
+    return backward_tableau(setup.start.size)
+
+
 def _functions(setup: Setup, is_map: bool) -> tuple[Any, ...]:
     """Compiled functions that every loop takes, absent ones replaced."""
     problem, watch = setup.problem, explicit.unwatched
     if is_map:
         from dmft.solvers.runge_kutta.discrete import iterate as advance
+    elif setup.method == "BDF":
+        from dmft.solvers.runge_kutta.backward import advance_backward as advance
     else:
         advance = explicit.advance
     if setup.events:  # compiled by the first run that has events
@@ -155,13 +167,13 @@ def _functions(setup: Setup, is_map: bool) -> tuple[Any, ...]:
     )
 
 
-def _allocate(setup: Setup, stages: int, degree: int) -> layout.Work:
+def _allocate(setup: Setup, rows_of_stages: int, degree: int) -> layout.Work:
     n, events = setup.start.size, len(setup.events)
     hits = 2 * layout.SCAN * events
     rows = max(64, min(SAVE_ROWS, SAVE_NUMBERS // max(1, n)))
     event_rows = hits + EVENT_ROWS if events else 0
     return layout.Work(
-        k=np.zeros((stages, n)),
+        k=np.zeros((rows_of_stages, n)),
         dense=np.zeros((degree, n)),
         trial=setup.start.copy(),
         old=setup.start.copy(),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import BDF, LSODA, OdeSolver, Radau
+from scipy.integrate import LSODA, OdeSolver, Radau
 from scipy.optimize import brentq
 
 from dmft.names import Status
@@ -25,7 +25,7 @@ from dmft.solvers.run import Raw, Setup, Sink, Vector, event_gaps
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.ending import band
 
-SOLVERS: dict[str, type[OdeSolver]] = {"Radau": Radau, "BDF": BDF, "LSODA": LSODA}
+SOLVERS: dict[str, type[OdeSolver]] = {"Radau": Radau, "LSODA": LSODA}
 # A restart after a bad evaluation shortens the step by this factor.
 RESTART_FACTOR = 0.25
 # Python sees each step here, but progress and clocks are looked at only this often.

@@ -15,15 +15,20 @@ from dmft.solvers.runge_kutta.tableau import Tableau
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 
 # Why the loop came back.
-RUNNING, REACHED, EVENT, BOUND, COLLAPSED = 0, 1, 2, 3, 4
+# STIFF: stability, not accuracy, has held the steps for a while, and most of the way is left.
+RUNNING, REACHED, EVENT, BOUND, COLLAPSED, STIFF = 0, 1, 2, 3, 4, 5
 # Why the last attempt was rejected.
 BY_ERROR, BY_NONFINITE, BY_DOMAIN = 0, 1, 2
-# Entries of `clock`: now, next step, previous error, start and length of the last step taken.
-T, H, ERR, T_OLD, H_DONE, CLOCK_SIZE = 0, 1, 2, 3, 4, 5
+# Entries of `clock`: now, next step, previous error, start and length of the last step taken; of
+# implicit methods the spacing of the differences and the factor in the factorised matrix.
+T, H, ERR, T_OLD, H_DONE, H_BUILT, C_BUILT, CLOCK_SIZE = 0, 1, 2, 3, 4, 5, 6, 7
 # Entries of `counts`. PENDING: the last step still has points to save; BAND: steps that ended
-# outside the domain but within its band; COMPONENT: first entry that was not finite.
+# outside the domain but within its band; COMPONENT: first entry that was not finite; ORDER, EQUAL,
+# JACOBIAN: of implicit methods the order, steps of equal length, and how old the Jacobian is;
+# HELD: steps at the limit of stability, less those that were not.
 STEPS, REJECTED, EVALS, NEXT_SAVE, SAVED, FOUND, BAND = 0, 1, 2, 3, 4, 5, 6
-REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS, COUNTS_SIZE = 7, 8, 9, 10, 11, 12, 13
+REASON, COMPONENT, PENDING, AFTER_REJECT, OUTCOME, HITS = 7, 8, 9, 10, 11, 12
+ORDER, EQUAL, JACOBIAN, HELD, COUNTS_SIZE = 13, 14, 15, 16, 17
 # What the loop asks of the search for events: the sides at the start of a run, the crossings in a
 # step that was tried, to keep those of a step that was accepted.
 SIDES, SEARCH, KEEP = 0, 1, 2
@@ -56,6 +61,7 @@ class Task(NamedTuple):
     bound: float
     trace: float
     has_domain: int
+    worth: float  # steps that are left, from which on another method is worth it; inf: never
 
 
 class Events(NamedTuple):
@@ -100,7 +106,9 @@ _F8, _I8 = types.float64, types.int64
 TABLEAU_TYPE = types.NamedTuple(
     (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR, _F8, _F8), Tableau
 )
-TASK_TYPE = types.NamedTuple((INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8), Task)
+TASK_TYPE = types.NamedTuple(
+    (INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8, _F8), Task
+)
 EVENTS_TYPE = types.NamedTuple(
     (INTEGERS, INTEGERS, INTEGERS, VECTOR, INTEGERS, INTEGERS, INTEGERS, INTEGERS, VECTOR), Events
 )

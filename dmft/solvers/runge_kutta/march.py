@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 
 from dmft.names import Status
 from dmft.progress import Progress, is_cancelled
@@ -27,8 +29,34 @@ def march(setup: Setup) -> Raw:
     except KeyboardInterrupt:
         raw.stopped = Status.INTERRUPTED
         group.drain(0, raw)
+    if raw.outcome == layout.STIFF and raw.stopped is None:
+        go_on(setup, raw, began)
     raw.statistics["seconds"] = time.monotonic() - began
     return raw
+
+
+def go_on(setup: Setup, raw: Raw, began: float) -> None:
+    """Go on with backward differentiation where a run became stiff; then, if need be, without."""
+    raw.stiff_from = raw.t
+    for method in ("BDF", setup.method):
+        left = setup.max_steps - raw.statistics["steps"] - raw.statistics["rejected"]
+        later = replace(
+            setup, method=method, start=raw.y.copy(), t_start=raw.t, max_steps=left, worth=math.inf,
+            first_step=None, timeout=setup.timeout - (time.monotonic() - began),
+        )  # fmt: skip
+        before = dict(raw.statistics)
+        group = Group.of(later)
+        raw.y, raw.trial = group.batch.y[0], group.batch.trial[0]
+        raw.outcome = layout.RUNNING
+        try:
+            with Progress(setup.progress, "solve") as bar:
+                _chunks(group, raw, time.monotonic(), bar)
+        except KeyboardInterrupt:
+            raw.stopped = Status.INTERRUPTED
+            group.drain(0, raw)
+        raw.statistics = {n: v + before.get(n, 0) for n, v in raw.statistics.items()}
+        if raw.outcome != layout.COLLAPSED or raw.stopped is not None:
+            return
 
 
 def _chunks(group: Group, raw: Raw, began: float, bar: Progress) -> None:

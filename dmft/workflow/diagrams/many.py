@@ -17,8 +17,7 @@ from dmft.equations.equations import Equations
 from dmft.names import Status
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch, varied
-from dmft.solvers.runge_kutta.tableau import TABLEAUX
-from dmft.solvers.solve import Request, check_request
+from dmft.solvers.solve import COMPILED, Request, check_request
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import SOLVER_OPTIONS, inputs_by_point, split_options
 from dmft.workflow.solving.one_pass import RunOptions, described
@@ -98,7 +97,7 @@ def _plan(of: Any, example: Point) -> _Plan | None:
         return None
     if not solver.keys() <= SHARED or SOLVER_OPTIONS & set(example):
         return None
-    if solver.get("method") not in (None, "iterate", *TABLEAUX):
+    if solver.get("method") not in (None, "iterate", *COMPILED):
         return None
     if read_schedule(equations, fixed.get(RATE)) is not None:
         return None

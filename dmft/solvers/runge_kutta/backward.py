@@ -1,0 +1,406 @@
+"""Backward differentiation of orders 1 to 5, for stiff flows: compiled once, for every problem.
+
+Source      the modified formulas (NDF) of Shampine and Reichelt, SIAM J. Sci. Comput. 18 (1997) 1,
+            in backward differences at a constant step: where the step changes, they are those of
+            the same polynomial at the new spacing.
+
+Same records and endings as the explicit loop of `explicit.py`. The Jacobian is made of differences
+of the right-hand side, and kept until Newton's method no longer converges with it. Rows of
+`work.k`: backward differences, a copy of them, vectors of Newton's method, the factorised matrix
+I - c J, the Jacobian J.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.compiled import njit
+from dmft.solvers.runge_kutta.explicit import flush
+from dmft.solvers.runge_kutta.interpolant import compiled, inlined, unfolded
+from dmft.solvers.runge_kutta.layout import (
+    ADVANCE_SIGNATURE,
+    AFTER_REJECT,
+    BOUND,
+    BY_DOMAIN,
+    BY_ERROR,
+    BY_NONFINITE,
+    C_BUILT,
+    COLLAPSED,
+    COMPONENT,
+    EQUAL,
+    EVALS,
+    FOUND,
+    H_BUILT,
+    H_DONE,
+    JACOBIAN,
+    KEEP,
+    OPTIONS,
+    ORDER,
+    OUTCOME,
+    PENDING,
+    REACHED,
+    REASON,
+    REJECTED,
+    RUNNING,
+    SCAN,
+    SEARCH,
+    STEP_ULPS,
+    STEPS,
+    T_OLD,
+    H,
+    T,
+)
+from dmft.solvers.runge_kutta.state_tests import outside
+from dmft.solvers.runge_kutta.tableau import Tableau
+
+BUILT_ON = "85003dad4d8d027e"
+
+HIGHEST = 5
+# Rows of `work.k`.
+COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT, MATRIX_ROWS = 8, 14, 15, 16, 17, 18, 19, 20
+# Of the paper's table 1; entry q is that of order q.
+KAPPA = np.array([0.0, -0.1850, -1.0 / 9.0, -0.0823, -0.0415, 0.0])
+SUMS = np.array([sum(1.0 / j for j in range(1, q + 1)) for q in range(HIGHEST + 1)])
+LEADING = (1.0 - KAPPA) * SUMS
+# Errors of steps add up: at this part of the tolerance a run ends within a few tolerances of its
+# truth (retrieval of a phase, logistic growth: 25 and 36 without it, 6 and 9 with it).
+STRICT = 0.15
+ERRORS = (KAPPA * SUMS + 1.0 / np.arange(1.0, HIGHEST + 2.0)) / STRICT
+MOST_ITERATIONS = 4
+# Newton's method converges to this part of the tolerance.
+SMALLEST_NEWTON, LARGEST_NEWTON = 10 * 2.220446049250313e-16, 0.03
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.2, 4.0
+# Steps that Newton's method, or the domain, refuse say nothing of the error: a plain cut.
+CUT, SAFETY = 0.5, 0.9
+# Differences for the Jacobian: of this part of an entry, or of the largest one.
+DIFFERENCE, SMALL_ENTRY = 1.5e-8, 1e-3
+NONE, KEPT, FRESH = 0, 1, 2
+FAILED = -1
+
+
+def _nested() -> NDArray[np.float64]:
+    """Polynomials of the differences as `Tableau.dense` nests them, row by row of the nest.
+
+    The polynomial of difference j is prod_m (theta - 1 + m)/(m + 1), m < j, less its value at
+    theta = 0, where the step begins.
+    """
+    points = [Fraction(n + 1, HIGHEST + 1) for n in range(HIGHEST)]
+    rows = []
+    for x in points:
+        nest, here = Fraction(1), []
+        for d in range(HIGHEST):
+            nest *= x if d % 2 == 0 else 1 - x
+            here.append(nest)
+        rows.append(here)
+    values = []
+    for x in points:
+        product, here = Fraction(1), []
+        for j in range(HIGHEST):
+            product *= (x - 1 + j) / (j + 1)
+            here.append(product + (1 if j == 0 else 0))
+        values.append(here)
+    nests = np.array(rows, dtype=float)
+    return np.linalg.solve(nests, np.array(values, dtype=float))
+
+
+def backward_tableau(size: int) -> Tableau:
+    """What the loop reads of a tableau: rows of `work.k` for `size` entries, and the nest."""
+    none = np.empty(0)
+    return Tableau(
+        stages=3, total=MATRIX_ROWS + 2 * size, order=1, a=np.empty((0, 0)), c=none, error=none,
+        error_low=none, dense=_nested(), defect=none, exponent=1.0, memory=0.0,
+    )  # fmt: skip
+
+
+@inlined
+def _norm(x, y, task):  # type: ignore[no-untyped-def]
+    """Root mean square of x in units of the tolerance at y."""
+    total = 0.0
+    for i in range(y.size):
+        total += (x[i] / (task.atol + task.rtol * abs(y[i]))) ** 2
+    return math.sqrt(total / y.size) if y.size > 0 else 0.0
+
+
+@compiled
+def _respace(work, order, ratio):  # type: ignore[no-untyped-def]
+    """Differences of the same polynomial at `ratio` times their spacing."""
+    k = work.k
+    for i in range(k.shape[1]):
+        k[COPY, i] = 0.0
+        for m in range(1, order + 1):
+            value, factor = 0.0, 1.0
+            for j in range(1, order + 1):
+                factor *= (j - 1 - m * ratio) / j
+                value += factor * k[j, i]
+            k[COPY + m, i] = value
+        for j in range(1, order + 1):
+            for m in range(order, j - 1, -1):
+                k[COPY + m, i] = k[COPY + m - 1, i] - k[COPY + m, i]
+        for j in range(1, order + 1):
+            k[j, i] = k[COPY + j, i]
+
+
+@inlined
+def _evaluate(rhs, task, t, y, out, counts):  # type: ignore[no-untyped-def]
+    """Right-hand side; False when a component is not finite."""
+    rhs(t, y, task.widths, task.par, out)
+    counts[EVALS] += 1
+    for i in range(y.size):
+        if not math.isfinite(out[i]):
+            counts[COMPONENT] = i
+            return False
+    return True
+
+
+@compiled
+def _differentiate(rhs, task, work, t, y, counts):  # type: ignore[no-untyped-def]
+    """Jacobian at `y` by differences; False where the right-hand side is not finite."""
+    k, n = work.k, y.size
+    if not _evaluate(rhs, task, t, y, k[SLOPE], counts):
+        return False
+    largest = 0.0
+    for i in range(n):
+        largest = max(largest, abs(y[i]))
+    for j in range(n):
+        here = y[j]
+        step = DIFFERENCE * max(abs(here), SMALL_ENTRY * largest, task.atol)
+        y[j] = here + step
+        fine = _evaluate(rhs, task, t, y, k[MOVE], counts)
+        if not fine:
+            y[j] = here - step
+            fine = _evaluate(rhs, task, t, y, k[MOVE], counts)
+        step = y[j] - here
+        y[j] = here
+        if not fine:
+            return False
+        for i in range(n):
+            k[MATRIX_ROWS + n + i, j] = (k[MOVE, i] - k[SLOPE, i]) / step
+    return True
+
+
+@compiled
+def _factorise(work, n, c):  # type: ignore[no-untyped-def]
+    """I - c J in lower and upper triangles, rows exchanged; False when it is singular."""
+    k = work.k
+    for i in range(n):
+        for j in range(n):
+            k[MATRIX_ROWS + i, j] = (1.0 if i == j else 0.0) - c * k[MATRIX_ROWS + n + i, j]
+    for j in range(n):
+        best = j
+        for i in range(j + 1, n):
+            if abs(k[MATRIX_ROWS + i, j]) > abs(k[MATRIX_ROWS + best, j]):
+                best = i
+        k[PIVOT, j] = best
+        if not abs(k[MATRIX_ROWS + best, j]) > 0.0:
+            return False
+        if best != j:
+            for m in range(n):
+                a, b = k[MATRIX_ROWS + j, m], k[MATRIX_ROWS + best, m]
+                k[MATRIX_ROWS + j, m], k[MATRIX_ROWS + best, m] = b, a
+        for i in range(j + 1, n):
+            factor = k[MATRIX_ROWS + i, j] / k[MATRIX_ROWS + j, j]
+            k[MATRIX_ROWS + i, j] = factor
+            if factor != 0.0:
+                for m in range(j + 1, n):
+                    k[MATRIX_ROWS + i, m] -= factor * k[MATRIX_ROWS + j, m]
+    return True
+
+
+@compiled
+def _solve(work, n, x):  # type: ignore[no-untyped-def]
+    """Solve with the factorised matrix, in place."""
+    k = work.k
+    for j in range(n):
+        other = int(k[PIVOT, j])
+        if other != j:
+            x[j], x[other] = x[other], x[j]
+    for i in range(n):
+        for j in range(i):
+            x[i] -= k[MATRIX_ROWS + i, j] * x[j]
+    for i in range(n - 1, -1, -1):
+        for j in range(i + 1, n):
+            x[i] -= k[MATRIX_ROWS + i, j] * x[j]
+        x[i] /= k[MATRIX_ROWS + i, i]
+
+
+@compiled
+def _iterate(rhs, task, work, t, c, counts):  # type: ignore[no-untyped-def]
+    """Newton's method for the new state `work.trial`; its iterations, or FAILED."""
+    k, trial = work.k, work.trial
+    n = trial.size
+    tolerance = max(SMALLEST_NEWTON / task.rtol, min(LARGEST_NEWTON, math.sqrt(task.rtol)))
+    before = 0.0
+    for i in range(n):
+        trial[i], k[CHANGE, i] = k[GUESS, i], 0.0
+    for iteration in range(1, MOST_ITERATIONS + 1):
+        if not _evaluate(rhs, task, t, trial, k[SLOPE], counts):
+            return FAILED
+        for i in range(n):
+            k[MOVE, i] = c * k[SLOPE, i] - k[KNOWN, i] - k[CHANGE, i]
+        _solve(work, n, k[MOVE])
+        size = _norm(k[MOVE], k[GUESS], task)
+        rate = size / before if iteration > 1 and before > 0.0 else 0.0
+        left = MOST_ITERATIONS - iteration
+        if not math.isfinite(size) or rate >= 1.0:
+            return FAILED
+        if iteration > 1 and rate**left / (1.0 - rate) * size > tolerance:
+            return FAILED
+        for i in range(n):
+            trial[i] += k[MOVE, i]
+            k[CHANGE, i] += k[MOVE, i]
+        if size == 0.0 or (iteration > 1 and rate / (1.0 - rate) * size < tolerance):
+            return iteration
+        before = size
+    return FAILED
+
+
+@unfolded
+def _try(rhs, domain, task, work, y, t, h, clock, counts):  # type: ignore[no-untyped-def]
+    """One attempt; returns (reason, error, safety), acceptable when BY_ERROR and error <= 1."""
+    k, n, order = work.k, y.size, counts[ORDER]
+    for i in range(n):
+        guess, known = y[i], 0.0
+        for j in range(1, order + 1):
+            guess += k[j, i]
+            known += SUMS[j] * k[j, i]
+        k[GUESS, i], k[KNOWN, i] = guess, known / LEADING[order]
+    c = h / LEADING[order]
+    counts[REASON] = BY_ERROR
+    taken = FAILED
+    while True:
+        if counts[JACOBIAN] == NONE:
+            if not _differentiate(rhs, task, work, t + h, k[GUESS], counts):
+                return BY_NONFINITE, math.inf, SAFETY
+            counts[JACOBIAN], clock[C_BUILT] = FRESH, 0.0
+        solvable = True
+        if c != clock[C_BUILT]:
+            solvable = _factorise(work, n, c)
+            clock[C_BUILT] = c if solvable else 0.0
+        if solvable:
+            taken = _iterate(rhs, task, work, t + h, c, counts)
+        if taken != FAILED:
+            break
+        if counts[JACOBIAN] == FRESH:
+            for i in range(n):
+                if not math.isfinite(k[SLOPE, i]):
+                    return BY_NONFINITE, math.inf, SAFETY
+            return BY_ERROR, math.inf, SAFETY
+        counts[JACOBIAN] = NONE
+    error = ERRORS[order] * _norm(k[CHANGE], work.trial, task)
+    iterations = 2.0 * MOST_ITERATIONS
+    safety = SAFETY * (iterations + 1.0) / (iterations + taken)
+    if error <= 1.0 and task.has_domain != 0 and outside(domain, task, work.trial, counts):
+        return BY_DOMAIN, error, safety
+    return BY_ERROR, error, safety
+
+
+@inlined
+def _reject(h, reason, error, safety, clock, counts):  # type: ignore[no-untyped-def]
+    """Shorten the step as the reason asks."""
+    factor = CUT
+    if reason == BY_ERROR and math.isfinite(error):
+        factor = max(SMALLEST_FACTOR, safety * error ** (-1.0 / (counts[ORDER] + 1)))
+    clock[H] = h * factor
+    counts[REJECTED] += 1
+    counts[REASON] = reason
+    counts[AFTER_REJECT] = 1
+
+
+@compiled
+def _choose(task, work, error, safety, clock, counts):  # type: ignore[no-untyped-def]
+    """Order and length of the next step, by the errors of this order and its neighbours."""
+    k, order = work.k, counts[ORDER]
+    best, chosen = 0.0, order
+    for other in range(max(1, order - 1), min(HIGHEST, order + 1) + 1):
+        size = error
+        if other != order:
+            size = ERRORS[other] * _norm(k[other + 1], work.trial, task)
+        factor = size ** (-1.0 / (other + 1)) if size > 0.0 else math.inf
+        if factor > best:
+            best, chosen = factor, other
+    counts[ORDER], counts[EQUAL] = chosen, 0
+    clock[H] *= min(LARGEST_FACTOR, safety * best)
+
+
+@inlined
+def _accept(tableau, task, work, y, t, h, clock, counts):  # type: ignore[no-untyped-def]
+    """Move to the new state, its differences and the interpolant; returns the largest entry."""
+    k, order = work.k, counts[ORDER]
+    largest = 0.0
+    for i in range(y.size):
+        k[order + 2, i] = k[CHANGE, i] - k[order + 1, i]
+        k[order + 1, i] = k[CHANGE, i]
+        for j in range(order, 0, -1):
+            k[j, i] += k[j + 1, i]
+        for d in range(HIGHEST):
+            value = 0.0
+            for j in range(1, order + 1):
+                value += tableau.dense[d, j - 1] * k[j, i]
+            work.dense[d, i] = value / h
+        work.old[i] = y[i]
+        y[i] = work.trial[i]
+        largest = max(largest, abs(y[i]))
+    clock[T_OLD], clock[H_DONE] = t, h
+    counts[AFTER_REJECT] = 0
+    counts[PENDING] = 1
+    counts[STEPS] += 1
+    counts[EQUAL] += 1
+    counts[JACOBIAN] = KEPT
+    return largest
+
+
+@unfolded
+def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Try one step and, when it is accepted, look for events and for the end."""
+    t, h = clock[T], min(clock[H], task.max_step)
+    last = t + h * (1.0 + 1e-10) >= task.t_end
+    if last:
+        h = task.t_end - t
+    elif h <= STEP_ULPS * abs(t):
+        counts[OUTCOME] = COLLAPSED
+        return
+    if counts[ORDER] == 0:
+        counts[ORDER], counts[EQUAL], counts[JACOBIAN] = 1, 0, NONE
+        for i in range(y.size):
+            work.k[1, i] = h * work.k[0, i]
+            work.k[2, i] = 0.0
+    elif h != clock[H_BUILT]:
+        _respace(work, counts[ORDER], h / clock[H_BUILT])
+        counts[EQUAL] = 0
+    clock[H_BUILT] = h
+    end = task.t_end if last else t + h
+    reason, error, safety = _try(rhs, domain, task, work, y, t, h, clock, counts)
+    if reason != BY_ERROR or not (error <= 1.0):
+        _reject(h, reason, error, safety, clock, counts)
+        return
+    largest = _accept(tableau, task, work, y, t, h, clock, counts)
+    clock[T], clock[H] = end, h
+    if counts[EQUAL] > counts[ORDER]:
+        _choose(task, work, error, safety, clock, counts)
+    counts[OUTCOME] = REACHED if last else RUNNING
+    if largest > task.bound:
+        counts[OUTCOME] = BOUND
+    if events.kind.size > 0:
+        watch(SEARCH, observe, task, events, work, y, clock, counts)
+        watch(KEEP, observe, task, events, work, y, clock, counts)
+
+
+@njit(ADVANCE_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)
+def advance_backward(  # type: ignore[no-untyped-def]
+    rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, budget
+):
+    """Take up to `budget` attempts, as `explicit.advance` does."""
+    room = work.event_t.size - 2 * SCAN * events.kind.size
+    for _ in range(budget):
+        if not flush(task, work, y, clock, counts):
+            return RUNNING
+        if counts[OUTCOME] != RUNNING:
+            return counts[OUTCOME]
+        if counts[FOUND] > room:
+            return RUNNING
+        _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts)
+    return RUNNING
