@@ -49,14 +49,18 @@ class Engine:
                 return ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent)
 
             return cls(pool(), count, pool)
-        if callable(given) and not hasattr(given, "submit"):
-            return cls(given(), count, given)
-        if not hasattr(given, "submit"):
+        makes_one = callable(given) and not hasattr(given, "submit")
+        executor = given() if makes_one else given
+        # One of the caller's own is the caller's to shut down.
+        needed = ("submit", "shutdown") if makes_one else ("submit",)
+        if not all(hasattr(executor, name) for name in needed):
             raise BadParameter(
                 f'executor = {shown(given)}: "threads", "processes", an object with submit() as in '
                 "concurrent.futures, a dask.distributed.Client, or a function that makes one"
             )
-        return cls(given, workers or _workers_of(given), None)
+        if makes_one:
+            return cls(executor, count, given)
+        return cls(executor, workers or _workers_of(executor), None)
 
     def __enter__(self) -> Engine:
         return self
