@@ -125,6 +125,31 @@ def test_imports_point_down(path):
         )
 
 
+def test_imports_have_no_cycles():
+    """Lazy ones count too. Derivatives of exponential branches' averages are such averages."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in SOURCES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+    def used_by(path):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (inner & set(names)) or {node.module}
+        typing = {module for module, _, _, guarded in imports(path) if guarded}
+        plain = {module for module, _, _, guarded in imports(path) if not guarded}
+        return found - (typing - plain)
+
+    graph = {name: used_by(path) - {name} for name, path in names.items()}
+    while leaves := {name for name, used in graph.items() if not used & set(graph)}:
+        graph = {name: used for name, used in graph.items() if name not in leaves}
+    # What is left is on cycles, or uses them; what nobody left uses is on none.
+    while tops := set(graph) - set().union(*graph.values(), set()):
+        graph = {name: used for name, used in graph.items() if name not in tops}
+    branches = {f"dmft.gaussian.branches.{name}" for name in ("average", "nodes", "slope")}
+    assert set(graph) == branches
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_bans(path):
     for module, line, _, _ in imports(path):

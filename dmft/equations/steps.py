@@ -26,7 +26,7 @@ from dmft.equations.update.moments import expectation, slopes_by_field
 from dmft.equations.update.overlaps import DECAY, Case, Moments, risk_expression
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Model
 
 # The weights move by this multiple of psi x/sqrt(d), summed over a batch and divided by n_b.

@@ -15,7 +15,7 @@ from dmft.equations.definitions import Definition
 from dmft.equations.update.moments import shared
 from dmft.equations.update.overlaps import residual
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD as z
 
 ERF = sp.erf(z / sp.sqrt(2))

@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 from scipy.special import ndtr
 
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import PairTable
 from dmft.model import FIELD as z

@@ -51,7 +51,7 @@ from dmft.emit import emit_expression
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import FIELD
 

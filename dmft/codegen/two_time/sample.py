@@ -16,7 +16,7 @@ from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.descent import DescentEquations, scalars_of
 from dmft.equations.two_time.descent_process import chosen, cluster, output, zeta
 from dmft.errors import BadParameter
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD
 from dmft.names import VERSION
 

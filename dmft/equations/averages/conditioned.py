@@ -23,7 +23,8 @@ from dmft.gaussian.branches.average import branch_field_expectation, may_hold_br
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import SWITCHES, derivative
+from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import FieldTable, density, without_dirac
 
 # Means of all fields given h* at the nodes; covariances and variances of the students given h*.

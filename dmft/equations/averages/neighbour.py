@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.update.moments import of_committees
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.mixture import ErfMixture, erf_mixture
 
 Array = NDArray[np.float64]

@@ -32,7 +32,8 @@ from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.update.overlaps import block_definitions
 from dmft.errors import NotClosed
-from dmft.gaussian.closed.switch import SWITCHES, in_pieces
+from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.derivative import in_pieces
 from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, exact_dimensions, exact_rule
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import Overlaps

@@ -16,7 +16,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Committee, Model, check_identity
 
 # Operations up to which `simplify` takes a moment only.

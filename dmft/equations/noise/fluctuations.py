@@ -36,7 +36,7 @@ from dmft.equations.values import Values, with_nodes
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, as_count
 

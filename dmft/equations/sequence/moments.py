@@ -14,7 +14,7 @@ from itertools import product
 
 import sympy as sp
 
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tokens import TokenLaw, split_parameters
 from dmft.model import SequenceModel, SequenceNetwork
 

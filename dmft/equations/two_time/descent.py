@@ -25,6 +25,7 @@ from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.changes import ChangesInTwoTimes
 from dmft.equations.two_time.descent_process import (
+    BATCH_LAWS,
     BLOCKS,
     SYMBOLS_LATEX,
     TIME_LATEX,
@@ -47,17 +48,10 @@ from dmft.equations.two_time.slopes import curvature
 from dmft.equations.views.latex import EquationPrinter, align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
-
-# How often the batch of a step holds a sample, where not once.
-BATCH_LAWS = {
-    "bernoulli": r"\chi^{t} &\in \{0, 1\} \text{ independent}, \quad \Pr(\chi^{t} = 1) = b",
-    "reshuffle": r"\chi^{t} &= 1 \text{ once in each epoch of } 1/b \text{ steps, at a random one}",
-    "replacement": r"\chi^{t} &\sim \mathrm{Poisson}(b) \text{ independent}",
-}  # fmt: skip
 
 
 def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:

@@ -62,6 +62,14 @@ SYMBOLS_LATEX = {
 }  # fmt: skip
 
 
+# How often the batch of a step holds a sample, where not once.
+BATCH_LAWS = {
+    "bernoulli": r"\chi^{t} &\in \{0, 1\} \text{ independent}, \quad \Pr(\chi^{t} = 1) = b",
+    "reshuffle": r"\chi^{t} &= 1 \text{ once in each epoch of } 1/b \text{ steps, at a random one}",
+    "replacement": r"\chi^{t} &\sim \mathrm{Poisson}(b) \text{ independent}",
+}  # fmt: skip
+
+
 class PathSlope(sp.Expr):
     """Derivative of what a sample does at one time by its driving process at another.
 

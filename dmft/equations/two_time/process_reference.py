@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -20,8 +20,8 @@ from dmft.equations.averages.elementwise import piecewise
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.reference import FUNCTIONS
-from dmft.equations.two_time.descent import BATCH_LAWS, DescentEquations
 from dmft.equations.two_time.descent_process import (
+    BATCH_LAWS,
     SYMMETRIC,
     TIME_LATEX,
     TWO_TIMES,
@@ -36,6 +36,9 @@ from dmft.equations.two_time.descent_process import (
 from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
+
+if TYPE_CHECKING:
+    from dmft.equations.two_time.descent import DescentEquations
 
 Array = NDArray[np.float64]
 # Arrays with one time in front of their neurons.

@@ -10,7 +10,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.descent_process import H
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 
 
 def curvature(sample: Sequence[Definition]) -> Definition:

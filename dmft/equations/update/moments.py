@@ -29,7 +29,7 @@ from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.factors import decays
 from dmft.gaussian.closed.pair import CovarianceGiven
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Committee, Model
 
 # Factors beside the terms: (function of z, field).

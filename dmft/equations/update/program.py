@@ -30,7 +30,8 @@ from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
-from dmft.gaussian.closed.switch import SWITCHES, derivative
+from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, SGD, Committee, GaussianMixture, GradientFlow, Model, Repeat
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT as RULE_OUTPUT

@@ -14,7 +14,7 @@ from dmft.equations.averages.expectation import At, Expectation, named_first
 from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.update.law import Cluster, clusters_of
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.model import Committee, Model, MultiIndex
 
 PRIMES = ("", "'", "''")

@@ -15,7 +15,8 @@ from dmft.gaussian.branches.nodes import BranchField, BranchGiven, BranchPair
 from dmft.gaussian.branches.slope import BranchSlope, BranchSlopes
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import SWITCHES, derivative, to_signs
+from dmft.gaussian.closed.switch import SWITCHES, to_signs
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov, Law
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.tables.tabled import (

@@ -21,7 +21,7 @@ from dmft.gaussian.branches.factors import branch_key, branch_vector, branches
 from dmft.gaussian.branches.formula import field_formula
 from dmft.gaussian.branches.values import as_float, field_value, pair_value
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import FieldTable, PairTable, TableAverage
 
 # Rounding of compiled code, relative to sqrt(E F^2 E G^2).

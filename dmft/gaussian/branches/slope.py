@@ -12,7 +12,7 @@ import sympy as sp
 from dmft.gaussian.branches.factors import Branches, branch_vector, branches, number
 from dmft.gaussian.branches.nodes import BranchesOfTwo, root_mean_square
 from dmft.gaussian.branches.values import field_value, pair_value
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import Dirac, PairTable, without_dirac
 from dmft.model import FIELD
 

@@ -9,7 +9,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.law import ClosedLaw
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.exponents.coefficients import Coefficient
 from dmft.gaussian.nodes.sides import DIGITS, NORMAL, Side, remembered, rounding
 from dmft.model import FIELD

@@ -15,7 +15,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.gaussian.closed.pair import CorrelationRoot
-from dmft.gaussian.closed.switch import derivative
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov
 from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import pdtr
 
-from dmft.equations.two_time.descent import BATCH_LAWS, DescentEquations
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.descent_process import BATCH_LAWS
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import sobol_words
 from dmft.model import FIELD, Committee, GaussianMixture, as_count
