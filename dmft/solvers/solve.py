@@ -39,7 +39,7 @@ LARGEST_NORM = 1e12
 MOST_STEPS = 2**62
 # Without a method asked for, backward differentiation takes over from steps that stability holds
 # where more than this many are left; its Jacobian costs a right-hand side for each entry.
-WORTH, WORTH_PER_ENTRY = 2000.0, 20.0
+WORTH, WORTH_PER_ENTRY = 10_000.0, 20.0
 # Below this the error estimate is rounding.
 SMALLEST_RTOL = 100 * 2.220446049250313e-16
 

@@ -73,6 +73,8 @@ ERRORS = (KAPPA * SUMS + 1.0 / np.arange(1.0, HIGHEST + 2.0)) / STRICT
 MOST_ITERATIONS = 4
 # Newton's method converges to this part of the tolerance.
 SMALLEST_NEWTON, LARGEST_NEWTON = 10 * 2.220446049250313e-16, 0.03
+# A correction below this part of that needs no other.
+NEGLIGIBLE = 0.01
 SMALLEST_FACTOR, LARGEST_FACTOR = 0.2, 4.0
 # Steps that Newton's method, or the domain, refuse say nothing of the error: a plain cut.
 CUT, SAFETY = 0.5, 0.9
@@ -245,14 +247,16 @@ def _iterate(rhs, task, work, t, c, counts):  # type: ignore[no-untyped-def]
         size = _norm(k[MOVE], k[GUESS], task)
         rate = size / before if iteration > 1 and before > 0.0 else 0.0
         left = MOST_ITERATIONS - iteration
-        if not math.isfinite(size) or rate >= 1.0:
+        # At rest corrections are rounding, which does not fall from one to the next.
+        small = size <= NEGLIGIBLE * tolerance
+        if not math.isfinite(size) or (rate >= 1.0 and not small):
             return FAILED
-        if iteration > 1 and rate**left / (1.0 - rate) * size > tolerance:
+        if iteration > 1 and not small and rate**left / (1.0 - rate) * size > tolerance:
             return FAILED
         for i in range(n):
             trial[i] += k[MOVE, i]
             k[CHANGE, i] += k[MOVE, i]
-        if size == 0.0 or (iteration > 1 and rate / (1.0 - rate) * size < tolerance):
+        if small or (iteration > 1 and rate / (1.0 - rate) * size < tolerance):
             return iteration
         before = size
     return FAILED
