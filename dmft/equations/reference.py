@@ -238,8 +238,10 @@ class Interpreter:
         """Width, number of the state or of what was defined, or parameter."""
         if symbol in self.numbers:
             return self.numbers[symbol]
-        found = self.arrays.get(symbol.name)
-        return self.scalars[symbol.name] if found is None else float(found)
+        # A parameter may have the letter of an array.
+        if symbol.name in self.scalars:
+            return self.scalars[symbol.name]
+        return float(self.arrays[symbol.name])
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""

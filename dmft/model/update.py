@@ -118,7 +118,8 @@ def _free_name(name: str) -> str:
 
 def _symbols(fields: Iterable[sp.Symbol]) -> tuple[sp.Symbol, ...]:
     found = tuple(fields)
-    if len(found) < 3 or len(set(found)) < len(found):
+    plain = all(isinstance(field, sp.Symbol) for field in found)
+    if len(found) < 3 or not plain or len(set(found)) < len(found):
         raise BadParameter(f"fields must be (h, h_star, ..., y), distinct symbols, got {found}")
     return found
 
