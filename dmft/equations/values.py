@@ -117,6 +117,7 @@ def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Ex
 # Values below these are refused.
 LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
 LOWEST |= {"weight_decay": 0.0, "momentum": 0.0, "ridge": 0.0, "temperature": 0.0}
+LOWEST |= {"samples_per_dim": 0.0}
 LOWEST |= {"dim": 1.0, "batch_size": 1.0}
 
 

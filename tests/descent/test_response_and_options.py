@@ -229,6 +229,10 @@ def test_batches_and_noise_are_checked():
     ):
         with pytest.raises(BadParameter, match=words):
             dmft.solve(equations, start, 2, samples=2**9, **given)
+    alpha = sp.Symbol("alpha", positive=True)
+    loaded = dmft.derive(FOUR, dmft.GradientDescent(0.3, alpha))
+    with pytest.raises(BadParameter, match="samples_per_dim must be at least 0"):
+        dmft.solve(loaded, start, 2, samples=2**9, alpha=-1.0)
     with pytest.raises(BadParameter, match="Langevin noise are solved"):
         dmft.short_times(equations)
     with pytest.raises(BadParameter, match="noise is added in finite steps"):
