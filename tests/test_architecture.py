@@ -295,3 +295,15 @@ with install_recorder("numba:compile") as seen:
 assert not seen.buffer, seen.buffer[:3]
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_symbols_have_one_meaning():
+    """A name that is assigned twice would be another quantity to what was written before."""
+    tree = ast.parse((PACKAGE / "equations" / "symbols.py").read_text(encoding="utf-8"))
+    targets = [
+        target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+    ]
+    plain = [name for target in targets if not isinstance(target, ast.Subscript)
+             for name in ast.walk(target) if isinstance(name, ast.Name)]  # fmt: skip
+    names = [name.id for name in plain]
+    assert sorted(names) == sorted(set(names))
