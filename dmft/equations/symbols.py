@@ -85,7 +85,7 @@ OF_A_SAMPLE |= {*error_pass, *output_pass}
 noise_at = sp.IndexedBase("noise_at")
 risk, loss = sp.symbols("risk loss", real=True)
 # Sequences: s . grad L, E|J^T (g - g*)|^2, E|J|^2, sqrt(1 - m^2) dL/dm, and what |m| is called.
-along, update_square, jacobian_square, across, overlap = sp.symbols(
+pull_along, update_square, jacobian_square, across, overlap = sp.symbols(
     "pull noise slope across overlap", real=True
 )
 SLOPE = "slope_"  # in front of the alignment by which a loss is derived
@@ -129,7 +129,7 @@ SYMBOL_LATEX = {
     psi_square: r"\left|\psi^{(0)}\right|^2",
     psi_length: r"\ell",
     stretch: "s",
-    along: r"\rho",
+    pull_along: r"\rho",
     update_square: r"\mathcal{N}",
     jacobian_square: r"\mathcal{J}",
     across: r"\sqrt{1 - m^2}\,\partial_{m} \mathcal{L}",

@@ -290,7 +290,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
         define(slope, {"gradient": sp.diff(loss, s)}, "intermediate") for s, slope in slopes.items()
     ]
     along = sp.Add(*(s * slope for s, slope in slopes.items()))
-    definitions.append(define(x.along, {"radial": along}, "intermediate"))
+    definitions.append(define(x.pull_along, {"radial": along}, "intermediate"))
     if isinstance(algorithm, SGD):
         noise = {"target": moments.target_noise}
         if squared:
@@ -302,7 +302,7 @@ def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> Sequ
     gram = model.encoding.gram if model.tied else model.length * sp.eye(model.length)
     drift = -gram * sp.Matrix(list(slopes.values()))
     rates = {
-        s: {"learning": drift[n], "sphere": x.along * s, **noise_terms(algorithm, s)}
+        s: {"learning": drift[n], "sphere": x.pull_along * s, **noise_terms(algorithm, s)}
         for n, s in enumerate(slopes)
     }
     return sequence_equations(model, algorithm, definitions, rates, risk.expr)
