@@ -285,13 +285,14 @@ def test_sequence_models_bound_their_rounding():
     m = 0.3
     exact = {s: sp.Rational(m) for s in risk.alignments}
     assert 0 < abs(risk(m=m) - risk.expr.xreplace(exact)) <= risk.error(m=m) < 1e-12
-    for symbol, expr in equations.definitions:
-        exact[symbol] = expr.xreplace(exact)
-    (column,) = [
-        sum((term[0] for _, term in terms), 0) for block, terms in equations.rates if block == "m"
-    ]
-    truth = column.xreplace({**exact, sp.Symbol("learning_rate", positive=True): sp.Rational(1, 2)})
-    truth = truth.xreplace(dict.fromkeys(truth.free_symbols, 0))
+    numbers = {"learning_rate": sp.Rational(1, 2), "label_noise": sp.S.Zero}
+    for d in equations.definitions:
+        value = d.expr.xreplace(exact)
+        value = value.xreplace({x: numbers[x.name] for x in value.free_symbols})
+        if d.role == "rate":
+            truth = value
+        else:
+            exact[d.target] = value
     start = dmft.Alignment(m=m)
     gap = abs(equations.evaluate(start)["m"].item() - truth)
     assert gap <= equations.evaluate_error(start)["m"].item() < 1e-10
