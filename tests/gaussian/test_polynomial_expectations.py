@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.gaussian import expectation
+from dmft.gaussian.closed.law import REMEMBERED
 from dmft.gaussian.closed.wick import diagrams, monomial_sum, power_in_hermite
 from dmft.gaussian.memory import Memory
 
@@ -148,7 +148,7 @@ def test_hermite_products_at_symbolic_correlations_are_fast(fields, order, secon
         integrand = sp.expand(integrand)
     law, best = correlated(fields), np.inf
     for _ in range(3):  # the machine may be busy with something else
-        expectation.REMEMBERED.clear()
+        REMEMBERED.clear()
         diagrams.cache_clear()
         power_in_hermite.cache_clear()
         sp.core.cache.clear_cache()
@@ -167,7 +167,7 @@ def test_hermite_products_at_symbolic_correlations_are_fast(fields, order, secon
 
 
 def test_renamed_fields_are_remembered_and_names_do_not_matter():
-    expectation.REMEMBERED.clear()
+    REMEMBERED.clear()
     u, v = sp.symbols("v u", real=True)  # the other order of names
     f = sp.erf(x) * x * y**2
     first = dmft.Gaussian((x, y), [[q, m], [m, 1]]).expect(f)
