@@ -6,6 +6,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import SGD, Committee, GradientFlow, Model, Overlaps
+from dmft.simulation.clock import Clock
 from dmft.simulation.jobs import save_steps
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.simulate import simulate
@@ -77,8 +78,8 @@ def test_first_passage_refusals(arguments, match):
 
 
 def test_save_steps_are_nearest_and_unique():
-    assert save_steps(1.0, 0.3, [0.0, 0.1, 0.2, 0.95]).tolist() == [0, 1, 3]
-    assert save_steps(1.0, 0.25, 101).tolist() == [0, 1, 2, 3, 4]
+    assert save_steps(1.0, Clock(0.3), [0.0, 0.1, 0.2, 0.95]).tolist() == [0, 1, 3]
+    assert save_steps(1.0, Clock(0.25), 101).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_streams_are_reproducible_and_distinct():
