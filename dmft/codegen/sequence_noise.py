@@ -16,7 +16,7 @@ from dmft.equations.sequence.fluctuations import SequenceNoise
 TEMPLATE = '''
 @njit(**OPTIONS)
 def increments(y, widths, par, rows):
-    """Increments of the alignments at all nodes; where one is not defined it has no weight."""
+    """Increments of the alignments at all nodes; the slope 0/0 of a norm has no weight."""
     all_nodes = widths[{nodes}]
     rows[:] = 0.0
     for node in range(all_nodes):
@@ -42,9 +42,9 @@ def step_functions(noise: SequenceNoise, parameters: Sequence[str], here: Layout
     targets = [here.entries.index(str(s)) for s in noise.alignments]
     scalars = len(parameters)
     weight = f"par[{scalars} + node]"
-    steps = [f"rows[0, {n}, node] = value if math.isfinite(value) else 0.0" for n in targets]
-    excess = [f"out[{n}] += unit * {weight} * value" for n in targets]
-    excess = [f"if math.isfinite(value): {line}" for line in excess]
+    kept = " if not math.isnan(value) else 0.0" if noise.has_cone else ""
+    steps = [f"rows[0, {n}, node] = value{kept}" for n in targets]
+    excess = [f"out[{n}] += unit * {weight} * (value{kept})" for n in targets]
     return TEMPLATE.format(
         nodes=here.widths.index("nodes"),
         rate=places["learning_rate"],

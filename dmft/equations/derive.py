@@ -188,7 +188,7 @@ def derive(
         return replace(equations, kind="sde", dim=noise.dim, noise=noise)
     if dim is None:
         return limit(model, algorithm, scaling, None)
-    from dmft.equations.noise.fluctuations import as_dimension
+    from dmft.equations.noise.record import as_dimension
 
     size = as_dimension(dim)
     if name == "mean-field":

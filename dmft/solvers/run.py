@@ -74,8 +74,9 @@ class Raw:
     event_t: list[float] = field(default_factory=list)
     event_y: list[Vector] = field(default_factory=list)
     event_id: list[int] = field(default_factory=list)
-    # When backward differentiation took over.
+    # When backward differentiation took over, and when it failed and the explicit method went on.
     stiff_from: float | None = None
+    stiff_until: float | None = None
 
 
 class Sink:

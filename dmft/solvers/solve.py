@@ -287,7 +287,8 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
     if problem.kind == "map" and raw.sink.stride > 1:
         message += f"; saved: each {raw.sink.stride}th step (save_at chooses others)"
     if raw.stiff_from is not None:
-        message += f"; stiff from t = {raw.stiff_from:.6g} on: BDF took over"
+        until = "on" if raw.stiff_until is None else f"to {raw.stiff_until:.6g}"
+        message += f"; stiff from t = {raw.stiff_from:.6g} {until}: BDF took over"
     complete = setup.save is not None and status == "ok"
     t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
     raw.statistics |= parallel_statistics(problem, y, setup.widths, setup.par)

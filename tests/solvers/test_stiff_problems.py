@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numba import njit
 
 from dmft.solvers.events import Event
+from dmft.solvers.problem import Block, Problem
 from dmft.solvers.runge_kutta.batch import solve_batch, varied
+from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.solve import check_request, solve_problem, solve_request
 
 
@@ -78,6 +82,23 @@ def test_runs_of_a_batch_change_as_single_ones_do(stiff):
         batched = run.trajectory()
         np.testing.assert_array_equal(batched.y, alone.y)
         assert batched.provenance["stiff_from"] == alone.provenance["stiff_from"]
+
+
+@njit(RHS_SIGNATURE, nogil=True)
+def without_jacobian(t, y, widths, par, out):
+    """Stiff in its first entry, and not a number beside the plane on which the run stays."""
+    out[0] = -1e4 * (y[0] - math.cos(t)) - math.sin(t)
+    out[1] = 0.0 if y[1] == 1.0 else math.nan
+
+
+def test_a_run_without_a_jacobian_goes_on_with_explicit_steps():
+    problem = Problem("ode", without_jacobian, (Block("y", ("n",)),), ("n",), (), source="plane")
+    run = solve_problem(problem, {"y": [1.0, 1.0]}, 5.0, widths={"n": 2}, rtol=1e-7, atol=1e-9)
+    assert run.status == "ok"
+    since = run.provenance["stiff_from"]
+    assert f"stiff from t = {since:.6g} to {since:.6g}: BDF took over" in run.message
+    assert run.statistics["steps"] > 10_000
+    np.testing.assert_allclose(run.y[:, 0], np.cos(run.t), atol=1e-6)
 
 
 @pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8, 1e-10])

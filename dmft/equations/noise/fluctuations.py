@@ -28,6 +28,12 @@ from dmft.equations.averages.noise_nodes import MOST_EXACT, noise_rule
 from dmft.equations.definitions import Definition
 from dmft.equations.noise.increments import Increments
 from dmft.equations.noise.increments_at_nodes import IncrementsAtNodes
+from dmft.equations.noise.record import (
+    Fluctuations,
+    check_dimension,
+    covariance_on_nodes,
+    declared_dimension,
+)  # fmt: skip
 from dmft.equations.noise.text import noise_latex, noise_text
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
@@ -38,28 +44,16 @@ from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
-from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, as_count
+from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Fluctuations of a model under an algorithm in `dim` dimensions.
-
-    Attributes
-    ----------
-    model, algorithm
-    dim : sympy.Expr
-        d, a number or a symbol.
-    dropped : tuple of str
-        Terms of the drift at order 1/d that are left out.
-    """
+class Noise(Fluctuations):
+    """Fluctuations of overlaps."""
 
     model: Model
-    algorithm: SGD
-    dim: sp.Expr
-    dropped: tuple[str, ...] = ()
 
     @cached_property
     def increments(self) -> Increments:
@@ -77,14 +71,9 @@ class Noise:
         return self.nodes.rates(self.terms)
 
     @property
-    def terms(self) -> tuple[str, ...]:
-        """Named terms of the drift at order 1/d."""
-        return tuple(name for name in self.increments.terms if name not in self.dropped)
-
-    def without(self, *names: str) -> Noise:
-        """Leave terms out; names that are not its own belong to the rest of the drift."""
-        mine = tuple(name for name in names if name in self.terms)
-        return replace(self, dropped=(*self.dropped, *mine))
+    def known_terms(self) -> tuple[str, ...]:
+        """Named terms of the drift at order 1/d that are derived."""
+        return tuple(self.increments.terms)
 
     @cached_property
     def degree(self) -> sp.Expr:
@@ -141,11 +130,6 @@ class Noise:
             if self.exact(int(sum(widths))):
                 return "covariance of the increments on Gauss-Hermite nodes that are exact for it"
         return "covariance of the increments on nodes, its error estimated at given overlaps"
-
-    @property
-    def signature(self) -> str:
-        """Text that tells two of them apart."""
-        return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
 
     def exact(self, size: int) -> bool:
         """Whether there are nodes that are exact for p + k = `size` fields."""
@@ -207,23 +191,9 @@ class Noise:
         whole = {name: error + added[name].error for name, error in errors.items()}
         return {**whole, "Sigma": total, "covariance": self.scale(values) * total}
 
-    def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
-        """Errors of which that of a covariance is its largest: single entries may agree by luck."""
-        matrices = {n: np.full_like(errors[n], errors[n].max()) for n in ("Sigma", "covariance")}
-        return {**errors, **matrices}
-
-    def scale(self, values: Values) -> float:
-        """gamma/(p d n_b): covariance per unit time over Sigma."""
-        width, dim = values.widths["p"], values.scalars["dim"]
-        return values.scalars["learning_rate"] / (width * dim * self.algorithm.batch_size)
-
     def check(self, values: Values, start: Overlaps, given: Mapping[str, Any]) -> None:
         """Refuse a dimension that is no count, or too small for the overlaps of a start."""
-        if "batch_size" in given:
-            raise BadParameter("batch_size is fixed in the equations of fluctuations; derive anew")
-        dim = values.scalars["dim"]
-        if not float(dim).is_integer():
-            raise BadParameter(f"dim must be an integer, got {dim!r}")
+        dim = check_dimension(values, given)
         fields = start.p + start.k
         if self.increments.displaced and not 1 - fields / dim - np.sqrt(2 / dim) > 0:
             raise BadParameter(
@@ -235,19 +205,6 @@ class Noise:
             raise BadParameter(
                 f"dim = {dim:g} cannot hold these weights: their overlaps have rank {rank}"
             )
-
-
-def covariance_on_nodes(parts: Sequence[Array], weight: Array) -> Array:
-    """Covariance of random variables from their parts at nodes, each (rows, nodes).
-
-    A Gram matrix: positive semidefinite whatever the nodes.
-    """
-    total = np.zeros((parts[0].shape[0],) * 2)
-    for number, rows in enumerate(parts):
-        if number == 0:  # the only part with a mean
-            rows = rows - (rows @ weight)[:, None]
-        total += (rows * weight) @ rows.T
-    return 0.5 * (total + total.T)
 
 
 def with_fluctuations(
@@ -282,16 +239,8 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
     BadParameter
         For gradient flow, which has none; without a dimension; for what is not derived.
     """
-    if isinstance(algorithm, GradientFlow):
-        raise BadParameter(
-            "gradient flow has no fluctuations: they are those of the samples; derive with "
-            "dmft.SGD(learning_rate=...)"
-        )
-    if dim is None:
-        raise BadParameter(
-            "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
-            "is given at run time"
-        )
+    dimension = declared_dimension(algorithm, dim)
+    assert isinstance(algorithm, SGD)
     if algorithm.constraint not in (None, "sphere"):
         raise BadParameter(
             f"fluctuations under constraint={algorithm.constraint!r} are not derived; "
@@ -312,11 +261,4 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
             f"the student activation {model.student.activation} jumps: the gradient of a sample "
             "does not exist"
         )
-    return Noise(model, algorithm, as_dimension(dim))
-
-
-def as_dimension(dim: int | sp.Expr) -> sp.Expr:
-    """Return an input dimension as SymPy: an integer, or a symbol that is given at run time."""
-    if isinstance(dim, sp.Expr) and dim.free_symbols:
-        return dim
-    return sp.Integer(as_count(int(dim) if isinstance(dim, sp.Integer) else dim, "dim"))
+    return Noise(model, algorithm, dimension)

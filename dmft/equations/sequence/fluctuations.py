@@ -15,7 +15,7 @@ order 1/d, from the next order of the normalisation (sequence.md C.1, C.5).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,12 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.noise_nodes import noise_rule
 from dmft.equations.definitions import Definition, define
+from dmft.equations.noise.record import (
+    Fluctuations,
+    check_dimension,
+    covariance_on_nodes,
+    declared_dimension,
+)  # fmt: skip
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.values import Values
 from dmft.equations.views.latex import EquationPrinter, definition_latex
@@ -46,22 +52,10 @@ LENGTH_IS = "K + {count} q is the squared length of G in the span of w and what 
 
 
 @dataclass(frozen=True)
-class SequenceNoise:
-    """Fluctuations of a sequence model under SGD in `dim` dimensions.
-
-    Attributes
-    ----------
-    model, algorithm
-    dim : sympy.Expr
-        d, a number or a symbol.
-    dropped : tuple of str
-        Terms of the drift at order 1/d that are left out.
-    """
+class SequenceNoise(Fluctuations):
+    """Fluctuations of the alignments of a sequence model."""
 
     model: SequenceModel
-    algorithm: SGD
-    dim: sp.Expr
-    dropped: tuple[str, ...] = ()
 
     closed = False
     approximation = "covariance of the increments on nodes, its error estimated at given overlaps"
@@ -221,25 +215,19 @@ class SequenceNoise:
     # As of other fluctuations -----------------------------------------------------------------
 
     @property
-    def terms(self) -> tuple[str, ...]:
+    def known_terms(self) -> tuple[str, ...]:
         """Named terms of the drift at order 1/d; of larger batches they are left out."""
-        known = (TERM,) if self.algorithm.batch_size == 1 else ()
-        return tuple(name for name in known if name not in self.dropped)
+        return (TERM,) if self.algorithm.batch_size == 1 else ()
 
-    def without(self, *names: str) -> SequenceNoise:
-        """Leave terms out; names that are not its own belong to the rest of the drift."""
-        mine = tuple(name for name in names if name in self.terms)
-        return replace(self, dropped=(*self.dropped, *mine))
+    @property
+    def has_cone(self) -> bool:
+        """Whether the loss is the norm, whose slope is 0/0 where y = f: such nodes are left out."""
+        return self.algorithm.loss == "frobenius"
 
     @property
     def unread(self) -> set[str]:
         """Declared parameters that are no run-time values of the covariance."""
         return {"batch_size", "readout_rate"}
-
-    @property
-    def signature(self) -> str:
-        """Text that tells two of them apart."""
-        return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
 
     def exact(self, size: int) -> bool:
         """Whether there are nodes that are exact: none are looked for."""
@@ -273,10 +261,10 @@ class SequenceNoise:
         with np.errstate(all="ignore"):
             found = function(*normals, *(numbers[s.name] for s in known))
         rows = np.array([np.broadcast_to(y, rule.weight.shape) for y in found])
-        rows = np.where(np.isfinite(rows), rows, 0.0)
+        if self.has_cone:
+            rows = np.where(np.isnan(rows), 0.0, rows)
         count = len(self.alignments)
-        steps = rows[:count] - (rows[:count] @ rule.weight)[:, None]
-        Sigma = (steps * rule.weight) @ steps.T
+        Sigma = covariance_on_nodes([rows[:count]], rule.weight)
         whole = dict(rates)
         unit = self.scale(values) * self.algorithm.batch_size
         for s, mean in zip(self.alignments, rows[count:] @ rule.weight, strict=False):
@@ -290,23 +278,9 @@ class SequenceNoise:
         zero = np.zeros((len(self.alignments),) * 2)
         return {**errors, "Sigma": zero, "covariance": zero}
 
-    def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
-        """Errors of which that of a covariance is its largest: single entries may agree by luck."""
-        matrices = {n: np.full_like(errors[n], errors[n].max()) for n in ("Sigma", "covariance")}
-        return {**errors, **matrices}
-
-    def scale(self, values: Values) -> float:
-        """gamma/(d n_b), untied gamma/(L d n_b): covariance per unit time over Sigma."""
-        weights = values.widths["p"] * values.scalars["dim"]
-        return values.scalars["learning_rate"] / (weights * self.algorithm.batch_size)
-
     def check(self, values: Values, given: Mapping[str, Any]) -> None:
         """Refuse a dimension that is no count, or too small for the directions."""
-        if "batch_size" in given:
-            raise BadParameter("batch_size is fixed in the equations of fluctuations; derive anew")
-        dim, rank = values.scalars["dim"], self.directions[0].shape[1]
-        if not float(dim).is_integer():
-            raise BadParameter(f"dim must be an integer, got {dim!r}")
+        dim, rank = check_dimension(values, given), self.directions[0].shape[1]
         if values.widths["p"] * dim <= rank:
             raise BadParameter(
                 f"dim = {dim:g} cannot hold the target and {rank - 1} more directions"
@@ -393,19 +367,9 @@ def sequence_noise(model: SequenceModel, algorithm: object, dim: Any) -> Sequenc
     BadParameter
         For gradient flow, which has none; without a dimension.
     """
-    from dmft.equations.noise.fluctuations import as_dimension
-
-    if not isinstance(algorithm, SGD):
-        raise BadParameter(
-            "gradient flow has no fluctuations: they are those of the samples; derive with "
-            "dmft.SGD(learning_rate=...)"
-        )
-    if dim is None:
-        raise BadParameter(
-            "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
-            "is given at run time"
-        )
-    noise = SequenceNoise(model, algorithm, as_dimension(dim))
+    dimension = declared_dimension(algorithm, dim)
+    assert isinstance(algorithm, SGD)
+    noise = SequenceNoise(model, algorithm, dimension)
     h, star, along = noise.fields
     own = {s.name for s in (*h, *star, *along, *noise.noises, *noise.normals)}
     own |= {d.name for d in (*noise.sample, *noise.increments, *noise.excess)} | {str(LENGTH)}

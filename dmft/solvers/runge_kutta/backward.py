@@ -54,10 +54,10 @@ from dmft.solvers.runge_kutta.layout import (
     H,
     T,
 )
-from dmft.solvers.runge_kutta.state_tests import outside
+from dmft.solvers.runge_kutta.state_tests import in_tolerances, outside
 from dmft.solvers.runge_kutta.tableau import Tableau
 
-BUILT_ON = "85003dad4d8d027e"
+BUILT_ON = "b5dbce6410c9d724"
 
 HIGHEST = 5
 # Rows of `work.k`.
@@ -116,15 +116,6 @@ def backward_tableau(size: int) -> Tableau:
         stages=3, total=MATRIX_ROWS + 2 * size, order=1, a=np.empty((0, 0)), c=none, error=none,
         error_low=none, dense=_nested(), defect=none, exponent=1.0, memory=0.0,
     )  # fmt: skip
-
-
-@inlined
-def _norm(x, y, task):  # type: ignore[no-untyped-def]
-    """Root mean square of x in units of the tolerance at y."""
-    total = 0.0
-    for i in range(y.size):
-        total += (x[i] / (task.atol + task.rtol * abs(y[i]))) ** 2
-    return math.sqrt(total / y.size) if y.size > 0 else 0.0
 
 
 @compiled
@@ -244,7 +235,7 @@ def _iterate(rhs, task, work, t, c, counts):  # type: ignore[no-untyped-def]
         for i in range(n):
             k[MOVE, i] = c * k[SLOPE, i] - k[KNOWN, i] - k[CHANGE, i]
         _solve(work, n, k[MOVE])
-        size = _norm(k[MOVE], k[GUESS], task)
+        size = in_tolerances(k[MOVE], k[GUESS], task)
         rate = size / before if iteration > 1 and before > 0.0 else 0.0
         left = MOST_ITERATIONS - iteration
         # At rest corrections are rounding, which does not fall from one to the next.
@@ -294,7 +285,7 @@ def _try(rhs, domain, task, work, y, t, h, clock, counts):  # type: ignore[no-un
                     return BY_NONFINITE, math.inf, SAFETY
             return BY_ERROR, math.inf, SAFETY
         counts[JACOBIAN] = NONE
-    error = ERRORS[order] * _norm(k[CHANGE], work.trial, task)
+    error = ERRORS[order] * in_tolerances(k[CHANGE], work.trial, task)
     iterations = 2.0 * MOST_ITERATIONS
     safety = SAFETY * (iterations + 1.0) / (iterations + taken)
     if error <= 1.0 and task.has_domain != 0 and outside(domain, task, work.trial, counts):
@@ -322,7 +313,7 @@ def _choose(task, work, error, safety, clock, counts):  # type: ignore[no-untype
     for other in range(max(1, order - 1), min(HIGHEST, order + 1) + 1):
         size = error
         if other != order:
-            size = ERRORS[other] * _norm(k[other + 1], work.trial, task)
+            size = ERRORS[other] * in_tolerances(k[other + 1], work.trial, task)
         factor = size ** (-1.0 / (other + 1)) if size > 0.0 else math.inf
         if factor > best:
             best, chosen = factor, other

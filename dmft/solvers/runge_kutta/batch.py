@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dmft.names import Status
-from dmft.progress import is_cancelled
+from dmft.progress import Progress, is_cancelled
 from dmft.solvers.run import Raw
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.group import Group
@@ -84,7 +84,10 @@ def _ended(requests: Sequence[Request]) -> Iterator[Ended]:
             raw, under_way = under_way or group.raw_of(run, setups[run]), None
             group.drain(run, raw)
             if raw.outcome == layout.STIFF:
-                go_on(setups[run], raw, time.monotonic())
+                with Progress(False, "solve") as bar:
+                    go_on(setups[run], raw, time.monotonic(), bar)
+                if is_cancelled():
+                    return
             if raw.outcome == layout.RUNNING:
                 raw.stopped = Status.MAX_STEPS
             yield Ended(requests[run], raw)

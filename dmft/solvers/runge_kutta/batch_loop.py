@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from dmft.compiled import njit
-from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined, unfolded
+from dmft.solvers.runge_kutta.interpolant import compiled, copy, unfolded
 from dmft.solvers.runge_kutta.layout import (
     ADVANCE,
     BY_NONFINITE,
@@ -41,9 +41,10 @@ from dmft.solvers.runge_kutta.layout import (
     T,
     Task,
 )
+from dmft.solvers.runge_kutta.state_tests import in_tolerances
 from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "f959502fe849a0b3"
+BUILT_ON = "18eb7d9532311c6a"
 
 
 class Batch(NamedTuple):
@@ -75,19 +76,10 @@ BATCH_TYPE = types.NamedTuple(
 )
 
 
-@inlined
-def _size(x, y, task):  # type: ignore[no-untyped-def]
-    """Root mean square of x in units of the tolerance at y."""
-    total = 0.0
-    for i in range(y.size):
-        total += (x[i] / (task.atol + task.rtol * abs(y[i]))) ** 2
-    return math.sqrt(total / y.size) if y.size > 0 else 0.0
-
-
 @compiled
 def _first_step(rhs, tableau, task, work, y, t):  # type: ignore[no-untyped-def]
     """Starting step from the size of y, y' and y'' (Hairer, Norsett and Wanner I, II.4)."""
-    size, speed = _size(y, y, task), _size(work.k[0], y, task)
+    size, speed = in_tolerances(y, y, task), in_tolerances(work.k[0], y, task)
     h = 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed
     h = min(h, task.t_end - t, task.max_step)
     for i in range(y.size):
@@ -97,7 +89,7 @@ def _first_step(rhs, tableau, task, work, y, t):  # type: ignore[no-untyped-def]
         if not math.isfinite(work.low[i]):
             return h
         work.low[i] -= work.k[0, i]
-    bend = max(speed, _size(work.low, y, task) / h)
+    bend = max(speed, in_tolerances(work.low, y, task) / h)
     second = max(1e-6, h * 1e-3) if bend <= 1e-15 else (0.01 / bend) ** (1.0 / tableau.order)
     return min(100.0 * h, second)
 

@@ -29,7 +29,7 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.runge_kutta.state_tests import read_gap, take_sides
 
-BUILT_ON = "44bdc2bded62c3fd"
+BUILT_ON = "4ac0676005ec3619"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

@@ -34,7 +34,7 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
 
-BUILT_ON = "44bdc2bded62c3fd"
+BUILT_ON = "4ac0676005ec3619"
 
 
 @inlined

@@ -55,7 +55,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import outside
 from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
 
-BUILT_ON = "f959502fe849a0b3"
+BUILT_ON = "18eb7d9532311c6a"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

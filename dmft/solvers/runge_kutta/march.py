@@ -25,41 +25,50 @@ def march(setup: Setup) -> Raw:
     began = time.monotonic()
     try:
         with Progress(setup.progress, "solve") as bar:
-            _chunks(group, raw, began, bar)
+            _follow(group, raw, setup, began, bar)
+            if raw.outcome == layout.STIFF and raw.stopped is None:
+                go_on(setup, raw, began, bar)
     except KeyboardInterrupt:
         raw.stopped = Status.INTERRUPTED
-        group.drain(0, raw)
-    if raw.outcome == layout.STIFF and raw.stopped is None:
-        go_on(setup, raw, began)
     raw.statistics["seconds"] = time.monotonic() - began
     return raw
 
 
-def go_on(setup: Setup, raw: Raw, began: float) -> None:
-    """Go on with backward differentiation where a run became stiff; then, if need be, without."""
+def go_on(setup: Setup, raw: Raw, began: float, bar: Progress) -> None:
+    """Go on with backward differentiation where a run became stiff; where it fails, without.
+
+    The time that it is compiled in, once on a machine, does not count as time of the run.
+    """
     raw.stiff_from = raw.t
     for method in ("BDF", setup.method):
-        left = setup.max_steps - raw.statistics["steps"] - raw.statistics["rejected"]
+        done = dict(raw.statistics)
         later = replace(
-            setup, method=method, start=raw.y.copy(), t_start=raw.t, max_steps=left, worth=math.inf,
-            first_step=None, timeout=setup.timeout - (time.monotonic() - began),
+            setup, method=method, start=raw.y.copy(), t_start=raw.t, worth=math.inf,
+            first_step=None, max_steps=setup.max_steps - done["steps"] - done["rejected"],
         )  # fmt: skip
-        before = dict(raw.statistics)
+        before = time.monotonic()
         group = Group.of(later)
-        raw.y, raw.trial = group.batch.y[0], group.batch.trial[0]
-        raw.outcome = layout.RUNNING
+        began += time.monotonic() - before
+        raw.y, raw.trial, raw.outcome = group.batch.y[0], group.batch.trial[0], layout.RUNNING
         try:
-            with Progress(setup.progress, "solve") as bar:
-                _chunks(group, raw, time.monotonic(), bar)
-        except KeyboardInterrupt:
-            raw.stopped = Status.INTERRUPTED
-            group.drain(0, raw)
-        raw.statistics = {n: v + before.get(n, 0) for n, v in raw.statistics.items()}
+            _follow(group, raw, setup, began, bar)
+        finally:
+            raw.statistics = {name: n + done.get(name, 0) for name, n in raw.statistics.items()}
         if raw.outcome != layout.COLLAPSED or raw.stopped is not None:
             return
+        raw.stiff_until = raw.t
 
 
-def _chunks(group: Group, raw: Raw, began: float, bar: Progress) -> None:
+def _follow(group: Group, raw: Raw, asked: Setup, began: float, bar: Progress) -> None:
+    """Take a run to its end; what an interrupt leaves in the buffers is kept."""
+    try:
+        _chunks(group, raw, asked, began, bar)
+    except KeyboardInterrupt:
+        group.drain(0, raw)
+        raise
+
+
+def _chunks(group: Group, raw: Raw, asked: Setup, began: float, bar: Progress) -> None:
     """Call the compiled loop until the run ends or is stopped."""
     setup, budget = group.setup, min(group.first_budget(), LARGEST_CHUNK)
     while True:
@@ -72,7 +81,7 @@ def _chunks(group: Group, raw: Raw, began: float, bar: Progress) -> None:
         if ended or raw.stopped is not None:
             return
         budget = next_budget(budget, time.monotonic() - before)
-        done = (raw.t - setup.t_start) / (setup.t_end - setup.t_start)
+        done = (raw.t - asked.t_start) / (asked.t_end - asked.t_start)
         bar.update(done, f"t = {raw.t:.4g}, {raw.statistics['steps']} steps")
 
 

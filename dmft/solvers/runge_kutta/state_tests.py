@@ -24,6 +24,15 @@ def read_gap(events, point, seen, e):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def in_tolerances(x, y, task):  # type: ignore[no-untyped-def]
+    """Root mean square of x in units of the tolerance at y."""
+    total = 0.0
+    for i in range(y.size):
+        total += (x[i] / (task.atol + task.rtol * abs(y[i]))) ** 2
+    return math.sqrt(total / y.size) if y.size > 0 else 0.0
+
+
+@inlined
 def take_sides(observe, task, events, work, y, clock):  # type: ignore[no-untyped-def]
     """Event functions at the start of a run, and on which side of the thresholds they are."""
     if work.seen.size > 0:

@@ -8,7 +8,7 @@ from dmft.solvers.runge_kutta.layout import OPTIONS
 from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, paths_loop
 
-BUILT_ON = "c4bdd9fd341b2939"
+BUILT_ON = "dedaee0af1a1cb49"
 
 
 @inlined

@@ -138,20 +138,31 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
 
 
 @lru_cache(maxsize=32)
+def _rate_now(look: Any, reads: bool, rate: Any, count: int) -> Any:
+    """Compiled rate of the moment, read from the observables of a state."""
+
+    @njit(nogil=True)
+    def now(t, y, widths, par):  # type: ignore[no-untyped-def]
+        seen = np.zeros(count)
+        if reads:
+            look(t, y, widths, par, seen)
+        return rate(t, seen[:1].copy())
+
+    return now
+
+
+@lru_cache(maxsize=32)
 def _scheduled(
     rhs: Any, observe: Any, rate: Any, position: int, slow: int, count: int, width: int
 ) -> Any:
     """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
     reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
     has_momentum = slow >= 0
-    look = observe if reads else rhs
+    rate_now = _rate_now(observe if reads else rhs, reads, rate, count)
 
     @njit(RHS_SIGNATURE, nogil=True)
     def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        seen = np.zeros(count)
-        if reads:
-            look(t, y, widths, par, seen)
-        now = rate(t, seen[:1].copy())
+        now = rate_now(t, y, widths, par)
         if not now > 0.0:
             out[:] = np.nan
             return
@@ -172,13 +183,11 @@ def _scheduled_noise(
     diffusion: Any, look: Any, reads: bool, rate: Any, position: int, count: int
 ) -> Any:
     """Compiled covariance at the rate of the moment, in units of the rate that `par` holds."""
+    rate_now = _rate_now(look, reads, rate, count)
 
     @njit(JACOBIAN_SIGNATURE, nogil=True)
     def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        seen = np.zeros(count)
-        if reads:
-            look(t, y, widths, par, seen)
-        now = rate(t, seen[:1].copy())
+        now = rate_now(t, y, widths, par)
         if not now > 0.0:
             out[:, :] = np.nan
             return

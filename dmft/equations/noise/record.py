@@ -1,0 +1,118 @@
+"""What the fluctuations of all models share: their record, the dimension, covariances on nodes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.values import Values
+from dmft.errors import BadParameter
+from dmft.model import SGD, Model, SequenceModel, as_count
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fluctuations(ABC):
+    """Fluctuations of a model under an algorithm in `dim` dimensions.
+
+    Attributes
+    ----------
+    model, algorithm
+    dim : sympy.Expr
+        d, a number or a symbol.
+    dropped : tuple of str
+        Terms of the drift at order 1/d that are left out.
+    """
+
+    model: Model | SequenceModel
+    algorithm: SGD
+    dim: sp.Expr
+    dropped: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def known_terms(self) -> tuple[str, ...]:
+        """Named terms of the drift at order 1/d that are derived."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of them that are not left out."""
+        return tuple(name for name in self.known_terms if name not in self.dropped)
+
+    def without(self, *names: str) -> Self:
+        """Leave terms out; names that are not its own belong to the rest of the drift."""
+        mine = tuple(name for name in names if name in self.terms)
+        return replace(self, dropped=(*self.dropped, *mine))
+
+    @property
+    def signature(self) -> str:
+        """Text that tells two of them apart."""
+        return f"noise:{self.model!r}:{self.algorithm!r}:{sp.srepr(self.dim)}:{self.dropped}"
+
+    def shared(self, errors: Mapping[str, Array]) -> dict[str, Array]:
+        """Errors of which that of a covariance is its largest: single entries may agree by luck."""
+        matrices = {n: np.full_like(errors[n], errors[n].max()) for n in ("Sigma", "covariance")}
+        return {**errors, **matrices}
+
+    def scale(self, values: Values) -> float:
+        """Covariance per unit time over Sigma, gamma/(p d n_b); p is L for untied sequences."""
+        weights = values.widths["p"] * values.scalars["dim"]
+        return values.scalars["learning_rate"] / (weights * self.algorithm.batch_size)
+
+
+def check_dimension(values: Values, given: Mapping[str, Any]) -> float:
+    """The dimension of a run; refuse one that is no count, and batches that were not derived."""
+    if "batch_size" in given:
+        raise BadParameter("batch_size is fixed in the equations of fluctuations; derive anew")
+    dim = float(values.scalars["dim"])
+    if not dim.is_integer():
+        raise BadParameter(f"dim must be an integer, got {values.scalars['dim']!r}")
+    return dim
+
+
+def declared_dimension(algorithm: object, dim: int | sp.Expr | None) -> sp.Expr:
+    """The dimension of fluctuations.
+
+    Raises
+    ------
+    BadParameter
+        For gradient flow, which has none; without a dimension.
+    """
+    if not isinstance(algorithm, SGD):
+        raise BadParameter(
+            "gradient flow has no fluctuations: they are those of the samples; derive with "
+            "dmft.SGD(learning_rate=...)"
+        )
+    if dim is None:
+        raise BadParameter(
+            "fluctuations are of order 1/sqrt(d): pass dim=, a number or a symbol whose value "
+            "is given at run time"
+        )
+    return as_dimension(dim)
+
+
+def as_dimension(dim: int | sp.Expr) -> sp.Expr:
+    """Return an input dimension as SymPy: an integer, or a symbol that is given at run time."""
+    if isinstance(dim, sp.Expr) and dim.free_symbols:
+        return dim
+    return sp.Integer(as_count(int(dim) if isinstance(dim, sp.Integer) else dim, "dim"))
+
+
+def covariance_on_nodes(parts: Sequence[Array], weight: Array) -> Array:
+    """Covariance of random variables from their parts at nodes, each (rows, nodes).
+
+    A Gram matrix: positive semidefinite whatever the nodes.
+    """
+    total = np.zeros((parts[0].shape[0],) * 2)
+    for number, rows in enumerate(parts):
+        if number == 0:  # the only part with a mean
+            rows = rows - (rows @ weight)[:, None]
+        total += (rows * weight) @ rows.T
+    return 0.5 * (total + total.T)
