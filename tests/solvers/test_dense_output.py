@@ -99,6 +99,14 @@ def test_saved_values_of_implicit_methods_are_as_good_as_their_steps(systems, me
         assert between < max(room, 1.1 * at_steps)
 
 
+def test_runs_of_backward_differentiation_end_within_ten_tolerances(systems):
+    for rtol in (1e-5, 1e-7, 1e-9, 1e-10):
+        for name in ("retrieval", "logistic", "relaxing"):
+            system, end = systems[name]
+            found = deviation(system, solve(system, end, "BDF", rtol, save_at=401), rtol)
+            assert found < 10.0, (name, rtol)
+
+
 @pytest.mark.parametrize("method", ["rk5", "rk8"])
 def test_events_lie_where_the_exact_state_has_them(systems, method):
     """In units of the tolerance over the speed at which the threshold is crossed."""

@@ -66,9 +66,9 @@ COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT, MATRIX_ROWS = 8, 14, 15, 16, 17,
 KAPPA = np.array([0.0, -0.1850, -1.0 / 9.0, -0.0823, -0.0415, 0.0])
 SUMS = np.array([sum(1.0 / j for j in range(1, q + 1)) for q in range(HIGHEST + 1)])
 LEADING = (1.0 - KAPPA) * SUMS
-# Errors of steps add up: at this part of the tolerance a run ends within a few tolerances of its
-# truth (retrieval of a phase, logistic growth: 25 and 36 without it, 6 and 9 with it).
-STRICT = 0.15
+# Errors of steps add up: at this part of the tolerance a run ends within ten tolerances of its
+# truth at rtol 1e-5 .. 1e-10 (a test says so; logistic growth at 1e-7: 36 without it, 4 with it).
+STRICT = 0.07
 ERRORS = (KAPPA * SUMS + 1.0 / np.arange(1.0, HIGHEST + 2.0)) / STRICT
 MOST_ITERATIONS = 4
 # Newton's method converges to this part of the tolerance.
