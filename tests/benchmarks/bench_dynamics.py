@@ -144,6 +144,31 @@ def trajectory():
         line(f"  largest {name} risk error on 101 saved times", f"{mine:.1e}", f"{theirs:.1e}")
 
 
+def long_runs():
+    """Past relaxation: seconds of the loop alone, against rk5 at rtol 1e-8, and final errors."""
+    model, equations = committee(4, 2)
+    start = dmft.random_overlaps(model, 1000, seed=0)
+    for t_max in (1e3, 1e4, 1e5):
+
+        def run(method, rtol, t_max=t_max):
+            options = {"method": method, "rtol": rtol, "atol": rtol / 100, "save_at": 2}
+            runs = [dmft.solve(equations, start, t_max, **options) for _ in range(4)]
+            return min(r.statistics["seconds"] for r in runs), runs[0].risk[-1]
+
+        exact = run("rk8", 1e-11)[1]
+        slow, far = run("rk5", 1e-8)
+        for method, rtol in (("BDF", 1e-6), (None, 1e-8)):
+            seconds, risk = run(method, rtol)
+            line(
+                f"p=4, k=2 to t={t_max:g}, {method or 'default'} at rtol {rtol:g} (rk5 1e-8)",
+                f"{seconds * 1e3:.2f} ms",
+                f"{slow * 1e3:.2f} ms",
+                f"{slow / seconds:.1f}x",
+            )
+            errors = (f"{abs(r / exact - 1):.1e}" for r in (risk, far))
+            line("  relative error of the last risk", *errors)
+
+
 BUILD = """
 import time
 import sympy as sp, dmft
@@ -217,6 +242,7 @@ def main():
     right_hand_sides()
     open_activations()
     trajectory()
+    long_runs()
     fresh_processes()
 
 
