@@ -49,7 +49,8 @@ def {name}({numbers}):
     """{meaning}"""
 {within}    return {call}({tables}, {numbers})
 '''
-# A step may put covariances of nearly parallel fields this far beyond Cauchy-Schwarz (relative).
+# The first guess of a step may put covariances of nearly parallel fields this far beyond
+# Cauchy-Schwarz (relative); where it is accepted they are within (tests/two_time).
 WITHIN = """    most = math.sqrt(c_0*c_2)
     if most < abs(c_1) < 1.001*most:
         c_1 = math.copysign(most, c_1)
