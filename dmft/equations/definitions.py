@@ -67,7 +67,8 @@ class Definition:
 
 def base_name(target: sp.Expr) -> str:
     """Name of an indexed base or of a symbol."""
-    return str(target.base.label) if isinstance(target, sp.Indexed) else str(target)
+    label = target.base.label if isinstance(target, sp.Indexed) else target
+    return label.name if isinstance(label, sp.Symbol) else str(label)
 
 
 def index_symbol(index: sp.Expr) -> sp.Symbol:
@@ -79,8 +80,8 @@ def index_symbol(index: sp.Expr) -> sp.Symbol:
 
 def running_symbol(index: sp.Expr) -> sp.Symbol | None:
     """The running symbol of an index expression, None for a fixed one such as p + 1."""
-    symbols = sorted(index.free_symbols, key=str)
-    return next((s for s in symbols if s.name not in ("p", "k", "nodes")), None)
+    names = {s.name: s for s in index.free_symbols if s.name not in ("p", "k", "nodes")}
+    return names[min(names)] if names else None
 
 
 def define(target: sp.Expr, terms: Mapping[str, sp.Expr], role: Role) -> Definition:

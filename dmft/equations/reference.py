@@ -160,7 +160,7 @@ class Interpreter:
     def size(self, index: sp.Symbol) -> int:
         """Number of values of an index symbol."""
         if index not in self.sizes:
-            self.sizes[index] = int(x.AXES[index].subs(self.numbers))
+            self.sizes[index] = _integer(x.AXES[index], self.numbers)
         return self.sizes[index]
 
     def values_of(self, index: sp.Expr) -> NDArray[np.int64]:
@@ -173,9 +173,9 @@ class Interpreter:
         symbol = running_symbol(index)
         shape = [1] * len(self.axes)
         if symbol is None:
-            return np.full(shape, int(index.subs(self.numbers)) - 1)
+            return np.full(shape, _integer(index, self.numbers) - 1)
         shape[self.axes.index(symbol)] = self.size(symbol)
-        offset = int((index - symbol).subs(self.numbers))
+        offset = _integer(index - symbol, self.numbers)
         return offset + np.arange(self.size(symbol)).reshape(shape)
 
     def same(self, expr: sp.KroneckerDelta) -> NDArray[np.float64]:
@@ -345,11 +345,16 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
     return numbers
 
 
+def _integer(index: sp.Expr, numbers: Mapping[sp.Symbol, int]) -> int:
+    """Value of an index without a running symbol, such as p or p + k."""
+    return int(index.xreplace({s: sp.Integer(numbers[s]) for s in index.free_symbols}))
+
+
 def _shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
     if not isinstance(definition.target, sp.Indexed):
         return ()
     symbols = map(running_symbol, definition.target.indices)
-    return tuple(1 if s is None else int(x.AXES[s].subs(size)) for s in symbols)
+    return tuple(1 if s is None else _integer(x.AXES[s], size) for s in symbols)
 
 
 def _full_shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:

@@ -93,6 +93,10 @@ class Unroller:
         """Number of values of an index."""
         return int(x.AXES[index].subs(self.numbers))
 
+    def places(self, expr: sp.Indexed, at: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
+        """Numbers of an entry's indices, such as r or p + r."""
+        return tuple(at[i] if i in at else int(self(i, at)) for i in expr.indices)
+
     def entry(self, base: str, indices: tuple[int, ...]) -> sp.Expr:
         """Value of an entry: known, constant or a scalar symbol."""
         if (base, indices) in self.entries:
@@ -122,8 +126,7 @@ class Unroller:
     def __call__(self, expr: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """Value of an expression at index values (counted from 1)."""
         if isinstance(expr, sp.Indexed):
-            places = [int(i.subs(self.numbers).subs(at)) for i in expr.indices]
-            return self.entry(base_name(expr), tuple(places))
+            return self.entry(base_name(expr), self.places(expr, at))
         if isinstance(expr, Expectation):
             return self.average(expr, at)
         if isinstance(expr, sp.Sum):
@@ -196,8 +199,7 @@ class Unroller:
             points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
         values = {}
         for at in points:
-            place = tuple(int(i.subs(self.numbers).subs(at)) for i in target.indices)
-            values[place] = self(definition.expr, at)
+            values[self.places(target, at)] = self(definition.expr, at)
         return values
 
 
