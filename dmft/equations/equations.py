@@ -340,9 +340,7 @@ class Equations(ChangesOfDefinitions):
             from dmft.equations.noise.fluctuations import with_fluctuations
 
             result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
-        return result.subs(
-            {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
-        )
+        return result.put({PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS})
 
     def latex(self, kernels: Kernels = "auto") -> str:
         r"""LaTeX of the equations (amsmath `align*` environments).

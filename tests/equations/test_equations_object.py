@@ -48,6 +48,21 @@ def test_spherical_phase_retrieval_equals_the_escape_equation():
     assert sp.expand(rate - m * ((4 - 24 * g) * (1 - m**2) - 2 * g * D)) == 0
 
 
+def test_explicit_equations_take_values_by_name():
+    square = dmft.Committee(Z**2, 1)
+    equations = dmft.derive(dmft.Model(square, square, sp.Symbol("D")), dmft.SGD(0.1))
+    explicit = equations.explicit(P=[[1]])
+    m, q = explicit.symbols["M_11"], explicit.symbols["Q_11"]
+    at = explicit.subs({"M_11": 0.5, sp.Symbol("Q_11"): 1, "D": 0.2})  # not our assumptions
+    assert at.rhs[q] == explicit.subs({m: 0.5, q: 1, sp.Symbol("D"): 0.2}).rhs[q]
+    there = equations.evaluate(dmft.Overlaps([[1.0]], [[0.5]]), D=0.2)
+    assert float(at.rhs[q]) == pytest.approx(there["Q"][0, 0], rel=1e-14)
+    with pytest.raises(
+        dmft.errors.BadParameter, match="M_12 is not in these equations; their symbols are"
+    ):
+        explicit.subs({"M_12": 0.5})
+
+
 def test_dropping_a_term_drops_it_everywhere():
     equations = symbolic_erf("sphere")
     silent = equations.without("label_noise")

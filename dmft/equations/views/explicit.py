@@ -56,11 +56,38 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
         """Matrix of derivatives of the rates, in the order of `rhs`."""
         return sp.Matrix(list(self.rhs.values())).jacobian(list(self.rhs))
 
-    def subs(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
-        """Substitute parameters."""
-        rhs = {s: e.subs(values) for s, e in self.rhs.items()}
-        noise = None if self.covariance is None else self.covariance.subs(values)
-        return ExplicitEquations(rhs, self.risk.subs(values), self.symbols, noise)
+    def subs(self, values: Mapping[Any, Any]) -> ExplicitEquations:
+        """Substitute overlaps and parameters, given as symbols or by their names.
+
+        Parameters
+        ----------
+        values : mapping
+            Keys are symbols, or names such as ``"M_11"`` and ``"gamma"``; a symbol that differs
+            from ours in its assumptions alone is taken for it. Values are SymPy expressions or
+            numbers.
+        """
+        return self.put({self._known(s): sp.sympify(v, strict=True) for s, v in values.items()})
+
+    def put(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
+        """Replace the symbols that occur."""
+        rhs = {s: e.xreplace(values) for s, e in self.rhs.items()}
+        noise = self.covariance
+        if noise is not None:
+            noise = noise.applyfunc(lambda e: e.xreplace(values))
+        return ExplicitEquations(rhs, self.risk.xreplace(values), self.symbols, noise)
+
+    def _known(self, key: Any) -> sp.Symbol:
+        """The symbol that a key of `subs` means."""
+        exprs = [*self.rhs.values(), self.risk, *(self.covariance or ())]
+        free = set(self.rhs).union(*(e.free_symbols for e in exprs))
+        if key in free:
+            return key
+        named = {s.name: s for s in free} | {n: s for n, s in self.symbols.items() if s in free}
+        if str(key) not in named:
+            raise BadParameter(
+                f"{key} is not in these equations; their symbols are {', '.join(sorted(named))}"
+            )
+        return named[str(key)]
 
     def _repr_latex_(self) -> str:
         rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]
