@@ -1,26 +1,26 @@
-"""All benchmarks, one table after the other: `python tests/benchmarks`."""
+"""Benchmarks, one table after the other: `python tests/benchmarks`, or those that are named, as in
+`python tests/benchmarks starts dynamics`.
+"""
 
-import bench_derivation
-import bench_descent
-import bench_dynamics
-import bench_paths
-import bench_points
-import bench_regions
-import bench_sweeps
-import bench_two_time
+import importlib
+import sys
 
-bench_dynamics.main()
-print()
-bench_derivation.main()
-print()
-bench_paths.main()
-print()
-bench_descent.main()
-print()
-bench_regions.main()
-print()
-bench_sweeps.main()
-print()
-bench_points.main()
-print()
-bench_two_time.main()
+NAMES = (
+    "starts",
+    "dynamics",
+    "derivation",
+    "paths",
+    "descent",
+    "regions",
+    "sweeps",
+    "points",
+    "two_time",
+)
+
+wanted = sys.argv[1:] or NAMES
+unknown = sorted(set(wanted) - set(NAMES))
+if unknown:
+    sys.exit(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+for name in wanted:
+    importlib.import_module(f"bench_{name}").main()
+    print()

@@ -4,12 +4,7 @@ Every line is a ratio against a baseline of the same run (`plain_loops.py`, `pla
 at dt = 0.01) or a wall time of a fresh process; best of several repetitions, one thread.
 """
 
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import plain_loops
@@ -169,81 +164,12 @@ def long_runs():
             line("  relative error of the last risk", *errors)
 
 
-BUILD = """
-import time
-import sympy as sp, dmft
-z = sp.Symbol("z", real=True)
-began = time.perf_counter()
-erf = sp.erf(z / sp.sqrt(2))
-model = dmft.Model(dmft.Committee(erf, 4), dmft.Committee(erf, 2), 1e-3)
-dmft.build(dmft.derive(model, dmft.SGD(0.5)))
-print(time.perf_counter() - began)
-"""
-STARTED = f"from numba import njit\nnjit(lambda x: x)(1.0)\nimport dmft.workflow\n{BUILD}"
-IMPORT = "import time; t = time.perf_counter(); import dmft; print(time.perf_counter() - t)"
-# What any compiled library pays: import Numba and load one trivial cached function.
-FLOOR = """
-import pathlib, sys, time
-began = time.perf_counter()
-folder = pathlib.Path(sys.argv[1])
-(folder / "trivial.py").write_text(
-    "from numba import njit\\n@njit('f8(f8)', cache=True)\\ndef f(x):\\n    return x\\n")
-sys.path.insert(0, str(folder))
-import trivial
-print(time.perf_counter() - began)
-"""
-SOLVE = Path(__file__).parents[2] / "examples" / "saad_solla.toml"
-
-
-def process(code, cache):
-    # Numba's own cache moves along: an empty one compiles the solver as well.
-    environment = {
-        **os.environ,
-        "DMFT_CACHE_DIR": cache,
-        "NUMBA_CACHE_DIR": str(Path(cache) / "numba"),
-    }
-    command = [sys.executable, *(["-c", code, cache] if isinstance(code, str) else code)]
-    began = time.perf_counter()
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, cwd="/tmp"
-    )
-    return time.perf_counter() - began, result.stdout
-
-
-def fresh_processes():
-    with tempfile.TemporaryDirectory() as cache:
-        line(
-            "import dmft (best of 5)",
-            f"{min(float(process(IMPORT, cache)[1]) for _ in range(5)):.3f} s",
-        )
-        line(
-            "declaration to compiled erf rhs, empty cache",
-            f"{float(process(BUILD, cache)[1]):.2f} s",
-        )
-        warm = min(float(process(BUILD, cache)[1]) for _ in range(5))
-        started = min(float(process(STARTED, cache)[1]) for _ in range(5))
-        line("  the same where Numba has started already", f"{started:.3f} s")
-        floor = min(float(process(FLOOR, cache)[1]) for _ in range(5))
-        line(
-            "declaration to compiled erf rhs, from the cache (Numba alone)",
-            f"{warm:.2f} s",
-            f"{floor:.2f} s",
-        )
-    if SOLVE.exists():
-        command = ["-m", "dmft.cli.main", "solve", str(SOLVE)]
-        with tempfile.TemporaryDirectory() as cache:
-            line("dmft solve saad_solla.toml, empty cache", f"{process(command, cache)[0]:.2f} s")
-            warm = min(process(command, cache)[0] for _ in range(3))
-            line("dmft solve saad_solla.toml, from the cache", f"{warm:.2f} s")
-
-
 def main():
     line("what", "dmft", "baseline", "ratio")
     right_hand_sides()
     open_activations()
     trajectory()
     long_runs()
-    fresh_processes()
 
 
 if __name__ == "__main__":
