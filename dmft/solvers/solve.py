@@ -15,17 +15,15 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.parallel import parallel_message, parallel_statistics
-from dmft.solvers.pointers import pointer
+from dmft.solvers.pointers import entry, loop
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
-from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.save_times import save_times
-from dmft.solvers.signatures import RHS
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
 # Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
@@ -295,8 +293,8 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
     message += parallel_message(raw.statistics, t.size)
     values = np.empty((t.size, len(problem.observables)))
     if problem.observables:
-        observe = pointer(problem.observe, RHS)
-        evaluate_rows(observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
+        observe = entry(problem.observe, "RHS")
+        loop("evaluate_rows")(observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
     return Trajectory(
         t=t,
         blocks={k: np.ascontiguousarray(v) for k, v in problem.unpack(y, widths).items()},
