@@ -56,7 +56,7 @@ class Code:
     arguments : tuple of str
         "f8", "i8", "function", "f8[1]" (array with one axis), one for each leaf of the arguments.
     result : str
-        "f8", "i8" or "" for none.
+        Likewise, or "" for none.
     needs : tuple of str
         Symbols that the process must have.
     """
@@ -75,7 +75,7 @@ class Native:
     def __init__(self, code: Code, entry: int, address: int) -> None:
         self.code = code
         self.address = address
-        self._result = NUMBERS.get(code.result, ctypes.c_int64)
+        self._result = _result_type(code.result)
         kinds = [kind for name in code.arguments for kind in _leaves(name)]
         pointer = ctypes.c_void_p
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, *kinds)(entry)
@@ -96,7 +96,28 @@ class Native:
         status = self._call(ctypes.addressof(result), ctypes.addressof(error), *leaves)
         if status not in (0, -2):  # -2: None is returned
             raise RuntimeError(f"compiled code failed with status {status}")
-        return result.value if self.code.result else None
+        if self.code.result in NUMBERS:
+            return result.value
+        return _taken(result, self.code.result) if self.code.result else None
+
+
+def _result_type(name: str) -> Any:
+    """Type in C of what a function returns; of none, room that nothing is written to."""
+    if not name or name in NUMBERS:
+        return NUMBERS.get(name, ctypes.c_int64)
+    fields = [(f"field{n}", kind) for n, kind in enumerate(_leaves(name))]
+    return type("Array", (ctypes.Structure,), {"_fields_": fields})
+
+
+def _taken(result: Any, name: str) -> np.ndarray[Any, Any]:
+    """Own copy of a returned array, whose memory is given back."""
+    values = [getattr(result, field) for field, _ in result._fields_]
+    owner, size, data = values[0], values[2] * values[3], values[4]
+    content = ctypes.string_at(data, size)
+    release = _extension(HELPERS[1][0]).c_helpers["MemInfo_release"]
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(release)(owner)
+    shape = values[5 : 5 + _axes(name)]
+    return np.frombuffer(content, DTYPES[name[:2]]).reshape(shape).copy()
 
 
 def _leaves(name: str) -> list[Any]:

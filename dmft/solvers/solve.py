@@ -77,6 +77,8 @@ class Request:
     parameters: dict[str, float]
     constants: dict[str, NDArray[np.float64]]
     provenance: Mapping[str, Any]
+    # What `describe_problem` says, where that is known from an earlier run.
+    described: Mapping[str, Any] | None = None
 
     @property
     def is_compiled(self) -> bool:
@@ -310,17 +312,18 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
         constants=given.constants,
         widths=widths,
         layout=problem.state,
-        provenance={**_provenance(setup, raw), **problem.provenance, **given.provenance},
+        provenance={**_provenance(given, raw), **problem.provenance, **given.provenance},
         start=problem.unpack(setup.start, widths),
         problem=problem,
     )
 
 
-def _provenance(setup: Setup, raw: Raw) -> dict[str, Any]:
+def _provenance(given: Request, raw: Raw) -> dict[str, Any]:
     """Return what is needed to repeat the run, as plain JSON values."""
+    setup = given.setup
     stiff = {} if raw.stiff_from is None else {"stiff_from": raw.stiff_from}
     return {
-        **describe_problem(setup.problem),
+        **(given.described or describe_problem(setup.problem)),
         "method": setup.method,
         **stiff,
         "rtol": setup.rtol,
