@@ -48,7 +48,7 @@ def _kept(cache: SealedCache, codegen: Any) -> bytes:
     """Object file among what Numba keeps of the function."""
     _, *code = cache._index_key(None, codegen)
     keys = [key for key in cache._cache_file._index() if list(key[1:]) == code]
-    stored = cache._cache_file.load(keys[0]) if len(keys) == 1 else None
+    stored: Any = cache._cache_file.load(keys[0]) if len(keys) == 1 else None
     try:
         _, kind, (content, _) = stored[0]
     except (TypeError, ValueError) as error:

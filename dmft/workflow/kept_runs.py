@@ -93,12 +93,13 @@ def find(key: str) -> Kept | None:
 
 
 def _kept(values: Mapping[str, Any], arrays: records.Arrays) -> Kept:
-    functions = _linked(values["code"])
+    functions: dict[str, Any] = _linked(values["code"])
     described = values["problem"]
+    parts: dict[str, Any] = {name: described[name] for name in PLAIN}
+    parts |= {name: tuple(described[name]) for name in NAMES}
+    parts |= {name: functions[name] for name in FUNCTIONS if name in functions}
     problem = Problem(
-        **{name: described[name] for name in PLAIN},
-        **{name: tuple(described[name]) for name in NAMES},
-        **{name: functions[name] for name in FUNCTIONS if name in functions},
+        **parts,
         state=tuple(block_of(block) for block in described["state"]),
         constants=tuple(block_of(block) for block in described["constants"]),
         provenance=described["provenance"],
@@ -132,9 +133,8 @@ def _linked(files: Mapping[str, str]) -> dict[str, Native]:
 
 def _read_code(file: str) -> Code:
     values, arrays = records.load(file) or ({}, {})
-    content = arrays["content"].tobytes()
-    tuples = {name: tuple(values.pop(name)) for name in ("arguments", "needs")}
-    return Code(content, **values, **tuples)
+    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return Code(arrays["content"].tobytes(), **fields)
 
 
 def _group(arrays: records.Arrays, prefix: str) -> records.Arrays:
