@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,12 @@ from typing import Any
 import numpy as np
 
 from dmft.cli import descent
-from dmft.cli.report import matrix, print_json, table, written
+from dmft.cli.again import remember
+from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
 from dmft.cli.toml import Declaration
 from dmft.errors import BadParameter, ExpressionRefused
 from dmft.model import SGD, GradientDescent
 from dmft.names import Status
-
-
-def log(message: str) -> None:
-    """Say something that is not a result."""
-    print(message, file=sys.stderr)
 
 
 def write_latex(declared: Declaration, path: str) -> None:
@@ -74,16 +69,18 @@ def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     if isinstance(declared.algorithm, GradientDescent):
         return descent.solved(declared, derived(declared), progress_option(arguments))
     descent.refuse_options(declared)
-    keys, save_at = clock(declared.table("solve"))
-    keys |= declared.parameters
-    equations = derived(declared)
     return solve(
-        equations,
+        derived(declared),
         declared.start(),
-        save_at=save_at,
         progress=progress_option(arguments),
-        **keys,
+        **solve_options(declared),
     )
+
+
+def solve_options(declared: Declaration) -> dict[str, Any]:
+    """What [solve] and [parameters] say to `dmft.solve`."""
+    keys, save_at = clock(declared.table("solve"))
+    return {**keys, "save_at": save_at, **declared.parameters}
 
 
 def clock(table: Mapping[str, Any]) -> tuple[dict[str, Any], int | np.ndarray | None]:
@@ -108,11 +105,6 @@ def save_times(
     return np.concatenate([[0.0], np.geomspace(low, t_max, count - 1)])
 
 
-def progress_option(arguments: argparse.Namespace) -> bool | None:
-    """False when the user wants silence, else the default (a bar on a terminal)."""
-    return False if arguments.no_progress else None
-
-
 def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Integrate and report."""
     run = solved(declared, arguments)
@@ -120,36 +112,10 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
         descent.report(run, declared.start().P, arguments.json)
         keep(arguments, run, run)
         return Status(run.status)
-    if arguments.json:
-        print_json(
-            {
-                "status": run.status,
-                "message": run.message,
-                "t": run.t,
-                "risk": run.risk,
-                "Q": run.Q,
-                "M": run.M,
-                "P": run.P,
-                "parameters": run.parameters,
-                "statistics": run.statistics,
-                "provenance": run.provenance,
-            }
-        )
-    else:
-        print(f"status: {run.status} ({run.message})")
-        print(table({"t": run.t, "risk": run.risk, **largest_overlaps(run.Q, run.M, run.P)}))
-        if len(run):
-            print(f"at t = {run.t[-1]:.6g}:")
-            print(matrix("Q", run.Q[-1]))
-            print(matrix("M", run.M[-1]))
-    keep(arguments, run, run)
+    report_run(run, arguments)
+    if not arguments.warnings:  # these would not be shown again
+        remember(declared, arguments.overrides, run)
     return Status(run.status)
-
-
-def largest_overlaps(Q: np.ndarray, M: np.ndarray, P: np.ndarray) -> dict[str, Any]:
-    """Return a column that shows at a glance how far learning has come."""
-    lengths = np.einsum("tjj->tj", Q)[:, :, None] * np.diag(P)[None, None, :]
-    return {"max cosine": (np.abs(M) / np.sqrt(lengths)).max(axis=(1, 2))}
 
 
 def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
@@ -261,15 +227,3 @@ def threshold_text(escape: Any) -> str:
         f"threshold: risk {escape.threshold:.7g}, from the risk {escape.reference_value:.7g} "
         f"of the {escape.reference} at t = {escape.reference_time:.7g}"
     )
-
-
-def keep(arguments: argparse.Namespace, saved: Any, *shown: Any) -> None:
-    """Save first, then draw: a failing picture loses nothing."""
-    if arguments.save:
-        saved.save(arguments.save)
-        log(written("result", arguments.save))
-    if arguments.plot:
-        from dmft.display.plots import plot
-
-        plot(*shown, path=arguments.plot)
-        log(written("figure", arguments.plot))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from dmft.cli import descent
-from dmft.cli.commands import clock, derived, keep, log, progress_option
-from dmft.cli.report import print_json, table
+from dmft.cli.commands import clock, derived
+from dmft.cli.report import keep, log, print_json, progress_option, table
 from dmft.cli.toml import Axis, Declaration
 from dmft.errors import BadParameter, MissingExtra
 from dmft.model import GradientDescent

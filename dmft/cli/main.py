@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import warnings
@@ -175,11 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            arguments.warnings = []  # texts of those that were shown
+            warnings.showwarning = functools.partial(_show_warning, arguments.warnings)
             check_outputs(arguments)
-            from dmft.cli.run import run_command
-
-            return run_command(arguments)
+            return _run(arguments)
     except BrokenPipeError:
         # The reader (head, less) has gone: stop without a traceback, also at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,12 +192,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
 
 
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command; what was solved before needs neither SymPy nor Numba."""
+    if arguments.command == "solve":
+        from dmft.cli.again import solve_again
+
+        code = solve_again(arguments)
+        if code is not None:
+            return code
+    from dmft.cli.run import run_command
+
+    return run_command(arguments)
+
+
 def _fail(message: str, code: int) -> int:
     print(f"dmft: {message}", file=sys.stderr)
     return code
 
 
 def _show_warning(
+    shown: list[str],
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -205,6 +219,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
+    shown.append(str(message))
     print(f"dmft: warning: {message}", file=sys.stderr)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -11,10 +13,26 @@ from typing import Any
 
 import numpy as np
 
+from dmft.names import Status
+
 # Rows of the table that `dmft solve` prints; the whole run is in --json, --save and --plot.
 TABLE_ROWS = 12
 # Larger matrices than this are summarised, not printed.
 PRINTED_WIDTH = 8
+
+EXIT_CODES = {
+    Status.OK: 0,
+    Status.EVENT: 0,
+    Status.TOLERANCE_NOT_MET: 4,
+    Status.INTERRUPTED: 130,
+}
+# Everything else that a run can end with is a numerical failure.
+NUMERICAL_FAILURE = 3
+
+
+def exit_code(status: Status) -> int:
+    """Exit code of a command whose run ended so."""
+    return EXIT_CODES.get(status, NUMERICAL_FAILURE)
 
 
 def plain(value: Any) -> Any:
@@ -68,3 +86,58 @@ def matrix(name: str, values: np.ndarray) -> str:
 def written(what: str, path: str | Path) -> str:
     """Return the line that says where a file went."""
     return f"{what} written to {path}"
+
+
+def report_run(run: Any, arguments: argparse.Namespace) -> None:
+    """Print a run of overlaps, and write the files that were asked for."""
+    if arguments.json:
+        print_json(
+            {
+                "status": run.status,
+                "message": run.message,
+                "t": run.t,
+                "risk": run.risk,
+                "Q": run.Q,
+                "M": run.M,
+                "P": run.P,
+                "parameters": run.parameters,
+                "statistics": run.statistics,
+                "provenance": run.provenance,
+            }
+        )
+    else:
+        print(f"status: {run.status} ({run.message})")
+        print(table({"t": run.t, "risk": run.risk, **largest_overlaps(run.Q, run.M, run.P)}))
+        if len(run):
+            print(f"at t = {run.t[-1]:.6g}:")
+            print(matrix("Q", run.Q[-1]))
+            print(matrix("M", run.M[-1]))
+    keep(arguments, run, run)
+
+
+def largest_overlaps(Q: np.ndarray, M: np.ndarray, P: np.ndarray) -> dict[str, Any]:
+    """Return a column that shows at a glance how far learning has come."""
+    lengths = np.einsum("tjj->tj", Q)[:, :, None] * np.diag(P)[None, None, :]
+    return {"max cosine": (np.abs(M) / np.sqrt(lengths)).max(axis=(1, 2))}
+
+
+def progress_option(arguments: argparse.Namespace) -> bool | None:
+    """False when the user wants silence, else the default (a bar on a terminal)."""
+    return False if arguments.no_progress else None
+
+
+def keep(arguments: argparse.Namespace, saved: Any, *shown: Any) -> None:
+    """Save first, then draw: a failing picture loses nothing."""
+    if arguments.save:
+        saved.save(arguments.save)
+        log(written("result", arguments.save))
+    if arguments.plot:
+        from dmft.display.plots import plot
+
+        plot(*shown, path=arguments.plot)
+        log(written("figure", arguments.plot))
+
+
+def log(message: str) -> None:
+    """Say something that is not a result."""
+    print(message, file=sys.stderr)

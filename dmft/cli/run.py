@@ -15,18 +15,10 @@ from dmft.cli.commands import (
 )  # fmt: skip
 from dmft.cli.expression import parse_expression
 from dmft.cli.large import boundary_command, phase_command, sweep_command
+from dmft.cli.report import exit_code
 from dmft.cli.toml import Declaration, read_declaration
 from dmft.errors import BadParameter
 from dmft.names import Status
-
-EXIT_CODES = {
-    Status.OK: 0,
-    Status.EVENT: 0,
-    Status.TOLERANCE_NOT_MET: 4,
-    Status.INTERRUPTED: 130,
-}
-# Everything else that a run can end with is a numerical failure.
-NUMERICAL_FAILURE = 3
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -44,7 +36,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         "sweep": sweep_command,
     }
     status = commands[arguments.command](declared, arguments)
-    return EXIT_CODES.get(status, NUMERICAL_FAILURE)
+    return exit_code(status)
 
 
 def override(declared: Declaration, settings: list[str]) -> Declaration:

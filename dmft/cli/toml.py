@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.cli.file import load
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
-from dmft.cli.values import Values, printable
+from dmft.cli.values import Values
 from dmft.errors import DmftError, ExpressionRefused
 from dmft.model import (
     FIELD,
@@ -31,8 +31,6 @@ from dmft.model import (
     random_overlaps,
 )
 
-# A declaration is a page of text; anything larger is not one.
-MAX_BYTES = 200_000
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
 
@@ -71,6 +69,8 @@ class Declaration:
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     dim: int | None = None
     """Input dimension of the map of one step, where [algorithm] says it."""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The file as TOML reads it."""
 
     def table(self, name: str) -> Mapping[str, Any]:
         """Return the checked keys of one table, or refuse when a command needs it in vain."""
@@ -116,26 +116,7 @@ def read_declaration(path: str | Path) -> Declaration:
     2
     """
     file = Path(path)
-    return _Reader(file, _load(file)).declaration()
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ExpressionRefused(f"{file}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_BYTES:
-        raise ExpressionRefused(f"{file}: larger than {MAX_BYTES} bytes, not a declaration")
-    try:
-        return tomllib.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ExpressionRefused(f"{file}: byte {error.start + 1} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ExpressionRefused(printable(f"{file}: not TOML: {error}")) from None
-    except (RecursionError, ValueError) as error:
-        # tomllib recurses on nested brackets; int() refuses numbers of thousands of digits.
-        raise ExpressionRefused(f"{file}: not TOML: {type(error).__name__}: {error}") from None
+    return _Reader(file, load(file)).declaration()
 
 
 def _closest(name: str, known: list[str]) -> str:
@@ -171,7 +152,7 @@ class _Reader:
         keys = dict(options.pop("algorithm"))
         dim = keys.pop("dim", None)
         algorithm = self._build("algorithm", lambda: _algorithm(keys))
-        result = Declaration(self.file, model, algorithm, parameters, options, axes, dim)
+        result = Declaration(self.file, model, algorithm, parameters, options, axes, dim, self.raw)
         self._check_letters(result, set(symbols.values()))
         return result
 

@@ -9,6 +9,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.cli.expression import check_name, parse_expression
+from dmft.cli.file import printable
 from dmft.cli.schema import Key
 from dmft.errors import ExpressionRefused
 from dmft.model import FIELD
@@ -21,8 +22,8 @@ MAX_POINTS = 10**6
 # Losses by name; others are formulas.
 LOSSES = tuple(NAMED)
 LOSS_WORDS = {"f": "output", "y": "label"}
-# Characters of a value, and of a whole message, that are shown.
-SHOWN, MESSAGE = 60, 1000
+# Characters of a value that are shown.
+SHOWN = 60
 # Beyond this a float is on its way to infinity.
 MAX_NUMBER = 1e300
 
@@ -34,15 +35,6 @@ def shown(value: Any) -> str:
     except ValueError:  # Python prints no integer of more than 4300 digits
         return "a huge number"
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
-
-
-def printable(text: str) -> str:
-    """Return text from a file without anything that a terminal would obey, and of bounded length.
-
-    Line breaks stay: the caret of a refused formula stands on a line of its own.
-    """
-    clean = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-    return clean if len(clean) <= MESSAGE else clean[: MESSAGE - 3] + "..."
 
 
 class Values:

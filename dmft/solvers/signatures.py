@@ -1,4 +1,4 @@
-"""The two compiled signatures through which a problem and an integrator meet.
+"""The compiled signatures through which a problem and an integrator meet, and types of records.
 
 Because the types are first class (`numba.types.FunctionType`), the integrator is compiled once,
 cached on disk, and takes any right-hand side without compiling again.
@@ -7,6 +7,9 @@ cached on disk, and takes any right-hand side without compiling again.
 from __future__ import annotations
 
 from numba import types
+
+from dmft.solvers.runge_kutta.layout import Batch, Events, Task, Work
+from dmft.solvers.runge_kutta.tableau import Tableau
 
 VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]
@@ -21,3 +24,44 @@ JACOBIAN_SIGNATURE = types.void(types.float64, VECTOR, INTEGERS, VECTOR, MATRIX)
 
 RHS = types.FunctionType(RHS_SIGNATURE)
 DOMAIN = types.FunctionType(DOMAIN_SIGNATURE)
+
+# Records of `dmft.solvers.runge_kutta.layout`, in the order of their fields.
+_F8, _I8, _MATRIX_I8 = types.float64, types.int64, types.int64[:, ::1]
+TABLEAU_TYPE = types.NamedTuple(
+    (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR, _F8, _F8), Tableau
+)
+TASK_TYPE = types.NamedTuple(
+    (INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8, _F8), Task
+)
+EVENTS_TYPE = types.NamedTuple(
+    (INTEGERS, INTEGERS, INTEGERS, VECTOR, INTEGERS, INTEGERS, INTEGERS, INTEGERS, VECTOR), Events
+)
+WORK_TYPE = types.NamedTuple(
+    (
+        *(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR),
+        *(VECTOR, VECTOR, INTEGERS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX, INTEGERS),
+    ),
+    Work,
+)
+
+# All about events (what is asked, observe, task, events, work, y, clock, counts) is handed to the
+# loop as a first-class function and compiled at the first run that has events: part of the loop, it
+# would double what every first run waits for.
+WATCH_SIGNATURE = types.void(_I8, RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
+WATCH = types.FunctionType(WATCH_SIGNATURE)
+
+# The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,
+# clock, counts, budget. Both are handed to the loop over runs, which is compiled apart from them.
+ADVANCE_SIGNATURE = _I8(
+    RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
+    VECTOR, VECTOR, INTEGERS, _I8,
+)  # fmt: skip
+ADVANCE = types.FunctionType(ADVANCE_SIGNATURE)
+
+BATCH_TYPE = types.NamedTuple(
+    (
+        *(MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, _MATRIX_I8, _MATRIX_I8, _MATRIX_I8),
+        *(INTEGERS, _F8, _F8, _I8, _I8),
+    ),
+    Batch,
+)

@@ -15,17 +15,15 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.parallel import parallel_message, parallel_statistics
-from dmft.solvers.pointers import pointer
+from dmft.solvers.pointers import entry, loop
 from dmft.solvers.problem import Problem
 from dmft.solvers.provenance import describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
-from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.save_times import save_times
-from dmft.solvers.signatures import RHS
 from dmft.solvers.trajectory import EventRecord, Trajectory
 
 # Backward differentiation is compiled, as the explicit methods are; the others are SciPy's.
@@ -79,6 +77,8 @@ class Request:
     parameters: dict[str, float]
     constants: dict[str, NDArray[np.float64]]
     provenance: Mapping[str, Any]
+    # What `describe_problem` says, where that is known from an earlier run.
+    described: Mapping[str, Any] | None = None
 
     @property
     def is_compiled(self) -> bool:
@@ -295,8 +295,8 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
     message += parallel_message(raw.statistics, t.size)
     values = np.empty((t.size, len(problem.observables)))
     if problem.observables:
-        observe = pointer(problem.observe, RHS)
-        evaluate_rows(observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
+        observe = entry(problem.observe, "RHS")
+        loop("evaluate_rows")(observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
     return Trajectory(
         t=t,
         blocks={k: np.ascontiguousarray(v) for k, v in problem.unpack(y, widths).items()},
@@ -312,17 +312,18 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
         constants=given.constants,
         widths=widths,
         layout=problem.state,
-        provenance={**_provenance(setup, raw), **problem.provenance, **given.provenance},
+        provenance={**_provenance(given, raw), **problem.provenance, **given.provenance},
         start=problem.unpack(setup.start, widths),
         problem=problem,
     )
 
 
-def _provenance(setup: Setup, raw: Raw) -> dict[str, Any]:
+def _provenance(given: Request, raw: Raw) -> dict[str, Any]:
     """Return what is needed to repeat the run, as plain JSON values."""
+    setup = given.setup
     stiff = {} if raw.stiff_from is None else {"stiff_from": raw.stiff_from}
     return {
-        **describe_problem(setup.problem),
+        **(given.described or describe_problem(setup.problem)),
         "method": setup.method,
         **stiff,
         "rtol": setup.rtol,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -190,6 +190,19 @@ class Trajectory(Solution):
             start={name: arrays[f"start_{name}"] for name in record["start"]},
             error={n: arrays[f"error_{n}"] for n in record["error"]} if record["error"] else None,
         )
+
+
+def with_readout(run: Trajectory) -> Trajectory:
+    """Show the fixed readout as a block with time first, as trained readouts are."""
+    if "readout" in run.blocks or "readout" not in run.constants:
+        return run
+    readout = run.constants["readout"]
+    block = np.broadcast_to(readout, (run.t.size, readout.size)).copy()
+    return replace(
+        run,
+        blocks={**run.blocks, "readout": block},
+        layout=(*run.layout, Block("readout", ("p",))),
+    )
 
 
 def dimensions(block: Block) -> tuple[str, ...]:

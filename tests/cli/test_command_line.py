@@ -13,8 +13,7 @@ import pytest
 
 from dmft.cli.commands import save_times
 from dmft.cli.main import build_parser, main
-from dmft.cli.report import matrix, plain, table
-from dmft.cli.run import EXIT_CODES
+from dmft.cli.report import EXIT_CODES, matrix, plain, table
 from dmft.cli.schema import EXAMPLE
 from dmft.errors import BadParameter
 from dmft.names import Status

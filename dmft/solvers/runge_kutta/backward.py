@@ -13,16 +13,13 @@ I - c J, the Jacobian J.
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.explicit import flush
 from dmft.solvers.runge_kutta.interpolant import compiled, inlined, unfolded
 from dmft.solvers.runge_kutta.layout import (
-    ADVANCE_SIGNATURE,
     AFTER_REJECT,
     BOUND,
     BY_DOMAIN,
@@ -55,13 +52,13 @@ from dmft.solvers.runge_kutta.layout import (
     T,
 )
 from dmft.solvers.runge_kutta.state_tests import in_tolerances, outside
-from dmft.solvers.runge_kutta.tableau import Tableau
+from dmft.solvers.runge_kutta.tableau import HIGHEST, MATRIX_ROWS
+from dmft.solvers.signatures import ADVANCE_SIGNATURE
 
-BUILT_ON = "b5dbce6410c9d724"
+BUILT_ON = "64dd3441a38a4c27"
 
-HIGHEST = 5
-# Rows of `work.k`.
-COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT, MATRIX_ROWS = 8, 14, 15, 16, 17, 18, 19, 20
+# Rows of `work.k`; the matrices come behind them.
+COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT = 8, 14, 15, 16, 17, 18, 19
 # Of the paper's table 1; entry q is that of order q.
 KAPPA = np.array([0.0, -0.1850, -1.0 / 9.0, -0.0823, -0.0415, 0.0])
 SUMS = np.array([sum(1.0 / j for j in range(1, q + 1)) for q in range(HIGHEST + 1)])
@@ -82,40 +79,6 @@ CUT, SAFETY = 0.5, 0.9
 DIFFERENCE, SMALL_ENTRY = 1.5e-8, 1e-3
 NONE, KEPT, FRESH = 0, 1, 2
 FAILED = -1
-
-
-def _nested() -> NDArray[np.float64]:
-    """Polynomials of the differences as `Tableau.dense` nests them, row by row of the nest.
-
-    The polynomial of difference j is prod_m (theta - 1 + m)/(m + 1), m < j, less its value at
-    theta = 0, where the step begins.
-    """
-    points = [Fraction(n + 1, HIGHEST + 1) for n in range(HIGHEST)]
-    rows = []
-    for x in points:
-        nest, here = Fraction(1), []
-        for d in range(HIGHEST):
-            nest *= x if d % 2 == 0 else 1 - x
-            here.append(nest)
-        rows.append(here)
-    values = []
-    for x in points:
-        product, here = Fraction(1), []
-        for j in range(HIGHEST):
-            product *= (x - 1 + j) / (j + 1)
-            here.append(product + (1 if j == 0 else 0))
-        values.append(here)
-    nests = np.array(rows, dtype=float)
-    return np.linalg.solve(nests, np.array(values, dtype=float))
-
-
-def backward_tableau(size: int) -> Tableau:
-    """What the loop reads of a tableau: rows of `work.k` for `size` entries, and the nest."""
-    none = np.empty(0)
-    return Tableau(
-        stages=3, total=MATRIX_ROWS + 2 * size, order=1, a=np.empty((0, 0)), c=none, error=none,
-        error_low=none, dense=_nested(), defect=none, exponent=1.0, memory=0.0,
-    )  # fmt: skip
 
 
 @compiled

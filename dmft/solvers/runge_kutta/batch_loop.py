@@ -8,20 +8,17 @@ buffer is full, and goes on where it was when it is called again.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 from numba import types
 
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.interpolant import compiled, copy, unfolded
 from dmft.solvers.runge_kutta.layout import (
-    ADVANCE,
     BY_NONFINITE,
     COLLAPSED,
     COMPONENT,
     ERR,
     EVALS,
-    EVENTS_TYPE,
     FOUND,
     NEXT_SAVE,
     OPTIONS,
@@ -33,47 +30,24 @@ from dmft.solvers.runge_kutta.layout import (
     SIDES,
     SMALLEST_ERROR,
     STEPS,
-    TABLEAU_TYPE,
-    TASK_TYPE,
-    WATCH,
-    WORK_TYPE,
     H,
     T,
     Task,
 )
 from dmft.solvers.runge_kutta.state_tests import in_tolerances
-from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
-
-BUILT_ON = "18eb7d9532311c6a"
-
-
-class Batch(NamedTuple):
-    """Runs of one problem, one in each row: what differs between them, and where they stand."""
-
-    par: Any  # (n, parameters)
-    trace: Any  # (n,)
-    threshold: Any  # (n, E)
-    y: Any  # (n, size)
-    trial: Any  # (n, size) what the last attempt of a run that ended was made on
-    clock: Any  # (n, CLOCK_SIZE)
-    counts: Any  # (n, COUNTS_SIZE)
-    rows: Any  # (n, 2) rows of the buffer that a run saved: the first, and behind the last
-    found: Any  # (n, 2) likewise of its events
-    place: Any  # (2,) the run under way, and 1 when it has begun
-    t_start: float
-    first_step: float  # 0: chosen
-    max_steps: int
-    is_flow: int
-
-
-_MATRIX_I8 = types.int64[:, ::1]
-BATCH_TYPE = types.NamedTuple(
-    (
-        *(MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, MATRIX, _MATRIX_I8, _MATRIX_I8, _MATRIX_I8),
-        *(INTEGERS, types.float64, types.float64, types.int64, types.int64),
-    ),
-    Batch,
+from dmft.solvers.signatures import (
+    ADVANCE,
+    BATCH_TYPE,
+    DOMAIN,
+    EVENTS_TYPE,
+    RHS,
+    TABLEAU_TYPE,
+    TASK_TYPE,
+    WATCH,
+    WORK_TYPE,
 )
+
+BUILT_ON = "a200ed6a02463dba"
 
 
 @compiled

@@ -24,12 +24,12 @@ from dmft.solvers.runge_kutta.layout import (
     SCAN,
     SEARCH,
     T_OLD,
-    WATCH_SIGNATURE,
     T,
 )
 from dmft.solvers.runge_kutta.state_tests import read_gap, take_sides
+from dmft.solvers.signatures import WATCH_SIGNATURE
 
-BUILT_ON = "4ac0676005ec3619"
+BUILT_ON = "b2af5e7049cd7c76"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

@@ -11,7 +11,6 @@ import math
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.interpolant import copy, inlined
 from dmft.solvers.runge_kutta.layout import (
-    ADVANCE_SIGNATURE,
     BOUND,
     BY_DOMAIN,
     BY_NONFINITE,
@@ -29,12 +28,12 @@ from dmft.solvers.runge_kutta.layout import (
     RUNNING,
     SAVED,
     STEPS,
-    WATCH_SIGNATURE,
     T,
 )
 from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
+from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "4ac0676005ec3619"
+BUILT_ON = "b2af5e7049cd7c76"
 
 
 @inlined

@@ -17,7 +17,6 @@ from numba import types
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined, interpolate, unfolded
 from dmft.solvers.runge_kutta.layout import (
-    ADVANCE_SIGNATURE,
     AFTER_REJECT,
     BOUND,
     BY_DOMAIN,
@@ -48,14 +47,20 @@ from dmft.solvers.runge_kutta.layout import (
     STEPS,
     STIFF,
     T_OLD,
-    WATCH_SIGNATURE,
     H,
     T,
 )
 from dmft.solvers.runge_kutta.state_tests import outside
-from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
+from dmft.solvers.signatures import (
+    ADVANCE_SIGNATURE,
+    INTEGERS,
+    MATRIX,
+    RHS,
+    VECTOR,
+    WATCH_SIGNATURE,
+)
 
-BUILT_ON = "18eb7d9532311c6a"
+BUILT_ON = "a200ed6a02463dba"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

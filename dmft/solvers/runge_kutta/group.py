@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.solvers.pointers import pointer
+from dmft.solvers.pointers import entry, loop
 from dmft.solvers.run import Raw, Setup, Sink, Vector
-from dmft.solvers.runge_kutta import explicit, layout
-from dmft.solvers.runge_kutta.batch_loop import Batch, fly
-from dmft.solvers.runge_kutta.tableau import TABLEAUX, Tableau
-from dmft.solvers.signatures import DOMAIN, RHS
+from dmft.solvers.runge_kutta import layout
+from dmft.solvers.runge_kutta.tableau import TABLEAUX, Tableau, backward_tableau
 
 Array = NDArray[np.float64]
 
@@ -47,7 +45,7 @@ class Group:
         self.stages = 1 if is_map else tableau.stages
         rows, degree = (1, 0) if is_map else (tableau.total, len(tableau.dense))
         self.work = _allocate(setup, rows, degree)
-        self.batch = Batch(
+        self.batch = layout.Batch(
             par=np.ascontiguousarray(par),
             trace=trace,
             threshold=np.ascontiguousarray(threshold),
@@ -63,6 +61,7 @@ class Group:
             max_steps=setup.max_steps,
             is_flow=int(not is_map),
         )
+        self._fly = loop("fly")
         self._arguments = (*_functions(setup, is_map), *self._shared(tableau), self.work)
 
     def _shared(self, tableau: Tableau) -> tuple[Any, ...]:
@@ -92,7 +91,7 @@ class Group:
 
     def advance(self, budget: int) -> int:
         """Take up to `budget` attempts in all; returns how many runs have ended."""
-        return int(fly(*self._arguments, self.batch, budget))
+        return int(self._fly(*self._arguments, self.batch, budget))
 
     @property
     def is_under_way(self) -> bool:
@@ -139,31 +138,24 @@ def _tableau(setup: Setup) -> Tableau:
     """Coefficients of the method of a flow."""
     if setup.method in TABLEAUX:
         return TABLEAUX[setup.method]
-    from dmft.solvers.runge_kutta.backward import backward_tableau
-
     return backward_tableau(setup.start.size)
 
 
 def _functions(setup: Setup, is_map: bool) -> tuple[Any, ...]:
     """Compiled functions that every loop takes, absent ones replaced."""
-    problem, watch = setup.problem, explicit.unwatched
+    problem, advance, watch = setup.problem, "advance", "unwatched"
     if is_map:
-        from dmft.solvers.runge_kutta.discrete import iterate as advance
+        advance = "iterate"
     elif setup.method == "BDF":
-        from dmft.solvers.runge_kutta.backward import advance_backward as advance
-    else:
-        advance = explicit.advance
+        advance = "advance_backward"
     if setup.events:  # compiled by the first run that has events
-        if is_map:
-            from dmft.solvers.runge_kutta.discrete import sides as watch
-        else:
-            from dmft.solvers.runge_kutta.crossings import watch
+        watch = "sides" if is_map else "watch"
     return (
-        pointer(advance, layout.ADVANCE),
-        pointer(problem.rhs, RHS),
-        pointer(problem.observe or explicit.nothing, RHS),
-        pointer(problem.domain or explicit.everywhere, DOMAIN),
-        pointer(watch, layout.WATCH),
+        entry(loop(advance), "ADVANCE"),
+        entry(problem.rhs, "RHS"),
+        entry(problem.observe or loop("nothing"), "RHS"),
+        entry(problem.domain or loop("everywhere"), "DOMAIN"),
+        entry(loop(watch), "WATCH"),
     )
 
 

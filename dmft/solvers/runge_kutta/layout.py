@@ -1,4 +1,4 @@
-"""What passes between Python and the compiled loop: codes, records, their compiled types.
+"""What passes between Python and the compiled loops: codes and records; `types` has their types.
 
 Compiled code freezes these numbers, and Numba's cache looks only at the file that holds the entry
 point. Files of entry points, as `explicit.py`, therefore carry a hash of the files that they build
@@ -8,11 +8,6 @@ on (`BUILT_ON`); a test says when to renew it, which also renews the cache.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-
-from numba import types
-
-from dmft.solvers.runge_kutta.tableau import Tableau
-from dmft.solvers.signatures import DOMAIN, INTEGERS, MATRIX, RHS, VECTOR
 
 # Why the loop came back.
 # STIFF: stability, not accuracy, has held the steps for a while, and most of the way is left.
@@ -102,37 +97,24 @@ class Work(NamedTuple):
     event_id: Any  # (rows_e,)
 
 
-_F8, _I8 = types.float64, types.int64
-TABLEAU_TYPE = types.NamedTuple(
-    (_I8, _I8, _I8, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR, _F8, _F8), Tableau
-)
-TASK_TYPE = types.NamedTuple(
-    (INTEGERS, VECTOR, VECTOR, _F8, _F8, _F8, _F8, _F8, _F8, _I8, _F8), Task
-)
-EVENTS_TYPE = types.NamedTuple(
-    (INTEGERS, INTEGERS, INTEGERS, VECTOR, INTEGERS, INTEGERS, INTEGERS, INTEGERS, VECTOR), Events
-)
-WORK_TYPE = types.NamedTuple(
-    (
-        *(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, VECTOR),
-        *(VECTOR, VECTOR, INTEGERS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX, INTEGERS),
-    ),
-    Work,
-)
+class Batch(NamedTuple):
+    """Runs of one problem, one in each row: what differs between them, and where they stand."""
 
-# All about events (what is asked, observe, task, events, work, y, clock, counts) is handed to the
-# loop as a first-class function and compiled at the first run that has events: part of the loop, it
-# would double what every first run waits for.
-WATCH_SIGNATURE = types.void(_I8, RHS, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, VECTOR, VECTOR, INTEGERS)
-WATCH = types.FunctionType(WATCH_SIGNATURE)
+    par: Any  # (n, parameters)
+    trace: Any  # (n,)
+    threshold: Any  # (n, E)
+    y: Any  # (n, size)
+    trial: Any  # (n, size) what the last attempt of a run that ended was made on
+    clock: Any  # (n, CLOCK_SIZE)
+    counts: Any  # (n, COUNTS_SIZE)
+    rows: Any  # (n, 2) rows of the buffer that a run saved: the first, and behind the last
+    found: Any  # (n, 2) likewise of its events
+    place: Any  # (2,) the run under way, and 1 when it has begun
+    t_start: float
+    first_step: float  # 0: chosen
+    max_steps: int
+    is_flow: int
 
-# The loops of flows and of maps: rhs, observe, domain, watch, tableau, task, events, work, y,
-# clock, counts, budget. Both are handed to the loop over runs, which is compiled apart from them.
-ADVANCE_SIGNATURE = _I8(
-    RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE,
-    VECTOR, VECTOR, INTEGERS, _I8,
-)  # fmt: skip
-ADVANCE = types.FunctionType(ADVANCE_SIGNATURE)
 
 # Every array belongs to the caller, so no reference is counted: with counting, passing the tuples
 # around costs a third of a run.

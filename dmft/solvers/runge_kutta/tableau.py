@@ -7,6 +7,8 @@ Source      order 5: Dormand and Prince, J. Comput. Appl. Math. 6 (1980) 19, wit
 
 The order conditions are tested: exactly, in fractions, for order 5, to rounding for order 8.
 
+Backward differentiation reads of a tableau only how its dense output is nested.
+
 Both interpolants are one order below their solution, and over the long steps at the border of
 stability far less accurate than it: they have an error estimate of their own, the defect
 u' - f(u) at one point (Enright and others, ACM Trans. Math. Softw. 12 (1986) 193), which
@@ -22,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 F = Fraction
+# Of backward differentiation: its highest order, and the row of `Work.k` where its matrices begin.
+HIGHEST, MATRIX_ROWS = 5, 20
 
 
 class Tableau(NamedTuple):
@@ -373,3 +377,37 @@ def _order_eight() -> Tableau:
 
 
 TABLEAUX: dict[str, Tableau] = {"rk5": _order_five(), "rk8": _order_eight()}
+
+
+def _nested() -> NDArray[np.float64]:
+    """Polynomials of the differences as `Tableau.dense` nests them, row by row of the nest.
+
+    The polynomial of difference j is prod_m (theta - 1 + m)/(m + 1), m < j, less its value at
+    theta = 0, where the step begins.
+    """
+    points = [Fraction(n + 1, HIGHEST + 1) for n in range(HIGHEST)]
+    rows = []
+    for x in points:
+        nest, here = Fraction(1), []
+        for d in range(HIGHEST):
+            nest *= x if d % 2 == 0 else 1 - x
+            here.append(nest)
+        rows.append(here)
+    values = []
+    for x in points:
+        product, here = Fraction(1), []
+        for j in range(HIGHEST):
+            product *= (x - 1 + j) / (j + 1)
+            here.append(product + (1 if j == 0 else 0))
+        values.append(here)
+    nests = np.array(rows, dtype=float)
+    return np.linalg.solve(nests, np.array(values, dtype=float))
+
+
+def backward_tableau(size: int) -> Tableau:
+    """What the loop reads of a tableau: rows of `work.k` for `size` entries, and the nest."""
+    none = np.empty(0)
+    return Tableau(
+        stages=3, total=MATRIX_ROWS + 2 * size, order=1, a=np.empty((0, 0)), c=none, error=none,
+        error_low=none, dense=_nested(), defect=none, exponent=1.0, memory=0.0,
+    )  # fmt: skip

@@ -6,8 +6,15 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from dmft.solvers.runge_kutta.layout import EVENTS_TYPE
-from dmft.solvers.signatures import DOMAIN, INTEGERS, JACOBIAN_SIGNATURE, MATRIX, RHS, VECTOR
+from dmft.solvers.signatures import (
+    DOMAIN,
+    EVENTS_TYPE,
+    INTEGERS,
+    JACOBIAN_SIGNATURE,
+    MATRIX,
+    RHS,
+    VECTOR,
+)
 
 # How a path stands.
 WALKING, ARRIVED, PASSED, BEYOND, OUTSIDE, NONFINITE, INDEFINITE = range(7)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.equations.averages.nodes import smooth
@@ -15,11 +14,11 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
-from dmft.solvers.problem import Block, Problem
-from dmft.solvers.solve import solve_problem
-from dmft.solvers.trajectory import Trajectory
+from dmft.solvers.problem import Problem
+from dmft.solvers.solve import Request, check_request, solve_problem
+from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import Overlaps
-from dmft.workflow.solver import Solver
+from dmft.workflow.solver import SOLVERS, Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options
 from dmft.workflow.solving.limits import rate_message
 from dmft.workflow.solving.rounding import with_rounding
@@ -83,9 +82,7 @@ def solve_one_pass(
 
     if not equations.averages:
         run = solve_problem(problem, **inputs, **choices)
-        return finished(
-            run if schedule is not None else with_rounding(run, equations, options.rtol)
-        )
+        return finished(run) if schedule is not None else finish(run, equations, options.rtol)
 
     # Closed forms do without nodes.
     from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
@@ -110,6 +107,26 @@ def solve_one_pass(
     return finished(solve_on_nodes(run_with, rule_of, values.get("nodes"), tolerance))
 
 
+def request_of(
+    system: Equations | Problem | None, start: Overlaps, given: Mapping[str, Any]
+) -> Request | None:
+    """What `solve` asks of the integrator, in runs of closed forms at a constant rate.
+
+    `given` are the options and run-time values of `dmft.solve`.
+    """
+    origin = getattr(system, "origin", None) or system
+    if not isinstance(origin, Equations) or SOLVERS.get(origin.kind) != __name__:
+        return None
+    names = {one.name for one in fields(RunOptions)} | {"t_max"}
+    options = {name: value for name, value in given.items() if name in names}
+    t_max = options.pop("t_max")
+    values = {name: value for name, value in given.items() if name not in names}
+    problem, inputs, schedule = scheduled_inputs(origin, start, values)
+    if schedule is not None or origin.averages or problem is not system:
+        return None
+    return check_request(problem, t_max=t_max, **inputs, **RunOptions(**options).of_solver)
+
+
 def check_start(equations: Equations | None, start: object) -> None:
     """Refuse what is no start of these equations; those of sequences say it themselves."""
     if getattr(equations, "family", None) != "sequence" and not isinstance(start, Overlaps):
@@ -119,23 +136,16 @@ def check_start(equations: Equations | None, start: object) -> None:
         )
 
 
+def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
+    """A run of closed forms with what the equations say of it beyond what the integrator knows."""
+    inputs = {name: getattr(run, name) for name in ("constants", "widths", "parameters")}
+    return described(with_rounding(run, equations, rtol), equations, inputs)
+
+
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:
     """A run of one pass with what its learning rate is worth saying, and with its readout."""
     message = run.message + rate_message(equations, inputs)
     return with_readout(replace(run, message=message))
-
-
-def with_readout(run: Trajectory) -> Trajectory:
-    """Show the fixed readout as a block with time first, as trained readouts are."""
-    if "readout" in run.blocks or "readout" not in run.constants:
-        return run
-    readout = run.constants["readout"]
-    block = np.broadcast_to(readout, (run.t.size, readout.size)).copy()
-    return replace(
-        run,
-        blocks={**run.blocks, "readout": block},
-        layout=(*run.layout, Block("readout", ("p",))),
-    )
 
 
 SOLVER = Solver("equations of one pass", RunOptions, solve_one_pass)

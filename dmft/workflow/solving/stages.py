@@ -20,9 +20,8 @@ from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
-from dmft.solvers.trajectory import Trajectory
+from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.workflow.solving.inputs import problem_of, run_inputs
-from dmft.workflow.solving.one_pass import with_readout
 
 Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"

@@ -1,0 +1,81 @@
+"""Sealed files of plain values and arrays: nothing in them is executed or unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.compiled.directory import cache_directory, keep, read_own
+
+DIGEST_SIZE = 32
+# Bytes that say how long the text is.
+LENGTH = 8
+# What arrays may hold: numbers of one byte order, and bytes.
+KINDS = ("<f8", "<i8", "|u1")
+Arrays = dict[str, NDArray[Any]]
+
+
+def store(name: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Write a record of this name; whether it was written."""
+    content = packed(values, arrays)
+    return keep(cache_directory() / name, _seal(name, content) + content)
+
+
+def load(name: str) -> tuple[dict[str, Any], Arrays] | None:
+    """Values and arrays of a record; None where there is none, or one that is damaged."""
+    try:
+        sealed = read_own(cache_directory() / name)
+    except OSError:
+        return None
+    seal, content = sealed[:DIGEST_SIZE], sealed[DIGEST_SIZE:]
+    if seal != _seal(name, content):
+        return None
+    try:
+        return _unpacked(content)
+    except (ValueError, KeyError, TypeError):  # ours, but of another form
+        return None
+
+
+def packed(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Bytes of a record: the length of its text, the text, the arrays one after another.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For values that are not plain.
+    """
+    parts, described = [], {}
+    for key, array in arrays.items():
+        kind = array.dtype.newbyteorder("<").str
+        if kind not in KINDS:
+            raise TypeError(f"arrays of {array.dtype} are not kept")
+        parts.append(np.ascontiguousarray(array, dtype=kind).tobytes())
+        described[key] = [kind, list(array.shape)]
+    text = json.dumps({"values": values, "arrays": described}).encode()
+    return b"".join([len(text).to_bytes(LENGTH, "little"), text, *parts])
+
+
+def _unpacked(content: bytes) -> tuple[dict[str, Any], Arrays]:
+    place = LENGTH + int.from_bytes(content[:LENGTH], "little")
+    text = json.loads(content[LENGTH:place])
+    arrays = {}
+    for key, (kind, shape) in text["arrays"].items():
+        if kind not in KINDS:
+            raise ValueError(kind)
+        count = math.prod(shape)
+        flat = np.frombuffer(content, dtype=kind, count=count, offset=place)
+        arrays[key] = flat.reshape(shape).astype(np.dtype(kind).newbyteorder("="))
+        place += flat.nbytes
+    return text["values"], arrays
+
+
+def _seal(name: str, content: bytes) -> bytes:
+    digest = hashlib.blake2b(f"{name}\0".encode(), digest_size=DIGEST_SIZE)
+    digest.update(content)
+    return digest.digest()

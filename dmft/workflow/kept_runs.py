@@ -1,0 +1,229 @@
+"""Runs that were solved once, solved again by kept records and machine code.
+
+A record holds what the integrator was asked (packed start, parameters, layout, tolerances) and what
+the equations say of the run beside its numbers (`dmft.workflow.solving.one_pass.finish`), which
+holds for a run with the same numbers only: a digest of them says so. The machine code is the one
+that Numba kept, linked by `dmft.compiled.machine_code`. So neither SymPy nor Numba is loaded, and
+the numbers are the same bits.
+
+Whatever is doubtful is as good as no record: the caller then goes the long way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dmft.compiled import records
+from dmft.compiled.identity import identity
+from dmft.compiled.machine_code import LINKED, Code, Native, link
+from dmft.names import Status
+from dmft.progress import ProgressOption
+from dmft.solvers.events import encode_events
+from dmft.solvers.pointers import loop, loop_name
+from dmft.solvers.problem import Problem
+from dmft.solvers.provenance import describe_problem
+from dmft.solvers.run import Setup
+from dmft.solvers.runge_kutta.march import march
+from dmft.solvers.solve import Request, trajectory_of
+from dmft.solvers.trajectory import Trajectory, block_of, plain_block, with_readout
+
+# Raised when the content of records changes its form.
+FORM = 1
+# Fields of a problem and of a setup that are plain values, compiled functions, arrays.
+PLAIN = ("kind", "parallel_band", "time_unit")
+NAMES = ("widths", "parameters", "observables")
+FUNCTIONS = ("rhs", "observe", "domain", "covariance")
+NUMBERS = (
+    "method", "t_start", "t_end", "rtol", "atol", "max_steps", "first_step", "max_step", "bound",
+    "trace", "worth",
+)  # fmt: skip
+ARRAYS = ("par", "start", "save")
+DIGEST_SIZE = 16
+
+
+def key_of(question: Any) -> str:
+    """Name of the record of a question, plain values that determine a run.
+
+    Raises
+    ------
+    TypeError, OSError, ImportError
+        When it has none: values that are not plain, a library whose state cannot be told.
+    """
+    text = json.dumps([FORM, identity(), question])
+    return f"run_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record, with its code linked: ready to be solved."""
+
+    request: Request
+    ending: Mapping[str, Any]
+    error: Mapping[str, Any] | None
+
+    def solve(
+        self, progress: ProgressOption, finish: Callable[[Trajectory], Trajectory]
+    ) -> Trajectory:
+        """Solve it again; `finish` completes a run that is another one (interrupted, say)."""
+        given = replace(self.request, setup=replace(self.request.setup, progress=progress))
+        run = trajectory_of(given, march(given.setup))
+        ending = self.ending
+        if numbers_of(run) != ending["numbers"]:
+            return finish(run)
+        run = replace(
+            run, message=ending["message"], provenance=ending["provenance"], error=self.error
+        )
+        return with_readout(run) if ending["readout"] else run
+
+
+def find(key: str) -> Kept | None:
+    """The record of a key, None where there is none to rely on."""
+    try:
+        found = records.load(key)
+        return None if found is None else _kept(*found)
+    except Exception:  # ours, but of another form, or code that cannot be linked: the long way
+        return None
+
+
+def _kept(values: Mapping[str, Any], arrays: records.Arrays) -> Kept:
+    functions: dict[str, Any] = _linked(values["code"])
+    described = values["problem"]
+    parts: dict[str, Any] = {name: described[name] for name in PLAIN}
+    parts |= {name: tuple(described[name]) for name in NAMES}
+    parts |= {name: functions[name] for name in FUNCTIONS if name in functions}
+    problem = Problem(
+        **parts,
+        state=tuple(block_of(block) for block in described["state"]),
+        constants=tuple(block_of(block) for block in described["constants"]),
+        provenance=described["provenance"],
+    )
+    widths = values["widths"]
+    setup = Setup(
+        problem=problem,
+        **values["setup"],
+        **{name: arrays.get(name) for name in ARRAYS},  # type: ignore[arg-type]
+        widths=np.array([widths[name] for name in problem.widths], dtype=np.int64),
+        events=(),
+        table=encode_events((), problem, widths, arrays["par"]),
+        timeout=math.inf,
+        progress=None,
+    )
+    request = Request(
+        setup, widths, values["parameters"], _group(arrays, "constant_"), values["provenance"],
+        values["described"],
+    )  # fmt: skip
+    ending = values["ending"]
+    return Kept(request, ending, _group(arrays, "error_") if ending["error"] else None)
+
+
+def _linked(files: Mapping[str, str]) -> dict[str, Native]:
+    """Functions of a record by name; the loops are from now on those of the whole process."""
+    wanted = {name: file for name, file in files.items() if name not in LINKED}
+    found = link({name: _read_code(file) for name, file in wanted.items()})
+    LINKED.update({name: one for name, one in found.items() if name not in FUNCTIONS})
+    return {name: LINKED.get(name) or found[name] for name in files}
+
+
+def _read_code(file: str) -> Code:
+    values, arrays = records.load(file) or ({}, {})
+    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return Code(arrays["content"].tobytes(), **fields)
+
+
+def _group(arrays: records.Arrays, prefix: str) -> records.Arrays:
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def keep(key: str, given: Request, run: Trajectory) -> bool:
+    """Keep a run that was solved as asked, if it is of the kind that can be solved again."""
+    try:
+        return _keep(key, given, run)
+    except Exception:  # code that is not kept, values that are not plain: nothing is lost
+        return False
+
+
+def _keep(key: str, given: Request, run: Trajectory) -> bool:
+    setup, problem = given.setup, given.setup.problem
+    plain = not (setup.events or math.isfinite(setup.timeout) or problem.jacobian is not None)
+    if not (given.is_compiled and plain) or run.status in (Status.INTERRUPTED, Status.TIMEOUT):
+        return False
+    values = {
+        "problem": {
+            **{name: getattr(problem, name) for name in PLAIN},
+            **{name: list(getattr(problem, name)) for name in NAMES},
+            "state": [plain_block(block) for block in problem.state],
+            "constants": [plain_block(block) for block in problem.constants],
+            "provenance": dict(problem.provenance),
+        },
+        "setup": {name: getattr(setup, name) for name in NUMBERS},
+        "widths": given.widths,
+        "parameters": given.parameters,
+        "provenance": dict(given.provenance),
+        "described": describe_problem(problem),
+        "ending": {
+            "numbers": numbers_of(run, problem),
+            "message": run.message,
+            "provenance": dict(run.provenance),
+            "readout": len(run.layout) > len(problem.state),
+            "error": run.error is not None,
+        },
+    }
+    if json.loads(json.dumps(values)) != values:  # tuples, keys that are no text
+        return False
+    arrays = {name: value for name in ARRAYS if (value := getattr(setup, name)) is not None}
+    arrays |= {f"constant_{name}": value for name, value in given.constants.items()}
+    arrays |= {f"error_{name}": value for name, value in (run.error or {}).items()}
+    values["code"] = {name: _keep_code(function) for name, function in _used(setup, run).items()}
+    return records.store(key, values, arrays)
+
+
+def _used(setup: Setup, run: Trajectory) -> dict[str, Any]:
+    """Compiled functions of a run by name, those that it called."""
+    problem = setup.problem
+    used = {n: getattr(problem, n) for n in FUNCTIONS if getattr(problem, n) is not None}
+    loops = ["fly", "unwatched"]
+    loops += ["evaluate_rows"] if problem.observables else []
+    loops += ["nothing"] if problem.observe is None else []
+    loops += ["everywhere"] if problem.domain is None else []
+    if problem.kind == "map":
+        loops.append("iterate")
+    elif setup.method != "BDF":
+        loops.append("advance")
+    if setup.method == "BDF" or "stiff_from" in run.provenance:
+        loops.append("advance_backward")
+    return used | {loop_name(name): loop(name) for name in loops}
+
+
+def _keep_code(function: Any) -> str:
+    """Name of the file that holds the code of a function; written if it is not there."""
+    if isinstance(function, Native):
+        code = function.code
+    else:
+        from dmft.compiled.object_files import code_of
+
+        code = code_of(function)
+    values = asdict(code)
+    arrays = {"content": np.frombuffer(values.pop("content"), dtype=np.uint8)}
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    digest = hashlib.blake2b(records.packed(values, arrays), digest_size=DIGEST_SIZE).hexdigest()
+    file = f"code_{digest}.bin"
+    if records.load(file) is None and not records.store(file, values, arrays):
+        raise OSError(f"cannot keep {file}")
+    return file
+
+
+def numbers_of(run: Trajectory, problem: Problem | None = None) -> str:
+    """Digest of what the integrator made: state, observables, counts, status."""
+    counts = {name: value for name, value in run.statistics.items() if name != "seconds"}
+    digest = hashlib.blake2b(repr((str(run.status), counts)).encode(), digest_size=DIGEST_SIZE)
+    blocks = [run.blocks[block.name] for block in (problem or run.problem).state]  # type: ignore[union-attr]
+    for array in (run.t, *blocks, *run.observables.values()):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,300 @@
+"""The second `dmft solve` of a file: without SymPy and Numba, and what it says is the same to the
+last bit; whatever is doubtful goes the long way.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+import dmft
+from dmft.cli.again import _question
+from dmft.cli.file import load
+from dmft.compiled import identity as identities
+from dmft.compiled import records
+from dmft.compiled.machine_code import LINKED, Unknown, link
+from dmft.workflow.kept_runs import find, key_of
+
+SQUARE = """
+[student]
+activation = "z**2"
+width = 1
+[teacher]
+activation = "z**2"
+width = 1
+[algorithm]
+kind = "sgd"
+learning_rate = "gamma"
+[parameters]
+gamma = 0.05
+[start]
+kind = "overlaps"
+Q = [[1.0]]
+M = [[0.1]]
+[solve]
+t_max = 3.0
+points = 11
+"""
+ERF = SQUARE.replace('"z**2"', '"erf(z/sqrt(2))"')
+# Runs of each kind and with each ending, and their exit codes.
+FILES = {
+    "ok": (SQUARE, 0),
+    "flow": (ERF.replace('"sgd"\nlearning_rate = "gamma"', '"gradient-flow"')
+             .replace("[parameters]\ngamma = 0.05\n", ""), 0),
+    "map": (SQUARE.replace('"gamma"\n[par', '"gamma"\nbatch_size = 500\ndim = 100\n[par'), 0),
+    "stiff": (ERF.replace("t_max = 3.0\npoints = 11", "t_max = 1e5\npoints = 5"), 0),
+    "diverged": (SQUARE.replace("= 0.05", "= 8.0").replace("t_max = 3", "t_max = 90"), 3),
+    "readout": (ERF.replace('"gamma"\n[par', '"gamma"\nreadout_rate = 0.3\n[par'), 0),
+    "rk8": (ERF.replace("points = 11", 'spacing = "log"\nmethod = "rk8"\nrtol = 1e-5'), 0),
+}  # fmt: skip
+# What the command has loaded, behind what it says of itself.
+SCRIPT = """
+import sys
+from dmft.cli.main import main
+code = main(sys.argv[1:])
+print(sorted({"numba", "sympy", "scipy"} & set(sys.modules)), file=sys.stderr)
+raise SystemExit(code)
+"""
+HEAVY = "['numba', 'scipy', 'sympy']"
+
+
+def started(*arguments, **environment):
+    """Exit code, output and messages of a command of its own, and what it loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        capture_output=True, text=True, env=os.environ | environment,
+    )  # fmt: skip
+    *messages, loaded = done.stderr.splitlines()
+    return done.returncode, done.stdout, messages, loaded
+
+
+def key(path, *overrides):
+    """Name of the record of a file."""
+    return key_of(_question(load(Path(path)), overrides))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Cache of this test alone, with the compiled functions of the session in it."""
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with a file, the cache after its first run, and what that run said."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "model.toml").write_text(SQUARE)
+    (folder / "cache").mkdir(mode=0o700)
+    first = started("solve", folder / "model.toml", DMFT_CACHE_DIR=str(folder / "cache"))
+    assert (first[0], first[3]) == (0, HEAVY)
+    return folder, first
+
+
+@pytest.fixture
+def again(kept, tmp_path, monkeypatch):
+    """A copy of that file and cache, to be spoilt."""
+    folder, _ = kept
+    (tmp_path / "cache").mkdir(mode=0o700)
+    for name in (folder / "cache").iterdir():
+        if name.suffix == ".bin":
+            copy = tmp_path / "cache" / name.name
+            copy.write_bytes(name.read_bytes())
+            copy.chmod(0o600)
+    (tmp_path / "model.toml").write_text(SQUARE)
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "cache"))
+    with mock.patch.dict(LINKED):
+        LINKED.clear()
+        yield tmp_path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name, tmp_path):
+    text, code = FILES[name]
+    path = tmp_path / "model.toml"
+    path.write_text(text)
+    first, second = (started("solve", path, "--json") for _ in range(2))
+    assert second[3] == "[]", second
+    assert first[0] == second[0] == code
+    assert first[2] == second[2] == []
+    runs = [json.loads(done[1]) for done in (first, second)]
+    for run in runs:
+        run["statistics"].pop("seconds")
+    assert runs[0] == runs[1]  # JSON has all digits
+    if name == "stiff":
+        assert "BDF took over" in runs[1]["message"]
+
+
+def test_text_files_and_figures_are_the_same(kept, tmp_path):
+    folder, first = kept
+    where = {"DMFT_CACHE_DIR": str(folder / "cache")}
+    assert started("solve", folder / "model.toml", **where) == (*first[:3], "[]")
+    made = []
+    for name, change in (("short", {}), ("long", {"NUMBA_OPT": "3"})):  # its default, but said
+        files = tmp_path / f"{name}.nc", tmp_path / f"{name}.png"
+        options = "--save", files[0], "--plot", files[1]
+        done = started("solve", folder / "model.toml", *options, **where, **change)
+        assert done[0] == 0
+        assert ("sympy" in done[3]) == (name == "long")
+        made.append((dmft.load(files[0]), files[1].read_bytes(), done[1]))
+    (short, figure, text), (long, other, said) = made
+    assert (figure, text) == (other, said)
+    assert short == replace(long, statistics=short.statistics)
+    assert set(short.statistics) == set(long.statistics)
+
+
+def test_other_parameters_are_another_run(again):
+    path = again / "model.toml"
+    assert find(key(path)) is not None
+    assert find(key(path, "gamma=0.06")) is None
+    path.write_text("# said otherwise\n" + SQUARE)
+    assert find(key(path)) is not None
+    for old, new in (("t_max = 3.0", "t_max = 3"), ("0.1", "0.2"), ("points = 11", "points = 12")):
+        path.write_text(SQUARE.replace(old, new))
+        assert find(key(path)) is None
+
+
+@pytest.mark.parametrize("what", ["setting", "processor", "version", "source"])
+def test_another_machine_or_library_goes_the_long_way(what, again, monkeypatch):
+    path = again / "model.toml"
+    before = key(path)
+    if what == "setting":
+        monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    elif what == "processor":
+        monkeypatch.setattr(identities, "_processor", lambda: ("another", "one"))
+    elif what == "version":
+        folder = again / "sympy"
+        folder.mkdir()
+        (folder / "release.py").write_text('__version__ = "0"')
+        own = identities._folder
+        monkeypatch.setattr(identities, "_folder", lambda n: folder if n == "sympy" else own(n))
+    else:
+        own = identities._sources
+        monkeypatch.setattr(identities, "_sources", lambda folder: own(folder)[1:])
+    identities.identity.cache_clear()
+    try:
+        assert key(path) != before
+        assert find(key(path)) is None
+    finally:
+        monkeypatch.undo()
+        identities.identity.cache_clear()
+
+
+def test_damaged_files_go_the_long_way(again):
+    path, rng = again / "model.toml", np.random.default_rng(1)
+    files = [again / "cache" / key(path), *sorted((again / "cache").glob("code_*"))]
+    assert len(files) >= 8
+    for file in files:
+        whole = file.read_bytes()
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        cut = whole[: int(rng.integers(len(whole)))]
+        other = files[files.index(file) - 1].read_bytes()
+        for content in (bytes(flipped), cut, b"", whole + b"x", other):
+            file.write_bytes(content)
+            LINKED.clear()
+            assert find(key(path)) is None, file
+        file.unlink()
+        LINKED.clear()
+        assert find(key(path)) is None
+        file.write_bytes(whole)
+        file.chmod(0o600)
+    LINKED.clear()
+    assert find(key(path)) is not None
+
+
+def test_a_damaged_record_is_written_anew(kept, again):
+    _, first = kept
+    path, record = again / "model.toml", again / "cache" / key(again / "model.toml")
+    whole = record.read_bytes()
+    record.write_bytes(whole[:-1])
+    done = started("solve", path)
+    assert (done[:3], done[3]) == (first[:3], HEAVY)
+    assert record.read_bytes() == whole
+    assert started("solve", path)[3] == "[]"
+
+
+def test_files_and_folders_of_others_are_not_read(again):
+    path, cache = again / "model.toml", again / "cache"
+    for file in (cache / key(path), *cache.glob("code_*")):
+        file.chmod(0o622)
+        LINKED.clear()
+        assert find(key(path)) is None
+        file.chmod(0o600)
+        if os.geteuid() == 0:
+            os.chown(file, 12345, -1)
+            assert find(key(path)) is None
+            os.chown(file, 0, -1)
+    cache.chmod(0o777)
+    with pytest.warns(UserWarning, match="is not used"):
+        assert find(key(path)) is None
+    cache.chmod(0o700)
+
+
+def test_code_whose_needs_are_not_there_is_not_linked(again):
+    code = find(key(again / "model.toml")).request.setup.problem.rhs.code
+    with pytest.raises(Unknown, match="no such_a_symbol"):
+        link({"rhs": replace(code, needs=(*code.needs, "such_a_symbol"))})
+
+
+def test_a_run_with_other_numbers_is_completed_the_long_way(again):
+    found = find(key(again / "model.toml"))
+    seen = []
+    other = replace(found, ending={**found.ending, "numbers": "of another run"})
+    other.solve(False, lambda run: seen.append(run) or run)
+    known = found.solve(False, lambda run: pytest.fail("the numbers are the same"))
+    (raw,) = seen
+    assert np.array_equal(raw.risk, known.risk)
+    assert "rounding" in known.provenance
+    assert "rounding" not in raw.provenance
+
+
+def test_records_are_plain():
+    arrays = {"x": np.array([[1.0, np.nan], [-0.0, np.inf]]), "n": np.arange(3)}
+    text = {"a": [1, 2.5, "é"], "b": None}
+    values, back = records._unpacked(records.packed(text, arrays))
+    assert values == text
+    for name, array in arrays.items():
+        assert back[name].tobytes() == array.tobytes()
+        assert back[name].shape == array.shape
+    for bad in ({"a": object()}, {"a": {1, 2}}):
+        with pytest.raises(TypeError):
+            records.packed(bad, {})
+    with pytest.raises(TypeError, match="not kept"):
+        records.packed({}, {"x": np.array([object()])})
+
+
+def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path, cache):
+    """The record of a run that was made shorter by hand, so that the second run is a long one."""
+    path = tmp_path / "model.toml"
+    text = ERF.replace("points = 11", 'method = "rk5"\npoints = 11')
+    path.write_text(text)
+    assert started("solve", path)[0] == 0
+    name = key(path)
+    values, arrays = records.load(name)
+    values["setup"] |= {"t_end": 1e9, "max_steps": 2**61}
+    arrays["save"] = np.linspace(0.0, 1e9, 11)
+    path.write_text(text.replace("t_max = 3.0", "t_max = 1e9"))
+    assert records.store(key(path), values, arrays)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dmft.cli.main", "solve", str(path), "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(3.0)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    run = json.loads(out)
+    assert run["status"] == "interrupted"
+    assert "rounding" in run["provenance"]
+    assert not (cache / f"run_{'0' * 32}.bin").exists()
