@@ -19,11 +19,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, GivenTeachers
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.average import branch_field_expectation, may_hold_branches
+from dmft.gaussian.branches.average import branch_field_expectation
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.closed.switch import SWITCHES, may_hold_branches
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import FieldTable, density, without_dirac
 

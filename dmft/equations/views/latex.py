@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -15,8 +15,6 @@ from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.views.text import function_text, split_averages
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.nodes import BranchAverage, BranchField, BranchGiven, BranchPair
-from dmft.gaussian.branches.slope import BranchSlope, BranchSlopes
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
@@ -205,8 +203,7 @@ def average_latex(average: Expectation, printer: EquationPrinter, limit: int | N
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
     try:
-        for kind in (BranchSlopes, BranchSlope, BranchField, BranchGiven, BranchPair):
-            closed = closed.replace(kind, _written_out(kind))
+        closed = written_out(closed)
     except NotClosed:  # products with error functions: one integral of closed averages
         return [rf"{head} &= {printer.doprint(closed)}"]
     if closed.has(TableAverage):
@@ -222,9 +219,11 @@ def average_latex(average: Expectation, printer: EquationPrinter, limit: int | N
     return in_lines(head, closed, printer)
 
 
-def _written_out(kind: type[BranchAverage]) -> Callable[..., sp.Expr]:
-    """Closed forms of averages that stand whole in equations."""
-    return lambda *args: kind(*args).written_out()
+def written_out(expr: sp.Expr) -> sp.Expr:
+    """Closed forms of averages that stand whole in equations; some hold others of them."""
+    inner = {q: q.written_out() for q in expr.atoms(TableAverage)}
+    changed = {q: value for q, value in inner.items() if value != q}
+    return written_out(expr.xreplace(changed)) if changed else expr
 
 
 def in_lines(head: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]:
