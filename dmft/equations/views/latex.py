@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
@@ -18,6 +18,9 @@ from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
+
+if TYPE_CHECKING:
+    from dmft.equations.equations import Equations
 
 # Closed forms with more operations than this are left as expectations unless asked for.
 KERNEL_OPERATIONS = 120
@@ -85,6 +88,28 @@ class EquationPrinter(LatexPrinter):
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
         return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+
+
+def equations_latex(equations: Equations, kernels: str) -> str:
+    """LaTeX of equations; `kernels` says which averages follow in closed form."""
+    printer = EquationPrinter(equations.names(r"\sigma", r"\sigma_*"))
+    roles = ("rate", "intermediate", "sample", "observable")
+    ordered = sorted(
+        (d for d in equations.definitions if d.role in roles), key=lambda d: roles.index(d.role)
+    )
+    lines = [line for d in ordered for line in definition_latex(d, printer, equations.kind)]
+    lines += blocks_latex((d for d in equations.definitions if d.role == "block"), printer)
+    if equations.noise:
+        lines += equations.noise.latex(printer, equations.definitions)
+    lines += equations.functions_latex(printer)
+    parts = [f"% {equations.time_unit}", align(lines)]
+    if kernels != "none":
+        limit = KERNEL_OPERATIONS if kernels == "auto" else None
+        found = (a.average for a in equations.lowered if a.how != "nodes")
+        parts.append(align([y for q in found for y in average_latex(q, printer, limit)]))
+        if equations.noise and equations.noise.closed:
+            parts.append(align(equations.noise.closed_latex(printer)))
+    return "\n".join(parts)
 
 
 def definition_latex(

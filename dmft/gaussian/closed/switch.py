@@ -202,6 +202,6 @@ def _indicator(condition: Boolean, owner: sp.Expr, fields: Sequence[sp.Symbol]) 
     raise refuse(owner, f"its condition {condition} is not a comparison")
 
 
-def may_hold_branches(factor: sp.Expr) -> bool:
-    """Whether exponentials and kinks or jumps stand in one factor (`dmft.gaussian.branches`)."""
+def may_hold_branches(factor: sp.Basic) -> bool:
+    """Whether exponentials and kinks or jumps stand in it (`dmft.gaussian.branches`)."""
     return bool(factor.has(sp.exp, sp.sinh, sp.cosh) and factor.has(*SWITCHES))
