@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import sympy as sp
 
 from dmft.codegen.chunks import (
-    ALL_NODES,
     CHUNK,
     FIRST_NODE,
     NODE,
-    NOISE_CONSTANT,
     accumulate,
     at_nodes,
     chunk_loop,
@@ -25,12 +23,10 @@ from dmft.codegen.fuse import Loop, fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
-from dmft.codegen.packing import Layout, layout
+from dmft.codegen.packing import ALL_NODES, NOISE_CONSTANT, Layout, layout
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
-from dmft.equations.averages.neighbour import ErfSquare
-from dmft.equations.averages.nodes import FieldRoot
-from dmft.equations.definitions import LEAST_VARIANCE, Definition, live
+from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
 from dmft.equations.views.text import definition_text
 from dmft.solvers.problem import Block
 

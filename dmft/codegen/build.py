@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from dmft.checks import checked
-from dmft.codegen.assemble import code_names, domain_text, module_text, system_parts
-from dmft.codegen.domains import DIVIDER, gram_domain
-from dmft.codegen.functions import PointFunctions
 from dmft.codegen.packing import Layout, layout, layout_of_alignments
 from dmft.compiled.directory import cache_directory, keep, read_own
 from dmft.emit import load_module
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import Committee
-from dmft.model.two_time import TwoTime
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
@@ -26,8 +22,12 @@ if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
+    from dmft.model.two_time import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.two_time.problem import VolterraProblem
+
+# Between the modules in the text of a problem.
+DIVIDER = "\n\n# A module of its own.\n"
 
 
 @overload
@@ -68,7 +68,7 @@ def build(
     >>> problem.parameters, "def rhs" in problem.source
     ((), True)
     """
-    if isinstance(equations, TwoTime) or getattr(equations, "kind", None) == "two-time":
+    if "two-time" in (getattr(equations, name, None) for name in ("kind", "family")):
         return build_two_time(cast(Any, equations))
     if not isinstance(equations, Equations):
         raise BadParameter(f"build takes dmft.Equations, got {type(equations).__name__}")
@@ -116,6 +116,8 @@ def build_two_time(
     equations: DescentEquations | DescentFlow | TwoTime,
 ) -> DescentProblem | VolterraProblem:
     """Compile equations in two times; of a flow, the descent that steps through it."""
+    from dmft.model.two_time import TwoTime
+
     if isinstance(equations, TwoTime):
         from dmft.codegen.two_time.volterra import build_volterra
         from dmft.equations.two_time.normal_form import normal_form
@@ -156,11 +158,16 @@ def generate(equations: Equations) -> str:
     if equations.open_kernels:
         listing = "\n  ".join(equations.open_kernels)
         raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
+    from dmft.codegen.assemble import code_names, domain_text, module_text, system_parts
+    from dmft.codegen.functions import PointFunctions
+
     parameters, here = list(equations.parameters), layout_of(equations)
     functions, seen = (PointFunctions(code_names(parameters)) for _ in range(2))
     rates, observables = system_parts(equations.on_nodes, parameters, (functions, seen), here)
     parts = [rates]
     if equations.family == "sequence":
+        from dmft.codegen.domains import gram_domain
+
         gram = cast("SequenceEquations", equations).gram
         domain = gram_domain(gram, here.places, VERSION)
     else:

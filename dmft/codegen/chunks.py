@@ -14,6 +14,7 @@ from dmft.codegen.fuse import Loop
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import loop_index
 from dmft.codegen.nodes import Node
+from dmft.codegen.packing import ALL_NODES
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.solvers.problem import Block
@@ -21,14 +22,8 @@ from dmft.solvers.problem import Block
 NODE = loop_index(x.node)
 # Arrays over the nodes of a chunk and all fields fit the cache of a core; 128 to 1024 are alike.
 CHUNK = 256
-NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
-NODE_WIDTHS = ("N", "nodes")
-# Behind the others, where averages hold the noise of the label.
-NOISE_CONSTANT = Block("noise_at", ("nodes",))
 # Where the nodes of a chunk begin.
 FIRST_NODE = "first_node"
-# Row length of the arrays at nodes that live in an argument.
-ALL_NODES = "all_nodes"
 
 
 def at_nodes(definition: Definition) -> bool:

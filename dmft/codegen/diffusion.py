@@ -12,9 +12,8 @@ from dataclasses import replace
 import sympy as sp
 
 from dmft.codegen.assemble import arrays_function, rates_function
-from dmft.codegen.chunks import NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
 from dmft.codegen.functions import PointFunctions
-from dmft.codegen.packing import Layout
+from dmft.codegen.packing import NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT, Layout
 from dmft.codegen.sequence_noise import step_functions
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x

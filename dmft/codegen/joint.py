@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from dmft.codegen.chunks import ALL_NODES
 from dmft.codegen.functions import FAST
 from dmft.codegen.fuse import Loop
+from dmft.codegen.packing import ALL_NODES
 from dmft.emit import emit_expression
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.joint_average import Tokens

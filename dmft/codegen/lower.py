@@ -16,8 +16,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import rest, spread
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import base_name, running_symbol
-from dmft.equations.noise.projection import Together
+from dmft.equations.definitions import Together, base_name, running_symbol
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage

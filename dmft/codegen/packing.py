@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
-from dmft.codegen.chunks import ALL_NODES, NODE_CONSTANTS, NODE_WIDTHS, NOISE_CONSTANT
 from dmft.equations.averages.expectation import placed_on_nodes
-from dmft.equations.averages.nodes import FieldRoot
-from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.definitions import Definition, FieldRoot, used_bases
 from dmft.solvers.problem import Block
 
 # Everything that a rate can move, in the order of the packed state.
@@ -35,6 +33,13 @@ OPTIONAL_CONSTANTS = (
     Block("cosine", ("cosines",)),
     Block("cosine_weight", ("cosines",)),
 )
+# Nodes of averages.
+NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
+NODE_WIDTHS = ("N", "nodes")
+# Behind the others, where averages hold the noise of the label.
+NOISE_CONSTANT = Block("noise_at", ("nodes",))
+# Row length of the arrays at nodes that live in an argument.
+ALL_NODES = "all_nodes"
 WIDTHS = ("p", "k")
 OPTIONAL_WIDTHS = ("cosines",)
 MOVED = "_moved"

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import sympy as sp
 
 from dmft.codegen.assemble import code_names
-from dmft.codegen.chunks import ALL_NODES
 from dmft.codegen.functions import FAST
-from dmft.codegen.packing import Layout
+from dmft.codegen.packing import ALL_NODES, Layout
 from dmft.emit import emit_expression
 from dmft.equations.sequence.fluctuations import SequenceNoise
 

@@ -25,6 +25,7 @@ from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.typeinfer import register_dispatcher
 
@@ -171,7 +172,8 @@ class SealedCache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Compiled function for a signature, None if it is to be compiled."""
-        target_context.refresh()
+        # Not `refresh`, which imports all that compilation needs: that asks for it itself.
+        rtsys.initialize(target_context)
         if not self._enabled:
             return None
         try:

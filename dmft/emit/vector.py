@@ -28,7 +28,7 @@ def vector_function(
     Examples
     --------
     >>> import numpy as np, sympy as sp
-    >>> from dmft.emit import vector_function
+    >>> from dmft.emit.vector import vector_function
     >>> x, y, a = sp.symbols("x y a", real=True)
     >>> f, out = vector_function([a * x * y, x - y], [x, y], [a]), np.empty(2)
     >>> f(np.array([3.0, 2.0]), np.array([0.5]), out)

@@ -1,13 +1,19 @@
-"""An ordered definition: one indexed target as a sum of named terms."""
+"""Ordered definitions, each an indexed target as a sum of named terms, and what stands in them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
+# Weights and scales of a mixture of error functions.
+Rows = tuple[tuple[float, ...], tuple[float, ...]]
 Role = Literal["block", "sample", "intermediate", "rate", "observable"]
 
 # A field of variance zero (a unit of length zero) is one of this variance: what is computed is the
@@ -104,3 +110,109 @@ def live(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
             kept.append(d)
             needed |= used_bases(d.expr)
     return tuple(reversed(kept))
+
+
+# What stands whole in definitions: code and the reference have a rule for each -----------------
+
+
+class Together(sp.Expr):
+    """A sum whose terms may cancel: what multiplies it is never distributed over them.
+
+    Examples
+    --------
+    >>> a, b, c = sp.symbols("a b c")
+    >>> sp.expand(c * Together(a - b)), Together(a - b).doit(), sp.diff(Together(a - b**2), b)
+    (c*(a - b), a - b, -2*b)
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, total: sp.Expr) -> sp.Expr:
+        """Keep a sum; other expressions have nothing that cancels."""
+        return sp.Expr.__new__(cls, total) if total.is_Add else total
+
+    @property
+    def total(self) -> sp.Expr:
+        """The sum."""
+        return self.args[0]
+
+    def doit(self, **hints: Any) -> sp.Expr:
+        """The sum, free to be expanded."""
+        return self.total.doit(**hints)
+
+    def _eval_derivative(self, symbol: sp.Expr) -> sp.Expr:
+        return Together(sp.diff(self.total, symbol))
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"({printer.doprint(self.total)})"
+
+
+class FieldRoot(sp.Expr):
+    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, covariance: sp.Indexed) -> FieldRoot:
+        """Root of the matrix that `covariance` is the general entry of."""
+        return sp.Expr.__new__(cls, covariance)
+
+    def _sympystr(self, printer: object) -> str:
+        return "root of Omega, teacher fields first"
+
+
+class ErfSquare(sp.Expr):
+    """E[s(h_j) s(h_l) (sum_m c_m sigma_m)^2] of committees of erf mixtures, in closed form.
+
+    Compiled by `dmft.special.arcsine`; `plain` is the NumPy reference.
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, *args: sp.Basic) -> ErfSquare:
+        """Keep Omega, c, and the rows of the students' and of the teachers' mixture."""
+        return sp.Expr.__new__(cls, *args)
+
+    @property
+    def rows(self) -> tuple[Rows, Rows]:
+        """(weights, scales) of students and of teachers, the constant first (its scale is 1)."""
+        numbers = [tuple(tuple(float(v) for v in row) for row in part) for part in self.args[2:]]
+        return numbers[0], numbers[1]  # type: ignore[return-value]
+
+    def _sympystr(self, printer: object) -> str:
+        return "quadratic term of error functions near the activations, in closed form"
+
+    def plain(self, covariance: Array, c: Array, p: int) -> Array:
+        """Value for all pairs of students: conditioning on both slopes at once."""
+        students, teachers = self.rows
+        size = len(c)
+        slopes = len(students[0]) - 1
+        fields, weights, scales, constant = [], [], [], 0.0
+        for m in range(size):
+            rows = students if m < p else teachers
+            constant += c[m] * rows[0][0]
+            for w, s in zip(rows[0][1:], rows[1][1:], strict=True):
+                fields.append(m)
+                weights.append(c[m] * w)
+                scales.append(s)
+        where, weight, scale = np.array(fields), np.array(weights), np.array(scales)
+        result = np.zeros((p, p))
+        for j, i in np.ndindex(p, p):
+            for one, two in np.ndindex(slopes, slopes):
+                both = np.array([students[1][one + 1], students[1][two + 1]])
+                pair = np.array([j, i])
+                # Both Gaussians at once: precision 1 / s^2 added to the two fields.
+                gain = np.diag(both**2) + covariance[np.ix_(pair, pair)]
+                cross = covariance[:, pair]
+                law = covariance - cross @ np.linalg.solve(gain, cross.T)
+                mass = both.prod() / math.sqrt(np.linalg.det(gain))
+                inside = law[np.ix_(where, where)]
+                size_of = np.sqrt(scale**2 + np.diag(inside))
+                angles = np.arcsin(inside / np.outer(size_of, size_of))
+                square = constant**2 + 2 / math.pi * weight @ angles @ weight
+                height = 2 / math.pi / both.prod()
+                height *= students[0][one + 1] * students[0][two + 1]
+                result[j, i] += height * mass * square
+        return result

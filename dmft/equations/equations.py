@@ -14,12 +14,10 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import Lowered, lowered
 from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
-from dmft.equations.noise.projection import projected
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.conditioning import cancellation_in_words
@@ -31,24 +29,15 @@ from dmft.equations.values import (
     resolve,
     with_nodes,
 )
-from dmft.equations.views.explicit import ExplicitEquations, unroll
-from dmft.equations.views.latex import (
-    KERNEL_OPERATIONS,
-    EquationPrinter,
-    align,
-    average_latex,
-    blocks_latex,
-    definition_latex,
-    functions_latex,
-)
-from dmft.equations.views.text import definition_text, functions_text
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.names import VERSION
 
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
+    from dmft.equations.views.explicit import ExplicitEquations
+    from dmft.equations.views.latex import EquationPrinter
+    from dmft.gaussian.nodes.rules import NodeRule
 
 Kernels = Literal["auto", "all", "none"]
 # What the steps and samples of a map are counted with.
@@ -135,7 +124,16 @@ class Equations(ChangesOfDefinitions):
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
         """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
-        return discretise(projected(self.definitions))
+        definitions = self.definitions
+        if self.algorithm.on_sphere:
+            from dmft.equations.noise.projection import projected
+
+            definitions = projected(definitions)
+        if not self.averages:
+            return definitions
+        from dmft.equations.averages.nodes import discretise
+
+        return discretise(definitions)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -271,6 +269,8 @@ class Equations(ChangesOfDefinitions):
         """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ..."""
         if self.noise:
             return self.noise.rule(start.p + start.k, options)
+        from dmft.equations.averages.nodes import rule_of_averages
+
         return rule_of_averages(self.averages, start, options)
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
@@ -335,6 +335,8 @@ class Equations(ChangesOfDefinitions):
             name: declared[name] if isinstance(value, str) else value
             for name, value in given.items()
         }
+        from dmft.equations.views.explicit import unroll
+
         result = unroll(self.definitions, widths, {**constants, "P": P})
         if self.noise:
             from dmft.equations.noise.fluctuations import with_fluctuations
@@ -350,33 +352,20 @@ class Equations(ChangesOfDefinitions):
         kernels : "auto", "all" or "none"
             Which Gaussian averages are given in closed form below the equations.
         """
-        printer = EquationPrinter(self.names(r"\sigma", r"\sigma_*"))
-        roles = ("rate", "intermediate", "sample", "observable")
-        ordered = sorted(
-            (d for d in self.definitions if d.role in roles), key=lambda d: roles.index(d.role)
-        )
-        lines = [line for d in ordered for line in definition_latex(d, printer, self.kind)]
-        lines += blocks_latex((d for d in self.definitions if d.role == "block"), printer)
-        if self.noise:
-            from dmft.equations.noise.text import closed_latex
+        from dmft.equations.views.latex import equations_latex
 
-            lines += self.noise.latex(printer, self.definitions)
-        lines += self.functions_latex(printer)
-        parts = [f"% {self.time_unit}", align(lines)]
-        if kernels != "none":
-            limit = KERNEL_OPERATIONS if kernels == "auto" else None
-            found = (a.average for a in self.lowered if a.how != "nodes")
-            parts.append(align([y for q in found for y in average_latex(q, printer, limit)]))
-            if self.noise and self.noise.closed:
-                parts.append(align(closed_latex(self.noise, printer)))
-        return "\n".join(parts)
+        return equations_latex(self, kernels)
 
     def functions_latex(self, printer: EquationPrinter) -> list[str]:
         """Lines that say what the functions of the networks are."""
+        from dmft.equations.views.latex import functions_latex
+
         return [functions_latex(self.model, printer)]
 
     def functions_text(self) -> str:
         """The same as text."""
+        from dmft.equations.views.text import functions_text
+
         return f"{functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
 
     def _repr_latex_(self) -> str:
@@ -384,26 +373,9 @@ class Equations(ChangesOfDefinitions):
         return self.latex().split("\n", 1)[1]
 
     def __str__(self) -> str:
-        names = self.names()
-        lines = [f"Equations of motion ({self.kind}); {self.time_unit}"]
-        for role, heading in (
-            ("rate", ""),
-            ("intermediate", "with"),
-            ("sample", "fields of one sample"),
-            ("observable", "observables"),
-            ("block", "where"),
-        ):
-            chosen = [d for d in self.definitions if d.role == role]
-            if chosen and heading:
-                lines.append(heading)
-            texts = ["  " + text for d in chosen for text in definition_text(d, names, self.kind)]
-            if role == "block" and texts:
-                texts = ["  " + ",  ".join(y.strip() for y in texts)]
-            lines += texts
-        if self.noise:
-            lines += self.noise.text(self.definitions)
-        lines.append(f"  {self.functions_text()}")
-        return "\n".join(lines)
+        from dmft.equations.views.text import equations_text
+
+        return equations_text(self)
 
 
 def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:

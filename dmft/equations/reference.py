@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.elementwise import ELEMENTWISE, piecewise
 from dmft.equations.averages.expectation import Expectation, is_placed
-from dmft.equations.averages.neighbour import ErfSquare
-from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import LEAST_VARIANCE, Definition, base_name, running_symbol
-from dmft.equations.noise.projection import Together
+from dmft.equations.definitions import (
+    LEAST_VARIANCE,
+    Definition,
+    ErfSquare,
+    FieldRoot,
+    Together,
+    base_name,
+    running_symbol,
+)
 from dmft.equations.values import Values
 from dmft.errors import NotClosed
 from dmft.gaussian.tables.tabled import TableAverage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
@@ -14,7 +14,6 @@ from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, normal_rule, tensor_rule
 from dmft.model import (
     DIM_NAME,
     SGD,
@@ -24,6 +23,9 @@ from dmft.model import (
     Overlaps,
     Repetition,
 )
+
+if TYPE_CHECKING:
+    from dmft.gaussian.nodes.rules import NodeRule
 
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
@@ -231,26 +233,6 @@ def readout_arrays(
 
 # Keywords that choose the nodes of averages without closed form.
 NODE_OPTIONS = ("nodes", "replicas", "seed")
-# Points of a replica, and Gauss-Hermite points an axis, where nothing is said.
-SOBOL_NODES, HERMITE_POINTS = 4096, 96
-
-
-def node_rule(
-    dim: int,
-    is_smooth: bool,
-    options: Mapping[str, Any],
-    most: int = TENSOR_DIMENSIONS,
-    may_break: bool = False,
-) -> NodeRule:
-    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`.
-
-    `may_break` says that a smooth integrand has thin layers at some states.
-    """
-    chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
-    if is_smooth and dim <= most and not {"replicas", "seed"} & set(chosen):
-        points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
-        return tensor_rule(dim, chosen.get("nodes", points), may_break)
-    return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
 
 
 def with_nodes(values: Values, rule: NodeRule) -> Values:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sympy as sp
 
-from dmft.gaussian.branches.factors import canonical, has_branches
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.model import FIELD
 
@@ -41,6 +40,8 @@ def in_pieces(expr: sp.Expr) -> sp.Expr:
     """
     if not (expr.has(sp.exp) and expr.has(*SWITCHES)):
         return expr
+    from dmft.gaussian.branches.factors import canonical, has_branches
+
     spikes = [t for t in sp.Add.make_args(expr) if t.has(sp.DiracDelta)]
     regular = expr - sp.Add(*spikes)
     if not has_branches(regular):

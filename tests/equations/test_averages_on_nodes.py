@@ -9,9 +9,8 @@ import sympy as sp
 import dmft
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.averages.neighbour import ErfSquare
 from dmft.equations.averages.nodes import discretise, sums_inside
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, ErfSquare
 from dmft.equations.update.moments import shared
 from dmft.equations.update.overlaps import residual
 from dmft.errors import BadParameter, NotClosed

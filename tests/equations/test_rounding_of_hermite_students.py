@@ -17,8 +17,8 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import dmft
-from dmft.equations.definitions import live
-from dmft.equations.noise.projection import Together, projected
+from dmft.equations.definitions import Together, live
+from dmft.equations.noise.projection import projected
 from dmft.equations.noise.tangent import jacobian
 from dmft.equations.views.explicit import Unroller
 

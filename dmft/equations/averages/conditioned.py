@@ -19,11 +19,10 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, GivenTeachers
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.average import branch_field_expectation, may_hold_branches
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.gaussian.closed.pair import CorrelationRoot
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.closed.switch import SWITCHES
+from dmft.gaussian.closed.switch import SWITCHES, may_hold_branches
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import FieldTable, density, without_dirac
 
@@ -88,9 +87,12 @@ def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
 def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
     """E[factor(h_j) | h*] for any factor."""
     mean, variance = mean_at[field.indices[0], x.node], spread[field.indices[0]]
-    whole = branch_field_expectation(factor, mean, variance)
-    if whole is not None:
-        return whole
+    if may_hold_branches(factor):
+        from dmft.gaussian.branches.average import branch_field_expectation
+
+        whole = branch_field_expectation(factor, mean, variance)
+        if whole is not None:
+            return whole
     closed = _closed([At(factor, field)])
     if closed is not None:
         return closed

@@ -10,76 +10,14 @@ the first exactly, the second on nodes: an identity whatever the fit, and far le
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.definitions import ErfSquare
 from dmft.equations.update.moments import of_committees
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.mixture import ErfMixture, erf_mixture
-
-Array = NDArray[np.float64]
-Rows = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-class ErfSquare(sp.Expr):
-    """E[s(h_j) s(h_l) (sum_m c_m sigma_m)^2] of committees of erf mixtures, in closed form.
-
-    Compiled by `dmft.special.arcsine`; `plain` is the NumPy reference.
-    """
-
-    is_commutative = True
-    is_real = True
-
-    def __new__(cls, *args: sp.Basic) -> ErfSquare:
-        """Keep Omega, c, and the rows of the students' and of the teachers' mixture."""
-        return sp.Expr.__new__(cls, *args)
-
-    @property
-    def rows(self) -> tuple[Rows, Rows]:
-        """(weights, scales) of students and of teachers, the constant first (its scale is 1)."""
-        numbers = [tuple(tuple(float(v) for v in row) for row in part) for part in self.args[2:]]
-        return numbers[0], numbers[1]  # type: ignore[return-value]
-
-    def _sympystr(self, printer: object) -> str:
-        return "quadratic term of error functions near the activations, in closed form"
-
-    def plain(self, covariance: Array, c: Array, p: int) -> Array:
-        """Value for all pairs of students: conditioning on both slopes at once."""
-        students, teachers = self.rows
-        size = len(c)
-        slopes = len(students[0]) - 1
-        fields, weights, scales, constant = [], [], [], 0.0
-        for m in range(size):
-            rows = students if m < p else teachers
-            constant += c[m] * rows[0][0]
-            for w, s in zip(rows[0][1:], rows[1][1:], strict=True):
-                fields.append(m)
-                weights.append(c[m] * w)
-                scales.append(s)
-        where, weight, scale = np.array(fields), np.array(weights), np.array(scales)
-        result = np.zeros((p, p))
-        for j, i in np.ndindex(p, p):
-            for one, two in np.ndindex(slopes, slopes):
-                both = np.array([students[1][one + 1], students[1][two + 1]])
-                pair = np.array([j, i])
-                # Both Gaussians at once: precision 1 / s^2 added to the two fields.
-                gain = np.diag(both**2) + covariance[np.ix_(pair, pair)]
-                cross = covariance[:, pair]
-                law = covariance - cross @ np.linalg.solve(gain, cross.T)
-                mass = both.prod() / math.sqrt(np.linalg.det(gain))
-                inside = law[np.ix_(where, where)]
-                size_of = np.sqrt(scale**2 + np.diag(inside))
-                angles = np.arcsin(inside / np.outer(size_of, size_of))
-                square = constant**2 + 2 / math.pi * weight @ angles @ weight
-                height = 2 / math.pi / both.prod()
-                height *= students[0][one + 1] * students[0][two + 1]
-                result[j, i] += height * mass * square
-        return result
 
 
 def neighbour(average: Expectation) -> tuple[Expectation, ErfSquare] | None:

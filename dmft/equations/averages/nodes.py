@@ -29,32 +29,28 @@ from dmft.equations.averages.expectation import At, Expectation, free_indices
 from dmft.equations.averages.neighbour import neighbour
 from dmft.equations.averages.passes import averages, needs_nodes, on_nodes
 from dmft.equations.averages.rare import has_jumps, rare_laws
-from dmft.equations.definitions import Definition, base_name, define, used_bases
+from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
 from dmft.equations.update.overlaps import block_definitions
+from dmft.equations.values import NODE_OPTIONS
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.derivative import in_pieces
-from dmft.gaussian.nodes.rules import TENSOR_DIMENSIONS, NodeRule, exact_dimensions, exact_rule
+from dmft.gaussian.nodes.rules import (
+    TENSOR_DIMENSIONS,
+    NodeRule,
+    exact_dimensions,
+    exact_rule,
+    normal_rule,
+    tensor_rule,
+)
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import Overlaps
 
+# Points of a replica, and Gauss-Hermite points an axis, where nothing is said.
+SOBOL_NODES, HERMITE_POINTS = 4096, 96
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
 # integrands reach far, and Sobol points converge slowly there.
 SAMPLE_DIMENSIONS = 3
-
-
-class FieldRoot(sp.Expr):
-    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
-
-    is_commutative = True
-    is_real = True
-
-    def __new__(cls, covariance: sp.Indexed) -> FieldRoot:
-        """Root of the matrix that `covariance` is the general entry of."""
-        return sp.Expr.__new__(cls, covariance)
-
-    def _sympystr(self, printer: object) -> str:
-        return "root of Omega, teacher fields first"
 
 
 def smooth(found: Iterable[Expectation]) -> bool:
@@ -84,8 +80,6 @@ def rule_of_averages(
     Sobol nodes are also put about events that they hardly meet at the start. An average over a
     student field with a kink is smooth only until h* determines that field.
     """
-    from dmft.equations.values import node_rule
-
     p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
     if not any(a.law.of_sample for a in found):
@@ -106,6 +100,24 @@ def rule_of_averages(
         if dim <= exact_dimensions(largest):
             return exact_rule(dim, largest).with_noise(noisy)
     return node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS).with_noise(noisy)
+
+
+def node_rule(
+    dim: int,
+    is_smooth: bool,
+    options: Mapping[str, Any],
+    most: int = TENSOR_DIMENSIONS,
+    may_break: bool = False,
+) -> NodeRule:
+    """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`.
+
+    `may_break` says that a smooth integrand has thin layers at some states.
+    """
+    chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
+    if is_smooth and dim <= most and not {"replicas", "seed"} & set(chosen):
+        points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
+        return tensor_rule(dim, chosen.get("nodes", points), may_break)
+    return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
 
 
 def root_of(start: Overlaps) -> NDArray[np.float64]:

@@ -18,10 +18,10 @@ import sympy as sp
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.average import branch_expectation
 from dmft.gaussian.closed.bivariate import TwoSigns
 from dmft.gaussian.closed.pair import RootRatio, as_correlation, is_inverse_root, with_root_ratios
 from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.tables.tabled import table_averages, tabled_expectation
 from dmft.model import FIELD
@@ -97,9 +97,12 @@ def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
     ------
     NotClosed
     """
-    branched = branch_expectation(q.factors, q.fields, cov)
-    if branched is not None:
-        return branched
+    if may_hold_branches(sp.Tuple(*q.factors)):
+        from dmft.gaussian.branches.average import branch_expectation
+
+        branched = branch_expectation(q.factors, q.fields, cov)
+        if branched is not None:
+            return branched
     value = product_expectation(q.factors, q.fields, cov, whole=True)
     # Units with one kink away from zero are 0/0 where their indices are equal.
     value = with_root_ratios(value).replace(

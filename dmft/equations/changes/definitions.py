@@ -21,8 +21,6 @@ from dmft.equations.changes.user_terms import (
     users_of,
 )
 from dmft.equations.definitions import Definition, base_name, live
-from dmft.equations.views.latex import EquationPrinter
-from dmft.equations.views.text import TextPrinter, model_names
 from dmft.errors import BadParameter
 
 if TYPE_CHECKING:
@@ -148,14 +146,20 @@ class ChangesOfDefinitions(Changeable):
 
     def text_of(self, expr: Any) -> str:
         """An expression as in `str(equations)`."""
+        from dmft.equations.views.text import TextPrinter
+
         return str(TextPrinter(self.names()).doprint(expr))
 
     def latex_of(self, expr: Any) -> str:
         """An expression as in `latex`."""
+        from dmft.equations.views.latex import EquationPrinter
+
         return str(EquationPrinter(self.names(r"\sigma", r"\sigma_*")).doprint(expr))
 
     def names(self, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
         """Names of the functions of the networks."""
+        from dmft.equations.views.text import model_names
+
         return model_names(self._own.model, sigma, star)
 
     def block_latex(self, block: str) -> str:

@@ -44,6 +44,16 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
     >>> dmft.maximal_learning_rate(dmft.literature.phase_retrieval(p), sphere)
     p/6
     """
+    return perfect_rate(model, algorithm, True)
+
+
+def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
+    """Largest learning rate at which the perfect solution is stable; its numbers exact or floats.
+
+    Raises
+    ------
+    BadParameter, NotClosed
+    """
     if isinstance(model, SequenceModel):
         from dmft.equations.sequence.limits import perfect_learning_rate
 
@@ -57,20 +67,20 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
         check_plain(algorithm, "maximal learning rates")
     on_sphere = isinstance(algorithm, SGD) and algorithm.on_sphere
     if not (on_sphere and isinstance(model, Model)):
-        return recovery(model, algorithm).maximal_learning_rate
+        return recovery(model, algorithm, exact=exact).maximal_learning_rate
     model = as_committees(model)
     free = replace(algorithm, constraint=None)
     student, teacher = model.student, model.teacher
     assert isinstance(teacher, Committee)
     if teacher.width != 1:
-        return recovery(model, free).maximal_learning_rate
+        return recovery(model, free, exact=exact).maximal_learning_rate
     if any(a != 1 for a in student.readout or ()):
         raise BadParameter(
             f"perfect recovery is linearised at unit readouts, student has {student.readout}"
         )
     one = replace(model, student=Committee(student.activation, 1))
     whole = _whole_limit(one, algorithm) if student.width == 1 and model.label_noise != 0 else None
-    return whole or student.width * recovery(one, free).maximal_learning_rate
+    return whole or student.width * recovery(one, free, exact=exact).maximal_learning_rate
 
 
 def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
@@ -87,11 +97,16 @@ def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
     return sp.factor(law.maximal.subs(x.Delta, model.label_noise))
 
 
-def perfect_limit(model: Model, algorithm: SGD | GradientFlow) -> sp.Expr | None:
-    """`maximal_learning_rate`, or None for models without a perfect solution."""
+def perfect_limit(
+    model: Model, algorithm: SGD | GradientFlow, *, exact: bool = True
+) -> sp.Expr | None:
+    """`maximal_learning_rate`, or None for models without a perfect solution.
+
+    With ``exact=False`` its numbers are floats, which takes milliseconds.
+    """
     if not isinstance(algorithm, SGD) or algorithm.loss != "squared":
         return None
     try:
-        return maximal_learning_rate(model, algorithm)
+        return perfect_rate(model, algorithm, exact)
     except (BadParameter, NotClosed):
         return None

@@ -56,7 +56,8 @@ class Recovery:
         permuting the units changes nothing. For one unit it is -drift / noise.
         """
         if self.width == 1:
-            return sp.nsimplify(-self.drift[0, 0] / self.noise[0, 0])
+            value = -self.drift[0, 0] / self.noise[0, 0]
+            return value if value.has(sp.Float) else sp.nsimplify(value)
         gamma = sp.Dummy("gamma", positive=True)
         # Twice the flow is stable at gamma = 0: the first zero of the determinant is the boundary.
         determinant = sp.expand((self.drift + gamma * self.noise).det())
@@ -69,7 +70,8 @@ class Recovery:
         root = sp.sqrt(_tidy(b**2 - 4 * a * c))
         # The smaller positive root, in the form without cancellation; b < 0 < c here.
         value = 2 * c / (-b + root)
-        return sp.simplify(value) if sp.count_ops(value) < SIMPLE else value
+        plain = value.has(sp.Float) or sp.count_ops(value) >= SIMPLE
+        return value if plain else sp.simplify(value)
 
     def noise_floor(self, learning_rate: float | sp.Expr, label_noise: float | sp.Expr) -> sp.Expr:
         """Stationary population risk at small label noise: linear in it.
@@ -92,14 +94,15 @@ class Recovery:
         return sp.simplify((self.risk_row * matrix.LUsolve(-rate * noise * source))[0])
 
 
-def recovery(model: Model, algorithm: SGD) -> Recovery:
+def recovery(model: Model, algorithm: SGD, *, exact: bool = True) -> Recovery:
     r"""Linearise one-pass SGD at the perfect solution of a matched committee.
 
     Equation    dV/dt = -(G V + V G)/K + gamma/(K^3 n_b) sum_mn E[s'_j s'_l s'_m s'_n] V_mn
                 + gamma/(K n_b) Delta G,  G_jl = E[s'_j s'_l]
     Shapes      K = p = k units, P = I, unit readouts; K may be a symbol
     Scaling     t = steps * gamma / (p d)
-    Valid for   activations whose moments E[sigma'(z)^n], n <= 4, have a closed form
+    Valid for   activations whose moments E[sigma'(z)^n], n <= 4, have a closed form; in floats,
+                at once, with ``exact=False``
     Source      one_pass.md G.1
 
     Raises
@@ -112,10 +115,8 @@ def recovery(model: Model, algorithm: SGD) -> Recovery:
     _check(model, algorithm)
     K, batch = model.student.width, algorithm.batch_size
     slope = derivative(model.student.activation)
-    moments = [
-        sp.nsimplify(sp.simplify(product_expectation([slope] * n, [0] * n, lambda *_: sp.S.One)))
-        for n in range(1, 5)
-    ]
+    closed = [product_expectation([slope] * n, [0] * n, lambda *_: sp.S.One) for n in range(1, 5)]
+    moments = [sp.nsimplify(sp.simplify(m)) if exact else _as_number(m) for m in closed]
 
     def average(*units: int) -> sp.Expr:
         """E of the product of sigma' over units, equal numbers being equal units."""
@@ -131,6 +132,11 @@ def recovery(model: Model, algorithm: SGD) -> Recovery:
         risk_row=sp.Matrix([[K * same, K * (K - 1) * cross]]) / (2 * K**2),
         width=K,
     )
+
+
+def _as_number(value: sp.Expr) -> sp.Expr:
+    """Rational or float."""
+    return value if value.is_Rational else sp.N(value, 17)
 
 
 def _tidy(expr: sp.Expr) -> sp.Expr:

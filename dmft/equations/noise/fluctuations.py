@@ -34,7 +34,7 @@ from dmft.equations.noise.record import (
     covariance_on_nodes,
     declared_dimension,
 )  # fmt: skip
-from dmft.equations.noise.text import noise_latex, noise_text
+from dmft.equations.noise.text import closed_latex, noise_latex, noise_text
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.rules import UNIT
@@ -153,6 +153,10 @@ class Noise(Fluctuations):
     def latex(self, printer: EquationPrinter, known: Sequence[Definition]) -> list[str]:
         """Lines of LaTeX."""
         return noise_latex(self, printer, known)
+
+    def closed_latex(self, printer: EquationPrinter) -> list[str]:
+        """Align lines of Sigma in closed form, for one student and one teacher."""
+        return closed_latex(self, printer)
 
     # Numbers ---------------------------------------------------------------------------------
 

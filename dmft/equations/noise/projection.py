@@ -15,51 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import on_nodes
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, Together
 from dmft.equations.update.overlaps import ON_SPHERE
 
 # What the constraint makes of the free rate Phi of Q.
 CONSTRAINT = (x.Phi[x.j, x.l], *ON_SPHERE.values())
-
-
-class Together(sp.Expr):
-    """A sum whose terms may cancel: what multiplies it is never distributed over them.
-
-    Examples
-    --------
-    >>> a, b, c = sp.symbols("a b c")
-    >>> sp.expand(c * Together(a - b)), Together(a - b).doit(), sp.diff(Together(a - b**2), b)
-    (c*(a - b), a - b, -2*b)
-    """
-
-    is_commutative = True
-    is_real = True
-
-    def __new__(cls, total: sp.Expr) -> sp.Expr:
-        """Keep a sum; other expressions have nothing that cancels."""
-        return sp.Expr.__new__(cls, total) if total.is_Add else total
-
-    @property
-    def total(self) -> sp.Expr:
-        """The sum."""
-        return self.args[0]
-
-    def doit(self, **hints: Any) -> sp.Expr:
-        """The sum, free to be expanded."""
-        return self.total.doit(**hints)
-
-    def _eval_derivative(self, symbol: sp.Expr) -> sp.Expr:
-        return Together(sp.diff(self.total, symbol))
-
-    def _sympystr(self, printer: Any) -> str:
-        return f"({printer.doprint(self.total)})"
 
 
 def projected(definitions: Sequence[Definition]) -> tuple[Definition, ...]:

@@ -27,11 +27,8 @@ from numpy.typing import NDArray
 
 from dmft.equations.averages.elementwise import COMPARISONS
 from dmft.equations.averages.expectation import Expectation, is_placed
-from dmft.equations.averages.neighbour import ErfSquare
-from dmft.equations.averages.nodes import FieldRoot
 from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import Definition, base_name
-from dmft.equations.noise.projection import Together
+from dmft.equations.definitions import Definition, ErfSquare, FieldRoot, Together, base_name
 from dmft.equations.reference import FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import OF_FUNCTION, UNIT, Bounded, first

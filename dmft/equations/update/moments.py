@@ -27,8 +27,8 @@ from dmft.equations.averages.passes import is_open
 from dmft.equations.update.program import students_at, teachers_at
 from dmft.equations.update.terms import Term, is_of_target, is_random, terms_of
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.factors import decays
 from dmft.gaussian.closed.pair import CovarianceGiven
+from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Committee, Model
 
@@ -133,7 +133,7 @@ def along_fields(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] 
     """
     lam = x.lam[x.i]
     factors = [*weights, *((f, y) for y, f in term.factors)]
-    if term.joint == 1 and len(factors) == 2 and any(decays(f) for f, _ in factors):
+    if term.joint == 1 and len(factors) == 2 and any(_decays(f) for f, _ in factors):
         (f, u), (g, v) = factors
         one, variance, two = x.covariance(lam, u), x.covariance(u, u), x.covariance(u, v)
         rest = CovarianceGiven(x.covariance(lam, v), one, variance, two)
@@ -141,6 +141,15 @@ def along_fields(term: Term, weights: Weights) -> list[tuple[sp.Expr, sp.Expr]] 
         return [(one / variance, average_of(own)), (rest, average_of(other))]
     parts = slopes(term, weights)
     return None if parts is None else [(x.covariance(lam, y), e) for y, e in parts]
+
+
+def _decays(factor: sp.Expr) -> bool:
+    """Whether a function with exponential branches vanishes at both infinities."""
+    if not may_hold_branches(factor):
+        return False
+    from dmft.gaussian.branches.factors import decays
+
+    return decays(factor)
 
 
 def slopes_by_field(expr: sp.Expr) -> tuple[dict[sp.Expr, sp.Expr], list[sp.Expr]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
@@ -15,11 +15,12 @@ from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.views.text import function_text, split_averages
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.nodes import BranchAverage, BranchField, BranchGiven, BranchPair
-from dmft.gaussian.branches.slope import BranchSlope, BranchSlopes
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
+
+if TYPE_CHECKING:
+    from dmft.equations.equations import Equations
 
 # Closed forms with more operations than this are left as expectations unless asked for.
 KERNEL_OPERATIONS = 120
@@ -87,6 +88,28 @@ class EquationPrinter(LatexPrinter):
         field = self._print(expr.field)
         named = function_text(self.names, expr.factor, field, self._print)
         return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+
+
+def equations_latex(equations: Equations, kernels: str) -> str:
+    """LaTeX of equations; `kernels` says which averages follow in closed form."""
+    printer = EquationPrinter(equations.names(r"\sigma", r"\sigma_*"))
+    roles = ("rate", "intermediate", "sample", "observable")
+    ordered = sorted(
+        (d for d in equations.definitions if d.role in roles), key=lambda d: roles.index(d.role)
+    )
+    lines = [line for d in ordered for line in definition_latex(d, printer, equations.kind)]
+    lines += blocks_latex((d for d in equations.definitions if d.role == "block"), printer)
+    if equations.noise:
+        lines += equations.noise.latex(printer, equations.definitions)
+    lines += equations.functions_latex(printer)
+    parts = [f"% {equations.time_unit}", align(lines)]
+    if kernels != "none":
+        limit = KERNEL_OPERATIONS if kernels == "auto" else None
+        found = (a.average for a in equations.lowered if a.how != "nodes")
+        parts.append(align([y for q in found for y in average_latex(q, printer, limit)]))
+        if equations.noise and equations.noise.closed:
+            parts.append(align(equations.noise.closed_latex(printer)))
+    return "\n".join(parts)
 
 
 def definition_latex(
@@ -205,8 +228,7 @@ def average_latex(average: Expectation, printer: EquationPrinter, limit: int | N
     except NotClosed:
         return [rf"{head} &\text{{: no closed form}}"]
     try:
-        for kind in (BranchSlopes, BranchSlope, BranchField, BranchGiven, BranchPair):
-            closed = closed.replace(kind, _written_out(kind))
+        closed = written_out(closed)
     except NotClosed:  # products with error functions: one integral of closed averages
         return [rf"{head} &= {printer.doprint(closed)}"]
     if closed.has(TableAverage):
@@ -222,9 +244,11 @@ def average_latex(average: Expectation, printer: EquationPrinter, limit: int | N
     return in_lines(head, closed, printer)
 
 
-def _written_out(kind: type[BranchAverage]) -> Callable[..., sp.Expr]:
-    """Closed forms of averages that stand whole in equations."""
-    return lambda *args: kind(*args).written_out()
+def written_out(expr: sp.Expr) -> sp.Expr:
+    """Closed forms of averages that stand whole in equations; some hold others of them."""
+    inner = {q: q.written_out() for q in expr.atoms(TableAverage)}
+    changed = {q: value for q, value in inner.items() if value != q}
+    return written_out(expr.xreplace(changed)) if changed else expr
 
 
 def in_lines(head: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]:

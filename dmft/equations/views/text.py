@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 from sympy.printing.str import StrPrinter
@@ -16,6 +16,9 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.update.law import Cluster, clusters_of
 from dmft.gaussian.derivative import derivative
 from dmft.model import Committee, Model, MultiIndex
+
+if TYPE_CHECKING:
+    from dmft.equations.equations import Equations
 
 PRIMES = ("", "'", "''")
 # A random field of a sample, or a mean, in a cluster.
@@ -192,3 +195,27 @@ def definition_text(
         label = f"   ({name.replace('_', ' ')})" if len(definition.terms) > 1 else ""
         lines.append(f"{lead}{text}{label}")
     return lines or [f"{head}0"]
+
+
+def equations_text(equations: Equations) -> str:
+    """Equations as text, line by line."""
+    names = equations.names()
+    lines = [f"Equations of motion ({equations.kind}); {equations.time_unit}"]
+    for role, heading in (
+        ("rate", ""),
+        ("intermediate", "with"),
+        ("sample", "fields of one sample"),
+        ("observable", "observables"),
+        ("block", "where"),
+    ):
+        chosen = [d for d in equations.definitions if d.role == role]
+        if chosen and heading:
+            lines.append(heading)
+        texts = ["  " + text for d in chosen for text in definition_text(d, names, equations.kind)]
+        if role == "block" and texts:
+            texts = ["  " + ",  ".join(y.strip() for y in texts)]
+        lines += texts
+    if equations.noise:
+        lines += equations.noise.text(equations.definitions)
+    lines.append(f"  {equations.functions_text()}")
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Factors with exponential branches: polynomials times exponentials on intervals of the field.
 
-The one reading of such a factor serves its exact values (`branch_values`) and the vector from
+The one reading of such a factor serves its exact values (`values`) and the vector from
 which compiled code averages it (`dmft.special.branches`).
 """
 

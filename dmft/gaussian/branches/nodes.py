@@ -1,9 +1,9 @@
 """Averages of factors with exponential branches as symbols that keep every branch whole.
 
-`BranchField`, `BranchPair` and `BranchGiven` stand in an expression like a closed form does.
-Written out, they are exponentials exp(q/2) times error functions, which overflow at large variances
-and cancel at small ones; in one piece they have all digits in compiled code and the NumPy reference
-(`dmft.special.branches`) and in `evalf`.
+They stand in an expression like a closed form does. Written out, they are exponentials exp(q/2)
+times error functions, which overflow at large variances and cancel at small ones; in one piece they
+have all digits in compiled code and the NumPy reference (`dmft.special.branches`) and in `evalf`.
+Which there are, and how they differentiate, is in `dmft.gaussian.branches.family`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import mpmath
-import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
-from dmft.gaussian.branches.factors import branch_key, branch_vector, branches
-from dmft.gaussian.branches.formula import field_formula
-from dmft.gaussian.branches.values import as_float, field_value, pair_value
-from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.derivative import derivative
-from dmft.gaussian.tables.tabled import FieldTable, PairTable, TableAverage
+from dmft.gaussian.branches.factors import branch_key, branch_vector
+from dmft.gaussian.branches.values import as_float, root_mean_square
+from dmft.gaussian.tables.tabled import TableAverage
 
 # Rounding of compiled code, relative to sqrt(E F^2 E G^2).
 ROUNDING = 1e-14
@@ -77,10 +73,6 @@ class BranchAverage(TableAverage):
         """Whether its covariances are numbers."""
         return all(a.is_number for a in self.numbers)
 
-    def written_out(self) -> sp.Expr:
-        """The same in exponentials and error functions: exact, but not for numbers of 16 digits."""
-        raise NotImplementedError
-
     def _eval_rewrite_as_erfcx(self, *_: Any, **__: Any) -> sp.Expr:
         return self.written_out()
 
@@ -113,148 +105,3 @@ class BranchAverage(TableAverage):
         with mpmath.workdps(max(digits, 34)):
             numbers = [v._to_mpmath(mpmath.mp.prec) for v in values]
             return as_float(self._exact(numbers), prec)
-
-
-def root_mean_square(factor: sp.Expr, *numbers: Any) -> Any:
-    """Root of E F^2 at arrays of numbers, those of `BranchField` or `BranchGiven`."""
-    from dmft.special.branch_arrays import branch_on_arrays
-
-    square = branch_on_arrays([branch_vector(sp.expand(factor**2))], numbers)
-    return np.sqrt(np.abs(square))
-
-
-class BranchField(BranchAverage):
-    """E F(mean + sqrt(variance) z); arguments F, mean, variance.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> elu = sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
-    >>> BranchField(elu, sp.Integer(0), sp.Integer(2000)).evalf(8)
-    17.350157
-    """
-
-    factors_count = 1
-    _bracket = FieldTable._latex
-
-    def _exact(self, numbers: list[Any]) -> Any:
-        read = branches(self.args[0])
-        assert read is not None
-        return field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
-
-    def written_out(self) -> sp.Expr:
-        """The same with the scaled complementary error function `erfcx`."""
-        factor, mean, variance = self.args
-        read = branches(factor)
-        assert read is not None
-        if read.closed:
-            return field_formula(read, mean, variance)
-        return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
-
-    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        factor, mean, variance = self.args
-        # The averages of derivatives are written with these classes.
-        from dmft.gaussian.branches.average import field_of_any
-
-        slope, bend = (field_of_any(derivative(factor, n), mean, variance) for n in (1, 2))
-        return slope * mean.diff(symbol) + bend * variance.diff(symbol) / 2
-
-
-class BranchGiven(BranchAverage):
-    """E[F(v) | u = t] of two centred fields; arguments F, C_uu, C_uv, C_vv, t.
-
-    The conditional variance of nearly parallel fields is a difference, taken without rounding.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> step = sp.Piecewise((0, z < 0), (sp.exp(-z), True))
-    >>> BranchGiven(step, sp.Integer(1), sp.S.Half, sp.Integer(1), sp.S.Zero).evalf(8)
-    0.28115980
-    """
-
-    factors_count = 1
-
-    def _bracket(self, printer: Any) -> str:
-        return str(self._plain()._bracket(printer))
-
-    def _plain(self) -> BranchField:
-        """The same with the conditional mean and variance."""
-        factor, uu, uv, vv, t = self.args
-        return BranchField(factor, t * uv / uu, vv - uv**2 / uu)
-
-    def _exact(self, numbers: list[Any]) -> Any:
-        read = branches(self.args[0])
-        assert read is not None
-        uu, uv, vv, t = numbers
-        rest = vv - uv**2 / uu
-        if -(mpmath.mpf(10) ** -9) * vv <= rest < 0:
-            rest = mpmath.mpf(0)
-        return field_value(read, t * uv / uu, rest) if rest >= 0 else mpmath.nan
-
-    def written_out(self) -> sp.Expr:
-        """The same with the scaled complementary error function `erfcx`."""
-        return self._plain().written_out()
-
-    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        return self._plain()._eval_derivative(symbol)
-
-
-class BranchesOfTwo(BranchAverage):
-    """Average over two centred fields; arguments F, G, C_uu, C_uv, C_vv."""
-
-    factors_count = 2
-    _bracket = PairTable._latex
-
-    def covariance(self, x: str, y: str) -> sp.Expr:
-        """Entry of two fields named u and v."""
-        first, cross, second = self.numbers
-        return cross if x != y else first if x == "u" else second
-
-    def price(self, f: sp.Expr, g: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
-        """Price's identity; Dirac factors of the derivatives are conditioned upon."""
-        from dmft.gaussian.branches.average import average_of_any
-
-        first, cross, second = (a.diff(symbol) for a in self.numbers)
-        changes = (
-            (first / 2, derivative(f, 2), g),
-            (cross, derivative(f), derivative(g)),
-            (second / 2, f, derivative(g, 2)),
-        )
-        return sp.Add(
-            *(
-                change * average_of_any([a, b], ["u", "v"], self.covariance)
-                for change, a, b in changes
-                if change != 0
-            )
-        )
-
-
-class BranchPair(BranchesOfTwo):
-    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv; G of closed averages.
-
-    Examples
-    --------
-    >>> import sympy as sp
-    >>> from dmft.model import FIELD as z
-    >>> C, elu = sp.Symbol("C"), sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
-    >>> average = BranchPair(elu, elu, sp.Integer(600), C, sp.Integer(600))
-    >>> average.subs(C, 600).evalf(8)
-    300.47562
-    """
-
-    def _exact(self, numbers: list[Any]) -> Any:
-        first, second = (branches(f) for f in self.factors)
-        assert first is not None
-        assert second is not None
-        return pair_value(first, second, *numbers)
-
-    def written_out(self) -> sp.Expr:
-        """The same in exponentials, error functions and averages of two signs."""
-        return product_expectation(self.factors, ["u", "v"], self.covariance)
-
-    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
-        f, g = self.factors
-        return self.price(f, g, symbol)

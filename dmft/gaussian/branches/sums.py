@@ -12,7 +12,7 @@ import sympy as sp
 
 from dmft.errors import NotClosed
 from dmft.gaussian.branches.average import branch_expectation
-from dmft.gaussian.branches.nodes import BranchField
+from dmft.gaussian.branches.family import BranchField
 from dmft.gaussian.closed.factor import Term, parse_factor
 from dmft.gaussian.closed.linear import Label, Split
 from dmft.gaussian.law import Cov, Mean

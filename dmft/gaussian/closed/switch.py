@@ -200,3 +200,8 @@ def _indicator(condition: Boolean, owner: sp.Expr, fields: Sequence[sp.Symbol]) 
     if isinstance(condition, sp.Or):
         return 1 - sp.Mul(*[1 - p for p in parts])
     raise refuse(owner, f"its condition {condition} is not a comparison")
+
+
+def may_hold_branches(factor: sp.Basic) -> bool:
+    """Whether exponentials and kinks or jumps stand in it (`dmft.gaussian.branches`)."""
+    return bool(factor.has(sp.exp, sp.sinh, sp.cosh) and factor.has(*SWITCHES))

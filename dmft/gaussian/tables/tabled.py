@@ -102,6 +102,10 @@ class TableAverage(sp.Expr):
         squares = (FieldTable(f**2, sp.S.Zero, sp.S.One) for f in self.factors)
         return np.sqrt(math.prod(f.on_arrays(*law) for f, law in zip(squares, laws, strict=True)))
 
+    def written_out(self) -> sp.Expr:
+        """The same in functions of mathematics where there is such a form; else itself."""
+        return self
+
     def _eval_subs(self, old: sp.Basic, new: sp.Basic) -> sp.Expr | None:
         # The field of the factors is bound.
         numbers = [a._subs(old, new) for a in self.numbers]

@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from dmft.emit import vector_function
+from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, as_count
 from dmft.model.model import SequenceModel

@@ -44,15 +44,15 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
 
 
 def _limit(model: Model, algorithm: SGD, p: int, k: int, noise: float) -> float | None:
-    function = _limit_of_noise(model, algorithm, p, k, noise != 0.0)
-    return None if function is None else float(function(noise))
+    limit = _limit_of_noise(model, algorithm, p, k, noise != 0.0)
+    return limit(noise) if callable(limit) else limit
 
 
 @lru_cache(maxsize=64)
 def _limit_of_noise(
     model: Model, algorithm: SGD, p: int, k: int, noisy: bool
-) -> Callable[[float], float] | None:
-    """The limit as a function of the label noise: one formula for all points of a diagram."""
+) -> Callable[[float], float] | float | None:
+    """The limit, where it depends on the label noise as a function for all points of a diagram."""
     if model.inputs is not None or not isinstance(model.teacher, Committee):
         return None
     noise = sp.Symbol("noise", positive=True)
@@ -62,8 +62,10 @@ def _limit_of_noise(
         teacher=replace(model.teacher, width=k),
         label_noise=noise if noisy else 0,
     )
-    limit = perfect_limit(here, algorithm)
+    limit = perfect_limit(here, algorithm, exact=False)
     if limit is None or limit.free_symbols - {noise}:
         return None
+    if limit.is_number:
+        return float(limit)
     function: Callable[[float], float] = sp.lambdify([noise], limit, "math")
     return function

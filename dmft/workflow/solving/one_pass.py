@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from dmft.equations.averages.nodes import smooth
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import NodeRule
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
@@ -23,6 +21,9 @@ from dmft.workflow.solving.inputs import problem_of, refuse_path_options
 from dmft.workflow.solving.limits import rate_message
 from dmft.workflow.solving.rounding import with_rounding
 from dmft.workflow.solving.schedule import scheduled_inputs, with_ending
+
+if TYPE_CHECKING:
+    from dmft.gaussian.nodes.rules import NodeRule
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -85,6 +86,7 @@ def solve_one_pass(
         return finished(run) if schedule is not None else finish(run, equations, options.rtol)
 
     # Closed forms do without nodes.
+    from dmft.equations.averages.nodes import smooth
     from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 
     tolerance = options.quadrature_tol

@@ -1,0 +1,421 @@
+"""The averages with exponential branches, and the rules by which they are chosen.
+
+Derivatives of such averages are such averages: what there is, and which of them stands for two
+given functions, is one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+from dmft.errors import NotClosed
+from dmft.gaussian.branches.factors import branches, canonical, has_branches, primitive
+from dmft.gaussian.branches.nodes import BranchAverage
+from dmft.gaussian.branches.slope import slope_size, slope_value, slopes_size, slopes_value
+from dmft.gaussian.branches.values import field_formula, field_value, pair_value
+from dmft.gaussian.closed.pair import CorrelationRoot
+from dmft.gaussian.closed.product import product_expectation
+from dmft.gaussian.closed.switch import may_hold_branches, to_signs
+from dmft.gaussian.derivative import derivative
+from dmft.gaussian.law import Cov
+from dmft.gaussian.refusal import refuse
+from dmft.gaussian.tables.tabled import (
+    Dirac,
+    FieldTable,
+    PairTable,
+    density,
+    tabled_expectation,
+    without_dirac,
+)
+from dmft.model import FIELD
+
+# A factor of numbers with what stands in front of it, and a Dirac factor likewise.
+Weighted = tuple[sp.Expr, sp.Expr]
+Parts = tuple[list[Weighted], list[Weighted]]
+Pair = tuple[sp.Expr, sp.Expr, sp.Expr]
+
+
+class BranchField(BranchAverage):
+    """E F(mean + sqrt(variance) z); arguments F, mean, variance.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> elu = sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
+    >>> BranchField(elu, sp.Integer(0), sp.Integer(2000)).evalf(8)
+    17.350157
+    """
+
+    factors_count = 1
+    _bracket = FieldTable._latex
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        read = branches(self.args[0])
+        assert read is not None
+        return field_value(read, *numbers) if numbers[1] >= 0 else mpmath.nan
+
+    def written_out(self) -> sp.Expr:
+        """The same with the scaled complementary error function `erfcx`."""
+        factor, mean, variance = self.args
+        read = branches(factor)
+        assert read is not None
+        if read.closed:
+            return field_formula(read, mean, variance)
+        return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        factor, mean, variance = self.args
+        slope, bend = (field_of_any(derivative(factor, n), mean, variance) for n in (1, 2))
+        return slope * mean.diff(symbol) + bend * variance.diff(symbol) / 2
+
+
+class BranchGiven(BranchAverage):
+    """E[F(v) | u = t] of two centred fields; arguments F, C_uu, C_uv, C_vv, t.
+
+    The conditional variance of nearly parallel fields is a difference, taken without rounding.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> step = sp.Piecewise((0, z < 0), (sp.exp(-z), True))
+    >>> BranchGiven(step, sp.Integer(1), sp.S.Half, sp.Integer(1), sp.S.Zero).evalf(8)
+    0.28115980
+    """
+
+    factors_count = 1
+
+    def _bracket(self, printer: Any) -> str:
+        return str(self._plain()._bracket(printer))
+
+    def _plain(self) -> BranchField:
+        """The same with the conditional mean and variance."""
+        factor, uu, uv, vv, t = self.args
+        return BranchField(factor, t * uv / uu, vv - uv**2 / uu)
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        read = branches(self.args[0])
+        assert read is not None
+        uu, uv, vv, t = numbers
+        rest = vv - uv**2 / uu
+        if -(mpmath.mpf(10) ** -9) * vv <= rest < 0:
+            rest = mpmath.mpf(0)
+        return field_value(read, t * uv / uu, rest) if rest >= 0 else mpmath.nan
+
+    def written_out(self) -> sp.Expr:
+        """The same with the scaled complementary error function `erfcx`."""
+        return self._plain().written_out()
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        return self._plain()._eval_derivative(symbol)
+
+
+class BranchesOfTwo(BranchAverage):
+    """Average over two centred fields; arguments F, G, C_uu, C_uv, C_vv."""
+
+    factors_count = 2
+    _bracket = PairTable._latex
+
+    def price(self, f: sp.Expr, g: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
+        """Price's identity; Dirac factors of the derivatives are conditioned upon."""
+        first, cross, second = (a.diff(symbol) for a in self.numbers)
+        changes = (
+            (first / 2, derivative(f, 2), g),
+            (cross, derivative(f), derivative(g)),
+            (second / 2, f, derivative(g, 2)),
+        )
+        return sp.Add(
+            *(
+                change * average_of_any(a, b, self.numbers)
+                for change, a, b in changes
+                if change != 0
+            )
+        )
+
+
+class BranchPair(BranchesOfTwo):
+    """E F(u) G(v) of two centred fields; arguments F, G, C_uu, C_uv, C_vv; G of closed averages.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> C, elu = sp.Symbol("C"), sp.Piecewise((sp.exp(z) - 1, z < 0), (z, True))
+    >>> average = BranchPair(elu, elu, sp.Integer(600), C, sp.Integer(600))
+    >>> average.subs(C, 600).evalf(8)
+    300.47562
+    """
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        first, second = (branches(f) for f in self.factors)
+        assert first is not None
+        assert second is not None
+        return pair_value(first, second, *numbers)
+
+    def written_out(self) -> sp.Expr:
+        """The same in exponentials, error functions and averages of two signs."""
+        return product_expectation(self.factors, ["u", "v"], _covariance(self.numbers))
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        f, g = self.factors
+        return self.price(f, g, symbol)
+
+
+class BranchSlope(BranchesOfTwo):
+    r"""E F(u) G'(v) of two centred fields, jumps of G included; arguments F, G, C_uu, C_uv, C_vv.
+
+    G vanishes at both infinities: where v spreads over more than G lives on, its slope and its
+    jumps cancel each other. By Stein's identity for v given u this is
+
+        E[F(u) (v - E[v | u]) G(v)] / Var(v | u),
+
+    which code takes there, and the average by parts elsewhere.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> step, one = sp.Piecewise((0, z < 0), (sp.exp(-z), True)), sp.Integer(1)
+    >>> BranchSlope(step, step, one, sp.S.Half, one).evalf(8)
+    0.030048354
+    >>> BranchSlope(step, step, 10**12 * one, sp.S.Zero, 10**12 * one).evalf(8)
+    1.5915494e-25
+    """
+
+    @property
+    def read(self) -> Sequence[sp.Expr]:
+        """F, z F(z), G' between the jumps, G, z G(z)."""
+        f, g = self.factors
+        return (f, FIELD * f, self.parts[0], g, FIELD * g)
+
+    @property
+    def parts(self) -> tuple[sp.Expr, list[Dirac]]:
+        """G' between the jumps, and these: positions and weights."""
+        return without_dirac(derivative(self.factors[1]))
+
+    def norm(self, *numbers: Any) -> Any:
+        """Bound of what code adds up, by the formula that it takes."""
+        return slope_size(self.read, self.parts[1], numbers)
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        return slope_value(self.read, self.parts[1], numbers)
+
+    def written_out(self) -> sp.Expr:
+        """The average by parts."""
+        regular, spikes = self.parts
+        slope = [(sp.S.One, regular)], [(weight, t) for t, weight in spikes]
+        return by_parts(([(sp.S.One, self.read[0])], []), slope, self.numbers)
+
+    def _bracket(self, printer: Any) -> str:
+        slope = derivative(self.factors[1])
+        return str(PairTable(self.read[0], slope, *self.numbers)._latex(printer))
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        return self.price(self.read[0], derivative(self.factors[1]), symbol)
+
+
+class BranchSlopes(BranchSlope):
+    r"""E f'(u) G'(v) of two centred fields, jumps of G included; arguments f, G, C_uu, C_uv, C_vv.
+
+    Both vanish at both infinities, and f has no jumps. Where both fields spread it is an average
+    of f G with second derivatives of the density: (p_u p_v + C_uv / D) f G, p = C^-1 (u, v) and
+    D the determinant of C.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from dmft.model import FIELD as z
+    >>> step = sp.Piecewise((0, z < 0), (sp.exp(-z), True))
+    >>> BranchSlopes(z * step, step, sp.Integer(10**6), sp.S.Zero, sp.Integer(10**6)).evalf(8)
+    3.1830702e-19
+    """
+
+    @property
+    def read(self) -> Sequence[sp.Expr]:
+        """F = f', z F(z), G' between the jumps, G, z G(z), f, z f(z), z^2 f(z), z^2 G(z)."""
+        f, g = self.factors
+        F = derivative(f)
+        return (F, FIELD * F, self.parts[0], g, FIELD * g, f, FIELD * f, FIELD**2 * f, FIELD**2 * g)
+
+    def norm(self, *numbers: Any) -> Any:
+        """Bound of what code adds up, by the formula that it takes."""
+        return slopes_size(self.read, self.parts[1], numbers)
+
+    def _exact(self, numbers: list[Any]) -> Any:
+        return slopes_value(self.read, self.parts[1], numbers)
+
+
+# Which of them stands for given functions ---------------------------------------------------------
+
+
+def split(factor: sp.Expr) -> Parts:
+    """Parts (weight, function of numbers) and (weight, position) of Dirac factors.
+
+    Raises
+    ------
+    NotClosed
+        For a function of symbols beside the field.
+    """
+    if factor.free_symbols <= {FIELD} and not factor.has(sp.DiracDelta):
+        return [(sp.S.One, factor)], []
+    smooth, spikes = without_dirac(sp.expand(to_signs(factor, [FIELD])))
+    grouped: dict[sp.Expr, list[sp.Expr]] = {}
+    for term in sp.Add.make_args(smooth):
+        symbols, rest = sp.S.One, sp.S.One
+        for part in sp.Mul.make_args(term):
+            if part.has_free(FIELD) or not part.free_symbols:
+                rest *= part
+            else:
+                symbols *= part
+        if rest.free_symbols - {FIELD}:
+            raise refuse(factor, "symbols stand in its functions")
+        grouped.setdefault(symbols, []).append(rest)
+    parts = [(weight, sp.Add(*terms)) for weight, terms in grouped.items()]
+    return [p for p in parts if p[1] != 0], [(w, t) for t, w in spikes]
+
+
+def parts_of(factor: sp.Expr) -> Parts:
+    """Parts of a factor that has an average here.
+
+    Raises
+    ------
+    NotClosed
+    """
+    parts = split(factor)
+    if not all(f == 1 or branches(f) is not None for _, f in parts[0]):
+        raise refuse(factor, "it is no polynomial times exponentials and error functions")
+    return parts
+
+
+def average_of_one(parts: Parts, variance: sp.Expr) -> sp.Expr:
+    """Average of one centred field; a slope that integrates to zero stays in one piece."""
+    whole = _before_derivative(parts) if parts[1] else None
+    if whole is not None:
+        return average_of_field(FIELD * whole, sp.S.Zero, variance) / variance
+    terms = [w * average_of_field(f, sp.S.Zero, variance) for w, f in parts[0]]
+    return sp.Add(*terms, *(w * density(variance, t) for w, t in parts[1]))
+
+
+def average_of_two(one: Parts, two: Parts, C: Pair) -> sp.Expr:
+    """Average of two fields; a slope that integrates to zero stays in one piece."""
+    uu, uv, vv = C
+    for f, g, numbers in ((one, two, (uu, uv, vv)), (two, one, (vv, uv, uu))):
+        whole = None if f[1] else _before_derivative(g)
+        if whole is not None:
+            return sp.Add(*(w * _slope(h, whole, numbers) for w, h in f[0]))
+    return by_parts(one, two, C)
+
+
+def _slope(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+    """E[F(u) G'(v)] of a G that decays."""
+    if not f.has_free(FIELD):
+        return f * average_of_one(([(sp.S.One, FIELD * g)], []), C[2]) / C[2]
+    if f.is_polynomial(FIELD) and sp.degree(f, FIELD) == 1:
+        return by_parts(([(sp.S.One, f)], []), split(derivative(g)), C)
+    (first, f), (second, g) = canonical(f), canonical(g)
+    whole = _before_derivative(([(sp.S.One, f)], []))
+    if whole is None:
+        return first * second * BranchSlope(f, g, *C)
+    third, whole = canonical(whole)
+    return first * second * third * BranchSlopes(whole, g, *C)
+
+
+def _before_derivative(parts: Parts) -> sp.Expr | None:
+    """Function that decays and has this derivative, jumps included; None where there is none.
+
+    At large variances its exponentials and its jumps cancel each other.
+    """
+    regular, spikes = parts
+    if len(regular) != 1 or regular[0][0] != 1 or any(t.free_symbols for _, t in spikes):
+        return None
+    read = branches(regular[0][1]) if has_branches(regular[0][1]) else None
+    jumps: dict[sp.Expr, sp.Expr] = {}
+    for w, t in spikes:
+        jumps[t] = jumps.get(t, sp.S.Zero) + w
+    return None if read is None else primitive(read, jumps)
+
+
+def by_parts(one: Parts, two: Parts, C: Pair) -> sp.Expr:
+    """Average of two fields, part by part."""
+    uu, uv, vv = C
+    terms = [w * v * _pair(f, g, C) for w, f in one[0] for v, g in two[0]]
+    rest = CorrelationRoot(uu, vv, uv) ** 2
+    for w, t in one[1]:
+        terms += [w * v * density(uu, t) * _given(g, uu, uv, vv, t) for v, g in two[0]]
+        for v, s in two[1]:
+            action = (t**2 * vv - 2 * t * s * uv + s**2 * uu) / (2 * rest)
+            terms.append(w * v * sp.exp(-action) / (2 * sp.pi * sp.sqrt(rest)))
+    for v, s in two[1]:
+        terms += [w * v * density(vv, s) * _given(f, vv, uv, uu, s) for w, f in one[0]]
+    return sp.Add(*terms)
+
+
+def average_of_field(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    """Average of one field; what has no branches is closed."""
+    if not factor.has_free(FIELD):
+        return factor
+    if has_branches(factor):
+        lead, factor = canonical(factor)
+        return lead * BranchField(factor, mean, variance)
+    return product_expectation([factor], ["u"], lambda *_: variance, lambda _: mean)
+
+
+def _given(factor: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr, t: sp.Expr) -> sp.Expr:
+    """E[factor(v) | u = t]."""
+    if not factor.has_free(FIELD):
+        return factor
+    lead, factor = canonical(factor)
+    return lead * BranchGiven(factor, uu, uv, vv, t)
+
+
+def _pair(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+    """Average of two functions; one that is linear goes by Stein's identity."""
+    uu, uv, vv = C
+    if not g.has_free(FIELD):
+        return g * average_of_field(f, sp.S.Zero, uu)
+    if not f.has_free(FIELD):
+        return f * average_of_field(g, sp.S.Zero, vv)
+    if not (has_branches(f) or has_branches(g)):
+        return product_expectation([f, g], ["u", "v"], _covariance(C), whole=True)
+    for one, two, variance in ((f, g, uu), (g, f, vv)):
+        if two.is_polynomial(FIELD) and sp.degree(two, FIELD) == 1:
+            slope, offset = sp.Poly(two, FIELD).all_coeffs()
+            plain = average_of_field(one, sp.S.Zero, variance) if offset != 0 else sp.S.Zero
+            return offset * plain + slope * uv * average_of_one(split(derivative(one)), variance)
+    (first, f), (second, g) = canonical(f), canonical(g)
+    inner = [branches(g), branches(f)]
+    if inner[0] is not None and inner[0].closed:
+        return first * second * BranchPair(f, g, uu, uv, vv)
+    if inner[1] is not None and inner[1].closed:
+        return first * second * BranchPair(g, f, vv, uv, uu)
+    return first * second * PairTable(f, g, uu, uv, vv)
+
+
+def field_of_any(factor: sp.Expr, mean: sp.Expr, variance: sp.Expr) -> sp.Expr:
+    """Average of one field, Dirac factors included."""
+    regular, spikes = split(factor)
+    terms = [w * average_of_field(f, mean, variance) for w, f in regular]
+    return sp.Add(*terms, *(w * density(variance, t - mean) for w, t in spikes))
+
+
+def average_of_any(f: sp.Expr, g: sp.Expr, C: Pair) -> sp.Expr:
+    """Average of two functions, by tables where they hold no exponential branches."""
+    try:
+        if may_hold_branches(f) or may_hold_branches(g):
+            one, two = parts_of(f), parts_of(g)
+            if any(has_branches(h) for _, h in (*one[0], *two[0])):
+                return average_of_two(one, two, C)
+    except NotClosed:
+        pass
+    return tabled_expectation([f, g], ["u", "v"], _covariance(C))
+
+
+def _covariance(C: Pair) -> Cov:
+    """Entries of two fields named u and v."""
+    uu, uv, vv = C
+    return lambda x, y: uv if x != y else uu if x == "u" else vv
