@@ -69,7 +69,7 @@ SCHEMA: dict[str, Table] = {
         {"label_noise": Key("scalar", "variance of the label noise; 0 by default")},
     ),
     "algorithm": Table(
-        "how the student learns",
+        "how the student learns; numbers of the optimiser have their names in dmft.SGD",
         {
             "kind": Key(
                 "choice",
@@ -87,7 +87,6 @@ SCHEMA: dict[str, Table] = {
                 "scalar", "alpha = n / d samples", only=("gradient-descent",), needed=True
             ),
             "ridge": Key("scalar", "lambda of the penalty |W|^2 / 2", only=("gradient-descent",)),
-            "momentum": Key("scalar", "beta of the heavy ball", only=("sgd", "gradient-descent")),
             "batch": Key(
                 "choice",
                 "part of the samples that a step uses; all by default",
@@ -114,11 +113,6 @@ SCHEMA: dict[str, Table] = {
                 "scalar",
                 "how fast the readouts learn; 0 by default",
                 only=("sgd", "gradient-descent"),
-            ),
-            "weight_decay": Key(
-                "scalar",
-                "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
-                only=("sgd", "gradient-flow"),
             ),
             "constraint": Key(
                 "choice",

@@ -30,9 +30,14 @@ from dmft.model import (
     Overlaps,
     random_overlaps,
 )
+from dmft.model.algorithm import OPTIMISER, numbers_of
 
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
+# Algorithms by their `kind`.
+ALGORITHMS: Mapping[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
+    "sgd": SGD, "gradient-flow": GradientFlow, "gradient-descent": GradientDescent,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,7 @@ class _Reader:
         if isinstance(read.algorithm, SGD):
             used |= read.algorithm.learning_rate.free_symbols
             used |= read.algorithm.readout_rate.free_symbols
+            used |= {s for value in numbers_of(read.algorithm).values() for s in value.free_symbols}
         elif isinstance(read.algorithm, GradientDescent):
             scalars = ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
             for name in (*scalars, "temperature"):
@@ -268,7 +274,7 @@ class _Reader:
         return Axis(keys["name"], keys["from"], keys["to"], keys["points"], scale)
 
     def _keys(self, table: str) -> dict[str, Any]:
-        known = SCHEMA[table].keys
+        known = _known(table)
         keys = self._entries(self.raw[table], known, f"[{table}]")
         kind = keys.get("kind")
         for name in keys:
@@ -302,9 +308,16 @@ def _committee(keys: Mapping[str, Any]) -> Committee:
     return Committee(keys["activation"], keys["width"], keys.get("readout"), field=FIELD)
 
 
+def _known(table: str) -> dict[str, Key]:
+    """Keys of a table, with the numbers of the optimisers that their declarations know."""
+    keys = dict(SCHEMA[table].keys)
+    if table == "algorithm":
+        for name, number in OPTIMISER.items():
+            only = tuple(kind for kind, declared in ALGORITHMS.items() if hasattr(declared, name))
+            keys[name] = Key("scalar", number.what, only=only)
+    return keys
+
+
 def _algorithm(keys: Mapping[str, Any]) -> SGD | GradientFlow | GradientDescent:
     options = {name: value for name, value in keys.items() if name != "kind"}
-    kinds: dict[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
-        "sgd": SGD, "gradient-flow": GradientFlow, "gradient-descent": GradientDescent,
-    }  # fmt: skip
-    return kinds[keys["kind"]](**options)
+    return ALGORITHMS[keys["kind"]](**options)

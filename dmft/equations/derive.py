@@ -22,6 +22,7 @@ from dmft.model import (
     Scaling,
     SequenceModel,
 )
+from dmft.model.algorithm import refuse
 
 if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
@@ -76,7 +77,7 @@ def derive(
                 and -2 zeta Q; a `dmft.UpdateField` gives psi itself
                 with `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB, Sigma
                 the covariance of what one sample adds, for every psi of these; F with its terms of
-                order 1/d but for `Repeat` and for clusters, whose F is that of d -> infinity
+                order 1/d but for `Repeat`, momentum and clusters, whose F is that of d -> infinity
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,
@@ -148,8 +149,8 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
-    _check_momentum(model, algorithm, dim, scaling)
     if isinstance(model, SequenceModel):
+        refuse(algorithm, "sequence")
         if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):
             raise BadParameter(
                 "scalings, and maps in dim dimensions, belong to committees; sequence models have "
@@ -196,26 +197,8 @@ def derive(
     return step_equations(model, algorithm, size, scaling)
 
 
-def _check_momentum(model: object, algorithm: object, dim: object, scaling: object) -> None:
-    """Steps with momentum remember each other; only the ode of committees does not feel it."""
-    if not isinstance(algorithm, SGD) or algorithm.momentum.is_zero:
-        return
-    large = dim is not None or scaling not in (None, "high-dimensional")
-    if large or isinstance(model, SequenceModel):
-        raise BadParameter(
-            f"momentum = {algorithm.momentum} is SGD at a larger rate in the ode of committees as "
-            "d grows, and is derived nowhere else: leave out dim, scaling and fluctuations, or "
-            "take SGD(learning_rate / (1 - momentum))"
-        )
-
-
 def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquations:
     """Equations of the alignments, of the squared loss or of the norm itself."""
-    decay = getattr(algorithm, "weight_decay", sp.S.Zero)
-    if not decay.is_zero:
-        raise BadParameter(
-            f"weight_decay = {decay} shortens rows, and those of sequence models keep their length"
-        )
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
         from dmft.equations.sequence.norm import derive_norm
 
@@ -252,6 +235,7 @@ def step_equations(
     model: Model, algorithm: SGD | GradientFlow, dim: sp.Expr | None, scaling: str | Scaling | None
 ) -> Equations:
     """Map of the overlaps under steps of large batches."""
+    refuse(algorithm, "map")
     if not isinstance(algorithm, SGD):
         raise BadParameter("a map in finite dimension is that of SGD; gradient flow has no steps")
     if scaling is not None:

@@ -31,6 +31,7 @@ from dmft.equations.values import (
 )
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
+from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Equations(ChangesOfDefinitions):
         """Scalar parameters that the equations read, with their declared values."""
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
+        used |= set(numbers_of(self.algorithm))  # they set the clock, too
         if self.noise:  # the covariance reads them all
             used |= set(declared) - self.noise.unread - {s.name for s in self.extra}
         return {name: value for name, value in declared.items() if name in used}

@@ -23,7 +23,8 @@ from dmft.equations.averages.expectation import At, Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster
 from dmft.equations.update.moments import expectation, slopes_by_field
-from dmft.equations.update.overlaps import DECAY, Case, Moments, risk_expression
+from dmft.equations.update.optimiser import own_motion
+from dmft.equations.update.overlaps import Case, Moments, risk_expression
 from dmft.equations.update.program import is_linear
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.derivative import derivative
@@ -48,10 +49,11 @@ def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
     dQ = {name: STEP * (e[j, l] + e[l, j]) for name, e in drifts.items()}
     dQ |= moments.quadratic(x.gamma**2 / (x.p**2 * x.d * x.n_b))
     dQ["population_gradient"] = STEP**2 * (1 - 1 / x.n_b) * x.gram[j, l]
-    if not algorithm.weight_decay.is_zero:
-        loss = STEP * x.zeta
-        dM[DECAY] = -loss * x.M[j, r]
-        dQ[DECAY] = (loss**2 - 2 * loss) * x.Q[j, l] - loss * STEP * (x.b[j, l] + x.b[l, j])
+    own = own_motion(algorithm)
+    for name, rate in own.items():
+        part, whole = STEP * rate, STEP * sp.Add(*own.values())
+        dM[name] = part * x.M[j, r]
+        dQ[name] = (part * whole + 2 * part) * x.Q[j, l] + part * STEP * (x.b[j, l] + x.b[l, j])
     if algorithm.constraint == "sphere-gradient":
         radial = {name: STEP * e[j, j] for name, e in drifts.items()}
         result.append(define(x.radial[j], radial, "intermediate"))

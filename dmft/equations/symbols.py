@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import sympy as sp
 
+from dmft.model.algorithm import OPTIMISER
+
 p, k = sp.symbols("p k", integer=True, positive=True)
 j, l, r, s, i, m, n = sp.symbols("j l r s i m n", integer=True)  # noqa: E741
 # Student indices of sums that stand inside expressions with free j and l.
@@ -24,8 +26,8 @@ cosines = sp.Symbol("cosines", integer=True, positive=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
-zeta = sp.Symbol("weight_decay", nonnegative=True)
-beta = sp.Symbol("momentum", nonnegative=True)
+# Numbers of optimisers (`dmft.model.algorithm.OPTIMISER`).
+numbers = {name: sp.Symbol(name, nonnegative=True) for name in OPTIMISER}
 # Finite dimension and batch, where the equations hold them.
 d = sp.Symbol("dim", positive=True)
 n_b = sp.Symbol("batch_size", positive=True)
@@ -115,8 +117,7 @@ SYMBOL_LATEX = {
     gamma: r"\gamma",
     Delta: r"\Delta",
     rho_a: r"\rho_a",
-    zeta: r"\zeta",
-    beta: r"\beta",
+    **{numbers[name]: number.latex for name, number in OPTIMISER.items()},
     d: "d",
     n_b: "n_b",
     risk: r"\mathcal{R}",

@@ -23,6 +23,7 @@ from dmft.model import (
     Overlaps,
     Repetition,
 )
+from dmft.model.algorithm import OPTIMISER, numbers_of
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
     {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
-    | {"learning_rate", "label_noise", "readout_rate", "batch_size", "weight_decay", "momentum"}
+    | {"learning_rate", "label_noise", "readout_rate", "batch_size", *OPTIMISER}
     | {"dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
@@ -71,10 +72,7 @@ def declared_parameters(
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
         declared["readout_rate"] = algorithm.readout_rate
-        if not algorithm.momentum.is_zero:
-            declared["momentum"] = algorithm.momentum
-    if algorithm is not None and not algorithm.weight_decay.is_zero:
-        declared["weight_decay"] = algorithm.weight_decay
+    declared |= numbers_of(algorithm)
     if isinstance(algorithm, SGD) and _has_sample(algorithm):
         declare_sample(model, algorithm.repeat, declared)
     if dim is not None and isinstance(algorithm, SGD):
@@ -118,8 +116,7 @@ def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Ex
 
 # Values below these are refused.
 LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
-LOWEST |= {"weight_decay": 0.0, "momentum": 0.0, "ridge": 0.0, "temperature": 0.0}
-LOWEST |= {"samples_per_dim": 0.0}
+LOWEST |= {"ridge": 0.0, "temperature": 0.0, "samples_per_dim": 0.0} | dict.fromkeys(OPTIMISER, 0.0)
 LOWEST |= {"dim": 1.0, "batch_size": 1.0}
 
 
@@ -162,12 +159,13 @@ def resolve_scalars(
 
 
 def check_bounds(scalars: Mapping[str, float]) -> None:
-    """Refuse values below the least that their name allows, and a momentum from one on."""
+    """Refuse values that their name does not allow."""
     for name, low in LOWEST.items():
         if name in scalars and scalars[name] < low:
             raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
-    if not scalars.get("momentum", 0.0) < 1.0:
-        raise BadParameter(f"momentum must be below 1, got {scalars['momentum']!r}")
+    for name, number in OPTIMISER.items():
+        if name in scalars and not scalars[name] < number.below:
+            raise BadParameter(f"{name} must be below {number.below:g}, got {scalars[name]!r}")
 
 
 def check_number(value: object, name: str) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import sympy as sp
@@ -10,7 +13,7 @@ import sympy as sp
 from dmft.checks import checked, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.loss import as_loss
-from dmft.model.repetition import Repetition
+from dmft.model.repetition import Repeat, Repetition
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 
@@ -19,6 +22,114 @@ CONSTRAINTS = (None, "sphere", "sphere-gradient")
 DIM_NAME = "d"
 # Beyond, doubles do not hold all whole numbers.
 LARGEST_COUNT = 2**53
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of the optimiser: what it makes of a step besides the update field, declared once.
+
+    Everyone else reads this record: checks of values, files, symbols, refusals. Its own terms stand
+    in `dmft.equations.update.optimiser`, its step in `dmft.simulation.steps.optimiser`.
+
+    Attributes
+    ----------
+    what : str
+        In words.
+    latex : str
+    below : float
+        Its values are from zero on and below this one.
+    refused : mapping of str to str
+        Why it is not used somewhere, and what to do instead; the keys are those of `refuse`.
+    """
+
+    what: str
+    latex: str
+    below: float = math.inf
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+_AS_LARGER_RATE = "take SGD(learning_rate / (1 - momentum)), which has the same equations"
+# The numbers of optimisers by the names of the fields that declare them.
+OPTIMISER: Mapping[str, Number] = MappingProxyType(
+    {
+        "weight_decay": Number(
+            "zeta of the rates -zeta M and -2 zeta Q; 0 by default",
+            r"\zeta",
+            refused={
+                "sphere": "shortens rows whose length the constraint keeps: leave one of them out",
+                "sequence": "shortens rows, and those of sequence models keep their length",
+                "escape": "is not known to formulas of escape and of largest rates; solve the "
+                "equations: dmft.solve(dmft.derive(model, algorithm), ...)",
+            },
+        ),
+        "momentum": Number(
+            "beta of the heavy ball; 0 by default",
+            r"\beta",
+            below=1.0,
+            refused={
+                "repeat": "is SGD at a larger rate for fresh samples only: passes over one sample "
+                "would remember each other",
+                "map": "makes steps of batches of the order of d remember each other: no map of "
+                f"the overlaps alone. Leave dim out, or {_AS_LARGER_RATE}",
+                "sequence": f"is not derived for sequence models: {_AS_LARGER_RATE}",
+                "chain": "remembers steps, which the chain of overlaps does not: take "
+                'method="weights"',
+                "escape": f"is not known to formulas of plain SGD: {_AS_LARGER_RATE}",
+            },
+        ),
+    }
+)
+
+
+def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
+    """The numbers of `OPTIMISER` that an algorithm declares, zeros left out."""
+    found = {name: getattr(algorithm, name, sp.S.Zero) for name in OPTIMISER}
+    return {name: value for name, value in found.items() if value != 0}
+
+
+def refuse(algorithm: object, *where: str) -> None:
+    """Refuse numbers of the optimiser that are not used there.
+
+    Parameters
+    ----------
+    where : str
+        "sphere", "repeat", "map", "sequence", "chain" or "escape".
+
+    Raises
+    ------
+    BadParameter
+    """
+    for name, value in numbers_of(algorithm).items():
+        for place in where:
+            if place in OPTIMISER[name].refused:
+                raise BadParameter(f"{name} = {value} {OPTIMISER[name].refused[place]}")
+
+
+def _check_numbers(algorithm: SGD | GradientFlow) -> None:
+    """Numbers of the optimiser as SymPy, within their bounds, where nothing declared forbids them.
+
+    Raises
+    ------
+    BadParameter
+    """
+    for name, number in OPTIMISER.items():
+        if not hasattr(algorithm, name):
+            continue
+        value = as_parameter(getattr(algorithm, name), name)
+        if value.is_number and not float(value) < number.below:
+            raise BadParameter(f"{name} must be below {number.below:g}, got {value}")
+        object.__setattr__(algorithm, name, value)
+    refuse(algorithm, *_places(algorithm))
+
+
+def _places(algorithm: SGD | GradientFlow) -> Iterator[str]:
+    """What a declaration says by itself."""
+    if algorithm.on_sphere:
+        yield "sphere"
+    if isinstance(algorithm, SGD) and isinstance(algorithm.repeat, Repeat):
+        yield "repeat"
+    if isinstance(algorithm, SGD) and not isinstance(algorithm.batch_size, int):
+        yield "map"
 
 
 def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -> sp.Expr:
@@ -68,16 +179,6 @@ def _check_constraint(constraint: str | None) -> None:
         raise BadParameter(f"constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
 
 
-def _as_decay(value: float | sp.Expr, constraint: str | None) -> sp.Expr:
-    decay = as_parameter(value, "weight_decay")
-    if not decay.is_zero and constraint is not None:
-        raise BadParameter(
-            f"weight_decay = {value} shortens rows whose length the constraint {constraint!r} "
-            "keeps: leave one of them out"
-        )
-    return decay
-
-
 @checked
 @dataclass(frozen=True)
 class SGD:
@@ -114,9 +215,9 @@ class SGD:
         the rates; not on readouts, and not on the sphere, where lengths are kept.
     momentum : float or sympy.Expr
         0 <= beta < 1: a step adds beta times the last one (heavy ball, readouts too). As d grows
-        this is SGD at the rate gamma / (1 - beta), clock and decay included: t = steps *
-        gamma / ((1 - beta) p d). Not with `repeat` and not with batches of order d, whose steps
-        remember each other.
+        this is SGD at the rate gamma / (1 - beta), clock, decay and fluctuations included: t =
+        steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
+        steps remember each other.
 
     Examples
     --------
@@ -147,28 +248,12 @@ class SGD:
         object.__setattr__(self, "readout_rate", readout_rate)
         object.__setattr__(self, "loss", as_loss(self.loss))
         _check_constraint(self.constraint)
-        decay = _as_decay(self.weight_decay, self.constraint)
-        object.__setattr__(self, "weight_decay", decay)
         if not (self.repeat is None or isinstance(self.repeat, Repetition)):
             raise BadParameter(
                 "repeat must be dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) "
                 f"or None, got {self.repeat!r}"
             )
-        object.__setattr__(self, "momentum", self._as_momentum(self.momentum))
-
-    def _as_momentum(self, value: float | sp.Expr) -> sp.Expr:
-        """Check beta, and refuse steps that remember each other where theory needs fresh ones."""
-        beta = as_parameter(value, "momentum")
-        if beta.is_number and float(beta) >= 1.0:
-            raise BadParameter(f"momentum must lie in [0, 1), got {value!r}")
-        whole = isinstance(self.batch_size, int) and self.constraint != "sphere-gradient"
-        if not beta.is_zero and not (whole and self.repeat is None):
-            raise BadParameter(
-                f"momentum = {value} is SGD at a larger rate for batches of a fixed size, fresh "
-                'samples, and rows that are free or on the "sphere"; got batch_size = '
-                f"{self.batch_size}, repeat = {self.repeat}, constraint = {self.constraint!r}"
-            )
-        return beta
+        _check_numbers(self)
 
     @property
     def trains_readout(self) -> bool:
@@ -205,8 +290,7 @@ class GradientFlow:
     def __post_init__(self) -> None:
         if self.constraint not in (None, "sphere"):
             raise BadParameter(f'constraint must be None or "sphere", got {self.constraint!r}')
-        decay = _as_decay(self.weight_decay, self.constraint)
-        object.__setattr__(self, "weight_decay", decay)
+        _check_numbers(self)
 
     @property
     def trains_readout(self) -> bool:

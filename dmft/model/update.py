@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.checks import checked, shown
 from dmft.errors import BadParameter
-from dmft.model.algorithm import SGD
+from dmft.model.algorithm import OPTIMISER, SGD
 
 # The student's output in a rule.
 OUTPUT = sp.Symbol("f", real=True)
@@ -45,11 +45,13 @@ class UpdateField(SGD):
         a student could follow hold none of them.
     definitions : sequence of (sympy.Symbol, sympy.Expr)
         Shorthands, in order; each may hold the fields and those before it.
-    learning_rate, batch_size, constraint, weight_decay, momentum
+    learning_rate, batch_size, constraint
         As of `SGD`.
     measures : mapping of str to sympy.Expr
         Averages of expressions in the same symbols over a fresh sample, the mean over neurons,
         reported along the run by name: ``run.wrong``.
+    **numbers
+        What else an optimiser makes of a step, as of `SGD`: `dmft.model.algorithm.OPTIMISER`.
 
     Raises
     ------
@@ -81,10 +83,15 @@ class UpdateField(SGD):
         definitions: Sequence[tuple[sp.Symbol, sp.Expr]] = (),
         batch_size: int | sp.Expr = 1,
         constraint: Literal["sphere"] | None = None,
-        weight_decay: float | sp.Expr = 0,
-        momentum: float | sp.Expr = 0,
         measures: Mapping[str, sp.Expr] | None = None,
+        **numbers: float | sp.Expr,
     ) -> None:
+        unknown = sorted(set(numbers) - set(OPTIMISER))
+        if unknown:
+            raise BadParameter(
+                f"UpdateField has no {unknown[0]}; beside fields and rates it takes "
+                f"{', '.join(OPTIMISER)}"
+            )
         found = _symbols(fields)
         known, whole = set(found), dict[sp.Expr, sp.Expr]()
         for symbol, value in _pairs(definitions):
@@ -99,8 +106,8 @@ class UpdateField(SGD):
             ("psi", rule), ("fields", found), ("definitions", tuple(_pairs(definitions))),
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
-            ("weight_decay", weight_decay), ("momentum", momentum),
             ("measures", tuple(measured.items())),
+            *({**dict.fromkeys(OPTIMISER, sp.S.Zero), **numbers}).items(),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         self.__post_init__()

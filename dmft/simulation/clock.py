@@ -1,4 +1,4 @@
-"""The time of runs, t = sum over the steps of gamma / ((1 - momentum) p d)."""
+"""The time of runs, the sum over the steps of gamma / (p d) times the pace of the optimiser."""
 
 from __future__ import annotations
 

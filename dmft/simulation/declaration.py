@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,9 +28,11 @@ from dmft.model import (
     Repetition,
     as_count,
 )
+from dmft.model.algorithm import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.simulation.clock import TIME, Clock, Schedule
+from dmft.simulation.steps.optimiser import pace
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -77,8 +79,8 @@ class Experiment:
     constraint: int
     dim: int
     readout_rate: float = 0.0
-    weight_decay: float = 0.0
-    momentum: float = 0.0
+    # Of the optimiser, by the names of `dmft.model.algorithm.OPTIMISER`; zeros left out.
+    numbers: Mapping[str, float] = field(default_factory=dict)
     # None for a rule of a user's own, which stands in the place of the student's slope.
     loss: sp.Expr | None = NAMED["squared"]
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
@@ -129,13 +131,13 @@ class Experiment:
 
     @property
     def time_step(self) -> float:
-        """Time gamma / ((1 - momentum) p d) of one step."""
+        """Time of one step, gamma / (p d) times the pace of the optimiser."""
         return self.learning_rate * self.time_of_rate
 
     @property
     def time_of_rate(self) -> float:
         """Time of one step over its learning rate."""
-        return 1.0 / ((1.0 - self.momentum) * self.p * self.dim)
+        return pace(self.numbers) / (self.p * self.dim)
 
     def clock(self, t_max: float) -> Clock:
         """Times of the steps up to `t_max`."""
@@ -178,8 +180,6 @@ def declare_experiment(
         raise BadParameter(
             f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
         )
-    if not 0.0 <= filler.scalar(algorithm.momentum, "momentum") < 1.0:
-        raise BadParameter("momentum must lie in [0, 1)")
     if readout_rate < 0.0:
         raise BadParameter(f"readout_rate = {readout_rate:g} must be non-negative")
     if start is not None:
@@ -203,8 +203,7 @@ def declare_experiment(
         constraint=CONSTRAINTS.index(algorithm.constraint),
         dim=dim,
         readout_rate=readout_rate,
-        weight_decay=filler.scalar(algorithm.weight_decay, "weight_decay"),
-        momentum=filler.scalar(algorithm.momentum, "momentum"),
+        numbers=filler.numbers(algorithm),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
         inputs=model.inputs,
@@ -242,7 +241,6 @@ class Filler:
         self.values = dict(values)
         self.dim = dim
         self.known: set[str] = {"learning_rate", "label_noise", "readout_rate", "batch_size"}
-        self.known |= {"weight_decay", "momentum"}
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
         """Value of a parameter, which may be given under its own name."""
@@ -250,6 +248,18 @@ class Filler:
         if not is_expression(expr):
             raise BadParameter(f"{name} is {shown(expr)}: not finite, or no number")
         return self.number(sp.sympify(expr, strict=True), name)
+
+    def numbers(self, algorithm: SGD) -> dict[str, float]:
+        """Numbers of the optimiser, those that are zero left out."""
+        found = {}
+        for name, number in OPTIMISER.items():
+            self.known.add(name)
+            value = self.scalar(getattr(algorithm, name), name)
+            if not 0.0 <= value < number.below:
+                raise BadParameter(f"{name} = {value:g} must lie in [0, {number.below:g})")
+            if value:
+                found[name] = value
+        return found
 
     def schedule(self) -> Schedule | None:
         """What stands for the learning rate where that is an expression in the time."""
@@ -425,6 +435,7 @@ def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]
         "batch_size": experiment.batch_size,
         "constraint": CONSTRAINTS[experiment.constraint] or "none",
         "readout_rate": experiment.readout_rate,
+        **experiment.numbers,
         "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
         **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),

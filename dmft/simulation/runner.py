@@ -14,17 +14,15 @@ from dmft.names import Status
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risk import Rule
 from dmft.simulation.steps.common import (
-    COLUMNS,
     DIVERGED,
     GAIN,
-    KEPT,
-    LOST,
     NONFINITE,
     PASSED,
     REACHED,
     SPREAD,
     TRAINED,
 )
+from dmft.simulation.steps.optimiser import COLUMNS, columns
 from dmft.simulation.target_rule import risk_function
 
 STATUS = {
@@ -78,20 +76,18 @@ class Constants:
         found[:, GAIN] = rate / (e.p * e.batch_size)
         found[:, SPREAD] = math.sqrt(e.label_noise)
         found[:, TRAINED] = e.readout_rate
-        found[:, LOST] = e.weight_decay * rate / (e.p * e.dim)
-        found[:, KEPT] = e.momentum
+        for place, values in columns(e.numbers, rate / (e.p * e.dim)).items():
+            found[:, place] = values
         return found
 
-    def advance(
-        self, once: Any, again: str, state: Sequence[Any], last: Sequence[Any] = ()
-    ) -> Advance:
-        """Steps by a compiled function of the state, and of the last step where it is remembered.
+    def advance(self, once: Any, again: str, state: Sequence[Any]) -> Advance:
+        """Steps by a compiled function of the state.
 
         `again` names the function of `dmft.simulation.steps.repeated` that uses each sample more
         than once; it is compiled at its first use.
         """
         if not self.experiment.repeat:
-            return lambda first, steps: once(*state, *last, *self.arguments(first, steps))
+            return lambda first, steps: once(*state, *self.arguments(first, steps))
         from dmft.simulation.steps import repeated
 
         function, repeat = getattr(repeated, again), np.array(self.experiment.repeat)

@@ -21,6 +21,7 @@ from dmft.model import (
     SequenceModel,
     random_overlaps,
 )
+from dmft.model.algorithm import refuse
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
@@ -152,11 +153,8 @@ def simulate(
             f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
             'the chain of overlaps does not keep: take method="weights", or batch_size=1'
         )
-    if method == "overlaps" and experiment.momentum:
-        raise BadParameter(
-            f"momentum = {experiment.momentum:g} remembers steps, which the chain of overlaps does "
-            'not: take method="weights"'
-        )
+    if method == "overlaps":
+        refuse(algorithm, "chain")
     _check_dimension(experiment, start)
     check_time(t_max)
     clock = experiment.clock(t_max)

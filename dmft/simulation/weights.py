@@ -48,12 +48,12 @@ def weights_runner(
     """A run of SGD from these weights (W, W*)."""
     W, W_star = weights
     Q, M = np.empty((experiment.p, experiment.p)), np.empty((experiment.p, experiment.k))
-    G, push = np.zeros_like(W), np.zeros(experiment.p)  # the last step, for momentum
+    G, push = np.zeros_like(W), np.zeros(experiment.p)  # the last step
     P = W_star @ W_star.T / experiment.dim
     constants = Constants(P, experiment, rule, watch, generator)
 
-    state, last = (W, W_star, Q, M), (G, push)
-    advance = constants.advance(advance_weights, "advance_repeated_weights", state, last)
+    state = (W, W_star, Q, M, G, push)
+    advance = constants.advance(advance_weights, "advance_repeated_weights", state)
 
     def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         measure(W, W_star, Q, M)

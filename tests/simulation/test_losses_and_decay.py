@@ -154,6 +154,7 @@ def test_momentum_stands_in_the_equations():
     np.testing.assert_allclose(equations.evaluate(start)["Q"], expected["Q"], rtol=1e-13)
     assert r"\left(1 - \beta\right)" in equations.latex()
     assert "(1 - momentum)" in equations.time_unit
+    assert dmft.derive(MODEL, dmft.SGD(0.5, momentum=0.75), scaling="noise-dominated").latex()
     without = equations.replace({"momentum": 0})
     plain = dmft.derive(MODEL, dmft.SGD(0.5)).evaluate(start)
     np.testing.assert_allclose(without.evaluate(start)["Q"], plain["Q"], rtol=1e-13)
@@ -169,12 +170,46 @@ def test_momentum_of_the_weights():
     for block in ("Q", "M"):
         off = np.abs(truth.mean[block][-1] - run[block][-1])
         assert np.all(off < 4.5 * truth.stderr[block][-1] + 5.0 / DIM), block
-    for constraint in (None, "sphere"):
-        sgd = dmft.SGD(0.4, 2, momentum=0.5, constraint=constraint)
+    for options in (
+        {},
+        {"constraint": "sphere"},
+        {"constraint": "sphere-gradient"},
+        {"repeat": dmft.Lookahead(0.3), "readout_rate": 0.5},
+    ):
+        sgd = dmft.SGD(0.4, 2, momentum=0.5, **options)
         truth = dmft.simulate(MODEL, sgd, dim=DIM, t_max=T, start=SPHERE, seeds=24)
         run = dmft.solve(dmft.derive(MODEL, sgd), SPHERE, T, save_at=[T])
         off = np.abs(truth.mean.M[-1] - run.M[-1])
         assert np.all(off < 4.5 * truth.stderr.M[-1] + 5.0 / DIM)
+
+
+def test_fluctuations_with_momentum_are_those_of_a_larger_rate():
+    """Variance over seeds of heavy balls in R^d, and the covariance of the sde."""
+    linear = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1), 0.5)
+    start, heavy = dmft.Overlaps([[1.0]], [[0.2]]), dmft.SGD(0.2, momentum=0.6)
+    found = dmft.derive(linear, heavy, dim=200, fluctuations=True).evaluate(start)
+    plain = dmft.derive(linear, dmft.SGD(0.5), dim=200, fluctuations=True)
+    np.testing.assert_allclose(found["covariance"], plain.evaluate(start)["covariance"], rtol=1e-13)
+    runs = dmft.simulate(linear, heavy, dim=200, t_max=0.5, start=start, seeds=1500, save_at=[0.5])
+    paths = dmft.solve(
+        dmft.derive(linear, heavy, dim=200, fluctuations=True),
+        start, 0.5, paths=4000, dt=0.01, save_at=[0.5],
+    )  # fmt: skip
+    for block in ("Q", "M"):
+        of_weights, of_paths = (run.std[block][-1, 0, 0] for run in (runs, paths))
+        # Standard error of a standard deviation: 1/sqrt(2 n); terms left out are of order 1/d.
+        assert of_paths == pytest.approx(of_weights, rel=4.5 / np.sqrt(3000) + 0.03), block
+
+
+@pytest.mark.parametrize("scaling", ["gradient-flow", "mean-field", "noise-dominated"])
+def test_momentum_in_other_limits_is_a_larger_rate(scaling):
+    start = dmft.random_overlaps(MODEL, DIM, seed=0)
+    heavy, plain = (
+        dmft.solve(dmft.derive(MODEL, sgd, scaling=scaling), start, 0.5, save_at=[0.5])
+        for sgd in (dmft.SGD(0.01, momentum=0.75), dmft.SGD(0.04))
+    )
+    np.testing.assert_allclose(heavy.M[-1], plain.M[-1], rtol=1e-11)
+    assert heavy.steps(DIM)[-1] == pytest.approx(plain.steps(DIM)[-1], rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -196,7 +231,6 @@ def test_steps_with_momentum_by_hand(batch):
     "given",
     [
         {"momentum": 1.0}, {"momentum": -0.1}, {"momentum": 0.5, "repeat": dmft.Repeat(2)},
-        {"momentum": 0.5, "constraint": "sphere-gradient"},
         {"momentum": 0.5, "batch_size": sp.Symbol("d") ** 2},
     ],
 )  # fmt: skip
@@ -207,9 +241,8 @@ def test_momentum_that_is_no_larger_rate_is_refused(given):
 
 def test_momentum_elsewhere_is_refused():
     sgd = dmft.SGD(0.5, 2, momentum=0.5)
-    for how in ({"dim": 100}, {"dim": 100, "fluctuations": True}, {"scaling": "mean-field"}):
-        with pytest.raises(dmft.errors.BadParameter, match="momentum ="):
-            dmft.derive(MODEL, sgd, **how)
+    with pytest.raises(dmft.errors.BadParameter, match="momentum ="):
+        dmft.derive(MODEL, sgd, dim=100)
     with pytest.raises(dmft.errors.BadParameter, match="chain of overlaps"):
         dmft.simulate(MODEL, sgd, 100, 1.0, 1, method="overlaps")
     with pytest.raises(dmft.errors.BadParameter, match="momentum"):

@@ -31,7 +31,7 @@ LETTERS = {
     "a": "readout", "a_star": "teacher_readout", "gamma": "learning_rate", "Delta": "label_noise",
     "rho_a": "readout_rate", "d": "dim", "n_b": "batch_size",
 }  # fmt: skip
-PARAMETERS = {s.name: s for s in (x.gamma, x.Delta, x.rho_a, x.rho, x.zeta, x.beta, x.d, x.n_b)}
+PARAMETERS = {s.name: s for s in (x.gamma, x.Delta, x.rho_a, x.rho, x.d, x.n_b)} | x.numbers
 # Arrays that equations read without defining them.
 CONSTANTS: dict[str, Axes] = {
     "P": (x.k, x.k), "readout": (x.p,), "teacher_readout": (x.k,), "P_inverse": (x.k, x.k),

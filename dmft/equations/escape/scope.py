@@ -15,28 +15,23 @@ from dmft.model import (
     SequenceModel,
     check_identity,
 )
+from dmft.model.algorithm import refuse
 
 INSTEAD = "integrate the equations instead: dmft.escape_time(dmft.derive(model, algorithm), ...)"
 
 
 def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
-    """Refuse losses and decays for which there is no closed form.
+    """Refuse losses and optimisers for which there is no closed form.
 
     Raises
     ------
     BadParameter
     """
-    if getattr(algorithm, "momentum", 0) != 0:
-        raise BadParameter(
-            f"{what} are those of plain SGD, got momentum = {algorithm.momentum}: take "  # type: ignore[union-attr]
-            "SGD(learning_rate / (1 - momentum)), which has the same equations"
-        )
+    refuse(algorithm, "escape")
     loss = getattr(algorithm, "loss", "squared")
-    named = isinstance(loss, str)
-    if not named or not algorithm.weight_decay.is_zero:
-        found = f"weight_decay = {algorithm.weight_decay}" if named else f"loss = {loss}"
+    if not isinstance(loss, str):
         raise BadParameter(
-            f"{what} know the squared and the correlation loss without weight decay, got {found}; "
+            f"{what} know the squared and the correlation loss, got loss = {loss}; "
             "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
         )
 

@@ -28,6 +28,7 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name, define, used_bases
 from dmft.equations.steps import STEP
 from dmft.equations.update.moments import shared
+from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Case, Moments
 from dmft.equations.update.program import Program, program_of
 from dmft.model import SGD, Displaced, Model
@@ -186,7 +187,7 @@ class Increments:
         """u_jl, v_jr and, where readouts are trained, w_j without the constraint."""
         program = program or self.program
         j, l, r, psi = x.j, x.l, x.r, x.psi  # noqa: E741
-        own = x.gamma * self.share / x.p * stretch * psi[j] * psi[l]
+        own = step_size(self.algorithm) * self.share / x.p * stretch * psi[j] * psi[l]
         u, v = psi[j] * x.h[l] + psi[l] * x.h[j] + own, psi[j] * x.h_star[r]
         if not self.algorithm.trains_readout:
             return u, v
@@ -226,8 +227,11 @@ class Increments:
 
         None where whole steps are repeated: their passes also see what the first one made of
         constraint, readouts and the other samples, at the same order. None of inputs from
-        clusters, whose lengths have a law of their own.
+        clusters, whose lengths have a law of their own. None where a sample moves the weights in
+        several steps: those after the first see what others made of the rows, at the same order.
         """
+        if step_size(self.algorithm) != x.gamma:
+            return ()
         if self.in_clusters or not (self.algorithm.repeat is None or self.displaced):
             return ()
         return (FINITE_SIZE, CURVATURE) if self.on_sphere else (FINITE_SIZE,)
@@ -237,17 +241,18 @@ class Increments:
         """Rates of Q, M and readouts at order 1/d without the constraint, in units of gamma/(p d).
 
         Outside the weights an input has the squared length d - rank, inside it
-        lambda^T Omega^+ lambda; the inputs of one batch are orthogonal outside. Weight decay
-        shortens the rows that the step is added to.
+        lambda^T Omega^+ lambda; the inputs of one batch are orthogonal outside. The optimiser's own
+        motion shortens the rows that the step is added to.
         """
-        j, l, psi, zeta = x.j, x.l, x.psi, x.zeta  # noqa: E741
+        j, l, psi = x.j, x.l, x.psi  # noqa: E741
         terms = {
             "samples": self.share * Expectation(psi[j] * psi[l] * x.dilation),
             "batch": (1 - self.share) * Alignment(psi[j], psi[l]),
         }
-        if not self.algorithm.weight_decay.is_zero:
+        own = own_motion(self.algorithm)
+        for name, rate in own.items():
             along = Expectation(psi[j] * x.h[l]) + Expectation(psi[l] * x.h[j])
-            terms["weight_decay"] = zeta**2 * x.Q[j, l] - zeta * along
+            terms[name] = rate * sp.Add(*own.values()) * x.Q[j, l] + rate * along
         if not self.displaced:
             return (define(x.excess[j, l], terms, "intermediate"),)
         u, *others = (Lengths(e) / STEP for e in self.free_step(x.stretch))

@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.update.optimiser import pace
 from dmft.equations.values import Values
 from dmft.errors import BadParameter
 from dmft.model import SGD, Model, SequenceModel, as_count
@@ -64,7 +65,8 @@ class Fluctuations(ABC):
     def scale(self, values: Values) -> float:
         """Covariance per unit time over Sigma, gamma/(p d n_b); p is L for untied sequences."""
         weights = values.widths["p"] * values.scalars["dim"]
-        return values.scalars["learning_rate"] / (weights * self.algorithm.batch_size)
+        rate = values.scalars["learning_rate"] * pace(values.scalars)
+        return float(rate / (weights * self.algorithm.batch_size))
 
 
 def check_dimension(values: Values, given: Mapping[str, Any]) -> float:

@@ -11,6 +11,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.moments import Entry, closed_moments
 from dmft.equations.definitions import Definition, used_bases
+from dmft.equations.update.optimiser import step_size
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.equations.views.text import definition_text, model_names
 
@@ -48,8 +49,9 @@ def noise_latex(
     batch = noise.algorithm.batch_size
     size = "" if batch == 1 else rf" \cdot {batch}"
     state, steps = ("Q, M, a", "u, v, w") if noise.algorithm.trains_readout else ("Q, M", "u, v")
+    rate = printer.doprint(step_size(noise.algorithm))
     lines = [
-        rf"d({state}) &= F\,dt + \sqrt{{\frac{{\gamma}}{{p\,d{size}}}}}\;\Sigma^{{1/2}}\,dB_t,"
+        rf"d({state}) &= F\,dt + \sqrt{{\frac{{{rate}}}{{p\,d{size}}}}}\;\Sigma^{{1/2}}\,dB_t,"
         rf"\quad \Sigma = \mathrm{{Cov}}\bigl[({steps})\bigr],\quad \xi \sim \mathcal{{N}}(0, 1)"
     ]
     shown = printed(noise, known)
@@ -107,7 +109,10 @@ def noise_text(noise: Noise, known: Iterable[Definition] = ()) -> list[str]:
     batch = "" if noise.algorithm.batch_size == 1 else f" {noise.algorithm.batch_size}"
     state, steps = ("Q, M, a", "u, v, w") if noise.algorithm.trains_readout else ("Q, M", "u, v")
     names, shown = model_names(noise.model), printed(noise, known)
-    lines = [f"d({state}) = F dt + sqrt(γ/(p d{batch})) Σ^(1/2) dB,  Σ = Cov[({steps})]  (Ito)"]
+    rate = str(step_size(noise.algorithm)).replace("learning_rate", "γ")
+    lines = [
+        f"d({state}) = F dt + sqrt({rate}/(p d{batch})) Σ^(1/2) dB,  Σ = Cov[({steps})]  (Ito)"
+    ]
     lines += [y for d in shown if d.role != "rate" for y in definition_text(d, names)]
     rates = [y for d in shown if d.role == "rate" for y in definition_text(d, names)]
     if rates:

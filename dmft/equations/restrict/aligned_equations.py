@@ -23,6 +23,7 @@ from dmft.equations.definitions import Definition, define
 from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.aligned import Reduction, coupling, mean_square, rate, reduce_aligned
+from dmft.equations.update.optimiser import step_size
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.values import Values
 from dmft.equations.views.explicit import ExplicitEquations
@@ -154,11 +155,12 @@ def aligned_equations(
     if len(readouts[0]) > 1:
         raise BadParameter(f"equal readouts are needed, got {list(model.student.readout or ())}")
     values = (readouts[0].pop(), readouts[1].pop())
-    reduced = reduce_aligned(definitions(model, algorithm, True), values)
-    risk = define(x.risk, {"risk": _at(reduced.risk, sp.S.One)}, "observable")
+    reduced = reduce_aligned(definitions(model, algorithm, True, x.gamma), values)
+    step = step_size(algorithm)
+    risk = define(x.risk, {"risk": _at(reduced.risk, sp.S.One, step)}, "observable")
     equations = AlignedEquations(
         kind="ode",
-        definitions=(*_definitions(reduced), risk),
+        definitions=(*_definitions(reduced, step), risk),
         model=model,
         algorithm=algorithm,
         scaling=scaling,
@@ -168,7 +170,7 @@ def aligned_equations(
     return equations
 
 
-def _definitions(reduced: Reduction) -> list[Definition]:
+def _definitions(reduced: Reduction, step: sp.Expr) -> list[Definition]:
     """The mean of M^2, and the rates of X, Y and C by what they come from."""
     r = x.r
     field = SATURATED[r]
@@ -181,23 +183,23 @@ def _definitions(reduced: Reduction) -> list[Definition]:
         (x.saturation[r], 2 * x.variance[r], reduced.beta),
         (x.coupling[r], sp.S.One, reduced.coupling_rate),
     )
-    return [mean, *(define(y, _terms(factor, e, r), "rate") for y, factor, e in rates)]
+    return [mean, *(define(y, _terms(factor, e, r, step), "rate") for y, factor, e in rates)]
 
 
-def _terms(factor: sp.Expr, expr: sp.Expr, index: sp.Expr) -> dict[str, sp.Expr]:
+def _terms(factor: sp.Expr, expr: sp.Expr, index: sp.Expr, step: sp.Expr) -> dict[str, sp.Expr]:
     """Drift, noise of the samples and label noise, each times a factor."""
     drift, quadratic = expr.coeff(rate, 0), expr - expr.coeff(rate, 0)
     label = sp.expand(quadratic).coeff(x.Delta, 1) * x.Delta
     parts = {"drift": drift, "sgd_noise": sp.expand(quadratic - label), "label_noise": label}
-    return {name: factor * _at(sp.factor(part), index) for name, part in parts.items()}
+    return {name: factor * _at(sp.factor(part), index, step) for name, part in parts.items()}
 
 
-def _at(expr: sp.Expr, index: sp.Expr) -> sp.Expr:
-    """Write C, u and gamma/p in the symbols of the equations."""
+def _at(expr: sp.Expr, index: sp.Expr, step: sp.Expr) -> sp.Expr:
+    """Write C, u and the rate of steps over p in the symbols of the equations."""
     return expr.xreplace(
         {
             coupling: x.coupling[index],
             mean_square: x.mean_square[index],
-            rate: x.gamma / x.p,
+            rate: step / x.p,
         }
     )

@@ -7,13 +7,13 @@ where that is the quadratic term, time is counted in t' = t gamma/(p n_b), in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
+from dmft.equations.update.optimiser import clock_in_words, step_size
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.update.program import check_linear
 from dmft.errors import BadParameter
@@ -105,7 +105,7 @@ def limit(
             f"batch_size = {algorithm.batch_size} grows with the dimension: pass dim=..., which "
             "gives the map of such steps"
         )
-    unit = time_unit(name, scaling)
+    unit = clock_in_words(algorithm, time_unit(name, scaling))
     if name in ("mean-field", "wide-high-dimensional"):
         check_linear(algorithm, "wide limits")
         check_identity(model, "wide limits are derived")
@@ -121,10 +121,7 @@ def limit(
     found = definitions(model, algorithm, name not in FLOWS)
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)
-        found = noise_dominated(found, x.gamma / (x.p * algorithm.batch_size))
-    if isinstance(algorithm, SGD) and not algorithm.momentum.is_zero:
-        found = with_momentum(found)
-        unit = unit.replace("gamma / (p d)", "gamma / ((1 - momentum) p d)", 1)
+        found = noise_dominated(found, step_size(algorithm) / (x.p * algorithm.batch_size))
     equations = Equations(
         kind="ode",
         definitions=live(found),
@@ -135,12 +132,6 @@ def limit(
     )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations
-
-
-def with_momentum(found: Sequence[Definition]) -> list[Definition]:
-    """Rates of steps that each repeat a part of the last one: those of a larger learning rate."""
-    swap = {x.gamma: x.gamma / (1 - x.beta)}
-    return [replace(d, terms=tuple((name, e.xreplace(swap)) for name, e in d.terms)) for d in found]
 
 
 def noise_dominated(found: Sequence[Definition], weight: sp.Expr) -> list[Definition]:

@@ -20,7 +20,8 @@ from dmft.equations.averages.expectation import At, product_average
 from dmft.equations.averages.passes import on_nodes
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.moments import expectation
-from dmft.equations.update.overlaps import DECAY, Moments
+from dmft.equations.update.optimiser import own_motion, step_size
+from dmft.equations.update.overlaps import Moments
 from dmft.equations.update.program import noiseless_label
 from dmft.errors import NotClosed
 from dmft.model import SGD, GradientFlow, Model
@@ -40,7 +41,7 @@ def wide_definitions(
     noise: dict[str, sp.Expr] = {}
     if isinstance(algorithm, SGD):
         value = close(moments.label_noise.xreplace({x.l: x.j}))
-        noise["label_noise"] = x.gamma * value / (x.p * algorithm.batch_size)
+        noise["label_noise"] = step_size(algorithm) * value / (x.p * algorithm.batch_size)
     rates = _rates(target, residual, noise, algorithm, work)
     if isinstance(algorithm, SGD) and algorithm.trains_readout:
         terms = moments.readout(x.rho_a)
@@ -87,8 +88,8 @@ def _rates(
     j, r = x.j, x.r
     dM = dict(target)
     dQ_perp = {name: 2 * e for name, e in residual.items()} | noise
-    if not algorithm.weight_decay.is_zero:
-        dM[DECAY], dQ_perp[DECAY] = -x.zeta * x.M[j, r], -2 * x.zeta * x.Q_perp[j]
+    for name, rate in own_motion(algorithm).items():
+        dM[name], dQ_perp[name] = rate * x.M[j, r], 2 * rate * x.Q_perp[j]
     if algorithm.on_sphere:
         bases = {"learning": x.perp_learning, "interaction": x.perp_interaction}
         spans = {"learning": x.learning, "interaction": x.interaction}

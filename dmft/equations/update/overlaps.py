@@ -20,6 +20,7 @@ from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster, clusters_of, mean_definitions
 from dmft.equations.update.moments import expectation, shared, stein
+from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.program import (
     INTERACTION,
     LEARNING,
@@ -34,7 +35,7 @@ from dmft.errors import NotClosed
 from dmft.model import SGD, GradientFlow, Model, UpdateField
 from dmft.model.loss import LABEL, PREDICTION
 
-UPDATE, DECAY = "update", "weight_decay"
+UPDATE = "update"
 # What rows of constant length take from the rates of Q and M: Phi is the rate of free rows.
 ON_SPHERE = {
     x.Q: -x.Q[x.j, x.l] * (x.Phi[x.j, x.j] + x.Phi[x.l, x.l]) / 2,
@@ -260,18 +261,21 @@ def block_definitions() -> list[Definition]:
     ]
 
 
-def definitions(model: Model, algorithm: SGD | GradientFlow, quadratic: bool) -> list[Definition]:
-    """All definitions of the overlap dynamics, blocks first and rates last."""
+def definitions(
+    model: Model, algorithm: SGD | GradientFlow, quadratic: bool, step: sp.Expr | None = None
+) -> list[Definition]:
+    """All definitions of the overlap dynamics, blocks first and rates last.
+
+    `step` is the rate of the steps in the quadratic term; that of the algorithm by default.
+    """
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
     moments = Moments(model, algorithm)
     dQ = {name: b[j, l] + b[l, j] for name, b in moments.bases.items()}
     dM = {name: b[j, p + r] for name, b in moments.bases.items()}
     if quadratic and isinstance(algorithm, SGD):
-        dQ |= moments.quadratic(x.gamma / (p * algorithm.batch_size))
-    if not algorithm.weight_decay.is_zero:
-        # Every pass over a sample is a whole step.
-        decay = x.zeta * getattr(getattr(algorithm, "repeat", None), "times", 1)
-        dM[DECAY], dQ[DECAY] = -decay * x.M[j, r], -2 * decay * x.Q[j, l]
+        dQ |= moments.quadratic((step or step_size(algorithm)) / (p * algorithm.batch_size))
+    for name, rate in own_motion(algorithm).items():
+        dM[name], dQ[name] = rate * x.M[j, r], 2 * rate * x.Q[j, l]
     result = [*moments.drift_definitions(), *rate_definitions(dM, dQ, algorithm)]
     if isinstance(algorithm, SGD) and algorithm.trains_readout:
         result.append(define(x.a[j], moments.readout(x.rho_a), "rate"))

@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, as_count
+from dmft.model.algorithm import refuse
 from dmft.model.model import SequenceModel
 from dmft.model.sequence import SequenceNetwork
 from dmft.simulation.declaration import Filler
@@ -83,8 +84,7 @@ def declare_sequence(
         raise BadParameter(
             'sequence models have loss="squared" or "frobenius", no repeat and no readout'
         )
-    if not (algorithm.weight_decay.is_zero and algorithm.momentum.is_zero):
-        raise BadParameter("sequence models know neither weight_decay nor momentum")
+    refuse(algorithm, "sequence")
     dim = as_count(dim, "dim")
     filler = Filler(parameters, dim)
     rate = filler.scalar(algorithm.learning_rate, "learning_rate")

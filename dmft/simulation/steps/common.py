@@ -30,6 +30,12 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
 from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
+from dmft.simulation.steps.optimiser import FIRST, begin_step_of_overlaps
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.simulation.steps.optimiser": "783f470f72b3",
+}
 
 GENERATOR = typeof(np.random.default_rng(0))
 INTEGERS = types.int64[::1]
@@ -45,10 +51,8 @@ DIVERGED_LENGTH = 1e12
 RANK_TOLERANCE = 1.4e-14
 
 # Columns of `rates`, the numbers of a step: gamma/(p n_b), the standard deviation of the label's
-# noise, rho_a, the share of the weights that is lost, and the part of the last step that is taken
-# again (momentum). `Constants.rates` writes them.
-COLUMNS = 5
-GAIN, SPREAD, TRAINED, LOST, KEPT = range(COLUMNS)
+# noise, rho_a, and then those of the optimiser. `Constants.rates` writes them.
+GAIN, SPREAD, TRAINED = range(FIRST)
 
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
@@ -279,18 +283,6 @@ def move_readout(a: NDArray[np.float64], rate: float, push: NDArray[np.float64])
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)
-def decay(Q, M, share, own):  # type: ignore[no-untyped-def]
-    """Overlaps of rows that lose a share of their length, and those of a step with these rows."""
-    kept = 1.0 - share
-    for j in range(Q.shape[0]):
-        for i in range(Q.shape[0]):
-            Q[j, i] *= kept * kept
-            own[j, i] *= kept
-        for r in range(M.shape[1]):
-            M[j, r] *= kept
-
-
-@njit(cache=True, **UNCOUNTED, inner=True)
 def add_sample(psi, h, h_star, z, cross, own, S, V, several, scale):  # type: ignore[no-untyped-def]
     """Add one sample to Psi H*^T, Psi H^T, Psi Psi^T and, in a batch of several, Psi Z^T.
 
@@ -408,8 +400,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
         if counts[3] == SPHERE_GRADIENT:
             Q_old[:, :] = Q
             M_old[:, :] = M
-        if rates[now, LOST] > 0.0:
-            decay(Q, M, rates[now, LOST], own)
+        begin_step_of_overlaps(Q, M, own, rates, now)
         apply_step(Q, M, rates[now, GAIN] / dim, cross, own, gram)
         if trained:
             move_readout(a, rates[now, GAIN] * rates[now, TRAINED] / dim, push)

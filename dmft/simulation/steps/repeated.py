@@ -32,14 +32,12 @@ from dmft.simulation.steps.common import (
     FREE,
     GAIN,
     INTEGERS,
-    LOST,
     PASSED,
     REACHED,
     SPHERE_GRADIENT,
     SPREAD,
     TRAINED,
     apply_step,
-    decay,
     draw_cluster,
     draw_fields,
     factor_students,
@@ -51,6 +49,7 @@ from dmft.simulation.steps.common import (
     take_out_radial,
     write_fields,
 )
+from dmft.simulation.steps.optimiser import begin_step, begin_step_of_overlaps
 from dmft.simulation.steps.rows import (
     add_multiple,
     dot,
@@ -58,13 +57,13 @@ from dmft.simulation.steps.rows import (
     measure,
     move_rows,
     normalise_rows,
-    shorten,
 )
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "dff8f0c3c3e1",
-    "dmft.simulation.steps.rows": "5b244e567f6b",
+    "dmft.simulation.steps.common": "71e00e0c6103",
+    "dmft.simulation.steps.optimiser": "783f470f72b3",
+    "dmft.simulation.steps.rows": "d8c8bd9f876f",
 }
 
 
@@ -137,10 +136,9 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
             if counts[3] == SPHERE_GRADIENT:
                 Q_old[:, :] = Q
                 M_old[:, :] = M
-            if rates[now, LOST] > 0.0:
-                decay(Q, M, rates[now, LOST], own)
-                for j in range(p):
-                    h[j] *= 1.0 - rates[now, LOST]
+            kept = begin_step_of_overlaps(Q, M, own, rates, now)
+            for j in range(p):
+                h[j] *= kept
             apply_step(Q, M, scale, cross, own, gram)
             if counts[3] == SPHERE_GRADIENT:
                 take_out_radial(Q_old, M_old, scale, own, Q, M)
@@ -165,25 +163,26 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
 
 
 @njit(
-    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, *COMMON),
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, *COMMON),
     nogil=True,
     cache=True,
     error_model="numpy",
 )
 def advance_repeated_weights(  # type: ignore[no-untyped-def]
-    W, W_star, Q, M, repeat, P, a, a_star, rates, counts, watch, risk,
+    W, W_star, Q, M, G, push, repeat, P, a, a_star, rates, counts, watch, risk,
     sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
-    Q and M are work space for the constraint and for what is watched.
+    Q and M are work space for the constraint and for what is watched. G (p, d) and push (p,) are
+    the last step of weights and readout, which the optimiser may remember.
     """
     p, d = W.shape
     k, batch = W_star.shape[0], counts[2]
     root_d, last = math.sqrt(d), np.zeros(p)
     passes = int(repeat[2]) if repeat[0] == REPEATED else 1
-    X, G, noise = np.empty((batch, d)), np.empty((p, d)), np.zeros(batch)
-    psi, h, h_star, moved, push = np.empty(p), np.empty(p), np.empty(k), np.empty(p), np.zeros(p)
+    X, noise = np.empty((batch, d)), np.zeros(batch)
+    psi, h, h_star, moved = np.empty(p), np.empty(p), np.empty(k), np.empty(p)
     cluster = np.empty(batch, np.int64)
     for step in range(counts[0]):
         now = min(step, rates.shape[0] - 1)
@@ -194,7 +193,7 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
             if spread > 0.0:
                 noise[mu] = spread * generator.standard_normal()
         for _ in range(passes):
-            G[:, :] = 0.0
+            begin_step(G, push, W, rates, now)
             for mu in range(batch):
                 for j in range(p):
                     h[j] = dot(W[j], X[mu]) / root_d
@@ -217,9 +216,8 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                     push[j] += last[j]
                 for j in range(p):
                     add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X[mu])
-            move_readout(a, rates[now, GAIN] * rates[now, TRAINED] / d, push)
-            if rates[now, LOST] > 0.0:
-                shorten(W, rates[now, LOST])
+            for j in range(p):
+                a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
             move_rows(W, G, Q, counts[3])
             code = length_status(Q)
             if code != REACHED:

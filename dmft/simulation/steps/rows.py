@@ -14,23 +14,6 @@ from dmft.simulation.steps.common import FREE, SPHERE_GRADIENT
 REORDER = {"reassoc", "contract"}
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def keep_part(G, push, W, part, share):  # type: ignore[no-untyped-def]
-    """Begin a step with a part of the last one, and with a share of all weights taken away."""
-    for j in range(W.shape[0]):
-        push[j] *= part
-        for i in range(W.shape[1]):
-            G[j, i] = part * G[j, i] - share * W[j, i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def shorten(W, share):  # type: ignore[no-untyped-def]
-    """Take a share of all weights away."""
-    for j in range(W.shape[0]):
-        for i in range(W.shape[1]):
-            W[j, i] *= 1.0 - share
-
-
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
 def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Sum of x_i y_i."""

@@ -17,8 +17,6 @@ from dmft.simulation.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
     GAIN,
-    KEPT,
-    LOST,
     PASSED,
     REACHED,
     SPREAD,
@@ -29,11 +27,11 @@ from dmft.simulation.steps.common import (
     sample_updates,
     write_fields,
 )
+from dmft.simulation.steps.optimiser import begin_step
 from dmft.simulation.steps.rows import (
     add_multiple,
     dot,
     draw_input,
-    keep_part,
     measure,
     move_rows,
     normalise_rows,
@@ -41,8 +39,9 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "dff8f0c3c3e1",
-    "dmft.simulation.steps.rows": "5b244e567f6b",
+    "dmft.simulation.steps.common": "71e00e0c6103",
+    "dmft.simulation.steps.optimiser": "783f470f72b3",
+    "dmft.simulation.steps.rows": "d8c8bd9f876f",
 }
 
 
@@ -59,7 +58,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
     Q and M are work space for the constraint and for what is watched. G (p, d) and push (p,) are
-    the last step of weights and readout, of which the next one keeps a part (momentum).
+    the last step of weights and readout, which the optimiser may remember.
     """
     p, d = W.shape
     k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
@@ -67,7 +66,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
     for step in range(counts[0]):
         now = min(step, rates.shape[0] - 1)
         spread = rates[now, SPREAD]
-        keep_part(G, push, W, rates[now, KEPT], rates[now, LOST])
+        begin_step(G, push, W, rates, now)
         for _ in range(batch):
             cluster = draw_cluster(generator, clusters)
             draw_input(generator, W_star, clusters, cluster, X)

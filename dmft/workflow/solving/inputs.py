@@ -10,6 +10,7 @@ from typing import Any
 from dmft.codegen.build import build
 from dmft.equations.equations import Equations
 from dmft.equations.steps import check_concentration
+from dmft.equations.update.optimiser import pace
 from dmft.equations.values import Values, check_bounds, check_number, stand_alone
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
@@ -101,7 +102,7 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     rate = scalars.get("learning_rate")
     step = None if rate is None else rate / values.widths["p"]
     if step is not None:
-        step /= 1.0 - scalars.get("momentum", 0.0)
+        step *= pace(scalars)
     if step is not None and equations.scaling == "noise-dominated":
         step *= step / algorithm.batch_size  # t' = t gamma / (p n_b)
     return {

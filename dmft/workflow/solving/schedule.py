@@ -13,7 +13,9 @@ import sympy as sp
 
 from dmft.compiled import njit
 from dmft.emit import scalar_function
+from dmft.equations import symbols as x
 from dmft.equations.equations import Equations
+from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.model import SGD
 from dmft.names import Status
@@ -115,11 +117,11 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
     """The problem whose learning rate is that of the schedule at each evaluation.
 
     A flow gets one more block, the number of steps per dimension so far: d(steps/d)/dt = p / gamma,
-    less with momentum. The covariance of an sde, whose scale is that of the first rate, also grows
-    with the rate.
+    over the pace of the optimiser. The covariance of an sde, whose scale is that of the first rate,
+    also grows with the rate.
     """
     names = problem.parameters
-    position, slow = (names.index(n) if n in names else -1 for n in (RATE, "momentum"))
+    position = names.index(RATE) if RATE in names else -1
     clock, look = problem.kind == "ode", problem.observe if schedule.reads_risk else None
     count, rate, reads = len(problem.observables), schedule.rate, schedule.reads_risk
     diffusion = problem.diffusion
@@ -128,7 +130,7 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
     return replace(
         problem,
         rhs=_scheduled(
-            problem.rhs, look, rate, position, slow, count,
+            problem.rhs, look, rate, position, _pace_now(names) if clock else None, count,
             problem.widths.index("p") if clock else -1,
         ),
         diffusion=diffusion,
@@ -152,12 +154,20 @@ def _rate_now(look: Any, reads: bool, rate: Any, count: int) -> Any:
 
 
 @lru_cache(maxsize=32)
+def _pace_now(names: tuple[str, ...]) -> Any:
+    """Compiled pace of the optimiser at ``(0, par)``; None where it is 1."""
+    par = {name: x.numbers.get(name, sp.Dummy()) for name in names}
+    value = pace({name: par[name] for name in x.numbers if name in par})
+    return None if value == 1 else scalar_function(value, sp.Dummy(), list(par.values()))
+
+
+@lru_cache(maxsize=32)
 def _scheduled(
-    rhs: Any, observe: Any, rate: Any, position: int, slow: int, count: int, width: int
+    rhs: Any, observe: Any, rate: Any, position: int, pace_now: Any, count: int, width: int
 ) -> Any:
     """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
     reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
-    has_momentum = slow >= 0
+    has_pace, pace_or_rate = pace_now is not None, pace_now or rate
     rate_now = _rate_now(observe if reads else rhs, reads, rate, count)
 
     @njit(RHS_SIGNATURE, nogil=True)
@@ -172,8 +182,8 @@ def _scheduled(
         rhs(t, y, widths, values, out)
         if has_clock:
             out[-1] = widths[width] / now
-            if has_momentum:
-                out[-1] *= 1.0 - par[slow]
+            if has_pace:
+                out[-1] /= pace_or_rate(0.0, par)
 
     return scheduled
 

@@ -1,0 +1,45 @@
+r"""What the numbers of an optimiser make of a step, besides the update field.
+
+Rows have a linear motion of their own, w <- w + gamma/(p d) A w in a step, with A by named term;
+and a sample may move the weights in more steps than its own. As d grows what it does in all of
+them is what one step at the rate `step_size` does, and time is counted in this rate: the same for
+rates, maps, fluctuations, wide limits and sequences, which read nothing else of an optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.model import SGD, GradientFlow
+from dmft.model.algorithm import numbers_of
+
+zeta, beta = x.numbers["weight_decay"], x.numbers["momentum"]
+
+
+def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:
+    """A by named term: rows move by A w per unit of t; every pass over a sample is a step."""
+    found: dict[str, sp.Expr] = {}
+    if "weight_decay" in numbers_of(algorithm):
+        found["weight_decay"] = -zeta * getattr(getattr(algorithm, "repeat", None), "times", 1)
+    return found
+
+
+def pace(values: Mapping[str, Any]) -> Any:
+    """`step_size` over the learning rate, of numbers or symbols by name; 1 for plain steps."""
+    # A heavy ball takes a step again and again, 1 + beta + beta^2 + ... times.
+    return 1 / (1 - values["momentum"]) if "momentum" in values else 1
+
+
+def step_size(algorithm: SGD | GradientFlow) -> sp.Expr:
+    """The learning rate of plain steps that do the same as d grows."""
+    return x.gamma * pace({name: x.numbers[name] for name in numbers_of(algorithm)})
+
+
+def clock_in_words(algorithm: SGD | GradientFlow, unit: str) -> str:
+    """What one unit of time is."""
+    size = step_size(algorithm)
+    return unit if size == x.gamma else f"{unit}; with {size} for learning_rate = gamma"
