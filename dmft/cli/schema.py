@@ -119,7 +119,7 @@ SCHEMA: dict[str, Table] = {
                 "every student row kept on the sphere (sphere-gradient with sgd only)",
                 False,
                 ("sphere", "sphere-gradient"),
-                only=("sgd", "gradient-flow"),
+                only=("sgd", "gradient-flow", "gradient-descent"),
             ),
         },
     ),

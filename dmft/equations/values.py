@@ -206,17 +206,22 @@ def resolve(
     """Check a start against its model and collect all numbers of a run."""
     check_widths(model, start)
     if algorithm is not None and algorithm.on_sphere:
-        lengths = np.diag(start.Q)
-        if np.max(np.abs(lengths - 1.0)) > SPHERE_TOLERANCE:
-            raise BadParameter(
-                f"the sphere constraint needs Q_jj = 1, the start has {lengths.tolist()}; "
-                "use random_overlaps(..., normalised=True) or rescale the rows"
-            )
+        check_lengths(start)
     if declared is None:
         declared = declared_parameters(model, algorithm)
     scalars, symbols = resolve_scalars(declared, needed, given)
     arrays = {"P": start.P, **readout_arrays(model, start, symbols)}
     return Values({"p": start.p, "k": start.k}, scalars, arrays)
+
+
+def check_lengths(start: Overlaps) -> None:
+    """Refuse a start off the sphere."""
+    lengths = np.diag(start.Q)
+    if np.max(np.abs(lengths - 1.0)) > SPHERE_TOLERANCE:
+        raise BadParameter(
+            f"the sphere constraint needs Q_jj = 1, the start has {lengths.tolist()}; "
+            "use random_overlaps(..., normalised=True) or rescale the rows"
+        )
 
 
 def readout_arrays(

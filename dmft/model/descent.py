@@ -49,6 +49,9 @@ class GradientDescent:
         (f - y)^2 / 2, or an expression in symbols called f (output) and y (label).
     temperature : float or sympy.Expr
         T >= 0 of Langevin noise: each step adds sqrt(2 eta T) N(0, 1) to every weight.
+    constraint : None or "sphere"
+        "sphere" divides each w_j by its length after the whole step, penalty, momentum and noise
+        included: |w_j|^2 = d at all times; `momentum` takes the difference of such rows.
 
     Examples
     --------
@@ -69,6 +72,7 @@ class GradientDescent:
     readout_rate: sp.Expr = sp.S.Zero
     loss: sp.Expr | Literal["squared"] = "squared"
     temperature: sp.Expr = sp.S.Zero
+    constraint: Literal["sphere"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "samples_per_dim"):
@@ -81,6 +85,11 @@ class GradientDescent:
             raise BadParameter(f"batch must be one of {BATCHES}, got {self.batch!r}")
         object.__setattr__(self, "batch_fraction", check_fraction(self.batch_fraction, self.batch))
         object.__setattr__(self, "loss", as_loss(self.loss, ("squared",)))
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether rows keep the length sqrt(d)."""
+        return self.constraint is not None
 
     @property
     def loss_expr(self) -> sp.Expr:

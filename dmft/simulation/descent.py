@@ -148,7 +148,8 @@ def simulate_descent(
     r"""Run gradient descent on n = round(samples_per_dim * dim) samples in R^d, seed by seed.
 
     Equation    W <- W - eta (sum_mu g^mu x^mu / sqrt(d) + ridge W) + momentum (W - W_before)
-                + sqrt(2 eta temperature) N(0, 1), g_j = (a_j / p) sigma'(h_j) l'(f, y)
+                + sqrt(2 eta temperature) N(0, 1), g_j = (a_j / p) sigma'(h_j) l'(f, y); then on the
+                sphere W_j <- sqrt(d) W_j / |W_j|
     Shapes      see `DescentEnsemble`; corr[t, s] = sum_mu g^t g^s / d
     Scaling     t counts steps
     Source      batch_reuse.md 0, A.4
@@ -183,7 +184,7 @@ def _declare(
     parameters: dict[str, Any],
 ) -> DescentExperiment:
     if start is not None:
-        check_start(start, model, None)
+        check_start(start, model, algorithm.constraint)
     if model.inputs is not None and not model.inputs.isotropic:
         raise BadParameter(
             f"repeated data are simulated for clusters of unit variance, got {model.inputs}"
@@ -246,7 +247,7 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
     """
     draw, stream = random_stream(seed, START_STREAM), random_stream(seed, SAMPLE_STREAM)
     if e.start is None:
-        W, W_star = random_weights(e.p, e.k, e.dim, False, draw)
+        W, W_star = random_weights(e.p, e.k, e.dim, e.algorithm.on_sphere, draw)
     else:
         W, W_star = weights_with_overlaps(e.start, e.dim, draw)
     T, p, n, x = e.steps, e.p, e.samples, e.numbers
@@ -282,6 +283,8 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
         if x["temperature"]:
             heat = np.sqrt(2 * x["learning_rate"] * x["temperature"])
             W = W + heat * stream.standard_normal(W.shape)
+        if e.algorithm.on_sphere:
+            W = W * np.sqrt(e.dim) / np.linalg.norm(W, axis=1, keepdims=True)
         readout[t + 1] = readout[t] - x["readout_rate"] * (values @ pull) / n
         job.add(1)
     if finished:

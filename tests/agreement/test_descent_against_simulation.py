@@ -55,6 +55,7 @@ ONE = dmft.Model(dmft.Committee(RELU, 1), JOINT)
 FOUR = dmft.Model(PAIR, HE3, label_noise=0.1)
 LINE_START = dmft.Overlaps([[1.0]], [[0.0, 0.0]])
 PAIR_START = dmft.Overlaps([[1.0, 0.3], [0.3, 0.8]], [[0.3], [-0.1]], [[1.4]])
+ON_SPHERE = dmft.Overlaps([[1.0, 0.3], [0.3, 1.0]], [[0.3], [-0.1]], [[1.4]])
 TWINS = dmft.Model(dmft.Committee(ERF, 1), dmft.Committee(ERF, 1))
 SQUARE = dmft.Model(dmft.Committee(z**2, 1), dmft.Committee(z**2, 1))
 CASES = {
@@ -95,6 +96,36 @@ CASES = {
     "Langevin noise": Case(
         TWINS, dmft.GradientDescent(0.4, 2, ridge=0.1, momentum=0.3, temperature=0.2),
         dmft.Overlaps([[1.0]], [[0.2]]),
+    ),
+    "sphere": Case(FOUR, dmft.GradientDescent(0.6, 1.5, constraint="sphere"), ON_SPHERE),
+    "sphere, ridge, momentum, noise": Case(
+        FOUR,
+        dmft.GradientDescent(
+            0.4, 1.5, ridge=0.1, momentum=0.3, temperature=0.2, constraint="sphere"
+        ),
+        ON_SPHERE,
+    ),
+    "sphere, Bernoulli batches": Case(
+        FOUR,
+        dmft.GradientDescent(
+            0.6, 1.5, batch="bernoulli", batch_fraction=0.5, constraint="sphere"
+        ),
+        ON_SPHERE,
+    ),
+    "sphere, ReLU, reshuffled batches": Case(
+        ONE,
+        dmft.GradientDescent(
+            0.3, 3, batch="reshuffle", batch_fraction=1 / 3, constraint="sphere"
+        ),
+        LINE_START,
+    ),
+    "sphere, batches with replacement, trained readout": Case(
+        FOUR,
+        dmft.GradientDescent(
+            0.4, 1.5, batch="replacement", batch_fraction=0.5, readout_rate=0.3,
+            constraint="sphere",
+        ),
+        ON_SPHERE,
     ),
     "A10 two erf, two teachers": Case(
         dmft.Model(
@@ -162,8 +193,12 @@ def test_theory_lies_within_the_errors_of_the_seeds(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["A3 erf", "A8 momentum", "batches with replacement", "Langevin noise"]
-)
+    "name",
+    [
+        "A3 erf", "A8 momentum", "batches with replacement", "Langevin noise", "sphere",
+        "sphere, ridge, momentum, noise", "sphere, Bernoulli batches",
+    ],
+)  # fmt: skip
 def test_small_dimension(name):
     case = CASES[name]
     theory = case.theory(2**15)  # seeds in 400 dimensions have ten times its error

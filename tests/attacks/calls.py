@@ -162,7 +162,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "GradientDescent": {
             "learning_rate": 0.1, "samples_per_dim": 2.0, "ridge": 0, "batch": None,
             "batch_fraction": 1.0, "momentum": 0, "readout_rate": 0, "loss": "squared",
-            "temperature": 0,
+            "temperature": 0, "constraint": None,
         },
         "GradientFlow": {"constraint": None, "weight_decay": 0.1},
         "Lookahead": {"rho": 0.1},

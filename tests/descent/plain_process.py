@@ -15,7 +15,7 @@ def matrix(kernel):
     return kernel.reshape(n * p, n * p)
 
 
-def plain_process(values, fresh=False):
+def plain_process(values, fresh=False, sphere=False):
     """Steps like those of a `Process`, at the parameters `values`."""
     eta, alpha = values["learning_rate"], values["samples_per_dim"]
     ridge, momentum = values["ridge"], values["momentum"]
@@ -72,6 +72,17 @@ def plain_process(values, fresh=False):
         own = A @ cross.T - eta * row @ R[later, seen].T
         own += 2.0 * eta * values.get("temperature", 0.0) * np.eye(p)
         C[later, later] = (own + own.T) / 2.0
+        if sphere:
+            M = y.M_at[t + 1]
+            y.Q_free[t + 1] = C[later, later] + M @ y.P_inverse @ M.T
+            S = np.diag(1.0 / np.sqrt(np.diag(y.Q_free[t + 1])))
+            y.M_at[t + 1] = S @ M
+            C[later, seen], C[seen, later] = S @ cross, cross.T @ S
+            C[later, later] = S @ C[later, later] @ S
+
+    def answer(t, par, y):
+        later, R = slice((t + 1) * y.M_at.shape[1], (t + 2) * y.M_at.shape[1]), matrix(y.R_theta)
+        R[later] /= np.sqrt(np.diag(y.Q_free[t + 1]))[:, None]
 
     def overlaps(t, par, y):
         n = t + 1
@@ -88,5 +99,5 @@ def plain_process(values, fresh=False):
 
     return SimpleNamespace(
         begin=begin, fields=fields, averages=averages, respond=respond, advance=advance,
-        overlaps=overlaps, drive=drive,
+        overlaps=overlaps, drive=drive, answer=answer if sphere else None,
     )  # fmt: skip

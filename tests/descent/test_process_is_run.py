@@ -55,6 +55,14 @@ CASES = {
     name: (PAIR, dmft.GradientDescent(0.4, 2, ridge=0.05, **given), PAIR_START, 5, None)
     for name, given in OPTIONS.items()
 }
+ON_SPHERE = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.1]], [[1.4]])
+CASES |= {
+    f"sphere, {name}": (
+        PAIR, dmft.GradientDescent(0.6, 2, ridge=0.05, constraint="sphere", **OPTIONS[name]),
+        ON_SPHERE, 5, None,
+    )
+    for name in ("bernoulli", "fresh", "heat")
+}  # fmt: skip
 CASES |= {
     "pathwise": (PAIR, dmft.GradientDescent(0.4, 2), PAIR_START, 4, "pathwise"),
     "ReLU": (
@@ -81,7 +89,8 @@ def test_compiled_steps_equal_the_recursions_by_hand(name):
     layout = Layout.of(equations, task, options)
     nodes = layout.nodes(0, 0)
     found = []
-    for process in (task.process, plain_process(values, fresh=descent.batch == "fresh")):
+    by_hand = plain_process(values, descent.batch == "fresh", descent.on_sphere)
+    for process in (task.process, by_hand):
         here = replace(task, process=process)
         past = np.empty((task.kept, nodes.normal.shape[1]))
         sweep = march(begin(here), nodes, past)
@@ -116,6 +125,10 @@ EVERYTHING = dmft.GradientDescent(
     batch_fraction=0.5,
 )  # fmt: skip
 PRINTED = dmft.derive(PAIR, EVERYTHING)
+BOUND = dmft.derive(PAIR, replace(EVERYTHING, constraint="sphere"))
+PUT_BACK = [
+    (d.name, term) for d in BOUND.process if d not in PRINTED.process for term, _ in d.terms
+]
 TERMS = [(d.name, term) for d in PRINTED.process for term, _ in d.terms]
 OF_SAMPLES = [(d.name, term) for d in PRINTED.sample for term, _ in d.terms]
 
@@ -152,6 +165,20 @@ def right():
 def test_a_wrong_sign_in_the_symbols_changes_the_run(name, term, right, interpreted):
     wrong = with_terms(PRINTED, name, lambda n, e: -e if n == term else e)
     assert distance(right, run_of(wrong)) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "term"), PUT_BACK, ids=[f"{a}-{b}" for a, b in PUT_BACK])
+def test_a_wrong_sign_on_the_sphere_changes_the_run(name, term, interpreted):
+    right, wrong = (
+        with_terms(BOUND, name, lambda n, e, sign=sign: sign * e if n == term else e)
+        for sign in (1, -1)
+    )
+    options = {"learning_rate": 0.15, "samples": 2**9, "scrambles": 1}
+    first = dmft.solve(right, ON_SPHERE, 3, **options)
+    try:
+        assert distance(first, dmft.solve(wrong, ON_SPHERE, 3, **options)) > 1e-3
+    except ValueError as error:  # a negative square: Python's root of it is no number
+        assert "math domain" in str(error)  # noqa: PT017
 
 
 def evaluated(equations):
@@ -263,6 +290,17 @@ def reference_equals_run(equations, start, steps=3, **given):
     assert found.keys() == run.keys()
     for key, mine in run.items():
         assert np.abs(mine - found[key]).max() < 1e-9 * (1.0 + np.abs(mine).max()), key
+
+
+def test_terms_of_ones_own_are_put_on_the_sphere_with_the_step(interpreted):
+    """A force that pulls one row along the other, before lengths are taken."""
+    t, r, l = (BOUND.indices[n] for n in "trl")  # noqa: E741
+    M, p = (BOUND.symbols[n] for n in "Mp")
+    pull = sp.Symbol("kappa") * sp.Sum(M[t, l, r], (l, 1, p))
+    pulled = BOUND.with_term("M_free", "pull", pull)
+    reference_equals_run(pulled, ON_SPHERE, kappa=0.1, learning_rate=0.15)
+    found = pulled.evaluate(ON_SPHERE, 2, kappa=0.1, learning_rate=0.15)
+    np.testing.assert_allclose(np.einsum("tjj->tj", found["Q"]), 1.0, atol=1e-12)
 
 
 def test_terms_of_ones_own_are_run():

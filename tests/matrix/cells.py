@@ -1,8 +1,8 @@
-"""The matrix of one pass: algorithms and features x (kind, input law, loss), declared once.
+"""The matrix: algorithms and features x (kind, input law, loss), declared once.
 
 `docs/matrix.md` is written from this table and from what the library does with its cells
 (`python tests/matrix`), and the test takes its cells from here. Each row and column is declared
-twice: for the library in SymPy, and for the step on vectors (`one_step`) in NumPy.
+twice: for the library in SymPy, and for steps on vectors (`one_step`, `two_steps`) in NumPy.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import sympy as sp
-from scipy.special import erf
+from scipy.special import erf, ndtri
+from scipy.stats import poisson, qmc
 
 import dmft
 
@@ -178,6 +179,30 @@ ROWS = {
 SMALL = 1e-5
 
 
+def declared(loss: Loss, law: str, scales: tuple | None) -> dmft.Model:
+    """The model of a loss under a law; labels of clusters are their classes where signs."""
+    student = dmft.Committee(loss.student.expr, 2, READOUT)
+    mixed = law == "clusters"
+    if mixed and loss.teacher is SIGN:
+        classes = dmft.GaussianMixture(MEANS, CLASSES, WEIGHTS, scales=scales)
+        return dmft.Model(student, classes, loss.noise)
+    inputs = dmft.GaussianMixture(MEANS, weights=WEIGHTS, scales=scales) if mixed else None
+    return dmft.Model(student, dmft.Committee(loss.teacher.expr, 1), loss.noise, inputs=inputs)
+
+
+def of_steps(loss: Loss, law: str) -> dict:
+    """Functions and clusters as steps on vectors take them."""
+    found = {
+        "sigma": loss.student.value, "slope": loss.student.slope, "pull": loss.pull,
+        "label": lambda stars, _: loss.teacher.value(stars[0]),
+    }  # fmt: skip
+    if law == "clusters":
+        found |= {"weights": WEIGHTS, "means": MEANS}
+        if loss.teacher is SIGN:
+            found["label"] = lambda _, number: np.asarray(CLASSES)[number]
+    return found
+
+
 @dataclass(frozen=True)
 class Cell:
     """One algorithm on one loss, of one kind, under one law."""
@@ -195,14 +220,12 @@ class Cell:
     @property
     def model(self) -> dmft.Model:
         """The declared model; labels of clusters are their classes where they are signs."""
-        loss = LOSSES[self.loss]
-        student = dmft.Committee(loss.student.expr, 2, READOUT)
-        mixed = self.law == "clusters"
-        if mixed and loss.teacher is SIGN:
-            classes = dmft.GaussianMixture(MEANS, CLASSES, WEIGHTS, scales=SCALES)
-            return dmft.Model(student, classes, loss.noise)
-        inputs = dmft.GaussianMixture(MEANS, weights=WEIGHTS, scales=SCALES) if mixed else None
-        return dmft.Model(student, dmft.Committee(loss.teacher.expr, 1), loss.noise, inputs=inputs)
+        return declared(LOSSES[self.loss], self.law, SCALES)
+
+    @property
+    def start(self) -> dmft.Overlaps:
+        """Where its row starts."""
+        return ROWS[self.row].start
 
     @property
     def algorithm(self) -> dmft.SGD:
@@ -235,9 +258,8 @@ class Cell:
         """Arguments of `one_step.Step`."""
         row, loss = ROWS[self.row], LOSSES[self.loss]
         found = {
-            "sigma": loss.student.value, "slope": loss.student.slope, "pull": loss.pull,
+            **of_steps(loss, self.law),
             "readout": READOUT, "gamma": SMALL if row.flow else GAMMA, "noise": loss.noise,
-            "label": lambda stars, _: loss.teacher.value(stars[0]),
         }  # fmt: skip
         found |= row.step
         if self.kind == "map":
@@ -246,9 +268,7 @@ class Cell:
             slope = loss.student.slope
             found["rule"] = lambda h, f, y: (slope(h) + h / 2) * loss.pull(f, y)
         if self.law == "clusters":
-            found |= {"weights": WEIGHTS, "means": MEANS, "scales": SCALES}
-            if loss.teacher is SIGN:
-                found["label"] = lambda _, number: np.asarray(CLASSES)[number]
+            found["scales"] = SCALES
         return found
 
     @property
@@ -260,9 +280,110 @@ class Cell:
         return step["gamma"] / ((1 - step.get("momentum", 0.0)) * 2 * self.dim)
 
 
-CELLS = [
+# Descents on repeated data, of kind "two-time": what `dmft.GradientDescent` and the steps take.
+PART = {"batch_fraction": 0.5}
+DESCENTS = {
+    "descent": {},
+    "ridge, momentum": {"ridge": 0.2, "momentum": 0.4},
+    "trained readouts": {"readout_rate": 0.4},
+    "Langevin noise": {"temperature": 0.3},
+    "Bernoulli batches": {"batch": "bernoulli", **PART},
+    "reshuffled batches": {"batch": "reshuffle", **PART},
+    "batches with replacement": {"batch": "replacement", **PART},
+    "fresh batches": {"batch": "fresh"},
+    "sphere": {"constraint": "sphere"},
+    "sphere, ridge, momentum, Langevin noise": {
+        "constraint": "sphere", "ridge": 0.2, "momentum": 0.4, "temperature": 0.3
+    },
+    "sphere, Bernoulli batches, trained readouts": {
+        "constraint": "sphere", "batch": "bernoulli", "readout_rate": 0.4, **PART
+    },
+}  # fmt: skip
+REPEATED, RATE_OF_DESCENTS, SAMPLES_PER_DIM = "two-time", 0.5, 1.5
+# Two steps from one Sobol set of each scramble.
+POINTS, SCRAMBLES = 2**11, 6
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One descent on one loss, under one law; clusters have the variance of the others here."""
+
+    row: str
+    law: str
+    loss: str
+    kind: str = REPEATED
+
+    @property
+    def name(self) -> str:
+        """For pytest."""
+        return f"{self.row}-{self.kind}-{self.law}-{self.loss}"
+
+    @property
+    def start(self) -> dmft.Overlaps:
+        """Rows of length sqrt(d) where they keep it."""
+        return SPHERE if "constraint" in DESCENTS[self.row] else FREE
+
+    @property
+    def model(self) -> dmft.Model:
+        """The declared model; labels of clusters are their classes where they are signs."""
+        return declared(LOSSES[self.loss], self.law, None)
+
+    def derive(self) -> dmft.Equations:
+        """Equations of this cell, or a refusal."""
+        loss = LOSSES[self.loss]
+        chosen = loss.expr if loss.expr == "squared" else loss.as_expr
+        descent = dmft.GradientDescent(
+            RATE_OF_DESCENTS, SAMPLES_PER_DIM, loss=chosen, **DESCENTS[self.row]
+        )
+        return dmft.derive(self.model, descent)
+
+    def evaluate(self) -> tuple[dict, dict]:
+        """What the symbols give after two steps: mean over scrambles, and its error."""
+        equations, start = self.derive(), self.start
+        rows = start.k + 2 * start.p + 1
+        options, found = DESCENTS[self.row], []
+        share = options.get("batch_fraction", 1.0)
+        times_of = {
+            "bernoulli": lambda u: u < share,
+            "reshuffle": lambda u: np.array([u[0] < share, u[0] >= share]),
+            "replacement": lambda u: poisson.ppf(u, share),
+        }.get(options.get("batch"), lambda u: None)
+        for seed in range(SCRAMBLES):
+            points = qmc.Sobol(rows + 2, rng=seed).random(POINTS)
+            # Clusters are counted off in the order of the points.
+            points = np.random.default_rng(seed).permutation(points).T
+            normal, times = ndtri(points[:rows]), times_of(points[rows:])
+            found.append(equations.evaluate(start, 2, points=normal, times=times))
+        blocks = ("Q2", "M", "readout")
+        stack = {n: np.stack([one[n] for one in found]) for n in blocks}
+        error = {n: a.std(axis=0, ddof=1) / np.sqrt(SCRAMBLES) for n, a in stack.items()}
+        return {n: a.mean(axis=0) for n, a in stack.items()}, error
+
+    @property
+    def step(self) -> dict:
+        """Arguments of `two_steps.Descent`."""
+        loss, options = LOSSES[self.loss], DESCENTS[self.row]
+        return {
+            **of_steps(loss, self.law), "readout": READOUT, "rate": RATE_OF_DESCENTS,
+            "samples_per_dim": SAMPLES_PER_DIM, "noise": loss.noise, **options,
+        }  # fmt: skip
+
+
+ONE_PASS = [
     Cell(row, kind, law, loss) for row in ROWS for kind in KINDS for law in LAWS for loss in LOSSES
 ]
+DESCENT_CELLS = [Repeated(row, law, loss) for row in DESCENTS for law in LAWS for loss in LOSSES]
+CELLS = ONE_PASS + DESCENT_CELLS
+
+
+def rows_of(kind: str) -> dict:
+    """Rows of the tables of a kind."""
+    return DESCENTS if kind == REPEATED else ROWS
+
+
+def cell(row: str, kind: str, law: str, loss: str) -> Cell | Repeated:
+    """A cell by its names."""
+    return Repeated(row, law, loss) if kind == REPEATED else Cell(row, kind, law, loss)
 
 
 def sentence(refusal: Exception) -> str:
@@ -270,10 +391,10 @@ def sentence(refusal: Exception) -> str:
     return " ".join(str(refusal).split())
 
 
-def outcome(cell: Cell) -> str:
+def outcome(cell: Cell | Repeated) -> str:
     """Empty where the cell derives and evaluates; else why it is refused."""
     try:
-        cell.derive().evaluate(ROWS[cell.row].start)
+        cell.derive().evaluate(cell.start)
     except (dmft.errors.BadParameter, dmft.errors.NotClosed) as refusal:
         return sentence(refusal)
     return ""

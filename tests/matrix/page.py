@@ -2,21 +2,23 @@
 
 import re
 
-HEAD = """# What works with what, in one pass
+HEAD = """# What works with what
 
 Written by `python tests/matrix` from the table in `tests/matrix/cells.py`; do not edit. Each cell
 is derived and evaluated by the library. `tests/matrix/test_matrix.py` compares the rates (and the
 covariance of an sde) with the mean change of one step on weight vectors, drawn and averaged in
-NumPy: within five standard errors. **{works} of {all} cells work**; the others are refused, each
-number for one sentence at the end.
+NumPy, and descents on repeated data with two steps of gradient descent in R^400: within five
+standard errors. **{works} of {all} cells work**; the others are refused, each number for one
+sentence at the end.
 
-Kinds: the `ode` of batches of order one, the `map` of batches of order d (`derive(..., dim=)`), the
-`sde` (`fluctuations=True`). Inputs: `Gaussian` x ~ N(0, I), `clusters` a `GaussianMixture` of two
-clusters of different variance. Losses beside the named ones: polynomial
-(f - y)^3/6 + (f - y)^2/2, logistic log(1 + exp(-f y)), hinge max(0, 1 - f y), Huber with the bound
-1. Students are erf committees of two units, with hinge and Huber linear ones; labels are those of
-an erf unit, with Huber of a linear one. Labels "on signs" and of the hinge are those of a sign
-unit, in clusters the classes of the clusters themselves. "own rule" is
+Kinds: the `ode` of batches of order one, the `map` of batches of order d (`derive(..., dim=)`) and
+the `sde` (`fluctuations=True`), all in one pass; the `two-time` equations of `GradientDescent`,
+with rows of their own. Inputs: `Gaussian` x ~ N(0, I), `clusters` a `GaussianMixture` of two
+clusters of different variance (`two-time`: of the same one). Losses beside the named ones:
+polynomial (f - y)^3/6 + (f - y)^2/2, logistic log(1 + exp(-f y)), hinge max(0, 1 - f y), Huber with
+the bound 1. Students are erf committees of two units, with hinge and Huber linear ones; labels are
+those of an erf unit, with Huber of a linear one. Labels "on signs" and of the hinge are those of a
+sign unit, in clusters the classes of the clusters themselves. "own rule" is
 psi = -(sigma'(h) + h/2) dl/df as a `dmft.UpdateField`.
 """
 YES = "✓"
@@ -36,14 +38,14 @@ def write(outcomes, cells):
     numbers = numbered(outcomes, cells)
     works = sum(not why for why in outcomes.values())
     lines = [HEAD.format(works=works, all=len(outcomes))]
-    for kind in cells.KINDS:
+    for kind in (*cells.KINDS, cells.REPEATED):
         for law in cells.LAWS:
             lines += [f"## {kind}, {law}", ""]
             lines += ["| | " + " | ".join(cells.LOSSES) + " |"]
             lines += ["|---|" + ":-:|" * len(cells.LOSSES)]
-            for row in cells.ROWS:
+            for row in cells.rows_of(kind):
                 shown = [
-                    str(numbers.get(outcomes[cells.Cell(row, kind, law, loss)], YES))
+                    str(numbers.get(outcomes[cells.cell(row, kind, law, loss)], YES))
                     for loss in cells.LOSSES
                 ]
                 lines.append(f"| {row} | " + " | ".join(shown) + " |")
@@ -65,5 +67,5 @@ def read(text, cells):
         for row, *shown in rows[2:]:
             for loss, mark in zip(cells.LOSSES, shown, strict=True):
                 why = "" if mark == YES else sentences[mark]
-                found[cells.Cell(row, kind, law, loss)] = why
+                found[cells.cell(row, kind, law, loss)] = why
     return found

@@ -16,6 +16,7 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.descent_process import (
     BLOCKS,
     EVERY_ARRAY,
+    FREE,
     PARAMETERS,
     chosen,
     label,
@@ -61,6 +62,12 @@ class ChangesInTwoTimes(Changeable):
         return cast("DescentEquations", self)
 
     @property
+    def _arrays(self) -> tuple[str, ...]:
+        """Names of what has entries."""
+        left_out = () if self._own.algorithm.on_sphere else FREE
+        return tuple(name for name in EVERY_ARRAY if name not in left_out)
+
+    @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
         """Named terms of each definition of the process, then of a sample."""
         every = (*self._own.process, *self._own.sample)
@@ -94,7 +101,7 @@ class ChangesInTwoTimes(Changeable):
         "h" and "a" are the fields and the readouts that a sample computes with, "h_at" and
         "readout" those over time.
         """
-        arrays = {name: sp.IndexedBase(name) for name in EVERY_ARRAY}
+        arrays = {name: sp.IndexedBase(name) for name in self._arrays}
         short = {BLOCKS[name]: arrays[name] for name in ("M_at", "Q_at", "readout_at")}
         scalars = {name: PARAMETERS.get(name, sp.Symbol(name)) for name in self._own.parameters}
         scalars |= {y.name: y for y in (*self.model.parameters, *OF_A_SAMPLE)}
@@ -164,10 +171,10 @@ class ChangesInTwoTimes(Changeable):
         free = {y for y in expr.free_symbols if isinstance(y, sp.Symbol)} - labels
         expr = expr.xreplace({y: scalars[y.name] for y in free if y.name in scalars})
         for entry in expr.atoms(sp.Indexed):
-            if base_name(entry) not in EVERY_ARRAY:
+            if base_name(entry) not in self._arrays:
                 raise BadParameter(
                     f"{entry} in a term of {block} is no array of these equations: "
-                    f"{', '.join(EVERY_ARRAY)}"
+                    f"{', '.join(self._arrays)}"
                 )
         target = self.indices.blocks.get(block, ())
         foreign = sorted((expr.free_symbols & {*RUNNING}) - {*target}, key=str)

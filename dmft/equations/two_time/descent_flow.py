@@ -187,7 +187,7 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
     Raises
     ------
     BadParameter
-        For batches, momentum and trained readouts, with what they become in this limit.
+        For batches, momentum, noise, the sphere and trained readouts, with the reason.
     """
     reasons = {
         "batch": ("parts of the samples average out", algorithm.batch is not None),
@@ -195,6 +195,11 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
         "temperature": (
             "noise is added in finite steps: derive the descent, with a small one",
             algorithm.temperature != 0,
+        ),
+        "constraint": (
+            "the force that keeps lengths has no equation here: solve the descent, with a small "
+            "rate",
+            algorithm.on_sphere,
         ),
         "readout_rate": (
             "readouts and weights move at unrelated rates", algorithm.readout_rate != 0

@@ -6,6 +6,7 @@ Source      batch_reuse.md A.1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sympy as sp
@@ -35,6 +36,10 @@ M, Q, readout = (sp.IndexedBase(name) for name in ("M_at", "Q_at", "readout_at")
 C_r = sp.IndexedBase("C_r")
 P_inverse, learned, pulled = (sp.IndexedBase(y) for y in ("P_inverse", "g_star", "mean_pull"))
 pull_at = sp.IndexedBase("pull_at")
+# A step before its rows are put back on the sphere: overlaps with the teacher, response, overlaps
+# outside of the teacher with earlier weights and with itself, all overlaps with itself.
+FREE = ("M_free", "R_free", "C_free", "G_free", "Q_free")
+M_free, R_free, C_free, G_free, Q_free = (sp.IndexedBase(name) for name in FREE)
 
 PARAMETERS = {
     y.name: y for y in (eta, alpha, ridge, beta, readout_rate, temperature, fraction, x.Delta)
@@ -44,12 +49,14 @@ TIME_LATEX = {
     "pull_at": r"(\ell' \sigma)", "H_at": "H",
     "C_r": "C^{r}", "C_theta": r"C^{\theta}", "R_theta": r"R^{\theta}",
     "C_l": r"C^{\ell}", "R_l": r"R^{\ell}",
+    "M_free": r"\tilde{M}", "R_free": r"\tilde{R}^{\theta}", "C_free": r"\tilde{C}^{\theta}",
+    "G_free": r"\tilde{G}", "Q_free": r"\tilde{Q}",
 }  # fmt: skip
 # Names of blocks, where they are not those of their arrays.
 BLOCKS = {"M_at": "M", "Q_at": "Q", "h_at": "h", "readout_at": "readout"}
 # Kernels with X(t, s) = X(s, t)^T; the others vanish for s > t, R_theta for s = t too.
 SYMMETRIC = frozenset({"C_theta", "C_l", "C_r", "Q_at"})
-TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l", "C_r"})
+TWO_TIMES = frozenset({"Q_at", "C_theta", "R_theta", "C_l", "R_l", "C_r", "R_free", "C_free"})
 # Everything that has entries: of the process, then of a sample.
 EVERY_ARRAY = (
     *(name for name in TIME_LATEX if name != "H_at"),
@@ -100,63 +107,27 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
     Everything that is run over time: code is generated from these definitions
     (`dmft.codegen.two_time.process`), in their order at each step.
     """
-    j, l, r = x.j, x.l, x.r  # noqa: E741
-    now = 1 - eta * ridge
-    drag = {
-        M: (M[t, j, r], M[t - 1, j, r]),
-        R_theta: (R_theta[t, s, j, l], R_theta[t - 1, s, j, l]),
-        C_theta: (C_theta[t, s, j, l], C_theta[t - 1, s, j, l]),
-    }
-    # w^{-1} = w^0: the first step has no momentum.
-    momentum = {base: beta * (new - old) for base, (new, old) in drag.items()}
-    if algorithm.momentum == 0:
-        momentum = dict.fromkeys(momentum, sp.S.Zero)
+    j, l = x.j, x.l  # noqa: E741
     own = sp.Sum(R_theta[t, s, j, l] * g_at[s, l], (s, 0, t - 1), (l, 1, x.p))
     field_terms = {
         "teacher": sp.Sum(
-            M[t, j, r] * P_inverse[r, q] * x.h_star[q], (r, 1, x.k), (q, 1, x.k)
+            M[t, j, x.r] * P_inverse[x.r, q] * x.h_star[q], (x.r, 1, x.k), (q, 1, x.k)
         ),
         "weights": driving[t, j],
         "memory": own,
     }  # fmt: skip
     if algorithm.batch == "fresh":  # a sample is seen once: its gradients have no past
         del field_terms["memory"]
-    past_R = sp.Sum(R_l[t, u, j, m] * R_theta[u, s, m, l], (u, s + 1, t), (m, 1, x.p))
-    past_C = sp.Sum(R_l[t, u, j, m] * C_theta[u, s, m, l], (u, 0, t), (m, 1, x.p))
-    noise = sp.Sum(C_l[t, u, j, m] * R_theta[s, u, l, m], (u, 0, s - 1), (m, 1, x.p))
     # Samples that are seen once are independent of each other, and so is what drives them.
     once = sp.KroneckerDelta(t, s) if algorithm.batch == "fresh" else sp.S.One
-    heat = 2 * eta * temperature * sp.KroneckerDelta(s, t + 1) * sp.KroneckerDelta(j, l)
-    if algorithm.temperature == 0:
-        heat = sp.S.Zero
-    kick = sp.KroneckerDelta(t, s) * sp.KroneckerDelta(j, l)
     rows = {
         field_at[t, j]: field_terms,
         **_averages(algorithm, once),
-        M[t + 1, j, r]: {
-            "decay": now * M[t, j, r],
-            "learning": -eta * alpha * learned[t, j, r],
-            "momentum": momentum[M],
-        },
-        R_theta[t + 1, s, j, l]: {
-            "decay": now * R_theta[t, s, j, l],
-            "kick": -eta * kick,
-            "memory": -eta * past_R,
-            "momentum": momentum[R_theta],
-        },
-        C_theta[t + 1, s, j, l]: {
-            "decay": now * C_theta[t, s, j, l],
-            "memory": -eta * past_C,
-            "noise": -eta * noise,
-            "heat": heat,
-            "momentum": momentum[C_theta],
-        },
+        **(_on_sphere(algorithm) if algorithm.on_sphere else _free(algorithm)),
         C_r[t, s, j, l]: {"weights": once * C_theta[t, s, j, l]},
         Q[t, s, j, l]: {
             "weights": C_theta[t, s, j, l],
-            "teacher": sp.Sum(
-                M[t, j, r] * P_inverse[r, q] * M[s, l, q], (r, 1, x.k), (q, 1, x.k)
-            ),
+            "teacher": _in_the_span(M[t, j, x.r], M[s, l, q]),
         },
     }  # fmt: skip
     if algorithm.readout_rate != 0:
@@ -164,6 +135,117 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
             "decay": readout[t, j], "learning": -readout_rate * pulled[t, j]
         }  # fmt: skip
     return tuple(define(target, terms, "rate") for target, terms in rows.items())
+
+
+def _in_the_span(first: sp.Expr, second: sp.Expr) -> sp.Expr:
+    """Overlap of what two rows have in the span of the teacher, from their M."""
+    return sp.Sum(first * P_inverse[x.r, q] * second, (x.r, 1, x.k), (q, 1, x.k))
+
+
+def _moved(
+    algorithm: GradientDescent, entry: Callable[[sp.Expr], sp.Expr], **terms: sp.Expr
+) -> dict[str, sp.Expr]:
+    """One step of what is linear in the weights at time t, `entry(t)`: penalty, momentum, terms."""
+    momentum = sp.S.Zero
+    if algorithm.momentum != 0:  # w^{-1} = w^0: the first step has none
+        momentum = beta * (entry(t) - entry(t - 1))
+    return {"decay": (1 - eta * ridge) * entry(t), **terms, "momentum": momentum}
+
+
+def _response(algorithm: GradientDescent) -> dict[str, sp.Expr]:
+    """Response of the weights after a step to a force at s <= t."""
+    j, l = x.j, x.l  # noqa: E741
+    past = sp.Sum(R_l[t, u, j, m] * R_theta[u, s, m, l], (u, s + 1, t), (m, 1, x.p))
+    kick = sp.KroneckerDelta(t, s) * sp.KroneckerDelta(j, l)
+    return _moved(
+        algorithm, lambda time: R_theta[time, s, j, l], kick=-eta * kick, memory=-eta * past
+    )
+
+
+def _covariance(
+    algorithm: GradientDescent,
+    other: Callable[[sp.Expr, sp.Expr], sp.Expr],
+    answer: Callable[[sp.Expr, sp.Expr], sp.Expr],
+    last: sp.Expr,
+    heat: sp.Expr,
+) -> dict[str, sp.Expr]:
+    """Covariance of the weights after a step with others, of neuron l.
+
+    `other(u, m)` is that of the weights of neuron m at u with them; `answer(u, m)` what they answer
+    to a force on neuron m at u, zero for u > last.
+    """
+    past = sp.Sum(R_l[t, u, x.j, m] * other(u, m), (u, 0, t), (m, 1, x.p))
+    noise = sp.Sum(C_l[t, u, x.j, m] * answer(u, m), (u, 0, last), (m, 1, x.p))
+    warm = 2 * eta * temperature * heat * sp.KroneckerDelta(x.j, x.l)
+    return _moved(
+        algorithm, lambda time: other(time, x.j), memory=-eta * past, noise=-eta * noise,
+        heat=sp.S.Zero if algorithm.temperature == 0 else warm,
+    )  # fmt: skip
+
+
+def _free(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
+    """Overlaps and kernels of weights that go where the step leads."""
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    return {
+        M[t + 1, j, r]: _learned(algorithm),
+        R_theta[t + 1, s, j, l]: _response(algorithm),
+        C_theta[t + 1, s, j, l]: _covariance(
+            algorithm,
+            lambda time, a: C_theta[time, s, a, l],
+            lambda time, a: R_theta[s, time, l, a],
+            last=s - 1,
+            heat=sp.KroneckerDelta(s, t + 1),
+        ),
+    }  # fmt: skip
+
+
+def _learned(algorithm: GradientDescent) -> dict[str, sp.Expr]:
+    """Overlaps with the teacher after a step."""
+    learning = -eta * alpha * learned[t, x.j, x.r]
+    return _moved(algorithm, lambda time: M[time, x.j, x.r], learning=learning)
+
+
+def _on_sphere(algorithm: GradientDescent) -> dict[sp.Indexed, dict[str, sp.Expr]]:
+    r"""The same where each row is divided by its length after the step.
+
+    Equation    w_j^{t+1} = \tilde w_j / \sqrt{\tilde Q_{jj}}, \tilde w the row after the step:
+                lengths do not fluctuate as d -> infinity: each row is multiplied by a number
+    """
+    j, l, r = x.j, x.l, x.r  # noqa: E741
+    now = t + 1
+    equal = sp.KroneckerDelta(s, now)
+
+    def scale(neuron: sp.Symbol) -> sp.Expr:
+        return 1 / sp.sqrt(Q_free[now, neuron, neuron])
+
+    return {
+        M_free[now, j, r]: _learned(algorithm),
+        R_free[now, s, j, l]: _response(algorithm),
+        C_free[now, s, j, l]: _covariance(
+            algorithm,
+            lambda time, a: C_theta[time, s, a, l],
+            lambda time, a: R_theta[s, time, l, a],
+            last=s - 1,
+            heat=sp.S.Zero,
+        ),
+        G_free[now, j, l]: _covariance(
+            algorithm,
+            lambda time, a: C_free[now, time, l, a],
+            lambda time, a: R_free[now, time, l, a],
+            last=t,
+            heat=sp.S.One,
+        ),
+        Q_free[now, j, l]: {
+            "weights": G_free[now, j, l],
+            "teacher": _in_the_span(M_free[now, j, r], M_free[now, l, q]),
+        },
+        M[now, j, r]: {"sphere": scale(j) * M_free[now, j, r]},
+        R_theta[now, s, j, l]: {"sphere": scale(j) * R_free[now, s, j, l]},
+        C_theta[now, s, j, l]: {
+            "earlier": (1 - equal) * scale(j) * C_free[now, s, j, l],
+            "equal": equal * scale(j) * scale(l) * G_free[now, j, l],
+        },
+    }  # fmt: skip
 
 
 def _averages(algorithm: GradientDescent, once: sp.Expr) -> dict[sp.Indexed, dict[str, sp.Expr]]:

@@ -33,7 +33,7 @@ from dmft.equations.two_time.descent_process import (
     t,
     zeta,
 )
-from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
+from dmft.equations.values import check_lengths, check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
 
@@ -58,6 +58,8 @@ def evaluate_process(
 ) -> dict[str, Array]:
     """Arrays of `DescentEquations.evaluate`."""
     check_widths(equations.model, start)
+    if equations.algorithm.on_sphere:
+        check_lengths(start)
     scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, parameters)
     readouts = readout_arrays(equations.model, start, symbols)
     reference = _Reference(equations, start, as_count(steps, "steps"), scalars, readouts)
@@ -84,7 +86,8 @@ class _Reference:
         self.p, self.k = p, k
         self.arrays: dict[str, Array] = {n: np.zeros((big, big, p, p)) for n in TWO_TIMES}
         self.arrays |= {n: np.zeros((big, p)) for n in ("readout_at", "mean_pull")}
-        self.arrays |= {n: np.zeros((big, p, k)) for n in ("M_at", "g_star")}
+        self.arrays |= {n: np.zeros((big, p, k)) for n in ("M_at", "g_star", "M_free")}
+        self.arrays |= {n: np.zeros((big, p, p)) for n in ("G_free", "Q_free")}
         self.arrays["P_inverse"] = np.asarray(np.linalg.pinv(start.P), dtype=np.float64)
         self.arrays |= {"teacher_readout": readouts["teacher_readout"]}
         self.arrays["readout_at"][:] = readouts["readout"]

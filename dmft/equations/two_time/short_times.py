@@ -153,6 +153,10 @@ def short_times(equations: DescentEquations) -> ShortTimes:
             "short_times integrates over the samples and over batches that hold a sample once or "
             "not; batches with replacement and Langevin noise are solved: use solve"
         )
+    if algorithm.on_sphere:
+        raise BadParameter(
+            'short_times writes out steps of free rows; constraint="sphere" is solved: use solve'
+        )
     process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
     wanted: list[tuple[sp.IndexedBase, tuple[int, ...]]] = [(field_at, (0,))]
     for step in (1, 2):

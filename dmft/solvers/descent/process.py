@@ -38,6 +38,10 @@ class Arrays(NamedTuple):
         The same of g_j h*_r and of the gradients of the readouts.
     to_star, to_driving, to_past : (T, p, k), (T, p, p), (T, p, T, p)
         What the field at a time takes of h*, of r at that time and of earlier gradients.
+    M_free, R_free, C_free, G_free : (p, k), (p, T + 1, p), (p, T + 1, p), (p, p)
+        Of the step that is taken, before its rows are put back on the sphere.
+    Q_free : (T + 1, p, p)
+        Overlaps then; zero where rows are free.
     """
 
     M_at: Array
@@ -58,6 +62,11 @@ class Arrays(NamedTuple):
     to_star: Array
     to_driving: Array
     to_past: Array
+    M_free: Array
+    R_free: Array
+    C_free: Array
+    G_free: Array
+    Q_free: Array
 
     @classmethod
     def zeros(cls, steps: int, p: int, k: int) -> Arrays:
@@ -71,13 +80,15 @@ class Arrays(NamedTuple):
             "gradient_pairs": (p, T, p), "slopes": (p, T, p),
             "gradient_stars": (p, k), "pulls": (p,),
             "to_star": (T, p, k), "to_driving": (T, p, p),
+            "M_free": (p, k), "R_free": (p, big, p), "C_free": (p, big, p), "G_free": (p, p),
+            "Q_free": (big, p, p),
         }  # fmt: skip
         return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
 
 
 ARRAYS = types.NamedTuple(
     (CUBE, MATRIX, MATRIX, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, KERNEL, CUBE, MATRIX, CUBE,
-     CUBE, MATRIX, VECTOR, CUBE, CUBE, KERNEL),
+     CUBE, MATRIX, VECTOR, CUBE, CUBE, KERNEL, MATRIX, CUBE, CUBE, MATRIX, CUBE),
     Arrays,
 )  # fmt: skip
 # (t, par, arrays)
@@ -93,10 +104,11 @@ class Process:
     begin : C_theta at (0, 0) from Q there
     fields : to_star, to_driving and to_past at t
     averages : C_l, g_star and mean_pull at t, from averages over the samples
-    respond : R_l at t from their slopes, then R_theta at t + 1
-    advance : M, C_theta and the readout at t + 1
+    respond : R_l at t from their slopes, then R_theta at t + 1 (R_free where rows are put back)
+    advance : M, C_theta and the readout at t + 1, and Q_free on the sphere
     overlaps : Q at (t, s <= t)
     drive : C_r, the covariance of the driving process, at (t, s <= t)
+    answer : R_theta at t + 1, where the step put rows back on the sphere; else None
     parameters : tuple of str
         Order of ``par``.
     source : str
@@ -112,6 +124,7 @@ class Process:
     drive: Any
     parameters: tuple[str, ...]
     source: str = field(repr=False, default="")
+    answer: Any = None
 
     def par(self, values: Mapping[str, float]) -> Array:
         """Parameters as the steps take them."""

@@ -68,7 +68,7 @@ def _beside(sweep: Sweep) -> Arrays:
     Not R_theta of the sweep: that holds the noise of Stein's identity, which fields do not feel (it
     is orthogonal to what gradients make of their paths), but products of slopes do.
     """
-    own = ("R_l", "R_theta", "slopes", "to_star", "to_driving", "to_past")
+    own = ("R_l", "R_theta", "R_free", "slopes", "to_star", "to_driving", "to_past")
     return sweep.arrays._replace(**{n: np.zeros_like(getattr(sweep.arrays, n)) for n in own})
 
 
@@ -84,7 +84,7 @@ def _by_paths(sweep: Sweep, samples: Samples) -> Array:
         task.process.fields(t, task.par, beside)
         row = along.slopes(t, task.slopes, big, sweep.readout[t], sweep.field_weights(t), beside)
         beside.slopes[:, : t + 1] = row.reshape(p, t + 1, p)
-        task.process.respond(t, task.par, beside)
+        sweep.answer(t, beside)
     return by_time(beside.R_l, sweep.done)
 
 
@@ -127,7 +127,7 @@ def _answers(sweep: Sweep, slopes: Array, steps: int) -> Arrays:
         task.process.fields(t, task.par, beside)
         row = slopes[t * p : (t + 1) * p, : (t + 1) * p]
         beside.slopes[:, : t + 1] = row.reshape(p, t + 1, p)
-        task.process.respond(t, task.par, beside)
+        sweep.answer(t, beside)
     return beside
 
 

@@ -18,7 +18,17 @@ from dmft.solvers.descent.sweep import Sweep
 
 Array = NDArray[np.float64]
 # Arrays of a step that is done; fields and overlaps follow from them.
-KERNELS = ("M_at", "readout_at", "C_theta", "R_theta", "C_l", "R_l", "g_star", "mean_pull")
+KERNELS = (
+    "M_at",
+    "readout_at",
+    "C_theta",
+    "R_theta",
+    "C_l",
+    "R_l",
+    "g_star",
+    "mean_pull",
+    "Q_free",
+)
 
 
 class Store:

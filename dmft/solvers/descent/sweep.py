@@ -82,6 +82,13 @@ class Sweep:
         """Do one compiled step at time t."""
         step(t, self.task.par, self.arrays)
 
+    def answer(self, t: int, arrays: Arrays) -> None:
+        """Responses of a step at time t that has its lengths, from slopes in other arrays."""
+        process = self.task.process
+        process.respond(t, self.task.par, arrays)
+        if process.answer is not None:
+            process.answer(t, self.task.par, arrays)
+
     def field_weights(self, t: int) -> tuple[Array, Array, Array]:
         """What the fields at t take of h* (p, k), of z (p, (t + 1) p) and of gradients (p, t p)."""
         arrays, p = self.arrays, self.task.p
@@ -181,6 +188,16 @@ def _close(sweep: Sweep, t: int, means: Array, slopes: Array | None) -> None:
     sweep.train_loss[t] = means[p, 0]
     for step in (process.averages, process.respond, process.advance):
         sweep.take(step, t)
+    if process.answer is not None:
+        lengths = np.diagonal(arrays.Q_free[t + 1])
+        if not np.all(lengths > 0.0):
+            sweep.status = Status.LEFT_DOMAIN
+            sweep.message = (
+                f"step {t} leads to rows of squared lengths {lengths.tolist()}, which no division "
+                "puts on the sphere"
+            )
+            return
+        sweep.take(process.answer, t)
     sweep.take(process.overlaps, t + 1)
     _extend_root(sweep, t + 1)
 

@@ -18,7 +18,7 @@ from dmft.codegen.two_time.sample import build_bend, knots_of
 from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
+from dmft.equations.values import check_lengths, check_widths, readout_arrays, resolve_scalars
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
@@ -140,6 +140,8 @@ def descent_task(
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     check_widths(equations.model, start)
+    if equations.algorithm.on_sphere:
+        check_lengths(start)
     scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, values)
     arrays = readout_arrays(equations.model, start, symbols)
     trained = equations.algorithm.readout_rate != 0

@@ -1,0 +1,172 @@
+"""Descent whose rows are put back on the sphere: exact solutions, files, terms, refusals.
+
+Seeds in d dimensions: `tests/agreement/test_descent_against_simulation.py`. Recursions by hand and
+wrong signs: `test_process_is_run.py`.
+"""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.cli.main import main
+from dmft.errors import BadParameter
+
+z = sp.Symbol("z", real=True)
+ERF = sp.erf(z / sp.sqrt(2))
+LINE = dmft.Committee(z, 1)
+PAIR = dmft.Model(
+    dmft.Committee(ERF, 2, readout=(2, sp.Rational(-6, 5))), dmft.Committee(ERF, 1), label_noise=0.1
+)
+START = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.1]], [[1.4]])
+
+
+def marchenko_pastur(alpha, points=400):
+    """Eigenvalues of X^T X / d and their weights, by Gauss and Legendre in an angle."""
+    low, high = (1 - np.sqrt(alpha)) ** 2, (1 + np.sqrt(alpha)) ** 2
+    x, w = np.polynomial.legendre.leggauss(points)
+    angle, w = np.pi * (x + 1) / 2, w * np.pi / 2
+    mu = (high + low) / 2 - (high - low) / 2 * np.cos(angle)
+    weight = w * ((high - low) / 2 * np.sin(angle)) ** 2 / (2 * np.pi * mu)
+    return np.append(mu, 0.0), np.append(weight, max(0.0, 1 - alpha))
+
+
+def exact(steps, eta, alpha, ridge, beta, heat, noise, m0):
+    """M and Q2 of a linear student, mode by mode: (1 - eta mu)^t between divisions by lengths.
+
+    Weights are a w^0 + b (mu w* + sqrt(mu noise) xi) + the kicks of the heat, each coefficient a
+    function of the eigenvalue mu; all are divided by one number after a step (batch_reuse.md B.5).
+    """
+    mu, weight = marchenko_pastur(alpha)
+    zero = np.zeros_like(mu)
+    rows = [[zero + 1, zero, *[zero] * steps]]
+    for t in range(steps):
+        now, before = rows[-1], rows[max(t - 1, 0)]
+        new = [(1 - eta * (mu + ridge)) * c + beta * (c - b)
+               for c, b in zip(now, before, strict=True)]  # fmt: skip
+        new[1] = new[1] + eta
+        new[2 + t] = new[2 + t] + np.sqrt(2 * eta * heat)
+        length = np.sqrt(overlap(new, new, mu, weight, noise, m0))
+        rows.append([c / length for c in new])
+    M = [weight @ (row[0] * m0 + row[1] * mu) for row in rows]
+    Q2 = [[overlap(u, v, mu, weight, noise, m0) for v in rows] for u in rows]
+    return np.array(M), np.array(Q2)
+
+
+def overlap(u, v, mu, weight, noise, m0):
+    """Of two rows of length one at the start and a teacher of length one."""
+    a, b, *kicks = u
+    c, d, *others = v
+    square = a * c + (a * d + b * c) * mu * m0 + b * d * (mu**2 + mu * noise)
+    return weight @ (square + sum(x * y for x, y in zip(kicks, others, strict=True)))
+
+
+@pytest.mark.parametrize("alpha", [0.6, 2.0])
+def test_linear_students_equal_marchenko_pastur(alpha):
+    given = {"ridge": 0.1, "momentum": 0.3, "temperature": 0.2}
+    descent = dmft.GradientDescent(0.3, alpha, constraint="sphere", **given)
+    equations = dmft.derive(dmft.Model(LINE, LINE, label_noise=0.3), descent)
+    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.2]]), 9)
+    M, Q2 = exact(9, 0.3, alpha, 0.1, 0.3, 0.2, 0.3, 0.2)
+    assert run.status == "ok"
+    np.testing.assert_allclose(run.M[:, 0, 0], M, atol=1e-11)
+    np.testing.assert_allclose(run.Q2[:, :, 0, 0], Q2, atol=1e-11)
+    np.testing.assert_allclose(run.Q[:, 0, 0], 1.0, atol=1e-13)
+    assert np.ptp(M) > 0.2
+
+
+def test_one_step_is_that_of_free_rows_over_its_lengths():
+    """What a gradient is at the start knows nothing of the sphere."""
+    given = {"ridge": 0.1, "batch": "bernoulli", "batch_fraction": 0.5}
+    free, bound = (
+        dmft.solve(
+            dmft.derive(PAIR, dmft.GradientDescent(0.6, 2, constraint=c, **given)), START, 1,
+            samples=2**10, scrambles=1,
+        )
+        for c in (None, "sphere")
+    )  # fmt: skip
+    length = np.sqrt(np.diag(free.Q[1]))
+    np.testing.assert_allclose(bound.M[1], free.M[1] / length[:, None], rtol=1e-12)
+    np.testing.assert_allclose(bound.Q[1], free.Q[1] / np.outer(length, length), rtol=1e-12)
+    np.testing.assert_allclose(bound.Q2[1, 0], free.Q2[1, 0] / length[:, None], rtol=1e-12)
+    assert np.abs(length - 1).max() > 0.05
+
+
+def test_it_is_printed_and_its_terms_are_those_of_the_step():
+    equations = dmft.derive(PAIR, dmft.GradientDescent(0.6, 2, constraint="sphere"))
+    assert r"\frac{\tilde{M}^{t + 1}_{j r}}{\sqrt{\tilde{Q}^{t + 1}_{j j}}}" in equations.latex()
+    assert list(equations.terms["M_free"]) == ["decay", "learning"]
+    assert list(equations.terms["M"]) == ["sphere"]
+    free = dmft.derive(PAIR, dmft.GradientDescent(0.6, 2))
+    assert "tilde" not in free.latex()
+    assert "M_free" not in free.symbols
+    j = free.indices.of("M")[0]
+    foreign = equations.symbols["Q_free"][1, j, j]
+    with pytest.raises(BadParameter, match="is no array of these equations"):
+        free.with_term("M", "own", foreign)
+
+
+def test_small_angles_are_the_flow_on_the_sphere():
+    """Two halves of a small step: the error falls with the step, the length stays."""
+    runs = []
+    for halvings in (0, 1, 2):
+        descent = dmft.GradientDescent(0.2 / 2**halvings, 2, constraint="sphere")
+        equations = dmft.derive(dmft.Model(LINE, LINE), descent)
+        run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 5 * 2**halvings)
+        runs.append(run.M[-1, 0, 0])
+    first, second = np.diff(runs)
+    assert 1.5 < first / second < 2.8
+
+
+def test_declaration_files(tmp_path, capsys):
+    path = tmp_path / "sphere.toml"
+    path.write_text(
+        '[student]\nactivation = "z"\nwidth = 1\n[teacher]\nactivation = "z"\nwidth = 1\n'
+        '[algorithm]\nkind = "gradient-descent"\nlearning_rate = 0.2\nsamples_per_dim = 2.0\n'
+        'constraint = "sphere"\n'
+        '[start]\nkind = "overlaps"\nQ = [[1.0]]\nM = [[0.1]]\n[solve]\nt_max = 4\n'
+        "[simulate]\ndim = 200\nseeds = 8\n"
+    )
+    assert main(["simulate", str(path), "--theory", "--json"]) == 0
+    assert '"theory"' in capsys.readouterr().out
+    path.write_text(path.read_text().replace("[[1.0]]", "[[0.9]]"))
+    assert main(["solve", str(path)]) != 0
+    assert "needs Q_jj = 1" in capsys.readouterr().err
+    path.write_text(path.read_text().replace('"sphere"', '"sphere-gradient"'))
+    assert main(["solve", str(path)]) != 0
+    assert 'must be "sphere" or None' in capsys.readouterr().err
+
+
+def test_refusals():
+    descent = dmft.GradientDescent(0.6, 2, constraint="sphere")
+    equations = dmft.derive(PAIR, descent)
+    off = dmft.Overlaps([[1.0, 0.2], [0.2, 0.9]], [[0.3], [-0.1]], [[1.4]])
+    for call in (
+        lambda: dmft.solve(equations, off, 2),
+        lambda: equations.evaluate(off),
+        lambda: dmft.simulate(PAIR, descent, 50, 2, 2, off),
+    ):
+        with pytest.raises(BadParameter, match="needs Q_jj = 1"):
+            call()
+    with pytest.raises(BadParameter, match='must be "sphere"'):
+        dmft.GradientDescent(0.6, 2, constraint="sphere-gradient")
+    with pytest.raises(BadParameter, match="the force that keeps lengths"):
+        dmft.derive(PAIR, descent, scaling="gradient-flow")
+    with pytest.raises(BadParameter, match="steps of free rows"):
+        dmft.short_times(equations)
+
+
+def test_a_row_without_length_is_a_status():
+    """eta ridge = 1 leaves the gradient alone, and a student that is not read has none."""
+    flat = dmft.Model(dmft.Committee(z, 1, readout=(0,)), LINE)
+    equations = dmft.derive(flat, dmft.GradientDescent(1, 2, ridge=1, constraint="sphere"))
+    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 3)
+    assert run.status == "left_domain"
+    assert "which no division puts on the sphere" in run.message
+    assert run.t.size == 1
+
+
+def test_random_starts_of_a_simulation_are_on_the_sphere():
+    descent = dmft.GradientDescent(0.3, 2, constraint="sphere", temperature=0.1)
+    runs = dmft.simulate(PAIR, descent, 60, 3, 2)
+    np.testing.assert_allclose(runs.runs["Q"][..., [0, 1], [0, 1]], 1.0, atol=1e-12)
