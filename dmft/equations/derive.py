@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import sympy as sp
 
@@ -12,21 +12,14 @@ from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
-from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
-from dmft.model import (
-    SGD,
-    GradientDescent,
-    GradientFlow,
-    Model,
-    Scaling,
-    SequenceModel,
-)
+from dmft.model import SGD, GradientFlow, Model
 
 if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
+    from dmft.model import GradientDescent, Scaling, SequenceModel
 
 
 @overload
@@ -149,30 +142,24 @@ def derive(
     ()
     """
     _check_momentum(model, algorithm, dim, scaling)
-    if isinstance(model, SequenceModel):
+    if model.reads_sequences:
         if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):
             raise BadParameter(
                 "scalings, and maps in dim dimensions, belong to committees; sequence models have "
                 "the ode of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise), and "
                 "with fluctuations=True the sde in dim dimensions"
             )
-        found = sequence_equations(model, algorithm)
+        sequences = cast("SequenceModel", model)
+        found = sequence_equations(sequences, algorithm)
         if not fluctuations:
             return found
         from dmft.equations.sequence.fluctuations import sequence_noise
 
-        fluctuating = sequence_noise(model, algorithm, dim)
+        fluctuating = sequence_noise(sequences, algorithm, dim)
         return replace(found, kind="sde", dim=fluctuating.dim, noise=fluctuating)
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_admissible(model)
-    if isinstance(algorithm, GradientDescent):
-        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     if not isinstance(algorithm, SGD | GradientFlow):
-        raise BadParameter(
-            "algorithm must be dmft.SGD, dmft.GradientFlow or dmft.GradientDescent, got "
-            f"{algorithm!r}"
-        )
+        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     name = region_of(algorithm, scaling)
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         check_repeated(algorithm, name, dim, fluctuations)
@@ -196,12 +183,12 @@ def derive(
     return step_equations(model, algorithm, size, scaling)
 
 
-def _check_momentum(model: object, algorithm: object, dim: object, scaling: object) -> None:
+def _check_momentum(model: Model, algorithm: object, dim: object, scaling: object) -> None:
     """Steps with momentum remember each other; only the ode of committees does not feel it."""
     if not isinstance(algorithm, SGD) or algorithm.momentum.is_zero:
         return
     large = dim is not None or scaling not in (None, "high-dimensional")
-    if large or isinstance(model, SequenceModel):
+    if large or model.reads_sequences:
         raise BadParameter(
             f"momentum = {algorithm.momentum} is SGD at a larger rate in the ode of committees as "
             "d grows, and is derived nowhere else: leave out dim, scaling and fluctuations, or "
@@ -261,6 +248,8 @@ def step_equations(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
             "t = steps * gamma / (p d), or ask for fluctuations=True"
         )
+    from dmft.equations.steps import step_definitions
+
     equations = Equations(
         kind="map",
         definitions=live(step_definitions(model, algorithm)),

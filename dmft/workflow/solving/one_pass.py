@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.equations.equations import Equations
@@ -18,13 +19,13 @@ from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 from dmft.starts import Overlaps
 from dmft.workflow.solver import Solver
-from dmft.workflow.solving.inputs import problem_of, refuse_path_options
+from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs
 from dmft.workflow.solving.limits import rate_message
 from dmft.workflow.solving.rounding import with_rounding
-from dmft.workflow.solving.schedule import scheduled_inputs, with_ending
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
+    from dmft.workflow.solving.schedule import Schedule
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -72,21 +73,29 @@ def solve_one_pass(
 ) -> Trajectory:
     """Solve a flow or a map of overlaps, with schedules of the rate and averages on nodes."""
     refuse_path_options(values)
-    check_start(problem_of(system).origin, start)
-    problem, inputs, schedule = scheduled_inputs(system, start, values)
+    problem = problem_of(system)
+    check_start(problem.origin, start)
     equations = problem.origin
+    rate = values.get("learning_rate")
+    schedule: Schedule | None = None
+    if callable(rate) or (isinstance(rate, sp.Expr) and not rate.is_number):
+        from dmft.workflow.solving.schedule import scheduled_inputs
+
+        problem, inputs, schedule = scheduled_inputs(system, start, values)
+    else:
+        inputs = run_inputs(system, start, values)
     choices = {**options.of_solver, "t_max": t_max}
 
     def finished(run: Trajectory) -> Trajectory:
         if schedule is not None:
-            return with_readout(with_ending(run, schedule))
+            return with_readout(schedule.with_ending(run))
         return described(run, equations, inputs)
 
     if not equations.averages:
         run = solve_problem(problem, **inputs, **choices)
-        return finished(
-            run if schedule is not None else with_rounding(run, equations, options.rtol)
-        )
+        if schedule is None:
+            run = with_rounding(run, equations, options.rtol)
+        return finished(run)
 
     # Closed forms do without nodes.
     from dmft.equations.averages.nodes import smooth
