@@ -88,7 +88,7 @@ PUBLIC = {
     "learned_directions": "dmft.workflow.learned_directions",
     "linear_noise": "dmft.workflow.linear_noise",
     "load": "dmft.workflow.load",
-    "maximal_learning_rate": "dmft.equations.escape.limits",
+    "maximal_learning_rate": "dmft.equations.escape.recovery",
     "phase_diagram": "dmft.workflow.diagrams.phase_diagram",
     "phases": "dmft.analysis.phases",
     "plot": "dmft.display.plots",

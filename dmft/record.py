@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from dmft import netcdf
-
 if TYPE_CHECKING:
     import xarray
+
+    from dmft import netcdf
 
 
 class Record:
@@ -66,6 +66,8 @@ class Archived(Record, ABC):
 
     def to_xarray(self) -> xarray.Dataset:
         """Return an `xarray.Dataset` whose variables say what they are (needs the extra `io`)."""
+        from dmft import netcdf
+
         data = {name: (dims, values) for name, dims, values in self._displayed()}
         coords = {name: data.pop(name) for name in self._coordinates()}
         return netcdf.dataset(self.KIND, self._record(), data, coords)
@@ -75,12 +77,16 @@ class Archived(Record, ABC):
 
         An existing file is replaced only by a complete one.
         """
+        from dmft import netcdf
+
         variables = self._variables()
         return netcdf.write(path, self.KIND, self._record(), variables, self._quantities())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a record of this class that `save` wrote."""
+        from dmft import netcdf
+
         return netcdf.load(path, {cls.KIND: cls.restore})
 
 

@@ -14,8 +14,8 @@ from fractions import Fraction
 
 from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Loop
+from dmft.codegen.lower import filling
 from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, factors
-from dmft.codegen.quadruples import filling
 from dmft.emit.expression import sum_text
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).

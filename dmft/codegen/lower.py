@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -10,10 +10,8 @@ import sympy as sp
 
 from dmft.codegen.functions import POINT, PointFunctions
 from dmft.codegen.nodes import COST, FIXED, SAME, Graph, Index, Node, factors, terms
-from dmft.codegen.quadruples import quadruple
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
-from dmft.equations.averages.conditioned import rest, spread
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Together, base_name, running_symbol
@@ -88,7 +86,9 @@ class Lowering:
             return g.call(expr.code, *(self(a) for a in expr.numbers))
         if isinstance(expr, PlacedAverage):
             return self.tabled(expr)
-        if name in COST and expr.has(rest, spread):  # what is the same at all nodes stays outside
+        if name in COST and expr.has(
+            x.rest, x.spread
+        ):  # what is the same at all nodes stays outside
             call = (
                 f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name
             )
@@ -176,3 +176,46 @@ def _expand(graph: Graph, inside: list[Node], bound: set[Index]) -> list[Node] |
             if frozenset().union(*(f.deps for f in rest), *needed) != everything:
                 return [graph.mul([*rest, t]) for t in terms(factor)]
     return None
+
+
+# Averages of four signs --------------------------------------------------------------------------
+#
+# They are arrays over four fields, filled once for each right-hand side: a quadratic term meets
+# each set {j, l, m, n} of fields in many of its terms, and the one integral that is not elementary
+# is evaluated once for each (`dmft.special.orthant`).
+
+# Whether the array holds moments: an argument of the function that fills it.
+MOMENTS = {"four_signs": False, "four_signs_moments": True}
+ARRAYS = {"FourSigns": "four_signs", "FourSignsMoment": "four_signs_moments"}
+COVARIANCE = "Omega"
+# The arrays begin with two indices of students, whose axis this is.
+STUDENTS = "p"
+# Positions in the upper triangle of a (4, 4) covariance, row by row.
+ROWS = [(i, j) for i in range(4) for j in range(i, 4)]
+Place = tuple[Index, str]
+
+
+def quadruple(graph: Graph, name: str, args: Sequence[Node]) -> Node | None:
+    """Entry that holds an average of four signs, None where the covariances are not of fields."""
+    if name not in ARRAYS or not all(a.kind == "ref" and a.data[0] == COVARIANCE for a in args):
+        return None
+    entries = dict(zip(ROWS, (a.data[1] for a in args), strict=True))
+    places: list[Place] = [entries[i, i][0] for i in range(4)]
+    upper = [graph.ref(COVARIANCE, [places[i], places[j]]) for i, j in ROWS]
+    if upper != list(args):
+        return None
+    if name == "FourSigns":  # symmetric in all four fields
+        places.sort(key=lambda place: not _is_student(place))
+    if not (_is_student(places[0]) and _is_student(places[1])):
+        return None
+    return graph.ref(ARRAYS[name], places)
+
+
+def _is_student(place: Place) -> bool:
+    (_, axis), offset = place
+    return axis == STUDENTS and not offset
+
+
+def filling(array: str) -> str:
+    """Statement that fills one of the arrays."""
+    return f"{array} = four_signs_table({COVARIANCE}, {STUDENTS}, {MOMENTS[array]})"

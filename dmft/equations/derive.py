@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import sympy as sp
 
@@ -12,22 +12,15 @@ from dmft.equations.definitions import live
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
-from dmft.equations.steps import step_definitions
 from dmft.errors import BadParameter
-from dmft.model import (
-    SGD,
-    GradientDescent,
-    GradientFlow,
-    Model,
-    Scaling,
-    SequenceModel,
-)
+from dmft.model import SGD, GradientFlow, Model
 from dmft.model.algorithm import refuse
 
 if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
+    from dmft.model import GradientDescent, Scaling, SequenceModel
 
 
 @overload
@@ -149,7 +142,7 @@ def derive(
     >>> dmft.derive(dmft.Model(own, erf), dmft.GradientFlow()).open_kernels
     ()
     """
-    if isinstance(model, SequenceModel):
+    if model.reads_sequences:
         refuse(algorithm, "sequence")
         if scaling not in (None, "high-dimensional") or (dim is not None and not fluctuations):
             raise BadParameter(
@@ -157,23 +150,17 @@ def derive(
                 "the ode of d -> infinity at fixed gamma (dmft.GradientFlow drops the noise), and "
                 "with fluctuations=True the sde in dim dimensions"
             )
-        found = sequence_equations(model, algorithm)
+        sequences = cast("SequenceModel", model)
+        found = sequence_equations(sequences, algorithm)
         if not fluctuations:
             return found
         from dmft.equations.sequence.fluctuations import sequence_noise
 
-        fluctuating = sequence_noise(model, algorithm, dim)
+        fluctuating = sequence_noise(sequences, algorithm, dim)
         return replace(found, kind="sde", dim=fluctuating.dim, noise=fluctuating)
-    if not isinstance(model, Model):
-        raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_admissible(model)
-    if isinstance(algorithm, GradientDescent):
-        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     if not isinstance(algorithm, SGD | GradientFlow):
-        raise BadParameter(
-            "algorithm must be dmft.SGD, dmft.GradientFlow or dmft.GradientDescent, got "
-            f"{algorithm!r}"
-        )
+        return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     name = region_of(algorithm, scaling)
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         check_repeated(algorithm, name, dim, fluctuations)
@@ -245,6 +232,8 @@ def step_equations(
             "batch_size = 1 is not of the order of the dimension: leave dim out for the ode in "
             "t = steps * gamma / (p d), or ask for fluctuations=True"
         )
+    from dmft.equations.steps import step_definitions
+
     equations = Equations(
         kind="map",
         definitions=live(step_definitions(model, algorithm)),

@@ -21,10 +21,10 @@ from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.conditioning import cancellation_in_words
-from dmft.equations.steps import check_concentration
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
+    check_concentration,
     declared_parameters,
     resolve,
     with_nodes,

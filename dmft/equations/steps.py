@@ -14,7 +14,7 @@ beta_jn = E[psi_j z_n] on nodes, b Omega^+ b^T = beta beta^T.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import sympy as sp
 
@@ -26,15 +26,12 @@ from dmft.equations.update.moments import expectation, slopes_by_field
 from dmft.equations.update.optimiser import own_motion
 from dmft.equations.update.overlaps import Case, Moments, risk_expression
 from dmft.equations.update.program import is_linear
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import NotClosed
 from dmft.gaussian.derivative import derivative
 from dmft.model import SGD, Model
 
 # The weights move by this multiple of psi x/sqrt(d), summed over a batch and divided by n_b.
 STEP = x.gamma / (x.p * x.d)
-# Overlaps follow the map as long as the variance that sampling adds to them, per step and over the
-# time in which they change by order one, stays below this (in units of the increments' covariance).
-LARGEST_SPREAD = 0.1
 # What the derivative of a step or of a kink leaves in an expression.
 ON_KINKS = (sp.DiracDelta, sp.Derivative, sp.Subs)
 
@@ -72,19 +69,6 @@ def step_definitions(model: Model, algorithm: SGD) -> list[Definition]:
         result.append(define(x.a[j], moments.readout(STEP * x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
     return [*result, *moments.observables()]
-
-
-def check_concentration(scalars: Mapping[str, float], width: int) -> None:
-    """Refuse batches so small that overlaps do not concentrate on the map (one_pass.md E.1)."""
-    step = scalars["learning_rate"] / (width * scalars["dim"])
-    spread = max(step, step**2) / scalars["batch_size"]
-    if spread > LARGEST_SPREAD:
-        raise BadParameter(
-            f"batch_size = {scalars['batch_size']:g} is too small for the map at learning_rate/"
-            f"(p dim) = {step:.3g}: sampling moves the overlaps by sqrt({spread:.3g}), they do not "
-            f"concentrate. Take batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a smaller "
-            'learning_rate, or dmft.simulate(method="overlaps"), which is exact'
-        )
 
 
 def _radial() -> sp.Expr:

@@ -85,6 +85,8 @@ OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, stretch, dilati
 OF_A_SAMPLE |= {*error_pass, *output_pass}
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
+# Law of the student fields given h*: mean at a node, covariance beyond it, deviation.
+mean_at, rest, spread = (sp.IndexedBase(name) for name in ("mean_at", "rest", "spread"))
 risk, loss = sp.symbols("risk loss", real=True)
 # Sequences: s . grad L, E|J^T (g - g*)|^2, E|J|^2, sqrt(1 - m^2) dL/dm, and what |m| is called.
 pull_along, update_square, jacobian_square, across, overlap = sp.symbols(

@@ -245,6 +245,24 @@ def with_nodes(values: Values, rule: NodeRule) -> Values:
     return replace(values, widths={**values.widths, **sizes}, arrays={**values.arrays, **arrays})
 
 
+# Overlaps follow the map as long as the variance that sampling adds to them, per step and over the
+# time in which they change by order one, stays below this (in units of the increments' covariance).
+LARGEST_SPREAD = 0.1
+
+
+def check_concentration(scalars: Mapping[str, float], width: int) -> None:
+    """Refuse batches so small that overlaps do not concentrate on the map (one_pass.md E.1)."""
+    step = scalars["learning_rate"] / (width * scalars["dim"])
+    spread = max(step, step**2) / scalars["batch_size"]
+    if spread > LARGEST_SPREAD:
+        raise BadParameter(
+            f"batch_size = {scalars['batch_size']:g} is too small for the map at learning_rate/"
+            f"(p dim) = {step:.3g}: sampling moves the overlaps by sqrt({spread:.3g}), they do not "
+            f"concentrate. Take batch_size >= {max(step, step**2) / LARGEST_SPREAD:.3g}, a smaller "
+            'learning_rate, or dmft.simulate(method="overlaps"), which is exact'
+        )
+
+
 # A start on the sphere may carry the rounding of its own normalisation, not more.
 SPHERE_TOLERANCE = 1e-9
 

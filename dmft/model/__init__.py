@@ -1,19 +1,44 @@
 """Floor 1: frozen declarations of networks, targets, algorithms and starts."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dmft.covariance import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
-from dmft.model.descent import GradientDescent
-from dmft.model.encoding import Encoding, as_encoding
 from dmft.model.mixture import GaussianMixture
-from dmft.model.model import MixtureModel, Model, SequenceModel, check_identity
+from dmft.model.model import MixtureModel, Model, check_identity
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
-from dmft.model.overlaps import random_overlaps
 from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
-from dmft.model.scaling import Scaling
-from dmft.model.sequence import Attention, SequenceNetwork, SequenceTarget, token_fields
 from dmft.model.update import UpdateField
 from dmft.starts import Alignment, Overlaps
+
+if TYPE_CHECKING:
+    from dmft.model.descent import GradientDescent
+    from dmft.model.encoding import Encoding, as_encoding
+    from dmft.model.overlaps import random_overlaps
+    from dmft.model.scaling import Scaling
+    from dmft.model.sequence import (
+        Attention,
+        SequenceModel,
+        SequenceNetwork,
+        SequenceTarget,
+        token_fields,
+    )
+
+# What committees in one pass do without is loaded when first used.
+LATER = {
+    "GradientDescent": "descent",
+    "Encoding": "encoding",
+    "as_encoding": "encoding",
+    "random_overlaps": "overlaps",
+    "Scaling": "scaling",
+    "Attention": "sequence",
+    "SequenceModel": "sequence",
+    "SequenceNetwork": "sequence",
+    "SequenceTarget": "sequence",
+    "token_fields": "sequence",
+}
 
 __all__ = [
     "CONSTRAINTS",
@@ -50,3 +75,10 @@ __all__ = [
     "teacher_field",
     "token_fields",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module 'dmft.model' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"dmft.model.{LATER[name]}"), name)
+    return value

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model.algorithm import as_count
-from dmft.model.model import Model, SequenceModel
+from dmft.model.model import Model
+from dmft.model.sequence import SequenceModel
 from dmft.starts import Overlaps
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft import netcdf
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import Status
 from dmft.record import Archived, Record
@@ -18,6 +17,8 @@ from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
     import pandas
+
+    from dmft import netcdf
 
 Array = NDArray[np.float64]
 MAPPINGS = ("statistics", "parameters", "provenance")

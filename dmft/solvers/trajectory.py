@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft import netcdf
 from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Solution, outcome_of, start_of
 from dmft.starts import Alignment, Overlaps
+
+if TYPE_CHECKING:
+    from dmft import netcdf
 
 Array = NDArray[np.float64]
 # Block that counts steps per dimension where the learning rate follows a schedule.

@@ -27,8 +27,6 @@ from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables.tabled import FieldTable, density, without_dirac
 
 # Means of all fields given h* at the nodes; covariances and variances of the students given h*.
-mean_at = sp.IndexedBase("mean_at")
-rest, spread = sp.IndexedBase("rest"), sp.IndexedBase("spread")
 # Added to the variance of a student relative to that of its field: one that the teacher determines
 # is a Gaussian narrower than rounding, not a division by zero.
 NARROWEST = sp.Float(2.0**-100)
@@ -49,7 +47,7 @@ def conditioned(average: Expectation) -> Expectation | None:
     >>> from dmft.equations.symbols import h, h_star, j
     >>> from dmft.model import FIELD
     >>> conditioned(Expectation(At(FIELD, h[j]) * sp.tanh(h_star[1]))).parts
-    (tanh(h_star[1]), mean_at[j, node])
+    (tanh(h_star[1]), x.mean_at[j, node])
     """
     students: list[At] = []
     linear: list[sp.Indexed] = []
@@ -81,12 +79,12 @@ def _inner(students: list[At], linear: list[sp.Indexed]) -> sp.Expr | None:
     (at,), index = students, linear[0].indices[0]
     value = _one(at.factor, at.field)
     slope = _one(derivative(at.factor), at.field)  # Stein's identity
-    return mean_at[index, x.node] * value + rest[index, at.field.indices[0]] * slope
+    return x.mean_at[index, x.node] * value + x.rest[index, at.field.indices[0]] * slope
 
 
 def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr:
     """E[factor(h_j) | h*] for any factor."""
-    mean, variance = mean_at[field.indices[0], x.node], spread[field.indices[0]]
+    mean, variance = x.mean_at[field.indices[0], x.node], x.spread[field.indices[0]]
     if may_hold_branches(factor):
         from dmft.gaussian.branches.average import branch_field_expectation
 
@@ -125,9 +123,9 @@ def _closed(students: list[At]) -> sp.Expr | None:
     functions = {type(f) for f in value.atoms(sp.Function)}
     if functions - FINITE or (kinked and CorrelationRoot in functions):
         return None
-    entries = {m: mean_at[j, x.node] for j, m in mean.items()}
-    entries |= {s: spread[j] for j, s in own.items()}
-    entries |= {c: rest[b, a] for (a, b), c in both.items()}
+    entries = {m: x.mean_at[j, x.node] for j, m in mean.items()}
+    entries |= {s: x.spread[j] for j, s in own.items()}
+    entries |= {c: x.rest[b, a] for (a, b), c in both.items()}
     result: sp.Expr = value.xreplace(entries)
     return result
 
@@ -143,10 +141,10 @@ def conditional_definitions() -> dict[sp.Indexed, sp.Expr]:
     along = sp.Sum(x.root[i, r] * x.normal[r, x.node], (r, 1, x.k))
     across = sp.Sum(x.root[i, x.k + u] * x.root[n, x.k + u], (u, 1, x.p))
     own = sp.Sum(x.root[j, x.k + u] ** 2, (u, 1, x.p)) + NARROWEST * x.Omega[j, j]
-    return {rest[i, n]: across, spread[j]: own, mean_at[i, x.node]: along}
+    return {x.rest[i, n]: across, x.spread[j]: own, x.mean_at[i, x.node]: along}
 
 
 def plain_weight(expr: sp.Expr) -> sp.Expr:
     """Weight at the nodes: teacher fields are their own means."""
-    fields = {e: mean_at[x.p + e.indices[0], x.node] for e in expr.atoms(sp.Indexed)}
+    fields = {e: x.mean_at[x.p + e.indices[0], x.node] for e in expr.atoms(sp.Indexed)}
     return expr.xreplace(fields)

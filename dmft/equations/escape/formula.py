@@ -14,8 +14,8 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.escape.facts import read_facts
 from dmft.equations.escape.laws import Law, law_of, q_star, u_0, u_1
-from dmft.equations.escape.limits import perfect_limit
 from dmft.equations.escape.passage import diffusion_passage, growth_spread, transient_noise
+from dmft.equations.escape.recovery import perfect_limit
 from dmft.equations.escape.threshold import Threshold, threshold_overlap
 from dmft.equations.escape.validity import validity_text
 from dmft.errors import BadParameter

@@ -12,7 +12,6 @@ from dmft.model import (
     GradientFlow,
     Model,
     MultiIndex,
-    SequenceModel,
     check_identity,
 )
 from dmft.model.algorithm import refuse
@@ -40,7 +39,7 @@ def as_committees(model: Model) -> Model:
     """A teacher that is a function of one field, as a committee of one unit."""
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
-    if isinstance(model, SequenceModel):
+    if model.reads_sequences:
         raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
     check_identity(model, "escape formulas are derived")
     teacher = model.teacher

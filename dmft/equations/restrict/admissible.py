@@ -8,7 +8,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, GaussianMixture, Model, SequenceModel
+from dmft.model import FIELD, Committee, GaussianMixture, Model
 
 # Points of a standard normal sample at which a function must be real, and radii along which
 # g^2 exp(-r^2/2) must have died out.
@@ -29,7 +29,7 @@ def check_admissible(model: Model) -> None:
     BadParameter
         Naming the function and where it fails. Functions with free parameters are not judged.
     """
-    if isinstance(model, SequenceModel):
+    if model.reads_sequences:
         raise BadParameter(
             "this is defined for committees, not for sequence models; those have population_risk, "
             "derive, solve, simulate, escape_time, maximal_learning_rate"

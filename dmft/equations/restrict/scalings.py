@@ -7,6 +7,7 @@ where that is the quadratic term, time is counted in t' = t gamma/(p n_b), in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -17,7 +18,10 @@ from dmft.equations.update.optimiser import clock_in_words, step_size
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.update.program import check_linear
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Repeat, Scaling, check_identity
+from dmft.model import SGD, GradientFlow, Model, Repeat, check_identity
+
+if TYPE_CHECKING:
+    from dmft.model import Scaling
 
 TIME_UNITS = {
     "high-dimensional": "t = steps * gamma / (p d); gamma, p, k of order one as d -> infinity",
@@ -46,11 +50,8 @@ def region_of(algorithm: SGD | GradientFlow, scaling: str | Scaling | None) -> s
     flow = isinstance(algorithm, GradientFlow)
     if scaling is None:
         return "gradient-flow" if flow else "high-dimensional"
-    if isinstance(scaling, Scaling):
-        name: str = scaling.region
-    elif isinstance(scaling, str) and scaling in TIME_UNITS:
-        name = scaling
-    else:
+    name = scaling if isinstance(scaling, str) else scaling.region
+    if name not in TIME_UNITS:
         raise BadParameter(
             f"scaling {scaling!r} is unknown; choose one of {list(TIME_UNITS)} or declare powers "
             "of d with dmft.Scaling(learning_rate=..., width=..., batch_size=...)"
@@ -87,7 +88,7 @@ def check_repeated(
 def time_unit(name: str, scaling: str | Scaling | None) -> str:
     """What one unit of t is, in words, with the powers of d where they were declared."""
     text = TIME_UNITS[name]
-    if isinstance(scaling, Scaling):
+    if not (scaling is None or isinstance(scaling, str)):
         text += f"; under {scaling} a step is of order d^({scaling.step_power})"
     return text
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, define
 from dmft.equations.two_time.changes import ChangesInTwoTimes
 from dmft.equations.two_time.descent_process import (
@@ -45,6 +44,7 @@ from dmft.equations.two_time.descent_process import (
     zeta,
 )
 from dmft.equations.two_time.slopes import curvature
+from dmft.equations.update.law import target
 from dmft.equations.views.latex import EquationPrinter, align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter

@@ -19,7 +19,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
-from dmft.model import FIELD, GaussianMixture, Model
+from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
 
 # Numbers that are fractions with denominators up to this are printed as such.
 LARGEST_DENOMINATOR = 1000
@@ -171,3 +171,22 @@ def number_of(value: float) -> sp.Expr:
     """
     near = Fraction(float(value)).limit_denominator(LARGEST_DENOMINATOR)
     return sp.Rational(near) if float(near) == value else sp.Float(float(value), 17)
+
+
+def target(model: Model) -> sp.Expr:
+    """Noiseless label: a sum over h_star[r], or g of h_star[1], ..., h_star[k].
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z1, z2 = sp.symbols("z1 z2", real=True)
+    >>> student = dmft.Committee(z1**2, width=1)
+    >>> target(dmft.Model(student, dmft.MultiIndex(z1 * z2, [z1, z2])))
+    h_star[1]*h_star[2]
+    """
+    teacher = model.teacher
+    if isinstance(teacher, Committee):
+        body = x.a_star[x.r] * teacher.activation.xreplace({FIELD: x.h_star[x.r]})
+        return sp.Sum(body, (x.r, 1, x.k)) / x.k
+    assert isinstance(teacher, MultiIndex), "clusters have labels of their own"
+    return teacher.expr.xreplace({z: x.h_star[r] for r, z in enumerate(teacher.fields, start=1)})

@@ -26,8 +26,8 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
-from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, define
+from dmft.equations.update.law import target
 from dmft.equations.update.terms import in_products
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.switch import SWITCHES

@@ -16,7 +16,6 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.errors import NotClosed
-from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.gaussian.closed.wick import power_in_hermite
 from dmft.model import FIELD
@@ -226,6 +225,8 @@ def in_hermite_basis(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     fields = list(dict.fromkeys(field for t in powers for field, _ in t.factors))
     if len(powers) < 2 or len(fields) < 2:
         return terms
+    from dmft.gaussian.closed.hermite import hermite
+
     place = {field: sp.Dummy() for field in fields}
     total: dict[tuple[int, ...], sp.Expr] = {}
     for t in powers:

@@ -11,8 +11,8 @@ from sympy.printing.latex import LatexPrinter
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import value_of
-from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
+from dmft.equations.update.law import target
 from dmft.equations.views.text import function_text, split_averages
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary

@@ -11,9 +11,8 @@ from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, named_first
-from dmft.equations.averages.target import target
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.update.law import Cluster, clusters_of
+from dmft.equations.update.law import Cluster, clusters_of, target
 from dmft.gaussian.derivative import derivative
 from dmft.model import Committee, Model, MultiIndex
 

@@ -24,8 +24,6 @@ from dmft.gaussian.closed.closed_forms import (
 )
 from dmft.gaussian.closed.factor import WAVES, Term, parse_factor
 from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment
-from dmft.gaussian.closed.signs_moment import signs_moment
-from dmft.gaussian.closed.wave import combined, real_value, without_differences
 from dmft.gaussian.closed.wick import times, wick_expression
 from dmft.gaussian.guard import FLOAT_DIGITS, collapsed, guarded
 from dmft.gaussian.law import Cov, Law, Mean
@@ -99,14 +97,13 @@ def product_expectation(
                 raise
             raise refuse(_readable(factors, fields), str(error)) from None
     value = sp.Add(*total)
-    try:
-        value = real_value(value) if value.has(sp.I) else value
-    except NotClosed as error:
-        raise refuse(_readable(factors, fields), str(error)) from None
-    if waves:
-        value = combined(value)
-        if whole:
-            value = without_differences(value)
+    if waves or value.has(sp.I):
+        from dmft.gaussian.closed.wave import in_real_form
+
+        try:
+            value = in_real_form(value, waves, whole)
+        except NotClosed as error:
+            raise refuse(_readable(factors, fields), str(error)) from None
     precise = value.is_number and value.has(sp.Float) and (switching or waves)
     return value.n(digits) if precise and digits is not None else value
 
@@ -151,7 +148,10 @@ def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole:
                 raise NotClosed(f"a Dirac factor stands on a field of variance 0 at {position}")
             prefactors += [law.density(x, position), sp.Pow(law.deviation(x), -1)]
             law = law.condition(x, position)
-    if whole and polynomials and _moment_of_signs(law, polynomials, tuple(erfs)) is None:
+    signs = any(a is sp.oo for _, a, _ in erfs)
+    if whole and signs and polynomials and _moment_of_signs(law, polynomials, tuple(erfs)) is None:
+        from dmft.gaussian.closed.signs_moment import signs_moment
+
         piece = signs_moment(law, polynomials, tuple(erfs))
         if piece is not None:
             return times(*prefactors, piece)

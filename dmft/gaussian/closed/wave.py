@@ -10,6 +10,20 @@ from dmft.errors import NotClosed
 from dmft.gaussian.guard import GUARD_DIGITS
 
 
+def in_real_form(value: sp.Expr, waves: bool, whole: bool) -> sp.Expr:
+    """An average with complex exponentials or `waves` without them; `whole` is for code.
+
+    Raises
+    ------
+    NotClosed
+    """
+    value = real_value(value) if value.has(sp.I) else value
+    if not waves:
+        return value
+    value = combined(value)
+    return without_differences(value) if whole else value
+
+
 def real_value(value: sp.Expr) -> sp.Expr:
     """Write complex exponentials as cosines; the imaginary parts of a real average cancel.
 

@@ -17,8 +17,7 @@ from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, as_count
 from dmft.model.algorithm import refuse
-from dmft.model.model import SequenceModel
-from dmft.model.sequence import SequenceNetwork
+from dmft.model.sequence import SequenceModel, SequenceNetwork
 from dmft.simulation.declaration import Filler
 from dmft.simulation.sequences.kernels import mean_value
 from dmft.starts import Alignment

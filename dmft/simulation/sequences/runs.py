@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter
-from dmft.model.model import SequenceModel
+from dmft.model.sequence import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock

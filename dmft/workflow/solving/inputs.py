@@ -9,9 +9,14 @@ from typing import Any
 
 from dmft.codegen.build import build
 from dmft.equations.equations import Equations
-from dmft.equations.steps import check_concentration
 from dmft.equations.update.optimiser import pace
-from dmft.equations.values import Values, check_bounds, check_number, stand_alone
+from dmft.equations.values import (
+    Values,
+    check_bounds,
+    check_concentration,
+    check_number,
+    stand_alone,
+)
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem

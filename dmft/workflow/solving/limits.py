@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations.equations import Equations
-from dmft.equations.escape.limits import perfect_limit
+from dmft.equations.escape.recovery import perfect_limit
 from dmft.model import SGD, Committee, Model
 
 

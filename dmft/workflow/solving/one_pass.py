@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.equations.equations import Equations
@@ -17,13 +18,13 @@ from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import Overlaps
 from dmft.workflow.solver import SOLVERS, Solver
-from dmft.workflow.solving.inputs import problem_of, refuse_path_options
+from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs
 from dmft.workflow.solving.limits import rate_message
 from dmft.workflow.solving.rounding import with_rounding
-from dmft.workflow.solving.schedule import scheduled_inputs, with_ending
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
+    from dmft.workflow.solving.schedule import Schedule
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
 # where integrands have kinks.
@@ -71,14 +72,21 @@ def solve_one_pass(
 ) -> Trajectory:
     """Solve a flow or a map of overlaps, with schedules of the rate and averages on nodes."""
     refuse_path_options(values)
-    check_start(problem_of(system).origin, start)
-    problem, inputs, schedule = scheduled_inputs(system, start, values)
+    problem = problem_of(system)
+    check_start(problem.origin, start)
     equations = problem.origin
+    schedule: Schedule | None = None
+    if follows_schedule(values):
+        from dmft.workflow.solving.schedule import scheduled_inputs
+
+        problem, inputs, schedule = scheduled_inputs(system, start, values)
+    else:
+        inputs = run_inputs(system, start, values)
     choices = {**options.of_solver, "t_max": t_max}
 
     def finished(run: Trajectory) -> Trajectory:
         if schedule is not None:
-            return with_readout(with_ending(run, schedule))
+            return with_readout(schedule.with_ending(run))
         return described(run, equations, inputs)
 
     if not equations.averages:
@@ -109,6 +117,12 @@ def solve_one_pass(
     return finished(solve_on_nodes(run_with, rule_of, values.get("nodes"), tolerance))
 
 
+def follows_schedule(values: Mapping[str, Any]) -> bool:
+    """Whether the learning rate of a run is no number."""
+    rate = values.get("learning_rate")
+    return callable(rate) or (isinstance(rate, sp.Expr) and not rate.is_number)
+
+
 def request_of(
     system: Equations | Problem | None, start: Overlaps, given: Mapping[str, Any]
 ) -> Request | None:
@@ -123,9 +137,10 @@ def request_of(
     options = {name: value for name, value in given.items() if name in names}
     t_max = options.pop("t_max")
     values = {name: value for name, value in given.items() if name not in names}
-    problem, inputs, schedule = scheduled_inputs(origin, start, values)
-    if schedule is not None or origin.averages or problem is not system:
+    problem = problem_of(origin)
+    if follows_schedule(values) or origin.averages or problem is not system:
         return None
+    inputs = run_inputs(origin, start, values)
     return check_request(problem, t_max=t_max, **inputs, **RunOptions(**options).of_solver)
 
 

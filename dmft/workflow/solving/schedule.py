@@ -62,6 +62,16 @@ class Schedule:
             )
         return value
 
+    def with_ending(self, run: Trajectory) -> Trajectory:
+        """Name a rate that stopped being positive as the reason of an early end."""
+        at_start = float(self.rate(float(run.t[0]), run.observables["risk"][:1].copy()))
+        now = float(self.rate(float(run.t[-1]), run.observables["risk"][-1:].copy()))
+        if run.status not in (Status.NONFINITE, Status.DIVERGED) or now > SPENT * at_start:
+            return run
+        return replace(
+            run, message=f"{run.message}; the schedule {self.expr} of learning_rate falls to zero"
+        )
+
 
 def scheduled_inputs(
     system: Equations | Problem, start: Any, parameters: Mapping[str, Any]
@@ -209,14 +219,3 @@ def _scheduled_noise(
                 out[i, j] *= now / par[position]
 
     return scheduled
-
-
-def with_ending(run: Trajectory, schedule: Schedule) -> Trajectory:
-    """Name a rate that stopped being positive as the reason of an early end."""
-    at_start = float(schedule.rate(float(run.t[0]), run.observables["risk"][:1].copy()))
-    now = float(schedule.rate(float(run.t[-1]), run.observables["risk"][-1:].copy()))
-    if run.status not in (Status.NONFINITE, Status.DIVERGED) or now > SPENT * at_start:
-        return run
-    return replace(
-        run, message=f"{run.message}; the schedule {schedule.expr} of learning_rate falls to zero"
-    )
