@@ -198,5 +198,6 @@ def _assign(
 
 def _nested(expr: sp.Expr) -> sp.Expr:
     """Horner form of a polynomial, the overlaps innermost: fewer multiplications."""
-    generators = sorted(expr.free_symbols, key=lambda s: (s.name.startswith(("M", "Q")), s.name))
+    found = [s for s in expr.free_symbols if expr.is_polynomial(s)]
+    generators = sorted(found, key=lambda s: (s.name.startswith(("M", "Q")), s.name))
     return sp.horner(expr, *generators) if generators else expr

@@ -150,9 +150,15 @@ class Equations(ChangesOfDefinitions):
         ).hexdigest()
 
     @property
+    def outputs(self) -> int:
+        """Number of outputs, each with a noise of its own."""
+        return 1
+
+    @property
     def signature(self) -> str:
-        """Text of what decides the numbers besides the definitions."""
-        return self.noise.signature if self.noise else ""
+        """Text of what decides the numbers, and the code, besides the definitions."""
+        read = ",".join(numbers_of(self.algorithm))  # among the parameters in any case
+        return read + (self.noise.signature if self.noise else "")
 
     @property
     def approximation(self) -> str:

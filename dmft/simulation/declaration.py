@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -173,13 +173,10 @@ def declare_experiment(
     dim = as_count(dim, "dim")
     filler = Filler(values, dim)
     readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
-    schedule = filler.schedule()
-    rate = filler.scalar(algorithm.learning_rate, "learning_rate") if schedule is None else 1.0
+    rate, schedule = filler.rate(algorithm.learning_rate)
     noise = filler.scalar(model.label_noise, "label_noise")
-    if rate <= 0.0 or noise < 0.0:
-        raise BadParameter(
-            f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
-        )
+    if noise < 0.0:
+        raise BadParameter(f"label_noise = {noise:g} must be non-negative")
     if readout_rate < 0.0:
         raise BadParameter(f"readout_rate = {readout_rate:g} must be non-negative")
     if start is not None:
@@ -209,8 +206,6 @@ def declare_experiment(
         inputs=model.inputs,
         schedule=schedule,
     )
-    if schedule is not None:
-        experiment = replace(experiment, learning_rate=schedule.at(0.0))
     filler.check_all_used()
     return experiment
 
@@ -277,6 +272,22 @@ class Filler:
         own = names.pop("t")
         numbers = {s: sp.Float(self.symbol(s, "learning_rate"), 17) for s in names.values()}
         return Schedule(given.xreplace({own: TIME, **numbers}))
+
+    def rate(self, declared: sp.Expr) -> tuple[float, Schedule | None]:
+        """The learning rate, that of the first step where a schedule is followed.
+
+        Raises
+        ------
+        BadParameter
+            Where it is not positive.
+        """
+        schedule = self.schedule()
+        if schedule is not None:
+            return schedule.at(0.0), schedule
+        value = self.scalar(declared, "learning_rate")
+        if value <= 0.0:
+            raise BadParameter(f"learning_rate = {value:g} must be positive")
+        return value, None
 
     def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:
         """What the repeated kernels take: kind, signed displacement, passes."""

@@ -116,6 +116,15 @@ class Trajectory(Solution):
         return worst
 
     @property
+    def loss(self) -> Array:
+        """Expected loss of a fresh sample at each saved time, noise of its label included, (T,)."""
+        above = self.provenance.get("loss_above_risk")
+        if "loss" in self.observables or above is None:
+            return self.__getattr__("loss")
+        found: Array = self.observables["risk"] + above
+        return found
+
+    @property
     def last_state(self) -> dict[str, Array]:
         """State blocks at the last saved time, as `dmft.solvers.solve.solve_problem` takes them."""
         return {name: block[-1].copy() for name, block in self.blocks.items()}

@@ -113,6 +113,27 @@ def test_runs_report_the_loss_itself():
     assert run.loss[0] == pytest.approx(loss.mean(), abs=5 * loss.std() / np.sqrt(loss.size))
 
 
+def test_runs_report_losses_that_have_names():
+    """E[1 - y f] by samples, also on the sphere; half of E(y - f)^2 is the risk and the noise."""
+    rng = np.random.default_rng(5)
+    lam = np.linalg.cholesky(SPHERE.Omega) @ rng.standard_normal((3, 400_000))
+    value = erf(lam / np.sqrt(2))
+    y = value[2] + np.sqrt(0.1) * rng.standard_normal(lam.shape[1])
+    f = (value[0] + value[1]) / 2
+    for loss, sample in (("correlation", 1 - y * f), ("squared", (f - y) ** 2 / 2)):
+        sgd = dmft.SGD(0.5, loss=loss, constraint="sphere")
+        run = dmft.solve(dmft.derive(MODEL, sgd), SPHERE, 0.1, save_at=[0.0])
+        error = 5 * sample.std() / np.sqrt(sample.size)
+        assert run.loss[0] == pytest.approx(sample.mean(), abs=error), loss
+        risk = np.mean((value[2] - f) ** 2) / 2
+        assert run.risk[0] == pytest.approx(risk, abs=error), loss
+    flow = dmft.solve(dmft.derive(MODEL, dmft.GradientFlow()), SPHERE, 0.1, save_at=[0.0])
+    assert flow.loss == pytest.approx(flow.risk + 0.05, rel=1e-15)
+    rule = dmft.UpdateField(Y, fields=(Z, F, Y), learning_rate=1)
+    with pytest.raises(AttributeError, match="loss"):
+        _ = dmft.solve(dmft.derive(MODEL, rule), SPHERE, 0.1, save_at=[0.0]).loss
+
+
 def test_momentum_is_a_larger_rate():
     """Equations, clock and decay are those of gamma / (1 - beta), at run time too."""
     beta = sp.Symbol("beta", positive=True)

@@ -7,6 +7,7 @@ walks with the variance (integral of g)/d times P. Under g(t) = 1/(1 + t) that i
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.errors import BadParameter
@@ -15,6 +16,7 @@ from dmft.simulation import clock
 Z, H, F, Y = sp.symbols("z h f y", real=True)
 TIME = sp.Symbol("t")
 RATE = 1 / (1 + TIME)
+NOTHING = sp.Max(0, -1 - TIME**2)
 LINE = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
 START = dmft.Overlaps([[1.0]], [[0.0]], [[1.3]])
 DIM, T = 200, 3.0
@@ -44,7 +46,7 @@ def test_a_constant_schedule_is_a_constant():
     """To the bit, decay, momentum and several passes included."""
     model = dmft.Model(dmft.Committee(sp.erf(Z), 2), dmft.Committee(sp.erf(Z), 1), 0.1)
     start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.1], [0.3]])
-    same = sp.Float(0.5) + 0 * TIME + sp.Max(0, -1 - TIME**2)
+    same = sp.Float(0.5) + NOTHING
     for algorithm in (
         dmft.SGD(0.5, 2, weight_decay=0.2, momentum=0.5, readout_rate=0.3),
         dmft.SGD(0.5, repeat=dmft.Repeat(2), weight_decay=0.2),
@@ -130,3 +132,32 @@ def test_a_schedule_of_the_risk_beside_other_observables():
     rates = np.gradient(run.risk, run.t, edge_order=2)
     wanted = -2 * run.risk + run.risk**2
     np.testing.assert_allclose(rates[5:-5], wanted[5:-5], rtol=2e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_sequence_models_follow_the_rate(tied):
+    """ReLU learns the mean field by dm/dt = (1 - m)(1 + m - gamma m)/2 (sequence.md C.4)."""
+    z = sp.symbols("z1:3", real=True)
+    mean = dmft.SequenceTarget(sp.Add(*z) / sp.sqrt(2), z)
+    model = dmft.Model(dmft.SequenceNetwork(sp.Max(0, Z), 2, tied=tied), mean)
+    start = dmft.Alignment(m=0.2 if tied else [0.2] * 2)
+    rate = 3 / (1 + TIME)
+    run = dmft.solve(dmft.derive(model, dmft.SGD(3)), start, T, save_at=[T], learning_rate=rate)
+    exact = solve_ivp(
+        lambda t, m: (1 - m) * (1 + m - 3 / (1 + t) * m) / 2, (0, T), [0.2], rtol=1e-10
+    )
+    assert run.m[-1] == pytest.approx(exact.y[0, -1], rel=1e-5)
+    for method, dim, seeds in (("overlaps", 2000, 32), ("weights", 200, 24)):
+        runs = dmft.simulate(
+            model, dmft.SGD(3), dim, T, seeds, start, method, save_at=[T], learning_rate=rate
+        )
+        off = np.abs(runs.mean.m[-1] - exact.y[0, -1])
+        assert np.all(off < 4.5 * runs.stderr.m[-1] + 3.0 / dim), method
+        # t' = g/d a step (g/(L d) untied): steps/d = L (integral of 1/g).
+        rows = 1 if tied else 2
+        assert runs.steps()[-1] == pytest.approx(rows * dim * (T + T**2 / 2) / 3, rel=0.02)
+        constant = dmft.simulate(
+            model, dmft.SGD(1), 20, 0.5, 2, start, method, learning_rate=3 + NOTHING
+        )
+        plain = dmft.simulate(model, dmft.SGD(3), 20, 0.5, 2, start, method)
+        np.testing.assert_array_equal(constant.runs.m, plain.runs.m)

@@ -108,6 +108,11 @@ class SequenceEquations(Equations):
         return f"drift {found}; {self.noise.approximation}" if self.noise else found
 
     @property
+    def outputs(self) -> int:
+        """Number of outputs, each with a noise of its own."""
+        return len(list(self.model.teacher.outputs))
+
+    @property
     def signature(self) -> str:
         """Text of what decides the numbers besides the definitions: the feasible set."""
         return super().signature + sp.srepr(self.model.encoding.gram)

@@ -33,7 +33,7 @@ from dmft.equations.update.program import (
 )
 from dmft.errors import NotClosed
 from dmft.model import SGD, GradientFlow, Model, UpdateField
-from dmft.model.loss import LABEL, PREDICTION
+from dmft.model.loss import LABEL, PREDICTION, loss_expr
 
 UPDATE = "update"
 # What rows of constant length take from the rates of Q and M: Phi is the rate of free rows.
@@ -214,17 +214,18 @@ class Moments:
         return {name: prefactor * part(name).xreplace({x.u: x.l}) for name in self.parts}
 
     def observables(self) -> list[Definition]:
-        """The expected loss of losses given as expressions, and what a rule measures."""
+        """The expected loss, where it is not the risk and a constant, and what a rule measures."""
         if isinstance(self.algorithm, UpdateField):
             found = {}
             for name in self.program.measures:
                 mean = self.over(lambda c: self.average(c, c.program.measures[name], expectation))  # noqa: B023
                 of_neuron = mean.xreplace({x.j: x.u})
                 found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
-        elif isinstance(loss := getattr(self.algorithm, "loss", None), sp.Expr):
+        elif isinstance(self.algorithm, SGD) and self.algorithm.loss != "squared":
             output = x.output_pass[0]
             if output not in self.program.table:
                 output = students_at(x.h, self.model.student.activation)
+            loss = loss_expr(self.algorithm.loss)
             value = loss.xreplace({PREDICTION: output, LABEL: x.label})
             found = {x.loss: self.over(lambda c: self.average(c, value, expectation))}
         else:

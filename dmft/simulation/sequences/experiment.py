@@ -18,6 +18,7 @@ from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, as_count
 from dmft.model.algorithm import refuse
 from dmft.model.sequence import SequenceModel, SequenceNetwork
+from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Filler
 from dmft.simulation.sequences.kernels import mean_value
 from dmft.starts import Alignment
@@ -42,6 +43,8 @@ class SequenceExperiment:
     noise: float
     batch_size: int
     dim: int
+    # What the learning rate follows; that above is of the first step.
+    schedule: Schedule | None = None
 
     @property
     def weight_dim(self) -> int:
@@ -52,6 +55,12 @@ class SequenceExperiment:
     def time_step(self) -> float:
         """Time of one step."""
         return self.learning_rate / self.weight_dim
+
+    def clock(self, t_max: float) -> Clock:
+        """Times of the steps up to `t_max`."""
+        if self.schedule is None:
+            return Clock(self.time_step)
+        return self.schedule.clock(1.0 / self.weight_dim, t_max)
 
     @property
     def outputs(self) -> int:
@@ -86,19 +95,17 @@ def declare_sequence(
     refuse(algorithm, "sequence")
     dim = as_count(dim, "dim")
     filler = Filler(parameters, dim)
-    rate = filler.scalar(algorithm.learning_rate, "learning_rate")
+    rate, schedule = filler.rate(algorithm.learning_rate)
     noise = filler.scalar(model.label_noise, "label_noise")
-    if rate <= 0.0 or noise < 0.0:
-        raise BadParameter(
-            f"learning_rate = {rate:g} must be positive and label_noise = {noise:g} non-negative"
-        )
+    if noise < 0.0:
+        raise BadParameter(f"label_noise = {noise:g} must be non-negative")
     symbols = sorted(model.parameters, key=str)
     values = np.array([filler.symbol(s, "model") for s in symbols])
     update, value = _compiled(model, algorithm.loss, symbols)
     shift, vectors = _directions(model)
     experiment = SequenceExperiment(
         model, shift, vectors, update, value, values, rate, math.sqrt(noise),
-        filler.batch(algorithm.batch_size, dim), dim,
+        filler.batch(algorithm.batch_size, dim), dim, schedule,
     )  # fmt: skip
     filler.check_all_used()
     if experiment.weight_dim <= shift.shape[1]:

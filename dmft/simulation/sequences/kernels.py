@@ -31,25 +31,26 @@ UPDATE = types.FunctionType(types.void(VECTOR, VECTOR, VECTOR))
 REACHED, PASSED, NONFINITE = 0, 1, 3  # as in `kernels`
 
 # counts = [steps, batch, D, tokens of the student, tokens of the target, outputs, tied];
-# rates = [gamma, noise standard deviation, watched overlap or 0].
+# gammas = the learning rate of each step, or one for all;
+# rates = [noise standard deviation, watched overlap or 0].
 CHAIN = types.UniTuple(types.int64, 2)(
-    VECTOR, MATRIX, VECTOR, INTEGERS, UPDATE, VECTOR, VECTOR, GENERATOR
+    VECTOR, MATRIX, VECTOR, VECTOR, INTEGERS, UPDATE, VECTOR, VECTOR, GENERATOR
 )
 WEIGHTS = types.UniTuple(types.int64, 2)(
-    VECTOR, MATRIX, MATRIX, VECTOR, INTEGERS, UPDATE, VECTOR, VECTOR, GENERATOR
+    VECTOR, MATRIX, MATRIX, VECTOR, VECTOR, INTEGERS, UPDATE, VECTOR, VECTOR, GENERATOR
 )
 
 
 @njit(CHAIN, nogil=True, cache=True, error_model="numpy")
-def chain_steps(v, shift, rates, counts, update, par, scale, rng):  # type: ignore[no-untyped-def]
+def chain_steps(v, shift, gammas, rates, counts, update, par, scale, rng):  # type: ignore[no-untyped-def]
     """Move v (r,) by steps of the chain; shift (T, r) holds the encodings, scale (r,) the watch."""
     steps, batch, dim, tokens, targets, outputs, tied = counts
     r = v.size
     root = math.sqrt(dim)
-    size = rates[0] / (batch * root)
     x, g = np.empty(tokens + targets + outputs), np.empty(tokens)
     a, c, W = np.empty((tokens, r)), np.empty(tokens), np.empty(r)
     for n in range(steps):
+        size = gammas[min(n, gammas.size - 1)] / (batch * root)
         rho = math.sqrt(max(0.0, 1.0 - np.sum(v * v)))
         for b in range(r):
             W[b] = root * v[b]
@@ -65,7 +66,7 @@ def chain_steps(v, shift, rates, counts, update, par, scale, rng):  # type: igno
             for t in range(targets):
                 x[tokens + t] = a[t, 0] if tied else a[0, t]
             for o in range(outputs):
-                x[tokens + targets + o] = rates[1] * rng.standard_normal()
+                x[tokens + targets + o] = rates[0] * rng.standard_normal()
             update(x, par, g)
             for t in range(tokens):
                 for b in range(r):
@@ -82,22 +83,22 @@ def chain_steps(v, shift, rates, counts, update, par, scale, rng):  # type: igno
         passed = False
         for b in range(r):
             v[b] = W[b] / length
-            passed |= abs(v[b]) * scale[b] >= rates[2] > 0.0
+            passed |= abs(v[b]) * scale[b] >= rates[1] > 0.0
         if passed:
             return PASSED, n + 1
     return REACHED, steps
 
 
 @njit(WEIGHTS, nogil=True, cache=True, error_model="numpy")
-def weight_steps(w, basis, shift, rates, counts, update, par, scale, rng):  # type: ignore[no-untyped-def]
+def weight_steps(w, basis, shift, gammas, rates, counts, update, par, scale, rng):  # type: ignore[no-untyped-def]
     """Move w (D,) by steps of SGD; basis (r, D) is orthonormal."""
     steps, batch, dim, tokens, targets, outputs, tied = counts
     r = basis.shape[0]
     root = math.sqrt(dim)
-    size = rates[0] / (batch * root)
     x, g = np.empty(tokens + targets + outputs), np.empty(tokens)
     inputs, change = np.empty((tokens, dim)), np.empty(dim)
     for n in range(steps):
+        size = gammas[min(n, gammas.size - 1)] / (batch * root)
         change[:] = 0.0
         for _ in range(batch):
             for t in range(tokens):
@@ -112,7 +113,7 @@ def weight_steps(w, basis, shift, rates, counts, update, par, scale, rng):  # ty
                         inputs[t] += shift[t, b] * basis[b]
                 x[t] = np.dot(w, inputs[t]) / root
             for o in range(outputs):
-                x[tokens + targets + o] = rates[1] * rng.standard_normal()
+                x[tokens + targets + o] = rates[0] * rng.standard_normal()
             update(x, par, g)
             for t in range(tokens):
                 change += size * g[t] * inputs[t]
@@ -121,9 +122,9 @@ def weight_steps(w, basis, shift, rates, counts, update, par, scale, rng):  # ty
         if not length < math.inf:
             return NONFINITE, n
         w *= root / length
-        if rates[2] > 0.0:
+        if rates[1] > 0.0:
             for b in range(r):
-                if abs(np.dot(w, basis[b])) / root * scale[b] >= rates[2]:
+                if abs(np.dot(w, basis[b])) / root * scale[b] >= rates[1]:
                     return PASSED, n + 1
     return REACHED, steps
 

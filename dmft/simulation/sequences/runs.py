@@ -16,7 +16,7 @@ from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import Ensemble, averaged, passages
-from dmft.simulation.jobs import March, run_seeds, save_steps
+from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage
 from dmft.simulation.sequences.experiment import SequenceExperiment, declare_sequence, risk_of
 from dmft.simulation.sequences.kernels import chain_steps, weight_steps
@@ -90,14 +90,15 @@ def simulate_sequence(
     if start is not None and not isinstance(start, Alignment):
         raise BadParameter(f"sequence models start from dmft.Alignment, got {start!r}")
     begin = None if start is None else e.coordinates(start)
-    clock = Clock(e.time_step)
+    check_time(t_max)
+    clock = e.clock(t_max)
     grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
 
     def run(seed: int, job: Job) -> _SeedRun:
-        return _run_seed(e, begin, method, first_passage, grid, total, seed, job)
+        return _run_seed(e, clock, begin, method, first_passage, grid, total, seed, job)
 
     runs = run_seeds(run, numbers, total, threads, progress)
-    return _assemble(e, numbers, runs, grid, first_passage, method)
+    return _assemble(e, clock, numbers, runs, grid, first_passage, method)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class _Runner:
 
 
 def _runner(
-    e: SequenceExperiment, begin: Array | None, method: str, level: float, seed: int
+    e: SequenceExperiment, clock: Clock, begin: Array | None, method: str, level: float, seed: int
 ) -> _Runner:
     draw = random_stream(seed, START_STREAM)
     chain = method == "overlaps"
@@ -130,7 +131,8 @@ def _runner(
         v /= math.sqrt(float(v @ v) + float(draw.chisquare(D - r)))
     else:
         v = begin.copy()
-    rates = np.array([e.learning_rate, e.noise, level])
+    rates = np.array([e.noise, level])
+    each = np.array([e.learning_rate]) if clock.rates is None else clock.rates
     tokens, tied = e.shift.shape[0], int(e.model.tied)
     scale = np.zeros(r)
     scale[: 1 if tied else r] = 1.0 if tied else math.sqrt(e.model.length)
@@ -139,20 +141,21 @@ def _runner(
         return np.array([steps, e.batch_size, D, tokens, e.model.length, e.outputs, tied])
 
     def chain_advance(first: int, steps: int) -> tuple[int, int]:
-        del first
-        return chain_steps(v, e.shift, rates, counts(steps), e.update, e.parameters, scale, rng)
+        now = each[first : first + steps] if each.size > 1 else each
+        own = (e.update, e.parameters, scale, rng)
+        return chain_steps(v, e.shift, now, rates, counts(steps), *own)
 
     if chain:
-        return _Runner(chain_advance, rates[2:], lambda: v.copy())
+        return _Runner(chain_advance, rates[1:], lambda: v.copy())
     basis, w = _weights(e, v, draw)
 
     def advance(first: int, steps: int) -> tuple[int, int]:
-        del first
+        now = each[first : first + steps] if each.size > 1 else each
         return weight_steps(
-            w, basis, e.shift, rates, counts(steps), e.update, e.parameters, scale, rng
+            w, basis, e.shift, now, rates, counts(steps), e.update, e.parameters, scale, rng
         )
 
-    return _Runner(advance, rates[2:], lambda: basis @ w / math.sqrt(D))
+    return _Runner(advance, rates[1:], lambda: basis @ w / math.sqrt(D))
 
 
 def _weights(e: SequenceExperiment, v: Array, draw: np.random.Generator) -> tuple[Array, Array]:
@@ -172,6 +175,7 @@ def _weights(e: SequenceExperiment, v: Array, draw: np.random.Generator) -> tupl
 
 def _run_seed(
     e: SequenceExperiment,
+    clock: Clock,
     begin: Array | None,
     method: str,
     passage: FirstPassage | None,
@@ -184,7 +188,7 @@ def _run_seed(
     risk = np.full(grid.size, np.nan)
     if job.cancelled():
         return _SeedRun(v, risk, Status.INTERRUPTED, 0, None)
-    runner = _runner(e, begin, method, 0.0 if passage is None else passage.level, seed)
+    runner = _runner(e, clock, begin, method, 0.0 if passage is None else passage.level, seed)
     march = March(runner, job, passage is not None and passage.stop)
     for i, target in enumerate(grid):
         march.to(int(target))
@@ -199,6 +203,7 @@ def _run_seed(
 
 def _assemble(
     e: SequenceExperiment,
+    clock: Clock,
     seeds: tuple[int, ...],
     runs: list[_SeedRun],
     grid: NDArray[np.int64],
@@ -213,11 +218,18 @@ def _assemble(
         del arrays["e"]
     last = next((r.v[-1] for r in runs if np.all(np.isfinite(r.v[-1]))), None)
     pair = np.full(2, np.nan) if last is None else risk_of(e, last)
+    scheduled: dict[str, Any] = {}
+    if e.schedule is not None:  # no constant unit
+        scheduled = {
+            "time_step_times_dim": None,
+            "steps_at_saved_times": grid.tolist(),
+            "learning_rate_schedule": str(e.schedule.expr),
+        }
     return SequenceEnsemble(
-        t=np.asarray(grid * e.time_step, dtype=np.float64),
+        t=clock.at(grid),
         **averaged(arrays, seeds, tuple(r.status for r in runs)),
         dim=e.dim,
-        first_passage=None if first_passage is None else passages(runs, Clock(e.time_step).at),
+        first_passage=None if first_passage is None else passages(runs, clock.at),
         provenance={
             "method": method,
             "time_step_times_dim": e.learning_rate / (1 if e.model.tied else e.model.length),
@@ -227,5 +239,6 @@ def _assemble(
             "risk_error": float(abs(pair[0] - pair[1])),
             "watched": None if first_passage is None else asdict(first_passage),
             "version": VERSION,
+            **scheduled,
         },
     )

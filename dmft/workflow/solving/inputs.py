@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import sympy as sp
+
 from dmft.codegen.build import build
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
@@ -55,7 +57,7 @@ def run_inputs(
         "widths": values.widths,
         "constants": constants,
         "parameters": {name: values.scalars[name] for name in equations.parameters},
-        "provenance": _clock(equations, values),
+        "provenance": _clock(equations, values) | _loss(equations, values),
     }
 
 
@@ -84,7 +86,10 @@ def inputs_by_point(
         return {
             **first,
             "parameters": {name: scalars[name] for name in equations.parameters},
-            "provenance": _clock(equations, replace(values, scalars=scalars)),
+            "provenance": {
+                **_clock(equations, replace(values, scalars=scalars)),
+                **_loss(equations, replace(values, scalars=scalars)),
+            },
         }
 
     return inputs
@@ -114,6 +119,15 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
         "time_step_times_dim": step,
         "samples_per_step": algorithm.batch_size,
     }
+
+
+def _loss(equations: Equations, values: Values) -> dict[str, Any]:
+    """What the squared loss of a fresh sample is above the risk: half the label's noise."""
+    declared = equations.declared.get("label_noise", sp.S.Zero)
+    noise = values.scalars.get("label_noise", float(declared) if declared.is_number else None)
+    if noise is None or getattr(equations.algorithm, "loss", "squared") != "squared":
+        return {}
+    return {"loss_above_risk": noise / 2 * equations.outputs}
 
 
 # Keywords that belong to paths, not to flows.
