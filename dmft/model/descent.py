@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
@@ -13,6 +15,9 @@ from dmft.model.algorithm import as_parameter
 from dmft.model.loss import as_loss, loss_expr
 
 Batch = Literal["bernoulli", "reshuffle", "replacement", "fresh"] | None
+# Parameters of a step, which runs take as expressions in the time too.
+OF_A_STEP = ("learning_rate", "ridge", "momentum", "readout_rate", "temperature")
+TIME = "t"
 BATCHES = (None, "bernoulli", "reshuffle", "replacement", "fresh")
 
 
@@ -113,3 +118,36 @@ def check_fraction(value: float, batch: Batch) -> float:
             "one over a whole number"
         )
     return number
+
+
+def at_each_step(name: str, expr: sp.Expr, steps: int) -> NDArray[np.float64]:
+    """Values of a parameter that follows the time t, the number of steps before.
+
+    Raises
+    ------
+    BadParameter
+        For other symbols, and where a value is not finite or not one of the parameter.
+
+    Examples
+    --------
+    >>> at_each_step("learning_rate", 1 / (1 + sp.Symbol("t")), 3).round(3).tolist()
+    [1.0, 0.5, 0.333]
+    """
+    others = sorted({y.name for y in expr.free_symbols} - {TIME})
+    if others:
+        hint = "; a descent knows its risk when it has ended" if others == ["risk"] else ""
+        raise BadParameter(
+            f"{name} = {expr} holds {', '.join(others)}; a schedule is an expression in "
+            f"sympy.Symbol('t'), the number of steps before{hint}"
+        )
+    values = np.empty(steps)
+    for step in range(steps):
+        value = expr.xreplace({y: sp.Integer(step) for y in expr.free_symbols}).evalf()
+        if not (value.is_number and value.is_real and value.is_finite):
+            raise BadParameter(f"{name} = {expr} is {value} at t = {step}: no finite number")
+        values[step] = float(value)
+        below = name in OF_A_STEP and values[step] < 0.0
+        if below or (name == "momentum" and values[step] >= 1.0):
+            least = "must lie in [0, 1)" if name == "momentum" else "must be at least 0"
+            raise BadParameter(f"{name} = {expr} is {values[step]:g} at t = {step}; it {least}")
+    return values

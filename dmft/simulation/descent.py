@@ -16,7 +16,7 @@ from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 from dmft.model import GaussianMixture, Model, Overlaps, as_count
-from dmft.model.descent import GradientDescent
+from dmft.model.descent import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
@@ -65,6 +65,8 @@ class DescentExperiment:
     loss: Any
     loss_slope: Any
     numbers: dict[str, float]
+    schedules: dict[str, Array]  # what follows the time, at each step
+    expressions: dict[str, sp.Expr]  # and as it was given
     dim: int
     samples: int
     steps: int
@@ -79,6 +81,10 @@ class DescentExperiment:
     def k(self) -> int:
         """Number of teacher fields."""
         return self.teachers[0].fields or int(self.teacher_readout.size)
+
+    def at(self, t: int) -> dict[str, float]:
+        """Numbers of the step that begins at t."""
+        return self.numbers | {name: float(y[t]) for name, y in self.schedules.items()}
 
     def draw(self, W_star: Array, stream: np.random.Generator) -> tuple[Array, Array]:
         """Inputs (n, d) and labels (n,)."""
@@ -151,7 +157,7 @@ def simulate_descent(
                 + sqrt(2 eta temperature) N(0, 1), g_j = (a_j / p) sigma'(h_j) l'(f, y); then on the
                 sphere W_j <- sqrt(d) W_j / |W_j|
     Shapes      see `DescentEnsemble`; corr[t, s] = sum_mu g^t g^s / d
-    Scaling     t counts steps
+    Scaling     t counts steps; parameters of a step may be expressions in ``sympy.Symbol("t")``
     Source      batch_reuse.md 0, A.4
 
     Raises
@@ -189,18 +195,15 @@ def _declare(
         raise BadParameter(
             f"repeated data are simulated for clusters of unit variance, got {model.inputs}"
         )
-    filler = Filler(parameters, dim)
-    declared = {
-        name: getattr(algorithm, name)
-        for name in (
-            "learning_rate",
-            "samples_per_dim",
-            "ridge",
-            "momentum",
-            "readout_rate",
-            "temperature",
-        )
-    } | {"label_noise": model.label_noise}
+    steps = as_count(t_max, "t_max, the number of steps,")
+    schedules = {
+        name: at_each_step(name, parameters[name], steps)
+        for name in OF_A_STEP
+        if isinstance(parameters.get(name), sp.Expr) and parameters[name].free_symbols
+    }
+    filler = Filler({**parameters, **{n: float(y[0]) for n, y in schedules.items()}}, dim)
+    declared = {name: getattr(algorithm, name) for name in (*OF_A_STEP, "samples_per_dim")}
+    declared["label_noise"] = model.label_noise
     filler.known |= set(declared)
     numbers = {name: filler.scalar(value, name) for name, value in declared.items()}
     dim = as_count(dim, "dim")
@@ -221,8 +224,8 @@ def _declare(
         teachers, readout, teacher_readout,
         scalar_function(loss, PREDICTION, [LABEL]),
         scalar_function(sp.diff(loss, PREDICTION), PREDICTION, [LABEL]),
-        numbers, dim, round(numbers["samples_per_dim"] * dim),
-        as_count(t_max, "t_max, the number of steps,"), start,
+        numbers, schedules, {n: parameters[n] for n in schedules}, dim,
+        round(numbers["samples_per_dim"] * dim), steps, start,
     )  # fmt: skip
     filler.check_all_used()
     if experiment.samples < 1:
@@ -250,7 +253,7 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
         W, W_star = random_weights(e.p, e.k, e.dim, e.algorithm.on_sphere, draw)
     else:
         W, W_star = weights_with_overlaps(e.start, e.dim, draw)
-    T, p, n, x = e.steps, e.p, e.samples, e.numbers
+    T, p, n = e.steps, e.p, e.samples
     X = np.empty((0, e.dim))
     weights = np.full((T + 1, p, e.dim), np.nan)
     readout, train = np.full((T + 1, p), np.nan), np.full(T, np.nan)
@@ -263,7 +266,7 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
         if job.cancelled():
             finished = False
             break
-        weights[t] = W
+        weights[t], x = W, e.at(t)
         if t == 0 or e.algorithm.batch == "fresh":
             X, y = e.draw(W_star, stream)
         h = np.ascontiguousarray((X @ W.T).T / np.sqrt(e.dim))
@@ -344,6 +347,7 @@ def _summary(
             "version": VERSION, "model": str(e.model), "algorithm": str(e.algorithm),
             "samples": e.samples, "time_unit": "steps", "fresh": e.algorithm.batch == "fresh",
             "start": "random" if e.start is None else "given overlaps",
+            **{f"{name}_schedule": str(y) for name, y in e.expressions.items()},
         },
         parameters=dict(e.numbers),
         constants={"P": np.eye(e.k) if e.start is None else e.start.P},

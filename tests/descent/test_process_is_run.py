@@ -292,6 +292,14 @@ def reference_equals_run(equations, start, steps=3, **given):
         assert np.abs(mine - found[key]).max() < 1e-9 * (1.0 + np.abs(mine).max()), key
 
 
+def test_schedules_are_interpreted_as_they_run(interpreted):
+    """Each step of the symbols takes the values of its time."""
+    time = sp.Symbol("t")
+    given = {"learning_rate": 0.3 / (1 + time), "momentum": time / 5, "temperature": 0.1 * time}
+    for equations, start in ((PRINTED, PAIR_START), (BOUND, ON_SPHERE)):
+        reference_equals_run(equations, start, **given)
+
+
 def test_terms_of_ones_own_are_put_on_the_sphere_with_the_step(interpreted):
     """A force that pulls one row along the other, before lengths are taken."""
     t, r, l = (BOUND.indices[n] for n in "trl")  # noqa: E741

@@ -1,7 +1,8 @@
-"""Descent whose rows are put back on the sphere: exact solutions, files, terms, refusals.
+"""Descent whose rows are put back on the sphere: steps, terms, files, refusals.
 
-Seeds in d dimensions: `tests/agreement/test_descent_against_simulation.py`. Recursions by hand and
-wrong signs: `test_process_is_run.py`.
+Linear students mode by mode: `test_linear_modes.py`. Seeds in d dimensions:
+`tests/agreement/test_descent_against_simulation.py`. Recursions by hand and wrong signs:
+`test_process_is_run.py`.
 """
 
 import numpy as np
@@ -19,60 +20,6 @@ PAIR = dmft.Model(
     dmft.Committee(ERF, 2, readout=(2, sp.Rational(-6, 5))), dmft.Committee(ERF, 1), label_noise=0.1
 )
 START = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.1]], [[1.4]])
-
-
-def marchenko_pastur(alpha, points=400):
-    """Eigenvalues of X^T X / d and their weights, by Gauss and Legendre in an angle."""
-    low, high = (1 - np.sqrt(alpha)) ** 2, (1 + np.sqrt(alpha)) ** 2
-    x, w = np.polynomial.legendre.leggauss(points)
-    angle, w = np.pi * (x + 1) / 2, w * np.pi / 2
-    mu = (high + low) / 2 - (high - low) / 2 * np.cos(angle)
-    weight = w * ((high - low) / 2 * np.sin(angle)) ** 2 / (2 * np.pi * mu)
-    return np.append(mu, 0.0), np.append(weight, max(0.0, 1 - alpha))
-
-
-def exact(steps, eta, alpha, ridge, beta, heat, noise, m0):
-    """M and Q2 of a linear student, mode by mode: (1 - eta mu)^t between divisions by lengths.
-
-    Weights are a w^0 + b (mu w* + sqrt(mu noise) xi) + the kicks of the heat, each coefficient a
-    function of the eigenvalue mu; all are divided by one number after a step (batch_reuse.md B.5).
-    """
-    mu, weight = marchenko_pastur(alpha)
-    zero = np.zeros_like(mu)
-    rows = [[zero + 1, zero, *[zero] * steps]]
-    for t in range(steps):
-        now, before = rows[-1], rows[max(t - 1, 0)]
-        new = [(1 - eta * (mu + ridge)) * c + beta * (c - b)
-               for c, b in zip(now, before, strict=True)]  # fmt: skip
-        new[1] = new[1] + eta
-        new[2 + t] = new[2 + t] + np.sqrt(2 * eta * heat)
-        length = np.sqrt(overlap(new, new, mu, weight, noise, m0))
-        rows.append([c / length for c in new])
-    M = [weight @ (row[0] * m0 + row[1] * mu) for row in rows]
-    Q2 = [[overlap(u, v, mu, weight, noise, m0) for v in rows] for u in rows]
-    return np.array(M), np.array(Q2)
-
-
-def overlap(u, v, mu, weight, noise, m0):
-    """Of two rows of length one at the start and a teacher of length one."""
-    a, b, *kicks = u
-    c, d, *others = v
-    square = a * c + (a * d + b * c) * mu * m0 + b * d * (mu**2 + mu * noise)
-    return weight @ (square + sum(x * y for x, y in zip(kicks, others, strict=True)))
-
-
-@pytest.mark.parametrize("alpha", [0.6, 2.0])
-def test_linear_students_equal_marchenko_pastur(alpha):
-    given = {"ridge": 0.1, "momentum": 0.3, "temperature": 0.2}
-    descent = dmft.GradientDescent(0.3, alpha, constraint="sphere", **given)
-    equations = dmft.derive(dmft.Model(LINE, LINE, label_noise=0.3), descent)
-    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.2]]), 9)
-    M, Q2 = exact(9, 0.3, alpha, 0.1, 0.3, 0.2, 0.3, 0.2)
-    assert run.status == "ok"
-    np.testing.assert_allclose(run.M[:, 0, 0], M, atol=1e-11)
-    np.testing.assert_allclose(run.Q2[:, :, 0, 0], Q2, atol=1e-11)
-    np.testing.assert_allclose(run.Q[:, 0, 0], 1.0, atol=1e-13)
-    assert np.ptp(M) > 0.2
 
 
 def test_one_step_is_that_of_free_rows_over_its_lengths():

@@ -190,6 +190,16 @@ class DescentEquations(ChangesInTwoTimes):
         return scalars_of(self.process)
 
     @cached_property
+    def read_by_samples(self) -> frozenset[str]:
+        """Names of the scalars that a sample reads."""
+        return frozenset(scalars_of(self.sample))
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Names of the scalars that some definition reads."""
+        return self.read_by_samples.union(self.process_parameters)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the symbolic content."""
         parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]

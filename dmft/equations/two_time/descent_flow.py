@@ -42,7 +42,7 @@ from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
-from dmft.model.descent import GradientDescent
+from dmft.model.descent import TIME, GradientDescent
 
 # What is of the order of a step off the diagonal.
 DENSITIES = ("R_theta", "R_l")
@@ -283,7 +283,14 @@ def _power(body: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 
 
 def with_step(values: Mapping[str, Any], step: float) -> dict[str, Any]:
-    """Run-time values of the descent that steps through the flow."""
+    """Run-time values of the descent that steps through the flow; schedules at its time."""
     if "learning_rate" in values:
         raise BadParameter("gradient flow has no learning_rate: its time is learning_rate * steps")
-    return {**values, "learning_rate": step}
+    return {name: _at_steps(y, step) for name, y in values.items()} | {"learning_rate": step}
+
+
+def _at_steps(value: Any, step: float) -> Any:
+    """An expression in the time t of a flow as one in the number of steps."""
+    if not isinstance(value, sp.Expr):
+        return value
+    return value.xreplace({y: step * y for y in value.free_symbols if y.name == TIME})

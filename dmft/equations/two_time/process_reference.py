@@ -33,7 +33,8 @@ from dmft.equations.two_time.descent_process import (
     t,
     zeta,
 )
-from dmft.equations.values import check_lengths, check_widths, readout_arrays, resolve_scalars
+from dmft.equations.two_time.over_time import OverTime, over_time
+from dmft.equations.values import check_lengths, check_widths, readout_arrays
 from dmft.errors import BadParameter
 from dmft.model import Overlaps, as_count
 
@@ -60,9 +61,9 @@ def evaluate_process(
     check_widths(equations.model, start)
     if equations.algorithm.on_sphere:
         check_lengths(start)
-    scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, parameters)
-    readouts = readout_arrays(equations.model, start, symbols)
-    reference = _Reference(equations, start, as_count(steps, "steps"), scalars, readouts)
+    given = over_time(equations, parameters, as_count(steps, "steps"))
+    readouts = readout_arrays(equations.model, start, given.symbols)
+    reference = _Reference(equations, start, steps, given, readouts)
     reference.draw(points)
     reference.draw_batches(times)
     for time in range(steps):
@@ -78,10 +79,11 @@ class _Reference:
         equations: DescentEquations,
         start: Overlaps,
         steps: int,
-        scalars: Mapping[str, float],
+        given: OverTime,
         readouts: Mapping[str, Array],
     ) -> None:
-        self.equations, self.start, self.scalars, self.steps = equations, start, scalars, steps
+        self.equations, self.start, self.given, self.steps = equations, start, given, steps
+        self.scalars = given.scalars
         p, k, big = start.p, start.k, steps + 1
         self.p, self.k = p, k
         self.arrays: dict[str, Array] = {n: np.zeros((big, big, p, p)) for n in TWO_TIMES}
@@ -139,6 +141,7 @@ class _Reference:
     def step(self, time: int) -> None:
         """Fields and gradients at a time, then everything that follows from them."""
         here = {d.name: d for d in self.equations.process}
+        self.scalars = self.given.at(time)
         if time == 0:
             self.first_kernel(here["Q_at"])
         self.define(here["C_r"], time)

@@ -25,9 +25,10 @@ from dmft.equations.two_time.descent_process import (
     output,
     zeta,
 )
+from dmft.equations.two_time.over_time import over_time
 from dmft.equations.two_time.short_numbers import Number, average, combined, rational
 from dmft.equations.two_time.short_terms import at_times, expanded
-from dmft.equations.values import check_widths, readout_arrays, resolve_scalars
+from dmft.equations.values import check_widths, readout_arrays
 from dmft.errors import BadParameter
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import Overlaps
@@ -73,10 +74,14 @@ class ShortIntegrals:
         self.short, self.equations, self.rtol, self.start = short, equations, rtol, start
         check_widths(equations.model, start)
         self.p, self.k = start.p, start.k
-        self.scalars, symbols = resolve_scalars(
-            equations.parameters, equations.parameters, parameters
-        )
-        arrays = readout_arrays(equations.model, start, symbols)
+        given = over_time(equations, parameters, 1)
+        if given.varying:
+            raise BadParameter(
+                f"short_times takes numbers, got {parameters[next(iter(given.varying))]}: solve "
+                "takes schedules"
+            )
+        self.scalars = given.scalars
+        arrays = readout_arrays(equations.model, start, given.symbols)
         self.teacher_readout = arrays["teacher_readout"]
         self.widths = {x.p: self.p, x.k: self.k}
         names = {y: rational(v) for y, v in self._free_scalars()}

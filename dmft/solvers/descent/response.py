@@ -81,7 +81,7 @@ def _by_paths(sweep: Sweep, samples: Samples) -> Array:
     history[:big] = gradients
     along, beside = replace(samples, past=history), _beside(sweep)
     for t in range(sweep.done):
-        task.process.fields(t, task.par, beside)
+        task.process.fields(t, task.par[t], beside)
         row = along.slopes(t, task.slopes, big, sweep.readout[t], sweep.field_weights(t), beside)
         beside.slopes[:, : t + 1] = row.reshape(p, t + 1, p)
         sweep.answer(t, beside)
@@ -124,7 +124,7 @@ def _answers(sweep: Sweep, slopes: Array, steps: int) -> Arrays:
     task, p = sweep.task, sweep.task.p
     beside = _beside(sweep)
     for t in range(steps):
-        task.process.fields(t, task.par, beside)
+        task.process.fields(t, task.par[t], beside)
         row = slopes[t * p : (t + 1) * p, : (t + 1) * p]
         beside.slopes[:, : t + 1] = row.reshape(p, t + 1, p)
         sweep.answer(t, beside)

@@ -80,14 +80,14 @@ class Sweep:
 
     def take(self, step: Callable[..., None], t: int) -> None:
         """Do one compiled step at time t."""
-        step(t, self.task.par, self.arrays)
+        step(t, self.task.par[t], self.arrays)
 
     def answer(self, t: int, arrays: Arrays) -> None:
         """Responses of a step at time t that has its lengths, from slopes in other arrays."""
         process = self.task.process
-        process.respond(t, self.task.par, arrays)
+        process.respond(t, self.task.par[t], arrays)
         if process.answer is not None:
-            process.answer(t, self.task.par, arrays)
+            process.answer(t, self.task.par[t], arrays)
 
     def field_weights(self, t: int) -> tuple[Array, Array, Array]:
         """What the fields at t take of h* (p, k), of z (p, (t + 1) p) and of gradients (p, t p)."""

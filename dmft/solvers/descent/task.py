@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,9 @@ class DescentTask:
     readout, teacher_readout, scalars : vectors of ``par``
         The first scalar is the variance of the label noise.
     process : Process
-        Compiled steps of the overlaps and kernels, and `par`, the parameters that they take.
+        Compiled steps of the overlaps and kernels.
+    par : (T + 1, any)
+        Parameters that they take at each time.
     trained : bool
         Whether `sample` also gives the gradients of the readouts.
     fraction : float
@@ -43,6 +45,8 @@ class DescentTask:
         Without what kinks add: the response is measured with it after the sweep.
     knots : (any,)
         Where the slope of an activation jumps whose pieces are straight; none for smooth ones.
+    schedules : mapping of str to str
+        What `par` follows over time, in words.
     """
 
     labels: Any
@@ -62,6 +66,7 @@ class DescentTask:
     bend: Any = None
     slopes: Any = None
     knots: Array = field(default_factory=lambda: np.empty(0))
+    schedules: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def p(self) -> int:

@@ -18,14 +18,15 @@ from dmft.codegen.two_time.sample import build_bend, knots_of
 from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations
-from dmft.equations.values import check_lengths, check_widths, readout_arrays, resolve_scalars
+from dmft.equations.two_time.over_time import OverTime, over_time
+from dmft.equations.values import check_lengths, check_widths, readout_arrays
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Model, Overlaps, as_count
 from dmft.model.descent import check_fraction
 from dmft.names import VERSION, Status
 from dmft.solvers.descent.errors import judged
-from dmft.solvers.descent.process import DescentProblem
+from dmft.solvers.descent.process import DescentProblem, Process
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.descent.store import Store
@@ -92,6 +93,8 @@ def solve_descent(
     values : mapping
         Run-time values: ``learning_rate=``, ``samples_per_dim=``,
         ``ridge=``, ``momentum=``, ``readout_rate=``, ``label_noise=``, the model's own symbols.
+        Those that no sample reads may be expressions in ``sympy.Symbol("t")``, the number of steps
+        before: the step from t to t + 1 takes their value at t.
 
     Raises
     ------
@@ -142,22 +145,20 @@ def descent_task(
     check_widths(equations.model, start)
     if equations.algorithm.on_sphere:
         check_lengths(start)
-    scalars, symbols = resolve_scalars(equations.parameters, equations.parameters, values)
-    arrays = readout_arrays(equations.model, start, symbols)
+    given = over_time(equations, values, steps)
+    scalars = given.scalars
+    arrays = readout_arrays(equations.model, start, given.symbols)
     trained = equations.algorithm.readout_rate != 0
     mixture = equations.model.inputs
     if "batch_fraction" in scalars:
         check_fraction(scalars["batch_fraction"], equations.algorithm.batch)
-    if scalars["readout_rate"] and not trained:
-        raise BadParameter(
-            "these equations have fixed readouts: derive with GradientDescent(readout_rate=...)"
-        )
     problem = _built(equations.fingerprint, equations)
     task = DescentTask(
         labels=problem.labels, sample=problem.sample, steps=steps, Q=start.Q, M=start.M,
         P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
         scalars=np.array([scalars[name] for name in problem.scalars]),
-        process=problem.process, par=problem.process.par(scalars),
+        process=problem.process, par=_rows(problem.process, given, steps),
+        schedules=given.described,
         trained=trained, fraction=scalars.get("batch_fraction", 1.0),
         bend=_bend(equations.fingerprint, equations) if method == "pathwise" else None,
         means=mixture.means if mixture is not None else np.empty((0, 0)),
@@ -168,6 +169,11 @@ def descent_task(
         slopes = _bend(equations.fingerprint, equations, bool(knots))
         task = replace(task, slopes=slopes, knots=np.array(knots))
     return task, scalars
+
+
+def _rows(process: Process, given: OverTime, steps: int) -> Array:
+    """Parameters of each step, and once more the last ones for what stands after it."""
+    return np.array([process.par(given.at(min(t, steps - 1))) for t in range(steps + 1)])
 
 
 @lru_cache(maxsize=32)
@@ -205,6 +211,7 @@ def _sweep_all(
             "equations": equations.fingerprint, "version": VERSION, "parameters": dict(parameters),
             "steps": task.steps, "samples": layout.samples, "seed": options.seed,
             "nodes": layout.kind, "method": options.method,
+            **task.schedules,
             "start": [a.tolist() for a in (task.Q, task.M, task.P)],
             "readout": [task.readout.tolist(), task.teacher_readout.tolist()],
         }  # fmt: skip
@@ -380,7 +387,7 @@ def _assemble(
             "equations": equations.fingerprint, "version": VERSION, "kind": "two-time",
             "time_unit": "steps", "method": f"causal sweep, {how_closed}, {layout.kind}",
             "seed": options.seed, "fresh": layout.batch == "fresh", "approximation": how,
-            **_names(equations.fingerprint, equations),
+            **sweeps[0].task.schedules, **_names(equations.fingerprint, equations),
         },
         constants={"P": sweeps[0].task.P, "teacher_readout": sweeps[0].task.teacher_readout},
     )  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.two_time.descent_flow import DescentFlow, with_step
@@ -83,7 +84,7 @@ def solve_flow(
     t_max : float
     options : FlowOptions
     given : mapping
-        Run-time values.
+        Run-time values; expressions in ``sympy.Symbol("t")`` follow the time of the flow.
 
     Raises
     ------
@@ -147,7 +148,10 @@ def solve_flow(
             "samples": runs[-1].statistics["samples"],
         },
         parameters={n: v for n, v in runs[-1].parameters.items() if n != "learning_rate"},
-        provenance={**runs[-1].provenance, **_names(flow), "approximation": how},
+        provenance={
+            **runs[-1].provenance, **_names(flow), "approximation": how,
+            **{f"{name}_schedule": str(y) for name, y in given.items() if isinstance(y, sp.Expr)},
+        },
         constants=runs[-1].constants,
     )  # fmt: skip
     # The claim is that of the worst time for all entries: the message names those below it, and

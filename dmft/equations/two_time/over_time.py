@@ -1,0 +1,111 @@
+"""Run-time values of descents: numbers, and expressions in the time that give one at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations.two_time.descent_process import alpha, fraction
+from dmft.equations.values import resolve_scalars
+from dmft.errors import BadParameter
+from dmft.model.descent import at_each_step
+
+if TYPE_CHECKING:
+    from dmft.equations.two_time.descent import DescentEquations
+
+Array = NDArray[np.float64]
+# Parameters that the number of samples fixes once.
+ONCE = frozenset({alpha.name, fraction.name})
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """Scalars of a run.
+
+    Attributes
+    ----------
+    scalars : dict of str to float
+        At the first step.
+    symbols : dict of symbols to float
+        The same of the model's own symbols.
+    varying : dict of str to (steps,) arrays
+        Values at each step of those that follow the time.
+    schedules : dict of str to sympy.Expr
+    """
+
+    scalars: dict[str, float]
+    symbols: dict[sp.Symbol, float]
+    varying: dict[str, Array] = field(default_factory=dict)
+    schedules: dict[str, sp.Expr] = field(default_factory=dict)
+
+    def at(self, step: int) -> dict[str, float]:
+        """Scalars of the step that begins at this time."""
+        return self.scalars | {n: float(y[step]) for n, y in self.varying.items()}
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Schedules for a provenance."""
+        return {f"{name}_schedule": str(y) for name, y in self.schedules.items()}
+
+
+def over_time(equations: DescentEquations, given: Mapping[str, Any], steps: int) -> OverTime:
+    """Numbers for all parameters of a run of so many steps.
+
+    Raises
+    ------
+    BadParameter
+        For names that nothing uses, for parameters that no definition of these equations reads, for
+        missing values and for schedules that leave their bounds.
+    """
+    schedules = schedules_of(equations, given)
+    table = {name: at_each_step(name, expr, steps) for name, expr in schedules.items()}
+    numbers = {**given, **{name: float(y[0]) for name, y in table.items()}}
+    declared = equations.parameters
+    scalars, symbols = resolve_scalars(declared, declared, numbers)
+    for name, reason in _UNREAD.items():
+        if scalars[name] and name not in equations.read:
+            raise BadParameter(f"{name} = {scalars[name]:g}: these equations have {reason}")
+    return OverTime(scalars, symbols, table, schedules)
+
+
+# Parameters whose terms are left out where they were declared as zero.
+_UNREAD = {
+    "momentum": "no momentum, derive with GradientDescent(momentum=...)",
+    "readout_rate": "fixed readouts, derive with GradientDescent(readout_rate=...)",
+    "label_noise": "labels without noise, declare Model(label_noise=...)",
+}
+
+
+def schedules_of(equations: DescentEquations, given: Mapping[str, Any]) -> dict[str, sp.Expr]:
+    """Parameters that are given as expressions in the time t, the number of steps before.
+
+    Raises
+    ------
+    BadParameter
+        For functions, and for what has one value in a run.
+    """
+    found: dict[str, sp.Expr] = {}
+    for name, value in given.items():
+        if callable(value) and not isinstance(value, sp.Basic):
+            raise BadParameter(
+                f"{name} is a function; give an expression in sympy.Symbol('t'), the number of "
+                "steps before, as 0.5 / (1 + t / 10)"
+            )
+        if not isinstance(value, sp.Expr) or value.is_number:
+            continue
+        if name in ONCE or name in equations.read_by_samples or name not in equations.parameters:
+            able = sorted(
+                y for y in equations.process_parameters
+                if y not in ONCE and y not in equations.read_by_samples
+            )  # fmt: skip
+            raise BadParameter(
+                f"{name} = {value} is a schedule; those that may follow the time are "
+                f"{', '.join(able)}"
+            )
+        found[name] = value
+    return found
