@@ -83,9 +83,9 @@ def solve_one_pass(
 
     if not equations.averages:
         run = solve_problem(problem, **inputs, **choices)
-        return finished(
-            run if schedule is not None else with_rounding(run, equations, options.rtol)
-        )
+        if schedule is not None:
+            return finished(run)
+        return judged_run(run, equations, inputs, options.rtol)
 
     # Closed forms do without nodes.
     from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
@@ -117,6 +117,15 @@ def check_start(equations: Equations | None, start: object) -> None:
             f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
             "equations of kind 'sde'"
         )
+
+
+def judged_run(
+    run: Trajectory, equations: Equations, inputs: Mapping[str, Any], rtol: float
+) -> Trajectory:
+    """A run of closed forms, whose rounding is looked at when its message or error is read."""
+    return with_readout(run).judged_later(
+        lambda: described(with_rounding(run, equations, rtol), equations, inputs)
+    )
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:
