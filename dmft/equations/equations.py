@@ -92,7 +92,7 @@ class Equations(ChangesOfDefinitions):
 
     # What they hold -------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def declared(self) -> dict[str, sp.Expr]:
         """All parameters with their declared values, those of a user's terms as their symbols."""
         declared = declared_parameters(self.model, self.algorithm, self.dim)

@@ -149,7 +149,9 @@ def resolve_scalars(
         if name in numbers:
             scalars[name] = numbers[name]
             continue
-        value = declared[name].subs(symbols)
+        value = declared[name]
+        if not value.is_Number:
+            value = value.subs(symbols)
         if value.free_symbols:
             missing = ", ".join(sorted(f"{s}=..." for s in value.free_symbols))
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
@@ -272,7 +274,7 @@ def _readout(
 ) -> NDArray[np.float64]:
     if readout is None:
         return np.ones(width)
-    values = [a.subs(symbols) for a in readout]
+    values = [a if a.is_Number else a.subs(symbols) for a in readout]
     for a in values:
         if a.free_symbols:
             missing = ", ".join(sorted(f"{s}=..." for s in a.free_symbols))

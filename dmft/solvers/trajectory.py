@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dmft import netcdf
 
 Array = NDArray[np.float64]
+# What a run may make when it is first read (`Trajectory.judged_later`).
+JUDGED = ("message", "provenance", "error")
 # Block that counts steps per dimension where the learning rate follows a schedule.
 CLOCK = "steps_per_dim"
 
@@ -92,11 +94,32 @@ class Trajectory(Solution):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Array] = field(default_factory=dict)
     problem: Problem | None = field(default=None, repr=False, compare=False)
-    error: Mapping[str, Array] | None = None
+    error: Mapping[str, Array] | None = field(default_factory=lambda: None)
 
     KIND = "dmft trajectory"
 
+    def judged_later(self, judge: Callable[[], Trajectory]) -> Trajectory:
+        """The same run with message, provenance and error of another, made once one is read.
+
+        For what costs more than the run itself and is seldom looked at.
+        """
+        later = replace(self)
+        for name in JUDGED:
+            del later.__dict__[name]
+        later.__dict__["_judge"] = judge
+        return later
+
+    def __getattr__(self, name: str) -> Any:
+        judge = self.__dict__.get("_judge") if name in JUDGED else None
+        if judge is None:
+            return super().__getattr__(name)
+        judged = judge()
+        self.__dict__.update({n: getattr(judged, n) for n in JUDGED})
+        self.__dict__.pop("_judge", None)
+        return self.__dict__[name]
+
     def __getstate__(self) -> dict[str, Any]:
+        self.message  # noqa: B018 - judged before it is written
         # Compiled functions would be compiled again by whoever unpickles the record.
         return {**self.__dict__, "problem": None}
 

@@ -17,6 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.compiled import njit
+from dmft.special.correlation_series import chebyshev_polynomials, series_average
+from dmft.special.hyperbolic import fast_exp
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.special.correlation_series": "088468de52d8",
+    "dmft.special.hyperbolic": "95c2e9d2b646",
+}
 
 Array = NDArray[np.float64]
 
@@ -27,7 +35,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 REACH = 10.0
 WIDEST = 2.0
 # Positions of the header.
-PARITY, LARGEST, SMALL, PANELS, STRIPS, CELLS, KINKS, ERROR, TABLED, HEADER = range(10)
+PARITY, LARGEST, SMALL, PANELS, STRIPS, CELLS, KINKS, ERROR, TABLED, SERIES, HEADER = range(11)
 # After it: Taylor polynomials on the right and on the left of 0, edges of the panels of F, ...
 TAYLOR, EDGES = HEADER, HEADER + 2 * ORDER
 # Overlaps that rounding or an integration step puts this far beyond Cauchy-Schwarz (relative) count
@@ -74,33 +82,29 @@ def _find(T: Array, start: int, count: int, x: float) -> int:
     return low
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _chebyshev(c: Array, at: int, t: Array, old: Array, new: Array) -> None:
-    """Chebyshev series c[at:at+ORDER] at all t, into `new`."""
-    n = t.size
-    for i in range(n):
-        new[i] = 0.0
-        old[i] = 0.0
-    for k in range(ORDER - 1, 0, -1):
-        ck = c[at + k]
-        for i in range(n):
-            value = 2.0 * t[i] * new[i] - old[i] + ck
-            old[i] = new[i]
-            new[i] = value
-    for i in range(n):
-        new[i] = t[i] * new[i] - old[i] + c[at]
+# Loops over the coefficients, whose number is fixed, are unrolled: those around them vectorise.
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _horner(c: Array, at: int, x: Array, out: Array) -> None:
-    """Polynomial with coefficients c[at:at+ORDER] at all x."""
-    n = x.size
-    for i in range(n):
-        out[i] = c[at + ORDER - 1]
-    for k in range(ORDER - 2, -1, -1):
-        ck = c[at + k]
-        for i in range(n):
-            out[i] = out[i] * x[i] + ck
+def _chebyshev(c: Array, t: Array, out: Array) -> None:
+    """Chebyshev series c[:ORDER] at all t."""
+    for i in range(t.size):
+        x, new, old = t[i], 0.0, 0.0
+        for k in range(ORDER - 1, 0, -1):
+            value = 2.0 * x * new - old + c[k]
+            old = new
+            new = value
+        out[i] = x * new - old + c[0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _horner(c: Array, x: Array, out: Array) -> None:
+    """Polynomial with coefficients c[:ORDER] at all x."""
+    for i in range(x.size):
+        value = c[ORDER - 1]
+        for k in range(ORDER - 2, -1, -1):
+            value = value * x[i] + c[k]
+        out[i] = value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -175,9 +179,9 @@ def field_average(T: Array, mean: float, variance: float) -> float:
     lo, hi = T[strips + k], T[strips + k + 1]
     u, tau = (2.0 * mean - a - b) / (b - a), (2.0 * sigma - lo - hi) / (hi - lo)
     c = np.empty(ORDER)
-    at = cells + (low + n) * ORDER * ORDER
-    for i in range(ORDER):
-        c[i] = _scalar_chebyshev(T, at + i * ORDER, tau)
+    powers = np.empty(ORDER)
+    chebyshev_polynomials(tau, powers)
+    _collapse(T, cells + (low + n) * ORDER * ORDER, powers, c)
     return _scalar_chebyshev(c, 0, u)
 
 
@@ -190,9 +194,14 @@ def pair_average(F: Array, G: Array, c11: float, c12: float, c22: float) -> floa
     slope, sigma = _regression(F, G, c11, c12, c22)
     if math.isnan(sigma):
         return math.nan
+    s1, s2 = math.sqrt(c11), math.sqrt(c22)
+    if F[SERIES] > 0.0 and G[SERIES] > 0.0 and s2 > 0.0:
+        value = series_average(F, G, s1, s2, slope / s2)
+        if not math.isnan(value):
+            return value
     parity = F[PARITY] * G[PARITY]
     start = 0.0 if parity > 0.0 else -REACH
-    total = _smooth_integral(F, G, math.sqrt(c11), math.sqrt(c22), slope, sigma, start)
+    total = _smooth_integral(F, G, s1, s2, slope, sigma, start)
     return total * NORMALISATION * (1.0 + parity if parity != 0.0 else 1.0)
 
 
@@ -236,7 +245,7 @@ def _smooth_integral(
     """Integral of F(s_1 z) H_G(slope z, sigma) exp(-z^2/2) over z > start."""
     small_f, small_g = s1 <= F[SMALL], s2 <= G[SMALL] and G[KINKS] == 0.0
     n = NODES.size
-    z, t, f, g, old = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    z, t, f, g = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     f_line = _line(F)
     strips, first, sides, cells = _cells(G)
     panels = int(F[PANELS])
@@ -246,14 +255,11 @@ def _smooth_integral(
     count = int(G[first + k + 1]) - low
     sides += low + k
     pg = _find(G, sides, count, slope * start)
-    # Chebyshev polynomials of sigma on its strip: cells become series in m when they are needed.
+    # Cells become series in m at this value of sigma when they are needed.
     lo, hi = G[strips + k], G[strips + k + 1]
     tau = min((2.0 * sigma - lo - hi) / (hi - lo), 1.0)
-    powers = np.empty(ORDER)
-    powers[0], powers[1] = 1.0, tau
-    for i in range(2, ORDER):
-        powers[i] = 2.0 * tau * powers[i - 1] - powers[i - 2]
-    series = np.empty(ORDER)
+    powers, series = np.empty(ORDER), np.empty(ORDER)
+    chebyshev_polynomials(tau, powers)
     if small_g:
         _taylor_smoothed(G, sigma, series)
     else:
@@ -278,26 +284,30 @@ def _smooth_integral(
             if small_f:
                 for i in range(n):
                     t[i] = s1 * z[i]
-                _horner(F, TAYLOR + (ORDER if centre < 0.0 else 0), t, f)
+                at = TAYLOR + (ORDER if centre < 0.0 else 0)
+                _horner(F[at : at + ORDER], t, f)
             else:
                 a, b = F[EDGES + pf], F[EDGES + pf + 1]
                 scale, shift = 2.0 * s1 / (b - a), (a + b) / (b - a)
                 for i in range(n):
                     t[i] = scale * z[i] - shift
-                _chebyshev(F, f_line + pf * ORDER, t, old, f)
+                at = f_line + pf * ORDER
+                _chebyshev(F[at : at + ORDER], t, f)
             if small_g:
                 for i in range(n):
                     t[i] = slope * z[i]
-                _horner(series, 0, t, g)
+                _horner(series, t, g)
             else:
                 a, b = G[sides + pg], G[sides + pg + 1]
                 scale, shift = 2.0 * slope / (b - a), (a + b) / (b - a)
                 for i in range(n):
                     t[i] = scale * z[i] - shift
-                _chebyshev(series, 0, t, old, g)
+                _chebyshev(series, t, g)
             part = 0.0
             for i in range(n):
-                part += WEIGHTS[i] * math.exp(-0.5 * z[i] * z[i]) * f[i] * g[i]
+                f[i] *= WEIGHTS[i] * fast_exp(-0.5 * z[i] * z[i]) * g[i]
+            for i in range(n):
+                part += f[i]
             total += half * part
         if end_f <= there:
             pf += 1
@@ -311,10 +321,11 @@ def _smooth_integral(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _collapse(G: Array, at: int, powers: Array, series: Array) -> None:
     """Series in m of a cell at a value of sigma, whose Chebyshev polynomials are `powers`."""
+    cell = G[at : at + ORDER * ORDER].reshape(ORDER, ORDER)
     for i in range(ORDER):
         total = 0.0
         for j in range(ORDER):
-            total += G[at + i * ORDER + j] * powers[j]
+            total += powers[j] * cell[j, i]
         series[i] = total
 
 
@@ -330,7 +341,7 @@ def _rough_integral(
     edges = _outer_edges(F, G, s1, slope, sigma, start, small_f, small_g)
     f_line = _line(F)
     n = NODES.size
-    z, t, f, old = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    z, t, f = np.empty(n), np.empty(n), np.empty(n)
     total = 0.0
     for p in range(edges.size - 1):
         centre, half = 0.5 * (edges[p] + edges[p + 1]), 0.5 * (edges[p + 1] - edges[p])
@@ -340,13 +351,15 @@ def _rough_integral(
             z[i] = centre + half * NODES[i]
             t[i] = s1 * z[i]
         if small_f:
-            _horner(F, TAYLOR + (ORDER if centre < 0.0 else 0), t, f)
+            at = TAYLOR + (ORDER if centre < 0.0 else 0)
+            _horner(F[at : at + ORDER], t, f)
         else:
             pf = _find(F, EDGES, int(F[PANELS]), s1 * centre)
             a, b = F[EDGES + pf], F[EDGES + pf + 1]
             for i in range(n):
                 t[i] = (2.0 * t[i] - a - b) / (b - a)
-            _chebyshev(F, f_line + pf * ORDER, t, old, f)
+            at = f_line + pf * ORDER
+            _chebyshev(F[at : at + ORDER], t, f)
         part = 0.0
         for i in range(n):
             if f[i] != 0.0:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from dmft.emit.arrays import load_array, store_array
 from dmft.gaussian.refusal import refuse
 from dmft.gaussian.tables.factor_function import FactorFunction
+from dmft.gaussian.tables.series_strips import series_strips
 from dmft.model import FIELD
 from dmft.names import VERSION
 
@@ -68,7 +69,7 @@ LARGEST_ERROR = 4.9e-11
 # Rounding of an evaluation.
 ROUNDING = 2e-14
 FEWEST = 1e-4
-HEADER = 9
+HEADER = 10
 CELL_LIMIT = 20_000
 
 
@@ -141,7 +142,8 @@ def _code() -> str:
     package = Path(__file__).parents[2]
     names = (
         "gaussian/tables/factor_table", "gaussian/tables/factor_function", "gaussian/nodes/kinks",
-        "gaussian/closed/switch", "special/averages",
+        "gaussian/closed/switch", "gaussian/tables/series_strips", "special/averages",
+        "special/correlation_series",
     )  # fmt: skip
     files = [package / f"{name}.py" for name in names]
     return "".join(file.read_text(encoding="utf-8") for file in files)
@@ -362,12 +364,29 @@ class _Builder:
         strips, sides, cells = self.cells(rough, float(np.diff(edges).min()))
         first = np.concatenate([[0], np.cumsum([len(s) - 1 for s in sides])])
         head[4:6] = len(sides), len(cells)
-        body += [strips, first.astype(float), *sides, cells.ravel(), np.array(self.kinks)]
+        # What is read at once stands together: all powers of m at one power of sigma.
+        cells = cells.swapaxes(1, 2)
+        body += [strips, first.astype(float), *sides, cells.ravel()]
         head[8] = self.tabled
-        head[7] = self._claim(rough, small)
+        size = HEADER + sum(len(part) for part in body)
+        series, error = self._series(rough, small, MOST_NUMBERS - size - len(self.kinks))
+        if len(series):
+            head[9] = size
+        body += [series, np.array(self.kinks)]
+        head[7] = max(self._claim(rough, small), error)
         if head[7] > LARGEST_ERROR:
             raise refuse(self.factor, f"a table of it would be off by {head[7]:.1e}, relative")
         return np.concatenate([head, *body])
+
+    def _series(self, table: Array, small: float, room: int) -> tuple[Array, float]:
+        """Strips of a smooth factor for `dmft.special.correlation_series`, and their error."""
+        from dmft.special.averages import line_values
+
+        if self.kinks:
+            return np.empty(0), 0.0
+        return series_strips(
+            lambda x: line_values(table, x), self.parity, small, self.largest, room
+        )
 
     def _small(self, taylor: Array) -> float:
         """Largest deviation for which the Taylor polynomial is the factor, to rounding."""

@@ -20,8 +20,7 @@ from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch, varied
 from dmft.solvers.solve import COMPILED, Request, check_request
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import SOLVER_OPTIONS, inputs_by_point, split_options
-from dmft.workflow.solving.one_pass import RunOptions, described
-from dmft.workflow.solving.rounding import with_rounding
+from dmft.workflow.solving.one_pass import RunOptions, judged_run
 from dmft.workflow.solving.schedule import RATE, read_schedule
 
 Point = Mapping[str, Any]
@@ -128,9 +127,9 @@ class _Run:
     @cached_property
     def trajectory(self) -> Trajectory:
         """As `dmft.solve` returns it."""
-        run, equations = self._ended.trajectory(), self._plan.equations
-        run = with_rounding(run, equations, self._plan.solver.get("rtol", RunOptions.rtol))
-        return described(run, equations, self._plan.inputs(self._point))
+        plan, run = self._plan, self._ended.trajectory()
+        rtol = plan.solver.get("rtol", RunOptions.rtol)
+        return judged_run(run, plan.equations, plan.inputs(self._point), rtol)
 
     @property
     def status(self) -> Status:

@@ -24,9 +24,24 @@ from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
 
 
+class _System:
+    """Equations as a key: their hash, which takes longer than a short run, is not made again."""
+
+    def __init__(self, equations: Equations) -> None:
+        self.equations, self.fingerprint = equations, equations.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _System) or self.fingerprint != other.fingerprint:
+            return False
+        return self.equations is other.equations or self.equations == other.equations
+
+
 @lru_cache(maxsize=64)
-def _built(fingerprint: str, equations: Equations) -> Problem:
-    return build(equations)
+def _built(system: _System) -> Problem:
+    return build(system.equations)
 
 
 def problem_of(system: Equations | Problem) -> Problem:
@@ -34,7 +49,7 @@ def problem_of(system: Equations | Problem) -> Problem:
     if isinstance(system, Problem):
         return system
     if isinstance(system, Equations):
-        return _built(system.fingerprint, system)
+        return _built(_System(system))
     raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
 
 

@@ -154,9 +154,14 @@ def check_start(equations: Equations | None, start: object) -> None:
 
 
 def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
-    """A run of closed forms with what the equations say of it beyond what the integrator knows."""
+    """A run of closed forms with what the equations say of it beyond what the integrator knows.
+
+    Its rounding is looked at when its message or error is read.
+    """
     inputs = {name: getattr(run, name) for name in ("constants", "widths", "parameters")}
-    return described(with_rounding(run, equations, rtol), equations, inputs)
+    return with_readout(run).judged_later(
+        lambda: described(with_rounding(run, equations, rtol), equations, inputs)
+    )
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:

@@ -1,0 +1,139 @@
+"""Coefficients of a smooth factor in normalised Hermite polynomials, as functions of its deviation.
+
+    a_n(s) = E F(s z) he_n(z) / sqrt(n!)
+
+An average of two fields is a series in their correlation with products of such coefficients, which
+`dmft.special.correlation_series` sums where it converges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.special.correlation_series import GROUP, LEFT_OUT, ORDER, TERMS
+
+Array = NDArray[np.float64]
+
+# Beyond this deviation few correlations are small enough for a series.
+LARGEST = 4.0
+# Strips a factor: edges grow by this; the lowest one where there is no Taylor polynomial.
+RATIO, LOWEST = 2.0**0.25, 2.0**-7
+# Nodes of a fit; the coefficients beyond `ORDER` are its error.
+FIT = 16
+# The weight of the quadrature is cut here: the square root of the normal density is 1e-22.
+REACH = 14.2
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+# Panels of the quadrature are halved from the first width until two agree so well, or none.
+WIDTHS, AGREEMENT = (0.4, 0.2, 0.1, 0.05), 3e-15
+# Numbers beside those of the strips.
+HEAD = 3
+# Parseval's identity does not show less than this.
+HIDDEN = 1e-13
+
+
+def series_strips(
+    values: Callable[[Array], Array], parity: int, small: float, largest: float, room: int
+) -> tuple[Array, float]:
+    """Strips of a factor as one vector, and their error relative to sqrt(E F^2); empty if none.
+
+    Parameters
+    ----------
+    values : callable
+        F on the line, up to `REACH` of `largest`.
+    parity : int
+    small, largest : float
+        Deviations below which the Taylor polynomial holds, and up to which there are averages.
+    room : int
+        Most numbers; strips of large deviations are left out where there are more.
+    """
+    end = min(LARGEST, largest)
+    edges = [small if small > 0.0 else LOWEST]
+    while edges[-1] < end:
+        edges.append(min(edges[-1] * RATIO, end))
+    # A polynomial has no strips.
+    rule = _rule(values, end) if len(edges) > 1 else (np.empty(0), np.empty(0))
+    if rule is None:
+        return np.empty(0), 0.0
+    orders = {0: (0, 1), 1: (0,), -1: (1,)}[parity]
+    counts, remainders, cells, worst = [], [], [], 0.0
+    for low, high in pairwise(edges):
+        unit = np.cos(np.pi * (np.arange(FIT) + 0.5) / FIT)
+        s = np.append(0.5 * (low + high) + 0.5 * (high - low) * unit, [low, high])
+        a, square = _hermite(values, s, *rule)
+        fit = _chebyshev(a[:FIT, : 2 * TERMS].T)
+        left = [_left(a, square, 2 * count) for count in range(GROUP, TERMS + 1, GROUP)]
+        place = next((n for n, x in enumerate(left) if x <= LEFT_OUT), len(left) - 1)
+        count = GROUP * (place + 1)
+        room -= 4 + ORDER * count * len(orders)
+        if room < HEAD:
+            break
+        counts.append(count)
+        remainders.append(left[place])
+        worst = max(worst, _norm(np.abs(fit[:, ORDER:]).sum(axis=1)) / np.sqrt(square.min()))
+        cells.append(np.concatenate([fit[odd::2, :ORDER][:count].T.ravel() for odd in orders]))
+    strips = len(counts)
+    sizes = np.array([0, *(len(cell) for cell in cells)])
+    places = 3 + 4 * strips + np.cumsum(sizes)[:strips]
+    head = np.array([strips, len(orders), *edges[: strips + 1], *counts, *remainders, *places])
+    return np.concatenate([head, *cells]), worst
+
+
+def _rule(values: Callable[[Array], Array], s: float) -> tuple[Array, Array] | None:
+    """Nodes and weighted Hermite functions (nodes, 4 TERMS + 1) that resolve F(s z); None if none.
+
+    The last column is sqrt(weight) of the normal density, for E F^2.
+    """
+    before: Array | None = None
+    for width in WIDTHS:
+        rule = _hermite_rule(width)
+        a, square = _hermite(values, np.array([s]), *rule)
+        if before is not None and _norm(a[0] - before) <= AGREEMENT * np.sqrt(square[0]):
+            return rule
+        before = a[0]
+    return None
+
+
+def _hermite_rule(width: float) -> tuple[Array, Array]:
+    edges = np.linspace(-REACH, REACH, round(2 * REACH / width) + 1)
+    half = 0.5 * np.diff(edges)[:, None]
+    z = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * NODES).ravel()
+    root = np.exp(-0.25 * z * z) * (2.0 * np.pi) ** -0.25
+    weight = (half * WEIGHTS).ravel()
+    functions = np.empty((4 * TERMS + 1, z.size))
+    old, new = np.zeros_like(z), root
+    for n in range(4 * TERMS):
+        functions[n] = new * root * weight
+        old, new = new, (z * new - np.sqrt(n) * old) / np.sqrt(n + 1)
+    functions[-1] = root * root * weight
+    return z, np.ascontiguousarray(functions.T)
+
+
+def _hermite(
+    values: Callable[[Array], Array], s: Array, z: Array, functions: Array
+) -> tuple[Array, Array]:
+    """Coefficients (S, 4 TERMS) and E F^2 (S,) at deviations s (S,)."""
+    f = values(np.outer(s, z).ravel()).reshape(s.size, z.size)
+    return f @ functions[:, :-1], f**2 @ functions[:, -1]
+
+
+def _left(a: Array, square: Array, first: int) -> float:
+    """Largest root mean square of the orders from `first` on, relative to that of F."""
+    beyond = square - (a**2).sum(axis=1)
+    beyond = np.where(beyond > HIDDEN * square, beyond, 0.0)
+    return float(np.sqrt((((a[:, first:] ** 2).sum(axis=1) + beyond) / square).max()))
+
+
+def _chebyshev(values: Array) -> Array:
+    """Chebyshev coefficients along the last axis, from values at `FIT` Chebyshev nodes."""
+    angles = np.pi * (np.arange(FIT) + 0.5) / FIT
+    matrix = 2.0 / FIT * np.cos(np.outer(np.arange(FIT), angles))
+    matrix[0] /= 2.0
+    return values @ matrix.T
+
+
+def _norm(x: Array) -> float:
+    return float(np.sqrt((x**2).sum()))

@@ -1,0 +1,159 @@
+"""Gaussian averages of two fields as series in their correlation, in compiled code.
+
+    E F(u) G(v) = sum_n rho^n a_n(s_1) b_n(s_2),   a_n(s) = E F(s z) he_n(z) / sqrt(n!)
+
+The coefficients are Chebyshev polynomials on strips of s, even and odd orders apart
+(`dmft.gaussian.tables.series_strips` writes them), and the Taylor polynomial below. A strip knows
+how large the orders are that it leaves out, by Parseval's identity: where the correlation does not
+make them small, the result is NaN and the average is left to quadrature.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.compiled import njit
+
+Array = NDArray[np.float64]
+
+# Most coefficients of one parity; they are taken in groups.
+TERMS, GROUP = 96, 8
+# Coefficients of a Chebyshev series in s.
+ORDER = 12
+# What a series may leave out, relative to sqrt(E F^2 E G^2).
+LEFT_OUT = 4e-15
+# Positions of a table of `dmft.special.averages`, of which SERIES says where the strips begin.
+PARITY, SMALL, TAYLOR, TAYLOR_ORDER, SERIES = 0, 2, 10, 16, 9
+# Of the strips: how many, parities that have coefficients; then edges, counts, remainders, places.
+STRIPS, PARITIES, EDGES = 0, 1, 2
+
+
+def _moments() -> Array:
+    """E z^j he_n(z) / sqrt(n!) for j, n < TAYLOR_ORDER."""
+    moments = np.zeros((TAYLOR_ORDER, TAYLOR_ORDER))
+    for j in range(TAYLOR_ORDER):
+        for n in range(j % 2, j + 1, 2):
+            half = (j - n) // 2
+            moments[j, n] = math.factorial(j) / (
+                math.factorial(half) * 2.0**half * math.sqrt(math.factorial(n))
+            )
+    return moments
+
+
+MOMENTS = _moments()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _strip(T: Array, s: float) -> int:
+    """Strip of a standard deviation; -1 where the Taylor polynomial holds, -2 beyond all."""
+    at = int(T[SERIES])
+    if s <= T[SMALL]:
+        return -1
+    low, high = 0, int(T[at + STRIPS])
+    if not (T[at + EDGES] <= s <= T[at + EDGES + high]):
+        return -2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if T[at + EDGES + middle] <= s:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count(T: Array, strip: int) -> int:
+    """Coefficients of one parity that a strip has."""
+    at = int(T[SERIES])
+    return GROUP if strip < 0 else int(T[at + EDGES + int(T[at + STRIPS]) + 1 + strip])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _remainder(T: Array, strip: int) -> float:
+    """Root mean square of what the orders beyond make of F, relative to that of F."""
+    at = int(T[SERIES])
+    return 0.0 if strip < 0 else T[at + EDGES + 2 * int(T[at + STRIPS]) + 1 + strip]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def chebyshev_polynomials(x: float, out: Array) -> None:
+    """Write T_0(x), T_1(x), ..."""
+    out[0], out[1] = 1.0, x
+    for i in range(2, out.size):
+        out[i] = 2.0 * x * out[i - 1] - out[i - 2]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _coefficients(T: Array, strip: int, s: float, odd: int, count: int, out: Array) -> None:
+    """Write the first `count` coefficients of one parity."""
+    if strip < 0:
+        for n in range(count):
+            out[n] = 0.0
+            power = s if odd == 1 else 1.0
+            for j in range(odd, TAYLOR_ORDER, 2):
+                out[n] += T[TAYLOR + j] * power * MOMENTS[j, 2 * n + odd]
+                power *= s * s
+        return
+    at = int(T[SERIES])
+    strips, terms = int(T[at + STRIPS]), _count(T, strip)
+    lo, hi = T[at + EDGES + strip], T[at + EDGES + strip + 1]
+    tau = (2.0 * s - lo - hi) / (hi - lo)
+    start = at + int(T[at + EDGES + 3 * strips + 1 + strip])
+    if odd == 1 and T[at + PARITIES] == 2.0:
+        start += ORDER * terms
+    rows = T[start : start + ORDER * terms].reshape(ORDER, terms)
+    powers = np.empty(ORDER)
+    chebyshev_polynomials(tau, powers)
+    for n in range(count):
+        total = 0.0
+        for i in range(ORDER):  # unrolled, so that the loop around it vectorises
+            total += powers[i] * rows[i, n]
+        out[n] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def series_average(F: Array, G: Array, s1: float, s2: float, rho: float) -> float:
+    """E F(u) G(v) at deviations s1, s2 and correlation rho, both tables with strips.
+
+    NaN where the series does not converge.
+    """
+    at_f, at_g = _strip(F, s1), _strip(G, s2)
+    if at_f == -2 or at_g == -2:
+        return math.nan
+    square = rho * rho
+    fourth = square * square
+    step = fourth * fourth
+    step *= step
+    most = min(_count(F, at_f), _count(G, at_g))
+    count, left = 0, 1.0
+    while count < most and left > LEFT_OUT:
+        left *= step
+        count += GROUP
+    if left > LEFT_OUT:
+        for T, strip in ((F, at_f), (G, at_g)):
+            if _count(T, strip) == count:
+                left *= _remainder(T, strip)
+        if left > LEFT_OUT:
+            return math.nan
+    work = np.empty((2, count))
+    f, g = work[0], work[1]
+    total = 0.0
+    for odd in range(2):
+        sign = 1.0 - 2.0 * odd
+        if F[PARITY] == -sign or G[PARITY] == -sign:
+            continue
+        _coefficients(F, at_f, s1, odd, count, f)
+        _coefficients(G, at_g, s2, odd, count, g)
+        for n in range(count):
+            f[n] *= g[n]
+        for group in range(count - 2 * GROUP, -1, -GROUP):
+            for n in range(GROUP):
+                f[group + n] += step * f[group + GROUP + n]
+        value = f[GROUP - 1]
+        for n in range(GROUP - 2, -1, -1):
+            value = value * square + f[n]
+        total += value * rho if odd == 1 else value
+    return total
