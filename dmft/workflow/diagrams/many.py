@@ -20,7 +20,7 @@ from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch, varied
 from dmft.solvers.solve import COMPILED, Request, check_request
 from dmft.solvers.trajectory import Trajectory
 from dmft.workflow.solving.inputs import SOLVER_OPTIONS, inputs_by_point, split_options
-from dmft.workflow.solving.one_pass import RunOptions, judged_run
+from dmft.workflow.solving.one_pass import RunOptions, finish
 from dmft.workflow.solving.schedule import RATE, read_schedule
 
 Point = Mapping[str, Any]
@@ -83,7 +83,7 @@ def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[A
         if not isinstance(ended, Ended):
             yield ended
             continue
-        run = _Run(ended, plan, point)
+        run = _Run(ended, plan)
         result = attempt(function, _Solved(of, run), {**of.options, **point})
         yield run.result if result is run else result
 
@@ -121,15 +121,15 @@ def _is_simple(equations: Any) -> bool:
 class _Run:
     """A run that has ended; its record is made where more than status and last risk is read."""
 
-    def __init__(self, ended: Ended, plan: _Plan, point: Point) -> None:
-        self._ended, self._plan, self._point = ended, plan, point
+    def __init__(self, ended: Ended, plan: _Plan) -> None:
+        self._ended, self._plan = ended, plan
 
     @cached_property
     def trajectory(self) -> Trajectory:
         """As `dmft.solve` returns it."""
         plan, run = self._plan, self._ended.trajectory()
         rtol = plan.solver.get("rtol", RunOptions.rtol)
-        return judged_run(run, plan.equations, plan.inputs(self._point), rtol)
+        return finish(run, plan.equations, rtol)
 
     @property
     def status(self) -> Status:
