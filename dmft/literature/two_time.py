@@ -1,15 +1,16 @@
-"""Two-time problems of the literature, written as any user would write them."""
+"""Two-time problems of the literature: written as any user would, or derived."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.tables.tabled import tabled_expectation
 from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average
-from dmft.model import Committee
+from dmft.model import FIELD, Committee, GradientDescent, Model
 from dmft.model.two_time import TwoTime
 
 t, s, u = sp.symbols("t s u")
@@ -152,42 +153,20 @@ def ridge_flow(
     >>> bool(abs(run.M[-1] - 0.7574181) < 1e-4)
     True
     """
-    alpha, lam, noise = (sp.sympify(y, strict=True) for y in (samples_per_dim, ridge, label_noise))
-    q, m, rho = (sp.sympify(y, strict=True) for y in start)
-    D, K, M, N = sp.symbols("D K M N", cls=sp.Function)
+    from dmft.equations.derive import derive
+    from dmft.equations.two_time.gaussian_flow import Rows, gaussian_flow
 
-    def bare(v: sp.Symbol, w: sp.Symbol) -> sp.Expr:
-        """Covariance of the residuals without their own pull on the weights."""
-        return rho * (M(v) / rho - 1) * (M(w) / rho - 1) + noise + C(v, w)
-
-    decay = -(lam + alpha)
-    rate = (
-        decay * C(t, s)
-        - alpha * sp.Integral(K(t, u) * C(u, s), (u, 0, t))
-        + alpha * sp.Integral(D(t, u) * R(s, u), (u, 0, s))
+    line = Committee(FIELD, 1)
+    descent = GradientDescent(1, samples_per_dim, ridge)
+    flow = derive(Model(line, line, label_noise), descent, scaling="gradient-flow")
+    rows = (np.array([[sp.sympify(y, strict=True)]]) for y in start)
+    problem = gaussian_flow(flow, Rows(*rows), {})
+    # R to a force on the weights, which is that to the gradient of a sample with another sign.
+    turned = {f: -f for e in (*problem.rates.values(), *problem.values.values())
+              for f in e.atoms(sp.core.function.AppliedUndef) if f.func == R}  # fmt: skip
+    rates, values = (
+        {key: (-e if key.func == R else e).xreplace(turned) for key, e in group.items()}
+        for group in (problem.rates, problem.values)
     )
-    residual = (
-        bare(t, s)
-        + sp.Integral(bare(t, u) * K(s, u), (u, 0, s))
-        - sp.Integral(R(t, u) * D(u, s), (u, 0, t))
-    )
-    return TwoTime(
-        rates={
-            C(t, s): rate,
-            R(t, s): decay * R(t, s) - alpha * sp.Integral(K(t, u) * R(u, s), (u, s, t)),
-            C(t, t): 2 * rate.subs(s, t),
-            M(t): -lam * M(t) - alpha * N(t),
-        },
-        values={
-            D(t, s): residual,
-            D(t, t): residual.subs(s, t),
-            K(t, s): -R(t, s) - sp.Integral(R(t, u) * K(u, s), (u, s, t)),
-            K(t, t): -1,
-            R(t, t): 1,
-            N(t): M(t) - rho - sp.Integral(R(t, u) * N(u), (u, 0, t)),
-        },
-        start={C(0, 0): q - m**2 / rho, M(0): m},
-        causal=[R, K],
-        name="ridge regression by gradient flow",
-        source="",
-    )
+    name = "ridge regression by gradient flow"
+    return TwoTime(rates, values, problem.start, problem.causal, name)

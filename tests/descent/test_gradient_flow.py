@@ -104,17 +104,17 @@ def test_flow_against_weights_with_vanishing_steps():
     assert abs(values.mean() - flow.M[-1, 0, 0]) < 4 * error + 3 / 300
 
 
-def test_kernels_are_those_of_the_ridge_problem_written_by_hand():
+def test_kernels_are_those_of_the_ridge_problem_in_two_times():
     """g is the residual: C_l = alpha D, and R_l = alpha (delta + K), a drag and a density."""
     alpha, ridge, m0, noise = 2.0, 0.1, 0.2, 0.3
     flow = flow_of(LINE, LINE, alpha, ridge, label_noise=noise)
     run = dmft.solve(flow, dmft.Overlaps([[1.0]], [[m0]]), 1.0, levels=4)
     problem = dmft.literature.ridge_flow(alpha, ridge, (1.0, m0, 1.0), noise)
-    hand = dmft.solve(problem, None, 1.0, tol=1e-6, save_at=run.t)
+    closed = dmft.solve(problem, None, 1.0, tol=1e-6, save_at=run.t)
     assert np.allclose(run.drag[:, 0, 0], alpha, atol=1e-9)
     past = np.tri(run.t.size, k=-1, dtype=bool)
     for mine, exact, where, largest in (
-        ("corr", hand.D, past | past.T, 1e-3), ("resp", hand.K, past, 3e-3),
+        ("corr", closed.D, past | past.T, 1e-3), ("resp", closed.K, past, 3e-3),
     ):  # fmt: skip
         gap = np.abs(run[mine][:, :, 0, 0] - alpha * exact)[where]
         assert np.all(gap <= run.error[mine][:, :, 0, 0][where] + 1e-5), mine

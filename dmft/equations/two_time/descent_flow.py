@@ -43,6 +43,7 @@ from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
 from dmft.model.descent import TIME, GradientDescent
+from dmft.model.two_time import TwoTime
 
 # What is of the order of a step off the diagonal.
 DENSITIES = ("R_theta", "R_l")
@@ -140,6 +141,43 @@ class DescentFlow(ChangesOfLimit):
         """
         given = with_step(parameters, step)
         return self.equations.evaluate(start, steps, points=points, **given)
+
+    def closed(self, start: Overlaps, **parameters: Any) -> TwoTime:
+        r"""The same flow without samples, where students and targets are affine.
+
+        Equation    rates of M, C and R as they stand, with N = E[g h*], D = E[g g] and K, the
+                    response of g, from integral equations of the Gaussian process of the fields
+        Shapes      functions of one or two times for each entry: "C_12(t, s)"; "C(t, s)" of one
+                    unit on one. Correlations of later times first: C_12(t, s) with t >= s
+        Scaling     the time of the flow; C is the overlap outside of the teacher,
+                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T
+        Valid for   affine students and targets, squared loss, inputs of one cluster; d -> infinity
+        Source      batch_reuse.md A.1, B.3
+
+        Parameters
+        ----------
+        start : Overlaps
+        **parameters
+            Values, or expressions in the time t; symbols without one are given to `dmft.solve`.
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line, 0.3), descent, scaling="gradient-flow")
+        >>> problem = flow.closed(dmft.Overlaps([[1.0]], [[0.2]]))
+        >>> run = dmft.solve(problem, None, 1.0)
+        >>> bool(abs(run.M[-1] - 0.7574181) < 1e-5)
+        True
+        """
+        from dmft.equations.two_time.gaussian_flow import gaussian_flow
+
+        return gaussian_flow(self, start, parameters)
 
     def latex(self) -> str:
         r"""LaTeX of the field, of the rates and of what closes them."""

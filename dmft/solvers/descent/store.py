@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.solvers.checkpoint import load_arrays, save_arrays
+from dmft.solvers.checkpoint import RunFolder, load_arrays, save_arrays
 from dmft.solvers.descent.sweep import Sweep
 
 Array = NDArray[np.float64]
@@ -31,36 +26,8 @@ KERNELS = (
 )
 
 
-class Store:
-    """A folder that belongs to one run: its declaration is checked, never overwritten.
-
-    Parameters
-    ----------
-    folder : Path
-    key : mapping
-        What determines the run.
-
-    Raises
-    ------
-    BadParameter
-        When the folder holds another run.
-    """
-
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        self.folder = folder
-        text = json.dumps(dict(key), sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / "run.json"
-        if not mark.exists():
-            _write(mark, json.dumps({"digest": digest, "run": dict(key)}, indent=1).encode())
-        found = json.loads(mark.read_text(encoding="utf-8"))
-        if found.get("digest") != digest:
-            names = sorted(n for n in key if found.get("run", {}).get(n) != dict(key)[n])
-            raise BadParameter(
-                f"checkpoint {str(folder)!r} belongs to another run (differs in "
-                f"{', '.join(names) or 'its version'}); choose another folder"
-            )
+class Store(RunFolder):
+    """The folder of a descent: a file of kernels and one of gradients for each scramble."""
 
     def load(self, number: int, sweep: Sweep, shape: tuple[int, int]) -> tuple[Sweep, Array]:
         """Sweep of a scramble as it was left, and its gradients as a file in memory."""
@@ -93,9 +60,3 @@ class Store:
 
     def _kernels(self, number: int) -> Path:
         return self.folder / f"kernels_{number}.npz"
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -20,7 +20,7 @@ from dmft.errors import BadParameter
 from dmft.model.two_time import TwoTime
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
-from dmft.solvers.descent.store import Store
+from dmft.solvers.checkpoint import RunFolder
 from dmft.solvers.save_times import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
@@ -144,7 +144,7 @@ def solve_two_time(
     }  # fmt: skip
     folder = None if options.checkpoint is None else Path(options.checkpoint)
     if folder is not None:
-        Store(folder, key)  # refuses the folder of another run
+        RunFolder(folder, key)  # refuses the folder of another run
     began = time.monotonic()
     ratio = RATIO if options.thin else 0.0
     control = Control(
