@@ -24,6 +24,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.conditioning import cancellation_in_words
 from dmft.equations.steps import check_concentration
+from dmft.equations.traits import Traits
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
@@ -41,7 +42,7 @@ from dmft.equations.views.latex import (
     definition_latex,
     functions_latex,
 )
-from dmft.equations.views.text import definition_text, functions_text
+from dmft.equations.views.text import definition_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
@@ -57,7 +58,7 @@ CLOCK = ("learning_rate", "dim", "batch_size")
 
 
 @dataclass(frozen=True)
-class Equations(ChangesOfDefinitions):
+class Equations(Traits, ChangesOfDefinitions):
     """Closed equations of motion of the overlaps, as ordered symbolic definitions.
 
     Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
@@ -150,11 +151,6 @@ class Equations(ChangesOfDefinitions):
         return hashlib.blake2b(
             (text + self.signature + VERSION).encode(), digest_size=12
         ).hexdigest()
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs, each with a noise of its own."""
-        return 1
 
     @property
     def signature(self) -> str:
@@ -384,10 +380,6 @@ class Equations(ChangesOfDefinitions):
     def functions_latex(self, printer: EquationPrinter) -> list[str]:
         """Lines that say what the functions of the networks are."""
         return [functions_latex(self.model, printer)]
-
-    def functions_text(self) -> str:
-        """The same as text."""
-        return f"{functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
 
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.

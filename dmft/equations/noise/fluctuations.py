@@ -44,7 +44,7 @@ from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
-from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField
+from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, random_overlaps
 
 Array = NDArray[np.float64]
 
@@ -145,6 +145,11 @@ class Noise(Fluctuations):
         else:
             rule = noise_rule(dimensions, self.smooth, options)
         return rule.with_noise(self.noisy_nodes)
+
+    def random_start(self, dim: int, seed: int) -> Overlaps:
+        """Overlaps of random rows, of length sqrt(d) where they keep it."""
+        sphere = self.algorithm.on_sphere
+        return random_overlaps(self.model, dim, seed, normalised=sphere)
 
     def text(self, known: Sequence[Definition]) -> list[str]:
         """Lines of text."""
