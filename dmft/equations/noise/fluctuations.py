@@ -6,9 +6,9 @@ r"""Fluctuations of one-pass learning at large d: covariance of the increments a
 over nodes, positive semidefinite by construction: nodes that are exact for polynomial models,
 Gauss-Hermite or Sobol nodes with their error else. F is the drift of the ordinary equations and
 what one step of an algorithm in d dimensions adds to it at order 1/d (B.1, E.3), so that one step
-has the mean F gamma/(p d) up to order d^-3. Where a sample moves the weights in several steps
-(`Repeat`, momentum) F is the drift of the ordinary equations alone, and the mean of a step is off
-by order d^-2: less than the fluctuations by a power of sqrt(d).
+has the mean F gamma/(p d) up to order d^-3. Where a sample moves the weights in several steps F is
+the drift of the ordinary equations alone, and the mean of a step is off by order d^-2: less than
+the fluctuations by a power of sqrt(d).
 """
 
 from __future__ import annotations
