@@ -14,12 +14,10 @@ from dmft.compiled.directory import cache_directory, keep, read_own
 from dmft.emit import load_module
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import Committee
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
 
 if TYPE_CHECKING:
-    from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
     from dmft.model.two_time import TwoTime
@@ -165,11 +163,10 @@ def generate(equations: Equations) -> str:
     functions, seen = (PointFunctions(code_names(parameters)) for _ in range(2))
     rates, observables = system_parts(equations.on_nodes, parameters, (functions, seen), here)
     parts = [rates]
-    if equations.family == "sequence":
+    if equations.gram is not None:
         from dmft.codegen.domains import gram_domain
 
-        gram = cast("SequenceEquations", equations).gram
-        domain = gram_domain(gram, here.places, VERSION)
+        domain = gram_domain(equations.gram, here.places, VERSION)
     else:
         domain = domain_text(equations.on_nodes, parameters, here, VERSION)
     if equations.noise:
@@ -187,11 +184,7 @@ def generate(equations: Equations) -> str:
 
 def activations(equations: Equations) -> str:
     """What a module says of itself; nothing of widths and numbers, which are run-time values."""
-    student, teacher = equations.model.student, equations.model.teacher
-    if equations.family == "sequence":
-        return equations.functions_text()
-    target = teacher.activation if isinstance(teacher, Committee) else teacher
-    return f"student {student.activation}, teacher {target}"
+    return equations.networks
 
 
 def description(equations: Equations) -> str:
@@ -201,11 +194,8 @@ def description(equations: Equations) -> str:
 
 def layout_of(equations: Equations) -> Layout:
     """Where the arrays of a system live."""
-    if equations.family == "sequence":
-        blocks = cast("SequenceEquations", equations).blocks
-        here = layout_of_alignments(equations.on_nodes, blocks)
-    else:
-        here = layout(equations.on_nodes)
+    blocks, found = equations.blocks, equations.on_nodes
+    here = layout_of_alignments(found, blocks) if blocks else layout(found)
     if equations.noise:
         from dmft.codegen.diffusion import noise_layout
 

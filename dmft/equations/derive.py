@@ -70,7 +70,7 @@ def derive(
                 and -2 zeta Q; a `dmft.UpdateField` gives psi itself
                 with `fluctuations` d(Q, M, a) = F dt + sqrt(gamma/(p d n_b)) Sigma^(1/2) dB, Sigma
                 the covariance of what one sample adds, for every psi of these; F with its terms of
-                order 1/d but for `Repeat`, momentum and clusters, whose F is that of d -> infinity
+                order 1/d but for `Repeat`, steps with a memory and clusters: F of d -> oo
     Scaling     t = steps * gamma / (p d); gamma, p, k, n_b fixed as d -> infinity;
                 gradient flow drops S; a map's t counts steps, n_b of the order of d or larger
     Valid for   any activation without free parameters. Exact for polynomials, erf, sign, ReLU,

@@ -21,6 +21,7 @@ from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.reference import evaluate
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.rounding.conditioning import cancellation_in_words
+from dmft.equations.traits import Traits
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
@@ -46,7 +47,7 @@ CLOCK = ("learning_rate", "dim", "batch_size")
 
 
 @dataclass(frozen=True)
-class Equations(ChangesOfDefinitions):
+class Equations(Traits, ChangesOfDefinitions):
     """Closed equations of motion of the overlaps, as ordered symbolic definitions.
 
     Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
@@ -148,11 +149,6 @@ class Equations(ChangesOfDefinitions):
         return hashlib.blake2b(
             (text + self.signature + VERSION).encode(), digest_size=12
         ).hexdigest()
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs, each with a noise of its own."""
-        return 1
 
     @property
     def signature(self) -> str:
@@ -369,12 +365,6 @@ class Equations(ChangesOfDefinitions):
         from dmft.equations.views.latex import functions_latex
 
         return [functions_latex(self.model, printer)]
-
-    def functions_text(self) -> str:
-        """The same as text."""
-        from dmft.equations.views.text import functions_text
-
-        return f"{functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
 
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.

@@ -69,8 +69,8 @@ OPTIMISER: Mapping[str, Number] = MappingProxyType(
             refused={
                 "repeat": "is SGD at a larger rate for fresh samples only: passes over one sample "
                 "would remember each other",
-                "map": "makes steps of batches of the order of d remember each other: no map of "
-                f"the overlaps alone. Leave dim out, or {_AS_LARGER_RATE}",
+                "map": "makes steps of batches of the order of d remember each other, with no map "
+                'of Q and M alone: take dmft.simulate(..., method="weights"), or leave dim out',
                 "sequence": f"is not derived for sequence models: {_AS_LARGER_RATE}",
                 "chain": "remembers steps, which the chain of overlaps does not: take "
                 'method="weights"',
@@ -128,8 +128,6 @@ def _places(algorithm: SGD | GradientFlow) -> Iterator[str]:
         yield "sphere"
     if isinstance(algorithm, SGD) and isinstance(algorithm.repeat, Repeat):
         yield "repeat"
-    if isinstance(algorithm, SGD) and not isinstance(algorithm.batch_size, int):
-        yield "map"
 
 
 def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -> sp.Expr:

@@ -11,9 +11,10 @@ import sympy as sp
 from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import OPTIMISER, SGD
+from dmft.model.network import FIELD
 
-# The student's output in a rule.
-OUTPUT = sp.Symbol("f", real=True)
+# The student's output in a rule, and the derivative of its activation at h.
+OUTPUT, SLOPE = sp.symbols("f slope", real=True)
 # Attributes that runs have.
 TAKEN = frozenset(
     {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
@@ -30,8 +31,9 @@ class UpdateField(SGD):
     r"""Any one-pass learning rule: w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d).
 
     psi is an expression in the symbols of `fields`: the local field h of the neuron, those of the
-    teacher, and the label y, noise included. A symbol named ``f`` is the student's output. The
-    networks of the model give f, y and the risk. Time is t = steps * gamma / (p d).
+    teacher, and the label y, noise included. A symbol named ``f`` is the student's output, one
+    named ``slope`` is sigma'(h): ``slope * (y - f)`` is SGD of the squared loss. The networks of
+    the model give f, y, slope and the risk. Time is t = steps * gamma / (p d).
 
     Averages are closed forms where psi is a sum of products of functions of single fields, or of
     signs of them; else they are on nodes, with their error.
@@ -113,6 +115,10 @@ class UpdateField(SGD):
         self.__post_init__()
         object.__setattr__(self, "loss", None)
 
+    def written(self, expr: sp.Expr, slope: sp.Expr) -> sp.Expr:
+        """The rule or a measure where the slope of the student's activation is this, in `FIELD`."""
+        return expr.xreplace({SLOPE: slope.xreplace({FIELD: self.fields[0]})})
+
 
 def _free_name(name: str) -> str:
     if not (isinstance(name, str) and name.isidentifier()) or name in TAKEN:
@@ -148,11 +154,12 @@ def _in_symbols(value: object, known: set[sp.Symbol], what: str) -> sp.Expr:
         raise BadParameter(f"{what} must be an expression, got {shown(value)}") from error
     if not isinstance(found, sp.Expr) or found.has(sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan):
         raise BadParameter(f"{what} must be a real, finite expression, got {shown(value)}")
-    rule = found.xreplace({s: OUTPUT for s in found.free_symbols - known if s.name == OUTPUT.name})
-    unknown = sorted(map(str, rule.free_symbols - known - {OUTPUT}))
+    own = {s.name: s for s in (OUTPUT, SLOPE)}
+    rule = found.xreplace({s: own[s.name] for s in found.free_symbols - known if s.name in own})
+    unknown = sorted(map(str, rule.free_symbols - known - set(own.values())))
     if unknown:
         raise BadParameter(
             f"{what} = {rule} holds {', '.join(unknown)}; it is an expression in "
-            f"{', '.join(sorted(map(str, known)))} and f"
+            f"{', '.join(sorted(map(str, known)))}, f and slope"
         )
     return rule

@@ -392,11 +392,14 @@ class Filler:
         h, *rest = algorithm.fields
         shared = [rest[-1], *rest[:-1], OUTPUT]
         expr = model.student.activation
+        rule = algorithm.written(algorithm.psi, sp.diff(expr, FIELD))
+        if rule.has(sp.DiracDelta):
+            raise BadParameter(f"student activation {expr} jumps: it has no slope for the rule")
         symbols = sorted(expr.free_symbols - {FIELD}, key=str)
         values = [self.symbol(s, "student activation") for s in symbols]
         return Activation(
             value=scalar_function(expr, FIELD, [*(sp.Dummy() for _ in shared), *symbols]),
-            slope=scalar_function(algorithm.psi, h, [*shared, *symbols]),
+            slope=scalar_function(rule, h, [*shared, *symbols]),
             parameters=np.array([*([0.0] * len(shared)), *values]),
             degree=int(sp.Poly(expr, FIELD).degree()) if expr.is_polynomial(FIELD) else None,
             expr=expr,

@@ -288,16 +288,13 @@ def check_equations(equations: object) -> None:
     """Refuse what has no equations of motion."""
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
-    if equations.family == "sequence":
-        raise BadParameter(
-            "fixed points and their modes are those of Q and M; those of a sequence model are the "
-            "minima of its risk, dmft.landscape(model)"
-        )
     if not {"Q", "M"} <= set(equations.terms):
-        raise BadParameter(
-            f"fixed points and their modes are those of Q and M, these equations move "
-            f"{sorted(equations.terms)}; leave scaling={equations.scaling!r} out"
+        instead = equations.instead.get(
+            "fixed points",
+            f"these equations move {sorted(equations.terms)}: leave "
+            f"scaling={equations.scaling!r} out",
         )
+        raise BadParameter(f"fixed points and their modes are those of Q and M; {instead}")
     if equations.noise is not None:
         raise BadParameter(
             "fixed points and their stability belong to the flow: derive without fluctuations "

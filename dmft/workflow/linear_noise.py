@@ -85,11 +85,9 @@ def linear_noise(
             "linear_noise takes equations with fluctuations: derive(..., dim=..., "
             "fluctuations=True)"
         )
-    if equations.family == "sequence":
-        raise BadParameter(
-            "linear_noise is of overlaps Q and M; paths of a sequence model spread as "
-            "dmft.solve(equations, start, t_max, paths=..., dt=...) says"
-        )
+    if "linear noise" in equations.instead:
+        instead = equations.instead["linear noise"]
+        raise BadParameter(f"linear_noise is of overlaps Q and M; {instead}")
     overlaps = point.overlaps if isinstance(point, FixedPoint) else point
     flow = replace(equations, kind="ode", noise=None, dim=None)
     own = {name: value for name, value in parameters.items() if name in flow.parameters}

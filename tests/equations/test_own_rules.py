@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
+from scipy import special
 
 import dmft
 from dmft.errors import BadParameter
@@ -149,3 +150,39 @@ def test_rules_are_hashed_and_pickled():
     rule = own(Y, measures={"wrong": sp.Heaviside(-H * Y)})
     assert pickle.loads(pickle.dumps(rule)) == rule
     assert hash(rule) == hash(own(Y, measures={"wrong": sp.Heaviside(-H * Y)}))
+
+
+def test_a_rule_may_read_the_slope_of_the_activation():
+    """slope (y - f) is SGD; clipped errors against samples of the definition; both simulated."""
+    h, star, y, f, slope = sp.symbols("h h_star y f slope", real=True)
+    sigmoid = sp.erf(sp.Symbol("z", real=True) / sp.sqrt(2))
+    model = dmft.Model(dmft.Committee(sigmoid, 2), dmft.Committee(sigmoid, 1), 0.1)
+    start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.3], [-0.2]], [[1.1]])
+    plain = dmft.UpdateField(slope * (y - f), fields=(h, star, y), learning_rate=0.5)
+    found, wanted = (dmft.derive(model, a).evaluate(start) for a in (plain, dmft.SGD(0.5)))
+    for block, value in wanted.items():
+        np.testing.assert_allclose(found[block], value, rtol=0, atol=1e-14)
+    assert dmft.derive(model, plain).approximation == "exact"
+    runs = [
+        dmft.simulate(model, a, 50, 0.3, 2, start, "overlaps", save_at=[0.3]).runs.M
+        for a in (plain, dmft.SGD(0.5))
+    ]
+    np.testing.assert_allclose(*runs, rtol=1e-10)
+    clipped = dmft.UpdateField(
+        slope * sp.Max(-0.3, sp.Min(0.3, y - f)), fields=(h, star, y), learning_rate=0.5
+    )
+    equations, rng = dmft.derive(model, clipped), np.random.default_rng(1)
+    lam = np.linalg.cholesky(start.Omega) @ rng.standard_normal((3, 400_000))
+    value = special.erf(lam / np.sqrt(2))
+    label = value[2] + np.sqrt(0.1) * rng.standard_normal(lam.shape[1])
+    error = np.clip(label - (value[0] + value[1]) / 2, -0.3, 0.3)
+    psi = np.sqrt(2 / np.pi) * np.exp(-(lam[:2] ** 2) / 2) * error
+    sample = psi * lam[2]
+    off = np.abs(equations.evaluate(start)["M"][:, 0] - sample.mean(axis=1))
+    claim = equations.evaluate_error(start)["M"][:, 0]
+    assert np.all(off < 5 * sample.std(axis=1) / np.sqrt(sample.shape[1]) + claim)
+    step = dmft.Model(dmft.Committee(sp.sign(sp.Symbol("z", real=True)), 1), model.teacher)
+    with pytest.raises(BadParameter, match="slope"):
+        dmft.derive(step, clipped)
+    with pytest.raises(BadParameter, match="slope"):
+        dmft.simulate(step, clipped, 50, 0.3, 1)

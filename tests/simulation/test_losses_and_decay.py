@@ -252,7 +252,6 @@ def test_steps_with_momentum_by_hand(batch):
     "given",
     [
         {"momentum": 1.0}, {"momentum": -0.1}, {"momentum": 0.5, "repeat": dmft.Repeat(2)},
-        {"momentum": 0.5, "batch_size": sp.Symbol("d") ** 2},
     ],
 )  # fmt: skip
 def test_momentum_that_is_no_larger_rate_is_refused(given):
@@ -262,8 +261,9 @@ def test_momentum_that_is_no_larger_rate_is_refused(given):
 
 def test_momentum_elsewhere_is_refused():
     sgd = dmft.SGD(0.5, 2, momentum=0.5)
-    with pytest.raises(dmft.errors.BadParameter, match="momentum ="):
-        dmft.derive(MODEL, sgd, dim=100)
+    for batch in (2, sp.Symbol("d") ** 2):
+        with pytest.raises(dmft.errors.BadParameter, match="momentum ="):
+            dmft.derive(MODEL, dmft.SGD(0.5, batch, momentum=0.5), dim=100)
     with pytest.raises(dmft.errors.BadParameter, match="chain of overlaps"):
         dmft.simulate(MODEL, sgd, 100, 1.0, 1, method="overlaps")
     with pytest.raises(dmft.errors.BadParameter, match="momentum"):

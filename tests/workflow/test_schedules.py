@@ -108,3 +108,19 @@ def test_run_over_the_maximal_learning_rate_says_so():
     wide = dmft.derive(dmft.Model(square, dmft.Committee(square.activation, 2)), dmft.SGD(0.1))
     start = dmft.Overlaps([[1.0]], [[0.5, 0.5]], np.eye(2))
     assert "maximal" not in dmft.solve(wide, start, 0.1, learning_rate=5.0).message
+
+
+def test_noise_dominated_equations_count_their_own_steps():
+    """Nothing but the clock reads the rate: dt' = (gamma/p)^2/(n_b d) a step."""
+    z, t = sp.Symbol("z", real=True), sp.Symbol("t")
+    square = dmft.Committee(z**2, 1)
+    equations = dmft.derive(
+        dmft.Model(square, square, 0.5), dmft.SGD(0.1, 2, momentum=0.5), scaling="noise-dominated"
+    )
+    start = dmft.Overlaps([[0.1]], [[0.05]])
+    plain = dmft.solve(equations, start, 0.01, save_at=[0.01])
+    run = dmft.solve(equations, start, 0.01, save_at=[0.01], learning_rate=0.1 / (1 + t))
+    assert run.Q[-1, 0, 0] == pytest.approx(plain.Q[-1, 0, 0], rel=1e-7)
+    assert plain.steps(100)[-1] == pytest.approx(0.01 * 100 * 2 / 0.2**2, rel=1e-12)
+    passed = (1.01**3 - 1) / 3  # the integral of (1 + t)^2
+    assert run.steps(100)[-1] == pytest.approx(passed * 100 * 2 / 0.2**2, rel=1e-7)

@@ -6,9 +6,9 @@ r"""Fluctuations of one-pass learning at large d: covariance of the increments a
 over nodes, positive semidefinite by construction: nodes that are exact for polynomial models,
 Gauss-Hermite or Sobol nodes with their error else. F is the drift of the ordinary equations and
 what one step of an algorithm in d dimensions adds to it at order 1/d (B.1, E.3), so that one step
-has the mean F gamma/(p d) up to order d^-3. Where a sample moves the weights in several steps
-(`Repeat`, momentum) F is the drift of the ordinary equations alone, and the mean of a step is off
-by order d^-2: less than the fluctuations by a power of sqrt(d).
+has the mean F gamma/(p d) up to order d^-3. Where a sample moves the weights in several steps F is
+the drift of the ordinary equations alone, and the mean of a step is off by order d^-2: less than
+the fluctuations by a power of sqrt(d).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
-from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField
+from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, random_overlaps
 
 Array = NDArray[np.float64]
 
@@ -145,6 +145,11 @@ class Noise(Fluctuations):
         else:
             rule = noise_rule(dimensions, self.smooth, options)
         return rule.with_noise(self.noisy_nodes)
+
+    def random_start(self, dim: int, seed: int) -> Overlaps:
+        """Overlaps of random rows, of length sqrt(d) where they keep it."""
+        sphere = self.algorithm.on_sphere
+        return random_overlaps(self.model, dim, seed, normalised=sphere)
 
     def text(self, known: Sequence[Definition]) -> list[str]:
         """Lines of text."""

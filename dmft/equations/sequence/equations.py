@@ -61,6 +61,13 @@ class SequenceEquations(Equations):
     """
 
     family: ClassVar[str] = "sequence"
+    start_type: ClassVar[type] = Alignment
+    instead: ClassVar[Mapping[str, str]] = {
+        "fixed points": "those of a sequence model are the minima of its risk, "
+        "dmft.landscape(model)",
+        "linear noise": "paths of a sequence model spread as dmft.solve(equations, start, t_max, "
+        "paths=..., dt=...) says",
+    }
     model: SequenceModel
     noise: SequenceNoise | None = None  # type: ignore[assignment]
 
@@ -106,6 +113,16 @@ class SequenceEquations(Equations):
         tables = f"averages by tables, error at most {self.error:.0e}" if self.error else "exact"
         found = "averages over nodes" if self.averages else tables
         return f"drift {found}; {self.noise.approximation}" if self.noise else found
+
+    @property
+    def has_cone(self) -> bool:
+        """Where the loss is the norm |f - y|, which averages on nodes are taken of."""
+        return bool(self.averages)
+
+    @property
+    def bounds_rounding(self) -> bool:
+        """No: alignments are not arrays of overlaps."""
+        return False
 
     @property
     def outputs(self) -> int:
@@ -265,9 +282,18 @@ class SequenceEquations(Equations):
         """None: functions are written out."""
         return []
 
-    def functions_text(self) -> str:
+    @property
+    def networks(self) -> str:
         """Student and target."""
         return f"student {self.model.student}, target {self.model.teacher}"
+
+    def functions_text(self) -> str:
+        """Student and target."""
+        return self.networks
+
+    def held(self, start: Any) -> Mapping[str, Array | None]:
+        """Nothing: tokens and encodings are those of the model."""
+        return {}
 
 
 def derive_sequence(model: SequenceModel, algorithm: SGD | GradientFlow) -> SequenceEquations:

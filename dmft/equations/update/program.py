@@ -254,7 +254,11 @@ class _Writer:
                 f"model's teacher has {width}"
             )
         place = {h: x.h[x.j]} | {s: x.h_star[r] for r, s in enumerate(stars, start=1)}
-        written = (own.psi, *(e for _, e in own.measures))
+        written = [own.written(e, self.slope) for e in (own.psi, *(e for _, e in own.measures))]
+        if any(e.has(sp.DiracDelta) for e in written):
+            raise BadParameter(
+                f"the student's activation {self.sigma} jumps: it has no slope for {own.psi}"
+            )
         if any(e.has(RULE_OUTPUT) for e in written):
             self.add(x.output_pass[0], output=students_at(x.h, self.sigma))
         rest = {y: x.label, RULE_OUTPUT: x.output_pass[0]}

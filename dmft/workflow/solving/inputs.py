@@ -117,6 +117,13 @@ def _stand_alone(equations: Equations, names: set[str]) -> bool:
     return stand_alone(names, equations.model, equations.declared)
 
 
+def unit_of(equations: Equations) -> tuple[int, int]:
+    """The time of a step, times d, is (gamma/p)^power over this number."""
+    if equations.scaling != "noise-dominated":
+        return 1, 1
+    return 2, int(equations.algorithm.batch_size)  # type: ignore[union-attr]
+
+
 def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     """What turns the time of a run into steps and samples."""
     algorithm, scalars = equations.algorithm, values.scalars
@@ -128,8 +135,9 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
     step = None if rate is None else rate / values.widths["p"]
     if step is not None:
         step *= pace(scalars)
-    if step is not None and equations.scaling == "noise-dominated":
-        step *= step / algorithm.batch_size  # t' = t gamma / (p n_b)
+    if step is not None:
+        power, batch = unit_of(equations)
+        step = step**power / batch
     return {
         "time_step_times_dim": step,
         "samples_per_step": algorithm.batch_size,

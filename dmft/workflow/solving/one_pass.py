@@ -98,7 +98,7 @@ def solve_one_pass(
     from dmft.workflow.solving.quadrature import on_nodes, solve_on_nodes
 
     tolerance = options.quadrature_tol
-    if equations.family == "sequence":
+    if equations.has_cone:
         tolerance = max(tolerance, CONE_TOLERANCE)
         choices |= {name: max(value, choices[name]) for name, value in CONE.items()}
     elif not smooth(equations.averages):
@@ -145,11 +145,12 @@ def request_of(
 
 
 def check_start(equations: Equations | None, start: object) -> None:
-    """Refuse what is no start of these equations; those of sequences say it themselves."""
-    if getattr(equations, "family", None) != "sequence" and not isinstance(start, Overlaps):
+    """Refuse what is no start of these equations, or of a problem written by hand."""
+    wanted = Overlaps if equations is None else equations.start_type
+    if not isinstance(start, wanted):
         raise BadParameter(
-            f"start must be a dmft.Overlaps, got {type(start).__name__}; lists of starts are for "
-            "equations of kind 'sde'"
+            f"start must be a dmft.{wanted.__name__}, got {type(start).__name__}; lists of starts "
+            "are for equations of kind 'sde'"
         )
 
 

@@ -12,10 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.analysis.escape_paths import EscapeTimes, escape_of_paths
 from dmft.equations.equations import Equations
 from dmft.equations.noise.fluctuations import Noise
-from dmft.equations.sequence.fluctuations import SequenceNoise
 from dmft.equations.values import NODE_OPTIONS, resolve_scalars
 from dmft.errors import BadParameter
-from dmft.model import random_overlaps
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
@@ -189,30 +187,33 @@ def _starts(
     if isinstance(start, Overlaps | Alignment):
         return [start]
     if start is None:
-        dim, sphere = _dimension(equations, parameters), equations.algorithm.on_sphere
+        dim = _dimension(equations, parameters)
         seeds = np.random.SeedSequence(seed, spawn_key=(STARTS_STREAM,)).generate_state(paths)
-        if isinstance(equations.noise, SequenceNoise):
-            return [equations.noise.random_start(dim, int(s)) for s in seeds]
-        return [random_overlaps(equations.model, dim, int(s), normalised=sphere) for s in seeds]
+        assert equations.noise is not None
+        return [equations.noise.random_start(dim, int(s)) for s in seeds]
     starts: list[Any] = list(start)
-    if equations.family == "sequence":
-        if not starts or not all(isinstance(s, Alignment) for s in starts):
-            raise BadParameter("start must be a dmft.Alignment, a list of them, or None")
-        return starts
-    if not starts or not all(isinstance(s, Overlaps) for s in starts):
-        raise BadParameter("start must be a dmft.Overlaps, a list of them, or None")
+    if not starts or not all(isinstance(s, equations.start_type) for s in starts):
+        raise BadParameter(
+            f"start must be a dmft.{equations.start_type.__name__}, a list of them, or None"
+        )
     first = starts[0]
     for number, other in enumerate(starts):
-        same = np.array_equal(first.P, other.P) and first.Q.shape == other.Q.shape
-        if not same or not _same_readout(first, other):
+        if not _can_go_together(equations, first, other):
             raise BadParameter(f"start {number} has another P, readout or width than start 0")
     return starts
 
 
-def _same_readout(first: Overlaps, other: Overlaps) -> bool:
-    if first.readout is None or other.readout is None:
-        return first.readout is other.readout
-    return np.array_equal(first.readout, other.readout)
+def _can_go_together(equations: Equations, first: Any, other: Any) -> bool:
+    """Whether two starts differ in nothing but the values of the state."""
+    held, of_other = equations.held(first), equations.held(other)
+    shapes = (tuple(np.shape(x) for x in equations.state(s).values()) for s in (first, other))
+    same = (
+        held[name] is of_other[name]
+        if held[name] is None or of_other[name] is None
+        else np.array_equal(held[name], of_other[name])  # type: ignore[arg-type]
+        for name in held
+    )
+    return len(set(shapes)) == 1 and all(same)
 
 
 def _dimension(equations: Equations, parameters: Mapping[str, Any]) -> int:

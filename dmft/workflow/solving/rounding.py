@@ -47,7 +47,7 @@ def with_rounding(run: Trajectory, equations: Equations, rtol: float) -> Traject
     there where no state has a bound. Runs on tables and on nodes keep what these claim. Averages of
     four signs are left out (`dmft.equations.rounding.conditioning.light`).
     """
-    if equations.family == "sequence" or equations.averages or equations.error:
+    if not equations.bounds_rounding:
         return run
     if equations.noise or run.t.size == 0:
         return run

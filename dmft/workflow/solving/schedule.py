@@ -22,7 +22,7 @@ from dmft.names import Status
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.trajectory import CLOCK, Trajectory
-from dmft.workflow.solving.inputs import problem_of, run_inputs
+from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 RATE = "learning_rate"
 TIME, RISK = sp.symbols("t risk", real=True)
@@ -115,10 +115,6 @@ def read_schedule(equations: Any, value: Any) -> Schedule | None:
         raise BadParameter(
             f"learning_rate = {value} is a schedule; schedules are for equations of one-pass SGD"
         )
-    if equations.scaling == "noise-dominated":
-        raise BadParameter(
-            "the time of noise-dominated equations is measured by a constant learning rate"
-        )
     expr = value.subs({s: KNOWN[s.name] for s in value.free_symbols})
     return Schedule(expr)
 
@@ -127,8 +123,8 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
     """The problem whose learning rate is that of the schedule at each evaluation.
 
     A flow gets one more block, the number of steps per dimension so far: d(steps/d)/dt = p / gamma,
-    over the pace of the optimiser. The covariance of an sde, whose scale is that of the first rate,
-    also grows with the rate.
+    over the pace of the optimiser; in its own time as `unit_of` says. The covariance of an sde,
+    whose scale is that of the first rate, also grows with the rate.
     """
     names = problem.parameters
     position = names.index(RATE) if RATE in names else -1
@@ -141,7 +137,7 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
         problem,
         rhs=_scheduled(
             problem.rhs, look, rate, position, _pace_now(names) if clock else None, count,
-            problem.widths.index("p") if clock else -1,
+            problem.widths.index("p") if clock else -1, unit_of(problem.origin),
         ),
         diffusion=diffusion,
         state=(*problem.state, Block(CLOCK, ())) if clock else problem.state,
@@ -173,11 +169,19 @@ def _pace_now(names: tuple[str, ...]) -> Any:
 
 @lru_cache(maxsize=32)
 def _scheduled(
-    rhs: Any, observe: Any, rate: Any, position: int, pace_now: Any, count: int, width: int
+    rhs: Any,
+    observe: Any,
+    rate: Any,
+    position: int,
+    pace_now: Any,
+    count: int,
+    width: int,
+    unit: tuple[int, int],
 ) -> Any:
     """Compiled right-hand side at the rate of the moment; NaN where the rate is not positive."""
     reads, has_clock, is_read = observe is not None, width >= 0, position >= 0
     has_pace, pace_or_rate = pace_now is not None, pace_now or rate
+    power, batch = unit
     rate_now = _rate_now(observe if reads else rhs, reads, rate, count)
 
     @njit(RHS_SIGNATURE, nogil=True)
@@ -194,6 +198,7 @@ def _scheduled(
             out[-1] = widths[width] / now
             if has_pace:
                 out[-1] /= pace_or_rate(0.0, par)
+            out[-1] = batch * out[-1] ** power
 
     return scheduled
 

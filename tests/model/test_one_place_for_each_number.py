@@ -1,0 +1,42 @@
+"""A number of the optimiser is declared, derived and simulated in one file each."""
+
+import re
+from pathlib import Path
+
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+from dmft.model.algorithm import OPTIMISER, numbers_of, refuse
+
+ROOT = Path(dmft.__file__).parent
+PLACES = {"model/algorithm.py", "equations/update/optimiser.py", "simulation/steps/optimiser.py"}
+# Gradient descent on repeated data has numbers of its own under the same names.
+REPEATED_DATA = re.compile(r"descent|two_time|cli/toml")
+
+
+@pytest.mark.parametrize("name", OPTIMISER)
+def test_three_files_know_it(name):
+    files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.rglob("*.py")}
+    found = {path for path, text in files.items() if re.search(rf"\b{name}\b", text)}
+    assert {path for path in found if not REPEATED_DATA.search(path)} == PLACES
+
+
+def test_nobody_asks_which_kind_of_model_equations_are_of():
+    texts = (path.read_text() for path in ROOT.rglob("*.py"))
+    assert not [text for text in texts if re.search(r'family [!=]= "sequence"', text)]
+
+
+def test_refusals_stand_with_the_declaration():
+    heavy = dmft.SGD(0.1, momentum=sp.Symbol("b"))
+    assert numbers_of(heavy) == {"momentum": sp.Symbol("b")}
+    assert not numbers_of(dmft.GradientFlow())
+    refuse(heavy, "sphere")
+    for place in ("map", "chain", "sequence", "escape", "repeat"):
+        with pytest.raises(BadParameter, match="momentum = b "):
+            refuse(heavy, place)
+    with pytest.raises(BadParameter, match=r"weight_decay = 0\.1\d* shortens rows"):
+        dmft.GradientFlow("sphere", weight_decay=0.1)
+    with pytest.raises(BadParameter, match="no friction"):
+        dmft.UpdateField(1, fields=sp.symbols("h s y"), learning_rate=1, friction=1)
