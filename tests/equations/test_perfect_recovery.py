@@ -6,7 +6,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.equations.escape.recovery import recovery
+from dmft.equations.escape.recovery import perfect_limit, recovery
 from dmft.errors import BadParameter
 
 z = sp.Symbol("z", real=True)
@@ -30,6 +30,28 @@ def test_table_of_maximal_learning_rates(name):
     for width, value in TABLE[name].items():
         found = dmft.maximal_learning_rate(matched(name, width), dmft.SGD(0.1))
         assert float(found) == pytest.approx(value, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_limit_that_runs_mention_is_that_of_the_table(name):
+    for width, value in TABLE[name].items():
+        found = perfect_limit(matched(name, width), dmft.SGD(0.1), exact=False)
+        assert float(found) == pytest.approx(value, abs=1e-8)
+
+
+def test_a_run_does_not_simplify_what_it_says():
+    # sigma' of z cos z has moments of hundreds of exponentials: a run once spent a minute on them.
+    wave = dmft.Committee(z * sp.cos(z), width=1)
+    found = perfect_limit(dmft.Model(wave, wave), dmft.SGD(0.1), exact=False)
+
+    def moment(n):
+        def integrand(x):
+            return (mpmath.cos(x) - x * mpmath.sin(x)) ** n * mpmath.npdf(x)
+
+        return mpmath.quad(integrand, range(-12, 13))
+
+    assert found.is_Float
+    assert float(found) == pytest.approx(float(2 * moment(2) / moment(4)), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["square", "relu"])

@@ -67,7 +67,8 @@ class Recovery:
             return value if value.has(sp.Float) else sp.nsimplify(value)
         gamma = sp.Dummy("gamma", positive=True)
         # Twice the flow is stable at gamma = 0: the first zero of the determinant is the boundary.
-        determinant = sp.expand((self.drift + gamma * self.noise).det())
+        (one, two), (three, four) = (self.drift + gamma * self.noise).tolist()
+        determinant = sp.expand(one * four - two * three)
         a, b, c = (_tidy(determinant.coeff(gamma, n)) for n in (2, 1, 0))
         if c == 0:
             raise BadParameter(
