@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dmft.cli import descent
-from dmft.cli.again import remember
+from dmft.cli.kept import remember
 from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
 from dmft.cli.toml import Declaration
 from dmft.errors import BadParameter, ExpressionRefused
@@ -114,7 +114,7 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
         return Status(run.status)
     report_run(run, arguments)
     if not arguments.warnings:  # these would not be shown again
-        remember(declared, arguments.overrides, run)
+        remember(declared, arguments.overrides, solve_options(declared), run)
     return Status(run.status)
 
 

@@ -174,12 +174,14 @@ def test_divergence_has_its_exit_code_and_keeps_the_result(model, capsys):
     assert json.loads(capsys.readouterr().out)["status"] == "diverged"
 
 
-@pytest.mark.parametrize("command", ["solve", "simulate"])
-def test_interruption_has_its_exit_code(model, monkeypatch, command, capsys):
+@pytest.mark.parametrize(
+    ("command", "read"), [("solve", "again.load"), ("simulate", "run.read_declaration")]
+)
+def test_interruption_has_its_exit_code(model, monkeypatch, command, read, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dmft.cli.run.read_declaration", interrupt)
+    monkeypatch.setattr(f"dmft.cli.{read}", interrupt)
     assert main([command, model]) == 130
     assert "interrupted" in capsys.readouterr().err
 

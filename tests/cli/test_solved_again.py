@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.cli.again import _question
 from dmft.cli.file import load
+from dmft.cli.kept import question
 from dmft.compiled import identity as identities
 from dmft.compiled import records
 from dmft.compiled.machine_code import LINKED, Unknown, link
@@ -78,7 +78,7 @@ def started(*arguments, **environment):
 
 def key(path, *overrides):
     """Name of the record of a file."""
-    return key_of(_question(load(Path(path)), overrides))
+    return key_of(question(load(Path(path)), overrides))
 
 
 @pytest.fixture
