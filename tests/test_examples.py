@@ -108,7 +108,8 @@ def test_readme_links_point_to_files():
         assert (ROOT / link).exists(), link
 
 
-# What takes more than half a minute from an empty cache; what they show has fast tests of its own.
+# What takes half a minute from an empty cache, and derivations of ten seconds; what they show has
+# fast tests of its own.
 LONG = {
     "p_spin.py",
     "sequence_length.py",
@@ -127,17 +128,25 @@ LONG = {
     "regions_traced.py",
     "maximal_rates.py",
     "dmft_learnability.py",
+    "exclusive_or.py",
+    "derivations/escape_formulas.py",
+    "derivations/infinite_width.py",
+    "derivations/phase_retrieval.py",
 }
+
+
+def is_long(path):
+    return not LONG.isdisjoint((path.name, f"{path.parent.name}/{path.name}"))
 
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[pytest.mark.slow] if p.name in LONG else []) for p in SCRIPTS],
+    [pytest.param(p, marks=[pytest.mark.slow] if is_long(p) else []) for p in SCRIPTS],
     ids=[f"{p.parent.name}/{p.name}" for p in SCRIPTS],
 )
 def test_scripts_run_and_print_their_number(path, tmp_path, monkeypatch, capfd):
     """The long ones as a reader starts them; the others here, where everything is imported."""
-    if path.name in LONG:
+    if is_long(path):
         out = printed_by_process(path, tmp_path)
     else:
         out = printed_here(path, tmp_path, monkeypatch, capfd)

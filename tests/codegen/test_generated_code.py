@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,16 @@ def compiled_rates(equations, start, **parameters):
 
 
 @pytest.mark.parametrize("name", list(MODELS))
+def test_text_equals_reference_at_all_widths(activations, name, generated_code):
+    check_all_widths(activations, name)
+
+
+@pytest.mark.parametrize("name", ["erf", "erf student, he3 teacher"])
 def test_compiled_equals_reference_at_all_widths(activations, name):
+    check_all_widths(activations, name)
+
+
+def check_all_widths(activations, name):
     student, teacher, constraint = MODELS[name]
     algorithm = dmft.SGD(0.4, constraint=constraint)
     problems = set()
@@ -124,14 +132,12 @@ def test_source_is_readable_and_commented(committee_model):
 
 
 SECOND_PROCESS = """
-import sys, time, sympy as sp, dmft
+import sys, sympy as sp, dmft
 z = sp.Symbol("z", real=True)
 square = dmft.Committee(z**2, 1)
 equations = dmft.derive(dmft.Model(square, square, 0.1), dmft.SGD(0.05))
-start = time.perf_counter()
 problem = dmft.build(equations)
-hits = sum(problem.rhs.stats.cache_hits.values())
-print(time.perf_counter() - start, hits)
+print(sum(problem.rhs.stats.cache_hits.values()))
 """
 
 
@@ -145,8 +151,8 @@ def test_second_process_does_not_compile(tmp_path):
         )  # fmt: skip
         return result.stdout.split()
 
-    assert run()[1] == "0"
-    assert run()[1] == "1"
+    assert run() == ["0"]
+    assert run() == ["1"]
     assert list(Path(tmp_path).glob("dmft_equations_*.py"))
 
 
@@ -155,6 +161,4 @@ def test_index_by_fingerprint_skips_generation(committee_model, monkeypatch):
     equations = dmft.derive(committee_model("square", "square", 2, 1), dmft.SGD(0.1))
     first = module.stored_source(equations)
     monkeypatch.setattr(module, "generate", lambda _: pytest.fail("generated again"))
-    began = time.perf_counter()
     assert module.stored_source(equations) == first
-    assert time.perf_counter() - began < 1.0

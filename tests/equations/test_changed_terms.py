@@ -235,18 +235,24 @@ def test_terms_of_the_infinitely_wide_limit_add_as_they_are():
     np.testing.assert_allclose(leak, -0.5 * equations.state(start)["variance"], rtol=1e-12)
 
 
-def test_a_term_of_an_sde_changes_the_drift_alone(solve):
+def test_a_term_of_an_sde_changes_the_drift_alone():
     model = dmft.Model(SQUARE, SQUARE, 0.3)
     noisy = dmft.derive(model, dmft.SGD(0.05), dim=200, fluctuations=True)
     before, after = noisy.evaluate(ONE), with_decay(noisy).evaluate(ONE, zeta=0.4)
     np.testing.assert_allclose(after["M"] - before["M"], -0.4 * ONE.M, atol=1e-14)
     np.testing.assert_allclose(after["covariance"], before["covariance"])
-    paths = dmft.solve(with_decay(noisy), ONE, 0.1, paths=400, dt=0.01, seed=0, zeta=0.4)
-    drift = solve(with_decay(dmft.derive(model, dmft.SGD(0.05))), ONE, 0.1, zeta=0.4)
-    gap = paths.mean.M[-1, 0, 0] - drift.M[-1, 0, 0]
-    assert abs(gap) < 4 * paths.stderr.M[-1, 0, 0] + 0.02  # the drift at order 1/d
     with pytest.raises(BadParameter, match="covariance of the increments would keep"):
         noisy.replace({"label_noise": 0})
+
+
+@pytest.mark.slow
+def test_paths_with_a_term_follow_its_drift():
+    model = dmft.Model(SQUARE, SQUARE, 0.3)
+    noisy = dmft.derive(model, dmft.SGD(0.05), dim=200, fluctuations=True)
+    paths = dmft.solve(with_decay(noisy), ONE, 0.1, paths=400, dt=0.01, seed=0, zeta=0.4)
+    drift = dmft.solve(with_decay(dmft.derive(model, dmft.SGD(0.05))), ONE, 0.1, zeta=0.4)
+    gap = paths.mean.M[-1, 0, 0] - drift.M[-1, 0, 0]
+    assert abs(gap) < 4 * paths.stderr.M[-1, 0, 0] + 0.02  # the drift at order 1/d
 
 
 def test_a_temperature_is_a_delta_of_the_indices(solve):

@@ -157,7 +157,7 @@ def test_covariance_of_the_increments_is_that_of_samples(
 
 
 @pytest.mark.parametrize("cell", [CELLS[0], CELLS[-1]], ids=["noise apart", "noise on nodes"])
-def test_compiled_fluctuations_are_those_of_the_reference(cell):
+def test_compiled_fluctuations_are_those_of_the_reference(cell, generated_code):
     student, loss, repeat, batch, trained, start = cell
     model, algorithm = declared(student, loss, repeat, batch=batch, rate=0.5 * trained)
     eqs = dmft.derive(model, algorithm, dim=1000, fluctuations=True)

@@ -51,7 +51,7 @@ def test_one_rule_in_two_forms(psi):
 def test_simulations_follow_the_rule(name, method, solve):
     rule, start = own(RULES[name]), dmft.Overlaps([[1.0]], [[0.2]])
     run = solve(dmft.derive(SIGN, rule), start, 1.0, save_at=[1.0])
-    truth = dmft.simulate(SIGN, rule, dim=500, t_max=1.0, start=start, seeds=24, method=method)
+    truth = dmft.simulate(SIGN, rule, 500, 1.0, seeds=24, start=start, method=method, save_at=2)
     for block in ("M", "Q"):
         off = truth.mean[block][-1] - getattr(run, block)[-1]
         assert np.all(np.abs(off) < 4.5 * truth.stderr[block][-1] + 5.0 / 500)

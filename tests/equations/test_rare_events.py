@@ -61,6 +61,7 @@ def test_two_units_that_are_seldom_beyond_their_kinks_together():
     assert away <= claim[0, 1] < 0.2 * noise
 
 
+@pytest.mark.slow
 def test_two_long_units_that_are_seldom_within_their_kinks_together():
     """|h_1|, |h_2| < 1 happens once in 10^6: the noise of the pair was 300 claims away."""
     rows = np.array([[300.0, 10.0], [20.0, 410.0], [1.0, 0.5]])

@@ -43,7 +43,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("case", VECTORS, ids=["infinite dimension", "d - k = 100"])
-def test_recorded_rates(case):
+def test_recorded_rates(case, solve):
     model = dmft.Model(dmft.Committee(ERF, 3), dmft.Committee(ERF, 2))
     n = case["d_minus_k"]
     eqs = dmft.derive(
@@ -52,7 +52,7 @@ def test_recorded_rates(case):
     rates = eqs.evaluate(flat())
     np.testing.assert_allclose(rates["M"], case["dM"], rtol=0, atol=1e-15)
     np.testing.assert_allclose(rates["Q_perp"], case["dQperp"], rtol=0, atol=1e-15)
-    run = dmft.solve(eqs, flat(), t_max=0.1)
+    run = solve(eqs, flat(), t_max=0.1)
     assert run.risk[0] == pytest.approx(case["risk"], abs=1e-15)
 
 

@@ -20,8 +20,9 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("seeds", [800, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
-def test_overlaps_and_weights_have_one_law(name):
+def test_overlaps_and_weights_have_one_law(name, seeds):
     """A few steps at d = 6, where every term of order 1/d is large: means and variances."""
     teacher, inputs, algorithm = CASES[name]
     if name == "twice":  # batches of one sample: the displacement is that of its own input
@@ -30,7 +31,7 @@ def test_overlaps_and_weights_have_one_law(name):
     if algorithm.on_sphere:
         start = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], START.M, START.P)
     model = dmft.Model(dmft.Committee(erf, 2), teacher, 0.1, inputs=inputs)
-    seeds, dim = 3000, 6
+    dim = 6
     t_max = 3 * float(algorithm.learning_rate) / (2 * dim)
     one, two = (
         dmft.simulate(model, algorithm, dim, t_max, seeds, start, method, save_at=2)

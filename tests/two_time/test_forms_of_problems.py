@@ -16,6 +16,7 @@ z = sp.Symbol("z", real=True)
 C, R = sp.symbols("C R", cls=sp.Function)
 
 
+@pytest.mark.slow
 def test_a_network_of_tanh_reaches_its_stationary_state():
     """Pair averages by table; the truth is the particle in a potential of the statics."""
     network = dmft.literature.random_network(sp.tanh(z), 2.0, variance=1.9)

@@ -48,6 +48,7 @@ def test_results_do_not_depend_on_threads_and_are_saved(retrieval, tmp_path):
     assert np.array_equal(*times, equal_nan=True)
 
 
+@pytest.mark.parametrize("paths", [500, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("act", "constraint", "gamma", "p", "dim"),
     [
@@ -57,10 +58,10 @@ def test_results_do_not_depend_on_threads_and_are_saved(retrieval, tmp_path):
         pytest.param(ERF, "sphere", 0.8, 2, 300, marks=pytest.mark.slow),
     ],
 )
-def test_mean_and_spread_are_those_of_the_exact_chain(act, constraint, gamma, p, dim):
+def test_mean_and_spread_are_those_of_the_exact_chain(act, constraint, gamma, p, dim, paths):
     model, sgd = declared(act, p, 0.2), dmft.SGD(gamma, constraint=constraint)
     Q = np.eye(p) if constraint else 0.8 * np.eye(p)
-    start, t_max, paths = dmft.Overlaps(Q, [[0.3], [0.1]][:p]), 0.6, 1500
+    start, t_max = dmft.Overlaps(Q, [[0.3], [0.1]][:p]), 0.6
     chain = dmft.simulate(
         model, sgd, dim, t_max, paths, start, "overlaps", save_at=3, progress=False
     )
