@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -434,26 +433,3 @@ class Filler:
             raise BadParameter(
                 f"unknown parameter {unknown[0]!r}; this model knows {sorted(self.known)}"
             )
-
-
-def describe(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance of a run, as plain values that a file can hold."""
-    scheduled = experiment.schedule
-    return {
-        "student": str(experiment.student.expr),
-        "teacher": str(experiment.teacher.expr),
-        "readout": experiment.readout.tolist(),
-        "teacher_readout": experiment.teacher_readout.tolist(),
-        "learning_rate": experiment.learning_rate,
-        "label_noise": experiment.label_noise,
-        "batch_size": experiment.batch_size,
-        "constraint": CONSTRAINTS[experiment.constraint] or "none",
-        "readout_rate": experiment.readout_rate,
-        **experiment.numbers,
-        "loss": "own rule" if experiment.loss is None else str(experiment.loss),
-        "dim": experiment.dim,
-        **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
-        **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
-        **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
-        **extra,
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import checked_or
 from dmft.errors import BadParameter
 from dmft.model import (
+    CONSTRAINTS,
     SGD,
     Alignment,
     GradientDescent,
@@ -25,7 +26,7 @@ from dmft.model.algorithm import refuse
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
-from dmft.simulation.declaration import Experiment, declare_experiment, describe
+from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
@@ -35,6 +36,7 @@ from dmft.simulation.runner import Runner
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.optimiser import pace
 from dmft.simulation.target_rule import quadrature_risk, rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.solvers.jobs import Job
@@ -253,7 +255,7 @@ def _assemble(
         "method": plan.method,
         "time_step_times_dim": e.time_step * e.dim,
         "samples_per_step": e.batch_size,
-        "time_unit": "t = steps * learning_rate / (p d)",
+        "time_unit": "t = steps * learning_rate / (p d)" + _in_words(pace(e.numbers)),
         "approximation": "exact in law; risk by quadrature",
         "risk_quadrature_error": error,
         "start": "random" if plan.start is None else "given overlaps",
@@ -268,9 +270,37 @@ def _assemble(
         **found,
         dim=e.dim,
         first_passage=None if plan.first_passage is None else passages(runs, plan.clock.at),
-        provenance=describe(e, provenance),
+        provenance=_described(e, provenance),
         constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
     )
+
+
+def _in_words(faster: float) -> str:
+    """What the time of a step is multiplied with."""
+    return "" if faster == 1.0 else f" * {faster:.6g}"
+
+
+def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of a run, as plain values that a file can hold."""
+    scheduled = experiment.schedule
+    return {
+        "student": str(experiment.student.expr),
+        "teacher": str(experiment.teacher.expr),
+        "readout": experiment.readout.tolist(),
+        "teacher_readout": experiment.teacher_readout.tolist(),
+        "learning_rate": experiment.learning_rate,
+        "label_noise": experiment.label_noise,
+        "batch_size": experiment.batch_size,
+        "constraint": CONSTRAINTS[experiment.constraint] or "none",
+        "readout_rate": experiment.readout_rate,
+        **experiment.numbers,
+        "loss": "own rule" if experiment.loss is None else str(experiment.loss),
+        "dim": experiment.dim,
+        **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
+        **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
+        **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
+        **extra,
+    }
 
 
 def _risk_error(plan: _Plan) -> float:
