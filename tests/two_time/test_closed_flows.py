@@ -135,3 +135,8 @@ def test_refusals():
         flow_of(mixture).closed(start)
     with pytest.raises(BadParameter, match="unknown parameter 'eta'"):
         flow_of(dmft.Model(LINE, LINE)).closed(start, eta=0.1)
+    for value, words in (("0.1", "a number or an expression"), (-1.0, "at least 0")):
+        with pytest.raises(BadParameter, match=words):
+            flow_of(dmft.Model(LINE, LINE)).closed(start, ridge=value)
+    with pytest.raises(BadParameter, match=r"must be a dmft\.Overlaps"):
+        flow_of(dmft.Model(LINE, LINE)).closed(0.2)

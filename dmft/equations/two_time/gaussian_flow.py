@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
+from dmft.checks import is_expression, shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time import descent_process as eq
 from dmft.equations.two_time.short_terms import expanded
-from dmft.equations.values import check_widths
+from dmft.equations.values import check_bounds, check_widths
 from dmft.errors import BadParameter
 from dmft.model import GaussianMixture, Overlaps
 from dmft.model.two_time import TwoTime
@@ -68,6 +69,8 @@ def gaussian_flow(flow: DescentFlow, start: Overlaps | Rows, values: Mapping[str
         raise BadParameter("the fields of a mixture are not Gaussian: dmft.solve samples them")
     if isinstance(start, Overlaps):
         check_widths(flow.model, start)
+    elif not isinstance(start, Rows):
+        raise BadParameter(f"start must be a dmft.Overlaps, got {shown(start)}")
     return _Closed(flow, start, _numbers(flow, values)).problem()
 
 
@@ -79,7 +82,11 @@ def _numbers(flow: DescentFlow, values: Mapping[str, Any]) -> dict[str, sp.Expr]
         raise BadParameter(f"unknown parameter {unknown[0]!r}; parameters are {sorted(declared)}")
     found = {}
     for name, expr in (declared | dict(values)).items():
+        if not is_expression(expr):
+            raise BadParameter(f"{name} must be a number or an expression, got {shown(expr)}")
         value = sp.sympify(expr, strict=True)
+        if value.is_number:
+            check_bounds({name: float(value)})
         own = {y: t for y in value.free_symbols if y.name == "t"}
         found[name] = value.xreplace(own)
     return found
@@ -181,7 +188,7 @@ class _Closed:
         readouts = self.readouts
 
         def entry(name: str, places: tuple[int, ...]) -> sp.Expr:
-            return sp.sympify({**fields, **readouts}[name][places[0] - 1])
+            return sp.sympify({**fields, **readouts}[name][places[0] - 1], strict=True)
 
         for d in self.flow.equations.sample:
             at = {x.j: j + 1} if isinstance(d.target, sp.Indexed) else {}
@@ -198,7 +205,7 @@ class _Closed:
         own = self.start.readout if self.start.readout is not None else model.student.readout
         teacher = getattr(model.teacher, "readout", None)
         return {
-            "readout": [sp.S.One] * p if own is None else [sp.sympify(y) for y in own],
+            "readout": [sp.S.One] * p if own is None else list(own),
             "teacher_readout": [sp.S.One] * k if teacher is None else list(teacher),
         }
 
@@ -279,7 +286,8 @@ class _Closed:
         if isinstance(expr, Expectation):
             return self.average(expr, at)
         if isinstance(expr, sp.Symbol):
-            return sp.sympify(at.get(expr, self.widths.get(expr, self.number(expr))))
+            value = at.get(expr, self.widths.get(expr, self.number(expr)))
+            return sp.sympify(value, strict=True)
         return expr.func(*(self.plain(y, at) for y in expr.args)) if expr.args else expr
 
     def integral(self, expr: sp.Integral, at: Mapping[sp.Symbol, Any]) -> sp.Expr:
@@ -298,7 +306,7 @@ class _Closed:
         """A function of times, in the order in which they are known."""
         name, places = base_name(expr), [self.plain(y, at) for y in expr.indices]
         if name == "P_inverse":
-            return sp.sympify(self.inverse[tuple(int(y) - 1 for y in places)])
+            return sp.sympify(self.inverse[tuple(int(y) - 1 for y in places)], strict=True)
         if name in self.averages:
             d = self.averages[name]
             assert isinstance(d.target, sp.Indexed)
@@ -323,7 +331,7 @@ class _Closed:
         names = [base_name(y) for y in parts]
         if names == ["H_at"]:
             _, j, m = places[0]
-            return sp.sympify(self.A[int(j) - 1, int(m) - 1])
+            return sp.sympify(self.A[int(j) - 1, int(m) - 1], strict=True)
         if "h_star" in names:
             (r,), (time, j) = sorted(places, key=len)
             return self.function("N", int(j) - 1, int(r) - 1)(time)

@@ -68,7 +68,8 @@ def over_time(equations: DescentEquations, given: Mapping[str, Any], steps: int)
     declared = equations.parameters
     scalars, symbols = resolve_scalars(declared, declared, numbers)
     for name, reason in _UNREAD.items():
-        if scalars[name] and name not in equations.read:
+        # A declared value may stand where a user has dropped its term.
+        if name in given and scalars[name] and name not in equations.read:
             raise BadParameter(f"{name} = {scalars[name]:g}: these equations have {reason}")
     return OverTime(scalars, symbols, table, schedules)
 
