@@ -20,6 +20,7 @@ from dmft.emit.expression import sum_text
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
 TABLE_COST = {1: 1, 2: 12}
+HALVED = 400  # least cost of an entry for half of a symmetric table: cheaper ones vectorise
 # Functions of `dmft.special`; others are in `math`.
 CALLS = {
     "asin": "asin",
@@ -138,7 +139,7 @@ class LoopWriter:
     def value(self, node: Node, scope: Scope) -> str:
         """Text of a node's value inside a scope, hoisting or tabling what can be."""
         if node.kind == "number":
-            return number_text(node.data)
+            return repr(float(node.data))  # the shortest decimal that gives the same float
         if node.kind == "scalar":
             return str(node.data)
         context = scope.context
@@ -239,6 +240,10 @@ class LoopWriter:
         text = self.value(body, scopes[-1])
         self.filling.remove(body.key)
         scopes[-1].lines.append(f"{array}[{', '.join(x[0] for x in names)}] = {text}")
+        if len(names) == 2 and body.cost >= HALVED and self.graph.is_symmetric(body, *names):
+            (row, _), (column, _) = names
+            scopes[-1].lines.append(f"{array}[{column}, {row}] = {array}[{row}, {column}]")
+            scopes[-2].block(f"for {column} in range({row} + 1):", scopes.pop())
         for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
             outer.block(loop_header(inner.index), inner)
         here.tables[body.key] = (array, names)
@@ -402,11 +407,6 @@ def loop_header(index: Index | None) -> str:
     """Header of a loop over a full axis."""
     assert index is not None
     return f"for {index[0]} in range({index[1]}):"
-
-
-def number_text(value: Fraction | float) -> str:
-    """Shortest decimal that gives the same float."""
-    return repr(float(value))
 
 
 def _depth(context: list[Index], deps: frozenset[Index]) -> int:

@@ -160,8 +160,7 @@ def _left_after(inside: list[Node], index: Index) -> frozenset[Index]:
 def _is_pair(graph: Graph, indices: list[Index], body: Node) -> bool:
     if len(indices) != 2 or indices[0][1] != indices[1][1]:
         return False
-    a, b = indices
-    return graph.rename(body, {a: b, b: a}) is body
+    return graph.is_symmetric(body, *indices)
 
 
 def _expand(graph: Graph, inside: list[Node], bound: set[Index]) -> list[Node] | None:

@@ -204,6 +204,10 @@ class Graph:
             self.renamed[memo] = self._rename(node, names)
         return self.renamed[memo]
 
+    def is_symmetric(self, node: Node, first: Index, second: Index) -> bool:
+        """Whether a node is the same with two of its indices, of one axis, exchanged."""
+        return first[1] == second[1] and self.rename(node, {first: second, second: first}) is node
+
     def _rename(self, node: Node, names: Mapping[Index, Index]) -> Node:
         if node.kind == "ref":
             array, places = node.data

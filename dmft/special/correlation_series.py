@@ -87,8 +87,10 @@ def chebyshev_polynomials(x: float, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _coefficients(T: Array, strip: int, s: float, odd: int, count: int, out: Array) -> None:
-    """Write the first `count` coefficients of one parity."""
+def _coefficients(
+    T: Array, strip: int, s: float, odd: int, count: int, powers: Array, out: Array
+) -> None:
+    """Write the first `count` coefficients of one parity; `powers` is room for polynomials in s."""
     if strip < 0:
         for n in range(count):
             out[n] = 0.0
@@ -105,7 +107,6 @@ def _coefficients(T: Array, strip: int, s: float, odd: int, count: int, out: Arr
     if odd == 1 and T[at + PARITIES] == 2.0:
         start += ORDER * terms
     rows = T[start : start + ORDER * terms].reshape(ORDER, terms)
-    powers = np.empty(ORDER)
     chebyshev_polynomials(tau, powers)
     for n in range(count):
         total = 0.0
@@ -138,15 +139,15 @@ def series_average(F: Array, G: Array, s1: float, s2: float, rho: float) -> floa
                 left *= _remainder(T, strip)
         if left > LEFT_OUT:
             return math.nan
-    work = np.empty((2, count))
-    f, g = work[0], work[1]
+    work = np.empty(2 * count + ORDER)
+    f, g, powers = work[:count], work[count : 2 * count], work[2 * count :]
     total = 0.0
     for odd in range(2):
         sign = 1.0 - 2.0 * odd
         if F[PARITY] == -sign or G[PARITY] == -sign:
             continue
-        _coefficients(F, at_f, s1, odd, count, f)
-        _coefficients(G, at_g, s2, odd, count, g)
+        _coefficients(F, at_f, s1, odd, count, powers, f)
+        _coefficients(G, at_g, s2, odd, count, powers, g)
         for n in range(count):
             f[n] *= g[n]
         for group in range(count - 2 * GROUP, -1, -GROUP):

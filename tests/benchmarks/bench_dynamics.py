@@ -83,9 +83,6 @@ def right_hand_side(name, activation, plain, p, k, n):
 
 def open_activations():
     """The drift of a tanh committee by tables, and one call of a table."""
-    network = (dmft.Committee(sp.tanh(Z), width) for width in (4, 2))
-    model = dmft.Model(*network, NOISE)
-    start = dmft.random_overlaps(model, 100, seed=0)
     table = factor_table(sp.tanh(FIELD)).values
 
     @njit
@@ -96,7 +93,15 @@ def open_activations():
         return total
 
     line("one average E[tanh(u) tanh(v)] by table", f"{best(lambda: calls(1000)) * 1e3:.2f} us")
-    for name, algorithm, nodes in (("flow", dmft.GradientFlow(), {}), SGD_ON_NODES):
+    flow = ("flow", dmft.GradientFlow(), {})
+    for (p, k), (name, algorithm, nodes) in (
+        ((4, 2), flow),
+        ((8, 4), flow),
+        ((4, 2), SGD_ON_NODES),
+    ):
+        network = (dmft.Committee(sp.tanh(Z), width) for width in (p, k))
+        model = dmft.Model(*network, NOISE)
+        start = dmft.random_overlaps(model, 100, seed=0)
         equations = dmft.derive(model, algorithm)
         problem = dmft.build(equations)
         values = equations.values(start, nodes)
@@ -105,7 +110,7 @@ def open_activations():
         par = problem.pack_parameters(scalars, values.arrays)
         widths, out = np.array([values.widths[w] for w in problem.widths]), np.empty_like(y)
         ours = best(lambda: repeat(problem.rhs, 10, y, widths, par, out)) / 10  # noqa: B023
-        line(f"tanh right-hand side (p,k) = (4,2), {name}", f"{ours * 1e6:.0f} us")
+        line(f"tanh right-hand side (p,k) = ({p},{k}), {name}", f"{ours * 1e6:.0f} us")
 
 
 SGD_ON_NODES = ("SGD on 8 x 512 nodes", dmft.SGD(GAMMA), {"nodes": 512})
@@ -139,6 +144,16 @@ def trajectory():
         line(f"  largest {name} risk error on 101 saved times", f"{mine:.1e}", f"{theirs:.1e}")
 
 
+def smallest_solve():
+    """What a call of `solve` costs beside its loop."""
+    model, equations = committee(1, 1)
+    start = dmft.random_overlaps(model, 100, seed=0)
+    ours = best(lambda: dmft.solve(equations, start, 10.0))
+    line("solve p=1, k=1 to t=10", f"{ours * 1e3:.3f} ms")
+    ours = best(lambda: dmft.solve(equations, start, 10.0).message)
+    line("  with its message read, and the rounding of the run with it", f"{ours * 1e3:.3f} ms")
+
+
 def long_runs():
     """Past relaxation: seconds of the loop alone, against rk5 at rtol 1e-8, and final errors."""
     model, equations = committee(4, 2)
@@ -169,6 +184,7 @@ def main():
     right_hand_sides()
     open_activations()
     trajectory()
+    smallest_solve()
     long_runs()
 
 
