@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.elementwise import ELEMENTWISE, piecewise
 from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import (
@@ -129,6 +129,16 @@ def _origin(rho: Any) -> Any:
         return np.sqrt((1.0 - rho) / (1.0 + rho))
 
 
+def _erfc(value: Any) -> Any:
+    from scipy.special import erfc
+
+    return erfc(value)
+
+
+def _heaviside(value: Any, at_zero: Any = 0.5) -> Any:
+    return np.heaviside(value, at_zero)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "asin": np.arcsin,
     "exp": np.exp,
@@ -145,7 +155,30 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "FourSigns": _orthant("four_signs"),
     "FourSignsMoment": _orthant("four_signs_moment"),
     "SignsMoment": _moment_of_signs,
-    **ELEMENTWISE,
+    "tanh": np.tanh,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "atan": np.arctan,
+    "acos": np.arccos,
+    "asinh": np.arcsinh,
+    "log": np.log,
+    "erfc": _erfc,
+    "Abs": np.abs,
+    "sign": np.sign,
+    "Heaviside": _heaviside,
+    "Max": lambda *values: reduce(np.maximum, values),
+    "Min": lambda *values: reduce(np.minimum, values),
+}
+COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
+    sp.StrictLessThan: np.less,
+    sp.LessThan: np.less_equal,
+    sp.StrictGreaterThan: np.greater,
+    sp.GreaterThan: np.greater_equal,
+    sp.Equality: np.equal,
+    sp.Unequality: np.not_equal,
 }
 
 
@@ -366,3 +399,25 @@ def _full_shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[
     if definition.role == "block":  # written piece by piece over all fields
         return (size[x.p] + size[x.k],) * len(definition.indices)
     return _shape(definition, size)
+
+
+def piecewise(expr: sp.Piecewise, value: Callable[[sp.Expr], Any]) -> Any:
+    """Value of a Piecewise; `value` evaluates its parts. NaN where no condition holds."""
+    result: Any = np.nan
+    for piece, condition in reversed(expr.args):
+        with np.errstate(over="ignore"):  # a piece may overflow where it does not hold
+            here = value(piece)
+        result = np.where(truth(condition, value), here, result)
+    return result
+
+
+def truth(condition: Any, value: Callable[[sp.Expr], Any]) -> Any:
+    """Truth of a condition on arrays."""
+    if condition in (sp.true, sp.false):
+        return bool(condition)
+    if type(condition) in COMPARISONS:
+        return COMPARISONS[type(condition)](*(value(a) for a in condition.args))
+    parts = [truth(a, value) for a in condition.args]
+    if isinstance(condition, sp.Not):
+        return np.logical_not(parts[0])
+    return reduce(np.logical_and if isinstance(condition, sp.And) else np.logical_or, parts)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dmft.names import VERSION
 
 
 @dataclass(frozen=True)
@@ -127,3 +132,25 @@ def _pack(
 ) -> NDArray[np.float64]:
     parts = [np.asarray(blocks[b.name], dtype=np.float64).ravel() for b in layout]
     return np.concatenate(parts) if parts else np.empty(0)
+
+
+def describe_problem(problem: Problem) -> dict[str, Any]:
+    """Versions, fingerprint of the problem and unit of its time, as plain JSON values."""
+    import numba
+    import scipy
+
+    return {
+        "dmft": VERSION,
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+        "problem": _fingerprint(problem.source, problem.state, problem.observables),
+        "time_unit": "steps" if problem.kind == "map" else problem.time_unit,
+    }
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(source: str, state: tuple[Block, ...], observables: tuple[str, ...]) -> str:
+    text = repr((source, state, observables))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

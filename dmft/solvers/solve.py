@@ -16,8 +16,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.parallel import parallel_message, parallel_statistics
 from dmft.solvers.pointers import entry, loop
-from dmft.solvers.problem import Problem
-from dmft.solvers.provenance import describe_problem
+from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue

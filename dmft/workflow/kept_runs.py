@@ -27,8 +27,7 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import encode_events
 from dmft.solvers.pointers import loop, loop_name
-from dmft.solvers.problem import Problem
-from dmft.solvers.provenance import describe_problem
+from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.run import Setup
 from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.solve import Request, trajectory_of

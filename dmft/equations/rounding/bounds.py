@@ -25,11 +25,10 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.elementwise import COMPARISONS
 from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Definition, ErfSquare, FieldRoot, Together, base_name
-from dmft.equations.reference import FUNCTIONS, Interpreter, lift_zero_variances
+from dmft.equations.reference import COMPARISONS, FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import OF_FUNCTION, UNIT, Bounded, first
 from dmft.equations.values import Values

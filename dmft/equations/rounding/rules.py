@@ -16,9 +16,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.averages.elementwise import truth
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.reference import FUNCTIONS
+from dmft.equations.reference import FUNCTIONS, truth
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 # Error of one operation relative to what it rounds: twice the unit roundoff, as exponents and roots

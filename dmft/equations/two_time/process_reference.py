@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
-from dmft.equations.averages.elementwise import piecewise
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name
-from dmft.equations.reference import FUNCTIONS
+from dmft.equations.reference import FUNCTIONS, piecewise
 from dmft.equations.two_time.descent_process import (
     BATCH_LAWS,
     SYMMETRIC,

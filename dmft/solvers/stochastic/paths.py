@@ -14,8 +14,7 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.jobs import Job, thread_count
-from dmft.solvers.problem import Problem
-from dmft.solvers.provenance import describe_problem
+from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.solution import COUNTED, Values
 from dmft.solvers.solve import LARGEST_NORM
