@@ -117,7 +117,10 @@ def test_every_key_reaches_the_algorithm(model):
     [
         ("samples_per_dim = 2.0\n", "", ["samples_per_dim", "missing"]),
         ("samples_per_dim = 2.0", "samples_per_dim = -1.0", ["[algorithm]", "samples_per_dim"]),
-        ("samples_per_dim = 2.0", 'samples_per_dim = 2.0\nconstraint = "sphere"', ["constraint"]),
+        (
+            "samples_per_dim = 2.0",
+            'samples_per_dim = 2.0\nconstraint = "sphere-gradient"', ["constraint", "sphere"],
+        ),
         ("samples_per_dim = 2.0", 'samples_per_dim = 2.0\nbatch = "half"', ["batch", "bernoulli"]),
         ("samples_per_dim = 2.0", 'samples_per_dim = 2.0\nloss = "f*w"', ["loss", "w"]),
         ("samples_per_dim = 2.0", 'samples_per_dim = 2.0\nloss = "y**2"', ["loss"]),
