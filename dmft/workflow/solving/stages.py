@@ -20,7 +20,7 @@ from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
-from dmft.solvers.trajectory import Trajectory
+from dmft.solvers.trajectory import ABOVE, Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 from dmft.workflow.solving.one_pass import with_readout
 
@@ -150,7 +150,8 @@ def solve_stages(
         save_at=save_at,
         events=events,
         progress=progress,
-        provenance=inputs["provenance"],
+        # What the loss is above the risk differs between stages.
+        provenance={name: y for name, y in inputs["provenance"].items() if name != ABOVE},
         **options,
     )
     return with_readout(run)
