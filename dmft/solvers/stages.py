@@ -131,13 +131,19 @@ def _check(stages: Sequence[Stage]) -> None:
     for number, stage in enumerate(stages):
         problem = stage.problem
         for what in ("kind", "state", "constants", "widths", "observables"):
-            if getattr(problem, what) != getattr(first, what):
+            if _compared(problem, what) != _compared(first, what):
                 raise BadParameter(
                     f"stage {number} differs from stage 0 in its {what}: "
                     f"{getattr(problem, what)} instead of {getattr(first, what)}"
                 )
         if stage.until is None and number + 1 < len(stages):
             raise BadParameter(f"stage {number} has no until=, so that stage {number + 1} is idle")
+
+
+def _compared(problem: Problem, what: str) -> Any:
+    """An attribute that stages share; losses may differ, and runs have that which all have."""
+    found = getattr(problem, what)
+    return tuple(name for name in found if name != "loss") if what == "observables" else found
 
 
 def _refuse_passed(
@@ -216,6 +222,7 @@ def _join(stages: Sequence[Stage], runs: Sequence[Trajectory]) -> Trajectory:
                 [group[name][part] for group, part in zip(groups, rows, strict=True)]
             )
             for name in groups[-1]
+            if all(name in group for group in groups)
         }
 
     last, message = runs[-1], runs[-1].message

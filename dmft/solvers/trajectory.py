@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 JUDGED = ("message", "provenance", "error")
 # Block that counts steps per dimension where the learning rate follows a schedule.
 CLOCK = "steps_per_dim"
+# What the squared loss is above the risk, in the provenance of runs.
+ABOVE = "loss_above_risk"
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Trajectory(Solution):
     @property
     def loss(self) -> Array:
         """Expected loss of a fresh sample at each saved time, noise of its label included, (T,)."""
-        above = self.provenance.get("loss_above_risk")
+        above = self.provenance.get(ABOVE)
         if "loss" in self.observables or above is None:
             return self.__getattr__("loss")
         found: Array = self.observables["risk"] + above

@@ -62,6 +62,7 @@ def test_adaptive_loss_switches_and_decays_as_by_hand():
     np.testing.assert_array_equal(run.t, np.arange(81))
     assert run.readout.shape == (81, 2)
     assert run.risk[-1] < run.risk[switch]
+    assert "loss" not in run  # it is another in each stage
 
 
 def test_stages_of_flows_are_the_two_runs_one_after_the_other():

@@ -22,6 +22,7 @@ from dmft.equations.values import (
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
+from dmft.solvers.trajectory import ABOVE
 
 
 class _System:
@@ -150,7 +151,7 @@ def _loss(equations: Equations, values: Values) -> dict[str, Any]:
     noise = values.scalars.get("label_noise", float(declared) if declared.is_number else None)
     if noise is None or getattr(equations.algorithm, "loss", "squared") != "squared":
         return {}
-    return {"loss_above_risk": noise / 2 * equations.outputs}
+    return {ABOVE: noise / 2 * equations.outputs}
 
 
 # Keywords that belong to paths, not to flows.

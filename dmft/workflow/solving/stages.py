@@ -20,7 +20,7 @@ from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
-from dmft.solvers.trajectory import Trajectory, with_readout
+from dmft.solvers.trajectory import ABOVE, Trajectory, with_readout
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
 Array = NDArray[np.float64]
@@ -149,7 +149,8 @@ def solve_stages(
         save_at=save_at,
         events=events,
         progress=progress,
-        provenance=inputs["provenance"],
+        # What the loss is above the risk differs between stages.
+        provenance={name: y for name, y in inputs["provenance"].items() if name != ABOVE},
         **options,
     )
     return with_readout(run)
