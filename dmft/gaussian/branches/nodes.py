@@ -57,7 +57,7 @@ class BranchAverage(TableAverage):
 
     def on_arrays(self, *numbers: Any) -> Any:
         """Value at arrays of numbers, by the same rule."""
-        from dmft.special.branch_arrays import branch_on_arrays
+        from dmft.gaussian.branches.arrays import branch_on_arrays
 
         return branch_on_arrays(self.vectors, numbers)
 
@@ -95,7 +95,7 @@ class BranchAverage(TableAverage):
         raise NotImplementedError
 
     def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.special.branch_arrays.branch_on_arrays")
+        name = printer._module_format("dmft.gaussian.branches.arrays.branch_on_arrays")
         vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
         numbers = ", ".join(printer._print(a) for a in self.numbers)
         return f"{name}(({vectors},), ({numbers},))"
@@ -117,7 +117,7 @@ class BranchAverage(TableAverage):
 
 def root_mean_square(factor: sp.Expr, *numbers: Any) -> Any:
     """Root of E F^2 at arrays of numbers, those of `BranchField` or `BranchGiven`."""
-    from dmft.special.branch_arrays import branch_on_arrays
+    from dmft.gaussian.branches.arrays import branch_on_arrays
 
     square = branch_on_arrays([branch_vector(sp.expand(factor**2))], numbers)
     return np.sqrt(np.abs(square))

@@ -56,7 +56,7 @@ class BranchSlope(BranchesOfTwo):
 
     def norm(self, *numbers: Any) -> Any:
         """Bound of what code adds up, by the formula that it takes."""
-        from dmft.special.branch_arrays import branch_on_arrays
+        from dmft.gaussian.branches.arrays import branch_on_arrays
         from dmft.special.branches import covariance_given
 
         first, cross, second = numbers
