@@ -64,12 +64,6 @@ def _cells(T: Array) -> tuple[int, int, int, int]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _kinks_at(T: Array) -> int:
-    """Where the kinks of a factor begin."""
-    return T.size - int(T[KINKS])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _find(T: Array, start: int, count: int, x: float) -> int:
     """Panel n of `count` with edges T[start + n] <= x; the first or last one outside."""
     low, high = 0, count
@@ -393,7 +387,7 @@ def _outer_edges(
             for i in range(int(G[PANELS]) + 1):
                 found.append(G[EDGES + i] / slope)
         for i in range(kinks):
-            centre = G[_kinks_at(G) + i] / slope
+            centre = G[G.size - kinks + i] / slope
             found.append(centre)
             width = FIRST_STEP * sigma / abs(slope)
             while 0.0 < width < REACH - start:

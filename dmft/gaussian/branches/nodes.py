@@ -53,7 +53,7 @@ class BranchAverage(TableAverage):
 
     def on_arrays(self, *numbers: Any) -> Any:
         """Value at arrays of numbers, by the same rule."""
-        from dmft.special.branch_arrays import branch_on_arrays
+        from dmft.gaussian.branches.arrays import branch_on_arrays
 
         return branch_on_arrays(self.vectors, numbers)
 
@@ -87,7 +87,7 @@ class BranchAverage(TableAverage):
         raise NotImplementedError
 
     def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.special.branch_arrays.branch_on_arrays")
+        name = printer._module_format("dmft.gaussian.branches.arrays.branch_on_arrays")
         vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
         numbers = ", ".join(printer._print(a) for a in self.numbers)
         return f"{name}(({vectors},), ({numbers},))"

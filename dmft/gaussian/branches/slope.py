@@ -25,7 +25,7 @@ def slope_size(
     functions: Sequence[sp.Expr], spikes: Sequence[Dirac], numbers: Sequence[Any]
 ) -> Any:
     """Bound of what code adds up for `BranchSlope.read`, by the formula that it takes."""
-    from dmft.special.branch_arrays import branch_on_arrays
+    from dmft.gaussian.branches.arrays import branch_on_arrays
     from dmft.special.branches import covariance_given
 
     first, cross, second = numbers

@@ -171,7 +171,7 @@ def as_float(value: Any, prec: int) -> sp.Float:
 
 def root_mean_square(factor: sp.Expr, *numbers: Any) -> Any:
     """Root of E F^2 at arrays of numbers, those of `BranchField` or `BranchGiven`."""
-    from dmft.special.branch_arrays import branch_on_arrays
+    from dmft.gaussian.branches.arrays import branch_on_arrays
 
     square = branch_on_arrays([branch_vector(sp.expand(factor**2))], numbers)
     return np.sqrt(np.abs(square))
