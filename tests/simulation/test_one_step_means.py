@@ -12,8 +12,7 @@ from dmft.simulation.declaration import declare_experiment
 from dmft.simulation.passage import watch_nothing
 from dmft.simulation.risk import choose_rule
 from dmft.simulation.runner import Constants
-from dmft.simulation.steps.chain import chain_runner
-from dmft.simulation.steps.common import advance_overlaps
+from dmft.simulation.steps.chain import advance_overlaps, chain_runner
 from dmft.simulation.steps.factor import factor
 from dmft.simulation.weights import weights_runner, weights_with_overlaps
 from dmft.special.streams import random_stream

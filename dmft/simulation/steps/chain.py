@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from dmft.compiled import njit
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.risk import Rule
+from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
+from dmft.simulation.risk import MATRIX, Rule
 from dmft.simulation.runner import Constants, Runner
-from dmft.simulation.steps.common import advance_overlaps
+from dmft.simulation.steps.common import (
+    COMMON,
+    FREE,
+    GAIN,
+    INTEGERS,
+    PASSED,
+    REACHED,
+    SPHERE_GRADIENT,
+    SPREAD,
+    TRAINED,
+    add_sample,
+    apply_step,
+    draw_cluster,
+    draw_fields,
+    factor_students,
+    fill_gram,
+    length_status,
+    move_readout,
+    normalise,
+    take_out_radial,
+    write_fields,
+    write_label,
+)
 from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.optimiser import begin_step_of_overlaps
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.simulation.steps.common": "6cd1823ef5ab",
+    "dmft.simulation.steps.optimiser": "783f470f72b3",
+}
 
 
 def chain_runner(
@@ -27,3 +59,90 @@ def chain_runner(
 
     advance = constants.advance(advance_overlaps, "advance_repeated_overlaps", (Q, M, root, pivots))
     return Runner(advance, lambda: (Q.copy(), M.copy(), constants.readout.copy()), P, watch)
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, *COMMON),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def advance_overlaps(  # type: ignore[no-untyped-def]
+    Q, M, root, pivots, P, a, a_star, rates, counts, watch, risk,
+    sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
+):  # fmt: skip
+    """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
+    p, k = M.shape
+    known, batch, dim, fields = root.shape[1], counts[2], counts[4], counts[5]
+    terms, trained = a_star.size, rates[0, TRAINED] > 0.0
+    B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
+    order, scale = np.empty(p, np.int64), 1.0
+    h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
+    cross, own, gram, S = np.empty((p, k)), np.empty((p, p)), np.empty((p, p)), np.empty((p, p))
+    V, T, Y = np.zeros((p, known + p)), np.empty((p, p)), np.empty((p, p))
+    Q_old, M_old, push = np.empty((p, p)), np.empty((p, k)), np.zeros(p)
+    for step in range(counts[0]):
+        now = min(step, rates.shape[0] - 1)
+        spread = rates[now, SPREAD]
+        rank = min(factor_students(Q, M, root, pivots, B, L, rest, order), dim - known)
+        for matrix in (cross, own, S, V):
+            for i in range(matrix.size):
+                matrix.flat[i] = 0.0
+        inside = 0.0
+        for _ in range(batch):
+            cluster = draw_cluster(generator, clusters)
+            inside += draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
+            scale = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
+            noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
+            # `sample_updates`, written out: the call would cost as much as the rest of the step.
+            f, y = 0.0, 0.0
+            for j in range(p):
+                f += a[j] * sigma(h[j], par)
+            write_fields(par_star, h_star, fields, cluster)
+            for r in range(terms):
+                y += a_star[r] * sigma_star(h_star[r], par_star)
+            write_label(label, y / terms + noise, h_star, f / p)
+            error = pull(f / p, label)
+            for j in range(p):
+                psi[j] = a[j] * slope(h[j], par) * error
+            if trained:
+                for j in range(p):
+                    push[j] += error * sigma(h[j], par)
+            add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1, scale)
+        degrees = dim - known - rank
+        if batch == 1:
+            # Psi Psi^T has rank one: the parts in and outside the span are one square length.
+            if degrees > 0:
+                inside += scale * generator.chisquare(degrees)
+            for j in range(p):
+                for i in range(p):
+                    gram[j, i] = inside * S[j, i]
+        else:
+            fill_gram(generator, S, V, degrees, L, order, T, Y, gram)
+        if counts[3] == SPHERE_GRADIENT:
+            Q_old[:, :] = Q
+            M_old[:, :] = M
+        begin_step_of_overlaps(Q, M, own, rates, now)
+        apply_step(Q, M, rates[now, GAIN] / dim, cross, own, gram)
+        if trained:
+            move_readout(a, rates[now, GAIN] * rates[now, TRAINED] / dim, push)
+        if counts[3] == SPHERE_GRADIENT:
+            take_out_radial(Q_old, M_old, rates[now, GAIN] / dim, own, Q, M)
+        code = length_status(Q)
+        if code != REACHED:
+            return code, step + 1
+        if counts[3] != FREE:
+            normalise(Q, M)
+        if watch[0] == WATCH_NOTHING or (counts[1] + step + 1) % int(watch[2]) != 0:
+            continue
+        # `has_passed`, written out: passing its arrays on would cost as much as half a step.
+        if watch[0] == WATCH_OVERLAP:
+            largest = 0.0
+            for j in range(p):
+                for r in range(k):
+                    largest = max(largest, abs(M[j, r]))
+            if largest >= watch[1]:
+                return PASSED, step + 1
+        elif risk(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters) <= watch[1]:
+            return PASSED, step + 1
+    return REACHED, counts[0]
