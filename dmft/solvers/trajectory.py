@@ -69,7 +69,7 @@ class Trajectory(Solution):
         Error of blocks and observables, in their shapes: of averages computed on nodes (99 %), or
         what rounding of closed forms may leave where it passes 1e-10 of the size of their terms.
         None where the equations are exact to that. Not the error of the integrator, which rtol and
-        atol bound.
+        atol bound. Rounding is looked at once message, provenance or error are read.
 
     Examples
     --------
