@@ -152,9 +152,11 @@ class Equations(Traits, ChangesOfDefinitions):
 
     @property
     def signature(self) -> str:
-        """Text of what decides the numbers, and the code, besides the definitions."""
-        read = ",".join(numbers_of(self.algorithm))  # among the parameters in any case
-        return read + (self.noise.signature if self.noise else "")
+        """Text of what decides the numbers, and the code, besides the definitions.
+
+        Code reads its parameters by their places, those too that no definition reads.
+        """
+        return ",".join(self.parameters) + (self.noise.signature if self.noise else "")
 
     @property
     def approximation(self) -> str:

@@ -47,7 +47,7 @@ def conditioned(average: Expectation) -> Expectation | None:
     >>> from dmft.equations.symbols import h, h_star, j
     >>> from dmft.model import FIELD
     >>> conditioned(Expectation(At(FIELD, h[j]) * sp.tanh(h_star[1]))).parts
-    (tanh(h_star[1]), x.mean_at[j, node])
+    (tanh(h_star[1]), mean_at[j, node])
     """
     students: list[At] = []
     linear: list[sp.Indexed] = []
