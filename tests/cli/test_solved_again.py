@@ -289,10 +289,15 @@ def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path, cache):
     process = subprocess.Popen(
         [sys.executable, "-m", "dmft.cli.main", "solve", str(path), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Jobs that a shell starts in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    time.sleep(3.0)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    try:
+        time.sleep(3.0)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, error
     run = json.loads(out)
     assert run["status"] == "interrupted"
