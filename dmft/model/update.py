@@ -19,7 +19,18 @@ OUTPUT, SLOPE = sp.symbols("f slope", real=True)
 TAKEN = frozenset(
     {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
-    | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
+    | {
+        "save",
+        "load",
+        "restore",
+        "steps",
+        "samples",
+        "plot",
+        "to_xarray",
+        "to_pandas",
+        "stages",
+        "judged_later",
+    }
     | {"names", "last_state", "KIND", "COORDINATES"}
     | {"layout", "problem", "quadrature_error", "parameters", "start", "statistics", "widths"}
 )
