@@ -19,19 +19,8 @@ OUTPUT, SLOPE = sp.symbols("f slope", real=True)
 TAKEN = frozenset(
     {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
-    | {
-        "save",
-        "load",
-        "restore",
-        "steps",
-        "samples",
-        "plot",
-        "to_xarray",
-        "to_pandas",
-        "stages",
-        "judged_later",
-    }
-    | {"names", "last_state", "KIND", "COORDINATES"}
+    | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
+    | {"names", "last_state", "judged_later", "KIND", "COORDINATES"}
     | {"layout", "problem", "quadrature_error", "parameters", "start", "statistics", "widths"}
 )
 
