@@ -13,8 +13,8 @@ import time
 import numpy as np
 import plain_descent
 import sympy as sp
-from bench_dynamics import line
 from scipy.special import erf
+from table import line
 
 import dmft
 

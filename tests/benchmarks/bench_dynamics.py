@@ -11,6 +11,7 @@ import plain_loops
 import plain_relu
 import sympy as sp
 from numba import njit
+from table import line
 
 import dmft
 from dmft.gaussian.tables.factor_table import factor_table
@@ -38,10 +39,6 @@ def best(call, budget=0.5):
         call()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def line(what, value, baseline="", ratio=""):
-    print(f"{what:58s} {value:>14s} {baseline:>16s} {ratio:>9s}", flush=True)
 
 
 def committee(p, k, activation=ERF):

@@ -8,8 +8,9 @@ import time
 
 import numpy as np
 import sympy as sp
-from bench_dynamics import best, line
+from bench_dynamics import best
 from numba import njit
+from table import line
 
 import dmft
 from dmft.solvers.events import Event

@@ -10,7 +10,8 @@ import warnings
 
 import numpy as np
 import sympy as sp
-from bench_dynamics import ERF, NOISE, Z, line
+from bench_dynamics import ERF, NOISE, Z
+from table import line
 
 import dmft
 from dmft.analysis.diagrams.phase_diagram import read_result

@@ -8,7 +8,7 @@ for each loss (sequence.md D.9), and it sees no minimum between its places.
 import time
 
 import numpy as np
-from bench_dynamics import line
+from table import line
 
 from dmft.literature import (
     positional_semantic_boundaries,

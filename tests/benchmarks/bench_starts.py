@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_dynamics import line
+from table import line
 
 ROOT = Path(__file__).parents[2]
 FIRST = ["-m", "dmft.cli.main", "solve", str(ROOT / "examples" / "saad_solla.toml")]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import sympy as sp
-from bench_dynamics import line
+from table import line
 
 import dmft
 from dmft.analysis.sweeps.run_sweep import collect, run_sweep

@@ -7,8 +7,8 @@ plain Numba; work t^3. Both at the error of E(20) that is shown, against a run a
 import time
 
 import numpy as np
-from bench_dynamics import line
 from numba import njit
+from table import line
 
 import dmft
 
