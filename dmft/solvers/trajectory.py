@@ -115,15 +115,16 @@ class Trajectory(Solution):
         judge = self.__dict__.get("_judge") if name in JUDGED else None
         if judge is None:
             return super().__getattr__(name)
-        judged = judge()
-        self.__dict__.update({n: getattr(judged, n) for n in JUDGED})
-        self.__dict__.pop("_judge", None)
+        if name not in self.__dict__:  # else another thread has made it
+            judged = judge()
+            self.__dict__.update({n: getattr(judged, n) for n in JUDGED})
         return self.__dict__[name]
 
     def __getstate__(self) -> dict[str, Any]:
         self.message  # noqa: B018 - judged before it is written
+        kept = {name: value for name, value in self.__dict__.items() if name != "_judge"}
         # Compiled functions would be compiled again by whoever unpickles the record.
-        return {**self.__dict__, "problem": None}
+        return {**kept, "problem": None}
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return {**self.blocks, **self.observables}, self.constants

@@ -36,20 +36,106 @@ import trivial
 """
 
 
-def process(command, cache):
-    """CPU seconds and largest resident memory (MB) of a process, whose children count."""
-    environment = {
+# What these processes cannot do without.
+FLOORS = {
+    "Numba and one cached function": FLOOR,
+    "import sympy": "import sympy",
+    "import numpy, llvmlite.binding": "import numpy, llvmlite.binding",
+    "a figure without curves": "from matplotlib.figure import Figure; Figure().savefig('0.png')",
+}
+# CPU seconds of the steps of a session whose equations are new to the process.
+STEPS = """
+import time
+import sympy as sp, dmft
+z = sp.Symbol("z", real=True)
+unit = dmft.Committee(sp.erf(z / sp.sqrt(2)), 2)
+start = dmft.Overlaps([[1, .1], [.1, 1]], [[.2, .1], [0, .3]])
+model = dmft.Model(unit, unit, 1e-3)
+steps = {
+    "derive": lambda: globals().update(equations=dmft.derive(model, dmft.SGD(0.5))),
+    "explicit(2, 2)": lambda: equations.explicit(2, 2),
+    "explicit(2, 2), again": lambda: equations.explicit(2, 2),
+    "evaluate": lambda: equations.evaluate(start),
+    "evaluate, again": lambda: equations.evaluate(start),
+    "build, from the cache": lambda: dmft.build(equations),
+    "build, again": lambda: dmft.build(equations),
+    "solve": lambda: dmft.solve(equations, start, 10.0),
+    "solve, again": lambda: dmft.solve(equations, start, 10.0),
+}
+for name, step in steps.items():
+    began = time.process_time()
+    step()
+    print(f"{name}: {time.process_time() - began}")
+"""
+# CPU seconds of compiling a new model, and what LLVM takes of it.
+COMPILED = (
+    """
+import time
+from numba.core import codegen, dispatcher
+spent = {"all": 0.0, "LLVM": 0.0}
+def timed(owner, name, where):
+    plain = getattr(owner, name)
+    def call(*arguments):
+        began = time.process_time()
+        try:
+            return plain(*arguments)
+        finally:
+            spent[where] += time.process_time() - began
+    setattr(owner, name, call)
+timed(codegen.CPUCodeLibrary, "finalize", "LLVM")
+depth = 0
+plain = dispatcher._FunctionCompiler.compile
+def compile(*arguments):
+    global depth
+    began, depth = time.process_time(), depth + 1
+    try:
+        return plain(*arguments)
+    finally:
+        depth -= 1
+        if depth == 0:
+            spent["all"] += time.process_time() - began
+dispatcher._FunctionCompiler.compile = compile
+"""
+    + NEW.format(number=99)
+    + """
+print(f"compiling: {spent['all']}")
+print(f"  of which LLVM: {spent['LLVM']}")
+"""
+)
+
+
+def inside(code, cache):
+    """What a process says of its own parts, by name."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(cache),
+        cwd=cache,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    rows = (row.rsplit(": ", 1) for row in done.stdout.splitlines())
+    return {name: float(seconds) for name, seconds in rows}
+
+
+def environment(cache):
+    """Everything that is kept is kept in `cache`."""
+    return {
         **os.environ,
         "DMFT_CACHE_DIR": cache,
         "NUMBA_CACHE_DIR": str(Path(cache) / "numba"),
         "PYTHONPATH": str(ROOT),
         "MPLBACKEND": "Agg",
     }
+
+
+def process(command, cache):
+    """CPU seconds and largest resident memory (MB) of a process, whose children count."""
     if isinstance(command, str):
         command = ["-c", command, cache]
     running = subprocess.Popen(
         [sys.executable, *command],
-        env=environment,
+        env=environment(cache),
         cwd=cache,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -87,7 +173,14 @@ def main():
         process(NEW.format(number=2), cache)
         tell("the same, new model, package code cached", least(models, cache))
         tell("import dmft", least(["import dmft"] * REPEATS, cache))
-        tell("Numba and one cached function", least([FLOOR] * REPEATS, cache))
+        for name, code in FLOORS.items():
+            tell(name, least([code] * REPEATS, cache))
+        line("steps of one session, CPU", "seconds")
+        sessions = [inside(STEPS, cache) for _ in range(REPEATS)]
+        for name in sessions[0]:
+            line(name, f"{min(session[name] for session in sessions):.3f} s")
+        for name, seconds in inside(COMPILED, cache).items():
+            line(name, f"{seconds:.2f} s")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -210,6 +213,34 @@ def test_a_closed_form_that_cancels_says_so():
 def test_the_error_of_a_run_is_saved_and_comes_back(tmp_path):
     run = dmft.solve(equations_of(CANCELS), dmft.Overlaps([[1.0]], [[0.3]]), 0.2, save_at=3)
     back = dmft.load(run.save(tmp_path / "run.nc"))
+    assert back == run
+    np.testing.assert_array_equal(back.error["M"], run.error["M"])
+
+
+def test_rounding_is_looked_at_once_when_it_is_asked_for(monkeypatch):
+    """By whoever asks: threads that ask at once, a pickle, and never by a run that nobody asks."""
+    module = importlib.import_module("dmft.workflow.solving.one_pass")
+    looked = []
+    plain = module.with_rounding
+    monkeypatch.setattr(module, "with_rounding", lambda *a: looked.append(a) or plain(*a))
+
+    def solved():
+        return dmft.solve(equations_of(CANCELS), dmft.Overlaps([[1.0]], [[0.3]]), 0.2, save_at=3)
+
+    run, other = solved(), solved()
+    assert run.risk[-1] < run.risk[0]
+    assert not looked
+    asked = ["error", "message", "provenance"] * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda name: getattr(run, name), asked))
+    assert "rounding" in found[2]
+    assert len(set(found[1::3])) == 1
+    for error in found[0::3]:
+        np.testing.assert_array_equal(error["M"], run.error["M"])
+    count = len(looked)
+    assert run.message == found[1]
+    assert len(looked) == count
+    back = pickle.loads(pickle.dumps(other))
     assert back == run
     np.testing.assert_array_equal(back.error["M"], run.error["M"])
 

@@ -135,6 +135,9 @@ def test_refusals():
         flow_of(mixture).closed(start)
     with pytest.raises(BadParameter, match="unknown parameter 'eta'"):
         flow_of(dmft.Model(LINE, LINE)).closed(start, eta=0.1)
+    for name in ("momentum", "readout_rate", "label_noise"):  # derived without them
+        with pytest.raises(BadParameter, match=f"{name} = 0.3.*these equations have"):
+            flow_of(dmft.Model(LINE, LINE)).closed(start, **{name: 0.3})
     for value, words in (("0.1", "a number or an expression"), (-1.0, "at least 0")):
         with pytest.raises(BadParameter, match=words):
             flow_of(dmft.Model(LINE, LINE)).closed(start, ridge=value)

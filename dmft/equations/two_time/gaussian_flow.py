@@ -28,6 +28,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time import descent_process as eq
+from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.short_terms import expanded
 from dmft.equations.values import check_bounds, check_widths
 from dmft.errors import BadParameter
@@ -89,6 +90,7 @@ def _numbers(flow: DescentFlow, values: Mapping[str, Any]) -> dict[str, sp.Expr]
             check_bounds({name: float(value)})
         own = {y: t for y in value.free_symbols if y.name == "t"}
         found[name] = value.xreplace(own)
+    refuse_unread(flow.equations, {name: found[name] for name in values})
     return found
 
 

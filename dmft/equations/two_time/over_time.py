@@ -67,10 +67,7 @@ def over_time(equations: DescentEquations, given: Mapping[str, Any], steps: int)
     numbers = {**given, **{name: float(y[0]) for name, y in table.items()}}
     declared = equations.parameters
     scalars, symbols = resolve_scalars(declared, declared, numbers)
-    for name, reason in _UNREAD.items():
-        # A declared value may stand where a user has dropped its term.
-        if name in given and scalars[name] and name not in equations.read:
-            raise BadParameter(f"{name} = {scalars[name]:g}: these equations have {reason}")
+    refuse_unread(equations, {name: scalars[name] for name in _UNREAD if name in given})
     return OverTime(scalars, symbols, table, schedules)
 
 
@@ -80,6 +77,18 @@ _UNREAD = {
     "readout_rate": "fixed readouts, derive with GradientDescent(readout_rate=...)",
     "label_noise": "labels without noise, declare Model(label_noise=...)",
 }
+
+
+def refuse_unread(equations: DescentEquations, given: Mapping[str, Any]) -> None:
+    """Refuse values of a run that no definition reads; a declared one whose term was dropped stays.
+
+    Raises
+    ------
+    BadParameter
+    """
+    for name, reason in _UNREAD.items():
+        if given.get(name, 0) != 0 and name not in equations.read:
+            raise BadParameter(f"{name} = {given[name]}: these equations have {reason}")
 
 
 def schedules_of(equations: DescentEquations, given: Mapping[str, Any]) -> dict[str, sp.Expr]:

@@ -99,13 +99,11 @@ def inputs_by_point(
         check_bounds(scalars)
         if equations.kind == "map":
             check_concentration(scalars, start.p)
+        here = replace(values, scalars=scalars)
         return {
             **first,
             "parameters": {name: scalars[name] for name in equations.parameters},
-            "provenance": {
-                **_clock(equations, replace(values, scalars=scalars)),
-                **_loss(equations, replace(values, scalars=scalars)),
-            },
+            "provenance": _clock(equations, here) | _loss(equations, here),
         }
 
     return inputs
