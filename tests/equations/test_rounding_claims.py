@@ -241,7 +241,7 @@ def test_rounding_is_looked_at_once_when_it_is_asked_for(monkeypatch):
     assert run.message == found[1]
     assert len(looked) == count
     back = pickle.loads(pickle.dumps(other))
-    assert back == run
+    assert back == other
     np.testing.assert_array_equal(back.error["M"], run.error["M"])
 
 
