@@ -13,6 +13,7 @@ from dmft.cli import descent
 from dmft.cli.again import remember
 from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
 from dmft.cli.toml import Declaration
+from dmft.compiled import cache_directory
 from dmft.errors import BadParameter, ExpressionRefused
 from dmft.model import SGD, GradientDescent
 from dmft.names import Status
@@ -116,6 +117,24 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     if not arguments.warnings:  # these would not be shown again
         remember(declared, arguments.overrides, run)
     return Status(run.status)
+
+
+def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Compile all that the file's equations are solved with, and solve them once where it says how.
+
+    The run is not shown: it is what the next `dmft solve` repeats.
+    """
+    from dmft.workflow.warm import warm
+
+    count = warm(declared.model, declared.algorithm, dim=declared.dim)
+    status = Status.OK
+    if {"solve", "start"} <= set(declared.options):
+        run = solved(declared, arguments)
+        status = Status(run.status)
+        if not isinstance(declared.algorithm, GradientDescent) and not arguments.warnings:
+            remember(declared, arguments.overrides, run)
+    log(f"ready: {count} compiled functions in {cache_directory()}")
+    return status
 
 
 def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

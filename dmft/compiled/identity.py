@@ -57,7 +57,7 @@ def _environment() -> tuple[str, ...]:
 
 def _processor() -> tuple[str, ...]:
     """Name and features for which LLVM compiles here."""
-    import llvmlite.binding as llvm
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
     features = llvm.get_host_cpu_features().flatten()
     return llvm.get_process_triple(), llvm.get_host_cpu_name(), features

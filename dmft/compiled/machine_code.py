@@ -165,7 +165,7 @@ def link(codes: Mapping[str, Code]) -> dict[str, Native]:
         Where llvmlite cannot link them, or the process lacks what they need.
     """
     try:
-        import llvmlite.binding as llvm
+        import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
         engine = _engine()  # from now on LLVM also finds the symbols of the process
         _give_helpers(llvm.add_symbol)
@@ -196,7 +196,7 @@ def _has(llvm: Any, name: str) -> bool:
 @cache
 def _engine() -> Any:
     """What links and owns the code, until the process ends."""
-    import llvmlite.binding as llvm
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
