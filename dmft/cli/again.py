@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmft.cli.file import load
+from dmft.cli.file import load, question
 from dmft.cli.report import exit_code, progress_option, report_run
 from dmft.errors import DmftError
 from dmft.names import Status
 
 if TYPE_CHECKING:
-    from dmft.cli.toml import Declaration
     from dmft.solvers.trajectory import Trajectory
 
 
@@ -42,14 +41,9 @@ def _found(raw: Mapping[str, Any], overrides: Sequence[str]) -> Any:
     try:
         from dmft.workflow.kept_runs import find, key_of
 
-        return find(key_of(_question(raw, overrides)))
+        return find(key_of(question(raw, overrides)))
     except (TypeError, ValueError, OSError, ImportError):
         return None
-
-
-def _question(raw: Mapping[str, Any], overrides: Sequence[str]) -> list[Any]:
-    """All that a run depends on beside the library and the machine, in the order of the file."""
-    return ["dmft solve", raw, list(overrides)]
 
 
 def _finished(arguments: argparse.Namespace, run: Trajectory) -> Trajectory:
@@ -61,18 +55,3 @@ def _finished(arguments: argparse.Namespace, run: Trajectory) -> Trajectory:
 
     declared = override(read_declaration(arguments.file), arguments.overrides)
     return finish(run, derived(declared), run.provenance["rtol"])
-
-
-def remember(declared: Declaration, overrides: Sequence[str], run: Trajectory) -> None:
-    """Keep what the next `dmft solve` of this file needs; where that cannot be kept, nothing."""
-    from dmft.cli.commands import solve_options
-    from dmft.workflow.kept_runs import keep, key_of
-    from dmft.workflow.solving.one_pass import request_of
-
-    try:
-        key = key_of(_question(declared.raw, overrides))
-        given = request_of(run.problem, declared.start(), solve_options(declared))
-    except (TypeError, ValueError, OSError, ImportError, DmftError):
-        return
-    if given is not None:
-        keep(key, given, run)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dmft.cli import descent
-from dmft.cli.again import remember
+from dmft.cli.file import question
 from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
 from dmft.cli.toml import Declaration
 from dmft.compiled import cache_directory
-from dmft.errors import BadParameter, ExpressionRefused
+from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, GradientDescent
 from dmft.names import Status
 
@@ -135,6 +135,21 @@ def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status
             remember(declared, arguments.overrides, run)
     log(f"ready: {count} compiled functions in {cache_directory()}")
     return status
+
+
+def remember(declared: Declaration, overrides: Sequence[str], run: Any) -> None:
+    """Keep what the next `dmft solve` of this file needs (`dmft.cli.again`), if that can be kept."""
+    from dmft.workflow.kept_runs import keep as keep_run
+    from dmft.workflow.kept_runs import key_of
+    from dmft.workflow.solving.one_pass import request_of
+
+    try:
+        key = key_of(question(declared.raw, overrides))
+        given = request_of(run.problem, declared.start(), solve_options(declared))
+    except (TypeError, ValueError, OSError, ImportError, DmftError):
+        return
+    if given is not None:
+        keep_run(key, given, run)
 
 
 def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -196,7 +196,7 @@ def _has(llvm: Any, name: str) -> bool:
 @cache
 def _engine() -> Any:
     """What links and owns the code, until the process ends."""
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+    import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

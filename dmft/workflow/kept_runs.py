@@ -133,7 +133,7 @@ def _linked(files: Mapping[str, str]) -> dict[str, Native]:
 
 def _read_code(file: str) -> Code:
     values, arrays = records.load(file) or ({}, {})
-    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     return Code(arrays["content"].tobytes(), **fields)
 
 

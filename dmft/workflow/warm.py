@@ -7,6 +7,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import sympy as sp
+
 from dmft.checks import checked
 from dmft.codegen.build import build
 from dmft.equations.derive import derive
@@ -29,7 +31,8 @@ def warm(
     model: Model | SequenceModel,
     algorithm: SGD | GradientFlow | GradientDescent,
     *,
-    dim: int | None = None,
+    dim: int | sp.Expr | None = None,
+    scaling: str | None = None,
     fluctuations: bool = False,
     progress: ProgressOption = None,
 ) -> int:
@@ -41,7 +44,7 @@ def warm(
 
     Parameters
     ----------
-    model, algorithm, dim, fluctuations
+    model, algorithm, dim, scaling, fluctuations
         As for `dmft.derive`.
     progress : None or bool
         False: nothing is announced.
@@ -62,8 +65,8 @@ def warm(
     >>> dmft.warm(dmft.Model(square, square), dmft.SGD(0.05)) > 5
     True
     """
-    options: dict[str, Any] = {} if dim is None else {"dim": dim}
-    options |= {"fluctuations": True} if fluctuations else {}
+    given = {"dim": dim, "scaling": scaling, "fluctuations": fluctuations}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     with as_asked(progress):
         equations: Any = derive(model, algorithm, **options)
         problem: Any = build(equations)
