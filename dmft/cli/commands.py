@@ -138,7 +138,7 @@ def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status
 
 
 def remember(declared: Declaration, overrides: Sequence[str], run: Any) -> None:
-    """Keep what the next `dmft solve` of this file needs (`dmft.cli.again`), if that can be kept."""
+    """Keep what `dmft.cli.again` needs to solve this file once more, where that can be kept."""
     from dmft.workflow.kept_runs import keep as keep_run
     from dmft.workflow.kept_runs import key_of
     from dmft.workflow.solving.one_pass import request_of

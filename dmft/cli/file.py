@@ -51,5 +51,5 @@ def printable(text: str) -> str:
 
 
 def question(raw: Mapping[str, Any], overrides: Sequence[str]) -> list[Any]:
-    """All that `dmft solve` depends on beside the library and the machine, as the file orders it."""
+    """What `dmft solve` depends on beside library and machine, in the order of the file."""
     return ["dmft solve", raw, list(overrides)]
