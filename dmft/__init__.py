@@ -106,6 +106,7 @@ PUBLIC = {
     "WeakRecovery": "dmft.equations.escape.weak_recovery",
     "weak_recovery": "dmft.equations.escape.weak_recovery",
     "sweep": "dmft.workflow.diagrams.sweep",
+    "warm": "dmft.workflow.warm",
 }
 
 # Public folders, by attribute.

@@ -3,14 +3,18 @@
 A bar appears only when the work has lasted for two seconds, only on a terminal, and never when
 the caller says `progress=False`. A callable is told at once and everywhere. `CANCELLED` lets an
 interrupted parallel job ask the runs in its threads to stop: threads receive no Ctrl-C themselves.
+
+What is waited for once (code that is compiled) is announced when it begins, on a terminal and in
+a notebook, and nowhere else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
@@ -23,12 +27,36 @@ SHOW_AFTER_SECONDS = 2.0
 REWRITE_SECONDS = 0.5
 
 CANCELLED: ContextVar[threading.Event | None] = ContextVar("dmft_cancelled", default=None)
+# Whether the caller wants to be told nothing, as `progress=False` says.
+SILENT: ContextVar[bool] = ContextVar("dmft_silent", default=False)
+_ANNOUNCED: set[str] = set()
 
 
 def is_cancelled() -> bool:
     """True when the parallel job that this thread works for was interrupted."""
     flag = CANCELLED.get()
     return flag is not None and flag.is_set()
+
+
+def announce(message: str) -> None:
+    """Say what begins now and takes seconds: to people, and once in a process.
+
+    Parallel jobs say nothing: they have a bar of their own.
+    """
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if watched and not SILENT.get() and CANCELLED.get() is None and message not in _ANNOUNCED:
+        _ANNOUNCED.add(message)
+        print(f"dmft: {message}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def as_asked(option: ProgressOption) -> Iterator[None]:
+    """Announce nothing while the caller wants silence."""
+    token = SILENT.set(SILENT.get() or option is False)
+    try:
+        yield
+    finally:
+        SILENT.reset(token)
 
 
 class Progress:

@@ -83,3 +83,22 @@ def test_only_the_parallel_job_itself_draws(clock, terminal):
     finally:
         CANCELLED.reset(token)
     assert not is_cancelled()
+
+
+def test_what_is_compiled_is_announced_once_to_people(terminal, monkeypatch):
+    monkeypatch.setattr(module, "_ANNOUNCED", set())
+    log = io.StringIO()
+    with contextlib.redirect_stderr(log):
+        module.announce("compiling")
+    assert log.getvalue() == ""
+    with contextlib.redirect_stderr(terminal):
+        with module.as_asked(False):
+            module.announce("compiling")
+        assert terminal.getvalue() == ""
+        for _ in range(2):
+            module.announce("compiling")
+    assert terminal.getvalue() == "dmft: compiling\n"
+    monkeypatch.setitem(sys.modules, "ipykernel", module)
+    with contextlib.redirect_stderr(log):
+        module.announce("another")
+    assert log.getvalue() == "dmft: another\n"

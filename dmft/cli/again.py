@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmft.cli.file import load
-from dmft.cli.kept import question
+from dmft.cli.file import load, question
 from dmft.cli.report import exit_code, progress_option, report_run
 from dmft.errors import DmftError
 from dmft.names import Status
@@ -30,7 +29,7 @@ def solve_again(arguments: argparse.Namespace) -> int | None:
         return None
 
     def finish(run: Trajectory) -> Trajectory:
-        return _finished(arguments, run)
+        return _finished(arguments, raw, run)
 
     run = kept.solve(progress_option(arguments), finish)
     report_run(run, arguments)
@@ -47,12 +46,12 @@ def _found(raw: Mapping[str, Any], overrides: Sequence[str]) -> Any:
         return None
 
 
-def _finished(arguments: argparse.Namespace, run: Trajectory) -> Trajectory:
+def _finished(arguments: argparse.Namespace, raw: dict[str, Any], run: Trajectory) -> Trajectory:
     """Complete a run that ended in another way, as when it was interrupted."""
     from dmft.cli.commands import derived
     from dmft.cli.run import override
-    from dmft.cli.toml import read_declaration
+    from dmft.cli.toml import declaration_of
     from dmft.workflow.solving.one_pass import finish
 
-    declared = override(read_declaration(arguments.file), arguments.overrides)
+    declared = override(declaration_of(Path(arguments.file), raw), arguments.overrides)
     return finish(run, derived(declared), run.provenance["rtol"])

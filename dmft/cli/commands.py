@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dmft.cli import descent
-from dmft.cli.kept import remember
+from dmft.cli.file import question
 from dmft.cli.report import keep, log, print_json, progress_option, report_run, table, written
 from dmft.cli.toml import Declaration
-from dmft.errors import BadParameter, ExpressionRefused
+from dmft.compiled import cache_directory
+from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, GradientDescent
 from dmft.names import Status
 
@@ -114,8 +115,41 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
         return Status(run.status)
     report_run(run, arguments)
     if not arguments.warnings:  # these would not be shown again
-        remember(declared, arguments.overrides, solve_options(declared), run)
+        remember(declared, arguments.overrides, run)
     return Status(run.status)
+
+
+def warm_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Compile all that the file's equations are solved with, and solve them once where it says how.
+
+    The run is not shown: it is what the next `dmft solve` repeats.
+    """
+    from dmft.workflow.warm import warm
+
+    count = warm(declared.model, declared.algorithm, dim=declared.dim)
+    status = Status.OK
+    if {"solve", "start"} <= set(declared.options):
+        run = solved(declared, arguments)
+        status = Status(run.status)
+        if not isinstance(declared.algorithm, GradientDescent) and not arguments.warnings:
+            remember(declared, arguments.overrides, run)
+    log(f"ready: {count} compiled functions in {cache_directory()}")
+    return status
+
+
+def remember(declared: Declaration, overrides: Sequence[str], run: Any) -> None:
+    """Keep what `dmft.cli.again` needs to solve this file once more, where that can be kept."""
+    from dmft.workflow.kept_runs import keep as keep_run
+    from dmft.workflow.kept_runs import key_of
+    from dmft.workflow.solving.one_pass import request_of
+
+    try:
+        key = key_of(question(declared.raw, overrides))
+        given = request_of(run.problem, declared.start(), solve_options(declared))
+    except (TypeError, ValueError, OSError, ImportError, DmftError):
+        return
+    if given is not None:
+        keep_run(key, given, run)
 
 
 def simulate_command(declared: Declaration, arguments: argparse.Namespace) -> Status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,8 @@ def printable(text: str) -> str:
     """
     clean = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     return clean if len(clean) <= MESSAGE else clean[: MESSAGE - 3] + "..."
+
+
+def question(raw: Mapping[str, Any], overrides: Sequence[str]) -> list[Any]:
+    """What `dmft solve` depends on beside library and machine, in the order of the file."""
+    return ["dmft solve", raw, list(overrides)]

@@ -123,7 +123,7 @@ def largest_overlaps(Q: np.ndarray, M: np.ndarray, P: np.ndarray) -> dict[str, A
 
 def progress_option(arguments: argparse.Namespace) -> bool | None:
     """False when the user wants silence, else the default (a bar on a terminal)."""
-    return False if arguments.no_progress else None
+    return False if getattr(arguments, "no_progress", False) else None
 
 
 def keep(arguments: argparse.Namespace, saved: Any, *shown: Any) -> None:

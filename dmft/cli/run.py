@@ -11,23 +11,26 @@ from dmft.cli.commands import (
     escape_command,
     simulate_command,
     solve_command,
+    warm_command,
     write_latex,
 )  # fmt: skip
 from dmft.cli.expression import parse_expression
 from dmft.cli.large import boundary_command, phase_command, sweep_command
-from dmft.cli.report import exit_code
+from dmft.cli.report import exit_code, progress_option
 from dmft.cli.toml import Declaration, read_declaration
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.progress import as_asked
 
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run one command on its declaration and return the exit code."""
     declared = override(read_declaration(arguments.file), arguments.overrides)
-    if arguments.latex:
+    if getattr(arguments, "latex", None):
         write_latex(declared, arguments.latex)
     commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
         "derive": derive_command,
+        "warm": warm_command,
         "solve": solve_command,
         "simulate": simulate_command,
         "escape": escape_command,
@@ -35,7 +38,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         "boundary": boundary_command,
         "sweep": sweep_command,
     }
-    status = commands[arguments.command](declared, arguments)
+    with as_asked(progress_option(arguments)):
+        status = commands[arguments.command](declared, arguments)
     return exit_code(status)
 
 

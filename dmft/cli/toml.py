@@ -120,8 +120,12 @@ def read_declaration(path: str | Path) -> Declaration:
     >>> read_declaration(file).model.teacher.width
     2
     """
-    file = Path(path)
-    return _Reader(file, load(file)).declaration()
+    return declaration_of(Path(path), load(Path(path)))
+
+
+def declaration_of(file: Path, raw: dict[str, Any]) -> Declaration:
+    """Check what TOML has read of a file."""
+    return _Reader(file, raw).declaration()
 
 
 def _closest(name: str, known: list[str]) -> str:

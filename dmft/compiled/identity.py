@@ -39,8 +39,9 @@ def identity() -> str:
         digest.update(part.encode())
         digest.update(b"\0")
     for package, file in VERSIONS.items():
-        digest.update((_folder(package) / file).read_bytes())
-        digest.update(b"\0")
+        folder = _folder(package)
+        digest.update(f"{folder}\0".encode())
+        digest.update((folder / file).read_bytes())
     root = str(Path(__file__).parents[1])
     for path in _sources(root):
         content = Path(path).read_bytes()
@@ -51,8 +52,8 @@ def identity() -> str:
 
 def _environment() -> tuple[str, ...]:
     settings = sorted(f"{n}={v}" for n, v in os.environ.items() if n.startswith(SETTINGS))
-    flags = f"{sys.flags.optimize} {sys.flags.utf8_mode}"
-    return (sys.version, sys.executable, platform.machine(), np.__version__, flags, *settings)
+    optimised = str(sys.flags.optimize)
+    return (sys.version, sys.prefix, platform.machine(), np.__version__, optimised, *settings)
 
 
 def _processor() -> tuple[str, ...]:

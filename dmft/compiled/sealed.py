@@ -38,8 +38,15 @@ from dmft.compiled.directory import (
     tell_once,
 )
 from dmft.names import VERSION
+from dmft.progress import announce
 
 DIGEST_SIZE = 32
+# What is said when functions of these modules are compiled; others take less than a second.
+WAITING = {
+    "dmft.solvers.": "compiling the solver (usually 5 to 15 s, once on this machine)",
+    "dmft.simulation.": "compiling the simulation (usually 5 to 15 s, once on this machine)",
+    "dmft_": "compiling these equations (usually 2 to 10 s; they are kept for the next start)",
+}
 
 
 class Deferred(CPUDispatcher):
@@ -188,12 +195,16 @@ class SealedCache(FunctionCache):
         rtsys.initialize(target_context)
         if not self._enabled:
             return None
-        try:
+        with contextlib.suppress(Exception):  # Ours, but of another LLVM: compile once more.
             key = self._index_key(sig, target_context.codegen())
             stored = self._cache_file.load(key)
-            return None if stored is None else self._impl.rebuild(target_context, stored)
-        except Exception:  # Ours, but of another LLVM: whatever it is, compile once more.
-            return None
+            if stored is not None:
+                return self._impl.rebuild(target_context, stored)
+        module = self._py_func.__module__
+        for beginning, message in WAITING.items():
+            if module.startswith(beginning):
+                announce(message)
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled function; what cannot be kept is compiled again, never an error."""

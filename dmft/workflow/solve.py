@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.checks import checked_or
-from dmft.progress import ProgressOption
+from dmft.progress import ProgressOption, as_asked
 from dmft.solvers.events import Event
 from dmft.starts import Alignment, Overlaps
 from dmft.workflow.solver import solver_of
@@ -171,4 +171,5 @@ def solve(
     }  # fmt: skip
     solver = solver_of(system)
     options, values = solver.read(given, parameters)
-    return solver.run(system, start, t_max, options, values)
+    with as_asked(progress):
+        return solver.run(system, start, t_max, options, values)

@@ -209,6 +209,10 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "M": [[0.1]], "P": [[1]], "readout": None,
         },
         "certify_hermite": {"f": sp.tanh(z), "x": z, "n": 1, "digits": 8},
+        "warm": {
+            "model": p["model"], "algorithm": p["sgd"], "dim": None, "scaling": None,
+            "fluctuations": False, "progress": None,
+        },
         "derive": {
             "model": p["model"], "algorithm": p["sgd"], "dim": None, "scaling": None,
             "fluctuations": False,

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.cli.file import load
-from dmft.cli.kept import question
+from dmft.cli.file import load, question
+from dmft.cli.main import main
+from dmft.compiled import cache_directory, records
 from dmft.compiled import identity as identities
-from dmft.compiled import records
 from dmft.compiled.machine_code import LINKED, Unknown, link
 from dmft.workflow.kept_runs import find, key_of
 
@@ -81,15 +81,6 @@ def key(path, *overrides):
     return key_of(question(load(Path(path)), overrides))
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Cache of this test alone, with the compiled functions of the session in it."""
-    folder = tmp_path / "cache"
-    folder.mkdir(mode=0o700)
-    monkeypatch.setenv("DMFT_CACHE_DIR", str(folder))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """A folder with a file, the cache after its first run, and what that run said."""
@@ -119,14 +110,16 @@ def again(kept, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name, tmp_path):
+def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name, tmp_path, capsys):
     text, code = FILES[name]
     path = tmp_path / "model.toml"
     path.write_text(text)
-    first, second = (started("solve", path, "--json") for _ in range(2))
+    (cache_directory() / key(path)).unlink(missing_ok=True)
+    first = main(["solve", str(path), "--json"]), *capsys.readouterr()
+    second = started("solve", path, "--json")
     assert second[3] == "[]", second
     assert first[0] == second[0] == code
-    assert first[2] == second[2] == []
+    assert (first[2], second[2]) == ("", [])
     runs = [json.loads(done[1]) for done in (first, second)]
     for run in runs:
         run["statistics"].pop("seconds")
@@ -220,8 +213,19 @@ def test_a_damaged_record_is_written_anew(kept, again):
     record.write_bytes(whole[:-1])
     done = started("solve", path)
     assert (done[:3], done[3]) == (first[:3], HEAVY)
-    assert record.read_bytes() == whole
-    assert started("solve", path)[3] == "[]"
+    assert started("solve", path) == (*first[:3], "[]")
+
+
+def test_warm_prepares_the_first_run(tmp_path, capsys):
+    path = tmp_path / "model.toml"
+    path.write_text(SQUARE.replace("t_max = 3.0", "t_max = 2.9"))
+    (cache_directory() / key(path)).unlink(missing_ok=True)
+    assert main(["warm", str(path)]) == 0
+    out, messages = capsys.readouterr()
+    assert out == ""
+    assert "ready: " in messages
+    first = started("solve", path)
+    assert (first[0], first[3]) == (0, "[]")
 
 
 def test_files_and_folders_of_others_are_not_read(again):
@@ -274,32 +278,32 @@ def test_records_are_plain():
         records.packed({}, {"x": np.array([object()])})
 
 
-def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path, cache):
-    """The record of a run that was made shorter by hand, so that the second run is a long one."""
+def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
+    """A record that is said to end later than it did, so that the run it gives is a long one."""
     path = tmp_path / "model.toml"
     text = ERF.replace("points = 11", 'method = "rk5"\npoints = 11')
     path.write_text(text)
-    assert started("solve", path)[0] == 0
-    name = key(path)
-    values, arrays = records.load(name)
+    assert main(["solve", str(path)]) == 0
+    values, arrays = records.load(key(path))
     values["setup"] |= {"t_end": 1e9, "max_steps": 2**61}
     arrays["save"] = np.linspace(0.0, 1e9, 11)
     path.write_text(text.replace("t_max = 3.0", "t_max = 1e9"))
     assert records.store(key(path), values, arrays)
     process = subprocess.Popen(
-        [sys.executable, "-m", "dmft.cli.main", "solve", str(path), "--json"],
+        [sys.executable, "-c", f"print('started', flush=True){SCRIPT}", "solve", path, "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # Jobs that a shell starts in the background ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
-        time.sleep(3.0)
+        process.stdout.readline()
+        time.sleep(3.0)  # imports, and the beginning of the run
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=120)
     finally:
         process.kill()
+    (cache_directory() / key(path)).unlink()
     assert process.returncode == 130, error
     run = json.loads(out)
     assert run["status"] == "interrupted"
     assert "rounding" in run["provenance"]
-    assert not (cache / f"run_{'0' * 32}.bin").exists()

@@ -45,6 +45,7 @@ SIGNATURES = {
     "population_risk": {"model": REQUIRED},
     "derive": {"model": REQUIRED, "algorithm": REQUIRED},
     "build": {"equations": REQUIRED},
+    "warm": {"model": REQUIRED, "algorithm": REQUIRED},
     "solve": {},
     "TwoTime": {"rates": REQUIRED, "values": None, "start": None, "causal": ...},
     "Stage": {"equations": REQUIRED, "parameters": ..., "until": None},

@@ -1,0 +1,93 @@
+"""`warm`: everything that equations are solved with, compiled ahead of its first use."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from dmft.checks import checked
+from dmft.codegen.build import build
+from dmft.equations.derive import derive
+from dmft.progress import ProgressOption, as_asked
+
+if TYPE_CHECKING:
+    from dmft.model import SGD, GradientDescent, GradientFlow, Model, SequenceModel
+
+# Where the loops of each kind of equations stand.
+ROOMS = {
+    "ode": ("runge_kutta",),
+    "map": ("runge_kutta",),
+    "sde": ("stochastic", "runge_kutta"),
+    "two-time": ("descent", "two_time"),
+}
+
+
+@checked
+def warm(
+    model: Model | SequenceModel,
+    algorithm: SGD | GradientFlow | GradientDescent,
+    *,
+    dim: int | sp.Expr | None = None,
+    scaling: str | None = None,
+    fluctuations: bool = False,
+    progress: ProgressOption = None,
+) -> int:
+    """Compile the equations of a model and their solver, as `solve` would do when it needs them.
+
+    For images of machines, the nodes of a cluster and notebooks. The code is kept in the cache
+    directory (``DMFT_CACHE_DIR``) and beside the library, for this version on this processor.
+    Widths and parameters are run-time values: one call serves all of them.
+
+    Parameters
+    ----------
+    model, algorithm, dim, scaling, fluctuations
+        As for `dmft.derive`.
+    progress : None or bool
+        False: nothing is announced.
+
+    Returns
+    -------
+    int
+        Number of compiled functions that are ready.
+
+    Raises
+    ------
+    BadParameter, NotClosed
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> dmft.warm(dmft.Model(square, square), dmft.SGD(0.05)) > 5
+    True
+    """
+    given = {"dim": dim, "scaling": scaling, "fluctuations": fluctuations}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
+    with as_asked(progress):
+        equations: Any = derive(model, algorithm, **options)
+        problem: Any = build(equations)
+        functions = [getattr(problem, one.name) for one in fields(problem)]
+        for room in ROOMS.get(equations.kind, ()):
+            functions += _compiled_in(f"dmft.solvers.{room}")
+        return len({id(function) for function in functions if _settled(function)})
+
+
+def _compiled_in(package: str) -> list[Any]:
+    """What stands in the modules of a room."""
+    found = []
+    for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        found += list(vars(import_module(module.name)).values())
+    return found
+
+
+def _settled(function: Any) -> bool:
+    """Compile a function of fixed signatures; False for anything else."""
+    settle = getattr(type(function), "settle", None)
+    if settle is None:
+        return False
+    settle(function)
+    return True
