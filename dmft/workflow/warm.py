@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,20 @@ def warm(
     with as_asked(progress):
         equations: Any = derive(model, algorithm, **options)
         problem: Any = build(equations)
-        functions = [getattr(problem, one.name) for one in fields(problem)]
+        functions = list(_parts(problem))
         for room in ROOMS.get(equations.kind, ()):
             functions += _compiled_in(f"dmft.solvers.{room}")
         return len({id(function) for function in functions if _settled(function)})
+
+
+def _parts(record: Any) -> Iterator[Any]:
+    """What a problem holds, its records opened: the steps of a descent are one; no equations."""
+    for one in fields(record):
+        part = getattr(record, one.name)
+        if is_dataclass(part) and one.name != "origin":
+            yield from _parts(part)
+        else:
+            yield part
 
 
 def _compiled_in(package: str) -> list[Any]:
