@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +135,17 @@ def solve(request):
         return Read(equations, start, parameters).solve(t_max, save_at, rtol, atol)
 
     return run
+
+
+@pytest.fixture
+def ctrl_c():
+    """Send Ctrl-C to the main thread, whoever calls.
+
+    Undoes the deafness to SIGINT of a process that a shell started in the background.
+    """
+    main, before = threading.get_ident(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(main, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import threading
 import time
 from dataclasses import replace
@@ -212,14 +211,6 @@ def test_a_store_of_a_boundary(tmp_path):
         dmft.boundary(measure, *BOX, **how, identity={"data": 2})
     with pytest.raises(BadParameter, match="holds a boundary, here is a sweep"):
         dmft.sweep({"u": [0.0], "v": [0.0]}, measure, store=how["store"])
-
-
-@pytest.fixture
-def ctrl_c():
-    """Send Ctrl-C to the main thread; undoes the deafness of a process that a shell started."""
-    main, before = threading.get_ident(), signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield lambda: signal.pthread_kill(main, signal.SIGINT)
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("after", [40, 100, 200])

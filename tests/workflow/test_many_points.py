@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 import time
 import warnings
@@ -195,10 +194,10 @@ def test_any_measure_may_offer_many(tmp_path):
         run_sweep(points, Short())
 
 
-def test_long_points_end_when_the_job_is_cancelled(tmp_path):
+def test_long_points_end_when_the_job_is_cancelled(tmp_path, ctrl_c):
     of = measure("final_risk", SPHERE, SMALL, 1e9, max_steps=10**12, method="rk5")
     run_sweep({"label_noise": [0.5]}, measure("final_risk", SPHERE, SMALL, 1.0), workers=2)  # built
-    began, timer = time.monotonic(), threading.Timer(0.5, _thread.interrupt_main)
+    began, timer = time.monotonic(), threading.Timer(0.5, ctrl_c)
     timer.start()
     points = {"label_noise": np.linspace(0, 1, 50)}
     result = run_sweep(points, of, store=tmp_path / "store", workers=2)
