@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.boundaries.plane import Label, Plane
-from dmft.analysis.boundaries.segment import Change, find_change
+from dmft.analysis.boundaries.segment import Change, find_change, in_square
 
 Array = NDArray[np.float64]
 # Points of which the next one is extrapolated, and by a polynomial of which order: brackets leave
@@ -226,11 +226,6 @@ class _Walk:
             self.broken = change.kind
             return None
         return change if set(change.labels) == {left, right} else None
-
-
-def in_square(point: Array) -> Array:
-    """The nearest point of the unit square: the measure is asked for nothing outside its ranges."""
-    return np.clip(point, 0.0, 1.0)
 
 
 def is_at_wall(point: Array, distance: float) -> bool:

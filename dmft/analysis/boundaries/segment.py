@@ -90,14 +90,14 @@ def _judged(
     change = abs(found.slope) * 2.0 * found.half_width
     if math.isnan(found.slope):  # from labels alone
         before, behind = (
-            plane.at(_inside(found.point + s * found.half_width * direction)) for s in (-1, 1)
+            plane.at(in_square(found.point + s * found.half_width * direction)) for s in (-1, 1)
         )
         change = abs(behind.value - before.value)
         if math.isnan(change):
             return found
     if change <= STEEPER * expected * 2.0 * tol < math.inf:
         return found
-    low, high = (_inside(found.point + s * tol * direction) for s in (-1, 1))
+    low, high = (in_square(found.point + s * tol * direction) for s in (-1, 1))
     kind, values = _kind(plane, low, high)
     return replace(found, kind=kind, values=values) if kind else found
 
@@ -130,8 +130,8 @@ def _kind(plane: Plane, low: Point, high: Point) -> tuple[str, tuple[float, floa
     return POLE if last > first / KEPT else JUMP, values
 
 
-def _inside(point: Point) -> Point:
-    """The nearest point of the unit square."""
+def in_square(point: Point) -> Point:
+    """The nearest point of the unit square: the measure is asked for nothing outside its ranges."""
     return np.clip(point, 0.0, 1.0)
 
 

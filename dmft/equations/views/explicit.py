@@ -62,9 +62,9 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
         Parameters
         ----------
         values : mapping
-            Keys are symbols, or names such as ``"M_11"`` and ``"gamma"``; a symbol that differs
-            from ours in its assumptions alone is taken for it. Values are SymPy expressions or
-            numbers.
+            Keys are symbols, or names such as ``"M_11"`` and those of parameters that are still
+            symbols; a symbol that differs from ours in its assumptions alone is taken for it.
+            Values are SymPy expressions or numbers.
         """
         return self.put({self._known(s): sp.sympify(v, strict=True) for s, v in values.items()})
 
