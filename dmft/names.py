@@ -42,6 +42,18 @@ QUANTITIES: dict[str, Quantity] = {
     )
 }
 
+# Overlaps within each block of a spectrum, by the names of their sums.
+BLOCKS = {name: f"block_{name}" for name in "QMP"}
+QUANTITIES |= {
+    BLOCKS[name]: Quantity(
+        BLOCKS[name],
+        rf"\mathsf{{{name}}}",
+        "(B, " + QUANTITIES[name].shape[1:],
+        f"{QUANTITIES[name].meaning} within each block of the spectrum",
+        QUANTITIES[name].symmetric,
+    )
+    for name in BLOCKS
+}
 
 # What measures and records hold besides, with the power of the time unit of each.
 MEASURED: dict[str, tuple[str, int]] = {

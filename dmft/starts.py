@@ -25,6 +25,10 @@ FEASIBLE_TOLERANCE = 1e-9
 class Overlaps(Record):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
+    Of a model whose inputs have a `Spectrum` they are the unweighted overlaps of the rows within
+    each block, with a leading axis of B blocks, B = 1 included: Q (B, p, p), M (B, p, k) and
+    P (B, k, k), which is then not left out.
+
     Parameters
     ----------
     Q : (p, p) symmetric
@@ -43,6 +47,8 @@ class Overlaps(Record):
     >>> import dmft
     >>> dmft.Overlaps(Q=[[1.0]], M=[[0.1]], P=[[1.0]]).Omega.tolist()
     [[1.0, 0.1], [0.1, 1.0]]
+    >>> dmft.Overlaps(Q=[[[1.0]], [[2.0]]], M=[[[0.1]], [[0.0]]], P=[[[1.0]], [[1.0]]]).blocks
+    2
     """
 
     Q: NDArray[np.float64]
@@ -57,6 +63,11 @@ class Overlaps(Record):
         P: ArrayLike | None = None,
         readout: ArrayLike | None = None,
     ) -> None:
+        if np.ndim(M) == 3:
+            _of_blocks(self, Q, M, P)
+            a = None if readout is None else check_shape(readout, "readout", (self.p,))
+            object.__setattr__(self, "readout", a)
+            return
         student = check_covariance(Q, "Q")
         p = student.shape[0]
         shape = np.shape(M)
@@ -78,17 +89,36 @@ class Overlaps(Record):
     @property
     def p(self) -> int:
         """Student width."""
-        return int(self.M.shape[0])
+        return int(self.M.shape[-2])
 
     @property
     def k(self) -> int:
         """Teacher width."""
-        return int(self.M.shape[1])
+        return int(self.M.shape[-1])
+
+    @property
+    def blocks(self) -> int | None:
+        """Number of blocks of a spectrum; None where there is no such axis."""
+        return int(self.M.shape[0]) if self.M.ndim == 3 else None
 
     @property
     def Omega(self) -> NDArray[np.float64]:
-        """Covariance (p+k, p+k) of the local fields (h, h*)."""
-        return np.block([[self.Q, self.M], [self.M.T, self.P]])
+        """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block."""
+        return np.block([[self.Q, self.M], [self.M.swapaxes(-1, -2), self.P]])
+
+
+def _of_blocks(start: Overlaps, Q: ArrayLike, M: ArrayLike, P: ArrayLike | None) -> None:
+    """Check and keep overlaps with a leading axis of blocks."""
+    B, p, k = np.shape(M)
+    if P is None:
+        raise ShapeMismatch(f"overlaps of {B} blocks need P of the shape ({B}, {k}, {k})")
+    for name, value, shape in (("Q", Q, (B, p, p)), ("M", M, (B, p, k)), ("P", P, (B, k, k))):
+        found = check_shape(value, name, shape)
+        if name != "M":
+            found = np.array([check_covariance(y, f"{name}[{e}]") for e, y in enumerate(found)])
+        object.__setattr__(start, name, found)
+    for e, gram in enumerate(start.Omega):
+        check_covariance(gram, f"Omega[{e}] = [[Q, M], [M^T, P]] of block {e}")
 
 
 @checked

@@ -23,7 +23,7 @@ from dmft.codegen.fuse import Loop, fuse, render
 from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
-from dmft.codegen.packing import ALL_NODES, NOISE_CONSTANT, Layout, layout
+from dmft.codegen.packing import ALL_NODES, NOISE_CONSTANT, OPTIONAL_WIDTHS, Layout, layout
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
@@ -132,7 +132,7 @@ def _domain(
     here: Layout,
 ) -> str:
     """Covariance and its lowest pivot."""
-    blocks = [d for d in definitions if d.role == "block" and d.name == "Omega"]
+    blocks = [d for d in definitions if d.role == "block" and d.name in ("Omega", "Gram")]
     if not blocks and here.state[0].name == "variance":
         return ALIGNED_DOMAIN
     if not blocks:
@@ -258,7 +258,8 @@ def _body(
     _write(writer, lowering, definitions, here, len(parameters))
     for definition in definitions:
         if definition.role == "block":
-            defined[definition.name] = ("N",) * len(definition.indices)
+            axes = (place(i)[0][1] for i in definition.target.indices)
+            defined[definition.name] = tuple(y if y == "blocks" else "N" for y in axes)
         elif definition.role == "intermediate" and isinstance(definition.target, sp.Indexed):
             defined[definition.name] = tuple(place(i)[0][1] for i in definition.target.indices)
     body = render(fuse(writer.root.lines))
@@ -271,8 +272,9 @@ def _body(
         lines.append("N = p + k")
     if ALL_NODES in used:
         lines.append(f"{ALL_NODES} = widths[{here.widths.index('nodes')}]")
-    if "cosines" in used:
-        lines.append(f"cosines = widths[{here.widths.index('cosines')}]")
+    for width in OPTIONAL_WIDTHS:
+        if width in here.widths and width in used:
+            lines.append(f"{width} = widths[{here.widths.index(width)}]")
     scalars = [
         f"{name} = par[{n}]" for n, name in enumerate(names_in_code.values()) if name in used
     ]

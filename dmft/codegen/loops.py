@@ -80,12 +80,12 @@ class LoopWriter:
     def __init__(
         self,
         graph: Graph,
-        packed: Mapping[str, tuple[str, str]],
+        packed: Mapping[str, tuple[str, tuple[str, ...]]],
         shared: frozenset[str] = frozenset(),
     ) -> None:
         """Start a function.
 
-        `packed` gives the vector and the row length of arrays that live in one of the arguments;
+        `packed` gives the vector and the row lengths of arrays that live in one of the arguments;
         `shared` is what an earlier pass found worth a table: they are used wherever they fit.
         """
         self.graph = graph
@@ -202,8 +202,11 @@ class LoopWriter:
             return f"(1.0 if {inside[0]} == {inside[1]} else 0.0)"
         if array not in self.packed:
             return f"{array}[{', '.join(inside)}]"
-        vector, length = self.packed[array]
-        flat = f"{inside[0]} * {length} + {inside[1]}" if len(inside) == 2 else inside[0]
+        vector, lengths = self.packed[array]
+        flat = inside[0]
+        for length, index in zip(lengths, inside[1:], strict=False):
+            front = f"({flat})" if " " in flat and flat != inside[0] else flat
+            flat = f"{front} * {length} + {index}"
         return f"{vector}[{array}_at + {flat}]"
 
     def worth_table(self, node: Node, rest: list[Index]) -> bool:

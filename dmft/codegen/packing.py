@@ -9,12 +9,15 @@ import sympy as sp
 
 from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.definitions import Definition, FieldRoot, used_bases
+from dmft.names import BLOCKS
 from dmft.solvers.problem import Block
 
 # Everything that a rate can move, in the order of the packed state.
 MOVABLE = (
     Block("Q", ("p", "p"), symmetric=True),
     Block("M", ("p", "k")),
+    Block("block_Q", ("blocks", "p", "p")),
+    Block("block_M", ("blocks", "p", "k")),
     Block("Q_perp", ("p",)),
     Block("variance", ("k",)),
     Block("saturation", ("k",)),
@@ -32,6 +35,9 @@ OPTIONAL_CONSTANTS = (
     Block("P_inverse", ("k", "k"), symmetric=True),
     Block("cosine", ("cosines",)),
     Block("cosine_weight", ("cosines",)),
+    Block("block_P", ("blocks", "k", "k")),
+    Block("eigenvalue", ("blocks",)),
+    Block("noise_factor", ("blocks",)),
 )
 # Nodes of averages.
 NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
@@ -41,7 +47,7 @@ NOISE_CONSTANT = Block("noise_at", ("nodes",))
 # Row length of the arrays at nodes that live in an argument.
 ALL_NODES = "all_nodes"
 WIDTHS = ("p", "k")
-OPTIONAL_WIDTHS = ("cosines",)
+OPTIONAL_WIDTHS = ("cosines", "blocks")
 MOVED = "_moved"
 
 
@@ -59,14 +65,14 @@ class Layout:
     entries: tuple[str, ...] = ()
 
     @property
-    def packed(self) -> dict[str, tuple[str, str]]:
-        """Arrays that live in an argument: their vector and their row length."""
+    def packed(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Arrays that live in an argument: their vector, and the lengths of all axes but one."""
         moving = (*self.state, *self.moved) if not self.entries else ()
-        places = {b.name: ("y", b.axes[-1]) for b in moving}
-        places |= {f"d{b.name}": ("out", b.axes[-1]) for b in moving}
+        places = {b.name: ("y", b.axes[1:]) for b in moving}
+        places |= {f"d{b.name}": ("out", b.axes[1:]) for b in moving}
         nodes = {b.name for b in (*NODE_CONSTANTS, NOISE_CONSTANT)}
         places |= {
-            b.name: ("par", ALL_NODES if b.name in nodes else b.axes[-1]) for b in self.constants
+            b.name: ("par", (ALL_NODES,) if b.name in nodes else b.axes[1:]) for b in self.constants
         }
         return places
 
@@ -99,7 +105,7 @@ def layout(definitions: Sequence[Definition]) -> Layout:
     """
     moving = {d.name for d in definitions if d.role == "rate"}
     used = {name for d in definitions for name in used_bases(d.expr)}
-    constants = [b for b in CONSTANTS if b.name not in moving]
+    constants = [b for b in CONSTANTS if b.name not in moving and BLOCKS.get(b.name) not in used]
     constants += [b for b in OPTIONAL_CONSTANTS if b.name in used]
     widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in constants))]
     if any(d.expr.has(FieldRoot) or placed_on_nodes(d.expr) for d in definitions):

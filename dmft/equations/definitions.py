@@ -86,7 +86,7 @@ def index_symbol(index: sp.Expr) -> sp.Symbol:
 
 def running_symbol(index: sp.Expr) -> sp.Symbol | None:
     """The running symbol of an index expression, None for a fixed one such as p + 1."""
-    names = {s.name: s for s in index.free_symbols if s.name not in ("p", "k", "nodes")}
+    names = {s.name: s for s in index.free_symbols if s.name not in ("p", "k", "nodes", "blocks")}
     return names[min(names)] if names else None
 
 

@@ -13,7 +13,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model
+from dmft.model import SGD, GradientFlow, Model, check_isotropic
 from dmft.model.algorithm import refuse
 
 if TYPE_CHECKING:
@@ -164,6 +164,8 @@ def derive(
     name = region_of(algorithm, scaling)
     if isinstance(algorithm, SGD) and algorithm.repeat is not None:
         check_repeated(algorithm, name, dim, fluctuations)
+    if fluctuations or dim is not None:
+        check_isotropic(model, "fluctuations, and maps in dim dimensions, are derived")
     if fluctuations:
         from dmft.equations.noise.fluctuations import noise_of
 
@@ -199,7 +201,9 @@ def two_time_equations(
     model: Model, algorithm: GradientDescent, others: tuple[Any, ...]
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
-    if model.inputs is not None and not model.inputs.isotropic:
+    check_isotropic(model, "repeated data are derived")
+    mixture = model.mixture_of_inputs
+    if mixture is not None and not mixture.isotropic:
         raise BadParameter(
             f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "
             "scales out, or take dmft.SGD"

@@ -378,6 +378,8 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
     numbers = {axis: widths[axis.name] for axis in (x.p, x.k) if axis.name in widths}
     if "weight" in arrays:
         numbers[x.nodes] = arrays["weight"].size
+    if "eigenvalue" in arrays:
+        numbers[x.blocks] = arrays["eigenvalue"].size
     if "cosine" in arrays:
         numbers[x.cosines] = arrays["cosine"].size
     return numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -21,6 +21,7 @@ from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.risk import SequenceRisk
+from dmft.equations.spectra import totals
 from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.overlaps import block_definitions, risk_expression
 from dmft.equations.values import (
@@ -85,12 +86,13 @@ class PopulationRisk:
     ) -> float:
         """Risk at overlaps Q (p, p), M (p, k), P (k, k; identity by default).
 
+        Of inputs with a spectrum they are unweighted overlaps by block, Q (B, p, p) and so on.
+
         Averages that have neither a closed form nor a table (those of tanh(z1 + z2^3), say) are
         computed on nodes, their number raised until the error is below 1e-5; the number returned
         then has ``.error`` (99 %) and ``.status``. ``nodes=``, ``replicas=``, ``seed=`` choose.
         """
-        start = Overlaps(Q, M, P, readout)
-        values, options = self._numbers(start, parameters)
+        start, values, options = self._numbers(Overlaps(Q, M, P, readout), parameters)
         on_nodes = bool(averages(self.definitions))
         return self._by_nodes(start, values, options) if on_nodes else self._value(start, values)
 
@@ -115,8 +117,7 @@ class PopulationRisk:
         >>> 0 < risk.error(Q=[[1.0]], M=[[0.0]], P=[[1.0]]) < 1e-13
         True
         """
-        start = Overlaps(Q, M, P, readout)
-        values, options = self._numbers(start, parameters)
+        start, values, options = self._numbers(Overlaps(Q, M, P, readout), parameters)
         found = averages(self.definitions)
         if not found:
             return self._rounding(start, values)
@@ -130,8 +131,8 @@ class PopulationRisk:
 
     def _numbers(
         self, start: Overlaps, parameters: dict[str, float]
-    ) -> tuple[Values, dict[str, Any]]:
-        """Numbers of a call, and what chooses its nodes."""
+    ) -> tuple[Overlaps, Values, dict[str, Any]]:
+        """Overlaps that the fields see, numbers of a call, and what chooses its nodes."""
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         needed = [n for n in declared_parameters(self.model, None) if n in used]
         options = {n: parameters.pop(n) for n in NODE_OPTIONS if n in parameters}
@@ -140,7 +141,9 @@ class PopulationRisk:
                 f"{sorted(options)} choose the nodes of averages without closed form; this risk "
                 "has none"
             )
-        return resolve(self.model, None, needed, start, parameters), options
+        values = resolve(self.model, None, needed, start, parameters)
+        seen = totals(self.model, start)
+        return seen, replace(values, arrays={**values.arrays, "P": seen.P}), options
 
     @cached_property
     def _on_nodes(self) -> tuple[Definition, ...]:

@@ -23,6 +23,9 @@ nodes = sp.Symbol("nodes", integer=True, positive=True)
 powers = sp.symbols("s_2 s_3 s_4", integer=True)
 angle = sp.Symbol("angle", integer=True)
 cosines = sp.Symbol("cosines", integer=True, positive=True)
+# Blocks of a spectrum, and their number.
+block = sp.Symbol("block", integer=True)
+blocks = sp.Symbol("blocks", integer=True, positive=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
@@ -59,6 +62,10 @@ perp_learning, perp_interaction = (
 )
 growth = sp.IndexedBase("growth")
 cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
+# Inputs with a spectrum: eigenvalues and noise factors, unweighted overlaps by block, all of them.
+eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
+block_Q, block_M, block_P = (sp.IndexedBase(f"block_{name}") for name in "QMP")
+Gram = sp.IndexedBase("Gram")
 # Infinitely wide students: M_j^2 = X z^2/(1 + Y z^2), Q_jl = C M_j M_l, u = <M^2>.
 variance, saturation, coupling, mean_square = (
     sp.IndexedBase(y) for y in ("variance", "saturation", "coupling", "mean_square")
@@ -114,6 +121,7 @@ AXES: dict[sp.Symbol, sp.Expr] = {
     **dict.fromkeys((i, m, n), p + k),
     node: nodes,
     angle: cosines,
+    block: blocks,
 }
 SYMBOL_LATEX = {
     gamma: r"\gamma",
@@ -126,6 +134,8 @@ SYMBOL_LATEX = {
     loss: r"\mathcal{L}",
     angle: r"\nu",
     cosines: r"n_z",
+    block: "e",
+    blocks: "B",
     rho: r"\rho",
     xi: r"\xi",
     label: "y",
@@ -188,6 +198,12 @@ BASE_LATEX = {
     "saturation": "Y",
     "coupling": "C",
     "mean_square": "u",
+    "eigenvalue": "c",
+    "noise_factor": r"\nu",
+    "block_Q": r"\mathsf{Q}",
+    "block_M": r"\mathsf{M}",
+    "block_P": r"\mathsf{P}",
+    "Gram": "G",
     **{f"collected_{number}": f"T^{{({number})}}" for number in range(1, 10)},
 }
 BASE_TEXT = {
@@ -237,6 +253,9 @@ BASE_TEXT = {
     "saturation": "Y",
     "coupling": "C",
     "mean_square": "u",
+    "eigenvalue": "c",
+    "noise_factor": "ν",
+    "Gram": "G",
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
 SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}

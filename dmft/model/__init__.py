@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dmft.covariance import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
 from dmft.model.mixture import GaussianMixture
-from dmft.model.model import MixtureModel, Model, check_identity
+from dmft.model.model import MixtureModel, Model, check_identity, check_isotropic
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
 from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dmft.model.encoding import Encoding, as_encoding
     from dmft.model.overlaps import random_overlaps
     from dmft.model.scaling import Scaling
+    from dmft.model.spectrum import Spectrum
     from dmft.model.sequence import (
         Attention,
         SequenceModel,
@@ -33,6 +34,7 @@ LATER = {
     "as_encoding": "encoding",
     "random_overlaps": "overlaps",
     "Scaling": "scaling",
+    "Spectrum": "spectrum",
     "Attention": "sequence",
     "SequenceModel": "sequence",
     "SequenceNetwork": "sequence",
@@ -65,11 +67,13 @@ __all__ = [
     "SequenceNetwork",
     "SequenceTarget",
     "SharpnessAware",
+    "Spectrum",
     "UpdateField",
     "as_count",
     "as_encoding",
     "check_covariance",
     "check_identity",
+    "check_isotropic",
     "check_shape",
     "random_overlaps",
     "teacher_field",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
@@ -13,6 +13,9 @@ from dmft.model.algorithm import as_parameter
 from dmft.model.mixture import GaussianMixture
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
+
+if TYPE_CHECKING:
+    from dmft.model.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Model:
         A mixture gives inputs and labels, those of its clusters; its rows take the teacher's place.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
-    inputs : GaussianMixture, optional
-        Inputs from clusters whose means are combinations of the teacher's k rows w*_r; labels are
-        the teacher's at these inputs. Without, x ~ N(0, I_d).
+    inputs : GaussianMixture or Spectrum, optional
+        Inputs from clusters whose means are combinations of the teacher's k rows w*_r, or with a
+        covariance; labels are the teacher's at these inputs. Without, x ~ N(0, I_d).
 
     Raises
     ------
@@ -53,7 +56,7 @@ class Model:
     student: Committee
     teacher: Committee | MultiIndex | GaussianMixture
     label_noise: sp.Expr = sp.S.Zero
-    inputs: GaussianMixture | None = None
+    inputs: GaussianMixture | Spectrum | None = None
 
     # Whether its networks read tokens (`dmft.SequenceModel`).
     reads_sequences: ClassVar[bool] = False
@@ -85,6 +88,16 @@ class Model:
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
 
     @property
+    def mixture_of_inputs(self) -> GaussianMixture | None:
+        """Clusters of the inputs; None where there are none."""
+        return self.inputs if isinstance(self.inputs, GaussianMixture) else None
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """Spectrum of the inputs; None where they are isotropic."""
+        return None if isinstance(self.inputs, GaussianMixture) else self.inputs
+
+    @property
     def matched(self) -> bool:
         """Whether student and teacher share the activation, so that fields form one basis."""
         teacher = self.teacher
@@ -97,11 +110,13 @@ class Model:
 
 
 def _inputs(
-    teacher: Committee | MultiIndex | GaussianMixture, given: GaussianMixture | None
-) -> GaussianMixture | None:
+    teacher: Committee | MultiIndex | GaussianMixture, given: GaussianMixture | Spectrum | None
+) -> GaussianMixture | Spectrum | None:
     """Law of the inputs, checked against what writes the labels."""
-    if not (given is None or isinstance(given, GaussianMixture)):
-        raise BadParameter(f"inputs must be a dmft.GaussianMixture or None, got {given!r}")
+    if not (given is None or isinstance(given, GaussianMixture)) and not _is_spectrum(given):
+        raise BadParameter(
+            f"inputs must be a dmft.GaussianMixture, a dmft.Spectrum or None, got {given!r}"
+        )
     if isinstance(teacher, GaussianMixture):
         if given not in (None, teacher):
             raise BadParameter("the labels' mixture is that of the inputs: leave inputs out")
@@ -111,8 +126,8 @@ def _inputs(
                 "inputs=mixture"
             )
         return teacher
-    if given is None:
-        return None
+    if not isinstance(given, GaussianMixture):
+        return given
     if given.labels is not None:
         raise BadParameter(
             "both the teacher and the clusters write labels: leave out labels= of the mixture, or "
@@ -128,6 +143,27 @@ def _inputs(
             f"{teacher.width}; a dmft.MultiIndex may have rows that its expression leaves out"
         )
     return given
+
+
+def _is_spectrum(given: object) -> bool:
+    from dmft.model.spectrum import Spectrum  # loaded by whoever has one
+
+    return isinstance(given, Spectrum)
+
+
+def check_isotropic(model: Model, what: str) -> None:
+    """Refuse inputs with a spectrum where something is derived for one eigenvalue alone.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if model.spectrum is not None:
+        raise BadParameter(
+            f"{what} for inputs without a spectrum, the model has {model.inputs}; with it there "
+            "are dmft.population_risk, dmft.derive under SGD with small batches and GradientFlow, "
+            "dmft.solve and dmft.simulate"
+        )
 
 
 def check_identity(model: Model, what: str) -> None:

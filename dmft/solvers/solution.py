@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, MissingExtra
-from dmft.names import Status
+from dmft.names import BLOCKS, Status
 from dmft.record import Archived, Record
 from dmft.starts import Alignment, Overlaps
 
@@ -281,8 +281,11 @@ def start_of(
     What a run has reached is not checked again: at perfect recovery the covariance of its fields
     may lie below zero by what its tolerances allow, which the next run checks by its own.
     """
+    readout = blocks.get("readout", constants.get("readout"))
+    if BLOCKS["Q"] in blocks:
+        rows = {n: (blocks if n != "P" else constants)[BLOCKS[n]] for n in BLOCKS}
+        return _unchecked(Overlaps, **rows, readout=readout)
     if {"Q", "M"} <= blocks.keys() and "P" in constants:
-        readout = blocks.get("readout", constants.get("readout"))
         return _unchecked(Overlaps, Q=blocks["Q"], M=blocks["M"], P=constants["P"], readout=readout)
     if "m" in blocks and blocks.keys() <= {"e", "m"}:
         return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.names import Status
+from dmft.names import BLOCKS, Status
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Solution, outcome_of, start_of
 from dmft.starts import Alignment, Overlaps
@@ -230,7 +230,11 @@ class Trajectory(Solution):
 
 
 def with_readout(run: Trajectory) -> Trajectory:
-    """Show the fixed readout as a block with time first, as trained readouts are."""
+    """Show the fixed readout as a block with time first, as trained readouts are.
+
+    So are the overlaps that the fields see of inputs with a spectrum.
+    """
+    run = _with_totals(run)
     if "readout" in run.blocks or "readout" not in run.constants:
         return run
     readout = run.constants["readout"]
@@ -239,6 +243,23 @@ def with_readout(run: Trajectory) -> Trajectory:
         run,
         blocks={**run.blocks, "readout": block},
         layout=(*run.layout, Block("readout", ("p",))),
+    )
+
+
+def _with_totals(run: Trajectory) -> Trajectory:
+    """Add sums over the blocks of a spectrum, weighted by its eigenvalues."""
+    if BLOCKS["Q"] not in run.blocks or "Q" in run.blocks:
+        return run
+    c = run.constants["eigenvalue"]
+    rows = {"Q": ("p", "p"), "M": ("p", "k")}
+    seen = {name: np.einsum("e,teij->tij", c, run.blocks[BLOCKS[name]]) for name in rows}
+    P = np.einsum("e,eij->ij", c, run.constants[BLOCKS["P"]])
+    shown = tuple(Block(name, axes, symmetric=name == "Q") for name, axes in rows.items())
+    return replace(
+        run,
+        blocks={**seen, **run.blocks},
+        constants={"P": P, **run.constants},
+        layout=(*shown, *run.layout),
     )
 
 

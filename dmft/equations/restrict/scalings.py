@@ -18,7 +18,7 @@ from dmft.equations.update.optimiser import clock_in_words, step_size
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.update.program import check_linear
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Repeat, check_identity
+from dmft.model import SGD, GradientFlow, Model, Repeat, check_identity, check_isotropic
 
 if TYPE_CHECKING:
     from dmft.model import Scaling
@@ -119,11 +119,13 @@ def limit(
         from dmft.equations.restrict.aligned_equations import aligned_equations
 
         return aligned_equations(model, algorithm, name, unit)
+    if name == "noise-dominated":
+        check_isotropic(model, "the noise-dominated scaling is derived")
     found = definitions(model, algorithm, name not in FLOWS)
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)
         found = noise_dominated(found, step_size(algorithm) / (x.p * algorithm.batch_size))
-    equations = Equations(
+    equations = equations_of(model)(
         kind="ode",
         definitions=live(found),
         model=model,
@@ -133,6 +135,15 @@ def limit(
     )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations
+
+
+def equations_of(model: Model) -> type[Equations]:
+    """Kind of record of the equations of one pass."""
+    if model.spectrum is None:
+        return Equations
+    from dmft.equations.spectra import SpectrumEquations
+
+    return SpectrumEquations
 
 
 def noise_dominated(found: Sequence[Definition], weight: sp.Expr) -> list[Definition]:

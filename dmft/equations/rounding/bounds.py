@@ -53,7 +53,7 @@ OF_SIGNS = 64 * UNIT
 # Array of what is wanted, one at a time.
 RESULT = "result"
 # Arrays whose sizes are the ranges of the indices.
-SIZED = ("readout", "teacher_readout", "weight", "cosine")
+SIZED = ("readout", "teacher_readout", "weight", "cosine", "eigenvalue")
 # Arrays whose diagonal entries are variances: a field is parallel to itself, without rounding.
 COVARIANCES = frozenset({"Omega", "Q", "P"})
 

@@ -165,8 +165,12 @@ class Moments:
             define(self.bases[name][x.j, x.i], {name: e}, "intermediate")
             for name, e in self.drifts.items()
         ]
+        return [*block_definitions(), *self.sample_definitions(), *entries]
+
+    def sample_definitions(self) -> list[Definition]:
+        """Random fields of a sample, and the means of the fields."""
         samples = [d for case in self.cases for d in case.definitions()]
-        return [*block_definitions(), *mean_definitions(self.model), *samples, *entries]
+        return [*mean_definitions(self.model), *samples]
 
     @cached_property
     def sampled(self) -> sp.Expr:
@@ -257,6 +261,13 @@ def block_definitions() -> list[Definition]:
         define(x.Omega[x.j, x.p + x.r], {"overlap": x.M[x.j, x.r]}, "block"),
         define(x.Omega[x.p + x.r, x.j], {"overlap": x.M[x.j, x.r]}, "block"),
         define(x.Omega[x.p + x.r, x.p + x.s], {"teachers": x.P[x.r, x.s]}, "block"),
+        *coefficient_definitions(),
+    ]
+
+
+def coefficient_definitions() -> list[Definition]:
+    """The residual coefficients c over all fields."""
+    return [
         define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
         define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
     ]
@@ -271,16 +282,39 @@ def definitions(
     """
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
     moments = Moments(model, algorithm)
+    if model.spectrum is not None:
+        return _by_block(moments, quadratic)
     dQ = {name: b[j, l] + b[l, j] for name, b in moments.bases.items()}
     dM = {name: b[j, p + r] for name, b in moments.bases.items()}
     if quadratic and isinstance(algorithm, SGD):
         dQ |= moments.quadratic((step or step_size(algorithm)) / (p * algorithm.batch_size))
     for name, rate in own_motion(algorithm).items():
         dM[name], dQ[name] = rate * x.M[j, r], 2 * rate * x.Q[j, l]
-    result = [*moments.drift_definitions(), *rate_definitions(dM, dQ, algorithm)]
+    return [
+        *moments.drift_definitions(),
+        *rate_definitions(dM, dQ, algorithm),
+        *_beside_overlaps(moments),
+    ]
+
+
+def _by_block(moments: Moments, quadratic: bool) -> list[Definition]:
+    """The same of inputs with a spectrum."""
+    from dmft.equations.update import spectrum
+
+    return [
+        *spectrum.covariance_definitions(),
+        *moments.sample_definitions(),
+        *spectrum.rate_definitions(moments, quadratic),
+        *_beside_overlaps(moments),
+    ]
+
+
+def _beside_overlaps(moments: Moments) -> list[Definition]:
+    """Rates of trained readouts, and the observables."""
+    algorithm, result = moments.algorithm, []
     if isinstance(algorithm, SGD) and algorithm.trains_readout:
-        result.append(define(x.a[j], moments.readout(x.rho_a), "rate"))
-    result.append(define(x.risk, {"risk": risk_expression(model)}, "observable"))
+        result.append(define(x.a[x.j], moments.readout(x.rho_a), "rate"))
+    result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
     return [*result, *moments.observables()]
 
 

@@ -26,7 +26,7 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
     overlaps = equations.family == "overlaps"
     if not (reads and overlaps and isinstance(algorithm, SGD)) or equations.is_changed:
         return ""
-    if equations.kind == "map" or algorithm.trains_readout:
+    if equations.kind == "map" or algorithm.trains_readout or equations.model.inputs is not None:
         return ""
     constants, widths = inputs["constants"], inputs["widths"]
     units = all(np.all(constants[name] == 1.0) for name in ("readout", "teacher_readout"))
@@ -53,7 +53,7 @@ def _limit_of_noise(
     model: Model, algorithm: SGD, p: int, k: int, noisy: bool
 ) -> Callable[[float], float] | float | None:
     """The limit, where it depends on the label noise as a function for all points of a diagram."""
-    if model.inputs is not None or not isinstance(model.teacher, Committee):
+    if not isinstance(model.teacher, Committee):
         return None
     noise = sp.Symbol("noise", positive=True)
     here = replace(

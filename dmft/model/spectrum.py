@@ -1,0 +1,353 @@
+"""Declaration of inputs x ~ N(0, Sigma): the spectrum of Sigma by blocks of equal eigenvalues."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.checks import checked
+from dmft.covariance import check_covariance, check_shape
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model.algorithm import as_count
+from dmft.record import Record
+
+Array = NDArray[np.float64]
+# Fractions that a user rounds may miss one by this much.
+SUM_TOLERANCE = 1e-9
+# Power laws: eigenvalues that are blocks of their own, and nodes in log i of those behind them.
+FIRST, LOGARITHMIC = 64, 120
+# Eigenvalues below this part of the largest count as zero: those of a rank-deficient sample.
+RANK = 1e-12
+
+
+@checked
+@dataclass(frozen=True, eq=False, init=False)
+class Spectrum(Record):
+    r"""Inputs x ~ N(0, Sigma) by blocks of equal eigenvalues of Sigma.
+
+    Block e holds the fraction phi_e of the d coordinates in the eigenbasis, with the variance c_e.
+    Overlaps have a leading axis of blocks: the unweighted Gram matrices of the rows restricted to
+    block e, of which the fields see Q = sum_e c_e Q_e, M = sum_e c_e M_e and P = sum_e c_e P_e.
+
+    Parameters
+    ----------
+    eigenvalues : (B,)
+        c_e >= 0.
+    fractions : (B,)
+        phi_e >= 0, adding up to one; 0 for an eigenvalue of multiplicity one as d -> infinity.
+    noise : (B,), optional
+        Noise factors nu_e of the steps where they are not those of SGD, c_e phi_e.
+    teacher : (B, k, k), optional
+        Overlaps of the teacher by block, where they are known.
+    dim : int, optional
+        d of a finite spectrum.
+
+    Raises
+    ------
+    BadParameter, ShapeMismatch
+
+    Notes
+    -----
+    Source      structured_inputs.md (1)-(3), (9); 1.2
+
+    Examples
+    --------
+    >>> import dmft
+    >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+    >>> two.blocks, round(two.mean, 12)
+    (2, 0.95)
+    """
+
+    eigenvalues: Array
+    fractions: Array
+    noise: Array
+    teacher: Array | None
+    dim: int | None
+
+    def __init__(
+        self,
+        eigenvalues: ArrayLike,
+        fractions: ArrayLike,
+        *,
+        noise: ArrayLike | None = None,
+        teacher: ArrayLike | None = None,
+        dim: int | None = None,
+    ) -> None:
+        shape = np.shape(eigenvalues)
+        if len(shape) != 1 or not shape[0]:
+            raise ShapeMismatch(f"eigenvalues has shape {shape}, expected (B,)")
+        c = _nonnegative(eigenvalues, "eigenvalues", shape)
+        phi = _nonnegative(fractions, "fractions", shape)
+        if abs(phi.sum() - 1.0) > SUM_TOLERANCE:
+            raise BadParameter(
+                f"fractions must add up to one, got {phi.tolist()} (sum {phi.sum():g})"
+            )
+        if not c.max() > 0.0:
+            raise BadParameter("all eigenvalues are zero: no input varies")
+        own = c * phi if noise is None else _nonnegative(noise, "noise", shape)
+        rows = None
+        if teacher is not None:
+            found = np.array(teacher, dtype=np.float64)
+            if found.ndim != 3 or found.shape[0] != shape[0]:
+                raise ShapeMismatch(f"teacher has shape {found.shape}, expected ({shape[0]}, k, k)")
+            rows = np.array([check_covariance(P, f"teacher[{e}]") for e, P in enumerate(found)])
+        size = None if dim is None else as_count(dim, "dim")
+        for name, value in zip(
+            ("eigenvalues", "fractions", "noise", "teacher", "dim"),
+            (c, phi, own, rows, size),
+            strict=True,
+        ):
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            object.__setattr__(self, name, value)
+
+    @property
+    def blocks(self) -> int:
+        """Number B of blocks."""
+        return self.eigenvalues.size
+
+    @property
+    def mean(self) -> float:
+        """Mean eigenvalue tr Sigma / d = sum_e c_e phi_e."""
+        return float(self.eigenvalues @ self.fractions)
+
+    @property
+    def intrinsic_dim(self) -> float:
+        """tr Sigma / |Sigma| of a finite spectrum, infinite where d is.
+
+        Overlaps are off their limit by the inverse of it, and their fluctuations by its root.
+        """
+        if self.dim is None:
+            return math.inf
+        return self.dim * self.mean / float(self.eigenvalues.max())
+
+    def _key(self) -> tuple[object, ...]:
+        arrays = (self.eigenvalues, self.fractions, self.noise, self.teacher)
+        return tuple(None if a is None else a.tobytes() for a in arrays), self.dim
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self._key())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spectrum) and self._key() == other._key()
+
+    def __repr__(self) -> str:
+        if self.blocks > 4:
+            low, high = self.eigenvalues.min(), self.eigenvalues.max()
+            text = f"{self.blocks} blocks, eigenvalues {low:.3g} to {high:.3g}"
+            return f"Spectrum({text}, mean {self.mean:.3g})"
+        return f"Spectrum({self.eigenvalues.tolist()}, {self.fractions.tolist()})"
+
+    # Constructors ---------------------------------------------------------------------------
+
+    @classmethod
+    def power_law(cls, capacity: float, source: float, dim: int) -> Self:
+        r"""Eigenvalues c_i = i^-alpha, i = 1..dim, with the teacher c_i P_i = i^-(1 + 2 r alpha).
+
+        Equation    |Sigma^(1/2 - r) w*| is finite up to the source r; risk ~ t^(-2 r)
+        Scaling     c_i are those of the coordinates of x, not divided by d: learning_rate = eta d
+                    takes steps of the size eta
+        Source      structured_inputs.md 1.2, 1.5
+
+        Parameters
+        ----------
+        capacity : float
+            alpha > 0.
+        source : float
+            r; b = 1 + 2 r alpha.
+        dim : int
+            d: eigenvalues beyond the first 64 are represented by nodes in log i.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> tail = dmft.Spectrum.power_law(1.5, 0.2, 10**6)
+        >>> tail.eigenvalues[:2].round(4).tolist(), round(tail.intrinsic_dim, 3)
+        ([1.0, 0.3536], 2.61)
+        """
+        if not capacity > 0.0:
+            raise BadParameter(f"capacity must be positive, got {capacity!r}")
+        if not math.isfinite(source):
+            raise BadParameter(f"source must be finite, got {source!r}")
+        size = as_count(dim, "dim")
+        ranks = np.arange(1.0, min(size, FIRST) + 1.0)
+        counts = np.ones_like(ranks)
+        if size > FIRST:
+            # Sums over i > FIRST are integrals over i from FIRST + 1/2 to d + 1/2.
+            low, high = math.log(FIRST + 0.5), math.log(size + 0.5)
+            nodes, weights = np.polynomial.legendre.leggauss(LOGARITHMIC)
+            behind = np.exp(low + (high - low) * (nodes + 1.0) / 2.0)
+            ranks = np.concatenate([ranks, behind])
+            counts = np.concatenate([counts, behind * weights * (high - low) / 2.0])
+        total = counts.sum()
+        rows = counts * ranks ** (capacity - 1.0 - 2.0 * source * capacity)
+        return cls(ranks**-capacity, counts / total, teacher=rows[:, None, None], dim=size)
+
+    @classmethod
+    def marchenko_pastur(cls, ratio: float, nodes: int = 16) -> Self:
+        r"""Law of the eigenvalues of a sample covariance, by the nodes of its Gauss rule.
+
+        Equation    density sqrt((c+ - c)(c - c-)) / (2 pi ratio c), c+- = (1 +- sqrt(ratio))^2, and
+                    the mass 1 - 1/ratio at zero where ratio > 1; the mean is 1
+        Valid for   overlaps that are smooth functions of c: errors fall geometrically with nodes
+        Source      structured_inputs.md 1.2
+
+        Parameters
+        ----------
+        ratio : float
+            d / n of the sample, positive.
+        nodes : int
+
+        Examples
+        --------
+        >>> import dmft
+        >>> law = dmft.Spectrum.marchenko_pastur(0.5)
+        >>> round(float(law.fractions @ law.eigenvalues**2), 12)
+        1.5
+        """
+        if not (ratio > 0.0 and math.isfinite(ratio)):
+            raise BadParameter(f"ratio must be positive and finite, got {ratio!r}")
+        count = as_count(nodes, "nodes")
+        inner = min(ratio, 1.0 / ratio)
+        # Its orthogonal polynomials have constant recurrences but for the first.
+        diagonal = np.full(count, 1.0 + inner)
+        diagonal[0] = 1.0
+        side = np.full(count - 1, math.sqrt(inner))
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(side, 1) + np.diag(side, -1))
+        values, weights = np.maximum(values, 0.0), vectors[0] ** 2
+        if ratio > 1.0:
+            values = np.append(values * ratio, 0.0)
+            weights = np.append(weights / ratio, 1.0 - 1.0 / ratio)
+        return cls(values, weights / weights.sum())
+
+    @classmethod
+    def from_data(cls, X: ArrayLike, y: ArrayLike | None = None, bins: int = 40) -> Self:
+        r"""Spectrum of data, and the linear part of the labels as a teacher.
+
+        Eigenvalues are those of the covariance of the rows of X (the mean is taken out), in bins of
+        equal width in log c; each bin counts its coordinates and has the mean eigenvalue that keeps
+        the teacher's variance P = sum_e c_e P_e (without labels the trace). The error of a bin is
+        of second order in its width.
+
+        Parameters
+        ----------
+        X : (n, d)
+        y : (n,), optional
+            Labels: the teacher is w* = Sigma^+ E[x y], in the directions that the data span.
+        bins : int
+
+        Raises
+        ------
+        BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import dmft, numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(500, 20)) * np.linspace(1, 2, 20)
+        >>> law = dmft.Spectrum.from_data(X, X[:, 0], bins=5)
+        >>> law.blocks <= 5, law.teacher.shape[1:], round(law.mean, 2)
+        (True, (1, 1), 2.33)
+        """
+        inputs = np.asarray(X, dtype=np.float64)
+        if inputs.ndim != 2 or inputs.shape[0] < 2:
+            raise ShapeMismatch(f"X has shape {inputs.shape}, expected (n, d) with n >= 2")
+        if not np.all(np.isfinite(inputs)):
+            raise BadParameter("X holds values that are not finite")
+        n, d = inputs.shape
+        centred = inputs - inputs.mean(axis=0)
+        values, basis = np.linalg.eigh(centred.T @ centred / n)
+        values = np.where(values < RANK * values[-1], 0.0, values)
+        rows = None
+        if y is not None:
+            labels = check_shape(y, "y", (n,))
+            along = basis.T @ (centred.T @ (labels - labels.mean())) / n
+            rows = np.zeros(d)
+            np.divide(along, values, out=rows, where=values > 0.0)
+            rows = rows**2
+        return cls._binned(values, as_count(bins, "bins"), rows, None)
+
+    @classmethod
+    def preconditioned(
+        cls, Sigma: ArrayLike, P: ArrayLike, N: ArrayLike | None = None, bins: int | None = None
+    ) -> Self:
+        r"""Spectrum under steps P psi x with a fixed positive matrix P, of any covariance Sigma.
+
+        Equation    c_e = eigenvalues of P^(1/2) Sigma P^(1/2) with the projections Pi_e,
+                    nu_e = tr(Pi_e P^(-1/2) N P^(-1/2)) / d
+        Shapes      all matrices (d, d)
+        Valid for   fields and risk as they are; overlaps are those of P^(-1/2) w, whose length is
+                    not that of w (no sphere)
+        Source      structured_inputs.md (21)
+
+        Parameters
+        ----------
+        Sigma : (d, d)
+        P : (d, d), positive definite
+        N : (d, d), optional
+            Covariance of the steps' noise per psi^2; P Sigma P by default, that of P psi x.
+        bins : int, optional
+            Bins in log c; every eigenvalue is a block by default.
+
+        Examples
+        --------
+        >>> import dmft, numpy as np
+        >>> Sigma = np.diag([4.0, 1.0])
+        >>> dmft.Spectrum.preconditioned(Sigma, np.diag([0.25, 1.0])).eigenvalues.tolist()
+        [1.0, 1.0]
+        """
+        covariance, step = check_covariance(Sigma, "Sigma"), check_covariance(P, "P")
+        if covariance.shape != step.shape:
+            raise ShapeMismatch(f"P has shape {step.shape}, Sigma has {covariance.shape}")
+        sizes, turn = np.linalg.eigh(step)
+        if not sizes[0] > 0.0:
+            raise BadParameter(f"P must be positive definite, its lowest eigenvalue is {sizes[0]:g}")
+        root = turn * np.sqrt(sizes) @ turn.T
+        back = turn / np.sqrt(sizes) @ turn.T
+        values, basis = np.linalg.eigh(root @ covariance @ root)
+        values = np.maximum(values, 0.0)
+        noise = None
+        if N is not None:
+            own = check_covariance(N, "N")
+            if own.shape != step.shape:
+                raise ShapeMismatch(f"N has shape {own.shape}, Sigma has {covariance.shape}")
+            noise = np.einsum("ie,ij,je->e", basis, back @ own @ back, basis) / values.size
+        return cls._binned(values, bins, None, noise)
+
+    @classmethod
+    def _binned(
+        cls, values: Array, bins: int | None, rows: Array | None, noise: Array | None
+    ) -> Self:
+        """Blocks of the eigenvalues of a matrix: one for each, or by bins in their logarithm."""
+        d = values.size
+        member = np.arange(d)
+        positive = values > 0.0
+        if bins is not None and positive.any():
+            scale = np.log(values[positive])
+            span = max(float(scale.max() - scale.min()), 1e-300)
+            place = np.minimum(((scale - scale.min()) / span * bins).astype(int), bins - 1)
+            member = np.full(d, bins)
+            member[positive] = place
+        found = np.unique(member)
+        weights = np.ones(d) if rows is None else rows
+        c, phi, own, nu = [], [], [], []
+        for block in found:
+            inside = member == block
+            share = weights[inside]
+            mean = values[inside] @ share / share.sum() if share.sum() > 0 else values[inside].mean()
+            c.append(mean)
+            phi.append(inside.sum() / d)
+            own.append(0.0 if rows is None else rows[inside].sum())
+            nu.append(values[inside].sum() / d if noise is None else noise[inside].sum())
+        teacher = None if rows is None else np.array(own)[:, None, None]
+        return cls(c, phi, noise=np.maximum(nu, 0.0), teacher=teacher, dim=d)
+
+
+def _nonnegative(given: Any, name: str, shape: tuple[int, ...]) -> Array:
+    found = check_shape(given, name, shape)
+    if np.any(found < 0.0):
+        raise BadParameter(f"{name} must not be negative, got {found.tolist()}")
+    return found
