@@ -202,7 +202,7 @@ def two_time_equations(
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
     check_isotropic(model, "repeated data are derived")
-    mixture = model.mixture_of_inputs
+    mixture = model.clusters
     if mixture is not None and not mixture.isotropic:
         raise BadParameter(
             f"repeated data are derived for clusters of unit variance, got {model.inputs}; leave "

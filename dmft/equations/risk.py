@@ -21,7 +21,6 @@ from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.risk import SequenceRisk
-from dmft.equations.spectra import totals
 from dmft.equations.update.law import mean_definitions
 from dmft.equations.update.overlaps import block_definitions, risk_expression
 from dmft.equations.values import (
@@ -142,7 +141,8 @@ class PopulationRisk:
                 "has none"
             )
         values = resolve(self.model, None, needed, start, parameters)
-        seen = totals(self.model, start)
+        spectrum = self.model.spectrum
+        seen = start if spectrum is None else spectrum.seen(start)
         return seen, replace(values, arrays={**values.arrays, "P": seen.P}), options
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from dmft.equations.equations import Equations
 from dmft.equations.values import Values
 from dmft.errors import BadParameter
-from dmft.model import Model, Overlaps
+from dmft.model import Overlaps
 from dmft.names import BLOCKS
 
 if TYPE_CHECKING:
@@ -73,14 +72,3 @@ class SpectrumEquations(Equations):
             "equations of inputs with a spectrum are not written out in scalars; those of "
             "Model(...) without inputs= are, and evaluate and latex take any number of blocks"
         )
-
-
-def totals(model: Model, start: Overlaps) -> Overlaps:
-    """Overlaps as the fields see them: sums over the blocks, weighted by their eigenvalues."""
-    if model.spectrum is None or start.blocks is None:
-        return start
-    found: Mapping[str, Any] = {
-        name: np.einsum("e,eij->ij", model.spectrum.eigenvalues, getattr(start, name))
-        for name in "QMP"
-    }
-    return Overlaps(**found, readout=start.readout)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dmft.model.encoding import Encoding, as_encoding
     from dmft.model.overlaps import random_overlaps
     from dmft.model.scaling import Scaling
-    from dmft.model.spectrum import Spectrum
     from dmft.model.sequence import (
         Attention,
         SequenceModel,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         SequenceTarget,
         token_fields,
     )
+    from dmft.model.spectrum import Spectrum
 
 # What committees in one pass do without is loaded when first used.
 LATER = {

@@ -88,7 +88,7 @@ class Model:
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
 
     @property
-    def mixture_of_inputs(self) -> GaussianMixture | None:
+    def clusters(self) -> GaussianMixture | None:
         """Clusters of the inputs; None where there are none."""
         return self.inputs if isinstance(self.inputs, GaussianMixture) else None
 

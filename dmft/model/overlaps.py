@@ -12,6 +12,9 @@ from dmft.model.model import Model
 from dmft.model.sequence import SequenceModel
 from dmft.starts import Overlaps
 
+# Directions of the teacher below this part of the largest are none.
+ROUNDING = 1e-12
+
 
 @checked
 def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False) -> Overlaps:
@@ -30,6 +33,9 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     seed : int
     normalised : bool
         Put the student rows on the sphere |w_j|^2 = d.
+
+    Of inputs with a `Spectrum` the overlaps are those within its blocks, with the teacher that it
+    knows; else with teacher rows that are spread over all coordinates, P_e = phi_e I.
 
     Examples
     --------
@@ -52,6 +58,8 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     if not all(w.is_Integer for w in widths):
         raise BadParameter(f"random_overlaps needs numeric widths, the model has {widths}")
     p, k = (int(w) for w in widths)
+    if model.spectrum is not None:
+        return _by_block(model, dim, seed, normalised)
     if dim < k:
         raise BadParameter(f"dim = {dim} cannot hold {k} orthogonal teacher rows")
     rng = np.random.default_rng(seed)
@@ -63,9 +71,36 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
         length = np.sqrt(np.diag(Q))
         Q, M = Q / np.outer(length, length), M / length[:, None]
         np.fill_diagonal(Q, 1.0)
+    return Overlaps(Q, M, np.eye(k), _readout(model))
+
+
+def _readout(model: Model) -> list[float] | None:
+    """Readout of the student, where it is numbers."""
     a = model.student.readout
-    readout = None if a is None or any(x.free_symbols for x in a) else [float(x) for x in a]
-    return Overlaps(Q, M, np.eye(k), readout)
+    return None if a is None or any(x.free_symbols for x in a) else [float(x) for x in a]
+
+
+def _by_block(model: Model, dim: int, seed: int, normalised: bool) -> Overlaps:
+    """Overlaps of student rows iid N(0, I_d) within each block, and the teacher's."""
+    spectrum, p = model.spectrum, int(model.student.width)
+    assert spectrum is not None
+    if normalised:
+        raise BadParameter("normalised=True belongs to inputs without a spectrum: rows on a sphere")
+    if spectrum.dim not in (None, dim):
+        raise BadParameter(f"dim = {dim}, but the spectrum is that of dim = {spectrum.dim}")
+    P = spectrum.teacher_blocks(int(model.teacher.width))
+    rng = np.random.default_rng(seed)
+    Q, M = [], []
+    for fraction, rows in zip(spectrum.fractions, P, strict=True):
+        values, basis = np.linalg.eigh(rows)
+        kept = values > ROUNDING * max(values[-1], 0.0)
+        root = basis[:, kept] * np.sqrt(values[kept])
+        along = rng.standard_normal((p, root.shape[1]))
+        degrees = max(round(fraction * dim) - root.shape[1], 0)
+        rest = _wishart_factor(rng, p, degrees)
+        Q.append((along @ along.T + rest @ rest.T) / dim)
+        M.append(along @ root.T / np.sqrt(dim))
+    return Overlaps(Q, M, P, _readout(model))
 
 
 def _wishart_factor(rng: np.random.Generator, p: int, degrees: int) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from dmft.covariance import check_covariance, check_shape
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count
 from dmft.record import Record
+from dmft.starts import Overlaps
 
 Array = NDArray[np.float64]
 # Fractions that a user rounds may miss one by this much.
@@ -117,13 +118,35 @@ class Spectrum(Record):
 
     @property
     def intrinsic_dim(self) -> float:
-        """tr Sigma / |Sigma| of a finite spectrum, infinite where d is.
+        """Tr Sigma / |Sigma| of a finite spectrum, infinite where d is.
 
         Overlaps are off their limit by the inverse of it, and their fluctuations by its root.
         """
         if self.dim is None:
             return math.inf
         return self.dim * self.mean / float(self.eigenvalues.max())
+
+    def teacher_blocks(self, k: int) -> Array:
+        """Overlaps (B, k, k) of a teacher of this width: the known ones, or those of rows that are
+        spread over all coordinates.
+
+        Raises
+        ------
+        ShapeMismatch
+            Where the known teacher has another width.
+        """
+        if self.teacher is None:
+            return self.fractions[:, None, None] * np.eye(k)
+        if self.teacher.shape[1] != k:
+            raise ShapeMismatch(
+                f"the spectrum knows a teacher of width {self.teacher.shape[1]}, the model has {k}"
+            )
+        return self.teacher
+
+    def seen(self, start: Overlaps) -> Overlaps:
+        """Overlaps as the fields see them: sums over the blocks, weighted by their eigenvalues."""
+        found = {n: np.einsum("e,eij->ij", self.eigenvalues, getattr(start, n)) for n in "QMP"}
+        return Overlaps(**found, readout=start.readout)
 
     def _key(self) -> tuple[object, ...]:
         arrays = (self.eigenvalues, self.fractions, self.noise, self.teacher)
@@ -304,7 +327,9 @@ class Spectrum(Record):
             raise ShapeMismatch(f"P has shape {step.shape}, Sigma has {covariance.shape}")
         sizes, turn = np.linalg.eigh(step)
         if not sizes[0] > 0.0:
-            raise BadParameter(f"P must be positive definite, its lowest eigenvalue is {sizes[0]:g}")
+            raise BadParameter(
+                f"P must be positive definite, its lowest eigenvalue is {sizes[0]:g}"
+            )
         root = turn * np.sqrt(sizes) @ turn.T
         back = turn / np.sqrt(sizes) @ turn.T
         values, basis = np.linalg.eigh(root @ covariance @ root)
@@ -337,7 +362,9 @@ class Spectrum(Record):
         for block in found:
             inside = member == block
             share = weights[inside]
-            mean = values[inside] @ share / share.sum() if share.sum() > 0 else values[inside].mean()
+            mean = (
+                values[inside] @ share / share.sum() if share.sum() > 0 else values[inside].mean()
+            )
             c.append(mean)
             phi.append(inside.sum() / d)
             own.append(0.0 if rows is None else rows[inside].sum())

@@ -25,7 +25,9 @@ from dmft.model import (
     Overlaps,
     Repeat,
     Repetition,
+    Spectrum,
     as_count,
+    check_isotropic,
 )
 from dmft.model.algorithm import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
@@ -85,6 +87,7 @@ class Experiment:
     # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
     repeat: tuple[float, ...] = ()
     inputs: GaussianMixture | None = None
+    spectrum: Spectrum | None = None
     # What the learning rate follows, and its values at all steps of a run.
     schedule: Schedule | None = None
     step_rates: NDArray[np.float64] | None = None
@@ -96,6 +99,23 @@ class Experiment:
             return np.empty((0, 2 + self.k))
         chance, root = np.cumsum(self.inputs.weights), np.sqrt(self.inputs.scales)
         return np.column_stack([chance, root, self.inputs.means])
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Numbers of coordinates in the blocks of the spectrum, which add up to d."""
+        assert self.spectrum is not None
+        exact = self.spectrum.fractions * self.dim
+        found = np.floor(exact).astype(np.int64)
+        behind = np.argsort(found - exact, kind="stable")[: self.dim - found.sum()]
+        found[behind] += 1
+        return found
+
+    @cached_property
+    def deviations(self) -> NDArray[np.float64]:
+        """Standard deviations of the d inputs; no entries where they are one."""
+        if self.spectrum is None:
+            return np.empty(0)
+        return np.repeat(np.sqrt(self.spectrum.eigenvalues), self.counts)
 
     @property
     def by_cluster(self) -> bool:
@@ -170,6 +190,8 @@ def declare_experiment(
             'has loss="squared", "correlation" or an expression in f and y'
         )
     dim = as_count(dim, "dim")
+    if algorithm.constraint is not None:
+        check_isotropic(model, "rows on the sphere are simulated")
     filler = Filler(values, dim)
     readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
     rate, schedule = filler.rate(algorithm.learning_rate)
@@ -202,7 +224,8 @@ def declare_experiment(
         numbers=filler.numbers(algorithm),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
         repeat=filler.repeat(algorithm.repeat),
-        inputs=model.inputs,
+        inputs=model.clusters,
+        spectrum=model.spectrum,
         schedule=schedule,
     )
     filler.check_all_used()
@@ -213,14 +236,22 @@ def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     """Refuse a start with other widths than the model, or off the sphere."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
+    blocks = None if model.spectrum is None else model.spectrum.blocks
+    if start.blocks != blocks:
+        raise ShapeMismatch(
+            f"start has M of shape {start.M.shape}; inputs with a spectrum have a leading axis of "
+            f"their blocks ({blocks or 'none here'})"
+        )
     widths = (model.student.width, model.teacher.width)
     for width, given in zip(widths, (start.p, start.k), strict=True):
         if width.is_Integer and int(width) != given:
             raise ShapeMismatch(
                 f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
             )
+    if constraint is None:
+        return
     off = np.abs(np.diag(start.Q) - 1.0)
-    if constraint is not None and float(off.max()) > SPHERE_TOLERANCE:
+    if float(off.max()) > SPHERE_TOLERANCE:
         j = int(off.argmax())
         raise BadParameter(
             f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
-from dmft.model import GaussianMixture, Model, Overlaps, as_count
+from dmft.model import GaussianMixture, Model, Overlaps, as_count, check_isotropic
 from dmft.model.descent import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
@@ -91,7 +91,7 @@ class DescentExperiment:
         n, root = self.samples, np.sqrt(self.dim)
         X, noise = stream.standard_normal((n, self.dim)), stream.standard_normal(n)
         cluster = np.zeros(n, dtype=np.int64)
-        mixture = self.model.inputs
+        mixture = self.model.clusters
         if mixture is not None:
             cluster = stream.choice(len(mixture.weights), size=n, p=mixture.weights)
             X += (mixture.means @ W_star / root)[cluster]
@@ -191,9 +191,10 @@ def _declare(
 ) -> DescentExperiment:
     if start is not None:
         check_start(start, model, algorithm.constraint)
-    if model.inputs is not None and not model.inputs.isotropic:
+    check_isotropic(model, "repeated data are simulated")
+    if model.clusters is not None and not model.clusters.isotropic:
         raise BadParameter(
-            f"repeated data are simulated for clusters of unit variance, got {model.inputs}"
+            f"repeated data are simulated for clusters of unit variance, got {model.clusters}"
         )
     steps = as_count(t_max, "t_max, the number of steps,")
     schedules = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.names import Status
+from dmft.names import BLOCKS, Status
 from dmft.simulation.passage import PassageTimes
 from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
 from dmft.solvers.trajectory import constant_variables
@@ -28,9 +28,10 @@ class Ensemble(Averages):
     t : (T,)
         Saved times, each a whole number of steps.
     mean, std, stderr : Values
-        Q (T, p, p), M (T, p, k), readout (T, p) and risk (T,) over the counted seeds: mean,
-        standard deviation (n - 1), standard error of the mean. NaN from the time on at which a
-        counted run was stopped by its first passage.
+        Q (T, p, p), M (T, p, k), readout (T, p) and risk (T,) over the counted seeds, with
+        block_Q (T, B, p, p), block_M (T, B, p, k) of inputs with a spectrum: mean, standard
+        deviation (n - 1), standard error of the mean. NaN from the time on at which a counted run
+        was stopped by its first passage.
     seeds : tuple of int
     seed_status : tuple of Status
         How each run ended. Runs that are not "ok" or "event" are left out of means, and
@@ -84,9 +85,11 @@ class Ensemble(Averages):
         "M": ("t", "p", "k"),
         "readout": ("t", "p"),
         "risk": ("t",),
+        "block_Q": ("t", "block", "p", "p_2"),
+        "block_M": ("t", "block", "p", "k"),
     }
     # What the state consists of.
-    STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout")
+    STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout", *BLOCKS.values())
 
     @property
     def counted(self) -> tuple[int, ...]:
@@ -172,10 +175,7 @@ class Ensemble(Averages):
 class SeedRun:
     """What one seed gave: values at the saved times (NaN where it did not get to)."""
 
-    Q: Array
-    M: Array
-    readout: Array
-    risk: Array
+    values: Mapping[str, Array]
     status: Status
     # Steps done; and the step of the first passage, or None.
     steps: int

@@ -33,9 +33,9 @@ STATUS = {
 }
 
 
-# advance(first, steps) -> (code, steps done); overlaps() -> (Q, M, readout)
+# advance(first, steps) -> (code, steps done); overlaps() -> Q, M, readout and what else is saved
 Advance = Callable[[int, int], tuple[int, int]]
-Observe = Callable[[], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]
+Observe = Callable[[], dict[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from dmft.model import (
     Model,
     Overlaps,
     SequenceModel,
+    check_isotropic,
     random_overlaps,
 )
 from dmft.model.algorithm import refuse
-from dmft.names import VERSION, Status
+from dmft.names import BLOCKS, VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
@@ -38,7 +39,12 @@ from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.factor import factor
 from dmft.simulation.steps.optimiser import pace
 from dmft.simulation.target_rule import quadrature_risk, rule_of
-from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
+from dmft.simulation.weights import (
+    random_weights,
+    weights_by_block,
+    weights_runner,
+    weights_with_overlaps,
+)
 from dmft.solvers.jobs import Job
 from dmft.special.streams import as_seeds, random_stream
 
@@ -157,18 +163,23 @@ def simulate(
         )
     if method == "overlaps":
         refuse(algorithm, "chain")
+        check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
     check_time(t_max)
     clock = experiment.clock(t_max)
     experiment = replace(experiment, step_rates=clock.rates)
     grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
-    P = np.eye(experiment.k) if start is None else start.P
+    P = _teacher(experiment, start)
     rule = rule_of(experiment, P)
     plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
     runs = run_seeds(
         lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
+
+
+# Overlaps within blocks that runs save, behind those that the fields see.
+SAVED_BLOCKS = [(name, BLOCKS[name]) for name in "QM"]
 
 
 @dataclass(frozen=True)
@@ -201,11 +212,16 @@ class _Plan:
                 start = random_overlaps(self.model, e.dim, seed, normalised=e.sphere)
             watch = self.watch(start.Q, start.M, start.P)
             return chain_runner(e, start, self.rule, watch, steps)
-        if self.start is None:
+        if e.spectrum is not None:
+            start = self.start or random_overlaps(self.model, e.dim, seed)
+            W, W_star = weights_by_block(start, e.counts, draw)
+        elif self.start is None:
             W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
         else:
             W, W_star = weights_with_overlaps(self.start, e.dim, draw)
-        watch = self.watch(*(x @ y.T / e.dim for x, y in ((W, W), (W, W_star), (W_star, W_star))))
+        variances = 1.0 if e.spectrum is None else e.deviations**2
+        pairs = ((W, W), (W, W_star), (W_star, W_star))
+        watch = self.watch(*(variances * x @ y.T / e.dim for x, y in pairs))
         return weights_runner(e, (W, W_star), self.rule, watch, steps)
 
     def watch(
@@ -221,32 +237,34 @@ class _Plan:
 
 def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
     e, points = plan.experiment, plan.grid.size
-    Q = np.full((points, e.p, e.p), np.nan)
-    M = np.full((points, e.p, e.k), np.nan)
-    readout = np.full((points, e.p), np.nan)
-    risk = np.full(points, np.nan)
+    shapes = {"Q": (e.p, e.p), "M": (e.p, e.k), "readout": (e.p,), "risk": ()}
+    if e.spectrum is not None:
+        shapes |= {name: (e.spectrum.blocks, *shapes[plain]) for plain, name in SAVED_BLOCKS}
+    values = {name: np.full((points, *shape), np.nan) for name, shape in shapes.items()}
     if job.cancelled():
-        return SeedRun(Q, M, readout, risk, Status.INTERRUPTED, 0, None)
+        return SeedRun(values, Status.INTERRUPTED, 0, None)
     runner = plan.runner(seed)
     march = March(runner, job, plan.stops)
     for i, target in enumerate(plan.grid):
         march.to(int(target))
         if march.status is not Status.OK:
             break
-        Q[i], M[i], readout[i] = runner.overlaps()
-        here = replace(e, readout=readout[i])
-        risk[i] = quadrature_risk(here, Q[i], M[i], runner.P, plan.rule)
+        found = runner.overlaps()
+        here = replace(e, readout=found["readout"])
+        values["risk"][i] = quadrature_risk(here, found["Q"], found["M"], runner.P, plan.rule)
+        for name, value in found.items():
+            values[name][i] = value
     # What is watched for may happen after the last saved time.
     if march.status is Status.OK and plan.first_passage is not None:
         march.to(plan.total)
-    return SeedRun(Q, M, readout, risk, march.status, march.step, march.passage)
+    return SeedRun(values, march.status, march.step, march.passage)
 
 
 def _assemble(
     plan: _Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool
 ) -> Ensemble:
     e = plan.experiment
-    arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in Ensemble.AXES}
+    arrays = {name: np.stack([r.values[name] for r in runs]) for name in runs[0].values}
     found = averaged(arrays, seeds, tuple(r.status for r in runs))
     if not keep_runs:
         found["runs"] = None
@@ -271,8 +289,28 @@ def _assemble(
         dim=e.dim,
         first_passage=None if plan.first_passage is None else passages(runs, plan.clock.at),
         provenance=_described(e, provenance),
-        constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
+        constants=_constants(plan),
     )
+
+
+def _teacher(experiment: Experiment, start: Overlaps | None) -> NDArray[np.float64]:
+    """Teacher overlaps that the fields see."""
+    e = experiment
+    if e.spectrum is None:
+        return np.eye(e.k) if start is None else start.P
+    own = e.spectrum.teacher_blocks(e.k) if start is None else start.P
+    P: NDArray[np.float64] = np.einsum("e,eij->ij", e.spectrum.eigenvalues, own)
+    return P
+
+
+def _constants(plan: _Plan) -> dict[str, NDArray[np.float64]]:
+    """Overlaps of the teacher, by block where the inputs have a spectrum."""
+    e, start = plan.experiment, plan.start
+    found = {"P": _teacher(e, start)}
+    if e.spectrum is not None:
+        found[BLOCKS["P"]] = e.spectrum.teacher_blocks(e.k) if start is None else start.P
+        found["eigenvalue"] = e.spectrum.eigenvalues
+    return found
 
 
 def _in_words(faster: float) -> str:
@@ -282,7 +320,7 @@ def _in_words(faster: float) -> str:
 
 def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance of a run, as plain values that a file can hold."""
-    scheduled = experiment.schedule
+    scheduled, inputs = experiment.schedule, experiment.inputs or experiment.spectrum
     return {
         "student": str(experiment.student.expr),
         "teacher": str(experiment.teacher.expr),
@@ -296,7 +334,7 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         **experiment.numbers,
         "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
-        **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
+        **({} if inputs is None else {"inputs": repr(inputs)}),
         **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
         **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
         **extra,
@@ -309,6 +347,8 @@ def _risk_error(plan: _Plan) -> float:
     start = plan.start
     if start is None:
         start = random_overlaps(plan.model, max(e.dim, e.p + e.k), 0, normalised=e.sphere)
+    if e.spectrum is not None:
+        start = e.spectrum.seen(start)
     finer = rule_of(e, start.P, 0.5)
     coarse, fine = (
         quadrature_risk(e, start.Q, start.M, start.P, rule) for rule in (plan.rule, finer)
@@ -325,6 +365,8 @@ def _risk_error(plan: _Plan) -> float:
 
 
 def _check_dimension(e: Experiment, start: Overlaps | None) -> None:
+    if e.spectrum is not None:  # judged block by block
+        return
     need = e.k if start is None else factor(start.Omega)[0].shape[1]
     if e.dim < need:
         raise BadParameter(

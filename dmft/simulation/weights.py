@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.errors import BadParameter
 from dmft.model import Overlaps
+from dmft.names import BLOCKS
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Constants, Runner
@@ -33,6 +37,38 @@ def weights_with_overlaps(
     return np.ascontiguousarray(rows[: start.p]), np.ascontiguousarray(rows[start.p :])
 
 
+def weights_by_block(
+    start: Overlaps, counts: NDArray[np.int64], generator: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights W (p, d), W* (k, d) with these overlaps within each block of coordinates.
+
+    Raises
+    ------
+    BadParameter
+        Where a block has fewer coordinates than its overlaps have directions.
+    """
+    parts = []
+    for e, (gram, size) in enumerate(zip(start.Omega, counts, strict=True)):
+        A, _ = factor(gram)
+        if A.shape[1] > size:
+            raise BadParameter(
+                f"block {e} of the spectrum holds {size} of the dim = {counts.sum()} coordinates, "
+                f"its overlaps have rank {A.shape[1]}: take a larger dim"
+            )
+        parts.append(A @ _orthonormal(A.shape[1], size, generator))
+    rows = np.sqrt(counts.sum()) * np.concatenate(parts, axis=1)
+    return np.ascontiguousarray(rows[: start.p]), np.ascontiguousarray(rows[start.p :])
+
+
+def within_blocks(
+    rows: NDArray[np.float64], others: NDArray[np.float64], counts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Overlaps of rows in R^d within each block of coordinates, (B, p, k)."""
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    parts = [rows[:, a:b] @ others[:, a:b].T for a, b in itertools.pairwise(edges)]
+    return np.array(parts) / counts.sum()
+
+
 def _orthonormal(rows: int, dim: int, generator: np.random.Generator) -> NDArray[np.float64]:
     basis, _ = np.linalg.qr(generator.standard_normal((dim, rows)))
     return np.ascontiguousarray(basis.T)
@@ -47,16 +83,22 @@ def weights_runner(
 ) -> Runner:
     """A run of SGD from these weights (W, W*)."""
     W, W_star = weights
+    deviations = experiment.deviations
     Q, M = np.empty((experiment.p, experiment.p)), np.empty((experiment.p, experiment.k))
     G, push = np.zeros_like(W), np.zeros(experiment.p)  # the last step
-    P = W_star @ W_star.T / experiment.dim
+    P = np.empty((experiment.k, experiment.k))
+    measure(W_star, W_star, deviations, P, P)
     constants = Constants(P, experiment, rule, watch, generator)
 
-    state = (W, W_star, Q, M, G, push)
+    state = (W, W_star, deviations, Q, M, G, push)
     advance = constants.advance(advance_weights, "advance_repeated_weights", state)
 
-    def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        measure(W, W_star, Q, M)
-        return Q.copy(), M.copy(), constants.readout.copy()
+    def overlaps() -> dict[str, NDArray[np.float64]]:
+        measure(W, W_star, deviations, Q, M)
+        found = {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}
+        if deviations.size:
+            for name, others in (("Q", W), ("M", W_star)):
+                found[BLOCKS[name]] = within_blocks(W, others, experiment.counts)
+        return found
 
     return Runner(advance, overlaps, P, watch)

@@ -204,8 +204,8 @@ class DescentEquations(ChangesInTwoTimes):
         """Hash of the symbolic content."""
         parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
-        if self.model.inputs is not None:
-            parts.append(repr(self.model.inputs))
+        if self.model.clusters is not None:
+            parts.append(repr(self.model.clusters))
         return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
 
     def evaluate(
@@ -303,10 +303,10 @@ def _batches_latex(algorithm: GradientDescent) -> list[str]:
 
 def _law_of_teachers(model: Model) -> str:
     """LaTeX of the law of h*."""
-    if model.inputs is None:
+    if model.clusters is None:
         return r"h^* \sim \mathcal{N}(0, P)"
-    means = sp.latex(sp.Matrix(model.inputs.means.T))
-    weights = ", ".join(f"{y:g}" for y in model.inputs.weights)
+    means = sp.latex(sp.Matrix(model.clusters.means.T))
+    weights = ", ".join(f"{y:g}" for y in model.clusters.weights)
     return (
         rf"h^* \mid c \sim \mathcal{{N}}(P \mu_c, P), \quad \mu = {means}, "
         rf"\quad \Pr(c) = ({weights})"

@@ -107,7 +107,7 @@ class _Reference:
         values, vectors = np.linalg.eigh(self.start.P)
         star = vectors * np.sqrt(np.maximum(values, 0.0)) @ points[:k]
         size = points.shape[1]
-        mixture = self.equations.model.inputs
+        mixture = self.equations.model.clusters
         if mixture is not None:
             counts = np.cumsum(np.round(np.array(mixture.weights) * size)).astype(int)
             number = np.searchsorted(counts[:-1], np.arange(size), side="right")

@@ -134,7 +134,7 @@ def clusters_of(model: Model) -> tuple[Cluster, ...]:
     >>> [(c.weight, c.mean, c.label) for c in clusters_of(dmft.Model(line, twins))]
     [(1/2, (1,), 1), (1/2, (-1,), -1)]
     """
-    inputs = model.mixture_of_inputs
+    inputs = model.clusters
     if inputs is None:
         return (Cluster(),)
     labels = _labels(inputs) if isinstance(model.teacher, GaussianMixture) else None

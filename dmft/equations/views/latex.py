@@ -172,8 +172,8 @@ def functions_latex(model: Model, printer: EquationPrinter) -> str:
         lines.append(rf"g(h^*) = {printer.doprint(target(model))}")
     elif isinstance(teacher, Committee) and teacher.activation != student:
         lines.append(rf"\sigma_*(z) = {sp.latex(teacher.activation)}")
-    if model.inputs is not None:
-        lines += inputs_latex(model.inputs)
+    if model.clusters is not None:
+        lines += inputs_latex(model.clusters)
     return "& " + r",\quad ".join(lines)
 
 

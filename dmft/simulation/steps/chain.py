@@ -58,7 +58,11 @@ def chain_runner(
     constants = Constants(P, experiment, rule, watch, generator)
 
     advance = constants.advance(advance_overlaps, "advance_repeated_overlaps", (Q, M, root, pivots))
-    return Runner(advance, lambda: (Q.copy(), M.copy(), constants.readout.copy()), P, watch)
+
+    def overlaps() -> dict[str, NDArray[np.float64]]:
+        return {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}
+
+    return Runner(advance, overlaps, P, watch)
 
 
 @njit(

@@ -63,7 +63,7 @@ from dmft.simulation.steps.rows import (
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "6cd1823ef5ab",
     "dmft.simulation.steps.optimiser": "783f470f72b3",
-    "dmft.simulation.steps.rows": "d8c8bd9f876f",
+    "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }
 
 
@@ -163,18 +163,21 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
 
 
 @njit(
-    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, *COMMON),
+    types.UniTuple(types.int64, 2)(
+        MATRIX, MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, *COMMON
+    ),
     nogil=True,
     cache=True,
     error_model="numpy",
 )
 def advance_repeated_weights(  # type: ignore[no-untyped-def]
-    W, W_star, Q, M, G, push, repeat, P, a, a_star, rates, counts, watch, risk,
+    W, W_star, deviations, Q, M, G, push, repeat, P, a, a_star, rates, counts, watch, risk,
     sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
-    Q and M are work space for the constraint and for what is watched. G (p, d) and push (p,) are
+    deviations (d,) are those of the inputs, with no entries where all are one. Q and M are work
+    space for the constraint and for what is watched. G (p, d) and push (p,) are
     the last step of weights and readout, which the optimiser may remember.
     """
     p, d = W.shape
@@ -189,7 +192,7 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
         spread = rates[now, SPREAD]
         for mu in range(batch):
             cluster[mu] = draw_cluster(generator, clusters)
-            draw_input(generator, W_star, clusters, cluster[mu], X[mu])
+            draw_input(generator, W_star, clusters, cluster[mu], deviations, X[mu])
             if spread > 0.0:
                 noise[mu] = spread * generator.standard_normal()
         for _ in range(passes):
@@ -224,7 +227,7 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                 return code, step + 1
             normalise_rows(W, Q, counts[3])
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
-            measure(W, W_star, Q, M)
+            measure(W, W_star, deviations, Q, M)
             if has_passed(
                 Q, M, P, a, a_star, risk, sigma, sigma_star, par, par_star, rule, clusters, watch
             ):

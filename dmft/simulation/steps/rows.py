@@ -30,11 +30,24 @@ def add_multiple(x: NDArray[np.float64], factor: float, y: NDArray[np.float64]) 
         x[i] += factor * y[i]
 
 
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER, inner=True)
+def weighted_dot(x, y, deviations):  # type: ignore[no-untyped-def]
+    """Sum of x_i y_i over inputs of these standard deviations, one where there are none."""
+    if deviations.size == 0:
+        return dot(x, y)
+    total = 0.0
+    for i in range(x.size):
+        total += x[i] * y[i] * deviations[i] * deviations[i]
+    return total
+
+
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def draw_input(generator, W_star, clusters, cluster, X):  # type: ignore[no-untyped-def]
+def draw_input(generator, W_star, clusters, cluster, deviations, X):  # type: ignore[no-untyped-def]
     """Draw one input x (d,), of a cluster where that is not negative."""
     for i in range(X.size):
         X[i] = generator.standard_normal()
+    for i in range(deviations.size):
+        X[i] *= deviations[i]
     if cluster >= 0:
         for i in range(X.size):
             X[i] *= clusters[cluster, 1]
@@ -43,15 +56,15 @@ def draw_input(generator, W_star, clusters, cluster, X):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def measure(W, W_star, Q, M):  # type: ignore[no-untyped-def]
-    """Write Q = W W^T / d and M = W W*^T / d."""
+def measure(W, W_star, deviations, Q, M):  # type: ignore[no-untyped-def]
+    """Write Q = W Sigma W^T / d and M = W Sigma W*^T / d."""
     p, d = W.shape
     for j in range(p):
         for i in range(j + 1):
-            Q[j, i] = dot(W[j], W[i]) / d
+            Q[j, i] = weighted_dot(W[j], W[i], deviations) / d
             Q[i, j] = Q[j, i]
         for r in range(W_star.shape[0]):
-            M[j, r] = dot(W[j], W_star[r]) / d
+            M[j, r] = weighted_dot(W[j], W_star[r], deviations) / d
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)

@@ -149,7 +149,7 @@ def descent_task(
     scalars = given.scalars
     arrays = readout_arrays(equations.model, start, given.symbols)
     trained = equations.algorithm.readout_rate != 0
-    mixture = equations.model.inputs
+    mixture = equations.model.clusters
     if "batch_fraction" in scalars:
         check_fraction(scalars["batch_fraction"], equations.algorithm.batch)
     problem = _built(equations.fingerprint, equations)
@@ -258,7 +258,7 @@ def _risk_of(
     def sampled(sweep: Sweep, nodes: Nodes) -> Array:
         return fresh_losses(task, nodes, zip(*_states(sweep), strict=True))
 
-    if model.inputs is not None:
+    if model.clusters is not None:
         return sampled
     risk = _risk(equations.fingerprint, equations) if equations.samples_as_derived else None
     if risk is None:

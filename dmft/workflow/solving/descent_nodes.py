@@ -113,7 +113,7 @@ class Layout:
             "bernoulli": task.steps, "replacement": task.steps, "reshuffle": epochs
         }.get(algorithm.batch or "", 0)  # fmt: skip
         model = equations.model
-        weights = () if model.inputs is None else tuple(model.inputs.weights)
+        weights = () if model.clusters is None else tuple(model.clusters.weights)
         uniforms += bool(weights)
         layout = cls(
             kind, task.dimension, uniforms, samples if kind == "sobol" else 2 * task.dimension,
@@ -199,7 +199,7 @@ def is_affine(equations: DescentEquations) -> bool:
     """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
     model, teacher = equations.model, equations.model.teacher
     squared = equations.algorithm.loss == "squared" and equations.samples_as_derived
-    if not squared or model.inputs is not None:
+    if not squared or model.clusters is not None:
         return False
     assert not isinstance(teacher, GaussianMixture)
     fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
