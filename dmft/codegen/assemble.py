@@ -26,7 +26,7 @@ from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import ALL_NODES, NOISE_CONSTANT, OPTIONAL_WIDTHS, Layout, layout
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
-from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
+from dmft.equations.definitions import LEAST_VARIANCE, Definition, Whole, live
 from dmft.equations.views.text import definition_text
 from dmft.solvers.problem import Block
 
@@ -55,6 +55,7 @@ RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 
 # Imports that a module needs only when its code calls the function.
 OPTIONAL_IMPORTS = {
+    "mean_slopes(": "from dmft.special.cholesky import mean_slopes\n",
     "field_root(": "from dmft.special.cholesky import field_root\n",
     "packed_covariance(": "from dmft.special.gram import packed_covariance\n",
     "erf_mixture_square(": "from dmft.special.arcsine import erf_mixture_square\n",
@@ -383,12 +384,8 @@ def write_definition(
     writer: LoopWriter, lowering: Lowering, definition: Definition, here: Layout
 ) -> None:
     """Emit the loops that evaluate one definition."""
-    if isinstance(definition.expr, FieldRoot):
-        writer.root.lines.append(f"field_root(Omega, p, {definition.name})")
-        return
-    if isinstance(definition.expr, ErfSquare):
-        arrays = ", ".join(f"np.array({rows!r})" for rows in definition.expr.rows)
-        writer.root.lines.append(f"erf_mixture_square(Omega, c, {arrays}, p, {definition.name})")
+    if isinstance(definition.expr, Whole):
+        writer.root.lines.append(definition.expr.call(definition.name))
         return
     node = lowering(definition.expr)
     writer.note_uses(node)

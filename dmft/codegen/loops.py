@@ -16,6 +16,7 @@ from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Loop
 from dmft.codegen.lower import filling
 from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, factors
+from dmft.codegen.packing import flat_index
 from dmft.emit.expression import sum_text
 
 # Least cost of a sub-expression worth a table of rank one or two (core.md 3.4, measured).
@@ -203,11 +204,7 @@ class LoopWriter:
         if array not in self.packed:
             return f"{array}[{', '.join(inside)}]"
         vector, lengths = self.packed[array]
-        flat = inside[0]
-        for length, index in zip(lengths, inside[1:], strict=False):
-            front = f"({flat})" if " " in flat and flat != inside[0] else flat
-            flat = f"{front} * {length} + {index}"
-        return f"{vector}[{array}_at + {flat}]"
+        return f"{vector}[{array}_at + {flat_index(inside, lengths)}]"
 
     def worth_table(self, node: Node, rest: list[Index]) -> bool:
         """Whether a value that skips a loop is worth an array."""

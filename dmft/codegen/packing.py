@@ -51,6 +51,21 @@ OPTIONAL_WIDTHS = ("cosines", "blocks")
 MOVED = "_moved"
 
 
+def flat_index(indices: Sequence[str], lengths: Sequence[str]) -> str:
+    """Position of an entry in a packed array, in C order.
+
+    Examples
+    --------
+    >>> flat_index(["e", "j", "l"], ["p", "k"])
+    '(e * p + j) * k + l'
+    """
+    flat = indices[0]
+    for length, index in zip(lengths, indices[1:], strict=False):
+        front = flat if flat == indices[0] else f"({flat})"
+        flat = f"{front} * {length} + {index}"
+    return flat
+
+
 @dataclass(frozen=True)
 class Layout:
     """Widths, state and constants of one system; `moved` is a displacement behind the state.

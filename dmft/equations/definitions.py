@@ -148,28 +148,72 @@ class Together(sp.Expr):
         return f"({printer.doprint(self.total)})"
 
 
-class FieldRoot(sp.Expr):
-    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
+class Whole(sp.Expr):
+    """Entry of a matrix that is computed as one, by a call in code."""
 
     is_commutative = True
     is_real = True
+
+    def call(self, name: str) -> str:
+        """Call that fills the array of this name."""
+        raise NotImplementedError
+
+    def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
+        """The matrix of arrays by name, for the NumPy reference."""
+        raise NotImplementedError
+
+
+class FieldRoot(Whole):
+    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
 
     def __new__(cls, covariance: sp.Indexed) -> FieldRoot:
         """Root of the matrix that `covariance` is the general entry of."""
         return sp.Expr.__new__(cls, covariance)
 
+    def call(self, name: str) -> str:
+        """Call of `dmft.special.cholesky.field_root`."""
+        return f"field_root(Omega, p, {name})"
+
+    def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
+        """Root of Omega."""
+        from dmft.special.cholesky import field_root
+
+        root = np.empty_like(arrays["Omega"])
+        field_root(arrays["Omega"], p, root)
+        return root
+
     def _sympystr(self, printer: object) -> str:
         return "root of Omega, teacher fields first"
 
 
-class ErfSquare(sp.Expr):
+class MeanSlope(Whole):
+    """Entry of the mean slopes D, D root = pull with pull_jn = E[psi_j z_n] and lambda = root z.
+
+    Computed by `dmft.special.cholesky`.
+    """
+
+    def __new__(cls, pull: sp.Indexed, root: sp.Indexed) -> MeanSlope:
+        """Slopes of the matrices that `pull` and `root` are the general entries of."""
+        return sp.Expr.__new__(cls, pull, root)
+
+    def call(self, name: str) -> str:
+        """Call of `dmft.special.cholesky.mean_slopes`."""
+        return f"mean_slopes({base_name(self.args[0])}, root, p, {name})"
+
+    def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
+        """Pull times the pseudo-inverse of the root."""
+        slopes: Array = arrays[base_name(self.args[0])] @ np.linalg.pinv(arrays["root"])
+        return slopes
+
+    def _sympystr(self, printer: object) -> str:
+        return f"{base_name(self.args[0])} root^+"
+
+
+class ErfSquare(Whole):
     """E[s(h_j) s(h_l) (sum_m c_m sigma_m)^2] of committees of erf mixtures, in closed form.
 
     Compiled by `dmft.special.arcsine`; `plain` is the NumPy reference.
     """
-
-    is_commutative = True
-    is_real = True
 
     def __new__(cls, *args: sp.Basic) -> ErfSquare:
         """Keep Omega, c, and the rows of the students' and of the teachers' mixture."""
@@ -183,6 +227,15 @@ class ErfSquare(sp.Expr):
 
     def _sympystr(self, printer: object) -> str:
         return "quadratic term of error functions near the activations, in closed form"
+
+    def call(self, name: str) -> str:
+        """Call of `dmft.special.arcsine.erf_mixture_square`."""
+        rows = ", ".join(f"np.array({rows!r})" for rows in self.rows)
+        return f"erf_mixture_square(Omega, c, {rows}, p, {name})"
+
+    def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
+        """Value for all pairs of students."""
+        return self.plain(arrays["Omega"], arrays["c"], p)
 
     def plain(self, covariance: Array, c: Array, p: int) -> Array:
         """Value for all pairs of students: conditioning on both slopes at once."""

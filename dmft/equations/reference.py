@@ -21,9 +21,8 @@ from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import (
     LEAST_VARIANCE,
     Definition,
-    ErfSquare,
-    FieldRoot,
     Together,
+    Whole,
     base_name,
     running_symbol,
 )
@@ -283,14 +282,8 @@ class Interpreter:
 
     def define(self, definition: Definition, out: Array) -> None:
         """Write one definition into its array."""
-        if isinstance(definition.expr, FieldRoot):
-            from dmft.special.cholesky import field_root
-
-            field_root(self.arrays["Omega"], self.numbers[x.p], out)
-            return
-        if isinstance(definition.expr, ErfSquare):
-            Omega, c = self.arrays["Omega"], self.arrays["c"]
-            out[...] = definition.expr.plain(Omega, c, self.numbers[x.p])
+        if isinstance(definition.expr, Whole):
+            out[...] = definition.expr.matrix(self.arrays, self.numbers[x.p])
             return
         value = np.asarray(self(definition.expr), dtype=np.float64)
         if not isinstance(definition.target, sp.Indexed):
@@ -399,7 +392,8 @@ def _shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, 
 
 def _full_shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:
     if definition.role == "block":  # written piece by piece over all fields
-        return (size[x.p] + size[x.k],) * len(definition.indices)
+        fields = size[x.p] + size[x.k]
+        return tuple(size[x.blocks] if s == x.block else fields for s in definition.indices)
     return _shape(definition, size)
 
 

@@ -126,6 +126,14 @@ class Spectrum(Record):
             return math.inf
         return self.dim * self.mean / float(self.eigenvalues.max())
 
+    def counts(self, dim: int) -> NDArray[np.int64]:
+        """Numbers of coordinates in the blocks of a space of this dimension, which add up to it."""
+        exact = self.fractions * dim
+        found = np.floor(exact).astype(np.int64)
+        behind = np.argsort(found - exact, kind="stable")[: dim - found.sum()]
+        found[behind] += 1
+        return found
+
     def teacher_blocks(self, k: int) -> Array:
         """Overlaps (B, k, k) of a teacher of this width: the known ones, or those of rows that are
         spread over all coordinates.

@@ -101,21 +101,11 @@ class Experiment:
         return np.column_stack([chance, root, self.inputs.means])
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """Numbers of coordinates in the blocks of the spectrum, which add up to d."""
-        assert self.spectrum is not None
-        exact = self.spectrum.fractions * self.dim
-        found = np.floor(exact).astype(np.int64)
-        behind = np.argsort(found - exact, kind="stable")[: self.dim - found.sum()]
-        found[behind] += 1
-        return found
-
-    @cached_property
     def deviations(self) -> NDArray[np.float64]:
         """Standard deviations of the d inputs; no entries where they are one."""
         if self.spectrum is None:
             return np.empty(0)
-        return np.repeat(np.sqrt(self.spectrum.eigenvalues), self.counts)
+        return np.repeat(np.sqrt(self.spectrum.eigenvalues), self.spectrum.counts(self.dim))
 
     @property
     def by_cluster(self) -> bool:
@@ -238,10 +228,7 @@ def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
     blocks = None if model.spectrum is None else model.spectrum.blocks
     if start.blocks != blocks:
-        raise ShapeMismatch(
-            f"start has M of shape {start.M.shape}; inputs with a spectrum have a leading axis of "
-            f"their blocks ({blocks or 'none here'})"
-        )
+        raise ShapeMismatch(f"M has shape {start.M.shape}, expected {blocks or 'no'} blocks first")
     widths = (model.student.width, model.teacher.width)
     for width, given in zip(widths, (start.p, start.k), strict=True):
         if width.is_Integer and int(width) != given:

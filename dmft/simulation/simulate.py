@@ -214,7 +214,7 @@ class _Plan:
             return chain_runner(e, start, self.rule, watch, steps)
         if e.spectrum is not None:
             start = self.start or random_overlaps(self.model, e.dim, seed)
-            W, W_star = weights_by_block(start, e.counts, draw)
+            W, W_star = weights_by_block(start, e.spectrum.counts(e.dim), draw)
         elif self.start is None:
             W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
         else:

@@ -96,9 +96,10 @@ def weights_runner(
     def overlaps() -> dict[str, NDArray[np.float64]]:
         measure(W, W_star, deviations, Q, M)
         found = {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}
-        if deviations.size:
+        if experiment.spectrum is not None:
+            counts = experiment.spectrum.counts(experiment.dim)
             for name, others in (("Q", W), ("M", W_star)):
-                found[BLOCKS[name]] = within_blocks(W, others, experiment.counts)
+                found[BLOCKS[name]] = within_blocks(W, others, counts)
         return found
 
     return Runner(advance, overlaps, P, watch)

@@ -78,3 +78,36 @@ def field_root(matrix: NDArray[np.float64], first: int, root: NDArray[np.float64
             for b in range(c):
                 value -= root[row, b] * root[field, b]
             root[row, c] = value * inverse
+
+
+@njit(error_model="numpy", cache=True, nogil=True)
+def mean_slopes(
+    pull: NDArray[np.float64],
+    root: NDArray[np.float64],
+    first: int,
+    slopes: NDArray[np.float64],
+) -> None:
+    """Write the slopes D with D root = pull, for a root of `field_root`.
+
+    With pull_jn = E[psi_j z_n] and lambda = root z, D is E[psi lambda^T] Omega^+ in what it
+    multiplies: a field that the others determine has the slope zero, and theirs hold its own.
+
+    Parameters
+    ----------
+    pull : (m, n)
+    root : (n, n)
+    first : int
+        Position of the first teacher field, p.
+    slopes : (m, n), written
+    """
+    size = root.shape[0]
+    teachers = size - first
+    for c in range(size - 1, -1, -1):
+        field = first + c if c < teachers else c - teachers
+        inverse = 1.0 / root[field, c] if root[field, c] != 0.0 else 0.0
+        for j in range(pull.shape[0]):
+            value = pull[j, c]
+            for later in range(c + 1, size):
+                row = first + later if later < teachers else later - teachers
+                value -= slopes[j, row] * root[row, c]
+            slopes[j, field] = value * inverse

@@ -25,9 +25,10 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import Definition, ErfSquare, FieldRoot, Together, base_name
+from dmft.equations.definitions import Definition, FieldRoot, Together, Whole, base_name
 from dmft.equations.reference import COMPARISONS, FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import OF_FUNCTION, UNIT, Bounded, first
@@ -78,7 +79,7 @@ class Tape:
         for d in definitions:
             if d.role in ("rate", "observable") and d.role != wanted:
                 continue
-            whole = isinstance(d.expr, FieldRoot | ErfSquare)
+            whole = isinstance(d.expr, Whole)
             self.writes.append((-1 if whole else self(d.expr), d))
 
     @property
@@ -357,7 +358,10 @@ class Running:
             shape = tuple(int(grid.max()) + 1 for grid in grids)
             if definition.role == "block":  # written piece by piece over all fields
                 fields = self.values.widths["p"] + self.values.widths["k"]
-                shape = (fields,) * len(definition.indices)
+                shape = tuple(
+                    n if s == x.block else fields
+                    for s, n in zip(definition.indices, shape, strict=True)
+                )
             self.arrays[name] = Bounded(
                 np.zeros((self.versions, self.count, *shape)),
                 np.zeros((1, self.count, *shape)),

@@ -16,11 +16,13 @@ from __future__ import annotations
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation
-from dmft.equations.definitions import Definition, define
+from dmft.equations.averages.expectation import Expectation, OneSample, free_indices
+from dmft.equations.averages.inside import sums_inside
+from dmft.equations.definitions import Definition, MeanSlope, define
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Moments, coefficient_definitions
 from dmft.errors import BadParameter, NotClosed
+from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import SGD, GradientFlow
 
 
@@ -38,25 +40,52 @@ def covariance_definitions() -> list[Definition]:
     ]
 
 
-def within_block(drift: sp.Expr) -> sp.Expr:
-    """E[psi_j lambda_i] with the row i restricted to one block.
+class Drifts:
+    """Drifts E[psi_j lambda_i] with the row i restricted to one block.
 
-    Raises
-    ------
-    NotClosed
-        Where the average stands whole, not as slopes times covariances.
+    Attributes
+    ----------
+    definitions : list of Definition
+        Mean slopes of what has no closed averages, from averages along the directions z of the
+        weights, lambda = root z.
     """
-    if any(q.has(x.lam) for q in drift.atoms(Expectation)):
-        raise NotClosed(
-            "the mean slopes of this update field have no closed averages, which blocks of a "
-            "spectrum need; take activations and losses that do, or dmft.simulate"
-        )
-    along = {
-        entry: x.Gram[(x.block, *entry.indices)]
-        for entry in drift.atoms(sp.Indexed)
-        if entry.base == x.Omega and any(index == x.i for index in entry.indices)
-    }
-    return drift.xreplace(along)
+
+    def __init__(self) -> None:
+        self.definitions: list[Definition] = []
+
+    def within(self, drift: sp.Expr) -> sp.Expr:
+        """The drift with D G_e in the place of D Omega."""
+        drift = sums_inside(drift)
+        whole = {q: self.along(q) for q in drift.atoms(Expectation) if q.has(x.lam)}
+        covariances = {
+            entry: x.Gram[(x.block, *entry.indices)]
+            for entry in drift.atoms(sp.Indexed)
+            if entry.base == x.Omega and any(index == x.i for index in entry.indices)
+        }
+        return drift.xreplace(whole | covariances)
+
+    def along(self, average: Expectation) -> sp.Expr:
+        """Sum over the fields of mean slopes times Gram entries.
+
+        Raises
+        ------
+        NotClosed
+            Where the average is one for each pair of neurons.
+        """
+        if free_indices(average) != (x.i, x.j):
+            raise NotClosed(f"{average} has no closed form, which blocks of a spectrum need")
+        number = len(self.definitions) // 2 + 1
+        pull, slope = (sp.IndexedBase(f"{name}_{number}") for name in ("pull", "mean_slope"))
+        inside = average.integrand.xreplace({x.lam[x.i]: x.coordinate[x.n]})
+        law = average.law
+        if not law.of_sample:
+            kinked = average.integrand.has(*SWITCHES)
+            law = OneSample(sp.Integer(-1) if kinked else sp.oo, sp.S.Zero)
+        target, entry = pull[x.j, x.n], slope[x.j, x.i]
+        values = {target: Expectation(inside, law), entry: MeanSlope(target, x.root[x.i, x.n])}
+        self.definitions += [define(t, {"update": e}, "intermediate") for t, e in values.items()]
+        gram = x.Gram[x.block, x.i, x.m]
+        return sp.Sum(slope[x.j, x.m] * gram, (x.m, 1, x.p + x.k))
 
 
 def rate_definitions(moments: Moments, quadratic: bool) -> list[Definition]:
@@ -74,11 +103,12 @@ def rate_definitions(moments: Moments, quadratic: bool) -> list[Definition]:
             f"constraint = {algorithm.constraint!r} is not derived for inputs with a spectrum, "
             "whose overlaps have blocks; leave it out"
         )
-    drifts = {name: within_block(value) for name, value in moments.drifts.items()}
-    result = [
-        define(moments.bases[name][e, j, x.i], {name: value}, "intermediate")
-        for name, value in drifts.items()
-    ]
+    drifts = Drifts()
+    entries = {
+        moments.bases[n][e, j, x.i]: {n: drifts.within(y)} for n, y in moments.drifts.items()
+    }
+    result = [define(entry, terms, "intermediate") for entry, terms in entries.items()]
+    result = [*drifts.definitions, *result]
     scale = x.eigenvalue[e]
     dM = {name: scale * b[e, j, p + r] for name, b in moments.bases.items()}
     dQ = {name: scale * (b[e, j, l] + b[e, l, j]) for name, b in moments.bases.items()}

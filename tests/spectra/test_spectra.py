@@ -1,0 +1,262 @@
+"""Inputs with a spectrum: vectors of structured_inputs.md, laws, definitions by Monte Carlo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import erf as erf_of
+
+import dmft
+from dmft.errors import ShapeMismatch
+
+z, f, y = sp.symbols("z f y", real=True)
+ERF = sp.erf(z / sp.sqrt(2))
+ACTIVATIONS = {"erf": ERF, "square": z**2, "linear": z}
+VECTORS = Path(__file__).parents[1] / "reference" / "structured_inputs.json"
+
+
+def vector(name: str) -> dict[str, Any]:
+    found = json.loads(VECTORS.read_text())["vectors"]
+    return next(v for v in found if v["name"] == name)
+
+
+def start_of(gram: Any, p: int) -> dmft.Overlaps:
+    G = np.array(gram)
+    return dmft.Overlaps(G[:, :p, :p], G[:, :p, p:], G[:, p:, p:])
+
+
+def model_of(inputs: dict[str, Any]) -> dmft.Model:
+    activation = ACTIVATIONS[inputs["act"]]
+    p, k = inputs["p"], inputs["k"]
+    return dmft.Model(
+        dmft.Committee(activation, p, inputs.get("a")),
+        dmft.Committee(activation, k, inputs.get("at")),
+        label_noise=inputs["Delta"],
+        inputs=dmft.Spectrum(inputs["kappa"], inputs["phi"]),
+    )
+
+
+@pytest.mark.parametrize("name", ["rates_sgd_square", "rates_blocks_erf_p2k1"])
+def test_rates_by_block_are_those_of_the_vectors(name: str) -> None:
+    case = vector(name)
+    inputs, p = case["inputs"], case["inputs"]["p"]
+    sgd = dmft.SGD(inputs["gamma"], batch_size=inputs.get("nB", 1))
+    rates = dmft.derive(model_of(inputs), sgd).evaluate(start_of(inputs["G"], p))
+    expected = np.array(case["outputs"]["dG"])
+    assert np.allclose(rates["Q"], expected[:, :p, :p], rtol=0, atol=case["tolerance"])
+    assert np.allclose(rates["M"], expected[:, :p, p:], rtol=0, atol=case["tolerance"])
+
+
+@pytest.mark.parametrize("name", ["traj_square_p2k1_2blocks", "traj_erf_p2k2_3blocks"])
+def test_compiled_runs_are_those_of_the_vectors(name: str) -> None:
+    case = vector(name)
+    inputs, p = case["inputs"], case["inputs"]["p"]
+    equations = dmft.derive(model_of({"k": 2, "act": "erf"} | inputs), dmft.SGD(inputs["gamma"]))
+    times = np.array(inputs["times"])
+    run = dmft.solve(equations, start_of(inputs["G0"], p), times[-1], save_at=times)
+    expected = np.array(case["outputs"]["G"])
+    found = np.block(
+        [[run.block_Q, run.block_M], [np.swapaxes(run.block_M, 2, 3), expected[:, :, p:, p:]]]
+    )
+    assert np.abs(found - expected).max() < case["tolerance"]
+    c = np.array(inputs["kappa"])
+    assert np.allclose(run.Q, np.einsum("e,teij->tij", c, run.block_Q), rtol=0, atol=1e-14)
+
+
+def test_nodes_of_marchenko_pastur() -> None:
+    case = vector("MP_erf_p1_total")
+    times, errors = np.array(case["inputs"]["times"]), []
+    expected = np.array(case["outputs"]["QMP"])
+    for nodes in (4, 8, 16):
+        law = dmft.Spectrum.marchenko_pastur(0.5, nodes)
+        root, w = np.sqrt(law.eigenvalues), law.fractions
+        start = dmft.Overlaps(
+            Q=(w * (0.36 + 0.09 * root))[:, None, None],
+            M=(w * 0.3 * root)[:, None, None],
+            P=(w * root)[:, None, None],
+        )
+        unit = dmft.Committee(ERF, 1)
+        model = dmft.Model(unit, unit, label_noise=0.05, inputs=law)
+        times = np.array(case["inputs"]["times"])
+        run = dmft.solve(
+            dmft.derive(model, dmft.SGD(1.5)), start, times[-1], save_at=times, rtol=1e-11
+        )
+        expected = np.array(case["outputs"]["QMP"])
+        errors.append(
+            max(
+                np.abs(run.Q[:, 0, 0] - expected[:, 0, 0]).max(),
+                np.abs(run.M[:, 0, 0] - expected[:, 0, 1]).max(),
+            )
+        )
+    assert errors[0] < 2e-3
+    assert errors[1] < 2e-5
+    assert errors[2] < 2e-7
+
+
+@pytest.mark.parametrize(
+    "name", ["powerlaw_linear_1.2_3.0", "powerlaw_linear_1.5_1.6", "powerlaw_linear_1.5_4.0"]
+)
+def test_power_laws(name: str) -> None:
+    case = vector(name)
+    inputs = case["inputs"]
+    alpha, b, d = inputs["alpha"], inputs["b"], inputs["d"]
+    law = dmft.Spectrum.power_law(alpha, (b - 1) / (2 * alpha), d)
+    line = dmft.Committee(z, 1)
+    zeros = np.zeros((law.blocks, 1, 1))
+    start = dmft.Overlaps(zeros, zeros, law.teacher)
+    model = dmft.Model(line, line, label_noise=inputs["Delta"], inputs=law)
+    rate = inputs["eta"] * d
+    # t counts steps * gamma / d = steps * eta.
+    times = np.array(inputs["times"])
+    run = dmft.solve(dmft.derive(model, dmft.SGD(rate)), start, times[-1], save_at=times)
+    assert np.allclose(run.risk, case["outputs"]["R"], rtol=1e-4, atol=0)
+
+
+def test_linear_students_in_few_dimensions_of_the_spectrum() -> None:
+    case = vector("linear_exact_mean_alpha1.5")
+    inputs = case["inputs"]
+    d, eta = inputs["d"], inputs["eta"]
+    c = np.arange(1.0, d + 1.0) ** -inputs["alpha"]
+    law = dmft.Spectrum(c, np.full(d, 1 / d), dim=d)
+    rows = np.arange(1.0, d + 1.0) ** (inputs["alpha"] - inputs["b"])
+    line, zeros = dmft.Committee(z, 1), np.zeros((d, 1, 1))
+    model = dmft.Model(line, line, label_noise=inputs["Delta"], inputs=law)
+    times = np.array(inputs["steps"]) * eta
+    start = dmft.Overlaps(zeros, zeros, rows[:, None, None])
+    run = dmft.solve(dmft.derive(model, dmft.SGD(eta * d)), start, times[-1], save_at=times)
+    assert np.allclose(run.risk, case["outputs"]["R_ode"], rtol=1e-6, atol=0)
+
+
+def grams(rng: np.random.Generator, blocks: int, n: int) -> np.ndarray:
+    A = rng.standard_normal((blocks, n, n + 1)) / np.sqrt(n)
+    return np.einsum("eij,ekj->eik", A, A)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), parts=st.integers(2, 4))
+def test_blocks_of_equal_eigenvalues_are_one(seed: int, parts: int) -> None:
+    """Rates of blocks with one eigenvalue add up to those of N(0, I)."""
+    rng = np.random.default_rng(seed)
+    G = grams(rng, parts, 4)
+    phi = rng.dirichlet(np.ones(parts))
+    erf, sgd = (
+        dmft.Committee(ERF, 2, readout=[1.0, -0.5]),
+        dmft.SGD(0.7, batch_size=2, weight_decay=0.1),
+    )
+    rates = dmft.derive(
+        dmft.Model(erf, erf, label_noise=0.2, inputs=dmft.Spectrum(np.ones(parts), phi)), sgd
+    ).evaluate(start_of(G, 2))
+    whole = G.sum(axis=0)
+    start = dmft.Overlaps(whole[:2, :2], whole[:2, 2:], whole[2:, 2:])
+    plain = dmft.derive(dmft.Model(erf, erf, label_noise=0.2), sgd).evaluate(start)
+    for name in "QM":
+        assert np.allclose(rates[name].sum(axis=0), plain[name], rtol=1e-11, atol=1e-12)
+
+
+def test_a_loss_without_closed_averages_against_its_definition() -> None:
+    """dM_e = c_e D G_e with D = E[psi lambda] Omega^+, by 2e6 samples of the fields."""
+    rng = np.random.default_rng(2)
+    law = dmft.Spectrum([3.0, 1.0, 0.2], [0.1, 0.4, 0.5])
+    start = start_of(0.4 * grams(rng, 3, 4), 2)
+    unit, noise, gamma = dmft.Committee(ERF, 2), 0.1, 1.5
+    logistic = dmft.SGD(gamma, loss=sp.log(1 + sp.exp(-f * y)))
+    model = dmft.Model(unit, unit, label_noise=noise, inputs=law)
+    rates = dmft.derive(model, logistic).evaluate(start)
+    Omega = np.einsum("e,eij->ij", law.eigenvalues, start.Omega)
+    n = 2_000_000
+    fields = rng.standard_normal((n, 4)) @ np.linalg.cholesky(Omega).T
+    out = erf_of(fields / np.sqrt(2))
+    label = out[:, 2:].mean(axis=1) + np.sqrt(noise) * rng.standard_normal(n)
+    pull = label / (1 + np.exp(out[:, :2].mean(axis=1) * label))
+    psi = np.sqrt(2 / np.pi) * np.exp(-(fields[:, :2] ** 2) / 2) * pull[:, None]
+    D, S = psi.T @ fields / n @ np.linalg.inv(Omega), psi.T @ psi / n
+    for e, G in enumerate(start.Omega):
+        F = law.eigenvalues[e] * D @ G
+        assert np.allclose(rates["M"][e], F[:, 2:], rtol=0, atol=5e-3)
+        dQ = F[:, :2] + F[:, :2].T + gamma / 2 * law.noise[e] * S
+        assert np.allclose(rates["Q"][e], dQ, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("loss", ["squared", sp.log(1 + sp.exp(-f * y))])
+def test_runs_agree_with_weights_in_finite_dimension(loss: Any) -> None:
+    law = dmft.Spectrum([3.0, 1.0, 0.2], [0.1, 0.4, 0.5])
+    unit, sgd = dmft.Committee(ERF, 2), dmft.SGD(1.5, loss=loss)
+    model = dmft.Model(unit, unit, label_noise=0.1, inputs=law)
+    start = dmft.random_overlaps(model, 1000, 0)
+    truth = dmft.simulate(model, sgd, 1000, 2.0, 12, start, save_at=3)
+    run = dmft.solve(dmft.derive(model, sgd), start, truth.t[-1], save_at=truth.t)
+    for name in ("block_Q", "block_M", "Q", "M", "risk"):
+        off = (getattr(run, name) - truth.mean[name])[1:]
+        # Beyond the seeds' error the mean is off by 1/D_int = 3/800 of what has moved.
+        assert np.abs(off).max() < 4.5 * truth.stderr[name][1:].max() + 2e-3
+
+
+def test_spectra_of_data_keep_the_trace_and_the_teacher() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((4000, 30)) * np.linspace(0.5, 2, 30)
+    w = rng.standard_normal(30)
+    law = dmft.Spectrum.from_data(X, X @ w, bins=6)
+    centred = X - X.mean(axis=0)
+    assert law.dim == 30
+    assert law.teacher is not None
+    total = float(np.einsum("e,eij->", law.eigenvalues, law.teacher))
+    assert np.isclose(total, np.var(centred @ w), rtol=1e-10)
+    assert np.isclose(law.noise.sum(), centred.var(axis=0).mean(), rtol=1e-10)
+
+
+def test_preconditioned_steps_are_steps_in_other_coordinates() -> None:
+    """P^(1/2) Sigma P^(1/2), noise factors of P Sigma P, by their definitions."""
+    rng = np.random.default_rng(3)
+    A, B, C = (rng.standard_normal((5, 7)) for _ in range(3))
+    Sigma, P, N = A @ A.T / 7, B @ B.T / 7 + 0.1 * np.eye(5), C @ C.T / 7
+    plain = dmft.Spectrum.preconditioned(Sigma, P)
+    # The spectrum of P^(1/2) Sigma P^(1/2) is that of P Sigma.
+    assert np.allclose(np.sort(plain.eigenvalues), np.sort(np.linalg.eigvals(P @ Sigma).real))
+    assert np.allclose(plain.noise, plain.eigenvalues / 5)
+    noisy = dmft.Spectrum.preconditioned(Sigma, P, N)
+    assert np.isclose(noisy.noise.sum(), np.trace(np.linalg.solve(P, N)) / 5)
+
+
+REFUSED = [
+    (lambda: dmft.Spectrum([1.0, 2.0], [0.5, 0.6]), "add up to one"),
+    (lambda: dmft.Spectrum([-1.0], [1.0]), "must not be negative"),
+    (lambda: dmft.Spectrum([0.0], [1.0]), "no input varies"),
+    (lambda: dmft.Spectrum.marchenko_pastur(-1.0), "ratio must be positive"),
+    (lambda: dmft.Spectrum.power_law(0.0, 1.0, 10), "capacity must be positive"),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_bad_spectra_are_refused(call: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_what_is_not_derived_with_a_spectrum_says_so() -> None:
+    law = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+    line = dmft.Committee(z, 1)
+    model = dmft.Model(line, line, inputs=law)
+    for call in (
+        lambda: dmft.derive(model, dmft.SGD(0.1, constraint="sphere")),
+        lambda: dmft.derive(model, dmft.SGD(100, batch_size=100), dim=100),
+        lambda: dmft.derive(model, dmft.SGD(0.1), dim=100, fluctuations=True),
+        lambda: dmft.derive(model, dmft.SGD(0.1), scaling="mean-field"),
+        lambda: dmft.derive(model, dmft.GradientDescent(0.1, samples_per_dim=2)),
+        lambda: dmft.simulate(model, dmft.SGD(0.1), 100, 1.0, 1, method="overlaps"),
+        lambda: dmft.derive(model, dmft.SGD(0.1)).explicit(1, 1),
+    ):
+        with pytest.raises(ValueError, match="pectrum"):
+            call()
+    with pytest.raises(ShapeMismatch, match="2 blocks"):
+        dmft.derive(model, dmft.SGD(0.1)).evaluate(dmft.Overlaps([[1.0]], [[0.1]]))
+    blocks = dmft.Overlaps([[[1.0]]], [[[0.1]]], [[[1.0]]])
+    plain = dmft.derive(dmft.Model(line, line), dmft.SGD(0.1))
+    with pytest.raises(ShapeMismatch, match="no spectrum"):
+        plain.evaluate(blocks)
