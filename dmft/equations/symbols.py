@@ -26,6 +26,8 @@ cosines = sp.Symbol("cosines", integer=True, positive=True)
 # Blocks of a spectrum, and their number.
 block = sp.Symbol("block", integer=True)
 blocks = sp.Symbol("blocks", integer=True, positive=True)
+# Rows that an optimiser keeps beside the weights.
+row = sp.Symbol("row", integer=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
@@ -116,7 +118,7 @@ SYMMETRIC |= {"gradient_gram", "step_Q", "P_inverse", "parallel", "excess"}
 SYMMETRIC |= {f"{name}_moved" for name in SYMMETRIC}
 # Axis of each index symbol; the sums and the loops run over it.
 AXES: dict[sp.Symbol, sp.Expr] = {
-    **dict.fromkeys((j, l, u, v), p),
+    **dict.fromkeys((j, l, u, v, row), p),
     **dict.fromkeys((r, s, *powers), k),
     **dict.fromkeys((i, m, n), p + k),
     node: nodes,

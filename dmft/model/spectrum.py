@@ -134,6 +134,10 @@ class Spectrum(Record):
         found[behind] += 1
         return found
 
+    def deviations(self, dim: int) -> Array:
+        """Standard deviations of the coordinates of inputs in R^dim, block by block."""
+        return np.repeat(np.sqrt(self.eigenvalues), self.counts(dim))
+
     def teacher_blocks(self, k: int) -> Array:
         """Overlaps (B, k, k) of a teacher of this width: the known ones, or those of rows that are
         spread over all coordinates.

@@ -103,9 +103,7 @@ class Experiment:
     @cached_property
     def deviations(self) -> NDArray[np.float64]:
         """Standard deviations of the d inputs; no entries where they are one."""
-        if self.spectrum is None:
-            return np.empty(0)
-        return np.repeat(np.sqrt(self.spectrum.eigenvalues), self.spectrum.counts(self.dim))
+        return np.empty(0) if self.spectrum is None else self.spectrum.deviations(self.dim)
 
     @property
     def by_cluster(self) -> bool:

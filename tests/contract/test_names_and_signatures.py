@@ -135,7 +135,13 @@ def test_one_status_vocabulary():
 def test_quantities_have_the_shapes_of_the_design():
     shapes = {"Q": "(p, p)", "M": "(p, k)", "P": "(k, k)", "readout": "(p,)", "risk": "()"}
     assert {name: QUANTITIES[name].shape for name in shapes} == shapes
-    assert {n for n, q in QUANTITIES.items() if q.symmetric} == {"Q", "P", "Omega"}
+    assert {n for n, q in QUANTITIES.items() if q.symmetric} == {
+        "Q",
+        "P",
+        "Omega",
+        "block_Q",
+        "block_P",
+    }
 
 
 def test_errors_are_one_family():

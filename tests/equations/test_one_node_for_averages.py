@@ -23,17 +23,7 @@ from dmft.model import FIELD
 TANH = sp.tanh(FIELD)
 # What else stands in equations: a function at a field, matrices that are computed as one, products
 # and differences of averages, a definition with its rest, a slope along a path.
-OTHERS = {
-    "At",
-    "FieldRoot",
-    "ErfSquare",
-    "Alignment",
-    "Lengths",
-    "Together",
-    "PathSlope",
-    "MeanSlope",
-    "Whole",
-}
+OTHERS = {"At", "Alignment", "Lengths", "Together", "PathSlope", "Whole"}
 
 
 def test_no_other_class_of_the_equations_is_an_average():

@@ -24,7 +24,7 @@ from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.aligned import Reduction, coupling, mean_square, rate, reduce_aligned
 from dmft.equations.update.optimiser import step_size
-from dmft.equations.update.overlaps import definitions
+from dmft.equations.update.rates import definitions
 from dmft.equations.values import Values
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import align

@@ -15,8 +15,8 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import clock_in_words, step_size
-from dmft.equations.update.overlaps import definitions
 from dmft.equations.update.program import check_linear
+from dmft.equations.update.rates import definitions
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, Repeat, check_identity, check_isotropic
 

@@ -9,6 +9,7 @@ rates, maps, fluctuations, wide limits and sequences, which read nothing else of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
@@ -26,6 +27,31 @@ def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:
     if "weight_decay" in numbers_of(algorithm):
         found["weight_decay"] = -zeta * getattr(getattr(algorithm, "repeat", None), "times", 1)
     return found
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Linear motion of the rows that a neuron keeps: dZ_a = sum_b A_ab Z_b dt + g_a (drive).
+
+    Attributes
+    ----------
+    rows : tuple of str
+        Names of the rows, the weights first, whose name is empty.
+    linear : mapping of str to sympy.Matrix
+        A by named term.
+    drive : tuple of sympy.Expr
+        g.
+    """
+
+    rows: tuple[str, ...]
+    linear: Mapping[str, sp.Matrix]
+    drive: tuple[sp.Expr, ...]
+
+
+def motion_of(algorithm: SGD | GradientFlow) -> Motion:
+    """Rows of an algorithm and how they move."""
+    decay = {name: sp.Matrix([[rate]]) for name, rate in own_motion(algorithm).items()}
+    return Motion(("",), decay, (sp.S.One,))
 
 
 def pace(values: Mapping[str, Any]) -> Any:

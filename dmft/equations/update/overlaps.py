@@ -20,7 +20,6 @@ from dmft.equations.averages.expectation import Expectation, OneSample
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster, clusters_of, mean_definitions
 from dmft.equations.update.moments import expectation, shared, stein
-from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.program import (
     INTERACTION,
     LEARNING,
@@ -271,61 +270,3 @@ def coefficient_definitions() -> list[Definition]:
         define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
         define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
     ]
-
-
-def definitions(
-    model: Model, algorithm: SGD | GradientFlow, quadratic: bool, step: sp.Expr | None = None
-) -> list[Definition]:
-    """All definitions of the overlap dynamics, blocks first and rates last.
-
-    `step` is the rate of the steps in the quadratic term; that of the algorithm by default.
-    """
-    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
-    moments = Moments(model, algorithm)
-    if model.spectrum is not None:
-        return _by_block(moments, quadratic)
-    dQ = {name: b[j, l] + b[l, j] for name, b in moments.bases.items()}
-    dM = {name: b[j, p + r] for name, b in moments.bases.items()}
-    if quadratic and isinstance(algorithm, SGD):
-        dQ |= moments.quadratic((step or step_size(algorithm)) / (p * algorithm.batch_size))
-    for name, rate in own_motion(algorithm).items():
-        dM[name], dQ[name] = rate * x.M[j, r], 2 * rate * x.Q[j, l]
-    return [
-        *moments.drift_definitions(),
-        *rate_definitions(dM, dQ, algorithm),
-        *_beside_overlaps(moments),
-    ]
-
-
-def _by_block(moments: Moments, quadratic: bool) -> list[Definition]:
-    """The same of inputs with a spectrum."""
-    from dmft.equations.update import spectrum
-
-    return [
-        *spectrum.covariance_definitions(),
-        *moments.sample_definitions(),
-        *spectrum.rate_definitions(moments, quadratic),
-        *_beside_overlaps(moments),
-    ]
-
-
-def _beside_overlaps(moments: Moments) -> list[Definition]:
-    """Rates of trained readouts, and the observables."""
-    algorithm, result = moments.algorithm, []
-    if isinstance(algorithm, SGD) and algorithm.trains_readout:
-        result.append(define(x.a[x.j], moments.readout(x.rho_a), "rate"))
-    result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
-    return [*result, *moments.observables()]
-
-
-def rate_definitions(
-    dM: dict[str, sp.Expr], dQ: dict[str, sp.Expr], algorithm: SGD | GradientFlow
-) -> list[Definition]:
-    """Rates of M and Q of free rows, or on the sphere."""
-    j, l, r = x.j, x.l, x.r  # noqa: E741
-    result = []
-    if algorithm.on_sphere:
-        result.append(define(x.Phi[j, l], dQ, "intermediate"))
-        dQ = {"free": x.Phi[j, l], "sphere": ON_SPHERE[x.Q]}
-        dM = {**dM, "sphere": ON_SPHERE[x.M]}
-    return [*result, define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
