@@ -195,11 +195,10 @@ def check_widths(model: Model, start: Overlaps) -> None:
             raise ShapeMismatch(
                 f"start has {name} width {width}, the model declares {network.width}"
             )
-    blocks = None if model.spectrum is None else model.spectrum.blocks
-    if start.blocks != blocks:
+    if start.blocks != model.blocks:
         wanted = (
-            f"a leading axis of {blocks} blocks, those of {model.spectrum}"
-            if blocks
+            f"a leading axis of {model.blocks} blocks, those of {model.spectrum}"
+            if model.blocks
             else "no axis of blocks: the inputs of this model have no spectrum"
         )
         raise ShapeMismatch(f"M has shape {start.M.shape}, expected {wanted}")

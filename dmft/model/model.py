@@ -98,6 +98,11 @@ class Model:
         return None if isinstance(self.inputs, GaussianMixture) else self.inputs
 
     @property
+    def blocks(self) -> int | None:
+        """Number of blocks of overlaps; None where inputs are isotropic within clusters."""
+        return None if self.spectrum is None else self.spectrum.blocks
+
+    @property
     def matched(self) -> bool:
         """Whether student and teacher share the activation, so that fields form one basis."""
         teacher = self.teacher

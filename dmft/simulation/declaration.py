@@ -224,9 +224,8 @@ def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
     """Refuse a start with other widths than the model, or off the sphere."""
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
-    blocks = None if model.spectrum is None else model.spectrum.blocks
-    if start.blocks != blocks:
-        raise ShapeMismatch(f"M has shape {start.M.shape}, expected {blocks or 'no'} blocks first")
+    if start.blocks != model.blocks:
+        raise ShapeMismatch(f"M is {start.M.shape}, expected {model.blocks or 'no'} blocks first")
     widths = (model.student.width, model.teacher.width)
     for width, given in zip(widths, (start.p, start.k), strict=True):
         if width.is_Integer and int(width) != given:
