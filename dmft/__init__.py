@@ -63,6 +63,7 @@ PUBLIC = {
     "SequenceTarget": "dmft.model",
     "SharpnessAware": "dmft.model",
     "UpdateField": "dmft.model",
+    "UpdateRule": "dmft.model",
     "Stage": "dmft.workflow.solving.stages",
     "Status": "dmft.names",
     "Sweep": "dmft.analysis.sweeps.sweep",

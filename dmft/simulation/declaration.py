@@ -23,22 +23,17 @@ from dmft.model import (
     Model,
     MultiIndex,
     Overlaps,
-    Repeat,
-    Repetition,
     as_count,
 )
 from dmft.model.algorithm import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
+from dmft.model.rule import update_of
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.simulation.clock import TIME, Clock, Schedule
 from dmft.simulation.steps.optimiser import pace
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
-
-# Kinds of repetition in compiled code: gradients at displaced fields, displaced by a fixed length,
-# several passes over one batch.
-DISPLACED, NORMALISED, REPEATED = range(3)
 
 Compiled = Callable[..., float]
 # Number of the cluster of a sample, from 0.
@@ -82,8 +77,10 @@ class Experiment:
     numbers: Mapping[str, float] = field(default_factory=dict)
     # None for a rule of a user's own, which stands in the place of the student's slope.
     loss: sp.Expr | None = NAMED["squared"]
-    # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
-    repeat: tuple[float, ...] = ()
+    # The update of a sample and its numbers, and passes over each batch; None for one gradient.
+    update: Callable[..., None] | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    passes: int = 1
     inputs: GaussianMixture | None = None
     # What the learning rate follows, and its values at all steps of a run.
     schedule: Schedule | None = None
@@ -201,7 +198,9 @@ def declare_experiment(
         readout_rate=readout_rate,
         numbers=filler.numbers(algorithm),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
-        repeat=filler.repeat(algorithm.repeat),
+        update=None if isinstance(algorithm, UpdateField) else update_of(algorithm.rule),
+        scalars=filler.scalars(algorithm),
+        passes=algorithm.rule.passes,
         inputs=model.inputs,
         schedule=schedule,
     )
@@ -288,18 +287,15 @@ class Filler:
             raise BadParameter(f"learning_rate = {value:g} must be positive")
         return value, None
 
-    def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:
-        """What the repeated kernels take: kind, signed displacement, passes."""
-        if repetition is None:
-            return ()
-        if isinstance(repetition, Repeat):
-            return (float(REPEATED), 0.0, float(repetition.times))
-        self.known.add("rho")
-        rho = self.scalar(repetition.rho, "rho")
-        if rho <= 0.0:
-            raise BadParameter(f"rho = {rho:g} must be positive")
-        kind = NORMALISED if repetition.normalised else DISPLACED
-        return (float(kind), repetition.sign * rho, 1.0)
+    def scalars(self, algorithm: SGD) -> dict[str, float]:
+        """The update's own numbers, by name."""
+        found = {}
+        for name, value in algorithm.rule.scalars.items():
+            self.known.add(name)
+            found[name] = self.scalar(value, name)
+        if found.get("rho", 1.0) <= 0.0:
+            raise BadParameter(f"rho = {found['rho']:g} must be positive")
+        return found
 
     def batch(self, size: int | sp.Expr, dim: int) -> int:
         """Batch size as an integer: of an expression in d the nearest one."""

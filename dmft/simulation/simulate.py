@@ -150,10 +150,11 @@ def simulate(
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
     experiment = declare_experiment(model, algorithm, dim, start, parameters)
-    if method == "overlaps" and experiment.repeat and experiment.batch_size > 1:
+    if method == "overlaps" and experiment.update and experiment.batch_size > 1:
         raise BadParameter(
             f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
-            'the chain of overlaps does not keep: take method="weights", or batch_size=1'
+            "the chain of overlaps does not keep, and other updates of its own are of one sample: "
+            'take method="weights", or batch_size=1'
         )
     if method == "overlaps":
         refuse(algorithm, "chain")
@@ -297,7 +298,9 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
         **({} if experiment.inputs is None else {"inputs": repr(experiment.inputs)}),
-        **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
+        **({"update": experiment.update.__name__} if experiment.update else {}),
+        **({"scalars": dict(experiment.scalars)} if experiment.scalars else {}),
+        **({"passes": experiment.passes} if experiment.passes > 1 else {}),
         **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
         **extra,
     }

@@ -53,7 +53,7 @@ def weights_runner(
     constants = Constants(P, experiment, rule, watch, generator)
 
     state = (W, W_star, Q, M, G, push)
-    advance = constants.advance(advance_weights, "advance_repeated_weights", state)
+    advance = constants.advance(advance_weights, "advance_general_weights", state)
 
     def overlaps() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         measure(W, W_star, Q, M)

@@ -88,9 +88,10 @@ def declare_sequence(
     """Fill in every symbol; refuse what cannot be simulated."""
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"sequence models are simulated under dmft.SGD, got {algorithm!r}")
-    if algorithm.loss == "correlation" or algorithm.repeat or algorithm.trains_readout:
+    if algorithm.loss == "correlation" or not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
-            'sequence models have loss="squared" or "frobenius", no repeat and no readout'
+            'sequence models have loss="squared" or "frobenius", no repeat, no update of one\'s '
+            "own and no readout"
         )
     refuse(algorithm, "sequence")
     dim = as_count(dim, "dim")
