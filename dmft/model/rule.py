@@ -79,7 +79,7 @@ def at_use(named: Named, what: str) -> Callable[..., Any]:
     """
     if not isinstance(named, str):
         # A function of the class, which would take the record for its first argument.
-        return getattr(named, "__func__", named)  # type: ignore[no-any-return]
+        return getattr(named, "__func__", named)
     module, _, function = named.partition(":")
     try:
         found: Callable[..., Any] = getattr(import_module(module), function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +30,7 @@ from dmft.model.algorithm import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 from dmft.model.rule import update_of
 from dmft.model.update import OUTPUT, UpdateField
-from dmft.simulation.clock import TIME, Clock, Schedule
+from dmft.simulation.clock import RISK, TIME, Clock, Schedule
 from dmft.simulation.steps.optimiser import pace
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
@@ -134,6 +135,11 @@ class Experiment:
     def time_of_rate(self) -> float:
         """Time of one step over its learning rate."""
         return pace(self.numbers) / (self.p * self.dim)
+
+    @property
+    def follows_risk(self) -> bool:
+        """Whether the learning rate does."""
+        return self.schedule is not None and self.schedule.reads_risk
 
     def clock(self, t_max: float) -> Clock:
         """Times of the steps up to `t_max`."""
@@ -255,21 +261,17 @@ class Filler:
         return found
 
     def schedule(self) -> Schedule | None:
-        """What stands for the learning rate where that is an expression in the time."""
+        """What stands for the learning rate where that is an expression in time or risk."""
         given = self.values.get("learning_rate")
         if not isinstance(given, sp.Expr) or "t" in self.values:
             return None
         names = {s.name: s for s in given.free_symbols}
-        if "risk" in names and "risk" not in self.values:
-            raise BadParameter(
-                f"learning_rate = {given} follows the risk, which no step of simulate knows: give "
-                "an expression in sympy.Symbol('t'); dmft.solve follows both"
-            )
-        if "t" not in names:
+        own = {s.name: s for s in (TIME, RISK) if s.name not in self.values}
+        if not own.keys() & names.keys():
             return None
-        own = names.pop("t")
+        followed = {names.pop(n): s for n, s in own.items() if n in names}
         numbers = {s: sp.Float(self.symbol(s, "learning_rate"), 17) for s in names.values()}
-        return Schedule(given.xreplace({own: TIME, **numbers}))
+        return Schedule(given.xreplace({**followed, **numbers}))
 
     def rate(self, declared: sp.Expr) -> tuple[float, Schedule | None]:
         """The learning rate, that of the first step where a schedule is followed.
@@ -280,8 +282,8 @@ class Filler:
             Where it is not positive.
         """
         schedule = self.schedule()
-        if schedule is not None:
-            return schedule.at(0.0), schedule
+        if schedule is not None:  # where it follows the risk, each run tells its first rate
+            return (math.nan if schedule.reads_risk else schedule.at(0.0)), schedule
         value = self.scalar(declared, "learning_rate")
         if value <= 0.0:
             raise BadParameter(f"learning_rate = {value:g} must be positive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,12 +24,14 @@ from dmft.model import (
     random_overlaps,
 )
 from dmft.model.algorithm import refuse
+from dmft.model.loss import NAMED
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
+from dmft.simulation.following import FollowingMarch, at_own_rates, times_to_save
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risk import Rule
@@ -40,6 +43,7 @@ from dmft.simulation.steps.optimiser import pace
 from dmft.simulation.target_rule import quadrature_risk, rule_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
 from dmft.solvers.jobs import Job
+from dmft.solvers.solution import ABOVE, COUNTED
 from dmft.special.streams import as_seeds, random_stream
 
 # Streams of one seed: the start, then the steps of either method.
@@ -109,8 +113,9 @@ def simulate(
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
-        in ``sympy.Symbol("t")`` as ``learning_rate=`` is followed: each step takes its value at
-        the time t of its start.
+        in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")`` as ``learning_rate=`` is followed:
+        each step takes its value at the time and the risk of its start. With the risk each run
+        has steps of its own, whose mean number `steps` gives.
 
     Returns
     -------
@@ -160,9 +165,7 @@ def simulate(
         refuse(algorithm, "chain")
     _check_dimension(experiment, start)
     check_time(t_max)
-    clock = experiment.clock(t_max)
-    experiment = replace(experiment, step_rates=clock.rates)
-    grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
+    experiment, clock, grid, total = _timed(experiment, t_max, save_at)
     P = np.eye(experiment.k) if start is None else start.P
     rule = rule_of(experiment, P)
     plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
@@ -170,6 +173,17 @@ def simulate(
         lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
+
+
+def _timed(
+    experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
+) -> tuple[Experiment, Clock | None, NDArray[Any], float]:
+    """Steps that are saved and their number; times where each run has a clock of its own."""
+    if experiment.follows_risk:
+        return experiment, None, times_to_save(t_max, save_at), float(t_max)
+    clock = experiment.clock(t_max)
+    experiment = replace(experiment, step_rates=clock.rates)
+    return experiment, clock, save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
 
 
 @dataclass(frozen=True)
@@ -180,9 +194,10 @@ class _Plan:
     experiment: Experiment
     start: Overlaps | None
     method: Method
-    clock: Clock
-    grid: NDArray[np.int64]
-    total: int
+    # Of all runs; None where each has its own, then of times in place of steps.
+    clock: Clock | None
+    grid: NDArray[Any]
+    total: float
     first_passage: FirstPassage | None
     rule: Rule
 
@@ -191,9 +206,9 @@ class _Plan:
         """Whether a first passage ends a run."""
         return self.first_passage is not None and self.first_passage.stop
 
-    def runner(self, seed: int) -> Runner:
+    def runner(self, seed: int, e: Experiment) -> Runner:
         """A run of this seed at its start."""
-        e, chain = self.experiment, self.method == "overlaps"
+        chain = self.method == "overlaps"
         draw = random_stream(seed, START_STREAM)
         steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
         if chain:
@@ -208,6 +223,24 @@ class _Plan:
             W, W_star = weights_with_overlaps(self.start, e.dim, draw)
         watch = self.watch(*(x @ y.T / e.dim for x, y in ((W, W), (W, W_star), (W_star, W_star))))
         return weights_runner(e, (W, W_star), self.rule, watch, steps)
+
+    def march(self, seed: int, job: Job) -> tuple[March | FollowingMarch, Runner]:
+        """Progress of a run from its start, and the run."""
+        e = self.experiment
+        if e.schedule is None or not e.follows_risk:
+            runner = self.runner(seed, e)
+            return March(runner, job, self.stops), runner
+        own, rate = at_own_rates(e)
+        runner = self.runner(seed, own)
+        return FollowingMarch(
+            runner, job, self.stops, e.schedule, e.time_of_rate, rate, lambda: self.risk(runner)
+        ), runner
+
+    def risk(self, runner: Runner) -> float:
+        """Population risk of a run where it is."""
+        Q, M, readout = runner.overlaps()
+        here = replace(self.experiment, readout=readout)
+        return quadrature_risk(here, Q, M, runner.P, self.rule)
 
     def watch(
         self, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
@@ -227,20 +260,20 @@ def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
     readout = np.full((points, e.p), np.nan)
     risk = np.full(points, np.nan)
     if job.cancelled():
-        return SeedRun(Q, M, readout, risk, Status.INTERRUPTED, 0, None)
-    runner = plan.runner(seed)
-    march = March(runner, job, plan.stops)
+        return SeedRun(Q, M, readout, risk, Status.INTERRUPTED, 0, None, np.zeros(points))
+    march, runner = plan.march(seed, job)
+    steps = np.zeros(points)
     for i, target in enumerate(plan.grid):
-        march.to(int(target))
+        march.to(target)
         if march.status is not Status.OK:
             break
         Q[i], M[i], readout[i] = runner.overlaps()
-        here = replace(e, readout=readout[i])
-        risk[i] = quadrature_risk(here, Q[i], M[i], runner.P, plan.rule)
+        risk[i], steps[i] = plan.risk(runner), march.step
     # What is watched for may happen after the last saved time.
     if march.status is Status.OK and plan.first_passage is not None:
         march.to(plan.total)
-    return SeedRun(Q, M, readout, risk, march.status, march.step, march.passage)
+    clock = getattr(march, "clock", None)
+    return SeedRun(Q, M, readout, risk, march.status, march.step, march.passage, steps, clock)
 
 
 def _assemble(
@@ -264,13 +297,17 @@ def _assemble(
         "watched": None if plan.first_passage is None else asdict(plan.first_passage),
         "version": VERSION,
     }
+    if e.loss == NAMED["squared"]:
+        provenance[ABOVE] = e.label_noise / 2
     if e.schedule is not None:  # no constant unit
-        provenance |= {"time_step_times_dim": None, "steps_at_saved_times": plan.grid.tolist()}
+        counted = [r.steps_saved for r in runs if r.status in COUNTED] or [plan.grid * math.nan]
+        steps = plan.grid if plan.clock else np.mean(counted, axis=0)
+        provenance |= {"time_step_times_dim": None, "steps_at_saved_times": steps.tolist()}
     return Ensemble(
-        t=plan.clock.at(plan.grid),
+        t=plan.clock.at(plan.grid) if plan.clock else plan.grid,
         **found,
         dim=e.dim,
-        first_passage=None if plan.first_passage is None else passages(runs, plan.clock.at),
+        first_passage=None if plan.first_passage is None else passages(runs, plan.clock),
         provenance=_described(e, provenance),
         constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
     )
@@ -289,7 +326,7 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         "teacher": str(experiment.teacher.expr),
         "readout": experiment.readout.tolist(),
         "teacher_readout": experiment.teacher_readout.tolist(),
-        "learning_rate": experiment.learning_rate,
+        "learning_rate": None if experiment.follows_risk else experiment.learning_rate,
         "label_noise": experiment.label_noise,
         "batch_size": experiment.batch_size,
         "constraint": CONSTRAINTS[experiment.constraint] or "none",

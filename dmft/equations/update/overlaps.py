@@ -220,11 +220,12 @@ class Moments:
             mean = self.over(lambda c: self.average(c, c.program.measures[name], expectation))  # noqa: B023
             of_neuron = mean.xreplace({x.j: x.u})
             found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
-        if getattr(self.algorithm, "loss", None) not in (None, "squared"):
+        given = getattr(self.algorithm, "loss", None)
+        if given not in (None, "squared"):
             output = x.output_pass[0]
             if output not in self.program.table:
                 output = students_at(x.h, self.model.student.activation)
-            loss = loss_expr(self.algorithm.loss)
+            loss = loss_expr(given)
             value = loss.xreplace({PREDICTION: output, LABEL: x.label})
             found[x.loss] = self.over(lambda c: self.average(c, value, expectation))
         return [define(s, {s.name: value}, "observable") for s, value in found.items()]

@@ -7,7 +7,6 @@ from typing import cast
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At
 from dmft.equations.update.program import Program, Writer
 from dmft.errors import BadParameter
 from dmft.model import SGD, Lookahead, Repeat, SharpnessAware
@@ -31,7 +30,7 @@ def repeated(writer: Writer) -> Program:
     for number in range(repeat.times):
         error = writer.gradient(fields, number, x.psi_pass[number])
         if number + 1 < repeat.times:
-            writer.readout += error * At(writer.sigma, fields[x.j])
+            writer.readout += writer.along(error, fields)
             moved = fields[x.j] + step * x.psi_pass[number][x.j]
             fields = x.h_pass[number + 1]
             writer.add(fields[x.j], moved=moved)

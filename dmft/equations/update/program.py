@@ -171,6 +171,8 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
     ------
     BadParameter
     """
+    if not algorithm.is_plain:
+        raise BadParameter(f"{what} are derived for plain SGD and its flow, got {algorithm.rule!r}")
     if not is_linear(algorithm):
         raise BadParameter(
             f"{what} are derived for losses that are quadratic in f and y, got loss = "
@@ -262,9 +264,13 @@ class Writer:
             raise BadParameter(f"{self.rule!r} has no scalar {name!r}")
         return x.scalar(name)
 
+    def along(self, error: sp.Expr, fields: sp.IndexedBase) -> sp.Expr:
+        """What an error at some fields moves a trained readout along, at neuron j."""
+        return error * At(self.sigma, fields[x.j])
+
     def whole(self, error: sp.Expr, fields: sp.IndexedBase) -> Program:
         """The program whose psi is a gradient: its error and the fields where it was taken."""
-        readout = self.readout + error * At(self.sigma, fields[x.j])
+        readout = self.readout + self.along(error, fields)
         closes = fields == x.h and not self.readout
         return Program(tuple(self.done), self.label, error, self.parts, readout, closes)
 

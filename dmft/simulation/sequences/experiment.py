@@ -97,6 +97,11 @@ def declare_sequence(
     dim = as_count(dim, "dim")
     filler = Filler(parameters, dim)
     rate, schedule = filler.rate(algorithm.learning_rate)
+    if schedule is not None and schedule.reads_risk:
+        raise BadParameter(
+            f"learning_rate = {schedule.expr} follows the risk, which simulated steps of sequence "
+            "models do not know: give an expression in sympy.Symbol('t'); dmft.solve follows both"
+        )
     noise = filler.scalar(model.label_noise, "label_noise")
     if noise < 0.0:
         raise BadParameter(f"label_noise = {noise:g} must be non-negative")
