@@ -64,6 +64,7 @@ PUBLIC = {
     "SharpnessAware": "dmft.model",
     "UpdateField": "dmft.model",
     "Spectrum": "dmft.model",
+    "UpdateRule": "dmft.model",
     "Stage": "dmft.workflow.solving.stages",
     "Status": "dmft.names",
     "Sweep": "dmft.analysis.sweeps.sweep",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from dmft.cli.declared import optimiser_numbers
+
 
 @dataclass(frozen=True)
 class Key:
@@ -69,7 +71,7 @@ SCHEMA: dict[str, Table] = {
         {"label_noise": Key("scalar", "variance of the label noise; 0 by default")},
     ),
     "algorithm": Table(
-        "how the student learns; numbers of the optimiser have their names in dmft.SGD",
+        "how the student learns",
         {
             "kind": Key(
                 "choice",
@@ -121,6 +123,16 @@ SCHEMA: dict[str, Table] = {
                 ("sphere", "sphere-gradient"),
                 only=("sgd", "gradient-flow", "gradient-descent"),
             ),
+            "repeat": Key(
+                "repeat",
+                'what a step does with its sample: {kind = "lookahead", rho}, {kind = '
+                '"sharpness-aware", rho, normalised} or {kind = "passes", times}',
+                only=("sgd",),
+            ),
+            **{
+                name: Key("scalar", text, only=only)
+                for name, (text, only) in optimiser_numbers().items()
+            },
         },
     ),
     "start": Table(

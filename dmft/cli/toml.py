@@ -30,7 +30,7 @@ from dmft.model import (
     Overlaps,
     random_overlaps,
 )
-from dmft.model.algorithm import OPTIMISER, numbers_of
+from dmft.model.algorithm import numbers_of
 
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
@@ -220,7 +220,8 @@ class _Reader:
         if isinstance(read.algorithm, SGD):
             used |= read.algorithm.learning_rate.free_symbols
             used |= read.algorithm.readout_rate.free_symbols
-            used |= {s for value in numbers_of(read.algorithm).values() for s in value.free_symbols}
+            rest = (*numbers_of(read.algorithm).values(), *read.algorithm.rule.scalars.values())
+            used |= {s for value in rest for s in value.free_symbols}
         elif isinstance(read.algorithm, GradientDescent):
             scalars = ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
             for name in (*scalars, "temperature"):
@@ -278,7 +279,7 @@ class _Reader:
         return Axis(keys["name"], keys["from"], keys["to"], keys["points"], scale)
 
     def _keys(self, table: str) -> dict[str, Any]:
-        known = _known(table)
+        known = SCHEMA[table].keys
         keys = self._entries(self.raw[table], known, f"[{table}]")
         kind = keys.get("kind")
         for name in keys:
@@ -310,16 +311,6 @@ class _Reader:
 
 def _committee(keys: Mapping[str, Any]) -> Committee:
     return Committee(keys["activation"], keys["width"], keys.get("readout"), field=FIELD)
-
-
-def _known(table: str) -> dict[str, Key]:
-    """Keys of a table, with the numbers of the optimisers that their declarations know."""
-    keys = dict(SCHEMA[table].keys)
-    if table == "algorithm":
-        for name, number in OPTIMISER.items():
-            only = tuple(kind for kind, declared in ALGORITHMS.items() if hasattr(declared, name))
-            keys[name] = Key("scalar", number.what, only=only)
-    return keys
 
 
 def _algorithm(keys: Mapping[str, Any]) -> SGD | GradientFlow | GradientDescent:

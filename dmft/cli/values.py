@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import sympy as sp
 from dmft.cli.expression import check_name, parse_expression
 from dmft.cli.file import printable
 from dmft.cli.schema import Key
-from dmft.errors import ExpressionRefused
-from dmft.model import FIELD
+from dmft.errors import BadParameter, ExpressionRefused
+from dmft.model import FIELD, Lookahead, Repeat, SharpnessAware, UpdateRule
 from dmft.model.loss import NAMED
 
 # A width, a number of seeds or a dimension beyond this is a slip of the keyboard.
@@ -22,6 +23,10 @@ MAX_POINTS = 10**6
 # Losses by name; others are formulas.
 LOSSES = tuple(NAMED)
 LOSS_WORDS = {"f": "output", "y": "label"}
+# Values of `repeat` by their `kind`.
+REPETITIONS: Mapping[str, Any] = {
+    "lookahead": Lookahead, "sharpness-aware": SharpnessAware, "passes": Repeat,
+}  # fmt: skip
 # Characters of a value that are shown.
 SHOWN = 60
 # Beyond this a float is on its way to infinity.
@@ -64,6 +69,7 @@ class Values:
             "target": self.target,
             "names": self.names,
             "loss": self.loss,
+            "repeat": self.repeat,
             "width": self.width,
             "scalar": self.scalar,
             "scalars": self.scalars,
@@ -79,6 +85,32 @@ class Values:
             "text": lambda v, w: self.typed(v, w, str, "text in quotes"),
             "name": self.name,
         }
+
+    def repeat(self, value: Any, where: str) -> UpdateRule:
+        """Return what a step does with its sample beyond one gradient, {kind = ..., numbers}."""
+        keys = dict(value) if isinstance(value, dict) else {}
+        kind = keys.pop("kind", None)
+        if kind not in REPETITIONS:
+            kinds = ", ".join(f'"{k}"' for k in REPETITIONS)
+            raise self.refusal(
+                where, f"must be a table {{kind = ..., ...}} with a kind of {kinds}, got "
+                f"{shown(value)}"
+            )  # fmt: skip
+        declared, read = REPETITIONS[kind], {}
+        known = {field.name: field for field in fields(declared)}
+        for name, given in keys.items():
+            if name not in known:
+                reason = f"the kind {kind} has {', '.join(known)}, not {name}"
+                raise self.refusal(where, reason)
+            plain = isinstance(given, bool | int) and name != "rho"
+            read[name] = given if plain else self.scalar(given, f"{where} {name}")
+        missing = [n for n, f in known.items() if f.default is MISSING and n not in read]
+        if missing:
+            raise self.refusal(where, f"the kind {kind} needs {missing[0]}")
+        try:
+            return declared(**read)
+        except BadParameter as error:
+            raise self.refusal(where, str(error)) from error
 
     def refusal(self, where: str, reason: str) -> ExpressionRefused:
         """Return the error to raise: file, table and key first."""

@@ -62,6 +62,7 @@ def _argument(number: int) -> sp.Symbol:
 
 def _plain(expr: sp.Expr) -> set[sp.Symbol]:
     """Symbols that are parameters, not labels of arrays or indices."""
-    entries = {e: sp.Integer(0) for e in expr.atoms(sp.Indexed)}
+    # Not zeros: a condition such as 0 <= c**2 would be decided, and c with it.
+    entries = {e: sp.Dummy(real=True) for e in expr.atoms(sp.Indexed)}
     symbols: set[sp.Symbol] = expr.xreplace(entries).free_symbols
-    return symbols
+    return symbols - set(entries.values())

@@ -162,8 +162,8 @@ def derive(
     if not isinstance(algorithm, SGD | GradientFlow):
         return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     name = region_of(algorithm, scaling)
-    if isinstance(algorithm, SGD) and algorithm.repeat is not None:
-        check_repeated(algorithm, name, dim, fluctuations)
+    if isinstance(algorithm, SGD):
+        check_repeated(model, algorithm, name, dim, fluctuations)
     if fluctuations or dim is not None:
         check_isotropic(model, "fluctuations, and maps in dim dimensions, are derived")
     if fluctuations:

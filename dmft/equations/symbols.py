@@ -90,6 +90,13 @@ psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
 stretch = sp.Symbol("stretch", positive=True)
 # Its squared length within the span of all weights less its mean: |z|^2 - rank, lambda = root z.
 dilation = sp.Symbol("stretch_inside", real=True)
+
+
+def scalar(name: str) -> sp.Symbol:
+    """Symbol of a number of an update rule (`dmft.model.UpdateRule.scalars`)."""
+    return rho if name == rho.name else sp.Symbol(name, real=True)
+
+
 OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, stretch, dilation})
 OF_A_SAMPLE |= {*error_pass, *output_pass}
 # The noise of the label at the nodes.

@@ -17,11 +17,10 @@ from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import (
     DIM_NAME,
     SGD,
-    Displaced,
     GradientFlow,
     Model,
     Overlaps,
-    Repetition,
+    UpdateRule,
 )
 from dmft.model.algorithm import OPTIMISER, numbers_of
 
@@ -74,7 +73,7 @@ def declared_parameters(
         declared["readout_rate"] = algorithm.readout_rate
     declared |= numbers_of(algorithm)
     if isinstance(algorithm, SGD) and _has_sample(algorithm):
-        declare_sample(model, algorithm.repeat, declared)
+        declare_sample(model, algorithm.rule, declared)
     if dim is not None and isinstance(algorithm, SGD):
         declared["batch_size"] = sp.sympify(algorithm.batch_size, strict=True)
     if dim is not None:
@@ -86,20 +85,22 @@ def _has_sample(algorithm: SGD) -> bool:
     """Whether averages are over the fields of one sample; the norm as a loss has sequences."""
     if algorithm.loss == "frobenius":
         return False
-    return algorithm.repeat is not None or not is_linear(algorithm)
+    return not is_linear(algorithm)
 
 
-def declare_sample(model: Model, repeat: Repetition | None, declared: dict[str, sp.Expr]) -> None:
-    """Parameters of a repetition; names of the fields of a sample may not be those of a model."""
-    names = {s.name for s in x.OF_A_SAMPLE}
+def declare_sample(model: Model, rule: UpdateRule, declared: dict[str, sp.Expr]) -> None:
+    """Parameters of an update; names of the fields of a sample may not be those of a model."""
+    names = {s.name for s in x.OF_A_SAMPLE} | set(rule.scalars)
     for symbol in model.parameters:
         if symbol.name in names:
             raise BadParameter(
                 f"the symbol {symbol} is one of the fields of a sample here; rename it, as "
                 f"{symbol}_m"
             )
-    if isinstance(repeat, Displaced):
-        declared["rho"] = repeat.rho
+    taken = sorted(set(rule.scalars) & (RESERVED | set(declared)))
+    if taken:
+        raise BadParameter(f"{rule!r}: the name of the scalar {taken[0]!r} is taken; rename it")
+    declared |= rule.scalars
     if model.label_noise.is_zero:  # no noise is averaged over: declare it to have it
         del declared["label_noise"]
 

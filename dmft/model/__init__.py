@@ -9,7 +9,8 @@ from dmft.model.mixture import GaussianMixture
 from dmft.model.model import MixtureModel, Model, check_identity, check_isotropic
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
-from dmft.model.repetition import Displaced, Lookahead, Repeat, Repetition, SharpnessAware
+from dmft.model.repetition import Lookahead, Repeat, SharpnessAware
+from dmft.model.rule import UpdateRule
 from dmft.model.update import UpdateField
 from dmft.starts import Alignment, Overlaps
 
@@ -50,7 +51,6 @@ __all__ = [
     "Alignment",
     "Attention",
     "Committee",
-    "Displaced",
     "Encoding",
     "GaussianMixture",
     "GradientDescent",
@@ -61,7 +61,6 @@ __all__ = [
     "MultiIndex",
     "Overlaps",
     "Repeat",
-    "Repetition",
     "Scaling",
     "SequenceModel",
     "SequenceNetwork",
@@ -69,6 +68,7 @@ __all__ = [
     "SharpnessAware",
     "Spectrum",
     "UpdateField",
+    "UpdateRule",
     "as_count",
     "as_encoding",
     "check_covariance",

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import sympy as sp
 
-from dmft.checks import checked, is_whole, shown
+from dmft.checks import checked, checked_or, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.loss import as_loss
-from dmft.model.repetition import Repeat, Repetition
+from dmft.model.rule import PLAIN, Named, UpdateRule
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 
@@ -126,7 +126,7 @@ def _places(algorithm: SGD | GradientFlow) -> Iterator[str]:
     """What a declaration says by itself."""
     if algorithm.on_sphere:
         yield "sphere"
-    if isinstance(algorithm, SGD) and isinstance(algorithm.repeat, Repeat):
+    if algorithm.rule.passes > 1:
         yield "repeat"
 
 
@@ -177,9 +177,24 @@ def _check_constraint(constraint: str | None) -> None:
         raise BadParameter(f"constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
 
 
-@checked
+def _check_repeat(algorithm: SGD) -> None:
+    repeat, own = algorithm.repeat, type(algorithm)
+    if repeat is None:
+        return
+    if not isinstance(repeat, UpdateRule) or isinstance(repeat, SGD | GradientFlow):
+        raise BadParameter(f"repeat = {repeat!r} says no update; {REPETITIONS}")
+    if own.written_by != PLAIN:
+        raise BadParameter(f"{own.__name__} has an update of its own: leave repeat={repeat!r} out")
+
+
+REPETITIONS = (
+    "take dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) or a record of your own"
+)
+
+
+@checked_or(repeat=REPETITIONS)
 @dataclass(frozen=True)
-class SGD:
+class SGD(UpdateRule):
     r"""One-pass stochastic gradient descent.
 
     One step is w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d), with
@@ -203,8 +218,9 @@ class SGD:
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         also takes the part of the step along w_j out before. Their differential equations agree,
         their maps do not.
-    repeat : None, Lookahead, SharpnessAware or Repeat
-        What a step does with its sample beyond one gradient; t counts samples as without.
+    repeat : None, Lookahead, SharpnessAware, Repeat or a record of your own
+        What a step does with its sample beyond one gradient; t counts samples as without. A record
+        extends `dmft.UpdateRule`, as a new algorithm may extend this class.
     readout_rate : float or sympy.Expr
         rho_a >= 0: da_j/dt = rho_a E[E sigma(h_j)]; 0 keeps the readout fixed. With `repeat` it
         moves with the error and the fields of each gradient that moves the weights.
@@ -229,11 +245,13 @@ class SGD:
     'correlation'
     """
 
+    written_by: ClassVar[Named] = PLAIN
+
     learning_rate: sp.Expr
     batch_size: int | sp.Expr = 1
     loss: str | sp.Expr = "squared"
     constraint: Constraint = None
-    repeat: Repetition | None = None
+    repeat: UpdateRule | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     momentum: sp.Expr = field(default=sp.S.Zero, kw_only=True)
@@ -246,12 +264,13 @@ class SGD:
         object.__setattr__(self, "readout_rate", readout_rate)
         object.__setattr__(self, "loss", as_loss(self.loss))
         _check_constraint(self.constraint)
-        if not (self.repeat is None or isinstance(self.repeat, Repetition)):
-            raise BadParameter(
-                "repeat must be dmft.Lookahead(rho), dmft.SharpnessAware(rho), dmft.Repeat(times) "
-                f"or None, got {self.repeat!r}"
-            )
+        _check_repeat(self)
         _check_numbers(self)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The record whose psi is used."""
+        return self.repeat or self
 
     @property
     def trains_readout(self) -> bool:
@@ -266,7 +285,7 @@ class SGD:
 
 @checked
 @dataclass(frozen=True)
-class GradientFlow:
+class GradientFlow(UpdateRule):
     """Gradient flow of the population risk: the limit gamma/p -> 0 of one-pass SGD.
 
     Parameters
@@ -281,6 +300,8 @@ class GradientFlow:
     >>> dmft.GradientFlow(constraint="sphere").constraint
     'sphere'
     """
+
+    written_by: ClassVar[Named] = PLAIN
 
     constraint: Literal["sphere"] | None = None
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)

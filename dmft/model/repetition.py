@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import sympy as sp
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
+from dmft.model.rule import Named, UpdateRule
+
+DISPLACED = "dmft.equations.update.passes:displaced"
 
 
 def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
@@ -30,7 +35,7 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
 
 @checked
 @dataclass(frozen=True)
-class Lookahead:
+class Lookahead(UpdateRule):
     r"""Gradients taken where a step on the same sample leads: extragradient.
 
     Equation    psi_j = psi^0_j(h + rho psi^0(h, y) |x|^2/d, y), psi^0_j(h, y) = a_j sigma'(h_j) E
@@ -49,11 +54,19 @@ class Lookahead:
     Lookahead(rho=0.100000000000000)
     """
 
+    written_by: ClassVar[Named] = DISPLACED
+    simulated_by: ClassVar[Named] = "dmft.simulation.steps.sample:ahead"
+
     rho: sp.Expr
 
     def __post_init__(self) -> None:
         value = _as_displacement(self.rho, "Lookahead", "SharpnessAware")
         object.__setattr__(self, "rho", value)
+
+    @property
+    def scalars(self) -> Mapping[str, sp.Expr]:
+        """The displacement."""
+        return {"rho": self.rho}
 
     @property
     def sign(self) -> int:
@@ -68,7 +81,7 @@ class Lookahead:
 
 @checked
 @dataclass(frozen=True)
-class SharpnessAware:
+class SharpnessAware(UpdateRule):
     r"""Gradients taken where the loss of the same sample is larger: sharpness-aware steps.
 
     Equation    psi_j = psi^0_j(h - rho psi^0(h, y) |x|^2/d, y); normalised:
@@ -91,6 +104,8 @@ class SharpnessAware:
     -1
     """
 
+    written_by: ClassVar[Named] = DISPLACED
+
     rho: sp.Expr
     normalised: bool = False
 
@@ -101,6 +116,16 @@ class SharpnessAware:
             raise BadParameter(f"normalised must be True or False, got {self.normalised!r}")
 
     @property
+    def simulated_by(self) -> Named:  # type: ignore[override]
+        """By which length is displaced."""
+        return f"dmft.simulation.steps.sample:{'at_radius' if self.normalised else 'back'}"
+
+    @property
+    def scalars(self) -> Mapping[str, sp.Expr]:
+        """The displacement, or the radius."""
+        return {"rho": self.rho}
+
+    @property
     def sign(self) -> int:
         """Sign of the displacement along the update."""
         return -1
@@ -108,7 +133,7 @@ class SharpnessAware:
 
 @checked
 @dataclass(frozen=True)
-class Repeat:
+class Repeat(UpdateRule):
     r"""Several whole steps on one batch before the next one is drawn.
 
     Equation    h^(i+1) = h^(i) + gamma/(p n_b) psi^0(h^(i), y) |x|^2/d,
@@ -128,6 +153,9 @@ class Repeat:
     2
     """
 
+    written_by: ClassVar[Named] = "dmft.equations.update.passes:repeated"
+    simulated_by: ClassVar[Named] = "dmft.simulation.steps.sample:gradient"
+
     times: int
 
     def __post_init__(self) -> None:
@@ -137,6 +165,7 @@ class Repeat:
             raise BadParameter(f"times must be an integer >= 1, got {times!r}")
         object.__setattr__(self, "times", int(times))
 
-
-Displaced = (Lookahead, SharpnessAware)
-Repetition = Lookahead | SharpnessAware | Repeat
+    @property
+    def passes(self) -> int:
+        """As many as declared."""
+        return self.times

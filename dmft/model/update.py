@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import sympy as sp
 
@@ -12,6 +12,7 @@ from dmft.checks import checked, shown
 from dmft.errors import BadParameter
 from dmft.model.algorithm import OPTIMISER, SGD
 from dmft.model.network import FIELD
+from dmft.model.rule import Named
 
 # The student's output in a rule, and the derivative of its activation at h.
 OUTPUT, SLOPE = sp.symbols("f slope", real=True)
@@ -70,6 +71,8 @@ class UpdateField(SGD):
     >>> round(float(rates["M"][0, 0]), 12)  # E[sign(h*) h*]
     0.797884560803
     """
+
+    written_by: ClassVar[Named] = "dmft.equations.update.own:rule"
 
     psi: sp.Expr = sp.S.Zero
     fields: tuple[sp.Symbol, ...] = ()

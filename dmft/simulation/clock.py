@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
 
-TIME = sp.Symbol("t", real=True)
+TIME, RISK = sp.symbols("t risk", real=True)
 # Steps of a schedule, whose rates are all kept.
 MOST_SCHEDULED = 5_000_000
 
@@ -50,23 +50,28 @@ class Clock:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate, an expression in `TIME`; each step takes its value at the step's start."""
+    """A learning rate as an expression in `TIME` and `RISK`, those at the start of a step."""
 
     expr: sp.Expr
 
-    def at(self, t: float) -> float:
-        """Rate at one time.
+    @property
+    def reads_risk(self) -> bool:
+        """Whether it follows the risk, so that each run has steps of its own."""
+        return bool(self.expr.has(RISK))
+
+    def at(self, t: float, risk: float = math.nan) -> float:
+        """Rate at one time, and at a risk where it follows that.
 
         Raises
         ------
         BadParameter
             Where it is not positive.
         """
-        return self._checked(self._function()(t, np.empty(0)), t)
+        return self._checked(self.rate(t, np.array([risk])), t)
 
     def clock(self, unit: float, t_max: float) -> Clock:
         """Times of the steps up to the first past `t_max`; each takes `unit` times its rate."""
-        rate, nothing = self._function(), np.empty(0)
+        rate, nothing = self.rate, np.full(1, math.nan)
         t, times, rates = 0.0, [0.0], []
         while t < t_max:
             rates.append(self._checked(rate(t, nothing), t))
@@ -79,8 +84,10 @@ class Schedule:
                 )
         return Clock(unit * rates[0], np.array(times), np.array(rates))
 
-    def _function(self) -> Any:
-        return scalar_function(self.expr, TIME, [])
+    @property
+    def rate(self) -> Any:
+        """Compiled ``rate(t, [risk])``."""
+        return scalar_function(self.expr, TIME, [RISK])
 
     def _checked(self, value: float, t: float) -> float:
         if not (math.isfinite(value) and value > 0.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,24 +24,19 @@ from dmft.model import (
     Model,
     MultiIndex,
     Overlaps,
-    Repeat,
-    Repetition,
     Spectrum,
     as_count,
     check_isotropic,
 )
 from dmft.model.algorithm import OPTIMISER
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
+from dmft.model.rule import update_of
 from dmft.model.update import OUTPUT, UpdateField
-from dmft.simulation.clock import TIME, Clock, Schedule
+from dmft.simulation.clock import RISK, TIME, Clock, Schedule
 from dmft.simulation.steps.optimiser import pace
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
-
-# Kinds of repetition in compiled code: gradients at displaced fields, displaced by a fixed length,
-# several passes over one batch.
-DISPLACED, NORMALISED, REPEATED = range(3)
 
 Compiled = Callable[..., float]
 # Number of the cluster of a sample, from 0.
@@ -84,8 +80,10 @@ class Experiment:
     numbers: Mapping[str, float] = field(default_factory=dict)
     # None for a rule of a user's own, which stands in the place of the student's slope.
     loss: sp.Expr | None = NAMED["squared"]
-    # [kind, displacement, passes] of `repeated_kernels`; empty where a sample is used once.
-    repeat: tuple[float, ...] = ()
+    # The update of a sample and its numbers, and passes over each batch; None for one gradient.
+    update: Callable[..., None] | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    passes: int = 1
     inputs: GaussianMixture | None = None
     spectrum: Spectrum | None = None
     # What the learning rate follows, and its values at all steps of a run.
@@ -145,6 +143,11 @@ class Experiment:
     def time_of_rate(self) -> float:
         """Time of one step over its learning rate."""
         return pace(self.numbers) / (self.p * self.dim)
+
+    @property
+    def follows_risk(self) -> bool:
+        """Whether the learning rate does."""
+        return self.schedule is not None and self.schedule.reads_risk
 
     def clock(self, t_max: float) -> Clock:
         """Times of the steps up to `t_max`."""
@@ -211,7 +214,9 @@ def declare_experiment(
         readout_rate=readout_rate,
         numbers=filler.numbers(algorithm),
         loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
-        repeat=filler.repeat(algorithm.repeat),
+        update=None if isinstance(algorithm, UpdateField) else update_of(algorithm.rule),
+        scalars=filler.scalars(algorithm),
+        passes=algorithm.rule.passes,
         inputs=model.clusters,
         spectrum=model.spectrum,
         schedule=schedule,
@@ -271,21 +276,17 @@ class Filler:
         return found
 
     def schedule(self) -> Schedule | None:
-        """What stands for the learning rate where that is an expression in the time."""
+        """What stands for the learning rate where that is an expression in time or risk."""
         given = self.values.get("learning_rate")
         if not isinstance(given, sp.Expr) or "t" in self.values:
             return None
         names = {s.name: s for s in given.free_symbols}
-        if "risk" in names and "risk" not in self.values:
-            raise BadParameter(
-                f"learning_rate = {given} follows the risk, which no step of simulate knows: give "
-                "an expression in sympy.Symbol('t'); dmft.solve follows both"
-            )
-        if "t" not in names:
+        own = {s.name: s for s in (TIME, RISK) if s.name not in self.values}
+        if not own.keys() & names.keys():
             return None
-        own = names.pop("t")
+        followed = {names.pop(n): s for n, s in own.items() if n in names}
         numbers = {s: sp.Float(self.symbol(s, "learning_rate"), 17) for s in names.values()}
-        return Schedule(given.xreplace({own: TIME, **numbers}))
+        return Schedule(given.xreplace({**followed, **numbers}))
 
     def rate(self, declared: sp.Expr) -> tuple[float, Schedule | None]:
         """The learning rate, that of the first step where a schedule is followed.
@@ -296,25 +297,22 @@ class Filler:
             Where it is not positive.
         """
         schedule = self.schedule()
-        if schedule is not None:
-            return schedule.at(0.0), schedule
+        if schedule is not None:  # where it follows the risk, each run tells its first rate
+            return (math.nan if schedule.reads_risk else schedule.at(0.0)), schedule
         value = self.scalar(declared, "learning_rate")
         if value <= 0.0:
             raise BadParameter(f"learning_rate = {value:g} must be positive")
         return value, None
 
-    def repeat(self, repetition: Repetition | None) -> tuple[float, ...]:
-        """What the repeated kernels take: kind, signed displacement, passes."""
-        if repetition is None:
-            return ()
-        if isinstance(repetition, Repeat):
-            return (float(REPEATED), 0.0, float(repetition.times))
-        self.known.add("rho")
-        rho = self.scalar(repetition.rho, "rho")
-        if rho <= 0.0:
-            raise BadParameter(f"rho = {rho:g} must be positive")
-        kind = NORMALISED if repetition.normalised else DISPLACED
-        return (float(kind), repetition.sign * rho, 1.0)
+    def scalars(self, algorithm: SGD) -> dict[str, float]:
+        """The update's own numbers, by name."""
+        found = {}
+        for name, value in algorithm.rule.scalars.items():
+            self.known.add(name)
+            found[name] = self.scalar(value, name)
+        if found.get("rho", 1.0) <= 0.0:
+            raise BadParameter(f"rho = {found['rho']:g} must be positive")
+        return found
 
     def batch(self, size: int | sp.Expr, dim: int) -> int:
         """Batch size as an integer: of an expression in d the nearest one."""

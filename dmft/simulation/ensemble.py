@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft import netcdf
 from dmft.names import BLOCKS, Status
+from dmft.simulation.clock import Clock
 from dmft.simulation.passage import PassageTimes
 from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
 from dmft.solvers.trajectory import constant_variables
@@ -180,6 +181,9 @@ class SeedRun:
     # Steps done; and the step of the first passage, or None.
     steps: int
     passage: int | None
+    # Steps done at each saved time; and times of steps, where they are this run's own.
+    steps_saved: Array
+    clock: Clock | None = None
 
 
 def averaged(
@@ -200,10 +204,15 @@ def averaged(
     }
 
 
-def passages(runs: Sequence[Any], time_of: Callable[[int], Array]) -> PassageTimes:
-    """First passages of runs that say how many `steps` they took, and at which they passed."""
-    times = [math.nan if r.passage is None else float(time_of(r.passage)) for r in runs]
-    return PassageTimes(np.array(times), np.array([float(time_of(r.steps)) for r in runs]))
+def passages(runs: Sequence[Any], clock: Clock | None) -> PassageTimes:
+    """First passages of runs that say how many `steps` they took, and at which they passed.
+
+    Each by its own clock where there is none of all.
+    """
+    clocks = [clock or r.clock or Clock(0.0) for r in runs]
+    pairs = list(zip(runs, clocks, strict=True))
+    times = [math.nan if r.passage is None else float(c.at(r.passage)) for r, c in pairs]
+    return PassageTimes(np.array(times), np.array([float(c.at(r.steps)) for r, c in pairs]))
 
 
 def moments(
@@ -227,7 +236,8 @@ def overall_status(seeds: Sequence[int], seed_status: Sequence[Status]) -> tuple
     groups: dict[Status, list[int]] = {}
     for seed, ended in zip(seeds, seed_status, strict=True):
         groups.setdefault(ended, []).append(seed)
-    order = (Status.INTERRUPTED, Status.NONFINITE, Status.DIVERGED, Status.EVENT, Status.OK)
+    failed = (Status.INTERRUPTED, Status.NONFINITE, Status.DIVERGED, Status.MAX_STEPS)
+    order = (*failed, Status.EVENT, Status.OK)
     status = next(s for s in order if s in groups)
     parts = []
     for s in order:

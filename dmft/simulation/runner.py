@@ -58,7 +58,8 @@ class Constants:
         e = self.experiment
         rates = self.rates(first, steps)
         fields = e.teacher.fields
-        counts = np.array([steps, first, e.batch_size, e.constraint, e.dim, fields], dtype=np.int64)
+        each = (e.batch_size, e.constraint, e.dim, fields, e.passes)
+        counts = np.array([steps, first, *each], dtype=np.int64)
         own = e.student.parameters.copy()
         label = own if e.rule else np.zeros(1)
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
@@ -80,18 +81,21 @@ class Constants:
             found[:, place] = values
         return found
 
-    def advance(self, once: Any, again: str, state: Sequence[Any]) -> Advance:
+    def advance(self, once: Any, general: str, state: Sequence[Any]) -> Advance:
         """Steps by a compiled function of the state.
 
-        `again` names the function of `dmft.simulation.steps.repeated` that uses each sample more
-        than once; it is compiled at its first use.
+        `general` names the function of `dmft.simulation.steps.general` whose update of a sample
+        is a function of its own; it is compiled at its first use.
         """
-        if not self.experiment.repeat:
+        named = self.experiment.update
+        if named is None:
             return lambda first, steps: once(*state, *self.arguments(first, steps))
-        from dmft.simulation.steps import repeated
+        from dmft.simulation.steps import general as kernels
+        from dmft.simulation.steps.sample import compiled_update
 
-        function, repeat = getattr(repeated, again), np.array(self.experiment.repeat)
-        return lambda first, steps: function(*state, repeat, *self.arguments(first, steps))
+        function, update = getattr(kernels, general), compiled_update(named)
+        numbers = np.array(list(self.experiment.scalars.values()))
+        return lambda first, steps: function(*state, update, numbers, *self.arguments(first, steps))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,12 +25,14 @@ from dmft.model import (
     random_overlaps,
 )
 from dmft.model.algorithm import refuse
+from dmft.model.loss import NAMED
 from dmft.names import BLOCKS, VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
+from dmft.simulation.following import FollowingMarch, at_own_rates, times_to_save
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risk import Rule
@@ -46,6 +49,7 @@ from dmft.simulation.weights import (
     weights_with_overlaps,
 )
 from dmft.solvers.jobs import Job
+from dmft.solvers.solution import ABOVE, COUNTED
 from dmft.special.streams import as_seeds, random_stream
 
 # Streams of one seed: the start, then the steps of either method.
@@ -115,8 +119,9 @@ def simulate(
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
-        in ``sympy.Symbol("t")`` as ``learning_rate=`` is followed: each step takes its value at
-        the time t of its start.
+        in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")`` as ``learning_rate=`` is followed:
+        each step takes its value at the time and the risk of its start. With the risk each run
+        has steps of its own, whose mean number `steps` gives.
 
     Returns
     -------
@@ -156,19 +161,18 @@ def simulate(
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
     experiment = declare_experiment(model, algorithm, dim, start, parameters)
-    if method == "overlaps" and experiment.repeat and experiment.batch_size > 1:
+    if method == "overlaps" and experiment.update and experiment.batch_size > 1:
         raise BadParameter(
             f"repeated batches of {experiment.batch_size} samples see each other's inputs, which "
-            'the chain of overlaps does not keep: take method="weights", or batch_size=1'
+            "the chain of overlaps does not keep, and other updates of its own are of one sample: "
+            'take method="weights", or batch_size=1'
         )
     if method == "overlaps":
         refuse(algorithm, "chain")
         check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
     check_time(t_max)
-    clock = experiment.clock(t_max)
-    experiment = replace(experiment, step_rates=clock.rates)
-    grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
+    experiment, clock, grid, total = _timed(experiment, t_max, save_at)
     P = _teacher(experiment, start)
     rule = rule_of(experiment, P)
     plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
@@ -182,6 +186,17 @@ def simulate(
 SAVED_BLOCKS = [(name, BLOCKS[name]) for name in "QM"]
 
 
+def _timed(
+    experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
+) -> tuple[Experiment, Clock | None, NDArray[Any], float]:
+    """Steps that are saved and their number; times where each run has a clock of its own."""
+    if experiment.follows_risk:
+        return experiment, None, times_to_save(t_max, save_at), float(t_max)
+    clock = experiment.clock(t_max)
+    experiment = replace(experiment, step_rates=clock.rates)
+    return experiment, clock, save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Everything that the runs share."""
@@ -190,9 +205,10 @@ class _Plan:
     experiment: Experiment
     start: Overlaps | None
     method: Method
-    clock: Clock
-    grid: NDArray[np.int64]
-    total: int
+    # Of all runs; None where each has its own, then of times in place of steps.
+    clock: Clock | None
+    grid: NDArray[Any]
+    total: float
     first_passage: FirstPassage | None
     rule: Rule
 
@@ -201,9 +217,9 @@ class _Plan:
         """Whether a first passage ends a run."""
         return self.first_passage is not None and self.first_passage.stop
 
-    def runner(self, seed: int) -> Runner:
+    def runner(self, seed: int, e: Experiment) -> Runner:
         """A run of this seed at its start."""
-        e, chain = self.experiment, self.method == "overlaps"
+        chain = self.method == "overlaps"
         draw = random_stream(seed, START_STREAM)
         steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
         if chain:
@@ -224,6 +240,24 @@ class _Plan:
         watch = self.watch(*(variances * x @ y.T / e.dim for x, y in pairs))
         return weights_runner(e, (W, W_star), self.rule, watch, steps)
 
+    def march(self, seed: int, job: Job) -> tuple[March | FollowingMarch, Runner]:
+        """Progress of a run from its start, and the run."""
+        e = self.experiment
+        if e.schedule is None or not e.follows_risk:
+            runner = self.runner(seed, e)
+            return March(runner, job, self.stops), runner
+        own, rate = at_own_rates(e)
+        runner = self.runner(seed, own)
+        return FollowingMarch(
+            runner, job, self.stops, e.schedule, e.time_of_rate, rate, lambda: self.risk(runner)
+        ), runner
+
+    def risk(self, runner: Runner) -> float:
+        """Population risk of a run where it is."""
+        found = runner.overlaps()
+        here = replace(self.experiment, readout=found["readout"])
+        return quadrature_risk(here, found["Q"], found["M"], runner.P, self.rule)
+
     def watch(
         self, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
     ) -> NDArray[np.float64]:
@@ -242,22 +276,21 @@ def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
         shapes |= {name: (e.spectrum.blocks, *shapes[plain]) for plain, name in SAVED_BLOCKS}
     values = {name: np.full((points, *shape), np.nan) for name, shape in shapes.items()}
     if job.cancelled():
-        return SeedRun(values, Status.INTERRUPTED, 0, None)
-    runner = plan.runner(seed)
-    march = March(runner, job, plan.stops)
+        return SeedRun(values, Status.INTERRUPTED, 0, None, np.zeros(points))
+    march, runner = plan.march(seed, job)
+    steps = np.zeros(points)
     for i, target in enumerate(plan.grid):
-        march.to(int(target))
+        march.to(target)
         if march.status is not Status.OK:
             break
-        found = runner.overlaps()
-        here = replace(e, readout=found["readout"])
-        values["risk"][i] = quadrature_risk(here, found["Q"], found["M"], runner.P, plan.rule)
-        for name, value in found.items():
+        for name, value in runner.overlaps().items():
             values[name][i] = value
+        values["risk"][i], steps[i] = plan.risk(runner), march.step
     # What is watched for may happen after the last saved time.
     if march.status is Status.OK and plan.first_passage is not None:
         march.to(plan.total)
-    return SeedRun(values, march.status, march.step, march.passage)
+    clock = getattr(march, "clock", None)
+    return SeedRun(values, march.status, march.step, march.passage, steps, clock)
 
 
 def _assemble(
@@ -281,13 +314,17 @@ def _assemble(
         "watched": None if plan.first_passage is None else asdict(plan.first_passage),
         "version": VERSION,
     }
+    if e.loss == NAMED["squared"]:
+        provenance[ABOVE] = e.label_noise / 2
     if e.schedule is not None:  # no constant unit
-        provenance |= {"time_step_times_dim": None, "steps_at_saved_times": plan.grid.tolist()}
+        counted = [r.steps_saved for r in runs if r.status in COUNTED] or [plan.grid * math.nan]
+        steps = plan.grid if plan.clock else np.mean(counted, axis=0)
+        provenance |= {"time_step_times_dim": None, "steps_at_saved_times": steps.tolist()}
     return Ensemble(
-        t=plan.clock.at(plan.grid),
+        t=plan.clock.at(plan.grid) if plan.clock else plan.grid,
         **found,
         dim=e.dim,
-        first_passage=None if plan.first_passage is None else passages(runs, plan.clock.at),
+        first_passage=None if plan.first_passage is None else passages(runs, plan.clock),
         provenance=_described(e, provenance),
         constants=_constants(plan),
     )
@@ -326,7 +363,7 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         "teacher": str(experiment.teacher.expr),
         "readout": experiment.readout.tolist(),
         "teacher_readout": experiment.teacher_readout.tolist(),
-        "learning_rate": experiment.learning_rate,
+        "learning_rate": None if experiment.follows_risk else experiment.learning_rate,
         "label_noise": experiment.label_noise,
         "batch_size": experiment.batch_size,
         "constraint": CONSTRAINTS[experiment.constraint] or "none",
@@ -335,7 +372,9 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         "loss": "own rule" if experiment.loss is None else str(experiment.loss),
         "dim": experiment.dim,
         **({} if inputs is None else {"inputs": repr(inputs)}),
-        **({"repeat": list(experiment.repeat)} if experiment.repeat else {}),
+        **({"update": experiment.update.__name__} if experiment.update else {}),
+        **({"scalars": dict(experiment.scalars)} if experiment.scalars else {}),
+        **({"passes": experiment.passes} if experiment.passes > 1 else {}),
         **({"learning_rate_schedule": str(scheduled.expr)} if scheduled else {}),
         **extra,
     }

@@ -91,7 +91,7 @@ def weights_runner(
     constants = Constants(P, experiment, rule, watch, generator)
 
     state = (W, W_star, deviations, Q, M, G, push)
-    advance = constants.advance(advance_weights, "advance_repeated_weights", state)
+    advance = constants.advance(advance_weights, "advance_general_weights", state)
 
     def overlaps() -> dict[str, NDArray[np.float64]]:
         measure(W, W_star, deviations, Q, M)

@@ -25,6 +25,8 @@ MAPPINGS = ("statistics", "parameters", "provenance")
 # Single runs whose values enter means: an event is an end that was asked for.
 COUNTED = (Status.OK, Status.EVENT)
 SUMMARIES = ("mean", "std", "stderr")
+# What the loss is above the risk where the two differ by a constant, in the provenance of runs.
+ABOVE = "loss_above_risk"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,19 @@ class Solution(Archived):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.status}: {self._shown()}; {self.message})"
+
+    @property
+    def loss(self) -> Array:
+        """Expected loss of a fresh sample at each saved time, noise of its label included, (T,).
+
+        Of many runs its mean over them.
+        """
+        found = self._find("loss")
+        if found is None and ABOVE in self.provenance:
+            found = self["risk"] + self.provenance[ABOVE]
+        if found is None:
+            raise AttributeError(self._unknown("loss"))
+        return found
 
     def steps(self, dim: int) -> Array:
         """Number of steps of the algorithm at input dimension `dim`, at each saved time.

@@ -22,8 +22,6 @@ Array = NDArray[np.float64]
 JUDGED = ("message", "provenance", "error")
 # Block that counts steps per dimension where the learning rate follows a schedule.
 CLOCK = "steps_per_dim"
-# What the squared loss is above the risk, in the provenance of runs.
-ABOVE = "loss_above_risk"
 
 
 @dataclass(frozen=True)
@@ -140,15 +138,6 @@ class Trajectory(Solution):
         rows = [e.reshape(self.t.size, -1).max(axis=1) for e in self.error.values()]
         worst: Array = np.max(rows, axis=0)
         return worst
-
-    @property
-    def loss(self) -> Array:
-        """Expected loss of a fresh sample at each saved time, noise of its label included, (T,)."""
-        above = self.provenance.get(ABOVE)
-        if "loss" in self.observables or above is None:
-            return self.__getattr__("loss")
-        found: Array = self.observables["risk"] + above
-        return found
 
     @property
     def last_state(self) -> dict[str, Array]:

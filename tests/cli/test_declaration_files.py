@@ -1,6 +1,7 @@
 """Declaration files: what they become, and that every slip is named where it stands."""
 
 import contextlib
+import dataclasses
 import json
 import math
 
@@ -10,10 +11,13 @@ import sympy as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import dmft
+from dmft.cli.declared import fields_of
 from dmft.cli.schema import EXAMPLE, SCHEMA, describe
-from dmft.cli.toml import Axis, read_declaration
+from dmft.cli.toml import ALGORITHMS, Axis, read_declaration
 from dmft.errors import DmftError, ExpressionRefused, InvalidCovariance, ShapeMismatch
 from dmft.model import SGD, GradientFlow
+from dmft.model.algorithm import OPTIMISER
 
 MINIMAL = """
 [student]
@@ -57,6 +61,43 @@ def test_every_key_of_the_schema_is_in_the_help():
     for name, table in SCHEMA.items():
         assert f"[{name}]" in text
         assert all(key in text for key in table.keys)
+
+
+def test_every_field_of_every_algorithm_is_a_key_of_its_kind():
+    """What the help reads from the text of declarations is what the declarations are."""
+    keys, text = SCHEMA["algorithm"].keys, describe()
+    for kind, declared in ALGORITHMS.items():
+        names = [field.name for field in dataclasses.fields(declared)]
+        assert list(fields_of(kind)) == names
+        for name in names:
+            assert not keys[name].only or kind in keys[name].only, (kind, name)
+            assert f"    {name:<14}" in text
+    for name, number in OPTIMISER.items():
+        assert keys[name].text == number.what
+
+
+def test_samples_that_are_used_again(write):
+    text = MINIMAL.replace('kind = "gradient-flow"', 'kind = "sgd"\nlearning_rate = 0.5\n%s')
+    for line, wanted in (
+        ("repeat = {kind = 'lookahead', rho = 0.3}", dmft.Lookahead(0.3)),
+        ("repeat = {kind = 'passes', times = 3}", dmft.Repeat(3)),
+        (
+            "repeat = {kind = 'sharpness-aware', rho = 0.2, normalised = true}",
+            dmft.SharpnessAware(0.2, normalised=True),
+        ),
+    ):
+        assert read_declaration(write(text % line)).algorithm.repeat == wanted
+    letter = text % "repeat = {kind = 'lookahead', rho = 'r'}" + "[parameters]\nr = 0.5\n"
+    assert read_declaration(write(letter)).algorithm.repeat.rho == sp.Symbol("r", real=True)
+    for line, why in (
+        ("repeat = 2", "lookahead"),
+        ("repeat = {kind = 'passes', rho = 2}", "times"),
+        ("repeat = {kind = 'lookahead'}", "needs rho"),
+        ("repeat = {kind = 'lookahead', rho = -1}", "SharpnessAware"),
+        ("repeat = {kind = 'passes', times = 1.5}", "times"),
+    ):
+        with pytest.raises(DmftError, match=why):
+            read_declaration(write(text % line))
 
 
 def test_given_overlaps_and_readouts(write):

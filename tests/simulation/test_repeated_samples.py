@@ -165,7 +165,7 @@ def test_displacement_is_a_run_time_value():
         dmft.simulate(model, free, **options)
     with pytest.raises(BadParameter, match="positive"):
         dmft.simulate(model, free, rho=-0.1, **options)
-    assert runs.provenance["repeat"] == [0.0, 0.3, 1.0]
+    assert (runs.provenance["update"], runs.provenance["scalars"]) == ("ahead", {"rho": 0.3})
 
 
 def test_refusals():

@@ -7,11 +7,15 @@ walks with the variance (integral of g)/d times P. Under g(t) = 1/(1 + t) that i
 import numpy as np
 import pytest
 import sympy as sp
+from scipy import special
 from scipy.integrate import solve_ivp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.simulation import clock
+from dmft.simulation import clock, following
+from dmft.simulation.simulate import START_STREAM, WEIGHTS_STREAM
+from dmft.simulation.weights import weights_with_overlaps
+from dmft.special.streams import random_stream
 
 Z, H, F, Y = sp.symbols("z h f y", real=True)
 TIME = sp.Symbol("t")
@@ -83,12 +87,67 @@ def test_first_passages_and_files_know_the_clock(tmp_path):
     assert found.provenance["learning_rate_schedule"] == "1/(t + 1)"
 
 
+RISK = sp.Symbol("risk")
+
+
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+def test_steps_take_the_rate_of_their_risk(method):
+    """White noise on a linear unit: E dQ/dt = g(risk), risk = (1.3 + Q)/2 - M, against `solve`."""
+    rate = 0.4 * RISK / (1 + TIME)
+    runs = dmft.simulate(
+        LINE, white(), DIM, T, 60, START, method, save_at=[0.0, 1.5, T], learning_rate=rate
+    )
+    assert runs.t.tolist() == [0.0, 1.5, T]
+    run = dmft.solve(dmft.derive(LINE, white()), START, T, save_at=[0, 1.5, T], learning_rate=rate)
+    gap = np.abs(runs.mean.Q - run.Q)[1:, 0, 0]
+    assert np.all(gap < 4.5 * runs.stderr.Q[1:, 0, 0] + 3.0 / DIM), gap
+    assert run.Q[-1, 0, 0] > 1.5
+    # dt = g/d: steps are the integral of d/g along the run.
+    assert runs.steps()[-1] == pytest.approx(run.steps(DIM)[-1], rel=0.05)
+
+
+def test_rates_of_the_risk_in_numpy():
+    """One run of the weights, whose steps are written out here."""
+    erf = sp.erf(Z / sp.sqrt(2))
+    model = dmft.Model(dmft.Committee(erf, 1), dmft.Committee(erf, 1))
+    start, dim = dmft.Overlaps([[0.6]], [[0.2]]), 50
+    runs = dmft.simulate(
+        model, dmft.SGD(1.0), dim, 0.5, 1, start, save_at=[0.5], learning_rate=5 * RISK
+    )
+
+    def risk(q, m):
+        inside = np.arcsin(q / (1 + q)) + np.arcsin(1 / 2) - 2 * np.arcsin(m / np.sqrt(2 * (1 + q)))
+        return inside / np.pi
+
+    draw, rng = random_stream(0, START_STREAM), random_stream(0, WEIGHTS_STREAM)
+    W, star = weights_with_overlaps(start, dim, draw)
+    w, t, steps = W[0], 0.0, 0
+    while True:
+        size = 5 * risk(w @ w / dim, w @ star[0] / dim)
+        if 0.5 - t <= t + size / dim - 0.5:
+            break
+        x = rng.standard_normal(dim)
+        h, h_star = w @ x / np.sqrt(dim), star[0] @ x / np.sqrt(dim)
+        gap = special.erf(h_star / np.sqrt(2)) - special.erf(h / np.sqrt(2))
+        psi = np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2) * gap
+        w, t, steps = w + size * psi * x / np.sqrt(dim), t + size / dim, steps + 1
+    assert runs.steps()[-1] == steps > 20
+    assert runs.mean.Q[-1, 0, 0] == pytest.approx(w @ w / dim, abs=1e-10)
+
+
+def test_a_rate_that_falls_to_zero_with_the_risk_is_a_status(monkeypatch):
+    monkeypatch.setattr(following, "MOST_SCHEDULED", 100)
+    runs = dmft.simulate(LINE, white(), DIM, T, 2, START, learning_rate=RISK - 10)
+    assert runs.status == "nonfinite"
+    runs = dmft.simulate(LINE, white(), DIM, T, 2, START, learning_rate=1e-6 * RISK)
+    assert runs.status == "max_steps"
+
+
 @pytest.mark.parametrize(
     ("rate", "why"),
     [
         (sp.Piecewise((1, TIME < 1), (-1, True)), "is -1 at t = 1"),
         (1 - TIME, "takes more than 1,000 steps to t_max = 3: it is at t = "),
-        (sp.Symbol("risk") + 1, "follows the risk"),
         (sp.Symbol("c") * TIME, "give its value: c="),
         (TIME, "is 0 at t = 0"),
     ],

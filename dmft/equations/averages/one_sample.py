@@ -14,7 +14,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule, tensor_rule
-from dmft.model import SGD, Displaced, Model, SequenceModel
+from dmft.model import SGD, Model, SequenceModel
 
 # Local fields of the neuron and of the teacher; the noise of the label is `symbols.xi`.
 H, H_STAR = sp.symbols("h h_star", real=True)
@@ -61,8 +61,7 @@ def one_update(model: Model, algorithm: SGD) -> sp.Expr:
             unroller.entries["h_1", (1,)] = H - x.rho * sign
     update: sp.Expr = unroller.entries["psi", (1,)]
     declared = {x.gamma: algorithm.learning_rate, x.Delta: model.label_noise}
-    if isinstance(repeat, Displaced):
-        declared[x.rho] = repeat.rho
+    declared |= {x.scalar(name): value for name, value in algorithm.rule.scalars.items()}
     return rational(update.subs(declared))
 
 

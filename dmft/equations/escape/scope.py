@@ -33,6 +33,8 @@ def check_plain(algorithm: SGD | GradientFlow, what: str) -> None:
             f"{what} know the squared and the correlation loss, got loss = {loss}; "
             "solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
         )
+    if not algorithm.is_plain:
+        raise BadParameter(f"{what} know plain SGD and its flow, got {algorithm.rule!r}; {INSTEAD}")
 
 
 def as_committees(model: Model) -> Model:

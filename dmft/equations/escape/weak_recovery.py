@@ -17,7 +17,7 @@ from dmft.checks import checked
 from dmft.equations.averages.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
-from dmft.model import DIM_NAME, SGD, Model, Repeat, as_count, check_identity
+from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity
 
 INSTEAD = (
     "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "
@@ -114,7 +114,7 @@ class WeakRecovery:
         return self.maximal_learning_rate() / 2
 
     def _check_rates(self) -> None:
-        if isinstance(self.algorithm.repeat, Repeat) and self.algorithm.repeat.times > 1:
+        if self.algorithm.rule.passes > 1:
             raise BadParameter(
                 "the update field of repeated steps depends on gamma: compare weak_recovery at "
                 "several learning rates"

@@ -44,7 +44,7 @@ from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.nodes.rules import NodeRule, exact_dimensions, exact_rule
-from dmft.model import SGD, GradientFlow, Model, Overlaps, UpdateField, random_overlaps
+from dmft.model import SGD, GradientFlow, Model, Overlaps, random_overlaps
 
 Array = NDArray[np.float64]
 
@@ -264,8 +264,7 @@ def noise_of(model: Model, algorithm: SGD | GradientFlow, dim: int | sp.Expr | N
         raise BadParameter(
             f"the symbol {x.xi} is the label noise of one sample here; rename that of the model"
         )
-    own_rule = isinstance(algorithm, UpdateField)
-    if not own_rule and derivative(model.student.activation).has(sp.DiracDelta):
+    if algorithm.is_plain and derivative(model.student.activation).has(sp.DiracDelta):
         raise BadParameter(
             f"the student activation {model.student.activation} jumps: the gradient of a sample "
             "does not exist"

@@ -31,7 +31,7 @@ from dmft.equations.update.moments import shared
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Case, Moments
 from dmft.equations.update.program import Program, program_of
-from dmft.model import SGD, Displaced, Model
+from dmft.model import SGD, Model
 
 # Terms of the drift at order 1/d.
 FINITE_SIZE, CURVATURE = "finite_size", "curvature"
@@ -125,7 +125,7 @@ class Increments:
     @property
     def displaced(self) -> bool:
         """Whether the update depends on the length of the input."""
-        return isinstance(self.algorithm.repeat, Displaced)
+        return self.algorithm.rule.passes == 1 and bool(self.stretched)
 
     @property
     def share(self) -> sp.Expr:
@@ -232,7 +232,7 @@ class Increments:
         """
         if step_size(self.algorithm) != x.gamma:
             return ()
-        if self.in_clusters or not (self.algorithm.repeat is None or self.displaced):
+        if self.in_clusters or self.algorithm.rule.passes > 1:
             return ()
         return (FINITE_SIZE, CURVATURE) if self.on_sphere else (FINITE_SIZE,)
 

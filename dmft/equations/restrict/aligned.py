@@ -115,12 +115,15 @@ class Reduction:
     coupling_rate : sympy.Expr
         dC/dt.
     risk : sympy.Expr
+    loss : sympy.Expr or None
+        Where it is not the risk and a constant.
     """
 
     alpha: sp.Expr
     beta: sp.Expr
     coupling_rate: sp.Expr
     risk: sp.Expr
+    loss: sp.Expr | None = None
 
 
 def reduce_aligned(
@@ -144,4 +147,6 @@ def reduce_aligned(
     coupling_rate = sp.expand(sp.cancel(rest / (m * other)))
     if coupling_rate.has(m, other):
         raise NotClosed(f"Q_jl = C M_j M_l does not stay: what it leaves over is {coupling_rate}")
-    return Reduction(alpha, beta, coupling_rate, point.limit("risk"))
+    own = any(d.name == x.loss.name for d in definitions)
+    loss = point.limit(x.loss.name) if own else None
+    return Reduction(alpha, beta, coupling_rate, point.limit("risk"), loss)

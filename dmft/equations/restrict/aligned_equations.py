@@ -157,10 +157,14 @@ def aligned_equations(
     values = (readouts[0].pop(), readouts[1].pop())
     reduced = reduce_aligned(definitions(model, algorithm, True, x.gamma), values)
     step = step_size(algorithm)
-    risk = define(x.risk, {"risk": _at(reduced.risk, sp.S.One, step)}, "observable")
+    found = {x.risk: reduced.risk} | ({} if reduced.loss is None else {x.loss: reduced.loss})
+    seen = [
+        define(symbol, {symbol.name: _at(value, sp.S.One, step)}, "observable")
+        for symbol, value in found.items()
+    ]
     equations = AlignedEquations(
         kind="ode",
-        definitions=(*_definitions(reduced, step), risk),
+        definitions=(*_definitions(reduced, step), *seen),
         model=model,
         algorithm=algorithm,
         scaling=scaling,

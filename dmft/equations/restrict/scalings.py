@@ -15,10 +15,10 @@ from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import clock_in_words, step_size
-from dmft.equations.update.program import check_linear
+from dmft.equations.update.program import check_linear, depends_on_length
 from dmft.equations.update.rates import definitions
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Repeat, check_identity, check_isotropic
+from dmft.model import SGD, GradientFlow, Model, check_identity, check_isotropic
 
 if TYPE_CHECKING:
     from dmft.model import Scaling
@@ -65,24 +65,31 @@ def region_of(algorithm: SGD | GradientFlow, scaling: str | Scaling | None) -> s
 
 
 def check_repeated(
-    algorithm: SGD, region: str, dim: int | sp.Expr | None, fluctuations: bool
+    model: Model, algorithm: SGD, region: str, dim: int | sp.Expr | None, fluctuations: bool
 ) -> None:
-    """Refuse limits for which there is no derivation with repeated samples."""
+    """Refuse limits for which there is no derivation where a sample moves its own fields."""
+    if algorithm.is_plain or not depends_on_length(model, algorithm):
+        return
     if dim is not None and not fluctuations:
         raise BadParameter(
-            f"maps of large batches are not derived with repeat = {algorithm.repeat}: passes over "
+            f"maps of large batches are not derived with {described(algorithm)}: passes over "
             "one batch of the order of d remember each other, which takes equations in two times. "
             "Leave dim out for the ode of small batches, ask for fluctuations=True, or take "
             'dmft.simulate(..., method="weights")'
         )
-    once = isinstance(algorithm.repeat, Repeat)
+    once = algorithm.rule.passes > 1
     if region not in DISPLACED_LIMITS[: 1 if once else 2]:
         why = "as gamma vanishes every pass sees the same fields: it is SGD" if once else ""
         raise BadParameter(
-            f"scaling {region!r} is not derived with repeat = {algorithm.repeat}"
+            f"scaling {region!r} is not derived with {described(algorithm)}"
             + (f" ({why})" if why and region == "gradient-flow" else "")
             + "; leave scaling out"
         )
+
+
+def described(algorithm: SGD) -> str:
+    """Which update an algorithm has, in a message."""
+    return repr(algorithm) if algorithm.repeat is None else f"repeat = {algorithm.repeat}"
 
 
 def time_unit(name: str, scaling: str | Scaling | None) -> str:

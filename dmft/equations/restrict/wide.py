@@ -25,6 +25,7 @@ from dmft.equations.update.overlaps import Moments
 from dmft.equations.update.program import noiseless_label
 from dmft.errors import NotClosed
 from dmft.model import SGD, GradientFlow, Model
+from dmft.model.loss import LABEL, PREDICTION, loss_expr
 
 
 def wide_definitions(
@@ -47,8 +48,8 @@ def wide_definitions(
         terms = moments.readout(x.rho_a)
         terms = {name: work.expression(e, x.l) for name, e in terms.items()}
         rates.append(define(x.a[j], terms, "rate"))
-    risk = define(x.risk, {"risk": work.risk(model)}, "observable")
-    return [*_geometry(), *work.collector.definitions, *work.rest, *rates, risk]
+    seen = work.observables(model, algorithm)
+    return [*_geometry(), *work.collector.definitions, *work.rest, *rates, *seen]
 
 
 def _along(b: sp.Expr, position: sp.Expr) -> sp.Expr:
@@ -149,13 +150,35 @@ class _Reduction:
             return self.collector.sum(pair, index)
         return sp.Sum(pair, (index, 1, x.p))
 
-    def risk(self, model: Model) -> sp.Expr:
-        """E(g - f)^2 / 2 with the double sum over students by the closure."""
+    def observables(self, model: Model, algorithm: SGD | GradientFlow) -> list[Definition]:
+        """The risk, and the expected loss where that is not the risk and a constant."""
+        moments = self.moments(model)
+        risk = (moments[2, 0] + moments[0, 2]) / 2 - moments[1, 1]
+        seen = [define(x.risk, {"risk": risk}, "observable")]
+        given = getattr(algorithm, "loss", "squared")
+        if given == "squared":
+            return seen
+        moments[0, 2] += x.Delta
+        terms = sp.Poly(loss_expr(given), PREDICTION, LABEL).terms()
+        loss = sp.Add(*(c * moments[powers] for powers, c in terms))
+        return [*seen, define(x.loss, {"loss": loss}, "observable")]
+
+    def moments(self, model: Model) -> dict[tuple[int, ...], sp.Expr]:
+        """E[f^m g^n] by (m, n) up to the second, the double sum over students by the closure."""
         sigma, g = model.student.activation, noiseless_label(model)
         body = x.a[x.j] * x.a[x.l] * product_average([sigma, sigma], [x.h[x.j], x.h[x.l]])
         pair = averaged(close(body), self.finite)
         both = self.summed(self.summed(pair, x.l), x.j)
         both += self.summed(self.own(body, pair, x.l), x.j)
-        cross = x.a[x.l] * close(expectation(At(sigma, x.h[x.l]) * g))
-        square = close(expectation(g**2))
-        return (both / x.p**2 + square) / 2 - sp.Sum(cross, (x.l, 1, x.p)) / x.p
+
+        def over(average: sp.Expr) -> sp.Expr:
+            return sp.Sum(x.a[x.l] * close(average), (x.l, 1, x.p)) / x.p
+
+        return {
+            (0, 0): sp.S.One,
+            (1, 0): over(expectation(At(sigma, x.h[x.l]))),
+            (0, 1): close(expectation(g)),
+            (2, 0): both / x.p**2,
+            (1, 1): over(expectation(At(sigma, x.h[x.l]) * g)),
+            (0, 2): close(expectation(g**2)),
+        }

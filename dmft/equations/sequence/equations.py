@@ -400,8 +400,10 @@ def check_algorithm(algorithm: SGD | GradientFlow) -> None:
         )
     if isinstance(algorithm, GradientFlow):
         return
-    if algorithm.repeat is not None or algorithm.trains_readout:
-        raise BadParameter("sequence models have one-pass SGD: no repeat, no readout_rate")
+    if not algorithm.is_plain or algorithm.trains_readout:
+        raise BadParameter(
+            "sequence models have one-pass SGD: no repeat, no update of one's own, no readout_rate"
+        )
     if isinstance(algorithm.batch_size, sp.Expr):
         raise BadParameter(
             f"batch_size = {algorithm.batch_size} grows with the dimension; sequence models take a "

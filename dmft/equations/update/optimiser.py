@@ -25,7 +25,7 @@ def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:
     """A by named term: rows move by A w per unit of t; every pass over a sample is a step."""
     found: dict[str, sp.Expr] = {}
     if "weight_decay" in numbers_of(algorithm):
-        found["weight_decay"] = -zeta * getattr(getattr(algorithm, "repeat", None), "times", 1)
+        found["weight_decay"] = -zeta * algorithm.rule.passes
     return found
 
 

@@ -31,7 +31,7 @@ from dmft.equations.update.program import (
     students_at,
 )
 from dmft.errors import NotClosed
-from dmft.model import SGD, GradientFlow, Model, UpdateField
+from dmft.model import SGD, GradientFlow, Model
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 
 UPDATE = "update"
@@ -93,7 +93,7 @@ class Moments:
     @cached_property
     def noise_apart(self) -> bool:
         """Whether psi is linear in the label's noise, which is then averaged over by hand."""
-        return is_linear(self.algorithm) and getattr(self.algorithm, "repeat", None) is None
+        return is_linear(self.algorithm)
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
@@ -218,21 +218,19 @@ class Moments:
 
     def observables(self) -> list[Definition]:
         """The expected loss, where it is not the risk and a constant, and what a rule measures."""
-        if isinstance(self.algorithm, UpdateField):
-            found = {}
-            for name in self.program.measures:
-                mean = self.over(lambda c: self.average(c, c.program.measures[name], expectation))  # noqa: B023
-                of_neuron = mean.xreplace({x.j: x.u})
-                found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
-        elif isinstance(self.algorithm, SGD) and self.algorithm.loss != "squared":
+        found = {}
+        for name in self.program.measures:
+            mean = self.over(lambda c: self.average(c, c.program.measures[name], expectation))  # noqa: B023
+            of_neuron = mean.xreplace({x.j: x.u})
+            found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
+        given = getattr(self.algorithm, "loss", None)
+        if given not in (None, "squared"):
             output = x.output_pass[0]
             if output not in self.program.table:
                 output = students_at(x.h, self.model.student.activation)
-            loss = loss_expr(self.algorithm.loss)
+            loss = loss_expr(given)
             value = loss.xreplace({PREDICTION: output, LABEL: x.label})
-            found = {x.loss: self.over(lambda c: self.average(c, value, expectation))}
-        else:
-            found = {}
+            found[x.loss] = self.over(lambda c: self.average(c, value, expectation))
         return [define(s, {s.name: value}, "observable") for s, value in found.items()]
 
 

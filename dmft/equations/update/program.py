@@ -12,33 +12,32 @@ along psi x^T/sqrt(d) adds psi to h, so that the field of the last gradient is a
     h^(1) = h +- rho psi^(0)                                  (displaced, psi = psi^(1)),
     h^(i+1) = h^(i) + gamma/(p n_b) psi^(i)                   (repeated, psi = sum_i psi^(i)).
 
-At finite d a step displaces by |x|^2/d, the `stretch` of a sample, times as much. This is the only
-place where psi stands; its averages are taken in `dmft.equations.update.moments`.
+At finite d a step displaces by |x|^2/d, the `stretch` of a sample, times as much. Here stands the
+first line; the others in `dmft.equations.update.passes`, rules in `dmft.equations.update.own`: the
+records of `dmft.model` name their functions. Averages are taken in `dmft.equations.update.moments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import sympy as sp
 
+from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import target
-from dmft.equations.update.terms import in_products
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.derivative import derivative
-from dmft.model import FIELD, SGD, Committee, GaussianMixture, GradientFlow, Model, Repeat
+from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
-from dmft.model.update import OUTPUT as RULE_OUTPUT
-from dmft.model.update import UpdateField
+from dmft.model.rule import at_use
 
-# Passes over a sample that equations are written for.
-MOST_PASSES = len(x.psi_pass)
 # Parts of the error of a loss whose slope is linear, by what they hold.
 LEARNING, INTERACTION = "learning", "interaction"
 
@@ -154,12 +153,15 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
     return sp.expand(-sp.diff(loss_expr(loss), PREDICTION))
 
 
-def is_linear(algorithm: SGD | GradientFlow) -> bool:
+def error_is_linear(algorithm: SGD | GradientFlow) -> bool:
     """Whether the error is linear in output and label, as of the squared loss."""
-    if isinstance(algorithm, UpdateField):
-        return False
     error = error_of(algorithm)
     return bool(error.diff(PREDICTION).is_number and error.diff(LABEL).is_number)
+
+
+def is_linear(algorithm: SGD | GradientFlow) -> bool:
+    """Whether psi is linear in output and label."""
+    return algorithm.is_plain and error_is_linear(algorithm)
 
 
 def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
@@ -169,6 +171,8 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
     ------
     BadParameter
     """
+    if not algorithm.is_plain:
+        raise BadParameter(f"{what} are derived for plain SGD and its flow, got {algorithm.rule!r}")
     if not is_linear(algorithm):
         raise BadParameter(
             f"{what} are derived for losses that are quadratic in f and y, got loss = "
@@ -192,11 +196,43 @@ def program_of(
     BadParameter
         For gradients of an activation that jumps at displaced fields, or too many passes.
     """
-    return _Writer(model, algorithm, noisy, label, square).program()
+    rule = algorithm.rule
+    write = at_use(rule.written_by, f"psi of {type(rule).__name__}")
+    found = write(Writer(model, algorithm, noisy, label, square))
+    if not isinstance(found, Program):
+        raise BadParameter(
+            f"psi of {type(rule).__name__}: {write.__name__} returned {shown(found)}; it returns "
+            "a Program, as of writer.whole(...) or writer.program()"
+        )
+    return found
 
 
-class _Writer:
-    """Writes the definitions of a program one after the other."""
+def depends_on_length(model: Model, algorithm: SGD | GradientFlow) -> bool:
+    """Whether a sample moves its own fields, so that psi holds |x|^2/d."""
+    program = program_of(model, algorithm, is_noisy(model), square=x.stretch)
+    return any(d.expr.has(x.stretch) for d in program.definitions)
+
+
+def plain(writer: Writer) -> Program:
+    """psi_j = a_j sigma'(h_j) e, the gradient at the fields of the sample."""
+    return writer.whole(writer.gradient(x.h, 0, x.psi), x.h)
+
+
+class Writer:
+    """Writes the definitions of a program one after the other.
+
+    Attributes
+    ----------
+    model, algorithm
+    rule : UpdateRule
+        The record whose psi is written.
+    square : sympy.Expr
+        |x|^2/d.
+    label : sympy.Expr
+        Without noise; with it, it is defined as `dmft.equations.symbols.label`.
+    sigma, slope : sympy.Expr
+        The student's activation and its derivative.
+    """
 
     def __init__(
         self,
@@ -207,10 +243,9 @@ class _Writer:
         square: sp.Expr,
     ) -> None:
         self.square = square
-        self.model, self.algorithm = model, algorithm
+        self.model, self.algorithm, self.rule = model, algorithm, algorithm.rule
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
-        self.error = LABEL if isinstance(algorithm, UpdateField) else error_of(algorithm)
         # What earlier passes move a trained readout along.
         self.readout = sp.S.Zero
         self.label = noiseless_label(model) if label is None else label
@@ -220,84 +255,55 @@ class _Writer:
         self.add(x.label, label=self.label + noise)
 
     def add(self, target_: sp.Expr, **terms: sp.Expr) -> None:
-        """Append a definition."""
+        """Append a definition: of a random number of the sample, or of one at neuron j."""
         self.done.append(define(target_, terms, "sample"))
 
-    def program(self) -> Program:
-        """All definitions."""
-        if isinstance(self.algorithm, UpdateField):
-            return self.rule(self.algorithm)
-        repeat = getattr(self.algorithm, "repeat", None)
-        if repeat is None:
-            return self.whole(self.gradient(x.h, 0, x.psi), x.h)
+    def scalar(self, name: str) -> sp.Symbol:
+        """Symbol of one of the rule's own numbers."""
+        if name not in self.rule.scalars:
+            raise BadParameter(f"{self.rule!r} has no scalar {name!r}")
+        return x.scalar(name)
+
+    def along(self, error: sp.Expr, fields: sp.IndexedBase) -> sp.Expr:
+        """What an error at some fields moves a trained readout along, at neuron j."""
+        return error * At(self.sigma, fields[x.j])
+
+    def whole(self, error: sp.Expr, fields: sp.IndexedBase) -> Program:
+        """The program whose psi is a gradient: its error and the fields where it was taken."""
+        readout = self.readout + self.along(error, fields)
+        closes = fields == x.h and not self.readout
+        return Program(tuple(self.done), self.label, error, self.parts, readout, closes)
+
+    def program(
+        self,
+        readout: sp.Expr = sp.S.Zero,
+        closes: bool = False,
+        measures: Mapping[str, sp.Expr] = MappingProxyType({}),
+    ) -> Program:
+        """The program of another psi, the last definition.
+
+        Parameters
+        ----------
+        readout : sympy.Expr
+            What a trained readout moves along at neuron j.
+        closes : bool
+            Whether psi is a sum of products of functions of single fields.
+        measures : mapping
+        """
+        return Program(tuple(self.done), self.label, x.label, {}, readout, closes, measures)
+
+    def check_differentiable(self) -> None:
+        """Refuse gradients at other fields than the sample's, of an activation that jumps.
+
+        Raises
+        ------
+        BadParameter
+        """
         if self.slope.has(sp.DiracDelta):
             raise BadParameter(
                 f"the student's activation {self.sigma} jumps: its gradient at displaced fields is "
                 "no function; take an activation without jumps"
             )
-        write = self.repeated if isinstance(repeat, Repeat) else self.displaced
-        return self.whole(*write(repeat))
-
-    def whole(self, error: sp.Expr, fields: sp.IndexedBase) -> Program:
-        """The program with its last error and the fields where that was taken."""
-        readout = self.readout + error * At(self.sigma, fields[x.j])
-        closes = not any(d.name == str(x.h_pass[1].label) for d in self.done)
-        return Program(tuple(self.done), self.label, error, self.parts, readout, closes)
-
-    def rule(self, own: UpdateField) -> Program:
-        """The rule of a user."""
-        h, *stars, y = own.fields
-        width = self.model.teacher.width
-        if width != len(stars):
-            raise BadParameter(
-                f"fields = {own.fields} has {len(stars)} teacher fields between h and y, the "
-                f"model's teacher has {width}"
-            )
-        place = {h: x.h[x.j]} | {s: x.h_star[r] for r, s in enumerate(stars, start=1)}
-        written = [own.written(e, self.slope) for e in (own.psi, *(e for _, e in own.measures))]
-        if any(e.has(sp.DiracDelta) for e in written):
-            raise BadParameter(
-                f"the student's activation {self.sigma} jumps: it has no slope for {own.psi}"
-            )
-        if any(e.has(RULE_OUTPUT) for e in written):
-            self.add(x.output_pass[0], output=students_at(x.h, self.sigma))
-        rest = {y: x.label, RULE_OUTPUT: x.output_pass[0]}
-        # Without noise the label is a function of the teacher fields, as those of the rule are.
-        known = {y: self.label_of(stars)} if not is_noisy(self.model) else {}
-
-        def closed(e: sp.Expr) -> sp.Expr | None:
-            for form in dict.fromkeys((e.xreplace(known), e)):
-                try:
-                    return in_products(form, place, rest)
-                except NotClosed:
-                    continue
-            return None
-
-        forms = [closed(e) for e in written]
-        plain = [e.xreplace(place | rest) for e in written]
-        body, *measured = (p if f is None else f for f, p in zip(forms, plain, strict=True))
-        self.add(x.psi[x.j], update=body)
-        return Program(
-            definitions=tuple(self.done),
-            label=self.label,
-            error=x.label,
-            parts={},
-            readout=sp.S.Zero,
-            closes=forms[0] is not None,
-            measures={n: e for (n, _), e in zip(own.measures, measured, strict=True)},
-        )
-
-    def label_of(self, stars: Sequence[sp.Symbol]) -> sp.Expr:
-        """The label in other symbols of the teacher fields."""
-        teacher = self.model.teacher
-        if isinstance(teacher, GaussianMixture):
-            place = {x.h_star[r]: s for r, s in enumerate(stars, start=1)}
-            return self.label.xreplace(place)
-        if not isinstance(teacher, Committee):
-            return teacher.expr.xreplace(dict(zip(teacher.fields, stars, strict=True)))
-        readout = teacher.readout or (sp.S.One,) * len(stars)
-        each = (teacher.activation.xreplace({FIELD: s}) for s in stars)
-        return sp.Add(*(a * e for a, e in zip(readout, each, strict=True))) / len(stars)
 
     def gradient(self, fields: sp.IndexedBase, number: int, target_: sp.IndexedBase) -> sp.Expr:
         """Error and gradient at some fields; the symbol of the error."""
@@ -307,56 +313,22 @@ class _Writer:
 
     def error_at(self, fields: sp.IndexedBase, number: int) -> sp.Expr:
         """Define -dl/df at some fields, by parts where it is linear."""
-        if self.error == LABEL:
+        slope = error_of(self.algorithm)
+        if slope == LABEL:
             self.parts = {LEARNING: x.label}
             return x.label
         output = students_at(fields, self.sigma)
         error = x.error_pass[number]
-        if is_linear(self.algorithm):
-            own = self.error.diff(PREDICTION)
-            along = self.error.xreplace({PREDICTION: sp.S.Zero, LABEL: x.label})
+        if error_is_linear(self.algorithm):
+            own = slope.diff(PREDICTION)
+            along = slope.xreplace({PREDICTION: sp.S.Zero, LABEL: x.label})
             self.parts = {LEARNING: along, INTERACTION: own * output}
             self.add(error, error=along + own * output)
             return error
         symbol = x.output_pass[number]
         self.add(symbol, output=output)
-        self.add(error, error=self.error.xreplace({PREDICTION: symbol, LABEL: x.label}))
+        self.add(error, error=slope.xreplace({PREDICTION: symbol, LABEL: x.label}))
         return error
-
-    def repeated(self, repeat: Repeat) -> tuple[sp.Expr, sp.IndexedBase]:
-        """Whole steps on one sample; error and fields of the last."""
-        if repeat.times > MOST_PASSES:
-            raise BadParameter(
-                f"equations are written for at most {MOST_PASSES} passes over a sample, got "
-                f"{repeat}; dmft.simulate runs any number"
-            )
-        assert isinstance(self.algorithm, SGD)
-        step = self.square * x.gamma / (x.p * self.algorithm.batch_size)
-        fields, error = x.h, x.label
-        for number in range(repeat.times):
-            error = self.gradient(fields, number, x.psi_pass[number])
-            if number + 1 < repeat.times:
-                self.readout += error * At(self.sigma, fields[x.j])
-                moved = fields[x.j] + step * x.psi_pass[number][x.j]
-                fields = x.h_pass[number + 1]
-                self.add(fields[x.j], moved=moved)
-        total = sp.Add(*(x.psi_pass[number][x.j] for number in range(repeat.times)))
-        self.add(x.psi[x.j], update=total)
-        return error, fields
-
-    def displaced(self, repeat: sp.Basic) -> tuple[sp.Expr, sp.IndexedBase]:
-        """Gradients where a step on the same sample leads; error and fields there."""
-        self.gradient(x.h, 0, x.psi_pass[0])
-        scale = repeat.sign * x.rho * self.square
-        if repeat.normalised:
-            square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
-            # Where the gradient vanishes nothing is displaced, whatever stands below.
-            length = sp.Piecewise((1, sp.Eq(x.psi_square, 0)), (sp.sqrt(x.psi_square), True))
-            self.add(x.psi_square, square=square)
-            self.add(x.psi_length, length=length)
-            scale /= sp.sqrt(self.square) * x.psi_length
-        self.add(x.h_pass[1][x.j], moved=x.h[x.j] + scale * x.psi_pass[0][x.j])
-        return self.gradient(x.h_pass[1], 1, x.psi), x.h_pass[1]
 
 
 class _Degrees:

@@ -88,14 +88,20 @@ def declare_sequence(
     """Fill in every symbol; refuse what cannot be simulated."""
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"sequence models are simulated under dmft.SGD, got {algorithm!r}")
-    if algorithm.loss == "correlation" or algorithm.repeat or algorithm.trains_readout:
+    if algorithm.loss == "correlation" or not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
-            'sequence models have loss="squared" or "frobenius", no repeat and no readout'
+            'sequence models have loss="squared" or "frobenius", no repeat, no update of one\'s '
+            "own and no readout"
         )
     refuse(algorithm, "sequence")
     dim = as_count(dim, "dim")
     filler = Filler(parameters, dim)
     rate, schedule = filler.rate(algorithm.learning_rate)
+    if schedule is not None and schedule.reads_risk:
+        raise BadParameter(
+            f"learning_rate = {schedule.expr} follows the risk, which simulated steps of sequence "
+            "models do not know: give an expression in sympy.Symbol('t'); dmft.solve follows both"
+        )
     noise = filler.scalar(model.label_noise, "label_noise")
     if noise < 0.0:
         raise BadParameter(f"label_noise = {noise:g} must be non-negative")

@@ -229,7 +229,7 @@ def _assemble(
         t=clock.at(grid),
         **averaged(arrays, seeds, tuple(r.status for r in runs)),
         dim=e.dim,
-        first_passage=None if first_passage is None else passages(runs, clock.at),
+        first_passage=None if first_passage is None else passages(runs, clock),
         provenance={
             "method": method,
             "time_step_times_dim": e.learning_rate / (1 if e.model.tied else e.model.length),

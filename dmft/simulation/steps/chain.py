@@ -40,7 +40,7 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "6cd1823ef5ab",
+    "dmft.simulation.steps.common": "62484da15120",
     "dmft.simulation.steps.optimiser": "783f470f72b3",
 }
 
@@ -57,7 +57,7 @@ def chain_runner(
     root, pivots = factor(P)
     constants = Constants(P, experiment, rule, watch, generator)
 
-    advance = constants.advance(advance_overlaps, "advance_repeated_overlaps", (Q, M, root, pivots))
+    advance = constants.advance(advance_overlaps, "advance_general_overlaps", (Q, M, root, pivots))
 
     def overlaps() -> dict[str, NDArray[np.float64]]:
         return {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}

@@ -53,10 +53,10 @@ GAIN, SPREAD, TRAINED = range(FIRST)
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
 # rule, clusters, generator;
 # rates has a row for each of the steps, or one for all;
-# counts = [steps, first step, n_b, constraint, d, fields]; constraint is one of FREE, SPHERE,
-# SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written into
-# label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array, which
-# begins with the label, all teacher fields and the output. With fields > 0 sigma_star is a
+# counts = [steps, first step, n_b, constraint, d, fields, passes]; constraint is one of FREE,
+# SPHERE, SPHERE_GRADIENT; pull(f, label) is the error -dl/df at the output f, of the label written
+# into label[0]. Of a rule of a user's own pull is 1 and slope is psi: label and par are one array,
+# which begins with the label, all teacher fields and the output. With fields > 0 sigma_star is a
 # multi-index target g, the only term of the label (a_star = [1]): it takes the first field, and the
 # others at the beginning of par_star, where they are written. A row of clusters is the probability
 # of this cluster and all before it, the root of its scale, and its mean in the rows of the teacher;

@@ -39,7 +39,7 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "6cd1823ef5ab",
+    "dmft.simulation.steps.common": "62484da15120",
     "dmft.simulation.steps.optimiser": "783f470f72b3",
     "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }

@@ -22,7 +22,7 @@ from dmft.equations.values import (
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
 from dmft.solvers.problem import Problem
-from dmft.solvers.trajectory import ABOVE
+from dmft.solvers.solution import ABOVE
 
 
 class _System:
@@ -144,10 +144,16 @@ def _clock(equations: Equations, values: Values) -> dict[str, Any]:
 
 
 def _loss(equations: Equations, values: Values) -> dict[str, Any]:
-    """What the squared loss of a fresh sample is above the risk: half the label's noise."""
+    """What the loss of a fresh sample is above what is called the risk, where that is a constant.
+
+    Half the label's noise for the squared loss; nothing for a norm, whose mean is called the risk.
+    """
+    given = getattr(equations.algorithm, "loss", "squared")
+    if given == "frobenius":
+        return {ABOVE: 0.0}
     declared = equations.declared.get("label_noise", sp.S.Zero)
     noise = values.scalars.get("label_noise", float(declared) if declared.is_number else None)
-    if noise is None or getattr(equations.algorithm, "loss", "squared") != "squared":
+    if noise is None or given != "squared":
         return {}
     return {ABOVE: noise / 2 * equations.outputs}
 

@@ -20,7 +20,8 @@ from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
-from dmft.solvers.trajectory import ABOVE, Trajectory, with_readout
+from dmft.solvers.solution import ABOVE
+from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
 Array = NDArray[np.float64]

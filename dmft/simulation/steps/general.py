@@ -1,12 +1,8 @@
-"""Compiled steps of algorithms that use a sample more than once (batch_reuse.md D.1, D.2).
+"""Compiled steps of any update of one sample, in several passes where it is used more than once.
 
-A repetition is [kind, rho, times]. Displaced steps take their one gradient at the fields
-
-    h + rho psi(h) |x|^2/d,   or   h + rho psi(h)/|psi(h)| |x|/sqrt(d)   (normalised)
-
-which are those of weights W + rho psi x^T/sqrt(d) (normalised: over |psi| |x|/sqrt(d)) at the same
-sample, exactly at every d; rho is negative for sharpness-aware steps. Repeated steps are `times`
-whole steps, constraint included, on one batch.
+The update is a function that comes in as `update`, with its `numbers`
+(`dmft.simulation.steps.sample`). Repeated steps are `counts[6]` whole steps, constraint included,
+on one batch (batch_reuse.md D.1, D.2).
 
 The chain draws fields and |x|^2 once a step and carries the fields of the sample along with the
 overlaps: with c = gamma/p a pass makes h_j' = (h_j + c psi_j |x|^2/d) / (length of w_j). One sample
@@ -24,7 +20,6 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
-from dmft.simulation.declaration import NORMALISED, REPEATED
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
@@ -45,9 +40,9 @@ from dmft.simulation.steps.common import (
     length_status,
     move_readout,
     normalise,
-    sample_updates,
     take_out_radial,
     write_fields,
+    write_label,
 )
 from dmft.simulation.steps.optimiser import begin_step, begin_step_of_overlaps
 from dmft.simulation.steps.rows import (
@@ -58,46 +53,43 @@ from dmft.simulation.steps.rows import (
     move_rows,
     normalise_rows,
 )
+from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "6cd1823ef5ab",
+    "dmft.simulation.steps.common": "62484da15120",
     "dmft.simulation.steps.optimiser": "783f470f72b3",
     "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def displace(h, psi, size, repeat, moved):  # type: ignore[no-untyped-def]
-    """Write the displaced fields; `size` is |x|^2/d."""
-    scale = repeat[1] * size
-    if repeat[0] == NORMALISED:
-        square = 0.0
-        for j in range(psi.size):
-            square += psi[j] * psi[j]
-        scale = repeat[1] * math.sqrt(size / square) if square > 0.0 else 0.0
-    for j in range(h.size):
-        moved[j] = h[j] + scale * psi[j]
+def write_noisy_label(h_star, a_star, noise, sigma_star, par_star, label):  # type: ignore[no-untyped-def]
+    """The label of a sample."""
+    y = 0.0
+    for r in range(a_star.size):
+        y += a_star[r] * sigma_star(h_star[r], par_star)
+    write_label(label, y / a_star.size + noise, h_star, 0.0)
 
 
 @njit(
-    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, VECTOR, *COMMON),
+    types.UniTuple(types.int64, 2)(MATRIX, MATRIX, MATRIX, INTEGERS, UPDATE, VECTOR, *COMMON),
     nogil=True,
     cache=True,
     error_model="numpy",
 )
-def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
-    Q, M, root, pivots, repeat, P, a, a_star, rates, counts, watch, risk,
+def advance_general_overlaps(  # type: ignore[no-untyped-def]
+    Q, M, root, pivots, update, numbers, P, a, a_star, rates, counts, watch, risk,
     sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry Q (p, p) and M (p, k) on in place; returns the status code and the steps done."""
     p, k = M.shape
     known, dim, fields = root.shape[1], counts[4], counts[5]
-    passes = int(repeat[2]) if repeat[0] == REPEATED else 1
+    passes = counts[6]
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
     order = np.empty(p, np.int64)
     h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
-    moved, push = np.empty(p), np.zeros(p)
+    push = np.zeros(p)
     cross, own, gram = np.empty((p, k)), np.empty((p, p)), np.empty((p, p))
     Q_old, M_old = np.empty((p, p)), np.empty((p, k))
     for step in range(counts[0]):
@@ -114,18 +106,11 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
         if degrees > 0:
             square += variance * generator.chisquare(degrees)
         write_fields(par_star, h_star, fields, cluster)
+        write_noisy_label(h_star, a_star, noise, sigma_star, par_star, label)
         for _ in range(passes):
-            sample_updates(
-                h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
-                par, par_star, label, psi, push,
+            update(
+                h, h_star, square / dim, numbers, a, sigma, slope, pull, par, label, psi, push
             )  # fmt: skip
-            if repeat[0] != REPEATED:
-                displace(h, psi, square / dim, repeat, moved)
-                push[:] = 0.0
-                sample_updates(
-                    moved, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
-                    par, par_star, label, psi, push,
-                )  # fmt: skip
             move_readout(a, scale * rates[now, TRAINED], push)
             for j in range(p):
                 for r in range(k):
@@ -164,14 +149,14 @@ def advance_repeated_overlaps(  # type: ignore[no-untyped-def]
 
 @njit(
     types.UniTuple(types.int64, 2)(
-        MATRIX, MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, *COMMON
+        MATRIX, MATRIX, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR, UPDATE, VECTOR, *COMMON
     ),
     nogil=True,
     cache=True,
     error_model="numpy",
 )
-def advance_repeated_weights(  # type: ignore[no-untyped-def]
-    W, W_star, deviations, Q, M, G, push, repeat, P, a, a_star, rates, counts, watch, risk,
+def advance_general_weights(  # type: ignore[no-untyped-def]
+    W, W_star, deviations, Q, M, G, push, update, numbers, P, a, a_star, rates, counts, watch, risk,
     sigma, slope, sigma_star, pull, par, par_star, label, rule, clusters, generator,
 ):  # fmt: skip
     """Carry W (p, d) on in place; returns the status code and the steps done.
@@ -182,10 +167,10 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
     """
     p, d = W.shape
     k, batch = W_star.shape[0], counts[2]
-    root_d, last = math.sqrt(d), np.zeros(p)
-    passes = int(repeat[2]) if repeat[0] == REPEATED else 1
+    root_d = math.sqrt(d)
+    passes = counts[6]
     X, noise = np.empty((batch, d)), np.zeros(batch)
-    psi, h, h_star, moved = np.empty(p), np.empty(p), np.empty(k), np.empty(p)
+    psi, h, h_star = np.empty(p), np.empty(p), np.empty(k)
     cluster = np.empty(batch, np.int64)
     for step in range(counts[0]):
         now = min(step, rates.shape[0] - 1)
@@ -203,20 +188,11 @@ def advance_repeated_weights(  # type: ignore[no-untyped-def]
                 for r in range(k):
                     h_star[r] = dot(W_star[r], X[mu]) / root_d
                 write_fields(par_star, h_star, counts[5], cluster[mu])
-                last[:] = 0.0
-                sample_updates(
-                    h, h_star, a, a_star, noise[mu], sigma, slope, sigma_star, pull,
-                    par, par_star, label, psi, last,
+                write_noisy_label(h_star, a_star, noise[mu], sigma_star, par_star, label)
+                update(
+                    h, h_star, dot(X[mu], X[mu]) / d, numbers,
+                    a, sigma, slope, pull, par, label, psi, push,
                 )  # fmt: skip
-                if repeat[0] != REPEATED:
-                    displace(h, psi, dot(X[mu], X[mu]) / d, repeat, moved)
-                    last[:] = 0.0
-                    sample_updates(
-                        moved, h_star, a, a_star, noise[mu], sigma, slope, sigma_star, pull,
-                        par, par_star, label, psi, last,
-                    )  # fmt: skip
-                for j in range(p):
-                    push[j] += last[j]
                 for j in range(p):
                     add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X[mu])
             for j in range(p):

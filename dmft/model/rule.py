@@ -1,0 +1,107 @@
+"""What an algorithm says of its own update field: where psi is written, and how a sample moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+
+# "module:function", or the function itself.
+Named = str | Callable[..., Any]
+# psi = a sigma'(h) e at the fields of the sample itself.
+PLAIN = "dmft.equations.update.program:plain"
+
+
+class UpdateRule:
+    r"""Base of records that say psi: algorithms of one pass, and values of `repeat`.
+
+    A new algorithm is a frozen dataclass that extends `dmft.SGD` (or this class, to be passed as
+    ``SGD(..., repeat=...)``) and names two functions. They are looked up at their use, so that a
+    record stands below what derives and simulates it, and may stand outside of the library.
+
+    Attributes
+    ----------
+    written_by : str or function
+        Writes psi in symbols: takes the `dmft.equations.update.program.Writer` of one sample and
+        returns its `Program`.
+    simulated_by : str or function
+        The update of one sample from its definition, for `dmft.simulate`: a function of plain
+        loops that Numba compiles, with the arguments of
+        `dmft.simulation.steps.sample.ARGUMENTS`. Empty: there is none, or it is plain SGD's.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.SGD(0.5).is_plain, dmft.SGD(0.5, repeat=dmft.Repeat(3)).rule.passes
+    (True, 3)
+    """
+
+    written_by: ClassVar[Named] = ""
+    simulated_by: ClassVar[Named] = ""
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The record whose psi is used: this one."""
+        return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether psi is one gradient at the fields of the sample."""
+        return self.rule is self and type(self).written_by == PLAIN
+
+    @property
+    def passes(self) -> int:
+        """Whole steps with each batch."""
+        return 1
+
+    @property
+    def scalars(self) -> Mapping[str, sp.Expr]:
+        """Numbers of psi by name; in psi they are symbols, so that runs may give other values."""
+        return {}
+
+
+def at_use(named: Named, what: str) -> Callable[..., Any]:
+    """The function that a record names.
+
+    Raises
+    ------
+    BadParameter
+        Where there is none of this name.
+
+    Examples
+    --------
+    >>> at_use("math:sqrt", "a root")(4.0)
+    2.0
+    """
+    if not isinstance(named, str):
+        # A function of the class, which would take the record for its first argument.
+        return getattr(named, "__func__", named)
+    module, _, function = named.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadParameter(f"{what} is named {named!r}, 'module:function': {error}") from error
+    return found
+
+
+def update_of(rule: UpdateRule) -> Callable[..., None] | None:
+    """The update of one sample that a record names; None where it is one gradient.
+
+    Raises
+    ------
+    BadParameter
+        Where a record says psi and no update.
+    """
+    if rule.is_plain:
+        return None
+    own = type(rule).__name__
+    if not rule.simulated_by:
+        raise BadParameter(
+            f"{own} names no update of a sample: give it simulated_by = 'module:function', as "
+            "dmft.UpdateRule says, or take dmft.solve"
+        )
+    return at_use(rule.simulated_by, f"simulated_by of {own}")
