@@ -39,6 +39,7 @@ PUBLIC = {
     "Lookahead": "dmft.model",
     "MixtureModel": "dmft.model",
     "Model": "dmft.model",
+    "Momentum": "dmft.model",
     "MultiIndex": "dmft.model",
     "Overlaps": "dmft.model",
     "BatchExponents": "dmft.equations.escape.batch_exponents",

@@ -43,7 +43,11 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 # Overlaps within each block of a spectrum, by the names of their sums.
-BLOCKS = {name: f"block_{name}" for name in "QMP"}
+BLOCK = "block_"
+BLOCKS = {name: f"{BLOCK}{name}" for name in "QMP"}
+# Rows that optimisers keep beside the weights: a Gram matrix of their own, and with w* and w.
+KEPT: tuple[str, ...] = ("average_M", "average_Q", "average")
+KEPT += ("velocity_M", "velocity_Q", "velocity_average", "velocity")
 QUANTITIES |= {
     BLOCKS[name]: Quantity(
         BLOCKS[name],
@@ -53,6 +57,18 @@ QUANTITIES |= {
         QUANTITIES[name].symmetric,
     )
     for name in BLOCKS
+}
+QUANTITIES |= {
+    q.code: q
+    for q in (
+        Quantity("average_M", r"\bar{M}", "(p, k)", "averaged-teacher overlap w_a W*^T / d"),
+        Quantity("average_Q", r"\bar{Q}", "(p, p)", "averaged-student overlap w_a W^T / d"),
+        Quantity("average", r"\bar{\bar{Q}}", "(p, p)", "averaged overlap w_a w_a^T / d", True),
+        Quantity("velocity_average", r"\bar{N}", "(p, p)", "velocity-averaged overlap u w_a^T / d"),
+        Quantity("velocity_M", "L", "(p, k)", "velocity-teacher overlap u W*^T / d"),
+        Quantity("velocity_Q", "N", "(p, p)", "velocity-student overlap u W^T / d"),
+        Quantity("velocity", "T", "(p, p)", "velocity-velocity overlap u u^T / d", True),
+    )
 }
 
 # What measures and records hold besides, with the power of the time unit of each.

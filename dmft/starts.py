@@ -5,6 +5,7 @@ Floor 0: numbers only; the networks whose order parameters they are stand in `dm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ class Overlaps(Record):
     P : (k, k) symmetric; the identity by default
     readout : (p,), optional
         Student readouts a_j, in place of those that the model declares.
+    memory : mapping of str to array, optional
+        Gram matrices of rows that an optimiser keeps beside the weights, by their names in a run
+        (velocity_M, velocity_Q, velocity); zero by default.
 
     Raises
     ------
@@ -55,6 +59,7 @@ class Overlaps(Record):
     M: NDArray[np.float64]
     P: NDArray[np.float64]
     readout: NDArray[np.float64] | None = None
+    memory: Mapping[str, NDArray[np.float64]] | None = None
 
     def __init__(
         self,
@@ -62,7 +67,11 @@ class Overlaps(Record):
         M: ArrayLike,
         P: ArrayLike | None = None,
         readout: ArrayLike | None = None,
+        *,
+        memory: Mapping[str, ArrayLike] | None = None,
     ) -> None:
+        rows = {n: check_shape(y, n, np.shape(y)) for n, y in (memory or {}).items()}
+        object.__setattr__(self, "memory", rows or None)
         if np.ndim(M) == 3:
             _of_blocks(self, Q, M, P)
             a = None if readout is None else check_shape(readout, "readout", (self.p,))

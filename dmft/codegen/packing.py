@@ -9,20 +9,23 @@ import sympy as sp
 
 from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.definitions import Definition, FieldRoot, used_bases
-from dmft.names import BLOCKS
+from dmft.names import BLOCK, BLOCKS, KEPT, QUANTITIES
 from dmft.solvers.problem import Block
 
 # Everything that a rate can move, in the order of the packed state.
-MOVABLE = (
+MOVABLE: tuple[Block, ...] = (
     Block("Q", ("p", "p"), symmetric=True),
     Block("M", ("p", "k")),
-    Block("block_Q", ("blocks", "p", "p")),
-    Block("block_M", ("blocks", "p", "k")),
+    *(Block(n, ("p", "k" if n[-1] == "M" else "p"), QUANTITIES[n].symmetric) for n in KEPT),
     Block("Q_perp", ("p",)),
     Block("variance", ("k",)),
     Block("saturation", ("k",)),
     Block("coupling", ("k",)),
     Block("readout", ("p",)),
+)
+# The same by block of a spectrum.
+MOVABLE += tuple(
+    Block(f"{BLOCK}{b.name}", ("blocks", *b.axes)) for b in MOVABLE if b.name in ("Q", "M", *KEPT)
 )
 # What stands still where no rate moves it, in the order of the packed constants.
 CONSTANTS = (

@@ -166,6 +166,7 @@ def derive(
         check_repeated(model, algorithm, name, dim, fluctuations)
     if fluctuations or dim is not None:
         check_isotropic(model, "fluctuations, and maps in dim dimensions, are derived")
+        refuse(algorithm, "noise" if fluctuations else "map")
     if fluctuations:
         from dmft.equations.noise.fluctuations import noise_of
 

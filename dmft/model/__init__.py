@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dmft.covariance import check_covariance, check_shape
-from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, as_count
-from dmft.model.mixture import GaussianMixture
+from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum, as_count
+from dmft.model.inputs.mixture import GaussianMixture
 from dmft.model.model import MixtureModel, Model, check_identity, check_isotropic
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
@@ -16,7 +16,8 @@ from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
     from dmft.model.descent import GradientDescent
-    from dmft.model.encoding import Encoding, as_encoding
+    from dmft.model.inputs.encoding import Encoding, as_encoding
+    from dmft.model.inputs.spectrum import Spectrum
     from dmft.model.overlaps import random_overlaps
     from dmft.model.scaling import Scaling
     from dmft.model.sequence import (
@@ -26,16 +27,15 @@ if TYPE_CHECKING:
         SequenceTarget,
         token_fields,
     )
-    from dmft.model.spectrum import Spectrum
 
 # What committees in one pass do without is loaded when first used.
 LATER = {
     "GradientDescent": "descent",
-    "Encoding": "encoding",
-    "as_encoding": "encoding",
+    "Encoding": "inputs.encoding",
+    "as_encoding": "inputs.encoding",
     "random_overlaps": "overlaps",
     "Scaling": "scaling",
-    "Spectrum": "spectrum",
+    "Spectrum": "inputs.spectrum",
     "Attention": "sequence",
     "SequenceModel": "sequence",
     "SequenceNetwork": "sequence",
@@ -58,6 +58,7 @@ __all__ = [
     "Lookahead",
     "MixtureModel",
     "Model",
+    "Momentum",
     "MultiIndex",
     "Overlaps",
     "Repeat",

@@ -40,12 +40,15 @@ class Number:
         Its values are from zero on and below this one.
     refused : mapping of str to str
         Why it is not used somewhere, and what to do instead; the keys are those of `refuse`.
+    declared : bool
+        Whether a field of its name declares it; those of `Momentum` have one field together.
     """
 
     what: str
     latex: str
     below: float = math.inf
     refused: Mapping[str, str] = field(default_factory=dict)
+    declared: bool = True
 
 
 _AS_LARGER_RATE = "take SGD(learning_rate / (1 - momentum)), which has the same equations"
@@ -77,14 +80,40 @@ OPTIMISER: Mapping[str, Number] = MappingProxyType(
                 "escape": f"is not known to formulas of plain SGD: {_AS_LARGER_RATE}",
             },
         ),
+        "average": Number(
+            "kappa_a of averaged weights; 0 by default",
+            r"\kappa_a",
+            refused=dict.fromkeys(
+                ("sphere", "repeat", "map", "sequence", "chain", "escape", "noise"),
+                "keeps averages of its own rows, which are derived for the ode of small batches "
+                "with free rows, and simulated by their weights: leave one of them out",
+            ),
+        ),
+        "momentum_rate": Number(
+            "kappa of Momentum(rate, direct); 0 by default",
+            r"\kappa",
+            refused=dict.fromkeys(
+                ("sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "noise"),
+                "keeps velocities of its own rows, which are derived for the ode of small batches "
+                "with free rows and fixed readouts, and simulated by their weights: leave one of "
+                "them out, or take momentum=beta, a number",
+            ),
+            declared=False,
+        ),
+        "momentum_direct": Number(
+            "alpha_1 of Momentum(rate, direct); 0 by default", r"\alpha_1", declared=False
+        ),
     }
 )
+# Those that a field of an algorithm declares.
+DECLARED = tuple(name for name, number in OPTIMISER.items() if number.declared)
 
 
 def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
     """The numbers of `OPTIMISER` that an algorithm declares, zeros left out."""
     found = {name: getattr(algorithm, name, sp.S.Zero) for name in OPTIMISER}
-    return {name: value for name, value in found.items() if value != 0}
+    numbers = ((name, v) for name, v in found.items() if not isinstance(v, Momentum))
+    return {name: value for name, value in numbers if value != 0}
 
 
 def refuse(algorithm: object, *where: str) -> None:
@@ -93,7 +122,8 @@ def refuse(algorithm: object, *where: str) -> None:
     Parameters
     ----------
     where : str
-        "sphere", "repeat", "map", "sequence", "chain" or "escape".
+        "sphere", "repeat", "map", "sequence", "chain", "escape", "readout" or "noise" (what is
+        derived beyond the rates of the overlaps: fluctuations, wide limits).
 
     Raises
     ------
@@ -113,9 +143,12 @@ def _check_numbers(algorithm: SGD | GradientFlow) -> None:
     BadParameter
     """
     for name, number in OPTIMISER.items():
-        if not hasattr(algorithm, name):
+        if not (number.declared and hasattr(algorithm, name)):
             continue
-        value = as_parameter(getattr(algorithm, name), name)
+        given = getattr(algorithm, name)
+        if isinstance(given, Momentum):
+            continue
+        value = as_parameter(given, name)
         if value.is_number and not float(value) < number.below:
             raise BadParameter(f"{name} must be below {number.below:g}, got {value}")
         object.__setattr__(algorithm, name, value)
@@ -128,6 +161,8 @@ def _places(algorithm: SGD | GradientFlow) -> Iterator[str]:
         yield "sphere"
     if algorithm.rule.passes > 1:
         yield "repeat"
+    if algorithm.trains_readout:
+        yield "readout"
 
 
 def as_parameter(value: float | sp.Expr, name: str, *, positive: bool = False) -> sp.Expr:
@@ -192,6 +227,44 @@ REPETITIONS = (
 )
 
 
+@checked
+@dataclass(frozen=True)
+class Momentum:
+    r"""Heavy ball with 1 - beta = kappa gamma/(p d): its memory is of order one in t.
+
+    With G the step of SGD, v <- beta v + (1 - beta) G and w <- w + alpha_1 G + v. The velocity
+    u = p d v/gamma, with dw/dt = u, is a row of its own: overlaps velocity_M = u w*^T/d,
+    velocity_Q = u w^T/d and velocity = u u^T/d, zero at a start.
+
+    Parameters
+    ----------
+    rate : float or sympy.Expr
+        kappa > 0. At fixed beta, ``SGD(momentum=beta)``, the memory is of order 1/d in t.
+    direct : float or sympy.Expr
+        alpha_1 >= 0, the part of a step that moves the weights at once.
+
+    Notes
+    -----
+    Source      structured_inputs.md (18), (19)
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.SGD(0.5, momentum=dmft.Momentum(rate=2.0)).momentum_rate
+    2.00000000000000
+    """
+
+    rate: sp.Expr
+    direct: sp.Expr = sp.S.Zero
+
+    def __post_init__(self) -> None:
+        rate = as_parameter(self.rate, "rate of Momentum", positive=True)
+        object.__setattr__(self, "rate", rate)
+        object.__setattr__(self, "direct", as_parameter(self.direct, "direct of Momentum"))
+        if rate == 0:
+            raise BadParameter("rate of Momentum must be positive: take SGD without momentum")
+
+
 @checked_or(repeat=REPETITIONS)
 @dataclass(frozen=True)
 class SGD(UpdateRule):
@@ -227,11 +300,15 @@ class SGD(UpdateRule):
     weight_decay : float or sympy.Expr
         zeta >= 0: w <- w - gamma zeta/(p d) w in each step, which adds -zeta M and -2 zeta Q to
         the rates; not on readouts, and not on the sphere, where lengths are kept.
-    momentum : float or sympy.Expr
+    momentum : float, sympy.Expr or Momentum
         0 <= beta < 1: a step adds beta times the last one (heavy ball, readouts too). As d grows
         this is SGD at the rate gamma / (1 - beta), clock, decay and fluctuations included: t =
         steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
-        steps remember each other.
+        steps remember each other. ``Momentum(rate, direct)`` remembers steps for a time of order
+        one: its velocities are rows of their own.
+    average : float or sympy.Expr
+        kappa_a >= 0 of averaged weights, dw_a/dt = kappa_a (w - w_a), which begin at w: overlaps
+        average_M, average_Q and average of rows of their own; risk is that of w. 0: none.
 
     Examples
     --------
@@ -254,7 +331,8 @@ class SGD(UpdateRule):
     repeat: UpdateRule | None = None
     readout_rate: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
-    momentum: sp.Expr = field(default=sp.S.Zero, kw_only=True)
+    momentum: sp.Expr | Momentum = field(default=sp.S.Zero, kw_only=True)
+    average: sp.Expr = field(default=sp.S.Zero, kw_only=True)
 
     def __post_init__(self) -> None:
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
@@ -271,6 +349,16 @@ class SGD(UpdateRule):
     def rule(self) -> UpdateRule:
         """The record whose psi is used."""
         return self.repeat or self
+
+    @property
+    def momentum_rate(self) -> sp.Expr:
+        """Kappa of `Momentum`, zero without."""
+        return self.momentum.rate if isinstance(self.momentum, Momentum) else sp.S.Zero
+
+    @property
+    def momentum_direct(self) -> sp.Expr:
+        """alpha_1 of `Momentum`, zero without."""
+        return self.momentum.direct if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def trains_readout(self) -> bool:

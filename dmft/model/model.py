@@ -10,12 +10,12 @@ import sympy as sp
 from dmft.checks import checked
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
-from dmft.model.mixture import GaussianMixture
+from dmft.model.inputs.mixture import GaussianMixture
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 
 if TYPE_CHECKING:
-    from dmft.model.spectrum import Spectrum
+    from dmft.model.inputs.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _inputs(
 
 
 def _is_spectrum(given: object) -> bool:
-    from dmft.model.spectrum import Spectrum  # loaded by whoever has one
+    from dmft.model.inputs.spectrum import Spectrum  # loaded by whoever has one
 
     return isinstance(given, Spectrum)
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import checked, checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_count, as_parameter
-from dmft.model.encoding import Encoding, as_encoding
+from dmft.model.inputs.encoding import Encoding, as_encoding
 from dmft.model.model import Model
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.model.network import FIELD, Committee

@@ -10,7 +10,7 @@ import sympy as sp
 
 from dmft.checks import checked, shown
 from dmft.errors import BadParameter
-from dmft.model.algorithm import OPTIMISER, SGD
+from dmft.model.algorithm import DECLARED, SGD
 from dmft.model.network import FIELD
 from dmft.model.rule import Named
 
@@ -91,11 +91,11 @@ class UpdateField(SGD):
         measures: Mapping[str, sp.Expr] | None = None,
         **numbers: float | sp.Expr,
     ) -> None:
-        unknown = sorted(set(numbers) - set(OPTIMISER))
+        unknown = sorted(set(numbers) - set(DECLARED))
         if unknown:
             raise BadParameter(
                 f"UpdateField has no {unknown[0]}; beside fields and rates it takes "
-                f"{', '.join(OPTIMISER)}"
+                f"{', '.join(DECLARED)}"
             )
         found = _symbols(fields)
         known, whole = set(found), dict[sp.Expr, sp.Expr]()
@@ -112,7 +112,7 @@ class UpdateField(SGD):
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
             ("measures", tuple(measured.items())),
-            *({**dict.fromkeys(OPTIMISER, sp.S.Zero), **numbers}).items(),
+            *({**dict.fromkeys(DECLARED, sp.S.Zero), **numbers}).items(),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         self.__post_init__()

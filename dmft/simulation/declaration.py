@@ -28,7 +28,7 @@ from dmft.model import (
     as_count,
     check_isotropic,
 )
-from dmft.model.algorithm import OPTIMISER
+from dmft.model.algorithm import OPTIMISER, numbers_of
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 from dmft.model.rule import update_of
 from dmft.model.update import OUTPUT, UpdateField
@@ -265,10 +265,10 @@ class Filler:
 
     def numbers(self, algorithm: SGD) -> dict[str, float]:
         """Numbers of the optimiser, those that are zero left out."""
-        found = {}
+        found, declared = {}, numbers_of(algorithm)
         for name, number in OPTIMISER.items():
             self.known.add(name)
-            value = self.scalar(getattr(algorithm, name), name)
+            value = self.scalar(declared.get(name, sp.S.Zero), name)
             if not 0.0 <= value < number.below:
                 raise BadParameter(f"{name} = {value:g} must lie in [0, {number.below:g})")
             if value:

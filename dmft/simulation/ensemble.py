@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.names import BLOCKS, Status
+from dmft.names import BLOCK, KEPT, Status
 from dmft.simulation.clock import Clock
 from dmft.simulation.passage import PassageTimes
 from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
@@ -86,11 +86,20 @@ class Ensemble(Averages):
         "M": ("t", "p", "k"),
         "readout": ("t", "p"),
         "risk": ("t",),
-        "block_Q": ("t", "block", "p", "p_2"),
-        "block_M": ("t", "block", "p", "k"),
+        **{n: ("t", "p", "k" if n[-1] == "M" else "p_2") for n in KEPT},
+        **{
+            f"{BLOCK}{n}": ("t", "block", "p", "k" if n[-1] == "M" else "p_2")
+            for n in ("Q", "M", *KEPT)
+        },
     }
     # What the state consists of.
-    STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout", *BLOCKS.values())
+    STATE: ClassVar[tuple[str, ...]] = (
+        "Q",
+        "M",
+        "readout",
+        *KEPT,
+        *(f"{BLOCK}{n}" for n in ("Q", "M", *KEPT)),
+    )
 
     @property
     def counted(self) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from dmft.model import (
 )
 from dmft.model.algorithm import refuse
 from dmft.model.loss import NAMED
-from dmft.names import BLOCKS, VERSION, Status
+from dmft.names import BLOCK, BLOCKS, KEPT, VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
@@ -40,7 +40,7 @@ from dmft.simulation.runner import Runner
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.factor import factor
-from dmft.simulation.steps.optimiser import pace
+from dmft.simulation.steps.optimiser import kept_rows, pace
 from dmft.simulation.target_rule import quadrature_risk, rule_of
 from dmft.simulation.weights import (
     random_weights,
@@ -182,10 +182,6 @@ def simulate(
     return _assemble(plan, numbers, runs, keep_runs)
 
 
-# Overlaps within blocks that runs save, behind those that the fields see.
-SAVED_BLOCKS = [(name, BLOCKS[name]) for name in "QM"]
-
-
 def _timed(
     experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
 ) -> tuple[Experiment, Clock | None, NDArray[Any], float]:
@@ -271,9 +267,13 @@ class _Plan:
 
 def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
     e, points = plan.experiment, plan.grid.size
-    shapes = {"Q": (e.p, e.p), "M": (e.p, e.k), "readout": (e.p,), "risk": ()}
+    shapes: dict[str, tuple[int, ...]] = {"Q": (e.p, e.p), "M": (e.p, e.k)}
+    kept = kept_rows(e.numbers)
+    names = [n for n in KEPT if all(part in (*kept, "Q", "M") for part in n.split("_"))]
+    shapes |= {n: (e.p, e.k if n[-1] == "M" else e.p) for n in names}
     if e.spectrum is not None:
-        shapes |= {name: (e.spectrum.blocks, *shapes[plain]) for plain, name in SAVED_BLOCKS}
+        shapes |= {f"{BLOCK}{n}": (e.spectrum.blocks, *shape) for n, shape in shapes.items()}
+    shapes |= {"readout": (e.p,), "risk": ()}
     values = {name: np.full((points, *shape), np.nan) for name, shape in shapes.items()}
     if job.cancelled():
         return SeedRun(values, Status.INTERRUPTED, 0, None, np.zeros(points))

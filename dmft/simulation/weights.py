@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
-from dmft.names import BLOCKS
+from dmft.names import BLOCK, KEPT
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risk import Rule
 from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.factor import factor
+from dmft.simulation.steps.optimiser import kept_rows
 from dmft.simulation.steps.rows import measure
 from dmft.simulation.steps.weights import advance_weights
 
@@ -69,6 +71,27 @@ def within_blocks(
     return np.array(parts) / counts.sum()
 
 
+def grams(
+    experiment: Experiment,
+    rows: Mapping[str, NDArray[np.float64]],
+    W_star: NDArray[np.float64],
+) -> dict[str, NDArray[np.float64]]:
+    """Gram matrices of rows that an optimiser keeps, and all by block of a spectrum."""
+    pairs = {f"{row}_M": (y, W_star) for row, y in rows.items() if row}
+    for row, y in rows.items():
+        pairs |= {f"{row}_{name or 'Q'}": (y, other) for name, other in rows.items() if row}
+        pairs[row] = (y, y)
+    whole = {name: pair for name, pair in pairs.items() if name in KEPT}
+    spectrum = experiment.spectrum
+    if spectrum is None:
+        return {name: one @ two.T / experiment.dim for name, (one, two) in whole.items()}
+    whole |= {"Q": (rows[""], rows[""]), "M": (rows[""], W_star)}
+    counts, c = spectrum.counts(experiment.dim), spectrum.eigenvalues
+    blocks = {name: within_blocks(one, two, counts) for name, (one, two) in whole.items()}
+    seen = {n: np.einsum("e,eij->ij", c, y) for n, y in blocks.items() if n in KEPT}
+    return seen | {f"{BLOCK}{name}": value for name, value in blocks.items()}
+
+
 def _orthonormal(rows: int, dim: int, generator: np.random.Generator) -> NDArray[np.float64]:
     basis, _ = np.linalg.qr(generator.standard_normal((dim, rows)))
     return np.ascontiguousarray(basis.T)
@@ -85,7 +108,12 @@ def weights_runner(
     W, W_star = weights
     deviations = experiment.deviations
     Q, M = np.empty((experiment.p, experiment.p)), np.empty((experiment.p, experiment.k))
-    G, push = np.zeros_like(W), np.zeros(experiment.p)  # the last step
+    # The last step, and what the optimiser keeps of those before.
+    kept = kept_rows(experiment.numbers)
+    G = np.zeros(((1 + len(kept)) * experiment.p, experiment.dim))
+    if "average" in kept:
+        G[-experiment.p :] = W
+    push = np.zeros(experiment.p)
     P = np.empty((experiment.k, experiment.k))
     measure(W_star, W_star, deviations, P, P)
     constants = Constants(P, experiment, rule, watch, generator)
@@ -96,10 +124,9 @@ def weights_runner(
     def overlaps() -> dict[str, NDArray[np.float64]]:
         measure(W, W_star, deviations, Q, M)
         found = {"Q": Q.copy(), "M": M.copy(), "readout": constants.readout.copy()}
-        if experiment.spectrum is not None:
-            counts = experiment.spectrum.counts(experiment.dim)
-            for name, others in (("Q", W), ("M", W_star)):
-                found[BLOCKS[name]] = within_blocks(W, others, counts)
-        return found
+        rows = {row: G[n * experiment.p :][: experiment.p] for n, row in enumerate(kept, start=1)}
+        if "velocity" in rows:  # per unit of t
+            rows["velocity"] = rows["velocity"] / experiment.time_step
+        return found | grams(experiment, {"": W, **rows}, W_star)
 
     return Runner(advance, overlaps, P, watch)

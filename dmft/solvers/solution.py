@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, MissingExtra
-from dmft.names import BLOCKS, Status
+from dmft.names import BLOCK, BLOCKS, KEPT, Status
 from dmft.record import Archived, Record
 from dmft.starts import Alignment, Overlaps
 
@@ -297,11 +297,11 @@ def start_of(
     may lie below zero by what its tolerances allow, which the next run checks by its own.
     """
     readout = blocks.get("readout", constants.get("readout"))
-    if BLOCKS["Q"] in blocks:
-        rows = {n: (blocks if n != "P" else constants)[BLOCKS[n]] for n in BLOCKS}
-        return _unchecked(Overlaps, **rows, readout=readout)
-    if {"Q", "M"} <= blocks.keys() and "P" in constants:
-        return _unchecked(Overlaps, Q=blocks["Q"], M=blocks["M"], P=constants["P"], readout=readout)
+    front = BLOCK if BLOCKS["Q"] in blocks else ""
+    memory = {n: blocks[f"{front}{n}"] for n in KEPT if f"{front}{n}" in blocks} or None
+    if {"Q", "M"} <= blocks.keys() and f"{front}P" in constants:
+        Q, M, P = (blocks.get(f"{front}{n}", constants.get(f"{front}{n}")) for n in "QMP")
+        return _unchecked(Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory)
     if "m" in blocks and blocks.keys() <= {"e", "m"}:
         return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0)
     return dict(blocks)

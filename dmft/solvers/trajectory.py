@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.names import BLOCKS, Status
+from dmft.names import BLOCK, BLOCKS, QUANTITIES, Status
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Solution, outcome_of, start_of
 from dmft.starts import Alignment, Overlaps
@@ -240,10 +240,10 @@ def _with_totals(run: Trajectory) -> Trajectory:
     if BLOCKS["Q"] not in run.blocks or "Q" in run.blocks:
         return run
     c = run.constants["eigenvalue"]
-    rows = {"Q": ("p", "p"), "M": ("p", "k")}
-    seen = {name: np.einsum("e,teij->tij", c, run.blocks[BLOCKS[name]]) for name in rows}
+    parts = {b.name.removeprefix(BLOCK): b for b in run.layout if b.name.startswith(BLOCK)}
+    seen = {n: np.einsum("e,teij->tij", c, run.blocks[b.name]) for n, b in parts.items()}
     P = np.einsum("e,eij->ij", c, run.constants[BLOCKS["P"]])
-    shown = tuple(Block(name, axes, symmetric=name == "Q") for name, axes in rows.items())
+    shown = tuple(Block(n, b.axes[1:], QUANTITIES[n].symmetric) for n, b in parts.items())
     return replace(
         run,
         blocks={**seen, **run.blocks},

@@ -14,11 +14,12 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, live
 from dmft.equations.equations import Equations
-from dmft.equations.update.optimiser import clock_in_words, step_size
+from dmft.equations.update.optimiser import clock_in_words, motion_of, step_size
 from dmft.equations.update.program import check_linear, depends_on_length
 from dmft.equations.update.rates import definitions
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_identity, check_isotropic
+from dmft.model.algorithm import refuse
 
 if TYPE_CHECKING:
     from dmft.model import Scaling
@@ -114,6 +115,8 @@ def limit(
             "gives the map of such steps"
         )
     unit = clock_in_words(algorithm, time_unit(name, scaling))
+    if name not in ("high-dimensional", "gradient-flow"):
+        refuse(algorithm, "noise")
     if name in ("mean-field", "wide-high-dimensional"):
         check_linear(algorithm, "wide limits")
         check_identity(model, "wide limits are derived")
@@ -132,7 +135,7 @@ def limit(
     if name == "noise-dominated":
         assert isinstance(algorithm, SGD)
         found = noise_dominated(found, step_size(algorithm) / (x.p * algorithm.batch_size))
-    equations = equations_of(model)(
+    equations = equations_of(model, algorithm)(
         kind="ode",
         definitions=live(found),
         model=model,
@@ -144,13 +147,13 @@ def limit(
     return equations
 
 
-def equations_of(model: Model) -> type[Equations]:
+def equations_of(model: Model, algorithm: SGD | GradientFlow) -> type[Equations]:
     """Kind of record of the equations of one pass."""
-    if model.spectrum is None:
+    if model.spectrum is None and len(motion_of(algorithm).rows) == 1:
         return Equations
-    from dmft.equations.spectra import SpectrumEquations
+    from dmft.equations.row_equations import RowEquations
 
-    return SpectrumEquations
+    return RowEquations
 
 
 def noise_dominated(found: Sequence[Definition], weight: sp.Expr) -> list[Definition]:

@@ -81,7 +81,8 @@ def cancellation_in_words(equations: Equations) -> list[str]:
 def ordinary_rounding(equations: Equations) -> float:
     """Largest relative rounding of rates and risk at the states of this file; 0 without Q and M."""
     moved = {d.name for d in equations.definitions if d.role == "rate"}
-    if equations.open_kernels or not {"Q", "M"} <= moved:
+    # Rows and blocks read the same averages, and have states of their own.
+    if equations.open_kernels or not {"Q", "M"} <= moved <= {"Q", "M", "readout"}:
         return 0.0
     states, values = _states(equations)
     definitions = light(equations.definitions)

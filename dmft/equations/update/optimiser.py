@@ -19,6 +19,10 @@ from dmft.model import SGD, GradientFlow
 from dmft.model.algorithm import numbers_of
 
 zeta, beta = x.numbers["weight_decay"], x.numbers["momentum"]
+kappa, alpha = x.numbers["momentum_rate"], x.numbers["momentum_direct"]
+mean_rate = x.numbers["average"]
+# Rows beside the weights, by the numbers that ask for them.
+KEPT = {"average": "average", "velocity": "momentum_rate"}
 
 
 def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:
@@ -50,8 +54,22 @@ class Motion:
 
 def motion_of(algorithm: SGD | GradientFlow) -> Motion:
     """Rows of an algorithm and how they move."""
-    decay = {name: sp.Matrix([[rate]]) for name, rate in own_motion(algorithm).items()}
-    return Motion(("",), decay, (sp.S.One,))
+    numbers = numbers_of(algorithm)
+    rows, drive = ["", *(row for row, name in KEPT.items() if name in numbers)], {"": sp.S.One}
+    linear: dict[str, dict[tuple[str, str], sp.Expr]] = {}
+    if "velocity" in rows:
+        drive = {"": alpha, "velocity": kappa}
+        linear["velocity"] = {("", "velocity"): sp.S.One, ("velocity", "velocity"): -kappa}
+    if "average" in rows:
+        linear["average"] = {("average", ""): mean_rate, ("average", "average"): -mean_rate}
+    for name, rate in own_motion(algorithm).items():
+        # What shortens the weights is part of the step that a velocity follows.
+        linear[name] = {(row, ""): rate * g for row, g in drive.items()}
+    matrices = {
+        name: sp.Matrix([[A.get((a, b), sp.S.Zero) for b in rows] for a in rows])
+        for name, A in linear.items()
+    }
+    return Motion(tuple(rows), matrices, tuple(drive.get(row, sp.S.Zero) for row in rows))
 
 
 def pace(values: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.optimiser import own_motion, step_size
+from dmft.equations.update.optimiser import motion_of, own_motion, step_size
 from dmft.equations.update.overlaps import ON_SPHERE, Moments, risk_expression
 from dmft.model import SGD, GradientFlow, Model
 
@@ -20,7 +20,7 @@ def definitions(
     """
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
     moments = Moments(model, algorithm)
-    if model.spectrum is not None:
+    if model.spectrum is not None or len(motion_of(algorithm).rows) > 1:
         from dmft.equations.update.rows import row_definitions  # loaded by whoever has blocks
 
         return [*row_definitions(moments, quadratic), *_beside_overlaps(moments)]

@@ -56,7 +56,7 @@ class Blocks:
         """Entry (j, l) of G[one, two]; stored once for each pair, the weights second."""
         if one == two:
             return self(one or "Q", j, l)
-        if one == WEIGHTS or (two != WEIGHTS and one > two):
+        if one == WEIGHTS or (two != WEIGHTS and one < two):
             return self.pair(two, one, l, j)
         return self(f"{one}_{two or 'Q'}", j, l)
 

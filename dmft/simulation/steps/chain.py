@@ -41,7 +41,7 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "62484da15120",
-    "dmft.simulation.steps.optimiser": "783f470f72b3",
+    "dmft.simulation.steps.optimiser": "c34de59af4b9",
 }
 
 

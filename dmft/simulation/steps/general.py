@@ -44,7 +44,7 @@ from dmft.simulation.steps.common import (
     write_fields,
     write_label,
 )
-from dmft.simulation.steps.optimiser import begin_step, begin_step_of_overlaps
+from dmft.simulation.steps.optimiser import begin_step, begin_step_of_overlaps, end_step, follow
 from dmft.simulation.steps.rows import (
     add_multiple,
     dot,
@@ -58,7 +58,7 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "62484da15120",
-    "dmft.simulation.steps.optimiser": "783f470f72b3",
+    "dmft.simulation.steps.optimiser": "c34de59af4b9",
     "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }
 
@@ -162,8 +162,8 @@ def advance_general_weights(  # type: ignore[no-untyped-def]
     """Carry W (p, d) on in place; returns the status code and the steps done.
 
     deviations (d,) are those of the inputs, with no entries where all are one. Q and M are work
-    space for the constraint and for what is watched. G (p, d) and push (p,) are
-    the last step of weights and readout, which the optimiser may remember.
+    space for the constraint and for what is watched. G (p, d) and push (p,) are the last step of
+    weights and readout, which the optimiser may remember; behind it G holds its other rows.
     """
     p, d = W.shape
     k, batch = W_star.shape[0], counts[2]
@@ -197,11 +197,13 @@ def advance_general_weights(  # type: ignore[no-untyped-def]
                     add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X[mu])
             for j in range(p):
                 a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
+            end_step(G, p, rates, now)
             move_rows(W, G, Q, counts[3])
             code = length_status(Q)
             if code != REACHED:
                 return code, step + 1
             normalise_rows(W, Q, counts[3])
+            follow(G, W, rates, now)
         if watch[0] != WATCH_NOTHING and (counts[1] + step + 1) % int(watch[2]) == 0:
             measure(W, W_star, deviations, Q, M)
             if has_passed(

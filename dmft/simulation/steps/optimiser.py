@@ -22,7 +22,11 @@ UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": Fals
 # the part of the last step that it takes again.
 FIRST = 3
 LOST, KEPT = FIRST, FIRST + 1
-COLUMNS = FIRST + 2
+# The part of a step that a velocity takes up, and the part that moves the weights at once.
+TAKEN, DIRECT = FIRST + 2, FIRST + 3
+# The part of its distance to the weights that their average goes.
+NEARER = FIRST + 4
+COLUMNS = FIRST + 5
 
 
 def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLike]:
@@ -30,7 +34,16 @@ def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLik
     return {
         LOST: numbers.get("weight_decay", 0.0) * step,  # type: ignore[operator]
         KEPT: numbers.get("momentum", 0.0),
+        TAKEN: numbers.get("momentum_rate", 0.0) * step,  # type: ignore[operator]
+        DIRECT: numbers.get("momentum_direct", 0.0),
+        NEARER: numbers.get("average", 0.0) * step,  # type: ignore[operator]
     }
+
+
+def kept_rows(numbers: Mapping[str, float]) -> tuple[str, ...]:
+    """Rows that a neuron keeps behind its last step, in their order."""
+    names = {"momentum_rate": "velocity", "average": "average"}
+    return tuple(row for number, row in names.items() if number in numbers)
 
 
 def pace(numbers: Mapping[str, float]) -> float:
@@ -49,6 +62,33 @@ def begin_step(G, push, W, rates, now):  # type: ignore[no-untyped-def]
         push[j] *= part
         for i in range(W.shape[1]):
             G[j, i] = part * G[j, i] - share * W[j, i]
+
+
+@njit(cache=True, **UNCOUNTED, inner=True)
+def end_step(G, p, rates, now):  # type: ignore[no-untyped-def]
+    """Turn the step G[: p] of the samples into that of the weights; velocities are G[p : 2 p].
+
+    v <- beta v + (1 - beta) G, and the weights move by alpha_1 G + v.
+    """
+    taken, direct = rates[now, TAKEN], rates[now, DIRECT]
+    if taken == 0.0:
+        return
+    for j in range(p):
+        for i in range(G.shape[1]):
+            G[p + j, i] += taken * (G[j, i] - G[p + j, i])
+            G[j, i] = direct * G[j, i] + G[p + j, i]
+
+
+@njit(cache=True, **UNCOUNTED, inner=True)
+def follow(G, W, rates, now):  # type: ignore[no-untyped-def]
+    """Move the averages, the last rows of G, towards the weights."""
+    nearer = rates[now, NEARER]
+    if nearer == 0.0:
+        return
+    p, first = W.shape[0], G.shape[0] - W.shape[0]
+    for j in range(p):
+        for i in range(W.shape[1]):
+            G[first + j, i] += nearer * (W[j, i] - G[first + j, i])
 
 
 @njit(cache=True, **UNCOUNTED, inner=True)

@@ -1,0 +1,1 @@
+"""Laws of the inputs: clusters, spectra, positional encodings of sequences."""
