@@ -58,7 +58,9 @@ def motion_of(algorithm: SGD | GradientFlow) -> Motion:
     rows, drive = ["", *(row for row, name in KEPT.items() if name in numbers)], {"": sp.S.One}
     linear: dict[str, dict[tuple[str, str], sp.Expr]] = {}
     if "velocity" in rows:
-        drive = {"": alpha, "velocity": kappa}
+        drive = {"velocity": kappa}
+        if "momentum_direct" in numbers:
+            drive[""] = alpha
         linear["velocity"] = {("", "velocity"): sp.S.One, ("velocity", "velocity"): -kappa}
     if "average" in rows:
         linear["average"] = {("average", ""): mean_rate, ("average", "average"): -mean_rate}
