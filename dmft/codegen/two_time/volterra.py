@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.emit import emit_expression, load_module
-from dmft.equations.two_time.normal_form import NormalForm
+from dmft.equations.two_time.written.normal_form import NormalForm
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.names import VERSION
@@ -79,7 +79,7 @@ def volterra_source(form: NormalForm) -> str:
     --------
     >>> import dmft
     >>> from dmft.codegen.two_time.volterra import volterra_source
-    >>> from dmft.equations.two_time.normal_form import normal_form
+    >>> from dmft.equations.two_time.written.normal_form import normal_form
     >>> "def local(" in volterra_source(normal_form(dmft.literature.spherical_p_spin(3)))
     True
     """

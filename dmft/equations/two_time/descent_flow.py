@@ -38,12 +38,12 @@ from dmft.equations.two_time.descent_process import (
     t,
     u,
 )
+from dmft.equations.two_time.written.problem import TwoTime
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
 from dmft.model.descent import TIME, GradientDescent
-from dmft.model.two_time import TwoTime
 
 # What is of the order of a step off the diagonal.
 DENSITIES = ("R_theta", "R_l")

@@ -30,10 +30,10 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time import descent_process as eq
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.short_terms import expanded
+from dmft.equations.two_time.written.problem import TwoTime
 from dmft.equations.values import check_bounds, check_widths
 from dmft.errors import BadParameter
 from dmft.model import GaussianMixture, Overlaps
-from dmft.model.two_time import TwoTime
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent_flow import DescentFlow
@@ -110,7 +110,7 @@ class _Closed:
     def problem(self) -> TwoTime:
         """Rates, values and starts by function."""
         p, k = self.start.p, self.start.k
-        rates: dict[Any, sp.Expr] = {}
+        rates: dict[Any, dict[str, sp.Expr]] = {}
         values: dict[Any, sp.Expr] = {}
         named = {base_name(d.target): d for d in self.flow.definitions if d.role == "rate"}
         for j, r in np.ndindex(p, k):
@@ -123,7 +123,9 @@ class _Closed:
             C, R = (self.function(name, j, m) for name in "CR")
             rates[C(t, s)] = self.rate(named["C_theta"], at)
             turned = self.rate(named["C_theta"], {x.j: m + 1, x.l: j + 1})
-            rates[C(t, t)] = _equal(rates[C(t, s)]) + _equal(turned)
+            rates[C(t, t)] = {
+                n: _equal(rates[C(t, s)][n]) + _equal(turned[n]) for n in rates[C(t, s)]
+            }
             rates[R(t, s)], values[R(t, t)] = self.rate(named["R_theta"], at), kick[j, m]
             D, K = (self.function(name, j, m) for name in "DK")
             values[D(t, s)] = self.correlation(j, m)
@@ -266,11 +268,11 @@ class _Closed:
                  if d.expr.has(Expectation)}  # fmt: skip
         return found | {"R_l_equal": self.flow.equal_response}
 
-    def rate(self, definition: Definition, at: Mapping[sp.Symbol, int]) -> sp.Expr:
-        """Rate of one entry; numbers for the neurons, functions for the arrays."""
+    def rate(self, definition: Definition, at: Mapping[sp.Symbol, int]) -> dict[str, sp.Expr]:
+        """Terms of the rate of one entry; numbers for the neurons, functions for the arrays."""
         assert isinstance(definition.target, sp.Indexed)
         times = {y: name for y, name in TIMES.items() if y in definition.target.indices}
-        return self.plain(definition.expr, {**times, **at})
+        return {name: self.plain(expr, {**times, **at}) for name, expr in definition.terms}
 
     def plain(self, expr: sp.Expr, at: Mapping[sp.Symbol, Any]) -> sp.Expr:
         """An expression of the flow at these times and neurons."""
