@@ -31,7 +31,7 @@ from dmft.equations.two_time import descent_process as eq
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.short_terms import expanded
 from dmft.equations.two_time.written.problem import TwoTime
-from dmft.equations.values import check_bounds, check_widths
+from dmft.equations.values import check_bounds, check_lengths, check_widths
 from dmft.errors import BadParameter
 from dmft.model import GaussianMixture, Overlaps
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 t, s, u = sp.symbols("t s u")
 TIMES = {eq.t: t, eq.s: s}
 # Names of the functions, by array.
-NAMES = {"M_at": "M", "C_theta": "C", "R_theta": "R"}
+NAMES = {"M_at": "M", "C_theta": "C", "R_theta": "R", "multiplier": "nu"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def gaussian_flow(flow: DescentFlow, start: Overlaps | Rows, values: Mapping[str
         raise BadParameter("the fields of a mixture are not Gaussian: dmft.solve samples them")
     if isinstance(start, Overlaps):
         check_widths(flow.model, start)
+        if flow.algorithm.on_sphere:
+            check_lengths(start)
     elif not isinstance(start, Rows):
         raise BadParameter(f"start must be a dmft.Overlaps, got {shown(start)}")
     return _Closed(flow, start, _numbers(flow, values)).problem()
@@ -111,11 +113,13 @@ class _Closed:
         """Rates, values and starts by function."""
         p, k = self.start.p, self.start.k
         rates: dict[Any, dict[str, sp.Expr]] = {}
-        values: dict[Any, sp.Expr] = {}
-        named = {base_name(d.target): d for d in self.flow.definitions if d.role == "rate"}
+        values: dict[Any, sp.Expr | dict[str, sp.Expr]] = {}
+        named = {base_name(d.target): d for d in self.flow.definitions}
         for j, r in np.ndindex(p, k):
             rates[self.function("M", j, r)(t)] = self.rate(named["M_at"], {x.j: j + 1, x.r: r + 1})
             values[self.function("N", j, r)(t)] = self.with_teacher(j, r, t)
+        for j in range(p) if "multiplier" in named else ():
+            values[self.function("nu", j)(t)] = self.rate(named["multiplier"], {x.j: j + 1})
         kick = np.array([[self.plain(self.flow.kick, {x.j: j + 1, x.l: m + 1}) for m in range(p)]
                          for j in range(p)])  # fmt: skip
         for j, m in np.ndindex(p, p):
@@ -129,7 +133,7 @@ class _Closed:
             rates[R(t, s)], values[R(t, t)] = self.rate(named["R_theta"], at), kick[j, m]
             D, K = (self.function(name, j, m) for name in "DK")
             values[D(t, s)] = self.correlation(j, m)
-            values[D(t, t)] = _equal(values[D(t, s)])
+            values[D(t, t)] = _equal(self.correlation(j, m))
             values[K(t, s)], values[K(t, t)] = self.response(j, m), (self.A @ kick @ self.A)[j, m]
         for name, constant in self.constants.items():
             for j in range(p):
