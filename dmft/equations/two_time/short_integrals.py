@@ -253,6 +253,11 @@ class ShortIntegrals:
                 if self.numbers[key].error
             )
             value = expr.xreplace(values)
+            if value.has(sp.zoo, sp.nan) or not value.is_real:
+                raise BadParameter(
+                    f"{d.target} is {value}: a row has no length after its step, and no division "
+                    "puts it on the sphere; take another learning_rate or ridge"
+                )
             value = value if value.is_Rational else sp.N(value, DIGITS)  # lengths are roots
             self.numbers[d.name, (*times, *(n + 1 for n in place))] = Number(value, error)
 

@@ -1,0 +1,128 @@
+"""Descent on the sphere in its limits: small steps, and the first two; against weights.
+
+Linear students have exact modes: `test_linear_modes.py`.
+"""
+
+import numpy as np
+import pytest
+import scipy.special
+import sympy as sp
+
+import dmft
+from dmft.equations.two_time import descent_process as eq
+
+z = sp.Symbol("z", real=True)
+ERF, LINE = sp.erf(z / sp.sqrt(2)), dmft.Committee(z, 1)
+READOUT = np.array([2.0, -1.2])
+PAIR = dmft.Model(
+    dmft.Committee(ERF, 2, readout=(2, sp.Rational(-6, 5))), dmft.Committee(ERF, 1), label_noise=0.1
+)
+START = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.1]])
+ALPHA = 2
+
+
+def weights(d, seed):
+    """Inputs (n, d), labels (n,) and rows with the overlaps of the start."""
+    rng = np.random.default_rng([7, seed])
+    rows, _ = np.linalg.qr(rng.standard_normal((d, 3)))
+    gram = np.block([[START.P, START.M.T], [START.M, START.Q]])
+    rows = np.sqrt(d) * np.linalg.cholesky(gram) @ rows.T
+    x = rng.standard_normal((ALPHA * d, d))
+    label = scipy.special.erf(x @ rows[0] / np.sqrt(2 * d))
+    return x, label + np.sqrt(0.1) * rng.standard_normal(label.size), rows[1:], rows[0]
+
+
+def force(x, label, w):
+    """Minus the gradient of the summed loss."""
+    d = x.shape[1]
+    h = x @ w.T / np.sqrt(d)
+    gap = scipy.special.erf(h / np.sqrt(2)) @ READOUT / 2 - label
+    slope = np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2) * READOUT / 2
+    return -(gap[:, None] * slope).T @ x / np.sqrt(d)
+
+
+def on_sphere(w):
+    return w * np.sqrt(w.shape[1]) / np.linalg.norm(w, axis=1, keepdims=True)
+
+
+def flowed(x, label, w, t_max, steps):
+    """Runge and Kutta along the sphere."""
+
+    def rate(w):
+        f = force(x, label, w)
+        return f - np.sum(f * w, axis=1, keepdims=True) / w.shape[1] * w
+
+    h = t_max / steps
+    for _ in range(steps):
+        k1 = rate(w)
+        k2 = rate(w + h / 2 * k1)
+        k3 = rate(w + h / 2 * k2)
+        w = on_sphere(w + h / 6 * (k1 + 2 * k2 + 2 * k3 + rate(w + h * k3)))
+    return w
+
+
+def overlaps(w, teacher):
+    d = w.shape[1]
+    return np.concatenate([w @ teacher / d, [w[0] @ w[1] / d]])
+
+
+def test_flow_against_weights():
+    flow = dmft.derive(
+        PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"
+    )
+    run = dmft.solve(flow, START, 1.5, points=6, levels=4, samples=2**12, scrambles=4)
+    assert run.status == "ok"
+    found = []
+    for seed in range(24):
+        x, label, w, teacher = weights(500, seed)
+        found.append(overlaps(flowed(x, label, w, 1.5, 12), teacher))
+    mean, se = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    theory = np.array([*run.M[-1, :, 0], run.Q[-1, 0, 1]])
+    error = np.array([*run.error.M[-1, :, 0], run.error.Q[-1, 0, 1]])
+    assert np.all(np.abs(theory - mean) < 4 * np.hypot(se, error))
+    free = dmft.derive(PAIR, dmft.GradientDescent(1, ALPHA), scaling="gradient-flow")
+    other = dmft.solve(free, START, 1.5, points=6, levels=4, samples=2**12, scrambles=1)
+    assert abs(other.M[-1, 0, 0] - theory[0]) > 10 * np.hypot(se, error)[0]
+
+
+def test_two_steps_against_weights():
+    equations = dmft.derive(PAIR, dmft.GradientDescent(0.5, ALPHA, constraint="sphere"))
+    run = dmft.short_times(equations).evaluate(START, rtol=1e-6)
+    found = []
+    for seed in range(40):
+        x, label, w, teacher = weights(500, seed)
+        for _ in range(2):
+            w = on_sphere(w + 0.5 * force(x, label, w))
+        found.append(overlaps(w, teacher))
+    mean, se = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    theory = np.array([*run.M[-1, :, 0], run.Q[-1, 0, 1]])
+    assert np.all(np.abs(theory - mean) < 4 * se)
+    # The same by sampled histories, to their errors.
+    sampled = dmft.solve(equations, START, 2)
+    for name in ("M", "Q2", "corr", "train_loss"):
+        gap = np.abs(run[name] - sampled[name])
+        assert np.all(gap <= 4 * (sampled.error[name] + run.error[name]) + 1e-12), name
+
+
+BOUND = dmft.derive(
+    dmft.Model(LINE, LINE, 0.3), dmft.GradientDescent(1, ALPHA, ridge=0.1, constraint="sphere"),
+    scaling="gradient-flow",
+)  # fmt: skip
+SIGNS = [
+    (block, name)
+    for block in (*eq.FREE, "M", "R_theta", "C_theta")
+    for name in BOUND.equations.terms[block]
+    if name not in ("kick", "equal")  # R at its beginning; the diagonal follows from t > s
+]
+
+
+@pytest.mark.parametrize(("block", "name"), SIGNS, ids=map("-".join, SIGNS))
+def test_a_wrong_sign_of_a_step_changes_the_flow(block, name):
+    """Its rates in numbers, by the symbols of the closed problem."""
+    term = BOUND.equations.terms[block][name]
+    start = dmft.Overlaps([[1.0]], [[0.2]])
+    problems = [flow.closed(start) for flow in (BOUND, BOUND.replace(block, name, -term))]
+    known = {str(f): lambda t, s: 0.7 + 0.2 * t * s for f in problems[0].pairs}
+    known |= {str(f): lambda t: 1.3 - 0.1 * t for f in problems[0].signals}
+    right, other = (problem.evaluate(known, 0.9, 0.4, nodes=6) for problem in problems)
+    assert max(abs(right[f] - other[f]) for f in right) > 1e-3
