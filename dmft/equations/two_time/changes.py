@@ -228,4 +228,6 @@ class ChangesOfLimit:
         return cast("DescentFlow", self)
 
     def _of(self, equations: DescentEquations) -> Self:
-        return cast(Self, replace(self._own, equations=equations))
+        found = replace(self._own, equations=equations)
+        _ = found.definitions  # refuses steps that have no limit
+        return cast(Self, found)

@@ -37,6 +37,7 @@ from dmft.equations.two_time.descent_process import (
     t,
     u,
 )
+from dmft.errors import BadParameter
 
 Process = Mapping[sp.IndexedBase, Definition]
 
@@ -83,13 +84,24 @@ def _rate(definition: Definition, base: sp.IndexedBase) -> Definition:
     assert isinstance(definition.target, sp.Indexed)
     now = base[tuple(y.xreplace({t + 1: t}) for y in definition.target.indices)]
     size = eta if base_name(now) in DENSITIES else sp.S.One
-    terms = {}
-    for name, expr in definition.terms:
-        if name == "kick":
-            continue
-        moved = expr - now if name == "decay" else expr
-        terms[name] = _limit(sp.expand(moved), eta * size)
-    return define(now, terms, "rate")
+    terms = {name: expr for name, expr in definition.terms if name != "kick"}
+    moved = _without_what_stays(definition, terms, now)
+    limits = {name: _limit(sp.expand(expr), eta * size) for name, expr in moved.items()}
+    return define(now, limits, "rate")
+
+
+def _without_what_stays(
+    definition: Definition, terms: Mapping[str, sp.Expr], now: sp.Expr
+) -> dict[str, sp.Expr]:
+    """Terms that vanish with the step: one of them holds what is there before it, `now`."""
+    stays = {name: expr.subs(eta, 0) for name, expr in terms.items()}
+    if sp.Add(*stays.values()) != now:
+        raise BadParameter(
+            f"{definition.target} is {sp.Add(*stays.values())} after a step of vanishing "
+            f"learning_rate, not {now}: there is no flow of small steps; terms are those of one "
+            "step, a rate has learning_rate in front"
+        )
+    return {name: expr - stays[name] for name, expr in terms.items()}
 
 
 def _growth(process: Process, free: Process) -> Definition:
@@ -113,14 +125,12 @@ def _growth(process: Process, free: Process) -> Definition:
 def _rate_at_equal_times(step: Definition, earlier: Definition) -> dict[str, sp.Expr]:
     """Rate of the covariance of two free rows: of the first, then of the second, row."""
     now = C_theta[t, t, x.l, x.j]
-    terms: dict[str, sp.Expr] = {}
-    for name, expr in step.terms:
-        moved = _before(expr) - now if name == "decay" else _before(expr)
-        terms[name] = terms.get(name, sp.S.Zero) + _limit(sp.expand(moved), eta)
-        front = expr.xreplace({C_free[t + 1, t, x.l, x.j]: now}).coeff(now).subs(eta, 0)
-        for other, rate in earlier.terms if front != 0 else ():
-            turned = rate.xreplace({s: t, x.j: x.l, x.l: x.j})
-            terms[other] = terms.get(other, sp.S.Zero) + front * turned
+    moved = _without_what_stays(step, {name: _before(expr) for name, expr in step.terms}, now)
+    terms = {name: _limit(sp.expand(expr), eta) for name, expr in moved.items()}
+    # What stays of the first row meets the second as it is after the step.
+    for name, rate in earlier.terms:
+        turned = rate.xreplace({s: t, x.j: x.l, x.l: x.j})
+        terms[name] = terms.get(name, sp.S.Zero) + turned
     return terms
 
 
