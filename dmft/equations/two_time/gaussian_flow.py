@@ -33,7 +33,7 @@ from dmft.equations.two_time.short_terms import expanded
 from dmft.equations.two_time.written.problem import TwoTime
 from dmft.equations.values import check_bounds, check_lengths, check_widths
 from dmft.errors import BadParameter
-from dmft.model import GaussianMixture, Overlaps
+from dmft.model import Overlaps
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent_flow import DescentFlow
@@ -66,7 +66,7 @@ class Rows:
 
 def gaussian_flow(flow: DescentFlow, start: Overlaps | Rows, values: Mapping[str, Any]) -> TwoTime:
     """`DescentFlow.closed`; a start of one unit may hold symbols."""
-    if flow.model.inputs is not None or isinstance(flow.model.teacher, GaussianMixture):
+    if flow.model.inputs is not None:
         raise BadParameter("the fields of a mixture are not Gaussian: dmft.solve samples them")
     if isinstance(start, Overlaps):
         check_widths(flow.model, start)
