@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import sympy as sp
 
 from dmft.codegen.fuse import Loop
-from dmft.codegen.loops import LoopWriter, Scope, loop_header, loop_over
+from dmft.codegen.loops import LoopWriter, Scope, loop_header
 from dmft.codegen.lower import loop_index
 from dmft.codegen.nodes import Node
 from dmft.codegen.packing import ALL_NODES
@@ -54,7 +54,7 @@ def open_chunk(before: Sequence[Block], scalars: int, noise: bool = False) -> Sc
 
 def chunk_loop(chunk: Scope) -> Loop:
     """Loop over the chunks."""
-    return loop_over((FIRST_NODE, f"0, {ALL_NODES}, {CHUNK}"), chunk.lines)
+    return Loop(f"for {FIRST_NODE} in range(0, {ALL_NODES}, {CHUNK}):", chunk.lines)
 
 
 def accumulate(writer: LoopWriter, target: str, node: Node, scopes: list[Scope]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from dmft.codegen.functions import FAST, pointwise
-from dmft.codegen.fuse import Loop
-from dmft.codegen.loops import loop_over
+from dmft.codegen.fuse import Loop, loop_over
 from dmft.codegen.packing import ALL_NODES
 from dmft.emit import emit_expression
 from dmft.equations.averages.expectation import Expectation

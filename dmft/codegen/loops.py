@@ -403,11 +403,6 @@ class LoopWriter:
         return total
 
 
-def loop_over(index: Index, body: Iterable[str | Loop]) -> Loop:
-    """A loop whose lines are known; bounds as "p", or as "1, p + 1"."""
-    return Loop(loop_header(index), list(body))
-
-
 def loop_header(index: Index | None) -> str:
     """Header of a loop over a full axis."""
     assert index is not None

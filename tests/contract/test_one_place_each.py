@@ -62,8 +62,8 @@ def test_a_law_of_inputs_is_one_function():
         assert abs(found[name][0, 0] - move.mean()) < 5 * spread
 
 
-# Who makes the text of a loop from data: the writer, and where it is told of triangles and blocks.
-WRITERS = {"loops.py", "assemble.py", "blocks.py"}
+# Who makes the text of a loop from data: the writer, and what knows of triangles, blocks, chunks.
+WRITERS = {"fuse.py", "loops.py", "assemble.py", "blocks.py", "chunks.py"}
 CODEGEN = Path(dmft.__file__).parent / "codegen"
 LOOP = re.compile(r"\bfor\b.*\bin range\(")
 
@@ -84,8 +84,8 @@ def loop_texts(path):
 
 
 def test_loops_are_written_in_one_place():
-    """Of one pass, of two times, at nodes: headers, bounds and depth of loops are `loops`' work."""
-    assert loop_texts(CODEGEN / "loops.py")[0]
+    """Of one pass and of two times, headers, bounds and depth of loops are the same work."""
+    assert loop_texts(CODEGEN / "fuse.py")[0]
     for path in CODEGEN.rglob("*.py"):
         filled, whole = loop_texts(path)
         assert not filled or path.name in WRITERS, (path.name, filled)

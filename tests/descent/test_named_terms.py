@@ -23,11 +23,11 @@ M, Q, C = (EQS.symbols[name] for name in ("M", "Q", "C_theta"))
 kappa = sp.Symbol("kappa", positive=True)
 
 
-def matrices(memory=1, heard=1, pull=0, spring=0, steps=STEPS, eta=ETA):
+def matrices(memory=1, heard=1, kick=1, pull=0, spring=0, steps=STEPS, eta=ETA):
     """M and Q of each time, and Q of the last time with each, with weights of terms.
 
-    `memory` of the field, `heard` noise of the gradients in the covariance, `pull` and `spring`
-    towards zero of M and of C_theta, in each step.
+    `memory` of the field, `heard` noise of the gradients in the covariance, `kick` of a gradient in
+    the response, `pull` and `spring` towards zero of M and of C_theta, in each step.
     """
     n = steps + 1
     m, c, answer = np.zeros(n), np.zeros((n, n)), np.zeros((n, n))
@@ -43,7 +43,7 @@ def matrices(memory=1, heard=1, pull=0, spring=0, steps=STEPS, eta=ETA):
         m[i + 1] = (1 - eta * RIDGE) * m[i] - eta * ALPHA * (back @ gap)[i] - pull * m[i]
         past = eta * pulls @ answer[:size, :size]
         answer[i + 1, :size] = (1 - eta * RIDGE) * answer[i, :size] - past
-        answer[i + 1, i] -= eta
+        answer[i + 1, i] -= kick * eta
         for k in range(i + 2):  # the last is the diagonal, with the row just found
             other = c[:size, k] if k <= i else c[i + 1, :size]
             value = (1 - eta * RIDGE) * other[i] - eta * pulls @ other
@@ -58,6 +58,7 @@ CASES = {
     "replaced": (
         EQS.replace("C_theta", "noise", EQS.terms["C_theta"]["noise"] / 2), {}, {"heard": 0.5}
     ),
+    "kicked": (EQS.replace("R_theta", "kick", EQS.terms["R_theta"]["kick"] / 2), {}, {"kick": 0.5}),
     "a wrong sign": (
         EQS.replace("h", "memory", -EQS.terms["h"]["memory"]), {}, {"memory": -1}
     ),
@@ -78,6 +79,9 @@ def test_changed_terms_run_as_matrices_say(name):
     np.testing.assert_allclose(run.M[:, 0, 0], found[0], atol=1e-11)
     np.testing.assert_allclose(run.Q[:, 0, 0], found[1], atol=1e-11)
     np.testing.assert_allclose(run.Q2[-1, :, 0, 0], found[2], atol=1e-11)
+    short = dmft.short_times(equations).evaluate(START, **values)
+    np.testing.assert_allclose(short.M[:, 0, 0], found[0][:3], atol=1e-11)
+    np.testing.assert_allclose(short.Q[:, 0, 0], found[1][:3], atol=1e-11)
     moved = max(np.abs(a - b).max() for a, b in zip(found, plain, strict=True))
     assert name == "as it is" or moved > 1e-2
 

@@ -9,8 +9,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.codegen.functions import pointwise
-from dmft.codegen.fuse import Loop, render
-from dmft.codegen.loops import loop_over
+from dmft.codegen.fuse import Loop, loop_over, render
 from dmft.codegen.nodes import Index
 from dmft.emit import load_module
 from dmft.equations.two_time.written.normal_form import NormalForm

@@ -133,7 +133,7 @@ class DescentFlow(ChangesOfLimit):
         Shapes      functions of one or two times for each entry: "C_12(t, s)"; "C(t, s)" of one
                     unit on one. Correlations of later times first: C_12(t, s) with t >= s
         Scaling     the time of the flow; C is the overlap outside of the teacher,
-                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T
+                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T; on the sphere nu is what keeps lengths
         Valid for   affine students and targets, squared loss, inputs of one cluster; d -> infinity
         Source      batch_reuse.md A.1, B.3
 
