@@ -70,7 +70,7 @@ PUBLIC = {
     "Status": "dmft.names",
     "Sweep": "dmft.analysis.sweeps.sweep",
     "Trajectory": "dmft.solvers.trajectory",
-    "TwoTime": "dmft.model.two_time",
+    "TwoTime": "dmft.equations.two_time.written.problem",
     "TwoTimeRun": "dmft.solvers.two_time.run",
     "certify": "dmft.workflow.certify",
     "certify_hermite": "dmft.workflow.certify",

@@ -20,7 +20,7 @@ from dmft.solvers.problem import Problem
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
-    from dmft.model.two_time import TwoTime
+    from dmft.equations.two_time.written.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.two_time.problem import VolterraProblem
 
@@ -114,16 +114,14 @@ def build_two_time(
     equations: DescentEquations | DescentFlow | TwoTime,
 ) -> DescentProblem | VolterraProblem:
     """Compile equations in two times; of a flow, the descent that steps through it."""
-    from dmft.model.two_time import TwoTime
-
-    if isinstance(equations, TwoTime):
+    given = cast(Any, equations)
+    if given.family == "two-time":
         from dmft.codegen.two_time.volterra import build_volterra
-        from dmft.equations.two_time.normal_form import normal_form
+        from dmft.equations.two_time.written.normal_form import normal_form
 
-        return build_volterra(normal_form(equations))
+        return build_volterra(normal_form(given))
     from dmft.codegen.two_time.descent import build_descent
 
-    given = cast(Any, equations)
     return build_descent(given.equations if given.family == "flow" else given)
 
 

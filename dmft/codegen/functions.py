@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
@@ -54,6 +54,21 @@ class PointFunctions:
     def source(self) -> str:
         """Code of the functions."""
         return "\n".join(self.blocks)
+
+
+def pointwise(
+    rows: Sequence[sp.Expr],
+    names: Mapping[sp.Expr, str],
+    calls: Mapping[type, str] | None,
+    stem: str,
+) -> tuple[list[str], list[str]]:
+    """Lines that compute what rows of values share, and the texts of the rows."""
+    shared, rest = sp.cse(rows, symbols=sp.numbered_symbols(f"_{stem}"))
+    known, lines = dict(names), []
+    for n, (symbol, value) in enumerate(shared):
+        lines.append(f"{stem}{n} = {emit_expression(value, known, calls)}")
+        known[symbol] = f"{stem}{n}"
+    return lines, [emit_expression(value, known, calls) for value in rest]
 
 
 def _argument(number: int) -> sp.Symbol:

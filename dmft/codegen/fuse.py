@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from dmft.codegen.nodes import Index
+
 INDENT = "    "
 NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 # Start of an accumulator: may move above an earlier loop that does not touch it.
@@ -37,6 +39,11 @@ class Loop:
             elif match := NAME.match(item):
                 found.add(match.group())
         return found
+
+
+def loop_over(index: Index, body: list[str | Loop]) -> Loop:
+    """A loop whose lines are known: of an axis, ("i", "n"), or of bounds, ("j", "1, p + 1")."""
+    return Loop(f"for {index[0]} in range({index[1]}):", body)
 
 
 def fuse(items: list[str | Loop]) -> list[str | Loop]:

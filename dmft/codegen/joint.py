@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from dmft.codegen.functions import FAST
-from dmft.codegen.fuse import Loop
+from dmft.codegen.functions import FAST, pointwise
+from dmft.codegen.fuse import Loop, loop_over
 from dmft.codegen.packing import ALL_NODES
 from dmft.emit import emit_expression
 from dmft.equations.averages.expectation import Expectation
@@ -44,13 +44,11 @@ def node_loop(
         body.append(f"star_{n} = par[{first} + {1 + n} * {ALL_NODES} + node]")
         body.append(f"free_{n} = par[{first} + {1 + length + n} * {ALL_NODES} + node]")
         body.append(f"h_{n} = {m} * star_{n} + rest * free_{n} + mean_{n}")
-    shared, values = sp.cse([y.integrand for y in averages], symbols=sp.numbered_symbols("_node"))
-    for n, (symbol, value) in enumerate(shared):
-        body.append(f"node_{n} = {emit_expression(value, inside, FAST)}")
-        inside[symbol] = f"node_{n}"
+    shared, values = pointwise([y.integrand for y in averages], inside, FAST, "node_")
+    body += shared
     for name, value in zip(sums.values(), values, strict=True):
-        body.append(f"value = {emit_expression(value, inside, FAST)}")
+        body.append(f"value = {value}")
         # Where student and target agree the direction of the gradient is 0/0 and has no weight.
         body.append(f"{name} += par[{first} + node] * value if math.isfinite(value) else 0.0")
-    lines.append(Loop(f"for node in range({ALL_NODES}):", body))
+    lines.append(loop_over(("node", ALL_NODES), body))
     return lines, dict(sums)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.equations.two_time.written.problem import TwoTime
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.tables.tabled import tabled_expectation
 from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average
 from dmft.model import FIELD, Committee, GradientDescent, Model
-from dmft.model.two_time import TwoTime
 
 t, s, u = sp.symbols("t s u")
 C, R = sp.symbols("C R", cls=sp.Function)
@@ -54,14 +54,23 @@ def spherical_p_spin(p: int, temperature: float | sp.Expr = 0) -> TwoTime:
     work = sp.Integral((f1(C(t, u)) + f2(C(t, u)) * C(t, u)) * R(t, u), (u, 0, t))
     return TwoTime(
         rates={
-            C(t, s): -mu(t) * C(t, s) + force + sp.Integral(memory * C(u, s), (u, 0, t)),
-            R(t, s): -mu(t) * R(t, s) + sp.Integral(memory * R(u, s), (u, s, t)),
+            C(t, s): {
+                "sphere": -mu(t) * C(t, s),
+                "noise": force,
+                "memory": sp.Integral(memory * C(u, s), (u, 0, t)),
+            },
+            R(t, s): {
+                "sphere": -mu(t) * R(t, s), "memory": sp.Integral(memory * R(u, s), (u, s, t)),
+            },
         },
-        values={C(t, t): 1, R(t, t): 1, mu(t): T + work, E(t): E_t},
+        values={
+            C(t, t): {"sphere": 1}, R(t, t): {"kick": 1}, mu(t): {"temperature": T, "work": work},
+            E(t): {"energy": E_t},
+        },
         causal=[R],
         name=f"spherical {p}-spin glass",
         source="cugliandolo_kurchan_1993",
-    )
+    )  # fmt: skip
 
 
 def random_network(
@@ -107,16 +116,18 @@ def random_network(
     drive = g**2 * average.subs({COVARIANCE: C(t, u), a: C(t, t), b: C(u, u)}, simultaneous=True)
     return TwoTime(
         rates={
-            C(t, s): -C(t, s) + sp.Integral(drive * R(s, u), (u, 0, s)),
-            R(t, s): -R(t, s),
-            C(t, t): -2 * C(t, t) + 2 * sp.Integral(drive * R(t, u), (u, 0, t)),
+            C(t, s): {"leak": -C(t, s), "drive": sp.Integral(drive * R(s, u), (u, 0, s))},
+            R(t, s): {"leak": -R(t, s)},
+            C(t, t): {
+                "leak": -2 * C(t, t), "drive": 2 * sp.Integral(drive * R(t, u), (u, 0, t)),
+            },
         },
-        values={R(t, t): 1},
+        values={R(t, t): {"kick": 1}},
         start={C(0, 0): variance},
         causal=[R],
         name="random recurrent network",
         source="sompolinsky_1988",
-    )
+    )  # fmt: skip
 
 
 def ridge_flow(
@@ -165,7 +176,11 @@ def ridge_flow(
     turned = {f: -f for e in (*problem.rates.values(), *problem.values.values())
               for f in e.atoms(sp.core.function.AppliedUndef) if f.func == R}  # fmt: skip
     rates, values = (
-        {key: (-e if key.func == R else e).xreplace(turned) for key, e in group.items()}
+        {
+            key: {n: (-e if key.func == R else e).xreplace(turned) for n, e in terms.items()}
+            for key, terms in problem.named.items()
+            if key in group
+        }
         for group in (problem.rates, problem.values)
     )
     name = "ridge regression by gradient flow"

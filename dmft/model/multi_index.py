@@ -78,6 +78,11 @@ class MultiIndex:
         return teacher_fields(int(self.width))
 
     @property
+    def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
+        """G and its fields."""
+        return ((self.expr, self.fields),)
+
+    @property
     def readout(self) -> None:
         """None: g is the whole target, its fields have no readouts."""
         return None

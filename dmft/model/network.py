@@ -73,6 +73,11 @@ class Committee:
         object.__setattr__(self, "readout", _canonical_readout(readout, self.width))
 
     @property
+    def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
+        """What it is written with, and the fields of each: as every target has them."""
+        return ((self.activation, (FIELD,)),)
+
+    @property
     def parameters(self) -> set[sp.Symbol]:
         """Free symbols other than the field: activation parameters and symbolic readouts."""
         symbols: set[sp.Symbol] = self.activation.free_symbols - {FIELD}

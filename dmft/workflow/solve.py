@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.descent_flow import DescentFlow
-    from dmft.model.two_time import TwoTime
+    from dmft.equations.two_time.written.problem import TwoTime
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.descent.run import DescentRun
     from dmft.solvers.problem import Problem

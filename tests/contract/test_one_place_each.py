@@ -3,6 +3,10 @@
 Rules of one's own are in tests/equations/test_own_rules.py and examples/learning_rules.py.
 """
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -56,3 +60,34 @@ def test_a_law_of_inputs_is_one_function():
     for name, move in (("M", psi * star), ("Q", 2 * psi * h + 0.5 * scale * psi**2)):
         spread = move.std() / np.sqrt(samples)
         assert abs(found[name][0, 0] - move.mean()) < 5 * spread
+
+
+# Who makes the text of a loop from data: the writer, and what knows of triangles, blocks, chunks.
+WRITERS = {"fuse.py", "loops.py", "assemble.py", "blocks.py", "chunks.py"}
+CODEGEN = Path(dmft.__file__).parent / "codegen"
+LOOP = re.compile(r"\bfor\b.*\bin range\(")
+
+
+def loop_texts(path):
+    """Texts in a source file that hold a loop: those with places to fill, and whole ones."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(y) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+              for y in ast.walk(node) if y is not node}  # fmt: skip
+    filled, whole = [], []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(getattr(y, "value", "x")) for y in node.values)
+            filled += [text] if LOOP.search(text) else []
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            whole += [node.value] if id(node) not in inside and LOOP.search(node.value) else []
+    return filled, whole
+
+
+def test_loops_are_written_in_one_place():
+    """Of one pass and of two times, headers, bounds and depth of loops are the same work."""
+    assert loop_texts(CODEGEN / "fuse.py")[0]
+    for path in CODEGEN.rglob("*.py"):
+        filled, whole = loop_texts(path)
+        assert not filled or path.name in WRITERS, (path.name, filled)
+        # Code that is the same for all models may hold loops; that of two times has none.
+        assert not (whole and path.parent.name == "two_time"), (path.name, whole)

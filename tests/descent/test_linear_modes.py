@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.integrate import solve_ivp
 
 import dmft
 
@@ -97,3 +98,48 @@ def test_a_flow_follows_its_time():
     assert run.status == "ok"
     assert abs(run.M[-1, 0, 0] - weight @ (a * M0 + b * mu)) < 1e-5
     assert run.provenance["ridge_schedule"] == "t"
+
+
+@pytest.mark.parametrize("alpha", [0.6, 2.0])
+def test_first_steps_on_the_sphere(alpha):
+    """The first two steps in closed form."""
+    given = {"learning_rate": 0.3, "ridge": 0.1, "momentum": 0.3}
+    descent = dmft.GradientDescent(samples_per_dim=alpha, constraint="sphere", **given)
+    run = dmft.short_times(dmft.derive(MODEL, descent)).evaluate(START)
+    M, Q2 = exact(2, lambda t: {**given, "temperature": 0.0}, alpha, True)
+    np.testing.assert_allclose(run.M[:, 0, 0], M, atol=1e-12)
+    np.testing.assert_allclose(run.Q2[:, :, 0, 0], Q2, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.6, 2.0])
+def test_a_flow_on_the_sphere_keeps_the_length(alpha):
+    """Modes fall as those of ridge regression whose penalty is what keeps the length at each time.
+
+    As equations in two times with closed averages, and as descents whose steps go to zero.
+    """
+    mu, weight = marchenko_pastur(alpha, 100)
+
+    def rates(_, y):
+        a, b = y.reshape(2, -1)
+        free = np.array([-mu * a, 1 - mu * b])
+        return (free - overlap(free, (a, b), mu, weight) * y.reshape(2, -1)).ravel()
+
+    begun = np.concatenate([np.ones_like(mu), np.zeros_like(mu)])
+    times = [0.5, 1.0, 2.0]
+    a, b = solve_ivp(rates, (0, 2), begun, t_eval=times, rtol=1e-10, atol=1e-12).y.reshape(
+        2, mu.size, -1
+    )
+    M = weight @ (a * M0 + b * mu[:, None])
+    descent = dmft.GradientDescent(1, alpha, ridge=0.1, constraint="sphere")
+    flow = dmft.derive(MODEL, descent, scaling="gradient-flow")
+    closed = dmft.solve(flow.closed(START), None, 2.0, tol=1e-7, measure_error=False)
+    assert closed.status == "ok"
+    np.testing.assert_allclose(np.interp(times, closed.t, closed.M), M, atol=1e-5)
+    np.testing.assert_allclose(closed.C_diagonal + closed.M**2, 1.0, atol=1e-6)
+    assert abs(closed.at("C", 2.0, 0.5) + M[-1] * M[0] - overlap(
+        (a[:, -1], b[:, -1]), (a[:, 0], b[:, 0]), mu, weight
+    )) < 1e-5  # fmt: skip
+    run = dmft.solve(flow, START, 2.0, points=16, levels=4)
+    assert run.status == "ok"
+    np.testing.assert_allclose(run.M[[4, 8, 16], 0, 0], M, atol=1e-5)
+    np.testing.assert_allclose(run.Q[:, 0, 0], 1.0, atol=1e-9)

@@ -1,9 +1,12 @@
 """Descent whose rows are put back on the sphere: steps, terms, files, refusals.
 
-Linear students mode by mode: `test_linear_modes.py`. Seeds in d dimensions:
+Linear students mode by mode: `test_linear_modes.py`. Limits: `test_sphere_limits.py`. Seeds in d
+dimensions:
 `tests/agreement/test_descent_against_simulation.py`. Recursions by hand and wrong signs:
 `test_process_is_run.py`.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,10 +100,13 @@ def test_refusals():
             call()
     with pytest.raises(BadParameter, match='must be "sphere"'):
         dmft.GradientDescent(0.6, 2, constraint="sphere-gradient")
-    with pytest.raises(BadParameter, match="the force that keeps lengths"):
-        dmft.derive(PAIR, descent, scaling="gradient-flow")
-    with pytest.raises(BadParameter, match="steps of free rows"):
-        dmft.short_times(equations)
+    flow = dmft.derive(dmft.Model(LINE, LINE), descent, scaling="gradient-flow")
+    for limit in (lambda: dmft.short_times(equations).evaluate(off),
+                  lambda: flow.closed(dmft.Overlaps([[0.9]], [[0.3]]))):  # fmt: skip
+        with pytest.raises(BadParameter, match="needs Q_jj = 1"):
+            limit()
+    with pytest.raises(BadParameter, match="noise is added in finite steps"):
+        dmft.derive(PAIR, replace(descent, temperature=0.1), scaling="gradient-flow")
 
 
 def test_a_row_without_length_is_a_status():
@@ -111,6 +117,8 @@ def test_a_row_without_length_is_a_status():
     assert run.status == "left_domain"
     assert "which no division puts on the sphere" in run.message
     assert run.t.size == 1
+    with pytest.raises(BadParameter, match="a row has no length after its step"):
+        dmft.short_times(equations).evaluate(dmft.Overlaps([[1.0]], [[0.1]]))
 
 
 def test_random_starts_of_a_simulation_are_on_the_sphere():

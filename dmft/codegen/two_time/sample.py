@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import sympy as sp
 
 from dmft.codegen.functions import FAST
+from dmft.codegen.fuse import Loop, loop_over, render
+from dmft.codegen.nodes import Index
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
@@ -65,8 +66,8 @@ def sample_source(equations: DescentEquations) -> str:
 def _source(equations: DescentEquations, definitions: tuple[Definition, ...]) -> str:
     """Text of the module of some definitions of the sample."""
     writer = _Writer(equations)
-    before = [line for d in definitions if d.name == "label" for line in writer.definition(d)]
-    lines = [line for d in definitions if d.name != "label" for line in writer.definition(d)]
+    before = [y for d in definitions if d.name == "label" for y in writer.definition(d)]
+    lines = [y for d in definitions if d.name != "label" for y in writer.definition(d)]
     first, body = (_body(writer.values, y) for y in (before, lines))
     used = sorted({name for name in FAST.values() if f"{name}(" in first + body})
     imports = IMPORTS.format(names=", ".join(used)) if used else ""
@@ -76,11 +77,11 @@ def _source(equations: DescentEquations, definitions: tuple[Definition, ...]) ->
     return TEMPLATE.format(version=VERSION, imports=imports, k=k, labels=first, body=body)
 
 
-def _body(values: list[str], lines: list[str]) -> str:
+def _body(values: list[str], lines: list[str | Loop]) -> str:
     """Indented lines, the parameters that they use before them."""
-    text = "\n".join(lines)
+    text = "\n".join(render(lines))
     used = [y for y in values if y.split()[0] in text]
-    return textwrap.indent("\n".join([*used, text]), "    ")
+    return "\n".join(render([*used, *lines], 1))
 
 
 def bend_source(equations: DescentEquations, kinks: bool = False) -> str:
@@ -165,6 +166,14 @@ def parameter_order(equations: DescentEquations) -> list[str]:
     return ["label_noise", *(y for y in scalars_of(equations.sample) if y != "label_noise")]
 
 
+# Samples of the block, innermost: compilers vectorise over them. Neurons count from 1.
+SAMPLES: Index = ("i", "n")
+
+
+def _neurons(index: str, width: str) -> Index:
+    return index, f"1, {width} + 1"
+
+
 class _Writer:
     """Writes each definition as loops over neurons around loops over the samples of the block."""
 
@@ -182,38 +191,39 @@ class _Writer:
         self.names |= {x.p: "p", x.k: "k"}
         self.count = 0
 
-    def definition(self, d: Definition) -> list[str]:
+    def definition(self, d: Definition) -> list[str | Loop]:
         """Comment, space and loops of one definition."""
-        lines = [f"# {' '.join(str(d.target).split())} = {' '.join(str(d.expr).split())}"]
+        lines: list[str | Loop] = [
+            f"# {' '.join(str(d.target).split())} = {' '.join(str(d.expr).split())}"
+        ]
         expr, before = self._sums(d.expr)
         lines += before
         if d.name == "H":
             return [*lines, *self._slopes(expr)]
         if isinstance(d.target, sp.Indexed):
             row = {"g": "g[j - 1]", "readout_pull": "out[j]"}[d.name]
-            return [*lines, "for j in range(1, p + 1):", *self._loop(row, "=", expr, 1)]
+            return [*lines, loop_over(_neurons("j", "p"), self._loop(row, "=", expr))]
         if d.name == "loss":
-            return [*lines, *self._loop("out[0]", "=", expr, 0)]
+            return [*lines, *self._loop("out[0]", "=", expr)]
         name = d.name
         self.names[d.target] = f"{name}[i]"
         space = [] if name == "label" else [f"{name} = np.empty(n)"]
-        return [*lines, *space, *self._loop(name, "=", expr, 0)]
+        return [*lines, *space, *self._loop(name, "=", expr)]
 
-    def _slopes(self, expr: sp.Expr) -> list[str]:
+    def _slopes(self, expr: sp.Expr) -> list[str | Loop]:
         """Loops over two neurons; the diagonal has a term of its own."""
         row = "g[(j - 1) * p + l - 1]"
         same = sp.KroneckerDelta(x.j, x.l)
         both = expr.subs(same, 0)
         own = expr.subs(same, 1) - both
-        return [
-            "for j in range(1, p + 1):", "    for l in range(1, p + 1):",
-            *self._loop(row, "=", both, 2),
-            *(["    l = j", *self._loop(row, "+=", own, 1)] if own != 0 else []),
-        ]  # fmt: skip
+        inner: list[str | Loop] = [loop_over(_neurons("l", "p"), self._loop(row, "=", both))]
+        if own != 0:
+            inner += ["l = j", *self._loop(row, "+=", own)]
+        return [loop_over(_neurons("j", "p"), inner)]
 
-    def _sums(self, expr: sp.Expr) -> tuple[sp.Expr, list[str]]:
+    def _sums(self, expr: sp.Expr) -> tuple[sp.Expr, list[str | Loop]]:
         """Sums over neurons become rows that are added up beforehand."""
-        lines: list[str] = []
+        lines: list[str | Loop] = []
         found: dict[sp.Expr, sp.Expr] = {}
         for total in sorted(expr.atoms(sp.Sum), key=sp.default_sort_key):
             (index, _, high), *rest = total.limits
@@ -223,25 +233,20 @@ class _Writer:
             row = sp.Symbol(name, real=True)
             self.names[row] = f"{name}[i]"
             found[total] = row
-            lines += [f"{name} = np.zeros(n)", f"for {index} in range(1, {high} + 1):"]
-            lines += self._loop(name, "+=", total.function, 1)
+            body = self._loop(name, "+=", total.function)
+            lines += [f"{name} = np.zeros(n)", loop_over(_neurons(str(index), str(high)), body)]
         return expr.xreplace(found), lines
 
-    def _loop(self, row: str, sign: str, expr: sp.Expr, depth: int) -> list[str]:
+    def _loop(self, row: str, sign: str, expr: sp.Expr) -> list[str | Loop]:
         """One statement for all samples of the block.
 
         Rows and parameters are named before the loop: compilers vectorise it only then.
         """
-        indent = "    " * depth
         plain, names, before = self._plain(expr)
         text = emit_expression(plain, names, FAST)
         if "[" in row:
             before, row = [*before, f"to = {row}"], "to"
-        return [
-            *(indent + line for line in before),
-            f"{indent}for i in range(n):",
-            f"{indent}    {row}[i] {sign} {text}",
-        ]
+        return [*before, loop_over(SAMPLES, [f"{row}[i] {sign} {text}"])]
 
     def _plain(self, expr: sp.Expr) -> tuple[sp.Expr, Mapping[sp.Symbol, str], list[str]]:
         """Entries of arrays as symbols, switches as conditions; the lines that name the entries."""

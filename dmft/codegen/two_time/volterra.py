@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from dmft.emit import emit_expression, load_module
-from dmft.equations.two_time.normal_form import NormalForm
+from dmft.codegen.functions import pointwise
+from dmft.codegen.fuse import Loop, loop_over, render
+from dmft.codegen.nodes import Index
+from dmft.emit import load_module
+from dmft.equations.two_time.written.normal_form import NormalForm
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.names import VERSION
@@ -34,9 +37,10 @@ PAIR_TEXT = '''
 @njit(PAIR_SIGNATURE, **OPTIONS)
 def {name}(t, times, par, now, past, X, low, high, out):
     """{meaning}"""
-    for i in range(low, high):
 {body}
 '''
+# Earlier times of a row, cut into parts.
+ROW: Index = ("i", "low, high")
 TABLES_TEXT = """
 from dmft.emit.arrays import load_array
 from dmft.special.averages import field_average, kinked_pair_average, pair_average
@@ -67,7 +71,6 @@ LOCAL_TEXT = '''
 @njit(LOCAL_SIGNATURE, **OPTIONS)
 def local(t, times, par, now, past, X, S, J, low, high, out):
     """Rates or values of {names}, at row t for all s."""
-    for i in range(low, high):
 {body}
 '''
 
@@ -79,7 +82,7 @@ def volterra_source(form: NormalForm) -> str:
     --------
     >>> import dmft
     >>> from dmft.codegen.two_time.volterra import volterra_source
-    >>> from dmft.equations.two_time.normal_form import normal_form
+    >>> from dmft.equations.two_time.written.normal_form import normal_form
     >>> "def local(" in volterra_source(normal_form(dmft.literature.spherical_p_spin(3)))
     True
     """
@@ -95,10 +98,10 @@ def volterra_source(form: NormalForm) -> str:
     bodies += writer.pair("early", "Second factors B(s, u) at one s > u, for all u.", early, s, u)
     signals = [e for e, _ in form.signals.values()]
     names = ", ".join(str(key) for key in form.signals)
-    bodies += SIGNALS_TEXT.format(names=names, body=writer.body(signals, writer.single(), "", 4))
+    bodies += SIGNALS_TEXT.format(names=names, body=writer.body(signals, writer.single()))
     local = [e for e, _ in form.pairs.values()]
     names = ", ".join(str(f) for f in form.pairs)
-    bodies += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), ", i", 8))
+    bodies += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), ROW))
     return text + writer.averages() + bodies
 
 
@@ -162,7 +165,7 @@ class _Writer:
     ) -> str:
         """Code of a function of row `later`, for all `earlier`."""
         names = self._row(later, earlier)
-        body = self.body(rows, names, ", i", 8)
+        body = self.body(rows, names, ROW)
         return PAIR_TEXT.format(name=name, meaning=meaning, body=body)
 
     def _row(self, later: sp.Symbol, earlier: sp.Symbol) -> dict[sp.Expr, str]:
@@ -188,22 +191,19 @@ class _Writer:
         return names | {y: f"J[{n}]" for n, (_, y) in enumerate(self.form.totals)}
 
     def body(
-        self, rows: list[sp.Expr], names: Mapping[sp.Expr, str], index: str, indent: int
+        self, rows: list[sp.Expr], names: Mapping[sp.Expr, str], over: Index | None = None
     ) -> str:
         """Lines that fill out[n] with the rows; what they share is computed once."""
+        index = "" if over is None else f", {over[0]}"
         table = {e: sp.Dummy(f"x{n}", real=True) for n, e in enumerate(names)}
         text = {table[e]: name for e, name in names.items()} | self.par
         plain = [self.without_tables(row.xreplace(table)) for row in rows]
         calls: dict[type, str] = {f: str(f) for f in self.tables.values()}
-        shared, results = sp.cse(plain, symbols=sp.numbered_symbols("_shared"))
-        lines = []
-        for n, (symbol, value) in enumerate(shared):
-            lines.append(f"s{n} = {emit_expression(value, text, calls)}")
-            text[symbol] = f"s{n}"
-        lines += [
-            f"out[{n}{index}] = {emit_expression(e, text, calls)}" for n, e in enumerate(results)
-        ]
-        return "\n".join(" " * indent + line for line in lines or ["pass"])
+        shared, results = pointwise(plain, text, calls, "s")
+        lines: list[str | Loop] = [*shared]
+        lines += [f"out[{n}{index}] = {value}" for n, value in enumerate(results)]
+        lines = lines or ["pass"]
+        return "\n".join(render(lines if over is None else [loop_over(over, lines)], 1))
 
     def without_tables(self, row: sp.Expr) -> sp.Expr:
         """Averages of two fields without closed form as calls of functions of the module."""

@@ -209,8 +209,25 @@ class ChangesOfLimit:
         return self._own.equations.diff(getattr(other, "equations", other))
 
     @property
+    def changes(self) -> Any:
+        """What was changed since the flow was derived."""
+        return self._own.equations.changes
+
+    @property
+    def symbols(self) -> dict[str, Any]:
+        """As `DescentEquations.symbols`."""
+        return self._own.equations.symbols
+
+    @property
+    def indices(self) -> TimesAndNeurons:
+        """As `DescentEquations.indices`."""
+        return self._own.equations.indices
+
+    @property
     def _own(self) -> DescentFlow:
         return cast("DescentFlow", self)
 
     def _of(self, equations: DescentEquations) -> Self:
-        return cast(Self, replace(self._own, equations=equations))
+        found = replace(self._own, equations=equations)
+        _ = found.definitions  # refuses steps that have no limit
+        return cast(Self, found)

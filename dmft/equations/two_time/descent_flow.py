@@ -17,38 +17,22 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.definitions import Definition, base_name, define
+from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time.changes import ChangesOfLimit
 from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter, derive_descent
-from dmft.equations.two_time.descent_process import (
-    BLOCKS,
-    C_theta,
-    H_at,
-    M,
-    PathSlope,
-    R_l,
-    R_theta,
-    driving,
-    eta,
-    field_at,
-    g_at,
-    s,
-    t,
-    u,
+from dmft.equations.two_time.descent_process import BLOCKS
+from dmft.equations.two_time.flow_limit import (
+    equal_response_of,
+    flow_definitions,
+    kick_of,
 )
+from dmft.equations.two_time.written.problem import TwoTime
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
 from dmft.model.descent import TIME, GradientDescent
-from dmft.model.two_time import TwoTime
-
-# What is of the order of a step off the diagonal.
-DENSITIES = ("R_theta", "R_l")
-# R_l at equal times: the average curvature.
-drag = sp.IndexedBase("R_l_equal")
 
 
 @dataclass(frozen=True)
@@ -82,27 +66,26 @@ class DescentFlow(ChangesOfLimit):
     def definitions(self) -> tuple[Definition, ...]:
         """The field of a sample; rates of M, R_theta and C_theta in the first time.
 
+        On the sphere what keeps the lengths comes before the rates: `multiplier`, half the rate at
+        which the squared length of a free row would grow.
+
         They are the limit of the process that is run: a term that changes there changes here.
         """
-        process = {d.target.base: d for d in self.equations.process}
-        return (
-            _field(process[field_at]),
-            *(_rate(process[base]) for base in (M, R_theta, C_theta)),
-        )
+        return flow_definitions(self._process)
 
     @property
     def kick(self) -> sp.Expr:
         """R_theta just after s: what a force on the weights does at once."""
-        terms = next(dict(d.terms) for d in self.equations.process if d.target.base == R_theta)
-        return _limit(terms.get("kick", sp.S.Zero), eta).xreplace({sp.KroneckerDelta(s, t): 1})
+        return kick_of(self._process)
 
     @property
     def equal_response(self) -> Definition:
         """R_l at equal times, where the gradient moves with its own field."""
-        (d,) = (d for d in self.equations.process if d.target.base == R_l)
-        slope = PathSlope(g_at[t, x.j], driving[t, x.l])
-        terms = {n: e.xreplace({s: t}).xreplace({slope: H_at[t, x.j, x.l]}) for n, e in d.terms}
-        return define(drag[t, x.j, x.l], terms, "intermediate")
+        return equal_response_of(self._process)
+
+    @property
+    def _process(self) -> dict[sp.IndexedBase, Definition]:
+        return {d.target.base: d for d in self.equations.process}
 
     @property
     def model(self) -> Model:
@@ -150,7 +133,7 @@ class DescentFlow(ChangesOfLimit):
         Shapes      functions of one or two times for each entry: "C_12(t, s)"; "C(t, s)" of one
                     unit on one. Correlations of later times first: C_12(t, s) with t >= s
         Scaling     the time of the flow; C is the overlap outside of the teacher,
-                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T
+                    Q(t, s) = C(t, s) + M(t) P^+ M(s)^T; on the sphere nu is what keeps lengths
         Valid for   affine students and targets, squared loss, inputs of one cluster; d -> infinity
         Source      batch_reuse.md A.1, B.3
 
@@ -210,12 +193,15 @@ class DescentFlow(ChangesOfLimit):
 
 
 class FlowPrinter(TwoTimePrinter):
-    """The response at equal times has one time."""
+    """The response at equal times has one time, and so has what keeps lengths."""
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         if base_name(expr) == "R_l_equal":
             time, *neurons = (self._print(y) for y in expr.indices)
             return rf"R^{{\ell}}_{{{' '.join(neurons)}}}({time})"
+        if base_name(expr) == "multiplier":
+            time, neuron = (self._print(y) for y in expr.indices)
+            return rf"\nu_{{{neuron}}}({time})"
         return super()._print_Indexed(expr)
 
 
@@ -225,7 +211,7 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
     Raises
     ------
     BadParameter
-        For batches, momentum, noise, the sphere and trained readouts, with the reason.
+        For batches, momentum, noise and trained readouts, with the reason.
     """
     reasons = {
         "batch": ("parts of the samples average out", algorithm.batch is not None),
@@ -233,11 +219,6 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
         "temperature": (
             "noise is added in finite steps: derive the descent, with a small one",
             algorithm.temperature != 0,
-        ),
-        "constraint": (
-            "the force that keeps lengths has no equation here: solve the descent, with a small "
-            "rate",
-            algorithm.on_sphere,
         ),
         "readout_rate": (
             "readouts and weights move at unrelated rates", algorithm.readout_rate != 0
@@ -250,74 +231,6 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentFlow:
                 f"learning rate goes to zero, {reason}; leave it out"
             )
     return DescentFlow(derive_descent(model, algorithm))
-
-
-def _field(definition: Definition) -> Definition:
-    terms = {name: _limit(expr, eta**0) for name, expr in definition.terms}
-    return define(definition.target, terms, "intermediate")
-
-
-def _rate(definition: Definition) -> Definition:
-    """Rate of X in t from X(t + 1) = X(t) + eta rate; the kick of R_theta is its beginning."""
-    assert isinstance(definition.target, sp.Indexed)
-    now = definition.target.xreplace({t + 1: t})
-    size = eta if base_name(now) in DENSITIES else sp.S.One
-    terms = {}
-    for name, expr in definition.terms:
-        if name == "kick":
-            continue
-        moved = expr - now if name == "decay" else expr
-        terms[name] = _limit(sp.expand(moved), eta * size)
-    return replace(define(now, terms, "rate"), role="rate")
-
-
-def _limit(expr: sp.Expr, divisor: sp.Expr) -> sp.Expr:
-    """Leading order of expr / divisor, sums over times as integrals."""
-    return sp.Add(*(_continued(term, divisor) for term in sp.Add.make_args(expr)))
-
-
-def _continued(term: sp.Expr, divisor: sp.Expr) -> sp.Expr:
-    """One product: a coefficient times an entry or a sum."""
-    sums = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.Sum)]
-    rest = sp.Mul(*(f for f in sp.Mul.make_args(term) if f not in sums))
-    whole = _scaled(rest) * sp.Mul(*(_integral(y) for y in sums)) / divisor
-    return sp.expand(sp.cancel(sp.expand(whole)) if not whole.has(sp.Integral) else whole).subs(
-        eta, 0
-    )
-
-
-def _scaled(expr: sp.Expr) -> sp.Expr:
-    """Densities times the step."""
-    entries = {e: eta * e for e in expr.atoms(sp.Indexed) if base_name(e) in DENSITIES}
-    return expr.xreplace(entries)
-
-
-def _integral(total: sp.Sum) -> sp.Expr:
-    """A sum over a time as an integral, and what the response at equal times adds."""
-    times = [y for y in total.limits if y[0] in (s, u)]
-    neurons = [y for y in total.limits if y[0] not in (s, u)]
-    if not times:
-        return total
-    ((symbol, low, high),) = times
-    body = total.function
-    ends = {s + 1: s, t - 1: t, s - 1: s}
-    bounds = (symbol, ends.get(low, low), ends.get(high, high))
-    power, inside = _power(body)
-    result = power / eta * sp.Integral(sp.Sum(inside, *neurons), bounds)
-    equal = [e for e in body.atoms(sp.Indexed) if e.base == R_l and symbol in e.indices]
-    if equal and high == t:
-        (entry,) = equal
-        at_end = body.xreplace({entry: drag[(t, *entry.indices[2:])]}).xreplace({symbol: t})
-        factor, shown = _power(at_end)
-        result += factor * sp.Sum(shown, *neurons)
-    return result
-
-
-def _power(body: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
-    """Powers of the step that the densities of a product carry, and the product."""
-    factors = [f for f in sp.Mul.make_args(body) if isinstance(f, sp.Indexed)]
-    count = sum(base_name(f) in DENSITIES for f in factors)
-    return eta**count, body
 
 
 def with_step(values: Mapping[str, Any], step: float) -> dict[str, Any]:

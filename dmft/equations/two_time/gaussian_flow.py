@@ -30,10 +30,10 @@ from dmft.equations.definitions import Definition, base_name
 from dmft.equations.two_time import descent_process as eq
 from dmft.equations.two_time.over_time import refuse_unread
 from dmft.equations.two_time.short_terms import expanded
-from dmft.equations.values import check_bounds, check_widths
+from dmft.equations.two_time.written.problem import TwoTime
+from dmft.equations.values import check_bounds, check_lengths, check_widths
 from dmft.errors import BadParameter
-from dmft.model import GaussianMixture, Overlaps
-from dmft.model.two_time import TwoTime
+from dmft.model import Overlaps
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent_flow import DescentFlow
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 t, s, u = sp.symbols("t s u")
 TIMES = {eq.t: t, eq.s: s}
 # Names of the functions, by array.
-NAMES = {"M_at": "M", "C_theta": "C", "R_theta": "R"}
+NAMES = {"M_at": "M", "C_theta": "C", "R_theta": "R", "multiplier": "nu"}
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,12 @@ class Rows:
 
 def gaussian_flow(flow: DescentFlow, start: Overlaps | Rows, values: Mapping[str, Any]) -> TwoTime:
     """`DescentFlow.closed`; a start of one unit may hold symbols."""
-    if flow.model.inputs is not None or isinstance(flow.model.teacher, GaussianMixture):
+    if flow.model.inputs is not None:
         raise BadParameter("the fields of a mixture are not Gaussian: dmft.solve samples them")
     if isinstance(start, Overlaps):
         check_widths(flow.model, start)
+        if flow.algorithm.on_sphere:
+            check_lengths(start)
     elif not isinstance(start, Rows):
         raise BadParameter(f"start must be a dmft.Overlaps, got {shown(start)}")
     return _Closed(flow, start, _numbers(flow, values)).problem()
@@ -110,12 +112,14 @@ class _Closed:
     def problem(self) -> TwoTime:
         """Rates, values and starts by function."""
         p, k = self.start.p, self.start.k
-        rates: dict[Any, sp.Expr] = {}
-        values: dict[Any, sp.Expr] = {}
-        named = {base_name(d.target): d for d in self.flow.definitions if d.role == "rate"}
+        rates: dict[Any, dict[str, sp.Expr]] = {}
+        values: dict[Any, sp.Expr | dict[str, sp.Expr]] = {}
+        named = {base_name(d.target): d for d in self.flow.definitions}
         for j, r in np.ndindex(p, k):
             rates[self.function("M", j, r)(t)] = self.rate(named["M_at"], {x.j: j + 1, x.r: r + 1})
             values[self.function("N", j, r)(t)] = self.with_teacher(j, r, t)
+        for j in range(p) if "multiplier" in named else ():
+            values[self.function("nu", j)(t)] = self.rate(named["multiplier"], {x.j: j + 1})
         kick = np.array([[self.plain(self.flow.kick, {x.j: j + 1, x.l: m + 1}) for m in range(p)]
                          for j in range(p)])  # fmt: skip
         for j, m in np.ndindex(p, p):
@@ -123,11 +127,13 @@ class _Closed:
             C, R = (self.function(name, j, m) for name in "CR")
             rates[C(t, s)] = self.rate(named["C_theta"], at)
             turned = self.rate(named["C_theta"], {x.j: m + 1, x.l: j + 1})
-            rates[C(t, t)] = _equal(rates[C(t, s)]) + _equal(turned)
+            rates[C(t, t)] = {
+                n: _equal(rates[C(t, s)][n]) + _equal(turned[n]) for n in rates[C(t, s)]
+            }
             rates[R(t, s)], values[R(t, t)] = self.rate(named["R_theta"], at), kick[j, m]
             D, K = (self.function(name, j, m) for name in "DK")
             values[D(t, s)] = self.correlation(j, m)
-            values[D(t, t)] = _equal(values[D(t, s)])
+            values[D(t, t)] = _equal(self.correlation(j, m))
             values[K(t, s)], values[K(t, t)] = self.response(j, m), (self.A @ kick @ self.A)[j, m]
         for name, constant in self.constants.items():
             for j in range(p):
@@ -266,11 +272,11 @@ class _Closed:
                  if d.expr.has(Expectation)}  # fmt: skip
         return found | {"R_l_equal": self.flow.equal_response}
 
-    def rate(self, definition: Definition, at: Mapping[sp.Symbol, int]) -> sp.Expr:
-        """Rate of one entry; numbers for the neurons, functions for the arrays."""
+    def rate(self, definition: Definition, at: Mapping[sp.Symbol, int]) -> dict[str, sp.Expr]:
+        """Terms of the rate of one entry; numbers for the neurons, functions for the arrays."""
         assert isinstance(definition.target, sp.Indexed)
         times = {y: name for y, name in TIMES.items() if y in definition.target.indices}
-        return self.plain(definition.expr, {**times, **at})
+        return {name: self.plain(expr, {**times, **at}) for name, expr in definition.terms}
 
     def plain(self, expr: sp.Expr, at: Mapping[sp.Symbol, Any]) -> sp.Expr:
         """An expression of the flow at these times and neurons."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time.descent_process import (
+    FREE,
     chosen,
     fraction,
     label,
@@ -26,9 +27,9 @@ from dmft.equations.two_time.descent_process import (
     zeta,
 )
 from dmft.equations.two_time.over_time import over_time
-from dmft.equations.two_time.short_numbers import Number, average, combined, rational
+from dmft.equations.two_time.short_numbers import DIGITS, Number, average, combined, rational
 from dmft.equations.two_time.short_terms import at_times, expanded
-from dmft.equations.values import check_widths, readout_arrays
+from dmft.equations.values import check_lengths, check_widths, readout_arrays
 from dmft.errors import BadParameter
 from dmft.gaussian.expectation import Gaussian
 from dmft.model import Overlaps
@@ -73,6 +74,8 @@ class ShortIntegrals:
         equations = short.equations
         self.short, self.equations, self.rtol, self.start = short, equations, rtol, start
         check_widths(equations.model, start)
+        if equations.algorithm.on_sphere:
+            check_lengths(start)
         self.p, self.k = start.p, start.k
         given = over_time(equations, parameters, 1)
         if given.varying:
@@ -250,6 +253,12 @@ class ShortIntegrals:
                 if self.numbers[key].error
             )
             value = expr.xreplace(values)
+            if value.has(sp.zoo, sp.nan) or not value.is_real:
+                raise BadParameter(
+                    f"{d.target} is {value}: a row has no length after its step, and no division "
+                    "puts it on the sphere; take another learning_rate or ridge"
+                )
+            value = value if value.is_Rational else sp.N(value, DIGITS)  # lengths are roots
             self.numbers[d.name, (*times, *(n + 1 for n in place))] = Number(value, error)
 
     def matrix(self, base: str, times: tuple[int, int]) -> sp.Matrix:
@@ -273,7 +282,7 @@ class ShortIntegrals:
                 for j, m in np.ndindex(self.p, self.p):
                     number = combined([(kernel[j][m], share)])
                     self.numbers[base, (t, s, j + 1, m + 1)] = number
-        names = {"M_at", "readout_at", "R_theta", "C_theta", "Q_at"}
+        names = {"M_at", "readout_at", "R_theta", "C_theta", "Q_at", *FREE}
         for d in self.short.definitions:
             if d.name in names and d.target.indices[0] == t + 1:
                 self._define(d)

@@ -48,7 +48,7 @@ class SecondStep:
         self.mean_entries = {
             key: self._held(number)
             for key, number in numbers.items()
-            if key[0] in ("M_at", "readout_at") and key[1][0] == 1
+            if key[0] in ("M_at", "readout_at", "R_theta") and key[1][0] == 1
         }
         C00, C10, C11 = (integrals.matrix("C_theta", y) for y in ((0, 0), (1, 0), (1, 1)))
         E10, E11 = (integrals.errors("C_theta", y, (p, p)) for y in ((1, 0), (1, 1)))

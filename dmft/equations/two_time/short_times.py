@@ -16,9 +16,14 @@ from dmft.checks import checked_or
 from dmft.equations.definitions import Definition
 from dmft.equations.two_time.descent import DescentEquations, TwoTimePrinter
 from dmft.equations.two_time.descent_process import (
+    C_free,
     C_theta,
+    G_free,
     M,
+    M_free,
     Q,
+    Q_free,
+    R_free,
     R_theta,
     field_at,
     readout,
@@ -124,7 +129,8 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     r"""Write out the first two steps of descent on repeated data.
 
     Equation    h^1 = M^1 P^+ h* + r^1 - eta g^0(h^0, y), the memory of the same label;
-                M^2 = (1 - eta ridge) M^1 - eta alpha E[g^1 h*^T]
+                M^2 = (1 - eta ridge) M^1 - eta alpha E[g^1 h*^T]; on the sphere rows are divided
+                by their lengths after each step, and -eta g^0 by those of the first
     Shapes      symbolic in the neurons; `evaluate` needs numbers
     Valid for   d -> infinity at n = alpha d; batches (without replacement) and momentum
     Source      batch_reuse.md A.1, B.1
@@ -153,14 +159,13 @@ def short_times(equations: DescentEquations) -> ShortTimes:
             "short_times integrates over the samples and over batches that hold a sample once or "
             "not; batches with replacement and Langevin noise are solved: use solve"
         )
-    if algorithm.on_sphere:
-        raise BadParameter(
-            'short_times writes out steps of free rows; constraint="sphere" is solved: use solve'
-        )
     process = {d.target.base: d for d in equations.process if isinstance(d.target, sp.Indexed)}
     wanted: list[tuple[sp.IndexedBase, tuple[int, ...]]] = [(field_at, (0,))]
     for step in (1, 2):
-        wanted += [(M, (step,)), (readout, (step,))]
+        # What a step leads to, before rows are divided by their lengths.
+        wanted += [(M_free, (step,))]
+        wanted += [(base, (step, b)) for base in (R_free, C_free) for b in range(step)]
+        wanted += [(G_free, (step,)), (Q_free, (step,)), (M, (step,)), (readout, (step,))]
         wanted += [(base, (step, b)) for base in (R_theta, C_theta) for b in range(step + 1)]
         wanted += [(Q, (step, step)), (field_at, (step,))]
     result = [

@@ -82,6 +82,11 @@ class GaussianMixture:
         return teacher_fields(int(self.width))
 
     @property
+    def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
+        """The label of each cluster and the fields."""
+        return tuple((y, self.fields) for y in self.labels or ())
+
+    @property
     def readout(self) -> None:
         """None: labels are those of the clusters."""
         return None

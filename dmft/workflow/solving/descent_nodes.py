@@ -14,7 +14,7 @@ from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import BATCH_LAWS
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import sobol_words
-from dmft.model import FIELD, Committee, GaussianMixture, as_count
+from dmft.model import as_count
 from dmft.progress import ProgressOption
 from dmft.solvers.descent.response import pieces, sample_count
 from dmft.solvers.descent.sampled import BLOCK, PARTNERS
@@ -197,14 +197,11 @@ class Layout:
 
 def is_affine(equations: DescentEquations) -> bool:
     """Whether all averages are those of quadratic forms, which the cubature takes exactly."""
-    model, teacher = equations.model, equations.model.teacher
+    model = equations.model
     squared = equations.algorithm.loss == "squared" and equations.samples_as_derived
     if not squared or model.clusters is not None:
         return False
-    assert not isinstance(teacher, GaussianMixture)
-    fields = (FIELD,) if isinstance(teacher, Committee) else teacher.fields
-    target = teacher.activation if isinstance(teacher, Committee) else teacher.expr
     return all(
         f.is_polynomial(*z) and f.as_poly(*z).total_degree() <= 1
-        for f, z in ((model.student.activation, (FIELD,)), (target, fields))
+        for f, z in (*model.student.functions, *model.teacher.functions)
     )

@@ -15,9 +15,9 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.codegen.two_time.volterra import build_volterra
-from dmft.equations.two_time.normal_form import normal_form
+from dmft.equations.two_time.written.normal_form import normal_form
+from dmft.equations.two_time.written.problem import TwoTime
 from dmft.errors import BadParameter
-from dmft.model.two_time import TwoTime
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
 from dmft.solvers.checkpoint import RunFolder
@@ -303,6 +303,7 @@ def _record(
             "kind": "two-time", "time_unit": "the problem's own", "model": problem.name,
             "source": problem.source, "method": "Volterra, Adams-Moulton of order 4",
             "tol": options.tol, "approximation": f"tol = {options.tol:g} per step",
+            "dropped_terms": list(problem.dropped), "changed_terms": problem.changed_terms,
         },
     )  # fmt: skip
 

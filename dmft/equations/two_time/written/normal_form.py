@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import mul
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from dmft.errors import BadParameter
-from dmft.model.two_time import TwoTime
+
+if TYPE_CHECKING:
+    from dmft.equations.two_time.written.problem import TwoTime
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def normal_form(problem: TwoTime) -> NormalForm:
     Examples
     --------
     >>> import sympy as sp, dmft
-    >>> from dmft.equations.two_time.normal_form import normal_form
+    >>> from dmft.equations.two_time.written.normal_form import normal_form
     >>> form = normal_form(dmft.literature.spherical_p_spin(3))
     >>> [str(m.first) for m in form.memories]
     ['C(t, u)**2', 'C(t, u)*R(t, u)', 'C(t, u)*R(t, u)']

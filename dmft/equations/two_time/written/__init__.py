@@ -1,0 +1,1 @@
+"""Two-time problems written by hand: declaration, named terms, values, normal form."""

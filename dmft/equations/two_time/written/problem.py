@@ -1,0 +1,247 @@
+r"""Hand-written two-time problems: causal equations of correlations, responses and signals."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import sympy as sp
+
+from dmft.checks import checked
+from dmft.equations.definitions import Definition
+from dmft.equations.two_time.written.changes import ChangesOfProblem
+from dmft.equations.two_time.written.declaration import (
+    Key,
+    Terms,
+    block_name,
+    check_problem,
+    functions_of,
+    named_terms,
+)
+from dmft.equations.two_time.written.values import ValuesAtTimes
+from dmft.equations.views.latex import EquationPrinter, definition_latex
+from dmft.errors import BadParameter
+
+_TOTAL = r"\frac{\mathrm{d}}{\mathrm{d} %s}"
+
+
+@checked
+@dataclass(frozen=True, init=False, eq=False)
+class TwoTime(ChangesOfProblem):
+    r"""A causal problem in two times t >= s, written as SymPy equations.
+
+    Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
+    correlations of two components, X_ab(s, t) is X_ba(t, s). Signals alone are a system of ordinary
+    differential equations. Averages over two Gaussian fields without closed form are those of
+    `dmft.gaussian.tables.tabled.tabled_expectation`.
+
+    Functions of two times are symmetric, X(t, s) = X(s, t), or `causal`: X(t, s) = 0 for s > t.
+    Functions of one time are signals (constraint multipliers, energies, magnetisations). Memory is
+    a `sympy.Integral` over one time u, from 0 or s to s or t, whose integrand is a sum of products
+    A(t, u) * B(u, s): any functions of the pair (t, u), and any of (u, s) or (s, u).
+
+    Scaling     the problem's own; t >= 0, and s runs over 0 <= s <= t
+    Valid for   kernels that are smooth for u < s and for s < u < t; delta functions in time are
+                written out as local terms
+    Source      [cugliandolo_kurchan_1993] for the best-known one
+
+    Parameters
+    ----------
+    rates : mapping
+        ``{X(t, s): dX(t, s)/dt, m(t): dm/dt, X(t, t): dX(t, t)/dt}``; the last is the total
+        derivative along the diagonal. A right-hand side is an expression, or a mapping of named
+        terms, ``{"decay": ..., "memory": ...}``, that `without`, `replace` and `diff` know.
+    values : mapping
+        What is given rather than integrated in time: ``{X(t, t): 1, mu(t): ..., K(t, s): ...}``.
+        The right-hand side may hold integrals of the function itself (Volterra, second kind); each
+        row is iterated, so that what it takes from its own row must be small beside it.
+    start : mapping
+        ``{m(0): m0, X(0, 0): x0}`` for the signals and diagonals that have rates.
+    causal : sequence of SymPy functions
+        The two-time functions that vanish for s > t (responses); a causal function of two times
+        has its value just after s, X(t, t), in `values`.
+    name, source : str
+        What it is called, and where it is from.
+
+    Attributes
+    ----------
+    named : mapping from function to its terms by name
+        All equations; an expression is one term, "rate" or "value". `terms` has them by block:
+        "X" of X(t, s), "X_diagonal" of X(t, t), "m" of m(t).
+    parameters : tuple of sympy.Symbol
+        All other symbols: given to `dmft.solve` by name.
+
+    Raises
+    ------
+    BadParameter
+        At once, for what is not causal, has no equation, or is not of the form above.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> t, s, u = sp.symbols("t s u")
+    >>> C, R, mu = sp.symbols("C R mu", cls=sp.Function)
+    >>> leaky = dmft.TwoTime(
+    ...     rates={C(t, s): -mu(t) * C(t, s) + sp.Integral(C(t, u) * R(s, u), (u, 0, s)),
+    ...            R(t, s): -mu(t) * R(t, s)},
+    ...     values={C(t, t): 1, R(t, t): 1, mu(t): sp.Integral(C(t, u) * R(t, u), (u, 0, t))},
+    ...     causal=[R])
+    >>> run = dmft.solve(leaky, None, 2.0)
+    >>> str(run.status), run.names
+    ('ok', ('mu', 'C', 'R'))
+    """
+
+    family: ClassVar[str] = "two-time"
+
+    rates: Mapping[Key, sp.Expr]
+    values: Mapping[Key, sp.Expr]
+    start: Mapping[Key, sp.Expr]
+    causal: tuple[Any, ...]
+    name: str
+    source: str
+    named: Mapping[Key, Terms]
+    derived: TwoTime | None
+
+    def __init__(
+        self,
+        rates: Mapping[Any, Any],
+        values: Mapping[Any, Any] | None = None,
+        start: Mapping[Any, Any] | None = None,
+        causal: Iterable[Any] = (),
+        name: str = "",
+        source: str = "",
+    ) -> None:
+        moved = named_terms(rates, "rates", "rate")
+        known = named_terms(values or {}, "values", "value")
+        begun = named_terms(start or {}, "start", "value")
+        for key, group in (("rates", moved), ("values", known), ("start", begun)):
+            sums = {f: sp.Add(*terms.values()) for f, terms in group.items()}
+            object.__setattr__(self, key, sums)
+        object.__setattr__(self, "named", {**moved, **known})
+        object.__setattr__(self, "derived", None)
+        object.__setattr__(self, "causal", tuple(causal))
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "source", source)
+        check_problem(self)
+
+    @property
+    def times(self) -> tuple[sp.Symbol, sp.Symbol]:
+        """The symbols t and s of the equations."""
+        for key in (*self.rates, *self.values):
+            if len(key.args) == 2 and key.args[0] != key.args[1]:
+                return key.args[0], key.args[1]
+        for key in (*self.rates, *self.values):  # signals alone: ordinary differential equations
+            if len(key.args) == 1:
+                return key.args[0], sp.Symbol("s" if str(key.args[0]) != "s" else "s_1")
+        raise BadParameter("a two-time problem needs an equation for a function of times")
+
+    @property
+    def pairs(self) -> tuple[Any, ...]:
+        """Functions of two times, in the order of their equations."""
+        return functions_of(self, 2)
+
+    @property
+    def signals(self) -> tuple[Any, ...]:
+        """Functions of one time, in the order of their equations."""
+        return functions_of(self, 1)
+
+    @property
+    def parameters(self) -> tuple[sp.Symbol, ...]:
+        """Symbols that are neither times nor integrated over, by name."""
+        free: set[sp.Symbol] = set()
+        for group in (self.rates, self.values, self.start):
+            for expr in group.values():
+                free |= expr.free_symbols
+        return tuple(sorted(free - set(self.times), key=str))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the equations."""
+        rows = [
+            f"{kind}{sp.srepr(key)}{sp.srepr(expr)}"
+            for kind, group in (("r", self.rates), ("v", self.values), ("s", self.start))
+            for key, expr in group.items()
+        ]
+        text = "|".join([*rows, *(str(f) for f in self.causal)])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def evaluate(
+        self,
+        known: Mapping[str, Callable[..., float]],
+        t: float,
+        s: float = 0.0,
+        *,
+        nodes: int = 24,
+        **parameters: float,
+    ) -> dict[str, float]:
+        """Right-hand sides at times (t, s), where functions of all earlier times are known.
+
+        Equation    rates or values as the equations stand; integrals by Gauss and Legendre on
+                    either side of s
+        Shapes      by name: "C" at (t, s), "C_diagonal" at (t, t), signals at t
+        Valid for   known functions that are smooth for u < s and for s < u < t
+
+        Parameters
+        ----------
+        known : mapping from name to callable
+            ``{"C": C(t, s), "mu": mu(t), ...}``, asked at the times of the equations; at t > s
+            alone: what is symmetric or causal is made from there.
+        t, s : float
+        nodes : int
+            Of each integral.
+        **parameters
+            Values of the problem's symbols.
+
+        Raises
+        ------
+        BadParameter
+            For functions or parameters without a value.
+
+        Examples
+        --------
+        >>> import math, dmft
+        >>> glass = dmft.literature.spherical_p_spin(2)
+        >>> start = {"C": lambda t, s: 1.0, "R": lambda t, s: 1.0, "mu": lambda t: 0.0}
+        >>> sorted(glass.evaluate({**start, "E": lambda t: 0.0}, 0.0))
+        ['C', 'C_diagonal', 'E', 'R', 'R_diagonal', 'mu']
+        """
+        missing = [str(f) for f in (*self.pairs, *self.signals) if str(f) not in known]
+        missing += [y.name for y in self.parameters if y.name not in parameters]
+        if missing:
+            raise BadParameter(f"no value for {missing[0]}: give each function and each parameter")
+        given = {y: sp.Float(parameters[y.name]) for y in self.parameters}
+        values = ValuesAtTimes(self, known, given, sp.Float(s), nodes)
+        now = dict(zip(self.times, (sp.Float(t), sp.Float(s)), strict=True))
+        every = (*self.rates.items(), *self.values.items())
+        return {block_name(key): float(values(expr, now)) for key, expr in every}
+
+    def latex(self) -> str:
+        """Equations as a LaTeX `align` environment, a line for each named term."""
+        t, _ = self.times
+        printer, lines = EquationPrinter({}), []
+        for key, terms in self.named.items():
+            shown = Definition(key, tuple(terms.items()), "intermediate")
+            first, *more = definition_latex(shown, printer)
+            if key in self.rates:
+                total = len(key.args) == 1 or key.args[0] == key.args[1]
+                front = (
+                    rf"\frac{{\mathrm{{d}}}}{{\mathrm{{d}} {t}}}" if total else rf"\partial_{{{t}}}"
+                )
+                first = f"{front} {first}"
+            lines += [first, *more]
+        lines += [f"{sp.latex(key)} &= {sp.latex(expr)}" for key, expr in self.start.items()]
+        body = " \\\\\n".join(lines)
+        return f"\\begin{{align}}\n{body}\n\\end{{align}}"
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+    def __str__(self) -> str:
+        title = self.name or "two-time problem"
+        rows = [f"  d/dt {key} = {expr}" for key, expr in self.rates.items()]
+        rows += [f"  {key} = {expr}" for key, expr in (*self.values.items(), *self.start.items())]
+        return "\n".join([title, *rows])
+
+    __repr__ = __str__
