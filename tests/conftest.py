@@ -1,20 +1,26 @@
 """Shared fixtures: the models that most tests run on, and the reference vectors."""
 
+import contextlib
 import gc
 import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sympy as sp
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher
 from scipy.integrate import solve_ivp
+from sympy.core.cache import clear_cache
 
 import dmft
-from dmft.compiled.sealed import Deferred
+from dmft.compiled.directory import refusal
+from dmft.compiled.sealed import Deferred, SealedCache
 from dmft.workflow.solving.inputs import run_inputs
 
 Z = sp.Symbol("z", real=True)
@@ -26,14 +32,89 @@ ACTIVATIONS = {
 }
 
 
+# From here on a worker compiles in children, and forgets what SymPy remembers after each file.
+MUCH_MEMORY = 450 * 2**20
+# Days after which kept machine code of the tests is made anew.
+KEPT = 14
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_code_of_this_session(tmp_path_factory):
-    """Compile into a fresh cache of all workers, unless a developer names one to keep."""
-    if "DMFT_CACHE_DIR" not in os.environ:
+def _compiled_code_of_this_session(request, tmp_path_factory):
+    """Compile into one cache of all workers, unless a developer names one.
+
+    It is kept for the next session, as what is in it is named by its content; `pytest --cache-clear`
+    empties it.
+    """
+    if "DMFT_CACHE_DIR" in os.environ:
+        return
+    cache = getattr(request.config, "cache", None)
+    folder = None if cache is None else Path(cache.mkdir("compiled"))
+    if folder is None or refusal(folder):
         folder = tmp_path_factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder below that of the session
             folder = folder.parent
-        os.environ["DMFT_CACHE_DIR"] = str(folder / "compiled")
+        folder = folder / "compiled"
+    os.environ["DMFT_CACHE_DIR"] = str(folder)
+    oldest = time.time() - KEPT * 86400
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another worker was faster
+            if file.is_file() and file.stat().st_mtime < oldest:
+                file.unlink()
+
+
+def resident():
+    """Bytes of memory of this process; none where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiling_leaves_no_memory():
+    """Of each second of compiling LLVM and Numba keep 3 MB for ever, 3 GB of the whole suite: once
+    that is much, a child compiles and ends, and its machine code is loaded from disk.
+    """
+    compile_here, threads = CPUDispatcher.compile, threading.active_count()
+
+    def is_kept(function, signature):
+        cache = function._cache
+        key = cache._index_key(signature, function.targetctx.codegen())
+        return key in cache._cache_file._index()
+
+    def compile_in_child(function, signature):
+        with global_compiler_lock:
+            apart = (
+                isinstance(function._cache, SealedCache)
+                and threading.active_count() <= threads  # a lock of another thread would stay locked
+                and resident() > MUCH_MEMORY
+                and not is_kept(function, signature)
+            )
+            child = os.fork() if apart else None
+            if child == 0:
+                try:
+                    CPUDispatcher.compile = compile_here
+                    compile_here(function, signature)
+                finally:
+                    os._exit(0)  # whatever went wrong goes wrong below as well
+            if child:
+                os.waitpid(child, 0)
+            return compile_here(function, signature)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(os, "fork") and "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setattr(CPUDispatcher, "compile", compile_in_child)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_leave_no_memory():
+    """What SymPy remembers of a file is of little use to the next one."""
+    yield
+    if resident() > MUCH_MEMORY:
+        clear_cache()
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
