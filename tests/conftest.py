@@ -137,7 +137,7 @@ def _few_collections():
 # what compiling takes, so that waiting is at most doubled.
 READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4}
 # Rooms whose subject is machine code: there, as in tests marked `compiled` or `slow`, none is read.
-MACHINE_CODE = {"codegen", "emit", "solvers", "cli", "analysis", "benchmarks"}
+MACHINE_CODE = {"codegen", "emit", "solvers", "analysis", "benchmarks"}
 
 
 class Reading:

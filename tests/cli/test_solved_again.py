@@ -23,6 +23,8 @@ from dmft.compiled import identity as identities
 from dmft.compiled.machine_code import LINKED, Unknown, link
 from dmft.workflow.kept_runs import find, key_of
 
+pytestmark = pytest.mark.compiled
+
 SQUARE = """
 [student]
 activation = "z**2"
