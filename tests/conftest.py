@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
+from types import CellType, FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,7 +135,10 @@ def _few_collections():
 
 # Generated functions, and seconds of CPU for which Python reads one before it is compiled: about
 # what compiling takes, so that waiting is at most doubled.
-READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4}
+READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4, "tangent": 2.0}
+READ |= {"scheduled": 2.0, "step": 2.0}
+# Where they are: generated modules, and closures over them.
+READ_IN = ("dmft_", "dmft.workflow.solving.")
 # Rooms whose subject is machine code: there, as in tests marked `compiled` or `slow`, none is read.
 MACHINE_CODE = {"codegen", "emit", "solvers", "analysis", "benchmarks"}
 
@@ -170,7 +173,8 @@ class Reading:
         """Whether a function is read: generated, and neither compiled nor kept on disk."""
         if not (self.on and isinstance(function, Deferred) and function._wanted):
             return False
-        if not function.py_func.__module__.startswith("dmft_") or function.__name__ not in READ:
+        plain = function.py_func
+        if not plain.__module__.startswith(READ_IN) or plain.__name__ not in READ:
             return False
         if function not in self.spent:
             kept = isinstance(function._cache, SealedCache) and is_kept(
@@ -178,17 +182,20 @@ class Reading:
             )
             self.spent[function] = np.inf if kept else 0.0
             self.plain[function] = self.without_numba(function.py_func)
-        return self.spent[function] < READ[function.__name__]
+        return self.spent[function] < READ[plain.__name__]
 
     def without_numba(self, function):
         """Python's function, which calls those of its own module as Python's functions too."""
-        inside = {
-            name: self.without_numba(value.py_func)
-            for name in function.__code__.co_names
-            if isinstance(value := function.__globals__.get(name), CPUDispatcher)
-            and value.py_func.__module__ == function.__module__
-        }
-        return FunctionType(function.__code__, {**function.__globals__, **inside})
+
+        def plain(value):
+            own = isinstance(value, CPUDispatcher)
+            own = own and value.py_func.__module__ == function.__module__
+            return self.without_numba(value.py_func) if own else value
+
+        code, known = function.__code__, function.__globals__
+        inside = {name: plain(known[name]) for name in code.co_names if name in known}
+        cells = tuple(CellType(plain(cell.cell_contents)) for cell in function.__closure__ or ())
+        return FunctionType(code, {**known, **inside}, closure=cells)
 
     def __call__(self, function, *args):
         if not self.takes(function):
