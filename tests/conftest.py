@@ -136,7 +136,7 @@ def _few_collections():
 # Generated functions, and seconds of CPU for which Python reads one before it is compiled: about
 # what compiling takes, so that waiting is at most doubled.
 READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4, "tangent": 2.0}
-READ |= {"scheduled": 2.0, "step": 2.0}
+READ |= {"drift": 2.0, "diffusion": 3.0, "scheduled": 2.0, "step": 2.0}
 # Where they are: generated modules, and closures over them.
 READ_IN = ("dmft_", "dmft.workflow.solving.")
 # Rooms whose subject is machine code: there, as in tests marked `compiled` or `slow`, none is read.
@@ -261,7 +261,9 @@ def pytest_runtest_setup(item):
         item.get_closest_marker(name) for name in ("compiled", "slow")
     )
     # Python would take Ctrl-C for an error of the function that it reads.
-    READING.turn(not (marked or room in MACHINE_CODE or "ctrl_c" in item.fixturenames))
+    about = marked or room in MACHINE_CODE or "ctrl_c" in item.fixturenames
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    READING.turn("read" in (given.get("generated_code"), given.get("solve")) or not about)
 
 
 @pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])

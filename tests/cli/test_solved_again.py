@@ -111,7 +111,9 @@ def again(kept, tmp_path, monkeypatch):
         yield tmp_path
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "readout" else ()) for n in FILES]
+)
 def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name, tmp_path, capsys):
     text, code = FILES[name]
     path = tmp_path / "model.toml"
