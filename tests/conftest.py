@@ -4,8 +4,11 @@ import contextlib
 import ctypes
 import gc
 import json
+import mmap
 import os
+import platform
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -137,6 +140,8 @@ def _few_collections():
 # what compiling takes, so that waiting is at most doubled.
 READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4, "tangent": 2.0}
 READ |= {"drift": 2.0, "diffusion": 3.0, "scheduled": 2.0, "step": 2.0}
+# Of each call, what the clock does not see of the way from machine code to Python.
+UNSEEN = 1e-5
 # Where they are: generated modules, and closures over them.
 READ_IN = ("dmft_", "dmft.workflow.solving.")
 # Rooms whose subject is machine code: there, as in tests marked `compiled` or `slow`, none is read.
@@ -174,7 +179,7 @@ class Reading:
         if not (self.on and isinstance(function, Deferred) and function._wanted):
             return False
         plain = function.py_func
-        if not plain.__module__.startswith(READ_IN) or plain.__name__ not in READ:
+        if not (plain.__module__ or "").startswith(READ_IN) or plain.__name__ not in READ:
             return False
         if function not in self.spent:
             kept = isinstance(function._cache, SealedCache) and is_kept(
@@ -197,10 +202,10 @@ class Reading:
         cells = tuple(CellType(plain(cell.cell_contents)) for cell in function.__closure__ or ())
         return FunctionType(code, {**known, **inside}, closure=cells)
 
-    def __call__(self, function, *args):
+    def __call__(self, function, *args, begin=None):
         if not self.takes(function):
             return self.call(function, *args)
-        begin = time.thread_time()
+        begin = begin or time.thread_time()
         try:
             with np.errstate(all="ignore"):
                 return self.plain[function](*args)
@@ -208,24 +213,50 @@ class Reading:
             self.spent[function] = np.inf
             return self.call(function, *args)
         finally:
-            self.spent[function] += time.thread_time() - begin
+            self.spent[function] += time.thread_time() - begin + UNSEEN
 
     def address(self, pointer, function, kind):
-        """Give `pointer` the address of a C function that calls Python."""
-        if not self.takes(function):
+        """Give `pointer` an address from which Python is called, later the machine code."""
+        if JUMP is None or not self.takes(function):
             self.point(pointer, function, kind)
             return
         signature = kind.signature
         leaves = [leaf for one in signature.args for leaf in LEAVES[str(one)]]
         result = None if signature.return_type == types.none else ctypes.c_double
 
-        def called(*values):
-            values = iter(values)
-            return self(function, *(of_c(str(one), values) for one in signature.args))
+        kinds = [str(one) for one in signature.args]
 
-        pointer.function = ctypes.CFUNCTYPE(result, *leaves)(called)
-        pointer._address = ctypes.cast(pointer.function, ctypes.c_void_p).value
+        def called(*values):
+            begin, values = time.thread_time(), iter(values)
+            value = self(function, *[of_c(kind, values) for kind in kinds], begin=begin)
+            if not self.takes(function):
+                made = object.__new__(Pointer)
+                self.point(made, function, kind)
+                target.value = made._address
+            return value
+
+        # Compiled loops keep the address for millions of calls, so what is there is a jump.
+        python, room = ctypes.CFUNCTYPE(result, *leaves)(called), executable()
+        room[TARGET - len(JUMP) : TARGET] = JUMP
+        target = ctypes.c_uint64.from_buffer(room, TARGET)
+        target.value = ctypes.cast(python, ctypes.c_void_p).value
+        pointer.function = function, python, room
+        pointer._address = ctypes.addressof(target) - len(JUMP)
         pointer._numba_type_ = kind
+
+
+# Jump to the address that stands behind the instruction; where none is known, text is compiled.
+JUMP = {
+    "x86_64": b"\xff\x25\x00\x00\x00\x00",
+    "aarch64": b"\x50\x00\x00\x58\x00\x02\x1f\xd6",
+}.get(platform.machine() if sys.platform == "linux" else "")
+TARGET = 8
+
+
+def executable():
+    """A page of memory that may be written and run."""
+    rights = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    return mmap.mmap(-1, mmap.PAGESIZE, prot=rights)
 
 
 # An argument as compiled code passes it: of an array owner, parent, size, item size, data, length
