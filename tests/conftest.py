@@ -1,20 +1,32 @@
 """Shared fixtures: the models that most tests run on, and the reference vectors."""
 
+import contextlib
+import ctypes
 import gc
 import json
+import mmap
 import os
+import platform
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import CellType, FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
 import sympy as sp
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher
 from scipy.integrate import solve_ivp
+from sympy.core.cache import clear_cache
 
 import dmft
-from dmft.compiled.sealed import Deferred
+from dmft.compiled.directory import refusal
+from dmft.compiled.sealed import Deferred, SealedCache
+from dmft.solvers.pointers import Pointer, pointer
 from dmft.workflow.solving.inputs import run_inputs
 
 Z = sp.Symbol("z", real=True)
@@ -26,14 +38,92 @@ ACTIVATIONS = {
 }
 
 
+# From here on a worker compiles in children, and forgets what SymPy remembers after each file.
+MUCH_MEMORY = 300 * 2**20
+# Days after which kept machine code of the tests is made anew.
+KEPT = 14
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_code_of_this_session(tmp_path_factory):
-    """Compile into a fresh cache of all workers, unless a developer names one to keep."""
-    if "DMFT_CACHE_DIR" not in os.environ:
+def _compiled_code_of_this_session(request, tmp_path_factory):
+    """Compile into one cache of all workers, unless a developer names one.
+
+    It is kept for the next session, as what is in it is named by its content;
+    `pytest --cache-clear` empties it.
+    """
+    if "DMFT_CACHE_DIR" in os.environ:
+        return
+    cache = getattr(request.config, "cache", None)
+    folder = None if cache is None else Path(cache.mkdir("compiled"))
+    if folder is None or refusal(folder):
         folder = tmp_path_factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:  # each has its own folder below that of the session
             folder = folder.parent
-        os.environ["DMFT_CACHE_DIR"] = str(folder / "compiled")
+        folder = folder / "compiled"
+    os.environ["DMFT_CACHE_DIR"] = str(folder)
+    oldest = time.time() - KEPT * 86400
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another worker was faster
+            if file.is_file() and file.stat().st_mtime < oldest:
+                file.unlink()
+
+
+def resident():
+    """Bytes of memory of this process; none where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_kept(function, signature):
+    """Whether the machine code of a function that keeps it is on disk."""
+    cache = function._cache
+    key = cache._index_key(signature, function.targetctx.codegen())
+    return key in cache._cache_file._index()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiling_leaves_no_memory():
+    """Of each second of compiling LLVM and Numba keep 3 MB for ever, 3 GB of the whole suite: once
+    that is much, a child compiles and ends, and its machine code is loaded from disk.
+    """
+    compile_here, threads = CPUDispatcher.compile, threading.active_count()
+
+    def compile_in_child(function, signature):
+        with global_compiler_lock:
+            apart = (
+                isinstance(function._cache, SealedCache)
+                and threading.active_count()
+                <= threads  # a lock of another thread would stay locked
+                and resident() > MUCH_MEMORY
+                and not is_kept(function, signature)
+            )
+            child = os.fork() if apart else None
+            if child == 0:
+                try:
+                    CPUDispatcher.compile = compile_here
+                    compile_here(function, signature)
+                finally:
+                    os._exit(0)  # whatever went wrong goes wrong below as well
+            if child:
+                os.waitpid(child, 0)
+            return compile_here(function, signature)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(os, "fork") and "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setattr(CPUDispatcher, "compile", compile_in_child)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_leave_no_memory():
+    """What SymPy remembers of a file is of little use to the next one."""
+    yield
+    if resident() > MUCH_MEMORY:
+        clear_cache()
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,25 +136,171 @@ def _few_collections():
     gc.set_threshold(10_000, 10, 10)
 
 
-@pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
-def generated_code(request, monkeypatch):
-    """Generated text run by Python itself; compiled by Numba in the slow suite.
+# Generated functions, and seconds of CPU for which Python reads one before it is compiled: about
+# what compiling takes, so that waiting is at most doubled.
+READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4, "tangent": 2.0}
+READ |= {"drift": 2.0, "diffusion": 3.0, "scheduled": 2.0, "step": 2.0}
+# Of each call, what the clock does not see of the way from machine code to Python.
+UNSEEN = 1e-5
+# Where they are: generated modules, and closures over them.
+READ_IN = ("dmft_", "dmft.workflow.solving.")
+# Rooms whose subject is machine code: there, as in tests marked `compiled` or `slow`, none is read.
+MACHINE_CODE = {"codegen", "emit", "solvers", "analysis", "benchmarks"}
 
-    For tests of what the text says: Python runs a right-hand side of a few neurons in milliseconds,
-    and compiling it takes 3 to 10 s. `solve` and whatever takes a function pointer compile anyway.
+
+class Reading:
+    """Generated text run by Python until it would have been cheaper to compile it.
+
+    Of the models of the suite most are solved once or twice, and compiling one takes 3 to 10 s. The
+    loops of the library are machine code as ever: they call the text by a pointer as they call
+    machine code. What Python refuses (roots of negative numbers) is left to the compiled function.
     """
-    if request.param == "compiled":
-        return
-    compiled_call = Deferred.__call__
 
-    def call(function, *args):
-        module = function.py_func.__module__
-        if not function._wanted or not module.startswith(("dmft_equations_", "dmft_observables_")):
-            return compiled_call(function, *args)
-        with np.errstate(all="ignore"):
-            return function.py_func(*args)
+    def __init__(self):
+        self.on = False
+        self.spent = {}
+        self.plain = {}
+        self.call = Deferred.__call__
+        self.point = Pointer.__init__
 
-    monkeypatch.setattr(Deferred, "__call__", call, raising=False)
+    def turn(self, on):
+        """Put this in place of calls and pointers of compiled functions, or let them be."""
+        if on != self.on:
+            self.on = on
+            pointer.cache_clear()
+            Pointer.__init__ = (lambda p, *args: self.address(p, *args)) if on else self.point
+            if on:
+                Deferred.__call__ = lambda f, *args: self(f, *args)
+            else:
+                del Deferred.__call__  # the inherited one
+
+    def takes(self, function):
+        """Whether a function is read: generated, and neither compiled nor kept on disk."""
+        if not (self.on and isinstance(function, Deferred) and function._wanted):
+            return False
+        plain = function.py_func
+        if not (plain.__module__ or "").startswith(READ_IN) or plain.__name__ not in READ:
+            return False
+        if function not in self.spent:
+            kept = isinstance(function._cache, SealedCache) and is_kept(
+                function, function._wanted[0]
+            )
+            self.spent[function] = np.inf if kept else 0.0
+            self.plain[function] = self.without_numba(function.py_func)
+        return self.spent[function] < READ[plain.__name__]
+
+    def without_numba(self, function):
+        """Python's function, which calls those of its own module as Python's functions too."""
+
+        def plain(value):
+            own = isinstance(value, CPUDispatcher)
+            own = own and value.py_func.__module__ == function.__module__
+            return self.without_numba(value.py_func) if own else value
+
+        code, known = function.__code__, function.__globals__
+        inside = {name: plain(known[name]) for name in code.co_names if name in known}
+        cells = tuple(CellType(plain(cell.cell_contents)) for cell in function.__closure__ or ())
+        return FunctionType(code, {**known, **inside}, closure=cells)
+
+    def __call__(self, function, *args, begin=None):
+        if not self.takes(function):
+            return self.call(function, *args)
+        begin = begin or time.thread_time()
+        try:
+            with np.errstate(all="ignore"):
+                return self.plain[function](*args)
+        except Exception:
+            self.spent[function] = np.inf
+            return self.call(function, *args)
+        finally:
+            self.spent[function] += time.thread_time() - begin + UNSEEN
+
+    def address(self, pointer, function, kind):
+        """Give `pointer` an address from which Python is called, later the machine code."""
+        if JUMP is None or not self.takes(function):
+            self.point(pointer, function, kind)
+            return
+        signature = kind.signature
+        leaves = [leaf for one in signature.args for leaf in LEAVES[str(one)]]
+        result = None if signature.return_type == types.none else ctypes.c_double
+
+        kinds = [str(one) for one in signature.args]
+
+        def called(*values):
+            begin, values = time.thread_time(), iter(values)
+            value = self(function, *[of_c(kind, values) for kind in kinds], begin=begin)
+            if not self.takes(function):
+                made = object.__new__(Pointer)
+                self.point(made, function, kind)
+                target.value = made._address
+            return value
+
+        # Compiled loops keep the address for millions of calls, so what is there is a jump.
+        python, room = ctypes.CFUNCTYPE(result, *leaves)(called), executable()
+        room[TARGET - len(JUMP) : TARGET] = JUMP
+        target = ctypes.c_uint64.from_buffer(room, TARGET)
+        target.value = ctypes.cast(python, ctypes.c_void_p).value
+        pointer.function = function, python, room
+        pointer._address = ctypes.addressof(target) - len(JUMP)
+        pointer._numba_type_ = kind
+
+
+# Jump to the address that stands behind the instruction; where none is known, text is compiled.
+JUMP = {
+    "x86_64": b"\xff\x25\x00\x00\x00\x00",
+    "aarch64": b"\x50\x00\x00\x58\x00\x02\x1f\xd6",
+}.get(platform.machine() if sys.platform == "linux" else "")
+TARGET = 8
+
+
+def executable():
+    """A page of memory that may be written and run."""
+    rights = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    return mmap.mmap(-1, mmap.PAGESIZE, prot=rights)
+
+
+# An argument as compiled code passes it: of an array owner, parent, size, item size, data, length
+# and stride.
+_ARRAY = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p] + [ctypes.c_int64] * 2
+ITEMS = {"array(float64, 1d, C)": ctypes.c_double}
+ITEMS |= {name.replace("float64", "int64"): ctypes.c_int64 for name in ITEMS}
+LEAVES = {"float64": [ctypes.c_double]} | dict.fromkeys(ITEMS, _ARRAY)
+
+
+def of_c(kind, values):
+    """One argument, from the leaves that are left."""
+    if kind == "float64":
+        return next(values)
+    _, _, size, _, data, _, _ = (next(values) for _ in _ARRAY)
+    item = ITEMS[kind]
+    return np.frombuffer((item * size).from_address(data), item) if size else np.empty(0, item)
+
+
+READING = Reading()
+
+
+def pytest_addoption(parser):
+    """Nightly and before a release: nothing is read."""
+    parser.addoption("--compiled", action="store_true", help="compile all generated text")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Text is read, or compiled where that is what a test is about; fixtures of its file too."""
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    marked = item.config.getoption("compiled") or any(
+        item.get_closest_marker(name) for name in ("compiled", "slow")
+    )
+    # Python would take Ctrl-C for an error of the function that it reads.
+    about = marked or room in MACHINE_CODE or "ctrl_c" in item.fixturenames
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    READING.turn("read" in (given.get("generated_code"), given.get("solve")) or not about)
+
+
+@pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
+def generated_code(request):
+    """Generated text run by Python itself; compiled by Numba in the slow suite."""
+    return request.param
 
 
 class Read:
@@ -123,18 +359,8 @@ def read():
 
 @pytest.fixture(params=["read", pytest.param("compiled", marks=pytest.mark.slow)])
 def solve(request):
-    """`dmft.solve`; in the fast suite the generated text, run by Python, under SciPy's integrator.
-
-    For runs that judge equations: compiling a right-hand side, its observables and its domain takes
-    5 to 15 s. The solver has tests of its own.
-    """
-    if request.param == "compiled":
-        return dmft.solve
-
-    def run(equations, start, t_max, save_at=None, rtol=1e-9, atol=1e-11, **parameters):
-        return Read(equations, start, parameters).solve(t_max, save_at, rtol, atol)
-
-    return run
+    """`dmft.solve`, of text that is read as `Reading` does, or compiled in the slow suite."""
+    return dmft.solve
 
 
 @pytest.fixture

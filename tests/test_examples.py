@@ -111,6 +111,8 @@ def test_readme_links_point_to_files():
 # What takes half a minute from an empty cache, and derivations of ten seconds; what they show has
 # fast tests of its own.
 LONG = {
+    "learning_rules.py",
+    "exit_times.py",
     "p_spin.py",
     "sequence_length.py",
     "exponents.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
         Those of `numba.njit`, and `inner`: nothing but compiled code calls the function, which is
         not handed on as a first-class function either. It then lacks the entries for Python and C,
         which unpack every argument: where many arrays are passed, half of what Numba compiles.
+        And `later`: a function that is not kept is compiled for its signature at its first use, as
+        kept ones are.
 
     Examples
     --------
@@ -39,7 +42,13 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
         options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         kept = njit(*signature, **options)
         return lambda function: closed(kept(function))
+    later = options.pop("later", False)
     if not options.pop("cache", False):
+        if later:
+            with contextlib.suppress(ImportError):  # of Numba's inner parts: compile at once
+                from dmft.compiled.sealed import deferred
+
+                return lambda function: deferred(numba.njit(**options)(function), *signature)
         return numba.njit(*signature, **options)
 
     def compiled(function: Callable[..., Any]) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +21,29 @@ DIGEST_SIZE = 32
 LENGTH = 8
 # What arrays may hold: numbers of one byte order, and bytes.
 KINDS = ("<f8", "<i8", "|u1")
+# Records in a folder: with one more, a tenth goes, what was longest not asked for first. They are
+# of 2 to 200 kB.
+MOST = 2000
+ENDING = ".bin"
 Arrays = dict[str, NDArray[Any]]
 
 
 def store(name: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bool:
     """Write a record of this name; whether it was written."""
-    content = packed(values, arrays)
-    return keep(cache_directory() / name, _seal(name, content) + content)
+    content, folder = packed(values, arrays), cache_directory()
+    _forget_oldest(folder)
+    return keep(folder / name, _seal(name, content) + content)
 
 
 def load(name: str) -> tuple[dict[str, Any], Arrays] | None:
     """Values and arrays of a record; None where there is none, or one that is damaged."""
+    path = cache_directory() / name
     try:
-        sealed = read_own(cache_directory() / name)
+        sealed = read_own(path)
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # a folder that is only read
+        os.utime(path)
     seal, content = sealed[:DIGEST_SIZE], sealed[DIGEST_SIZE:]
     if seal != _seal(name, content):
         return None
@@ -40,6 +51,20 @@ def load(name: str) -> tuple[dict[str, Any], Arrays] | None:
         return _unpacked(content)
     except (ValueError, KeyError, TypeError):  # ours, but of another form
         return None
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Make room; other processes may read, write and remove the same files meanwhile."""
+    found = []
+    with contextlib.suppress(OSError):
+        for file in os.scandir(folder):
+            if file.name.endswith(ENDING):
+                with contextlib.suppress(OSError):
+                    found.append((file.stat().st_mtime, file.path))
+    if len(found) >= MOST:
+        for _, path in sorted(found)[: len(found) - MOST + MOST // 10]:
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
 
 
 def packed(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:

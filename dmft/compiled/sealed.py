@@ -143,7 +143,12 @@ def compile_sealed(function: Any, *signature: Any) -> Any:
     folder = folder_for(source) if source.is_file() else None
     if folder is not None:
         function._cache = SealedCache(function.py_func, source, folder)
-    if signature:
+    return deferred(function, *signature)
+
+
+def deferred(function: Any, *signature: Any) -> Any:
+    """Let a function just made by `numba.njit` be compiled for its signatures at its first use."""
+    if signature and hasattr(function, "py_func"):
         wanted = signature[0] if isinstance(signature[0], list) else list(signature)
         function.__class__ = Deferred
         function._wanted = wanted

@@ -23,6 +23,8 @@ from dmft.compiled import identity as identities
 from dmft.compiled.machine_code import LINKED, Unknown, link
 from dmft.workflow.kept_runs import find, key_of
 
+pytestmark = pytest.mark.compiled
+
 SQUARE = """
 [student]
 activation = "z**2"
@@ -109,7 +111,9 @@ def again(kept, tmp_path, monkeypatch):
         yield tmp_path
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "readout" else ()) for n in FILES]
+)
 def test_the_second_run_loads_no_symbols_and_no_compiler_and_says_the_same(name, tmp_path, capsys):
     text, code = FILES[name]
     path = tmp_path / "model.toml"
@@ -307,3 +311,18 @@ def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
     run = json.loads(out)
     assert run["status"] == "interrupted"
     assert "rounding" in run["provenance"]
+
+
+def test_records_do_not_pile_up(tmp_path, monkeypatch):
+    """What was not asked for the longest time goes; files of others stay."""
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(records, "MOST", 20)
+    (tmp_path / "model.py").write_text("")
+    for number in range(20):
+        assert records.store(f"run_{number}.bin", {"number": number}, {})
+        os.utime(tmp_path / f"run_{number}.bin", (number, number))
+    assert records.load("run_0.bin") == ({"number": 0}, {})  # asked for
+    assert records.store("run_20.bin", {}, {})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"model.py", "run_0.bin", *(f"run_{n}.bin" for n in range(3, 21))}
+    assert records.load("run_1.bin") is None

@@ -110,7 +110,8 @@ def test_overlaps_do_not_feel_the_noise_of_steins_identity():
         assert np.mean(np.concatenate(found) < 3) > 0.95, name
 
 
-@pytest.mark.parametrize("scrambles", [3, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scrambles", [3, 8])
 def test_two_errors_cover_exact_overlaps_whatever_the_number_of_scrambles(scrambles):
     """Linear students: the truth is the exact cubature; seeds are what counts as independent.
 

@@ -81,7 +81,13 @@ ALGORITHMS = {
 }
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+# Integrals over two more fields take six seconds.
+LONG = ("bernoulli", "readout")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in ALGORITHMS]
+)
 def test_batches_momentum_and_readouts_agree_with_the_sweep(name):
     descent = dmft.GradientDescent(0.3, 3, **ALGORITHMS[name])
     system = equations(STUDENTS["erf"], sp.erf(u), descent)

@@ -44,7 +44,7 @@ def test_linear_students_equal_marchenko_pastur(case):
     assert np.all(run.error["M"] == 0)
 
 
-@pytest.mark.parametrize("name", ["relu", "erf"])
+@pytest.mark.parametrize("name", [pytest.param("relu", marks=pytest.mark.slow), "erf"])
 def test_two_steps_equal_their_closed_integrals(name):
     """batch_reuse.md B.1; errors are those that the run claims."""
     for case in REFERENCE["two_step"][name]:

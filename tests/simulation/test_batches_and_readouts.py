@@ -31,13 +31,14 @@ def test_chain_follows_the_map(constraint, loss, eta, solve):
         assert np.all(gap <= SIGMAS * chain.stderr[name][1:] + 4 * eta / DIM), name
 
 
+@pytest.mark.parametrize("seeds", [400, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("constraint", ["sphere", "sphere-gradient"])
-def test_both_simulators_have_one_law(constraint):
+def test_both_simulators_have_one_law(constraint, seeds):
     algorithm = dmft.SGD(
         15.0, batch_size=3, loss="correlation", constraint=constraint, readout_rate=0.4
     )
     runs = [
-        dmft.simulate(MODEL, algorithm, 20, 3.0, 800, START, method, save_at=[3.0])
+        dmft.simulate(MODEL, algorithm, 20, 3.0, seeds, START, method, save_at=[3.0])
         for method in ("weights", "overlaps")
     ]
     for name in ("Q", "M", "readout"):

@@ -20,7 +20,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("seeds", [800, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [400, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_overlaps_and_weights_have_one_law(name, seeds):
     """A few steps at d = 6, where every term of order 1/d is large: means and variances."""
@@ -87,7 +87,7 @@ def test_first_passage_watches_the_risk_of_clusters():
     model = dmft.Model(dmft.Committee(erf, 2), OWN)
     watch = dmft.FirstPassage("risk", 0.5, relative=True)
     runs = dmft.simulate(
-        model, dmft.SGD(0.5), 50, 20.0, 2, START, "overlaps", save_at=400, first_passage=watch
+        model, dmft.SGD(0.5), 50, 20.0, 2, START, "overlaps", save_at=150, first_passage=watch
     )
     for risk, time in zip(runs.runs.risk, runs.first_passage.times, strict=True):
         before = risk[runs.t < time - 0.1] if np.isfinite(time) else risk[np.isfinite(risk)]

@@ -62,19 +62,13 @@ def end_of_run(name):
     return {block: getattr(run, block)[-1] for block in run.blocks}
 
 
-COMPILED = "lookahead with readout"
-
-
-# Code on nodes takes ten seconds to compile: one model in the fast suite, all in the slow one.
+# Code on nodes takes ten seconds to compile, and long to read.
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize(
     ("name", "end"),
     [
         *((name, end_of_reference) for name in ALGORITHMS),
-        *(
-            pytest.param(name, end_of_run, marks=() if name == COMPILED else pytest.mark.slow)
-            for name in ALGORITHMS
-        ),
+        *(pytest.param(name, end_of_run, marks=pytest.mark.slow) for name in ALGORITHMS),
     ],
 )
 def test_simulations_follow_the_equations(name, end, method):
@@ -181,8 +175,25 @@ def test_momentum_stands_in_the_equations():
     np.testing.assert_allclose(without.evaluate(start)["Q"], plain["Q"], rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"constraint": "sphere"},
+        {"constraint": "sphere-gradient"},
+        pytest.param({"repeat": dmft.Lookahead(0.3), "readout_rate": 0.5}, marks=pytest.mark.slow),
+    ],
+)
+def test_momentum_of_many_weights(options):
+    sgd = dmft.SGD(0.4, 2, momentum=0.5, **options)
+    truth = dmft.simulate(MODEL, sgd, DIM, T, seeds=24, start=SPHERE, save_at=2)
+    run = dmft.solve(dmft.derive(MODEL, sgd), SPHERE, T, save_at=[T])
+    off = np.abs(truth.mean.M[-1] - run.M[-1])
+    assert np.all(off < 4.5 * truth.stderr.M[-1] + 5.0 / DIM)
+
+
 def test_momentum_of_the_weights(solve):
-    """Heavy ball on vectors in R^d, by hand; and many of them against the equations."""
+    """Heavy balls in R^d against the equations."""
     linear = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1))
     start = dmft.Overlaps([[1.0]], [[0.2]])
     algorithm = dmft.SGD(0.3, momentum=0.7, weight_decay=0.1)
@@ -191,17 +202,6 @@ def test_momentum_of_the_weights(solve):
     for block in ("Q", "M"):
         off = np.abs(truth.mean[block][-1] - getattr(run, block)[-1])
         assert np.all(off < 4.5 * truth.stderr[block][-1] + 5.0 / DIM), block
-    for options in (
-        {},
-        {"constraint": "sphere"},
-        {"constraint": "sphere-gradient"},
-        {"repeat": dmft.Lookahead(0.3), "readout_rate": 0.5},
-    ):
-        sgd = dmft.SGD(0.4, 2, momentum=0.5, **options)
-        truth = dmft.simulate(MODEL, sgd, DIM, T, seeds=24, start=SPHERE, save_at=2)
-        run = solve(dmft.derive(MODEL, sgd), SPHERE, T, save_at=[T])
-        off = np.abs(truth.mean.M[-1] - run.M[-1])
-        assert np.all(off < 4.5 * truth.stderr.M[-1] + 5.0 / DIM)
 
 
 def test_fluctuations_with_momentum_are_those_of_a_larger_rate():

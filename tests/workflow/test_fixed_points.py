@@ -46,7 +46,7 @@ def test_plateau_of_two_erf_units_at_the_published_rates():
         assert leading == pytest.approx(np.array([[1, -1], [-1, 1]]), abs=1e-6)
 
 
-@pytest.mark.parametrize("K", [2, 3, 10])
+@pytest.mark.parametrize("K", [2, 3, pytest.param(10, marks=pytest.mark.slow)])
 def test_escape_rate_of_identical_units_under_gradient_flow(K):
     # G.3: eigenvalue 2/pi (2K-1)^(-1/2) (2K+1)^(-3/2), (K-1)^2 times; exact start.
     committee = dmft.Committee(sp.erf(z / sp.sqrt(2)), width=K)

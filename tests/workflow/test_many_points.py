@@ -18,6 +18,8 @@ from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.workflow.diagrams import many as many_module
 from dmft.workflow.diagrams.measures import EquationMeasure
 
+pytestmark = pytest.mark.compiled
+
 Z = sp.Symbol("z", real=True)
 SQUARE = dmft.Committee(Z**2, width=1)
 NOISY = dmft.Model(SQUARE, SQUARE, 0.1)

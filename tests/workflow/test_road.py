@@ -7,6 +7,8 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 
+pytestmark = pytest.mark.compiled
+
 Z = sp.Symbol("z", real=True)
 
 

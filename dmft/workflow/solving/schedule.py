@@ -184,7 +184,7 @@ def _scheduled(
     power, batch = unit
     rate_now = _rate_now(observe if reads else rhs, reads, rate, count)
 
-    @njit(RHS_SIGNATURE, nogil=True)
+    @njit(RHS_SIGNATURE, nogil=True, later=True)
     def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
         now = rate_now(t, y, widths, par)
         if not now > 0.0:

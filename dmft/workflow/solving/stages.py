@@ -211,7 +211,7 @@ def with_table(problem: Problem) -> Problem:
 def _step_by_table(rhs: Any, position: int) -> Any:
     """Compiled step that reads the rate from the table, the last of the constants."""
 
-    @njit(RHS_SIGNATURE, nogil=True)
+    @njit(RHS_SIGNATURE, nogil=True, later=True)
     def step(t, y, widths, par, out):  # type: ignore[no-untyped-def]
         now = par.copy()
         now[position] = par[par.size - widths[widths.size - 1] + int(t)]
