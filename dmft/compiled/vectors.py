@@ -21,7 +21,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.imputils import impl_ret_borrowed, lower_builtin, lower_cast
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -220,7 +220,11 @@ def _content(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 def by_lane(typingctx: Any, numbers: Any) -> Any:
     """View of (n, LANES) floats as n vectors; one state (n,) is what it is."""
     if numbers.ndim == 1:
-        return signature(numbers, numbers), lambda context, builder, sig, args: args[0]
+
+        def same(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return impl_ret_borrowed(context, builder, sig.return_type, args[0])
+
+        return signature(numbers, numbers), same
     kind = _array(_LANES, 1)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:

@@ -15,7 +15,7 @@ from numba import types
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.batch_loop import begin
 from dmft.solvers.runge_kutta.explicit import flush, next_attempt, settle
-from dmft.solvers.runge_kutta.interpolant import compiled, copy, inlined, unfolded
+from dmft.solvers.runge_kutta.interpolant import copy, inlined, unfolded
 from dmft.solvers.runge_kutta.layout import (
     BY_ERROR,
     BY_NONFINITE,
@@ -60,7 +60,7 @@ def _task(task, batch, i):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@compiled
+@inlined
 def _take_out(lanes, lane, stages, events, work, y):  # type: ignore[no-untyped-def]
     """Copy a lane into the buffers of a single run."""
     for i in range(y.size):
@@ -73,7 +73,7 @@ def _take_out(lanes, lane, stages, events, work, y):  # type: ignore[no-untyped-
         work.gap[e, 0], work.sign[e] = lanes.gap[lane, e], lanes.sign[lane, e]
 
 
-@compiled
+@inlined
 def _put_back(lanes, lane, events, work, y):  # type: ignore[no-untyped-def]
     """Copy what a run goes on from into its lane."""
     for i in range(y.size):
@@ -82,7 +82,7 @@ def _put_back(lanes, lane, events, work, y):  # type: ignore[no-untyped-def]
         lanes.gap[lane, e], lanes.sign[lane, e] = work.gap[e, 0], work.sign[e]
 
 
-@compiled
+@inlined
 def _end(lanes, lane, batch, i):  # type: ignore[no-untyped-def]
     """Free a lane whose run has ended."""
     lanes.ended[lanes.place[1]] = i
