@@ -218,19 +218,19 @@ def _content(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 
 @_also(lambda numbers: numbers)
 def by_lane(typingctx: Any, numbers: Any) -> Any:
-    """View of (n, LANES) floats as n vectors; one state (n,) is what it is."""
+    """View of (n, LANES) or (m, n, LANES) floats as vectors; one state (n,) is what it is."""
     if numbers.ndim == 1:
 
         def same(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             return impl_ret_borrowed(context, builder, sig.return_type, args[0])
 
         return signature(numbers, numbers), same
-    kind = _array(_LANES, 1)
+    kind = _array(_LANES, numbers.ndim - 1)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         given = _content(context, builder, numbers, args[0])
-        length = builder.extract_value(given.shape, 0)
-        return _view(context, builder, kind, given.data, [length])
+        shape = cgutils.unpack_tuple(builder, given.shape)[:-1]
+        return _view(context, builder, kind, given.data, shape)
 
     return signature(kind, numbers), emit
 

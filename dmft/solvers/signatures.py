@@ -71,8 +71,8 @@ BATCH_TYPE = types.NamedTuple(
 )
 LANES_TYPE = types.NamedTuple(
     (
-        *(INTEGERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, types.float64[:, :, ::1]),
-        *(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, *[INTEGERS] * 5),
+        *(INTEGERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, types.float64[:, :, ::1]),
+        *(MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, INTEGERS, INTEGERS, INTEGERS),
     ),
     Lanes,
 )

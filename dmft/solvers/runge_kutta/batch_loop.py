@@ -47,7 +47,7 @@ from dmft.solvers.signatures import (
     WORK_TYPE,
 )
 
-BUILT_ON = "67385089ce39ada4"
+BUILT_ON = "97de4defc7c93dd3"
 
 
 @compiled

@@ -60,7 +60,7 @@ from dmft.solvers.signatures import (
     WATCH_SIGNATURE,
 )
 
-BUILT_ON = "67385089ce39ada4"
+BUILT_ON = "97de4defc7c93dd3"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.

@@ -152,26 +152,21 @@ def lanes_for(group: Group) -> layout.Lanes:
     from dmft.compiled.vectors import LANES
 
     (count, size), events = group.batch.y.shape, group.batch.threshold.shape[1]
-    state = [np.zeros((size, LANES)) for _ in range(5)]
-    numbers = [np.zeros(LANES) for _ in range(3)]
-    codes = [np.zeros(LANES, dtype=np.int64) for _ in range(3)]
+    state = [np.zeros((size, LANES)) for _ in range(4)]
     return layout.Lanes(
         run=np.full(LANES, -1),
         par=np.zeros((group.batch.par.shape[1], LANES)),
         y=state[0],
         trial=state[1],
-        last=state[2],
-        high=state[3],
-        low=state[4],
+        high=state[2],
+        low=state[3],
         k=np.zeros((group.stages, size, LANES)),
         gap=np.zeros((LANES, events)),
         sign=np.zeros((LANES, events)),
-        h=numbers[0],
-        end=numbers[1],
-        weight=numbers[2],
-        is_last=codes[0],
-        failed=codes[1],
-        component=codes[2],
+        h=np.zeros((1, LANES)),
+        failed=np.zeros((1, LANES)),
+        end=np.zeros(LANES),
+        is_last=np.zeros(LANES, dtype=np.int64),
         ended=np.zeros(count, dtype=np.int64),
         place=np.zeros(2, dtype=np.int64),
     )

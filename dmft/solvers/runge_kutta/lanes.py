@@ -13,6 +13,7 @@ import math
 from numba import types
 
 from dmft.compiled import njit
+from dmft.compiled.vectors import by_lane
 from dmft.solvers.runge_kutta.batch_loop import begin
 from dmft.solvers.runge_kutta.explicit import flush, next_attempt, settle
 from dmft.solvers.runge_kutta.interpolant import copy, inlined, unfolded
@@ -45,7 +46,7 @@ from dmft.solvers.signatures import (
     WORK_TYPE,
 )
 
-BUILT_ON = "872a88243e67c3da"
+BUILT_ON = "883c5deea64cf085"
 
 # With so few runs left they go on one by one: idle lanes cost as much as busy ones.
 FEW = 2
@@ -61,12 +62,12 @@ def _task(task, batch, i):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _take_out(lanes, lane, stages, events, work, y):  # type: ignore[no-untyped-def]
-    """Copy a lane into the buffers of a single run."""
+def _take_out(lanes, lane, first, last, events, work, y):  # type: ignore[no-untyped-def]
+    """Copy a lane into the buffers of a single run, of its stages 0 and first <= s < last."""
     for i in range(y.size):
-        y[i] = lanes.y[i, lane]
+        y[i], work.k[0, i] = lanes.y[i, lane], lanes.k[0, i, lane]
         work.trial[i] = lanes.trial[i, lane]
-    for s in range(stages):
+    for s in range(first, last):
         for i in range(y.size):
             work.k[s, i] = lanes.k[s, i, lane]
     for e in range(events.kind.size):
@@ -91,36 +92,54 @@ def _end(lanes, lane, batch, i):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _combine(lanes, tableau, s):  # type: ignore[no-untyped-def]
-    """State of stage s, in the order of a single run."""
-    width = lanes.run.size
-    for i in range(lanes.y.shape[0]):
-        for lane in range(width):
-            lanes.trial[i, lane] = lanes.y[i, lane]
-    for j in range(s):
-        if tableau.a[s, j] != 0.0:
-            for lane in range(width):
-                lanes.weight[lane] = lanes.h[lane] * tableau.a[s, j]
-            for i in range(lanes.y.shape[0]):
-                for lane in range(width):
-                    lanes.trial[i, lane] += lanes.weight[lane] * lanes.k[j, i, lane]
+def _stages(lanes_rhs, tableau, task, lanes):  # type: ignore[no-untyped-def]
+    """Fill the stages of all lanes and the sums of both error estimates, in the order of one run.
+
+    `lanes.failed` becomes NaN in lanes where a stage is not finite, and 0 in others.
+    """
+    y, trial, k = by_lane(lanes.y), by_lane(lanes.trial), by_lane(lanes.k)
+    high, low = by_lane(lanes.high), by_lane(lanes.low)
+    h, failed = by_lane(lanes.h), by_lane(lanes.failed)
+    n = y.size
+    failed[0] = 0.0
+    for s in range(1, tableau.stages):
+        for i in range(n):
+            trial[i] = y[i]
+        for j in range(s):
+            if tableau.a[s, j] != 0.0:
+                w = h[0] * tableau.a[s, j]
+                for i in range(n):
+                    trial[i] += w * k[j, i]
+        lanes_rhs(0.0, lanes.trial, task.widths, lanes.par, lanes.k[s])
+        for i in range(n):
+            failed[0] += 0.0 * k[s, i]
+    for i in range(n):
+        high[i] = 0.0
+        low[i] = 0.0
+    for j in range(tableau.stages):
+        first, second = tableau.error[j], tableau.error_low[j]
+        if first != 0.0 or second != 0.0:
+            for i in range(n):
+                high[i] += first * k[j, i]
+                low[i] += second * k[j, i]
 
 
 @inlined
-def _estimates(lanes, tableau):  # type: ignore[no-untyped-def]
-    """Sums over the stages of both error estimates."""
-    n, width = lanes.y.shape[0], lanes.run.size
-    for i in range(n):
-        for lane in range(width):
-            lanes.high[i, lane] = 0.0
-            lanes.low[i, lane] = 0.0
-    for j in range(tableau.stages):
-        v, w = tableau.error[j], tableau.error_low[j]
-        if v != 0.0 or w != 0.0:
-            for i in range(n):
-                for lane in range(width):
-                    lanes.high[i, lane] += v * lanes.k[j, i, lane]
-                    lanes.low[i, lane] += w * lanes.k[j, i, lane]
+def _blame(lanes, lane, tableau, h, work, y, counts):  # type: ignore[no-untyped-def]
+    """Say which stage of a lane was not finite, and leave the state that it was asked for."""
+    for s in range(1, tableau.stages):
+        counts[EVALS] += 1
+        for i in range(y.size):
+            if not math.isfinite(lanes.k[s, i, lane]):
+                counts[COMPONENT] = i
+                for m in range(y.size):
+                    work.trial[m] = y[m]
+                for j in range(s):
+                    w = h * tableau.a[s, j]
+                    if w != 0.0:
+                        for m in range(y.size):
+                            work.trial[m] += w * lanes.k[j, m, lane]
+                return
 
 
 @inlined
@@ -136,24 +155,6 @@ def _error(lanes, lane, task, h):  # type: ignore[no-untyped-def]
     if total == 0.0:
         return 0.0
     return abs(h) * high / math.sqrt(total * n)
-
-
-@inlined
-def _stages(lanes_rhs, tableau, task, lanes):  # type: ignore[no-untyped-def]
-    """Fill the stages of all lanes; `lanes.failed` tells in which one a lane met NaN, or 0."""
-    n, width = lanes.y.shape[0], lanes.run.size
-    for lane in range(width):
-        lanes.failed[lane] = 0
-    for s in range(1, tableau.stages):
-        _combine(lanes, tableau, s)
-        lanes_rhs(0.0, lanes.trial, task.widths, lanes.par, lanes.k[s])
-        for i in range(n):
-            for lane in range(width):
-                if not math.isfinite(lanes.k[s, i, lane]) and lanes.failed[lane] == 0:
-                    lanes.failed[lane], lanes.component[lane] = s, i
-                    for m in range(n):
-                        lanes.last[m, lane] = lanes.trial[m, lane]
-    _estimates(lanes, tableau)
 
 
 @unfolded
@@ -203,11 +204,11 @@ def fly_lanes(  # type: ignore[no-untyped-def]
             break
         few = busy <= FEW and lanes.place[0] == batch.trace.size
         for lane in range(lanes.run.size):
-            lanes.h[lane] = 0.0
+            lanes.h[0, lane] = 0.0
             i = lanes.run[lane]
             if i >= 0 and not few:
                 h, end, last = next_attempt(task, batch.clock[i], batch.counts[i])
-                lanes.h[lane], lanes.end[lane], lanes.is_last[lane] = h, end, last
+                lanes.h[0, lane], lanes.end[lane], lanes.is_last[lane] = h, end, last
         if not few:
             _stages(lanes_rhs, tableau, task, lanes)
         for lane in range(lanes.run.size):
@@ -222,22 +223,24 @@ def fly_lanes(  # type: ignore[no-untyped-def]
                 for e in range(events.kind.size):
                     events.threshold[e] = batch.threshold[i, e]
                 here = _task(task, batch, i)
-                _take_out(lanes, lane, 1 if few else tableau.stages, events, work, y)
                 if few:
+                    _take_out(lanes, lane, 1, 1, events, work, y)
                     most = max(1, min(budget, batch.max_steps - before))
                     advance(
                         rhs, observe, domain, watch, tableau, here, events, work, y, clock, counts,
                         most,
                     )  # fmt: skip
                 else:
-                    h, reason, error = lanes.h[lane], BY_ERROR, math.inf
-                    counts[EVALS] += tableau.stages - 1
-                    if lanes.failed[lane] > 0:
-                        counts[EVALS] -= tableau.stages - 1 - lanes.failed[lane]
-                        counts[COMPONENT], reason = lanes.component[lane], BY_NONFINITE
-                        for m in range(y.size):
-                            work.trial[m] = lanes.last[m, lane]
+                    h, reason, error = lanes.h[0, lane], BY_ERROR, math.inf
+                    # All stages are read by events, and where stiffness is looked for.
+                    whole = events.kind.size > 0 or (here.t_end - lanes.end[lane]) > here.worth * h
+                    first = 1 if whole else tableau.stages - 1
+                    _take_out(lanes, lane, first, tableau.stages, events, work, y)
+                    if lanes.failed[0, lane] != 0.0:
+                        reason = BY_NONFINITE
+                        _blame(lanes, lane, tableau, h, work, y, counts)
                     else:
+                        counts[EVALS] += tableau.stages - 1
                         error = _error(lanes, lane, here, h)
                     attempt = (h, lanes.end[lane], lanes.is_last[lane] != 0, reason, error)
                     settle(

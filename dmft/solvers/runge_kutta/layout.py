@@ -123,18 +123,15 @@ class Lanes(NamedTuple):
     par: Any  # (parameters, L)
     y: Any  # (n, L)
     trial: Any  # (n, L)
-    last: Any  # (n, L) stage at which a lane met NaN
     high: Any  # (n, L) error estimates
     low: Any  # (n, L)
     k: Any  # (stages, n, L)
     gap: Any  # (L, E) event functions at the start of a step
     sign: Any  # (L, E)
-    h: Any  # (L,) step under way, 0 for none
+    h: Any  # (1, L) step under way, 0 for none
+    failed: Any  # (1, L) NaN where a stage is not finite, else 0
     end: Any  # (L,) where it ends
-    weight: Any  # (L,)
     is_last: Any  # (L,) 1 for the last step of a run
-    failed: Any  # (L,) first stage that was not finite, or 0
-    component: Any  # (L,) its first entry that was not
     ended: Any  # (n,) runs that ended in the last call
     place: Any  # (2,) the next run, and how many ended in the last call
 
