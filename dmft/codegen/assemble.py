@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sympy as sp
 
+from dmft.codegen.blocks import allocations, in_blocks, parts_of_work, takes_vectors
 from dmft.codegen.chunks import (
-    CHUNK,
     FIRST_NODE,
     NODE,
     accumulate,
@@ -19,8 +19,8 @@ from dmft.codegen.chunks import (
 )
 from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, DOMAIN_HEADER, WIDE_DOMAIN
 from dmft.codegen.functions import PointFunctions
-from dmft.codegen.fuse import Loop, fuse, render
-from dmft.codegen.loops import LoopWriter, Scope, loop_header
+from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
+from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import ALL_NODES, NOISE_CONSTANT, OPTIONAL_WIDTHS, Layout, layout
@@ -46,7 +46,12 @@ import numpy as np
 
 from dmft.compiled import njit
 from dmft.special.arcsine import asin
+from dmft.compiled.vectors import (
+    below, block_size, by_lane, diagonal, give_back, padded, part, put, select, take, work_area,
+)  # fmt: skip
 {imports}{signs}
+# Sums in the order that is written.
+ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False)
 OPTIONS = dict(
     cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
 )
@@ -139,7 +144,7 @@ def _domain(
     if not blocks:
         assert [b.name for b in here.state[:2]] == ["M", "Q_perp"]
         return WIDE_DOMAIN.format(start="widths[0] * widths[1]")
-    body, _ = _body(blocks, parameters, functions, here)
+    body, _, _ = _body(blocks, parameters, functions, here, ordered=False)
     return DOMAIN.format(body="\n".join(INDENT + line for line in body))
 
 
@@ -185,7 +190,7 @@ def rates_function(
     here: Layout,
 ) -> str:
     """Text of a function that fills `out` with the values of the rates or observables."""
-    body, outputs = _body(definitions, parameters, functions, here)
+    body, outputs, ordered = _body(definitions, parameters, functions, here)
     doc = [
         f'"""{summary}',
         "",
@@ -199,7 +204,8 @@ def rates_function(
         '"""',
     ]
     lines = [INDENT + line if line else "" for line in [*doc, *body]]
-    head = f"\n@njit(RHS, **OPTIONS)\ndef {name}(t, y, widths, par, out):"
+    options = "ORDERED" if ordered else "OPTIONS"
+    head = f"\n@njit(RHS, **{options})\ndef {name}(t, y, widths, par, out):"
     return "\n".join([head, *lines, ""])
 
 
@@ -214,7 +220,7 @@ def arrays_function(
 ) -> str:
     """Text of a function that fills arrays at all nodes, `views` of its last argument."""
     lines = [f"{array} = {view}" for array, view in views.items()]
-    body, outputs = _body(definitions, parameters, functions, here, lines)
+    body, outputs, _ = _body(definitions, parameters, functions, here, lines, ordered=False)
     head = f"\n@njit(**OPTIONS)\ndef {name}(y, widths, par, rows):"
     doc = [f'"""{summary}', "", f"rows: {outputs}", '"""']
     return "\n".join([head, *(INDENT + line if line else "" for line in [*doc, *body]), ""])
@@ -246,14 +252,20 @@ def _body(
     functions: PointFunctions,
     here: Layout,
     views: Sequence[str] = (),
-) -> tuple[list[str], str]:
-    """Lines of a function and a description of its outputs."""
+    ordered: bool = True,
+) -> tuple[list[str], str, bool]:
+    """Lines of a function, a description of its outputs, and whether its sums are in order.
+
+    They are, where asked for and where all that is called takes vectors: such a function serves
+    several states side by side (`dmft.compiled.vectors`).
+    """
     names_in_code = code_names(parameters)
+    ordered = ordered and ALL_NODES not in {r for _, r in here.packed.values()}
     lowering = Lowering(Graph(x.SYMMETRIC), {**names_in_code, **here.places}, functions)
-    writer = LoopWriter(lowering.graph, here.packed)
+    writer = LoopWriter(lowering.graph, here.packed, ordered=ordered)
     # A first pass finds the tables, the second shares them.
     _write(writer, lowering, definitions, here, len(parameters))
-    writer = LoopWriter(lowering.graph, here.packed, writer.worth_sharing)
+    writer = LoopWriter(lowering.graph, here.packed, writer.worth_sharing, ordered)
     defined: dict[str, tuple[str, ...]] = {}
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
     _write(writer, lowering, definitions, here, len(parameters))
@@ -263,9 +275,14 @@ def _body(
             defined[definition.name] = tuple(y if y == "blocks" else "N" for y in axes)
         elif definition.role == "intermediate" and isinstance(definition.target, sp.Indexed):
             defined[definition.name] = tuple(place(i)[0][1] for i in definition.target.indices)
-    body = render(fuse(writer.root.lines))
+    arrays = {**defined, **writer.arrays}
+    loops = fuse(writer.root.lines)
+    body = render(in_blocks(loops, arrays) if ordered else loops)
     used = "\n".join(body)
-    lines = ["p = widths[0]", "k = widths[1]"]
+    if ordered and not takes_vectors(body):
+        return _body(definitions, parameters, functions, here, views, ordered=False)
+    lines = [f"{name} = by_lane({name})" for name in ("y", "par", "out") if ordered]
+    lines += ["p = widths[0]", "k = widths[1]"]
     if any(d.role == "rate" for d in outputs):
         resting = set(here.entries) - {d.name for d in outputs}
         lines += [f"out[{here.entries.index(name)}] = 0.0" for name in resting]
@@ -285,33 +302,9 @@ def _body(
         + _offsets(here.before_nodes, str(len(parameters)), used)
     )
     zeros = {d.name for d in definitions if over_nodes(d) or d.factor is not None}
-    lines += _allocations({**defined, **writer.arrays}, zeros)
+    lines += parts_of_work(arrays) if ordered else allocations(arrays, zeros)
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
-    return [*lines, *views, *body], ", ".join(names)
-
-
-def _allocations(arrays: Mapping[str, tuple[str, ...]], zeros: Iterable[str]) -> list[str]:
-    """Lines that make the arrays; those of one shape are one allocation.
-
-    At small widths an allocation costs as much as what the array is filled with.
-    """
-    sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
-    shapes: dict[str, list[str]] = {}
-    lines = []
-    for array, axes in arrays.items():
-        shape = ", ".join(sizes.get(axis, axis) for axis in axes)
-        if array in zeros:
-            lines.append(f"{array} = np.zeros(({shape},))")
-        else:
-            shapes.setdefault(shape, []).append(array)
-    for shape, names in shapes.items():
-        if len(names) == 1:
-            lines.append(f"{names[0]} = np.empty(({shape},))")
-            continue
-        whole = "arrays_" + shape.replace(", ", "_")
-        lines.append(f"{whole} = np.empty(({len(names)}, {shape}))")
-        lines += [f"{name} = {whole}[{n}]" for n, name in enumerate(names)]
-    return lines
+    return [*lines, *views, *body, *["give_back(work)"] * ordered], ", ".join(names), ordered
 
 
 def _write(
@@ -363,7 +356,9 @@ def _lift_zero_variances(writer: LoopWriter, covariance: str) -> None:
     """
     field: Index = ("m", "N")
     own = writer.entry(covariance, [(field, ""), (field, "")])
-    lift = Loop(f"if {own} == 0.0:", [f"{own} = {LEAST_VARIANCE!r}"])
+    lift: str | Loop = Loop(f"if {own} == 0.0:", [f"{own} = {LEAST_VARIANCE!r}"])
+    if writer.ordered:
+        lift = f"{own} = select({own} == 0.0, {LEAST_VARIANCE!r}, {own})"
     writer.root.lines.append(Loop(loop_header(field), [lift]))
 
 
@@ -411,11 +406,14 @@ def write_definition(
     if node.kind == "sum" and places[-1][0] == NODE:
         accumulate(writer, target, node, scopes)
         return
-    headers = [loop_header(index) for index in running]
+    triangular = _is_triangular(definition, places)
+    if triangular:
+        writer.headers[running[1]] = f"for {places[1][0][0]} in range({places[0][0][0]} + 1):"
+    headers = [writer.header(index) for index in running]
     equals = "+=" if over_nodes(definition) else "="
     text = writer.value(node, scopes[-1])
-    if _is_triangular(definition, places):
-        headers[1] = f"for {places[1][0][0]} in range({places[0][0][0]} + 1):"
+    writer.headers.clear()
+    if triangular:
         value = writer.fresh("w")
         scopes[-1].lines += [
             f"{value} = {text}",

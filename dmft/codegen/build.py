@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.two_time.problem import VolterraProblem
 
+# How a function that takes several states side by side begins, and its types for one and several.
+ORDERED_RHS = "@njit(RHS, **ORDERED)\ndef rhs("
+ONE_STATE = 'RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"'
+SEVERAL_STATES = ONE_STATE.replace("float64[::1]", "float64[:, ::1]")
 # Between the modules in the text of a problem.
 DIVIDER = "\n\n# A module of its own.\n"
 
@@ -91,11 +96,37 @@ def build(
         covariance=domain.covariance,
         diffusion=module.diffusion if equations.noise else None,
         parallel_band=_parallel_band(source),
+        lanes=LanesCode.of(source) if not equations.noise else None,
         source=source,
         time_unit=equations.time_unit,
         provenance=equations.provenance,
         origin=equations,
     )
+
+
+@dataclass(frozen=True)
+class LanesCode:
+    """Right-hand side of several states side by side: compiled when it is asked for."""
+
+    text: str
+
+    @classmethod
+    def of(cls, source: str) -> LanesCode | None:
+        """Code of the first module of a source, None where that takes one state only."""
+        text = source.split(DIVIDER)[0]
+        head, found, _ = text.partition(ORDERED_RHS)
+        return cls(text) if found and "@njit" not in head else None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its machine code is on disk, so that it costs nothing to use."""
+        return bool(getattr(self.function, "is_kept", True))
+
+    @property
+    def function(self) -> Any:
+        """Compiled function of signature `LANES_RHS`."""
+        text = self.text.replace(ONE_STATE, SEVERAL_STATES).replace("def rhs(", "def rhs_in_lanes(")
+        return load_module(text, "dmft_lanes").rhs_in_lanes
 
 
 def _modules(source: str) -> tuple[Any, ...]:
@@ -205,8 +236,8 @@ def layout_of(equations: Equations) -> Layout:
 def generator_hash() -> str:
     """Hash of the code that turns equations into source, so that an upgrade regenerates."""
     digest = hashlib.blake2b(digest_size=6)
-    for package in ("dmft.codegen", "dmft.emit", "dmft.gaussian", "dmft.equations", "dmft.special"):
-        spec = importlib.util.find_spec(package)
+    for room in ("codegen", "emit", "gaussian", "equations", "special", "compiled"):
+        spec = importlib.util.find_spec(f"dmft.{room}")
         assert spec is not None
         assert spec.origin is not None
         for path in sorted(Path(spec.origin).parent.rglob("*.py")):

@@ -10,18 +10,16 @@ from collections.abc import Sequence
 
 import sympy as sp
 
-from dmft.codegen.fuse import Loop
-from dmft.codegen.loops import LoopWriter, Scope, loop_header
+from dmft.codegen.fuse import Loop, Scope, loop_header
+from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import loop_index
 from dmft.codegen.nodes import Node
-from dmft.codegen.packing import ALL_NODES
+from dmft.codegen.packing import ALL_NODES, CHUNK
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition
 from dmft.solvers.problem import Block
 
 NODE = loop_index(x.node)
-# Arrays over the nodes of a chunk and all fields fit the cache of a core; 128 to 1024 are alike.
-CHUNK = 256
 # Where the nodes of a chunk begin.
 FIRST_NODE = "first_node"
 

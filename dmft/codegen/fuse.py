@@ -108,3 +108,54 @@ def render(items: list[str | Loop], depth: int = 0) -> list[str]:
         else:
             lines.append(INDENT * depth + item if item else "")
     return lines
+
+
+@dataclass
+class Scope:
+    """The body of one loop (or of the function): lines, known values, tables made here."""
+
+    index: Index | None
+    parent: Scope | None
+    lines: list[str | Loop] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, tuple[str, tuple[Index, ...]]] = field(default_factory=dict)
+
+    @property
+    def context(self) -> list[Index]:
+        """Loop indices from the outermost to this one."""
+        above = self.parent.context if self.parent else []
+        return [*above, self.index] if self.index else above
+
+    def ancestor(self, depth: int) -> Scope:
+        """Return the enclosing scope below `depth` loops."""
+        scope = self
+        while len(scope.context) > depth:
+            assert scope.parent is not None
+            scope = scope.parent
+        return scope
+
+    def block(self, header: str, inner: Scope) -> None:
+        """Append a loop with the lines of `inner`."""
+        self.lines.append(Loop(header, inner.lines))
+
+
+def loop_header(index: Index | None) -> str:
+    """Header of a loop over a full axis."""
+    assert index is not None
+    return f"for {index[0]} in range({index[1]}):"
+
+
+def product_text(parts: list[str]) -> str:
+    """Product with inverses written as divisions and a sign in front."""
+    top = [_factor(x) for x in parts if not x.startswith("1.0 / ")]
+    bottom = [x.removeprefix("1.0 / ") for x in parts if x.startswith("1.0 / ")]
+    sign = ""
+    if "(-1.0)" in top and len(top) > 1:
+        top.remove("(-1.0)")
+        sign = "-"
+    text = sign + (" * ".join(top) if top else "1.0")
+    return text + "".join(f" / {x}" for x in bottom)
+
+
+def _factor(text: str) -> str:
+    return f"({text})" if text.startswith("-") else text

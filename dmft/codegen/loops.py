@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 
+from dmft.codegen.blocks import pair_by_entry, sum_by_entry
 from dmft.codegen.functions import POINT
-from dmft.codegen.fuse import Loop
+from dmft.codegen.fuse import Scope, loop_header, product_text
 from dmft.codegen.lower import filling
 from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, factors
 from dmft.codegen.packing import flat_index
@@ -46,35 +46,6 @@ CALLS |= {f"Branch{name}": f"branch_{name.lower()}" for name in BRANCHES}
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
 
-@dataclass
-class Scope:
-    """The body of one loop (or of the function): lines, known values, tables made here."""
-
-    index: Index | None
-    parent: Scope | None
-    lines: list[str | Loop] = field(default_factory=list)
-    known: dict[str, str] = field(default_factory=dict)
-    tables: dict[str, tuple[str, tuple[Index, ...]]] = field(default_factory=dict)
-
-    @property
-    def context(self) -> list[Index]:
-        """Loop indices from the outermost to this one."""
-        above = self.parent.context if self.parent else []
-        return [*above, self.index] if self.index else above
-
-    def ancestor(self, depth: int) -> Scope:
-        """Return the enclosing scope below `depth` loops."""
-        scope = self
-        while len(scope.context) > depth:
-            assert scope.parent is not None
-            scope = scope.parent
-        return scope
-
-    def block(self, header: str, inner: Scope) -> None:
-        """Append a loop with the lines of `inner`."""
-        self.lines.append(Loop(header, inner.lines))
-
-
 class LoopWriter:
     """Writes the loops of one function."""
 
@@ -83,16 +54,22 @@ class LoopWriter:
         graph: Graph,
         packed: Mapping[str, tuple[str, tuple[str, ...]]],
         shared: frozenset[str] = frozenset(),
+        ordered: bool = False,
     ) -> None:
         """Start a function.
 
         `packed` gives the vector and the row lengths of arrays that live in one of the arguments;
         `shared` is what an earlier pass found worth a table: they are used wherever they fit.
+        Sums are added in the `ordered` way, or as the compiler likes.
         """
+        self.ordered = ordered
+        # Loops over a part of their axis.
+        self.headers: dict[Index, str] = {}
         self.graph = graph
         self.packed = packed
         self.shared = shared
         self.pair_rows: set[Index] = set()
+        self.sum_rows: set[Index] = set()
         self.filling: set[str] = set()
         # Roots and calls of two indices, with those that each was computed inside of.
         self.computed: dict[str, list[tuple[str, ...]]] = {}
@@ -155,7 +132,8 @@ class LoopWriter:
         if not rest and prefix and node.cost >= TABLE_COST[2]:
             # The row index of a pair sum runs over the same values as its column index, and a
             # table made elsewhere may hold this very value: a filled table vectorises.
-            if prefix[-1] in self.pair_rows:
+            whole = node.kind in ("call", "pow") and prefix[-1] in self.sum_rows
+            if prefix[-1] in self.pair_rows or whole:
                 prefix, rest = prefix[:-1], prefix[-1:]
             elif len(prefix) <= 2:
                 key = self.canonical(node, prefix, 0)[0].key
@@ -237,13 +215,16 @@ class LoopWriter:
             scopes.append(Scope(name, scopes[-1]))
         self.note_uses(body)
         self.filling.add(body.key)
+        half = len(names) == 2 and body.cost >= HALVED and self.graph.is_symmetric(body, *names)
+        if half:
+            self.headers[names[1]] = f"for {names[1][0]} in range({names[0][0]} + 1):"
         text = self.value(body, scopes[-1])
         self.filling.remove(body.key)
         scopes[-1].lines.append(f"{array}[{', '.join(x[0] for x in names)}] = {text}")
-        if len(names) == 2 and body.cost >= HALVED and self.graph.is_symmetric(body, *names):
+        if half:
             (row, _), (column, _) = names
             scopes[-1].lines.append(f"{array}[{column}, {row}] = {array}[{row}, {column}]")
-            scopes[-2].block(f"for {column} in range({row} + 1):", scopes.pop())
+            scopes[-2].block(self.headers.pop(names[1]), scopes.pop())
         for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
             outer.block(loop_header(inner.index), inner)
         here.tables[body.key] = (array, names)
@@ -280,8 +261,9 @@ class LoopWriter:
             arguments += [self.value(a, scope) for a in node.args]
             return f"{CALLS.get(kind, f'math.{kind}')}({', '.join(arguments)})"
         if node.kind == "sum":
-            return self.compute_sum(node, scope)
-        return self.compute_pair(node, scope)
+            by_entry = self.ordered and len(scope.context) > 1
+            return (sum_by_entry if by_entry else LoopWriter.compute_sum)(self, node, scope)
+        return (pair_by_entry if self.ordered else LoopWriter.compute_pair)(self, node, scope)
 
     def moment_of_signs(self, node: Node, scope: Scope) -> str:
         """Call of `dmft.special.signs`, which takes any number of fields."""
@@ -301,7 +283,7 @@ class LoopWriter:
             whole = [build(g) for g in groups]
             parts = [self.operand(a, scope, node.kind) for a in whole]
         if node.kind == "mul":
-            return _product_text(parts)
+            return product_text(parts)
         return sum_text(parts)
 
     def grouped(self, node: Node, scope: Scope) -> list[list[Node]]:
@@ -378,6 +360,10 @@ class LoopWriter:
         scope.block(loop_header(node.data), inner)
         return name
 
+    def header(self, index: Index) -> str:
+        """Header of the loop over an index."""
+        return self.headers.get(index) or loop_header(index)
+
     def compute_pair(self, node: Node, scope: Scope) -> str:
         """Symmetric double sum: a triangle with doubled off-diagonal and the diagonal apart."""
         first, second = node.data
@@ -403,12 +389,6 @@ class LoopWriter:
         return total
 
 
-def loop_header(index: Index | None) -> str:
-    """Header of a loop over a full axis."""
-    assert index is not None
-    return f"for {index[0]} in range({index[1]}):"
-
-
 def _depth(context: list[Index], deps: frozenset[Index]) -> int:
     return max((context.index(x) + 1 for x in deps), default=0)
 
@@ -427,22 +407,6 @@ def _may_share(node: Node, indices: list[Index]) -> bool:
     """Whether a value computed twice may become a table: roots and calls of pairs of fields."""
     pair = len(indices) == 2 and all(axis in ("p", "k", "N") for _, axis in indices)
     return pair and node.kind in ("call", "pow")
-
-
-def _product_text(parts: list[str]) -> str:
-    """Product with inverses written as divisions and a sign in front."""
-    top = [_factor(x) for x in parts if not x.startswith("1.0 / ")]
-    bottom = [x.removeprefix("1.0 / ") for x in parts if x.startswith("1.0 / ")]
-    sign = ""
-    if "(-1.0)" in top and len(top) > 1:
-        top.remove("(-1.0)")
-        sign = "-"
-    text = sign + (" * ".join(top) if top else "1.0")
-    return text + "".join(f" / {x}" for x in bottom)
-
-
-def _factor(text: str) -> str:
-    return f"({text})" if text.startswith("-") else text
 
 
 def _bracket(text: str) -> str:

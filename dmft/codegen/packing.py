@@ -49,6 +49,8 @@ NODE_WIDTHS = ("N", "nodes")
 NOISE_CONSTANT = Block("noise_at", ("nodes",))
 # Row length of the arrays at nodes that live in an argument.
 ALL_NODES = "all_nodes"
+# Arrays over the nodes of a chunk and all fields fit the cache of a core; 128 to 1024 are alike.
+CHUNK = 256
 WIDTHS = ("p", "k")
 OPTIONAL_WIDTHS = ("cosines", "blocks")
 MOVED = "_moved"

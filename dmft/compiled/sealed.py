@@ -79,6 +79,13 @@ class Deferred(CPUDispatcher):
             finally:
                 self._settling = False
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether machine code seems to be there already: compiled here, or kept on disk."""
+        files = getattr(self._cache, "_cache_file", None)
+        kept = isinstance(files, SealedFiles) and (files.folder / f"{files.base}.nbi").is_file()
+        return kept or not self._wanted
+
     def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
         if not self._wanted:
             return super()._compile_for_args(*args, **kws)

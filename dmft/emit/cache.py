@@ -77,8 +77,8 @@ def module_name(source: str, stem: str) -> str:
 
 @cache
 def _dependencies() -> tuple[str, ...]:
-    special = Path(__file__).parents[1] / "special"
-    files = sorted(special.glob("*.py"))
+    package = Path(__file__).parents[1]
+    files = [package / "compiled" / "vectors.py", *sorted((package / "special").glob("*.py"))]
     return (
         VERSION,
         importlib.metadata.version("numba"),

@@ -22,6 +22,7 @@ ROOM = "dmft.solvers.runge_kutta"
 # Where the loops stand.
 LOOPS = {
     "fly": "batch_loop",
+    "fly_lanes": "lanes",
     "advance": "explicit",
     "unwatched": "explicit",
     "evaluate_rows": "explicit",

@@ -57,6 +57,8 @@ class Problem:
     parallel_band : float
         Squared overlaps that exceed Cauchy-Schwarz by at most this (relative) count as those of
         parallel fields, and the functions are NaN beyond; 0 where they clamp nothing.
+    lanes : LanesCode or None
+        The right-hand side of several states side by side, where its code takes them.
     source : str
         Generated text that the functions come from.
     time_unit : str
@@ -98,6 +100,7 @@ class Problem:
     jacobian: Any = None
     diffusion: Any = None
     parallel_band: float = 0.0
+    lanes: Any = None
     source: str = ""
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)

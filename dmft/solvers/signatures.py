@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import types
 
-from dmft.solvers.runge_kutta.layout import Batch, Events, Task, Work
+from dmft.solvers.runge_kutta.layout import Batch, Events, Lanes, Task, Work
 from dmft.solvers.runge_kutta.tableau import Tableau
 
 VECTOR = types.float64[::1]
@@ -22,7 +22,11 @@ DOMAIN_SIGNATURE = types.float64(VECTOR, INTEGERS, VECTOR, types.float64)
 # jacobian: (t, y, widths, par, out[n, n])
 JACOBIAN_SIGNATURE = types.void(types.float64, VECTOR, INTEGERS, VECTOR, MATRIX)
 
+# The right-hand side of several states: y, par and out hold one in each column.
+LANES_RHS_SIGNATURE = types.void(types.float64, MATRIX, INTEGERS, MATRIX, MATRIX)
+
 RHS = types.FunctionType(RHS_SIGNATURE)
+LANES_RHS = types.FunctionType(LANES_RHS_SIGNATURE)
 DOMAIN = types.FunctionType(DOMAIN_SIGNATURE)
 
 # Records of `dmft.solvers.runge_kutta.layout`, in the order of their fields.
@@ -64,4 +68,11 @@ BATCH_TYPE = types.NamedTuple(
         *(INTEGERS, _F8, _F8, _I8, _I8),
     ),
     Batch,
+)
+LANES_TYPE = types.NamedTuple(
+    (
+        *(INTEGERS, MATRIX, MATRIX, MATRIX, MATRIX, MATRIX, types.float64[:, :, ::1]),
+        *(MATRIX, MATRIX, MATRIX, MATRIX, VECTOR, INTEGERS, INTEGERS, INTEGERS),
+    ),
+    Lanes,
 )

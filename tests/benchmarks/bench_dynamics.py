@@ -14,6 +14,7 @@ from numba import njit
 from table import line
 
 import dmft
+from dmft.compiled.vectors import LANES
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.model import FIELD
 from dmft.special.averages import pair_average
@@ -76,6 +77,29 @@ def right_hand_side(name, activation, plain, p, k, n):
         f"{theirs * 1e6:.1f} us",
         f"{theirs / ours:.1f}x",
     )
+
+
+def states_side_by_side():
+    """A right-hand side in lanes, time of one state, against the same of a state alone."""
+    for p, k in [(1, 1), (2, 2), (4, 2), (8, 4), (16, 4)]:
+        model, equations = committee(p, k)
+        problem = dmft.build(equations)
+        start = dmft.random_overlaps(model, 100, seed=0)
+        values = equations.values(start, {})
+        y = problem.pack({"Q": start.Q, "M": start.M})
+        par = problem.pack_parameters(values.scalars, values.arrays)
+        widths, out = np.array([p, k]), np.empty_like(y)
+        rows = [np.repeat(x[:, None], LANES, axis=1) for x in (y, par, out)]
+        many = max(10, 20000 // (p + k) ** 3)
+        code = problem.lanes.function
+        lanes = best(lambda: repeat(code, many, rows[0], widths, rows[1], rows[2])) / many  # noqa: B023
+        alone = best(lambda: repeat(problem.rhs, many, y, widths, par, out)) / many  # noqa: B023
+        line(
+            f"erf right-hand side of {LANES} states, (p,k) = ({p},{k}), one state",
+            f"{lanes / LANES * 1e6:.3f} us",
+            f"{alone * 1e6:.3f} us",
+            f"{alone / lanes * LANES:.1f}x",
+        )
 
 
 def open_activations():
@@ -179,6 +203,7 @@ def long_runs():
 def main():
     line("what", "dmft", "baseline", "ratio")
     right_hand_sides()
+    states_side_by_side()
     open_activations()
     trajectory()
     smallest_solve()

@@ -75,6 +75,7 @@ BUILT_ON = {
     "runge_kutta/backward": BACKWARD,
     "runge_kutta/discrete": LOOP,
     "runge_kutta/batch_loop": FLOW,
+    "runge_kutta/lanes": (*BACKWARD, "runge_kutta/batch_loop", "../compiled/vectors"),
     "stochastic/euler": PATHS,
     "stochastic/weak": PATHS,
 }

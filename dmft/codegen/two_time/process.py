@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 import sympy as sp
 
 from dmft.codegen.assemble import code_names
-from dmft.codegen.fuse import Loop, render
-from dmft.codegen.loops import LoopWriter, Scope, loop_header
+from dmft.codegen.fuse import Loop, Scope, loop_header, render
+from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import AXIS
 from dmft.codegen.nodes import Index, Node
 from dmft.codegen.two_time.times import OF_A_STEP, TimeGraph, TimeLowering

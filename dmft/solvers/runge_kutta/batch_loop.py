@@ -47,7 +47,7 @@ from dmft.solvers.signatures import (
     WORK_TYPE,
 )
 
-BUILT_ON = "a200ed6a02463dba"
+BUILT_ON = "97de4defc7c93dd3"
 
 
 @compiled
@@ -69,7 +69,7 @@ def _first_step(rhs, tableau, task, work, y, t):  # type: ignore[no-untyped-def]
 
 
 @unfolded
-def _begin(rhs, observe, watch, tableau, task, events, work, batch, y, clock, counts):  # type: ignore[no-untyped-def]
+def begin(rhs, observe, watch, tableau, task, events, work, batch, y, clock, counts):  # type: ignore[no-untyped-def]
     """Bring a run to its first step: its slope, the length of its step, the sides of its events."""
     t = batch.t_start
     clock[T], clock[ERR] = t, SMALLEST_ERROR
@@ -120,7 +120,7 @@ def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch
         batch.rows[i, 0], batch.found[i, 0] = saved, found
         ended = False
         if batch.place[1] == 0:
-            _begin(rhs, observe, watch, tableau, here, events, work, batch, y, clock, counts)
+            begin(rhs, observe, watch, tableau, here, events, work, batch, y, clock, counts)
             batch.place[1] = 1
             ended = counts[OUTCOME] != RUNNING
         if not ended:

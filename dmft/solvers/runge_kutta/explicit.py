@@ -60,7 +60,7 @@ from dmft.solvers.signatures import (
     WATCH_SIGNATURE,
 )
 
-BUILT_ON = "a200ed6a02463dba"
+BUILT_ON = "97de4defc7c93dd3"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -183,15 +183,18 @@ def _dense_error(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-
     return abs(h) * math.sqrt(total / y.size) if y.size > 0 else 0.0
 
 
-@unfolded
-def _try(rhs, domain, tableau, task, work, y, t, h, dense, counts):  # type: ignore[no-untyped-def]
-    """One attempt; returns (reason, error), acceptable when BY_ERROR and error <= 1."""
+@inlined
+def _try(rhs, tableau, task, work, y, t, h, counts):  # type: ignore[no-untyped-def]
+    """Stages of one attempt; returns (reason, error)."""
     for s in range(1, tableau.stages):
         if not _evaluate(rhs, tableau, task, work, work.trial, y, t, h, s, counts):
             return BY_NONFINITE, math.inf
-    error = _error(tableau, task, work, y, h)
-    if not (error <= 1.0):
-        return BY_ERROR, error
+    return BY_ERROR, _error(tableau, task, work, y, h)
+
+
+@inlined
+def _look(rhs, domain, tableau, task, work, y, t, h, error, dense, counts):  # type: ignore[no-untyped-def]
+    """Domain and interpolant of an attempt within tolerance; returns (reason, error) as `_try`."""
     if task.has_domain != 0 and outside(domain, task, work.trial, counts):
         return BY_DOMAIN, error
     if dense and not _prepare(rhs, tableau, task, work, y, t, h, counts):
@@ -250,9 +253,9 @@ def _is_held(tableau, work, n):  # type: ignore[no-untyped-def]
     return slopes > STABLE * STABLE * states
 
 
-@unfolded
-def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
-    """Try one step and, when it is accepted, look for events and for the end."""
+@inlined
+def next_attempt(task, clock, counts):  # type: ignore[no-untyped-def]
+    """Length and end of the next step, and whether it is the last; COLLAPSED where it is none."""
     t, h = clock[T], min(clock[H], task.max_step)
     smallest = STEP_ULPS * abs(t)
     last = t + h * (1.0 + 1e-10) >= task.t_end
@@ -260,11 +263,19 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         h = task.t_end - t
     elif h <= smallest:
         counts[OUTCOME] = COLLAPSED
-        return
-    end = task.t_end if last else t + h
+    return h, task.t_end if last else t + h, last
+
+
+@unfolded
+def settle(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, attempt):  # type: ignore[no-untyped-def]
+    """Accept or reject what was tried; when it is accepted, look for events and for the end."""
+    h, end, last, reason, error = attempt
+    t = clock[T]
     watched, i = events.kind.size > 0, counts[NEXT_SAVE]
     read = i < task.save.size and task.save[i] < end
-    reason, error = _try(rhs, domain, tableau, task, work, y, t, h, read or watched, counts)
+    if reason == BY_ERROR and error <= 1.0:
+        dense = read or watched
+        reason, error = _look(rhs, domain, tableau, task, work, y, t, h, error, dense, counts)
     if reason == BY_ERROR and error <= 1.0:
         if watched:
             copy(work.old, y)
@@ -292,6 +303,19 @@ def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, co
         counts[OUTCOME] = BOUND
     if watched:
         watch(KEEP, observe, task, events, work, y, clock, counts)
+
+
+@unfolded
+def _step(rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts):  # type: ignore[no-untyped-def]
+    """Try one step."""
+    h, end, last = next_attempt(task, clock, counts)
+    if counts[OUTCOME] == COLLAPSED:
+        return
+    reason, error = _try(rhs, tableau, task, work, y, clock[T], h, counts)
+    attempt = (h, end, last, reason, error)
+    settle(
+        rhs, observe, domain, watch, tableau, task, events, work, y, clock, counts, attempt
+    )  # fmt: skip
 
 
 @njit(WATCH_SIGNATURE, cache=True, no_cpython_wrapper=True, **OPTIONS)

@@ -63,6 +63,7 @@ class Group:
         )
         self._fly = loop("fly")
         self._arguments = (*_functions(setup, is_map), *self._shared(tableau), self.work)
+        self._lanes: layout.Lanes | None = None
 
     def _shared(self, tableau: Tableau) -> tuple[Any, ...]:
         """What does not change in a run; the event table is our own, its thresholds move."""
@@ -92,6 +93,18 @@ class Group:
     def advance(self, budget: int) -> int:
         """Take up to `budget` attempts in all; returns how many runs have ended."""
         return int(self._fly(*self._arguments, self.batch, budget))
+
+    def open_lanes(self) -> None:
+        """Take the runs side by side."""
+        code = entry(self.setup.problem.lanes.function, "LANES_RHS")
+        self._fly, self._lanes = loop("fly_lanes"), lanes_for(self)
+        self._arguments = (code, *self._arguments)
+
+    def advance_lanes(self, budget: int) -> list[int]:
+        """Take up to `budget` attempts in all; returns the runs that ended."""
+        assert self._lanes is not None
+        ended = int(self._fly(*self._arguments, self.batch, self._lanes, budget))
+        return self._lanes.ended[:ended].tolist()
 
     @property
     def is_under_way(self) -> bool:
@@ -132,6 +145,31 @@ class Group:
     def raw_of(self, run: int, setup: Setup) -> Raw:
         """An empty record of one run and its request; its state is that of the compiled loop."""
         return Raw(setup.t_start, self.batch.y[run], self.batch.trial[run], Sink(setup))
+
+
+def lanes_for(group: Group) -> layout.Lanes:
+    """Empty lanes for the runs of a group."""
+    from dmft.compiled.vectors import LANES
+
+    (count, size), events = group.batch.y.shape, group.batch.threshold.shape[1]
+    state = [np.zeros((size, LANES)) for _ in range(4)]
+    return layout.Lanes(
+        run=np.full(LANES, -1),
+        par=np.zeros((group.batch.par.shape[1], LANES)),
+        y=state[0],
+        trial=state[1],
+        high=state[2],
+        low=state[3],
+        k=np.zeros((group.stages, size, LANES)),
+        gap=np.zeros((LANES, events)),
+        sign=np.zeros((LANES, events)),
+        h=np.zeros((1, LANES)),
+        failed=np.zeros((1, LANES)),
+        end=np.zeros(LANES),
+        is_last=np.zeros(LANES, dtype=np.int64),
+        ended=np.zeros(count, dtype=np.int64),
+        place=np.zeros(2, dtype=np.int64),
+    )
 
 
 def _tableau(setup: Setup) -> Tableau:

@@ -116,6 +116,26 @@ class Batch(NamedTuple):
     is_flow: int
 
 
+class Lanes(NamedTuple):
+    """Runs of a batch side by side: L lanes, one number of each in a row of its own."""
+
+    run: Any  # (L,) run in a lane, -1 for none
+    par: Any  # (parameters, L)
+    y: Any  # (n, L)
+    trial: Any  # (n, L)
+    high: Any  # (n, L) error estimates
+    low: Any  # (n, L)
+    k: Any  # (stages, n, L)
+    gap: Any  # (L, E) event functions at the start of a step
+    sign: Any  # (L, E)
+    h: Any  # (1, L) step under way, 0 for none
+    failed: Any  # (1, L) NaN where a stage is not finite, else 0
+    end: Any  # (L,) where it ends
+    is_last: Any  # (L,) 1 for the last step of a run
+    ended: Any  # (n,) runs that ended in the last call
+    place: Any  # (2,) the next run, and how many ended in the last call
+
+
 # Every array belongs to the caller, so no reference is counted: with counting, passing the tuples
 # around costs a third of a run.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "_nrt": False}

@@ -1,0 +1,235 @@
+"""Code for vectors: sums in a written order, innermost loops over several entries at once.
+
+Such a function serves one state and several side by side, with the same bits
+(`dmft.compiled.vectors`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from dmft.codegen.fuse import NAME, Loop, Scope, loop_header, product_text
+from dmft.codegen.nodes import FIXED, Index, Node, factors
+from dmft.codegen.packing import CHUNK
+
+if TYPE_CHECKING:
+    from dmft.codegen.loops import LoopWriter
+
+HEADER = re.compile(r"for (\w+) in range\((\w+)\):")
+ENTRY = re.compile(r"([A-Za-z_]\w*)\[([^\[\]]*)\]")
+ASSIGNMENT = re.compile(r"([A-Za-z_]\w*(?:\[[^\[\]]*\])?) (=|\+=) (.*)")
+
+# Functions that take vectors, and a condition on indices.
+TAKE_VECTORS = frozenset(
+    {
+        "range",
+        "asin",
+        "abs",
+        "math.sqrt",
+        "select",
+        "block_size",
+        "below",
+        "take",
+        "put",
+        "diagonal",
+    }
+)
+CALLED = re.compile(r"([A-Za-z_][A-Za-z_0-9.]*)\(")
+SAME_INDEX = re.compile(r"1\.0 if [a-zA-Z0-9 +]* == [a-zA-Z0-9 +]* else 0\.0")
+
+
+def sum_by_entry(writer: LoopWriter, node: Node, scope: Scope) -> str:
+    """Accumulate for all entries of the loop around the sum, which becomes the inner one.
+
+    Each entry is added up in the order of the terms, and neighbours fill vectors.
+    """
+    index, outer = scope.index, scope.parent
+    assert index is not None
+    assert outer is not None
+    writer.sum_rows.add(node.data)
+    name = writer.fresh("s")
+    writer.arrays[name] = (index[1],)
+    entry, header = f"{name}[{index[0]}]", writer.header(index)
+    start = Scope(index, outer, [f"{entry} = 0.0"])
+    outer.block(header, start)
+    terms = Scope(node.data, outer)
+    inner = Scope(index, terms)
+    text = writer.value(node.args[0], inner)
+    inner.lines.append(f"{entry} += {text}")
+    terms.block(header, inner)
+    outer.block(writer.header(node.data), terms)
+    return entry
+
+
+def pair_by_entry(writer: LoopWriter, node: Node, scope: Scope) -> str:
+    """Symmetric double sum, accumulated for all second indices side by side.
+
+    With a body w_a w_b f_ab it is the sum over b of w_b (w_b f_bb + sum_{a > b} 2 w_a f_ab).
+    """
+    first, second = node.data
+    writer.pair_rows.add(first)
+    graph, parts = writer.graph, factors(node.args[0])
+    weight = graph.mul(f for f in parts if first not in f.deps)
+    rest = graph.mul(f for f in parts if first in f.deps)
+    name, total = writer.fresh("s"), writer.fresh("s")
+    writer.arrays[name] = (second[1],)
+    entry = f"{name}[{second[0]}]"
+    # Named as the entries of tables are, to become one loop with theirs.
+    own: Index = (f"e{len(scope.context)}", second[1])
+    diagonal = graph.rename(rest, {first: own, second: own})
+    writer.note_uses(diagonal)
+    start = Scope(own, scope)
+    start.lines.append(f"{name}[{own[0]}] = {writer.value(diagonal, start)}")
+    scope.block(loop_header(own), start)
+    rows = Scope(first, scope)
+    inner = Scope(second, rows)
+    writer.headers[second] = f"for {second[0]} in range({first[0]}):"
+    twice = graph.mul([graph.number(Fraction(2)), rest])
+    writer.note_uses(twice)
+    inner.lines.append(f"{entry} += {writer.value(twice, inner)}")
+    rows.block(writer.headers.pop(second), inner)
+    scope.block(loop_header(first), rows)
+    end = Scope(second, scope)
+    end.lines.append(f"{total} += {product_text([writer.operand(weight, end, 'mul'), entry])}")
+    scope.lines.append(f"{total} = 0.0")
+    scope.block(loop_header(second), end)
+    return total
+
+
+def in_blocks(items: list[str | Loop], arrays: Mapping[str, tuple[str, ...]]) -> list[str | Loop]:
+    """Rewrite the loops that can take whole blocks; `arrays` are those whose rows are padded."""
+    done: list[str | Loop] = []
+    for item in items:
+        if isinstance(item, Loop):
+            item = _blocked(item, arrays) or Loop(item.header, in_blocks(item.body, arrays))
+        done.append(item)
+    return done
+
+
+def _blocked(loop: Loop, arrays: Mapping[str, tuple[str, ...]]) -> Loop | None:
+    """A loop in blocks, or None where an entry needs more than its own place in its rows."""
+    header = HEADER.fullmatch(loop.header)
+    if not header:
+        return None
+    index, end = header.groups()
+    lines: list[str] = []
+    written: dict[str, str] = {}
+    for line in loop.body:
+        made = _line(line, index, end, arrays, written) if isinstance(line, str) else None
+        if made is None:
+            return None
+        lines.append(made)
+    # What is written is read at the same place only.
+    for name, place in ENTRY.findall("\n".join(map(str, loop.body))):
+        if written.get(name, place) != place:
+            return None
+    return Loop(f"for {index} in range(0, {end}, block_size(y)):", list(lines))
+
+
+def _line(
+    line: str, index: str, end: str, arrays: Mapping[str, tuple[str, ...]], written: dict[str, str]
+) -> str | None:
+    """One assignment for a block of entries."""
+    match = ASSIGNMENT.fullmatch(line)
+    if not match or not _reads_rows(line, index, arrays):
+        return None
+    target, equals, value = match.groups()
+    value = ENTRY.sub(lambda entry: _taken(entry, index), value)
+    place = ENTRY.fullmatch(target)
+    if not place:  # a number of this entry; a sum over entries is no block
+        return f"{target} = {value}" if equals == "=" else None
+    name, inside = place.groups()
+    *rows, last = inside.split(", ")
+    if last != index or any(index in NAME.findall(row) for row in rows):
+        return None
+    written[name] = inside
+    old = ENTRY.sub(lambda entry: _taken(entry, index), target)
+    new = f"{old} + {value}" if equals == "+=" else value
+    if arrays[name][-1] != end:
+        new = f"below({index}, {end}, {new}, {old})"
+    return f"put({name}, {_tuple(inside)}, {new})"
+
+
+def _taken(entry: re.Match[str], index: str) -> str:
+    """Text of an entry for a block of indices."""
+    name, inside = entry.groups()
+    places = inside.split(", ")
+    along = [place for place in places if index in NAME.findall(place)]
+    if not along:
+        return entry.group()
+    return f"{'diagonal' if len(along) > 1 else 'take'}({name}, {_tuple(inside)})"
+
+
+def _tuple(inside: str) -> str:
+    return f"({inside})" if "," in inside else f"({inside},)"
+
+
+def _reads_rows(line: str, index: str, arrays: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether the index stands last in entries of padded arrays (or twice: a diagonal) alone."""
+    for name, inside in ENTRY.findall(line):
+        places = inside.split(", ")
+        along = [place for place in places if index in NAME.findall(place)]
+        if not along:
+            continue
+        moved = all(re.fullmatch(rf"(\w+ \+ )?{index}", place) for place in along)
+        diagonal = len(places) == 2 and places[0] == places[1]
+        if name not in arrays or not moved or not (along == places[-1:] or diagonal):
+            return False
+    return index not in NAME.findall(ENTRY.sub("", line))
+
+
+def takes_vectors(body: Iterable[str]) -> bool:
+    """Whether all that the lines call, and all that they decide on, can be a vector."""
+    lines = [line for line in body if not line.lstrip().startswith("#")]
+    text = SAME_INDEX.sub("", "\n".join(lines))
+    called = set(CALLED.findall(text))
+    return called <= TAKE_VECTORS and " if " not in text and "**" not in text
+
+
+def parts_of_work(arrays: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Lines that make the arrays, all in one allocation."""
+    rows = sorted({axes[-1] for axes in arrays.values()} - {FIXED[1]})
+    sizes: dict[str, int] = {}
+    lines = []
+    for name, axes in arrays.items():
+        shape = ["1" if axis == FIXED[1] else axis for axis in axes]
+        shape[-1] = f"{shape[-1]}_padded" if shape[-1] in rows else shape[-1]
+        lines.append(f"{name} = part(work, {_total(sizes)}, ({', '.join(shape)},))")
+        size = " * ".join(shape)
+        sizes[size] = sizes.get(size, 0) + 1
+    # Blocks are read up to their end also where they begin within a row, or run down a diagonal.
+    room = f"{_total(sizes)} + 4 * N + 16" if arrays else "0"
+    padding = [f"{axis}_padded = padded(y, {axis})" for axis in rows]
+    return [*padding, f"work = work_area(y, {room})", *lines]
+
+
+def _total(sizes: Mapping[str, int]) -> str:
+    """Sum of products that occur so many times each."""
+    return " + ".join(s if n == 1 else f"{n} * {s}" for s, n in sizes.items()) or "0"
+
+
+def allocations(arrays: Mapping[str, tuple[str, ...]], zeros: Iterable[str]) -> list[str]:
+    """Lines that make the arrays; those of one shape are one allocation.
+
+    At small widths an allocation costs as much as what the array is filled with.
+    """
+    sizes = {"nodes": str(CHUNK), FIXED[1]: "1"}
+    shapes: dict[str, list[str]] = {}
+    lines = []
+    for array, axes in arrays.items():
+        shape = ", ".join(sizes.get(axis, axis) for axis in axes)
+        if array in zeros:
+            lines.append(f"{array} = np.zeros(({shape},))")
+        else:
+            shapes.setdefault(shape, []).append(array)
+    for shape, names in shapes.items():
+        if len(names) == 1:
+            lines.append(f"{names[0]} = np.empty(({shape},))")
+            continue
+        whole = "arrays_" + shape.replace(", ", "_")
+        lines.append(f"{whole} = np.empty(({len(names)}, {shape}))")
+        lines += [f"{name} = {whole}[{n}]" for n, name in enumerate(names)]
+    return lines
