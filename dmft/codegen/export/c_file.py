@@ -30,8 +30,9 @@ LAYOUT = """\
 Layout:
 {layout}
 
-Compile with  cc -O2 -c FILE.c  (C99, with -lm); the comparison with stored values is
-  cc -O2 -DDMFT_TEST FILE.c -lm -o test && ./test
+Compile with  cc -std=c99 -O2 -ffp-contract=off -c FILE.c  (fused products move differences that
+are zero where fields coincide); the comparison with stored values is
+  cc -std=c99 -O2 -ffp-contract=off -DDMFT_TEST FILE.c -lm -o test && ./test
 Functions return 0, or 1 where memory is short. They keep nothing between calls.
 */
 
@@ -185,7 +186,7 @@ def function(
     lines = [f"/* {summary} */", f"int {name}({arguments})", "{"]
     body = ["(void) t; (void) parameters;"]
     names = program.names
-    if "N" in names or any("N" in axes for axes in program.arrays.values()):
+    if program.needs_all_fields:
         body.append("const int N = p + k;")
     body += views(system.state, "state", names)
     if moved:

@@ -126,7 +126,7 @@ def core(system: System, name: str, summary: str, program: Program) -> list[str]
     layout = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.state)
     lines = [f"// {summary}; state: {layout}, row by row.", f"export function {name}({arguments}) {{"]
     body = []
-    if "N" in program.names or any("N" in axes for axes in program.arrays.values()):
+    if program.needs_all_fields:
         body.append("const N = p + k;")
     body += views(system.state, "state", program)
     body += views([Block(n, a) for n, a in outputs(system, program).items()], "out", program)

@@ -104,13 +104,13 @@ class Vectoriser:
         place = ast.unparse(target.slice).strip("()")
         name = ast.unparse(target.value)
         value = text(node.value)
-        if [n for n, _ in loops] == place.split(", ") and name not in self.stored:
-            self.stored.add(name)
-            sizes = ", ".join(axis for _, axis in reversed(loops))
-            return [f"{name} = jnp.broadcast_to({value}, ({sizes},)).T"]
-        if [n for n, _ in reversed(loops)] == place.split(", ") and name in self.stored:
-            return []  # the other half of a symmetric array, which is whole
         axes = {**self.program.arrays, **self.program.outputs}[name]
+        indices, names = place.split(", "), [index for index, _ in loops]
+        if indices == names and list(axes) == [axis for _, axis in loops]:
+            self.stored.add(name)
+            return [f"{name} = jnp.broadcast_to({value}, ({', '.join(axes[::-1])},)).T"]
+        if indices == names[::-1] and name in self.stored:
+            return []  # the other half of a symmetric array, which is whole
         lines = [] if name in self.stored else [f"{name} = jnp.zeros(({', '.join(axes)},))"]
         self.stored.add(name)
         return [*lines, f"{name} = {name}.at[{place}].set({value})"]

@@ -76,7 +76,7 @@ def core(name: str, summary: str, system: System, program: Program) -> list[str]
     widths = [] if system.sequence else ["p", "k"]
     arguments = ", ".join([*widths, *system.arrays, *system.names.values()])
     lines = ["", f"def {name}({arguments}):", f'{INDENT}"""{summary}"""']
-    if "N" in program.names or any("N" in axes for axes in program.arrays.values()):
+    if program.needs_all_fields:
         lines.append(f"{INDENT}N = p + k")
     lines += [INDENT + line if line else "" for line in jax.Vectoriser(program).lines()]
     return [*lines, f"{INDENT}return {', '.join(program.outputs)},", ""]

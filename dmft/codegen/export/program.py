@@ -62,6 +62,11 @@ class Program:
             if isinstance(node, ast.Name)
         }
 
+    @property
+    def needs_all_fields(self) -> bool:
+        """Whether it reads N, the number of all fields."""
+        return "N" in self.names or any("N" in axes for axes in self.arrays.values())
+
 
 @dataclass
 class _Scope:
@@ -234,7 +239,9 @@ class Walker:
     def compute(self, node: Node, scope: _Scope) -> str:
         """Text of a value that is computed at this place."""
         if node.kind in ("add", "mul"):
-            parts = [self.value(a, scope) for a in node.args]
+            # Squares and products of equal entries are then rounded alike (as in the reference).
+            args = node.args if node.kind == "add" else sorted(node.args, key=_last)
+            parts = [self.value(a, scope) for a in args]
             return f"({(PLUS if node.kind == 'add' else TIMES).join(parts)})"
         if node.kind == "pow":
             return self.power(node, scope)
@@ -329,6 +336,11 @@ def _lift(covariance: str) -> Loop:
     own = f"{covariance}[m, m]"
     line = f"{own} = {LEAST_VARIANCE!r} if {own} == 0.0 else {own}"
     return Loop("for m in range(N):", [line])
+
+
+def _last(factor: Node) -> int:
+    """Numbers and inverses come after what they multiply."""
+    return 2 if factor.kind == "number" else int(factor.kind == "pow" and factor.data < 0)
 
 
 def _place(given: tuple[Index, str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.codegen.export.library import HOMES, Library, library, unknown
+from dmft.codegen.export.library import ANGLES, HOMES, Library, library, unknown
 from dmft.codegen.export.program import Program
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
 
@@ -143,9 +143,12 @@ def arguments(system: System, program: Program) -> list[str]:
 
 def core(name: str, summary: str, system: System, program: Program) -> list[str]:
     """The loops of a program as a function that fills its last arguments."""
-    lines = ["", "@njit(**FAST)", f"def {name}({', '.join(arguments(system, program))}):"]
+    # Fields that coincide give exact zeros, which sums in another order do not.
+    exact = {*ANGLES, "root_ratio", "correlation"} & system.calls()
+    lines = ["", f"@njit(**{'COMPILED' if exact else 'FAST'})"]
+    lines += [f"def {name}({', '.join(arguments(system, program))}):"]
     lines.append(f'{INDENT}"""{summary}"""')
-    if "N" in program.names or any("N" in axes for axes in program.arrays.values()):
+    if program.needs_all_fields:
         lines.append(f"{INDENT}N = p + k")
     for array, axes in program.arrays.items():
         lines.append(f"{INDENT}{array} = np.empty(({', '.join(axes)},))")
