@@ -73,7 +73,7 @@ int main(void)
 def c_text(system: System) -> str:
     """Text of the file."""
     calls = {y for y in system.calls() if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
-    unknown(calls, KNOWN)
+    unknown(calls, KNOWN, "C")
     derivative = tangent_program(system)
     if derivative is not None:
         calls |= called(derivative)

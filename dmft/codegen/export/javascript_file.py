@@ -107,7 +107,7 @@ def functions_of(system: System) -> Library:
     """Special functions, error functions included where something calls them."""
     calls = system.calls()
     named = {y for y in calls if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
-    unknown(named, set(HOMES) - REFUSED)
+    unknown(named, set(HOMES) - REFUSED, "JavaScript")
     found = library(named, HOME)
     import ast
 

@@ -18,6 +18,7 @@ INDENT = "    "
 
 IMPORTS = '''
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def jacobian({signature}):
 def jax_text(system: System) -> str:
     """Text of the file."""
     calls = {y for y in system.calls() if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
-    unknown(calls, KNOWN)
+    unknown(calls, KNOWN, "JAX")
     lines = ['"""' + "\n".join(python.escaped(header(system))).strip(), '"""', IMPORTS]
     lines += jax.functions(library(calls - {"asin"}))
     lines += core("_rates", "Rates.", system, system.rates)
@@ -75,7 +76,9 @@ def core(name: str, summary: str, system: System, program: Program) -> list[str]
     """A program as a function that returns its outputs."""
     widths = [] if system.sequence else ["p", "k"]
     arguments = ", ".join([*widths, *system.arrays, *system.names.values()])
-    lines = ["", f"def {name}({arguments}):", f'{INDENT}"""{summary}"""']
+    static = ", static_argnums=(0, 1)" * bool(widths)
+    lines = ["", f"@partial(jax.jit{static})", f"def {name}({arguments}):"]
+    lines.append(f'{INDENT}"""{summary}"""')
     if program.needs_all_fields:
         lines.append(f"{INDENT}N = p + k")
     lines += [INDENT + line if line else "" for line in jax.Vectoriser(program).lines()]

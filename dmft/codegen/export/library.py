@@ -69,11 +69,15 @@ def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
     return found
 
 
-def unknown(calls: Iterable[str], known: Iterable[str]) -> None:
+def unknown(calls: Iterable[str], known: Iterable[str], language: str) -> None:
     """Refuse functions that a language has not."""
     missing = sorted({c for c in calls if not c.startswith(TABLE)} - set(known))
     if missing:
-        raise NotClosed(missing[0])
+        raise NotClosed(
+            f"{', '.join(missing)} is not exported to {language}; covered are + * powers, square "
+            f"roots, functions of the parameters and {', '.join(sorted(known))}"
+            + ("" if language == "Python" else "; a .py file has more")
+        )
 
 
 def _collect(home: str, name: str, found: Library) -> str:

@@ -100,7 +100,7 @@ def supported(system: System) -> Library:
     """Special functions of a system."""
     calls = {c for c in system.calls() if not c.startswith(("math.", "np.")) and c != "abs"}
     calls -= {"min", "max", "int"}
-    unknown(calls, HOMES)
+    unknown(calls, HOMES, "Python")
     return library(calls)
 
 

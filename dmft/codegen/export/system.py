@@ -229,6 +229,11 @@ def refuse(equations: Any) -> None:
     if equations.open_kernels:
         listing = "\n  ".join(equations.open_kernels)
         raise NotClosed(f"the equations are not closed; open expectations:\n  {listing}")
+    if equations.noise:
+        raise NotClosed(
+            "fluctuations at order 1/d are averages on nodes, which are not exported; export the "
+            "drift at infinite dimension: dmft.derive(model, algorithm) without fluctuations=True"
+        )
     if equations.averages:
         raise NotClosed(
             "these equations hold averages on nodes, whose number is chosen in each run: "
