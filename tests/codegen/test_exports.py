@@ -20,7 +20,6 @@ Z = sp.Symbol("z", real=True)
 ERF, RELU = sp.erf(Z / sp.sqrt(2)), sp.Max(0, Z)
 P_WIDTH, K_WIDTH = sp.symbols("p k", integer=True, positive=True)
 NAMES = ("erf", "relu", "he3", "sign", "attention", "readouts")
-# In the tests of errors, the width of a stored state.
 COMPILE = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -190,9 +189,7 @@ def test_jacobian_in_c(name, tmp_path):
     start = random_overlaps(p, k, 1)
     if name == "he3":
         size = np.sqrt(np.diag(start.Q))
-        start = dmft.Overlaps(
-            start.Q / np.outer(size, size), start.M / size[:, None], start.P
-        )
+        start = dmft.Overlaps(start.Q / np.outer(size, size), start.M / size[:, None], start.P)
     equations = system(name)
     values = equations.values(start, {})
     trained = equations.algorithm.trains_readout
@@ -239,31 +236,30 @@ def test_jacobian_in_jax(tmp_path):
 # More systems ------------------------------------------------------------------------------------
 
 
-def more():
-    """Four signs, tables of pairs, a map, weight decay, a rule of one's own, clipped probits."""
-    tanh = sp.tanh(Z)
-    h, h_star, y = sp.symbols("h h_star y", real=True)
-    del h_star
-    rule = dmft.UpdateField(ERF.subs(Z, h) * y, learning_rate=0.2)
+def more(name):
+    """Equations and the languages that they are exported to."""
     erfs = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1))
-    return {
-        "four signs": (committees(RELU, RELU, dmft.SGD(0.2), (2, 1)), (".py", ".js")),
-        "tables": (committees(tanh, tanh, dmft.GradientFlow(), (2, 1)), (".py",)),
-        "map": (
-            dmft.derive(erfs, dmft.SGD(0.5, batch_size=sp.Symbol("n_b")), dim=1000),
-            (".py", ".js", ".c"),
-        ),
-        "decay": (committees(ERF, ERF, dmft.SGD(0.2, weight_decay=0.1), (2, 1)), (".py", ".js")),
-        "rule": (dmft.derive(erfs, rule), (".py", ".js")),
-        "correlation": (
-            committees(ERF, sp.sign(Z), dmft.SGD(0.2, loss="correlation"), (2, 1)), (".js",)
-        ),
-    }  # fmt: skip
+    if name == "four signs":
+        return committees(RELU, RELU, dmft.SGD(0.2), (2, 1)), (".py", ".js")
+    if name == "tables":
+        return committees(sp.tanh(Z), sp.tanh(Z), dmft.GradientFlow(), (2, 1)), (".py",)
+    if name == "map":
+        batch = dmft.SGD(0.5, batch_size=sp.Symbol("d"))
+        return dmft.derive(erfs, batch, dim=1000), (".py", ".js", ".c")
+    if name == "decay":
+        return committees(ERF, ERF, dmft.SGD(0.2, weight_decay=0.1), (2, 1)), (".py", ".js")
+    if name == "rule":
+        h, h_star, y = sp.symbols("h h_star y", real=True)
+        psi = sp.diff(ERF, Z).subs(Z, h) * y
+        rule = dmft.UpdateField(psi, fields=(h, h_star, y), learning_rate=0.2)
+        return dmft.derive(erfs, rule), (".py", ".js")
+    assert name == "correlation"
+    return committees(ERF, sp.sign(Z), dmft.SGD(0.2, loss="correlation"), (2, 1)), (".js", ".c")
 
 
 @pytest.mark.parametrize("name", ["four signs", "tables", "map", "decay", "rule", "correlation"])
 def test_more_systems(name, tmp_path, monkeypatch):
-    equations, ends = more()[name]
+    equations, ends = more(name)
     for end in ends:
         path = dmft.export(equations, tmp_path / f"model{end}")
         if end == ".py":
@@ -272,9 +268,7 @@ def test_more_systems(name, tmp_path, monkeypatch):
             assert subprocess.run(["node", path], timeout=300).returncode == 0
         elif end == ".c" and shutil.which("gcc"):
             program = tmp_path / "model"
-            subprocess.run(
-                ["gcc", *COMPILE, "-DDMFT_TEST", path, "-lm", "-o", program], check=True
-            )
+            subprocess.run(["gcc", *COMPILE, "-DDMFT_TEST", path, "-lm", "-o", program], check=True)
             assert subprocess.run([program], timeout=300).returncode == 0
 
 
@@ -285,15 +279,15 @@ def test_what_is_refused(tmp_path):
     for end in (".c", "_jax.py"):
         with pytest.raises(dmft.errors.NotClosed, match="four_signs"):
             dmft.export(four, tmp_path / f"model{end}")
+    tanh = committees(sp.tanh(Z), sp.tanh(Z), dmft.GradientFlow(), (2, 1))
     with pytest.raises(dmft.errors.NotClosed, match="pair_average"):
-        tanh = committees(sp.tanh(Z), sp.tanh(Z), dmft.GradientFlow(), (2, 1))
         dmft.export(tanh, tmp_path / "model.js")
     erfs = dmft.Model(dmft.Committee(ERF, 1), dmft.Committee(ERF, 1))
+    descent = dmft.derive(erfs, dmft.GradientDescent(0.1, samples_per_dim=2))
     with pytest.raises(dmft.errors.NotClosed, match="two times"):
-        descent = dmft.GradientDescent(0.1, samples_per_dim=2)
-        dmft.export(dmft.derive(erfs, descent), tmp_path / "model.py")
+        dmft.export(descent, tmp_path / "model.py")
+    paths = dmft.derive(erfs, dmft.SGD(0.1), dim=100, fluctuations=True)
     with pytest.raises(dmft.errors.NotClosed, match="fluctuations"):
-        paths = dmft.derive(erfs, dmft.SGD(0.1), dim=100, fluctuations=True)
         dmft.export(paths, tmp_path / "model.py")
     assert not list(tmp_path.iterdir())
 

@@ -136,7 +136,7 @@ class CPrinter(Printer):
             arguments.append(f"{kind}{'' if kind.endswith('*') else ' '}{a.arg}")
             self.declared.add(a.arg)
         first, *body = node.body
-        head = self.comment(first.value.value) if _is_text(first) else self.statement(first)
+        head = self.statement(first)  # the docstring, as a comment
         lines = [f"static double {node.name}({', '.join(arguments)})", "{"]
         return [*head, *lines, *self.variables(node), *self.block(body, 1), "}", ""]
 
@@ -157,10 +157,6 @@ class CPrinter(Printer):
                     kind = self.declaration(name.id, part).partition(" ")[0]
                     found[kind].append(name.id)
         return [f"{INDENT}{kind} {', '.join(names)};" for kind, names in found.items() if names]
-
-
-def _is_text(node: ast.stmt) -> Any:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def array(name: str, values: Any) -> list[str]:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from dmft.codegen.export.system import System
 from dmft.equations.equations import Equations
-from dmft.errors import BadParameter, NotClosed
+from dmft.errors import BadParameter
 
-# File of this folder, function and language of each kind, by how a name ends; the first end counts.
+# File of this folder and function for each kind, by how a name ends; the first end counts.
 KINDS = {
-    "_jax.py": ("jax_file", "jax_text", "JAX"),
-    ".py": ("python", "python_text", "Python"),
-    ".ipynb": ("notebook", "notebook_text", "a notebook"),
-    ".c": ("c_file", "c_text", "C"),
-    ".js": ("javascript_file", "javascript_text", "JavaScript"),
+    "_jax.py": ("jax_file", "jax_text"),
+    ".py": ("python", "python_text"),
+    ".ipynb": ("notebook", "notebook_text"),
+    ".c": ("c_file", "c_text"),
+    ".js": ("javascript_file", "javascript_text"),
 }
 
 
@@ -75,7 +75,7 @@ def export(equations: Equations, path: str | Path) -> Path:
     kind = next((end for end in KINDS if path.name.endswith(end)), None)
     if kind is None:
         raise BadParameter(f"export writes {', '.join(KINDS)}; got {path.name!r}")
-    stem, name, language = KINDS[kind]
+    stem, name = KINDS[kind]
     system = System(equations)
     text = getattr(importlib.import_module(f"dmft.codegen.export.{stem}"), name)(system)
     path.write_text(text, encoding="utf-8")

@@ -91,6 +91,10 @@ class JavaScriptPrinter(Printer):
             place = f"{place} * {axis} + {self.text(index, 4)}"
         return f"{name}[{place}]"
 
+    def each(self, name: str, values: ast.expr) -> str:
+        """Header of a loop over the entries of a constant."""
+        return f"for (const {name} of {self.text(values)}) {{"
+
     def assign(self, node: ast.Assign) -> list[str]:
         """Assign; tuples are taken apart."""
         value = self.text(node.value)

@@ -15,7 +15,7 @@ from dmft.codegen.export.system import TOLERANCE, Block, System, header
 
 # All but those that work on slices of tables.
 REFUSED = {"field_average", "pair_average", "kinked_pair_average"}
-HOME = HOMES | {name: "dmft.codegen.export.error_function" for name in ("erf", "erfc")}
+HOME = HOMES | dict.fromkeys(("erf", "erfc"), "dmft.codegen.export.error_function")
 IN_THE_LANGUAGE = {"abs", "min", "max", "int", "asin"}
 
 HEAD = """\
@@ -35,7 +35,8 @@ export const PARAMETERS = {parameters};
 function numbers(given) {{
     for (const name of Object.keys(given)) {{
         if (!(name in PARAMETERS)) {{
-            throw new TypeError(`unknown parameter ${{name}}; known are ${{Object.keys(PARAMETERS)}}`);
+            const known = Object.keys(PARAMETERS);
+            throw new TypeError(`unknown parameter ${{name}}; known are ${{known}}`);
         }}
     }}
     const values = {{ ...PARAMETERS, ...given }};
@@ -124,7 +125,10 @@ def core(system: System, name: str, summary: str, program: Program) -> list[str]
     constants = [b.name for b in system.constants]
     arguments = ", ".join([*widths, "state", *constants, "parameters", "out"])
     layout = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.state)
-    lines = [f"// {summary}; state: {layout}, row by row.", f"export function {name}({arguments}) {{"]
+    lines = [
+        f"// {summary}; state: {layout}, row by row.",
+        f"export function {name}({arguments}) {{",
+    ]
     body = []
     if program.needs_all_fields:
         body.append("const N = p + k;")

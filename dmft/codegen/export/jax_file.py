@@ -16,7 +16,7 @@ KNOWN = (
 IN_THE_LANGUAGE = {"abs", "min", "max", "int"}
 INDENT = "    "
 
-IMPORTS = '''
+IMPORTS = """
 import sys
 from functools import partial
 
@@ -27,7 +27,7 @@ from jax.scipy.special import erf, erfc
 
 jax.config.update("jax_enable_x64", True)
 
-'''
+"""
 
 JACOBIAN = '''
 

@@ -91,7 +91,8 @@ def _collect(home: str, name: str, found: Library) -> str:
     imported = {
         alias.asname or alias.name: statement.module or ""
         for statement in tree.body
-        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("dmft.special")
+        if isinstance(statement, ast.ImportFrom)
+        and (statement.module or "").startswith("dmft.special")
         for alias in statement.names
     }
     local = {a.arg for a in node.args.args} | {

@@ -104,9 +104,7 @@ def solution(system: System) -> str:
     start = {b.name: case.arrays[b.name] for b in system.state}
     lines = [f"{name} = np.array({np.asarray(v).tolist()})" for name, v in start.items()]
     lines.append(f"start = dict({', '.join(f'{n}={n}' for n in start)})")
-    constants = [
-        f"{b.name}=np.array({case.arrays[b.name].tolist()})" for b in system.constants
-    ]
+    constants = [f"{b.name}=np.array({case.arrays[b.name].tolist()})" for b in system.constants]
     steps = system.equations.kind == "map"
     return SOLVE.format(
         start="\n".join(lines), constants=", ".join(constants), parameters=case.parameters,

@@ -195,12 +195,12 @@ class Walker:
         costly = node.kind in ("sum", "pair", "call", "text") or node.cost >= WORTH
         costly = costly or node.kind == "ref"
         shared = node.kind in ("call", "pow") and len(inside) in (1, 2) and node.cost >= SHARED
-        if costly and (len(inside) < len(scope.context) or shared and not self.filling):
+        if costly and (len(inside) < len(scope.context) or (shared and not self.filling)):
             return self.table(node, inside)
         if node.key in scope.known:
             return scope.known[node.key]
         text = self.compute(node, scope)
-        if costly and self.uses.get(node.key, 0) > 1 or node.kind in ("sum", "pair"):
+        if (costly and self.uses.get(node.key, 0) > 1) or node.kind in ("sum", "pair"):
             name = text if node.kind in ("sum", "pair") else self.fresh("w")
             if name != text:
                 scope.lines.append(f"{name} = {text}")

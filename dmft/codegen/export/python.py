@@ -189,9 +189,7 @@ def signature(system: System, time: bool) -> str:
     return ", ".join([*(["t"] if time else []), *names, *parameters])
 
 
-def function(
-    system: System, module: str, name: str, program: Program, fill: Any
-) -> list[str]:
+def function(system: System, module: str, name: str, program: Program, fill: Any) -> list[str]:
     """One of them."""
     rates = name == "rhs"
     lines = ["", "", f"def {name}({signature(system, rates)}):", f"{INDENT}{doc(system, rates)}"]
@@ -230,9 +228,7 @@ def returned(system: System, program: Program, rates: bool) -> list[str]:
     if not rates:
         return [f'"{name}": {name}[0]' for name in program.outputs]
     alone = {block.name: block.alone for block in system.state}
-    found = [
-        f'"{b.name}": d{b.name}' + ("[0]" if alone[b.name] else "") for b in system.state
-    ]
+    found = [f'"{b.name}": d{b.name}' + ("[0]" if alone[b.name] else "") for b in system.state]
     return found
 
 

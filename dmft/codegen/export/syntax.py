@@ -166,14 +166,19 @@ class Printer:
     def loop(self, node: ast.For) -> str:
         """Header of a loop over a range."""
         assert isinstance(node.target, ast.Name)
-        assert isinstance(node.iter, ast.Call)
-        name, bounds = node.target.id, [self.text(a) for a in node.iter.args]
+        if not isinstance(node.iter, ast.Call):
+            return self.each(node.target.id, node.iter)
+        name, bounds = node.target.id, [self.text(a, SUM) for a in node.iter.args]
         start, end = (bounds[0], bounds[1]) if len(bounds) > 1 else ("0", bounds[0])
         down = len(bounds) == 3 and bounds[2].startswith("-")
         step = {"1": "++", "-1": "--"}.get(bounds[2] if len(bounds) == 3 else "1")
         change = f"{name}{step}" if step else f"{name} += {bounds[2]}"
         start = f"{self.counter}{name} = {start}"
         return f"for ({start}; {name} {'>' if down else '<'} {end}; {change}) {{"
+
+    def each(self, name: str, values: ast.expr) -> str:
+        """Header of a loop over the entries of a constant."""
+        raise NotClosed(f"a loop over {ast.unparse(values)} in {self.language}")
 
     counter = ""
 

@@ -142,8 +142,9 @@ class System:
         networks = {"readout": "student", "teacher_readout": "teacher"}
         for name, network in networks.items():
             values = getattr(getattr(self.equations.model, network), "readout", None)
+            # A symbolic readout has to be given; ones stand for it in a file.
             numeric = values is not None and not any(v.free_symbols for v in values)
-            result[name] = [float(v) for v in values] if numeric else None
+            result[name] = [float(v) for v in values or ()] if numeric else None
         return result
 
     @cached_property
