@@ -126,6 +126,7 @@ def core(system: System, name: str, summary: str, program: Program) -> list[str]
     arguments = ", ".join([*widths, "state", *constants, "parameters", "out"])
     layout = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.state)
     lines = [
+        *([f"let {name}_room = null;"] if program.arrays else []),
         f"// {summary}; state: {layout}, row by row.",
         f"export function {name}({arguments}) {{",
     ]
@@ -137,10 +138,24 @@ def core(system: System, name: str, summary: str, program: Program) -> list[str]
     for n, identifier in enumerate(system.names.values()):
         if identifier in program.names:
             body.append(f"const {identifier} = parameters[{n}];")
-    for array, axes in program.arrays.items():
-        body.append(f"const {array} = new Float64Array({' * '.join(axes)});")
+    body += workspace(name, widths, program)
     text = js.body(program, {b.name: b.axes for b in (*system.state, *system.constants)})
     return [*lines, *(INDENT + line if line else "" for line in [*body, *text]), "}", ""]
+
+
+def workspace(name: str, widths: list[str], program: Program) -> list[str]:
+    """Lines that make the arrays of a program, once for all calls of the same widths."""
+    if not program.arrays:
+        return []
+    room = f"{name}_room"
+    changed = " || ".join([f"{room} === null", *(f"{room}.{w} !== {w}" for w in widths)])
+    made = [f"{n}: new Float64Array({' * '.join(axes)})" for n, axes in program.arrays.items()]
+    return [
+        f"if ({changed}) {{",
+        f"    {room} = {{ {', '.join([*widths, *made])} }};",
+        "}",
+        f"const {{ {', '.join(program.arrays)} }} = {room};",
+    ]
 
 
 def outputs(system: System, program: Program) -> dict[str, tuple[str, ...]]:

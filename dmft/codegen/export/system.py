@@ -189,7 +189,7 @@ class System:
         model = self.equations.model
         declared = {"p": model.student.width, "k": model.teacher.width}
         p, k = (
-            int(w) if sp.sympify(w).is_Integer else OPEN_WIDTHS[name]
+            int(w) if isinstance(w, sp.Integer) else OPEN_WIDTHS[name]
             for name, w in declared.items()
         )
         dim = p + k + 2
