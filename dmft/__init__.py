@@ -77,6 +77,7 @@ PUBLIC = {
     "derive": "dmft.equations.derive",
     "escape_formula": "dmft.equations.escape.escape_formula",
     "escape_time": "dmft.workflow.escape",
+    "export": "dmft.codegen.export.export",
     "fixed_point_branch": "dmft.workflow.branches",
     "fixed_points": "dmft.workflow.fixed_points",
     "generative_exponent": "dmft.gaussian.exponents.kinds",

@@ -63,6 +63,17 @@ def derive_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
     return Status.OK
 
 
+def export_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Write the right-hand side as a file that stands alone."""
+    from dmft.codegen.export.export import export
+
+    path = Path(arguments.out)
+    if not path.absolute().parent.is_dir():
+        raise BadParameter(f"{path}: there is no folder {path.parent}")
+    log(written("right-hand side", str(export(derived(declared), path))))
+    return Status.OK
+
+
 def solved(declared: Declaration, arguments: argparse.Namespace) -> Any:
     """Solve the declared equations from the declared start."""
     from dmft.workflow.solve import solve

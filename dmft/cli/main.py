@@ -31,6 +31,7 @@ two-layer networks, from a declaration file.
   dmft phase model.toml --plot c.pdf   a diagram over two parameters
   dmft boundary model.toml             the curves along which a measure changes
   dmft sweep run model.toml            any number of parameters, killed and resumed
+  dmft export model.toml rhs.c         the right-hand side as C, JavaScript, Python, JAX, a notebook
   dmft warm model.toml                 compile ahead (images, clusters)
 """
 
@@ -43,6 +44,7 @@ COMMANDS = {
     "boundary": "curves of two parameters along which a measure changes its sign or its label",
     "sweep": "a measure over any number of parameters, with a store: run, status, resume, collect, "
     "work, submit",
+    "export": "write the right-hand side as a file of its own (.py, .c, .js, _jax.py, .ipynb)",
     "warm": "compile ahead what the file needs; its next solve then starts at once",
     "example": "print an example declaration file",
 }
@@ -105,6 +107,9 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         "--set", metavar="NAME=VALUE", action="append", default=[], dest="overrides",
         help="another value for a letter of [parameters]; may be repeated",
     )  # fmt: skip
+    if name == "export":
+        command.add_argument("out", metavar="OUT", help="file to write; its suffix says what")
+        return
     if name == "warm":
         command.add_argument("--no-progress", action="store_true", help="say nothing on the way")
         return

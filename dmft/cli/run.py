@@ -9,6 +9,7 @@ from dataclasses import replace
 from dmft.cli.commands import (
     derive_command,
     escape_command,
+    export_command,
     simulate_command,
     solve_command,
     warm_command,
@@ -30,6 +31,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         write_latex(declared, arguments.latex)
     commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
         "derive": derive_command,
+        "export": export_command,
         "warm": warm_command,
         "solve": solve_command,
         "simulate": simulate_command,

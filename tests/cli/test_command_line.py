@@ -377,3 +377,14 @@ def test_control_c_keeps_what_is_computed(model, tmp_path):
     assert "interrupted" in out
     assert "Traceback" not in err
     assert saved.exists()
+
+
+def test_export_writes_the_right_hand_side(tmp_path, capsys):
+    file = tmp_path / "model.toml"
+    file.write_text(PHASE_RETRIEVAL)
+    assert main(["export", str(file), str(tmp_path / "model.js")]) == 0
+    text = (tmp_path / "model.js").read_text()
+    assert "export function rhs(t, Q, M, P" in text
+    assert '"learning_rate": null' in text  # a letter of [parameters]: a value of each run
+    assert main(["export", str(file), str(tmp_path / "model.f90")]) == 2
+    assert "export writes _jax.py" in capsys.readouterr().err

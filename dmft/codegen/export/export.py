@@ -1,0 +1,82 @@
+"""`export`: equations of motion as a file that needs no `dmft`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from dmft.codegen.export.system import System
+from dmft.equations.equations import Equations
+from dmft.errors import BadParameter
+
+# File of this folder and function for each kind, by how a name ends; the first end counts.
+KINDS = {
+    "_jax.py": ("jax_file", "jax_text"),
+    ".py": ("python", "python_text"),
+    ".ipynb": ("notebook", "notebook_text"),
+    ".c": ("c_file", "c_text"),
+    ".js": ("javascript_file", "javascript_text"),
+}
+
+
+def export(equations: Equations, path: str | Path) -> Path:
+    """Write equations of motion as a file that stands alone, in the language of its suffix.
+
+    The lowered equations that `build` compiles are printed, and the special functions that they
+    need stand in the file. Its head says what it is of (declaration, version, fingerprint, clock,
+    sources) and how arrays lie. Each file holds values of the NumPy reference at random states;
+    run as a script it compares itself with them and returns 0 or 1.
+
+    ============  ==============================================================================
+    ``.py``       ``rhs(t, Q, M, P, **parameters) -> dict``, ``observables``, ``check``; NumPy,
+                  and Numba where it is installed
+    ``.ipynb``    a notebook: equations, this code, a solution by SciPy, a plot
+    ``.c``        C99: ``rhs``, ``observables``, and ``tangent`` and ``jacobian`` from the symbolic
+                  derivative; with ``-DDMFT_TEST`` a ``main`` that compares
+    ``.js``       ES module (browsers, Node): ``rhs(t, Q, M, P, readout, teacher_readout,
+                  parameters)``, ``observables``, ``check``; ``rates`` on packed vectors
+    ``_jax.py``   JAX in double precision: ``rhs`` to jit and to differentiate, ``jacobian``
+    ============  ==============================================================================
+
+    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are those of the arrays, parameters
+    are values of the run; declared ones are defaults.
+
+    Parameters
+    ----------
+    equations : Equations
+        Ordinary differential equations and maps with averages in closed form or in tables.
+    path : str or Path
+        Where to write; what stands there is replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    NotClosed
+        For averages on nodes, fluctuations, equations in two times, and functions that a language
+        has not (averages of four signs and tables of pairs in C and JAX); the message names them.
+    BadParameter
+        For another suffix.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=2)
+    >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(learning_rate=0.1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     text = dmft.export(eqs, f"{folder}/squares.js").read_text()
+    >>> [line for line in text.splitlines() if line.startswith("export function rhs")]
+    ['export function rhs(t, Q, M, P, readout = null, teacher_readout = null, parameters = {}) {']
+    """
+    path = Path(path)
+    kind = next((end for end in KINDS if path.name.endswith(end)), None)
+    if kind is None:
+        raise BadParameter(f"export writes {', '.join(KINDS)}; got {path.name!r}")
+    stem, name = KINDS[kind]
+    system = System(equations)
+    text = getattr(importlib.import_module(f"dmft.codegen.export.{stem}"), name)(system)
+    path.write_text(text, encoding="utf-8")
+    return path

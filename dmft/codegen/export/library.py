@@ -1,0 +1,146 @@
+"""Special functions that loops call, with all that they read, from the source of `dmft.special`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from dmft.emit.arrays import load_array
+from dmft.errors import NotClosed
+
+ANGLES = (
+    "correlation_root", "correlation_angle", "inverse_correlation_root", "half_tangent",
+    "four_signs", "four_signs_moment",
+)  # fmt: skip
+AVERAGES = ("field_average", "pair_average", "kinked_pair_average")
+# Where the functions that generated code calls stand.
+HOMES = {
+    **dict.fromkeys(("two_signs", "bivariate_normal_cdf"), "dmft.special.bivariate"),
+    **dict.fromkeys(("root_ratio", "correlation"), "dmft.special.ratio"),
+    **dict.fromkeys(ANGLES, "dmft.special.orthant"),
+    **dict.fromkeys(AVERAGES, "dmft.special.averages"),
+    "asin": "dmft.special.arcsine",
+    "token_value": "dmft.special.tokens",
+    "covariance_given": "dmft.special.branches",
+}
+# Modules whose names the functions use as they are.
+OUTSIDE = ("math", "np")
+TABLE = "TABLE_"
+
+
+@dataclass
+class Library:
+    """Functions in an order in which each stands behind those that it calls, and constants."""
+
+    functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+
+
+def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
+    """Collect what some functions need.
+
+    Parameters
+    ----------
+    calls : iterable of str
+        Names in the code; tables are ``TABLE_`` and their key.
+    home : mapping
+        File of `dmft.special` of each function.
+
+    Examples
+    --------
+    >>> list(library(["correlation_angle"]).functions)
+    ['correlation_root', 'orthant_angle', 'correlation_angle']
+    """
+    found = Library()
+    for name in sorted(calls):
+        if name.startswith(TABLE):
+            found.constants[name] = load_array(name.removeprefix(TABLE))
+        elif name in home:
+            _collect(home[name], name, found)
+    return found
+
+
+def unknown(calls: Iterable[str], known: Iterable[str], language: str) -> None:
+    """Refuse functions that a language has not."""
+    missing = sorted({c for c in calls if not c.startswith(TABLE)} - set(known))
+    if missing:
+        raise NotClosed(
+            f"{', '.join(missing)} is not exported to {language}; covered are + * powers, square "
+            f"roots, functions of the parameters and {', '.join(sorted(known))}"
+            + ("" if language == "Python" else "; a .py file has more")
+        )
+
+
+def _collect(home: str, name: str, found: Library) -> str:
+    """Add a function of a file and what it reads; returns its name in the export."""
+    stem = home.rpartition(".")[2]
+    new = f"{stem}{name}" if name.startswith("_") else name
+    if new in found.functions:
+        return new
+    module, tree = _parsed(home)
+    node = next(s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == name)
+    imported = {
+        alias.asname or alias.name: statement.module or ""
+        for statement in tree.body
+        if isinstance(statement, ast.ImportFrom)
+        and (statement.module or "").startswith("dmft.special")
+        for alias in statement.names
+    }
+    local = {a.arg for a in node.args.args} | {
+        y.id for y in ast.walk(node) if isinstance(y, ast.Name) and isinstance(y.ctx, ast.Store)
+    }
+    own = {s.name for s in tree.body if isinstance(s, ast.FunctionDef)}
+    names: dict[str, str] = {}
+    for inner in ast.walk(ast.Module(node.body, [])):
+        if not isinstance(inner, ast.Name) or inner.id in local or inner.id in OUTSIDE:
+            continue
+        if inner.id in own:
+            names[inner.id] = _collect(home, inner.id, found)
+        elif inner.id in imported and inner.id.islower():
+            names[inner.id] = _collect(imported[inner.id], inner.id, found)
+        elif hasattr(module, inner.id):
+            names[inner.id] = f"{stem.upper()}_{inner.id.lstrip('_')}"
+            found.constants[names[inner.id]] = _plain(getattr(module, inner.id))
+    found.functions[new] = _renamed(node, new, names)
+    return new
+
+
+@cache
+def _parsed(name: str) -> tuple[ModuleType, ast.Module]:
+    module = importlib.import_module(name)
+    return module, ast.parse(inspect.getsource(module))
+
+
+def _renamed(node: ast.FunctionDef, new: str, names: Mapping[str, str]) -> ast.FunctionDef:
+    """Copy of a function without decorators, under other names."""
+    copy = ast.parse(ast.unparse(node)).body[0]
+    assert isinstance(copy, ast.FunctionDef)
+    copy.name, copy.decorator_list, copy.returns = new, [], copy.returns
+    for inner in ast.walk(copy):
+        if isinstance(inner, ast.Name):
+            inner.id = names.get(inner.id, inner.id)
+    doc = ast.get_docstring(copy)
+    if doc is not None:  # the first sentence: examples are those of the library
+        copy.body[0] = ast.Expr(ast.Constant(doc.partition("\n\n")[0]))
+    return copy
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_plain(v) for v in value)
+    if isinstance(value, bool | int | float) and not (
+        isinstance(value, float) and math.isnan(value)
+    ):
+        return value
+    raise NotClosed(f"a constant of type {type(value).__name__}")

@@ -1,0 +1,256 @@
+"""A Python file: NumPy, and Numba where it is installed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dmft.codegen.export.library import ANGLES, HOMES, Library, library, unknown
+from dmft.codegen.export.program import Program
+from dmft.codegen.export.system import TOLERANCE, Block, System, header
+
+INDENT = "    "
+
+IMPORTS = '''
+import math
+import sys
+
+import numpy as np
+
+try:
+    from numba import njit
+except ImportError:  # loops run in the interpreter then
+
+    def njit(**options):
+        """Leave a function as it is."""
+        return lambda function: function
+
+
+COMPILED = dict(error_model="numpy")
+FAST = dict(error_model="numpy", fastmath={"reassoc", "contract"})
+'''
+
+# What Python and JAX files share: parameters, and the comparison with stored values.
+NUMBERS = '''
+
+# Declared values of the parameters; None where a run has to give one.
+PARAMETERS = {parameters}
+
+
+def numbers(given):
+    """Values of all parameters; refuses names that the equations do not read."""
+    unknown = sorted(set(given) - set(PARAMETERS))
+    if unknown:
+        raise TypeError(f"unknown parameter {{unknown[0]!r}}; known are {{sorted(PARAMETERS)}}")
+    values = {{**PARAMETERS, **given}}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise TypeError(f"{{missing[0]}} has no declared value; pass {{missing[0]}}=...")
+    return list(values.values())
+'''
+
+CHECK = '''
+
+# Values of the NumPy reference of dmft at random states.
+REFERENCE = [
+{cases}
+]
+
+
+def check(tolerance={tolerance!r}):
+    """Largest error at the stored states, relative to the largest entry of each block."""
+    worst = 0.0
+    for case in REFERENCE:
+        found = {{**rhs(0.0, **case["state"], **case["given"]), **observables({observed_of})}}
+        for name, wanted in {{**case["rates"], **case["observables"]}}.items():
+            size = np.max(np.abs(wanted)) or 1.0
+            error = np.max(np.abs(np.asarray(found[name]) - np.asarray(wanted))) / size
+            worst = error if not error <= worst else worst
+    return float(worst), bool(worst <= tolerance)
+
+
+if __name__ == "__main__":
+    error, passed = check()
+    print(f"largest relative error at {{len(REFERENCE)}} stored states: {{error:.1e}}")
+    sys.exit(0 if passed else 1)
+'''
+
+
+def python_text(system: System) -> str:
+    """Text of the file."""
+    return python_code(system) + checks(system)
+
+
+def python_code(system: System) -> str:
+    """Text of the file without its reference values."""
+    found = supported(system)
+    lines = ['"""' + "\n".join(escaped(header(system))).strip(), '"""', IMPORTS]
+    lines += functions(found)
+    lines += core("_rates", "Fill the rates.", system, system.rates)
+    lines += core("_observe", "Fill the observables.", system, system.observables)
+    text = "\n".join(lines).rstrip() + "\n"
+    text += NUMBERS.format(parameters=table(system.defaults))
+    return text + wrappers(system, "np", called)
+
+
+def supported(system: System) -> Library:
+    """Special functions of a system."""
+    calls = {c for c in system.calls() if not c.startswith(("math.", "np.")) and c != "abs"}
+    calls -= {"min", "max", "int"}
+    unknown(calls, HOMES, "Python")
+    return library(calls)
+
+
+def escaped(lines: Sequence[str]) -> list[str]:
+    """Lines that may stand inside a docstring."""
+    return [line.replace("\\", "\\\\").replace('"""', "'''") for line in lines]
+
+
+def functions(found: Library) -> list[str]:
+    """Constants and special functions."""
+    lines = [f"{name} = {literal(value)}" for name, value in found.constants.items()]
+    lines += [""] * bool(lines)
+    for node in found.functions.values():
+        copy = ast.parse(ast.unparse(node)).body[0]
+        assert isinstance(copy, ast.FunctionDef)
+        copy.returns = None
+        for argument in copy.args.args:
+            argument.annotation = None
+        lines += ["", "@njit(**COMPILED)", ast.unparse(copy), ""]
+    return lines
+
+
+def literal(value: Any) -> str:
+    """A constant."""
+    if isinstance(value, np.ndarray):
+        return f"np.array({value.tolist()!r})"
+    return repr(value)
+
+
+def table(values: dict[str, Any]) -> str:
+    """A dictionary, one line for each entry where there are many."""
+    return "{" + ", ".join(f"{name!r}: {value!r}" for name, value in values.items()) + "}"
+
+
+def arguments(system: System, program: Program) -> list[str]:
+    """Arguments of the function of a program."""
+    widths = [] if system.sequence else ["p", "k"]
+    return [*widths, *system.arrays, *system.names.values(), *program.outputs]
+
+
+def core(name: str, summary: str, system: System, program: Program) -> list[str]:
+    """The loops of a program as a function that fills its last arguments."""
+    # Fields that coincide give exact zeros, which sums in another order do not.
+    exact = {*ANGLES, "root_ratio", "correlation"} & system.calls()
+    lines = ["", f"@njit(**{'COMPILED' if exact else 'FAST'})"]
+    lines += [f"def {name}({', '.join(arguments(system, program))}):"]
+    lines.append(f'{INDENT}"""{summary}"""')
+    if program.needs_all_fields:
+        lines.append(f"{INDENT}N = p + k")
+    for array, axes in program.arrays.items():
+        lines.append(f"{INDENT}{array} = np.empty(({', '.join(axes)},))")
+    for n, statement in enumerate(program.body):
+        if n in program.comments:
+            lines += ["", *(f"{INDENT}# {line}" for line in program.comments[n])]
+        lines += [INDENT + line for line in ast.unparse(statement).splitlines()]
+    return [*lines, ""]
+
+
+def called(system: System, name: str, program: Program) -> list[str]:
+    """Lines that make the outputs and fill them."""
+    lines = []
+    for output, axes in program.outputs.items():
+        lines.append(f"{output} = np.empty(({', '.join(axes)},))")
+    widths = [] if system.sequence else ["p", "k"]
+    names = [*widths, *system.arrays, *(["*par"] if system.names else []), *program.outputs]
+    return [*lines, f"{name}({', '.join(names)})"]
+
+
+def wrappers(system: System, module: str, fill: Any) -> str:
+    """The functions `rhs` and `observables` that a reader calls."""
+    return "\n".join(
+        [
+            *function(system, module, "rhs", system.rates, fill),
+            *function(system, module, "observables", system.observables, fill),
+        ]
+    )
+
+
+def signature(system: System, time: bool) -> str:
+    """Arguments of `rhs`: the state, what stands still, parameters by name."""
+    if system.sequence:
+        names = ["e" if any(b.name == "e" for b in system.state) else "e=0.0", "m"]
+    else:
+        names = ["Q", "M", "P", "readout=None", "teacher_readout=None"]
+    parameters = ["**parameters"] if system.names else []
+    return ", ".join([*(["t"] if time else []), *names, *parameters])
+
+
+def function(system: System, module: str, name: str, program: Program, fill: Any) -> list[str]:
+    """One of them."""
+    rates = name == "rhs"
+    lines = ["", "", f"def {name}({signature(system, rates)}):", f"{INDENT}{doc(system, rates)}"]
+    body = []
+    for block in (*system.state, *system.constants):
+        if block.name.endswith("readout"):
+            body.append(declared_readout(system, block, module))
+            continue
+        read = f"{module}.asarray({block.name}, dtype=float)"
+        if module == "np":
+            read = f"np.ascontiguousarray({block.name}, dtype=float)"
+        if system.sequence:
+            read = f"{module}.atleast_1d({read})"
+        body.append(f"{block.name} = {read}")
+    if not system.sequence:
+        place = body.index(next(b for b in body if "readout" in b))
+        body.insert(place, "p, k = M.shape")
+        body = sorted(body, key=lambda line: "readout" in line)
+    if system.names:
+        body.append("par = numbers(parameters)")
+    body += fill(system, f"_{'rates' if rates else 'observe'}", program)
+    body.append(f"return {{{', '.join(returned(system, program, rates))}}}")
+    return [*lines, *(INDENT + line for line in body)]
+
+
+def declared_readout(system: System, block: Block, module: str) -> str:
+    """The readout that is given, or the declared one."""
+    values = system.readouts()[block.name]
+    default = f"{module}.ones({block.axes[0]})" if values is None else f"{module}.array({values})"
+    given = f"{module}.asarray({block.name}, dtype=float)"
+    return f"{block.name} = {default} if {block.name} is None else {given}"
+
+
+def returned(system: System, program: Program, rates: bool) -> list[str]:
+    """Entries of the dictionary that is returned."""
+    if not rates:
+        return [f'"{name}": {name}[0]' for name in program.outputs]
+    alone = {block.name: block.alone for block in system.state}
+    found = [f'"{b.name}": d{b.name}' + ("[0]" if alone[b.name] else "") for b in system.state]
+    return found
+
+
+def doc(system: System, rates: bool) -> str:
+    """Docstring of a function."""
+    state = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.state)
+    still = ", ".join(f"{b.name} ({', '.join(b.axes)})" for b in system.constants)
+    what = "Rates of change" if rates else ", ".join(system.observed).capitalize()
+    text = f"{what} at the state {state}" + (f", with {still}" if still else "")
+    return f'"""{text}; parameters by name."""'
+
+
+def checks(system: System) -> str:
+    """Reference values and the comparison."""
+    rows = []
+    for case in system.cases:
+        state = {n: v.tolist() for n, v in case.arrays.items()}
+        rates = {n: np.asarray(v).tolist() for n, v in case.rates.items()}
+        entries = [
+            f'"state": {state}', f'"given": {case.parameters}',
+            f'"rates": {rates}', f'"observables": {case.observables}',
+        ]  # fmt: skip
+        rows.append("    {" + ",\n     ".join(entries) + "},")
+    observed = '**case["state"], **case["given"]'
+    return CHECK.format(cases="\n".join(rows), tolerance=TOLERANCE, observed_of=observed)
