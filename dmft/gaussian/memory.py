@@ -1,12 +1,21 @@
-"""What a session has computed, remembered by content: the least recently used goes first."""
+"""What a session has computed, remembered by content, and who listens while it computes.
+
+The rules of the calculus announce what they do where `LISTENER` holds a recorder (`dmft.explain`);
+a value that is only remembered would leave it nothing to hear.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from threading import Lock
+from typing import Any
 
 import sympy as sp
+
+# A recorder of the steps of this context (`dmft.gaussian.explained.recorder.Recorder`).
+LISTENER: ContextVar[Any] = ContextVar("listener", default=None)
 
 # Kept results; the largest of ordinary use (3355 terms) takes about 3 MB.
 SIZE = 512
@@ -28,7 +37,12 @@ class Memory:
         self._lock = Lock()
 
     def recall(self, key: Hashable, compute: Callable[[], sp.Expr]) -> sp.Expr:
-        """The remembered value, or a computed one that is remembered from now on."""
+        """The remembered value, or a computed one that is remembered from now on.
+
+        While someone listens, computed anew and not remembered.
+        """
+        if LISTENER.get() is not None:
+            return compute()
         with self._lock:
             known = self._known.get(key)
             if known is not None:
