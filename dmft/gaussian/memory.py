@@ -1,21 +1,14 @@
-"""What a session has computed, remembered by content, and who listens while it computes.
-
-The rules of the calculus announce what they do where `LISTENER` holds a recorder (`dmft.explain`);
-a value that is only remembered would leave it nothing to hear.
-"""
+"""What a session has computed, remembered by content: the least recently used goes first."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from contextvars import ContextVar
 from threading import Lock
-from typing import Any
 
 import sympy as sp
 
-# A recorder of the steps of this context (`dmft.gaussian.explained.recorder.Recorder`).
-LISTENER: ContextVar[Any] = ContextVar("listener", default=None)
+from dmft.gaussian import LISTENER
 
 # Kept results; the largest of ordinary use (3355 terms) takes about 3 MB.
 SIZE = 512

@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter, UnprovenStep
-from dmft.gaussian.memory import LISTENER
+from dmft.gaussian import LISTENER
 from tests.explain.averages import FOUR, GENERAL, SHIFTED, UNIT, erf, x, y
 
 NAMED = {

@@ -13,6 +13,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.gaussian import LISTENER
 from dmft.gaussian.branches.sums import branch_sums
 from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.closed.pair import elementary
@@ -20,7 +21,7 @@ from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import to_signs, without_fixed
 from dmft.gaussian.guard import collapsed, guarded, unguarded
-from dmft.gaussian.memory import LISTENER, Memory
+from dmft.gaussian.memory import Memory
 from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD, check_covariance
 

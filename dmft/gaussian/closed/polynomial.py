@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import sympy as sp
 
+from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.wick import (
     Index,
     Monomials,
@@ -20,7 +21,6 @@ from dmft.gaussian.closed.wick import (
     power_in_hermite,
     rational,
 )
-from dmft.gaussian.memory import LISTENER
 
 Polynomial = dict[tuple[Index, sp.Expr], Number]
 Grouped = dict[sp.Expr, dict[Index, Number]]

@@ -16,6 +16,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
+from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.closed_forms import (
     Erfs,
     error_function_product,
@@ -27,7 +28,6 @@ from dmft.gaussian.closed.orthant import FourSignsMoment, PairOfSignsMoment
 from dmft.gaussian.closed.wick import times, wick_expression
 from dmft.gaussian.guard import FLOAT_DIGITS, collapsed, guarded
 from dmft.gaussian.law import Cov, Law, Mean
-from dmft.gaussian.memory import LISTENER
 from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 

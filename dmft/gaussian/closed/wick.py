@@ -14,7 +14,7 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.gaussian.memory import LISTENER
+from dmft.gaussian import LISTENER
 
 Index = tuple[int, ...]
 Powers = Sequence[tuple[int, sp.Expr]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -11,8 +11,10 @@ from dmft.explanation.average import Average
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
 from dmft.explanation.values import draw, number, unknowns
 from dmft.gaussian.closed.law import ClosedLaw
-from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.explained.recorder import Recorder, listening
+
+if TYPE_CHECKING:
+    from dmft.gaussian.expectation import Gaussian
 
 TITLE = "An average over Gaussian fields"
 # Order of the series of what is not closed.

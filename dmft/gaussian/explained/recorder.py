@@ -10,6 +10,7 @@ import sympy as sp
 
 from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.steps import Ledger
+from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.closed_forms import Erfs
 from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.pair import elementary
@@ -18,7 +19,6 @@ from dmft.gaussian.explained.diagrams import hermite_product, in_words, links_pr
 from dmft.gaussian.explained.proofs import prove
 from dmft.gaussian.guard import unguarded
 from dmft.gaussian.law import Law
-from dmft.gaussian.memory import LISTENER
 from dmft.model import FIELD
 
 Node = tuple[Law, Polynomials, Erfs]
