@@ -83,14 +83,14 @@ def gaussian_average(
     if plain.has(sp.DiracDelta):
         return _with_deltas(plain, names, cov, mean)
     kept = [i for i, x in enumerate(names) if plain.has(x)]
-    plain = _without_extremes(plain)
+    plain = without_extremes(plain)
     if not kept:
         number = float(sp.N(plain))
         return Value(number, abs(number))
     return _integrate(plain, [names[i] for i in kept], cov[np.ix_(kept, kept)], mean[kept])
 
 
-def _without_extremes(expr: sp.Expr) -> sp.Expr:
+def without_extremes(expr: sp.Expr) -> sp.Expr:
     """Max and Min by absolute values, for NumPy."""
 
     def pair(sign: int, args: tuple[sp.Expr, ...]) -> sp.Expr:

@@ -194,4 +194,58 @@ RULES: dict[str, Rule] = {
         "one_pass.md A.7",
     ),
     "nodes": Rule("Quadrature", "Not closed: a number, with the error that it claims."),
+    "table": Rule("Table", "Not closed: a table of the functions, with the error that it claims."),
+    # Networks
+    "local_fields": Rule(
+        "Only the local fields matter",
+        "Networks see an input through its products with the weights, which are jointly Gaussian; "
+        "their covariance is the matrix of overlaps.",
+        "h = Wx/sqrt(d), h* = W*x/sqrt(d), (h, h*) ~ N(0, Omega), Omega = [[Q, M], [M^T, P]]",
+        r"h = Wx/\sqrt{d},\ h^* = W^*x/\sqrt{d},\ (h, h^*) \sim \mathcal{N}(0, \Omega),\ "
+        r"\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}",
+        "one_pass.md A.0; [goldt_2019]",
+    ),
+    "pair": Rule(
+        "Law of the fields of one average",
+        "An average depends on the law of its own fields alone: the block of Omega that is theirs.",
+    ),
+    "values": Rule("Insert the averages", "The averages are put into the sum."),
+    "insert": Rule("Insert the overlaps", "Omega and c are written in overlaps and readouts."),
+    "drift": Rule(
+        "Drift of one step",
+        "A step moves a row along its input; what that does to an overlap is the update times the "
+        "other field, averaged over inputs, which are seen through local fields only.",
+        "w_j <- w_j + gamma/(p n_b) sum psi_j x/sqrt(d): dM_jr/dt = E[psi_j h*_r], "
+        "dQ_jl/dt = E[psi_j h_l + psi_l h_j] + ...",
+        r"w_j \leftarrow w_j + \tfrac{\gamma}{p n_b} \sum \psi_j x/\sqrt{d}:\ "
+        r"\dot M_{jr} = \mathbb{E}[\psi_j h^*_r],\ \dot Q_{jl} = \mathbb{E}[\psi_j h_l + "
+        r"\psi_l h_j] + \ldots",
+        "one_pass.md A.0, B.2; [saad_solla_1995]",
+    ),
+    "square": Rule(
+        "Square of one step",
+        "Two rows move along the same input, |x|^2/d -> 1: products of updates add to the overlaps "
+        "of students at the order of the learning rate.",
+        "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
+        r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
+        "one_pass.md B.2; [saad_solla_1995]",
+    ),
+    "stein_fields": Rule(
+        "Linearity and Stein's identity",
+        "The update is a sum of products of functions of single fields; a field beside it "
+        "differentiates each of them.",
+        "E[F lambda_i] = sum_y Omega_iy E[dF/dy]",
+        r"\mathbb{E}[F \lambda_i] = \sum_y \Omega_{iy}\,\mathbb{E}[\partial_y F]",
+        "one_pass.md A.1",
+    ),
+    "names": Rule("Insert what was named", "The rate in averages of functions of local fields."),
+    "sphere": Rule(
+        "Rows of constant length",
+        "A row is divided by its length after each step: the rate of the overlap of normalised "
+        "rows, at Q_jj = 1, is that of free rows less half of the growth of the squared lengths.",
+        "d(M_jr/sqrt(Q_jj))/dt = dM_jr/dt - M_jr Phi_jj/2, Phi the rate of Q of free rows",
+        r"\tfrac{d}{dt} M_{jr}/\sqrt{Q_{jj}} = \dot M_{jr} - M_{jr} \Phi_{jj}/2,\ "
+        r"\Phi \text{ the rate of } Q \text{ of free rows}",
+        "one_pass.md C; [ben_arous_2021]",
+    ),
 }

@@ -56,9 +56,10 @@ def numbered(explanation: Explanation) -> Iterator[tuple[str, Step]]:
 def as_text(explanation: Explanation) -> str:
     """Plain text: numbered steps, indented by depth."""
     sign = "=" if explanation.claim == "exact" else "≈"
+    tell = explanation.tell
     lines = [
         explanation.title,
-        *_wrapped(f"{explanation.before} {sign} {explanation.after}", "  "),
+        *_wrapped(f"{tell(explanation.before)} {sign} {tell(explanation.after)}", "  "),
         f"  {explanation.claim}; each step judged at two random covariances",
     ]
     for number, step in numbered(explanation):
@@ -69,8 +70,8 @@ def as_text(explanation: Explanation) -> str:
         plain = RULES[step.rule].plain
         lines += _wrapped(plain, pad + "     ") if plain else []
         equal = "=" if step.bound == 0 else "≈"
-        lines += _wrapped(str(step.before), pad + "   ")
-        lines += _wrapped(f"{equal} {step.after}", pad + "   ")
+        lines += _wrapped(tell(step.before), pad + "   ")
+        lines += _wrapped(f"{equal} {tell(step.after)}", pad + "   ")
         lines += [f"{pad}   {text}" for text in _laws(step)]
         if step.bound != 0:
             lines += _wrapped(f"left out at most: {step.bound}", pad + "   ")
