@@ -248,4 +248,16 @@ RULES: dict[str, Rule] = {
         r"\Phi \text{ the rate of } Q \text{ of free rows}",
         "one_pass.md C; [ben_arous_2021]",
     ),
+    # Exponents
+    "mehler": Rule(
+        "Hermite coefficient at an overlap",
+        "Of a field that overlaps with the target's by m, only the coefficient of its own order is "
+        "seen, m to that power: at small overlaps the smallest order decides.",
+        "E[f(h) He_n(h')] = m^|n| E[f He_n]",
+        r"\mathbb{E}[f(h)\,\mathrm{He}_n(h')] = m^{|n|}\,\mathbb{E}[f\,\mathrm{He}_n]",
+        "one_pass.md A.7, H; [ben_arous_2021]",
+    ),
+    "coefficient": Rule(
+        "Hermite coefficient", "The average of the function times a Hermite polynomial."
+    ),
 }

@@ -129,8 +129,9 @@ class Ledger:
         """Note a step at the present depth (`deeper` levels below it)."""
         depth = self.depth + others.pop("deeper", 0)
         source = others.pop("source", RULES[rule].source)
-        printers = {"show": self.show, "tell": self.tell}
-        step = Step(rule, before, after, depth, source, **printers, **others)
+        step = Step(
+            rule, before, after, depth, source, show=self.show, tell=self.tell, **others
+        )
         if step.before != step.after:
             self.steps.append(step)
 

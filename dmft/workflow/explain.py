@@ -74,7 +74,8 @@ def _explained(obj: Any, of: Any) -> Explanation:
             'integrand of a Gaussian, a block of equations ("M"), or a block and a term'
         ) from error
     result = note(*given)
-    assert isinstance(result, Explanation)
+    if not isinstance(result, Explanation):
+        raise BadParameter(f"{type(obj).__name__} is explained in words: print(it.explain())")
     return result
 
 

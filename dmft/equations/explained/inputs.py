@@ -1,4 +1,4 @@
-"""The definition of an average over inputs, by samples: the witness of "only local fields matter"."""
+"""Averages over inputs from their definition, by samples: the witness of local fields."""
 
 from __future__ import annotations
 

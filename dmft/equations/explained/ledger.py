@@ -30,6 +30,9 @@ from dmft.gaussian.explained.recorder import Recorder, listening
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import FIELD, Model
 
+# Computes a side of a step where it is no expression in averages.
+Side = Callable[[Scene], float] | None
+
 
 @dataclass
 class Account:

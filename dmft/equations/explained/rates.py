@@ -225,7 +225,7 @@ def _apart(expr: sp.Expr, taken: set[sp.Basic]) -> sp.Expr:
     """An expression whose sums run over other symbols than those that are put into it."""
     bound = {limit[0] for total in expr.atoms(sp.Sum) for limit in total.limits}
     spare = [s for s in (x.u, x.v, x.s) if s not in expr.free_symbols | bound | taken]
-    swap = {}
+    swap: dict[sp.Basic, sp.Symbol] = {}
     for s in sorted(bound & taken, key=str):
         swap[s] = next(y for y in spare if x.AXES[y] == x.AXES[s] and y not in swap.values())
     return expr.xreplace(swap)
