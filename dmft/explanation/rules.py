@@ -260,4 +260,20 @@ RULES: dict[str, Rule] = {
     "coefficient": Rule(
         "Hermite coefficient", "The average of the function times a Hermite polynomial."
     ),
+    # Sequences
+    "token_fields": Rule(
+        "Only the token fields matter",
+        "Networks see a token through its products with the weights; the fields of different "
+        "tokens are independent, the positions shift their means.",
+        "(h*_l, h_l) ~ N((0, e_l), [[1, m], [m, 1]])",
+        r"(h^*_l, h_l) \sim \mathcal{N}\left((0, e_l), \begin{pmatrix} 1 & m \\ m & 1 "
+        r"\end{pmatrix}\right)",
+        "sequence.md A; [arnaboldi_2025]",
+    ),
+    "moments": Rule(
+        "Moments of the outputs",
+        "Each average is a function of the alignments: a polynomial by linked diagrams, a series "
+        "in m for functions of the mean field, else a table.",
+        source="sequence.md A.5; [arnaboldi_2025]",
+    ),
 }

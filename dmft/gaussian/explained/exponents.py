@@ -70,7 +70,8 @@ def _coefficient(
     seen = [sp.Symbol(f"{x.name}'", real=True) for x in active]
     target = exponent.target
     assert exponent.witness is not None
-    error = sp.Float(max(exponent.witness.error, 0.0)) if value != 0 else sp.S.Zero
+    known = value == 0 or exponent.witness.error == 0
+    error = sp.S.Zero if known else sp.Float(exponent.witness.error, 2)
     if 2 * size <= MOST_FIELDS:
         product = sp.Mul(*(FieldHermite.of(k, y, sp.S.One) for k, y in zip(n, seen, strict=True)))
         eye = sp.eye(size)
