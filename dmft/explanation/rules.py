@@ -276,4 +276,40 @@ RULES: dict[str, Rule] = {
         "in m for functions of the mean field, else a table.",
         source="sequence.md A.5; [arnaboldi_2025]",
     ),
+    # Escape
+    "uninformative": Rule(
+        "Rates at the uninformative point",
+        "Where nothing is learned yet all fields are independent: averages factorise into moments "
+        "of single fields, and one overlap enters by its powers.",
+        "M = 0 but for one overlap mu, Q = q I, P = I",
+        r"M = 0 \text{ but for one overlap } \mu,\ Q = q I,\ P = I",
+        "one_pass.md D.4, F; [arnaboldi_2023_mediocrity]",
+    ),
+    "lengths": Rule(
+        "Lengths at the start",
+        "Free lengths relax while the overlaps are small.",
+        source="one_pass.md F",
+    ),
+    "growth": Rule(
+        "Growth of the overlap",
+        "The leading coefficients of the rate are named.",
+        source="one_pass.md F",
+    ),
+    "passage": Rule(
+        "Time from u_0 to u_1",
+        "The equation of one overlap, or of u = sum M_jr^2/p, is separable; its integral is "
+        "elementary.",
+        "t = int_{u_0}^{u_1} du/(du/dt)",
+        r"t = \int_{u_0}^{u_1} du\,/\,\dot u",
+        "one_pass.md F; [arnaboldi_2023_mediocrity]",
+    ),
+    # Repeated data
+    "first_step": Rule(
+        "First step on a batch",
+        "Before the first step weights and samples are independent: the mean of the gradients over "
+        "the samples is an average over the law of the local fields.",
+        "M^1 = (1 - eta ridge) M^0 - eta alpha E[g h*], g the gradient of the loss of a sample",
+        r"M^1 = (1 - \eta\lambda) M^0 - \eta\alpha\,\mathbb{E}[g\,h^*],\ g = \partial_h \ell",
+        "batch_reuse.md A.1, B.1; [dandi_2024_reusing]",
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -116,20 +117,7 @@ class _Rate:
 
     def inline(self, expr: sp.Expr) -> sp.Expr:
         """An expression with the intermediate definitions put in."""
-
-        def put_in(e: sp.Expr) -> sp.Expr:
-            if isinstance(e, sp.Indexed) and base_name(e) in self.table:
-                d = self.table[base_name(e)]
-                own = dict(zip(d.target.indices, e.indices, strict=True))
-                body = _apart(d.expr, set().union(*(i.free_symbols for i in e.indices)))
-                return put_in(body.xreplace({s: v for s, v in own.items() if s != v}))
-            if not e.args or isinstance(e, sp.Indexed | Expectation):
-                return e
-            if isinstance(e, sp.Sum):
-                return sp.Sum(put_in(e.function), *e.limits)
-            return e.func(*(put_in(a) for a in e.args))
-
-        return put_in(expr)
+        return _put_in(expr, self.table)
 
     # Definitions ----------------------------------------------------------------------------
 
@@ -219,6 +207,30 @@ class _Rate:
         found = engine_values(definitions, scene, "rate")[self.block]
         where = tuple(self.at[s] - 1 for s in PLACES[self.block])
         return float(found[where])
+
+
+def inlined_rate(equations: Equations, block: str) -> sp.Expr:
+    """The rate of a block in averages of functions of local fields."""
+    table = {base_name(d.target): d for d in equations.definitions if d.role == "intermediate"}
+    return _put_in(_rate(equations, block).expr, table)
+
+
+def _put_in(expr: sp.Expr, table: Mapping[str, Definition]) -> sp.Expr:
+    """An expression with definitions put in."""
+
+    def put_in(e: sp.Expr) -> sp.Expr:
+        if isinstance(e, sp.Indexed) and base_name(e) in table:
+            d = table[base_name(e)]
+            own = dict(zip(d.target.indices, e.indices, strict=True))
+            body = _apart(d.expr, set().union(*(i.free_symbols for i in e.indices)))
+            return put_in(body.xreplace({s: v for s, v in own.items() if s != v}))
+        if not e.args or isinstance(e, sp.Indexed | Expectation):
+            return e
+        if isinstance(e, sp.Sum):
+            return sp.Sum(put_in(e.function), *e.limits)
+        return e.func(*(put_in(a) for a in e.args))
+
+    return put_in(expr)
 
 
 def _apart(expr: sp.Expr, taken: set[sp.Basic]) -> sp.Expr:
