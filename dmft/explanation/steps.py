@@ -129,9 +129,7 @@ class Ledger:
         """Note a step at the present depth (`deeper` levels below it)."""
         depth = self.depth + others.pop("deeper", 0)
         source = others.pop("source", RULES[rule].source)
-        step = Step(
-            rule, before, after, depth, source, show=self.show, tell=self.tell, **others
-        )
+        step = Step(rule, before, after, depth, source, show=self.show, tell=self.tell, **others)
         if step.before != step.after:
             self.steps.append(step)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +64,12 @@ class _Escape:
             add("lengths", length, facts.length_rate, judge=self._lengths)
         for symbol, value in self.law.where:
             if symbol in (RATE, CURVATURE, SIGNAL, DECAY):
-                add("growth", symbol, value, judge=lambda row, s=symbol, v=value: self._named(row, s, v))
+                add(
+                    "growth",
+                    symbol,
+                    value,
+                    judge=lambda row, s=symbol, v=value: self._named(row, s, v),
+                )
         time = sp.Symbol("t")
         if self.law.kind == "transient":
             add("passage", time, self.law.time, judge=self._transient)
@@ -85,7 +91,9 @@ class _Escape:
         M[0, 0] = overlap
         start = Overlaps(length * np.eye(p), M, np.eye(k))
         networks = (self.facts.model.student, self.facts.model.teacher)
-        ones = [np.full(w, float((n.readout or (1,))[0])) for n, w in zip(networks, (p, k), strict=True)]
+        ones = [
+            np.full(w, float((n.readout or (1,))[0])) for n, w in zip(networks, (p, k), strict=True)
+        ]
         scalars = {s.name: 0.4 for s in self.facts.model.parameters}
         scalars |= {"learning_rate": gamma, "label_noise": noise}
         scalars |= {n: float(v) for n, v in self.equations.declared.items()
@@ -169,7 +177,9 @@ class _Escape:
             fixed = {x.gamma: gamma, x.Delta: noise}
             for width, value in zip(facts.widths, self.widths, strict=True):
                 fixed |= dict.fromkeys(width.free_symbols, value)
-            f = sp.lambdify([known[q]], plain.xreplace({s: sp.Float(v, 17) for s, v in fixed.items()}))
+            f = sp.lambdify(
+                [known[q]], plain.xreplace({s: sp.Float(v, 17) for s, v in fixed.items()})
+            )
             return lambda length: float(f(length))
 
         rate, move = at(growth), at(relax)
@@ -186,10 +196,13 @@ def _pieces(before: sp.Expr, table: dict[sp.Symbol, float]) -> float:
     """An integral over many short intervals."""
     (variable, low, high), *_ = before.limits
     ends = [number(e, table).value for e in (low, high)]
-    cuts = np.geomspace(*ends, 9)
+    low_end, high_end = ends
+    cuts = np.geomspace(low_end, high_end, 9)
     return sum(
-        number(sp.Integral(before.function, (variable, sp.Float(a, 17), sp.Float(b, 17))), table).value
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        number(
+            sp.Integral(before.function, (variable, sp.Float(a, 17), sp.Float(b, 17))), table
+        ).value
+        for a, b in pairwise(cuts)
     )
 
 

@@ -115,7 +115,9 @@ def _definition(
     gap, stars, fields = integrand
 
     def judge(row: int) -> Judged:
-        value, error = _by_tokens(model, gap.xreplace(exact(cases[row])), (stars, fields), cases[row])
+        value, error = _by_tokens(
+            model, gap.xreplace(exact(cases[row])), (stars, fields), cases[row]
+        )
         truth = judged_number(whole, cases[row])
         return value / 2, truth.value, DEVIATIONS * error / 2 + TOLERANCE * truth.size
 
