@@ -48,6 +48,8 @@ class Step:
         What `after` leaves out at most; 0 where the step is exact.
     laws : tuple of (name, Average)
         Laws that this step names.
+    where : tuple of (symbol, expression)
+        What names of this step stand for.
     check : (2, 2) array
         Rows are two random covariances, columns the values before and after.
     judge : callable or None
@@ -62,6 +64,7 @@ class Step:
     note: str = ""
     bound: sp.Expr = sp.S.Zero
     laws: tuple[tuple[str, Average], ...] = ()
+    where: tuple[tuple[sp.Expr, sp.Expr], ...] = ()
     check: Array = field(default_factory=lambda: np.full((2, 2), np.nan), compare=False)
     judge: Callable[[int], Judged] | None = field(default=None, repr=False, compare=False)
     show: Printer = field(default=sp.latex, repr=False, compare=False)

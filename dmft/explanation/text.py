@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import sympy as sp
@@ -14,7 +14,7 @@ from dmft.explanation.average import Average
 from dmft.explanation.rules import RULES
 
 if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation, Step
+    from dmft.explanation.steps import Explanation, Printer, Step
 
 # Characters of a line in a terminal, and printed ones that fit a line of an appendix.
 WIDTH, LATEX_WIDTH = 96, 62
@@ -66,7 +66,8 @@ def as_text(explanation: Explanation) -> str:
         pad = "  " * step.depth
         source = f"  ({step.source})" if step.source else ""
         lines += ["", f"{pad}{number}. {step.title}{source}"]
-        lines += _wrapped(step.words, pad + "   ")
+        told = ", ".join(f"{step.tell(a)} = {step.tell(b)}" for a, b in step.where)
+        lines += _wrapped(f"{step.words} Here {told}." if told else step.words, pad + "   ")
         plain = RULES[step.rule].plain
         lines += _wrapped(plain, pad + "     ") if plain else []
         equal = "=" if step.bound == 0 else "≈"
@@ -108,20 +109,61 @@ def statement(step: Step) -> list[str]:
     return _aligned(step.before, step.after, step.sign, step.show)
 
 
-def _aligned(before: sp.Expr, after: sp.Expr, sign: str, show: object) -> list[str]:
-    left = show(before)  # type: ignore[operator]
-    terms = after.as_ordered_terms() if after.is_Add else [after]
-    texts = [show(t) for t in terms]  # type: ignore[operator]
+def _aligned(before: sp.Expr, after: sp.Expr, sign: str, show: Printer) -> list[str]:
+    left, right = lines_of(before, show), lines_of(after, show)
+    if len(left) == 1 and printed(left[0] + right[0]) < LATEX_WIDTH:
+        first = [rf"{left[0]} &{sign} {right[0]}"]
+    else:
+        head, *rest = left
+        first = [f"& {head}", *(rf"&\qquad {line}" for line in rest)]
+        first.append(rf"&\quad {sign} {right[0]}")
+    return first + [rf"&\qquad {line}" for line in right[1:]]
+
+
+def lines_of(expr: sp.Expr, show: Printer) -> list[str]:
+    """LaTeX of an expression in lines that fit, broken at the terms of its sums.
+
+    Examples
+    --------
+    >>> x = sp.symbols("x_1:40")
+    >>> len(lines_of(2 * sp.sqrt(x[0]) * sp.Add(*x), sp.latex))
+    3
+    """
+    text = show(expr)
+    if printed(text) < LATEX_WIDTH:
+        return [text]
+    if expr.is_Add:
+        return _joined([lines_of(t, show) for t in expr.as_ordered_terms()])
+    inner = next((f for f in sp.Mul.make_args(expr) if f.is_Add or isinstance(f, sp.Sum)), None)
+    if inner is None or (isinstance(inner, sp.Sum) and not inner.function.has(sp.Add)):
+        return [text]
+    rest = expr / inner
+    head = "" if rest == 1 else "-" if rest == -1 else show(rest)
+    body = inner
+    if isinstance(inner, sp.Sum):
+        limits = ((s, low, high) for s, low, high in inner.limits)
+        head += "".join(rf" \sum_{{{show(s)}={show(a)}}}^{{{show(b)}}}" for s, a, b in limits)
+        body = inner.function
+    inside = lines_of(body, show)
+    if len(inside) == 1 and printed(head + inside[0]) >= LATEX_WIDTH and not body.is_Add:
+        return [text]
+    inside[0] = rf"{head} \Bigl[ {inside[0]}"
+    inside[-1] += r" \Bigr]"
+    return inside
+
+
+def _joined(terms: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a sum: short terms share one."""
     lines: list[str] = []
-    for n, text in enumerate(texts):
-        signed = text if n == 0 or text.startswith("-") else f"+ {text}"
-        if lines and printed(lines[-1] + signed) < LATEX_WIDTH:
+    for n, term in enumerate(terms):
+        first, *rest = term
+        signed = first if n == 0 or first.startswith("-") else f"+ {first}"
+        if lines and not rest and printed(lines[-1] + signed) < LATEX_WIDTH:
             lines[-1] += f" {signed}"
         else:
             lines.append(signed)
-    head = rf"{left} &{sign} {lines[0]}" if printed(left + lines[0]) < LATEX_WIDTH else None
-    first = [head] if head else [f"& {left}", rf"&\quad {sign} {lines[0]}"]
-    return first + [rf"&\qquad {line}" for line in lines[1:]]
+        lines += rest
+    return lines
 
 
 def printed(text: str) -> int:
@@ -168,9 +210,15 @@ def _paragraph(number: str, step: Step, keys: dict[str, int]) -> str:
     marks = "".join(f" [{keys[key]}]" for key in KEY.findall(step.source))
     formula = f" ${rule.formula}$." if rule.formula else ""
     note = f" {escaped(step.note)}" if step.note else ""
+    note += _where(step)
     return (
         rf"\paragraph{{{number}. {escaped(step.title)}{marks}}} {escaped(rule.text)}{formula}{note}"
     )
+
+
+def _where(step: Step) -> str:
+    told = ", ".join(f"${step.show(a)} = {step.show(b)}$" for a, b in step.where)
+    return f" Here {told}." if told else ""
 
 
 def _latex_laws(step: Step) -> list[str]:
@@ -218,7 +266,8 @@ def _details(number: str, step: Step) -> str:
     opened = " open" if step.depth == 0 else ""
     return (
         f'<details{opened} style="margin-left:{1 + step.depth}em"><summary>{number}. '
-        f"{html.escape(step.title)}</summary><p>{html.escape(step.words)}{formula}{source}</p>"
+        f"{html.escape(step.title)}</summary><p>{html.escape(step.words)}{formula}"
+        f"{html.escape(_where(step))}{source}</p>"
         f"{_math(step.latex)}{laws}{bound}<small>judged: {pairs}</small>"
     )
 

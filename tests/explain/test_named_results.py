@@ -122,9 +122,7 @@ def test_wrong_terms_of_equations_are_caught():
     """A rate that is not what one step of the algorithm does."""
     eqs = dmft.derive(NOISY, dmft.SGD(0.3))
     wrong = tuple(
-        dataclasses.replace(
-            d, terms=tuple((n, 2 * e if n == "learning" else e) for n, e in d.terms)
-        )
+        dataclasses.replace(d, terms=tuple((n, e * (1 + (n == "learning"))) for n, e in d.terms))
         for d in eqs.definitions
     )
     mutant = dataclasses.replace(eqs, definitions=wrong)

@@ -137,11 +137,10 @@ class Account:
             for i in range(len(names))
             for j in range(i + 1)
         }
-        told = ", ".join(f"{n} = {self.ledger.tell(y)}" for n, y in zip(names, fields, strict=True))
         self.add(
             "pair", q, local, bounded(q, at),
             sides=(None, lambda scene: pair_value(scene, local, entries, bounded(q, at))),
-            note=f"Here {told}.",
+            where=tuple(zip(names, fields, strict=True)),
         )  # fmt: skip
         self.laws.append(cov)
         begin, depth = len(self.ledger.steps), self.ledger.depth
