@@ -39,3 +39,12 @@ class ExpressionRefused(DmftError, ValueError):
 
 class MissingExtra(DmftError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class UnprovenStep(DmftError, ArithmeticError):
+    """A step of an explanation whose two sides differ: the engine, or its account, is wrong."""
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        """Keep the rule of the step."""
+        super().__init__(message)
+        self.rule = rule

@@ -27,6 +27,7 @@ FLOORS = {
     "solvers": 2,
     "model": 1,
     "emit": 1,
+    "explanation": 1,
     "special": 1,
     "compiled": 0,
     "names": 0,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
     from dmft.equations.views.explicit import ExplicitEquations
     from dmft.equations.views.latex import EquationPrinter
+    from dmft.explanation.steps import Explanation
     from dmft.gaussian.nodes.rules import NodeRule
 
 Kernels = Literal["auto", "all", "none"]
@@ -349,6 +350,31 @@ class Equations(Traits, ChangesOfDefinitions):
 
             result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
         return result.put({PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS})
+
+    def explain(
+        self, block: str = "M", term: str | None = None, *, depth: int | None = None
+    ) -> Explanation:
+        """Steps from one step of the algorithm to the rate of a block, or to one of its terms.
+
+        Parameters
+        ----------
+        block : "M", "Q" or "readout"
+        term : str, optional
+            A name in `terms`, such as "sgd_noise".
+        depth : int, optional
+            Detail.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1))
+        >>> [step.rule for step in eqs.explain("Q", "sgd_noise", depth=0).steps]
+        ['square', 'linearity', 'values']
+        """
+        from dmft.equations.explained.rates import explain_rate
+
+        return explain_rate(self, block, term).to_depth(depth)
 
     def latex(self, kernels: Kernels = "auto") -> str:
         r"""LaTeX of the equations (amsmath `align*` environments).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import sympy as sp
@@ -46,6 +46,9 @@ from dmft.gaussian.nodes.quadrature import Quadrature
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.model import Model, Overlaps, SequenceModel
 from dmft.names import Status
+
+if TYPE_CHECKING:
+    from dmft.explanation.steps import Explanation
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
 # and multiplies by this.
@@ -175,6 +178,21 @@ class PopulationRisk:
             count = more
         status = Status.OK if met else Status.TOLERANCE_NOT_MET
         return Quadrature(value, error, status, rule.label, dim, rule.weight.size)
+
+    def explain(self, depth: int | None = None) -> Explanation:
+        """Steps from the definition to the closed form, each judged at two random overlaps.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> proof = dmft.population_risk(dmft.Model(square, square)).explain(depth=0)
+        >>> [step.rule for step in proof.steps]
+        ['local_fields', 'linearity', 'values', 'insert']
+        """
+        from dmft.equations.explained.risk import explain_risk
+
+        return explain_risk(self).to_depth(depth)
 
     def latex(self) -> str:
         """LaTeX of the risk, its coefficients and its kernels."""

@@ -12,6 +12,7 @@ from dmft.checks import checked
 from dmft.gaussian.closed.law import ClosedLaw
 
 if TYPE_CHECKING:
+    from dmft.explanation.steps import Explanation
     from dmft.gaussian.nodes.quadrature import Quadrature
     from dmft.gaussian.nodes.series import GaussianSeries
 
@@ -117,6 +118,38 @@ class Gaussian(ClosedLaw):
         integrand = self._integrand(expr)
         self._check_integrand(integrand)
         return quadrature(integrand, self.fields, self.cov, self.mean, values or {}, rtol)
+
+    def explain(self, expr: sp.Expr, depth: int | None = None) -> Explanation:
+        r"""Steps from E[expr] to its closed form, recorded by the calculus and judged.
+
+        Equation    each step is `before = after`, both computed at two random covariances by a
+                    quadrature that knows nothing of closed forms
+        Valid for   what `expect` takes; else a series in the correlation with its bound, or
+                    numbers with the error they claim
+
+        Raises
+        ------
+        BadParameter
+        UnprovenStep
+            Where the two sides of a step differ: the engine is wrong.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, m = sp.symbols("x y m", real=True)
+        >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
+        >>> for step in law.explain(sp.sign(x) * sp.sign(y)).steps:
+        ...     print(step.depth, step.title)
+        0 Arcsine law
+        1 Price's theorem, from independent fields
+        1 Independent fields
+        1 Dirac factor: condition the law
+        1 Dirac factor: condition the law
+        1 The integral
+        """
+        from dmft.gaussian.explained.expectation import explain_expectation
+
+        return explain_expectation(self, self._integrand(expr)).to_depth(depth)
 
     def _repr_latex_(self) -> str:
         column = sp.latex(sp.Matrix(self.fields))

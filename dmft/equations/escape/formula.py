@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -21,6 +21,9 @@ from dmft.equations.escape.validity import validity_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model
+
+if TYPE_CHECKING:
+    from dmft.explanation.steps import Explanation
 
 # From this share of the largest rate on, samples rather than the drift decide when l >= 3.
 UNRELIABLE_SHARE = 0.5
@@ -104,6 +107,21 @@ class EscapeFormula:
 
     def _repr_latex_(self) -> str:
         return self.latex()
+
+    def explain(self, depth: int | None = None) -> Explanation:
+        """Steps from the equations of motion to the time, each judged at two sets of numbers.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> [step.rule for step in formula.explain(depth=0).steps]
+        ['uninformative', 'growth', 'growth', 'passage']
+        """
+        from dmft.equations.explained.escape import explain_escape
+
+        return explain_escape(self).to_depth(depth)
 
     @property
     def validity(self) -> str:

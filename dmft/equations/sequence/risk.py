@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -19,6 +19,9 @@ from dmft.equations.values import Values, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
+
+if TYPE_CHECKING:
+    from dmft.explanation.steps import Explanation
 
 Array = NDArray[np.float64]
 
@@ -137,6 +140,21 @@ class SequenceRisk:
         scalars, _ = resolve_scalars(declared, used, parameters)
         values = {declared[name]: value for name, value in scalars.items()}
         return {**values, **place(self.model, e, m)}
+
+    def explain(self, depth: int | None = None) -> Explanation:
+        """Steps from the definition to the closed form, each judged at two random alignments.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> [step.rule for step in dmft.population_risk(model).explain(depth=0).steps]
+        ['token_fields', 'linearity', 'moments', 'moments', 'moments', 'values']
+        """
+        from dmft.equations.explained.sequence import explain_sequence_risk
+
+        return explain_sequence_risk(self).to_depth(depth)
 
     def latex(self) -> str:
         """LaTeX of the risk; an approximation sign where tables left terms out."""

@@ -13,6 +13,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.gaussian import LISTENER
 from dmft.gaussian.branches.sums import branch_sums
 from dmft.gaussian.closed.linear import Label, split_product, sum_of_products
 from dmft.gaussian.closed.pair import elementary
@@ -93,6 +94,8 @@ class ClosedLaw:
     def _renamed(self, integrand: sp.Expr) -> sp.Expr:
         """The value under names of no meaning: remembered for any names of the fields."""
         self._check_integrand(integrand)
+        if LISTENER.get() is not None:
+            return self._expect(integrand)
         names = {x: _placeholder(i, x) for i, x in enumerate(self.fields)}
         # Floats take guard digits here and lose them at the end: what cancels between summands,
         # E(x - y)^4 of nearly parallel fields say, is right to the last digit of a double.
@@ -141,17 +144,29 @@ class ClosedLaw:
 
         integrand = without_fixed(integrand, self.fields, fixed)
         back = {dummy: value for value, dummy in (*hidden.items(), *roots.items())}
-        summands = sum_of_products(to_signs(integrand, self.fields), self.fields)
+        signed = to_signs(integrand, self.fields)
+        summands = sum_of_products(signed, self.fields)
         splits = [split_product(s, self.fields) for s in summands]
+        heard = LISTENER.get()
+        if heard is not None:
+            heard.split(self, (integrand, signed), splits, (bilinear, linear), back)
         whole, rest = branch_sums(splits, bilinear, linear)
+        if heard is not None:
+            heard.summed(whole, rest)
         total = [collapsed(whole)]
         for summand, (coefficient, factors, labels) in ((summands[n], splits[n]) for n in rest):
             try:
                 value = product_expectation(factors, labels, bilinear, linear, digits=None)
             except NotClosed as error:
                 raise self._refusal(error, summand.xreplace(back), factors, labels) from None
-            total.append(coefficient * _tidy(collapsed(elementary(value))))
-        return unguarded(sp.Add(*total).xreplace(back))
+            tidy = _tidy(collapsed(elementary(value)))
+            total.append(coefficient * tidy)
+            if heard is not None:
+                heard.tidied(elementary(value), tidy)
+        result = unguarded(sp.Add(*total).xreplace(back))
+        if heard is not None:
+            heard.joined(total, result)
+        return result
 
     def _check_integrand(self, integrand: sp.Expr) -> None:
         """Refuse what would be read as something else than it looks like."""

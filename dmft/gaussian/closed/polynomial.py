@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import sympy as sp
 
+from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.wick import (
     Index,
     Monomials,
@@ -58,10 +59,18 @@ def polynomial_expectation(
     generators = [*mean, *(cov[i, i] for i in range(size)), *(cov[i, j] for i, j in pairs)]
     silent = [position for position, (i, j) in enumerate(pairs) if cov[i, j] == 0]
     total = []
+    heard = LISTENER.get()
+    if heard is not None:
+        heard.polynomial(expr, fields, cov, mean)
     for coefficient, terms in grouped.items():
         value = monomial_sum(generators, _averaged(terms, generators, silent, size))
         total.append(value if coefficient == 1 else coefficient * value)
-    return total[0] if len(total) == 1 else sp.Add(*total)
+        if heard is not None:
+            heard.linked_all(coefficient)
+    whole = total[0] if len(total) == 1 else sp.Add(*total)
+    if heard is not None:
+        heard.averaged(whole)
+    return whole
 
 
 def _averaged(
@@ -82,8 +91,14 @@ def _averaged(
                 turned[key] = turned.get(key, 0) + number * ways
         state = {key: number for key, number in turned.items() if number}
     result: Monomials = {}
+    heard = LISTENER.get()
     for (degrees, means, variances), number in state.items():
-        for links, weight in diagrams(degrees):
+        found = diagrams(degrees)
+        if heard is not None:
+            pairs = zip(generators, (*means, *variances), strict=False)
+            front = sp.Mul(sp.Rational(number), *(g**n for g, n in pairs))
+            heard.linked(degrees, front, found)
+        for links, weight in found:
             if any(links[position] for position in silent):
                 continue
             exponents = (*means, *variances, *links)

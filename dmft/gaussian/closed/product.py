@@ -16,6 +16,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.errors import NotClosed, ShapeMismatch
+from dmft.gaussian import LISTENER
 from dmft.gaussian.closed.closed_forms import (
     Erfs,
     error_function_product,
@@ -31,6 +32,11 @@ from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD
 
 Polynomials = dict[Hashable, dict[int, sp.Expr]]
+# E_law[prod p_x(x) prod erf(a y + c)].
+State = tuple[Law, Polynomials, Erfs]
+# What a rule makes of a state: factors of a coefficient, and the state that they multiply (None
+# for a value).
+Successor = tuple[tuple[sp.Expr, ...], State | None]
 
 
 def product_expectation(
@@ -88,6 +94,9 @@ def product_expectation(
     # Differences of exponentials, and roots of nearly parallel fields, cancel digits of floats.
     waves = any(f.has(*WAVES) for f in factors)
     law = Law(_precise(cov) if switching or waves else cov, mean, fields)
+    heard = LISTENER.get()
+    if heard is not None:
+        heard.parsed(law, factors, fields, parsed)
     total = []
     for terms in cartesian(*parsed):
         try:
@@ -97,6 +106,8 @@ def product_expectation(
                 raise
             raise refuse(_readable(factors, fields), str(error)) from None
     value = sp.Add(*total)
+    if heard is not None:
+        heard.added(total)
     if waves or value.has(sp.I):
         from dmft.gaussian.closed.wave import in_real_form
 
@@ -104,6 +115,8 @@ def product_expectation(
             value = in_real_form(value, waves, whole)
         except NotClosed as error:
             raise refuse(_readable(factors, fields), str(error)) from None
+    if heard is not None:
+        heard.finished(value)
     precise = value.is_number and value.has(sp.Float) and (switching or waves)
     return value.n(digits) if precise and digits is not None else value
 
@@ -122,6 +135,9 @@ def _readable(factors: Sequence[sp.Expr], fields: Sequence[Any]) -> sp.Expr:
 
 def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole: bool) -> sp.Expr:
     """Expectation of a product of parsed terms: tilt and condition first, then go on."""
+    heard = LISTENER.get()
+    if heard is not None:
+        heard.product(law, terms, fields)
     prefactors: list[sp.Expr] = []
     polynomials: Polynomials = {}
     erfs: list[tuple[Hashable, sp.Expr, sp.Expr]] = []
@@ -129,6 +145,8 @@ def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole:
         if term.curvature != 0 or term.slope != 0:
             prefactor, law = law.tilt(x, term.curvature, term.slope)
             prefactors.append(prefactor)
+            if heard is not None:
+                heard.tilted(x, prefactor, law)
         for a, c in term.erfs:
             # The square of a sign is one almost everywhere.
             if a is sp.oo and (x, a, c) in erfs:
@@ -146,8 +164,11 @@ def _term_product(law: Law, terms: Sequence[Term], fields: Sequence[Any], whole:
         for position in term.deltas:
             if law.C(x, x) == 0:
                 raise NotClosed(f"a Dirac factor stands on a field of variance 0 at {position}")
-            prefactors += [law.density(x, position), sp.Pow(law.deviation(x), -1)]
+            density = [law.density(x, position), sp.Pow(law.deviation(x), -1)]
+            prefactors += density
             law = law.condition(x, position)
+            if heard is not None:
+                heard.conditioned(x, position, sp.Mul(*density), law)
     signs = any(a is sp.oo for _, a, _ in erfs)
     if whole and signs and polynomials and _moment_of_signs(law, polynomials, tuple(erfs)) is None:
         from dmft.gaussian.closed.signs_moment import signs_moment
@@ -167,35 +188,55 @@ def _multiply(p: dict[int, sp.Expr], q: dict[int, sp.Expr]) -> dict[int, sp.Expr
 
 def _expectation(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
     """E[prod p_x(x) prod erf(a y + c)], once for each: Stein's paths meet in the same averages."""
-    key = (tuple((x, tuple(p.items())) for x, p in polynomials.items()), erfs)
+    key = state_key(polynomials, erfs)
     if key not in law.known:
-        law.known[key] = collapsed(_reduced(law, polynomials, erfs))
+        heard = LISTENER.get()
+        if heard is not None:
+            heard.opened(law, polynomials, erfs)
+        rule, successors = _successors(law, polynomials, erfs)
+        if heard is not None:
+            heard.stepped(rule, successors)
+        total = [
+            times(*parts, _expectation(*state)) if state is not None else times(*parts)
+            for parts, state in successors
+        ]
+        law.known[key] = collapsed(sp.Add(*total) if len(total) != 1 else total[0])
+        if heard is not None:
+            heard.closed(law.known[key])
     return law.known[key]
 
 
-def _reduced(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+def state_key(polynomials: Polynomials, erfs: Erfs) -> Hashable:
+    """What a law knows the average of a state by."""
+    return (tuple((x, tuple(p.items())) for x, p in polynomials.items()), erfs)
+
+
+def _successors(law: Law, polynomials: Polynomials, erfs: Erfs) -> tuple[str, Sequence[Successor]]:
+    """The rule that takes a state, and what it makes of it."""
     steps = ordered_steps(erfs)
     if steps is not None:
-        terms = [times(k, _expectation(law, polynomials, rest)) for k, rest in steps]
-        return sp.Add(*terms)
+        return "two_jumps", [((k,), (law, polynomials, rest)) for k, rest in steps]
     if len(erfs) > 2:
-        side, erfs = without_parallel_signs(law, erfs)
-        if side != 1:
-            return times(side, _expectation(law, polynomials, erfs))
+        side, left = without_parallel_signs(law, erfs)
+        if len(left) < len(erfs):
+            parts = () if side == 1 else (side,)
+            return "parallel_signs", [(parts, (law, polynomials, left))]
     if erfs or law.conditioned:
         labels = dict.fromkeys([*polynomials, *(x for x, *_ in erfs)])
         fixed = [x for x in labels if law.C(x, x) == 0]
         if fixed:
-            return _fixed(law, polynomials, erfs, fixed)
+            return "fixed", _fixed(law, polynomials, erfs, fixed)
     if not polynomials:
-        return error_function_product(law, erfs)
+        return "table", [((error_function_product(law, erfs),), None)]
     if not erfs:
-        return _wick(law, polynomials)
+        return "diagrams", [((_wick(law, polynomials),), None)]
     node = _moment_of_signs(law, polynomials, erfs)
-    return _stein(law, polynomials, erfs) if node is None else node
+    return node if node is not None else ("stein", _stein(law, polynomials, erfs))
 
 
-def _moment_of_signs(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr | None:
+def _moment_of_signs(
+    law: Law, polynomials: Polynomials, erfs: Erfs
+) -> tuple[str, Sequence[Successor]] | None:
     """E[x y prod sign] in one piece, where Stein's form would be 0/0 for coinciding fields."""
     bilinear = len(polynomials) == 2 and all(set(p) == {1} for p in polynomials.values())
     if not bilinear or law.conditioned or not all(a is sp.oo and c == 0 for _, a, c in erfs):
@@ -209,18 +250,18 @@ def _moment_of_signs(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr 
     if len(signs) == 2 and x not in signs and y not in signs:
         u, v = signs
         entries = (C(u, u), C(v, v), C(u, v), C(x, u), C(x, v), C(y, u), C(y, v), C(x, y))
-        return times(p[1], q[1], PairOfSignsMoment(*entries))
+        return "moment_of_signs", [((p[1], q[1], PairOfSignsMoment(*entries)), None)]
     if len(signs) == 2 and x in signs and y not in signs:
         # Lower the field without a sign first: the other order divides by the pair's root.
-        return _stein(law, {y: q, x: p}, erfs)
+        return "stein", _stein(law, {y: q, x: p}, erfs)
     if len(signs) == 4 and x in signs and y in signs:
         order = [*(u for u in signs if u not in (x, y)), x, y]
         upper = [C(order[i], order[j]) for i in range(4) for j in range(i, 4)]
-        return times(p[1], q[1], FourSignsMoment(*upper))
+        return "moment_of_signs", [((p[1], q[1], FourSignsMoment(*upper)), None)]
     return None
 
 
-def _fixed(law: Law, polynomials: Polynomials, erfs: Erfs, fixed: Sequence[Any]) -> sp.Expr:
+def _fixed(law: Law, polynomials: Polynomials, erfs: Erfs, fixed: Sequence[Any]) -> list[Successor]:
     """Put the values of fields without variance in their place."""
     values = [
         sp.Add(*[a * law.m(x) ** n for n, a in polynomials[x].items()])
@@ -231,9 +272,9 @@ def _fixed(law: Law, polynomials: Polynomials, erfs: Erfs, fixed: Sequence[Any])
         if x in fixed:
             values.append(sp.sign(law.m(x) + c) if a is sp.oo else sp.erf(a * law.m(x) + c))
     if any(v == 0 for v in values):
-        return sp.S.Zero
+        return [((sp.S.Zero,), None)]
     left = {x: p for x, p in polynomials.items() if x not in fixed}
-    return times(*values, _expectation(law, left, tuple(e for e in erfs if e[0] not in fixed)))
+    return [(tuple(values), (law, left, tuple(e for e in erfs if e[0] not in fixed)))]
 
 
 def _wick(law: Law, polynomials: Polynomials) -> sp.Expr:
@@ -246,7 +287,7 @@ def _wick(law: Law, polynomials: Polynomials) -> sp.Expr:
     )
 
 
-def _stein(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
+def _stein(law: Law, polynomials: Polynomials, erfs: Erfs) -> list[Successor]:
     """Stein on the first polynomial p = p_0 + x q: E[x q F] = m E[q F] + sum_y C_xy E[d_y(q F)]."""
     x, powers = next(iter(polynomials.items()))
     others = {y: p for y, p in polynomials.items() if y != x}
@@ -255,34 +296,33 @@ def _stein(law: Law, polynomials: Polynomials, erfs: Erfs) -> sp.Expr:
         """Pull a constant out, so that a polynomial in the state has positive degree."""
         return (p[0], others) if set(p) == {0} else (sp.S.One, {x: p, **others})
 
-    terms = []
+    terms: list[Successor] = []
     if 0 in powers:
-        terms.append(times(powers[0], _expectation(law, others, erfs)))
+        terms.append(((powers[0],), (law, others, erfs)))
     quotient = {n - 1: a for n, a in powers.items() if n > 0}
     constant, state = with_power(quotient)
     if law.m(x) != 0:
-        terms.append(times(constant, law.m(x), _expectation(law, state, erfs)))
+        terms.append(((constant, law.m(x)), (law, state, erfs)))
     for y, p in others.items():
         slope, rest = _derivative(p)
         lowered = {**state, y: rest} if rest else {k: v for k, v in state.items() if k != y}
-        terms.append(times(constant, slope, law.C(x, y), _expectation(law, lowered, erfs)))
+        terms.append(((constant, slope, law.C(x, y)), (law, lowered, erfs)))
     slope, rest = _derivative(quotient)
     if slope != 0:
         lowered = {x: rest, **others} if rest else others
-        terms.append(times(slope, law.C(x, x), _expectation(law, lowered, erfs)))
+        terms.append(((slope, law.C(x, x)), (law, lowered, erfs)))
     for i, (y, a, c) in enumerate(erfs):
         left = erfs[:i] + erfs[i + 1 :]
         if law.C(x, y) == 0:
             continue
         if a is sp.oo:
-            inner = _expectation(law.condition(y, -c), state, left)
-            terms.append(times(constant, 2 * law.density(y, -c), _ratio(law, x, y), inner))
+            inner = (law.condition(y, -c), state, left)
+            terms.append(((constant, 2 * law.density(y, -c), _ratio(law, x, y)), inner))
             continue
         prefactor, tilted = law.tilt(y, 2 * a**2, -2 * a * c)
         density = 2 * a / sp.sqrt(sp.pi) * sp.exp(-(c**2))
-        inner = _expectation(tilted, state, left)
-        terms.append(times(constant, density, law.C(x, y), prefactor, inner))
-    return sp.Add(*terms)
+        terms.append(((constant, density, law.C(x, y), prefactor), (tilted, state, left)))
+    return terms
 
 
 def _ratio(law: Law, x: Any, y: Any) -> sp.Expr:

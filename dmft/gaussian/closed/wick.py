@@ -14,6 +14,8 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.gaussian import LISTENER
+
 Index = tuple[int, ...]
 Powers = Sequence[tuple[int, sp.Expr]]
 Monomials = dict[Index, Any]
@@ -65,12 +67,15 @@ def wick_expression(
         _derivative_moments(p, m, v) for p, m, v in zip(polynomials, means, variances, strict=True)
     ]
     groups: dict[tuple[sp.Expr, ...], Monomials] = {}
+    heard = LISTENER.get()
     # A Hermite polynomial of unit variance has one entry: only its own degree is linked.
     for degrees in cartesian(*tables):
         links = diagrams(degrees)
+        chosen = [tables[i][r] for i, r in enumerate(degrees)]
+        if heard is not None:
+            heard.linked(degrees, _coefficient(chosen, means, variances), links)
         if not links:
             continue
-        chosen = [tables[i][r] for i, r in enumerate(degrees)]
         monomials = groups.setdefault(tuple(y for y, _ in chosen if y != 1), {})
         moments = list(_outer([moments for _, moments in chosen]))
         for k, weight in links:
@@ -79,6 +84,20 @@ def wick_expression(
                 monomials[key] = monomials.get(key, 0) + weight * value
     generators = (*means, *variances, *covariances)
     return sp.Add(*(times(*y, monomial_sum(generators, group)) for y, group in groups.items()))
+
+
+def _coefficient(
+    chosen: Sequence[tuple[sp.Expr, Moments]],
+    means: Sequence[sp.Expr],
+    variances: Sequence[sp.Expr],
+) -> sp.Expr:
+    """Product of the coefficients of one Hermite polynomial of each field."""
+    return sp.Mul(
+        *(
+            front * sp.Add(*(_number(y) * m**a * v**b for (a, b), y in moments.items()))
+            for (front, moments), m, v in zip(chosen, means, variances, strict=True)
+        )
+    )
 
 
 def _derivative_moments(

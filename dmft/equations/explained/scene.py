@@ -1,0 +1,279 @@
+"""Numbers of indexed expressions at random overlaps: sums by loops, averages by quadrature.
+
+The judge of steps in which neurons and averages stand: it asks `dmft.explanation.judge` for every
+average, as an integral over all fields, and knows neither closed forms nor tables nor the NumPy
+reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import FIELDS, At, Expectation
+from dmft.equations.definitions import Definition, base_name
+from dmft.errors import BadParameter
+from dmft.explanation.judge import MOST_FIELDS, Value, gaussian_average
+from dmft.gaussian.tables.tabled import TableAverage
+from dmft.model import FIELD, Committee, Model, Overlaps
+
+Array = NDArray[np.float64]
+Place = Mapping[sp.Symbol, int]
+# Fields by position, and the label's noise, in integrands.
+NOISE = sp.Symbol("xi_", real=True)
+# Random values of parameters: between these.
+LOW, HIGH = 0.3, 0.9
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Widths, overlaps and parameters at which both sides of a step are computed.
+
+    Attributes
+    ----------
+    p, k : int
+    start : Overlaps
+    scalars : mapping
+        Numbers of parameters by name.
+    definitions : sequence of Definition
+        What expressions read by name.
+    """
+
+    p: int
+    k: int
+    start: Overlaps
+    readouts: Mapping[str, Array]
+    scalars: Mapping[str, float]
+    definitions: Sequence[Definition] = ()
+    known: dict[object, Value] = field(default_factory=dict, repr=False)
+
+    @property
+    def omega(self) -> Array:
+        """Covariance of all fields."""
+        Q, M, P = self.start.Q, self.start.M, self.start.P
+        return np.block([[Q, M], [M.T, P]])
+
+    def value(self, expr: sp.Expr, at: Place | None = None) -> Value:
+        """Value of an expression at values of its free indices (counted from 1)."""
+        at = at or {}
+        key = (expr, tuple(sorted((str(s), n) for s, n in at.items())))
+        if key not in self.known:
+            self.known[key] = self._value(expr, at)
+        return self.known[key]
+
+    def _value(self, expr: sp.Expr, at: Place) -> Value:
+        if isinstance(expr, Expectation):
+            return self.average(expr, at)
+        if isinstance(expr, sp.Sum):
+            return self._sum(expr, at)
+        if isinstance(expr, sp.Indexed):
+            return self._entry(expr, at)
+        if isinstance(expr, sp.Symbol):
+            return self._symbol(expr, at)
+        if isinstance(expr, TableAverage):
+            numbers = (np.float64(self.value(a, at).value) for a in expr.numbers)
+            number = float(expr.on_arrays(*numbers))
+            return Value(number, abs(number))
+        if not expr.args or expr.is_number:
+            number = float(sp.N(expr, 17))
+            return Value(number, abs(number))
+        parts = [self.value(a, at) for a in expr.args]
+        if isinstance(expr, sp.Add):
+            return Value(sum(p.value for p in parts), sum(p.size for p in parts))
+        if isinstance(expr, sp.Mul):
+            return Value(
+                float(np.prod([p.value for p in parts])), float(np.prod([p.size for p in parts]))
+            )
+        exact = (
+            e if e.is_number else sp.Float(p.value, 17)
+            for e, p in zip(expr.args, parts, strict=True)
+        )
+        number = float(sp.N(expr.func(*exact), 17))
+        return Value(number, abs(number))
+
+    def _sum(self, expr: sp.Sum, at: Place) -> Value:
+        places: list[Place] = [at]
+        for index, _, high in expr.limits:
+            size = int(high.xreplace({x.p: sp.Integer(self.p), x.k: sp.Integer(self.k)}))
+            places = [{**q, index: n} for q in places for n in range(1, size + 1)]
+        parts = [self.value(expr.function, q) for q in places]
+        return Value(sum(p.value for p in parts), sum(p.size for p in parts))
+
+    def place(self, index: sp.Expr, at: Place) -> int:
+        """Number of an index expression such as p + r."""
+        widths = {x.p: sp.Integer(self.p), x.k: sp.Integer(self.k)}
+        return int(index.xreplace({**widths, **{s: sp.Integer(n) for s, n in at.items()}}))
+
+    def _entry(self, expr: sp.Indexed, at: Place) -> Value:
+        """Entry of an array of the scene, or of what is defined."""
+        name = base_name(expr)
+        where = tuple(self.place(i, at) - 1 for i in expr.indices)
+        arrays = {"Q": self.start.Q, "M": self.start.M, "P": self.start.P, "Omega": self.omega}
+        arrays |= self.readouts
+        if name in arrays:
+            number = float(arrays[name][where])
+            return Value(number, abs(number))
+        for d in self.definitions:
+            if d.name != name or not isinstance(d.target, sp.Indexed):
+                continue
+            here = self._matched(d.target.indices, where)
+            if here is not None:
+                return self.value(d.expr, here)
+        raise BadParameter(f"{expr} is not defined where it is explained")
+
+    def _matched(
+        self, indices: Sequence[sp.Expr], where: Sequence[int]
+    ) -> dict[sp.Symbol, int] | None:
+        """Values of the index symbols of a target at an entry; None where it is another block."""
+        found: dict[sp.Symbol, int] = {}
+        for index, n in zip(indices, where, strict=True):
+            running = [s for s in index.free_symbols if s in x.AXES]
+            shift = self.place(index, dict.fromkeys(running, 0))
+            size = {x.p: self.p, x.k: self.k, x.p + x.k: self.p + self.k}
+            for symbol in running:
+                value = n + 1 - shift
+                if not 1 <= value <= size[x.AXES[symbol]]:
+                    return None
+                found[symbol] = value
+            if not running and shift != n + 1:
+                return None
+        return found
+
+    def _symbol(self, symbol: sp.Symbol, at: Place) -> Value:
+        if symbol in at:
+            return Value(float(at[symbol]), float(at[symbol]))
+        for s, width in ((x.p, self.p), (x.k, self.k)):
+            if symbol == s:
+                return Value(float(width), float(width))
+        if symbol.name in self.scalars:
+            number = self.scalars[symbol.name]
+            return Value(number, abs(number))
+        for d in self.definitions:
+            if d.target == symbol:
+                return self.value(d.expr, at)
+        raise BadParameter(f"{symbol} has no number where it is explained")
+
+    # Averages -------------------------------------------------------------------------------
+
+    def average(self, expr: Expectation, at: Place) -> Value:
+        """Average over all fields, by quadrature."""
+        if expr.law != FIELDS:
+            raise BadParameter(
+                f"{expr} is an average over random fields of a sample that are defined beside the "
+                "equations: explain the equations of plain SGD or gradient flow"
+            )
+        return self.integral(self.unrolled(expr.integrand, at))
+
+    def integral(self, integrand: sp.Expr) -> Value:
+        """Average of an integrand in numbered fields."""
+        size = self.p + self.k
+        fields = [*map(self.field, range(size)), NOISE]
+        cov = np.zeros((size + 1, size + 1))
+        cov[:size, :size], cov[size, size] = self.omega, 1.0
+        return gaussian_average(integrand, fields, cov, np.zeros(size + 1))
+
+    @staticmethod
+    def field(position: int) -> sp.Symbol:
+        """The field of a position, counted from 0."""
+        return sp.Symbol(f"lambda_{position + 1}", real=True)
+
+    def unrolled(self, expr: sp.Expr, at: Place) -> sp.Expr:
+        """An integrand in numbered fields, sums written out, numbers for everything else."""
+        if isinstance(expr, sp.Sum):
+            places: list[Place] = [at]
+            for index, _, high in expr.limits:
+                size = int(high.xreplace({x.p: sp.Integer(self.p), x.k: sp.Integer(self.k)}))
+                places = [{**q, index: n} for q in places for n in range(1, size + 1)]
+            return sp.Add(*(self.unrolled(expr.function, q) for q in places))
+        if isinstance(expr, At):
+            return expr.factor.xreplace({FIELD: self.unrolled(expr.field, at)})
+        if isinstance(expr, sp.Indexed) and expr.base in x.FIELDS:
+            return self.field(self.place(x.position(expr), at) - 1)
+        if expr == x.xi:
+            return NOISE
+        if isinstance(expr, sp.Indexed | sp.Symbol):
+            return sp.Float(self.value(expr, at).value, 17)
+        if not expr.args:
+            return expr
+        return expr.func(*(self.unrolled(a, at) for a in expr.args))
+
+
+def scenes_of(
+    model: Model, scalars: Mapping[str, sp.Expr], definitions: Sequence[Definition], on_sphere: bool
+) -> tuple[Scene, Scene]:
+    """Two random scenes of a model: small widths, random overlaps, parameters and readouts.
+
+    Raises
+    ------
+    BadParameter
+        For inputs that are a mixture, and targets of too many fields.
+    """
+    if model.inputs is not None:
+        raise BadParameter(
+            "explanations are written for standard normal inputs, got inputs = "
+            f"{model.inputs}; each cluster alone is a Gaussian law: explain its averages"
+        )
+    one, two = (_scene(model, scalars, definitions, on_sphere, seed) for seed in (11, 29))
+    return one, two
+
+
+def _scene(
+    model: Model,
+    scalars: Mapping[str, sp.Expr],
+    definitions: Sequence[Definition],
+    on_sphere: bool,
+    seed: int,
+) -> Scene:
+    p, k = widths_of(model)
+    rng = np.random.default_rng(seed)
+    while True:
+        root = rng.normal(size=(p + k, p + k + 1))
+        omega = root @ root.T / (p + k + 1) + 0.25 * np.eye(p + k)
+        if on_sphere:
+            scale = np.ones(p + k)
+            scale[:p] = 1 / np.sqrt(np.diag(omega)[:p])
+            omega = omega * np.outer(scale, scale)
+        eigenvalues = np.linalg.eigvalsh(omega)
+        if eigenvalues[0] > 0.12 * eigenvalues[-1] and np.diag(omega).max() < 1.8:
+            break
+    start = Overlaps(omega[:p, :p], omega[:p, p:], omega[p:, p:])
+    numbers = {name: float(rng.uniform(LOW, HIGH)) for name in scalars}
+    readouts = {
+        "readout": _readout(model.student, p, rng),
+        "teacher_readout": _readout(model.teacher, k, rng),
+    }
+    return Scene(p, k, start, readouts, numbers, definitions)
+
+
+def _readout(network: object, width: int, rng: np.random.Generator) -> Array:
+    declared = network.readout if isinstance(network, Committee) else None
+    if declared is not None and len(declared) == width and all(a.is_number for a in declared):
+        return np.array([float(a) for a in declared])
+    return np.ones(width) if declared is None else rng.uniform(0.5, 1.5, size=width)
+
+
+def widths_of(model: Model) -> tuple[int, int]:
+    """Widths at which the steps of a model are judged: its own where they are small.
+
+    Raises
+    ------
+    BadParameter
+    """
+    teacher = model.teacher.width
+    declared = model.student.width
+    if not isinstance(model.teacher, Committee):
+        k = int(teacher)
+        if k >= MOST_FIELDS:
+            raise BadParameter(
+                f"a target of {k} fields and a student have more than {MOST_FIELDS} fields, which "
+                "no quadrature here judges: explain a target of fewer"
+            )
+    else:
+        k = int(teacher) if teacher.is_Integer and teacher <= 1 else 1
+    p = int(declared) if declared.is_Integer and declared <= 2 else 2
+    return (p, k) if p + k <= 3 else (1, k)

@@ -1,0 +1,188 @@
+"""The risk of a sequence model from its definition to a function of the alignments."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sympy as sp
+
+from dmft.equations.sequence.risk import number
+from dmft.errors import BadParameter, NotClosed
+from dmft.explanation.average import Average
+from dmft.explanation.judge import MOST_FIELDS, without_extremes
+from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
+from dmft.explanation.values import exact
+from dmft.explanation.values import number as judged_number
+from dmft.gaussian.closed.law import ClosedLaw
+from dmft.gaussian.explained.expectation import note_expectation
+from dmft.gaussian.tables.tokens import TokenAverage
+from dmft.model import SequenceModel, token_fields
+
+if TYPE_CHECKING:
+    from dmft.equations.sequence.risk import SequenceRisk
+
+# Alignments (m, share of the radius that e takes) at which steps are judged.
+ALIGNMENTS = ((0.45, -0.5), (-0.35, 0.4))
+PARAMETERS = (0.4, 0.7)
+# Samples of the definition, and how many standard errors they may be off by.
+SAMPLES, DIMENSIONS, DEVIATIONS = 2**18, 8, 6.0
+
+
+def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
+    """Definition, token fields, linearity, moments, sum.
+
+    Raises
+    ------
+    BadParameter, UnprovenStep
+    """
+    model = risk.model
+    _check(model)
+    L = model.length
+    fields = token_fields(L)
+    stars = sp.symbols(f"h^*_1:{L + 1}", real=True)
+    m = risk.moments.law.semantic if not model.tied else risk.moments.law.semantic * L
+    cross = sp.diag(*m)
+    cov = sp.BlockMatrix([[sp.eye(L), cross], [cross, sp.eye(L)]]).as_explicit()
+    mean = [*[sp.S.Zero] * L, *model.encoding.means]
+    g = list(model.student.outputs)
+    target = [y.xreplace(dict(zip(fields, stars, strict=True))) for y in model.teacher.outputs]
+    pairs = list(zip(target, g, strict=True))
+
+    def average(integrand: sp.Expr) -> sp.Expr:
+        return Average.of(integrand, [*stars, *fields], cov, mean)
+
+    ledger = Ledger()
+    cases = _cases(risk)
+    gap = sp.Add(*((a - b) ** 2 for a, b in pairs))
+    whole = average(gap) / 2
+    name = sp.Symbol(r"\mathcal{R}")
+    _definition(ledger, model, name, whole, (gap, stars, fields), cases)
+    parts = [sp.Add(*(a * a for a, _ in pairs)), sp.Add(*(b * b for _, b in pairs))]
+    parts.append(sp.Add(*(a * b for a, b in pairs)))
+    averages = [average(p) for p in parts]
+    half = sp.Rational(1, 2)
+    weights = (half, half, -sp.S.One)
+    split = sp.Add(*(w * a for w, a in zip(weights, averages, strict=True)))
+    ledger.add("linearity", whole, split)
+    moments = risk.moments
+    values = [moments.target_square, moments.own_square, moments.cross]
+    for part, before, value in zip(parts, averages, values, strict=True):
+        _moment(ledger, part, before, value, cases)
+    total = sp.Add(*(w * v for w, v in zip(weights, values, strict=True)))
+    ledger.add("values", split, total, judge=lambda row: _judged(split, risk.expr, cases[row]))
+    claim = f"averages by tables, error at most {risk.bound:.0e}" if risk.bound else "exact"
+    return explanation(
+        "Population risk of a sequence model", ledger, (name, risk.expr), [],
+        claim=claim, cases=cases, whole=False,
+    )  # fmt: skip
+
+
+def _check(model: SequenceModel) -> None:
+    """Refuse what no quadrature here judges."""
+    if 2 * model.length > MOST_FIELDS:
+        raise BadParameter(
+            f"a sequence of {model.length} tokens has {2 * model.length} fields; explanations are "
+            f"judged in up to {MOST_FIELDS}: explain two tokens"
+        )
+    if model.encoding.rank > 1:
+        raise BadParameter("explanations are judged with positional vectors along one direction")
+
+
+def _cases(risk: SequenceRisk) -> list[dict[sp.Basic, float]]:
+    """Alignments inside the feasible set, and numbers of the parameters."""
+    model = risk.model
+    radius = math.sqrt(float(model.encoding.gram[1, 1])) if model.encoding.rank else 0.0
+    found = []
+    for (m, share), value in zip(ALIGNMENTS, PARAMETERS, strict=True):
+        at: dict[sp.Basic, float] = dict.fromkeys(risk.moments.law.semantic, m)
+        at |= dict.fromkeys(model.encoding.alignments, share * radius)
+        at |= dict.fromkeys(sorted(model.parameters, key=str), value)
+        found.append(at)
+    return found
+
+
+def _definition(
+    ledger: Ledger,
+    model: SequenceModel,
+    name: sp.Symbol,
+    whole: sp.Expr,
+    integrand: tuple[sp.Expr, tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]],
+    cases: list[dict[sp.Basic, float]],
+) -> None:
+    """The definition, by tokens drawn in a few dimensions."""
+    gap, stars, fields = integrand
+
+    def judge(row: int) -> Judged:
+        value, error = _by_tokens(
+            model, gap.xreplace(exact(cases[row])), (stars, fields), cases[row]
+        )
+        truth = judged_number(whole, cases[row])
+        return value / 2, truth.value, DEVIATIONS * error / 2 + TOLERANCE * truth.size
+
+    note = f"Judged with {SAMPLES} sequences of tokens in {DIMENSIONS} dimensions."
+    ledger.add("token_fields", name, whole, note=note, judge=judge)
+
+
+def _by_tokens(
+    model: SequenceModel,
+    gap: sp.Expr,
+    symbols: tuple[tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]],
+    at: dict[sp.Basic, float],
+) -> tuple[float, float]:
+    """Average over tokens x_l = p_l + noise of weights with the alignments at hand."""
+    rng = np.random.default_rng(3)
+    L, encoding = model.length, model.encoding
+    frame, _ = np.linalg.qr(rng.normal(size=(DIMENSIONS, 3)))
+    teacher, direction, rest = frame.T
+    radius = math.sqrt(float(encoding.gram[1, 1])) if encoding.rank else 1.0
+    (e,) = (at[s] for s in encoding.alignments) if encoding.rank else (0.0,)
+    pattern = [float(c) for c in encoding.pattern[:, 0]] if encoding.rank else [0.0] * L
+    stars, fields = [], []
+    m = [at[s] for s in _semantic(model, at)]
+    for token in range(L):
+        along = e / radius
+        w = m[token] * teacher + along * direction
+        w = w + math.sqrt(1 - m[token] ** 2 - along**2) * rest
+        x = rng.normal(size=(SAMPLES, DIMENSIONS)) + pattern[token] * radius * direction
+        stars.append(x @ teacher)
+        fields.append(x @ w)
+    names = [*symbols[0], *symbols[1]]
+    values = sp.lambdify(names, without_extremes(gap), modules=["scipy", "numpy"])(*stars, *fields)
+    return float(np.mean(values)), float(np.std(values) / math.sqrt(SAMPLES))
+
+
+def _semantic(model: SequenceModel, at: dict[sp.Basic, float]) -> list[sp.Basic]:
+    names = ["m"] * model.length if model.tied else [f"m{n + 1}" for n in range(model.length)]
+    return [next(s for s in at if str(s) == name) for name in names]
+
+
+def _moment(
+    ledger: Ledger,
+    integrand: sp.Expr,
+    before: sp.Expr,
+    value: sp.Expr,
+    cases: list[dict[sp.Basic, float]],
+) -> None:
+    """One moment, and the steps of the calculus where it is a polynomial."""
+    ledger.add("moments", before, value, judge=lambda row: _judged(before, value, cases[row]))
+    if not isinstance(before, Average) or not integrand.is_polynomial(*before.fields):
+        return
+    law = ClosedLaw(before.fields, before.cov, before.mean)
+    begin, depth = len(ledger.steps), ledger.depth
+    ledger.depth += 1
+    try:
+        note_expectation(ledger, law, integrand)
+    except NotClosed:
+        del ledger.steps[begin:]
+    ledger.depth = depth
+
+
+def _judged(before: sp.Expr, value: sp.Expr, at: dict[sp.Basic, float]) -> Judged:
+    """By quadrature, and what the engine computes with the error that its tables claim."""
+    truth = judged_number(before, at)
+    nodes = value.atoms(TokenAverage)
+    claim = float(sum(n.table.bound + n.table.error for n in nodes))
+    found = number(value, {s: v for s, v in at.items() if isinstance(s, sp.Symbol)})
+    return truth.value, found, claim + TOLERANCE * max(truth.size, 1e-12)

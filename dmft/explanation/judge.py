@@ -1,0 +1,242 @@
+r"""Averages of a few Gaussian fields by plain quadrature, from their definition.
+
+The judge of explanations: it knows functions as numbers and covariances as numbers, and nothing of
+closed forms. Fields are written x = m + L z with z ~ N(0, I), switching fields first, so that along
+each z the integrand has kinks at known points only: panels of Gauss-Legendre nodes end there, and
+where there are none the trapezoidal rule converges faster than any power of its width. A Dirac
+factor is the density of its field times the law given that field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+from sympy.core.relational import Relational
+
+from dmft.errors import BadParameter
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Beyond `reach` the density counts as zero; panels beside a kink, nodes in each; `width` of
+    the trapezoidal rule; points of less than the `least` weight are left out.
+    """
+
+    reach: float
+    panels: int
+    nodes: int
+    width: float
+    least: float
+
+
+# By dimension.
+RULES = {
+    1: Rule(10.0, 8, 16, 0.1, 0.0),
+    2: Rule(8.5, 4, 14, 0.2, 1e-20),
+    3: Rule(8.0, 3, 12, 0.33, 1e-18),
+    4: Rule(7.5, 2, 10, 0.5, 1e-16),
+}
+MOST_FIELDS = max(RULES)
+# Variance that is rounding, relative to that of the field.
+FIXED = 1e-11
+
+
+@dataclass(frozen=True)
+class Value:
+    """An average, and that of the absolute value: what rounding is measured with."""
+
+    value: float
+    size: float
+
+
+def gaussian_average(
+    integrand: sp.Expr, fields: Sequence[sp.Expr], cov: Array, mean: Array
+) -> Value:
+    """E[integrand] of fields with a covariance and a mean, all numbers.
+
+    Raises
+    ------
+    BadParameter
+        For more than four linearly independent fields.
+
+    Examples
+    --------
+    >>> import numpy as np, sympy as sp
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> found = gaussian_average(
+    ...     sp.sign(x) * sp.sign(y), [x, y], np.array([[1.0, 0.5], [0.5, 1.0]]), np.zeros(2)
+    ... )
+    >>> abs(found.value - 1 / 3) < 1e-12
+    True
+    """
+    names = [sp.Symbol(f"x{i}", real=True) for i in range(len(fields))]
+    plain = integrand.xreplace(dict(zip(fields, names, strict=True)))
+    if plain.has(sp.DiracDelta):
+        return _with_deltas(plain, names, cov, mean)
+    kept = [i for i, x in enumerate(names) if plain.has(x)]
+    plain = without_extremes(plain)
+    if not kept:
+        number = float(sp.N(plain))
+        return Value(number, abs(number))
+    return _integrate(plain, [names[i] for i in kept], cov[np.ix_(kept, kept)], mean[kept])
+
+
+def without_extremes(expr: sp.Expr) -> sp.Expr:
+    """Max and Min by absolute values, for NumPy."""
+
+    def pair(sign: int, args: tuple[sp.Expr, ...]) -> sp.Expr:
+        first, *rest = args
+        for other in rest:
+            first = (first + other + sign * sp.Abs(first - other)) / 2
+        return first
+
+    expr = expr.replace(sp.Max, lambda *args: pair(1, args))
+    return expr.replace(sp.Min, lambda *args: pair(-1, args))
+
+
+# Dirac factors --------------------------------------------------------------------------------
+
+
+def _with_deltas(expr: sp.Expr, fields: Sequence[sp.Symbol], cov: Array, mean: Array) -> Value:
+    """Sum over the terms of the densities of Dirac arguments at zero times conditional averages."""
+    total = size = 0.0
+    for term in sp.Add.make_args(sp.expand(expr)):
+        deltas = [f for f in sp.Mul.make_args(term) if isinstance(f, sp.DiracDelta)]
+        if not deltas:
+            found = gaussian_average(term, fields, cov, mean)
+            total, size = total + found.value, size + found.size
+            continue
+        rest = term / sp.Mul(*deltas)
+        A, b = (
+            np.array(a) for a in zip(*(_linear(d.args[0], fields) for d in deltas), strict=True)
+        )
+        S, centre = A @ cov @ A.T, A @ mean + b
+        gap = np.linalg.solve(S, centre)
+        density = math.exp(-0.5 * centre @ gap) / math.sqrt(np.linalg.det(2 * math.pi * S))
+        gain = cov @ A.T
+        inside = cov - gain @ np.linalg.solve(S, gain.T)
+        found = gaussian_average(rest, fields, inside, mean - gain @ gap)
+        total, size = total + density * found.value, size + density * found.size
+    return Value(total, size)
+
+
+def _linear(argument: sp.Expr, fields: Sequence[sp.Symbol]) -> tuple[Array, float]:
+    """Coefficients and offset of a linear argument."""
+    polynomial = sp.Poly(argument, *fields)
+    row = np.array([float(polynomial.coeff_monomial(x)) for x in fields])
+    return row, float(polynomial.coeff_monomial(1))
+
+
+# Quadrature -----------------------------------------------------------------------------------
+
+
+def _integrate(expr: sp.Expr, fields: Sequence[sp.Symbol], cov: Array, mean: Array) -> Value:
+    """E[expr] on panels between kinks, one coordinate after the other."""
+    forms = _kinks(expr, fields)
+    rows = np.array([row for row, _ in forms] + list(np.eye(len(fields))))
+    root = _pivoted_root(rows @ cov @ rows.T)
+    count, rank = len(forms), root.shape[1]
+    if rank > MOST_FIELDS:
+        raise BadParameter(
+            f"an average over {rank} independent fields has no quadrature that would judge it; "
+            f"explanations are judged in up to {MOST_FIELDS}"
+        )
+    kinks, L = root[:count], root[count:]
+    offsets = np.array([row @ mean + c for row, c in forms])
+    levels = [int(np.max(np.nonzero(k)[0], initial=-1)) for k in kinks]
+    z, w = np.zeros((1, 0)), np.ones(1)
+    for level in range(rank):
+        mine = [n for n, top in enumerate(levels) if top == level]
+        cuts = [-(offsets[n] + z @ kinks[n, :level]) / kinks[n, level] for n in mine]
+        z, w = _extended(z, w, cuts, RULES[rank])
+    x = mean[:, None] + L @ z.T
+    values = _compiled(expr, tuple(fields))(*x)
+    values = np.broadcast_to(np.asarray(values, dtype=np.float64), w.shape)
+    return Value(float(w @ values), float(w @ np.abs(values)))
+
+
+def _extended(z: Array, w: Array, cuts: Sequence[Array], rule: Rule) -> tuple[Array, Array]:
+    """Points with one coordinate more, on panels between the cuts."""
+    points, reach = len(w), rule.reach
+    if cuts:
+        ends = [np.full(points, -reach), *cuts, np.full(points, reach)]
+        edges = np.sort(np.clip(np.array(ends), -reach, reach), axis=0)
+        share, weight = _unit_rule(rule.panels, rule.nodes)
+        low, width = edges[:-1], np.diff(edges, axis=0)
+        new = (low[:, :, None] + width[:, :, None] * share).transpose(1, 0, 2).reshape(points, -1)
+        mass = (width[:, :, None] * weight).transpose(1, 0, 2).reshape(points, -1)
+    else:
+        steps = int(reach / rule.width)
+        new = np.broadcast_to(rule.width * np.arange(-steps, steps + 1), (points, 2 * steps + 1))
+        mass = np.full(new.shape, rule.width)
+    mass = w[:, None] * mass * np.exp(-0.5 * new**2) / math.sqrt(2 * math.pi)
+    keep = mass > rule.least
+    where = np.nonzero(keep)[0]
+    return np.column_stack([z[where], new[keep]]), mass[keep]
+
+
+@lru_cache(maxsize=16)
+def _unit_rule(panels: int, nodes: int) -> tuple[Array, Array]:
+    """Composite Gauss-Legendre rule of the unit interval."""
+    at, weight = np.polynomial.legendre.leggauss(nodes)
+    starts = np.arange(panels)[:, None]
+    return ((starts + (at + 1) / 2) / panels).ravel(), np.tile(weight / (2 * panels), panels)
+
+
+def _pivoted_root(cov: Array) -> Array:
+    """Rows in independent coordinates, a new one for each row that earlier ones do not fix."""
+    size = len(cov)
+    columns: list[Array] = []
+    rest = cov.copy()
+    for n in range(size):
+        if rest[n, n] > FIXED * max(cov[n, n], 1e-300):
+            column = rest[:, n] / math.sqrt(rest[n, n])
+            column[:n] = 0.0
+            columns.append(column)
+            rest = rest - np.outer(column, column)
+    root = np.array(columns).T if columns else np.zeros((size, 0))
+    # What is left of rows that are fixed is rounding.
+    scale = np.sqrt(np.maximum(np.diag(cov), 0.0))[:, None]
+    return np.where(np.abs(root) <= math.sqrt(FIXED) * scale * 1e-2, 0.0, root)
+
+
+def _kinks(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, float]]:
+    """Linear forms whose zeros are kinks or jumps, parallel ones kept."""
+    found: dict[tuple[float, ...], tuple[Array, float]] = {}
+    for atom in expr.atoms(sp.sign, sp.Abs, sp.Heaviside, Relational):
+        argument = atom.lhs - atom.rhs if isinstance(atom, Relational) else atom.args[0]
+        for factor in sp.Mul.make_args(sp.factor(argument)):
+            base, _ = factor.as_base_exp()
+            for row, c in _zeros(base, fields):
+                scale = np.linalg.norm(row) * (1 if row[np.nonzero(row)[0][0]] > 0 else -1)
+                key = tuple(np.round([*row / scale, c / scale], 12))
+                found.setdefault(key, (row, c))
+    return list(found.values())
+
+
+def _zeros(base: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, float]]:
+    present = [i for i, x in enumerate(fields) if base.has(x)]
+    if not present or not base.is_polynomial(*fields):
+        return []
+    if sp.Poly(base, *fields).total_degree() == 1:
+        return [_linear(base, fields)]
+    if len(present) > 1:
+        return []
+    coefficients = [float(c) for c in sp.Poly(base, fields[present[0]]).all_coeffs()]
+    roots = np.roots(coefficients)
+    row = np.eye(len(fields))[present[0]]
+    return [(row, -float(r.real)) for r in roots if abs(r.imag) < 1e-9]
+
+
+@lru_cache(maxsize=512)
+def _compiled(expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Any:
+    return sp.lambdify(fields, expr, modules=["scipy", "numpy"])

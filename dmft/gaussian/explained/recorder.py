@@ -1,0 +1,406 @@
+"""The recorder: turns what the rules of the calculus announce into steps of an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sympy as sp
+
+from dmft.explanation.average import Average, FieldHermite
+from dmft.explanation.steps import Ledger
+from dmft.gaussian import LISTENER
+from dmft.gaussian.closed.closed_forms import Erfs
+from dmft.gaussian.closed.factor import Term
+from dmft.gaussian.closed.pair import elementary
+from dmft.gaussian.closed.product import Polynomials, Successor, state_key
+from dmft.gaussian.explained.diagrams import hermite_product, in_words, links_product
+from dmft.gaussian.explained.proofs import prove
+from dmft.gaussian.guard import unguarded
+from dmft.gaussian.law import Law
+from dmft.model import FIELD
+
+Node = tuple[Law, Polynomials, Erfs]
+Linked = tuple[tuple[int, ...], sp.Expr, Any]
+
+
+class Recorder:
+    """Hears the rules of one expectation after the other and notes their steps.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    symbol : callable
+        What a label of a field is called in the steps.
+    """
+
+    def __init__(self, ledger: Ledger, symbol: Callable[[Any], sp.Expr] = lambda x: x) -> None:
+        self.ledger = ledger
+        self.symbol = symbol
+        self.back: Mapping[sp.Basic, sp.Basic] = {}
+        self.muted = 0
+        # Laws by identity: the recorder keeps them alive, so that identities stay theirs.
+        self.named: dict[int, tuple[Law, str]] = {}
+        self.count = 0
+        # Open states, each with its successors and whether its proof stands one level deeper.
+        self.open: list[tuple[Node, Sequence[Successor], bool]] = []
+        self.products: list[tuple[sp.Expr, bool, bool]] = []
+        self.pending: list[Linked] = []
+        # Weights and jumps of the product at hand: (term, field, weight is left, jumps left).
+        self.rest: list[list[Any]] = []
+        self.law: Law | None = None
+
+    # Words of steps -------------------------------------------------------------------------
+
+    def plain(self, expr: sp.Expr) -> sp.Expr:
+        """An expression in the user's symbols and in elementary functions."""
+        plain = elementary(expr).replace(
+            lambda e: hasattr(e, "written_out") and not isinstance(e, FieldHermite),
+            lambda e: e.written_out(),
+        )
+        return unguarded(plain.xreplace(self.back))
+
+    def name(self, law: Law) -> str:
+        """Name of a law; the one that an expectation began with has none."""
+        if id(law) not in self.named:
+            self.count += 1
+            self.named[id(law)] = (law, f"T_{self.count}")
+        return self.named[id(law)][1]
+
+    def average(self, law: Law, factors: Sequence[tuple[Any, sp.Expr]]) -> sp.Expr:
+        """E_law of a product of functions (expressions in z) of fields."""
+        labels = list(dict.fromkeys(x for x, _ in factors))
+        fields = [self.symbol(x) for x in labels]
+        integrand = sp.Mul(*(f.xreplace({FIELD: self.symbol(x)}) for x, f in factors))
+        integrand = self.plain(integrand)
+        if integrand.is_number:
+            return integrand
+        cov = [[self.plain(law.C(x, y)) for y in labels] for x in labels]
+        mean = [self.plain(law.m(x)) for x in labels]
+        return Average.of(integrand, fields, cov, mean, self.name(law))
+
+    def of_state(self, node: Node) -> sp.Expr:
+        """A state as an average."""
+        return self.average(node[0], state_factors(*node[1:]))
+
+    def note(self, rule: str, before: sp.Expr, after: sp.Expr, **others: Any) -> None:
+        """Note a step, with the laws that it names."""
+        before, after = (_constant_out(e) for e in (before, after))
+        known = {name for s in self.ledger.steps for name, _ in s.laws}
+        fresh = {
+            a.law: a
+            for a in sorted(after.atoms(Average), key=lambda a: -len(a.fields))[::-1]
+            if a.law and a.law not in known
+        }
+        self.ledger.add(rule, before, after, laws=tuple(sorted(fresh.items())), **others)
+
+    # Polynomials ----------------------------------------------------------------------------
+
+    def polynomial(
+        self, expr: sp.Expr, fields: Sequence[sp.Symbol], cov: Any, mean: Sequence[sp.Expr]
+    ) -> None:
+        """A polynomial in the fields of a law is averaged."""
+        self._fields = (tuple(fields), cov, tuple(mean))
+        self._whole = Average.of(self.plain(expr), fields, cov, mean)
+        self._groups: list[tuple[sp.Expr, list[Linked]]] = []
+        self.pending = []
+
+    def linked(self, degrees: tuple[int, ...], front: sp.Expr, links: Any) -> None:
+        """One Hermite polynomial of each field, its coefficient, and its diagrams."""
+        if not self.muted:
+            self.pending.append((degrees, front, links))
+
+    def linked_all(self, coefficient: sp.Expr) -> None:
+        """All of one coefficient."""
+        self._groups.append((coefficient, self.pending))
+        self.pending = []
+
+    def averaged(self, value: sp.Expr) -> None:
+        """The average of the polynomial."""
+        rows = [(d, c * front, k) for c, group in self._groups for d, front, k in group]
+        self.diagrams(self._whole, *self._fields, rows, value)
+
+    def diagrams(
+        self,
+        whole: sp.Expr,
+        fields: Sequence[sp.Expr],
+        cov: Any,
+        mean: Sequence[sp.Expr],
+        rows: Sequence[Linked],
+        value: sp.Expr,
+        name: str = "",
+    ) -> None:
+        """Hermite polynomials of each field in its own variance, then their diagrams."""
+        if self.muted:
+            return
+        parts: dict[tuple[int, ...], sp.Expr] = {}
+        links: dict[tuple[int, ...], Any] = {}
+        for degrees, front, found in rows:
+            parts[degrees] = parts.get(degrees, sp.S.Zero) + self.plain(front)
+            links[degrees] = found
+        averages = {
+            d: Average.of(hermite_product(fields, cov, mean, d), fields, cov, mean, name)
+            if any(d)
+            else sp.S.One
+            for d, c in parts.items()
+            if c != 0
+        }
+        expanded = sp.Add(*(_weighted(parts[d], e) for d, e in averages.items()))
+        self.note("hermite", whole, expanded)
+        values = []
+        for d, e in averages.items():
+            linked = sp.Add(*(w * links_product(cov, k) for k, w in links[d]))
+            values.append(parts[d] * linked)
+            if any(d):
+                self.note("diagrams", e, linked, note=in_words(fields, d, links[d]))
+        self.collect(values, self.plain(value))
+
+    def collect(self, parts: Sequence[sp.Expr], value: sp.Expr) -> None:
+        """The sum of what was found."""
+        before = sp.Add(*parts)
+        if len(parts) > 1 or before != value:
+            self.note("collect", before, value)
+
+    # Sums of products -----------------------------------------------------------------------
+
+    def split(
+        self,
+        law: Any,
+        forms: tuple[sp.Expr, sp.Expr],
+        splits: Sequence[tuple[sp.Expr, list[sp.Expr], list[Any]]],
+        functions: tuple[Callable[..., sp.Expr], Callable[..., sp.Expr]],
+        back: Mapping[sp.Basic, sp.Basic],
+    ) -> None:
+        """An integrand is a sum of products of functions of single fields."""
+        self.back = back
+        before, signed = (
+            Average.of(self.plain(e), law.fields, self.plain(law.cov), law.mean) for e in forms
+        )
+        self.note("kinks", before, signed)
+        labels = [x for *_, own in splits for x in own]
+        self._law = Law(functions[0], functions[1], labels)
+        self.named[id(self._law)] = (self._law, "")
+        products = [
+            _weighted(
+                self.plain(c), self.average(self._law, list(zip(labels, factors, strict=True)))
+            )
+            for c, factors, labels in splits
+        ]
+        self._products = products
+        self.note("linearity", signed, sp.Add(*products))
+        self.ledger.depth += len(products) > 1
+        self.muted += 1  # until branches are summed
+
+    def summed(self, branches: sp.Expr, rest: Sequence[int]) -> None:
+        """Products with exponential branches have a form of their own."""
+        self.muted -= 1
+        taken = [e for n, e in enumerate(self._products) if n not in rest]
+        if taken:
+            self.note("branches", sp.Add(*taken), self.plain(branches))
+
+    def joined(self, parts: Sequence[sp.Expr], value: sp.Expr) -> None:
+        """All summands have been averaged."""
+        self.ledger.depth -= len(self._products) > 1
+        self.collect([self.plain(p) for p in parts], self.plain(value))
+
+    def tidied(self, before: sp.Expr, after: sp.Expr) -> None:
+        """A value is put over one denominator."""
+        self.collect([self.plain(before)], self.plain(after))
+
+    # Products -------------------------------------------------------------------------------
+
+    def parsed(
+        self,
+        law: Law,
+        factors: Sequence[sp.Expr],
+        labels: Sequence[Any],
+        parsed: Sequence[Sequence[Term]],
+    ) -> None:
+        """A product of functions of single fields is a sum of products of parsed terms."""
+        whole = [] if self.muted else list(zip(labels, factors, strict=True))
+        waves = any(t.slope.has(sp.I) for terms in parsed for t in terms)
+        if waves or self.muted:
+            # A law with a complex mean has no samples: one step from end to end.
+            before = sp.S.Zero if self.muted else self._base(law, whole)
+            self.muted += 1
+            self.products.append((before, True, False))
+            return
+        before = self._base(law, whole)
+        combinations = _cartesian(parsed)
+        after = sp.Add(
+            *(
+                self.average(law, [(x, term_factor(t)) for t, x in zip(terms, labels, strict=True)])
+                for terms in combinations
+            )
+        )
+        self.note("linearity", before, after)
+        many = len(combinations) > 1
+        self.ledger.depth += many
+        self.products.append((before, False, many))
+
+    def _base(self, law: Law, whole: Sequence[tuple[Any, sp.Expr]]) -> sp.Expr:
+        self.named[id(law)] = (law, "")
+        return self.average(law, whole)
+
+    def added(self, parts: Sequence[sp.Expr]) -> None:
+        """Values of the terms of a product."""
+        before, waves, many = self.products[-1]
+        self.ledger.depth -= many
+        self.products[-1] = (
+            before if waves else sp.Add(*(self.plain(p) for p in parts)),
+            waves,
+            many,
+        )
+
+    def finished(self, value: sp.Expr) -> None:
+        """The average of a product."""
+        before, waves, many = self.products.pop()
+        self.muted -= waves
+        if self.muted:
+            return
+        if waves:
+            self.note("waves", before, self.plain(value))
+        elif many:
+            self.note("collect", before, self.plain(value))
+
+    def product(self, law: Law, terms: Sequence[Term], labels: Sequence[Any]) -> None:
+        """A product of parsed terms."""
+        self.rest = [[t, x, True, list(t.deltas)] for t, x in zip(terms, labels, strict=True)]
+        self.law = law
+
+    def tilted(self, x: Any, prefactor: sp.Expr, law: Law) -> None:
+        """The Gaussian factor of a field is taken out."""
+        if self.muted:
+            return
+        before = self._remaining()
+        entry = next(r for r in self.rest if r[1] == x and r[2] and _has_weight(r[0]))
+        entry[2], self.law = False, law
+        self.note("tilt", before, self.plain(prefactor) * self._remaining())
+
+    def conditioned(self, x: Any, position: sp.Expr, density: sp.Expr, law: Law) -> None:
+        """A Dirac factor is taken out."""
+        if self.muted:
+            return
+        before = self._remaining()
+        entry = next(r for r in self.rest if r[1] == x and position in r[3])
+        entry[3].remove(position)
+        self.law = law
+        self.note("condition", before, self.plain(density) * self._remaining())
+
+    def _remaining(self) -> sp.Expr:
+        assert self.law is not None
+        factors = [(x, term_factor(t, weight, deltas)) for t, x, weight, deltas in self.rest]
+        return self.average(self.law, factors)
+
+    # States ---------------------------------------------------------------------------------
+
+    def opened(self, law: Law, polynomials: Polynomials, erfs: Erfs) -> None:
+        """A rule is looked for."""
+        self.open.append(((law, polynomials, erfs), (), False))
+        self.pending = []
+
+    def stepped(self, rule: str, successors: Sequence[Successor]) -> None:
+        """A rule was found."""
+        node, _, _ = self.open[-1]
+        many = sum(s is not None for _, s in successors) > 1
+        self.open[-1] = (node, successors, many)
+        if self.muted:
+            return
+        before = self.of_state(node)
+        if rule == "diagrams":
+            self._wick(node, before, successors[0][0][0])
+        elif rule == "table":
+            prove(self, node, before, successors[0][0][0])
+        else:
+            after = [
+                self.plain(sp.Mul(*parts)) * (sp.S.One if s is None else self.of_state(s))
+                for parts, s in successors
+            ]
+            self.note(rule, before, sp.Add(*after))
+        self.ledger.depth += many
+
+    def _wick(self, node: Node, before: sp.Expr, value: sp.Expr) -> None:
+        law, polynomials, _ = node
+        labels = list(polynomials)
+        fields = [self.symbol(x) for x in labels]
+        cov = sp.Matrix([[self.plain(law.C(x, y)) for y in labels] for x in labels])
+        mean = [self.plain(law.m(x)) for x in labels]
+        rows, self.pending = self.pending, []
+        self.diagrams(before, fields, cov, mean, rows, value, self.name(law))
+
+    def closed(self, value: sp.Expr) -> None:
+        """A state has its value."""
+        _, successors, many = self.open.pop()
+        if self.muted:
+            return
+        self.ledger.depth -= many
+        if many:
+            parts = [
+                sp.Mul(*p) if s is None else sp.Mul(*p) * s[0].known[state_key(*s[1:])]
+                for p, s in successors
+            ]
+            self.collect([self.plain(p) for p in parts], self.plain(value))
+
+
+@contextmanager
+def listening(recorder: Recorder) -> Iterator[Recorder]:
+    """Let a recorder hear the rules in this context."""
+    token = LISTENER.set(recorder)
+    try:
+        yield recorder
+    finally:
+        LISTENER.reset(token)
+
+
+def term_factor(
+    term: Term, weight: bool = True, deltas: Sequence[sp.Expr] | None = None
+) -> sp.Expr:
+    """A parsed term as a function of z, without what was taken out."""
+    parts = [sp.Add(*(c * FIELD**n for n, c in term.powers))]
+    if weight and _has_weight(term):
+        parts.append(sp.exp(-term.curvature * FIELD**2 / 2 + term.slope * FIELD))
+    parts += [error_factor(a, c) for a, c in term.erfs]
+    parts += [sp.DiracDelta(FIELD - t) for t in (term.deltas if deltas is None else deltas)]
+    return sp.Mul(*parts)
+
+
+def error_factor(a: sp.Expr, c: sp.Expr) -> sp.Expr:
+    """erf(a z + c), or sign(z + c) where a is infinite."""
+    return sp.sign(FIELD + c) if a is sp.oo else sp.erf(a * FIELD + c)
+
+
+def state_factors(polynomials: Polynomials, erfs: Erfs) -> list[tuple[Any, sp.Expr]]:
+    """Functions of single fields that a state is the average of."""
+    powers = [(x, sp.Add(*(c * FIELD**n for n, c in p.items()))) for x, p in polynomials.items()]
+    return powers + [(x, error_factor(a, c)) for x, a, c in erfs]
+
+
+def _has_weight(term: Term) -> bool:
+    return bool(term.curvature != 0 or term.slope != 0)
+
+
+def _cartesian(parsed: Sequence[Sequence[Term]]) -> list[tuple[Term, ...]]:
+    result: list[tuple[Term, ...]] = [()]
+    for terms in parsed:
+        result = [(*a, t) for a in result for t in terms]
+    return result
+
+
+def _weighted(coefficient: sp.Expr, average: sp.Expr) -> sp.Expr:
+    """A product whose number stays in front of a sum."""
+    return average if coefficient == 1 else sp.Mul(coefficient, average, evaluate=False)
+
+
+def _constant_out(expr: sp.Expr) -> sp.Expr:
+    """Constant factors of integrands stand in front of the average."""
+
+    def moved(e: Average) -> sp.Expr:
+        front: list[sp.Expr] = []
+        rest: list[sp.Expr] = []
+        for f in sp.Mul.make_args(e.integrand):
+            (rest if f.has(*e.fields) else front).append(f)
+        inside = Average.of(sp.Mul(*rest), e.fields, e.cov, e.mean, e.law)
+        return sp.Mul(*front) * inside
+
+    return expr.xreplace({e: moved(e) for e in expr.atoms(Average)})

@@ -1,0 +1,94 @@
+"""`explain`: textbook steps from a definition to a result, recorded by the engine and judged."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import replace
+from typing import Any
+
+from dmft.checks import shown
+from dmft.display.bibliography import ENTRIES
+from dmft.errors import BadParameter
+from dmft.explanation.steps import Explanation
+
+FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
+
+
+def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanation:
+    r"""Explain a result: steps from its definition, each judged at two random covariances.
+
+    Equation    each step says `before = after`; both sides are computed by a quadrature that
+                knows nothing of closed forms. What was recorded is what the engine did
+    Valid for   `Gaussian` (`of` is the integrand), `population_risk`, `Equations` (`of` is a block
+                such as "M" or "Q", or a block and a term), exponents, escape formulas
+
+    Parameters
+    ----------
+    obj : Gaussian, PopulationRisk, SequenceRisk, Equations, Exponent, EscapeFormula ...
+    depth : int, optional
+        Detail: 0 keeps the line of the argument, 1 what proves its lines, and so on.
+    of : expression, str or tuple, optional
+        What of it, where it holds several results.
+
+    Returns
+    -------
+    Explanation
+        `.steps` (each with `.rule`, `.latex` and `.check`, a (2, 2) array), `.latex()`; displays
+        in terminals (`print`) and in notebooks.
+
+    Raises
+    ------
+    BadParameter
+        For what has no explanation.
+    UnprovenStep
+        Where the sides of a step differ: a defect of this library, to be reported.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> x, y, m = sp.symbols("x y m", real=True)
+    >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
+    >>> print(dmft.explain(law, of=dmft.hermite(2, x) * dmft.hermite(2, y)).steps[-1])
+    Orthogonality of linked diagrams: E[He2(x)*He2(y)] = 2*m**2
+    """
+    found = _explained(obj, of).to_depth(depth)
+    return replace(found, references={key: in_words(ENTRIES[key]) for key in found.citations})
+
+
+def _explained(obj: Any, of: Any) -> Explanation:
+    """By what the object says of itself."""
+    note = getattr(obj, "_explain", None) or getattr(obj, "explain", None)
+    if note is None or isinstance(obj, type):
+        raise BadParameter(
+            f"{type(obj).__name__} has no explanation; explain takes a Gaussian (of= the "
+            "integrand), a population risk, equations (of= a block or a block and a term), an "
+            "exponent, an escape formula"
+        )
+    given = () if of is None else of if isinstance(of, tuple) else (of,)
+    try:
+        inspect.signature(note).bind(*given)
+    except TypeError as error:
+        raise BadParameter(
+            f"of = {shown(of)} does not say what of this {type(obj).__name__} to explain: the "
+            'integrand of a Gaussian, a block of equations ("M"), or a block and a term'
+        ) from error
+    result = note(*given)
+    if not isinstance(result, Explanation):
+        raise BadParameter(f"{type(obj).__name__} is explained in words: print(it.explain())")
+    return result
+
+
+def in_words(entry: str) -> str:
+    """A BibTeX entry as one line.
+
+    Examples
+    --------
+    >>> in_words(ENTRIES["saad_solla_1995"])[:41]
+    'Saad, David and Solla, Sara A., On-line l'
+    """
+    fields = {k: re.sub(r"[{}\\'\"]|\s+", lambda m: " " if m[0].isspace() else "", v)
+              for k, v in FIELD.findall(entry)}  # fmt: skip
+    parts = [fields.get(k, "") for k in ("author", "title", "journal", "booktitle", "volume")]
+    place = f"arXiv:{fields['eprint']}" if "eprint" in fields else fields.get("doi", "")
+    return ", ".join(p for p in [*parts, place] if p) + f" ({fields.get('year', '')})"

@@ -1,0 +1,139 @@
+"""Explanations of averages: their steps, their judgement, and what they refuse."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter, UnprovenStep
+from dmft.gaussian import LISTENER
+from tests.explain.averages import FOUR, GENERAL, SHIFTED, UNIT, erf, x, y
+
+NAMED = {
+    "erf, erf": (GENERAL, erf(x) * erf(y), {"arcsine", "price", "tilt", "integrate"}),
+    "He3, He3": (UNIT, dmft.hermite(3, x) * dmft.hermite(3, y), {"hermite", "diagrams"}),
+    "He4 on He2": (UNIT, dmft.hermite(4, x) * dmft.hermite(2, y), {"hermite", "diagrams"}),
+    "He4 on He2, any variance": (
+        GENERAL, dmft.hermite(4, x) * dmft.hermite(2, y), {"hermite", "diagrams", "collect"},
+    ),
+    "ReLU, ReLU": (GENERAL, sp.Max(0, x) * sp.Max(0, y), {"kinks", "stein", "arcsine"}),
+    "sign, erf": (GENERAL, sp.sign(x) * erf(y), {"arcsine", "condition", "tilt"}),
+    "Gaussian factor": (GENERAL, sp.exp(-(x**2) / 2) * y**2, {"tilt", "hermite"}),
+    "step functions": (GENERAL, sp.Heaviside(x - 1) * sp.Heaviside(y), {"two_signs", "kinks"}),
+    "two steps": (GENERAL, sp.sign(x - 1) * sp.sign(x - 2) * y, {"two_jumps", "stein"}),
+    "means": (SHIFTED, erf(x) * erf(y), {"two_signs", "independent"}),
+    "one field": (SHIFTED, erf(x), {"smoothing", "noise", "combination", "probability"}),
+    "combination": (GENERAL, sp.Abs(x - y), {"kinks", "stein"}),
+    "waves": (GENERAL, sp.cos(x) * y**2, {"waves"}),
+    "branches": (GENERAL, sp.exp(-x) * sp.Heaviside(x) * y, {"branches"}),
+    "Dirac": (GENERAL, sp.DiracDelta(x - 1) * y**2, {"condition"}),
+}  # fmt: skip
+
+
+def same(one, two):
+    """Equal at numbers for all symbols."""
+    numbers = {s: 0.6 + 0.1 * n for n, s in enumerate(sorted(one.free_symbols, key=str))}
+    return abs(sp.N((one - two).subs(numbers | {y: 0.3, sp.Symbol("m", real=True): 0.3}))) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_averages_are_explained_step_by_step(name):
+    law, expr, rules = NAMED[name]
+    proof = dmft.explain(law, of=expr)
+    assert rules <= {step.rule for step in proof.steps}
+    assert same(proof.after, law.expect(expr))
+    for step in proof.steps:
+        assert step.check.shape == (2, 2)
+        np.testing.assert_allclose(step.check[:, 0], step.check[:, 1], rtol=1e-6, atol=1e-7)
+    assert proof.steps[0].before == proof.before
+    # Of a law with symbols the two covariances are two.
+    assert proof.steps[0].check[0, 0] != proof.steps[0].check[1, 0] or proof.after == 0
+
+
+@pytest.mark.slow
+def test_four_signs_are_judged_in_four_dimensions():
+    a, b, c, d = FOUR.fields
+    proof = dmft.explain(FOUR, of=sp.sign(a) * sp.sign(b) * erf(c) * erf(d))
+    assert [s.rule for s in proof.steps] == [
+        "four_signs",
+        "noise",
+        "price",
+        "condition",
+        "integrate",
+    ]
+
+
+def test_surviving_diagrams_are_listed():
+    proof = dmft.explain(GENERAL, of=x**3 * y**3)
+    notes = [step.note for step in proof.steps if step.rule == "diagrams"]
+    assert "One diagram survives: x-y three times (weight 6)." in notes
+    silent = dmft.explain(UNIT, of=dmft.hermite(4, x) * dmft.hermite(2, y))
+    assert silent.after == 0
+    assert "No diagram survives" in silent.steps[-1].note
+
+
+def test_what_is_not_closed_says_what_it_claims():
+    series = dmft.explain(UNIT, of=sp.tanh(x) * sp.tanh(y))
+    assert series.steps[0].rule == "series"
+    assert series.steps[0].bound != 0
+    assert "series" in series.claim
+    number = dmft.explain(GENERAL, of=sp.tanh(x) * y**2)
+    assert number.steps[0].rule == "nodes"
+    assert "error" in number.claim
+    assert np.ptp(number.steps[0].check, axis=1).max() < 1e-7
+
+
+def test_depth_chooses_detail():
+    whole = dmft.explain(GENERAL, of=erf(x) * erf(y))
+    short = dmft.explain(GENERAL, 0, of=erf(x) * erf(y))
+    assert [s.rule for s in short.steps] == ["arcsine"]
+    assert whole.to_depth(0).steps == short.steps == GENERAL.explain(erf(x) * erf(y), 0).steps
+    with pytest.raises(BadParameter, match="depth"):
+        dmft.explain(GENERAL, -1, of=x)
+
+
+def test_renderings_hold_every_step():
+    proof = dmft.explain(GENERAL, of=sp.Max(0, x) * sp.Max(0, y))
+    text, latex, page = str(proof), proof.latex(), proof._repr_html_()
+    for step in proof.steps:
+        assert step.title in text
+        assert step.latex
+    assert latex.count(r"\begin{align*}") == latex.count(r"\end{align*}") == len(proof.steps) + 1
+    assert page.count("<details") == page.count("</details>") == len(proof.steps)
+    assert latex.count("$") % 2 == 0
+    assert "Saad" in latex
+    assert proof.citations == ("saad_solla_1995",)
+    assert len(repr(proof)) < 120
+
+
+def test_numbers_are_explained_too():
+    law = dmft.Gaussian([x, y], [[1.0, 0.3], [0.3, 1.0]])
+    proof = dmft.explain(law, of=sp.Max(0, x) * sp.Max(0, y))
+    assert abs(proof.steps[0].check - float(proof.after)).max() < 1e-9
+    singular = dmft.Gaussian([x, y], [[1, 1], [1, 1]])
+    assert dmft.explain(singular, of=sp.sign(x) * erf(y)).after == sp.Rational(1, 2)
+
+
+def test_nobody_listens_afterwards():
+    dmft.explain(GENERAL, of=x**2)
+    assert LISTENER.get() is None
+    with pytest.raises(BadParameter):
+        dmft.explain(GENERAL, of=sp.Symbol("x"))
+    assert LISTENER.get() is None
+
+
+def test_refusals():
+    for wrong in (3, "x", None, dmft.Gaussian):
+        with pytest.raises(BadParameter, match="has no explanation"):
+            dmft.explain(wrong)
+    with pytest.raises(BadParameter):
+        dmft.explain(GENERAL)
+    with pytest.raises(BadParameter):
+        dmft.explain(GENERAL, of="x")
+
+
+def test_a_false_step_raises(monkeypatch):
+    monkeypatch.setattr("dmft.gaussian.closed.product.error_function_product", lambda *_: sp.pi / 7)
+    with pytest.raises(UnprovenStep, match="Arcsine law") as caught:
+        dmft.explain(GENERAL, of=erf(x) * erf(y))
+    assert caught.value.rule == "arcsine"
