@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -19,6 +19,9 @@ from dmft.equations.values import Values, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
+
+if TYPE_CHECKING:
+    from dmft.equations.views.printer import Notation
 
 Array = NDArray[np.float64]
 
@@ -138,21 +141,14 @@ class SequenceRisk:
         values = {declared[name]: value for name, value in scalars.items()}
         return {**values, **place(self.model, e, m)}
 
-    def latex(self) -> str:
+    def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
         """LaTeX of the risk; an approximation sign where tables left terms out."""
-        names = ", ".join(sp.latex(s) for s in self.alignments)
-        sign = "=" if not self.expr.has(TokenAverage) else r"\approx"
-        shown = sp.latex(self.expr)
-        return (
-            r"\begin{align*}"
-            + "\n"
-            + rf"\mathcal{{R}}({names}) &{sign} {shown}"
-            + "\n"
-            + (r"\end{align*}")
-        )
+        from dmft.equations.views.latex import Page, sequence_risk_latex
+
+        return sequence_risk_latex(self, Page(width, notation))
 
     def _repr_latex_(self) -> str:
-        return self.latex()
+        return self.latex(width=560.0)
 
     def __str__(self) -> str:
         return f"R({', '.join(map(str, self.alignments))}) = {self.expr}"
