@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,9 @@ from dmft.names import Status
 
 def write_latex(declared: Declaration, path: str) -> None:
     """Write the equations and the risk as a document that compiles."""
-    from dmft.display.latex import document
+    from dmft.display.latex import latex
 
-    equations = derived(declared)
-    text = document(equations, title=declared.path.stem, note=f"Time: {equations.time_unit}.")
-    Path(path).write_text(text, encoding="utf-8")
+    latex(path, derived(declared), title=declared.path.stem)
     log(written("equations", path))
 
 

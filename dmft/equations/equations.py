@@ -383,9 +383,7 @@ class Equations(Traits, ChangesOfDefinitions):
 
         return [functions_latex(self.model, printer)]
 
-    def law_latex(
-        self, definitions: Sequence[Definition], printer: EquationPrinter
-    ) -> list[str]:
+    def law_latex(self, definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
         """Sentence and lines of the law that averages are over."""
         from dmft.equations.views.latex import law_latex
 

@@ -15,7 +15,7 @@ from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import over_teachers
 from dmft.equations.averages.nodes import discretise, rule_of_averages
-from dmft.equations.averages.passes import averages, lowered, with_values
+from dmft.equations.averages.passes import averages, with_values
 from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible

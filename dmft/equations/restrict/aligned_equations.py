@@ -26,8 +26,8 @@ from dmft.equations.restrict.aligned import Reduction, coupling, mean_square, ra
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.update.overlaps import definitions
 from dmft.equations.values import Values
-from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.breaking import Names
+from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.latex import align
 from dmft.errors import BadParameter

@@ -19,8 +19,8 @@ from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.wide import wide_definitions
 from dmft.equations.values import Values
-from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.breaking import Names
+from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.latex import align
 from dmft.errors import BadParameter, NotClosed

@@ -106,9 +106,7 @@ def _split(atoms: Sequence[Atom]) -> list[list[Atom]]:
     return terms
 
 
-def _fill(
-    atoms: Sequence[Atom], first: float, rest: float, names: Names, depth: int
-) -> list[str]:
+def _fill(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth: int) -> list[str]:
     """Lines of a sum."""
     if line_width(atoms, 0) <= first:
         return [_text(atoms)]
@@ -136,9 +134,7 @@ def _fill(
     return [*lines, " ".join(now)] if now else lines
 
 
-def _term(
-    atoms: Sequence[Atom], first: float, rest: float, names: Names, depth: int
-) -> list[str]:
+def _term(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth: int) -> list[str]:
     """Lines of one term that is too wide for the first of them."""
     if line_width(atoms, 0) <= first:
         return [_text(atoms)]
@@ -267,8 +263,10 @@ def _factors(
     """Lines of a product, broken between its factors."""
     pieces: list[list[Atom]] = [[]]
     for number, atom in enumerate(atoms):
-        if number and _may_break(atoms[number - 1], atom) and any(
-            a.kind not in ("bin", "space") for a in pieces[-1]
+        if (
+            number
+            and _may_break(atoms[number - 1], atom)
+            and any(a.kind not in ("bin", "space") for a in pieces[-1])
         ):
             pieces.append([])
         pieces[-1].append(atom)
@@ -283,7 +281,7 @@ def _factors(
             used, room = 12.0, rest
         if size > room - used and size > first:
             parts = _term(piece, room - used, rest - 12, names, depth)
-            lines[-1].append(parts[0])
+            lines[-1].append(_joined(parts[0]) if number and not lines[-1] else parts[0])
             lines += [[y] for y in parts[1:]]
             used = width(parts[-1]) if len(parts) > 1 else used + width(parts[0])
             room = rest if len(lines) > 1 else first
@@ -301,7 +299,9 @@ def _whole(atoms: Sequence[Atom], room: float, names: Names, depth: int) -> list
         return [text]
     for number, atom in enumerate(atoms):
         if atom.shape == "group" and atom.width > 40 and atom.ends[0] != r"\langle":
-            left, right = (f"{side}{e}" for side, e in zip((r"\left", r"\right"), atom.ends))
+            left, right = (
+                f"{side}{e}" for side, e in zip((r"\left", r"\right"), atom.ends, strict=True)
+            )
             inside = f"{left} {names.name(_text(atom.body))} {right}{atom.scripts}"
             short = [*atoms[:number], *parse(inside), *atoms[number + 1 :]]
             if line_width(short, 0) <= room:
@@ -314,8 +314,10 @@ def _may_break(before: Atom, after: Atom) -> bool:
     """Whether a product may go on on the next line between two factors."""
     if before.kind in ("op", "bin", "rel", "open") or before.shape in ("word", "large"):
         return False
-    if after.kind in ("bin", "rel", "close", "punct"):
+    if after.kind in ("bin", "rel", "close", "punct") or after.shape == "plain":
         return False
-    return after.kind in ("inner", "op", "space") or before.kind in ("inner", "space") or (
-        after.kind == "ord"
+    return (
+        after.kind in ("inner", "op", "space")
+        or before.kind in ("inner", "space")
+        or (after.kind == "ord")
     )

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition, base_name, used_bases
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
+    from dmft.equations.risk import PopulationRisk
 
 # The index of the only student and of the only teacher: they are not printed.
 ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
@@ -28,11 +29,11 @@ OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
 
 
 def declared_definitions(
-    equations: Equations,
+    equations: Equations | PopulationRisk,
 ) -> tuple[tuple[Definition, ...], list[str]]:
     """Definitions at the declared values, and these values as LaTeX."""
     definitions = equations.definitions
-    model, algorithm = equations.model, equations.algorithm
+    model, algorithm = equations.model, getattr(equations, "algorithm", None)
     values: dict[str, sp.Expr] = {}
     notes: list[str] = []
     student, teacher = model.student, model.teacher
@@ -57,9 +58,19 @@ def declared_definitions(
     definitions = _dropped(definitions, values)
     one_student = getattr(student, "width", None) == 1
     one_teacher = getattr(teacher, "width", None) == 1 and hasattr(teacher, "activation")
-    if (one_student or one_teacher) and equations.noise is None:
+    if (one_student or one_teacher) and not getattr(equations, "noise", None):
         definitions = _of_single_units(definitions, one_student, one_teacher)
-    return definitions, notes
+    return _read(definitions), notes
+
+
+def _read(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Definitions without the intermediates that nothing reads any more."""
+    while True:
+        used = {n for d in definitions for n in used_bases(d.expr) if n != d.name}
+        kept = tuple(d for d in definitions if d.role != "intermediate" or d.name in used)
+        if len(kept) == len(definitions):
+            return kept
+        definitions = kept
 
 
 def _has_units(network: Any) -> bool:

@@ -167,9 +167,7 @@ def _prose(row: str) -> str:
 # Writing --------------------------------------------------------------------------------------
 
 
-def _environments(
-    rows: Sequence[Row], points: float, names: Names, star: str
-) -> Iterator[str]:
+def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -> Iterator[str]:
     """Alignments of rows: those with wide left-hand sides apart from the others."""
     groups: list[tuple[bool, list[Row]]] = []
     for row in rows:

@@ -54,17 +54,65 @@ PLAIN = {
     "?": 5.2,
 }
 FUNCTIONS = frozenset(
-    """
-    arcsin arccos arctan sin cos tan exp log ln max min det sinh cosh tanh lim sup inf dim ker arg
-    deg gcd Pr
-    """.split()
+    [
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sin",
+        "cos",
+        "tan",
+        "exp",
+        "log",
+        "ln",
+        "max",
+        "min",
+        "det",
+        "sinh",
+        "cosh",
+        "tanh",
+        "lim",
+        "sup",
+        "inf",
+        "dim",
+        "ker",
+        "arg",
+        "deg",
+        "gcd",
+        "Pr",
+    ]
 )
 LARGE = {"sum": 15.82, "prod": 14.0, "int": 11.0, "bigcup": 12.2}
 RELATIONS = frozenset(
-    """
-    approx sim simeq equiv neq ne leq le geq ge ll gg in to propto mapsto rightarrow leftarrow mid
-    ge subset iff Rightarrow succeq preceq gtrsim lesssim asymp
-    """.split()
+    [
+        "approx",
+        "sim",
+        "simeq",
+        "equiv",
+        "neq",
+        "ne",
+        "leq",
+        "le",
+        "geq",
+        "ge",
+        "ll",
+        "gg",
+        "in",
+        "to",
+        "propto",
+        "mapsto",
+        "rightarrow",
+        "leftarrow",
+        "mid",
+        "ge",
+        "subset",
+        "iff",
+        "Rightarrow",
+        "succeq",
+        "preceq",
+        "gtrsim",
+        "lesssim",
+        "asymp",
+    ]
 )
 BINARY = {
     **dict.fromkeys(("times", "pm", "mp", "ast", "oplus", "otimes", "odot", "wedge"), 8.52),
@@ -91,8 +139,34 @@ DELIMITERS = {
     "bigg": (8.2, 5.2),
     "Bigg": (8.8, 5.8),
 }
-ACCENTS = frozenset("bar hat tilde dot ddot vec overline widehat widetilde check mathring".split())
-WORDS = frozenset("text mathrm operatorname textrm textbf mathbf mathsf mathit boldsymbol".split())
+ACCENTS = frozenset(
+    [
+        "bar",
+        "hat",
+        "tilde",
+        "dot",
+        "ddot",
+        "vec",
+        "overline",
+        "widehat",
+        "widetilde",
+        "check",
+        "mathring",
+    ]
+)
+WORDS = frozenset(
+    [
+        "text",
+        "mathrm",
+        "operatorname",
+        "textrm",
+        "textbf",
+        "mathbf",
+        "mathsf",
+        "mathit",
+        "boldsymbol",
+    ]
+)
 
 
 def word(text: str) -> float:

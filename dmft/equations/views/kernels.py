@@ -102,13 +102,13 @@ class Kernels:
         if r"\Phi_{2}" in text:
             found.append(BIVARIATE)
         if "S_{1234}" in text or "S_4" in text:
-            found += _signs("S_4" in text)
+            found += signs_rows("S_4" in text)
         if r"\operatorname{erfcx}" in text:
             found.append(r"\operatorname{erfcx}(x) &= e^{x^2} \operatorname{erfc}(x)")
         return found
 
 
-def _signs(with_arguments: bool) -> list[str]:
+def signs_rows(with_arguments: bool) -> list[str]:
     """What is left of four signs: the average less that of pairs (`FourSigns`)."""
     product = "".join(rf"\operatorname{{sign}}(x_{n})" for n in (1, 2, 3, 4))
     text = rf"S_{{1234}} &= \left\langle {product} \right\rangle"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition
@@ -127,9 +126,7 @@ def system_latex(
 ) -> list[str]:
     """Rows of the rates, of what they are computed from, and of what is observed."""
     roles = ("rate", "intermediate", "sample", "observable")
-    ordered = sorted(
-        (d for d in definitions if d.role in roles), key=lambda d: roles.index(d.role)
-    )
+    ordered = sorted((d for d in definitions if d.role in roles), key=lambda d: roles.index(d.role))
     return [line for d in ordered for line in definition_latex(d, printer, equations.kind)]
 
 

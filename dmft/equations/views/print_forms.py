@@ -7,7 +7,6 @@ a root or in an arcsine gets a name. Valid where covariances are positive defini
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import sympy as sp
@@ -88,12 +87,19 @@ def for_print(expr: sp.Expr, names: Polynomials) -> sp.Expr:
     """
     if sp.count_ops(expr) > MOST or expr.is_polynomial():
         return expr
+    return _named(_angles(rewritten(expr), names), names)
+
+
+def rewritten(expr: sp.Expr) -> sp.Expr:
+    """The same, without angles and names."""
+    if sp.count_ops(expr) > MOST:
+        return expr
     shifted = _shifted(expr)
     found = _unshifted(_rewritten(shifted))
     if shifted != expr and expr.has(sp.exp):  # the others, too, where that is shorter
         other = _unshifted(_rewritten(_shifted(expr, every=True)))
         found = min(found, other, key=sp.count_ops)
-    return _named(_angles(found, names), names)
+    return found
 
 
 def _unshifted(expr: sp.Expr) -> sp.Expr:
@@ -174,12 +180,9 @@ def _product(factors: list[sp.Expr]) -> sp.Expr:
     if inside == 1:
         return sp.Mul(*others, *rational)
     known = [sp.expand(y.as_base_exp()[0]) for y in positive]
-    # Equal signs of a base and its factors: those of bases and of variances are positive.
-    for part, sign in ((sp.together(inside), 1),):
-        above, below = (sp.factor_list(y) for y in sp.fraction(sp.cancel(part)))
-        free, left = _squares(above, below, known)
-        outside *= free
-        inside = left
+    above, below = (sp.factor_list(y) for y in sp.fraction(sp.cancel(sp.together(inside))))
+    free, inside = _squares(above, below, known)
+    outside *= free
     ratio = _whole(sp.Mul(outside, *rational))
     return sp.Mul(*others, ratio, inside)
 
@@ -335,6 +338,3 @@ def unnamed(expr: sp.Expr, names: Polynomials) -> sp.Expr:
     while expr.free_symbols & set(back):
         expr = expr.xreplace(back)
     return written(expr)
-
-
-Doprint = Callable[[sp.Expr], str]

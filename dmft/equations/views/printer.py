@@ -213,11 +213,18 @@ class KernelPrinter(EquationPrinter):
                 below.append(pair)
         one, two = self.factors(top, above), self.factors(bottom, below)
         text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
-        inside = [
-            rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind
-        ]
+        inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
         sign = "- " if number < 0 else ""
         return sign + " ".join(y for y in (text, *inside) if y)
+
+    def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
+        # Named parts first, and no sign at the beginning where a term has none.
+        terms = sorted(self._as_ordered_terms(expr, order=order), key=_is_behind)
+        first = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
+        terms.insert(0, terms.pop(first))
+        texts = [self._print(y) for y in terms]
+        signed = [y if y.startswith("-") else f"+ {y}" for y in texts[1:]]
+        return " ".join([texts[0], *signed])
 
     def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
         """Product of powers, the square roots under one sign."""
@@ -240,11 +247,15 @@ class KernelPrinter(EquationPrinter):
             text = f"1 + {self._print(base.variance)}"
         if (base.is_Add or isinstance(base, OneMore)) and not (alone and power == 1):
             text = rf"\left({text}\right)"
-        elif isinstance(base, sp.Indexed) and power != 1:
+        elif power != 1 and (isinstance(base, sp.Indexed) or (base.is_Symbol and "^" in text)):
             text = f"{{{text}}}"
         elif power != 1 and not (base.is_Symbol or base.is_number):
             return self._print(sp.Pow(base, power, evaluate=False))
         return text if power == 1 else f"{text}^{{{self._print(power)}}}"
+
+
+def _is_behind(term: sp.Expr) -> bool:
+    return not any(s.name.startswith(r"\Lambda") for s in term.free_symbols)
 
 
 def _renamed(name: str, swap: Mapping[str, str]) -> str:

@@ -211,8 +211,9 @@ class _Parser:
         else:
             slant = glyphs.SLANT if texts["^"] or primes else 0.0
             wide = base.width + max(sizes.values()) + glyphs.AFTER_SCRIPT + slant
-        deep = any(c in texts["^"] for c in (r"\frac", "^", "_", "[")) or (texts["^"] and texts["_"])
-        tall = max(base.height, int(bool(deep)))
+        both = bool(texts["^"] and texts["_"])
+        deep = both or any(c in texts["^"] for c in (r"\frac", "^", "_", "["))
+        tall = max(base.height, int(deep))
         marks = "'" * primes + scripts
         return replace(base, text=text + scripts, width=wide, height=tall, scripts=marks)
 

@@ -28,7 +28,7 @@ class _Functions:
         """A function at the fields of the student or of the target."""
         if expr == 1:
             return ""
-        if expr.is_number or sp.count_ops(expr) <= INLINE:
+        if expr.is_number or (sp.count_ops(expr) <= INLINE and not expr.has(sp.exp)):
             text = self.printer.doprint(expr.xreplace(_fields(expr, star)))
             return rf"\left({text}\right)" if expr.is_Add else text
         name = self.found.setdefault(expr, f"F_{{{len(self.found) + 1}}}")
