@@ -97,6 +97,7 @@ PUBLIC = {
     "maximal_learning_rate": "dmft.equations.escape.recovery",
     "phase_diagram": "dmft.workflow.diagrams.phase_diagram",
     "phases": "dmft.analysis.phases",
+    "latex": "dmft.display.latex",
     "plot": "dmft.display.plots",
     "population_risk": "dmft.equations.risk",
     "random_overlaps": "dmft.model",

@@ -70,6 +70,41 @@ QUANTITIES |= {
         Quantity("velocity", "T", "(p, p)", "velocity-velocity overlap u u^T / d", True),
     )
 }
+# Letters of what equations are printed in, by code name; a notation replaces some of them.
+LETTERS: dict[str, str] = {
+    **{q.code: q.latex for q in QUANTITIES.values()},
+    "h": "h",
+    "h_star": "h^*",
+    "lambda": r"\lambda",
+    "sigma": r"\sigma",
+    "teacher_sigma": r"\sigma_*",
+    "p": "p",
+    "k": "k",
+    "dim": "d",
+    "batch_size": "n_b",
+    "readout_rate": r"\rho_a",
+}
+# Letters of papers; factors and clocks stay those of this library.
+NOTATIONS: dict[str, dict[str, str]] = {
+    "saad-solla": {
+        "M": "R",
+        "P": "T",
+        "risk": r"\epsilon_g",
+        "learning_rate": r"\eta",
+        "h": "x",
+        "h_star": "y",
+        "sigma": "g",
+        "teacher_sigma": "g_*",
+        "p": "K",
+        "k": "M",
+        "dim": "N",
+        "label_noise": r"\sigma^2",
+        "readout": "v",
+        "teacher_readout": "v^*",
+    },
+    "krzakala": {"h": r"\lambda", "h_star": r"\lambda^*", "lambda": r"\mu"},
+}
+
 
 # What measures and records hold besides, with the power of the time unit of each.
 MEASURED: dict[str, tuple[str, int]] = {

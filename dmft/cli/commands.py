@@ -21,11 +21,9 @@ from dmft.names import Status
 
 def write_latex(declared: Declaration, path: str) -> None:
     """Write the equations and the risk as a document that compiles."""
-    from dmft.display.latex import document
+    from dmft.display.latex import latex
 
-    equations = derived(declared)
-    text = document(equations, title=declared.path.stem, note=f"Time: {equations.time_unit}.")
-    Path(path).write_text(text, encoding="utf-8")
+    latex(path, derived(declared), title=declared.path.stem)
     log(written("equations", path))
 
 

@@ -260,7 +260,8 @@ def _body(
     several states side by side (`dmft.compiled.vectors`).
     """
     names_in_code = code_names(parameters)
-    ordered = ordered and ALL_NODES not in {r for _, r in here.packed.values()}
+    rows = {row for _, rows in here.packed.values() for row in rows}
+    ordered = ordered and ALL_NODES not in rows
     lowering = Lowering(Graph(x.SYMMETRIC), {**names_in_code, **here.places}, functions)
     writer = LoopWriter(lowering.graph, here.packed, ordered=ordered)
     # A first pass finds the tables, the second shares them.

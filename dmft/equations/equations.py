@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,11 +38,13 @@ from dmft.names import VERSION
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
     from dmft.equations.views.explicit import ExplicitEquations
-    from dmft.equations.views.latex import EquationPrinter
+    from dmft.equations.views.printer import EquationPrinter, Notation
     from dmft.explanation.steps import Explanation
     from dmft.gaussian.nodes.rules import NodeRule
 
 Kernels = Literal["auto", "all", "none"]
+# Width in points of what a notebook shows.
+NOTEBOOK = 560.0
 # What the steps and samples of a map are counted with.
 CLOCK = ("learning_rate", "dim", "batch_size")
 
@@ -376,17 +378,30 @@ class Equations(Traits, ChangesOfDefinitions):
 
         return explain_rate(self, block, term).to_depth(depth)
 
-    def latex(self, kernels: Kernels = "auto") -> str:
-        r"""LaTeX of the equations (amsmath `align*` environments).
+    def latex(
+        self,
+        kernels: Kernels = "auto",
+        *,
+        width: float = 246.0,
+        notation: Notation = None,
+        symbolic: bool = False,
+    ) -> str:
+        r"""LaTeX of the equations: `align*` environments with sentences between them.
 
         Parameters
         ----------
         kernels : "auto", "all" or "none"
             Which Gaussian averages are given in closed form below the equations.
+        width : float
+            Points that a line may have in an article of 11 pt; 246 is a column of two.
+        notation : "saad-solla", "krzakala", mapping or None
+            Letters, as ``{"M": "R", "learning_rate": r"\eta"}``; factors and clock stay ours.
+        symbolic : bool
+            Keep unit readouts, P = I, no noise and the indices of single units as symbols.
         """
-        from dmft.equations.views.latex import equations_latex
+        from dmft.equations.views.latex import Page, equations_latex
 
-        return equations_latex(self, kernels)
+        return equations_latex(self, Page(width, notation, symbolic, kernels))
 
     def functions_latex(self, printer: EquationPrinter) -> list[str]:
         """Lines that say what the functions of the networks are."""
@@ -394,9 +409,15 @@ class Equations(Traits, ChangesOfDefinitions):
 
         return [functions_latex(self.model, printer)]
 
+    def law_latex(self, definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
+        """Sentence and lines of the law that averages are over."""
+        from dmft.equations.views.latex import law_latex
+
+        return law_latex(definitions, printer)
+
     def _repr_latex_(self) -> str:
         # A notebook shows comment lines as text: leave out the first one.
-        return self.latex().split("\n", 1)[1]
+        return self.latex(width=NOTEBOOK).split("\n", 1)[1]
 
     def __str__(self) -> str:
         from dmft.equations.views.text import equations_text

@@ -15,7 +15,7 @@ from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import over_teachers
 from dmft.equations.averages.nodes import discretise, rule_of_averages
-from dmft.equations.averages.passes import averages, lowered, with_values
+from dmft.equations.averages.passes import averages, with_values
 from dmft.equations.definitions import Definition, define, live, used_bases
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.admissible import check_admissible
@@ -31,14 +31,9 @@ from dmft.equations.values import (
     with_nodes,
 )
 from dmft.equations.views.explicit import ExplicitEquations, unroll
-from dmft.equations.views.latex import (
-    EquationPrinter,
-    align,
-    average_latex,
-    blocks_latex,
-    definition_latex,
-    functions_latex,
-)
+from dmft.equations.views.fragment import NOTEBOOK
+from dmft.equations.views.latex import Page, risk_latex
+from dmft.equations.views.printer import Notation
 from dmft.equations.views.text import definition_text, model_names
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import elementary
@@ -194,19 +189,14 @@ class PopulationRisk:
 
         return explain_risk(self).to_depth(depth)
 
-    def latex(self) -> str:
-        """LaTeX of the risk, its coefficients and its kernels."""
-        printer = EquationPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
-        lines = definition_latex(self.definitions[-1], printer)
-        lines += blocks_latex(self.definitions[:-1], printer)
-        lines.append(functions_latex(self.model, printer))
-        for found in lowered(self.definitions):
-            if found.how != "nodes":
-                lines += average_latex(found.average, printer, None)
-        return align(lines)
+    def latex(
+        self, *, width: float = 246.0, notation: Notation = None, symbolic: bool = False
+    ) -> str:
+        """LaTeX of the risk, its coefficients and its kernels; options as of `Equations.latex`."""
+        return risk_latex(self, Page(width, notation, symbolic, "all"))
 
     def _repr_latex_(self) -> str:
-        return self.latex()
+        return self.latex(width=NOTEBOOK)
 
     def __str__(self) -> str:
         names = model_names(self.model)

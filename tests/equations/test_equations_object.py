@@ -138,7 +138,7 @@ def test_notebook_representations():
     equations = symbolic_erf()
     shown = equations._repr_latex_()
     assert shown.startswith(r"\begin{align*}")
-    assert equations.latex().endswith(shown)
+    assert equations.latex(width=560).endswith(shown)
     assert r"\arcsin" in dmft.population_risk(equations.model)._repr_latex_()
 
 

@@ -360,7 +360,7 @@ def test_fluctuations_of_one_cluster_are_those_of_the_plain_model():
 def test_fluctuations_of_clusters_say_what_is_left_out():
     equations = fluctuating(SCALED)
     assert "the terms of inputs from clusters at order 1/d are left out" in str(equations)
-    assert r"\psi_{j}^{[2]}" in equations.latex()
+    assert r"\psi_{j}^{[2]}" in equations.latex(symbolic=True)
     with pytest.raises(BadParameter, match="x ~ N"):
         equations.explicit()
 
@@ -430,15 +430,16 @@ def test_rates_of_an_own_rule():
 
 def test_printed_and_changed():
     equations = dmft.derive(dmft.Model(network(erf, 1), XOR), dmft.SGD(0.5))
-    text = equations.latex()
+    text = equations.latex(symbolic=True, width=2000)
     assert r"\sigma'(0.7746 h_{j} + m_{j}^{[1]})" in text
     assert r"\text{cluster 3: } w = 0.25,\ \mu = (0, 1),\ s = 0.6,\ y = -1" in text
     assert "m⟨2⟩[i] = -Ω[i,p+1]" in str(equations)
-    assert r"\sigma(0.7746 h_{u} + m_{u}^{[1]})" in dmft.population_risk(equations.model).latex()
+    risk = dmft.population_risk(equations.model)
+    assert r"\sigma(0.7746 h_{u} + m_{u}^{[1]})" in risk.latex(symbolic=True)
     rates, flow = equations.evaluate(ONE_TWO), equations.without("sgd_noise").evaluate(ONE_TWO)
     assert rates["Q"][0, 0] > flow["Q"][0, 0]
     logistic = dmft.derive(equations.model, dmft.SGD(0.5, loss=LOGISTIC))
-    assert r"\psi_{j}^{[4]}" in logistic.latex()
+    assert r"\psi_{j}^{[4]}" in logistic.latex(symbolic=True)
 
 
 CENTRED = dmft.GaussianMixture([[1.0], [-1.0]])

@@ -312,7 +312,7 @@ def test_displacement_is_a_run_time_value():
 def test_equations_print_their_sample():
     model = model_of(ERF, TARGET[0] ** 2, 1, 0.1)
     equations = dmft.derive(model, dmft.SGD(0.4, repeat=dmft.Repeat(2)))
-    text = equations.latex()
+    text = equations.latex(symbolic=True)
     for line in (
         r"y &= \sqrt{\Delta} \xi + {h_{1}^*}^{2}",
         r"h_{j}^{(1)} &= \frac{\gamma \psi_{j}^{(0)}}{p} + h_{j}",
@@ -322,7 +322,7 @@ def test_equations_print_their_sample():
         assert line in text
     assert "ψ1[j] = e1*σ'(h1[j])*a[j]" in str(equations)
     aware = dmft.SGD(0.4, repeat=dmft.SharpnessAware(0.1, normalised=True))
-    text = dmft.derive(model, aware).latex()
+    text = dmft.derive(model, aware).latex(symbolic=True)
     assert r"h_{j}^{(1)} &= h_{j} - \frac{\rho \psi_{j}^{(0)}}{\ell}" in text
 
 

@@ -145,7 +145,7 @@ def test_compiled_code_and_printed_text_are_of_the_same_definitions():
     found = equations.evaluate(start, d=50, nodes=64)
     np.testing.assert_allclose(drift, [found["e"], found["m"]], rtol=1e-12)
     np.testing.assert_allclose(Sigma, found["Sigma"], rtol=1e-12)
-    text = equations.latex()
+    text = equations.latex(width=455)
     assert r"\delta_{m} &= m \left(" in text
     assert r"\Sigma = \mathrm{Cov}" in text
     plain = equations.without("finite_dimension")

@@ -26,7 +26,9 @@ from dmft.equations.restrict.aligned import Reduction, coupling, mean_square, ra
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.update.rates import definitions
 from dmft.equations.values import Values
+from dmft.equations.views.breaking import Names
 from dmft.equations.views.explicit import ExplicitEquations
+from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.latex import align
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Overlaps
@@ -73,14 +75,15 @@ class AlignedEquations(Equations):
             "Q[j,l] = C*M[j]*M[l]"
         )
 
-    def latex(self, kernels: Kernels = "auto") -> str:
+    def latex(self, kernels: Kernels = "auto", **page: Any) -> str:
         """LaTeX of the equations, with the overlaps that the state stands for."""
         lines = [
             r"& M_j^2 = \frac{X z_j^2}{1 + Y z_j^2},\quad z_j \sim \mathcal{N}(0, 1),\quad "
             r"g = \sqrt{Y} z,\quad Q_{jl} = C M_j M_l\ (j \neq l),\quad Q_{jj} = 1 "
             r"&& \text{(closure)}"
         ]
-        return super().latex(kernels) + "\n" + align(lines)
+        text = super().latex(kernels, **page)
+        return text + "\n" + fitted(align(lines), page.get("width", COLUMN), Names(text))
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n  {self.closure}"

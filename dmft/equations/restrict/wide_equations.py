@@ -19,7 +19,9 @@ from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.wide import wide_definitions
 from dmft.equations.values import Values
+from dmft.equations.views.breaking import Names
 from dmft.equations.views.explicit import ExplicitEquations
+from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.latex import align
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, GradientFlow, Model, Overlaps
@@ -97,7 +99,7 @@ class WideEquations(Equations):
         text = f"closure: Q[j,j] = q[j], Q[j,l] = Σ_r N[j,r]*M[l,r]{cosine}{law}"
         return text + (f"; Cov(h[j], h'[j]) = {twin}" if self._has_twins else "")
 
-    def latex(self, kernels: Kernels = "auto") -> str:
+    def latex(self, kernels: Kernels = "auto", **page: Any) -> str:
         """LaTeX of the equations, with the overlaps at which the averages are taken."""
         inside = r"Q^{\parallel}_{jl} = \sum_{r=1}^k N_{jr} M_{lr}"
         cosine, twin, law = "", r"Q^{\parallel}_{jj}", ""
@@ -111,7 +113,8 @@ class WideEquations(Equations):
         ]
         if self._has_twins:
             lines.append(rf"& \mathrm{{Cov}}(h_j, h'_j) = {twin},\quad \mathrm{{Var}}(h'_j) = q_j")
-        return super().latex(kernels) + "\n" + align(lines)
+        text = super().latex(kernels, **page)
+        return text + "\n" + fitted(align(lines), page.get("width", COLUMN), Names(text))
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n  {self.closure}"

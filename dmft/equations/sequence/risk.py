@@ -21,6 +21,7 @@ from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
 
 if TYPE_CHECKING:
+    from dmft.equations.views.printer import Notation
     from dmft.explanation.steps import Explanation
 
 Array = NDArray[np.float64]
@@ -156,21 +157,14 @@ class SequenceRisk:
 
         return explain_sequence_risk(self).to_depth(depth)
 
-    def latex(self) -> str:
+    def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
         """LaTeX of the risk; an approximation sign where tables left terms out."""
-        names = ", ".join(sp.latex(s) for s in self.alignments)
-        sign = "=" if not self.expr.has(TokenAverage) else r"\approx"
-        shown = sp.latex(self.expr)
-        return (
-            r"\begin{align*}"
-            + "\n"
-            + rf"\mathcal{{R}}({names}) &{sign} {shown}"
-            + "\n"
-            + (r"\end{align*}")
-        )
+        from dmft.equations.views.latex import Page, sequence_risk_latex
+
+        return sequence_risk_latex(self, Page(width, notation))
 
     def _repr_latex_(self) -> str:
-        return self.latex()
+        return self.latex(width=560.0)
 
     def __str__(self) -> str:
         return f"R({', '.join(map(str, self.alignments))}) = {self.expr}"

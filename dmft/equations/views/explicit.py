@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -14,10 +14,13 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import needs_nodes, value_of
 from dmft.equations.definitions import Definition, base_name, index_symbol
-from dmft.errors import BadParameter, DmftError, InvalidCovariance, NotClosed, ShapeMismatch
+from dmft.errors import BadParameter, DmftError, InvalidCovariance, ShapeMismatch
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
+
+if TYPE_CHECKING:
+    from dmft.equations.views.printer import Notation
 
 # Above this many fields the unrolled erf system has tens of thousands of operations.
 MAX_FIELDS = 5
@@ -36,12 +39,14 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
     symbols : mapping of names such as ``"Q_11"`` to the symbols used
     covariance : sympy.Matrix or None
         Sigma of an sde in the order of `rhs`; per unit t times gamma/(p d n_b).
+    kind : "ode", "map" or "sde"
     """
 
     rhs: Mapping[sp.Symbol, sp.Expr]
     risk: sp.Expr
     symbols: Mapping[str, sp.Symbol]
     covariance: sp.Matrix | None = None
+    kind: str = "ode"
 
     def __getitem__(self, symbol: sp.Symbol) -> sp.Expr:
         return self.rhs[symbol]
@@ -74,7 +79,7 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
         noise = self.covariance
         if noise is not None:
             noise = noise.applyfunc(lambda e: e.xreplace(values))
-        return ExplicitEquations(rhs, self.risk.xreplace(values), self.symbols, noise)
+        return replace(self, rhs=rhs, risk=self.risk.xreplace(values), covariance=noise)
 
     def _known(self, key: Any) -> sp.Symbol:
         """The symbol that a key of `subs` means."""
@@ -89,9 +94,30 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
             )
         return named[str(key)]
 
+    def simplify(self) -> ExplicitEquations:
+        """Put roots and exponentials of each term together: the same functions, shorter."""
+        from dmft.equations.views.explicit_latex import simplified
+
+        rhs = {s: simplified(e) for s, e in self.rhs.items()}
+        noise = None if self.covariance is None else self.covariance.applyfunc(simplified)
+        return replace(self, rhs=rhs, risk=simplified(self.risk), covariance=noise)
+
+    def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
+        """LaTeX of the equations and of the risk, simplified, long repeated parts named.
+
+        Parameters
+        ----------
+        width : float
+            Points that a line may have.
+        notation : "saad-solla", "krzakala", mapping or None
+            Letters; as of `Equations.latex`.
+        """
+        from dmft.equations.views.explicit_latex import explicit_latex
+
+        return explicit_latex(self, width, notation, self.kind)
+
     def _repr_latex_(self) -> str:
-        rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]
-        return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+        return self.latex(width=560.0)
 
     def __str__(self) -> str:
         return "\n".join(f"d{s}/dt = {e}" for s, e in self.rhs.items())
@@ -165,22 +191,25 @@ class Unroller:
     def average(self, expr: Expectation, at: Mapping[sp.Symbol, int]) -> sp.Expr:
         """Value that stands for an average; on paper where code takes nodes."""
         if not needs_nodes(expr):
-            return elementary(self(value_of(expr), at))
+            value = elementary(self(value_of(expr), at))
+            if not value.has(sp.nan, sp.zoo):
+                return value
+            # 0/0 where fields coincide: their functions are multiplied first.
+            return self.gaussian(sp.Mul(*(self(a.expr, at) for a in expr.parts)), expr)
         degree = expr.law.degree
         if 0 <= degree <= MAX_DEGREE:
             return self.expectation(sp.expand(self(expr.integrand, at)))
-        integrand = _without_names(self(expr.integrand, at)).xreplace(self.sample)
+        if MAX_DEGREE < degree < sp.oo:
+            raise _no_closed_form(expr)
+        return self.gaussian(_without_names(self(expr.integrand, at)).xreplace(self.sample), expr)
+
+    def gaussian(self, integrand: sp.Expr, expr: Expectation) -> sp.Expr:
+        """Closed form of an average over the fields."""
         size = len(self.fields)
         try:
-            if MAX_DEGREE < degree < sp.oo:
-                raise NotClosed(f"polynomials of degree {degree} are not written out")
             return Gaussian(self.fields, self.covariance_of_fields[:size, :size]).expect(integrand)
         except DmftError as error:
-            raise BadParameter(
-                f"explicit() needs closed forms, and the average {expr} has none. The equations "
-                "themselves have it on nodes: latex(), evaluate(...), dmft.build and dmft.solve "
-                "take them as they are; or leave out its term (`.without`)"
-            ) from error
+            raise _no_closed_form(expr) from error
 
     @cached_property
     def covariance_of_fields(self) -> sp.ImmutableDenseMatrix:
@@ -228,6 +257,14 @@ class Unroller:
         for at in points:
             values[self.places(target, at)] = self(definition.expr, at)
         return values
+
+
+def _no_closed_form(average: Expectation) -> BadParameter:
+    return BadParameter(
+        f"explicit() needs closed forms, and the average {average} has none. The equations "
+        "themselves have it on nodes: latex(), evaluate(...), dmft.build and dmft.solve "
+        "take them as they are; or leave out its term (`.without`)"
+    )
 
 
 def _without_names(expr: sp.Expr) -> sp.Expr:

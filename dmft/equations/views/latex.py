@@ -1,115 +1,170 @@
-"""Equations as LaTeX: the same object that is compiled, with its kernels as where-lines."""
+"""Equations as LaTeX: the same object that is compiled, with its kernels below."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sympy as sp
-from sympy.printing.latex import LatexPrinter
 
-from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation
-from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.passes import lowered
+from dmft.equations.definitions import Definition
 from dmft.equations.update.law import target
-from dmft.equations.views.text import function_text, split_averages
-from dmft.errors import NotClosed
-from dmft.gaussian.closed.pair import elementary
-from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
+from dmft.equations.views.breaking import Names
+from dmft.equations.views.declared import declared_definitions
+from dmft.equations.views.fragment import COLUMN, fitted
+from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
+from dmft.equations.views.text import model_names
+from dmft.equations.views.tokens import token_rows
+from dmft.gaussian.tables.tabled import PlacedAverage
+from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
+    from dmft.equations.risk import PopulationRisk
+    from dmft.equations.sequence.risk import SequenceRisk
 
-# Closed forms with more operations than this are left as expectations unless asked for.
-KERNEL_OPERATIONS = 120
-# A random field of a sample, or a mean, in a cluster.
-CLUSTER_LATEX = "{}^{{[{}]}}"
-# What a table promises, relative to the root of the product of the second moments.
-TABLE_ERROR = "$10^{-10}$"
+__all__ = ["EquationPrinter", "align", "average_latex", "definition_latex", "equations_latex"]
 
-
-class EquationPrinter(LatexPrinter):
-    """House style: neuron sums, local fields, kernels as averages."""
-
-    def __init__(self, names: Mapping[sp.Expr, str]) -> None:
-        super().__init__({"fold_short_frac": False, "inv_trig_style": "full"})
-        self.names = dict(names)
-
-    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
-        name, found, number = expr.name.partition(x.IN_CLUSTER)
-        if found:
-            plain = self._print_Symbol(sp.Symbol(name, real=True))
-            return CLUSTER_LATEX.format(plain, number)
-        if expr.name.startswith(x.SLOPE):
-            alignment = self._print(sp.Symbol(expr.name.removeprefix(x.SLOPE), real=True))
-            return rf"\partial_{{{alignment}}} \mathcal{{L}}"
-        return x.SYMBOL_LATEX.get(expr) or super()._print_Symbol(expr, style)
-
-    def _print_Indexed(self, expr: sp.Indexed) -> str:
-        base = base_name(expr)
-        name = x.printed(base, x.BASE_LATEX, CLUSTER_LATEX)
-        inside = [self._print(index) for index in expr.indices]
-        separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
-        subscript = separator.join(inside)
-        if "^" in name and not name.endswith(")"):
-            head, power = name.split("^", 1)
-            return f"{head}_{{{subscript}}}^{power}"
-        return f"{name}_{{{subscript}}}"
-
-    def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
-        # h_1^* has its superscript already: TeX refuses a second one outside braces.
-        if isinstance(expr.base, sp.Indexed):
-            return template % (f"{{{self._print(expr.base)}}}", self._print(expr.exp))
-        return str(super()._helper_print_standard_power(expr, template))
-
-    def _print_Sum(self, expr: sp.Sum) -> str:
-        signs = "".join(
-            rf"\sum_{{{self._print(s)}={low}}}^{{{self._print(high)}}}"
-            for s, low, high in expr.limits
-        )
-        body = self._print(expr.function)
-        return f"{signs} " + (rf"\left[{body}\right]" if expr.function.is_Add else body)
-
-    def _print_Mul(self, expr: sp.Mul) -> str:
-        rest, averages = split_averages(expr)
-        if not averages:
-            return str(super()._print_Mul(expr))
-        inside = [
-            rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
-        ]
-        if rest in (1, -1):
-            return ("- " if rest == -1 else "") + " ".join(inside)
-        text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
-        return " ".join([text, *inside])
-
-    def _print_At(self, expr: At) -> str:
-        field = self._print(expr.field)
-        named = function_text(self.names, expr.factor, field, self._print)
-        return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+# What declared values look like in a sentence.
+VALUES = {
+    "readout": "{readout}_j = 1",
+    "teacher_readout": "{teacher_readout}_r = 1",
+    "label_noise": "{label_noise} = 0",
+    "P": "{P}_{{rs}} = \\delta_{{rs}}",
+}
 
 
-def equations_latex(equations: Equations, kernels: str) -> str:
-    """LaTeX of equations; `kernels` says which averages follow in closed form."""
-    printer = EquationPrinter(equations.names(r"\sigma", r"\sigma_*"))
-    roles = ("rate", "intermediate", "sample", "observable")
-    ordered = sorted(
-        (d for d in equations.definitions if d.role in roles), key=lambda d: roles.index(d.role)
-    )
-    lines = [line for d in ordered for line in definition_latex(d, printer, equations.kind)]
-    lines += blocks_latex((d for d in equations.definitions if d.role == "block"), printer)
+@dataclass(frozen=True)
+class Page:
+    """How equations are printed.
+
+    Attributes
+    ----------
+    width : float
+        Points that a line may have.
+    notation : str, mapping or None
+        Letters (`letters_of`).
+    symbolic : bool
+        Keep readouts, P, the noise and indices of single units as symbols.
+    kernels : "auto", "all" or "none"
+        Which averages follow in closed form.
+    """
+
+    width: float = COLUMN
+    notation: Notation = None
+    symbolic: bool = False
+    kernels: str = "auto"
+
+    def printer(self, names: Mapping[sp.Expr, str]) -> EquationPrinter:
+        """Printer in this notation."""
+        return EquationPrinter(names, letters_of(self.notation))
+
+
+def equations_latex(equations: Equations, page: Page) -> str:
+    """LaTeX of equations, its lines broken for the page."""
+    printer = page.printer(equations.names(r"\sigma", r"\sigma_*"))
+    definitions, notes = equations.definitions, list[str]()
+    if not page.symbolic:
+        definitions, notes = declared_definitions(equations)
+    parts = [
+        f"% {equations.time_unit}",
+        align(system_latex(equations, definitions, printer)),
+        *notes_latex(notes, printer),
+        *equations.law_latex(definitions, printer),
+    ]
+    lines = equations.functions_latex(printer)
     if equations.noise:
         lines += equations.noise.latex(printer, equations.definitions)
-    lines += equations.functions_latex(printer)
-    parts = [f"% {equations.time_unit}", align(lines)]
-    if kernels != "none":
-        limit = KERNEL_OPERATIONS if kernels == "auto" else None
-        found = (a.average for a in equations.lowered if a.how != "nodes")
-        parts.append(align([y for q in found for y in average_latex(q, printer, limit)]))
+    parts.append(align(lines))
+    parts += tokens_latex(definitions, printer)
+    if page.kernels != "none":
+        limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
+        shown = [a for a in lowered(definitions) if a.how != "nodes"]
+        parts += kernels_latex(shown, printer, limit)
         if equations.noise and equations.noise.closed:
             parts.append(align(equations.noise.closed_latex(printer)))
-    return "\n".join(parts)
+    text = "\n".join(part for part in parts if part)
+    return fitted(text, page.width, Names(text))
+
+
+def risk_latex(risk: PopulationRisk, page: Page) -> str:
+    """LaTeX of a risk with its kernels."""
+    printer = page.printer(model_names(risk.model, r"\sigma", r"\sigma_*"))
+    definitions, notes = risk.definitions, list[str]()
+    if not page.symbolic:
+        definitions, notes = declared_definitions(risk)
+    parts = [
+        align(definition_latex(definitions[-1], printer)),
+        *notes_latex(notes, printer),
+        *law_latex(definitions, printer),
+        align([functions_latex(risk.model, printer)]),
+        *kernels_latex(lowered(definitions), printer, None),
+    ]
+    text = "\n".join(part for part in parts if part)
+    return fitted(text, page.width, Names(text))
+
+
+def sequence_risk_latex(risk: SequenceRisk, page: Page) -> str:
+    """LaTeX of the risk of a sequence model, its averages over tokens named below."""
+    printer = page.printer({})
+    inside = ", ".join(printer.doprint(s) for s in risk.alignments)
+    sign = r"\approx" if risk.expr.has(PlacedAverage) else "="
+    head = f"{printer.letter('risk')}({inside})"
+    found = {a.args[:3]: a for a in risk.expr.atoms(TokenAverage)}
+    parts = [align([f"{head} &{sign} {printer.doprint(risk.expr)}"])]
+    text = "\n".join([*parts, *(token_rows(found, printer) if found else [])])
+    return fitted(text, page.width, Names(text))
+
+
+def system_latex(
+    equations: Equations, definitions: Sequence[Definition], printer: EquationPrinter
+) -> list[str]:
+    """Rows of the rates, of what they are computed from, and of what is observed."""
+    roles = ("rate", "intermediate", "sample", "observable")
+    ordered = sorted((d for d in definitions if d.role in roles), key=lambda d: roles.index(d.role))
+    return [line for d in ordered for line in definition_latex(d, printer, equations.kind)]
+
+
+def notes_latex(notes: Sequence[str], printer: EquationPrinter) -> list[str]:
+    """A sentence about the declared values that were put in."""
+    if not notes:
+        return []
+    letters = {name: printer.letter(name) for name in VALUES}
+    shown = ", ".join(f"${VALUES[name].format(**letters)}$" for name in notes)
+    return [f"Here {shown}, as declared."]
+
+
+def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
+    """Law of the local fields and their coefficients."""
+    blocks = [d for d in definitions if d.role == "block"]
+    if not any(d.name == "Omega" for d in blocks):
+        return [align(blocks_latex(blocks, printer))]
+    Q, M, P, field, student, teacher = (
+        printer.letter(name) for name in ("Q", "M", "P", "lambda", "h", "h_star")
+    )
+    unit = any(d.name == "Omega" and d.expr.has(sp.KroneckerDelta) for d in blocks)
+    corner = "I" if unit else P
+    Omega = printer.letter("Omega")
+    matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
+    lines = [
+        rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {Omega}),\quad "
+        rf"{Omega} = {matrix}"
+    ]
+    lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
+    return [r"Averages $\langle \cdot \rangle$ are over the local fields,", align(lines)]
+
+
+def tokens_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
+    """Averages over tokens that were named, and the functions in them."""
+    found = {a.args[:3]: a for d in definitions for a in d.expr.atoms(TokenAverage)}
+    if not found:
+        return []
+    return token_rows(found, printer)
 
 
 def definition_latex(
@@ -167,14 +222,19 @@ def broken(expr: sp.Expr, add: sp.Add, printer: EquationPrinter, width: int) -> 
 def functions_latex(model: Model, printer: EquationPrinter) -> str:
     """Align line that says what sigma and sigma_* (or g) are."""
     student, teacher = model.student.activation, model.teacher
-    lines = [rf"\sigma(z) = {sp.latex(student)}"]
+    lines = [rf"{printer.letter('sigma')}(z) = {_function(student)}"]
     if isinstance(teacher, MultiIndex):
-        lines.append(rf"g(h^*) = {printer.doprint(target(model))}")
+        g = "g" if printer.letter("sigma") != "g" else "G"
+        lines.append(rf"{g}({printer.letter('h_star')}) = {printer.doprint(target(model))}")
     elif isinstance(teacher, Committee) and teacher.activation != student:
-        lines.append(rf"\sigma_*(z) = {sp.latex(teacher.activation)}")
+        lines.append(rf"{printer.letter('teacher_sigma')}(z) = {_function(teacher.activation)}")
     if model.clusters is not None:
         lines += inputs_latex(model.clusters)
     return "& " + r",\quad ".join(lines)
+
+
+def _function(expr: sp.Expr) -> str:
+    return KernelPrinter({}).doprint(expr.xreplace({FIELD: sp.Symbol("z", real=True)}))
 
 
 def inputs_latex(inputs: GaussianMixture) -> list[str]:
@@ -210,58 +270,3 @@ def align(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
-
-
-def average_latex(average: Expectation, printer: EquationPrinter, limit: int | None) -> list[str]:
-    """Closed form of an average over fields x_1, x_2, ... with covariance C, as align lines."""
-    labels = [f"x_{{{number + 1}}}" for number in range(len(average.parts))]
-
-    def cov(first: Any, second: Any) -> sp.Symbol:
-        low, high = sorted((int(first), int(second)))
-        return sp.Symbol(f"C_{{{low + 1}{high + 1}}}")
-
-    pairs = zip(average.factors, labels, strict=True)
-    head = printer.doprint(Expectation(*(At(f, sp.Symbol(y)) for f, y in pairs)))
-    places = (At(f, sp.Integer(n)) for n, f in enumerate(average.factors))
-    try:
-        closed = elementary(value_of(Expectation(*places), cov))
-    except NotClosed:
-        return [rf"{head} &\text{{: no closed form}}"]
-    try:
-        closed = written_out(closed)
-    except NotClosed:  # products with error functions: one integral of closed averages
-        return [rf"{head} &= {printer.doprint(closed)}"]
-    if closed.has(TableAverage):
-        return [rf"{head} &\approx \text{{a table of its factors, error below {TABLE_ERROR}}}"]
-    if limit is not None and sp.count_ops(closed) > limit:
-        return [rf"{head} &\text{{: long closed form, printed by kernels=`all'}}"]
-    parts, (reduced,) = sp.cse([closed], symbols=sp.numbered_symbols(r"\tau_"), order="none")
-    if len(parts) > 1 and sp.count_ops(closed) > MANY_OPERATIONS:
-        lines = in_lines(head, reduced, printer)
-        rows = [f"{printer.doprint(s)} = {printer.doprint(e)}" for s, e in parts]
-        groups = [rows[n : n + 3] for n in range(0, len(rows), 3)]
-        return lines + [r"&\quad " + r",\quad ".join(group) for group in groups]
-    return in_lines(head, closed, printer)
-
-
-def written_out(expr: sp.Expr) -> sp.Expr:
-    """Closed forms of averages that stand whole in equations; some hold others of them."""
-    inner = {q: q.written_out() for q in expr.atoms(TableAverage)}
-    changed = {q: value for q, value in inner.items() if value != q}
-    return written_out(expr.xreplace(changed)) if changed else expr
-
-
-def in_lines(head: str, expr: sp.Expr, printer: EquationPrinter) -> list[str]:
-    """Align lines of `head = expr`, a long sum broken."""
-    sums = [f for f in sp.Mul.make_args(expr) if f.is_Add]
-    text = printer.doprint(expr)
-    if len(text) <= LINE_CHARACTERS or len(sums) != 1:
-        return [f"{head} &= {text}"]
-    first, *more = broken(expr, sums[0], printer, LINE_CHARACTERS)
-    return [f"{head} &= {first}", *(r"&\quad " + line for line in more)]
-
-
-# Closed forms up to this size are printed in one piece.
-MANY_OPERATIONS = 40
-# LaTeX text of about this length fills a line of an article.
-LINE_CHARACTERS = 120

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -83,10 +84,24 @@ def function_text(
     if factor in names:
         return f"{names[factor]}({field})"
     means = _means(factor)
-    template = names.get(_shape(factor), "") if len(means) < 2 else ""
+    template = ""
+    if len(means) < 2:
+        shape = _shape(factor)
+        template = names.get(shape, "") or _same(names, shape)
     if template.count("%s") != 1 + len(means):
         return None
     return template % (field, *map(doprint, means))
+
+
+def _same(names: Mapping[sp.Expr, str], shape: sp.Expr) -> str:
+    """Template of a function that is equal when it is multiplied out."""
+    wanted = _multiplied(shape)
+    return next((name for f, name in names.items() if _multiplied(f) == wanted), "")
+
+
+@lru_cache(maxsize=512)
+def _multiplied(expr: sp.Expr) -> sp.Expr:
+    return sp.expand(sp.powsimp(sp.expand(expr)))
 
 
 def functions_text(model: Model) -> str:

@@ -1,0 +1,208 @@
+"""What a document says around equations: what was declared, scaling, validity, sources."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from dmft.display.latex import escape
+from dmft.equations.views.breaking import Names
+from dmft.equations.views.fragment import fitted
+from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
+from dmft.model import Committee, GradientDescent, GradientFlow, SequenceModel
+
+if TYPE_CHECKING:
+    from dmft.model import Model
+
+# Numbers of algorithms in words, and their letters where all samples are used again.
+RATES = {
+    "learning_rate": "learning rate",
+    "batch_size": "batch size",
+    "readout_rate": "rate of the readouts",
+    "samples_per_dim": "samples per dimension",
+    "ridge": "ridge",
+}
+UNSAID_AT_ZERO = frozenset({"readout_rate"})
+DESCENT = {"learning_rate": r"\eta", "samples_per_dim": r"\alpha", "ridge": r"\lambda"}
+# Words of a clock as mathematics.
+WORDS = {
+    "learning_rate": r"\gamma",
+    "gamma": r"\gamma",
+    "eta": r"\eta",
+    "alpha": r"\alpha",
+    "infinity": r"\infty",
+    "->": r"\to",
+    "n_b": "n_b",
+    **{letter: letter for letter in "tpkdnLT"},
+}
+
+
+def declaration(equations: Any, width: float, notation: Notation) -> str:
+    """Networks, data and algorithm of equations, with their declared numbers."""
+    model, algorithm = equations.model, equations.algorithm
+    printer = EquationPrinter({}, letters_of(notation))
+    text = _sequence(model) if isinstance(model, SequenceModel) else _committee(model, printer)
+    numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
+    shown = f" Declared: {', '.join(numbers)}." if numbers else ""
+    rule = f"{_rule(algorithm)}{shown}"
+    return fitted(f"{text}\n{rule}", width, Names(text))
+
+
+def _committee(model: Model, printer: EquationPrinter) -> str:
+    """Networks of a committee, its labels and overlaps."""
+    letter = printer.letter
+    p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
+    h, h_star, sigma = (letter(n) for n in ("h", "h_star", "sigma"))
+    same = isinstance(model.teacher, Committee) and (
+        model.teacher.activation == model.student.activation
+    )
+    over = sigma if same else letter("teacher_sigma")
+    base, hat, up = h_star.partition("^")
+    field = f"{base}_r{hat}{up}"
+    rows = [
+        rf"f &= \frac{{1}}{{{p}}} \sum_{{j=1}}^{{{p}}} {a}_j\,{sigma}({h}_j),\quad "
+        rf"{h} = \frac{{W x}}{{\sqrt{{{d}}}}}",
+        rf"{letter('Q')} &= \frac{{W W^\top}}{{{d}}},\quad "
+        rf"{letter('M')} = \frac{{W W_*^\top}}{{{d}}},\quad "
+        rf"{letter('P')} = \frac{{W_* W_*^\top}}{{{d}}}",
+    ]
+    noise = rf" + \sqrt{{{letter('label_noise')}}}\,\xi" if model.label_noise != 0 else ""
+    if isinstance(model.teacher, Committee):
+        readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
+        label = rf"\frac{{1}}{{{k}}} \sum_{{r=1}}^{{{k}}} {readout}\,{over}({field}){noise}"
+        rows.insert(1, rf"y &= {label},\quad {h_star} = \frac{{W_* x}}{{\sqrt{{{d}}}}}")
+    elif model.inputs is None:
+        g = "g" if sigma != "g" else "G"
+        rows.insert(
+            1, rf"y &= {g}({h_star}){noise},\quad {h_star} = \frac{{W_* x}}{{\sqrt{{{d}}}}}"
+        )
+    law = (
+        rf"Inputs $x \sim \mathcal{{N}}(0, I_{{{d}}})$."
+        if model.inputs is None
+        else "Inputs from a mixture of Gaussian clusters, whose labels and means are given below."
+    )
+    more = (
+        rf" The noise $\xi$ of the labels is standard normal, of variance "
+        rf"${letter('label_noise')}$ with its factor."
+        if noise
+        else ""
+    )
+    meaning = (
+        rf"Weights $W$ of the ${p}$ students and $W_*$ of the ${k}$ teachers in ${d}$ dimensions;"
+        rf" students are numbered by $j, l, u, v$, teachers by $r, s$, all fields by $i, m, n$;"
+        rf" ${letter('risk')}$ is the population risk, half the mean squared error without noise."
+    )
+    return "\n".join([law + more, _align(rows), meaning])
+
+
+def _sequence(model: SequenceModel) -> str:
+    """Networks of a sequence model."""
+    return (
+        r"Sequences of $L$ tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
+        r"fields $h_l = w \cdot (x_l + p_l)/\sqrt{d}$ of the student and "
+        r"$h^*_l = w_* \cdot x_l/\sqrt{d}$ of the target, "
+        r"$|w|^2 = |w_*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
+        r"$e$ with them; $\mathcal{L}$ is the expected loss, $\mathcal{R}$ the population risk."
+        "\n"
+        rf"Length $L = {model.length}$."
+    )
+
+
+def _numbers(model: Any, printer: EquationPrinter) -> list[str]:
+    """Declared numbers of a model."""
+    found = []
+    for network, width, readout in (
+        (model.student, "p", "readout"),
+        (model.teacher, "k", "teacher_readout"),
+    ):
+        size = getattr(network, "width", None)
+        if size is not None and getattr(size, "is_number", True):
+            found.append(f"{printer.letter(width)} = {size}")
+        values = getattr(network, "readout", None)
+        if values is not None:
+            shown = ", ".join(sp.latex(v) for v in values)
+            found.append(rf"{printer.letter(readout)} = ({shown})")
+    noise = getattr(model, "label_noise", 0)
+    return (
+        [*found, f"{printer.letter('label_noise')} = {sp.latex(sp.nsimplify(noise))}"]
+        if (noise != 0)
+        else found
+    )
+
+
+def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
+    """Declared numbers of an algorithm."""
+    found = []
+    for name, words in RATES.items():
+        value = getattr(algorithm, name, None)
+        if value is None or (name in UNSAID_AT_ZERO and value == 0):
+            continue
+        letter = DESCENT.get(name) if isinstance(algorithm, GradientDescent) else None
+        shown = sp.latex(sp.sympify(value, strict=True))
+        found.append(f"{words} ${letter or printer.letter(name)} = {shown}$")
+    return found
+
+
+def _rule(algorithm: Any) -> str:
+    """The algorithm in a sentence."""
+    if isinstance(algorithm, GradientFlow):
+        return "Gradient flow of the population risk."
+    if isinstance(algorithm, GradientDescent):
+        return "Gradient descent on a fixed set of samples, each of them used in every step."
+    loss = getattr(algorithm, "loss", "squared")
+    kind = f"the {loss} loss" if isinstance(loss, str) else f"the loss ${sp.latex(loss)}$"
+    words = f"One-pass stochastic gradient descent on {kind}, fresh samples in each step"
+    if getattr(algorithm, "constraint", None):
+        words += ", weights kept on the sphere"
+    if getattr(algorithm, "repeat", None) is not None:
+        words += "; a sample is used again at weights that it has moved"
+    return words + "."
+
+
+def validity(equations: Any) -> str:
+    """Clock, limit and approximation."""
+    clock, _, rest = str(equations.time_unit).partition(";")
+    words = f"Time: {_mathematical(clock)}"
+    words += f"; {_mathematical(rest)}" if rest else ""
+    approximation = getattr(equations, "approximation", "")
+    claim = f" Averages: {escape(approximation)}." if approximation else ""
+    return f"{words}.{claim}"
+
+
+def _mathematical(clock: str) -> str:
+    """Words of a clock, its symbols in formulas."""
+    match = re.fullmatch(r"(\w+) = ([\w ()*/]+)", clock.strip())
+    if match:
+        right = re.sub(r"\b(steps|samples)\b", r"\\text{\1}", match.group(2))
+        right = re.sub(r"\b(learning_rate|gamma|alpha)\b", lambda m: WORDS[m.group()], right)
+        if not re.search(r"(?<![\\{])\b[a-z]{3,}\b(?!\})", re.sub(r"\\[a-z]+", "", right)):
+            return f"${match.group(1)} = {right.replace('*', chr(92) + ',')}$"
+    parts = []
+    for word in clock.split():
+        bare = word.strip(",.;()")
+        shown = f"${WORDS[bare]}$" if bare in WORDS else escape(bare)
+        parts.append(escape(word).replace(escape(bare), shown, 1) if bare else escape(word))
+    return " ".join(parts)
+
+
+def sources(record: Any) -> list[str]:
+    """Bibliography keys of the papers that have equations of this kind."""
+    model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
+    if isinstance(model, SequenceModel):
+        return ["arnaboldi_2025"]
+    if isinstance(algorithm, GradientDescent):
+        return ["dandi_2024_reusing"]
+    found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]
+    if getattr(record, "kind", "") == "map":
+        found.append("arnaboldi_2024")
+    if getattr(algorithm, "repeat", None) is not None:
+        found.append("arnaboldi_2024_repetita")
+    if getattr(algorithm, "constraint", None):
+        found.append("ben_arous_2021")
+    return found
+
+
+def _align(rows: list[str]) -> str:
+    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"

@@ -1,0 +1,240 @@
+r"""Equations with the values that were declared: unit readouts, no noise, P = I, one unit.
+
+For print alone. What is put in is told, and is exact at these values; runs read the equations as
+they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, base_name, used_bases
+
+if TYPE_CHECKING:
+    from dmft.equations.equations import Equations
+    from dmft.equations.risk import PopulationRisk
+
+# The index of the only student and of the only teacher: they are not printed.
+ONLY = sp.symbols("only_student only_teacher", integer=True, positive=True)
+STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v), (x.r, x.s, *x.powers)
+# Bases whose first index runs over all fields.
+OVER_ALL = frozenset({"lambda", "c", "Omega"})
+# Intermediates with an index over all fields, which are written into the rates of single units.
+OVER_FIELDS = frozenset({"b_learning", "b_interaction", "b"})
+
+
+def declared_definitions(
+    equations: Equations | PopulationRisk,
+) -> tuple[tuple[Definition, ...], list[str]]:
+    """Definitions at the declared values, and these values as LaTeX."""
+    definitions = equations.definitions
+    model, algorithm = equations.model, getattr(equations, "algorithm", None)
+    values: dict[str, sp.Expr] = {}
+    notes: list[str] = []
+    student, teacher = model.student, model.teacher
+    trains = bool(getattr(algorithm, "trains_readout", False))
+    ones = []
+    if _has_units(student) and not trains:
+        values["readout"] = sp.S.One
+        ones.append("readout")
+    if _has_units(teacher):
+        values["teacher_readout"] = sp.S.One
+        ones.append("teacher_readout")
+    if getattr(model, "label_noise", None) == 0:
+        definitions = _dropped(definitions, {x.Delta: sp.S.Zero})
+    used = {name for d in definitions for name in _bases(d.expr)}
+    notes += [name for name in ones if name in used]
+    if getattr(model, "label_noise", None) == 0 and _reads(equations.definitions, x.Delta):
+        notes.append("label_noise")
+    orthonormal = getattr(model, "inputs", None) is None and "P" in used
+    if orthonormal:
+        values["P"] = sp.S.One  # a Kronecker delta, made below
+        notes.append("P")
+    definitions = _dropped(definitions, values)
+    one_student = getattr(student, "width", None) == 1
+    one_teacher = getattr(teacher, "width", None) == 1 and hasattr(teacher, "activation")
+    if (one_student or one_teacher) and not getattr(equations, "noise", None):
+        definitions = _of_single_units(definitions, one_student, one_teacher)
+    return _read(definitions), notes
+
+
+def _read(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
+    """Definitions without the intermediates that nothing reads any more."""
+    while True:
+        used = {n for d in definitions for n in used_bases(d.expr) if n != d.name}
+        kept = tuple(d for d in definitions if d.role != "intermediate" or d.name in used)
+        if len(kept) == len(definitions):
+            return kept
+        definitions = kept
+
+
+def _has_units(network: Any) -> bool:
+    return hasattr(network, "readout") and network.readout is None
+
+
+def _bases(expr: sp.Expr) -> set[str]:
+    return {base_name(e) for e in expr.atoms(sp.Indexed)}
+
+
+def _reads(definitions: Sequence[Definition], symbol: sp.Symbol) -> bool:
+    return any(symbol in d.expr.free_symbols for d in definitions)
+
+
+def _dropped(
+    definitions: Sequence[Definition], values: Mapping[Any, sp.Expr]
+) -> tuple[Definition, ...]:
+    """Definitions with symbols and bases replaced, without the terms that vanish."""
+    symbols = {s: v for s, v in values.items() if isinstance(s, sp.Symbol)}
+    bases = {s: v for s, v in values.items() if isinstance(s, str)}
+
+    def put(expr: sp.Expr) -> sp.Expr:
+        table: dict[sp.Expr, sp.Expr] = dict(symbols)
+        for entry in expr.atoms(sp.Indexed):
+            name = base_name(entry)
+            if name == "P" and name in bases:
+                table[entry] = sp.KroneckerDelta(*entry.indices)
+            elif name in bases:
+                table[entry] = bases[name]
+        return expr.xreplace(table) if table else expr
+
+    found = []
+    for d in definitions:
+        terms = tuple((name, put(e)) for name, e in d.terms)
+        found.append(replace(d, terms=tuple((n, e) for n, e in terms if e != 0)))
+    return tuple(found)
+
+
+# Single units ---------------------------------------------------------------------------------
+
+
+def _of_single_units(
+    definitions: Sequence[Definition], student: bool, teacher: bool
+) -> tuple[Definition, ...]:
+    """One student or one teacher: their indices and sums disappear, averages stand in the rates."""
+    inner = {d.name: d for d in definitions if d.name in OVER_FIELDS}
+    table = _Single(inner, student, teacher)
+    found = []
+    for d in definitions:
+        if d.name in OVER_FIELDS or (d.role == "block" and d.name == "Omega"):
+            if d.role == "block":
+                found.append(d)
+            continue
+        terms = tuple((name, table(e)) for name, e in d.terms)
+        found.append(replace(d, target=table.target(d.target), terms=terms))
+    return tuple(found)
+
+
+class _Single:
+    """Rewrites expressions for one student, one teacher, or both."""
+
+    def __init__(self, inner: Mapping[str, Definition], student: bool, teacher: bool) -> None:
+        self.inner = inner
+        self.sizes: dict[sp.Expr, sp.Expr] = {}
+        self.index: dict[sp.Expr, sp.Expr] = {}
+        if student:
+            self.sizes[x.p] = sp.S.One
+            self.index |= dict.fromkeys(STUDENTS, ONLY[0])
+        if teacher:
+            self.sizes[x.k] = sp.S.One
+            self.index |= dict.fromkeys(TEACHERS, ONLY[1])
+
+    def __call__(self, expr: sp.Expr) -> sp.Expr:
+        return self.collapsed(self.blocks(self.inlined(expr)))
+
+    def target(self, target: sp.Expr) -> sp.Expr:
+        return self.collapsed(target)
+
+    def inlined(self, expr: sp.Expr) -> sp.Expr:
+        """Intermediates over all fields, written out."""
+        table = {}
+        for entry in expr.atoms(sp.Indexed):
+            definition = self.inner.get(base_name(entry))
+            if definition is None:
+                continue
+            body = definition.expr
+            fresh = dict(zip((x.r, x.l), (x.s, x.u), strict=True))
+            bound = {lim[0] for s in body.atoms(sp.Sum) for lim in s.limits}
+            body = body.xreplace({s: fresh[s] for s in bound if s in fresh})
+            old = definition.target.indices
+            table[entry] = body.xreplace(dict(zip(old, entry.indices, strict=True)))
+        if not table:
+            return expr
+        return self.inlined(expr.xreplace(table)) if table else expr
+
+    def blocks(self, expr: sp.Expr) -> sp.Expr:
+        """Entries of Omega as entries of Q, M and P."""
+        table: dict[sp.Expr, sp.Expr] = {}
+        for entry in expr.atoms(sp.Indexed):
+            if base_name(entry) != "Omega":
+                continue
+            places = [(i - x.p, True) if i.has(x.p) else (i, False) for i in entry.indices]
+            (one, first), (two, second) = places
+            if not {one, two} <= {*STUDENTS, *TEACHERS}:
+                continue
+            if first and second:
+                table[entry] = sp.KroneckerDelta(one, two)
+            elif not first and not second:
+                table[entry] = x.Q[one, two]
+            else:
+                table[entry] = x.M[two, one] if first else x.M[one, two]
+        return expr.xreplace(table)
+
+    def collapsed(self, expr: sp.Expr) -> sp.Expr:
+        """Sums of one term without their sign, single indices as such, deltas used up."""
+        if isinstance(expr, sp.Indexed):
+            return self.entry(expr)
+        if isinstance(expr, sp.Sum):
+            return self.sum(expr)
+        if isinstance(expr, sp.KroneckerDelta):
+            inside = [self.index.get(i, i) for i in expr.args]
+            return sp.S.One if inside[0] == inside[1] else sp.KroneckerDelta(*inside)
+        if not expr.args:
+            return self.sizes.get(expr, self.index.get(expr, expr))
+        return expr.func(*(self.collapsed(a) for a in expr.args))
+
+    def entry(self, expr: sp.Indexed) -> sp.Expr:
+        name = base_name(expr)
+        indices = []
+        for i in expr.indices:
+            one = i.xreplace({**self.index, **self.sizes})
+            if name in OVER_ALL and one == ONLY[0]:
+                one = sp.S.One
+            elif one.has(*ONLY) and one not in ONLY:
+                one = one.xreplace({ONLY[1]: sp.S.One})
+            indices.append(one)
+        return expr.func(expr.base, *indices)
+
+    def sum(self, expr: sp.Sum) -> sp.Expr:
+        limits = [(i, low, high) for i, low, high in expr.limits if i not in self.index]
+        body = self.collapsed(expr.function)
+        body, limits = _without_deltas(body, limits)
+        if not limits:
+            return body
+        return sp.Sum(body, *((i, low, high.xreplace(self.sizes)) for i, low, high in limits))
+
+
+def _without_deltas(
+    body: sp.Expr, limits: list[tuple[sp.Expr, ...]]
+) -> tuple[sp.Expr, list[tuple[sp.Expr, ...]]]:
+    """A sum over one index of a product with a delta."""
+    if len(limits) != 1:
+        return body, limits
+    index, low, high = limits[0]
+    parts = []
+    kept = []
+    for term in sp.Add.make_args(sp.expand_mul(body)):
+        deltas = [f for f in term.atoms(sp.KroneckerDelta) if index in f.args]
+        if not deltas:
+            kept.append(term)
+            continue
+        other = next(a for a in deltas[0].args if a != index)
+        parts.append(term.xreplace({deltas[0]: sp.S.One}).xreplace({index: other}))
+    if not parts:
+        return body, limits
+    rest = sp.Sum(sp.Add(*kept), (index, low, high)) if kept else sp.S.Zero
+    return sp.Add(*parts) + rest, []

@@ -1,0 +1,136 @@
+"""Scalar equations of small systems in LaTeX: simplified for print, their repeated parts named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from dmft.equations.views.breaking import Names
+from dmft.equations.views.fragment import fitted
+from dmft.equations.views.print_forms import rewritten
+from dmft.equations.views.printer import KernelPrinter, Notation, letters_of
+
+if TYPE_CHECKING:
+    from dmft.equations.views.explicit import ExplicitEquations
+
+# Systems of more operations have names for what they repeat; such a part has at least so many.
+WHOLE, PART = 160, 6
+# Terms of more operations stay as they are.
+LONGEST = 160
+
+
+def simplified(expr: sp.Expr) -> sp.Expr:
+    """A rate with roots and exponentials put together, term by term.
+
+    Examples
+    --------
+    >>> a, b = sp.symbols("a b", positive=True)
+    >>> c = sp.Symbol("c", real=True)
+    >>> simplified(1 / (sp.sqrt(a) * sp.sqrt(b - c**2 / a)))
+    1/sqrt(a*b - c**2)
+    """
+    if expr.is_polynomial():
+        return sp.expand(expr)
+    return sp.Add(
+        *(
+            rewritten(term) if sp.count_ops(term) <= LONGEST else term
+            for term in sp.Add.make_args(expr)
+        )
+    )
+
+
+def explicit_latex(
+    equations: ExplicitEquations, width: float, notation: Notation, kind: str = "ode"
+) -> str:
+    """LaTeX of scalar equations, its lines broken."""
+    letters = letters_of(notation)
+    printer = _ScalarPrinter(letters)
+    symbols = list(equations.rhs)
+    exprs = [simplified(e) for e in (*equations.rhs.values(), equations.risk)]
+    covariance = equations.covariance
+    if covariance is not None:
+        size = len(symbols)
+        places = [(i, n) for i in range(size) for n in range(i, size)]
+        exprs += [simplified(covariance[i, n]) for i, n in places]
+    parts, exprs = _shared(exprs)
+    rate = r"\Delta {}" if kind == "map" else r"\dot{{{}}}"
+    heads = [rate.format(printer.doprint(s)) for s in symbols]
+    heads.append(printer.letter("risk"))
+    if covariance is not None:
+        names = [printer.doprint(s) for s in symbols]
+        heads += [rf"\Sigma_{{{names[i]}\,{names[n]}}}" for i, n in places]
+    rows = [f"{h} &= {printer.doprint(e)}" for h, e in zip(heads, exprs, strict=True)]
+    found = [_align(rows)]
+    if parts:
+        found += [
+            "where",
+            _align([f"{printer.doprint(s)} &= {printer.doprint(e)}" for s, e in parts]),
+        ]
+    found += _meanings(exprs + [e for _, e in parts])
+    text = "\n".join(found)
+    return fitted(text, width, Names(text))
+
+
+def _shared(exprs: Sequence[sp.Expr]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
+    """Names for repeated parts of a large system, and the system in terms of them."""
+    if sum(map(sp.count_ops, exprs)) <= WHOLE:
+        return [], list(exprs)
+    names = sp.numbered_symbols(r"\tau_", start=1, real=True)
+    found, left = sp.cse(list(exprs), symbols=names, order="none")
+    small: dict[sp.Expr, sp.Expr] = {}
+    kept: list[tuple[sp.Symbol, sp.Expr]] = []
+    for symbol, expr in found:
+        whole = expr.xreplace(small)
+        if sp.count_ops(whole) < PART or not whole.args:
+            small[symbol] = whole
+        else:
+            kept.append((symbol, whole))
+    left = [e.xreplace(small) for e in left]
+    numbers = {s: sp.Symbol(rf"\tau_{{{n}}}", real=True) for n, (s, _) in enumerate(kept, 1)}
+    return [(numbers[s], e.xreplace(numbers)) for s, e in kept], [e.xreplace(numbers) for e in left]
+
+
+def _meanings(exprs: Sequence[sp.Expr]) -> list[str]:
+    """Definitions of special functions."""
+    from dmft.equations.views.kernels import BIVARIATE, signs_rows
+    from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
+    from dmft.gaussian.closed.orthant import FourSigns
+    from dmft.gaussian.tables.tokens import TokenAverage
+
+    rows: list[str] = []
+    if any(e.has(BivariateNormalCDF, TwoSigns) for e in exprs):
+        rows.append(BIVARIATE)
+    if any(e.has(FourSigns) for e in exprs):
+        rows += signs_rows(True)
+    law = "For standard Gaussian $x_1, x_2, \\ldots$ with covariances $C_{ab}$:"
+    found = [law, _align(rows)] if rows else []
+    averages = {a.args[:3]: a for e in exprs for a in e.atoms(TokenAverage)}
+    return found if not averages else [*found, *_tokens(averages)]
+
+
+def _tokens(averages: Mapping[tuple[sp.Basic, ...], sp.Expr]) -> list[str]:
+    from dmft.equations.views.tokens import token_rows
+
+    printer = _ScalarPrinter({})
+    for average in sorted(averages.values(), key=sp.default_sort_key):
+        printer.doprint(average)
+    return token_rows(averages, printer)
+
+
+class _ScalarPrinter(KernelPrinter):
+    """Entries of overlaps in the letters of a notation: Q_11 is Q_{11}."""
+
+    def __init__(self, letters: Mapping[str, str]) -> None:
+        super().__init__({}, letters)
+
+    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+        base, _, place = expr.name.rpartition("_")
+        if base in ("Q", "M", "P") and place.isdigit():
+            return f"{self.letter(base)}_{{{place}}}"
+        return super()._print_Symbol(expr, style)
+
+
+def _align(rows: Sequence[str]) -> str:
+    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"

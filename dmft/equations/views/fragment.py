@@ -1,0 +1,227 @@
+r"""Fragments of LaTeX fitted to a width: rows of alignments, broken, with what is long named below.
+
+Views write each equation whole, one row of an `align*` for it or for each of its terms. `fitted`
+reads these rows, breaks them (`dmft.equations.views.breaking`), and writes what TeX, MathJax and
+KaTeX take: `align*` environments with sentences between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dmft.equations.views.breaking import INDENT, Names, broken
+from dmft.equations.views.texwidth import TOKEN, parse, width
+
+# One column of a journal with two, the text of an A4 page, and what a notebook shows, in points.
+COLUMN, PAGE, NOTEBOOK = 246.0, 455.0, 560.0
+# Left-hand sides wider than this share of a line stand on a line of their own.
+SHARE_OF_LEFT = 0.30
+# Lines are planned for a little less than the width: alignments have edges.
+EDGE = 3.0
+ALIGN = re.compile(r"\\begin\{(align|gather)(\*?)\}(.*?)\\end\{\1\2\}", re.DOTALL)
+LABEL = re.compile(r"\\text\{\((.*)\)\}\s*$")
+RELATIONS = ("=", r"\approx", r"\sim", r"\simeq", r"\propto", r"\ge", r"\le", ">", "<", r"\in")
+
+
+@dataclass
+class Row:
+    """One equation: left-hand side, the rest with its relation, and labels of its terms."""
+
+    left: str
+    right: str
+    labels: list[str] = field(default_factory=list)
+
+
+def fitted(text: str, points: float = COLUMN, names: Names | None = None) -> str:
+    r"""The same fragment with lines of at most `points`.
+
+    Examples
+    --------
+    >>> print(fitted(r"\begin{align*} x &= a + b \end{align*}"))
+    \begin{align*}
+    x &= a + b
+    \end{align*}
+    """
+    given = names or Names(text)
+    given.taken += text
+    parts: list[str] = []
+    place = 0
+    for match in ALIGN.finditer(text):
+        parts.append(text[place : match.start()].strip())
+        parts += _display(match.group(3), points, given, match.group(2))
+        place = match.end()
+    parts.append(text[place:].strip())
+    return "\n".join(part for part in parts if part)
+
+
+def _display(body: str, points: float, names: Names, star: str) -> list[str]:
+    """An alignment, broken, with the definitions that it asks for and the names of its terms."""
+    found: list[str] = []
+    for piece in _pieces(body):
+        if isinstance(piece, str):
+            found.append(piece)
+            continue
+        found += _environments(piece, points, names, star)
+        found += _definitions(points, names, star)
+        found += _labels(piece)
+    return found
+
+
+def _definitions(points: float, names: Names, star: str) -> Iterator[str]:
+    """What names stand for."""
+    rows = [Row(name, f"= {text}") for name, text in names.pending()]
+    while rows:
+        yield "where"
+        yield from _environments(rows, points, names, star)
+        rows = [Row(name, f"= {text}") for name, text in names.pending()]
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """A sentence that names the terms of sums, in their order."""
+    texts = [f"${row.left}$: {', '.join(row.labels)}" for row in rows if len(row.labels) > 1]
+    return [f"Terms, in this order, of {'; of '.join(texts)}."] if texts else []
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def split_rows(body: str) -> list[str]:
+    r"""Rows of an alignment; those of matrices inside of it stay together.
+
+    Examples
+    --------
+    >>> split_rows(r"a &= b \\ c &= d")
+    ['a &= b', 'c &= d']
+    """
+    rows, depth = [""], 0
+    for token in TOKEN.findall(body):
+        depth += (token in ("{", r"\begin")) - (token in ("}", r"\end"))
+        if token == "\\\\" and depth == 0:
+            rows.append("")
+        else:
+            rows[-1] += token
+    return [row.strip() for row in rows if row.strip()]
+
+
+def _cells(row: str) -> list[str]:
+    cells, depth = [""], 0
+    for token in TOKEN.findall(row):
+        depth += (token in ("{", r"\begin")) - (token in ("}", r"\end"))
+        if token == "&" and depth == 0:
+            cells.append("")
+        else:
+            cells[-1] += token
+    return [cell.strip() for cell in cells]
+
+
+def _pieces(body: str) -> list[list[Row] | str]:
+    """Rows that stand together, and sentences between them."""
+    pieces: list[list[Row] | str] = [[]]
+    for text in split_rows(body):
+        left, *cells = _cells(text)
+        right = cells[0] if cells else ""
+        label = next((m.group(1) for c in cells if (m := LABEL.search(c)) and c != right), "")
+        prose = "" if left and right else _prose(right or left)
+        if prose:
+            pieces += [prose, []]
+            continue
+        rows = pieces[-1]
+        assert isinstance(rows, list)
+        continues = not left and re.match(r"\\q?quad\b", right) and rows
+        if continues:
+            rows[-1].right += " " + re.sub(r"^(\\q?quad\b\s*)+", "", right)
+        else:
+            rows.append(Row(left, right))
+        if label:
+            rows[-1].labels.append(label)
+    return [piece for piece in pieces if piece]
+
+
+def _prose(row: str) -> str:
+    r"""A row of words, with formulas between them, as a sentence; empty where it is none.
+
+    Examples
+    --------
+    >>> _prose(r"\text{and in } F \text{ at order } 1/d")
+    'and in $F$ at order $1/d$'
+    """
+    if not row.startswith(r"\text{") or any(a.kind == "rel" for a in parse(row)):
+        return ""
+    parts: list[str] = []
+    formula: list[str] = []
+    for atom in (*parse(row), None):
+        words = atom is not None and atom.text.startswith(r"\text{")
+        if atom is not None and not words:
+            formula.append(atom.text)
+            continue
+        if formula:
+            parts.append(f"${' '.join(formula).replace(' / ', '/')}$")
+            formula = []
+        if atom is not None:
+            parts.append(atom.text.removeprefix(r"\text{").removesuffix("}").strip())
+    return " ".join(part for part in parts if part)
+
+
+# Writing --------------------------------------------------------------------------------------
+
+
+def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -> Iterator[str]:
+    """Alignments of rows: those with wide left-hand sides apart from the others."""
+    groups: list[tuple[bool, list[Row]]] = []
+    for row in rows:
+        wide = _stands_alone(row, points, names)
+        if not groups or groups[-1][0] != wide:
+            groups.append((wide, []))
+        groups[-1][1].append(row)
+    for wide, some in groups:
+        edge = 0.0 if wide else max(width(row.left) for row in some)
+        lines: list[str] = []
+        for row in some:
+            lines += _lines(row, points - edge - EDGE, names, wide)
+        body = " \\\\\n".join(lines)
+        yield f"\\begin{{align{star}}}\n{body}\n\\end{{align{star}}}"
+
+
+def _stands_alone(row: Row, points: float, names: Names) -> bool:
+    """Whether a left-hand side has a line of its own: a wide one, or one that costs a name."""
+    size = width(row.left)
+    if not row.left or size > SHARE_OF_LEFT * points:
+        return True
+    if size < 15 or size + width(row.right) < points - EDGE:
+        return False
+    counts = []
+    for room in (points - size - EDGE, points - INDENT - EDGE):
+        trial = Names(names.taken, dict(names.texts), shown=names.shown)
+        _fit(row.right, room, room - INDENT, trial)
+        counts.append(len(trial.texts) + len(trial.unbroken))
+    return counts[1] < counts[0]
+
+
+def _lines(row: Row, room: float, names: Names, wide: bool) -> list[str]:
+    """Lines of one equation in an alignment, where `room` points are right of its edge."""
+    if wide and row.left:
+        whole = f"{row.left} {row.right}"
+        if width(whole) + 2 <= room * 0.98:
+            return [f"& {whole}"]
+        left = _fit(row.left, room, room - INDENT, names)
+        right = _fit(row.right, room - INDENT, room - 2 * INDENT, names)
+        found = [f"& {left[0]}", *(rf"& \quad {y}" for y in left[1:])]
+        return [*found, rf"& \quad {right[0]}", *(rf"& \qquad {y}" for y in right[1:])]
+    first, *more = _fit(row.right, room, room - INDENT, names)
+    start = f"{row.left} &{first}" if first.startswith(RELATIONS) else f"{row.left} & {first}"
+    return [start.strip(), *(rf"& \quad {y}" for y in more)]
+
+
+def _fit(text: str, first: float, rest: float, names: Names) -> list[str]:
+    """Lines of a formula, planned anew for less room while one of them is too wide."""
+    before = dict(names.texts), len(names.unbroken)
+    lines = [text]
+    for share in (1.0, 0.9, 0.8, 0.68, 0.55):
+        names.texts, names.unbroken = dict(before[0]), names.unbroken[: before[1]]
+        lines = broken(text, share * first, share * rest, names)
+        sizes = [width(line) for line in lines]
+        if sizes[0] <= first and all(size <= rest for size in sizes[1:]):
+            break
+    return lines

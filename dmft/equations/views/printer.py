@@ -1,0 +1,265 @@
+"""LaTeX of the expressions of equations: neuron sums, local fields, averages, in a notation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy as sp
+from sympy.printing.latex import LatexPrinter
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At
+from dmft.equations.definitions import base_name
+from dmft.equations.views.declared import ONLY
+from dmft.equations.views.print_forms import OneMore
+from dmft.equations.views.text import function_text, split_averages
+from dmft.errors import BadParameter
+from dmft.gaussian.closed.orthant import FourSigns
+from dmft.gaussian.tables.tokens import TokenAverage
+from dmft.model import FIELD
+from dmft.names import LETTERS, NOTATIONS
+
+# A random field of a sample, or a mean, in a cluster.
+CLUSTER_LATEX = "{}^{{[{}]}}"
+Notation = str | Mapping[str, str] | None
+
+
+def letters_of(notation: Notation) -> dict[str, str]:
+    r"""Letters that differ from ours, by the code names of quantities.
+
+    Raises
+    ------
+    BadParameter
+        For a notation, or a quantity, that is not known.
+
+    Examples
+    --------
+    >>> letters_of("saad-solla")["M"], letters_of({"gamma": r"\eta"})["learning_rate"]
+    ('R', '\\eta')
+    """
+    if notation is None:
+        return {}
+    if isinstance(notation, str):
+        if notation not in NOTATIONS:
+            raise BadParameter(
+                f"notation = {notation!r} is not known; there are {sorted(NOTATIONS)}, or a dict "
+                'such as {"M": "R", "learning_rate": r"\\eta"}'
+            )
+        return dict(NOTATIONS[notation])
+    short = {"gamma": "learning_rate", "Delta": "label_noise", "a": "readout", "R": "risk"}
+    found = {short.get(name, name): letter for name, letter in notation.items()}
+    unknown = sorted(set(found) - set(LETTERS))
+    if unknown:
+        raise BadParameter(
+            f"notation has no quantity {unknown[0]!r}; its keys are {', '.join(sorted(LETTERS))}"
+        )
+    return found
+
+
+class EquationPrinter(LatexPrinter):
+    """House style: neuron sums, local fields, kernels as averages.
+
+    Parameters
+    ----------
+    names : mapping from expression to str
+        Names of the activations and their derivatives.
+    letters : mapping from str to str
+        Letters of quantities that differ from ours (`letters_of`).
+    """
+
+    def __init__(
+        self, names: Mapping[sp.Expr, str], letters: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__({"fold_short_frac": False, "inv_trig_style": "full"})
+        self.letters = dict(letters or {})
+        swap = {r"\sigma_*": self.letter("teacher_sigma"), r"\sigma": self.letter("sigma")}
+        self.names = {f: _renamed(name, swap) for f, name in names.items()}
+        self.tokens: dict[tuple[sp.Basic, ...], int] = {}
+
+    def letter(self, name: str) -> str:
+        """Letter of a quantity in this notation."""
+        return self.letters.get(name, LETTERS[name])
+
+    def _print(self, expr: Any, **kwargs: Any) -> str:
+        # These print themselves in other printers.
+        for kind in (TokenAverage, FourSigns):
+            if isinstance(expr, kind):
+                return str(getattr(self, f"_print_{kind.__name__}")(expr))
+        return str(super()._print(expr, **kwargs))
+
+    def _print_Symbol(self, expr: sp.Symbol, style: str = "plain") -> str:
+        if isinstance(expr, OneMore):
+            return rf"\left(1 + {self._print(expr.variance)}\right)"
+        name, found, number = expr.name.partition(x.IN_CLUSTER)
+        if found:
+            plain = self._print_Symbol(sp.Symbol(name, real=True))
+            return CLUSTER_LATEX.format(plain, number)
+        if expr.name.startswith(x.SLOPE):
+            alignment = self._print(sp.Symbol(expr.name.removeprefix(x.SLOPE), real=True))
+            return rf"\partial_{{{alignment}}} {self.letter('loss')}"
+        if expr.name in self.letters:
+            return self.letters[expr.name]
+        return x.SYMBOL_LATEX.get(expr) or super()._print_Symbol(expr, style)
+
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        base = base_name(expr)
+        name = self.letters.get(base) or x.printed(base, x.BASE_LATEX, CLUSTER_LATEX)
+        inside = [self._print(index) for index in expr.indices if index not in ONLY]
+        separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
+        subscript = separator.join(inside)
+        if not subscript:
+            return name
+        if "^" in name and not name.endswith(")"):
+            head, power = name.split("^", 1)
+            return f"{head}_{{{subscript}}}^{power}"
+        return f"{name}_{{{subscript}}}"
+
+    def _print_Pow(self, expr: sp.Pow) -> str:
+        # What stands alone under a root or in a denominator needs no brackets.
+        text = str(super()._print_Pow(expr))
+        return re.sub(r"\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
+
+    def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
+        # h_1^* has its superscript already: TeX refuses a second one outside braces.
+        if isinstance(expr.base, sp.Indexed):
+            return template % (f"{{{self._print(expr.base)}}}", self._print(expr.exp))
+        if isinstance(expr.base, OneMore):
+            return template % (self._print(expr.base), self._print(expr.exp))
+        return str(super()._helper_print_standard_power(expr, template))
+
+    def _print_Sum(self, expr: sp.Sum) -> str:
+        # Sums over the same range stand under one sign.
+        signs: list[tuple[list[str], sp.Expr, sp.Expr]] = []
+        for s, low, high in expr.limits:
+            if signs and signs[-1][1:] == (low, high):
+                signs[-1][0].append(self._print(s))
+            else:
+                signs.append(([self._print(s)], low, high))
+        heads = "".join(
+            rf"\sum_{{{','.join(names)}={low}}}^{{{self._print(high)}}}"
+            for names, low, high in signs
+        )
+        body = self._print(expr.function)
+        return f"{heads} " + (rf"\left[{body}\right]" if expr.function.is_Add else body)
+
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        rest, averages = split_averages(expr)
+        if not averages:
+            text = str(super()._print_Mul(expr))
+            return re.sub(r"(?<=\})\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
+        inside = [
+            rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
+        ]
+        if rest in (1, -1):
+            return ("- " if rest == -1 else "") + " ".join(inside)
+        text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        return " ".join([text, *inside])
+
+    def _print_At(self, expr: At) -> str:
+        field = self._print(expr.field)
+        named = function_text(self.names, expr.factor, field, self._print)
+        return named or self.parenthesize(expr.factor.xreplace({FIELD: sp.Symbol(field)}), 50)
+
+    def _print_TokenAverage(self, expr: TokenAverage) -> str:
+        key = (*expr.args[:3],)
+        number = self.tokens.setdefault(key, len(self.tokens) + 1)
+        e, m = (self._print(y) for y in expr.place)
+        order = "".join(
+            rf"\partial_{name}^{{{n}}}" if n > 1 else rf"\partial_{name}" if n else ""
+            for n, name in zip(expr.orders, "em", strict=True)
+        )
+        space = r"\," if order else ""
+        return rf"{order}{space}\mathcal{{E}}_{{{number}}}({e}, {m})"
+
+    def _print_FourSigns(self, expr: sp.Function, exp: str | None = None) -> str:
+        inside = ", ".join(self._print(a) for a in expr.args)
+        own = ", ".join(f"C_{{{i}{n}}}" for i in range(1, 5) for n in range(i, 5))
+        text = "S_{1234}" if inside == own else rf"S_4\left({inside}\right)"
+        return text if exp is None else f"{text}^{{{exp}}}"
+
+
+class KernelPrinter(EquationPrinter):
+    r"""Closed forms: one root in a denominator, 1/sqrt(2), functions behind their fraction.
+
+    Examples
+    --------
+    >>> a, b, z = sp.symbols("a b z", positive=True)
+    >>> KernelPrinter({}).doprint(2 * sp.asin(z) / (sp.pi * sp.sqrt(a) * sp.sqrt(b)))
+    '\\frac{2}{\\pi \\sqrt{a b}} \\arcsin{\\left(z \\right)}'
+    """
+
+    def _print_Mul(self, expr: sp.Mul) -> str:
+        if expr.has(sp.Sum) or split_averages(expr)[1]:
+            return super()._print_Mul(expr)
+        number, rest = expr.as_coeff_Mul()
+        if not number.is_Rational:
+            return super()._print_Mul(expr)
+        behind, above, below = [], [], []
+        for factor in rest.as_ordered_factors() if rest.is_Mul else [rest]:
+            base, power = factor.as_base_exp()
+            if isinstance(factor, sp.Function | sp.Add) and factor.has(sp.Function):
+                behind.append(factor)
+            elif power.is_Rational and power < 0:
+                below.append((base, -power))
+            else:
+                above.append((base, power))
+        top, bottom = abs(number.p), number.q
+        for pair in [y for y in above if y[0].is_Integer and y[1] == sp.S.Half]:
+            if bottom % pair[0] == 0:  # sqrt(2)/2 is 1/sqrt(2)
+                bottom //= int(pair[0])
+                above.remove(pair)
+                below.append(pair)
+        one, two = self.factors(top, above), self.factors(bottom, below)
+        text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
+        inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
+        sign = "- " if number < 0 else ""
+        return sign + " ".join(y for y in (text, *inside) if y)
+
+    def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
+        # Named parts first, and no sign at the beginning where a term has none.
+        terms = sorted(self._as_ordered_terms(expr, order=order), key=_is_behind)
+        first = next((n for n, y in enumerate(terms) if not y.could_extract_minus_sign()), 0)
+        terms.insert(0, terms.pop(first))
+        texts = [self._print(y) for y in terms]
+        signed = [y if y.startswith("-") else f"+ {y}" for y in texts[1:]]
+        return " ".join([texts[0], *signed])
+
+    def factors(self, number: int, pairs: Sequence[tuple[sp.Expr, sp.Expr]]) -> str:
+        """Product of powers, the square roots under one sign."""
+        roots = [(b, e) for b, e in pairs if e.is_Rational and e.q == 2]
+        whole = [(b, e) for b, e in pairs if (b, e) not in roots]
+        whole += [(b, e - sp.S.Half) for b, e in roots if e > sp.S.Half]
+        whole.sort(key=lambda y: not y[0].is_number)
+        alone = number == 1 and not roots and len(whole) == 1
+        parts = [str(number)] if number != 1 else []
+        parts += [self.power(b, e, alone) for b, e in whole if e != 0]
+        if roots:
+            inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
+            parts.append(rf"\sqrt{{{inside}}}")
+        return " ".join(parts)
+
+    def power(self, base: sp.Expr, power: sp.Expr, alone: bool) -> str:
+        """One power; a sum that is not alone stands in brackets."""
+        text = self._print(base)
+        if isinstance(base, OneMore):
+            text = f"1 + {self._print(base.variance)}"
+        if (base.is_Add or isinstance(base, OneMore)) and not (alone and power == 1):
+            text = rf"\left({text}\right)"
+        elif power != 1 and (isinstance(base, sp.Indexed) or (base.is_Symbol and "^" in text)):
+            text = f"{{{text}}}"
+        elif power != 1 and not (base.is_Symbol or base.is_number):
+            return self._print(sp.Pow(base, power, evaluate=False))
+        return text if power == 1 else f"{text}^{{{self._print(power)}}}"
+
+
+def _is_behind(term: sp.Expr) -> bool:
+    return not any(s.name.startswith(r"\Lambda") for s in term.free_symbols)
+
+
+def _renamed(name: str, swap: Mapping[str, str]) -> str:
+    for old, new in swap.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name

@@ -1,0 +1,253 @@
+"""LaTeX that fits its page: widths against TeX, exact rewrites, documents compiled, KaTeX."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.averages.passes import value_of
+from dmft.equations.views.breaking import Names, broken
+from dmft.equations.views.fragment import ALIGN, fitted, split_rows
+from dmft.equations.views.print_forms import Polynomials, for_print, unnamed
+from dmft.equations.views.texwidth import width
+from dmft.gaussian.closed.pair import elementary
+
+_SPEC = importlib.util.spec_from_file_location(
+    "latex_models", Path(__file__).with_name("latex_models.py")
+)
+models = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(models)
+MODELS, NOT_EXPLICIT = models.MODELS, models.NOT_EXPLICIT
+equations, explicit = models.equations, models.explicit
+
+needs_tex = pytest.mark.skipif(shutil.which("latexmk") is None, reason="no TeX (latexmk) here")
+z = sp.Symbol("z", real=True)
+FORMULAS = (
+    r"\frac{\gamma a_{j} a_{l}}{p} \sum_{m,n=1}^{k + p} c_{m} c_{n} \left\langle \sigma'(h_{j})"
+    r"\,\sigma(\lambda_{n}) \right\rangle",
+    r"\frac{2}{\pi \sqrt{\left(1 + C_{11}\right) \left(1 + C_{22}\right) - C_{12}^{2}}}",
+    r"\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}",
+    r"\frac{1}{e^{h^{*}_{1} \left(- h^{*}_{1} + h^{*}_{2}\right)} + 1}",
+    r"8 C_{12} C_{34}^{2} + 16 C_{13} C_{24} C_{34} - \operatorname{erf}{\left(\frac{z}{2}\right)}",
+)
+# Files beside which nothing else is written.
+WARNINGS = re.compile(r"(Reference|Citation) .* undefined|There were undefined")
+OVERFULL = re.compile(r"Overfull \\hbox \(([\d.]+)pt too wide\)")
+
+
+def compiled(file):
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", file.name]
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, check=False)
+    log = file.with_suffix(".log").read_text(errors="replace")
+    assert done.returncode == 0, log[-2000:]
+    return log
+
+
+@needs_tex
+def test_widths_are_those_of_tex(tmp_path):
+    lines = "\n".join(
+        rf"\setbox0\hbox{{$\displaystyle {y}$}}\typeout{{width: \the\wd0}}" for y in FORMULAS
+    )
+    text = rf"\documentclass[11pt]{{article}}\usepackage{{amsmath}}\begin{{document}}{lines}a"
+    (tmp_path / "a.tex").write_text(text + r"\end{document}")
+    found = re.findall(r"width: ([\d.]+)pt", compiled(tmp_path / "a.tex"))
+    for formula, points in zip(FORMULAS, found, strict=True):
+        assert 0.95 * float(points) < width(formula) < 1.15 * float(points), formula
+
+
+def test_lines_are_broken_and_nothing_is_lost():
+    text = r"\frac{a + b + c + d}{e} \left[ x_{1} + x_{2} + \frac{x_{3}}{y_{3}} + z_{4} \right] - u"
+    lines = broken(text, 90.0, 80.0, Names(text))
+    assert len(lines) > 1
+    assert all(width(line) <= 90 for line in lines)
+    letters = re.sub(r"\\[a-zA-Z]+|[^a-z0-9]", "", text)
+    shown = re.sub(r"\\[a-zA-Z]+|[^a-z0-9]", "", " ".join(lines))
+    assert sorted(letters) == sorted(shown)
+
+
+def test_long_denominators_are_named_and_defined():
+    below = " + ".join(f"x_{{{n}}}" for n in range(12))
+    text = fitted(rf"\begin{{align*}} y &= \frac{{1}}{{{below}}} \end{{align*}}", 150)
+    assert r"\frac{1}{A_{1}}" in text
+    assert "where" in text
+    assert "A_{1} &= x_{0}" in text
+
+
+def closed_forms(name):
+    """Closed forms of the averages of the equations, in symbols C_{ij}."""
+    for one in equations(name).lowered:
+        q = one.average
+        if one.how != "value" or not q.is_product or len(q.factors) > 4:
+            continue
+        places = (At(g, sp.Integer(n)) for n, g in enumerate(q.factors))
+        yield elementary(value_of(Expectation(*places), covariance))
+
+
+def covariance(first, second):
+    low, high = sorted((int(first), int(second)))
+    name = f"C_{{{low + 1}{high + 1}}}"
+    return sp.Symbol(name, positive=True) if low == high else sp.Symbol(name, real=True)
+
+
+@pytest.mark.parametrize("name", ["saad_solla", "sign_erf", "relu"])
+def test_forms_of_print_are_exact(name):
+    values = [[3, 1, -1, 2], [0, 2, 1, 1], [1, 0, 2, -1], [0, 1, 1, 3]]
+    root = sp.Matrix(values) / 3
+    law = root * root.T + sp.eye(4) / 7
+    at = {covariance(i, j): law[i, j] for i in range(4) for j in range(i, 4)}
+    count = 0
+    for closed in closed_forms(name):
+        names = Polynomials()
+        shown = unnamed(for_print(closed, names), names)
+        gap = sp.N((shown - closed).xreplace(at), 50, maxn=400)
+        assert abs(gap) < sp.Float(10) ** -45
+        count += 1
+    assert count >= 4
+
+
+def test_kernels_are_those_of_papers():
+    text = equations("saad_solla").latex()
+    assert r"\frac{4}{\pi^{2} \sqrt{\Lambda_{4}}} \arcsin" in text
+    assert r"\frac{2}{\pi \sqrt{\left(1 + C_{11}\right) \left(1 + C_{22}\right) - C_{12}^{2}}}" in (
+        " ".join(text.split())
+    )
+    # Symbolically: I_2 squared is a rational function.
+    a, b = sp.symbols("C_{11} C_{22}", positive=True)
+    c = sp.Symbol("C_{12}", real=True)
+    closed = 2 / (sp.pi * sp.sqrt(1 + a) * sp.sqrt(1 + b - c**2 / (1 + a)))
+    names = Polynomials()
+    shown = unnamed(for_print(closed, names), names)
+    assert sp.simplify(shown**2 - closed**2) == 0
+    assert sp.simplify(shown**2 - 4 / (sp.pi**2 * ((1 + a) * (1 + b) - c**2))) == 0
+
+
+def test_relu_is_printed_by_angles():
+    text = equations("relu").latex()
+    assert r"\frac{\pi - \theta_{12}}{2 \pi}" in text or r"\left[\pi - \theta_{12}\right]" in text
+    assert r"\theta_{12} &= \arccos" in text
+
+
+def test_declared_values_are_used_and_told():
+    plain = equations("erf_one").latex()
+    assert r"\frac{d M}{dt}" in plain
+    assert "as declared" in plain
+    symbolic = equations("erf_one").latex(symbolic=True)
+    assert "M_{j r}" in symbolic
+    assert r"\Delta" in symbolic
+    assert "a_{j}" in symbolic
+
+
+def test_notations():
+    text = equations("saad_solla").latex(notation="saad-solla")
+    assert r"\epsilon_g" in text
+    assert r"\frac{d R_{j r}}{dt}" in text
+    assert r"\eta" in text
+    own = equations("saad_solla").latex(notation={"M": "m", "gamma": r"\eta"})
+    assert r"\frac{d m_{j r}}{dt}" in own
+    with pytest.raises(dmft.errors.BadParameter, match="saad-solla"):
+        equations("saad_solla").latex(notation="nobody")
+    with pytest.raises(dmft.errors.BadParameter, match="'nothing'"):
+        equations("saad_solla").latex(notation={"nothing": "x"})
+
+
+def test_explicit_relu_is_finite_where_fields_coincide():
+    relu = dmft.Committee(sp.Max(0, z), 1)
+    one = dmft.derive(dmft.Model(relu, relu), dmft.SGD(0.1))
+    found = one.explicit()
+    start = dmft.Overlaps([[1.3]], [[0.4]], [[0.9]])
+    values = {"Q_11": 1.3, "M_11": 0.4, "P_11": 0.9}
+    rate = float(found.subs({n: sp.Float(v) for n, v in values.items()})[found.symbols["Q_11"]])
+    want = one.evaluate(start)["Q"][0, 0]
+    assert abs(rate - want) < 1e-12
+
+
+def test_text_is_the_same_each_time():
+    assert equations("sign_erf").latex() == equations("sign_erf").latex()
+
+
+@needs_tex
+@pytest.mark.parametrize("name", ["saad_solla", "relu_tokens"])
+def test_sample_of_documents(name, tmp_path):
+    file = dmft.latex(tmp_path / "a.tex", equations(name), explicit(name), title="100% of a_j")
+    log = compiled(file)
+    assert OVERFULL.findall(log) == []
+    assert not WARNINGS.search(log)
+    assert undefined(file.read_text()) == set()
+
+
+@pytest.mark.slow
+@needs_tex
+@pytest.mark.parametrize("points", [246, 455])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_document(name, points, tmp_path):
+    records = [equations(name)] + ([] if name in NOT_EXPLICIT else [explicit(name)])
+    file = dmft.latex(tmp_path / "a.tex", *records, width=points)
+    log = compiled(file)
+    assert OVERFULL.findall(log) == []
+    assert not WARNINGS.search(log)
+    assert undefined(file.read_text()) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+@pytest.mark.parametrize("name", MODELS)
+def test_katex_reads_every_fragment(name, tmp_path):
+    folder = Path(__file__).parent / "node_modules"
+    probe = ["node", "-e", "require('katex')"]
+    where = {"NODE_PATH": str(folder), "PATH": "/usr/bin:/bin:/usr/local/bin"}
+    if subprocess.run(probe, env=where, capture_output=True, check=False).returncode:
+        pytest.skip("no katex: npm install --prefix tests/display katex")
+    text = equations(name)._repr_latex_()
+    shown = [m.group() for m in ALIGN.finditer(text)]
+    (tmp_path / "a.txt").write_text("\0".join(shown))
+    script = (
+        "const k=require('katex'),f=require('fs').readFileSync(process.argv[1],'utf8');"
+        "const t=f.split('\\0');"
+        "t.forEach(x=>k.renderToString(x,{displayMode:true,strict:'error',throwOnError:true}));"
+    )
+    command = ["node", "-e", script, str(tmp_path / "a.txt")]
+    done = subprocess.run(command, env=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-800:]
+
+
+# Symbols --------------------------------------------------------------------------------------
+
+NAME = re.compile(r"\\mathcal\{\w\}|\\(?:[A-Za-z]+)|[A-Za-z]")
+# Indices, arguments of functions, fields and covariances of averages: told in sentences.
+BOUND = set("abcdejlrsimnuvxyzCtpk")
+COMMANDS = set(
+    re.findall(
+        r"\w+",
+        """
+    frac sqrt left right Bigl Bigr biggl biggr Biggl Biggr langle rangle sum quad qquad begin end
+    text mathrm operatorname arcsin arccos log exp tanh max min erf mathbb mathcal pmatrix top times
+    approx sim dot pi partial infty ldots cdot le ge star bigl bigr bar tilde Pr sign delta nu
+    equiv neq prime mathfrak displaystyle xi to perp parallel hat ell
+    """,
+    )
+)
+
+
+def undefined(text):
+    """Symbols of displayed formulas that nothing defines: neither a left side nor a sentence."""
+    body = text.split(r"\begin{document}")[1]
+    prose = ALIGN.sub(" ", body)
+    known = set(NAME.findall(" ".join(re.findall(r"\$([^$]*)\$", prose))))
+    used = set()
+    for match in ALIGN.finditer(body):
+        for row in split_rows(match.group(3)):
+            plain = re.sub(r"\\(text|mathrm|operatorname)\{[^{}]*\}", " ", row)
+            plain = re.sub(r"\\(begin|end)\{[^{}]*\}", " ", plain)
+            for part in re.split(r",\s*\\quad", plain):
+                left = re.split(r"=|\\sim|\\approx", part, maxsplit=1)
+                if len(left) == 2:
+                    known |= set(NAME.findall(left[0]))
+            used |= set(NAME.findall(plain))
+    commands = {f"\\{c}" for c in COMMANDS}
+    return {y for y in used - known if y not in commands and y not in BOUND}
