@@ -58,7 +58,7 @@ def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
     Examples
     --------
     >>> list(library(["correlation_angle"]).functions)
-    ['correlation_root', 'orthant_angle', 'correlation_angle']
+    ['orthant_angle', 'correlation_root', 'correlation_angle']
     """
     found = Library()
     for name in sorted(calls):
