@@ -106,7 +106,7 @@ def test_notebook(name, tmp_path, monkeypatch):
     path = dmft.export(system(name), tmp_path / "model.ipynb")
     cells = json.loads(path.read_text())["cells"]
     assert [c["cell_type"] for c in cells] == ["markdown"] * 2 + ["code"] * 4
-    assert r"\begin{align*}" in "".join(cells[1]["source"])
+    assert "\\begin{align" in "".join(cells[1]["source"])
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     (tmp_path / "cells.py").write_text("\n\n".join(code))
     found = plain(tmp_path / "cells.py", monkeypatch)
