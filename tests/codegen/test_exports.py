@@ -57,8 +57,9 @@ def needs(program):
 
 def plain(path, monkeypatch):
     """Module of an exported file where Numba is not installed."""
-    monkeypatch.setitem(sys.modules, "numba", None)
-    return runpy.run_path(str(path))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "numba", None)
+        return runpy.run_path(str(path))
 
 
 @pytest.mark.parametrize("name", NAMES)
