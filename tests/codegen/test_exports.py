@@ -57,8 +57,9 @@ def needs(program):
 
 def plain(path, monkeypatch):
     """Module of an exported file where Numba is not installed."""
-    monkeypatch.setitem(sys.modules, "numba", None)
-    return runpy.run_path(str(path))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "numba", None)
+        return runpy.run_path(str(path))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +107,7 @@ def test_notebook(name, tmp_path, monkeypatch):
     path = dmft.export(system(name), tmp_path / "model.ipynb")
     cells = json.loads(path.read_text())["cells"]
     assert [c["cell_type"] for c in cells] == ["markdown"] * 2 + ["code"] * 4
-    assert r"\begin{align*}" in "".join(cells[1]["source"])
+    assert "\\begin{align" in "".join(cells[1]["source"])
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     (tmp_path / "cells.py").write_text("\n\n".join(code))
     found = plain(tmp_path / "cells.py", monkeypatch)
@@ -311,3 +312,20 @@ def test_export_loads_at_use():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "False"
     assert importlib.util.find_spec("dmft.codegen.export.export") is not None
+
+
+def test_readouts(tmp_path, monkeypatch):
+    """Declared ones are defaults; symbols have no value in a file."""
+    a = sp.Symbol("a", real=True)
+
+    def flow(readout):
+        student, teacher = dmft.Committee(ERF, 2, readout=readout), dmft.Committee(ERF, 1)
+        return dmft.derive(dmft.Model(student, teacher), dmft.GradientFlow())
+
+    equations = flow([1, -2])
+    found = plain(dmft.export(equations, tmp_path / "model.py"), monkeypatch)
+    start = random_overlaps(2, 1, 3)
+    rates = found["rhs"](0.0, start.Q, start.M, start.P)
+    np.testing.assert_allclose(rates["Q"], equations.evaluate(start)["Q"], rtol=1e-12, atol=1e-15)
+    with pytest.raises(dmft.errors.BadParameter, match="has no numbers"):
+        dmft.export(flow([1, a]), tmp_path / "other.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,6 @@ def tangent_program(system: System) -> Program | None:
 
 def called(program: Program) -> set[str]:
     """Functions that a program calls, but for those of the language."""
-    import ast
-
     nodes = (y for s in program.body for y in ast.walk(s) if isinstance(y, ast.Call))
     found = {ast.unparse(node.func) for node in nodes} - IN_THE_LANGUAGE - {"range"}
     return {y for y in found if not y.startswith(("math.", "np."))}

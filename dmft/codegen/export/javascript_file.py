@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import Any
 
@@ -110,8 +111,6 @@ def functions_of(system: System) -> Library:
     named = {y for y in calls if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
     unknown(named, set(HOMES) - REFUSED, "JavaScript")
     found = library(named, HOME)
-    import ast
-
     text = " ".join([*calls, *(ast.unparse(f) for f in found.functions.values())])
     errors = {name for name in ("erf", "erfc") if f"math.{name}" in text.replace("(", " ").split()}
     needed = library(errors, HOME)

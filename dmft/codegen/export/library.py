@@ -58,7 +58,7 @@ def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
     Examples
     --------
     >>> list(library(["correlation_angle"]).functions)
-    ['correlation_root', 'orthant_angle', 'correlation_angle']
+    ['orthant_angle', 'correlation_root', 'correlation_angle']
     """
     found = Library()
     for name in sorted(calls):
@@ -88,6 +88,7 @@ def _collect(home: str, name: str, found: Library) -> str:
         return new
     module, tree = _parsed(home)
     node = next(s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == name)
+    node = _Plain().visit(ast.parse(ast.unparse(node)).body[0])
     imported = {
         alias.asname or alias.name: statement.module or ""
         for statement in tree.body
@@ -112,6 +113,20 @@ def _collect(home: str, name: str, found: Library) -> str:
             found.constants[names[inner.id]] = _plain(getattr(module, inner.id))
     found.functions[new] = _renamed(node, new, names)
     return new
+
+
+class _Plain(ast.NodeTransformer):
+    """Writes out what stands for one instruction in compiled code."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """Fused products as products and sums, selections as choices."""
+        self.generic_visit(node)
+        name, given = ast.unparse(node.func), node.args
+        if name == "fma":
+            return ast.BinOp(ast.BinOp(given[0], ast.Mult(), given[1]), ast.Add(), given[2])
+        if name == "select":
+            return ast.IfExp(*given)
+        return node
 
 
 @cache

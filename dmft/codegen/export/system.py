@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -123,8 +124,6 @@ class System:
 
     def calls(self) -> set[str]:
         """Functions and tables that the programs name."""
-        import ast
-
         found = set()
         for program in (self.rates, self.observables):
             for statement in program.body:
@@ -142,9 +141,12 @@ class System:
         networks = {"readout": "student", "teacher_readout": "teacher"}
         for name, network in networks.items():
             values = getattr(getattr(self.equations.model, network), "readout", None)
-            # A symbolic readout has to be given; ones stand for it in a file.
-            numeric = values is not None and not any(v.free_symbols for v in values)
-            result[name] = [float(v) for v in values or ()] if numeric else None
+            if any(v.free_symbols for v in values or ()):
+                raise BadParameter(
+                    f"{name} {values} has no numbers, which a file needs; declare numbers, a run "
+                    "may give others"
+                )
+            result[name] = None if values is None else [float(v) for v in values]
         return result
 
     @cached_property
@@ -162,8 +164,8 @@ class System:
         }
         start: Any = self.alignment(rng) if self.sequence else self.overlaps(rng)
         given = {name: parameters[name] for name, v in self.defaults.items() if v is None}
-        rates = equations.evaluate(start, **given, **self.symbols(rng))
-        values = equations.values(start, {**given, **self.symbols(rng)})
+        rates = equations.evaluate(start, **given)
+        values = equations.values(start, given)
         state = equations.entries(start)
         seen = evaluate(equations.on_nodes, state, values, "observable")
         arrays = {name: np.asarray(v) for name, v in equations.state(start).items()}
@@ -174,15 +176,6 @@ class System:
         numbers = {name: float(value) for name, value in seen.items()}
         chosen = {name: rates[name] for name in (b.name for b in self.state)}
         return Case(widths, arrays, parameters, chosen, numbers)
-
-    def symbols(self, rng: np.random.Generator) -> dict[str, float]:
-        """Values of symbols in readouts, which are arrays in the export."""
-        del rng
-        model, found = self.equations.model, set()
-        for network in (model.student, model.teacher):
-            for value in getattr(network, "readout", None) or ():
-                found |= value.free_symbols
-        return {s.name: 0.7 for s in found if s.name not in self.defaults}
 
     def overlaps(self, rng: np.random.Generator) -> Overlaps:
         """Overlaps of random vectors, on the sphere where they stay there."""
@@ -206,13 +199,11 @@ class System:
 
     def alignment(self, rng: np.random.Generator) -> Alignment:
         """Alignments inside the feasible set."""
-        model = self.equations.model
         blocks = self.equations.blocks
         sizes = {name: len(symbols) for name, symbols in blocks.items()}
         scale = 0.5 / max(1, sum(sizes.values())) ** 0.5
         parts = {name: scale * rng.uniform(0.2, 1.0, size) for name, size in sizes.items()}
         e = parts["e"] if sizes["e"] > 1 else float(parts["e"][0]) if sizes["e"] else 0.0
-        del model
         return Alignment(e, parts["m"] if sizes["m"] > 1 else float(parts["m"][0]))
 
 
