@@ -14,25 +14,20 @@ ERF = sp.erf(Z / sp.sqrt(2))
 NOISE = 0.3
 
 
-def equations(activation, algorithm):
-    network = dmft.Committee(activation, width=2)
-    return dmft.derive(dmft.Model(network, network, NOISE), algorithm)
-
-
 MODELS = {
-    "erf": equations(ERF, dmft.SGD(0.5)),
-    "He3 on the sphere": equations(Z**3 - 3 * Z, dmft.SGD(0.1, constraint="sphere")),
+    "erf": (ERF, dmft.SGD(0.5)),
+    "He3 on the sphere": (Z**3 - 3 * Z, dmft.SGD(0.1, constraint="sphere")),
 }
 
 
-def columns(found, p, k):
+def columns(activation, algorithm, p, k):
     """States and parameters of all lanes, a row each, and widths."""
-    network = (dmft.Committee(ERF, width) for width in (p, k))
-    model = dmft.Model(*network, NOISE)
+    model = dmft.Model(*(dmft.Committee(activation, width) for width in (p, k)), NOISE)
+    found = dmft.derive(model, algorithm)
     problem = dmft.build(found)
     states, parameters = [], []
     for lane in range(LANES):
-        start = dmft.random_overlaps(model, 50, seed=lane)
+        start = dmft.random_overlaps(model, 50, seed=lane, normalised=True)
         values = found.values(start, {})
         blocks = {"Q": start.Q, "M": start.M, "readout": np.full(p, 1.0 + 0.1 * lane)}
         states.append(problem.pack({b.name: blocks[b.name] for b in problem.state}))
@@ -44,7 +39,7 @@ def columns(found, p, k):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_state_has_the_same_bits_in_every_lane(name):
     for p, k in ((1, 1), (2, 1), (3, 2), (5, 4)):
-        problem, states, parameters, widths = columns(MODELS[name], p, k)
+        problem, states, parameters, widths = columns(*MODELS[name], p, k)
         out = np.empty((states.shape[1], LANES))
         turned = (np.ascontiguousarray(x.T) for x in (states, parameters))
         y, par = turned
@@ -56,6 +51,7 @@ def test_a_state_has_the_same_bits_in_every_lane(name):
 
 
 def test_kernels_by_nodes_and_of_four_signs_take_one_state():
-    relu = equations(sp.Max(0, Z), dmft.SGD(0.5))
-    assert dmft.build(relu).lanes is None
-    assert "reassoc" in dmft.build(relu).source
+    relu = dmft.Committee(sp.Max(0, Z), width=2)
+    problem = dmft.build(dmft.derive(dmft.Model(relu, relu), dmft.SGD(0.5)))
+    assert problem.lanes is None
+    assert "@njit(RHS, **OPTIONS)\ndef rhs" in problem.source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -190,7 +190,15 @@ def varied(
     """A request with other scalars, which neither its start nor its domain depends on."""
     par = given.setup.par.copy()
     par[: len(given.setup.problem.parameters)] = list(parameters.values())
-    return replace(
-        given, setup=replace(given.setup, par=par), parameters=dict(parameters),
-        provenance=provenance,
-    )  # fmt: skip
+    setup = _changed(given.setup, par=par)
+    request: Request = _changed(
+        given, setup=setup, parameters=dict(parameters), provenance=provenance
+    )
+    return request
+
+
+def _changed(record: Any, **values: Any) -> Any:
+    """Copy with other values: `dataclasses.replace` takes 5 us, a fifth of what a run may take."""
+    made = object.__new__(type(record))
+    made.__dict__.update(record.__dict__, **values)
+    return made
