@@ -154,7 +154,7 @@ RULES: dict[str, Rule] = {
     ),
     "price": Rule(
         "Price's theorem, from independent fields",
-        "Covariances between fields grow from nothing, t C_ij; what that adds is integrated.",
+        "Covariances between fields grow from nothing to theirs; what that adds is integrated.",
         "d/dt E_t[prod f_i] = sum_{i<j} C_ij E_t[f_i' f_j' prod_{k != i,j} f_k]",
         r"\frac{d}{dt}\mathbb{E}_t \prod_i f_i = \sum_{i<j} C_{ij}\,\mathbb{E}_t\Bigl[f_i' f_j' "
         r"\prod_{k \neq i,j} f_k\Bigr]",

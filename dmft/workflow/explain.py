@@ -9,6 +9,8 @@ from typing import Any
 
 from dmft.checks import shown
 from dmft.display.bibliography import ENTRIES
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
 
@@ -58,6 +60,8 @@ def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanatio
 
 def _explained(obj: Any, of: Any) -> Explanation:
     """By what the object says of itself."""
+    if isinstance(obj, DescentEquations):
+        obj = short_times(obj)
     note = getattr(obj, "_explain", None) or getattr(obj, "explain", None)
     if note is None or isinstance(obj, type):
         raise BadParameter(

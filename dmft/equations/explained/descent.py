@@ -15,25 +15,26 @@ from dmft.equations.explained.inputs import average_over_inputs
 from dmft.equations.explained.ledger import Account, bounded, closed_values
 from dmft.equations.explained.scene import Scene, scenes_of, widths_of
 from dmft.equations.two_time.descent_process import alpha, eta, g, ridge, zeta
-from dmft.equations.two_time.short_times import short_times
 from dmft.equations.update.moments import stein
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.steps import Explanation
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
+    from dmft.equations.two_time.short_times import ShortTimes
 
 # Error asked of the integrals of the engine.
 RTOL = 1e-9
 
 
-def explain_first_step(equations: DescentEquations) -> Explanation:
+def explain_first_step(short: ShortTimes) -> Explanation:
     """Mean gradient over the samples, local fields, Stein's identity, averages, the step.
 
     Raises
     ------
     BadParameter, UnprovenStep
     """
+    equations = short.equations
     _check(equations)
     model = equations.model
     declared = equations.parameters
@@ -56,7 +57,6 @@ def explain_first_step(equations: DescentEquations) -> Explanation:
         before = x.M[x.j, x.r] - eta * alpha * expr
     value = closed_values(before)
     error, claim = claim_of([define(x.M[x.j, x.r], {"step": before}, "rate")])
-    short = short_times(equations)
     open_names = [n for n, v in declared.items() if not v.is_number]
 
     def engine(scene: Scene) -> float:

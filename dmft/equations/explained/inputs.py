@@ -12,7 +12,7 @@ from dmft.explanation.average import Average
 from dmft.explanation.judge import without_extremes
 
 # Inputs in this dimension, this many of them (a power of 2) in each of so many replicas.
-INPUTS, SAMPLES, REPLICAS = 12, 2**12, 12
+INPUTS, SAMPLES, REPLICAS = 12, 2**13, 12
 # Standard errors that the samples may be off by.
 DEVIATIONS = 7.0
 

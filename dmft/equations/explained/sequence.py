@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy as sp
 
-from dmft.equations.sequence.risk import number
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
 from dmft.explanation.judge import MOST_FIELDS, without_extremes
@@ -184,5 +183,7 @@ def _judged(before: sp.Expr, value: sp.Expr, at: dict[sp.Basic, float]) -> Judge
     truth = judged_number(before, at)
     nodes = value.atoms(TokenAverage)
     claim = float(sum(n.table.bound + n.table.error for n in nodes))
-    found = number(value, {s: v for s, v in at.items() if isinstance(s, sp.Symbol)})
+    numbers = {s: v for s, v in at.items() if isinstance(s, sp.Symbol)}
+    known = {n: sp.Float(n.value(numbers), 17) for n in nodes}
+    found = float(value.xreplace(known).xreplace(exact(at)))
     return truth.value, found, claim + TOLERANCE * max(truth.size, 1e-12)

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -52,9 +52,6 @@ from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
-
-if TYPE_CHECKING:
-    from dmft.explanation.steps import Explanation
 
 
 def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
@@ -153,21 +150,6 @@ class DescentEquations(ChangesInTwoTimes):
     def samples_as_derived(self) -> bool:
         """Whether samples compute what the model and the algorithm say."""
         return self.sample == sample_definitions(self.model, self.algorithm)
-
-    def explain(self, depth: int | None = None) -> Explanation:
-        """Steps from the weights and samples to M after the first step, each judged.
-
-        Examples
-        --------
-        >>> import sympy as sp, dmft
-        >>> relu = dmft.Committee(sp.Max(sp.Symbol("z", real=True), 0), width=1)
-        >>> eqs = dmft.derive(dmft.Model(relu, relu), dmft.GradientDescent(0.3, samples_per_dim=3))
-        >>> [step.rule for step in eqs.explain(depth=0).steps]
-        ['first_step', 'stein_fields', 'values']
-        """
-        from dmft.equations.explained.descent import explain_first_step
-
-        return explain_first_step(self).to_depth(depth)
 
     @cached_property
     def slopes(self) -> Definition:

@@ -34,6 +34,7 @@ from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
 
 if TYPE_CHECKING:
+    from dmft.explanation.steps import Explanation
     from dmft.model import Overlaps
     from dmft.solvers.descent.run import DescentRun
 
@@ -60,6 +61,21 @@ class ShortTimes:
 
     equations: DescentEquations
     definitions: tuple[Definition, ...]
+
+    def explain(self, depth: int | None = None) -> Explanation:
+        """Steps from the weights and samples to M after the first step, each judged.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> relu = dmft.Committee(sp.Max(sp.Symbol("z", real=True), 0), width=1)
+        >>> eqs = dmft.derive(dmft.Model(relu, relu), dmft.GradientDescent(0.3, samples_per_dim=3))
+        >>> [step.rule for step in dmft.short_times(eqs).explain(depth=0).steps]
+        ['first_step', 'stein_fields', 'values']
+        """
+        from dmft.equations.explained.descent import explain_first_step
+
+        return explain_first_step(self).to_depth(depth)
 
     def latex(self) -> str:
         r"""LaTeX of the fields and recursions at the first times; averages as in the equations."""
