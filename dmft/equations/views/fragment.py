@@ -216,6 +216,8 @@ def _lines(row: Row, room: float, names: Names, wide: bool) -> list[str]:
 
 def _fit(text: str, first: float, rest: float, names: Names) -> list[str]:
     """Lines of a formula, planned anew for less room while one of them is too wide."""
+    if width(text) <= 0.98 * first - 1:
+        return [text]
     before = dict(names.texts), len(names.unbroken)
     lines = [text]
     for share in (1.0, 0.9, 0.8, 0.68, 0.55):

@@ -342,13 +342,13 @@ class _Parser:
     def group(self) -> Atom:
         r"""What stands between \left and \right."""
         opening = self.delimiter()
-        text = self.until(r"\left", r"\right")
+        text = self.until(r"\left", r"\right").strip()
         closing = self.delimiter()
         inside = self.inside(text, display=self.display)
         height = _height(inside)
         size = 0 if height == 0 else 2 if height == 1 else 3
         wide = line_width(inside, self.style) + sum(_edge(e, size) for e in (opening, closing))
-        whole = rf"\left{_spaced(opening)}{text}\right{_spaced(closing)}"
+        whole = rf"\left{_spaced(opening)}{text} \right{_spaced(closing)}".rstrip()
         ends = (opening, closing)
         return Atom(whole, "inner", wide, height, tuple(inside), ends, shape="group")
 
