@@ -93,9 +93,9 @@ RISK = sp.Symbol("risk")
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 def test_steps_take_the_rate_of_their_risk(method):
     """White noise on a linear unit: E dQ/dt = g(risk), risk = (1.3 + Q)/2 - M, against `solve`."""
-    rate = 0.4 * RISK / (1 + TIME)
+    rate = 1.5 * RISK / (1 + TIME)
     runs = dmft.simulate(
-        LINE, white(), DIM, T, 60, START, method, save_at=[0.0, 1.5, T], learning_rate=rate
+        LINE, white(), DIM, T, 24, START, method, save_at=[0.0, 1.5, T], learning_rate=rate
     )
     assert runs.t.tolist() == [0.0, 1.5, T]
     run = dmft.solve(dmft.derive(LINE, white()), START, T, save_at=[0, 1.5, T], learning_rate=rate)

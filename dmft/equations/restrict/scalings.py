@@ -68,7 +68,7 @@ def check_repeated(
     model: Model, algorithm: SGD, region: str, dim: int | sp.Expr | None, fluctuations: bool
 ) -> None:
     """Refuse limits for which there is no derivation where a sample moves its own fields."""
-    if algorithm.is_plain or not depends_on_length(model, algorithm):
+    if not depends_on_length(model, algorithm):
         return
     if dim is not None and not fluctuations:
         raise BadParameter(
