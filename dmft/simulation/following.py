@@ -22,6 +22,8 @@ from dmft.solvers.save_times import read_save_at
 
 # The risk is measured anew after this part of d steps: a quadrature costs as much as many steps.
 ANEW = 1 / 200
+# What progress counts in a run, whose number of steps is not known before.
+UNITS = 1000
 
 
 class RatesAhead:
@@ -64,6 +66,8 @@ class FollowingMarch:
         Population risk of the run where it is.
     every : int
         Steps after which the risk is measured anew.
+    per_time : float
+        `UNITS` over the time of the whole run.
     times : list of float
         Of step 0, 1, ...
     """
@@ -76,6 +80,7 @@ class FollowingMarch:
     rates: RatesAhead
     risk: Callable[[], float]
     every: int
+    per_time: float
     times: list[float] = field(default_factory=lambda: [0.0])
     status: Status = Status.OK
     passage: int | None = None
@@ -130,8 +135,9 @@ class FollowingMarch:
         """Make steps of these rates."""
         self.rates.values = sizes
         code, done = self.runner.advance(self.step, sizes.size)
+        before = self.times[-1]
         self.times += times[:done]
-        self.job.add(done)
+        self.job.add(int(self.per_time * self.times[-1]) - int(self.per_time * before))
         if code == PASSED:
             self.passage = self.step
             self.runner.watch[0] = WATCH_NOTHING

@@ -31,7 +31,7 @@ from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
-from dmft.simulation.following import ANEW, FollowingMarch, at_own_rates, times_to_save
+from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risk import Rule
@@ -172,15 +172,16 @@ def simulate(
     if experiment.follows_risk:  # single steps from Python: threads would wait for each other
         threads = 1
     plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
+    counted = UNITS if experiment.follows_risk else total
     runs = run_seeds(
-        lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
+        lambda seed, job: _run_seed(plan, seed, job), numbers, counted, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
 
 
 def _timed(
     experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
-) -> tuple[Experiment, Clock | None, NDArray[Any], float]:
+) -> tuple[Experiment, Clock | None, NDArray[Any], Any]:
     """Steps that are saved and their number; times where each run has a clock of its own."""
     if experiment.follows_risk:
         return experiment, None, times_to_save(t_max, save_at), float(t_max)
@@ -200,7 +201,7 @@ class _Plan:
     # Of all runs; None where each has its own, then of times in place of steps.
     clock: Clock | None
     grid: NDArray[Any]
-    total: float
+    total: Any
     first_passage: FirstPassage | None
     rule: Rule
 
@@ -237,7 +238,7 @@ class _Plan:
         runner = self.runner(seed, own)
         march = FollowingMarch(
             runner, job, self.stops, e.schedule, e.time_of_rate, rates,
-            lambda: self.risk(runner), max(1, round(ANEW * e.dim)),
+            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / self.total,
         )  # fmt: skip
         return march, runner
 
