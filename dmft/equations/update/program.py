@@ -172,7 +172,10 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
     BadParameter
     """
     if not algorithm.is_plain:
-        raise BadParameter(f"{what} are derived for plain SGD and its flow, got {algorithm.rule!r}")
+        raise BadParameter(
+            f"{what} are derived for plain SGD and its flow, of losses that are quadratic in f and "
+            f"y, got {algorithm.rule!r}"
+        )
     if not is_linear(algorithm):
         raise BadParameter(
             f"{what} are derived for losses that are quadratic in f and y, got loss = "
