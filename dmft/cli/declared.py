@@ -27,8 +27,10 @@ def optimiser_numbers() -> dict[str, tuple[str, tuple[str, ...]]]:
     Examples
     --------
     >>> from dmft.cli.declared import optimiser_numbers
-    >>> optimiser_numbers()["weight_decay"]
-    ('zeta of the rates -zeta M and -2 zeta Q; 0 by default', ('sgd', 'gradient-flow'))
+    >>> from dmft.model.algorithm import OPTIMISER
+    >>> found = optimiser_numbers()
+    >>> [text == OPTIMISER[name].what for name, (text, kinds) in found.items() if "sgd" in kinds]
+    [True, True]
     """
     has = {kind: fields_of(kind) for kind in ALGORITHMS}
     return {

@@ -187,7 +187,12 @@ def _draw_escape(escape: Any, overlaps: Any, risk: Any) -> None:
 
 
 def _describe_seeds(ensemble: Any) -> str:
-    return f"d = {ensemble.dim}: mean of {len(ensemble.counted)} runs ± standard error"
+    counted = ensemble.counted
+    if isinstance(counted, int):  # paths of an sde
+        dim = ensemble.parameters.get("dim", ensemble.provenance.get("dim"))
+        where = "" if dim is None else f"d = {dim:g}: "
+        return f"{where}mean of {counted} paths ± standard error"
+    return f"d = {ensemble.dim}: mean of {len(counted)} runs ± standard error"
 
 
 def _spread(times: NDArray[np.float64], offset: int) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class Schedule:
                 )
         return Clock(unit * rates[0], np.array(times), np.array(rates))
 
-    @property
+    @cached_property
     def rate(self) -> Any:
         """Compiled ``rate(t, [risk])``."""
         return scalar_function(self.expr, TIME, [RISK])

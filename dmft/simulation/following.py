@@ -20,26 +20,28 @@ from dmft.simulation.steps.common import PASSED
 from dmft.solvers.jobs import Job
 from dmft.solvers.save_times import read_save_at
 
-# Steps between two looks at whether the job was cancelled.
-LOOK = 256
+# The risk is measured anew after this part of d steps: a quadrature costs as much as many steps.
+ANEW = 1 / 200
+# What progress counts in a run, whose number of steps is not known before.
+UNITS = 1000
 
 
-class RateNow:
-    """Learning rates of the steps of one run, of which the next one alone is known."""
+class RatesAhead:
+    """Learning rates of one run, of which those of the next steps alone are known."""
 
     def __init__(self) -> None:
-        self.value = math.nan
+        self.values = np.empty(0)
 
     def __getitem__(self, steps: slice) -> NDArray[np.float64]:
-        """Rate of the step that is made now."""
-        return np.array([self.value])
+        """Rates of the steps that are made now."""
+        return self.values
 
 
-def at_own_rates(experiment: Experiment) -> tuple[Experiment, RateNow]:
-    """The experiment of one run, and where its learning rate is written."""
-    now = RateNow()
-    rates: Any = now
-    return replace(experiment, step_rates=rates), now
+def at_own_rates(experiment: Experiment) -> tuple[Experiment, RatesAhead]:
+    """The experiment of one run, and where its learning rates are written."""
+    ahead = RatesAhead()
+    rates: Any = ahead
+    return replace(experiment, step_rates=rates), ahead
 
 
 def times_to_save(t_max: float, save_at: int | ArrayLike | None) -> NDArray[np.float64]:
@@ -50,7 +52,7 @@ def times_to_save(t_max: float, save_at: int | ArrayLike | None) -> NDArray[np.f
 
 @dataclass
 class FollowingMarch:
-    """Progress of one run, step by step: each takes the rate at its time and risk.
+    """Progress of one run whose steps take the rate at their time and at its risk.
 
     Attributes
     ----------
@@ -59,9 +61,13 @@ class FollowingMarch:
     schedule : Schedule
     unit : float
         Time of a step over its rate.
-    rate : RateNow
+    rates : RatesAhead
     risk : callable
         Population risk of the run where it is.
+    every : int
+        Steps after which the risk is measured anew.
+    per_time : float
+        `UNITS` over the time of the whole run.
     times : list of float
         Of step 0, 1, ...
     """
@@ -71,11 +77,15 @@ class FollowingMarch:
     stops: bool
     schedule: Schedule
     unit: float
-    rate: RateNow
+    rates: RatesAhead
     risk: Callable[[], float]
+    every: int
+    per_time: float
     times: list[float] = field(default_factory=lambda: [0.0])
     status: Status = Status.OK
     passage: int | None = None
+    known: NDArray[np.float64] = field(default_factory=lambda: np.full(1, math.nan))
+    next_look: int = 0
 
     @property
     def step(self) -> int:
@@ -89,28 +99,47 @@ class FollowingMarch:
 
     def to(self, t: float) -> None:
         """Carry the run on to the step nearest to time `t`."""
-        rate = self.schedule.rate
-        while self.status is Status.OK:
-            if self.step % LOOK == 0 and self.job.cancelled():
+        there = False
+        while self.status is Status.OK and not there:
+            if self.job.cancelled():
                 self.status = Status.INTERRUPTED
                 return
-            now = self.times[-1]
-            size = float(rate(now, np.array([self.risk()])))
-            if not (math.isfinite(size) and size > 0.0):
+            if self.step >= self.next_look:
+                self.known, self.next_look = np.array([self.risk()]), self.step + self.every
+            sizes, times, there = self.ahead(t)
+            if not (sizes or there):
                 self.status = Status.NONFINITE
-                return
-            ahead = now + self.unit * size
-            if t - now <= ahead - t:
-                return
-            if self.step >= MOST_SCHEDULED:
+            elif self.step + len(sizes) > MOST_SCHEDULED:
                 self.status = Status.MAX_STEPS
-                return
-            self.rate.value = size
-            code, _ = self.runner.advance(self.step, 1)
-            self.times.append(ahead)
-            self.job.add(1)
-            if code == PASSED:
-                self.passage = self.step
-                self.runner.watch[0] = WATCH_NOTHING
-            if code != PASSED or self.stops:
-                self.status = STATUS[code]
+            elif sizes:
+                self.make(np.array(sizes), times)
+
+    def ahead(self, t: float) -> tuple[list[float], list[float], bool]:
+        """Rates and times of the next steps up to time `t`, and whether they lead there."""
+        rate, now = self.schedule.rate, self.times[-1]
+        sizes: list[float] = []
+        times: list[float] = []
+        while self.step + len(sizes) < self.next_look:
+            size = float(rate(now, self.known))
+            if not (math.isfinite(size) and size > 0.0):
+                break
+            after = now + self.unit * size
+            if t - now <= after - t:
+                return sizes, times, True
+            sizes.append(size)
+            times.append(after)
+            now = after
+        return sizes, times, False
+
+    def make(self, sizes: NDArray[np.float64], times: list[float]) -> None:
+        """Make steps of these rates."""
+        self.rates.values = sizes
+        code, done = self.runner.advance(self.step, sizes.size)
+        before = self.times[-1]
+        self.times += times[:done]
+        self.job.add(int(self.per_time * self.times[-1]) - int(self.per_time * before))
+        if code == PASSED:
+            self.passage = self.step
+            self.runner.watch[0] = WATCH_NOTHING
+        if code != PASSED or self.stops:
+            self.status = STATUS[code]

@@ -32,7 +32,7 @@ from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
-from dmft.simulation.following import FollowingMarch, at_own_rates, times_to_save
+from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
 from dmft.simulation.risk import Rule
@@ -120,8 +120,9 @@ def simulate(
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
         in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")`` as ``learning_rate=`` is followed:
-        each step takes its value at the time and the risk of its start. With the risk each run
-        has steps of its own, whose mean number `steps` gives.
+        each step takes its value at the time of its start, and at the risk, which is measured
+        anew every d/200 steps. With the risk each run has steps of its own, whose mean number
+        `steps` gives.
 
     Returns
     -------
@@ -175,16 +176,19 @@ def simulate(
     experiment, clock, grid, total = _timed(experiment, t_max, save_at)
     P = _teacher(experiment, start)
     rule = rule_of(experiment, P)
+    if experiment.follows_risk:  # single steps from Python: threads would wait for each other
+        threads = 1
     plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
+    counted = UNITS if experiment.follows_risk else total
     runs = run_seeds(
-        lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
+        lambda seed, job: _run_seed(plan, seed, job), numbers, counted, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
 
 
 def _timed(
     experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
-) -> tuple[Experiment, Clock | None, NDArray[Any], float]:
+) -> tuple[Experiment, Clock | None, NDArray[Any], Any]:
     """Steps that are saved and their number; times where each run has a clock of its own."""
     if experiment.follows_risk:
         return experiment, None, times_to_save(t_max, save_at), float(t_max)
@@ -204,7 +208,7 @@ class _Plan:
     # Of all runs; None where each has its own, then of times in place of steps.
     clock: Clock | None
     grid: NDArray[Any]
-    total: float
+    total: Any
     first_passage: FirstPassage | None
     rule: Rule
 
@@ -242,11 +246,13 @@ class _Plan:
         if e.schedule is None or not e.follows_risk:
             runner = self.runner(seed, e)
             return March(runner, job, self.stops), runner
-        own, rate = at_own_rates(e)
+        own, rates = at_own_rates(e)
         runner = self.runner(seed, own)
-        return FollowingMarch(
-            runner, job, self.stops, e.schedule, e.time_of_rate, rate, lambda: self.risk(runner)
-        ), runner
+        march = FollowingMarch(
+            runner, job, self.stops, e.schedule, e.time_of_rate, rates,
+            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / self.total,
+        )  # fmt: skip
+        return march, runner
 
     def risk(self, runner: Runner) -> float:
         """Population risk of a run where it is."""

@@ -302,6 +302,10 @@ def start_of(
     if {"Q", "M"} <= blocks.keys() and f"{front}P" in constants:
         Q, M, P = (blocks.get(f"{front}{n}", constants.get(f"{front}{n}")) for n in "QMP")
         return _unchecked(Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory)
+    if {"M", "Q_perp"} <= blocks.keys() and "P" in constants:
+        # Wide students: overlaps that have these lengths outside the span of the teachers.
+        inside = blocks["M"] @ np.linalg.pinv(constants["P"]) @ blocks["M"].T
+        return start_of({**blocks, "Q": inside + np.diag(blocks["Q_perp"])}, constants)
     if "m" in blocks and blocks.keys() <= {"e", "m"}:
         return _unchecked(Alignment, **{"e": np.zeros(()), **blocks}, radius=1.0)
     return dict(blocks)

@@ -57,7 +57,7 @@ def test_losses_of_paths_and_simulations(loss):
     start = dmft.Overlaps([[1.0, 0.1], [0.1, 0.8]], [[0.3], [-0.2]])
     sgd = dmft.SGD(0.5, loss=loss)
     equations = dmft.derive(model, sgd, dim=200, fluctuations=True)
-    run = dmft.solve(equations, start, 0.5, paths=20, dt=0.05, seed=1, save_at=3)
+    run = dmft.solve(equations, start, 0.5, paths=20, dt=0.05, seed=1, save_at=3, keep_paths=True)
     M, Q = run.paths.M, run.paths.Q
     overlap, square = M.mean((2, 3)), Q.mean((2, 3))
     wanted = 1 - overlap if loss == "correlation" else (1 + square + NOISE) / 2 - overlap
@@ -85,4 +85,6 @@ def test_the_norm_of_matrices_is_its_own_loss():
 
     gap = outputs(model.student, own) - outputs(model.teacher, star)
     sample = np.linalg.norm(gap, axis=0)
-    assert run.loss[0] == pytest.approx(sample.mean(), abs=4.5 * sample.std() / np.sqrt(many))
+    claimed, spread = run.error["risk"][0], sample.std() / np.sqrt(many)
+    assert 0 < claimed < 0.01
+    assert run.loss[0] == pytest.approx(sample.mean(), abs=4.5 * spread + claimed)

@@ -330,7 +330,7 @@ def test_refusals():
     model = model_of(ERF, TARGET[0] ** 2, 1, 0.0)
     look = dmft.SGD(0.4, repeat=dmft.Lookahead(0.1))
     for options, match in (
-        ({"dim": 100}, "weights"),
+        ({"dim": 100}, "batch_size = 1 is not"),
         ({"dim": 100, "fluctuations": True, "scaling": "gradient-flow"}, "high-dimensional"),
         ({"scaling": "mean-field"}, "scaling"),
         ({"scaling": "noise-dominated"}, "scaling"),
@@ -339,6 +339,8 @@ def test_refusals():
             dmft.derive(model, look, **options)
     with pytest.raises(BadParameter, match="same fields"):
         dmft.derive(model, dmft.SGD(0.4, repeat=dmft.Repeat(2)), scaling="gradient-flow")
+    with pytest.raises(BadParameter, match="weights"):
+        dmft.derive(model, dmft.SGD(40, 100, repeat=dmft.Repeat(2)), dim=100)
     with pytest.raises(BadParameter, match="16 passes"):
         dmft.derive(model, dmft.SGD(0.4, repeat=dmft.Repeat(17)))
     equations = dmft.derive(model, look)

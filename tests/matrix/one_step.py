@@ -64,6 +64,11 @@ def changes(step, Omega, p, dim, count, seed=0):
     X[..., :size] += (np.asarray(step.means) @ root[p:])[number]
     if few:
         X[..., size:] = np.sqrt(scale)[..., None] * bartlett(rng, count, more, dim - size)
+    # Squared lengths: of many samples the part outside the span is not written out.
+    square = (X**2).sum(-1, keepdims=True)
+    if not few:
+        square = square + (scale * rng.chisquare(dim - size, scale.shape))[..., None]
+    square /= dim
     y = step.label(np.moveaxis(X @ W_star.T, -1, 0), number)
     y = y + np.sqrt(step.noise) * rng.standard_normal(number.shape)
 
@@ -81,7 +86,6 @@ def changes(step, Omega, p, dim, count, seed=0):
         h = X @ W.swapaxes(1, 2)
         psi, push = gradients(h, a)
         if step.displaced:
-            square = (X**2).sum(-1, keepdims=True) / dim
             along = psi * square
             if step.normalised:
                 length = np.sqrt((psi**2).sum(-1, keepdims=True))

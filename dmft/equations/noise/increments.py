@@ -30,7 +30,7 @@ from dmft.equations.steps import STEP
 from dmft.equations.update.moments import shared
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Case, Moments
-from dmft.equations.update.program import Program, program_of
+from dmft.equations.update.program import Program, depends_on_length, stretched_program
 from dmft.model import SGD, Model
 
 # Terms of the drift at order 1/d.
@@ -122,10 +122,11 @@ class Increments:
         """Whether samples are drawn from clusters."""
         return self.moments.cases[0].cluster.number > 0
 
-    @property
+    @cached_property
     def displaced(self) -> bool:
         """Whether the update depends on the length of the input."""
-        return self.algorithm.rule.passes == 1 and bool(self.stretched)
+        once = self.algorithm.rule.passes == 1
+        return once and depends_on_length(self.model, self.algorithm)
 
     @property
     def share(self) -> sp.Expr:
@@ -173,7 +174,7 @@ class Increments:
     @cached_property
     def stretched(self) -> tuple[Definition, ...]:
         """What of the program depends on s = |x|^2/d."""
-        program = program_of(self.model, self.algorithm, self.program.noisy, square=x.stretch)
+        program = stretched_program(self.model, self.algorithm)
         found, names = [], {x.stretch.name}
         for d in program.definitions:
             if used_bases(d.expr) & names:

@@ -69,9 +69,10 @@ def check_repeated(
     model: Model, algorithm: SGD, region: str, dim: int | sp.Expr | None, fluctuations: bool
 ) -> None:
     """Refuse limits for which there is no derivation where a sample moves its own fields."""
-    if algorithm.is_plain or not depends_on_length(model, algorithm):
+    if not depends_on_length(model, algorithm):
         return
-    if dim is not None and not fluctuations:
+    # Each sample is displaced along its own gradient, whatever the batch: that is a map.
+    if dim is not None and not fluctuations and algorithm.rule.passes > 1:
         raise BadParameter(
             f"maps of large batches are not derived with {described(algorithm)}: passes over "
             "one batch of the order of d remember each other, which takes equations in two times. "

@@ -30,7 +30,7 @@ from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.law import target
+from dmft.equations.update.law import clusters_of, target
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.derivative import derivative
@@ -172,7 +172,10 @@ def check_linear(algorithm: SGD | GradientFlow, what: str) -> None:
     BadParameter
     """
     if not algorithm.is_plain:
-        raise BadParameter(f"{what} are derived for plain SGD and its flow, got {algorithm.rule!r}")
+        raise BadParameter(
+            f"{what} are derived for plain SGD and its flow, of losses that are quadratic in f and "
+            f"y, got {algorithm.rule!r}"
+        )
     if not is_linear(algorithm):
         raise BadParameter(
             f"{what} are derived for losses that are quadratic in f and y, got loss = "
@@ -207,10 +210,18 @@ def program_of(
     return found
 
 
+def stretched_program(model: Model, algorithm: SGD | GradientFlow) -> Program:
+    """The program with |x|^2/d as a symbol, of the first cluster where there are several."""
+    label = clusters_of(model)[0].label
+    return program_of(model, algorithm, is_noisy(model), label=label, square=x.stretch)
+
+
 def depends_on_length(model: Model, algorithm: SGD | GradientFlow) -> bool:
     """Whether a sample moves its own fields, so that psi holds |x|^2/d."""
-    program = program_of(model, algorithm, is_noisy(model), square=x.stretch)
-    return any(d.expr.has(x.stretch) for d in program.definitions)
+    if algorithm.is_plain:
+        return False
+    definitions = stretched_program(model, algorithm).definitions
+    return any(d.expr.has(x.stretch) for d in definitions)
 
 
 def plain(writer: Writer) -> Program:

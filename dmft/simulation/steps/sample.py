@@ -54,41 +54,43 @@ def gradient(  # type: ignore[no-untyped-def]
     gradient_at(h, a, sigma, slope, pull, par, label, psi, push)
 
 
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
+def gradient_beyond(  # type: ignore[no-untyped-def]
+    h, scale, a, sigma, slope, pull, par, label, psi, push
+):  # fmt: skip
+    """A gradient at h + scale psi(h), psi that at h."""
+    moved = np.zeros(h.size)
+    gradient_at(h, a, sigma, slope, pull, par, label, psi, moved)
+    for j in range(h.size):
+        moved[j] = h[j] + scale * psi[j]
+    gradient_at(moved, a, sigma, slope, pull, par, label, psi, push)
+
+
 def ahead(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
 ):  # fmt: skip
     """At h + rho psi(h) |x|^2/d, the fields of weights W + rho psi x^T/sqrt(d)."""
-    moved = np.zeros(h.size)
-    gradient_at(h, a, sigma, slope, pull, par, label, psi, moved)
-    for j in range(h.size):
-        moved[j] = h[j] + numbers[0] * stretch * psi[j]
-    gradient_at(moved, a, sigma, slope, pull, par, label, psi, push)
+    gradient_beyond(h, numbers[0] * stretch, a, sigma, slope, pull, par, label, psi, push)
 
 
 def back(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
 ):  # fmt: skip
     """At h - rho psi(h) |x|^2/d."""
-    moved = np.zeros(h.size)
-    gradient_at(h, a, sigma, slope, pull, par, label, psi, moved)
-    for j in range(h.size):
-        moved[j] = h[j] - numbers[0] * stretch * psi[j]
-    gradient_at(moved, a, sigma, slope, pull, par, label, psi, push)
+    gradient_beyond(h, -numbers[0] * stretch, a, sigma, slope, pull, par, label, psi, push)
 
 
 def at_radius(  # type: ignore[no-untyped-def]
     h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
 ):  # fmt: skip
     """At h - rho psi(h)/|psi(h)| |x|/sqrt(d), the radius rho in the space of the weights."""
-    moved = np.zeros(h.size)
-    gradient_at(h, a, sigma, slope, pull, par, label, psi, moved)
+    unused = np.zeros(h.size)
+    gradient_at(h, a, sigma, slope, pull, par, label, psi, unused)
     square = 0.0
     for j in range(h.size):
         square += psi[j] * psi[j]
-    scale = numbers[0] * math.sqrt(stretch / square) if square > 0.0 else 0.0
-    for j in range(h.size):
-        moved[j] = h[j] - scale * psi[j]
-    gradient_at(moved, a, sigma, slope, pull, par, label, psi, push)
+    scale = -numbers[0] * math.sqrt(stretch / square) if square > 0.0 else 0.0
+    gradient_beyond(h, scale, a, sigma, slope, pull, par, label, psi, push)
 
 
 @lru_cache(maxsize=64)

@@ -81,14 +81,20 @@ def next_count(rule: NodeRule, count: int, excess: float) -> int:
     return int(min(2 ** int(np.ceil(np.log2(wanted))), budget))
 
 
+# A time that is over at once.
+NO_TIME = 1e-9
+
+
 def with_error(run: Trajectory, solver: Solver, rule: NodeRule) -> Trajectory:
     """Repeat a run with each group of nodes and keep the spread as its error."""
     names = (*run.blocks, *run.observables)
-    if run.t.size < 2:
+    if run.t.size == 0:
         return replace(run, error={name: np.zeros_like(run[name]) for name in names})
+    # Observables have an error at the start too, where nothing has to be integrated.
+    end = run.t[-1] or NO_TIME
 
     def repeat(group: NodeRule) -> dict[str, Array]:
-        other = solver(group, save_at=run.t, t_max=run.t[-1], events=(), progress=False)
+        other = solver(group, save_at=run.t, t_max=end, events=(), progress=False)
         return {name: _padded(other[name], run[name].shape) for name in names}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
