@@ -35,6 +35,7 @@ PUBLIC = {
     "GradientDescent": "dmft.model",
     "GradientFlow": "dmft.model",
     "HermiteSeries": "dmft.gaussian.exponents.hermite_series",
+    "LargestCosine": "dmft.solvers.events",
     "Learnability": "dmft.gaussian.exponents.learnability",
     "Lookahead": "dmft.model",
     "MixtureModel": "dmft.model",

@@ -8,9 +8,9 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.cli.expression import check_name, parse_expression
 from dmft.cli.file import printable
 from dmft.cli.schema import Key
+from dmft.emit.formula import check_name, parse_expression
 from dmft.errors import ExpressionRefused
 from dmft.model import FIELD
 from dmft.model.loss import NAMED

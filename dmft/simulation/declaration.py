@@ -88,6 +88,8 @@ class Experiment:
     # What the learning rate follows, and its values at all steps of a run.
     schedule: Schedule | None = None
     step_rates: NDArray[np.float64] | None = None
+    # Compiled quantity that steps compare with a level, in place of the risk.
+    watched: Compiled | None = None
 
     @cached_property
     def clusters(self) -> NDArray[np.float64]:

@@ -63,8 +63,8 @@ class Constants:
         label = own if e.rule else np.zeros(1)
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
-            self.P, self.readout, terms, rates, counts, self.watch,
-            risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
+            self.P, self.readout, terms, rates, counts, self.watch, e.watched or risk_function(e),
+            e.student.value, e.student.slope, e.teacher.value, e.pull,
             own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
 

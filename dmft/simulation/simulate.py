@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.checks import checked_or
+from dmft.emit.schedules import as_expressions
 from dmft.errors import BadParameter
 from dmft.model import (
     CONSTRAINTS,
@@ -37,9 +38,12 @@ from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.factor import factor
 from dmft.simulation.steps.optimiser import pace
-from dmft.simulation.target_rule import quadrature_risk, rule_of
+from dmft.simulation.target_rule import quadrature_risk, risk_function, rule_of
+from dmft.simulation.watched import Watch, levels, refuse_both, risen, watch_of
 from dmft.simulation.weights import random_weights, weights_runner, weights_with_overlaps
+from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
+from dmft.solvers.request import check_events
 from dmft.special.streams import as_seeds, random_stream
 
 # Streams of one seed: the start, then the steps of either method.
@@ -65,6 +69,7 @@ def simulate(
     *,
     save_at: int | ArrayLike | None = None,
     first_passage: FirstPassage | None = None,
+    events: Event | Sequence[Event] = (),
     keep_runs: bool = True,
     threads: int | None = None,
     progress: ProgressOption = None,
@@ -101,6 +106,10 @@ def simulate(
         Number of equidistant times, or times, rounded to whole steps; 101 by default.
     first_passage : FirstPassage, optional
         Record when each run first passes a level, tested after every step.
+    events : dmft.Event
+        One event as in `dmft.solve`, in place of `first_passage`: on the risk, on a formula of the
+        overlaps, or on the time, tested after every step. A quantity that is beyond its threshold
+        after the first step has crossed it.
     keep_runs : bool
         Keep every seed's values in `.runs`.
     threads : int, optional
@@ -109,8 +118,8 @@ def simulate(
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
-        in ``sympy.Symbol("t")`` as ``learning_rate=`` is followed: each step takes its value at
-        the time t of its start.
+        in ``sympy.Symbol("t")``, a text or a function as ``learning_rate=`` is followed: each step
+        takes its value at the time t of its start.
 
     Returns
     -------
@@ -130,6 +139,11 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
+    parameters = as_expressions(parameters)
+    refuse_both(first_passage, events)
+    own = isinstance(model, SequenceModel) or isinstance(algorithm, GradientDescent)
+    if own and check_events(events):
+        raise BadParameter("events= are for one-pass runs of committees; here: first_passage=")
     if isinstance(model, SequenceModel):
         return simulate_sequence(
             model, algorithm, dim, t_max, seeds, start, method, save_at=save_at,
@@ -164,7 +178,8 @@ def simulate(
     grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
     P = np.eye(experiment.k) if start is None else start.P
     rule = rule_of(experiment, P)
-    plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
+    event = watch_of(events, experiment.p, experiment.k, risk_function(experiment))
+    plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule, event)
     runs = run_seeds(
         lambda seed, job: _run_seed(plan, seed, job), numbers, total, threads, progress
     )
@@ -184,39 +199,58 @@ class _Plan:
     total: int
     first_passage: FirstPassage | None
     rule: Rule
+    event: Watch | None = None
 
     @property
     def stops(self) -> bool:
         """Whether a first passage ends a run."""
-        return self.first_passage is not None and self.first_passage.stop
+        watched = self.first_passage or self.event
+        return watched is not None and watched.stop
+
+    @property
+    def last(self) -> int:
+        """Step at which an event of the time ends the runs."""
+        if (
+            self.event is None
+            or self.event.end is None
+            or self.event.end > self.clock.at(self.total)
+        ):
+            return self.total + 1
+        return int(self.clock.nearest(max(self.event.end, 0.0)))
 
     def runner(self, seed: int) -> Runner:
         """A run of this seed at its start."""
-        e, chain = self.experiment, self.method == "overlaps"
+        chain, e = self.method == "overlaps", self.experiment
         draw = random_stream(seed, START_STREAM)
         steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
         if chain:
             start = self.start
             if start is None:
                 start = random_overlaps(self.model, e.dim, seed, normalised=e.sphere)
-            watch = self.watch(start.Q, start.M, start.P)
+            e, watch = self.watched(start.Q, start.M, start.P)
             return chain_runner(e, start, self.rule, watch, steps)
         if self.start is None:
             W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
         else:
             W, W_star = weights_with_overlaps(self.start, e.dim, draw)
-        watch = self.watch(*(x @ y.T / e.dim for x, y in ((W, W), (W, W_star), (W_star, W_star))))
+        pairs = ((W, W), (W, W_star), (W_star, W_star))
+        e, watch = self.watched(*(x @ y.T / e.dim for x, y in pairs))
         return weights_runner(e, (W, W_star), self.rule, watch, steps)
 
-    def watch(
+    def watched(
         self, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """What compiled code watches in a run that starts here."""
-        if self.first_passage is None:
-            return watch_nothing()
-        relative = self.first_passage.relative
-        risk = quadrature_risk(self.experiment, Q, M, P, self.rule) if relative else 0.0
-        return self.first_passage.watch(risk)
+    ) -> tuple[Experiment, NDArray[np.float64]]:
+        """The experiment as compiled code takes it, and what that watches in a run from here."""
+        e = self.experiment
+        if self.first_passage is not None:
+            relative = self.first_passage.relative
+            risk = quadrature_risk(e, Q, M, P, self.rule) if relative else 0.0
+            return e, self.first_passage.watch(risk)
+        if self.event is None or self.event.value is None:
+            return e, watch_nothing()
+        value = self.event.value
+        side = self.event.side(quadrature_risk(replace(e, watched=value), Q, M, P, self.rule))
+        return replace(e, watched=value if side > 0 else risen(value)), levels(self.event, side)
 
 
 def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
@@ -230,16 +264,27 @@ def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
     runner = plan.runner(seed)
     march = March(runner, job, plan.stops)
     for i, target in enumerate(plan.grid):
-        march.to(int(target))
+        _carry_on(march, plan, int(target))
         if march.status is not Status.OK:
             break
         Q[i], M[i], readout[i] = runner.overlaps()
         here = replace(e, readout=readout[i])
         risk[i] = quadrature_risk(here, Q[i], M[i], runner.P, plan.rule)
     # What is watched for may happen after the last saved time.
-    if march.status is Status.OK and plan.first_passage is not None:
-        march.to(plan.total)
+    if march.status is Status.OK and (plan.first_passage or plan.event):
+        _carry_on(march, plan, plan.total + (plan.stops and march.step == plan.last))
     return SeedRun(Q, M, readout, risk, march.status, march.step, march.passage)
+
+
+def _carry_on(march: March, plan: _Plan, target: int) -> None:
+    """Carry a run on to this step; an event of the time happens before the step after it."""
+    march.to(min(target, plan.last))
+    if march.status is Status.OK and march.step == plan.last:
+        march.passage = plan.last
+    if march.status is Status.OK and march.step < target:
+        if plan.stops:
+            march.status = Status.EVENT
+        march.to(target)
 
 
 def _assemble(
@@ -261,6 +306,7 @@ def _assemble(
         "start": "random" if plan.start is None else "given overlaps",
         "first_passage": repr(plan.first_passage),
         "watched": None if plan.first_passage is None else asdict(plan.first_passage),
+        "event": None if plan.event is None else plan.event.event.name,
         "version": VERSION,
     }
     if e.schedule is not None:  # no constant unit
@@ -269,7 +315,7 @@ def _assemble(
         t=plan.clock.at(plan.grid),
         **found,
         dim=e.dim,
-        first_passage=None if plan.first_passage is None else passages(runs, plan.clock.at),
+        first_passage=passages(runs, plan.clock.at) if plan.first_passage or plan.event else None,
         provenance=_described(e, provenance),
         constants={"P": np.eye(e.k) if plan.start is None else plan.start.P},
     )
