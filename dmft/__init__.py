@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from dmft.names import VERSION
+from dmft.names import PAGES, VERSION
 
 __version__ = VERSION
 
@@ -114,6 +114,15 @@ PUBLIC = {
 FOLDERS = ("literature",)
 
 __all__ = sorted([*PUBLIC, *FOLDERS, "__version__"])
+
+
+def _page(record: object) -> str | None:
+    """What a notebook shows of a record; loaded when one is shown."""
+    page: str | None = importlib.import_module("dmft.display.pages.page").page(record)
+    return page
+
+
+PAGES[:] = [_page]
 
 
 def __getattr__(name: str) -> Any:

@@ -187,7 +187,9 @@ def _draw_escape(escape: Any, overlaps: Any, risk: Any) -> None:
 
 
 def _describe_seeds(ensemble: Any) -> str:
-    return f"d = {ensemble.dim}: mean of {len(ensemble.counted)} runs ± standard error"
+    dim = ensemble.dim if "dim" in vars(ensemble) else ensemble.provenance.get("dim")
+    counted = ensemble.counted if isinstance(ensemble.counted, int) else len(ensemble.counted)
+    return f"{'' if dim is None else f'd = {dim}: '}mean of {counted} runs ± standard error"
 
 
 def _spread(times: NDArray[np.float64], offset: int) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
@@ -46,8 +47,8 @@ Kernels = Literal["auto", "all", "none"]
 CLOCK = ("learning_rate", "dim", "batch_size")
 
 
-@dataclass(frozen=True)
-class Equations(Traits, ChangesOfDefinitions):
+@dataclass(frozen=True, repr=False)
+class Equations(Short, Traits, ChangesOfDefinitions):
     """Closed equations of motion of the overlaps, as ordered symbolic definitions.
 
     Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
@@ -90,6 +91,12 @@ class Equations(Traits, ChangesOfDefinitions):
     noise: Noise | None = None
     derived: tuple[Definition, ...] = field(default=(), repr=False)
     extra: tuple[sp.Symbol, ...] = ()
+
+    def _in_words(self) -> str:
+        return (
+            f"{self.kind} of {', '.join(n for n in self.terms if n != 'risk')}; {self.time_unit}; "
+            f"{self.algorithm!r}"
+        )
 
     # What they hold -------------------------------------------------------------------------
 

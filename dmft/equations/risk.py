@@ -46,6 +46,7 @@ from dmft.gaussian.nodes.quadrature import Quadrature
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.model import Model, Overlaps, SequenceModel
 from dmft.names import Status
+from dmft.record import Short
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
 # and multiplies by this.
@@ -54,12 +55,15 @@ GROWTH = {"sobol": (4096, 2**16, 4), "gauss-hermite": (96, MOST_TRAPEZOIDS, 2)}
 QUADRATURE_TOL = 1e-5
 
 
-@dataclass(frozen=True)
-class PopulationRisk:
+@dataclass(frozen=True, repr=False)
+class PopulationRisk(Short):
     """R = E(f* - f)^2 / 2 as a function of the overlaps; displays as LaTeX, is callable."""
 
     model: Model
     definitions: tuple[Definition, ...]
+
+    def _in_words(self) -> str:
+        return f"{self.model.student!r} against {self.model.teacher!r}"
 
     @property
     def expr(self) -> sp.Expr:

@@ -14,6 +14,7 @@ from dmft.checks import checked, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.loss import as_loss
 from dmft.model.repetition import Repeat, Repetition
+from dmft.record import Shown
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 
@@ -179,7 +180,7 @@ def _check_constraint(constraint: str | None) -> None:
 
 @checked
 @dataclass(frozen=True)
-class SGD:
+class SGD(Shown):
     r"""One-pass stochastic gradient descent.
 
     One step is w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d), with
@@ -266,7 +267,7 @@ class SGD:
 
 @checked
 @dataclass(frozen=True)
-class GradientFlow:
+class GradientFlow(Shown):
     """Gradient flow of the population risk: the limit gamma/p -> 0 of one-pass SGD.
 
     Parameters

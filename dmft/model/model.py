@@ -13,10 +13,11 @@ from dmft.model.algorithm import as_parameter
 from dmft.model.mixture import GaussianMixture
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
+from dmft.record import Shown
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Shown):
     """Student learning the labels y = f*(x) + sqrt(label_noise) xi, with x ~ N(0, I_d).
 
     With a sequence student it is a `SequenceModel`, which also takes ``encoding=``.

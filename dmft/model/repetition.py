@@ -8,6 +8,7 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
+from dmft.record import Shown
 
 
 def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
@@ -30,7 +31,7 @@ def _as_displacement(rho: float | sp.Expr, name: str, other: str) -> sp.Expr:
 
 @checked
 @dataclass(frozen=True)
-class Lookahead:
+class Lookahead(Shown):
     r"""Gradients taken where a step on the same sample leads: extragradient.
 
     Equation    psi_j = psi^0_j(h + rho psi^0(h, y) |x|^2/d, y), psi^0_j(h, y) = a_j sigma'(h_j) E
@@ -68,7 +69,7 @@ class Lookahead:
 
 @checked
 @dataclass(frozen=True)
-class SharpnessAware:
+class SharpnessAware(Shown):
     r"""Gradients taken where the loss of the same sample is larger: sharpness-aware steps.
 
     Equation    psi_j = psi^0_j(h - rho psi^0(h, y) |x|^2/d, y); normalised:
@@ -108,7 +109,7 @@ class SharpnessAware:
 
 @checked
 @dataclass(frozen=True)
-class Repeat:
+class Repeat(Shown):
     r"""Several whole steps on one batch before the next one is drawn.
 
     Equation    h^(i+1) = h^(i) + gamma/(p n_b) psi^0(h^(i), y) |x|^2/d,

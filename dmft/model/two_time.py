@@ -13,6 +13,7 @@ import sympy as sp
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
+from dmft.record import Shown
 
 # A function of times in an equation: C(t, s), C(t, t), mu(t).
 Key = Any
@@ -20,7 +21,7 @@ Key = Any
 
 @checked
 @dataclass(frozen=True, init=False, eq=False)
-class TwoTime:
+class TwoTime(Shown):
     r"""A causal problem in two times t >= s, written as SymPy equations.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
@@ -259,7 +260,10 @@ class TwoTime:
         rows += [f"  {key} = {expr}" for key, expr in (*self.values.items(), *self.start.items())]
         return "\n".join([title, *rows])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        title = self.name or "two-time problem"
+        rates = ", ".join(str(key) for key in (*self.rates, *self.values))
+        return f"TwoTime({title}: {rates})"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked, shown
 from dmft.errors import BadParameter
+from dmft.record import Shown
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.runge_kutta.layout import COSINE, OBSERVABLE, STATE, Events
 
@@ -21,7 +22,7 @@ _ENTRY = re.compile(r"\s*(\w+)\s*(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?\s*")
 
 
 @dataclass(frozen=True)
-class LargestCosine:
+class LargestCosine(Shown):
     """The largest |M_jr| / sqrt(Q_jj P_rr): how well any student neuron sees any direction.
 
     Attributes
@@ -55,7 +56,7 @@ class LargestCosine:
 
 @checked
 @dataclass(frozen=True)
-class Event:
+class Event(Shown):
     """A quantity reaches a threshold.
 
     Attributes

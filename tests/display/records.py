@@ -22,9 +22,16 @@ def flow():
     return dmft.derive(MODEL, SPHERE)
 
 
+def own_rule():
+    h, h_star, y = sp.symbols("h h_star y", real=True)
+    return dmft.UpdateField(y, fields=(h, h_star, y), learning_rate=1)
+
+
 @functools.cache
 def sequence_model():
-    return dmft.Model(dmft.SequenceNetwork(Z**2, 2), dmft.SequenceTarget(FIELDS[0] * FIELDS[1], FIELDS))
+    return dmft.Model(
+        dmft.SequenceNetwork(Z**2, 2), dmft.SequenceTarget(FIELDS[0] * FIELDS[1], FIELDS)
+    )
 
 
 @functools.cache
@@ -70,8 +77,8 @@ RECORDS = {
     "Alignment": lambda _: dmft.Alignment(0.1, 0.2),
     "Attention": lambda _: dmft.Attention(2),
     "SGD": lambda _: dmft.SGD(sp.Symbol("gamma"), momentum=0.5),
-    "Censored": lambda _: dmft.escape_time(dmft.solve(flow(), START, 0.1), overlap=0.9).value,
-    "Certificate": lambda _: dmft.certify(ERF, Z, [[1]]),
+    "Censored": lambda _: dmft.escape_time(dmft.solve(flow(), START, 0.1), overlap=0.9),
+    "Certificate": lambda _: dmft.certify(ERF**2, dmft.Gaussian([Z], [[1]])),
     "Committee": lambda _: dmft.Committee(ERF, width=4),
     "Equations": lambda _: flow(),
     "EscapeFormula": lambda _: dmft.escape_formula(MODEL, SPHERE),
@@ -79,7 +86,7 @@ RECORDS = {
     "EscapeTimes": lambda _: dmft.escape_time(paths(), overlap=0.4),
     "Event": lambda _: dmft.Event("M[0,0]", 0.5),
     "Exponent": lambda _: dmft.information_exponent(Z**3 - 3 * Z, Z),
-    "FixedPoint": lambda _: dmft.fixed_points(flow(), START, seeds=2)[0],
+    "FixedPoint": lambda _: dmft.fixed_points(flow(), START)[0],
     "FirstPassage": lambda _: dmft.FirstPassage("risk", 0.1),
     "Gaussian": lambda _: dmft.Gaussian(FIELDS, [[1, 0.5], [0.5, 1]]),
     "GaussianMixture": lambda _: MIXTURE,
@@ -103,14 +110,14 @@ RECORDS = {
     "Phases": lambda _: dmft.phases(run()),
     "Problem": lambda _: dmft.build(flow()),
     "Quadrature": lambda _: dmft.Gaussian(FIELDS, [[1, 0.5], [0.5, 1]]).quad(sp.tanh(FIELDS[0])),
-    "Regimes": lambda _: dmft.regimes(),
+    "Regimes": lambda _: dmft.regimes(MODEL),
     "Repeat": lambda _: dmft.Repeat(2),
     "Scaling": lambda _: dmft.Scaling(0.5, 1, 1),
     "SequenceModel": lambda _: sequence_model(),
     "SequenceNetwork": lambda _: sequence_model().student,
     "SequenceTarget": lambda _: sequence_model().teacher,
     "SharpnessAware": lambda _: dmft.SharpnessAware(0.1),
-    "UpdateField": lambda _: dmft.UpdateField(*sp.symbols("y f"), learning_rate=0.1),
+    "UpdateField": lambda _: own_rule(),
     "Stage": lambda _: dmft.Stage(flow(), until=dmft.Event("risk", 0.1)),
     "Sweep": swept,
     "Trajectory": lambda _: run(),
@@ -134,7 +141,8 @@ OTHERS = {
     ),
     "landscape": lambda _: dmft.landscape(dmft.literature.positional_semantic(1.0, 0.5)),
     "learned directions": lambda _: dmft.learned_directions(
-        dmft.Model(dmft.Committee(ERF, 2), dmft.MultiIndex(FIELDS[0] * FIELDS[1], FIELDS)), SPHERE
+        dmft.Model(dmft.Committee(ERF, 2), dmft.MultiIndex(FIELDS[0] * FIELDS[1], FIELDS)),
+        dmft.GradientDescent(0.2, samples_per_dim=2),
     ),
     "difference": lambda _: flow().diff(flow().without("sgd_noise")),
 }

@@ -44,6 +44,7 @@ from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
 from dmft.model.descent import TIME, GradientDescent
 from dmft.model.two_time import TwoTime
+from dmft.record import Short
 
 # What is of the order of a step off the diagonal.
 DENSITIES = ("R_theta", "R_l")
@@ -51,8 +52,8 @@ DENSITIES = ("R_theta", "R_l")
 drag = sp.IndexedBase("R_l_equal")
 
 
-@dataclass(frozen=True)
-class DescentFlow(ChangesOfLimit):
+@dataclass(frozen=True, repr=False)
+class DescentFlow(Short, ChangesOfLimit):
     """Equations of gradient flow on repeated data, of kind "two-time".
 
     Attributes
@@ -77,6 +78,9 @@ class DescentFlow(ChangesOfLimit):
     time_unit: str = field(
         default="t = learning_rate * steps, learning_rate -> 0; n = alpha d samples", init=False
     )
+
+    def _in_words(self) -> str:
+        return f"{self.kind}; {self.time_unit}; {self.equations.algorithm!r}"
 
     @cached_property
     def definitions(self) -> tuple[Definition, ...]:

@@ -27,14 +27,15 @@ from dmft.equations.two_time.short_terms import at_times
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.model import Overlaps
     from dmft.solvers.descent.run import DescentRun
 
 
-@dataclass(frozen=True)
-class ShortTimes:
+@dataclass(frozen=True, repr=False)
+class ShortTimes(Short):
     """The first two steps in closed form.
 
     Attributes
@@ -55,6 +56,10 @@ class ShortTimes:
 
     equations: DescentEquations
     definitions: tuple[Definition, ...]
+
+    def _in_words(self) -> str:
+        count = len(self.definitions)
+        return f"{count} definitions up to the second step; {self.equations.algorithm!r}"
 
     def latex(self) -> str:
         r"""LaTeX of the fields and recursions at the first times; averages as in the equations."""

@@ -18,6 +18,7 @@ from dmft.errors import BadParameter, DmftError, InvalidCovariance, NotClosed, S
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
+from dmft.record import Short
 
 # Above this many fields the unrolled erf system has tens of thousands of operations.
 MAX_FIELDS = 5
@@ -25,8 +26,8 @@ MAX_FIELDS = 5
 MAX_DEGREE = 24
 
 
-@dataclass(frozen=True)
-class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
+@dataclass(frozen=True, repr=False)
+class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
     """Scalar equations d symbol / dt = expression; a mapping, that of `rhs`.
 
     Attributes
@@ -88,6 +89,11 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
                 f"{key} is not in these equations; their symbols are {', '.join(sorted(named))}"
             )
         return named[str(key)]
+
+    def _in_words(self) -> str:
+        return (
+            f"rates of {', '.join(s.name for s in self.rhs)}; .rhs, .risk, print(...), .subs(...)"
+        )
 
     def _repr_latex_(self) -> str:
         rows = [rf"\dot{{{sp.latex(s)}}} &= {sp.latex(e)}" for s, e in self.rhs.items()]

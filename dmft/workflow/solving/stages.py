@@ -17,6 +17,7 @@ from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.progress import ProgressOption
+from dmft.record import Short
 from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
@@ -35,8 +36,8 @@ RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps
 
 
 @checked_or(equations="a stage takes those of kind 'ode' or 'map' that dmft.derive gives")
-@dataclass(frozen=True)
-class Stage:
+@dataclass(frozen=True, repr=False)
+class Stage(Short):
     """One stage of a protocol: equations, their run-time values, and when the next stage begins.
 
     Attributes
@@ -66,6 +67,12 @@ class Stage:
         field(default_factory=dict)
     )
     until: Event | None = None
+
+    def _in_words(self) -> str:
+        return (
+            f"{self.equations.kind}; parameters {_shown(self.parameters)}; "
+            f"until {None if self.until is None else self.until.name!r}"
+        )
 
     def __post_init__(self) -> None:
         if self.equations.kind not in ("ode", "map"):
@@ -193,6 +200,10 @@ def _with_watch(
         assert watch is not None
         watch.share(first)
     return first, ready, first.events[: len(events)]
+
+
+def _shown(given: Mapping[str, Any] | Callable[..., Any]) -> str:
+    return "from a function" if callable(given) else str({n: str(y) for n, y in given.items()})
 
 
 def _written(stage: Stage) -> Stage:
