@@ -64,6 +64,8 @@ def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     order = tuple(n for n, p in parameters.items() if p.kind in kinds)
     aliases = vars(sys.modules[function.__module__])
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    keywords = {n for n, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY} - {"self"}
     known = {n: found for n, p in parameters.items() if (found := _test(p, aliases)) is not None}
 
     def looked_at(argument: str, value: Any) -> Any:
@@ -79,6 +81,11 @@ def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        for argument in () if is_open else kwargs.keys() - keywords:
+            from dmft.elsewhere import whose
+
+            has = ", ".join(n for n in parameters if n in keywords)
+            raise TypeError(f"{name} has no {argument}= ({has}){whose(argument, keywords)}")
         given = map(looked_at, order, args)
         named = {argument: looked_at(argument, value) for argument, value in kwargs.items()}
         return function(*given, *args[len(order) :], **named)

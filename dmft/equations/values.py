@@ -136,8 +136,12 @@ def resolve_scalars(
             free.setdefault(symbol.name, set()).add(symbol)
     unknown = sorted(set(given) - set(declared) - set(free))
     if unknown:
+        from dmft.elsewhere import whose
+
         known = sorted(set(declared) | set(free))
-        raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
+        raise BadParameter(
+            f"unknown parameter {unknown[0]!r}; this model knows {known}{whose(unknown[0], known)}"
+        )
     numbers = {name: check_number(value, name) for name, value in given.items()}
     if "dim" in declared and DIM_NAME not in numbers:
         size = numbers.get("dim", declared["dim"])

@@ -66,8 +66,12 @@ class Model(Shown):
         label_noise: Any = sp.S.Zero,
         inputs: Any = None,
         encoding: Any = None,
+        **unknown: Any,
     ) -> Model:
-        """Make the record of a sequence model where the student reads a sequence."""
+        """Make the record of a sequence model where the student reads a sequence.
+
+        What is unknown is refused by `__init__`.
+        """
         return object.__new__(getattr(student, "model_class", cls))
 
     def __getnewargs__(self) -> tuple[Any, ...]:
@@ -178,7 +182,9 @@ class MixtureModel(Model):
     inputs: GaussianMixture = field(init=False, repr=False)
     mixture: GaussianMixture = field(kw_only=True)
 
-    def __new__(cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero) -> MixtureModel:
+    def __new__(
+        cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero, **unknown: Any
+    ) -> MixtureModel:
         """Take the arguments of this class, not those of `Model`."""
         return object.__new__(cls)
 

@@ -432,6 +432,10 @@ class Filler:
         """Refuse a value that nothing asked for."""
         unknown = sorted(set(self.values) - self.known)
         if unknown:
+            from dmft.elsewhere import whose
+
+            known = sorted(self.known)
             raise BadParameter(
-                f"unknown parameter {unknown[0]!r}; this model knows {sorted(self.known)}"
+                f"unknown parameter {unknown[0]!r}; this model knows {known}"
+                f"{whose(unknown[0], known)}"
             )

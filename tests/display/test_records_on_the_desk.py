@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sympy as sp
 
@@ -59,7 +60,7 @@ def test_a_model_is_shown_as_its_declaration():
     z = sp.Symbol("z", real=True)
     model = dmft.Model(dmft.Committee(sp.erf(z), 4, [1, 2, 3, 4]), dmft.Committee(z**2, 1), 0.25)
     html = model._repr_html_()
-    assert r"\frac{1}{4} \sum_{j=1}^{4} a_j \operatorname{erf}{\left(h_j \right)}" in html
+    assert r"\frac{1}{4} \sum_{j=1}^{4} a_j \operatorname{erf}{\left(h_{j} \right)}" in html
     assert "$a = (1, 2, 3, 4)$" in html
     assert "$f = h^{2}$" in html
     assert r"$\Delta = 0.25$" in html
@@ -82,8 +83,8 @@ def test_text_of_a_record_in_html_is_escaped():
 
 def test_stores_still_tell_starts_apart():
     """Names of values in stores hold everything, though a line of text does not."""
-    from dmft.analysis.sweeps.named import Words
+    from dmft.analysis.sweeps.named import _Known
 
-    wide = [dmft.Overlaps(sp.eye(4).tolist(), [[0.1 + n] * 1] + [[0]] * 3, [[9]]) for n in (0, 0.1)]
+    wide = [dmft.Overlaps(np.eye(4) + n, np.full((4, 4), 0.1), 2 * np.eye(4)) for n in (0, 0.1)]
     assert repr(wide[0]) == repr(wide[1])
-    assert Words().word(wide[0]) != Words().word(wide[1])
+    assert _Known().word(wide[0]) != _Known().word(wide[1])

@@ -12,7 +12,7 @@ import sympy as sp
 
 from dmft.model import SGD, Committee, GaussianMixture, GradientDescent, GradientFlow, Model
 from dmft.names import QUANTITIES
-from dmft.record import Shown
+from dmft.record import Record, Short, Shown
 from dmft.solvers.solution import Averages, Solution
 
 Facts = list[tuple[str, str]]
@@ -129,6 +129,8 @@ def value(given: Any) -> str:
         return _short(str(given))
     if isinstance(given, float | np.floating):
         return f"{given:.8g}"
+    if isinstance(given, Record) and not isinstance(given, Short):
+        return type(given).__name__
     if isinstance(given, Shown):
         return _short(repr(given))
     if isinstance(given, Mapping):
