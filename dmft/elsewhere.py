@@ -69,13 +69,11 @@ KEYWORDS: dict[str, str] = {
     name: words
     for names, words in (
         ("ridge l2 lambda_ lam lambd regularization regularisation",
-         "dmft.GradientDescent(ridge=...) of repeated data, SGD(weight_decay=...) of one pass"),
-        ("weight_decay", "dmft.SGD and dmft.GradientFlow have weight_decay="),
+         "dmft.GradientDescent(ridge=...) of repeated data, SGD has a decay of the weights"),
         ("samples_per_dim alpha sample_complexity n_samples",
          "dmft.GradientDescent(samples_per_dim=...), n / d of repeated data"),
         ("temperature beta langevin", "dmft.GradientDescent(temperature=...)"),
         ("batch_fraction", "dmft.GradientDescent(batch=..., batch_fraction=...)"),
-        ("momentum", "dmft.SGD and dmft.GradientDescent have momentum="),
         ("logistic cross_entropy hinge",
          'loss=: a formula in f and y, as sympy.log(1 + sympy.exp(-y*f)); by name "squared", '
          '"correlation"'),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import sympy as sp
@@ -11,13 +11,11 @@ import sympy as sp
 from dmft.emit.formula import parse_expression
 from dmft.errors import BadParameter, ExpressionRefused
 
-# Values that may follow the time, where the equations know them.
-SCHEDULED = ("learning_rate", "ridge", "momentum", "temperature", "readout_rate")
 TIME, RISK = sp.symbols("t risk", real=True)
 KNOWN = {s.name: s for s in (TIME, RISK)}
 
 
-def as_expressions(values: Mapping[str, Any]) -> dict[str, Any]:
+def as_expressions(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Texts and functions of the time among run-time values, as expressions of t and risk.
 
     Parameters
@@ -25,6 +23,8 @@ def as_expressions(values: Mapping[str, Any]) -> dict[str, Any]:
     values : mapping
         By name. A function takes the time, or the time and the risk; it is called once, with
         symbols.
+    names : collection of str
+        Of the values that may follow the time; others stay as they are.
 
     Returns
     -------
@@ -36,11 +36,12 @@ def as_expressions(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> as_expressions({"learning_rate": "0.5/(1 + t/10)", "ridge": lambda t: 2 * t, "seed": 1})
-    {'learning_rate': 1/(2*(t/10 + 1)), 'ridge': 2*t, 'seed': 1}
+    >>> given = {"learning_rate": "0.5/(1 + t/10)", "ridge": lambda t: 2 * t, "method": "stein"}
+    >>> as_expressions(given, ("learning_rate", "ridge"))
+    {'learning_rate': 1/(2*(t/10 + 1)), 'ridge': 2*t, 'method': 'stein'}
     """
     return {
-        name: as_expression(name, value) if name in SCHEDULED else value
+        name: as_expression(name, value) if name in names else value
         for name, value in values.items()
     }
 

@@ -27,11 +27,12 @@ from dmft.equations.values import (
     Values,
     check_concentration,
     declared_parameters,
+    numeric_width,
     resolve,
     with_nodes,
 )
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
+from dmft.model import SGD, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
 from dmft.record import Short
@@ -334,8 +335,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             Fixed readouts; symbols when None; by default those of the model (ones).
         """
         widths = {
-            "p": _numeric_width(width, self.model.student.width, "width"),
-            "k": _numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
+            "p": numeric_width(width, self.model.student.width, "width"),
+            "k": numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
         }
         declared: dict[str, Any] = {
             "readout": self.model.student.readout or (sp.Integer(1),) * widths["p"],
@@ -348,6 +349,10 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             name: declared[name] if isinstance(value, str) else value
             for name, value in given.items()
         }
+        kept: dict[str, ExplicitEquations] = self.__dict__.setdefault("_written_out", {})
+        key = f"{widths} {constants} {P}"
+        if key in kept:
+            return kept[key]
         from dmft.equations.views.explicit import unroll
 
         result = unroll(self.definitions, widths, {**constants, "P": P})
@@ -355,7 +360,11 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             from dmft.equations.noise.fluctuations import with_fluctuations
 
             result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
-        return result.put({PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS})
+        declared_now = {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
+        return kept.setdefault(key, result.put(declared_now))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_written_out"}
 
     def latex(self, kernels: Kernels = "auto") -> str:
         r"""LaTeX of the equations (amsmath `align*` environments).
@@ -383,11 +392,3 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         from dmft.equations.views.text import equations_text
 
         return equations_text(self)
-
-
-def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
-    if given is not None:
-        return as_count(given, name)
-    if not declared.is_Integer:
-        raise BadParameter(f"the model has a symbolic width {declared}; pass {name}=...")
-    return int(declared)

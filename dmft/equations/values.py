@@ -22,6 +22,7 @@ from dmft.model import (
     Model,
     Overlaps,
     Repetition,
+    as_count,
 )
 from dmft.model.algorithm import OPTIMISER, numbers_of
 
@@ -172,6 +173,18 @@ def check_bounds(scalars: Mapping[str, float]) -> None:
     for name, number in OPTIMISER.items():
         if name in scalars and not scalars[name] < number.below:
             raise BadParameter(f"{name} must be below {number.below:g}, got {scalars[name]!r}")
+
+
+def numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
+    """A width that is given, or that of the model."""
+    if given is not None:
+        return as_count(given, name)
+    if not declared.is_Integer:
+        raise BadParameter(
+            f"the model has a symbolic width {declared}; pass {name}=..., or print latex() and "
+            "str(...), which hold any width"
+        )
+    return int(declared)
 
 
 def check_number(value: object, name: str) -> float:

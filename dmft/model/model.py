@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked, refuse_unknown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.mixture import GaussianMixture
@@ -68,10 +68,8 @@ class Model(Shown):
         encoding: Any = None,
         **unknown: Any,
     ) -> Model:
-        """Make the record of a sequence model where the student reads a sequence.
-
-        What is unknown is refused by `__init__`.
-        """
+        """Make the record of a sequence model where the student reads a sequence."""
+        refuse_unknown(cls.__name__, unknown, ("student", "teacher", "label_noise", "inputs"))
         return object.__new__(getattr(student, "model_class", cls))
 
     def __getnewargs__(self) -> tuple[Any, ...]:
@@ -186,6 +184,7 @@ class MixtureModel(Model):
         cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero, **unknown: Any
     ) -> MixtureModel:
         """Take the arguments of this class, not those of `Model`."""
+        refuse_unknown(cls.__name__, unknown, ("student", "mixture", "label_noise"))
         return object.__new__(cls)
 
     def __init__(

@@ -12,7 +12,7 @@ from dmft.checks import checked_or
 from dmft.progress import ProgressOption, as_asked
 from dmft.solvers.events import Event
 from dmft.starts import Alignment, Overlaps
-from dmft.workflow.solver import solver_of
+from dmft.workflow.solver import equations_of, solver_of
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -174,7 +174,8 @@ def solve(
     if any(isinstance(value, str) or callable(value) for value in parameters.values()):
         from dmft.emit.schedules import as_expressions
 
-        parameters = as_expressions(parameters)
+        declared = getattr(equations_of(system), "parameters", ())
+        parameters = as_expressions(parameters, {"learning_rate", *declared})
     solver = solver_of(system)
     options, values = solver.read(given, parameters)
     with as_asked(progress):

@@ -165,6 +165,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "temperature": 0, "constraint": None,
         },
         "GradientFlow": {"constraint": None, "weight_decay": 0.1},
+        "LargestCosine": {"cross": "M", "own": "Q", "other": "P"},
         "Lookahead": {"rho": 0.1},
         "MixtureModel": {
             "student": p["square"], "mixture": dmft.GaussianMixture([[1.0], [-1.0]], [1, -1]),

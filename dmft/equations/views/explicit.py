@@ -258,8 +258,10 @@ def unroll(
     """Scalar equations at numeric widths; `constants` may fix P and the readouts."""
     if widths["p"] + widths["k"] > MAX_FIELDS:
         raise BadParameter(
-            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}; "
-            "larger systems are read in the indexed form"
+            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}: take "
+            f"smaller widths, explicit({MAX_FIELDS - 2}, 2) say; latex() and print(...) hold all "
+            "widths at once in indexed form, evaluate(start), dmft.solve and a call of the risk "
+            "take larger ones as numbers"
         )
     _check_constants(widths, constants)
     unroller = Unroller(widths, constants)
