@@ -139,8 +139,8 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
-    numbers = {name for name in parameters if hasattr(algorithm, name)}
-    parameters = as_expressions(parameters, numbers)
+    own_names = {name for name in parameters if hasattr(algorithm, name)}
+    parameters = as_expressions(parameters, own_names)
     refuse_both(first_passage, events)
     own = isinstance(model, SequenceModel) or isinstance(algorithm, GradientDescent)
     if own and check_events(events):
