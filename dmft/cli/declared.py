@@ -95,13 +95,18 @@ def inputs_of(
     if keys is None:
         return None
     given = dict(keys)
-    names = given.pop("fields", ())
-    return GaussianMixture(**given, fields=[fields[n] for n in names])
+    if "fields" in given:
+        given["fields"] = [fields[n] for n in given["fields"]]
+    return GaussianMixture(**given)
 
 
-def model_of(student: Declared, teacher: Declared, keys: Mapping[str, Any], inputs: Any) -> Model:
+def model_of(
+    student: Declared, teacher: Declared, keys: Mapping[str, Any], inputs: Any, refuse: Refuse
+) -> Model:
     """The model; without a teacher its labels are those of the clusters."""
     noise = keys.get("label_noise", 0)
+    if "encoding" in keys and isinstance(student, Committee):
+        raise refuse("[model] encoding", 'goes with [student] kind = "sequence" or "attention"')
     if "encoding" in keys:
         sequences: Any = Model  # of a student of sequences, which alone has positions
         made: Model = sequences(student, teacher, noise, encoding=keys["encoding"])

@@ -160,7 +160,7 @@ class _Reader:
                 f"{self.file}: the table [teacher] is missing; without it [inputs] needs labels"
             )
         said = options.pop("model", {})
-        model = self._build("model", lambda: model_of(student, teacher, said, inputs))
+        model = self._build("model", lambda: model_of(student, teacher, said, inputs, refuse))
         keys = dict(options.pop("algorithm"))
         dim = keys.pop("dim", None)
         algorithm = self._build("algorithm", lambda: algorithm_of(keys, refuse))

@@ -186,7 +186,7 @@ def levels(watch: Watch, side: float) -> Array:
     return np.array([WATCH_RISK, side * watch.event.threshold, float(watch.every)])
 
 
-def refuse_both(first_passage: FirstPassage | None, events: object) -> None:
+def refuse_both(first_passage: FirstPassage | None, events: Event | Sequence[Event]) -> None:
     """Refuse two things to watch for."""
-    if first_passage is not None and events not in ((), []):
+    if check_events(events) and first_passage is not None:
         raise BadParameter("give events= or first_passage=, not both: a run is watched for one")

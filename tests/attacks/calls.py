@@ -276,7 +276,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "simulate": {
             "model": p["model"], "algorithm": p["sgd"], "dim": 10, "t_max": 1.0, "seeds": 2,
             "start": p["start"], "method": "overlaps", "save_at": 3, "first_passage": None,
-            "keep_runs": True, "threads": 1, "progress": None, "label_noise": 0.1,
+            "events": (), "keep_runs": True, "threads": 1, "progress": None,
+            "label_noise": 0.1,
         },
         "solve": {
             "system": p["equations"], "start": p["start"], "t_max": 1.0, "method": None,
