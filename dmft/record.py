@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from dmft.errors import BadParameter
 from dmft.names import PAGES
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dmft import netcdf
 
 
+# Ends of the names of netCDF files, which are HDF5 files.
+SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".h5", ".hdf5", "")
 # Two lines of a terminal.
 LONGEST_REPR = 200
 # Numbers of small arrays that a line shows.
@@ -110,9 +113,22 @@ class Archived(Record, ABC):
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file from which `dmft.load` restores an equal record.
 
-        An existing file is replaced only by a complete one.
+        An existing file is replaced only by a complete one. The name ends in .nc (or .h5: netCDF
+        files are HDF5).
+
+        Raises
+        ------
+        BadParameter
+            For the suffix of another format, and where nothing can be written.
         """
         from dmft import netcdf
+
+        suffix = netcdf.checked_path(path).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise BadParameter(
+                f"save writes netCDF, not {suffix}: end the name in .nc; tables go out by "
+                f"to_pandas().to_csv(...), arrays by to_xarray()"
+            )
 
         variables = self._variables()
         return netcdf.write(path, self.KIND, self._record(), variables, self._quantities())
