@@ -111,6 +111,9 @@ def model_of(
         sequences: Any = Model  # of a student of sequences, which alone has positions
         made: Model = sequences(student, teacher, noise, encoding=keys["encoding"])
         return made
+    if teacher is not None and inputs is not None and inputs.labels is not None:
+        reason = "the teacher writes labels, too: leave out this key, or the table [teacher]"
+        raise refuse("[inputs] labels", reason)
     if teacher is None:
         return Model(student, inputs, noise)
     return Model(student, teacher, noise, inputs)
