@@ -30,7 +30,7 @@ class ExplicitRisk(Short):
     >>> sorted(risk.symbols), risk.subs({"Q_11": 1, "M_11": 0, "P_11": 1})
     (['M_11', 'P_11', 'Q_11'], 2)
     >>> sp.diff(risk, risk.symbols["M_11"])
-    -2*M_11
+    -4*M_11
     """
 
     expr: sp.Expr
