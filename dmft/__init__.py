@@ -1,14 +1,63 @@
 """Mean-field theory of learning: declare, derive, build, solve, measure, show.
 
-Public names load at first use, so that `import dmft` is light.
+Neural networks learn from Gaussian inputs in high dimension; their order parameters follow closed
+equations. This library derives them from a declaration, prints, compiles and solves them.
+
+    >>> import sympy as sp, dmft
+    >>> erf = sp.erf(sp.Symbol("z", real=True) / sp.sqrt(2))
+    >>> model = dmft.Model(dmft.Committee(erf, width=2), dmft.Committee(erf, width=2))
+    >>> equations = dmft.derive(model, dmft.SGD(learning_rate=0.5))
+    >>> start = dmft.random_overlaps(model, dim=1000, seed=0)
+    >>> run = dmft.solve(equations, start, t_max=10)
+    >>> run.status, run.Q.shape[1:]
+    (<Status.OK: 'ok'>, (2, 2))
+
+Declare
+    Networks and targets: Committee, MultiIndex, Attention, SequenceNetwork, SequenceTarget.
+    Models: Model, MixtureModel, SequenceModel; inputs from clusters: GaussianMixture.
+    Algorithms: SGD, GradientFlow, GradientDescent, UpdateField (a rule of your own); samples used
+    again: Repeat, Lookahead, SharpnessAware; powers of d: Scaling.
+    Models of the papers: literature.
+
+Derive
+    population_risk, derive -> Equations, TwoTime, regimes -> Regimes, short_times.
+    Averages: Gaussian, hermite, hermite_expansion -> HermiteSeries, Quadrature, certify and
+    certify_hermite -> Certificate.
+    Exponents: information_exponent, leap_exponent, generative_exponent,
+    sequence_information_exponent -> Exponent; learnability -> Learnability, batch_exponents ->
+    BatchExponents, learned_directions, sequence_length_gain.
+
+Start and solve
+    Overlaps, random_overlaps, Alignment; build -> Problem, warm (compile ahead).
+    solve -> Trajectory, PathEnsemble, DescentRun, TwoTimeRun; solve_stages with Stage; Event and
+    LargestCosine end or mark a run; Status says how one ended.
+    simulate -> Ensemble, DescentEnsemble, with FirstPassage: runs in finite dimension.
+
+Measure
+    escape_time -> EscapeTime, Censored, EscapeTimes; escape_formula -> EscapeFormula,
+    weak_recovery -> WeakRecovery, phases -> Phases.
+    fixed_points -> FixedPoint, fixed_point_branch, stability, linear_noise,
+    maximal_learning_rate, initial_learning_rate.
+    Over parameters: phase_diagram -> PhaseDiagram, boundary -> Boundary, sweep -> Sweep, landscape,
+    landscape_boundary, landscape_diagram.
+
+Show and keep
+    plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex().
+
+Warnings: AccuracyWarning, ClosureWarning, EscapeWarning.
+
+Each name has a page with an example: help(dmft.solve). A name of the field that is called otherwise
+here is found by asking for it: dmft.generalization_error. Names load at first use, so that
+`import dmft` is light.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
-from dmft.names import VERSION
+from dmft.names import PAGES, VERSION
 
 __version__ = VERSION
 
@@ -36,6 +85,7 @@ PUBLIC = {
     "GradientDescent": "dmft.model",
     "GradientFlow": "dmft.model",
     "HermiteSeries": "dmft.gaussian.exponents.hermite_series",
+    "LargestCosine": "dmft.solvers.events",
     "Learnability": "dmft.gaussian.exponents.learnability",
     "Lookahead": "dmft.model",
     "MixtureModel": "dmft.model",
@@ -119,18 +169,37 @@ PUBLIC = {
 # Public folders, by attribute.
 FOLDERS = ("literature",)
 
-__all__ = sorted([*PUBLIC, *FOLDERS, "__version__"])
+NAMES = sorted([*PUBLIC, *FOLDERS, "__version__"])
+
+
+def _page(record: object) -> str | None:
+    """What a notebook shows of a record; loaded when one is shown."""
+    page: str | None = importlib.import_module("dmft.display.pages.page").page(record)
+    return page
+
+
+PAGES[:] = [_page]
 
 
 def __getattr__(name: str) -> Any:
     if name in FOLDERS:
         return importlib.import_module(f"dmft.{name}")
+    if name == "__all__":
+        # With it, help(dmft) prints the pages of all names one after another: nine thousand lines.
+        if sys._getframe(1).f_globals.get("__name__") == "pydoc":
+            raise AttributeError(name)
+        return NAMES
     if name not in PUBLIC:
-        raise AttributeError(f"module 'dmft' has no attribute {name!r}")
+        words = "" if name.startswith("_") else _elsewhere(name)
+        raise AttributeError(f"module 'dmft' has no attribute {name!r}{words}")
     value = getattr(importlib.import_module(PUBLIC[name]), name)
     globals()[name] = value
     return value
 
 
+def _elsewhere(name: str) -> str:
+    return importlib.import_module("dmft.elsewhere").called_here(name, NAMES)
+
+
 def __dir__() -> list[str]:
-    return __all__
+    return NAMES

@@ -64,6 +64,8 @@ def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     order = tuple(n for n, p in parameters.items() if p.kind in kinds)
     aliases = vars(sys.modules[function.__module__])
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    keywords = [n for n, p in parameters.items() if p.kind is not p.POSITIONAL_ONLY and n != "self"]
     known = {n: found for n, p in parameters.items() if (found := _test(p, aliases)) is not None}
 
     def looked_at(argument: str, value: Any) -> Any:
@@ -79,11 +81,28 @@ def _guarded(function: Any, name: str, instead: Mapping[str, str]) -> Any:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        if not is_open:
+            refuse_unknown(name, kwargs, keywords)
         given = map(looked_at, order, args)
         named = {argument: looked_at(argument, value) for argument, value in kwargs.items()}
         return function(*given, *args[len(order) :], **named)
 
     return guarded
+
+
+def refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse keywords that a function does not have, and say who has them.
+
+    Raises
+    ------
+    TypeError
+        As Python does.
+    """
+    for keyword in given:
+        if keyword not in known:
+            from dmft.elsewhere import whose
+
+            raise TypeError(f"{name} has no {keyword}= ({', '.join(known)}){whose(keyword, known)}")
 
 
 def shown(value: Any) -> str:

@@ -5,10 +5,14 @@ No SymPy here: printers, result records and files all read this table.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 VERSION = "0.1.0"
+
+# What makes the page of a record in a notebook; put here by the face, which sees who draws.
+PAGES: list[Callable[[object], str | None]] = []
 
 
 @dataclass(frozen=True)

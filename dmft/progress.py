@@ -1,7 +1,8 @@
 """Progress of long work: one small protocol for solvers, simulations and diagrams.
 
-A bar appears only when the work has lasted for two seconds, only on a terminal, and never when
-the caller says `progress=False`. A callable is told at once and everywhere. `CANCELLED` lets an
+A bar appears when the work has lasted for two seconds, or at once and to stay with
+`progress=True`; on a terminal and in a notebook, never in a log, and never when the caller says
+`progress=False`. A callable is told at once and everywhere. `CANCELLED` lets an
 interrupted parallel job ask the runs in its threads to stop: threads receive no Ctrl-C themselves.
 
 What is waited for once (code that is compiled) is announced when it begins, on a terminal and in
@@ -14,6 +15,7 @@ import contextlib
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
@@ -43,10 +45,24 @@ def announce(message: str) -> None:
 
     Parallel jobs say nothing: they have a bar of their own.
     """
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    if watched and not SILENT.get() and CANCELLED.get() is None and message not in _ANNOUNCED:
+    if is_watched() and not SILENT.get() and CANCELLED.get() is None and message not in _ANNOUNCED:
         _ANNOUNCED.add(message)
         print(f"dmft: {message}", file=sys.stderr, flush=True)
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of Jupyter's."""
+    return "ipykernel" in sys.modules and "IPKernelApp" in _configuration()
+
+
+def _configuration() -> Any:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return () if shell is None else shell.config
+
+
+def is_watched() -> bool:
+    """Whether people see what is written while the work goes on."""
+    return sys.stderr.isatty() or in_notebook()
 
 
 @contextlib.contextmanager
@@ -64,7 +80,8 @@ class Progress:
 
     Parameters
     ----------
-    option : None or True (a bar on a terminal), False (silent), or callable(fraction, message)
+    option : None (a bar after two seconds), True (a bar at once), False (silent), or callable
+        A callable gets (fraction, message). Bars are drawn on terminals and in notebooks.
     label : str
         What is being done, shown in front of the bar.
 
@@ -81,12 +98,14 @@ class Progress:
         self._call = option if callable(option) else None
         # Inside a parallel job only the job itself draws.
         alone = CANCELLED.get() is None
-        self._shown = self._call is None and option is not False and alone and sys.stderr.isatty()
+        self._shown = self._call is None and option is not False and alone and is_watched()
+        self._at_once = option is True
         self._label = label
         self._start = time.monotonic()
         self._last = 0.0
         self._bar: Any = None
         self._line = False
+        self._latest = (0.0, "")
 
     def update(self, fraction: float, message: str = "") -> None:
         """Say that this fraction (0 to 1) is done."""
@@ -94,7 +113,8 @@ class Progress:
             self._call(fraction, message)
             return
         now = time.monotonic()
-        if not self._shown or now - self._start < SHOW_AFTER_SECONDS:
+        self._latest = (fraction, message)
+        if not self._shown or (now - self._start < SHOW_AFTER_SECONDS and not self._at_once):
             return
         if now - self._last >= REWRITE_SECONDS:
             self._last = now
@@ -102,7 +122,7 @@ class Progress:
 
     def _draw(self, fraction: float, message: str) -> None:
         if self._bar is None and not self._line:
-            self._bar = _tqdm_bar(self._label)
+            self._bar = _tqdm_bar(self._label, self._at_once)
             self._line = self._bar is None
         if self._line:
             sys.stderr.write(f"\r{self._label}: {100 * fraction:5.1f} %  {message:<40.40}")
@@ -113,6 +133,8 @@ class Progress:
 
     def close(self) -> None:
         """Leave the terminal tidy."""
+        if self._shown and self._at_once:
+            self._draw(min(max(self._latest[0], 0.0), 1.0), self._latest[1])
         if self._bar is not None:
             self._bar.close()
         elif self._line:
@@ -127,14 +149,18 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self._latest = (1.0, self._latest[1])
         self.close()
 
 
-def _tqdm_bar(label: str) -> Any:
+def _tqdm_bar(label: str, stays: bool) -> Any:
     """Return a tqdm bar from 0 to 100, or None when tqdm is not installed."""
     try:
-        from tqdm import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a line of text
+            from tqdm.auto import tqdm
     except ImportError:
         return None
     form = "{desc}: {percentage:5.1f} %|{bar}| {elapsed}<{remaining} {postfix}"
-    return tqdm(total=100.0, desc=label, bar_format=form, file=sys.stderr, leave=False)
+    return tqdm(total=100.0, desc=label, bar_format=form, file=sys.stderr, leave=stays)

@@ -10,13 +10,51 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from dmft.errors import BadParameter
+from dmft.names import PAGES
+
 if TYPE_CHECKING:
     import xarray
 
     from dmft import netcdf
 
 
-class Record:
+# Ends of the names of netCDF files, which are HDF5 files.
+SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".h5", ".hdf5", "")
+# Two lines of a terminal.
+LONGEST_REPR = 200
+# Numbers of small arrays that a line shows.
+SHOWN_NUMBERS = 12
+
+
+def in_line(values: np.ndarray[Any, Any] | None) -> str:
+    """A small array as nested lists of short numbers, a large one as its shape."""
+    if values is None or values.size > SHOWN_NUMBERS:
+        return "None" if values is None else f"array of shape {values.shape}"
+    text = np.array2string(values, precision=4, separator=", ", max_line_width=10**6)
+    return " ".join(text.split())
+
+
+class Shown:
+    """Base of what a notebook shows as a page: facts, formulas and a small picture."""
+
+    def _repr_html_(self) -> str | None:
+        return PAGES[0](self) if PAGES else None
+
+
+class Short(Shown):
+    """Base of dataclasses (``repr=False``) that are too long for a line: `repr` leaves out."""
+
+    def _in_words(self) -> str:
+        """What the line says, without the name of the class."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        text = f"{type(self).__name__}({self._in_words()})"
+        return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 4]}...)"
+
+
+class Record(Shown):
     """Base of dataclasses (``eq=False``) that hold arrays or numbers which may be nan.
 
     Two of them are equal where all fields are, arrays element by element and nan equal to nan.
@@ -75,9 +113,22 @@ class Archived(Record, ABC):
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file from which `dmft.load` restores an equal record.
 
-        An existing file is replaced only by a complete one.
+        An existing file is replaced only by a complete one. The name ends in .nc (or .h5: netCDF
+        files are HDF5).
+
+        Raises
+        ------
+        BadParameter
+            For the suffix of another format, and where nothing can be written.
         """
         from dmft import netcdf
+
+        suffix = netcdf.checked_path(path).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise BadParameter(
+                f"save writes netCDF, not {suffix}: end the name in .nc; tables go out by "
+                f"to_pandas().to_csv(...), arrays by to_xarray()"
+            )
 
         variables = self._variables()
         return netcdf.write(path, self.KIND, self._record(), variables, self._quantities())

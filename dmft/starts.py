@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import checked
 from dmft.covariance import check_covariance, check_shape
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
-from dmft.record import Record
+from dmft.record import Record, Short, in_line
 
 Array = NDArray[np.float64]
 # e^2/r^2 + m^2 of a start computed in float64 may exceed 1 by rounding.
@@ -22,8 +22,8 @@ FEASIBLE_TOLERANCE = 1e-9
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class Overlaps(Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class Overlaps(Short, Record):
     """Overlaps Q = W W^T/d, M = W W*^T/d and P = W* W*^T/d of student and teacher weights.
 
     Of a model whose inputs have a `Spectrum` they are the unweighted overlaps of the rows within
@@ -95,6 +95,10 @@ class Overlaps(Record):
         object.__setattr__(self, "readout", a)
         check_covariance(self.Omega, "Omega = [[Q, M], [M^T, P]]")
 
+    def _in_words(self) -> str:
+        arrays = {"Q": self.Q, "M": self.M, "P": self.P, "readout": self.readout}
+        return ", ".join(f"{n}={in_line(a)}" for n, a in arrays.items() if a is not None)
+
     @property
     def p(self) -> int:
         """Student width."""
@@ -131,8 +135,8 @@ def _of_blocks(start: Overlaps, Q: ArrayLike, M: ArrayLike, P: ArrayLike | None)
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class Alignment(Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class Alignment(Short, Record):
     r"""Start of a sequence model: positional alignment e and semantic alignment m of the student.
 
     e = w.p / sqrt(d) and m = w.w* / d, with |w|^2 = |w*|^2 = d; untied students have
@@ -190,3 +194,7 @@ class Alignment(Record):
         object.__setattr__(self, "e", position)
         object.__setattr__(self, "m", semantic)
         object.__setattr__(self, "radius", float(radius))
+
+    def _in_words(self) -> str:
+        radius = "" if self.radius == 1.0 else f", radius={self.radius:.6g}"
+        return f"e={in_line(self.e)}, m={in_line(self.m)}{radius}"

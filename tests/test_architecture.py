@@ -36,6 +36,7 @@ FLOORS = {
     "netcdf": 0,
     "record": 0,
     "checks": 0,
+    "elsewhere": 0,
     "covariance": 0,
     "starts": 0,
 }

@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 import threading
+import types
 
 import pytest
 
@@ -85,7 +86,35 @@ def test_only_the_parallel_job_itself_draws(clock, terminal):
     assert not is_cancelled()
 
 
-def test_what_is_compiled_is_announced_once_to_people(terminal, monkeypatch):
+@pytest.fixture
+def notebook():
+    """A module that stands for IPython in a kernel of Jupyter's."""
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    return types.SimpleNamespace(get_ipython=lambda: shell)
+
+
+def test_asked_for_aloud_it_begins_at_once_and_stays(clock, terminal):
+    work(clock, True, 0.01, terminal)
+    assert "100.0 %" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_notebooks_have_bars_and_logs_in_which_kernels_are_loaded_have_none(
+    clock, monkeypatch, notebook
+):
+    # Text as on a terminal: the widget would need a front end.
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    log = io.StringIO()
+    monkeypatch.setitem(sys.modules, "ipykernel", module)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    work(clock, True, 60.0, log)
+    assert log.getvalue() == ""
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    work(clock, None, 10.0, log)
+    assert "solve" in log.getvalue()
+
+
+def test_what_is_compiled_is_announced_once_to_people(terminal, monkeypatch, notebook):
     monkeypatch.setattr(module, "_ANNOUNCED", set())
     log = io.StringIO()
     with contextlib.redirect_stderr(log):
@@ -99,6 +128,7 @@ def test_what_is_compiled_is_announced_once_to_people(terminal, monkeypatch):
             module.announce("compiling")
     assert terminal.getvalue() == "dmft: compiling\n"
     monkeypatch.setitem(sys.modules, "ipykernel", module)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
     with contextlib.redirect_stderr(log):
         module.announce("another")
     assert log.getvalue() == "dmft: another\n"

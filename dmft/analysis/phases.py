@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmft.analysis.escape import Censored, EscapeTime, clock_of, escape_time_of, run_again
 from dmft.checks import checked_or
 from dmft.errors import BadParameter
-from dmft.record import Record
+from dmft.record import Record, Short
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import CLOCK, Trajectory
@@ -26,8 +26,8 @@ ZOOMS, ZOOM_POINTS = 2, 257
 BLOCKS = ("M", "Q", "P")
 
 
-@dataclass(frozen=True, eq=False)
-class Phases(Record):
+@dataclass(frozen=True, eq=False, repr=False)
+class Phases(Short, Record):
     """When a run has escaped and when it has aligned.
 
     Attributes
@@ -52,6 +52,9 @@ class Phases(Record):
     alignment: EscapeTime | Censored
     units: Array
     level: float
+
+    def _in_words(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         return (

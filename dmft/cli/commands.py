@@ -15,7 +15,7 @@ from dmft.cli.report import keep, log, print_json, progress_option, report_run, 
 from dmft.cli.toml import Declaration
 from dmft.compiled import cache_directory
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
-from dmft.model import SGD, GradientDescent
+from dmft.model import SGD, GradientDescent, Overlaps
 from dmft.names import Status
 
 
@@ -119,7 +119,9 @@ def solve_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     """Integrate and report."""
     run = solved(declared, arguments)
     if isinstance(declared.algorithm, GradientDescent):
-        descent.report(run, declared.start().P, arguments.json)
+        start = declared.start()
+        assert isinstance(start, Overlaps)
+        descent.report(run, start.P, arguments.json)
         keep(arguments, run, run)
         return Status(run.status)
     report_run(run, arguments)
@@ -154,7 +156,8 @@ def remember(declared: Declaration, overrides: Sequence[str], run: Any) -> None:
 
     try:
         key = key_of(question(declared.raw, overrides))
-        given = request_of(run.problem, declared.start(), solve_options(declared))
+        start: Any = declared.start()
+        given = request_of(run.problem, start, solve_options(declared))
     except (TypeError, ValueError, OSError, ImportError, DmftError):
         return
     if given is not None:
@@ -214,7 +217,7 @@ def descent_command(
 
 def ensemble_json(ensemble: Any, theory: list[Any]) -> dict[str, Any]:
     """Return means, errors and, when asked for, the theory at its own times."""
-    names = ("Q", "M", "risk")
+    names = [name for name in ensemble.names if name != "readout"]
     result = {
         "status": ensemble.status,
         "message": ensemble.message,

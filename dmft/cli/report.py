@@ -97,9 +97,7 @@ def report_run(run: Any, arguments: argparse.Namespace) -> None:
                 "message": run.message,
                 "t": run.t,
                 "risk": run.risk,
-                "Q": run.Q,
-                "M": run.M,
-                "P": run.P,
+                **{n: run[n] for n in ("Q", "M", "P", "e", "m") if n in (*run, *run.constants)},
                 "parameters": run.parameters,
                 "statistics": run.statistics,
                 "provenance": run.provenance,
@@ -107,12 +105,23 @@ def report_run(run: Any, arguments: argparse.Namespace) -> None:
         )
     else:
         print(f"status: {run.status} ({run.message})")
-        print(table({"t": run.t, "risk": run.risk, **largest_overlaps(run.Q, run.M, run.P)}))
-        if len(run):
+        is_sequence = "m" in run.names
+        seen = _alignments(run) if is_sequence else largest_overlaps(run.Q, run.M, run.P)
+        print(table({"t": run.t, "risk": run.risk, **seen}))
+        if len(run) and not is_sequence:
             print(f"at t = {run.t[-1]:.6g}:")
             print(matrix("Q", run.Q[-1]))
             print(matrix("M", run.M[-1]))
     keep(arguments, run, run)
+
+
+def _alignments(run: Any) -> dict[str, Any]:
+    """Columns of the alignments of a sequence model."""
+    columns = {}
+    for name in ("e", "m"):
+        for n, column in enumerate(run[name].reshape(run.t.size, -1).T if name in run else ()):
+            columns[name if run[name].ndim == 1 else f"{name}[{n}]"] = column
+    return columns
 
 
 def largest_overlaps(Q: np.ndarray, M: np.ndarray, P: np.ndarray) -> dict[str, Any]:

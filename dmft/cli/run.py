@@ -15,10 +15,10 @@ from dmft.cli.commands import (
     warm_command,
     write_latex,
 )  # fmt: skip
-from dmft.cli.expression import parse_expression
 from dmft.cli.large import boundary_command, phase_command, sweep_command
 from dmft.cli.report import exit_code, progress_option
 from dmft.cli.toml import Declaration, read_declaration
+from dmft.emit.formula import parse_expression
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import as_asked

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dmft.cli.declared import optimiser_numbers
+from dmft.cli.optimisers import optimiser_numbers
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,30 @@ class Table:
     required: bool = False
 
 
+_SEQUENCES = ("sequence", "attention")
 _NETWORK = {
-    "activation": Key("formula", "formula in z, for example erf(z/sqrt(2)) or He(2, z)", True),
-    "width": Key("width", "number of hidden units, or a letter (derive only)", True),
+    "kind": Key(
+        "choice",
+        "committee by default; of L tokens: one row of weights a token, or attention",
+        False,
+        ("committee", *_SEQUENCES),
+    ),
+    "activation": Key("formula", "formula in z, for example erf(z/sqrt(2)) or He(2, z)"),
+    "width": Key("width", "number of hidden units, or a letter (derive only)"),
     "readout": Key("scalars", "the a_j, one for each unit; ones by default"),
+    "length": Key("count", "number of tokens L", only=_SEQUENCES),
+    "tied": Key("flag", "one row for all tokens; true by default", only=("sequence",)),
+    "reduction": Key("text", "trace, or the whole matrix by default", only=("attention",)),
 }
+# [[events]] of [solve] and [simulate], entry by entry.
+EVENT: dict[str, Key] = {
+    "quantity": Key("text", "risk, t, M[0,0], or a formula of these: M[0,0]/sqrt(Q[0,0])", True),
+    "threshold": Key("number", "value that it reaches", True),
+    "direction": Key("choice", "falls or rises; both by default", False, ("falls", "rises")),
+    "terminal": Key("flag", "whether the run ends there; true by default"),
+}
+_EVENTS = Key("events", "list of {quantity, threshold, direction, terminal}")
+_RATE = Key("schedule", 'formula of t and risk that the rate follows, as "0.5/(1 + t/10)"')
 
 # A teacher is a network or a function of several fields; the reader asks for one of the two.
 _TARGET = {
@@ -64,11 +83,18 @@ SCHEMA: dict[str, Table] = {
             "means": Key("matrix", "a row of k coordinates for each cluster", True),
             "weights": Key("vector", "their probabilities; equal by default"),
             "scales": Key("vector", "variance of an input in each; ones by default"),
+            "labels": Key("labels", "of each cluster: a number or a formula; else the teacher's"),
+            "fields": Key("names", "names of the k fields that formulas of labels use"),
         },
     ),
     "model": Table(
         "what else makes the labels",
-        {"label_noise": Key("scalar", "variance of the label noise; 0 by default")},
+        {
+            "label_noise": Key("scalar", "variance of the label noise; 0 by default"),
+            "encoding": Key(
+                "encoding", "positional vectors of tokens: radius, pattern or Gram matrix"
+            ),
+        },
     ),
     "algorithm": Table(
         "how the student learns",
@@ -138,7 +164,16 @@ SCHEMA: dict[str, Table] = {
     "start": Table(
         "where the student starts",
         {
-            "kind": Key("choice", "random weights or given overlaps", True, ("random", "overlaps")),
+            "kind": Key(
+                "choice",
+                "random weights, given overlaps, or the alignment of a student of sequences",
+                True,
+                ("random", "overlaps", "alignment"),
+            ),
+            "e": Key("numbers", "positional alignment, one or L", only=("alignment",)),
+            "m": Key("numbers", "semantic alignment, one or L", only=("alignment",)),
+            "radius": Key("positive", "length of the pair of positions", only=("alignment",)),
+            "readout": Key("vector", "student readouts, p", only=("overlaps",)),
             "dim": Key(
                 "count", "input dimension d of the random weights", only=("random",), needed=True
             ),
@@ -165,6 +200,8 @@ SCHEMA: dict[str, Table] = {
             "points": Key("points", "number of saved times"),
             "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
             "first": Key("positive", "first saved time after 0 when spacing is log"),
+            "learning_rate": _RATE,
+            "events": _EVENTS,
             "samples": Key("count", "descent: points of a scramble, a power of two"),
             "scrambles": Key("count", "descent: independent sets of points, for the errors"),
             "seed": Key("seed", "descent: of the scrambles"),
@@ -179,6 +216,8 @@ SCHEMA: dict[str, Table] = {
                 "choice", "weights in R^d, or the overlaps alone", False, ("weights", "overlaps")
             ),
             "t_max": Key("positive", "final time, that of [solve] by default"),
+            "learning_rate": _RATE,
+            "events": replace(_EVENTS, text="one of them, as in [solve]"),
         },
     ),
     "escape": Table(
@@ -235,7 +274,8 @@ AXIS: dict[str, Key] = {
     "scale": Key("choice", "linear (default) or log", False, ("linear", "log")),
 }
 
-REQUIRED_TABLES = ("student", "teacher", "algorithm")
+# Without [teacher] the clusters of [inputs] have labels.
+REQUIRED_TABLES = ("student", "algorithm")
 
 EXAMPLE = """\
 # An erf committee of 4 units learns one of 2 units by one-pass SGD (Saad and Solla 1995).

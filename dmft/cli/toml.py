@@ -14,30 +14,23 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.cli.declared import (
+    SEQUENCES,
+    algorithm_of,
+    inputs_of,
+    model_of,
+    network_of,
+    start_of,
+)
 from dmft.cli.file import load
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
 from dmft.cli.values import Values
 from dmft.errors import DmftError, ExpressionRefused
-from dmft.model import (
-    FIELD,
-    SGD,
-    Committee,
-    GaussianMixture,
-    GradientDescent,
-    GradientFlow,
-    Model,
-    MultiIndex,
-    Overlaps,
-    random_overlaps,
-)
+from dmft.model import SGD, Alignment, GradientDescent, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of
 
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
-# Algorithms by their `kind`.
-ALGORITHMS: Mapping[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
-    "sgd": SGD, "gradient-flow": GradientFlow, "gradient-descent": GradientDescent,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,13 +76,11 @@ class Declaration:
             raise ExpressionRefused(f"{self.path}: this command needs the table [{name}]")
         return self.options[name]
 
-    def start(self) -> Overlaps:
+    def start(self) -> Overlaps | Alignment:
         """Return the start that [start] declares."""
-        keys = dict(self.table("start"))
+        keys = self.table("start")
         try:
-            if keys.pop("kind") == "overlaps":
-                return Overlaps(**keys)
-            return random_overlaps(self.model, **keys)
+            return start_of(self.model, keys)
         except DmftError as error:
             raise type(error)(f"{self.path}, [start]: {error}") from error
 
@@ -152,45 +143,40 @@ class _Reader:
         self.values = Values(self.file, symbols)
         self.values = Values(self.file, symbols, self._fields())
         options = {n: self._keys(n) for n in self.raw if n not in ("parameters", "title")}
-        student = self._build("student", lambda: _committee(options.pop("student")))
-        teacher = self._build("teacher", lambda: self._teacher(options.pop("teacher")))
-        noise = options.pop("model", {}).get("label_noise", 0)
+        refuse, fields = self.values.refusal, self.values.fields
+        reads = options["student"].get("kind") in SEQUENCES
+
+        def network(table: str, keys: Mapping[str, Any]) -> Any:
+            made = lambda: network_of(table, keys, fields, refuse, reads_sequences=reads)  # noqa: E731
+            return self._build(table, made)
+
+        student, given = network("student", options.pop("student")), options.pop("teacher", None)
+        teacher = None if given is None else network("teacher", given)
         clusters = options.pop("inputs", None)
-        inputs = self._build("inputs", lambda: clusters and GaussianMixture(**clusters))
-        model = self._build("model", lambda: Model(student, teacher, noise, inputs))
+        inputs = self._build("inputs", lambda: inputs_of(clusters, fields))
+        if teacher is None and (inputs is None or inputs.labels is None):
+            raise ExpressionRefused(
+                f"{self.file}: the table [teacher] is missing; without it [inputs] needs labels"
+            )
+        said = options.pop("model", {})
+        model = self._build("model", lambda: model_of(student, teacher, said, inputs, refuse))
         keys = dict(options.pop("algorithm"))
         dim = keys.pop("dim", None)
-        algorithm = self._build("algorithm", lambda: _algorithm(keys))
+        algorithm = self._build("algorithm", lambda: algorithm_of(keys, refuse))
         result = Declaration(self.file, model, algorithm, parameters, options, axes, dim, self.raw)
         self._check_letters(result, set(symbols.values()))
         return result
 
     def _fields(self) -> dict[str, sp.Symbol]:
-        """Fields of a multi-index target; none for a network."""
-        raw, text = self.raw["teacher"], SCHEMA["teacher"].keys["fields"].text
+        """Fields of a target, or of labels of clusters; none for a network."""
+        raw, text = self.raw.get("teacher", {}), SCHEMA["teacher"].keys["fields"].text
         if "expression" in raw and "fields" not in raw:
             reason = f"the key 'fields' is missing beside 'expression': {text}"
             raise self.values.refusal("[teacher]", reason)
-        given = "fields" in raw
-        names = self.values.names(raw["fields"], "[teacher] fields") if given else []
+        table = "teacher" if "fields" in raw else "inputs"
+        given = self.raw.get(table, {}).get("fields")
+        names = [] if given is None else self.values.names(given, f"[{table}] fields")
         return {name: sp.Symbol(name, real=True) for name in names}
-
-    def _teacher(self, keys: Mapping[str, Any]) -> Committee | MultiIndex:
-        known = SCHEMA["teacher"].keys
-        target = "fields" in keys or "expression" in keys
-        needed = ("fields", "expression") if target else ("activation", "width")
-        for name in needed:
-            if name not in keys:
-                raise self.values.refusal(
-                    "[teacher]", f"the key {name!r} is missing: {known[name].text}"
-                )
-        if not target:
-            return _committee(keys)
-        for name in keys:
-            if name not in needed:
-                reason = "belongs to a network; this teacher has fields and an expression"
-                raise self.values.refusal(f"[teacher] {name}", reason)
-        return MultiIndex(keys["expression"], [self.values.fields[n] for n in keys["fields"]])
 
     def _build(self, table: str, make: Callable[[], Any]) -> Any:
         """Say in which table a declaration of the floor below was refused."""
@@ -307,12 +293,3 @@ class _Reader:
             if known[n].kind
             not in ("axis", "axes")  # read by _axes, before the formulas that use its name
         }
-
-
-def _committee(keys: Mapping[str, Any]) -> Committee:
-    return Committee(keys["activation"], keys["width"], keys.get("readout"), field=FIELD)
-
-
-def _algorithm(keys: Mapping[str, Any]) -> SGD | GradientFlow | GradientDescent:
-    options = {name: value for name, value in keys.items() if name != "kind"}
-    return ALGORITHMS[keys["kind"]](**options)

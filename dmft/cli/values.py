@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import sympy as sp
 
-from dmft.cli.expression import check_name, parse_expression
 from dmft.cli.file import printable
-from dmft.cli.schema import Key
+from dmft.cli.schema import EVENT, Key
+from dmft.emit.formula import check_name, parse_expression
+from dmft.emit.schedules import KNOWN
 from dmft.errors import BadParameter, ExpressionRefused
 from dmft.model import FIELD, Lookahead, Repeat, SharpnessAware, UpdateRule
 from dmft.model.loss import NAMED
+from dmft.solvers.events import Event
 
 # A width, a number of seeds or a dimension beyond this is a slip of the keyboard.
 MAX_COUNT = 10**12
@@ -26,6 +29,11 @@ LOSS_WORDS = {"f": "output", "y": "label"}
 # Values of `repeat` by their `kind`.
 REPETITIONS: Mapping[str, Any] = {
     "lookahead": Lookahead, "sharpness-aware": SharpnessAware, "passes": Repeat,
+}  # fmt: skip
+# Other words for choices.
+WRITTEN = {
+    "gd": "gradientdescent", "flow": "gradientflow", "ode": "gradientflow", "onlinesgd": "sgd",
+    "sam": "sharpnessaware", "transformer": "attention",
 }  # fmt: skip
 # Characters of a value that are shown.
 SHOWN = 60
@@ -40,6 +48,16 @@ def shown(value: Any) -> str:
     except ValueError:  # Python prints no integer of more than 4300 digits
         return "a huge number"
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def _alike(value: Any, choices: Sequence[str]) -> str:
+    """The choice that was meant, as the end of a message."""
+    if not isinstance(value, str):
+        return ""
+    plain = {"".join(filter(str.isalnum, c)).lower(): c for c in choices}
+    given = "".join(filter(str.isalnum, value)).lower()
+    close = difflib.get_close_matches(WRITTEN.get(given, given), plain, n=1)
+    return f'; did you mean "{plain[close[0]]}"?' if close else ""
 
 
 class Values:
@@ -81,6 +99,11 @@ class Values:
             "seed": lambda v, w: self.integer(v, w, 0, MAX_COUNT),
             "matrix": self.matrix,
             "vector": self.vector,
+            "labels": self.labels,
+            "numbers": self.numbers,
+            "encoding": self.encoding,
+            "schedule": self.schedule,
+            "events": self.events,
             "flag": lambda v, w: self.typed(v, w, bool, "true or false"),
             "text": lambda v, w: self.typed(v, w, str, "text in quotes"),
             "name": self.name,
@@ -121,7 +144,8 @@ class Values:
         if key.kind == "choice":
             if value not in key.choices:
                 choices = ", ".join(f'"{c}"' for c in key.choices)
-                raise self.refusal(where, f"must be one of {choices}, got {shown(value)}")
+                hint = _alike(value, key.choices)
+                raise self.refusal(where, f"must be one of {choices}, got {shown(value)}{hint}")
             return value
         return self._readers[key.kind](value, where)
 
@@ -173,6 +197,52 @@ class Values:
             raise self.refusal(where, "must be a row of numbers like [0.3, 0.7]")
         return [self.number(x, where) for x in value]
 
+    def numbers(self, value: Any, where: str) -> float | list[float]:
+        """Return a number or a row of them."""
+        return self.vector(value, where) if isinstance(value, list) else self.number(value, where)
+
+    def encoding(self, value: Any, where: str) -> Any:
+        """Return a radius, a pattern or a Gram matrix."""
+        is_matrix = isinstance(value, list) and any(isinstance(row, list) for row in value)
+        return self.matrix(value, where) if is_matrix else self.numbers(value, where)
+
+    def labels(self, value: Any, where: str) -> list[float | sp.Expr]:
+        """Return a label for each cluster, numbers or formulas in the fields of the table."""
+        if not isinstance(value, list):
+            raise self.refusal(where, f"must be a list like [1, -1], got {shown(value)}")
+        return [
+            self._parse(x, where, self.fields) if isinstance(x, str) else self._label(x, where)
+            for x in value
+        ]
+
+    def _label(self, value: Any, where: str) -> float | sp.Expr:
+        number = self.number(value, where)
+        return sp.Integer(int(number)) if number.is_integer() else number
+
+    def schedule(self, value: Any, where: str) -> float | sp.Expr:
+        """Return a number, or a formula of the time t and the risk."""
+        if not isinstance(value, str):
+            return self.positive(value, where)
+        return self._parse(value, where, KNOWN)
+
+    def events(self, value: Any, where: str) -> list[Event]:
+        """Return the events of a list of tables."""
+        if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+            example = '[{quantity = "M[0,0]/sqrt(Q[0,0])", threshold = 0.9}]'
+            raise self.refusal(where, f"must be a list like {example}, got {shown(value)}")
+        return [self._event(each, f"{where}[{n}]") for n, each in enumerate(value)]
+
+    def _event(self, given: Mapping[str, Any], where: str) -> Event:
+        for name in given:
+            if name not in EVENT:
+                raise self.refusal(where, f"unknown key {name!r} (known: {', '.join(EVENT)})")
+        for name, key in EVENT.items():
+            if key.required and name not in given:
+                raise self.refusal(where, f"the key {name!r} is missing: {key.text}")
+        read = {n: self.read(v, EVENT[n], f"{where} {n}") for n, v in given.items()}
+        read["direction"] = {"falls": -1, "rises": 1}.get(read.get("direction", ""), 0)
+        return Event(**read)
+
     def name(self, value: Any, where: str) -> str:
         """Return the name of a letter."""
         text = self.typed(value, where, str, "a name in quotes")
@@ -199,7 +269,7 @@ class Values:
 
     def loss(self, value: Any, where: str) -> str | sp.Expr:
         """Return the name of a loss, or a formula in the output f and the label y."""
-        if value in LOSSES:
+        if value in (*LOSSES, "frobenius"):
             return str(value)
         slots = {name: sp.Symbol(name, real=True) for name in ("f", "y")}
         clash = sorted(set(slots) & set(self.symbols))

@@ -1,4 +1,4 @@
-"""Floor 1: one SymPy expression to Numba source in a real file; loader and cache."""
+"""Floor 1: text to a SymPy expression, a SymPy expression to Numba source in a real file; cache."""
 
 from dmft.compiled import cache_directory
 from dmft.emit.cache import load_module, module_name

@@ -27,13 +27,15 @@ from dmft.equations.values import (
     Values,
     check_concentration,
     declared_parameters,
+    numeric_width,
     resolve,
     with_nodes,
 )
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Overlaps, as_count
+from dmft.model import SGD, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
@@ -49,8 +51,8 @@ NOTEBOOK = 560.0
 CLOCK = ("learning_rate", "dim", "batch_size")
 
 
-@dataclass(frozen=True)
-class Equations(Traits, ChangesOfDefinitions):
+@dataclass(frozen=True, repr=False)
+class Equations(Short, Traits, ChangesOfDefinitions):
     """Closed equations of motion of the overlaps, as ordered symbolic definitions.
 
     Their terms are changed by `with_term`, `without` and `replace`, and compared by `diff`.
@@ -93,6 +95,12 @@ class Equations(Traits, ChangesOfDefinitions):
     noise: Noise | None = None
     derived: tuple[Definition, ...] = field(default=(), repr=False)
     extra: tuple[sp.Symbol, ...] = ()
+
+    def _in_words(self) -> str:
+        return (
+            f"{self.kind} of {', '.join(n for n in self.terms if n != 'risk')}; {self.time_unit}; "
+            f"{self.algorithm!r}"
+        )
 
     # What they hold -------------------------------------------------------------------------
 
@@ -330,8 +338,8 @@ class Equations(Traits, ChangesOfDefinitions):
             Fixed readouts; symbols when None; by default those of the model (ones).
         """
         widths = {
-            "p": _numeric_width(width, self.model.student.width, "width"),
-            "k": _numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
+            "p": numeric_width(width, self.model.student.width, "width"),
+            "k": numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
         }
         declared: dict[str, Any] = {
             "readout": self.model.student.readout or (sp.Integer(1),) * widths["p"],
@@ -344,6 +352,10 @@ class Equations(Traits, ChangesOfDefinitions):
             name: declared[name] if isinstance(value, str) else value
             for name, value in given.items()
         }
+        kept: dict[str, ExplicitEquations] = self.__dict__.setdefault("_written_out", {})
+        key = f"{widths} {constants} {P}"
+        if key in kept:
+            return kept[key]
         from dmft.equations.views.explicit import unroll
 
         result = unroll(self.definitions, widths, {**constants, "P": P})
@@ -351,7 +363,11 @@ class Equations(Traits, ChangesOfDefinitions):
             from dmft.equations.noise.fluctuations import with_fluctuations
 
             result = with_fluctuations(result, self.noise, widths, {**constants, "P": P})
-        return result.put({PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS})
+        declared_now = {PARAMETERS[n]: v for n, v in self.parameters.items() if n in PARAMETERS}
+        return kept.setdefault(key, result.put(declared_now))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_written_out"}
 
     def explain(
         self, block: str = "M", term: str | None = None, *, depth: int | None = None
@@ -423,11 +439,3 @@ class Equations(Traits, ChangesOfDefinitions):
         from dmft.equations.views.text import equations_text
 
         return equations_text(self)
-
-
-def _numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
-    if given is not None:
-        return as_count(given, name)
-    if not declared.is_Integer:
-        raise BadParameter(f"the model has a symbolic width {declared}; pass {name}=...")
-    return int(declared)

@@ -27,10 +27,12 @@ from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
     declared_parameters,
+    numeric_width,
     resolve,
     with_nodes,
 )
 from dmft.equations.views.explicit import ExplicitEquations, unroll
+from dmft.equations.views.explicit_risk import ExplicitRisk
 from dmft.equations.views.fragment import NOTEBOOK
 from dmft.equations.views.latex import Page, risk_latex
 from dmft.equations.views.printer import Notation
@@ -39,8 +41,9 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.quadrature import Quadrature
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
-from dmft.model import Model, Overlaps, SequenceModel
+from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel
 from dmft.names import Status
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation
@@ -52,26 +55,78 @@ GROWTH = {"sobol": (4096, 2**16, 4), "gauss-hermite": (96, MOST_TRAPEZOIDS, 2)}
 QUADRATURE_TOL = 1e-5
 
 
-@dataclass(frozen=True)
-class PopulationRisk:
+@dataclass(frozen=True, repr=False)
+class PopulationRisk(Short):
     """R = E(f* - f)^2 / 2 as a function of the overlaps; displays as LaTeX, is callable."""
 
     model: Model
     definitions: tuple[Definition, ...]
+
+    def _in_words(self) -> str:
+        return f"{self.model.student!r} against {self.model.teacher!r}"
 
     @property
     def expr(self) -> sp.Expr:
         """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
         return with_values(self.definitions[-1].expr, elementary)
 
-    def explicit(self, width: int, teacher_width: int, *, P: Any = None) -> sp.Expr:
-        """Risk in scalar symbols at small widths (p + k <= 5)."""
-        ones = {"readout": self.model.student.readout or (sp.Integer(1),) * width}
-        ones["teacher_readout"] = self.model.teacher.readout or (sp.Integer(1),) * teacher_width
-        result: ExplicitEquations = unroll(
-            self.definitions, {"p": width, "k": teacher_width}, {**ones, "P": P}
+    def explicit(
+        self,
+        width: int | None = None,
+        teacher_width: int | None = None,
+        *,
+        P: Any = None,
+        readout: Any = "declared",
+        teacher_readout: Any = "declared",
+    ) -> ExplicitRisk:
+        """Risk in scalar symbols at small widths (p + k <= 5); arguments of `Equations.explicit`.
+
+        The result is an expression that takes values by name, ``.subs({"M_11": 0.5})``, and has
+        the map of its `.symbols`.
+        """
+        p = numeric_width(width, self.model.student.width, "width")
+        k = numeric_width(teacher_width, self.model.teacher.width, "teacher_width")
+        student, teacher = self.model.student, self.model.teacher
+        if isinstance(readout, str):
+            readout = student.readout or (sp.Integer(1),) * p
+        if isinstance(teacher_readout, str):
+            teacher_readout = teacher.readout or (sp.Integer(1),) * k
+        constants = {"readout": readout, "teacher_readout": teacher_readout, "P": P}
+        result: ExplicitEquations = unroll(self.definitions, {"p": p, "k": k}, constants)
+        free = result.risk.free_symbols
+        return ExplicitRisk(result.risk, {n: s for n, s in result.symbols.items() if s in free})
+
+    def subs(self, values: Mapping[Any, Any]) -> PopulationRisk:
+        """The risk with other values of the model's own symbols, by name or symbol.
+
+        Raises
+        ------
+        BadParameter
+            For names that the model does not have; overlaps are those of `explicit`.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, z = sp.symbols("a z", real=True)
+        >>> risk = dmft.population_risk(dmft.Model(dmft.Committee(a*z, 1), dmft.Committee(z, 1)))
+        >>> risk.subs({"a": 2})(Q=[[1.0]], M=[[0.0]])
+        2.5
+        """
+        known = {s.name: s for s in self.model.parameters}
+        swap = {}
+        for key, value in values.items():
+            name = getattr(key, "name", str(key))
+            if name not in known:
+                raise BadParameter(
+                    f"{key} is no parameter of this model, which has {sorted(known)}; overlaps "
+                    "are put in by calling the risk, or in explicit().subs(...)"
+                )
+            swap[known[name]] = sp.sympify(value, strict=True)
+        student, teacher = (_at(n, swap) for n in (self.model.student, self.model.teacher))
+        found: PopulationRisk = population_risk(
+            replace(self.model, student=student, teacher=teacher)
         )
-        return result.risk
+        return found
 
     def __call__(
         self,
@@ -201,6 +256,16 @@ class PopulationRisk:
     def __str__(self) -> str:
         names = model_names(self.model)
         return "\n".join(y for d in reversed(self.definitions) for y in definition_text(d, names))
+
+
+def _at(network: Any, values: Mapping[sp.Symbol, sp.Expr]) -> Any:
+    """A network or a target with other values of its symbols."""
+    if isinstance(network, Committee):
+        readout = network.readout and tuple(a.xreplace(values) for a in network.readout)
+        return Committee(network.activation.xreplace(values), network.width, readout, field=FIELD)
+    if isinstance(network, MultiIndex):
+        return MultiIndex(network.expr.xreplace(values), network.fields)
+    return network
 
 
 @overload

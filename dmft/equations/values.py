@@ -21,6 +21,7 @@ from dmft.model import (
     Model,
     Overlaps,
     UpdateRule,
+    as_count,
 )
 from dmft.model.algorithm import OPTIMISER, numbers_of
 
@@ -137,8 +138,12 @@ def resolve_scalars(
             free.setdefault(symbol.name, set()).add(symbol)
     unknown = sorted(set(given) - set(declared) - set(free))
     if unknown:
+        from dmft.elsewhere import whose
+
         known = sorted(set(declared) | set(free))
-        raise BadParameter(f"unknown parameter {unknown[0]!r}; this model knows {known}")
+        raise BadParameter(
+            f"unknown parameter {unknown[0]!r}; this model knows {known}{whose(unknown[0], known)}"
+        )
     numbers = {name: check_number(value, name) for name, value in given.items()}
     if "dim" in declared and DIM_NAME not in numbers:
         size = numbers.get("dim", declared["dim"])
@@ -169,6 +174,18 @@ def check_bounds(scalars: Mapping[str, float]) -> None:
     for name, number in OPTIMISER.items():
         if name in scalars and not scalars[name] < number.below:
             raise BadParameter(f"{name} must be below {number.below:g}, got {scalars[name]!r}")
+
+
+def numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
+    """A width that is given, or that of the model."""
+    if given is not None:
+        return as_count(given, name)
+    if not declared.is_Integer:
+        raise BadParameter(
+            f"the model has a symbolic width {declared}; pass {name}=..., or print latex() and "
+            "str(...), which hold any width"
+        )
+    return int(declared)
 
 
 def check_number(value: object, name: str) -> float:

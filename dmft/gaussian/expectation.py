@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @checked
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Gaussian(ClosedLaw):
     r"""Law of jointly Gaussian fields, x ~ N(mean, cov); singular covariances are valid.
 

@@ -13,6 +13,7 @@ from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model.algorithm import as_parameter
 from dmft.model.loss import as_loss, loss_expr
+from dmft.record import Shown
 
 Batch = Literal["bernoulli", "reshuffle", "replacement", "fresh"] | None
 # Parameters of a step, which runs take as expressions in the time too.
@@ -23,7 +24,7 @@ BATCHES = (None, "bernoulli", "reshuffle", "replacement", "fresh")
 
 @checked
 @dataclass(frozen=True)
-class GradientDescent:
+class GradientDescent(Shown):
     r"""Gradient descent on n = samples_per_dim * d samples that are used again in every step.
 
     One step is W <- W - eta (sum_mu grad l(f(x_mu), y_mu) + ridge W) + momentum (W - W_before),

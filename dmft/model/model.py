@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import sympy as sp
 
-from dmft.checks import checked
+from dmft.checks import checked, refuse_unknown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.inputs.mixture import GaussianMixture
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
+from dmft.record import Shown
 
 if TYPE_CHECKING:
     from dmft.model.inputs.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Shown):
     """Student learning the labels y = f*(x) + sqrt(label_noise) xi, with x ~ N(0, I_d).
 
     With a sequence student it is a `SequenceModel`, which also takes ``encoding=``.
@@ -68,8 +69,10 @@ class Model:
         label_noise: Any = sp.S.Zero,
         inputs: Any = None,
         encoding: Any = None,
+        **unknown: Any,
     ) -> Model:
         """Make the record of a sequence model where the student reads a sequence."""
+        refuse_unknown(cls.__name__, unknown, ("student", "teacher", "label_noise", "inputs"))
         return object.__new__(getattr(student, "model_class", cls))
 
     def __getnewargs__(self) -> tuple[Any, ...]:
@@ -218,8 +221,11 @@ class MixtureModel(Model):
     inputs: GaussianMixture = field(init=False, repr=False)
     mixture: GaussianMixture = field(kw_only=True)
 
-    def __new__(cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero) -> MixtureModel:
+    def __new__(
+        cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero, **unknown: Any
+    ) -> MixtureModel:
         """Take the arguments of this class, not those of `Model`."""
+        refuse_unknown(cls.__name__, unknown, ("student", "mixture", "label_noise"))
         return object.__new__(cls)
 
     def __init__(

@@ -9,6 +9,7 @@ import sympy as sp
 
 from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.record import Shown
 
 # Activations are stored in this symbol, so that equal functions are equal expressions.
 FIELD = sp.Symbol("z", real=True)
@@ -29,7 +30,7 @@ def as_width(width: int | sp.Expr) -> sp.Expr:
 
 @checked_or(activation='in one symbol, as sympy.erf(sympy.Symbol("z", real=True))')
 @dataclass(frozen=True)
-class Committee:
+class Committee(Shown):
     r"""Two-layer network f = (1/width) sum_j a_j sigma(h_j) with local fields h = W x / sqrt(d).
 
     Parameters

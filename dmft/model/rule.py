@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.record import Shown
 
 # "module:function", or the function itself.
 Named = str | Callable[..., Any]
@@ -16,7 +17,7 @@ Named = str | Callable[..., Any]
 PLAIN = "dmft.equations.update.program:plain"
 
 
-class UpdateRule:
+class UpdateRule(Shown):
     r"""Base of records that say psi: algorithms of one pass, and values of `repeat`.
 
     A new algorithm is a frozen dataclass that extends `dmft.SGD` (or this class, to be passed as

@@ -9,6 +9,7 @@ import sympy as sp
 
 from dmft.checks import checked_or
 from dmft.errors import BadParameter
+from dmft.record import Shown
 
 Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-dominated"]
 
@@ -17,7 +18,7 @@ Region = Literal["gradient-flow", "mean-field", "high-dimensional", "noise-domin
     **dict.fromkeys(("learning_rate", "width", "batch_size"), "the power of d that it grows with")
 )
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(Shown):
     r"""How learning rate, width and batch grow with the dimension: which terms survive.
 
     Equation    gamma = gamma_0 d^-kappa, p = p_0 d^delta, n_b = n_0 d^mu; a step is

@@ -89,6 +89,8 @@ class Experiment:
     # What the learning rate follows, and its values at all steps of a run.
     schedule: Schedule | None = None
     step_rates: NDArray[np.float64] | None = None
+    # Compiled quantity that steps compare with a level, in place of the risk.
+    watched: Compiled | None = None
 
     @cached_property
     def clusters(self) -> NDArray[np.float64]:
@@ -443,6 +445,10 @@ class Filler:
         """Refuse a value that nothing asked for."""
         unknown = sorted(set(self.values) - self.known)
         if unknown:
+            from dmft.elsewhere import whose
+
+            known = sorted(self.known)
             raise BadParameter(
-                f"unknown parameter {unknown[0]!r}; this model knows {sorted(self.known)}"
+                f"unknown parameter {unknown[0]!r}; this model knows {known}"
+                f"{whose(unknown[0], known)}"
             )

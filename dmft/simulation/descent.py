@@ -23,7 +23,7 @@ from dmft.progress import ProgressOption
 from dmft.simulation.declaration import Activation, Filler, check_start
 from dmft.simulation.ensemble import Ensemble, averaged
 from dmft.simulation.jobs import run_seeds
-from dmft.simulation.risk import FUNCTION, VECTOR
+from dmft.simulation.risks.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
 from dmft.solvers.descent.run import AXES
 from dmft.solvers.jobs import Job

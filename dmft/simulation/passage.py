@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dmft.checks import checked
 from dmft.errors import BadParameter
+from dmft.record import Shown
 from dmft.solvers.stochastic.passage_times import PassageTimes
 
 __all__ = ["FirstPassage", "PassageTimes", "watch_nothing"]
@@ -21,7 +22,7 @@ WATCH_NOTHING, WATCH_OVERLAP, WATCH_RISK = 0.0, 1.0, 2.0
 
 @checked
 @dataclass(frozen=True)
-class FirstPassage:
+class FirstPassage(Shown):
     """What a run is watched for, after every step.
 
     Parameters

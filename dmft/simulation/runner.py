@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dmft.names import Status
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.risk import Rule
+from dmft.simulation.risks.risk import Rule
+from dmft.simulation.risks.target_rule import risk_function
 from dmft.simulation.steps.common import (
     DIVERGED,
     GAIN,
@@ -23,7 +24,6 @@ from dmft.simulation.steps.common import (
     TRAINED,
 )
 from dmft.simulation.steps.optimiser import COLUMNS, columns
-from dmft.simulation.target_rule import risk_function
 
 STATUS = {
     REACHED: Status.OK,
@@ -64,8 +64,8 @@ class Constants:
         label = own if e.rule else np.zeros(1)
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
-            self.P, self.readout, terms, rates, counts, self.watch,
-            risk_function(e), e.student.value, e.student.slope, e.teacher.value, e.pull,
+            self.P, self.readout, terms, rates, counts, self.watch, e.watched or risk_function(e),
+            e.student.value, e.student.slope, e.teacher.value, e.pull,
             own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import asdict
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.checks import checked_or
+from dmft.emit.schedules import as_expressions
 from dmft.errors import BadParameter
 from dmft.model import (
     CONSTRAINTS,
@@ -26,38 +27,27 @@ from dmft.model import (
 )
 from dmft.model.algorithm import refuse
 from dmft.model.loss import NAMED
-from dmft.names import BLOCK, BLOCKS, KEPT, VERSION, Status
+from dmft.names import BLOCKS, VERSION
 from dmft.progress import ProgressOption
-from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
-from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
-from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
-from dmft.simulation.passage import FirstPassage, watch_nothing
-from dmft.simulation.risk import Rule
-from dmft.simulation.runner import Runner
+from dmft.simulation.following import UNITS
+from dmft.simulation.jobs import check_time, run_seeds
+from dmft.simulation.passage import FirstPassage
+from dmft.simulation.plan import Method, Plan, run_seed, timed
+from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence
-from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.factor import factor
-from dmft.simulation.steps.optimiser import kept_rows, pace
-from dmft.simulation.target_rule import quadrature_risk, rule_of
-from dmft.simulation.weights import (
-    random_weights,
-    weights_by_block,
-    weights_runner,
-    weights_with_overlaps,
-)
-from dmft.solvers.jobs import Job
+from dmft.simulation.steps.optimiser import pace
+from dmft.simulation.watched import refuse_both, watch_of
+from dmft.solvers.events import Event
+from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE, COUNTED
-from dmft.special.streams import as_seeds, random_stream
+from dmft.special.streams import as_seeds
 
-# Streams of one seed: the start, then the steps of either method.
-START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 # A larger error of the risk's quadrature is said aloud.
 RISK_ERROR_WARNED = 1e-6
-
-Method = Literal["weights", "overlaps"]
 
 
 @checked_or(
@@ -75,6 +65,7 @@ def simulate(
     *,
     save_at: int | ArrayLike | None = None,
     first_passage: FirstPassage | None = None,
+    events: Event | Sequence[Event] = (),
     keep_runs: bool = True,
     threads: int | None = None,
     progress: ProgressOption = None,
@@ -111,6 +102,10 @@ def simulate(
         Number of equidistant times, or times, rounded to whole steps; 101 by default.
     first_passage : FirstPassage, optional
         Record when each run first passes a level, tested after every step.
+    events : dmft.Event
+        One event as in `dmft.solve`, in place of `first_passage`: on the risk, on a formula of the
+        overlaps, or on the time, tested after every step. A quantity that is beyond its threshold
+        after the first step has crossed it.
     keep_runs : bool
         Keep every seed's values in `.runs`.
     threads : int, optional
@@ -119,10 +114,10 @@ def simulate(
     **parameters
         Values of symbols by name; ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` override. In a declared rate or batch the symbol d is `dim`. An expression
-        in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")`` as ``learning_rate=`` is followed:
-        each step takes its value at the time of its start, and at the risk, which is measured
-        anew every d/200 steps. With the risk each run has steps of its own, whose mean number
-        `steps` gives.
+        in ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``, a text or a function as
+        ``learning_rate=`` is followed: each step takes its value at the time of its start, and at
+        the risk, which is measured anew every d/200 steps. With the risk each run has steps of its
+        own, whose mean number `steps` gives.
 
     Returns
     -------
@@ -142,6 +137,12 @@ def simulate(
     >>> runs.t.round(3).tolist(), runs.mean.M.shape, str(runs.status)
     ([0.0, 0.5, 1.0], (3, 1, 1), 'ok')
     """
+    own_names = {name for name in parameters if hasattr(algorithm, name)}
+    parameters = as_expressions(parameters, own_names)
+    refuse_both(first_passage, events)
+    own = isinstance(model, SequenceModel) or isinstance(algorithm, GradientDescent)
+    if own and check_events(events):
+        raise BadParameter("events= are for one-pass runs of committees; here: first_passage=")
     if isinstance(model, SequenceModel):
         return simulate_sequence(
             model, algorithm, dim, t_max, seeds, start, method, save_at=save_at,
@@ -173,135 +174,26 @@ def simulate(
         check_isotropic(model, "the chain of overlaps is written")
     _check_dimension(experiment, start)
     check_time(t_max)
-    experiment, clock, grid, total = _timed(experiment, t_max, save_at)
+    experiment, clock, grid, total = timed(experiment, t_max, save_at)
     P = _teacher(experiment, start)
     rule = rule_of(experiment, P)
     if experiment.follows_risk:  # single steps from Python: threads would wait for each other
         threads = 1
-    plan = _Plan(model, experiment, start, method, clock, grid, total, first_passage, rule)
+    event = watch_of(events, experiment.p, experiment.k, risk_function(experiment))
+    if event is not None and event.end is not None and clock is None:
+        raise BadParameter(
+            "events of the time are not watched where the learning rate follows the risk: give "
+            "t_max"
+        )
+    plan = Plan(model, experiment, start, method, clock, grid, total, first_passage, rule, event)
     counted = UNITS if experiment.follows_risk else total
     runs = run_seeds(
-        lambda seed, job: _run_seed(plan, seed, job), numbers, counted, threads, progress
+        lambda seed, job: run_seed(plan, seed, job), numbers, counted, threads, progress
     )
     return _assemble(plan, numbers, runs, keep_runs)
 
 
-def _timed(
-    experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
-) -> tuple[Experiment, Clock | None, NDArray[Any], Any]:
-    """Steps that are saved and their number; times where each run has a clock of its own."""
-    if experiment.follows_risk:
-        return experiment, None, times_to_save(t_max, save_at), float(t_max)
-    clock = experiment.clock(t_max)
-    experiment = replace(experiment, step_rates=clock.rates)
-    return experiment, clock, save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that the runs share."""
-
-    model: Model
-    experiment: Experiment
-    start: Overlaps | None
-    method: Method
-    # Of all runs; None where each has its own, then of times in place of steps.
-    clock: Clock | None
-    grid: NDArray[Any]
-    total: Any
-    first_passage: FirstPassage | None
-    rule: Rule
-
-    @property
-    def stops(self) -> bool:
-        """Whether a first passage ends a run."""
-        return self.first_passage is not None and self.first_passage.stop
-
-    def runner(self, seed: int, e: Experiment) -> Runner:
-        """A run of this seed at its start."""
-        chain = self.method == "overlaps"
-        draw = random_stream(seed, START_STREAM)
-        steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
-        if chain:
-            start = self.start
-            if start is None:
-                start = random_overlaps(self.model, e.dim, seed, normalised=e.sphere)
-            watch = self.watch(start.Q, start.M, start.P)
-            return chain_runner(e, start, self.rule, watch, steps)
-        if e.spectrum is not None:
-            start = self.start or random_overlaps(self.model, e.dim, seed)
-            W, W_star = weights_by_block(start, e.spectrum.counts(e.dim), draw)
-        elif self.start is None:
-            W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
-        else:
-            W, W_star = weights_with_overlaps(self.start, e.dim, draw)
-        variances = 1.0 if e.spectrum is None else e.deviations**2
-        pairs = ((W, W), (W, W_star), (W_star, W_star))
-        watch = self.watch(*(variances * x @ y.T / e.dim for x, y in pairs))
-        return weights_runner(e, (W, W_star), self.rule, watch, steps)
-
-    def march(self, seed: int, job: Job) -> tuple[March | FollowingMarch, Runner]:
-        """Progress of a run from its start, and the run."""
-        e = self.experiment
-        if e.schedule is None or not e.follows_risk:
-            runner = self.runner(seed, e)
-            return March(runner, job, self.stops), runner
-        own, rates = at_own_rates(e)
-        runner = self.runner(seed, own)
-        march = FollowingMarch(
-            runner, job, self.stops, e.schedule, e.time_of_rate, rates,
-            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / self.total,
-        )  # fmt: skip
-        return march, runner
-
-    def risk(self, runner: Runner) -> float:
-        """Population risk of a run where it is."""
-        found = runner.overlaps()
-        here = replace(self.experiment, readout=found["readout"])
-        return quadrature_risk(here, found["Q"], found["M"], runner.P, self.rule)
-
-    def watch(
-        self, Q: NDArray[np.float64], M: NDArray[np.float64], P: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """What compiled code watches in a run that starts here."""
-        if self.first_passage is None:
-            return watch_nothing()
-        relative = self.first_passage.relative
-        risk = quadrature_risk(self.experiment, Q, M, P, self.rule) if relative else 0.0
-        return self.first_passage.watch(risk)
-
-
-def _run_seed(plan: _Plan, seed: int, job: Job) -> SeedRun:
-    e, points = plan.experiment, plan.grid.size
-    shapes: dict[str, tuple[int, ...]] = {"Q": (e.p, e.p), "M": (e.p, e.k)}
-    kept = kept_rows(e.numbers)
-    names = [n for n in KEPT if all(part in (*kept, "Q", "M") for part in n.split("_"))]
-    shapes |= {n: (e.p, e.k if n[-1] == "M" else e.p) for n in names}
-    if e.spectrum is not None:
-        shapes |= {f"{BLOCK}{n}": (e.spectrum.blocks, *shape) for n, shape in shapes.items()}
-    shapes |= {"readout": (e.p,), "risk": ()}
-    values = {name: np.full((points, *shape), np.nan) for name, shape in shapes.items()}
-    if job.cancelled():
-        return SeedRun(values, Status.INTERRUPTED, 0, None, np.zeros(points))
-    march, runner = plan.march(seed, job)
-    steps = np.zeros(points)
-    for i, target in enumerate(plan.grid):
-        march.to(target)
-        if march.status is not Status.OK:
-            break
-        for name, value in runner.overlaps().items():
-            values[name][i] = value
-        values["risk"][i], steps[i] = plan.risk(runner), march.step
-    # What is watched for may happen after the last saved time.
-    if march.status is Status.OK and plan.first_passage is not None:
-        march.to(plan.total)
-    clock = getattr(march, "clock", None)
-    return SeedRun(values, march.status, march.step, march.passage, steps, clock)
-
-
-def _assemble(
-    plan: _Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool
-) -> Ensemble:
+def _assemble(plan: Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool) -> Ensemble:
     e = plan.experiment
     arrays = {name: np.stack([r.values[name] for r in runs]) for name in runs[0].values}
     found = averaged(arrays, seeds, tuple(r.status for r in runs))
@@ -318,6 +210,7 @@ def _assemble(
         "start": "random" if plan.start is None else "given overlaps",
         "first_passage": repr(plan.first_passage),
         "watched": None if plan.first_passage is None else asdict(plan.first_passage),
+        "event": None if plan.event is None else plan.event.event.name,
         "version": VERSION,
     }
     if e.loss == NAMED["squared"]:
@@ -330,7 +223,7 @@ def _assemble(
         t=plan.clock.at(plan.grid) if plan.clock else plan.grid,
         **found,
         dim=e.dim,
-        first_passage=None if plan.first_passage is None else passages(runs, plan.clock),
+        first_passage=passages(runs, plan.clock) if plan.first_passage or plan.event else None,
         provenance=_described(e, provenance),
         constants=_constants(plan),
     )
@@ -346,7 +239,7 @@ def _teacher(experiment: Experiment, start: Overlaps | None) -> NDArray[np.float
     return P
 
 
-def _constants(plan: _Plan) -> dict[str, NDArray[np.float64]]:
+def _constants(plan: Plan) -> dict[str, NDArray[np.float64]]:
     """Overlaps of the teacher, by block where the inputs have a spectrum."""
     e, start = plan.experiment, plan.start
     found = {"P": _teacher(e, start)}
@@ -386,7 +279,7 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _risk_error(plan: _Plan) -> float:
+def _risk_error(plan: Plan) -> float:
     """Change of the risk under a rule twice as fine, at typical overlaps of this experiment."""
     e = plan.experiment
     start = plan.start

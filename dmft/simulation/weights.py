@@ -12,7 +12,7 @@ from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.names import BLOCK, KEPT
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.risk import Rule
+from dmft.simulation.risks.risk import Rule
 from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.factor import factor
 from dmft.simulation.steps.optimiser import kept_rows

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.checks import checked
+from dmft.checks import checked, shown
 from dmft.errors import BadParameter
+from dmft.record import Shown
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.runge_kutta.layout import COSINE, OBSERVABLE, STATE, Events
 
+# Name of the time among quantities.
+TIME = "t"
 _ENTRY = re.compile(r"\s*(\w+)\s*(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?\s*")
 
 
 @dataclass(frozen=True)
-class LargestCosine:
+class LargestCosine(Shown):
     """The largest |M_jr| / sqrt(Q_jj P_rr): how well any student neuron sees any direction.
 
     Attributes
@@ -29,6 +33,11 @@ class LargestCosine:
         State block (p, p), of which the diagonal is read.
     other : str
         Constant block (k, k), of which the diagonal is read.
+
+    Examples
+    --------
+    >>> Event(LargestCosine(), 0.9, direction=1).name
+    'largest cosine rises to 0.9'
     """
 
     cross: str = "M"
@@ -47,13 +56,16 @@ class LargestCosine:
 
 @checked
 @dataclass(frozen=True)
-class Event:
+class Event(Shown):
     """A quantity reaches a threshold.
 
     Attributes
     ----------
-    quantity : str or LargestCosine
-        An observable ("risk"), a state entry ("M[0, 1]") or the largest cosine of the overlaps.
+    quantity : str, LargestCosine, SymPy expression, or callable(t, state) -> float
+        An observable ("risk"), the time ("t"), a state entry ("M[0, 1]"), a formula in all these
+        ("M[0,0]/sqrt(Q[0,0])", with numbers counted from 0), or the largest cosine of the overlaps.
+        In SymPy expressions the symbols have these names, or those of `Equations.explicit`
+        ("M_11"). A function gets the state blocks by name and is called a dozen times a step.
     threshold : float
     direction : int
         -1 counts falling crossings only, +1 rising ones only, 0 both.
@@ -66,9 +78,11 @@ class Event:
     --------
     >>> Event("risk", 0.1, direction=-1).name
     'risk falls to 0.1'
+    >>> Event("M[0,0]/sqrt(Q[0,0])", 0.9).name, Event("t", 5.0).name
+    ('M[0,0]/sqrt(Q[0,0]) crosses 0.9', 't = 5')
     """
 
-    quantity: str | LargestCosine
+    quantity: Any
     threshold: float
     direction: int = 0
     terminal: bool = True
@@ -80,10 +94,42 @@ class Event:
             raise BadParameter(f"the threshold of an event must be finite, not {self.threshold}")
         if self.direction not in (-1, 0, 1):
             raise BadParameter(f"direction must be -1, 0 or 1, not {self.direction!r}")
+        if not isinstance(self.quantity, str | LargestCosine) and not (
+            hasattr(self.quantity, "free_symbols") or callable(self.quantity)
+        ):
+            raise BadParameter(
+                f"no event on {shown(self.quantity)}: a quantity is a text ('risk', 'M[0,0]', "
+                "'M[0,0]/sqrt(Q[0,0])', 't'), a SymPy expression, a function of (t, state) or "
+                "dmft.LargestCosine()"
+            )
+        if isinstance(self.quantity, type):
+            raise BadParameter(f"no event on a class: write {self.quantity.__name__}(...)")
         if not self.name:
             verb = {-1: "falls to", 0: "crosses", 1: "rises to"}[self.direction]
-            what = self.quantity if isinstance(self.quantity, str) else "largest cosine"
-            object.__setattr__(self, "name", f"{what} {verb} {self.threshold:.6g}")
+            verb = "=" if self.quantity == TIME else verb
+            object.__setattr__(self, "name", f"{self.what} {verb} {self.threshold:.6g}")
+
+    @property
+    def what(self) -> str:
+        """The quantity in words."""
+        if isinstance(self.quantity, LargestCosine):
+            return "largest cosine"
+        if isinstance(self.quantity, str) or hasattr(self.quantity, "free_symbols"):
+            return str(self.quantity)
+        name = getattr(self.quantity, "__name__", type(self.quantity).__name__)
+        return "a function of the state" if name == "<lambda>" else str(name)
+
+
+def is_plain(event: Event, problem: Problem) -> bool:
+    """Whether the integrators take an event as it is, or refuse it in words of their own."""
+    quantity = event.quantity
+    if isinstance(quantity, LargestCosine):
+        return True
+    if not isinstance(quantity, str):
+        return False
+    entry = _ENTRY.fullmatch(quantity)
+    names = (*problem.observables, *(block.name for block in problem.state))
+    return quantity in problem.observables or (entry is not None and entry[1] in names)
 
 
 class _Encoder:
@@ -93,10 +139,15 @@ class _Encoder:
         self.problem, self.widths, self.par = problem, widths, par
         self.terms: list[tuple[int, int, float]] = []
 
-    def encode(self, quantity: str | LargestCosine) -> tuple[int, int, int]:
+    def encode(self, quantity: Any) -> tuple[int, int, int]:
         """Return kind, first, last."""
         if isinstance(quantity, LargestCosine):
             return self._cosine(quantity)
+        if not isinstance(quantity, str):
+            raise BadParameter(
+                f"no event on {shown(quantity)} here: expressions and functions are watched by "
+                "dmft.solve, solve_stages and simulate"
+            )
         if quantity in self.problem.observables:
             return OBSERVABLE, self.problem.observables.index(quantity), 0
         match = _ENTRY.fullmatch(quantity)
@@ -106,6 +157,7 @@ class _Encoder:
             raise BadParameter(
                 f"no event on {quantity!r}: choose an observable of {self.problem.observables} or "
                 f"an entry of a state block of {[b.name for b in self.problem.state]}, as 'Q[0, 0]'"
+                "; runs of dmft.solve also take formulas of these and the time 't'"
             )
         block, offset = found
         shape = block.shape(self.widths)

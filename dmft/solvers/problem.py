@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.names import VERSION
+from dmft.record import Short
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Block:
         return math.prod(widths[a] for a in self.axes)
 
 
-@dataclass(frozen=True)
-class Problem:
+@dataclass(frozen=True, repr=False)
+class Problem(Short):
     """Right-hand side, observables and domain as compiled functions, with their layout.
 
     All compiled functions share the arguments y (packed state blocks), widths (int64, in the
@@ -105,6 +106,12 @@ class Problem:
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     origin: Any = None
+
+    def _in_words(self) -> str:
+        return (
+            f"{self.kind}: state {', '.join(b.name for b in self.state)}; parameters "
+            f"{', '.join(self.parameters) or 'none'}; observables {', '.join(self.observables)}"
+        )
 
     def pack(self, blocks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Pack state blocks into one vector."""

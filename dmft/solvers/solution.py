@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, MissingExtra
 from dmft.names import BLOCK, BLOCKS, KEPT, Status
-from dmft.record import Archived, Record
+from dmft.record import Archived, Record, Short
 from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ SUMMARIES = ("mean", "std", "stderr")
 ABOVE = "loss_above_risk"
 
 
-@dataclass(frozen=True, eq=False)
-class Values(Record, Mapping[str, Array]):
+@dataclass(frozen=True, eq=False, repr=False)
+class Values(Short, Record, Mapping[str, Array]):
     """Arrays by name, as attributes or keys."""
 
     arrays: Mapping[str, Array]
@@ -49,6 +49,9 @@ class Values(Record, Mapping[str, Array]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
+
+    def _in_words(self) -> str:
+        return ", ".join(f"{name} {array.shape}" for name, array in self.arrays.items())
 
     def __len__(self) -> int:
         return len(self.arrays)

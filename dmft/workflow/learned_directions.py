@@ -146,7 +146,9 @@ class LearnedDirections(Record):
         return "\n".join([f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}",
                           *lines])  # fmt: skip
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{row.name} {row.when}" for row in self.table)
+        return f"LearnedDirections({rows}; print shows the table)"
 
     def explain(self) -> str:
         """The integral or the symmetry behind every row, in words."""

@@ -12,7 +12,7 @@ from dmft.checks import checked_or
 from dmft.progress import ProgressOption, as_asked
 from dmft.solvers.events import Event
 from dmft.starts import Alignment, Overlaps
-from dmft.workflow.solver import solver_of
+from dmft.workflow.solver import equations_of, solver_of
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -107,7 +107,8 @@ def solve(
         None saves each accepted step; n saves n equidistant times; an array (`np.geomspace`,
         say) saves exactly these times.
     events : dmft.Event or sequence of them
-        Thresholds on the risk or on overlaps, located on the dense output.
+        Thresholds on the risk, on overlaps, on a formula or a function of them, or on the time,
+        located on the dense output.
     progress : None, bool or callable
         By default a bar after two seconds, on a terminal only.
     max_steps, timeout
@@ -122,7 +123,8 @@ def solve(
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=`` and the model's own symbols. A
         learning rate may follow the time of the equations and the risk, as an expression of
-        ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``; `run.steps` then counts the steps.
+        ``sympy.Symbol("t")`` and ``sympy.Symbol("risk")``, a text (``"0.5/(1 + t/10)"``) or a
+        function of both that SymPy can follow; `run.steps` then counts the steps.
         With averages on nodes also ``nodes=`` (fixes their number in a replica), ``replicas=``,
         ``seed=``. For an sde the paths: ``paths=`` (their number), ``dt=`` (the step in t),
         ``seed=``, ``threads=``, ``bridge=`` (crossings within a step), ``keep_paths=``,
@@ -169,6 +171,11 @@ def solve(
         )
         if isinstance(value, np.ndarray) or value != default
     }  # fmt: skip
+    if any(isinstance(value, str) or callable(value) for value in parameters.values()):
+        from dmft.emit.schedules import as_expressions
+
+        declared = getattr(equations_of(system), "parameters", ())
+        parameters = as_expressions(parameters, {"learning_rate", *declared})
     solver = solver_of(system)
     options, values = solver.read(given, parameters)
     with as_asked(progress):

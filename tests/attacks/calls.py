@@ -165,6 +165,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "temperature": 0, "constraint": None,
         },
         "GradientFlow": {"constraint": None, "weight_decay": 0.1},
+        "LargestCosine": {"cross": "M", "own": "Q", "other": "P"},
         "Lookahead": {"rho": 0.1},
         "MixtureModel": {
             "student": p["square"], "mixture": dmft.GaussianMixture([[1.0], [-1.0]], [1, -1]),
@@ -275,7 +276,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "simulate": {
             "model": p["model"], "algorithm": p["sgd"], "dim": 10, "t_max": 1.0, "seeds": 2,
             "start": p["start"], "method": "overlaps", "save_at": 3, "first_passage": None,
-            "keep_runs": True, "threads": 1, "progress": None, "label_noise": 0.1,
+            "events": (), "keep_runs": True, "threads": 1, "progress": None,
+            "label_noise": 0.1,
         },
         "solve": {
             "system": p["equations"], "start": p["start"], "t_max": 1.0, "method": None,

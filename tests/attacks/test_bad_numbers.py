@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.cli.expression import _FUNCTIONS, parse_expression
+from dmft.emit.formula import _FUNCTIONS, parse_expression
 from dmft.errors import BadParameter, DmftError, ExpressionRefused
 
 z = sp.Symbol("z", real=True)

@@ -8,7 +8,7 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmft.cli.expression import FUNCTION_NAMES, check_name, parse_expression
+from dmft.emit.formula import FUNCTION_NAMES, check_name, parse_expression
 from dmft.errors import ExpressionRefused
 
 Z = sp.Symbol("z", real=True)

@@ -43,7 +43,7 @@ def test_clusters_are_those_of_the_file(tmp_path):
 def test_mistakes_are_refused_with_their_table(tmp_path):
     with pytest.raises(ExpressionRefused, match=r"\[inputs\] weights: must be a row of numbers"):
         read(tmp_path, TEXT.replace("[0.25, 0.75]", "0.5"))
-    with pytest.raises(ExpressionRefused, match=r"\[inputs\] labels: unknown key"):
+    with pytest.raises(ExpressionRefused, match=r"\[inputs\] labels: the teacher writes labels"):
         read(tmp_path, TEXT.replace("weights", "labels"))
     with pytest.raises(ShapeMismatch, match=r"\[inputs\]: weights has shape \(1,\)"):
         read(tmp_path, TEXT.replace("[0.25, 0.75]", "[1.0]"))

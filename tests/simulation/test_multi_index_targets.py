@@ -9,7 +9,7 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.simulation.declaration import declare_experiment
-from dmft.simulation.target_rule import quadrature_risk, rule_of
+from dmft.simulation.risks.target_rule import quadrature_risk, rule_of
 
 Z = sp.Symbol("z", real=True)
 Z1, Z2, Z3 = FIELDS = sp.symbols("z1 z2 z3", real=True)

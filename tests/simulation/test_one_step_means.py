@@ -10,7 +10,7 @@ import sympy as sp
 from dmft.model import SGD, Committee, Model, Overlaps
 from dmft.simulation.declaration import declare_experiment
 from dmft.simulation.passage import watch_nothing
-from dmft.simulation.risk import choose_rule
+from dmft.simulation.risks.risk import choose_rule
 from dmft.simulation.runner import Constants
 from dmft.simulation.steps.chain import advance_overlaps, chain_runner
 from dmft.simulation.steps.factor import factor

@@ -7,7 +7,7 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.model import FIELD as z
-from dmft.simulation.simulate import START_STREAM, WEIGHTS_STREAM
+from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM
 from dmft.simulation.weights import weights_with_overlaps
 from dmft.special.streams import random_stream
 

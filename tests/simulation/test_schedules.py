@@ -13,7 +13,7 @@ from scipy.integrate import solve_ivp
 import dmft
 from dmft.errors import BadParameter
 from dmft.simulation import clock, following
-from dmft.simulation.simulate import START_STREAM, WEIGHTS_STREAM
+from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM
 from dmft.simulation.weights import weights_with_overlaps
 from dmft.special.streams import random_stream
 

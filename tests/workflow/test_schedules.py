@@ -82,8 +82,10 @@ def test_refusals():
         dmft.solve(FLOW, START, 1.0, learning_rate=sp.exp(-TIME / sp.Symbol("tau")))
     with pytest.raises(BadParameter, match=r"is -1 at the start"):
         dmft.solve(FLOW, START, 1.0, learning_rate=TIME - 1)
-    with pytest.raises(BadParameter, match=r"give solve an expression"):
-        dmft.solve(FLOW, START, 1.0, learning_rate=lambda t: 1.0)
+    with pytest.raises(BadParameter, match=r"is a function that takes no symbols"):
+        dmft.solve(FLOW, START, 1.0, learning_rate=lambda t: np.exp(-t))
+    with pytest.raises(BadParameter, match=r"unknown name 'x' \(known: t, risk"):
+        dmft.solve(FLOW, START, 1.0, learning_rate="1/x")
     flow = dmft.derive(MODEL, dmft.GradientFlow())
     with pytest.raises(BadParameter, match="schedules are for equations of one-pass SGD"):
         dmft.solve(flow, START, 1.0, learning_rate=1 / (1 + TIME))

@@ -205,3 +205,23 @@ def test_options_of_other_kinds_are_refused(case):
 def test_what_is_no_system_is_refused(system):
     with pytest.raises(BadParameter, match="equations come from"):
         dmft.solve(system, START, 1.0)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".npz", ".pkl", ".txt", ".mat"])
+def test_suffixes_of_other_formats_are_refused(suffix, tmp_path):
+    _, run = one_pass()
+    with pytest.raises(BadParameter, match=rf"save writes netCDF, not \{suffix}.*to_csv"):
+        run.save(tmp_path / f"run{suffix}")
+    assert not list(tmp_path.iterdir())
+    assert dmft.load(run.save(tmp_path / "run.h5")) == run
+
+
+def test_tables_have_the_time_as_index_and_a_column_for_each_entry():
+    model = dmft.literature.saad_solla(2, 2)
+    start = dmft.Overlaps(np.eye(2), [[0.1, 0.0], [0.0, 0.2]])
+    run = dmft.solve(dmft.derive(model, dmft.SGD(0.5)), start, 1.0, save_at=3)
+    table = run.to_pandas()
+    assert table.index.name == "t"
+    np.testing.assert_array_equal(table.index, run.t)
+    assert {"risk", "M[0,0]", "Q[0,1]", "readout[1]"} <= set(table.columns)
+    np.testing.assert_array_equal(table["Q[0,1]"], run.Q[:, 0, 1])

@@ -10,7 +10,7 @@ import json
 import pickle
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram, Point, read_result
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.record import Short
 
 # Larger arrays are known by a digest: NumPy prints the ends of long ones only.
 LISTED = 8
@@ -183,6 +184,9 @@ class _Known:
             return f"{type(value).__name__} {[self.word(each) for each in value]}"
         if isinstance(value, Mapping):
             return f"mapping {[(self.word(k), self.word(v)) for k, v in value.items()]}"
+        if isinstance(value, Short) and is_dataclass(value):  # its repr leaves things out
+            held = [f"{one.name}={self.word(getattr(value, one.name))}" for one in fields(value)]
+            return f"{type(value).__qualname__}({', '.join(held)})"
         text = str(value)
         if " at 0x" in text or (isinstance(value, np.ndarray) and value.size > LISTED):
             # Without it, the address: such a store is refused later rather than taken for another.

@@ -6,6 +6,7 @@ terms are stored.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,6 +20,9 @@ from dmft.names import VERSION
 
 if TYPE_CHECKING:
     from dmft.equations.changes.difference import Difference
+
+# Entries of overlaps, as M_11, Q[0, 1] or Q.
+_ENTRY = re.compile(r"(Q|M|P|Omega|e|m)(_\d+|\[[\d, ]*\])?")
 
 
 class Changeable(ABC):
@@ -217,6 +221,33 @@ class Changeable(ABC):
         if expr is None:
             raise BadParameter(f"replace({target!r}, {name!r}, ...) needs the new expression")
         return self._with_changed(target, name, expr)
+
+    def subs(self, values: Mapping[Any, Any]) -> Self:
+        """`replace` with a mapping: values of parameters, by name or symbol.
+
+        Raises
+        ------
+        BadParameter
+            As `replace`; for overlaps, which `explicit()` has as symbols.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+        >>> eqs = dmft.derive(dmft.Model(square, square, sp.Symbol("noise")), dmft.SGD(0.1))
+        >>> sorted(eqs.subs({"label_noise": 0}).parameters)
+        ['learning_rate']
+        """
+        if not isinstance(values, Mapping):
+            raise BadParameter(f"subs takes a mapping {{name: value}}, got {shown(values)}")
+        overlaps = [str(key) for key in values if _ENTRY.fullmatch(str(key))]
+        if overlaps:
+            raise BadParameter(
+                f"{', '.join(overlaps)}: these equations hold arrays of any width; "
+                f"explicit().subs({{{overlaps[0]!r}: ...}}) puts values in their entries, "
+                "evaluate(start) at all of them"
+            )
+        return self._substituted(values)
 
     def without(self, *names: str, block: str | None = None) -> Self:
         """Equations with named terms left out; a constraint follows from the terms that stay.

@@ -16,12 +16,13 @@ import sympy as sp
 from dmft.checks import checked
 from dmft.errors import BadParameter
 from dmft.model import as_count
+from dmft.record import Short
 
 MU = sp.Symbol("mu", nonnegative=True)
 
 
-@dataclass(frozen=True)
-class BatchExponents:
+@dataclass(frozen=True, repr=False)
+class BatchExponents(Short):
     r"""Powers of d against mu = log_d n_b, as exact piecewise linear expressions in `mu`.
 
     Equation    steps ~ d^steps, samples ~ d^samples, eta_max = gamma_max / d ~ d^learning_rate
@@ -62,6 +63,9 @@ class BatchExponents:
     optimal_batch: sp.Expr
     one_step: sp.Expr
     regions: tuple[tuple[tuple[sp.Expr, sp.Expr], str], ...]
+
+    def _in_words(self) -> str:
+        return f"exponent={self.exponent}, loss={self.loss!r}, optimal_batch={self.optimal_batch}"
 
     def at(self, mu: Any) -> tuple[sp.Expr, sp.Expr]:
         """Exponents of steps and of samples at one mu.

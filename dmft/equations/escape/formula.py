@@ -21,6 +21,7 @@ from dmft.equations.escape.validity import validity_text
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.quadrature import AccuracyWarning
 from dmft.model import FIELD, SGD, GradientFlow, Model
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 UNRELIABLE_SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class EscapeFormula:
+@dataclass(frozen=True, repr=False)
+class EscapeFormula(Short):
     r"""Time of escape from a random start, derived from the equations of motion.
 
     Equation    t from u_0 to u_1, u = (1/p) sum_jr M_jr^2, by the linearised equations (information
@@ -56,6 +57,9 @@ class EscapeFormula:
 
     law: Law
     length: sp.Expr
+
+    def _in_words(self) -> str:
+        return f"information exponent {self.exponent}; {self.algorithm!r}"
 
     # Formulas -------------------------------------------------------------------------------
 

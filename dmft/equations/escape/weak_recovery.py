@@ -18,6 +18,7 @@ from dmft.equations.averages.one_sample import H_STAR, H, SampleLaw, Value, chec
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
 from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity
+from dmft.record import Short
 
 INSTEAD = (
     "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "
@@ -34,8 +35,8 @@ POINTS = 12
 MOST_ORDERS = 20
 
 
-@dataclass(frozen=True)
-class WeakRecovery:
+@dataclass(frozen=True, repr=False)
+class WeakRecovery(Short):
     r"""What decides when one neuron on the sphere finds its teacher.
 
     Equation    dm/dt = (1 - m^2) sum_k e_k m^(k-1)/(k-1)! - gamma/(2 n_b) E[psi^2] m, at m = 0 with
@@ -69,6 +70,10 @@ class WeakRecovery:
     coefficients: tuple[Value, ...]
     square: Value
     cross: Value
+
+    def _in_words(self) -> str:
+        first = ", ".join(str(c.value) for c in self.coefficients[:4])
+        return f"samples {self.samples}; coefficients {first}; {self.algorithm!r}"
 
     # What it says ---------------------------------------------------------------------------
 

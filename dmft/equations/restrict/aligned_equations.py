@@ -42,7 +42,7 @@ LARGEST_ALIGNMENT = 0.1
 ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AlignedEquations(Equations):
     """Closed equations of X, Y and C; everything else is as in `Equations`.
 

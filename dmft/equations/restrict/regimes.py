@@ -12,6 +12,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.restrict.scalings import TIME_UNITS, limit
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, Model, Scaling, SequenceModel, check_identity
+from dmft.record import Short
 
 # Names of the sums of exponents in conditions.
 SUM_TEXT, SUM_LATEX = "kappa + delta", r"\kappa + \delta"
@@ -82,8 +83,8 @@ def _between(
     return f"{number(low)} < {name} < {number(high)}"
 
 
-@dataclass(frozen=True)
-class Regimes:
+@dataclass(frozen=True, repr=False)
+class Regimes(Short):
     """Regions of the plane (kappa, delta) with their limiting equations; prints, plots, is indexed.
 
     Examples
@@ -134,6 +135,9 @@ class Regimes:
         """What grows how, in words."""
         batch = "" if self.batch_power == 0 else f", n_b = n_0 d^({self.batch_power})"
         return f"gamma = gamma_0 d^(-kappa), p = p_0 d^delta{batch}"
+
+    def _in_words(self) -> str:
+        return f"{', '.join(region.name for region in self.regions)}; {self.powers}"
 
     def __str__(self) -> str:
         parts = [f"Limits of one-pass SGD as d -> infinity with {self.powers}"]

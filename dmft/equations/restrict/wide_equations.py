@@ -41,7 +41,7 @@ class ClosureWarning(UserWarning):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WideEquations(Equations):
     """Closed equations of M (p, k) and Q_perp (p,); everything else is as in `Equations`.
 

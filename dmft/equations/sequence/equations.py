@@ -41,7 +41,7 @@ TIME = "t = steps * learning_rate / d"
 TIME_UNTIED = "t = steps * learning_rate / (L d)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SequenceEquations(Equations):
     r"""Closed equations of the alignments e and m on the sphere; all else is as in `Equations`.
 

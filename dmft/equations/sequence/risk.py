@@ -19,6 +19,7 @@ from dmft.equations.values import Values, resolve_scalars
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class SequenceRisk:
+@dataclass(frozen=True, repr=False)
+class SequenceRisk(Short):
     r"""R(e, m) = 1/2 E|g(h) - g*(h*)|^2; displays as LaTeX, is callable.
 
     Polynomials and networks of the mean field have a closed form, other functions are averages
@@ -45,6 +46,9 @@ class SequenceRisk:
     """
 
     model: SequenceModel
+
+    def _in_words(self) -> str:
+        return f"{self.model.student!r} against {self.model.teacher!r}"
 
     @cached_property
     def moments(self) -> SequenceMoments:

@@ -52,6 +52,7 @@ from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Committee, GaussianMixture, Model, Overlaps
 from dmft.model.descent import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
+from dmft.record import Short
 
 
 def sample_definitions(model: Model, algorithm: GradientDescent) -> tuple[Definition, ...]:
@@ -109,8 +110,8 @@ def _label_of_cluster(mixture: GaussianMixture) -> sp.Expr:
     return sp.Piecewise(*cases[:-1], (labels[-1], True))
 
 
-@dataclass(frozen=True)
-class DescentEquations(ChangesInTwoTimes):
+@dataclass(frozen=True, repr=False)
+class DescentEquations(Short, ChangesInTwoTimes):
     """Self-consistent equations of gradient descent on repeated data, of kind "two-time".
 
     Attributes
@@ -140,6 +141,9 @@ class DescentEquations(ChangesInTwoTimes):
     process: tuple[Definition, ...]
     kind: str = field(default="two-time", init=False)
     time_unit: str = field(default="t = steps; n = alpha d samples, used again", init=False)
+
+    def _in_words(self) -> str:
+        return f"{self.kind}; {self.time_unit}; {self.algorithm!r}"
 
     @property
     def definitions(self) -> tuple[Definition, ...]:

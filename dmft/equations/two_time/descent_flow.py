@@ -33,10 +33,11 @@ from dmft.equations.views.text import functions_text, model_names
 from dmft.errors import BadParameter
 from dmft.model import Model, Overlaps
 from dmft.model.descent import TIME, GradientDescent
+from dmft.record import Short
 
 
-@dataclass(frozen=True)
-class DescentFlow(ChangesOfLimit):
+@dataclass(frozen=True, repr=False)
+class DescentFlow(Short, ChangesOfLimit):
     """Equations of gradient flow on repeated data, of kind "two-time".
 
     Attributes
@@ -61,6 +62,9 @@ class DescentFlow(ChangesOfLimit):
     time_unit: str = field(
         default="t = learning_rate * steps, learning_rate -> 0; n = alpha d samples", init=False
     )
+
+    def _in_words(self) -> str:
+        return f"{self.kind}; {self.time_unit}; {self.equations.algorithm!r}"
 
     @cached_property
     def definitions(self) -> tuple[Definition, ...]:

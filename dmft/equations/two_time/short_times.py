@@ -32,6 +32,7 @@ from dmft.equations.two_time.short_terms import at_times
 from dmft.equations.views.latex import align, definition_latex
 from dmft.equations.views.text import model_names
 from dmft.errors import BadParameter
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from dmft.solvers.descent.run import DescentRun
 
 
-@dataclass(frozen=True)
-class ShortTimes:
+@dataclass(frozen=True, repr=False)
+class ShortTimes(Short):
     """The first two steps in closed form.
 
     Attributes
@@ -76,6 +77,10 @@ class ShortTimes:
         from dmft.equations.explained.descent import explain_first_step
 
         return explain_first_step(self).to_depth(depth)
+
+    def _in_words(self) -> str:
+        count = len(self.definitions)
+        return f"{count} definitions up to the second step; {self.equations.algorithm!r}"
 
     def latex(self) -> str:
         r"""LaTeX of the fields and recursions at the first times; averages as in the equations."""

@@ -18,6 +18,7 @@ from dmft.errors import BadParameter, DmftError, InvalidCovariance, ShapeMismatc
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
 from dmft.gaussian.expectation import Gaussian
+from dmft.record import Short
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
@@ -28,8 +29,8 @@ MAX_FIELDS = 5
 MAX_DEGREE = 24
 
 
-@dataclass(frozen=True)
-class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
+@dataclass(frozen=True, repr=False)
+class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
     """Scalar equations d symbol / dt = expression; a mapping, that of `rhs`.
 
     Attributes
@@ -115,6 +116,11 @@ class ExplicitEquations(Mapping[sp.Symbol, sp.Expr]):
         from dmft.equations.views.explicit_latex import explicit_latex
 
         return explicit_latex(self, width, notation, self.kind)
+
+    def _in_words(self) -> str:
+        return (
+            f"rates of {', '.join(s.name for s in self.rhs)}; .rhs, .risk, print(...), .subs(...)"
+        )
 
     def _repr_latex_(self) -> str:
         return self.latex(width=560.0)
@@ -289,8 +295,10 @@ def unroll(
     """Scalar equations at numeric widths; `constants` may fix P and the readouts."""
     if widths["p"] + widths["k"] > MAX_FIELDS:
         raise BadParameter(
-            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}; "
-            "larger systems are read in the indexed form"
+            f"explicit() unrolls at most p + k = {MAX_FIELDS} fields, got {dict(widths)}: take "
+            f"smaller widths, explicit({MAX_FIELDS - 2}, 2) say; latex() and print(...) hold all "
+            "widths at once in indexed form, evaluate(start), dmft.solve and a call of the risk "
+            "take larger ones as numbers"
         )
     _check_constants(widths, constants)
     unroller = Unroller(widths, constants)

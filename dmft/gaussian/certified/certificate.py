@@ -20,6 +20,7 @@ from dmft.gaussian.certified.routes import Reduction
 from dmft.gaussian.certified.signed import RationalLaw
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.expectation import Gaussian
+from dmft.record import Shown
 
 MAX_DIGITS = 100
 # Fields in one expression; beyond, no reduction ends.
@@ -30,7 +31,7 @@ ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Shown):
     """An interval that provably contains the exact number.
 
     Attributes

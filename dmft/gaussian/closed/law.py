@@ -24,6 +24,7 @@ from dmft.gaussian.guard import collapsed, guarded, unguarded
 from dmft.gaussian.memory import Memory
 from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD, check_covariance
+from dmft.record import LONGEST_REPR
 
 # Expectations of this session.
 REMEMBERED = Memory()
@@ -36,6 +37,13 @@ class ClosedLaw:
     fields: tuple[sp.Symbol, ...]
     cov: sp.ImmutableDenseMatrix
     mean: tuple[sp.Expr, ...]
+
+    def __repr__(self) -> str:
+        values = [f"fields={self.fields}", f"cov={self.cov.tolist()}"]
+        if any(self.mean):
+            values.append(f"mean={self.mean}")
+        text = f"{type(self).__name__}({', '.join(values)})"
+        return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 4]}...)"
 
     def __init__(
         self,

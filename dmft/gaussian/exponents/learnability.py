@@ -144,7 +144,9 @@ class Learnability(Record):
         ]
         return "\n".join([f"samples to learn y = {self.target}", *lines])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        rows = ", ".join(row.name for row in self.table)
+        return f"Learnability(y = {self.target}; directions {rows}; print shows the table)"
 
     def explain(self) -> str:
         """The reason of every entry, in words."""

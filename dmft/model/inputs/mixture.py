@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
+from dmft.record import Shown
 
 # Probabilities that a user rounds may miss one by this much; they are divided by their sum.
 SUM_TOLERANCE = 1e-9
 
 
 @checked_or(fields='as sympy.symbols("z1 z2", real=True)')
-class GaussianMixture:
+class GaussianMixture(Shown):
     r"""Inputs x = sum_r means[c, r] w*_r / sqrt(d) + sqrt(scales[c]) N(0, I_d) of clusters c.
 
     The rows w*_r span the means; with P = W* W*^T / d and M = W W*^T / d the fields of cluster c

@@ -10,7 +10,7 @@ from dmft.compiled import njit
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
-from dmft.simulation.risk import MATRIX, Rule
+from dmft.simulation.risks.risk import MATRIX, Rule
 from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.common import (
     COMMON,
@@ -40,8 +40,8 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "62484da15120",
-    "dmft.simulation.steps.optimiser": "c34de59af4b9",
+    "dmft.simulation.steps.common": "4b2e773d480e",
+    "dmft.simulation.steps.optimiser": "249f7191fba2",
 }
 
 

@@ -21,7 +21,7 @@ from numba import types
 
 from dmft.compiled import njit
 from dmft.simulation.passage import WATCH_NOTHING
-from dmft.simulation.risk import MATRIX, VECTOR
+from dmft.simulation.risks.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
     FREE,
@@ -57,8 +57,8 @@ from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "62484da15120",
-    "dmft.simulation.steps.optimiser": "c34de59af4b9",
+    "dmft.simulation.steps.common": "4b2e773d480e",
+    "dmft.simulation.steps.optimiser": "249f7191fba2",
     "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from dmft.compiled import njit
 
-# As of `dmft.simulation.risk`, which this file may not import: the clock of experiments reads it.
+# As of `dmft.simulation.risks.risk`, not imported: the clock of experiments reads this file.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 # Columns of `rates` after those of `common`: the share of the weights that a step takes away, and
 # the part of the last step that it takes again.

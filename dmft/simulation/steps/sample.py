@@ -26,7 +26,7 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
-from dmft.simulation.risk import FUNCTION, VECTOR
+from dmft.simulation.risks.risk import FUNCTION, VECTOR
 
 ARGUMENTS = (
     VECTOR, VECTOR, types.float64, VECTOR, VECTOR, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR,

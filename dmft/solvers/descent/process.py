@@ -15,6 +15,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from dmft.record import Short
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 Array = NDArray[np.float64]
@@ -131,8 +132,8 @@ class Process:
         return np.array([float(values[name]) for name in self.parameters])
 
 
-@dataclass(frozen=True, eq=False)
-class DescentProblem:
+@dataclass(frozen=True, eq=False, repr=False)
+class DescentProblem(Short):
     """A descent without symbols: what `dmft.build` makes of its equations.
 
     Attributes
@@ -159,3 +160,6 @@ class DescentProblem:
     time_unit: str
     origin: Any = field(repr=False)
     kind: str = field(default="two-time", init=False)
+
+    def _in_words(self) -> str:
+        return f"descent: parameters {', '.join(self.parameters)}"

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from dmft.names import Status
+from dmft.solvers.events import TIME
 from dmft.solvers.run import Raw, Setup, Vector
 from dmft.solvers.runge_kutta.layout import (
     BOUND,
@@ -32,8 +33,10 @@ def describe(setup: Setup, raw: Raw) -> tuple[Status, str]:
     if raw.outcome == REACHED:
         return Status.OK, f"reached t = {raw.t:.10g}"
     if raw.outcome == EVENT:
-        name = setup.events[raw.event_id[-1]].name
-        return Status.EVENT, f"{name} at t = {raw.t:.10g}"
+        event = setup.events[raw.event_id[-1]]
+        if event.quantity == TIME:
+            return Status.EVENT, f"ended by the event {event.name}"
+        return Status.EVENT, f"{event.name} at t = {raw.t:.10g}"
     if setup.problem.kind == "map":
         return _describe_map(setup, raw)
     pole = _pole(setup, raw)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+from dmft.record import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class PassageTimes:
+class PassageTimes(Shown):
     """First-passage times over runs; a run that has not passed is censored, not dropped.
 
     Attributes

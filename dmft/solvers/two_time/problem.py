@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.record import Short
 from dmft.solvers.two_time.step import DIAGONAL, EARLY, LATE, X_RATE, Z_RATE
 
 
-@dataclass(frozen=True, eq=False)
-class VolterraProblem:
+@dataclass(frozen=True, eq=False, repr=False)
+class VolterraProblem(Short):
     """A causal two-time problem without symbols.
 
     Attributes
@@ -57,6 +58,12 @@ class VolterraProblem:
     fingerprint: str = ""
     origin: Any = field(default=None, repr=False)
     kind: str = field(default="two-time", init=False)
+
+    def _in_words(self) -> str:
+        return (
+            f"two-time: {', '.join((*self.pairs, *self.signals))}; parameters "
+            f"{', '.join(self.parameters) or 'none'}"
+        )
 
     @property
     def flags(self) -> NDArray[np.int64]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -21,8 +21,16 @@ from dmft.equations.values import (
 )
 from dmft.errors import BadParameter
 from dmft.model import DIM_NAME, SGD
+from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
+from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE
+
+if TYPE_CHECKING:
+    from dmft.workflow.solving.watched import Watched
+
+if TYPE_CHECKING:
+    from dmft.workflow.solving.watched import Watched
 
 
 class _System:
@@ -156,6 +164,17 @@ def _loss(equations: Equations, values: Values) -> dict[str, Any]:
     if noise is None or given != "squared":
         return {}
     return {ABOVE: noise / 2 * equations.outputs}
+
+
+def watch_of(
+    problem: Problem, inputs: Mapping[str, Any], events: Event | Sequence[Event]
+) -> Watched | None:
+    """What watches for events that the integrators do not know; None where there are none."""
+    if all(is_plain(event, problem) for event in check_events(events)):
+        return None
+    from dmft.workflow.solving.watched import watched
+
+    return watched(problem, inputs, events)
 
 
 # Keywords that belong to paths, not to flows.

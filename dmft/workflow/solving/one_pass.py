@@ -18,7 +18,7 @@ from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import Overlaps
 from dmft.workflow.solver import SOLVERS, Solver
-from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs
+from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
 from dmft.workflow.solving.limits import rate_message
 from dmft.workflow.solving.rounding import with_rounding
 
@@ -83,6 +83,14 @@ def solve_one_pass(
     else:
         inputs = run_inputs(system, start, values)
     choices = {**options.of_solver, "t_max": t_max}
+    watch = watch_of(problem, inputs, options.events)
+    if watch is not None:
+        choices["events"] = watch.events
+
+    def solved(here: Mapping[str, Any], **changes: Any) -> Trajectory:
+        if watch is None:
+            return solve_problem(problem, **here, **{**choices, **changes})
+        return watch.finished(solve_problem(watch.problem, **here, **{**choices, **changes}))
 
     def finished(run: Trajectory) -> Trajectory:
         if schedule is not None:
@@ -90,7 +98,7 @@ def solve_one_pass(
         return described(run, equations, inputs)
 
     if not equations.averages:
-        run = solve_problem(problem, **inputs, **choices)
+        run = solved(inputs)
         return finished(run) if schedule is not None else finish(run, equations, options.rtol)
 
     # Closed forms do without nodes.
@@ -108,7 +116,7 @@ def solve_one_pass(
 
     def run_with(rule: NodeRule | None, **changes: Any) -> Trajectory:
         here = inputs if rule is None else on_nodes(inputs, rule)
-        return solve_problem(problem, **here, **{**choices, **changes})
+        return solved(here, **changes)
 
     def rule_of(count: int | None) -> NodeRule:
         rule: NodeRule = equations.rule(start, {**values, "nodes": count})
@@ -120,7 +128,7 @@ def solve_one_pass(
 def follows_schedule(values: Mapping[str, Any]) -> bool:
     """Whether the learning rate of a run is no number."""
     rate = values.get("learning_rate")
-    return callable(rate) or (isinstance(rate, sp.Expr) and not rate.is_number)
+    return isinstance(rate, sp.Expr) and not rate.is_number
 
 
 def request_of(

@@ -23,7 +23,7 @@ from dmft.solvers.stochastic.paths import solve_paths
 from dmft.solvers.stochastic.request import check_counts
 from dmft.starts import Alignment, Overlaps
 from dmft.workflow.solver import Solver
-from dmft.workflow.solving.inputs import problem_of, run_inputs
+from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.schedule import RATE, follow, read_schedule
 
 Array = NDArray[np.float64]
@@ -96,7 +96,12 @@ def solve_paths_of(
         run_inputs(problem, start, values)  # refuses what was written by hand
     problem, values = at_schedule(problem, start, options, values)
     state, choices = path_inputs(problem, start, options, values)
-    run = solve_paths(problem, state, t_max, **choices)
+    watch = watch_of(problem, choices, options.events)
+    if watch is None:
+        run = solve_paths(problem, state, t_max, **choices)
+    else:
+        choices["events"] = watch.events
+        run = watch.finished(solve_paths(watch.problem, state, t_max, **choices))
     return run if "readout" in state or "readout" not in run.constants else _with_readout(run)
 
 

@@ -13,6 +13,7 @@ import sympy as sp
 
 from dmft.compiled import njit
 from dmft.emit import scalar_function
+from dmft.emit.schedules import KNOWN, RISK, TIME
 from dmft.equations import symbols as x
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
@@ -25,10 +26,8 @@ from dmft.solvers.trajectory import CLOCK, Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
 RATE = "learning_rate"
-TIME, RISK = sp.symbols("t risk", real=True)
 # A run that ends with a rate below this part of its first one ended because the rate is spent.
 SPENT = 1e-3
-KNOWN = {s.name: s for s in (TIME, RISK)}
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,17 @@ class Schedule:
         """Whether the rate follows the risk."""
         return self.expr.has(RISK)
 
-    def at(self, problem: Problem, inputs: Mapping[str, Any]) -> float:
-        """Rate at the start of a run."""
+    def at(self, problem: Problem, inputs: Mapping[str, Any], t: float = 0.0) -> float:
+        """Rate at the start of a run, or of a stage that begins at `t`."""
         state = problem.pack(inputs["state"])
         par = problem.pack_parameters(inputs["parameters"], inputs["constants"])
         widths = np.array([inputs["widths"][w] for w in problem.widths], dtype=np.int64)
         risk = np.empty(len(problem.observables))
-        problem.observe(0.0, state, widths, par, risk)
-        value = float(self.rate(0.0, risk[:1].copy()))
+        problem.observe(t, state, widths, par, risk)
+        value = float(self.rate(t, risk[:1].copy()))
         if not (math.isfinite(value) and value > 0.0):
             raise BadParameter(
-                f"learning_rate = {self.expr} is {value:g} at the start (t = 0, risk = "
+                f"learning_rate = {self.expr} is {value:g} at the start (t = {t:g}, risk = "
                 f"{risk[0]:.6g}); a schedule is positive"
             )
         return value
@@ -98,11 +97,6 @@ def read_schedule(equations: Any, value: Any) -> Schedule | None:
     BadParameter
         For symbols other than t and risk, and for equations that no learning rate moves.
     """
-    if callable(value):
-        raise BadParameter(
-            "learning_rate is a function; give solve an expression in sympy.Symbol('t') and "
-            "sympy.Symbol('risk'), as 0.5 / (1 + t / 10). Functions belong to dmft.Stage"
-        )
     if not isinstance(value, sp.Expr) or value.is_number:
         return None
     others = sorted(s.name for s in value.free_symbols if s.name not in KNOWN)
@@ -143,6 +137,38 @@ def follow(problem: Problem, schedule: Schedule) -> Problem:
         state=(*problem.state, Block(CLOCK, ())) if clock else problem.state,
         provenance={**problem.provenance, "learning_rate_schedule": str(schedule.expr)},
     )  # fmt: skip
+
+
+def counting(problem: Problem) -> Problem:
+    """A flow at a constant rate with the block of steps that `follow` gives others."""
+    names = problem.parameters
+    if RATE not in names:
+        raise BadParameter(
+            "a stage whose equations read no learning_rate cannot stand beside one whose rate is a "
+            "schedule: solve stage by stage from run.final"
+        )
+    rhs = _counted(
+        problem.rhs, names.index(RATE), _pace_now(names), problem.widths.index("p"),
+        unit_of(problem.origin),
+    )  # fmt: skip
+    return replace(problem, rhs=rhs, jacobian=None, state=(*problem.state, Block(CLOCK, ())))
+
+
+@lru_cache(maxsize=32)
+def _counted(rhs: Any, position: int, pace_now: Any, width: int, unit: tuple[int, int]) -> Any:
+    """Compiled right-hand side with the steps at the rate that `par` holds."""
+    has_pace, pace_or_rhs = pace_now is not None, pace_now or rhs
+    power, batch = unit
+
+    @njit(RHS_SIGNATURE, nogil=True)
+    def counted(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+        rhs(t, y, widths, par, out)
+        steps = widths[width] / par[position]
+        if has_pace:
+            steps /= pace_or_rhs(0.0, par)
+        out[-1] = batch * steps**power
+
+    return counted
 
 
 @lru_cache(maxsize=32)

@@ -5,32 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.checks import checked, checked_or
 from dmft.compiled import njit
+from dmft.emit.schedules import as_expression
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
 from dmft.progress import ProgressOption
+from dmft.record import Short
 from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
+from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.solution import ABOVE
-from dmft.solvers.trajectory import Trajectory, with_readout
-from dmft.workflow.solving.inputs import problem_of, run_inputs
+from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
+from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
+from dmft.workflow.solving.one_pass import follows_schedule
+from dmft.workflow.solving.schedule import Schedule, counting, follow, read_schedule
+
+if TYPE_CHECKING:
+    from dmft.workflow.solving.watched import Watched
 
 Array = NDArray[np.float64]
 RATE, TABLE, STEPS = "learning_rate", "learning_rate_schedule", "scheduled_steps"
 
 
 @checked_or(equations="a stage takes those of kind 'ode' or 'map' that dmft.derive gives")
-@dataclass(frozen=True)
-class Stage:
+@dataclass(frozen=True, repr=False)
+class Stage(Short):
     """One stage of a protocol: equations, their run-time values, and when the next stage begins.
 
     Attributes
@@ -39,8 +47,10 @@ class Stage:
         Of kind "ode" or "map".
     parameters : mapping, or callable(t, state) -> mapping
         Run-time values as keywords of `dmft.solve`. A callable is asked when the stage begins, with
-        the time and the state blocks Q (p, p), M (p, k). In a map ``learning_rate`` may be a
-        function of the time t, the number of steps since the start of the run.
+        the time and the state blocks Q (p, p), M (p, k). ``learning_rate`` may follow the time
+        since the start of the run and the risk, as in `dmft.solve`: an expression of t and risk, a
+        text or, where `parameters` is a mapping, a function that SymPy can follow. In a map it may
+        be any function of the time t, the number of steps.
     until : Event or None
         The next stage begins where this happens; None: the stage lasts to the end.
 
@@ -58,6 +68,12 @@ class Stage:
         field(default_factory=dict)
     )
     until: Event | None = None
+
+    def _in_words(self) -> str:
+        return (
+            f"{self.equations.kind}; parameters {_shown(self.parameters)}; "
+            f"until {None if self.until is None else self.until.name!r}"
+        )
 
     def __post_init__(self) -> None:
         if self.equations.kind not in ("ode", "map"):
@@ -137,24 +153,76 @@ def solve_stages(
     if not isinstance(start, Overlaps):
         raise BadParameter(f"start must be a dmft.Overlaps, got {type(start).__name__}")
     scheduled = stages[0].equations.kind == "map" and any(_may_vary(s) for s in stages)
+    stages = [_written(stage) for stage in stages]
     inputs = run_inputs(stages[0].equations, start, _first_values(stages[0], start))
+    follow_rates = any(_schedule(stage) for stage in stages)
+    if follow_rates and stages[0].equations.kind == "ode":
+        inputs["state"][CLOCK] = np.zeros(())
+        inputs["provenance"]["time_step_times_dim"] = None  # no constant unit
     widths, constants = dict(inputs["widths"]), dict(inputs["constants"])
     if scheduled:
         widths[STEPS], constants[TABLE] = max(int(t_max), 1), np.zeros(max(int(t_max), 1))
+    ready = [_of_problem(stage, start, scheduled, follow_rates, t_max) for stage in stages]
+    watch, ready, watched_for = _with_watch(ready, inputs, check_events(events))
     run = of_problems.solve_stages(
-        [_of_problem(stage, start, scheduled, t_max) for stage in stages],
+        ready,
         inputs["state"],
         t_max,
         widths=widths,
         constants=constants,
         save_at=save_at,
-        events=events,
+        events=watched_for,
         progress=progress,
         # What the loss is above the risk differs between stages.
         provenance={name: y for name, y in inputs["provenance"].items() if name != ABOVE},
         **options,
     )
-    return with_readout(run)
+    return with_readout(run if watch is None else watch.finished(run))
+
+
+def _with_watch(
+    stages: Sequence[of_problems.Stage], inputs: Mapping[str, Any], events: tuple[Event, ...]
+) -> tuple[Watched | None, list[of_problems.Stage], tuple[Event, ...]]:
+    """Stages that all watch for the events of all: those which integrators do not know."""
+    ends = [stage.until for stage in stages if stage.until is not None]
+    found = [watch_of(stage.problem, inputs, (*events, *ends)) for stage in stages]
+    if not any(found):
+        return None, list(stages), events
+    ready = []
+    for stage, watch in zip(stages, found, strict=True):
+        assert watch is not None
+        ended = iter(watch.events[len(events) :])
+        renamed = {id(end): next(ended) for end in ends}
+        until = None if stage.until is None else renamed[id(stage.until)]
+        ready.append(replace(stage, problem=watch.problem, until=until))
+    first = found[0]
+    assert first is not None
+    for watch in found[1:]:
+        assert watch is not None
+        watch.share(first)
+    return first, ready, first.events[: len(events)]
+
+
+def _shown(given: Mapping[str, Any] | Callable[..., Any]) -> str:
+    return "from a function" if callable(given) else str({n: str(y) for n, y in given.items()})
+
+
+def _written(stage: Stage) -> Stage:
+    """The stage with a rate that is a text, or a function in a flow, as an expression."""
+    given = stage.parameters
+    if callable(given) or RATE not in given:
+        return stage
+    if callable(given[RATE]) and stage.equations.kind == "map":
+        return stage
+    return replace(stage, parameters={**given, RATE: as_expression(RATE, given[RATE])})
+
+
+def _schedule(stage: Stage) -> Schedule | None:
+    """The expression that the rate of a stage follows; None where it is a number."""
+    given = stage.parameters
+    if callable(given) or callable(given.get(RATE)) or not follows_schedule(given):
+        return None
+    return read_schedule(stage.equations, given[RATE])
 
 
 def _may_vary(stage: Stage) -> bool:
@@ -164,7 +232,8 @@ def _may_vary(stage: Stage) -> bool:
 
 def _first_values(stage: Stage, start: Overlaps) -> dict[str, Any]:
     given = stage.parameters
-    return _at(given(0.0, stage.equations.state(start)) if callable(given) else given, 0.0)
+    found = _at(given(0.0, stage.equations.state(start)) if callable(given) else given, 0.0)
+    return {**found, RATE: 1.0} if _schedule(stage) else found
 
 
 def _at(given: Mapping[str, Any], t: float) -> dict[str, Any]:
@@ -172,19 +241,32 @@ def _at(given: Mapping[str, Any], t: float) -> dict[str, Any]:
     return {name: value(t) if callable(value) else value for name, value in given.items()}
 
 
-def _of_problem(stage: Stage, start: Overlaps, scheduled: bool, t_max: float) -> of_problems.Stage:
+def _of_problem(
+    stage: Stage, start: Overlaps, scheduled: bool, follow_rates: bool, t_max: float
+) -> of_problems.Stage:
     """The stage as the solver takes it: scalars, and the rate of each step where it varies."""
-    equations, problem = stage.equations, problem_of(stage.equations)
+    equations, plain = stage.equations, problem_of(stage.equations)
+    schedule, problem = _schedule(stage), plain
+    if schedule is not None:
+        problem = follow(plain, schedule)
+    elif follow_rates and equations.kind == "ode":
+        problem = counting(plain)
 
     def values(t: float, state: Mapping[str, Array]) -> dict[str, Any]:
         given = stage.parameters(t, state) if callable(stage.parameters) else stage.parameters
         schedules = {name for name, value in given.items() if callable(value)}
         if schedules - {RATE} or (schedules and not scheduled):
             raise BadParameter(
-                f"{sorted(schedules)}: only the {RATE} of a map may be a function of the time; "
-                "switch other values by stages; in flows dmft.solve takes expressions of t and risk"
+                f"{sorted(schedules)}: only the {RATE} of a map may be a function of the time that "
+                "a function of (t, state) gives; switch other values by stages; in flows write the "
+                f'{RATE} of a stage as an expression, {{"{RATE}": "0.5/(1 + t)"}}'
             )
-        scalars: dict[str, Any] = run_inputs(equations, start, _at(given, t))["parameters"]
+        now = _at(given, t)
+        if schedule is not None:
+            here = run_inputs(equations, start, {**now, RATE: 1.0})
+            here["state"] = {name: state[name] for name in here["state"]}
+            now = {**now, RATE: schedule.at(plain, here, t)}
+        scalars: dict[str, Any] = run_inputs(equations, start, now)["parameters"]
         if not scheduled:
             return scalars
         table = np.full(max(int(t_max), 1), scalars[RATE])

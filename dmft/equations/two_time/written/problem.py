@@ -23,13 +23,14 @@ from dmft.equations.two_time.written.declaration import (
 from dmft.equations.two_time.written.values import ValuesAtTimes
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
+from dmft.record import Shown
 
 _TOTAL = r"\frac{\mathrm{d}}{\mathrm{d} %s}"
 
 
 @checked
 @dataclass(frozen=True, init=False, eq=False)
-class TwoTime(ChangesOfProblem):
+class TwoTime(Shown, ChangesOfProblem):
     r"""A causal problem in two times t >= s, written as SymPy equations.
 
     Families of functions are written as comprehensions, ``{C[a](t, s): ... for a in ...}``; of
@@ -244,4 +245,7 @@ class TwoTime(ChangesOfProblem):
         rows += [f"  {key} = {expr}" for key, expr in (*self.values.items(), *self.start.items())]
         return "\n".join([title, *rows])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        title = self.name or "two-time problem"
+        rates = ", ".join(str(key) for key in (*self.rates, *self.values))
+        return f"TwoTime({title}: {rates})"

@@ -1,4 +1,4 @@
-"""Whitelist parser: text of a declaration file -> SymPy, without ever evaluating the text.
+"""Whitelist parser: text of files, events and schedules to SymPy, without ever evaluating it.
 
 Python's own `ast` reads the text; each node is then rebuilt from a short list of names, numbers,
 operators and functions. Everything else is refused with the column at which it stands. Bounds on
@@ -12,8 +12,6 @@ import ast
 import difflib
 import math
 import re
-import unicodedata
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -21,10 +19,16 @@ from typing import NoReturn
 import sympy as sp
 from sympy.polys.orthopolys import hermite_prob_poly
 
+from dmft.emit.formula_text import (
+    check_characters,
+    describe,
+    printable,
+    python_tree,
+    refuse,
+    shorten,
+)
 from dmft.errors import ExpressionRefused
 
-# Longer formulas belong in a Python script; the bound also keeps Python's parser stack small.
-MAX_LENGTH = 500
 # Nested brackets and chains of operators; two Python frames a level.
 MAX_DEPTH = 60
 # Degree of the expanded polynomial, and number of its terms: moments of degree 2n cost n!.
@@ -75,6 +79,22 @@ FUNCTION_NAMES = (*_FUNCTIONS, *_HERMITE)
 RESERVED_NAMES = frozenset({*FUNCTION_NAMES, *_CONSTANTS, "I", "z"})
 
 
+# What others call the same, in lower case.
+CALLED_HERE = {
+    "step": "Heaviside(...)", "theta": "Heaviside(...)", "sgn": "sign(...)", "fabs": "Abs(...)",
+    "max": "relu(x - y) + y, the larger of x and y", "hardtanh": "relu(z + 1) - relu(z - 1) - 1",
+    "maximum": "relu(x - y) + y, the larger of x and y", "ln": "log(...)", "arctanh": "log(...)",
+    "sigmoid": "1/2 + tanh(z/2)/2", "softplus": "log(1 + exp(z))",
+    "gelu": "z*(1 + erf(z/sqrt(2)))/2", "silu": "z*(1 + tanh(z/2))/2", "power": "**", "pow": "**",
+}  # fmt: skip
+# Entries of arrays that a message lists.
+LISTED = 6
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+
+
 def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
     r"""Read a formula such as ``erf(z/sqrt(2))`` in these symbols, or refuse it with its column.
 
@@ -85,6 +105,7 @@ def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
         `symbols`. Decimal numbers become exact fractions; He(n, x) = hermite(n, x) is the
         probabilists' polynomial.
     symbols : mapping of str to sympy.Symbol
+        Names such as ``"M[0,1]"`` are entries of an array.
 
     Raises
     ------
@@ -94,16 +115,16 @@ def parse_expression(text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
     Examples
     --------
     >>> import sympy as sp
-    >>> from dmft.cli.expression import parse_expression
+    >>> from dmft.emit.formula import parse_expression
     >>> parse_expression("He(3, z) + 0.5", {"z": sp.Symbol("z", real=True)})
     z**3 - 3*z + 1/2
     """
-    _check_characters(text)
-    tree = _python_tree(text)
+    check_characters(text)
+    tree = python_tree(text)
     node = _Reader(text, symbols).visit(tree, 0)
     is_real = not node.mixed or node.expr.is_extended_real is not False
     if not is_real or node.expr.has(sp.I):
-        _refuse(text, 0, "the expression is not real")
+        refuse(text, 0, "the expression is not real")
     return node.expr
 
 
@@ -111,7 +132,7 @@ def check_name(name: str) -> None:
     """Refuse a parameter name that is no identifier, or that means something else already."""
     if not _IDENTIFIER.fullmatch(name):
         raise ExpressionRefused(
-            f"parameter name {_printable(name)!r} must be ASCII letters, digits and _ (at most 32)"
+            f"parameter name {printable(name)!r} must be ASCII letters, digits and _ (at most 32)"
         )
     if name in RESERVED_NAMES:
         raise ExpressionRefused(f"parameter name {name!r} is taken: it already means something")
@@ -138,13 +159,13 @@ class _Reader:
         self.symbols = symbols
 
     def refuse(self, node: ast.AST, reason: str) -> NoReturn:
-        _refuse(self.text, getattr(node, "col_offset", 0), reason)
+        refuse(self.text, getattr(node, "col_offset", 0), reason)
 
     def refuse_after(self, node: ast.expr, reason: str) -> NoReturn:
         """Refuse what follows this piece: an operator, an attribute."""
         end = node.end_col_offset or 0
         rest = self.text[end:]
-        _refuse(self.text, end + len(rest) - len(rest.lstrip(" )")), reason)
+        refuse(self.text, end + len(rest) - len(rest.lstrip(" )")), reason)
 
     def visit(self, node: ast.expr, depth: int) -> _Node:
         if depth > MAX_DEPTH:
@@ -159,10 +180,14 @@ class _Reader:
             result = self._name(node)
         elif isinstance(node, ast.Constant):
             result = self._number(node)
+        elif isinstance(node, ast.Subscript) and self._has_entries(node.value):
+            result = self._entry(node)
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and self._arrays:
+            self.refuse(node, f"unknown array {node.value.id!r}{self._hint(node.value.id)}")
         elif isinstance(node, (ast.Attribute, ast.Subscript)):
-            self.refuse_after(node.value, _describe(node))
+            self.refuse_after(node.value, describe(node))
         else:
-            self.refuse(node, _describe(node))
+            self.refuse(node, describe(node))
         return self._bounded(node, result)
 
     def _bounded(self, node: ast.expr, result: _Node) -> _Node:
@@ -192,9 +217,9 @@ class _Reader:
     def _number(self, node: ast.Constant) -> _Node:
         literal = self.text[node.col_offset : node.end_col_offset]
         if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
-            self.refuse(node, f"{_shorten(literal)} is not a number")
+            self.refuse(node, f"{shorten(literal)} is not a number")
         if not _NUMBER.fullmatch(literal):
-            self.refuse(node, f"write {_shorten(literal)} as a plain decimal number")
+            self.refuse(node, f"write {shorten(literal)} as a plain decimal number")
         if len(literal) > MAX_LITERAL_LENGTH:
             self.refuse(node, f"number longer than {MAX_LITERAL_LENGTH} characters")
         value = float(literal)
@@ -213,12 +238,39 @@ class _Reader:
             return _Node(*_CONSTANTS[name])
         if name in FUNCTION_NAMES:
             self.refuse(node, f"{name} is a function: write {name}(...)")
+        if self._has_entries(node):
+            self.refuse(node, f"{name} is an array: name an entry, as {self._entries_of(name)[0]}")
         self.refuse(node, f"unknown name {name!r}{self._hint(name)}")
 
+    @property
+    def _arrays(self) -> bool:
+        return any("[" in known for known in self.symbols)
+
+    def _entries_of(self, name: str) -> list[str]:
+        return [known for known in self.symbols if known.startswith(f"{name}[")]
+
+    def _has_entries(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Name) and bool(self._entries_of(node.id))
+
+    def _entry(self, node: ast.Subscript) -> _Node:
+        """An entry of an array, where the symbols hold it by its name, as ``M[0,1]``."""
+        assert isinstance(node.value, ast.Name)
+        places = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        numbers = [ast.unparse(place) for place in places]
+        name = f"{node.value.id}[{','.join(numbers)}]"
+        if name not in self.symbols:
+            entries = self._entries_of(node.value.id)
+            self.refuse(node, f"there is no {shorten(name)}; entries are {_listed(entries)}")
+        return _Node(self.symbols[name], None, degree=1.0)
+
     def _hint(self, name: str) -> str:
-        known = [*self.symbols, *_CONSTANTS, *FUNCTION_NAMES]
-        close = difflib.get_close_matches(name, known, n=1)
-        start = f"; did you mean {close[0]!r}?" if close else ""
+        entries = [known for known in self.symbols if "[" in known]
+        known = [*(n for n in self.symbols if n not in entries), *_CONSTANTS, *FUNCTION_NAMES]
+        known += [_listed(entries)] if entries else []
+        alike = {other.lower(): other for other in known}
+        close = difflib.get_close_matches(name.lower(), alike, n=1)
+        meant = repr(alike[close[0]]) if close else CALLED_HERE.get(name.lower())
+        start = f"; did you mean {meant}?" if meant else ""
         return f"{start} (known: {', '.join(known)})"
 
     def _unary(self, node: ast.UnaryOp, depth: int) -> _Node:
@@ -362,83 +414,3 @@ def _unsigned(node: ast.expr) -> ast.expr:
     while isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         node = node.operand
     return node
-
-
-def _check_characters(text: str) -> None:
-    if not isinstance(text, str):
-        raise ExpressionRefused(f"an expression must be text in quotes, got {type(text).__name__}")
-    if not text.strip():
-        raise ExpressionRefused("the expression is empty")
-    if len(text) > MAX_LENGTH:
-        raise ExpressionRefused(
-            f"the expression has {len(text)} characters, at most {MAX_LENGTH} are read"
-        )
-    for column, character in enumerate(text):
-        if not " " <= character <= "~":
-            name = unicodedata.name(character, f"U+{ord(character):04X}")
-            _refuse(text, column, f"character {name} is not plain ASCII")
-        if character in "#\\":
-            _refuse(text, column, f"{character} is not allowed in a formula")
-
-
-def _python_tree(text: str) -> ast.expr:
-    # Leading blanks would be an indentation error, yet columns must count them.
-    padding = len(text) - len(text.lstrip())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "invalid decimal literal": refused below anyway
-            tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        reason = (error.msg or "not an expression").split(". ")[0]
-        _refuse(
-            text, padding + (error.offset or len(text.strip()) + 1) - 1, f"not a formula: {reason}"
-        )
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ExpressionRefused(f"the expression cannot be read: {error}") from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.expr):
-            node.col_offset += padding
-            node.end_col_offset = (node.end_col_offset or 0) + padding
-    return tree
-
-
-_KINDS: dict[type[ast.AST], str] = {
-    ast.Attribute: "an attribute (x.y)",
-    ast.Subscript: "a subscript (x[...])",
-    ast.Lambda: "a lambda",
-    ast.JoinedStr: "a string",
-    ast.List: "a list",
-    ast.Tuple: "a tuple",
-    ast.Dict: "a dictionary",
-    ast.Set: "a set",
-    ast.Compare: "a comparison",
-    ast.BoolOp: "and / or",
-    ast.IfExp: "if / else",
-    ast.NamedExpr: "an assignment",
-    ast.Starred: "a starred argument",
-    ast.ListComp: "a comprehension",
-    ast.SetComp: "a comprehension",
-    ast.DictComp: "a comprehension",
-    ast.GeneratorExp: "a comprehension",
-}
-
-
-def _describe(node: ast.AST) -> str:
-    return f"{_KINDS.get(type(node), type(node).__name__.lower())} is not allowed in a formula"
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 24 else text[:21] + "..."
-
-
-def _printable(text: str) -> str:
-    return "".join(c if " " <= c <= "~" else "?" for c in text)
-
-
-def _refuse(text: str, column: int, reason: str) -> NoReturn:
-    """Raise with the reason, the column and a caret under it."""
-    shown, start = _printable(text), max(0, column - 60)
-    line = shown[start : start + 76]
-    raise ExpressionRefused(
-        f"column {column + 1}: {reason}\n    {line}\n    {' ' * (column - start)}^"
-    ) from None

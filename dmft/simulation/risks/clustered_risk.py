@@ -1,4 +1,4 @@
-"""Population risk over inputs from clusters, by the quadratures of `dmft.simulation.risk`.
+"""Population risk over inputs from clusters, by the quadratures of `dmft.simulation.risks.risk`.
 
 Numba's cache does not notice changes of the functions that come from `risk`: their stamp stands
 here, and tests/emit/restamp.py renews it.
@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from dmft.compiled import njit
-from dmft.simulation.risk import (
+from dmft.simulation.risks.risk import (
     RISK_SIGNATURE,
     pair_mean,
     semidefinite_root,
@@ -21,7 +21,7 @@ from dmft.simulation.risk import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risk": "5acd6eed00b4",
+    "dmft.simulation.risks.risk": "5acd6eed00b4",
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.simulation.clustered_risk import clustered_risk_at
 from dmft.simulation.declaration import Experiment
-from dmft.simulation.risk import (
+from dmft.simulation.risks.clustered_risk import clustered_risk_at
+from dmft.simulation.risks.risk import (
     KINKED,
     Function,
     Rule,
@@ -121,10 +121,14 @@ def quadrature_risk(
     P: NDArray[np.float64],
     rule: Rule,
 ) -> float:
-    """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k)."""
+    """Population risk (1/2) E(f* - f)^2 at overlaps Q (p, p), M (p, k), P (k, k).
+
+    Of an experiment that is watched for something else, that.
+    """
     student, teacher = experiment.student, experiment.teacher
+    value = experiment.watched or risk_function(experiment)
     return float(
-        risk_function(experiment)(
+        value(
             _contiguous(Q), _contiguous(M), _contiguous(P),
             experiment.readout, experiment.teacher_readout, student.value, teacher.value,
             student.parameters, teacher.parameters, rule, experiment.clusters,

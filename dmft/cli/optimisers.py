@@ -1,0 +1,70 @@
+"""What the declarations of algorithms say of themselves, read from their text.
+
+The help is immediate because it imports neither SymPy nor NumPy, which declarations need: their
+modules are parsed, not imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+MODEL = Path(__file__).parents[1] / "model"
+# Class of each `kind` of [algorithm], and the module of `dmft.model` that declares it.
+ALGORITHMS = {
+    "sgd": ("SGD", "algorithm"),
+    "gradient-flow": ("GradientFlow", "algorithm"),
+    "gradient-descent": ("GradientDescent", "descent"),
+}
+# The table of numbers of optimisers, in dmft/model/algorithm.py.
+TABLE = "OPTIMISER"
+
+
+def optimiser_numbers() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Numbers of optimisers: what each is, in words, and the kinds of algorithms that have it.
+
+    Examples
+    --------
+    >>> from dmft.cli.optimisers import optimiser_numbers
+    >>> from dmft.model.algorithm import OPTIMISER
+    >>> found = optimiser_numbers()
+    >>> [text == OPTIMISER[name].what for name, (text, kinds) in found.items() if "sgd" in kinds]
+    [True, True]
+    """
+    has = {kind: fields_of(kind) for kind in ALGORITHMS}
+    return {
+        name: (text, tuple(kind for kind, fields in has.items() if name in fields))
+        for name, text in _table()
+    }
+
+
+def fields_of(kind: str) -> tuple[str, ...]:
+    """Names of the fields of an algorithm's declaration, in their order."""
+    name, module = ALGORITHMS[kind]
+    body = next(n.body for n in _parsed(module) if isinstance(n, ast.ClassDef) and n.name == name)
+    annotated = (n for n in body if isinstance(n, ast.AnnAssign))
+    return tuple(
+        n.target.id
+        for n in annotated
+        if isinstance(n.target, ast.Name) and "ClassVar" not in ast.unparse(n.annotation)
+    )
+
+
+def _table() -> Iterator[tuple[str, str]]:
+    """Names of the table with their first argument, which says in words what they are."""
+    for statement in _parsed("algorithm"):
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == TABLE:
+            (found,) = (n for n in ast.walk(statement) if isinstance(n, ast.Dict) and _of_calls(n))
+            for key, call in zip(found.keys, found.values, strict=True):
+                assert isinstance(call, ast.Call)
+                assert key is not None
+                yield ast.literal_eval(key), ast.literal_eval(call.args[0])
+
+
+def _of_calls(node: ast.Dict) -> bool:
+    return bool(node.values) and all(isinstance(v, ast.Call) for v in node.values)
+
+
+def _parsed(module: str) -> list[ast.stmt]:
+    return ast.parse((MODEL / f"{module}.py").read_text(encoding="utf-8")).body

@@ -1,0 +1,1 @@
+"""Pages of records in notebooks: a table of facts, formulas, a small picture."""

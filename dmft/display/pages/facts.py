@@ -1,0 +1,156 @@
+"""What a page says of a record: names and values, as text, LaTeX between dollars or HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from dmft.model import SGD, Committee, GaussianMixture, GradientDescent, GradientFlow, Model
+from dmft.names import QUANTITIES
+from dmft.record import Record, Short, Shown
+from dmft.solvers.solution import Averages, Solution
+
+Facts = list[tuple[str, str]]
+# Entries of a matrix that is written out, characters of a text, rows of a table.
+ENTRIES, LONGEST, MOST_ROWS = 16, 160, 24
+# Longer formulas would fill the table.
+LONGEST_LATEX = 600
+ALGORITHMS = {
+    SGD: "stochastic gradient descent, fresh samples",
+    GradientFlow: "gradient flow of the population risk",
+    GradientDescent: "gradient descent on repeated data",
+}
+
+
+def facts_of(record: Any) -> Facts:
+    """Names and values, most important first."""
+    if isinstance(record, Solution):
+        return _of_solution(record)
+    if isinstance(record, Model):
+        return _of_model(record)
+    if isinstance(record, Committee):
+        return [("network", committee_latex(record)), *_declared(record)]
+    if not is_dataclass(record):
+        return [("", value(record))]
+    found = _declared(record)
+    kind = next((words for one, words in ALGORITHMS.items() if isinstance(record, one)), None)
+    return [("algorithm", kind), *found] if kind else found
+
+
+def _declared(record: Any) -> Facts:
+    """Fields that differ from their defaults."""
+    rows: Facts = []
+    for one in fields(record):
+        given = getattr(record, one.name)
+        default = one.default
+        is_default = (
+            default is not MISSING and type(given) is type(default) and not _differs(given, default)
+        )
+        if one.repr and not one.name.startswith("_") and given is not None and not is_default:
+            rows.append((one.name, value(given)))
+    return rows[:MOST_ROWS] or [("", value(record))]
+
+
+def _differs(a: Any, b: Any) -> bool:
+    return not (a is b or (not isinstance(a, np.ndarray) and bool(a == b)))
+
+
+def _of_model(model: Model) -> Facts:
+    rows: Facts = [("student", _declaration(model.student))]
+    if not isinstance(model.teacher, GaussianMixture):
+        rows.append(("teacher", _declaration(model.teacher)))
+    if model.label_noise != 0:
+        rows.append(("label noise", rf"$\Delta = {sp.latex(model.label_noise)}$"))
+    if model.inputs is not None:
+        rows.append(("inputs", value(model.inputs)))
+    return rows
+
+
+def _declaration(network: Any) -> str:
+    """A network or a target as a formula."""
+    if isinstance(network, Committee):
+        return committee_latex(network)
+    return f"${network._repr_latex_().strip('$')}$"
+
+
+def committee_latex(network: Committee) -> str:
+    """The function of a committee."""
+    width, field = sp.latex(network.width), network.activation.free_symbols
+    local = sp.Symbol("h_j", real=True)
+    named = {s: local for s in field if s.name == "z"}
+    body = sp.latex(network.activation.xreplace(named))
+    readout = "" if network.readout is None else "a_j "
+    if network.width == 1 and network.readout is None:
+        return rf"$f = {sp.latex(network.activation.xreplace({s: sp.Symbol('h') for s in named}))}$"
+    left = rf"\left({body}\right)" if network.activation.is_Add else body
+    text = rf"$f = \frac{{1}}{{{width}}} \sum_{{j=1}}^{{{width}}} {readout}{left}$"
+    given = ", ".join(map(sp.latex, network.readout or ()))
+    return f"{text}, $a = ({given})$" if given else text
+
+
+def _of_solution(run: Solution) -> Facts:
+    spreads = run.stderr if isinstance(run, Averages) else {}
+    rows: Facts = [("ended", escape(f"{run.status}: {run.message}"))]
+    if run.t.size:
+        times = f"{run.t[0]:.6g} .. {run.t[-1]:.6g}, {run.t.size} saved"
+        rows.append(("t", escape(f"{times} ({run.provenance.get('time_unit', '')})")))
+    for name in run.names:
+        array = run[name]
+        label = f"${QUANTITIES[name].latex}$" if name in QUANTITIES else escape(name)
+        if array.ndim == 1 and array.size:
+            spread = f" &plusmn; {spreads[name][-1]:.2g}" if name in spreads else ""
+            rows.append((label, f"{array[0]:.6g} &rarr; {array[-1]:.6g}{spread}"))
+        elif array.ndim > 1 and array.shape[0] == run.t.size and array[0].size <= ENTRIES:
+            rows.append((label, f"at the end {value(array[-1])}"))
+        else:
+            rows.append((label, f"array of shape {array.shape}"))
+    if run.parameters:
+        given = ", ".join(f"{name} = {number:.6g}" for name, number in run.parameters.items())
+        rows.append(("parameters", escape(given)))
+    for name in ("method", "learning_rate_schedule", "approximation", "dmft"):
+        if run.provenance.get(name) is not None:
+            rows.append((name.replace("_", " "), escape(str(run.provenance[name]))))
+    return rows[:MOST_ROWS]
+
+
+def value(given: Any) -> str:
+    """A value in a table."""
+    if isinstance(given, sp.MatrixBase | sp.Basic):
+        text = sp.latex(given)
+        return f"${text}$" if len(text) <= LONGEST_LATEX else _short(str(given))
+    if isinstance(given, np.ndarray):
+        return _array(given)
+    if isinstance(given, bool | str) or given is None:
+        return _short(str(given))
+    if isinstance(given, float | np.floating):
+        return f"{given:.8g}"
+    if isinstance(given, Record) and not isinstance(given, Short):
+        return type(given).__name__
+    if isinstance(given, Shown):
+        return _short(repr(given))
+    if isinstance(given, Mapping):
+        return ", ".join(f"{escape(str(n))}: {value(y)}" for n, y in list(given.items())[:8])
+    if isinstance(given, tuple | list):
+        more = ", ..." if len(given) > 8 else ""
+        return f"({', '.join(value(each) for each in given[:8])}{more})"
+    return _short(str(given))
+
+
+def _array(array: np.ndarray[Any, Any]) -> str:
+    if array.ndim == 0:
+        return value(array.item())
+    if array.ndim > 2 or array.size > ENTRIES or array.dtype.kind not in "fiuc":
+        return f"array of shape {array.shape}"
+    rows = [" & ".join(f"{x:.4g}" for x in row) for row in np.atleast_2d(array)]
+    inside = r" \\ ".join(rows)
+    return rf"$\begin{{bmatrix}}{inside}\end{{bmatrix}}$"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return escape(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")

@@ -1,0 +1,97 @@
+"""Quantities that are watched: a text or a SymPy expression in entries of a run's arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import sympy as sp
+
+from dmft.emit.formula import parse_expression
+from dmft.errors import BadParameter, ExpressionRefused
+
+_SPACES = re.compile(r"\s+")
+# Names that a refusal lists.
+LISTED = 20
+
+
+def entry_name(name: str, index: tuple[int, ...]) -> str:
+    """Name of an entry, counted from 0; that of the array where it is a number."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def quantity_expression(
+    quantity: str | sp.Expr,
+    shapes: Mapping[str, tuple[int, ...]],
+    scalars: Iterable[str],
+    labels: Mapping[str, str],
+) -> sp.Expr:
+    """The quantity in real symbols named like ``M[0,1]``, ``risk`` and ``t``.
+
+    Parameters
+    ----------
+    quantity : str or sympy.Expr
+        A text; or an expression in symbols of these names, in entries of `sympy.IndexedBase`
+        (counted from 0), or in the symbols of `Equations.explicit` (counted from 1: ``M_12``).
+    shapes : mapping of str to tuple
+        Arrays by name.
+    scalars : iterable of str
+        Other names.
+    labels : mapping of str to str
+        How `Equations.explicit` calls arrays, where not by their names.
+
+    Raises
+    ------
+    BadParameter
+        For names that are none of these, and for numbers.
+
+    Examples
+    --------
+    >>> quantity_expression("M[0, 1]**2", {"M": (1, 2)}, ["t"], {})
+    M[0,1]**2
+    >>> quantity_expression(2 * sp.Symbol("M_12"), {"M": (1, 2)}, ["t"], {})
+    2*M[0,1]
+    """
+    entries = [entry_name(n, i) for n, shape in shapes.items() for i in np.ndindex(shape)]
+    known = {name: sp.Symbol(name, real=True) for name in (*scalars, *entries)}
+    if isinstance(quantity, str):
+        try:
+            expr = parse_expression(_SPACES.sub(" ", quantity), known)
+        except ExpressionRefused as error:
+            raise BadParameter(f"event on {quantity!r}: {error}") from None
+    else:
+        expr = _renamed(sp.sympify(quantity, strict=True), shapes, known, labels)
+    if not expr.free_symbols:
+        raise BadParameter(f"event on {quantity}: this is a number, it crosses nothing")
+    return expr
+
+
+def _renamed(
+    expr: sp.Expr,
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, sp.Symbol],
+    labels: Mapping[str, str],
+) -> sp.Expr:
+    """An expression of a user's own in our symbols, by their names."""
+    alias = {
+        f"{labels.get(name, name)}_{''.join(str(i + 1) for i in index)}": entry_name(name, index)
+        for name, shape in shapes.items()
+        for index in np.ndindex(shape)
+        if index and max(index) < 9
+    }
+    indexed = {
+        entry: sp.Symbol(entry_name(str(entry.base.label), tuple(map(int, entry.indices))))
+        for entry in expr.atoms(sp.Indexed)
+        if all(i.is_Integer for i in entry.indices)
+    }
+    expr = expr.xreplace(indexed)
+    given = {s: _SPACES.sub("", s.name) for s in expr.free_symbols}
+    taken = {s: alias.get(name, name) for s, name in given.items()}
+    unknown = sorted(given[s] for s, name in taken.items() if name not in known)
+    if unknown:
+        raise BadParameter(
+            f"event on {expr}: no {', '.join(unknown)} here; there are "
+            f"{', '.join(list(known)[:LISTED])}"
+        )
+    return expr.xreplace({s: known[name] for s, name in taken.items()})

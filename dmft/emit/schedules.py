@@ -1,0 +1,82 @@
+"""Run-time values that follow the time: what a user gives, as a SymPy expression."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import sympy as sp
+
+from dmft.emit.formula import parse_expression
+from dmft.errors import BadParameter, ExpressionRefused
+
+TIME, RISK = sp.symbols("t risk", real=True)
+KNOWN = {s.name: s for s in (TIME, RISK)}
+
+
+def as_expressions(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Texts and functions of the time among run-time values, as expressions of t and risk.
+
+    Parameters
+    ----------
+    values : mapping
+        By name. A function takes the time, or the time and the risk; it is called once, with
+        symbols.
+    names : collection of str
+        Of the values that may follow the time; others stay as they are.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    BadParameter
+
+    Examples
+    --------
+    >>> given = {"learning_rate": "0.5/(1 + t/10)", "ridge": lambda t: 2 * t, "method": "stein"}
+    >>> as_expressions(given, ("learning_rate", "ridge"))
+    {'learning_rate': 1/(2*(t/10 + 1)), 'ridge': 2*t, 'method': 'stein'}
+    """
+    return {
+        name: as_expression(name, value) if name in names else value
+        for name, value in values.items()
+    }
+
+
+def as_expression(name: str, value: Any) -> Any:
+    """A text or a function as an expression; any other value as it is."""
+    if isinstance(value, str):
+        try:
+            return parse_expression(value, KNOWN)
+        except ExpressionRefused as error:
+            raise BadParameter(f"{name} = {value!r}: {error}") from None
+    if isinstance(value, sp.Basic | type) or not callable(value):
+        return value
+    return _followed(name, value)
+
+
+def _followed(name: str, function: Callable[..., Any]) -> sp.Expr:
+    """What a function makes of the symbols of time and risk."""
+    try:
+        found = sp.sympify(function(*(TIME, RISK)[: _count(function)]), strict=True)
+    except Exception as error:
+        raise BadParameter(
+            f"{name} is a function that takes no symbols ({error}): write it with SymPy, as "
+            'lambda t: sp.exp(-t) or sp.Piecewise((1, t < 5), (0.1, True)), or as a text, "exp(-t)"'
+        ) from error
+    if not isinstance(found, sp.Expr):
+        raise BadParameter(f"{name} is a function that gives {found!r:.80}, not a number")
+    return found
+
+
+def _count(function: Callable[..., Any]) -> int:
+    """Number of arguments that a function wants, 1 or 2."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    wanted = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+    return 2 if len(wanted) > 1 else 1

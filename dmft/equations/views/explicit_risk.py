@@ -1,0 +1,122 @@
+"""The population risk in scalar symbols: an expression that knows its symbols by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+from dmft.record import Short
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ExplicitRisk(Short):
+    """Risk at numeric widths. SymPy takes it for its expression, whose methods it has.
+
+    Attributes
+    ----------
+    expr : sympy.Expr
+    symbols : mapping of names such as ``"Q_11"`` to the symbols used
+        That of `Equations.explicit`.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
+    >>> risk = dmft.population_risk(dmft.Model(square, square)).explicit()
+    >>> sorted(risk.symbols), risk.subs({"Q_11": 1, "M_11": 0, "P_11": 1})
+    (['M_11', 'P_11', 'Q_11'], 2)
+    >>> sp.diff(risk, risk.symbols["M_11"])
+    -4*M_11
+    """
+
+    expr: sp.Expr
+    symbols: Mapping[str, sp.Symbol]
+
+    def subs(self, *values: Any, **options: Any) -> sp.Expr:
+        """The expression with other values: a mapping by name or symbol, pairs, or one of each.
+
+        A symbol that differs from ours in its assumptions alone is taken for it.
+
+        Raises
+        ------
+        BadParameter
+            For names that are not in the risk.
+        """
+        if len(values) == 2:
+            pairs: list[tuple[Any, Any]] = [(values[0], values[1])]
+        elif isinstance(values[0], Mapping):
+            pairs = list(values[0].items())
+        else:
+            pairs = [tuple(pair) for pair in values[0]]
+        return self.expr.subs([(self._known(key), value) for key, value in pairs], **options)
+
+    def _known(self, key: Any) -> Any:
+        if isinstance(key, sp.Expr) and not isinstance(key, sp.Symbol):
+            return key
+        free = self.expr.free_symbols
+        if key in free:
+            return key
+        named = {s.name: s for s in free} | {n: s for n, s in self.symbols.items() if s in free}
+        if str(key) not in named and str(key) not in self.symbols:
+            raise BadParameter(
+                f"{key} is not in this risk; its symbols are {', '.join(sorted(named))}"
+            )
+        return named.get(str(key), key)
+
+    def latex(self) -> str:
+        """LaTeX of the expression."""
+        return str(sp.latex(self.expr))
+
+    def _in_words(self) -> str:
+        return str(self.expr)
+
+    def _repr_latex_(self) -> str:
+        return rf"$\displaystyle \mathcal{{R}} = {self.latex()}$"
+
+    def __str__(self) -> str:
+        return str(self.expr)
+
+    def _sympy_(self) -> sp.Expr:
+        return self.expr
+
+    def __getattr__(self, name: str) -> Any:
+        # Copying asks for attributes before the fields exist; underscores are SymPy's own affairs.
+        if name.startswith("_") or "expr" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.expr, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.expr == (other.expr if isinstance(other, ExplicitRisk) else other))
+
+    def __hash__(self) -> int:
+        return hash(self.expr)
+
+    def __float__(self) -> float:
+        return float(self.expr)
+
+    def __add__(self, other: Any) -> sp.Expr:
+        return self.expr + other
+
+    def __sub__(self, other: Any) -> sp.Expr:
+        return self.expr - other
+
+    def __mul__(self, other: Any) -> sp.Expr:
+        return self.expr * other
+
+    def __truediv__(self, other: Any) -> sp.Expr:
+        return self.expr / other
+
+    def __pow__(self, other: Any) -> sp.Expr:
+        return self.expr**other
+
+    def __neg__(self) -> sp.Expr:
+        return -self.expr
+
+    def __rsub__(self, other: Any) -> sp.Expr:
+        return other - self.expr
+
+    __radd__, __rmul__ = __add__, __mul__

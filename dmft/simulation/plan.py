@@ -1,0 +1,188 @@
+"""Runs of one-pass SGD over seeds: what they share, and each from its start to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.model import Model, Overlaps, random_overlaps
+from dmft.names import BLOCK, KEPT, Status
+from dmft.simulation.clock import Clock
+from dmft.simulation.declaration import Experiment
+from dmft.simulation.ensemble import SeedRun
+from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
+from dmft.simulation.jobs import March, save_steps
+from dmft.simulation.passage import FirstPassage, watch_nothing
+from dmft.simulation.risks.risk import Rule
+from dmft.simulation.risks.target_rule import quadrature_risk
+from dmft.simulation.runner import Runner
+from dmft.simulation.steps.chain import chain_runner
+from dmft.simulation.steps.optimiser import kept_rows
+from dmft.simulation.watched import Watch, levels, risen
+from dmft.simulation.weights import (
+    random_weights,
+    weights_by_block,
+    weights_runner,
+    weights_with_overlaps,
+)
+from dmft.solvers.jobs import Job
+from dmft.special.streams import random_stream
+
+# Streams of one seed: the start, then the steps of either method.
+START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
+
+Method = Literal["weights", "overlaps"]
+
+
+def timed(
+    experiment: Experiment, t_max: float, save_at: int | ArrayLike | None
+) -> tuple[Experiment, Clock | None, NDArray[Any], Any]:
+    """Steps that are saved and their number; times where each run has a clock of its own."""
+    if experiment.follows_risk:
+        return experiment, None, times_to_save(t_max, save_at), float(t_max)
+    clock = experiment.clock(t_max)
+    experiment = replace(experiment, step_rates=clock.rates)
+    return experiment, clock, save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the runs share."""
+
+    model: Model
+    experiment: Experiment
+    start: Overlaps | None
+    method: Method
+    # Of all runs; None where each has its own, then of times in place of steps.
+    clock: Clock | None
+    grid: NDArray[Any]
+    total: Any
+    first_passage: FirstPassage | None
+    rule: Rule
+    event: Watch | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether a first passage ends a run."""
+        watched = self.first_passage or self.event
+        return watched is not None and watched.stop
+
+    @property
+    def last(self) -> int:
+        """Step at which an event of the time ends the runs."""
+        end = None if self.event is None else self.event.end
+        if self.clock is None or end is None or end > self.clock.at(self.total):
+            return int(self.total) + 1
+        return int(self.clock.nearest(max(end, 0.0)))
+
+    def runner(self, seed: int, e: Experiment) -> Runner:
+        """A run of this seed at its start."""
+        chain = self.method == "overlaps"
+        draw = random_stream(seed, START_STREAM)
+        steps = random_stream(seed, CHAIN_STREAM if chain else WEIGHTS_STREAM)
+        if chain:
+            start = self.start
+            if start is None:
+                start = random_overlaps(self.model, e.dim, seed, normalised=e.sphere)
+            e, watch = self.watched(e, start.Q, start.M, start.P)
+            return chain_runner(e, start, self.rule, watch, steps)
+        if e.spectrum is not None:
+            start = self.start or random_overlaps(self.model, e.dim, seed)
+            W, W_star = weights_by_block(start, e.spectrum.counts(e.dim), draw)
+        elif self.start is None:
+            W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
+        else:
+            W, W_star = weights_with_overlaps(self.start, e.dim, draw)
+        variances = 1.0 if e.spectrum is None else e.deviations**2
+        pairs = ((W, W), (W, W_star), (W_star, W_star))
+        found = (variances * x @ y.T / e.dim for x, y in pairs)
+        e, watch = self.watched(e, *found)
+        return weights_runner(e, (W, W_star), self.rule, watch, steps)
+
+    def march(self, seed: int, job: Job) -> tuple[March | FollowingMarch, Runner]:
+        """Progress of a run from its start, and the run."""
+        e = self.experiment
+        if e.schedule is None or not e.follows_risk:
+            runner = self.runner(seed, e)
+            return March(runner, job, self.stops), runner
+        own, rates = at_own_rates(e)
+        runner = self.runner(seed, own)
+        march = FollowingMarch(
+            runner, job, self.stops, e.schedule, e.time_of_rate, rates,
+            lambda: self.risk(runner), max(1, round(ANEW * e.dim)), UNITS / self.total,
+        )  # fmt: skip
+        return march, runner
+
+    def risk(self, runner: Runner) -> float:
+        """Population risk of a run where it is."""
+        found = runner.overlaps()
+        here = replace(self.experiment, readout=found["readout"])
+        return quadrature_risk(here, found["Q"], found["M"], runner.P, self.rule)
+
+    def watched(
+        self,
+        e: Experiment,
+        Q: NDArray[np.float64],
+        M: NDArray[np.float64],
+        P: NDArray[np.float64],
+    ) -> tuple[Experiment, NDArray[np.float64]]:
+        """The experiment as compiled code takes it, and what that watches in a run from here."""
+        if self.first_passage is not None:
+            relative = self.first_passage.relative
+            risk = quadrature_risk(e, Q, M, P, self.rule) if relative else 0.0
+            return e, self.first_passage.watch(risk)
+        if self.event is None or self.event.value is None:
+            return e, watch_nothing()
+        value = self.event.value
+        side = self.event.side(quadrature_risk(replace(e, watched=value), Q, M, P, self.rule))
+        return replace(e, watched=value if side > 0 else risen(value)), levels(self.event, side)
+
+
+def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
+    """Run one seed, saving where the plan asks for it."""
+    e, points = plan.experiment, plan.grid.size
+    shapes: dict[str, tuple[int, ...]] = {"Q": (e.p, e.p), "M": (e.p, e.k)}
+    kept = kept_rows(e.numbers)
+    names = [n for n in KEPT if all(part in (*kept, "Q", "M") for part in n.split("_"))]
+    shapes |= {n: (e.p, e.k if n[-1] == "M" else e.p) for n in names}
+    if e.spectrum is not None:
+        shapes |= {f"{BLOCK}{n}": (e.spectrum.blocks, *shape) for n, shape in shapes.items()}
+    shapes |= {"readout": (e.p,), "risk": ()}
+    values = {name: np.full((points, *shape), np.nan) for name, shape in shapes.items()}
+    if job.cancelled():
+        return SeedRun(values, Status.INTERRUPTED, 0, None, np.zeros(points))
+    march, runner = plan.march(seed, job)
+    steps = np.zeros(points)
+    for i, target in enumerate(plan.grid):
+        carry_on(march, plan, target)
+        if march.status is not Status.OK:
+            break
+        for name, value in runner.overlaps().items():
+            values[name][i] = value
+        values["risk"][i], steps[i] = plan.risk(runner), march.step
+    # What is watched for may happen after the last saved time.
+    if march.status is Status.OK and (plan.first_passage or plan.event):
+        beyond = plan.clock is not None and plan.stops and march.step == plan.last
+        carry_on(march, plan, plan.total + beyond)
+    clock = getattr(march, "clock", None)
+    return SeedRun(values, march.status, march.step, march.passage, steps, clock)
+
+
+def carry_on(march: March | FollowingMarch, plan: Plan, target: Any) -> None:
+    """Carry a run on to this step, or to this time where it has a clock of its own.
+
+    An event of the time happens before the step after it.
+    """
+    if plan.clock is None:
+        march.to(target)
+        return
+    march.to(min(target, plan.last))
+    if march.status is Status.OK and march.step == plan.last:
+        march.passage = plan.last
+    if march.status is Status.OK and march.step < target:
+        if plan.stops:
+            march.status = Status.EVENT
+        march.to(target)

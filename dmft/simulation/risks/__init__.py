@@ -1,0 +1,1 @@
+"""The population risk of a simulated run, by quadrature of its own."""

@@ -1,0 +1,90 @@
+"""Every public record: a line or two as text, mathematics or a page in a notebook."""
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.display.pages import page
+
+_SPEC = importlib.util.spec_from_file_location("records", Path(__file__).parent / "records.py")
+records = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(records)
+
+EVERY = {**records.RECORDS, **records.OTHERS}
+# Minutes of compiling, or of drawing.
+LONG = {"TwoTimeRun", "DescentRun", "EscapeTimes", "landscape", "stability", "series"}
+# Two lines of a wide terminal.
+WIDTH = 120
+
+
+def test_every_public_class_has_a_record_here():
+    classes = {
+        name
+        for name in dmft.PUBLIC
+        if isinstance(getattr(dmft, name), type)
+        and not issubclass(getattr(dmft, name), (Warning, str))
+    }
+    assert classes == set(records.RECORDS)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EVERY]
+)
+def test_records_show_themselves(name, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        record = EVERY[name](tmp_path / "store")
+    text = repr(record)
+    assert text.count("\n") <= 1
+    assert len(text) <= 2 * WIDTH
+    html = record._repr_html_() if hasattr(record, "_repr_html_") else None
+    latex = record._repr_latex_() if hasattr(record, "_repr_latex_") else None
+    assert html or latex
+    if html:
+        assert "array([" not in html
+        assert html.count("<tr>") <= 40
+        drawn = {one.__name__ for one in type(record).__mro__} & page.DRAWN
+        assert ("<img" in html) == bool(drawn)
+        assert html.count("<div>") == html.count("</div>")
+        if not drawn:
+            assert len(html) < 6000
+
+
+def test_a_model_is_shown_as_its_declaration():
+    z = sp.Symbol("z", real=True)
+    model = dmft.Model(dmft.Committee(sp.erf(z), 4, [1, 2, 3, 4]), dmft.Committee(z**2, 1), 0.25)
+    html = model._repr_html_()
+    assert r"\frac{1}{4} \sum_{j=1}^{4} a_j \operatorname{erf}{\left(h_{j} \right)}" in html
+    assert "$a = (1, 2, 3, 4)$" in html
+    assert "$f = h^{2}$" in html
+    assert r"$\Delta = 0.25$" in html
+    assert "0.5" in dmft.SGD(0.5)._repr_html_()
+    assert "momentum" not in dmft.SGD(0.5)._repr_html_()
+
+
+def test_without_matplotlib_the_facts_remain(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    html = records.run()._repr_html_()
+    assert "<img" not in html
+    assert "reached t = 3" in html
+    assert "rk5" in html
+
+
+def test_text_of_a_record_in_html_is_escaped():
+    event = dmft.Event("M[0,0]", 0.5, name="<script>")
+    assert "<script>" not in event._repr_html_()
+
+
+def test_stores_still_tell_starts_apart():
+    """Names of values in stores hold everything, though a line of text does not."""
+    from dmft.analysis.sweeps.named import _Known
+
+    wide = [dmft.Overlaps(np.eye(4) + n, np.full((4, 4), 0.1), 2 * np.eye(4)) for n in (0, 0.1)]
+    assert repr(wide[0]) == repr(wide[1])
+    assert _Known().word(wide[0]) != _Known().word(wide[1])

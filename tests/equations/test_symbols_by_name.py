@@ -1,0 +1,96 @@
+"""Frictions with SymPy: values by name, symbols found, what is too large says what to do."""
+
+import pickle
+import time
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+from dmft.errors import BadParameter
+
+Z, A = sp.symbols("z a", real=True)
+ERF = dmft.Committee(sp.erf(Z / sp.sqrt(2)), 2)
+MODEL = dmft.Model(ERF, ERF)
+RISK = dmft.population_risk(MODEL)
+EQS = dmft.derive(MODEL, dmft.SGD(0.5))
+ONE = dmft.population_risk(
+    dmft.Model(dmft.Committee(ERF.activation, 1), dmft.Committee(ERF.activation, 1))
+)
+
+
+def test_the_explicit_risk_has_the_widths_of_the_model_and_the_symbols_of_the_equations():
+    risk, written = RISK.explicit(), EQS.explicit()
+    assert set(risk.symbols.values()) == risk.free_symbols == written.risk.free_symbols
+    assert all(written.symbols[name] == s for name, s in risk.symbols.items())
+    assert sp.simplify(risk.expr - written.risk) == 0
+    assert set(RISK.explicit(1, 1).symbols) == {"Q_11", "M_11", "P_11"}
+    fixed = RISK.explicit(P=[[1, 0], [0, 1]])
+    assert not any(name.startswith("P") for name in fixed.symbols)
+    weighted = RISK.explicit(1, 1, readout=None)
+    assert "readout_1" in weighted.symbols
+
+
+@pytest.mark.parametrize("key", ["M_11", sp.Symbol("M_11"), sp.Symbol("M_11", real=True)])
+def test_values_by_name_or_by_any_symbol_of_that_name(key):
+    risk = RISK.explicit(1, 1, P=[[1]])
+    at = risk.subs({key: 0.3, "Q_11": 0.8})
+    assert float(at) == pytest.approx(ONE(Q=[[0.8]], M=[[0.3]]), rel=1e-12)
+    at = risk.subs(key, 0.3).subs(risk.symbols["Q_11"], 0.8)
+    assert float(at) == pytest.approx(ONE(Q=[[0.8]], M=[[0.3]]), rel=1e-12)
+    with pytest.raises(BadParameter, match="N is not in this risk; its symbols are M_11, Q_11"):
+        risk.subs({"N": 1})
+
+
+def test_sympy_takes_the_explicit_risk_for_an_expression():
+    risk = RISK.explicit(1, 1)
+    m = risk.symbols["M_11"]
+    assert sp.diff(risk, m) == risk.diff(m) == risk.expr.diff(m)
+    assert 2 * risk - risk == risk.expr
+    at = [0.5 if name == "M_11" else 1.0 for name in risk.symbols]
+    assert sp.lambdify([*risk.symbols.values()], risk.expr)(*at) > 0
+    assert pickle.loads(pickle.dumps(risk)) == risk
+    assert risk == risk.expr
+    assert "M_{11}" in risk.latex()
+
+
+def test_parameters_of_a_risk_and_of_equations_by_name():
+    risk = dmft.population_risk(dmft.Model(dmft.Committee(A * Z, 1), dmft.Committee(Z, 1)))
+    assert risk.subs({"a": 2})([[1.0]], [[0.5]]) == pytest.approx(
+        risk([[1.0]], [[0.5]], a=2), rel=1e-14
+    )
+    assert risk.subs({A: sp.Symbol("b")})([[1.0]], [[0.5]], b=2) == risk([[1.0]], [[0.5]], a=2)
+    with pytest.raises(BadParameter, match=r"M_11 is no parameter .* explicit\(\)\.subs"):
+        risk.subs({"M_11": 0.5})
+    half = EQS.subs({"learning_rate": 0.25})
+    start = dmft.Overlaps(np.eye(2), np.full((2, 2), 0.1))
+    np.testing.assert_allclose(
+        half.evaluate(start)["Q"], EQS.evaluate(start, learning_rate=0.25)["Q"], rtol=1e-13
+    )
+    for key in ("M_11", sp.Symbol("M_11"), "Q[0, 1]", "M"):
+        with pytest.raises(BadParameter, match=r"arrays of any width; explicit\(\)\.subs"):
+            EQS.subs({key: 0.5})
+    with pytest.raises(BadParameter, match="no parameter that can be replaced"):
+        EQS.subs({"speed": 0.5})
+
+
+def test_the_limit_of_explicit_says_what_to_do():
+    with pytest.raises(BadParameter, match=r"explicit\(3, 2\) say; latex\(\) and print"):
+        EQS.explicit(4, 2)
+    with pytest.raises(BadParameter, match="evaluate"):
+        RISK.explicit(4, 2)
+    wide = dmft.Model(dmft.Committee(Z, sp.Symbol("K")), dmft.Committee(Z, 1))
+    with pytest.raises(BadParameter, match=r"symbolic width K; pass width=\.\.\., or print latex"):
+        dmft.population_risk(wide).explicit()
+    assert dmft.population_risk(wide).explicit(2).symbols
+
+
+def test_writing_out_again_is_at_once():
+    first = EQS.explicit(2, 2)
+    before = time.thread_time()
+    assert EQS.explicit(2, 2) is first
+    assert time.thread_time() - before < 0.02
+    assert EQS.explicit(2, 2, P=[[1, 0], [0, 1]]) is not first
+    assert pickle.loads(pickle.dumps(EQS)) == EQS
+    assert len(pickle.dumps(EQS)) < 2 * len(pickle.dumps(EQS.without("sgd_noise")))

@@ -1,0 +1,203 @@
+"""Events on formulas, functions and the time; schedules as texts: the same in every verb."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.integrate import solve_ivp
+
+import dmft
+from dmft.errors import BadParameter
+
+Z = sp.Symbol("z", real=True)
+SQUARE = dmft.Committee(Z**2, 1)
+MODEL = dmft.Model(SQUARE, SQUARE, 1e-3)
+SGD = dmft.SGD(0.05)
+START = dmft.Overlaps([[1.0]], [[0.2]])
+FLOW = dmft.derive(MODEL, SGD)
+
+
+def cosine(state):
+    return state["M"][0, 0] / np.sqrt(state["Q"][0, 0])
+
+
+@pytest.fixture(scope="module")
+def crossing():
+    """Time at which the cosine is 0.9, by SciPy from the NumPy reference of the rates."""
+
+    def rhs(t, y):
+        rates = FLOW.evaluate(dmft.Overlaps([[y[0]]], [[y[1]]]))
+        return [rates["Q"][0, 0], rates["M"][0, 0]]
+
+    def gap(t, y):
+        return y[1] / np.sqrt(y[0]) - 0.9
+
+    found = solve_ivp(rhs, (0, 5), [1.0, 0.2], events=gap, rtol=1e-10, atol=1e-12)
+    return found.t_events[0][0]
+
+
+@pytest.mark.parametrize(
+    "quantity",
+    [
+        "M[0,0]/sqrt(Q[0,0])",
+        " M[0, 0] / sqrt( Q[0,0]*P[0,0] )",
+        sp.Symbol("M_11") / sp.sqrt(sp.Symbol("Q_11", positive=True)),
+        sp.Symbol("M[0,0]") / sp.sqrt(sp.IndexedBase("Q")[0, 0]),
+        lambda t, state: cosine(state),
+        dmft.LargestCosine(),
+    ],
+    ids=["text", "constants", "explicit", "sympy", "function", "largest cosine"],
+)
+def test_the_same_quantity_in_six_spellings(quantity, crossing):
+    run = dmft.solve(FLOW, START, 5.0, events=dmft.Event(quantity, 0.9), rtol=1e-10)
+    assert run.status == "event"
+    assert run.t[-1] == pytest.approx(crossing, rel=1e-7)
+    assert run.names == ("Q", "M", "readout", "risk")
+    assert run.problem.observables == ("risk",)
+    assert cosine(run.events[-1].state) == pytest.approx(0.9, abs=1e-9)
+
+
+def test_symbols_of_explicit_are_those_of_events(crossing):
+    at = FLOW.explicit().symbols
+    event = dmft.Event(at["M_11"] / sp.sqrt(at["Q_11"]), 0.9)
+    assert dmft.solve(FLOW, START, 5.0, events=event).t[-1] == pytest.approx(crossing, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["rk8", "BDF", "Radau"])
+def test_every_integrator(method, crossing):
+    event = dmft.Event("M[0,0]/sqrt(Q[0,0])", 0.9)
+    run = dmft.solve(FLOW, START, 5.0, events=event, method=method)
+    assert run.t[-1] == pytest.approx(crossing, rel=1e-5)
+
+
+def test_an_event_at_a_time():
+    run = dmft.solve(FLOW, START, 5.0, events=dmft.Event("t", 1.25))
+    assert (run.status, run.t[-1]) == ("event", pytest.approx(1.25, rel=1e-12))
+    assert run.message == "ended by the event t = 1.25"
+    going = dmft.solve(FLOW, START, 2.0, events=dmft.Event("t", 1.25, terminal=False))
+    assert (going.status, going.events[0].t) == ("ok", pytest.approx(1.25, rel=1e-12))
+
+
+def test_what_was_reached_starts_again_at_zero():
+    whole = dmft.solve(FLOW, START, 2.0, save_at=3)
+    half = dmft.solve(FLOW, START, 5.0, events=dmft.Event("t", 1.0))
+    rest = dmft.solve(FLOW, half.final, 1.0)
+    assert rest.t[0] == 0.0
+    np.testing.assert_allclose(rest.M[-1], whole.M[-1], rtol=1e-7)
+
+
+def test_maps_paths_stages_and_simulations_take_the_same_event():
+    line = dmft.Committee(Z, 1)
+    steps = dmft.derive(dmft.Model(line, line), dmft.SGD(200, batch_size=1000), dim=1000)
+    event = dmft.Event("M[0,0]/sqrt(Q[0,0])", 0.9)
+    run = dmft.solve(steps, START, 40, events=event)
+    assert run.status == "event"
+    assert (
+        cosine({"M": run.M[-1], "Q": run.Q[-1]}) >= 0.9 > cosine({"M": run.M[-2], "Q": run.Q[-2]})
+    )
+    paths = dmft.solve(
+        dmft.derive(MODEL, SGD, dim=10**6, fluctuations=True), START, 3.0,
+        paths=4, dt=0.01, events=event, keep_paths=True,
+    )  # fmt: skip
+    flow = dmft.solve(FLOW, START, 3.0, events=event)
+    assert list(paths.mean) == ["Q", "M", "risk", "readout"]
+    np.testing.assert_allclose(paths.first_passage[event.name].times, flow.t[-1], rtol=0.02)
+    stages = [dmft.Stage(FLOW, until=event), dmft.Stage(FLOW, {"learning_rate": 0.01})]
+    protocol = dmft.solve_stages(stages, START, 3.0, events=dmft.Event("t", 2.5))
+    assert protocol.events[0].t == pytest.approx(flow.t[-1], rel=1e-7)
+    assert (protocol.status, protocol.t[-1]) == ("event", pytest.approx(2.5))
+    for method in ("weights", "overlaps"):
+        for quantity in (event.quantity, lambda t, s: s["M"][0, 0] / sp.sqrt(s["Q"][0, 0])):
+            runs = dmft.simulate(
+                MODEL, SGD, 1000, 3.0, 8, START, method,
+                events=dmft.Event(quantity, 0.9), keep_runs=False,
+            )  # fmt: skip
+            assert runs.status == "event"
+            times = runs.first_passage.times
+            error = times.std(ddof=1) / np.sqrt(8)
+            assert abs(times.mean() - flow.t[-1]) < 5 * error + 0.02
+
+
+@pytest.mark.parametrize(("at", "terminal"), [(0.5, True), (0.3, True), (0.5, False)])
+def test_a_simulation_ends_at_a_time(at, terminal):
+    event = dmft.Event("t", at, terminal=terminal)
+    runs = dmft.simulate(MODEL, SGD, 200, 1.0, 2, START, "overlaps", save_at=5, events=event)
+    plain = dmft.simulate(MODEL, SGD, 200, 1.0, 2, START, "overlaps", save_at=5)
+    assert runs.status == ("event" if terminal else "ok")
+    np.testing.assert_allclose(runs.first_passage.times, at, atol=3e-4)
+    expected = np.where(plain.t > at, np.nan, plain.mean.risk) if terminal else plain.mean.risk
+    np.testing.assert_array_equal(runs.mean.risk, expected)
+
+
+def test_simulated_first_passages_are_those_of_events():
+    given = (MODEL, SGD, 200, 1.0, 4, START, "overlaps")
+    old = dmft.simulate(*given, first_passage=dmft.FirstPassage("risk", 0.8))
+    for event in (dmft.Event("risk", 0.8), dmft.Event("2 - risk", 1.2, direction=1)):
+        new = dmft.simulate(*given, events=event)
+        np.testing.assert_array_equal(new.first_passage.times, old.first_passage.times)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "words"),
+    [
+        ("M[3,0]", r"M has shape \(1, 1\)"),
+        ("M[3,0]*2", r"there is no M\[3,0\]; entries are M\[0,0\]"),
+        ("W[0,0]", r"unknown array 'W' \(known: t, .*M\[0,0\]"),
+        ("ReLU(risk)", "did you mean 'relu'"),
+        ("2*3", "this is a number"),
+        ("__import__('os')", "unknown function"),
+        (sp.Symbol("N"), "no N here; there are t"),
+    ],
+)
+def test_refusals_say_what_there_is(quantity, words):
+    with pytest.raises(BadParameter, match=words):
+        dmft.solve(FLOW, START, 1.0, events=dmft.Event(quantity, 0.5))
+
+
+def test_errors_of_functions_are_theirs():
+    with pytest.raises(ZeroDivisionError):
+        dmft.solve(FLOW, START, 1.0, events=dmft.Event(lambda t, state: 1 / 0, 0.5))
+    with pytest.raises(BadParameter, match="must return one number, got 'a'"):
+        dmft.solve(FLOW, START, 1.0, events=dmft.Event(lambda t, state: "a", 0.5))
+    with pytest.raises(BadParameter, match="no event on 3: a quantity is"):
+        dmft.Event(3, 0.5)
+
+
+def test_simulate_refuses_what_no_step_knows():
+    given = (MODEL, SGD, 200, 1.0, 2, START)
+    for quantity, words in (
+        ("t*M[0,0]", "not the time; an event at a time"),
+        (lambda t, state: np.exp(state["M"][0, 0]), "this function takes no symbols"),
+    ):
+        with pytest.raises(BadParameter, match=words):
+            dmft.simulate(*given, events=dmft.Event(quantity, 0.5))
+    both = {"events": dmft.Event("t", 1), "first_passage": dmft.FirstPassage("risk", 0.1)}
+    with pytest.raises(BadParameter, match="not both"):
+        dmft.simulate(*given, **both)
+
+
+def test_schedules_are_expressions_texts_or_functions_everywhere():
+    time = sp.Symbol("t")
+    rates = (0.05 / (1 + time), "0.05/(1 + t)", lambda t: 0.05 / (1 + t))
+    flows = [dmft.solve(FLOW, START, 2.0, learning_rate=r, save_at=3) for r in rates]
+    stages = [dmft.Stage(FLOW, {"learning_rate": rates[1]}, until=dmft.Event("t", 1.0))]
+    stages.append(dmft.Stage(FLOW, {"learning_rate": rates[2]}))
+    flows.append(dmft.solve_stages(stages, START, 2.0, save_at=3))
+    for run in flows[1:]:
+        np.testing.assert_allclose(run.M, flows[0].M, rtol=1e-7)
+        np.testing.assert_allclose(run.steps(10), flows[0].steps(10), rtol=1e-7)
+    # d(steps/d)/dt = 1/rate
+    assert flows[0].steps(1)[-1] == pytest.approx((2 + 2**2 / 2) / 0.05, rel=1e-7)
+    runs = [
+        dmft.simulate(MODEL, SGD, 100, 1.0, 2, START, "overlaps", learning_rate=r) for r in rates
+    ]
+    for run in runs[1:]:
+        np.testing.assert_allclose(run.mean.M, runs[0].mean.M, rtol=1e-12)
+
+
+def test_steps_are_counted_through_stages_of_constant_and_following_rates():
+    stages = [
+        dmft.Stage(FLOW, {"learning_rate": 0.1}, until=dmft.Event("t", 1.0)),
+        dmft.Stage(FLOW, {"learning_rate": "0.05/t"}),
+    ]
+    run = dmft.solve_stages(stages, START, 2.0, save_at=3)
+    assert run.steps(1)[-1] == pytest.approx(1 / 0.1 + (2**2 - 1) / 2 / 0.05, rel=1e-7)
