@@ -138,7 +138,9 @@ def value(given: Any) -> str:
     if isinstance(given, tuple | list):
         more = ", ..." if len(given) > 8 else ""
         return f"({', '.join(value(each) for each in given[:8])}{more})"
-    return _short(str(given))
+    text = str(given)
+    # A record of the inside that holds arrays: its name.
+    return type(given).__name__ if "array(" in text else _short(text)
 
 
 def _array(array: np.ndarray[Any, Any]) -> str:
