@@ -131,14 +131,14 @@ def value(given: Any) -> str:
         return f"{given:.8g}"
     if isinstance(given, Record) and not isinstance(given, Short):
         return type(given).__name__
-    if isinstance(given, Shown):
-        return _short(repr(given))
     if isinstance(given, Mapping):
         return ", ".join(f"{escape(str(n))}: {value(y)}" for n, y in list(given.items())[:8])
     if isinstance(given, tuple | list):
         more = ", ..." if len(given) > 8 else ""
         return f"({', '.join(value(each) for each in given[:8])}{more})"
-    return _short(str(given))
+    text = repr(given) if isinstance(given, Shown) else str(given)
+    # A record of the inside that holds arrays: its name.
+    return type(given).__name__ if "array(" in text else _short(text)
 
 
 def _array(array: np.ndarray[Any, Any]) -> str:
