@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.display.latex import escape
 from dmft.equations.views.breaking import Names
 from dmft.equations.views.fragment import fitted
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
@@ -37,6 +36,28 @@ WORDS = {
     "n_b": "n_b",
     **{letter: letter for letter in "tpkdnLT"},
 }
+
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    **{c: rf"\{c}" for c in "#$%&_"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def escape(text: str) -> str:
+    r"""Return plain text as LaTeX, with its special characters escaped.
+
+    Examples
+    --------
+    >>> from dmft.display.declaration import escape
+    >>> escape("50% of a_j")
+    '50\\% of a\\_j'
+    """
+    return "".join(_SPECIAL.get(c, c) for c in text)
 
 
 def declaration(equations: Any, width: float, notation: Notation) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dmft.display.bibliography import bibtex
+from dmft.display.declaration import declaration, escape, sources, validity
+from dmft.equations.views.fragment import fitted
 from dmft.errors import BadParameter
 
 if TYPE_CHECKING:
@@ -26,33 +28,12 @@ PREAMBLE = r"""\documentclass[11pt,a4paper%s]{article}
 # Lines below this are set in two columns; widths that the layout is made for.
 TWO_COLUMNS, NARROWEST, WIDEST = 260.0, 200.0, 520.0
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    **{c: rf"\{c}" for c in "#$%&_"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
 
 class HasLatex(Protocol):
     """Anything with a `.latex()`: equations, a risk, a formula."""
 
     def latex(self) -> str:
         """LaTeX text, in its own display environments."""
-
-
-def escape(text: str) -> str:
-    r"""Return plain text as LaTeX, with its special characters escaped.
-
-    Examples
-    --------
-    >>> from dmft.display.latex import escape
-    >>> escape("50% of a_j")
-    '50\\% of a\\_j'
-    """
-    return "".join(_SPECIAL.get(c, c) for c in text)
 
 
 def latex(
@@ -183,8 +164,6 @@ def document(
 
 def _sections(record: Any, width: float, notation: Notation) -> list[str]:
     """What a document says about one record."""
-    from dmft.display.declaration import declaration, validity
-
     text = fragment(record, width, notation)
     if not hasattr(record, "time_unit"):
         return [text]
@@ -200,8 +179,6 @@ def _sections(record: Any, width: float, notation: Notation) -> list[str]:
 
 def fragment(record: Any, width: float, notation: Notation = None) -> str:
     """LaTeX of a record, with lines of at most `width` points."""
-    from dmft.equations.views.fragment import fitted
-
     accepted = _accepted(record.latex)
     options = {n: v for n, v in (("width", width), ("notation", notation)) if n in accepted}
     text = str(record.latex(**options))
@@ -231,17 +208,14 @@ def _displayed(text: str) -> str:
 
 def _explained(records: Iterable[Any], width: float) -> list[str]:
     """Derivations of the records."""
-    import dmft
-
-    explain = getattr(dmft, "explain", None)
-    if explain is None:
-        raise BadParameter("explain=True needs dmft.explain, which this version does not have")
     found = [r"\section*{Derivation}"]
-    return found + [fragment(explain(record), width) for record in records]
+    for record in records:
+        if not hasattr(record, "explain"):
+            raise BadParameter(f"explain=True: {type(record).__name__} has no derivation")
+        found.append(fragment(record.explain(), width))
+    return found
 
 
 def _citations(records: Iterable[Any]) -> list[str]:
     """Keys of the papers whose equations these are."""
-    from dmft.display.declaration import sources
-
     return list(dict.fromkeys(key for record in records for key in sources(record)))

@@ -8,7 +8,8 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.display.latex import document, escape
+from dmft.display.declaration import escape
+from dmft.display.latex import document
 from dmft.literature import hermite_committee, phase_retrieval, saad_solla
 
 MODELS = {
@@ -58,7 +59,7 @@ def test_only_plain_characters_and_known_commands(text):
         textasciitilde textasciicircum frac sum sqrt left right langle rangle text mathrm quad
         gamma Delta Omega Phi lambda sigma tau pi mathcal arcsin erf operatorname Bigl Bigr
         Lambda delta setlength columnsep raggedright hfuzz subsection xi sim cdot ldots top quad
-        qquad times biggl biggr pmatrix
+        qquad times biggl biggr pmatrix to infty
     """
     known = set(words.split())
     used = set(re.findall(r"\\([A-Za-z]+)", strip_comments(text)))
