@@ -14,13 +14,16 @@ equations. This library derives them from a declaration, prints, compiles and so
 
 Declare
     Networks and targets: Committee, MultiIndex, Attention, SequenceNetwork, SequenceTarget.
-    Models: Model, MixtureModel, SequenceModel; inputs from clusters: GaussianMixture.
-    Algorithms: SGD, GradientFlow, GradientDescent, UpdateField (a rule of your own); samples used
-    again: Repeat, Lookahead, SharpnessAware; powers of d: Scaling.
+    Models: Model, MixtureModel, SequenceModel; inputs with a covariance: Spectrum, from clusters:
+    GaussianMixture.
+    Algorithms: SGD with Momentum, GradientFlow, GradientDescent, UpdateField (a rule of your own),
+    UpdateRule (a record of your own); samples used again: Repeat, Lookahead, SharpnessAware; powers
+    of d: Scaling.
     Models of the papers: literature.
 
 Derive
     population_risk, derive -> Equations, TwoTime, regimes -> Regimes, short_times.
+    explain -> Explanation: the steps from a definition to a result.
     Averages: Gaussian, hermite, hermite_expansion -> HermiteSeries, Quadrature, certify and
     certify_hermite -> Certificate.
     Exponents: information_exponent, leap_exponent, generative_exponent,
@@ -42,7 +45,8 @@ Measure
     landscape_boundary, landscape_diagram.
 
 Show and keep
-    plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex().
+    plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex();
+    latex(path, ...) a document, export(equations, path) code of its own, cite.
 
 Warnings: AccuracyWarning, ClosureWarning, EscapeWarning.
 

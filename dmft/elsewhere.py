@@ -78,8 +78,9 @@ KEYWORDS: dict[str, str] = {
          'loss=: a formula in f and y, as sympy.log(1 + sympy.exp(-y*f)); by name "squared", '
          '"correlation"'),
         ("loss", "dmft.SGD and dmft.GradientDescent have loss=: a name, or a formula in f and y"),
-        ("covariance cov input_covariance sigma_x spectrum",
-         "inputs are x ~ N(0, I), or clusters: dmft.Model(..., inputs=dmft.GaussianMixture(...))"),
+        ("covariance cov input_covariance sigma_x",
+         "dmft.Model(..., inputs=): x ~ N(0, I) without, dmft.Spectrum(...) or clusters, "
+         "dmft.GaussianMixture(...)"),
         ("noise delta sigma noise_variance noise_std label_noise",
          "dmft.Model(..., label_noise=variance)"),
         ("lr eta gamma step_size stepsize learningrate learning_rate",

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from dmft.covariance import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum, as_count
-from dmft.model.inputs.mixture import GaussianMixture
 from dmft.model.model import MixtureModel, Model, check_identity, check_isotropic
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
@@ -17,6 +16,7 @@ from dmft.starts import Alignment, Overlaps
 if TYPE_CHECKING:
     from dmft.model.descent import GradientDescent
     from dmft.model.inputs.encoding import Encoding, as_encoding
+    from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
     from dmft.model.overlaps import random_overlaps
     from dmft.model.scaling import Scaling
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LATER = {
     "GradientDescent": "descent",
     "Encoding": "inputs.encoding",
+    "GaussianMixture": "inputs.mixture",
     "as_encoding": "inputs.encoding",
     "random_overlaps": "overlaps",
     "Scaling": "scaling",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import sympy as sp
 
 from dmft.checks import checked, refuse_unknown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
-from dmft.model.inputs.mixture import GaussianMixture
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 from dmft.record import Shown
 
 if TYPE_CHECKING:
+    from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
 
 
@@ -82,7 +82,7 @@ class Model(Shown):
     def __post_init__(self) -> None:
         if not isinstance(self.student, Committee):
             raise BadParameter(f"student must be a dmft.Committee, got {self.student!r}")
-        if not isinstance(self.teacher, Committee | MultiIndex | GaussianMixture):
+        if not isinstance(self.teacher, Committee | MultiIndex) and not _is_mixture(self.teacher):
             raise BadParameter(
                 "teacher must be a dmft.Committee, a dmft.MultiIndex or a dmft.GaussianMixture "
                 f"with labels, got {self.teacher!r}"
@@ -93,12 +93,12 @@ class Model(Shown):
     @property
     def clusters(self) -> GaussianMixture | None:
         """Clusters of the inputs; None where there are none."""
-        return self.inputs if isinstance(self.inputs, GaussianMixture) else None
+        return self.inputs if _is_mixture(self.inputs) else None
 
     @property
     def spectrum(self) -> Spectrum | None:
         """Spectrum of the inputs; None where they are isotropic."""
-        return None if isinstance(self.inputs, GaussianMixture) else self.inputs
+        return None if _is_mixture(self.inputs) else self.inputs  # type: ignore[return-value]
 
     @property
     def blocks(self) -> int | None:
@@ -121,11 +121,11 @@ def _inputs(
     teacher: Committee | MultiIndex | GaussianMixture, given: GaussianMixture | Spectrum | None
 ) -> GaussianMixture | Spectrum | None:
     """Law of the inputs, checked against what writes the labels."""
-    if not (given is None or isinstance(given, GaussianMixture)) and not _is_spectrum(given):
+    if not (given is None or _is_mixture(given) or _is_spectrum(given)):
         raise BadParameter(
             f"inputs must be a dmft.GaussianMixture, a dmft.Spectrum or None, got {given!r}"
         )
-    if isinstance(teacher, GaussianMixture):
+    if not isinstance(teacher, Committee | MultiIndex):
         if given not in (None, teacher):
             raise BadParameter("the labels' mixture is that of the inputs: leave inputs out")
         if teacher.labels is None:
@@ -134,8 +134,13 @@ def _inputs(
                 "inputs=mixture"
             )
         return teacher
-    if not isinstance(given, GaussianMixture):
-        return given
+    if _is_mixture(given):
+        _check_clusters(teacher, given)
+    return given
+
+
+def _check_clusters(teacher: Committee | MultiIndex, given: GaussianMixture) -> None:
+    """Refuse clusters whose means are not in the teacher's rows, or that write labels too."""
     if given.labels is not None:
         raise BadParameter(
             "both the teacher and the clusters write labels: leave out labels= of the mixture, or "
@@ -150,7 +155,14 @@ def _inputs(
             f"means have {given.width} coordinates, in the teacher's rows, which are "
             f"{teacher.width}; a dmft.MultiIndex may have rows that its expression leaves out"
         )
-    return given
+
+
+def _is_mixture(given: object) -> TypeGuard[GaussianMixture]:
+    if given is None:
+        return False
+    from dmft.model.inputs.mixture import GaussianMixture  # loaded by whoever has one
+
+    return isinstance(given, GaussianMixture)
 
 
 def _is_spectrum(given: object) -> bool:
@@ -231,7 +243,7 @@ class MixtureModel(Model):
     def __init__(
         self, student: Committee, mixture: GaussianMixture, label_noise: float | sp.Expr = sp.S.Zero
     ) -> None:
-        if not isinstance(mixture, GaussianMixture):
+        if not _is_mixture(mixture):
             raise BadParameter(f"mixture must be a dmft.GaussianMixture, got {mixture!r}")
         object.__setattr__(self, "mixture", mixture)
         super().__init__(student, mixture, as_parameter(label_noise, "label_noise"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmft.checks import is_expression, shown
 from dmft.emit import scalar_function
-from dmft.errors import BadParameter, ShapeMismatch
+from dmft.errors import BadParameter
 from dmft.model import (
     CONSTRAINTS,
     DIM_NAME,
@@ -32,11 +32,9 @@ from dmft.model.algorithm import OPTIMISER, numbers_of
 from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
 from dmft.model.rule import update_of
 from dmft.model.update import OUTPUT, UpdateField
+from dmft.simulation.check import check_start
 from dmft.simulation.clock import RISK, TIME, Clock, Schedule
 from dmft.simulation.steps.optimiser import pace
-
-# A start declared on the sphere may carry the rounding of its user's own normalisation.
-SPHERE_TOLERANCE = 1e-10
 
 Compiled = Callable[..., float]
 # Number of the cluster of a sample, from 0.
@@ -225,29 +223,6 @@ def declare_experiment(
     )
     filler.check_all_used()
     return experiment
-
-
-def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
-    """Refuse a start with other widths than the model, or off the sphere."""
-    if not isinstance(start, Overlaps):
-        raise BadParameter(f"start must be dmft.Overlaps or None, got {start!r}")
-    if start.blocks != model.blocks:
-        raise ShapeMismatch(f"M is {start.M.shape}, expected {model.blocks or 'no'} blocks first")
-    widths = (model.student.width, model.teacher.width)
-    for width, given in zip(widths, (start.p, start.k), strict=True):
-        if width.is_Integer and int(width) != given:
-            raise ShapeMismatch(
-                f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
-            )
-    if constraint is None:
-        return
-    off = np.abs(np.diag(start.Q) - 1.0)
-    if float(off.max()) > SPHERE_TOLERANCE:
-        j = int(off.argmax())
-        raise BadParameter(
-            f"the sphere constraint needs Q_jj = 1, but Q[{j},{j}] = {float(start.Q[j, j])!r}; "
-            "normalise the start, or drop the constraint"
-        )
 
 
 class Filler:

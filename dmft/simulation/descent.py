@@ -20,7 +20,8 @@ from dmft.model.descent import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.declaration import Activation, Filler, check_start
+from dmft.simulation.check import check_start
+from dmft.simulation.declaration import Activation, Filler
 from dmft.simulation.ensemble import Ensemble, averaged
 from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risks.risk import FUNCTION, VECTOR

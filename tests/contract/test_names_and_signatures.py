@@ -141,6 +141,8 @@ def test_quantities_have_the_shapes_of_the_design():
         "Omega",
         "block_Q",
         "block_P",
+        "average",
+        "velocity",
     }
 
 

@@ -60,7 +60,7 @@ def test_dir_is_what_is_public():
         ("commitee", "did you mean 'Committee'"),
         ("ridge", r"GradientDescent\(ridge"),
         ("logistic", "loss=: a formula in f and y"),
-        ("spectrum", "GaussianMixture"),
+        ("spectrum", "Spectrum"),
     ],
 )
 def test_names_of_the_field_are_refused_with_ours(name, words):

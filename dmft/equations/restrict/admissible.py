@@ -8,7 +8,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.model import FIELD, Committee, GaussianMixture, Model
+from dmft.model import FIELD, Committee, Model, MultiIndex
 
 # Points of a standard normal sample at which a function must be real, and radii along which
 # g^2 exp(-r^2/2) must have died out.
@@ -38,7 +38,7 @@ def check_admissible(model: Model) -> None:
     teacher = model.teacher
     if isinstance(teacher, Committee):
         _check(teacher.activation, (FIELD,), "the teacher's activation")
-    elif isinstance(teacher, GaussianMixture):
+    elif not isinstance(teacher, MultiIndex):
         for number, label in enumerate(teacher.labels or ()):
             _check(label, teacher.fields, f"the label of cluster {number}")
     else:

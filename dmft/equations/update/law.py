@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
-from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
+from dmft.model import FIELD, Committee, Model, MultiIndex
+
+if TYPE_CHECKING:
+    from dmft.model import GaussianMixture
 
 # Numbers that are fractions with denominators up to this are printed as such.
 LARGEST_DENOMINATOR = 1000
@@ -137,7 +141,7 @@ def clusters_of(model: Model) -> tuple[Cluster, ...]:
     inputs = model.clusters
     if inputs is None:
         return (Cluster(),)
-    labels = _labels(inputs) if isinstance(model.teacher, GaussianMixture) else None
+    labels = _labels(inputs) if model.teacher is inputs else None
     rows = zip(inputs.weights, inputs.scales, inputs.means, strict=True)
     return tuple(
         Cluster(

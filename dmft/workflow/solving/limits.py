@@ -11,7 +11,6 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations.equations import Equations
-from dmft.equations.escape.recovery import perfect_limit
 from dmft.model import SGD, Committee, Model
 
 
@@ -55,6 +54,8 @@ def _limit_of_noise(
     """The limit, where it depends on the label noise as a function for all points of a diagram."""
     if not isinstance(model.teacher, Committee):
         return None
+    from dmft.equations.escape.recovery import perfect_limit  # for words, which few runs print
+
     noise = sp.Symbol("noise", positive=True)
     here = replace(
         model,

@@ -19,8 +19,6 @@ from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import Overlaps
 from dmft.workflow.solver import SOLVERS, Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
-from dmft.workflow.solving.limits import rate_message
-from dmft.workflow.solving.rounding import with_rounding
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
@@ -168,13 +166,19 @@ def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
     Its rounding is looked at when its message or error is read.
     """
     inputs = {name: getattr(run, name) for name in ("constants", "widths", "parameters")}
-    return with_readout(run).judged_later(
-        lambda: described(with_rounding(run, equations, rtol), equations, inputs)
-    )
+
+    def judged() -> Trajectory:
+        from dmft.workflow.solving.rounding import with_rounding
+
+        return described(with_rounding(run, equations, rtol), equations, inputs)
+
+    return with_readout(run).judged_later(judged)
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:
     """A run of one pass with what its learning rate is worth saying, and with its readout."""
+    from dmft.workflow.solving.limits import rate_message
+
     message = run.message + rate_message(equations, inputs)
     return with_readout(replace(run, message=message))
 
