@@ -182,11 +182,13 @@ def _reads_rows(line: str, index: str, arrays: Mapping[str, tuple[str, ...]]) ->
 
 
 def takes_vectors(body: Iterable[str]) -> bool:
-    """Whether all that the lines call, and all that they decide on, can be a vector."""
+    """Whether all that the lines call and decide on can be a vector, and is worth one."""
     lines = [line for line in body if not line.lstrip().startswith("#")]
     text = SAME_INDEX.sub("", "\n".join(lines))
     called = set(CALLED.findall(text))
-    return called <= TAKE_VECTORS and " if " not in text and "**" not in text
+    # Polynomials are faster where the compiler keeps their sums in registers, in its own order.
+    costly = called & {"asin", "math.sqrt"}
+    return bool(costly) and called <= TAKE_VECTORS and " if " not in text and "**" not in text
 
 
 def parts_of_work(arrays: Mapping[str, tuple[str, ...]]) -> list[str]:

@@ -16,7 +16,7 @@ NOISE = 0.3
 
 MODELS = {
     "erf": (ERF, dmft.SGD(0.5)),
-    "He3 on the sphere": (Z**3 - 3 * Z, dmft.SGD(0.1, constraint="sphere")),
+    "erf on the sphere": (ERF, dmft.SGD(0.1, constraint="sphere")),
 }
 
 
@@ -48,6 +48,12 @@ def test_a_state_has_the_same_bits_in_every_lane(name):
             alone = np.empty(states.shape[1])
             problem.rhs(0.0, states[lane].copy(), widths, parameters[lane].copy(), alone)
             assert np.array_equal(alone, out[:, lane]), (p, k, lane)
+
+
+def test_polynomials_add_as_is_fastest():
+    square = dmft.Committee(Z**2, width=1)
+    problem = dmft.build(dmft.derive(dmft.Model(square, square), dmft.SGD(0.5)))
+    assert problem.lanes is None
 
 
 def test_kernels_by_nodes_and_of_four_signs_take_one_state():
