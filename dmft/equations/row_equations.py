@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowEquations(Equations):
     """Closed equations of the Gram matrices of all rows; everything else is as in `Equations`.
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import sympy as sp
 
 from dmft.model.algorithm import OPTIMISER
+from dmft.names import BLOCK, KEPT, QUANTITIES
 
 p, k = sp.symbols("p k", integer=True, positive=True)
 j, l, r, s, i, m, n = sp.symbols("j l r s i m n", integer=True)  # noqa: E741
@@ -145,6 +146,7 @@ SYMBOL_LATEX = {
     cosines: r"n_z",
     block: "e",
     blocks: "B",
+    row: r"\ell",
     rho: r"\rho",
     xi: r"\xi",
     label: "y",
@@ -215,6 +217,22 @@ BASE_LATEX = {
     "Gram": "G",
     **{f"collected_{number}": f"T^{{({number})}}" for number in range(1, 10)},
 }
+# Rows that optimisers keep, in all blocks at once or in one, as their index says.
+ROW_LATEX = {"velocity": "u", "average": r"\bar{w}"}
+BASE_LATEX |= {f"{front}{name}": QUANTITIES[name].latex for name in KEPT for front in ("", BLOCK)}
+BASE_LATEX |= {
+    f"{stem}_{row}": rf"{letter}^{{{mark}{shown}}}"
+    for row, shown in ROW_LATEX.items()
+    for stem, letter, mark in (
+        ("Gram", "G", ""),
+        ("b_learning", "b", r"\mathrm{lrn},"),
+        ("b_interaction", "b", r"\mathrm{int},"),
+        ("b", "b", ""),
+    )
+}
+# Mean slopes of what has no closed averages.
+BASE_LATEX |= {f"pull_{number}": rf"\beta^{{({number})}}" for number in range(1, 10)}
+BASE_LATEX |= {f"mean_slope_{number}": f"D^{{({number})}}" for number in range(1, 10)}
 BASE_TEXT = {
     "Omega": "Ω",
     "psi": "ψ",

@@ -151,6 +151,8 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
     corner = "I" if unit else P
     Omega = printer.letter("Omega")
     matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
+    if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
+        matrix = r"\sum_{e=1}^{B} c_e G_e"
     lines = [
         rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {Omega}),\quad "
         rf"{Omega} = {matrix}"
