@@ -94,16 +94,20 @@ def _committee(model: Model, printer: EquationPrinter) -> str:
         readout = star.replace("^", "_r^") if "^" in star else f"{star}_r"
         label = rf"\frac{{1}}{{{k}}} \sum_{{r=1}}^{{{k}}} {readout}\,{over}({field}){noise}"
         rows.insert(1, rf"y &= {label},\quad {h_star} = \frac{{W_* x}}{{\sqrt{{{d}}}}}")
-    elif model.inputs is None:
+    elif model.clusters is None:
         g = "g" if sigma != "g" else "G"
         rows.insert(
             1, rf"y &= {g}({h_star}){noise},\quad {h_star} = \frac{{W_* x}}{{\sqrt{{{d}}}}}"
         )
-    law = (
-        rf"Inputs $x \sim \mathcal{{N}}(0, I_{{{d}}})$."
-        if model.inputs is None
-        else "Inputs from a mixture of Gaussian clusters, whose labels and means are given below."
-    )
+    law = rf"Inputs $x \sim \mathcal{{N}}(0, I_{{{d}}})$."
+    if model.clusters is not None:
+        law = "Inputs from a mixture of Gaussian clusters, whose labels and means are given below."
+    if model.spectrum is not None:
+        law = (
+            rf"Inputs $x \sim \mathcal{{N}}(0, \Sigma)$ by $B = {model.spectrum.blocks}$ blocks of "
+            r"eigenvalues $c_e$, with the noise factors $\nu_e$; overlaps with the index $e$ are "
+            r"those of the rows within a block, not weighted by $c_e$."
+        )
     more = (
         rf" The noise $\xi$ of the labels is standard normal, of variance "
         rf"${letter('label_noise')}$ with its factor."
