@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dmft.equations.views.explicit import ExplicitEquations
 
 Array = NDArray[np.float64]
+# Intrinsic dimension below which runs do not follow their equations closely.
+CONCENTRATED = 50.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +46,20 @@ class RowEquations(Equations):
     def rows(self) -> tuple[str, ...]:
         """Names of the rows that the optimiser keeps beside the weights."""
         return motion_of(self.algorithm).rows[1:]
+
+    @property
+    def approximation(self) -> str:
+        """How the averages are computed, in words; and how far overlaps concentrate, if they do."""
+        text = super().approximation
+        spectrum = self.model.spectrum
+        size = np.inf if spectrum is None else spectrum.intrinsic_dim
+        if size >= CONCENTRATED:
+            return text
+        few = (
+            f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy runs, to "
+            f"a relative order of {1 / size:.2g}, which single runs leave by {size**-0.5:.2g}"
+        )
+        return few if text == "exact" else f"{text}; {few}"
 
     @property
     def prefix(self) -> str:

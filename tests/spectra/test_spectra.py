@@ -132,6 +132,7 @@ def test_linear_students_in_few_dimensions_of_the_spectrum() -> None:
     start = dmft.Overlaps(zeros, zeros, rows[:, None, None])
     run = dmft.solve(dmft.derive(model, dmft.SGD(eta * d)), start, times[-1], save_at=times)
     assert np.allclose(run.risk, case["outputs"]["R_ode"], rtol=1e-6, atol=0)
+    assert "tr Sigma/|Sigma| = 2.52 directions" in run.provenance["approximation"]
 
 
 def grams(rng: np.random.Generator, blocks: int, n: int) -> np.ndarray:
