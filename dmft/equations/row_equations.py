@@ -56,8 +56,8 @@ class RowEquations(Equations):
         if size >= CONCENTRATED:
             return text
         few = (
-            f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy runs, to "
-            f"a relative order of {1 / size:.2g}, which single runs leave by {size**-0.5:.2g}"
+            f"tr Sigma/|Sigma| = {size:.3g} directions carry the inputs: the mean of noisy runs, "
+            f"to a relative order of {1 / size:.2g}, which single runs leave by {size**-0.5:.2g}"
         )
         return few if text == "exact" else f"{text}; {few}"
 
