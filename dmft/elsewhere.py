@@ -79,8 +79,7 @@ KEYWORDS: dict[str, str] = {
          '"correlation"'),
         ("loss", "dmft.SGD and dmft.GradientDescent have loss=: a name, or a formula in f and y"),
         ("covariance cov input_covariance sigma_x",
-         "dmft.Model(..., inputs=): x ~ N(0, I) without, dmft.Spectrum(...) or clusters, "
-         "dmft.GaussianMixture(...)"),
+         "dmft.Model(..., inputs=dmft.Spectrum(...)); clusters: inputs=dmft.GaussianMixture(...)"),
         ("noise delta sigma noise_variance noise_std label_noise",
          "dmft.Model(..., label_noise=variance)"),
         ("lr eta gamma step_size stepsize learningrate learning_rate",

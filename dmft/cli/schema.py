@@ -155,9 +155,11 @@ SCHEMA: dict[str, Table] = {
                 '"sharpness-aware", rho, normalised} or {kind = "passes", times}',
                 only=("sgd",),
             ),
+            "average": Key("scalar", "kappa_a of averaged weights; 0 by default", only=("sgd",)),
             **{
                 name: Key("scalar", text, only=only)
                 for name, (text, only) in optimiser_numbers().items()
+                if only
             },
         },
     ),

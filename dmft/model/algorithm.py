@@ -14,6 +14,7 @@ from dmft.checks import checked, checked_or, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.loss import as_loss
 from dmft.model.rule import PLAIN, Named, UpdateRule
+from dmft.record import Shown
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
 
@@ -80,7 +81,7 @@ OPTIMISER: Mapping[str, Number] = MappingProxyType(
                 "escape": f"is not known to formulas of plain SGD: {_AS_LARGER_RATE}",
             },
         ),
-        "average": Number(
+        "average_rate": Number(
             "kappa_a of averaged weights; 0 by default",
             r"\kappa_a",
             refused=dict.fromkeys(
@@ -88,6 +89,7 @@ OPTIMISER: Mapping[str, Number] = MappingProxyType(
                 "keeps averages of its own rows, which are derived for the ode of small batches "
                 "with free rows, and simulated by their weights: leave one of them out",
             ),
+            declared=False,
         ),
         "momentum_rate": Number(
             "kappa of Momentum(rate, direct); 0 by default",
@@ -229,7 +231,7 @@ REPETITIONS = (
 
 @checked
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Shown):
     r"""Heavy ball with 1 - beta = kappa gamma/(p d): its memory is of order one in t.
 
     With G the step of SGD, v <- beta v + (1 - beta) G and w <- w + alpha_1 G + v. The velocity
@@ -343,12 +345,18 @@ class SGD(UpdateRule):
         object.__setattr__(self, "loss", as_loss(self.loss))
         _check_constraint(self.constraint)
         _check_repeat(self)
+        object.__setattr__(self, "average", as_parameter(self.average, "average"))
         _check_numbers(self)
 
     @property
     def rule(self) -> UpdateRule:
         """The record whose psi is used."""
         return self.repeat or self
+
+    @property
+    def average_rate(self) -> sp.Expr:
+        """kappa_a of averaged weights, zero without."""
+        return self.average
 
     @property
     def momentum_rate(self) -> sp.Expr:

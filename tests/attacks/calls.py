@@ -174,12 +174,16 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Model": {
             "student": p["square"], "teacher": p["square"], "label_noise": 0.1, "inputs": None,
         },
+        "Momentum": {"rate": 1.0, "direct": 0.5},
         "MultiIndex": {"expr": z * u, "fields": (z, u)},
-        "Overlaps": {"Q": [[1.0]], "M": [[0.1]], "P": [[1.0]], "readout": [1.0]},
+        "Overlaps": {
+            "Q": [[1.0]], "M": [[0.1]], "P": [[1.0]], "readout": [1.0], "memory": None,
+        },
         "Repeat": {"times": 2},
         "SGD": {
             "learning_rate": 0.1, "batch_size": 1, "loss": "squared", "constraint": None,
             "repeat": None, "readout_rate": 0, "weight_decay": 0.1, "momentum": 0,
+            "average": 0,
         },
         "Scaling": {"learning_rate": 0, "width": 0, "batch_size": 0},
         "SequenceModel": {
@@ -188,6 +192,10 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "SequenceNetwork": {"activation": z**2, "length": 2, "tied": True, "field": z},
         "SequenceTarget": {"expr": z * u, "fields": (z, u)},
         "SharpnessAware": {"rho": 0.1, "normalised": False},
+        "Spectrum": {
+            "eigenvalues": [2.0, 0.5], "fractions": [0.3, 0.7], "noise": None, "teacher": None,
+            "dim": None,
+        },
         "Stage": {"equations": p["equations"], "parameters": {"label_noise": 0.1}, "until": None},
         "Status": {"value": "ok"},
         "TwoTime": _two_time(),
@@ -224,6 +232,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "fraction": 0.5, "reference": "start", "overlap": None, "label_noise": 0.1,
             "rtol": 1e-6, "max_steps": 1000,
         },
+        "explain": {"obj": dmft.Gaussian([z], [[1]]), "depth": 0, "of": z**2},
+        "export": {"equations": p["equations"], "path": "out.py"},
         "fixed_point_branch": {
             "equations": p["equations"], "point": p["fixed"], "parameter": "learning_rate",
             "values": (0.05, 0.06), "step": 0.2, "tolerance": 1e-10, "max_points": 20,

@@ -104,7 +104,7 @@ def test_clusters_write_the_labels(tmp_path):
     ("lines", "repeat"),
     [
         ('repeat = {kind = "lookahead", rho = 0.2}', dmft.Lookahead(0.2)),
-        ('repeat = "sharpness-aware"\nrho = 0.2', dmft.SharpnessAware(0.2)),
+        ('repeat = {kind = "sharpness-aware", rho = 0.2}', dmft.SharpnessAware(0.2)),
         ('repeat = {kind = "passes", times = 3}', dmft.Repeat(3)),
     ],
 )
@@ -153,10 +153,10 @@ def test_events_and_schedules_are_those_of_the_api(tmp_path):
         (('"sgd"', '"GradientFlow"'), 'did you mean "gradient-flow"'),
         (('"sgd"', '"gd"'), 'did you mean "gradient-descent"'),
         (("width = 1\n", ""), r"\[student\]: the key 'width' is missing beside 'activation'"),
-        (("= 0.1\n", "= 0.1\nrho = 1\n"), r"rho: goes with the key 'repeat'"),
+        (("= 0.1\n", "= 0.1\nrho = 1\n"), "rho: unknown key"),
         (
             ("learning_rate = 0.1", 'learning_rate = 0.1\nrepeat = "lookahead"'),
-            "takes the key 'rho'",
+            "must be a table {kind = ",
         ),
         (
             ("M = [[0.1]]", 'M = [[0.1]]\n[solve]\nt_max = 1\nevents = ["risk"]'),

@@ -219,7 +219,7 @@ def test_the_error_of_a_run_is_saved_and_comes_back(tmp_path):
 
 def test_rounding_is_looked_at_once_when_it_is_asked_for(monkeypatch):
     """By whoever asks: threads that ask at once, a pickle, and never by a run that nobody asks."""
-    module = importlib.import_module("dmft.workflow.solving.one_pass")
+    module = importlib.import_module("dmft.workflow.solving.rounding")
     looked = []
     plain = module.with_rounding
     monkeypatch.setattr(module, "with_rounding", lambda *a: looked.append(a) or plain(*a))

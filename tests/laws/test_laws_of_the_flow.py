@@ -255,7 +255,7 @@ def test_a_unit_of_readout_zero_changes_nothing(name, start, seed):
     assert_rates({"Q": taught["Q"], "M": taught["M"][:, :k]}, before["Q"], before["M"])
     # Rounding is relative to the larger of the risk and the overlaps.
     assert same == pytest.approx(risk, rel=1e-13, abs=1e-13 * size(before))
-    assert still == pytest.approx(risk, abs=1e-13 * size(before))
+    assert still == pytest.approx(risk, rel=1e-13, abs=1e-13 * size(before))
 
 
 def _square_root(start):

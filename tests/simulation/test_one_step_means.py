@@ -52,7 +52,8 @@ def weight_steps(experiment, start, replicas):
         weights = weights_with_overlaps(start, experiment.dim, random_stream(i, 5))
         run = weights_runner(experiment, weights, rule, watch_nothing(), random_stream(i, 6))
         run.advance(0, 1)
-        new_Q, new_M, _ = run.overlaps()
+        found = run.overlaps()
+        new_Q, new_M = found["Q"], found["M"]
         Q.append(new_Q)
         M.append(new_M)
     return np.array(Q), np.array(M)
@@ -111,4 +112,4 @@ def test_chain_runner_leaves_the_start_alone():
     run = chain_runner(experiment, start, rule, watch_nothing(), random_stream(0))
     run.advance(0, 5)
     assert np.array_equal(start.Q, before)
-    assert not np.array_equal(run.overlaps()[0], before)
+    assert not np.array_equal(run.overlaps()["Q"], before)

@@ -130,8 +130,9 @@ def test_linear_students_in_few_dimensions_of_the_spectrum() -> None:
     model = dmft.Model(line, line, label_noise=inputs["Delta"], inputs=law)
     times = np.array(inputs["steps"]) * eta
     start = dmft.Overlaps(zeros, zeros, rows[:, None, None])
-    run = dmft.solve(dmft.derive(model, dmft.SGD(eta * d)), start, times[-1], save_at=times)
-    assert np.allclose(run.risk, case["outputs"]["R_ode"], rtol=1e-6, atol=0)
+    equations = dmft.derive(model, dmft.SGD(eta * d))
+    run = dmft.solve(equations, start, times[-1], save_at=times, rtol=1e-10, atol=1e-14)
+    assert np.allclose(run.risk, case["outputs"]["R_ode"], rtol=1e-7, atol=0)
     assert "tr Sigma/|Sigma| = 2.52 directions" in run.provenance["approximation"]
 
 

@@ -45,7 +45,7 @@ AVERAGES = (Expectation, PlacedAverage)
 WHO = {x.p: "students", x.k: "teachers", x.p + x.k: "all fields"}
 RANGES = {x.p: "p", x.k: "k", x.p + x.k: "p + k"}
 # Symbols that are not counted over neurons belong to averages.
-RUNNING = {s: axis for s, axis in x.AXES.items() if axis in WHO}
+RUNNING = {s: axis for s, axis in x.AXES.items() if axis in WHO and s != x.row}
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,9 +20,9 @@ from dmft.model.algorithm import numbers_of
 
 zeta, beta = x.numbers["weight_decay"], x.numbers["momentum"]
 kappa, alpha = x.numbers["momentum_rate"], x.numbers["momentum_direct"]
-mean_rate = x.numbers["average"]
+mean_rate = x.numbers["average_rate"]
 # Rows beside the weights, by the numbers that ask for them.
-KEPT = {"average": "average", "velocity": "momentum_rate"}
+KEPT = {"average": "average_rate", "velocity": "momentum_rate"}
 
 
 def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:

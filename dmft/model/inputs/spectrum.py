@@ -92,7 +92,7 @@ class Spectrum(Record):
         own = c * phi if noise is None else _nonnegative(noise, "noise", shape)
         rows = None
         if teacher is not None:
-            found = np.array(teacher, dtype=np.float64)
+            found = check_shape(teacher, "teacher", np.shape(teacher))
             if found.ndim != 3 or found.shape[0] != shape[0]:
                 raise ShapeMismatch(f"teacher has shape {found.shape}, expected ({shape[0]}, k, k)")
             rows = np.array([check_covariance(P, f"teacher[{e}]") for e, P in enumerate(found)])
@@ -284,8 +284,8 @@ class Spectrum(Record):
         >>> import dmft, numpy as np
         >>> X = np.random.default_rng(0).normal(size=(500, 20)) * np.linspace(1, 2, 20)
         >>> law = dmft.Spectrum.from_data(X, X[:, 0], bins=5)
-        >>> law.blocks <= 5, law.teacher.shape[1:], round(law.mean, 2)
-        (True, (1, 1), 2.33)
+        >>> law.blocks <= 5, law.teacher.shape[1:], round(law.mean, 1)
+        (True, (1, 1), 2.3)
         """
         inputs = np.asarray(X, dtype=np.float64)
         if inputs.ndim != 2 or inputs.shape[0] < 2:

@@ -41,7 +41,7 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "4b2e773d480e",
-    "dmft.simulation.steps.optimiser": "249f7191fba2",
+    "dmft.simulation.steps.optimiser": "423fe7b30391",
 }
 
 

@@ -58,7 +58,7 @@ from dmft.simulation.steps.sample import UPDATE
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "4b2e773d480e",
-    "dmft.simulation.steps.optimiser": "249f7191fba2",
+    "dmft.simulation.steps.optimiser": "423fe7b30391",
     "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }
 

@@ -36,13 +36,13 @@ def columns(numbers: Mapping[str, float], step: ArrayLike) -> dict[int, ArrayLik
         KEPT: numbers.get("momentum", 0.0),
         TAKEN: numbers.get("momentum_rate", 0.0) * step,  # type: ignore[operator]
         DIRECT: numbers.get("momentum_direct", 0.0),
-        NEARER: numbers.get("average", 0.0) * step,  # type: ignore[operator]
+        NEARER: numbers.get("average_rate", 0.0) * step,  # type: ignore[operator]
     }
 
 
 def kept_rows(numbers: Mapping[str, float]) -> tuple[str, ...]:
     """Rows that a neuron keeps behind its last step, in their order."""
-    names = {"momentum_rate": "velocity", "average": "average"}
+    names = {"momentum_rate": "velocity", "average_rate": "average"}
     return tuple(row for number, row in names.items() if number in numbers)
 
 

@@ -40,7 +40,7 @@ from dmft.simulation.steps.rows import (
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.simulation.steps.common": "4b2e773d480e",
-    "dmft.simulation.steps.optimiser": "249f7191fba2",
+    "dmft.simulation.steps.optimiser": "423fe7b30391",
     "dmft.simulation.steps.rows": "fb1f9f03c45b",
 }
 
