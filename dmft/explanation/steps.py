@@ -15,6 +15,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.checks import is_whole
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.explanation.average import Average
 from dmft.explanation.rules import RULES
@@ -190,7 +191,7 @@ class Explanation:
         """
         if depth is None:
             return self
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+        if not (is_whole(depth) and depth >= 0):
             raise BadParameter(f"depth must be a whole number from 0 on, or None, got {depth!r}")
         return replace(self, steps=tuple(s for s in self.steps if s.depth <= depth))
 
