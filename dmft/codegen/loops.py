@@ -15,7 +15,7 @@ from dmft.codegen.blocks import pair_by_entry, sum_by_entry
 from dmft.codegen.functions import POINT
 from dmft.codegen.fuse import Scope, loop_header, product_text
 from dmft.codegen.lower import filling
-from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, factors
+from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, count_uses, factors
 from dmft.codegen.packing import flat_index
 from dmft.emit.expression import sum_text
 
@@ -101,16 +101,7 @@ class LoopWriter:
 
     def note_uses(self, node: Node) -> None:
         """Count the parents of every node of an expression, to name what is used twice."""
-        seen: set[str] = set()
-        stack = [node]
-        while stack:
-            current = stack.pop()
-            if current.key in seen:
-                continue
-            seen.add(current.key)
-            for arg in current.args:
-                self.parents[arg.key] = self.parents.get(arg.key, 0) + 1
-                stack.append(arg)
+        count_uses(node, self.parents)
 
     # Values ---------------------------------------------------------------------------------
 

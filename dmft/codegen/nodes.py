@@ -229,6 +229,20 @@ class Graph:
         return self.pair(first, second, args[0])
 
 
+def count_uses(node: Node, uses: dict[str, int]) -> None:
+    """Add to `uses`, by key, how many nodes of an expression each node is an argument of."""
+    seen: set[str] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current.key in seen:
+            continue
+        seen.add(current.key)
+        for arg in current.args:
+            uses[arg.key] = uses.get(arg.key, 0) + 1
+            stack.append(arg)
+
+
 def factors(node: Node) -> tuple[Node, ...]:
     """Factors of a product, or the node itself."""
     return node.args if node.kind == "mul" else (node,)

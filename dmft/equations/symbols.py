@@ -67,7 +67,6 @@ growth = sp.IndexedBase("growth")
 cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
 # Inputs with a spectrum: eigenvalues and noise factors, unweighted overlaps by block, all of them.
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
-block_Q, block_M, block_P = (sp.IndexedBase(f"block_{name}") for name in "QMP")
 Gram = sp.IndexedBase("Gram")
 # Infinitely wide students: M_j^2 = X z^2/(1 + Y z^2), Q_jl = C M_j M_l, u = <M^2>.
 variance, saturation, coupling, mean_square = (

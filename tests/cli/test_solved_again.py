@@ -293,6 +293,8 @@ def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
     arrays["save"] = np.linspace(0.0, 1e9, 11)
     path.write_text(text.replace("t_max = 3.0", "t_max = 1e9"))
     assert records.store(key(path), values, arrays)
+    record = cache_directory() / key(path)
+    whole = record.read_bytes()
     process = subprocess.Popen(
         [sys.executable, "-c", f"print('started', flush=True){SCRIPT}", "solve", path, "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -306,7 +308,10 @@ def test_an_interrupt_of_a_known_run_keeps_what_was_computed(tmp_path):
         out, error = process.communicate(timeout=120)
     finally:
         process.kill()
-    (cache_directory() / key(path)).unlink()
+    # What was interrupted is not kept in its place.
+    left = record.read_bytes()
+    record.unlink()
+    assert left == whole
     assert process.returncode == 130, error
     run = json.loads(out)
     assert run["status"] == "interrupted"

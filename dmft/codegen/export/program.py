@@ -15,7 +15,7 @@ import sympy as sp
 from dmft.codegen.fuse import Loop, fuse, render
 from dmft.codegen.loops import ATOM, CALLS
 from dmft.codegen.lower import COVARIANCE, MOMENTS, Lowering, place
-from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node
+from dmft.codegen.nodes import FIXED, FOUR_FIELDS, SAME, Graph, Index, Node, count_uses
 from dmft.equations import symbols as x
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
 from dmft.equations.views.text import definition_text
@@ -173,15 +173,7 @@ class Walker:
 
     def note_uses(self, node: Node) -> None:
         """Count how often each node is used."""
-        stack, seen = [node], set()
-        while stack:
-            current = stack.pop()
-            if current.key in seen:
-                continue
-            seen.add(current.key)
-            for arg in current.args:
-                self.uses[arg.key] = self.uses.get(arg.key, 0) + 1
-                stack.append(arg)
+        count_uses(node, self.uses)
 
     def value(self, node: Node, scope: _Scope) -> str:
         """Text of a value at a place."""
