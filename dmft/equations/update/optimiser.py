@@ -33,6 +33,52 @@ def own_motion(algorithm: SGD | GradientFlow) -> dict[str, sp.Expr]:
     return found
 
 
+# Name of the weights among the rows.
+WEIGHTS = ""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Gram matrices of the rows, by block of a spectrum or of all inputs at once."""
+
+    by_block: bool
+
+    def __call__(self, name: str, *indices: sp.Expr) -> sp.Indexed:
+        """Entry of the Gram matrix of this name."""
+        if self.by_block:
+            return sp.IndexedBase(f"block_{name}")[(x.block, *indices)]
+        return sp.IndexedBase(name)[indices]
+
+    def entry(self, base: sp.IndexedBase, *indices: sp.Expr) -> sp.Indexed:
+        """Entry of another array that has blocks where these have."""
+        return base[(x.block, *indices)] if self.by_block else base[indices]
+
+    def overlap(self, row: str, index: sp.Expr) -> sp.Indexed:
+        """Entry of G[row, w*]."""
+        return self(f"{row}_M" if row else "M", x.j, index)
+
+    def pair(self, one: str, two: str, j: sp.Expr, l: sp.Expr) -> sp.Indexed:  # noqa: E741
+        """Entry (j, l) of G[one, two]; stored once for each pair, the weights second."""
+        if one == two:
+            return self(one or "Q", j, l)
+        if one == WEIGHTS or (two != WEIGHTS and one < two):
+            return self.pair(two, one, l, j)
+        return self(f"{one}_{two or 'Q'}", j, l)
+
+    def drift(self, base: sp.IndexedBase, row: str, *indices: sp.Expr) -> sp.Indexed:
+        """Entry of a part of the drift, as a row of the optimiser meets it."""
+        return self.entry(sp.IndexedBase(f"{base.label}_{row}") if row else base, *indices)
+
+    @property
+    def gram(self) -> sp.IndexedBase:
+        """Gram matrix of the weights and of the teacher's rows."""
+        return x.Gram if self.by_block else x.Omega
+
+    def with_row(self, row: str) -> sp.IndexedBase:
+        """Gram matrix of a row of the optimiser with the weights and the teacher's rows."""
+        return sp.IndexedBase(f"Gram_{row}") if row else self.gram
+
+
 @dataclass(frozen=True)
 class Motion:
     """Linear motion of the rows that a neuron keeps: dZ_a = sum_b A_ab Z_b dt + g_a (drive).

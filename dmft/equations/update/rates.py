@@ -1,13 +1,25 @@
-"""Rates of the overlaps of one pass: all definitions, the blocks of the covariance first."""
+r"""Rates of the overlaps of one pass: all definitions, the blocks of the covariance first.
+
+A neuron keeps rows, w among them, that move by dZ_a = sum_a' A_aa' Z_a' dt + g_a (drive). With
+F_b[j, l] = E[psi_j (row l of b) . x/sqrt(d)], c_e D G_e[., b] within a block e of a spectrum,
+
+    dG[a, w*] = sum_a' A_aa' G[a', w*] + g_a F_w*,
+    dG[a, b]  = sum_a' A_aa' G[a', b] + g_a F_b + (a <-> b)^T + g_a g_b gamma/(p n_b) nu S
+
+(structured_inputs.md (6), (18)): plain SGD has the weights alone, A = 0, g = 1, c = nu = 1.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.optimiser import motion_of, own_motion, step_size
+from dmft.equations.update.optimiser import WEIGHTS, Blocks, Motion, motion_of, step_size
 from dmft.equations.update.overlaps import ON_SPHERE, Moments, risk_expression
+from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 
 
@@ -17,24 +29,76 @@ def definitions(
     """All definitions of the overlap dynamics, blocks first and rates last.
 
     `step` is the rate of the steps in the quadratic term; that of the algorithm by default.
-    """
-    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
-    moments = Moments(model, algorithm)
-    if model.spectrum is not None or len(motion_of(algorithm).rows) > 1:
-        from dmft.equations.update.rows import row_definitions  # loaded by whoever has blocks
 
-        return [*row_definitions(moments, quadratic), *_beside_overlaps(moments)]
-    dQ = {name: b[j, l] + b[l, j] for name, b in moments.bases.items()}
-    dM = {name: b[j, p + r] for name, b in moments.bases.items()}
+    Raises
+    ------
+    BadParameter
+        For rows of constant length where the fields do not see lengths, or with rows of memory.
+    """
+    moments, motion = Moments(model, algorithm), motion_of(algorithm)
+    blocks = Blocks(model.spectrum is not None)
+    plain = motion.rows == (WEIGHTS,) and not blocks.by_block
+    if plain:
+        drifts = moments.drift_definitions()
+    elif algorithm.on_sphere:
+        raise BadParameter(
+            f"constraint = {algorithm.constraint!r} is not derived for inputs with a spectrum, "
+            "whose overlaps have blocks, nor with rows that an optimiser keeps beside the weights; "
+            "leave it out"
+        )
+    else:
+        from dmft.equations.update.rows import row_definitions  # loaded by whoever has them
+
+        drifts = row_definitions(moments, blocks, motion)
+    noise: dict[str, sp.Expr] = {}
     if quadratic and isinstance(algorithm, SGD):
-        dQ |= moments.quadratic((step or step_size(algorithm)) / (p * algorithm.batch_size))
-    for name, rate in own_motion(algorithm).items():
-        dM[name], dQ[name] = rate * x.M[j, r], 2 * rate * x.Q[j, l]
-    return [
-        *moments.drift_definitions(),
-        *rate_definitions(dM, dQ, algorithm),
-        *_beside_overlaps(moments),
-    ]
+        share = x.noise_factor[x.block] if blocks.by_block else sp.S.One
+        size = step or step_size(algorithm)
+        noise = moments.quadratic(share * size / (x.p * algorithm.batch_size))
+    rates = gram_rates(moments, blocks, motion, noise)
+    if algorithm.on_sphere:
+        rates = on_sphere(rates)
+    return [*drifts, *rates, *_beside_overlaps(moments)]
+
+
+def gram_rates(
+    moments: Moments, blocks: Blocks, motion: Motion, noise: Mapping[str, sp.Expr]
+) -> list[Definition]:
+    """Rates of all Gram matrices, the weights first."""
+    j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
+    rows, drive = motion.rows, motion.drive
+    variance = x.eigenvalue[x.block] if blocks.by_block else sp.S.One
+
+    def met(name: str, row: str, first: sp.Expr, second: sp.Expr) -> sp.Expr:
+        return variance * blocks.drift(moments.bases[name], row, first, second)
+
+    result = []
+    for a, one in enumerate(rows):
+        terms = {n: drive[a] * met(n, WEIGHTS, j, p + r) for n in moments.bases}
+        for name, A in motion.linear.items():
+            terms[name] = sp.Add(*(A[a, b] * blocks.overlap(two, r) for b, two in enumerate(rows)))
+        result.append(define(blocks.overlap(one, r), terms, "rate"))
+        for b, two in enumerate(rows[: a + 1]):
+            terms = {
+                n: drive[a] * met(n, two, j, l) + drive[b] * met(n, one, l, j)
+                for n in moments.bases
+            }
+            terms |= {n: drive[a] * drive[b] * value for n, value in noise.items()}
+            for name, A in motion.linear.items():
+                first = (A[a, c] * blocks.pair(y, two, j, l) for c, y in enumerate(rows))
+                second = (A[b, c] * blocks.pair(one, y, j, l) for c, y in enumerate(rows))
+                terms[name] = sp.Add(*first, *second)
+            result.append(define(blocks.pair(one, two, j, l), terms, "rate"))
+    return result
+
+
+def on_sphere(rates: Sequence[Definition]) -> list[Definition]:
+    """Rates of rows whose length is kept, from those of free rows."""
+    M, Q = rates
+    free = define(x.Phi[x.j, x.l], dict(Q.terms), "intermediate")
+    kept = {"free": x.Phi[x.j, x.l], "sphere": ON_SPHERE[x.Q]}
+    moved = {**dict(M.terms), "sphere": ON_SPHERE[x.M]}
+    return [free, define(M.target, moved, "rate"), define(Q.target, kept, "rate")]
 
 
 def _beside_overlaps(moments: Moments) -> list[Definition]:
@@ -44,16 +108,3 @@ def _beside_overlaps(moments: Moments) -> list[Definition]:
         result.append(define(x.a[x.j], moments.readout(x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
     return [*result, *moments.observables()]
-
-
-def rate_definitions(
-    dM: dict[str, sp.Expr], dQ: dict[str, sp.Expr], algorithm: SGD | GradientFlow
-) -> list[Definition]:
-    """Rates of M and Q of free rows, or on the sphere."""
-    j, l, r = x.j, x.l, x.r  # noqa: E741
-    result = []
-    if algorithm.on_sphere:
-        result.append(define(x.Phi[j, l], dQ, "intermediate"))
-        dQ = {"free": x.Phi[j, l], "sphere": ON_SPHERE[x.Q]}
-        dM = {**dM, "sphere": ON_SPHERE[x.M]}
-    return [*result, define(x.M[j, r], dM, "rate"), define(x.Q[j, l], dQ, "rate")]
