@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 from typing import Any
 
 import numpy as np
 
 from dmft.codegen.export import c
-from dmft.codegen.export.library import library, unknown
+from dmft.codegen.export.library import PLAIN, library, special, unknown
 from dmft.codegen.export.program import Program, walk
 from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
 from dmft.codegen.packing import MOVED
 from dmft.equations.noise.tangent import tangent
 from dmft.errors import NotClosed
-
-# Functions of `dmft.special` that are plain numbers in, number out.
-KNOWN = (
-    "asin", "two_signs", "bivariate_normal_cdf", "token_value", "root_ratio", "correlation",
-    "correlation_root", "correlation_angle", "inverse_correlation_root", "half_tangent",
-    "covariance_given",
-)  # fmt: skip
-IN_THE_LANGUAGE = {"abs", "min", "max", "int"}
 
 LAYOUT = """\
 /*
@@ -73,11 +64,11 @@ int main(void)
 
 def c_text(system: System) -> str:
     """Text of the file."""
-    calls = {y for y in system.calls() if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
-    unknown(calls, KNOWN, "C")
+    calls = special(system.calls())
+    unknown(calls, PLAIN, "C")
     derivative = tangent_program(system)
     if derivative is not None:
-        calls |= called(derivative)
+        calls |= special(derivative.calls)
     lines = LAYOUT.format(
         header="\n".join(header(system)).replace("*/", "* /"), layout="\n".join(layout(system))
     ).splitlines()
@@ -107,14 +98,7 @@ def tangent_program(system: System) -> Program | None:
         program = walk(definitions, system.names, {}, "rate")
     except NotClosed:
         return None
-    return program if called(program) <= set(KNOWN) else None
-
-
-def called(program: Program) -> set[str]:
-    """Functions that a program calls, but for those of the language."""
-    nodes = (y for s in program.body for y in ast.walk(s) if isinstance(y, ast.Call))
-    found = {ast.unparse(node.func) for node in nodes} - IN_THE_LANGUAGE - {"range"}
-    return {y for y in found if not y.startswith(("math.", "np."))}
+    return program if special(program.calls) <= set(PLAIN) else None
 
 
 def jacobian(system: System, program: Program) -> list[str]:

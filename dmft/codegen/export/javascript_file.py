@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dmft.codegen.export import javascript as js
-from dmft.codegen.export.library import HOMES, Library, library, unknown
+from dmft.codegen.export.library import HOMES, Library, library, special, unknown
 from dmft.codegen.export.program import Program
 from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
@@ -17,7 +17,6 @@ from dmft.codegen.export.system import TOLERANCE, Block, System, header
 # All but those that work on slices of tables.
 REFUSED = {"field_average", "pair_average", "kinked_pair_average"}
 HOME = HOMES | dict.fromkeys(("erf", "erfc"), "dmft.codegen.export.error_function")
-IN_THE_LANGUAGE = {"abs", "min", "max", "int", "asin"}
 
 HEAD = """\
 /*
@@ -108,7 +107,7 @@ def javascript_text(system: System) -> str:
 def functions_of(system: System) -> Library:
     """Special functions, error functions included where something calls them."""
     calls = system.calls()
-    named = {y for y in calls if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
+    named = special(calls) - {"asin"}
     unknown(named, set(HOMES) - REFUSED, "JavaScript")
     found = library(named, HOME)
     text = " ".join([*calls, *(ast.unparse(f) for f in found.functions.values())])

@@ -14,9 +14,9 @@ import numpy as np
 
 from dmft.codegen.export.library import Library
 from dmft.codegen.export.program import Program
+from dmft.codegen.export.syntax import INDENT
 from dmft.errors import NotClosed
 
-INDENT = "    "
 FUNCTIONS = {
     "math.erf": "erf", "math.erfc": "erfc", "math.asin": "jnp.arcsin", "asin": "jnp.arcsin",
     "math.acos": "jnp.arccos", "math.atan": "jnp.arctan", "math.atan2": "jnp.arctan2",

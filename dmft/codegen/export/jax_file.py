@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from dmft.codegen.export import jax, python
-from dmft.codegen.export.library import library, unknown
+from dmft.codegen.export.library import PLAIN, library, special, unknown
 from dmft.codegen.export.program import Program
+from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import System, header
-
-# Functions whose loops do not depend on numbers that JAX traces.
-KNOWN = (
-    "asin", "two_signs", "bivariate_normal_cdf", "token_value", "root_ratio", "correlation",
-    "correlation_root", "correlation_angle", "inverse_correlation_root", "half_tangent",
-    "covariance_given",
-)  # fmt: skip
-IN_THE_LANGUAGE = {"abs", "min", "max", "int"}
-INDENT = "    "
 
 IMPORTS = """
 import sys
@@ -60,8 +52,8 @@ def jacobian({signature}):
 
 def jax_text(system: System) -> str:
     """Text of the file."""
-    calls = {y for y in system.calls() if not y.startswith(("math.", "np."))} - IN_THE_LANGUAGE
-    unknown(calls, KNOWN, "JAX")
+    calls = special(system.calls())
+    unknown(calls, PLAIN, "JAX")
     lines = ['"""' + "\n".join(python.escaped(header(system))).strip(), '"""', IMPORTS]
     lines += jax.functions(library(calls - {"asin"}))
     lines += core("_rates", "Rates.", system, system.rates)

@@ -32,8 +32,11 @@ HOMES = {
     "token_value": "dmft.special.tokens",
     "covariance_given": "dmft.special.branches",
 }
+# Those that take numbers and return one, and whose loops depend on none of them.
+PLAIN = tuple(name for name in HOMES if name not in (*AVERAGES, "four_signs", "four_signs_moment"))
 # Modules whose names the functions use as they are.
 OUTSIDE = ("math", "np")
+IN_THE_LANGUAGE = {"abs", "min", "max", "int", "range"}
 TABLE = "TABLE_"
 
 
@@ -67,6 +70,12 @@ def library(calls: Iterable[str], home: Mapping[str, str] = HOMES) -> Library:
         elif name in home:
             _collect(home[name], name, found)
     return found
+
+
+def special(calls: Iterable[str]) -> set[str]:
+    """Functions of `dmft.special` and tables among the names that code calls."""
+    outside = tuple(f"{module}." for module in OUTSIDE)
+    return {name for name in calls if not name.startswith(outside)} - IN_THE_LANGUAGE
 
 
 def unknown(calls: Iterable[str], known: Iterable[str], language: str) -> None:

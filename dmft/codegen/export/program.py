@@ -63,6 +63,12 @@ class Program:
         }
 
     @property
+    def calls(self) -> set[str]:
+        """Functions that its statements call, as they are written."""
+        nodes = (node for statement in self.body for node in ast.walk(statement))
+        return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+
+    @property
     def needs_all_fields(self) -> bool:
         """Whether it reads N, the number of all fields."""
         return "N" in self.names or any("N" in axes for axes in self.arrays.values())

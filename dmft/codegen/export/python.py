@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dmft.codegen.export.library import ANGLES, HOMES, Library, library, unknown
+from dmft.codegen.export.library import ANGLES, HOMES, Library, library, special, unknown
 from dmft.codegen.export.program import Program
+from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
-
-INDENT = "    "
 
 IMPORTS = '''
 import math
@@ -98,8 +97,7 @@ def python_code(system: System) -> str:
 
 def supported(system: System) -> Library:
     """Special functions of a system."""
-    calls = {c for c in system.calls() if not c.startswith(("math.", "np.")) and c != "abs"}
-    calls -= {"min", "max", "int"}
+    calls = special(system.calls())
     unknown(calls, HOMES, "Python")
     return library(calls)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.codegen.assemble import code_names
-from dmft.codegen.export.program import Program, walk
+from dmft.codegen.export.program import TABLE, Program, walk
 from dmft.equations.equations import Equations
 from dmft.equations.reference import evaluate
 from dmft.errors import BadParameter, NotClosed
@@ -124,14 +123,8 @@ class System:
 
     def calls(self) -> set[str]:
         """Functions and tables that the programs name."""
-        found = set()
-        for program in (self.rates, self.observables):
-            for statement in program.body:
-                for node in ast.walk(statement):
-                    if isinstance(node, ast.Call):
-                        found.add(ast.unparse(node.func))
-        tables = {n for n in self.rates.names | self.observables.names if n.startswith("TABLE_")}
-        return (found - {"range"}) | tables
+        tables = {n for n in self.rates.names | self.observables.names if n.startswith(TABLE)}
+        return self.rates.calls | self.observables.calls | tables
 
     # Numbers --------------------------------------------------------------------------------
 
