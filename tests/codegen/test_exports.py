@@ -20,9 +20,12 @@ Z = sp.Symbol("z", real=True)
 ERF, RELU = sp.erf(Z / sp.sqrt(2)), sp.Max(0, Z)
 P_WIDTH, K_WIDTH = sp.symbols("p k", integer=True, positive=True)
 NAMES = ("erf", "relu", "he3", "sign", "attention", "readouts")
-# Where each system takes seconds, most wait for the slow tests.
-FEW = [n if n in ("relu", "attention") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 COMPILE = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+
+
+def few(*fast):
+    """Names of systems; where each takes seconds, the others wait for the slow tests."""
+    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 
 def committees(student, teacher, algorithm, widths=(3, 2), **keywords):
@@ -92,7 +95,7 @@ def test_javascript(name, tmp_path):
     assert "largest relative error" in run.stdout
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", few("relu"))
 def test_jax(name, tmp_path):
     pytest.importorskip("jax")
     error, passed = runpy.run_path(dmft.export(system(name), tmp_path / "m_jax.py"))["check"]()
@@ -100,7 +103,7 @@ def test_jax(name, tmp_path):
     assert error < 1e-12
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", few("relu", "attention"))
 def test_notebook(name, tmp_path, monkeypatch):
     """Its cells run in order, and the solution is that of `dmft.solve`'s equations."""
     pytest.importorskip("matplotlib").use("Agg")

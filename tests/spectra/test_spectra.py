@@ -186,7 +186,9 @@ def test_a_loss_without_closed_averages_against_its_definition() -> None:
         assert np.allclose(rates["Q"][e], dQ, rtol=0, atol=5e-3)
 
 
-@pytest.mark.parametrize("loss", ["squared", sp.log(1 + sp.exp(-f * y))])
+@pytest.mark.parametrize(
+    "loss", ["squared", pytest.param(sp.log(1 + sp.exp(-f * y)), marks=pytest.mark.slow)]
+)
 def test_runs_agree_with_weights_in_finite_dimension(loss: Any) -> None:
     law = dmft.Spectrum([3.0, 1.0, 0.2], [0.1, 0.4, 0.5])
     unit, sgd = dmft.Committee(ERF, 2), dmft.SGD(1.5, loss=loss)
