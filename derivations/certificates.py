@@ -218,7 +218,9 @@ BOXED = {
         r"\arctan\frac{M_{kl}}{\sqrt{D_{ij}\det C(t)}}"
     ),
 }  # fmt: skip
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 lines = [r"\documentclass{article}", r"\usepackage{amsmath,amssymb}", r"\begin{document}"]
 LABELS = ("tail", "interval-moments", "parseval", "four-signs-minors")

@@ -134,8 +134,8 @@ assert_equal(derived(z**2, teacher=1).gain_from_width().subs(p, 7), gain.subs(p,
 # %% [markdown]
 # ## Step 3: random starts and the noise of the samples
 #
-# Samples move $M_{jr}$ at random too: $\frac{d}{dt}\langle M^2\rangle = 2\Lambda\langle M^2\rangle
-# + D/d$ with $D = \frac\gamma p \mathrm{Var}[\psi_j h^*_r]$. Carried back to $t = 0$ each overlap
+# Samples move $M_{jr}$ randomly too: $\frac{d}{dt}\langle M^2\rangle = 2\Lambda\langle M^2\rangle +
+# D/d$ with $D = \frac\gamma p \mathrm{Var}[\psi_j h^*_r]$. Carried back to $t = 0$ each overlap
 # is $N(0, (1+\kappa)/d)$ with $\kappa = D/2\Lambda$. For one square neuron
 # $\mathrm{Var}[\psi h^*] = E[4\lambda^2(h^{*2}-\lambda^2)^2h^{*2}] + 4\Delta = 48 + 4\Delta$, and
 # at the fastest rate $\kappa = 1$ at every $\Delta$: the noise halves the effective dimension.

@@ -29,8 +29,8 @@
 # $S^{(2)} - rS = \mathbb E[\lambda\cdot\nabla(\psi\psi^\top)]$: no inverse is needed.
 #
 # *Sphere.* Dividing by $\sqrt{1 + \Delta Q_{jj}}$ and expanding to second order,
-# $\delta M_{jr} = \Delta M_{jr} - \frac12M_{jr}\Delta Q_{jj} - \frac12\Delta M_{jr}\Delta Q_{jj}
-# + \frac38M_{jr}\Delta Q_{jj}^2$, whose last two terms have raw second moments of the batch means.
+# $\delta M_{jr} = \Delta M_{jr} - \frac12M_{jr}\Delta Q_{jj} - \frac12\Delta M_{jr}\Delta Q_{jj} +
+# \frac38M_{jr}\Delta Q_{jj}^2$, whose last two terms have raw second moments of the batch means.
 #
 # *What is left.* A step of SGD is a step of an Euler scheme: against the flow it is off by
 # $-\frac12\delta t\,(\partial F)F$ per unit $t$, also of order $1/d$. Paths at `dt` $=\delta t$
@@ -46,7 +46,9 @@ import sympy as sp
 
 import dmft
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 z, d = sp.Symbol("z", real=True), sp.Symbol("d")
 gamma, delta = sp.symbols("gamma Delta", positive=True)
 square = dmft.Committee(z**2, width=1)

@@ -192,7 +192,9 @@ for label, text in BOXED.items():
         rf"\boxed{{{text}}}",
         r"\end{equation}",
     ]
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "infinite_width.tex").write_text("\n".join([*document, r"\end{document}", ""]))
 print(f"distances at p = 25, 50, 100: {', '.join(f'{gap:.5f}' for gap in gaps)}")

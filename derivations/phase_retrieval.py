@@ -329,7 +329,9 @@ def document():
     return "\n".join([*lines, r"\end{document}", ""])
 
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "phase_retrieval.tex").write_text(document())
 

@@ -43,7 +43,9 @@ from scipy.stats import qmc
 import dmft
 from dmft.display.latex import PREAMBLE
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 T, SAMPLES = 7, 2**14
 
 

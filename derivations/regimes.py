@@ -133,7 +133,9 @@ text = document(*(Titled(*item) for item in RECORDS.items()), title="Regimes of 
 assert text.isascii()
 assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") > len(RECORDS)
 assert "\\begin{align*}\n\n" not in text, "TeX refuses an empty line in an alignment"
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "regimes.tex").write_text(text)
 print(f"{len(RECORDS)} groups of equations in regimes.tex")

@@ -116,7 +116,9 @@ BOXED = {
     r"I_3=\mathbb E[\sigma'_1\lambda_2\sigma_3]": sp.latex(drift),
     r"\mathbb E[\mathrm{sign}_1\mathrm{sign}_2\mathrm{sign}_3\mathrm{sign}_4]": PLACKETT,
 }
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 lines = [r"\documentclass{article}", r"\usepackage{amsmath,amssymb}", r"\begin{document}"]
 LABELS = ("signs", "relu-noise", "relu-I2", "relu-I3", "four-signs")

@@ -146,7 +146,9 @@ assert abs(np.nanstd(when) - recovery.std()) < 0.1
 text = document(equations, reuse, title="Samples used more than once")
 assert text.isascii()
 assert text.count(r"\begin{align*}") == text.count(r"\end{align*}")
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "repeated_samples.tex").write_text(text)
 print(f"e_1 of He_3 by looking ahead: {float(reuse.coefficients[0].value):.6f}")

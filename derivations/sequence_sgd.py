@@ -218,7 +218,9 @@ body = "\n".join(
     rf"\paragraph{{{title}.}}\begin{{equation}}\label{{eq:{name}}}\boxed{{{formula}}}\end{{equation}}"
     for name, title, formula in RESULTS
 )
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+# A notebook has no __file__: the arguments there are those of its kernel.
+given = sys.argv[1:] if "__file__" in globals() else []
+folder = Path(given[0] if given else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
 text = rf"""\documentclass{{article}}
 \usepackage{{amsmath,amssymb}}

@@ -16,9 +16,9 @@ Declare
     Networks and targets: Committee, MultiIndex, Attention, SequenceNetwork, SequenceTarget.
     Models: Model, MixtureModel, SequenceModel; inputs with a covariance: Spectrum, from clusters:
     GaussianMixture.
-    Algorithms: SGD with Momentum, GradientFlow, GradientDescent, UpdateField (a rule of your own),
-    UpdateRule (a record of your own); samples used again: Repeat, Lookahead, SharpnessAware; powers
-    of d: Scaling.
+    Algorithms: SGD with Momentum, SignSGD, Adam, RMSProp, AdaGrad, AdaGradNorm, GradientFlow,
+    GradientDescent, UpdateField (a rule of your own), UpdateRule (a record of your own); samples
+    used again: Repeat, Lookahead, SharpnessAware; powers of d: Scaling.
     Models of the papers: literature.
 
 Derive
@@ -40,13 +40,16 @@ Measure
     escape_time -> EscapeTime, Censored, EscapeTimes; escape_formula -> EscapeFormula,
     weak_recovery -> WeakRecovery, phases -> Phases.
     fixed_points -> FixedPoint, fixed_point_branch, stability, linear_noise,
-    maximal_learning_rate, initial_learning_rate.
+    maximal_learning_rate, initial_learning_rate, noise_floor, escape_rate.
+    greedy_schedule, optimal_schedule -> Schedule; scaling_law -> ScalingLaw.
     Over parameters: phase_diagram -> PhaseDiagram, boundary -> Boundary, sweep -> Sweep, landscape,
     landscape_boundary, landscape_diagram.
 
 Show and keep
+    explore(model, algorithm): a page with sliders, in a notebook.
     plot(run), run.save(path), load(path), run.to_pandas(), run.to_xarray(), equations.latex();
-    latex(path, ...) a document, export(equations, path) code of its own, cite.
+    latex(path, ...) a document, export(equations, path) code of its own; cite(...) its
+    papers as BibTeX.
 
 Warnings: AccuracyWarning, ClosureWarning, EscapeWarning.
 
@@ -68,6 +71,7 @@ __version__ = VERSION
 # Where each public name lives.
 PUBLIC = {
     "AccuracyWarning": "dmft.gaussian.nodes.quadrature",
+    **dict.fromkeys(("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "dmft.model"),
     "Alignment": "dmft.model",
     "Attention": "dmft.model",
     "SGD": "dmft.model",
@@ -102,6 +106,7 @@ PUBLIC = {
     "Boundary": "dmft.analysis.boundaries.boundary",
     "boundary": "dmft.workflow.diagrams.boundary",
     "build": "dmft.codegen.build",
+    "cite": "dmft.display.latex",
     "DescentEnsemble": "dmft.simulation.descent",
     "DescentRun": "dmft.solvers.descent.run",
     "Ensemble": "dmft.simulation.ensemble",
@@ -120,6 +125,7 @@ PUBLIC = {
     "SharpnessAware": "dmft.model",
     "UpdateField": "dmft.model",
     "Spectrum": "dmft.model",
+    "Schedule": "dmft.model.schedule",
     "UpdateRule": "dmft.model",
     "Stage": "dmft.workflow.solving.stages",
     "Status": "dmft.names",
@@ -130,13 +136,16 @@ PUBLIC = {
     "certify": "dmft.workflow.certify",
     "certify_hermite": "dmft.workflow.certify",
     "derive": "dmft.equations.derive",
+    "escape_rate": "dmft.equations.escape.spectral_rate",
     "escape_formula": "dmft.equations.escape.escape_formula",
     "escape_time": "dmft.workflow.escape",
     "export": "dmft.codegen.export.export",
     "explain": "dmft.workflow.explain",
+    "explore": "dmft.explorer.widget",
     "fixed_point_branch": "dmft.workflow.branches",
     "fixed_points": "dmft.workflow.fixed_points",
     "generative_exponent": "dmft.gaussian.exponents.kinds",
+    "greedy_schedule": "dmft.workflow.control.greedy",
     "hermite": "dmft.gaussian.closed.hermite",
     "hermite_expansion": "dmft.gaussian.exponents.hermite_series",
     "information_exponent": "dmft.gaussian.exponents.kinds",
@@ -149,6 +158,8 @@ PUBLIC = {
     "linear_noise": "dmft.workflow.linear_noise",
     "load": "dmft.workflow.load",
     "maximal_learning_rate": "dmft.equations.escape.recovery",
+    "noise_floor": "dmft.equations.escape.recovery",
+    "optimal_schedule": "dmft.workflow.control.optimal",
     "phase_diagram": "dmft.workflow.diagrams.phase_diagram",
     "phases": "dmft.analysis.phases",
     "latex": "dmft.display.latex",
@@ -158,6 +169,8 @@ PUBLIC = {
     "regimes": "dmft.equations.restrict.regimes",
     "short_times": "dmft.equations.two_time.short_times",
     "initial_learning_rate": "dmft.equations.sequence.limits",
+    "ScalingLaw": "dmft.workflow.scaling_law",
+    "scaling_law": "dmft.workflow.scaling_law",
     "sequence_information_exponent": "dmft.gaussian.exponents.sequence",
     "sequence_length_gain": "dmft.equations.sequence.limits",
     "simulate": "dmft.simulation.simulate",

@@ -38,10 +38,14 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity("teacher_readout", "a^*", "(k,)", "teacher readout", False, ("v*",)),
         Quantity("learning_rate", r"\gamma", "()", "learning rate", False, ("eta",)),
         Quantity("label_noise", r"\Delta", "()", "label-noise variance", False, ("sigma^2",)),
+        Quantity("label_flip", r"\varepsilon", "()", "probability that a label is flipped"),
         Quantity(
             "risk", r"\mathcal{R}", "()", "population risk E(f* - f)^2 / 2", False, ("eps_g",)
         ),
         Quantity("loss", r"\mathcal{L}", "()", "expected loss of a fresh sample"),
+        Quantity(
+            "error_rate", r"\mathcal{E}", "()", "probability that sign f is not the teacher's sign"
+        ),
         Quantity("t", "t", "()", "time"),
     )
 }
@@ -72,6 +76,18 @@ QUANTITIES |= {
         Quantity("velocity_M", "L", "(p, k)", "velocity-teacher overlap u W*^T / d"),
         Quantity("velocity_Q", "N", "(p, p)", "velocity-student overlap u W^T / d"),
         Quantity("velocity", "T", "(p, p)", "velocity-velocity overlap u u^T / d", True),
+    )
+}
+# What optimisers accumulate: a second moment for each neuron, by block too, and one sum for all.
+ACCUMULATED: dict[str, tuple[str, ...]] = {"second_moment": ("p",), "accumulator": ()}
+QUANTITIES |= {
+    q.code: q
+    for q in (
+        Quantity("second_moment", "V", "(p,)", "second moment of the coordinates of the gradient"),
+        Quantity(
+            "block_second_moment", "V", "(B, p)", "second moment of the coordinates within a block"
+        ),
+        Quantity("accumulator", r"\mathcal{N}", "()", "sum of the squares of all gradients, by d"),
     )
 }
 # Letters of what equations are printed in, by code name; a notation replaces some of them.

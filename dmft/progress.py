@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -98,7 +99,7 @@ class Progress:
         self._call = option if callable(option) else None
         # Inside a parallel job only the job itself draws.
         alone = CANCELLED.get() is None
-        self._shown = self._call is None and option is not False and alone and is_watched()
+        self._wanted = self._call is None and option is not False and alone
         self._at_once = option is True
         self._label = label
         self._start = time.monotonic()
@@ -107,6 +108,11 @@ class Progress:
         self._line = False
         self._latest = (0.0, "")
 
+    @cached_property
+    def _shown(self) -> bool:
+        """Whether a bar is drawn: looked at when it is time to, not by each short run."""
+        return self._wanted and is_watched()
+
     def update(self, fraction: float, message: str = "") -> None:
         """Say that this fraction (0 to 1) is done."""
         if self._call is not None:
@@ -114,7 +120,9 @@ class Progress:
             return
         now = time.monotonic()
         self._latest = (fraction, message)
-        if not self._shown or (now - self._start < SHOW_AFTER_SECONDS and not self._at_once):
+        if now - self._start < SHOW_AFTER_SECONDS and not self._at_once:
+            return
+        if not self._shown:
             return
         if now - self._last >= REWRITE_SECONDS:
             self._last = now
@@ -133,7 +141,7 @@ class Progress:
 
     def close(self) -> None:
         """Leave the terminal tidy."""
-        if self._shown and self._at_once:
+        if self._at_once and self._shown:
             self._draw(min(max(self._latest[0], 0.0), 1.0), self._latest[1])
         if self._bar is not None:
             self._bar.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".h5", ".hdf5", "")
 # Two lines of a terminal.
 LONGEST_REPR = 200
+# Bits of a number of Python.
+DOUBLE = 53
+# Characters of a field's value that a line keeps in any case.
+SHORTEST_VALUE = 12
 # Numbers of small arrays that a line shows.
 SHOWN_NUMBERS = 12
 
@@ -35,7 +39,70 @@ def in_line(values: np.ndarray[Any, Any] | None) -> str:
     return " ".join(text.split())
 
 
-class Shown:
+class Brief:
+    """Base of dataclasses whose `repr` is a line, whatever they hold; `str` holds everything."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A decorator @dataclass writes no `__repr__` where the class has one.
+        if cls.__repr__ in (object.__repr__, Brief.__repr__):
+            cls.__repr__ = Brief.__repr__  # type: ignore[method-assign]
+
+    def _in_full(self) -> str:
+        """Every field: what tells one record from another."""
+        if type(self).__repr__ is not Brief.__repr__:
+            return repr(self)
+        if not is_dataclass(self):
+            return object.__repr__(self)
+        return _line(self, {f.name: worded(getattr(self, f.name), in_full) for f in _listed(self)})
+
+    def __repr__(self) -> str:
+        text = self._in_full()
+        if len(text) <= LONGEST_REPR or not is_dataclass(self):
+            return cut(" ".join(text.split()))
+        held = {f.name: getattr(self, f.name) for f in _listed(self) if not _is_default(self, f)}
+        texts = {name: " ".join(worded(value, repr).split()) for name, value in held.items()}
+        # The longest give way first.
+        for most in range(LONGEST_REPR, SHORTEST_VALUE, -1):
+            text = _line(self, {name: cut(each, most) for name, each in texts.items()})
+            if len(text) <= LONGEST_REPR:
+                return text
+        return cut(text)
+
+    def __str__(self) -> str:
+        return self._in_full()
+
+
+def _listed(record: Any) -> list[Field[Any]]:
+    return [f for f in fields(record) if f.repr]
+
+
+def _is_default(record: Any, each: Field[Any]) -> bool:
+    """Whether a field holds what it holds where nothing is said."""
+    return each.default is not MISSING and is_same(getattr(record, each.name), each.default)
+
+
+def _line(record: Any, texts: Mapping[str, str]) -> str:
+    return f"{type(record).__qualname__}({', '.join(f'{n}={y}' for n, y in texts.items())})"
+
+
+def in_full(value: Any) -> str:
+    """What tells a value from others."""
+    return value._in_full() if isinstance(value, Brief) else repr(value)
+
+
+def worded(value: Any, otherwise: Callable[[Any], str]) -> str:
+    """A value; numbers of SymPy's that are those of Python's as Python writes them."""
+    is_float = type(value).__name__ == "Float" and getattr(value, "_prec", 0) == DOUBLE
+    return repr(float(value)) if is_float else otherwise(value)
+
+
+def cut(text: str, most: int = LONGEST_REPR) -> str:
+    """A text of at most so many characters, with the last one."""
+    return text if len(text) <= most else f"{text[: most - 4]}...{text[-1]}"
+
+
+class Shown(Brief):
     """Base of what a notebook shows as a page: facts, formulas and a small picture."""
 
     def _repr_html_(self) -> str | None:
@@ -50,8 +117,7 @@ class Short(Shown):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        text = f"{type(self).__name__}({self._in_words()})"
-        return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 4]}...)"
+        return cut(f"{type(self).__name__}({self._in_words()})")
 
 
 class Record(Shown):
@@ -88,7 +154,31 @@ class Archived(Record, ABC):
     @classmethod
     @abstractmethod
     def restore(cls, record: dict[str, Any], arrays: netcdf.Arrays) -> Self:
-        """Make the record again of what its file holds."""
+        """Make the record again of what its file holds.
+
+        Parameters
+        ----------
+        record : dict
+            Everything but arrays, as `save` wrote it.
+        arrays : mapping of str to ndarray
+            The variables of the file.
+
+        Returns
+        -------
+        Archived
+            Equal to the record that was saved.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> import pathlib, tempfile
+        >>> from dmft import netcdf
+        >>> diagram = dmft.phase_diagram(lambda a, b: a * b, ("a", [1.0, 2.0]), ("b", [0.5, 1.0]))
+        >>> path = diagram.save(pathlib.Path(tempfile.mkdtemp()) / "diagram.nc")
+        >>> record, arrays = netcdf.load(path, {diagram.KIND: lambda *held: held})
+        >>> dmft.PhaseDiagram.restore(record, arrays) == diagram
+        True
+        """
 
     def _quantities(self) -> Mapping[str, str]:
         """What variables hold whose names in the file are not those of their quantities."""
@@ -103,7 +193,21 @@ class Archived(Record, ABC):
         return self._variables()
 
     def to_xarray(self) -> xarray.Dataset:
-        """Return an `xarray.Dataset` whose variables say what they are (needs the extra `io`)."""
+        """Return an `xarray.Dataset` whose variables say what they are (needs the extra `io`).
+
+        Returns
+        -------
+        xarray.Dataset
+            Arrays with named dimensions and coordinates; attributes hold the provenance.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> diagram = dmft.phase_diagram(lambda a, b: a * b, ("a", [1.0, 2.0]), ("b", [0.5, 1.0]))
+        >>> data = diagram.to_xarray()
+        >>> data["value"].dims, data["value"].sel(a=2.0, b=0.5).item()
+        (('b', 'a'), 1.0)
+        """
         from dmft import netcdf
 
         data = {name: (dims, values) for name, dims, values in self._displayed()}
@@ -116,10 +220,29 @@ class Archived(Record, ABC):
         An existing file is replaced only by a complete one. The name ends in .nc (or .h5: netCDF
         files are HDF5).
 
+        Parameters
+        ----------
+        path : str or Path
+            Name of the file, ending in .nc or .h5; its folder exists.
+
+        Returns
+        -------
+        Path
+            Where it was written, for ``dmft.load(run.save(...))``.
+
         Raises
         ------
         BadParameter
             For the suffix of another format, and where nothing can be written.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> import pathlib, tempfile
+        >>> diagram = dmft.phase_diagram(lambda a, b: a * b, ("a", [1.0, 2.0]), ("b", [0.5, 1.0]))
+        >>> path = diagram.save(pathlib.Path(tempfile.mkdtemp()) / "diagram.nc")
+        >>> dmft.load(path) == diagram
+        True
         """
         from dmft import netcdf
 
@@ -135,7 +258,27 @@ class Archived(Record, ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a record of this class that `save` wrote."""
+        """Read a record of this class that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file of a record of this class; `dmft.load` reads one of any class.
+
+        Returns
+        -------
+        Archived
+            A record of this class.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> import pathlib, tempfile
+        >>> diagram = dmft.phase_diagram(lambda a, b: a * b, ("a", [1.0, 2.0]), ("b", [0.5, 1.0]))
+        >>> path = diagram.save(pathlib.Path(tempfile.mkdtemp()) / "diagram.nc")
+        >>> dmft.PhaseDiagram.load(path).values.tolist()
+        [[0.5, 1.0], [1.0, 2.0]]
+        """
         from dmft import netcdf
 
         return netcdf.load(path, {cls.KIND: cls.restore})

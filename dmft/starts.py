@@ -35,7 +35,7 @@ class Overlaps(Short, Record):
     Q : (p, p) symmetric
     M : (p, k)
     P : (k, k) symmetric; the identity by default
-    readout : (p,), optional
+    readout : (p,), or (outputs, p) of several outputs, optional
         Student readouts a_j, in place of those that the model declares.
     memory : mapping of str to array, optional
         Gram matrices of rows that an optimiser keeps beside the weights, by their names in a run
@@ -74,8 +74,7 @@ class Overlaps(Short, Record):
         object.__setattr__(self, "memory", rows or None)
         if np.ndim(M) == 3:
             _of_blocks(self, Q, M, P)
-            a = None if readout is None else check_shape(readout, "readout", (self.p,))
-            object.__setattr__(self, "readout", a)
+            object.__setattr__(self, "readout", _readout(readout, self.p))
             return
         student = check_covariance(Q, "Q")
         p = student.shape[0]
@@ -91,8 +90,7 @@ class Overlaps(Short, Record):
         object.__setattr__(self, "Q", student)
         object.__setattr__(self, "M", cross)
         object.__setattr__(self, "P", teacher)
-        a = None if readout is None else check_shape(readout, "readout", (p,))
-        object.__setattr__(self, "readout", a)
+        object.__setattr__(self, "readout", _readout(readout, p))
         check_covariance(self.Omega, "Omega = [[Q, M], [M^T, P]]")
 
     def _in_words(self) -> str:
@@ -101,23 +99,66 @@ class Overlaps(Short, Record):
 
     @property
     def p(self) -> int:
-        """Student width."""
+        """Student width.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
+        >>> start.p
+        2
+        """
         return int(self.M.shape[-2])
 
     @property
     def k(self) -> int:
-        """Teacher width."""
+        """Teacher width.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
+        >>> start.k
+        1
+        """
         return int(self.M.shape[-1])
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of a spectrum; None where there is no such axis."""
+        """Number of blocks of a spectrum; None where there is no such axis.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
+        >>> start.blocks is None
+        True
+        """
         return int(self.M.shape[0]) if self.M.ndim == 3 else None
 
     @property
     def Omega(self) -> NDArray[np.float64]:
-        """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block."""
+        """Gram matrix (p+k, p+k) of all rows, the covariance of the fields (h, h*); by block.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> start = dmft.Overlaps(Q=[[1.0, 0.2], [0.2, 1.0]], M=[[0.1], [0.0]])
+        >>> start.Omega.tolist()
+        [[1.0, 0.2, 0.1], [0.2, 1.0, 0.0], [0.1, 0.0, 1.0]]
+        """
         return np.block([[self.Q, self.M], [self.M.swapaxes(-1, -2), self.P]])
+
+
+def _readout(given: ArrayLike | None, p: int) -> Array | None:
+    """Readouts of one output, or a row for each of several."""
+    if given is None:
+        return None
+    try:
+        shape = np.shape(given)
+    except ValueError:  # rows of different lengths, which are refused below
+        shape = ()
+    return check_shape(given, "readout", (shape[0], p) if len(shape) == 2 else (p,))
 
 
 def _of_blocks(start: Overlaps, Q: ArrayLike, M: ArrayLike, P: ArrayLike | None) -> None:

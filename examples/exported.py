@@ -38,7 +38,7 @@ def slope(t, y):
 
 
 y = np.concatenate([start.Q.ravel(), start.M.ravel()])
-theirs = solve_ivp(slope, (0.0, 20.0), y, rtol=1e-9, atol=1e-11).y[:, -1]
+theirs = solve_ivp(slope, (0.0, 20.0), y, "DOP853", rtol=1e-9, atol=1e-11).y[:, -1]
 ours = dmft.solve(equations, start, t_max=20.0, rtol=1e-9, atol=1e-11)
 risk = exported["observables"](theirs[:4].reshape(2, 2), theirs[4:].reshape(2, 2), start.P)["risk"]
 print(f"risk at t = 20: {risk:.9g} by SciPy, {ours.risk[-1]:.9g} by dmft.solve")

@@ -7,12 +7,19 @@ import json
 import mmap
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
 from types import CellType, FunctionType, SimpleNamespace
+
+# Workers share the cores, and so would the threads of their BLAS, which wait by spinning: an
+# inverse of 160 rows took 20 times as long. Before NumPy is loaded; processes that tests start have
+# it too.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
 import numpy as np
 import pytest
@@ -24,9 +31,9 @@ from scipy.integrate import solve_ivp
 from sympy.core.cache import clear_cache
 
 import dmft
-from dmft.compiled.directory import refusal
+from dmft.compiled.directory import cache_directory, refusal
 from dmft.compiled.sealed import Deferred, SealedCache
-from dmft.solvers.pointers import Pointer, pointer
+from dmft.solvers.pointers import Pointer, entry, pointer
 from dmft.workflow.solving.inputs import run_inputs
 
 Z = sp.Symbol("z", real=True)
@@ -85,6 +92,13 @@ def is_kept(function, signature):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _reading_is_remembered(_compiled_code_of_this_session):
+    READING.recall()
+    yield
+    READING.remember()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _compiling_leaves_no_memory():
     """Of each second of compiling LLVM and Numba keep 3 MB for ever, 3 GB of the whole suite: once
     that is much, a child compiles and ends, and its machine code is loaded from disk.
@@ -119,11 +133,16 @@ def _compiling_leaves_no_memory():
 
 @pytest.fixture(scope="module", autouse=True)
 def _files_leave_no_memory():
-    """What SymPy remembers of a file is of little use to the next one."""
+    """What SymPy remembers of a file is of little use to the next one; what was freed goes back to
+    the system.
+    """
     yield
     if resident() > MUCH_MEMORY:
         clear_cache()
         gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU library
+        if trim:
+            trim(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -160,6 +179,7 @@ class Reading:
         self.on = False
         self.spent = {}
         self.plain = {}
+        self.before = {}
         self.call = Deferred.__call__
         self.point = Pointer.__init__
 
@@ -168,6 +188,7 @@ class Reading:
         if on != self.on:
             self.on = on
             pointer.cache_clear()
+            entry.cache_clear()  # it holds addresses of what is cleared
             Pointer.__init__ = (lambda p, *args: self.address(p, *args)) if on else self.point
             if on:
                 Deferred.__call__ = lambda f, *args: self(f, *args)
@@ -185,9 +206,29 @@ class Reading:
             kept = isinstance(function._cache, SealedCache) and is_kept(
                 function, function._wanted[0]
             )
-            self.spent[function] = np.inf if kept else 0.0
+            self.spent[function] = np.inf if kept else self.before.get(plain.__module__, 0.0)
             self.plain[function] = self.without_numba(function.py_func)
         return self.spent[function] < READ[plain.__name__]
+
+    def recall(self):
+        """Seconds in which sessions before this one read modules that are named by their content:
+        what is read a little each time is compiled in the end.
+        """
+        for file in cache_directory().glob("read_*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                for name, seconds in json.loads(file.read_text()).items():
+                    self.before[name] = max(self.before.get(name, 0.0), seconds)
+
+    def remember(self):
+        """Write them down, those of this session included."""
+        cache = cache_directory()
+        for function, seconds in self.spent.items():
+            if seconds < np.inf:
+                name = function.py_func.__module__
+                self.before[name] = max(self.before.get(name, 0.0), seconds)
+        kept = {name: s for name, s in self.before.items() if (cache / f"{name}.py").exists()}
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        (cache / f"read_{worker}.json").write_text(json.dumps(kept))
 
     def without_numba(self, function):
         """Python's function, which calls those of its own module as Python's functions too."""
@@ -282,6 +323,45 @@ READING = Reading()
 def pytest_addoption(parser):
     """Nightly and before a release: nothing is read."""
     parser.addoption("--compiled", action="store_true", help="compile all generated text")
+    parser.addoption("--first-cases", action="store_true", help="one case of each function")
+
+
+def spread(cases, most):
+    """Some of the cases, far from each other in steps of the golden ratio: of a product of
+    parameters each value is met.
+    """
+    golden, kept = (5**0.5 - 1) / 2, set()
+    for step in range(4 * len(cases)):
+        if len(kept) == min(most, len(cases)):
+            break
+        kept.add(int((step + 0.5) * golden % 1 * len(cases)))
+    return [cases[i] for i in sorted(kept)]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Of functions marked `cases(n)` n cases are fast, of `cases(name, ...)` these.
+
+    With `--first-cases` of each function the first that `-m` and `-k` leave: every road, not every
+    number.
+    """
+    functions = {}
+    for item in items:
+        if item.get_closest_marker("cases") and not item.get_closest_marker("slow"):
+            functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for cases in functions.values():
+        names = cases[0].get_closest_marker("cases").args
+        named = [item for item in cases if hasattr(item, "callspec") and item.callspec.id in names]
+        fast = named or spread(cases, names[0])
+        for item in cases:
+            if item not in fast:
+                item.add_marker(pytest.mark.slow)
+    yield
+    if config.getoption("first_cases"):
+        first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
+        kept = {item.nodeid for item in first.values()}
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid not in kept])
+        items[:] = [item for item in items if item.nodeid in kept]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -372,6 +452,32 @@ def ctrl_c():
     main, before = threading.get_ident(), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: signal.pthread_kill(main, signal.SIGINT)
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def lent():
+    """A cache of one's own without records, but with the machine code that this session has.
+
+    `with lent(folder):` what is compiled there meanwhile belongs to the session afterwards.
+    """
+
+    def give(source, target):
+        for file in [*source.glob("dmft_*"), *source.glob("__pycache__/dmft_*")]:
+            to = target / file.relative_to(source)
+            to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # it is there, or another worker was faster
+                if not to.exists():
+                    shutil.copy2(file, to)
+
+    @contextlib.contextmanager
+    def cache(folder):
+        session = cache_directory()
+        give(session, folder)
+        yield
+        give(folder, session)
+
+    cache.give = give
+    return cache
 
 
 @pytest.fixture(scope="session")

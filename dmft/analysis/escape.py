@@ -73,6 +73,8 @@ class EscapeTime(Record):
         For `steps`; the mean over the run where its rate follows a schedule.
     counts_steps : bool
         Whether `value` is a number of steps already, as that of a map is.
+    status : Status
+        "ok": the threshold was reached.
 
     Examples
     --------
@@ -95,7 +97,29 @@ class EscapeTime(Record):
         return self.value
 
     def steps(self, dim: int) -> float:
-        """Steps of the algorithm until the escape at input dimension `dim`."""
+        """Steps of the algorithm until the escape at input dimension `dim`.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        float
+            Of one-pass SGD t p d / gamma; of a map the time itself.
+
+        Raises
+        ------
+        BadParameter
+            For the time of a continuous flow.
+
+        Examples
+        --------
+        >>> escape = EscapeTime(1.5, threshold=0.2, reference="start", time_step_times_dim=0.05)
+        >>> escape.steps(dim=1000)
+        30000.0
+        """
         if self.counts_steps:
             return self.value
         if self.time_step_times_dim is None:
@@ -108,6 +132,21 @@ class Censored(Record):
     """An escape that was not seen: later than `horizon`, or never.
 
     `status` says why the run ended there: ok (the end of the requested time), or a failure.
+
+    Attributes
+    ----------
+    horizon : float
+        Time until which the run was followed.
+    threshold : float
+        Risk (or largest cosine) that would have counted as escaped.
+    reference : str
+        "start", "plateau" or "overlap".
+    status : Status
+        Why the run ended at `horizon`.
+    message : str
+        The same in words.
+    reference_value, reference_time : float
+        Risk that the fraction refers to and when it is measured (nan for an overlap).
 
     Examples
     --------
@@ -128,7 +167,14 @@ dmft.Censored) or use a larger t_max
 
     @property
     def value(self) -> float:
-        """Refuse: a time that was not seen has no value."""
+        """Refuse: a time that was not seen has no value.
+
+        Examples
+        --------
+        >>> late = Censored(100.0, 0.2, "start", Status.OK, "reached t = 100")
+        >>> hasattr(late, "value"), late.horizon
+        (False, 100.0)
+        """
         raise AttributeError(
             f"no escape until t = {self.horizon:g} ({self.message}); test isinstance(result, "
             "dmft.Censored) or use a larger t_max"

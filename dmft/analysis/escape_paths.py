@@ -18,6 +18,7 @@ from dmft.analysis.escape import NO_RISK
 from dmft.errors import BadParameter
 from dmft.record import Record
 from dmft.solvers.events import Event, LargestCosine
+from dmft.solvers.pointers import entry
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.stochastic.passage_times import PassageTimes
@@ -62,40 +63,145 @@ class EscapeTimes(Record):
 
     @property
     def times(self) -> Array:
-        """(S,) Escape times, NaN where censored."""
+        """(S,) Escape times, NaN where censored.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> escape.times.tolist()
+        [1.0, 2.0, nan]
+        """
         return self.passage.times
 
     @property
     def censored(self) -> int:
-        """Number of runs that had not escaped when they ended."""
+        """Number of runs that had not escaped when they ended.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> escape.censored
+        1
+        """
         return int(self.passage.censored.sum())
 
     @property
     def mean(self) -> float:
-        """Mean escape time; refused when a run is censored."""
+        """Mean escape time; refused when a run is censored.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> round(escape.mean, 6)
+        2.0
+        """
         return self.passage.mean
 
     @property
     def std(self) -> float:
-        """Standard deviation over runs; refused when a run is censored."""
+        """Standard deviation over runs; refused when a run is censored.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> round(escape.std, 6)
+        1.0
+        """
         return self.passage.std
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean."""
+        """Standard error of the mean.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> round(escape.stderr, 6)
+        0.57735
+        """
         return self.passage.stderr
 
     @property
     def std_stderr(self) -> float:
-        """Standard error of the standard deviation."""
+        """Standard error of the standard deviation.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> round(escape.std_stderr, 6)
+        0.235702
+        """
         return self.passage.std_stderr
 
     def quantile(self, fraction: float) -> float:
-        """Quantile that counts censored runs as later than their horizon; inf if it is one."""
+        """Quantile that counts censored runs as later than their horizon; inf if it is one.
+
+        Parameters
+        ----------
+        fraction : float in (0, 1)
+            0.5 is the median.
+
+        Returns
+        -------
+        float
+            A time; inf where so many runs are censored.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> escape.quantile(0.5), escape.quantile(0.9)
+        (2.0, inf)
+        """
         return self.passage.quantile(fraction)
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm until each escape, at input dimension `dim`."""
+        """Steps of the algorithm until each escape, at input dimension `dim`.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        (S,) ndarray
+            t p d / gamma of each run, NaN where it is censored.
+
+        Raises
+        ------
+        BadParameter
+            Where the length of a step is not known.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.solvers.stochastic.passage_times import PassageTimes
+        >>> times = PassageTimes(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 5.0]))
+        >>> escape = EscapeTimes(times, np.full(3, 0.9), "start", np.ones(3), 0.05)
+        >>> escape.steps(dim=1000).tolist()
+        [20000.0, 40000.0, nan]
+        """
         if self.time_step_times_dim is None:
             raise BadParameter("these runs do not know how long a step of their algorithm is")
         return self.times * dim / self.time_step_times_dim
@@ -165,7 +271,8 @@ def _threshold(
     par = problem.pack_parameters(options["parameters"], options["constants"])
     seen = np.empty((len(starts), len(problem.observables)))
     times = np.full(len(starts), float(options.get("t_start", 0.0)))
-    evaluate_rows(problem.observe, times, np.ascontiguousarray(starts), widths, par, seen)
+    observe = entry(problem.observe, "RHS")
+    evaluate_rows(observe, times, np.ascontiguousarray(starts), widths, par, seen)
     risk = seen[:, problem.observables.index("risk")].copy()
     if not np.all(risk > NO_RISK):
         raise BadParameter(

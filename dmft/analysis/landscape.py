@@ -50,6 +50,14 @@ class Minimum(Record):
         Smallest second variation: along the circle on the border, of the Hessian inside.
     pressure : float
         Slope inwards on the border (positive: held there); 0 inside.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+    >>> best = found.best
+    >>> best.border, bool(best.curvature > 0)
+    (True, True)
     """
 
     e: float
@@ -79,6 +87,13 @@ class Landscape(Record):
     around : Around
         The risk along the circle, m = cos and e / r = sin of the angle for orthogonal encodings.
     disc : Disc
+
+    Examples
+    --------
+    >>> import dmft
+    >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+    >>> found.name, found.best.kind
+    ('semantic over positional, positional start', 'semantic')
     """
 
     minima: tuple[Minimum, ...]
@@ -90,28 +105,68 @@ class Landscape(Record):
 
     @property
     def best(self) -> Minimum:
-        """The global minimum."""
+        """The global minimum.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> found.best.kind
+        'semantic'
+        """
         return self.minima[0]
 
     @property
     def starts_positional(self) -> bool:
-        """Whether training leaves the start mainly along e."""
+        """Whether training leaves the start mainly along e.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> found.starts_positional
+        True
+        """
         return self.direction is not None and abs(self.direction[0]) > abs(self.direction[1])
 
     @property
     def code(self) -> int:
-        """1 if the global minimum has e > r/2, plus 2 if e starts, plus 4 if there are several."""
+        """1 if the global minimum has e > r/2, plus 2 if e starts, plus 4 if there are several.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> found.code
+        6
+        """
         u = np.linalg.solve(self.disc.basis, [self.best.m, self.best.e])
         return int(u[1] ** 2 > POSITIONAL) + 2 * self.starts_positional + 4 * self.several
 
     @property
     def several(self) -> bool:
-        """Whether a minimum besides the global one (and its images) exists."""
+        """Whether a minimum besides the global one (and its images) exists.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> found.several
+        True
+        """
         return len(self.minima) > 1
 
     @property
     def name(self) -> str:
-        """Kinds of the minima, the global one first, and the start where it leads elsewhere."""
+        """Kinds of the minima, the global one first, and the start where it leads elsewhere.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> found.name
+        'semantic over positional, positional start'
+        """
         kinds = [x.kind for x in self.minima]
         text = kinds[0] + (" over " + " and ".join(kinds[1:]) if kinds[1:] else "")
         towards = self.starts_positional == (self.best.e != 0.0)
@@ -121,12 +176,46 @@ class Landscape(Record):
         return text if towards or self.best.kind == "mixed" else f"{text}, {start} start"
 
     def risk(self, e: float, m: float) -> float:
-        """Risk at any feasible alignments."""
+        """Risk at any feasible alignments.
+
+        Parameters
+        ----------
+        e, m : float
+            Positional and semantic alignment.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> bool(abs(found.risk(found.best.e, found.best.m) - found.best.risk) < 1e-12)
+        True
+        """
         u = np.asarray(np.linalg.solve(self.disc.basis, [m, e]), dtype=np.float64)
         return float(self.disc.values(u))
 
     def bend(self, e: float, m: float) -> float:
-        """Second derivative along the circle at the border point in the direction of (e, m)."""
+        """Second derivative along the circle at the border point in the direction of (e, m).
+
+        Parameters
+        ----------
+        e, m : float
+            Positional and semantic alignment; their ratio counts.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.landscape(dmft.literature.positional_semantic_risk(1.0, 0.7))
+        >>> found.bend(e=0, m=1) > 0  # the semantic corner is stable
+        True
+        """
         u = np.linalg.solve(self.disc.basis, [m, e])
         return float(self.around(np.arctan2(u[1], u[0]), 2))
 

@@ -16,7 +16,7 @@ from dmft.errors import BadParameter
 from dmft.record import Record, Short
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import solve_problem
-from dmft.solvers.trajectory import CLOCK, Trajectory
+from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
 
 Array = NDArray[np.float64]
 
@@ -85,6 +85,12 @@ def phases(
     level : float in (0, 1]
         A student that reaches |cosine| = 1 does so in infinite time.
 
+    Returns
+    -------
+    Phases
+        Times of escape and alignment (`Censored` where they were not seen), and the alignment time
+        of each teacher unit.
+
     Raises
     ------
     BadParameter
@@ -125,10 +131,11 @@ def phases(
 
 def _cosines(run: Trajectory, P: Array) -> Array:
     """Largest |cosine| over the students, (T, k)."""
-    lengths = np.diagonal(run.Q, axis1=1, axis2=2)
+    seen = with_readout(run)  # of a spectrum the sums over its blocks
+    lengths = np.diagonal(seen.Q, axis1=1, axis2=2)
     norm = np.sqrt(lengths[:, :, None] * P[None, None, :])
     cosine = np.zeros_like(norm)
-    np.divide(np.abs(run.M), norm, out=cosine, where=norm > 0)
+    np.divide(np.abs(seen.M), norm, out=cosine, where=norm > 0)
     largest: Array = cosine.max(axis=1)
     return largest
 

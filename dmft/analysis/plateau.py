@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.solvers.pointers import pointer
+from dmft.solvers.pointers import entry
 from dmft.solvers.runge_kutta.explicit import evaluate_rows
-from dmft.solvers.signatures import RHS
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 
@@ -128,7 +127,7 @@ def risk_rate(run: Trajectory) -> Vector:
         np.empty_like(y),
         *(np.empty((run.t.size, len(problem.observables))) for _ in range(2)),
     )
-    rhs, observe = pointer(problem.rhs, RHS), pointer(problem.observe, RHS)
+    rhs, observe = entry(problem.rhs, "RHS"), entry(problem.observe, "RHS")
     evaluate_rows(rhs, run.t, np.ascontiguousarray(y), widths, par, flow)
     size = np.max(np.abs(y), axis=1, initial=1e-300)
     speed = np.max(np.abs(flow), axis=1, initial=1e-300)

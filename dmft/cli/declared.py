@@ -7,10 +7,13 @@ from typing import Any
 
 import sympy as sp
 
-from dmft.errors import ExpressionRefused
+from dmft.errors import BadParameter, ExpressionRefused
 from dmft.model import (
     FIELD,
     SGD,
+    AdaGrad,
+    AdaGradNorm,
+    Adam,
     Alignment,
     Attention,
     Committee,
@@ -20,14 +23,19 @@ from dmft.model import (
     Model,
     MultiIndex,
     Overlaps,
+    RMSProp,
     SequenceNetwork,
     SequenceTarget,
+    SignSGD,
+    Spectrum,
     random_overlaps,
 )
 
 # Algorithms by their `kind`.
 ALGORITHMS: Mapping[str, Callable[..., SGD | GradientFlow | GradientDescent]] = {
     "sgd": SGD, "gradient-flow": GradientFlow, "gradient-descent": GradientDescent,
+    "sign-sgd": SignSGD, "adam": Adam, "rmsprop": RMSProp, "adagrad": AdaGrad,
+    "adagrad-norm": AdaGradNorm,
 }  # fmt: skip
 # Students that read sequences.
 SEQUENCES = ("sequence", "attention")
@@ -79,35 +87,71 @@ def _given(keys: Mapping[str, Any]) -> str:
     return ", ".join(map(repr, keys)) or "nothing"
 
 
+# The keys of each kind of spectrum, and what makes it of them.
+SPECTRA = (
+    (("eigenvalues", "fractions", "noise", "teacher", "dim", "scaled"), Spectrum),
+    (("capacity", "source", "dim"), Spectrum.power_law),
+    (("ratio", "nodes"), Spectrum.marchenko_pastur),
+)
+
+
 def inputs_of(
     keys: Mapping[str, Any] | None, fields: Mapping[str, sp.Symbol]
-) -> GaussianMixture | None:
-    """Clusters of the inputs, with labels of their own where the table has them."""
+) -> GaussianMixture | Spectrum | None:
+    """Clusters of the inputs, with labels of their own where the table has them, or a spectrum.
+
+    Raises
+    ------
+    BadParameter
+        Where keys of the one stand beside those of another.
+    """
     if keys is None:
         return None
     given = dict(keys)
+    for names, make in SPECTRA:
+        if names[0] in given:
+            return make(**_alone(given, names))
+    if "means" not in given:
+        first = ", ".join(names[0] for names, _ in SPECTRA)
+        raise BadParameter(f"a table of inputs has means (of clusters), or one of {first}")
+    _alone(given, ("means", "weights", "scales", "fractions", "labels", "fields"))
     if "fields" in given:
         given["fields"] = [fields[n] for n in given["fields"]]
     return GaussianMixture(**given)
+
+
+def _alone(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Keys that are all among these, and all of these but those that have a default."""
+    others = [name for name in given if name not in names]
+    if others:
+        raise BadParameter(f"{', '.join(others)} do not go with {names[0]}")
+    wanted = {"eigenvalues": ("fractions",), "capacity": ("source", "dim")}.get(names[0], ())
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise BadParameter(f"{', '.join(missing)} are missing beside {names[0]}")
+    return given
 
 
 def model_of(
     student: Declared, teacher: Declared, keys: Mapping[str, Any], inputs: Any, refuse: Refuse
 ) -> Model:
     """The model; without a teacher its labels are those of the clusters."""
-    noise = keys.get("label_noise", 0)
+    noise, flip = keys.get("label_noise", 0), keys.get("label_flip", 0)
+    channel = keys.get("label_channel")
     if "encoding" in keys and isinstance(student, Committee):
         raise refuse("[model] encoding", 'goes with [student] kind = "sequence" or "attention"')
     if "encoding" in keys:
         sequences: Any = Model  # of a student of sequences, which alone has positions
-        made: Model = sequences(student, teacher, noise, encoding=keys["encoding"])
+        given = {"label_flip": flip, "label_channel": channel}  # refused in words
+        flips = {name: value for name, value in given.items() if value}
+        made: Model = sequences(student, teacher, noise, encoding=keys["encoding"], **flips)
         return made
-    if teacher is not None and inputs is not None and inputs.labels is not None:
+    if teacher is not None and getattr(inputs, "labels", None) is not None:
         reason = "the teacher writes labels, too: leave out this key, or the table [teacher]"
         raise refuse("[inputs] labels", reason)
     if teacher is None:
-        return Model(student, inputs, noise)
-    return Model(student, teacher, noise, inputs)
+        return Model(student, inputs, noise, label_flip=flip, label_channel=channel)
+    return Model(student, teacher, noise, inputs, flip, channel)
 
 
 def algorithm_of(keys: Mapping[str, Any], refuse: Refuse) -> SGD | GradientFlow | GradientDescent:

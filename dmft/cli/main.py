@@ -32,6 +32,7 @@ two-layer networks, from a declaration file.
   dmft boundary model.toml             the curves along which a measure changes
   dmft sweep run model.toml            any number of parameters, killed and resumed
   dmft export model.toml rhs.c         the right-hand side as C, JavaScript, Python, JAX, a notebook
+  dmft explore model.toml              a page with sliders in the browser, served on this machine
   dmft warm model.toml                 compile ahead (images, clusters)
 """
 
@@ -45,6 +46,7 @@ COMMANDS = {
     "sweep": "a measure over any number of parameters, with a store: run, status, resume, collect, "
     "work, submit",
     "export": "write the right-hand side as a file of its own (.py, .c, .js, _jax.py, .ipynb)",
+    "explore": "a page with sliders, curves and a phase diagram, in the browser or as one file",
     "warm": "compile ahead what the file needs; its next solve then starts at once",
     "example": "print an example declaration file",
 }
@@ -102,7 +104,12 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         actions = ("run", "status", "resume", "collect", "work", "submit")
         command.add_argument("action", choices=actions, help="what to do with the sweep")
         _add_sweep_arguments(command)
-    command.add_argument("file", metavar="FILE.toml", help="declaration file (see dmft --help)")
+    if name == "explore":
+        words = "declaration file; the example (dmft example) by default"
+        command.add_argument("file", metavar="FILE.toml", nargs="?", help=words)
+    else:
+        words = "declaration file (see dmft --help)"
+        command.add_argument("file", metavar="FILE.toml", help=words)
     command.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], dest="overrides",
         help="another value for a letter of [parameters]; may be repeated",
@@ -110,6 +117,8 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     if name == "export":
         command.add_argument("out", metavar="OUT", help="file to write; its suffix says what")
         return
+    if name == "explore":
+        return _add_explorer_arguments(command)
     if name == "warm":
         command.add_argument("--no-progress", action="store_true", help="say nothing on the way")
         return
@@ -133,6 +142,13 @@ def _add_sweep_arguments(command: argparse.ArgumentParser) -> None:
     add("--task", type=int, metavar="I", default=0, help="work: number of this part, from 0")
     add("--of", type=_count, metavar="N", help="work, submit: number of parts (submit: 100)")
     add("--yes", action="store_true", help="submit: hand the script to sbatch")
+
+
+def _add_explorer_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--static", metavar="PAGE.html", help="write one file that needs no server, and end")
+    add("--port", type=int, default=0, help="of 127.0.0.1; any that is free by default")
+    add("--no-browser", action="store_true", help="print the address only")
 
 
 def _count(text: str) -> int:

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 MODEL = Path(__file__).parents[1] / "model"
+# Kinds whose steps are scaled by what was seen of gradients.
+SCALED = ("sign-sgd", "adam", "rmsprop", "adagrad", "adagrad-norm")
 # Class of each `kind` of [algorithm], and the module of `dmft.model` that declares it.
 ALGORITHMS = {
     "sgd": ("SGD", "algorithm"),
+    **{
+        kind: (name, "optimisers/adaptive")
+        for kind, name in zip(
+            SCALED, ("SignSGD", "Adam", "RMSProp", "AdaGrad", "AdaGradNorm"), strict=True
+        )
+    },
     "gradient-flow": ("GradientFlow", "algorithm"),
     "gradient-descent": ("GradientDescent", "descent"),
 }
@@ -40,15 +49,28 @@ def optimiser_numbers() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def fields_of(kind: str) -> tuple[str, ...]:
-    """Names of the fields of an algorithm's declaration, in their order."""
+    """Names of the arguments of an algorithm's declaration, in their order."""
     name, module = ALGORITHMS[kind]
     body = next(n.body for n in _parsed(module) if isinstance(n, ast.ClassDef) and n.name == name)
+    for made in body:
+        if isinstance(made, ast.FunctionDef) and made.name == "__init__":
+            own = (a.arg for a in made.args.args[1:])
+            return tuple(dict.fromkeys([*own, *_tuple_of(module, "OTHERS")]))
     annotated = (n for n in body if isinstance(n, ast.AnnAssign))
     return tuple(
         n.target.id
         for n in annotated
         if isinstance(n.target, ast.Name) and "ClassVar" not in ast.unparse(n.annotation)
     )
+
+
+def _tuple_of(module: str, name: str) -> tuple[str, ...]:
+    """A tuple of names that a module of `dmft.model` declares."""
+    for statement in _parsed(module):
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+            found: tuple[str, ...] = ast.literal_eval(statement.value)
+            return found
+    raise LookupError(name)
 
 
 def _table() -> Iterator[tuple[str, str]]:
@@ -66,5 +88,6 @@ def _of_calls(node: ast.Dict) -> bool:
     return bool(node.values) and all(isinstance(v, ast.Call) for v in node.values)
 
 
+@cache
 def _parsed(module: str) -> list[ast.stmt]:
     return ast.parse((MODEL / f"{module}.py").read_text(encoding="utf-8")).body

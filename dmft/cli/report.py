@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dmft.names import Status
+from dmft.plain import plain
 
 # Rows of the table that `dmft solve` prints; the whole run is in --json, --save and --plot.
 TABLE_ROWS = 12
@@ -33,26 +32,6 @@ NUMERICAL_FAILURE = 3
 def exit_code(status: Status) -> int:
     """Exit code of a command whose run ended so."""
     return EXIT_CODES.get(status, NUMERICAL_FAILURE)
-
-
-def plain(value: Any) -> Any:
-    """Return the value as JSON can hold it; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, (np.floating, float)):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    if isinstance(value, (np.integer, np.bool_)):
-        return value.item()
-    if value is None or isinstance(value, (str, int, bool)):
-        return value
-    return str(value)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

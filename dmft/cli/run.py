@@ -15,6 +15,7 @@ from dmft.cli.commands import (
     warm_command,
     write_latex,
 )  # fmt: skip
+from dmft.cli.explore import example, explore_command
 from dmft.cli.large import boundary_command, phase_command, sweep_command
 from dmft.cli.report import exit_code, progress_option
 from dmft.cli.toml import Declaration, read_declaration
@@ -26,12 +27,14 @@ from dmft.progress import as_asked
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run one command on its declaration and return the exit code."""
-    declared = override(read_declaration(arguments.file), arguments.overrides)
+    read = example() if arguments.file is None else read_declaration(arguments.file)
+    declared = override(read, arguments.overrides)
     if getattr(arguments, "latex", None):
         write_latex(declared, arguments.latex)
     commands: dict[str, Callable[[Declaration, argparse.Namespace], Status]] = {
         "derive": derive_command,
         "export": export_command,
+        "explore": explore_command,
         "warm": warm_command,
         "solve": solve_command,
         "simulate": simulate_command,

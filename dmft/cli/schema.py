@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dmft.cli.optimisers import optimiser_numbers
+from dmft.cli.optimisers import SCALED, optimiser_numbers
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ _NETWORK = {
     ),
     "activation": Key("formula", "formula in z, for example erf(z/sqrt(2)) or He(2, z)"),
     "width": Key("width", "number of hidden units, or a letter (derive only)"),
-    "readout": Key("scalars", "the a_j, one for each unit; ones by default"),
+    "readout": Key("scalars", "the a_j, one a unit, or a row for each output; ones by default"),
     "length": Key("count", "number of tokens L", only=_SEQUENCES),
     "tied": Key("flag", "one row for all tokens; true by default", only=("sequence",)),
     "reduction": Key("text", "trace, or the whole matrix by default", only=("attention",)),
@@ -56,7 +56,11 @@ EVENT: dict[str, Key] = {
     "terminal": Key("flag", "whether the run ends there; true by default"),
 }
 _EVENTS = Key("events", "list of {quantity, threshold, direction, terminal}")
-_RATE = Key("schedule", 'formula of t and risk that the rate follows, as "0.5/(1 + t/10)"')
+_RATE = Key(
+    "schedule",
+    'formula of t and risk that the rate follows, as "0.5/(1 + t/10)"; or "rates.csv", a table of '
+    "tau = steps/d and gamma, t_max in tau then",
+)
 
 # A teacher is a network or a function of several fields; the reader asks for one of the two.
 _TARGET = {
@@ -78,19 +82,37 @@ SCHEMA: dict[str, Table] = {
     "student": Table("f = (1/width) sum_j a_j activation(h_j), the network that learns", _NETWORK),
     "teacher": Table("what writes the labels: a network, the same keys; or a target", _TEACHER),
     "inputs": Table(
-        "clusters that inputs come from, about means in the teacher's rows; else x ~ N(0, I)",
+        "clusters that inputs come from, about means in the teacher's rows, or the spectrum of "
+        "their covariance; else x ~ N(0, I)",
         {
-            "means": Key("matrix", "a row of k coordinates for each cluster", True),
+            "means": Key("matrix", "a row of k coordinates for each cluster"),
             "weights": Key("vector", "their probabilities; equal by default"),
-            "scales": Key("vector", "variance of an input in each; ones by default"),
+            "scales": Key(
+                "rows",
+                "variance of an input in each, or in each and in each block; ones by default",
+            ),
             "labels": Key("labels", "of each cluster: a number or a formula; else the teacher's"),
             "fields": Key("names", "names of the k fields that formulas of labels use"),
+            "eigenvalues": Key("vector", "spectrum: one for each block"),
+            "fractions": Key("vector", "blocks: of the coordinates that each holds"),
+            "noise": Key("vector", "spectrum: noise factors of steps where they are not SGD's"),
+            "teacher": Key("matrices", "spectrum: overlaps P of the teacher in each block"),
+            "scaled": Key("flag", "spectrum: whether it holds the scaling that steps make"),
+            "capacity": Key("positive", "power law: alpha of the eigenvalues i^-alpha"),
+            "source": Key("number", "power law: r of the teacher, risk ~ t^(-2 r)"),
+            "dim": Key("count", "power law: number of eigenvalues; d of a finite spectrum"),
+            "ratio": Key("positive", "Marchenko-Pastur: dimension over samples"),
+            "nodes": Key("count", "Marchenko-Pastur: blocks; 16 by default"),
         },
     ),
     "model": Table(
         "what else makes the labels",
         {
             "label_noise": Key("scalar", "variance of the label noise; 0 by default"),
+            "label_flip": Key("scalar", "probability that a label is flipped; 0 by default"),
+            "label_channel": Key(
+                "channel", "P(y = 1) in f, the teacher's output; labels +1 and -1 are drawn"
+            ),
             "encoding": Key(
                 "encoding", "positional vectors of tokens: radius, pattern or Gram matrix"
             ),
@@ -103,12 +125,12 @@ SCHEMA: dict[str, Table] = {
                 "choice",
                 "one pass, its gradient flow, or descent on repeated data",
                 True,
-                ("sgd", "gradient-flow", "gradient-descent"),
+                ("sgd", *SCALED, "gradient-flow", "gradient-descent"),
             ),
             "learning_rate": Key(
                 "scalar",
                 "gamma of sgd, t = steps * gamma / (p d); eta of gradient-descent, t = steps",
-                only=("sgd", "gradient-descent"),
+                only=("sgd", *SCALED, "gradient-descent"),
                 needed=True,
             ),
             "samples_per_dim": Key(
@@ -126,7 +148,10 @@ SCHEMA: dict[str, Table] = {
             "temperature": Key(
                 "scalar", "T of Langevin noise, added to each step", only=("gradient-descent",)
             ),
-            "batch_size": Key("count", "fresh samples a step; 1 by default", only=("sgd",)),
+            "batch_size": Key("count", "fresh samples a step; 1 by default", only=("sgd", *SCALED)),
+            "beta2": Key(
+                "fraction", "fixed memory of second moments, linear students", only=("rmsprop",)
+            ),
             "dim": Key(
                 "count",
                 "input dimension d: batches of its order, and the map of one step, t = steps",
@@ -134,8 +159,9 @@ SCHEMA: dict[str, Table] = {
             ),
             "loss": Key(
                 "loss",
-                "squared by default; with sgd correlation; or a formula in f and y",
-                only=("sgd", "gradient-descent"),
+                "squared by default; logistic, hinge, huber; with sgd correlation, cross-entropy; "
+                "or a formula in f and y, of several outputs in f1, ... and y1, ...",
+                only=("sgd", *SCALED, "gradient-descent"),
             ),
             "readout_rate": Key(
                 "scalar",
@@ -155,9 +181,13 @@ SCHEMA: dict[str, Table] = {
                 '"sharpness-aware", rho, normalised} or {kind = "passes", times}',
                 only=("sgd",),
             ),
-            "average": Key("scalar", "kappa_a of averaged weights; 0 by default", only=("sgd",)),
+            "clip": Key("scalar", "C: gradients are shortened to this length", only=("sgd",)),
+            "normalised": Key("flag", "whether gradients have the length one", only=("sgd",)),
+            "average": Key(
+                "scalar", "kappa_a of averaged weights; 0 by default", only=("sgd", *SCALED)
+            ),
             **{
-                name: Key("scalar", text, only=only)
+                name: Key("memory" if name == "momentum" else "scalar", text, only=only)
                 for name, (text, only) in optimiser_numbers().items()
                 if only
             },
@@ -203,6 +233,8 @@ SCHEMA: dict[str, Table] = {
             "spacing": Key("choice", "of the saved times", False, ("linear", "log")),
             "first": Key("positive", "first saved time after 0 when spacing is log"),
             "learning_rate": _RATE,
+            "batch_size": replace(_RATE, text="a schedule of batches, as that of the rate"),
+            "weight_decay": replace(_RATE, text="a schedule of the decay, as that of the rate"),
             "events": _EVENTS,
             "samples": Key("count", "descent: points of a scramble, a power of two"),
             "scrambles": Key("count", "descent: independent sets of points, for the errors"),

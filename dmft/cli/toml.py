@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from dmft.cli.declared import (
 from dmft.cli.file import load
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
 from dmft.cli.values import Values
+from dmft.elsewhere import KEYWORDS
 from dmft.errors import DmftError, ExpressionRefused
 from dmft.model import SGD, Alignment, GradientDescent, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of
@@ -120,7 +122,9 @@ def declaration_of(file: Path, raw: dict[str, Any]) -> Declaration:
 
 
 def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    words = KEYWORDS.get(name.lower(), "")
+    meant = [key for key in known if re.search(rf"\b{key}(=|$)", words)]
+    close = meant or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     start = f"did you mean {close[0]!r}? " if close else ""
     return f"{start}(known: {', '.join(known)})"
 
@@ -154,7 +158,7 @@ class _Reader:
         teacher = None if given is None else network("teacher", given)
         clusters = options.pop("inputs", None)
         inputs = self._build("inputs", lambda: inputs_of(clusters, fields))
-        if teacher is None and (inputs is None or inputs.labels is None):
+        if teacher is None and getattr(inputs, "labels", None) is None:
             raise ExpressionRefused(
                 f"{self.file}: the table [teacher] is missing; without it [inputs] needs labels"
             )
@@ -203,6 +207,7 @@ class _Reader:
     def _check_letters(self, read: Declaration, declared: set[sp.Symbol]) -> None:
         """A letter that nothing uses is a slip; a built-in name may not be one."""
         used = read.model.parameters | read.model.label_noise.free_symbols
+        used |= read.model.label_flip.free_symbols
         if isinstance(read.algorithm, SGD):
             used |= read.algorithm.learning_rate.free_symbols
             used |= read.algorithm.readout_rate.free_symbols

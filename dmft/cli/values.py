@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -15,8 +16,9 @@ from dmft.cli.schema import EVENT, Key
 from dmft.emit.formula import check_name, parse_expression
 from dmft.emit.schedules import KNOWN
 from dmft.errors import BadParameter, ExpressionRefused
-from dmft.model import FIELD, Lookahead, Repeat, SharpnessAware, UpdateRule
-from dmft.model.loss import NAMED
+from dmft.model import FIELD, Lookahead, Momentum, Repeat, SharpnessAware, UpdateRule
+from dmft.model.loss import CROSS_ENTROPY, NAMED, NUMBERED
+from dmft.model.schedule import TABLES, Schedule
 from dmft.solvers.events import Event
 
 # A width, a number of seeds or a dimension beyond this is a slip of the keyboard.
@@ -87,7 +89,9 @@ class Values:
             "target": self.target,
             "names": self.names,
             "loss": self.loss,
+            "channel": self.channel,
             "repeat": self.repeat,
+            "memory": self.memory,
             "width": self.width,
             "scalar": self.scalar,
             "scalars": self.scalars,
@@ -98,7 +102,9 @@ class Values:
             "points": lambda v, w: self.integer(v, w, 1, MAX_POINTS),
             "seed": lambda v, w: self.integer(v, w, 0, MAX_COUNT),
             "matrix": self.matrix,
+            "matrices": self.matrices,
             "vector": self.vector,
+            "rows": self.rows,
             "labels": self.labels,
             "numbers": self.numbers,
             "encoding": self.encoding,
@@ -109,6 +115,22 @@ class Values:
             "name": self.name,
         }
 
+    def memory(self, value: Any, where: str) -> float | sp.Expr | Momentum:
+        """Return beta of the heavy ball, or a memory that lasts, {rate = ..., direct = ...}."""
+        if not isinstance(value, dict):
+            return self.scalar(value, where)
+        known = [field.name for field in fields(Momentum)]
+        for name in value:
+            if name not in known:
+                raise self.refusal(where, f"the table has {', '.join(known)}, not {name}")
+        if "rate" not in value:
+            raise self.refusal(where, "the table needs rate")
+        read = {name: self.scalar(given, f"{where} {name}") for name, given in value.items()}
+        try:
+            return Momentum(**read)
+        except BadParameter as error:
+            raise self.refusal(where, str(error)) from error
+
     def repeat(self, value: Any, where: str) -> UpdateRule:
         """Return what a step does with its sample beyond one gradient, {kind = ..., numbers}."""
         keys = dict(value) if isinstance(value, dict) else {}
@@ -117,7 +139,7 @@ class Values:
             kinds = ", ".join(f'"{k}"' for k in REPETITIONS)
             raise self.refusal(
                 where, f"must be a table {{kind = ..., ...}} with a kind of {kinds}, got "
-                f"{shown(value)}"
+                f"{shown(value)}{_alike(kind, tuple(REPETITIONS))}"
             )  # fmt: skip
         declared, read = REPETITIONS[kind], {}
         known = {field.name: field for field in fields(declared)}
@@ -191,11 +213,22 @@ class Values:
             raise self.refusal(where, "must be rows of numbers like [[1.0, 0.0], [0.0, 1.0]]")
         return [[self.number(x, where) for x in row] for row in value]
 
+    def matrices(self, value: Any, where: str) -> list[list[list[float]]]:
+        """Return a list of matrices."""
+        if not isinstance(value, list):
+            raise self.refusal(where, "must be a list of matrices like [[[1.0]], [[0.5]]]")
+        return [self.matrix(y, where) for y in value]
+
     def vector(self, value: Any, where: str) -> list[float]:
         """Return a row of numbers."""
         if not isinstance(value, list):
             raise self.refusal(where, "must be a row of numbers like [0.3, 0.7]")
         return [self.number(x, where) for x in value]
+
+    def rows(self, value: Any, where: str) -> list[float] | list[list[float]]:
+        """Return a row of numbers, or rows of them."""
+        nested = isinstance(value, list) and any(isinstance(row, list) for row in value)
+        return self.matrix(value, where) if nested else self.vector(value, where)
 
     def numbers(self, value: Any, where: str) -> float | list[float]:
         """Return a number or a row of them."""
@@ -219,10 +252,15 @@ class Values:
         number = self.number(value, where)
         return sp.Integer(int(number)) if number.is_integer() else number
 
-    def schedule(self, value: Any, where: str) -> float | sp.Expr:
-        """Return a number, or a formula of the time t and the risk."""
+    def schedule(self, value: Any, where: str) -> Any:
+        """Return a number, a formula of the time t and the risk, or the schedule of a table."""
         if not isinstance(value, str):
             return self.positive(value, where)
+        if value.endswith(TABLES):
+            try:
+                return Schedule.load(value, where.rpartition(" ")[2])
+            except (OSError, ValueError) as error:
+                raise self.refusal(where, f"names a table of tau and gamma: {error}") from None
         return self._parse(value, where, KNOWN)
 
     def events(self, value: Any, where: str) -> list[Event]:
@@ -268,13 +306,28 @@ class Values:
         return expr
 
     def loss(self, value: Any, where: str) -> str | sp.Expr:
-        """Return the name of a loss, or a formula in the output f and the label y."""
-        if value in (*LOSSES, "frobenius"):
+        """Return the name of a loss, or a formula in the output f and the label y.
+
+        Of several outputs in f1, f2, ... and y1, y2, ...
+        """
+        if value in (*LOSSES, "frobenius", CROSS_ENTROPY):
             return str(value)
-        slots = {name: sp.Symbol(name, real=True) for name in ("f", "y")}
+        several = sorted(set(re.findall(rf"\b{NUMBERED.pattern}\b", str(value))))
+        if isinstance(value, str) and value.isidentifier() and value not in ("f", "y", *several):
+            names = (*LOSSES, "frobenius", CROSS_ENTROPY)
+            if meant := _alike(value, names):
+                raise self.refusal(where, f"no loss is called {value!r}{meant}")
+        return self._in_slots(value, where, ("f", "y", *several))
+
+    def channel(self, value: Any, where: str) -> sp.Expr:
+        """Return P(y = 1), a formula in the teacher's output f."""
+        return self._in_slots(value, where, ("f",))
+
+    def _in_slots(self, value: Any, where: str, names: Sequence[str]) -> sp.Expr:
+        slots = {name: sp.Symbol(name, real=True) for name in names}
         clash = sorted(set(slots) & set(self.symbols))
         if clash:
-            word = LOSS_WORDS[clash[0]]
+            word = LOSS_WORDS[clash[0][0]]
             raise self.refusal(where, f"{clash[0]!r} is the {word}: rename the letter")
         return self._parse(value, where, slots)
 
@@ -296,11 +349,12 @@ class Values:
             return self._parse(value, where, {})
         return self.number(value, where)
 
-    def scalars(self, value: Any, where: str) -> list[float | sp.Expr]:
-        """Return a list of scalars."""
+    def scalars(self, value: Any, where: str) -> list[Any]:
+        """Return a list of scalars, or of lists of scalars."""
         if not isinstance(value, list):
             raise self.refusal(where, f"must be a list like [1.0, 1.0], got {shown(value)}")
-        return [self.scalar(x, where) for x in value]
+        rows = all(isinstance(x, list) for x in value)
+        return [self.scalars(x, where) if rows else self.scalar(x, where) for x in value]
 
     def width(self, value: Any, where: str) -> int | sp.Symbol:
         """Return a width: a number, or a letter of its own."""

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import sympy as sp
 
-from dmft.codegen.blocks import allocations, in_blocks, parts_of_work, takes_vectors
+from dmft.codegen.blocks import (
+    GUARD,
+    allocations,
+    in_blocks,
+    is_polynomial,
+    parts_of_work,
+    takes_vectors,
+)
 from dmft.codegen.chunks import (
     FIRST_NODE,
     NODE,
@@ -18,19 +27,36 @@ from dmft.codegen.chunks import (
     over_nodes,
 )
 from dmft.codegen.domains import ALIGNED_DOMAIN, DOMAIN, DOMAIN_HEADER, WIDE_DOMAIN
-from dmft.codegen.functions import PointFunctions
+from dmft.codegen.functions import (
+    MOMENT_OF_SIGNS,
+    OPTIONAL_IMPORTS,
+    SIGN_IMPORTS,
+    PointFunctions,
+)
 from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
 from dmft.codegen.nodes import FIXED, Graph, Index
-from dmft.codegen.packing import ALL_NODES, NOISE_CONSTANT, OPTIONAL_WIDTHS, Layout, layout
+from dmft.codegen.packing import (
+    ALL_NODES,
+    MOVABLE,
+    NOISE_CONSTANT,
+    OPTIONAL_WIDTHS,
+    Layout,
+    layout,
+)
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, Whole, live
 from dmft.equations.views.text import definition_text
+from dmft.names import BLOCK
 from dmft.solvers.problem import Block
 
 INDENT = "    "
+# Gram matrices of rows with themselves, by block of a spectrum too.
+SYMMETRIC_ROWS = frozenset(
+    f"{front}{block.name}" for block in MOVABLE for front in ("", BLOCK) if block.symmetric
+)
 OWN_PARAMETERS = ("learning_rate", "label_noise")
 TABLE = re.compile(r"\bTABLE_([0-9a-f]+)")
 NOT_IDENTIFIER = re.compile(r"[^A-Za-z0-9_]+")
@@ -50,61 +76,25 @@ from dmft.compiled.vectors import (
     below, block_size, by_lane, diagonal, give_back, padded, part, put, select, take, work_area,
 )  # fmt: skip
 {imports}{signs}
-# Sums in the order that is written.
-ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False)
+# Sums in the order that is written, without reference counts, which what is called may have.
+ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False, direct=True)
 OPTIONS = dict(
-    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}
+    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}, direct=True,
+    _nrt=True,
 )
 RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
 '''
 
-# Imports that a module needs only when its code calls the function.
-OPTIONAL_IMPORTS = {
-    "mean_slopes(": "from dmft.special.cholesky import mean_slopes\n",
-    "field_root(": "from dmft.special.cholesky import field_root\n",
-    "packed_covariance(": "from dmft.special.gram import packed_covariance\n",
-    "erf_mixture_square(": "from dmft.special.arcsine import erf_mixture_square\n",
-    "fast_erf(": "from dmft.special.hyperbolic import fast_erf\n",
-    "fast_exp(": "from dmft.special.hyperbolic import fast_exp\n",
-    "fast_tanh(": "from dmft.special.hyperbolic import fast_tanh\n",
-    "branch_field(": "from dmft.special.branches import branch_field\n",
-    "branch_given(": "from dmft.special.branches import branch_given\n",
-    "branch_pair(": "from dmft.special.branches import branch_pair\n",
-    "branch_slope(": "from dmft.special.branch_slopes import branch_slope\n",
-    "branch_slopes(": "from dmft.special.branch_slopes import branch_slopes\n",
-    "covariance_given(": "from dmft.special.branches import covariance_given\n",
-    "field_average(": "from dmft.special.averages import field_average\n",
-    "pair_average(": "from dmft.special.averages import pair_average\n",
-    "kinked_pair_average(": "from dmft.special.averages import kinked_pair_average\n",
-    "bivariate_normal_cdf(": "from dmft.special.bivariate import bivariate_normal_cdf\n",
-    "token_value(": "from dmft.special.tokens import token_value\n",
-    "two_signs(": "from dmft.special.bivariate import two_signs\n",
-    "root_ratio(": "from dmft.special.ratio import root_ratio\n",
-    "correlation(": "from dmft.special.ratio import correlation\n",
-}
-SIGN_FUNCTIONS = (
-    "four_signs",
-    "four_signs_moment",
-    "four_signs_table",
-    "inverse_correlation_root",
-    "half_tangent",
-    "correlation_angle",
-    "correlation_root",
-)
-SIGN_IMPORTS = {f"{name}(": f"from dmft.special.orthant import {name}\n" for name in SIGN_FUNCTIONS}
-SIGN_IMPORTS["four_signs_of("] = "from dmft.special.orthant import four_signs_of\n"
-SIGN_IMPORTS["moment_of_signs("] = "from dmft.special.signs import split_moment_of_signs\n"
 
-# Compiled functions of `dmft.special` stay within their file, so this sum stands in the module.
-MOMENT_OF_SIGNS = '''
-@njit("float64(int64, int64[::1], float64[::1])", cache=True, nogil=True, error_model="numpy")
-def moment_of_signs(signs, powers, entries):
-    """E[prod x^power prod sign] from the upper triangle of the covariance of signs and fields."""
-    value, weights, covariances = split_moment_of_signs(signs, powers, entries)
-    for n in range(weights.size):
-        value += weights[n] * four_signs_of(covariances[n])
-    return value
-'''
+class Pulled(Protocol):
+    """What a function adds up behind its definitions (`dmft.codegen.linearised`)."""
+
+    @property
+    def arrays(self) -> dict[str, tuple[str, ...]]:
+        """Arrays of its own, with their axes; they begin at zero."""
+
+    def write(self, writer: LoopWriter, lowering: Lowering) -> None:
+        """Emit its loops."""
 
 
 def system_parts(
@@ -188,12 +178,24 @@ def rates_function(
     parameters: Sequence[str],
     functions: PointFunctions,
     here: Layout,
+    pulled: Pulled | None = None,
 ) -> str:
-    """Text of a function that fills `out` with the values of the rates or observables."""
-    body, outputs, ordered = _body(definitions, parameters, functions, here)
+    """Text of a function that fills `out` with the values of the rates or observables.
+
+    Or, behind the place of the state, with what is `pulled` back.
+    """
+    made = partial(_body, definitions, parameters, functions, here, pulled=pulled)
+    (body, outputs, ordered), wide = made(ordered=pulled is None), ""
+    if ordered and is_polynomial(body):
+        if name == "rhs" and here.widths == ("p", "k"):
+            wide = _function(
+                f"{name}_wide", ["# Sums in any order."], made(ordered=False)[0], "OPTIONS"
+            )
+            body = [*GUARD.splitlines(), *body]
+        else:
+            body, outputs, ordered = made(ordered=False)
     doc = [
-        f'"""{summary}',
-        "",
+        *(f'"""{summary}', ""),
         "y: " + ", ".join(f"{b.name} {_shape(b)}" for b in (*here.state, *here.moved)),
         "widths: " + ", ".join(here.widths),
         "par: "
@@ -203,9 +205,13 @@ def rates_function(
         f"out: {outputs}",
         '"""',
     ]
-    lines = [INDENT + line if line else "" for line in [*doc, *body]]
-    options = "ORDERED" if ordered else "OPTIONS"
+    return _function(name, doc, body, "ORDERED" if ordered else "OPTIONS") + wide
+
+
+def _function(name: str, doc: Sequence[str], body: Sequence[str], options: str) -> str:
+    """Text of a function of rates."""
     head = f"\n@njit(RHS, **{options})\ndef {name}(t, y, widths, par, out):"
+    lines = [INDENT + line if line else "" for line in [*doc, *body]]
     return "\n".join([head, *lines, ""])
 
 
@@ -253,6 +259,7 @@ def _body(
     here: Layout,
     views: Sequence[str] = (),
     ordered: bool = True,
+    pulled: Pulled | None = None,
 ) -> tuple[list[str], str, bool]:
     """Lines of a function, a description of its outputs, and whether its sums are in order.
 
@@ -262,21 +269,26 @@ def _body(
     names_in_code = code_names(parameters)
     rows = {row for _, rows in here.packed.values() for row in rows}
     ordered = ordered and ALL_NODES not in rows
-    lowering = Lowering(Graph(x.SYMMETRIC), {**names_in_code, **here.places}, functions)
-    writer = LoopWriter(lowering.graph, here.packed, ordered=ordered)
+    symmetric = x.SYMMETRIC | {d.name for d in definitions if x.is_symmetric(d.name)}
+    lowering = Lowering(Graph(symmetric), {**names_in_code, **here.places}, functions)
+    tables = pulled is None
+    writer = LoopWriter(lowering.graph, here.packed, ordered=ordered, tables=tables)
     # A first pass finds the tables, the second shares them.
     _write(writer, lowering, definitions, here, len(parameters))
-    writer = LoopWriter(lowering.graph, here.packed, writer.worth_sharing, ordered)
+    if pulled:
+        pulled.write(writer, lowering)
+    writer = LoopWriter(lowering.graph, here.packed, writer.worth_sharing, ordered, tables)
     defined: dict[str, tuple[str, ...]] = {}
     outputs = [d for d in definitions if d.role in ("rate", "observable")]
     _write(writer, lowering, definitions, here, len(parameters))
+    if pulled:
+        pulled.write(writer, lowering)
     for definition in definitions:
-        if definition.role == "block":
-            axes = (place(i)[0][1] for i in definition.target.indices)
-            defined[definition.name] = tuple(y if y == "blocks" else "N" for y in axes)
-        elif definition.role == "intermediate" and isinstance(definition.target, sp.Indexed):
-            defined[definition.name] = tuple(place(i)[0][1] for i in definition.target.indices)
-    arrays = {**defined, **writer.arrays}
+        is_array = isinstance(definition.target, sp.Indexed)
+        if definition.role in ("block", "intermediate") and is_array:
+            defined[definition.name] = array_axes(definition)
+    duals = pulled.arrays if pulled else {}
+    arrays = {**defined, **writer.arrays, **duals}
     loops = fuse(writer.root.lines)
     body = render(in_blocks(loops, arrays) if ordered else loops)
     used = "\n".join(body)
@@ -291,18 +303,17 @@ def _body(
         lines.append("N = p + k")
     if ALL_NODES in used:
         lines.append(f"{ALL_NODES} = widths[{here.widths.index('nodes')}]")
+    offsets = _offsets((*here.state, *here.moved), "0", used)
+    offsets += _offsets(here.before_nodes, str(len(parameters)), used)
     for width in OPTIONAL_WIDTHS:
-        if width in here.widths and width in used:
+        if width in here.widths and any(width in line for line in (used, *offsets)):
             lines.append(f"{width} = widths[{here.widths.index(width)}]")
     scalars = [
         f"{name} = par[{n}]" for n, name in enumerate(names_in_code.values()) if name in used
     ]
-    lines += (
-        scalars
-        + _offsets((*here.state, *here.moved), "0", used)
-        + _offsets(here.before_nodes, str(len(parameters)), used)
-    )
-    zeros = {d.name for d in definitions if over_nodes(d) or d.factor is not None}
+    lines += scalars + offsets
+    zeros = {d.name for d in definitions if over_nodes(d) or d.factor is not None} | set(duals)
+    lines += ["out[:] = 0.0"] if pulled else []
     lines += parts_of_work(arrays) if ordered else allocations(arrays, zeros)
     names = [f"d{d.name}" if d.role == "rate" else d.name for d in outputs]
     return [*lines, *views, *body, *["give_back(work)"] * ordered], ", ".join(names), ordered
@@ -324,7 +335,8 @@ def _write(
         loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, scalars)
         root.lines += loop
         lowering.memo |= {a: lowering.graph.scalar(name) for a, name in sums.items()}
-    last = next((d for d in reversed(definitions) if d.holds_variances), None)
+    # Of each covariance.
+    last = {d.name: d for d in definitions if d.holds_variances}
     for definition in definitions:
         if at_nodes(definition):
             if chunk is None:
@@ -337,7 +349,7 @@ def _write(
         writer.root.lines += [f"# {line}" for line in definition_text(definition)]
         if definition.factor is None:
             write_definition(writer, lowering, definition, here)
-            if definition is last:
+            if definition is last.get(definition.name):
                 _lift_zero_variances(writer, definition.name)
             continue
         outside, writer.root = writer.root, Scope(None, None)
@@ -372,7 +384,7 @@ def _offsets(blocks: Iterable[Block], start: str, used: str) -> list[str]:
             for name in (block.name, f"d{block.name}")
             if f"{name}_at" in used
         ]
-        start = " + ".join([*([start] if start != "0" else []), " * ".join(block.axes)])
+        start = " + ".join([*([start] if start != "0" else []), " * ".join(block.axes) or "1"])
     return lines
 
 
@@ -389,7 +401,7 @@ def write_definition(
         text = writer.value(node, writer.root)
         target = definition.name
         if definition.role == "rate":
-            target = f"out[{here.entries.index(target)}]"
+            target = f"out[{here.entries.index(target) if here.entries else f'd{target}_at'}]"
         elif definition.role == "observable":
             target = f"out[{writer.observed}]"
             writer.observed += 1
@@ -409,7 +421,7 @@ def write_definition(
         return
     triangular = _is_triangular(definition, places)
     if triangular:
-        writer.headers[running[1]] = f"for {places[1][0][0]} in range({places[0][0][0]} + 1):"
+        writer.headers[running[-1]] = f"for {places[-1][0][0]} in range({places[-2][0][0]} + 1):"
     headers = [writer.header(index) for index in running]
     equals = "+=" if over_nodes(definition) else "="
     text = writer.value(node, scopes[-1])
@@ -419,7 +431,8 @@ def write_definition(
         scopes[-1].lines += [
             f"{value} = {text}",
             f"{target} {equals} {value}",
-            f"{writer.entry(name, places[::-1])} = {value if equals == '=' else target}",
+            f"{writer.entry(name, [*places[:-2], *places[:-3:-1]])} = "
+            f"{value if equals == '=' else target}",
         ]
     else:
         scopes[-1].lines.append(f"{target} {equals} {text}")
@@ -427,11 +440,24 @@ def write_definition(
         outer.block(header, inner)
 
 
+def array_axes(definition: Definition) -> tuple[str, ...]:
+    """Axes of an array; blocks of the covariance are parts of one over all fields."""
+    axes = (place(i)[0][1] for i in definition.target.indices)
+    if definition.role != "block":
+        return tuple(axes)
+    return tuple(y if y == "blocks" else "N" for y in axes)
+
+
 def _is_triangular(definition: Definition, places: Sequence[tuple[Index, str]]) -> bool:
-    """Whether half of a symmetric target is enough."""
+    """Whether half of a symmetric target is enough.
+
+    Gram matrices of one row must stay symmetric to the last bit: what their two halves differ by
+    would grow, as rates read either.
+    """
+    symmetric = x.is_symmetric(definition.name) or definition.name in SYMMETRIC_ROWS
     return (
-        definition.name in x.SYMMETRIC
+        symmetric
         and definition.role != "block"
-        and len(places) == 2
-        and places[0][0][1] == places[1][0][1]
+        and len(places) == 2 + (definition.name in SYMMETRIC_ROWS and places[0][0][1] == "blocks")
+        and places[-2][0][1] == places[-1][0][1]
     )

@@ -37,6 +37,12 @@ TAKE_VECTORS = frozenset(
         "diagonal",
     }
 )
+# Polynomials of few fields lose nothing in the order that is written, which lanes share; the order
+# of wide ones is the compiler's (docs/speed.md). It follows from the widths alone.
+MOST_IN_ORDER = 4
+GUARD = f"""\
+if widths[0] + widths[1] > {MOST_IN_ORDER}:
+    return rhs_wide(t, y, widths, par, out)"""
 CALLED = re.compile(r"([A-Za-z_][A-Za-z_0-9.]*)\(")
 SAME_INDEX = re.compile(r"1\.0 if [a-zA-Z0-9 +]* == [a-zA-Z0-9 +]* else 0\.0")
 
@@ -182,13 +188,21 @@ def _reads_rows(line: str, index: str, arrays: Mapping[str, tuple[str, ...]]) ->
 
 
 def takes_vectors(body: Iterable[str]) -> bool:
-    """Whether all that the lines call and decide on can be a vector, and is worth one."""
+    """Whether all that the lines call and decide on can be a vector."""
+    text = _code(body)
+    return set(CALLED.findall(text)) <= TAKE_VECTORS and " if " not in text and "**" not in text
+
+
+def is_polynomial(body: Iterable[str]) -> bool:
+    """Whether lines add and multiply only: of wide models the compiler then finds a better order,
+    with sums in registers, than the one that is written.
+    """
+    return not set(CALLED.findall(_code(body))) & {"asin", "math.sqrt"}
+
+
+def _code(body: Iterable[str]) -> str:
     lines = [line for line in body if not line.lstrip().startswith("#")]
-    text = SAME_INDEX.sub("", "\n".join(lines))
-    called = set(CALLED.findall(text))
-    # Polynomials are faster where the compiler keeps their sums in registers, in its own order.
-    costly = called & {"asin", "math.sqrt"}
-    return bool(costly) and called <= TAKE_VECTORS and " if " not in text and "**" not in text
+    return SAME_INDEX.sub("", "\n".join(lines))
 
 
 def parts_of_work(arrays: Mapping[str, tuple[str, ...]]) -> list[str]:

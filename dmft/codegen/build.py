@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # How a function that takes several states side by side begins, and its types for one and several.
 ORDERED_RHS = "@njit(RHS, **ORDERED)\ndef rhs("
+WIDE_RHS = "\n@njit(RHS, **OPTIONS)\ndef rhs_wide("
 ONE_STATE = 'RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"'
 SEVERAL_STATES = ONE_STATE.replace("float64[::1]", "float64[:, ::1]")
 # Between the modules in the text of a problem.
@@ -81,26 +83,35 @@ def build(
     except FileNotFoundError:  # a table of the source is gone: make it again
         generate(equations)
         module, observables, domain = _modules(source)
-    scalars = tuple(equations.parameters)
+    functions = {
+        "rhs": module.drift if equations.noise else module.rhs,
+        "observe": observables.observe,
+        "domain": domain.domain,
+        "covariance": domain.covariance,
+        "diffusion": module.diffusion if equations.noise else None,
+    }
+    return problem_of_functions(equations, source, functions, parallel_band(source))
+
+
+def problem_of_functions(
+    equations: Equations, source: str, functions: Mapping[str, Any], parallel_band: float
+) -> Problem:
+    """The problem of a system whose text is compiled."""
     here = layout_of(equations)
     return Problem(
         kind=equations.kind,
-        rhs=module.drift if equations.noise else module.rhs,
         state=here.state,
         widths=here.widths,
-        parameters=scalars,
+        parameters=tuple(equations.parameters),
         constants=here.constants,
-        observe=observables.observe,
         observables=tuple(d.name for d in equations.definitions if d.role == "observable"),
-        domain=domain.domain,
-        covariance=domain.covariance,
-        diffusion=module.diffusion if equations.noise else None,
-        parallel_band=_parallel_band(source),
+        parallel_band=parallel_band,
         lanes=LanesCode.of(source) if not equations.noise else None,
         source=source,
         time_unit=equations.time_unit,
         provenance=equations.provenance,
         origin=equations,
+        **functions,
     )
 
 
@@ -109,13 +120,26 @@ class LanesCode:
     """Right-hand side of several states side by side: compiled when it is asked for."""
 
     text: str
+    most: int | None
 
     @classmethod
     def of(cls, source: str) -> LanesCode | None:
         """Code of the first module of a source, None where that takes one state only."""
         text = source.split(DIVIDER)[0]
-        head, found, _ = text.partition(ORDERED_RHS)
-        return cls(text) if found and "@njit" not in head else None
+        head, found, rest = text.partition(ORDERED_RHS)
+        if not found or "@njit" in head:
+            return None
+        own, wide, _ = rest.partition(WIDE_RHS)
+        if not wide:
+            return cls(text, None)
+        from dmft.codegen.blocks import GUARD, MOST_IN_ORDER
+
+        guard = "".join(f"    {line}\n" for line in GUARD.splitlines())
+        return cls(head + found + own.replace(guard, ""), MOST_IN_ORDER)
+
+    def takes(self, widths: Sequence[int]) -> bool:
+        """Whether states of these widths p, k, ... may stand side by side."""
+        return self.most is None or sum(widths[:2]) <= self.most
 
     @property
     def is_kept(self) -> bool:
@@ -156,7 +180,7 @@ def build_two_time(
     return build_descent(given.equations if given.family == "flow" else given)
 
 
-def _parallel_band(source: str) -> float:
+def parallel_band(source: str) -> float:
     """How far beyond Cauchy-Schwarz the code takes overlaps, 0 where it has no pair functions."""
     if "from dmft.special.orthant import" not in source:
         return 0.0

@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dmft.codegen.assemble import tangent_source
-from dmft.codegen.build import description
+from dmft.codegen.assemble import (
+    array_axes,
+    code_names,
+    module_text,
+    rates_function,
+    tangent_source,
+)
+from dmft.codegen.build import description, layout_of
+from dmft.codegen.functions import PointFunctions
+from dmft.codegen.fuse import Loop, Scope
+from dmft.codegen.loops import LoopWriter
+from dmft.codegen.lower import Lowering, loop_index, place
 from dmft.emit import load_module
+from dmft.equations.definitions import base_name
 from dmft.equations.equations import Equations
+from dmft.equations.noise.cotangent import COSTATE, DUAL, Adjoint, adjoint
 from dmft.equations.noise.tangent import tangent
 from dmft.names import VERSION
+
+
+@dataclass(frozen=True)
+class PulledBack:
+    """Loops that add up the cotangents of an adjoint."""
+
+    adjoint: Adjoint
+
+    @property
+    def arrays(self) -> dict[str, tuple[str, ...]]:
+        """Cotangents of the arrays on the way, with the axes of what they belong to."""
+        return {d.name + DUAL: array_axes(d) for d in self.adjoint.between}
+
+    def write(self, writer: LoopWriter, lowering: Lowering) -> None:
+        """Emit one nest of loops for each pullback, which adds to all its entries."""
+        for pullback in self.adjoint.pullbacks:
+            nodes = [(target, lowering(value)) for target, value in pullback.parts]
+            scopes = [writer.root]
+            for index in map(loop_index, pullback.indices):
+                scopes.append(Scope(index, scopes[-1]))
+            for _, node in nodes:
+                writer.note_uses(node)
+            lines: list[str | Loop] = []
+            for target, node in nodes:
+                name = base_name(target)
+                name = f"d{name}" if name.endswith(COSTATE) else name
+                entry = writer.entry(name, [place(index) for index in target.indices])
+                lines.append(f"{entry} += {writer.value(node, scopes[-1])}")
+            scopes[-1].lines += lines
+            writer.root.lines += ["", f"# into {', '.join(str(t) for t, _ in pullback.parts)}"]
+            for inner, outer in zip(scopes[:0:-1], scopes[-2::-1], strict=True):
+                outer.block(writer.header(inner.index), inner)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=64)
@@ -32,3 +77,33 @@ def compiled_tangent(equations: Equations) -> Any:
         f"linearised: {description(equations)}",
     )
     return load_module(source, "dmft_tangent").tangent
+
+
+@lru_cache(maxsize=64)
+def compiled_adjoint(equations: Equations) -> tuple[Any, Any]:
+    """Compiled product of a costate with the Jacobian of the rates, and gradient of the risk.
+
+    Both are ``(t, y, widths, par, out)``. y holds the state, then a costate, packed; `out`
+    receives, behind the place of the state, the product of the costate and the Jacobian, and the
+    derivatives of the risk, which no costate enters.
+
+    Raises
+    ------
+    NotClosed
+        When the equations hold averages on nodes, or closed forms without known derivative.
+    """
+    parameters = list(equations.parameters)
+    functions = PointFunctions(code_names(parameters))
+    here = layout_of(equations).with_displacement(COSTATE)
+    texts = []
+    for name, observable in (("adjoint", ""), ("gradient", "risk")):
+        found = adjoint(equations.definitions, observable)
+        summary = f"Of the costate behind the state: the {name} of {observable or 'the rates'}."
+        texts.append(
+            rates_function(
+                name, summary, found.forward, parameters, functions, here, PulledBack(found)
+            )
+        )
+    source = module_text(functions, texts, VERSION, f"adjoint: {description(equations)}")
+    module = load_module(source, "dmft_adjoint")
+    return module.adjoint, module.gradient

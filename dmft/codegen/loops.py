@@ -42,6 +42,7 @@ CALLS = {
     "TokenAverage": "token_value",
 }
 BRANCHES = ("Field", "Given", "Pair", "Slope", "Slopes")
+CALLS["sign"] = "np.sign"
 CALLS |= {f"Branch{name}": f"branch_{name.lower()}" for name in BRANCHES}
 ATOM = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(\[[^\[\]]*\])?|[0-9.]+(e[+-]?[0-9]+)?")
 
@@ -55,14 +56,16 @@ class LoopWriter:
         packed: Mapping[str, tuple[str, tuple[str, ...]]],
         shared: frozenset[str] = frozenset(),
         ordered: bool = False,
+        tables: bool = True,
     ) -> None:
         """Start a function.
 
         `packed` gives the vector and the row lengths of arrays that live in one of the arguments;
         `shared` is what an earlier pass found worth a table: they are used wherever they fit.
-        Sums are added in the `ordered` way, or as the compiler likes.
+        Sums are added in the `ordered` way, or as the compiler likes. Without `tables` what skips
+        a loop is computed inside of it: less text, which compiles faster.
         """
-        self.ordered = ordered
+        self.ordered, self.tables = ordered, tables
         # Loops over a part of their axis.
         self.headers: dict[Index, str] = {}
         self.graph = graph
@@ -177,7 +180,7 @@ class LoopWriter:
 
     def worth_table(self, node: Node, rest: list[Index]) -> bool:
         """Whether a value that skips a loop is worth an array."""
-        return node.cost >= TABLE_COST.get(len(rest), 10**9)
+        return self.tables and node.cost >= TABLE_COST.get(len(rest), 10**9)
 
     def table(self, node: Node, scope: Scope, prefix: list[Index], rest: list[Index]) -> str:
         """Reference to a table of the node, computed before the loop that it skips."""

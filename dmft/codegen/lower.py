@@ -22,7 +22,7 @@ from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 # Argument of a function at the nodes that is a name there already.
 FIRST = sp.IndexedBase("argument")[0]
 AXIS = {x.p: "p", x.k: "k", x.p + x.k: "N", x.nodes: "nodes", x.cosines: "cosines"}
-AXIS[x.blocks] = "blocks"
+AXIS |= {x.blocks: "blocks", x.outputs: "outputs"}
 
 
 def loop_index(symbol: sp.Symbol) -> Index:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
-from dmft.equations.definitions import Definition, FieldRoot, used_bases
-from dmft.names import BLOCK, BLOCKS, KEPT, QUANTITIES
+from dmft.equations.definitions import Definition, FieldRoot, has_rows_of_readout, used_bases
+from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, QUANTITIES
 from dmft.solvers.problem import Block
 
 # Everything that a rate can move, in the order of the packed state.
@@ -27,6 +28,8 @@ MOVABLE: tuple[Block, ...] = (
 MOVABLE += tuple(
     Block(f"{BLOCK}{b.name}", ("blocks", *b.axes)) for b in MOVABLE if b.name in ("Q", "M", *KEPT)
 )
+MOVABLE += tuple(Block(name, axes) for name, axes in ACCUMULATED.items())
+MOVABLE += (Block(f"{BLOCK}second_moment", ("blocks", "p")),)
 # What stands still where no rate moves it, in the order of the packed constants.
 CONSTANTS = (
     Block("P", ("k", "k"), symmetric=True),
@@ -41,6 +44,8 @@ OPTIONAL_CONSTANTS = (
     Block("block_P", ("blocks", "k", "k")),
     Block("eigenvalue", ("blocks",)),
     Block("noise_factor", ("blocks",)),
+    Block("cluster_scale", ("clusters", "blocks")),
+    Block("block_fraction", ("blocks",)),
 )
 # Nodes of averages.
 NODE_CONSTANTS = (Block("weight", ("nodes",)), Block("normal", ("N", "nodes")))
@@ -52,7 +57,7 @@ ALL_NODES = "all_nodes"
 # Arrays over the nodes of a chunk and all fields fit the cache of a core; 128 to 1024 are alike.
 CHUNK = 256
 WIDTHS = ("p", "k")
-OPTIONAL_WIDTHS = ("cosines", "blocks")
+OPTIONAL_WIDTHS = ("cosines", "blocks", "clusters", "outputs")
 MOVED = "_moved"
 
 
@@ -99,6 +104,8 @@ class Layout:
     @property
     def places(self) -> dict[str, str]:
         """Where the numbers of the state stand."""
+        if not self.entries:
+            return {b.name: f"y[{b.name}_at]" for b in self.state if not b.axes}
         return {name: f"y[{n}]" for n, name in enumerate(self.entries)}
 
     @property
@@ -107,9 +114,9 @@ class Layout:
         nodes = {b.name for b in (*NODE_CONSTANTS, NOISE_CONSTANT)}
         return tuple(b for b in self.constants if b.name not in nodes)
 
-    def with_displacement(self) -> Layout:
-        """Layout of linearised rates, which read a displacement of the state."""
-        return replace(self, moved=tuple(replace(b, name=b.name + MOVED) for b in self.state))
+    def with_displacement(self, suffix: str = MOVED) -> Layout:
+        """Layout of linearised rates, which read a displacement (or a costate) of the state."""
+        return replace(self, moved=tuple(replace(b, name=b.name + suffix) for b in self.state))
 
 
 def layout(definitions: Sequence[Definition]) -> Layout:
@@ -127,12 +134,20 @@ def layout(definitions: Sequence[Definition]) -> Layout:
     used = {name for d in definitions for name in used_bases(d.expr)}
     constants = [b for b in CONSTANTS if b.name not in moving and BLOCKS.get(b.name) not in used]
     constants += [b for b in OPTIONAL_CONSTANTS if b.name in used]
-    widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in constants))]
+    state = [b for b in MOVABLE if b.name in moving]
+    if has_rows_of_readout(definitions):
+        state, constants = ([_with_rows(b) for b in group] for group in (state, constants))
+    both = (*state, *constants)
+    widths = [*WIDTHS, *(w for w in OPTIONAL_WIDTHS if any(w in b.axes for b in both))]
     if any(d.expr.has(FieldRoot) or placed_on_nodes(d.expr) for d in definitions):
         constants += NODE_CONSTANTS
         constants += [NOISE_CONSTANT] * (NOISE_CONSTANT.name in used)
         widths += NODE_WIDTHS
-    return Layout(tuple(widths), tuple(b for b in MOVABLE if b.name in moving), tuple(constants))
+    return Layout(tuple(widths), tuple(state), tuple(constants))
+
+
+def _with_rows(block: Block) -> Block:
+    return replace(block, axes=("outputs", "p")) if block.name == str(x.a) else block
 
 
 def layout_of_alignments(

@@ -23,7 +23,9 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
         not handed on as a first-class function either. It then lacks the entries for Python and C,
         which unpack every argument: where many arrays are passed, half of what Numba compiles.
         And `later`: a function that is not kept is compiled for its signature at its first use, as
-        kept ones are.
+        kept ones are. And `direct`, for functions of generated modules with ``cache=True``: those
+        who take its address, and Python, call what `dmft.compiled.direct` makes of its text; Numba
+        compiles it when compiled code calls it by name.
 
     Examples
     --------
@@ -42,7 +44,7 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
         options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         kept = njit(*signature, **options)
         return lambda function: closed(kept(function))
-    later = options.pop("later", False)
+    later, direct = options.pop("later", False), options.pop("direct", False)
     if not options.pop("cache", False):
         if later:
             with contextlib.suppress(ImportError):  # of Numba's inner parts: compile at once
@@ -60,6 +62,6 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
                 f"dmft does not know ({error}): functions are compiled at each start"
             )
             return numba.njit(*signature, **options)(function)
-        return compile_sealed(numba.njit(**options)(function), *signature)
+        return compile_sealed(numba.njit(**options)(function), *signature, direct=direct)
 
     return compiled

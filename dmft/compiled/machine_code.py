@@ -76,6 +76,11 @@ class Native:
         self.code = code
         self.address = address
         self._result = _result_type(code.result)
+        self._passed = [_passer(name) for name in code.arguments]
+        # Room for what is returned, where that is nothing: shared by all calls.
+        self._nowhere = (ctypes.c_int64 * 2)()
+        where = ctypes.addressof(self._nowhere)
+        self._unread = (where, where + 8) if not code.result else None
         kinds = [kind for name in code.arguments for kind in _leaves(name)]
         pointer = ctypes.c_void_p
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, *kinds)(entry)
@@ -86,19 +91,30 @@ class Native:
 
     def __call__(self, *arguments: Any) -> Any:
         """Call as Numba's function would be called; records count by their fields."""
-        values = list(_flat(arguments))
-        if len(values) != len(self.code.arguments):
-            raise TypeError(f"expected {len(self.code.arguments)} values, got {len(values)}")
+        passed = self._passed
+        values = arguments if len(arguments) == len(passed) else list(_flat(arguments))
+        if len(values) != len(passed):
+            raise TypeError(f"expected {len(passed)} values, got {len(values)}")
         leaves: list[Any] = []
-        for name, value in zip(self.code.arguments, values, strict=True):
-            leaves += _passed(name, value)
-        result, error = self._result(), ctypes.c_void_p()
-        status = self._call(ctypes.addressof(result), ctypes.addressof(error), *leaves)
+        for function, value in zip(passed, values, strict=True):
+            leaves += function(value)
+        if self._unread is not None:
+            status = self._call(*self._unread, *leaves)
+        else:
+            result, error = self._result(), ctypes.c_void_p()
+            status = self._call(ctypes.addressof(result), ctypes.addressof(error), *leaves)
         if status not in (0, -2):  # -2: None is returned
             raise RuntimeError(f"compiled code failed with status {status}")
+        if self._unread is not None:
+            return None
         if self.code.result in NUMBERS:
             return result.value
-        return _taken(result, self.code.result) if self.code.result else None
+        return _taken(result, self.code.result)
+
+
+def native_of(function: Any) -> Native | None:
+    """The function without Numba, where it is that or has been compiled directly."""
+    return function if isinstance(function, Native) else getattr(function, "native", None)
 
 
 def _result_type(name: str) -> Any:
@@ -142,18 +158,29 @@ def _flat(arguments: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
-def _passed(name: str, value: Any) -> Sequence[Any]:
-    """Leaves of one argument, which must be of the type that the code was compiled for."""
+def _passer(name: str) -> Callable[[Any], Sequence[Any]]:
+    """What makes the leaves of one argument, which must be of the type that the code takes."""
     if name == "f8":
-        return (float(value),)
+        return lambda value: (float(value),)
     if name == "i8":
-        return (int(value),)
+        return lambda value: (int(value),)
     if name == FUNCTION:
-        return (value.__wrapper_address__(), None, None)
-    fits = isinstance(value, np.ndarray) and value.ndim == _axes(name)
-    if not (fits and value.dtype == DTYPES[name[:2]] and value.flags.carray):
-        raise TypeError(f"expected a contiguous array {name}, got {type(value).__name__}")
-    return (None, None, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
+        return lambda value: (value.__wrapper_address__(), None, None)
+    dtype, axes = DTYPES[name[:2]], _axes(name)
+
+    def array(value: Any) -> Sequence[Any]:
+        fits = isinstance(value, np.ndarray) and value.ndim == axes and value.dtype == dtype
+        if not (fits and value.flags.carray):
+            raise TypeError(f"expected a contiguous array {name}, got {type(value).__name__}")
+        address = _address(value) if value.size else value.ctypes.data
+        return (None, None, value.size, 8, address, *value.shape, *value.strides)
+
+    return array
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    """Where the entries are; an array's own `ctypes` takes eight times as long to say so."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
 
 
 def link(codes: Mapping[str, Code]) -> dict[str, Native]:
@@ -198,14 +225,18 @@ def _engine() -> Any:
     """What links and owns the code, until the process ends."""
     import llvmlite.binding as llvm
 
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(opt=0))
+
+
+def target_machine(**options: Any) -> Any:
+    """The processor for LLVM; static relocations on x86, as Numba has them."""
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    # Static relocations on x86, as Numba has them.
     target = llvm.Target.from_triple(llvm.get_process_triple())
-    machine = target.create_target_machine(
-        opt=0, reloc="static" if target.name.startswith("x86") else "default", jit=True
-    )
-    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    reloc = "static" if target.name.startswith("x86") else "default"
+    return target.create_target_machine(reloc=reloc, jit=True, **options)
 
 
 @cache

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 from numba import types
 
+from dmft.compiled.elf import symbols
 from dmft.compiled.machine_code import FUNCTION, Code, Unknown
 from dmft.compiled.sealed import SealedCache
 
 SCALARS = {types.float64: "f8", types.int64: "i8"}
-# Of the format ELF: a table of symbols, its entries, and "defined in another file".
-ELF, SYMBOL_TABLE, ENTRY_SIZE, ELSEWHERE = b"\x7fELF\x02\x01", 2, 24, 0
 
 
 def code_of(function: Any) -> Code:
@@ -73,35 +71,3 @@ def _leaf(kind: Any) -> str:
     if isinstance(kind, types.Array) and kind.layout == "C" and kind.dtype in SCALARS:
         return f"{SCALARS[kind.dtype]}[{kind.ndim}]"
     raise Unknown(f"an argument of type {kind}")
-
-
-def symbols(content: bytes) -> tuple[set[str], list[str]]:
-    """Names that an object file defines, and those that it needs.
-
-    Raises
-    ------
-    Unknown
-        For what is not in the format ELF of 64 bits (Linux): others are not read.
-    """
-    if not content.startswith(ELF):
-        raise Unknown("object files of this system are not read")
-    defined: set[str] = set()
-    needs: list[str] = []
-    (start,), (size, count) = (
-        struct.unpack_from("<Q", content, 40),
-        struct.unpack_from("<HH", content, 58),
-    )
-    sections = [struct.unpack_from("<IIQQQQIIQQ", content, start + i * size) for i in range(count)]
-    for section in sections:
-        if section[1] != SYMBOL_TABLE:
-            continue
-        names = sections[section[6]][4]
-        for place in range(section[4], section[4] + section[5], ENTRY_SIZE):
-            first, _, _, where = struct.unpack_from("<IBBH", content, place)
-            end = content.index(b"\0", names + first)
-            name = content[names + first : end].decode()
-            if name and where == ELSEWHERE:
-                needs.append(name)
-            elif name:
-                defined.add(name)
-    return defined, needs

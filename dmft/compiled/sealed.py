@@ -15,7 +15,7 @@ import itertools
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.typeinfer import register_dispatcher
 
+from dmft.compiled import direct
 from dmft.compiled.directory import (
     cache_directory,
     keep,
@@ -37,6 +38,7 @@ from dmft.compiled.directory import (
     refusal,
     tell_once,
 )
+from dmft.compiled.machine_code import Native, Unknown
 from dmft.names import VERSION
 from dmft.progress import announce
 
@@ -58,6 +60,7 @@ class Deferred(CPUDispatcher):
 
     _wanted: Sequence[Any] = ()
     _settling = False
+    _is_direct = False
     # What `get_compile_result` found, by the identity of the signature asked for, which is kept.
     _found: Mapping[int, tuple[Any, Any]] = MappingProxyType({})
 
@@ -79,9 +82,25 @@ class Deferred(CPUDispatcher):
             finally:
                 self._settling = False
 
+    @cached_property
+    def native(self) -> Native | None:
+        """The function compiled from its text without Numba, None where it is not for that."""
+        if not self._is_direct:
+            return None
+        try:
+            return direct.native(self._text, self.py_func.__name__)
+        except Unknown:
+            return None
+
+    @property
+    def _text(self) -> str:
+        return Path(self.py_func.__code__.co_filename).read_text(encoding="utf-8")
+
     @property
     def is_kept(self) -> bool:
         """Whether machine code seems to be there already: compiled here, or kept on disk."""
+        if self._is_direct and direct.is_kept(self._text, self.py_func.__name__):
+            return True
         files = getattr(self._cache, "_cache_file", None)
         kept = isinstance(files, SealedFiles) and (files.folder / f"{files.base}.nbi").is_file()
         return kept or not self._wanted
@@ -89,6 +108,8 @@ class Deferred(CPUDispatcher):
     def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
         if not self._wanted:
             return super()._compile_for_args(*args, **kws)
+        if self.native is not None:
+            return self.native
         self.settle()
         return self  # what Numba calls next, with the arguments
 
@@ -140,7 +161,7 @@ def _alone(files: Any) -> contextlib.AbstractContextManager[None]:
     return process_lock(files.lock) if kept else contextlib.nullcontext()
 
 
-def compile_sealed(function: Any, *signature: Any) -> Any:
+def compile_sealed(function: Any, *signature: Any, direct: bool = False) -> Any:
     """Give a function just made by `numba.njit` its cache; its signatures wait for its use."""
     if not hasattr(function, "py_func"):  # NUMBA_DISABLE_JIT: Python's own function
         return function
@@ -150,7 +171,9 @@ def compile_sealed(function: Any, *signature: Any) -> Any:
     folder = folder_for(source) if source.is_file() else None
     if folder is not None:
         function._cache = SealedCache(function.py_func, source, folder)
-    return deferred(function, *signature)
+    made = deferred(function, *signature)
+    made._is_direct = direct
+    return made
 
 
 def deferred(function: Any, *signature: Any) -> Any:
@@ -194,7 +217,9 @@ class SealedCache(FunctionCache):
         self._impl = _Results(function)
         name = f"{source.stem}.{function.__qualname__}-{function.__code__.co_firstlineno}"
         python = f"py{sys.version_info[0]}{sys.version_info[1]}{getattr(sys, 'abiflags', '')}"
-        base = f"{name}.{python}".replace("<", "").replace(">", "")
+        # Environments with other versions of Numba may share a source tree: none of them replaces
+        # what another one keeps.
+        base = f"{name}.{python}-numba{numba.__version__}".replace("<", "").replace(">", "")
         status = source.stat()
         stamp = _content_stamp(source, status.st_mtime_ns, status.st_size)
         self._cache_file = SealedFiles(folder, base, stamp)

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.display.style import (
+    COLOURS,
     FAINT,
     INK,
+    Canvas,
     colour,
     line_style,
-    new_figure,
+    put_legends,
+    shade,
     symbol,
     time_label,
     wants_log,
@@ -27,6 +30,12 @@ POINTS = 24
 CROWD = 12
 # Units of a wide student that are drawn.
 UNITS = 60
+# Up to this many curves of a run are named one by one; more by families, with a key to the units.
+NAMED = 9
+# Up to this many units are told apart, by line style and shade.
+TOLD_APART = 8
+# Values in the name of a run among others: digits.
+DIGITS = 4
 FINE = (Status.OK, Status.EVENT)
 
 
@@ -40,21 +49,23 @@ def is_escape(record: Any) -> bool:
     return hasattr(record, "threshold") and hasattr(record, "reference")
 
 
-def plot_runs(records: Sequence[Any], axes: Any, *, shown: bool, title: str | None) -> Any:
+def plot_runs(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw trajectories and ensembles into two panels, overlaps and risk; return both axes."""
     if axes is None:
-        axes = new_figure((1, 2), (10.0, 4.0), shown=shown)
+        axes = canvas.panels(2, (5.0, 4.0))
     if np.size(axes) != 2:
         raise BadParameter(f"ax: runs take two axes, overlaps and risk; got {np.size(axes)}")
     overlaps, risk = np.ravel(axes)
     escapes = [r for r in records if is_escape(r)]
     records = [r for r in records if not is_escape(r)]
     theories = [r for r in records if not is_ensemble(r)]
+    names = _names_of(theories)
     for number, record in enumerate(records):
         if is_ensemble(record):
-            _draw_ensemble(record, overlaps, risk, offset=number)
+            _draw_ensemble(record, overlaps, risk, offset=number, named=not theories)
         else:
-            _draw_trajectory(record, overlaps, risk, style=line_style(6 * theories.index(record)))
+            place = next(n for n, theory in enumerate(theories) if theory is record)
+            _draw_trajectory(record, overlaps, risk, line_style(6 * place), names[place])
     for escape in escapes:
         _draw_escape(escape, overlaps, risk)
     _finish(records, overlaps, risk)
@@ -74,11 +85,40 @@ def _entries(values: Any) -> list[dict[str, Any]]:
     Q, M = values.Q, values.M
     p = M.shape[1]
     curves = _student_teacher(M, range(p))
-    look = {"label": "$Q_{jj}$" if p > 1 else "$Q$", "color": INK, "linestyle": "-", "zorder": 2}
-    curves += [{"values": Q[:, j, j], "width": 1.2, **look} for j in range(p)]
-    look = {"label": "$Q_{jl}$", "color": FAINT, "linestyle": "-", "zorder": 1}
-    curves += [{"values": Q[:, j, n], "width": 1.0, **look} for j in range(p) for n in range(j)]
-    return curves
+    for j in range(p):
+        family, name = ("$Q_{jj}$", f"$Q_{{{j + 1}{j + 1}}}$") if p > 1 else ("$Q$", "$Q$")
+        look = {"label": family, "name": name, **_of_unit(INK, j, p), "zorder": 2}
+        curves.append({"values": Q[:, j, j], "width": 1.2, **look})
+    pairs = [(j, n) for j in range(p) for n in range(j)]
+    for place, (j, n) in enumerate(pairs):
+        look = {"label": "$Q_{jl}$", "name": f"$Q_{{{n + 1}{j + 1}}}$", "zorder": 1}
+        look |= {"color": FAINT, "linestyle": line_style(6 * place)}
+        curves.append({"values": Q[:, j, n], "width": 1.0, **look})
+    told = len(curves) <= NAMED
+    return [{**curve, "label": curve["name"]} if told else curve for curve in curves]
+
+
+def _of_unit(base: str, j: int, p: int) -> dict[str, Any]:
+    """Line style and shade of unit j of p, where they can be told apart."""
+    if p > TOLD_APART:
+        return {"color": base, "linestyle": "-"}
+    return {"color": shade(base, j, p), "linestyle": line_style(6 * j)}
+
+
+def _names_of(theories: Sequence[Any]) -> list[str]:
+    """What tells runs apart: the values of the parameters in which they differ, or their number."""
+    if len(theories) <= 1:
+        return ["theory"] * len(theories)
+    given = [dict(getattr(run, "parameters", None) or {}) for run in theories]
+    same = [name for name in given[0] if all(name in each for each in given)]
+    names = [name for name in same if len({str(each[name]) for each in given}) > 1]
+    words = [
+        ", ".join(f"{symbol(n)} = {each[n]:.{DIGITS}g}" for n in names if np.ndim(each[n]) == 0)
+        for each in given
+    ]
+    if "" in words or len(set(words)) < len(words):
+        return [f"theory {number + 1}" for number in range(len(theories))]
+    return words
 
 
 def _aligned_entries(values: Any) -> list[dict[str, Any]]:
@@ -110,8 +150,12 @@ def _student_teacher(M: NDArray[np.float64], units: Sequence[int]) -> list[dict[
     curves: list[dict[str, Any]] = []
     for r in range(k):
         name = rf"$M_{{j{r + 1}}}$" if p > 1 else rf"$M_{{1{r + 1}}}$" if k > 1 else "$M$"
-        look = {"label": name, "color": colour(r), "linestyle": line_style(r), "zorder": 3}
-        curves += [{"values": M[:, j, r], "width": 1.6, **look} for j in units]
+        for j in units:
+            one = rf"$M_{{{j + 1}{r + 1}}}$" if p > 1 else name
+            look = {"label": name, "name": one, **_of_unit(colour(r), j, p), "zorder": 3}
+            if r >= len(COLOURS):
+                look["linestyle"] = line_style(r)
+            curves.append({"values": M[:, j, r], "width": 1.6, **look})
     return curves
 
 
@@ -126,7 +170,7 @@ def _wide_entries(M: NDArray[np.float64], Q_perp: NDArray[np.float64]) -> list[d
     return curves + [{"values": Q_perp[:, j], "width": 1.0, **look} for j in units]
 
 
-def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str) -> None:
+def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str, name: str) -> None:
     curves = _entries(run)
     sizes = {c["label"]: sum(d["label"] == c["label"] for d in curves) for c in curves}
     for curve in curves:
@@ -141,7 +185,7 @@ def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str) -> None:
             label=curve["label"],
             zorder=curve["zorder"],
         )
-    risk.plot(run.t, run.risk, color=INK, linestyle=style, label="theory", zorder=2)
+    risk.plot(run.t, run.risk, color=INK, linestyle=style, label=name, zorder=2)
     status = Status(run.status)
     if status not in FINE and len(run.t):
         for panel in (overlaps, risk):
@@ -158,7 +202,7 @@ def _draw_trajectory(run: Any, overlaps: Any, risk: Any, style: str) -> None:
         )
 
 
-def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int) -> None:
+def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int, named: bool) -> None:
     times = np.asarray(ensemble.t)
     at = _spread(times, offset)
     means = _entries(ensemble.mean)
@@ -167,8 +211,9 @@ def _draw_ensemble(ensemble: Any, overlaps: Any, risk: Any, offset: int) -> None
     dots |= {"elinewidth": 0.8, "zorder": 4}
     for mean, error in zip(means, errors, strict=True):
         overlaps.errorbar(
-            times[at], mean["values"][at], error["values"][at], color=mean["color"], **dots
-        )
+            times[at], mean["values"][at], error["values"][at], color=mean["color"],
+            label=mean["label"] if named else None, **dots,
+        )  # fmt: skip
     risk.errorbar(
         times[at], ensemble.mean.risk[at], ensemble.stderr.risk[at],
         color=colour(1 + offset), label=_describe_seeds(ensemble), **dots,
@@ -224,11 +269,57 @@ def _finish(records: Sequence[Any], overlaps: Any, risk: Any) -> None:
     risk.set_ylabel(f"risk {symbol('risk')}")
     if np.all(risks > 0) and risks.max() > 20 * risks.min():
         risk.set_yscale("log")
+    wanted = []
     for panel in (overlaps, risk):
         handles, labels = panel.get_legend_handles_labels()
-        families = dict(zip(labels, handles, strict=True))
-        panel.legend(families.values(), families.keys(), frameon=False, fontsize="small")
+        # The first unit stands for its family: its line is the darkest.
+        families = dict(zip(reversed(labels), reversed(handles), strict=True))
+        names = list(dict.fromkeys(labels))
+        keys = _keys_of_units(records) if panel is overlaps else []
+        wanted.append((panel, [families[n] for n in names] + keys,
+                       names + [key.get_label() for key in keys]))  # fmt: skip
+    put_legends(*wanted)
+
+
+def _keys_of_units(records: Sequence[Any]) -> list[Any]:
+    """What a legend of families says of the units of each."""
+    from matplotlib.lines import Line2D
+
+    values = [record.mean if is_ensemble(record) else record for record in records]
+    widths = [each.M.shape[1] for each in values if hasattr(each, "Q") and hasattr(each, "M")]
+    p = max(widths, default=1)
+    if not 1 < p <= TOLD_APART or all(len(_entries(each)) <= NAMED for each in values):
+        return []
+    return [Line2D([], [], **_of_unit(INK, j, p), label=f"$j = {j + 1}$") for j in range(p)]
 
 
 def _provenance(record: Any) -> Any:
     return getattr(record, "provenance", None) or {}
+
+
+def is_schedule(record: Any) -> bool:
+    """Whether a record is the schedule of a control."""
+    return hasattr(record, "control") and hasattr(record, "hamiltonian")
+
+
+def plot_schedule(schedule: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
+    """Draw the control, and the risk and H of its run where they are known; return the axes."""
+    if axes is None:
+        axes = canvas.panels(2, (4.5, 3.4))
+    if np.size(axes) != 2:
+        raise BadParameter(f"ax: a schedule takes two axes, control and risk; got {np.size(axes)}")
+    control, risk = np.ravel(axes)
+    step = "steps-post" if schedule.interpolation == "constant" else "default"
+    control.plot(schedule.t, schedule.value, color=colour(0), drawstyle=step)
+    control.set(xlabel=r"$\tau$", ylabel=symbol(schedule.control))
+    if np.max(schedule.value) > 30.0 * max(np.min(schedule.value), 1e-300):
+        control.set_yscale("log")
+    if schedule.run is not None:
+        risk.semilogy(schedule.run.t, schedule.run.risk, color=colour(1))
+        risk.set(xlabel=r"$\tau$", ylabel=r"risk $\mathcal{R}$")
+    if schedule.hamiltonian is not None:
+        middle = float(np.median(schedule.hamiltonian))
+        risk.set_title(f"H = {middle:.5g}, spread {np.ptp(schedule.hamiltonian):.1e}", fontsize=9)
+    if title is not None:
+        control.set_title(title)
+    return np.ravel(axes)

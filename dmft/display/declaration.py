@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from dmft.equations.views.breaking import Names
-from dmft.equations.views.fragment import fitted
 from dmft.equations.views.printer import EquationPrinter, Notation, letters_of
 from dmft.model import Committee, GradientDescent, GradientFlow, SequenceModel
+from dmft.names import LETTERS
+from dmft.typeset.breaking import Names
+from dmft.typeset.fragment import fitted
 
 if TYPE_CHECKING:
     from dmft.model import Model
@@ -64,14 +65,20 @@ def declaration(equations: Any, width: float, notation: Notation) -> str:
     """Networks, data and algorithm of equations, with their declared numbers."""
     model, algorithm = equations.model, equations.algorithm
     printer = EquationPrinter({}, letters_of(notation))
-    text = _sequence(model) if isinstance(model, SequenceModel) else _committee(model, printer)
+    sequence = isinstance(model, SequenceModel)
+    text = _sequence(model) if sequence else _committee(model, printer, algorithm)
     numbers = [*(f"${y}$" for y in _numbers(model, printer)), *_rates(algorithm, printer)]
     shown = f" Declared: {', '.join(numbers)}." if numbers else ""
+    if getattr(equations, "noise", None):
+        shown += " $B_t$ is a standard Brownian motion."
+    free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
+    if free:
+        shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
     rule = f"{_rule(algorithm)}{shown}"
     return fitted(f"{text}\n{rule}", width, Names(text))
 
 
-def _committee(model: Model, printer: EquationPrinter) -> str:
+def _committee(model: Model, printer: EquationPrinter, algorithm: Any) -> str:
     """Networks of a committee, its labels and overlaps."""
     letter = printer.letter
     p, k, d, a, star = (letter(n) for n in ("p", "k", "dim", "readout", "teacher_readout"))
@@ -101,8 +108,17 @@ def _committee(model: Model, printer: EquationPrinter) -> str:
         )
     law = rf"Inputs $x \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
-        law = "Inputs from a mixture of Gaussian clusters, whose labels and means are given below."
-    if model.spectrum is not None:
+        law = (
+            r"Inputs from a mixture of Gaussian clusters; their weights $w$, the overlaps $\mu$ of "
+            r"their means with the rows of $W_*$, and their labels $y$ are given below."
+        )
+    if model.spectrum is not None and model.clusters is not None:
+        law += (
+            rf" Within cluster $z$ they have the variances $c_{{ze}}$ in $B = {model.blocks}$ "
+            r"blocks that hold the fractions $\phi_e$ of the coordinates; overlaps with the index "
+            r"$e$ are those of the rows within a block, not weighted by variances."
+        )
+    elif model.spectrum is not None:
         law = (
             rf"Inputs $x \sim \mathcal{{N}}(0, \Sigma)$ by $B = {model.spectrum.blocks}$ blocks of "
             r"eigenvalues $c_e$, with the noise factors $\nu_e$; overlaps with the index $e$ are "
@@ -116,10 +132,17 @@ def _committee(model: Model, printer: EquationPrinter) -> str:
     )
     meaning = (
         rf"Weights $W$ of the ${p}$ students and $W_*$ of the ${k}$ teachers in ${d}$ dimensions;"
-        rf" students are numbered by $j, l, u, v$, teachers by $r, s$, all fields by $i, m, n$;"
+        rf" {_indices(algorithm)};"
         rf" ${letter('risk')}$ is the population risk, half the mean squared error without noise."
     )
     return "\n".join([law + more, _align(rows), meaning])
+
+
+def _indices(algorithm: Any) -> str:
+    """What runs over what."""
+    if isinstance(algorithm, GradientDescent):
+        return "students are numbered by $j, l, m$, teachers by $r, q$, steps by $t, s, u$"
+    return "students are numbered by $j, l, u, v$, teachers by $r, s$, all fields by $i, m, n$"
 
 
 def _sequence(model: SequenceModel) -> str:
@@ -167,6 +190,9 @@ def _rates(algorithm: Any, printer: EquationPrinter) -> list[str]:
         letter = DESCENT.get(name) if isinstance(algorithm, GradientDescent) else None
         shown = sp.latex(sp.sympify(value, strict=True))
         found.append(f"{words} ${letter or printer.letter(name)} = {shown}$")
+    rho = getattr(getattr(algorithm, "repeat", None), "rho", None)
+    if rho is not None:
+        found.append(rf"displacement $\rho = {sp.latex(sp.sympify(rho, strict=True))}$")
     return found
 
 
@@ -178,7 +204,8 @@ def _rule(algorithm: Any) -> str:
         return "Gradient descent on a fixed set of samples, each of them used in every step."
     loss = getattr(algorithm, "loss", "squared")
     kind = f"the {loss} loss" if isinstance(loss, str) else f"the loss ${sp.latex(loss)}$"
-    words = f"One-pass stochastic gradient descent on {kind}, fresh samples in each step"
+    name = getattr(algorithm, "words", "One-pass stochastic gradient descent")
+    words = f"{name} on {kind}, fresh samples in each step"
     if getattr(algorithm, "constraint", None):
         words += ", weights kept on the sphere"
     if getattr(algorithm, "repeat", None) is not None:

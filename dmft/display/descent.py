@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.display.diagram import cell_edges
-from dmft.display.style import COLOURS, FAINT, INK, colour, line_style, new_figure
+from dmft.display.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    Canvas,
+    colour,
+    line_style,
+    put_legends,
+    shade,
+)
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.descent.errors import unknown
@@ -26,8 +35,8 @@ DOTS: dict[str, Any] = {
     "linestyle": "none", "marker": "o", "markersize": 3.5, "capsize": 2.0, "elinewidth": 0.9,
     "zorder": 4,
 }  # fmt: skip
-# Beyond this many curves of overlaps no legend names them all.
-CROWD = 8
+# Beyond this many curves of overlaps a legend names teachers, not units.
+CROWD = 9
 # Positive kernels that span more than this factor get logarithmic colours.
 WIDE, TICKS = 5.0, 5
 # Entries that are not known: a grey, which no scale of values has.
@@ -41,7 +50,7 @@ def is_descent(record: Any) -> bool:
     return isinstance(names, Mapping) and {"train_loss", "corr", "Q2"} <= set(names)
 
 
-def plot_descent(records: Sequence[Any], axes: Any, *, shown: bool, title: str | None) -> Any:
+def plot_descent(records: Sequence[Any], axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw overlaps, training loss and risk in one row, kernels of two times in another.
 
     Solved runs are lines with a band of their error, simulated ones points with error bars. Where
@@ -49,7 +58,7 @@ def plot_descent(records: Sequence[Any], axes: Any, *, shown: bool, title: str |
     Entries of kernels whose error passes the signal are grey.
     """
     if axes is None:
-        axes = new_figure((2, 3), (12.6, 7.2), shown=shown)
+        axes = canvas.panels(PANELS, (4.2, 3.6), columns=3)
     panels = np.ravel(axes)
     if panels.size != PANELS:
         raise BadParameter(f"a descent takes six axes (2 x 3), got {panels.size}")
@@ -61,7 +70,8 @@ def plot_descent(records: Sequence[Any], axes: Any, *, shown: bool, title: str |
         _draw_ensemble(ensemble, panels, number, beside=bool(theories))
     _finish_curves(panels, records)
     for panel, (name, label, words) in zip(panels[3:], KERNELS, strict=True):
-        _map(panel, theories, simulated, name, label, words)
+        _map(panel, theories, simulated, name, label, words, canvas.maps)
+    put_legends(*((panel, *_once(panel)) for panel in panels[:3]))
     if title:
         panels[0].figure.suptitle(title)
     return panels.reshape(2, 3)
@@ -83,18 +93,27 @@ def _overlaps(M: Array) -> list[tuple[tuple[int, int], str, str, str]]:
     for j in range(p):
         for r in range(k):
             name = f"$M_{{{j + 1}{r + 1}}}$" if p * k > 1 else "$M$"
-            rows.append(((j, r), name, colour(r), line_style(6 * j)))
+            name = name if p * k <= CROWD else f"$M_{{j{r + 1}}}$"
+            rows.append(((j, r), name, shade(colour(r), j, p), line_style(6 * j)))
     return rows
+
+
+def _once(panel: Any) -> tuple[list[Any], list[str]]:
+    """Handles and labels of a legend; what shares a name is named once."""
+    handles, labels = panel.get_legend_handles_labels()
+    families = dict(zip(reversed(labels), reversed(handles), strict=True))
+    names = list(dict.fromkeys(labels))
+    return [families[name] for name in names], names
 
 
 def _draw_run(run: Any, panels: Any, number: int) -> None:
     style = line_style(6 * number)
-    for (j, r), name, shade, own in _overlaps(run.M):
+    for (j, r), name, tone, own in _overlaps(run.M):
         values, error = run.M[:, j, r], run.error["M"][:, j, r]
         look = own if number == 0 else style
         label = None if number else name
-        panels[0].plot(run.t, values, color=shade, linestyle=look, label=label)
-        panels[0].fill_between(run.t, values - error, values + error, color=shade, alpha=0.3, lw=0)
+        panels[0].plot(run.t, values, color=tone, linestyle=look, label=label)
+        panels[0].fill_between(run.t, values - error, values + error, color=tone, alpha=0.3, lw=0)
     steps = run.t[: run.train_loss.size]
     rows = [(panels[1], steps, "train_loss")]
     if "risk" in run.arrays:
@@ -116,10 +135,10 @@ def _draw_run(run: Any, panels: Any, number: int) -> None:
 
 def _draw_ensemble(ensemble: Any, panels: Any, number: int, beside: bool) -> None:
     shift = 0.08 * number
-    for (j, r), name, shade, _ in _overlaps(ensemble.mean["M"]):
+    for (j, r), name, tone, _ in _overlaps(ensemble.mean["M"]):
         panels[0].errorbar(
             ensemble.t + shift, ensemble.mean["M"][:, j, r], ensemble.stderr["M"][:, j, r],
-            color=shade, label=None if beside or number else name, **DOTS,
+            color=tone, label=None if beside or number else name, **DOTS,
         )  # fmt: skip
     label = f"d = {ensemble.dim}, {len(ensemble.seeds)} runs"
     for panel, key in ((panels[1], "train_loss"), (panels[2], "risk")):
@@ -139,16 +158,18 @@ def _finish_curves(panels: Any, records: Sequence[Any]) -> None:
         panel.set(xlabel=f"{unit} $t$", ylabel=label, xlim=(-0.02 * last, 1.02 * last))
         panel.spines[["top", "right"]].set_visible(False)
         panel.xaxis.get_major_locator().set_params(integer=unit == "step")
-        handles, labels = panel.get_legend_handles_labels()
-        if 0 < len(handles) <= CROWD:
-            where = "best" if panel is panels[0] else "upper right"
-            panel.legend(handles, labels, frameon=False, fontsize="small", loc=where)
     if not panels[2].lines and not panels[2].containers:
         _empty(panels[2], "no risk: the loss is not the squared one")
 
 
 def _map(
-    panel: Any, theories: Sequence[Any], simulated: Sequence[Any], name: str, label: str, words: str
+    panel: Any,
+    theories: Sequence[Any],
+    simulated: Sequence[Any],
+    name: str,
+    label: str,
+    words: str,
+    asked: Mapping[str, Any],
 ) -> None:
     """One kernel, component (1, 1)."""
     from matplotlib.colors import ListedColormap
@@ -178,7 +199,7 @@ def _map(
     edges = cell_edges(np.asarray(first.t[: len(values)]))
     unit = "time" if _is_flow(first) else "step"
     image = panel.pcolormesh(
-        edges, edges, np.ma.masked_invalid(values), rasterized=True, **_colours(values)
+        edges, edges, np.ma.masked_invalid(values), rasterized=True, **{**_colours(values), **asked}
     )
     if np.any(lost):
         panel.pcolormesh(
@@ -186,9 +207,9 @@ def _map(
             cmap=ListedColormap([UNKNOWN]), rasterized=True,
         )  # fmt: skip
         words = f"{words}; grey: not known"
-    bar = panel.figure.colorbar(image, ax=panel, label=label, format="%.2g")
+    bar = panel.figure.colorbar(image, ax=panel, label=label, format="%.2g", aspect=12)
     low, high = image.get_clim()
-    if low > 0 and high > WIDE * low:
+    if not asked and low > 0 and high > WIDE * low:
         # Decades are too few for a range of about one.
         bar.set_ticks([float(f"{y:.2g}") for y in np.geomspace(low, high, TICKS)])
         bar.minorticks_off()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.display.style import described, new_figure
+from dmft.display.style import INK, Canvas, described, put_legends
 from dmft.names import Status
 
 # Hatch and ground of each way in which a cell has no value. Told apart without colour.
@@ -45,10 +46,10 @@ def is_diagram(record: Any) -> bool:
     return all(hasattr(record, name) for name in ("x_name", "y_name", "values", "status"))
 
 
-def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+def plot_diagram(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw a phase diagram into `ax` (or a new figure) and return the axes."""
     if ax is None:
-        ax = new_figure((1, 1), (6.4, 4.8), shown=shown)
+        ax = canvas.panels(1, (6.4, 4.8))
     diagram = in_order(diagram)
     edges = cell_edges(diagram.x), cell_edges(diagram.y)
     shows_status = diagram.quantity == "status" and _is_built_in(diagram)
@@ -58,14 +59,11 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     handles: list[Any] = []
     if valued.any() and (diagram.names or _is_label(diagram.quantity, values[valued])):
         names = diagram.names or LABELS[diagram.quantity]
-        handles = _draw_labels(ax, edges, values, names, diagram.quantity)
+        cmap = canvas.maps.get("cmap", "viridis")
+        handles = _draw_labels(ax, edges, values, names, diagram.quantity, cmap)
     elif valued.any():
-        _draw_values(ax, edges, values, diagram.quantity)
+        _draw_values(ax, edges, diagram, values, canvas.maps)
     handles += _draw_statuses(ax, edges, diagram, ~valued)
-    if handles:
-        ax.figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False
-        )
     for axis, values, name in (("x", diagram.x, diagram.x_name), ("y", diagram.y, diagram.y_name)):
         ax.set(**{f"{axis}label": described(name)})
         if is_geometric(values):
@@ -74,6 +72,7 @@ def plot_diagram(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     ax.set_ylim(edges[1][0], edges[1][-1])
     if title:
         ax.set_title(title)
+    put_legends((ax, handles, [handle.get_label() for handle in handles]), where="below")
     return ax
 
 
@@ -162,16 +161,27 @@ def rectangles(cells: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _draw_values(
-    ax: Any, edges: tuple[Any, Any], values: NDArray[np.float64], quantity: str
+    ax: Any,
+    edges: tuple[Any, Any],
+    diagram: Any,
+    values: NDArray[np.float64],
+    asked: Mapping[str, Any],
 ) -> None:
+    """Colour cells by their value, with lines at the levels that the caller names."""
     from matplotlib.colors import LogNorm, Normalize
 
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     norm = LogNorm(low, high) if low > 0 and high > LOG_COLOURS * low else Normalize(low, high)
     masked = np.ma.masked_invalid(values)
-    image = ax.pcolormesh(*edges, masked, cmap="viridis", norm=norm, rasterized=True)
-    ax.figure.colorbar(image, ax=ax, label=described(quantity.replace("_", " ")))
+    look = {"cmap": "viridis", "norm": norm} | {n: v for n, v in asked.items() if n != "levels"}
+    image = ax.pcolormesh(*edges, masked, rasterized=True, **look)
+    bar = ax.figure.colorbar(image, ax=ax, label=described(diagram.quantity.replace("_", " ")))
+    if "levels" in asked:
+        lines = ax.contour(
+            diagram.x, diagram.y, masked, asked["levels"], colors=INK, linewidths=0.8
+        )
+        bar.add_lines(lines)
 
 
 def _draw_labels(
@@ -180,6 +190,7 @@ def _draw_labels(
     values: NDArray[np.float64],
     names: tuple[str, ...] | None,
     quantity: str,
+    cmap: Any,
 ) -> list[Any]:
     """Colour cells by their label; the same label has the same colour in all figures with names."""
     from matplotlib import colormaps
@@ -188,7 +199,7 @@ def _draw_labels(
 
     numbers = np.unique(values[np.isfinite(values)])
     highest = max(float(numbers[-1]) if names is None else len(names) - 1.0, 1.0)
-    norm, colours = Normalize(0.0, highest), colormaps["viridis"]
+    norm, colours = Normalize(0.0, highest), colormaps.get_cmap(cmap)
     masked = np.ma.masked_invalid(values)
     ax.pcolormesh(*edges, masked, cmap=colours, norm=norm, rasterized=True)
     words = quantity.replace("_", " ")

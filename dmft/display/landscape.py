@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.display.style import COLOURS, FAINT, INK, new_figure
+from dmft.display.style import COLOURS, FAINT, INK, Canvas, put_legends
 from dmft.errors import BadParameter
 
 Array = NDArray[np.float64]
 # Polar grid of the pictures, and the square grid of the flow.
 RADII, ANGLES, SQUARE = 60, 180, 81
 LEVELS = 24
+# At most as many numbers stand beside a colour bar.
+TICKS = 4
 # Endings of the labels that the legend takes.
 NAMED = ("minimum", "(global)")
 # Kinds of minima: marker and colour.
@@ -30,10 +33,10 @@ def is_landscape(record: Any) -> bool:
     return all(hasattr(record, name) for name in ("minima", "around", "disc"))
 
 
-def plot_landscape(found: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+def plot_landscape(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw contours, flow and section into three axes (or a new figure) and return them."""
     if ax is None:
-        ax = new_figure((1, 3), (13.2, 4.3), shown=shown)
+        ax = canvas.panels(3, (4.4, 4.3))
     axes = np.asarray(ax).ravel()
     if axes.size != 3:
         raise BadParameter(
@@ -42,14 +45,14 @@ def plot_landscape(found: Any, ax: Any, *, shown: bool, title: str | None) -> An
     u = _grid(found)
     f = found.disc.values(u)
     e, m = found.disc.alignments(u)
-    _contours(axes[0], found, e, m, f)
+    _contours(axes[0], found, e, m, f, canvas.maps)
     _flow(axes[1], found, f)
     _section(axes[2], found)
     marks = [line for line in axes[0].lines if line.get_label().endswith(NAMED)]
-    axes[2].legend(handles=marks, loc="best", fontsize="small", frameon=False)
     axes[0].set_title(title or found.name, fontsize="medium")
     axes[1].set_title("flow of the population gradient", fontsize="medium")
     axes[2].set_title("along the circle", fontsize="medium")
+    put_legends((axes[2], marks, [line.get_label() for line in marks]), where="below")
     return axes
 
 
@@ -74,10 +77,18 @@ def _grid(found: Any) -> Array:
     return circle[:, None, :] * radii[None, :, None]
 
 
-def _contours(ax: Any, found: Any, e: Array, m: Array, f: Array) -> None:
-    image = ax.contourf(e, m, f, LEVELS, cmap="viridis")
-    ax.contour(e, m, f, LEVELS, colors="white", linewidths=0.3, alpha=0.6)
-    ax.figure.colorbar(image, ax=ax, label=r"risk $\mathcal{R}$", shrink=0.85)
+def _contours(ax: Any, found: Any, e: Array, m: Array, f: Array, asked: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    look = {"levels": LEVELS, "cmap": "viridis", **asked}
+    image = ax.contourf(e, m, f, **look)
+    ax.contour(e, m, f, image.levels, colors="white", linewidths=0.3, alpha=0.6)
+    # Below: beside them it would make all panels of a column narrower.
+    bar = ax.figure.colorbar(
+        image, ax=ax, location="bottom", label=r"risk $\mathcal{R}$", shrink=0.85
+    )
+    bar.locator = MaxNLocator(TICKS)
+    bar.update_ticks()
     _frame(ax, found)
     _mark(ax, found)
 

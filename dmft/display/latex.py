@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dmft.checks import checked, shown
 from dmft.display.bibliography import bibtex
 from dmft.display.declaration import declaration, escape, sources, validity
-from dmft.equations.views.fragment import fitted
 from dmft.errors import BadParameter
+from dmft.explanation.latex import rules_latex
+from dmft.explanation.paragraphs import rules_of
+from dmft.explanation.steps import Explanation
+from dmft.model import SGD, GradientDescent, GradientFlow, Model
+from dmft.typeset.fragment import fitted
 
 if TYPE_CHECKING:
     from dmft.equations.views.printer import Notation
 
+ALGORITHMS = (SGD, GradientFlow, GradientDescent)
 PREAMBLE = r"""\documentclass[11pt,a4paper%s]{article}
 \usepackage[T1]{fontenc}
 \usepackage[textwidth=%gpt,textheight=24cm]{geometry}
@@ -36,6 +43,7 @@ class HasLatex(Protocol):
         """LaTeX text, in its own display environments."""
 
 
+@checked
 def latex(
     path: str | Path,
     *objects: Any,
@@ -61,7 +69,8 @@ def latex(
     notation : "saad-solla", "krzakala", mapping or None
         Letters, as of `Equations.latex`.
     explain : bool
-        Append derivations (`dmft.explain`).
+        Append derivations (`dmft.explain`), of equations those of every block. Explanations may
+        be passed as objects, too.
     title, note : str
         Plain text, escaped here.
 
@@ -94,22 +103,76 @@ def latex(
     if not objects:
         raise BadParameter("there is nothing to print: pass equations, a risk, a formula")
     for one in objects:
-        if not hasattr(one, "latex"):
-            raise BadParameter(f"{type(one).__name__} has no LaTeX: {one!r:.80}")
-    keys = _citations(objects)
+        if isinstance(one, Model):
+            raise BadParameter(
+                "a model is printed with what is derived from it: pass dmft.derive(model, "
+                "algorithm), whose document begins with the declaration, or "
+                "dmft.population_risk(model)"
+            )
+        if not hasattr(one, "latex") and not hasattr(one, "_repr_latex_"):
+            raise BadParameter(
+                f"{type(one).__name__} has no LaTeX: {one!r:.80}; equations, risks, formulas, "
+                "averages, exponents and explanations have"
+            )
+    derivations = [d for one in objects for d in _derivations(one)] if explain else []
+    keys = _citations([*objects, *derivations])
     text = document(
         *objects,
         title=title,
         note=note,
         width=width,
         notation=notation,
-        explain=explain,
+        derivations=derivations,
         keys=keys,
         bibliography=file.stem,
     )
     file.write_text(text, encoding="utf-8")
-    file.with_suffix(".bib").write_text(bibtex(*keys) + "\n", encoding="utf-8")
+    file.with_suffix(".bib").write_text((bibtex(*keys) if keys else "") + "\n", encoding="utf-8")
     return file
+
+
+@checked
+def cite(*objects: Any) -> str:
+    """BibTeX of the papers whose equations these are.
+
+    Parameters
+    ----------
+    *objects
+        Equations, risks, formulas, explanations; or a model and its algorithm.
+
+    Returns
+    -------
+    str
+        Entries of a `.bib` file, as `latex` writes it beside a document.
+
+    Raises
+    ------
+    BadParameter
+        For nothing.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> model = dmft.literature.phase_retrieval(1)
+    >>> eqs = dmft.derive(model, dmft.SGD(0.1, constraint="sphere"))
+    >>> [line for line in dmft.cite(eqs).splitlines() if "@" in line][-1]
+    '@article{ben_arous_2021,'
+    >>> dmft.cite(model, dmft.SGD(0.1)) == dmft.cite(dmft.derive(model, dmft.SGD(0.1)))
+    True
+    """
+    if not objects:
+        raise BadParameter("cite what? Pass equations, or a model and its algorithm")
+    model = next((one for one in objects if isinstance(one, Model)), None)
+    algorithm = next((one for one in objects if isinstance(one, ALGORITHMS)), None)
+    rest = [one for one in objects if one is not model and one is not algorithm]
+    for one in rest:
+        if not isinstance(one, Explanation) and not hasattr(one, "model"):
+            raise BadParameter(
+                f"cite: {shown(one)} knows no papers; pass equations, risks, explanations, or a "
+                "model and its algorithm"
+            )
+    declared = [SimpleNamespace(model=model, algorithm=algorithm)] if model or algorithm else []
+    return bibtex(*_citations([*declared, *rest]))
 
 
 def document(
@@ -118,7 +181,7 @@ def document(
     note: str = "",
     width: float = 482.0,
     notation: Notation = None,
-    explain: bool = False,
+    derivations: Sequence[Any] = (),
     keys: Sequence[str] = (),
     bibliography: str = "",
 ) -> str:
@@ -130,8 +193,10 @@ def document(
         Objects with `.latex()`.
     title, note : str
         Plain text, escaped here.
-    width, notation, explain
+    width, notation
         As of `latex`.
+    derivations : sequence of Explanation or str
+        What follows the records, and sentences between.
     keys : sequence of str
         Cited entries of the bibliography.
     bibliography : str
@@ -150,11 +215,21 @@ def document(
     preamble = PREAMBLE % (",twocolumn" if two else "", 2 * width + 18 if two else width)
     parts = [rf"\section*{{{escape(title)}}}"] if title else []
     parts += [escape(note)] if note else []
+    cite = bool(bibliography and keys)
+    explained = [y for y in (*records, *derivations) if isinstance(y, Explanation)]
+    rules = rules_of(explained) if len(explained) > 1 else None
+    stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
     for record in records:
-        parts += _sections(record, width, notation)
-    if explain:
-        parts += _explained(records, width)
-    if bibliography and keys:
+        if stated and isinstance(record, Explanation):
+            parts, stated = [*parts, *stated], []
+        parts += _sections(record, width, notation, cite, rules)
+    parts += stated
+    if derivations:
+        parts.append(r"\section*{Derivation}")
+    for one in derivations:
+        text = escape(one) if isinstance(one, str) else fragment(one, width, None, cite, rules)
+        parts.append(text)
+    if cite:
         cited = ", ".join(rf"\cite{{{key}}}" for key in keys)
         parts += [rf"\section*{{Sources}} Equations and averages of this kind: {cited}."]
         parts += [r"\bibliographystyle{plain}", rf"\bibliography{{{bibliography}}}"]
@@ -162,9 +237,11 @@ def document(
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
 
 
-def _sections(record: Any, width: float, notation: Notation) -> list[str]:
+def _sections(
+    record: Any, width: float, notation: Notation, cite: bool, rules: Mapping[str, int] | None
+) -> list[str]:
     """What a document says about one record."""
-    text = fragment(record, width, notation)
+    text = fragment(record, width, notation, cite, rules)
     if not hasattr(record, "time_unit"):
         return [text]
     return [
@@ -177,10 +254,22 @@ def _sections(record: Any, width: float, notation: Notation) -> list[str]:
     ]
 
 
-def fragment(record: Any, width: float, notation: Notation = None) -> str:
-    """LaTeX of a record, with lines of at most `width` points."""
+def fragment(
+    record: Any,
+    width: float,
+    notation: Notation = None,
+    cite: bool = False,
+    rules: Mapping[str, int] | None = None,
+) -> str:
+    r"""LaTeX of a record, with lines of at most `width` points; `cite` where `\cite` is known.
+
+    `rules` are the numbers of those that the document states.
+    """
+    if not hasattr(record, "latex"):
+        return fitted(_displayed(record._repr_latex_()), width)
     accepted = _accepted(record.latex)
-    options = {n: v for n, v in (("width", width), ("notation", notation)) if n in accepted}
+    given = {"width": width, "notation": notation, "cite": cite, "rules": rules}
+    options = {n: v for n, v in given.items() if n in accepted}
     text = str(record.latex(**options))
     text = "\n".join(y for y in text.split("\n") if not y.startswith("%"))
     return text if "width" in accepted else fitted(_displayed(text), width)
@@ -206,16 +295,39 @@ def _displayed(text: str) -> str:
     return f"\\begin{{align*}}\n{row}\n\\end{{align*}}"
 
 
-def _explained(records: Iterable[Any], width: float) -> list[str]:
-    """Derivations of the records."""
-    found = [r"\section*{Derivation}"]
-    for record in records:
-        if not hasattr(record, "explain"):
-            raise BadParameter(f"explain=True: {type(record).__name__} has no derivation")
-        found.append(fragment(record.explain(), width))
+def _derivations(record: Any) -> list[Any]:
+    """Derivations of a record, of equations one for each block; why, where there is none.
+
+    Raises
+    ------
+    BadParameter
+        Where there is none at all.
+    """
+    if not hasattr(record, "explain"):
+        raise BadParameter(
+            f"explain=True: {type(record).__name__} has no derivation; pass what dmft.explain "
+            "gives as an object of its own"
+        )
+    if "block" not in inspect.signature(record.explain).parameters:
+        return [record.explain()]
+    found: list[Any] = []
+    for block in record.terms:
+        try:
+            found.append(record.explain(block))
+        except BadParameter as refusal:
+            found.append(f"The rate of {block} is not derived here: {refusal}.")
+            refused = refusal
+    if all(isinstance(one, str) for one in found):
+        raise refused
     return found
 
 
 def _citations(records: Iterable[Any]) -> list[str]:
     """Keys of the papers whose equations these are."""
-    return list(dict.fromkeys(key for record in records for key in sources(record)))
+    found: list[str] = []
+    for record in records:
+        if isinstance(record, Explanation):
+            found += record.citations
+        elif hasattr(record, "latex") or hasattr(record, "model"):
+            found += sources(record)
+    return list(dict.fromkeys(found))

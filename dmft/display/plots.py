@@ -11,27 +11,30 @@ import numpy as np
 from dmft.checks import checked, shown
 from dmft.display.batches import is_batches, plot_batches
 from dmft.display.boundary import is_boundary, plot_boundary
-from dmft.display.curves import is_ensemble, is_escape, plot_runs
+from dmft.display.curves import is_ensemble, is_escape, is_schedule, plot_runs, plot_schedule
 from dmft.display.descent import is_descent, plot_descent
 from dmft.display.diagram import is_diagram, plot_diagram
 from dmft.display.landscape import is_landscape, plot_landscape
 from dmft.display.regimes import is_regimes, plot_regimes
 from dmft.display.regions import is_regions, plot_regions
-from dmft.display.style import pyplot
+from dmft.display.style import WIDEST, WIDTHS, Canvas, make_room, pyplot, settle
 from dmft.display.two_time import is_two_time, plot_two_time
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path, short
 
 FORMATS = (".png", ".pdf", ".svg")
-# Records that fill a figure by themselves: how they are told, who draws them.
-ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
-    (is_diagram, plot_diagram),
-    (is_regimes, plot_regimes),
-    (is_batches, plot_batches),
-    (is_regions, plot_regions),
-    (is_landscape, plot_landscape),
-    (is_boundary, plot_boundary),
-    (is_two_time, plot_two_time),
+ALL_MAPS = frozenset({"cmap", "norm", "levels"})
+# Records that fill a figure by themselves: how they are told, who draws them, and which options of
+# colour maps they take.
+ALONE: tuple[tuple[Callable[[Any], bool], Callable[..., Any], frozenset[str]], ...] = (
+    (is_diagram, plot_diagram, ALL_MAPS),
+    (is_regimes, plot_regimes, frozenset()),
+    (is_batches, plot_batches, frozenset()),
+    (is_regions, plot_regions, frozenset()),
+    (is_landscape, plot_landscape, ALL_MAPS),
+    (is_boundary, plot_boundary, frozenset()),
+    (is_two_time, plot_two_time, frozenset()),
+    (is_schedule, plot_schedule, frozenset()),
 )
 
 
@@ -42,39 +45,61 @@ def plot(
     path: str | Path | None = None,
     title: str | None = None,
     dpi: int = 150,
+    width: float | str | None = None,
+    cmap: Any = None,
+    norm: Any = None,
+    levels: Any = None,
 ) -> Any:
     r"""Draw trajectories and simulations together, or a phase diagram, or a plane of regimes.
+
+    Legends stand outside of the axes, so that they cover no curve. Fonts and line widths are those
+    of matplotlib's settings; ``plt.style.use("dmft.paper")`` is a style for printed columns.
 
     Parameters
     ----------
     *records : Trajectory, Ensemble, DescentRun, TwoTimeRun, EscapeTime, PhaseDiagram, Sweep ...
         Trajectories are drawn as lines and ensembles as points with error bars (the standard
         error of the mean), overlaps in one panel and risk in the other; escape times of these runs
-        are marked. Descents on repeated data take six panels: overlaps, training loss and risk
-        with their errors, and maps of two times of C_l, R_l and Q.
+        are marked. Several theories are named by the parameters in which they differ. Units of
+        one network differ in line style and shade. Descents on repeated data take six panels:
+        overlaps, training loss and risk with their errors, and maps of two times of C_l, R_l and Q.
         A phase diagram (or a sweep over two parameters) stands alone: a heat map whose failed and
         censored cells are hatched and named; so do a `Boundary`, the regions of `dmft.regimes` and
-        `dmft.landscape_diagram`, and a `Landscape`: contours with its minima, flow, section along
-        the border.
+        `dmft.landscape_diagram`, a `Schedule`, and a `Landscape`: contours with its minima, flow,
+        section along the border. Of a boundary the points of its grid are drawn by their labels
+        below the curves, into axes that show something (of the same plane) only the curves.
     ax : matplotlib axes, optional
-        Two axes (overlaps, risk) for runs, (2, 3) for descents, three for a landscape, one for a
-        diagram; a new figure by default.
+        Two axes (overlaps, risk) for runs, six (2, 3) for descents, three for a landscape, one for
+        a diagram; a new figure by default. A figure that nobody has laid out (no layout engine, no
+        `subplots_adjust`) gets matplotlib's constrained layout, so that no label is cut.
     path : str or Path, optional
         Where to write the figure: PNG, PDF or SVG.
     title : str, optional
     dpi : int
         Dots per inch of a PNG.
+    width : float, "column" or "page", optional
+        Width of a new figure in inches: 3.4 for "column", 7 for "page". Panels stand below each
+        other where they would be narrower than 2.9 inches.
+    cmap : str or Colormap, optional
+        Colours of a phase diagram, of a landscape or of the maps of a descent.
+    norm : matplotlib.colors.Normalize, optional
+        How values become colours, for the same records; ``LogNorm(1e-3, 1)``, say.
+    levels : int or array_like, optional
+        Contour levels of a landscape; of a phase diagram, values at which lines are drawn over it.
 
     Returns
     -------
     axes
-        The two axes of runs as an array, or the axes of a diagram; `axes[0].figure` is the figure.
+        The two axes of runs as an array (2,), (2, 3) of descents, or the axes of a diagram;
+        `axes[0].figure` is the figure.
 
     Raises
     ------
     MissingExtra
         Without matplotlib: ``pip install "dmft[plot]"``.
     BadParameter
+        For records that cannot be drawn together, options that do not apply to what is drawn, and
+        names of files of another kind.
 
     Examples
     --------
@@ -96,31 +121,63 @@ def plot(
     if not records:
         raise BadParameter("plot needs at least one record: a trajectory, ensemble or diagram")
     records = tuple(_diagram_of(r) if is_sweep(r) else r for r in records)
-    diagrams = [r for r in records if any(drawn_alone(r) for drawn_alone, _ in ALONE)]
-    if diagrams:
-        if len(records) > 1:
-            raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
-        draw = next(draw for drawn_alone, draw in ALONE if drawn_alone(diagrams[0]))
-        axes = draw(diagrams[0], ax, shown=path is None, title=title)
-        figure = np.ravel(axes)[0].figure
-    else:
-        runs = [r for r in records if not is_escape(r)]
-        descents = [is_descent(r) for r in records]
-        if any(descents) and not all(descents):
-            raise BadParameter("descents on repeated data are drawn together, not beside others")
-        for record in runs if not any(descents) else ():
-            _check_run(record)
-        if not runs:
-            raise BadParameter("an escape time is drawn on its run; pass the run too")
-        draw_runs = plot_descent if any(descents) else plot_runs
-        axes = draw_runs(records, ax, shown=path is None, title=title)
-        figure = np.ravel(axes)[0].figure
+    draw, what, takes = _who_draws(records)
+    asked = {"cmap": cmap, "norm": norm, "levels": levels}
+    maps = {name: value for name, value in asked.items() if value is not None}
+    for name in sorted(set(maps) - takes):
+        raise BadParameter(
+            f"{name} = {shown(maps[name])}: a figure of {type(records[0]).__name__} takes "
+            f"{', '.join(sorted(takes)) or 'no colour map'}; phase diagrams and landscapes take "
+            "cmap, norm and levels"
+        )
+    if ax is not None:
+        make_room(axes[0].figure)
+    canvas = Canvas(path is None, _inches(width, ax), maps)
+    axes = draw(what, ax, canvas=canvas, title=title)
+    figure = np.ravel(axes)[0].figure
+    settle(figure, own=ax is None)
     if path is not None:
         try:
             figure.savefig(path, dpi=dpi)
         except OSError as error:
             raise BadParameter(f"cannot write {short(Path(path))}: {error.strerror}") from error
     return axes
+
+
+def _who_draws(records: tuple[Any, ...]) -> tuple[Callable[..., Any], Any, frozenset[str]]:
+    """The function that draws records, what it is given, and the options of colours it takes."""
+    diagrams = [r for r in records if any(drawn_alone(r) for drawn_alone, _, _ in ALONE)]
+    if diagrams:
+        if len(records) > 1:
+            raise BadParameter("a phase diagram is drawn alone; pass it to plot by itself")
+        draw, takes = next(row[1:] for row in ALONE if row[0](diagrams[0]))
+        return draw, diagrams[0], takes
+    runs = [r for r in records if not is_escape(r)]
+    descents = [is_descent(r) for r in records]
+    if any(descents) and not all(descents):
+        raise BadParameter("descents on repeated data are drawn together, not beside others")
+    for record in runs if not any(descents) else ():
+        _check_run(record)
+    if not runs:
+        raise BadParameter("an escape time is drawn on its run; pass the run too")
+    if any(descents):
+        return plot_descent, records, frozenset({"cmap", "norm"})
+    return plot_runs, records, frozenset()
+
+
+def _inches(width: float | str | None, ax: Any) -> float | None:
+    """The width of a new figure in inches."""
+    if width is None:
+        return None
+    if ax is not None:
+        raise BadParameter(f"width = {shown(width)} is that of a new figure; with ax, set its own")
+    inches = WIDTHS.get(width) if isinstance(width, str) else float(width)
+    if inches is None or not 1.0 <= inches <= WIDEST:
+        raise BadParameter(
+            f"width = {shown(width)}: a width in inches, 'column' ({WIDTHS['column']}) or "
+            f"'page' ({WIDTHS['page']:g}); 72.27 points, in which LaTeX has its widths, are one"
+        )
+    return inches
 
 
 def is_sweep(record: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmft.display.style import COLOURS, INK, new_figure
+from dmft.display.style import COLOURS, INK, Canvas, lay_out, put_legends
 
 # Lines that are regions, and the axis delta = 0 as far as it is one.
 LINE, AXIS = COLOURS[0], COLOURS[2]
@@ -26,6 +26,8 @@ SHORT = {
     "map": r"$M \to M + \frac{\eta}{p} B^*,\ \ldots$",
     "no ode": "",
 }
+# Letters that the plane must hold in its width for the limits to be written into it.
+ROOM = 45
 # Widths shown, and how far the plane reaches beyond its outer boundaries.
 DELTA = (0.0, 1.2)
 LEFT, RIGHT = 1.2, 1.2
@@ -36,22 +38,25 @@ def is_regimes(record: Any) -> bool:
     return hasattr(record, "regions") and hasattr(record, "batch_power")
 
 
-def plot_regimes(plane: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+def plot_regimes(plane: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the regions into `ax` (or a new figure) and return the axes."""
     if ax is None:
-        ax = new_figure((1, 1), (8.0, 4.4), shown=shown)
+        ax = canvas.panels(1, (8.0, 4.4))
     regions = {region.name: region for region in plane}
     lines = sorted({float(b) for r in plane for b in (r.lower, r.upper) if b.is_finite})
     span = (lines[0] - LEFT, lines[-1] + RIGHT)
     for name, ground in GROUNDS.items():
         if name in regions:
             _band(ax, regions[name], span, ground)
+    drawn = {}
     for place in lines:
-        named = any(float(r.lower) == float(r.upper) == place for r in plane)
+        named = [r.name for r in plane if float(r.lower) == float(r.upper) == place]
         style = {"color": LINE, "linewidth": 2.5} if named else {"color": INK, "linestyle": "--"}
-        ax.plot([place - d for d in DELTA], list(DELTA), zorder=3, **style)
-    ax.plot([lines[-1], span[1]], [0, 0], color=AXIS, linewidth=4, zorder=4, clip_on=False)
-    _label(ax, regions, lines, span)
+        (line,) = ax.plot([place - d for d in DELTA], list(DELTA), zorder=3, **style)
+        drawn.update(dict.fromkeys(named, line))
+    (drawn["gradient-flow"],) = ax.plot(
+        [lines[-1], span[1]], [0, 0], color=AXIS, linewidth=4, zorder=4, clip_on=False
+    )
     ax.set(xlim=span, ylim=DELTA)
     ax.set_xlabel(r"$\kappa$, learning rate $\gamma \sim d^{-\kappa}$")
     ax.set_ylabel(r"$\delta$, width $p \sim d^{\delta}$")
@@ -59,7 +64,30 @@ def plot_regimes(plane: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
     power = "d" if batch == 1 else f"d^{{{batch}}}"
     ax.set_title(title or (rf"batches $n_b \sim {power}$" if batch != 0 else ""))
     ax.spines[["top", "right"]].set_visible(False)
+    lay_out(ax.figure)
+    if ax.bbox.width / ax.figure.figure.dpi * 72 < ROOM * _letter():
+        _name_below(ax, regions, drawn)
+    else:
+        _label(ax, regions, lines, span)
     return ax
+
+
+def _letter() -> float:
+    """Points of a letter of the size that limits are written in."""
+    from matplotlib.font_manager import FontProperties
+
+    return float(FontProperties(size="small").get_size_in_points())
+
+
+def _name_below(ax: Any, regions: dict[str, Any], drawn: dict[str, Any]) -> None:
+    """Name regions and their limits in a legend, where the plane has no room for them."""
+    from matplotlib.patches import Patch
+
+    handles, labels = [], []
+    for name, region in regions.items():
+        handles.append(drawn.get(name) or Patch(color=GROUNDS[name]))
+        labels.append(": ".join(text for text in (region.title, SHORT[name]) if text))
+    put_legends((ax, handles, labels), where="below")
 
 
 def _band(ax: Any, region: Any, span: tuple[float, float], ground: str) -> None:

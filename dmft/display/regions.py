@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dmft.display.diagram import cell_edges
-from dmft.display.style import INK, described, new_figure
+from dmft.display.style import INK, Canvas, described, put_legends
 
 # Ground of each region, whichever of them occur: never scaled to the data. Blues end at the
 # semantic minimum, oranges at the positional one, greens at a mixed one; red and yellow set out
@@ -28,6 +28,8 @@ GROUNDS = {
 }
 # Further regions in the order of their names.
 OTHERS = ("#C2B5E3", "#B7B7B7", "#E3B5D5", "#8E7CC3", "#7F7F7F", "#C27BA0")
+# Points a side on which regions between known curves are shaded.
+FINE = 240
 # Boundary curves: attribute, words, style.
 CURVES = (
     ("transition", "global minimum changes", {"color": INK, "linewidth": 2.0}),
@@ -43,24 +45,24 @@ def is_regions(record: Any) -> bool:
     return all(hasattr(record, name) for name in ("codes", "labels", "names", "boundaries"))
 
 
-def plot_regions(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> Any:
+def plot_regions(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw the regions over two parameters into `ax` (or a new figure) and return the axes."""
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    alone = ax is None
-    if alone:
-        ax = new_figure((1, 1), (7.2, 6.2), shown=shown)
+    if ax is None:
+        ax = canvas.panels(1, (7.2, 6.2))
     count = len(diagram.names)
     others = [name for name in diagram.names if name not in GROUNDS]
     further = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
     colours = [{**GROUNDS, **further}[name] for name in diagram.names]
+    known = diagram.boundaries is not None and min(diagram.x.size, diagram.y.size) > 1
+    x, y, labels = _between_curves(diagram) if known else (diagram.x, diagram.y, diagram.labels)
     ax.pcolormesh(
-        cell_edges(diagram.x), cell_edges(diagram.y), diagram.labels, rasterized=True,
+        cell_edges(x), cell_edges(y), labels, rasterized=True,
         cmap=ListedColormap(colours), norm=BoundaryNorm(np.arange(count + 1) - 0.5, count),
     )  # fmt: skip
     limits = [(float(x.min()), float(x.max())) for x in (diagram.x, diagram.y)]
-    known = diagram.boundaries is not None and diagram.x.size > 1
     lines = _curves(ax, diagram.boundaries, limits[1]) if known else []
     if all(low < high for low, high in limits):
         ax.set(xlim=limits[0], ylim=limits[1])
@@ -70,15 +72,41 @@ def plot_regions(diagram: Any, ax: Any, *, shown: bool, title: str | None) -> An
     if title:
         ax.set_title(title)
     patches = [Patch(color=c, label=n) for c, n in zip(colours, diagram.names, strict=True)]
-    if alone:
-        ax.figure.legend(
-            handles=patches + lines, loc="outside lower center", ncols=2, frameon=False,
-            fontsize="small",
-        )  # fmt: skip
-    else:
-        # Small weights are semantic whatever a: the free corner.
-        ax.legend(handles=patches + lines, loc="lower left", fontsize="x-small", framealpha=0.9)
+    handles = patches + lines
+    put_legends((ax, handles, [handle.get_label() for handle in handles]), where="below")
     return ax
+
+
+def _between_curves(diagram: Any) -> tuple[Any, Any, Any]:
+    """Labels on a finer grid: each point has that of the nearest one on its side of all curves.
+
+    Cells of the grid itself would reach beyond the curves that are drawn over them.
+    """
+    from scipy.spatial import KDTree
+
+    x, y = (np.linspace(v.min(), v.max(), max(FINE, v.size)) for v in (diagram.x, diagram.y))
+    near, fine = _sides(diagram.boundaries, diagram.x, diagram.y), _sides(diagram.boundaries, x, y)
+    scale = np.ptp(x), np.ptp(y)
+    known = np.stack(np.meshgrid(diagram.x / scale[0], diagram.y / scale[1]), axis=-1)
+    wanted = np.stack(np.meshgrid(x / scale[0], y / scale[1]), axis=-1)
+    labels = np.empty(fine.shape, dtype=diagram.labels.dtype)
+    for side in np.unique(fine):
+        # A strip between two curves may hold no point of the grid: then the nearest of all.
+        here = near == side if np.any(near == side) else np.ones(near.shape, dtype=bool)
+        _, place = KDTree(known[here]).query(wanted[fine == side])
+        labels[fine == side] = diagram.labels[here][place]
+    return x, y, labels
+
+
+def _sides(boundaries: Any, x: Any, y: Any) -> Any:
+    """On which side of each curve the points of a grid are, as one number, (ny, nx)."""
+    code = np.zeros((y.size, x.size), dtype=np.int64)
+    for name, _, _ in CURVES:
+        omega = np.interp(x, boundaries.a, np.array(getattr(boundaries, name), dtype=float))
+        # Where there is no curve all are on one side.
+        side = np.sign(y[:, None] - np.nan_to_num(omega)).astype(np.int64) + 1
+        code = 3 * code + np.where(np.isfinite(omega), side, 0)
+    return code
 
 
 def _curves(ax: Any, boundaries: Any, span: tuple[float, float]) -> list[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,20 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Teachers beyond the palette continue in another line style.
 STYLES = ("-", "--", "-.", ":")
 INK, FAINT = "#333333", "#999999"
+# Widths of a figure in inches: one column of a paper, and its page.
+WIDTHS = {"column": 3.4, "page": 7.0}
+# Inches that no page has; who asks for more has points in mind.
+WIDEST = 60.0
+# A panel narrower than this has no room for its labels; a lower one none for its curve.
+NARROWEST, LOWEST = 2.9, 2.0
+# Rows of panels share this height: with their legends they stay within a page of text (24 cm).
+TALLEST = 8.5
+# How much lighter the last unit of a network is drawn than the first.
+LIGHTEST = 0.6
+# Points between axes, or their labels, and the legend outside of them.
+GAP = 3.0
+# A label may be this much longer than its axis before it is broken.
+OVERHANG = 1.1
 # A positive axis spanning more than this many factors of ten is drawn logarithmic.
 LOG_DECADES = 2.0
 
@@ -43,6 +60,54 @@ def new_figure(shape: tuple[int, int], size: tuple[float, float], *, shown: bool
     return figure.subplots(*shape)
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """Where a figure goes, how wide it is, and the colours of its maps.
+
+    Parameters
+    ----------
+    shown : bool
+        Whether pyplot shows it; otherwise it only goes to a file.
+    width : float, optional
+        Inches; by default each figure has its own.
+    maps : mapping
+        Those of ``cmap``, ``norm``, ``levels`` that the caller gave.
+    """
+
+    shown: bool = True
+    width: float | None = None
+    maps: Mapping[str, Any] = field(default_factory=dict)
+
+    def panels(self, count: int, panel: tuple[float, float], columns: int | None = None) -> Any:
+        """Return `count` axes of a new figure, in rows of as many as its width holds.
+
+        Parameters
+        ----------
+        count : int
+        panel : (float, float)
+            Width and height of one, in inches, where the figure may be as wide as it likes.
+        columns : int, optional
+            Of such a wide figure; all panels in one row by default.
+        """
+        columns = columns or count
+        size = (columns * panel[0], panel[1])
+        if self.width is not None:
+            columns = max(1, min(columns, int(self.width / NARROWEST)))
+            height = self.width / columns * panel[1] / panel[0]
+            size = (self.width, max(height, min(LOWEST, panel[1])))
+        rows = -(-count // columns)
+        height = rows * size[1]
+        if self.width is not None:
+            height = min(height, TALLEST)
+        axes = new_figure((rows, columns), (size[0], height), shown=self.shown)
+        if count == 1:
+            return axes
+        flat = np.ravel(axes)
+        for rest in flat[count:]:
+            rest.remove()
+        return flat[:count]
+
+
 def colour(index: int) -> str:
     """Colour of the teacher neuron (or of the curve) of this number."""
     return COLOURS[index % len(COLOURS)]
@@ -51,6 +116,20 @@ def colour(index: int) -> str:
 def line_style(index: int) -> str:
     """Line style that goes with `colour`."""
     return STYLES[(index // len(COLOURS)) % len(STYLES)]
+
+
+def shade(base: str, index: int, count: int) -> str:
+    """Colour of unit `index` of `count` in the colour of its family: later ones are lighter.
+
+    Examples
+    --------
+    >>> from dmft.display.style import shade
+    >>> shade("#000000", 0, 3), shade("#000000", 2, 3)
+    ('#000000', '#999999')
+    """
+    part = LIGHTEST * index / max(count - 1, 1)
+    levels = (int(base[n : n + 2], 16) for n in (1, 3, 5))
+    return "#" + "".join(f"{round(v + part * (255 - v)):02X}" for v in levels)
 
 
 def symbol(name: str) -> str:
@@ -97,3 +176,137 @@ def wants_log(values: NDArray[np.float64]) -> bool:
         return False
     spread = np.log10(positive.max() / positive.min())
     return bool(spread > LOG_DECADES and np.median(positive) < 0.2 * positive.max())
+
+
+def make_room(figure: Any) -> None:
+    """Let the labels of a caller's figure have the room they need.
+
+    Only where nobody has laid it out: neither an engine nor `subplots_adjust`.
+    """
+    from matplotlib.figure import SubplotParams
+
+    root = figure.figure
+    placed, usual = root.subplotpars, SubplotParams()
+    sides = ("left", "right", "bottom", "top")
+    untouched = all(getattr(placed, side) == getattr(usual, side) for side in sides)
+    if root.get_layout_engine() is None and untouched:
+        try:
+            root.set_layout_engine("constrained")
+        except RuntimeError:  # a colour bar is there, placed by another rule
+            return
+
+
+def lay_out(figure: Any) -> None:
+    """Place axes now, so that what depends on their sizes can be measured."""
+    root = figure.figure
+    engine = root.get_layout_engine()
+    if engine is not None:
+        engine.execute(root)
+    # As drawing does it: a colour bar is as wide as its height says.
+    for ax in root.axes:
+        locator = ax.get_axes_locator()
+        ax.apply_aspect(locator(ax, None) if locator else None)
+
+
+Wanted = tuple[Any, Sequence[Any], Sequence[str]]
+
+
+def put_legends(*wanted: Wanted, where: str = "above", **look: Any) -> None:
+    """Put legends outside of their axes, where they can cover no curve.
+
+    Parameters
+    ----------
+    *wanted : tuple
+        Axes, handles, labels.
+    where : "above" or "below"
+    **look
+        Passed on to matplotlib's `legend`.
+    """
+    break_labels(wanted[0][0].figure)
+    for ax, handles, labels in wanted:
+        if handles:
+            _put_legend(ax, list(handles), list(labels), where, look)
+
+
+def _put_legend(ax: Any, handles: list[Any], labels: list[str], where: str, look: Any) -> None:
+    """In as many columns as the axes are wide; names wider than the axes are broken."""
+    from matplotlib.transforms import ScaledTranslation
+
+    root = ax.figure.figure
+    tight = ax.xaxis.get_tightbbox() if where == "below" else None
+    down = 0.0 if tight is None else max(ax.bbox.y0 - tight.y0, 0.0)
+    shift = GAP / 72 if where == "above" else -GAP / 72 - down / root.dpi
+    outside = ax.transAxes + ScaledTranslation(0.0, shift, root.dpi_scale_trans)
+    look = {
+        "loc": "lower left" if where == "above" else "upper left", "borderaxespad": 0.0,
+        "bbox_to_anchor": (0.0, 1.0 if where == "above" else 0.0), "bbox_transform": outside,
+        "frameon": False, "fontsize": "small", "columnspacing": 1.2, "handlelength": 1.8,
+        "borderpad": 0.2, **look,
+    }  # fmt: skip
+    room = ax.bbox.width
+    tries = [(columns, labels) for columns in range(len(handles), 0, -1)]
+    longest = max(map(len, labels))
+    tries += [(1, [broken(text, longest // parts + 2) for text in labels]) for parts in (2, 3, 4)]
+    for columns, words in tries:
+        legend = ax.legend(handles, words, ncols=columns, **look)
+        if legend.get_window_extent().width <= room:
+            break
+
+
+def broken(text: str, most: int) -> str:
+    r"""Return text in lines of about `most` characters; mathematics is not broken.
+
+    Examples
+    --------
+    >>> from dmft.display.style import broken
+    >>> broken("learning rate $a + b$", 10)
+    'learning\nrate\n$a + b$'
+    """
+    lines: list[str] = []
+    for word in re.findall(r"(?:\$[^$]*\$|[^\s$])+", text):
+        if lines and len(lines[-1]) + 1 + len(word) <= most:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def settle(figure: Any, *, own: bool) -> None:
+    """Finish a figure: room for its legends if it is ours, and no label longer than its axis."""
+    root = figure.figure
+    if not own:  # legends have taken room from the axes: labels may be too long now
+        break_labels(root)
+    else:
+        heights: dict[int, float] = {}
+        for ax in root.axes:
+            spec, legend = ax.get_subplotspec(), ax.get_legend()
+            if legend is not None and spec is not None:
+                row = spec.rowspan.start
+                tall = legend.get_window_extent().height / root.dpi
+                heights[row] = max(heights.get(row, 0.0), tall)
+        width, height = root.get_size_inches()
+        root.set_size_inches(width, height + sum(heights.values()))
+
+
+def break_labels(figure: Any) -> None:
+    """Lay a figure out; break labels and titles that are longer than their axes."""
+    root = figure.figure
+    lay_out(root)
+    changed = False
+    for ax in root.axes:
+        changed |= _break_label(ax.xaxis.label, ax.bbox.width, 0)
+        changed |= _break_label(ax.yaxis.label, ax.bbox.height, 1)
+        changed |= _break_label(ax.title, ax.bbox.width, 0)
+    if changed:
+        lay_out(root)
+
+
+def _break_label(label: Any, length: float, along: int) -> bool:
+    """Break a label once it is too long; return whether it was."""
+    text = label.get_text()
+    for parts in (2, 3, 4):
+        box = label.get_window_extent()
+        if " " not in text or (box.width, box.height)[along] <= OVERHANG * length:
+            return parts > 2
+        label.set_text(broken(text, len(text) // parts + 1))
+    return True

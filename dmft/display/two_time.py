@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.display.style import colour, line_style, new_figure
+from dmft.display.style import Canvas, colour, line_style, put_legends, symbol
 from dmft.errors import BadParameter
 
 # Rows that are drawn of each function, from the youngest to the oldest.
@@ -18,12 +18,12 @@ def is_two_time(record: Any) -> bool:
     return all(hasattr(record, name) for name in ("saved", "signals", "pairs"))
 
 
-def plot_two_time(run: Any, axes: Any, *, shown: bool, title: str | None) -> Any:
+def plot_two_time(run: Any, axes: Any, *, canvas: Canvas, title: str | None) -> Any:
     """Draw signals in the first panel and X(t, t - age) of saved rows in one panel a function."""
     names = list(run.pairs)
     count = 1 + len(names)
     if axes is None:
-        axes = new_figure((1, count), (4.6 * count, 3.8), shown=shown)
+        axes = canvas.panels(count, (4.6, 3.8))
     panels = np.ravel(axes)
     if panels.size != count:
         raise BadParameter(f"this run takes {count} axes, got {panels.size}")
@@ -31,10 +31,8 @@ def plot_two_time(run: Any, axes: Any, *, shown: bool, title: str | None) -> Any
     diagonals = {f"{name}_diagonal" for name in names}
     for number, name in enumerate(n for n in run.signals if n not in diagonals):
         look = {"color": colour(number), "linestyle": line_style(number)}
-        panels[0].plot(run.t[later], run.signals[name][later], label=name, **look)
+        panels[0].plot(run.t[later], run.signals[name][later], label=symbol(name), **look)
     panels[0].set(xscale="log", xlabel="time $t$", ylabel="signals")
-    if panels[0].get_legend_handles_labels()[0]:
-        panels[0].legend(frameon=False, fontsize="small")
     chosen = run.saved[np.unique(np.linspace(0, run.saved.size - 1, ROWS).round().astype(int))]
     for panel, name in zip(panels[1:], names, strict=True):
         for number, t in enumerate(chosen if run.saved.size else ()):
@@ -42,10 +40,9 @@ def plot_two_time(run: Any, axes: Any, *, shown: bool, title: str | None) -> Any
             old = s < t
             panel.plot(t - s[old], values[old], color=colour(number), label=f"t = {t:.4g}")
         panel.set(xscale="log", xlabel="age $t - s$", ylabel=f"${name}(t, s)$")
-        if run.saved.size:
-            panel.legend(frameon=False, fontsize="small")
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
     if title:
         panels[0].figure.suptitle(title)
+    put_legends(*((panel, *panel.get_legend_handles_labels()) for panel in panels))
     return panels

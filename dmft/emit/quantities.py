@@ -32,7 +32,7 @@ def quantity_expression(
     Parameters
     ----------
     quantity : str or sympy.Expr
-        A text; or an expression in symbols of these names, in entries of `sympy.IndexedBase`
+        A text or an expression in symbols of these names, in entries of `sympy.IndexedBase`
         (counted from 0), or in the symbols of `Equations.explicit` (counted from 1: ``M_12``).
     shapes : mapping of str to tuple
         Arrays by name.
@@ -56,15 +56,27 @@ def quantity_expression(
     entries = [entry_name(n, i) for n, shape in shapes.items() for i in np.ndindex(shape)]
     known = {name: sp.Symbol(name, real=True) for name in (*scalars, *entries)}
     if isinstance(quantity, str):
+        counted = {name: sp.Symbol(name, real=True) for name in _from_one(shapes, labels)}
         try:
-            expr = parse_expression(_SPACES.sub(" ", quantity), known)
+            expr = parse_expression(_SPACES.sub(" ", quantity), {**known, **counted})
         except ExpressionRefused as error:
             raise BadParameter(f"event on {quantity!r}: {error}") from None
     else:
-        expr = _renamed(sp.sympify(quantity, strict=True), shapes, known, labels)
+        expr = sp.sympify(quantity, strict=True)
+    expr = _renamed(expr, shapes, known, labels)
     if not expr.free_symbols:
         raise BadParameter(f"event on {quantity}: this is a number, it crosses nothing")
     return expr
+
+
+def _from_one(shapes: Mapping[str, tuple[int, ...]], labels: Mapping[str, str]) -> dict[str, str]:
+    """Names of `Equations.explicit`, whose numbers count from 1, and those of the entries."""
+    return {
+        f"{labels.get(name, name)}_{''.join(str(i + 1) for i in index)}": entry_name(name, index)
+        for name, shape in shapes.items()
+        for index in np.ndindex(shape)
+        if index and max(index) < 9
+    }
 
 
 def _renamed(
@@ -74,12 +86,7 @@ def _renamed(
     labels: Mapping[str, str],
 ) -> sp.Expr:
     """An expression of a user's own in our symbols, by their names."""
-    alias = {
-        f"{labels.get(name, name)}_{''.join(str(i + 1) for i in index)}": entry_name(name, index)
-        for name, shape in shapes.items()
-        for index in np.ndindex(shape)
-        if index and max(index) < 9
-    }
+    alias = _from_one(shapes, labels)
     indexed = {
         entry: sp.Symbol(entry_name(str(entry.base.label), tuple(map(int, entry.indices))))
         for entry in expr.atoms(sp.Indexed)

@@ -11,6 +11,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.equations.symbols import IN_CLUSTER
+
 Array = NDArray[np.float64]
 # Weights and scales of a mixture of error functions.
 Rows = tuple[tuple[float, ...], tuple[float, ...]]
@@ -19,6 +21,10 @@ Role = Literal["block", "sample", "intermediate", "rate", "observable"]
 # A field of variance zero (a unit of length zero) is one of this variance: what is computed is the
 # limit of small variances, to its square root, and its inverse powers do not overflow.
 LEAST_VARIANCE = 2.0**-200
+
+
+# Names of Gaussian combinations of fields (`dmft.equations.symbols.LINES`).
+LINES = frozenset({"output", "residual"})
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,15 @@ class Definition:
         "rate" (d target / dt) or "observable"
     factor : sympy.Symbol or None
         Nonnegative parameter without which it vanishes: code passes over it where that is zero.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> sgd = dmft.SGD(0.05, constraint="sphere")
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+    >>> rate = next(d for d in eqs.definitions if d.role == "rate")
+    >>> rate.target, [name for name, _ in rate.terms]
+    (M[j, r], ['learning', 'interaction', 'sphere'])
     """
 
     target: sp.Expr
@@ -42,17 +57,47 @@ class Definition:
 
     @property
     def name(self) -> str:
-        """Name of the base that is defined."""
+        """Name of the base that is defined.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
+        >>> rate.name
+        'M'
+        """
         return base_name(self.target)
 
     @property
     def expr(self) -> sp.Expr:
-        """Sum of all terms."""
+        """Sum of all terms.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
+        >>> rate.expr == sum(term for _, term in rate.terms)
+        True
+        """
         return sp.Add(*(e for _, e in self.terms))
 
     @property
     def indices(self) -> tuple[sp.Symbol, ...]:
-        """Free index symbols of the target, outermost first."""
+        """Free index symbols of the target, outermost first.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
+        >>> rate.indices
+        (j, r)
+        """
         if not isinstance(self.target, sp.Indexed):
             return ()
         running = (running_symbol(x) for x in self.target.indices)
@@ -60,14 +105,44 @@ class Definition:
 
     @property
     def holds_variances(self) -> bool:
-        """Whether it writes a diagonal block of the covariance of the fields."""
-        if self.role != "block" or self.name != "Omega":
+        """Whether it writes a diagonal block of the covariance of the fields.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
+        >>> rate.holds_variances, any(d.holds_variances for d in eqs.definitions)
+        (False, True)
+        """
+        if self.role != "block" or not is_covariance(self.name):
             return False
         first, second = (index - index_symbol(index) for index in self.target.indices)
         return bool(first == second)
 
     def without(self, name: str) -> Definition:
-        """Drop one named term."""
+        """Drop one named term.
+
+        Parameters
+        ----------
+        name : str
+            Of a term; of one that is not there nothing is dropped.
+
+        Returns
+        -------
+        Definition
+            A new one.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> rate = next(d for d in eqs.definitions if d.role == "rate")
+        >>> [name for name, _ in rate.without("sphere").terms]
+        ['learning', 'interaction']
+        """
         return replace(self, terms=tuple((t, e) for t, e in self.terms if t != name))
 
 
@@ -75,6 +150,11 @@ def base_name(target: sp.Expr) -> str:
     """Name of an indexed base or of a symbol."""
     label = target.base.label if isinstance(target, sp.Indexed) else target
     return label.name if isinstance(label, sp.Symbol) else str(label)
+
+
+def is_covariance(name: str) -> bool:
+    """Whether an array is the covariance of the fields, in a cluster or not."""
+    return name.partition(IN_CLUSTER)[0] == "Omega"
 
 
 def index_symbol(index: sp.Expr) -> sp.Symbol:
@@ -98,15 +178,24 @@ def define(target: sp.Expr, terms: Mapping[str, sp.Expr], role: Role) -> Definit
 def used_bases(expr: sp.Expr) -> set[str]:
     """Names of all indexed bases and symbols that an expression reads, kernels included."""
     names = {str(b.label) for b in expr.atoms(sp.IndexedBase)}
-    return names | {str(x) for x in expr.free_symbols}
+    names |= {str(x) for x in expr.free_symbols}
+    # Averages over what a loss sees of linear students read its variance and covariances.
+    seen = names & LINES
+    return names | {f"{line}_{what}" for line in seen for what in ("variance", "covariance")}
+
+
+def has_rows_of_readout(definitions: Iterable[Definition]) -> bool:
+    """Whether readouts have a row for each of several outputs."""
+    read = (y for d in definitions for e in (d.target, d.expr) for y in e.atoms(sp.Indexed))
+    return any(base_name(y) == "readout" and len(y.indices) > 1 for y in read)
 
 
 def live(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
-    """Leave out the blocks and intermediates that nothing reads; the covariance always stays."""
+    """Leave out the blocks and intermediates that nothing reads; covariances always stay."""
     kept: list[Definition] = []
     needed: set[str] = set()
     for d in reversed(tuple(definitions)):
-        if d.role in ("rate", "observable") or d.name in needed or d.name == "Omega":
+        if d.role in ("rate", "observable") or d.name in needed or is_covariance(d.name):
             kept.append(d)
             needed |= used_bases(d.expr)
     return tuple(reversed(kept))
@@ -164,26 +253,37 @@ class Whole(sp.Expr):
 
 
 class FieldRoot(Whole):
-    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`)."""
+    """Entry of the lower root of a covariance, teacher fields first (`dmft.special.cholesky`).
 
-    def __new__(cls, covariance: sp.Indexed) -> FieldRoot:
+    With a second argument those of the students are first, in the order of the matrix.
+    """
+
+    def __new__(cls, covariance: sp.Indexed, *students: sp.Basic) -> FieldRoot:
         """Root of the matrix that `covariance` is the general entry of."""
-        return sp.Expr.__new__(cls, covariance)
+        return sp.Expr.__new__(cls, covariance, *students)
+
+    @property
+    def students(self) -> bool:
+        """Whether the fields of the students are first."""
+        return len(self.args) > 1
 
     def call(self, name: str) -> str:
         """Call of `dmft.special.cholesky.field_root`."""
-        return f"field_root(Omega, p, {name})"
+        first = 0 if self.students else "p"
+        return f"field_root({base_name(self.args[0])}, {first}, {name})"
 
     def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
-        """Root of Omega."""
+        """Root of the covariance."""
         from dmft.special.cholesky import field_root
 
-        root = np.empty_like(arrays["Omega"])
-        field_root(arrays["Omega"], p, root)
+        covariance = arrays[base_name(self.args[0])]
+        root = np.empty_like(covariance)
+        field_root(covariance, 0 if self.students else p, root)
         return root
 
     def _sympystr(self, printer: object) -> str:
-        return "root of Omega, teacher fields first"
+        first = "student" if self.students else "teacher"
+        return f"root of {base_name(self.args[0])}, {first} fields first"
 
 
 class MeanSlope(Whole):
@@ -198,15 +298,16 @@ class MeanSlope(Whole):
 
     def call(self, name: str) -> str:
         """Call of `dmft.special.cholesky.mean_slopes`."""
-        return f"mean_slopes({base_name(self.args[0])}, root, p, {name})"
+        return f"mean_slopes({', '.join(map(base_name, self.args))}, p, {name})"
 
     def matrix(self, arrays: Mapping[str, Array], p: int) -> Array:
         """Pull times the pseudo-inverse of the root."""
-        slopes: Array = arrays[base_name(self.args[0])] @ np.linalg.pinv(arrays["root"])
+        pull, root = (arrays[base_name(y)] for y in self.args)
+        slopes: Array = pull @ np.linalg.pinv(root)
         return slopes
 
     def _sympystr(self, printer: object) -> str:
-        return f"{base_name(self.args[0])} root^+"
+        return f"{base_name(self.args[0])} {base_name(self.args[1])}^+"
 
 
 class ErfSquare(Whole):

@@ -13,8 +13,9 @@ from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.restrict.scalings import check_repeated, limit, region_of
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, check_isotropic
+from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
+from dmft.model.loss import check_one_output
 
 if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
@@ -117,6 +118,12 @@ def derive(
     fluctuations : bool
         The stochastic equation of batches of order one in `dim` dimensions (kind "sde").
 
+    Returns
+    -------
+    Equations, DescentEquations or DescentFlow
+        By the algorithm: of one pass, of `GradientDescent`, of gradient flow on repeated data. All
+        print, are changed by `with_term`, `without`, `replace`, and are solved by `dmft.solve`.
+
     Raises
     ------
     BadParameter
@@ -159,6 +166,8 @@ def derive(
         fluctuating = sequence_noise(sequences, algorithm, dim)
         return replace(found, kind="sde", dim=fluctuating.dim, noise=fluctuating)
     check_admissible(model)
+    if model.draws_labels or model.outputs > 1:
+        check_drawn(model, algorithm, dim, scaling, fluctuations)
     if not isinstance(algorithm, SGD | GradientFlow):
         return two_time_equations(model, algorithm, (dim, scaling, fluctuations or None))
     name = region_of(algorithm, scaling)
@@ -187,8 +196,32 @@ def derive(
     return step_equations(model, algorithm, size, scaling)
 
 
+def check_drawn(
+    model: Model, algorithm: Any, dim: Any, scaling: str | Scaling | None, fluctuations: bool
+) -> None:
+    """Refuse what is not derived for labels that are drawn about their mean, and for classes.
+
+    Raises
+    ------
+    BadParameter
+    """
+    known = ("high-dimensional", "gradient-flow")
+    one_pass = isinstance(algorithm, SGD | GradientFlow) and algorithm.is_plain
+    if not one_pass or dim is not None or fluctuations or scaling not in (None, *known):
+        check_labels(
+            model,
+            "repeated data, other updates than the gradient of a fresh sample, maps, fluctuations "
+            "and wide limits are derived",
+        )
+    if model.outputs > 1:
+        from dmft.equations.update.outputs import check_loss
+
+        check_loss(model, algorithm)
+
+
 def sequence_equations(model: SequenceModel, algorithm: Any) -> SequenceEquations:
     """Equations of the alignments, of the squared loss or of the norm itself."""
+    check_one_output(getattr(algorithm, "loss", "squared"))
     if isinstance(algorithm, SGD) and algorithm.loss == "frobenius":
         from dmft.equations.sequence.norm import derive_norm
 
@@ -203,6 +236,7 @@ def two_time_equations(
 ) -> DescentEquations | DescentFlow:
     """Equations of descent on repeated data, of finite steps or of their limit."""
     check_isotropic(model, "repeated data are derived")
+    check_unflipped(model, "repeated data are derived")
     mixture = model.clusters
     if mixture is not None and not mixture.isotropic:
         raise BadParameter(

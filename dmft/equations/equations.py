@@ -19,8 +19,6 @@ from dmft.equations.changes.definitions import ChangesOfDefinitions
 from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition, used_bases
 from dmft.equations.reference import evaluate
-from dmft.equations.rounding.bounds import of_one_state
-from dmft.equations.rounding.conditioning import cancellation_in_words
 from dmft.equations.traits import Traits
 from dmft.equations.values import (
     NODE_OPTIONS,
@@ -29,10 +27,11 @@ from dmft.equations.values import (
     declared_parameters,
     numeric_width,
     resolve,
+    seen_by,
     with_nodes,
 )
 from dmft.errors import BadParameter
-from dmft.model import SGD, GradientFlow, Model, Overlaps
+from dmft.model import SGD, GradientFlow, Model, Overlaps, check_outputs
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
 from dmft.record import Short
@@ -106,13 +105,31 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
     @cached_property
     def declared(self) -> dict[str, sp.Expr]:
-        """All parameters with their declared values, those of a user's terms as their symbols."""
+        """All parameters with their declared values, those of a user's terms as their symbols.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.declared["learning_rate"]
+        0.0500000000000000
+        """
         declared = declared_parameters(self.model, self.algorithm, self.dim)
         return declared | {s.name: s for s in self.extra}
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters that the equations read, with their declared values."""
+        """Scalar parameters that the equations read, with their declared values.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.parameters
+        {'label_noise': 0, 'learning_rate': 0.0500000000000000}
+        """
         declared = self.declared
         used = {n for d in self.definitions for n in used_bases(d.expr)}
         used |= set(numbers_of(self.algorithm))  # they set the clock, too
@@ -122,22 +139,58 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
     @cached_property
     def open_kernels(self) -> tuple[str, ...]:
-        """Messages of the expectations without closed form; empty when the system is closed."""
+        """Messages of the expectations without closed form; empty when the system is closed.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.open_kernels
+        ()
+        """
         return tuple(a.refusal for a in self.lowered if a.how == "open")
 
     @cached_property
     def lowered(self) -> tuple[Lowered, ...]:
-        """What stands for each average: a value, nodes, or a refusal."""
+        """What stands for each average: a value, nodes, or a refusal.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> sorted({each.how for each in eqs.lowered})
+        ['value']
+        """
         return lowered(self.definitions)
 
     @cached_property
     def averages(self) -> tuple[Expectation, ...]:
-        """Averages that have neither closed form nor table: they are computed on nodes."""
+        """Averages that have neither closed form nor table: they are computed on nodes.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.averages
+        ()
+        """
         return tuple(a.average for a in self.lowered if a.how == "nodes")
 
     @cached_property
     def on_nodes(self) -> tuple[Definition, ...]:
-        """What is computed: averages as sums over nodes, tangential drifts on the sphere."""
+        """What is computed: averages as sums over nodes, tangential drifts on the sphere.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.on_nodes[-1].role
+        'observable'
+        """
         definitions = self.definitions
         if self.algorithm.on_sphere:
             from dmft.equations.noise.projection import projected
@@ -151,7 +204,16 @@ class Equations(Short, Traits, ChangesOfDefinitions):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the symbolic content and of the library version."""
+        """Hash of the symbolic content and of the library version.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> len(eqs.fingerprint), eqs.fingerprint == eqs.without("label_noise").fingerprint
+        (24, False)
+        """
         text = "|".join(
             f"{d.role}:{sp.srepr(d.target)}:{name}:{sp.srepr(e)}"
             for d in self.definitions
@@ -166,6 +228,14 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         """Text of what decides the numbers, and the code, besides the definitions.
 
         Code reads its parameters by their places, those too that no definition reads.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.signature
+        'label_noise,learning_rate'
         """
         return ",".join(self.parameters) + (self.noise.signature if self.noise else "")
 
@@ -176,6 +246,14 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         Exact up to rounding: where that passes 1e-10 of the size of the terms of a rate or of
         the risk at ordinary overlaps (variances 0.01 to 100,
         `dmft.equations.rounding.conditioning`), the words say how far it goes.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.approximation
+        'exact'
         """
         tabled = self.error
         parts = []
@@ -192,6 +270,8 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         elif self.averages:
             parts.append("averages without closed form on nodes, their error estimated in each run")
         elif not tabled:
+            from dmft.equations.rounding.conditioning import cancellation_in_words
+
             parts += cancellation_in_words(self)
         if self.noise:
             return "; ".join([*(parts or ["drift exact"]), self.noise.approximation])
@@ -202,6 +282,14 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         """Claimed error of tabled averages relative to sqrt(E F^2 E G^2); 0 for closed forms.
 
         The error of averages on nodes depends on the state: `evaluate_error`, `Trajectory.error`.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.error
+        0.0
         """
         if self.open_kernels:
             return 0.0
@@ -212,6 +300,22 @@ class Equations(Short, Traits, ChangesOfDefinitions):
     def evaluate(self, start: Overlaps, **parameters: float) -> dict[str, NDArray[np.float64]]:
         """Rates at given overlaps, by the plain NumPy reference.
 
+        A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
+        and column zero: its field is on either side of zero with probability 1/2, so that the slope
+        at a kink is the mean of both (1/2 for ReLU), its square the mean of squares. What is not
+        finite in double precision is reported by an `AccuracyWarning`.
+
+        Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
+        nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` tells the error.
+
+        Parameters
+        ----------
+        start : Overlaps
+            Q (p, p), M (p, k), P (k, k) and readouts where the rates are wanted.
+        **parameters
+            Run-time values: ``learning_rate=``, ``label_noise=``, symbols by name; by default the
+            declared ones.
+
         Returns
         -------
         dict
@@ -220,13 +324,15 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             ``"Sigma"``, the covariance of (u, v) over (Q, M) packed in C order, and
             ``"covariance"``, that of the increments of (Q, M) per unit t: Sigma gamma/(p d n_b).
 
-        A unit of length zero (Q_jj = 0, P_rr = 0) is the limit Q_jj -> 0+ with the rest of its row
-        and column zero: its field is on either side of zero with probability 1/2, so that the slope
-        at a kink is the mean of both (1/2 for ReLU), its square the mean of squares. What is not
-        finite in double precision is reported by an `AccuracyWarning`.
-
-        Where averages have no closed form, ``nodes=``, ``replicas=`` and ``seed=`` choose the
-        nodes of `dmft.gaussian.nodes.rules`; `evaluate_error` tells the error.
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> rates = eqs.evaluate(start)
+        >>> rates["M"].shape, rates["Q"].item()  # on the sphere lengths stay
+        ((1, 1), 0.0)
         """
         values = self.values(start, parameters)
         if not (self.averages or self.noise):
@@ -244,15 +350,101 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         return self.packed(rates)
 
     def state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
-        """Initial state blocks of a run from this start."""
+        """Initial state blocks of a run from this start.
+
+        Parameters
+        ----------
+        start : Overlaps
+            Of the widths of the model.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Blocks that move, by name.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> {name: block.tolist() for name, block in eqs.state(start).items()}
+        {'Q': [[1.0]], 'M': [[0.1]]}
+        """
         return {"Q": start.Q, "M": start.M}
 
+    def begins(self, start: Overlaps, values: Values) -> dict[str, NDArray[np.float64]]:
+        """The state of a run from this start with these numbers.
+
+        Parameters
+        ----------
+        start : Overlaps
+        values : Values
+            Of `values`; accumulators of optimisers begin at their own.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Arrays by name, as of `state`.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.AdaGradNorm(0.5, initial=2.0))
+        >>> start = dmft.Overlaps([[1.0]], [[0.5]])
+        >>> sorted(eqs.begins(start, eqs.values(start, {})))
+        ['M', 'Q', 'accumulator']
+        """
+        return self.state(start)
+
     def entries(self, start: Overlaps) -> Mapping[str, NDArray[np.float64]]:
-        """The state of a start by the names that the definitions read."""
+        """The state of a start by the names that the definitions read.
+
+        Parameters
+        ----------
+        start : Overlaps
+            With the widths of the model.
+
+        Returns
+        -------
+        mapping of str to ndarray
+            Arrays by name, Q (p, p) and M (p, k) of committees.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> sorted(eqs.entries(start))
+        ['M', 'Q']
+        """
         return self.state(start)
 
     def packed(self, found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-        """Blocks of the state from what the definitions give."""
+        """Blocks of the state from what the definitions give.
+
+        Parameters
+        ----------
+        found : dict of str to ndarray
+            Values of the definitions.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The same by blocks of the state.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> rates = eqs.evaluate(start)
+        >>> eqs.packed(rates) is rates
+        True
+        """
         return found
 
     def evaluate_error(
@@ -264,12 +456,36 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         parameters count as exact), what the tables claim, and the spread (99 %) of averages on
         nodes. Of ordinary rates it is about 1e-14 of the size of their terms, and much more where
         closed forms cancel.
+
+        Parameters
+        ----------
+        start : Overlaps
+            As for `evaluate`.
+        **parameters
+            As for `evaluate`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            One bound for each entry of what `evaluate` returns.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> error = eqs.evaluate_error(start)
+        >>> bool(error["M"].item() < 1e-13)
+        True
         """
         values = self.values(start, parameters)
         rule = self.rule(start, parameters) if self.averages or self.noise else None
         groups = rule.groups if rule is not None else ()
         # Rounding is the same on all nodes: those of one group tell it.
         here = with_nodes(values, groups[0] if groups else rule) if rule is not None else values
+        from dmft.equations.rounding.bounds import of_one_state
+
         found = of_one_state(self.on_nodes, self.entries(start), here, "rate")
         errors = {name: bound.error for name, bound in found.items()}
         if self.noise:
@@ -283,15 +499,63 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         return self.noise.shared(errors) if self.noise else errors
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
-        """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ..."""
+        """Nodes of the averages at the widths of a start; `options` may hold nodes, seed ...
+
+        Parameters
+        ----------
+        start : Overlaps
+            Whose widths p and k count.
+        options : mapping
+            ``nodes``, ``replicas`` and ``seed`` of the nodes; what else it holds is left alone.
+
+        Returns
+        -------
+        NodeRule
+            Nodes and weights, which `evaluate` and compiled code share.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> bump = dmft.Committee(sp.exp(-sp.Symbol("z", real=True)**2), width=1)
+        >>> eqs = dmft.derive(dmft.Model(bump, bump), dmft.SGD(0.05))
+        >>> type(eqs.rule(dmft.Overlaps([[1.0]], [[0.1]]), {"nodes": 9})).__name__
+        'NodeRule'
+        """
         if self.noise:
             return self.noise.rule(start.p + start.k, options)
         from dmft.equations.averages.nodes import rule_of_averages
 
-        return rule_of_averages(self.averages, start, options)
+        return rule_of_averages(self.averages, seen_by(self.model, start), options)
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
-        """Numbers of a run from this start."""
+        """Numbers of a run from this start.
+
+        Parameters
+        ----------
+        start : Overlaps
+            Its P and readouts are constants of the run.
+        parameters : mapping
+            Numbers in place of the declared ones.
+
+        Returns
+        -------
+        Values
+            Numbers, widths and constant arrays.
+
+        Raises
+        ------
+        BadParameter
+            For unknown names, and symbols without a value.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> eqs.values(start, {"label_noise": 0.5}).scalars["label_noise"]
+        0.5
+        """
         needed = list(self.parameters)
         # The learning rate also sets the clock, where the equations themselves do not need it.
         if (
@@ -336,7 +600,27 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             Teacher overlaps; symbols by default.
         readout, teacher_readout : sequence, None or "declared"
             Fixed readouts; symbols when None; by default those of the model (ones).
+
+        Returns
+        -------
+        ExplicitEquations
+            A SymPy expression for each entry of the state, by its symbol.
+
+        Raises
+        ------
+        BadParameter
+            For more than five units, and widths that are not numbers.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> flow = eqs.explicit(P=[[1]])
+        >>> sorted(map(str, flow.rhs))
+        ['M_11', 'Q_11']
         """
+        check_outputs(self.model, "equations are unrolled")
         widths = {
             "p": numeric_width(width, self.model.student.width, "width"),
             "k": numeric_width(teacher_width, self.model.teacher.width, "teacher_width"),
@@ -382,6 +666,11 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         depth : int, optional
             Detail.
 
+        Returns
+        -------
+        Explanation
+            Displays in terminals and notebooks; ``.latex()`` is an appendix.
+
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -414,19 +703,76 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             Letters, as ``{"M": "R", "learning_rate": r"\eta"}``; factors and clock stay ours.
         symbolic : bool
             Keep unit readouts, P = I, no noise and the indices of single units as symbols.
+
+        Returns
+        -------
+        str
+            Text that compiles with amsmath; `dmft.latex` writes a document of it.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> text = eqs.latex()
+        >>> text.count(r"\begin{align*}") == text.count(r"\end{align*}") > 0
+        True
         """
         from dmft.equations.views.latex import Page, equations_latex
 
         return equations_latex(self, Page(width, notation, symbolic, kernels))
 
     def functions_latex(self, printer: EquationPrinter) -> list[str]:
-        """Lines that say what the functions of the networks are."""
+        """Lines that say what the functions of the networks are.
+
+        Parameters
+        ----------
+        printer : EquationPrinter
+            Which letters the functions have.
+
+        Returns
+        -------
+        list of str
+            Lines of LaTeX.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> from dmft.equations.views.latex import EquationPrinter
+        >>> len(eqs.functions_latex(EquationPrinter({})))
+        1
+        """
         from dmft.equations.views.latex import functions_latex
 
         return [functions_latex(self.model, printer)]
 
     def law_latex(self, definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:
-        """Sentence and lines of the law that averages are over."""
+        """Sentence and lines of the law that averages are over.
+
+        Parameters
+        ----------
+        definitions : sequence of Definition
+            What is printed.
+        printer : EquationPrinter
+            Its letters.
+
+        Returns
+        -------
+        list of str
+            Lines of LaTeX.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> from dmft.equations.views.latex import EquationPrinter
+        >>> lines = eqs.law_latex(eqs.definitions, EquationPrinter({}))
+        >>> all(isinstance(line, str) for line in lines)
+        True
+        """
         from dmft.equations.views.latex import law_latex
 
         return law_latex(definitions, printer)

@@ -188,7 +188,7 @@ class Interpreter:
         self.arrays = arrays
         self.scalars = scalars
         known = zip("pk", ("readout", "teacher_readout"), strict=True)
-        self.numbers = _numbers({w: arrays[a].size for w, a in known if a in arrays}, arrays)
+        self.numbers = _numbers({w: arrays[a].shape[-1] for w, a in known if a in arrays}, arrays)
         self.axes = list(x.AXES)
         self.memo: dict[sp.Expr, Any] = {}
         self.sizes: dict[sp.Symbol, int] = {}
@@ -373,6 +373,8 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
         numbers[x.nodes] = arrays["weight"].size
     if "eigenvalue" in arrays:
         numbers[x.blocks] = arrays["eigenvalue"].size
+    if "readout" in arrays and arrays["readout"].ndim > 1:
+        numbers[x.outputs] = len(arrays["readout"])
     if "cosine" in arrays:
         numbers[x.cosines] = arrays["cosine"].size
     return numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dmft.checks import checked
 from dmft.equations import symbols as x
@@ -22,18 +22,20 @@ from dmft.equations.restrict.admissible import check_admissible
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.update.law import mean_definitions
-from dmft.equations.update.overlaps import block_definitions, risk_expression
+from dmft.equations.update.optimiser import block_definitions, gram_definitions
+from dmft.equations.update.overlaps import risk_expression
 from dmft.equations.values import (
     NODE_OPTIONS,
     Values,
+    by_block,
     declared_parameters,
     numeric_width,
     resolve,
+    seen_by,
     with_nodes,
 )
 from dmft.equations.views.explicit import ExplicitEquations, unroll
 from dmft.equations.views.explicit_risk import ExplicitRisk
-from dmft.equations.views.fragment import NOTEBOOK
 from dmft.equations.views.latex import Page, risk_latex
 from dmft.equations.views.printer import Notation
 from dmft.equations.views.text import definition_text, model_names
@@ -41,9 +43,10 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.quadrature import Quadrature
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
-from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel
-from dmft.names import Status
+from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel, check_outputs
+from dmft.names import BLOCK, Status
 from dmft.record import Short
+from dmft.typeset.fragment import NOTEBOOK
 
 if TYPE_CHECKING:
     from dmft.explanation.steps import Explanation
@@ -57,7 +60,22 @@ QUADRATURE_TOL = 1e-5
 
 @dataclass(frozen=True, repr=False)
 class PopulationRisk(Short):
-    """R = E(f* - f)^2 / 2 as a function of the overlaps; displays as LaTeX, is callable."""
+    """R = E(f* - f)^2 / 2 as a function of the overlaps; displays as LaTeX, is callable.
+
+    Attributes
+    ----------
+    model : Model
+        Whose risk it is.
+    definitions : tuple of Definition
+        What the risk is computed from, and the risk at the end.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
+    >>> risk(Q=[[1.0]], M=[[0.0]]), risk(Q=[[1.0]], M=[[1.0]])
+    (2.0, 0.0)
+    """
 
     model: Model
     definitions: tuple[Definition, ...]
@@ -67,7 +85,15 @@ class PopulationRisk(Short):
 
     @property
     def expr(self) -> sp.Expr:
-        """Closed form: sums over neurons of functions of Omega and of the coefficients c."""
+        """Closed form: sums over neurons of functions of Omega and of the coefficients c.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
+        >>> sorted(str(s) for s in risk.expr.free_symbols if str(s) in ("p", "k"))
+        ['k', 'p']
+        """
         return with_values(self.definitions[-1].expr, elementary)
 
     def explicit(
@@ -83,7 +109,39 @@ class PopulationRisk(Short):
 
         The result is an expression that takes values by name, ``.subs({"M_11": 0.5})``, and has
         the map of its `.symbols`.
+
+        Parameters
+        ----------
+        width, teacher_width : int, optional
+            p and k; those of the model by default.
+        P : (k, k) nested sequence, optional
+            Teacher overlaps; symbols by default.
+        readout, teacher_readout : sequence, None or "declared"
+            Fixed readouts; symbols when None; by default those of the model (ones).
+
+        Returns
+        -------
+        ExplicitRisk
+            A SymPy expression.
+
+        Raises
+        ------
+        BadParameter
+            For more than five units, and widths that are not numbers.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
+        >>> risk.explicit(P=[[1]]).subs({"Q_11": 1, "M_11": 0})
+        2
         """
+        if _by_block(self.model):
+            raise BadParameter(
+                "the risk of clusters with covariances of their own is one of overlaps by block, "
+                "which are not written out in scalars: latex() and str(...) take any number"
+            )
+        check_outputs(self.model, "risks are unrolled")
         p = numeric_width(width, self.model.student.width, "width")
         k = numeric_width(teacher_width, self.model.teacher.width, "teacher_width")
         student, teacher = self.model.student, self.model.teacher
@@ -98,6 +156,16 @@ class PopulationRisk(Short):
 
     def subs(self, values: Mapping[Any, Any]) -> PopulationRisk:
         """The risk with other values of the model's own symbols, by name or symbol.
+
+        Parameters
+        ----------
+        values : mapping
+            Numbers or expressions by the name or symbol of a parameter of the model.
+
+        Returns
+        -------
+        PopulationRisk
+            A new one.
 
         Raises
         ------
@@ -138,7 +206,7 @@ class PopulationRisk(Short):
     ) -> float:
         """Risk at overlaps Q (p, p), M (p, k), P (k, k; identity by default).
 
-        Of inputs with a spectrum they are unweighted overlaps by block, Q (B, p, p) and so on.
+        Of inputs with blocks they are unweighted overlaps by block, Q (B, p, p) and so on.
 
         Averages that have neither a closed form nor a table (those of tanh(z1 + z2^3), say) are
         computed on nodes, their number raised until the error is below 1e-5; the number returned
@@ -161,6 +229,18 @@ class PopulationRisk(Short):
         A bound of rounding (`dmft.equations.rounding.bounds`), what the tables claim and the error
         (99 %) of averages on nodes. Ordinary ones claim about 1e-14 (E f^2 + E f*^2), tables 1e-11.
 
+        Parameters
+        ----------
+        Q, M, P, readout : array_like
+            Overlaps (p, p), (p, k), (k, k; identity by default) and readouts (p,).
+        **parameters
+            Values of the model's symbols; ``nodes=``, ``replicas=``, ``seed=`` where averages are
+            computed on nodes.
+
+        Returns
+        -------
+        float
+
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -173,12 +253,16 @@ class PopulationRisk(Short):
         found = averages(self.definitions)
         if not found:
             return self._rounding(start, values)
-        rule = rule_of_averages(found, start, options)
+        rule = rule_of_averages(found, seen_by(self.model, start), options)
         here = with_nodes(values, rule.groups[0] if rule.groups else rule)
         return self._by_nodes(start, values, options).error + self._rounding(start, here)
 
+    def _state(self, start: Overlaps) -> dict[str, NDArray[np.float64]]:
+        front = BLOCK if _by_block(self.model) else ""
+        return {f"{front}Q": start.Q, f"{front}M": start.M}
+
     def _rounding(self, start: Overlaps, values: Values) -> float:
-        state = {"Q": start.Q, "M": start.M}
+        state = self._state(start)
         return float(of_one_state(self._on_nodes, state, values, "observable")["risk"].error)
 
     def _numbers(
@@ -194,8 +278,9 @@ class PopulationRisk(Short):
                 "has none"
             )
         values = resolve(self.model, None, needed, start, parameters)
-        spectrum = self.model.spectrum
-        seen = start if spectrum is None else spectrum.seen(start)
+        if _by_block(self.model):
+            return start, by_block(self.model, values, {}), options
+        seen = seen_by(self.model, start)
         return seen, replace(values, arrays={**values.arrays, "P": seen.P}), options
 
     @cached_property
@@ -203,7 +288,7 @@ class PopulationRisk(Short):
         return discretise(self.definitions)
 
     def _value(self, start: Overlaps, values: Values) -> float:
-        result = evaluate(self._on_nodes, {"Q": start.Q, "M": start.M}, values, "observable")
+        result = evaluate(self._on_nodes, self._state(start), values, "observable")
         return float(np.asarray(result["risk"]))
 
     def _by_nodes(self, start: Overlaps, values: Values, options: Mapping[str, Any]) -> Quadrature:
@@ -216,7 +301,7 @@ class PopulationRisk(Short):
             return self._value(start, with_nodes(values, rule))
 
         while True:
-            rule = rule_of_averages(found, start, {**options, "nodes": count})
+            rule = rule_of_averages(found, seen_by(self.model, start), {**options, "nodes": count})
             groups = [np.asarray(on(group)) for group in rule.groups]
             value = on(rule)
             error = float(rule.error(np.asarray(value), groups))
@@ -231,6 +316,15 @@ class PopulationRisk(Short):
 
     def explain(self, depth: int | None = None) -> Explanation:
         """Steps from the definition to the closed form, each judged at two random overlaps.
+
+        Parameters
+        ----------
+        depth : int, optional
+            Detail; all steps by default.
+
+        Returns
+        -------
+        Explanation
 
         Examples
         --------
@@ -247,7 +341,28 @@ class PopulationRisk(Short):
     def latex(
         self, *, width: float = 246.0, notation: Notation = None, symbolic: bool = False
     ) -> str:
-        """LaTeX of the risk, its coefficients and its kernels; options as of `Equations.latex`."""
+        r"""LaTeX of the risk, its coefficients and its kernels; options as of `Equations.latex`.
+
+        Parameters
+        ----------
+        width : float
+            Points that a line may have.
+        notation : "saad-solla", "krzakala", mapping or None
+            Letters; as of `Equations.latex`.
+        symbolic : bool
+            Keep unit readouts, P = I and the indices of single units as symbols.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1))
+        >>> r"\mathcal{R}" in risk.latex()
+        True
+        """
         return risk_latex(self, Page(width, notation, symbolic, "all"))
 
     def _repr_latex_(self) -> str:
@@ -288,8 +403,20 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
                 digits are lost, and a risk may be negative by so much. A unit of length zero
                 (Q_jj = 0, P_rr = 0) is the limit of short ones, independent of the others: at a
                 jump, the mean of squares over its two sides, not the square at zero
-                Over clusters of inputs the sum of their risks, functions shifted by the means
+                Over clusters of inputs the sum of their risks, functions shifted by the means, at
+                the covariance of each
     Source      one_pass.md A.0, sequence.md A, structured_inputs.md 2
+
+    Parameters
+    ----------
+    model : Model
+        Of committees, a multi-index target, clusters, or sequences.
+
+    Returns
+    -------
+    PopulationRisk or SequenceRisk
+        ``risk(Q=..., M=..., P=..., **parameters)`` is a float, ``.expr`` the expression,
+        ``.explicit()`` that of single entries, ``.latex()`` its LaTeX.
 
     Examples
     --------
@@ -305,4 +432,15 @@ def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
         return SequenceRisk(model)
     check_admissible(model)
     definition = define(x.risk, {"risk": risk_expression(model)}, "observable")
-    return PopulationRisk(model, live([*block_definitions(), *mean_definitions(model), definition]))
+    own = []
+    if model.outputs > 1:
+        from dmft.equations.update.outputs import risk_definitions
+
+        own = risk_definitions(model)
+    blocks = gram_definitions() if _by_block(model) else block_definitions()
+    return PopulationRisk(model, live([*blocks, *mean_definitions(model), *own, definition]))
+
+
+def _by_block(model: Model) -> bool:
+    """Whether fields see overlaps by block, those of clusters with covariances of their own."""
+    return model.clusters is not None and model.blocks is not None

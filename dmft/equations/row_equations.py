@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.equations.definitions import used_bases
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import motion_of
-from dmft.equations.values import Values
+from dmft.equations.values import Values, by_block
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import Overlaps
 from dmft.names import BLOCK
@@ -75,7 +76,8 @@ class RowEquations(Equations):
             for other in ("Q", *self.rows[:n]):
                 found[f"{row}_{other}"] = begins(1) * start.Q
             found[row] = begins(1) * start.Q
-        kept = {n: y for n, y in (start.memory or {}).items() if n not in ("Q", "M")}
+        passed = ("Q", "M", self.kept)
+        kept = {n: y for n, y in (start.memory or {}).items() if n not in passed}
         unknown = sorted(set(kept) - set(found))
         if unknown:
             raise BadParameter(
@@ -89,6 +91,45 @@ class RowEquations(Equations):
                 )
         return {f"{self.prefix}{name}": value for name, value in (found | kept).items()}
 
+    @cached_property
+    def kept(self) -> str:
+        """Name of what the optimiser accumulates; empty where that is nothing."""
+        return getattr(self.algorithm, "kept", "")
+
+    def begins(self, start: Overlaps, values: Values) -> dict[str, Array]:
+        """State with what the optimiser has accumulated."""
+        names = [d.name for d in self.definitions if d.role == "rate"]
+        own = {name: values.arrays[name] for name in names if name in values.arrays}
+        return {**self.state(start), **own}
+
+    def accumulated(self, start: Overlaps, initial: float) -> dict[str, Array]:
+        """What the optimiser has accumulated at a start, under its name in the state.
+
+        Raises
+        ------
+        BadParameter
+            Where it is zero and steps are divided by it.
+        """
+        if not self.kept:
+            return {}
+        rate = next(d for d in self.definitions if d.role == "rate" and d.name.endswith(self.kept))
+        sizes = {"j": start.p, "block": start.blocks or 1}
+        shape = tuple(sizes[index.name] for index in rate.indices)
+        memory = (start.memory or {}).get(self.kept)
+        value: Array = np.full(shape, initial) if memory is None else memory
+        if value.shape != shape:
+            raise ShapeMismatch(f"{self.kept} has shape {value.shape}, expected {shape}")
+        if not np.all(value >= 0.0):
+            raise BadParameter(f"{self.kept} must not be negative, got {value.tolist()}")
+        if not value.all() and "eps" not in self.parameters:
+            raise BadParameter(
+                f"initial = {initial:g}: steps of {type(self.algorithm).__name__} are divided by "
+                f"the root of {self.kept}, and where it begins at 0 the first of them are larger "
+                "by sqrt(d) than all others, which no ode follows; take initial > 0"
+                + (", or eps > 0" if hasattr(self.algorithm, "eps") else "")
+            )
+        return {rate.name: value}
+
     def packed(self, found: dict[str, Array]) -> dict[str, Array]:
         """Gram matrices under the names that a start has for them."""
         return {name.removeprefix(self.prefix): value for name, value in found.items()}
@@ -96,12 +137,13 @@ class RowEquations(Equations):
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start, with those of the spectrum."""
         values = super().values(start, parameters)
-        spectrum = self.model.spectrum
+        spectrum, initial = self.model.spectrum, values.scalars.get("initial", 0.0)
+        own = self.accumulated(start, initial)
         if spectrum is None:
-            return values
-        arrays = {f"{BLOCK}P" if n == "P" else n: value for n, value in values.arrays.items()}
-        arrays |= {"eigenvalue": spectrum.eigenvalues, "noise_factor": spectrum.noise}
-        return replace(values, widths={**values.widths, "blocks": spectrum.blocks}, arrays=arrays)
+            return replace(values, arrays={**values.arrays, **own}) if own else values
+        if any("noise_factor" in used_bases(d.expr) for d in self.definitions):
+            own = {**own, "noise_factor": spectrum.noise}
+        return by_block(self.model, values, own)
 
     def explicit(self, *widths: Any, **options: Any) -> ExplicitEquations:
         """Refused: the scalars would be those of every block and row.

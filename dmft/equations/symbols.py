@@ -6,7 +6,7 @@ lambda = (h, h*) by i, m, n = 1..p+k; teacher r sits at position p + r.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import lru_cache
 
 import sympy as sp
 
@@ -27,10 +27,14 @@ cosines = sp.Symbol("cosines", integer=True, positive=True)
 # Blocks of a spectrum, and their number.
 block = sp.Symbol("block", integer=True)
 blocks = sp.Symbol("blocks", integer=True, positive=True)
+# Outputs of a student of several, and their number.
+o = sp.Symbol("o", integer=True)
+outputs = sp.Symbol("outputs", integer=True, positive=True)
 # Rows that an optimiser keeps beside the weights.
 row = sp.Symbol("row", integer=True)
 gamma = sp.Symbol("learning_rate", positive=True)
 Delta = sp.Symbol("label_noise", nonnegative=True)
+flip = sp.Symbol("label_flip", nonnegative=True)
 rho_a = sp.Symbol("readout_rate", nonnegative=True)
 # Numbers of optimisers (`dmft.model.algorithm.OPTIMISER`).
 numbers = {name: sp.Symbol(name, nonnegative=True) for name in OPTIMISER}
@@ -68,6 +72,12 @@ cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight"
 # Inputs with a spectrum: eigenvalues and noise factors, unweighted overlaps by block, all of them.
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
 Gram = sp.IndexedBase("Gram")
+# Variances of clusters by block, and the fractions of the coordinates that these hold.
+cluster_scale = sp.IndexedBase("cluster_scale")
+block_fraction = sp.IndexedBase("block_fraction")
+# Scaled steps: parts of E[psi_j psi_l], what a step is multiplied by, the sum of squared gradients.
+S_update, S_label, gain = (sp.IndexedBase(y) for y in ("S_update", "S_label", "gain"))
+accumulator = sp.Symbol("accumulator", positive=True)
 # Infinitely wide students: M_j^2 = X z^2/(1 + Y z^2), Q_jl = C M_j M_l, u = <M^2>.
 variance, saturation, coupling, mean_square = (
     sp.IndexedBase(y) for y in ("variance", "saturation", "coupling", "mean_square")
@@ -92,18 +102,55 @@ stretch = sp.Symbol("stretch", positive=True)
 dilation = sp.Symbol("stretch_inside", real=True)
 
 
+# Gaussian combinations of fields that a loss sees of linear networks: the output f of the student,
+# and the residual y - f with the label's noise. Their variances, and covariances with all fields.
+output, residual = sp.symbols("output residual", real=True)
+LINES = {output: "output", residual: "residual"}
+
+
+def line_covariance(line: sp.Symbol, index: sp.Expr) -> sp.Indexed:
+    """Covariance of such a combination with a field."""
+    return sp.IndexedBase(f"{LINES[line]}_covariance")[index]
+
+
+def line_variance(line: sp.Symbol) -> sp.Indexed:
+    """Variance of such a combination."""
+    return sp.IndexedBase(f"{LINES[line]}_variance")[sp.S.One]
+
+
 def scalar(name: str) -> sp.Symbol:
     """Symbol of a number of an update rule (`dmft.model.UpdateRule.scalars`)."""
     return rho if name == rho.name else sp.Symbol(name, real=True)
 
 
+# Several outputs: outputs and errors by class, what moves readouts, the sum of the softmax.
+CLASSES = 16
+
+
+def push_of_output(number: int) -> sp.IndexedBase:
+    """E[e_o sigma(h_j)], along which the readouts of an output are trained."""
+    return sp.IndexedBase(f"class_push_{number}")
+
+
+def output_of_class(number: int) -> sp.Symbol:
+    """An output of the student, counted from 0."""
+    return sp.Symbol(f"class_output_{number}", real=True)
+
+
+def error_of_class(number: int) -> sp.Symbol:
+    """Minus the slope of the loss in an output."""
+    return sp.Symbol(f"class_error_{number}", real=True)
+
+
+softmax_sum = sp.Symbol("softmax_sum", real=True)
 OF_A_SAMPLE = frozenset({rho, xi, label, psi_square, psi_length, stretch, dilation})
-OF_A_SAMPLE |= {*error_pass, *output_pass}
+OF_A_SAMPLE |= {*error_pass, *output_pass, *LINES, softmax_sum}
+OF_A_SAMPLE |= {f(number) for f in (output_of_class, error_of_class) for number in range(CLASSES)}
 # The noise of the label at the nodes.
 noise_at = sp.IndexedBase("noise_at")
 # Law of the student fields given h*: mean at a node, covariance beyond it, deviation.
 mean_at, rest, spread = (sp.IndexedBase(name) for name in ("mean_at", "rest", "spread"))
-risk, loss = sp.symbols("risk loss", real=True)
+risk, loss, error_rate = sp.symbols("risk loss error_rate", real=True)
 # Sequences: s . grad L, E|J^T (g - g*)|^2, E|J|^2, sqrt(1 - m^2) dL/dm, and what |m| is called.
 pull_along, update_square, jacobian_square, across, overlap = sp.symbols(
     "pull noise slope across overlap", real=True
@@ -120,7 +167,7 @@ step_u, step_v, step_w, free_u, free_v = (
 coordinate, pull = sp.IndexedBase("coordinate"), sp.IndexedBase("pull")
 
 SYMMETRIC = frozenset({"Q", "P", "Omega", "Phi", "S", "S_near", "S_closed"})
-SYMMETRIC |= {"gradient_gram", "step_Q", "P_inverse", "parallel", "excess"}
+SYMMETRIC |= {"S_update", "S_label", "gradient_gram", "step_Q", "P_inverse", "parallel", "excess"}
 # Displacements around a state (`dmft.equations.noise.tangent`) are symmetric where the arrays are.
 SYMMETRIC |= {f"{name}_moved" for name in SYMMETRIC}
 # Axis of each index symbol; the sums and the loops run over it.
@@ -131,16 +178,22 @@ AXES: dict[sp.Symbol, sp.Expr] = {
     node: nodes,
     angle: cosines,
     block: blocks,
+    o: outputs,
 }
 SYMBOL_LATEX = {
     gamma: r"\gamma",
     Delta: r"\Delta",
+    flip: r"\varepsilon",
     rho_a: r"\rho_a",
     **{numbers[name]: number.latex for name, number in OPTIMISER.items()},
     d: "d",
     n_b: "n_b",
     risk: r"\mathcal{R}",
     loss: r"\mathcal{L}",
+    error_rate: r"\mathcal{E}",
+    output: "f",
+    scalar("clip"): "C",
+    residual: r"(y - f)",
     angle: r"\nu",
     cosines: r"n_z",
     block: "e",
@@ -157,11 +210,16 @@ SYMBOL_LATEX = {
     jacobian_square: r"\mathcal{J}",
     across: r"\sqrt{1 - m^2}\,\partial_{m} \mathcal{L}",
     overlap: r"\text{overlap}",
+    accumulator: r"\mathcal{N}",
     dilation: r"\left(\lambda^\top\Omega^{+}\lambda - \mathrm{rank}\,\Omega\right)",
     **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
     **{symbol: f"f^{{({number})}}" for number, symbol in enumerate(output_pass)},
+    **{output_of_class(number): f"f_{{{number + 1}}}" for number in range(CLASSES)},
+    **{error_of_class(number): f"e_{{{number + 1}}}" for number in range(CLASSES)},
+    softmax_sum: "Z",
 }
 BASE_LATEX = {
+    **{f"class_push_{number}": f"A^{{({number + 1})}}" for number in range(CLASSES)},
     "Omega": r"\Omega",
     "psi": r"\psi",
     **{f"psi_{number}": rf"\psi^{{({number})}}" for number in range(PASSES)},
@@ -210,6 +268,21 @@ BASE_LATEX = {
     "mean_square": "u",
     "eigenvalue": "c",
     "noise_factor": r"\nu",
+    "cluster_scale": "c",
+    "block_fraction": r"\phi",
+    "output_covariance": r"\omega^{f}",
+    "output_variance": r"v^{f}",
+    "residual_covariance": r"\omega^{y-f}",
+    "residual_variance": r"v^{y-f}",
+    "clip_reach": r"\bar{u}",
+    "clip_gain": r"\bar{\kappa}",
+    "clip_square": r"\bar{s}",
+    "S_update": r"S^{\psi}",
+    "S_label": r"S^{\Delta}",
+    # By block, of clusters with variances of their own.
+    "S_sgd_noise": r"S^{\psi}",
+    "S_label_noise": r"S^{\Delta}",
+    "gain": "g",
     "block_Q": r"\mathsf{Q}",
     "block_M": r"\mathsf{M}",
     "block_P": r"\mathsf{P}",
@@ -233,6 +306,7 @@ BASE_LATEX |= {
 BASE_LATEX |= {f"pull_{number}": rf"\beta^{{({number})}}" for number in range(1, 10)}
 BASE_LATEX |= {f"mean_slope_{number}": f"D^{{({number})}}" for number in range(1, 10)}
 BASE_TEXT = {
+    **{f"class_push_{number}": f"A({number + 1})" for number in range(CLASSES)},
     "Omega": "Ω",
     "psi": "ψ",
     **{f"psi_{number}": f"ψ{number}" for number in range(PASSES)},
@@ -281,13 +355,25 @@ BASE_TEXT = {
     "mean_square": "u",
     "eigenvalue": "c",
     "noise_factor": "ν",
+    "cluster_scale": "c",
+    "block_fraction": "φ",
+    "S_update": "Sᵠ",
+    "S_label": "Sᴸ",
+    "S_sgd_noise": "Sᵠ",
+    "S_label_noise": "Sᴸ",
+    "gain": "g",
+    "second_moment": "V",
+    "block_second_moment": "V",
     "Gram": "G",
     **{f"collected_{number}": f"T{number}" for number in range(1, 10)},
 }
-SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
+SYMBOL_TEXT = {gamma: "γ", Delta: "Δ", flip: "ε", risk: "R", rho_a: "ρ_a", d: "d", n_b: "n_b"}
 SYMBOL_TEXT |= {rho: "ρ", xi: "ξ", label: "y", psi_square: "|ψ0|²", psi_length: "ℓ", stretch: "s"}
 SYMBOL_TEXT[dilation] = "(λᵀΩ⁺λ - rank Ω)"
 SYMBOL_TEXT |= {symbol: f"e{number}" for number, symbol in enumerate(error_pass)}
+SYMBOL_TEXT |= {output_of_class(number): f"f({number + 1})" for number in range(CLASSES)}
+SYMBOL_TEXT |= {error_of_class(number): f"e({number + 1})" for number in range(CLASSES)}
+SYMBOL_TEXT[softmax_sum] = "Z"
 
 
 # Fields of a sample with a Gaussian law.
@@ -307,9 +393,37 @@ def base_in(base: sp.IndexedBase, number: int) -> sp.IndexedBase:
     return sp.IndexedBase(f"{base.label}{IN_CLUSTER}{number}")
 
 
+@lru_cache(maxsize=1024)
+def cluster_of(base: sp.IndexedBase) -> tuple[sp.IndexedBase, int]:
+    """A base without the number of its cluster, and that number; 0 where it has none.
+
+    Examples
+    --------
+    >>> cluster_of(base_in(h, 2)), cluster_of(Omega)
+    ((h, 2), (Omega, 0))
+    """
+    name, _, number = str(base.label).rpartition(IN_CLUSTER)
+    return (sp.IndexedBase(name), int(number)) if name and number.isdigit() else (base, 0)
+
+
+def is_field(base: sp.Basic) -> bool:
+    """Whether a base is one of the Gaussian fields of a sample, in a cluster or not."""
+    return isinstance(base, sp.IndexedBase) and cluster_of(base)[0] in FIELDS
+
+
+def is_symmetric(name: str) -> bool:
+    """Whether an array of this name is symmetric, in a cluster or not."""
+    return name.partition(IN_CLUSTER)[0] in SYMMETRIC
+
+
 def symbol_in(symbol: sp.Symbol, number: int) -> sp.Symbol:
     """A random number of a sample in a cluster."""
     return sp.Symbol(f"{symbol.name}{IN_CLUSTER}{number}", real=True)
+
+
+def output_mean_in(number: int) -> sp.Indexed:
+    """Mean of the output of a linear student in a cluster."""
+    return sp.IndexedBase(f"{LINES[output]}_mean_{number}", real=True)[sp.S.One]
 
 
 def is_mean(base: sp.Basic) -> bool:
@@ -324,22 +438,6 @@ def is_mean(base: sp.Basic) -> bool:
     return stem == "mean" and number.isdigit()
 
 
-def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
-    """How a base is printed; `cluster` is a template of a name and the number of a cluster.
-
-    Examples
-    --------
-    >>> printed("psi", BASE_TEXT, "{}({})"), printed("psi_in_2", BASE_TEXT, "{}({})")
-    ('ψ', 'ψ(2)')
-    """
-    stem, _, number = name.rpartition("_")
-    if stem in CLUSTERED and number.isdigit():
-        return cluster.format(CLUSTERED[stem], number)
-    plain, found, number = name.partition(IN_CLUSTER)
-    shown = known.get(plain, plain)
-    return cluster.format(shown, number) if found else shown
-
-
 def slope_of(alignment: sp.Symbol) -> sp.Symbol:
     """Derivative of the loss by an alignment of a sequence, as a symbol."""
     return sp.Symbol(f"{SLOPE}{alignment}", real=True)
@@ -348,16 +446,24 @@ def slope_of(alignment: sp.Symbol) -> sp.Symbol:
 def position(field: sp.Indexed) -> sp.Expr:
     """Position of a local field in lambda = (h, h*)."""
     index = field.indices[0]
-    return p + index if field.base == h_star else index
+    return p + index if cluster_of(field.base)[0] == h_star else index
 
 
 def covariance(x: sp.Expr, y: sp.Expr) -> sp.Expr:
     """Covariance of two local fields: an entry of Omega, indices in one canonical order.
 
-    Linear combinations of local fields give the combination of entries.
+    Fields of a cluster with a covariance of its own have an entry of that.
+
+    Linear combinations of local fields give the combination of entries, the output and the
+    residual of linear networks their own.
     """
+    if y in LINES:
+        x, y = y, x
+    if x in LINES:
+        return line_variance(x) if x == y else line_covariance(x, position(y))
     if not (isinstance(x, sp.Indexed) and isinstance(y, sp.Indexed)):
         parts = [[(u, e.coeff(u)) for u in e.atoms(sp.Indexed)] for e in (x, y)]
         return sp.Add(*(c * e * covariance(u, v) for u, c in parts[0] for v, e in parts[1]))
     first, second = sorted((position(x), position(y)), key=sp.default_sort_key)
-    return Omega[first, second]
+    _, number = cluster_of(x.base)
+    return (base_in(Omega, number) if number else Omega)[first, second]

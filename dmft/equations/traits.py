@@ -41,42 +41,128 @@ class Traits:
 
     @property
     def outputs(self) -> int:
-        """One."""
+        """One.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.outputs
+        1
+        """
         return 1
 
     @property
     def blocks(self) -> Mapping[str, tuple[sp.Symbol, ...]]:
-        """None: all blocks are arrays."""
+        """None: all blocks are arrays.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.blocks
+        {}
+        """
         return {}
 
     @property
     def gram(self) -> sp.ImmutableDenseMatrix | None:
-        """None: that of the overlaps."""
+        """None: that of the overlaps.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.gram is None
+        True
+        """
         return None
 
     @property
     def has_cone(self) -> bool:
-        """No: kinks of activations and losses are those of single fields."""
+        """No: kinks of activations and losses are those of single fields.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.has_cone
+        False
+        """
         return False
 
     @property
     def bounds_rounding(self) -> bool:
-        """Where all averages have closed forms."""
+        """Where all averages have closed forms.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.bounds_rounding
+        True
+        """
         return not (self.averages or self.error)  # type: ignore[attr-defined]
 
     @property
     def networks(self) -> str:
-        """Student and teacher in words."""
+        """Student and teacher in words.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.networks
+        'student z**2, teacher z**2'
+        """
         student, teacher = self.model.student, self.model.teacher
         target = teacher.activation if isinstance(teacher, Committee) else teacher
         return f"student {student.activation}, teacher {target}"
 
     def functions_text(self) -> str:
-        """What the functions of the networks and the averages are."""
+        """What the functions of the networks and the averages are.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.functions_text()
+        'σ(z) = z**2; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)'
+        """
         from dmft.equations.views.text import functions_text
 
         return f"{functions_text(self.model)}; ⟨.⟩ averages over λ = (h, h*) ~ N(0, Ω)"
 
     def held(self, start: Any) -> Mapping[str, NDArray[Any] | None]:
-        """What of a start all runs that are made together must share."""
+        """What of a start all runs that are made together must share.
+
+        Parameters
+        ----------
+        start : Overlaps
+            Of one of the runs.
+
+        Returns
+        -------
+        mapping of str to ndarray or None
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> start = dmft.Overlaps([[1.0]], [[0.1]])
+        >>> eqs.held(start)["P"].tolist()
+        [[1.0]]
+        """
         return {"P": start.P, "readout": start.readout}

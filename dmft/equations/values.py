@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,8 +23,10 @@ from dmft.model import (
     Overlaps,
     UpdateRule,
     as_count,
+    check_readout,
 )
 from dmft.model.algorithm import OPTIMISER, numbers_of
+from dmft.names import BLOCK
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 # Parameters are passed by keyword, beside the keywords of the verbs and the blocks of the state.
 RESERVED = frozenset(
     {"Q", "M", "P", "Omega", "readout", "teacher_readout", "risk", "p", "k", "t"}
-    | {"learning_rate", "label_noise", "readout_rate", "batch_size", *OPTIMISER}
+    | {"learning_rate", "label_noise", "label_flip", "readout_rate", "batch_size", *OPTIMISER}
     | {"dim", "seeds", "self", "system", "start", "t_max"}
     | {"method", "rtol", "atol", "save_at", "events", "progress", "max_steps", "timeout"}
     | {"fraction", "reference", "overlap", "root", "normal", "weight", "lambda_at"}
@@ -69,6 +72,8 @@ def declared_parameters(
             raise BadParameter(f"the symbol {symbol.name!r} has no printable name; rename it")
     declared: dict[str, sp.Expr] = {s.name: s for s in sorted(model.parameters, key=str)}
     declared["label_noise"] = model.label_noise
+    if model.flips:
+        declared["label_flip"] = model.label_flip
     if isinstance(algorithm, SGD):
         declared["learning_rate"] = algorithm.learning_rate
         declared["readout_rate"] = algorithm.readout_rate
@@ -119,7 +124,7 @@ def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Ex
 # Values below these are refused.
 LOWEST = {"learning_rate": 0.0, "label_noise": 0.0, "readout_rate": 0.0, "rho": 0.0}
 LOWEST |= {"ridge": 0.0, "temperature": 0.0, "samples_per_dim": 0.0} | dict.fromkeys(OPTIMISER, 0.0)
-LOWEST |= {"dim": 1.0, "batch_size": 1.0}
+LOWEST |= {"dim": 1.0, "batch_size": 1.0, "label_flip": 0.0}
 
 
 def resolve_scalars(
@@ -132,11 +137,8 @@ def resolve_scalars(
     BadParameter
         For a name that nothing uses, a missing value or a value that is not a finite number.
     """
-    free: dict[str, set[sp.Symbol]] = {}  # symbols of one name are one parameter
-    for value in declared.values():
-        for symbol in value.free_symbols:
-            free.setdefault(symbol.name, set()).add(symbol)
-    unknown = sorted(set(given) - set(declared) - set(free))
+    free = _free(declared)
+    unknown = sorted(set(given) - set(declared) - set(free)) if given else ()
     if unknown:
         from dmft.elsewhere import whose
 
@@ -155,25 +157,71 @@ def resolve_scalars(
         if name in numbers:
             scalars[name] = numbers[name]
             continue
-        value = declared[name]
-        if not value.is_Number:
-            value = value.subs(symbols)
-        if value.free_symbols:
-            missing = ", ".join(sorted(f"{s}=..." for s in value.free_symbols))
+        number = _number_of(declared[name], symbols)
+        if isinstance(number, sp.Expr):
+            missing = ", ".join(sorted(f"{s}=..." for s in number.free_symbols))
             raise BadParameter(f"{name} = {declared[name]} has no value yet; pass {missing}")
-        scalars[name] = float(value)
+        scalars[name] = number
     check_bounds(scalars)
     return scalars, symbols
 
 
+def _free(declared: Mapping[str, sp.Expr]) -> Mapping[str, set[sp.Symbol]]:
+    """Symbols of declared values by name: those of one name are one parameter."""
+    free: dict[str, set[sp.Symbol]] = {}
+    for value in declared.values():
+        for symbol in _symbols_of(value):
+            free.setdefault(symbol.name, set()).add(symbol)
+    return free
+
+
+# Symbols of declared values, or their number, by identity: runs ask again and again, and to hash a
+# number of SymPy takes as long as what is asked.
+_KNOWN: dict[int, tuple[sp.Expr, frozenset[sp.Symbol], float]] = {}
+MOST_KNOWN = 1024
+
+
+def _known(value: sp.Expr) -> tuple[sp.Expr, frozenset[sp.Symbol], float]:
+    """A declared value, its symbols, and its number where it has none."""
+    found = _KNOWN.get(id(value))
+    if found is None or found[0] is not value:
+        symbols = frozenset(value.free_symbols)
+        found = value, symbols, float("nan") if symbols else float(value)
+        if len(_KNOWN) > MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[id(value)] = found
+    return found
+
+
+def _symbols_of(value: sp.Expr) -> frozenset[sp.Symbol]:
+    return _known(value)[1]
+
+
+def _float_of(value: sp.Expr) -> float:
+    return _known(value)[2]
+
+
+def _number_of(value: sp.Expr, symbols: Mapping[sp.Symbol, float]) -> float | sp.Expr:
+    """Number of a declared value at these values of its symbols; what is left where some miss."""
+    if not _symbols_of(value):
+        return _float_of(value)
+    if value in symbols:  # a symbol itself
+        return symbols[value]
+    left = value.subs(symbols)
+    return left if left.free_symbols else float(left)
+
+
 def check_bounds(scalars: Mapping[str, float]) -> None:
     """Refuse values that their name does not allow."""
-    for name, low in LOWEST.items():
-        if name in scalars and scalars[name] < low:
-            raise BadParameter(f"{name} must be at least {low}, got {scalars[name]!r}")
-    for name, number in OPTIMISER.items():
-        if name in scalars and not scalars[name] < number.below:
-            raise BadParameter(f"{name} must be below {number.below:g}, got {scalars[name]!r}")
+    for name, value in scalars.items():
+        if name in LOWEST and value < LOWEST[name]:
+            raise BadParameter(f"{name} must be at least {LOWEST[name]}, got {value!r}")
+        if name in OPTIMISER and not value < OPTIMISER[name].below:
+            raise BadParameter(f"{name} must be below {OPTIMISER[name].below:g}, got {value!r}")
+    if scalars.get("label_flip", 0.0) > 1.0:
+        raise BadParameter(
+            f"label_flip is a probability: it must lie in [0, 1], got {scalars['label_flip']!r}"
+        )
 
 
 def numeric_width(given: int | None, declared: sp.Expr, name: str) -> int:
@@ -196,7 +244,7 @@ def check_number(value: object, name: str) -> float:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         raise BadParameter(f"{name} must be a number, got {shown(value)}") from error
-    if not np.isfinite(number):
+    if not math.isfinite(number):
         raise BadParameter(f"{name} must be finite, got {value!r}")
     return number
 
@@ -215,7 +263,7 @@ def check_widths(model: Model, start: Overlaps) -> None:
             )
     if start.blocks != model.blocks:
         wanted = (
-            f"a leading axis of {model.blocks} blocks, those of {model.spectrum}"
+            f"a leading axis of {model.blocks} blocks, those of {model.inputs}"
             if model.blocks
             else "no axis of blocks: the inputs of this model have no spectrum"
         )
@@ -238,7 +286,31 @@ def resolve(
         declared = declared_parameters(model, algorithm)
     scalars, symbols = resolve_scalars(declared, needed, given)
     arrays = {"P": start.P, **readout_arrays(model, start, symbols)}
-    return Values({"p": start.p, "k": start.k}, scalars, arrays)
+    check_units = getattr(algorithm, "check_units", None)
+    if check_units is not None:
+        check_units(arrays["readout"])
+    widths = {"p": start.p, "k": start.k}
+    return Values(
+        widths | ({"outputs": model.outputs} if model.outputs > 1 else {}), scalars, arrays
+    )
+
+
+def seen_by(model: Model, start: Overlaps) -> Overlaps:
+    """Overlaps as the fields see them, of clusters in the mean over them."""
+    return start if model.spectrum is None else model.spectrum.seen(start)
+
+
+def by_block(model: Model, values: Values, own: Mapping[str, NDArray[np.float64]]) -> Values:
+    """Values with the numbers of the blocks of the inputs; P is that by block."""
+    spectrum, mixture = model.spectrum, model.clusters
+    assert spectrum is not None
+    widths = {**values.widths, "blocks": spectrum.blocks}
+    arrays = {f"{BLOCK}P" if n == "P" else n: value for n, value in values.arrays.items()}
+    arrays |= {"eigenvalue": spectrum.eigenvalues, **own}
+    if mixture is not None:
+        widths["clusters"] = len(mixture.scales)
+        arrays |= {"cluster_scale": mixture.scales, "block_fraction": spectrum.fractions}
+    return replace(values, widths=widths, arrays=arrays)
 
 
 def check_lengths(start: Overlaps) -> None:
@@ -256,8 +328,16 @@ def readout_arrays(
 ) -> dict[str, NDArray[np.float64]]:
     """Readouts of both networks; a start may hold those of the student."""
     given = start.readout
-    student = _readout(model.student.readout, start.p, symbols) if given is None else given
-    teacher = _readout(model.teacher.readout, start.k, symbols)
+    check_readout(model, start)
+    several = model.outputs > 1
+    if given is not None:
+        student = given
+    elif several:
+        student = np.array([_readout(row, start.p, symbols) for row in model.student.rows])
+    else:
+        student = _readout(model.student.readout, start.p, symbols)
+    # The outputs of a teacher tell classes alone, and are written out.
+    teacher = _readout(None if several else model.teacher.readout, start.k, symbols)
     return {"readout": student, "teacher_readout": teacher}
 
 
@@ -299,9 +379,9 @@ def _readout(
 ) -> NDArray[np.float64]:
     if readout is None:
         return np.ones(width)
-    values = [a if a.is_Number else a.subs(symbols) for a in readout]
+    values = [_number_of(a, symbols) for a in readout]
     for a in values:
-        if a.free_symbols:
+        if isinstance(a, sp.Expr):
             missing = ", ".join(sorted(f"{s}=..." for s in a.free_symbols))
             raise BadParameter(f"readout {a} has no value yet; pass {missing}")
-    return np.array([float(a) for a in values])
+    return np.array(values)

@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.functions.special.polynomials import hermite_prob
 
 # Share of the covariances between fields, from 0 to 1; its assumptions make it no user's symbol.
-SHARE = sp.Symbol("t", positive=True, transcendental=True)
+SHARE = sp.Symbol("tau", positive=True, transcendental=True)
 
 
 class Average(sp.Expr):
@@ -96,7 +96,7 @@ class Average(sp.Expr):
         return f"E{name}[{printer.doprint(self.integrand)}]"
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
-        name = f"_{{{self.law}}}" if self.law else ""
+        name = f"_{{{printer.doprint(self.args[4])}}}" if self.law else ""
         text = rf"\mathbb{{E}}{name}\left[{printer.doprint(self.integrand)}\right]"
         return text if exp is None else rf"{{{text}}}^{{{exp}}}"
 

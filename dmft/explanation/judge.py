@@ -3,8 +3,9 @@ r"""Averages of a few Gaussian fields by plain quadrature, from their definition
 The judge of explanations: it knows functions as numbers and covariances as numbers, and nothing of
 closed forms. Fields are written x = m + L z with z ~ N(0, I), switching fields first, so that along
 each z the integrand has kinks at known points only: panels of Gauss-Legendre nodes end there, and
-where there are none the trapezoidal rule converges faster than any power of its width. A Dirac
-factor is the density of its field times the law given that field.
+where there are none the trapezoidal rule converges faster than any power of its width. Polynomials
+are averaged on Gauss-Hermite nodes, which are exact. A Dirac factor is the density of its field
+times the law given that field.
 """
 
 from __future__ import annotations
@@ -154,19 +155,27 @@ def _integrate(expr: sp.Expr, fields: Sequence[sp.Symbol], cov: Array, mean: Arr
     offsets = np.array([row @ mean + c for row, c in forms])
     levels = [int(np.max(np.nonzero(k)[0], initial=-1)) for k in kinks]
     z, w = np.zeros((1, 0)), np.ones(1)
+    degree = _degree(expr, fields)
     for level in range(rank):
         mine = [n for n, top in enumerate(levels) if top == level]
         cuts = [-(offsets[n] + z @ kinks[n, :level]) / kinks[n, level] for n in mine]
-        z, w = _extended(z, w, cuts, RULES[rank])
+        z, w = _extended(z, w, cuts, RULES[rank], degree)
     x = mean[:, None] + L @ z.T
     values = _compiled(expr, tuple(fields))(*x)
     values = np.broadcast_to(np.asarray(values, dtype=np.float64), w.shape)
     return Value(float(w @ values), float(w @ np.abs(values)))
 
 
-def _extended(z: Array, w: Array, cuts: Sequence[Array], rule: Rule) -> tuple[Array, Array]:
-    """Points with one coordinate more, on panels between the cuts."""
+def _extended(
+    z: Array, w: Array, cuts: Sequence[Array], rule: Rule, degree: int | None
+) -> tuple[Array, Array]:
+    """Points with one coordinate more, on panels between the cuts; exact for a polynomial."""
     points, reach = len(w), rule.reach
+    if degree is not None:
+        # Half as many are exact, but may be the zeros of what is averaged: its size would be lost.
+        nodes, weights = np.polynomial.hermite_e.hermegauss(degree + 1)
+        grid = np.column_stack([np.repeat(z, len(nodes), axis=0), np.tile(nodes, points)])
+        return grid, np.outer(w, weights / math.sqrt(2 * math.pi)).ravel()
     if cuts:
         ends = [np.full(points, -reach), *cuts, np.full(points, reach)]
         edges = np.sort(np.clip(np.array(ends), -reach, reach), axis=0)
@@ -209,6 +218,23 @@ def _pivoted_root(cov: Array) -> Array:
     return np.where(np.abs(root) <= math.sqrt(FIXED) * scale * 1e-2, 0.0, root)
 
 
+def _degree(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> int | None:
+    """Bound of the total degree of a polynomial, not multiplied out; None of what is none."""
+    if expr in fields:
+        return 1
+    if not expr.has(*fields):
+        return 0
+    if not (expr.is_Add or expr.is_Mul or (expr.is_Pow and expr.exp.is_Integer and expr.exp > 0)):
+        return None
+    found = [_degree(a, fields) for a in (expr.args[:1] if expr.is_Pow else expr.args)]
+    degrees = [n for n in found if n is not None]
+    if len(degrees) < len(found):
+        return None
+    if expr.is_Pow:
+        return degrees[0] * int(expr.exp)
+    return max(degrees) if expr.is_Add else sum(degrees)
+
+
 def _kinks(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, float]]:
     """Linear forms whose zeros are kinks or jumps, parallel ones kept."""
     found: dict[tuple[float, ...], tuple[Array, float]] = {}
@@ -225,11 +251,17 @@ def _kinks(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, floa
 
 def _zeros(base: sp.Expr, fields: Sequence[sp.Symbol]) -> list[tuple[Array, float]]:
     present = [i for i, x in enumerate(fields) if base.has(x)]
-    if not present or not base.is_polynomial(*fields):
+    if not present:
         return []
-    if sp.Poly(base, *fields).total_degree() == 1:
+    polynomial = base.is_polynomial(*fields)
+    if polynomial and sp.Poly(base, *fields).total_degree() == 1:
         return [_linear(base, fields)]
-    if len(present) > 1:
+    if len(present) > 1 and not base.is_nonnegative:
+        raise BadParameter(
+            f"an average switches where {base} = 0, which is no plane in the fields: no quadrature "
+            "that would judge it follows such a surface"
+        )
+    if len(present) > 1 or not polynomial:
         return []
     coefficients = [float(c) for c in sp.Poly(base, fields[present[0]]).all_coeffs()]
     roots = np.roots(coefficients)

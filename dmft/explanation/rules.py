@@ -69,7 +69,7 @@ RULES: dict[str, Rule] = {
     "tilt": Rule(
         "Gaussian factor: tilt the law",
         "A Gaussian factor is a constant times a change of the law, whose covariance loses a "
-        "multiple of the covariances with q.",
+        "multiple of the covariances with the field of that factor.",
         "E[exp(-b q^2/2) F] = E_T[F]/sqrt(1 + b C_qq), T_xy = C_xy - b C_xq C_qy/(1 + b C_qq)",
         r"\mathbb{E}[e^{-bq^2/2}F] = (1+bC_{qq})^{-1/2}\,\mathbb{E}_T[F],\ "
         r"T_{xy} = C_{xy} - bC_{xq}C_{qy}/(1+bC_{qq})",
@@ -141,10 +141,11 @@ RULES: dict[str, Rule] = {
     ),
     "two_signs": Rule(
         "Two signs away from zero",
-        "Two signs, or error functions, of fields with means average to a bivariate normal "
-        "distribution function.",
+        "Two signs, or error functions, of fields with means average to the distribution function "
+        "Phi_2 of two normal variables with the correlation rho.",
         "4 Phi_2(h, k; rho) - erf(h/sqrt 2) - erf(k/sqrt 2) - 1",
-        r"4\Phi_2(h, k; \rho) - \mathrm{erf}(h/\sqrt{2}) - \mathrm{erf}(k/\sqrt{2}) - 1",
+        r"4\Phi_2(h, k; \rho) - \mathrm{erf}(h/\sqrt{2}) - \mathrm{erf}(k/\sqrt{2}) - 1,\quad "
+        r"\Phi_2(h, k; \rho) = \mathbb{P}(x < h, y < k)",
         "one_pass.md A.6",
     ),
     "four_signs": Rule(
@@ -154,19 +155,18 @@ RULES: dict[str, Rule] = {
     ),
     "price": Rule(
         "Price's theorem, from independent fields",
-        "Covariances between fields grow from nothing to theirs; what that adds is integrated.",
-        "d/dt E_t[prod f_i] = sum_{i<j} C_ij E_t[f_i' f_j' prod_{k != i,j} f_k]",
-        r"\frac{d}{dt}\mathbb{E}_t \prod_i f_i = \sum_{i<j} C_{ij}\,\mathbb{E}_t\Bigl[f_i' f_j' "
-        r"\prod_{k \neq i,j} f_k\Bigr]",
+        "Covariances between fields grow from nothing to theirs, as tau goes from 0 to 1; what "
+        "that adds is integrated.",
+        "d/dtau E_tau[prod f_i] = sum_{i<j} C_ij E_tau[f_i' f_j' prod_{k != i,j} f_k]",
+        r"\frac{d}{d\tau}\mathbb{E}_\tau \prod_i f_i = \sum_{i<j} C_{ij}\,"
+        r"\mathbb{E}_\tau\Bigl[f_i' f_j' \prod_{k \neq i,j} f_k\Bigr]",
         "one_pass.md A.2",
     ),
     "independent": Rule(
         "Independent fields",
         "The average of a product of functions of independent fields factorises.",
     ),
-    "integrate": Rule(
-        "The integral", "The integral over t is elementary, or defines the function on the right."
-    ),
+    "integrate": Rule("The integral", "It is elementary, or defines the function on the right."),
     "moment_of_signs": Rule(
         "Moment of signs",
         "Stein's identity for all fields at once, in one piece where fields may coincide.",
@@ -210,7 +210,9 @@ RULES: dict[str, Rule] = {
         "An average depends on the law of its own fields alone: the block of Omega that is theirs.",
     ),
     "values": Rule("Insert the averages", "The averages are put into the sum."),
-    "insert": Rule("Insert the overlaps", "Omega and c are written in overlaps and readouts."),
+    "insert": Rule(
+        "Insert the overlaps", "Covariances and coefficients are written in overlaps and readouts."
+    ),
     "drift": Rule(
         "Drift of one step",
         "A step moves a row along its input; what that does to an overlap is the update times the "
@@ -229,6 +231,15 @@ RULES: dict[str, Rule] = {
         "dQ_jl/dt = ... + gamma/(p n_b) E[psi_j psi_l]",
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
         "one_pass.md B.2; [saad_solla_1995]",
+    ),
+    "mean_gradient": Rule(
+        "Two samples of one step",
+        "Different samples of a batch are independent: what they add to the overlaps of students "
+        "is the inner product of the mean updates, by Stein's identity a sum over fields.",
+        "dQ_jl = ... + gamma^2 (1 - 1/n_b)/(p d)^2 E[psi_j x].E[psi_l x]",
+        r"\Delta Q_{jl} = \ldots + \tfrac{\gamma^2}{(p d)^2} \bigl(1 - \tfrac{1}{n_b}\bigr)\,"
+        r"\mathbb{E}[\psi_j x] \cdot \mathbb{E}[\psi_l x]",
+        "one_pass.md B.1",
     ),
     "stein_fields": Rule(
         "Linearity and Stein's identity",
@@ -273,7 +284,7 @@ RULES: dict[str, Rule] = {
     "moments": Rule(
         "Moments of the outputs",
         "Each average is a function of the alignments: a polynomial by linked diagrams, a series "
-        "in m for functions of the mean field, else a table.",
+        "in the alignment for functions of the mean field, else a table.",
         source="sequence.md A.5; [arnaboldi_2025]",
     ),
     # Escape

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from dmft.checks import is_whole
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.explanation.average import Average
+from dmft.explanation.diagrams import Diagram
+from dmft.explanation.paragraphs import Meaning, cited
 from dmft.explanation.rules import RULES
 from dmft.explanation.values import Numbers, draw, number, unknowns
+from dmft.record import Brief
+from dmft.typeset.fragment import COLUMN
 
 Array = NDArray[np.float64]
 Printer = Callable[[sp.Expr], str]
@@ -31,7 +35,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Brief):
     """One step: by `rule`, `before` is `after`.
 
     Attributes
@@ -51,6 +55,8 @@ class Step:
         Laws that this step names.
     where : tuple of (symbol, expression)
         What names of this step stand for.
+    diagrams : tuple of Diagram
+        Linked diagrams that survive, where the step sums over them.
     check : (2, 2) array
         Rows are two random covariances, columns the values before and after.
     judge : callable or None
@@ -66,15 +72,24 @@ class Step:
     bound: sp.Expr = sp.S.Zero
     laws: tuple[tuple[str, Average], ...] = ()
     where: tuple[tuple[sp.Expr, sp.Expr], ...] = ()
+    diagrams: tuple[Diagram, ...] = ()
     check: Array = field(default_factory=lambda: np.full((2, 2), np.nan), compare=False)
     judge: Callable[[int], Judged] | None = field(default=None, repr=False, compare=False)
     show: Printer = field(default=sp.latex, repr=False, compare=False)
     tell: Printer = field(default=str, repr=False, compare=False)
+    # Diagrams that are drawn one by one.
+    MOST_DRAWN: ClassVar[int] = 12
 
     @property
     def title(self) -> str:
         """Name of the rule in words."""
         return RULES[self.rule].title
+
+    @property
+    def undrawn(self) -> str:
+        """What is said of the diagrams that are not drawn."""
+        more = len(self.diagrams) - self.MOST_DRAWN
+        return f"and {more} more" if more > 0 else ""
 
     @property
     def words(self) -> str:
@@ -153,6 +168,12 @@ class Explanation:
         How far the result is exact.
     references : mapping
         Papers that are cited, by key, in words.
+    notation : tuple of Meaning
+        What the names in the steps stand for.
+    appendix : tuple of str
+        Definitions in LaTeX that the notation needs.
+    show, tell : callable
+        How expressions become LaTeX, and text.
 
     Examples
     --------
@@ -172,22 +193,50 @@ class Explanation:
     after: sp.Expr
     claim: str = "exact"
     references: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    notation: tuple[Meaning, ...] = field(default=(), repr=False, compare=False)
+    appendix: tuple[str, ...] = field(default=(), repr=False, compare=False)
     show: Printer = field(default=sp.latex, repr=False, compare=False)
     tell: Printer = field(default=str, repr=False, compare=False)
 
     @property
     def citations(self) -> tuple[str, ...]:
-        """Keys of the bibliography that the steps cite."""
-        from dmft.explanation.text import cited
+        """Keys of the bibliography that the steps cite.
 
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, m = sp.symbols("x y m", real=True)
+        >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
+        >>> proof = dmft.explain(law, of=(x**3 - 3 * x) * (y**3 - 3 * y))
+        >>> proof.citations
+        ()
+        """
         return cited(self)
 
     def to_depth(self, depth: int | None) -> Explanation:
         """The same with the steps of at most this depth.
 
+        Parameters
+        ----------
+        depth : int or None
+            0 keeps the steps of the argument itself, None keeps all.
+
+        Returns
+        -------
+        Explanation
+
         Raises
         ------
         BadParameter
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, m = sp.symbols("x y m", real=True)
+        >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
+        >>> proof = dmft.explain(law, of=(x**3 - 3 * x) * (y**3 - 3 * y))
+        >>> len(proof.to_depth(0).steps)
+        2
         """
         if depth is None:
             return self
@@ -195,11 +244,37 @@ class Explanation:
             raise BadParameter(f"depth must be a whole number from 0 on, or None, got {depth!r}")
         return replace(self, steps=tuple(s for s in self.steps if s.depth <= depth))
 
-    def latex(self) -> str:
-        """The steps as LaTeX for an appendix (amsmath), one paragraph each."""
-        from dmft.explanation.text import as_latex
+    def latex(
+        self, *, width: float = COLUMN, cite: bool = False, rules: Mapping[str, int] | None = None
+    ) -> str:
+        r"""The steps as LaTeX for an appendix (amsmath), a paragraph for each rule.
 
-        return as_latex(self)
+        Parameters
+        ----------
+        width : float
+            Points of a line.
+        cite : bool
+            Cite papers by their keys (`\cite`), for documents with a bibliography; else they are
+            listed at the end.
+        rules : mapping, optional
+            Numbers of rules that a document states once for several explanations; they are cited.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, m = sp.symbols("x y m", real=True)
+        >>> law = dmft.Gaussian([x, y], cov=[[1, m], [m, 1]])
+        >>> proof = dmft.explain(law, of=(x**3 - 3 * x) * (y**3 - 3 * y))
+        >>> proof.latex().count(r"\paragraph") > 1
+        True
+        """
+        from dmft.explanation.latex import as_latex
+
+        return as_latex(self, width, cite, rules)
 
     def __str__(self) -> str:
         from dmft.explanation.text import as_text
@@ -210,7 +285,7 @@ class Explanation:
         return f"<Explanation of {self.title}: {len(self.steps)} steps, each judged twice>"
 
     def _repr_html_(self) -> str:
-        from dmft.explanation.text import as_html
+        from dmft.explanation.notebook import as_html
 
         return as_html(self)
 
@@ -224,6 +299,8 @@ def explanation(
     claim: str = "exact",
     cases: Sequence[Mapping[sp.Basic, float]] | None = None,
     whole: bool = True,
+    notation: tuple[Meaning, ...] = (),
+    appendix: tuple[str, ...] = (),
 ) -> Explanation:
     """Judge the steps of a ledger at two random covariances; `whole` judges both ends as well.
 
@@ -234,7 +311,9 @@ def explanation(
     if cases is None:
         cases = random_cases(ledger, laws)
     steps = tuple(step.judged(cases) for step in ledger.steps)
-    found = Explanation(title, steps, *sides, claim, show=ledger.show, tell=ledger.tell)
+    found = Explanation(
+        title, steps, *sides, claim, {}, notation, appendix, show=ledger.show, tell=ledger.tell
+    )
     if whole and claim == "exact":
         # The steps hold; they may still not lead where they should.
         Step("collect", *sides, show=ledger.show).judged(cases)

@@ -60,6 +60,20 @@ class Gaussian(ClosedLaw):
                     truncated at `order`, the error is at most `.bound`
         Source      one_pass.md A.7
 
+        Parameters
+        ----------
+        expr : sympy.Expr
+            A sum of products of at most two functions of one field each.
+        order : int
+            Last power of the correlation.
+        edge : bool, optional
+            Whether what is known at correlation 1 and -1 is used too.
+
+        Returns
+        -------
+        GaussianSeries
+            ``.expr``, and the ``.bound`` of what was left out.
+
         Raises
         ------
         NotClosed, BadParameter
@@ -87,7 +101,7 @@ class Gaussian(ClosedLaw):
     ) -> Quadrature:
         r"""E[expr] as a number with an honest error, by quadrature split where expr has kinks.
 
-        Equation    E[f(x)] = \int f(m + A u) phi(u) du, A A^T = cov of least rank
+        Equation    E[f(x)] = integral of f(m + A u) phi(u) du, A A^T = cov of least rank
         Shapes      values: numbers for the symbols of cov, mean and expr, by symbol or name;
                     one float out, with `.error`, `.status`, `.method`, `.dimension`
         Valid for   any real integrable expr; up to three dimensions (after exact reductions) by
@@ -95,6 +109,20 @@ class Gaussian(ClosedLaw):
                     ones by a lattice, others by quasi-Monte Carlo; numerical: an error above rtol
                     is stated in `.error`, `.status` and an `AccuracyWarning`
         Source      engineering.md 3.4
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            A real function of the fields.
+        values : mapping, optional
+            Numbers for symbols, by symbol or name.
+        rtol : float
+            Wanted error relative to the value.
+
+        Returns
+        -------
+        Quadrature
+            A float with `error`, `status`, `method` and `dimension`.
 
         Raises
         ------
@@ -126,6 +154,17 @@ class Gaussian(ClosedLaw):
                     quadrature that knows nothing of closed forms
         Valid for   what `expect` takes; else a series in the correlation with its bound, or
                     numbers with the error they claim
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            What is averaged.
+        depth : int, optional
+            Detail; all steps by default.
+
+        Returns
+        -------
+        Explanation
 
         Raises
         ------

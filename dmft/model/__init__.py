@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from dmft.covariance import check_covariance, check_shape
 from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum, as_count
-from dmft.model.model import MixtureModel, Model, check_identity, check_isotropic
+from dmft.model.model import (
+    MixtureModel,
+    Model,
+    check_identity,
+    check_isotropic,
+    check_labels,
+    check_outputs,
+    check_readout,
+    check_unflipped,
+)
 from dmft.model.multi_index import MultiIndex, teacher_field
 from dmft.model.network import FIELD, Committee
-from dmft.model.repetition import Lookahead, Repeat, SharpnessAware
 from dmft.model.rule import UpdateRule
-from dmft.model.update import UpdateField
 from dmft.starts import Alignment, Overlaps
 
 if TYPE_CHECKING:
@@ -18,7 +25,9 @@ if TYPE_CHECKING:
     from dmft.model.inputs.encoding import Encoding, as_encoding
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
+    from dmft.model.optimisers.adaptive import AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
     from dmft.model.overlaps import random_overlaps
+    from dmft.model.repetition import Lookahead, Repeat, SharpnessAware
     from dmft.model.scaling import Scaling
     from dmft.model.sequence import (
         Attention,
@@ -27,10 +36,15 @@ if TYPE_CHECKING:
         SequenceTarget,
         token_fields,
     )
+    from dmft.model.update import UpdateField
 
 # What committees in one pass do without is loaded when first used.
 LATER = {
+    **dict.fromkeys(
+        ("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "optimisers.adaptive"
+    ),
     "GradientDescent": "descent",
+    **dict.fromkeys(("Lookahead", "Repeat", "SharpnessAware"), "repetition"),
     "Encoding": "inputs.encoding",
     "GaussianMixture": "inputs.mixture",
     "as_encoding": "inputs.encoding",
@@ -42,6 +56,7 @@ LATER = {
     "SequenceNetwork": "sequence",
     "SequenceTarget": "sequence",
     "token_fields": "sequence",
+    "UpdateField": "update",
 }
 
 __all__ = [
@@ -49,6 +64,9 @@ __all__ = [
     "DIM_NAME",
     "FIELD",
     "SGD",
+    "AdaGrad",
+    "AdaGradNorm",
+    "Adam",
     "Alignment",
     "Attention",
     "Committee",
@@ -62,12 +80,14 @@ __all__ = [
     "Momentum",
     "MultiIndex",
     "Overlaps",
+    "RMSProp",
     "Repeat",
     "Scaling",
     "SequenceModel",
     "SequenceNetwork",
     "SequenceTarget",
     "SharpnessAware",
+    "SignSGD",
     "Spectrum",
     "UpdateField",
     "UpdateRule",
@@ -76,7 +96,11 @@ __all__ = [
     "check_covariance",
     "check_identity",
     "check_isotropic",
+    "check_labels",
+    "check_outputs",
+    "check_readout",
     "check_shape",
+    "check_unflipped",
     "random_overlaps",
     "teacher_field",
     "token_fields",

@@ -13,7 +13,7 @@ import sympy as sp
 from dmft.checks import checked, checked_or, is_whole, shown
 from dmft.errors import BadParameter
 from dmft.model.loss import as_loss
-from dmft.model.rule import PLAIN, Named, UpdateRule
+from dmft.model.rule import PLAIN, InTorch, Named, UpdateRule
 from dmft.record import Shown
 
 Constraint = Literal["sphere", "sphere-gradient"] | None
@@ -105,6 +105,11 @@ OPTIMISER: Mapping[str, Number] = MappingProxyType(
         "momentum_direct": Number(
             "alpha_1 of Momentum(rate, direct); 0 by default", r"\alpha_1", declared=False
         ),
+        "second_moment_rate": Number(
+            "kappa_2 of second moments; without, they follow at once", r"\kappa_2", declared=False
+        ),
+        "eps": Number("added to the roots of second moments", r"\epsilon", declared=False),
+        "initial": Number("what is accumulated at t = 0", "V_0", declared=False),
     }
 )
 # Those that a field of an algorithm declares.
@@ -113,8 +118,9 @@ DECLARED = tuple(name for name, number in OPTIMISER.items() if number.declared)
 
 def numbers_of(algorithm: object) -> dict[str, sp.Expr]:
     """The numbers of `OPTIMISER` that an algorithm declares, zeros left out."""
-    found = {name: getattr(algorithm, name, sp.S.Zero) for name in OPTIMISER}
-    numbers = ((name, v) for name, v in found.items() if not isinstance(v, Momentum))
+    dropped = getattr(algorithm, "drops", ())
+    found = {name: getattr(algorithm, name, None) for name in OPTIMISER if name not in dropped}
+    numbers = ((name, v) for name, v in found.items() if isinstance(v, sp.Expr))
     return {name: value for name, value in numbers if value != 0}
 
 
@@ -124,13 +130,17 @@ def refuse(algorithm: object, *where: str) -> None:
     Parameters
     ----------
     where : str
-        "sphere", "repeat", "map", "sequence", "chain", "escape", "readout" or "noise" (what is
-        derived beyond the rates of the overlaps: fluctuations, wide limits).
+        "sphere", "repeat", "map", "sequence", "chain", "escape", "readout", "explain" or "noise"
+        (what is derived beyond the rates of the overlaps: fluctuations, wide limits).
 
     Raises
     ------
     BadParameter
     """
+    own = getattr(algorithm, "refuses", {})
+    for place in where:
+        if place in own:
+            raise BadParameter(f"{algorithm!r} {own[place]}")
     for name, value in numbers_of(algorithm).items():
         for place in where:
             if place in OPTIMISER[name].refused:
@@ -214,6 +224,26 @@ def _check_constraint(constraint: str | None) -> None:
         raise BadParameter(f"constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
 
 
+def _shorten(algorithm: SGD) -> None:
+    """Put the rule of shortened gradients in its place."""
+    if algorithm.clip is not None:
+        level = as_parameter(algorithm.clip, "clip", positive=True)
+        object.__setattr__(algorithm, "clip", level)
+    if algorithm.clip is None and algorithm.normalised is False:
+        return
+    from dmft.model.repetition import clipping_of  # few algorithms have it
+
+    made = clipping_of(algorithm.clip, algorithm.normalised, algorithm.repeat)
+    if made is None:
+        return
+    if algorithm.readout_rate != 0:
+        raise BadParameter(
+            f"readout_rate = {algorithm.readout_rate} trains readouts, whose gradients would count "
+            "in the length: clip= and normalised= are for fixed readouts"
+        )
+    object.__setattr__(algorithm, "repeat", made)
+
+
 def _check_repeat(algorithm: SGD) -> None:
     repeat, own = algorithm.repeat, type(algorithm)
     if repeat is None:
@@ -269,7 +299,7 @@ class Momentum(Shown):
 
 @checked_or(repeat=REPETITIONS)
 @dataclass(frozen=True)
-class SGD(UpdateRule):
+class SGD(UpdateRule, InTorch):
     r"""One-pass stochastic gradient descent.
 
     One step is w_j <- w_j + gamma/(p n_b) sum_mu psi_j^mu x^mu / sqrt(d), with
@@ -285,10 +315,13 @@ class SGD(UpdateRule):
     batch_size : int or sympy.Expr
         n_b >= 1 fresh samples a step; for batches that grow with the dimension an expression in
         ``d = sympy.Symbol("d")``, as ``d**2`` (`derive` with ``dim=`` gives the map of such steps).
-    loss : "squared", "correlation", "frobenius" or sympy.Expr
+    loss : "squared", "correlation", "cross-entropy", "frobenius" or sympy.Expr
         1/2 (y - f)^2, or 1 - y f: the update without the network's own output; or any expression
-        in symbols called f (output) and y (label). For outputs of sequence models that are
-        matrices also the norm ||f - y|| itself, not squared. `risk` is 1/2 E(f* - f)^2 always.
+        in symbols called f (output) and y (label). Of several outputs -log softmax_y(f), y the
+        class of the sample, or an expression in f1, f2, ... and y1, y2, ..., 1 for the class and 0
+        for others; "squared" is sum_o (y_o - f_o)^2/2, "correlation" 1 - sum_o y_o f_o. For
+        outputs of sequence models that are matrices also the norm ||f - y|| itself, not squared.
+        `risk` is 1/2 E(f* - f)^2 always.
     constraint : None, "sphere" or "sphere-gradient"
         "sphere" divides each w_j by its length after the step, |w_j|^2 = d; "sphere-gradient"
         also takes the part of the step along w_j out before. Their differential equations agree,
@@ -308,6 +341,11 @@ class SGD(UpdateRule):
         steps * gamma / ((1 - beta) p d). Not with `Repeat` and not with batches of order d, whose
         steps remember each other. ``Momentum(rate, direct)`` remembers steps for a time of order
         one: its velocities are rows of their own.
+    clip : float or sympy.Expr, optional
+        C > 0: gradients g = psi x/(p sqrt(d)) of all neurons together, the mean one of a batch, are
+        shortened to |g| <= C. Fixed readouts only.
+    normalised : bool
+        Gradients have the length one; not with `clip`.
     average : float or sympy.Expr
         kappa_a >= 0 of averaged weights, dw_a/dt = kappa_a (w - w_a), which begin at w: overlaps
         average_M, average_Q and average of rows of their own; risk is that of w. 0: none.
@@ -335,8 +373,11 @@ class SGD(UpdateRule):
     weight_decay: sp.Expr = field(default=sp.S.Zero, kw_only=True)
     momentum: sp.Expr | Momentum = field(default=sp.S.Zero, kw_only=True)
     average: sp.Expr = field(default=sp.S.Zero, kw_only=True)
+    clip: sp.Expr | None = field(default=None, kw_only=True)
+    normalised: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        _shorten(self)
         rate = as_parameter(self.learning_rate, "learning_rate", positive=True)
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(self, "batch_size", as_batch(self.batch_size))
@@ -350,32 +391,74 @@ class SGD(UpdateRule):
 
     @property
     def rule(self) -> UpdateRule:
-        """The record whose psi is used."""
+        """The record whose psi is used.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.1, repeat=dmft.Repeat(2)).rule
+        Repeat(times=2)
+        """
         return self.repeat or self
 
     @property
     def average_rate(self) -> sp.Expr:
-        """kappa_a of averaged weights, zero without."""
+        """kappa_a of averaged weights, zero without.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.1, average=2).average_rate, dmft.SGD(0.1).average_rate
+        (2, 0)
+        """
         return self.average
 
     @property
     def momentum_rate(self) -> sp.Expr:
-        """Kappa of `Momentum`, zero without."""
+        """Kappa of `Momentum`, zero without.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.1, momentum=dmft.Momentum(1.0, 0.5)).momentum_rate
+        1.00000000000000
+        """
         return self.momentum.rate if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def momentum_direct(self) -> sp.Expr:
-        """alpha_1 of `Momentum`, zero without."""
+        """alpha_1 of `Momentum`, zero without.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.1, momentum=dmft.Momentum(1.0, 0.5)).momentum_direct
+        0.500000000000000
+        """
         return self.momentum.direct if isinstance(self.momentum, Momentum) else sp.S.Zero
 
     @property
     def trains_readout(self) -> bool:
-        """Whether the second layer learns too."""
+        """Whether the second layer learns too.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.1, readout_rate=0.5).trains_readout
+        True
+        """
         return self.readout_rate != 0
 
     @property
     def on_sphere(self) -> bool:
-        """Whether the rows keep their length."""
+        """Whether the rows keep their length.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.1, constraint="sphere").on_sphere
+        True
+        """
         return self.constraint is not None
 
 
@@ -409,10 +492,24 @@ class GradientFlow(UpdateRule):
 
     @property
     def trains_readout(self) -> bool:
-        """The readout stays fixed."""
+        """The readout stays fixed.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.GradientFlow().trains_readout
+        False
+        """
         return False
 
     @property
     def on_sphere(self) -> bool:
-        """Whether the rows keep their length."""
+        """Whether the rows keep their length.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.GradientFlow().on_sphere, dmft.GradientFlow(constraint="sphere").on_sphere
+        (False, True)
+        """
         return self.constraint is not None

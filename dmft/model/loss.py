@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import sympy as sp
 
 from dmft.checks import shown
@@ -9,10 +11,94 @@ from dmft.errors import BadParameter
 
 # A general loss is an expression in these two: the output of the student and the label.
 PREDICTION, LABEL = sp.symbols("f y", real=True)
+_residual = sp.Abs(LABEL - PREDICTION)
 # Losses that have a name. Declarations keep the two that sequence models and wide limits know, and
 # the norm of matrices; any other name stands for its expression.
-NAMED = {"squared": (PREDICTION - LABEL) ** 2 / 2, "correlation": 1 - LABEL * PREDICTION}
+NAMED = {
+    "squared": (PREDICTION - LABEL) ** 2 / 2,
+    "correlation": 1 - LABEL * PREDICTION,
+    "logistic": sp.log(1 + sp.exp(-LABEL * PREDICTION)),
+    "hinge": sp.Max(0, 1 - LABEL * PREDICTION),
+    "huber": sp.Piecewise(
+        (_residual**2 / 2, _residual <= 1), (_residual - sp.Rational(1, 2), True)
+    ),
+}
+# -dl/df of those whose derivative a computer writes clumsily.
+ERRORS = {
+    NAMED["huber"]: sp.Min(1, sp.Max(-1, LABEL - PREDICTION)),
+}
 KEPT = ("squared", "correlation", "frobenius")
+# Of several outputs, which a sample has one class among: losses are expressions in f1, f2, ... and
+# in y1, y2, ..., 1 for the class of the sample and 0 for others.
+CROSS_ENTROPY = "cross-entropy"
+NUMBERED = re.compile("[fy][1-9][0-9]?")
+
+
+def numbered(letter: str, count: int) -> tuple[sp.Symbol, ...]:
+    """Symbols of all outputs, "f", or of their labels, "y".
+
+    Examples
+    --------
+    >>> numbered("f", 2)
+    (f1, f2)
+    """
+    return tuple(sp.Symbol(f"{letter}{number}", real=True) for number in range(1, count + 1))
+
+
+def is_of_outputs(loss: object) -> bool:
+    """Whether a loss is that of several outputs alone.
+
+    Examples
+    --------
+    >>> is_of_outputs("cross-entropy"), is_of_outputs("squared"), is_of_outputs(sp.Symbol("f2"))
+    (True, False, True)
+    """
+    if isinstance(loss, sp.Expr):
+        return any(NUMBERED.fullmatch(s.name) for s in loss.free_symbols)
+    return loss == CROSS_ENTROPY
+
+
+def loss_of_outputs(loss: str | sp.Expr, count: int) -> sp.Expr:
+    """A loss of several outputs in f1, f2, ... and y1, y2, ...
+
+    Raises
+    ------
+    BadParameter
+        For losses of one output.
+
+    Examples
+    --------
+    >>> loss_of_outputs("squared", 2)
+    (f1 - y1)**2/2 + (f2 - y2)**2/2
+    """
+    outputs, labels = numbered("f", count), numbered("y", count)
+    pairs = list(zip(outputs, labels, strict=True))
+    along = sp.Add(*(f * y for f, y in pairs))
+    named = {
+        "squared": sp.Add(*((f - y) ** 2 for f, y in pairs)) / 2,
+        "correlation": 1 - along,
+        CROSS_ENTROPY: sp.log(sp.Add(*map(sp.exp, outputs))) - along,
+    }
+    found = named.get(loss) if isinstance(loss, str) else loss
+    if found is None or not found.free_symbols <= {*outputs, *labels}:
+        raise BadParameter(
+            f"loss = {loss!r} is no loss of {count} "
+            f"outputs: write it in f1, ..., f{count} and y1, ..., y{count}, 1 for the class of the "
+            f"sample and 0 for others, or take one of {', '.join(map(repr, named))}"
+        )
+    return found
+
+
+def errors_of_outputs(loss: str | sp.Expr, count: int) -> list[sp.Expr]:
+    """-dl/df_o of a loss of several outputs.
+
+    Examples
+    --------
+    >>> errors_of_outputs("correlation", 2)
+    [y1, y2]
+    """
+    whole = loss_of_outputs(loss, count)
+    return [-sp.diff(whole, f) for f in numbered("f", count)]
 
 
 def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
@@ -28,15 +114,52 @@ def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
     others = {name: loss for name, loss in NAMED.items() if name not in KEPT}
     if isinstance(given, str) and given in others:
         return others[given]
-    known = ", ".join(f'"{name}"' for name in (*kept, *others))
+    if isinstance(given, str) and given == CROSS_ENTROPY and kept == KEPT:
+        return CROSS_ENTROPY
+    names = (*kept, *others, *([CROSS_ENTROPY] if kept == KEPT else ()))
+    known = ", ".join(f'"{name}"' for name in names)
     if not isinstance(given, sp.Expr):
         raise BadParameter(f"loss must be {known} or an expression in f and y, got {shown(given)}")
     found = {s: s.name for s in given.free_symbols}
+    if kept == KEPT and found and all(NUMBERED.fullmatch(n) for n in found.values()):
+        if not any(n.startswith("f") for n in found.values()):
+            raise BadParameter(f"loss = {given} holds no output: write it in f1, ... and y1, ...")
+        return given.xreplace({s: sp.Symbol(n, real=True) for s, n in found.items()})
     if not set(found.values()) <= {"f", "y"} or "f" not in found.values():
-        raise BadParameter(f"loss = {given} must be an expression in the symbols f and y alone")
+        raise BadParameter(
+            f"loss = {given} must be an expression in the symbols f and y alone"
+            + (", of several outputs in f1, ... and y1, ..." if kept == KEPT else "")
+        )
     return given.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in found.items()})
 
 
 def loss_expr(loss: str | sp.Expr) -> sp.Expr:
     """A loss in `PREDICTION` and `LABEL`."""
     return NAMED[loss] if isinstance(loss, str) else loss
+
+
+def check_one_output(loss: str | sp.Expr) -> None:
+    """Refuse a loss of several outputs for a student of one.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if is_of_outputs(loss):
+        raise BadParameter(
+            f"loss = {loss!r} needs a student with several outputs, "
+            "Committee(..., readout=[[...], [...]]) with a row for each class; the cross-entropy "
+            'of two classes is loss="logistic" with labels +1 and -1'
+        )
+
+
+def error_expr(loss: str | sp.Expr) -> sp.Expr:
+    """-dl/df of a loss, in `PREDICTION` and `LABEL`.
+
+    Examples
+    --------
+    >>> error_expr("squared"), error_expr(NAMED["hinge"])
+    (-f + y, y*Heaviside(-f*y + 1))
+    """
+    expr = loss_expr(loss)
+    return ERRORS[expr] if expr in ERRORS else sp.expand(-sp.diff(expr, PREDICTION))

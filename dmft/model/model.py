@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import sympy as sp
 
-from dmft.checks import checked, refuse_unknown
+from dmft.checks import checked, is_number, refuse_unknown
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.multi_index import MultiIndex
@@ -17,6 +17,7 @@ from dmft.record import Shown
 if TYPE_CHECKING:
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
+    from dmft.starts import Overlaps
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,19 @@ class Model(Shown):
         A mixture gives inputs and labels, those of its clusters; its rows take the teacher's place.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of the label noise.
+    label_flip : float or sympy.Expr
+        Probability epsilon that a label has the other sign, y = -f*(x) + noise. Averages over
+        samples, the loss among them, are over flips too; `risk` and `error_rate` compare the
+        student with the teacher without flips, as without noise.
+    label_channel : sympy.Expr, optional
+        P(y = 1), an expression in a symbol f, the teacher's output: labels +1 and -1 are drawn
+        with it. The teacher of the record is then the mean label E[y | x], of which `risk` is the
+        distance; `error_rate` is P(sign(f) != y).
     inputs : GaussianMixture or Spectrum, optional
         Inputs from clusters whose means are combinations of the teacher's k rows w*_r, or with a
         covariance; labels are the teacher's at these inputs. Without, x ~ N(0, I_d).
+    encoding : number, sequence or matrix, optional
+        Of a sequence: positional vectors of the tokens, 1 for an opposite pair of length 1.
 
     Raises
     ------
@@ -58,6 +69,8 @@ class Model(Shown):
     teacher: Committee | MultiIndex | GaussianMixture
     label_noise: sp.Expr = sp.S.Zero
     inputs: GaussianMixture | Spectrum | None = None
+    label_flip: sp.Expr = sp.S.Zero
+    label_channel: sp.Expr | None = None
 
     # Whether its networks read tokens (`dmft.SequenceModel`).
     reads_sequences: ClassVar[bool] = False
@@ -68,12 +81,25 @@ class Model(Shown):
         teacher: Any,
         label_noise: Any = sp.S.Zero,
         inputs: Any = None,
+        label_flip: Any = sp.S.Zero,
+        label_channel: Any = None,
         encoding: Any = None,
         **unknown: Any,
     ) -> Model:
         """Make the record of a sequence model where the student reads a sequence."""
-        refuse_unknown(cls.__name__, unknown, ("student", "teacher", "label_noise", "inputs"))
-        return object.__new__(getattr(student, "model_class", cls))
+        known = ("student", "teacher", "label_noise", "inputs", "label_flip", "label_channel")
+        refuse_unknown(cls.__name__, unknown, known)
+        made = getattr(student, "model_class", cls)
+        if made.reads_sequences and label_channel is not None:
+            raise BadParameter(
+                "label_channel is not derived for sequence models: leave it out, or add label_noise"
+            )
+        if made.reads_sequences and not (is_number(label_flip) and label_flip == 0):
+            raise BadParameter(
+                f"label_flip = {label_flip!r} is not derived for sequence models: leave it out, "
+                "or add label_noise"
+            )
+        return object.__new__(made)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """What a copy is made with, before its fields are restored."""
@@ -87,34 +113,159 @@ class Model(Shown):
                 "teacher must be a dmft.Committee, a dmft.MultiIndex or a dmft.GaussianMixture "
                 f"with labels, got {self.teacher!r}"
             )
+        if self.outputs > 1 and _is_mixture(self.teacher) and self.teacher.labels is None:
+            # The class of a sample is the number of its cluster.
+            numbered = self.teacher.relabelled([sp.Integer(n) for n in range(self.outputs)])
+            object.__setattr__(self, "teacher", numbered)
+            object.__setattr__(self, "inputs", None)
         object.__setattr__(self, "inputs", _inputs(self.teacher, self.inputs))
         object.__setattr__(self, "label_noise", as_parameter(self.label_noise, "label_noise"))
+        object.__setattr__(self, "label_flip", as_probability(self.label_flip, "label_flip"))
+        if self.outputs > 1 or getattr(self.teacher, "outputs", 1) > 1:
+            from dmft.model.classes import check_classes  # loaded by whoever has them
+
+            check_classes(self)
+        if self.label_channel is not None:
+            self._draw_labels()
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the student, one for each class where there are several.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.literature.phase_retrieval(2).outputs
+        1
+        """
+        return self.student.outputs
+
+    def _draw_labels(self) -> None:
+        """Keep the mean label as the teacher, and the channel that draws labels about it."""
+        from dmft.model.label_channel import OF_MEAN, as_channel, with_mean_labels
+
+        for name in ("label_noise", "label_flip"):
+            if not getattr(self, name).is_zero:
+                raise BadParameter(
+                    f"{name} = {getattr(self, name)} does not go with label_channel, which is the "
+                    "whole law of a label: leave it out, or write it into the channel (flips of "
+                    "probability e: e + (1 - 2*e)*P)"
+                )
+        mean = with_mean_labels(self.teacher, as_channel(self.label_channel))
+        if self.inputs is self.teacher:
+            object.__setattr__(self, "inputs", mean)
+        object.__setattr__(self, "teacher", mean)
+        object.__setattr__(self, "label_channel", OF_MEAN)
+
+    @property
+    def draws_labels(self) -> bool:
+        """Whether labels are +1 and -1 drawn about their mean, which is the teacher.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, f = sp.symbols("z f", real=True)
+        >>> line = dmft.Committee(z, width=1)
+        >>> model = dmft.Model(line, line, label_channel=1 / (1 + sp.exp(-2 * f)))
+        >>> model.draws_labels, model.teacher.expr
+        (True, -1 + 2/(1 + exp(-2*z1)))
+        """
+        return self.label_channel is not None
+
+    @property
+    def flips(self) -> bool:
+        """Whether labels may be flipped; a symbol may be a positive probability.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> dmft.Model(line, line).flips
+        False
+        """
+        return not self.label_flip.is_zero
 
     @property
     def clusters(self) -> GaussianMixture | None:
-        """Clusters of the inputs; None where there are none."""
+        """Clusters of the inputs; None where there are none.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(2)
+        >>> model.clusters is None
+        True
+        """
         return self.inputs if _is_mixture(self.inputs) else None
 
     @property
     def spectrum(self) -> Spectrum | None:
-        """Spectrum of the inputs; None where they are isotropic."""
-        return None if _is_mixture(self.inputs) else self.inputs  # type: ignore[return-value]
+        """Spectrum of the inputs, of clusters the mean over them; None where they are isotropic.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> line = dmft.literature.phase_retrieval(1).student
+        >>> dmft.Model(line, line, inputs=two).spectrum is two
+        True
+        """
+        return self.inputs.spectrum if _is_mixture(self.inputs) else self.inputs  # type: ignore[return-value]
 
     @property
     def blocks(self) -> int | None:
-        """Number of blocks of overlaps; None where inputs are isotropic within clusters."""
+        """Number of blocks of overlaps; None where inputs are isotropic within clusters.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(2)
+        >>> model.blocks is None
+        True
+        """
         return None if self.spectrum is None else self.spectrum.blocks
 
     @property
     def matched(self) -> bool:
-        """Whether student and teacher share the activation, so that fields form one basis."""
+        """Whether student and teacher share the activation, so that fields form one basis.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(2)
+        >>> model.matched
+        True
+        """
         teacher = self.teacher
         return isinstance(teacher, Committee) and self.student.activation == teacher.activation
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols of both networks that take values at run time."""
+        """Symbols of both networks that take values at run time.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> import sympy as sp
+        >>> z, b = sp.symbols("z b", real=True)
+        >>> steep = dmft.Committee(sp.erf(b * z), width=1, field=z)
+        >>> dmft.Model(steep, steep).parameters
+        {b}
+        """
         return self.student.parameters | self.teacher.parameters
+
+
+def as_probability(value: float | sp.Expr, name: str) -> sp.Expr:
+    """Return a probability, a number or an expression, as SymPy.
+
+    Raises
+    ------
+    BadParameter
+    """
+    result = as_parameter(value, name)
+    if result.is_number and float(result) > 1.0:
+        raise BadParameter(f"{name} is a probability: it must lie in [0, 1], got {value!r}")
+    return result
 
 
 def _inputs(
@@ -171,6 +322,69 @@ def _is_spectrum(given: object) -> bool:
     return isinstance(given, Spectrum)
 
 
+def check_labels(model: Model, what: str) -> None:
+    """Refuse drawn labels and classes, where something is derived for labels of the teacher.
+
+    Raises
+    ------
+    BadParameter
+    """
+    check_outputs(model, what)
+    if model.label_channel is not None:
+        raise BadParameter(
+            f"{what} for labels that the teacher writes, not for those drawn by label_channel; "
+            "these have dmft.population_risk, dmft.derive of plain SGD with small batches, "
+            "dmft.solve and dmft.simulate"
+        )
+
+
+def check_unflipped(model: Model, what: str) -> None:
+    """Refuse flipped labels, where something is derived for labels of the teacher.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if model.flips:
+        raise BadParameter(
+            f"{what} for labels that the teacher writes, not for flipped ones, label_flip = "
+            f"{model.label_flip}; these have dmft.population_risk, dmft.derive of one pass, "
+            "dmft.solve and dmft.simulate"
+        )
+
+
+def check_outputs(model: Model, what: str) -> None:
+    """Refuse students of several outputs.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if not model.reads_sequences and model.outputs > 1:
+        raise BadParameter(
+            f"{what} for students of one output, this one has {model.outputs}; these have "
+            "dmft.population_risk, dmft.derive of plain SGD with small batches, dmft.solve and "
+            "dmft.simulate"
+        )
+
+
+def check_readout(model: Model, start: Overlaps) -> None:
+    """Refuse a start whose readout is not that of so many outputs.
+
+    Raises
+    ------
+    ShapeMismatch
+    """
+    if start.readout is None:
+        return
+    shape = (start.p,) if model.outputs == 1 else (model.outputs, start.p)
+    if start.readout.shape != shape:
+        raise ShapeMismatch(
+            f"the readout of the start has shape {start.readout.shape}, expected {shape}: the "
+            f"student has {model.outputs} output{'s' * (model.outputs > 1)}"
+        )
+
+
 def check_isotropic(model: Model, what: str) -> None:
     """Refuse inputs with a spectrum where something is derived for one eigenvalue alone.
 
@@ -193,6 +407,7 @@ def check_identity(model: Model, what: str) -> None:
     ------
     BadParameter
     """
+    check_labels(model, what)
     if model.inputs is not None:
         raise BadParameter(
             f"{what} for inputs x ~ N(0, I_d), the model has {model.inputs}; these have "
@@ -212,6 +427,10 @@ class MixtureModel(Model):
         Inputs and labels; its rows are the teacher's of `Overlaps`: M = W W*^T/d, P = W* W*^T/d.
     label_noise : float or sympy.Expr
         Variance Delta >= 0 of noise that is added to the labels.
+    label_flip : float or sympy.Expr
+        Probability epsilon that a label has the other sign.
+    label_channel : sympy.Expr, optional
+        P(y = 1), an expression in f, the label of the cluster.
 
     Raises
     ------
@@ -234,16 +453,35 @@ class MixtureModel(Model):
     mixture: GaussianMixture = field(kw_only=True)
 
     def __new__(
-        cls, student: Any, mixture: Any, label_noise: Any = sp.S.Zero, **unknown: Any
+        cls,
+        student: Any,
+        mixture: Any,
+        label_noise: Any = sp.S.Zero,
+        label_flip: Any = sp.S.Zero,
+        label_channel: Any = None,
+        **unknown: Any,
     ) -> MixtureModel:
         """Take the arguments of this class, not those of `Model`."""
-        refuse_unknown(cls.__name__, unknown, ("student", "mixture", "label_noise"))
+        known = ("student", "mixture", "label_noise", "label_flip", "label_channel")
+        refuse_unknown(cls.__name__, unknown, known)
         return object.__new__(cls)
 
     def __init__(
-        self, student: Committee, mixture: GaussianMixture, label_noise: float | sp.Expr = sp.S.Zero
+        self,
+        student: Committee,
+        mixture: GaussianMixture,
+        label_noise: float | sp.Expr = sp.S.Zero,
+        label_flip: float | sp.Expr = sp.S.Zero,
+        label_channel: sp.Expr | None = None,
     ) -> None:
         if not _is_mixture(mixture):
             raise BadParameter(f"mixture must be a dmft.GaussianMixture, got {mixture!r}")
         object.__setattr__(self, "mixture", mixture)
-        super().__init__(student, mixture, as_parameter(label_noise, "label_noise"))
+        super().__init__(
+            student,
+            mixture,
+            as_parameter(label_noise, "label_noise"),
+            label_flip=as_probability(label_flip, "label_flip"),
+            label_channel=label_channel,
+        )
+        object.__setattr__(self, "mixture", self.teacher)  # its labels are means where drawn

@@ -9,6 +9,7 @@ import sympy as sp
 
 from dmft.checks import checked_or
 from dmft.errors import BadParameter
+from dmft.record import Brief
 
 FORBIDDEN = (sp.I, sp.oo, -sp.oo, sp.zoo, sp.nan)
 
@@ -37,7 +38,7 @@ def teacher_fields(count: int) -> tuple[sp.Symbol, ...]:
 
 @checked_or(fields='as sympy.symbols("z1 z2", real=True)')
 @dataclass(frozen=True)
-class MultiIndex:
+class MultiIndex(Brief):
     r"""Target y = g(h*_1, ..., h*_k), with teacher fields h* = W* x / sqrt(d).
 
     Parameters
@@ -74,22 +75,58 @@ class MultiIndex:
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
-        """Symbols z1, ..., zk of the stored expression."""
+        """Symbols z1, ..., zk of the stored expression.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y = sp.symbols("x y", real=True)
+        >>> target = dmft.MultiIndex(x + x * y, [x, y])
+        >>> target.fields
+        (z1, z2)
+        """
         return teacher_fields(int(self.width))
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """G and its fields."""
+        """G and its fields.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y = sp.symbols("x y", real=True)
+        >>> target = dmft.MultiIndex(x + x * y, [x, y])
+        >>> target.functions
+        ((z1*z2 + z1, (z1, z2)),)
+        """
         return ((self.expr, self.fields),)
 
     @property
     def readout(self) -> None:
-        """None: g is the whole target, its fields have no readouts."""
+        """None: g is the whole target, its fields have no readouts.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y = sp.symbols("x y", real=True)
+        >>> target = dmft.MultiIndex(x + x * y, [x, y])
+        >>> target.readout is None
+        True
+        """
         return None
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Free symbols other than the fields."""
+        """Free symbols other than the fields.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y = sp.symbols("x y", real=True)
+        >>> target = dmft.MultiIndex(x + x * y, [x, y])
+        >>> target.parameters
+        set()
+        """
         symbols: set[sp.Symbol] = self.expr.free_symbols - set(self.fields)
         return symbols
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
@@ -11,6 +12,8 @@ from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.record import Shown
 
+# Outputs of one network: equations have a name for each.
+MOST_OUTPUTS = 16
 # Activations are stored in this symbol, so that equal functions are equal expressions.
 FIELD = sp.Symbol("z", real=True)
 
@@ -41,7 +44,8 @@ class Committee(Shown):
     width : int or sympy.Symbol
         Number of hidden units: p for a student, k for a teacher.
     readout : sequence, optional
-        The a_j, shape (width,), numbers or symbols; ones by default.
+        The a_j, shape (width,), numbers or symbols; ones by default. Of several outputs, classes
+        of ``loss="cross-entropy"``, a row for each: shape (outputs, width).
     field : sympy.Symbol, optional
         The symbol of `activation` that is the local field.
 
@@ -59,13 +63,13 @@ class Committee(Shown):
 
     activation: sp.Expr
     width: sp.Expr
-    readout: tuple[sp.Expr, ...] | None = None
+    readout: tuple[Any, ...] | None = None
 
     def __init__(
         self,
         activation: sp.Expr,
         width: int | sp.Expr,
-        readout: Sequence[float | sp.Expr] | None = None,
+        readout: Sequence[float | sp.Expr] | Sequence[Sequence[float | sp.Expr]] | None = None,
         *,
         field: sp.Symbol | None = None,
     ) -> None:
@@ -74,16 +78,84 @@ class Committee(Shown):
         object.__setattr__(self, "readout", _canonical_readout(readout, self.width))
 
     @property
+    def outputs(self) -> int:
+        """Number of outputs.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> dmft.Committee(sp.Symbol("z", real=True), 2, [[1, 0], [0, 1], [1, 1]]).outputs
+        3
+        """
+        several = self.readout is not None and isinstance(self.readout[0], tuple)
+        return len(self.readout) if several else 1  # type: ignore[arg-type]
+
+    @property
+    def rows(self) -> tuple[tuple[sp.Expr, ...], ...]:
+        """The readout of each output, with a numeric width.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> dmft.Committee(sp.Symbol("z", real=True), 2).rows
+        ((1, 1),)
+        """
+        if self.outputs > 1:
+            return self.readout or ()
+        return (self.readout or (sp.S.One,) * int(self.width),)
+
+    def outputs_at(self, fields: Sequence[sp.Expr]) -> tuple[sp.Expr, ...]:
+        """Each output at local fields of a numeric width, one for each unit.
+
+        Parameters
+        ----------
+        fields : sequence of sympy.Expr
+
+        Returns
+        -------
+        tuple of sympy.Expr
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> dmft.Committee(z**2, 2, [1, 3]).outputs_at(sp.symbols("u v"))
+        (u**2/2 + 3*v**2/2,)
+        """
+        units = [self.activation.xreplace({FIELD: h}) for h in fields]
+        return tuple(
+            sp.Add(*(a * u for a, u in zip(row, units, strict=True))) / len(units)
+            for row in self.rows
+        )
+
+    @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """What it is written with, and the fields of each: as every target has them."""
+        """What it is written with, and the fields of each: as every target has them.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> dmft.Committee(z**2, width=2).functions
+        ((z**2, (z,)),)
+        """
         return ((self.activation, (FIELD,)),)
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Free symbols other than the field: activation parameters and symbolic readouts."""
+        """Free symbols other than the field: activation parameters and symbolic readouts.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> dmft.Committee(z**2, width=2, readout=[1, sp.Symbol("a")]).parameters
+        {a}
+        """
         symbols: set[sp.Symbol] = self.activation.free_symbols - {FIELD}
-        for a in self.readout or ():
-            symbols |= a.free_symbols
+        for row in (self.readout or ()) if self.outputs > 1 else (self.readout or (),):
+            for a in row:
+                symbols |= a.free_symbols
         return symbols
 
 
@@ -117,11 +189,24 @@ def _canonical_activation(activation: sp.Expr, field: sp.Symbol | None) -> sp.Ex
     return sp.expand(activation) if activation.is_polynomial(FIELD) else activation
 
 
-def _canonical_readout(
-    readout: Sequence[float | sp.Expr] | None, width: sp.Expr
-) -> tuple[sp.Expr, ...] | None:
+def _canonical_readout(readout: Any, width: sp.Expr) -> tuple[Any, ...] | None:
     if readout is None:
         return None
+    try:
+        rows = list(readout)
+    except TypeError:
+        return _canonical_row(readout, width)  # refused in words
+    if rows and all(hasattr(row, "__len__") for row in rows):
+        if not 2 <= len(rows) <= MOST_OUTPUTS:
+            raise ShapeMismatch(
+                f"readout has {len(rows)} rows, one for each output: 2 to {MOST_OUTPUTS}; of one "
+                "output it is the row itself"
+            )
+        return tuple(_canonical_row(row, width) for row in rows)
+    return _canonical_row(rows, width)
+
+
+def _canonical_row(readout: Any, width: sp.Expr) -> tuple[sp.Expr, ...]:
     try:
         values = tuple(sp.sympify(a, strict=True) for a in list(readout))
     except (TypeError, sp.SympifyError) as error:

@@ -24,6 +24,9 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     In the teacher's basis M has iid N(0, 1/d) entries and the rest of Q is Wishart, drawn by its
     Bartlett factor.
 
+    Of inputs with a `Spectrum` the overlaps are those within its blocks, with the teacher that it
+    knows; else with teacher rows that are spread over all coordinates, P_e = phi_e I.
+
     Parameters
     ----------
     model : Model
@@ -34,8 +37,15 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     normalised : bool
         Put the student rows on the sphere |w_j|^2 = d.
 
-    Of inputs with a `Spectrum` the overlaps are those within its blocks, with the teacher that it
-    knows; else with teacher rows that are spread over all coordinates, P_e = phi_e I.
+    Returns
+    -------
+    Overlaps
+        Q (p, p), M (p, k) and P = I; of a spectrum with its blocks in front.
+
+    Raises
+    ------
+    BadParameter
+        For symbolic widths, dimensions below the teacher width, and sequence models.
 
     Examples
     --------
@@ -74,10 +84,12 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     return Overlaps(Q, M, np.eye(k), _readout(model))
 
 
-def _readout(model: Model) -> list[float] | None:
-    """Readout of the student, where it is numbers."""
-    a = model.student.readout
-    return None if a is None or any(x.free_symbols for x in a) else [float(x) for x in a]
+def _readout(model: Model) -> list[float] | list[list[float]] | None:
+    """Readout of the student, where it is numbers; a row for each of several outputs."""
+    if model.student.readout is None or any(a.free_symbols for r in model.student.rows for a in r):
+        return None
+    rows = [[float(a) for a in row] for row in model.student.rows]
+    return rows if model.outputs > 1 else rows[0]
 
 
 def _by_block(model: Model, dim: int, seed: int, normalised: bool) -> Overlaps:

@@ -51,7 +51,7 @@ class Lookahead(UpdateRule):
     --------
     >>> import dmft
     >>> dmft.SGD(0.1, constraint="sphere", repeat=dmft.Lookahead(0.1)).repeat
-    Lookahead(rho=0.100000000000000)
+    Lookahead(rho=0.1)
     """
 
     written_by: ClassVar[Named] = DISPLACED
@@ -65,17 +65,41 @@ class Lookahead(UpdateRule):
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """The displacement."""
+        """The displacement.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> ahead = dmft.Lookahead(0.1)
+        >>> ahead.scalars
+        {'rho': 0.100000000000000}
+        """
         return {"rho": self.rho}
 
     @property
     def sign(self) -> int:
-        """Sign of the displacement along the update."""
+        """Sign of the displacement along the update.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> ahead = dmft.Lookahead(0.1)
+        >>> ahead.sign
+        1
+        """
         return 1
 
     @property
     def normalised(self) -> bool:
-        """Whether the displacement has a length of its own: never."""
+        """Whether the displacement has a length of its own: never.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> ahead = dmft.Lookahead(0.1)
+        >>> ahead.normalised
+        False
+        """
         return False
 
 
@@ -117,17 +141,41 @@ class SharpnessAware(UpdateRule):
 
     @property
     def simulated_by(self) -> Named:  # type: ignore[override]
-        """By which length is displaced."""
+        """By which length is displaced.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sharp = dmft.SharpnessAware(0.1)
+        >>> sharp.simulated_by
+        'dmft.simulation.steps.sample:back'
+        """
         return f"dmft.simulation.steps.sample:{'at_radius' if self.normalised else 'back'}"
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """The displacement, or the radius."""
+        """The displacement, or the radius.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sharp = dmft.SharpnessAware(0.1)
+        >>> sharp.scalars
+        {'rho': 0.100000000000000}
+        """
         return {"rho": self.rho}
 
     @property
     def sign(self) -> int:
-        """Sign of the displacement along the update."""
+        """Sign of the displacement along the update.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sharp = dmft.SharpnessAware(0.1)
+        >>> sharp.sign
+        -1
+        """
         return -1
 
 
@@ -167,5 +215,73 @@ class Repeat(UpdateRule):
 
     @property
     def passes(self) -> int:
-        """As many as declared."""
+        """As many as declared.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Repeat(3).passes
+        3
+        """
         return self.times
+
+
+SEVERAL = (
+    "clipped and normalised batches are derived for linear students of linear teachers under the "
+    'squared loss, whose residuals are normal; simulate others with method="weights", or take '
+    "batch_size=1"
+)
+
+
+@dataclass(frozen=True)
+class Clipping(UpdateRule):
+    r"""Gradients of all neurons together, of length at most C or of length one.
+
+    Equation    psi <- psi min(1, C p / (|psi| |x|/sqrt(d))), or psi <- p psi / (|psi| |x|/sqrt(d)),
+                |psi|^2 = sum_j psi_j^2; of a batch the mean gradient is shortened
+    Scaling     |x|^2/d -> tr Sigma/d
+    Source      structured_inputs.md 4.3
+
+    Parameters
+    ----------
+    level : sympy.Expr or None
+        C > 0, also a run-time value, ``clip=``; None: length one.
+    """
+
+    written_by: ClassVar[Named] = "dmft.equations.update.clipped:shortened"
+    shortens: ClassVar[bool] = True
+    level: sp.Expr | None = None
+
+    @property
+    def scalars(self) -> Mapping[str, sp.Expr]:
+        """The level."""
+        return {} if self.level is None else {"clip": self.level}
+
+
+def clipping_of(
+    clip: sp.Expr | None, normalised: bool, given: UpdateRule | None
+) -> Clipping | None:
+    """The rule of these options of `SGD`; `given` is what stands for `repeat` already.
+
+    Raises
+    ------
+    BadParameter
+        For both options at once, or with another use of a sample.
+    """
+    if not isinstance(normalised, bool):
+        raise BadParameter(f"normalised must be True or False, got {normalised!r}")
+    if clip is None and not normalised:
+        return None
+    if clip is not None and normalised:
+        raise BadParameter(
+            f"clip = {clip} bounds the length of a gradient and normalised=True makes it one: "
+            "leave one of them out"
+        )
+    made = Clipping(clip)
+    if given not in (None, made):
+        option = "normalised=True" if clip is None else f"clip = {clip}"
+        raise BadParameter(
+            f"{option} shortens the gradient of a step, repeat = {given} has another update: "
+            "leave one of them out"
+        )
+    return made

@@ -17,6 +17,87 @@ Named = str | Callable[..., Any]
 PLAIN = "dmft.equations.update.program:plain"
 
 
+def _dictionary(name: str) -> Callable[..., Any]:
+    return at_use(f"dmft.model.optimisers.torch:{name}", "the dictionary to torch.optim")
+
+
+class InTorch:
+    """What algorithms are in torch.optim (`dmft.model.optimisers.torch` has the dictionary)."""
+
+    def as_torch(self, dim: int, width: int = 1, *, scaled_inputs: bool = False) -> dict[str, Any]:
+        r"""Arguments of the optimiser of torch.optim that takes the same steps.
+
+        Parameters
+        ----------
+        dim, width : int
+            d and the p of the student, f = (1/p) sum_j a_j sigma(h_j).
+        scaled_inputs : bool
+            False: the code stores theta = W/sqrt(d) and feeds x. True: it stores W and feeds
+            x/sqrt(d).
+
+        Returns
+        -------
+        dict
+            Of torch.optim.SGD, Adagrad, RMSprop, or Adam (AdamW with weight_decay; that with betas
+            (0, 0) for `SignSGD`). Memories that begin elsewhere than at zero are the user's:
+            `momentum_buffer` = 0 of slow velocities, `exp_avg_sq` and a large `step` of V(0).
+
+        Raises
+        ------
+        BadParameter
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.5, momentum=0.5).as_torch(dim=100)
+        {'lr': 0.005, 'momentum': 0.5}
+        """
+        found: dict[str, Any] = _dictionary("as_torch")(self, dim, width, scaled_inputs)
+        return found
+
+    @classmethod
+    def from_torch(
+        cls,
+        given: Any = None,
+        dim: int | None = None,
+        *,
+        width: int = 1,
+        scaled_inputs: bool = False,
+        **arguments: Any,
+    ) -> Any:
+        """The algorithm that takes the steps of an optimiser of torch.optim.
+
+        Parameters
+        ----------
+        given : torch optimiser or mapping, optional
+            The optimiser, or its arguments; in place of them or beside them `arguments`.
+        dim, width : int
+            d of the inputs, p of the network.
+        scaled_inputs : bool
+            As of `as_torch`.
+        **arguments
+            lr, betas ...; what torch does not have is ours: batch_size, loss, initial.
+
+        Returns
+        -------
+        algorithm
+            Of the class that was asked.
+
+        Raises
+        ------
+        BadParameter
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD.from_torch(dim=100, lr=0.005, momentum=0.5).learning_rate
+        0.500000000000000
+        """
+        if dim is None:
+            raise BadParameter("dim is missing: the number of inputs, which rates are divided by")
+        return _dictionary("from_torch")(cls, given, (dim, width, scaled_inputs), arguments)
+
+
 class UpdateRule(Shown):
     r"""Base of records that say psi: algorithms of one pass, and values of `repeat`.
 
@@ -43,25 +124,56 @@ class UpdateRule(Shown):
 
     written_by: ClassVar[Named] = ""
     simulated_by: ClassVar[Named] = ""
+    # Whether psi is one gradient that is shortened, which simulated steps do themselves.
+    shortens: ClassVar[bool] = False
 
     @property
     def rule(self) -> UpdateRule:
-        """The record whose psi is used: this one."""
+        """The record whose psi is used: this one.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> rule = dmft.UpdateRule()
+        >>> rule.rule is rule
+        True
+        """
         return self
 
     @property
     def is_plain(self) -> bool:
-        """Whether psi is one gradient at the fields of the sample."""
+        """Whether psi is one gradient at the fields of the sample.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.5).is_plain, dmft.SGD(0.5, repeat=dmft.Repeat(3)).is_plain
+        (True, False)
+        """
         return self.rule is self and type(self).written_by == PLAIN
 
     @property
     def passes(self) -> int:
-        """Whole steps with each batch."""
+        """Whole steps with each batch.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SGD(0.5).passes
+        1
+        """
         return 1
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
-        """Numbers of psi by name; in psi they are symbols, so that runs may give other values."""
+        """Numbers of psi by name; in psi they are symbols, so that runs may give other values.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dict(dmft.UpdateRule().scalars), dict(dmft.Lookahead(0.1).scalars)
+        ({}, {'rho': 0.100000000000000})
+        """
         return {}
 
 
@@ -97,7 +209,7 @@ def update_of(rule: UpdateRule) -> Callable[..., None] | None:
     BadParameter
         Where a record says psi and no update.
     """
-    if rule.is_plain:
+    if rule.is_plain or rule.shortens:
         return None
     own = type(rule).__name__
     if not rule.simulated_by:

@@ -22,13 +22,14 @@ from dmft.model.inputs.encoding import Encoding, as_encoding
 from dmft.model.model import Model
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.model.network import FIELD, Committee
+from dmft.record import Brief
 
 Array = NDArray[np.float64]
 Vectors = tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]
 Reduction = Literal["trace"] | Vectors | None
 
 
-class TokenFunction:
+class TokenFunction(Brief):
     """What targets and students of sequences share; `outputs` and `length` are theirs."""
 
     length: int
@@ -36,29 +37,74 @@ class TokenFunction:
 
     @property
     def model_class(self) -> type[SequenceModel]:
-        """Record that `dmft.Model` makes of students like this one."""
+        """Record that `dmft.Model` makes of students like this one.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, w = sp.symbols("x y w", real=True)
+        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
+        >>> target.model_class.__name__
+        'SequenceModel'
+        """
         return SequenceModel
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
-        """Token fields z1, ..., zL."""
+        """Token fields z1, ..., zL.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, w = sp.symbols("x y w", real=True)
+        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
+        >>> target.fields
+        (z1, z2)
+        """
         return token_fields(self.length)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the outputs."""
+        """Rows and columns of the outputs.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, w = sp.symbols("x y w", real=True)
+        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
+        >>> target.shape
+        (1, 1)
+        """
         rows, columns = self.outputs.shape
         return rows, columns
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Symbols besides the fields, which take values at run time."""
+        """Symbols besides the fields, which take values at run time.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, w = sp.symbols("x y w", real=True)
+        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
+        >>> target.parameters
+        {w}
+        """
         symbols: set[sp.Symbol] = self.outputs.free_symbols - set(self.fields)
         return symbols
 
     @property
     def polynomial(self) -> bool:
-        """Whether all outputs are polynomials in the fields."""
+        """Whether all outputs are polynomials in the fields.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, w = sp.symbols("x y w", real=True)
+        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
+        >>> target.polynomial
+        True
+        """
         return all(y.is_polynomial(*self.fields) for y in self.outputs)
 
     def _repr_latex_(self) -> str:
@@ -126,7 +172,16 @@ class SequenceTarget(TokenFunction):
 
     @property
     def expr(self) -> sp.Expr | sp.ImmutableDenseMatrix:
-        """The function in the symbols z1, ..., zL: an expression, or a matrix of them."""
+        """The function in the symbols z1, ..., zL: an expression, or a matrix of them.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, w = sp.symbols("x y w", real=True)
+        >>> target = dmft.SequenceTarget(w * x * y, [x, y])
+        >>> target.expr
+        w*z1*z2
+        """
         return self.outputs[0] if self.outputs.shape == (1, 1) else self.outputs
 
     def __str__(self) -> str:
@@ -148,6 +203,8 @@ class SequenceNetwork(TokenFunction):
     length : int
         L >= 1.
     tied : bool
+    field : sympy.Symbol, optional
+        The symbol of `activation` that is the field, where there are several.
 
     Raises
     ------
@@ -183,7 +240,15 @@ class SequenceNetwork(TokenFunction):
 
     @cached_property
     def outputs(self) -> sp.ImmutableDenseMatrix:
-        """The one output sigma(sum_l z_l / sqrt(L))."""
+        """The one output sigma(sum_l z_l / sqrt(L)).
+
+        Examples
+        --------
+        >>> import dmft
+        >>> import sympy as sp
+        >>> dmft.SequenceNetwork(sp.Symbol("z")**2, 2).outputs[0]
+        (z1 + z2)**2/2
+        """
         mean = sp.Add(*self.fields) / sp.sqrt(self.length)
         return sp.ImmutableDenseMatrix([[self.activation.xreplace({FIELD: mean})]])
 
@@ -230,7 +295,15 @@ class Attention(TokenFunction):
 
     @cached_property
     def matrix(self) -> sp.ImmutableDenseMatrix:
-        """The attention matrix T (L, L), whatever the reduction."""
+        """The attention matrix T (L, L), whatever the reduction.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> attention = dmft.Attention(2)
+        >>> attention.matrix.shape
+        (2, 2)
+        """
         z = self.fields
 
         def entry(i: int, j: int) -> sp.Expr:
@@ -241,7 +314,14 @@ class Attention(TokenFunction):
 
     @cached_property
     def outputs(self) -> sp.ImmutableDenseMatrix:
-        """Outputs in the token fields: T, or one number."""
+        """Outputs in the token fields: T, or one number.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Attention(2, "trace").outputs.shape
+        (1, 1)
+        """
         if self.reduction is None:
             return self.matrix
         if self.reduction == "trace":
@@ -257,7 +337,14 @@ class Attention(TokenFunction):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(L, L), or (1, 1) with a reduction; known without writing the outputs."""
+        """(L, L), or (1, 1) with a reduction; known without writing the outputs.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Attention(2).shape, dmft.Attention(2, "trace").shape
+        ((2, 2), (1, 1))
+        """
         return (self.length, self.length) if self.reduction is None else (1, 1)
 
     def mixture(self, omega: float | sp.Expr, constant: Any) -> SequenceTarget:
@@ -270,9 +357,21 @@ class Attention(TokenFunction):
         constant : (L, L) nested sequence or matrix; a number with a reduction
             A.
 
+        Returns
+        -------
+        SequenceTarget
+            Of the same length; with a reduction, of one output.
+
         Raises
         ------
         BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import dmft
+        >>> attention = dmft.Attention(2)
+        >>> attention.mixture(0.5, [[0.9, 0.1], [0.1, 0.9]]).shape
+        (2, 2)
         """
         weight = _number(omega, "omega")
         wanted = self.shape
@@ -358,6 +457,8 @@ class SequenceModel(Model):
     student: TokenFunction  # type: ignore[assignment]
     teacher: TokenFunction  # type: ignore[assignment]
     inputs: None = field(default=None, init=False, repr=False)
+    label_flip: sp.Expr = field(default=sp.S.Zero, init=False, repr=False)
+    label_channel: None = field(default=None, init=False, repr=False)
     encoding: Encoding = None  # type: ignore[assignment]
 
     reads_sequences: ClassVar[bool] = True
@@ -388,25 +489,76 @@ class SequenceModel(Model):
 
     @property
     def length(self) -> int:
-        """Number of tokens L."""
+        """Number of tokens L.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.symbols("z1:3", real=True)
+        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
+        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
+        >>> model.length
+        2
+        """
         return self.student.length
 
     @property
     def tied(self) -> bool:
-        """Whether all tokens of the student share one weight vector."""
+        """Whether all tokens of the student share one weight vector.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.symbols("z1:3", real=True)
+        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
+        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
+        >>> model.tied
+        True
+        """
         return not (isinstance(self.student, SequenceNetwork) and not self.student.tied)
 
     @property
     def matched(self) -> bool:
-        """Whether student and teacher are the same function."""
+        """Whether student and teacher are the same function.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.symbols("z1:3", real=True)
+        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
+        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
+        >>> model.matched
+        False
+        """
         return bool(self.student.outputs == self.teacher.outputs)
 
     def alignments(self, e: ArrayLike, m: ArrayLike) -> tuple[Array, Array]:
         """Alignments e (r,) and m, () tied or (L,) untied, checked against the feasible set.
 
+        Parameters
+        ----------
+        e : float or array_like
+            Positional alignment, a number for an encoding along one direction.
+        m : float or (L,) array_like
+            Semantic alignment, a number for tied students.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            Both as arrays.
+
         Raises
         ------
         InvalidCovariance, ShapeMismatch, BadParameter
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.symbols("z1:3", real=True)
+        >>> target = dmft.SequenceTarget(z[0] * z[1], z)
+        >>> model = dmft.Model(dmft.Attention(2, "trace"), target, encoding=1)
+        >>> [part.tolist() for part in model.alignments(0.1, 0.5)]
+        [[0.1], 0.5]
         """
         position = self.encoding.as_array(e)
         semantic = np.array(m, dtype=np.float64)

@@ -18,7 +18,8 @@ from dmft.model.rule import Named
 OUTPUT, SLOPE = sp.symbols("f slope", real=True)
 # Attributes that runs have.
 TAKEN = frozenset(
-    {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "blocks", "observables"}
+    {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "error_rate"}
+    | {"blocks", "observables", "with_fields"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
     | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
     | {"names", "last_state", "judged_later", "KIND", "COORDINATES"}
@@ -111,7 +112,7 @@ class UpdateField(SGD):
             ("psi", rule), ("fields", found), ("definitions", tuple(_pairs(definitions))),
             ("learning_rate", learning_rate), ("batch_size", batch_size), ("loss", "squared"),
             ("constraint", constraint), ("repeat", None), ("readout_rate", sp.S.Zero),
-            ("measures", tuple(measured.items())),
+            ("measures", tuple(measured.items())), ("clip", None), ("normalised", False),
             *({**dict.fromkeys(DECLARED, sp.S.Zero), **numbers}).items(),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
@@ -119,7 +120,30 @@ class UpdateField(SGD):
         object.__setattr__(self, "loss", None)
 
     def written(self, expr: sp.Expr, slope: sp.Expr) -> sp.Expr:
-        """The rule or a measure where the slope of the student's activation is this, in `FIELD`."""
+        """The rule or a measure where the slope of the student's activation is this, in `FIELD`.
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            The rule, or one of its measures.
+        slope : sympy.Expr
+            Derivative of the student's activation, in `FIELD`.
+
+        Returns
+        -------
+        sympy.Expr
+            In the fields of the rule.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> from dmft.model import FIELD
+        >>> from dmft.model.update import SLOPE
+        >>> h, h_star, y = sp.symbols("h h_star y", real=True)
+        >>> rule = dmft.UpdateField(y * SLOPE, fields=(h, h_star, y), learning_rate=1)
+        >>> rule.written(rule.psi, 2 * FIELD)
+        2*h*y
+        """
         return expr.xreplace({SLOPE: slope.xreplace({FIELD: self.fields[0]})})
 
 

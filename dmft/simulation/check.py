@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dmft.errors import BadParameter, ShapeMismatch
-from dmft.model import Model, Overlaps
+from dmft.model import Model, Overlaps, check_readout
 
 # A start declared on the sphere may carry the rounding of its user's own normalisation.
 SPHERE_TOLERANCE = 1e-10
@@ -23,6 +23,7 @@ def check_start(start: Overlaps, model: Model, constraint: str | None) -> None:
             raise ShapeMismatch(
                 f"start holds widths p, k = {start.p}, {start.k}; the model has {widths}"
             )
+    check_readout(model, start)
     if constraint is None:
         return
     off = np.abs(np.diag(start.Q) - 1.0)

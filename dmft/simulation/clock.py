@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
+from dmft.model.schedule import Schedule as Table
 
 TIME, RISK = sp.symbols("t risk", real=True)
 # Steps of a schedule, whose rates are all kept.
@@ -97,3 +98,32 @@ class Schedule:
                 "to t_max"
             )
         return float(value)
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """A `dmft.Schedule` as the clock of its own time tau = steps/d; a step takes its first rate."""
+
+    table: Table
+    dim: int
+    reads_risk: ClassVar[bool] = False
+
+    @property
+    def expr(self) -> str:
+        """For provenance."""
+        return repr(self.table)
+
+    def at(self, t: float, risk: float = math.nan) -> float:
+        """Rate at one time."""
+        return float(self.table.at(t))
+
+    def clock(self, unit: float, t_max: float) -> Clock:
+        """Times of the steps up to `t_max`."""
+        steps = max(round(t_max * self.dim), 1)
+        if steps > MOST_SCHEDULED:
+            raise BadParameter(
+                f"a schedule to t_max = tau = {t_max:g} takes {steps:,} steps at dim = {self.dim}; "
+                f"at most {MOST_SCHEDULED:,} rates are kept"
+            )
+        times = np.arange(steps + 1) / self.dim
+        return Clock(1.0 / self.dim, times, self.table.at(times[:-1]))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -29,34 +30,23 @@ from dmft.model import (
     check_isotropic,
 )
 from dmft.model.algorithm import OPTIMISER, numbers_of
-from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_expr
+from dmft.model.loss import LABEL, NAMED, PREDICTION, error_expr, loss_expr
+from dmft.model.repetition import Clipping
 from dmft.model.rule import update_of
+from dmft.model.schedule import Schedule as Table
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.simulation.check import check_start
-from dmft.simulation.clock import RISK, TIME, Clock, Schedule
+from dmft.simulation.clock import RISK, TIME, Clock, Schedule, Tabled
+from dmft.simulation.risks.activation import Activation, Compiled
+from dmft.simulation.risks.classes import check_loss, class_teacher, pull_of_outputs, with_outputs
+from dmft.simulation.risks.cluster_laws import cluster_rows, deviations
 from dmft.simulation.steps.optimiser import pace
 
-Compiled = Callable[..., float]
+if TYPE_CHECKING:
+    from dmft.simulation.scales import Scale
+
 # Number of the cluster of a sample, from 0.
 CLUSTER = sp.Symbol("cluster", integer=True)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A compiled activation with the values of its parameters.
-
-    A function g(z1, ..., zk) of several fields takes z1 as its field; its parameters begin with
-    room for z2, ..., zk.
-    """
-
-    value: Compiled
-    slope: Compiled
-    parameters: NDArray[np.float64]
-    # Degree in the field (of several: total), or None when the activation is not a polynomial.
-    degree: int | None
-    expr: sp.Expr
-    # Fields of a multi-index target; 0 for the activation of a committee.
-    fields: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +55,7 @@ class Experiment:
 
     student: Activation
     teacher: Activation
+    # A row for each of several outputs.
     readout: NDArray[np.float64]
     teacher_readout: NDArray[np.float64]
     # Of the first step, where a schedule is followed.
@@ -74,34 +65,44 @@ class Experiment:
     constraint: int
     dim: int
     readout_rate: float = 0.0
+    label_flip: float = 0.0
+    # Whether the teacher is the mean of labels +1 and -1 that are drawn.
+    draws_labels: bool = False
+    # Length that gradients are shortened to: 0 for as they are, -1 for all of length one.
+    shortened: float = 0.0
     # Of the optimiser, by the names of `dmft.model.algorithm.OPTIMISER`; zeros left out.
     numbers: Mapping[str, float] = field(default_factory=dict)
     # None for a rule of a user's own, which stands in the place of the student's slope.
-    loss: sp.Expr | None = NAMED["squared"]
+    loss: str | sp.Expr | None = NAMED["squared"]
     # The update of a sample and its numbers, and passes over each batch; None for one gradient.
     update: Callable[..., None] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     passes: int = 1
     inputs: GaussianMixture | None = None
     spectrum: Spectrum | None = None
+    # How steps are scaled by what was seen of gradients.
+    scale: Scale | None = None
+    # Rows of the clusters behind their means: laws of the fields where each has its own.
+    laws: NDArray[np.float64] | None = None
     # What the learning rate follows, and its values at all steps of a run.
-    schedule: Schedule | None = None
+    schedule: Schedule | Tabled | None = None
     step_rates: NDArray[np.float64] | None = None
+    # Of several outputs: each as an experiment of one, whose label is 1 for its class and 0 else;
+    # the loss is then as declared.
+    parts: tuple[Experiment, ...] = ()
+    rules: dict[bytes, Any] = field(default_factory=dict, compare=False, repr=False)
     # Compiled quantity that steps compare with a level, in place of the risk.
     watched: Compiled | None = None
 
     @cached_property
     def clusters(self) -> NDArray[np.float64]:
         """Rows [probability up to this cluster, root of its scale, mean] of `kernels.COMMON`."""
-        if self.inputs is None:
-            return np.empty((0, 2 + self.k))
-        chance, root = np.cumsum(self.inputs.weights), np.sqrt(self.inputs.scales)
-        return np.column_stack([chance, root, self.inputs.means])
+        return cluster_rows(self.inputs, self.k, self.laws)
 
     @cached_property
     def deviations(self) -> NDArray[np.float64]:
-        """Standard deviations of the d inputs; no entries where they are one."""
-        return np.empty(0) if self.spectrum is None else self.spectrum.deviations(self.dim)
+        """Standard deviations of the d inputs, those in each cluster behind; none where one."""
+        return deviations(self.inputs, self.spectrum, self.dim)
 
     @property
     def by_cluster(self) -> bool:
@@ -111,7 +112,7 @@ class Experiment:
     @property
     def p(self) -> int:
         """Student width."""
-        return int(self.readout.size)
+        return int(self.readout.shape[-1])
 
     @property
     def k(self) -> int:
@@ -120,8 +121,10 @@ class Experiment:
 
     @cached_property
     def pull(self) -> Compiled:
-        """-dl/df of the output and the label."""
-        error = sp.S.One if self.loss is None else -sp.diff(self.loss, PREDICTION)
+        """-dl/df of the output and the label, or of the number of an output and all of both."""
+        if self.parts:
+            return pull_of_outputs(self.loss, len(self.parts))
+        error = sp.S.One if self.loss is None else error_expr(self.loss)
         return scalar_function(error, PREDICTION, [LABEL])
 
     @property
@@ -175,11 +178,7 @@ def declare_experiment(
             f"simulate runs dmft.SGD, got {algorithm!r}; gradient flow has no steps: take SGD "
             "with a small learning_rate, or dmft.solve"
         )
-    if algorithm.loss == "frobenius":
-        raise BadParameter(
-            'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
-            'has loss="squared", "correlation" or an expression in f and y'
-        )
+    check_loss(model, algorithm)
     dim = as_count(dim, "dim")
     if algorithm.constraint is not None:
         check_isotropic(model, "rows on the sphere are simulated")
@@ -187,6 +186,9 @@ def declare_experiment(
     readout_rate = filler.scalar(algorithm.readout_rate, "readout_rate")
     rate, schedule = filler.rate(algorithm.learning_rate)
     noise = filler.scalar(model.label_noise, "label_noise")
+    flip = filler.scalar(model.label_flip, "label_flip")
+    if not 0.0 <= flip <= 1.0:
+        raise BadParameter(f"label_flip = {flip:g} is a probability: it must lie in [0, 1]")
     if noise < 0.0:
         raise BadParameter(f"label_noise = {noise:g} must be non-negative")
     if readout_rate < 0.0:
@@ -197,13 +199,14 @@ def declare_experiment(
     a_star = filler.readout(model.teacher, "teacher", None if start is None else start.k)
     if start is not None and start.readout is not None:
         a = start.readout.copy()
+    own_rule, several = isinstance(algorithm, UpdateField), model.outputs > 1
     if isinstance(algorithm, UpdateField):
         student = filler.rule(model, algorithm, a)
     else:
         student = filler.activation(model.student, "student")
     experiment = Experiment(
         student=student,
-        teacher=filler.teacher(model.teacher),
+        teacher=filler.teacher(class_teacher(model) if several else model.teacher),
         readout=a,
         teacher_readout=a_star,
         learning_rate=rate,
@@ -212,15 +215,24 @@ def declare_experiment(
         constraint=CONSTRAINTS.index(algorithm.constraint),
         dim=dim,
         readout_rate=readout_rate,
+        label_flip=flip,
+        draws_labels=model.draws_labels,
+        shortened=filler.shortening(algorithm),
         numbers=filler.numbers(algorithm),
-        loss=None if isinstance(algorithm, UpdateField) else loss_expr(algorithm.loss),
-        update=None if isinstance(algorithm, UpdateField) else update_of(algorithm.rule),
+        loss=None if own_rule else loss_expr("squared" if several else algorithm.loss),
+        update=None if own_rule or hasattr(algorithm, "scale") else update_of(algorithm.rule),
         scalars=filler.scalars(algorithm),
         passes=algorithm.rule.passes,
         inputs=model.clusters,
         spectrum=model.spectrum,
         schedule=schedule,
     )
+    if several:
+        experiment = with_outputs(experiment, model, algorithm, filler)
+    if hasattr(algorithm, "scale"):
+        from dmft.simulation.scales import with_scaled_steps
+
+        experiment = with_scaled_steps(experiment, algorithm, start, filler)
     filler.check_all_used()
     return experiment
 
@@ -231,7 +243,7 @@ class Filler:
     def __init__(self, values: Mapping[str, float], dim: int) -> None:
         self.values = dict(values)
         self.dim = dim
-        self.known: set[str] = {"learning_rate", "label_noise", "readout_rate", "batch_size"}
+        self.known = {"learning_rate", "label_noise", "label_flip", "readout_rate", "batch_size"}
 
     def scalar(self, expr: sp.Expr, name: str) -> float:
         """Value of a parameter, which may be given under its own name."""
@@ -252,9 +264,23 @@ class Filler:
                 found[name] = value
         return found
 
-    def schedule(self) -> Schedule | None:
-        """What stands for the learning rate where that is an expression in time or risk."""
+    def schedule(self) -> Schedule | Tabled | None:
+        """What stands for the learning rate where that is an expression in time or risk, a table.
+
+        Raises
+        ------
+        BadParameter
+            For tables of another control.
+        """
         given = self.values.get("learning_rate")
+        for name, value in self.values.items():
+            if isinstance(value, Table) and not name == value.control == "learning_rate":
+                raise BadParameter(
+                    f"{name} is given a schedule of {value.control}: simulate follows schedules of "
+                    "the learning rate"
+                )
+        if isinstance(given, Table):
+            return Tabled(given, self.dim)
         if not isinstance(given, sp.Expr) or "t" in self.values:
             return None
         names = {s.name: s for s in given.free_symbols}
@@ -265,7 +291,7 @@ class Filler:
         numbers = {s: sp.Float(self.symbol(s, "learning_rate"), 17) for s in names.values()}
         return Schedule(given.xreplace({**followed, **numbers}))
 
-    def rate(self, declared: sp.Expr) -> tuple[float, Schedule | None]:
+    def rate(self, declared: sp.Expr) -> tuple[float, Schedule | Tabled | None]:
         """The learning rate, that of the first step where a schedule is followed.
 
         Raises
@@ -280,6 +306,17 @@ class Filler:
         if value <= 0.0:
             raise BadParameter(f"learning_rate = {value:g} must be positive")
         return value, None
+
+    def shortening(self, algorithm: SGD) -> float:
+        """Length that gradients are shortened to, as `Experiment.shortened`."""
+        if not isinstance(algorithm.rule, Clipping):
+            return 0.0
+        if algorithm.rule.level is None:
+            return -1.0
+        level = self.scalar(algorithm.rule.level, "clip")
+        if level <= 0.0:
+            raise BadParameter(f"clip = {level:g} must be positive")
+        return level
 
     def scalars(self, algorithm: SGD) -> dict[str, float]:
         """The update's own numbers, by name."""
@@ -336,8 +373,11 @@ class Filler:
             raise BadParameter(
                 f"the {what} has symbolic width {network.width}; give a number, or a start"
             )
-        if network.readout is None:
+        if network.readout is None or (what == "teacher" and network.outputs > 1):
             return np.ones(int(network.width) if given is None else given)
+        if isinstance(network, Committee) and network.outputs > 1:
+            rows = [[self.number(a, f"{what} readout") for a in row] for row in network.rows]
+            return np.array(rows)
         return np.array([self.number(a, f"{what} readout") for a in network.readout])
 
     def teacher(self, network: Committee | MultiIndex | GaussianMixture) -> Activation:

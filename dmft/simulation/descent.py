@@ -15,15 +15,24 @@ from numpy.typing import NDArray
 from dmft.compiled import njit
 from dmft.emit import scalar_function
 from dmft.errors import BadParameter
-from dmft.model import GaussianMixture, Model, Overlaps, as_count, check_isotropic
+from dmft.model import (
+    GaussianMixture,
+    Model,
+    Overlaps,
+    as_count,
+    check_isotropic,
+    check_labels,
+    check_unflipped,
+)
 from dmft.model.descent import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.check import check_start
-from dmft.simulation.declaration import Activation, Filler
+from dmft.simulation.declaration import Filler
 from dmft.simulation.ensemble import Ensemble, averaged
 from dmft.simulation.jobs import run_seeds
+from dmft.simulation.risks.activation import Activation
 from dmft.simulation.risks.risk import FUNCTION, VECTOR
 from dmft.simulation.weights import random_weights, weights_with_overlaps
 from dmft.solvers.descent.run import AXES
@@ -119,6 +128,28 @@ class DescentEnsemble(Ensemble):
     An `Ensemble` of M (T+1, p, k), Q (T+1, p, p), Q2 (T+1, T+1, p, p), corr (T, T, p, p), readout
     (T+1, p) and train_loss (T,), as in `dmft.solvers.descent.run.DescentRun`.
 
+    Attributes
+    ----------
+    t : (T,)
+        Saved times, steps 0..T.
+    mean, std, stderr : Values
+        Over the seeds: mean, standard deviation, standard error of the mean.
+    seeds : tuple of int
+    seed_status : tuple of Status
+        How each run ended; those that failed do not enter the means.
+    status, message
+        Of all runs together.
+    dim : int
+        Input dimension d.
+    runs : Values or None
+        Single runs, (S, ...), where they were kept.
+    first_passage : PassageTimes or None
+        Where runs were watched.
+    statistics, parameters, provenance
+        As for a `Trajectory`.
+    constants : mapping of str to arrays
+        P (k, k), and readouts that are not trained.
+
     Examples
     --------
     >>> import sympy as sp, dmft
@@ -134,7 +165,27 @@ class DescentEnsemble(Ensemble):
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = AXES
 
     def samples(self, dim: int | None = None) -> Array:
-        """Number of samples that the algorithm has seen: the same in every step."""
+        """Number of samples that the algorithm has seen: the same in every step.
+
+        Parameters
+        ----------
+        dim : int, optional
+            Input dimension d; that of the runs by default.
+
+        Returns
+        -------
+        (T,) ndarray
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
+        >>> start = dmft.Overlaps([[1.0]], [[0.0]])
+        >>> runs = dmft.simulate(dmft.Model(line, line), descent, 100, 3, 4, start)
+        >>> runs.samples().tolist()
+        [0.0, 200.0, 200.0, 200.0]
+        """
         size = self.dim if dim is None else dim
         used = float(self.parameters["samples_per_dim"]) * size
         return used * (self.t if self.provenance["fresh"] else np.minimum(self.t, 1.0))
@@ -193,6 +244,8 @@ def _declare(
     if start is not None:
         check_start(start, model, algorithm.constraint)
     check_isotropic(model, "repeated data are simulated")
+    check_labels(model, "repeated data are simulated")
+    check_unflipped(model, "repeated data are simulated")
     if model.clusters is not None and not model.clusters.isotropic:
         raise BadParameter(
             f"repeated data are simulated for clusters of unit variance, got {model.clusters}"

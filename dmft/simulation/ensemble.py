@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.names import BLOCK, KEPT, Status
+from dmft.names import ACCUMULATED, BLOCK, KEPT, Status
 from dmft.simulation.clock import Clock
 from dmft.simulation.passage import PassageTimes
 from dmft.solvers.solution import COUNTED, Averages, Values, outcome_of
@@ -29,10 +29,12 @@ class Ensemble(Averages):
     t : (T,)
         Saved times, each a whole number of steps.
     mean, std, stderr : Values
-        Q (T, p, p), M (T, p, k), readout (T, p) and risk (T,) over the counted seeds, with
-        block_Q (T, B, p, p), block_M (T, B, p, k) of inputs with a spectrum: mean, standard
-        deviation (n - 1), standard error of the mean. NaN from the time on at which a counted run
-        was stopped by its first passage.
+        Q (T, p, p), M (T, p, k), readout (T, p) and risk (T,) over the counted seeds, loss (T,)
+        where it is not the risk and a constant, error_rate (T,) of labels that are signs or classes
+        (of the population, on nodes at the overlaps of each run), with block_Q (T, B, p, p),
+        block_M (T, B, p, k) of inputs with a spectrum: mean, standard deviation (n - 1), standard
+        error of the mean. NaN from the time on at which a counted run was stopped by its first
+        passage.
     seeds : tuple of int
     seed_status : tuple of Status
         How each run ended. Runs that are not "ok" or "event" are left out of means, and
@@ -85,8 +87,10 @@ class Ensemble(Averages):
         "Q": ("t", "p", "p_2"),
         "M": ("t", "p", "k"),
         "readout": ("t", "p"),
-        "risk": ("t",),
+        **dict.fromkeys(("risk", "loss", "error_rate"), ("t",)),
         **{n: ("t", "p", "k" if n[-1] == "M" else "p_2") for n in KEPT},
+        **{n: ("t", *axes) for n, axes in ACCUMULATED.items()},
+        f"{BLOCK}second_moment": ("t", "block", "p"),
         **{
             f"{BLOCK}{n}": ("t", "block", "p", "k" if n[-1] == "M" else "p_2")
             for n in ("Q", "M", *KEPT)
@@ -98,12 +102,23 @@ class Ensemble(Averages):
         "M",
         "readout",
         *KEPT,
+        *ACCUMULATED,
+        f"{BLOCK}second_moment",
         *(f"{BLOCK}{n}" for n in ("Q", "M", *KEPT)),
     )
 
     @property
     def counted(self) -> tuple[int, ...]:
-        """Seeds that enter the means."""
+        """Seeds that enter the means.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
+        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
+        >>> len(runs.counted)
+        8
+        """
         pairs = zip(self.seeds, self.seed_status, strict=True)
         return tuple(s for s, status in pairs if status in COUNTED)
 
@@ -120,14 +135,50 @@ class Ensemble(Averages):
         return tuple(name for name in self.STATE if name in self.mean)
 
     def steps(self, dim: int | None = None) -> Array:
-        """Number of steps at each saved time, at input dimension `dim` (the run's own if None)."""
+        """Number of steps at each saved time, at input dimension `dim` (the run's own if None).
+
+        Parameters
+        ----------
+        dim : int, optional
+            Input dimension d; that of the runs by default.
+
+        Returns
+        -------
+        (T,) ndarray
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
+        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
+        >>> runs.steps().tolist(), runs.steps(200).tolist()
+        ([0.0, 1000.0, 2000.0], [0.0, 2000.0, 4000.0])
+        """
         counted = self.provenance.get("steps_at_saved_times")
         if counted is not None:
             return np.array(counted) * (1.0 if dim is None else dim / self.dim)
         return super().steps(self.dim if dim is None else dim)
 
     def samples(self, dim: int | None = None) -> Array:
-        """Number of samples seen at each saved time."""
+        """Number of samples seen at each saved time.
+
+        Parameters
+        ----------
+        dim : int, optional
+            Input dimension d; that of the runs by default.
+
+        Returns
+        -------
+        (T,) ndarray
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
+        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
+        >>> runs.samples().tolist()
+        [0.0, 1000.0, 2000.0]
+        """
         return super().samples(self.dim if dim is None else dim)
 
     def _shown(self) -> str:
@@ -145,8 +196,10 @@ class Ensemble(Averages):
         }
 
     def _axes(self, name: str) -> tuple[str, ...]:
-        # Alignments have an axis where there are several directions or tokens.
-        return self.AXES[name][: self.mean[name].ndim]
+        # Alignments have an axis where there are several directions or tokens, readouts one for
+        # several outputs.
+        axes, count = self.AXES[name], self.mean[name].ndim
+        return axes[:count] if count <= len(axes) else (axes[0], "output", *axes[1:])
 
     def _variables(self) -> list[netcdf.Variable]:
         """Variables like `Q_mean`, `Q_stderr` and `Q_runs` over `t` (and `seed`)."""

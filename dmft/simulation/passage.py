@@ -63,7 +63,22 @@ class FirstPassage(Shown):
             raise BadParameter(f"every must be an integer >= 1, got {self.every!r}")
 
     def watch(self, start_risk: float) -> NDArray[np.float64]:
-        """[code, level, every] for compiled code."""
+        """[code, level, every] for compiled code.
+
+        Parameters
+        ----------
+        start_risk : float
+            Risk of the run at t = 0.
+
+        Returns
+        -------
+        (3,) ndarray
+
+        Examples
+        --------
+        >>> FirstPassage("risk", 0.5, relative=True).watch(0.2).tolist()
+        [2.0, 0.1, 1.0]
+        """
         code = WATCH_RISK if self.observable == "risk" else WATCH_OVERLAP
         level = self.level * start_risk if self.relative else self.level
         return np.array([code, level, float(self.every)])

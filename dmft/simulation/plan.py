@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.model import Model, Overlaps, random_overlaps
 from dmft.names import BLOCK, KEPT, Status
-from dmft.simulation.clock import Clock
+from dmft.simulation.clock import Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import SeedRun
 from dmft.simulation.following import ANEW, UNITS, FollowingMarch, at_own_rates, times_to_save
 from dmft.simulation.jobs import March, save_steps
 from dmft.simulation.passage import FirstPassage, watch_nothing
+from dmft.simulation.risks.cluster_laws import laws_at
+from dmft.simulation.risks.measures import measured, measures_at
 from dmft.simulation.risks.risk import Rule
 from dmft.simulation.risks.target_rule import quadrature_risk
 from dmft.simulation.runner import Runner
@@ -64,6 +67,11 @@ class Plan:
     rule: Rule
     event: Watch | None = None
 
+    @cached_property
+    def measured(self) -> dict[str, float]:
+        """What is measured beside the risk, loss and error_rate, and how far nodes are off."""
+        return measured(self.experiment)
+
     @property
     def stops(self) -> bool:
         """Whether a first passage ends a run."""
@@ -96,7 +104,7 @@ class Plan:
             W, W_star = random_weights(e.p, e.k, e.dim, e.sphere, draw)
         else:
             W, W_star = weights_with_overlaps(self.start, e.dim, draw)
-        variances = 1.0 if e.spectrum is None else e.deviations**2
+        variances = 1.0 if e.spectrum is None else e.deviations[: e.dim] ** 2
         pairs = ((W, W), (W, W_star), (W_star, W_star))
         found = (variances * x @ y.T / e.dim for x, y in pairs)
         e, watch = self.watched(e, *found)
@@ -105,7 +113,7 @@ class Plan:
     def march(self, seed: int, job: Job) -> tuple[March | FollowingMarch, Runner]:
         """Progress of a run from its start, and the run."""
         e = self.experiment
-        if e.schedule is None or not e.follows_risk:
+        if not isinstance(e.schedule, Schedule) or not e.follows_risk:
             runner = self.runner(seed, e)
             return March(runner, job, self.stops), runner
         own, rates = at_own_rates(e)
@@ -118,9 +126,26 @@ class Plan:
 
     def risk(self, runner: Runner) -> float:
         """Population risk of a run where it is."""
+        here, Q, M = self.here(runner)
+        return quadrature_risk(here, Q, M, runner.P, self.rule)
+
+    def measures(self, runner: Runner) -> dict[str, float]:
+        """Loss and error rate of a run where it is, as far as they are asked for."""
+        if not self.measured:
+            return {}
+        here, Q, M = self.here(runner)
+        loss, wrong, _ = measures_at(here, Q, M, runner.P)
+        return {n: y for n, y in (("loss", loss), ("error_rate", wrong)) if n in self.measured}
+
+    def here(self, runner: Runner) -> tuple[Experiment, NDArray[np.float64], NDArray[np.float64]]:
+        """The experiment with the readout and the laws of clusters that a run has, and Q, M."""
         found = runner.overlaps()
         here = replace(self.experiment, readout=found["readout"])
-        return quadrature_risk(here, found["Q"], found["M"], runner.P, self.rule)
+        if here.inputs is not None and here.spectrum is not None:
+            Q, M = (found[f"{BLOCK}{name}"] for name in "QM")
+            laws = laws_at(here.inputs, Q, M, block_teacher(here, self.start))
+            here = replace(here, laws=laws)
+        return here, found["Q"], found["M"]
 
     def watched(
         self,
@@ -141,6 +166,12 @@ class Plan:
         return replace(e, watched=value if side > 0 else risen(value)), levels(self.event, side)
 
 
+def block_teacher(experiment: Experiment, start: Overlaps | None) -> NDArray[np.float64]:
+    """Teacher overlaps by block."""
+    assert experiment.spectrum is not None
+    return experiment.spectrum.teacher_blocks(experiment.k) if start is None else start.P
+
+
 def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
     """Run one seed, saving where the plan asks for it."""
     e, points = plan.experiment, plan.grid.size
@@ -150,7 +181,9 @@ def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
     shapes |= {n: (e.p, e.k if n[-1] == "M" else e.p) for n in names}
     if e.spectrum is not None:
         shapes |= {f"{BLOCK}{n}": (e.spectrum.blocks, *shape) for n, shape in shapes.items()}
-    shapes |= {"readout": (e.p,), "risk": ()}
+    shapes |= {"readout": e.readout.shape, "risk": (), **dict.fromkeys(plan.measured, ())}
+    if e.scale is not None:
+        shapes |= e.scale.shapes(e.p, None if e.spectrum is None else e.spectrum.blocks)
     values = {name: np.full((points, *shape), np.nan) for name, shape in shapes.items()}
     if job.cancelled():
         return SeedRun(values, Status.INTERRUPTED, 0, None, np.zeros(points))
@@ -163,6 +196,8 @@ def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
         for name, value in runner.overlaps().items():
             values[name][i] = value
         values["risk"][i], steps[i] = plan.risk(runner), march.step
+        for name, measure in plan.measures(runner).items():
+            values[name][i] = measure
     # What is watched for may happen after the last saved time.
     if march.status is Status.OK and (plan.first_passage or plan.event):
         beyond = plan.clock is not None and plan.stops and march.step == plan.last

@@ -16,10 +16,13 @@ from dmft.simulation.risks.risk import Rule
 from dmft.simulation.risks.target_rule import risk_function
 from dmft.simulation.steps.common import (
     DIVERGED,
+    DRAWN,
+    FLIPPED,
     GAIN,
     NONFINITE,
     PASSED,
     REACHED,
+    SHORTENED,
     SPREAD,
     TRAINED,
 )
@@ -64,7 +67,8 @@ class Constants:
         label = own if e.rule else np.zeros(1)
         terms = e.teacher_readout[:1] if fields else e.teacher_readout
         return (
-            self.P, self.readout, terms, rates, counts, self.watch, e.watched or risk_function(e),
+            self.P, self.readout.ravel(), terms, rates, counts, self.watch,
+            e.watched or risk_function(e),
             e.student.value, e.student.slope, e.teacher.value, e.pull,
             own, e.teacher.parameters.copy(), label, self.rule, e.clusters, self.generator,
         )  # fmt: skip
@@ -77,6 +81,8 @@ class Constants:
         found[:, GAIN] = rate / (e.p * e.batch_size)
         found[:, SPREAD] = math.sqrt(e.label_noise)
         found[:, TRAINED] = e.readout_rate
+        found[:, FLIPPED] = DRAWN if e.draws_labels else e.label_flip
+        found[:, SHORTENED] = e.shortened
         for place, values in columns(e.numbers, rate / (e.p * e.dim)).items():
             found[:, place] = values
         return found

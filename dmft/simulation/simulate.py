@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import numpy as np
@@ -26,16 +26,18 @@ from dmft.model import (
     random_overlaps,
 )
 from dmft.model.algorithm import refuse
-from dmft.model.loss import NAMED
 from dmft.names import BLOCKS, VERSION
 from dmft.progress import ProgressOption
+from dmft.simulation.clock import Tabled
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
 from dmft.simulation.following import UNITS
 from dmft.simulation.jobs import check_time, run_seeds
 from dmft.simulation.passage import FirstPassage
-from dmft.simulation.plan import Method, Plan, run_seed, timed
+from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
+from dmft.simulation.risks.cluster_laws import laws_at
+from dmft.simulation.risks.measures import loss_above_risk
 from dmft.simulation.risks.target_rule import quadrature_risk, risk_function, rule_of
 from dmft.simulation.sequences.runs import simulate_sequence
 from dmft.simulation.steps.factor import factor
@@ -48,6 +50,11 @@ from dmft.special.streams import as_seeds
 
 # A larger error of the risk's quadrature is said aloud.
 RISK_ERROR_WARNED = 1e-6
+UNWATCHED = (
+    "events= of simulations are for one-pass runs of committees; sequence models are watched by "
+    "first_passage=dmft.FirstPassage('overlap', level), the largest |m|; runs of descents have all "
+    "steps in their arrays, and t_max ends either"
+)
 
 
 @checked_or(
@@ -142,7 +149,7 @@ def simulate(
     refuse_both(first_passage, events)
     own = isinstance(model, SequenceModel) or isinstance(algorithm, GradientDescent)
     if own and check_events(events):
-        raise BadParameter("events= are for one-pass runs of committees; here: first_passage=")
+        raise BadParameter(UNWATCHED)
     if isinstance(model, SequenceModel):
         return simulate_sequence(
             model, algorithm, dim, t_max, seeds, start, method, save_at=save_at,
@@ -169,6 +176,11 @@ def simulate(
             "the chain of overlaps does not keep, and other updates of its own are of one sample: "
             'take method="weights", or batch_size=1'
         )
+    if experiment.parts and (first_passage or check_events(events)):
+        raise BadParameter(
+            f"runs with {model.outputs} outputs are not watched: leave first_passage= and events= "
+            "out and read the saved overlaps"
+        )
     if method == "overlaps":
         refuse(algorithm, "chain")
         check_isotropic(model, "the chain of overlaps is written")
@@ -179,6 +191,7 @@ def simulate(
     rule = rule_of(experiment, P)
     if experiment.follows_risk:  # single steps from Python: threads would wait for each other
         threads = 1
+    _check_watched(model, first_passage, events)
     event = watch_of(events, experiment.p, experiment.k, risk_function(experiment))
     if event is not None and event.end is not None and clock is None:
         raise BadParameter(
@@ -193,6 +206,19 @@ def simulate(
     return _assemble(plan, numbers, runs, keep_runs)
 
 
+def _check_watched(
+    model: Model, first_passage: FirstPassage | None, events: Event | Sequence[Event]
+) -> None:
+    """Refuse to watch in single steps what these do not know."""
+    watches_risk = events or getattr(first_passage, "observable", "") == "risk"
+    if watches_risk and None not in (model.clusters, model.blocks):
+        raise BadParameter(
+            "single steps know the overlaps in the mean over the clusters, not by cluster and "
+            "block: of clusters with covariances of their own watch FirstPassage('overlap', ...), "
+            "or save often"
+        )
+
+
 def _assemble(plan: Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs: bool) -> Ensemble:
     e = plan.experiment
     arrays = {name: np.stack([r.values[name] for r in runs]) for name in runs[0].values}
@@ -204,18 +230,22 @@ def _assemble(plan: Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs
         "method": plan.method,
         "time_step_times_dim": e.time_step * e.dim,
         "samples_per_step": e.batch_size,
-        "time_unit": "t = steps * learning_rate / (p d)" + _in_words(pace(e.numbers)),
+        "time_unit": _unit(e),
         "approximation": "exact in law; risk by quadrature",
         "risk_quadrature_error": error,
+        **{f"{name}_quadrature_error": spread for name, spread in plan.measured.items()},
         "start": "random" if plan.start is None else "given overlaps",
         "first_passage": repr(plan.first_passage),
         "watched": None if plan.first_passage is None else asdict(plan.first_passage),
         "event": None if plan.event is None else plan.event.event.name,
         "version": VERSION,
     }
-    if e.loss == NAMED["squared"]:
-        provenance[ABOVE] = e.label_noise / 2
-    if e.schedule is not None:  # no constant unit
+    above = loss_above_risk(e)
+    if above is not None:
+        provenance[ABOVE] = above
+    if isinstance(e.schedule, Tabled):
+        provenance["time_step_times_dim"] = 1.0
+    elif e.schedule is not None:  # no constant unit
         counted = [r.steps_saved for r in runs if r.status in COUNTED] or [plan.grid * math.nan]
         steps = plan.grid if plan.clock else np.mean(counted, axis=0)
         provenance |= {"time_step_times_dim": None, "steps_at_saved_times": steps.tolist()}
@@ -234,7 +264,7 @@ def _teacher(experiment: Experiment, start: Overlaps | None) -> NDArray[np.float
     e = experiment
     if e.spectrum is None:
         return np.eye(e.k) if start is None else start.P
-    own = e.spectrum.teacher_blocks(e.k) if start is None else start.P
+    own = block_teacher(e, start)
     P: NDArray[np.float64] = np.einsum("e,eij->ij", e.spectrum.eigenvalues, own)
     return P
 
@@ -244,9 +274,16 @@ def _constants(plan: Plan) -> dict[str, NDArray[np.float64]]:
     e, start = plan.experiment, plan.start
     found = {"P": _teacher(e, start)}
     if e.spectrum is not None:
-        found[BLOCKS["P"]] = e.spectrum.teacher_blocks(e.k) if start is None else start.P
+        found[BLOCKS["P"]] = block_teacher(e, start)
         found["eigenvalue"] = e.spectrum.eigenvalues
     return found
+
+
+def _unit(experiment: Experiment) -> str:
+    """What the time is."""
+    if isinstance(experiment.schedule, Tabled):
+        return "t = steps / d"
+    return "t = steps * learning_rate / (p d)" + _in_words(pace(experiment.numbers))
 
 
 def _in_words(faster: float) -> str:
@@ -264,13 +301,15 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
         "teacher_readout": experiment.teacher_readout.tolist(),
         "learning_rate": None if experiment.follows_risk else experiment.learning_rate,
         "label_noise": experiment.label_noise,
+        **({"label_flip": experiment.label_flip} if experiment.label_flip else {}),
+        **({"labels": "drawn about the teacher"} if experiment.draws_labels else {}),
         "batch_size": experiment.batch_size,
         "constraint": CONSTRAINTS[experiment.constraint] or "none",
         "readout_rate": experiment.readout_rate,
         **experiment.numbers,
-        "loss": "own rule" if experiment.loss is None else str(experiment.loss),
+        "loss": _loss_of(experiment),
         "dim": experiment.dim,
-        **({} if inputs is None else {"inputs": repr(inputs)}),
+        **({} if inputs is None else {"inputs": str(inputs)}),
         **({"update": experiment.update.__name__} if experiment.update else {}),
         **({"scalars": dict(experiment.scalars)} if experiment.scalars else {}),
         **({"passes": experiment.passes} if experiment.passes > 1 else {}),
@@ -279,14 +318,24 @@ def _described(experiment: Experiment, extra: Mapping[str, Any]) -> dict[str, An
     }
 
 
+def _loss_of(experiment: Experiment) -> str:
+    """Name or formula of the loss."""
+    return "own rule" if experiment.loss is None else str(experiment.loss)
+
+
 def _risk_error(plan: Plan) -> float:
     """Change of the risk under a rule twice as fine, at typical overlaps of this experiment."""
     e = plan.experiment
     start = plan.start
+    if e.parts:  # each output has a rule of its own, which is not refined
+        return math.nan
     if start is None:
         start = random_overlaps(plan.model, max(e.dim, e.p + e.k), 0, normalised=e.sphere)
-    if e.spectrum is not None:
-        start = e.spectrum.seen(start)
+    spectrum = e.spectrum
+    if spectrum is not None:
+        if e.inputs is not None:
+            e = replace(e, laws=laws_at(e.inputs, start.Q, start.M, start.P))
+        start = spectrum.seen(start)
     finer = rule_of(e, start.P, 0.5)
     coarse, fine = (
         quadrature_risk(e, start.Q, start.M, start.P, rule) for rule in (plan.rule, finer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,47 @@ ARRAYS = ("Q", "M", "P", "readout")
 # Names of the arrays' entries in `Equations.explicit`.
 LABELS = {"readout": "a"}
 RISK = "risk"
+# Functions of NumPy that are followed, which calls methods of these names.
+FUNCTIONS = {
+    n: getattr(sp, n) for n in ("sqrt", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh")
+}
+
+
+class _Traced:
+    """A symbolic number that functions of NumPy take in arrays of objects."""
+
+    def __init__(self, expr: sp.Expr) -> None:
+        self.expr = expr
+
+    def _sympy_(self) -> sp.Expr:
+        return self.expr
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in FUNCTIONS:
+            raise AttributeError(name)
+        return lambda: _Traced(FUNCTIONS[name](self.expr))
+
+    def __abs__(self) -> _Traced:
+        return _Traced(sp.Abs(self.expr))
+
+    def __neg__(self) -> _Traced:
+        return _Traced(-self.expr)
+
+
+def _operation(name: str) -> Callable[[_Traced, Any], Any]:
+    """An operation of expressions, between traced numbers and others."""
+
+    def operation(self: _Traced, other: Any) -> Any:
+        if isinstance(other, np.ndarray):
+            return NotImplemented
+        return _Traced(getattr(self.expr, name)(sp.sympify(other, strict=True)))
+
+    return operation
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    for _way in (f"__{_name}__", f"__r{_name}__"):
+        setattr(_Traced, _way, _operation(_way))
 
 
 @dataclass(frozen=True)
@@ -126,17 +167,19 @@ def _followed(event: Event, shapes: dict[str, tuple[int, ...]]) -> sp.Expr:
     """What a user's function of (t, state) makes of symbols."""
     state = {
         name: np.array(
-            [sp.Symbol(entry_name(name, i), real=True) for i in np.ndindex(shape)], dtype=object
+            [_Traced(sp.Symbol(entry_name(name, i), real=True)) for i in np.ndindex(shape)],
+            dtype=object,
         ).reshape(shape)
         for name, shape in shapes.items()
         if name != "P"
     }
     try:
-        return sp.sympify(event.quantity(sp.Symbol(TIME, real=True), state), strict=True)
+        return sp.sympify(event.quantity(_Traced(sp.Symbol(TIME, real=True)), state), strict=True)
     except Exception as error:
         raise BadParameter(
-            f"event on {event.what}: simulate compiles what it watches, and this function takes no "
-            f'symbols ({error}); write it as a text, "M[0,0]/sqrt(Q[0,0])", or with SymPy'
+            f"event on {event.what}: simulate compiles what it watches, and this function takes "
+            f"numbers alone (of NumPy {', '.join(FUNCTIONS)} and abs are followed) "
+            f'({error}); write it as a text, "M[0,0]/sqrt(Q[0,0])", or with SymPy'
         ) from error
 
 

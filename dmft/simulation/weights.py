@@ -13,7 +13,7 @@ from dmft.model import Overlaps
 from dmft.names import BLOCK, KEPT
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risks.risk import Rule
-from dmft.simulation.runner import Constants, Runner
+from dmft.simulation.runner import Constants, Observe, Runner
 from dmft.simulation.steps.factor import factor
 from dmft.simulation.steps.optimiser import kept_rows
 from dmft.simulation.steps.rows import measure
@@ -113,13 +113,19 @@ def weights_runner(
     G = np.zeros(((1 + len(kept)) * experiment.p, experiment.dim))
     if "average" in kept:
         G[-experiment.p :] = W
-    push = np.zeros(experiment.p)
+    push = np.zeros(experiment.readout.size)
     P = np.empty((experiment.k, experiment.k))
     measure(W_star, W_star, deviations, P, P)
     constants = Constants(P, experiment, rule, watch, generator)
 
     state = (W, W_star, deviations, Q, M, G, push)
-    advance = constants.advance(advance_weights, "advance_general_weights", state)
+    accumulated: Observe = dict
+    if experiment.scale is not None:
+        from dmft.simulation.scaled import scaled_steps
+
+        advance, accumulated = scaled_steps(experiment, constants, state[:-1])
+    else:
+        advance = constants.advance(advance_weights, "advance_general_weights", state)
 
     def overlaps() -> dict[str, NDArray[np.float64]]:
         measure(W, W_star, deviations, Q, M)
@@ -127,6 +133,6 @@ def weights_runner(
         rows = {row: G[n * experiment.p :][: experiment.p] for n, row in enumerate(kept, start=1)}
         if "velocity" in rows:  # per unit of t
             rows["velocity"] = rows["velocity"] / experiment.time_step
-        return found | grams(experiment, {"": W, **rows}, W_star)
+        return found | grams(experiment, {"": W, **rows}, W_star) | accumulated()
 
     return Runner(advance, overlaps, P, watch)

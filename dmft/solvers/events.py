@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,26 @@ class LargestCosine(Shown):
         state: Mapping[str, NDArray[np.float64]],
         constants: Mapping[str, NDArray[np.float64]],
     ) -> float:
-        """Largest cosine at one state."""
+        """Largest cosine at one state.
+
+        Parameters
+        ----------
+        state : mapping of str to ndarray
+            Q (p, p) and M (p, k).
+        constants : mapping of str to ndarray
+            P (k, k).
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> state = {"M": np.array([[0.3, -0.8]]), "Q": np.array([[4.0]])}
+        >>> LargestCosine().value(state, {"P": np.eye(2)})
+        0.4
+        """
         norm = np.outer(np.diag(state[self.own]), np.diag(constants[self.other]))
         return float(np.max(np.abs(state[self.cross]) / np.sqrt(norm)))
 
@@ -111,7 +131,13 @@ class Event(Shown):
 
     @property
     def what(self) -> str:
-        """The quantity in words."""
+        """The quantity in words.
+
+        Examples
+        --------
+        >>> Event("M[0,0]", 0.5).what, Event(LargestCosine(), 0.9).what
+        ('M[0,0]', 'largest cosine')
+        """
         if isinstance(self.quantity, LargestCosine):
             return "largest cosine"
         if isinstance(self.quantity, str) or hasattr(self.quantity, "free_symbols"):
@@ -195,6 +221,19 @@ def encode_events(
     events: Sequence[Event], problem: Problem, widths: Mapping[str, int], par: NDArray[np.float64]
 ) -> Events:
     """Turn events into the table that the compiled loop reads."""
+    return _encoded(events, problem, widths, par) if events else _no_events()
+
+
+@cache
+def _no_events() -> Events:
+    """Table without rows."""
+    number, whole = np.empty(0), np.empty(0, dtype=np.int64)
+    return Events(whole, whole, whole, number, whole, whole, whole, whole, number)
+
+
+def _encoded(
+    events: Sequence[Event], problem: Problem, widths: Mapping[str, int], par: NDArray[np.float64]
+) -> Events:
     encoder = _Encoder(problem, widths, par)
     rows = [encoder.encode(event.quantity) for event in events]
     kind, first, last = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,11 @@ class Block:
 
     def shape(self, widths: Mapping[str, int]) -> tuple[int, ...]:
         """Shape at these widths."""
-        return tuple(widths[a] for a in self.axes)
+        return tuple([widths[a] for a in self.axes])  # of lists: twice as fast as of generators
 
     def size(self, widths: Mapping[str, int]) -> int:
         """Number of entries at these widths."""
-        return math.prod(widths[a] for a in self.axes)
+        return math.prod([widths[a] for a in self.axes])
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +67,10 @@ class Problem(Short):
         What one unit of t is, in words.
     origin
         What the problem was built from, opaque here; None for one written by hand.
+    observables : tuple of str
+        Names of what `observe` writes.
+    provenance : mapping
+        What trajectories of this problem record.
 
     Examples
     --------
@@ -107,6 +112,18 @@ class Problem(Short):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     origin: Any = None
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the source, the state and the observables.
+
+        Examples
+        --------
+        >>> len(Problem("ode", None, (Block("m", ()),), ()).digest)
+        24
+        """
+        text = repr((self.source, self.state, self.observables))
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
     def _in_words(self) -> str:
         return (
             f"{self.kind}: state {', '.join(b.name for b in self.state)}; parameters "
@@ -114,53 +131,112 @@ class Problem(Short):
         )
 
     def pack(self, blocks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Pack state blocks into one vector."""
+        """Pack state blocks into one vector.
+
+        Parameters
+        ----------
+        blocks : mapping of str to array_like
+            One for each block of the state.
+
+        Returns
+        -------
+        (n,) ndarray
+            Blocks in their order, each in C order.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> blocks = (Block("Q", ("p", "p")), Block("m", ()))
+        >>> problem = Problem("ode", None, blocks, ("p",), ("rate",))
+        >>> problem.pack({"Q": np.eye(2), "m": 0.5}).tolist()
+        [1.0, 0.0, 0.0, 1.0, 0.5]
+        """
         return _pack(self.state, blocks)
 
     def pack_parameters(
         self, scalars: Mapping[str, float], arrays: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
-        """Pack scalar parameters, then constant arrays, into one vector."""
+        """Pack scalar parameters, then constant arrays, into one vector.
+
+        Parameters
+        ----------
+        scalars : mapping of str to float
+            One for each of `parameters`.
+        arrays : mapping of str to ndarray
+            One for each of `constants`.
+
+        Returns
+        -------
+        (n,) ndarray
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> blocks = (Block("Q", ("p", "p")), Block("m", ()))
+        >>> problem = Problem("ode", None, blocks, ("p",), ("rate",))
+        >>> problem.pack_parameters({"rate": 0.1}, {}).tolist()
+        [0.1]
+        """
         head = np.array([scalars[name] for name in self.parameters], dtype=np.float64)
-        return np.concatenate([head, _pack(self.constants, arrays)])
+        return _pack(self.constants, arrays, head)
 
     def unpack(
         self, y: NDArray[np.float64], widths: Mapping[str, int]
     ) -> dict[str, NDArray[np.float64]]:
-        """Views of the state blocks; `y` may carry leading axes (time, for instance)."""
+        """Views of the state blocks; `y` may carry leading axes (time, for instance).
+
+        Parameters
+        ----------
+        y : (..., n) ndarray
+            Packed states.
+        widths : mapping of str to int
+            Numbers for the names in shapes.
+
+        Returns
+        -------
+        dict of str to ndarray
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> blocks = (Block("Q", ("p", "p")), Block("m", ()))
+        >>> problem = Problem("ode", None, blocks, ("p",), ("rate",))
+        >>> problem.unpack(np.arange(5.0), {"p": 2})["Q"].tolist()
+        [[0.0, 1.0], [2.0, 3.0]]
+        """
         blocks, offset = {}, 0
         for block in self.state:
-            size = block.size(widths)
+            shape = block.shape(widths)
+            size = math.prod(shape)
             part = y[..., offset : offset + size]
-            blocks[block.name] = part.reshape((*y.shape[:-1], *block.shape(widths)))
+            blocks[block.name] = part.reshape((*y.shape[:-1], *shape))
             offset += size
         return blocks
 
 
 def _pack(
-    layout: tuple[Block, ...], blocks: Mapping[str, NDArray[np.float64]]
+    layout: tuple[Block, ...],
+    blocks: Mapping[str, NDArray[np.float64]],
+    *heads: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     parts = [np.asarray(blocks[b.name], dtype=np.float64).ravel() for b in layout]
-    return np.concatenate(parts) if parts else np.empty(0)
+    return np.concatenate([*heads, *parts]) if heads or parts else np.empty(0)
 
 
 def describe_problem(problem: Problem) -> dict[str, Any]:
     """Versions, fingerprint of the problem and unit of its time, as plain JSON values."""
-    import numba
-    import scipy
-
     return {
         "dmft": VERSION,
         "numpy": np.__version__,
-        "numba": numba.__version__,
-        "scipy": scipy.__version__,
+        "numba": _version("numba"),
+        "scipy": _version("scipy"),
         "python": platform.python_version(),
-        "problem": _fingerprint(problem.source, problem.state, problem.observables),
+        "problem": problem.digest,
         "time_unit": "steps" if problem.kind == "map" else problem.time_unit,
     }
 
 
-@lru_cache(maxsize=64)
-def _fingerprint(source: str, state: tuple[Block, ...], observables: tuple[str, ...]) -> str:
-    text = repr((source, state, observables))
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+@cache
+def _version(package: str) -> str:
+    """Version of a package, which need not be imported for that."""
+    return importlib.metadata.version(package)

@@ -134,10 +134,12 @@ class Sink:
         if not self._t:
             times, states = np.empty(0), np.empty((0, y.size))
         else:
-            times, states, _ = self._joined()
-            # An interrupt may fall between a copy and the reset of its buffer: no row twice.
-            fresh = np.concatenate([[True], times[1:] > np.maximum.accumulate(times)[:-1]])
-            times, states = times[fresh], states[fresh]
+            times, states = np.concatenate(self._t), np.concatenate(self._y)
+            # An interrupt may fall between a copy and the reset of its buffer: no row twice. Where
+            # there was one copy, there are none.
+            if len(self._t) > 2 and not (times[1:] > times[:-1]).all():
+                fresh = np.concatenate([[True], times[1:] > np.maximum.accumulate(times)[:-1]])
+                times, states = times[fresh], states[fresh]
         if add_last and (times.size == 0 or times[-1] < t):
             times = np.concatenate([times, [t]])
             states = np.concatenate([states, y[None, :]])

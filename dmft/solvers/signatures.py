@@ -6,7 +6,11 @@ cached on disk, and takes any right-hand side without compiling again.
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from dmft.solvers.runge_kutta.layout import Batch, Events, Lanes, Task, Work
 from dmft.solvers.runge_kutta.tableau import Tableau
@@ -61,6 +65,32 @@ ADVANCE_SIGNATURE = _I8(
     VECTOR, VECTOR, INTEGERS, _I8,
 )  # fmt: skip
 ADVANCE = types.FunctionType(ADVANCE_SIGNATURE)
+
+
+def function_at(kind: types.FunctionType) -> Any:
+    """What makes a function of a first-class type of its address, in compiled code.
+
+    Numba takes such a function from Python by asking an object for its address, twice and with a
+    signature that it makes anew each time: 5 us a function and a call. The outermost loops take
+    addresses instead, those of the C functions that Numba writes (`dmft.solvers.pointers.entry`).
+    """
+
+    @intrinsic
+    def at(typingctx: Any, address: Any) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            nowhere = cgutils.voidptr_t(None)
+            made = cgutils.create_struct_proxy(kind)(context, builder)
+            made.c_addr = builder.inttoptr(args[0], cgutils.voidptr_t)
+            made.py_addr, made.jit_addr = nowhere, nowhere
+            return made._getvalue()
+
+        return kind(types.int64), emit
+
+    return at
+
+
+rhs_at, lanes_rhs_at, domain_at = function_at(RHS), function_at(LANES_RHS), function_at(DOMAIN)
+watch_at, advance_at = function_at(WATCH), function_at(ADVANCE)
 
 BATCH_TYPE = types.NamedTuple(
     (

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, MissingExtra
-from dmft.names import BLOCK, BLOCKS, KEPT, Status
+from dmft.names import ACCUMULATED, BLOCK, BLOCKS, KEPT, Status
 from dmft.record import Archived, Record, Short
 from dmft.starts import Alignment, Overlaps
 
@@ -31,7 +31,20 @@ ABOVE = "loss_above_risk"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Values(Short, Record, Mapping[str, Array]):
-    """Arrays by name, as attributes or keys."""
+    """Arrays by name, as attributes or keys.
+
+    Attributes
+    ----------
+    arrays : mapping of str to ndarray
+        What is held.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = Values({"M": np.zeros((2, 1, 1))})
+    >>> found.M.shape, list(found)
+    ((2, 1, 1), ['M'])
+    """
 
     arrays: Mapping[str, Array]
 
@@ -95,7 +108,17 @@ class Solution(Archived):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the arrays that run over the saved times."""
+        """Names of the arrays that run over the saved times.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
+        >>> run.names
+        ('Q', 'M', 'readout', 'risk')
+        """
         return tuple(self._groups()[0])
 
     def _find(self, name: str) -> Array | None:
@@ -143,6 +166,15 @@ class Solution(Archived):
         """Expected loss of a fresh sample at each saved time, noise of its label included, (T,).
 
         Of many runs its mean over them.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
+        >>> bool(abs(run.loss[0] - run.risk[0]) < 1e-12)  # no label noise
+        True
         """
         found = self._find("loss")
         if found is None and ABOVE in self.provenance:
@@ -157,10 +189,29 @@ class Solution(Archived):
         One step is delta t = time_step_times_dim / dim (gamma/p for one-pass SGD). The time of a
         map counts the steps.
 
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        (T,) ndarray
+            At each saved time, t p d / gamma for one-pass SGD; not rounded.
+
         Raises
         ------
         BadParameter
             When time is that of a continuous flow.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
+        >>> float(run.steps(dim=100)[-1])
+        6000.0
         """
         if self.provenance.get("time_unit") == "steps":
             return self.t.copy()
@@ -173,13 +224,52 @@ class Solution(Archived):
         return self.t * (dim / float(unit))
 
     def samples(self, dim: int) -> Array:
-        """Number of samples that the algorithm has used at input dimension `dim`."""
+        """Number of samples that the algorithm has used at input dimension `dim`.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        (T,) ndarray
+            At each saved time; one sample a step, or the batch.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
+        >>> float(run.samples(dim=100)[-1])
+        6000.0
+        """
         return self.steps(dim) * float(self.provenance.get("samples_per_step", 1))
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a `pandas.DataFrame` with index t and a column for each entry: risk, M[0,1].
 
         Arrays over two times and over single paths are left out (needs the extra `io`).
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        MissingExtra
+            Without pandas.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.1]]), t_max=3.0)
+        >>> table = run.to_pandas()
+        >>> list(table.columns), table.index.name
+        (['Q[0,0]', 'M[0,0]', 'readout[0]', 'risk'], 't')
         """
         try:
             import pandas
@@ -239,7 +329,16 @@ class Averages(Solution):
 
     @property
     def error(self) -> Values:
-        """Standard errors of the means."""
+        """Standard errors of the means.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
+        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
+        >>> runs.error.M.shape
+        (3, 1, 1)
+        """
         return self.stderr
 
     @property
@@ -250,6 +349,14 @@ class Averages(Solution):
         ------
         BadParameter
             When single runs were not kept.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model, start = dmft.literature.phase_retrieval(1), dmft.Overlaps([[1.0]], [[0.5]])
+        >>> runs = dmft.simulate(model, dmft.SGD(0.05), 100, 1.0, 8, start, "overlaps", save_at=3)
+        >>> len(runs.final), runs.final[0].M.shape
+        (8, (1, 1))
         """
         singles = self._singles
         if singles is None:
@@ -301,7 +408,8 @@ def start_of(
     """
     readout = blocks.get("readout", constants.get("readout"))
     front = BLOCK if BLOCKS["Q"] in blocks else ""
-    memory = {n: blocks[f"{front}{n}"] for n in KEPT if f"{front}{n}" in blocks} or None
+    kept = {n: blocks[f"{front}{n}"] for n in (*KEPT, *ACCUMULATED) if f"{front}{n}" in blocks}
+    memory = {n: blocks[n] for n in ACCUMULATED if n in blocks} | kept or None
     if {"Q", "M"} <= blocks.keys() and f"{front}P" in constants:
         Q, M, P = (blocks.get(f"{front}{n}", constants.get(f"{front}{n}")) for n in "QMP")
         return _unchecked(Overlaps, Q=Q, M=M, P=P, readout=readout, memory=memory)

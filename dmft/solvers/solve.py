@@ -14,8 +14,7 @@ from dmft.checks import is_number, is_whole, shown
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
-from dmft.solvers.parallel import parallel_message, parallel_statistics
-from dmft.solvers.pointers import entry, loop
+from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
 from dmft.solvers.run import Raw, Setup
@@ -182,18 +181,20 @@ def check_request(
     if problem.kind == "map":
         save = _whole_steps(t_start, t_max, save, first_step, max_step)
     par, start = problem.pack_parameters(scalars, arrays), problem.pack(blocks)
+    sizes = np.array([names[w] for w in problem.widths], dtype=np.int64)
+    # The scale of the covariance at the start.
+    trace = 0.0 if problem.covariance is None else problem.covariance(start, sizes, par).trace()
     setup = Setup(
-        problem=problem, method=chosen,
-        widths=np.array([names[w] for w in problem.widths], dtype=np.int64),
-        par=par, start=start, t_start=float(t_start), t_end=float(t_max),
-        rtol=float(rtol), atol=float(atol), save=save,
+        problem=problem, method=chosen, widths=sizes, par=par, start=start,
+        t_start=float(t_start), t_end=float(t_max), rtol=float(rtol), atol=float(atol), save=save,
         events=events, table=encode_events(events, problem, names, par),
         max_steps=int(max_steps), timeout=math.inf if timeout is None else float(timeout),
         first_step=first_step, max_step=math.inf if max_step is None else float(max_step),
-        bound=float(norm_bound), trace=0.0, progress=progress,
+        bound=float(norm_bound), trace=float(trace), progress=progress,
         worth=math.inf if method else WORTH + WORTH_PER_ENTRY * start.size,
     )  # fmt: skip
-    return Request(check_start(setup), names, scalars, arrays, provenance or {})
+    check_start(setup)
+    return Request(setup, names, scalars, arrays, provenance or {})
 
 
 def _method(problem: Problem, method: str | None) -> str:
@@ -261,12 +262,9 @@ def _whole_steps(
     return None if save is None else np.unique(np.rint(save))
 
 
-def check_start(setup: Setup) -> Setup:
-    """Refuse a start outside the domain; note the scale of its covariance."""
+def check_start(setup: Setup) -> None:
+    """Refuse a start outside the domain."""
     problem = setup.problem
-    if problem.covariance is not None:
-        matrix = problem.covariance(setup.start, setup.widths, setup.par)
-        setup = replace(setup, trace=float(np.trace(matrix)))
     if problem.domain is not None:
         shift = band(setup, setup.start)
         if not problem.domain(setup.start, setup.widths, setup.par, shift) >= 0.0:
@@ -275,7 +273,6 @@ def check_start(setup: Setup) -> Setup:
                 "the start is outside the domain: no vectors have these overlaps"
                 + ("" if lowest is None else f" (smallest eigenvalue {lowest:.6g})")
             )
-    return setup
 
 
 def trajectory_of(given: Request, raw: Raw) -> Trajectory:
@@ -290,12 +287,17 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
         message += f"; stiff from t = {raw.stiff_from:.6g} {until}: BDF took over"
     complete = setup.save is not None and status == "ok"
     t, y = raw.sink.rows(raw.t, raw.y, add_last=not complete)
-    raw.statistics |= parallel_statistics(problem, y, setup.widths, setup.par)
-    message += parallel_message(raw.statistics, t.size)
+    if problem.parallel_band > 0.0:
+        from dmft.solvers.parallel import parallel_message, parallel_statistics
+
+        raw.statistics |= parallel_statistics(problem, y, setup.widths, setup.par)
+        message += parallel_message(raw.statistics, t.size)
     values = np.empty((t.size, len(problem.observables)))
     if problem.observables:
         observe = entry(problem.observe, "RHS")
-        loop("evaluate_rows")(observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values)
+        called("evaluate_rows")(
+            observe, t, np.ascontiguousarray(y), setup.widths, setup.par, values
+        )
     return Trajectory(
         t=t,
         blocks={k: np.ascontiguousarray(v) for k, v in problem.unpack(y, widths).items()},

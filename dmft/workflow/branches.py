@@ -41,6 +41,15 @@ class FixedPointBranch(Record):
         "ok" where the branch left the range, "max_steps", or "not_converged".
     message : str
         How the branch ended.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.SGD(0.1))
+    >>> plateau = dmft.Overlaps([[1 / 3]], [[0.0]])
+    >>> branch = dmft.fixed_point_branch(eqs, plateau, "learning_rate", (0.0, 0.05))
+    >>> str(branch.status), bool(branch.growth_rate.min() > 0)
+    ('ok', True)
     """
 
     name: str
@@ -75,14 +84,27 @@ def fixed_point_branch(
 
     Parameters
     ----------
+    equations : Equations
+        Closed ones.
+    point : FixedPoint or Overlaps
+        Where to begin.
     parameter : str
         Name of a run-time parameter, ``"learning_rate"`` for instance.
     values : (float, float)
         Where `point` is stationary, and where to stop.
     step : float
         Largest step of arclength, the range of the parameter counted as 1.
+    tolerance : float
+        Largest rate at a point of the branch.
+    max_points : int
+        Where to give up.
     **parameters
         Values of the other parameters.
+
+    Returns
+    -------
+    FixedPointBranch
+        Overlaps, risk and growth rate along the branch, and its folds.
 
     Raises
     ------

@@ -46,10 +46,16 @@ def certify(
 
     Parameters
     ----------
+    what : sympy.Expr, PopulationRisk or Model
+        What is enclosed.
+    law : Gaussian, optional
+        Of an expression.
     values : mapping, optional
-        Numbers for symbols of the expression, the law or the model.
+        Exact numbers for symbols.
     digits : int
-        Significant digits aimed at, 1 to 100; the result states those that were reached.
+        Wanted; more steps are taken until they are reached.
+    Q, M, P, readout : array_like, optional
+        Overlaps at which a risk is enclosed.
 
     Returns
     -------

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from dmft.checks import shown
+from dmft.checks import checked, shown
 from dmft.display.bibliography import ENTRIES
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.short_times import short_times
@@ -17,6 +17,7 @@ from dmft.explanation.steps import Explanation
 FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*?)\},?\s*$", re.MULTILINE | re.DOTALL)
 
 
+@checked
 def explain(obj: Any, depth: int | None = None, *, of: Any = None) -> Explanation:
     r"""Explain a result: steps from its definition, each judged at two random covariances.
 

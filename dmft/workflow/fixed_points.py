@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from dmft.errors import BadParameter, InvalidCovariance
 from dmft.model import SGD, GradientFlow, Overlaps
 from dmft.names import Status
 from dmft.record import Record
+from dmft.solvers.pointers import entry, loop
 from dmft.workflow.solving.inputs import problem_of
 
 Array = NDArray[np.float64]
@@ -69,7 +71,15 @@ class Stability(Record):
     eigenvalues : (n,) complex array
         Per unit t of the equations, largest real part first.
     Q, M : (n, p, p) and (n, p, k) complex arrays
-        Displacement of the overlaps in each mode.
+        Displacement of the overlaps in each mode; with a `Spectrum` (n, B, p, p) and (n, B, p, k).
+
+    Examples
+    --------
+    >>> import dmft
+    >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
+    >>> modes = dmft.stability(eqs, dmft.Overlaps([[1 / 3]], [[0.0]]))
+    >>> modes.eigenvalues.real.round(9).tolist(), modes.verdict
+    ([4.0, -4.0], 'unstable')
     """
 
     eigenvalues: NDArray[np.complex128]
@@ -78,16 +88,42 @@ class Stability(Record):
 
     @property
     def growth_rate(self) -> float:
-        """Largest real part: how fast a run escapes, per unit t."""
+        """Largest real part: how fast a run escapes, per unit t.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
+        >>> modes = dmft.stability(eqs, dmft.Overlaps([[1 / 3]], [[0.0]]))
+        >>> round(modes.growth_rate, 9)
+        4.0
+        """
         return float(self.eigenvalues.real.max())
 
     @property
     def verdict(self) -> str:
-        """One of "stable", "unstable" and "marginal": a zero mode on top, by a symmetry, say."""
+        """One of "stable", "unstable" and "marginal": a zero mode on top, by a symmetry, say.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), dmft.GradientFlow())
+        >>> modes = dmft.stability(eqs, dmft.Overlaps([[1 / 3]], [[0.0]]))
+        >>> modes.verdict
+        'unstable'
+        """
         band = ZERO_MODE * float(np.abs(self.eigenvalues).max())
         if self.growth_rate > band:
             return "unstable"
         return "stable" if self.growth_rate < -band else "marginal"
+
+
+# Blocks that are symmetric, by their names without what tells of a spectrum.
+SYMMETRIC, OF_SPECTRUM = ("Q", "velocity"), "block_"
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(OF_SPECTRUM)
 
 
 class StationarySystem:
@@ -104,10 +140,12 @@ class StationarySystem:
         self.par = self.packed_parameters(values)
         self.widths = np.array([values.widths[w] for w in self.problem.widths], dtype=np.int64)
         self.p, self.k = start.p, start.k
+        self.sizes = values.widths
         sphere = equations.algorithm.on_sphere
         self.rows, self.columns = np.tril_indices(self.p, -1 if sphere else 0)
-        state = {"Q": start.Q, "M": start.M, "readout": values.arrays["readout"]}
-        self.trained = equations.algorithm.trains_readout
+        state = equations.begins(start, values)
+        if equations.algorithm.trains_readout:
+            state = {**state, "readout": values.arrays["readout"]}
         self.free = self.flat(self.problem.pack(state))
 
     def packed_parameters(self, values: Values) -> Array:
@@ -116,22 +154,53 @@ class StationarySystem:
         return self.problem.pack_parameters(scalars, values.arrays)
 
     def flat(self, packed: Array) -> Array:
-        """Free coordinates of a packed state or of its rates."""
-        square = self.p * self.p
-        Q = packed[:square].reshape(self.p, self.p)
-        return np.concatenate([Q[self.rows, self.columns], packed[square:]])
+        """Free coordinates of packed states or of their rates: one half of symmetric blocks."""
+        free: Array = packed[..., self._places]
+        return free
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Where the free coordinates stand in a packed state."""
+        size = sum(block.size(self.sizes) for block in self.problem.state)
+        blocks = self.problem.unpack(np.arange(float(size)), self.sizes)
+        lower = (..., self.rows, self.columns)
+        parts = [b[lower] if _plain(name) in SYMMETRIC else b for name, b in blocks.items()]
+        return np.concatenate([part.ravel() for part in parts]).astype(np.int64)
+
+    @cached_property
+    def _units(self) -> Array:
+        """Displacement along each free coordinate, packed."""
+        return np.array([self.pack(self.blocks(unit)) for unit in np.eye(self._places.size)])
 
     def blocks(self, y: NDArray[Any], base: Array | None = None) -> dict[str, NDArray[Any]]:
-        """State blocks at free coordinates; what is not free comes from `base` (zero if None)."""
-        Q = np.zeros((self.p, self.p), dtype=y.dtype) if base is None else base.copy()
-        count, size = self.rows.size, self.p * self.k
-        Q[self.rows, self.columns] = Q[self.columns, self.rows] = y[:count]
-        blocks = {"Q": Q, "M": y[count : count + size].reshape(self.p, self.k)}
-        return blocks | ({"readout": y[count + size :]} if self.trained else {})
+        """Blocks at free coordinates: Q, M, ..., with an axis in front where there is a spectrum.
+
+        What of Q is not free comes from `base` (zero if None).
+        """
+        found, at = {}, 0
+        for block in self.problem.state:
+            name, shape = _plain(block.name), block.shape(self.sizes)
+            if name not in SYMMETRIC:
+                size = int(np.prod(shape))
+                found[name] = y[at : at + size].reshape(shape)
+            else:
+                half = (*shape[:-2], self.rows.size)
+                size = int(np.prod(half))
+                fixed = base is not None and name == "Q"
+                Q = np.array(base if fixed else np.zeros(shape), dtype=y.dtype)
+                Q[..., self.rows, self.columns] = y[at : at + size].reshape(half)
+                Q[..., self.columns, self.rows] = Q[..., self.rows, self.columns]
+                found[name] = Q
+            at += size
+        return found
+
+    def pack(self, blocks: Mapping[str, Array]) -> Array:
+        """State or displacement of `blocks`, packed."""
+        return self.problem.pack({b.name: blocks[_plain(b.name)] for b in self.problem.state})
 
     def packed(self, y: Array) -> Array:
         """State at free coordinates, lengths on a sphere as at the start."""
-        return self.problem.pack(self.blocks(y, self.start.Q))
+        return self.pack(self.blocks(y, self.start.Q))
 
     def rates(self, y: Array) -> Array:
         """Rates of the free coordinates."""
@@ -142,14 +211,12 @@ class StationarySystem:
 
     def jacobian(self, y: Array) -> Array:
         """Derivatives of the rates, by the derived tangent equations."""
-        state = self.packed(y)
-        out = np.empty_like(state)
-        columns = []
-        for unit in np.eye(y.size):
-            both = np.concatenate([state, self.problem.pack(self.blocks(unit))])
-            self.linear(0.0, both, self.widths, self.par, out)
-            columns.append(self.flat(out))
-        return np.transpose(columns)
+        units = self._units
+        out = np.empty_like(units)
+        both = np.concatenate([np.broadcast_to(self.packed(y), units.shape), units], axis=1)
+        times, linear = np.zeros(len(units)), entry(self.linear, "RHS")
+        loop("evaluate_rows")(linear, times, both, self.widths, self.par, out)
+        return self.flat(out).T
 
     def finite_jacobian(self, y: Array) -> Array:
         """`jacobian`, refused where the rates leave the floats."""
@@ -194,6 +261,11 @@ def fixed_points(
     max_steps : int
     **parameters
         Run-time values: ``learning_rate=``, ``label_noise=``.
+
+    Returns
+    -------
+    tuple of FixedPoint
+        Each once, those that did not converge last.
 
     Raises
     ------
@@ -252,6 +324,20 @@ def stability(equations: Equations, point: FixedPoint | Overlaps, **parameters: 
     Valid for   closed equations; on the sphere the lengths stay fixed. Modes that lead out of
                 the cone of covariances (Q - M P^-1 M^T of identical students, say) are listed too
 
+    Parameters
+    ----------
+    equations : Equations
+        Closed ones.
+    point : FixedPoint or Overlaps
+        Where they are linearised; a stationary point.
+    **parameters
+        Run-time values: ``learning_rate=``, ``label_noise=``.
+
+    Returns
+    -------
+    Stability
+        Eigenvalues (n,) with their modes in Q (n, p, p) and M (n, p, k), fastest growth first.
+
     Examples
     --------
     >>> import sympy as sp, dmft
@@ -288,7 +374,7 @@ def check_equations(equations: object) -> None:
     """Refuse what has no equations of motion."""
     if not isinstance(equations, Equations):
         raise BadParameter(f"expected dmft.Equations, got {type(equations).__name__}")
-    if not {"Q", "M"} <= set(equations.terms):
+    if not {"Q", "M"} <= {_plain(name) for name in equations.terms}:
         instead = equations.instead.get(
             "fixed points",
             f"these equations move {sorted(equations.terms)}: leave "
@@ -307,6 +393,11 @@ def check_equations(equations: object) -> None:
 def point_of(system: StationarySystem, start: Overlaps, root: Root) -> FixedPoint:
     """Record of a root; a root that is no covariance keeps the start's overlaps."""
     status, message = root.status, f"residual {root.residual:.2e} after {root.steps} steps"
+    if status != Status.OK:
+        from dmft.workflow.solving.limits import RUNS_AWAY, runs_away
+
+        numbers = dict(zip(system.place, system.par, strict=False))
+        message += RUNS_AWAY if runs_away(system.equations, numbers) else ""
     state = system.blocks(root.y, start.Q)
     try:
         readout = state.get("readout", start.readout)

@@ -15,14 +15,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dmft.compiled import records
+from dmft.compiled import kept_code, records
 from dmft.compiled.identity import identity
-from dmft.compiled.machine_code import LINKED, Code, Native, link
+from dmft.compiled.machine_code import LINKED, Code, Native, link, native_of
 from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import encode_events
@@ -92,7 +92,7 @@ def find(key: str) -> Kept | None:
 
 
 def _kept(values: Mapping[str, Any], arrays: records.Arrays) -> Kept:
-    functions: dict[str, Any] = _linked(values["code"])
+    functions: dict[str, Any] = linked(values["code"])
     described = values["problem"]
     parts: dict[str, Any] = {name: described[name] for name in PLAIN}
     parts |= {name: tuple(described[name]) for name in NAMES}
@@ -122,7 +122,7 @@ def _kept(values: Mapping[str, Any], arrays: records.Arrays) -> Kept:
     return Kept(request, ending, _group(arrays, "error_") if ending["error"] else None)
 
 
-def _linked(files: Mapping[str, str]) -> dict[str, Native]:
+def linked(files: Mapping[str, str]) -> dict[str, Native]:
     """Functions of a record by name; the loops are from now on those of the whole process."""
     wanted = {name: file for name, file in files.items() if name not in LINKED}
     found = link({name: _read_code(file) for name, file in wanted.items()})
@@ -131,9 +131,10 @@ def _linked(files: Mapping[str, str]) -> dict[str, Native]:
 
 
 def _read_code(file: str) -> Code:
-    values, arrays = records.load(file) or ({}, {})
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-    return Code(arrays["content"].tobytes(), **fields)
+    code = kept_code.read(file)
+    if code is None:
+        raise LookupError(file)
+    return code
 
 
 def _group(arrays: records.Arrays, prefix: str) -> records.Arrays:
@@ -179,7 +180,7 @@ def _keep(key: str, given: Request, run: Trajectory) -> bool:
     arrays = {name: value for name in ARRAYS if (value := getattr(setup, name)) is not None}
     arrays |= {f"constant_{name}": value for name, value in given.constants.items()}
     arrays |= {f"error_{name}": value for name, value in (run.error or {}).items()}
-    values["code"] = {name: _keep_code(function) for name, function in _used(setup, run).items()}
+    values["code"] = {name: keep_code(function) for name, function in _used(setup, run).items()}
     return records.store(key, values, arrays)
 
 
@@ -200,17 +201,16 @@ def _used(setup: Setup, run: Trajectory) -> dict[str, Any]:
     return used | {loop_name(name): loop(name) for name in loops}
 
 
-def _keep_code(function: Any) -> str:
+def keep_code(function: Any) -> str:
     """Name of the file that holds the code of a function; written if it is not there."""
-    if isinstance(function, Native):
-        code = function.code
+    native = native_of(function)
+    if native is not None:
+        code = native.code
     else:
         from dmft.compiled.object_files import code_of
 
         code = code_of(function)
-    values = asdict(code)
-    arrays = {"content": np.frombuffer(values.pop("content"), dtype=np.uint8)}
-    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    values, arrays = kept_code.parts(code)
     digest = hashlib.blake2b(records.packed(values, arrays), digest_size=DIGEST_SIZE).hexdigest()
     file = f"code_{digest}.bin"
     if records.load(file) is None and not records.store(file, values, arrays):

@@ -28,6 +28,7 @@ from dmft.model import (
     MultiIndex,
     Overlaps,
     check_identity,
+    check_unflipped,
 )
 from dmft.record import Record
 
@@ -62,6 +63,17 @@ class LearnedDirection(Record):
         The integral that decides, or the symmetry.
     statement : str
         LaTeX of it.
+    fields : tuple of sympy.Symbol
+        Of the target.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> model = dmft.Model(dmft.Committee(sp.erf(z), 1), dmft.MultiIndex(z**2, [z]))
+    >>> row = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3)).table[0]
+    >>> row.when, row.proof
+    ('never', 'symbolic')
     """
 
     directions: Array
@@ -77,17 +89,50 @@ class LearnedDirection(Record):
 
     @property
     def names(self) -> list[sp.Expr]:
-        """Directions as combinations of the fields, largest entry one."""
+        """Directions as combinations of the fields, largest entry one.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> found.table[1].names
+        [z2]
+        """
         return [as_combination(v, self.fields) for v in self.directions]
 
     @property
     def name(self) -> str:
-        """The same in one line."""
+        """The same in one line.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> found.table[0].name
+        'z1'
+        """
         return ", ".join(map(str, self.names))
 
     @property
     def when(self) -> str:
-        """In words: "step 2", "never", "not yet"."""
+        """In words: "step 2", "never", "not yet".
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> [row.when for row in found.table]
+        ['step 1', 'never']
+        """
         if self.step is not None:
             return f"step {self.step}"
         return "never" if self.never else "not yet"
@@ -124,12 +169,34 @@ class LearnedDirections(Record):
 
     @property
     def proof(self) -> str:
-        """How the table is known: "symbolic" where every row is, else "numerical"."""
+        """How the table is known: "symbolic" where every row is, else "numerical".
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> found.proof
+        'symbolic'
+        """
         return "symbolic" if all(r.proof == "symbolic" for r in self.table) else "numerical"
 
     @property
     def learned(self) -> Array:
-        """Directions (n, k) with a finite overlap after the steps."""
+        """Directions (n, k) with a finite overlap after the steps.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> found.learned.tolist()
+        [[1.0, 0.0]]
+        """
         rows = [r.directions for r in self.table if r.step is not None]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.fields)))
 
@@ -151,7 +218,22 @@ class LearnedDirections(Record):
         return f"LearnedDirections({rows}; print shows the table)"
 
     def explain(self) -> str:
-        """The integral or the symmetry behind every row, in words."""
+        """The integral or the symmetry behind every row, in words.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> print(found.explain().splitlines()[0])
+        y = z1 + z2**2, 1 steps of gradient descent
+        """
         lines = [f"y = {self.target}, {self.steps} steps of {_words(self.algorithm)}"]
         for r in self.table:
             zero = "" if r.threshold is None else f", zero means below {r.threshold:.1g}"
@@ -159,7 +241,22 @@ class LearnedDirections(Record):
         return "\n".join(lines)
 
     def latex(self) -> str:
-        """An align environment with one statement for each direction."""
+        r"""An align environment with one statement for each direction.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z, z1, z2 = sp.symbols("z z1 z2", real=True)
+        >>> target = dmft.MultiIndex(z1 + z2**2, [z1, z2])
+        >>> model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 1), target)
+        >>> found = dmft.learned_directions(model, dmft.GradientDescent(0.3, 3), steps=1)
+        >>> found.latex().startswith(r"\begin{align*}")
+        True
+        """
         lines = [rf"{_names_latex(r)}:\ & {r.statement}" for r in self.table]
         return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
 
@@ -191,6 +288,11 @@ def learned_directions(
     steps : 1 or 2
     rtol : float
         Asked of each integral.
+
+    Returns
+    -------
+    LearnedDirections
+        ``table`` of rows; prints and displays itself.
 
     Raises
     ------
@@ -235,6 +337,7 @@ def learned_directions(
 def _target(model: Model) -> tuple[sp.Expr, tuple[sp.Symbol, ...]]:
     """The noiseless label in its fields."""
     check_identity(model, "learned directions are told")
+    check_unflipped(model, "learned directions are told")
     teacher = getattr(model, "teacher", None)
     if isinstance(teacher, MultiIndex):
         return teacher.expr, teacher.fields

@@ -32,6 +32,13 @@ class LinearNoise(Record):
     rates : (n',) complex array
         Decay rates of the modes (eigenvalues of the Jacobian), slowest first.
     p, k : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise = LinearNoise(np.diag([4.0, 1.0]), np.array([-1.0 + 0j, -2.0]), 1, 1)
+    >>> noise.std["Q"].tolist(), noise.rates[0].real.item()
+    ([[2.0]], -1.0)
     """
 
     covariance: Array
@@ -41,7 +48,15 @@ class LinearNoise(Record):
 
     @property
     def std(self) -> dict[str, Array]:
-        """Standard deviations, as blocks Q (p, p), M (p, k) and readout (p,) if it is trained."""
+        """Standard deviations, as blocks Q (p, p), M (p, k) and readout (p,) if it is trained.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> noise = LinearNoise(np.diag([4.0, 1.0]), np.array([-1.0 + 0j, -2.0]), 1, 1)
+        >>> {name: block.tolist() for name, block in noise.std.items()}
+        {'Q': [[2.0]], 'M': [[1.0]]}
+        """
         deviation = np.sqrt(np.diag(self.covariance))
         square, overlaps = self.p * self.p, self.p * (self.p + self.k)
         blocks = {
@@ -64,6 +79,20 @@ def linear_noise(
     Scaling     leading order in 1/d: fluctuations of relative size d^(-1/2)
     Valid for   equations of kind "sde"; a fixed point of their flow whose modes all decay
     Source      one_pass.md E.1; derivations/fluctuations.py
+
+    Parameters
+    ----------
+    equations : Equations
+        Of `derive` with ``fluctuations=True``.
+    point : FixedPoint or Overlaps
+        A stable stationary point.
+    **parameters
+        Run-time values.
+
+    Returns
+    -------
+    LinearNoise
+        ``covariance`` (n, n), and standard deviations by block.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from dmft.analysis.boundaries.boundary import Boundary
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.diagrams.region_diagram import RegionDiagram
 from dmft.analysis.sweeps.sweep import Sweep
+from dmft.checks import checked
 from dmft.record import Archived
 from dmft.simulation.descent import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble
@@ -24,8 +25,19 @@ KINDS: tuple[type[Archived], ...] = (
 )  # fmt: skip
 
 
+@checked
 def load(path: str | Path) -> Archived:
     """Read a record written by its `.save(path)`: a trajectory, runs, paths or a phase diagram.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that ``save`` of a record wrote.
+
+    Returns
+    -------
+    Archived
+        Of the class that was saved, equal to it.
 
     Raises
     ------

@@ -169,7 +169,7 @@ def solve(
             ("max_steps", max_steps, MAX_STEPS), ("timeout", timeout, None),
             ("quadrature_tol", quadrature_tol, QUADRATURE_TOL),
         )
-        if isinstance(value, np.ndarray) or value != default
+        if value is not default and (isinstance(value, np.ndarray) or value != default)
     }  # fmt: skip
     if any(isinstance(value, str) or callable(value) for value in parameters.values()):
         from dmft.emit.schedules import as_expressions
@@ -178,5 +178,7 @@ def solve(
         parameters = as_expressions(parameters, {"learning_rate", *declared})
     solver = solver_of(system)
     options, values = solver.read(given, parameters)
+    if progress is not False:
+        return solver.run(system, start, t_max, options, values)
     with as_asked(progress):
         return solver.run(system, start, t_max, options, values)

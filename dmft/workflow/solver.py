@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
@@ -42,6 +43,11 @@ class Solver:
     run: Callable[[Any, Any, Any, Any, Mapping[str, Any]], Solution]
     instead: str = ""
 
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Names of its options."""
+        return frozenset(one.name for one in fields(self.options))
+
     def read(
         self, given: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
@@ -52,9 +58,9 @@ class Solver:
         BadParameter
             For options that this kind does not have.
         """
-        known = {one.name for one in fields(self.options)}
-        unused = [f"{name}=" for name in given if name not in known]
-        if unused:
+        known = self.known
+        if not given.keys() <= known:
+            unused = [f"{name}=" for name in given if name not in known]
             raise BadParameter(f"{self.what} know no {', '.join(unused)}{self.instead}")
         mine = {name: value for name, value in parameters.items() if name in known}
         values = {name: value for name, value in parameters.items() if name not in known}
@@ -73,5 +79,10 @@ def solver_of(system: Any) -> Solver:
     kind = kind if kind in SOLVERS else getattr(origin, "kind", None)
     if kind not in SOLVERS:
         raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
-    found: Solver = import_module(SOLVERS[kind]).SOLVER
+    return _solver(SOLVERS[kind])
+
+
+@cache
+def _solver(module: str) -> Solver:
+    found: Solver = import_module(module).SOLVER
     return found

@@ -192,11 +192,16 @@ def test_theory_lies_within_the_errors_of_the_seeds(name):
     assert not failed or not failed & judge(name, theory, case, FRESH_SEEDS)
 
 
+@pytest.mark.cases("batches with replacement", "sphere, ridge, momentum, noise")
 @pytest.mark.parametrize(
     "name",
     [
-        "A3 erf", "A8 momentum", "batches with replacement", "Langevin noise", "sphere",
-        "sphere, ridge, momentum, noise", "sphere, Bernoulli batches",
+        "A3 erf", "batches with replacement", "sphere, ridge, momentum, noise",
+        "sphere, Bernoulli batches",
+        # Each alone; together they are above.
+        pytest.param("A8 momentum", marks=pytest.mark.slow),
+        pytest.param("Langevin noise", marks=pytest.mark.slow),
+        pytest.param("sphere", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_small_dimension(name):

@@ -59,6 +59,7 @@ def test_spherical_vectors(retrieval, dynamics_vectors, number):
     assert found == pytest.approx(v["t_exit_ode"], abs=1e-9)
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("gamma", [0.005, 0.08, 0.15])
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize(("u0", "T"), [(1e-9, 0.01), (1e-3, 0.5), (0.04, 0.02)])
@@ -121,6 +122,7 @@ def free_time(v, u0, u1):
     return (math.log(u1 / u0) + transient) / (4 * (3 - low))
 
 
+@pytest.mark.cases(2)
 @FREE
 def test_free_vectors(retrieval, dynamics_vectors, number):
     """Leading logarithm: the vectors' own accuracy against the full flow is a few 1e-4."""
@@ -131,6 +133,7 @@ def test_free_vectors(retrieval, dynamics_vectors, number):
     assert found == pytest.approx(v["t_exit"], rel=7e-4)
 
 
+@pytest.mark.cases(2)
 @FREE
 def test_free_formula_is_exact_for_vanishing_overlaps(retrieval, dynamics_vectors, number):
     """Start so low that the length settles before, and stop where u is still negligible."""
@@ -183,8 +186,8 @@ def test_largest_free_rate_from_unit_length(retrieval, noise):
 # Where the formulas hold, and where they do not ---------------------------------------------------
 
 
-# Runs of more than a thousand overlaps to eleven digits.
-LONG = pytest.param(32, marks=pytest.mark.slow)
+# Runs of hundreds of overlaps, or more than a thousand, to eleven digits.
+LONG = [pytest.param(width, marks=pytest.mark.slow) for width in (16, 32)]
 
 
 def equations_of(width, rate, noise, constraint):
@@ -211,8 +214,9 @@ def deviations(width, rate, noise, constraint, dims):
     return np.abs(found)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-@pytest.mark.parametrize("width", [2, 8, 16, LONG])
+@pytest.mark.parametrize("width", [2, 8, *LONG])
 def test_leading_logarithm_on_the_sphere_is_within_one_per_cent(width, noise):
     for rate in (1 / (12 + noise), 0.02):
         gaps = deviations(width, rate, noise, "sphere", (1e6, 1e8, 1e10))
@@ -220,8 +224,9 @@ def test_leading_logarithm_on_the_sphere_is_within_one_per_cent(width, noise):
         assert np.all(np.diff(gaps, axis=0) < 0)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-@pytest.mark.parametrize("width", [1, 2, 8, 16, LONG])
+@pytest.mark.parametrize("width", [1, 2, 8, *LONG])
 def test_leading_logarithm_of_free_lengths_is_within_one_per_cent(width, noise):
     """By u at once; by the risk once the plateau is at rest before it is left."""
     for rate in (1 / (12 + noise), 0.02):
@@ -241,6 +246,7 @@ def test_deviations_of_free_lengths_shrink_with_the_dimension():
             assert gaps[-1].max() < 0.01
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("width", [8, 32])
 def test_plateau_of_wide_free_students_is_found(width):
     """A relaxation of a few per cent, down (p = 8) or up under label noise (p = 32)."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
 
@@ -15,7 +15,7 @@ OVERLAPS = (Block("Q", ("p", "p"), symmetric=True), Block("M", ("p", "k")))
 TEACHER = (Block("P", ("k", "k"), symmetric=True),)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def spherical_rhs(t, y, widths, par, out):
     """Phase retrieval on the sphere, p = 1: one_pass.md F.1."""
     a = 4.0 - 24.0 * par[0]
@@ -24,12 +24,12 @@ def spherical_rhs(t, y, widths, par, out):
     out[1] = y[1] * (a * (1.0 - y[1] * y[1]) - b)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def spherical_observe(t, y, widths, par, out):
     out[0] = 2.0 * (1.0 - y[1] * y[1])
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def free_rhs(t, y, widths, par, out):
     """Gradient flow of phase retrieval without constraint, p = 1 (norm q relaxes to 1/3 first)."""
     q, m = y[0], y[1]
@@ -37,13 +37,13 @@ def free_rhs(t, y, widths, par, out):
     out[1] = 6.0 * m - 6.0 * q * m
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def free_observe(t, y, widths, par, out):
     q, m = y[0], y[1]
     out[0] = 0.5 * (3.0 + 3.0 * q * q - 2.0 * q - 4.0 * m * m)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def explosive_rhs(t, y, widths, par, out):
     out[0] = par[0] * y[0] * y[0]
     out[1] = 0.0

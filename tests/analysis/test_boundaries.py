@@ -296,6 +296,7 @@ def length(curves):
     return sum(np.hypot(np.diff(c.x), np.diff(c.y)).sum() for c in curves)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("width", [0.004, 0.006, 0.01, 0.03])
 def test_both_borders_of_a_lane_narrower_than_a_step(labels, width):

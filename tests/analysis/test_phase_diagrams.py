@@ -89,7 +89,7 @@ def test_interrupt_keeps_what_is_done_and_stops_running_solves(free, pair):
             return x
         run = solve_problem(
             free, {"Q": [[1.0]], "M": [[0.1]]}, 1e12, **pair, max_steps=10**12,
-            save_at=[1e12], progress=False,
+            save_at=[1e12], progress=False, method="rk5",
         )  # fmt: skip
         return run.risk[-1]
 

@@ -137,6 +137,12 @@ def parts():
     }  # fmt: skip
 
 
+POWER = dmft.Model(
+    dmft.Committee(z, width=1), dmft.Committee(z, width=1),
+    inputs=dmft.Spectrum.power_law(capacity=1.5, source=0.2, dim=10**6),
+)  # fmt: skip
+
+
 @cache
 def good_calls() -> dict[str, dict[str, Any]]:
     """A good call of each public function and declaration, by name of its arguments."""
@@ -144,7 +150,34 @@ def good_calls() -> dict[str, dict[str, Any]]:
     quiet = dmft.fixed_points(p["equations"], dmft.Overlaps([[1.0]], [[0.9]], [[1.0]]))[0]
     grid = {"x": ("learning_rate", [0.05, 0.1]), "y": ("label_noise", [0.0, 1.0])}
     built_in = {"equations": p["equations"], "start": p["start"], "t_max": 2.0}
+    scaled = {"learning_rate": 0.1, "batch_size": 1, "loss": "squared", "weight_decay": 0}
+    controlled = {
+        "equations": dmft.derive(p["linear"], p["free"]), "start": p["start"], "t_max": 1.0,
+        "minimise": "risk", "control": "learning_rate", "bounds": (0.01, 2.0),
+    }  # fmt: skip
     return {
+        "AdaGrad": {**scaled, "initial": 1.0},
+        "AdaGradNorm": {**scaled, "initial": 1.0},
+        "Adam": {
+            **scaled, "second_moment_rate": 2.0, "eps": 0.1, "momentum": 0, "initial": 1.0,
+        },
+        "RMSProp": {
+            **scaled, "second_moment_rate": 2.0, "eps": 0.1, "initial": 1.0, "beta2": None,
+        },
+        "SignSGD": scaled,
+        "Schedule": {
+            "t": [0.0, 1.0], "value": [1.0, 0.5], "control": "learning_rate", "hamiltonian": None,
+            "run": None, "status": "ok", "message": "", "interpolation": "linear",
+        },
+        "greedy_schedule": {**controlled, "points": 11, "rtol": 1e-6, "atol": 1e-8},
+        "optimal_schedule": {
+            **controlled, "pieces": 4, "interpolation": "linear", "method": "L-BFGS",
+            "max_iterations": 3, "tol": 1e-4, "free_times": False,
+        },
+        "scaling_law": {
+            "equations": dmft.derive(POWER, dmft.SGD(0.3e6)), "start": None, "window": None,
+        },
+        "noise_floor": {"model": p["linear"], "algorithm": p["free"]},
         "Alignment": {"e": 0.1, "m": 0.2, "radius": 1.0},
         "Attention": {"length": 2, "reduction": None},
         "Committee": {"activation": z**2, "width": 1, "readout": None, "field": z},
@@ -157,7 +190,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Gaussian": {"fields": [z, u], "cov": [[1, 0.5], [0.5, 1]], "mean": None},
         "GaussianMixture": {
             "means": [[1.0], [-1.0]], "labels": [1, -1], "weights": None, "fields": (),
-            "scales": None,
+            "scales": None, "fractions": None,
         },
         "GradientDescent": {
             "learning_rate": 0.1, "samples_per_dim": 2.0, "ridge": 0, "batch": None,
@@ -169,10 +202,11 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "Lookahead": {"rho": 0.1},
         "MixtureModel": {
             "student": p["square"], "mixture": dmft.GaussianMixture([[1.0], [-1.0]], [1, -1]),
-            "label_noise": 0,
+            "label_noise": 0, "label_flip": 0, "label_channel": None,
         },
         "Model": {
             "student": p["square"], "teacher": p["square"], "label_noise": 0.1, "inputs": None,
+            "label_flip": 0, "label_channel": None,
         },
         "Momentum": {"rate": 1.0, "direct": 0.5},
         "MultiIndex": {"expr": z * u, "fields": (z, u)},
@@ -183,7 +217,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "SGD": {
             "learning_rate": 0.1, "batch_size": 1, "loss": "squared", "constraint": None,
             "repeat": None, "readout_rate": 0, "weight_decay": 0.1, "momentum": 0,
-            "average": 0,
+            "average": 0, "clip": None, "normalised": False,
         },
         "Scaling": {"learning_rate": 0, "width": 0, "batch_size": 0},
         "SequenceModel": {
@@ -194,7 +228,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "SharpnessAware": {"rho": 0.1, "normalised": False},
         "Spectrum": {
             "eigenvalues": [2.0, 0.5], "fractions": [0.3, 0.7], "noise": None, "teacher": None,
-            "dim": None,
+            "dim": None, "scaled": False,
         },
         "Stage": {"equations": p["equations"], "parameters": {"label_noise": 0.1}, "until": None},
         "Status": {"value": "ok"},
@@ -226,6 +260,7 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "model": p["model"], "algorithm": p["sgd"], "dim": None, "scaling": None,
             "fluctuations": False,
         },
+        "escape_rate": {"model": p["model"]},
         "escape_formula": {"model": p["model"], "algorithm": p["sgd"], "length": 1},
         "escape_time": {
             "run_or_equations": p["equations"], "start": p["start"], "t_max": 10.0,
@@ -274,7 +309,10 @@ def good_calls() -> dict[str, dict[str, Any]]:
             "progress": None,
         },
         "phases": {"run": p["run"], "fraction": 0.5, "reference": "start", "level": 0.9},
-        "plot": {"records": p["run"], "ax": None, "path": None, "title": None, "dpi": 20},
+        "plot": {
+            "records": p["run"], "ax": None, "path": None, "title": None, "dpi": 20,
+            "width": None, "cmap": None, "norm": None, "levels": None,
+        },
         "population_risk": {"model": p["model"]},
         "random_overlaps": {"model": p["model"], "dim": 20, "seed": 1, "normalised": False},
         "regimes": {"model": p["model"], "algorithm": p["sgd"], "batch_size": 0},

@@ -15,6 +15,7 @@ NAMES = (
     "sweeps",
     "points",
     "two_time",
+    "structured",
 )
 
 wanted = sys.argv[1:] or NAMES

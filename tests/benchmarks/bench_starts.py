@@ -71,35 +71,24 @@ for name, step in steps.items():
 COMPILED = (
     """
 import time
-from numba.core import codegen, dispatcher
-spent = {"all": 0.0, "LLVM": 0.0}
-def timed(owner, name, where):
-    plain = getattr(owner, name)
+from dmft.compiled import direct
+spent = {"code_from_text": 0.0, "_optimised": 0.0}
+def timed(name):
+    plain = getattr(direct, name)
     def call(*arguments):
         began = time.process_time()
         try:
             return plain(*arguments)
         finally:
-            spent[where] += time.process_time() - began
-    setattr(owner, name, call)
-timed(codegen.CPUCodeLibrary, "finalize", "LLVM")
-depth = 0
-plain = dispatcher._FunctionCompiler.compile
-def compile(*arguments):
-    global depth
-    began, depth = time.process_time(), depth + 1
-    try:
-        return plain(*arguments)
-    finally:
-        depth -= 1
-        if depth == 0:
-            spent["all"] += time.process_time() - began
-dispatcher._FunctionCompiler.compile = compile
+            spent[name] += time.process_time() - began
+    setattr(direct, name, call)
+for name in spent:
+    timed(name)
 """
     + NEW.format(number=99)
     + """
-print(f"compiling: {spent['all']}")
-print(f"  of which LLVM: {spent['LLVM']}")
+print(f"compiling: {spent['code_from_text']}")
+print(f"  of which LLVM: {spent['_optimised']}")
 """
 )
 

@@ -13,10 +13,11 @@ import pytest
 
 from dmft.cli.commands import save_times
 from dmft.cli.main import build_parser, main
-from dmft.cli.report import EXIT_CODES, matrix, plain, table
+from dmft.cli.report import EXIT_CODES, matrix, table
 from dmft.cli.schema import EXAMPLE
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.plain import plain
 
 # Phase retrieval on the sphere, one student: the risk is 2 (1 - m^2) (one_pass.md F.1).
 PHASE_RETRIEVAL = """

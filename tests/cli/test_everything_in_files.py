@@ -1,5 +1,6 @@
 """Files declare what the API does: sequences, attention, clusters, repeats, schedules, events."""
 
+import inspect
 import json
 
 import numpy as np
@@ -120,6 +121,109 @@ def test_losses_are_names_or_formulas(tmp_path):
     assert logistic == dmft.SGD(0.1, loss=sp.log(1 + sp.exp(-y * f)))
 
 
+def test_channels_are_formulas(tmp_path):
+    text = f"[student]\n{LINE}[teacher]\n{LINE}{ALGORITHM}"
+    model = read(tmp_path, text + '[model]\nlabel_channel = "1/(1 + exp(-2*f))"\n').model
+    f, z = sp.symbols("f z", real=True)
+    line = dmft.Committee(z, 1)
+    assert model == dmft.Model(line, line, label_channel=1 / (1 + sp.exp(-2 * f)))
+
+
+def test_readouts_of_several_outputs_are_rows(tmp_path):
+    text = """
+        [student]
+        activation = "z"
+        width = 2
+        readout = [[1.0, 0.0], [0.5, 1.0]]
+        [inputs]
+        means = [[1.0], [-1.0]]
+        labels = [0, 1]
+        [algorithm]
+        kind = "sgd"
+        learning_rate = 0.1
+        loss = "cross-entropy"
+        """
+    found, z = read(tmp_path, text), sp.Symbol("z", real=True)
+    student = dmft.Committee(z, 2, [[1.0, 0.0], [0.5, 1.0]])
+    assert found.model == dmft.Model(student, dmft.GaussianMixture([[1.0], [-1.0]]))
+    assert found.algorithm == dmft.SGD(0.1, loss="cross-entropy")
+
+
+def test_each_algorithm_and_each_of_its_numbers_has_a_key():
+    """What the API takes by name: a new loss, optimiser or number of one fails here."""
+    from dmft.cli.declared import ALGORITHMS
+    from dmft.cli.schema import SCHEMA
+
+    learn = dmft.SGD, dmft.GradientFlow, dmft.GradientDescent
+    made = {y for n in dmft.__all__ if isinstance(y := getattr(dmft, n), type)}
+    # An update of one's own is code, not a file.
+    found = {y for y in made if issubclass(y, learn)} - {dmft.UpdateField}
+    assert found == set(ALGORITHMS.values())
+    keys = SCHEMA["algorithm"].keys
+    for kind, algorithm in ALGORITHMS.items():
+        known = {name for name, key in keys.items() if not key.only or kind in key.only}
+        assert arguments(algorithm) <= known, kind
+    for table, made in (
+        ("model", dmft.Model), ("inputs", dmft.GaussianMixture), ("inputs", dmft.Spectrum),
+        ("inputs", dmft.Spectrum.power_law), ("inputs", dmft.Spectrum.marchenko_pastur),
+    ):  # fmt: skip
+        # Tables of their own.
+        own = set(SCHEMA) if table == "model" else set()
+        assert arguments(made) - own <= set(SCHEMA[table].keys), made
+    assert {"learning_rate", "batch_size", "weight_decay"} <= set(SCHEMA["solve"].keys)
+
+
+def arguments(function):
+    named = inspect.signature(function).parameters.values()
+    return {p.name for p in named if p.kind is not p.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "algorithm"),
+    [
+        ("sign-sgd", "batch_size = 3\n", dmft.SignSGD(0.1, batch_size=3)),
+        ("adam", "second_moment_rate = 2.0\neps = 0.01\n", dmft.Adam(0.1, 2.0, 0.01)),
+        ("rmsprop", "second_moment_rate = 2.0\n", dmft.RMSProp(0.1, 2.0)),
+        ("adagrad", "initial = 0.2\nweight_decay = 0.3\n",
+         dmft.AdaGrad(0.1, 0.2, weight_decay=0.3)),
+        ("adagrad-norm", "initial = 0.2\n", dmft.AdaGradNorm(0.1, 0.2)),
+        ("sgd", "loss = \"hinge\"\nweight_decay = 0.1\nclip = 2.0\n",
+         dmft.SGD(0.1, loss="hinge", weight_decay=0.1, clip=2.0)),
+        ("sgd", "momentum = 0.9\n", dmft.SGD(0.1, momentum=0.9)),
+        ("sgd", "average = 1.5\n", dmft.SGD(0.1, average=1.5)),
+    ],
+)  # fmt: skip
+def test_optimisers_and_losses_by_name(tmp_path, kind, lines, algorithm):
+    text = f"[student]\n{LINE}[teacher]\n{LINE}" + ALGORITHM.replace('"sgd"', f'"{kind}"') + lines
+    assert read(tmp_path, text).algorithm == algorithm
+
+
+def test_a_memory_that_lasts_is_a_table(tmp_path):
+    text = f"[student]\n{LINE}[teacher]\n{LINE}{ALGORITHM}"
+    found = read(tmp_path, text + "momentum = {rate = 1.5, direct = 0.2}\n").algorithm
+    assert found == dmft.SGD(0.1, momentum=dmft.Momentum(1.5, 0.2))
+    for line, words in (
+        ("{direct = 1.0}", "the table needs rate"),
+        ("{beta = 1.0}", "the table has rate, direct, not beta"),
+        ("{rate = -1.0}", r"\[algorithm\] momentum: "),
+    ):
+        with pytest.raises(ExpressionRefused, match=words):
+            read(tmp_path, f"{text}momentum = {line}\n")
+
+
+def test_flipped_labels_and_schedules_of_controls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = dmft.Schedule([0.0, 1.0], [1.0, 2.0], control="batch_size")
+    table.save("batches.csv")
+    signs = f'[student]\n{LINE}[teacher]\nactivation = "sign(z)"\nwidth = 1\n'
+    text = f"{signs}[model]\nlabel_flip = 0.1\n{ALGORITHM}[solve]\nt_max = 1.0\n"
+    found = read(tmp_path, text + 'batch_size = "batches.csv"\nweight_decay = "0.1/(1 + t)"\n')
+    assert float(found.model.label_flip) == 0.1
+    np.testing.assert_array_equal(found.table("solve")["batch_size"].value, table.value)
+    assert found.table("solve")["batch_size"].control == "batch_size"
+    assert found.table("solve")["weight_decay"].free_symbols
+
+
 def test_events_and_schedules_are_those_of_the_api(tmp_path):
     solve = """
         [solve]
@@ -154,6 +258,13 @@ def test_events_and_schedules_are_those_of_the_api(tmp_path):
         (('"sgd"', '"gd"'), 'did you mean "gradient-descent"'),
         (("width = 1\n", ""), r"\[student\]: the key 'width' is missing beside 'activation'"),
         (("= 0.1\n", "= 0.1\nrho = 1\n"), "rho: unknown key"),
+        (("learning_rate", "lr"), "lr: unknown key; did you mean 'learning_rate'"),
+        (("width", "p"), r"\[student\] p: unknown key; did you mean 'width'"),
+        (("= 0.1\n", '= 0.1\nloss = "Squared"\n'), "'Squared'; did you mean \"squared\""),
+        (
+            ("= 0.1\n", '= 0.1\nrepeat = {kind = "SAM", rho = 0.1}\n'),
+            'did you mean "sharpness-aware"',
+        ),
         (
             ("learning_rate = 0.1", 'learning_rate = 0.1\nrepeat = "lookahead"'),
             "must be a table {kind = ",

@@ -39,6 +39,7 @@ def compiled_rates(equations, start, **parameters):
     return problem.unpack(out, values.widths), risk[0]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_text_equals_reference_at_all_widths(activations, name, generated_code):
     check_all_widths(activations, name)
@@ -141,6 +142,7 @@ print(sum(problem.rhs.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.slow  # as tests/emit/test_module_cache.py and tests/workflow/test_kept_problems.py
 def test_second_process_does_not_compile(tmp_path):
     environment = {**os.environ, "DMFT_CACHE_DIR": str(tmp_path)}
 

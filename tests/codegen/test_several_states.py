@@ -50,10 +50,32 @@ def test_a_state_has_the_same_bits_in_every_lane(name):
             assert np.array_equal(alone, out[:, lane]), (p, k, lane)
 
 
-def test_polynomials_add_as_is_fastest():
-    square = dmft.Committee(Z**2, width=1)
-    problem = dmft.build(dmft.derive(dmft.Model(square, square), dmft.SGD(0.5)))
-    assert problem.lanes is None
+def test_polynomials_go_side_by_side_where_they_are_narrow():
+    for p, k in ((1, 1), (2, 2)):
+        problem, states, parameters, widths = columns(
+            Z**2, dmft.SGD(0.1, constraint="sphere"), p, k
+        )
+        assert problem.lanes.takes(widths)
+        assert not problem.lanes.takes((3, 2))
+        out = np.empty((states.shape[1], LANES))
+        y, par = (np.ascontiguousarray(x.T) for x in (states, parameters))
+        problem.lanes.function(0.0, y, widths, par, out)
+        for lane in range(LANES):
+            alone, judge = np.empty((2, states.shape[1]))
+            problem.rhs(0.0, states[lane].copy(), widths, parameters[lane].copy(), alone)
+            # Python itself runs the same text.
+            problem.rhs.py_func(0.0, states[lane].copy(), widths, parameters[lane].copy(), judge)
+            assert np.array_equal(alone, out[:, lane])
+            assert np.array_equal(alone, judge)
+
+
+def test_wide_polynomials_add_in_the_order_of_the_compiler():
+    problem, states, parameters, widths = columns(Z**3 - 3 * Z, dmft.SGD(0.1), 4, 2)
+    alone, judge = np.empty((2, states.shape[1]))
+    problem.rhs(0.0, states[0].copy(), widths, parameters[0].copy(), alone)
+    problem.rhs.py_func(0.0, states[0].copy(), widths, parameters[0].copy(), judge)
+    np.testing.assert_allclose(alone, judge, rtol=1e-11, atol=1e-12 * np.max(np.abs(judge)))
+    assert alone.tobytes() != judge.tobytes()
 
 
 def test_kernels_by_nodes_and_of_four_signs_take_one_state():

@@ -2,8 +2,7 @@
 
 import pydoc
 import re
-import subprocess
-import sys
+import runpy
 
 import pytest
 import sympy as sp
@@ -32,12 +31,13 @@ def test_help_is_a_page():
         assert heading in text
 
 
-def test_dir_is_what_is_public():
+def test_dir_is_what_is_public(tmp_path):
+    star = tmp_path / "star.py"
+    star.write_text("from dmft import *\nnames = Event.__name__, solve.__name__\n")
     assert dir(dmft) == sorted(dmft.__all__)
     assert {"solve", "Event", "LargestCosine"} <= set(dir(dmft))
-    code = "from dmft import *; print(Event.__name__, solve.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "Event solve\n"
+    found = runpy.run_path(str(star))
+    assert found["names"] == ("Event", "solve")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,12 @@ def test_dir_is_what_is_public():
         ("ridge", r"GradientDescent\(ridge"),
         ("logistic", "loss=: a formula in f and y"),
         ("spectrum", "Spectrum"),
+        ("R", "Overlaps"),
+        ("mean_field", "regimes"),
+        ("wick", "Gaussian"),
+        ("relu", "SymPy expression"),
+        ("nesterov", "Momentum"),
+        ("bibtex", "cite"),
     ],
 )
 def test_names_of_the_field_are_refused_with_ours(name, words):
@@ -91,6 +97,11 @@ def test_what_is_pointed_to_exists():
             ),
             BadParameter, "unknown parameter 'ridge'.*GradientDescent",
         ),
+        (lambda: dmft.latex("a.tex", ridge=1), TypeError, r"latex has no ridge= .*GradientDescent"),
+        (lambda: dmft.explain(MODEL, ridge=1), TypeError, "explain has no ridge="),
+        (lambda: dmft.export(MODEL, "a.c", lr=1), TypeError, "export has no lr=.*learning_rate="),
+        (lambda: dmft.load("a.nc", lr=1), TypeError, "load has no lr=.*learning_rate="),
+        (lambda: dmft.Adam(0.1, ridge=1), BadParameter, "GradientDescent"),
         (
             lambda: dmft.simulate(MODEL, dmft.SGD(0.1), 10, 1, 1, lr=0.1),
             BadParameter, "unknown parameter 'lr'.*learning_rate= of",

@@ -62,6 +62,7 @@ def overlap(u, v, mu, weight):
     return weight @ (square + sum(x * y for x, y in zip(kicks, others, strict=True)))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("alpha", [0.6, 2.0])
 @pytest.mark.parametrize("constraint", [None, "sphere"])
 @pytest.mark.parametrize("given", [{}, SCHEDULES], ids=["constant", "schedules"])
@@ -100,6 +101,7 @@ def test_a_flow_follows_its_time():
     assert run.provenance["ridge_schedule"] == "t"
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("alpha", [0.6, 2.0])
 def test_first_steps_on_the_sphere(alpha):
     """The first two steps in closed form."""
@@ -111,6 +113,7 @@ def test_first_steps_on_the_sphere(alpha):
     np.testing.assert_allclose(run.Q2[:, :, 0, 0], Q2, atol=1e-12)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("alpha", [0.6, 2.0])
 def test_a_flow_on_the_sphere_keeps_the_length(alpha):
     """Modes fall as those of ridge regression whose penalty is what keeps the length at each time.

@@ -105,4 +105,4 @@ def test_changed_terms_of_a_flow_run():
     run = dmft.solve(changed, START, 1.0, points=8, levels=5, kappa=0.4)
     assert run.status == "ok"
     assert run.M[-1, 0, 0] == pytest.approx(wanted, abs=1e-5)
-    assert matrices(steps=160, eta=1 / 160)[0][-1] != pytest.approx(wanted, abs=5e-3)
+    assert matrices(steps=80, eta=1 / 80)[0][-1] != pytest.approx(wanted, abs=5e-3)

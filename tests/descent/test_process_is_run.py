@@ -79,6 +79,7 @@ CASES |= {
 }  # fmt: skip
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("name", list(CASES))
 def test_compiled_steps_equal_the_recursions_by_hand(name):
     """The same samples, to rounding: kernels, overlaps, and the response measured afterwards."""
@@ -161,12 +162,14 @@ def right():
     return run_of(dmft.derive(PAIR, EVERYTHING))
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("name", "term"), TERMS, ids=[f"{a}-{b}" for a, b in TERMS])
 def test_a_wrong_sign_in_the_symbols_changes_the_run(name, term, right, interpreted):
     wrong = with_terms(PRINTED, name, lambda n, e: -e if n == term else e)
     assert distance(right, run_of(wrong)) > 1e-3
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("name", "term"), PUT_BACK, ids=[f"{a}-{b}" for a, b in PUT_BACK])
 def test_a_wrong_sign_on_the_sphere_changes_the_run(name, term, interpreted):
     right, wrong = (
@@ -189,6 +192,7 @@ def evaluated(equations):
         return {}
 
 
+@pytest.mark.cases(8)
 @pytest.mark.parametrize("place", TERMS + OF_SAMPLES, ids="-".join)
 def test_a_wrong_sign_in_the_symbols_changes_what_evaluate_gives(place):
     name, term = place
@@ -259,6 +263,7 @@ def test_a_term_dropped_is_a_parameter_of_zero(right, interpreted):
 EXACT = {name: case for name, case in CASES.items() if name not in ("ReLU", "pathwise")}
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("name", list(EXACT))
 def test_runs_equal_the_numpy_reference(name):
     """`evaluate` interprets the symbols on the same points, without code generation."""

@@ -74,6 +74,13 @@ def swept(folder):
 
 # name of the class -> function of a folder for what it writes
 RECORDS = {
+    "AdaGrad": lambda _: dmft.AdaGrad(0.5, initial=1),
+    "AdaGradNorm": lambda _: dmft.AdaGradNorm(0.5, initial=1),
+    "Adam": lambda _: dmft.Adam(0.5, second_moment_rate=2, eps=0.1, initial=1),
+    "RMSProp": lambda _: dmft.RMSProp(0.5),
+    "ScalingLaw": lambda _: dmft.ScalingLaw(-0.4, 0.9, "source", "derived", 0.0, "", (1.0, 10.0)),
+    "Schedule": lambda _: dmft.Schedule([0.0, 1.0], [1.0, 0.5]),
+    "SignSGD": lambda _: dmft.SignSGD(0.5),
     "Alignment": lambda _: dmft.Alignment(0.1, 0.2),
     "Attention": lambda _: dmft.Attention(2),
     "SGD": lambda _: dmft.SGD(sp.Symbol("gamma"), momentum=0.5),

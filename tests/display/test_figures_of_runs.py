@@ -106,7 +106,7 @@ def test_labels_name_quantities_and_the_time_unit(folder):
     assert risk.get_ylabel() == r"risk $\mathcal{R}$"
     assert overlaps.get_xlabel() == r"time $t = \mathrm{steps}\,\gamma/(pd)$"
     texts = [t.get_text() for t in overlaps.get_legend().get_texts()]
-    assert texts == ["$M_{j1}$", "$Q_{jj}$", "$Q_{jl}$"]
+    assert texts == ["$M_{11}$", "$M_{21}$", "$Q_{11}$", "$Q_{22}$", "$Q_{12}$"]
     assert overlaps.figure.get_suptitle() == "a run"
 
 

@@ -19,8 +19,8 @@ _SPEC.loader.exec_module(records)
 EVERY = {**records.RECORDS, **records.OTHERS}
 # Minutes of compiling, or of drawing.
 LONG = {"TwoTimeRun", "DescentRun", "EscapeTimes", "landscape", "stability", "series"}
-# Two lines of a wide terminal.
-WIDTH = 120
+# Two lines of a terminal.
+LONGEST = 200
 
 
 def test_every_public_class_has_a_record_here():
@@ -44,7 +44,7 @@ def test_records_show_themselves(name, tmp_path):
         record = EVERY[name](tmp_path / "store")
     text = repr(record)
     assert text.count("\n") <= 1
-    assert len(text) <= 2 * WIDTH
+    assert len(text) <= LONGEST
     html = record._repr_html_() if hasattr(record, "_repr_html_") else None
     latex = record._repr_latex_() if hasattr(record, "_repr_latex_") else None
     assert html or latex
@@ -87,6 +87,64 @@ def test_stores_still_tell_starts_apart():
     """Names of values in stores hold everything, though a line of text does not."""
     from dmft.analysis.sweeps.named import _Known
 
+    spectra = [dmft.Spectrum([1, a, 6 - a, 4, 5], [0.2] * 5) for a in (2, 2.1)]
+    assert repr(spectra[0]) == repr(spectra[1])
+    assert _Known().word(spectra[0]) != _Known().word(spectra[1])
     wide = [dmft.Overlaps(np.eye(4) + n, np.full((4, 4), 0.1), 2 * np.eye(4)) for n in (0, 0.1)]
     assert repr(wide[0]) == repr(wide[1])
     assert _Known().word(wide[0]) != _Known().word(wide[1])
+
+
+MANY = sp.symbols("u1:7", real=True)
+MEANS = np.arange(200.0).reshape(20, 10)
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [
+        (lambda: dmft.Committee(records.Z, 50, list(range(1, 51))), ["activation=z, width=50"]),
+        (lambda: dmft.MultiIndex(sum(MANY) ** 4 + sp.tanh(MANY[0] * MANY[1]), MANY), ["width=6"]),
+        (lambda: dmft.SequenceTarget(sp.expand(sum(MANY) ** 4), MANY), ["length=6"]),
+        (lambda: dmft.GaussianMixture(MEANS, range(20)), ["means=[[0.0, 1.0,"]),
+        (
+            lambda: dmft.Model(
+                dmft.Committee(records.Z, 50, list(range(1, 51))),
+                dmft.Committee(sum(records.Z**n / n for n in range(1, 40)), 2),
+                label_noise=0.25,
+            ),
+            ["student=Committee(activation=z,", "teacher=Committee(", "label_noise=0.25"],
+        ),
+        (
+            lambda: dmft.SGD(
+                0.5, loss=sum(sp.log(1 + sp.exp(-n * sp.Symbol("f"))) for n in range(1, 20))
+            ),
+            ["learning_rate=0.5, loss="],
+        ),
+        (lambda: dmft.Event("M[0,0]/sqrt(Q[0,0])" + " + M[0,0]" * 40, 0.5), ["threshold=0.5"]),
+        (lambda: dmft.hermite_expansion(sp.tanh(records.Z), records.Z, 30), ["tanh(z), order 30"]),
+        (lambda: records.flow().explain("M").steps[0], ["rule="]),
+        (
+            lambda: dmft.solve(
+                records.flow(), records.START, 3.0, events=dmft.Event("M[0,0]", 0.4)
+            ).events[0],
+            ["M[0,0] crosses 0.4; t = "],
+        ),
+    ],
+)
+def test_a_line_holds_whatever_the_record_does(record, kept):
+    """What is long gives way, what is short stays; `str` holds everything."""
+    found = record()
+    assert len(repr(found)) <= LONGEST
+    assert "\n" not in repr(found)
+    for words in kept:
+        assert words in repr(found)
+
+
+def test_what_a_line_leaves_out_is_in_the_text():
+    models = [
+        dmft.Model(dmft.Committee(records.Z, 50, [*range(1, 50), last]), records.LINE)
+        for last in (50, 51)
+    ]
+    assert repr(models[0]) == repr(models[1])
+    assert str(models[0]) != str(models[1])
+    assert repr(dmft.SGD(0.1)).startswith("SGD(learning_rate=0.1, batch_size=1,")

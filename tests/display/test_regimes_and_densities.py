@@ -79,7 +79,7 @@ def test_two_time_runs_are_drawn(tmp_path):
     run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 5.0, save_at=[1.0, 2.0, 5.0])
     panels = dmft.plot(run, path=tmp_path / "p_spin.png")
     assert panels.size == 1 + len(run.pairs)
-    (energy,) = [line for line in panels[0].lines if line.get_label() == "E"]
+    (energy,) = [line for line in panels[0].lines if line.get_label() == "$E$"]
     np.testing.assert_array_equal(energy.get_ydata(), run.signals["E"][run.t > 0])
     s, values = run.row(next(iter(run.pairs)), 5.0)
     drawn = panels[1].lines[-1]

@@ -50,7 +50,7 @@ def test_regions_have_fixed_colours(tmp_path):
         (0.7475, 0.997, "mixed"),
     ):
         assert colour_at(axes, a, omega) == GROUNDS[name]
-    legend = {text.get_text() for text in axes.figure.legends[0].get_texts()}
+    legend = {text.get_text() for text in axes.get_legend().get_texts()}
     assert set(full.names) <= legend
     assert all(name in GROUNDS for name in full.names)
     assert len(set(GROUNDS.values())) == len(GROUNDS)

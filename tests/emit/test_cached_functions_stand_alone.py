@@ -43,7 +43,9 @@ def stamps_wanted():
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")
     }
-    trees = {module: ast.parse(path.read_text()) for module, path in paths.items()}
+    texts = {module: path.read_text() for module, path in paths.items()}
+    # The others have no compiled functions, and call none.
+    trees = {module: ast.parse(text) for module, text in texts.items() if "njit" in text}
     compiled = {(m, f.name) for m, tree in trees.items() for f in compiled_functions(tree)}
     assert len(compiled) > 20
     calls = {}
@@ -71,8 +73,8 @@ def test_files_carry_the_stamps_of_the_compiled_functions_that_they_call():
     called = {other for stamps in wanted.values() for other in stamps}
     for path, stamps in wanted.items():
         module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-        assert stamps_in(ast.parse(path.read_text())) == stamps, (
-            f"{path}: run python tests/emit/restamp.py (wanted {stamps})"
-        )
+        text = path.read_text()
+        carried = stamps_in(ast.parse(text)) if "COMPILED_WITH" in text else {}
+        assert carried == stamps, f"{path}: run python tests/emit/restamp.py (wanted {stamps})"
         # A chain of calls would need the stamps of all its files.
         assert not (stamps and module in called), f"{module} calls, and is called"

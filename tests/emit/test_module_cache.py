@@ -8,8 +8,10 @@ import threading
 import warnings
 from pathlib import Path
 
+import numba
 import pytest
 
+from dmft.compiled.sealed import SealedCache
 from dmft.emit import cache, cache_directory, load_module, module_name
 from dmft.errors import BadParameter
 
@@ -53,6 +55,20 @@ def test_second_process_does_not_compile(fresh_cache):
     assert list((fresh_cache / "__pycache__").glob("*.nbi"))
     second, _ = run_child().communicate(COMPILED)
     assert second.split() == ["6.0", "1", "0"]
+
+
+def test_environments_with_other_versions_of_numba_keep_their_own(fresh_cache, monkeypatch):
+    """They share the folder beside a source tree: what one keeps, the other leaves alone."""
+    source = fresh_cache / "shared.py"
+    source.parent.mkdir(mode=0o700)
+    source.write_text(COMPILED)
+    kept = {}
+    for version in ("1.0", "2.0", "1.0"):
+        monkeypatch.setattr(numba, "__version__", version)
+        files = SealedCache(lambda x: x, source, fresh_cache)._cache_file
+        assert files.load("key") == (kept.get(version))
+        files.save("key", version)
+        kept[version] = version
 
 
 def test_processes_at_once_compile_once(fresh_cache):

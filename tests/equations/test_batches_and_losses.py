@@ -39,6 +39,7 @@ def test_rates_of_weights_and_of_the_readout(case):
     np.testing.assert_allclose(rates["readout"], 0.5 * np.array(case["A"]), atol=1e-13)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("case", VECTORS["large_batch_map"], ids=lambda c: c["mode"])
 def test_map_gives_the_steps(case, solve):
     algorithm = dmft.SGD(

@@ -162,7 +162,9 @@ def test_deriving_a_relu_model_loads_no_compiler():
     code = (
         "import sys, sympy as sp, dmft\n"
         "relu = dmft.Committee(sp.Max(sp.Symbol('z', real=True), 0), 2)\n"
-        "print(dmft.derive(dmft.Model(relu, relu), dmft.SGD(0.1)).latex())\n"
+        "model = dmft.Model(relu, relu)\n"
+        "print(dmft.derive(model, dmft.SGD(0.1)))\n"
+        "print(dmft.derive(model, dmft.GradientFlow()).latex())\n"
         "assert 'numba' not in sys.modules"
     )
     result = subprocess.run(

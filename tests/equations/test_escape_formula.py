@@ -60,15 +60,17 @@ def test_any_width_on_the_sphere(dynamics_vectors):
     assert sp.simplify(sp.limit(gain, width, sp.oo) - (12 + D) / (2 + D)) == 0
 
 
-def test_free_lengths(dynamics_vectors):
-    for v in dynamics_vectors["exit"]["free"]:
-        model = phase_retrieval(v["p"], label_noise=v["Delta"])
-        formula = dmft.escape_formula(model, dmft.SGD(v["p"] * v["gamma_over_p"]))
-        assert formula.time(1e8, u=v["u1"]) == pytest.approx(v["t_exit"], abs=1e-12)
-        # From short lengths; a unit length at p = 1 is the other limit.
-        short = dmft.escape_formula(model, dmft.SGD(v["p"] * v["gamma_over_p"]), length=0.3)
-        found = float(short.maximal_learning_rate()) / v["p"]
-        assert found == pytest.approx(v["gamma_over_p_max"], rel=1e-12)
+@pytest.mark.cases(2)
+@pytest.mark.parametrize("number", range(4))
+def test_free_lengths(dynamics_vectors, number):
+    v = dynamics_vectors["exit"]["free"][number]
+    model = phase_retrieval(v["p"], label_noise=v["Delta"])
+    formula = dmft.escape_formula(model, dmft.SGD(v["p"] * v["gamma_over_p"]))
+    assert formula.time(1e8, u=v["u1"]) == pytest.approx(v["t_exit"], abs=1e-12)
+    # From short lengths; a unit length at p = 1 is the other limit.
+    short = dmft.escape_formula(model, dmft.SGD(v["p"] * v["gamma_over_p"]), length=0.3)
+    found = float(short.maximal_learning_rate()) / v["p"]
+    assert found == pytest.approx(v["gamma_over_p_max"], rel=1e-12)
 
 
 def test_learning_rates_of_free_lengths(dynamics_vectors):

@@ -34,6 +34,7 @@ def vectors():
     return json.loads(REFERENCE.read_text())
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", ["Eu", "Ev", "Vq", "C", "Vm"])
 def test_phase_retrieval_is_that_of_the_literature_term_by_term(vectors, name):
     gamma, delta = sp.symbols("gamma Delta", positive=True)
@@ -200,6 +201,7 @@ def remainder_of_one_step(start, act, gamma, delta, batch, dim, sphere, samples,
     return [(x.mean(axis=0), x.std(axis=0) / np.sqrt(samples)) for x in rest]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("act", "constraint", "p", "batch", "gamma"),
     [
@@ -244,6 +246,7 @@ def test_both_terms_on_the_sphere_matter():
 # Views and refusals ----------------------------------------------------------------------------
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("act", "nodes"),
     [(sp.Max(0, Z), 8192), (ERF, 40), (sp.tanh(Z), 40)],
@@ -303,6 +306,7 @@ def test_what_has_no_fluctuations_is_refused():
         dmft.stability(noisy, start)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_compiled_covariance_is_that_of_brute_force_at_any_label_noise(noise):

@@ -13,7 +13,7 @@ import dmft
 
 Z, U, V = sp.symbols("z u v", real=True)
 F, Y = sp.symbols("f y", real=True)
-SAMPLES = 400_000
+SAMPLES = 200_000
 START = dmft.Overlaps([[0.9, 0.2], [0.2, 0.7]], [[0.3], [-0.2]])
 ON_SPHERE = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.2]])
 A, GAMMA, NOISE, RHO = np.array([1.0, -0.7]), 0.6, 0.2, 0.4
@@ -134,6 +134,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("student", "loss", "repeat", "batch", "trained", "start"), CELLS)
 def test_covariance_of_the_increments_is_that_of_samples(
     student, loss, repeat, batch, trained, start
@@ -156,6 +157,7 @@ def test_covariance_of_the_increments_is_that_of_samples(
     np.testing.assert_allclose(found["covariance"], scale * found["Sigma"])
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("cell", [CELLS[0], CELLS[-1]], ids=["noise apart", "noise on nodes"])
 def test_compiled_fluctuations_are_those_of_the_reference(cell, generated_code):
     student, loss, repeat, batch, trained, start = cell
@@ -229,6 +231,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(("cell", "batch", "rate", "decay", "start"), STEPS)
 def test_drift_at_order_one_over_d_is_that_of_one_step(cell, batch, rate, decay, start):
     dim = 150
@@ -284,6 +287,7 @@ def sampled_steps(rows_of_group, groups=8):
     return each.mean(axis=0), each.std(axis=0, ddof=1) / np.sqrt(groups)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("student", "loss"), [("erf", "cubic"), ("tanh", "logistic"), ("linear", "hinge")]
 )

@@ -31,16 +31,18 @@ def normal(p, dim):
     return dmft.Overlaps(Q, M)
 
 
-def test_exit_times_of_the_theory(dynamics_vectors):
-    for v in dynamics_vectors["exit"]["mean_field_p_inf"]:
-        p = 7  # only gamma/p counts
-        model = phase_retrieval(p, label_noise=v["Delta"])
-        equations = dmft.derive(model, sphere(p * v["gamma_over_p"]), scaling=WIDE)
-        start = typical(p, v["d"])
-        found = dmft.escape_time(equations, start, 5.0, fraction=v["T"])
-        assert found.value == pytest.approx(v["t_exit"], rel=1e-10)
-        run = dmft.solve(equations, start, found.value, rtol=1e-11, atol=1e-15)
-        assert run.coupling[-1, 0] == pytest.approx(v["C_at_exit"], rel=1e-9)
+@pytest.mark.cases(1)
+@pytest.mark.parametrize("number", range(3))
+def test_exit_times_of_the_theory(dynamics_vectors, number):
+    v = dynamics_vectors["exit"]["mean_field_p_inf"][number]
+    p = 7  # only gamma/p counts
+    model = phase_retrieval(p, label_noise=v["Delta"])
+    equations = dmft.derive(model, sphere(p * v["gamma_over_p"]), scaling=WIDE)
+    start = typical(p, v["d"])
+    found = dmft.escape_time(equations, start, 5.0, fraction=v["T"])
+    assert found.value == pytest.approx(v["t_exit"], rel=1e-10)
+    run = dmft.solve(equations, start, found.value, rtol=1e-11, atol=1e-15)
+    assert run.coupling[-1, 0] == pytest.approx(v["C_at_exit"], rel=1e-9)
 
 
 def test_derived_rates_are_those_of_theory():

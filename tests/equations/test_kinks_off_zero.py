@@ -23,13 +23,15 @@ KINKED = {
 }  # fmt: skip
 
 
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(30)
+
+
 def line(kink, scale):
     """Gauss-Legendre nodes and weights of N(0, 1) on panels that end where scale x = kink."""
-    nodes, weights = np.polynomial.legendre.leggauss(30)
     edges = np.unique([*np.linspace(-10, 10, 21), kink / scale])
     half = np.diff(edges) / 2
-    x = ((edges[1:] + edges[:-1]) / 2)[:, None] + half[:, None] * nodes
-    w = half[:, None] * weights * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    x = ((edges[1:] + edges[:-1]) / 2)[:, None] + half[:, None] * NODES
+    w = half[:, None] * WEIGHTS * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
     return x.ravel(), w.ravel()
 
 
@@ -47,6 +49,7 @@ def pair(f, g, kink, a, b, c):
     return float(total)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("name", KINKED)
 @pytest.mark.parametrize("rho", [1.3, 0.7])
 def test_risk_and_drift_are_the_integrals_of_their_definition(name, rho):
@@ -113,6 +116,7 @@ def test_equal_units_are_one(name):
     assert abs(at_rest["Q"].item()) < 1e-12
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("rule", [dmft.SGD(0.3), dmft.SGD(0.3, loss="correlation")])
 def test_steps_of_biased_units_against_samples(rule):
     activation, f, slope, _ = KINKED["bias"]

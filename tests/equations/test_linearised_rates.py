@@ -33,6 +33,7 @@ def case(name):
     return equations, dmft.Overlaps(Omega[:2, :2], Omega[:2, 2:], Omega[2:, 2:]), direction
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", CASES)
 def test_linearised_rates_are_the_derivative_of_the_rates(name):
     equations, point, direction = case(name)
@@ -52,6 +53,7 @@ def test_linearised_rates_are_the_derivative_of_the_rates(name):
     assert derived == pytest.approx(difference, abs=1e-10 * max(1, abs(difference).max()))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["erf", "relu"])
 def test_compiled_linearised_rates_are_those_of_the_reference(name):
     equations, point, direction = case(name)

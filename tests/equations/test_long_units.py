@@ -45,6 +45,7 @@ def published_rates(length, overlap):
     return dQ + RATE * (square + mp.mpf(NOISE) * own), dM
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("length", [1.0, 10.0, 1e2, 1e3, 1e4])
 def test_rounding_grows_with_the_variance_only(length):
     """Not with its square, as in differences of conditional covariances."""

@@ -104,6 +104,7 @@ def assert_rates_match(sigma, target, fields, start, truth, tolerance):
     assert value == pytest.approx(risk, rel=tolerance, abs=tolerance)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("target", ["polynomial", "bump"])
 @pytest.mark.parametrize("student", ["He2", "He3", "erf"])
 def test_smooth_rates_are_the_definition(student, target):
@@ -113,6 +114,7 @@ def test_smooth_rates_are_the_definition(student, target):
     assert_rates_match(sigma, g, FIELDS[:2], start, truth, 1e-9)
 
 
+@pytest.mark.cases(8)
 @pytest.mark.parametrize("target", list(TWO))
 @pytest.mark.parametrize("student", list(STUDENTS))
 def test_rates_of_one_student_are_the_definition(student, target):
@@ -156,6 +158,7 @@ def test_rates_of_three_fields_are_the_definition(student, target):
     assert_rates_match(STUDENTS[student], THREE[target], FIELDS, start, truth, 1e-9)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("student", list(STUDENTS))
 @pytest.mark.parametrize(
     "target", ["sign", *(pytest.param(t, marks=pytest.mark.slow) for t in ("parity", "staircase"))]
@@ -179,6 +182,7 @@ def test_monte_carlo_of_the_definition(student, target):
         assert np.all(np.abs(values.mean(axis=0) - found[name]) < 4 * error)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("student", ["relu", "erf", "He2"])
 @pytest.mark.parametrize("teacher", ["relu", "erf", "He3"])
 def test_a_sum_of_single_functions_is_the_committee(student, teacher):
@@ -254,6 +258,7 @@ OPEN = {
 }
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("case", list(OPEN))
 def test_averages_without_closed_form_are_the_definition_within_their_claim(case):
     """Monte Carlo judges the values: what is off must be claimed or be four standard errors."""

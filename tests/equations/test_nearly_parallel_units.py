@@ -23,6 +23,7 @@ def exact_rates(q, m):
     return 2 * (both - q / 2) + noise, star - m / 2
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("gap", [1e-2, 1e-6, 1e-9, 1e-12, 4e-14, 5e-15, 1e-15, 2e-16])
 def test_rates_keep_their_digits_next_to_the_teacher(gap):
     relu = dmft.Committee(sp.Max(0, z), width=1)
@@ -39,6 +40,7 @@ def test_rates_keep_their_digits_next_to_the_teacher(gap):
     np.testing.assert_allclose(out, exact, rtol=0, atol=1e-15)
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("side", [1.0, -1.0])
 @pytest.mark.parametrize("angle", [1.0, 1e-3, 1e-6, 1e-7, 3e-8, 0.0])
 def test_moment_of_two_signs_at_small_angles(side, angle):

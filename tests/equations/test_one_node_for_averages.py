@@ -22,8 +22,9 @@ from dmft.model import FIELD
 
 TANH = sp.tanh(FIELD)
 # What else stands in equations: a function at a field, matrices that are computed as one, products
-# and differences of averages, a definition with its rest, a slope along a path.
-OTHERS = {"At", "Alignment", "Lengths", "Together", "PathSlope", "Whole"}
+# and differences of averages, a definition with its rest, a slope along a path; in statements that
+# explanations print, what stands on nodes and what a step adds.
+OTHERS = {"At", "Alignment", "Lengths", "Together", "PathSlope", "Whole", "Marked"}
 
 
 def test_no_other_class_of_the_equations_is_an_average():

@@ -15,7 +15,7 @@ RULES = {
     "perceptron": Y * sp.Heaviside(-H * Y),
     "AdaTron": Y * sp.Abs(H) * sp.Heaviside(-H * Y),
 }
-SAMPLES = 400_000
+SAMPLES = 200_000
 
 
 def own(psi, **options):

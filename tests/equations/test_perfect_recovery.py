@@ -25,6 +25,7 @@ def matched(name, width, noise=0):
     return dmft.Model(committee, committee, label_noise=noise)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", TABLE)
 def test_table_of_maximal_learning_rates(name):
     for width, value in TABLE[name].items():

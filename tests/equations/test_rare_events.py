@@ -47,15 +47,14 @@ def test_two_units_that_are_seldom_beyond_their_kinks_together():
     got, claim = equations.evaluate(start)["Q"], equations.evaluate_error(start)["Q"]
     without = equations.evaluate(start, learning_rate=0.0)["Q"]
     # The noise of a pair, from the density of both fields; h* is independent of them.
-    step = np.linspace(0.5, 2.5, 4001)
-    h = 0.5 * (step[1:] + step[:-1])
+    h, weight = 1.0 + 0.5 * LEGENDRE[0], 0.5 * LEGENDRE[1]
     one, two = np.meshgrid(h, h)
     inverse = np.linalg.inv(overlaps["Q"])
     power = inverse[0, 0] * (one**2 + two**2) + 2 * inverse[0, 1] * one * two
     density = np.exp(-0.5 * power) * np.sqrt(np.linalg.det(inverse)) / (2 * np.pi)
     own = HERMITE[1] / HERMITE[1].sum()
     square = np.tanh(HERMITE[0]) ** 2 @ own + 0.25 * (one + two - 1.0) ** 2
-    noise = rate / 2 * np.sum(density * square) * (h[1] - h[0]) ** 2
+    noise = rate / 2 * weight @ (density * square) @ weight
     away = abs(got[0, 1] - without[0, 1] - noise)
     assert 0.0 < noise < 1e-6
     assert away <= claim[0, 1] < 0.2 * noise

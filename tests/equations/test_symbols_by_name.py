@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.errors import BadParameter
+from dmft.errors import BadParameter, InvalidCovariance
 
 Z, A = sp.symbols("z a", real=True)
 ERF = dmft.Committee(sp.erf(Z / sp.sqrt(2)), 2)
@@ -41,6 +41,22 @@ def test_values_by_name_or_by_any_symbol_of_that_name(key):
     assert float(at) == pytest.approx(ONE(Q=[[0.8]], M=[[0.3]]), rel=1e-12)
     with pytest.raises(BadParameter, match="N is not in this risk; its symbols are M_11, Q_11"):
         risk.subs({"N": 1})
+
+
+def test_names_go_on_to_work_after_values():
+    """Of what `subs` returned a name was no symbol, and nothing happened."""
+    risk = RISK.explicit(1, 1, P=[[1]])
+    for at in (
+        risk.subs("M_11", 0.3).subs("Q_11", 0.8),
+        risk.subs({"M_11": 0.3}).subs({"Q_11": 0.8}),
+        risk.subs("Q_11", 0.8).subs({sp.Symbol("M_11"): 0.3}),
+    ):
+        assert float(at) == pytest.approx(ONE(Q=[[0.8]], M=[[0.3]]), rel=1e-12)
+        assert isinstance(at, sp.Expr)
+    half = risk.subs("M_11", 0.3)
+    assert half.free_symbols == {risk.symbols["Q_11"]}
+    with pytest.raises(BadParameter, match="N is not in this risk; its symbols are Q_11"):
+        half.subs("N", 1)
 
 
 def test_sympy_takes_the_explicit_risk_for_an_expression():
@@ -94,3 +110,31 @@ def test_writing_out_again_is_at_once():
     assert EQS.explicit(2, 2, P=[[1, 0], [0, 1]]) is not first
     assert pickle.loads(pickle.dumps(EQS)) == EQS
     assert len(pickle.dumps(EQS)) < 2 * len(pickle.dumps(EQS.without("sgd_noise")))
+
+
+def test_values_as_sympy_takes_them():
+    """A mapping, pairs, or a name and its value: of equations as of the risk."""
+    written = EQS.explicit(1, 1, P=sp.eye(1))
+    forms = [({"M_11": 0.3},), ([("M_11", 0.3)],), ("M_11", 0.3)]
+    assert len({str(written.subs(*form).risk) for form in forms}) == 1
+    assert (
+        len({str(written.risk.free_symbols), str(RISK.explicit(1, 1, P=[[1]]).free_symbols)}) == 1
+    )
+    with pytest.raises(BadParameter, match="a list of pairs, or a name and its value"):
+        written.subs("M_11", 0.3, 0.4)
+
+
+def test_teacher_overlaps_of_the_explicit_risk_are_those_of_vectors():
+    assert RISK.explicit(P=sp.eye(2)) == RISK.explicit(P=[[1, 0], [0, 1]])
+    with pytest.raises(InvalidCovariance, match="P is not positive semi-definite"):
+        RISK.explicit(P=[[1, 2], [2, 1]])
+
+
+def test_the_risk_of_a_sequence_takes_values_by_name():
+    u, v = sp.symbols("u v", real=True)
+    target = dmft.SequenceTarget(u * v, [u, v])
+    risk = dmft.population_risk(dmft.Model(dmft.SequenceNetwork(Z**2, 2), target, encoding=1.0))
+    written = risk.explicit()
+    assert set(written.symbols) == {"m"}
+    at = written.subs({sp.Symbol("m"): 0.3})
+    assert float(at) == pytest.approx(risk(e=0.1, m=0.3), rel=1e-12)

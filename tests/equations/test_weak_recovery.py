@@ -5,6 +5,7 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations.averages.one_sample import SampleLaw, Value
 from dmft.errors import BadParameter
 from dmft.model import FIELD as z
 
@@ -215,3 +216,22 @@ def test_refusals():
     assert dmft.weak_recovery(fourth, sgd_of(0), order=4).samples == "never"
     with pytest.raises(BadParameter, match="e_2"):
         shrinking.maximal_learning_rate()
+
+
+def test_coefficients_that_are_not_known_decide_nothing(monkeypatch):
+    square = dmft.Committee(z**2, 1)
+    given = dmft.Model(square, square), dmft.SGD(0.02, constraint="sphere")
+    monkeypatch.setattr(SampleLaw, "average", lambda *_: Value(sp.Float(0.1), 1e-6))
+    assert dmft.weak_recovery(*given, order=2).exponent == 1
+    monkeypatch.setattr(SampleLaw, "average", lambda *_: Value(sp.Float(0.1), 0.3))
+    with pytest.raises(BadParameter, match=r"known to 0\.3 only"):
+        dmft.weak_recovery(*given, order=2)
+
+
+@pytest.mark.slow
+def test_kinks_with_label_noise_are_refused():
+    square = dmft.Committee(z**2, 1)
+    huber = dmft.SGD(0.02, constraint="sphere", loss="huber")
+    assert dmft.weak_recovery(dmft.Model(square, square), huber).exponent == 2
+    with pytest.warns(dmft.AccuracyWarning), pytest.raises(BadParameter, match="from zero"):
+        dmft.weak_recovery(dmft.Model(square, square, label_noise=1e-3), huber)

@@ -1,11 +1,15 @@
 """Explanations of averages: their steps, their judgement, and what they refuse."""
 
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import pytest
 import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter, UnprovenStep
+from dmft.explanation.rules import RULES
 from dmft.gaussian import LISTENER
 from tests.explain.averages import FOUR, GENERAL, SHIFTED, UNIT, erf, x, y
 
@@ -36,6 +40,7 @@ def same(one, two):
     return abs(sp.N((one - two).subs(numbers | {y: 0.3, sp.Symbol("m", real=True): 0.3}))) < 1e-12
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("name", NAMED)
 def test_named_averages_are_explained_step_by_step(name):
     law, expr, rules = NAMED[name]
@@ -65,11 +70,55 @@ def test_four_signs_are_judged_in_four_dimensions():
 
 def test_surviving_diagrams_are_listed():
     proof = dmft.explain(GENERAL, of=x**3 * y**3)
-    notes = [step.note for step in proof.steps if step.rule == "diagrams"]
-    assert "One diagram survives: x-y three times (weight 6)." in notes
+    drawn = [d.line(str) for step in proof.steps for d in step.diagrams]
+    assert "x≡≡y (weight 6)" in drawn
     silent = dmft.explain(UNIT, of=dmft.hermite(4, x) * dmft.hermite(2, y))
     assert silent.after == 0
     assert "No diagram survives" in silent.steps[-1].note
+
+
+def pairings(legs):
+    """All ways to link legs of different fields, as counts of linked pairs of fields."""
+    if not legs:
+        yield Counter()
+        return
+    first, *rest = legs
+    for n, other in enumerate(rest):
+        if other != first:
+            for found in pairings(rest[:n] + rest[n + 1 :]):
+                yield found + Counter([(first, other)])
+
+
+def test_diagrams_are_all_ways_to_link_the_legs():
+    """Against every pairing, one by one; their sum is what the step says."""
+    names = [sp.Rational(n, 11) for n in (2, 3, -1, 4, 1, 2)]
+    entries = iter(names)
+    cov = sp.eye(4)
+    for i, j in combinations(range(4), 2):
+        cov[i, j] = cov[j, i] = next(entries)
+    law = dmft.Gaussian(FOUR.fields, cov)
+    a, b, c, d = law.fields
+    expr = dmft.hermite(2, a) * dmft.hermite(2, b) * c * dmft.hermite(3, d)
+    (step,) = [s for s in dmft.explain(law, of=expr).steps if len(s.diagrams) > 1]
+    degrees = {0: 2, 1: 2, 2: 1, 3: 3}
+    legs = [i for i, n in degrees.items() for _ in range(n)]
+    want = Counter(frozenset(found.items()) for found in pairings(legs))
+    found = {
+        frozenset(((i, j), n) for i, j, n in diagram.edges()): diagram.weight
+        for diagram in step.diagrams
+    }
+    assert found == want
+    assert {diagram.degrees for diagram in step.diagrams} == {(2, 2, 1, 3)}
+    total = sum(
+        diagram.weight * sp.Mul(*(cov[i, j] ** n for i, j, n in diagram.edges()))
+        for diagram in step.diagrams
+    )
+    assert sp.expand(total - step.after) == 0
+    for diagram in step.diagrams:
+        assert diagram.fields == tuple(law.fields)
+        links = sum(n for *_, n in diagram.edges())
+        assert diagram.picture(sp.latex).count(r"\qbezier") == links == 4
+        assert diagram.svg(str).count("<path") == links
 
 
 def test_what_is_not_closed_says_what_it_claims():
@@ -98,8 +147,11 @@ def test_renderings_hold_every_step():
     for step in proof.steps:
         assert step.title in text
         assert step.latex
-    assert latex.count(r"\begin{align*}") == latex.count(r"\end{align*}") == len(proof.steps) + 1
-    assert page.count("<details") == page.count("</details>") == len(proof.steps)
+    assert latex.count(r"\begin{align*}") == latex.count(r"\end{align*}") > 10
+    assert text.count("judged: ") == page.count("judged: ") == len(proof.steps)
+    assert page.count("<details") == page.count("</details>") <= len(proof.steps)
+    # What a rule says is said once.
+    assert all(text.count(RULES[rule].text[:60]) == 1 for rule in {s.rule for s in proof.steps})
     assert latex.count("$") % 2 == 0
     assert "Saad" in latex
     assert proof.citations == ("saad_solla_1995",)

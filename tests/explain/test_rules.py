@@ -283,6 +283,21 @@ def square():
     close(float(gain.mean() * d), float(text.mean() * d), 0.02)
 
 
+def mean_gradient():
+    # A batch of two: what is beyond the squares of single samples is the product of the means.
+    W, x, fields = weights_and_inputs(n=40_000)
+    psi, d = np.tanh(fields[:, 0]), 400
+    moves = psi[:, None] * x / 2
+    one, two = moves[::2], moves[1::2]
+    both = ((one + two) ** 2).sum(axis=1).mean() - (one**2 + two**2).sum(axis=1).mean()
+    half = len(psi) // 2
+    text = 0.5 * (psi[:half] @ x[:half] / half) @ (psi[half:] @ x[half:] / half)
+    close(float(both), float(text), 0.1)
+    # By Stein's identity: E[psi x] = E[psi'] w / sqrt(d).
+    slope = float((1 / np.cosh(fields[:, 0]) ** 2).mean())
+    close(float(2 * text), slope**2 * float(W[0] @ W[0]) / d, 0.1)
+
+
 def sphere():
     M, rate, growth, t = 0.35, 0.8, 0.6, 1e-6
     after = (M + t * rate) / math.sqrt(1 + t * growth)
@@ -367,7 +382,8 @@ PROPERTIES = {
     "integrate": integral, "moment_of_signs": moment_of_signs, "waves": waves,
     "branches": branches, "collect": collect, "series": series, "nodes": nodes, "table": nodes,
     "local_fields": local_fields, "pair": pair, "values": collect, "insert": collect,
-    "drift": drift, "square": square, "stein_fields": stein, "names": collect, "sphere": sphere,
+    "drift": drift, "square": square, "stein_fields": stein,
+    "mean_gradient": mean_gradient, "names": collect, "sphere": sphere,
     "mehler": mehler, "coefficient": coefficient, "token_fields": token_fields,
     "moments": moments, "uninformative": uninformative, "lengths": lengths, "growth": growth,
     "passage": passage, "first_step": first_step,

@@ -59,6 +59,7 @@ POLYNOMIALS = [
 ]
 
 
+@pytest.mark.cases(10)
 @pytest.mark.parametrize("law", range(len(LAWS)))
 @pytest.mark.parametrize("polynomial", POLYNOMIALS)
 def test_polynomials_equal_derivatives_of_the_generating_function(law, polynomial):
@@ -139,6 +140,7 @@ def test_powers_in_hermite_polynomials():
 SPEED = [(4, 3, 0.05), (6, 4, 1.0)]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(("fields", "order", "seconds"), SPEED)
 @pytest.mark.parametrize("expanded", [False, True])
 def test_hermite_products_at_symbolic_correlations_are_fast(fields, order, seconds, expanded):

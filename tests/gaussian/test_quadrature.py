@@ -148,6 +148,7 @@ def test_degenerate_covariances_lose_dimensions():
     assert fixed.quad(sp.tanh(x)) == pytest.approx(np.tanh(2), abs=1e-15)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("gap", [1e-3, 1e-9, 1e-12, 1e-15])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nearly_parallel_fields(gap, sign):
@@ -360,9 +361,10 @@ def judge(count, seed):
     return wrong, judged, 1e3 * float(np.median(times))
 
 
-def test_claimed_errors_hold_on_random_expressions():
-    wrong, judged, _ = judge(30, seed=3)
-    assert judged > 15
+@pytest.mark.parametrize("count", [12, pytest.param(30, marks=pytest.mark.slow)])
+def test_claimed_errors_hold_on_random_expressions(count):
+    wrong, judged, _ = judge(count, seed=3)
+    assert judged > count / 2
     assert not wrong
 
 
@@ -374,7 +376,7 @@ def test_claimed_errors_hold_on_three_hundred_random_expressions():
 
 
 @pytest.mark.filterwarnings("ignore::dmft.AccuracyWarning")
-@pytest.mark.parametrize("power", [3, 5, 7])
+@pytest.mark.parametrize("power", [3, 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_claims_of_peaks_far_narrower_than_their_place(power):
     """Nodes are rounded to doubles, which a peak of width 10^-power sees: Voigt's profile."""
     sharp = 10**power

@@ -66,6 +66,7 @@ def errors(pair, count, seed, shifted=False):
     return error[~near].max(), error[near].max(), inputs[error.argmax()]
 
 
+@pytest.mark.cases(12)
 @pytest.mark.parametrize("pair", [*SAME, *MIXED], ids="-".join)
 def test_two_hundred_covariances(pair):
     away, near, worst = errors(pair, 200, 0)
@@ -88,6 +89,7 @@ MEANS = [
 ] + [("sin", "exp"), ("cos", "bump"), ("sin", "cubic"), ("bump", "cubic"), ("exp", "quartic")]
 
 
+@pytest.mark.cases(12)
 @pytest.mark.parametrize("pair", MEANS, ids="-".join)
 @pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_nonzero_means(pair, count):
@@ -129,6 +131,7 @@ THREE = [
 ]  # fmt: skip
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("pair", THREE, ids="-".join)
 @pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_three_fields(pair, count):
@@ -184,6 +187,7 @@ def judge(factors, pair, rows, C, truth, scale):
     assert edge < EDGE, C[near][error[near].argmax()]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", ["sign", "relu", "erf", "cdf_shifted", "bump", "sin"])
 def test_expect_at_floats(name):
     """The road of a user who calls `Gaussian.expect` with numbers."""

@@ -244,6 +244,7 @@ def test_refusals(expr, order, error):
         law.series(expr, order)
 
 
+@pytest.mark.cases(5)
 @pytest.mark.parametrize("rho", [1, -1, 1.0])
 @pytest.mark.parametrize(
     "unit", [lambda t: sp.Max(0, t - sp.Rational(1, 2)), lambda t: sp.Max(0, 1 - sp.Abs(t)),

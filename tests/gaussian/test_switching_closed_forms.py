@@ -99,6 +99,7 @@ def closed(names, cov, mean=None):
 PAIRS = [(a, b) for i, a in enumerate(NUMERIC) for b in list(NUMERIC)[i:]]
 
 
+@pytest.mark.cases(40)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_pairs_of_families_equal_split_quadrature(pair):
     waves = {"sin", "cos"} & set(pair)
@@ -373,7 +374,17 @@ def test_odd_numbers_of_parallel_signs_are_one_sign():
     assert sp.simplify(shifted + single.expect(x * sp.sign(x - 1))) == 0
 
 
-def test_relu_products_of_four_fields_equal_the_symbolic_nodes():
+@pytest.mark.cases(1)
+@pytest.mark.parametrize(
+    "factors",
+    [
+        [sp.Heaviside(FIELD)] * 2 + [sp.Max(0, FIELD)] * 2,
+        [sp.Heaviside(FIELD), sp.Max(FIELD / 5, FIELD), sp.Abs(FIELD), FIELD],
+        [sp.sign(FIELD)] * 2 + [sp.Abs(FIELD), sp.Max(0, FIELD)],
+    ],
+    ids=["ReLU", "four kinds", "signs"],
+)
+def test_relu_products_of_four_fields_equal_the_symbolic_nodes(factors):
     A = np.array([[0.9, 0, 0, 0], [0.3, 0.8, 0, 0], [-0.4, 0.2, 0.7, 0], [0.1, -0.5, 0.3, 0.6]])
     cov = A @ A.T
 
@@ -381,18 +392,11 @@ def test_relu_products_of_four_fields_equal_the_symbolic_nodes():
         return sp.Symbol(f"c{min(i, j)}{max(i, j)}", positive=True)
 
     values = {named(i, j): cov[i, j] for i in range(4) for j in range(4)}
-    for factors in (
-        [sp.Heaviside(FIELD)] * 2 + [sp.Max(0, FIELD)] * 2,
-        [sp.Heaviside(FIELD), sp.Max(FIELD / 5, FIELD), sp.Abs(FIELD), FIELD],
-        [sp.sign(FIELD)] * 2 + [sp.Abs(FIELD), sp.Max(0, FIELD)],
-    ):
-        node = product_expectation(factors, [0, 1, 2, 3], named)
-        numbers = Gaussian(X, cov).expect(
-            sp.Mul(*[f.xreplace({FIELD: s}) for f, s in zip(factors, X, strict=True)])
-        )
-        assert float(elementary(node).subs(values).evalf()) == pytest.approx(
-            float(numbers), rel=1e-12
-        )
+    node = product_expectation(factors, [0, 1, 2, 3], named)
+    numbers = Gaussian(X, cov).expect(
+        sp.Mul(*[f.xreplace({FIELD: s}) for f, s in zip(factors, X, strict=True)])
+    )
+    assert float(elementary(node).subs(values).evalf()) == pytest.approx(float(numbers), rel=1e-12)
 
 
 def test_four_erfs_are_four_noisy_signs():

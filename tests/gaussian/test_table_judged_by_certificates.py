@@ -6,6 +6,7 @@ parallel fields within the effect of rounding the covariance.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -68,8 +69,10 @@ def covariances():
 COVARIANCES = covariances()
 
 
-def slack(name, law):
+@cache
+def size(name, variance):
     """sqrt(E f^2) from its own certificate."""
+    law = dmft.Gaussian([x], [[variance]])
     return math.sqrt(float(dmft.certify(FAMILIES[name].xreplace({z: x}) ** 2, law)))
 
 
@@ -81,9 +84,7 @@ def test_pairs(pair):
     for q, m, r in COVARIANCES:
         law = dmft.Gaussian([x, y], [[q, m], [m, r]])
         proof = dmft.certify(expr, law)
-        scale = slack(pair[0], dmft.Gaussian([x], [[q]])) * slack(
-            pair[1], dmft.Gaussian([x], [[r]])
-        )
+        scale = size(pair[0], q) * size(pair[1], r)
         assert proof.radius <= 1e-14 * scale
         exact = law.expect(expr)
         assert proof.contains(sp.N(exact, 30), slack=1e-25 * scale), (q, m, r)

@@ -12,7 +12,7 @@ from dmft.errors import NotClosed
 from dmft.gaussian.tables import tabled
 from dmft.gaussian.tables.direct import direct_pair
 from dmft.gaussian.tables.factor_function import FactorFunction
-from dmft.gaussian.tables.factor_table import factor_table
+from dmft.gaussian.tables.factor_table import _Builder, factor_table
 from dmft.gaussian.tables.tabled import FieldTable, PairTable, tabled_expectation
 from dmft.model import FIELD as z
 from dmft.special.averages import field_average, kinked_pair_average, pair_average
@@ -95,6 +95,7 @@ def covariances(seed, count, low, high):
         yield c11, rho, c22
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("other", ["tanh", pytest.param("SiLU", marks=pytest.mark.slow)])
 def test_smooth_factors_against_the_trapezoidal_rule(name, other):
@@ -270,6 +271,9 @@ def test_damaged_and_missing_tables_are_made_again(monkeypatch):
         again = factor_table(F)
         assert path.exists()
         np.testing.assert_array_equal(again.values, table.values)
+        # Made once more, which takes seconds, it would be the same.
+        monkeypatch.setattr(_Builder, "__init__", lambda builder, factor: None)
+        monkeypatch.setattr(_Builder, "vector", lambda builder: table.values)
 
 
 def test_symbols_of_an_average_are_those_of_the_covariances():

@@ -122,6 +122,7 @@ def worst_error(name, orders, seed, count):
     return worst
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["tanh", "user"])
 def test_kernels_of_an_activation(name):
     worst_error(name, (0, 0), 7, 48)

@@ -43,7 +43,7 @@ def test_rates_are_those_of_the_paper(activations):
     rng = np.random.default_rng(1)
     from scipy.special import erf
 
-    fields = rng.multivariate_normal(np.zeros(2 * K), start.Omega, size=2_000_000)
+    fields = rng.multivariate_normal(np.zeros(2 * K), start.Omega, size=400_000)
     x, y = fields[:, :K], fields[:, K:]
     noise = NOISE_STD * rng.standard_normal(len(x))
     error = erf(y / np.sqrt(2)).sum(1) - erf(x / np.sqrt(2)).sum(1) + noise

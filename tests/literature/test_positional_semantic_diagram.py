@@ -28,6 +28,7 @@ def bend(a, omega, angle, step=2e-2):
     return weights @ on_circle(a, omega, angle + step * np.arange(-3, 4)) / step**2
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("a", [0.8, 0.9, 1.0, 1.3])
 def test_boundaries_are_where_the_loss_says(a):
     curves = positional_semantic_boundaries(a)

@@ -213,11 +213,6 @@ class Cell:
     loss: str
 
     @property
-    def name(self) -> str:
-        """For pytest."""
-        return f"{self.row}-{self.kind}-{self.law}-{self.loss}"
-
-    @property
     def model(self) -> dmft.Model:
         """The declared model; labels of clusters are their classes where they are signs."""
         return declared(LOSSES[self.loss], self.law, SCALES)
@@ -312,11 +307,6 @@ class Repeated:
     law: str
     loss: str
     kind: str = REPEATED
-
-    @property
-    def name(self) -> str:
-        """For pytest."""
-        return f"{self.row}-{self.kind}-{self.law}-{self.loss}"
 
     @property
     def start(self) -> dmft.Overlaps:

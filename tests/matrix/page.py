@@ -11,6 +11,13 @@ NumPy, and descents on repeated data with two steps of gradient descent in R^400
 standard errors. **{works} of {all} cells work**; the others are refused, each number for one
 sentence at the end.
 
+The last tables are those of `optimisers`, odes of one pass too, with structured inputs: the truth
+is the mean change of one step on weights and inputs in R^500, of all rows that an optimiser keeps
+and of what it accumulates. `spectrum` has two eigenvalues, `clusters x blocks` variances for each
+cluster and block. Huber, logistic and hinge losses there are those of linear students, "flipped
+labels" signs that are wrong with probability 0.15, "two outputs" erf students whose classes are
+those of the clusters, or of a teacher's larger output.
+
 Kinds: the `ode` of batches of order one, the `map` of batches of order d (`derive(..., dim=)`) and
 the `sde` (`fluctuations=True`), all in one pass; the `two-time` equations of `GradientDescent`,
 with rows of their own. Inputs: `Gaussian` x ~ N(0, I), `clusters` a `GaussianMixture` of two
@@ -24,48 +31,57 @@ psi = -(sigma'(h) + h/2) dl/df as a `dmft.UpdateField`.
 YES = "✓"
 
 
-def numbered(outcomes, cells):
+def numbered(outcomes):
     """Number of each sentence, in the order of the page."""
     found = {}
-    for cell in cells.CELLS:
-        if outcomes[cell]:
-            found.setdefault(outcomes[cell], len(found) + 1)
+    for why in outcomes.values():
+        if why:
+            found.setdefault(why, len(found) + 1)
     return found
 
 
-def write(outcomes, cells):
-    """The page in Markdown."""
-    numbers = numbered(outcomes, cells)
-    works = sum(not why for why in outcomes.values())
-    lines = [HEAD.format(works=works, all=len(outcomes))]
+def tables(cells, optimised):
+    """Title, rows, columns and cell of each table."""
     for kind in (*cells.KINDS, cells.REPEATED):
         for law in cells.LAWS:
-            lines += [f"## {kind}, {law}", ""]
-            lines += ["| | " + " | ".join(cells.LOSSES) + " |"]
-            lines += ["|---|" + ":-:|" * len(cells.LOSSES)]
-            for row in cells.rows_of(kind):
-                shown = [
-                    str(numbers.get(outcomes[cells.cell(row, kind, law, loss)], YES))
-                    for loss in cells.LOSSES
-                ]
-                lines.append(f"| {row} | " + " | ".join(shown) + " |")
-            lines.append("")
+            yield (
+                f"{kind}, {law}", cells.rows_of(kind), cells.LOSSES,
+                lambda row, loss, kind=kind, law=law: cells.cell(row, kind, law, loss),
+            )  # fmt: skip
+    for law in optimised.LAWS:
+        yield (
+            f"{optimised.KIND}, {law}", optimised.ROWS, optimised.LOSSES,
+            lambda row, loss, law=law: optimised.Optimised(row, law, loss),
+        )  # fmt: skip
+
+
+def write(outcomes, cells, optimised):
+    """The page in Markdown."""
+    numbers = numbered({c: outcomes[c] for c in (*cells.CELLS, *optimised.CELLS)})
+    works = sum(not why for why in outcomes.values())
+    lines = [HEAD.format(works=works, all=len(outcomes))]
+    for title, rows, losses, cell in tables(cells, optimised):
+        lines += [f"## {title}", "", "| | " + " | ".join(losses) + " |"]
+        lines += ["|---|" + ":-:|" * len(losses)]
+        for row in rows:
+            shown = [str(numbers.get(outcomes[cell(row, loss)], YES)) for loss in losses]
+            lines.append(f"| {row} | " + " | ".join(shown) + " |")
+        lines.append("")
     lines += ["## Refused", ""]
     lines += [f"{number}. {why}" for why, number in numbers.items()]
     return "\n".join(lines) + "\n"
 
 
-def read(text, cells):
+def read(text, cells, optimised):
     """What a page says of every cell: empty, or why it is refused."""
     body, refused = text.split("## Refused")
     sentences = dict(re.findall(r"^(\d+)\. (.*)$", refused, flags=re.M))
-    found = {}
+    found, known = {}, {title: parts for title, *parts in tables(cells, optimised)}
     for part in body.split("\n## ")[1:]:
         title, *lines = part.splitlines()
-        kind, law = title.split(", ")
+        _, losses, cell = known[title]
         rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
         for row, *shown in rows[2:]:
-            for loss, mark in zip(cells.LOSSES, shown, strict=True):
-                why = "" if mark == YES else sentences[mark]
-                found[cells.cell(row, kind, law, loss)] = why
+            for loss, mark in zip(losses, shown, strict=True):
+                found[cell(row, loss)] = "" if mark == YES else sentences[mark]
     return found

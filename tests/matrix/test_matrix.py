@@ -25,12 +25,16 @@ def _load(name):
 
 
 cells, one_step, two_steps, page = map(_load, ("cells", "one_step", "two_steps", "page"))
+optimised, vector_step = map(_load, ("optimised", "vector_step"))
 SIGMAS = 5.0
 SAMPLES, STEPS_OF_MAPS = 100_000, 40
+VECTOR_STEPS = 20_000
 SEEDS_OF_DESCENTS, DIM_OF_DESCENTS = 60, 400
 # Cells of the fast suite: every so many, which meets all rows, kinds, laws and losses.
-STRIDE, STRIDE_OF_DESCENTS = 25, 15
-PARTS = (cells.ONE_PASS[::STRIDE], cells.DESCENT_CELLS[::STRIDE_OF_DESCENTS])
+STRIDE, STRIDE_OF_DESCENTS, STRIDE_OF_OPTIMISERS = 25, 15, 17
+ALL = (cells.ONE_PASS, cells.DESCENT_CELLS, optimised.CELLS)
+STRIDES = (STRIDE, STRIDE_OF_DESCENTS, STRIDE_OF_OPTIMISERS)
+PARTS = [every[::stride] for every, stride in zip(ALL, STRIDES, strict=True)]
 SAMPLE = [cell for part in PARTS for cell in part]
 
 
@@ -81,9 +85,32 @@ def deviation_of_repeated(cell, seed=0):
     return worst
 
 
+def deviation_of_optimiser(cell, seed=0):
+    """Largest deviation of all rates, in standard errors and what is of order 1/d."""
+    equations, start = cell.derive(), cell.start
+    found, claims = equations.evaluate(start), equations.evaluate_error(start)
+    step = vector_step.VectorStep(**cell.step)
+    moved = vector_step.rates(step, cell.rows(), cell.counts, VECTOR_STEPS, seed)
+    assert set(found) == set(moved)
+    worst = 0.0
+    for name, value in found.items():
+        # One block, or one output, has no axis of its own.
+        wanted, spread = (y.reshape(np.shape(value)) for y in one_step.mean(moved[name]))
+        error = np.hypot(np.hypot(spread, claims[name] / 2.6), 0.5 / optimised.DIM)
+        worst = max(worst, np.max(np.abs(value - wanted) / error))
+    return worst
+
+
+TRUTHS = {
+    cells.Cell: deviation,
+    cells.Repeated: deviation_of_repeated,
+    optimised.Optimised: deviation_of_optimiser,
+}
+
+
 def judged(cell, outcome):
     """Compare a cell with its truth, and what it does with what the page says of it."""
-    truth = deviation if isinstance(cell, cells.Cell) else deviation_of_repeated
+    truth = TRUTHS[type(cell)]
     if not outcome:
         assert truth(cell) < SIGMAS, cell
         return
@@ -95,7 +122,7 @@ def judged(cell, outcome):
 @pytest.fixture(scope="module")
 def written():
     """What the page says of every cell."""
-    return page.read(PAGE.read_text(encoding="utf-8"), cells)
+    return page.read(PAGE.read_text(encoding="utf-8"), cells, optimised)
 
 
 @pytest.mark.parametrize("number", range(len(SAMPLE)))
@@ -114,16 +141,24 @@ def test_every_cell(row, kind, written):
             judged(cell, written[cell])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("row", optimised.ROWS)
+def test_every_cell_of_an_optimiser(row, written):
+    for cell in optimised.CELLS:
+        if cell.row == row:
+            judged(cell, written[cell])
+
+
 def test_the_page_is_that_of_this_table(written):
     """All cells are on it, most of them work, and it is written as `python tests/matrix` does."""
-    assert set(written) == set(cells.CELLS)
+    assert set(written) == {cell for every in ALL for cell in every}
     assert sum(not why for why in written.values()) >= 60
-    assert page.write(written, cells) == PAGE.read_text(encoding="utf-8")
+    assert page.write(written, cells, optimised) == PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("field", ["row", "kind", "law", "loss"])
 def test_the_sample_meets_everything(field):
-    for every, sampled in zip((cells.ONE_PASS, cells.DESCENT_CELLS), PARTS, strict=True):
+    for every, sampled in zip(ALL, PARTS, strict=True):
         assert {getattr(c, field) for c in sampled} == {getattr(c, field) for c in every}
 
 

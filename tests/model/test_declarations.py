@@ -64,7 +64,10 @@ def test_readouts():
         dmft.Committee(ERF, 2, [1, 2, 3])
     with pytest.raises(BadParameter, match="numeric width"):
         dmft.Committee(ERF, sp.Symbol("width"), [1, 2])
-    for bad in (2.0, "ab", [[1], [2]], np.ones((2, 1))):
+    for rows in ([[1], [2]], np.ones((2, 1))):  # of two outputs
+        with pytest.raises(ShapeMismatch, match="1 entries, expected width = 2"):
+            dmft.Committee(ERF, 2, rows)
+    for bad in (2.0, "ab"):
         with pytest.raises(BadParameter, match="sequence of numbers"):
             dmft.Committee(ERF, 2, bad)
     for bad in (sp.oo, sp.nan, sp.I):

@@ -320,8 +320,8 @@ def test_the_largest_learning_rate_is_where_recovery_turns_unstable():
     attention = dmft.Model(TWO, TWO, encoding=1)
     equations = dmft.derive(attention, dmft.SGD(rate))
     limit = float(dmft.maximal_learning_rate(attention, dmft.SGD(0.1)))
-    # The closest point at which the series of the noise is still known to its error.
-    start = dmft.Alignment(0.0, 1 - 1e-4)
+    # Terms of order 1 - m move the limit by less than the margins.
+    start = dmft.Alignment(0.0, 1 - 1e-3)
     below, above = (equations.evaluate(start, gamma=limit * f)["m"] for f in (0.99, 1.01))
     assert below > 0 > above
 

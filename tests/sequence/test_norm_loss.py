@@ -30,7 +30,7 @@ def equations():
 def test_rates_are_those_of_the_raw_update(equations):
     e, m, gamma, keep = 0.4, 0.5, 0.7, 0.5
     rng = np.random.default_rng(2)
-    size = 1_000_000
+    size = 400_000
     # Projections of the tokens on w* and p, and on w = m w* + e p + rest.
     a, b, c = rng.standard_normal((3, size, 2))
     p = np.array([1.0, -1.0])
@@ -67,7 +67,7 @@ def test_runs_follow_the_chain_and_tell_their_error(equations):
     run = dmft.solve(equations, start, 10, save_at=6, gamma=0.2, **at)
     algorithm = dmft.SGD(0.2, loss="frobenius")
     chain = dmft.simulate(
-        MODEL, algorithm, dim=10_000, t_max=10, seeds=8, start=start, method="overlaps",
+        MODEL, algorithm, dim=4_000, t_max=10, seeds=8, start=start, method="overlaps",
         save_at=6, **at,
     )  # fmt: skip
     assert run.quadrature_error.max() < 5e-3

@@ -15,6 +15,7 @@ START = dmft.Overlaps([[1, 0.0425], [0.0425, 1]], [[0.3, 0.05], [0.1, 0.25]], np
 SIGMAS = 5.0
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("constraint", [None, "sphere", "sphere-gradient"])
 @pytest.mark.parametrize(("loss", "eta"), [("squared", 2.0), ("correlation", 0.5)])
 def test_chain_follows_the_map(constraint, loss, eta, solve):
@@ -23,7 +24,7 @@ def test_chain_follows_the_map(constraint, loss, eta, solve):
     )
     run = solve(dmft.derive(MODEL, algorithm, dim=DIM), START, t_max=STEPS)
     chain = dmft.simulate(
-        MODEL, algorithm, DIM, STEPS * eta / 2, 24, START, "overlaps", save_at=STEPS + 1
+        MODEL, algorithm, DIM, STEPS * eta / 2, 12, START, "overlaps", save_at=STEPS + 1
     )
     for name in ("Q", "M", "readout"):
         gap = np.abs(chain.mean[name] - getattr(run, name))[1:]
@@ -31,6 +32,7 @@ def test_chain_follows_the_map(constraint, loss, eta, solve):
         assert np.all(gap <= SIGMAS * chain.stderr[name][1:] + 4 * eta / DIM), name
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("seeds", [400, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("constraint", ["sphere", "sphere-gradient"])
 def test_both_simulators_have_one_law(constraint, seeds):

@@ -100,6 +100,7 @@ def test_start_may_bring_its_readout():
     assert same(one.runs, two.runs)
 
 
+@pytest.mark.cases(1)
 @METHODS
 def test_first_passage_is_that_of_the_finely_saved_run(method):
     start = Overlaps([[1.0]], [[0.3]])

@@ -63,6 +63,7 @@ def end_of_run(name):
 
 
 # Code on nodes takes ten seconds to compile, and long to read.
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize(
     ("name", "end"),
@@ -98,7 +99,7 @@ def test_runs_report_the_loss_itself(solve):
     plain = solve(dmft.derive(MODEL, dmft.SGD(0.5, loss=(F - Y) ** 2 / 2)), start, 0.1)
     assert plain.loss == pytest.approx(plain.risk + 0.05, abs=1e-13)
     equations = dmft.derive(MODEL, dmft.SGD(0.5, loss=sp.log(sp.cosh(F - Y))))
-    run = solve(equations, start, 1e-3, save_at=[0.0])
+    run = solve(equations, start, 1e-3, save_at=[0.0], quadrature_tol=1e-4)
     rng = np.random.default_rng(2)
     lam = np.linalg.cholesky(start.Omega) @ rng.standard_normal((3, 400_000))
     value = [erf(x / np.sqrt(2)) for x in lam]
@@ -175,6 +176,7 @@ def test_momentum_stands_in_the_equations():
     np.testing.assert_allclose(without.evaluate(start)["Q"], plain["Q"], rtol=1e-13)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -204,13 +206,22 @@ def test_momentum_of_the_weights(solve):
         assert np.all(off < 4.5 * truth.stderr[block][-1] + 5.0 / DIM), block
 
 
-def test_fluctuations_with_momentum_are_those_of_a_larger_rate():
-    """Variance over seeds of heavy balls in R^d, and the covariance of the sde."""
+def noisy_heavy_ball():
     linear = dmft.Model(dmft.Committee(Z, 1), dmft.Committee(Z, 1), 0.5)
-    start, heavy = dmft.Overlaps([[1.0]], [[0.2]]), dmft.SGD(0.2, momentum=0.6)
+    return linear, dmft.Overlaps([[1.0]], [[0.2]]), dmft.SGD(0.2, momentum=0.6)
+
+
+def test_fluctuations_with_momentum_are_those_of_a_larger_rate():
+    linear, start, heavy = noisy_heavy_ball()
     found = dmft.derive(linear, heavy, dim=200, fluctuations=True).evaluate(start)
     plain = dmft.derive(linear, dmft.SGD(0.5), dim=200, fluctuations=True)
     np.testing.assert_allclose(found["covariance"], plain.evaluate(start)["covariance"], rtol=1e-13)
+
+
+@pytest.mark.slow  # as tests/workflow/test_paths_of_overlaps.py at the larger rate
+def test_fluctuations_with_momentum_are_those_of_seeds():
+    """Variance over seeds of heavy balls in R^d, and the covariance of the sde."""
+    linear, start, heavy = noisy_heavy_ball()
     runs = dmft.simulate(linear, heavy, dim=200, t_max=0.5, start=start, seeds=1500, save_at=[0.5])
     paths = dmft.solve(
         dmft.derive(linear, heavy, dim=200, fluctuations=True),

@@ -44,7 +44,7 @@ def compare(case, seeds, offset):
     samples = []
     for i, method in enumerate(("weights", "overlaps")):
         chosen = range(offset + i * seeds, offset + (i + 1) * seeds)
-        runs = simulate(system, algorithm, dim, t_max, chosen, start, method, save_at=2)
+        runs = simulate(system, algorithm, dim, t_max, chosen, start, method, save_at=[t_max])
         assert runs.status == "ok"
         p = runs.mean.Q.shape[-1]
         upper = runs.runs.Q[:, -1][:, *np.triu_indices(p)]
@@ -62,6 +62,7 @@ def compare(case, seeds, offset):
     return z_means.max(), z_stds.max(), min(probabilities)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("case", CASES)
 def test_weights_and_chain_agree_in_law(case):
     z_mean, z_std, probability = compare(case, 300, 0)

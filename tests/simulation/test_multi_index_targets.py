@@ -42,6 +42,7 @@ def experiment_of(student, target, start):
     return declare_experiment(model, dmft.SGD(0.5), 100, start, values)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("target", list(TARGETS))
 @pytest.mark.parametrize("student", [ERF, RELU, HE3])
 def test_risk_is_the_mean_square_residual(student, target):

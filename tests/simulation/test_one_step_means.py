@@ -66,8 +66,9 @@ def assert_mean(samples, truth, scale):
     assert np.all(np.abs(samples.mean(axis=0) - truth) <= SIGMAS * error + 1e-13)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("case", REFERENCE["one_step_exact_map"], ids=lambda c: f"nb{c['nb']}")
-@pytest.mark.parametrize(("steps", "replicas"), [(chain_steps, 5000), (weight_steps, 3000)])
+@pytest.mark.parametrize(("steps", "replicas"), [(chain_steps, 2500), (weight_steps, 1500)])
 def test_one_step_means_are_the_exact_map(case, steps, replicas):
     experiment, start = experiment_of(case, case["d"])
     Q, M = steps(experiment, start, replicas)
@@ -77,11 +78,12 @@ def test_one_step_means_are_the_exact_map(case, steps, replicas):
     assert_mean(Q, np.array(case["EQ"]), quadratic)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("case", REFERENCE["spherical_rhs"], ids=lambda c: c["act"])
 def test_one_spherical_step_has_the_rates_of_the_ode(case):
     # At d = 10^7 the O(1/d) difference between step and rate is invisible.
     experiment, start = experiment_of(case, 10**7, "sphere")
-    Q, M = chain_steps(experiment, start, 8000)
+    Q, M = chain_steps(experiment, start, 4000)
     dQ, dM = np.array(case["dQ"]), np.array(case["dM"])
     assert_mean((M - start.M) / experiment.time_step, dM, np.abs(dM).max())
     p = start.p

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
+import dmft
 from dmft.model import SGD, Committee, Model
 from dmft.simulation.declaration import declare_experiment
 from dmft.simulation.risks.risk import choose_rule, find_kinks
@@ -77,3 +78,18 @@ def test_refinement_shows_a_missed_kink():
     act = sp.Abs(z**2 - 1)
     coarse, fine = (risk(act, act, [[1.0]], [[0.3]], [[1.0]], refinement=r) for r in (1.0, 0.5))
     assert abs(coarse - fine) > 1e-6
+
+
+@pytest.mark.parametrize("cosines", [(0.5, 0.3, -0.6), (0.5, 0.3, -0.6, 0.2, 0.1)])
+@pytest.mark.filterwarnings("ignore:the quadrature of the risk")
+def test_kinked_targets_of_many_fields(cosines):
+    """|h*_1| + ... + |h*_k| and a ReLU unit: E |u| max(0, v) is known."""
+    m, k = np.array(cosines), len(cosines)
+    fields = sp.symbols(f"s1:{k + 1}", real=True)
+    target = dmft.MultiIndex(sp.Add(*map(sp.Abs, fields)), fields)
+    model = dmft.Model(dmft.Committee(sp.Max(sp.Symbol("z", real=True), 0), 1), target)
+    start = dmft.Overlaps([[1.0]], [m])
+    runs = dmft.simulate(model, dmft.SGD(1e-6), 50, 1e-6, 1, start, save_at=2)
+    square = k + k * (k - 1) * 2 / np.pi
+    cross = np.sum(np.sqrt(1 - m * m) + m * np.arcsin(m)) / np.pi
+    assert runs.mean.risk[0] == pytest.approx((square - 2 * cross + 0.5) / 2, rel=1e-4)

@@ -89,6 +89,7 @@ REPETITIONS = [
 ]
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("repeat", REPETITIONS, ids=str)
 @pytest.mark.parametrize(
     ("activation", "batch", "constraint", "loss"),
@@ -110,6 +111,7 @@ def test_weights_equal_the_plain_algorithm(repeat, activation, batch, constraint
     assert np.abs(M - START.M).max() > 1e-3
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("repeat", "constraint", "seeds"),
     [

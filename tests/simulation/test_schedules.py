@@ -31,6 +31,7 @@ def white(**options):
     return dmft.UpdateField(sp.S.One, fields=(H, F, Y), learning_rate=1, **options)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 def test_steps_take_the_rate_of_their_time(method):
     runs = dmft.simulate(
@@ -90,6 +91,7 @@ def test_first_passages_and_files_know_the_clock(tmp_path):
 RISK = sp.Symbol("risk")
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 def test_steps_take_the_rate_of_their_risk(method):
     """White noise on a linear unit: dQ/dt = g(risk), risk = (1.3 + Q)/2 in the mean."""

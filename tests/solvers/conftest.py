@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba import njit, types
+from numba import types
 
+from dmft.compiled import njit
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import (
     DOMAIN_SIGNATURE,
@@ -38,35 +39,35 @@ class System:
         }  # fmt: skip
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def oscillator_rhs(t, y, widths, par, out):
     out[0] = par[0] * y[1]
     out[1] = -par[0] * y[0]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def oscillator_observe(t, y, widths, par, out):
     out[0] = 1.0 + y[0]
     out[1] = y[0] * y[0] + y[1] * y[1]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def forced_rhs(t, y, widths, par, out):
     out[0] = y[0] * math.cos(t)
     out[1] = y[1] * y[0] * math.cos(t)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def parabola_rhs(t, y, widths, par, out):
     out[0] = 2.0 * (t - par[0])
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def power_rhs(t, y, widths, par, out):
     out[0] = y[0] ** par[0]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def nan_rhs(t, y, widths, par, out):
     out[0] = y[1]
     out[1] = -y[0]
@@ -74,17 +75,17 @@ def nan_rhs(t, y, widths, par, out):
         out[1] = math.nan
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def stiff_rhs(t, y, widths, par, out):
     out[0] = -par[0] * (y[0] - math.cos(t)) - math.sin(t)
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def stiff_jacobian(t, y, widths, par, out):
     out[0, 0] = -par[0]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def retrieval_rhs(t, y, widths, par, out):
     """One spherical neuron (Q stays 1): dm/dt = m (A (1 - m^2) - B), one_pass.md F.1."""
     m = y[1]
@@ -92,25 +93,25 @@ def retrieval_rhs(t, y, widths, par, out):
     out[1] = m * (par[0] * (1.0 - m * m) - par[1])
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def retrieval_observe(t, y, widths, par, out):
     out[0] = 2.0 * (1.0 - y[1] * y[1])
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def leaver_rhs(t, y, widths, par, out):
     out[0] = 0.0
     out[1] = par[0]
 
 
-@njit(DOMAIN_SIGNATURE, nogil=True)
+@njit(DOMAIN_SIGNATURE, nogil=True, cache=True)
 def pair_domain(y, widths, par, shift):
     """Smaller pivot of [[Q, M], [M, P]] + shift; P is the last entry of par."""
     a, c = y[0] + shift, par[par.size - 1] + shift
     return min(a, c - y[1] * y[1] / a) if a > 0.0 else -1.0
 
 
-@njit(types.float64[:, ::1](VECTOR, INTEGERS, VECTOR), nogil=True)
+@njit(types.float64[:, ::1](VECTOR, INTEGERS, VECTOR), nogil=True, cache=True)
 def pair_covariance(y, widths, par):
     out = np.empty((2, 2))
     out[0, 0], out[0, 1], out[1, 0], out[1, 1] = y[0], y[1], y[1], par[par.size - 1]

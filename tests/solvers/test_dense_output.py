@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE
@@ -20,12 +20,12 @@ from dmft.solvers.solve import solve_problem
 TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def logistic_rhs(t, y, widths, par, out):
     out[0] = par[0] * y[0] * (1.0 - y[0])
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def relaxing_rhs(t, y, widths, par, out):
     """A fast decay holds the steps at the border of stability."""
     out[0] = -par[0] * (y[0] - math.cos(t)) - math.sin(t)

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.compiled.vectors import LANES, by_lane
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
@@ -31,16 +31,20 @@ def motion(t, y, widths, par, out):
     out[3] = -par[2] * y[2]
 
 
-@njit(RHS_SIGNATURE)
+@njit(RHS_SIGNATURE, cache=True)
 def height(t, y, widths, par, out):
     out[0] = y[2]
 
 
-ONE, SEVERAL = njit(RHS_SIGNATURE)(motion), njit(LANES_RHS_SIGNATURE)(motion)
+ONE, SEVERAL = (
+    njit(RHS_SIGNATURE, cache=True)(motion),
+    njit(LANES_RHS_SIGNATURE, cache=True)(motion),
+)
 STATE = tuple(Block(name, ()) for name in "abcd")
 PROBLEM = Problem(
     "ode", ONE, STATE, (), parameters=("growth", "edge", "omega"), observe=height,
-    observables=("height",), lanes=SimpleNamespace(function=SEVERAL, is_kept=True),
+    observables=("height",),
+    lanes=SimpleNamespace(function=SEVERAL, is_kept=True, takes=lambda widths: True),
 )  # fmt: skip
 START = {"a": 1.0, "b": 0.0, "c": 0.0, "d": 1.0}
 T_MAX = 4.0

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.errors import BadParameter
 from dmft.solvers.events import Event, LargestCosine
 from dmft.solvers.problem import Block, Problem
@@ -17,29 +17,29 @@ from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def logistic(t, y, widths, par, out):
     out[0] = par[0] * y[0] * (1.0 - y[0]) - y[0]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def linear(t, y, widths, par, out):
     out[0] = (par[0] - 1.0) * y[0]
     out[1] = t  # y[1] after n steps: 0 + 1 + ... + (n - 1)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def height(t, y, widths, par, out):
     out[0] = y[0] + 1000.0 * t
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def turns_infinite(t, y, widths, par, out):
     out[0] = 1.0
     out[1] = np.inf if t == 7.0 else 0.0
 
 
-@njit(DOMAIN_SIGNATURE, nogil=True)
+@njit(DOMAIN_SIGNATURE, nogil=True, cache=True)
 def below_five(y, widths, par, shift):
     return 5.0 - y[0] + shift
 

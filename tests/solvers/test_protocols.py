@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.errors import BadParameter
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
@@ -14,12 +14,12 @@ from dmft.solvers.stages import Stage, solve_stages
 from dmft.solvers.trajectory import Trajectory
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def growth(t, y, widths, par, out):
     out[0] = par[0] * y[0]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def fading(t, y, widths, par, out):
     """A rate that is halved with every step since par[1]."""
     out[0] = par[0] * 0.5 ** (t - par[1]) * y[0]

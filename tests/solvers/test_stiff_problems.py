@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.runge_kutta.batch import solve_batch, varied
@@ -84,7 +84,7 @@ def test_runs_of_a_batch_change_as_single_ones_do(stiff):
         assert batched.provenance["stiff_from"] == alone.provenance["stiff_from"]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def without_jacobian(t, y, widths, par, out):
     """Stiff in its first entry, and not a number beside the plane on which the run stays."""
     out[0] = -1e4 * (y[0] - math.cos(t)) - math.sin(t)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,88 +12,34 @@ import dmft
 
 z = sp.Symbol("z", real=True)
 ERF = sp.erf(z / sp.sqrt(2))
-VECTORS = Path(__file__).parents[1] / "reference" / "structured_inputs.json"
 
 
-def vector(name: str) -> dict[str, Any]:
-    found = json.loads(VECTORS.read_text())["vectors"]
-    return next(v for v in found if v["name"] == name)
-
-
-def start_with(gram: Any, row: str, p: int) -> dmft.Overlaps:
-    """A start of Gram matrices of weights, of a further row and of the teacher."""
-    G = np.array(gram)
-    w, u, t = slice(0, p), slice(p, 2 * p), slice(2 * p, G.shape[1])
-    memory = {f"{row}_M": G[:, u, t], f"{row}_Q": G[:, u, w], row: G[:, u, u]}
-    return dmft.Overlaps(G[:, w, w], G[:, w, t], G[:, t, t], memory=memory)
-
-
-def model_of(inputs: dict[str, Any]) -> dmft.Model:
-    return dmft.Model(
-        dmft.Committee(ERF, inputs["p"], inputs["a"]),
-        dmft.Committee(ERF, inputs["k"], inputs["at"]),
-        label_noise=inputs["Delta"],
-        inputs=dmft.Spectrum(inputs["kappa"], inputs["phi"]),
-    )
-
-
-def test_a_velocity_and_a_direct_step_follow_the_vectors() -> None:
-    case = vector("traj_direct_plus_momentum")
-    inputs, p = case["inputs"], case["inputs"]["p"]
-    (_, _), (_, minus_rate) = inputs["state_matrix"]
-    direct, rate = inputs["drive"]
-    assert rate == -minus_rate
-    sgd = dmft.SGD(inputs["gamma"], momentum=dmft.Momentum(rate, direct))
-    start = start_with(inputs["G0"], "velocity", p)
-    times = inputs["times"]
-    run = dmft.solve(dmft.derive(model_of(inputs), sgd), start, times[-1], save_at=times)
-    expected = np.array(case["outputs"]["G"])
-    w, u, t = slice(0, p), slice(p, 2 * p), slice(2 * p, None)
-    for name, part in (
-        ("Q", (w, w)), ("M", (w, t)), ("velocity_M", (u, t)), ("velocity_Q", (u, w)),
-        ("velocity", (u, u)),
-    ):  # fmt: skip
-        off = np.abs(run.blocks[f"block_{name}"] - expected[:, :, *part]).max()
-        assert off < case["tolerance"], name
-    c = np.array(inputs["kappa"])
-    seen = np.einsum("e,teij->tij", c, run.blocks["block_velocity"])
+def test_velocities_are_seen_and_kept() -> None:
+    """Those of the fields are sums over blocks, and the end of a run is a start."""
+    law, unit = dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), dmft.Committee(ERF, 2)
+    sgd = dmft.SGD(1.0, momentum=dmft.Momentum(1.5, 0.5))
+    equations = dmft.derive(dmft.Model(unit, unit, inputs=law), sgd)
+    P = law.fractions[:, None, None] * np.eye(2)
+    run = dmft.solve(equations, dmft.Overlaps(P, 0.1 * P, P), 0.5, save_at=3)
+    seen = np.einsum("e,teij->tij", law.eigenvalues, run.blocks["block_velocity"])
     assert np.allclose(run.velocity, seen, rtol=0, atol=1e-14)
-    # The end is a start with everything that the state holds.
-    again = dmft.derive(model_of(inputs), sgd).evaluate(run.final)
+    again = equations.evaluate(run.final)
     assert again.keys() == {"Q", "M", "velocity_M", "velocity_Q", "velocity"}
     assert np.array_equal(run.final.memory["velocity"], run.blocks["block_velocity"][-1])
 
 
-def test_rates_of_averaged_weights_are_those_of_the_vectors() -> None:
-    case = vector("rates_ema_erf")
-    inputs, p = case["inputs"], case["inputs"]["p"]
-    sgd = dmft.SGD(inputs["gamma"], batch_size=inputs["nB"], average=inputs["kappa_a"])
-    rates = dmft.derive(model_of(inputs), sgd).evaluate(start_with(inputs["G"], "average", p))
-    expected = np.array(case["outputs"]["dG"])
-    w, a, t = slice(0, p), slice(p, 2 * p), slice(2 * p, None)
-    for name, part in (
-        ("Q", (w, w)), ("M", (w, t)), ("average_M", (a, t)), ("average_Q", (a, w)),
-        ("average", (a, a)),
-    ):  # fmt: skip
-        assert np.allclose(rates[name], expected[:, *part], rtol=0, atol=case["tolerance"]), name
-
-
-@pytest.mark.parametrize("direct", [0.0, 0.4])
-def test_floors_of_linear_students_under_momentum(direct: float) -> None:
-    """(19): a heavy ball has the floor of SGD; a direct part changes it."""
-    inputs = vector("stationary_linear_heavyball")["inputs"]
-    c, phi, kappa = np.array(inputs["kappa"]), np.array(inputs["phi"]), inputs["kappa_v"]
-    line, rows = dmft.Committee(z, 1), np.array(inputs["rho"])[:, None, None]
-    model = dmft.Model(line, line, label_noise=inputs["Delta"], inputs=dmft.Spectrum(c, phi))
-    sgd = dmft.SGD(inputs["gamma"], momentum=dmft.Momentum(kappa, direct))
+def test_a_direct_step_changes_the_floor_of_linear_students() -> None:
+    """(19); a heavy ball alone has the floor of SGD."""
+    law, kappa, direct, gamma, noise = dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), 0.8, 0.4, 0.5, 0.3
+    c, phi, line = law.eigenvalues, law.fractions, dmft.Committee(z, 1)
+    rows = phi[:, None, None]
+    model = dmft.Model(line, line, label_noise=noise, inputs=law)
+    sgd = dmft.SGD(gamma, momentum=dmft.Momentum(kappa, direct))
     start = dmft.Overlaps(0 * rows, 0 * rows, rows)
     run = dmft.solve(dmft.derive(model, sgd), start, 150.0)
     slope = c * phi * (kappa * (1 + direct) + direct**2 * c) / (kappa + direct * c)
-    norm = inputs["gamma"] / 2 * slope.sum()
-    assert np.isclose(run.risk[-1], norm / (1 - norm) * inputs["Delta"] / 2, rtol=1e-6)
-    if direct == 0:
-        expected = vector("stationary_linear_heavyball")["outputs"]["R"]
-        assert np.isclose(run.risk[-1], expected, rtol=0, atol=1e-6)
+    norm = gamma / 2 * slope.sum()
+    assert np.isclose(run.risk[-1], norm / (1 - norm) * noise / 2, rtol=1e-6)
 
 
 def test_a_fast_memory_is_sgd() -> None:

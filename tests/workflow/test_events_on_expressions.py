@@ -1,5 +1,7 @@
 """Events on formulas, functions and the time; schedules as texts: the same in every verb."""
 
+import math
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -31,7 +33,8 @@ def crossing():
     def gap(t, y):
         return y[1] / np.sqrt(y[0]) - 0.9
 
-    found = solve_ivp(rhs, (0, 5), [1.0, 0.2], events=gap, rtol=1e-10, atol=1e-12)
+    gap.terminal = True
+    found = solve_ivp(rhs, (0, 5), [1.0, 0.2], "DOP853", events=gap, rtol=1e-10, atol=1e-12)
     return found.t_events[0][0]
 
 
@@ -40,14 +43,16 @@ def crossing():
     [
         "M[0,0]/sqrt(Q[0,0])",
         " M[0, 0] / sqrt( Q[0,0]*P[0,0] )",
+        "M_11/sqrt(Q_11)",
         sp.Symbol("M_11") / sp.sqrt(sp.Symbol("Q_11", positive=True)),
         sp.Symbol("M[0,0]") / sp.sqrt(sp.IndexedBase("Q")[0, 0]),
         lambda t, state: cosine(state),
+        lambda t, state: state["M"][0, 0] / sp.sqrt(state["Q"][0, 0]),
         dmft.LargestCosine(),
     ],
-    ids=["text", "constants", "explicit", "sympy", "function", "largest cosine"],
+    ids=["text", "constants", "counted", "explicit", "sympy", "function", "number", "largest"],
 )
-def test_the_same_quantity_in_six_spellings(quantity, crossing):
+def test_the_same_quantity_in_eight_spellings(quantity, crossing):
     run = dmft.solve(FLOW, START, 5.0, events=dmft.Event(quantity, 0.9), rtol=1e-10)
     assert run.status == "event"
     assert run.t[-1] == pytest.approx(crossing, rel=1e-7)
@@ -85,7 +90,7 @@ def test_what_was_reached_starts_again_at_zero():
     np.testing.assert_allclose(rest.M[-1], whole.M[-1], rtol=1e-7)
 
 
-def test_maps_paths_stages_and_simulations_take_the_same_event():
+def test_maps_paths_and_stages_take_the_same_event():
     line = dmft.Committee(Z, 1)
     steps = dmft.derive(dmft.Model(line, line), dmft.SGD(200, batch_size=1000), dim=1000)
     event = dmft.Event("M[0,0]/sqrt(Q[0,0])", 0.9)
@@ -105,16 +110,24 @@ def test_maps_paths_stages_and_simulations_take_the_same_event():
     protocol = dmft.solve_stages(stages, START, 3.0, events=dmft.Event("t", 2.5))
     assert protocol.events[0].t == pytest.approx(flow.t[-1], rel=1e-7)
     assert (protocol.status, protocol.t[-1]) == ("event", pytest.approx(2.5))
-    for method in ("weights", "overlaps"):
-        for quantity in (event.quantity, lambda t, s: s["M"][0, 0] / sp.sqrt(s["Q"][0, 0])):
-            runs = dmft.simulate(
-                MODEL, SGD, 1000, 3.0, 8, START, method,
-                events=dmft.Event(quantity, 0.9), keep_runs=False,
-            )  # fmt: skip
-            assert runs.status == "event"
-            times = runs.first_passage.times
-            error = times.std(ddof=1) / np.sqrt(8)
-            assert abs(times.mean() - flow.t[-1]) < 5 * error + 0.02
+
+
+BY_FUNCTION = lambda t, s: s["M"][0, 0] / sp.sqrt(s["Q"][0, 0])  # noqa: E731
+
+
+@pytest.mark.cases(2)
+@pytest.mark.parametrize("method", ["weights", "overlaps"])
+@pytest.mark.parametrize("quantity", ["M[0,0]/sqrt(Q[0,0])", BY_FUNCTION], ids=["text", "function"])
+def test_simulations_take_the_event_of_flows(method, quantity):
+    flow = dmft.solve(FLOW, START, 3.0, events=dmft.Event("M[0,0]/sqrt(Q[0,0])", 0.9))
+    runs = dmft.simulate(
+        MODEL, SGD, 300, 3.0, 8, START, method,
+        events=dmft.Event(quantity, 0.9), keep_runs=False,
+    )  # fmt: skip
+    assert runs.status == "event"
+    times = runs.first_passage.times
+    error = times.std(ddof=1) / np.sqrt(8)
+    assert abs(times.mean() - flow.t[-1]) < 5 * error + 0.02
 
 
 @pytest.mark.parametrize(("at", "terminal"), [(0.5, True), (0.3, True), (0.5, False)])
@@ -166,7 +179,7 @@ def test_simulate_refuses_what_no_step_knows():
     given = (MODEL, SGD, 200, 1.0, 2, START)
     for quantity, words in (
         ("t*M[0,0]", "not the time; an event at a time"),
-        (lambda t, state: np.exp(state["M"][0, 0]), "this function takes no symbols"),
+        (lambda t, state: math.exp(state["M"][0, 0]), "this function takes numbers alone"),
     ):
         with pytest.raises(BadParameter, match=words):
             dmft.simulate(*given, events=dmft.Event(quantity, 0.5))
@@ -201,3 +214,19 @@ def test_steps_are_counted_through_stages_of_constant_and_following_rates():
     ]
     run = dmft.solve_stages(stages, START, 2.0, save_at=3)
     assert run.steps(1)[-1] == pytest.approx(1 / 0.1 + (2**2 - 1) / 2 / 0.05, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t, state: cosine(state),
+        lambda t, state: np.exp(np.log(np.abs(state["M"][0, 0])) - np.log(state["Q"][0, 0]) / 2),
+        lambda t, state: np.sqrt(np.trace(state["M"] @ state["M"].T) / state["Q"][0, 0]),
+    ],
+)
+def test_functions_of_numpy_are_followed_in_simulations(function):
+    given = (MODEL, SGD, 400, 3.0, 2, START, "overlaps")
+    text = dmft.simulate(*given, events=dmft.Event("M[0,0]/sqrt(Q[0,0])", 0.6))
+    found = dmft.simulate(*given, events=dmft.Event(function, 0.6))
+    assert found.status == text.status == "event"
+    np.testing.assert_array_equal(found.mean.M, text.mean.M)

@@ -48,10 +48,10 @@ def slopes(name):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_largest_rates_of_ten_widths(name):
+def test_largest_rates_of_five_widths(name):
     """The matrices of G.1 with moments by quadrature, the root by bisection."""
     s1, s2, s3, s4 = slopes(name)
-    for K in range(1, 11):
+    for K in (1, 2, 3, 5, 10):
         s11 = s1**2
         drift = -2 / K * np.array([[s2, (K - 1) * s11], [s11, s2 + (K - 2) * s11]])
         off = 2 * s3 * s1 + (K - 2) * s2 * s11

@@ -42,6 +42,7 @@ LEARNED = {
 }  # fmt: skip
 
 
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("name", list(NEVER))
 @pytest.mark.parametrize("activation", [RELU, ERF], ids=["relu", "erf"])
 def test_what_no_number_of_steps_learns(name, activation):
@@ -56,12 +57,13 @@ def test_what_no_number_of_steps_learns(name, activation):
 SLOW = ("He3+He3", "z1+z1He3(z2)", "He3+parity")
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in LEARNED]
 )
 def test_what_two_steps_learn(name):
     target, fields, steps = LEARNED[name]
-    result = found(target, fields, rtol=1e-5)
+    result = found(target, fields, rtol=1e-4)
     assert [r.step for r in result.table] == steps
     assert all(r.never for r in result.table if r.step is None)
     for row in result.table:
@@ -90,7 +92,7 @@ def test_overlaps_are_those_of_finite_dimension():
     start = dmft.Overlaps([[1.0]], [[0.0, 0.0]])
     for batch in (None, "fresh"):
         descent = dmft.GradientDescent(0.3, samples_per_dim=3, batch=batch)
-        second = dmft.learned_directions(model, descent).table[1]
+        second = dmft.learned_directions(model, descent, rtol=1e-4).table[1]
         truth = dmft.simulate(model, descent, 300, 2, 60, start)
         gap = abs(second.overlap[0, 0] - truth.mean["M"][2, 0, 1])
         assert gap < 4 * truth.stderr["M"][2, 0, 1] + 2 / 300
@@ -117,7 +119,7 @@ def test_committee_teachers_and_one_step():
 
 
 def test_words_and_latex():
-    result = found(a + he3(b), [a, b], ERF, rtol=1e-5)
+    result = found(a + he3(b), [a, b], ERF, rtol=1e-4)
     assert str(result).splitlines()[2].startswith("z1         step 1")
     text = result.latex()
     assert text.count("&") == 2

@@ -63,7 +63,7 @@ def assert_the_same(of, points, monkeypatch, batched=True):
 
 def test_sweeps_with_batches_are_those_without(tmp_path):
     of = measure("final_risk", FREE, SMALL, 4.0)
-    points = {"learning_rate": np.linspace(0.01, 0.5, 24), "label_noise": [0.0, 1.0, 30.0]}
+    points = {"learning_rate": np.linspace(0.01, 0.5, 9), "label_noise": [0.0, 1.0, 30.0]}
     alone = run_sweep(points, lambda **point: of(**point), workers=1)
     for workers in (1, 2):
         store = tmp_path / f"store{workers}"
@@ -78,6 +78,7 @@ def test_sweeps_with_batches_are_those_without(tmp_path):
     assert set(alone.count()) == {"ok", "diverged"}
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", many_module.OF_A_RUN)
 def test_measures_of_a_run(name, monkeypatch):
     found = assert_the_same(measure(name, FREE, SMALL, 4.0), RATES, monkeypatch)
@@ -86,6 +87,7 @@ def test_measures_of_a_run(name, monkeypatch):
         assert "diverged" in found
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("options", [{"max_steps": 30}, {"method": "rk8"}, {"rtol": 1e-5}])
 def test_options_of_the_solver(options, monkeypatch):
     found = assert_the_same(

@@ -48,6 +48,7 @@ def test_results_do_not_depend_on_threads_and_are_saved(retrieval, tmp_path):
     assert np.array_equal(*times, equal_nan=True)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("paths", [500, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("act", "constraint", "gamma", "p", "dim"),
@@ -66,7 +67,7 @@ def test_mean_and_spread_are_those_of_the_exact_chain(act, constraint, gamma, p,
         model, sgd, dim, t_max, paths, start, "overlaps", save_at=3, progress=False
     )
     run = dmft.solve(
-        noisy(model, sgd), start, t_max, paths=paths, dt=0.005, save_at=3, d=dim, seed=1
+        noisy(model, sgd), start, t_max, paths=paths, dt=0.01, save_at=3, d=dim, seed=1
     )
     assert run.status == "ok"
     for name in ("Q", "M"):

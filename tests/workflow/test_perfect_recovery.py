@@ -38,6 +38,7 @@ def check(activation, name, width, sphere, method, rtol):
     return lowest_eigenvalue(run), run.statistics["band_steps"]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("method", ["rk5", "rk8", "LSODA"])
 @pytest.mark.parametrize("rtol", [1e-5, 1e-8])
 def test_erf_students_recover_their_teacher(activations, method, rtol):

@@ -22,6 +22,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_flow_under_a_schedule(name):
     expr, rate = SCHEDULES[name]

@@ -36,6 +36,14 @@ class BoundaryCurve(Record):
         Why it ends at each end: "edge" of the plane, "triple point", "lost", "closed", or
         "crossing" of two curves between the same labels, "jump" or "pole" where the sign goes on
         to change, but without a zero, or "interrupted" by Ctrl-C.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> found = dmft.boundary(lambda u, v: u**2 + v**2 - 1, ("u", 0, 2), ("v", 0, 2), tol=1e-4)
+    >>> (curve,) = found.curves
+    >>> curve.labels, curve.closed, curve.ends
+    (('-', '+'), False, ('edge', 'edge'))
     """
 
     x: Array
@@ -46,7 +54,26 @@ class BoundaryCurve(Record):
     ends: tuple[str, str]
 
     def at(self, x: float) -> Array:
-        """All y of this curve at one x, in its order, by straight lines between the points."""
+        """All y of this curve at one x, in its order, by straight lines between the points.
+
+        Parameters
+        ----------
+        x : float
+            Where the curve is cut.
+
+        Returns
+        -------
+        (m,) ndarray
+            Empty where the curve has no point at this x.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> found = dmft.boundary(lambda u, v: u**2 + v**2 - 1, ("u", 0, 2), ("v", 0, 2), tol=1e-4)
+        >>> (curve,) = found.curves
+        >>> curve.at(0.6).round(3).tolist()
+        [0.8]
+        """
         low, high = self.x[:-1], self.x[1:]
         lines = np.flatnonzero((low - x) * (high - x) < 0.0)
         part = (x - low[lines]) / (high[lines] - low[lines])

@@ -20,6 +20,14 @@ class Jump:
         step that is steeper than a thousandth of the tolerance.
     before, behind : float
         Values on both sides, along x or y.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> found = dmft.boundary(lambda u, v: 1 / (u - 0.3), ("u", 0, 1), ("v", 0, 1), grid=(3, 3))
+    >>> jump = found.jumps[0]
+    >>> jump.kind, round(jump.x, 3)
+    ('pole', 0.3)
     """
 
     x: float

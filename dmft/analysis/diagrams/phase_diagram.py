@@ -5,6 +5,7 @@ The failure of a point is part of the result: its value is nan and its status sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -85,12 +86,31 @@ class PhaseDiagram(Archived):
 
     @property
     def complete(self) -> bool:
-        """True when every point has a result (no interruption)."""
+        """True when every point has a result (no interruption).
+
+        Examples
+        --------
+        >>> from dmft.analysis.diagrams.diagram import compute_diagram
+        >>> diagram = compute_diagram(lambda x, y: x * y, {"x": [1.0, 2.0, 3.0], "y": [0.5, 1.0]})
+        >>> diagram.complete
+        True
+        """
         return not bool(np.any(self.status == Status.INTERRUPTED))
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """What the values count, where the measure returned names (or "fixed_point" did)."""
+        """What the values count, where the measure returned names (or "fixed_point" did).
+
+        Examples
+        --------
+        >>> from dmft.analysis.diagrams.diagram import compute_diagram
+        >>> def measure(x, y):
+        ...     return "fast" if x > y else "slow"
+        >>> compute_diagram(measure, {"x": [0.0, 1.0], "y": [0.5]}).names
+        ('fast', 'slow')
+        >>> compute_diagram(lambda x, y: x + y, {"x": [0.0, 1.0], "y": [0.5]}).names is None
+        True
+        """
         if "labels" in self.provenance:
             return tuple(self.provenance["labels"])
         known = self.values[np.isfinite(self.values)]
@@ -100,7 +120,17 @@ class PhaseDiagram(Archived):
 
     @property
     def labels(self) -> NDArray[np.object_]:
-        """Names at the points, (ny, nx); the status where there is none."""
+        """Names at the points, (ny, nx); the status where there is none.
+
+        Examples
+        --------
+        >>> from dmft.analysis.diagrams.diagram import compute_diagram
+        >>> def measure(x, y):
+        ...     return "fast" if x > y else "slow"
+        >>> diagram = compute_diagram(measure, {"x": [0.0, 1.0], "y": [0.5]})
+        >>> diagram.labels.tolist()
+        [['slow', 'fast']]
+        """
         if self.names is None:
             raise BadParameter(
                 f"the values of {self.quantity} are numbers: names come from measures that return "
@@ -112,7 +142,25 @@ class PhaseDiagram(Archived):
         return found
 
     def count(self, *, computed: bool = False) -> dict[str, int]:
-        """Number of points of each status that occurs, of all or of the computed ones."""
+        """Number of points of each status that occurs, of all or of the computed ones.
+
+        Parameters
+        ----------
+        computed : bool
+            Count only the points at which the measure was evaluated, of an adaptive diagram.
+
+        Returns
+        -------
+        dict of str to int
+            Numbers of points by the name of their status, which add up to all points.
+
+        Examples
+        --------
+        >>> from dmft.analysis.diagrams.diagram import compute_diagram
+        >>> diagram = compute_diagram(lambda x, y: x / y, {"x": [1.0, 2.0], "y": [0.0, 1.0]})
+        >>> diagram.count()
+        {'nonfinite': 2, 'ok': 2}
+        """
         return count_names(self.status[self.computed] if computed else self.status)
 
     def __repr__(self) -> str:
@@ -208,7 +256,7 @@ def read_result(result: Any) -> Point:
     if isinstance(result, tuple):
         return _read_pair(result)
     value = read_number(result)
-    return Point(value, Status.OK if np.isfinite(value) else Status.NONFINITE)
+    return Point(value, Status.OK if math.isfinite(value) else Status.NONFINITE)
 
 
 def _read_pair(pair: tuple[Any, ...]) -> Point:
@@ -219,7 +267,7 @@ def _read_pair(pair: tuple[Any, ...]) -> Point:
             f"{', '.join(STATUSES)}"
         )
     value, status = read_number(pair[0]), Status(pair[1])
-    good = status not in (Status.OK, Status.EVENT) or np.isfinite(value)
+    good = status not in (Status.OK, Status.EVENT) or math.isfinite(value)
     return Point(value, status if good else Status.NONFINITE)
 
 

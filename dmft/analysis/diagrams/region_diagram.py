@@ -108,7 +108,20 @@ class RegionDiagram(Archived):
         )  # fmt: skip
 
     def count(self) -> dict[str, int]:
-        """Number of points of each region that occurs."""
+        """Number of points of each region that occurs.
+
+        Returns
+        -------
+        dict of str to int
+            Numbers of points by the name of their region.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from dmft.literature import positional_semantic_diagram
+        >>> positional_semantic_diagram(np.array([0.8, 1.0]), np.array([0.5])).count()
+        {'semantic': 2}
+        """
         found, numbers = np.unique(self.labels, return_counts=True)
         return {self.names[i]: int(n) for i, n in zip(found, numbers, strict=True)}
 

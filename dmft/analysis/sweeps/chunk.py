@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,33 +67,39 @@ class Chunk:
     error: Exception | None = None
 
 
+# Of each status, as `phase_diagram.STATUSES` numbers them.
+CODES = {status: code for code, status in enumerate(STATUSES)}
 _STORES: dict[tuple[str, str, tuple[int, int]], Store] = {}
 # Two threads of one process share a handle, and so a shard.
 _OPENING = threading.Lock()
 
 
-@dataclass
 class _Writing:
     """Records of a chunk while it is computed."""
 
-    task: Task
-    numbers: NDArray[np.int64]
-    records: NDArray[Any] = field(init=False)
-    messages: dict[tuple[int, int], str] = field(default_factory=dict)
+    def __init__(self, task: Task, numbers: NDArray[np.int64]) -> None:
+        self._type, self._keys = record_type(task.quantities), task.points.keys(numbers)
+        self._rows: list[tuple[list[float], int, float]] = []
+        self.messages: dict[tuple[int, int], str] = {}
 
-    def __post_init__(self) -> None:
-        self.records = np.zeros(self.numbers.size, dtype=record_type(self.task.quantities))
-        keys = self.task.points.keys(self.numbers)
-        self.records["high"], self.records["low"] = keys["high"], keys["low"]
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    def put(
-        self, n: int, values: list[float], status: Status, horizon: float, message: str
-    ) -> None:
-        record = self.records[n]
-        record["values"], record["horizon"] = values, horizon
-        record["status"] = STATUSES.index(status)
+    def put(self, values: list[float], status: Status, horizon: float, message: str) -> None:
+        """Add the next point."""
         if message:
-            self.messages[int(record["high"]), int(record["low"])] = message
+            key = self._keys[len(self._rows)]
+            self.messages[int(key["high"]), int(key["low"])] = message
+        self._rows.append((values, CODES[status], horizon))
+
+    def records(self) -> NDArray[Any]:
+        """All that was added: whole columns at once."""
+        records = np.zeros(len(self), dtype=self._type)
+        if len(self):
+            for name in ("high", "low"):
+                records[name] = self._keys[name][: len(self)]
+            records["values"], records["status"], records["horizon"] = zip(*self._rows, strict=True)
+        return records
 
 
 def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
@@ -103,9 +109,9 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
     measure are left out.
     """
     began = time.perf_counter()
-    writing, error, done = _Writing(task, numbers), None, 0
-    where = [task.points.at(int(number)) for number in numbers]
-    for n, (parameters, result) in enumerate(zip(where, _results(task, where), strict=False)):
+    writing, error = _Writing(task, numbers), None
+    where = task.points.all_at(numbers)
+    for parameters, result in zip(where, _results(task, where), strict=False):
         try:
             if isinstance(result, Exception):
                 raise result
@@ -119,13 +125,12 @@ def compute_chunk(task: Task, numbers: NDArray[np.int64]) -> Chunk:
             message = f"{type(failure).__name__}: {failure}"
         if is_cancelled():  # a run that was cut short may have been read as if it were whole
             break
-        writing.put(n, values, status, horizon, message)
-        done = n + 1
-    records = writing.records[:done]
-    if task.store is not None and done:
+        writing.put(values, status, horizon, message)
+    records = writing.records()
+    if task.store is not None and records.size:
         store_of(task).append(records, writing.messages)
     seconds = time.perf_counter() - began
-    return Chunk(numbers[:done], records, writing.messages, seconds, error)
+    return Chunk(numbers[: records.size], records, writing.messages, seconds, error)
 
 
 def _results(task: Task, points: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
@@ -206,7 +211,8 @@ def killed_point(task: Task, number: np.int64, message: str) -> Chunk:
     """Record, in the store too, a point that cannot be computed because it ends its worker."""
     numbers = np.array([number], dtype=np.int64)
     writing = _Writing(task, numbers)
-    writing.put(0, [np.nan] * len(task.quantities), Status.NOT_CONVERGED, np.nan, message)
+    writing.put([np.nan] * len(task.quantities), Status.NOT_CONVERGED, np.nan, message)
+    records = writing.records()
     if task.store is not None:
-        store_of(task).append(writing.records, writing.messages)
-    return Chunk(numbers, writing.records, writing.messages, 0.0)
+        store_of(task).append(records, writing.messages)
+    return Chunk(numbers, records, writing.messages, 0.0)

@@ -20,7 +20,7 @@ import numpy as np
 from dmft.analysis.diagrams.phase_diagram import PhaseDiagram, Point, read_result
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.record import Short
+from dmft.record import Brief, Short, in_full
 
 # Larger arrays are known by a digest: NumPy prints the ends of long ones only.
 LISTED = 8
@@ -187,7 +187,7 @@ class _Known:
         if isinstance(value, Short) and is_dataclass(value):  # its repr leaves things out
             held = [f"{one.name}={self.word(getattr(value, one.name))}" for one in fields(value)]
             return f"{type(value).__qualname__}({', '.join(held)})"
-        text = str(value)
+        text = in_full(value) if isinstance(value, Brief) else str(value)
         if " at 0x" in text or (isinstance(value, np.ndarray) and value.size > LISTED):
             # Without it, the address: such a store is refused later rather than taken for another.
             with contextlib.suppress(Exception):

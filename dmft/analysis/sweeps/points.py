@@ -56,27 +56,94 @@ class Points(Record):
         return int(np.prod(self.shape, dtype=np.int64))
 
     def at(self, number: int) -> dict[str, float | int]:
-        """Parameters of one point, as Python numbers."""
-        if self.is_grid:
-            places = np.unravel_index(number, self.shape)
-            return {
-                n: c[i].item() for n, c, i in zip(self.names, self.columns, places, strict=True)
-            }
-        return {n: c[number].item() for n, c in zip(self.names, self.columns, strict=True)}
+        """Parameters of one point, as Python numbers.
+
+        Parameters
+        ----------
+        number : int
+            Place of the point; the last parameter runs fastest.
+
+        Returns
+        -------
+        dict of str to float or int
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.at(4)
+        {'a': 1.0, 'b': 20}
+        """
+        return self.all_at(np.array([number]))[0]
+
+    def all_at(self, numbers: NDArray[np.int64]) -> list[dict[str, float | int]]:
+        """Parameters of many points, as `at` gives those of one.
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        list of dict of str to float or int
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.all_at(np.array([0, 4]))
+        [{'a': 0.0, 'b': 10}, {'a': 1.0, 'b': 20}]
+        """
+        columns = [column.tolist() for column in self._chosen(numbers)]
+        return [dict(zip(self.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _chosen(self, numbers: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Columns at these points."""
+        if not self.is_grid:
+            return [column[numbers] for column in self.columns]
+        places = np.unravel_index(numbers, self.shape)
+        return [column[i] for column, i in zip(self.columns, places, strict=True)]
 
     def rows(self, numbers: NDArray[np.int64]) -> Array:
-        """Parameters of many points, (n, parameters)."""
-        if not self.is_grid:
-            return np.stack([c[numbers].astype(np.float64) for c in self.columns], axis=1)
-        places = np.unravel_index(numbers, self.shape)
-        pairs = zip(self.columns, places, strict=True)
-        return np.stack([c[i].astype(np.float64) for c, i in pairs], axis=1)
+        """Parameters of many points, (n, parameters).
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        (n, parameters) ndarray
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.rows(np.array([0, 4])).tolist()
+        [[0.0, 10.0], [1.0, 20.0]]
+        """
+        return np.stack([c.astype(np.float64) for c in self._chosen(numbers)], axis=1)
 
     def keys(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """128-bit keys of points: the same for the same names and values, whatever the order.
 
         Two words, each a chain of mixings (bijections) of the values with constants of its own that
         the names give; whole columns at once.
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        (n,) structured array
+            Two words of 64 bits each.
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.keys(np.array([0, 4])).size
+        2
         """
         order = sorted(range(len(self.names)), key=lambda i: self.names[i])
         names = "\0".join(self.names[i] for i in order).encode()
@@ -93,13 +160,24 @@ class Points(Record):
         return result
 
     def only(self, numbers: NDArray[np.int64]) -> Points:
-        """These points as a list of their own."""
-        if not self.is_grid:
-            columns = tuple(c[numbers] for c in self.columns)
-        else:
-            places = np.unravel_index(numbers, self.shape)
-            columns = tuple(c[i] for c, i in zip(self.columns, places, strict=True))
-        return Points(self.names, (numbers.size,), columns, False)
+        """These points as a list of their own.
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        Points
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> len(points.only(np.array([0, 4])))
+        2
+        """
+        return Points(self.names, (numbers.size,), tuple(self._chosen(numbers)), False)
 
 
 def _mix(state: NDArray[np.uint64], factors: NDArray[np.uint64]) -> NDArray[np.uint64]:

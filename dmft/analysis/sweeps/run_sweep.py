@@ -133,10 +133,12 @@ class _Board:
         """Fill in a computed chunk."""
         self.fill(chunk.numbers, chunk.records)
         self.computed += chunk.numbers.size
-        for number, record in zip(chunk.numbers, chunk.records, strict=True):
-            text = chunk.messages.get((int(record["high"]), int(record["low"])))
-            if text:
-                self.messages[int(number)] = text
+        if not chunk.messages:
+            return
+        keys = zip(chunk.records["high"].tolist(), chunk.records["low"].tolist(), strict=True)
+        for number, key in zip(chunk.numbers.tolist(), keys, strict=True):
+            if text := chunk.messages.get(key):
+                self.messages[number] = text
 
     def fill(self, numbers: NDArray[np.int64], records: NDArray[Any]) -> None:
         """Fill in records."""

@@ -61,16 +61,45 @@ class Sweep(Archived):
 
     @property
     def status(self) -> NDArray[np.str_]:
-        """Status of each point in words; interrupted: not computed."""
+        """Status of each point in words; interrupted: not computed.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> swept = dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
+        >>> swept.status.tolist()
+        [['ok', 'nonfinite'], ['ok', 'nonfinite']]
+        """
         return np.array([str(s) for s in STATUSES])[self.codes]
 
     @property
     def complete(self) -> bool:
-        """True when every point has a result."""
+        """True when every point has a result.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> swept = dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
+        >>> swept.complete
+        True
+        """
         return not bool(np.any(self.codes == MISSING))
 
     def count(self) -> dict[str, int]:
-        """Number of points of each status that occurs."""
+        """Number of points of each status that occurs.
+
+        Returns
+        -------
+        dict of str to int
+            Numbers of points by the name of their status.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> swept = dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
+        >>> swept.count()
+        {'nonfinite': 2, 'ok': 2}
+        """
         numbers = np.bincount(self.codes.ravel(), minlength=len(STATUSES)).tolist()
         return {s: n for s, n in sorted(zip(map(str, STATUSES), numbers, strict=True)) if n}
 
@@ -81,7 +110,30 @@ class Sweep(Archived):
         return f"Sweep({', '.join(self.values)} over {axes}; {self.count()})"
 
     def diagram(self, quantity: str | None = None) -> PhaseDiagram:
-        """The sweep as a phase diagram, where it is a product of two parameters."""
+        """The sweep as a phase diagram, where it is a product of two parameters.
+
+        Parameters
+        ----------
+        quantity : str, optional
+            Which of `values`; the first by default.
+
+        Returns
+        -------
+        PhaseDiagram
+            The first parameter along x, the second along y.
+
+        Raises
+        ------
+        BadParameter
+            For a sweep that is not the product of two parameters.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> swept = dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b)
+        >>> swept.diagram()
+        PhaseDiagram(value over a (2) x b (2); {'nonfinite': 2, 'ok': 2})
+        """
         if not self.points.is_grid or len(self.points.names) != 2:
             raise BadParameter(
                 f"a diagram has two axes; this sweep has the parameters {list(self.points.names)}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
+from dmft.checks import checked
 from dmft.codegen.export.system import System
 from dmft.equations.equations import Equations
+from dmft.equations.two_time.descent import DescentEquations
+from dmft.equations.two_time.descent_flow import DescentFlow
 from dmft.errors import BadParameter
 
 # File of this folder and function for each kind, by how a name ends; the first end counts.
@@ -19,7 +23,8 @@ KINDS = {
 }
 
 
-def export(equations: Equations, path: str | Path) -> Path:
+@checked
+def export(equations: Equations | DescentEquations | DescentFlow, path: str | Path) -> Path:
     """Write equations of motion as a file that stands alone, in the language of its suffix.
 
     The lowered equations that `build` compiles are printed, and the special functions that they
@@ -71,6 +76,8 @@ def export(equations: Equations, path: str | Path) -> Path:
     >>> [line for line in text.splitlines() if line.startswith("export function rhs")]
     ['export function rhs(t, Q, M, P, readout = null, teacher_readout = null, parameters = {}) {']
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadParameter(f"export writes a file: path must be its name, got {path!r}")
     path = Path(path)
     kind = next((end for end in KINDS if path.name.endswith(end)), None)
     if kind is None:

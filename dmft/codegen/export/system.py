@@ -55,9 +55,9 @@ class Case:
 class System:
     """Equations as an export sees them."""
 
-    def __init__(self, equations: Equations) -> None:
+    def __init__(self, equations: Any) -> None:
         refuse(equations)
-        self.equations = equations
+        self.equations: Equations = equations
         self.sequence = bool(equations.blocks)
 
     @cached_property
@@ -161,7 +161,7 @@ class System:
         values = equations.values(start, given)
         state = equations.entries(start)
         seen = evaluate(equations.on_nodes, state, values, "observable")
-        arrays = {name: np.asarray(v) for name, v in equations.state(start).items()}
+        arrays = {name: np.asarray(v) for name, v in equations.begins(start, values).items()}
         arrays |= {b.name: values.arrays[b.name] for b in self.constants}
         if equations.algorithm.trains_readout and not self.sequence:
             arrays["readout"] = values.arrays["readout"]
@@ -225,9 +225,14 @@ def refuse(equations: Any) -> None:
             f"{equations.averages[0]}. Closed forms and tables are exported"
         )
     if type(equations).__name__ not in ("Equations", "SequenceEquations"):
+        rows = type(equations).__name__ == "RowEquations"
         raise NotClosed(
-            f"{type(equations).__name__} are not exported; equations of the overlaps Q, M and of "
-            "the alignments e, m are: export those that they come from"
+            "equations of inputs with a spectrum, and of rows that an optimiser keeps, are not "
+            "exported; those of Model(...) without inputs= under plain SGD are, and runs of "
+            "dmft.solve go out by run.to_pandas() and run.save"
+            if rows
+            else f"{type(equations).__name__} are not exported; equations of the overlaps Q, M and "
+            "of the alignments e, m are: export those that they come from"
         )
 
 

@@ -49,6 +49,8 @@ def conditioned(average: Expectation) -> Expectation | None:
     >>> conditioned(Expectation(At(FIELD, h[j]) * sp.tanh(h_star[1]))).parts
     (tanh(h_star[1]), mean_at[j, node])
     """
+    if average.law.of_sample:  # what is defined beside it may read any field
+        return None
     students: list[At] = []
     linear: list[sp.Indexed] = []
     weight: list[sp.Expr] = []

@@ -63,6 +63,8 @@ class Law(sp.Basic):
     of_sample = False
     degree: sp.Expr = sp.oo
     noisy = False
+    halves = False
+    students = False
 
     # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
     placed = False
@@ -110,7 +112,12 @@ class Covariances(Law):
 
 
 class OneSample(Law):
-    """Law of the random fields of one sample; arguments are the degree and 1 or 0 for noise."""
+    """Law of the random fields of one sample: degree, then 1 or 0 for noise, halves, students.
+
+    In halves, functions are smooth for either sign of the first field of the teacher, which is the
+    first coordinate of nodes. Of students alone, nodes have the first p coordinates, and the fields
+    of the teacher, which integrands are linear in at most, their means given those of the student.
+    """
 
     of_sample = True
 
@@ -124,6 +131,16 @@ class OneSample(Law):
         """Whether the noise of the label is among the Gaussian variables."""
         return bool(self.args[1])
 
+    @property
+    def halves(self) -> bool:  # type: ignore[override]
+        """Whether averages are taken over both signs of the first coordinate apart."""
+        return len(self.args) > 2 and bool(self.args[2])
+
+    @property
+    def students(self) -> bool:  # type: ignore[override]
+        """Whether functions of the student fields are averaged, times one field at most."""
+        return len(self.args) > 3 and bool(self.args[3])
+
 
 class GivenTeachers(Law):
     """Law of the teacher fields; the integrand is a weight and a function of the law given them."""
@@ -136,6 +153,11 @@ class Expectation(sp.Expr):
     has one part, an `At`, for each of them; any other integrand is one part: an expression in `At`
     nodes, fields ``h[.]``, ``h_star[.]``, ``lambda[.]``, coefficients and sums over neurons, whose
     free indices are those of the average.
+
+    Parameters
+    ----------
+    *parts : sympy.Expr
+        Factors of the integrand; a law at the end, or none.
 
     Examples
     --------
@@ -164,33 +186,81 @@ class Expectation(sp.Expr):
 
     @property
     def law(self) -> Law:
-        """Law of the fields."""
+        """Law of the fields.
+
+        Examples
+        --------
+        >>> from dmft.equations.symbols import h, j, l
+        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+        >>> square.law == FIELDS
+        True
+        """
         law: Law = self.args[-1]
         return law
 
     @property
     def parts(self) -> tuple[sp.Expr, ...]:
-        """Factors of the integrand as they are kept."""
+        """Factors of the integrand as they are kept.
+
+        Examples
+        --------
+        >>> from dmft.equations.symbols import h, j, l
+        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+        >>> len(square.parts)
+        2
+        """
         return tuple(self.args[:-1])
 
     @property
     def integrand(self) -> sp.Expr:
-        """What is averaged."""
+        """What is averaged.
+
+        Examples
+        --------
+        >>> from dmft.equations.symbols import h, j, l
+        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+        >>> square.integrand == square.parts[0] * square.parts[1]
+        True
+        """
         return sp.Mul(*self.parts)
 
     @property
     def is_product(self) -> bool:
-        """Whether the integrand is a product of functions of single fields."""
+        """Whether the integrand is a product of functions of single fields.
+
+        Examples
+        --------
+        >>> from dmft.equations.symbols import h, j, l
+        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+        >>> square.is_product
+        True
+        """
         return all(isinstance(a, At) for a in self.parts)
 
     @property
     def factors(self) -> tuple[sp.Expr, ...]:
-        """Functions of such a product, expressions in z."""
+        """Functions of such a product, expressions in z.
+
+        Examples
+        --------
+        >>> from dmft.equations.symbols import h, j, l
+        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+        >>> square.factors
+        (z**2, z)
+        """
         return tuple(a.factor for a in self.parts)
 
     @property
     def fields(self) -> tuple[sp.Indexed, ...]:
-        """Fields of such a product, one for each factor."""
+        """Fields of such a product, one for each factor.
+
+        Examples
+        --------
+        >>> from dmft.equations.symbols import h, j, l
+        >>> square = Expectation(At(FIELD**2, h[j]), At(FIELD, h[l]))
+        >>> square.fields
+        (h[j], h[l])
+        """
         return tuple(a.field for a in self.parts)
 
     @property

@@ -17,7 +17,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.noise.increments import Alignment, Increments, bilinear
-from dmft.equations.update.overlaps import block_definitions
+from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.views.explicit import Unroller
 from dmft.model import SGD, Model
 

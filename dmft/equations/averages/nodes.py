@@ -31,7 +31,7 @@ from dmft.equations.averages.neighbour import neighbour
 from dmft.equations.averages.passes import averages
 from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import Definition, FieldRoot, base_name, define, used_bases
-from dmft.equations.update.overlaps import block_definitions
+from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.values import NODE_OPTIONS
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES
@@ -41,6 +41,7 @@ from dmft.gaussian.nodes.rules import (
     NodeRule,
     exact_dimensions,
     exact_rule,
+    halved_rule,
     normal_rule,
     tensor_rule,
 )
@@ -52,6 +53,10 @@ SOBOL_NODES, HERMITE_POINTS = 4096, 96
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
 # integrands reach far, and Sobol points converge slowly there.
 SAMPLE_DIMENSIONS = 3
+# Sobol points of a sample lie this much farther out, in dimensions in which unequal weights cost
+# little. Repeated steps are polynomials of high degree: squares that look ahead had rates half as
+# large as they are, and a ReLU that looks ahead on He3 seven times the error.
+WIDER, MOST_WIDENED = 1.5, 6
 
 
 def smooth(found: Iterable[Expectation]) -> bool:
@@ -95,12 +100,18 @@ def rule_of_averages(
         return rule.padded(p + k)
     noisy = any(a.law.noisy for a in found)
     degrees = [a.law.degree for a in found]
+    if all(a.law.students for a in found):
+        return node_rule(p, smooth(found), options, SAMPLE_DIMENSIONS).padded(p + k)
     dim += noisy
     if all(degree.is_Integer and degree >= 0 for degree in degrees):
         largest = int(max(degrees))
         if dim <= exact_dimensions(largest):
             return exact_rule(dim, largest).with_noise(noisy)
-    return node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS).with_noise(noisy)
+    halves = any(a.law.halves for a in found)
+    rule = node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS, halves=halves)
+    if rule.kind == "sobol" and dim <= MOST_WIDENED:
+        rule = rule.widened(WIDER)
+    return rule.with_noise(noisy)
 
 
 def node_rule(
@@ -109,14 +120,18 @@ def node_rule(
     options: Mapping[str, Any],
     most: int = TENSOR_DIMENSIONS,
     may_break: bool = False,
+    halves: bool = False,
 ) -> NodeRule:
     """Nodes in `dim` dimensions; Gauss-Hermite where the integrand is smooth, up to `most`.
 
-    `may_break` says that a smooth integrand has thin layers at some states.
+    `may_break` says that a smooth integrand has thin layers at some states, `halves` that it is
+    smooth for either sign of the first coordinate.
     """
     chosen = {name: options[name] for name in NODE_OPTIONS if options.get(name) is not None}
     if is_smooth and dim <= most and not {"replicas", "seed"} & set(chosen):
         points = HERMITE_POINTS if dim <= TENSOR_DIMENSIONS else HERMITE_POINTS // 2
+        if halves:
+            return halved_rule(dim, chosen.get("nodes", points))
         return tensor_rule(dim, chosen.get("nodes", points), may_break)
     return normal_rule(dim, chosen.pop("nodes", SOBOL_NODES), **chosen)
 
@@ -182,23 +197,35 @@ class Discretiser:
         self.known: dict[sp.Expr, sp.Indexed] = {}
         # Arrays of the random fields of a sample at the nodes, by name.
         self.fields: dict[str, sp.IndexedBase] = {}
+        # Students first in the root where nodes are for their fields alone.
+        self.students = bool(found) and all(average.law.students for average in found)
+        # Clusters whose covariances the fields at the nodes have, 0 for Omega.
+        self.shapes: set[int] = set()
         # Where all fields share an activation, one array holds its values at students and teachers.
-        joint = any(a.field.base == x.lam for average in found for a in average.atoms(At))
+        joint = any(
+            x.cluster_of(a.field.base)[0] == x.lam for average in found for a in average.atoms(At)
+        )
         self.canonical = {x.p: x.i if joint else x.j, x.k: x.r, x.p + x.k: x.i}
 
     def law(self) -> list[Definition]:
         """Root of the covariance, and what of the fields at the nodes the definitions read."""
         i, n = x.i, x.n
-        fields = sp.Sum(x.root[i, n] * x.normal[n, x.node], (n, 1, x.p + x.k))
-        arrays = {**conditional_definitions(), x.lam_at[i, x.node]: fields}
+        arrays = dict[sp.Indexed, sp.Expr]()
+        for shape in sorted(self.shapes or {0}):
+            Omega, root, lam_at = (
+                x.base_in(b, shape) if shape else b for b in (x.Omega, x.root, x.lam_at)
+            )
+            arrays[root[i, n]] = FieldRoot(Omega[i, n], *[sp.true] * self.students)
+            arrays |= {} if shape else conditional_definitions()
+            along = sp.Sum(root[i, n] * x.normal[n, x.node], (n, 1, x.p + x.k))
+            arrays[lam_at[i, x.node]] = along
         used = {name for d in self.definitions for name in used_bases(d.expr)}
         return [
-            define(x.root[i, n], {"root": FieldRoot(x.Omega[i, n])}, "intermediate"),
-            *(
-                define(target, {"law": value}, "intermediate")
-                for target, value in arrays.items()
-                if str(target.base.label) in used
-            ),
+            define(
+                target, {"root" if isinstance(value, FieldRoot) else "law": value}, "intermediate"
+            )
+            for target, value in arrays.items()
+            if isinstance(value, FieldRoot) or str(target.base.label) in used
         ]
 
     def sample(self, definition: Definition) -> None:
@@ -212,6 +239,7 @@ class Discretiser:
 
     def conditioned(self, average: Expectation) -> sp.Expr:
         """Sum over the nodes of the teacher fields that stands for an average."""
+        self.shapes.add(0)
         weight, inner = average.parts
         at = self.at_nodes(plain_weight(weight))
         weighted = self.array("weighted", x.weight[x.node] * at, (), ())
@@ -262,9 +290,12 @@ class Discretiser:
                 return self.fields[base_name(expr)][(*expr.indices, x.node)]
             if expr.base == x.coordinate:
                 return x.normal[expr.indices[0], x.node]
-            if expr.base in (x.h, x.lam):
-                return x.lam_at[expr.indices[0], x.node]
-            return x.lam_at[x.p + expr.indices[0], x.node] if expr.base == x.h_star else expr
+            if not x.is_field(expr.base):
+                return expr
+            _, shape = x.cluster_of(expr.base)
+            self.shapes.add(shape)
+            lam_at = x.base_in(x.lam_at, shape) if shape else x.lam_at
+            return lam_at[x.position(expr), x.node]
         if isinstance(expr, sp.Sum):
             inner = sp.Sum(self.at_nodes(expr.function), *expr.limits)
             if free_indices(inner) == (x.node,):

@@ -99,15 +99,72 @@ class Changeable(ABC):
         return frozenset()
 
     def text_of(self, expr: Any) -> str:
-        """An expression as text."""
+        """An expression as text.
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            In the symbols of these equations.
+
+        Returns
+        -------
+        str
+            Text in the letters that ``print(equations)`` shows.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.text_of(eqs.symbols["gamma"] / 2))
+        γ/2
+        """
         return str(expr)
 
     def latex_of(self, expr: Any) -> str:
-        """An expression as LaTeX."""
+        """An expression as LaTeX.
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            In the symbols of these equations.
+
+        Returns
+        -------
+        str
+            LaTeX in the letters that `latex` prints.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.latex_of(eqs.symbols["M"]))
+        M
+        """
         return str(sp.latex(expr))
 
     def block_latex(self, block: str) -> str:
-        """A block as LaTeX."""
+        """A block as LaTeX.
+
+        Parameters
+        ----------
+        block : str
+            A name in `terms`.
+
+        Returns
+        -------
+        str
+            LaTeX of the quantity, with its indices where it has any.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.block_latex("M"))
+        M_{j r}
+        """
         return block
 
     # What a user does --------------------------------------------------------------------------
@@ -134,6 +191,11 @@ class Changeable(ABC):
         expr : sympy.Expr or number
             In the entries of `symbols` at `indices`. Other symbols become run-time parameters of
             `evaluate`, `solve` and all that follows.
+
+        Returns
+        -------
+        Equations
+            New ones; these stay as they are.
 
         Raises
         ------
@@ -190,6 +252,11 @@ class Changeable(ABC):
             Of a term that the block has (`terms`).
         expr : sympy.Expr or number, optional
 
+        Returns
+        -------
+        Equations
+            New ones; these stay as they are.
+
         Raises
         ------
         BadParameter
@@ -225,6 +292,16 @@ class Changeable(ABC):
     def subs(self, values: Mapping[Any, Any]) -> Self:
         """`replace` with a mapping: values of parameters, by name or symbol.
 
+        Parameters
+        ----------
+        values : mapping
+            Numbers or expressions by the name or symbol of a parameter.
+
+        Returns
+        -------
+        Equations
+            New ones, which no longer have these parameters.
+
         Raises
         ------
         BadParameter
@@ -259,6 +336,11 @@ class Changeable(ABC):
         block : str, optional
             Leave them out of the rate of this block alone.
 
+        Returns
+        -------
+        Equations
+            New ones; these stay as they are.
+
         Raises
         ------
         BadParameter
@@ -287,6 +369,16 @@ class Changeable(ABC):
     def diff(self, other: Changeable) -> Difference:
         """What leads from these equations to `other`: terms added, dropped and changed, by block.
 
+        Parameters
+        ----------
+        other : equations of the same family
+            Those of another algorithm, say, or the same with a term replaced.
+
+        Returns
+        -------
+        Difference
+            With `added`, `dropped` and `changed` by block; prints and displays itself.
+
         Raises
         ------
         BadParameter
@@ -312,19 +404,47 @@ class Changeable(ABC):
 
     @property
     def changes(self) -> Difference:
-        """What was changed since the equations were derived."""
+        """What was changed since the equations were derived.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.without("label_noise").changes)
+        Q  dropped  label_noise: Δ*γ*a[j]*a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩
+        """
         return self.as_derived.diff(self)
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names of the terms that were left out since."""
+        """Names of the terms that were left out since.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.without("label_noise").dropped
+        ('label_noise',)
+        """
         if not self.is_changed:
             return ()
         return tuple(dict.fromkeys(n for terms in self.changes.dropped.values() for n in terms))
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a result derived from these equations records."""
+        """What a result derived from these equations records.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> record = eqs.provenance
+        >>> record["scaling"], record["approximation"], record["dropped_terms"]
+        ('high-dimensional', 'exact', [])
+        """
         return {
             "equations": self.fingerprint,
             "scaling": self.scaling,
@@ -338,7 +458,16 @@ class Changeable(ABC):
 
     @property
     def changed_terms(self) -> list[str]:
-        """What was changed since, in words."""
+        """What was changed since, in words.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.without("label_noise").changed_terms
+        ["Q  dropped  label_noise: Δ*γ*a[j]*a[l]/p ⟨σ'(h[j]) σ'(h[l])⟩"]
+        """
         return self.changes.lines if self.is_changed else []
 
     def _check_block(self, block: object) -> None:

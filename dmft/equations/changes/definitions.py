@@ -41,12 +41,30 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates by overlap and by named term; intermediates stay as their symbols."""
+        """Rates by overlap and by named term; intermediates stay as their symbols.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> list(eqs.terms), list(eqs.terms["M"])
+        (['M', 'Q'], ['learning', 'interaction', 'sphere'])
+        """
         return self.rate_terms
 
     @property
     def rate_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Terms of the definitions of the rates, by their names."""
+        """Terms of the definitions of the rates, by their names.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> list(eqs.rate_terms["Q"])
+        ['learning', 'interaction', 'sgd_noise', 'label_noise', 'sphere']
+        """
         free = {d.name: dict(d.terms) for d in self._own.definitions}
         result = {}
         for d in self._own.definitions:
@@ -60,7 +78,16 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Rates, what they are computed from, and the risk."""
+        """Rates, what they are computed from, and the risk.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> list(eqs.all_terms)
+        ['M', 'Q', 'b_learning', 'b_interaction', 'risk']
+        """
         own, terms = self._own.definitions, self.terms
         homes = {_home(own, d.name) for d in own if d.role == "rate"}
         rest = {
@@ -72,7 +99,16 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def described(self) -> dict[str, str]:
-        """Kind, scaling, declaration, and the terms at order 1/d of an sde."""
+        """Kind, scaling, declaration, and the terms at order 1/d of an sde.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.described["kind"], eqs.described["scaling"]
+        ('ode', 'high-dimensional')
+        """
         own = self._own
         return {
             "kind": own.kind,
@@ -85,7 +121,16 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def as_derived(self) -> Self:
-        """The equations before any change."""
+        """The equations before any change.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.without("label_noise").as_derived == eqs
+        True
+        """
         own = self._own
         if not self.is_changed:
             return self
@@ -95,12 +140,30 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def is_changed(self) -> bool:
-        """Whether terms were added, dropped or replaced since the equations were derived."""
+        """Whether terms were added, dropped or replaced since the equations were derived.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.is_changed, eqs.without("label_noise").is_changed
+        (False, True)
+        """
         return bool(self._own.derived or (self._own.noise and self._own.noise.dropped))
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Names of the terms that were left out since."""
+        """Names of the terms that were left out since.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.without("label_noise").dropped
+        ('label_noise',)
+        """
         return (*super().dropped, *(self._own.noise.dropped if self._own.noise else ()))
 
     @property
@@ -125,7 +188,16 @@ class ChangesOfDefinitions(Changeable):
 
     @property
     def indices(self) -> Indices:
-        """Running indices by name (j, l of students, r, s of teachers), and those of each block."""
+        """Running indices by name (j, l of students, r, s of teachers), and those of each block.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.indices["j"], eqs.indices.of("M")
+        (j, (j, r))
+        """
         rates = [d for d in self._own.definitions if d.role == "rate"]
         return Indices({d.name: d.indices for d in rates})
 
@@ -145,25 +217,102 @@ class ChangesOfDefinitions(Changeable):
         )
 
     def text_of(self, expr: Any) -> str:
-        """An expression as in `str(equations)`."""
+        """An expression as in `str(equations)`.
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            In the symbols of these equations.
+
+        Returns
+        -------
+        str
+            Text in the letters that ``print(equations)`` shows.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.text_of(eqs.terms["M"]["sphere"]))
+        -M[j,r]*Φ[j,j]/2
+        """
         from dmft.equations.views.text import TextPrinter
 
         return str(TextPrinter(self.names()).doprint(expr))
 
     def latex_of(self, expr: Any) -> str:
-        """An expression as in `latex`."""
+        r"""An expression as in `latex`.
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            In the symbols of these equations.
+
+        Returns
+        -------
+        str
+            LaTeX in the letters that `latex` prints.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.latex_of(eqs.terms["M"]["sphere"]))
+        - \frac{M_{j r} \Phi_{j j}}{2}
+        """
         from dmft.equations.views.latex import EquationPrinter
 
         return str(EquationPrinter(self.names(r"\sigma", r"\sigma_*")).doprint(expr))
 
     def names(self, sigma: str = "σ", star: str = "σ*") -> dict[sp.Expr, str]:
-        """Names of the functions of the networks."""
+        """Names of the functions of the networks.
+
+        Parameters
+        ----------
+        sigma : str
+            What the student's activation is called.
+        star : str
+            What that of the teacher is called, where it is another function.
+
+        Returns
+        -------
+        dict of sympy.Expr to str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> list(eqs.names().values())
+        ['σ', "σ'"]
+        """
         from dmft.equations.views.text import model_names
 
         return model_names(self._own.model, sigma, star)
 
     def block_latex(self, block: str) -> str:
-        """A block with its indices."""
+        """A block with its indices.
+
+        Parameters
+        ----------
+        block : str
+            A name in `terms`.
+
+        Returns
+        -------
+        str
+            LaTeX of the quantity with its indices.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> print(eqs.block_latex("M"))
+        M_{j r}
+        """
         target = next(d.target for d in reversed(self._own.definitions) if d.name == block)
         return self.latex_of(target)
 

@@ -16,7 +16,13 @@ from dmft.equations.averages.expectation import (
     is_placed,
     product_average,
 )
-from dmft.equations.definitions import Definition, base_name, running_symbol, used_bases
+from dmft.equations.definitions import (
+    Definition,
+    base_name,
+    has_rows_of_readout,
+    running_symbol,
+    used_bases,
+)
 from dmft.equations.values import RESERVED
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
@@ -71,14 +77,46 @@ class Indices(Mapping[str, sp.Symbol]):
     blocks: Mapping[str, tuple[sp.Symbol, ...]] = field(default_factory=dict)
 
     def of(self, block: str) -> tuple[sp.Symbol, ...]:
-        """Indices that a term of this block depends on."""
+        """Indices that a term of this block depends on.
+
+        Parameters
+        ----------
+        block : str
+            "Q", "M", "readout" ...
+
+        Returns
+        -------
+        tuple of sympy.Symbol
+
+        Raises
+        ------
+        BadParameter
+            For a block that the equations do not have.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> eqs.indices.of("Q")
+        (j, l)
+        """
         if block not in self.blocks:
             raise BadParameter(f"no block is called {shown(block)}; there are {list(self.blocks)}")
         return self.blocks[block]
 
     @property
     def names(self) -> dict[str, sp.Symbol]:
-        """All of them; none where no block has indices."""
+        """All of them; none where no block has indices.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> sgd = dmft.SGD(0.05, constraint="sphere")
+        >>> eqs = dmft.derive(dmft.literature.phase_retrieval(1), sgd)
+        >>> sorted(eqs.indices.names)[:3]
+        ['i', 'j', 'l']
+        """
         return (
             {s.name: s for s in RUNNING if s not in x.powers} if any(self.blocks.values()) else {}
         )
@@ -106,6 +144,8 @@ def arrays_of(definitions: Sequence[Definition], until: str | None = None) -> di
     used = {name for d in definitions for name in used_bases(d.expr)}
     found = {d.name: _axes(d) for d in definitions if d.role == "rate"}
     found |= {n: axes for n, axes in CONSTANTS.items() if n in ALWAYS or n in used}
+    if has_rows_of_readout(definitions):
+        found["readout"] = (x.outputs, x.p)
     for d in definitions:
         if d.name == until and d.role in ("intermediate", "rate"):
             break

@@ -70,6 +70,16 @@ class BatchExponents(Short):
     def at(self, mu: Any) -> tuple[sp.Expr, sp.Expr]:
         """Exponents of steps and of samples at one mu.
 
+        Parameters
+        ----------
+        mu : number
+            Power of d of the batch size, mu >= 0.
+
+        Returns
+        -------
+        (sympy.Expr, sympy.Expr)
+            Powers of d of steps and of samples.
+
         Examples
         --------
         >>> import dmft
@@ -82,7 +92,18 @@ class BatchExponents(Short):
         return self.steps.subs(self.mu, value), self.samples.subs(self.mu, value)
 
     def latex(self) -> str:
-        r"""LaTeX of the exponents (an amsmath `align*` environment)."""
+        r"""LaTeX of the exponents (an amsmath `align*` environment).
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> print(dmft.batch_exponents(3).latex().splitlines()[1])
+        \log_d(\text{steps}) &= \max\left(\frac{1}{2}, 2 - \mu\right) \\
+        """
         rows = [
             (r"\log_d(\text{steps})", self.steps),
             (r"\log_d(\text{samples})", self.samples),
@@ -122,6 +143,11 @@ def batch_exponents(
     exponent : int
         Information exponent l >= 1 (`dmft.information_exponent`), or the leap of a step.
     loss : "squared" or "correlation"
+
+    Returns
+    -------
+    BatchExponents
+        Functions of mu, the best batch size, and the regions between which the exponents bend.
 
     Raises
     ------

@@ -41,6 +41,11 @@ def escape_formula(
     length : float or sympy.Expr
         q_0 = |w_j|^2 / d at the start, without constraint; 1 for random weights.
 
+    Returns
+    -------
+    EscapeFormula
+        ``.expr`` and ``.latex()`` of the time, ``.time(dim)`` as a number, rates and statistics.
+
     Raises
     ------
     BadParameter

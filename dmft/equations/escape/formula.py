@@ -65,7 +65,16 @@ class EscapeFormula(Short):
 
     @property
     def model(self) -> Model:
-        """The model, a one-field target written as a committee."""
+        """The model, a one-field target written as a committee.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.model.student.width
+        1
+        """
         return self.law.facts.model
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,31 +83,89 @@ class EscapeFormula(Short):
 
     @property
     def algorithm(self) -> SGD | GradientFlow:
-        """The algorithm."""
+        """The algorithm.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.algorithm.constraint
+        'sphere'
+        """
         return self.law.facts.algorithm
 
     @property
     def exponent(self) -> int:
-        """Information exponent l of student and teacher together."""
+        """Information exponent l of student and teacher together.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.exponent
+        2
+        """
         return self.law.exponent
 
     @property
     def exact(self) -> bool:
-        """Whether the formula solves the whole equation of motion."""
+        """Whether the formula solves the whole equation of motion.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.exact
+        True
+        """
         return self.law.exact
 
     @cached_property
     def expr(self) -> sp.Expr:
-        """Time t in u_0, u_1 and the declared parameters."""
+        """Time t in u_0, u_1 and the declared parameters.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> sorted(map(str, formula.expr.free_symbols))
+        ['u_0', 'u_1']
+        """
         return self._declared(self.law.expr)
 
     @property
     def growth_rate(self) -> sp.Expr:
-        """Lambda, the rate at which overlaps grow on the plateau; 0 unless l = 2."""
+        """Lambda, the rate at which overlaps grow on the plateau; 0 unless l = 2.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.growth_rate
+        2.00000000000000
+        """
         return self._declared(self.law.growth)
 
     def latex(self) -> str:
-        r"""The time and its abbreviations as an amsmath ``align*`` environment."""
+        r"""The time and its abbreviations as an amsmath ``align*`` environment.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.latex().startswith(r"\begin{align*}")
+        True
+        """
         names = {x.gamma: sp.Symbol("gamma"), x.Delta: sp.Symbol("Delta")}
         declared = {s: v for s, v in self._symbols().items() if not v.is_number}
         rows = [("t", self.law.time, "=" if self.exact else r"\simeq")]
@@ -115,6 +182,15 @@ class EscapeFormula(Short):
     def explain(self, depth: int | None = None) -> Explanation:
         """Steps from the equations of motion to the time, each judged at two sets of numbers.
 
+        Parameters
+        ----------
+        depth : int, optional
+            Detail; all steps by default.
+
+        Returns
+        -------
+        Explanation
+
         Examples
         --------
         >>> import dmft
@@ -129,7 +205,16 @@ class EscapeFormula(Short):
 
     @property
     def validity(self) -> str:
-        """What the formula holds for, and where it is not to be relied on."""
+        """What the formula holds for, and where it is not to be relied on.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.validity.split(":")[0]
+        'Weak recovery only'
+        """
         return validity_text(self)
 
     # Learning rates -------------------------------------------------------------------------
@@ -141,6 +226,28 @@ class EscapeFormula(Short):
 
         From the declared length of the start. It is not the stability limit of the perfect
         solution, `dmft.maximal_learning_rate`.
+
+        Parameters
+        ----------
+        dim : float, optional
+            Input dimension d, which puts in k/d for u_0.
+        overlap : float, optional
+            Cosine at which the run ends, for l = 1.
+        **parameters
+            Values of symbols by name, ``label_noise=`` for instance.
+
+        Returns
+        -------
+        sympy.Expr
+            A number where nothing is left symbolic.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.maximal_learning_rate()
+        1/6
         """
         return self._rate(self.law.maximal, dim, overlap, parameters)
 
@@ -150,13 +257,58 @@ class EscapeFormula(Short):
         """The gamma with the fewest steps, to the leading logarithm (l = 2) or power (l >= 3).
 
         For l = 1 it depends on where the run ends: `dim` and `overlap` must be given.
+
+        Parameters
+        ----------
+        dim : float, optional
+            Input dimension d, where the rate depends on it.
+        overlap : float, optional
+            Cosine at which the run ends, for l = 1.
+        **parameters
+            Values of symbols by name, ``label_noise=`` for instance.
+
+        Returns
+        -------
+        sympy.Expr
+            A number where nothing is left symbolic.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.optimal_learning_rate()
+        1/12
         """
         if self.exponent == 1 and self.law.maximal is not None:
             return self._fastest_drift(dim, overlap, parameters)
         return self._rate(self.law.optimal, dim, overlap, parameters)
 
     def steps_prefactor(self, **parameters: Any) -> sp.Expr:
-        """Steps over d log(u_1/u_0) at the optimal learning rate, for information exponent 2."""
+        """Steps over d log(u_1/u_0) at the optimal learning rate, for information exponent 2.
+
+        Parameters
+        ----------
+        **parameters
+            Values of symbols by name, ``label_noise=`` for instance.
+
+        Returns
+        -------
+        sympy.Expr
+
+        Raises
+        ------
+        BadParameter
+            For other exponents, and for gradient flow.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.steps_prefactor()
+        3
+        """
         if self.exponent != 2 or self.law.optimal is None:
             raise BadParameter(
                 "only SGD at information exponent 2 takes of the order d log d steps"
@@ -168,6 +320,11 @@ class EscapeFormula(Short):
 
     def gain_from_width(self) -> sp.Expr:
         """Steps of one student unit over those of p units, each at its optimal rate; in p.
+
+        Returns
+        -------
+        sympy.Expr
+            A rational function of p and the label noise; above 1 where width helps.
 
         Examples
         --------
@@ -222,11 +379,23 @@ class EscapeFormula(Short):
         **parameters
             ``learning_rate=``, ``label_noise=``, or values of symbols by name.
 
+        Returns
+        -------
+        float
+
         Raises
         ------
         BadParameter
             At a learning rate at or over the maximal one, and for thresholds that are met before
             anything is learned, or never.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> round(formula.time(1000, fraction=0.1), 6), round(formula.time(1000, overlap=0.1), 6)
+        (1.179873, 0.577909)
         """
         values = self._values(parameters)
         start, end = self._ends(values, Threshold(dim, fraction, overlap, u, u0, reference))
@@ -235,7 +404,34 @@ class EscapeFormula(Short):
         return float(sp.N(time.subs(u_1, sp.oo if math.isinf(end) else end), 18))
 
     def steps(self, dim: float, fraction: float = 0.5, **options: Any) -> float:
-        """Steps of the algorithm that `time` takes: t p d / gamma; options as for `time`."""
+        """Steps of the algorithm that `time` takes: t p d / gamma; options as for `time`.
+
+        Parameters
+        ----------
+        dim : float
+            Input dimension d.
+        fraction : float in (0, 1)
+            The risk has fallen to (1 - fraction) of its reference.
+        **options
+            As for `time`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        BadParameter
+            For gradient flow, and as `time`.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> round(formula.steps(1000, fraction=0.1) / formula.time(1000, fraction=0.1) / 12000, 12)
+        1.0
+        """
         time = self.time(dim, fraction, **options)
         known = {"overlap", "u", "u0", "reference"}
         values = self._values({n: v for n, v in options.items() if n not in known})
@@ -257,13 +453,43 @@ class EscapeFormula(Short):
         ----------
         dim, fraction, overlap, **options
             As for `time`; ``noise=False`` leaves the samples' noise out (l = 2).
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> round(formula.mean_time(1000, overlap=0.1), 3)
+        0.722
         """
         return self._statistics(dim, fraction, overlap, options)[0]
 
     def std(
         self, dim: float, fraction: float = 0.5, overlap: float | None = None, **options: Any
     ) -> float:
-        """Standard deviation of the time whose mean is `mean_time`."""
+        """Standard deviation of the time whose mean is `mean_time`.
+
+        Parameters
+        ----------
+        dim, fraction, overlap, **options
+            As for `mean_time`.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> round(formula.std(1000, overlap=0.1), 3)
+        0.555
+        """
         return self._statistics(dim, fraction, overlap, options)[1]
 
     def _statistics(
@@ -425,7 +651,16 @@ class EscapeFormula(Short):
 
     @property
     def perfect_limit(self) -> sp.Expr | None:
-        """Largest gamma at which the perfect solution is stable; None where it is not known."""
+        """Largest gamma at which the perfect solution is stable; None where it is not known.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> formula = dmft.escape_formula(model, dmft.SGD(1 / 12, constraint="sphere"))
+        >>> formula.perfect_limit
+        1/6
+        """
         return perfect_limit(self.model, self.algorithm)
 
 

@@ -21,7 +21,16 @@ from dmft.equations.escape.scope import as_committees, check_plain
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.derivative import derivative
-from dmft.model import SGD, Committee, GradientFlow, Model, check_identity
+from dmft.model import (
+    SGD,
+    Committee,
+    GradientFlow,
+    Model,
+    check_identity,
+    check_labels,
+    check_unflipped,
+)
+from dmft.model.algorithm import numbers_of
 
 if TYPE_CHECKING:
     from dmft.model import SequenceModel
@@ -182,6 +191,7 @@ def _check(model: Model, algorithm: SGD) -> None:
             f"{algorithm.constraint!r}; on the sphere use dmft.maximal_learning_rate"
         )
     check_identity(model, "perfect recovery is linearised")
+    check_unflipped(model, "perfect recovery is linearised")
     if not (isinstance(model.teacher, Committee) and model.matched):
         raise BadParameter("perfect recovery needs student and teacher of one activation")
     if model.student.width != model.teacher.width:
@@ -214,7 +224,23 @@ def maximal_learning_rate(model: Model, algorithm: SGD) -> sp.Expr:
                 one neuron on the sphere whose overlap obeys dm/dt = m (Lambda - A m^2) the shift is
                 taken whole: what is learned vanishes at Lambda = 0. Sequence models whose target is
                 the student's function, without label noise: 2 n_b E|J|^2 / E|J^T J|^2
-    Source      one_pass.md F.1, G.1; sequence.md C.8; derivations/escape_formulas.py
+                With a `Spectrum` the same over tr Sigma/d, whatever the spectrum: at the boundary
+                c_e V_e = -gamma nu_e drift^-1 (noise V), whose sum over the blocks is V. Of one
+                linear unit with `Momentum` or a decay where the norm of its kernel is one
+    Source      one_pass.md F.1, G.1; sequence.md C.8; structured_inputs.md 1.4, 4.1, (19);
+                derivations/escape_formulas.py
+
+    Parameters
+    ----------
+    model : Model
+        Of matched student and teacher, or a sequence model.
+    algorithm : SGD
+        Its batch size, constraint and loss count, not its learning rate.
+
+    Returns
+    -------
+    sympy.Expr
+        gamma; a number where the model has no symbols.
 
     Examples
     --------
@@ -240,6 +266,14 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
     ------
     BadParameter, NotClosed
     """
+    if getattr(model, "clusters", None) is not None:
+        check_identity(model, "perfect recovery is linearised")
+    if isinstance(model, Model):
+        check_unflipped(model, "perfect recovery is linearised")
+    if isinstance(model, Model) and isinstance(algorithm, SGD) and _keeps_more(model, algorithm):
+        return sp.simplify(1 / _kernel(model, algorithm)[0])
+    if getattr(model, "spectrum", None) is not None:
+        return perfect_rate(without_spectrum(model), algorithm, exact) / noise_of_steps(model)
     if model.reads_sequences:
         from dmft.equations.sequence.limits import perfect_learning_rate
 
@@ -253,20 +287,35 @@ def perfect_rate(model: Model, algorithm: SGD, exact: bool) -> sp.Expr:
         check_plain(algorithm, "maximal learning rates")
     on_sphere = isinstance(algorithm, SGD) and algorithm.on_sphere
     if not (on_sphere and isinstance(model, Model)):
+        _check_squared(algorithm)
         return recovery(model, algorithm, exact=exact).maximal_learning_rate
     model = as_committees(model)
     free = replace(algorithm, constraint=None)
     student, teacher = model.student, model.teacher
     assert isinstance(teacher, Committee)
     if teacher.width != 1:
+        _check_squared(algorithm)
         return recovery(model, free, exact=exact).maximal_learning_rate
     if any(a != 1 for a in student.readout or ()):
         raise BadParameter(
             f"perfect recovery is linearised at unit readouts, student has {student.readout}"
         )
     one = replace(model, student=Committee(student.activation, 1))
-    whole = _whole_limit(one, algorithm) if student.width == 1 and model.label_noise != 0 else None
+    moves = model.label_noise != 0 or algorithm.loss != "squared"
+    whole = _whole_limit(one, algorithm) if student.width == 1 and moves else None
+    if whole is None:
+        _check_squared(algorithm)
     return whole or student.width * recovery(one, free, exact=exact).maximal_learning_rate
+
+
+def _check_squared(algorithm: SGD | GradientFlow) -> None:
+    """Refuse losses under which the perfect solution still moves."""
+    loss = getattr(algorithm, "loss", "squared")
+    if loss != "squared":
+        raise BadParameter(
+            f"the perfect solution is stationary under the squared loss, not under loss = "
+            f"{loss!r}; solve the equations: dmft.solve(dmft.derive(model, algorithm), ...)"
+        )
 
 
 def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
@@ -281,6 +330,115 @@ def _whole_limit(model: Model, algorithm: SGD) -> sp.Expr | None:
     if law.kind != "logistic" or law.maximal is None:
         return None
     return sp.factor(law.maximal.subs(x.Delta, model.label_noise))
+
+
+def without_spectrum(model: Model) -> Model:
+    """The model with inputs x ~ N(0, I_d)."""
+    return replace(model, inputs=None)
+
+
+def noise_of_steps(model: Model) -> sp.Expr:
+    """Sum of the noise factors nu_e of a spectrum, tr Sigma/d for plain steps."""
+    total = float(model.spectrum.noise.sum())  # type: ignore[union-attr]
+    return sp.nsimplify(total, rational=True) if total == round(total, 9) else sp.Float(total, 17)
+
+
+@checked
+def noise_floor(model: Model, algorithm: SGD) -> sp.Expr:
+    r"""Stationary population risk that label noise leaves at a constant learning rate.
+
+    Equation    linear student and teacher: R = K/(1 - K) Delta/2, K = gamma tr Sigma/(2 d n_b), of
+                `Momentum` with its own K; with a decay the bias of the ridge too.
+                Matched committees: to first order in Delta, at gamma tr Sigma/d
+    Valid for   P = I and unit readouts of committees; a decay needs the spectrum's own teacher
+    Source      structured_inputs.md (11), (19), 4.1; one_pass.md G.1
+
+    Parameters
+    ----------
+    model : Model
+    algorithm : SGD
+
+    Returns
+    -------
+    sympy.Expr
+        1/2 E(f* - f)^2 at the end.
+
+    Raises
+    ------
+    BadParameter
+        Beyond the maximal learning rate, and for models without a perfect solution.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+    >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+    >>> noisy = dmft.Model(line, line, label_noise=0.3, inputs=two)
+    >>> round(float(dmft.noise_floor(noisy, dmft.SGD(0.5))), 12)
+    0.046721311475
+    """
+    spectrum = model.spectrum
+    check_labels(model, "noise floors are known")
+    check_unflipped(model, "noise floors are known")
+    if _is_linear(model):
+        return _linear_floor(model, algorithm)
+    check_plain(algorithm, "noise floors")
+    _check_squared(algorithm)
+    if spectrum is None:
+        return recovery(model, algorithm).noise_floor(algorithm.learning_rate, model.label_noise)
+    rate = algorithm.learning_rate * noise_of_steps(model)
+    return recovery(without_spectrum(model), algorithm).noise_floor(rate, model.label_noise)
+
+
+def _is_linear(model: Model) -> bool:
+    """Whether one linear unit learns another."""
+    units = (model.student, model.teacher)
+    one = all(isinstance(u, Committee) and u.width == 1 and u.readout is None for u in units)
+    return one and all(derivative(u.activation) == 1 for u in units)  # type: ignore[union-attr]
+
+
+def _keeps_more(model: Model, algorithm: SGD) -> bool:
+    """Whether a linear unit learns by velocities or with a decay, freely."""
+    plain = algorithm.constraint is None and algorithm.repeat is None
+    return plain and bool(numbers_of(algorithm)) and _is_linear(model)
+
+
+def _kernel(model: Model, algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
+    """Norm of the kernel of the Volterra equation of a linear unit over the rate, and its bias."""
+    spectrum, numbers = model.spectrum, numbers_of(algorithm)
+    unknown = set(numbers) - {"weight_decay", "momentum_rate", "momentum_direct"}
+    plain = isinstance(algorithm, SGD) and algorithm.loss == "squared" and algorithm.is_plain
+    free = plain and algorithm.constraint is None and not algorithm.trains_readout
+    if unknown or not free or hasattr(algorithm, "scale"):
+        raise BadParameter(
+            f"the kernel of {algorithm!r} has no closed form here: solve the equations"
+        )
+    c, nu, rho = [1.0], [1.0], [1.0]
+    if spectrum is not None:
+        c, nu = spectrum.eigenvalues.tolist(), spectrum.noise.tolist()
+        rho = spectrum.teacher_blocks(1)[:, 0, 0].tolist()
+    zeta = numbers.get("weight_decay", sp.S.Zero)
+    kappa, direct = algorithm.momentum_rate, algorithm.momentum_direct
+    if zeta != 0 and kappa != 0:
+        raise BadParameter("the kernel of momentum with a decay has no closed form here")
+    share = [
+        sp.S.One if kappa == 0 else (kappa * (1 + direct) + direct**2 * e) / (kappa + direct * e)
+        for e in c
+    ]
+    bias = sp.Add(*(e * r * zeta**2 / (e + zeta) ** 2 for e, r in zip(c, rho, strict=True)))
+    norm = sp.Add(
+        *(n * y * e / (e + zeta) for e, n, y in zip(c, nu, share, strict=True) if e > 0)
+    ) / (2 * algorithm.batch_size)  # fmt: skip
+    return norm, bias
+
+
+def _linear_floor(model: Model, algorithm: SGD) -> sp.Expr:
+    """Floor of a linear student, by the norm of the kernel of its Volterra equation."""
+    (norm, bias), rate = _kernel(model, algorithm), algorithm.learning_rate
+    norm *= rate
+    if norm.is_number and not float(norm) < 1.0:
+        raise BadParameter(f"learning_rate = {rate} is unstable: the norm of the kernel is {norm}")
+    return (bias + model.label_noise * norm) / (1 - norm) / 2
 
 
 def perfect_limit(

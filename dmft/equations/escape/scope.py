@@ -13,6 +13,7 @@ from dmft.model import (
     Model,
     MultiIndex,
     check_identity,
+    check_unflipped,
 )
 from dmft.model.algorithm import refuse
 
@@ -44,6 +45,7 @@ def as_committees(model: Model) -> Model:
     if model.reads_sequences:
         raise BadParameter(f"escape formulas are those of committees, not of sequences; {INSTEAD}")
     check_identity(model, "escape formulas are derived")
+    check_unflipped(model, "escape formulas are derived")
     teacher = model.teacher
     if not isinstance(teacher, MultiIndex):
         return model

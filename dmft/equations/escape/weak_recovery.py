@@ -17,15 +17,16 @@ from dmft.checks import checked
 from dmft.equations.averages.one_sample import H_STAR, H, SampleLaw, Value, check_single, one_update
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.hermite import hermite
-from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity
+from dmft.model import DIM_NAME, SGD, Model, as_count, check_identity, check_unflipped
 from dmft.record import Short
 
 INSTEAD = (
     "solve the equations instead: dmft.escape_time(dmft.derive(model, algorithm), start, t_max, "
     "overlap=...); dmft.learnability tells the order of several directions"
 )
-# A coefficient below this fraction of its scale, or below ten times its error, is zero.
-ZERO, ERRORS = 1e-9, 10.0
+# A coefficient below this fraction of its scale, or below ten times its error, is zero; with an
+# error above this fraction of its scale it is not known.
+ZERO, ERRORS, UNKNOWN = 1e-9, 10.0, 1e-2
 # E log|N(0, 1)| with its sign changed, and the standard deviation of log|N(0, 1)|.
 LOG_MEAN = (float(np.euler_gamma) + math.log(2.0)) / 2.0
 LOG_DEVIATION = math.pi / math.sqrt(8.0)
@@ -79,7 +80,17 @@ class WeakRecovery(Short):
 
     @property
     def exponent(self) -> sp.Expr:
-        """Effective information exponent: the first k with e_k != 0; oo if none is up to here."""
+        """Effective information exponent: the first k with e_k != 0; oo if none is up to here.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> recovery.exponent
+        2
+        """
         for k, e in enumerate(self.coefficients, start=1):
             if not self._vanishes(k, e):
                 return sp.Integer(k)
@@ -88,13 +99,27 @@ class WeakRecovery(Short):
     def _vanishes(self, k: int, e: Value) -> bool:
         if not e.value.is_number:
             return bool(e.value == 0)
-        scale = math.sqrt(math.factorial(k) * math.factorial(k - 1))
+        scale = self._scale(k)
+        return bool(abs(float(e.value)) <= max(ZERO * scale, ERRORS * e.error))
+
+    def _scale(self, k: int) -> float:
+        """How large a coefficient may be."""
         size = float(self.square.value) ** 0.5 if self.square.value.is_number else 1.0
-        return bool(abs(float(e.value)) <= max(ZERO * scale * size, ERRORS * e.error))
+        return size * math.sqrt(math.factorial(k) * math.factorial(k - 1))
 
     @property
     def samples(self) -> str:
-        """Samples in the dimension d, as text; "never" where the overlap decays."""
+        """Samples in the dimension d, as text; "never" where the overlap decays.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> recovery.samples
+        'd log d'
+        """
         k = self.exponent
         if k == sp.oo:
             return f"more than d^{len(self.coefficients) - 1}"
@@ -105,17 +130,62 @@ class WeakRecovery(Short):
 
     @property
     def growth_rate(self) -> sp.Expr:
-        """Lambda of dm/dt = Lambda m around m = 0: e_2 - gamma/(2 n_b) E[psi^2]."""
+        """Lambda of dm/dt = Lambda m around m = 0: e_2 - gamma/(2 n_b) E[psi^2].
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> recovery.growth_rate
+        3.32000000000000
+        """
         rate = self.algorithm.learning_rate / (2 * self.algorithm.batch_size)
         return self.coefficients[1].value - rate * self.square.value
 
     def maximal_learning_rate(self) -> sp.Expr:
-        """Gamma at which the overlap stops to grow from zero (exponent 2)."""
+        """Gamma at which the overlap stops to grow from zero (exponent 2).
+
+        Returns
+        -------
+        sympy.Expr
+            2 n_b e_2 / E[psi^2].
+
+        Raises
+        ------
+        BadParameter
+            For other exponents.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> recovery.maximal_learning_rate()
+        2/17
+        """
         self._check_rates()
         return 2 * self.algorithm.batch_size * self.coefficients[1].value / self.square.value
 
     def optimal_learning_rate(self) -> sp.Expr:
-        """Gamma with the fewest samples to the leading logarithm (exponent 2)."""
+        """Gamma with the fewest samples to the leading logarithm (exponent 2).
+
+        Returns
+        -------
+        sympy.Expr
+            Half of the maximal one.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> recovery.optimal_learning_rate()
+        1/17
+        """
         return self.maximal_learning_rate() / 2
 
     def _check_rates(self) -> None:
@@ -150,10 +220,23 @@ class WeakRecovery(Short):
         start : "random" or "orthogonal"
             m_0 ~ N(0, 1/d), or m_0 = 0.
 
+        Returns
+        -------
+        float
+
         Raises
         ------
         BadParameter
             For exponents from 3 on, overlaps that shrink, and thresholds that are never met.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> round(recovery.time(10**6, 0.1), 6)
+        1.556505
         """
         self._check_numbers(dim, overlap, start)
         if self.exponent == 1:
@@ -164,14 +247,58 @@ class WeakRecovery(Short):
         return (math.log(overlap) + 0.5 * math.log(dim / spread) + LOG_MEAN) / growth
 
     def std(self) -> float:
-        """Standard deviation of that time over starts and samples, at exponent 2."""
+        """Standard deviation of that time over starts and samples, at exponent 2.
+
+        Returns
+        -------
+        float
+            In units of t, whatever the dimension.
+
+        Raises
+        ------
+        BadParameter
+            For other exponents.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> round(recovery.std(), 6)
+        0.334554
+        """
         self._check_numbers(2.0, 0.5, "random")
         if self.exponent != 2:
             raise BadParameter("at exponent 1 times spread by d^(-1/2) alone: take dmft.simulate")
         return LOG_DEVIATION / float(self.growth_rate)
 
     def samples_per_dim(self, dim: float, overlap: float, *, start: str = "random") -> float:
-        """Samples over d that `time` takes: t n_b/gamma."""
+        """Samples over d that `time` takes: t n_b/gamma.
+
+        Parameters
+        ----------
+        dim : float
+            Input dimension d.
+        overlap : float in (0, 1)
+            |m| that is reached.
+        start : "random" or "orthogonal"
+            As for `time`.
+
+        Returns
+        -------
+        float
+            Samples divided by d.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> round(recovery.samples_per_dim(10**6, 0.1), 3)
+        77.825
+        """
         time = self.time(dim, overlap, start=start)
         return time * int(self.algorithm.batch_size) / self._rate
 
@@ -219,7 +346,27 @@ class WeakRecovery(Short):
         return total
 
     def rate(self, overlap: float) -> float:
-        """dm/dt at an overlap, the whole equation."""
+        """dm/dt at an overlap, the whole equation.
+
+        Parameters
+        ----------
+        overlap : float in [-1, 1]
+            m.
+
+        Returns
+        -------
+        float
+            Per unit t.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> round(recovery.rate(0.5), 6)
+        1.24
+        """
         law = SampleLaw(self.model, self.algorithm, sp.Rational(str(overlap)))
         m = law.overlap
         half = self.algorithm.learning_rate / (2 * self.algorithm.batch_size)
@@ -229,7 +376,21 @@ class WeakRecovery(Short):
     # Shown ----------------------------------------------------------------------------------
 
     def latex(self) -> str:
-        r"""Equation, coefficients and time as an amsmath ``align*`` environment."""
+        r"""Equation, coefficients and time as an amsmath ``align*`` environment.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> square = dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**2 - 1, [z]))
+        >>> recovery = dmft.weak_recovery(square, dmft.SGD(0.02, constraint="sphere"))
+        >>> print(recovery.latex().splitlines()[2])
+        e_k &= \langle \psi\, \mathrm{He}_{k-1}(h)\, \mathrm{He}_k(h^*) \rangle_{m=0} \\
+        """
         batch = self.algorithm.batch_size
         noise = r"\frac{\gamma}{2}" if batch == 1 else rf"\frac{{\gamma}}{{2 \cdot {batch}}}"
         lines = [
@@ -294,6 +455,11 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     order : int
         Coefficients e_1 .. e_order.
 
+    Returns
+    -------
+    WeakRecovery
+        Coefficients e_k, the exponent, growth rate, samples and times.
+
     Raises
     ------
     BadParameter
@@ -302,16 +468,16 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     --------
     >>> import sympy as sp, dmft
     >>> z = sp.Symbol("z", real=True)
-    >>> model = dmft.Model(
-    ...     dmft.Committee(sp.Max(0, z), 1), dmft.MultiIndex(dmft.hermite(3, z), [z])
-    ... )
+    >>> cubic = dmft.hermite(3, z)
+    >>> model = dmft.Model(dmft.Committee(cubic, 1), dmft.MultiIndex(cubic, [z]))
     >>> reuse = dmft.SGD(0.1, constraint="sphere", repeat=dmft.Lookahead(0.1))
-    >>> dmft.weak_recovery(model, reuse).exponent, int(dmft.information_exponent(z**3 - 3*z, z))
+    >>> dmft.weak_recovery(model, reuse).exponent, int(dmft.information_exponent(cubic, z))
     (1, 3)
     """
     if not isinstance(model, Model):
         raise BadParameter(f"model must be a dmft.Model, got {model!r}")
     check_identity(model, "weak recovery is told")
+    check_unflipped(model, "weak recovery is told")
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"algorithm must be dmft.SGD, got {algorithm!r}")
     size = algorithm.batch_size
@@ -331,4 +497,19 @@ def weak_recovery(model: Model, algorithm: SGD, *, order: int = 3) -> WeakRecove
     )
     square = law.average(update**2, 2)
     cross = law.average(update**2 * H_STAR**2, 2, 2)
-    return WeakRecovery(model, algorithm, update, coefficients, square, cross)
+    found = WeakRecovery(model, algorithm, update, coefficients, square, cross)
+    _check_known(found)
+    return found
+
+
+def _check_known(found: WeakRecovery) -> None:
+    """Refuse coefficients that would be taken for zero and may be anything."""
+    for k, e in enumerate(found.coefficients, start=1):
+        if not found._vanishes(k, e):
+            return
+        if e.error > UNKNOWN * found._scale(k):
+            raise BadParameter(
+                f"e_{k} = {float(e.value):.3g} of this update is known to {e.error:.1g} only, "
+                "which does not tell it from zero: take label_noise = 0, a smooth loss, or solve "
+                "the equations"
+            )

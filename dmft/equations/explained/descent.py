@@ -12,9 +12,10 @@ from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
 from dmft.equations.explained.engine import claim_of
 from dmft.equations.explained.inputs import average_over_inputs
-from dmft.equations.explained.ledger import Account, bounded, closed_values
+from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
 from dmft.equations.explained.scene import Scene, scenes_of, widths_of
 from dmft.equations.two_time.descent_process import alpha, eta, g, ridge, zeta
+from dmft.equations.update.law import Cluster
 from dmft.equations.update.moments import stein
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.steps import Explanation
@@ -45,7 +46,9 @@ def explain_first_step(short: ShortTimes) -> Explanation:
     gradient = _gradient(equations)
     star = x.h_star[x.r]
     whole = Expectation(gradient * star)
-    account.from_inputs(average_over_inputs(g[x.j] * star), whole, at, rule="first_step")
+    part = Part(sp.S.One, Cluster(), gradient * star, whole)
+    first = average_over_inputs(g[x.j] * star)
+    account.from_inputs(first, sp.S.One, [part], at, rule="first_step")
     try:
         expr = stein(gradient).xreplace({x.i: x.p + x.r})
     except NotClosed as refusal:

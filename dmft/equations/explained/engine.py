@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,21 +14,55 @@ from dmft.equations.definitions import Definition
 from dmft.equations.explained.scene import Array, Scene
 from dmft.equations.reference import evaluate
 from dmft.equations.values import Values, with_nodes
+from dmft.gaussian.nodes.rules import NodeRule
 
-# Averages on nodes are asked for this many, and believed to this relative error.
+# Averages on nodes are believed to this relative error at most, whatever their rule claims.
 NODE_CLAIM = 2e-3
+# Standard errors that scattered nodes may be off by.
+DEVIATIONS = 7.0
 
 
 def engine_values(
     definitions: Sequence[Definition], scene: Scene, role: Literal["rate", "observable"]
 ) -> dict[str, Array]:
     """Blocks that the NumPy reference gives, closed forms and tables included."""
+    found = averages(definitions)
+    return _on(
+        rule_of_averages(found, scene.start, {}) if found else None, definitions, scene, role
+    )
+
+
+def engine_errors(
+    definitions: Sequence[Definition], scene: Scene, role: Literal["rate", "observable"]
+) -> dict[str, Array]:
+    """What the nodes of these blocks claim to be off by in this scene, as runs do.
+
+    Replicas of scattered nodes tell a standard error, coarser rules a difference.
+    """
+    found = averages(definitions)
+    rule = rule_of_averages(found, scene.start, {})
+    groups = [_on(group, definitions, scene, role) for group in rule.groups]
+    errors = {}
+    for name, value in _on(rule, definitions, scene, role).items():
+        others = np.array([group[name] for group in groups])
+        if rule.kind == "sobol":
+            errors[name] = DEVIATIONS * others.std(axis=0, ddof=1) / math.sqrt(len(others))
+        else:
+            errors[name] = np.abs(others - value).max(axis=0, initial=0.0)
+    return errors
+
+
+def _on(
+    rule: NodeRule | None,
+    definitions: Sequence[Definition],
+    scene: Scene,
+    role: Literal["rate", "observable"],
+) -> dict[str, Array]:
+    """Blocks of the reference with averages on these nodes."""
     arrays = {"P": scene.start.P, **scene.readouts}
     values = Values({"p": scene.p, "k": scene.k}, dict(scene.scalars), arrays)
-    found = averages(definitions)
-    if found:
-        values = with_nodes(values, rule_of_averages(found, scene.start, {}))
-        definitions = discretise(definitions)
+    if rule is not None:
+        values, definitions = with_nodes(values, rule), discretise(definitions)
     state = {"Q": scene.start.Q, "M": scene.start.M}
     return {name: np.asarray(v) for name, v in evaluate(definitions, state, values, role).items()}
 

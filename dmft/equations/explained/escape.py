@@ -14,6 +14,7 @@ from dmft.equations import symbols as x
 from dmft.equations.derive import derive
 from dmft.equations.escape.laws import CURVATURE, DECAY, RATE, SIGNAL, u_0, u_1
 from dmft.equations.escape.uninformative import mu, q
+from dmft.equations.explained.notation import ESCAPE, chosen
 from dmft.equations.explained.rates import inlined_rate
 from dmft.equations.explained.scene import Scene
 from dmft.errors import BadParameter
@@ -79,7 +80,7 @@ class _Escape:
         claim = "exact" if self.formula.exact else "to the leading order in the overlap"
         sides = (time, self.formula.expr)
         return explanation("Escape time", self.ledger, sides, [], claim=claim, cases=[{}, {}],
-                           whole=False)  # fmt: skip
+                           whole=False, notation=chosen(ESCAPE, self.ledger.steps))  # fmt: skip
 
     # Numbers --------------------------------------------------------------------------------
 

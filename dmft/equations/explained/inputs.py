@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
 
-from dmft.equations.explained.scene import NOISE, Scene
+from dmft.equations.explained.scene import NOISE, Array, Scene
+from dmft.equations.update.law import Cluster
 from dmft.explanation.average import Average
 from dmft.explanation.judge import without_extremes
 
@@ -15,25 +18,82 @@ from dmft.explanation.judge import without_extremes
 INPUTS, SAMPLES, REPLICAS = 12, 2**13, 12
 # Standard errors that the samples may be off by.
 DEVIATIONS = 7.0
+PLAIN = Cluster()
+# Reach of samples of updates that are computed in several passes.
+FAR = 2.0
+# A weight, a cluster, and a function of the fields of its inputs.
+Weighted = tuple[float, Cluster, sp.Expr]
 
 
-def over_inputs(scene: Scene, integrand: sp.Expr) -> tuple[float, float]:
-    """Average over inputs x ~ N(0, I) of weights with the overlaps of a scene, and its error."""
-    from scipy.special import ndtri
-    from scipy.stats import qmc
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs x = mean + sqrt(s) z of one cluster in a few dimensions, and rows of weights.
 
-    size = scene.p + scene.k
-    # Rows of weights: a root of the overlaps in random directions.
-    frame, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(INPUTS, size)))
-    weights = np.linalg.cholesky(scene.omega) @ frame.T * math.sqrt(INPUTS)
-    names = [*map(scene.field, range(size)), NOISE]
-    f = sp.lambdify(names, without_extremes(integrand), modules=["scipy", "numpy"])
-    means = []
-    for seed in range(REPLICAS):
-        normal = ndtri(qmc.Sobol(INPUTS + 1, seed=seed).random(SAMPLES)).T
-        fields = weights @ normal[:-1] / math.sqrt(INPUTS)
-        means.append(float(np.mean(f(*fields, normal[-1]))))
-    return float(np.mean(means)), float(np.std(means, ddof=1) / math.sqrt(REPLICAS))
+    Parameters
+    ----------
+    scene : Scene
+    cluster : Cluster
+    reach : float
+        Samples are spread by this much in the span of the weights, and weighted in return: high
+        powers of the fields live far out.
+    """
+
+    scene: Scene
+    cluster: Cluster = PLAIN
+    reach: float = 1.0
+
+    def average(self, integrand: sp.Expr) -> tuple[float, float]:
+        """Average of a function of the fields, and its standard error."""
+        means = [float(np.mean(values)) for _, values in self._replicas(integrand, REPLICAS)]
+        return float(np.mean(means)), float(np.std(means, ddof=1) / math.sqrt(REPLICAS))
+
+    def directions(self, integrand: sp.Expr, first: int = 0) -> Array:
+        """Averages of a function times the input, one row for each replica from `first` on."""
+        found = self._replicas(integrand, REPLICAS, first)
+        return np.array([values @ x / len(x) for x, values in found])
+
+    def _replicas(
+        self, integrand: sp.Expr, count: int, first: int = 0
+    ) -> Iterator[tuple[Array, Array]]:
+        """Inputs, and the function at them."""
+        from scipy.special import ndtri
+        from scipy.stats import qmc
+
+        scene, root = self.scene, float(sp.sqrt(self.cluster.scale))
+        # Rows of weights: a root of the overlaps in random directions.
+        frame, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(INPUTS, scene.p + scene.k)))
+        deviations = np.sqrt(np.resize(scene.variances, INPUTS))
+        weights = np.linalg.cholesky(scene.omega) @ frame.T * math.sqrt(INPUTS) / deviations
+        mean = np.zeros(INPUTS)
+        for number, share in enumerate(self.cluster.mean):
+            mean += float(share) * weights[scene.p + number] / math.sqrt(INPUTS)
+        names = [*map(scene.field, range(scene.p + scene.k)), NOISE]
+        f = sp.lambdify(names, without_extremes(integrand), modules=["scipy", "numpy"], cse=True)
+        for seed in range(first, first + count):
+            normal = ndtri(qmc.Sobol(INPUTS + 1, seed=seed).random(SAMPLES))
+            z, noise = normal[:, :-1], normal[:, -1]
+            inside = z @ frame
+            density = self.reach ** frame.shape[1] * np.exp(
+                -(self.reach**2 - 1) * np.sum(inside**2, axis=1) / 2
+            )
+            x = mean + root * (z + (self.reach - 1) * inside @ frame.T)
+            x = x * deviations
+            yield x, density * f(*(weights @ x.T / math.sqrt(INPUTS)), noise)
+
+
+def inner_product(
+    scene: Scene, one: Sequence[Weighted], two: Sequence[Weighted]
+) -> tuple[float, float]:
+    """Inner product of the averages of two functions times the input, and its standard error.
+
+    The two are averaged over inputs of their own, so that nothing is biased.
+    """
+    rows = [
+        sum(weight * Inputs(scene, c).directions(f, first) for weight, c, f in parts)
+        for parts, first in ((one, 0), (two, REPLICAS))
+    ]
+    products = np.einsum("nd,nd->n", *rows)
+    return float(np.mean(products)), float(np.std(products, ddof=1) / math.sqrt(REPLICAS))
 
 
 def average_over_inputs(integrand: sp.Expr) -> Average:

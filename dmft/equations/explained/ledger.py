@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy as sp
@@ -11,15 +12,19 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lower
+from dmft.equations.definitions import Definition
 from dmft.equations.explained.inputs import (
     DEVIATIONS,
+    FAR,
     INPUTS,
     REPLICAS,
     SAMPLES,
-    over_inputs,
+    Inputs,
 )
+from dmft.equations.explained.notation import notation_of, sample_latex
 from dmft.equations.explained.scene import Place, Scene
-from dmft.equations.views.latex import EquationPrinter
+from dmft.equations.explained.statements import OnNodes, StatementPrinter
+from dmft.equations.update.law import Cluster
 from dmft.equations.views.text import TextPrinter, model_names
 from dmft.errors import NotClosed
 from dmft.explanation.average import Average
@@ -34,6 +39,35 @@ from dmft.model import FIELD, Model
 Side = Callable[[Scene], float] | None
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is averaged over the inputs of one cluster.
+
+    Attributes
+    ----------
+    weight : sympy.Expr
+    cluster : Cluster
+    raw : sympy.Expr
+        In the fields of its inputs, and in what is defined of a sample.
+    average : Expectation
+        The same in centred fields.
+    definitions : sequence of Definition
+        Of a sample, in the fields of its inputs.
+    """
+
+    weight: sp.Expr
+    cluster: Cluster
+    raw: sp.Expr
+    average: Expectation
+    definitions: Sequence[Definition] = ()
+
+    def unrolled(self, scene: Scene, at: Place) -> sp.Expr:
+        """`raw` in numbered fields."""
+        kept = [d for d in scene.definitions if d.role != "sample"]
+        own = replace(scene, definitions=(*self.definitions, *kept), known={})
+        return own.unrolled(self.raw, at)
+
+
 @dataclass
 class Account:
     """A ledger of steps in neurons, with the scenes at which they are judged."""
@@ -44,7 +78,7 @@ class Account:
 
     def __post_init__(self) -> None:
         """Open the ledger in the notation of the equations."""
-        show = EquationPrinter(model_names(self.model, r"\sigma", r"\sigma_*")).doprint
+        show = StatementPrinter(model_names(self.model, r"\sigma", r"\sigma_*")).doprint
         self.ledger = Ledger(show, TextPrinter(model_names(self.model)).doprint)
 
     def add(
@@ -59,9 +93,13 @@ class Account:
             None,
         ),
         claim: float = 0.0,
+        errors: Callable[[Scene], float] | None = None,
         **others: Any,
     ) -> None:
-        """Note a step; `sides` compute one where it is no expression in averages."""
+        """Note a step; `sides` compute one where it is no expression in averages.
+
+        What is computed may be off by `claim`, relative, and by no more than its `errors`.
+        """
         place = at or {}
 
         def judge(row: int) -> Judged:
@@ -74,54 +112,77 @@ class Account:
                 numbers.append(found.value)
                 sizes.append(found.size)
             size = max(*sizes, *map(abs, numbers))
-            return numbers[0], numbers[1], (TOLERANCE + claim) * size
+            allowed = claim * size if errors is None else min(claim * size, errors(scene))
+            return numbers[0], numbers[1], TOLERANCE * size + allowed
 
         self.ledger.add(rule, before, after, judge=judge, **others)
 
     def from_inputs(
         self,
         before: sp.Expr,
-        whole: sp.Expr,
+        front: sp.Expr,
+        parts: Sequence[Part],
         at: Place | None = None,
         rule: str = "local_fields",
+        of: str = "",
+    ) -> sp.Expr:
+        """The first line, judged by samples; returns its right-hand side.
+
+        `before` is what is printed, `front` what multiplies the average over inputs.
+        """
+        whole = front * sp.Add(*(part.weight * part.average for part in parts))
+        place = bounded(whole, at or {})
+
+        def sampled(scene: Scene) -> tuple[float, float]:
+            value = variance = 0.0
+            for part in parts:
+                reach = FAR if part.average.law.of_sample else 1.0
+                inputs = Inputs(scene, part.cluster, reach)
+                mean, error = inputs.average(part.unrolled(scene, place))
+                share = scene.value(part.weight, place).value
+                value, variance = value + share * mean, variance + (share * error) ** 2
+            scale = scene.value(front, place).value
+            return scale * value, abs(scale) * math.sqrt(variance)
+
+        self.by_samples(rule, before, whole, place, sampled, of)
+        return whole
+
+    def by_samples(
+        self,
+        rule: str,
+        before: sp.Expr,
+        after: sp.Expr,
+        place: Place,
+        sampled: Callable[[Scene], tuple[float, float]],
+        of: str = "",
     ) -> None:
-        """The first line: an average over inputs is one over local fields, judged by samples."""
-        place = at or {}
-        (average,) = whole.atoms(Expectation)
-        (front,) = (whole / average,)
-        found = [
-            over_inputs(scene, scene.unrolled(average.integrand, bounded(average, place)))
-            for scene in self.scenes
-        ]
+        """Note a step whose left-hand side is a number with a standard error."""
+        found = [sampled(scene) for scene in self.scenes]
 
         def judge(row: int) -> Judged:
-            scene, (value, error) = self.scenes[row], found[row]
-            scale = scene.value(front, place).value
-            truth = scene.value(average, bounded(average, place))
-            limit = DEVIATIONS * error + TOLERANCE * truth.size
-            return scale * value, scale * truth.value, abs(scale) * limit
+            value, error = found[row]
+            truth = self.scenes[row].value(after, place)
+            return value, truth.value, DEVIATIONS * error + TOLERANCE * truth.size
 
-        note = (
+        note = f"The term {of.replace('_', ' ')}. " if of else ""
+        note += (
             f"Judged with {REPLICAS * SAMPLES} inputs in {INPUTS} dimensions and networks of "
             f"{self.scenes[0].p} and {self.scenes[0].k} units."
         )
-        self.ledger.add(rule, before, whole, note=note, judge=judge)
+        self.ledger.add(rule, before, after, note=note, judge=judge)
 
     def averages(self, expr: sp.Expr, at: Place) -> None:
         """Prove the averages of an expression, one of each kind, one level deeper."""
-        seen: set[Any] = set()
+        seen: set[Average] = set()
         self.ledger.depth += 1
         for q in sorted(expr.atoms(Expectation), key=sp.default_sort_key):
-            kind = (q.factors, tuple(q.fields.index(y) for y in q.fields)) if q.is_product else q
-            if kind not in seen:
-                seen.add(kind)
-                self.average(q, at)
+            # Others are on nodes: the line that all values are put into says what they claim.
+            if q.is_product:
+                self.average(q, at, seen)
         self.ledger.depth -= 1
 
-    def average(self, q: Expectation, at: Place) -> None:
-        """The law of its fields, and the steps of the calculus."""
-        if not q.is_product:
-            return  # on nodes: the line that all values are put into says what they claim
+    def average(self, q: Expectation, at: Place, seen: set[Average]) -> None:
+        """The law of its fields, and the steps of the calculus, of a kind not seen before."""
         fields = list(dict.fromkeys(q.fields))
         names = [sp.Symbol(f"x_{n + 1}", real=True) for n in range(len(fields))]
         cov = sp.ImmutableDenseMatrix(len(names), len(names), covariance_symbol)
@@ -131,8 +192,15 @@ class Account:
                 for f, y in zip(q.factors, q.fields, strict=True)
             )
         )
-        local = Average.of(integrand, names, cov)
-        entries = {
+        means = sorted(integrand.atoms(sp.Indexed), key=str)
+        shifts = [sp.Symbol(f"mu_{n}", real=True) for n in range(1, len(means) + 1)]
+        plain = dict(zip(means, shifts, strict=True))
+        local = Average.of(integrand.xreplace(plain), names, cov)
+        if local in seen:
+            return
+        seen.add(local)
+        entries: dict[sp.Expr, sp.Expr] = {y: e for e, y in plain.items()}
+        entries |= {
             cov[i, j]: x.covariance(fields[i], fields[j])
             for i in range(len(names))
             for j in range(i + 1)
@@ -140,14 +208,14 @@ class Account:
         self.add(
             "pair", q, local, bounded(q, at),
             sides=(None, lambda scene: pair_value(scene, local, entries, bounded(q, at))),
-            where=tuple(zip(names, fields, strict=True)),
+            where=(*zip(names, fields, strict=True), *zip(shifts, means, strict=True)),
         )  # fmt: skip
         self.laws.append(cov)
         begin, depth = len(self.ledger.steps), self.ledger.depth
         try:
             with listening(Recorder(self.ledger)):
                 product_expectation(
-                    q.factors,
+                    [f.xreplace(plain) for f in q.factors],
                     [names[fields.index(y)] for y in q.fields],
                     lambda a, b: cov[names.index(a), names.index(b)],
                 )
@@ -168,10 +236,19 @@ class Account:
         self.add("table", q, value, at, claim=10 * claim, note=text, bound=sp.Float(claim, 2))
 
     def finish(
-        self, title: str, sides: tuple[sp.Expr, sp.Expr], claim: str = "exact"
+        self,
+        title: str,
+        sides: tuple[sp.Expr, sp.Expr],
+        claim: str = "exact",
+        of_a_sample: Sequence[Definition] = (),
     ) -> Explanation:
-        """Judge all steps."""
-        return explanation(title, self.ledger, sides, self.laws, claim=claim, whole=False)
+        """Judge all steps; what only a sample defines is told at the end."""
+        notation = notation_of(self.model, self.ledger.steps, of_a_sample)
+        appendix = [sample_latex(of_a_sample, self.model)] if of_a_sample else []
+        return explanation(
+            title, self.ledger, sides, self.laws, claim=claim, whole=False, notation=notation,
+            appendix=tuple(appendix),
+        )  # fmt: skip
 
 
 def covariance_symbol(i: int, j: int) -> sp.Symbol:
@@ -203,6 +280,6 @@ def pair_value(scene: Scene, local: Average, entries: dict[sp.Expr, sp.Expr], at
 
 
 def closed_values(expr: sp.Expr) -> sp.Expr:
-    """An expression with its averages in closed form, where they have one."""
+    """An expression with its averages in closed form, those without one on nodes."""
     found = {q: lower(q).value for q in expr.atoms(Expectation)}
-    return expr.xreplace({q: elementary(v) for q, v in found.items() if v is not None})
+    return expr.xreplace({q: OnNodes(q) if v is None else elementary(v) for q, v in found.items()})

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation
-from dmft.equations.definitions import Definition, base_name
-from dmft.equations.explained.engine import claim_of, engine_values
-from dmft.equations.explained.inputs import average_over_inputs
-from dmft.equations.explained.ledger import Account, bounded, closed_values
-from dmft.equations.explained.scene import Place, Scene, scenes_of
+from dmft.equations.averages.expectation import At, Expectation
+from dmft.equations.definitions import Definition, base_name, used_bases
+from dmft.equations.explained.engine import claim_of, engine_errors, engine_values
+from dmft.equations.explained.inputs import average_over_inputs, inner_product
+from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
+from dmft.equations.explained.scene import Array, Place, Scene, scenes_of
+from dmft.equations.explained.statements import Increment, OnNodes
 from dmft.equations.update.optimiser import own_motion, step_size
-from dmft.equations.update.overlaps import Moments
+from dmft.equations.update.overlaps import Case, Moments
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD
+from dmft.model.algorithm import refuse
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
 
 # Scalings whose rates are averages of one update field.
-EXPLAINED = ("high-dimensional", "gradient-flow")
+EXPLAINED = ("high-dimensional", "gradient-flow", "large batches")
 # Step of the difference quotient that judges the rates of rows of constant length.
 DIFFERENCE = 1e-5
 PLACES = {"M": (x.j, x.r), "Q": (x.j, x.l), "readout": (x.j,)}
@@ -47,28 +49,61 @@ def explain_rate(equations: Equations, block: str, term: str | None = None) -> E
 
 def _rate(equations: Equations, block: str) -> Definition:
     """The rate of a block, of equations that are derived from one update field."""
+    refuse(equations.algorithm, "explain")
     rates = {d.name: d for d in equations.definitions if d.role == "rate"}
-    if block not in rates or block not in PLACES:
+    if equations.model.blocks is not None:
+        raise BadParameter(
+            f"rates are explained of inputs without blocks, got inputs = {equations.model.inputs}, "
+            "whose overlaps move block by block: explain the population risk, or the rates of the "
+            "same model without inputs="
+        )
+    if block not in rates:
         raise BadParameter(
             f"of = {block!r}: a block of these equations is one of {', '.join(rates)}"
         )
-    repeated = getattr(equations.algorithm, "repeat", None) is not None
-    if equations.kind not in ("ode", "sde") or equations.scaling not in EXPLAINED or repeated:
+    if block not in PLACES:
         raise BadParameter(
-            f"rates are explained of the ode of one pass (scaling {' or '.join(EXPLAINED)}, no "
-            f"repeat); these are of the kind {equations.kind!r}, {equations.scaling}, of "
-            f"{equations.algorithm}"
+            f"of = {block!r}: rates are explained of {', '.join(PLACES)}; of a sequence model "
+            "explain its population risk"
+        )
+    if equations.kind not in ("ode", "sde", "map") or equations.scaling not in EXPLAINED:
+        raise BadParameter(
+            f"rates are explained of one pass (scaling {', '.join(EXPLAINED)}); these are of the "
+            f"kind {equations.kind!r}, {equations.scaling}, of {equations.algorithm}"
+        )
+    if equations.kind == "map" and equations.algorithm.on_sphere:
+        raise BadParameter(
+            "a step of a large batch on the sphere divides by lengths after it, which is no sum of "
+            "averages: explain the map without the constraint"
         )
     if equations.derived:
         raise BadParameter(
             "terms of these equations were changed by hand: explain the equations as derived"
         )
-    if any(q.law.of_sample for d in equations.definitions for q in d.expr.atoms(Expectation)):
+    read = _read_by(rates[block], equations.definitions)
+    lines = {s for d in read for s in d.expr.free_symbols & set(x.LINES)}
+    if lines:
+        random = equations.model.draws_labels or equations.model.flips
+        labels = "random labels" if random else "these labels"
+        loss = getattr(equations.algorithm, "loss", "squared")
         raise BadParameter(
-            f"the update field of {equations.algorithm} is no sum of products: its averages are "
-            "taken over the fields of a sample on nodes, which no step proves"
+            f"a linear student with the loss {loss} of {labels} shows one "
+            f"combination of the fields, the {x.LINES[min(lines, key=str)]}: its rates are closed "
+            "forms and tables of that one field, found by rules that record no steps. The same "
+            "loss and labels are explained of a student that is not linear, and of this one the "
+            "squared loss; what the rates are worth equations.evaluate_error says"
         )
     return rates[block]
+
+
+def _read_by(rate: Definition, definitions: Iterable[Definition]) -> list[Definition]:
+    """A rate and the definitions that it is computed from."""
+    kept, needed = [rate], used_bases(rate.expr)
+    for d in reversed(tuple(definitions)):
+        if d.role != "rate" and d.name in needed:
+            kept.append(d)
+            needed |= used_bases(d.expr)
+    return kept
 
 
 class _Rate:
@@ -92,9 +127,23 @@ class _Rate:
             base_name(d.target): d for d in equations.definitions if d.role == "intermediate"
         }
 
+    @property
+    def step(self) -> sp.Expr:
+        """What an overlap moves by in a step, in the unit of the equations."""
+        if self.equations.kind != "map":
+            return sp.S.One
+        assert isinstance(self.algorithm, SGD)
+        return step_size(self.algorithm) / (x.p * x.d)
+
+    @property
+    def target(self) -> sp.Expr:
+        """What is explained."""
+        if self.equations.kind == "map":
+            return Increment(self.definition.target)
+        return sp.Derivative(self.definition.target, sp.Symbol("t"))
+
     def explained(self, term: str | None) -> Explanation:
         """All steps."""
-        target = sp.Derivative(self.definition.target, sp.Symbol("t"))
         terms = dict(self.definition.terms)
         named = {term: terms[term]} if term is not None else terms
         expr = sp.Add(*named.values())
@@ -111,20 +160,45 @@ class _Rate:
         self.account.add(
             "values", inlined, value, self.at, claim=10 * error,
             sides=(None, lambda scene: self._engine(scene, term)),
+            errors=(lambda scene: self._errors(scene, term)) if value.has(OnNodes) else None,
         )  # fmt: skip
         title = f"Rate of {self.block}" + ("" if term is None else f", the term {term}")
-        return self.account.finish(title, (target, value), claim)
+        return self.account.finish(title, (self.target, value), claim, self._of_a_sample())
 
     def inline(self, expr: sp.Expr) -> sp.Expr:
-        """An expression with the intermediate definitions put in."""
-        return _put_in(expr, self.table)
+        """An expression with the intermediate definitions put in, fields called by their names."""
+        found = _put_in(expr, self.table)
+        fields = {e: _own_name(e) for e in found.atoms(sp.Indexed) if e.base == x.lam}
+        return found.xreplace({e: own for e, own in fields.items() if own is not None})
 
     # Definitions ----------------------------------------------------------------------------
 
-    def psi(self, index: sp.Symbol, part: str | None = None) -> sp.Expr:
-        """The update field of a neuron in local fields; sums over teachers run over s."""
-        inlined = self.moments.program.inline(x.psi[x.j], part)
-        return inlined.xreplace({x.r: x.s}).xreplace({x.j: index})
+    def parts(self, expr: sp.Expr, part: str | None = None, power: int = 0) -> list[Part]:
+        """The average of an expression in psi over the inputs of each cluster."""
+        found = []
+        for case in self.moments.cases:
+            program, cluster = case.program, case.cluster
+            weight = cluster.weight * cluster.scale**power
+            if self.moments.parts:
+                raw = self.in_fields(case, expr, part)
+                found.append(Part(weight, cluster, raw, Expectation(cluster.shifted(raw))))
+                continue
+            average = Expectation(case.named(expr), case.law_of(expr))
+            found.append(Part(weight, cluster, expr, average, program.definitions))
+        return found
+
+    @staticmethod
+    def in_fields(case: Case, expr: sp.Expr, part: str | None) -> sp.Expr:
+        """An expression in psi in the fields of the inputs; sums over teachers run over s."""
+        kept = {e: sp.Dummy() for e in expr.atoms(sp.Indexed) if e.base == x.h_star}
+        inlined = case.program.inline(expr.xreplace(kept), part)
+        return inlined.xreplace({x.r: x.s}).xreplace({d: e for e, d in kept.items()})
+
+    def _of_a_sample(self) -> list[Definition]:
+        """What the statements call by a name and only a sample defines."""
+        if self.moments.parts:
+            return []
+        return [d for case in self.moments.cases for d in case.definitions()]
 
     def _free_names(self, term: str | None) -> dict[str, sp.Expr]:
         """Terms of the rate of free rows that are explained, as the equations name them."""
@@ -141,39 +215,69 @@ class _Rate:
 
     def _drift(self, name: str, whole: sp.Expr) -> None:
         """One named term: an average over inputs, over local fields, and by Stein's identity."""
-        for before, after in self._definition_of(name):
-            self.account.from_inputs(before, after, self.at, rule=rule_of(name))
-        total = sp.Add(*(after for _, after in self._definition_of(name)))
-        self.account.add("stein_fields" if name not in SQUARES else "linearity", total,
-                         self.inline(whole), self.at)  # fmt: skip
+        inlined = self.inline(whole)
+        if name == GRADIENT:
+            self._gradient(inlined)
+            return
+        found = [
+            self.account.from_inputs(before, front, parts, self.at, rule=rule_of(name), of=name)
+            for before, front, parts in self._definition_of(name)
+        ]
+        rule = "linearity" if name in SQUARES or not self.moments.parts else "stein_fields"
+        self.account.add(rule, sp.Add(*found), inlined, self.at)
 
-    def _definition_of(self, name: str) -> list[tuple[sp.Expr, sp.Expr]]:
-        """What a term is: averages over inputs, and the same over local fields."""
-        psi_j, psi_l = (sp.IndexedBase("psi")[s] for s in (x.j, x.l))
+    def _definition_of(self, name: str) -> list[tuple[sp.Expr, sp.Expr, list[Part]]]:
+        """What a term is: averages over inputs, what multiplies them, and what is averaged."""
+        psi_j, psi_l = (x.psi[s] for s in (x.j, x.l))
+        over, step = average_over_inputs, self.step
         if name in SQUARES:
             assert isinstance(self.algorithm, SGD)
-            step = step_size(self.algorithm) / (x.p * self.algorithm.batch_size)
-            square = self.psi(x.j) * self.psi(x.l)
-            quiet = square.xreplace({x.xi: sp.S.Zero})
-            if not self.moments.noise_apart:
-                quiet = square
-            if name == "label_noise":
-                quiet = square - quiet
-            return [(step * average_over_inputs(psi_j * psi_l), step * Expectation(quiet))]
+            batch = x.n_b if self.equations.kind == "map" else self.algorithm.batch_size
+            front = step * step_size(self.algorithm) / (x.p * batch)
+            return [(front * over(psi_j * psi_l), front, self._squares(psi_j * psi_l, name))]
         part = name if name in self.moments.parts else None
         if self.block == "readout":
-            program = self.moments.program
-            inside = program.inline(program.readout, part)
             error = sp.Symbol("e") * sp.Function("sigma")(x.h[x.j])
-            return [(x.rho_a * average_over_inputs(error), x.rho_a * Expectation(inside))]
+            parts = self.parts(self.moments.program.readout, part)
+            return [(x.rho_a * step * over(error), x.rho_a * step, parts)]
         if self.block == "M":
-            star = x.h_star[x.r]
-            return [(average_over_inputs(psi_j * star), Expectation(self.psi(x.j, part) * star))]
-        h_j, h_l = x.h[x.j], x.h[x.l]
-        return [
-            (average_over_inputs(psi_j * h_l), Expectation(self.psi(x.j, part) * h_l)),
-            (average_over_inputs(psi_l * h_j), Expectation(self.psi(x.l, part) * h_j)),
-        ]
+            products = [psi_j * x.h_star[x.r]]
+        else:
+            products = [psi_j * x.h[x.l], psi_l * x.h[x.j]]
+        return [(step * over(y), step, self.parts(y, part)) for y in products]
+
+    def _squares(self, square: sp.Expr, name: str) -> list[Part]:
+        """Products of updates, with or without the label's noise."""
+        found = self.parts(square, power=1)
+        if not self.moments.noise_apart:
+            return found
+        result = []
+        for part in found:
+            quiet = part.raw.xreplace({x.xi: sp.S.Zero})
+            raw = quiet if name != "label_noise" else _in_powers(part.raw - quiet, x.xi)
+            result.append(replace(part, raw=raw, average=Expectation(part.cluster.shifted(raw))))
+        return result
+
+    def _gradient(self, inlined: sp.Expr) -> None:
+        """Two samples of a batch: the inner product of the mean updates."""
+        psi_j, psi_l, inputs = x.psi[x.j], x.psi[x.l], sp.Symbol("x")
+        front = self.step**2 * (1 - 1 / x.n_b)
+        before = front * average_over_inputs(psi_j * inputs) * average_over_inputs(psi_l * inputs)
+        place = bounded(inlined, self.at)
+
+        def sampled(scene: Scene) -> tuple[float, float]:
+            one, two = (
+                [
+                    (scene.value(q.weight, place).value, q.cluster, q.unrolled(scene, place))
+                    for q in self.parts(psi)
+                ]
+                for psi in (psi_j, psi_l)
+            )
+            value, error = inner_product(scene, one, two)
+            scale = scene.value(front, place).value
+            return scale * value, abs(scale) * error
+
+        self.account.by_samples("mean_gradient", before, inlined, place, sampled, GRADIENT)
 
     # The sphere -----------------------------------------------------------------------------
 
@@ -193,20 +297,29 @@ class _Rate:
 
             return (normalised(DIFFERENCE) - normalised(-DIFFERENCE)) / (2 * DIFFERENCE)
 
-        rate = sp.Derivative(self.definition.target, sp.Symbol("t"))
-        self.account.add("sphere", rate, expr, self.at, sides=(quotient, None), claim=1e-8)
+        self.account.add("sphere", self.target, expr, self.at, sides=(quotient, None), claim=1e-8)
 
     def _engine(self, scene: Scene, term: str | None) -> float:
         """The number that the engine computes."""
+        return self._entry(engine_values(self._kept(term), scene, "rate"))
+
+    def _errors(self, scene: Scene, term: str | None) -> float:
+        """What its nodes claim to be off by."""
+        return self._entry(engine_errors(self._kept(term), scene, "rate"))
+
+    def _entry(self, blocks: Mapping[str, Array]) -> float:
+        where = tuple(self.at[s] - 1 for s in PLACES[self.block])
+        return float(blocks[self.block][where])
+
+    def _kept(self, term: str | None) -> Sequence[Definition]:
+        """The equations, of this rate the term alone."""
         definitions = self.equations.definitions
         if term is not None:
             kept = self.definition
             for name, _ in self.definition.terms:
                 kept = kept if name == term else kept.without(name)
             definitions = tuple(kept if d is self.definition else d for d in definitions)
-        found = engine_values(definitions, scene, "rate")[self.block]
-        where = tuple(self.at[s] - 1 for s in PLACES[self.block])
-        return float(found[where])
+        return definitions
 
 
 def inlined_rate(equations: Equations, block: str) -> sp.Expr:
@@ -243,7 +356,25 @@ def _apart(expr: sp.Expr, taken: set[sp.Basic]) -> sp.Expr:
     return expr.xreplace(swap)
 
 
+def _in_powers(expr: sp.Expr, symbol: sp.Symbol) -> sp.Expr:
+    """A polynomial in a symbol by its powers, sums kept whole."""
+    kept = {e: sp.Dummy() for e in expr.atoms(sp.Sum, At)}
+    plain = sp.expand(expr.xreplace(kept))
+    terms = sp.collect(plain, symbol, evaluate=False)
+    back = {d: e for e, d in kept.items()}
+    return sp.Add(*(power * sp.factor(c).xreplace(back) for power, c in terms.items()))
+
+
+def _own_name(field: sp.Indexed) -> sp.Expr | None:
+    """h_l of lambda_l, h*_r of lambda_{p+r}; None of a field that runs over all."""
+    (index,) = field.indices
+    if x.AXES.get(index) == x.p:
+        return x.h[index]
+    return x.h_star[index - x.p] if x.AXES.get(index - x.p) == x.k else None
+
+
 SQUARES = ("sgd_noise", "label_noise")
+GRADIENT = "population_gradient"
 
 
 def rule_of(name: str) -> str:

@@ -8,13 +8,16 @@ import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.explained.engine import claim_of, engine_values
+from dmft.equations.averages.passes import averages
+from dmft.equations.explained.engine import claim_of, engine_errors, engine_values
 from dmft.equations.explained.inputs import average_over_inputs
-from dmft.equations.explained.ledger import Account, closed_values
+from dmft.equations.explained.ledger import Account, Part, closed_values
 from dmft.equations.explained.scene import Scene, scenes_of, widths_of
-from dmft.equations.update.overlaps import block_definitions, residual
+from dmft.equations.update.law import Cluster, clusters_of
+from dmft.equations.update.overlaps import residual
 from dmft.equations.values import declared_parameters
 from dmft.explanation.steps import Explanation
+from dmft.model import Model
 
 if TYPE_CHECKING:
     from dmft.equations.risk import PopulationRisk
@@ -32,10 +35,11 @@ def explain_risk(risk: PopulationRisk) -> Explanation:
     """
     model, expr = risk.model, risk.definitions[-1].expr
     scalars = declared_parameters(model, None)
-    account = Account(model, scenes_of(model, scalars, block_definitions(), on_sphere=False))
+    account = Account(model, scenes_of(model, scalars, risk.definitions[:-1], on_sphere=False))
     f, target = sp.Symbol("f"), sp.Symbol("f_*")
-    whole = Expectation(residual(model) ** 2) / 2
-    account.from_inputs(average_over_inputs((target - f) ** 2) / 2, whole)
+    first = average_over_inputs((target - f) ** 2) / 2
+    parts = [_part(model, cluster) for cluster in clusters_of(model)]
+    whole = account.from_inputs(first, sp.Rational(1, 2), parts)
     account.add("linearity", whole, expr)
     account.averages(expr, {})
     value = closed_values(expr)
@@ -44,8 +48,20 @@ def explain_risk(risk: PopulationRisk) -> Explanation:
     def engine(scene: Scene) -> float:
         return float(engine_values(risk.definitions, scene, "observable")["risk"])
 
-    account.add("values", expr, value, claim=10 * error, sides=(None, engine))
+    def nodes(scene: Scene) -> float:
+        return float(engine_errors(risk.definitions, scene, "observable")["risk"])
+
+    account.add(
+        "values", expr, value, claim=10 * error, sides=(None, engine),
+        errors=nodes if averages(risk.definitions) else None,
+    )  # fmt: skip
     return account.finish("Population risk", (x.risk, _inserted(account, risk, value)), claim)
+
+
+def _part(model: Model, cluster: Cluster) -> Part:
+    """The squared residual in one cluster."""
+    square = residual(model, cluster.label) ** 2
+    return Part(cluster.weight, cluster, square, Expectation(cluster.shifted(square)))
 
 
 def _inserted(account: Account, risk: PopulationRisk, value: sp.Expr) -> sp.Expr:
@@ -54,7 +70,7 @@ def _inserted(account: Account, risk: PopulationRisk, value: sp.Expr) -> sp.Expr
     declared = (risk.model.student.width, risk.model.teacher.width)
     if declared != (p, k) or value.has(Expectation) or p + k > 2:
         return value
-    written = risk.explicit(p, k)
+    written = risk.explicit(p, k).expr
     if sp.count_ops(written) > MOST_OPERATIONS:
         return value
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import FIELDS, At, Expectation
 from dmft.equations.definitions import Definition, base_name
+from dmft.equations.update.law import laws_of
 from dmft.errors import BadParameter
 from dmft.explanation.judge import MOST_FIELDS, Value, gaussian_average
 from dmft.gaussian.tables.tabled import TableAverage
-from dmft.model import FIELD, Committee, Model, Overlaps
+from dmft.model import FIELD, Committee, Model, Overlaps, check_outputs
 
 Array = NDArray[np.float64]
 Place = Mapping[sp.Symbol, int]
@@ -28,6 +29,8 @@ Place = Mapping[sp.Symbol, int]
 NOISE = sp.Symbol("xi_", real=True)
 # Random values of parameters: between these.
 LOW, HIGH = 0.3, 0.9
+# Overlaps of updates of several passes, relative to those of others.
+SMALL = 0.06
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Scene:
         Numbers of parameters by name.
     definitions : sequence of Definition
         What expressions read by name.
+    variances : tuple of float
+        Of the coordinates of an input, in turn; overlaps are the totals that the fields see.
     """
 
     p: int
@@ -50,6 +55,7 @@ class Scene:
     readouts: Mapping[str, Array]
     scalars: Mapping[str, float]
     definitions: Sequence[Definition] = ()
+    variances: tuple[float, ...] = (1.0,)
     known: dict[object, Value] = field(default_factory=dict, repr=False)
 
     @property
@@ -161,12 +167,9 @@ class Scene:
     # Averages -------------------------------------------------------------------------------
 
     def average(self, expr: Expectation, at: Place) -> Value:
-        """Average over all fields, by quadrature."""
-        if expr.law != FIELDS:
-            raise BadParameter(
-                f"{expr} is an average over random fields of a sample that are defined beside the "
-                "equations: explain the equations of plain SGD or gradient flow"
-            )
+        """Average over all fields, by quadrature; the fields of a sample are put in."""
+        if expr.law != FIELDS and not expr.law.of_sample:
+            raise BadParameter(f"{expr} has a law of its own, which no quadrature here judges")
         return self.integral(self.unrolled(expr.integrand, at))
 
     def integral(self, integrand: sp.Expr) -> Value:
@@ -191,16 +194,28 @@ class Scene:
                 places = [{**q, index: n} for q in places for n in range(1, size + 1)]
             return sp.Add(*(self.unrolled(expr.function, q) for q in places))
         if isinstance(expr, At):
-            return expr.factor.xreplace({FIELD: self.unrolled(expr.field, at)})
+            inside = {e: self.unrolled(e, at) for e in expr.factor.atoms(sp.Indexed)}
+            return expr.factor.xreplace({**inside, FIELD: self.unrolled(expr.field, at)})
         if isinstance(expr, sp.Indexed) and expr.base in x.FIELDS:
             return self.field(self.place(x.position(expr), at) - 1)
         if expr == x.xi:
             return NOISE
         if isinstance(expr, sp.Indexed | sp.Symbol):
-            return sp.Float(self.value(expr, at).value, 17)
+            random = self._of_sample(expr, at)
+            return sp.Float(self.value(expr, at).value, 17) if random is None else random
         if not expr.args:
             return expr
         return expr.func(*(self.unrolled(a, at) for a in expr.args))
+
+    def _of_sample(self, expr: sp.Expr, at: Place) -> sp.Expr | None:
+        """What a random field of a sample is at the numbered fields; None of other names."""
+        name = base_name(expr) if isinstance(expr, sp.Indexed) else expr.name
+        for d in self.definitions:
+            if d.role == "sample" and d.name == name:
+                indices = getattr(expr, "indices", ())
+                own = zip(d.indices, indices, strict=True)
+                return self.unrolled(d.expr, {s: self.place(i, at) for s, i in own})
+        return None
 
 
 def scenes_of(
@@ -208,15 +223,19 @@ def scenes_of(
 ) -> tuple[Scene, Scene]:
     """Two random scenes of a model: small widths, random overlaps, parameters and readouts.
 
+    Where an update takes several passes, overlaps are small: powers of powers of the fields would
+    lie beyond the reach of samples. Overlaps with a spectrum are the totals that the fields see.
+
     Raises
     ------
     BadParameter
-        For inputs that are a mixture, and targets of too many fields.
+        For clusters with variances by block, and targets of too many fields.
     """
-    if model.inputs is not None:
+    check_outputs(model, "explanations are written")
+    if model.spectrum is not None and model.clusters is not None:
         raise BadParameter(
-            "explanations are written for standard normal inputs, got inputs = "
-            f"{model.inputs}; each cluster alone is a Gaussian law: explain its averages"
+            "explanations are written for clusters with a variance each, these have one in each "
+            "block: explain the same model with scales of shape (C,)"
         )
     one, two = (_scene(model, scalars, definitions, on_sphere, seed) for seed in (11, 29))
     return one, two
@@ -238,6 +257,8 @@ def _scene(
             scale = np.ones(p + k)
             scale[:p] = 1 / np.sqrt(np.diag(omega)[:p])
             omega = omega * np.outer(scale, scale)
+        elif any(d.role == "sample" for d in definitions):
+            omega = SMALL * omega
         eigenvalues = np.linalg.eigvalsh(omega)
         if eigenvalues[0] > 0.12 * eigenvalues[-1] and np.diag(omega).max() < 1.8:
             break
@@ -247,7 +268,11 @@ def _scene(
         "readout": _readout(model.student, p, rng),
         "teacher_readout": _readout(model.teacher, k, rng),
     }
-    return Scene(p, k, start, readouts, numbers, definitions)
+    spectrum = model.spectrum
+    return Scene(
+        p, k, start, readouts, numbers, definitions,
+        variances=(1.0,) if spectrum is None else tuple(spectrum.eigenvalues),
+    )  # fmt: skip
 
 
 def _readout(network: object, width: int, rng: np.random.Generator) -> Array:
@@ -275,5 +300,8 @@ def widths_of(model: Model) -> tuple[int, int]:
             )
     else:
         k = int(teacher) if teacher.is_Integer and teacher <= 1 else 1
+        # Means of clusters are written in rows of the teacher.
+        rows = [n for c in laws_of(model) for n, m in enumerate(c.mean, start=1) if m != 0]
+        k = max(k, *rows, 1)
     p = int(declared) if declared.is_Integer and declared <= 2 else 2
     return (p, k) if p + k <= 3 else (1, k)

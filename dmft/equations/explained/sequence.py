@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
 
+from dmft.equations.explained.statements import StatementPrinter
+from dmft.equations.views.latex import align
+from dmft.equations.views.tokens import token_rows
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average
 from dmft.explanation.judge import MOST_FIELDS, without_extremes
+from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import TOLERANCE, Explanation, Judged, Ledger, explanation
 from dmft.explanation.values import exact
 from dmft.explanation.values import number as judged_number
@@ -27,6 +32,10 @@ ALIGNMENTS = ((0.45, -0.5), (-0.35, 0.4))
 PARAMETERS = (0.4, 0.7)
 # Samples of the definition, and how many standard errors they may be off by.
 SAMPLES, DIMENSIONS, DEVIATIONS = 2**18, 8, 6.0
+# The risk.
+NAME = sp.Symbol(r"\mathcal{R}")
+# Outputs with exponentials of more operations than this have names in print.
+SHORT_OUTPUT = 4
 
 
 def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
@@ -39,25 +48,31 @@ def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
     model = risk.model
     _check(model)
     L = model.length
-    fields = token_fields(L)
+    fields = sp.symbols(f"h_1:{L + 1}", real=True)
     stars = sp.symbols(f"h^*_1:{L + 1}", real=True)
     m = risk.moments.law.semantic if not model.tied else risk.moments.law.semantic * L
     cross = sp.diag(*m)
     cov = sp.BlockMatrix([[sp.eye(L), cross], [cross, sp.eye(L)]]).as_explicit()
     mean = [*[sp.S.Zero] * L, *model.encoding.means]
-    g = list(model.student.outputs)
-    target = [y.xreplace(dict(zip(fields, stars, strict=True))) for y in model.teacher.outputs]
-    pairs = list(zip(target, g, strict=True))
+    outputs = _outputs(model, stars, fields)
+    pairs = list(zip(*outputs, strict=True))
 
     def average(integrand: sp.Expr) -> sp.Expr:
         return Average.of(integrand, [*stars, *fields], cov, mean)
 
-    ledger = Ledger()
+    printer, names, tokens = StatementPrinter({}), _names(*outputs), _tokens(risk)
+    printer.tokens |= {key: n for n, key in enumerate(tokens, start=1)}
+
+    def tell(expr: sp.Expr) -> str:
+        plain = expr.xreplace(names)
+        found = {a: tokens[a.args[:3]](*a.place) for a in plain.atoms(TokenAverage)}
+        return str(plain.xreplace({**found, NAME: sp.Symbol("R")}))
+
+    ledger = Ledger(lambda e: str(printer.doprint(e.xreplace(names))), tell)
     cases = _cases(risk)
     gap = sp.Add(*((a - b) ** 2 for a, b in pairs))
     whole = average(gap) / 2
-    name = sp.Symbol(r"\mathcal{R}")
-    _definition(ledger, model, name, whole, (gap, stars, fields), cases)
+    _definition(ledger, model, NAME, whole, (gap, stars, fields), cases)
     parts = [sp.Add(*(a * a for a, _ in pairs)), sp.Add(*(b * b for _, b in pairs))]
     parts.append(sp.Add(*(a * b for a, b in pairs)))
     averages = [average(p) for p in parts]
@@ -72,10 +87,109 @@ def explain_sequence_risk(risk: SequenceRisk) -> Explanation:
     total = sp.Add(*(w * v for w, v in zip(weights, values, strict=True)))
     ledger.add("values", split, total, judge=lambda row: _judged(split, risk.expr, cases[row]))
     claim = f"averages by tables, error at most {risk.bound:.0e}" if risk.bound else "exact"
+    rows = token_rows({a.args[:3]: a for a in _averages(risk)}, printer)
     return explanation(
-        "Population risk of a sequence model", ledger, (name, risk.expr), [],
-        claim=claim, cases=cases, whole=False,
+        "Population risk of a sequence model", ledger, (NAME, risk.expr), [],
+        claim=claim, cases=cases, whole=False, notation=_notation(model, names, tokens),
+        appendix=(*_definitions(names, printer), *rows),
     )  # fmt: skip
+
+
+def _outputs(
+    model: SequenceModel, stars: Sequence[sp.Symbol], fields: Sequence[sp.Symbol]
+) -> tuple[list[sp.Expr], list[sp.Expr]]:
+    """Outputs of the target and of the student, in their fields."""
+    found = []
+    for outputs, own in ((model.teacher.outputs, stars), (model.student.outputs, fields)):
+        swap = dict(zip(token_fields(model.length), own, strict=True))
+        found.append([y.xreplace(swap) for y in outputs])
+    return found[0], found[1]
+
+
+def _names(targets: Sequence[sp.Expr], own: Sequence[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
+    """Names of outputs that are long, and of their squares, for print."""
+    found: dict[sp.Expr, sp.Expr] = {}
+    for letter, outputs in (("g^*", targets), ("g", own)):
+        for number, y in enumerate(outputs, start=1):
+            if y.has(sp.exp) and sp.count_ops(y) > SHORT_OUTPUT:
+                symbol = sp.Symbol(f"{letter}_{number}", real=True)
+                found |= {y: symbol, y**2: symbol**2}
+    pairs = zip(targets, own, strict=True)
+    return {a - b: found[a] - found[b] for a, b in pairs if a in found and b in found} | found
+
+
+def _averages(risk: SequenceRisk) -> list[TokenAverage]:
+    """Averages over tokens that the risk holds, in a stable order."""
+    moments = risk.moments
+    found: dict[sp.Expr, None] = {}
+    for value in (moments.target_square, moments.own_square, moments.cross, risk.expr):
+        found |= dict.fromkeys(sorted(value.atoms(TokenAverage), key=str))
+    return list(found)
+
+
+def _tokens(risk: SequenceRisk) -> dict[tuple[sp.Basic, ...], sp.Basic]:
+    """Functions of text that averages over tokens are called, by what they average."""
+    keys = dict.fromkeys(a.args[:3] for a in _averages(risk))
+    return {key: sp.Function(f"E_{n}") for n, key in enumerate(keys, start=1)}
+
+
+def _definitions(names: Mapping[sp.Expr, sp.Expr], printer: StatementPrinter) -> list[str]:
+    """Alignment of the outputs that have names."""
+    rows = [
+        f"{printer.doprint(s)} &= {printer.doprint(y)}" for y, s in names.items() if s.is_Symbol
+    ]
+    return [align(rows)] if rows else []
+
+
+def _notation(
+    model: SequenceModel,
+    names: Mapping[sp.Expr, sp.Expr],
+    tokens: Mapping[tuple[sp.Basic, ...], sp.Basic],
+) -> tuple[Meaning, ...]:
+    """What the names of sequence models stand for."""
+    numbered = [f"{y}_{n}" for y in ("h", "h^*") for n in range(1, model.length + 1)]
+    m = ["m"] if model.tied else [f"m{n}" for n in range(1, model.length + 1)]
+    parameters = sorted(s.name for s in model.parameters)
+    found = [
+        Meaning(
+            (*numbered, *m, "e", r"\mathcal{R}"),
+            r"$h_l$ and $h^*_l$ are the fields of the tokens $l$ under the weights of the student "
+            r"and of the target, $m$ (or $m_l$) their covariance, $e$ the overlap of the student "
+            r"with the positions, which shift the mean of $h_l$; $\mathcal{R}$ is the population "
+            "risk",
+            "h_l and h^*_l are the fields of the tokens l under the weights of the student and of "
+            "the target, m (or m_l) their covariance, e the overlap of the student with the "
+            "positions, which shift the mean of h_l; R is the population risk",
+        )
+    ]
+    if parameters:
+        shown = ", ".join(f"${sp.latex(sp.Symbol(y))}$" for y in parameters)
+        told = ", ".join(parameters)
+        words = "is a parameter" if len(parameters) == 1 else "are parameters"
+        found.append(
+            Meaning(tuple(parameters), f"{shown} {words} of the model", f"{told} {words} of it")
+        )
+    if names:
+        own = [(s.name, y) for y, s in names.items() if s.is_Symbol]
+        told = "; ".join(f"{name} = {y}" for name, y in own)
+        found.append(
+            Meaning(
+                tuple(name for name, _ in own),
+                "The outputs of the student, $g_n$, and of the target, $g^*_n$, are",
+                f"The outputs of the student and of the target are {told}",
+            )
+        )
+    if tokens:
+        listed = ", ".join(f"{f}" for f in tokens.values())
+        found.insert(
+            len(found) - bool(names),
+            Meaning(
+                (),
+                r"$\mathcal{E}_n(e, m)$ are averages over the fields of tokens",
+                f"{listed} are averages over the fields of tokens, functions of e and m",
+            ),
+        )
+    return tuple(found)
 
 
 def _check(model: SequenceModel) -> None:

@@ -29,7 +29,7 @@ from dmft.equations.averages.nodes import Discretiser, over_nodes
 from dmft.equations.definitions import Definition, base_name, define, live, used_bases
 from dmft.equations.noise.increments import Alignment, Increments, Lengths
 from dmft.equations.update.law import mean_definitions
-from dmft.equations.update.overlaps import block_definitions
+from dmft.equations.update.optimiser import block_definitions
 
 # Degree of u in label noise that psi is linear in, plus one.
 PARTS = 3

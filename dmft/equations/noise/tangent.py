@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.equations.averages.passes import on_nodes, with_values
-from dmft.equations.definitions import Definition, base_name
+from dmft.equations.definitions import Definition, base_name, used_bases
 from dmft.equations.equations import Equations
 from dmft.equations.noise.projection import projected
 from dmft.equations.reference import evaluate
@@ -22,8 +22,6 @@ from dmft.gaussian.closed.pair import CorrelationRoot, InverseCorrelationRoot
 from dmft.model import Overlaps
 
 EPSILON = sp.Dummy("epsilon", real=True)
-# What does not move with the state, unless a rate moves it.
-CONSTANT = frozenset({"P", "readout", "teacher_readout"})
 
 
 def moved(name: str) -> sp.IndexedBase:
@@ -44,15 +42,18 @@ def tangent(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """
     definitions = projected(definitions)
     result: list[Definition] = []
-    resting = set(CONSTANT) - {d.name for d in definitions if d.role == "rate"}
+    # What nothing defines and no rate moves is a constant: teachers, eigenvalues, readouts.
+    resting = {name for d in definitions for name in used_bases(d.expr)}
+    resting -= {d.name for d in definitions}
     moving: set[str] = {"Omega"}
     for d in definitions:
         if d.role == "observable":
             continue
         if d.role == "sample":
             raise NotClosed(
-                "the averages of repeated samples (repeat=) are not linearised; solve the "
-                "equations from near the point instead"
+                "averages over all fields of a sample at once (repeated samples, several outputs, "
+                "losses without closed averages) are not linearised; solve the equations from near "
+                "the point instead"
             )
         if on_nodes(d.expr):
             raise NotClosed(

@@ -26,12 +26,12 @@ from dmft.equations.restrict.aligned import Reduction, coupling, mean_square, ra
 from dmft.equations.update.optimiser import step_size
 from dmft.equations.update.rates import definitions
 from dmft.equations.values import Values
-from dmft.equations.views.breaking import Names
 from dmft.equations.views.explicit import ExplicitEquations
-from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.latex import align
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, Overlaps
+from dmft.typeset.breaking import Names
+from dmft.typeset.fragment import COLUMN, fitted
 
 # The field g = sqrt(Y) z.
 SATURATED = sp.IndexedBase("g")

@@ -32,6 +32,27 @@ class Region:
 
     `lower` and `upper` bound kappa + delta; equal bounds are a line. `wide` tells the regions with
     delta > 0 from those with delta = 0; None is both.
+
+    Attributes
+    ----------
+    name : str
+        "gradient-flow", "mean-field", "high-dimensional", "noise-dominated", "map" or "no ode".
+    lower, upper : sympy.Expr
+        Bounds of kappa + delta; equal ones are a line.
+    wide : bool or None
+        True for delta > 0, False for delta = 0, None for both.
+    equations : Equations or None
+        Of the limit.
+    reason : str
+        Why there are none.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+    >>> region = plane["mean-field"]
+    >>> region.title, region.condition
+    ('mean field', 'kappa + delta > 0, delta > 0')
     """
 
     name: str
@@ -43,25 +64,67 @@ class Region:
 
     @property
     def title(self) -> str:
-        """Name in words."""
+        """Name in words.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> plane["mean-field"].title
+        'mean field'
+        """
         return TITLES[self.name]
 
     @property
     def condition(self) -> str:
-        """Where it holds, as plain text."""
+        """Where it holds, as plain text.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> plane["mean-field"].condition
+        'kappa + delta > 0, delta > 0'
+        """
         text = _between(self.lower, SUM_TEXT, self.upper, "<=", str)
         width = {True: ", delta > 0", False: ", delta = 0", None: ""}[self.wide]
         return text + width
 
     @property
     def condition_latex(self) -> str:
-        """Where it holds."""
+        r"""Where it holds.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> print(plane["mean-field"].condition_latex)
+        \kappa + \delta > 0,\ \delta > 0
+        """
         text = _between(self.lower, SUM_LATEX, self.upper, r"\le", sp.latex)
         width = {True: r",\ \delta > 0", False: r",\ \delta = 0", None: ""}[self.wide]
         return text + width
 
     def holds(self, kappa: sp.Expr, delta: sp.Expr) -> bool:
-        """Whether a point of the plane belongs to it."""
+        """Whether a point of the plane belongs to it.
+
+        Parameters
+        ----------
+        kappa, delta : sympy.Expr
+            Powers of d, gamma ~ d^-kappa and p ~ d^delta.
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> import sympy as sp
+        >>> plane["mean-field"].holds(sp.Integer(1), sp.Rational(1, 2))
+        True
+        """
         total = kappa + delta
         if self.wide is not None and self.wide != bool(delta > 0):
             return False
@@ -86,6 +149,15 @@ def _between(
 @dataclass(frozen=True, repr=False)
 class Regimes(Short):
     """Regions of the plane (kappa, delta) with their limiting equations; prints, plots, is indexed.
+
+    Attributes
+    ----------
+    model : Model
+    algorithm : SGD
+    batch_power : sympy.Rational
+        mu of n_b ~ d^mu.
+    regions : tuple of Region
+        By falling kappa; ``plane[name]`` finds one.
 
     Examples
     --------
@@ -115,10 +187,26 @@ class Regimes(Short):
     def at(self, scaling: Scaling) -> Region:
         """Region of declared powers of d.
 
+        Parameters
+        ----------
+        scaling : Scaling
+            Powers of d of learning rate, width and batch.
+
+        Returns
+        -------
+        Region
+
         Raises
         ------
         BadParameter
             When the batch grows with another power than here.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> plane.at(dmft.Scaling(learning_rate=-0.5, width=1)).title
+        'mean field'
         """
         if scaling.batch_size != self.batch_power:
             raise BadParameter(
@@ -132,7 +220,15 @@ class Regimes(Short):
 
     @property
     def powers(self) -> str:
-        """What grows how, in words."""
+        """What grows how, in words.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> plane.powers
+        'gamma = gamma_0 d^(-kappa), p = p_0 d^delta'
+        """
         batch = "" if self.batch_power == 0 else f", n_b = n_0 d^({self.batch_power})"
         return f"gamma = gamma_0 d^(-kappa), p = p_0 d^delta{batch}"
 
@@ -147,7 +243,19 @@ class Regimes(Short):
         return "\n".join(parts)
 
     def latex(self) -> str:
-        """LaTeX: a paragraph for each region, with its condition and its equations."""
+        r"""LaTeX: a paragraph for each region, with its condition and its equations.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> plane = dmft.regimes(dmft.literature.phase_retrieval(1))
+        >>> plane.latex().count(r"\paragraph")
+        5
+        """
         batch = "" if self.batch_power == 0 else rf",\ n_b = n_0 d^{{{sp.latex(self.batch_power)}}}"
         head = rf"$\gamma = \gamma_0 d^{{-\kappa}},\ p = p_0 d^{{\delta}}{batch}$, $d \to \infty$:"
         parts = [head]

@@ -150,7 +150,8 @@ def limit(
 
 def equations_of(model: Model, algorithm: SGD | GradientFlow) -> type[Equations]:
     """Kind of record of the equations of one pass."""
-    if model.spectrum is None and len(motion_of(algorithm).rows) == 1:
+    alone = len(motion_of(algorithm).rows) == 1 and not getattr(algorithm, "kept", "")
+    if model.spectrum is None and alone:
         return Equations
     from dmft.equations.row_equations import RowEquations
 

@@ -19,12 +19,12 @@ from dmft.equations.equations import Equations, Kernels
 from dmft.equations.reference import evaluate
 from dmft.equations.restrict.wide import wide_definitions
 from dmft.equations.values import Values
-from dmft.equations.views.breaking import Names
 from dmft.equations.views.explicit import ExplicitEquations
-from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.latex import align
 from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, GradientFlow, Model, Overlaps
+from dmft.typeset.breaking import Names
+from dmft.typeset.fragment import COLUMN, fitted
 
 # gamma/(p n_b) from which a run warns: what the closure leaves out is of this relative order.
 FINITE_RATE = 0.05

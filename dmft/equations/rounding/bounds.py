@@ -28,7 +28,14 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, is_placed
 from dmft.equations.averages.passes import value_of
-from dmft.equations.definitions import Definition, FieldRoot, Together, Whole, base_name
+from dmft.equations.definitions import (
+    Definition,
+    FieldRoot,
+    MeanSlope,
+    Together,
+    Whole,
+    base_name,
+)
 from dmft.equations.reference import COMPARISONS, FUNCTIONS, Interpreter, lift_zero_variances
 from dmft.equations.rounding import rules
 from dmft.equations.rounding.rules import OF_FUNCTION, UNIT, Bounded, first
@@ -75,7 +82,7 @@ class Tape:
         self.steps: list[Step] = []
         self.known: dict[sp.Expr, int] = {}
         self.writes: list[tuple[int, Definition]] = []
-        self.places: dict[tuple[tuple[str, int], ...], Interpreter] = {}
+        self.places: dict[tuple[tuple[str, tuple[int, ...]], ...], Interpreter] = {}
         for d in definitions:
             if d.role in ("rate", "observable") and d.role != wanted:
                 continue
@@ -134,7 +141,7 @@ class Tape:
 
     def places_of(self, arrays: Mapping[str, Array]) -> Interpreter:
         """Interpreter that knows the places of indices at these widths; kept for the next run."""
-        sizes = {name: arrays[name].size for name in SIZED if name in arrays}
+        sizes = {name: arrays[name].shape for name in SIZED if name in arrays}
         key = tuple(sizes.items())
         if key not in self.places:
             self.places[key] = Interpreter({n: np.empty(size) for n, size in sizes.items()}, {})
@@ -388,6 +395,8 @@ class Running:
             # directions without variance have none after it.
             lengths = np.sqrt(np.abs(np.diagonal(Omega, axis1=1, axis2=2)))
             error = np.where(value == 0.0, 0.0, Omega.shape[1] * UNIT * lengths[:, :, None])
+        elif isinstance(definition.expr, MeanSlope):
+            return self.slopes(definition.expr)
         else:
             c = first(self.arrays["c"].value)[0]
             value = np.array(
@@ -396,6 +405,15 @@ class Running:
             largest = np.abs(value).max(axis=(1, 2), keepdims=True)
             error = np.broadcast_to(OF_SIGNS * largest, value.shape)
         return Bounded(value[None], error[None], np.abs(value)[None])
+
+    def slopes(self, expr: MeanSlope) -> Bounded:
+        """D = pull root^+: what rounds either of them, and the product."""
+        pull, root = (self.arrays[base_name(part)] for part in expr.args)
+        inverse = np.linalg.pinv(first(root.value))
+        value, size = pull.value @ inverse, np.abs(first(pull.value)) @ np.abs(inverse)
+        passed = pull.error + np.abs(first(value)) @ root.error
+        error = passed @ np.abs(inverse) + inverse.shape[-1] * UNIT * size
+        return Bounded(value, error, size)
 
     def result(self, found: Bounded) -> Bounded:
         """Value, bound and size of what is wanted; what moved pairs change is part of the bound."""

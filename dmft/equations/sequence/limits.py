@@ -81,6 +81,11 @@ def initial_learning_rate(
     **parameters
         Values of the model's symbols.
 
+    Returns
+    -------
+    float
+        gamma.
+
     Raises
     ------
     BadParameter
@@ -149,6 +154,18 @@ def sequence_length_gain(target: TokenFunction, student: SequenceNetwork) -> flo
     Scaling     steps at equal gamma, t = steps gamma / d tied and steps gamma / (L d) untied
     Valid for   the escape from m = 0; token-symmetric targets gain L along the whole trajectory
     Source      sequence.md C.7; derivations/sequence_sgd.py
+
+    Parameters
+    ----------
+    target : SequenceTarget or Attention
+        What is learned.
+    student : SequenceNetwork
+        Whose activation both networks have.
+
+    Returns
+    -------
+    float
+        In [0, L].
 
     Raises
     ------

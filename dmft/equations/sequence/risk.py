@@ -16,6 +16,7 @@ from dmft.equations.definitions import define
 from dmft.equations.rounding.bounds import of_one_state
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.values import Values, resolve_scalars
+from dmft.equations.views.explicit_risk import ExplicitRisk
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel
@@ -35,6 +36,11 @@ class SequenceRisk(Short):
     Polynomials and networks of the mean field have a closed form, other functions are averages
     by tables (`TokenAverage` nodes in `expr`, with `bound`).
 
+    Attributes
+    ----------
+    model : SequenceModel
+        Whose risk it is.
+
     Examples
     --------
     >>> import sympy as sp, dmft
@@ -52,29 +58,98 @@ class SequenceRisk(Short):
 
     @cached_property
     def moments(self) -> SequenceMoments:
-        """Averages that it is made of."""
+        """Averages that it is made of.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.moments.target_square
+        2
+        """
         return SequenceMoments(self.model)
 
     @cached_property
     def expr(self) -> sp.Expr:
-        """The risk in e, m and the parameters of the networks."""
+        """The risk in e, m and the parameters of the networks.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.expr
+        -sqrt(2)*m + 3/2
+        """
         half = sp.Rational(1, 2)
         moments = self.moments
         return half * moments.target_square + half * moments.own_square - moments.cross
 
     @property
     def alignments(self) -> tuple[sp.Symbol, ...]:
-        """Symbols of the state: those of m, then those of e."""
+        """Symbols of the state: those of m, then those of e.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.alignments
+        (m,)
+        """
         return (*self.moments.law.semantic, *self.model.encoding.alignments)
+
+    def explicit(self) -> ExplicitRisk:
+        """The risk as an expression that takes values by name, as that of committees has it.
+
+        Returns
+        -------
+        ExplicitRisk
+            In e, m and the parameters of the networks.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> dmft.population_risk(model).explicit().subs({"m": 0})
+        3/2
+        """
+        named = {s.name: s for s in self.expr.free_symbols}
+        return ExplicitRisk(self.expr, dict(sorted(named.items())))
 
     @cached_property
     def gradient(self) -> dict[sp.Symbol, sp.Expr]:
-        """Derivatives by each alignment."""
+        """Derivatives by each alignment.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.gradient
+        {m: -sqrt(2)}
+        """
         return {s: sp.diff(self.expr, s) for s in self.alignments}
 
     @cached_property
     def hessian(self) -> sp.ImmutableDenseMatrix:
-        """Second derivatives, in the order of `alignments`."""
+        """Second derivatives, in the order of `alignments`.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.hessian
+        Matrix([[0]])
+        """
         rows = [[sp.diff(self.gradient[a], b) for b in self.alignments] for a in self.alignments]
         return sp.ImmutableDenseMatrix(rows)
 
@@ -86,6 +161,15 @@ class SequenceRisk(Short):
         ------
         BadParameter
             Where orders are numbers: `order` gives them at a value of e.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.series
+        {1: sqrt(2)}
         """
         if self.expr.has(TokenAverage) or not self.model.tied:
             raise BadParameter("the orders of this risk are tables: see order(k, e=...)")
@@ -94,7 +178,30 @@ class SequenceRisk(Short):
         return {k: -c for (k,), c in polynomial.terms() if k > 0}
 
     def order(self, k: int, e: ArrayLike = 0.0, **parameters: Any) -> float:
-        """D_k(e), the coefficient of -m^k."""
+        """D_k(e), the coefficient of -m^k.
+
+        Parameters
+        ----------
+        k : int
+            Power of m.
+        e : float or array_like
+            Positional alignment.
+        **parameters
+            Values of the model's symbols.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> round(risk.order(1), 6)
+        1.414214
+        """
         if not self.model.tied:
             raise BadParameter("an untied risk has a tensor of coefficients in each order of m")
         (m,) = self.moments.law.semantic
@@ -103,7 +210,17 @@ class SequenceRisk(Short):
 
     @property
     def bound(self) -> float:
-        """Bound of the terms left out of the tables plus the error of their sums; 0 if exact."""
+        """Bound of the terms left out of the tables plus the error of their sums; 0 if exact.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.bound
+        0.0
+        """
         nodes = self.expr.atoms(TokenAverage)
         return float(sum(node.table.bound + node.table.error for node in nodes))
 
@@ -118,7 +235,30 @@ class SequenceRisk(Short):
         return number(self.expr, self._values(e, m, parameters))
 
     def error(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> float:
-        """Absolute error of the risk at a point: a bound of rounding and what its tables claim."""
+        """Absolute error of the risk at a point: a bound of rounding and what its tables claim.
+
+        Parameters
+        ----------
+        e : float or array_like
+            Positional alignment.
+        m : float or (L,) array_like
+            Semantic alignment.
+        **parameters
+            Values of the model's symbols.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.error(m=0.5) < 1e-14
+        True
+        """
         numbers = {s.name: v for s, v in self._values(e, m, parameters).items()}
         state = {s.name: np.asarray(numbers.pop(s.name)) for s in self.alignments}
         definition = define(x.risk, {"risk": self.expr}, "observable")
@@ -126,12 +266,58 @@ class SequenceRisk(Short):
         return float(found["risk"].error)
 
     def gradient_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
-        """Gradient at a point, in the order of `alignments`."""
+        """Gradient at a point, in the order of `alignments`.
+
+        Parameters
+        ----------
+        e : float or array_like
+            Positional alignment.
+        m : float or (L,) array_like
+            Semantic alignment.
+        **parameters
+            Values of the model's symbols.
+
+        Returns
+        -------
+        (n,) ndarray
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.gradient_at(m=0.5).round(6).tolist()
+        [-1.414214]
+        """
         values = self._values(e, m, parameters)
         return np.array([number(y, values) for y in self.gradient.values()])
 
     def hessian_at(self, e: ArrayLike = 0.0, m: ArrayLike = 0.0, **parameters: Any) -> Array:
-        """Hessian at a point, in the order of `alignments`."""
+        """Hessian at a point, in the order of `alignments`.
+
+        Parameters
+        ----------
+        e : float or array_like
+            Positional alignment.
+        m : float or (L,) array_like
+            Semantic alignment.
+        **parameters
+            Values of the model's symbols.
+
+        Returns
+        -------
+        (n, n) ndarray
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> risk.hessian_at(m=0.5).tolist()
+        [[0.0]]
+        """
         values = self._values(e, m, parameters)
         size = len(self.alignments)
         entries = [number(y, values) for y in self.hessian]
@@ -149,6 +335,15 @@ class SequenceRisk(Short):
     def explain(self, depth: int | None = None) -> Explanation:
         """Steps from the definition to the closed form, each judged at two random alignments.
 
+        Parameters
+        ----------
+        depth : int, optional
+            Detail; all steps by default.
+
+        Returns
+        -------
+        Explanation
+
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -162,7 +357,28 @@ class SequenceRisk(Short):
         return explain_sequence_risk(self).to_depth(depth)
 
     def latex(self, *, width: float = 246.0, notation: Notation = None) -> str:
-        """LaTeX of the risk; an approximation sign where tables left terms out."""
+        """LaTeX of the risk; an approximation sign where tables left terms out.
+
+        Parameters
+        ----------
+        width : float
+            Points that a line may have.
+        notation : "saad-solla", "krzakala", mapping or None
+            Letters; as of `Equations.latex`.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> model = dmft.Model(dmft.SequenceNetwork(a, 2), dmft.SequenceTarget(a + b, [a, b]))
+        >>> risk = dmft.population_risk(model)
+        >>> "m" in risk.latex()
+        True
+        """
         from dmft.equations.views.latex import Page, sequence_risk_latex
 
         return sequence_risk_latex(self, Page(width, notation))

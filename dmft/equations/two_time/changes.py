@@ -69,28 +69,73 @@ class ChangesInTwoTimes(Changeable):
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each definition of the process, then of a sample."""
+        """Named terms of each definition of the process, then of a sample.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> list(eqs.terms["M"])
+        ['decay', 'learning']
+        """
         every = (*self._own.process, *self._own.sample)
         return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in every}
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """The same."""
+        """The same.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.all_terms == eqs.terms
+        True
+        """
         return self.terms
 
     @property
     def described(self) -> dict[str, str]:
-        """Model and algorithm."""
+        """Model and algorithm.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> sorted(eqs.described)
+        ['algorithm', 'model']
+        """
         return {"model": str(self.model), "algorithm": str(self.algorithm)}
 
     @property
     def approximation(self) -> str:
-        """How averages are computed, in words."""
+        """How averages are computed, in words.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.approximation
+        'averages over samples of the effective process'
+        """
         return "averages over samples of the effective process"
 
     @property
     def is_changed(self) -> bool:
-        """Whether terms were added, dropped or replaced since the equations were derived."""
+        """Whether terms were added, dropped or replaced since the equations were derived.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.is_changed
+        False
+        """
         own, old = self._own, self.as_derived
         return (own.sample, own.process) != (old._own.sample, old._own.process)
 
@@ -100,6 +145,14 @@ class ChangesInTwoTimes(Changeable):
 
         "h" and "a" are the fields and the readouts that a sample computes with, "h_at" and
         "readout" those over time.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> {"M", "Q", "learning_rate"} <= set(eqs.symbols)
+        True
         """
         arrays = {name: sp.IndexedBase(name) for name in self._arrays}
         short = {BLOCKS[name]: arrays[name] for name in ("M_at", "Q_at", "readout_at")}
@@ -109,7 +162,16 @@ class ChangesInTwoTimes(Changeable):
 
     @property
     def indices(self) -> TimesAndNeurons:
-        """Running indices by name (times t, s, u; students j, l, m; teachers r, q)."""
+        """Running indices by name (times t, s, u; students j, l, m; teachers r, q).
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.indices["t"], eqs.indices.of("M")
+        (t, (t, j, r))
+        """
         blocks = {}
         for d in self._own.definitions:
             free = {y for i in getattr(d.target, "indices", ()) for y in i.free_symbols}
@@ -193,34 +255,156 @@ class ChangesOfLimit:
     """Terms of a flow are those of the descents that step through it."""
 
     def with_term(self, block: str, name: str, expr: Any) -> Self:
-        """As `DescentEquations.with_term`: the flow is the limit of the changed descents."""
+        """As `DescentEquations.with_term`: the flow is the limit of the changed descents.
+
+        Parameters
+        ----------
+        block : str
+            A block of the descents, "M" for example.
+        name : str
+            Of the term, one word.
+        expr : sympy.Expr or number
+            In the symbols and indices of the descents.
+
+        Returns
+        -------
+        DescentFlow
+            A new flow; this one stays as it is.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> pushed = flow.with_term("M", "push", flow.symbols["learning_rate"] / 10)
+        >>> "push" in pushed.terms["M"]
+        True
+        """
         return self._of(self._own.equations.with_term(block, name, expr))
 
     def replace(self, target: Any, name: str | None = None, expr: Any = None) -> Self:
-        """As `DescentEquations.replace`."""
+        """As `DescentEquations.replace`.
+
+        Parameters
+        ----------
+        target : str or mapping
+            A block, or values by the name or symbol of a parameter.
+        name : str, optional
+            Of a term of the block.
+        expr : sympy.Expr or number, optional
+            What it becomes.
+
+        Returns
+        -------
+        DescentFlow
+            A new flow; this one stays as it is.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> sorted(flow.replace({"ridge": 0}).terms["M"])
+        ['learning']
+        """
         return self._of(self._own.equations.replace(target, name, expr))
 
     def without(self, *names: str, block: str | None = None) -> Self:
-        """As `DescentEquations.without`."""
+        """As `DescentEquations.without`.
+
+        Parameters
+        ----------
+        *names : str
+            Terms that are left out.
+        block : str, optional
+            Leave them out of this block alone.
+
+        Returns
+        -------
+        DescentFlow
+            A new flow; this one stays as it is.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> names = list(flow.terms["M"])
+        >>> len(flow.without(names[-1]).terms["M"]) == len(names) - 1
+        True
+        """
         return self._of(self._own.equations.without(*names, block=block))
 
     def diff(self, other: Any) -> Any:
-        """Terms of the descents that differ."""
+        """Terms of the descents that differ.
+
+        Parameters
+        ----------
+        other : DescentFlow or DescentEquations
+            With which they are compared.
+
+        Returns
+        -------
+        Difference
+            `added`, `dropped` and `changed` terms, by block.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> bool(flow.diff(flow))
+        False
+        """
         return self._own.equations.diff(getattr(other, "equations", other))
 
     @property
     def changes(self) -> Any:
-        """What was changed since the flow was derived."""
+        """What was changed since the flow was derived.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> print(flow.without("learning").changes)
+        M  dropped  learning: -learning_rate*samples_per_dim*g_star[t, j, r]
+        """
         return self._own.equations.changes
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """As `DescentEquations.symbols`."""
+        """As `DescentEquations.symbols`.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> "learning_rate" in flow.symbols
+        True
+        """
         return self._own.equations.symbols
 
     @property
     def indices(self) -> TimesAndNeurons:
-        """As `DescentEquations.indices`."""
+        """As `DescentEquations.indices`.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.indices.of("M")
+        (t, j, r)
+        """
         return self._own.equations.indices
 
     @property

@@ -147,27 +147,72 @@ class DescentEquations(Short, ChangesInTwoTimes):
 
     @property
     def definitions(self) -> tuple[Definition, ...]:
-        """Everything, samples first."""
+        """Everything, samples first.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> len(eqs.definitions) == len(eqs.sample) + len(eqs.process)
+        True
+        """
         return (*self.sample, *self.process)
 
     @cached_property
     def samples_as_derived(self) -> bool:
-        """Whether samples compute what the model and the algorithm say."""
+        """Whether samples compute what the model and the algorithm say.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.samples_as_derived
+        True
+        """
         return self.sample == sample_definitions(self.model, self.algorithm)
 
     @cached_property
     def slopes(self) -> Definition:
-        """H_jl = dg_j/dh_l of a sample, from its definitions."""
+        """H_jl = dg_j/dh_l of a sample, from its definitions.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.slopes.name
+        'H'
+        """
         return curvature(self.sample)
 
     @property
     def as_derived(self) -> DescentEquations:
-        """The equations before any change."""
+        """The equations before any change.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.as_derived.fingerprint == eqs.fingerprint
+        True
+        """
         return derive_descent(self.model, self.algorithm)
 
     @cached_property
     def parameters(self) -> dict[str, sp.Expr]:
-        """Scalar parameters by name, with their declared values."""
+        """Scalar parameters by name, with their declared values.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> eqs.parameters["samples_per_dim"], eqs.parameters["ridge"]
+        (2, 0)
+        """
         algorithm = self.algorithm
         share = sp.Float(algorithm.batch_fraction)
         declared = {
@@ -190,26 +235,62 @@ class DescentEquations(Short, ChangesInTwoTimes):
 
     @cached_property
     def process_parameters(self) -> tuple[str, ...]:
-        """Names of the scalars that the process reads."""
+        """Names of the scalars that the process reads.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> "learning_rate" in eqs.process_parameters
+        True
+        """
         return scalars_of(self.process)
 
     @cached_property
     def read_by_samples(self) -> frozenset[str]:
-        """Names of the scalars that a sample reads."""
+        """Names of the scalars that a sample reads.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> sorted(eqs.read_by_samples)
+        []
+        """
         return frozenset(scalars_of(self.sample))
 
     @property
     def read(self) -> frozenset[str]:
-        """Names of the scalars that some definition reads."""
+        """Names of the scalars that some definition reads.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> "learning_rate" in eqs.read
+        True
+        """
         return self.read_by_samples.union(self.process_parameters)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the symbolic content."""
+        """Hash of the symbolic content.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> len(eqs.fingerprint)
+        24
+        """
         parts = [f"{d.target}={sp.srepr(e)}" for d in self.definitions for _, e in d.terms]
         parts += [str(self.algorithm.batch), str(self.algorithm.batch_fraction)]
         if self.model.clusters is not None:
-            parts.append(repr(self.model.clusters))
+            parts.append(str(self.model.clusters))
         return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
 
     def evaluate(
@@ -237,6 +318,11 @@ class DescentEquations(Short, ChangesInTwoTimes):
             How often the batch of each step holds each sample; drawn by default.
         **parameters
             Run-time values, as for `dmft.solve`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            M, Q, Q2, corr, resp, train_loss and readout of the steps.
 
         Raises
         ------
@@ -266,7 +352,20 @@ class DescentEquations(Short, ChangesInTwoTimes):
         return self.latex_of(target)
 
     def latex(self) -> str:
-        r"""LaTeX of the process, of the averages that close it, and of the sample."""
+        r"""LaTeX of the process, of the averages that close it, and of the sample.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> r"\mathcal{N}" in eqs.latex()
+        True
+        """
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         closing = [d for d in self.process if d.expr.has(Expectation)]
         rates = [line for d in self.process if d not in closing for line in _lines(d, printer)]
@@ -279,7 +378,20 @@ class DescentEquations(Short, ChangesInTwoTimes):
         return "\n".join([f"% {self.time_unit}", *parts])
 
     def latex_of_sample(self) -> str:
-        """LaTeX of what a sample computes, and of the activation with its derivatives."""
+        r"""LaTeX of what a sample computes, and of the activation with its derivatives.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> r"\sigma" in eqs.latex_of_sample()
+        True
+        """
         printer = TwoTimePrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         sample = [line for d in (*self.sample, self.slopes) for line in _lines(d, printer)]
         sigma = self.model.student.activation

@@ -74,17 +74,46 @@ class DescentFlow(Short, ChangesOfLimit):
         which the squared length of a free row would grow.
 
         They are the limit of the process that is run: a term that changes there changes here.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.definitions[-1].role
+        'rate'
         """
         return flow_definitions(self._process)
 
     @property
     def kick(self) -> sp.Expr:
-        """R_theta just after s: what a force on the weights does at once."""
+        """R_theta just after s: what a force on the weights does at once.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.kick
+        -KroneckerDelta(j, l)
+        """
         return kick_of(self._process)
 
     @property
     def equal_response(self) -> Definition:
-        """R_l at equal times, where the gradient moves with its own field."""
+        """R_l at equal times, where the gradient moves with its own field.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.equal_response.name
+        'R_l_equal'
+        """
         return equal_response_of(self._process)
 
     @property
@@ -93,22 +122,62 @@ class DescentFlow(Short, ChangesOfLimit):
 
     @property
     def model(self) -> Model:
-        """What is learned by whom."""
+        """What is learned by whom.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.model.student is line
+        True
+        """
         return self.equations.model
 
     @property
     def algorithm(self) -> GradientDescent:
-        """The descent of which this is the limit."""
+        """The descent of which this is the limit.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.algorithm is descent
+        True
+        """
         return self.equations.algorithm
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the symbolic content."""
+        """Hash of the symbolic content.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> flow.fingerprint.startswith("flow-")
+        True
+        """
         return f"flow-{self.equations.fingerprint}"
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each rate."""
+        """Named terms of each rate.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> sorted(flow.terms["M"])
+        ['decay', 'learning']
+        """
         return {BLOCKS.get(d.name, d.name): dict(d.terms) for d in self.definitions}
 
     def evaluate(
@@ -122,9 +191,37 @@ class DescentFlow(Short, ChangesOfLimit):
     ) -> dict[str, NDArray[np.float64]]:
         """Overlaps and kernels after the first Euler steps, as `DescentEquations.evaluate`.
 
+        Parameters
+        ----------
+        start : Overlaps
+            Q (p, p), M (p, k), P (k, k).
+        steps : int
+            Of Euler's method.
+        step : float
+            Length of each in time.
+        points : (k + p steps + 1, S) array, optional
+            Standard normals of the samples, as of `DescentEquations.evaluate`.
+        **parameters
+            Run-time values, as for `dmft.solve`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            M, Q, kernels and losses of the steps.
+
         Raises
         ------
         BadParameter, ShapeMismatch
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> start = dmft.Overlaps([[1.0]], [[0.0]])
+        >>> flow.evaluate(start, 1, step=0.1)["M"].shape
+        (2, 1, 1)
         """
         given = with_step(parameters, step)
         return self.equations.evaluate(start, steps, points=points, **given)
@@ -147,6 +244,11 @@ class DescentFlow(Short, ChangesOfLimit):
         **parameters
             Values, or expressions in the time t; symbols without one are given to `dmft.solve`.
 
+        Returns
+        -------
+        TwoTime
+            `dmft.solve` takes it without a start: ``dmft.solve(problem, None, t_max)``.
+
         Raises
         ------
         BadParameter, ShapeMismatch
@@ -167,7 +269,21 @@ class DescentFlow(Short, ChangesOfLimit):
         return gaussian_flow(self, start, parameters)
 
     def latex(self) -> str:
-        r"""LaTeX of the field, of the rates and of what closes them."""
+        r"""LaTeX of the field, of the rates and of what closes them.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(1, samples_per_dim=2, ridge=0.1)
+        >>> flow = dmft.derive(dmft.Model(line, line), descent, scaling="gradient-flow")
+        >>> r"\mathrm{d}" in flow.latex() or r"\partial" in flow.latex()
+        True
+        """
         printer = FlowPrinter(model_names(self.model, r"\sigma", r"\sigma_*"))
         lines = []
         for d in self.definitions:

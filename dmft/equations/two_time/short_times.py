@@ -66,6 +66,15 @@ class ShortTimes(Short):
     def explain(self, depth: int | None = None) -> Explanation:
         """Steps from the weights and samples to M after the first step, each judged.
 
+        Parameters
+        ----------
+        depth : int, optional
+            Detail; all steps by default.
+
+        Returns
+        -------
+        Explanation
+
         Examples
         --------
         >>> import sympy as sp, dmft
@@ -83,7 +92,21 @@ class ShortTimes(Short):
         return f"{count} definitions up to the second step; {self.equations.algorithm!r}"
 
     def latex(self) -> str:
-        r"""LaTeX of the fields and recursions at the first times; averages as in the equations."""
+        r"""LaTeX of the fields and recursions at the first times; averages as in the equations.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> eqs = dmft.derive(dmft.Model(line, line), dmft.GradientDescent(0.2, samples_per_dim=2))
+        >>> steps = dmft.short_times(eqs)
+        >>> r"\mathcal{N}" in steps.latex()
+        True
+        """
         printer = TwoTimePrinter(model_names(self.equations.model, r"\sigma", r"\sigma_*"))
         lines = [
             line
@@ -125,6 +148,11 @@ class ShortTimes(Short):
         **parameters
             Run-time values, as for `dmft.solve`.
 
+        Returns
+        -------
+        DescentRun
+            Of one or two steps.
+
         Raises
         ------
         BadParameter, ShapeMismatch
@@ -133,12 +161,12 @@ class ShortTimes(Short):
         --------
         >>> import sympy as sp, dmft
         >>> z = sp.Symbol("z", real=True)
-        >>> relu = dmft.Committee(sp.Max(z, 0), width=1)
-        >>> model = dmft.Model(relu, dmft.MultiIndex(z**3 - 3*z, [z]))
+        >>> square = dmft.Committee(z**2, width=1)
+        >>> model = dmft.Model(square, dmft.MultiIndex(z**2 - 1, [z]))
         >>> short = dmft.short_times(dmft.derive(model, dmft.GradientDescent(0.3, 3)))
-        >>> run = short.evaluate(dmft.Overlaps([[1.0]], [[0.0]]))
+        >>> run = short.evaluate(dmft.Overlaps([[1.0]], [[0.1]]))
         >>> run.M[:, 0, 0].round(10).tolist(), bool(run.error.M.max() < 1e-12)
-        ([0.0, 0.0, -0.0180247232], True)
+        ([0.1, -0.08, 143.205838336], True)
         """
         from dmft.equations.two_time.short_run import first_steps
 
@@ -155,6 +183,16 @@ def short_times(equations: DescentEquations) -> ShortTimes:
     Shapes      symbolic in the neurons; `evaluate` needs numbers
     Valid for   d -> infinity at n = alpha d; batches (without replacement) and momentum
     Source      batch_reuse.md A.1, B.1
+
+    Parameters
+    ----------
+    equations : DescentEquations
+        Of `derive` with a `GradientDescent`.
+
+    Returns
+    -------
+    ShortTimes
+        ``.evaluate(start, steps=1 or 2)`` solves them to rounding, ``.latex()`` prints them.
 
     Raises
     ------

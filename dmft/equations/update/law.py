@@ -6,15 +6,21 @@ In cluster c, which has the probability w_c, the fields lambda = (h, h*) are
 
 so that an average over the mixture is sum_c w_c of averages over N(0, Omega) of shifted functions:
 what is known of centred fields is used as it stands (structured_inputs.md (1), (3), 2).
+
+A spectrum is one cluster with B blocks, and a mixture may have both, x = sqrt(c_ce) N(0, 1) in
+block e: fields of cluster c are then lambda_in_c ~ N(0, Omega_in_c), with Gram matrices by block,
+
+    Omega_in_c = sum_e c_ce G_e,   m_i^c = sum_r mu_cr sum_e G_i,p+r,e.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import numpy as np
 import sympy as sp
 
 from dmft.equations import symbols as x
@@ -27,6 +33,11 @@ if TYPE_CHECKING:
 
 # Numbers that are fractions with denominators up to this are printed as such.
 LARGEST_DENOMINATOR = 1000
+
+
+def by_target(definitions: Iterable[Definition]) -> dict[sp.Basic, Definition]:
+    """Definitions by symbol or indexed base."""
+    return {getattr(d.target, "base", d.target): d for d in definitions}
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,12 @@ class Cluster:
         mu_c, in the rows of the teacher.
     label : sympy.Expr or None
         In h_star[1], ..., h_star[k]; None where the teacher writes it.
+    sign : int
+        -1 for samples whose label is flipped.
+    shape : int
+        Number of the cluster whose covariance Omega_in_c its fields have; 0 for s_c Omega.
+    square : sympy.Expr
+        |x|^2/d.
     """
 
     number: int = 0
@@ -50,6 +67,19 @@ class Cluster:
     scale: sp.Expr = sp.S.One
     mean: tuple[sp.Expr, ...] = ()
     label: sp.Expr | None = None
+    sign: int = 1
+    shape: int = 0
+    square: sp.Expr = sp.S.One
+
+    @property
+    def covariance(self) -> sp.IndexedBase:
+        """Where the covariance of its fields, or that up to s_c, stands."""
+        return x.base_in(x.Omega, self.shape) if self.shape else x.Omega
+
+    @property
+    def variance(self) -> sp.Expr:
+        """Of inputs: s_c, or c_ce in block e."""
+        return x.cluster_scale[self.shape, x.block] if self.shape else self.scale
 
     @property
     def root(self) -> sp.Expr:
@@ -61,10 +91,17 @@ class Cluster:
         """Whether its fields have the mean zero."""
         return all(m == 0 for m in self.mean)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether fields have the law N(0, Omega) and labels are not flipped."""
+        return self.is_centred and self.scale == 1 and self.sign == 1
+
     def mean_of(self, field: sp.Expr) -> sp.Expr:
         """Mean of a field, or of a linear combination of fields."""
         if self.is_centred:
             return sp.S.Zero
+        if field == x.output:
+            return x.output_mean_in(self.number)
         if isinstance(field, sp.Indexed):
             return x.mean_in(self.number)[x.position(field)]
         parts = [y for y in field.atoms(sp.Indexed) if y.base in x.FIELDS]
@@ -106,7 +143,8 @@ class Cluster:
 
     def _shifted_at(self, at: At, moved: object) -> sp.Expr:
         """A function at a field: the function takes the shift, the field stays."""
-        if not any(y.base in x.FIELDS for y in at.field.atoms(sp.Indexed)):
+        random = at.field in x.LINES or any(y.base in x.FIELDS for y in at.field.atoms(sp.Indexed))
+        if not random:
             return At(at.factor, moved(at.field))  # type: ignore[operator]
         inside = self.root * FIELD + self.mean_of(at.field)
         factor = at.factor.xreplace({FIELD: inside})
@@ -114,15 +152,52 @@ class Cluster:
             factor = sp.expand(factor)
         return At(factor, at.field)
 
+    def own(self, expr: sp.Expr) -> sp.Expr:
+        """An expression with fields and covariances as they are called in this cluster.
+
+        Examples
+        --------
+        >>> Cluster(2, shape=2).own(x.h[x.j] * x.Omega[x.j, x.i])
+        Omega_in_2[j, i]*h_in_2[j]
+        """
+        if not self.shape:
+            return expr
+        bases = {b: x.base_in(b, self.shape) for b in (*x.FIELDS, x.Omega)}
+        return expr.xreplace(bases)
+
+    def named(self, definitions: Sequence[Definition]) -> list[Definition]:
+        """Definitions of a sample as they are called in this cluster."""
+        names = by_target(definitions)
+        return [
+            replace(
+                d,
+                target=self.shifted(d.target, names),
+                terms=tuple((n, self.own(self.shifted(e, names))) for n, e in d.terms),
+            )
+            for d in definitions
+        ]
+
+    def along_mean(self, row: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
+        """Overlap of the mean with a row, of its overlaps with the rows that span the means."""
+        return sp.Add(*(m * row(x.h_star[r]) for r, m in enumerate(self.mean, start=1)))
+
     def definitions(self) -> list[Definition]:
-        """The means of its fields."""
-        if self.is_centred:
-            return []
-        along = (
-            m * x.covariance(x.lam[x.i], x.h_star[r]) for r, m in enumerate(self.mean, start=1)
-        )
-        entry = x.mean_in(self.number)[x.i]
-        return [define(entry, {"mean": sp.Add(*along)}, "block")]
+        """The means of its fields, and their covariance where that is its own."""
+        found = []
+        if self.shape and self.shape == self.number:
+            whole = sp.Sum(self.variance * x.Gram[x.i, x.m, x.block], (x.block, 1, x.blocks))
+            found.append(define(self.covariance[x.i, x.m], {"blocks": whole}, "block"))
+
+        def row(field: sp.Expr) -> sp.Expr:
+            if not self.shape:
+                return x.covariance(x.lam[x.i], field)
+            entry = x.Gram[x.i, x.position(field), x.block]
+            return sp.Sum(entry, (x.block, 1, x.blocks))
+
+        if not self.is_centred:
+            entry = x.mean_in(self.number)[x.i]
+            found.append(define(entry, {"mean": self.along_mean(row)}, "block"))
+        return found
 
 
 def clusters_of(model: Model) -> tuple[Cluster, ...]:
@@ -140,24 +215,57 @@ def clusters_of(model: Model) -> tuple[Cluster, ...]:
     """
     inputs = model.clusters
     if inputs is None:
-        return (Cluster(),)
+        spectrum = model.spectrum
+        return (Cluster(square=sp.S.One if spectrum is None else number_of(spectrum.mean)),)
     labels = _labels(inputs) if model.teacher is inputs else None
-    rows = zip(inputs.weights, inputs.scales, inputs.means, strict=True)
+    shares = np.ones(1) if inputs.fractions is None else inputs.fractions
+    squares = inputs.scales.reshape(len(inputs.weights), -1) @ shares
+    rows = zip(inputs.weights, squares, inputs.means, strict=True)
+    own = inputs.fractions is not None
     return tuple(
         Cluster(
             number=number,
             weight=number_of(weight),
-            scale=number_of(scale),
+            scale=sp.S.One if own else number_of(square),
             mean=tuple(map(number_of, mean)),
             label=None if labels is None else labels[number - 1],
+            shape=number if own else 0,
+            square=number_of(square),
         )
-        for number, (weight, scale, mean) in enumerate(rows, start=1)
+        for number, (weight, square, mean) in enumerate(rows, start=1)
+    )
+
+
+def laws_of(model: Model) -> tuple[Cluster, ...]:
+    """Laws of samples: the clusters, each with and without a flip where labels may be flipped.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> line, sign = dmft.Committee(FIELD, 1), dmft.MultiIndex(sp.sign(FIELD), [FIELD])
+    >>> [(c.number, c.weight, c.sign) for c in laws_of(dmft.Model(line, sign, label_flip=0.1))]
+    [(1, 1 - label_flip, 1), (2, label_flip, -1)]
+    """
+    clusters = clusters_of(model)
+    if not model.flips:
+        return clusters
+    # The risk knows the clusters by their own numbers.
+    kept = [
+        replace(c, number=n, weight=c.weight * (1 - x.flip))
+        for n, c in enumerate(clusters, start=1)
+    ]
+    return (
+        *kept,
+        *(
+            replace(c, number=c.number + len(clusters), weight=w.weight * x.flip, sign=-1)
+            for c, w in zip(kept, clusters, strict=True)
+        ),
     )
 
 
 def mean_definitions(model: Model) -> list[Definition]:
-    """Means of the fields in all clusters."""
-    return [d for cluster in clusters_of(model) for d in cluster.definitions()]
+    """Means of the fields in all clusters, and covariances of their own."""
+    return [d for cluster in laws_of(model) for d in cluster.definitions()]
 
 
 def _labels(mixture: GaussianMixture) -> list[sp.Expr]:

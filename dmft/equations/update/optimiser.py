@@ -4,6 +4,8 @@ Rows have a linear motion of their own, w <- w + gamma/(p d) A w in a step, with
 and a sample may move the weights in more steps than its own. As d grows what it does in all of
 them is what one step at the rate `step_size` does, and time is counted in this rate: the same for
 rates, maps, fluctuations, wide limits and sequences, which read nothing else of an optimiser.
+
+The overlaps of all rows, of the whole or by block of a spectrum, make the covariance of the fields.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, define
 from dmft.model import SGD, GradientFlow
 from dmft.model.algorithm import numbers_of
 
@@ -50,8 +53,11 @@ class Blocks:
         return sp.IndexedBase(name)[indices]
 
     def entry(self, base: sp.IndexedBase, *indices: sp.Expr) -> sp.Indexed:
-        """Entry of another array that has blocks where these have."""
-        return base[(x.block, *indices)] if self.by_block else base[indices]
+        """Entry of another array that has blocks where these have, as its last axis.
+
+        Loops over many blocks are the innermost ones then, along memory.
+        """
+        return base[(*indices, x.block)] if self.by_block else base[indices]
 
     def overlap(self, row: str, index: sp.Expr) -> sp.Indexed:
         """Entry of G[row, w*]."""
@@ -135,3 +141,39 @@ def clock_in_words(algorithm: SGD | GradientFlow, unit: str) -> str:
     """What one unit of time is."""
     size = step_size(algorithm)
     return unit if size == x.gamma else f"{unit}; with {size} for learning_rate = gamma"
+
+
+def block_definitions() -> list[Definition]:
+    """Omega and the residual coefficients c over all fields, by blocks."""
+    return [
+        define(x.Omega[x.j, x.l], {"students": x.Q[x.j, x.l]}, "block"),
+        define(x.Omega[x.j, x.p + x.r], {"overlap": x.M[x.j, x.r]}, "block"),
+        define(x.Omega[x.p + x.r, x.j], {"overlap": x.M[x.j, x.r]}, "block"),
+        define(x.Omega[x.p + x.r, x.p + x.s], {"teachers": x.P[x.r, x.s]}, "block"),
+        *coefficient_definitions(),
+    ]
+
+
+def gram_definitions() -> list[Definition]:
+    """Gram matrices by block, and the covariance Omega that they add up to, of clusters the mean
+    over them.
+    """
+    blocks, e, G = Blocks(True), x.block, x.Gram
+    j, l, r, s, p = x.j, x.l, x.r, x.s, x.p  # noqa: E741
+    whole = sp.Sum(x.eigenvalue[e] * G[x.i, x.m, e], (e, 1, x.blocks))
+    return [
+        define(G[j, l, e], {"students": blocks("Q", j, l)}, "block"),
+        define(G[j, p + r, e], {"overlap": blocks("M", j, r)}, "block"),
+        define(G[p + r, j, e], {"overlap": blocks("M", j, r)}, "block"),
+        define(G[p + r, p + s, e], {"teachers": blocks("P", r, s)}, "block"),
+        define(x.Omega[x.i, x.m], {"blocks": whole}, "block"),
+        *coefficient_definitions(),
+    ]
+
+
+def coefficient_definitions() -> list[Definition]:
+    """The residual coefficients c over all fields."""
+    return [
+        define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
+        define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
+    ]

@@ -9,17 +9,25 @@ A.1, B.2). Where the error is linear in output and label, b has the parts "learn
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import Expectation, OneSample
+from dmft.equations.averages.expectation import At, Expectation, OneSample
+from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.law import Cluster, clusters_of, mean_definitions
+from dmft.equations.update.law import (
+    Cluster,
+    clusters_of,
+    laws_of,
+    mean_definitions,
+)
 from dmft.equations.update.moments import expectation, shared, stein
+from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.program import (
     INTERACTION,
     LEARNING,
@@ -27,12 +35,16 @@ from dmft.equations.update.program import (
     is_linear,
     is_noisy,
     noiseless_label,
+    over_labels,
     program_of,
     students_at,
 )
 from dmft.errors import NotClosed
-from dmft.model import SGD, GradientFlow, Model
+from dmft.model import SGD, Committee, GradientFlow, Model, MultiIndex
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
+
+if TYPE_CHECKING:
+    from dmft.equations.update.lines import Line
 
 UPDATE = "update"
 # What rows of constant length take from the rates of Q and M: Phi is the rate of free rows.
@@ -61,12 +73,32 @@ class Case:
 
     def definitions(self) -> list[Definition]:
         """What the program defines, as it is called in this cluster."""
-        return [
-            replace(
-                d, target=self.named(d.target), terms=tuple((n, self.named(e)) for n, e in d.terms)
-            )
-            for d in self.program.definitions
-        ]
+        return self.cluster.named(self.program.definitions)
+
+    def law_of(self, expr: sp.Expr) -> OneSample:
+        """Law of the fields of a sample that an expression is averaged over on nodes."""
+        program = self.program
+        degree, halves = program.degree(expr), sp.S.Zero
+        if degree < 0 and program.label.has(sp.sign):
+            from dmft.equations.update.lines import jumps_at_first_teacher
+
+            smooth = program.degree(expr, of_label=False) >= 0
+            if smooth and jumps_at_first_teacher(self.cluster, program.label):
+                degree, halves = sp.oo, sp.S.One
+        alone = sp.Integer(program.students)
+        return OneSample(degree, sp.Integer(program.noisy), halves, alone)
+
+    def whole(self, expr: sp.Expr) -> sp.Expr:
+        """Average of an expression in what the program defines, over a sample's fields."""
+        return Expectation(self.named(expr), self.law_of(expr))
+
+    def whole_drift(self, update: sp.Expr) -> sp.Expr:
+        """E[update lambda_i] over a sample's fields."""
+        lam = x.lam[x.i]
+        mean = self.cluster.mean_of(lam)
+        along = mean * self.whole(update) if mean != 0 else sp.S.Zero
+        across = Expectation(self.named(update) * lam, self.law_of(update * lam))
+        return along + self.cluster.root * across
 
     def drift(self, update: sp.Expr) -> sp.Expr:
         """E[update lambda_i]: along the mean, and along the covariances."""
@@ -98,13 +130,15 @@ class Moments:
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Laws of the fields with their update fields."""
-        return tuple(Case(c, self._program(c)) for c in clusters_of(self.model))
+        return tuple(Case(c, self._program(c)) for c in laws_of(self.model))
 
     def _program(self, cluster: Cluster) -> Program:
         """The update field; without noise where noise would only cost a dimension of the nodes."""
         noisy = self.noise_apart or is_noisy(self.model)
-        label, square = cluster.label, cluster.scale
-        return program_of(self.model, self.algorithm, noisy, label=label, square=square)
+        label, square = cluster.label, cluster.square
+        return program_of(
+            self.model, self.algorithm, noisy, label=label, square=square, cluster=cluster
+        )
 
     @property
     def program(self) -> Program:
@@ -121,36 +155,49 @@ class Moments:
         """Where the parts of b stand."""
         return {name: BASES[name] for name in self.parts or (UPDATE,)}
 
-    def over(self, value: Callable[[Case], sp.Expr], power: int = 0) -> sp.Expr:
-        """Sum over the clusters of w_c s_c^power times a value."""
-        laws = ((c.cluster.weight * c.cluster.scale**power, c) for c in self.cases)
-        return sp.Add(*(weight * value(case) for weight, case in laws))
+    @property
+    def powers(self) -> tuple[sp.Expr, sp.Expr]:
+        """Powers of the variance of inputs that drift and noise have beside their averages.
+
+        Signs of the inputs are x_i over their deviation in the drift, and of square one.
+        """
+        signs = getattr(self.algorithm, "scale", None) == "sign"
+        return (-sp.S.Half, sp.S.Zero) if signs else (sp.S.Zero, sp.S.One)
+
+    def over(self, value: Callable[[Case], sp.Expr], power: sp.Expr = sp.S.Zero) -> sp.Expr:
+        """Sum over the clusters of w_c times a value, and the variance of inputs to a power."""
+        laws = [(c.cluster.weight * c.cluster.variance**power, c) for c in self.cases]
+        values = [(weight, c.cluster.own(value(c))) for weight, c in laws]
+        if self.model.flips:
+            return together(values)
+        return sp.Add(*(weight * value for weight, value in values))
 
     def average(
         self,
         case: Case,
         expr: sp.Expr,
         close: Callable[[sp.Expr], sp.Expr],
-        whole: sp.Expr | None = None,
+        whole: Callable[[sp.Expr], sp.Expr] | None = None,
     ) -> sp.Expr:
-        """Closed average of an expression in psi, else one over a sample's fields (of `whole`)."""
-        program = case.program
-        if program.closes:
+        """Closed average of an expression in psi, else one over a sample's fields (`whole`)."""
+        if case.program.closes:
             try:
-                return close(case.inline(expr))
+                return _closed(close(case.inline(expr)))
             except NotClosed:
                 pass
-        whole = expr if whole is None else whole
-        degree, noisy = program.degree(whole), sp.Integer(program.noisy)
-        return Expectation(case.named(whole), OneSample(degree, noisy))
+        return (case.whole if whole is None else whole)(expr)
 
     @cached_property
     def drifts(self) -> dict[str, sp.Expr]:
         """Parts of E[psi_j lambda_i]."""
         psi = x.psi[x.j]
         if not self.parts:
-            whole = psi * x.lam[x.i]
-            return {UPDATE: self.over(lambda c: self.average(c, psi, c.drift, whole))}
+            if all(c.program.shortened for c in self.cases):
+                return {UPDATE: self.over(_shortened_drift)}
+            whole = self.over(
+                lambda c: self.average(c, psi, c.drift, c.whole_drift), self.powers[0]
+            )
+            return {UPDATE: whole}
 
         def part(name: str) -> sp.Expr:
             return self.over(lambda c: c.drift(c.inline(psi, name)))
@@ -169,24 +216,50 @@ class Moments:
     def sample_definitions(self) -> list[Definition]:
         """Random fields of a sample, and the means of the fields."""
         samples = [d for case in self.cases for d in case.definitions()]
-        return [*mean_definitions(self.model), *samples]
+        return [*mean_definitions(self.model), *self.line_definitions(), *samples]
+
+    def line_definitions(self) -> list[Definition]:
+        """Variances and covariances of what losses see of linear students."""
+        found = {c.program.line.symbol: c.program.line for c in self.cases if c.program.line}
+        if self.error_rate is not None:
+            found[x.output] = self.error_rate[0]
+        result = [d for line in found.values() for d in line.definitions()]
+        for c in self.cases if x.output in found else ():
+            if not c.cluster.is_centred:
+                result.append(found[x.output].mean_in(c.cluster))
+        first = self.program.shortened
+        return [*result, *(first.definitions if first else ())]
 
     @cached_property
     def sampled(self) -> sp.Expr:
         """E[psi_j psi_l |x|^2/d], without the label's noise where that stands apart."""
         square = x.psi[x.j] * x.psi[x.l]
-        if not self.parts:
-            return self.over(lambda c: self.average(c, square, expectation), 1)
+        if self.program.second is not None or not self.parts:
+            return self.over(lambda c: self._square(c, square), self.powers[1])
 
         def noiseless(c: Case) -> sp.Expr:
             whole = c.program.inline(square).xreplace({x.xi: sp.S.Zero})
             return expectation(c.cluster.shifted(shared(whole, self.model)))
 
-        return self.over(noiseless, 1)
+        return self.over(noiseless, self.powers[1])
+
+    def _square(self, case: Case, square: sp.Expr) -> sp.Expr:
+        """E[psi_j psi_l] in one cluster."""
+        program = case.program
+        if program.shortened is not None:
+            front = program.shortened.front
+            return front * front.xreplace({x.j: x.l}) * program.shortened.square
+        if program.line is not None:
+            second = program.second or square
+            return self.average(case, square, expectation, lambda _: case.whole(second))
+        return self.average(case, program.second or square, expectation)
 
     @cached_property
     def label_noise(self) -> sp.Expr:
-        """What the label's noise adds to `sampled`; zero where it is part of that."""
+        """What the label's noise adds to `sampled`; zero where it is part of that.
+
+        Labels that are drawn have the variance 1 - E[y | x]^2.
+        """
         if not (self.parts and self.program.noisy):
             return sp.S.Zero
         # The error holds the label times this number, 1 for the losses that have a name.
@@ -196,7 +269,16 @@ class Moments:
             slope = c.inline(x.psi[x.j] / c.program.error)
             return expectation(slope * slope.xreplace({x.j: x.l}))
 
-        return share**2 * x.Delta * self.over(slopes, 1)
+        total = x.Delta * self.over(slopes, self.powers[1])
+        if self.model.draws_labels:
+
+            def drawn(c: Case) -> sp.Expr:
+                slope = c.inline(x.psi[x.j] / c.program.error)
+                variance = c.cluster.shifted(1 - sp.expand_mul(c.program.label**2))
+                return expectation(slope * slope.xreplace({x.j: x.l}) * variance)
+
+            total += self.over(drawn, self.powers[1])
+        return share**2 * total
 
     def quadratic(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times S, by named term."""
@@ -224,14 +306,150 @@ class Moments:
             of_neuron = mean.xreplace({x.j: x.u})
             found[sp.Symbol(name, real=True)] = sp.Sum(of_neuron, (x.u, 1, x.p)) / x.p
         given = getattr(self.algorithm, "loss", None)
-        if given not in (None, "squared"):
+        if self.model.outputs > 1:
+            from dmft.equations.update.outputs import loss_value
+
+            def cost(c: Case) -> sp.Expr:
+                value = loss_value(self.model, self.algorithm, c.cluster)
+                return Expectation(c.named(value), c.law_of(value))
+
+            return [define(x.loss, {"loss": self.over(cost)}, "observable")]
+        random = self.model.flips or self.model.draws_labels
+        if given not in (None, "squared") or (given == "squared" and random):
             output = x.output_pass[0]
             if output not in self.program.table:
                 output = students_at(x.h, self.model.student.activation)
             loss = loss_expr(given)
-            value = loss.xreplace({PREDICTION: output, LABEL: x.label})
-            found[x.loss] = self.over(lambda c: self.average(c, value, expectation))
+            value = over_labels(loss, x.label) if self.model.draws_labels else loss
+            value = value.xreplace({PREDICTION: output, LABEL: x.label})
+            found[x.loss] = self.over(lambda c: self.average(c, value, _of_line(c, loss)))
+        if self.error_rate is not None:
+            found[x.error_rate] = self.error_rate[1]
         return [define(s, {s.name: value}, "observable") for s, value in found.items()]
+
+    @cached_property
+    def error_rate(self) -> tuple[Line, sp.Expr] | None:
+        """The output of a linear student and how often its sign is wrong."""
+        if not has_signs(self.model):
+            return None
+        from dmft.equations.update.wrong_signs import closed_error_rate  # few models have it
+
+        return closed_error_rate(self.model)
+
+
+def _summands(value: sp.Expr) -> list[sp.Expr]:
+    """Terms of a sum, products with sums multiplied out; averages with one sign in front."""
+    opened = sp.expand_mul(value, deep=False)
+    if opened.is_Add:
+        return [term for part in opened.args for term in _summands(part)]
+    return [opened.xreplace({q: _positive(q) for q in opened.atoms(Expectation) if q.is_product})]
+
+
+def _positive(average: Expectation) -> sp.Expr:
+    """E[-F G] as -E[F G]."""
+    front, parts = sp.S.One, []
+    for at in average.parts:
+        negative = at.factor.is_Add and at.factor.could_extract_minus_sign()
+        front = -front if negative else front
+        parts.append(At(-at.factor, at.field) if negative else at)
+    return front * Expectation(*parts, average.law)
+
+
+def _shortened_drift(case: Case) -> sp.Expr:
+    """E[psi_j lambda_i] of shortened gradients of a normal residual."""
+    shortened, line = case.program.shortened, case.program.line
+    assert shortened is not None
+    assert line is not None
+    return shortened.front * shortened.gain * x.line_covariance(line.symbol, x.i)
+
+
+def together(values: Iterable[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
+    """Sum of weights times values, the weights of equal terms added.
+
+    Examples
+    --------
+    >>> a, b, e = sp.symbols("a b e")
+    >>> together([(1 - e, a + b), (e, a - b)])
+    a + b*(1 - 2*e)
+    """
+    found: dict[sp.Expr, sp.Expr] = {}
+    for weight, value in values:
+        for term in _summands(value):
+            number, rest = term.as_coeff_Mul()
+            found[rest] = found.get(rest, sp.S.Zero) + weight * number
+    return sp.Add(*(sp.expand(weight) * rest for rest, weight in found.items()))
+
+
+def has_signs(model: Model) -> bool:
+    """Whether labels may all be signs: a look that loads nothing."""
+    teacher = model.teacher
+    if model.outputs > 1:
+        return False
+    if model.draws_labels:
+        return True
+    if isinstance(teacher, Committee):
+        return bool(teacher.activation.has(sp.sign, sp.Heaviside, sp.Piecewise))
+    if isinstance(teacher, MultiIndex):
+        return bool(teacher.expr.has(sp.sign, sp.Heaviside, sp.Piecewise))
+    return any(y.is_number or y.has(sp.sign) for y in teacher.labels or ())
+
+
+def _closed(value: sp.Expr) -> sp.Expr:
+    """A value whose averages of what a loss sees have closed forms or tables.
+
+    Raises
+    ------
+    NotClosed
+        Nodes have the fields themselves.
+    """
+    for q in value.atoms(Expectation):
+        how = lower(q).how
+        if how == "open" or (how != "value" and q.has(*x.LINES)):
+            raise NotClosed(lower(q).refusal or f"{q} needs nodes")
+    return value
+
+
+def _of_line(case: Case, loss: sp.Expr) -> Callable[[sp.Expr], sp.Expr]:
+    """Average of a function of output and label, by what a linear student shows of them."""
+    if case.program.line is None:
+        return expectation
+    return lambda _: expectation(case.cluster.shifted(case.program.seen(loss)))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Factors of drift and noise of an optimiser.
+
+    Attributes
+    ----------
+    moments : Moments
+        Of the psi that they multiply.
+    drift : sympy.Expr
+        alpha at neuron j.
+    noise : mapping of str to sympy.Expr
+        gamma/(p n_b) nu S by named term, at neurons j and l.
+    definitions, rates : list of Definition
+        Intermediates, and rates of accumulators.
+    """
+
+    moments: Moments
+    drift: sp.Expr
+    noise: Mapping[str, sp.Expr]
+    definitions: list[Definition] = field(default_factory=list)
+    rates: list[Definition] = field(default_factory=list)
+
+    def at(self, neuron: sp.Expr) -> sp.Expr:
+        """Alpha at a neuron."""
+        return self.drift.xreplace({x.j: neuron})
+
+
+def plain_factors(model: Model) -> tuple[sp.Expr, sp.Expr]:
+    """Alpha and nu of SGD, up to what differs between clusters, which is part of their moments."""
+    if model.spectrum is None:
+        return sp.S.One, sp.S.One
+    if model.clusters is not None:
+        return sp.S.One, x.block_fraction[x.block]
+    return x.eigenvalue[x.block], x.noise_factor[x.block]
 
 
 def residual(model: Model, label: sp.Expr | None = None) -> sp.Expr:
@@ -242,29 +460,14 @@ def residual(model: Model, label: sp.Expr | None = None) -> sp.Expr:
 
 def risk_expression(model: Model) -> sp.Expr:
     """Population risk E(g - f)^2 / 2, without the noise floor."""
-    return sp.Add(*(c.weight * _risk_in(model, c) for c in clusters_of(model)))
+    if model.outputs > 1:
+        from dmft.equations.update.outputs import risk_of_classes
+
+        return risk_of_classes(model)
+    return sp.Add(*(c.weight * c.own(_risk_in(model, c)) for c in clusters_of(model)))
 
 
 def _risk_in(model: Model, cluster: Cluster) -> sp.Expr:
     """The risk in one cluster."""
     square = shared(residual(model, cluster.label) ** 2, model)
     return expectation(cluster.shifted(square)) / 2
-
-
-def block_definitions() -> list[Definition]:
-    """Omega and the residual coefficients c over all fields, by blocks."""
-    return [
-        define(x.Omega[x.j, x.l], {"students": x.Q[x.j, x.l]}, "block"),
-        define(x.Omega[x.j, x.p + x.r], {"overlap": x.M[x.j, x.r]}, "block"),
-        define(x.Omega[x.p + x.r, x.j], {"overlap": x.M[x.j, x.r]}, "block"),
-        define(x.Omega[x.p + x.r, x.p + x.s], {"teachers": x.P[x.r, x.s]}, "block"),
-        *coefficient_definitions(),
-    ]
-
-
-def coefficient_definitions() -> list[Definition]:
-    """The residual coefficients c over all fields."""
-    return [
-        define(x.c[x.j], {"student": -x.a[x.j] / x.p}, "block"),
-        define(x.c[x.p + x.r], {"teacher": x.a_star[x.r] / x.k}, "block"),
-    ]

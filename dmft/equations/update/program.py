@@ -20,9 +20,10 @@ records of `dmft.model` name their functions. Averages are taken in `dmft.equati
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -30,16 +31,31 @@ from dmft.checks import shown
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
-from dmft.equations.update.law import clusters_of, target
-from dmft.errors import BadParameter
-from dmft.gaussian.closed.switch import SWITCHES
+from dmft.equations.update.law import Cluster, by_target, clusters_of, target
+from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.derivative import derivative
-from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
-from dmft.model.loss import LABEL, PREDICTION, loss_expr
+from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_of_outputs
 from dmft.model.rule import at_use
 
+if TYPE_CHECKING:
+    from dmft.equations.update.lines import Line
+
+PLAIN_LAW = Cluster()
 # Parts of the error of a loss whose slope is linear, by what they hold.
 LEARNING, INTERACTION = "learning", "interaction"
+# The error of a linear student while its powers are collected.
+WHOLE = sp.Dummy("error", real=True)
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """Moments of psi_j = front_j e chi: E[e chi lambda] = Cov(e, lambda) gain, E[(e chi)^2]."""
+
+    front: sp.Expr
+    gain: sp.Expr
+    square: sp.Expr
+    definitions: tuple[Definition, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,15 @@ class Program:
         rule that is a sum of products.
     measures : mapping
         What a rule measures at the neuron j.
+    line : Line or None
+        What a loss sees of a linear student; with it `slope`, -dl/df in `PREDICTION` and `LABEL`.
+    second : sympy.Expr or None
+        What psi_j psi_l is, where psi is a mean over the label's noise already or the product is
+        not the simplest form.
+    shortened : Shortened or None
+        Closed moments of psi = front_j e chi, of a normal residual e.
+    students : bool
+        Whether it reads the student fields alone, and so does all that is averaged beside it.
     """
 
     definitions: tuple[Definition, ...]
@@ -73,11 +98,16 @@ class Program:
     readout: sp.Expr
     closes: bool = True
     measures: Mapping[str, sp.Expr] = field(default_factory=dict)
+    line: Line | None = None
+    slope: sp.Expr = sp.S.Zero
+    second: sp.Expr | None = None
+    shortened: Shortened | None = None
+    students: bool = False
 
     @cached_property
     def table(self) -> dict[sp.Basic, Definition]:
         """Definitions by symbol or indexed base."""
-        return {getattr(d.target, "base", d.target): d for d in self.definitions}
+        return by_target(self.definitions)
 
     @property
     def noisy(self) -> bool:
@@ -90,10 +120,15 @@ class Program:
         The label's noise is left out of parts: it has the mean zero.
         """
         chosen: dict[sp.Basic, sp.Expr] = {}
+        if self.line is not None and self.shortened is None:
+            # Powers of the error are functions of the same combination.
+            chosen[self.error] = WHOLE
         if part is not None:
             chosen[self.error] = self.parts[part].xreplace({x.label: self.label})
 
         def put_in(e: sp.Expr) -> sp.Expr:
+            if e == WHOLE:
+                return e
             if e in chosen:
                 return put_in(chosen[e])
             base = getattr(e, "base", e) if isinstance(e, sp.Indexed | sp.Symbol) else None
@@ -107,11 +142,36 @@ class Program:
                 return sp.Sum(put_in(e.function), *e.limits)
             return e.func(*(put_in(a) for a in e.args))
 
-        return put_in(expr)
+        found = put_in(expr)
+        if WHOLE not in chosen.values():
+            return found
+        powers = {e for e in found.atoms(sp.Pow) if e.base == WHOLE} | {WHOLE}
+        return found.xreplace({e: self.seen(self.slope ** e.as_base_exp()[1]) for e in powers})
 
-    def degree(self, expr: sp.Expr) -> sp.Expr:
-        """Total degree in the Gaussian variables; oo for other smooth functions, -1 for kinks."""
-        return _Degrees(self.table).of(expr)
+    def seen(self, expr: sp.Expr) -> sp.Expr:
+        """A function of f and y as the line of a linear student has it.
+
+        Raises
+        ------
+        NotClosed
+            Where it is a function of more.
+        """
+        found = None if self.line is None else self.line.form(expr)
+        if found is None:
+            raise NotClosed(f"{expr} is no function of one Gaussian combination of the fields")
+        return found
+
+    def degree(self, expr: sp.Expr, of_label: bool = True) -> sp.Expr:
+        """Total degree in the Gaussian variables; oo for other smooth functions, -1 for kinks.
+
+        Without `of_label` the label counts as a constant.
+        """
+        table = self.table
+        if not of_label:
+            table = {base: d for base, d in table.items() if base != x.label}
+        from dmft.equations.update.degrees import Degrees  # averages on nodes ask for it
+
+        return Degrees(table).of(expr)
 
 
 def students_at(fields: sp.IndexedBase, activation: sp.Expr) -> sp.Expr:
@@ -145,16 +205,19 @@ def error_of(algorithm: SGD | GradientFlow) -> sp.Expr:
         For the norm ||f - y|| as a loss, which belongs to sequence models.
     """
     loss = getattr(algorithm, "loss", "squared")
+    check_one_output(loss)
     if loss == "frobenius":
         raise BadParameter(
             'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
             'has loss="squared", loss="correlation" or an expression in symbols f and y'
         )
-    return sp.expand(-sp.diff(loss_expr(loss), PREDICTION))
+    return error_expr(loss)
 
 
 def error_is_linear(algorithm: SGD | GradientFlow) -> bool:
     """Whether the error is linear in output and label, as of the squared loss."""
+    if is_of_outputs(getattr(algorithm, "loss", "squared")):
+        return False
     error = error_of(algorithm)
     return bool(error.diff(PREDICTION).is_number and error.diff(LABEL).is_number)
 
@@ -189,10 +252,12 @@ def program_of(
     noisy: bool = True,
     label: sp.Expr | None = None,
     square: sp.Expr = sp.S.One,
+    cluster: Cluster = PLAIN_LAW,
 ) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
 
-    The label is the teacher's, or that of a cluster; `square` is |x|^2/d there.
+    The label is the teacher's, or that of the cluster, times -1 where it is flipped; `square` is
+    |x|^2/d there.
 
     Raises
     ------
@@ -201,7 +266,7 @@ def program_of(
     """
     rule = algorithm.rule
     write = at_use(rule.written_by, f"psi of {type(rule).__name__}")
-    found = write(Writer(model, algorithm, noisy, label, square))
+    found = write(Writer(model, algorithm, noisy, label, square, cluster))
     if not isinstance(found, Program):
         raise BadParameter(
             f"psi of {type(rule).__name__}: {write.__name__} returned {shown(found)}; it returns "
@@ -226,7 +291,28 @@ def depends_on_length(model: Model, algorithm: SGD | GradientFlow) -> bool:
 
 def plain(writer: Writer) -> Program:
     """psi_j = a_j sigma'(h_j) e, the gradient at the fields of the sample."""
-    return writer.whole(writer.gradient(x.h, 0, x.psi), x.h)
+    if writer.model.outputs > 1:
+        from dmft.equations.update.outputs import gradient_definitions, of_students
+
+        done = gradient_definitions(writer.model, writer.algorithm, writer.cluster)
+        alone = of_students(writer.model)
+        error = x.error_of_class(0)
+        return Program(tuple(done), sp.S.Zero, error, {}, sp.S.Zero, False, students=alone)
+    found = writer.whole(writer.gradient(x.h, 0, x.psi), x.h)
+    return writer.over_labels(found) if writer.model.draws_labels else found
+
+
+def over_labels(expr: sp.Expr, mean: sp.Expr) -> sp.Expr:
+    """Average of a function of the label over labels +1 and -1 with this mean.
+
+    Examples
+    --------
+    >>> m = sp.Symbol("m")
+    >>> over_labels((PREDICTION - LABEL) ** 2, m).expand()
+    f**2 - 2*f*m + 1
+    """
+    one, other = (expr.xreplace({LABEL: sp.Integer(y)}) for y in (1, -1))
+    return (one + other) / 2 + mean * (one - other) / 2
 
 
 class Writer:
@@ -252,6 +338,7 @@ class Writer:
         noisy: bool,
         label: sp.Expr | None,
         square: sp.Expr,
+        cluster: Cluster = PLAIN_LAW,
     ) -> None:
         self.square = square
         self.model, self.algorithm, self.rule = model, algorithm, algorithm.rule
@@ -259,7 +346,16 @@ class Writer:
         self.slope = derivative(self.sigma)
         # What earlier passes move a trained readout along.
         self.readout = sp.S.Zero
-        self.label = noiseless_label(model) if label is None else label
+        plain = algorithm.is_plain and not error_is_linear(algorithm)
+        own = label if model.outputs == 1 else sp.S.Zero
+        if plain and label is None:
+            from dmft.equations.update.lines import label_of  # loaded by losses that need it
+
+            own = label_of(model)
+        self.label = noiseless_label(model) if own is None else own
+        self.label *= cluster.sign
+        self.cluster = cluster
+        self.noisy = noisy
         self.parts = dict[str, sp.Expr]()
         noise = sp.sqrt(x.Delta) * x.xi if noisy else sp.S.Zero
         self.done: list[Definition] = []
@@ -283,13 +379,22 @@ class Writer:
         """The program whose psi is a gradient: its error and the fields where it was taken."""
         readout = self.readout + self.along(error, fields)
         closes = fields == x.h and not self.readout
-        return Program(tuple(self.done), self.label, error, self.parts, readout, closes)
+        line = None
+        if closes and not self.parts and not self.cluster.shape:
+            from dmft.equations.update.lines import line_of
+
+            line = line_of(self.model, self.label, self.noisy, self.cluster.is_plain)
+        slope = sp.S.Zero if line is None else error_of(self.algorithm)
+        return Program(
+            tuple(self.done), self.label, error, self.parts, readout, closes, line=line, slope=slope
+        )
 
     def program(
         self,
         readout: sp.Expr = sp.S.Zero,
         closes: bool = False,
         measures: Mapping[str, sp.Expr] = MappingProxyType({}),
+        second: sp.Expr | None = None,
     ) -> Program:
         """The program of another psi, the last definition.
 
@@ -300,8 +405,30 @@ class Writer:
         closes : bool
             Whether psi is a sum of products of functions of single fields.
         measures : mapping
+        second : sympy.Expr, optional
+            psi_j psi_l, a product of functions of single fields.
         """
-        return Program(tuple(self.done), self.label, x.label, {}, readout, closes, measures)
+        done = tuple(self.done)
+        return Program(done, self.label, x.label, {}, readout, closes, measures, second=second)
+
+    def over_labels(self, found: Program) -> Program:
+        """A program with the mean of its error over drawn labels, and that of its square.
+
+        Linear errors hold the mean label already, whose variance `Moments` adds.
+        """
+        if found.parts:
+            return found
+        error, square = x.error_pass[0], x.error_pass[1]
+        own = error_of(self.algorithm)
+        done = [d for d in self.done if d.target not in (error, x.psi[x.j])]
+        self.done = done
+        for symbol, power in ((error, 1), (square, 2)):
+            mean = over_labels(own**power, x.label)
+            self.add(symbol, error=mean.xreplace({PREDICTION: x.output_pass[0]}))
+        front = x.a[x.j] * At(self.slope, x.h[x.j])
+        self.add(x.psi[x.j], gradient=front * error)
+        second = front * front.xreplace({x.j: x.l}) * square
+        return replace(found, definitions=tuple(self.done), second=second)
 
     def check_differentiable(self) -> None:
         """Refuse gradients at other fields than the sample's, of an activation that jumps.
@@ -340,52 +467,3 @@ class Writer:
         self.add(symbol, output=output)
         self.add(error, error=slope.xreplace({PREDICTION: symbol, LABEL: x.label}))
         return error
-
-
-class _Degrees:
-    """Total degrees of expressions in the fields and the noise of one sample."""
-
-    def __init__(self, table: Mapping[sp.Basic, Definition]) -> None:
-        self.table = table
-        self.known: dict[sp.Basic, sp.Expr] = {}
-
-    def of(self, e: sp.Expr) -> sp.Expr:
-        """Degree, oo for smooth functions without one, -1 where there are kinks."""
-        if isinstance(e, sp.Indexed | sp.Symbol):
-            return self.of_symbol(getattr(e, "base", e))
-        if isinstance(e, At):
-            return self.composed(e.factor, (FIELD,), self.of(e.field))
-        if isinstance(e, sp.Sum):
-            return self.of(e.function)
-        if e.is_Add or e.is_Mul:
-            parts = [self.of(a) for a in e.args]
-            if -1 in parts:
-                return sp.Integer(-1)
-            return sp.Max(*parts) if e.is_Add else sp.Add(*parts)
-        if e.is_Pow and e.exp.is_Integer and e.exp > 0:
-            inside = self.of(e.base)
-            return inside if inside < 0 else inside * e.exp
-        atoms = sorted(e.atoms(sp.Indexed, sp.Symbol), key=str)
-        inside = [self.of(a) for a in atoms]
-        if -1 in inside:
-            return sp.Integer(-1)
-        largest = max(inside, default=sp.S.Zero)
-        return sp.S.Zero if largest == 0 else self.composed(e, tuple(atoms), largest)
-
-    def of_symbol(self, base: sp.Basic) -> sp.Expr:
-        """Degree of a field or of what the program defines; constants have 0."""
-        if base in (x.h, x.h_star, x.lam, x.xi):
-            return sp.S.One
-        if base not in self.table:
-            return sp.S.Zero
-        if base not in self.known:
-            self.known[base] = self.of(self.table[base].expr)
-        return self.known[base]
-
-    def composed(self, function: sp.Expr, fields: tuple[sp.Basic, ...], inside: sp.Expr) -> sp.Expr:
-        """Degree of a function of variables of the degree `inside`."""
-        if inside < 0 or function.has(*SWITCHES):
-            return sp.Integer(-1)
-        if function.is_polynomial(*fields):
-            return inside * sp.Poly(function, *fields).total_degree()
-        return sp.oo

@@ -18,7 +18,13 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
 from dmft.equations.update.optimiser import WEIGHTS, Blocks, Motion, motion_of, step_size
-from dmft.equations.update.overlaps import ON_SPHERE, Moments, risk_expression
+from dmft.equations.update.overlaps import (
+    ON_SPHERE,
+    Factors,
+    Moments,
+    plain_factors,
+    risk_expression,
+)
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 
@@ -35,8 +41,10 @@ def definitions(
     BadParameter
         For rows of constant length where the fields do not see lengths, or with rows of memory.
     """
-    moments, motion = Moments(model, algorithm), motion_of(algorithm)
-    blocks = Blocks(model.spectrum is not None)
+    motion, blocks = motion_of(algorithm), Blocks(model.spectrum is not None)
+    size = step or step_size(algorithm)
+    factors = _factors(model, algorithm, blocks, size)
+    moments = factors.moments
     plain = motion.rows == (WEIGHTS,) and not blocks.by_block
     if plain:
         drifts = moments.drift_definitions()
@@ -50,27 +58,37 @@ def definitions(
         from dmft.equations.update.rows import row_definitions  # loaded by whoever has them
 
         drifts = row_definitions(moments, blocks, motion)
-    noise: dict[str, sp.Expr] = {}
-    if quadratic and isinstance(algorithm, SGD):
-        share = x.noise_factor[x.block] if blocks.by_block else sp.S.One
-        size = step or step_size(algorithm)
-        noise = moments.quadratic(share * size / (x.p * algorithm.batch_size))
-    rates = gram_rates(moments, blocks, motion, noise)
+    rates = gram_rates(factors, blocks, motion, factors.noise if quadratic else {})
     if algorithm.on_sphere:
         rates = on_sphere(rates)
-    return [*drifts, *rates, *_beside_overlaps(moments)]
+    rest = _beside_overlaps(moments)
+    return [*drifts, *factors.definitions, *rates, *factors.rates, *rest]
+
+
+def _factors(model: Model, algorithm: SGD | GradientFlow, blocks: Blocks, size: sp.Expr) -> Factors:
+    """Factors of the drift and of the noise, with the quadratic term of steps of this size."""
+    if isinstance(algorithm, SGD) and hasattr(algorithm, "scale"):
+        from dmft.equations.update.adaptive.factors import factors_of  # loaded by whoever has it
+
+        return factors_of(model, algorithm, blocks, size)
+    moments = Moments(model, algorithm)
+    alpha, share = plain_factors(model)
+    noise: dict[str, sp.Expr] = {}
+    if isinstance(algorithm, SGD):
+        noise = moments.quadratic(share * size / (x.p * algorithm.batch_size))
+    return Factors(moments, alpha, noise)
 
 
 def gram_rates(
-    moments: Moments, blocks: Blocks, motion: Motion, noise: Mapping[str, sp.Expr]
+    factors: Factors, blocks: Blocks, motion: Motion, noise: Mapping[str, sp.Expr]
 ) -> list[Definition]:
     """Rates of all Gram matrices, the weights first."""
     j, l, r, p = x.j, x.l, x.r, x.p  # noqa: E741
-    rows, drive = motion.rows, motion.drive
-    variance = x.eigenvalue[x.block] if blocks.by_block else sp.S.One
+    rows, drive, moments = motion.rows, motion.drive, factors.moments
 
     def met(name: str, row: str, first: sp.Expr, second: sp.Expr) -> sp.Expr:
-        return variance * blocks.drift(moments.bases[name], row, first, second)
+        drift = blocks.drift(moments.bases[name], row, first, second)
+        return factors.at(first) * drift
 
     result = []
     for a, one in enumerate(rows):
@@ -104,7 +122,11 @@ def on_sphere(rates: Sequence[Definition]) -> list[Definition]:
 def _beside_overlaps(moments: Moments) -> list[Definition]:
     """Rates of trained readouts, and the observables."""
     algorithm, result = moments.algorithm, []
-    if isinstance(algorithm, SGD) and algorithm.trains_readout:
+    if isinstance(algorithm, SGD) and algorithm.trains_readout and moments.model.outputs > 1:
+        from dmft.equations.update.outputs import readout_rates  # loaded by whoever has them
+
+        result += readout_rates(moments)
+    elif isinstance(algorithm, SGD) and algorithm.trains_readout:
         result.append(define(x.a[x.j], moments.readout(x.rho_a), "rate"))
     result.append(define(x.risk, {"risk": risk_expression(moments.model)}, "observable"))
     return [*result, *moments.observables()]

@@ -114,9 +114,14 @@ def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
         return (Term(expr),)
     if isinstance(expr, At):
         return (_term(sp.S.One, {expr.field: expr.factor}, sp.S.One),)
-    if expr == x.xi or (isinstance(expr, sp.Indexed) and expr.indices[0].free_symbols):
+    if (
+        expr == x.xi
+        or expr in x.LINES
+        or (isinstance(expr, sp.Indexed) and expr.indices[0].free_symbols)
+    ):
         return (_term(sp.S.One, {expr: FIELD}, sp.S.One),)
-    if is_of_target(expr) and not (expr.is_Pow and expr.base.is_Add):
+    opens = expr.is_Pow and expr.base.is_Add and expr.exp.is_Integer and expr.exp > 0
+    if is_of_target(expr) and not opens:
         return target_terms(expr)
     if isinstance(expr, sp.Sum):
         return collected(
@@ -139,12 +144,14 @@ def terms_of(expr: sp.Expr) -> tuple[Term, ...]:
 def is_random(expr: sp.Expr) -> bool:
     """Whether an expression holds fields or the noise of the label."""
     fields = (x.h, x.h_star, x.lam)
-    return expr.has(x.xi) or any(e.base in fields for e in expr.atoms(sp.Indexed))
+    if expr.has(x.xi, *x.LINES):
+        return True
+    return any(e.base in fields for e in expr.atoms(sp.Indexed))
 
 
 def is_of_target(expr: sp.Expr) -> bool:
     """Whether an expression is a function of numbered teacher fields and nothing else random."""
-    if not is_random(expr) or expr.has(x.xi, At):
+    if not is_random(expr) or expr.has(x.xi, At, *x.LINES):
         return False
     found = [e for e in expr.atoms(sp.Indexed) if e.base in (x.h, x.h_star, x.lam)]
     return all(e.base == x.h_star and not e.indices[0].free_symbols for e in found)
@@ -296,12 +303,16 @@ def _term(
 
 
 def _tidy(factor: sp.Expr) -> sp.Expr:
-    """Expanded polynomials; the square of a sign is one almost everywhere."""
+    """Expanded polynomials; squares of signs and steps are one and steps almost everywhere."""
 
     def even_sign(e: sp.Expr) -> bool:
         return bool(e.is_Pow and isinstance(e.base, sp.sign) and e.exp.is_even)
 
+    def power_of_step(e: sp.Expr) -> bool:
+        return bool(e.is_Pow and isinstance(e.base, sp.Heaviside) and e.exp.is_positive)
+
     factor = factor.replace(even_sign, lambda _: sp.S.One)
+    factor = factor.replace(power_of_step, lambda e: e.base)
     return sp.expand(factor) if factor.is_polynomial(FIELD) else factor
 
 

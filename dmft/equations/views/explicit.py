@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
+from dmft.checks import is_number
+from dmft.covariance import check_covariance
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.averages.passes import needs_nodes, value_of
-from dmft.equations.definitions import Definition, base_name, index_symbol
+from dmft.equations.definitions import Definition, base_name
 from dmft.errors import BadParameter, DmftError, InvalidCovariance, ShapeMismatch
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.polynomial import polynomial_expectation
@@ -41,6 +43,14 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
     covariance : sympy.Matrix or None
         Sigma of an sde in the order of `rhs`; per unit t times gamma/(p d n_b).
     kind : "ode", "map" or "sde"
+
+    Examples
+    --------
+    >>> import dmft
+    >>> model = dmft.literature.phase_retrieval(1)
+    >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+    >>> flow.subs({"Q_11": 1}).rhs[flow.symbols["M_11"]]
+    -4*M_11**3 + 4*M_11
     """
 
     rhs: Mapping[sp.Symbol, sp.Expr]
@@ -59,23 +69,76 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         return len(self.rhs)
 
     def jacobian(self) -> sp.Matrix:
-        """Matrix of derivatives of the rates, in the order of `rhs`."""
+        """Matrix of derivatives of the rates, in the order of `rhs`.
+
+        Returns
+        -------
+        sympy.Matrix
+            (n, n), rows of rates, columns of overlaps.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow.jacobian().shape
+        (2, 2)
+        """
         return sp.Matrix(list(self.rhs.values())).jacobian(list(self.rhs))
 
-    def subs(self, values: Mapping[Any, Any]) -> ExplicitEquations:
+    def subs(self, *values: Any) -> ExplicitEquations:
         """Substitute overlaps and parameters, given as symbols or by their names.
 
         Parameters
         ----------
-        values : mapping
-            Keys are symbols, or names such as ``"M_11"`` and those of parameters that are still
-            symbols; a symbol that differs from ours in its assumptions alone is taken for it.
-            Values are SymPy expressions or numbers.
+        *values
+            A mapping, a list of pairs, or a symbol and its value, as SymPy has it. Keys are
+            symbols, or names such as ``"M_11"`` and those of parameters that are still symbols; a
+            symbol that differs from ours in its assumptions alone is taken for it. Values are SymPy
+            expressions or numbers.
+
+        Returns
+        -------
+        ExplicitEquations
+            New ones.
+
+        Raises
+        ------
+        BadParameter
+            For names that do not occur.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow.subs({"Q_11": 1, "M_11": 0}).risk
+        2
         """
-        return self.put({self._known(s): sp.sympify(v, strict=True) for s, v in values.items()})
+        given = pairs_of(values)
+        return self.put({self._known(s): sp.sympify(v, strict=True) for s, v in given})
 
     def put(self, values: Mapping[sp.Symbol, sp.Expr]) -> ExplicitEquations:
-        """Replace the symbols that occur."""
+        """Replace the symbols that occur.
+
+        Parameters
+        ----------
+        values : mapping
+            Expressions by symbol, which must be ours: `subs` also takes names.
+
+        Returns
+        -------
+        ExplicitEquations
+            New ones.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow.put({flow.symbols["Q_11"]: 1}).rhs[flow.symbols["M_11"]]
+        -4*M_11**3 + 4*M_11
+        """
         rhs = {s: e.xreplace(values) for s, e in self.rhs.items()}
         noise = self.covariance
         if noise is not None:
@@ -96,7 +159,21 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
         return named[str(key)]
 
     def simplify(self) -> ExplicitEquations:
-        """Put roots and exponentials of each term together: the same functions, shorter."""
+        """Put roots and exponentials of each term together: the same functions, shorter.
+
+        Returns
+        -------
+        ExplicitEquations
+            New ones.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> flow.simplify().rhs.keys() == flow.rhs.keys()
+        True
+        """
         from dmft.equations.views.explicit_latex import simplified
 
         rhs = {s: simplified(e) for s, e in self.rhs.items()}
@@ -112,6 +189,18 @@ class ExplicitEquations(Short, Mapping[sp.Symbol, sp.Expr]):
             Points that a line may have.
         notation : "saad-solla", "krzakala", mapping or None
             Letters; as of `Equations.latex`.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> model = dmft.literature.phase_retrieval(1)
+        >>> flow = dmft.derive(model, dmft.GradientFlow(constraint="sphere")).explicit(P=[[1]])
+        >>> "M_{11}" in flow.latex()
+        True
         """
         from dmft.equations.views.explicit_latex import explicit_latex
 
@@ -257,7 +346,7 @@ class Unroller:
         if not isinstance(target, sp.Indexed):
             return {(): self(definition.expr, {})}
         points: list[dict[sp.Symbol, int]] = [{}]
-        for index in map(index_symbol, target.indices):
+        for index in definition.indices:  # those that run
             points = [{**q, index: n} for q in points for n in range(1, self.size(index) + 1)]
         values = {}
         for at in points:
@@ -278,6 +367,20 @@ def _without_names(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, At), lambda e: e.expr)
 
 
+def pairs_of(values: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """What `subs` was given: a mapping, a list of pairs, or a key and its value."""
+    if len(values) == 2:
+        return [(values[0], values[1])]
+    if len(values) != 1:
+        raise BadParameter(
+            'subs takes {"M_11": 0.5, ...}, a list of pairs, or a name and its value; got '
+            f"{len(values)} arguments"
+        )
+    (given,) = values
+    pairs = list(given.items()) if isinstance(given, Mapping) else list(given)
+    return [(key, value) for key, value in pairs]
+
+
 def _check_constants(widths: Mapping[str, int], constants: Mapping[str, Any]) -> None:
     p, k = widths["p"], widths["k"]
     for name, shape in (("readout", (p,)), ("teacher_readout", (k,)), ("P", (k, k))):
@@ -287,6 +390,8 @@ def _check_constants(widths: Mapping[str, int], constants: Mapping[str, Any]) ->
     P = constants.get("P")
     if P is not None and any(P[r][s] != P[s][r] for r in range(k) for s in range(r)):
         raise InvalidCovariance(f"P is not symmetric: {P}")
+    if P is not None and all(is_number(entry) for row in P for entry in row):
+        check_covariance(P, "P")
 
 
 def unroll(
@@ -300,6 +405,8 @@ def unroll(
             "widths at once in indexed form, evaluate(start), dmft.solve and a call of the risk "
             "take larger ones as numbers"
         )
+    # Matrices of SymPy's have entries by two indices.
+    constants = {n: v.tolist() if isinstance(v, sp.MatrixBase) else v for n, v in constants.items()}
     _check_constants(widths, constants)
     unroller = Unroller(widths, constants)
     rhs: dict[sp.Symbol, sp.Expr] = {}

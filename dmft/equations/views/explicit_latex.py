@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from dmft.equations.views.breaking import Names
-from dmft.equations.views.fragment import fitted
 from dmft.equations.views.print_forms import rewritten
 from dmft.equations.views.printer import KernelPrinter, Notation, letters_of
+from dmft.typeset.breaking import Names
+from dmft.typeset.fragment import fitted
 
 if TYPE_CHECKING:
     from dmft.equations.views.explicit import ExplicitEquations

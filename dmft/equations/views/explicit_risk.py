@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy as sp
 
+from dmft.equations.views.explicit import pairs_of
 from dmft.errors import BadParameter
 from dmft.record import Short
 
@@ -36,23 +37,40 @@ class ExplicitRisk(Short):
     expr: sp.Expr
     symbols: Mapping[str, sp.Symbol]
 
-    def subs(self, *values: Any, **options: Any) -> sp.Expr:
+    def subs(self, *values: Any, **options: Any) -> sp.Expr | ExplicitRisk:
         """The expression with other values: a mapping by name or symbol, pairs, or one of each.
 
         A symbol that differs from ours in its assumptions alone is taken for it.
+
+        Parameters
+        ----------
+        *values
+            A mapping by name or symbol, a list of pairs, or a name and its value.
+        **options
+            As of SymPy's `subs`.
+
+        Returns
+        -------
+        sympy.Expr or ExplicitRisk
+            A risk while some of its symbols are left, so that names go on to work.
 
         Raises
         ------
         BadParameter
             For names that are not in the risk.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1)).explicit(P=[[1]])
+        >>> risk.subs({"Q_11": 1, "M_11": 0}), risk.subs("Q_11", 1).subs("M_11", 1)
+        (2, 0)
         """
-        if len(values) == 2:
-            pairs: list[tuple[Any, Any]] = [(values[0], values[1])]
-        elif isinstance(values[0], Mapping):
-            pairs = list(values[0].items())
-        else:
-            pairs = [tuple(pair) for pair in values[0]]
-        return self.expr.subs([(self._known(key), value) for key, value in pairs], **options)
+        pairs = [(self._known(key), value) for key, value in pairs_of(values)]
+        found = self.expr.subs(pairs, **options)
+        # Names go on to work while symbols of ours are left.
+        ours = found.free_symbols & set(self.symbols.values())
+        return replace(self, expr=found) if ours else found
 
     def _known(self, key: Any) -> Any:
         if isinstance(key, sp.Expr) and not isinstance(key, sp.Symbol):
@@ -68,7 +86,19 @@ class ExplicitRisk(Short):
         return named.get(str(key), key)
 
     def latex(self) -> str:
-        """LaTeX of the expression."""
+        """LaTeX of the expression.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> risk = dmft.population_risk(dmft.literature.phase_retrieval(1)).explicit(P=[[1]])
+        >>> "M_{11}" in risk.latex()
+        True
+        """
         return str(sp.latex(self.expr))
 
     def _in_words(self) -> str:

@@ -11,10 +11,9 @@ import sympy as sp
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition
+from dmft.equations.symbols import IN_CLUSTER
 from dmft.equations.update.law import target
-from dmft.equations.views.breaking import Names
 from dmft.equations.views.declared import declared_definitions
-from dmft.equations.views.fragment import COLUMN, fitted
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
 from dmft.equations.views.text import model_names
@@ -22,6 +21,8 @@ from dmft.equations.views.tokens import token_rows
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD, Committee, GaussianMixture, Model, MultiIndex
+from dmft.typeset.breaking import Names
+from dmft.typeset.fragment import COLUMN, fitted
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -153,10 +154,10 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
     matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}^\top & {corner} \end{{pmatrix}}"
     if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
         matrix = r"\sum_{e=1}^{B} c_e G_e"
-    lines = [
-        rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {Omega}),\quad "
-        rf"{Omega} = {matrix}"
-    ]
+    law = rf"{Omega}),\quad {Omega} = {matrix}"
+    if any(IN_CLUSTER in d.name for d in blocks):  # each cluster has its own
+        law = Omega + r"^{[z]})\text{ in cluster } z"
+    lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
     lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
     return [r"Averages $\langle \cdot \rangle$ are over the local fields,", align(lines)]
 
@@ -244,14 +245,22 @@ def inputs_latex(inputs: GaussianMixture) -> list[str]:
     rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
     lines = []
     for number, (weight, mean, scale) in enumerate(rows, start=1):
-        vector = ", ".join(f"{m:g}" for m in mean)
-        text = rf"\text{{cluster {number}: }} w = {weight:.4g},\ \mu = ({vector})"
-        text += "" if scale == 1 else rf",\ s = {scale:g}"
+        text = rf"\text{{cluster {number}: }} w = {weight:.4g},\ \mu = ({_listed(mean)})"
+        if inputs.fractions is not None:
+            text += rf",\ c_{{{number},e}} = ({_listed(scale)})"
+        elif scale != 1:
+            text += rf",\ s = {scale:g}"
         if inputs.labels is not None:
             label = {z: _star(r) for r, z in enumerate(inputs.fields, start=1)}
             text += rf",\ y = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
         lines.append(text)
+    if inputs.fractions is not None:
+        lines.append(rf"\phi_e = ({_listed(inputs.fractions)})")
     return [r"\\ & ".join(["", *lines]) if len(lines) > 2 else r",\quad ".join(lines)]
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{y:g}" for y in values)
 
 
 def _star(number: int) -> sp.Symbol:

@@ -8,6 +8,7 @@ a root or in an arcsine gets a name. Valid where covariances are positive defini
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import sympy as sp
 
@@ -121,8 +122,9 @@ def _shifted(expr: sp.Expr, every: bool = False) -> sp.Expr:
     return expr.xreplace({s: one - 1 for s, one in variances.items()}) if variances else expr
 
 
+@lru_cache(maxsize=2048)
 def _rewritten(expr: sp.Expr) -> sp.Expr:
-    """Roots together, from the inside out."""
+    """Roots together, from the inside out; closed forms of one system share most of their parts."""
     if not expr.args:
         return expr
     args = [_rewritten(a) for a in expr.args]

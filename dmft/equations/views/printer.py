@@ -14,7 +14,7 @@ from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import base_name
 from dmft.equations.views.declared import ONLY
 from dmft.equations.views.print_forms import OneMore
-from dmft.equations.views.text import function_text, split_averages
+from dmft.equations.views.text import function_text, printed, split_averages
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -105,7 +105,7 @@ class EquationPrinter(LatexPrinter):
 
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
-        name = self.letters.get(base) or x.printed(base, x.BASE_LATEX, CLUSTER_LATEX)
+        name = self.letters.get(base) or printed(base, x.BASE_LATEX, CLUSTER_LATEX)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
         separator = "," if any(not i.is_Symbol for i in expr.indices) else " "
         subscript = separator.join(inside)
@@ -155,6 +155,8 @@ class EquationPrinter(LatexPrinter):
         if rest in (1, -1):
             return ("- " if rest == -1 else "") + " ".join(inside)
         text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        if rest.is_Add:
+            text = rf"\left({text}\right)"
         return " ".join([text, *inside])
 
     def _print_At(self, expr: At) -> str:
@@ -199,7 +201,7 @@ class KernelPrinter(EquationPrinter):
         behind, above, below = [], [], []
         for factor in rest.as_ordered_factors() if rest.is_Mul else [rest]:
             base, power = factor.as_base_exp()
-            if isinstance(factor, sp.Function | sp.Add) and factor.has(sp.Function):
+            if self.stands_behind(factor):
                 behind.append(factor)
             elif power.is_Rational and power < 0:
                 below.append((base, -power))
@@ -212,10 +214,18 @@ class KernelPrinter(EquationPrinter):
                 above.remove(pair)
                 below.append(pair)
         one, two = self.factors(top, above), self.factors(bottom, below)
+        if behind and not two and len(above) == 1 and above[0][0].is_Add and above[0][1] == 1:
+            one = rf"\left({one}\right)" if top == 1 else one
         text = rf"\frac{{{one or '1'}}}{{{two}}}" if two else one
+        if behind and not two and top == 1 and [base.is_Add for base, _ in above] == [True]:
+            text = rf"\left({text}\right)"
         inside = [rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in behind]
         sign = "- " if number < 0 else ""
         return sign + " ".join(y for y in (text, *inside) if y)
+
+    def stands_behind(self, factor: sp.Expr) -> bool:
+        """Whether a factor comes after the coefficients."""
+        return isinstance(factor, sp.Function | sp.Add) and factor.has(sp.Function)
 
     def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
         # Named parts first, and no sign at the beginning where a term has none.
@@ -236,6 +246,7 @@ class KernelPrinter(EquationPrinter):
         parts = [str(number)] if number != 1 else []
         parts += [self.power(b, e, alone) for b, e in whole if e != 0]
         if roots:
+            roots.sort(key=lambda y: not y[0].is_number)
             inside = " ".join(self.power(b, sp.S.One, len(roots) == 1) for b, _ in roots)
             parts.append(rf"\sqrt{{{inside}}}")
         return " ".join(parts)

@@ -27,6 +27,23 @@ CLUSTER_TEXT = "{}⟨{}⟩"
 MEAN = sp.Symbol("mean", real=True)
 
 
+def printed(name: str, known: Mapping[str, str], cluster: str) -> str:
+    """How a base is printed; `cluster` is a template of a name and the number of a cluster.
+
+    Examples
+    --------
+    >>> from dmft.equations import symbols as x
+    >>> printed("psi", x.BASE_TEXT, "{}({})"), printed("psi_in_2", x.BASE_TEXT, "{}({})")
+    ('ψ', 'ψ(2)')
+    """
+    stem, _, number = name.rpartition("_")
+    if stem in x.CLUSTERED and number.isdigit():
+        return cluster.format(x.CLUSTERED[stem], number)
+    plain, found, number = name.partition(x.IN_CLUSTER)
+    shown = known.get(plain, plain)
+    return cluster.format(shown, number) if found else shown
+
+
 def factor_names(
     student: sp.Expr, teacher: sp.Expr, sigma: str = "σ", star: str = "σ*"
 ) -> dict[sp.Expr, str]:
@@ -143,7 +160,7 @@ class TextPrinter(StrPrinter):
     def _print_Indexed(self, expr: sp.Indexed) -> str:
         base = base_name(expr)
         inside = ",".join(self._print(i).replace(" ", "") for i in expr.indices)
-        return f"{x.printed(base, x.BASE_TEXT, CLUSTER_TEXT)}[{inside}]"
+        return f"{printed(base, x.BASE_TEXT, CLUSTER_TEXT)}[{inside}]"
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> str:
         return f"δ[{','.join(map(self._print, expr.args))}]"
@@ -155,7 +172,8 @@ class TextPrinter(StrPrinter):
         inside = [f"[{self._print(f)}]" if f.is_Add else self._print(f) for f in averages]
         if rest in (1, -1):
             return ("-" if rest == -1 else "") + " ".join(inside)
-        return " ".join([super()._print_Mul(rest) if rest.is_Mul else self._print(rest), *inside])
+        text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        return " ".join([f"({text})" if rest.is_Add else text, *inside])
 
     def _print_Sum(self, expr: sp.Sum) -> str:
         symbols = ",".join(str(limit[0]) for limit in expr.limits)

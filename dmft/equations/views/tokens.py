@@ -58,6 +58,12 @@ class _Functions:
         return expr.xreplace(self.sums)
 
 
+def _numbers_first(f: sp.Expr, g: sp.Expr, functions: _Functions) -> list[str]:
+    """The factors of a product at the fields of the target and of the student."""
+    pairs = sorted(((f, True), (g, False)), key=lambda y: not y[0].is_number)
+    return [functions.at(*y) for y in pairs]
+
+
 def _fields(expr: sp.Expr, star: bool) -> dict[sp.Expr, sp.Expr]:
     """Token fields as they are printed."""
     found: dict[sp.Expr, sp.Expr] = {FIELD: MEAN}
@@ -79,7 +85,7 @@ def token_rows(
         if average is None:
             continue
         terms = [
-            r"\,".join(y for y in (functions.at(f, True), functions.at(g, False)) if y) or "1"
+            r"\,".join(y for y in _numbers_first(f, g, functions) if y) or "1"
             for f, g in average.pairs
         ]
         inside = " + ".join(terms)
@@ -87,9 +93,10 @@ def token_rows(
         rows.append(rf"{head} &= \mathbb{{E}}\left[ {inside} \right]")
     if not rows:
         return []
-    average = next(iter(found.values()))
-    pattern = ", ".join(printer.doprint(y) for y in average.args[1])
-    mean = any(g.has(FIELD) for _, g in average.pairs)
+    # Averages that do not depend on e have the pattern 0.
+    moving = max(found.values(), key=lambda y: any(c != 0 for c in y.args[1]))
+    pattern = ", ".join(printer.doprint(y) for y in moving.args[1])
+    mean = any(g.has(FIELD) for average in found.values() for _, g in average.pairs)
     law = (
         r"Token fields are Gaussian of variance one, independent between tokens, with "
         r"$\langle h_l h^*_l \rangle = m$, $\langle h^*_l \rangle = 0$ and "

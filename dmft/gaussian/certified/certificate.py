@@ -84,6 +84,25 @@ class Certificate(Shown):
         """Whether a value is in the interval, widened by `slack` on both sides.
 
         An exact SymPy number is enclosed itself, and must overlap.
+
+        Parameters
+        ----------
+        value : sympy.Expr, float or Fraction
+            A float is the binary fraction that it holds.
+        slack : float
+            By how much the interval is widened.
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> found = dmft.certify(sp.Max(0, z), dmft.Gaussian([z], [[1]]))
+        >>> found.contains(1 / sp.sqrt(2 * sp.pi)), found.contains(0.4)
+        (True, False)
         """
         module = flint()
         with module.ctx.workprec(max(200, 2 * self.ball.bits())):
@@ -120,6 +139,22 @@ def certify_expectation(
 @checked
 def certify_hermite(f: sp.Expr, x: sp.Symbol, n: int, digits: int = 15) -> Certificate:
     """Enclose the Hermite coefficient E[f(x) He_n(x)], x ~ N(0, 1).
+
+    Parameters
+    ----------
+    f : sympy.Expr
+        A function of `x`.
+    x : sympy.Symbol
+        The field.
+    n : int
+        Order of the coefficient.
+    digits : int
+        Wanted.
+
+    Returns
+    -------
+    Certificate
+        Of E[f He_n], not divided by n!.
 
     Examples
     --------

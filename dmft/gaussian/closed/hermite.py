@@ -22,6 +22,11 @@ def hermite(n: int, x: sp.Expr) -> sp.Expr:
         Degree, n >= 0.
     x : sympy.Expr
 
+    Returns
+    -------
+    sympy.Expr
+        A polynomial with the leading coefficient 1.
+
     Raises
     ------
     BadParameter

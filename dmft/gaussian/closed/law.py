@@ -24,7 +24,7 @@ from dmft.gaussian.guard import collapsed, guarded, unguarded
 from dmft.gaussian.memory import Memory
 from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD, check_covariance
-from dmft.record import LONGEST_REPR
+from dmft.record import cut
 
 # Expectations of this session.
 REMEMBERED = Memory()
@@ -43,7 +43,7 @@ class ClosedLaw:
         if any(self.mean):
             values.append(f"mean={self.mean}")
         text = f"{type(self).__name__}({', '.join(values)})"
-        return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 4]}...)"
+        return cut(text)
 
     def __init__(
         self,
@@ -76,6 +76,16 @@ class ClosedLaw:
         Valid for   the families of `product_expectation`; exact. With symbols in cov, where the
                     average exists: E exp(x^2) = 1/sqrt(1 - 2 q) needs q < 1/2
         Source      one_pass.md A; derivations/erf_integrals.py
+
+        Parameters
+        ----------
+        expr : sympy.Expr
+            A function of the fields; other symbols are coefficients.
+
+        Returns
+        -------
+        sympy.Expr
+            A function of the covariance and of the coefficients.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Hermite polynomials of fields of any variance, and their linked diagrams in words."""
+"""Hermite polynomials of fields of any variance, and their linked diagrams."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.explanation.average import FieldHermite
-
-# Diagrams that are listed one by one.
-MOST_LISTED = 12
+from dmft.explanation.diagrams import Diagram
 
 
 def hermite_product(
@@ -33,32 +31,34 @@ def links_product(cov: Any, links: Sequence[int]) -> sp.Expr:
     return sp.Mul(*(cov[i, j] ** k for (i, j), k in zip(pairs, links, strict=True)))
 
 
-def in_words(
-    fields: Sequence[sp.Expr], degrees: Sequence[int], links: Sequence[tuple[Any, int]]
-) -> str:
-    """The diagrams that survive.
+def drawn(fields: Sequence[sp.Expr], links: Sequence[tuple[Any, int]]) -> tuple[Diagram, ...]:
+    """The diagrams that survive, to be drawn.
 
     Examples
     --------
     >>> import sympy as sp
-    >>> in_words(sp.symbols("x y"), (3, 3), [((3,), 6)])
-    'One diagram survives: x-y three times (weight 6).'
+    >>> (one,) = drawn(sp.symbols("x y"), [((3,), 6)])
+    >>> one.line(str)
+    'x≡≡y (weight 6)'
     """
-    if not links:
-        return "No diagram survives: " + (
-            "the number of legs is odd."
-            if sum(degrees) % 2
-            else "the legs of one field are more than those of the others."
-        )
-    pairs = list(combinations(fields, 2))
-    listed = []
-    for exponents, weight in links[:MOST_LISTED]:
-        parts = [
-            f"{a}-{b}" + {1: "", 2: " twice", 3: " three times"}.get(k, f" {k} times")
-            for (a, b), k in zip(pairs, exponents, strict=True)
-            if k
-        ]
-        listed.append(f"{', '.join(parts)} (weight {weight})")
-    more = f"; and {len(links) - MOST_LISTED} more" if len(links) > MOST_LISTED else ""
-    head = "One diagram survives" if len(links) == 1 else f"{len(links)} diagrams survive"
-    return f"{head}: {'; '.join(listed)}{more}."
+    return tuple(
+        Diagram(tuple(fields), tuple(map(int, exponents)), sp.sympify(weight, strict=True))
+        for exponents, weight in links
+    )
+
+
+def in_words(degrees: Sequence[int], links: Sequence[tuple[Any, int]]) -> str:
+    """Why no diagram survives, where none does.
+
+    Examples
+    --------
+    >>> in_words((3, 2), [])
+    'No diagram survives where the number of legs is odd.'
+    """
+    if links:
+        return ""
+    return "No diagram survives where " + (
+        "the number of legs is odd."
+        if sum(degrees) % 2
+        else "the legs of one field are more than those of the others."
+    )

@@ -13,6 +13,7 @@ import sympy as sp
 from dmft.errors import BadParameter, NotClosed
 from dmft.explanation.average import Average, FieldHermite
 from dmft.explanation.judge import MOST_FIELDS
+from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.hermite import hermite
 from dmft.gaussian.closed.law import ClosedLaw
@@ -54,7 +55,23 @@ def explain_exponent(exponent: Exponent) -> Explanation:
     before = sp.Function("ell")(exponent.target)
     claim = "exact" if exponent.proof == "symbolic" else f"{exponent.proof} coefficients"
     sides = (before, exponent.value)
-    return explanation("Information exponent", ledger, sides, laws, claim=claim, whole=False)
+    return explanation(
+        "Information exponent", ledger, sides, laws, claim=claim, whole=False,
+        notation=(_notation(active),),
+    )  # fmt: skip
+
+
+def _notation(active: list[sp.Symbol]) -> Meaning:
+    """What fields and overlaps are."""
+    own = ", ".join(f"${sp.latex(y)}$" for y in active)
+    plain = ", ".join(map(str, active))
+    names = (*(y.name for y in active), *(f"{y.name}'" for y in active), OVERLAP.name)
+    words = "standard normal; a prime marks the field that has the overlap"
+    return Meaning(
+        names,
+        rf"{own}: fields of the target, {words} $m$ with it; $\ell$ is the information exponent",
+        f"{plain}: fields of the target, {words} m with it; ell is the information exponent",
+    )
 
 
 def _coefficient(

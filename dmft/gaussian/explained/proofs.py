@@ -2,7 +2,7 @@ r"""Proofs of the entries of the table of signs and error functions, step by ste
 
 Price's theorem: of a law whose covariances between fields are t C_ij,
 
-    d/dt E_t[prod f_i(x_i)] = sum_{i<j} C_ij E_t[f_i' f_j' prod_{k != i, j} f_k],
+    d/dtau E_tau[prod f_i(x_i)] = sum_{i<j} C_ij E_tau[f_i' f_j' prod_{k != i, j} f_k],
 
 so that an average is its value for independent fields and an integral over t from 0 to 1. The
 derivative of a sign is a Dirac factor, that of an error function a Gaussian factor; both are taken
@@ -136,14 +136,14 @@ def two_fields(recorder: Any, law: Law, erfs: Erfs, before: sp.Expr, after: sp.E
     slopes = {i: slope(a, c) for i, (_, a, c) in enumerate(erfs)}
     apart, partly = shared_law(law, erfs, sp.S.Zero), shared_law(law, erfs, SHARE)
     start = view.average(apart, whole, "0")
-    inside = view.average(partly, slopes, "t")
+    inside = view.average(partly, slopes, "tau")
     add("price", before, start + sp.Integral(cross * inside, (SHARE, 0, 1)))
     add("independent", start, sp.Mul(*(one_value(recorder, apart, i, erfs[i]) for i in whole)))
     front, here, line = sp.S.One, partly, inside
     for i in (0, 1):
         rule, prefactor, here = view.taken_out(here, i)
         front *= plain(prefactor)
-        rest = front * view.average(here, {1: slopes[1]}, "t'") if i == 0 else front
+        rest = front * view.average(here, {1: slopes[1]}, "tau_1") if i == 0 else front
         add(rule, line, rest)
         line = rest
     begin = sp.Mul(*(one_value(recorder, apart, i, erfs[i]) for i in whole))
@@ -186,7 +186,7 @@ def four_fields(recorder: Any, law: Law, erfs: Erfs, before: sp.Expr, after: sp.
     for i, j in combinations(range(4), 2):
         k, n = (m for m in range(4) if m not in (i, j))
         jumps = {i: 2 * sp.DiracDelta(FIELD), j: 2 * sp.DiracDelta(FIELD)}
-        inside = view.average(partly, {**jumps, k: sp.sign(FIELD), n: sp.sign(FIELD)}, "t")
+        inside = view.average(partly, {**jumps, k: sp.sign(FIELD), n: sp.sign(FIELD)}, "tau")
         link = recorder.plain(side * law.C(erfs[i][0], erfs[j][0]))
         lines.append(sp.Integral(link * inside, (SHARE, 0, 1)))
         given = partly.condition(i, sp.S.Zero)

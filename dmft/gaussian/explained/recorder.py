@@ -15,7 +15,7 @@ from dmft.gaussian.closed.closed_forms import Erfs
 from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import Polynomials, Successor, state_key
-from dmft.gaussian.explained.diagrams import hermite_product, in_words, links_product
+from dmft.gaussian.explained.diagrams import drawn, hermite_product, in_words, links_product
 from dmft.gaussian.explained.proofs import prove
 from dmft.gaussian.guard import unguarded
 from dmft.gaussian.law import Law
@@ -153,7 +153,8 @@ class Recorder:
             linked = sp.Add(*(w * links_product(cov, k) for k, w in links[d]))
             values.append(parts[d] * linked)
             if any(d):
-                self.note("diagrams", e, linked, note=in_words(fields, d, links[d]))
+                words, own = in_words(d, links[d]), drawn(fields, links[d])
+                self.note("diagrams", e, linked, note=words, diagrams=own)
         self.collect(values, self.plain(value))
 
     def collect(self, parts: Sequence[sp.Expr], value: sp.Expr) -> None:
@@ -389,7 +390,9 @@ def _cartesian(parsed: Sequence[Sequence[Term]]) -> list[tuple[Term, ...]]:
 
 def _weighted(coefficient: sp.Expr, average: sp.Expr) -> sp.Expr:
     """A product whose number stays in front of a sum."""
-    return average if coefficient == 1 else sp.Mul(coefficient, average, evaluate=False)
+    if 1 in (coefficient, average):
+        return coefficient * average
+    return sp.Mul(coefficient, average, evaluate=False)
 
 
 def _constant_out(expr: sp.Expr) -> sp.Expr:

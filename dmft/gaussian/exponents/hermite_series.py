@@ -22,6 +22,7 @@ from dmft.gaussian.exponents.coefficients import (
     as_fields,
     indices,
 )
+from dmft.record import cut
 
 # He_n of higher orders has coefficients beyond 1e300.
 MOST_ORDERS = 200
@@ -94,17 +95,41 @@ class HermiteSeries(Sequence[sp.Expr]):
 
     @property
     def exact(self) -> bool:
-        """Whether every coefficient is a closed form."""
+        """Whether every coefficient is a closed form.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> dmft.hermite_expansion(z**3, z, 3).exact
+        True
+        """
         return all(c.exact for c in self.by_index.values())
 
     @property
     def error(self) -> float:
-        """Largest error of a coefficient; 0 when all are exact."""
+        """Largest error of a coefficient; 0 when all are exact.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> dmft.hermite_expansion(sp.tanh(z), z, 3).error < 1e-12
+        True
+        """
         return max(c.error for c in self.by_index.values())
 
     @property
     def expr(self) -> sp.Expr:
-        """Partial sum as a polynomial in the fields."""
+        """Partial sum as a polynomial in the fields.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> dmft.hermite_expansion(z**4, z, 2).expr
+        6*z**2 - 3
+        """
         return sp.expand(
             sp.Add(
                 *[
@@ -119,7 +144,19 @@ class HermiteSeries(Sequence[sp.Expr]):
         return self.by_index[n].value / sp.Integer(prod(factorial(m) for m in n))
 
     def latex(self) -> str:
-        """The sum in Hermite polynomials; an approximation sign unless the sum is f itself."""
+        r"""The sum in Hermite polynomials; an approximation sign unless the sum is f itself.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> print(dmft.hermite_expansion(z**3, z, 3).latex())
+        z^{3} = 3\,\mathrm{He}_{1}(z) + \mathrm{He}_{3}(z)
+        """
         parts = []
         for n in self.by_index:
             weight = self._weight(n)
@@ -143,7 +180,7 @@ class HermiteSeries(Sequence[sp.Expr]):
 
     def __repr__(self) -> str:
         kind = "exact" if self.exact else f"numerical to {self.error:.0e}"
-        return f"HermiteSeries({self.f}, order {self.order}, {kind}: {list(self)})"
+        return cut(f"HermiteSeries({self.f}, order {self.order}, {kind}: {list(self)})")
 
 
 @checked
@@ -158,6 +195,20 @@ def hermite_expansion(f: sp.Expr, x: sp.Symbol | Sequence[sp.Symbol], order: int
                 otherwise quadrature split at the kinks: one field to 1e-15, several with the
                 error stated
     Source      one_pass.md A.7
+
+    Parameters
+    ----------
+    f : sympy.Expr
+        A function of the fields.
+    x : sympy.Symbol or sequence of them
+        The fields, standard normal.
+    order : int
+        Highest degree |n|.
+
+    Returns
+    -------
+    HermiteSeries
+        Indexed by degrees; ``list(...)`` of one field has the coefficients.
 
     Raises
     ------

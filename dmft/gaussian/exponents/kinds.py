@@ -50,6 +50,18 @@ def information_exponent(f: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) ->
                 otherwise zero means below 1e-10 of sqrt(E f^2)
     Source      one_pass.md H; batch_reuse.md D.4; derivations/exponents.py
 
+    Parameters
+    ----------
+    f : sympy.Expr
+        The target.
+    fields : sympy.Symbol or sequence of them
+        Its fields, standard normal.
+
+    Returns
+    -------
+    Exponent
+        An integer, or oo, with its `witness` and `explain()`.
+
     Raises
     ------
     BadParameter
@@ -109,6 +121,18 @@ def leap_exponent(g: sp.Expr, fields: sp.Symbol | Sequence[sp.Symbol]) -> Expone
                 functions of up to four fields numerically (zero means below 1e-6)
     Source      batch_reuse.md D.4; derivations/exponents.py
 
+    Parameters
+    ----------
+    g : sympy.Expr
+        The target.
+    fields : sympy.Symbol or sequence of them
+        Its fields, standard normal.
+
+    Returns
+    -------
+    Exponent
+        An integer, or oo, with its `steps`, `directions` and `explain()`.
+
     Raises
     ------
     BadParameter
@@ -152,6 +176,22 @@ def generative_exponent(
                 otherwise piecewise smooth functions of up to four fields, numerically (zero means
                 below 1e-6)
     Source      batch_reuse.md D.4; derivations/exponents.py
+
+    Parameters
+    ----------
+    g : sympy.Expr
+        The target.
+    fields : sympy.Symbol or sequence of them
+        Its fields, standard normal.
+    leap : bool
+        Learn direction after direction.
+    label_noise : number
+        Variance of Gaussian noise of the labels.
+
+    Returns
+    -------
+    Exponent
+        An integer, or oo, with its `witness` and `explain()`.
 
     Raises
     ------

@@ -31,6 +31,37 @@ class LeapStep:
     `basis` (m, k fields) are the directions that indices count, `coefficients` the nonzero entries
     of the tensor, each as (index, largest value over phi and T, T). `feature` is the phi of the
     value where it is known in closed form.
+
+    Attributes
+    ----------
+    order : int
+        k, the order of the tensor that the step overcomes.
+    directions : (n, k) ndarray
+        New directions, orthonormal rows.
+    index : tuple of int
+        Multi-index of the coefficient that decides.
+    strength : sympy.Expr
+        Its value.
+    transformation : sympy.Expr
+        T(y) of that coefficient.
+    error : float
+        Of the quadrature; 0 where it is exact.
+    largest_zero : float
+        Largest of the coefficients that count as zero.
+    basis : (m, k) ndarray
+        Directions that indices count.
+    coefficients : tuple
+        (index, value, transformation) of the entries that are not zero.
+    feature : sympy.Expr or None
+        phi of the value, where it is known.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z1, z2 = sp.symbols("z1 z2", real=True)
+    >>> step = dmft.leap_exponent(z1 + z2**3 - 3*z2, [z1, z2]).steps[1]
+    >>> step.order, step.directions.tolist()
+    (3, [[0.0, 1.0]])
     """
 
     order: int
@@ -45,7 +76,26 @@ class LeapStep:
     feature: sp.Expr | None = None
 
     def names(self, fields: Sequence[sp.Symbol]) -> list[sp.Expr]:
-        """The directions that indices count, as combinations of the fields."""
+        """The directions that indices count, as combinations of the fields.
+
+        Parameters
+        ----------
+        fields : sequence of sympy.Symbol
+            Of the target.
+
+        Returns
+        -------
+        list of sympy.Expr
+            One for each row of `basis`.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z1, z2 = sp.symbols("z1 z2", real=True)
+        >>> step = dmft.leap_exponent(z1 + z2**3 - 3*z2, [z1, z2]).steps[1]
+        >>> step.names([z1, z2])
+        [z2]
+        """
         return [as_combination(v, fields) for v in self.basis]
 
 

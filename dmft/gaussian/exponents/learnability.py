@@ -40,6 +40,15 @@ class Verdict:
         Whether a factor log d comes with it.
     reason : str
         The coefficient that decides, or why there is none.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> row = dmft.learnability(sp.Abs(z), z).table[0]
+    >>> verdict = row.verdicts[0]
+    >>> verdict.order, verdict.exponent, verdict.logarithm
+    (2, 1, True)
     """
 
     algorithm: str
@@ -66,7 +75,20 @@ class Verdict:
         return f"{power} log d" if self.logarithm else power
 
     def latex(self) -> str:
-        """The samples as LaTeX, without dollars."""
+        r"""The samples as LaTeX, without dollars.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> row = dmft.learnability(sp.Abs(z), z).table[0]
+        >>> print(row.verdicts[0].latex())
+        d\log d
+        """
         if self.step is None:
             return r"\text{never}"
         power = "d" if self.exponent == 1 else rf"d^{{{self.exponent}}}"
@@ -75,7 +97,25 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class LearnabilityRow:
-    """One subspace of the fields: its orthonormal `directions` (n, k), names and verdicts."""
+    """One subspace of the fields: its orthonormal `directions` (n, k), names and verdicts.
+
+    Attributes
+    ----------
+    directions : (n, k) ndarray
+        Orthonormal rows.
+    fields : tuple of sympy.Symbol
+        Of the target.
+    verdicts : tuple of Verdict
+        One for each algorithm; ``row[algorithm]`` finds it.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> row = dmft.learnability(sp.Abs(z), z).table[0]
+    >>> row.name, row["data reuse"].samples
+    ('z', 'd log d')
+    """
 
     directions: Array
     fields: tuple[sp.Symbol, ...]
@@ -83,12 +123,30 @@ class LearnabilityRow:
 
     @property
     def name(self) -> str:
-        """Directions as combinations of the fields."""
+        """Directions as combinations of the fields.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> row = dmft.learnability(sp.Abs(z), z).table[0]
+        >>> row.name
+        'z'
+        """
         return ", ".join(map(str, self.names))
 
     @property
     def names(self) -> list[sp.Expr]:
-        """Directions as combinations of the fields, largest entry one."""
+        """Directions as combinations of the fields, largest entry one.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> row = dmft.learnability(sp.Abs(z), z).table[0]
+        >>> row.names
+        [z]
+        """
         return [as_combination(v, self.fields) for v in self.directions]
 
     def __getitem__(self, algorithm: str) -> Verdict:
@@ -128,7 +186,16 @@ class Learnability(Record):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """Columns of the table."""
+        """Columns of the table.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> found = dmft.learnability(sp.Abs(z), z)
+        >>> found.algorithms
+        ('one-pass SGD', 'data reuse', 'generic')
+        """
         return tuple(self.exponents)
 
     def __str__(self) -> str:
@@ -149,7 +216,20 @@ class Learnability(Record):
         return f"Learnability(y = {self.target}; directions {rows}; print shows the table)"
 
     def explain(self) -> str:
-        """The reason of every entry, in words."""
+        """The reason of every entry, in words.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> found = dmft.learnability(sp.Abs(z), z)
+        >>> print(found.explain().splitlines()[0])
+        y = Abs(z)
+        """
         lines = [f"y = {self.target}"]
         for algorithm, e in self.exponents.items():
             how = "" if e.threshold is None else f", zero means below {e.threshold:g}"
@@ -161,7 +241,20 @@ class Learnability(Record):
         return "\n".join(lines)
 
     def latex(self) -> str:
-        """A tabular environment."""
+        r"""A tabular environment.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> found = dmft.learnability(sp.Abs(z), z)
+        >>> found.latex().splitlines()[0]
+        '\\begin{tabular}{lccc}'
+        """
         head = " & ".join(("direction", *self.algorithms)) + r" \\"
         body = []
         for row in self.table:
@@ -211,6 +304,11 @@ def learnability(
     algorithms : sequence of str
         Among "one-pass SGD", "data reuse" and "generic": each sample used once and once only;
         steps that see the same samples again; the best polynomial-time algorithm known.
+
+    Returns
+    -------
+    Learnability
+        A table: ``table[row][algorithm]`` is a verdict; prints and displays itself.
 
     Raises
     ------

@@ -38,6 +38,14 @@ class Witness:
         Error of the value; 0 when it is exact.
     feature : sympy.Expr or None
         phi, where it is known in closed form.
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> z = sp.Symbol("z", real=True)
+    >>> found = dmft.information_exponent(z**3 - 3*z, z).witness
+    >>> found.index, found.value
+    ((3,), 6)
     """
 
     index: Index
@@ -110,11 +118,32 @@ class Exponent:
 
     @property
     def directions(self) -> list[Array]:
-        """Directions (n, k) that each step of a leap adds, orthonormal rows."""
+        """Directions (n, k) that each step of a leap adds, orthonormal rows.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z1, z2 = sp.symbols("z1 z2", real=True)
+        >>> leap = dmft.leap_exponent(z1 + z2**3 - 3*z2, [z1, z2])
+        >>> [abs(rows).round(12).tolist() for rows in leap.directions]
+        [[[1.0, 0.0]], [[0.0, 1.0]]]
+        """
         return [step.directions for step in self.steps]
 
     def explain(self) -> str:
-        """Why the exponent has its value, in words."""
+        """Why the exponent has its value, in words.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> print(dmft.information_exponent(z**3, z).explain().split(" decides")[0])
+        information exponent 1 of y = z**3 (symbolic): E[y He_1(z)] = 3.00000
+        """
         if self.witness is None:
             return f"{self.name} oo: {self.target} is constant, nothing can be learned"
         how = "" if self.threshold is None else f", zero means below {self.threshold:g}"

@@ -52,6 +52,10 @@ class SequenceExponent(Exponent):
         Means e_l of the student's fields at which it was asked.
     teacher_exponent : int or None
         Information exponent of the target itself, a lower bound.
+    name, value, target, fields, witness, steps, proof, threshold
+        As of an `Exponent`.
+    target_tensors, student_tensors : tuple of ndarray
+        C*_0 .. C*_k of the target and C_0 .. C_k of the student.
 
     Examples
     --------
@@ -72,12 +76,32 @@ class SequenceExponent(Exponent):
 
     @property
     def learned(self) -> bool:
-        """Whether SGD from a random start leaves m = 0 (of both signs of m_0 for an odd order)."""
+        """Whether SGD from a random start leaves m = 0 (of both signs of m_0 for an odd order).
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> product = dmft.SequenceTarget(a * b, [a, b])
+        >>> exponent = dmft.sequence_information_exponent(product, dmft.Attention(2, "trace"))
+        >>> exponent.learned
+        False
+        """
         return self.sign != 0 and not (self.sign < 0 and int(self) % 2 == 0)
 
     @property
     def tensor(self) -> Array:
-        """The tensor C*_k (outputs, L, ..., L) of the target that decides."""
+        """The tensor C*_k (outputs, L, ..., L) of the target that decides.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> a, b = sp.symbols("a b", real=True)
+        >>> product = dmft.SequenceTarget(a * b, [a, b])
+        >>> exponent = dmft.sequence_information_exponent(product, dmft.Attention(2, "trace"))
+        >>> exponent.tensor.round(12).tolist()
+        [[[0.0, 1.0], [1.0, 0.0]]]
+        """
         if not self.target_tensors:
             raise BadParameter(f"no order of {self.target} decides")
         return self.target_tensors[-1]
@@ -149,6 +173,11 @@ def sequence_information_exponent(
         pair of length r); without one it is that at e = 0.
     max_order : int
         Orders that are looked at where functions have no last one; those of a polynomial all are.
+
+    Returns
+    -------
+    SequenceExponent
+        An integer, or oo, with `learned`, `witness` and `explain()`.
 
     Raises
     ------

@@ -31,6 +31,8 @@ PANELS: dict[int, tuple[tuple[float, ...], tuple[int, ...]]] = {
 }
 # Nodes that are held at most: some hundred megabytes.
 MAX_NODES = 4_000_000
+# Points at which a function is evaluated at once.
+BLOCK = 1 << 18
 # Points of the fine rule from which the Gauss rules of a panel are made.
 FINE = 200
 # Beyond this size, Gauss-Legendre nodes are as good and need no eigenvalues.
@@ -102,10 +104,15 @@ def gaussian_nodes(expr: sp.Expr, fields: Sequence[sp.Symbol], level: int) -> No
                 "or kinks along the axes, can be integrated"
             )
         total = (weights[:, None] * line_weights).ravel()
-        full = np.concatenate([np.repeat(points, line.shape[1], axis=1), line.reshape(1, -1)])
+        # Millions of points are copied no more often than needed.
+        full = np.empty((position + 1, total.size))
+        for row, values in enumerate(points):
+            full[row].reshape(line.shape)[:] = values[:, None]
+        full[position] = line.ravel()
         kept = total > 0
-        points, weights = full[:, kept], total[kept]
-    points = points[np.argsort(order)]
+        points, weights = (full, total) if kept.all() else (full[:, kept], total[kept])
+    if order != sorted(order):
+        points = points[np.argsort(order)]
     function = evaluator(expr, symbols)
     values = function(points)
     _check_rim(expr, function, points, values, edges[-1])
@@ -138,6 +145,9 @@ def evaluator(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> Callable[[Array], A
     function = array_function(list(fields), smooth)
 
     def evaluate(points: Array) -> Array:
+        if points.ndim == 2 and points.shape[1] > BLOCK:  # what is computed between takes memory
+            parts = range(0, points.shape[1], BLOCK)
+            return np.concatenate([evaluate(points[:, n : n + BLOCK]) for n in parts])
         with np.errstate(all="ignore"):
             values: Any = function(*points)
         return np.broadcast_to(np.asarray(values, dtype=np.float64), points.shape[1:])

@@ -68,6 +68,8 @@ class Quadrature(float):
         Dimensions of the largest integral that was left after the exact reductions.
     evaluations : int
         Points at which the integrand was computed.
+    value : float
+        The number itself.
 
     Examples
     --------
@@ -110,7 +112,20 @@ class Quadrature(float):
         return float.__repr__(self)
 
     def latex(self) -> str:
-        """Value and error."""
+        """Value and error.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> z = sp.Symbol("z", real=True)
+        >>> value = dmft.Gaussian([z], [[1]]).quad(sp.Abs(z))
+        >>> value.latex()[:14]
+        '0.797884560803'
+        """
         return rf"{sp.latex(sp.Float(float(self), 12))} \pm {sp.latex(sp.Float(self.error, 2))}"
 
     def _repr_latex_(self) -> str:

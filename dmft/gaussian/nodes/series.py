@@ -61,7 +61,20 @@ class GaussianSeries:
         return float(self.expr)
 
     def latex(self) -> str:
-        """Partial sum and bound; without a bound where the series ends by itself."""
+        """Partial sum and bound; without a bound where the series ends by itself.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> x, y, m = sp.symbols("x y m", real=True)
+        >>> law = dmft.Gaussian([x, y], [[1, m], [m, 1]])
+        >>> law.series(x**2 * y**2, 2).latex()
+        '2 m^{2} + 1'
+        """
         if self.bound == 0:
             return sp.latex(self.expr)
         return rf"{sp.latex(self.expr)} \pm {sp.latex(self.bound)}"

@@ -7,7 +7,7 @@ form does. The tables are made when code is generated, never when an expression 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,20 +169,27 @@ class PairTable(TableAverage):
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         f, g, first, cross, second = self.args
-        changes = (
-            (HALF, derivative(f, 2), g, first.diff(symbol)),
-            (sp.S.One, derivative(f), derivative(g), cross.diff(symbol)),
-            (HALF, f, derivative(g, 2), second.diff(symbol)),
-        )
         # Price's identity; Dirac factors of the derivatives are conditioned upon.
         cov = {("u", "u"): first, ("u", "v"): cross, ("v", "u"): cross, ("v", "v"): second}
-        return sp.Add(
-            *[
-                w * change * tabled_expectation([a, b], ["u", "v"], lambda x, y: cov[x, y])
-                for w, a, b, change in changes
-                if change != 0
-            ]
-        )
+
+        def average(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+            return tabled_expectation([a, b], ["u", "v"], lambda x, y: cov[x, y])
+
+        def of_variance(a: sp.Expr, own: sp.Expr, mean: Callable[..., sp.Expr]) -> sp.Expr:
+            """E a''/2, of a jump by Stein's identity E u a' = own E a'' + cross E a' b'."""
+            once, twice = derivative(a), derivative(a, 2)
+            if not any(len(d.args) > 1 for d in twice.atoms(sp.DiracDelta)):
+                return HALF * mean(twice)
+            return HALF * (mean(FIELD * once) - cross * average(derivative(f), derivative(g))) / own
+
+        total = sp.S.Zero
+        if (change := first.diff(symbol)) != 0:
+            total += change * of_variance(f, first, lambda a: average(a, g))
+        if (change := cross.diff(symbol)) != 0:
+            total += change * average(derivative(f), derivative(g))
+        if (change := second.diff(symbol)) != 0:
+            total += change * of_variance(g, second, lambda b: average(f, b))
+        return total
 
     def _latex(self, printer: Any) -> str:
         f, g = self.factors

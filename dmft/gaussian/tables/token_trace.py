@@ -35,21 +35,33 @@ def trace_coefficients(length: int) -> tuple[float, ...]:
     >>> round(trace_coefficients(2)[1], 12)  # sqrt(2)/8
     0.176776695297
     """
-    half, step = FIELD_NODES
-    x = np.arange(-half, half + step / 2, step)
-    weight = np.exp(-(x**2) / 2) * step / np.sqrt(2 * np.pi)
-    first, last, width = LOG_TIME
-    log_t = np.arange(first, last, width)
-    density = np.exp(log_t - np.exp(log_t)) * width  # e^-t dt in log t
+    x, weight, log_t = _nodes()
+    density = np.exp(log_t - np.exp(log_t)) * LOG_TIME[2]  # e^-t dt in log t
     found = np.zeros(5)
-    for field, w in zip(x[x >= 0], weight[x >= 0], strict=True):
-        exponent = log_t[:, None] - field**2 + field * x[None, :]
-        with np.errstate(over="ignore"):
-            damped = np.exp(-np.exp(exponent)) * weight
-        phi = [damped @ h for h in (np.ones_like(x), x, x**2 - 1)]
+    for field, w, phi in zip(x[x >= 0], weight[x >= 0], _other_tokens(), strict=True):
         rest = density * phi[0] ** (length - 2)
         pair = density * phi[0] ** (length - 3) if length > 2 else np.zeros_like(rest)
         parts = [rest @ phi[0], rest @ phi[0], rest @ phi[2], rest @ phi[1], pair @ phi[1] ** 2]
-        both = 2.0 if field > step / 2 else 1.0  # x and -x contribute the same
+        both = 2.0 if field > FIELD_NODES[1] / 2 else 1.0  # x and -x contribute the same
         found += both * w * np.array([1.0, field**2 - 1, 1.0, field, 1.0]) * parts
     return tuple(float(y) for y in found)
+
+
+def _nodes() -> tuple[Array, Array, Array]:
+    """Nodes of a field, their weights, and nodes in log t."""
+    half, step = FIELD_NODES
+    x = np.arange(-half, half + step / 2, step)
+    return x, np.exp(-(x**2) / 2) * step / np.sqrt(2 * np.pi), np.arange(*LOG_TIME)
+
+
+@lru_cache(maxsize=1)
+def _other_tokens() -> tuple[list[Array], ...]:
+    """phi_0, phi_1 and phi_2 over times, at each field x >= 0 of the first token: 4 MB."""
+    x, weight, log_t = _nodes()
+    found = []
+    for field in x[x >= 0]:
+        exponent = log_t[:, None] - field**2 + field * x[None, :]
+        with np.errstate(over="ignore"):
+            damped = np.exp(-np.exp(exponent)) * weight
+        found.append([damped @ h for h in (np.ones_like(x), x, x**2 - 1)])
+    return tuple(found)

@@ -52,6 +52,9 @@ class TokenPairs(sp.Atom):
     def _sympyrepr(self, printer: Any) -> str:
         return f"TokenPairs({', '.join(printer.doprint(y) for p in self.pairs for y in p)})"
 
+    # Terms are sorted by this text: without the pairs their order would be that of hashes.
+    _sympystr = _sympyrepr
+
 
 def _pair_key(pair: tuple[sp.Expr, sp.Expr]) -> Any:
     return sp.default_sort_key(sp.Tuple(*pair))

@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import is_array, is_number, shown
 from dmft.covariance import PSD_TOLERANCE, check_covariance, check_shape
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
+from dmft.record import Brief
 from dmft.starts import FEASIBLE_TOLERANCE
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(Brief):
     r"""Positional vectors p_l = sum_a pattern_la b_a, given by the overlaps of w* and the b_a.
 
     The alignments of a student are e_a = w.b_a / sqrt(d); token l reads e_l = sum_a pattern_la e_a.

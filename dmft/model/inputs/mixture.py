@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import sympy as sp
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.checks import checked_or
 from dmft.errors import BadParameter, ShapeMismatch
+from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
 from dmft.record import Shown
 
@@ -25,6 +27,11 @@ class GaussianMixture(Shown):
     are normal, h* = W* x / sqrt(d) with the law N(P means[c], scales[c] P) and h = W x / sqrt(d)
     with N(M means[c], scales[c] Q).
 
+    Clusters may have covariances that differ in more than a number, as long as they commute: with
+    `fractions` of the coordinates in blocks e of a common eigenbasis, inputs have the variance
+    scales[c, e] in block e. Overlaps then have a leading axis of blocks, as of `Spectrum`: fields
+    of cluster c have the covariance sum_e scales[c, e] Q_e and the mean sum_e M_e means[c].
+
     Parameters
     ----------
     means : (clusters, k)
@@ -36,8 +43,10 @@ class GaussianMixture(Shown):
         Probabilities of the clusters; equal by default.
     fields : sequence of sympy.Symbol, optional
         The k fields h* in the order of the rows, where labels are expressions.
-    scales : (clusters,), optional
-        Variance of every input within a cluster; ones by default.
+    scales : (clusters,) or (clusters, B), optional
+        Variance of every input within a cluster; ones by default. With blocks that in each.
+    fractions : (B,), optional
+        phi_e >= 0 of the coordinates in each block, adding up to one.
 
     Raises
     ------
@@ -52,6 +61,10 @@ class GaussianMixture(Shown):
     >>> u = sp.Symbol("u", real=True)
     >>> dmft.GaussianMixture([[1.0], [0.0]], [u**2, 0], [0.3, 0.7], fields=u).labels
     (z1**2, 0)
+    >>> wide = dmft.GaussianMixture(
+    ...     [[1.0], [-1.0]], [1, -1], scales=[[2.0, 0.5], [1.0, 1.0]], fractions=[0.2, 0.8])
+    >>> wide.spectrum.eigenvalues.tolist()
+    [1.5, 0.75]
     """
 
     def __init__(
@@ -62,44 +75,124 @@ class GaussianMixture(Shown):
         fields: sp.Symbol | Sequence[sp.Symbol] = (),
         *,
         scales: ArrayLike | None = None,
+        fractions: ArrayLike | None = None,
     ) -> None:
         self.means = _numbers(means, "means", 2)
         clusters, k = self.means.shape
         if clusters < 1 or k < 1:
             raise ShapeMismatch(f"means has shape {self.means.shape}, expected (clusters, k)")
         self.weights = _weights(weights, clusters)
-        self.scales = _scales(scales, clusters)
+        self.scales, self.fractions = _scales(scales, fractions, clusters)
         self.width = sp.Integer(k)
         self.labels = None if labels is None else _labels(labels, clusters, self.fields, fields)
 
+    def relabelled(self, labels: Sequence[sp.Expr]) -> GaussianMixture:
+        """The same clusters with other labels.
+
+        Parameters
+        ----------
+        labels : sequence of sympy.Expr
+            One for each cluster, in `fields`.
+
+        Returns
+        -------
+        GaussianMixture
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1]).relabelled([0, 1]).labels
+        (0, 1)
+        """
+        return GaussianMixture(
+            self.means, labels, self.weights, self.fields,
+            scales=self.scales, fractions=self.fractions,
+        )  # fmt: skip
+
+    @cached_property
+    def spectrum(self) -> Spectrum | None:
+        """Covariance within the clusters, averaged over them, by block; None without blocks.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        >>> twins.spectrum is None
+        True
+        """
+        if self.fractions is None:
+            return None
+        return Spectrum(self.weights @ self.scales, self.fractions)
+
     @property
     def isotropic(self) -> bool:
-        """Whether all clusters have unit variance."""
+        """Whether all clusters have unit variance.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        >>> twins.isotropic
+        True
+        """
         return bool(np.all(self.scales == 1.0))
 
     @property
     def fields(self) -> tuple[sp.Symbol, ...]:
-        """Symbols z1, ..., zk of the stored labels."""
+        """Symbols z1, ..., zk of the stored labels.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        >>> twins.fields
+        (z1,)
+        """
         return teacher_fields(int(self.width))
 
     @property
     def functions(self) -> tuple[tuple[sp.Expr, tuple[sp.Symbol, ...]], ...]:
-        """The label of each cluster and the fields."""
+        """The label of each cluster and the fields.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        >>> twins.functions
+        ((1, (z1,)), (-1, (z1,)))
+        """
         return tuple((y, self.fields) for y in self.labels or ())
 
     @property
     def readout(self) -> None:
-        """None: labels are those of the clusters."""
+        """None: labels are those of the clusters.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        >>> twins.readout is None
+        True
+        """
         return None
 
     @property
     def parameters(self) -> set[sp.Symbol]:
-        """Free symbols of the labels other than the fields."""
+        """Free symbols of the labels other than the fields.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> twins = dmft.GaussianMixture([[1.0], [-1.0]], labels=[1, -1])
+        >>> twins.parameters
+        set()
+        """
         return set().union(*(y.free_symbols for y in self.labels or ())) - set(self.fields)
 
     def _key(self) -> tuple[object, ...]:
-        arrays = (a.tobytes() for a in (self.means, self.weights, self.scales))
-        return self.means.shape, self.labels, *arrays
+        kept = (self.means, self.weights, self.scales, self.fractions)
+        arrays = (None if a is None else a.tobytes() for a in kept)
+        return self.means.shape, self.scales.shape, self.labels, *arrays
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GaussianMixture) and self._key() == other._key()
@@ -107,9 +200,11 @@ class GaussianMixture(Shown):
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def __repr__(self) -> str:
+    def _in_full(self) -> str:
         labels = "" if self.labels is None else f", labels=[{', '.join(map(str, self.labels))}]"
         scales = "" if self.isotropic else f", scales={self.scales.tolist()}"
+        if self.fractions is not None:
+            scales = f", scales={self.scales.tolist()}, fractions={self.fractions.tolist()}"
         return (
             f"GaussianMixture(means={self.means.tolist()}{labels}, "
             f"weights={self.weights.tolist()}{scales})"
@@ -145,13 +240,40 @@ def _weights(given: ArrayLike | None, clusters: int) -> NDArray[np.float64]:
     return result
 
 
-def _scales(given: ArrayLike | None, clusters: int) -> NDArray[np.float64]:
-    scales = _numbers(np.ones(clusters) if given is None else given, "scales", 1)
-    if scales.shape != (clusters,):
-        raise ShapeMismatch(f"scales has shape {scales.shape}, expected ({clusters},) as means")
-    if np.any(scales <= 0.0):
-        raise BadParameter(f"scales are variances and must be positive, got {scales.tolist()}")
-    return scales
+def _scales(
+    given: ArrayLike | None, fractions: ArrayLike | None, clusters: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Variances (clusters,), or (clusters, B) with the fractions (B,) of the coordinates."""
+    if fractions is None:
+        shape = () if given is None else np.shape(given)
+        if len(shape) == 2:
+            raise BadParameter(
+                f"scales has shape {shape}, a variance for each cluster and block: give "
+                "the fractions=[...] of the coordinates in the blocks; covariances of clusters "
+                "are those of one common eigenbasis, as equations close for no others (overlaps "
+                "with products of the covariances would never end)"
+            )
+        scales = _numbers(np.ones(clusters) if given is None else given, "scales", 1)
+        if scales.shape != (clusters,):
+            raise ShapeMismatch(f"scales has shape {scales.shape}, expected ({clusters},) as means")
+        if np.any(scales <= 0.0):
+            raise BadParameter(f"scales are variances and must be positive, got {scales.tolist()}")
+        return scales, None
+    phi = _numbers(fractions, "fractions", 1)
+    if given is None:
+        raise BadParameter("fractions are those of blocks: give scales, (clusters, B), too")
+    scales = _numbers(given, "scales", 2)
+    if scales.shape != (clusters, phi.size):
+        raise ShapeMismatch(
+            f"scales has shape {scales.shape}, expected ({clusters}, {phi.size}) as means and "
+            "fractions"
+        )
+    if np.any(scales < 0.0) or not np.all(scales.any(axis=1)):
+        raise BadParameter(
+            "scales are variances, not negative and not zero in all blocks of a cluster, got "
+            f"{scales.tolist()}"
+        )
+    return scales, Spectrum(scales.mean(axis=0), phi).fractions
 
 
 def _labels(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -46,6 +46,14 @@ class Spectrum(Record):
         Overlaps of the teacher by block, where they are known.
     dim : int, optional
         d of a finite spectrum.
+    scaled : bool
+        Whether eigenvalues and noise hold the scaling of coordinates that steps make already, as
+        those of `preconditioned`.
+
+    Attributes
+    ----------
+    law : (float, float) or None
+        Capacity and source, of `power_law`.
 
     Raises
     ------
@@ -68,6 +76,8 @@ class Spectrum(Record):
     noise: Array
     teacher: Array | None
     dim: int | None
+    law: tuple[float, float] | None = field(default=None, init=False, compare=False)
+    scaled: bool = False
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class Spectrum(Record):
         noise: ArrayLike | None = None,
         teacher: ArrayLike | None = None,
         dim: int | None = None,
+        scaled: bool = False,
     ) -> None:
         shape = np.shape(eigenvalues)
         if len(shape) != 1 or not shape[0]:
@@ -98,22 +109,39 @@ class Spectrum(Record):
             rows = np.array([check_covariance(P, f"teacher[{e}]") for e, P in enumerate(found)])
         size = None if dim is None else as_count(dim, "dim")
         for name, value in zip(
-            ("eigenvalues", "fractions", "noise", "teacher", "dim"),
-            (c, phi, own, rows, size),
+            ("eigenvalues", "fractions", "noise", "teacher", "dim", "scaled"),
+            (c, phi, own, rows, size, scaled),
             strict=True,
         ):
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "law", None)
 
     @property
     def blocks(self) -> int:
-        """Number B of blocks."""
+        """Number B of blocks.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> two.blocks
+        2
+        """
         return self.eigenvalues.size
 
     @property
     def mean(self) -> float:
-        """Mean eigenvalue tr Sigma / d = sum_e c_e phi_e."""
+        """Mean eigenvalue tr Sigma / d = sum_e c_e phi_e.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> round(two.mean, 12)
+        0.95
+        """
         return float(self.eigenvalues @ self.fractions)
 
     @property
@@ -121,13 +149,37 @@ class Spectrum(Record):
         """Tr Sigma / |Sigma| of a finite spectrum, infinite where d is.
 
         Overlaps are off their limit by the inverse of it, and their fluctuations by its root.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Spectrum.power_law(1.5, 0.2, 10**6).intrinsic_dim < 3
+        True
         """
         if self.dim is None:
             return math.inf
         return self.dim * self.mean / float(self.eigenvalues.max())
 
     def counts(self, dim: int) -> NDArray[np.int64]:
-        """Numbers of coordinates in the blocks of a space of this dimension, which add up to it."""
+        """Numbers of coordinates in the blocks of a space of this dimension, which add up to it.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        (B,) ndarray of int
+            Rounded from `fractions` times d, so that they add up to d.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> two.counts(10).tolist()
+        [3, 7]
+        """
         exact = self.fractions * dim
         found = np.floor(exact).astype(np.int64)
         behind = np.argsort(found - exact, kind="stable")[: dim - found.sum()]
@@ -135,17 +187,50 @@ class Spectrum(Record):
         return found
 
     def deviations(self, dim: int) -> Array:
-        """Standard deviations of the coordinates of inputs in R^dim, block by block."""
+        """Standard deviations of the coordinates of inputs in R^dim, block by block.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        (d,) ndarray
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> two.deviations(4).round(3).tolist()
+        [1.414, 0.707, 0.707, 0.707]
+        """
         return np.repeat(np.sqrt(self.eigenvalues), self.counts(dim))
 
     def teacher_blocks(self, k: int) -> Array:
         """Overlaps (B, k, k) of a teacher of this width: the known ones, or those of rows that are
         spread over all coordinates.
 
+        Parameters
+        ----------
+        k : int
+            Teacher width.
+
+        Returns
+        -------
+        (B, k, k) ndarray
+
         Raises
         ------
         ShapeMismatch
             Where the known teacher has another width.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> two.teacher_blocks(1).ravel().tolist()
+        [0.3, 0.7]
         """
         if self.teacher is None:
             return self.fractions[:, None, None] * np.eye(k)
@@ -156,19 +241,46 @@ class Spectrum(Record):
         return self.teacher
 
     def seen(self, start: Overlaps) -> Overlaps:
-        """Overlaps as the fields see them: sums over the blocks, weighted by their eigenvalues."""
+        """Overlaps as the fields see them: sums over the blocks, weighted by their eigenvalues.
+
+        Parameters
+        ----------
+        start : Overlaps
+            By block: Q (B, p, p), M (B, p, k), P (B, k, k).
+
+        Returns
+        -------
+        Overlaps
+            Covariances of the fields: Q (p, p), M (p, k), P (k, k).
+
+        Examples
+        --------
+        >>> import dmft
+        >>> two = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+        >>> start = dmft.Overlaps(Q=[[[0.3]], [[0.7]]], M=[[[0.1]], [[0.2]]], P=[[[0.3]], [[0.7]]])
+        >>> two.seen(start).Q.round(12).tolist()
+        [[0.95]]
+        """
         found = {n: np.einsum("e,eij->ij", self.eigenvalues, getattr(start, n)) for n in "QMP"}
         return Overlaps(**found, readout=start.readout)
 
     def _key(self) -> tuple[object, ...]:
         arrays = (self.eigenvalues, self.fractions, self.noise, self.teacher)
-        return tuple(None if a is None else a.tobytes() for a in arrays), self.dim
+        return tuple(None if a is None else a.tobytes() for a in arrays), self.dim, self.scaled
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(self._key())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spectrum) and self._key() == other._key()
+
+    def _in_full(self) -> str:
+        teacher = None if self.teacher is None else self.teacher.tolist()
+        arrays = self.eigenvalues.tolist(), self.fractions.tolist(), self.noise.tolist(), teacher
+        return f"Spectrum({', '.join(map(str, arrays))}, dim={self.dim}, scaled={self.scaled})"
+
+    def __str__(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         if self.blocks > 4:
@@ -197,6 +309,11 @@ class Spectrum(Record):
         dim : int
             d: eigenvalues beyond the first 64 are represented by nodes in log i.
 
+        Returns
+        -------
+        Spectrum
+            With `dim` and `teacher` (B, 1, 1).
+
         Examples
         --------
         >>> import dmft
@@ -220,7 +337,9 @@ class Spectrum(Record):
             counts = np.concatenate([counts, behind * weights * (high - low) / 2.0])
         total = counts.sum()
         rows = counts * ranks ** (capacity - 1.0 - 2.0 * source * capacity)
-        return cls(ranks**-capacity, counts / total, teacher=rows[:, None, None], dim=size)
+        found = cls(ranks**-capacity, counts / total, teacher=rows[:, None, None], dim=size)
+        object.__setattr__(found, "law", (float(capacity), float(source)))
+        return found
 
     @classmethod
     def marchenko_pastur(cls, ratio: float, nodes: int = 16) -> Self:
@@ -236,6 +355,10 @@ class Spectrum(Record):
         ratio : float
             d / n of the sample, positive.
         nodes : int
+
+        Returns
+        -------
+        Spectrum
 
         Examples
         --------
@@ -274,6 +397,11 @@ class Spectrum(Record):
         y : (n,), optional
             Labels: the teacher is w* = Sigma^+ E[x y], in the directions that the data span.
         bins : int
+
+        Returns
+        -------
+        Spectrum
+            With `dim` and, of labels, `teacher` (B, 1, 1).
 
         Raises
         ------
@@ -327,6 +455,10 @@ class Spectrum(Record):
         bins : int, optional
             Bins in log c; every eigenvalue is a block by default.
 
+        Returns
+        -------
+        Spectrum
+
         Examples
         --------
         >>> import dmft, numpy as np
@@ -352,11 +484,52 @@ class Spectrum(Record):
             if own.shape != step.shape:
                 raise ShapeMismatch(f"N has shape {own.shape}, Sigma has {covariance.shape}")
             noise = np.einsum("ie,ij,je->e", basis, back @ own @ back, basis) / values.size
-        return cls._binned(values, bins, None, noise)
+        return cls._binned(values, bins, None, noise, scaled=True)
+
+    @classmethod
+    def under_signs(cls, Sigma: ArrayLike, bins: int | None = None) -> Self:
+        r"""Spectrum under the signs of the coordinates of inputs with any covariance Sigma.
+
+        Equation    `preconditioned` with P = sqrt(2/pi) diag(Sigma)^(-1/2) and
+                    N = 2/pi arcsin of the correlations
+        Valid for   `dmft.SignSGD`, and the basis of Sigma, in which signs are taken
+        Source      structured_inputs.md (21)
+
+        Parameters
+        ----------
+        Sigma : (d, d)
+        bins : int, optional
+
+        Returns
+        -------
+        Spectrum
+
+        Examples
+        --------
+        >>> import dmft, numpy as np
+        >>> law = dmft.Spectrum.under_signs(np.diag([4.0, 1.0]))
+        >>> law.eigenvalues.round(6).tolist(), law.noise.round(12).tolist()
+        ([0.797885, 1.595769], [0.626657068658, 1.253314137316])
+        """
+        covariance = check_covariance(Sigma, "Sigma")
+        size = np.sqrt(np.diag(covariance))
+        if not size.all():
+            raise BadParameter(
+                f"coordinate {int(size.argmin())} of Sigma has the variance 0: its sign is 0; "
+                "leave it out"
+            )
+        correlation = np.clip(covariance / np.outer(size, size), -1.0, 1.0)
+        step = np.diag(math.sqrt(2.0 / math.pi) / size)
+        return cls.preconditioned(covariance, step, 2.0 / math.pi * np.arcsin(correlation), bins)
 
     @classmethod
     def _binned(
-        cls, values: Array, bins: int | None, rows: Array | None, noise: Array | None
+        cls,
+        values: Array,
+        bins: int | None,
+        rows: Array | None,
+        noise: Array | None,
+        scaled: bool = False,
     ) -> Self:
         """Blocks of the eigenvalues of a matrix: one for each, or by bins in their logarithm."""
         d = values.size
@@ -382,7 +555,8 @@ class Spectrum(Record):
             own.append(0.0 if rows is None else rows[inside].sum())
             nu.append(values[inside].sum() / d if noise is None else noise[inside].sum())
         teacher = None if rows is None else np.array(own)[:, None, None]
-        return cls(c, phi, noise=np.maximum(nu, 0.0), teacher=teacher, dim=d)
+        kept = np.maximum(nu, 0.0)
+        return cls(c, phi, noise=kept, teacher=teacher, dim=d, scaled=scaled)
 
 
 def _nonnegative(given: Any, name: str, shape: tuple[int, ...]) -> Array:

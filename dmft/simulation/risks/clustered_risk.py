@@ -21,7 +21,7 @@ from dmft.simulation.risks.risk import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risks.risk": "5acd6eed00b4",
+    "dmft.simulation.risks.risk": "97d0e0a33b43",
 }
 
 
@@ -53,7 +53,10 @@ def target_terms(Q, M, P, a, mean, scale, sigma, target, par, par_star, rule):  
 
 @njit(RISK_SIGNATURE, nogil=True, cache=True, error_model="numpy")
 def clustered_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule, clusters):  # type: ignore[no-untyped-def]
-    """Population risk over inputs from clusters, the sum over their laws."""
+    """Population risk over inputs from clusters, the sum over their laws.
+
+    Rows of clusters may end with the means of the fields and their covariance.
+    """
     p, k = M.shape
     has_fields, by_cluster = rule[4].size > 1, rule[4].size > 2
     count = p if has_fields else p + k
@@ -64,10 +67,16 @@ def clustered_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule
     risk, star, before = 0.0, par_star.copy(), 0.0
     for number in range(clusters.shape[0]):
         scale = clusters[number, 1] * clusters[number, 1]
-        for m in range(p + k):
-            mean[m] = 0.0
-            for r in range(k):
-                mean[m] += cov[m, p + r] * clusters[number, 2 + r]
+        if clusters.shape[1] > 2 + k:
+            for m in range(p + k):
+                mean[m] = clusters[number, 2 + k + m]
+                for n in range(p + k):
+                    cov[m, n] = clusters[number, 2 + k + (1 + m) * (p + k) + n]
+        else:
+            for m in range(p + k):
+                mean[m] = 0.0
+                for r in range(k):
+                    mean[m] += cov[m, p + r] * clusters[number, 2 + r]
         total = 0.0
         for m in range(count):
             for n in range(m + 1):
@@ -79,7 +88,10 @@ def clustered_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule
         if has_fields:
             if by_cluster:
                 star[k - 1] = number
-            total += target_terms(Q, M, P, a, mean, scale, sigma, sigma_star, par, star, rule)
+            total += target_terms(
+                cov[:p, :p].copy(), cov[:p, p:].copy(), cov[p:, p:].copy(), a, mean, scale, sigma,
+                sigma_star, par, star, rule,
+            )  # fmt: skip
         risk += 0.5 * (clusters[number, 0] - before) * total
         before = clusters[number, 0]
     return risk

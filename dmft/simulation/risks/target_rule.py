@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.risks.clustered_risk import clustered_risk_at
+from dmft.simulation.risks.measures import normal_nodes
 from dmft.simulation.risks.risk import (
     KINKED,
     Function,
@@ -24,7 +28,7 @@ Array = NDArray[np.float64]
 # Analytic targets of up to two fields: trapezoidal rule, whose error falls like exp(-const/h).
 TRAPEZOID_FIELDS = 2
 SPACING, REACH = 0.4, 8.5
-# Others: a lattice of points and of their mirror images. The average over the student's field
+# Others: points of a Sobol sequence and their mirror images. The average over the student's field
 # smooths along one direction more.
 POINTS = 2048
 # E g^2 is computed once and may cost more.
@@ -71,6 +75,14 @@ def rule_of(experiment: Experiment, P: Array, refinement: float = 1.0) -> Rule:
     return nodes, weights, kinks, _packed(experiment, 1, refinement), settings
 
 
+def rule_of_part(part: Experiment, P: Array) -> Rule:
+    """Rule of one of several outputs, kept with it."""
+    key = P.tobytes()
+    if key not in part.rules:
+        part.rules[key] = rule_of(part, P)
+    return part.rules[key]
+
+
 def _packed(experiment: Experiment, power: int, refinement: float) -> Array:
     """Nodes z (k of them) and weight, one after the other, for the mean of g^power."""
     target, k = experiment.teacher, experiment.k
@@ -81,7 +93,7 @@ def _packed(experiment: Experiment, power: int, refinement: float) -> Array:
         return _tensor(*_hermite(power * target.degree), k)
     if k <= TRAPEZOID_FIELDS and not any(y.has(*KINKED) for y in branches):
         return _tensor(*_trapezoid(SPACING * max(refinement, 0.25)), k)
-    return _lattice(round(POINTS / refinement**2), k)
+    return _mirrored(round(POINTS / refinement**2), k)
 
 
 def _hermite(degree: int) -> tuple[Array, Array]:
@@ -101,17 +113,11 @@ def _tensor(nodes: Array, weights: Array, k: int) -> Array:
     return np.column_stack([points, mass.prod(axis=1)]).ravel()
 
 
-def _lattice(count: int, k: int) -> Array:
-    """Additive recurrence of the generalised golden ratio (root of x^(k+1) = x + 1), mirrored."""
-    from scipy.special import ndtri
-
-    root = 1.5
-    for _ in range(64):
-        root = (1.0 + root) ** (1.0 / (k + 1))
-    steps = np.arange(1, count + 1)[:, None] * root ** -np.arange(1.0, k + 1)
-    points = ndtri(np.mod(0.5 + steps, 1.0))
+def _mirrored(count: int, k: int) -> Array:
+    """Sobol points of k normal fields and their mirror images, with equal weights."""
+    points = normal_nodes(k, 0, 2 ** round(math.log2(count)))
     both = np.concatenate([points, -points])
-    return np.column_stack([both, np.full(2 * count, 0.5 / count)]).ravel()
+    return np.column_stack([both, np.full(len(both), 1.0 / len(both))]).ravel()
 
 
 def quadrature_risk(
@@ -125,6 +131,12 @@ def quadrature_risk(
 
     Of an experiment that is watched for something else, that.
     """
+    if experiment.parts:
+        pairs = zip(experiment.parts, experiment.readout, strict=True)
+        each = (replace(part, readout=row) for part, row in pairs)
+        return sum(
+            quadrature_risk(part, Q, M, P, rule_of_part(part, _contiguous(P))) for part in each
+        )
     student, teacher = experiment.student, experiment.teacher
     value = experiment.watched or risk_function(experiment)
     return float(

@@ -17,8 +17,9 @@ from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
 from dmft.model import FIELD, SGD, as_count
 from dmft.model.algorithm import refuse
+from dmft.model.loss import CROSS_ENTROPY
 from dmft.model.sequence import SequenceModel, SequenceNetwork
-from dmft.simulation.clock import Clock, Schedule
+from dmft.simulation.clock import Clock, Schedule, Tabled
 from dmft.simulation.declaration import Filler
 from dmft.simulation.sequences.kernels import mean_value
 from dmft.starts import Alignment
@@ -44,7 +45,7 @@ class SequenceExperiment:
     batch_size: int
     dim: int
     # What the learning rate follows; that above is of the first step.
-    schedule: Schedule | None = None
+    schedule: Schedule | Tabled | None = None
 
     @property
     def weight_dim(self) -> int:
@@ -88,7 +89,8 @@ def declare_sequence(
     """Fill in every symbol; refuse what cannot be simulated."""
     if not isinstance(algorithm, SGD):
         raise BadParameter(f"sequence models are simulated under dmft.SGD, got {algorithm!r}")
-    if algorithm.loss == "correlation" or not algorithm.is_plain or algorithm.trains_readout:
+    unknown = algorithm.loss in ("correlation", CROSS_ENTROPY)
+    if unknown or not algorithm.is_plain or algorithm.trains_readout:
         raise BadParameter(
             'sequence models have loss="squared" or "frobenius", no repeat, no update of one\'s '
             "own and no readout"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
@@ -14,11 +16,13 @@ from dmft.simulation.risks.risk import MATRIX, Rule
 from dmft.simulation.runner import Constants, Runner
 from dmft.simulation.steps.common import (
     COMMON,
+    FLIPPED,
     FREE,
     GAIN,
     INTEGERS,
     PASSED,
     REACHED,
+    SHORTENED,
     SPHERE_GRADIENT,
     SPREAD,
     TRAINED,
@@ -26,11 +30,14 @@ from dmft.simulation.steps.common import (
     apply_step,
     draw_cluster,
     draw_fields,
+    draw_sign,
     factor_students,
     fill_gram,
     length_status,
     move_readout,
     normalise,
+    shorten_step,
+    signed,
     take_out_radial,
     write_fields,
     write_label,
@@ -40,8 +47,8 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "4b2e773d480e",
-    "dmft.simulation.steps.optimiser": "423fe7b30391",
+    "dmft.simulation.steps.common": "573e5855bb92",
+    "dmft.simulation.steps.optimiser": "8794ce4135c1",
 }
 
 
@@ -98,6 +105,7 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             inside += draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
             scale = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
             noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
+            sign = draw_sign(generator, rates[now, FLIPPED])
             # `sample_updates`, written out: the call would cost as much as the rest of the step.
             f, y = 0.0, 0.0
             for j in range(p):
@@ -105,24 +113,23 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             write_fields(par_star, h_star, fields, cluster)
             for r in range(terms):
                 y += a_star[r] * sigma_star(h_star[r], par_star)
-            write_label(label, y / terms + noise, h_star, f / p)
+            write_label(label, signed(sign, y / terms) + noise, h_star, f / p)
             error = pull(f / p, label)
             for j in range(p):
                 psi[j] = a[j] * slope(h[j], par) * error
-            if trained:
-                for j in range(p):
+                if trained:
                     push[j] += error * sigma(h[j], par)
             add_sample(psi, h, h_star, z, cross, own, S, V, batch > 1, scale)
         degrees = dim - known - rank
         if batch == 1:
             # Psi Psi^T has rank one: the parts in and outside the span are one square length.
-            if degrees > 0:
-                inside += scale * generator.chisquare(degrees)
+            inside += scale * generator.chisquare(degrees) if degrees > 0 else 0.0
             for j in range(p):
                 for i in range(p):
                     gram[j, i] = inside * S[j, i]
         else:
             fill_gram(generator, S, V, degrees, L, order, T, Y, gram)
+        shorten_step(cross, own, gram, rates[now, SHORTENED], p * batch * math.sqrt(dim))
         if counts[3] == SPHERE_GRADIENT:
             Q_old[:, :] = Q
             M_old[:, :] = M

@@ -46,8 +46,11 @@ DIVERGED_LENGTH = 1e12
 RANK_TOLERANCE = 1.4e-14
 
 # Columns of `rates`, the numbers of a step: gamma/(p n_b), the standard deviation of the label's
-# noise, rho_a, and then those of the optimiser. `Constants.rates` writes them.
-GAIN, SPREAD, TRAINED = range(FIRST)
+# noise, rho_a, the probability that a label is flipped (`DRAWN`: labels are drawn), the length that
+# gradients are shortened to (0: none, -1: all have the length one), and then those of the
+# optimiser. `Constants.rates` writes them.
+GAIN, SPREAD, TRAINED, FLIPPED, SHORTENED = range(FIRST)
+DRAWN = -1.0
 
 # Arguments that both kernels take after their state:
 # P, a, a_star, rates, counts, watch, risk, sigma, slope, sigma_star, pull, par, par_star, label,
@@ -141,18 +144,75 @@ def draw_cluster(generator, clusters):  # type: ignore[no-untyped-def]
     return number
 
 
+@njit(cache=True, **UNCOUNTED, inner=True)
+def draw_sign(generator, chance):  # type: ignore[no-untyped-def]
+    """-1 with this chance, else 1; nothing is drawn where there is none.
+
+    Of labels that are drawn a level between -1 and 1, see `signed`.
+    """
+    if chance < 0.0:
+        return 2.0 * generator.random() - 1.0
+    return -1.0 if chance > 0.0 and generator.random() < chance else 1.0
+
+
+@njit(cache=True, inline="always", **UNCOUNTED)
+def signed(sign, y):  # type: ignore[no-untyped-def]
+    """A label y or -y; at a uniform level in [-1, 1) 1 or -1, whose mean is y."""
+    if sign == 1.0 or sign == -1.0:
+        return sign * y
+    return 1.0 if sign < y else -1.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
+def write_noisy_label(h_star, a_star, noise, sign, sigma_star, par_star, label):  # type: ignore[no-untyped-def]
+    """The label of a sample."""
+    y = 0.0
+    for r in range(a_star.size):
+        y += a_star[r] * sigma_star(h_star[r], par_star)
+    write_label(label, signed(sign, y / a_star.size) + noise, h_star, 0.0)
+
+
+@njit(cache=True, **UNCOUNTED, inner=True)
+def shortening(level, length):  # type: ignore[no-untyped-def]
+    """What a gradient of this length is multiplied by."""
+    if length <= 0.0:
+        return 1.0
+    return 1.0 / length if level < 0.0 else min(1.0, level / length)
+
+
+@njit(cache=True, **UNCOUNTED, inner=True)
+def shorten_step(cross, own, gram, level, unit):  # type: ignore[no-untyped-def]
+    """Shorten the increments of a step whose gradient has the length sqrt(tr gram)/unit."""
+    if level == 0.0:
+        return
+    square = 0.0
+    for j in range(gram.shape[0]):
+        square += gram[j, j]
+    share = shortening(level, math.sqrt(square) / unit)
+    for j in range(gram.shape[0]):
+        for r in range(cross.shape[1]):
+            cross[j, r] *= share
+        for i in range(gram.shape[0]):
+            own[j, i] *= share
+            gram[j, i] *= share * share
+
+
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def sample_updates(  # type: ignore[no-untyped-def]
-    h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull, par, par_star, label, psi, push
+    h, h_star, a, a_star, noise, sign, sigma, slope, sigma_star, pull, par, par_star, label, psi,
+    push,
 ):  # fmt: skip
-    """psi_j = a_j sigma'(h_j) E of one sample; E sigma(h_j) is added to `push`."""
+    """psi_j = a_j sigma'(h_j) E of one sample; E sigma(h_j) is added to `push`.
+
+    The label takes its `sign`, before the noise.
+    """
     p, terms = h.size, a_star.size
     f, y = 0.0, 0.0
     for j in range(p):
         f += a[j] * sigma(h[j], par)
     for r in range(terms):
         y += a_star[r] * sigma_star(h_star[r], par_star)
-    write_label(label, y / terms + noise, h_star, f / p)
+    write_label(label, signed(sign, y / terms) + noise, h_star, f / p)
     error = pull(f / p, label)
     for j in range(p):
         psi[j] = a[j] * slope(h[j], par) * error

@@ -24,6 +24,7 @@ from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risks.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
+    FLIPPED,
     FREE,
     GAIN,
     INTEGERS,
@@ -35,6 +36,7 @@ from dmft.simulation.steps.common import (
     apply_step,
     draw_cluster,
     draw_fields,
+    draw_sign,
     factor_students,
     has_passed,
     length_status,
@@ -42,7 +44,7 @@ from dmft.simulation.steps.common import (
     normalise,
     take_out_radial,
     write_fields,
-    write_label,
+    write_noisy_label,
 )
 from dmft.simulation.steps.optimiser import begin_step, begin_step_of_overlaps, end_step, follow
 from dmft.simulation.steps.rows import (
@@ -57,19 +59,10 @@ from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "4b2e773d480e",
-    "dmft.simulation.steps.optimiser": "423fe7b30391",
-    "dmft.simulation.steps.rows": "fb1f9f03c45b",
+    "dmft.simulation.steps.common": "573e5855bb92",
+    "dmft.simulation.steps.optimiser": "8794ce4135c1",
+    "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inner=True)
-def write_noisy_label(h_star, a_star, noise, sigma_star, par_star, label):  # type: ignore[no-untyped-def]
-    """The label of a sample."""
-    y = 0.0
-    for r in range(a_star.size):
-        y += a_star[r] * sigma_star(h_star[r], par_star)
-    write_label(label, y / a_star.size + noise, h_star, 0.0)
 
 
 @njit(
@@ -89,7 +82,7 @@ def advance_general_overlaps(  # type: ignore[no-untyped-def]
     B, L, rest = np.empty((p, known)), np.zeros((p, p)), np.empty((p, p))
     order = np.empty(p, np.int64)
     h, h_star, psi, z = np.empty(p), np.empty(k), np.empty(p), np.zeros(known + p)
-    push = np.zeros(p)
+    push = np.zeros(a.size)
     cross, own, gram = np.empty((p, k)), np.empty((p, p)), np.empty((p, p))
     Q_old, M_old = np.empty((p, p)), np.empty((p, k))
     for step in range(counts[0]):
@@ -102,11 +95,12 @@ def advance_general_overlaps(  # type: ignore[no-untyped-def]
         square = draw_fields(generator, root, B, L, rank, z, h, h_star, clusters, cluster)
         variance = clusters[cluster, 1] * clusters[cluster, 1] if cluster >= 0 else 1.0
         noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
+        sign = draw_sign(generator, rates[now, FLIPPED])
         degrees = dim - known - rank
         if degrees > 0:
             square += variance * generator.chisquare(degrees)
         write_fields(par_star, h_star, fields, cluster)
-        write_noisy_label(h_star, a_star, noise, sigma_star, par_star, label)
+        write_noisy_label(h_star, a_star, noise, sign, sigma_star, par_star, label)
         for _ in range(passes):
             update(
                 h, h_star, square / dim, numbers, a, sigma, slope, pull, par, label, psi, push
@@ -169,7 +163,7 @@ def advance_general_weights(  # type: ignore[no-untyped-def]
     k, batch = W_star.shape[0], counts[2]
     root_d = math.sqrt(d)
     passes = counts[6]
-    X, noise = np.empty((batch, d)), np.zeros(batch)
+    X, noise, sign = np.empty((batch, d)), np.zeros(batch), np.empty(batch)
     psi, h, h_star = np.empty(p), np.empty(p), np.empty(k)
     cluster = np.empty(batch, np.int64)
     for step in range(counts[0]):
@@ -180,6 +174,7 @@ def advance_general_weights(  # type: ignore[no-untyped-def]
             draw_input(generator, W_star, clusters, cluster[mu], deviations, X[mu])
             if spread > 0.0:
                 noise[mu] = spread * generator.standard_normal()
+            sign[mu] = draw_sign(generator, rates[now, FLIPPED])
         for _ in range(passes):
             begin_step(G, push, W, rates, now)
             for mu in range(batch):
@@ -188,14 +183,14 @@ def advance_general_weights(  # type: ignore[no-untyped-def]
                 for r in range(k):
                     h_star[r] = dot(W_star[r], X[mu]) / root_d
                 write_fields(par_star, h_star, counts[5], cluster[mu])
-                write_noisy_label(h_star, a_star, noise[mu], sigma_star, par_star, label)
+                write_noisy_label(h_star, a_star, noise[mu], sign[mu], sigma_star, par_star, label)
                 update(
                     h, h_star, dot(X[mu], X[mu]) / d, numbers,
                     a, sigma, slope, pull, par, label, psi, push,
                 )  # fmt: skip
                 for j in range(p):
                     add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X[mu])
-            for j in range(p):
+            for j in range(a.size):
                 a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
             end_step(G, p, rates, now)
             move_rows(W, G, Q, counts[3])

@@ -20,7 +20,7 @@ from dmft.compiled import njit
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 # Columns of `rates` after those of `common`: the share of the weights that a step takes away, and
 # the part of the last step that it takes again.
-FIRST = 3
+FIRST = 5
 LOST, KEPT = FIRST, FIRST + 1
 # The part of a step that a velocity takes up, and the part that moves the weights at once.
 TAKEN, DIRECT = FIRST + 2, FIRST + 3
@@ -58,8 +58,9 @@ def begin_step(G, push, W, rates, now):  # type: ignore[no-untyped-def]
     They hold the last step.
     """
     part, share = rates[now, KEPT], rates[now, LOST]
-    for j in range(W.shape[0]):
+    for j in range(push.size):
         push[j] *= part
+    for j in range(W.shape[0]):
         for i in range(W.shape[1]):
             G[j, i] = part * G[j, i] - share * W[j, i]
 

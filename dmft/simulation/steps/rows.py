@@ -43,11 +43,16 @@ def weighted_dot(x, y, deviations):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, error_model="numpy", inner=True)
 def draw_input(generator, W_star, clusters, cluster, deviations, X):  # type: ignore[no-untyped-def]
-    """Draw one input x (d,), of a cluster where that is not negative."""
+    """Draw one input x (d,), of a cluster where that is not negative.
+
+    Deviations are those of the d coordinates, and then those in each cluster where they differ.
+    """
     for i in range(X.size):
         X[i] = generator.standard_normal()
-    for i in range(deviations.size):
-        X[i] *= deviations[i]
+    if deviations.size > 0:
+        first = (1 + cluster) * X.size if deviations.size > X.size else 0
+        for i in range(X.size):
+            X[i] *= deviations[first + i]
     if cluster >= 0:
         for i in range(X.size):
             X[i] *= clusters[cluster, 1]

@@ -1,13 +1,13 @@
 """Updates of one sample from their definitions: what `simulated_by` of a record names.
 
 Plain loops that Numba compiles: an update writes psi (p,), which multiplies x/sqrt(d) in the rows,
-and adds to `push` (p,) what a trained readout moves along. It is called where the label has been
-written, once for each pass over a sample:
+and adds to `push`, of the size of a, what a trained readout moves along. It is called where the
+label has been written, once for each pass over a sample:
 
     h (p,), h_star (k,)     fields of the sample
     stretch                 |x|^2/d
     numbers                 values of the record's `scalars`, in their order
-    a (p,)                  readouts
+    a (p,)                  readouts; those of several outputs one after the other
     sigma, slope, pull      activation, its derivative (field, par) and -dl/df (output, label)
     par, label              parameters of the activation; the label, noise included, is label[0]
 
@@ -91,6 +91,29 @@ def at_radius(  # type: ignore[no-untyped-def]
         square += psi[j] * psi[j]
     scale = -numbers[0] * math.sqrt(stretch / square) if square > 0.0 else 0.0
     gradient_beyond(h, scale, a, sigma, slope, pull, par, label, psi, push)
+
+
+def of_outputs(  # type: ignore[no-untyped-def]
+    h, h_star, stretch, numbers, a, sigma, slope, pull, par, label, psi, push
+):  # fmt: skip
+    """Gradient of a loss of several outputs; a has a row for each, pull reads [outputs, labels]."""
+    p = h.size
+    count = a.size // p
+    seen, value = np.zeros(2 * count), np.empty(p)
+    for j in range(p):
+        value[j] = sigma(h[j], par)
+        psi[j] = 0.0
+    for o in range(count):
+        for j in range(p):
+            seen[o] += a[o * p + j] * value[j] / p
+        seen[count + o] = 1.0 if label[0] == o else 0.0
+    for o in range(count):
+        error = pull(float(o), seen)
+        for j in range(p):
+            psi[j] += a[o * p + j] * error
+            push[o * p + j] += error * value[j]
+    for j in range(p):
+        psi[j] *= slope(h[j], par)
 
 
 @lru_cache(maxsize=64)

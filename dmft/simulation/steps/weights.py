@@ -16,15 +16,19 @@ from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risks.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
     COMMON,
+    FLIPPED,
     GAIN,
     PASSED,
     REACHED,
+    SHORTENED,
     SPREAD,
     TRAINED,
     draw_cluster,
+    draw_sign,
     has_passed,
     length_status,
     sample_updates,
+    shortening,
     write_fields,
 )
 from dmft.simulation.steps.optimiser import begin_step, end_step, follow
@@ -39,10 +43,23 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.steps.common": "4b2e773d480e",
-    "dmft.simulation.steps.optimiser": "423fe7b30391",
-    "dmft.simulation.steps.rows": "fb1f9f03c45b",
+    "dmft.simulation.steps.common": "573e5855bb92",
+    "dmft.simulation.steps.optimiser": "8794ce4135c1",
+    "dmft.simulation.steps.rows": "5beb1f4d3fff",
 }
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inner=True)
+def shorten(G, before, rate, level):  # type: ignore[no-untyped-def]
+    """Shorten what was added to the step `before`: a rate times the gradient of all neurons."""
+    square = 0.0
+    for j in range(before.shape[0]):
+        for i in range(before.shape[1]):
+            square += (G[j, i] - before[j, i]) ** 2
+    share = shortening(level, math.sqrt(square) / rate)
+    for j in range(before.shape[0]):
+        for i in range(before.shape[1]):
+            G[j, i] = before[j, i] + share * (G[j, i] - before[j, i])
 
 
 @njit(
@@ -64,10 +81,13 @@ def advance_weights(  # type: ignore[no-untyped-def]
     p, d = W.shape
     k, batch, root_d = W_star.shape[0], counts[2], math.sqrt(d)
     X, psi, h, h_star = np.empty(d), np.empty(p), np.empty(p), np.empty(k)
+    before = np.empty((p if rates[0, SHORTENED] != 0.0 else 0, d))
     for step in range(counts[0]):
         now = min(step, rates.shape[0] - 1)
         spread = rates[now, SPREAD]
         begin_step(G, push, W, rates, now)
+        if rates[now, SHORTENED] != 0.0:
+            before[:, :] = G[:p]
         for _ in range(batch):
             cluster = draw_cluster(generator, clusters)
             draw_input(generator, W_star, clusters, cluster, deviations, X)
@@ -76,13 +96,16 @@ def advance_weights(  # type: ignore[no-untyped-def]
             for r in range(k):
                 h_star[r] = dot(W_star[r], X) / root_d
             noise = spread * generator.standard_normal() if spread > 0.0 else 0.0
+            sign = draw_sign(generator, rates[now, FLIPPED])
             write_fields(par_star, h_star, counts[5], cluster)
             sample_updates(
-                h, h_star, a, a_star, noise, sigma, slope, sigma_star, pull,
+                h, h_star, a, a_star, noise, sign, sigma, slope, sigma_star, pull,
                 par, par_star, label, psi, push,
             )  # fmt: skip
             for j in range(p):
                 add_multiple(G[j], rates[now, GAIN] * psi[j] / root_d, X)
+        if rates[now, SHORTENED] != 0.0:
+            shorten(G, before, rates[now, GAIN] * p * batch, rates[now, SHORTENED])
         for j in range(p):
             a[j] += rates[now, GAIN] * rates[now, TRAINED] / d * push[j]
         end_step(G, p, rates, now)

@@ -58,6 +58,8 @@ class DescentRun(Solution):
         As for a `Trajectory`.
     constants : mapping of str to arrays
         P (k, k), and readouts that are not trained.
+    arrays : Values
+        All of these by name.
 
     Examples
     --------
@@ -88,18 +90,74 @@ class DescentRun(Solution):
 
     @property
     def final(self) -> Overlaps | Alignment | dict[str, Array]:
-        """Overlaps that were reached, as the start of a run on samples that have not been seen."""
+        """Overlaps that were reached, as the start of a run on samples that have not been seen.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
+        >>> eqs = dmft.derive(dmft.Model(line, line), descent)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
+        >>> run.final.M.shape
+        (1, 1)
+        """
         last = {n: self.arrays[n][-1] for n in ("Q", "M", "readout") if n in self.arrays}
         return start_of(last, self.constants)
 
     def steps(self, dim: int) -> Array:
-        """Steps of the algorithm, whatever the dimension; a flow has none."""
+        """Steps of the algorithm, whatever the dimension; a flow has none.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d, which does not matter here.
+
+        Returns
+        -------
+        (T,) ndarray
+
+        Raises
+        ------
+        BadParameter
+            For a flow, which has no steps.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
+        >>> eqs = dmft.derive(dmft.Model(line, line), descent)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
+        >>> run.steps(100).tolist()
+        [0.0, 1.0, 2.0, 3.0]
+        """
         if self.provenance.get("flow"):
             raise BadParameter("gradient flow has no steps: its time is learning_rate * steps")
         return self.t.copy()
 
     def samples(self, dim: int) -> Array:
-        """Samples that the algorithm has seen at input dimension `dim`: the same in every step."""
+        """Samples that the algorithm has seen at input dimension `dim`: the same in every step.
+
+        Parameters
+        ----------
+        dim : int
+            Input dimension d.
+
+        Returns
+        -------
+        (T,) ndarray
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+        >>> descent = dmft.GradientDescent(0.2, samples_per_dim=2)
+        >>> eqs = dmft.derive(dmft.Model(line, line), descent)
+        >>> run = dmft.solve(eqs, dmft.Overlaps([[1.0]], [[0.0]]), 3)
+        >>> run.samples(100).tolist()
+        [0.0, 200.0, 200.0, 200.0]
+        """
         used = float(self.parameters["samples_per_dim"]) * dim
         fresh = bool(self.provenance.get("fresh", False))
         return used * (self.t if fresh else np.minimum(np.ceil(self.t), 1.0))

@@ -55,7 +55,7 @@ from dmft.solvers.runge_kutta.state_tests import in_tolerances, outside
 from dmft.solvers.runge_kutta.tableau import HIGHEST, MATRIX_ROWS
 from dmft.solvers.signatures import ADVANCE_SIGNATURE
 
-BUILT_ON = "f76add5fe1e394c7"
+BUILT_ON = "931ce12af4fe4b45"
 
 # Rows of `work.k`; the matrices come behind them.
 COPY, KNOWN, CHANGE, MOVE, SLOPE, GUESS, PIVOT = 8, 14, 15, 16, 17, 18, 19

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmft.names import Status
 from dmft.progress import Progress, is_cancelled
+from dmft.solvers.pointers import called, entry
+from dmft.solvers.problem import Problem
 from dmft.solvers.run import Raw, Setup
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.group import Group
@@ -19,45 +23,107 @@ from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.solve import Request, trajectory_of
 from dmft.solvers.trajectory import Trajectory
 
+Array = NDArray[np.float64]
+
 # Fewer runs than two for each lane go one by one.
 FEWEST = 16
 # Where code for lanes is still to be compiled: runs that tell how long all will take, and seconds
 # of them that compiling is worth.
-FIRST, WORTH_COMPILING = 16, 10.0
+FIRST, WORTH_COMPILING = 16, 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Varied:
+    """Requests that differ in their scalars: numbers of all, and each request when it is asked for.
+
+    Attributes
+    ----------
+    first : Request
+    par : (n, parameters)
+        Packed parameters of each.
+    make : callable(int) -> Request
+        One of them, with its record.
+    """
+
+    first: Request
+    par: Array
+    make: Callable[[int], Request]
+
+    def __len__(self) -> int:
+        return len(self.par)
+
+    def __getitem__(self, number: int) -> Request:
+        return self.make(number)
+
+    def tail(self, first: int) -> Varied:
+        """Those from one of them on."""
+        return Varied(self.first, self.par[first:], lambda n: self.make(first + n))
+
+
 class Ended:
-    """A run of a batch that has ended; the same as `solve_problem` would have made it."""
+    """A run of a batch that has ended; the same as `solve_problem` would have made it.
 
-    given: Request
-    raw: Raw
+    Its record is made when it is asked for.
+    """
 
-    @property
-    def reached(self) -> bool:
-        """Whether it came to the end of its time."""
-        return self.raw.outcome == layout.REACHED
+    def __init__(
+        self, reached: bool, make: Callable[[], tuple[Request, Raw]], seen: _Seen | None, place: int
+    ) -> None:
+        self.reached = reached  # the end of its time
+        self._make, self._seen, self._place = make, seen, place
+
+    @cached_property
+    def _run(self) -> tuple[Request, Raw]:
+        return self._make()
 
     def observe(self, name: str) -> float:
         """An observable at its end."""
-        setup = self.given.setup
-        problem, last = setup.problem, self.raw.sink.last
-        seen = np.empty(len(problem.observables))
-        problem.observe(last[0], last[1], setup.widths, setup.par, seen)
-        return float(seen[problem.observables.index(name)])
+        if self._seen is not None:
+            return self._seen.of(name, self._place)
+        given, raw = self._run
+        return _Seen.of_one(given.setup, raw).of(name, 0)
 
     def trajectory(self) -> Trajectory:
         """Its record."""
-        return trajectory_of(self.given, self.raw)
+        return trajectory_of(*self._run)
 
 
-def solve_batch(asked: Sequence[Request | Any]) -> Iterator[Any]:
+class _Seen:
+    """Observables at the last saved rows of runs: computed for all of them when first read."""
+
+    def __init__(self, problem: Problem, widths: Any, t: Array, y: Array, par: Array) -> None:
+        self._problem, self._arguments = problem, (t, y, widths, par)
+
+    @classmethod
+    def of_one(cls, setup: Setup, raw: Raw) -> _Seen:
+        """Of a single run."""
+        t, y = raw.sink.last
+        return cls(setup.problem, setup.widths, np.array([t]), y[None].copy(), setup.par[None])
+
+    @cached_property
+    def _values(self) -> Array:
+        found = np.empty((self._arguments[0].size, len(self._problem.observables)))
+        called("observe_ends")(entry(self._problem.observe, "RHS"), *self._arguments, found)
+        return found
+
+    def of(self, name: str, place: int) -> float:
+        """One observable of one run."""
+        return float(self._values[place, self._problem.observables.index(name)])
+
+
+Requests = Sequence[Request] | Varied
+
+
+def solve_batch(asked: Sequence[Request | Any] | Varied) -> Iterator[Any]:
     """Runs of requests that differ in parameters, start and thresholds: an `Ended` for each.
 
     What is no request passes through in its place. Requests are for compiled loops
     (`Request.is_compiled`) and without a timeout; whatever else they ask is that of the first. The
     iterator ends early when the parallel job that it works for is cancelled.
     """
+    if isinstance(asked, Varied):
+        yield from _ended(asked)
+        return
     requests = [given for given in asked if isinstance(given, Request)]
     runs = _ended(requests) if requests else iter(())
     for given in asked:
@@ -70,7 +136,7 @@ def solve_batch(asked: Sequence[Request | Any]) -> Iterator[Any]:
         yield run
 
 
-def _ended(requests: Sequence[Request]) -> Iterator[Ended]:
+def _ended(requests: Requests) -> Iterator[Ended]:
     """Drive the compiled loop over all runs and hand each over in its turn.
 
     They go side by side where that pays; either way each has the same bits.
@@ -80,17 +146,17 @@ def _ended(requests: Sequence[Request]) -> Iterator[Ended]:
         return
     seconds: list[float] = []
     head = 0 if requests[0].setup.problem.lanes.is_kept else FIRST
-    yield from _one_by_one(requests[:head], seconds)
+    yield from _one_by_one([requests[n] for n in range(min(head, len(requests)))], seconds)
     if is_cancelled():
         return
-    rest = requests[head:]
+    rest = requests.tail(head) if isinstance(requests, Varied) else requests[head:]
     if head == 0 or sum(seconds) / head * len(rest) > WORTH_COMPILING:
         yield from _side_by_side(rest)
     else:
         yield from _one_by_one(rest, seconds)
 
 
-def _fit_lanes(requests: Sequence[Request]) -> bool:
+def _fit_lanes(requests: Requests) -> bool:
     """Whether runs can go side by side: flows by an explicit method, read at their ends only."""
     setup = requests[0].setup
     at_ends = setup.save is not None and bool(
@@ -99,6 +165,7 @@ def _fit_lanes(requests: Sequence[Request]) -> bool:
     return (
         len(requests) >= FEWEST
         and setup.problem.lanes is not None
+        and setup.problem.lanes.takes(setup.widths)
         and setup.problem.kind == "ode"
         and setup.method in TABLEAUX
         and at_ends
@@ -106,7 +173,12 @@ def _fit_lanes(requests: Sequence[Request]) -> bool:
     )
 
 
-def _group(setups: Sequence[Setup]) -> Group:
+def _group(requests: Requests) -> Group:
+    if isinstance(requests, Varied):
+        setup, n = requests.first.setup, len(requests)
+        start, threshold = (np.tile(x, (n, 1)) for x in (setup.start, setup.table.threshold))
+        return Group(setup, requests.par, start, np.full(n, setup.trace), threshold)
+    setups = [given.setup for given in requests]
     return Group(
         setups[0],
         np.array([setup.par for setup in setups]),
@@ -116,36 +188,31 @@ def _group(setups: Sequence[Setup]) -> Group:
     )
 
 
-def _side_by_side(requests: Sequence[Request]) -> Iterator[Ended]:
+def _side_by_side(requests: Requests) -> Iterator[Ended]:
     """Runs in lanes, in the order of the requests."""
-    setups = [given.setup for given in requests]
-    group = _group(setups)
+    group = _group(requests)
     budget, done = min(group.first_budget(), LARGEST_CHUNK), 0
     group.open_lanes()
-    ended: dict[int, Raw] = {}
+    ended: dict[int, Ended] = {}
     while done < len(requests):
         began = time.monotonic()
         runs = group.advance_lanes(budget)
         budget = next_budget(budget, time.monotonic() - began)
-        for run in runs:
-            ended[run] = group.raw_of(run, setups[run])
-            group.drain(run, ended[run])
+        ended |= zip(runs, _finished(group, runs, requests), strict=True)
         while done in ended and not is_cancelled():
-            finished = _finished(requests[done], ended.pop(done))
-            if not is_cancelled():
-                yield finished
+            yield ended.pop(done)
             done += 1
         if is_cancelled():
             return
 
 
-def _one_by_one(requests: Sequence[Request], seconds: list[float]) -> Iterator[Ended]:
+def _one_by_one(requests: Requests, seconds: list[float]) -> Iterator[Ended]:
     """Runs one after the other; `seconds` receives how long each call of compiled code took."""
-    if not requests:
+    if not len(requests):
         return
-    setups = [given.setup for given in requests]
-    group = _group(setups)
-    budget, done, under_way = min(group.first_budget(), LARGEST_CHUNK), 0, None
+    group = _group(requests)
+    budget, done = min(group.first_budget(), LARGEST_CHUNK), 0
+    under_way: Raw | None = None
     while done < len(requests):
         began = time.monotonic()
         ended = group.advance(budget)
@@ -153,27 +220,53 @@ def _one_by_one(requests: Sequence[Request], seconds: list[float]) -> Iterator[E
         budget = next_budget(budget, seconds[-1])
         if is_cancelled():
             return
-        for run in range(done, ended):
-            raw, under_way = under_way or group.raw_of(run, setups[run]), None
-            group.drain(run, raw)
-            finished = _finished(requests[run], raw)
+        for run in _finished(group, range(done, ended), requests, under_way):
             if is_cancelled():
                 return
-            yield finished
+            yield run
+        under_way = None if ended > done else under_way
         done = ended
         if group.is_under_way:
-            under_way = under_way or group.raw_of(done, setups[done])
+            under_way = under_way or group.raw_of(done, requests[done].setup)
             group.drain(done, under_way)
 
 
-def _finished(given: Request, raw: Raw) -> Ended:
-    """A run that has left the compiled loop; one that became stiff goes on by itself first."""
-    if raw.outcome == layout.STIFF:
-        with Progress(False, "solve") as bar:
-            go_on(given.setup, raw, time.monotonic(), bar)
-    if raw.outcome == layout.RUNNING:
-        raw.stopped = Status.MAX_STEPS
-    return Ended(given, raw)
+def _finished(
+    group: Group, runs: Sequence[int], requests: Requests, begun: Raw | None = None
+) -> Iterator[Ended]:
+    """Runs that have left the compiled loop, the first of them perhaps `begun` in earlier calls.
+
+    One that became stiff goes on by itself.
+    """
+    if not len(runs):
+        return
+    saved, outcomes = group.saved(), group.batch.counts[runs, layout.OUTCOME].tolist()
+    first, last = group.batch.rows[runs].T
+    # A run without rows in this call is read by itself.
+    has_rows = (last > first).tolist()
+    seen = None
+    if saved.out_t.size:
+        t, y, par = saved.out_t[last - 1], saved.out_y[last - 1], group.batch.par[runs]
+        seen = _Seen(group.setup.problem, group.setup.widths, t, y, par)
+
+    def raw_of(run: int) -> tuple[Request, Raw]:
+        given = requests[run]
+        raw = begun if begun is not None and run == runs[0] else group.raw_of(run, given.setup)
+        group.drain(run, raw, saved)
+        return given, raw
+
+    for place, (run, outcome) in enumerate(zip(runs, outcomes, strict=True)):
+        make = partial(raw_of, run)
+        if outcome in (layout.STIFF, layout.RUNNING):
+            given, raw = make()
+            if outcome == layout.STIFF:
+                with Progress(False, "solve") as bar:
+                    go_on(given.setup, raw, time.monotonic(), bar)
+            if raw.outcome == layout.RUNNING:
+                raw.stopped = Status.MAX_STEPS
+            yield Ended(raw.outcome == layout.REACHED, partial(tuple, (given, raw)), None, 0)  # type: ignore[arg-type]
+        else:
+            yield Ended(outcome == layout.REACHED, make, seen if has_rows[place] else None, place)
 
 
 def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -195,6 +288,13 @@ def varied(
         given, setup=setup, parameters=dict(parameters), provenance=provenance
     )
     return request
+
+
+def rows_of(given: Request, scalars: Array) -> Array:
+    """Packed parameters of requests that differ in their scalars, a row of them for each."""
+    par = np.tile(given.setup.par, (len(scalars), 1))
+    par[:, : scalars.shape[1]] = scalars
+    return par
 
 
 def _changed(record: Any, **values: Any) -> Any:

@@ -1,7 +1,7 @@
 """The loop over runs: each begins, takes its steps and ends in compiled code, one after the other.
 
-A single run is a batch of one. The loop of the steps arrives as a first-class function, so that it
-is compiled once, alone. Like that loop this one returns after a bounded number of steps, or when a
+A single run is a batch of one. The loop of the steps arrives as an address, so that it is compiled
+once, alone. Like that loop this one returns after a bounded number of steps, or when a
 buffer is full, and goes on where it was when it is called again.
 """
 
@@ -36,18 +36,18 @@ from dmft.solvers.runge_kutta.layout import (
 )
 from dmft.solvers.runge_kutta.state_tests import in_tolerances
 from dmft.solvers.signatures import (
-    ADVANCE,
     BATCH_TYPE,
-    DOMAIN,
     EVENTS_TYPE,
-    RHS,
     TABLEAU_TYPE,
     TASK_TYPE,
-    WATCH,
     WORK_TYPE,
+    advance_at,
+    domain_at,
+    rhs_at,
+    watch_at,
 )
 
-BUILT_ON = "97de4defc7c93dd3"
+BUILT_ON = "9cae096a1a081001"
 
 
 @compiled
@@ -93,18 +93,26 @@ def begin(rhs, observe, watch, tableau, task, events, work, batch, y, clock, cou
 
 
 FLY_SIGNATURE = types.int64(
-    ADVANCE, RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, BATCH_TYPE,
-    types.int64,
-)  # fmt: skip
+    *[types.int64] * 5, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, BATCH_TYPE, types.int64
+)
 
 
 @njit(FLY_SIGNATURE, cache=True, no_cfunc_wrapper=True, **OPTIONS)
-def fly(advance, rhs, observe, domain, watch, tableau, task, events, work, batch, budget):  # type: ignore[no-untyped-def]
+def fly(  # type: ignore[no-untyped-def]
+    advance_address, rhs_address, observe_address, domain_address, watch_address, tableau, task,
+    events, work, batch, budget,
+):  # fmt: skip
     """Take up to `budget` attempts in all; returns how many runs have ended.
 
     The buffers must be empty. `task.par`, `task.trace` and `events.threshold` are those of the run
     under way.
     """
+    advance, rhs, observe = (
+        advance_at(advance_address),
+        rhs_at(rhs_address),
+        rhs_at(observe_address),
+    )
+    domain, watch = domain_at(domain_address), watch_at(watch_address)
     saved, found = 0, 0
     while batch.place[0] < batch.trace.size and budget > 0:
         i = batch.place[0]

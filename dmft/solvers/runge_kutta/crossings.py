@@ -29,7 +29,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import read_gap, take_sides
 from dmft.solvers.signatures import WATCH_SIGNATURE
 
-BUILT_ON = "4c508f61975a00e1"
+BUILT_ON = "5c3b1492a4c670ee"
 
 ROOT_ITERATIONS = 100
 ROOT_WIDTH = 1e-15

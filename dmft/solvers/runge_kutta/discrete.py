@@ -33,7 +33,7 @@ from dmft.solvers.runge_kutta.layout import (
 from dmft.solvers.runge_kutta.state_tests import outside, read_gap, take_sides
 from dmft.solvers.signatures import ADVANCE_SIGNATURE, WATCH_SIGNATURE
 
-BUILT_ON = "4c508f61975a00e1"
+BUILT_ON = "5c3b1492a4c670ee"
 
 
 @inlined

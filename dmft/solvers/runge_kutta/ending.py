@@ -90,7 +90,7 @@ def _stopped(setup: Setup, raw: Raw) -> str:
 
 
 def _norm(y: Vector) -> float:
-    return float(np.max(np.abs(y), initial=0.0))
+    return float(np.abs(y).max(initial=0.0))
 
 
 def _pole(setup: Setup, raw: Raw) -> float:

@@ -55,12 +55,12 @@ from dmft.solvers.signatures import (
     ADVANCE_SIGNATURE,
     INTEGERS,
     MATRIX,
-    RHS,
     VECTOR,
     WATCH_SIGNATURE,
+    rhs_at,
 )
 
-BUILT_ON = "97de4defc7c93dd3"
+BUILT_ON = "9cae096a1a081001"
 
 SAFETY, SMALLEST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 # A step that met NaN or left the domain says nothing of the error: a plain cut.
@@ -342,11 +342,23 @@ def advance(rhs, observe, domain, watch, tableau, task, events, work, y, clock, 
     return RUNNING
 
 
-@njit(types.void(RHS, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX), cache=True, **OPTIONS)
-def evaluate_rows(function, t, y, widths, par, out):  # type: ignore[no-untyped-def]
+@njit(types.void(types.int64, VECTOR, MATRIX, INTEGERS, VECTOR, MATRIX), cache=True, **OPTIONS)
+def evaluate_rows(address, t, y, widths, par, out):  # type: ignore[no-untyped-def]
     """Apply a function of signature RHS to each row of `y` (T, n) -> `out` (T, m)."""
+    function = rhs_at(address)
     for i in range(t.size):
         function(t[i], y[i], widths, par, out[i])
+
+
+@njit(
+    types.void(types.int64, VECTOR, MATRIX, INTEGERS, MATRIX, MATRIX),
+    cache=True, **OPTIONS,
+)  # fmt: skip
+def observe_ends(address, t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    """Apply a function of signature RHS to each row of `y` (n, size) with its row of `par`."""
+    function = rhs_at(address)
+    for i in range(t.size):
+        function(t[i], y[i], widths, par[i], out[i])
 
 
 @njit(types.void(types.float64, VECTOR, INTEGERS, VECTOR, VECTOR), cache=True, **OPTIONS)

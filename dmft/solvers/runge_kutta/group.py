@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.solvers.pointers import entry, loop
+from dmft.solvers.pointers import called, entry, loop
 from dmft.solvers.run import Raw, Setup, Sink, Vector
 from dmft.solvers.runge_kutta import layout
 from dmft.solvers.runge_kutta.tableau import TABLEAUX, Tableau, backward_tableau
@@ -19,6 +19,22 @@ Array = NDArray[np.float64]
 CHUNK_SECONDS = 0.1
 # Rows of the buffers between compiled loop and Python.
 SAVE_ROWS, SAVE_NUMBERS, EVENT_ROWS = 4096, 2**18, 64
+
+# Seconds of a right-hand side by its address and widths: to call it from Python takes as long as
+# the steps of a short run.
+_COST: dict[tuple[int, bytes], float] = {}
+MOST_COSTS = 1000
+
+
+class Saved(NamedTuple):
+    """Rows that the compiled loop has handed over, of all runs of a group."""
+
+    out_t: Vector
+    out_y: Array
+    out_step: NDArray[np.int64]
+    event_t: Vector
+    event_y: Array
+    event_id: NDArray[np.int64]
 
 
 class Group:
@@ -61,7 +77,7 @@ class Group:
             max_steps=setup.max_steps,
             is_flow=int(not is_map),
         )
-        self._fly = loop("fly")
+        self._fly = called("fly")
         self._arguments = (*_functions(setup, is_map), *self._shared(tableau), self.work)
         self._lanes: layout.Lanes | None = None
 
@@ -77,9 +93,15 @@ class Group:
 
     def first_budget(self) -> int:
         """Attempts that take half of `CHUNK_SECONDS`, by the time of one right-hand side."""
-        called = time.perf_counter()
-        self.setup.rhs(self.setup.t_start, self.batch.y[0])
-        cost = max(time.perf_counter() - called, 1e-6)
+        key = self._arguments[1], self.setup.widths.tobytes()
+        cost = _COST.get(key)
+        if cost is None:
+            called = time.perf_counter()
+            self.setup.rhs(self.setup.t_start, self.batch.y[0])
+            cost = max(time.perf_counter() - called, 1e-6)
+            if len(_COST) > MOST_COSTS:
+                _COST.clear()
+            _COST[key] = cost
         return max(1, int(CHUNK_SECONDS / (2 * self.stages * cost)))
 
     @classmethod
@@ -97,7 +119,7 @@ class Group:
     def open_lanes(self) -> None:
         """Take the runs side by side."""
         code = entry(self.setup.problem.lanes.function, "LANES_RHS")
-        self._fly, self._lanes = loop("fly_lanes"), lanes_for(self)
+        self._fly, self._lanes = called("fly_lanes"), lanes_for(self)
         self._arguments = (code, *self._arguments)
 
     def advance_lanes(self, budget: int) -> list[int]:
@@ -116,30 +138,42 @@ class Group:
         counts = self.batch.counts[run]
         return int(counts[layout.STEPS] + counts[layout.REJECTED])
 
-    def drain(self, run: int, raw: Raw) -> None:
-        """Move what the last advance saved of a run into its record, and read its end."""
-        batch, work = self.batch, self.work
-        first, last = batch.rows[run]
+    def saved(self) -> Saved:
+        """What the last advance has saved, as own copies."""
+        work, rows = self.work, int(self.batch.rows[:, 1].max())
+        found = int(self.batch.found[:, 1].max())
+        return Saved(
+            work.out_t[:rows].copy(), work.out_y[:rows].copy(), work.out_step[:rows].copy(),
+            work.event_t[:found].copy(), work.event_y[:found].copy(), work.event_id[:found].copy(),
+        )  # fmt: skip
+
+    def drain(self, run: int, raw: Raw, saved: Saved | None = None) -> None:
+        """Move what the last advance saved of a run into its record, and read its end.
+
+        Of a run that has ended also later, from what was `saved` of it then.
+        """
+        batch, of = self.batch, saved or self.work
+        first, last = batch.rows[run].tolist()
         if last > first:
             raw.sink.add(
-                work.out_t[first:last].copy(),
-                work.out_y[first:last].copy(),
-                work.out_step[first:last].copy(),
+                of.out_t[first:last].copy(),
+                of.out_y[first:last].copy(),
+                of.out_step[first:last].copy(),
             )
-        first, last = batch.found[run]
+        first, last = batch.found[run].tolist()
         if last > first:
-            raw.event_t += work.event_t[first:last].tolist()
-            raw.event_y += list(work.event_y[first:last].copy())
-            raw.event_id += work.event_id[first:last].tolist()
+            raw.event_t += of.event_t[first:last].tolist()
+            raw.event_y += list(of.event_y[first:last].copy())
+            raw.event_id += of.event_id[first:last].tolist()
         batch.rows[run] = batch.found[run] = 0
-        counts = batch.counts[run]
-        raw.t, raw.outcome = float(batch.clock[run, layout.T]), int(counts[layout.OUTCOME])
-        raw.reason, raw.component = int(counts[layout.REASON]), int(counts[layout.COMPONENT])
+        counts = batch.counts[run].tolist()
+        raw.t, raw.outcome = float(batch.clock[run, layout.T]), counts[layout.OUTCOME]
+        raw.reason, raw.component = counts[layout.REASON], counts[layout.COMPONENT]
         raw.statistics = {
-            "steps": int(counts[layout.STEPS]),
-            "rejected": int(counts[layout.REJECTED]),
-            "evaluations": int(counts[layout.EVALS]),
-            "band_steps": int(counts[layout.BAND]),
+            "steps": counts[layout.STEPS],
+            "rejected": counts[layout.REJECTED],
+            "evaluations": counts[layout.EVALS],
+            "band_steps": counts[layout.BAND],
         }
 
     def raw_of(self, run: int, setup: Setup) -> Raw:

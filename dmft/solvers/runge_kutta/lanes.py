@@ -33,20 +33,20 @@ from dmft.solvers.runge_kutta.layout import (
     Task,
 )
 from dmft.solvers.signatures import (
-    ADVANCE,
     BATCH_TYPE,
-    DOMAIN,
     EVENTS_TYPE,
-    LANES_RHS,
     LANES_TYPE,
-    RHS,
     TABLEAU_TYPE,
     TASK_TYPE,
-    WATCH,
     WORK_TYPE,
+    advance_at,
+    domain_at,
+    lanes_rhs_at,
+    rhs_at,
+    watch_at,
 )
 
-BUILT_ON = "883c5deea64cf085"
+BUILT_ON = "0e3a213814aca32f"
 
 # With so few runs left they go on one by one: idle lanes cost as much as busy ones.
 FEW = 2
@@ -182,19 +182,22 @@ def _fill(rhs, observe, watch, tableau, task, events, work, batch, lanes):  # ty
 
 @njit(
     types.int64(
-        LANES_RHS, ADVANCE, RHS, RHS, DOMAIN, WATCH, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE,
-        WORK_TYPE, BATCH_TYPE, LANES_TYPE, types.int64,
+        *[types.int64] * 6, TABLEAU_TYPE, TASK_TYPE, EVENTS_TYPE, WORK_TYPE, BATCH_TYPE,
+        LANES_TYPE, types.int64,
     ),
     cache=True, no_cfunc_wrapper=True, **OPTIONS,
 )  # fmt: skip
 def fly_lanes(  # type: ignore[no-untyped-def]
-    lanes_rhs, advance, rhs, observe, domain, watch, tableau, task, events, work, batch, lanes,
-    budget,
+    lanes_address, advance_address, rhs_address, observe_address, domain_address, watch_address,
+    tableau, task, events, work, batch, lanes, budget,
 ):  # fmt: skip
     """Take up to `budget` attempts in all; returns how many runs ended, which `lanes.ended` names.
 
     The buffers must be empty. Runs are saved at their ends only, and every event ends its run.
     """
+    lanes_rhs, advance = lanes_rhs_at(lanes_address), advance_at(advance_address)
+    rhs, observe = rhs_at(rhs_address), rhs_at(observe_address)
+    domain, watch = domain_at(domain_address), watch_at(watch_address)
     saved, found = 0, 0
     lanes.place[1] = 0
     rows, room = work.out_t.size, work.event_t.size - 2 * SCAN * events.kind.size

@@ -8,7 +8,7 @@ from dmft.solvers.runge_kutta.layout import OPTIONS
 from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, paths_loop
 
-BUILT_ON = "4acdb8f559cbc38d"
+BUILT_ON = "de6af4a87669842e"
 
 
 @inlined

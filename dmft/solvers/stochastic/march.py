@@ -15,6 +15,7 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job, run_tasks
+from dmft.solvers.pointers import entry
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta import explicit
 from dmft.solvers.runge_kutta.explicit import evaluate_rows
@@ -189,8 +190,9 @@ def _with_observables(setup: PathSetup, out: Array) -> Array:
         return out
     seen = np.empty((*out.shape[:2], len(problem.observables)))
     t = plan.t_start + plan.save * plan.h
+    observe = entry(problem.observe, "RHS")
     for c in range(out.shape[0]):
-        evaluate_rows(problem.observe, t, out[c], plan.widths, plan.par, seen[c])
+        evaluate_rows(observe, t, out[c], plan.widths, plan.par, seen[c])
     seen[np.isnan(out[:, :, 0])] = np.nan
     return np.concatenate([out, seen], axis=2)
 

@@ -42,6 +42,8 @@ class TwoTimeRun(Solution):
         run was not made.
     status, message, statistics, parameters, provenance
         As for a `Trajectory`.
+    causal : tuple of str
+        Functions that vanish for s > t.
 
     Examples
     --------
@@ -69,7 +71,15 @@ class TwoTimeRun(Solution):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Signals, then functions of two times; diagonals are left out."""
+        """Signals, then functions of two times; diagonals are left out.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+        >>> run.names
+        ('mu', 'E', 'C', 'R')
+        """
         diagonals = {f"{name}_diagonal" for name in self.pairs}
         return (*(n for n in self.signals if n not in diagonals), *self.pairs)
 
@@ -95,6 +105,16 @@ class TwoTimeRun(Solution):
         Raises
         ------
         BadParameter
+
+        Examples
+        --------
+        >>> import dmft
+        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+        >>> try:
+        ...     run.final
+        ... except dmft.errors.BadParameter as error:
+        ...     print(str(error).split(":")[0])
+        two-time problems start at t = 0
         """
         raise BadParameter(
             "two-time problems start at t = 0: solve to a larger t_max, with checkpoint= to go on "
@@ -104,29 +124,109 @@ class TwoTimeRun(Solution):
     def row(self, name: str, t: float) -> tuple[Array, Array]:
         """Times s and values X(t, s) of the row saved at t.
 
+        Parameters
+        ----------
+        name : str
+            Of a function of two times.
+        t : float
+            A time with a saved row.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            Times s up to t, and X(t, s).
+
         Raises
         ------
         BadParameter
             When no row was saved at t (`save_at`), or there is no such function.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+        >>> s, values = run.row("C", 2.0)
+        >>> float(s[-1]), float(values[-1])
+        (2.0, 1.0)
         """
         number = self._row_number(name, t)
         part = slice(self.offsets[number], self.offsets[number + 1])
         return self.s[part], self.pairs[name][part]
 
     def at(self, name: str, t: float, s: float) -> float:
-        """Value X(t, s) at a saved t and any s <= t (t and s change places where symmetric)."""
+        """Value X(t, s) at a saved t and any s <= t (t and s change places where symmetric).
+
+        Parameters
+        ----------
+        name : str
+            Of a function of two times.
+        t : float
+            A time with a saved row.
+        s : float
+            Any time up to t.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> import dmft
+        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+        >>> round(run.at("R", 2.0, 1.5), 3), run.at("R", 1.0, 2.0)  # causal
+        (0.368, 0.0)
+        """
         if s > t:
             return 0.0 if name in self.causal else self.at(name, s, t)
         times, values = self.row(name, t)
         return float(interpolate(times, values, np.array([float(s)]))[0])
 
     def integral(self, name: str, t: float) -> tuple[Array, Array]:
-        """Times s and the integral of X(t, u) over s < u < t (of a response: susceptibility)."""
+        """Times s and the integral of X(t, u) over s < u < t (of a response: susceptibility).
+
+        Parameters
+        ----------
+        name : str
+            Of a function of two times.
+        t : float
+            A time with a saved row.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            Times s, and the integral from each to t.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+        >>> s, susceptibility = run.integral("R", 2.0)
+        >>> round(float(susceptibility[0]), 3)
+        0.758
+        """
         times, values = self.row(name, t)
         return times, integrals(times, values)
 
     def table(self, name: str) -> Array:
-        """X(t_i, t_j) at the saved times, (K, K)."""
+        """X(t_i, t_j) at the saved times, (K, K).
+
+        Parameters
+        ----------
+        name : str
+            Of a function of two times.
+
+        Returns
+        -------
+        (K, K) ndarray
+            Rows and columns at the saved times; zero above the diagonal of a causal function.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 2.0, save_at=[1.0, 2.0])
+        >>> run.table("C").round(3).tolist()
+        [[1.0, 0.935], [0.935, 1.0]]
+        """
         size = self.saved.size
         table = np.zeros((size, size))
         for i in range(size):

@@ -79,7 +79,7 @@ def boundary(
     tol : float
         Half-width of the last bracket of each point across the curve, in units of the ranges.
     grid : (nx, ny)
-        Points of the coarse grid. It also takes `threads`, one a core by default.
+        Points of the coarse grid.
     step : float
         Largest distance of two points of a curve, in units of the ranges.
     log : names
@@ -95,6 +95,10 @@ def boundary(
         "growth_rate" from the same lowest x and y).
     identity : mapping, optional
         What else a store must agree on, as in `dmft.sweep`.
+    threads : int, optional
+        Of the coarse grid, one a core by default.
+    progress : bool or callable, optional
+        As in `dmft.solve`.
 
     Returns
     -------

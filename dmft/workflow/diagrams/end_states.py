@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.equations.equations import Equations
+from dmft.equations.values import seen_by
 from dmft.model import Overlaps
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory
@@ -89,7 +90,7 @@ def end_state(equations: Equations, run: Trajectory, parameters: Mapping[str, An
     """The fixed point beside which a run ended, polished by Newton's method."""
     end = end_overlaps(run)
     if run.status not in (Status.OK, Status.EVENT):
-        return EndState(end, run.status)
+        return EndState(seen_by(equations.model, end), run.status)
     scale = float(max(np.abs(end.Q).max(), np.abs(end.P).max()))
     (point,) = fixed_points(equations, end, **parameters)
     moved = max(
@@ -98,15 +99,18 @@ def end_state(equations: Equations, run: Trajectory, parameters: Mapping[str, An
     )
     root = point.status in (Status.OK, Status.NOT_CONVERGED) and point.residual <= RESIDUAL * scale
     if root and moved <= NEAR * scale:
-        return EndState(point.overlaps, Status.OK)
+        return EndState(seen_by(equations.model, point.overlaps), Status.OK)
     system = StationarySystem(equations, end, parameters)
     still = float(np.abs(system.rates(system.free)).max()) <= STILL * scale
-    return EndState(end, Status.OK if still else Status.NOT_CONVERGED)
+    seen = seen_by(equations.model, end)
+    return EndState(seen, Status.OK if still else Status.NOT_CONVERGED)
 
 
 def end_overlaps(run: Trajectory) -> Overlaps:
     """Overlaps at the last saved time."""
-    return Overlaps(run.Q[-1], run.M[-1], run.constants["P"], run.readout[-1])
+    found = run.final
+    assert isinstance(found, Overlaps)
+    return found
 
 
 def cosines(Q: Array, M: Array, P: Array) -> Array:

@@ -54,6 +54,11 @@ def landscape(
     **parameters
         Values of the model's symbols.
 
+    Returns
+    -------
+    Landscape
+        Minima, start, and functions of positions; `dmft.plot` draws it.
+
     Raises
     ------
     BadParameter, InvalidCovariance
@@ -103,6 +108,11 @@ def landscape_boundary(
     xtol : float
     **parameters
         Values of the other symbols.
+
+    Returns
+    -------
+    float
+        Value of the parameter, to `xtol`.
 
     Raises
     ------

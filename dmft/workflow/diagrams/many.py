@@ -16,17 +16,18 @@ from dmft.analysis.escape import ESCAPE_ATOL, ESCAPE_RTOL, check_escape, escape_
 from dmft.equations.equations import Equations
 from dmft.names import Status
 from dmft.solvers.problem import Problem
-from dmft.solvers.runge_kutta.batch import Ended, attempt, solve_batch, varied
+from dmft.solvers.runge_kutta.batch import Ended, Varied, attempt, rows_of, solve_batch, varied
 from dmft.solvers.solve import COMPILED, Request, check_request
 from dmft.solvers.trajectory import Trajectory
-from dmft.workflow.solving.inputs import SOLVER_OPTIONS, inputs_by_point, split_options
+from dmft.workflow.solving.inputs import SOLVER_OPTIONS, InputsByPoint, split_options
 from dmft.workflow.solving.one_pass import RunOptions, finish
 from dmft.workflow.solving.schedule import RATE, read_schedule
 
 Point = Mapping[str, Any]
 Reader = Callable[..., Any]
 # Measures that read one run from the start to `t_max`, both ends saved.
-OF_A_RUN = ("final_risk", "converged", "status", "fixed_point", "learned_directions", "overlap")
+LAST_RISK = "final_risk"
+OF_A_RUN = (LAST_RISK, "converged", "status", "fixed_point", "learned_directions", "overlap")
 ESCAPE = "escape_time"
 # Options of a run that a batch shares.
 SHARED = frozenset({"method", "rtol", "atol", "max_steps", "progress"})
@@ -40,10 +41,14 @@ class _Plan:
     equations: Equations
     t_max: float
     solver: Mapping[str, Any]
-    inputs: Callable[[Point], dict[str, Any]]
+    inputs: InputsByPoint
 
-    def request(self, point: Point, known: list[tuple[dict[str, Any], Request]]) -> Request:
-        """The checked run at one point; the first of them is kept in `known` and varied."""
+    def requests(self, points: Sequence[Point]) -> list[Request | Exception]:
+        """The checked run at each point, or why there is none; the first is varied by others."""
+        known: list[tuple[dict[str, Any], Request]] = []
+        return [attempt(self._request, point, known) for point in points]
+
+    def _request(self, point: Point, known: list[tuple[dict[str, Any], Request]]) -> Request:
         inputs = self.inputs(point)
         if known:
             first, request = known[0]
@@ -53,6 +58,19 @@ class _Plan:
         if not known:
             known.append((inputs, request))
         return request
+
+    def together(self, points: Sequence[Point]) -> Varied | None:
+        """All runs as one table of numbers; None where they differ in more, or one is refused."""
+        scalars = self.inputs.rows(points)
+        first = self.requests(points[:1])[0]
+        if scalars is None or not isinstance(first, Request):
+            return None
+
+        def make(number: int) -> Request:
+            inputs = self.inputs(points[number])
+            return varied(first, inputs["parameters"], inputs["provenance"])
+
+        return Varied(first, rows_of(first, scalars), make)
 
 
 def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[Any]:
@@ -74,18 +92,23 @@ def results_of(of: Any, function: Reader, points: Sequence[Point]) -> Iterator[A
         for point in points:
             yield attempt(of, **point)
         return
-    known: list[tuple[dict[str, Any], Request]] = []
-    asked = [attempt(plan.request, point, known) for point in points]
     if of.name == ESCAPE:
-        yield from escape_times_of(asked, of.how["fraction"], of.how["overlap"])
+        how = of.how
+        yield from escape_times_of(plan.requests(points), how["fraction"], how["overlap"])
         return
+    asked = plan.together(points) or plan.requests(points)
     for point, ended in zip(points, solve_batch(asked), strict=False):
         if not isinstance(ended, Ended):
             yield ended
-            continue
-        run = _Run(ended, plan)
-        result = attempt(function, _Solved(of, run), {**of.options, **point})
-        yield run.result if result is run else result
+        elif of.name == LAST_RISK:
+            yield attempt(_last_risk, ended, plan)
+        else:
+            yield attempt(function, _Solved(of, _Run(ended, plan)), {**of.options, **point})
+
+
+def _last_risk(ended: Ended, plan: _Plan) -> Any:
+    """The last risk of a run, or what went wrong."""
+    return (ended.observe("risk"), Status.OK) if ended.reached else _Run(ended, plan).trajectory
 
 
 def _plan(of: Any, example: Point) -> _Plan | None:
@@ -109,7 +132,7 @@ def _plan(of: Any, example: Point) -> _Plan | None:
         options = {"rtol": ESCAPE_RTOL, "atol": ESCAPE_ATOL, **options}
     else:
         options["save_at"] = 2
-    inputs = inputs_by_point(equations, of.start, fixed, example)
+    inputs = InputsByPoint(equations, of.start, fixed, example)
     return _Plan(of.problem, equations, of.t_max, options, inputs)
 
 
@@ -135,11 +158,6 @@ class _Run:
     def status(self) -> Status:
         """How it ended."""
         return Status.OK if self._ended.reached else Status(self.trajectory.status)
-
-    @property
-    def result(self) -> Any:
-        """The run as the result of a measure: its last risk, or what went wrong."""
-        return (self._ended.observe("risk"), Status.OK) if self._ended.reached else self.trajectory
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.trajectory, name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from dmft.codegen.build import build
+from dmft.compiled.machine_code import Native
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
 from dmft.equations.values import (
@@ -25,9 +28,6 @@ from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE
-
-if TYPE_CHECKING:
-    from dmft.workflow.solving.watched import Watched
 
 if TYPE_CHECKING:
     from dmft.workflow.solving.watched import Watched
@@ -56,7 +56,9 @@ def _built(system: _System) -> Problem:
 def problem_of(system: Equations | Problem) -> Problem:
     """Compiled problem of a system; equal equations are built once in a process."""
     if isinstance(system, Problem):
-        return system
+        if system.origin is None or not isinstance(system.rhs, Native):
+            return system
+        system = system.origin  # of a run by linked code, which Numba cannot build on
     if isinstance(system, Equations):
         return _built(_System(system))
     raise BadParameter(f"expected dmft.Equations or a Problem, got {type(system).__name__}")
@@ -73,9 +75,12 @@ def run_inputs(
             "which takes its own state blocks, widths and constants"
         )
     values = equations.values(start, dict(parameters))
-    state, constants = equations.state(start), dict(values.arrays)
+    state = equations.begins(start, values)
+    constants = {name: array for name, array in values.arrays.items() if name not in state}
     if equations.algorithm.trains_readout:
-        state["readout"] = constants.pop("readout")
+        # Equations of rows begin with it among what they keep.
+        state["readout"] = values.arrays["readout"]
+        constants.pop("readout", None)
     return {
         "state": state,
         "widths": values.widths,
@@ -85,41 +90,77 @@ def run_inputs(
     }
 
 
-def inputs_by_point(
-    equations: Equations,
-    start: Any,
-    fixed: Mapping[str, Any],
-    example: Mapping[str, Any],
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+class InputsByPoint:
     """The inputs of a run as a function of those parameters that differ from run to run.
 
     They are those of `run_inputs`. Where the parameters leave state and constants alone, these are
     the same objects for all points, and only numbers are made again.
     """
-    if not isinstance(equations, Equations) or not _stand_alone(equations, set(example)):
-        return lambda point: run_inputs(equations, start, {**fixed, **point})
-    first = run_inputs(equations, start, {**fixed, **example})
-    values = equations.values(start, {**fixed, **example})
 
-    def inputs(point: Mapping[str, Any]) -> dict[str, Any]:
+    def __init__(
+        self,
+        equations: Equations,
+        start: Any,
+        fixed: Mapping[str, Any],
+        example: Mapping[str, Any],
+    ) -> None:
+        self.equations, self._start, self._fixed = equations, start, fixed
+        self._values: Values | None = None
+        if isinstance(equations, Equations) and _stand_alone(equations, set(example)):
+            self._first = run_inputs(equations, start, {**fixed, **example})
+            self._values = equations.values(start, {**fixed, **example})
+
+    def __call__(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs at one point."""
+        equations, values = self.equations, self._values
+        if values is None:
+            return run_inputs(equations, self._start, {**self._fixed, **point})
         numbers = {name: check_number(value, name) for name, value in point.items()}
         scalars = {name: numbers.get(name, value) for name, value in values.scalars.items()}
         check_bounds(scalars)
         if equations.kind == "map":
-            check_concentration(scalars, start.p)
+            check_concentration(scalars, self._start.p)
         here = replace(values, scalars=scalars)
         return {
-            **first,
+            **self._first,
             "parameters": {name: scalars[name] for name in equations.parameters},
             "provenance": _clock(equations, here) | _loss(equations, here),
         }
 
-    return inputs
+    def rows(self, points: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
+        """Scalars of the equations at many points, checked together.
+
+        None where more than these depends on the point, and where each has to be looked at by
+        itself: one of them is refused, or is a map's, whose bounds depend on several numbers.
+        """
+        values, names = self._values, list(points[0])
+        if values is None or self.equations.kind == "map":
+            return None
+        numbers = [[point[name] for name in names] for point in points]
+        if not all(type(x) in (int, float) for row in numbers for x in row):
+            return None
+        table = np.array(numbers, dtype=np.float64)
+        if not np.isfinite(table).all():
+            return None
+        columns = dict(zip(names, table.T, strict=True))
+        known = {name: column for name, column in columns.items() if name in values.scalars}
+        try:  # what is allowed is an interval
+            check_bounds({name: float(column.min()) for name, column in known.items()})
+            check_bounds({name: float(column.max()) for name, column in known.items()})
+        except BadParameter:
+            return None
+        rows = np.tile(
+            [values.scalars[name] for name in self.equations.parameters], (len(table), 1)
+        )
+        for place, name in enumerate(self.equations.parameters):
+            if name in known:
+                rows[:, place] = known[name]
+        return rows
 
 
 def _stand_alone(equations: Equations, names: set[str]) -> bool:
     """Whether these parameters change nothing but their own numbers."""
-    if names & {"dim", DIM_NAME} or equations.noise or equations.averages:
+    if names & {"dim", DIM_NAME, "initial"} or equations.noise or equations.averages:
         return False
     return stand_alone(names, equations.model, equations.declared)
 
@@ -159,9 +200,12 @@ def _loss(equations: Equations, values: Values) -> dict[str, Any]:
     given = getattr(equations.algorithm, "loss", "squared")
     if given == "frobenius":
         return {ABOVE: 0.0}
-    declared = equations.declared.get("label_noise", sp.S.Zero)
-    noise = values.scalars.get("label_noise", float(declared) if declared.is_number else None)
-    if noise is None or given != "squared":
+    noise = values.scalars.get("label_noise")
+    if noise is None:
+        declared = equations.declared.get("label_noise", sp.S.Zero)
+        noise = float(declared) if declared.is_number else None
+    model = equations.model
+    if noise is None or given != "squared" or model.label_flip != 0 or model.draws_labels:
         return {}
     return {ABOVE: noise / 2 * equations.outputs}
 

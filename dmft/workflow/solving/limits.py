@@ -11,7 +11,11 @@ import numpy as np
 import sympy as sp
 
 from dmft.equations.equations import Equations
-from dmft.model import SGD, Committee, Model
+from dmft.equations.update.optimiser import own_motion
+from dmft.model import SGD, Committee, GaussianMixture, Model
+from dmft.model.loss import LABEL, PREDICTION, error_expr
+from dmft.names import Status
+from dmft.solvers.trajectory import Trajectory, with_readout
 
 
 def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
@@ -27,6 +31,8 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
         return ""
     if equations.kind == "map" or algorithm.trains_readout or equations.model.inputs is not None:
         return ""
+    if equations.model.outputs > 1:
+        return ""
     constants, widths = inputs["constants"], inputs["widths"]
     units = all(np.all(constants[name] == 1.0) for name in ("readout", "teacher_readout"))
     if not (units and np.array_equal(constants["P"], np.eye(widths["k"]))):
@@ -40,6 +46,116 @@ def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
         f"; learning_rate = {rate:.6g} is at or over the maximal one, {limit:.6g} "
         "(dmft.maximal_learning_rate): the perfect solution is not stable"
     )
+
+
+RUNS_AWAY = (
+    "; running away: labels are the signs of the teacher, never flipped, so that no weights are "
+    "best. Lengths grow as t^(1/3) for ever and the error rate falls as t^(-1/3)"
+)
+
+# A run ends this part of a table's largest deviation before it, or later.
+NEARLY = 0.98
+# Lengths that diverge grow faster than any power of the time; those that run away as t^(1/3).
+SLOW_GROWTH = 1.0
+
+
+def with_runaway(run: Trajectory, equations: Equations) -> Trajectory:
+    """A run whose lengths grow for ever says so, with its power; others as they are.
+
+    Averages are tabled up to a standard deviation; where such a run passes it, it has ended, which
+    is no divergence: lengths grow as a power of the time.
+    """
+    if not run.t.size or not runs_away(equations, run.parameters):
+        return run
+    size = np.trace(with_readout(run).Q, axis1=1, axis2=2)
+    if not size[-1] > size[0]:
+        return run
+    message = f"{run.message}{RUNS_AWAY}; tr Q = {size[-1]:.4g} at the end"
+    half = int(np.searchsorted(run.t, run.t[-1] / 2.0))
+    if half == 0 or half >= run.t.size - 1:
+        return replace(run, message=message)
+    power = float(np.log(size[-1] / size[half]) / np.log(run.t[-1] / run.t[half]) / 2.0)
+    message += f", lengths as t^{power:.3f} over the last half of the time"
+    if run.status in (Status.DIVERGED, Status.NONFINITE) and power < SLOW_GROWTH:
+        message = (
+            f"ended at t = {run.t[-1]:.6g}, where the output has the largest standard deviation "
+            f"of the tables of its averages; it does not diverge{message[len(run.message) :]}"
+        )
+        return replace(run, status=Status.EVENT, message=message)
+    return replace(run, message=message)
+
+
+def beyond_tables(run: Trajectory, equations: Equations) -> Trajectory:
+    """A run that ended where a field is wider than the tables of its averages says so.
+
+    There compiled code has no number, which the integrator takes for a divergence.
+    """
+    if run.status not in (Status.DIVERGED, Status.NONFINITE) or not run.t.size:
+        return run
+    widest = _widest(equations)
+    if widest is None or not {"Q", "readout"} <= set(with_readout(run).names):
+        return run
+    Q, a = (np.asarray(with_readout(run)[name])[-1] for name in ("Q", "readout"))
+    rows = np.atleast_2d(a) / a.shape[-1]
+    squares = [
+        *np.diagonal(Q),
+        *np.diagonal(rows @ Q @ rows.T),
+        *np.diagonal(run.constants.get("P", Q)),
+    ]
+    deviation = float(np.sqrt(max(squares)))
+    if deviation < NEARLY * widest:
+        return run
+    message = (
+        f"ended at t = {run.t[-1]:.6g}, where a field has the standard deviation {deviation:.4g}: "
+        f"the averages are tabled up to {widest:g}, and nothing is computed beyond; it is not said "
+        "that the run diverges. dmft.simulate goes on from here (run.final)"
+    )
+    return replace(run, status=Status.LEFT_DOMAIN, message=message)
+
+
+def _widest(equations: Equations) -> float | None:
+    """Largest standard deviation that all tables of these equations hold; None without tables."""
+    from dmft.gaussian.tables.factor_table import factor_table
+    from dmft.gaussian.tables.tabled import TableAverage
+
+    values = [one.value for one in equations.lowered if one.value is not None]
+    tables = {q for value in values for q in value.atoms(TableAverage)}
+    factors = {f for q in tables for f in q.factors}
+    return min((factor_table(f).largest_deviation for f in factors), default=None)
+
+
+def runs_away(equations: Equations, parameters: Mapping[str, float]) -> bool:
+    """Whether lengths grow for ever: linear students of sign labels that are never wrong.
+
+    Under losses whose error has the sign of the label for every output, as the logistic and the
+    hinge loss (structured_inputs.md (17a)).
+    """
+    algorithm, model = equations.algorithm, equations.model
+    given = getattr(algorithm, "loss", None)
+    if not isinstance(given, sp.Expr) or equations.kind == "map" or equations.is_changed:
+        return False
+    noisy = any(parameters.get(name, 0.0) > 0.0 for name in ("label_flip", "label_noise"))
+    noisy |= model.draws_labels
+    kept = algorithm.on_sphere or own_motion(algorithm)
+    return not (noisy or kept) and _always_pulls(model, given)
+
+
+@lru_cache(maxsize=64)
+def _always_pulls(model: Model, loss: sp.Expr) -> bool:
+    """Whether a linear student of one sign is pulled along the label whatever its output."""
+    from dmft.equations.update.lines import label_of, line_of
+    from dmft.equations.update.program import noiseless_label
+
+    if isinstance(model.teacher, GaussianMixture):
+        return False
+    own = label_of(model)
+    label = noiseless_label(model) if own is None else own
+    line = line_of(model, label, False, False)
+    if line is None or not label.has(sp.sign):
+        return False
+    pull = error_expr(loss).xreplace({LABEL: sp.S.One})
+    tried = (pull.subs(PREDICTION, f).evalf(30) for f in (-50, -5, -1, 0, 1, 5, 50))
+    return all(value.is_number and value >= 0 for value in tried)
 
 
 def _limit(model: Model, algorithm: SGD, p: int, k: int, noise: float) -> float | None:

@@ -11,17 +11,20 @@ from numpy.typing import ArrayLike
 
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
+from dmft.names import BLOCK, Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
 from dmft.solvers.solve import Request, check_request, solve_problem
 from dmft.solvers.trajectory import Trajectory, with_readout
 from dmft.starts import Overlaps
+from dmft.workflow.kept_problems import is_linked, keep_problem, kept_problem
 from dmft.workflow.solver import SOLVERS, Solver
 from dmft.workflow.solving.inputs import problem_of, refuse_path_options, run_inputs, watch_of
 
 if TYPE_CHECKING:
     from dmft.gaussian.nodes.rules import NodeRule
+    from dmft.model import Model
     from dmft.workflow.solving.schedule import Schedule
 
 # Solver tolerances, as parts of the tolerance of averages on nodes, below which steps are wasted
@@ -57,8 +60,7 @@ class RunOptions:
     @property
     def of_solver(self) -> dict[str, Any]:
         """Options of the integrator by name."""
-        names = (one.name for one in fields(self) if one.name != "quadrature_tol")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "quadrature_tol"}
 
 
 def solve_one_pass(
@@ -70,11 +72,19 @@ def solve_one_pass(
 ) -> Trajectory:
     """Solve a flow or a map of overlaps, with schedules of the rate and averages on nodes."""
     refuse_path_options(values)
-    problem = problem_of(system)
+    table, is_scheduled, kept = table_among(values), follows_schedule(values), None
+    if isinstance(system, Equations) and not is_scheduled and table is None:
+        kept = kept_problem(system, options)
+    problem = kept or problem_of(system)
     check_start(problem.origin, start)
     equations = problem.origin
     schedule: Schedule | None = None
-    if follows_schedule(values):
+    if table is not None:
+        from dmft.workflow.control.follow import followed
+
+        problem, inputs = followed(system, start, values, table)
+        values = inputs["parameters"] | {n: y for n, y in values.items() if y is not table}
+    elif is_scheduled:
         from dmft.workflow.solving.schedule import scheduled_inputs
 
         problem, inputs, schedule = scheduled_inputs(system, start, values)
@@ -97,6 +107,8 @@ def solve_one_pass(
 
     if not equations.averages:
         run = solved(inputs)
+        if run.problem is problem and isinstance(system, Equations):
+            keep_problem(problem)
         return finished(run) if schedule is not None else finish(run, equations, options.rtol)
 
     # Closed forms do without nodes.
@@ -120,7 +132,50 @@ def solve_one_pass(
         rule: NodeRule = equations.rule(start, {**values, "nodes": count})
         return rule
 
-    return finished(solve_on_nodes(run_with, rule_of, values.get("nodes"), tolerance))
+    run = finished(solve_on_nodes(run_with, rule_of, values.get("nodes"), tolerance))
+    return with_error_rate(run, equations)
+
+
+def with_error_rate(run: Trajectory, equations: Equations) -> Trajectory:
+    """A run on nodes with how often signs are wrong, where labels are signs."""
+    known = "error_rate" in run.observables or not {"Q", "M"} <= set(run.names)
+    if known or not run.t.size or not _has_errors(equations.model):
+        return run
+    from dmft.equations.error_rate import ErrorRate
+
+    readout = {"readout": run.readout}
+    front = "" if equations.model.blocks is None else BLOCK
+    Q, M = (run.blocks[f"{front}{name}"] for name in "QM")
+    rate, error = ErrorRate(equations.model).along(
+        Q, M, {**run.constants, **readout}, run.parameters
+    )
+    return replace(
+        run,
+        observables={**run.observables, "error_rate": rate},
+        error={**(run.error or {}), "error_rate": error},
+    )
+
+
+def _has_errors(model: Model) -> bool:
+    """Whether labels are signs or classes."""
+    if model.outputs > 1:
+        return True
+    from dmft.equations.update.overlaps import has_signs
+
+    if not has_signs(model):
+        return False
+    from dmft.equations.update.lines import writes_signs
+
+    return writes_signs(model)
+
+
+def table_among(values: Mapping[str, Any]) -> Any:
+    """The `dmft.Schedule` among run-time values; None where all are numbers or expressions."""
+    if not any(hasattr(value, "control") for value in values.values()):
+        return None
+    from dmft.workflow.control.follow import schedule_among
+
+    return schedule_among(values)
 
 
 def follows_schedule(values: Mapping[str, Any]) -> bool:
@@ -143,8 +198,11 @@ def request_of(
     options = {name: value for name, value in given.items() if name in names}
     t_max = options.pop("t_max")
     values = {name: value for name, value in given.items() if name not in names}
-    problem = problem_of(origin)
-    if follows_schedule(values) or origin.averages or problem is not system:
+    # What linked code has solved is not built again.
+    linked = system if isinstance(system, Problem) and is_linked(system) else None
+    problem = linked or problem_of(origin)
+    is_followed = table_among(values) is not None or follows_schedule(values)
+    if is_followed or origin.averages or problem is not system:
         return None
     inputs = run_inputs(origin, start, values)
     return check_request(problem, t_max=t_max, **inputs, **RunOptions(**options).of_solver)
@@ -172,15 +230,23 @@ def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
 
         return described(with_rounding(run, equations, rtol), equations, inputs)
 
+    if run.status in (Status.DIVERGED, Status.NONFINITE):
+        from dmft.workflow.solving.limits import beyond_tables, runs_away
+
+        if runs_away(equations, run.parameters):
+            return judged()
+        ended = beyond_tables(run, equations)
+        if ended is not run:
+            return with_readout(ended)
     return with_readout(run).judged_later(judged)
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:
     """A run of one pass with what its learning rate is worth saying, and with its readout."""
-    from dmft.workflow.solving.limits import rate_message
+    from dmft.workflow.solving.limits import rate_message, with_runaway
 
-    message = run.message + rate_message(equations, inputs)
-    return with_readout(replace(run, message=message))
+    told = replace(run, message=run.message + rate_message(equations, inputs))
+    return with_readout(with_runaway(told, equations))
 
 
 SOLVER = Solver("equations of one pass", RunOptions, solve_one_pass)

@@ -20,8 +20,9 @@ from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.model import SGD
 from dmft.names import Status
+from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE
+from dmft.solvers.signatures import JACOBIAN_SIGNATURE, RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import CLOCK, Trajectory
 from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
 
@@ -159,30 +160,32 @@ def _counted(rhs: Any, position: int, pace_now: Any, width: int, unit: tuple[int
     """Compiled right-hand side with the steps at the rate that `par` holds."""
     has_pace, pace_or_rhs = pace_now is not None, pace_now or rhs
     power, batch = unit
+    address = entry(rhs, "RHS")
 
     @njit(RHS_SIGNATURE, nogil=True)
     def counted(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        rhs(t, y, widths, par, out)
+        rhs_at(address)(t, y, widths, par, out)
         steps = widths[width] / par[position]
         if has_pace:
             steps /= pace_or_rhs(0.0, par)
         out[-1] = batch * steps**power
 
-    return counted
+    return keeping(counted, rhs)
 
 
 @lru_cache(maxsize=32)
 def _rate_now(look: Any, reads: bool, rate: Any, count: int) -> Any:
     """Compiled rate of the moment, read from the observables of a state."""
+    address = entry(look, "RHS")
 
     @njit(nogil=True)
     def now(t, y, widths, par):  # type: ignore[no-untyped-def]
         seen = np.zeros(count)
         if reads:
-            look(t, y, widths, par, seen)
+            rhs_at(address)(t, y, widths, par, seen)
         return rate(t, seen[:1].copy())
 
-    return now
+    return keeping(now, look)
 
 
 @lru_cache(maxsize=32)
@@ -209,6 +212,7 @@ def _scheduled(
     has_pace, pace_or_rate = pace_now is not None, pace_now or rate
     power, batch = unit
     rate_now = _rate_now(observe if reads else rhs, reads, rate, count)
+    address = entry(rhs, "RHS")
 
     @njit(RHS_SIGNATURE, nogil=True, later=True)
     def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
@@ -219,14 +223,14 @@ def _scheduled(
         values = par.copy()
         if is_read:
             values[position] = now
-        rhs(t, y, widths, values, out)
+        rhs_at(address)(t, y, widths, values, out)
         if has_clock:
             out[-1] = widths[width] / now
             if has_pace:
                 out[-1] /= pace_or_rate(0.0, par)
             out[-1] = batch * out[-1] ** power
 
-    return scheduled
+    return keeping(scheduled, rhs, rate_now)
 
 
 @lru_cache(maxsize=32)

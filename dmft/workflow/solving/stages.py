@@ -20,9 +20,10 @@ from dmft.progress import ProgressOption
 from dmft.record import Short
 from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
+from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.request import check_events
-from dmft.solvers.signatures import RHS_SIGNATURE
+from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solution import ABOVE
 from dmft.solvers.trajectory import CLOCK, Trajectory, with_readout
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
@@ -292,11 +293,12 @@ def with_table(problem: Problem) -> Problem:
 @lru_cache(maxsize=32)
 def _step_by_table(rhs: Any, position: int) -> Any:
     """Compiled step that reads the rate from the table, the last of the constants."""
+    address = entry(rhs, "RHS")
 
     @njit(RHS_SIGNATURE, nogil=True, later=True)
     def step(t, y, widths, par, out):  # type: ignore[no-untyped-def]
         now = par.copy()
         now[position] = par[par.size - widths[widths.size - 1] + int(t)]
-        rhs(t, y, widths, now, out)
+        rhs_at(address)(t, y, widths, now, out)
 
-    return step
+    return keeping(step, rhs)

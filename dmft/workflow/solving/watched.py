@@ -251,7 +251,7 @@ def _call(
 
 
 def _number(value: Any, function: Callable[..., Any]) -> float:
-    array = np.asarray(value)
+    array = np.asarray(float(value) if getattr(value, "is_Number", False) else value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise BadParameter(
             f"an event's function must return one number, got {value!r:.80} from "

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
-from numba import njit
 from scipy.linalg import expm
 
+from dmft.compiled import njit
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, JACOBIAN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.stochastic.ensemble import PathEnsemble
@@ -36,35 +37,35 @@ class Stochastic:
         return solve_paths(self.problem, self.start, t_max, **request)
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def growth(t, y, widths, par, out):
     out[0] = 0.0
     out[1] = par[0] * y[1]
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def proportional(t, y, widths, par, out):
     """Driving Brownian motion B and y = exp((mu - sigma^2/2) t + sigma B): covariance of rank 1."""
     s = par[1] * y[1]
     out[0, 0], out[0, 1], out[1, 0], out[1, 1] = 1.0, s, s, s * s
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def pull(t, y, widths, par, out):
     out[0] = -par[0] * y[0]
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def constant(t, y, widths, par, out):
     out[0, 0] = par[1] * par[1]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def sinh_drift(t, y, widths, par, out):
     out[0] = 0.5 * y[0] + math.sqrt(y[0] * y[0] + 1.0)
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def sinh_noise(t, y, widths, par, out):
     out[0, 0] = y[0] * y[0] + 1.0
 
@@ -75,13 +76,13 @@ C = np.array([[[0.5, 0.0], [0.0, 0.5]], [[0.0, -0.4], [0.4, 0.0]], [[0.3, 0.0], 
 PLANE_START = np.array([1.0, 0.4])
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def plane_drift(t, y, widths, par, out):
     out[0] = -0.6 * y[0] + 0.3 * y[1]
     out[1] = -0.2 * y[0] + 0.1 * y[1]
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def plane_noise(t, y, widths, par, out):
     out[:, :] = 0.0
     for a, b in (
@@ -95,13 +96,13 @@ def plane_noise(t, y, widths, par, out):
         out[1, 1] += b * b
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def twin_drift(t, y, widths, par, out):
     plane_drift(t, y, widths, par, out)
     out[2] = out[1]
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def twin_noise(t, y, widths, par, out):
     """The plane with its second entry written twice, as the halves of a symmetric block are."""
     inner = np.empty((2, 2))
@@ -111,51 +112,51 @@ def twin_noise(t, y, widths, par, out):
             out[i, j] = inner[min(i, 1), min(j, 1)]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def clock_drift(t, y, widths, par, out):
     out[0] = y[0] * math.cos(t)
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def clock_noise(t, y, widths, par, out):
     out[0, 0] = (0.6 * y[0] * (1.0 + math.sin(2.0 * t))) ** 2
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def drifting(t, y, widths, par, out):
     out[0] = par[0]
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def square_observable(t, y, widths, par, out):
     out[0] = y[0] * y[0]
 
 
-@njit(DOMAIN_SIGNATURE, nogil=True)
+@njit(DOMAIN_SIGNATURE, nogil=True, cache=True)
 def above_zero(y, widths, par, shift):
     return y[0] + shift
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def shrinking(t, y, widths, par, out):
     """Second eigenvalue 1 - |y| falls below zero where |y| > 1."""
     out[0, 0], out[0, 1], out[1, 0], out[1, 1] = 1.0, abs(y[0]), abs(y[0]), 1.0
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def still(t, y, widths, par, out):
     for i in range(out.size):
         out[i] = 0.0
 
 
-@njit
+@numba.njit
 def increments_of(key, path, steps, normal, out):
     lanes, have = np.zeros(4), np.full(1, -1)
     for step in range(steps):
         draw_increments(key, path, step, 1, normal, 1.0, lanes, have, out[step])
 
 
-@njit
+@numba.njit
 def areas_of(key, path, steps, out):
     for step in range(steps):
         draw_areas(key, path, step, 0.5, out[step])

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numba import njit
 
 import dmft
+from dmft.compiled import njit
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.signatures import JACOBIAN_SIGNATURE
@@ -21,7 +21,7 @@ from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.stochastic.paths import solve_paths
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def rotation(t, y, widths, par, out):
     out[0, 0], out[0, 1], out[1, 0], out[1, 1] = 1.0, -1.0, 1.0, 1.0
 

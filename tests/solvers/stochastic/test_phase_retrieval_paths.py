@@ -10,15 +10,15 @@ import math
 
 import numpy as np
 import pytest
-from numba import njit
 
+from dmft.compiled import njit
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, JACOBIAN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.stochastic.paths import solve_paths
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def drift(t, y, widths, par, out):
     m, gamma, delta, dim = y[0], par[0], par[1], par[2]
     w = m * m
@@ -45,7 +45,7 @@ def drift(t, y, widths, par, out):
     out[0] = field + gamma / dim * (ito - 0.5 * m * inside)
 
 
-@njit(JACOBIAN_SIGNATURE, nogil=True)
+@njit(JACOBIAN_SIGNATURE, nogil=True, cache=True)
 def covariance(t, y, widths, par, out):
     w, gamma, delta = y[0] * y[0], par[0], par[1]
     out[0, 0] = 4.0 * (
@@ -57,12 +57,12 @@ def covariance(t, y, widths, par, out):
     )  # fmt: skip
 
 
-@njit(RHS_SIGNATURE, nogil=True)
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
 def overlap_squared(t, y, widths, par, out):
     out[0] = y[0] * y[0]
 
 
-@njit(DOMAIN_SIGNATURE, nogil=True)
+@njit(DOMAIN_SIGNATURE, nogil=True, cache=True)
 def in_the_sphere(y, widths, par, shift):
     return 1.0 - y[0] * y[0] + shift
 

@@ -59,17 +59,41 @@ class ChangesOfProblem(Changeable):
 
     @property
     def terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """Named terms of each equation: "C" of C(t, s), "C_diagonal" of C(t, t), "mu" of mu(t)."""
+        """Named terms of each equation: "C" of C(t, s), "C_diagonal" of C(t, t), "mu" of mu(t).
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> sorted(glass.terms)
+        ['C', 'C_diagonal', 'E', 'R', 'R_diagonal', 'mu']
+        """
         return {block_name(key): dict(terms) for key, terms in self._own.named.items()}
 
     @property
     def all_terms(self) -> dict[str, dict[str, sp.Expr]]:
-        """The same."""
+        """The same.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> sorted(glass.all_terms) == sorted(glass.terms)
+        True
+        """
         return self.terms
 
     @property
     def described(self) -> dict[str, str]:
-        """Which equations are rates, which functions are causal, and the start."""
+        """Which equations are rates, which functions are causal, and the start.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.described["causal"]
+        'R'
+        """
         own = self._own
         return {
             "rates": ", ".join(map(str, own.rates)),
@@ -79,34 +103,82 @@ class ChangesOfProblem(Changeable):
 
     @property
     def model(self) -> str:
-        """What it is called."""
+        """What it is called.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.model
+        'spherical 3-spin glass'
+        """
         return self._own.name
 
     @property
     def approximation(self) -> str:
-        """How averages are computed, in words."""
+        """How averages are computed, in words.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.approximation
+        'as the equations stand'
+        """
         return "as the equations stand"
 
     @property
     def as_derived(self) -> Self:
-        """The problem before any change."""
+        """The problem before any change.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.as_derived is glass
+        True
+        """
         return cast(Self, self._own.derived or self)
 
     @property
     def is_changed(self) -> bool:
-        """Whether terms were added, dropped or replaced since the problem was written."""
+        """Whether terms were added, dropped or replaced since the problem was written.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.is_changed
+        False
+        """
         return self._own.derived is not None
 
     @property
     def symbols(self) -> dict[str, Any]:
-        """What a term may be written in, by name: functions of times, and parameters."""
+        """What a term may be written in, by name: functions of times, and parameters.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> sorted(glass.symbols)
+        ['C', 'E', 'R', 'mu']
+        """
         own = self._own
         functions = {str(f): f for f in (*own.pairs, *own.signals)}
         return {**functions, **{y.name: y for y in own.parameters}}
 
     @property
     def indices(self) -> Times:
-        """Times by name (those of the equations, and one for integrals), and of each block."""
+        """Times by name (those of the equations, and one for integrals), and of each block.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.indices.of("C")
+        (t, s)
+        """
         t, s = self._own.times
         inner = next(sp.Symbol(n) for n in ("u", "v", "w") if n not in (t.name, s.name))
         blocks = {name: tuple(dict.fromkeys(key.args)) for name, key in self._keys.items()}
@@ -130,6 +202,11 @@ class ChangesOfProblem(Changeable):
         expr : sympy.Expr or number
             In the functions of `symbols` at the times of `indices`. Other symbols become run-time
             parameters of `evaluate` and `solve`.
+
+        Returns
+        -------
+        TwoTime
+            A new problem; this one stays as it is.
 
         Raises
         ------

@@ -129,7 +129,15 @@ class TwoTime(Shown, ChangesOfProblem):
 
     @property
     def times(self) -> tuple[sp.Symbol, sp.Symbol]:
-        """The symbols t and s of the equations."""
+        """The symbols t and s of the equations.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.times
+        (t, s)
+        """
         for key in (*self.rates, *self.values):
             if len(key.args) == 2 and key.args[0] != key.args[1]:
                 return key.args[0], key.args[1]
@@ -140,17 +148,41 @@ class TwoTime(Shown, ChangesOfProblem):
 
     @property
     def pairs(self) -> tuple[Any, ...]:
-        """Functions of two times, in the order of their equations."""
+        """Functions of two times, in the order of their equations.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.pairs
+        (C, R)
+        """
         return functions_of(self, 2)
 
     @property
     def signals(self) -> tuple[Any, ...]:
-        """Functions of one time, in the order of their equations."""
+        """Functions of one time, in the order of their equations.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.signals
+        (mu, E)
+        """
         return functions_of(self, 1)
 
     @property
     def parameters(self) -> tuple[sp.Symbol, ...]:
-        """Symbols that are neither times nor integrated over, by name."""
+        """Symbols that are neither times nor integrated over, by name.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> import sympy as sp
+        >>> dmft.literature.spherical_p_spin(3, sp.Symbol("T", positive=True)).parameters
+        (T,)
+        """
         free: set[sp.Symbol] = set()
         for group in (self.rates, self.values, self.start):
             for expr in group.values():
@@ -159,7 +191,15 @@ class TwoTime(Shown, ChangesOfProblem):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the equations."""
+        """Hash of the equations.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> len(glass.fingerprint)
+        24
+        """
         rows = [
             f"{kind}{sp.srepr(key)}{sp.srepr(expr)}"
             for kind, group in (("r", self.rates), ("v", self.values), ("s", self.start))
@@ -195,6 +235,11 @@ class TwoTime(Shown, ChangesOfProblem):
         **parameters
             Values of the problem's symbols.
 
+        Returns
+        -------
+        dict of str to float
+            A rate or a value for each equation.
+
         Raises
         ------
         BadParameter
@@ -219,7 +264,19 @@ class TwoTime(Shown, ChangesOfProblem):
         return {block_name(key): float(values(expr, now)) for key, expr in every}
 
     def latex(self) -> str:
-        """Equations as a LaTeX `align` environment, a line for each named term."""
+        r"""Equations as a LaTeX `align` environment, a line for each named term.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import dmft
+        >>> glass = dmft.literature.spherical_p_spin(3)
+        >>> glass.latex().startswith(r"\begin{align}")
+        True
+        """
         t, _ = self.times
         printer, lines = EquationPrinter({}), []
         for key, terms in self.named.items():

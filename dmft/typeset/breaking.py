@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from dmft.equations.views.texwidth import Atom, line_width, parse, width
+from dmft.typeset.texwidth import Atom, line_width, parse, width
 
 # Continuations are indented by a quad; a term is at least this share of a line before it is
 # broken inside; pieces that cannot be broken are named above this share.

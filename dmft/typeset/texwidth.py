@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from dmft.equations.views import glyphs
+from dmft.typeset import glyphs
 
 Kind = Literal["ord", "op", "bin", "rel", "open", "close", "punct", "inner", "space"]
 TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\d+(?:\.\d+)?|[^\s\\]|\s+", re.DOTALL)
@@ -346,7 +346,7 @@ class _Parser:
         closing = self.delimiter()
         inside = self.inside(text, display=self.display)
         height = _height(inside)
-        size = 0 if height == 0 else 2 if height == 1 else 3
+        size = int(_has_root(inside)) if height == 0 else 2 if height == 1 else 3
         wide = line_width(inside, self.style) + sum(_edge(e, size) for e in (opening, closing))
         whole = rf"\left{_spaced(opening)}{text} \right{_spaced(closing)}".rstrip()
         ends = (opening, closing)
@@ -395,6 +395,11 @@ def _edge(delimiter: str, size: int) -> float:
         return 1.2
     curved, straight = ((4.3, 3.1), *glyphs.DELIMITERS.values())[min(size + (size > 0), 4)]
     return straight if delimiter in ("[", "]", "|", r"\lvert", r"\rvert") else curved
+
+
+def _has_root(atoms: Sequence[Atom]) -> bool:
+    """Whether a root stands in a line: brackets around it are larger than those around letters."""
+    return any(a.shape == "sqrt" or (a.shape == "group" and _has_root(a.body)) for a in atoms)
 
 
 def _height(atoms: Sequence[Atom]) -> int:

@@ -1,7 +1,7 @@
 r"""Fragments of LaTeX fitted to a width: rows of alignments, broken, with what is long named below.
 
 Views write each equation whole, one row of an `align*` for it or for each of its terms. `fitted`
-reads these rows, breaks them (`dmft.equations.views.breaking`), and writes what TeX, MathJax and
+reads these rows, breaks them (`dmft.typeset.breaking`), and writes what TeX, MathJax and
 KaTeX take: `align*` environments with sentences between them.
 """
 
@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dmft.equations.views.breaking import INDENT, Names, broken
-from dmft.equations.views.texwidth import TOKEN, parse, width
+from dmft.errors import BadParameter
+from dmft.typeset.breaking import INDENT, Names, broken
+from dmft.typeset.texwidth import TOKEN, parse, width
 
 # One column of a journal with two, the text of an A4 page, and what a notebook shows, in points.
 COLUMN, PAGE, NOTEBOOK = 246.0, 455.0, 560.0
+# Below it no line of more than a symbol or two fits.
+NARROWEST = 150.0
 # Left-hand sides wider than this share of a line stand on a line of their own.
 SHARE_OF_LEFT = 0.30
 # Lines are planned for a little less than the width: alignments have edges.
@@ -44,6 +47,11 @@ def fitted(text: str, points: float = COLUMN, names: Names | None = None) -> str
     x &= a + b
     \end{align*}
     """
+    if not isinstance(points, int | float) or not points >= NARROWEST:
+        raise BadParameter(
+            f"width = {points!r}: a number of points, {NARROWEST:g} or more; {COLUMN:g} is a "
+            f"column of a journal, {PAGE:g} the text of an A4 page"
+        )
     given = names or Names(text)
     given.taken += text
     parts: list[str] = []

@@ -1,0 +1,93 @@
+"""`dmft explore`: the page of a declaration, served on this machine or written as one file."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from dmft.cli.report import log, written
+from dmft.cli.schema import EXAMPLE
+from dmft.cli.toml import Axis, Declaration, declaration_of
+from dmft.errors import BadParameter
+from dmft.names import Status
+
+# Final time of files that do not say one.
+T_MAX = 100.0
+TITLE = "An erf committee learns another (Saad and Solla)"
+
+
+def example() -> Declaration:
+    """The declaration of `dmft example`."""
+    return declaration_of(Path("example.toml"), {"title": TITLE, **tomllib.loads(EXAMPLE)})
+
+
+def explore_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
+    """Serve the page until Ctrl-C, or write it."""
+    target = arguments.static
+    if target is not None and not Path(target).absolute().parent.is_dir():
+        raise BadParameter(f"--static {target}: there is no folder {Path(target).parent}")
+    session = session_of(declared)
+    if target is not None:
+        from dmft.explorer.static import write_static
+
+        log(written("page", str(write_static(session, target))))
+        return Status.OK
+    from dmft.explorer.server import serve
+
+    def ready(url: str) -> None:
+        print(url, flush=True)
+        log("The page answers at this address, on this machine only; Ctrl-C ends it.")
+
+    serve(session, arguments.port, browser=not arguments.no_browser, ready=ready)
+    return Status.OK
+
+
+def session_of(declared: Declaration) -> Any:
+    """What the page shows of a declaration: axes of its diagrams are ends of sliders."""
+    from dmft.explorer.session import Session
+
+    axes = [axis for table in declared.axes.values() for axis in table]
+    middles = {axis.name: middle(axis) for axis in axes if axis.name in _letters(declared)}
+    return Session(
+        declared.model,
+        declared.algorithm,
+        start=start_of(declared),
+        t_max=declared.options.get("solve", {}).get("t_max", T_MAX),
+        dim=declared.dim,
+        ranges={axis.name: (axis.start, axis.stop) for axis in axes},
+        title=str(declared.raw.get("title", declared.path.stem)),
+        values={**middles, **declared.parameters},
+        tables=declared.raw,
+    )
+
+
+def _letters(declared: Declaration) -> set[str]:
+    """Letters of the declarations, whether or not the file gives them values."""
+    rate = getattr(declared.algorithm, "learning_rate", None)
+    symbols = set(declared.model.parameters) | declared.model.label_noise.free_symbols
+    return {str(s) for s in symbols | (set() if rate is None else rate.free_symbols)}
+
+
+def middle(axis: Axis) -> float:
+    """Value of a letter that only an axis gives.
+
+    Examples
+    --------
+    >>> middle(Axis("gamma", 0.1, 10.0, 5, "log"))
+    1.0
+    """
+    if axis.scale == "log":
+        return float((axis.start * axis.stop) ** 0.5)
+    return (axis.start + axis.stop) / 2
+
+
+def start_of(declared: Declaration) -> Any:
+    """Where the student starts: numbers, or how it is drawn."""
+    keys = declared.options.get("start")
+    if keys is None:
+        return None
+    if keys["kind"] != "random":
+        return declared.start()
+    return {name: value for name, value in keys.items() if name != "kind"}

@@ -1,0 +1,241 @@
+"""Machine code of generated functions straight from their text, without Numba.
+
+Numba takes seconds for a right-hand side, most of them for finding types that the generator knows.
+Right-hand sides of closed forms use little of Python: loops over ranges, numbers, arrays, and what
+`dmft.compiled.vectors` defines. Here each operation becomes the instruction of LLVM that Numba
+writes for it. Where sums stand in a written order, nothing is reordered, and the bits are those of
+Numba's code, for one state and for several side by side (`tests/codegen/test_direct_code.py`).
+
+What is not known here is refused (`Unknown`): the caller asks Numba.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+
+from dmft.compiled import kept_code
+from dmft.compiled.directory import cache_directory
+from dmft.compiled.instructions import INLINED, Writer
+from dmft.compiled.known_functions import BYTES, FLOAT, HALF, INT
+from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
+
+# Array of floats or integers with one axis or two, as Numba passes it: owner, parent, size, size of
+# an item, data, lengths, strides.
+LEAVES = {"float64": ("f8", FLOAT), "int64": ("i8", INT)}
+# What instructions may do with the order of sums, by the options of a function.
+ORDERS: Mapping[str, tuple[str, ...]] = {"**ORDERED": (), "**OPTIONS": ("reassoc", "contract")}
+# What this process has linked, by the record that keeps it.
+_NATIVE: dict[str, Native] = {}
+_LOCK = threading.RLock()
+
+
+def native(text: str, name: str) -> Native:
+    """The function `name` of a generated module, linked; compiled if no record keeps it.
+
+    Raises
+    ------
+    Unknown
+        As `code_from_text`, and where code cannot be linked.
+    """
+    file = record(text, name)
+    with _LOCK:
+        if file not in _NATIVE:
+            code = kept_code.read(file)
+            if code is None:
+                code = code_from_text(text, name)
+                kept_code.keep(file, code)
+            _NATIVE.update(link({file: code}))
+        return _NATIVE[file]
+
+
+def is_kept(text: str, name: str) -> bool:
+    """Whether the code of a function seems to be there already."""
+    file = record(text, name)
+    return file in _NATIVE or (cache_directory() / file).is_file()
+
+
+def record(text: str, name: str) -> str:
+    """Name of the record that keeps the code of a function."""
+    parts = f"{_version()}\0{name}\0{text}"
+    return f"direct_{hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()}.bin"
+
+
+def code_from_text(text: str, name: str) -> Code:
+    """Object code of the function `name` of a generated module.
+
+    Raises
+    ------
+    Unknown
+        For text that is not of the kind described above, or cannot be compiled here.
+    """
+    try:
+        digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        symbol = f"dmft_{digest}_{name}"  # all that a process links has names of its own
+        module, arguments = _module(ast.parse(text), name, symbol)
+        content = _optimised(str(module))
+    except (
+        LookupError,
+        AssertionError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+    ) as error:
+        raise Unknown(f"not compiled directly: {error}") from error
+    from dmft.compiled.elf import symbols
+
+    _, needs = symbols(content)
+    return Code(content, f"{symbol}_entry", symbol, arguments, "", tuple(needs))
+
+
+def _optimised(text: str) -> bytes:
+    """Object file of a module, for this processor and at the level at which Numba compiles."""
+    import llvmlite.binding as llvm
+
+    machine = target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
+    module = llvm.parse_assembly(text)
+    module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))
+
+
+def _module(tree: ast.Module, name: str, symbol: str) -> tuple[ir.Module, tuple[str, ...]]:
+    """The function, as compiled code calls it, and its entry for `machine_code`."""
+    texts = _strings(tree)
+    functions = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef)}
+    module = ir.Module(name=symbol)
+
+    def written(name: str, symbol: str) -> tuple[ir.Function, tuple[str, ...]]:
+        """A function, and before it those of the same signature that it calls."""
+        function = functions[name]
+        (decorator,) = function.decorator_list
+        signature, options = ast.unparse(decorator).removesuffix(")").split(", ")
+        kinds = _kinds(texts[signature.removeprefix("njit(")])
+        calls = {n.func.id for n in ast.walk(function) if _calls_one_of(n, functions)}  # type: ignore[attr-defined]
+        others = {call: written(call, f"{symbol}_{call}")[0] for call in calls}
+        for other in others.values():
+            other.linkage = "internal"
+        own = ir.Function(module, ir.FunctionType(ir.VoidType(), [k for _, k in kinds]), symbol)
+        own.attributes.add("nounwind")
+        _write(own, function, others, ORDERS[options])
+        return own, tuple(leaf for leaf, _ in kinds)
+
+    own, arguments = written(name, symbol)
+    _write_entry(module, own)
+    return module, arguments
+
+
+def _calls_one_of(node: ast.AST, names: Mapping[str, Any]) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+
+
+def _strings(tree: ast.Module) -> dict[str, str]:
+    """Names of the module that are texts: signatures."""
+    found = {}
+    for line in tree.body:
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                found[name] = text
+    return found
+
+
+def _kinds(signature: str) -> list[tuple[str, Any]]:
+    """Leaf name and type in LLVM of each argument of a signature in Numba's words."""
+    result, _, rest = signature.partition("(")
+    if result != "void":
+        raise Unknown(f"a result of type {result}")
+    found = []
+    for word in rest.rstrip(")").replace(":, ", ":;").split(", "):
+        number, bracket, axes = word.partition("[")
+        leaf, kind = LEAVES[number]
+        if not bracket:
+            found.append((leaf, kind))
+            continue
+        count = axes.count(":;") + 1
+        lengths = ir.ArrayType(INT, count)
+        found.append(
+            (
+                f"{leaf}[{count}]",
+                ir.LiteralStructType([BYTES, BYTES, INT, INT, kind.as_pointer(), lengths, lengths]),
+            )
+        )
+    return found
+
+
+def _write_entry(module: ir.Module, own: ir.Function) -> None:
+    """Write what `machine_code.Native` calls: status(result, error, leaves)."""
+    leaves: list[Any] = []
+    for kind in own.function_type.args:
+        leaves += _flat(kind)
+    shape = ir.FunctionType(HALF, [BYTES, BYTES, *leaves])
+    entry = ir.Function(module, shape, f"{own.name}_entry")
+    builder = ir.IRBuilder(entry.append_basic_block())
+    given = iter(entry.args[2:])
+    builder.call(own, [_gathered(builder, kind, given) for kind in own.function_type.args])
+    builder.ret(ir.Constant(HALF, 0))
+
+
+def _inner(kind: Any) -> Sequence[Any]:
+    """Types of the parts of a type."""
+    if isinstance(kind, ir.ArrayType):
+        return [kind.element] * kind.count
+    return kind.elements if isinstance(kind, ir.LiteralStructType) else ()
+
+
+def _flat(kind: Any) -> list[Any]:
+    return [leaf for inner in _inner(kind) for leaf in _flat(inner)] or [kind]
+
+
+def _gathered(builder: Any, kind: Any, given: Any) -> Any:
+    if not _inner(kind):
+        return next(given)
+    whole = ir.Constant(kind, ir.Undefined)
+    for n, inner in enumerate(_inner(kind)):
+        whole = builder.insert_value(whole, _gathered(builder, inner, given), n)
+    return whole
+
+
+def _write(
+    own: ir.Function, function: ast.FunctionDef, others: Mapping[str, Any], flags: tuple[str, ...]
+) -> None:
+    """Write the instructions of a function."""
+    first, body = own.append_basic_block("variables"), own.append_basic_block("body")
+    writer = Writer(ir.IRBuilder(body), ir.IRBuilder(first), flags)
+    writer.others = others
+    for argument, value in zip(function.args.args, own.args, strict=True):
+        writer.names[argument.arg] = writer.argument(value)
+    writer.lines(function.body)
+    writer.end()
+    writer.variables.branch(body)
+
+
+@cache
+def _version() -> str:
+    """What code depends on beside its text: what writes it, LLVM, the processor."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    digest = hashlib.blake2b(digest_size=16)
+    here = Path(__file__).parent
+    files = [here / f"{name}.py" for name in ("direct", "instructions", "known_functions")]
+    for path in (*files, *(here.parent / file for file in INLINED.values())):
+        digest.update(path.read_bytes())
+    for part in (llvmlite.__version__, llvm.get_process_triple(), llvm.get_host_cpu_name()):
+        digest.update(f"{part}\0".encode())
+    digest.update(llvm.get_host_cpu_features().flatten().encode())
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""Functions that `dmft.compiled.instructions` knows: those of `dmft.compiled.vectors`, of NumPy and
+of `math`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+
+from dmft.compiled.machine_code import Unknown
+
+if TYPE_CHECKING:
+    from dmft.compiled.instructions import Writer
+
+# As in `dmft.compiled.vectors`, which imports Numba.
+LANES, BLOCK = 8, 4
+FLOAT, INT, HALF = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+BYTES = ir.IntType(8).as_pointer()
+
+
+@dataclass(frozen=True)
+class Array:
+    """Contiguous array: address of its entries, and its lengths."""
+
+    data: Any
+    shape: tuple[Any, ...]
+    # As it was passed to the function.
+    given: Any = None
+
+    @property
+    def entry(self) -> Any:
+        """Type of an entry: a number, or a vector of one number of each lane."""
+        return self.data.type.pointee
+
+
+def _block(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
+    """Address of a block of entries, or of the entry of all lanes."""
+    place = writer.place(array, index)
+    if array.entry != FLOAT:
+        return place
+    return writer.builder.bitcast(place, ir.VectorType(FLOAT, BLOCK).as_pointer())
+
+
+def _by_lane(writer: Writer, array: Array) -> Array:
+    if len(array.shape) == 1:
+        return array
+    writer.in_lanes = True
+    kind = ir.VectorType(FLOAT, LANES).as_pointer()
+    return Array(writer.builder.bitcast(array.data, kind), array.shape[:-1])
+
+
+def _work_area(writer: Writer, like: Array, count: Any) -> Array:
+    in_lanes = like.entry != FLOAT
+    length = writer.builder.mul(count, ir.Constant(INT, 8 * (LANES if in_lanes else 1)))
+    return Array(_memory(writer, length, like.entry, zeros=not in_lanes), (count,))
+
+
+def _memory(writer: Writer, length: Any, entry: Any, zeros: bool) -> Any:
+    """Address of so many bytes, for these entries."""
+    builder = writer.builder
+    malloc = writer.outside("malloc", ir.FunctionType(BYTES, [INT]))
+    malloc.return_value.add_attribute("noalias")
+    data = builder.call(malloc, [length])
+    if zeros:
+        shape = ir.FunctionType(ir.VoidType(), [BYTES, ir.IntType(8), INT, ir.IntType(1)])
+        fill = writer.outside("llvm.memset.p0.i64", shape)
+        nothing = ir.Constant(ir.IntType(8), 0)
+        builder.call(fill, [data, nothing, length, ir.Constant(ir.IntType(1), 0)])
+    return builder.bitcast(data, entry.as_pointer())
+
+
+def _array(writer: Writer, shape: Sequence[Any], zeros: bool = False) -> Array:
+    """Write `np.empty` or `np.zeros`; what it gives lives to the end of the function."""
+    if writer.depth:
+        raise Unknown("an array that is made again and again")
+    length = ir.Constant(INT, 8)
+    for one in shape:
+        length = writer.builder.mul(length, one, flags=("nsw",))
+    made = Array(_memory(writer, length, FLOAT, zeros), tuple(shape))
+    writer.owned.append(made)
+    return made
+
+
+def _give_back(writer: Writer, area: Array) -> None:
+    free = writer.outside("free", ir.FunctionType(ir.VoidType(), [BYTES]))
+    writer.builder.call(free, [writer.builder.bitcast(area.data, BYTES)])
+
+
+def _part(writer: Writer, area: Array, begin: Any, shape: Sequence[Any]) -> Array:
+    return Array(writer.builder.gep(area.data, [begin], inbounds=True), tuple(shape))
+
+
+def _padded(writer: Writer, like: Array, length: Any) -> Any:
+    if like.entry != FLOAT:
+        return length
+    up = writer.builder.add(length, ir.Constant(INT, BLOCK - 1))
+    return writer.builder.and_(up, ir.Constant(INT, -BLOCK))
+
+
+def _block_size(writer: Writer, like: Array) -> Any:
+    return ir.Constant(INT, 1 if like.entry != FLOAT else BLOCK)
+
+
+def _below(writer: Writer, first: Any, end: Any, new: Any, old: Any) -> Any:
+    if writer.in_lanes:
+        return new
+    numbers = ir.VectorType(INT, BLOCK)
+    left = writer.spread(writer.builder.sub(end, first), numbers)
+    inside = writer.builder.icmp_signed("<", ir.Constant(numbers, list(range(BLOCK))), left)
+    return writer.select(inside, new, old)
+
+
+def _take(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
+    return writer.builder.load(_block(writer, array, index), align=8)
+
+
+def _put(writer: Writer, array: Array, index: Sequence[Any], value: Any) -> None:
+    place = _block(writer, array, index)
+    writer.builder.store(writer.spread(value, place.type.pointee), place, align=8)
+
+
+def _diagonal(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
+    if array.entry != FLOAT:
+        return _take(writer, array, index)
+    builder, value = writer.builder, ir.Constant(ir.VectorType(FLOAT, BLOCK), ir.Undefined)
+    for n in range(BLOCK):
+        moved = [builder.add(one, ir.Constant(INT, n)) for one in index]
+        number = builder.load(writer.place(array, moved))
+        value = builder.insert_element(value, number, ir.Constant(HALF, n))
+    return value
+
+
+def _llvm(name: str) -> Callable[..., Any]:
+    return lambda writer, *values: writer.intrinsic(name, *values)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "by_lane": _by_lane,
+    "work_area": _work_area,
+    "np.empty": _array,
+    "np.zeros": lambda writer, shape: _array(writer, shape, zeros=True),
+    "give_back": _give_back,
+    "part": _part,
+    "padded": _padded,
+    "block_size": _block_size,
+    "below": _below,
+    "take": _take,
+    "put": _put,
+    "diagonal": _diagonal,
+    "select": lambda writer, *values: writer.select(*values),
+    "abs": _llvm("fabs"),
+    "fma": _llvm("fma"),
+    "math.sqrt": _llvm("sqrt"),
+    "math.copysign": _llvm("copysign"),
+}

@@ -1,0 +1,293 @@
+r"""What the names in explanations of networks stand for: sentences, chosen by what is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition
+from dmft.equations.update.law import clusters_of, target
+from dmft.equations.views.latex import align, definition_latex
+from dmft.equations.views.printer import EquationPrinter, KernelPrinter
+from dmft.equations.views.text import TextPrinter, model_names
+from dmft.explanation.paragraphs import Meaning
+from dmft.explanation.steps import Step
+from dmft.gaussian.closed.orthant import FourSigns
+from dmft.model import FIELD, Committee, Model
+
+STUDENTS = Meaning(
+    ("p", "j", "l", "u", "v"),
+    r"Students are numbered by $j, l, u, v = 1, \ldots, p$",
+    "Students are numbered by j, l, u, v = 1..p",
+)
+TEACHERS = Meaning(
+    ("k", "r", "s"),
+    r"Teachers are numbered by $r, s = 1, \ldots, k$",
+    "Teachers are numbered by r, s = 1..k",
+)
+WEIGHTS = Meaning(
+    ("h", "h_star", "x", "W"),
+    r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
+    r"input $x \sim \mathcal{N}(0, I_d)$",
+    "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, I)",
+)
+CENTRED = Meaning(
+    WEIGHTS.names,
+    r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
+    r"input $x \sim \mathcal{N}(0, I_d)$, to which each cluster adds its means",
+    "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, I), "
+    "to which each cluster adds its means",
+)
+STRETCHED = Meaning(
+    WEIGHTS.names,
+    r"$h_j = w_j \cdot x/\sqrt{d}$ and $h^*_r = w^*_r \cdot x/\sqrt{d}$ are the local fields of an "
+    r"input $x \sim \mathcal{N}(0, \Sigma)$",
+    "h[j] = w_j.x/sqrt(d) and h*[r] = w*_r.x/sqrt(d) are the local fields of an input x ~ N(0, Σ)",
+)
+ALL_FIELDS = Meaning(
+    ("lambda", "c", "m", "n"),
+    r"$\lambda = (h, h^*)$ are all fields, $m, n = 1, \ldots, p + k$, and "
+    r"$c = (-a/p, a^*/k)$ their coefficients in $f_* - f$",
+    "λ = (h, h*) are all fields, m, n = 1..p+k, and c = (-a/p, a*/k) their coefficients in f* - f",
+)
+OVERLAPS = Meaning(
+    ("Omega", "Q", "M", "P", "Q_11", "M_11", "P_11"),
+    r"$\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}$ is the covariance of the fields,"
+    r" $Q = WW^\top/d$, $M = WW^{*\top}/d$, $P = W^*W^{*\top}/d$",
+    "Ω = [[Q, M], [M^T, P]] is the covariance of the fields, Q = WW^T/d, M = WW*^T/d, P = W*W*^T/d",
+)
+TOTALS = Meaning(
+    OVERLAPS.names,
+    r"$\Omega = \begin{pmatrix} Q & M \\ M^\top & P \end{pmatrix}$ is the covariance of the fields,"
+    r" $Q = W \Sigma W^\top/d$, $M = W \Sigma W^{*\top}/d$, $P = W^* \Sigma W^{*\top}/d$: sums "
+    "over the blocks of the spectrum, each with its eigenvalue",
+    "Ω = [[Q, M], [M^T, P]] is the covariance of the fields, Q = WΣW^T/d, M = WΣW*^T/d, "
+    "P = W*ΣW*^T/d: sums over the blocks of the spectrum, each with its eigenvalue",
+)
+AVERAGES = Meaning(
+    (),
+    r"$\langle \cdot \rangle$ is an average over the fields, $\mathbb{E}_x$ over inputs",
+    "⟨ ⟩ is an average over the fields, E_x over inputs",
+)
+PAIRS = Meaning(
+    tuple(f"C_{i}{j}" for i in range(1, 5) for j in range(i, 5))
+    + tuple(f"x_{i}" for i in range(1, 5)),
+    r"$x_1, x_2, \ldots$ are the fields of one average, centred and with the covariances $C_{ij}$",
+    "x_1, x_2, ... are the fields of one average, centred and with the covariances C_ij",
+)
+UPDATE = Meaning(
+    ("psi",),
+    r"$\psi_j x/\sqrt{d}$ is the direction of a step of the row $w_j$",
+    "ψ[j] x/sqrt(d) is the direction of a step of the row w_j",
+)
+PARTS = Meaning(
+    ("b_learning", "b_interaction"),
+    r"$b^L_{ji}$ and $b^I_{ji}$ are the averages of $\lambda_i$ times the parts of $\psi_j$ that "
+    "come from the target and from the students",
+    "bᴸ[j,i] and bᴵ[j,i] are the averages of λ[i] times the parts of ψ[j] that come from the "
+    "target and from the students",
+)
+WHOLE = Meaning(
+    ("b", "gradient_gram"),
+    r"$b_{ji}$ is the average of $\lambda_i \psi_j$, and $b\,\Omega^{+}b^\top$ are the inner "
+    r"products of the mean updates $\mathbb{E}_x[\psi_j x]$",
+    "b[j,i] is the average of λ[i] ψ[j], and (bΩ⁺bᵀ) are the inner products of the mean updates "
+    "E_x[ψ[j] x]",
+)
+PHI = Meaning(
+    ("Phi",),
+    r"$\Phi$ is the rate of $Q$ of free rows",
+    "Φ is the rate of Q of free rows",
+)
+SHARED = Meaning(
+    ("tau", "tau_1", "0"),
+    r"$\mathbb{E}_\tau$ is under the law whose covariances between fields are $\tau$ times those at"
+    r" hand, $0 \le \tau \le 1$",
+    "E_tau is under the law whose covariances between fields are tau times those at hand",
+)
+TILTED = Meaning(
+    ("T_1", "T_2", "T_3", "T_4"),
+    r"$\mathbb{E}_{T_1}, \mathbb{E}_{T_2}, \ldots$ are under the laws given at their steps",
+    "E_T_1, E_T_2, ... are under the laws given at their steps",
+)
+COPIES = Meaning(
+    tuple(f"u_{i}" for i in range(1, 5)),
+    r"$u_1, u_2, \ldots$ are the arguments of the error functions, with their noise",
+    "u_1, u_2, ... are the arguments of the error functions, with their noise",
+)
+NUMBERS = (
+    Meaning(("learning_rate",), r"$\gamma$ is the learning rate", "γ is the learning rate"),
+    Meaning(
+        ("label_noise", "xi"),
+        r"$\Delta$ is the variance of the noise $\sqrt{\Delta}\,\xi$ of labels",
+        "Δ is the variance of the noise sqrt(Δ) ξ of labels",
+    ),
+    Meaning(
+        ("readout_rate",),
+        r"$\rho_a$ is the rate of the readouts",
+        "ρ_a is the rate of the readouts",
+    ),
+    Meaning(
+        ("dim", "batch_size"),
+        r"$d$ is the dimension of the inputs, $n_b$ the number of samples of a step",
+        "d is the dimension of the inputs, n_b the number of samples of a step",
+    ),
+    Meaning(("t",), r"$t$ is the time of the equations", "t is the time of the equations"),
+    Meaning(
+        ("e",), r"$e = y - f$ is the residual of a sample", "e = y - f is the residual of a sample"
+    ),
+    Meaning(
+        ("g", "samples_per_dim", "M^1"),
+        r"$g_j$ is the derivative of a sample's loss by $h_j$, $\alpha$ the number of samples per "
+        r"dimension, $\eta$ the learning rate, $M^1$ the overlap after one step",
+        "g[j] is the derivative of a sample's loss by h[j], α the number of samples per dimension, "
+        "η the learning rate, M^1 the overlap after one step",
+    ),
+)
+
+
+FUNCTIONS = (
+    Meaning(("Heaviside",), r"$\theta$ is the step function", "Heaviside is the step function"),
+    Meaning(
+        ("FourSigns",),
+        r"$S_4(C_{11}, C_{12}, \ldots, C_{44})$ is the average of four signs of centred fields",
+        "FourSigns is the average of four signs of centred fields",
+    ),
+)
+# Of escape formulas.
+ESCAPE = (
+    Meaning(
+        ("mu", "m", "u", "u_0", "u_1"),
+        r"$\mu$ (or $m$) is one overlap with the target, all others vanish; "
+        r"$u = \sum_{jr} M_{jr}^2/p$ goes from $u_0$ to $u_1$",
+        "mu (or m) is one overlap with the target, all others vanish; u = sum M_jr^2/p goes from "
+        "u_0 to u_1",
+    ),
+    Meaning(("q",), "$q$ is the squared length of students", "q is the squared length of students"),
+    Meaning(
+        ("p", "k"),
+        "$p$ and $k$ are the widths of student and target",
+        "p and k are the widths of student and target",
+    ),
+    *NUMBERS,
+)
+
+
+def chosen(known: Sequence[Meaning], steps: Sequence[Step]) -> tuple[Meaning, ...]:
+    """Those sentences that say something about the names in the steps."""
+    used = names_of(steps)
+    return tuple(meaning for meaning in known if used.intersection(meaning.names))
+
+
+def sample_latex(definitions: Sequence[Definition], model: Model) -> str:
+    """Alignment of what an algorithm computes of a sample."""
+    printer = EquationPrinter(model_names(model, r"\sigma", r"\sigma_*"))
+    return align([row for d in definitions for row in definition_latex(d, printer)])
+
+
+def _of_a_sample(model: Model, definitions: Sequence[Definition]) -> Iterator[Meaning]:
+    """What the algorithm computes of a sample; LaTeX has it in an alignment."""
+    if any(d.expr.has(x.rho) for d in definitions):
+        words = "times the first update displaces the fields"
+        yield Meaning(("rho",), rf"$\rho$ {words}", f"ρ {words}")
+    if definitions:
+        text = TextPrinter(model_names(model))
+        told = "; ".join(f"{text.doprint(d.target)} = {text.doprint(d.expr)}" for d in definitions)
+        yield Meaning(
+            tuple(d.name for d in definitions),
+            r"$\psi_j$ is computed from what a sample shows; its fields, label, outputs, errors "
+            "and updates are",
+            f"Of a sample, {told}",
+        )
+
+
+def notation_of(
+    model: Model, steps: Sequence[Step], of_a_sample: Sequence[Definition] = ()
+) -> tuple[Meaning, ...]:
+    """Sentences about all names that the steps print."""
+    used = names_of(steps)
+    centred = WEIGHTS if model.clusters is None else CENTRED
+    overlaps = OVERLAPS
+    if model.spectrum is not None:
+        centred, overlaps = STRETCHED, TOTALS
+    known = (
+        STUDENTS, TEACHERS, *_networks(model), centred, *_clusters(model), ALL_FIELDS, overlaps,
+        PAIRS, UPDATE, WHOLE, PARTS, PHI, SHARED, TILTED, COPIES, *NUMBERS, *FUNCTIONS,
+    )  # fmt: skip
+    found = [*chosen(known, steps)]
+    parameters = sorted(used & {s.name for s in model.parameters})
+    if parameters:
+        shown = ", ".join(f"${sp.latex(sp.Symbol(y))}$" for y in parameters)
+        told = ", ".join(parameters)
+        found.append(Meaning(tuple(parameters), f"{shown}: as declared", f"{told}: as declared"))
+    return (*found, AVERAGES, *_of_a_sample(model, of_a_sample))
+
+
+def names_of(steps: Sequence[Step]) -> set[str]:
+    """Names of symbols and arrays in the statements of steps, averages' own fields included."""
+    found: set[str] = set()
+    for step in steps:
+        sides = [step.before, step.after, step.bound, *(e for pair in step.where for e in pair)]
+        for expr in sides:
+            found |= {s.name for s in expr.atoms(sp.Symbol) if s != FIELD}
+            found |= {str(e.base.label) for e in expr.atoms(sp.Indexed)}
+            special = (sp.Heaviside, FourSigns)
+            found |= {type(e).__name__ for e in expr.atoms(sp.Function) if isinstance(e, special)}
+    return found - {""}
+
+
+def _clusters(model: Model) -> Iterator[Meaning]:
+    """Means, weights and labels of the clusters."""
+    latex, text = EquationPrinter({}), TextPrinter({})
+    for cluster in clusters_of(model) if model.clusters is not None else ():
+        told, plain = [], []
+        for d in cluster.definitions():
+            told.append(f"${latex.doprint(d.target)} = {latex.doprint(d.expr)}$")
+            plain.append(f"{text.doprint(d.target)} = {text.doprint(d.expr)}")
+        more = [("weight", cluster.weight), ("variance", cluster.scale), ("label", cluster.label)]
+        for word, value in more:
+            if value is not None and (word, value) != ("variance", 1):
+                told.append(f"{word} ${latex.doprint(value)}$")
+                plain.append(f"{word} {text.doprint(value)}")
+        names = tuple(d.name for d in cluster.definitions()) or ("f",)
+        yield Meaning(
+            names,
+            f"Cluster {cluster.number} has {', '.join(told)}",
+            f"Cluster {cluster.number} has {', '.join(plain)}",
+        )
+
+
+def _networks(model: Model) -> Iterator[Meaning]:
+    """The student, the target, and their activations."""
+    latex, text = EquationPrinter({}), TextPrinter({})
+    teacher, z = model.teacher, sp.Symbol("z", real=True)
+    same = isinstance(teacher, Committee) and teacher.activation == model.student.activation
+    star, plain_star = (r"\sigma", "σ") if same else (r"\sigma_*", "σ*")
+    if teacher is model.inputs:
+        told = plain = "the label of the cluster that the input is from"
+    elif isinstance(teacher, Committee):
+        told = rf"$f_* = \frac{{1}}{{k}} \sum_r a^*_r\,{star}(h^*_r)$"
+        plain = f"f_* = 1/k Σ_r a*[r] {plain_star}(h*[r])"
+    else:
+        told, plain = (
+            f"$f_* = {latex.doprint(target(model))}$",
+            f"f_* = {text.doprint(target(model))}",
+        )
+    yield Meaning(
+        ("f", "f_*", "readout", "teacher_readout"),
+        rf"The student is $f = \frac{{1}}{{p}} \sum_j a_j\,\sigma(h_j)$, the target {told}",
+        f"The student is f = 1/p Σ_j a[j] σ(h[j]), the target {plain}",
+    )
+    functions = [(r"\sigma", "σ", model.student.activation)]
+    if isinstance(teacher, Committee) and not same:
+        functions.append((star, plain_star, teacher.activation))
+    for name, letter, f in functions:
+        own = f.xreplace({FIELD: z})
+        # Everything that is printed holds an activation.
+        yield Meaning(
+            ("h", "h_star", "lambda"),
+            f"${name}(z) = {KernelPrinter({}).doprint(own)}$",
+            f"{letter}(z) = {text.doprint(own)}",
+        )

@@ -1,0 +1,229 @@
+r"""Adjoint of the equations of motion: vector-Jacobian products, derived from the same symbols.
+
+A costate y_X of the rates of X gives every array Y that they read the cotangent
+
+    dual_Y[b] = sum_D sum_a dual_D[a] (dF_D[a] / dY[b])
+
+over the definitions D = F_D in reverse order. Each definition is a sum of functions of entries: all
+indices that it runs over, its own and those of its sums, are loops of a `Pullback`, which adds to
+the cotangent of every entry that the function reads. Widths and blocks stay run-time values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import sympy as sp
+
+from dmft.equations.averages.passes import on_nodes, with_values
+from dmft.equations.definitions import Definition, Together, Whole, base_name
+from dmft.equations.noise.projection import projected
+from dmft.errors import NotClosed
+from dmft.gaussian.closed.pair import CorrelationRoot, InverseCorrelationRoot
+
+# What the arrays of the costate, and the cotangents of all others, are called behind their names.
+COSTATE, DUAL = "_costate", "_dual"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One entry that an expression reads, the derivative by it, and the sums that it stands in."""
+
+    entry: sp.Indexed
+    slope: sp.Expr
+    sums: tuple[sp.Symbol, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """For all values of the indices, each entry's cotangent grows by its slope times the weight.
+
+    Attributes
+    ----------
+    indices : tuple of sympy.Symbol
+    parts : tuple of (sympy.Indexed, sympy.Expr)
+        Entry of a cotangent, and what is added to it.
+    """
+
+    indices: tuple[sp.Symbol, ...]
+    parts: tuple[tuple[sp.Indexed, sp.Expr], ...]
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """How a costate is pulled back: what is computed first, and what is added up then.
+
+    Attributes
+    ----------
+    forward : tuple of Definition
+        What the slopes read.
+    pullbacks : tuple of Pullback
+    between : tuple of Definition
+        Of the arrays whose cotangents are added up on the way.
+    """
+
+    forward: tuple[Definition, ...]
+    pullbacks: tuple[Pullback, ...]
+    between: tuple[Definition, ...]
+
+
+def adjoint(definitions: Sequence[Definition], observable: str = "") -> Adjoint:
+    r"""Product of a costate with the Jacobian of the rates, or the gradient of an observable.
+
+    Equation    out_Y[b] = sum_X sum_a y_X[a] (dF_X[a] / dY[b]), X and Y blocks of the state
+    Shapes      costate and result as the state; both are called ``Q_costate``, ...
+    Valid for   closed forms and tables with known derivatives | any widths and number of blocks.
+                Entries count as independent numbers, (j, l) and (l, j) of Q too
+
+    Raises
+    ------
+    NotClosed
+        For averages on nodes, and closed forms whose derivative is not known.
+    """
+    definitions = projected(definitions)
+    state = {d.name for d in definitions if d.role == "rate"}
+    forward = [d for d in definitions if d.role in ("block", "intermediate")]
+    role = "observable" if observable else "rate"
+    ends = [d for d in definitions if d.role == role and observable in ("", d.name)]
+    moving = _moving([*forward, *ends], state)
+    found: list[Pullback] = []
+    for d in ends:
+        weight = sp.S.One if observable else sp.IndexedBase(d.name + COSTATE)[d.target.indices]
+        found += _pulled(d, weight, moving, state)
+    between = []
+    for d in reversed(forward):
+        dual = sp.IndexedBase(d.name + DUAL)
+        if any(target.base == dual for pullback in found for target, _ in pullback.parts):
+            found += _pulled(d, dual[d.target.indices], moving, state)
+            between.append(d)
+    return Adjoint(_read(forward, found), tuple(found), tuple(between))
+
+
+def _read(
+    definitions: Sequence[Definition], pullbacks: Sequence[Pullback]
+) -> tuple[Definition, ...]:
+    """Definitions that the slopes read, and those of the covariance."""
+    needed = {base_name(e) for y in pullbacks for _, v in y.parts for e in v.atoms(sp.Indexed)}
+    kept: list[Definition] = []
+    for d in reversed(definitions):
+        if d.name in needed or d.role == "block":
+            kept.append(d)
+            needed |= {base_name(e) for e in d.expr.atoms(sp.Indexed)}
+    return tuple(reversed(kept))
+
+
+def _moving(definitions: Sequence[Definition], state: Collection[str]) -> frozenset[str]:
+    """Names of the state and of all arrays that follow it."""
+    moving = set(state)
+    for d in definitions:
+        if isinstance(d.expr, Whole) or on_nodes(d.expr):
+            raise NotClosed(
+                f"{d.target} holds an average without closed form, whose derivatives are not "
+                "derived: take an activation and a loss with closed averages"
+            )
+        read = {base_name(e) for e in with_values(d.expr).atoms(sp.Indexed)}
+        if d.role in ("block", "intermediate") and read & moving:
+            if not isinstance(d.target, sp.Indexed):
+                raise NotClosed(f"{d.target} is a number that moves: its adjoint is not derived")
+            moving.add(d.name)
+    return frozenset(moving)
+
+
+def _pulled(
+    d: Definition, weight: sp.Expr, moving: Collection[str], state: Collection[str]
+) -> Iterator[Pullback]:
+    """What a definition hands on to the entries that it reads, loop by loop."""
+    loops: dict[tuple[sp.Symbol, ...], dict[sp.Indexed, sp.Expr]] = {}
+    for _, term in d.terms:
+        for leaf in leaves(with_values(term), moving):
+            name = base_name(leaf.entry)
+            base = sp.IndexedBase(name + (COSTATE if name in state else DUAL))
+            parts = loops.setdefault((*d.indices, *leaf.sums), {})
+            target = base[leaf.entry.indices]
+            parts[target] = parts.get(target, sp.S.Zero) + weight * leaf.slope
+    for indices, parts in loops.items():
+        yield Pullback(indices, tuple(parts.items()))
+
+
+def leaves(expr: sp.Expr, moving: Collection[str]) -> Iterator[Leaf]:
+    """All entries of moving arrays in an expression, with the derivatives by them.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import Q, j, l, p
+    >>> expr = 3 * sp.Sum(Q[j, l] ** 2, (l, 1, p))
+    >>> [(leaf.entry, leaf.slope, leaf.sums) for leaf in leaves(expr, {"Q"})]
+    [(Q[j, l], 6*Q[j, l], (l,))]
+    """
+    if not {base_name(e) for e in expr.atoms(sp.Indexed)} & set(moving):
+        return
+    if isinstance(expr, sp.Add):
+        for part in expr.args:
+            yield from leaves(part, moving)
+    elif isinstance(expr, Together):
+        yield from leaves(expr.total, moving)
+    elif isinstance(expr, sp.Sum):
+        bound = tuple(symbol for symbol, *_ in expr.limits)
+        for leaf in leaves(expr.function, moving):
+            yield Leaf(leaf.entry, leaf.slope, (*bound, *leaf.sums))
+    elif not expr.has(sp.Sum, Together):
+        yield from _of_a_function(expr, moving)
+    elif isinstance(expr, sp.Mul):
+        for n, factor in enumerate(expr.args):
+            rest = sp.Mul(*expr.args[:n], *expr.args[n + 1 :])
+            for leaf in leaves(factor, moving):
+                yield Leaf(leaf.entry, rest * leaf.slope, leaf.sums)
+    else:
+        yield from _of_arguments(expr, moving)
+
+
+def _of_a_function(expr: sp.Expr, moving: Collection[str]) -> Iterator[Leaf]:
+    """Partial derivatives of an expression without sums, one for each entry."""
+    entries = [e for e in expr.atoms(sp.Indexed) if base_name(e) in moving]
+    for entry, slope in partial_derivatives(expr, tuple(sorted(entries, key=sp.default_sort_key))):
+        yield Leaf(entry, slope)
+
+
+@cache
+def partial_derivatives(
+    expr: sp.Expr, entries: tuple[sp.Indexed, ...]
+) -> tuple[tuple[sp.Indexed, sp.Expr], ...]:
+    """Derivatives by entries, which are those of different numbers whatever their indices are.
+
+    Raises
+    ------
+    NotClosed
+        Where one is not known.
+    """
+    names = {e: sp.Dummy(positive=True) for e in expr.atoms(sp.Indexed)}
+    back = {name: e for e, name in names.items()}
+    plain, found = expr.xreplace(names), []
+    for entry in entries:
+        slope = sp.diff(plain, names[entry])
+        if slope.has(sp.Derivative, sp.Subs):
+            raise NotClosed(
+                f"the derivative of {expr} is not known in closed form; drop the term with "
+                "equations.without(...)"
+            )
+        slope = slope.xreplace(back)
+        # Coinciding fields stay parallel when they move: what their root divides is zero.
+        roots = {r**-1: InverseCorrelationRoot(*r.args) for r in slope.atoms(CorrelationRoot)}
+        found.append((entry, slope.xreplace(roots)))
+    return tuple((entry, slope) for entry, slope in found if slope != 0)
+
+
+def _of_arguments(expr: sp.Expr, moving: Collection[str]) -> Iterator[Leaf]:
+    """Chain rule for functions of sums."""
+    for n, inner in enumerate(expr.args):
+        if not inner.has(sp.Indexed):
+            continue
+        place = sp.Dummy(positive=True)
+        outside = expr.func(*expr.args[:n], place, *expr.args[n + 1 :])
+        slope = sp.diff(outside, place)
+        if slope.has(sp.Derivative, sp.Subs):
+            raise NotClosed(f"the derivative of {expr.func} is not known in closed form")
+        slope = slope.xreplace({place: inner})
+        for leaf in leaves(inner, moving):
+            yield Leaf(leaf.entry, slope * leaf.slope, leaf.sums)

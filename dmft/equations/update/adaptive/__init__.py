@@ -1,0 +1,1 @@
+"""Steps that are scaled by what an optimiser has seen of gradients."""

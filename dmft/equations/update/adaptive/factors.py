@@ -1,0 +1,260 @@
+r"""Drift factors alpha and noise factors nu of optimisers, and the rates of what they accumulate.
+
+    drift_j of a block = alpha_je D G_e,   noise = gamma/(p n_b) nu_jl,e S_jl
+
+(structured_inputs.md (5), (6), 4.0) with, r_je = 1/(sqrt(V_je) + eps),
+
+    SGD               alpha = c_e                     nu = c_e phi_e
+    AdaGradNorm       alpha = c_e/sqrt(N)             nu = c_e phi_e/N
+    Adam, AdaGrad     alpha = c_e r_je                nu = c_e phi_e r_je r_le
+    signs             alpha = sqrt(2 c_e/pi)          nu = phi_e, psi -> sign(psi).
+
+and dN/dtau = tr Sigma/d tr S/(p^2 n_b). Where psi_j is a_j times one Gaussian variable the moments
+of steps of a fixed shape are those of psi times constants: alpha = A sqrt(c_e)/sqrt(S_jj), nu =
+B phi_e/sqrt(S_jj S_ll), with (A, B) = (2/pi, 1) for signs of one sample, those of beta_2 else. Of a
+spectrum that holds the scaling of the coordinates already (`Spectrum.preconditioned`) c_e and
+c_e phi_e are those of its record, and second moments are S_jj. Of clusters with variances c_ze by
+block c_e and S_jl become sums over the clusters: sum_z pi_z c_ze S^z_jl in place of c_e S_jl, and
+signs have alpha_ze = sqrt(2 c_ze/pi), nu = phi_e.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition, define
+from dmft.equations.update.optimiser import Blocks
+from dmft.equations.update.overlaps import Factors, Moments, plain_factors
+from dmft.equations.update.program import error_is_linear, is_noisy
+from dmft.errors import BadParameter
+from dmft.model import FIELD, SGD, Committee, GradientFlow, Model, MultiIndex
+
+kappa_2, eps = x.numbers["second_moment_rate"], x.numbers["eps"]
+
+
+def factors_of(model: Model, algorithm: SGD, blocks: Blocks, step: sp.Expr) -> Factors:
+    """Factors of an optimiser whose steps are scaled; `step` is its rate in the quadratic term.
+
+    Raises
+    ------
+    BadParameter
+        For spectra and networks for which they are not known.
+    """
+    scale = algorithm.scale  # type: ignore[attr-defined]
+    check_spectrum(model, algorithm)
+    size = step / (x.p * algorithm.batch_size)
+    if scale == "norm":
+        return _norm(model, algorithm, blocks, size)
+    beta2 = getattr(algorithm, "beta2", None)
+    if scale == "moment" and beta2 is None:
+        return _second_moments(model, algorithm, blocks, size)
+    if has_gaussian_error(model, algorithm):
+        return _of_fixed_shape(model, algorithm, blocks, step / x.p)
+    if beta2 is not None:
+        raise BadParameter(
+            f"beta2 = {beta2}: constants of a fixed memory are known where the error is Gaussian "
+            "(linear student and teacher, inputs without clusters, a loss that is quadratic in f "
+            "and y); take second_moment_rate, or dmft.simulate"
+        )
+    return _signs(model, algorithm, blocks, step / x.p)
+
+
+def has_gaussian_error(model: Model, algorithm: SGD) -> bool:
+    """Whether psi_j is a readout times a centred Gaussian variable, the error."""
+    if model.clusters is not None or not error_is_linear(algorithm):
+        return False
+    teacher = model.teacher
+    student = _is_multiple(model.student.activation, FIELD)
+    if isinstance(teacher, Committee):
+        return student and _is_multiple(teacher.activation, FIELD)
+    return student and isinstance(teacher, MultiIndex) and _is_form(teacher)
+
+
+def _is_multiple(activation: sp.Expr, field_: sp.Symbol) -> bool:
+    return not (activation / field_).expand().has(field_)
+
+
+def _is_form(teacher: MultiIndex) -> bool:
+    """Whether a target is a linear combination of its fields."""
+    if not teacher.expr.is_polynomial(*teacher.fields):
+        return False
+    return all(sum(powers) == 1 for powers in sp.Poly(teacher.expr, *teacher.fields).monoms())
+
+
+def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
+    """Refuse spectra for which the factors of an optimiser are not known.
+
+    Raises
+    ------
+    BadParameter
+    """
+    spectrum, scale = model.spectrum, getattr(algorithm, "scale", None)
+    if spectrum is None or scale is None:
+        return
+    own, name = spectrum.scaled, type(algorithm).__name__
+    if own and scale == "norm":
+        raise BadParameter(
+            f"{name} adds up squares of the gradient itself, of which {spectrum} with the noise of "
+            "its steps does not tell the size: take a Spectrum of the inputs"
+        )
+    if own and name == "AdaGrad":
+        raise BadParameter(
+            f"{name} begins with the same initial in every coordinate, so that its steps do not "
+            "scale with their variances: it is derived for a Spectrum of independent coordinates"
+        )
+    if own and getattr(algorithm, "eps", 0) != 0:
+        raise BadParameter(
+            f"eps = {algorithm.eps}: a covariance that is not diagonal has blocks under "  # type: ignore[union-attr]
+            f"{name} for eps = 0 alone, where all steps of a coordinate scale with its variance; "
+            "leave eps out, or take a Spectrum of independent coordinates"
+        )
+    if own and getattr(algorithm, "beta2", None) is not None:
+        raise BadParameter(
+            f"beta2 = {algorithm.beta2}: the noise of steps with a fixed memory is known for "  # type: ignore[union-attr]
+            "independent coordinates; take second_moment_rate or leave both out"
+        )
+    if model.clusters is not None and scale == "sign" and not model.clusters.scales.all():
+        raise BadParameter(
+            f"{model.clusters} has a variance of 0: signs of inputs that do not vary are those of "
+            "their mean; take a small variance, or leave the block out"
+        )
+    if scale != "norm" and not own and not spectrum.eigenvalues.all():
+        (block,) = (int(e) for e in spectrum.eigenvalues.argsort(kind="stable")[:1])
+        raise BadParameter(
+            f"block {block} of {spectrum} has the eigenvalue 0: inputs do not vary there, and "
+            f"steps of {name} are 0/0; leave the block out (its overlaps stay as they are)"
+        )
+
+
+def _second_moment_definitions(
+    moments: Moments, left_out: tuple[str, ...] = ()
+) -> tuple[list[Definition], dict[str, sp.Expr]]:
+    """S_jl by named part, and where each stands.
+
+    Where clusters differ by block, sum_z pi_z c_ze S^z_jl in each.
+    """
+    j, l = x.j, x.l  # noqa: E741
+    named = moments.quadratic(sp.S.One).items()
+    parts = {name: value for name, value in named if value != 0 and name not in left_out}
+    if _by_cluster(moments.model):
+        places = {n: sp.IndexedBase(f"S_{n}")[j, l, x.block] for n in parts}
+    else:
+        bases = {"sgd_noise": x.S_update, "label_noise": x.S_label}
+        places = {name: bases[name][j, l] for name in parts}
+    found = [define(places[n], {n: value}, "intermediate") for n, value in parts.items()]
+    return found, places
+
+
+def _by_cluster(model: Model) -> bool:
+    """Whether variances of inputs differ between clusters and blocks."""
+    return model.clusters is not None and model.blocks is not None
+
+
+def _own(parts: Mapping[str, sp.Expr]) -> sp.Expr:
+    """S_jj."""
+    return sp.Add(*parts.values()).xreplace({x.l: x.j})
+
+
+def _norm(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
+    """One accumulator for all, in the gradient itself: |G|^2 = tr Sigma/d sum_j psi_j^2/p^2."""
+    moments = Moments(model, algorithm)
+    drift, share = plain_factors(model)
+    moment_definitions, parts = _second_moment_definitions(moments)
+    total = sp.Sum(_own(parts).xreplace({x.j: x.u}), (x.u, 1, x.p))
+    if _by_cluster(model):
+        total = sp.Sum(share * total, (x.block, 1, x.blocks))
+    elif blocks.by_block:
+        total *= sp.Sum(share, (x.block, 1, x.blocks))
+    rate = total / (x.gamma * x.p * algorithm.batch_size)
+    noise = {name: size * share / x.accumulator * s for name, s in parts.items()}
+    rates = [define(x.accumulator, {"squares": rate}, "rate")]
+    return Factors(moments, drift / sp.sqrt(x.accumulator), noise, moment_definitions, rates)
+
+
+def _second_moments(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
+    """A second moment for each neuron and block."""
+    j, l = x.j, x.l  # noqa: E741
+    moments = Moments(model, algorithm)
+    drift, share = plain_factors(model)
+    found, parts = _second_moment_definitions(moments)
+    spectrum = model.spectrum
+    within = Blocks(spectrum is not None and not spectrum.scaled)
+    variance = x.eigenvalue[x.block] if within.by_block else sp.S.One
+    if _by_cluster(model):  # it is part of S
+        variance = sp.S.One
+    square = variance * _own(parts) / algorithm.batch_size
+    rates = []
+    kept = algorithm.kept  # type: ignore[attr-defined]
+    value = within(kept, j) if kept else square
+    if kept and getattr(algorithm, "second_moment_rate", None) is None:
+        # Per tau = steps/d.
+        rates = [define(value, {"squares": x.p / x.gamma * square}, "rate")]
+    elif kept:
+        terms = {"squares": kappa_2 * square, "forgetting": -kappa_2 * value}
+        rates = [define(value, terms, "rate")]
+    beside = eps if getattr(algorithm, "eps", 0) != 0 else sp.S.Zero
+    gain = within.entry(x.gain, j)
+    found.append(define(gain, {"gain": 1 / (sp.sqrt(value) + beside)}, "intermediate"))
+    both = gain * gain.xreplace({j: l})
+    noise = {name: size * share * both * s for name, s in parts.items()}
+    return Factors(moments, drift * gain, noise, found, rates)
+
+
+def _of_fixed_shape(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
+    """Steps along psi/|psi|, of psi that are readouts times one Gaussian variable."""
+    moments = Moments(model, algorithm.gradient)  # type: ignore[attr-defined]
+    # Noise that is not declared is no parameter of an update with a psi of its own.
+    unknown = not algorithm.is_plain and not is_noisy(model)
+    found, parts = _second_moment_definitions(moments, ("label_noise",) * unknown)
+    along, across = _constants(algorithm)
+    drift, share = _separable(model, along)
+    gain = x.gain[x.j]
+    found.append(define(gain, {"gain": 1 / sp.sqrt(_own(parts))}, "intermediate"))
+    both = gain * x.gain[x.l]
+    noise = {name: size * share * across * both * s for name, s in parts.items()}
+    return Factors(moments, drift * gain, noise, found)
+
+
+def _constants(algorithm: SGD) -> tuple[sp.Expr, sp.Expr]:
+    """A sqrt(pi/2) and B of steps of a fixed shape."""
+    beta2 = getattr(algorithm, "beta2", None)
+    if beta2 is not None:
+        from dmft.equations.update.adaptive.perpetuity import constants
+
+        a, s = constants(float(beta2))
+        return sp.sqrt(sp.pi / 2) * sp.Float(a), sp.Float(s)
+    n = sp.Integer(algorithm.batch_size)
+    return sp.sqrt(2) * sp.gamma((n + 1) / 2) / sp.gamma(n / 2), sp.S.One
+
+
+def _separable(model: Model, along: sp.Expr = sp.S.One) -> tuple[sp.Expr, sp.Expr]:
+    """Alpha and nu of steps along sign(x_i) times a function of psi."""
+    front = sp.sqrt(2 / sp.pi) * along
+    spectrum = model.spectrum
+    if spectrum is None:
+        return front, sp.S.One
+    c, share = plain_factors(model)
+    if _by_cluster(model):
+        return front, share
+    if spectrum.scaled:
+        return along * c, share
+    return front * sp.sqrt(c), share / c
+
+
+def _signs(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
+    """Steps along sign(psi_j) sign(x_i)."""
+    if algorithm.batch_size != 1:
+        raise BadParameter(
+            f"batch_size = {algorithm.batch_size}: the sign of a sum over a batch has the drift "
+            "E[sum_mu psi_mu lambda_mu/sqrt(sum_mu psi_mu^2)] and arcsines of correlations of psi "
+            "as its noise, which are averages over the fields of all samples of the batch together "
+            "and are derived where the error is Gaussian alone (linear student and teacher, no "
+            "clusters); take one sample a step, or dmft.simulate, whose steps are these"
+        )
+    moments = Moments(model, algorithm)
+    drift, share = _separable(model)
+    noise = {name: size * share * s for name, s in moments.quadratic(sp.S.One).items()}
+    return Factors(moments, drift, noise)

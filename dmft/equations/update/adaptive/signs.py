@@ -1,0 +1,76 @@
+r"""psi of signSGD: the sign of the gradient's psi (structured_inputs.md 4.4).
+
+Where the label's noise enters the error linearly it is averaged over by hand,
+E sign(e + sqrt(Delta) xi) = erf(e/sqrt(2 Delta)), and psi_j psi_l holds no error at all: its square
+is one. In a cluster |x|^2 = s_c d makes the factors sqrt(2 c_e/pi) and phi_e smaller than the
+eigenvalues by sqrt(s_c) and s_c, which is counted in psi.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At
+from dmft.equations.update.program import Program, Writer, error_is_linear, error_of, is_noisy
+from dmft.errors import BadParameter
+from dmft.model import FIELD
+from dmft.model.loss import LABEL
+
+
+def signs(writer: Writer) -> Program:
+    """Signs of the gradient at the fields of the sample.
+
+    Raises
+    ------
+    BadParameter
+        For an activation that jumps.
+    """
+    writer.check_differentiable()
+    algorithm = writer.algorithm
+    noisy = is_noisy(writer.model) and error_is_linear(algorithm)
+    if noisy:
+        # Averaged over below: the label is the one without.
+        writer.done.clear()
+        writer.add(x.label, label=writer.label)
+    error = writer.error_at(x.h, 0)
+    if noisy:
+        share = sp.Abs(error_of(algorithm).diff(LABEL))
+        sign = sp.erf(error / (share * sp.sqrt(2 * x.Delta)))
+    else:
+        sign = sp.sign(error)
+    along = sp.sign(x.a[x.j]) * At(sign_of(writer.slope), x.h[x.j])
+    writer.add(x.psi[x.j], update=along * sign)
+    pair = along * along.xreplace({x.j: x.l})
+    return writer.program(second=pair)
+
+
+def sign_of(slope: sp.Expr) -> sp.Expr:
+    """Sign of a function of the field, one where it is positive but at single points.
+
+    Examples
+    --------
+    >>> sign_of(3 * sp.exp(-(FIELD**2))), sign_of(-2 * FIELD), sign_of(1 - sp.tanh(FIELD) ** 2)
+    (1, -sign(z), 1)
+    >>> sign_of(sp.Heaviside(FIELD))
+    Heaviside(z)
+    """
+    if not slope.has_free(FIELD):
+        if slope.is_number:
+            return sp.sign(slope)
+        raise BadParameter(f"the sign of the slope {slope} depends on a parameter: give its value")
+    if slope.is_Mul:
+        return sp.Mul(*(sign_of(factor) for factor in slope.args))
+    if isinstance(slope, sp.Heaviside):
+        return slope
+    even = slope.is_Pow and slope.exp.is_Integer and slope.exp % 2 == 0
+    if even or slope.is_positive or _is_bell(slope):
+        return sp.S.One
+    return sp.sign(slope)
+
+
+def _is_bell(slope: sp.Expr) -> bool:
+    """Whether it is a positive fraction of exponentials."""
+    if slope.has(sp.Heaviside, sp.sign, sp.Abs, sp.Piecewise, sp.Max, sp.Min):
+        return False
+    return bool(sp.factor(sp.together(slope.rewrite(sp.exp))).is_positive)

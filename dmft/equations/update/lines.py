@@ -1,0 +1,203 @@
+r"""Losses of linear students: functions of one Gaussian combination of the fields.
+
+A linear student sees a sample through its output f alone, which is normal like the fields, with
+Cov(f, lambda_i) = sum_u a_u Omega_ui / p. Where labels are signs y = +-1, any function of both is
+
+    e(f, y) = [e(f, 1) + e(f, -1)]/2 + y [e(f, 1) - e(f, -1)]/2,
+
+a sum of products of functions of single fields; where it is a linear teacher's, e(y - f) is a
+function of the residual. Averages of these have closed forms or tables in place of nodes
+(structured_inputs.md (15)-(17)): hinge and Huber in error functions and bivariate normals, the
+logistic loss in one-dimensional averages, the density of a jump at h* = 0 counted by Stein.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import At
+from dmft.equations.definitions import Definition, define
+from dmft.equations.update.law import Cluster
+from dmft.equations.update.terms import is_random
+from dmft.model import FIELD, Committee, Model, MultiIndex
+from dmft.model.loss import LABEL, PREDICTION
+
+# A constant that `together` finds is worth more than two equal halves.
+HALF = sp.Rational(1, 2)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a loss sees of a sample: one Gaussian combination, and a sign where the label is one.
+
+    Attributes
+    ----------
+    symbol : sympy.Symbol
+        `dmft.equations.symbols.output` or `residual`.
+    label : sympy.Expr or None
+        The sign, in products of functions of single fields; of labels that are drawn the mean.
+    weights : (sympy.Expr, sympy.Expr)
+        What multiplies h_u and h_star_r; the second is zero for the output.
+    noise : sympy.Expr
+        Variance of what is added to the combination.
+    """
+
+    symbol: sp.Symbol
+    label: sp.Expr | None
+    weights: tuple[sp.Expr, sp.Expr]
+    noise: sp.Expr = sp.S.Zero
+
+    def form(self, expr: sp.Expr) -> sp.Expr | None:
+        """A function of f and y in products; None where it is a function of more.
+
+        Examples
+        --------
+        >>> line = Line(x.output, At(sp.sign(FIELD), x.h_star[1]), (x.a[x.u], sp.S.Zero))
+        >>> line.form(LABEL / (1 + sp.exp(LABEL * PREDICTION)))
+        (-1/2 + 1/(exp(output) + 1)) + (sign(h_star[1]))/2
+        """
+        if self.label is None:
+            moved = expr.xreplace({PREDICTION: LABEL - FIELD})
+            moved = moved if not moved.has(LABEL) else sp.expand(moved)
+            moved = moved if not moved.has(LABEL) else sp.simplify(moved)
+            return None if moved.has(LABEL) else At(moved, self.symbol)
+        one, other = (expr.xreplace({PREDICTION: FIELD, LABEL: sp.Integer(y)}) for y in (1, -1))
+        odd = constant_or((one - other) / 2)
+        even = one - odd if odd.is_number else constant_or((one + other) / 2)
+        return self._at(even) + self.label * self._at(odd)
+
+    def _at(self, factor: sp.Expr) -> sp.Expr:
+        return At(factor, self.symbol) if factor.has_free(FIELD) else factor
+
+    def mean_in(self, cluster: Cluster) -> Definition:
+        """Its mean in a cluster."""
+        mean = self._sum(cluster.mean_of)
+        return define(x.output_mean_in(cluster.number), {"mean": mean}, "intermediate")
+
+    def definitions(self) -> list[Definition]:
+        """Its covariances with all fields, and its variance."""
+        fields = self._sum(lambda y: x.covariance(x.lam[x.i], y))
+        own = self._sum(lambda y: x.line_covariance(self.symbol, x.position(y)))
+        return [
+            define(x.line_covariance(self.symbol, x.i), {"fields": fields}, "intermediate"),
+            define(
+                x.line_variance(self.symbol), {"fields": own, "noise": self.noise}, "intermediate"
+            ),
+        ]
+
+    def _sum(self, value: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
+        """The combination of values of the fields."""
+        student, teacher = self.weights
+        total = sp.Sum(student * value(x.h[x.u]), (x.u, 1, x.p))
+        if teacher == 0:
+            return total
+        return total + sp.Sum(teacher * value(x.h_star[x.r]), (x.r, 1, x.k))
+
+
+def constant_or(expr: sp.Expr) -> sp.Expr:
+    """An expression as the number that it is, where it is one; else as it stands."""
+    if not expr.has_free(FIELD):
+        return expr
+    smooth = not expr.has(sp.Heaviside, sp.sign, sp.Abs, sp.Max, sp.Min, sp.Piecewise)
+    found = sp.simplify(expr) if smooth else sp.expand(expr)
+    return expr if found.has_free(FIELD) else found
+
+
+def line_of(model: Model, label: sp.Expr, noisy: bool, residuals: bool = True) -> Line | None:
+    """What losses of a model see of a sample; None where it is more than one combination.
+
+    Parameters
+    ----------
+    label : sympy.Expr
+        Without noise, in the fields.
+    noisy : bool
+        Whether noise is added to it.
+    residuals : bool
+        Whether the label is the teacher's, about mean zero: neither flipped nor in clusters.
+    """
+    sigma = model.student.activation
+    slope = sigma.coeff(FIELD, 1)
+    if slope == 0 or slope * FIELD != sigma:
+        return None
+    weight = slope * x.a[x.u] / x.p
+    # A drawn label is +1 or -1 as well: products hold its mean in its place.
+    sign = label if model.draws_labels else sign_of(label)
+    if sign is not None and not noisy:
+        return Line(x.output, sign, (weight, sp.S.Zero))
+    along = _linear_teacher(model) if residuals else None
+    if along is None:
+        return None
+    return Line(x.residual, None, (-weight, along), x.Delta if noisy else sp.S.Zero)
+
+
+def _linear_teacher(model: Model) -> sp.Expr | None:
+    """What multiplies h_star[r] in the label of a linear teacher."""
+    teacher = model.teacher
+    if not isinstance(teacher, Committee):
+        return None
+    slope = teacher.activation.coeff(FIELD, 1)
+    if slope == 0 or slope * FIELD != teacher.activation:
+        return None
+    return slope * x.a_star[x.r] / x.k
+
+
+def is_sign(expr: sp.Expr) -> bool:
+    """Whether an expression is 1 or -1 almost everywhere.
+
+    Examples
+    --------
+    >>> u, v = x.h_star[1], x.h_star[2]
+    >>> is_sign(-sp.sign(u) * sp.sign(v)), is_sign(sp.sign(u) + 1)
+    (True, False)
+    """
+    if isinstance(expr, At):
+        return is_sign(expr.factor)
+    if expr.is_Mul:
+        return all(is_sign(e) for e in expr.args)
+    if isinstance(expr, sp.Piecewise):
+        return all(is_sign(e) for e, _ in expr.args)
+    return isinstance(expr, sp.sign) or expr in (1, -1)
+
+
+def sign_of(label: sp.Expr) -> sp.Expr | None:
+    """A label that is a sign, in products of functions of single fields; None for others."""
+    if is_sign(label):
+        return label
+    if label.has(sp.Heaviside):
+        other = label.replace(sp.Heaviside, lambda u, *_: (1 + sp.sign(u)) / 2)
+        other = sp.factor(sp.expand(other))
+        return other if is_sign(other) else None
+    return None
+
+
+def label_of(model: Model) -> sp.Expr | None:
+    """The label of a teacher of one unit whose activation is a sign, without a sum; else None."""
+    teacher = model.teacher
+    if not isinstance(teacher, Committee) or teacher.width != 1:
+        return None
+    (readout,) = teacher.readout or (sp.S.One,)
+    label = readout * At(teacher.activation, x.h_star[1])
+    return label if is_sign(label) and is_random(label) else None
+
+
+def jumps_at_first_teacher(cluster: Cluster, label: sp.Expr) -> bool:
+    """Whether a label jumps where the first field of the teacher changes its sign, only there."""
+    first = x.h_star[1]
+    inside = label.xreplace({At(sp.sign(FIELD), first): sp.S.One, sp.sign(first): sp.S.One})
+    return cluster.is_centred and label.has(sp.sign) and not inside.has(sp.sign, sp.Heaviside)
+
+
+def writes_signs(model: Model) -> bool:
+    """Whether all labels are 1 or -1, before flips and noise."""
+    if model.draws_labels:
+        return True
+    teacher = model.teacher
+    if isinstance(teacher, Committee):
+        return label_of(model) is not None
+    if isinstance(teacher, MultiIndex):
+        return sign_of(teacher.expr) is not None
+    return all(sign_of(y) is not None for y in teacher.labels or ())

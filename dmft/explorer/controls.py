@@ -1,0 +1,186 @@
+"""Controls of the page: what a slider changes, between which ends, on which scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import sympy as sp
+
+from dmft.errors import BadParameter
+
+# Decades of a slider on either side of a positive value, as a factor.
+REACH = 30.0
+# Ends of sliders of a student's width, and of a fixed batch.
+WIDEST = 12
+BATCHES = tuple(2**n for n in range(11))
+SEEDS = 99
+# Words and letters of parameters that every model may have; none of them is negative.
+SAID = {
+    "learning_rate": ("learning rate", r"\gamma"),
+    "label_noise": ("label noise", r"\Delta"),
+    "readout_rate": ("rate of the readouts", r"\rho_a"),
+    "weight_decay": ("weight decay", r"\zeta"),
+}
+
+
+@dataclass(frozen=True)
+class Control:
+    """One slider: `scale` is linear, log, or cubic (zero included, fine near it).
+
+    `structure` says that the equations are derived again, `axis` that it can span a diagram;
+    `choices` are all values that there are.
+    """
+
+    name: str
+    words: str
+    value: float
+    low: float
+    high: float
+    scale: str = "linear"
+    latex: str = ""
+    group: str = "parameters"
+    whole: bool = False
+    structure: bool = False
+    axis: bool = False
+    choices: tuple[float, ...] = field(default=())
+
+    def facts(self) -> dict[str, Any]:
+        """What the page is told."""
+        return asdict(self)
+
+
+def number_control(
+    name: str, value: float, ends: tuple[float, float] | None = None, of: str | None = None
+) -> Control:
+    """Slider of a parameter of the equations around its declared value; a letter may be one."""
+    words, letter = SAID.get(of or name, (name, ""))
+    if name not in SAID:
+        letter = sp.latex(sp.Symbol(name))
+    non_negative = (of or name) in SAID
+    if ends is not None:
+        low, high = ends
+        wide = low > 0 and high / low >= 50
+        scale = "log" if wide else "linear"
+    elif value > 0 and (of or name) != "label_noise":
+        low, high, scale = rounded(value / REACH), rounded(value * REACH), "log"
+    elif value >= 0 and non_negative:
+        low, high, scale = 0.0, max(1.0, rounded(10 * value)), "cubic"
+    else:
+        size = max(1.0, 3 * abs(value))
+        low, high, scale = -size, size, "linear"
+    return Control(name, words, value, low, high, scale, letter, axis=True)
+
+
+def rounded(value: float) -> float:
+    """The nearest of 1, 2, 5 times a power of ten.
+
+    Examples
+    --------
+    >>> rounded(17.0), rounded(0.0043)
+    (20.0, 0.005)
+    """
+    power = 10.0 ** math.floor(math.log10(value))
+    return min((1, 2, 5, 10), key=lambda digit: abs(math.log(value / (digit * power)))) * power
+
+
+def parameter_controls(
+    equations: Any, values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]
+) -> list[Control]:
+    """Sliders of the parameters of equations: letters, and numbers by their own names.
+
+    Raises
+    ------
+    BadParameter
+        For a letter that has no value, and a range of no parameter.
+    """
+    declared: dict[str, float] = {}
+    for name, value in equations.parameters.items():
+        letters = sorted(str(symbol) for symbol in value.free_symbols)
+        if not letters:
+            declared[name] = float(value)
+        for letter in letters:
+            if letter == "d":  # the input dimension of a map
+                continue
+            if letter not in values:
+                raise BadParameter(
+                    f"{letter} has no value to start from: give it, as {letter}=1.0 or in the "
+                    "table [parameters] of a file"
+                )
+            declared[letter] = float(values[letter])
+    for name in (*values, *ranges):
+        if name not in declared:
+            raise BadParameter(f"{name} is no parameter of these equations: {sorted(declared)}")
+    declared |= values
+    fixed = {"dim"}
+    of = {str(v): name for name, v in equations.parameters.items() if v.is_Symbol}
+    return [
+        number_control(name, float(value), ranges.get(name), of.get(name))
+        for name, value in declared.items()
+        if name not in fixed
+    ]
+
+
+def network_controls(model: Any, algorithm: Any) -> list[Control]:
+    """Sliders that derive the equations again: widths and the batch."""
+    found = []
+    width = getattr(model.student, "width", None)
+    if width is not None and getattr(model.student, "readout", None) is None:
+        value = int(width) if sp.sympify(width, strict=True).is_Integer else 2
+        high = max(WIDEST, value)
+        found.append(
+            Control("width", "student width", value, 1, high, latex="p", group="student",
+                    whole=True, structure=True)
+        )  # fmt: skip
+    batch = getattr(algorithm, "batch_size", None)
+    if batch is not None and sp.sympify(batch, strict=True).is_Integer:
+        choices = tuple(sorted({*BATCHES, int(batch)}))
+        found.append(
+            Control("batch_size", "batch size", int(batch), choices[0], choices[-1], "log",
+                    "n_b", whole=True, structure=True, choices=choices)
+        )  # fmt: skip
+    return found
+
+
+def start_controls(spec: Mapping[str, Any], on_sphere: bool) -> list[Control]:
+    """Sliders of where the student starts."""
+    found: list[Control] = []
+    if spec["kind"] == "alignment":
+        for name, words in (("e", "positional alignment"), ("m", "semantic alignment")):
+            for n, value in enumerate(spec[name]):
+                label = name if len(spec[name]) == 1 else f"{name}_{n + 1}"
+                found.append(
+                    Control(label, words, value, -0.95, 0.95, latex=label, group="start", axis=True)
+                )
+        return found
+    if spec["kind"] == "random":
+        found += [
+            Control("dim", "input dimension", spec["dim"], 10, 10**6, "log", "d", "start", True),
+            Control("seed", "seed of the start", spec["seed"], 0, SEEDS, group="start", whole=True),
+        ]
+    if not spec["blocks"]:
+        if not on_sphere:
+            found.append(
+                Control("size", "size of the start", 1.0, 0.01, 10, "log", "|w|", "start",
+                        axis=True)
+            )  # fmt: skip
+        found.append(
+            Control("overlap", "overlap at the start", 0.0, 0.0, 0.99, "cubic", "c", "start",
+                    axis=True)
+        )  # fmt: skip
+    return found
+
+
+def time_control(t_max: float, is_map: bool) -> Control:
+    """Slider of the horizon."""
+    low, high = rounded(t_max / 100), rounded(t_max * 100)
+    if is_map:
+        low = max(low, 10.0)
+    return Control("t_max", "final time", t_max, low, high, "log", r"t_{\max}", "time", is_map)
+
+
+def named(controls: Iterable[Control]) -> dict[str, Control]:
+    """Controls by name."""
+    return {control.name: control for control in controls}

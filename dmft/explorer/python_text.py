@@ -1,0 +1,175 @@
+"""The declaration as Python, with places where the page writes the values of its sliders.
+
+A place is ``{{name}}``; ``{{start}}``, ``{{without}}``, ``{{formula:student}}`` and ``{{given}}``
+(the letters) are written by the page in the same way in every form of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+from dmft.errors import DmftError
+from dmft.model import Attention, Committee, GradientFlow, MultiIndex, SequenceTarget
+
+if TYPE_CHECKING:
+    from dmft.explorer.session import Session
+
+TEXT = """\
+import numpy as np
+import sympy as sp
+
+import dmft
+
+{symbols}
+model = {model}
+algorithm = {algorithm}
+equations = dmft.derive(model, algorithm{dim}){{{{without}}}}
+start = {{{{start}}}}
+t_max = {{{{t_max}}}}
+times = np.concatenate([[0.0], np.geomspace(1e-4 * t_max, t_max, 200)])
+run = dmft.solve(equations, start, t_max, save_at={times}{{{{given}}}})
+print(run.status, run.risk[-1])
+# dmft.plot(run, path="run.png")
+"""
+
+
+def python_formula(expression: Any) -> str:
+    """An expression as Python, names of SymPy behind ``sp.``.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> z = sp.Symbol("z", real=True)
+    >>> python_formula(sp.erf(z / sp.sqrt(2)) + z / 3 + sp.pi + sp.Rational(1, 3))
+    'z/3 + sp.erf(sp.sqrt(2)*z/2) + sp.Rational(1, 3) + sp.pi'
+    """
+    text = sp.sstr(sp.sympify(expression, strict=True), full_prec=False)
+    # Alone or as an exponent a quotient would be a float.
+    text = re.sub(r"(?<![\w.*/)])(\d+)/(\d+)(?![\w.])", r"Rational(\1, \2)", text)
+    text = re.sub(r"\b(?=[A-Za-z_]\w*\()", "sp.", text)
+    return re.sub(r"(?<![\w.])(pi|E|I)(?!\w)", r"sp.\1", text)
+
+
+def python_text(session: Session) -> str | None:
+    """A script that repeats what the page shows; None where the declaration is not written."""
+    model, algorithm = session.declared.model, session.declared.algorithm
+    written = _model(session, model), _algorithm(session, algorithm)
+    if None in written:
+        return None
+    letters = sorted(
+        {str(s) for s in model.parameters}
+        | {str(s) for v in session.declared.equations.parameters.values() for s in v.free_symbols}
+    )
+    symbols = 'z = sp.Symbol("z", real=True)'
+    fields = _fields(model)
+    for name in dict.fromkeys([*letters, *fields]):
+        symbols += f'\n{name} = sp.Symbol("{name}", real=True)'
+    dim = "" if session.declared.dim is None else f", dim={session.declared.dim}"
+    times = "np.unique(np.round(times))" if session.is_map else "times"
+    return TEXT.format(
+        symbols=symbols, model=written[0], algorithm=written[1], dim=dim, times=times
+    )
+
+
+def _fields(model: Any) -> list[str]:
+    teacher = model.teacher
+    if isinstance(teacher, MultiIndex | SequenceTarget):
+        expression = teacher.expr if isinstance(teacher, MultiIndex) else teacher.outputs
+        return sorted(
+            {str(s) for s in expression.free_symbols} - {str(s) for s in model.parameters}
+        )
+    return []
+
+
+def _model(session: Session, model: Any) -> str | None:
+    parts = [_network(session, part, getattr(model, part)) for part in ("student", "teacher")]
+    if None in parts or getattr(model, "inputs", None) is not None:
+        return None
+    if "label_noise" in session.controls:
+        parts.append("label_noise={{label_noise}}")
+    elif model.label_noise != 0:
+        parts.append(f"label_noise={python_formula(model.label_noise)}")
+    if hasattr(model, "encoding"):
+        encoding = _encoding(model)
+        if encoding is None:
+            return None
+        parts.append(f"encoding={encoding}")
+    inside = "".join(f"    {part},\n" for part in parts)
+    return f"dmft.Model(\n{inside})"
+
+
+def _encoding(model: Any) -> str | None:
+    """Positions as they are declared: none, or a radius of the opposite pair."""
+    for words, given in (("None", None), ("1", 1)):
+        try:
+            made = type(model)(model.student, model.teacher, encoding=given).encoding
+        except DmftError:  # more tokens than a pair has
+            continue
+        if str(made) == str(model.encoding):
+            return words
+    return None
+
+
+def _network(session: Session, part: str, network: Any) -> str | None:
+    if isinstance(network, Committee):
+        activation = (
+            f"{{{{formula:{part}}}}}"
+            if part in session.activations
+            else python_formula(network.activation)
+        )
+        width = "{{width}}" if part == "student" and "width" in session.controls else network.width
+        readout = network.readout
+        words = "" if readout is None else f", readout=[{', '.join(map(python_formula, readout))}]"
+        return f"dmft.Committee({activation}, width={width}{words})"
+    if isinstance(network, MultiIndex):
+        return f"dmft.MultiIndex({python_formula(network.expr)}, [{_listed(network.expr)}])"
+    if isinstance(network, Attention) and network.reduction is None:
+        return f"dmft.Attention({network.length})"
+    if isinstance(network, SequenceTarget):
+        rows = ",\n            ".join(
+            "[" + ", ".join(map(python_formula, row)) + "]" for row in network.outputs.tolist()
+        )
+        fields = ", ".join(f"z{n + 1}" for n in range(network.length))
+        matrix = f"sp.Matrix([\n            {rows},\n        ])"
+        return f"dmft.SequenceTarget(\n        {matrix},\n        [{fields}],\n    )"
+    return None
+
+
+def _listed(expression: Any) -> str:
+    return ", ".join(sorted(str(s) for s in expression.free_symbols))
+
+
+def _algorithm(session: Session, algorithm: Any) -> str | None:
+    constraint = getattr(algorithm, "constraint", None)
+    words = [] if constraint is None else [f'constraint="{constraint}"']
+    if isinstance(algorithm, GradientFlow):
+        return f"dmft.GradientFlow({', '.join(words)})"
+    name = type(algorithm).__name__
+    rate = algorithm.learning_rate
+    shown = "{{learning_rate}}" if "learning_rate" in session.controls else python_formula(rate)
+    words.insert(0, f"learning_rate={shown}")
+    if "batch_size" in session.controls:
+        words.append("batch_size={{batch_size}}")
+    elif str(getattr(algorithm, "batch_size", 1)) != "1":
+        words.append(f"batch_size={python_formula(algorithm.batch_size)}")
+    said = {"learning_rate", "batch_size", "constraint"}
+    for field, default in _defaults(type(algorithm)).items():
+        value = getattr(algorithm, field)
+        if field in said or value == default:
+            continue
+        if isinstance(value, str):
+            words.append(f'{field}="{value}"')
+        elif isinstance(value, int | float | sp.Expr):
+            words.append(f"{field}={python_formula(value)}")
+        else:
+            words.append(f"{field}=dmft.{value!r}")
+    return f"dmft.{name}({', '.join(words)})"
+
+
+def _defaults(declared: type) -> dict[str, Any]:
+    from dataclasses import fields
+
+    return {f.name: f.default for f in fields(declared)}

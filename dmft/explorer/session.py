@@ -1,0 +1,261 @@
+"""`Session`: a declaration, its controls, and the answers to what the page asks.
+
+A question is a mapping ``{"kind": ..., "values": {...}, "off": [...], "formulas": {...}}``; it is
+checked here whole, whoever carried it: names, numbers, terms, lengths. Text is read by the
+whitelist parser alone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dmft.errors import BadParameter, DmftError
+from dmft.explorer import answers
+from dmft.explorer.controls import (
+    Control,
+    named,
+    network_controls,
+    parameter_controls,
+    start_controls,
+    time_control,
+)
+from dmft.explorer.python_text import python_formula, python_text
+from dmft.explorer.starts import start_of, start_spec
+from dmft.explorer.systems import System, activations, changed
+from dmft.explorer.toml_text import toml_text
+from dmft.names import VERSION
+
+# Systems that are kept derived.
+KEPT = 24
+ENTRIES = ("kind", "values", "off", "formulas", "x", "y", "measure", "judge")
+# Questions that take seconds stand behind each other; those of moves do not wait for them.
+SLOW = ("diagram", "simulate")
+
+
+class Session:
+    """A model under an algorithm, explored.
+
+    Parameters
+    ----------
+    model, algorithm : declarations of `dmft`
+    start : Overlaps, Alignment or mapping of dim and seed, optional
+        Random overlaps in 1000 dimensions by default.
+    t_max : float
+    dim : int, optional
+        Input dimension of maps, as for `dmft.derive`.
+    ranges : mapping of str to (low, high), optional
+        Ends of sliders.
+    title : str, optional
+    values : mapping
+        Values of the letters of the declarations.
+    """
+
+    def __init__(
+        self, model: Any, algorithm: Any, *, start: Any = None, t_max: float = 100.0,
+        dim: int | None = None, ranges: Mapping[str, tuple[float, float]] | None = None,
+        title: str | None = None, values: Mapping[str, float] | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        if not (isinstance(t_max, int | float) and 0 < t_max < math.inf):
+            raise BadParameter(f"t_max must be positive, got {t_max!r}")
+        system = System(model, algorithm, dim)
+        self.is_map = system.equations.kind == "map"
+        self.on_sphere = bool(algorithm.on_sphere) if hasattr(algorithm, "on_sphere") else False
+        self.spec = start_spec(model, algorithm, start)
+        self.title = title or type(model).__name__
+        self.tables = tables
+        structure = [c for c in network_controls(model, algorithm) if self._movable(c)]
+        self.parameters = parameter_controls(system.equations, values or {}, ranges or {})
+        controls = [*self.parameters, *structure, *start_controls(self.spec, self.on_sphere)]
+        self.controls = named([*controls, time_control(float(t_max), self.is_map)])
+        self.letters = {
+            str(s) for value in system.equations.parameters.values() for s in value.free_symbols
+        }
+        # The declared width and batch are what the page starts from.
+        self.declared = changed(system, self._structure(self.values({})), {})
+        self.activations = activations(model)
+        self.systems: OrderedDict[Any, System] = OrderedDict()
+        self.guard, self.slow = threading.Lock(), threading.Lock()
+
+    def _movable(self, control: Control) -> bool:
+        """Overlaps that were given are of one width; readouts and blocks are, too."""
+        return control.name != "width" or self.spec["kind"] == "random"
+
+    # Questions ------------------------------------------------------------------------------
+
+    def reply(self, question: Any) -> dict[str, Any]:
+        """Answer a question; what is refused is said in words, under "error"."""
+        try:
+            kind, read = self._read(question)
+            if kind in SLOW:
+                with self.slow:
+                    return read()
+            return read()
+        except DmftError as error:
+            return {"error": str(error)[:2000]}
+        except (ArithmeticError, MemoryError) as error:
+            return {"error": f"{type(error).__name__}: {error}"[:2000]}
+
+    def _read(self, question: Any) -> tuple[str, Callable[[], dict[str, Any]]]:
+        kinds = {
+            "solve": self._solve,
+            "equations": self._equations,
+            "simulate": self._simulate,
+            "diagram": self._diagram,
+        }
+        if not isinstance(question, Mapping) or question.get("kind") not in kinds:
+            raise BadParameter(f"a question is a table with a kind of {', '.join(kinds)}")
+        for name in question:
+            if name not in ENTRIES:
+                raise BadParameter(f"a question has no entry {name!r:.60}: {', '.join(ENTRIES)}")
+        off = question.get("off", [])
+        if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
+            raise BadParameter("off is a list of names of terms")
+        formulas = question.get("formulas", {})
+        if not isinstance(formulas, Mapping) or not set(formulas) <= set(self.activations):
+            raise BadParameter(f"formulas are those of {list(self.activations)}")
+        values = self.values(question.get("values", {}))
+        system = self.system(values, formulas)
+        answer = kinds[question["kind"]]
+        return question["kind"], lambda: answer(question, system, values, sorted(set(off)))
+
+    def values(self, given: Any) -> dict[str, float]:
+        """Values of all controls: the given ones, checked, and the declared ones.
+
+        Raises
+        ------
+        BadParameter
+        """
+        if not isinstance(given, Mapping):
+            raise BadParameter("values are a table of numbers by name")
+        found = {name: control.value for name, control in self.controls.items()}
+        for name, value in given.items():
+            if name not in self.controls:
+                raise BadParameter(f"no control is called {name!r:.60}: {list(self.controls)}")
+            found[name] = self._checked(self.controls[name], value)
+        return found
+
+    def _checked(self, control: Control, value: Any) -> float:
+        name, free = control.name, control.group == "parameters" and not control.structure
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+            raise BadParameter(f"{name} is a finite number, got {value!r:.60}")
+        if not free and not control.low <= value <= control.high:
+            raise BadParameter(
+                f"{control.words} lies between {control.low:g} and {control.high:g}, got {value:g}"
+            )
+        if control.whole and value != int(value):
+            raise BadParameter(f"{control.words} is a whole number, got {value!r}")
+        return float(value)
+
+    def _structure(self, values: Mapping[str, float]) -> dict[str, float]:
+        names = [c.name for c in self.controls.values() if c.structure]
+        return {name: values[name] for name in names}
+
+    def system(self, values: Mapping[str, float], formulas: Mapping[str, Any]) -> System:
+        """The system at these widths and activations, derived once."""
+        structure = self._structure(values)
+        own = {n: f for n, f in formulas.items() if f != self.activations[n]}
+        key = (tuple(structure.values()), tuple(sorted(own.items())))
+        with self.guard:
+            found = self.systems.get(key)
+            if found is None:
+                found = changed(self.declared, structure, own)
+                self.systems[key] = found
+            self.systems.move_to_end(key)
+            if len(self.systems) > KEPT:
+                self.systems.popitem(last=False)
+        return found
+
+    # Answers --------------------------------------------------------------------------------
+
+    def running(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Run-time parameters among the values."""
+        return {c.name: values[c.name] for c in self.parameters}
+
+    def start(self, system: System, values: Mapping[str, float]) -> Any:
+        """Where the student starts."""
+        return start_of(self.spec, system.model, values, self.on_sphere)
+
+    def _solve(
+        self, question: Any, system: System, values: Mapping[str, float], off: Sequence[str]
+    ) -> dict[str, Any]:
+        start = self.start(system, values)
+        judge = bool(question.get("judge", False))
+        return answers.solved(system, start, values["t_max"], off, self.running(values), judge)
+
+    def _simulate(
+        self, question: Any, system: System, values: Mapping[str, float], off: Sequence[str]
+    ) -> dict[str, Any]:
+        if off:
+            raise BadParameter(
+                "runs at finite dimension have all terms: switch these on again: " + ", ".join(off)
+            )
+        start, dim = self.start(system, values), int(values.get("dim", 1000))
+        return answers.simulated(system, start, values["t_max"], dim, self.running(values))
+
+    def _diagram(
+        self, question: Any, system: System, values: Mapping[str, float], off: Sequence[str]
+    ) -> dict[str, Any]:
+        axes: dict[str, list[float]] = {}
+        for letter in ("x", "y"):
+            axis = question.get(letter)
+            if not isinstance(axis, Mapping) or set(axis) != {"name", "values"}:
+                raise BadParameter(f"{letter} is an axis: a name and values")
+            control = self.controls.get(str(axis["name"]))
+            if control is None or not control.axis or not isinstance(axis["values"], list):
+                known = [c.name for c in self.controls.values() if c.axis]
+                raise BadParameter(f"an axis is one of {known}, got {axis['name']!r:.60}")
+            axes[control.name] = [self._checked(control, value) for value in axis["values"]]
+        if len(axes) != 2:
+            raise BadParameter("a diagram has two different axes")
+
+        def start(moved: Mapping[str, float]) -> Any:
+            return self.start(system, {**values, **moved})
+
+        return answers.diagram(
+            system, start, values["t_max"], off, self.running(values),
+            str(question.get("measure")), axes,
+        )  # fmt: skip
+
+    def _equations(
+        self, question: Any, system: System, values: Mapping[str, float], off: Sequence[str]
+    ) -> dict[str, Any]:
+        key = tuple(off)
+        if key not in system.printed:
+            system.running(off)  # refuses unknown terms
+            shown = system.shown(off)
+            system.printed[key] = {"latex": str(shown.latex()), "text": str(shown)}
+        return {
+            **system.printed[key],
+            "terms": system.terms,
+            "python": {
+                part: python_formula(getattr(system.model, part).activation)
+                for part in self.activations
+            },
+        }
+
+    # Description ----------------------------------------------------------------------------
+
+    def description(self) -> dict[str, Any]:
+        """What the page is made of."""
+        equations = self.declared.equations
+        return {
+            "title": self.title,
+            "version": VERSION,
+            "clock": equations.time_unit,
+            "approximation": str(equations.approximation),
+            "controls": [c.facts() for c in self.controls.values()],
+            "formulas": self.activations,
+            "terms": self.declared.terms,
+            "measures": answers.MEASURES,
+            "start": self.spec["kind"],
+            "normalised": bool(self.spec.get("normalised", False)),
+            "letters": sorted(self.letters - {"d"}),
+            "python": python_text(self),
+            "toml": toml_text(self),
+            "simulates": hasattr(self.declared.algorithm, "learning_rate"),
+        }

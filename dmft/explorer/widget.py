@@ -1,0 +1,136 @@
+"""`dmft.explore`: the page in a notebook, by the anywidget protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmft.errors import MissingExtra
+from dmft.explorer.page import MODULES, faces, inline, script, style
+from dmft.explorer.session import Session
+from dmft.plain import plain
+
+RENDER = """
+export default {
+    render({ model, el }) {
+        const waiting = new Map();
+        let count = 0;
+        const heard = (message) => {
+            waiting.get(message.number)?.(message.answer);
+            waiting.delete(message.number);
+        };
+        model.on("msg:custom", heard);
+        const description = model.get("description");
+        const backend = {
+            form: "widget",
+            simulates: description.simulates,
+            ask: (question) => new Promise((done) => {
+                waiting.set(++count, done);
+                model.send({ number: count, question });
+            }),
+        };
+        if (!document.getElementById("dmft-explorer-fonts")) {
+            const sheet = document.createElement("style");
+            sheet.id = "dmft-explorer-fonts";
+            sheet.textContent = FACES;
+            document.head.append(sheet);
+        }
+        const root = document.createElement("div");
+        el.append(root);
+        new Explorer(root, description, backend, katex);
+        return () => model.off("msg:custom", heard);
+    },
+};
+"""
+
+
+def explore(
+    model: Any,
+    algorithm: Any,
+    *,
+    start: Any = None,
+    t_max: float = 100.0,
+    dim: int | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    title: str | None = None,
+    **values: float,
+) -> Any:
+    r"""Explore a model in a notebook: sliders, curves, terms to switch off, a phase diagram.
+
+    Parameters
+    ----------
+    model, algorithm
+        As for `dmft.derive`; algorithms of one pass and gradient flow.
+    start : Overlaps, Alignment or {"dim": ..., "seed": ...}, optional
+        By default random weights in 1000 dimensions. Sequence models need an `Alignment`.
+    t_max : float
+        Final time at first.
+    dim : int, optional
+        Input dimension of the map of one step, as for `dmft.derive`.
+    ranges : mapping of str to (low, high), optional
+        Ends of sliders of parameters.
+    title : str, optional
+    **values
+        First values of the letters in the declarations.
+
+    Returns
+    -------
+    anywidget.AnyWidget
+        For JupyterLab, notebooks, marimo (``mo.ui.anywidget``), VS Code. The same page without a
+        notebook: the command ``dmft explore``.
+
+    Raises
+    ------
+    MissingExtra
+        Without anywidget: the extra ``explore``.
+    BadParameter
+        For letters without a value, and equations that take seconds to solve.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> model = dmft.literature.saad_solla(2, label_noise=1e-3)
+    >>> page = dmft.explore(model, dmft.SGD(learning_rate=0.5), t_max=1000.0)  # doctest: +SKIP
+    >>> page.session.description()["terms"]["sgd_noise"]  # doctest: +SKIP
+    ['Q']
+    """
+    session = Session(
+        model, algorithm, start=start, t_max=t_max, dim=dim, ranges=ranges, title=title,
+        values=values,
+    )  # fmt: skip
+    return widget_of(session)
+
+
+def widget_of(session: Session) -> Any:
+    """The widget of a session.
+
+    Raises
+    ------
+    MissingExtra
+    """
+    try:
+        import anywidget
+        import traitlets
+    except ImportError as error:
+        raise MissingExtra(
+            'dmft.explore shows a widget and needs anywidget: pip install "dmft[explore]"; without '
+            "a notebook the command `dmft explore` needs nothing more"
+        ) from error
+
+    class ExplorerWidget(anywidget.AnyWidget):
+        """The page; `session` answers it."""
+
+        _esm = f"{script(*MODULES)}\nconst FACES = {inline(faces())};\n{RENDER}"
+        _css = style(False)
+        description = traitlets.Dict().tag(sync=True)
+
+        def __init__(self) -> None:
+            self.session = session
+            super().__init__(description=plain(session.description()))
+            self.on_msg(self._asked)
+
+        def _asked(self, _: Any, message: Any, buffers: Any) -> None:
+            answer = plain(session.reply(message.get("question")))
+            self.send({"number": message.get("number"), "answer": answer})
+
+    return ExplorerWidget()

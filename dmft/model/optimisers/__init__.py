@@ -1,0 +1,1 @@
+"""Optimisers that divide their steps by what they have seen of gradients, and torch's names."""

@@ -1,0 +1,444 @@
+"""Declarations of optimisers that scale their steps: signs, second moments, sums of squares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import sympy as sp
+
+from dmft.checks import checked, shown
+from dmft.elsewhere import whose
+from dmft.errors import BadParameter
+from dmft.model.algorithm import SGD, Momentum, as_parameter
+from dmft.model.rule import Named
+from dmft.record import worded
+
+# What a step is divided by: nothing but the sign is kept, the root of a second moment of each
+# coordinate, or the root of one sum for all.
+Scale = Literal["sign", "moment", "norm"]
+# Keywords that all of them take, as `SGD` does.
+OTHERS = ("batch_size", "loss", "weight_decay", "average")
+# Where V follows at once, runs in d dimensions have 1 - beta_2 = 1/(LONG sqrt(d)): the fluctuations
+# of V change steps by 2.5 (1 - beta_2), its memory by about 1/(d (1 - beta_2)).
+LONG = 3.0
+NOT_DERIVED = (
+    "is derived for the ode of small batches with free rows, and simulated by its weights: take "
+    "dmft.SGD here"
+)
+
+
+@dataclass(frozen=True, init=False)
+class Adaptive(SGD):
+    """Base of one-pass algorithms whose steps are scaled by what they have seen of gradients.
+
+    Attributes
+    ----------
+    scale : "sign", "moment" or "norm"
+        What a step is divided by.
+    kept : str
+        Name of the accumulator, a block of the state; empty where there is none.
+    """
+
+    scale: ClassVar[Scale]
+    # Their momentum at fixed beta is an average of gradients, which drops out.
+    drops: ClassVar[frozenset[str]] = frozenset({"momentum"})
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("map", "sequence", "chain", "escape", "noise", "explain"), NOT_DERIVED)
+    )
+
+    def _declare(self, learning_rate: Any, others: Mapping[str, Any], **own: Any) -> None:
+        """Set all fields and check them; `others` are keywords that go to `SGD`."""
+        unknown = sorted(set(others) - set(OTHERS))
+        if unknown:
+            raise BadParameter(
+                f"{type(self).__name__} has no {unknown[0]}; beside its own numbers it takes "
+                f"{', '.join(OTHERS)}{whose(unknown[0], OTHERS)}"
+            )
+        defaults = {f.name: f.default for f in fields(SGD)} | {"learning_rate": learning_rate}
+        for name, value in {**defaults, **others, **own}.items():
+            zero = isinstance(value, float | sp.Float) and value == 0.0
+            object.__setattr__(self, name, sp.S.Zero if zero else value)
+        self.__post_init__()
+
+    @property
+    def gradient(self) -> SGD:
+        """SGD with the same gradients.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SignSGD(0.5).gradient == dmft.SGD(0.5)
+        True
+        """
+        return SGD(self.learning_rate, self.batch_size, self.loss)
+
+    @property
+    def kept(self) -> str:
+        """Name of what is accumulated.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.SignSGD(0.5).kept
+        ''
+        """
+        return ""
+
+    def check_units(self, readout: Iterable[float]) -> None:
+        """Refuse readouts of zero where steps are gradients over their own size.
+
+        Parameters
+        ----------
+        readout : sequence of float, or of rows of them
+
+        Raises
+        ------
+        BadParameter
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Adam(0.5, eps=0.1).check_units([1.0, 0.0])
+        """
+        eps = getattr(self, "eps", sp.S.Zero)
+        if self.scale == "norm" or self.kept or eps != 0:
+            return
+        # Of several outputs a unit has one in each row.
+        rows = list(readout)
+        units = zip(*rows, strict=True) if np.ndim(rows) > 1 else ((a,) for a in rows)
+        for number, own in enumerate(units, start=1):
+            if not any(own):
+                raise BadParameter(
+                    f"readout {number} of the student is 0: the gradient of a dead unit is 0, and "
+                    f"steps of {type(self).__name__} divide it by its size; leave the unit out"
+                    + (", or take eps > 0" if hasattr(self, "eps") else "")
+                )
+
+    def __repr__(self) -> str:
+        plain = {f.name: f.default for f in fields(self)}
+        held = {f: getattr(self, f) for f in plain}
+        told = (f for f in held if held[f] != plain[f] or f == "learning_rate")
+        return f"{type(self).__name__}({', '.join(f'{f}={worded(held[f], str)}' for f in told)})"
+
+
+def _rate(value: float | sp.Expr | None, name: str) -> sp.Expr | None:
+    return None if value is None else as_parameter(value, name, positive=True)
+
+
+@checked
+@dataclass(frozen=True, init=False, repr=False)
+class SignSGD(Adaptive):
+    r"""Steps along the sign of every coordinate of the gradient.
+
+    One step is w <- w + gamma/(p sqrt(d)) sign(g), g_ji = sum_mu psi_j^mu x_i^mu / n_b. With one
+    sample sign(g_ji) = sign(psi_j) sign(x_i): psi is replaced by its sign, the drift of block e has
+    the factor sqrt(2 c_e/pi) and the noise phi_e. Time is t = steps * gamma / (p d).
+
+    Parameters
+    ----------
+    learning_rate : float or sympy.Expr
+        gamma > 0.
+    batch_size : int
+        n_b: equations for networks whose error is Gaussian (linear ones); for others n_b = 1.
+    **others
+        loss, weight_decay and average, as of `SGD`; the decay of the weights is not scaled.
+
+    Notes
+    -----
+    Valid for   inputs with independent coordinates (`Spectrum`), and of any covariance by
+                `Spectrum.under_signs`: the basis in which signs are taken matters
+    Source      structured_inputs.md 4.4
+
+    Examples
+    --------
+    >>> import dmft, sympy as sp
+    >>> z = sp.Symbol("z", real=True)
+    >>> line = dmft.Committee(z, width=1)
+    >>> equations = dmft.derive(dmft.Model(line, line), dmft.SignSGD(0.1))
+    >>> rates = equations.evaluate(dmft.Overlaps([[0.0]], [[0.0]]))
+    >>> round(float(rates["M"][0, 0]), 12), round(float(rates["Q"][0, 0]), 12)  # 2/pi, gamma
+    (0.636619772368, 0.1)
+    """
+
+    written_by: ClassVar[Named] = "dmft.equations.update.adaptive.signs:signs"
+    scale: ClassVar[Scale] = "sign"
+    words: ClassVar[str] = "Steps along the signs of one-pass gradients"
+
+    def __init__(
+        self,
+        learning_rate: float | sp.Expr,
+        batch_size: int = 1,
+        **others: Any,
+    ) -> None:
+        self._declare(learning_rate, others, batch_size=batch_size)
+
+
+@checked
+@dataclass(frozen=True, init=False, repr=False)
+class Adam(Adaptive):
+    r"""Steps divided by the root of a second moment of every coordinate of the gradient.
+
+    One step is w <- w + gamma/(p sqrt(d)) m/(sqrt(V) + eps) with averages m of g = psi x and V of
+    g^2 in every coordinate. V has the limit V_je of neuron j and block e,
+
+        dV_je/dt = kappa_2 (c_e S_jj - V_je),   1 - beta_2 = kappa_2 gamma/(p d),
+
+    and is c_e S_jj itself where memory is long in steps and short in t (`second_moment_rate` None:
+    1/d << 1 - beta_2 << 1; runs in d dimensions have 1 - beta_2 = 1/(3 sqrt(d))). Drift and noise
+    have the factors c_e r_je and c_e phi_e r_je r_le with r = 1/(sqrt(V) + eps). Time is
+    t = steps * gamma / (p d).
+
+    Parameters
+    ----------
+    learning_rate : float or sympy.Expr
+        gamma > 0.
+    second_moment_rate : float or sympy.Expr, optional
+        kappa_2.
+    eps : float or sympy.Expr
+        In units of g = psi x (`as_torch` converts).
+    momentum : float or sympy.Expr
+        0 <= beta_1 < 1 at fixed value drops out as d grows: equations do not hold it, simulations
+        do.
+    initial : float or sympy.Expr
+        V at t = 0, with `second_moment_rate`; positive where eps = 0. There is no correction of
+        the bias: V is what is declared.
+    **others
+        batch_size, loss, weight_decay (not divided: AdamW) and average, as of `SGD`.
+
+    Notes
+    -----
+    Valid for   independent coordinates; eps = 0 also for a fixed covariance in any basis
+                (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); initial is then that of
+                inputs of variance one)
+    Source      structured_inputs.md 4.5, (22)
+
+    Examples
+    --------
+    >>> import dmft
+    >>> adam = dmft.Adam(0.5, second_moment_rate=2.0, initial=0.5)
+    >>> adam.kept, dmft.Adam(0.5).kept
+    ('second_moment', '')
+    """
+
+    scale: ClassVar[Scale] = "moment"
+    words: ClassVar[str] = "Adam, in one pass,"
+
+    second_moment_rate: sp.Expr | None = None
+    eps: sp.Expr = sp.S.Zero
+    initial: sp.Expr = sp.S.Zero
+
+    def __init__(
+        self,
+        learning_rate: float | sp.Expr,
+        second_moment_rate: float | sp.Expr | None = None,
+        eps: float | sp.Expr = 0,
+        momentum: float | sp.Expr | Momentum = 0,
+        initial: float | sp.Expr = 0,
+        **others: Any,
+    ) -> None:
+        if isinstance(momentum, Momentum):
+            raise BadParameter(
+                f"momentum = {momentum}: Adam's first moment is derived at fixed beta_1, where it "
+                "drops out; take a number below 1, or dmft.SGD(momentum=dmft.Momentum(...))"
+            )
+        self._declare(
+            learning_rate,
+            others,
+            momentum=momentum,
+            second_moment_rate=_rate(second_moment_rate, "second_moment_rate"),
+            eps=as_parameter(eps, "eps"),
+            initial=as_parameter(initial, "initial"),
+        )
+        if second_moment_rate is None and self.initial != 0:
+            raise BadParameter(
+                f"initial = {initial} is forgotten at once without second_moment_rate: give both, "
+                "or leave initial out"
+            )
+
+    @property
+    def kept(self) -> str:
+        """Second moments, where they have a memory.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.Adam(0.5).kept, dmft.Adam(0.5, second_moment_rate=2, initial=1).kept
+        ('', 'second_moment')
+        """
+        return "" if self.second_moment_rate is None else "second_moment"
+
+
+@checked
+@dataclass(frozen=True, init=False, repr=False)
+class RMSProp(Adam):
+    r"""Adam without momentum; also with a fixed memory of the second moment.
+
+    Parameters
+    ----------
+    learning_rate, second_moment_rate, eps, initial
+        As of `Adam`.
+    beta2 : float, optional
+        Fixed beta_2 < 1, in place of `second_moment_rate`: V then fluctuates with the last
+        1/(1 - beta_2) samples, and drift and noise have constants of beta_2 that are known for
+        networks whose error is Gaussian (linear ones), at eps = 0 and one sample a step.
+    **others
+        batch_size, loss, weight_decay and average, as of `SGD`.
+
+    Notes
+    -----
+    Source      structured_inputs.md 4.5
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.RMSProp(0.5, beta2=0.9).beta2
+    0.900000000000000
+    """
+
+    words: ClassVar[str] = "RMSProp, in one pass,"
+
+    beta2: sp.Expr | None = None
+
+    def __init__(
+        self,
+        learning_rate: float | sp.Expr,
+        second_moment_rate: float | sp.Expr | None = None,
+        eps: float | sp.Expr = 0,
+        initial: float | sp.Expr = 0,
+        beta2: float | None = None,
+        **others: Any,
+    ) -> None:
+        object.__setattr__(self, "beta2", beta2 if beta2 is None else as_parameter(beta2, "beta2"))
+        if beta2 is not None:
+            self._check_fixed(second_moment_rate, others)
+        super().__init__(learning_rate, second_moment_rate, eps, 0, initial, **others)
+        if beta2 is not None and self.eps != 0:
+            raise BadParameter(
+                f"eps = {eps} with a fixed beta2: its constants are known for eps = 0; leave it "
+                "out, or take second_moment_rate"
+            )
+
+    def _check_fixed(self, rate: Any, others: Mapping[str, Any]) -> None:
+        beta2 = self.beta2
+        assert beta2 is not None
+        if not (beta2.is_number and 0.0 < float(beta2) < 1.0):
+            raise BadParameter(f"beta2 must be a number between 0 and 1, got {shown(beta2)}")
+        if rate is not None:
+            raise BadParameter(
+                f"beta2 = {beta2} and second_moment_rate = {rate} both say how long V remembers: "
+                "give one of them"
+            )
+        if others.get("batch_size", 1) != 1:
+            raise BadParameter(
+                f"batch_size = {others['batch_size']} with fixed beta2: its constants are those of "
+                "one sample a step; take second_moment_rate, or leave both out"
+            )
+
+
+@checked
+@dataclass(frozen=True, init=False, repr=False)
+class AdaGrad(Adaptive):
+    r"""Steps divided by the root of the sum of squares of every coordinate of the gradient.
+
+    V_je = initial + c_e int S_jj dtau, tau = steps/d, in the place of Adam's second moment: a step
+    is w <- w + gamma/(p sqrt(d)) g/sqrt(V), V_ji = initial + sum g_ji^2/d.
+
+    Parameters
+    ----------
+    learning_rate : float or sympy.Expr
+        gamma > 0.
+    initial : float or sympy.Expr
+        epsilon_0, positive where runs begin: at zero the first steps, whatever their gradients,
+        are of the size gamma/(p sqrt(d)) sqrt(d), and no ode follows them.
+    **others
+        batch_size, loss, weight_decay (not divided) and average, as of `SGD`.
+
+    Notes
+    -----
+    Valid for   independent coordinates
+    Source      structured_inputs.md 4.0, 4.5
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.AdaGrad(0.5, initial=0.2).kept
+    'second_moment'
+    """
+
+    scale: ClassVar[Scale] = "moment"
+    words: ClassVar[str] = "AdaGrad, in one pass,"
+
+    initial: sp.Expr = sp.S.Zero
+
+    def __init__(
+        self, learning_rate: float | sp.Expr, initial: float | sp.Expr = 0, **others: Any
+    ) -> None:
+        self._declare(learning_rate, others, initial=as_parameter(initial, "initial"))
+
+    @property
+    def kept(self) -> str:
+        """Sums of squares.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.AdaGrad(0.5, initial=1).kept
+        'second_moment'
+        """
+        return "second_moment"
+
+
+@checked
+@dataclass(frozen=True, init=False, repr=False)
+class AdaGradNorm(Adaptive):
+    r"""SGD at the rate gamma/sqrt(N), N = initial + sum |G|^2/d over all steps, G the gradient.
+
+    dN/dtau = tr Sigma/d tr S / (p^2 n_b) with tau = steps/d. Time is t = steps * gamma / (p d) of
+    the declared gamma.
+
+    Parameters
+    ----------
+    learning_rate : float or sympy.Expr
+        gamma > 0.
+    initial : float or sympy.Expr
+        b_0^2 > 0.
+    **others
+        batch_size, loss, weight_decay (not divided) and average, as of `SGD`.
+
+    Notes
+    -----
+    Source      structured_inputs.md 4.6, (23)
+
+    Examples
+    --------
+    >>> import dmft
+    >>> dmft.AdaGradNorm(0.5, initial=1.0).kept
+    'accumulator'
+    """
+
+    scale: ClassVar[Scale] = "norm"
+    words: ClassVar[str] = "AdaGrad with one sum of squares, in one pass"
+
+    initial: sp.Expr = sp.S.Zero
+
+    def __init__(
+        self, learning_rate: float | sp.Expr, initial: float | sp.Expr, **others: Any
+    ) -> None:
+        value = as_parameter(initial, "initial", positive=True)
+        self._declare(learning_rate, others, initial=value)
+
+    @property
+    def kept(self) -> str:
+        """The sum of squares of all gradients.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.AdaGradNorm(0.5, initial=1).kept
+        'accumulator'
+        """
+        return "accumulator"

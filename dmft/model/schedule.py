@@ -1,0 +1,253 @@
+"""A schedule: values of a control at times tau = steps/d, linear between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.errors import BadParameter, ShapeMismatch
+from dmft.names import Status
+from dmft.record import Record, Short
+
+Array = NDArray[np.float64]
+CONTROLS = ("learning_rate", "batch_size", "weight_decay")
+TABLES = (".csv", ".tsv", ".txt", ".dat")
+# Numbers of a table that a reader finds again to the last bit.
+DIGITS = "%.17g"
+
+
+def _numbers(value: Any, name: str) -> Array:
+    """A copy as floats."""
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ShapeMismatch(f"{name} is not an array of numbers: {error}") from error
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Schedule(Short, Record):
+    r"""Values of a control at times tau = steps/d (samples/d of a batch), and between them.
+
+    `dmft.solve` and `dmft.simulate` take it as ``learning_rate=``, `solve` also as ``batch_size=``
+    or ``weight_decay=``; their `t_max` is tau then. `dmft.plot` draws it.
+
+    Parameters
+    ----------
+    t : (T,)
+        Times tau, ascending from 0; behind the last one its value is kept.
+    value : (T,)
+        gamma, n_b or zeta; positive (a decay may be zero).
+    control : "learning_rate", "batch_size" or "weight_decay"
+    hamiltonian : (T,), optional
+        H of the times: constant along an optimal schedule, which is what certifies it.
+    run : Trajectory, optional
+        The run under the schedule, at the same times.
+    status, message
+        How it was found.
+    interpolation : "linear" or "constant"
+        Between two times; a constant piece has the value at its start.
+
+    Examples
+    --------
+    >>> import dmft
+    >>> fall = dmft.Schedule([0.0, 5.0, 10.0], [1.0, 0.4, 0.1])
+    >>> fall.at([2.5, 20.0]).round(6).tolist()
+    [0.7, 0.1]
+    """
+
+    t: Array
+    value: Array
+    control: str = "learning_rate"
+    hamiltonian: Array | None = None
+    run: Any = field(default=None, compare=False)
+    status: Status = Status.OK
+    message: str = ""
+    interpolation: str = "linear"
+
+    def __post_init__(self) -> None:
+        times, values = _numbers(self.t, "t"), _numbers(self.value, "value")
+        if times.ndim != 1 or times.size < 2 or values.shape != times.shape:
+            raise ShapeMismatch(
+                f"t has shape {times.shape} and value {values.shape}; a schedule has two times or "
+                "more, and a value at each"
+            )
+        if not (times[0] == 0.0 and np.all(np.diff(times) > 0.0) and np.isfinite(times[-1])):
+            raise BadParameter("t of a schedule begins at 0 and ascends; it is tau = steps/d")
+        if not (isinstance(self.control, str) and self.control in CONTROLS):
+            raise BadParameter(f"control must be one of {list(CONTROLS)}, got {self.control!r}")
+        named = isinstance(self.interpolation, str)
+        if not (named and self.interpolation in ("linear", "constant")):
+            raise BadParameter(
+                f'interpolation must be "linear" or "constant", got {self.interpolation!r}'
+            )
+        low = float(values.min()) if np.all(np.isfinite(values)) else np.nan
+        if not (low > 0.0 or (low == 0.0 and self.control == "weight_decay")):
+            raise BadParameter(f"values of a schedule are positive and finite; the least is {low}")
+        object.__setattr__(self, "t", times)
+        object.__setattr__(self, "value", values)
+
+    def at(self, t: ArrayLike) -> Array:
+        """Values at times tau.
+
+        Parameters
+        ----------
+        t : array
+            tau = steps/d.
+
+        Returns
+        -------
+        ndarray
+            Of the shape of `t`.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> fall = dmft.Schedule([0.0, 5.0, 10.0], [1.0, 0.4, 0.1])
+        >>> fall.at(2.5).round(6).item()
+        0.7
+        """
+        times = np.asarray(t, dtype=np.float64)
+        if self.interpolation == "constant":
+            place = np.searchsorted(self.t, times, side="right") - 1
+            return np.asarray(self.value[np.clip(place, 0, self.t.size - 1)])
+        return np.asarray(np.interp(times, self.t, self.value))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a table, one row a time: tau, the value, and H and the risk where they are known.
+
+        Parameters
+        ----------
+        path : path
+            Ending in .csv, .tsv, .txt or .dat.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        BadParameter
+            For a suffix that is no table's.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> fall = dmft.Schedule([0.0, 5.0, 10.0], [1.0, 0.4, 0.1])
+        >>> fall.save("fall.csv").read_text().splitlines()[0]
+        'tau,learning_rate'
+        """
+        where = Path(path)
+        if where.suffix not in TABLES:
+            raise BadParameter(
+                f"{where.name}: a schedule is written as a table, .csv, .tsv, .txt or .dat; "
+                "schedule.as_torch(dim) is text for PyTorch"
+            )
+        columns = {"tau": self.t, self.control: self.value}
+        if self.hamiltonian is not None:
+            columns["hamiltonian"] = self.hamiltonian
+        if self.run is not None and self.run.t.shape == self.t.shape:
+            columns["risk"] = self.run.risk
+        between = "," if where.suffix == ".csv" else "\t"
+        head = between.join(columns)
+        rows = np.column_stack(list(columns.values()))
+        np.savetxt(where, rows, fmt=DIGITS, delimiter=between, header=head, comments="")
+        return where
+
+    @classmethod
+    def load(cls, path: str | Path, control: str = "learning_rate") -> Schedule:
+        """Read the first two columns of a table that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        control : str
+            What the values are of.
+
+        Returns
+        -------
+        Schedule
+
+        Examples
+        --------
+        >>> import dmft
+        >>> fall = dmft.Schedule([0.0, 5.0, 10.0], [1.0, 0.4, 0.1])
+        >>> dmft.Schedule.load(fall.save("rates.csv")) == fall
+        True
+        """
+        where = Path(path)
+        between = "," if where.suffix == ".csv" else None
+        rows = np.loadtxt(where, delimiter=between, skiprows=1, usecols=(0, 1), ndmin=2)
+        return cls(rows[:, 0], rows[:, 1], control)
+
+    def as_torch(self, dim: int) -> str:
+        """Text of a `LambdaLR` for PyTorch, at input dimension `dim`.
+
+        For weights theta = W/sqrt(d) that are fed x, whose lr is gamma/d
+        (structured_inputs.md 6.8); each step takes the value at its start.
+
+        Parameters
+        ----------
+        dim : int
+            d of the inputs.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        BadParameter
+            For other controls than the learning rate.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> fall = dmft.Schedule([0.0, 5.0, 10.0], [1.0, 0.4, 0.1])
+        >>> "LambdaLR" in fall.as_torch(dim=1000)
+        True
+        """
+        if self.control != "learning_rate":
+            raise BadParameter(f"PyTorch's schedulers set learning rates, not {self.control}")
+        parts = self.value / self.value[0]
+        return TORCH.format(
+            dim=int(dim), rate=float(self.value[0]), lr=float(self.value[0]) / int(dim),
+            times=", ".join(f"{y:.9g}" for y in self.t),
+            parts=", ".join(f"{y:.9g}" for y in parts),
+            between=" * x" if self.interpolation == "linear" else " * (x >= 1.0)",
+        )  # fmt: skip
+
+    def _in_words(self) -> str:
+        low, high = self.value.min(), self.value.max()
+        text = f"{self.control} from {self.value[0]:.4g} to {self.value[-1]:.4g} ({low:.4g} to "
+        text += f"{high:.4g}), tau = 0 to {self.t[-1]:g}"
+        if self.run is not None:
+            text += f", risk {self.run.risk[-1]:.6g}"
+        return text
+
+
+TORCH = '''"""Rates of a dmft.Schedule for weights theta = W/sqrt(d): lr = gamma/d, d = {dim}."""
+
+from bisect import bisect_right
+
+import torch
+
+LR = {lr!r}  # gamma = {rate!r} at the first step
+TAU = ({times})
+PART = ({parts})
+
+
+def part(step):
+    tau = step / {dim}
+    n = min(max(bisect_right(TAU, tau), 1), len(TAU) - 1)
+    x = min((tau - TAU[n - 1]) / (TAU[n] - TAU[n - 1]), 1.0)
+    return PART[n - 1] + (PART[n] - PART[n - 1]){between}
+
+
+def scheduler(optimizer):
+    """For an optimizer of lr = LR; call .step() after each of its steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, part)
+'''

@@ -1,0 +1,178 @@
+"""Expected loss and error rate at overlaps, on nodes in all fields, from their definitions.
+
+Fields are lambda = mean + L z with L L^T their covariance, in each cluster; a label y is g(h*), or
+1 and -1 with the mean g(h*), then flipped with its chance, then noise is added. Then
+
+    loss = E loss(f, y),  error_rate = P(y sign f < 0) before flips and noise, f = 0 half of it,
+
+and of several outputs E loss(f, e_y), and how often the largest one is not y.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sympy as sp
+from numba import types
+from numpy.typing import NDArray
+
+from dmft.compiled import njit
+from dmft.emit import scalar_function
+from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_of_outputs, numbered
+from dmft.simulation.risks.activation import Compiled
+from dmft.simulation.risks.classes import without_overflow
+from dmft.simulation.risks.risk import FUNCTION, MATRIX, VECTOR, semidefinite_root
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.simulation.risks.risk": "97d0e0a33b43",
+}
+
+if TYPE_CHECKING:
+    from dmft.simulation.declaration import Experiment
+
+Array = NDArray[np.float64]
+# Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
+POINTS = 4096
+
+
+@njit(
+    types.UniTuple(types.float64, 3)(
+        MATRIX, VECTOR, MATRIX, MATRIX, VECTOR, VECTOR, FUNCTION, FUNCTION, FUNCTION, VECTOR, VECTOR
+    ),
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+)
+def measures_in_cluster(  # type: ignore[no-untyped-def]
+    covariance, mean, nodes, rows, a_star, how, sigma, sigma_star, cost, par, par_star
+):  # fmt: skip
+    """Loss, error rate and the largest distance of labels from 1 and -1.
+
+    Fields are those of the teacher, then of the student: a label that jumps in its first field does
+    so along an axis of the nodes, normal (N, p + k), with one more for noise. Rows (O, p) are the
+    readouts; how = [standard deviation of the noise, chance of a flip (negative: labels are drawn),
+    fields of the target, cluster].
+    """
+    n, count = covariance.shape[0], nodes.shape[0]
+    outputs, p = rows.shape
+    k, fields = n - p, int(how[2])
+    L, lam, f, star, label = (
+        np.empty((n, n)), np.empty(n), np.empty(outputs), par_star.copy(), np.empty(1),
+    )  # fmt: skip
+    seen = np.empty(2 * outputs)
+    semidefinite_root(covariance.copy(), L)
+    if fields > k:
+        star[k - 1] = how[3]
+    loss, wrong, off = 0.0, 0.0, 0.0
+    for i in range(count):
+        for m in range(n):
+            lam[m] = mean[m]
+            for c in range(m + 1):
+                lam[m] += L[m, c] * nodes[i, c]
+        for o in range(outputs):
+            f[o] = 0.0
+        for j in range(p):
+            unit = sigma(lam[k + j], par) / p
+            for o in range(outputs):
+                f[o] += rows[o, j] * unit
+        for r in range(1, min(fields, k)):
+            star[r - 1] = lam[r]
+        y = 0.0
+        for r in range(a_star.size):
+            y += a_star[r] * sigma_star(lam[r], star) / a_star.size
+        if outputs > 1:
+            for o in range(outputs):
+                seen[o] = f[o]
+                seen[outputs + o] = 1.0 if y == o else 0.0
+            loss += cost(0.0, seen)
+            wrong += 0.0 if f[int(y)] == f.max() else 1.0
+            continue
+        off = max(off, abs(y * y - 1.0))
+        wrong += 0.5 * (1.0 - y * np.sign(f[0]))
+        noise = how[0] * nodes[i, n] if how[0] > 0.0 else 0.0
+        chance, sign = how[1], y
+        if chance < 0.0:  # of two drawn labels this is the chance of the other one
+            chance, sign = 0.5 * (1.0 - y), 1.0
+        label[0] = sign + noise
+        loss += (1.0 - chance) * cost(f[0], label)
+        if chance > 0.0:
+            label[0] = noise - sign
+            loss += chance * cost(f[0], label)
+    return loss / count, wrong / count, off
+
+
+def measures_at(
+    e: Experiment, Q: Array, M: Array, P: Array, seed: int = 0
+) -> tuple[float, float, float]:
+    """Loss, error rate and how far labels are from signs, at overlaps as the fields see them."""
+    p, k = M.shape
+    gram = np.block([[P, M.T], [M, Q]])
+    order = [*range(p, p + k), *range(p)]  # of laws, which begin with the students
+    laws, before, found = e.clusters, 0.0, np.zeros(3)
+    rows = np.atleast_2d(e.readout)
+    a_star = e.teacher_readout[:1] if e.teacher.fields else e.teacher_readout
+    chance = -1.0 if e.draws_labels else e.label_flip
+    cost = compiled_loss(sp.S.Zero if e.loss is None else e.loss, len(e.parts))
+    nodes = normal_nodes(p + k + (e.label_noise > 0.0), seed)
+    for number, law in enumerate(laws if len(laws) else np.array([[1.0, 1.0, *np.zeros(k)]])):
+        mean, covariance = gram[:, :k] @ law[2 : 2 + k], law[1] ** 2 * gram
+        if law.size > 2 + k:
+            mean, flat = np.split(law[2 + k :], [p + k])
+            mean, covariance = mean[order], flat.reshape(p + k, p + k)[np.ix_(order, order)]
+        how = np.array([math.sqrt(e.label_noise), chance, e.teacher.fields, number])
+        loss, wrong, off = measures_in_cluster(
+            np.ascontiguousarray(covariance), np.ascontiguousarray(mean), nodes,
+            np.ascontiguousarray(rows), a_star, how, e.student.value, e.teacher.value, cost,
+            e.student.parameters, e.teacher.parameters,
+        )  # fmt: skip
+        weight, before = law[0] - before, law[0]
+        found[:2] += weight * np.array([loss, wrong])
+        found[2] = max(found[2], off)
+    return float(found[0]), float(found[1]), float(found[2])
+
+
+def loss_above_risk(e: Experiment) -> float | None:
+    """What the loss is above the risk where that is a constant: no labels are random."""
+    random = e.label_flip != 0.0 or e.draws_labels
+    is_squared = not e.parts and e.loss == NAMED["squared"]
+    return e.label_noise / 2 if is_squared and not random else None
+
+
+@lru_cache(maxsize=16)
+def compiled_loss(loss: str | sp.Expr, outputs: int) -> Compiled:
+    """A loss as a function of the output and the label, or of [outputs, labels] of several."""
+    if not outputs:
+        return scalar_function(loss, PREDICTION, [LABEL])
+    whole = without_overflow(loss_of_outputs(loss, outputs), loss, outputs)
+    seen = [*numbered("f", outputs), *numbered("y", outputs)]
+    return scalar_function(whole, sp.Dummy(real=True), seen)
+
+
+def measured(e: Experiment) -> dict[str, float]:
+    """What runs of this experiment take from nodes, with the spread of two sets of nodes.
+
+    The loss may be the risk and a constant; only of labels that are signs or classes are any wrong.
+    """
+    names = [] if e.loss is None or loss_above_risk(e) is not None else ["loss"]
+    typical = np.eye(e.p), np.zeros((e.p, e.k)), np.eye(e.k)
+    may_be_signs = e.teacher.expr.has(sp.sign, sp.Heaviside, sp.Piecewise)
+    if e.draws_labels or e.parts or (may_be_signs and measures_at(e, *typical)[2] == 0.0):
+        names.append("error_rate")
+    if not names:
+        return {}
+    pair = np.array([measures_at(e, *typical, seed=seed) for seed in (0, 1)])
+    spread = dict(zip(("loss", "error_rate"), np.abs(pair[0] - pair[1]), strict=False))
+    return {name: float(spread[name]) for name in names}
+
+
+@lru_cache(maxsize=8)
+def normal_nodes(n: int, seed: int, count: int = POINTS) -> Array:
+    """Nodes of n standard normal variables (count, n); count is a power of two."""
+    from scipy.special import ndtri
+    from scipy.stats import qmc  # slow to import
+
+    return np.ascontiguousarray(ndtri(qmc.Sobol(n, seed=seed).random(count)))

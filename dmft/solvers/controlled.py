@@ -1,0 +1,124 @@
+"""Runs under a control that follows a table, and their adjoints: Runge-Kutta of order 4.
+
+The control is linear between the knots of a table, with a value at both ends of each interval, so
+that constant pieces are a table too. Each interval takes a number of equal steps of its own. The
+adjoint is that of the steps themselves: gradients are exact for what is run.
+
+    dy/dtau = s(g) rhs(y; g),  s(g) = scale g, or scale where the control is no rate
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from dmft.compiled import njit
+from dmft.solvers.signatures import INTEGERS, MATRIX, RHS, VECTOR
+
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+# Stages of the classical method: where they stand within a step, and their weights.
+AT = (0.0, 0.5, 0.5, 1.0)
+WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
+
+# rhs, knots, left, right, counts, widths, par, position, scale, is_rate, states, work
+_RUN = types.void(
+    RHS, VECTOR, VECTOR, VECTOR, INTEGERS, INTEGERS, VECTOR, types.int64, types.float64,
+    types.boolean, MATRIX, MATRIX,
+)  # fmt: skip
+# ... and adjoint before the knots, behind the work costates, gradients left, right and by lengths
+_BACK = types.void(
+    RHS, RHS, VECTOR, VECTOR, VECTOR, INTEGERS, INTEGERS, VECTOR, types.int64, types.float64,
+    types.boolean, MATRIX, MATRIX, MATRIX, VECTOR, VECTOR, VECTOR,
+)  # fmt: skip
+
+
+@njit(_RUN, **OPTIONS)
+def run(rhs, knots, left, right, counts, widths, par, position, scale, is_rate, states, work):  # type: ignore[no-untyped-def]
+    """Fill `states`, one row for each step of all intervals, from its first row on."""
+    n = states.shape[1]
+    row = 0
+    for i in range(counts.size):
+        h = (knots[i + 1] - knots[i]) / counts[i]
+        for step in range(counts[i]):
+            for stage in range(4):
+                x = (step + AT[stage]) / counts[i]
+                g = left[i] + (right[i] - left[i]) * x
+                par[position] = g
+                for m in range(n):
+                    work[4, m] = states[row, m]
+                    if stage > 0:
+                        work[4, m] += h * AT[stage] * work[stage - 1, m]
+                rhs(0.0, work[4], widths, par, work[stage])
+                factor = scale * g if is_rate else scale
+                for m in range(n):
+                    work[stage, m] *= factor
+            for m in range(n):
+                move = 0.0
+                for stage in range(4):
+                    move += WEIGHTS[stage] * work[stage, m]
+                states[row + 1, m] = states[row, m] + h * move
+            row += 1
+
+
+@njit(_BACK, **OPTIONS)
+def pull_back(  # type: ignore[no-untyped-def]
+    rhs, adjoint, knots, left, right, counts, widths, par, position, scale, is_rate, states, work,
+    costates, on_left, on_right, on_length,
+):  # fmt: skip
+    """Fill `costates` at the knots from its last row on, and the gradients of the intervals.
+
+    Those by the values at both ends, and by the length at fixed values: the mean of H over the
+    interval.
+
+    Rows of `work`: rates and states of the stages, a state with a costate, what comes back, the
+    costates of the stages, rates at another control, the costate of the step.
+    """
+    n = states.shape[1]
+    row = states.shape[0] - 1
+    both, back = np.empty(2 * n), np.empty(2 * n)
+    costate, before = costates[counts.size].copy(), 0.0
+    for i in range(counts.size - 1, -1, -1):
+        h = (knots[i + 1] - knots[i]) / counts[i]
+        on_left[i], on_right[i], on_length[i] = 0.0, 0.0, 0.0
+        for step in range(counts[i] - 1, -1, -1):
+            row -= 1
+            for stage in range(4):
+                par[position] = left[i] + (right[i] - left[i]) * (step + AT[stage]) / counts[i]
+                for m in range(n):
+                    work[4 + stage, m] = states[row, m]
+                    if stage > 0:
+                        factor = scale * before if is_rate else scale
+                        work[4 + stage, m] += h * AT[stage] * factor * work[stage - 1, m]
+                rhs(0.0, work[4 + stage], widths, par, work[stage])
+                before = par[position]
+            for m in range(n):
+                work[9, m] = costate[m]
+                work[8, m] = 0.0
+            for stage in range(3, -1, -1):
+                x = (step + AT[stage]) / counts[i]
+                g = left[i] + (right[i] - left[i]) * x
+                factor = scale * g if is_rate else scale
+                for m in range(n):
+                    value = h * WEIGHTS[stage] * work[9, m]
+                    if stage < 3:
+                        value += h * AT[stage + 1] * work[8, m]
+                    both[n + m] = value
+                    both[m] = work[4 + stage, m]
+                other = 0.0 if g != 0.0 else 1.0
+                par[position] = other
+                rhs(0.0, work[4 + stage], widths, par, work[10])
+                slope = 0.0
+                for m in range(n):
+                    on_length[i] += both[n + m] * factor * work[stage, m] / (h * counts[i])
+                    by_control = scale * (work[stage, m] - work[10, m]) / (g - other)
+                    if is_rate:
+                        by_control = scale * work[stage, m] + g * by_control
+                    slope += both[n + m] * by_control
+                on_left[i] += slope * (1.0 - x)
+                on_right[i] += slope * x
+                par[position] = g
+                adjoint(0.0, both, widths, par, back)
+                for m in range(n):
+                    work[8, m] = factor * back[n + m]
+                    costate[m] += work[8, m]
+        costates[i] = costate

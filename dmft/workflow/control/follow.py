@@ -1,0 +1,133 @@
+"""Runs that follow a `dmft.Schedule`, in the time tau = steps/d."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dmft.compiled import njit
+from dmft.equations.equations import Equations
+from dmft.equations.update.optimiser import pace
+from dmft.errors import BadParameter
+from dmft.model import SGD
+from dmft.model.schedule import Schedule
+from dmft.solvers.pointers import entry, keeping
+from dmft.solvers.problem import Block, Problem
+from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
+from dmft.solvers.trajectory import Trajectory
+from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
+
+RATE = "learning_rate"
+KNOTS = "knots"
+
+
+def schedule_among(values: Mapping[str, Any]) -> Schedule | None:
+    """The schedule among run-time values; None where there is none.
+
+    Raises
+    ------
+    BadParameter
+        For more than one, and one under the name of another control.
+    """
+    found = {name: value for name, value in values.items() if isinstance(value, Schedule)}
+    if not found:
+        return None
+    if len(found) > 1:
+        raise BadParameter(f"{', '.join(found)} are schedules; one number follows one at a time")
+    name, schedule = next(iter(found.items()))
+    if name != schedule.control:
+        raise BadParameter(f"{name} is given a schedule of {schedule.control}")
+    return schedule
+
+
+def followed(
+    system: Equations | Problem, start: Any, values: Mapping[str, Any], schedule: Schedule
+) -> tuple[Problem, dict[str, Any]]:
+    """Problem and inputs of a run in tau under a schedule."""
+    problem = problem_of(system)
+    equations, name = problem.origin, schedule.control
+    if not isinstance(equations, Equations) or equations.kind != "ode":
+        raise BadParameter("a dmft.Schedule is followed by equations of kind 'ode'")
+    algorithm = equations.algorithm
+    if unit_of(equations) != (1, 1) or not isinstance(algorithm, SGD):
+        raise BadParameter(
+            "a dmft.Schedule is followed by one-pass SGD in its plain scaling, whose steps are "
+            "counted in tau = steps/d"
+        )
+    given = {n: v for n, v in values.items() if n != name}
+    if name != "batch_size":
+        given[name] = float(schedule.value[0])
+    inputs = run_inputs(system, start, given)
+    scalars, names = inputs["parameters"], problem.parameters
+    batch = int(algorithm.batch_size)
+    over = pace(inputs["parameters"]) / inputs["widths"]["p"]
+    numbers, position = schedule.value, names.index(RATE) if RATE in names else -1
+    if name == "weight_decay":
+        if name not in names:
+            raise BadParameter("these equations hold no weight_decay that could follow a schedule")
+        over *= scalars[RATE]
+        position = names.index(name)
+    if name == "batch_size":
+        # In samples/d, batches of n_b at gamma are single samples at gamma/n_b.
+        over /= batch
+        numbers = scalars[RATE] * batch / numbers
+    inputs["constants"] |= {"schedule_t": schedule.t, "schedule_value": numbers}
+    inputs["widths"] = {**inputs["widths"], KNOTS: schedule.t.size}
+    inputs["provenance"] |= {"time_step_times_dim": 1.0}
+    table = (Block("schedule_t", (KNOTS,)), Block("schedule_value", (KNOTS,)))
+    moved = replace(
+        problem,
+        rhs=_in_tau(
+            problem.rhs,
+            position,
+            float(over),
+            name == "weight_decay",
+            schedule.interpolation == "constant",
+        ),
+        constants=(*problem.constants, *table),
+        widths=(*problem.widths, KNOTS),
+        lanes=None,
+        time_unit="samples / d" if name == "batch_size" else "steps / d",
+        provenance={**problem.provenance, f"{name}_schedule": repr(schedule)},
+    )
+    return moved, inputs
+
+
+@lru_cache(maxsize=32)
+def _in_tau(rhs: Any, position: int, over: float, plain: bool, pieces: bool) -> Any:
+    """Compiled right-hand side per tau, with the value that the table behind the constants says."""
+    is_read, address = position >= 0, entry(rhs, "RHS")
+
+    @njit(RHS_SIGNATURE, nogil=True, later=True)
+    def followed(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+        n = widths[widths.size - 1]
+        times, numbers = par[par.size - 2 * n : par.size - n], par[par.size - n :]
+        if pieces:
+            now = numbers[min(max(np.searchsorted(times, t, side="right") - 1, 0), n - 1)]
+        else:
+            now = np.interp(t, times, numbers)
+        values = par.copy()
+        if is_read:
+            values[position] = now
+        rhs_at(address)(t, y, widths, values, out)
+        factor = over if plain else over * now
+        for i in range(y.size):
+            out[i] *= factor
+
+    return keeping(followed, rhs)
+
+
+def run_of(
+    equations: Equations, start: Any, schedule: Schedule, values: Mapping[str, Any]
+) -> Trajectory:
+    """The run under a schedule, at its own times."""
+    from dmft.workflow.solve import solve
+
+    given = {**values, schedule.control: schedule}
+    found = solve(equations, start, float(schedule.t[-1]), save_at=schedule.t, **given)
+    assert isinstance(found, Trajectory)
+    return found

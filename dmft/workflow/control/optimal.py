@@ -1,0 +1,292 @@
+"""`optimal_schedule`: the schedule under which the risk at the end is least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.checks import checked
+from dmft.equations.equations import Equations
+from dmft.errors import BadParameter
+from dmft.model.schedule import Schedule
+from dmft.names import Status
+from dmft.workflow.control.greedy import best, first_guess, limits, read
+from dmft.workflow.control.problem import Controlled
+
+Array = NDArray[np.float64]
+# Pieces of the first search, and intervals of the schedule, between whose ends it is linear.
+PIECES, INTERVALS = 30, 120
+# Constant rates that are tried first, in units of the greedy one at the start.
+TRIED = np.geomspace(1 / 32, 32, 21)
+# H of an optimal schedule varies by less than this part of it; else the sweeps were not enough.
+CONSTANT = 1e-4
+DAMPING = 0.3
+# Logarithms of lengths of pieces, in units of equal ones.
+LENGTHS = (-6.0, 6.0)
+
+
+@checked
+def optimal_schedule(
+    equations: Equations,
+    start: Any,
+    t_max: float,
+    *,
+    minimise: str = "risk",
+    control: str = "learning_rate",
+    bounds: tuple[float, float] | None = None,
+    pieces: int = INTERVALS,
+    interpolation: str = "linear",
+    free_times: bool = False,
+    method: str = "L-BFGS",
+    max_iterations: int = 400,
+    tol: float = 1e-8,
+    **parameters: Any,
+) -> Schedule:
+    r"""Schedule of a control that makes the risk at tau = t_max least.
+
+    Equation    dX/dtau = u A(X) + u^2 B(X), dLambda/dtau = -(u dA + u^2 dB)^T Lambda with
+                Lambda = dR/dX at the end; u = -Lambda.A / (2 Lambda.B), the bound where
+                Lambda.B <= 0; H = Lambda.(u A + u^2 B) is constant
+    Scaling     t_max, `Schedule.t` and `.run.t` are tau = steps/d (samples/d of a batch);
+                `.value` is gamma = p u
+    Valid for   the ode of one-pass SGD with closed averages | a local optimum: the best constant
+                rate is where the search begins
+    Source      structured_inputs.md (27)
+
+    Parameters
+    ----------
+    equations : Equations
+    start : Overlaps
+    t_max : float
+    minimise : "risk"
+        Of the last time.
+    control : "learning_rate", "batch_size" or "weight_decay"
+        A batch of n_b samples costs n_b: tau counts samples, and gamma stays that of the equations.
+    bounds : (low, high), optional
+        Of the control; required of a decay, which the risk is linear in.
+    pieces : int
+        Intervals of the schedule.
+    interpolation : "linear" or "constant"
+        What it is in each of them.
+    free_times : bool
+        Find the times of constant pieces as well, in place of equal pieces: the best schedule
+        of steps.
+    method : "L-BFGS" or "sweep"
+        Quasi-Newton steps on log u with the adjoint's gradient, or forward-backward sweeps with
+        damping 0.3 alone.
+    max_iterations : int
+        Of each search.
+    tol : float
+        Error of the states of the runs.
+    **parameters
+        Run-time values: ``label_noise=``.
+
+    Returns
+    -------
+    Schedule
+        `.hamiltonian` is H at its times: that it is constant is what certifies the optimum.
+        `.status` is "not_converged" where it varies by more than 1e-4 of itself away from bounds.
+        In a constant piece H is constant. Between pieces of equal length it jumps, by the square
+        of the length, and the status is that of the gradient; it does not with free times.
+
+    Raises
+    ------
+    BadParameter, NotClosed
+
+    Examples
+    --------
+    >>> import sympy as sp, dmft
+    >>> line = dmft.Committee(sp.Symbol("z", real=True), width=1)
+    >>> eqs = dmft.derive(dmft.Model(line, line, label_noise=0.25), dmft.SGD(1.0))
+    >>> found = dmft.optimal_schedule(eqs, dmft.Overlaps([[0.0]], [[0.0]]), 10.0)
+    >>> round(2 * float(found.run.risk[-1]), 5)
+    0.03608
+    """
+    if method not in ("L-BFGS", "sweep"):
+        raise BadParameter(f'method must be "L-BFGS" or "sweep", got {method!r}')
+    if interpolation not in ("linear", "constant"):
+        raise BadParameter(f'interpolation must be "linear" or "constant", got {interpolation!r}')
+    system = read(equations, start, t_max, minimise, control, parameters)
+    linear = interpolation == "linear"
+    if free_times and (linear or method == "sweep"):
+        raise BadParameter(
+            "free_times are those of constant pieces found by L-BFGS: take "
+            'interpolation="constant", or leave free_times out'
+        )
+    search = Search(system, *limits(system, bounds), float(tol), int(max_iterations))
+    first = np.linspace(0.0, float(t_max), min(PIECES, pieces) + 1)
+    knots = np.linspace(0.0, float(t_max), int(pieces) + 1)
+    number = search.best_constant(first)
+    if method == "sweep":
+        return search.record(knots, search.swept(knots, np.full(knots.size, number)))
+    constant = search.minimised(first, np.full(first.size - 1, number), linear=False)
+    at = knots if linear else (knots[1:] + knots[:-1]) / 2
+    numbers = np.interp(at, (first[1:] + first[:-1]) / 2, constant)
+    numbers = search.minimised(knots, numbers, linear=linear)
+    if free_times:
+        return search.record(*search.moved(knots, numbers))
+    return search.record(knots, numbers)
+
+
+@dataclass
+class Search:
+    """Searches for the numbers of a control between bounds."""
+
+    system: Controlled
+    low: float
+    high: float
+    tol: float
+    iterations: int
+    evaluations: int = 0
+
+    def best_constant(self, knots: Array) -> float:
+        """The constant with the least risk at the end."""
+        if not self.system.control.is_rate:
+            return (self.low + self.high) / 2
+        tried = np.clip(first_guess(self.system) * TRIED, self.low, self.high)
+        found = [self.risk(knots, np.full(knots.size, v)) for v in tried]
+        if not np.any(np.isfinite(found)):
+            raise BadParameter(
+                "no constant rate gives a finite risk at t_max: take bounds= with smaller rates"
+            )
+        return float(tried[int(np.nanargmin(np.where(np.isfinite(found), found, np.nan)))])
+
+    def risk(self, knots: Array, numbers: Array) -> float:
+        """Risk at the end, of numbers at the knots."""
+        left, right = numbers[:-1], numbers[1:]
+        counts = self.system.counts(knots, left, right, max(self.tol, 1e-4))
+        return self.system.risk(self.system.states(knots, left, right, counts)[-1])
+
+    def minimised(self, knots: Array, numbers: Array, linear: bool) -> Array:
+        """Numbers at the knots (linear) or of the pieces that make the risk least."""
+
+        def ends(values: Array) -> tuple[Array, Array]:
+            return (values[:-1], values[1:]) if linear else (values, values)
+
+        for tol in (1e-5, self.tol):
+            counts = self.system.counts(knots, *ends(numbers), tol)
+
+            def value(z: Array, counts: Any = counts) -> tuple[float, Array]:
+                values = self.out_of(z)
+                risk, (a, b, _), *_ = self.system.gradient(knots, *ends(values), counts)
+                slope = np.concatenate([a, [0.0]]) + np.concatenate([[0.0], b]) if linear else a + b
+                return self.logarithm(risk, slope * self.unit(values))
+
+            found = self.descended(value, self.into(numbers), [self.range] * numbers.size)
+            numbers = np.clip(self.out_of(found), self.low, self.high)
+        return numbers
+
+    def moved(self, knots: Array, numbers: Array) -> tuple[Array, Array]:
+        """Constant pieces of free lengths, T exp(z) over the sum of all, and their numbers."""
+        n, whole = numbers.size, float(knots[-1])
+        lengths = np.diff(knots)
+
+        def lengths_of(z: Array) -> Array:
+            parts = np.exp(z)
+            return np.asarray(whole * parts / parts.sum())
+
+        for tol in (1e-5, self.tol, self.tol):
+            counts = self.system.counts(np.append(0.0, np.cumsum(lengths)), numbers, numbers, tol)
+
+            def value(z: Array, counts: Any = counts) -> tuple[float, Array]:
+                values, parts = self.out_of(z[:n]), lengths_of(z[n:])
+                at = np.append(0.0, np.cumsum(parts))
+                risk, (a, b, c), *_ = self.system.gradient(at, values, values, counts)
+                by_length = parts * (c - c @ parts / whole)
+                return self.logarithm(risk, np.append((a + b) * self.unit(values), by_length))
+
+            first = np.append(self.into(numbers), np.log(lengths / lengths.mean()))
+            found = self.descended(value, first, [self.range] * n + [LENGTHS] * n)
+            numbers = np.clip(self.out_of(found[:n]), self.low, self.high)
+            lengths = lengths_of(found[n:])
+        return np.append(0.0, np.cumsum(lengths)), numbers
+
+    @property
+    def range(self) -> tuple[float | None, float]:
+        """Bounds of what the search moves."""
+        none = self.low <= 0.0 and self.system.control.is_rate
+        return None if none else float(self.into(self.low)), float(self.into(self.high))
+
+    def into(self, numbers: Any) -> Array:
+        """What the search moves: logarithms of rates, a decay itself."""
+        return np.asarray(np.log(numbers) if self.system.control.is_rate else numbers)
+
+    def out_of(self, z: Array) -> Array:
+        """Numbers of what the search moves."""
+        return np.asarray(np.exp(z) if self.system.control.is_rate else z)
+
+    def unit(self, numbers: Array) -> Array:
+        """Derivatives of the numbers by what the search moves."""
+        return numbers if self.system.control.is_rate else np.ones_like(numbers)
+
+    def logarithm(self, risk: float, slope: Array) -> tuple[float, Array]:
+        """Logarithm of the risk with its slope; a wall where a run leaves the floats."""
+        self.evaluations += 1
+        if not (np.isfinite(risk) and risk > 0.0 and np.all(np.isfinite(slope))):
+            return 1e6, np.zeros_like(slope)
+        return float(np.log(risk)), slope / risk
+
+    def descended(self, value: Any, z: Array, ranges: Any) -> Array:
+        """Where L-BFGS ends from z."""
+        from scipy.optimize import minimize
+
+        found = minimize(
+            value, z, jac=True, method="L-BFGS-B", bounds=ranges,
+            options={"maxiter": self.iterations, "maxcor": 40, "ftol": 1e-16, "gtol": 1e-10,
+                     "maxfun": 3 * self.iterations},
+        )  # fmt: skip
+        return np.asarray(found.x)
+
+    def swept(self, knots: Array, numbers: Array) -> Array:
+        """Forward-backward sweeps: the control moves towards the one that makes H least."""
+        counts = self.system.counts(knots, numbers[:-1], numbers[1:], self.tol)
+        for n in range(self.iterations):
+            if n % 50 == 49:
+                counts = self.system.counts(knots, numbers[:-1], numbers[1:], self.tol)
+            wanted = self.stationary(knots, numbers, counts)
+            self.evaluations += 1
+            if np.max(np.abs(wanted - numbers) / numbers) < 1e-10:
+                break
+            numbers = numbers + DAMPING * (wanted - numbers)
+        return numbers
+
+    def stationary(self, knots: Array, numbers: Array, counts: Any) -> Array:
+        """Numbers that make H least at the states and costates of a run."""
+        _, _, states, costates = self.system.gradient(knots, numbers[:-1], numbers[1:], counts)
+        pairs = zip(states, costates, strict=True)
+        return np.array([best(*self.system.parts(y, z), self.low, self.high) for y, z in pairs])
+
+    def record(self, knots: Array, numbers: Array) -> Schedule:
+        """The schedule, with H at its times."""
+        system = self.system
+        linear = numbers.size == knots.size
+        left, right = (numbers[:-1], numbers[1:]) if linear else (numbers, numbers)
+        counts = system.counts(knots, left, right, self.tol)
+        _, slopes, states, costates = system.gradient(knots, left, right, counts)
+        numbers = numbers if linear else np.append(numbers, numbers[-1])
+        triples = zip(states, costates, numbers, strict=True)
+        H = np.array([system.hamiltonian(*triple) for triple in triples])
+        inner = H[1:-1]
+        middle, spread = float(np.median(inner)), float(np.ptp(inner))
+        helps = sum(system.parts(y, z)[1] <= 0.0 for y, z in zip(states, costates, strict=True))
+        message = (
+            f"H = {middle:.6g} varies by {spread:.1e}; {self.evaluations} gradients, "
+            f"{int(counts.sum())} steps"
+        )
+        if helps and system.control.is_rate:
+            message += f"; at {helps} times noise helps and the rate is at its bound"
+        off = spread / abs(middle)
+        if not linear and off > CONSTANT:
+            # Jumps of H belong to the pieces: the best ones have no slope by their numbers.
+            slope = np.abs((slopes[0] + slopes[1]) * numbers[:-1]) / np.diff(knots)
+            inside = (numbers[:-1] > self.low) & (numbers[:-1] < self.high)
+            off = float(slope[inside].max(initial=0.0)) / abs(middle)
+            message += f"; that is of the {inside.size} pieces, whose slopes are {off:.1e} of H"
+        status = Status.OK if off <= CONSTANT else Status.NOT_CONVERGED
+        between = "linear" if linear else "constant"
+        return system.schedule(
+            knots, numbers, H, status=status, message=message, interpolation=between
+        )

@@ -1,0 +1,242 @@
+"""What is controlled: equations with one number that follows a schedule, and their adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.codegen.linearised import compiled_adjoint
+from dmft.equations.equations import Equations
+from dmft.equations.update.optimiser import pace
+from dmft.errors import BadParameter
+from dmft.model import SGD
+from dmft.model.schedule import CONTROLS, Schedule
+from dmft.solvers.controlled import pull_back, run
+from dmft.solvers.problem import Problem
+from dmft.workflow.solving.inputs import problem_of, run_inputs, unit_of
+
+Array = NDArray[np.float64]
+RATE = "learning_rate"
+# Doublings of steps until they are fine enough.
+DOUBLINGS = 14
+ROWS = 11
+
+
+@dataclass(frozen=True)
+class Control:
+    """One number that follows the time, and what it makes of the time.
+
+    Of a batch the rate gamma/n_b takes its place: samples at a rate gamma in batches of n_b move
+    the overlaps, in samples/d, as steps of one sample at the rate gamma/n_b do.
+
+    Attributes
+    ----------
+    name : str
+    position : int
+        Of what moves, among the parameters.
+    scale : float
+        dX/dtau = scale (number) dX/dt, or scale dX/dt where the control is no rate.
+    total : float
+        gamma of a controlled batch: n_b is `total` over the rate that takes its place.
+    """
+
+    name: str
+    position: int
+    scale: float
+    total: float = 1.0
+    batch: int = 1
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether the time runs with it."""
+        return self.name != "weight_decay"
+
+    def shown(self, number: Array) -> Array:
+        """What a user calls it: n_b for the rate in its place."""
+        return self.total * self.batch / number if self.name == "batch_size" else number
+
+    # The same both ways.
+    read = shown
+
+
+def check_controlled(equations: object, control: str) -> Equations:
+    """Refuse what no schedule is found for, in words.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if isinstance(equations, Problem):
+        equations = equations.origin
+    if not isinstance(equations, Equations) or equations.kind != "ode" or equations.noise:
+        kind = getattr(equations, "kind", type(equations).__name__)
+        raise BadParameter(
+            f"schedules are found for the ode of one-pass SGD, dmft.derive(model, dmft.SGD(...)), "
+            f"got {kind!r}"
+        )
+    if control in ("clip", "momentum"):
+        raise BadParameter(
+            f"control = {control!r} is not among the controls yet; they are {list(CONTROLS)}"
+        )
+    if control not in CONTROLS:
+        raise BadParameter(f"control must be one of {list(CONTROLS)}, got {control!r}")
+    if not isinstance(equations.algorithm, SGD):
+        raise BadParameter(
+            f"{type(equations.algorithm).__name__} has no steps whose rate could follow a "
+            "schedule: derive with dmft.SGD(...)"
+        )
+    if unit_of(equations) != (1, 1):
+        raise BadParameter(
+            f"scaling = {equations.scaling!r} has a time of its own, in which no schedule is found"
+        )
+    return equations
+
+
+class Controlled:
+    """Compiled equations under a control, from a start: runs, costates and gradients.
+
+    Attributes
+    ----------
+    counts : (K,) of int
+        Steps of the intervals of `knots`.
+    """
+
+    def __init__(
+        self, equations: Equations, start: Any, control: str, parameters: Mapping[str, Any]
+    ) -> None:
+        self.equations, self.start = equations, start
+        self.parameters = {n: v for n, v in parameters.items() if n != control}
+        self.problem = problem_of(equations)
+        names = self.problem.parameters
+        self.inputs = run_inputs(equations, start, self._numbers(control, parameters))
+        self.control = self._control(control, names)
+        self.widths = np.array(
+            [self.inputs["widths"][w] for w in self.problem.widths], dtype=np.int64
+        )
+        self.par = self.problem.pack_parameters(self.inputs["parameters"], self.inputs["constants"])
+        self.y = self.problem.pack(self.inputs["state"])
+        self.adjoint, self.gradient_of_risk = compiled_adjoint(equations)
+
+    def _numbers(self, control: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Run-time values with a number where the control stands."""
+        if control == "batch_size":
+            return {n: v for n, v in parameters.items() if n != control}
+        return {**parameters, control: 1.0 if control == RATE else 0.0}
+
+    def _control(self, name: str, names: tuple[str, ...]) -> Control:
+        scalars, p = self.inputs["parameters"], self.inputs["widths"]["p"]
+        over = pace(scalars) / p
+        batch = int(self.equations.algorithm.batch_size)  # type: ignore[union-attr]
+        if name == "weight_decay" and name not in names:
+            raise BadParameter(
+                "these equations hold no weight_decay: derive them with "
+                "dmft.SGD(..., weight_decay=1.0), whose number the schedule replaces"
+            )
+        if RATE not in names:
+            raise BadParameter(
+                "these equations read no learning_rate: without a noise of the steps the largest "
+                "one is the best"
+            )
+        if name == "weight_decay":
+            rate = self.inputs["parameters"][RATE]
+            return Control(name, names.index(name), rate * over)
+        if name == "batch_size":
+            rate = self.inputs["parameters"][RATE]
+            return Control(name, names.index(RATE), over / batch, rate, batch)
+        return Control(name, names.index(RATE), over, 1.0, batch)
+
+    # Runs -----------------------------------------------------------------------------------
+
+    def states(self, knots: Array, left: Array, right: Array, counts: Any) -> Array:
+        """States after all steps, (steps + 1, n)."""
+        states = np.empty((int(counts.sum()) + 1, self.y.size))
+        states[0] = self.y
+        c = self.control
+        run(
+            self.problem.rhs, knots, left, right, counts, self.widths, self.par.copy(), c.position,
+            c.scale, c.is_rate, states, np.empty((ROWS, self.y.size)),
+        )  # fmt: skip
+        return states
+
+    def risk(self, state: Array) -> float:
+        """Population risk of a state."""
+        out = np.empty(len(self.problem.observables))
+        self.problem.observe(0.0, state, self.widths, self.par, out)
+        return float(out[self.problem.observables.index("risk")])
+
+    def slopes(self, state: Array) -> Array:
+        """Derivatives of the risk by the state."""
+        both, out = np.concatenate([state, np.zeros_like(state)]), np.empty(2 * state.size)
+        self.gradient_of_risk(0.0, both, self.widths, self.par, out)
+        return out[state.size :]
+
+    def gradient(
+        self, knots: Array, left: Array, right: Array, counts: Any
+    ) -> tuple[float, Array, Array, Array]:
+        """Final risk, its derivatives (3, intervals), and states and costates at knots.
+
+        Derivatives by the values at the left and right end of an interval, and by its length.
+        """
+        states = self.states(knots, left, right, counts)
+        ends, n = counts.size, self.y.size
+        costates, slopes = np.empty((ends + 1, n)), np.empty((3, ends))
+        costates[-1] = self.slopes(states[-1])
+        c = self.control
+        pull_back(
+            self.problem.rhs, self.adjoint, knots, left, right, counts, self.widths,
+            self.par.copy(), c.position, c.scale, c.is_rate, states,
+            np.empty((ROWS, n)), costates, *slopes,
+        )  # fmt: skip
+        at = np.concatenate([[0], np.cumsum(counts)])
+        return self.risk(states[-1]), slopes, states[at], costates
+
+    def counts(self, knots: Array, left: Array, right: Array, tol: float, least: int = 1) -> Any:
+        """Steps of the intervals with which all states at knots are within `tol` of the truth."""
+        counts = np.full(left.size, least, dtype=np.int64)
+        for _ in range(DOUBLINGS):
+            coarse, fine = (
+                self.states(knots, left, right, m)[np.concatenate([[0], np.cumsum(m)])]
+                for m in (counts, 2 * counts)
+            )
+            with np.errstate(all="ignore"):  # steps that are too long end beyond floats
+                error = np.abs(coarse - fine) / (1.0 + np.abs(fine))
+                off = np.nan_to_num(error.max(axis=1), nan=np.inf, posinf=np.inf)
+                # Each interval answers for what it adds.
+                added = np.where(np.isfinite(off[1:]), np.abs(np.diff(off)), np.inf)
+            added = np.where(np.isfinite(off[:-1]), added, 0.0)
+            late = added > tol / left.size * 4.0
+            if off.max() <= tol or not late.any():
+                return counts
+            counts = np.where(late, 2 * counts, counts)
+        return counts
+
+    # Hamiltonian ------------------------------------------------------------------------------
+
+    def parts(self, state: Array, costate: Array) -> tuple[float, float]:
+        """The costate along the rates without the control, and along what the control adds."""
+        par, found = self.par.copy(), []
+        for number in (0.0, 1.0):
+            par[self.control.position] = number
+            out = np.empty_like(state)
+            self.problem.rhs(0.0, state, self.widths, par, out)
+            found.append(float(costate @ out))
+        return found[0], found[1] - found[0]
+
+    def hamiltonian(self, state: Array, costate: Array, number: float) -> float:
+        """H = costate . dX/dtau at a value of the control."""
+        first, second = self.parts(state, costate)
+        c = self.control
+        return c.scale * (number if c.is_rate else 1.0) * (first + number * second)
+
+    def schedule(self, knots: Array, numbers: Array, hamiltonian: Array, **record: Any) -> Schedule:
+        """Record of a control with the run that follows it."""
+        from dmft.workflow.control.follow import run_of
+
+        found = Schedule(
+            knots, self.control.shown(numbers), self.control.name, hamiltonian, **record
+        )
+        return replace(found, run=run_of(self.equations, self.start, found, self.parameters))

@@ -1,0 +1,132 @@
+"""Compiled equations of an earlier process, linked without Numba.
+
+To import Numba and to load one cached function takes a process half a second, more than it takes to
+solve most equations. So what Numba compiled is kept once more, as the object files that
+`dmft.compiled.machine_code` links, under a name that says equations, library and machine
+(`dmft.compiled.identity`). The code and its bits are the same. New equations are compiled straight
+from their text (`dmft.compiled.direct`) where another model's domain and loops are kept.
+
+It is called through `ctypes`, .1 to .6 ms a run more. A process that solves many times, that has
+loaded Numba already, or that asks for more than a plain run takes Numba's way, as does whatever is
+doubtful.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from dmft.codegen.build import DIVIDER, parallel_band, problem_of_functions, stored_source
+from dmft.compiled import direct, records
+from dmft.compiled.identity import identity
+from dmft.compiled.machine_code import Native
+from dmft.solvers.pointers import loop, loop_name
+from dmft.solvers.runge_kutta.tableau import TABLEAUX
+from dmft.workflow.kept_runs import DIGEST_SIZE, FUNCTIONS, keep_code, linked
+
+if TYPE_CHECKING:
+    from dmft.equations.equations import Equations
+    from dmft.solvers.problem import Problem
+    from dmft.workflow.solving.one_pass import RunOptions
+
+# Raised when the content of records changes its form.
+FORM = 1
+# With more runs than this a process is better off with Numba.
+MOST_RUNS = 16
+# Functions that no other equations have.
+OWN = ("rhs", "observe")
+_LOCK = threading.Lock()
+# Text, functions and band of the problems that this process has linked.
+_LINKED: dict[str, tuple[str, dict[str, Any], float]] = {}
+_RUNS = [0]
+_ASKED: set[str] = set()
+
+
+def is_linked(problem: Problem) -> bool:
+    """Whether the functions of a problem are machine code without Numba."""
+    return isinstance(problem.rhs, Native)
+
+
+def kept_problem(equations: Equations, options: RunOptions) -> Problem | None:
+    """Compiled problem for one plain run; None where Numba is to be asked."""
+    plain = options.method in (None, *TABLEAUX) and not options.events
+    if not plain or "numba" in sys.modules or equations.noise or equations.averages:
+        return None
+    with _LOCK:
+        _RUNS[0] += 1
+        if _RUNS[0] > MOST_RUNS:
+            return None
+        for way in (_found, _made):
+            with contextlib.suppress(Exception):  # no record, or one of another form
+                return way(_name(equations), equations)
+        return None
+
+
+def _name(equations: Equations) -> str:
+    text = json.dumps([FORM, identity(), equations.fingerprint, equations.kind])
+    return f"problem_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
+
+
+def _found(name: str, equations: Equations) -> Problem:
+    """The problem of these equations: others of the same text may declare other values."""
+    if name not in _LINKED:
+        found = records.load(name)
+        if found is None:
+            raise LookupError(name)
+        functions = linked(found[0]["code"])
+        own = {part: functions.get(part) for part in FUNCTIONS}
+        _LINKED[name] = found[0]["source"], own, found[0]["band"]
+    return problem_of_functions(equations, *_LINKED[name])
+
+
+def _made(name: str, equations: Equations) -> Problem:
+    """The problem of new equations: compiled from its text, with a domain and loops kept before."""
+    source = stored_source(equations)
+    rates, seen, domain = source.split(DIVIDER)
+    found = records.load(_shared(equations.kind, domain))
+    if found is None:
+        raise LookupError("no such run yet")
+    own = {"rhs": direct.native(rates, "rhs"), "observe": direct.native(seen, "observe")}
+    code = found[0]["code"] | {part: keep_code(function) for part, function in own.items()}
+    records.store(name, {"source": source, "band": parallel_band(source), "code": code}, {})
+    return _found(name, equations)
+
+
+def _shared(kind: str, domain: str) -> str:
+    """Name of the record of what equations share: their domain, and the loops of their kind."""
+    text = json.dumps([FORM, identity(), kind, domain])
+    return f"shared_{hashlib.blake2b(text.encode(), digest_size=DIGEST_SIZE).hexdigest()}.bin"
+
+
+def keep_problem(problem: Problem) -> None:
+    """Keep what was compiled for equations that have run, once in a process and a machine."""
+    equations = problem.origin
+    if is_linked(problem) or problem.diffusion is not None or equations.fingerprint in _ASKED:
+        return
+    _ASKED.add(equations.fingerprint)
+    try:
+        name = _name(equations)
+        if records.load(name) is None:
+            values = {"source": problem.source, "band": problem.parallel_band}
+            code = _codes(problem)
+            records.store(name, {**values, "code": code}, {})
+            code = {part: file for part, file in code.items() if part not in OWN}
+            shared = _shared(problem.kind, problem.source.split(DIVIDER)[-1])
+            records.store(shared, {"code": code}, {})
+    except Exception:  # what Numba does not keep, or keeps in another way: nothing is lost
+        return
+
+
+def _codes(problem: Problem) -> dict[str, str]:
+    """Files of the functions that a run calls, and of its loops, by name."""
+    found = {part: getattr(problem, part) for part in FUNCTIONS}
+    loops = ["fly", "unwatched", "iterate" if problem.kind == "map" else "advance"]
+    loops += ["evaluate_rows"] if problem.observables else []
+    loops += ["nothing"] if problem.observe is None else []
+    loops += ["everywhere"] if problem.domain is None else []
+    found |= {loop_name(one): loop(one) for one in loops}
+    return {part: keep_code(function) for part, function in found.items() if function is not None}

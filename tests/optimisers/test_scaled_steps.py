@@ -1,0 +1,411 @@
+"""Optimisers that scale their steps: floors, definitions by Monte Carlo, simulation."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.integrate import solve_ivp
+from scipy.special import erf as erf_of
+
+import dmft
+from dmft.equations.update.adaptive.perpetuity import constants
+
+z, f, y = sp.symbols("z f y", real=True)
+ERF = sp.erf(z / sp.sqrt(2))
+LINE, RELU = dmft.Committee(z, 1), dmft.Committee(sp.Max(z, 0), 1)
+LAW = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+
+
+def start_of(gram: Any, p: int, **memory: Any) -> dmft.Overlaps:
+    G = np.array(gram)
+    return dmft.Overlaps(G[:, :p, :p], G[:, :p, p:], G[:, p:, p:], memory=memory or None)
+
+
+def test_second_moments_that_stand_still_are_those_at_once() -> None:
+    """dV/dt = kappa_2 (c S_jj - V): where it vanishes V is c S_jj, which is the adiabatic limit."""
+    rng = np.random.default_rng(4)
+    A = rng.standard_normal((2, 3, 3)) / 2
+    G, V = np.einsum("eij,ekj->eik", A, A), np.full((2, 2), 0.3)
+    model = dmft.Model(
+        dmft.Committee(ERF, 2, [1.2, 0.8]), dmft.Committee(ERF, 1), label_noise=0.2, inputs=LAW
+    )
+    equations = dmft.derive(model, dmft.RMSProp(1.4, second_moment_rate=2.0, eps=0.1))
+    rates = equations.evaluate(start_of(G, 2, second_moment=V))
+    at_once = dmft.derive(model, dmft.RMSProp(1.4, eps=0.1))
+    settled = start_of(G, 2, second_moment=V + rates["second_moment"] / 2.0)
+    for name, value in at_once.evaluate(start_of(G, 2)).items():
+        assert np.allclose(value, equations.evaluate(settled)[name], rtol=1e-12, atol=1e-14)
+
+
+def test_signs_in_another_basis_are_not_simulated() -> None:
+    model = dmft.Model(LINE, LINE, inputs=dmft.Spectrum.under_signs([[1.0, 0.3], [0.3, 0.5]]))
+    start = dmft.Overlaps(Q=[[[0.5]]] * 2, M=[[[0.1]]] * 2, P=[[[0.5]]] * 2)
+    with pytest.raises(ValueError, match="independent coordinates"):
+        dmft.simulate(model, dmft.SignSGD(0.5), 2, 1.0, 1, start)
+
+
+@pytest.mark.parametrize("beta2", [0.5, 0.9])
+def test_constants_of_a_fixed_memory_by_samples_of_it(beta2: float) -> None:
+    rng, V = np.random.default_rng(1), np.zeros(40_000)
+    for _ in range(round(20 / (1 - beta2))):
+        own = rng.standard_normal((2, V.size)).prod(axis=0)
+        V = beta2 * V + (1 - beta2) * own**2
+    own = rng.standard_normal((2, V.size)).prod(axis=0)
+    u = own / np.sqrt((1 - beta2) * own**2 + beta2 * V)
+    for value, sample in zip(constants(beta2), (own * u, u * u), strict=True):
+        assert abs(value - sample.mean()) < 4 * sample.std() / V.size**0.5
+
+
+def test_constants_are_known_at_both_ends() -> None:
+    # Without memory u is a sign: a = E|y| = 2/pi.
+    assert abs(constants(1e-6)[0] - 2 / np.pi) < 2e-5
+    # V = 1 + 2 sqrt(1 - beta_2) (noise): a = 1 - 5/2 (1 - beta_2) to first order.
+    assert abs((1 - constants(0.9999)[0]) / 1e-4 - 2.5) < 0.02
+
+
+def test_floors_of_linear_students() -> None:
+    """2R = A sqrt(2R + Delta), A linear in gamma: signs and second moments do not converge."""
+    c, phi, gamma, noise = LAW.eigenvalues, LAW.fractions, 0.5, 0.3
+    rows, model = phi[:, None, None], dmft.Model(LINE, LINE, label_noise=noise, inputs=LAW)
+    start = dmft.Overlaps(0 * rows, 0 * rows, rows)
+    a, s = constants(0.9)
+    for algorithm, front in (
+        (dmft.Adam(gamma), 1 / 2),
+        (dmft.RMSProp(gamma, beta2=0.9), s / (2 * a)),
+    ):
+        run = dmft.solve(dmft.derive(model, algorithm), start, 150.0)
+        A = front * gamma * np.sum(phi * np.sqrt(c))
+        root = (A + np.sqrt(A * A + 4 * noise)) / 2
+        assert np.isclose(run.risk[-1], (root**2 - noise) / 2, rtol=0, atol=1e-6)
+
+
+def test_one_accumulator_against_two_plain_equations() -> None:
+    """AdaGrad-norm of least squares in d = 1000 and two eigenvalues, per tau = steps/d (23)."""
+    c, phi, noise, b0, gamma = np.array([2.0, 0.5]), np.array([0.3, 0.7]), 0.2, 0.5, 0.8
+    rows = phi[:, None, None]
+    start = dmft.Overlaps(0 * rows, 0 * rows, rows)
+    model = dmft.Model(LINE, LINE, label_noise=noise, inputs=dmft.Spectrum(c, phi))
+
+    def rates(_: float, state: Any) -> Any:
+        v, N = state[:2], state[2]
+        square = c @ v + noise
+        step = gamma / np.sqrt(N)
+        return [*(-2 * step * c * v + step**2 * c * phi * square), c @ phi * square]
+
+    tau = np.linspace(0.0, 5.0, 11)
+    found = solve_ivp(rates, (0, 5), [*phi, b0], "DOP853", tau, rtol=1e-12, atol=1e-13).y
+    equations = dmft.derive(model, dmft.AdaGradNorm(gamma, b0))
+    times = gamma * tau
+    run = dmft.solve(equations, start, times[-1], save_at=times, rtol=1e-10, atol=1e-12)
+    assert np.allclose(run.risk, c @ found[:2] / 2, rtol=1e-8)
+    assert np.allclose(run.accumulator, found[2], rtol=1e-8)
+    # What was reached is a start with what was accumulated.
+    half = dmft.solve(equations, start, times[5], rtol=1e-10, atol=1e-12).final
+    rest = dmft.solve(equations, half, times[5], rtol=1e-10, atol=1e-12)
+    assert np.isclose(rest.accumulator[-1], run.accumulator[-1], rtol=1e-8)
+    assert r"\mathcal{N}" in equations.latex()
+    assert equations.terms["accumulator"].keys() == {"squares"}
+
+
+def one_step(algorithm: Any, model: dmft.Model, start: dmft.Overlaps, d: int, n: int) -> Any:
+    """Mean increments of one step from given weights, and their errors, by their definition."""
+    rng = np.random.default_rng(3)
+    counts = LAW.counts(d)
+    parts = []
+    for gram, size in zip(start.Omega, counts, strict=True):
+        basis = np.linalg.qr(rng.standard_normal((size, 3)))[0].T
+        parts.append(np.linalg.cholesky(gram) @ basis * np.sqrt(d))
+    rows = np.concatenate(parts, axis=1)
+    W, star, edge = rows[:2], rows[2], counts[0]
+    deviation, a = LAW.deviations(d), np.array([1.5, 1.0])
+    gamma, increments = float(algorithm.learning_rate), []
+    for _ in range(n):
+        x = deviation * rng.standard_normal((400, d))
+        h, label = x @ W.T / np.sqrt(d), erf_of(x @ star / np.sqrt(2 * d))
+        label = label + np.sqrt(0.1) * rng.standard_normal(400)
+        error = label - (a * erf_of(h / np.sqrt(2))).mean(axis=1)
+        psi = a * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2) * error[:, None]
+        g = psi[:, :, None] * x[:, None, :]
+        if algorithm.scale == "sign":
+            step = np.sign(g)
+        elif algorithm.scale == "norm":
+            step = g / np.sqrt(float(algorithm.initial))
+        else:
+            V = float(algorithm.initial)
+            step = g / (np.sqrt(V) + float(getattr(algorithm, "eps", 0)))
+        step *= gamma / (2 * np.sqrt(d))
+        new = W + step
+        for part in (slice(0, edge), slice(edge, d)):
+            cross = new[..., part] @ star[part] / d - W[:, part] @ star[part] / d
+            own = np.einsum("njd,nld->njl", new[..., part], new[..., part]) / d
+            own -= W[:, part] @ W[:, part].T / d
+            increments.append(np.concatenate([cross, own.reshape(400, 4)], axis=1))
+    found = np.array(increments).reshape(n, 2, 400, 6).swapaxes(1, 2).reshape(-1, 2, 6)
+    return found.mean(axis=0), found.std(axis=0) / len(found) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        dmft.AdaGradNorm(0.6, 0.7),
+        dmft.Adam(0.6, second_moment_rate=1e-3, eps=0.2, initial=0.5),
+        pytest.param(dmft.SignSGD(0.6), marks=pytest.mark.slow),
+        pytest.param(dmft.AdaGrad(0.6, initial=0.5), marks=pytest.mark.slow),
+    ],
+)
+def test_one_step_by_its_definition(algorithm: Any) -> None:
+    d, n = 400, 40
+    model = dmft.Model(
+        dmft.Committee(ERF, 2, [1.5, 1.0]), dmft.Committee(ERF, 1), label_noise=0.1, inputs=LAW
+    )
+    start = dmft.random_overlaps(model, d, 1)
+    mean, error = one_step(algorithm, model, start, d, n)
+    rates = dmft.derive(model, algorithm).evaluate(start)
+    step = float(algorithm.learning_rate) / (2 * d)
+    expected = np.concatenate([rates["M"][..., 0], rates["Q"].reshape(2, 4)], axis=1) * step
+    # Finite dimension moves the noise by a relative 1/d_e.
+    assert (np.abs(mean - expected) / np.hypot(error, np.abs(expected) / d)).max() < 4.0
+
+
+ALL = [
+    dmft.SignSGD(0.5),
+    dmft.Adam(0.6, 2.0, initial=0.5, momentum=0.9),
+    dmft.Adam(0.6, 3.0, initial=0.3, eps=0.1, weight_decay=0.3, batch_size=3),
+    dmft.AdaGrad(0.5, 0.2, average=0.5),
+    dmft.AdaGradNorm(0.5, 0.5, batch_size=2),
+    dmft.SignSGD(0.5, 3),
+    dmft.RMSProp(0.5, beta2=0.9),
+]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "inputs", "dims"),
+    [
+        (ALL[4], LAW, (400,)),
+        *(
+            pytest.param(a, i, (300, 1200), marks=pytest.mark.slow)
+            for a in ALL
+            for i in (None, LAW)
+        ),
+    ],
+)
+def test_runs_agree_with_weights(algorithm: Any, inputs: Any, dims: tuple[int, ...]) -> None:
+    linear = algorithm in (ALL[5], ALL[6])
+    units = (LINE, LINE) if linear else (dmft.Committee(ERF, 2, [1.5, 1.0]), dmft.Committee(ERF, 1))
+    model = dmft.Model(*units, label_noise=0.1, inputs=inputs)
+    for dim in dims:
+        start = dmft.random_overlaps(model, dim, 0)
+        truth = dmft.simulate(model, algorithm, dim, 1.5, 16, start, save_at=3)
+        run = dmft.solve(dmft.derive(model, algorithm), start, truth.t[-1], save_at=truth.t)
+        for name, value in run.blocks.items():
+            if name != "readout":
+                bias = 3.0 / dim
+                off = np.abs(value - truth.mean[name])[1:]
+                assert (off / np.hypot(truth.stderr[name][1:], bias)).max() < 4.5, (dim, name)
+
+
+def test_inputs_of_one_eigenvalue_are_isotropic() -> None:
+    unit = dmft.Committee(ERF, 2, [1.0, 0.5])
+    plain = dmft.Overlaps([[1.0, 0.1], [0.1, 0.8]], [[0.3, 0.1], [0.0, 0.2]])
+    blocked = dmft.Overlaps(plain.Q[None], plain.M[None], plain.P[None])
+    one = dmft.Spectrum([1.0], [1.0])
+    for algorithm in (dmft.Adam(0.6, 2.0, initial=0.5), dmft.AdaGradNorm(0.5, 0.5)):
+        rates = dmft.derive(dmft.Model(unit, unit, label_noise=0.1), algorithm).evaluate(plain)
+        other = dmft.Model(unit, unit, label_noise=0.1, inputs=one)
+        for name, value in dmft.derive(other, algorithm).evaluate(blocked).items():
+            assert np.allclose(np.squeeze(value), np.squeeze(rates[name]), rtol=1e-12, atol=1e-14)
+
+
+def test_second_moments_of_a_covariance_in_another_basis() -> None:
+    """A diagonal Sigma by `preconditioned` with P = Sigma^(-1/2) is that of its own coordinates."""
+    unit, rng = dmft.Committee(ERF, 1), np.random.default_rng(4)
+    c, adam = np.array([3.0, 1.0, 0.25]), dmft.Adam(0.6, 2.0, initial=0.5)
+    tilted = dmft.Spectrum.preconditioned(np.diag(c), np.diag(c**-0.5))
+    order = np.argsort(np.sqrt(c))
+    law = dmft.Spectrum(c[order], np.full(3, 1 / 3))
+    A = rng.standard_normal((3, 2, 2))
+    G = np.einsum("eij,ekj->eik", A, A)
+    # Rows are P^(-1/2) w there, and V is c S_jj here.
+    root = np.sqrt(c[order])[:, None, None]
+    here = start_of(G, 1, second_moment=0.5 * c[order][:, None])
+    there = start_of(G * root, 1)
+    one = dmft.derive(dmft.Model(unit, unit, label_noise=0.1, inputs=law), adam).evaluate(here)
+    two = dmft.derive(dmft.Model(unit, unit, label_noise=0.1, inputs=tilted), adam)
+    for name, value in two.evaluate(there).items():
+        if name == "second_moment":
+            assert np.allclose(one[name], c[order][:, None] * value, rtol=1e-12)
+        else:
+            assert np.allclose(value, one[name] * root, rtol=1e-12, atol=1e-14)
+
+
+def test_clusters_scale_signs_by_their_own_variance() -> None:
+    """E[sign(psi_j) sign(x_i) .] in clusters of two variances, by samples of the fields."""
+    twins = dmft.GaussianMixture([[0.6], [-0.4]], weights=[0.4, 0.6], scales=[0.5, 2.0])
+    unit = dmft.Committee(ERF, 1)
+    model = dmft.Model(unit, unit, label_noise=0.2, inputs=twins)
+    start = dmft.Overlaps([[0.9]], [[0.3]])
+    rates = dmft.derive(model, dmft.SignSGD(0.5)).evaluate(start)
+    rng, n = np.random.default_rng(0), 400_000
+    cluster = rng.choice(2, n, p=twins.weights)
+    scale = np.sqrt(np.array(twins.scales)[cluster])
+    mean = np.array(twins.means)[cluster] * np.array([[0.3, 1.0]])
+    own = rng.standard_normal((n, 2)) @ np.linalg.cholesky(start.Omega).T * scale[:, None] + mean
+    error = erf_of(own[:, 1] / np.sqrt(2)) - erf_of(own[:, 0] / np.sqrt(2))
+    sign = np.sign(error + np.sqrt(0.2) * rng.standard_normal(n))
+    drift = np.sqrt(2 / np.pi) / scale[:, None] * sign[:, None] * own
+    error = drift.std(axis=0) / n**0.5
+    assert abs(rates["M"][0, 0] - drift[:, 1].mean()) < 4 * error[1] + 1e-4
+    assert abs(rates["Q"][0, 0] - 2 * drift[:, 0].mean() - 0.5) < 8 * error[0] + 1e-4
+
+
+def test_what_is_not_derived_is_said() -> None:
+    unit, two = dmft.Committee(ERF, 2), dmft.Committee(ERF, 2)
+    model = dmft.Model(unit, two, label_noise=0.1)
+    start = dmft.Overlaps(np.eye(2), np.zeros((2, 2)))
+    adam = dmft.Adam(0.1)
+    flat = dmft.Spectrum([1.0, 0.0], [0.5, 0.5])
+    tilted = dmft.Spectrum.preconditioned(np.diag([2.0, 1.0]), np.diag([0.5, 1.0]))
+    spectral = {law: dmft.Model(unit, two, inputs=law) for law in (flat, tilted)}
+    along = dmft.Model(LINE, LINE, inputs=tilted)
+    for call, words in (
+        (lambda: dmft.derive(model, dmft.SignSGD(0.1, 4)), "batch_size = 4"),
+        (lambda: dmft.derive(model, dmft.RMSProp(0.1, beta2=0.9)), "Gaussian"),
+        (lambda: dmft.derive(model, adam, dim=100, fluctuations=True), "small batches"),
+        (lambda: dmft.derive(model, dmft.Adam(0.1, batch_size=100), dim=100), "small batches"),
+        (lambda: dmft.derive(model, adam, scaling="mean-field"), "small batches"),
+        (lambda: dmft.escape_formula(model, adam), "small batches"),
+        (lambda: dmft.maximal_learning_rate(model, adam), "small batches"),
+        (lambda: dmft.derive(model, adam).explain(), "small batches"),
+        (lambda: dmft.simulate(model, adam, 50, 1.0, 1, method="overlaps"), "small batches"),
+        (lambda: dmft.derive(spectral[flat], adam), "eigenvalue 0"),
+        (lambda: dmft.derive(spectral[tilted], dmft.Adam(0.1, eps=0.1)), "not diagonal"),
+        (lambda: dmft.derive(spectral[tilted], dmft.AdaGrad(0.1, 1.0)), "independent"),
+        (lambda: dmft.derive(spectral[tilted], dmft.AdaGradNorm(0.1, 1.0)), "gradient itself"),
+        (lambda: dmft.derive(along, dmft.RMSProp(0.1, beta2=0.9)), "independent"),
+        (lambda: dmft.solve(dmft.derive(model, dmft.AdaGrad(0.1)), start, 1.0), "initial > 0"),
+        (lambda: dmft.derive(model, dmft.Adam(0.1, 2.0)).evaluate(start), "initial > 0, or eps"),
+        (lambda: dmft.Adam(0.1, momentum=dmft.Momentum(1.0)), "fixed beta_1"),
+        (lambda: dmft.Adam(0.1, constraint="sphere"), "has no constraint"),
+        (lambda: dmft.Adam(0.1, initial=1.0), "second_moment_rate"),
+        (lambda: dmft.Adam(0.1, momentum=1.0), "below 1"),
+        (lambda: dmft.RMSProp(0.1, 2.0, beta2=0.9), "one of them"),
+        (lambda: dmft.RMSProp(0.1, eps=0.1, beta2=0.9), "eps = 0"),
+        (lambda: dmft.RMSProp(0.1, beta2=1.0), "between 0 and 1"),
+        (lambda: dmft.RMSProp(0.1, beta2=0.9, batch_size=2), "one sample"),
+        (lambda: dmft.AdaGradNorm(0.1, 0), "positive"),
+        (
+            lambda: dmft.derive(model, adam).evaluate(
+                dmft.Overlaps(np.eye(2), np.zeros((2, 2)), readout=[1.0, 0.0])
+            ),
+            "readout 2 of the student is 0",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_numbers_are_values_of_a_run() -> None:
+    rate, kappa = sp.symbols("g k2", positive=True)
+    unit = dmft.Committee(ERF, 1)
+    equations = dmft.derive(dmft.Model(unit, unit), dmft.Adam(rate, kappa, initial=0.5))
+    start = dmft.Overlaps([[1.0]], [[0.2]])
+    found = equations.evaluate(start, g=0.4, k2=3.0, initial=0.25)
+    fixed = dmft.derive(dmft.Model(unit, unit), dmft.Adam(0.4, 3.0, initial=0.25)).evaluate(start)
+    assert all(np.array_equal(found[name], fixed[name]) for name in fixed)
+
+
+FILE = """
+[student]
+activation = "erf(z/sqrt(2))"
+width = 2
+[teacher]
+activation = "erf(z/sqrt(2))"
+width = 1
+[algorithm]
+learning_rate = 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "made"),
+    [
+        ('kind = "sign-sgd"', dmft.SignSGD(0.5)),
+        (
+            'kind = "adam"\nsecond_moment_rate = 2\neps = 0.5\nmomentum = 0.5\ninitial = 0.25',
+            dmft.Adam(0.5, 2, 0.5, 0.5, 0.25),
+        ),
+        ('kind = "rmsprop"\nbeta2 = 0.75', dmft.RMSProp(0.5, beta2=0.75)),
+        (
+            'kind = "adagrad"\ninitial = 0.25\nweight_decay = 1',
+            dmft.AdaGrad(0.5, 0.25, weight_decay=1),
+        ),
+        (
+            'kind = "adagrad-norm"\ninitial = 2\nbatch_size = 3',
+            dmft.AdaGradNorm(0.5, 2, batch_size=3),
+        ),
+    ],
+)
+def test_files_declare_them(tmp_path: Path, keys: str, made: Any) -> None:
+    from dmft.cli.toml import read_declaration
+
+    path = tmp_path / "model.toml"
+    path.write_text(FILE + keys)
+    found = read_declaration(path).algorithm
+    assert type(found) is type(made)
+    for name in (
+        "learning_rate",
+        "batch_size",
+        "eps",
+        "initial",
+        "momentum",
+        "weight_decay",
+        "beta2",
+    ):
+        one, two = getattr(found, name, None), getattr(made, name, None)
+        assert one == two or abs(float(one) - float(two)) < 1e-12, name
+
+
+def test_the_page_of_optimisers_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "optimisers.md"
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
+
+
+def test_what_is_accumulated_begins_where_a_sweep_says() -> None:
+    equations = dmft.derive(dmft.Model(LINE, LINE, label_noise=0.2), dmft.AdaGradNorm(0.5, 0.5))
+    start = dmft.Overlaps([[1.0]], [[0.1]])
+    found = dmft.sweep(
+        {"initial": [0.3, 0.9]}, "final_risk", equations=equations, start=start, t_max=1.0
+    )
+    alone = [dmft.solve(equations, start, 1.0, initial=b).risk[-1] for b in (0.3, 0.9)]
+    assert np.allclose(found.values["final_risk"], alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["squared", sp.log(1 + sp.exp(-f * y))])
+def test_second_moments_divide_what_sgd_does(loss: Any) -> None:
+    """Rates of Adam from those of SGD at two rates, which tell drift and noise apart."""
+    unit = dmft.Committee(ERF, 2, [1.0, 0.5])
+    model = dmft.Model(unit, dmft.Committee(ERF, 1), label_noise=0.2)
+    start = dmft.Overlaps([[1.0, 0.1], [0.1, 0.8]], [[0.3], [0.1]])
+    slow, fast = (dmft.derive(model, dmft.SGD(g, loss=loss)).evaluate(start) for g in (1.0, 2.0))
+    S = 2 * (fast["Q"] - slow["Q"])
+    drift = slow["Q"] - S / 2  # B + B^T
+    gain = 1 / (np.sqrt(np.diag(S)) + 0.1)
+    adam = dmft.derive(model, dmft.Adam(1.0, eps=0.1, loss=loss)).evaluate(start)
+    assert np.allclose(adam["M"], gain[:, None] * slow["M"], rtol=1e-9)
+    noise = gain[:, None] * gain * S / 2
+    own = np.diag(adam["Q"] - noise)
+    assert np.allclose(own, gain * np.diag(drift), rtol=1e-9)
+
+
+def test_noise_need_not_be_declared() -> None:
+    start = dmft.Overlaps([[0.5]], [[0.2]])
+    for algorithm in (dmft.SignSGD(0.5), dmft.RMSProp(0.5, beta2=0.9), dmft.AdaGradNorm(0.5, 1.0)):
+        quiet = dmft.derive(dmft.Model(LINE, LINE), algorithm).evaluate(start)
+        noisy = dmft.Model(LINE, LINE, label_noise=sp.Symbol("noise"))
+        loud = dmft.derive(noisy, algorithm).evaluate(start, noise=0.0)
+        assert all(np.allclose(loud[name], quiet[name], rtol=1e-12) for name in quiet)

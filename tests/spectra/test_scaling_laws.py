@@ -1,0 +1,136 @@
+"""Power laws of the risk, largest rates and noise floors with a spectrum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import dmft
+
+z = sp.Symbol("z", real=True)
+ERF = sp.erf(z / sp.sqrt(2))
+LINE = dmft.Committee(z, 1)
+
+
+def equations_of(alpha: float, b: float, eta: float, dim: int = 10**6) -> Any:
+    law = dmft.Spectrum.power_law(alpha, (b - 1) / (2 * alpha), dim)
+    return dmft.derive(dmft.Model(LINE, LINE, inputs=law), dmft.SGD(eta * dim))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "b", "eta", "regime", "accuracy"),
+    [
+        (1.5, 1.6, 0.3, "source", 0.03),
+        (1.5, 4.0, 0.3, "sgd-noise", 0.03),
+        (1.2, 3.0, 0.1, "sgd-noise", 0.06),
+    ],
+)
+def test_prefactors_are_those_of_runs(
+    alpha: float, b: float, eta: float, regime: str, accuracy: float
+) -> None:
+    """The risk at late times; what (12) leaves out falls as powers of t."""
+    equations = equations_of(alpha, b, eta)
+    law = dmft.scaling_law(equations)
+    assert (law.regime, law.how) == (regime, "derived")
+    teacher = equations.model.spectrum.teacher
+    run = dmft.solve(equations, dmft.Overlaps(0 * teacher, 0 * teacher, teacher), 5000.0)
+    assert np.isclose(law(5000.0), run.risk[-1], rtol=accuracy)
+
+
+@pytest.mark.parametrize("b", [1.6, pytest.param(2.2, marks=pytest.mark.slow)])
+def test_fits_agree_with_what_is_derived(b: float) -> None:
+    equations = equations_of(1.5, b, 0.3)
+    fit = dmft.scaling_law(equations, window=(300.0, 3e4))
+    assert fit.how == "fitted"
+    assert abs(fit.exponent - dmft.scaling_law(equations).exponent) < 0.01
+    assert fit.error < 0.01
+
+
+def test_noise_ends_the_fall() -> None:
+    law = dmft.Spectrum.power_law(1.5, 0.4, 10**5)
+    equations = dmft.derive(dmft.Model(LINE, LINE, label_noise=0.1, inputs=law), dmft.SGD(1e4))
+    found = dmft.scaling_law(equations)
+    assert found.regime == "noise-floor"
+    floor = dmft.noise_floor(equations.model, equations.algorithm)
+    assert np.isclose(found.prefactor, float(floor), rtol=1e-12)
+
+
+def test_noise_floors_are_those_of_runs() -> None:
+    """Velocities that move the weights at once, and a decay."""
+    rows = np.array([0.3, 0.7])[:, None, None]
+    law = dmft.Spectrum([2.0, 0.5], [0.3, 0.7], teacher=rows)
+    model = dmft.Model(LINE, LINE, label_noise=0.3, inputs=law)
+    for sgd in (
+        dmft.SGD(0.5, momentum=dmft.Momentum(0.8, 0.4)), dmft.SGD(0.5, weight_decay=0.2)
+    ):  # fmt: skip
+        start = dmft.Overlaps(0 * rows, 0 * rows, rows)
+        run = dmft.solve(dmft.derive(model, sgd), start, 80.0, save_at=[80.0])
+        assert np.isclose(run.risk[-1], float(dmft.noise_floor(model, sgd)), rtol=1e-6)
+
+
+def test_largest_rates_with_a_spectrum() -> None:
+    """2 n_b over the mean eigenvalue for one linear unit; runs near the solution on either side."""
+    law = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+    assert dmft.maximal_learning_rate(dmft.Model(LINE, LINE, inputs=law), dmft.SGD(1.0)) == sp.S(
+        2
+    ) / sp.Rational(95, 100)
+    unit = dmft.Committee(ERF, 2)
+    model = dmft.Model(unit, unit, inputs=law)
+    limit = float(dmft.maximal_learning_rate(model, dmft.SGD(1.0)))
+    plain = float(dmft.maximal_learning_rate(dmft.Model(unit, unit), dmft.SGD(1.0)))
+    assert np.isclose(limit, plain / 0.95)
+    # The teacher that the fields see has P = I.
+    P = law.fractions[:, None, None] * np.eye(2) / law.mean
+    near = dmft.Overlaps(P + 1e-6 * np.eye(2), P, P)
+    grown = []
+    for part in (0.97, 1.03):
+        equations = dmft.derive(model, dmft.SGD(part * limit))
+        run = dmft.solve(equations, near, 120.0, save_at=[60.0, 120.0], atol=1e-16)
+        grown.append(run.risk[1] / run.risk[0])
+    assert grown[0] < 1.0 < grown[1]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [{"weight_decay": 0.3}, {"momentum": dmft.Momentum(2.0, 0.5)}],
+    ids=["decay", "momentum"],
+)
+def test_largest_rates_of_velocities_and_decays(kept: dict[str, Any]) -> None:
+    """The sign of the largest mode of the derived Jacobian beside the closed limit."""
+    P = np.array([0.4, 1.2])[:, None, None]
+    law = dmft.Spectrum([2.0, 0.5], [0.3, 0.7], teacher=P)
+    model = dmft.Model(LINE, LINE, inputs=law)
+    limit = float(dmft.maximal_learning_rate(model, dmft.SGD(1.0, **kept)))
+    equations = dmft.derive(model, dmft.SGD(1.0, **kept))
+    for part in (0.99, 1.01):
+        found = dmft.stability(equations, dmft.Overlaps(P, P, P), learning_rate=part * limit)
+        assert (found.growth_rate > 0.0) == (part > 1.0)
+
+
+def test_symmetric_rows_stay_symmetric() -> None:
+    """What rounding makes of two halves of Q by block grew: this run left the domain at t = 28."""
+    student = dmft.Committee(ERF, 2, readout=[3.0, 2.0])
+    c = np.geomspace(9.0, 0.01, 12)
+    law = dmft.Spectrum(c, np.full(12, 1 / 12), teacher=np.full((12, 1, 1), 0.03))
+    model = dmft.Model(student, LINE, label_noise=0.29, inputs=law)
+    start = dmft.Overlaps(
+        0.09 / 12 * np.tile(np.eye(2), (12, 1, 1)), np.zeros((12, 2, 1)), law.teacher
+    )
+    run = dmft.solve(dmft.derive(model, dmft.SGD(0.2)), start, 40.0, save_at=3)
+    assert str(run.status) == "ok"
+    assert np.array_equal(run.block_Q, np.swapaxes(run.block_Q, 2, 3))
+
+
+def test_where_there_is_no_law() -> None:
+    plain = dmft.derive(dmft.Model(LINE, LINE), dmft.SGD(0.5))
+    with pytest.raises(ValueError, match="spectrum"):
+        dmft.scaling_law(plain)
+    with pytest.raises(ValueError, match="unstable"):
+        dmft.scaling_law(equations_of(1.5, 1.6, 3.0))
+    square = dmft.Committee(z**2, 1)
+    law = dmft.Spectrum.power_law(1.5, 0.4, 1000)
+    with pytest.raises(ValueError, match="give a start"):
+        dmft.scaling_law(dmft.derive(dmft.Model(square, square, inputs=law), dmft.SGD(1.0)))
