@@ -37,6 +37,7 @@ FLOORS = {
     "errors": 0,
     "plain": 0,
     "progress": 0,
+    "turns": 0,
     "netcdf": 0,
     "record": 0,
     "checks": 0,

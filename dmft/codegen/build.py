@@ -18,6 +18,7 @@ from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, NotClosed
 from dmft.names import VERSION
 from dmft.solvers.problem import Problem
+from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
@@ -42,6 +43,7 @@ def build(equations: DescentEquations | DescentFlow) -> DescentProblem: ...
 @overload
 def build(equations: TwoTime) -> VolterraProblem: ...
 @checked
+@in_turn
 def build(
     equations: Equations | DescentEquations | DescentFlow | TwoTime,
 ) -> Problem | DescentProblem | VolterraProblem:

@@ -24,6 +24,7 @@ from dmft.equations.equations import Equations
 from dmft.equations.noise.cotangent import COSTATE, DUAL, Adjoint, adjoint
 from dmft.equations.noise.tangent import tangent
 from dmft.names import VERSION
+from dmft.turns import in_turn
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class PulledBack:
                 outer.block(writer.header(inner.index), inner)  # type: ignore[arg-type]
 
 
+@in_turn
 @lru_cache(maxsize=64)
 def compiled_tangent(equations: Equations) -> Any:
     """Compiled ``tangent(t, y, widths, par, out)`` of the equations.
@@ -79,6 +81,7 @@ def compiled_tangent(equations: Equations) -> Any:
     return load_module(source, "dmft_tangent").tangent
 
 
+@in_turn
 @lru_cache(maxsize=64)
 def compiled_adjoint(equations: Equations) -> tuple[Any, Any]:
     """Compiled product of a costate with the Jacobian of the rates, and gradient of the risk.

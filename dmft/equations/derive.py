@@ -16,6 +16,7 @@ from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse
 from dmft.model.loss import check_one_output
+from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.sequence.equations import SequenceEquations
@@ -46,6 +47,7 @@ def derive(model: Model, algorithm: GradientDescent) -> DescentEquations: ...
 @overload
 def derive(model: Model, algorithm: GradientDescent, *, scaling: str) -> DescentFlow: ...
 @checked
+@in_turn
 def derive(
     model: Model,
     algorithm: SGD | GradientFlow | GradientDescent,

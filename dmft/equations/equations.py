@@ -35,6 +35,7 @@ from dmft.model import SGD, GradientFlow, Model, Overlaps, check_outputs
 from dmft.model.algorithm import numbers_of
 from dmft.names import VERSION
 from dmft.record import Short
+from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.equations.noise.fluctuations import Noise
@@ -152,6 +153,7 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         return tuple(a.refusal for a in self.lowered if a.how == "open")
 
     @cached_property
+    @in_turn
     def lowered(self) -> tuple[Lowered, ...]:
         """What stands for each average: a value, nodes, or a refusal.
 
@@ -203,6 +205,7 @@ class Equations(Short, Traits, ChangesOfDefinitions):
         return discretise(definitions)
 
     @cached_property
+    @in_turn
     def fingerprint(self) -> str:
         """Hash of the symbolic content and of the library version.
 

@@ -46,6 +46,7 @@ from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
 from dmft.model import FIELD, Committee, Model, MultiIndex, Overlaps, SequenceModel, check_outputs
 from dmft.names import BLOCK, Status
 from dmft.record import Short
+from dmft.turns import in_turn
 from dmft.typeset.fragment import NOTEBOOK
 
 if TYPE_CHECKING:
@@ -388,6 +389,7 @@ def population_risk(model: SequenceModel) -> SequenceRisk: ...  # type: ignore[o
 @overload
 def population_risk(model: Model) -> PopulationRisk: ...
 @checked
+@in_turn
 def population_risk(model: Model) -> PopulationRisk | SequenceRisk:
     r"""Population risk R = E(f* - f)^2 / 2, without the label noise.
 

@@ -25,6 +25,7 @@ from dmft.gaussian.memory import Memory
 from dmft.gaussian.refusal import refuse
 from dmft.model import FIELD, check_covariance
 from dmft.record import cut
+from dmft.turns import in_turn
 
 # Expectations of this session.
 REMEMBERED = Memory()
@@ -68,6 +69,7 @@ class ClosedLaw:
         object.__setattr__(self, "cov", _checked(entries))
         object.__setattr__(self, "mean", tuple(shift))
 
+    @in_turn
     def expect(self, expr: sp.Expr) -> sp.Expr:
         r"""Closed form of E[expr]; symbols that are not fields are coefficients.
 

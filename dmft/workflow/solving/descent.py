@@ -42,6 +42,7 @@ from dmft.solvers.descent.sweep import (
 from dmft.solvers.descent.task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.solution import Values
+from dmft.turns import in_turn
 from dmft.workflow.solver import Solver, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 
@@ -176,16 +177,19 @@ def _rows(process: Process, given: OverTime, steps: int) -> Array:
     return np.array([process.par(given.at(min(t, steps - 1))) for t in range(steps + 1)])
 
 
+@in_turn
 @lru_cache(maxsize=32)
 def _built(fingerprint: str, equations: DescentEquations) -> DescentProblem:
     return build_descent(equations)
 
 
+@in_turn
 @lru_cache(maxsize=32)
 def _bend(fingerprint: str, equations: DescentEquations, kinks: bool = False) -> Any:
     return build_bend(equations, kinks)
 
 
+@in_turn
 @lru_cache(maxsize=32)
 def _knots(
     fingerprint: str, equations: DescentEquations, values: tuple[tuple[str, float], ...]
@@ -280,6 +284,7 @@ def _risk_of(
     return closed
 
 
+@in_turn
 @lru_cache(maxsize=32)
 def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | None:
     """Closed form of the risk; None where tables or nodes would take longer than the descent."""
@@ -289,6 +294,7 @@ def _risk(fingerprint: str, equations: DescentEquations) -> PopulationRisk | Non
     return None if averages(risk.definitions) or tabled else risk
 
 
+@in_turn
 @lru_cache(maxsize=32)
 def _names(fingerprint: str, equations: DescentEquations) -> Mapping[str, str]:
     """Model and algorithm in words: printing takes SymPy as long as a step."""

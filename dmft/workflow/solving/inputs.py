@@ -28,6 +28,7 @@ from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.solution import ABOVE
+from dmft.turns import in_turn
 
 if TYPE_CHECKING:
     from dmft.workflow.solving.watched import Watched
@@ -48,6 +49,7 @@ class _System:
         return self.equations is other.equations or self.equations == other.equations
 
 
+@in_turn
 @lru_cache(maxsize=64)
 def _built(system: _System) -> Problem:
     return build(system.equations)

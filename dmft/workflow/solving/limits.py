@@ -16,6 +16,7 @@ from dmft.model import SGD, Committee, GaussianMixture, Model
 from dmft.model.loss import LABEL, PREDICTION, error_expr
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory, with_readout
+from dmft.turns import in_turn
 
 
 def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
@@ -140,6 +141,7 @@ def runs_away(equations: Equations, parameters: Mapping[str, float]) -> bool:
     return not (noisy or kept) and _always_pulls(model, given)
 
 
+@in_turn
 @lru_cache(maxsize=64)
 def _always_pulls(model: Model, loss: sp.Expr) -> bool:
     """Whether a linear student of one sign is pulled along the label whatever its output."""
@@ -163,6 +165,7 @@ def _limit(model: Model, algorithm: SGD, p: int, k: int, noise: float) -> float 
     return limit(noise) if callable(limit) else limit
 
 
+@in_turn
 @lru_cache(maxsize=64)
 def _limit_of_noise(
     model: Model, algorithm: SGD, p: int, k: int, noisy: bool

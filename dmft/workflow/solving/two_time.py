@@ -30,6 +30,7 @@ from dmft.solvers.two_time.problem import VolterraProblem
 from dmft.solvers.two_time.rows import interpolate
 from dmft.solvers.two_time.run import TwoTimeRun
 from dmft.solvers.two_time.store import MarchFile
+from dmft.turns import in_turn
 from dmft.workflow.solver import Solver, equations_of
 
 Array = NDArray[np.float64]
@@ -196,6 +197,7 @@ def _parameters(problem: TwoTime, given: Mapping[str, Any]) -> dict[str, float]:
     return values
 
 
+@in_turn
 @lru_cache(maxsize=32)
 def _built(fingerprint: str, problem: TwoTime) -> VolterraProblem:
     return build_volterra(normal_form(problem))
