@@ -59,6 +59,7 @@ def numbered(function):
 FUNCTIONS = sorted(set(calls.good_calls()) - {"plot"})
 
 
+@pytest.mark.cases(27)
 @pytest.mark.parametrize("kind", [exact, pytest.param(sp.Float, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_same_results(function, kind):

@@ -113,6 +113,7 @@ def again(kept, tmp_path, monkeypatch):
         yield tmp_path
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     # `test_text_files_and_figures_are_the_same` runs the file of "ok".
     "name",

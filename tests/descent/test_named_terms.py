@@ -70,6 +70,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(CASES))
 def test_changed_terms_run_as_matrices_say(name):
     equations, values, weights = CASES[name]

@@ -131,6 +131,7 @@ def test_two_errors_cover_exact_overlaps_whatever_the_number_of_scrambles(scramb
         assert 0.92 < np.mean(np.less(found, 2)) <= 0.985, name
 
 
+@pytest.mark.slow
 def test_relu_responses_of_two_steps_by_quadrature():
     """alpha dE[g^1]/dr^0, r = r_G: Gaussian in r^1 given r^0, two integrals are left (B.1)."""
     rate, alpha, m = 0.05, 2.0, 0.1

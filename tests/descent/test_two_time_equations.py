@@ -168,6 +168,7 @@ CASES = {
 }
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(CASES))
 def test_theory_against_weights(name):
     """Finite dimension, small: errors of the seeds, and what the dimension leaves (1/d)."""

@@ -50,6 +50,7 @@ def test_losses_of_infinitely_wide_students():
     assert squared.loss[-1] < squared.loss[0]
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("loss", ["squared", "correlation"])
 def test_losses_of_paths_and_simulations(loss):
     """Linear students: 1/2 E(f* - f)^2 and E[y f] are written out for each path."""

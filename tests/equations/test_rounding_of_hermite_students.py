@@ -229,6 +229,7 @@ def test_code_of_steps():
     assert worst(he(3), he(3), STEPS, 2, [1e-6]) < 1e-12
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(PAIRS))
 def test_reference_of_unlike_degrees(name):
     """Zero where no degree is shared."""

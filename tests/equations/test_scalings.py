@@ -28,6 +28,7 @@ REGIONS = {
 }
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("powers", REGIONS, ids=str)
 def test_regions(powers):
     scaling = dmft.Scaling(*powers)
@@ -86,6 +87,7 @@ def test_a_scaling_only_rescales_time_in_the_noise_dominated_limit():
     np.testing.assert_allclose(runs[0].steps(10**9), 4 * runs[1].steps(10**9))
 
 
+@pytest.mark.slow
 def test_noise_alone_acts_on_the_chain_of_overlaps():
     # one_pass.md B.3: erf, p = k = 1, d = 1e10, gamma = 1e3, steps of 1e-4 in t'.
     single = dmft.Committee(ERF, 1)

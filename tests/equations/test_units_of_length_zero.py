@@ -131,6 +131,7 @@ def test_units_without_length_have_the_limit_of_short_ones(student, teacher, q, 
     check_pair(student, teacher, q, rho, noisy=False)
 
 
+@pytest.mark.slow
 def test_claims_of_units_without_length_are_numbers():
     """The square of a branch average rounded to less than zero: the claim was nan."""
     check_pair("erf", "elu", 0.0, 1.0, noisy=True)

@@ -109,6 +109,7 @@ def test_two_residuals_are_averaged_over_their_cosine(name):
     assert run.risk[0] == pytest.approx(expected[-1], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_squared_activations_cost_a_number_linear_in_the_width():
     # p = 10^6: the p^2 pairs would be 10^12 operations.
     model = dmft.Model(dmft.Committee(z**2, sp.Symbol("p")), dmft.Committee(z**2, 1))

@@ -222,6 +222,7 @@ BEYOND = {
 PASSES = {"a displaced gradient", "three passes", "the logistic loss"}
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", BEYOND)
 def test_clusters_batches_and_passes_are_explained(name):
     explain, rules = BEYOND[name]

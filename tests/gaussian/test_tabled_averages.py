@@ -122,17 +122,8 @@ def test_large_fields_against_the_trapezoidal_rule(name):
         assert abs(value - trapezoid(f, g, c11, c12, c22)) <= 1e-11 * size
 
 
-@pytest.mark.parametrize(
-    ("name", "other"),
-    [
-        ("half tanh", "half tanh"),
-        *(
-            pytest.param(a, b, marks=pytest.mark.slow)
-            for a, b in product(KINKED, KINKED)
-            if (a, b) != ("half tanh", "half tanh")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "other"), product(KINKED, KINKED))
 def test_factors_with_kinks_in_polar_coordinates(name, other):
     (F, f), (G, g) = KINKED[name], KINKED[other]
     tables = factor_table(F).values, factor_table(G).values

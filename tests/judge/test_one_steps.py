@@ -364,6 +364,7 @@ def largest(number: int) -> tuple[float, int, str, int]:
 FAST = (1, 3, 8, 9, 17, 26)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     "number", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in range(COUNT)]
 )

@@ -42,6 +42,7 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
     return lam, np.where(rng.random(count) < probability(lam[-1]), 1.0, -1.0)
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("student", [LINE, ERF])
 @pytest.mark.parametrize("loss", ["hinge", "logistic", "squared"])
 @pytest.mark.parametrize("channel", [LOGIT, PROBIT])
@@ -81,6 +82,7 @@ def test_clusters_draw_labels() -> None:
     np.testing.assert_allclose(one["Q"], other["Q"], rtol=1e-10)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize("dim", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_simulations_draw_labels(method: Any, dim: int) -> None:

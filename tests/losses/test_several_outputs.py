@@ -143,6 +143,7 @@ def _of_hinge(out: Array, right: Array) -> Array:
     return right * over.sum(axis=0) - over
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("by_teacher", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_step_in_few_dimensions(name: str, by_teacher: bool) -> None:
@@ -176,6 +177,7 @@ def test_one_step_in_few_dimensions(name: str, by_teacher: bool) -> None:
     assert scores(found["readout"], push, claim["readout"]) < 4.5
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["own", "hinge", "squared"])
 def test_own_losses_are_simulated(name: str) -> None:
     """Runs in R^d of two dimensions, and the rates of the equations at their start."""

@@ -125,6 +125,7 @@ def written():
     return page.read(PAGE.read_text(encoding="utf-8"), cells, optimised)
 
 
+@pytest.mark.cases(20)
 @pytest.mark.parametrize("number", range(len(SAMPLE)))
 def test_a_sample_of_the_matrix(number, written):
     cell = SAMPLE[number]

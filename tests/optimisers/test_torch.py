@@ -64,6 +64,7 @@ def trained(
     }
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("scaled_inputs", [False, True])
 @pytest.mark.parametrize(
     ("name", "algorithm"),

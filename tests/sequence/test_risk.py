@@ -86,6 +86,7 @@ TRACE = dmft.Attention(2, "trace")
 TWO_PRODUCT = dmft.SequenceTarget(sp.prod(token_fields(2)), token_fields(2))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     "name",
     [

@@ -94,6 +94,7 @@ def test_decay_alone_is_exponential():
     assert truth.mean["M"][-1, 0, 0] == pytest.approx(0.5 * (1 - 0.5 / 100) ** 200, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_runs_report_the_loss_itself(solve):
     start = dmft.random_overlaps(MODEL, DIM, seed=0)
     plain = solve(dmft.derive(MODEL, dmft.SGD(0.5, loss=(F - Y) ** 2 / 2)), start, 0.1)

@@ -163,6 +163,7 @@ def test_rates_that_are_refused(rate, why, monkeypatch):
         dmft.simulate(LINE, white(), DIM, T, 1, START, learning_rate=rate)
 
 
+@pytest.mark.slow
 def test_paths_follow_the_schedule():
     equations = dmft.derive(LINE, white(), dim=DIM, fluctuations=True)
     run = dmft.solve(

@@ -25,6 +25,7 @@ def by_conditioning(h, k, rho):
         return float(mp.quad(lambda u: mp.npdf(u) * mp.ncdf((k - rho * u) / width), marks))
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("rho", CORRELATIONS)
 def test_against_conditioning(rho):
     points = np.random.default_rng(0).normal(size=(6, 2)) * [[0.1], [1], [1], [3], [1], [1]]
@@ -54,6 +55,7 @@ def signs_by_conditioning(h, k, rho):
         return float(mp.quad(both, marks))
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("rho", CORRELATIONS)
 def test_two_signs_against_conditioning(rho):
     for h, k in np.random.default_rng(1).normal(size=(4, 2)) * [[0.1], [1], [3], [1]]:

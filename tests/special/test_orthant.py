@@ -139,6 +139,7 @@ def exact_moment(A):
         return float(FourSignsMoment(*entries).formula().evalf(15))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("h", [3e-2, pytest.param(1e-5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_moment_of_nearly_degenerate_fields_is_as_exact_as_its_data(kind, h):

@@ -84,6 +84,7 @@ LABELS = {
 }
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", CASES)
 def test_one_step_by_monte_carlo(name: str) -> None:
     """Rates are means of psi_j x_e . row/sqrt(d) and psi_j psi_l |x_e|^2/d over drawn fields."""

@@ -38,6 +38,7 @@ def crossing():
     return found.t_events[0][0]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     "quantity",
     [

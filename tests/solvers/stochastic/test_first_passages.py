@@ -49,6 +49,7 @@ def test_without_a_bridge_exits_are_late_by_the_root_of_the_step(brownian):
         )
 
 
+@pytest.mark.slow
 def test_three_point_paths_are_late_as_well(brownian):
     run = brownian.solve(
         60.0, paths=5000, dt=0.02, events=ZERO, method="weak2", increments="three_point"
