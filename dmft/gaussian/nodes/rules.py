@@ -242,7 +242,8 @@ def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeR
     return _sobol(int(dim), int(nodes), int(replicas), int(seed))
 
 
-@lru_cache(maxsize=8)
+# Few: a rule of many fields has 30 MB.
+@lru_cache(maxsize=3)
 def _sobol(dim: int, nodes: int, replicas: int, seed: int) -> NodeRule:
     label = f"scrambled Sobol nodes in {dim} dimensions, seed {seed}"
     streams = np.random.SeedSequence(seed).spawn(replicas)
