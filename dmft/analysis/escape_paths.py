@@ -329,8 +329,9 @@ def escape_of_runs(
         else f'dmft.FirstPassage("risk", {1.0 - fraction:g}, relative=True)'
     )
     if passage is None or watched is None:
+        how = "not watched" if passage is None else "watched for an event, not for an escape"
         raise BadParameter(
-            f"these runs were not watched, and are not read off saved times: simulate with "
+            f"these runs were {how}, and are not read off saved times: simulate with "
             f"first_passage={wanted}"
         )
     level = overlap if overlap is not None else 1.0 - fraction

@@ -60,7 +60,9 @@ def quantity_expression(
         try:
             expr = parse_expression(_SPACES.sub(" ", quantity), {**known, **counted})
         except ExpressionRefused as error:
-            raise BadParameter(f"event on {quantity!r}: {error}") from None
+            # The parser lists entries where there are arrays.
+            there = "" if entries and any(shapes.values()) else f"; there are {', '.join(known)}"
+            raise BadParameter(f"event on {quantity!r}: {error}{there}") from None
     else:
         expr = sp.sympify(quantity, strict=True)
     expr = _renamed(expr, shapes, known, labels)

@@ -29,13 +29,16 @@ from dmft.model.loss import LABEL, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.check import check_start
+from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Filler
-from dmft.simulation.ensemble import Ensemble, averaged
+from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import run_seeds
 from dmft.simulation.risks.activation import Activation
 from dmft.simulation.risks.risk import FUNCTION, VECTOR
+from dmft.simulation.watched import Lookout, Watch, Watching, watch_of_python
 from dmft.simulation.weights import random_weights, weights_with_overlaps
 from dmft.solvers.descent.run import AXES
+from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
 from dmft.special.streams import as_seeds, random_stream
 
@@ -92,6 +95,11 @@ class DescentExperiment:
         """Number of teacher fields."""
         return self.teachers[0].fields or int(self.teacher_readout.size)
 
+    @property
+    def teacher_overlaps(self) -> Array:
+        """P (k, k)."""
+        return np.eye(self.k) if self.start is None else self.start.P
+
     def at(self, t: int) -> dict[str, float]:
         """Numbers of the step that begins at t."""
         return self.numbers | {name: float(y[t]) for name, y in self.schedules.items()}
@@ -145,6 +153,8 @@ class DescentEnsemble(Ensemble):
         Single runs, (S, ...), where they were kept.
     first_passage : PassageTimes or None
         Where runs were watched.
+    ends : Values or None
+        State in which each run ended, where an event ends runs.
     statistics, parameters, provenance
         As for a `Trajectory`.
     constants : mapping of str to arrays
@@ -163,6 +173,7 @@ class DescentEnsemble(Ensemble):
 
     KIND = "dmft descent ensemble"
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = AXES
+    STATE: ClassVar[tuple[str, ...]] = ("Q", "M", "readout")
 
     def samples(self, dim: int | None = None) -> Array:
         """Number of samples that the algorithm has seen: the same in every step.
@@ -199,6 +210,7 @@ def simulate_descent(
     seeds: int | Sequence[int],
     start: Overlaps | None = None,
     *,
+    events: Event | Sequence[Event] = (),
     threads: int | None = None,
     progress: ProgressOption = None,
     **parameters: Any,
@@ -228,9 +240,16 @@ def simulate_descent(
     """
     numbers = as_seeds(seeds)
     experiment = _declare(model, algorithm, dim, t_max, start, parameters)
-    run = partial(_run, experiment)
+    watching = Watching(_watch(experiment, events), Clock(1.0), experiment.steps)
+    run = partial(_run, experiment, watching)
     results = run_seeds(run, numbers, experiment.steps, threads, progress)
-    return _summary(experiment, numbers, results)
+    return _summary(experiment, watching, numbers, results)
+
+
+def _watch(e: DescentExperiment, events: Event | Sequence[Event]) -> Watch | None:
+    """What runs are watched for: overlaps, readouts and the training loss."""
+    shapes = {"Q": (e.p, e.p), "M": (e.p, e.k), "readout": (e.p,)}
+    return watch_of_python(events, shapes, ("train_loss",), {"P": e.teacher_overlaps})
 
 
 def _declare(
@@ -298,11 +317,8 @@ def _label(filler: Filler, expr: sp.Expr, fields: tuple[sp.Symbol, ...]) -> Acti
     return Activation(value, value, parameters, None, expr, len(fields))
 
 
-def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Array]]:
-    """Whether one seed took all its steps, and what it did, from the definition.
-
-    Steps that were not taken are not-a-numbers.
-    """
+def _run(e: DescentExperiment, watching: Watching, seed: int, job: Job) -> SeedRun:
+    """What one seed did, from the definition; steps that were not taken are not-a-numbers."""
     draw, stream = random_stream(seed, START_STREAM), random_stream(seed, SAMPLE_STREAM)
     if e.start is None:
         W, W_star = random_weights(e.p, e.k, e.dim, e.algorithm.on_sphere, draw)
@@ -311,15 +327,21 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
     T, p, n = e.steps, e.p, e.samples
     X = np.empty((0, e.dim))
     weights = np.full((T + 1, p, e.dim), np.nan)
-    readout, train = np.full((T + 1, p), np.nan), np.full(T, np.nan)
+    readout, train = np.full((T + 1, p), np.nan), np.full(T + 1, np.nan)
     gradients = np.full((T, p, n), np.nan)
     before, y = W.copy(), np.empty(0)
     masks = _masks(e, stream)
     readout[0] = e.readout
-    finished = True
+    lookout, status = Lookout(watching), Status.OK
+
+    def state() -> dict[str, Any]:
+        """Of the step t that the loop is at."""
+        overlaps = {"Q": W @ W.T / e.dim, "M": W @ W_star.T / e.dim}
+        return {**overlaps, "readout": readout[t].copy(), "train_loss": train[t : t + 1]}
+
     for t in range(T):
         if job.cancelled():
-            finished = False
+            status = Status.INTERRUPTED
             break
         weights[t], x = W, e.at(t)
         if t == 0 or e.algorithm.batch == "fresh":
@@ -331,6 +353,9 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
         f = readout[t] @ values / p
         both = np.stack([f, y])
         train[t] = evaluate(e.loss, both, np.zeros(1)).mean()
+        if lookout.ends(t, state):
+            status = Status.EVENT
+            break
         pull = evaluate(e.loss_slope, both, np.zeros(1))
         pull = pull * masks(t)
         g = (readout[t][:, None] / p) * slopes * pull
@@ -345,22 +370,28 @@ def _run(e: DescentExperiment, seed: int, job: Job) -> tuple[bool, dict[str, Arr
             W = W * np.sqrt(e.dim) / np.linalg.norm(W, axis=1, keepdims=True)
         readout[t + 1] = readout[t] - x["readout_rate"] * (values @ pull) / n
         job.add(1)
-    if finished:
-        weights[T] = W
+    else:
+        t, weights[T] = T, W
+        if lookout.ends(T, state):
+            status = Status.EVENT
+    if status is not Status.INTERRUPTED and not np.isfinite(weights[: t + 1]).all():
+        status = Status.NONFINITE
     flat = gradients.reshape(T * p, n)
     corr = (flat @ flat.T / e.dim).reshape(T, p, T, p).transpose(0, 2, 1, 3)
     if e.algorithm.batch == "fresh":
         corr = corr * np.eye(T)[:, :, None, None]
     rows = weights.reshape((T + 1) * p, e.dim)
     Q2 = (rows @ rows.T / e.dim).reshape(T + 1, p, T + 1, p).transpose(0, 2, 1, 3)
-    return finished, {
+    found = {
         "M": weights @ W_star.T / e.dim,
         "Q": Q2[np.arange(T + 1), np.arange(T + 1)],
         "Q2": Q2,
         "corr": corr,
         "readout": readout,
-        "train_loss": train,
+        "train_loss": train[:T],
     }
+    end = {name: found[name][t] for name in DescentEnsemble.STATE}
+    return SeedRun(found, status, t, lookout.passage, np.arange(T + 1.0), None, end)
 
 
 def _masks(e: DescentExperiment, stream: np.random.Generator) -> Any:
@@ -385,25 +416,22 @@ def _masks(e: DescentExperiment, stream: np.random.Generator) -> Any:
 
 
 def _summary(
-    e: DescentExperiment, seeds: tuple[int, ...], results: list[tuple[bool, dict[str, Array]]]
+    e: DescentExperiment, watching: Watching, seeds: tuple[int, ...], results: list[SeedRun]
 ) -> DescentEnsemble:
-    runs = {name: np.stack([r[name] for _, r in results]) for name in results[0][1]}
-    finite = [bool(np.isfinite(Q).all()) for Q in runs["Q"]]
-    ended = [Status.OK if finished else Status.INTERRUPTED for finished, _ in results]
-    seed_status = tuple(
-        Status.NONFINITE if y is Status.OK and not fine else y
-        for y, fine in zip(ended, finite, strict=True)
-    )
+    runs = {name: np.stack([r.values[name] for r in results]) for name in results[0].values}
     return DescentEnsemble(
         t=np.arange(e.steps + 1.0),
-        **averaged(runs, seeds, seed_status),
+        **averaged(runs, seeds, tuple(r.status for r in results)),
         dim=e.dim,
+        first_passage=passages(results, watching.clock) if watching.watch else None,
+        ends=ends_of(results, watching.stops),
         provenance={
             "version": VERSION, "model": str(e.model), "algorithm": str(e.algorithm),
             "samples": e.samples, "time_unit": "steps", "fresh": e.algorithm.batch == "fresh",
             "start": "random" if e.start is None else "given overlaps",
+            "event": watching.event_name,
             **{f"{name}_schedule": str(y) for name, y in e.expressions.items()},
         },
         parameters=dict(e.numbers),
-        constants={"P": np.eye(e.k) if e.start is None else e.start.P},
+        constants={"P": e.teacher_overlaps},
     )  # fmt: skip

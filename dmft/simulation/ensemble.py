@@ -46,6 +46,8 @@ class Ensemble(Averages):
     runs : Values or None
         Every seed's values, seed first.
     first_passage : PassageTimes or None
+    ends : Values or None
+        State in which each run ended, (S, ...), where a first passage or an event ends runs.
     provenance : mapping
         What was simulated, the clock, the quadrature of the risk with its error, versions.
     statistics, parameters : mapping
@@ -73,6 +75,7 @@ class Ensemble(Averages):
     dim: int
     runs: Values | None = None
     first_passage: PassageTimes | None = None
+    ends: Values | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -134,6 +137,10 @@ class Ensemble(Averages):
     def _state(self) -> tuple[str, ...]:
         return tuple(name for name in self.STATE if name in self.mean)
 
+    @property
+    def _ends(self) -> Values | None:
+        return self.ends
+
     def steps(self, dim: int | None = None) -> Array:
         """Number of steps at each saved time, at input dimension `dim` (the run's own if None).
 
@@ -193,6 +200,7 @@ class Ensemble(Averages):
             "dim": self.dim,
             "kept": self.runs is not None,
             "constants": list(self.constants),
+            "ends": [] if self.ends is None else list(self.ends),
         }
 
     def _axes(self, name: str) -> tuple[str, ...]:
@@ -212,6 +220,10 @@ class Ensemble(Averages):
         if self.first_passage is not None:
             rows.append(("first_passage", ("seed",), self.first_passage.times))
             rows.append(("watched_until", ("seed",), self.first_passage.horizon))
+        if self.ends is not None:
+            rows += [
+                (f"{n}_ends", ("seed", *self._axes(n)[1:]), y) for n, y in self.ends.arrays.items()
+            ]
         return rows
 
     @classmethod
@@ -221,6 +233,9 @@ class Ensemble(Averages):
         passage = None
         if "first_passage" in arrays:
             passage = PassageTimes(arrays["first_passage"], arrays["watched_until"])
+        ends = None
+        if record["ends"]:
+            ends = Values({name: arrays[f"{name}_ends"] for name in record["ends"]})
         return cls(
             t=arrays["t"],
             **averages,
@@ -229,6 +244,7 @@ class Ensemble(Averages):
             dim=record["dim"],
             runs=runs,
             first_passage=passage,
+            ends=ends,
             **outcome_of(record),
             constants={name: arrays[f"constant_{name}"] for name in record["constants"]},
         )
@@ -246,6 +262,8 @@ class SeedRun:
     # Steps done at each saved time; and times of steps, where they are this run's own.
     steps_saved: Array
     clock: Clock | None = None
+    # State after these steps.
+    end: Mapping[str, Array] = field(default_factory=dict)
 
 
 def averaged(
@@ -264,6 +282,13 @@ def averaged(
         "status": status,
         "message": message,
     }
+
+
+def ends_of(runs: Sequence[SeedRun], stops: bool) -> Values | None:
+    """States in which runs ended, where something may end them before their time."""
+    if not stops or not all(r.end for r in runs):
+        return None
+    return Values({name: np.stack([r.end[name] for r in runs]) for name in runs[0].end})
 
 
 def passages(runs: Sequence[Any], clock: Clock | None) -> PassageTimes:

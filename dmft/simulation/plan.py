@@ -24,7 +24,7 @@ from dmft.simulation.risks.target_rule import quadrature_risk
 from dmft.simulation.runner import Runner
 from dmft.simulation.steps.chain import chain_runner
 from dmft.simulation.steps.optimiser import kept_rows
-from dmft.simulation.watched import Watch, levels, risen
+from dmft.simulation.watched import Watch, Watching, levels, risen
 from dmft.simulation.weights import (
     random_weights,
     weights_by_block,
@@ -78,13 +78,12 @@ class Plan:
         watched = self.first_passage or self.event
         return watched is not None and watched.stop
 
-    @property
-    def last(self) -> int:
-        """Step at which an event of the time ends the runs."""
-        end = None if self.event is None else self.event.end
-        if self.clock is None or end is None or end > self.clock.at(self.total):
-            return int(self.total) + 1
-        return int(self.clock.nearest(max(end, 0.0)))
+    @cached_property
+    def watching(self) -> Watching | None:
+        """How runs are carried on; None where each has a clock of its own."""
+        if self.clock is None:
+            return None
+        return Watching(self.event or self.first_passage, self.clock, int(self.total))
 
     def runner(self, seed: int, e: Experiment) -> Runner:
         """A run of this seed at its start."""
@@ -198,26 +197,18 @@ def run_seed(plan: Plan, seed: int, job: Job) -> SeedRun:
         values["risk"][i], steps[i] = plan.risk(runner), march.step
         for name, measure in plan.measures(runner).items():
             values[name][i] = measure
-    # What is watched for may happen after the last saved time.
-    if march.status is Status.OK and (plan.first_passage or plan.event):
-        beyond = plan.clock is not None and plan.stops and march.step == plan.last
-        carry_on(march, plan, plan.total + beyond)
+    if isinstance(march, March) and plan.watching is not None:
+        plan.watching.finish(march)
+    elif plan.first_passage or plan.event:
+        march.to(plan.total)
     clock = getattr(march, "clock", None)
-    return SeedRun(values, march.status, march.step, march.passage, steps, clock)
+    end = {n: np.array(y) for n, y in runner.overlaps().items() if n in values}
+    return SeedRun(values, march.status, march.step, march.passage, steps, clock, end)
 
 
 def carry_on(march: March | FollowingMarch, plan: Plan, target: Any) -> None:
-    """Carry a run on to this step, or to this time where it has a clock of its own.
-
-    An event of the time happens before the step after it.
-    """
-    if plan.clock is None:
-        march.to(target)
-        return
-    march.to(min(target, plan.last))
-    if march.status is Status.OK and march.step == plan.last:
-        march.passage = plan.last
-    if march.status is Status.OK and march.step < target:
-        if plan.stops:
-            march.status = Status.EVENT
+    """Carry a run on to this step, or to this time where it has a clock of its own."""
+    if isinstance(march, March) and plan.watching is not None:
+        plan.watching.carry_on(march, int(target))
+    else:
         march.to(target)

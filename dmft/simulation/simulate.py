@@ -31,7 +31,7 @@ from dmft.progress import ProgressOption
 from dmft.simulation.clock import Tabled
 from dmft.simulation.declaration import Experiment, declare_experiment
 from dmft.simulation.descent import simulate_descent
-from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, passages
+from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.following import UNITS
 from dmft.simulation.jobs import check_time, run_seeds
 from dmft.simulation.passage import FirstPassage
@@ -50,11 +50,6 @@ from dmft.special.streams import as_seeds
 
 # A larger error of the risk's quadrature is said aloud.
 RISK_ERROR_WARNED = 1e-6
-UNWATCHED = (
-    "events= of simulations are for one-pass runs of committees; sequence models are watched by "
-    "first_passage=dmft.FirstPassage('overlap', level), the largest |m|; runs of descents have all "
-    "steps in their arrays, and t_max ends either"
-)
 
 
 @checked_or(
@@ -111,8 +106,10 @@ def simulate(
         Record when each run first passes a level, tested after every step.
     events : dmft.Event
         One event as in `dmft.solve`, in place of `first_passage`: on the risk, on a formula of the
-        overlaps, or on the time, tested after every step. A quantity that is beyond its threshold
-        after the first step has crossed it.
+        overlaps (of sequence models of the alignments ``e``, ``m`` and ``overlap``; of descents
+        also of ``train_loss`` and ``t``, not of the risk), or on the time, tested after every step
+        in each run. A quantity that is beyond its threshold after the first step has crossed it.
+        A risk that is no polynomial costs a quadrature a step.
     keep_runs : bool
         Keep every seed's values in `.runs`.
     threads : int, optional
@@ -147,14 +144,13 @@ def simulate(
     own_names = {name for name in parameters if hasattr(algorithm, name)}
     parameters = as_expressions(parameters, own_names)
     refuse_both(first_passage, events)
-    own = isinstance(model, SequenceModel) or isinstance(algorithm, GradientDescent)
-    if own and check_events(events):
-        raise BadParameter(UNWATCHED)
     if isinstance(model, SequenceModel):
-        return simulate_sequence(
+        alignments = simulate_sequence(
             model, algorithm, dim, t_max, seeds, start, method, save_at=save_at,
-            first_passage=first_passage, threads=threads, progress=progress, **parameters,
+            first_passage=first_passage, events=events, threads=threads, progress=progress,
+            **parameters,
         )  # fmt: skip
+        return alignments if keep_runs else replace(alignments, runs=None)
     if isinstance(start, Alignment):
         raise BadParameter(f"committees start from dmft.Overlaps, got {start!r}")
     if isinstance(algorithm, GradientDescent):
@@ -162,10 +158,11 @@ def simulate(
             raise BadParameter(
                 "gradient descent on repeated data is simulated by its weights, all steps saved"
             )
-        return simulate_descent(
+        descents = simulate_descent(
             model, algorithm, dim, cast(int, t_max), seeds, start,
-            threads=threads, progress=progress, **parameters,
+            events=events, threads=threads, progress=progress, **parameters,
         )  # fmt: skip
+        return descents if keep_runs else replace(descents, runs=None)
     if method not in ("weights", "overlaps"):
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
@@ -254,6 +251,7 @@ def _assemble(plan: Plan, seeds: tuple[int, ...], runs: list[SeedRun], keep_runs
         **found,
         dim=e.dim,
         first_passage=passages(runs, plan.clock) if plan.first_passage or plan.event else None,
+        ends=ends_of(runs, plan.stops),
         provenance=_described(e, provenance),
         constants=_constants(plan),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,9 +15,12 @@ from dmft.compiled import njit
 from dmft.emit.quantities import entry_name, quantity_expression
 from dmft.emit.vector import vector_function
 from dmft.errors import BadParameter
+from dmft.names import Status
+from dmft.simulation.clock import Clock
+from dmft.simulation.jobs import March
 from dmft.simulation.passage import WATCH_RISK, FirstPassage
 from dmft.simulation.risks.risk import RISK_SIGNATURE
-from dmft.solvers.events import TIME, Event, LargestCosine
+from dmft.solvers.events import TIME, Event, LargestCosine, number_of
 from dmft.solvers.request import check_events
 
 Array = NDArray[np.float64]
@@ -75,7 +78,8 @@ class Watch:
     Attributes
     ----------
     event : Event
-    value : compiled function of `RISK_SIGNATURE`, or None for the time
+    value : compiled function, or None for the time
+        Of `RISK_SIGNATURE`; of alignments for sequence models.
     every : int
         Tested after every `every`-th step.
     """
@@ -92,13 +96,79 @@ class Watch:
     @property
     def end(self) -> float | None:
         """The time at which it happens, where it is an event of the time."""
-        return self.event.threshold if self.value is None else None
+        return self.event.threshold if self.event.quantity == TIME else None
 
     def side(self, at_start: float) -> float:
         """1 for a quantity that falls, -1 for one that rises."""
         if self.event.direction:
             return -float(self.event.direction)
         return 1.0 if at_start > self.event.threshold else -1.0
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What runs of one clock are watched for, and how far they go.
+
+    Attributes
+    ----------
+    watch : Watch, FirstPassage or None
+    clock : Clock
+    total : int
+        Steps up to `t_max`.
+    """
+
+    watch: Watch | FirstPassage | None
+    clock: Clock
+    total: int
+
+    @property
+    def stops(self) -> bool:
+        """Whether a first passage ends a run."""
+        return self.watch is not None and self.watch.stop
+
+    @property
+    def event_name(self) -> str | None:
+        """Name of the event, for provenance."""
+        return self.watch.event.name if isinstance(self.watch, Watch) else None
+
+    @property
+    def last(self) -> int:
+        """Step at which an event of the time happens; one after all where there is none."""
+        end = self.watch.end if isinstance(self.watch, Watch) else None
+        if end is None or end > self.clock.at(self.total):
+            return self.total + 1
+        return int(self.clock.nearest(max(end, 0.0)))
+
+    def carry_on(self, march: March, target: int) -> None:
+        """Carry a run on to this step. An event of the time happens before the step after it."""
+        march.to(min(target, self.last))
+        if march.status is Status.OK and march.step == self.last:
+            march.passage = self.last
+        if march.status is Status.OK and march.step < target:
+            if self.stops:
+                march.status = Status.EVENT
+            march.to(target)
+
+    def finish(self, march: March) -> None:
+        """Carry on to `t_max`: what is watched for may happen after the last saved time."""
+        if march.status is Status.OK and self.watch is not None:
+            self.carry_on(march, self.total + (self.stops and march.step == self.last))
+
+
+def one_event(events: Event | Sequence[Event]) -> Event | None:
+    """The event that a simulation watches for; None for none.
+
+    Raises
+    ------
+    BadParameter
+        For several events.
+    """
+    given = check_events(events)
+    if len(given) > 1:
+        raise BadParameter(
+            f"simulate watches for one event, got {len(given)}: {', '.join(e.name for e in given)}"
+        )
+    return given[0] if given else None
 
 
 def watch_of(events: Event | Sequence[Event], p: int, k: int, risk: Any) -> Watch | None:
@@ -115,24 +185,12 @@ def watch_of(events: Event | Sequence[Event], p: int, k: int, risk: Any) -> Watc
     BadParameter
         For several events, and for quantities that no step knows.
     """
-    given = check_events(events)
-    if not given:
-        return None
-    if len(given) > 1:
-        raise BadParameter(
-            f"simulate watches for one event, got {len(given)}: {', '.join(e.name for e in given)}"
-        )
-    event = given[0]
-    if event.quantity == TIME:
-        return Watch(event, None)
+    event = one_event(events)
+    if event is None or event.quantity == TIME:
+        return None if event is None else Watch(event, None)
     shapes = {"Q": (p, p), "M": (p, k), "P": (k, k), "readout": (p,)}
-    expr = _expression(event, shapes)
+    expr = watched_expression(event, shapes, (RISK,))
     order = sorted(expr.free_symbols, key=str)
-    if any(s.name == TIME for s in order):
-        raise BadParameter(
-            f"event {event.name}: a step of simulate knows the overlaps and the risk, not the "
-            "time; an event at a time is dmft.Event('t', 5.0)"
-        )
     # Beside the number of an array and of an entry, that of the risk.
     places = {
         entry_name(name, index): (n, int(np.ravel_multi_index(index, shapes[name])))
@@ -143,27 +201,133 @@ def watch_of(events: Event | Sequence[Event], p: int, k: int, risk: Any) -> Watc
     return Watch(event, _value(vector_function([expr], order), read, risk))
 
 
-def _expression(event: Event, shapes: dict[str, tuple[int, ...]]) -> sp.Expr:
+def watched_expression(
+    event: Event, shapes: Mapping[str, tuple[int, ...]], scalars: Sequence[str]
+) -> sp.Expr:
+    """The quantity in real symbols named like ``M[0,1]``, which compiled steps know.
+
+    Parameters
+    ----------
+    event : Event
+    shapes : mapping of str to tuple
+        Arrays by name.
+    scalars : sequence of str
+        Numbers beside them, as the risk.
+
+    Raises
+    ------
+    BadParameter
+        For names that are none of these, for the time, and for functions that take no symbols.
+    """
     quantity = event.quantity
     if isinstance(quantity, LargestCosine):
-        p, k = shapes["M"]
-        known = {n: sp.Symbol(n, real=True) for n in _entries(shapes)}
-        return sp.Max(
-            *(
-                sp.Abs(known[f"M[{j},{r}]"]) / sp.sqrt(known[f"Q[{j},{j}]"] * known[f"P[{r},{r}]"])
-                for j, r in np.ndindex(p, k)
+        if not {quantity.cross, quantity.own, quantity.other} <= set(shapes):
+            raise BadParameter(
+                f"event on the {event.what}: these runs have {', '.join(shapes)}, no {quantity}"
             )
-        )
+        return largest_cosine(quantity, shapes)
     if not isinstance(quantity, str) and callable(quantity) and not isinstance(quantity, sp.Basic):
         quantity = _followed(event, shapes)
-    return quantity_expression(quantity, shapes, (TIME, RISK), LABELS)
+    expr = quantity_expression(quantity, shapes, (TIME, *scalars), LABELS)
+    if any(s.name == TIME for s in expr.free_symbols):
+        raise BadParameter(
+            f"event {event.name}: a step of simulate knows {', '.join((*shapes, *scalars))}, not "
+            "the time; an event at a time is dmft.Event('t', 5.0)"
+        )
+    return expr
 
 
-def _entries(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+def watch_of_python(
+    events: Event | Sequence[Event],
+    shapes: Mapping[str, tuple[int, ...]],
+    scalars: Sequence[str],
+    constants: Mapping[str, Array],
+) -> Watch | None:
+    """What steps in Python are watched for: a function of (t, state); None for no event.
+
+    Parameters
+    ----------
+    events : Event or sequence of them
+    shapes : mapping of str to tuple
+        Arrays of the state by name.
+    scalars : sequence of str
+        Numbers beside them, which functions of a user's own do not get.
+    constants : mapping of str to arrays
+
+    Raises
+    ------
+    BadParameter
+        For several events, and for names that the state does not have.
+    """
+    event = one_event(events)
+    if event is None or event.quantity == TIME:
+        return None if event is None else Watch(event, None)
+    quantity = event.quantity
+    if isinstance(quantity, LargestCosine):
+        return Watch(event, lambda t, state: quantity.value(state, constants))
+    if not isinstance(quantity, str | sp.Basic):
+        return Watch(
+            event, lambda t, state: number_of(quantity(t, {n: state[n] for n in shapes}), quantity)
+        )
+    everything = {**shapes, **{n: y.shape for n, y in constants.items()}}
+    expr = quantity_expression(quantity, everything, (TIME, *scalars), LABELS)
+    order = [sp.Symbol(n, real=True) for n in (TIME, *scalars, *entries(everything))]
+    formula = vector_function([expr], order)
+
+    def value(t: float, state: Mapping[str, Any]) -> float:
+        arrays = [state[n] for n in (*scalars, *shapes)] + list(constants.values())
+        found = np.empty(1)
+        formula(np.concatenate([[t], *(np.ravel(y) for y in arrays)]), np.empty(0), found)
+        return float(found[0])
+
+    return Watch(event, value)
+
+
+@dataclass
+class Lookout:
+    """What a run of steps in Python has seen, by a `Watch` of `watch_of_python`."""
+
+    watching: Watching
+    side: float = 0.0
+    passage: int | None = None
+
+    def ends(self, t: int, state: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether the run ends at step t, where it has this state; notes the first passage."""
+        watch = self.watching.watch
+        if not isinstance(watch, Watch) or self.passage is not None:
+            return False
+        if watch.value is None:
+            there = t == self.watching.last
+        else:
+            value = watch.value(float(t), state())
+            if t == 0:
+                self.side = watch.side(value)
+                return False
+            there = self.side * value <= self.side * watch.event.threshold
+        if there:
+            self.passage = t
+        return there and watch.stop
+
+
+def largest_cosine(cosine: LargestCosine, shapes: Mapping[str, tuple[int, ...]]) -> sp.Expr:
+    """The largest cosine in symbols of the entries."""
+    known = {n: sp.Symbol(n, real=True) for n in entries(shapes)}
+    cross, own, other = cosine.cross, cosine.own, cosine.other
+    return sp.Max(
+        *(
+            sp.Abs(known[f"{cross}[{j},{r}]"])
+            / sp.sqrt(known[f"{own}[{j},{j}]"] * known[f"{other}[{r},{r}]"])
+            for j, r in np.ndindex(*shapes[cross])
+        )
+    )
+
+
+def entries(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of all entries, array by array."""
     return [entry_name(n, i) for n, shape in shapes.items() for i in np.ndindex(shape)]
 
 
-def _followed(event: Event, shapes: dict[str, tuple[int, ...]]) -> sp.Expr:
+def _followed(event: Event, shapes: Mapping[str, tuple[int, ...]]) -> sp.Expr:
     """What a user's function of (t, state) makes of symbols."""
     state = {
         name: np.array(
@@ -174,12 +338,15 @@ def _followed(event: Event, shapes: dict[str, tuple[int, ...]]) -> sp.Expr:
         if name != "P"
     }
     try:
-        return sp.sympify(event.quantity(_Traced(sp.Symbol(TIME, real=True)), state), strict=True)
+        found = event.quantity(_Traced(sp.Symbol(TIME, real=True)), state)
+        if isinstance(found, np.ndarray) and found.size == 1:
+            found = found.reshape(())[()]
+        return sp.sympify(found, strict=True)
     except Exception as error:
         raise BadParameter(
             f"event on {event.what}: simulate compiles what it watches, and this function takes "
             f"numbers alone (of NumPy {', '.join(FUNCTIONS)} and abs are followed) "
-            f'({error}); write it as a text, "M[0,0]/sqrt(Q[0,0])", or with SymPy'
+            f'({error}); write it as a text, "{entries(shapes)[-1]}**2", or with SymPy'
         ) from error
 
 

@@ -158,6 +158,23 @@ def is_plain(event: Event, problem: Problem) -> bool:
     return quantity in problem.observables or (entry is not None and entry[1] in names)
 
 
+def number_of(value: Any, function: Any) -> float:
+    """The number that a user's function returned.
+
+    Raises
+    ------
+    BadParameter
+        Where it is none.
+    """
+    array = np.asarray(float(value) if getattr(value, "is_Number", False) else value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise BadParameter(
+            f"an event's function must return one number, got {value!r:.80} from "
+            f"{getattr(function, '__name__', function)!r}"
+        )
+    return float(array.reshape(()))
+
+
 class _Encoder:
     """Collects the columns of the event table."""
 

@@ -323,6 +323,11 @@ class Averages(Solution):
     def _state(self) -> tuple[str, ...]:
         """Names of the state blocks."""
 
+    @property
+    def _ends(self) -> Values | None:
+        """State of each run where it ended, run first; None where that was not kept."""
+        return None
+
     @abstractmethod
     def _axes(self, name: str) -> tuple[str, ...]:
         """Names of the dimensions of an average, time first."""
@@ -361,11 +366,20 @@ class Averages(Solution):
         singles = self._singles
         if singles is None:
             raise BadParameter(f"single {self.SINGLE}s were not kept: {self.KEPT_BY}")
-        return [
-            start_of({n: singles[n][i, -1] for n in self._state}, self.constants)
-            for i, status in enumerate(self._ended)
-            if status in COUNTED
-        ]
+        counted = [i for i, status in enumerate(self._ended) if status in COUNTED]
+        return [start_of(self._reached(i, singles), self.constants) for i in counted]
+
+    def _reached(self, i: int, singles: Values) -> dict[str, Array]:
+        """State of a run at the last saved time, or where an event ended it before."""
+        blocks = {n: singles[n][i, -1] for n in self._state}
+        if self._ended[i] is not Status.EVENT or all(np.isfinite(y).all() for y in blocks.values()):
+            return blocks
+        if self._ends is None:
+            raise BadParameter(
+                f"{self.SINGLE} {i} was ended by an event between saved times, where its state was "
+                "not kept: take Event(..., terminal=False), or end all at a saved time"
+            )
+        return {n: self._ends[n][i] for n in blocks}
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
         return self.mean, self.constants

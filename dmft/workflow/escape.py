@@ -169,6 +169,11 @@ def _of_simulation(
     """Escape times that a simulation noted."""
     from dmft.analysis.escape_paths import escape_of_runs
 
+    if "risk" not in run.mean:
+        raise BadParameter(
+            "runs of descents note no escape, all their steps are saved: watch them by events=, as "
+            'dmft.simulate(..., events=dmft.Event("M[0,0]", 0.5, 1)), and read .first_passage'
+        )
     values = run.runs if run.runs is not None else None
     count = len(run.seeds)
     risk = values.risk[:, 0] if values is not None else np.full(count, run.mean.risk[0])

@@ -21,7 +21,7 @@ from dmft.model.loss import CROSS_ENTROPY
 from dmft.model.sequence import SequenceModel, SequenceNetwork
 from dmft.simulation.clock import Clock, Schedule, Tabled
 from dmft.simulation.declaration import Filler
-from dmft.simulation.sequences.kernels import mean_value
+from dmft.simulation.sequences.kernels import mean_loss
 from dmft.starts import Alignment
 
 Array = NDArray[np.float64]
@@ -67,6 +67,20 @@ class SequenceExperiment:
     def outputs(self) -> int:
         """Number of outputs."""
         return int(sp.prod(self.model.student.shape))
+
+    def counts(self, steps: int, first: int = 0) -> NDArray[np.int64]:
+        """Numbers of `kernels.COMMON`, for steps after step `first`."""
+        tokens, tied = self.shift.shape[0], int(self.model.tied)
+        own = (self.batch_size, self.weight_dim, tokens, self.model.length, self.outputs, tied)
+        return np.array([steps, *own, first])
+
+    @property
+    def directions(self) -> Array:
+        """Alignments e, then m, along the directions (n, r)."""
+        if not self.model.tied:
+            return np.eye(self.model.length) * math.sqrt(self.model.length)
+        rows = [*self.vectors[1:], np.eye(1, self.shift.shape[1])[0]]
+        return np.ascontiguousarray(rows)
 
     def alignment(self, v: Array) -> tuple[Array, Array]:
         """Alignments e (..., rank) and m (...) or (..., L) of coordinates (..., r)."""
@@ -169,18 +183,13 @@ def _directions(model: SequenceModel) -> tuple[Array, Array]:
 
 def risk_of(e: SequenceExperiment, v: Array) -> Array:
     """Population loss without noise at coordinates v, by each of two scrambled point sets (2,)."""
-    tokens, length = e.shift.shape[0], e.model.length
-    rho = math.sqrt(max(0.0, 1.0 - float(v @ v)))
-    nodes = _risk_nodes(length + tokens)
-    x = np.zeros((*nodes.shape[:2], tokens + length + e.outputs))
-    stars, free = nodes[..., :length], nodes[..., length:]
-    if e.model.tied:
-        spread = math.sqrt(max(0.0, 1.0 - v[0] ** 2))
-        x[..., :tokens] = v[0] * stars + spread * free + e.shift @ v
-    else:
-        x[..., 0] = stars @ v + rho * free[..., 0]
-    x[..., tokens : tokens + length] = stars
-    return np.array([mean_value(rows, e.value, e.parameters) for rows in x])
+    found: Array = mean_loss(v, e.shift, e.counts(0), risk_nodes(e), e.value, e.parameters)
+    return found
+
+
+def risk_nodes(e: SequenceExperiment) -> Array:
+    """Normal points (2, RISK_POINTS, n) that average the risk."""
+    return _risk_nodes(e.model.length + e.shift.shape[0])
 
 
 @cache

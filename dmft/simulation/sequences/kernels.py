@@ -24,27 +24,81 @@ from dmft.compiled import njit
 GENERATOR = typeof(np.random.default_rng(0))
 VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]
+CUBE = types.float64[:, :, ::1]
 INTEGERS = types.int64[::1]
 UPDATE = types.FunctionType(types.void(VECTOR, VECTOR, VECTOR))
+PLAIN = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 # How a call ended.
 REACHED, PASSED, NONFINITE = 0, 1, 3  # as in `kernels`
+# Columns of `watch`.
+SIDE, LEVEL, EVERY = range(3)
 
-# counts = [steps, batch, D, tokens of the student, tokens of the target, outputs, tied];
-# gammas = the learning rate of each step, or one for all;
-# rates = [noise standard deviation, watched overlap or 0].
-CHAIN = types.UniTuple(types.int64, 2)(
-    VECTOR, MATRIX, VECTOR, VECTOR, INTEGERS, UPDATE, VECTOR, VECTOR, GENERATOR
-)
-WEIGHTS = types.UniTuple(types.int64, 2)(
-    VECTOR, MATRIX, MATRIX, VECTOR, VECTOR, INTEGERS, UPDATE, VECTOR, VECTOR, GENERATOR
-)
+# counts = [steps, batch, D, tokens of the student, of the target, outputs, tied, first step];
+# gammas = the learning rate of each step, or one for all; noise is a standard deviation.
+# After every `every`-th step side * quantity is compared with side * level from above, where `side`
+# is not zero, quantity(alignments of v, risk): alignments = `directions` v, and the mean of `loss`
+# over `nodes`, where there are any, is the risk.
+WATCHED = (VECTOR, UPDATE, MATRIX, CUBE, UPDATE)
+COMMON = (MATRIX, VECTOR, types.float64, INTEGERS, UPDATE, VECTOR, *WATCHED, GENERATOR)
+CHAIN = types.UniTuple(types.int64, 2)(VECTOR, *COMMON)
+WEIGHTS = types.UniTuple(types.int64, 2)(VECTOR, MATRIX, *COMMON)
 
 
-@njit(CHAIN, nogil=True, cache=True, error_model="numpy")
-def chain_steps(v, shift, gammas, rates, counts, update, par, scale, rng):  # type: ignore[no-untyped-def]
-    """Move v (r,) by steps of the chain; shift (T, r) holds the encodings, scale (r,) the watch."""
-    steps, batch, dim, tokens, targets, outputs, tied = counts
+@njit(VECTOR(VECTOR, MATRIX, INTEGERS, CUBE, UPDATE, VECTOR), **PLAIN)
+def mean_loss(v, shift, counts, nodes, loss, par):  # type: ignore[no-untyped-def]
+    """Mean of the loss without noise at coordinates v, over each set of normal points."""
+    tokens, targets, outputs, tied = counts[3:7]
+    x, out = np.zeros(tokens + targets + outputs), np.empty(1)
+    found = np.zeros(nodes.shape[0])
+    rho = math.sqrt(max(0.0, 1.0 - np.dot(v, v)))
+    spread = math.sqrt(max(0.0, 1.0 - v[0] * v[0]))
+    positions = np.dot(shift, v)
+    for n in range(nodes.shape[0]):
+        for i in range(nodes.shape[1]):
+            z = nodes[n, i]
+            for t in range(targets):
+                x[tokens + t] = z[t]
+            if tied:
+                for t in range(tokens):
+                    x[t] = v[0] * z[t] + spread * z[targets + t] + positions[t]
+            else:
+                x[0] = np.dot(z[:targets], v) + rho * z[targets]
+            loss(x, par, out)
+            found[n] += out[0] / nodes.shape[1]
+    return found
+
+
+@njit(types.float64(VECTOR, MATRIX, INTEGERS, VECTOR, UPDATE, MATRIX, CUBE, UPDATE), **PLAIN)
+def quantity_at(v, shift, counts, par, quantity, directions, nodes, loss):  # type: ignore[no-untyped-def]
+    """What is watched, at coordinates v."""
+    n = directions.shape[0]
+    x, out = np.zeros(n + 1), np.empty(1)
+    x[:n] = np.dot(directions, v)
+    if nodes.shape[0] > 0:
+        x[n] = mean_loss(v, shift, counts, nodes, loss, par).mean()
+    quantity(x, par, out)
+    return out[0]
+
+
+@njit(CHAIN, **PLAIN)
+def chain_steps(  # type: ignore[no-untyped-def]
+    v,
+    shift,
+    gammas,
+    noise,
+    counts,
+    update,
+    par,
+    watch,
+    quantity,
+    directions,
+    nodes,
+    loss,
+    rng,
+):
+    """Move v (r,) by steps of the chain; shift (T, r) holds the encodings."""
+    steps, batch, dim, tokens, targets, outputs, tied, first = counts
     r = v.size
     root = math.sqrt(dim)
     x, g = np.empty(tokens + targets + outputs), np.empty(tokens)
@@ -66,7 +120,7 @@ def chain_steps(v, shift, gammas, rates, counts, update, par, scale, rng):  # ty
             for t in range(targets):
                 x[tokens + t] = a[t, 0] if tied else a[0, t]
             for o in range(outputs):
-                x[tokens + targets + o] = rates[0] * rng.standard_normal()
+                x[tokens + targets + o] = noise * rng.standard_normal()
             update(x, par, g)
             for t in range(tokens):
                 for b in range(r):
@@ -80,19 +134,33 @@ def chain_steps(v, shift, gammas, rates, counts, update, par, scale, rng):  # ty
         length = math.sqrt(np.sum(W * W) + along * along + spread)
         if not length < math.inf:
             return NONFINITE, n
-        passed = False
-        for b in range(r):
-            v[b] = W[b] / length
-            passed |= abs(v[b]) * scale[b] >= rates[1] > 0.0
-        if passed:
-            return PASSED, n + 1
+        v[:] = W / length
+        if watch[SIDE] != 0.0 and (first + n + 1) % watch[EVERY] == 0.0:
+            found = quantity_at(v, shift, counts, par, quantity, directions, nodes, loss)
+            if watch[SIDE] * found <= watch[SIDE] * watch[LEVEL]:
+                return PASSED, n + 1
     return REACHED, steps
 
 
-@njit(WEIGHTS, nogil=True, cache=True, error_model="numpy")
-def weight_steps(w, basis, shift, gammas, rates, counts, update, par, scale, rng):  # type: ignore[no-untyped-def]
+@njit(WEIGHTS, **PLAIN)
+def weight_steps(  # type: ignore[no-untyped-def]
+    w,
+    basis,
+    shift,
+    gammas,
+    noise,
+    counts,
+    update,
+    par,
+    watch,
+    quantity,
+    directions,
+    nodes,
+    loss,
+    rng,
+):
     """Move w (D,) by steps of SGD; basis (r, D) is orthonormal."""
-    steps, batch, dim, tokens, targets, outputs, tied = counts
+    steps, batch, dim, tokens, targets, outputs, tied, first = counts
     r = basis.shape[0]
     root = math.sqrt(dim)
     x, g = np.empty(tokens + targets + outputs), np.empty(tokens)
@@ -113,7 +181,7 @@ def weight_steps(w, basis, shift, gammas, rates, counts, update, par, scale, rng
                         inputs[t] += shift[t, b] * basis[b]
                 x[t] = np.dot(w, inputs[t]) / root
             for o in range(outputs):
-                x[tokens + targets + o] = rates[0] * rng.standard_normal()
+                x[tokens + targets + o] = noise * rng.standard_normal()
             update(x, par, g)
             for t in range(tokens):
                 change += size * g[t] * inputs[t]
@@ -122,18 +190,9 @@ def weight_steps(w, basis, shift, gammas, rates, counts, update, par, scale, rng
         if not length < math.inf:
             return NONFINITE, n
         w *= root / length
-        if rates[1] > 0.0:
-            for b in range(r):
-                if abs(np.dot(w, basis[b])) / root * scale[b] >= rates[1]:
-                    return PASSED, n + 1
+        if watch[SIDE] != 0.0 and (first + n + 1) % watch[EVERY] == 0.0:
+            v = np.dot(basis, w) / root
+            found = quantity_at(v, shift, counts, par, quantity, directions, nodes, loss)
+            if watch[SIDE] * found <= watch[SIDE] * watch[LEVEL]:
+                return PASSED, n + 1
     return REACHED, steps
-
-
-@njit(types.float64(MATRIX, UPDATE, VECTOR), nogil=True, cache=True, error_model="numpy")
-def mean_value(rows, function, par):  # type: ignore[no-untyped-def]
-    """Mean of a function of the rows."""
-    out, total = np.empty(1), 0.0
-    for i in range(rows.shape[0]):
-        function(rows[i], par, out)
-        total += out[0]
-    return total / rows.shape[0]

@@ -14,13 +14,21 @@ from dmft.errors import BadParameter
 from dmft.model.sequence import SequenceModel
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
-from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import Ensemble, averaged, passages
 from dmft.simulation.jobs import March, check_time, run_seeds, save_steps
-from dmft.simulation.passage import FirstPassage
-from dmft.simulation.sequences.experiment import SequenceExperiment, declare_sequence, risk_of
-from dmft.simulation.sequences.kernels import chain_steps, weight_steps
+from dmft.simulation.passage import FirstPassage, watch_nothing
+from dmft.simulation.sequences.experiment import (
+    SequenceExperiment,
+    declare_sequence,
+    risk_nodes,
+    risk_of,
+)
+from dmft.simulation.sequences.kernels import chain_steps, quantity_at, weight_steps
+from dmft.simulation.sequences.watched import watch_of_alignments
+from dmft.simulation.watched import Watching
+from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
+from dmft.solvers.solution import Values
 from dmft.special.streams import as_seeds, random_stream
 from dmft.starts import Alignment
 
@@ -65,6 +73,7 @@ def simulate_sequence(
     *,
     save_at: int | ArrayLike | None = None,
     first_passage: FirstPassage | None = None,
+    events: Event | Sequence[Event] = (),
     threads: int | None = None,
     progress: ProgressOption = None,
     **parameters: Any,
@@ -85,20 +94,25 @@ def simulate_sequence(
         raise BadParameter(f'method must be "weights" or "overlaps", got {method!r}')
     numbers = as_seeds(seeds)
     e = declare_sequence(model, algorithm, dim, parameters)
-    if first_passage is not None and first_passage.observable != "overlap":
-        raise BadParameter('sequence models are watched for an "overlap": the largest |m|')
     if start is not None and not isinstance(start, Alignment):
         raise BadParameter(f"sequence models start from dmft.Alignment, got {start!r}")
     begin = None if start is None else e.coordinates(start)
     check_time(t_max)
     clock = e.clock(t_max)
     grid, total = save_steps(t_max, clock, save_at), int(clock.nearest(t_max))
+    watch, reads_risk = watch_of_alignments(e, first_passage, events)
+    watching = Watching(watch, clock, total)
 
     def run(seed: int, job: Job) -> _SeedRun:
-        return _run_seed(e, clock, begin, method, first_passage, grid, total, seed, job)
+        if job.cancelled():
+            unknown = np.full((grid.size, e.shift.shape[1] + 1), np.nan)
+            nowhere = np.full(e.shift.shape[1], np.nan)
+            return _SeedRun(unknown[:, 1:], unknown[:, 0], Status.INTERRUPTED, 0, None, nowhere)
+        runner = _runner(e, watching, reads_risk, begin, method, seed)
+        return _run_seed(e, runner, watching, grid, job)
 
     runs = run_seeds(run, numbers, total, threads, progress)
-    return _assemble(e, clock, numbers, runs, grid, first_passage, method)
+    return _assemble(e, watching, numbers, runs, grid, first_passage, method)
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,7 @@ class _SeedRun:
     status: Status
     steps: int
     passage: int | None
+    end: Array
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,12 @@ class _Runner:
 
 
 def _runner(
-    e: SequenceExperiment, clock: Clock, begin: Array | None, method: str, level: float, seed: int
+    e: SequenceExperiment,
+    watching: Watching,
+    reads_risk: bool,
+    begin: Array | None,
+    method: str,
+    seed: int,
 ) -> _Runner:
     draw = random_stream(seed, START_STREAM)
     chain = method == "overlaps"
@@ -131,31 +151,37 @@ def _runner(
         v /= math.sqrt(float(v @ v) + float(draw.chisquare(D - r)))
     else:
         v = begin.copy()
-    rates = np.array([e.noise, level])
-    each = np.array([e.learning_rate]) if clock.rates is None else clock.rates
-    tokens, tied = e.shift.shape[0], int(e.model.tied)
-    scale = np.zeros(r)
-    scale[: 1 if tied else r] = 1.0 if tied else math.sqrt(e.model.length)
-
-    def counts(steps: int) -> NDArray[np.int64]:
-        return np.array([steps, e.batch_size, D, tokens, e.model.length, e.outputs, tied])
-
-    def chain_advance(first: int, steps: int) -> tuple[int, int]:
-        now = each[first : first + steps] if each.size > 1 else each
-        own = (e.update, e.parameters, scale, rng)
-        return chain_steps(v, e.shift, now, rates, counts(steps), *own)
-
-    if chain:
-        return _Runner(chain_advance, rates[1:], lambda: v.copy())
-    basis, w = _weights(e, v, draw)
+    rates = watching.clock.rates
+    each = np.array([e.learning_rate]) if rates is None else rates
+    state: tuple[Array, ...] = (v,) if chain else _weights(e, v, draw)[::-1]
+    watch, watched = _watched(e, watching.watch, reads_risk, v)
+    move = chain_steps if chain else weight_steps
 
     def advance(first: int, steps: int) -> tuple[int, int]:
         now = each[first : first + steps] if each.size > 1 else each
-        return weight_steps(
-            w, basis, e.shift, now, rates, counts(steps), e.update, e.parameters, scale, rng
+        counts = e.counts(steps, first)
+        done: tuple[int, int] = move(
+            *state, e.shift, now, e.noise, counts, e.update, e.parameters, watch, *watched, rng
         )
+        return done
 
-    return _Runner(advance, rates[1:], lambda: basis @ w / math.sqrt(D))
+    if chain:
+        return _Runner(advance, watch, lambda: v.copy())
+    w, basis = state
+    return _Runner(advance, watch, lambda: basis @ w / math.sqrt(D))
+
+
+def _watched(
+    e: SequenceExperiment, watch: Any, reads_risk: bool, v: Array
+) -> tuple[Array, tuple[Any, ...]]:
+    """[side, level, every] for a run from v, and the quantity as compiled steps read it."""
+    if watch is None or watch.value is None:
+        return watch_nothing(), (e.value, e.directions, np.empty((0, 0, 0)), e.value)
+    nodes = risk_nodes(e) if reads_risk else np.empty((0, 0, 0))
+    watched = (watch.value, e.directions, nodes, e.value)
+    at_start = quantity_at(v, e.shift, e.counts(0), e.parameters, *watched)
+    level, every = watch.event.threshold, float(watch.every)
+    return np.array([watch.side(at_start), level, every]), watched
 
 
 def _weights(e: SequenceExperiment, v: Array, draw: np.random.Generator) -> tuple[Array, Array]:
@@ -174,48 +200,41 @@ def _weights(e: SequenceExperiment, v: Array, draw: np.random.Generator) -> tupl
 
 
 def _run_seed(
-    e: SequenceExperiment,
-    clock: Clock,
-    begin: Array | None,
-    method: str,
-    passage: FirstPassage | None,
-    grid: NDArray[np.int64],
-    total: int,
-    seed: int,
-    job: Job,
+    e: SequenceExperiment, runner: _Runner, watching: Watching, grid: NDArray[np.int64], job: Job
 ) -> _SeedRun:
     v = np.full((grid.size, e.shift.shape[1]), np.nan)
     risk = np.full(grid.size, np.nan)
-    if job.cancelled():
-        return _SeedRun(v, risk, Status.INTERRUPTED, 0, None)
-    runner = _runner(e, clock, begin, method, 0.0 if passage is None else passage.level, seed)
-    march = March(runner, job, passage is not None and passage.stop)
+    march = March(runner, job, watching.stops)
     for i, target in enumerate(grid):
-        march.to(int(target))
+        watching.carry_on(march, int(target))
         if march.status is not Status.OK:
             break
         v[i] = runner.coordinates()
         risk[i] = risk_of(e, v[i]).mean()
-    if march.status is Status.OK and passage is not None:
-        march.to(total)
-    return _SeedRun(v, risk, march.status, march.step, march.passage)
+    watching.finish(march)
+    return _SeedRun(v, risk, march.status, march.step, march.passage, runner.coordinates())
+
+
+def _alignments(e: SequenceExperiment, v: Array) -> dict[str, Array]:
+    """Alignments by name, of coordinates (..., r)."""
+    positional, semantic = e.alignment(v)
+    if e.model.encoding.rank == 0:
+        return {"m": semantic}
+    return {"e": positional[..., 0] if e.model.encoding.rank == 1 else positional, "m": semantic}
 
 
 def _assemble(
     e: SequenceExperiment,
-    clock: Clock,
+    watching: Watching,
     seeds: tuple[int, ...],
     runs: list[_SeedRun],
     grid: NDArray[np.int64],
     first_passage: FirstPassage | None,
     method: str,
 ) -> SequenceEnsemble:
-    positional, semantic = e.alignment(np.stack([r.v for r in runs]))
-    if e.model.encoding.rank == 1:
-        positional = positional[..., 0]
-    arrays = {"e": positional, "m": semantic, "risk": np.stack([r.risk for r in runs])}
-    if e.model.encoding.rank == 0:
-        del arrays["e"]
+    arrays = _alignments(e, np.stack([r.v for r in runs]))
+    arrays["risk"] = np.stack([r.risk for r in runs])
+    ends = Values(_alignments(e, np.stack([r.end for r in runs]))) if watching.stops else None
     last = next((r.v[-1] for r in runs if np.all(np.isfinite(r.v[-1]))), None)
     pair = np.full(2, np.nan) if last is None else risk_of(e, last)
     scheduled: dict[str, Any] = {}
@@ -226,10 +245,11 @@ def _assemble(
             "learning_rate_schedule": str(e.schedule.expr),
         }
     return SequenceEnsemble(
-        t=clock.at(grid),
+        t=watching.clock.at(grid),
         **averaged(arrays, seeds, tuple(r.status for r in runs)),
         dim=e.dim,
-        first_passage=None if first_passage is None else passages(runs, clock),
+        first_passage=passages(runs, watching.clock) if watching.watch else None,
+        ends=ends,
         provenance={
             "method": method,
             "time_step_times_dim": e.learning_rate / (1 if e.model.tied else e.model.length),
@@ -238,6 +258,7 @@ def _assemble(
             "approximation": "exact in law; risk by scrambled Sobol points",
             "risk_error": float(abs(pair[0] - pair[1])),
             "watched": None if first_passage is None else asdict(first_passage),
+            "event": None if first_passage else watching.event_name,
             "version": VERSION,
             **scheduled,
         },

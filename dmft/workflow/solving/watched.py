@@ -20,8 +20,7 @@ from dmft.compiled import njit
 from dmft.emit.quantities import entry_name, quantity_expression
 from dmft.emit.vector import vector_function
 from dmft.equations import symbols as x
-from dmft.errors import BadParameter
-from dmft.solvers.events import TIME, Event, is_plain
+from dmft.solvers.events import TIME, Event, is_plain, number_of
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE
@@ -243,21 +242,11 @@ def _call(
             y = np.ctypeslib.as_array((ctypes.c_double * size).from_address(state))
             blocks = {n: b[0].copy() for n, b in problem.unpack(y[None, :].copy(), widths).items()}
             for i, function in enumerate(functions):
-                result[i] = _number(function(t, blocks), function)
+                result[i] = number_of(function(t, blocks), function)
         except BaseException as error:
             raised.append(error)
 
     return CALL(evaluate)
-
-
-def _number(value: Any, function: Callable[..., Any]) -> float:
-    array = np.asarray(float(value) if getattr(value, "is_Number", False) else value)
-    if array.size != 1 or array.dtype.kind not in "biuf":
-        raise BadParameter(
-            f"an event's function must return one number, got {value!r:.80} from "
-            f"{getattr(function, '__name__', function)!r}"
-        )
-    return float(array.reshape(()))
 
 
 _unused = CALL(lambda t, y, out: None)
