@@ -70,6 +70,7 @@ QUANTITIES = [
 ]
 
 
+@pytest.mark.cases(7)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 @pytest.mark.parametrize(("case", "quantity", "read", "direction"), QUANTITIES)
 def test_sequences_cross_where_their_arrays_do(case, method, quantity, read, direction):
@@ -139,6 +140,7 @@ DESCENTS = [
 ]
 
 
+@pytest.mark.cases(7)
 @pytest.mark.parametrize("batch", [None, "bernoulli", "fresh"])
 @pytest.mark.parametrize(("quantity", "read", "direction"), DESCENTS)
 def test_descents_cross_where_their_arrays_do(quantity, read, direction, batch):
