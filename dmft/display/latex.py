@@ -98,7 +98,8 @@ def latex(
         raise BadParameter(f"the document's name must end in .tex, got {str(path)!r}")
     if not NARROWEST <= width <= WIDEST:
         raise BadParameter(
-            f"width = {width} points; lines of {NARROWEST:g} (a column) to {WIDEST:g} (a page)"
+            f"width = {width} points; lines of {NARROWEST:g} (a column) to {WIDEST:g} (a page); "
+            "inches are widths of figures, of dmft.plot"
         )
     if not objects:
         raise BadParameter("there is nothing to print: pass equations, a risk, a formula")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,32 @@ def put_legends(*wanted: Wanted, where: str = "above", **look: Any) -> None:
             _put_legend(ax, list(handles), list(labels), where, look)
 
 
+def refit_legends(figure: Any) -> None:
+    """Put legends again: since others came, their axes are narrower or labels stand elsewhere."""
+    for ax in figure.figure.axes:
+        given = getattr(ax.get_legend(), "dmft_given", None)
+        if given:
+            _put_legend(ax, *given)
+
+
+def bars_below(ax: Any) -> list[Any]:
+    """Axes of the colour bars that stand beside axes, or beside those above and below them."""
+    column = [each for each in ax.figure.figure.axes if abs(each.bbox.x0 - ax.bbox.x0) < 1.0]
+    drawn = [artist for each in column for artist in each.collections]
+    return [c.colorbar.ax for c in drawn if getattr(c, "colorbar", None) is not None]
+
+
+def _not_wider(legend: Any, renderer: Any = None) -> Any:
+    """Box that a layout keeps free for a legend: no wider than its axes.
+
+    A layout would place colour bars beyond a legend that is wider.
+    """
+    from matplotlib.transforms import Bbox
+
+    box, axes = type(legend).get_tightbbox(legend, renderer), legend.axes.bbox
+    return Bbox([[max(box.x0, axes.x0), box.y0], [max(min(box.x1, axes.x1), axes.x0), box.y1]])
+
+
 def _put_legend(ax: Any, handles: list[Any], labels: list[str], where: str, look: Any) -> None:
     """In as many columns as the axes are wide; names wider than the axes are broken."""
     from matplotlib.transforms import ScaledTranslation
@@ -237,20 +264,25 @@ def _put_legend(ax: Any, handles: list[Any], labels: list[str], where: str, look
     down = 0.0 if tight is None else max(ax.bbox.y0 - tight.y0, 0.0)
     shift = GAP / 72 if where == "above" else -GAP / 72 - down / root.dpi
     outside = ax.transAxes + ScaledTranslation(0.0, shift, root.dpi_scale_trans)
-    look = {
+    placed = {
         "loc": "lower left" if where == "above" else "upper left", "borderaxespad": 0.0,
         "bbox_to_anchor": (0.0, 1.0 if where == "above" else 0.0), "bbox_transform": outside,
         "frameon": False, "fontsize": "small", "columnspacing": 1.2, "handlelength": 1.8,
         "borderpad": 0.2, **look,
     }  # fmt: skip
-    room = ax.bbox.width
+    bars = bars_below(ax) if where == "below" else []
+    # A legend below may also be below the colour bar.
+    room = max(ax.bbox.x1, *(bar.get_tightbbox().x1 for bar in bars), 0.0) - ax.bbox.x0
     tries = [(columns, labels) for columns in range(len(handles), 0, -1)]
     longest = max(map(len, labels))
     tries += [(1, [broken(text, longest // parts + 2) for text in labels]) for parts in (2, 3, 4)]
     for columns, words in tries:
-        legend = ax.legend(handles, words, ncols=columns, **look)
+        legend = ax.legend(handles, words, ncols=columns, **placed)
         if legend.get_window_extent().width <= room:
             break
+    legend.dmft_given = (handles, labels, where, look)
+    if bars:
+        legend.get_tightbbox = partial(_not_wider, legend)
 
 
 def broken(text: str, most: int) -> str:
@@ -275,7 +307,10 @@ def settle(figure: Any, *, own: bool) -> None:
     """Finish a figure: room for its legends if it is ours, and no label longer than its axis."""
     root = figure.figure
     if not own:  # legends have taken room from the axes: labels may be too long now
-        break_labels(root)
+        for _ in range(2):  # each depends on the other
+            break_labels(root)
+            refit_legends(root)
+        lay_out(root)
     else:
         heights: dict[int, float] = {}
         for ax in root.axes:
@@ -302,11 +337,17 @@ def break_labels(figure: Any) -> None:
 
 
 def _break_label(label: Any, length: float, along: int) -> bool:
-    """Break a label once it is too long; return whether it was."""
-    text = label.get_text()
+    """Break a label that is too long, or one that was; return whether that changed it."""
+    before = label.get_text()
+    # What we have broken ourselves may be broken less now.
+    text, ours = getattr(label, "dmft_given", (before, before))
+    if ours != before:
+        text = before
+    label.set_text(text)
     for parts in (2, 3, 4):
         box = label.get_window_extent()
         if " " not in text or (box.width, box.height)[along] <= OVERHANG * length:
-            return parts > 2
+            break
         label.set_text(broken(text, len(text) // parts + 1))
-    return True
+    label.dmft_given = (text, label.get_text())
+    return bool(label.get_text() != before)

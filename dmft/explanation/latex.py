@@ -12,7 +12,7 @@ from dmft.explanation.average import Average
 from dmft.explanation.paragraphs import KEY, Paragraph, cited, paragraphs
 from dmft.explanation.rules import RULES, Rule
 from dmft.typeset.breaking import Names
-from dmft.typeset.fragment import COLUMN, fitted
+from dmft.typeset.fragment import COLUMN, check_points, fitted
 from dmft.typeset.texwidth import width as points
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def as_latex(
     Rules that `rules` numbers are cited by their numbers, others are stated where they are used
     first.
     """
+    check_points(width)
     sign = "=" if explanation.claim == "exact" else r"\approx"
     show = explanation.show
     keys = {key: n for n, key in enumerate(cited(explanation), start=1)}

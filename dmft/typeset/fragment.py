@@ -37,6 +37,21 @@ class Row:
     labels: list[str] = field(default_factory=list)
 
 
+def check_points(width: float) -> None:
+    """Refuse what is no width of lines; figures have theirs in inches.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if not isinstance(width, int | float) or not width >= NARROWEST:
+        raise BadParameter(
+            f"width = {width!r}: a number of points, {NARROWEST:g} or more; {COLUMN:g} is a "
+            f"column of a journal, {PAGE:g} the text of an A4 page (inches, 'column' and 'page' "
+            "are widths of figures, of dmft.plot)"
+        )
+
+
 def fitted(text: str, points: float = COLUMN, names: Names | None = None) -> str:
     r"""The same fragment with lines of at most `points`.
 
@@ -47,11 +62,7 @@ def fitted(text: str, points: float = COLUMN, names: Names | None = None) -> str
     x &= a + b
     \end{align*}
     """
-    if not isinstance(points, int | float) or not points >= NARROWEST:
-        raise BadParameter(
-            f"width = {points!r}: a number of points, {NARROWEST:g} or more; {COLUMN:g} is a "
-            f"column of a journal, {PAGE:g} the text of an A4 page"
-        )
+    check_points(points)
     given = names or Names(text)
     given.taken += text
     parts: list[str] = []

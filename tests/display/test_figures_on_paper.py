@@ -6,6 +6,7 @@ measured: legends against what is drawn, labels, ticks and colour bars against t
 
 import importlib.resources
 import importlib.util
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,60 @@ def test_two_diagrams_beside_each_other():
     assert left.bbox.x1 < bar.bbox.x0 < bar.bbox.x1 < right.bbox.x0
 
 
+# Matplotlib's letters of 10 points leave no room for two bars in a column.
+GRIDS = [
+    pytest.param(style, width, shape, id=f"{style}-{width}-{shape[0]}x{shape[1]}")
+    for style, width in (("dmft.paper", "column"), ("dmft.paper", "page"), ("default", "page"))
+    for shape in ((1, 1), (1, 2), (2, 2))
+]
+
+
+@pytest.mark.cases(4)
+@pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
+@pytest.mark.parametrize("layout", [None, "constrained"])
+def test_bars_stand_beside_their_own_axes(style, width, shape, layout):
+    """Whatever is drawn later: legends that became too wide pushed the first bar away."""
+    records = [made.diagram(), made.diagram(failures=False), made.diagram("fixed_point")]
+    records.append(made.diagram(failures=False))
+    rows, columns = shape
+    inches = WIDTHS[width]
+    with plt.style.context(style):
+        height = inches if columns == 1 else 0.7 * inches
+        figure = Figure(figsize=(inches, rows * height), layout=layout)
+        axes = np.ravel(figure.subplots(rows, columns))
+        for ax, record in zip(axes, records, strict=False):
+            dmft.plot(record, ax=ax)
+        check(figure)
+    bars = {c.colorbar.ax: ax for ax in axes for c in ax.collections if c.colorbar}
+    assert len(bars) == {1: 1, 2: 2, 4: 3}[len(axes)]  # labels have no bar
+    for bar, ax in bars.items():
+        gap = (bar.bbox.x0 - ax.bbox.x1) / figure.dpi
+        assert 0.0 < gap <= 0.06 * ax.bbox.width / figure.dpi + 0.05
+        np.testing.assert_allclose((bar.bbox.y0, bar.bbox.y1), (ax.bbox.y0, ax.bbox.y1), atol=0.5)
+    for ax in axes:
+        legend = ax.get_legend()
+        below = ax.xaxis.get_tightbbox().y0
+        if legend:  # close to the label of its own axes
+            assert 0.0 <= below - box(legend).y1 <= 0.1 * figure.dpi
+
+
+def test_labels_that_were_broken_become_whole_again():
+    figure = Figure(figsize=(3.4, 3.0))
+    left, right = figure.subplots(1, 2)
+    dmft.plot(made.diagram(failures=False), ax=left)
+    dmft.plot(made.diagram(failures=False), ax=right)
+    assert "\n" in left.get_xlabel()
+    figure.set_size_inches(7.0, 3.0)
+    dmft.plot(made.diagram(failures=False), ax=right)
+    assert left.get_xlabel() == right.get_xlabel() == r"learning rate $\gamma$"
+
+
+def test_figures_with_legends_are_pickled():
+    axes = dmft.plot(made.diagram(), ax=Figure().subplots())
+    again = pickle.loads(pickle.dumps(axes.figure))
+    assert len(again.axes) == len(axes.figure.axes)
+
+
 def test_colours_of_the_caller_reach_the_picture(records):
     from matplotlib.colors import LogNorm, Normalize
 
@@ -316,6 +371,18 @@ def test_the_style_is_found_by_its_name():
 def test_widths_that_are_none(width):
     with pytest.raises(BadParameter, match="a width in inches, 'column'"):
         dmft.plot(made.run(), width=width)
+
+
+@pytest.mark.parametrize("width", [3.4, "column", "page", 0, float("nan")])
+def test_widths_of_figures_are_no_widths_of_lines(width, tmp_path):
+    """Figures have theirs in inches, lines of LaTeX in points: each verb refuses the other's."""
+    model = dmft.literature.phase_retrieval(1)
+    equations = dmft.derive(model, dmft.SGD(0.1))
+    for printed in (equations, dmft.population_risk(model), equations.explain("Q", "sgd_noise")):
+        with pytest.raises(BadParameter, match=r"points, 150 or more.*figures, of dmft.plot"):
+            printed.latex(width=width)
+    with pytest.raises(BadParameter, match=r"figures, of dmft.plot|must be a number"):
+        dmft.latex(tmp_path / "a.tex", equations, width=width)
 
 
 def test_a_width_is_of_a_new_figure():
