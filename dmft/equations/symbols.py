@@ -69,9 +69,9 @@ perp_learning, perp_interaction = (
 )
 growth = sp.IndexedBase("growth")
 cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
-# Inputs with a spectrum: eigenvalues and noise factors, unweighted overlaps by block, all of them.
+# Inputs with a spectrum: eigenvalues, noise factors, unweighted overlaps and fields by block.
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
-Gram = sp.IndexedBase("Gram")
+Gram, block_h, block_h_star = (sp.IndexedBase(y) for y in ("Gram", "block_h", "block_h_star"))
 # Variances of clusters by block, and the fractions of the coordinates that these hold.
 cluster_scale = sp.IndexedBase("cluster_scale")
 block_fraction = sp.IndexedBase("block_fraction")
@@ -286,6 +286,8 @@ BASE_LATEX = {
     "block_Q": r"\mathsf{Q}",
     "block_M": r"\mathsf{M}",
     "block_P": r"\mathsf{P}",
+    "block_h": r"\mathsf{h}",
+    "block_h_star": r"\mathsf{h}^*",
     "Gram": "G",
     **{f"collected_{number}": f"T^{{({number})}}" for number in range(1, 10)},
 }

@@ -232,6 +232,26 @@ RULES: dict[str, Rule] = {
         r"\dot Q_{jl} = \ldots + \tfrac{\gamma}{p n_b}\,\mathbb{E}[\psi_j \psi_l]",
         "one_pass.md B.2; [saad_solla_1995]",
     ),
+    "block_drift": Rule(
+        "Drift of one step, in a block of the inputs",
+        "A step moves the coordinates of a block along those of the input: the update is averaged "
+        "beside the part of the other field that comes from this block. By Stein's identity it "
+        "differentiates the update, whose fields are correlated with it by the overlaps G of the "
+        "block times its variance c.",
+        "E[psi h_e,i] = c_e sum_y G_iy,e E[dpsi/dy], h_e the part of h from block e",
+        r"\mathbb{E}[\psi\,\mathsf{h}_{e i}] = c_e \sum_y G_{i y e}\,"
+        r"\mathbb{E}[\partial_y \psi]",
+        "structured_inputs.md (3), (6); one_pass.md A.1",
+    ),
+    "block_square": Rule(
+        "Square of one step, in a block of the inputs",
+        "Two rows move along the same input; the length of its part in a block is the share nu of "
+        "the block, |x_e|^2/d -> nu_e, its variance times its fraction of the coordinates.",
+        "dQ_e,jl/dt = ... + gamma/(p n_b) nu_e E[psi_j psi_l]",
+        r"\dot{\mathsf{Q}}_{e j l} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
+        r"\mathbb{E}[\psi_j \psi_l]",
+        "structured_inputs.md (6); one_pass.md B.2",
+    ),
     "mean_gradient": Rule(
         "Two samples of one step",
         "Different samples of a batch are independent: what they add to the overlaps of students "

@@ -7,6 +7,7 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.equations import symbols
 from dmft.equations.explained import engine, inputs
 from dmft.equations.explained import scene as scene_module
 from dmft.equations.explained.notation import names_of
@@ -152,10 +153,9 @@ def test_wrong_terms_of_equations_are_caught():
 
 
 def test_refusals_say_what_to_do():
-    blocks = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
-    stretched = dmft.Model(dmft.Committee(erf, 1), dmft.Committee(erf, 1), inputs=blocks)
-    with pytest.raises(BadParameter, match=r"population risk, or the rates .* without inputs="):
-        dmft.explain(dmft.derive(stretched, dmft.SGD(0.3)), of="block_M")
+    logistic = dmft.SGD(0.3, loss=sp.log(1 + sp.exp(-F * Y)))
+    with pytest.raises(BadParameter, match=r"by block .* rates of the same model without inputs="):
+        dmft.explain(dmft.derive(stretched(1), logistic), of="block_M")
     eqs = dmft.derive(NOISY, dmft.SGD(0.3))
     with pytest.raises(BadParameter, match="one of M, Q"):
         dmft.explain(eqs, of="Omega")
@@ -187,6 +187,78 @@ def test_the_risk_of_a_spectrum_is_explained():
     assert value == pytest.approx(scene.start.Q[0, 0], abs=7 * error)
     samples = np.concatenate([at for at, _ in inputs.Inputs(scene)._replicas(h, 2)])
     np.testing.assert_allclose(samples.var(axis=0)[:4], [2.0, 0.5, 2.0, 0.5], rtol=0.05)
+
+
+SPECTRUM = dmft.Spectrum([2.0, 0.5], [0.3, 0.7])
+
+
+def stretched(width, spectrum=SPECTRUM, noise=0.1):
+    student = dmft.Committee(erf, width)
+    return dmft.Model(student, dmft.Committee(erf, 1), noise, inputs=spectrum)
+
+
+BY_BLOCK = {
+    "committee, M": (stretched(2), dmft.SGD(0.3), "block_M", {"block_drift"}),
+    "committee, Q": (
+        stretched(2), dmft.SGD(0.3, batch_size=2, momentum=0.5), "block_Q",
+        {"block_drift", "block_square", "linearity"},
+    ),
+    "gradient flow": (stretched(1), dmft.GradientFlow(), "block_Q", {"block_drift"}),
+    "decay": (stretched(1), dmft.SGD(0.3, weight_decay=0.2), "block_M", {"block_drift"}),
+    "a readout": (stretched(1), dmft.SGD(0.3, readout_rate=0.2), "readout", {"drift"}),
+    "a multi-index target": (
+        dmft.Model(dmft.Committee(z**2, 1), dmft.MultiIndex(z**3 + z**2, [z]), inputs=SPECTRUM),
+        dmft.SGD(0.3), "block_Q", {"block_drift", "block_square"},
+    ),
+    "many blocks": (
+        stretched(1, dmft.Spectrum.power_law(1.5, 0.4, dim=1000)), dmft.SGD(0.3), "block_M",
+        {"block_drift"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.cases(4)
+@pytest.mark.parametrize("case", BY_BLOCK)
+def test_rates_by_block_are_explained(case):
+    """From one step on inputs of these variances to what the engine computes in a block."""
+    model, algorithm, block, rules = BY_BLOCK[case]
+    proof = dmft.explain(dmft.derive(model, algorithm), of=block)
+    assert rules | {"values"} <= {step.rule for step in proof.steps}
+    assert "judged" in str(proof)
+    assert ("numbers the blocks of the spectrum" in str(proof)) == (block != "readout")
+    if block != "readout":
+        assert r"\mathsf{h}" in proof.latex()
+        assert "times c[block], are the averages" in str(proof) or "bᴸ" not in str(proof)
+
+
+def with_rate(equations, change):
+    """Equations whose rates by block are others."""
+    wrong = tuple(
+        dataclasses.replace(d, terms=tuple((n, change(n, e)) for n, e in d.terms))
+        if d.name in ("block_Q", "b_learning", "b_interaction") else d
+        for d in equations.definitions
+    )  # fmt: skip
+    return dataclasses.replace(equations, definitions=wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda n, e: e.subs(symbols.eigenvalue[symbols.block], 1), "block_drift"),
+        (lambda n, e: e * (1 + sp.Rational(n == "interaction", 10)), "block_drift"),
+        (lambda n, e: e.replace(
+            lambda y: isinstance(y, sp.Indexed) and y.base == symbols.Gram,
+            lambda y: symbols.Omega[y.indices[:2]]), "block_drift"),
+        (lambda n, e: e.subs(symbols.noise_factor[symbols.block], 1), "linearity"),
+        (lambda n, e: e * (1 - sp.Rational(n == "label_noise", 10)), "linearity"),
+    ],
+    ids=["no eigenvalue", "interaction x 1.21", "overlaps of all", "no share", "noise x 0.9"],
+)  # fmt: skip
+def test_wrong_rates_by_block_are_caught(change, rule):
+    equations = dmft.derive(stretched(2), dmft.SGD(0.3))
+    with pytest.raises(UnprovenStep) as caught:
+        dmft.explain(with_rate(equations, change), of="block_Q")
+    assert caught.value.rule == rule
 
 
 F, Y = sp.symbols("f y", real=True)

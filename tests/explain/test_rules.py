@@ -283,6 +283,27 @@ def square():
     close(float(gain.mean() * d), float(text.mean() * d), 0.02)
 
 
+def block_drift():
+    # Two independent parts of one field: tanh'(h) averages with the overlap of a part.
+    c, g = np.array([1.5, 0.4]), np.array([[0.3, 0.1], [0.1, 0.5]])
+    cov = np.diag(c * np.diag(g))
+    left = mean(lambda x, y: x * np.tanh(x + y), cov)
+    slope = mean(lambda x, y: 1 / np.cosh(x + y) ** 2, cov)
+    close(left, c[0] * g[0, 0] * slope)
+
+
+def block_square():
+    # Half of the coordinates have the variance 1.8: their share of |x|^2/d is 0.9.
+    W, x, fields = weights_and_inputs(n=4000)
+    psi, gamma, d, half = np.tanh(fields[:, 0]), 0.3, 400, 200
+    deviation = math.sqrt(1.8)
+    moved = W[0, :half] + gamma * psi[:, None] * deviation * x[:, :half] / math.sqrt(d)
+    gain = ((moved**2).sum(axis=1) - W[0, :half] @ W[0, :half]) / d
+    field = deviation * x[:, :half] @ W[0, :half] / math.sqrt(d)
+    text = 2 * gamma / d * psi * field + gamma**2 / d * 0.9 * psi**2
+    close(float(gain.mean() * d), float(text.mean() * d), 0.02)
+
+
 def mean_gradient():
     # A batch of two: what is beyond the squares of single samples is the product of the means.
     W, x, fields = weights_and_inputs(n=40_000)
@@ -383,6 +404,7 @@ PROPERTIES = {
     "branches": branches, "collect": collect, "series": series, "nodes": nodes, "table": nodes,
     "local_fields": local_fields, "pair": pair, "values": collect, "insert": collect,
     "drift": drift, "square": square, "stein_fields": stein,
+    "block_drift": block_drift, "block_square": block_square,
     "mean_gradient": mean_gradient, "names": collect, "sphere": sphere,
     "mehler": mehler, "coefficient": coefficient, "token_fields": token_fields,
     "moments": moments, "uninformative": uninformative, "lengths": lengths, "growth": growth,

@@ -59,11 +59,17 @@ def _on(
     role: Literal["rate", "observable"],
 ) -> dict[str, Array]:
     """Blocks of the reference with averages on these nodes."""
-    arrays = {"P": scene.start.P, **scene.readouts}
-    values = Values({"p": scene.p, "k": scene.k}, dict(scene.scalars), arrays)
+    by_block = any(d.name == "Gram" for d in definitions)
+    names = ("block_Q", "block_M") if by_block else ("Q", "M")
+    known = {**scene.by_block, "Q": scene.start.Q, "M": scene.start.M, "P": scene.start.P}
+    known |= scene.readouts
+    # What equations define, of either kind, is theirs.
+    arrays = {n: y for n, y in known.items() if n not in (*names, "Q", "M", "Gram")}
+    widths = {"p": scene.p, "k": scene.k, "blocks": len(scene.variances)}
+    values = Values(widths, dict(scene.scalars), arrays)
     if rule is not None:
         values, definitions = with_nodes(values, rule), discretise(definitions)
-    state = {"Q": scene.start.Q, "M": scene.start.M}
+    state = {name: known[name] for name in names}
     return {name: np.asarray(v) for name, v in evaluate(definitions, state, values, role).items()}
 
 

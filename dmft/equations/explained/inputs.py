@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from dmft.equations.explained.scene import NOISE, Array, Scene
+from dmft.equations.explained.scene import INPUTS, NOISE, Array, Scene
 from dmft.equations.update.law import Cluster
 from dmft.explanation.average import Average
 from dmft.explanation.judge import without_extremes
 
-# Inputs in this dimension, this many of them (a power of 2) in each of so many replicas.
-INPUTS, SAMPLES, REPLICAS = 12, 2**13, 12
+# This many inputs (a power of 2) in each of so many replicas.
+SAMPLES, REPLICAS = 2**13, 12
 # Standard errors that the samples may be off by.
 DEVIATIONS = 7.0
 PLAIN = Cluster()
@@ -60,10 +60,7 @@ class Inputs:
         from scipy.stats import qmc
 
         scene, root = self.scene, float(sp.sqrt(self.cluster.scale))
-        # Rows of weights: a root of the overlaps in random directions.
-        frame, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(INPUTS, scene.p + scene.k)))
-        deviations = np.sqrt(np.resize(scene.variances, INPUTS))
-        weights = np.linalg.cholesky(scene.omega) @ frame.T * math.sqrt(INPUTS) / deviations
+        frame, deviations, weights = scene.frame, scene.deviations, scene.rows
         mean = np.zeros(INPUTS)
         for number, share in enumerate(self.cluster.mean):
             mean += float(share) * weights[scene.p + number] / math.sqrt(INPUTS)
@@ -94,6 +91,18 @@ def inner_product(
     ]
     products = np.einsum("nd,nd->n", *rows)
     return float(np.mean(products)), float(np.std(products, ddof=1) / math.sqrt(REPLICAS))
+
+
+def beside_a_block(
+    scene: Scene, parts: Sequence[Weighted], row: int, e: int
+) -> tuple[float, float]:
+    """Average of a function times the part of field `row` that comes from block e, and its error.
+
+    Fields and blocks are counted from 0.
+    """
+    part = scene.of_block(scene.rows[row], e) / math.sqrt(INPUTS)
+    found = sum(weight * Inputs(scene, c).directions(f) for weight, c, f in parts) @ part
+    return float(np.mean(found)), float(np.std(found, ddof=1) / math.sqrt(REPLICAS))
 
 
 def average_over_inputs(integrand: sp.Expr) -> Average:

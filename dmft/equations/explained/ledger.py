@@ -16,13 +16,12 @@ from dmft.equations.definitions import Definition
 from dmft.equations.explained.inputs import (
     DEVIATIONS,
     FAR,
-    INPUTS,
     REPLICAS,
     SAMPLES,
     Inputs,
 )
 from dmft.equations.explained.notation import notation_of, sample_latex
-from dmft.equations.explained.scene import Place, Scene
+from dmft.equations.explained.scene import INPUTS, Place, Scene
 from dmft.equations.explained.statements import OnNodes, StatementPrinter
 from dmft.equations.update.law import Cluster
 from dmft.equations.views.text import TextPrinter, model_names

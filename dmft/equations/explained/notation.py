@@ -89,6 +89,24 @@ PARTS = Meaning(
     "bᴸ[j,i] and bᴵ[j,i] are the averages of λ[i] times the parts of ψ[j] that come from the "
     "target and from the students",
 )
+PARTS_IN_BLOCKS = Meaning(
+    PARTS.names,
+    r"$b^L_{jie}$ and $b^I_{jie}$, times $c_e$, are the averages of $\mathsf{h}_{ei}$ (or "
+    r"$\mathsf{h}^*$) times the parts of $\psi_j$ that come from the target and from the students",
+    "bᴸ[j,i,block] and bᴵ[j,i,block], times c[block], are the averages of block_h[block,i] (or "
+    "block_h_star) times the parts of ψ[j] that come from the target and from the students",
+)
+IN_BLOCKS = Meaning(
+    ("block", "Gram", "eigenvalue", "noise_factor", "block_h", "block_h_star", "block_Q",
+     "block_M", "block_P"),
+    r"$e$ numbers the blocks of the spectrum: $c_e$ is the eigenvalue, $\nu_e$ the share in "
+    r"$|x|^2/d$, $\mathsf{Q}_e$, $\mathsf{M}_e$, $\mathsf{P}_e$ are the overlaps of the rows in a "
+    r"block, $G_{\cdot\cdot e}$ all of them, $\mathsf{h}_{ej}$ and $\mathsf{h}^*_{er}$ the parts "
+    r"of the fields that come from its inputs",
+    "block numbers the blocks of the spectrum: c[block] is the eigenvalue, ν[block] the share in "
+    "|x|^2/d, block_Q, block_M, block_P are the overlaps of the rows in a block, G[.,.,block] all "
+    "of them, block_h and block_h_star the parts of the fields that come from its inputs",
+)  # fmt: skip
 WHOLE = Meaning(
     ("b", "gradient_gram"),
     r"$b_{ji}$ is the average of $\lambda_i \psi_j$, and $b\,\Omega^{+}b^\top$ are the inner "
@@ -212,9 +230,10 @@ def notation_of(
     overlaps = OVERLAPS
     if model.spectrum is not None:
         centred, overlaps = STRETCHED, TOTALS
+    parts = PARTS_IN_BLOCKS if used & {"Gram", "block_h", "block_h_star"} else PARTS
     known = (
         STUDENTS, TEACHERS, *_networks(model), centred, *_clusters(model), ALL_FIELDS, overlaps,
-        PAIRS, UPDATE, WHOLE, PARTS, PHI, SHARED, TILTED, COPIES, *NUMBERS, *FUNCTIONS,
+        IN_BLOCKS, PAIRS, UPDATE, WHOLE, parts, PHI, SHARED, TILTED, COPIES, *NUMBERS, *FUNCTIONS,
     )  # fmt: skip
     found = [*chosen(known, steps)]
     parameters = sorted(used & {s.name for s in model.parameters})

@@ -12,7 +12,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation
 from dmft.equations.definitions import Definition, base_name, used_bases
 from dmft.equations.explained.engine import claim_of, engine_errors, engine_values
-from dmft.equations.explained.inputs import average_over_inputs, inner_product
+from dmft.equations.explained.inputs import average_over_inputs, beside_a_block, inner_product
 from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
 from dmft.equations.explained.scene import Array, Place, Scene, scenes_of
 from dmft.equations.explained.statements import Increment, OnNodes
@@ -22,6 +22,7 @@ from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD
 from dmft.model.algorithm import refuse
+from dmft.names import BLOCK
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 EXPLAINED = ("high-dimensional", "gradient-flow", "large batches")
 # Step of the difference quotient that judges the rates of rows of constant length.
 DIFFERENCE = 1e-5
-PLACES = {"M": (x.j, x.r), "Q": (x.j, x.l), "readout": (x.j,)}
+PLACES = {
+    "M": (x.j, x.r), "Q": (x.j, x.l), "readout": (x.j,),
+    "block_M": (x.block, x.j, x.r), "block_Q": (x.block, x.j, x.l),
+}  # fmt: skip
 
 
 def explain_rate(equations: Equations, block: str, term: str | None = None) -> Explanation:
@@ -51,12 +55,6 @@ def _rate(equations: Equations, block: str) -> Definition:
     """The rate of a block, of equations that are derived from one update field."""
     refuse(equations.algorithm, "explain")
     rates = {d.name: d for d in equations.definitions if d.role == "rate"}
-    if equations.model.blocks is not None:
-        raise BadParameter(
-            f"rates are explained of inputs without blocks, got inputs = {equations.model.inputs}, "
-            "whose overlaps move block by block: explain the population risk, or the rates of the "
-            "same model without inputs="
-        )
     if block not in rates:
         raise BadParameter(
             f"of = {block!r}: a block of these equations is one of {', '.join(rates)}"
@@ -81,6 +79,8 @@ def _rate(equations: Equations, block: str) -> Definition:
             "terms of these equations were changed by hand: explain the equations as derived"
         )
     read = _read_by(rates[block], equations.definitions)
+    if block.startswith(BLOCK):
+        _check_block(equations, read)
     lines = {s for d in read for s in d.expr.free_symbols & set(x.LINES)}
     if lines:
         random = equations.model.draws_labels or equations.model.flips
@@ -94,6 +94,16 @@ def _rate(equations: Equations, block: str) -> Definition:
             "squared loss; what the rates are worth equations.evaluate_error says"
         )
     return rates[block]
+
+
+def _check_block(equations: Equations, read: Sequence[Definition]) -> None:
+    """Refuse rates by block whose averages are no sums of products."""
+    if any(d.name.startswith("pull") for d in read):
+        raise BadParameter(
+            f"rates by block are explained where the update is a sum of products, which that of "
+            f"{equations.algorithm} is not: explain the population risk, the squared loss, or the "
+            "rates of the same model without inputs="
+        )
 
 
 def _read_by(rate: Definition, definitions: Iterable[Definition]) -> list[Definition]:
@@ -121,11 +131,21 @@ class _Rate:
         scenes = scenes_of(model, scalars, equations.definitions, algorithm.on_sphere)
         self.account = Account(model, scenes)
         p, k = scenes[0].p, scenes[0].k
-        numbers = {x.j: 1, x.l: min(2, p), x.r: k}
+        numbers = {x.j: 1, x.l: min(2, p), x.r: k, x.block: len(scenes[0].variances)}
         self.at: Place = {s: numbers[s] for s in PLACES[self.block]}
         self.table = {
             base_name(d.target): d for d in equations.definitions if d.role == "intermediate"
         }
+
+    @property
+    def by_block(self) -> bool:
+        """Whether the overlaps are those of one block of the inputs."""
+        return self.block.startswith(BLOCK)
+
+    def rule_of(self, name: str) -> str:
+        """Rule of the first line of a term."""
+        rule = "square" if name in SQUARES else "drift"
+        return f"block_{rule}" if self.by_block else rule
 
     @property
     def step(self) -> sp.Expr:
@@ -219,8 +239,11 @@ class _Rate:
         if name == GRADIENT:
             self._gradient(inlined)
             return
+        if self.by_block and name not in SQUARES:
+            self._block_drift(name, inlined)
+            return
         found = [
-            self.account.from_inputs(before, front, parts, self.at, rule=rule_of(name), of=name)
+            self.account.from_inputs(before, front, parts, self.at, self.rule_of(name), name)
             for before, front, parts in self._definition_of(name)
         ]
         rule = "linearity" if name in SQUARES or not self.moments.parts else "stein_fields"
@@ -234,6 +257,7 @@ class _Rate:
             assert isinstance(self.algorithm, SGD)
             batch = x.n_b if self.equations.kind == "map" else self.algorithm.batch_size
             front = step * step_size(self.algorithm) / (x.p * batch)
+            front *= x.noise_factor[x.block] if self.by_block else 1
             return [(front * over(psi_j * psi_l), front, self._squares(psi_j * psi_l, name))]
         part = name if name in self.moments.parts else None
         if self.block == "readout":
@@ -245,6 +269,35 @@ class _Rate:
         else:
             products = [psi_j * x.h[x.l], psi_l * x.h[x.j]]
         return [(step * over(y), step, self.parts(y, part)) for y in products]
+
+    def _block_drift(self, name: str, inlined: sp.Expr) -> None:
+        """A term of a block: updates beside the parts of fields that come from its inputs."""
+        part = name if name in self.moments.parts else None
+        if self.block == "block_M":
+            beside = [(x.psi[x.j], x.block_h_star[x.block, x.r], x.p + x.r)]
+        else:
+            beside = [
+                (x.psi[one], x.block_h[x.block, other], other)
+                for one, other in ((x.j, x.l), (x.l, x.j))
+            ]
+        place = bounded(inlined, self.at)
+
+        def sampled(scene: Scene) -> tuple[float, float]:
+            scale, e = scene.value(self.step, place).value, place[x.block] - 1
+            values, errors = [], []
+            for psi, _, field in beside:
+                parts = [
+                    (scene.value(q.weight, place).value, q.cluster, q.unrolled(scene, place))
+                    for q in self.parts(psi, part)
+                ]
+                value, error = beside_a_block(scene, parts, scene.place(field, place) - 1, e)
+                values.append(scale * value)
+                errors.append(abs(scale) * error)
+            return sum(values), sum(errors)
+
+        before = sp.Add(*(self.step * average_over_inputs(psi * h) for psi, h, _ in beside))
+        rule = self.rule_of(name)
+        self.account.by_samples(rule, before, inlined, place, sampled, name)
 
     def _squares(self, square: sp.Expr, name: str) -> list[Part]:
         """Products of updates, with or without the label's noise."""
@@ -375,8 +428,3 @@ def _own_name(field: sp.Indexed) -> sp.Expr | None:
 
 SQUARES = ("sgd_noise", "label_noise")
 GRADIENT = "population_gradient"
-
-
-def rule_of(name: str) -> str:
-    """Rule of the first line of a term."""
-    return "square" if name in SQUARES else "drift"

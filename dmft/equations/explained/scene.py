@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import sympy as sp
@@ -29,6 +30,8 @@ Place = Mapping[sp.Symbol, int]
 NOISE = sp.Symbol("xi_", real=True)
 # Random values of parameters: between these.
 LOW, HIGH = 0.3, 0.9
+# Inputs of samples are in this dimension, and have this many blocks at most.
+INPUTS, BLOCKS = 12, 3
 # Overlaps of updates of several passes, relative to those of others.
 SMALL = 0.06
 
@@ -47,6 +50,8 @@ class Scene:
         What expressions read by name.
     variances : tuple of float
         Of the coordinates of an input, in turn; overlaps are the totals that the fields see.
+    noise : tuple of float
+        Share of each of these blocks in the squared length of an input.
     """
 
     p: int
@@ -56,6 +61,7 @@ class Scene:
     scalars: Mapping[str, float]
     definitions: Sequence[Definition] = ()
     variances: tuple[float, ...] = (1.0,)
+    noise: tuple[float, ...] = (1.0,)
     known: dict[object, Value] = field(default_factory=dict, repr=False)
 
     @property
@@ -63,6 +69,40 @@ class Scene:
         """Covariance of all fields."""
         Q, M, P = self.start.Q, self.start.M, self.start.P
         return np.block([[Q, M], [M.T, P]])
+
+    @cached_property
+    def frame(self) -> Array:
+        """Random directions (INPUTS, p + k) of the fields of samples."""
+        size = (INPUTS, self.p + self.k)
+        frame, _ = np.linalg.qr(np.random.default_rng(7).normal(size=size))
+        return np.asarray(frame)
+
+    @property
+    def deviations(self) -> Array:
+        """Standard deviations of the coordinates of an input."""
+        return np.sqrt(np.resize(self.variances, INPUTS))
+
+    @property
+    def rows(self) -> Array:
+        """Rows of weights (p + k, INPUTS) that have these overlaps, those of the students first."""
+        root = np.linalg.cholesky(self.omega)
+        return np.asarray(root @ self.frame.T * np.sqrt(INPUTS) / self.deviations)
+
+    def of_block(self, row: Array, e: int) -> Array:
+        """A row in the coordinates of block e (counted from 0), zero in the others."""
+        inside = np.resize(np.arange(len(self.variances)), INPUTS) == e
+        return np.where(inside, row, 0.0)
+
+    @cached_property
+    def by_block(self) -> dict[str, Array]:
+        """Overlaps of each block, its variance and its share of the length."""
+        parts = [self.of_block(self.rows, e) for e in range(len(self.variances))]
+        grams, p = np.stack([part @ part.T / INPUTS for part in parts]), self.p
+        return {
+            "block_Q": grams[:, :p, :p], "block_M": grams[:, :p, p:], "block_P": grams[:, p:, p:],
+            "Gram": np.moveaxis(grams, 0, -1), "eigenvalue": np.array(self.variances),
+            "noise_factor": np.array(self.noise),
+        }  # fmt: skip
 
     def value(self, expr: sp.Expr, at: Place | None = None) -> Value:
         """Value of an expression at values of its free indices (counted from 1)."""
@@ -120,7 +160,7 @@ class Scene:
         name = base_name(expr)
         where = tuple(self.place(i, at) - 1 for i in expr.indices)
         arrays = {"Q": self.start.Q, "M": self.start.M, "P": self.start.P, "Omega": self.omega}
-        arrays |= self.readouts
+        arrays |= {**self.readouts, **self.by_block}
         if name in arrays:
             number = float(arrays[name][where])
             return Value(number, abs(number))
@@ -141,6 +181,7 @@ class Scene:
             running = [s for s in index.free_symbols if s in x.AXES]
             shift = self.place(index, dict.fromkeys(running, 0))
             size = {x.p: self.p, x.k: self.k, x.p + x.k: self.p + self.k}
+            size[x.blocks] = len(self.variances)
             for symbol in running:
                 value = n + 1 - shift
                 if not 1 <= value <= size[x.AXES[symbol]]:
@@ -269,10 +310,12 @@ def _scene(
         "teacher_readout": _readout(model.teacher, k, rng),
     }
     spectrum = model.spectrum
-    return Scene(
-        p, k, start, readouts, numbers, definitions,
-        variances=(1.0,) if spectrum is None else tuple(spectrum.eigenvalues),
-    )  # fmt: skip
+    if spectrum is None:
+        return Scene(p, k, start, readouts, numbers, definitions)
+    # What holds of a block holds of each: a few stand for many.
+    some = np.unique(np.linspace(0, spectrum.blocks - 1, BLOCKS).astype(int))
+    variances, noise = (tuple(y[some].tolist()) for y in (spectrum.eigenvalues, spectrum.noise))
+    return Scene(p, k, start, readouts, numbers, definitions, variances, noise)
 
 
 def _readout(network: object, width: int, rng: np.random.Generator) -> Array:
