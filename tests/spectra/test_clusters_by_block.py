@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sympy as sp
+from scipy.special import erf
 
 import dmft
 from dmft.equations.error_rate import ErrorRate
@@ -200,6 +201,36 @@ def test_runs_agree_with_weights_in_finite_dimension() -> None:
     for name in ("block_Q", "block_M", "risk", "Q", "M"):
         deviation = truth.mean[name][1:] - getattr(run, name)[1:]
         assert np.abs(deviation / truth.stderr[name][1:]).max() < 4.5, name
+
+
+@pytest.mark.compiled
+def test_runs_read_all_nodes_of_each_cluster() -> None:
+    """The compiled loop keeps 256 nodes at a time: fields of the first cluster at the others, too.
+
+    Runs had those of the last nodes alone in the first cluster; the NumPy reference did not.
+    """
+    model = dmft.Model(dmft.Committee(ERF, 2), twins(scales=SCALES, fractions=FRACTIONS))
+    equations = dmft.derive(model, dmft.SGD(0.5, loss=LOGISTIC))
+    start = start_of(grams(2, 3), 2)
+    nodes, step = 24, 1e-5
+    assert equations.rule(start, {"nodes": nodes}).weight.size > 10 * 256
+    run = dmft.solve(equations, start, step, save_at=2, nodes=nodes, rtol=1e-10, atol=1e-14)
+    rates = equations.evaluate(start, nodes=nodes)
+    for block, rate in rates.items():
+        if block != "readout":
+            found = np.diff(run[f"block_{block}"], axis=0)[0] / step
+            np.testing.assert_allclose(found, rate, rtol=1e-3, atol=1e-5)
+    # The loss by a product rule of two fields of its own.
+    z, w = np.polynomial.hermite_e.hermegauss(60)
+    grid = np.stack(np.meshgrid(z, z)).reshape(2, -1)
+    weight = np.outer(w, w).ravel() / (2 * np.pi)
+    loss = 0.0
+    for mean, label, chance, scales in zip((1.2, -0.7), (1, -1), (0.4, 0.6), SCALES, strict=True):
+        root = np.linalg.cholesky(np.einsum("e,ejl->jl", scales, start.Q))
+        h = root @ grid + mean * start.M.sum(axis=0)
+        output = erf(h / np.sqrt(2)).mean(axis=0)
+        loss += chance * weight @ np.log1p(np.exp(-label * output))
+    assert run.loss[0] == pytest.approx(loss, abs=1e-5)
 
 
 def test_error_rates_are_those_of_each_cluster() -> None:

@@ -220,11 +220,13 @@ class Discretiser:
             along = sp.Sum(root[i, n] * x.normal[n, x.node], (n, 1, x.p + x.k))
             arrays[lam_at[i, x.node]] = along
         used = {name for d in self.definitions for name in used_bases(d.expr)}
+        # Roots first: all that runs over the nodes is one loop, which keeps a few nodes at a time.
+        ordered = sorted(arrays.items(), key=lambda item: x.node in item[0].indices)
         return [
             define(
                 target, {"root" if isinstance(value, FieldRoot) else "law": value}, "intermediate"
             )
-            for target, value in arrays.items()
+            for target, value in ordered
             if isinstance(value, FieldRoot) or str(target.base.label) in used
         ]
 
