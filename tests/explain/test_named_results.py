@@ -157,6 +157,16 @@ def test_refusals_say_what_to_do():
     with pytest.raises(BadParameter, match=r"by block .* rates of the same model without inputs="):
         dmft.explain(dmft.derive(stretched(1), logistic), of="block_M")
     eqs = dmft.derive(NOISY, dmft.SGD(0.3))
+    for spectrum in (None, SPECTRUM):  # velocities are rows, whose overlaps move with the others
+        heavy = dmft.derive(stretched(2, spectrum), dmft.SGD(0.3, momentum=dmft.Momentum(0.3)))
+        for block in ("M", "velocity_Q"):
+            with pytest.raises(BadParameter, match=r"rows that the optimiser keeps .*velocity_M"):
+                dmft.explain(heavy, of=block)
+    twins = dmft.GaussianMixture([[1.0]], [1], scales=[[0.5, 2.0]], fractions=[0.5, 0.5])
+    for loss in ("squared", sp.log(1 + sp.exp(-F * Y))):
+        split = dmft.derive(dmft.Model(dmft.Committee(erf, 1), twins), dmft.SGD(0.3, loss=loss))
+        with pytest.raises(BadParameter, match=r"with scales of shape \(C,\)"):
+            dmft.explain(split, of="block_M")
     with pytest.raises(BadParameter, match="one of M, Q"):
         dmft.explain(eqs, of="Omega")
     with pytest.raises(BadParameter, match="its terms are learning"):

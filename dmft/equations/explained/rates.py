@@ -14,7 +14,7 @@ from dmft.equations.definitions import Definition, base_name, used_bases
 from dmft.equations.explained.engine import claim_of, engine_errors, engine_values
 from dmft.equations.explained.inputs import average_over_inputs, beside_a_block, inner_product
 from dmft.equations.explained.ledger import Account, Part, bounded, closed_values
-from dmft.equations.explained.scene import Array, Place, Scene, scenes_of
+from dmft.equations.explained.scene import Array, Place, Scene, check_blocks, scenes_of
 from dmft.equations.explained.statements import Increment, OnNodes
 from dmft.equations.update.optimiser import own_motion, step_size
 from dmft.equations.update.overlaps import Case, Moments
@@ -22,7 +22,7 @@ from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD
 from dmft.model.algorithm import refuse
-from dmft.names import BLOCK
+from dmft.names import BLOCK, KEPT
 
 if TYPE_CHECKING:
     from dmft.equations.equations import Equations
@@ -55,6 +55,12 @@ def _rate(equations: Equations, block: str) -> Definition:
     """The rate of a block, of equations that are derived from one update field."""
     refuse(equations.algorithm, "explain")
     rates = {d.name: d for d in equations.definitions if d.role == "rate"}
+    kept = [name for name in rates if name.removeprefix(BLOCK) in KEPT]
+    if kept:
+        raise BadParameter(
+            f"rates beside rows that the optimiser keeps ({', '.join(kept)}) are not explained: "
+            "explain those of momentum=beta, a number, or the population risk"
+        )
     if block not in rates:
         raise BadParameter(
             f"of = {block!r}: a block of these equations is one of {', '.join(rates)}"
@@ -98,6 +104,7 @@ def _rate(equations: Equations, block: str) -> Definition:
 
 def _check_block(equations: Equations, read: Sequence[Definition]) -> None:
     """Refuse rates by block whose averages are no sums of products."""
+    check_blocks(equations.model)
     if any(d.name.startswith("pull") for d in read):
         raise BadParameter(
             f"rates by block are explained where the update is a sum of products, which that of "

@@ -273,13 +273,23 @@ def scenes_of(
         For clusters with variances by block, and targets of too many fields.
     """
     check_outputs(model, "explanations are written")
+    check_blocks(model)
+    one, two = (_scene(model, scalars, definitions, on_sphere, seed) for seed in (11, 29))
+    return one, two
+
+
+def check_blocks(model: Model) -> None:
+    """Refuse clusters with a variance in each block.
+
+    Raises
+    ------
+    BadParameter
+    """
     if model.spectrum is not None and model.clusters is not None:
         raise BadParameter(
             "explanations are written for clusters with a variance each, these have one in each "
             "block: explain the same model with scales of shape (C,)"
         )
-    one, two = (_scene(model, scalars, definitions, on_sphere, seed) for seed in (11, 29))
-    return one, two
 
 
 def _scene(
