@@ -319,7 +319,10 @@ def _derivations(record: Any) -> list[Any]:
             found.append(f"The rate of {block} is not derived here: {refusal}.")
             refused = refusal
     if all(isinstance(one, str) for one in found):
-        raise refused
+        raise BadParameter(
+            f"explain=True: {refused}; without it the document is written, and what dmft.explain "
+            "gives, as dmft.explain(dmft.population_risk(model)), is an object of its own"
+        )
     return found
 
 

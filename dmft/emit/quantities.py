@@ -56,7 +56,11 @@ def quantity_expression(
     entries = [entry_name(n, i) for n, shape in shapes.items() for i in np.ndindex(shape)]
     known = {name: sp.Symbol(name, real=True) for name in (*scalars, *entries)}
     if isinstance(quantity, str):
-        counted = {name: sp.Symbol(name, real=True) for name in _from_one(shapes, labels)}
+        counted = {
+            name: sp.Symbol(name, real=True)
+            for name in _from_one(shapes, labels)
+            if name.isidentifier()  # others are for LaTeX, nobody can write them
+        }
         try:
             expr = parse_expression(_SPACES.sub(" ", quantity), {**known, **counted})
         except ExpressionRefused as error:

@@ -10,6 +10,7 @@ import sympy as sp
 import dmft
 from dmft.display.declaration import escape
 from dmft.display.latex import document
+from dmft.errors import BadParameter
 from dmft.literature import hermite_committee, phase_retrieval, saad_solla
 
 MODELS = {
@@ -96,3 +97,13 @@ def test_document_compiles(text, tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_equations_whose_rates_are_not_explained_say_how_to_print_them(tmp_path):
+    two = dmft.Attention(2)
+    model = dmft.Model(two, two, encoding=1)
+    equations = dmft.derive(model, dmft.SGD(0.1))
+    with pytest.raises(BadParameter, match=r"explain=True: .*without it the document is written"):
+        dmft.latex(tmp_path / "a.tex", equations, explain=True)
+    proof = dmft.explain(dmft.population_risk(model))
+    assert dmft.latex(tmp_path / "a.tex", equations, proof).exists()

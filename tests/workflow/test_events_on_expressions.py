@@ -167,6 +167,17 @@ def test_refusals_say_what_there_is(quantity, words):
         dmft.solve(FLOW, START, 1.0, events=dmft.Event(quantity, 0.5))
 
 
+def test_refusals_name_nothing_that_cannot_be_written():
+    """Names by block are LaTeX in print."""
+    model = dmft.Model(SQUARE, SQUARE, inputs=dmft.Spectrum([2.0, 0.5], [0.3, 0.7]))
+    flow = dmft.derive(model, SGD)
+    start = dmft.random_overlaps(model, dim=100, seed=0)
+    with pytest.raises(BadParameter, match=r"there is no|unknown") as caught:
+        dmft.solve(flow, start, 1.0, events=dmft.Event("error_rate", 0.5))
+    assert "\\" not in str(caught.value)
+    assert "block_Q[0,0,0]" in str(caught.value)
+
+
 def test_errors_of_functions_are_theirs():
     with pytest.raises(ZeroDivisionError):
         dmft.solve(FLOW, START, 1.0, events=dmft.Event(lambda t, state: 1 / 0, 0.5))
