@@ -47,7 +47,7 @@ from dmft.codegen.packing import (
 )
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
-from dmft.equations.definitions import LEAST_VARIANCE, Definition, Whole, live, used_bases
+from dmft.equations.definitions import LEAST_VARIANCE, Definition, Whole, live
 from dmft.equations.views.text import definition_text
 from dmft.names import BLOCK
 from dmft.solvers.problem import Block
@@ -328,9 +328,6 @@ def _write(
 ) -> None:
     """Emit all definitions; those at nodes, which stand together, inside the loop over chunks."""
     root, chunk = writer.root, None
-    # Arrays at the nodes of this loop over chunks, and of those that are over: these hold the last
-    # chunk alone.
-    here_at, lost = set[str](), set[str]()
     joint = {a for d in definitions for a in placed_on_nodes(d.expr)}
     if joint:
         from dmft.codegen.joint import node_loop
@@ -338,20 +335,15 @@ def _write(
         loop, sums = node_loop(sorted(joint, key=sp.default_sort_key), lowering.names, scalars)
         root.lines += loop
         lowering.memo |= {a: lowering.graph.scalar(name) for a, name in sums.items()}
-    # Of each covariance.
-    last = {d.name: d for d in definitions if d.holds_variances}
+    last = {d.name: d for d in definitions if d.holds_variances}  # of each covariance
     for definition in definitions:
         if at_nodes(definition):
             if chunk is None:
                 noise = NOISE_CONSTANT in here.constants
-                chunk = writer.root = open_chunk(here.before_nodes, scalars, noise)
-            assert not used_bases(definition.expr) & lost, f"{definition.name} reads lost nodes"
-            if not over_nodes(definition):
-                here_at.add(definition.name)
+                chunk = writer.root = open_chunk(definitions, here.before_nodes, scalars, noise)
         elif chunk is not None:
             root.lines += ["", chunk_loop(chunk)]
             writer.root, chunk = root, None
-            lost |= here_at
         writer.root.lines.append("")
         writer.root.lines += [f"# {line}" for line in definition_text(definition)]
         if definition.factor is None:

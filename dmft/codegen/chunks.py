@@ -16,7 +16,7 @@ from dmft.codegen.lower import loop_index
 from dmft.codegen.nodes import Node
 from dmft.codegen.packing import ALL_NODES, CHUNK
 from dmft.equations import symbols as x
-from dmft.equations.definitions import Definition
+from dmft.equations.definitions import Definition, used_bases
 from dmft.solvers.problem import Block
 
 NODE = loop_index(x.node)
@@ -36,8 +36,24 @@ def over_nodes(definition: Definition) -> bool:
     return isinstance(expr, sp.Sum) and expr.limits[0][0] == x.node
 
 
-def open_chunk(before: Sequence[Block], scalars: int, noise: bool = False) -> Scope:
+def check_chunks(definitions: Sequence[Definition]) -> None:
+    """Arrays at nodes hold one chunk: none may be read behind the loop that fills it."""
+    filled, lost = set[str](), set[str]()
+    for d in definitions:
+        if not at_nodes(d):
+            lost |= filled
+            continue
+        read = used_bases(d.expr) & lost
+        assert not read, f"{d.name} reads {', '.join(sorted(read))} behind the loop over nodes"
+        if not over_nodes(d):
+            filled.add(d.name)
+
+
+def open_chunk(
+    definitions: Sequence[Definition], before: Sequence[Block], scalars: int, noise: bool = False
+) -> Scope:
     """Body of the loop over chunks: where the nodes of the chunk begin, and how many they are."""
+    check_chunks(definitions)
     start = " + ".join([str(scalars), *(" * ".join(block.axes) for block in before), FIRST_NODE])
     chunk = Scope(None, None)
     chunk.lines += [

@@ -11,6 +11,8 @@ import sympy as sp
 from scipy.special import erf
 
 import dmft
+from dmft.codegen.chunks import check_chunks
+from dmft.equations.averages.nodes import discretise
 from dmft.equations.error_rate import ErrorRate
 from dmft.errors import ShapeMismatch
 
@@ -231,6 +233,17 @@ def test_runs_read_all_nodes_of_each_cluster() -> None:
         output = erf(h / np.sqrt(2)).mean(axis=0)
         loss += chance * weight @ np.log1p(np.exp(-label * output))
     assert run.loss[0] == pytest.approx(loss, abs=1e-5)
+
+
+def test_arrays_of_nodes_are_not_read_behind_their_loop() -> None:
+    model = dmft.Model(dmft.Committee(ERF, 2), twins(scales=SCALES, fractions=FRACTIONS))
+    found = list(discretise(dmft.derive(model, dmft.SGD(0.5, loss=LOGISTIC)).definitions))
+    check_chunks(found)
+    (second,) = (d for d in found if d.name == "root_in_2")
+    found.remove(second)
+    at = next(n for n, d in enumerate(found) if d.name == "lambda_at_in_1")
+    with pytest.raises(AssertionError, match="reads lambda_at_in_1 behind the loop"):
+        check_chunks([*found[: at + 1], second, *found[at + 1 :]])
 
 
 def test_error_rates_are_those_of_each_cluster() -> None:
