@@ -54,6 +54,7 @@ def explain_rate(equations: Equations, block: str, term: str | None = None) -> E
 def _rate(equations: Equations, block: str) -> Definition:
     """The rate of a block, of equations that are derived from one update field."""
     refuse(equations.algorithm, "explain")
+    check_blocks(equations.model)
     rates = {d.name: d for d in equations.definitions if d.role == "rate"}
     kept = [name for name in rates if name.removeprefix(BLOCK) in KEPT]
     if kept:
@@ -104,7 +105,6 @@ def _rate(equations: Equations, block: str) -> Definition:
 
 def _check_block(equations: Equations, read: Sequence[Definition]) -> None:
     """Refuse rates by block whose averages are no sums of products."""
-    check_blocks(equations.model)
     if any(d.name.startswith("pull") for d in read):
         raise BadParameter(
             f"rates by block are explained where the update is a sum of products, which that of "
