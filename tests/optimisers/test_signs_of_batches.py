@@ -10,6 +10,7 @@ import sympy as sp
 from scipy.special import erf
 
 import dmft
+from dmft.equations.values import with_nodes
 
 z = sp.Symbol("z", real=True)
 # An activation, its values and its slopes.
@@ -120,3 +121,31 @@ def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None
     for name, value in nodes.evaluate(start).items():
         assert np.all(np.abs(value - wanted[name]) < 1.5 * claims[name] + 1e-12)
         assert claims[name].max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("inputs", "teacher", "loss", "numbers"),
+    [
+        (None, ERF, "squared", {"label_noise": 0.2}),
+        (dmft.Spectrum([2.0, 0.5], [0.3, 0.7]), SIGN, "logistic", {"label_flip": 0.1}),
+    ],
+)
+def test_generated_code_is_the_reference(
+    inputs: Any, teacher: Any, loss: str, numbers: Any
+) -> None:
+    unit = dmft.Committee(ERF[0], 2, [1.0, -0.7])
+    model = dmft.Model(unit, dmft.Committee(teacher[0], 1), inputs=inputs, **numbers)
+    equations = dmft.derive(model, dmft.SignSGD(GAMMA, 3, loss=loss))
+    start, nodes = dmft.random_overlaps(model, 200, 0), {"nodes": 64}
+    problem = dmft.build(equations)
+    values = with_nodes(equations.values(start, {}), equations.rule(start, nodes))
+    y = problem.pack(equations.entries(start))
+    par = problem.pack_parameters(
+        {name: values.scalars[name] for name in problem.parameters}, values.arrays
+    )
+    out = np.empty_like(y)
+    problem.rhs(0.0, y, np.array([values.widths[n] for n in problem.widths]), par, out)
+    wanted = equations.evaluate(start, **nodes)
+    for name, value in problem.unpack(out, values.widths).items():
+        entry = wanted[name.removeprefix("block_")]
+        assert np.allclose(value, entry, rtol=1e-10, atol=1e-12), name
