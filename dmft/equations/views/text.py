@@ -241,6 +241,12 @@ def definition_text(
     return lines or [f"{head}0"]
 
 
+@lru_cache(maxsize=256)
+def comment_text(definition: Definition) -> tuple[str, ...]:
+    """Lines of a definition for the comments of code, which is written twice."""
+    return tuple(definition_text(definition))
+
+
 def printed_definitions(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
     """Definitions without what only keeps code from dividing by zero."""
     none = {x.LEAST_SQUARE: sp.S.Zero}
