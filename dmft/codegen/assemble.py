@@ -48,7 +48,7 @@ from dmft.codegen.packing import (
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, Whole, live
-from dmft.equations.views.text import definition_text
+from dmft.equations.views.text import comment_text
 from dmft.names import BLOCK
 from dmft.solvers.problem import Block
 
@@ -345,7 +345,7 @@ def _write(
             root.lines += ["", chunk_loop(chunk)]
             writer.root, chunk = root, None
         writer.root.lines.append("")
-        writer.root.lines += [f"# {line}" for line in definition_text(definition)]
+        writer.root.lines += [f"# {line}" for line in comment_text(definition)]
         if definition.factor is None:
             write_definition(writer, lowering, definition, here)
             if definition is last.get(definition.name):

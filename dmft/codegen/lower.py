@@ -17,6 +17,7 @@ from dmft.equations.averages.passes import value_of
 from dmft.equations.definitions import Together, base_name, running_symbol
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.orthant import PairOfSignsMoment
+from dmft.gaussian.closed.pair import CorrelationAngle
 from dmft.gaussian.tables.tabled import PlacedAverage, TableAverage
 
 # Argument of a function at the nodes that is a name there already.
@@ -94,7 +95,8 @@ class Lowering:
                 f"{POINT} {self.functions(type(expr)(FIRST))[0]}" if len(expr.args) == 1 else name
             )
             return g.call(call, *(self(a) for a in expr.args))
-        if expr.has(x.node) and not expr.has(sp.Sum, Expectation):
+        pair = isinstance(expr, CorrelationAngle)
+        if expr.has(x.node) and not expr.has(sp.Sum, Expectation) and not pair:
             function, arguments = self.functions(expr)
             return g.call(f"{POINT} {function}", *(self(a) for a in arguments))
         if isinstance(expr, PairOfSignsMoment):

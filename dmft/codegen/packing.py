@@ -68,10 +68,12 @@ def flat_index(indices: Sequence[str], lengths: Sequence[str]) -> str:
     --------
     >>> flat_index(["e", "j", "l"], ["p", "k"])
     '(e * p + j) * k + l'
+    >>> flat_index(["k + n", "node"], ["nodes"])
+    '(k + n) * nodes + node'
     """
     flat = indices[0]
     for length, index in zip(lengths, indices[1:], strict=False):
-        front = flat if flat == indices[0] else f"({flat})"
+        front = flat if flat.isalnum() or flat.isidentifier() else f"({flat})"
         flat = f"{front} * {length} + {index}"
     return flat
 

@@ -208,7 +208,8 @@ def check_drawn(
     BadParameter
     """
     known = ("high-dimensional", "gradient-flow")
-    one_pass = isinstance(algorithm, SGD | GradientFlow) and algorithm.is_plain
+    signs = model.outputs > 1 and getattr(algorithm, "scale", None) == "sign"
+    one_pass = isinstance(algorithm, SGD | GradientFlow) and (algorithm.is_plain or signs)
     if not one_pass or dim is not None or fluctuations or scaling not in (None, *known):
         check_labels(
             model,

@@ -96,6 +96,8 @@ error_pass, output_pass = (
     for name in ("error", "output")
 )
 psi_square, psi_length = sp.symbols("psi_square psi_length", nonnegative=True)
+# Added to squared lengths, and not printed: a gradient of zero stays zero.
+LEAST_SQUARE = sp.Float(2.0**-400)
 # |x|^2/d of the sample, 1 as d -> infinity.
 stretch = sp.Symbol("stretch", positive=True)
 # Its squared length within the span of all weights less its mean: |z|^2 - rank, lambda = root z.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from dmft.gaussian.closed.switch import SWITCHES, to_signs
+from dmft.gaussian.closed.switch import SWITCHES, linear_in_signs, to_signs
 from dmft.model import FIELD
 
 
@@ -18,10 +18,13 @@ def derivative(expr: sp.Expr, order: int = 1) -> sp.Expr:
     >>> f = sp.Piecewise((z / 10, z < 0), (z, True))
     >>> derivative(f), derivative(f, 2)
     (9*sign(z)/20 + 11/20, 9*DiracDelta(z)/10)
+    >>> derivative(sp.tanh(sp.sign(z)))
+    2*tanh(1)*DiracDelta(z)
     """
     for _ in range(order):
         if expr.has(sp.Piecewise, sp.Heaviside, sp.sign):
-            expr = _without_zeros(sp.diff(sp.expand(to_signs(expr, [FIELD])), FIELD))
+            signs = linear_in_signs(sp.expand(to_signs(expr, [FIELD])))
+            expr = _without_zeros(sp.diff(sp.expand(signs), FIELD))
         else:
             expr = sp.diff(expr, FIELD)
         expr = in_pieces(expr)

@@ -21,10 +21,10 @@ from dmft.errors import NotClosed
 from dmft.model import FIELD
 
 TANH = sp.tanh(FIELD)
-# What else stands in equations: a function at a field, matrices that are computed as one, products
-# and differences of averages, a definition with its rest, a slope along a path; in statements that
-# explanations print, what stands on nodes and what a step adds.
-OTHERS = {"At", "Alignment", "Lengths", "Together", "PathSlope", "Whole", "Marked"}
+# What else stands in equations: a function at a field, a sum over the samples of a batch, matrices
+# that are computed as one, products and differences of averages, a definition with its rest, slopes
+# along paths; in statements that explanations print, what stands on nodes and what a step adds.
+OTHERS = {"At", "Alignment", "Lengths", "OverSamples", "PathSlope", "Together", "Whole", "Marked"}
 
 
 def test_no_other_class_of_the_equations_is_an_average():

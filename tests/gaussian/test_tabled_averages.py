@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from dmft.emit import cache_directory
 from dmft.errors import NotClosed
+from dmft.gaussian.derivative import derivative
 from dmft.gaussian.tables import tabled
 from dmft.gaussian.tables.direct import direct_pair
 from dmft.gaussian.tables.factor_function import FactorFunction
@@ -133,6 +134,51 @@ def test_factors_with_kinks_in_polar_coordinates(name, other):
         # A jump feels the angle itself, which the rounding of a covariance moves by 1e-8.
         edge = 1e-11 if abs(rho) < 1 - 1e-7 else 5e-8
         assert abs(value - wedges(f, g, c11, rho, c22)) <= edge * size
+
+
+def test_many_kinks_are_split():
+    """Slopes and squares of clipped errors: more kinks than one table resolves, in parts."""
+    clip = sp.Min(sp.Rational(1, 2), sp.Max(-sp.Rational(1, 2), 1 - z))
+    slopes = -sp.Heaviside(2 - z) * sp.Heaviside(z) + sp.Heaviside(-z) * sp.Heaviside(z + 2)
+    cases = {
+        slopes: lambda x: np.where(np.abs(x) < 2, -np.sign(x), 0.0),
+        clip**2 - clip.subs(z, z + 2) ** 2: lambda x: (
+            np.clip(1 - x, -0.5, 0.5) ** 2 - np.clip(-1 - x, -0.5, 0.5) ** 2
+        ),
+    }
+    # Between the kinks both are smooth.
+    edges = [-12.0, -2.0, -1.5, -0.5, 0.0, 0.5, 1.5, 2.0, 12.0]
+    t, w = np.polynomial.legendre.leggauss(40)
+    lines = [((a + b) / 2 + (b - a) / 2 * t, (b - a) / 2 * w) for a, b in pairwise(edges)]
+    u, weight = (np.concatenate(part) for part in zip(*lines, strict=True))
+    variance, cross = 1.7, 0.8
+    rest = np.sqrt(1.0 - cross**2 / variance)
+    y, own = np.polynomial.hermite_e.hermegauss(80)
+    own = own / own.sum()
+    inner = np.tanh(cross / variance * u[:, None] + rest * y) @ own
+    density = np.exp(-(u**2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+    table = {"uu": variance, "uv": cross, "vu": cross, "vv": 1.0}
+    for factor, function in cases.items():
+        average = tabled_expectation(
+            [factor, sp.tanh(z)], ["u", "v"], lambda a, b: sp.Float(table[a + b])
+        )
+        assert len(average.atoms(PairTable)) > 1
+        wanted = np.sum(weight * density * function(u) * inner)
+        assert abs(float(average.evalf()) - wanted) < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("factor", "jump"),
+    [
+        (sp.exp(sp.sign(z)), 2 * np.sinh(1)),
+        (1 / (1 + sp.exp(-2 * sp.sign(z))), np.tanh(1)),
+        (sp.sign(z) ** 3, 2.0),
+        (sp.tanh(z + sp.Heaviside(z)), np.tanh(1)),
+    ],
+)
+def test_derivatives_hold_the_height_of_jumps(factor, jump):
+    """Not the slope of what a sign stands in at zero, which the chain rule has."""
+    assert abs(float(derivative(factor).coeff(sp.DiracDelta(z))) - jump) < 1e-12
 
 
 def test_sigmoids_against_arcsines():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ ONE = dmft.Overlaps([[2.0]], [[-0.4]], [[1.5]])
 Array = NDArray[np.float64]
 
 
-@pytest.mark.parametrize("loss", ["hinge", "logistic", "squared", "correlation"])
-def test_a_channel_of_signs_is_a_flip(loss: str) -> None:
-    """P(y = 1) = 0.9 or 0.1 by the teacher's sign: rates and loss of flips, in closed form."""
-    flips = dmft.Model(LINE, SIGN, label_flip=0.1)
-    drawn = dmft.Model(LINE, SIGN, label_channel=(1 + sp.Rational(4, 5) * f) / 2)
+@pytest.mark.parametrize("loss", ["hinge", "logistic", "squared", "correlation", "huber"])
+@pytest.mark.parametrize("channel", [(1 + sp.Rational(4, 5) * f) / 2, LOGIT])
+def test_a_channel_of_signs_is_a_flip(loss: str, channel: sp.Expr) -> None:
+    """P(y = 1) by the teacher's sign: rates and loss of flips, in closed form, whatever P is."""
+    flips = dmft.Model(LINE, SIGN, label_flip=float(channel.subs(f, -1)))
+    drawn = dmft.Model(LINE, SIGN, label_channel=channel)
     pair = [dmft.derive(model, dmft.SGD(1.0, loss=loss)) for model in (flips, drawn)]
     assert not pair[1].averages
     one, other = (equations.evaluate(ONE) for equations in pair)
@@ -43,9 +45,15 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
 
 
 @pytest.mark.cases(4)
-@pytest.mark.parametrize("student", [LINE, ERF])
-@pytest.mark.parametrize("loss", ["hinge", "logistic", "squared"])
-@pytest.mark.parametrize("channel", [LOGIT, PROBIT])
+@pytest.mark.parametrize(
+    ("student", "loss", "channel"),
+    [
+        *product([LINE, ERF], ["hinge", "logistic", "squared"], [LOGIT, PROBIT]),
+        (ERF, "huber", LOGIT),
+        # Its tables take 20 s; what they are of is `test_many_kinks_are_split` of `gaussian`.
+        pytest.param(LINE, "huber", LOGIT, marks=pytest.mark.slow),
+    ],
+)
 def test_rates_by_monte_carlo(student: dmft.Committee, loss: str, channel: sp.Expr) -> None:
     """b = E[psi lambda] and S = E[psi psi] of drawn labels, by samples of the definition."""
     start, count = (ONE, 400_000) if student is LINE else (TWO, 400_000)
@@ -59,7 +67,12 @@ def test_rates_by_monte_carlo(student: dmft.Committee, loss: str, channel: sp.Ex
     a = np.ones((p, 1)) if student is LINE else np.array([[1.5], [1.0]])
     out = (a * (h if student is LINE else erf(h / np.sqrt(2)))).mean(axis=0)
     slope = 1.0 if student is LINE else np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
-    pull = {"hinge": y * (y * out < 1), "logistic": y / (1 + np.exp(y * out)), "squared": y - out}
+    pull = {
+        "hinge": y * (y * out < 1),
+        "logistic": y / (1 + np.exp(y * out)),
+        "squared": y - out,
+        "huber": np.clip(y - out, -1, 1),
+    }
     psi = a * slope * pull[loss]
     Q = np.einsum("in,jn->ijn", psi, h)
     Q = Q + Q.transpose(1, 0, 2) + np.einsum("in,jn->ijn", psi, psi) / p
@@ -100,6 +113,22 @@ def test_simulations_draw_labels(method: Any, dim: int) -> None:
     for block, value in (("Q", Q), ("M", M)):
         off = np.abs(runs.mean[block][-1] - value)
         assert np.all(off < 4.0 * runs.stderr[block][-1] + 3.0 / dim), block
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", [LINE, SIGN])
+def test_runs_of_kinked_losses_on_drawn_labels(teacher: dmft.Committee) -> None:
+    """Huber on tables, and in closed form on signs, against weights in two dimensions."""
+    model = dmft.Model(LINE, teacher, label_channel=LOGIT)
+    huber = dmft.SGD(1.0, loss="huber")
+    for dim in (300, 1200):
+        start = dmft.random_overlaps(model, dim, 0)
+        runs = dmft.simulate(model, huber, dim, 2.0, 24, start, "weights", save_at=3)
+        run = dmft.solve(dmft.derive(model, huber), start, runs.t[-1], save_at=runs.t)
+        for block in ("Q", "M", "risk", "loss"):
+            off = np.abs(getattr(run, block) - runs.mean[block])[1:]
+            error = np.hypot(runs.stderr[block][1:], 3.0 / dim)
+            assert np.all(off < 4.5 * error), (dim, block)
 
 
 def test_measures_along_a_run() -> None:

@@ -91,6 +91,9 @@ ROWS = {
     "clip": Row(options={"clip": 0.2}, step={"clip": 0.2}),
     "normalised": Row(options={"normalised": True}, step={"normalised": True}),
     "SignSGD": Row(dmft.SignSGD, {}, {"scale": "sign"}),
+    "SignSGD, batches of 3": Row(
+        dmft.SignSGD, {"batch_size": 3}, {"scale": "sign", "batch": 3}
+    ),
     "Adam": Row(dmft.Adam, {"eps": 0.1}, {"scale": "moment", "eps": 0.1}),
     "Adam with memory, average, weight decay": Row(
         dmft.Adam,

@@ -180,6 +180,7 @@ ALL = [
     dmft.AdaGradNorm(0.5, 0.5, batch_size=2),
     dmft.SignSGD(0.5, 3),
     dmft.RMSProp(0.5, beta2=0.9),
+    dmft.SignSGD(0.5, 4),
 ]
 
 
@@ -198,10 +199,13 @@ def test_runs_agree_with_weights(algorithm: Any, inputs: Any, dims: tuple[int, .
     linear = algorithm in (ALL[5], ALL[6])
     units = (LINE, LINE) if linear else (dmft.Committee(ERF, 2, [1.5, 1.0]), dmft.Committee(ERF, 1))
     model = dmft.Model(*units, label_noise=0.1, inputs=inputs)
+    # Nodes for the fields of a batch are far from the usual tolerance, which only costs time here.
+    options = {"quadrature_tol": 5e-3} if algorithm is ALL[7] else {}
     for dim in dims:
         start = dmft.random_overlaps(model, dim, 0)
         truth = dmft.simulate(model, algorithm, dim, 1.5, 16, start, save_at=3)
-        run = dmft.solve(dmft.derive(model, algorithm), start, truth.t[-1], save_at=truth.t)
+        equations = dmft.derive(model, algorithm)
+        run = dmft.solve(equations, start, truth.t[-1], save_at=truth.t, **options)
         for name, value in run.blocks.items():
             if name != "readout":
                 bias = 3.0 / dim
@@ -273,7 +277,6 @@ def test_what_is_not_derived_is_said() -> None:
     spectral = {law: dmft.Model(unit, two, inputs=law) for law in (flat, tilted)}
     along = dmft.Model(LINE, LINE, inputs=tilted)
     for call, words in (
-        (lambda: dmft.derive(model, dmft.SignSGD(0.1, 4)), "batch_size = 4"),
         (lambda: dmft.derive(model, dmft.RMSProp(0.1, beta2=0.9)), "Gaussian"),
         (lambda: dmft.derive(model, adam, dim=100, fluctuations=True), "small batches"),
         (lambda: dmft.derive(model, dmft.Adam(0.1, batch_size=100), dim=100), "small batches"),

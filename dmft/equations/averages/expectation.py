@@ -65,6 +65,8 @@ class Law(sp.Basic):
     noisy = False
     halves = False
     students = False
+    # Samples whose fields are averaged over together.
+    samples = 1
 
     # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
     placed = False
@@ -112,11 +114,13 @@ class Covariances(Law):
 
 
 class OneSample(Law):
-    """Law of the random fields of one sample: degree, then 1 or 0 for noise, halves, students.
+    """Law of the random fields of a sample: degree, then 1 or 0 for noise, halves, students.
 
     In halves, functions are smooth for either sign of the first field of the teacher, which is the
     first coordinate of nodes. Of students alone, nodes have the first p coordinates, and the fields
     of the teacher, which integrands are linear in at most, their means given those of the student.
+    A fifth argument is the number of independent samples of a batch, whose integrands hold
+    `OverSamples`.
     """
 
     of_sample = True
@@ -140,6 +144,49 @@ class OneSample(Law):
     def students(self) -> bool:  # type: ignore[override]
         """Whether functions of the student fields are averaged, times one field at most."""
         return len(self.args) > 3 and bool(self.args[3])
+
+    @property
+    def samples(self) -> int:  # type: ignore[override]
+        """Number of samples."""
+        return int(self.args[4]) if len(self.args) > 4 else 1
+
+
+class OverSamples(sp.Expr):
+    """Sum of a function of one sample over `count` samples of a batch, from number `first` on.
+
+    Examples
+    --------
+    >>> from dmft.equations.symbols import j, psi
+    >>> OverSamples(psi[j] ** 2, 1, 4)
+    sum_1..4(psi[j]**2)
+    """
+
+    is_commutative = True
+    is_real = True
+
+    def __new__(cls, body: sp.Expr, first: int, count: int) -> OverSamples:
+        """Keep the function; samples are counted from 1."""
+        return sp.Expr.__new__(cls, body, sp.Integer(first), sp.Integer(count))
+
+    @property
+    def body(self) -> sp.Expr:
+        """The function of one sample."""
+        return self.args[0]
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the samples."""
+        first, count = int(self.args[1]), int(self.args[2])
+        return range(first, first + count)
+
+    def _sympystr(self, printer: Any) -> str:
+        first, last = self.numbers[0], self.numbers[-1]
+        return f"sum_{first}..{last}({printer.doprint(self.body)})"
+
+    def _latex(self, printer: Any) -> str:
+        first, last = self.numbers[0], self.numbers[-1]
+        body = rf"\left[{printer._print(self.body)}\right]_{{\mu}}"
+        return rf"\sum_{{\mu={first}}}^{{{last}}} {body}"
 
 
 class GivenTeachers(Law):
@@ -280,7 +327,8 @@ class Expectation(sp.Expr):
         for factor in named_first(self.law.shown(self.integrand)):
             base, exponent = factor.as_base_exp()
             text = printer._print(base)
-            if base.is_Add or isinstance(base, sp.Sum):
+            powered = isinstance(base, OverSamples) and exponent != 1
+            if base.is_Add or isinstance(base, sp.Sum) or powered:
                 text = rf"\Bigl[{text}\Bigr]"
             elif isinstance(base, sp.Indexed) and exponent != 1:
                 text = f"{{{text}}}"  # it may have a superscript already

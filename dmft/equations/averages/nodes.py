@@ -25,7 +25,7 @@ from dmft.equations.averages.conditioned import (
     over_teachers,
     plain_weight,
 )
-from dmft.equations.averages.expectation import At, Expectation, free_indices
+from dmft.equations.averages.expectation import At, Expectation, OverSamples, free_indices
 from dmft.equations.averages.inside import sums_inside
 from dmft.equations.averages.neighbour import neighbour
 from dmft.equations.averages.passes import averages
@@ -88,6 +88,10 @@ def rule_of_averages(
     """
     p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
+    samples = max((a.law.samples for a in found), default=1)
+    if samples > 1:  # a step along a unit vector has no direction where that vector is zero
+        noisy = any(a.law.noisy for a in found)
+        return node_rule(samples * (p + k + noisy), False, options)
     if not any(a.law.of_sample for a in found):
         # Shifted functions have no tables: what is smooth takes one dimension more.
         shifted = any(x.is_mean(b) for a in found for b in a.atoms(sp.IndexedBase))
@@ -195,8 +199,12 @@ class Discretiser:
     def __init__(self, found: Sequence[Expectation]) -> None:
         self.definitions: list[Definition] = []
         self.known: dict[sp.Expr, sp.Indexed] = {}
-        # Arrays of the random fields of a sample at the nodes, by name.
-        self.fields: dict[str, sp.IndexedBase] = {}
+        # Arrays of the random fields of a sample at the nodes, by name and number of the sample.
+        self.fields: dict[tuple[str, int], sp.IndexedBase] = {}
+        # Samples of a batch, and the one whose values are written: nodes have rows for the fields
+        # of each, one after the other, and behind these one for the noise of each.
+        self.samples = max((average.law.samples for average in found), default=1)
+        self.number = 1
         # Students first in the root where nodes are for their fields alone.
         self.students = bool(found) and all(average.law.students for average in found)
         # Clusters whose covariances the fields at the nodes have, 0 for Omega.
@@ -217,8 +225,9 @@ class Discretiser:
             )
             arrays[root[i, n]] = FieldRoot(Omega[i, n], *[sp.true] * self.students)
             arrays |= {} if shape else conditional_definitions()
-            along = sp.Sum(root[i, n] * x.normal[n, x.node], (n, 1, x.p + x.k))
-            arrays[lam_at[i, x.node]] = along
+            for number in range(1, self.samples + 1):
+                along = sp.Sum(root[i, n] * self.normal(n, number), (n, 1, x.p + x.k))
+                arrays[_of_sample(lam_at, number)[i, x.node]] = along
         used = {name for d in self.definitions for name in used_bases(d.expr)}
         # Roots first: all that runs over the nodes is one loop, which keeps a few nodes at a time.
         ordered = sorted(arrays.items(), key=lambda item: x.node in item[0].indices)
@@ -230,14 +239,25 @@ class Discretiser:
             if isinstance(value, FieldRoot) or str(target.base.label) in used
         ]
 
+    def normal(self, row: sp.Expr, number: int) -> sp.Indexed:
+        """Standard normal variable of a sample at the nodes, in the row of a field."""
+        return x.normal[row + (number - 1) * (x.p + x.k), x.node]
+
     def sample(self, definition: Definition) -> None:
-        """Array of a random field of one sample at the nodes."""
-        self.fields.setdefault(x.xi.name, x.noise_at)
-        value = self.at_nodes(definition.expr)
-        base = sp.IndexedBase(f"{definition.name}_at")
-        target = base[(*definition.indices, x.node)]
-        self.definitions.append(define(target, {definition.name: value}, "intermediate"))
-        self.fields[definition.name] = base
+        """Array of a random field at the nodes, for each sample."""
+        for number in range(1, self.samples + 1):
+            value = self.in_sample(number, definition.expr)
+            base = _of_sample(sp.IndexedBase(f"{definition.name}_at"), number)
+            target = base[(*definition.indices, x.node)]
+            self.definitions.append(define(target, {definition.name: value}, "intermediate"))
+            self.fields[definition.name, number] = base
+
+    def in_sample(self, number: int, expr: sp.Expr) -> sp.Expr:
+        """Expression at the nodes, in the fields of a sample of a batch."""
+        self.number = number
+        value = self.at_nodes(expr)
+        self.number = 1
+        return value
 
     def conditioned(self, average: Expectation) -> sp.Expr:
         """Sum over the nodes of the teacher fields that stands for an average."""
@@ -285,19 +305,25 @@ class Discretiser:
         if isinstance(expr, At):
             # Beside a jump, an exponential may overflow where it counts for nothing.
             return self.at_nodes(At(in_pieces(expr.factor), expr.field).expr)
-        if isinstance(expr, sp.Symbol) and expr.name in self.fields:
-            return self.fields[expr.name][x.node]
+        if isinstance(expr, OverSamples):
+            return self.stored(sp.Add(*(self.in_sample(n, expr.body) for n in expr.numbers)))
+        if expr == x.xi:
+            noise = x.normal[self.samples * (x.p + x.k) + self.number, x.node]
+            return noise if self.samples > 1 else x.noise_at[x.node]
+        if isinstance(expr, sp.Symbol) and (expr.name, self.number) in self.fields:
+            return self.fields[expr.name, self.number][x.node]
         if isinstance(expr, sp.Indexed):
-            if base_name(expr) in self.fields:
-                return self.fields[base_name(expr)][(*expr.indices, x.node)]
+            place = (base_name(expr), self.number)
+            if place in self.fields:
+                return self.fields[place][(*expr.indices, x.node)]
             if expr.base == x.coordinate:
-                return x.normal[expr.indices[0], x.node]
+                return self.normal(expr.indices[0], self.number)
             if not x.is_field(expr.base):
                 return expr
             _, shape = x.cluster_of(expr.base)
             self.shapes.add(shape)
             lam_at = x.base_in(x.lam_at, shape) if shape else x.lam_at
-            return lam_at[x.position(expr), x.node]
+            return _of_sample(lam_at, self.number)[x.position(expr), x.node]
         if isinstance(expr, sp.Sum):
             inner = sp.Sum(self.at_nodes(expr.function), *expr.limits)
             if free_indices(inner) == (x.node,):
@@ -305,7 +331,7 @@ class Discretiser:
             return inner
         if isinstance(expr, sp.Piecewise):
             inside = expr.atoms(sp.Indexed)
-            inside |= {s for s in expr.free_symbols if s.name in self.fields}
+            inside |= {s for s in expr.free_symbols if s == x.xi or (s.name, 1) in self.fields}
             atoms = {a: self.at_nodes(a) for a in inside}
             return self.stored(expr.xreplace(atoms))
         if not expr.args or isinstance(expr, TableAverage):
@@ -344,6 +370,11 @@ class Discretiser:
             self.definitions.append(define(target, {stem: body}, "intermediate"))
         base = self.known[body].base
         return base[(*free, *last)]
+
+
+def _of_sample(array: sp.IndexedBase, number: int) -> sp.IndexedBase:
+    """Array of one sample of a batch; that of the first has no number."""
+    return array if number == 1 else sp.IndexedBase(f"{array.label}_{number}")
 
 
 def over_nodes(summand: sp.Expr) -> sp.Sum:

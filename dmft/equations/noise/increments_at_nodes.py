@@ -147,7 +147,7 @@ class IncrementsAtNodes:
 
     def _part(self, entry: sp.Indexed, number: int) -> sp.Expr:
         """Part of a random variable at a node."""
-        if base_name(entry) in self.work.fields:
+        if (base_name(entry), 1) in self.work.fields:
             return self.work.at_nodes(entry) if number == 0 else sp.S.Zero
         name = part_name(base_name(entry), number)
         if name in self.vanishing or number >= self.powers:
@@ -221,7 +221,7 @@ class IncrementsAtNodes:
         length = {"length": 1 + self.dilation / x.d + SIDES[side] * sigma}
         self.work.definitions.append(define(base[x.node], length, "intermediate"))
         names = {x.stretch: sp.Symbol(f"stretch_{side}", positive=True)}
-        self.work.fields[f"stretch_{side}"] = base
+        self.work.fields[f"stretch_{side}", 1] = base
         for d in self.increments.stretched:
             old, new = getattr(d.target, "base", d.target), f"{d.name}_{side}"
             indexed = isinstance(old, sp.IndexedBase)

@@ -34,8 +34,6 @@ from dmft.model.repetition import SEVERAL, Clipping
 
 # Samples of a batch whose distribution of lengths is written out.
 MOST_SAMPLES = 64
-# Added to squared lengths: a gradient of zero stays zero.
-LEAST_SQUARE = sp.Float(2.0**-400)
 ROOT = sp.sqrt(2)
 
 
@@ -73,7 +71,7 @@ def shortened(writer: Writer) -> Program:
     writer.gradient(x.h, 0, x.psi_pass[0])
     square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
     writer.add(x.psi_square, square=square)
-    factor = level / sp.sqrt(x.psi_square + LEAST_SQUARE)
+    factor = level / sp.sqrt(x.psi_square + x.LEAST_SQUARE)
     chi = factor if rule.level is None else sp.Min(1, factor)
     writer.add(x.psi[x.j], shortened=chi * x.psi_pass[0][x.j])
     return writer.program()
@@ -89,7 +87,7 @@ def _without_noise(writer: Writer, level: sp.Expr) -> Program:
     writer.done = []
     writer.add(x.error_pass[0], residual=writer.label - students_at(x.h, writer.sigma))
     writer.add(x.psi_square, square=slopes)
-    writer.add(x.psi_length, length=sp.sqrt(x.psi_square + LEAST_SQUARE))
+    writer.add(x.psi_length, length=sp.sqrt(x.psi_square + x.LEAST_SQUARE))
     r, s, length = x.error_pass[0], sp.sqrt(x.Delta), x.psi_length
     if cast("Clipping", writer.rule).level is None:
         mean, square = level / length * sp.erf(r / (ROOT * s)), level**2 / length**2

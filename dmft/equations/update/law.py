@@ -26,6 +26,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import Definition, define
+from dmft.gaussian.closed.switch import linear_in_signs
 from dmft.model import FIELD, Committee, Model, MultiIndex
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def mean_definitions(model: Model) -> list[Definition]:
 
 def _labels(mixture: GaussianMixture) -> list[sp.Expr]:
     fields = {z: x.h_star[r] for r, z in enumerate(mixture.fields, start=1)}
-    return [y.xreplace(fields) for y in mixture.labels or ()]
+    return [linear_in_signs(y.xreplace(fields)) for y in mixture.labels or ()]
 
 
 def number_of(value: float) -> sp.Expr:
@@ -301,4 +302,5 @@ def target(model: Model) -> sp.Expr:
         body = x.a_star[x.r] * teacher.activation.xreplace({FIELD: x.h_star[x.r]})
         return sp.Sum(body, (x.r, 1, x.k)) / x.k
     assert isinstance(teacher, MultiIndex), "clusters have labels of their own"
-    return teacher.expr.xreplace({z: x.h_star[r] for r, z in enumerate(teacher.fields, start=1)})
+    fields = {z: x.h_star[r] for r, z in enumerate(teacher.fields, start=1)}
+    return linear_in_signs(teacher.expr.xreplace(fields))

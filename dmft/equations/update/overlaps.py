@@ -194,6 +194,8 @@ class Moments:
         if not self.parts:
             if all(c.program.shortened for c in self.cases):
                 return {UPDATE: self.over(_shortened_drift)}
+            if self.program.batch is not None:
+                return {UPDATE: self.program.batch.drift(self)}
             whole = self.over(
                 lambda c: self.average(c, psi, c.drift, c.whole_drift), self.powers[0]
             )
@@ -234,6 +236,8 @@ class Moments:
     def sampled(self) -> sp.Expr:
         """E[psi_j psi_l |x|^2/d], without the label's noise where that stands apart."""
         square = x.psi[x.j] * x.psi[x.l]
+        if self.program.batch is not None:
+            return self.program.batch.square(self)
         if self.program.second is not None or not self.parts:
             return self.over(lambda c: self._square(c, square), self.powers[1])
 

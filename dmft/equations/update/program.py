@@ -39,6 +39,7 @@ from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_
 from dmft.model.rule import at_use
 
 if TYPE_CHECKING:
+    from dmft.equations.update.adaptive.batch import SignsOfBatch
     from dmft.equations.update.lines import Line
 
 PLAIN_LAW = Cluster()
@@ -89,6 +90,8 @@ class Program:
         Closed moments of psi = front_j e chi, of a normal residual e.
     students : bool
         Whether it reads the student fields alone, and so does all that is averaged beside it.
+    batch : SignsOfBatch or None
+        Moments of the signs of the sum of psi over a batch, in the place of those of psi.
     """
 
     definitions: tuple[Definition, ...]
@@ -103,6 +106,7 @@ class Program:
     second: sp.Expr | None = None
     shortened: Shortened | None = None
     students: bool = False
+    batch: SignsOfBatch | None = None
 
     @cached_property
     def table(self) -> dict[sp.Basic, Definition]:
@@ -283,7 +287,7 @@ def stretched_program(model: Model, algorithm: SGD | GradientFlow) -> Program:
 
 def depends_on_length(model: Model, algorithm: SGD | GradientFlow) -> bool:
     """Whether a sample moves its own fields, so that psi holds |x|^2/d."""
-    if algorithm.is_plain:
+    if algorithm.is_plain or model.outputs > 1:  # the gradient of fresh samples, or its signs
         return False
     definitions = stretched_program(model, algorithm).definitions
     return any(d.expr.has(x.stretch) for d in definitions)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from dmft.equations.averages.expectation import Expectation
+from dmft.equations.averages.expectation import Expectation, OverSamples
 from dmft.equations.averages.passes import lowered
 from dmft.equations.definitions import Definition
 from dmft.equations.symbols import IN_CLUSTER
@@ -16,7 +16,7 @@ from dmft.equations.update.law import target
 from dmft.equations.views.declared import declared_definitions
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, average_latex, kernels_latex
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter, Notation, letters_of
-from dmft.equations.views.text import model_names
+from dmft.equations.views.text import model_names, printed_definitions
 from dmft.equations.views.tokens import token_rows
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
@@ -72,6 +72,7 @@ def equations_latex(equations: Equations, page: Page) -> str:
     definitions, notes = equations.definitions, list[str]()
     if not page.symbolic:
         definitions, notes = declared_definitions(equations)
+    definitions = printed_definitions(definitions)
     parts = [
         f"% {equations.time_unit}",
         align(system_latex(equations, definitions, printer)),
@@ -159,7 +160,13 @@ def law_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> li
         law = Omega + r"^{[z]})\text{ in cluster } z"
     lines = [rf"& {field} = ({student}, {teacher}) \sim \mathcal{{N}}(0, {law}"]
     lines += blocks_latex((d for d in blocks if d.name != "Omega"), printer)
-    return [r"Averages $\langle \cdot \rangle$ are over the local fields,", align(lines)]
+    whose = ""
+    if any(d.expr.has(OverSamples) for d in definitions):
+        whose = r" of all samples $\mu$ of a batch, which are independent"
+    return [
+        rf"Averages $\langle \cdot \rangle$ are over the local fields{whose},",
+        align(lines),
+    ]
 
 
 def tokens_latex(definitions: Sequence[Definition], printer: EquationPrinter) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import sympy as sp
 from sympy.printing.str import StrPrinter
 
 from dmft.equations import symbols as x
-from dmft.equations.averages.expectation import At, Expectation, named_first
+from dmft.equations.averages.expectation import At, Expectation, OverSamples, named_first
 from dmft.equations.definitions import Definition, base_name
 from dmft.equations.update.law import Cluster, clusters_of, target
 from dmft.gaussian.derivative import derivative
@@ -143,7 +144,7 @@ class TextPrinter(StrPrinter):
         # Indexed and averages print themselves; the house style comes first.
         if isinstance(expr, sp.Indexed):
             return self._print_Indexed(expr)
-        for kind in (At, Expectation):
+        for kind in (At, Expectation, OverSamples):
             if isinstance(expr, kind):
                 return str(getattr(self, f"_print_{kind.__name__}")(expr))
         return str(super()._print(expr, **kwargs))
@@ -184,13 +185,24 @@ class TextPrinter(StrPrinter):
         named = function_text(self.names, expr.factor, self._print(expr.field), self._print)
         return named or f"({self._print(expr.expr)})"
 
+    def _print_OverSamples(self, expr: OverSamples) -> str:
+        first, last = expr.numbers[0], expr.numbers[-1]
+        return f"Σ_μ={first}..{last} ({self._print(expr.body)})_μ"
+
+    def _print_CorrelationAngle(self, expr: Any) -> str:
+        return str(self._print(expr.formula()))
+
     def _print_Expectation(self, expr: Expectation) -> str:
         if expr.is_product:
             return f"⟨{' '.join(map(self._print, expr.parts))}⟩"
         parts = []
         for factor in named_first(expr.integrand):
             base, exponent = factor.as_base_exp()
-            bracket = base.is_Add or isinstance(base, sp.Sum)
+            bracket = (
+                base.is_Add
+                or isinstance(base, sp.Sum)
+                or (isinstance(base, OverSamples) and exponent != 1)
+            )
             text = f"[{self._print(base)}]" if bracket else self._print(base)
             power = "" if exponent == 1 else f"^{self._print(exponent)}"
             parts.append(text + power)
@@ -229,9 +241,23 @@ def definition_text(
     return lines or [f"{head}0"]
 
 
+@lru_cache(maxsize=256)
+def comment_text(definition: Definition) -> tuple[str, ...]:
+    """Lines of a definition for the comments of code, which is written twice."""
+    return tuple(definition_text(definition))
+
+
+def printed_definitions(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
+    """Definitions without what only keeps code from dividing by zero."""
+    none = {x.LEAST_SQUARE: sp.S.Zero}
+    return tuple(
+        replace(d, terms=tuple((n, e.xreplace(none)) for n, e in d.terms)) for d in definitions
+    )
+
+
 def equations_text(equations: Equations) -> str:
     """Equations as text, line by line."""
-    names = equations.names()
+    names, definitions = equations.names(), printed_definitions(equations.definitions)
     lines = [f"Equations of motion ({equations.kind}); {equations.time_unit}"]
     for role, heading in (
         ("rate", ""),
@@ -240,7 +266,7 @@ def equations_text(equations: Equations) -> str:
         ("observable", "observables"),
         ("block", "where"),
     ):
-        chosen = [d for d in equations.definitions if d.role == role]
+        chosen = [d for d in definitions if d.role == role]
         if chosen and heading:
             lines.append(heading)
         texts = ["  " + text for d in chosen for text in definition_text(d, names, equations.kind)]
@@ -250,4 +276,6 @@ def equations_text(equations: Equations) -> str:
     if equations.noise:
         lines += equations.noise.text(equations.definitions)
     lines.append(f"  {equations.functions_text()}")
+    if any(d.expr.has(OverSamples) for d in definitions):
+        lines.append("  of all samples μ = 1, 2, ... of a batch, which are independent")
     return "\n".join(lines)

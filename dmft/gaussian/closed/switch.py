@@ -49,6 +49,29 @@ def to_signs(expr: sp.Expr, fields: Sequence[sp.Symbol]) -> sp.Expr:
     return expr.func(*args)
 
 
+def linear_in_signs(expr: sp.Expr) -> sp.Expr:
+    """A function of signs as a polynomial in them, linear in each: equal where none is zero.
+
+    Its derivative has the heights of the jumps in front of Dirac deltas; that of a function of a
+    sign by the chain rule has not.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> z = sp.Symbol("z", real=True)
+    >>> linear_in_signs(2 / (1 + sp.exp(-2 * sp.sign(z))) - 1), linear_in_signs(sp.sign(z) ** 3)
+    (tanh(1)*sign(z), sign(z))
+    """
+    for sign in sorted(expr.atoms(sp.sign), key=sp.default_sort_key):
+        if expr.is_polynomial(sign) and sp.degree(expr, sign) <= 1:
+            continue
+        one, other = (expr.xreplace({sign: sp.Integer(value)}) for value in (1, -1))
+        parts = ((one + other) / 2, (one - other) / 2)
+        even, odd = (sp.simplify(e) if e.is_number else e for e in parts)
+        expr = even + sign * odd
+    return expr
+
+
 def without_fixed(
     expr: sp.Expr, fields: Sequence[sp.Symbol], value: Callable[[sp.Expr], sp.Expr | None]
 ) -> sp.Expr:

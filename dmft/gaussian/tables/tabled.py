@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import CorrelationRoot
+from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.gaussian.derivative import derivative
 from dmft.gaussian.law import Cov
 from dmft.gaussian.refusal import refuse
@@ -23,6 +26,8 @@ from dmft.model import FIELD
 # A weighted Dirac factor: position and weight.
 Dirac = tuple[sp.Expr, sp.Expr]
 HALF = sp.Rational(1, 2)
+# Jumps, and kinks, of a factor whose table has few enough cells about them.
+MOST_JUMPS, MOST_KINKS = 2, 3
 # Rounding of one evaluation, beside the errors of the tables; relative to sqrt(E F^2 E G^2).
 EVALUATION = 2e-14
 
@@ -266,7 +271,59 @@ def _pair(f: sp.Expr, g: sp.Expr, uu: sp.Expr, uv: sp.Expr, vv: sp.Expr) -> sp.E
         return g * _field(f, sp.S.Zero, uu)
     if _switches(g) and not _switches(f):
         f, g, uu, vv = g, f, vv, uu
+    parts = pieces(f) if f.has(*SWITCHES) else [f]
+    if len(parts) > 1:
+        numbers = (part.as_coeff_Mul() for part in parts)
+        return sp.Add(*(n * _pair(part, g, uu, uv, vv) for n, part in numbers))
     return PairTable(f, g, uu, uv, vv)
+
+
+def pieces(factor: sp.Expr) -> list[sp.Expr]:
+    """Summands of a function with many kinks and constant beyond them; else itself.
+
+    Steps, where it is constant between its jumps, and else what it is on each of the intervals.
+
+    Examples
+    --------
+    >>> pieces(sp.Heaviside(FIELD) * sp.Heaviside(2 - FIELD) + sp.sign(FIELD - 3))
+    [-1, Heaviside(z), -Heaviside(z - 2), 2*Heaviside(z - 3)]
+    >>> pieces(sp.Max(0, FIELD))
+    [Max(0, z)]
+    """
+    try:
+        signs = to_signs(factor, (FIELD,))
+    except NotClosed:  # a condition of another kind: the table says whether it resolves it
+        return [factor]
+    found = sorted(signs.atoms(sp.sign), key=sp.default_sort_key)
+    arguments = [sp.expand(s.args[0]) for s in found]
+    slopes = [u.diff(FIELD) for u in arguments]
+    if not all(b.is_number and b != 0 for b in slopes):
+        return [factor]
+    zeros = {-u.xreplace({FIELD: sp.S.Zero}) / b for u, b in zip(arguments, slopes, strict=True)}
+    edges = sorted(zeros)
+    if len(edges) <= MOST_JUMPS:
+        return [factor]
+    inside = [(a + b) / 2 for a, b in pairwise(edges)]
+    parts = []
+    for t in (edges[0] - 1, *inside, edges[-1] + 1):
+        known = {s: s.xreplace({FIELD: t}) for s in found}
+        parts.append(sp.expand(signs.xreplace(known)))
+    changes = [sp.expand(high - low) for low, high in pairwise(parts)]
+    above = [sp.Heaviside(FIELD - e) for e in edges]
+    if not any(part.has_free(FIELD) for part in parts):
+        jumps = [c * step for c, step in zip(changes, above, strict=True) if c != 0]
+        return [parts[0], *jumps]
+    sharp = sum(_is_sharp(c, e) for c, e in zip(changes, edges, strict=True))
+    if sharp <= MOST_KINKS or parts[0].has_free(FIELD) or parts[-1].has_free(FIELD):
+        return [factor]
+    below = [*(sp.Heaviside(e - FIELD) for e in edges), sp.S.One]
+    whole = zip(parts, [sp.S.One, *above], below, strict=True)
+    return [part * after * before for part, after, before in whole if part != 0]
+
+
+def _is_sharp(change: sp.Expr, place: sp.Expr) -> bool:
+    """Whether a function that changes by this there jumps, or its slope does."""
+    return any(e.xreplace({FIELD: place}) != 0 for e in (change, change.diff(FIELD)))
 
 
 def _switches(factor: sp.Expr) -> bool:

@@ -136,14 +136,18 @@ class SignSGD(Adaptive):
 
     One step is w <- w + gamma/(p sqrt(d)) sign(g), g_ji = sum_mu psi_j^mu x_i^mu / n_b. With one
     sample sign(g_ji) = sign(psi_j) sign(x_i): psi is replaced by its sign, the drift of block e has
-    the factor sqrt(2 c_e/pi) and the noise phi_e. Time is t = steps * gamma / (p d).
+    the factor sqrt(2 c_e/pi) and the noise phi_e. With more, given psi the g_ji are normal with the
+    covariances A_jl = sum_mu psi_j^mu psi_l^mu: sum_mu psi_j^mu lambda^mu/sqrt(A_jj) replaces
+    sign(psi_j) lambda, and 2/pi asin(A_jl/sqrt(A_jj A_ll)) replaces sign(psi_j) sign(psi_l). Time
+    is t = steps * gamma / (p d).
 
     Parameters
     ----------
     learning_rate : float or sympy.Expr
         gamma > 0.
     batch_size : int
-        n_b: equations for networks whose error is Gaussian (linear ones); for others n_b = 1.
+        n_b: in closed form for networks whose error is Gaussian (linear ones), else on nodes for
+        the fields of all samples, at most 16.
     **others
         loss, weight_decay and average, as of `SGD`; the decay of the weights is not scaled.
 

@@ -246,14 +246,6 @@ def _separable(model: Model, along: sp.Expr = sp.S.One) -> tuple[sp.Expr, sp.Exp
 
 def _signs(model: Model, algorithm: SGD, blocks: Blocks, size: sp.Expr) -> Factors:
     """Steps along sign(psi_j) sign(x_i)."""
-    if algorithm.batch_size != 1:
-        raise BadParameter(
-            f"batch_size = {algorithm.batch_size}: the sign of a sum over a batch has the drift "
-            "E[sum_mu psi_mu lambda_mu/sqrt(sum_mu psi_mu^2)] and arcsines of correlations of psi "
-            "as its noise, which are averages over the fields of all samples of the batch together "
-            "and are derived where the error is Gaussian alone (linear student and teacher, no "
-            "clusters); take one sample a step, or dmft.simulate, whose steps are these"
-        )
     moments = Moments(model, algorithm)
     drift, share = _separable(model)
     noise = {name: size * share * s for name, s in moments.quadratic(sp.S.One).items()}

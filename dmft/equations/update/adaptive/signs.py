@@ -8,11 +8,21 @@ eigenvalues by sqrt(s_c) and s_c, which is counted in psi.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import sympy as sp
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
-from dmft.equations.update.program import Program, Writer, error_is_linear, error_of, is_noisy
+from dmft.equations.definitions import define
+from dmft.equations.update.program import (
+    Program,
+    Writer,
+    error_is_linear,
+    error_of,
+    is_noisy,
+    plain,
+)
 from dmft.errors import BadParameter
 from dmft.model import FIELD
 from dmft.model.loss import LABEL
@@ -28,6 +38,8 @@ def signs(writer: Writer) -> Program:
     """
     writer.check_differentiable()
     algorithm = writer.algorithm
+    if writer.model.outputs > 1 or algorithm.batch_size != 1:  # type: ignore[union-attr]
+        return _of_gradient(writer)
     noisy = is_noisy(writer.model) and error_is_linear(algorithm)
     if noisy:
         # Averaged over below: the label is the one without.
@@ -43,6 +55,23 @@ def signs(writer: Writer) -> Program:
     writer.add(x.psi[x.j], update=along * sign)
     pair = along * along.xreplace({x.j: x.l})
     return writer.program(second=pair)
+
+
+def _of_gradient(writer: Writer) -> Program:
+    """Signs of psi, of several outputs, or of sums of it over a batch."""
+    if writer.model.outputs > 1:
+        found = plain(writer)
+    else:
+        writer.gradient(x.h, 0, x.psi)
+        found = writer.program()
+    if writer.algorithm.batch_size != 1:  # type: ignore[union-attr]
+        from dmft.equations.update.adaptive.batch import batch_of
+
+        return batch_of(writer, found)
+    *before, last = found.definitions
+    slope = At(writer.slope, x.h[x.j])
+    sign = At(sign_of(writer.slope), x.h[x.j]) * sp.sign(last.expr / slope)
+    return replace(found, definitions=(*before, define(last.target, {"update": sign}, "sample")))
 
 
 def sign_of(slope: sp.Expr) -> sp.Expr:

@@ -1,0 +1,125 @@
+r"""Moments of signs of gradients that are sums over a batch (structured_inputs.md 4.4).
+
+Given psi at the samples of a batch the coordinates of sum_mu psi_j^mu x^mu are normal variables,
+with covariances in proportion to A_jl = sum_mu s_mu psi_j^mu psi_l^mu, s_mu the variance of the
+inputs. With the factors of the inputs in front, as of one sample,
+
+    b_ji = E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)],
+    S_jl = 2/pi E asin(A_jl / sqrt(A_jj A_ll)),
+
+averages over the fields of all samples together, where both are 0 for gradients that vanish.
+Samples of a batch have laws of their own, by cluster and flip: every way in which these may be
+shared out counts as often as it may be drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from math import comb, factorial
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from dmft.equations import symbols as x
+from dmft.equations.averages.expectation import Expectation, OneSample, OverSamples
+from dmft.equations.update.law import laws_of
+from dmft.equations.update.program import Program, Writer
+from dmft.errors import BadParameter
+from dmft.gaussian.closed.pair import CorrelationAngle
+
+if TYPE_CHECKING:
+    from dmft.equations.update.overlaps import Case, Moments
+
+    # Samples that have one law: the first of them, and how many they are.
+    Part = tuple[Case, int, int]
+# Samples of a batch, each of which is written out, and ways to share out laws among them.
+MOST_SAMPLES, MOST_WAYS = 16, 64
+
+
+def batch_of(writer: Writer, gradient: Program) -> Program:
+    """The gradient at the fields of a sample, whose signs are those of a sum over a batch.
+
+    Raises
+    ------
+    BadParameter
+        For batches that are too large to be written out, and inputs whose variance differs between
+        clusters from block to block.
+    """
+    samples = int(writer.algorithm.batch_size)  # type: ignore[union-attr]
+    ways = comb(samples + len(laws_of(writer.model)) - 1, samples)
+    if samples > MOST_SAMPLES or ways > MOST_WAYS:
+        raise BadParameter(
+            f"batch_size = {samples}: signs of sums over a batch are averages over the fields of "
+            f"all its samples, which are written out up to {MOST_SAMPLES} samples and "
+            f"{MOST_WAYS} ways to share out clusters and flips among them, here {ways}; take a "
+            "smaller batch, or dmft.simulate, whose steps are these"
+        )
+    if writer.cluster.shape:
+        raise BadParameter(
+            f"batch_size = {samples}: where variances of clusters differ from block to block, the "
+            "sign of a sum over samples from several of them has other averages in every block; "
+            "take one sample a step, leave fractions out, or take dmft.simulate"
+        )
+    return replace(gradient, students=False, batch=SignsOfBatch(samples))
+
+
+@dataclass(frozen=True)
+class SignsOfBatch:
+    """Moments of the signs of a sum over a batch.
+
+    Attributes
+    ----------
+    samples : int
+        Of a batch.
+    """
+
+    samples: int
+
+    def drift(self, moments: Moments) -> sp.Expr:
+        """E[sum_mu psi_j^mu lambda_i^mu / sqrt(A_jj)]: along the means of fields, and across."""
+        psi, lam, total = x.psi[x.j], x.lam[x.i], sp.S.Zero
+        for weight, parts, law in self.ways(moments):
+            inverse = 1 / sp.sqrt(_overlap(parts, x.j, x.j) + x.LEAST_SQUARE)
+            across = sp.S.Zero
+            for case, first, count in parts:
+                own, mean = case.named(psi), case.cluster.mean_of(lam)
+                across += case.cluster.root * OverSamples(own * lam, first, count)
+                if mean != 0:
+                    along = OverSamples(own, first, count) * inverse
+                    total += weight * mean * Expectation(along, law)
+            total += weight * Expectation(across * inverse, law)
+        return total
+
+    def square(self, moments: Moments) -> sp.Expr:
+        """2/pi E asin(A_jl / sqrt(A_jj A_ll))."""
+        j, l, total = x.j, x.l, sp.S.Zero  # noqa: E741
+        for weight, parts, law in self.ways(moments):
+            entries = (_overlap(parts, *pair) for pair in ((j, j), (l, l), (j, l)))
+            total += weight * 2 / sp.pi * Expectation(CorrelationAngle(*entries), law)
+        return total
+
+    def ways(self, moments: Moments) -> Iterator[tuple[sp.Expr, list[Part], OneSample]]:
+        """Probability of each way to share out laws among the samples, its parts and their law."""
+        cases, zero = moments.cases, sp.S.Zero
+        noisy, samples = sp.Integer(moments.program.noisy), sp.Integer(self.samples)
+        law = OneSample(sp.S.NegativeOne, noisy, zero, zero, samples)
+        for chosen in combinations_with_replacement(range(len(cases)), self.samples):
+            weight, parts, first = sp.Integer(factorial(self.samples)), [], 1
+            for number in sorted(set(chosen)):
+                case, count = cases[number], chosen.count(number)
+                weight *= case.cluster.weight**count / sp.Integer(factorial(count))
+                parts.append((case, first, count))
+                first += count
+            yield weight, parts, law
+
+
+def _overlap(parts: Sequence[Part], one: sp.Expr, two: sp.Expr) -> sp.Expr:
+    """A of two neurons."""
+
+    def own(case: Case, first: int, count: int) -> sp.Expr:
+        square = case.named(x.psi[one] * x.psi[two])
+        return case.cluster.variance * OverSamples(square, first, count)
+
+    return sp.Add(*(own(*part) for part in parts))
