@@ -73,8 +73,7 @@ cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight"
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
 Gram, block_h, block_h_star = (sp.IndexedBase(y) for y in ("Gram", "block_h", "block_h_star"))
 # Variances of clusters by block, and the fractions of the coordinates that these hold.
-cluster_scale = sp.IndexedBase("cluster_scale")
-block_fraction = sp.IndexedBase("block_fraction")
+cluster_scale, block_fraction = map(sp.IndexedBase, ("cluster_scale", "block_fraction"))
 # Scaled steps: parts of E[psi_j psi_l], what a step is multiplied by, the sum of squared gradients.
 S_update, S_label, gain = (sp.IndexedBase(y) for y in ("S_update", "S_label", "gain"))
 accumulator = sp.Symbol("accumulator", positive=True)

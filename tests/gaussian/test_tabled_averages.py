@@ -124,7 +124,7 @@ def test_large_fields_against_the_trapezoidal_rule(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "other"), product(KINKED, KINKED))
+@pytest.mark.parametrize(("name", "other"), list(product(KINKED, KINKED)))
 def test_factors_with_kinks_in_polar_coordinates(name, other):
     (F, f), (G, g) = KINKED[name], KINKED[other]
     tables = factor_table(F).values, factor_table(G).values
