@@ -67,8 +67,7 @@ perp_learning, perp_interaction = (
     sp.IndexedBase("perp_learning"),
     sp.IndexedBase("perp_interaction"),
 )
-growth = sp.IndexedBase("growth")
-cosine, cosine_weight = sp.IndexedBase("cosine"), sp.IndexedBase("cosine_weight")
+growth, cosine, cosine_weight = map(sp.IndexedBase, ("growth", "cosine", "cosine_weight"))
 # Inputs with a spectrum: eigenvalues, noise factors, unweighted overlaps and fields by block.
 eigenvalue, noise_factor = sp.IndexedBase("eigenvalue"), sp.IndexedBase("noise_factor")
 Gram, block_h, block_h_star = (sp.IndexedBase(y) for y in ("Gram", "block_h", "block_h_star"))
