@@ -60,7 +60,7 @@ def _rate(equations: Equations, block: str) -> Definition:
     if kept:
         raise BadParameter(
             f"rates beside rows that the optimiser keeps ({', '.join(kept)}) are not explained: "
-            "explain those of momentum=beta, a number, or the population risk"
+            "explain those with a number in the place of dmft.Momentum, or the population risk"
         )
     if block not in rates:
         raise BadParameter(
