@@ -159,6 +159,9 @@ LONG = {
     "derivations/escape_formulas.py",
     "derivations/infinite_width.py",
     "derivations/phase_retrieval.py",
+    "momentum_stability.py",
+    "exported.py",
+    "batch_reuse.py",
 }
 
 

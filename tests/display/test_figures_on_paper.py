@@ -192,6 +192,7 @@ GRIDS = [
 
 
 @pytest.mark.cases(4)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
 @pytest.mark.parametrize("layout", [None, "constrained"])
 def test_bars_stand_beside_their_own_axes(style, width, shape, layout):

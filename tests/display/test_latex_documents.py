@@ -99,6 +99,7 @@ def test_document_compiles(text, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+@pytest.mark.slow
 def test_equations_whose_rates_are_not_explained_say_how_to_print_them(tmp_path):
     two = dmft.Attention(2)
     model = dmft.Model(two, two, encoding=1)

@@ -138,6 +138,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("kind", ["empty", "half", "bit of the digest", "bit in the middle"])
 def test_damaged_files_are_compiled_once_more(compiled, suffix, kind):

@@ -171,6 +171,7 @@ def test_runs_agree_with_simulation(name):
     assert np.abs(wanted["M"] - start.M).max() > 0.03
 
 
+@pytest.mark.slow
 def test_compiled_runs_are_those_of_the_reference():
     model, algorithm = ALGORITHMS["clipped"]
     equations = dmft.derive(model, algorithm)

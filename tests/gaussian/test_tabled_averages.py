@@ -96,7 +96,7 @@ def covariances(seed, count, low, high):
         yield c11, rho, c22
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("other", ["tanh", pytest.param("SiLU", marks=pytest.mark.slow)])
 def test_smooth_factors_against_the_trapezoidal_rule(name, other):

@@ -45,6 +45,7 @@ def test_values(e, m, a, omega):
     np.testing.assert_allclose(risk([e, -e], [m, -m]), risk(e, m), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_extreme_targets(monkeypatch):
     monkeypatch.setattr(unsquared, "STEP", 0.25)  # sums to 1e-3 will do
     curves = positional_semantic_boundaries([0.0, 0.1, 20.0, -20.0], loss="frobenius")
@@ -86,6 +87,7 @@ def test_boundaries_against_sums_at_random_points():
     assert distance(z + shift, h_star, a, omega).mean() == pytest.approx(corner, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_semantic_corner_bends_as_the_integral_says():
     # Second differences of R along the circle at quasi-random points. Their zero in omega moves in
     # proportion to the angle (cones where both matrices agree), so that two angles tell its limit;

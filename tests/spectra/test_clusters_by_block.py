@@ -205,6 +205,7 @@ def test_runs_agree_with_weights_in_finite_dimension() -> None:
         assert np.abs(deviation / truth.stderr[name][1:]).max() < 4.5, name
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_runs_read_all_nodes_of_each_cluster() -> None:
     """The compiled loop keeps 256 nodes at a time: fields of the first cluster at the others, too.
