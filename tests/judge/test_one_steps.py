@@ -259,10 +259,10 @@ def chunk(case: Case, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]
     move = np.broadcast_to(psi[:, :, None, :], (n, b, B, p))
     spread = np.sqrt(c * share[:, None]) * move  # its products are N_e, but for 1/batch
     if case.optimiser == "signs":
-        size = np.sqrt((psi**2).sum(1, keepdims=True))
-        alone = psi / np.where(size == 0, 1, size)
-        move = b * np.sqrt(2 / np.pi / c) * alone[:, :, None, :]
-        spread, batch = np.sqrt(share[:, None]) * alone[:, :, None, :] * b**0.5, 1
+        # Given psi, a coordinate of the mean gradient is normal with this deviation.
+        size = np.sqrt((c * psi[:, :, None, :] ** 2).sum(1, keepdims=True))
+        alone, batch = psi[:, :, None, :] / np.where(size == 0, 1, size), 1
+        move = b * np.sqrt(2 / np.pi) * alone
     elif case.optimiser in SCALED[1:4]:
         eps = 0.0 if case.optimiser == "AdaGrad" else case.eps
         gain = 1 / (np.sqrt(case.second) + eps)
@@ -272,6 +272,9 @@ def chunk(case: Case, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]
         move, spread = move * gain, spread * gain
     drive = np.einsum("nbej,nber->nejr", move, fields) / b
     N = np.einsum("nbej,nbel->nejl", spread, spread) / b
+    if case.optimiser == "signs":
+        cosine = np.einsum("nbej,nbel->nejl", c * alone, alone).clip(-1, 1)
+        N = share[:, None, None] * 2 / np.pi * np.arcsin(cosine)
 
     decay = case.level if case.optimiser in ("decay", "velocity", "RMSProp") else 0.0
     A, g = np.array([[-decay]]), [1.0]
