@@ -92,17 +92,22 @@ def key(path, *overrides):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory, lent):
-    """A folder with a file, the cache after its first run, and what that run said."""
+def kept(tmp_path_factory):
+    """A folder with a file, a cache with the record of a run in this process, what that said."""
     folder = tmp_path_factory.mktemp("kept")
-    (folder / "model.toml").write_text(SQUARE)
-    (folder / "cache").mkdir(mode=0o700)
+    path, cache = folder / "model.toml", folder / "cache"
+    path.write_text(SQUARE)
+    cache.mkdir(mode=0o700)
+    record = cache_directory() / key(path)
+    record.unlink(missing_ok=True)
     out, messages = io.StringIO(), io.StringIO()
-    with lent(folder / "cache"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DMFT_CACHE_DIR", str(folder / "cache"))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(messages):
-            code = main(["solve", str(folder / "model.toml")])
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(messages):
+        code = main(["solve", str(path)])
     assert code == 0
+    values, _ = records.load(record.name)
+    for name in (record.name, *values["code"].values()):
+        (cache / name).write_bytes((cache_directory() / name).read_bytes())
+        (cache / name).chmod(0o600)
     return folder, (code, out.getvalue(), messages.getvalue().splitlines())
 
 
@@ -112,11 +117,9 @@ def again(kept, tmp_path, monkeypatch):
     folder, _ = kept
     (tmp_path / "cache").mkdir(mode=0o700)
     for name in (folder / "cache").iterdir():
-        # Without what spares Numba in any process (`dmft.workflow.kept_problems`).
-        if name.suffix == ".bin" and not name.name.startswith(("problem_", "shared_")):
-            copy = tmp_path / "cache" / name.name
-            copy.write_bytes(name.read_bytes())
-            copy.chmod(0o600)
+        copy = tmp_path / "cache" / name.name
+        copy.write_bytes(name.read_bytes())
+        copy.chmod(0o600)
     (tmp_path / "model.toml").write_text(SQUARE)
     monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "cache"))
     with mock.patch.dict(LINKED):
@@ -232,9 +235,8 @@ def test_damaged_files_go_the_long_way(again):
     assert find(key(path)) is not None
 
 
-def test_a_damaged_record_is_written_anew(kept, again, lent, capsys):
-    folder, first = kept
-    lent.give(folder / "cache", again / "cache")
+def test_a_damaged_record_is_written_anew(kept, again, capsys):
+    _, first = kept
     path, record = again / "model.toml", again / "cache" / key(again / "model.toml")
     whole = record.read_bytes()
     record.write_bytes(whole[:-1])
