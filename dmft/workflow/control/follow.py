@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.equations.update.optimiser import pace
@@ -104,19 +106,10 @@ def _in_tau(rhs: Any, position: int, over: float, plain: bool, pieces: bool) -> 
     def followed(t, y, widths, par, out):  # type: ignore[no-untyped-def]
         n = widths[widths.size - 1]
         times, numbers = par[par.size - 2 * n : par.size - n], par[par.size - n :]
-        # By hand: `searchsorted` and `interp` take Numba a second to compile.
-        low, high = 0, n
-        while low < high:
-            middle = (low + high) // 2
-            if times[middle] <= t:
-                low = middle + 1
-            else:
-                high = middle
-        i = max(low - 1, 0)
-        now = numbers[i]
-        if not pieces and i < n - 1 and times[i] < t:
-            slope = (numbers[i + 1] - now) / (times[i + 1] - times[i])
-            now = slope * (t - times[i]) + now
+        if pieces:
+            now = numbers[min(max(np.searchsorted(times, t, side="right") - 1, 0), n - 1)]
+        else:
+            now = np.interp(t, times, numbers)
         values = par.copy()
         if is_read:
             values[position] = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,7 @@ from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model.schedule import Schedule
-from dmft.solvers.pointers import entry
-from dmft.solvers.problem import Block, Problem
+from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
 from dmft.workflow.control.problem import Controlled, check_controlled
@@ -92,9 +92,17 @@ def greedy_schedule(
             "dmft.optimal_schedule"
         )
     low, high = limits(system, bounds)
-    problem, inputs = _greedy(system, low, high)
+    c = system.control
+    problem = replace(
+        system.problem,
+        rhs=_greedy(system.problem.rhs, system.gradient_of_risk, c.position, c.scale, low, high),
+        lanes=None,
+        time_unit="steps / d",
+    )
     times = np.linspace(0.0, float(t_max), points)
-    run = solve_problem(problem, **inputs, t_max=float(t_max), save_at=times, rtol=rtol, atol=atol)
+    run = solve_problem(
+        problem, **system.inputs, t_max=float(t_max), save_at=times, rtol=rtol, atol=atol
+    )
     states = [problem.pack({n: b[i] for n, b in run.blocks.items()}) for i in range(run.t.size)]
     slopes = [system.slopes(y) for y in states]
     numbers = np.array(
@@ -163,55 +171,30 @@ def best(first: float, second: float, low: float, high: float) -> float:
     return min(max(-first / (2.0 * second), low), high)
 
 
-def _greedy(system: Controlled, low: float, high: float) -> tuple[Problem, dict[str, Any]]:
-    """Problem and inputs of a run in tau at the greedy rate of the moment.
+@lru_cache(maxsize=32)
+def _greedy(rhs: Any, gradient: Any, position: int, scale: float, low: float, high: float) -> Any:
+    """Compiled right-hand side per tau at the greedy rate of the moment."""
+    rates, slope = entry(rhs, "RHS"), entry(gradient, "RHS")
 
-    What the compiled function reads besides stands behind the widths and behind the constants.
-    """
-    problem, c = system.problem, system.control
-    widths = {
-        "position": c.position,
-        "rates_at": entry(problem.rhs, "RHS"),
-        "slopes_at": entry(system.gradient_of_risk, "RHS"),
-    }
-    constants = {"scale": np.array(c.scale), "low": np.array(low), "high": np.array(high)}
-    inputs = {
-        **system.inputs,
-        "widths": system.inputs["widths"] | widths,
-        "constants": system.inputs["constants"] | constants,
-    }
-    moved = replace(
-        problem,
-        rhs=greedy,
-        widths=(*problem.widths, *widths),
-        constants=(*problem.constants, *(Block(name, ()) for name in constants)),
-        lanes=None,
-        time_unit="steps / d",
-    )
-    return moved, inputs
+    @njit(RHS_SIGNATURE, nogil=True, later=True)
+    def greedy(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+        n = y.size
+        values, both, slopes, one = par.copy(), np.zeros(2 * n), np.zeros(2 * n), np.empty(n)
+        both[:n] = y
+        rhs_at(slope)(t, both, widths, values, slopes)
+        values[position] = 0.0
+        rhs_at(rates)(t, y, widths, values, out)
+        values[position] = 1.0
+        rhs_at(rates)(t, y, widths, values, one)
+        first, second = 0.0, 0.0
+        for i in range(n):
+            first += slopes[n + i] * out[i]
+            second += slopes[n + i] * (one[i] - out[i])
+        if second <= 0.0:
+            now = high if first + high * second < 0.0 else low
+        else:
+            now = min(max(-first / (2.0 * second), low), high)
+        for i in range(n):
+            out[i] = scale * now * (out[i] + now * (one[i] - out[i]))
 
-
-@njit(RHS_SIGNATURE, cache=True, nogil=True)
-def greedy(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-    """Right-hand side per tau at the greedy rate of the moment."""
-    n, m = y.size, par.size
-    position, rates, slope = widths[-3], widths[-2], widths[-1]
-    scale, low, high = par[m - 3], par[m - 2], par[m - 1]
-    values, both, slopes, one = par.copy(), np.zeros(2 * n), np.zeros(2 * n), np.empty(n)
-    for i in range(n):  # a slice takes Numba a second to compile
-        both[i] = y[i]
-    rhs_at(slope)(t, both, widths, values, slopes)
-    values[position] = 0.0
-    rhs_at(rates)(t, y, widths, values, out)
-    values[position] = 1.0
-    rhs_at(rates)(t, y, widths, values, one)
-    first, second = 0.0, 0.0
-    for i in range(n):
-        first += slopes[n + i] * out[i]
-        second += slopes[n + i] * (one[i] - out[i])
-    if second <= 0.0:
-        now = high if first + high * second < 0.0 else low
-    else:
-        now = min(max(-first / (2.0 * second), low), high)
-    for i in range(n):
-        out[i] = scale * now * (out[i] + now * (one[i] - out[i]))
+    return keeping(greedy, rhs, gradient)
