@@ -206,7 +206,8 @@ class _Writer:
             return "math.pi", ATOM
         if value == sp.E:
             return "math.e", ATOM
-        if not (value.is_real and value.is_finite):
+        # Of rationals both are known: SymPy would deduce all facts of each number anew.
+        if not (value.is_Rational or (value.is_real and value.is_finite)):
             raise self.refusal(value)
         if value.is_Rational and not _is_exact(value) and _is_small(value):
             return f"{float(value.p)!r}/{float(value.q)!r}", PRODUCT if value > 0 else SUM
@@ -221,7 +222,7 @@ class _Writer:
     def add(self, expr: sp.Expr) -> Text:
         parts: list[str] = []
         for term in expr.args:
-            if term.as_coeff_Mul()[0].is_negative:
+            if _is_negative(term.as_coeff_Mul()[0]):
                 parts.append("-" + self.text(-term, PRODUCT))
             else:
                 parts.append(self.text(term, SUM + 1 if parts else SUM))
@@ -229,7 +230,7 @@ class _Writer:
 
     def multiply(self, expr: sp.Expr) -> Text:
         coefficient, rest = expr.as_coeff_Mul()
-        if coefficient.is_negative:
+        if _is_negative(coefficient):
             return "-" + self.text(-expr, PRODUCT), SUM
         above, below = [], []
         if coefficient.is_Rational and not _is_exact(coefficient) and _is_small(coefficient):
@@ -238,7 +239,7 @@ class _Writer:
             above = [coefficient]
         for factor in sp.Mul.make_args(rest):
             base, exponent = factor.as_base_exp()
-            if not isinstance(factor, sp.exp) and exponent.is_number and exponent.is_negative:
+            if not isinstance(factor, sp.exp) and exponent.is_number and _is_negative(exponent):
                 below.append(sp.Pow(base, -exponent))
             else:
                 above.append(factor)
@@ -251,7 +252,7 @@ class _Writer:
         return f"{top}/{bottom}", PRODUCT
 
     def power(self, base: sp.Expr, exponent: sp.Expr) -> Text:
-        if exponent.is_number and exponent.is_negative:
+        if exponent.is_number and _is_negative(exponent):
             return f"1.0/{self.text(sp.Pow(base, -exponent), POWER)}", PRODUCT
         if exponent.is_Integer:
             n, text = int(exponent), self.text(base, ATOM)
@@ -322,6 +323,11 @@ class _Writer:
 def _is_exact(value: sp.Expr) -> bool:
     """Whether a rational is surely a float64 without rounding."""
     return bool(value.q & (value.q - 1) == 0 and _is_small(value))
+
+
+def _is_negative(number: sp.Expr) -> bool:
+    """Whether a number is below zero; of rationals without SymPy's deductions."""
+    return bool(number.p < 0 if number.is_Rational else number.is_negative)
 
 
 def _is_small(value: sp.Expr) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -207,12 +207,12 @@ class Interpreter:
         return self.places[index]
 
     def _values_of(self, index: sp.Expr) -> NDArray[np.int64]:
-        symbol = running_symbol(index)
+        symbol, rest = _split(index)
         shape = [1] * len(self.axes)
         if symbol is None:
-            return np.full(shape, _integer(index, self.numbers) - 1)
+            return np.full(shape, _integer(rest, self.numbers) - 1)
         shape[self.axes.index(symbol)] = self.size(symbol)
-        offset = _integer(index - symbol, self.numbers)
+        offset = _integer(rest, self.numbers)
         return offset + np.arange(self.size(symbol)).reshape(shape)
 
     def same(self, expr: sp.KroneckerDelta) -> NDArray[np.float64]:
@@ -228,7 +228,7 @@ class Interpreter:
 
     def evaluate(self, expr: sp.Expr) -> Any:
         """Evaluate one node."""
-        if expr.is_number:
+        if _is_number(expr):
             return float(expr)
         if isinstance(expr, sp.Symbol):
             return self.number(expr)
@@ -302,6 +302,23 @@ def lift_zero_variances(Omega: Array, fields: NDArray[np.int64]) -> None:
     Omega[fields, fields] = np.where(own == 0.0, LEAST_VARIANCE, own)
 
 
+# What is asked of the same expressions at each evaluation.
+_SEEN = 4096
+
+
+@lru_cache(maxsize=_SEEN)
+def _is_number(expr: sp.Expr) -> bool:
+    return bool(expr.is_number)
+
+
+@lru_cache(maxsize=_SEEN)
+def _split(index: sp.Expr) -> tuple[sp.Symbol | None, sp.Expr]:
+    """The running symbol of an index, and what is added to it."""
+    symbol = running_symbol(index)
+    return symbol, index if symbol is None else index - symbol
+
+
+@lru_cache(maxsize=_SEEN)
 def _last(factor: sp.Expr) -> int:
     """Numbers and inverses come after the entries that they multiply.
 
@@ -382,7 +399,18 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
 
 def _integer(index: sp.Expr, numbers: Mapping[sp.Symbol, int]) -> int:
     """Value of an index without a running symbol, such as p or p + k."""
-    return int(index.xreplace({s: sp.Integer(numbers[s]) for s in index.free_symbols}))
+    symbols = _symbols_of(index)
+    return _integer_at(index, symbols, tuple([numbers[s] for s in symbols]))
+
+
+@lru_cache(maxsize=_SEEN)
+def _symbols_of(index: sp.Expr) -> tuple[sp.Symbol, ...]:
+    return tuple(index.free_symbols)
+
+
+@lru_cache(maxsize=_SEEN)
+def _integer_at(index: sp.Expr, symbols: tuple[sp.Symbol, ...], values: tuple[int, ...]) -> int:
+    return int(index.xreplace(dict(zip(symbols, map(sp.Integer, values), strict=True))))
 
 
 def _shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:

@@ -365,11 +365,11 @@ def _value(formula: Any, read: tuple[tuple[int, int], ...], risk: Any) -> Any:
         for i in range(size):
             kind = kinds[i]
             if kind == 0:
-                values[i] = Q.flat[at[i]]
+                values[i] = Q[at[i] // Q.shape[1], at[i] % Q.shape[1]]
             elif kind == 1:
-                values[i] = M.flat[at[i]]
+                values[i] = M[at[i] // M.shape[1], at[i] % M.shape[1]]
             elif kind == 2:
-                values[i] = P.flat[at[i]]
+                values[i] = P[at[i] // P.shape[1], at[i] % P.shape[1]]
             elif kind == 3:
                 values[i] = a[at[i]]
             else:

@@ -24,7 +24,8 @@ from dmft.emit import arrays, load_module
 STRANGER = 12345
 # correlation is cross / sqrt(first * second), here 0.1 / 0.5.
 PACKAGE = [("dmft.special.ratio", "correlation", (0.5, 0.5, 0.1))]
-VALUES = {(3,): [6.0, 9.0, 0.2], (3, 5): [6.0, 9.0, 10.0, 15.0, 0.2]}  # by factors in starts.py
+# By factors in starts.py; of both modules the function of the package too.
+VALUES = {(3,): [6.0, 9.0], (3, 5): [6.0, 9.0, 10.0, 15.0, 0.2]}
 ONE, BOTH = VALUES
 RIGHT, FUNCTIONS = pytest.approx(VALUES[ONE]), len(VALUES[ONE])
 needs_root = pytest.mark.skipif(
@@ -52,7 +53,8 @@ class Starts:
 
     def __call__(self, **task):
         environment = {"DMFT_CACHE_DIR": str(self.cache), "TMPDIR": str(self.private)}
-        task = {"environment": environment, "factors": ONE, "package": PACKAGE, **task}
+        package = PACKAGE if task.get("factors") == BOTH else ()
+        task = {"environment": environment, "factors": ONE, "package": package, **task}
         self.server.stdin.write(json.dumps(task) + "\n")
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
@@ -138,15 +140,59 @@ DAMAGE = {
 }
 
 
-@pytest.mark.cases(4)
+def written(kind):
+    return lambda path: path.write_bytes(DAMAGE[kind](path.read_bytes()))
+
+
+def linked(path):
+    """To nowhere."""
+    path.unlink()
+    path.symlink_to(path.with_suffix(".gone"))
+
+
+def looped(path):
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    "attacks",
+    [
+        {
+            "early.nbi": written("empty"),
+            "late.nbi": written("bit of the digest"),
+            "early.nbc": written("half"),
+            "late.nbc": written("bit in the middle"),
+        },
+        {
+            "early.nbi": looped,
+            "late.nbi": lambda path: path.chmod(0o620),
+            "early.nbc": linked,
+            "late.nbc": lambda path: path.chmod(0o602),
+        },
+    ],
+    ids=["damage", "strangers"],
+)
+def test_one_attack_on_each_function(compiled, attacks):
+    """Indices of one module, machine code of the other; every kind on all files is slow."""
+    for name, attack in attacks.items():
+        stem, suffix = name.split(".")
+        paths = [path for path in compiled.files(f".{suffix}") if f"{stem}-" in path.name]
+        assert len(paths) == 2
+        attack(paths[suffix == "nbc"])
+    assert compiled.survives(BOTH) == 4
+
+
+@pytest.mark.slow  # test_one_attack_on_each_function
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("kind", ["empty", "half", "bit of the digest", "bit in the middle"])
 def test_damaged_files_are_compiled_once_more(compiled, suffix, kind):
     for path in compiled.files(suffix):
-        path.write_bytes(DAMAGE[kind](path.read_bytes()))
+        written(kind)(path)
     assert compiled.survives() == FUNCTIONS
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_swapped_files_do_not_swap_functions(compiled, suffix):
     # `early` of both modules has the same byte code and signature: Numba's keys are equal.
@@ -157,6 +203,7 @@ def test_swapped_files_do_not_swap_functions(compiled, suffix):
     assert compiled.survives(BOTH) == 2
 
 
+@pytest.mark.slow  # test_one_attack_on_each_function
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_links_that_lead_nowhere_are_replaced(compiled, suffix):
     for path, target in zip(compiled.files(suffix), ("gone", "loop") * FUNCTIONS, strict=False):
@@ -165,6 +212,7 @@ def test_links_that_lead_nowhere_are_replaced(compiled, suffix):
     assert compiled.survives() == FUNCTIONS
 
 
+@pytest.mark.cases(".py", ".lock")
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc", ".py", ".lock"])
 def test_folders_in_place_of_files_cost_time_only(compiled, suffix):
     for path in compiled.files(suffix) if suffix[1] == "n" else compiled.cache.glob(f"*{suffix}"):
@@ -188,6 +236,7 @@ def test_planted_pickles_are_not_read(compiled):
     assert not target.exists()
 
 
+@pytest.mark.slow  # test_one_attack_on_each_function
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_files_that_others_can_write_are_not_read(compiled, mode):
     for path in compiled.files(".nbc"):
@@ -196,6 +245,7 @@ def test_files_that_others_can_write_are_not_read(compiled, mode):
 
 
 @needs_root
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_files_of_others_are_not_read(compiled, suffix):
     for path in compiled.files(suffix):
@@ -219,6 +269,7 @@ def give_away(path):
     os.chown(path, STRANGER, STRANGER)
 
 
+@pytest.mark.cases("open_to_others-.", "like_tmp-..", "give_away-__pycache__")
 @pytest.mark.parametrize(
     ("attack", "level"),
     [
@@ -242,7 +293,7 @@ def test_nothing_is_loaded_from_a_directory_of_others(compiled, attack, level):
     first, second = (compiled(environment=environment)[0] for _ in range(2))
     assert first["values"] == second["values"] == RIGHT
     harmless = level == ".." and attack is like_tmp  # only the owner can replace what is his
-    assert (first["hits"], second["hits"]) == (FUNCTIONS if harmless else 1, FUNCTIONS)
+    assert (first["hits"], second["hits"]) == (FUNCTIONS if harmless else 0, FUNCTIONS)
     told = [] if harmless or level == "__pycache__" else ["DMFT_CACHE_DIR"]
     for result in (first, second):
         assert [word for text in result["warnings"] for word in told if word in text] == told
@@ -253,15 +304,18 @@ def test_compiled_code_beside_the_source_is_kept_elsewhere_if_others_can_write_t
     beside = compiled.package / "special" / "__pycache__"
     beside.chmod(0o777)
     try:
-        assert compiled.survives() == 1
+        assert compiled.survives(BOTH) == 1
         assert [path.name for path in compiled.cache.glob("special_*/ratio.*.nbi")]
     finally:
         beside.chmod(0o755)
 
 
-def test_eight_processes_at_once(starts):
-    results = starts(times=8)
-    assert [result["values"] for result in results] == [RIGHT] * 8
+@pytest.mark.parametrize("times", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_processes_at_once_compile_once(starts, times):
+    results = starts(times=times)
+    assert [result["values"] for result in results] == [RIGHT] * times
+    # Functions with a signature, as the module is loaded; the others are compiled at a first call.
+    assert sum(result["compiled"].count("early") for result in results) == 1
     assert starts.survives() == 0
 
 
@@ -272,6 +326,7 @@ def test_killed_while_compiling(starts):
     assert starts.survives() == 0
 
 
+@pytest.mark.cases("5000")
 @pytest.mark.parametrize("limit", [0, 100, 5_000])
 def test_full_disk(starts, limit):
     """No file can pass `limit` bytes: nothing fits, the lock only, all but machine code."""

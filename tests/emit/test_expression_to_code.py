@@ -132,8 +132,7 @@ def test_symbol_name_cannot_inject_code():
 
 def test_sums_of_any_length_can_be_compiled():
     """Python compiles a row of terms by recursion: some thousand of them are too many."""
-    terms = [(-1) ** n * (n + 1) * sp.sin(n * x) for n in range(3000)]
+    terms = [(-1) ** n * (n + 1) * x**n for n in range(3000)]
     code = emit_expression(sp.Add(*terms), {x: "x"})
-    value = evaluate(code, {"x": 0.3})
-    n = np.arange(3000)
-    assert value == pytest.approx(np.sum((-1.0) ** n * (n + 1) * np.sin(0.3 * n)), rel=1e-9)
+    # The series of 1/(1 + x)^2.
+    assert evaluate(code, {"x": 0.3}) == pytest.approx(1 / 1.3**2, rel=1e-12)

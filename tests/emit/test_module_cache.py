@@ -49,6 +49,8 @@ def run_child():
     )
 
 
+# Forks of one process in test_damaged_caches.py are fast; here each is new, and takes a second.
+@pytest.mark.slow
 def test_second_process_does_not_compile(fresh_cache):
     first, _ = run_child().communicate(COMPILED)
     assert first.split() == ["6.0", "0", "1"]
@@ -71,6 +73,7 @@ def test_environments_with_other_versions_of_numba_keep_their_own(fresh_cache, m
         kept[version] = version
 
 
+@pytest.mark.slow
 def test_processes_at_once_compile_once(fresh_cache):
     children = [run_child() for _ in range(3)]
     for child in children:

@@ -218,7 +218,8 @@ def _scheduled(
     def scheduled(t, y, widths, par, out):  # type: ignore[no-untyped-def]
         now = rate_now(t, y, widths, par)
         if not now > 0.0:
-            out[:] = np.nan
+            for i in range(out.size):
+                out[i] = np.nan
             return
         values = par.copy()
         if is_read:

@@ -185,7 +185,7 @@ def _places(
 
 
 def _observing(
-    observe: Any, count: int, formula: Any, places: tuple[Place, ...], formulas: int, call: Any
+    plain: Any, count: int, formula: Any, places: tuple[Place, ...], formulas: int, call: Any
 ) -> Any:
     """Compiled observables, then the values of formulas, then those of a user's functions."""
     kinds = np.array([kind for kind, _ in places], dtype=np.int64)
@@ -195,11 +195,12 @@ def _observing(
     formula_or_none = formula if has_formula else vector_function([sp.S.Zero], [])
     call_or_none = call if has_call else _unused
 
-    @njit(RHS_SIGNATURE, nogil=True)
-    def observed(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    @njit(RHS_SIGNATURE, nogil=True, later=True)
+    def observe(t, y, widths, par, out):  # type: ignore[no-untyped-def]
         seen = np.empty(count)
-        observe(t, y, widths, par, seen)
-        out[:count] = seen
+        plain(t, y, widths, par, seen)
+        for i in range(count):  # here and below: slices take Numba half a second to compile
+            out[i] = seen[i]
         if has_formula:
             values, found = np.empty(size), np.empty(formulas)
             for i in range(size):
@@ -212,13 +213,15 @@ def _observing(
                 else:
                     values[i] = seen[at[i]]
             formula_or_none(values, np.empty(0), found)
-            out[count : count + formulas] = found
+            for i in range(formulas):
+                out[count + i] = found[i]
         if has_call:
-            more = out[count + formulas :].copy()
+            more = np.empty(out.size - count - formulas)
             call_or_none(t, y.ctypes, more.ctypes)
-            out[count + formulas :] = more
+            for i in range(more.size):
+                out[count + formulas + i] = more[i]
 
-    return observed
+    return observe
 
 
 _observing_formulas = lru_cache(maxsize=32)(_observing)
