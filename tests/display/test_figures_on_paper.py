@@ -134,7 +134,14 @@ FIGURES = [
 ]
 
 
-@pytest.mark.cases(8)
+# Curves, bands, labels, regions and words in a plane; other records are drawn by the same functions.
+@pytest.mark.cases(
+    "run (4, 3)-column-default",
+    "ensemble-page-dmft.paper",
+    "diagram of labels-page-dmft.paper",
+    "regions-column-default",
+    "regimes of batches-column-default",
+)
 @pytest.mark.parametrize(("kind", "width", "style"), FIGURES)
 def test_nothing_is_cut_or_covered(kind, width, style, records):
     with plt.style.context(style):
@@ -191,8 +198,7 @@ GRIDS = [
 ]
 
 
-@pytest.mark.cases(4)
-@pytest.mark.cases(4)
+@pytest.mark.cases("None-dmft.paper-column-2x2", "constrained-default-page-1x2")
 @pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
 @pytest.mark.parametrize("layout", [None, "constrained"])
 def test_bars_stand_beside_their_own_axes(style, width, shape, layout):
