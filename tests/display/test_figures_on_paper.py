@@ -380,16 +380,17 @@ def test_widths_that_are_none(width):
         dmft.plot(made.run(), width=width)
 
 
-@pytest.mark.parametrize("width", [3.4, "column", "page", 0, float("nan")])
-def test_widths_of_figures_are_no_widths_of_lines(width, tmp_path):
+def test_widths_of_figures_are_no_widths_of_lines(tmp_path):
     """Figures have theirs in inches, lines of LaTeX in points: each verb refuses the other's."""
     model = dmft.literature.phase_retrieval(1)
     equations = dmft.derive(model, dmft.SGD(0.1))
-    for printed in (equations, dmft.population_risk(model), equations.explain("Q", "sgd_noise")):
-        with pytest.raises(BadParameter, match=r"points, 150 or more.*figures, of dmft.plot"):
-            printed.latex(width=width)
-    with pytest.raises(BadParameter, match=r"figures, of dmft.plot|must be a number"):
-        dmft.latex(tmp_path / "a.tex", equations, width=width)
+    records = (equations, dmft.population_risk(model), equations.explain("Q", "sgd_noise"))
+    for width in (3.4, "column", "page", 0, float("nan")):
+        for printed in records:
+            with pytest.raises(BadParameter, match=r"points, 150 or more.*figures, of dmft.plot"):
+                printed.latex(width=width)
+        with pytest.raises(BadParameter, match=r"figures, of dmft.plot|must be a number"):
+            dmft.latex(tmp_path / "a.tex", equations, width=width)
 
 
 def test_a_width_is_of_a_new_figure():
