@@ -134,7 +134,7 @@ FIGURES = [
 ]
 
 
-# Curves, bands, labels, regions and words in a plane; other records are drawn by the same functions.
+# Curves, bands, labels, regions, words in a plane: other records are drawn by the same functions.
 @pytest.mark.cases(
     "run (4, 3)-column-default",
     "ensemble-page-dmft.paper",
