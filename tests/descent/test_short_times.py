@@ -97,7 +97,7 @@ def test_batches_momentum_and_readouts_agree_with_the_sweep(name):
     system = equations(STUDENTS["erf"], sp.erf(u), descent)
     start = dmft.Overlaps([[1.0]], [[0.2]], [[1.3]])
     run = dmft.short_times(system).evaluate(start, rtol=1e-6)
-    solved = dmft.solve(system, start, 2, samples=2**14, scrambles=8)
+    solved = dmft.solve(system, start, 2, samples=2**12, scrambles=8)
     for key in ("M", "Q2", "corr", "resp", "train_loss", "readout"):
         gap, error = np.abs(run[key] - solved[key]), solved.error[key] + run.error[key]
         assert np.all(gap < 5 * error + 1e-9), key

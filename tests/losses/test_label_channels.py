@@ -23,6 +23,7 @@ ONE = dmft.Overlaps([[2.0]], [[-0.4]], [[1.5]])
 Array = NDArray[np.float64]
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("loss", ["hinge", "logistic", "squared", "correlation", "huber"])
 @pytest.mark.parametrize("channel", [(1 + sp.Rational(4, 5) * f) / 2, LOGIT])
 def test_a_channel_of_signs_is_a_flip(loss: str, channel: sp.Expr) -> None:
@@ -56,7 +57,7 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
 )
 def test_rates_by_monte_carlo(student: dmft.Committee, loss: str, channel: sp.Expr) -> None:
     """b = E[psi lambda] and S = E[psi psi] of drawn labels, by samples of the definition."""
-    start, count = (ONE, 400_000) if student is LINE else (TWO, 400_000)
+    start, count = ONE if student is LINE else TWO, 80_000
     equations = dmft.derive(
         dmft.Model(student, LINE, label_channel=channel), dmft.SGD(1.0, loss=loss)
     )

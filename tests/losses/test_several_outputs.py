@@ -68,7 +68,7 @@ def test_measures_and_rates_of_clusters_by_monte_carlo() -> None:
     """(14) for erf units and more outputs than units, with risk and error rate."""
     rows = np.array([[2.0, 0.3], [-0.5, 1.0], [1.0, -1.5]])
     model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 2, rows.tolist()), MIXTURE)
-    G, count, rng = WANTED[-1], 400_000, np.random.default_rng(0)
+    G, count, rng = WANTED[-1], 80_000, np.random.default_rng(0)
     start = dmft.Overlaps(G[:2, :2], G[:2, 3:], G[3:, 3:])
     keep = [0, 1, 3, 4, 5]
     c = rng.choice(3, count, p=AT["prob"])
@@ -100,7 +100,7 @@ def test_classes_by_the_largest_output_of_a_teacher() -> None:
         [[0.5, 0.1], [0.1, 0.4]], [[0.2, 0.1], [-0.1, 0.3]], [[1.0, 0.2], [0.2, 0.8]]
     )
     found, error = equations.evaluate(start), equations.evaluate_error(start)
-    count = 400_000
+    count = 80_000
     lam = np.linalg.cholesky(start.Omega) @ np.random.default_rng(1).normal(size=(4, count))
     c, out = (np.array(own) @ lam[2:]).argmax(axis=0), rows @ erf(lam[:2] / np.sqrt(2)) / 2
     share = np.exp(out) / np.exp(out).sum(axis=0)
@@ -149,7 +149,7 @@ def _of_hinge(out: Array, right: Array) -> Array:
 def test_one_step_in_few_dimensions(name: str, by_teacher: bool) -> None:
     """Weights in R^9 move as the rates say, where |x|^2/d is put at its limit."""
     declared, pull = LOSSES[name]
-    rng, d, count, gamma = np.random.default_rng(3), 9, 200_000, 0.8
+    rng, d, count, gamma = np.random.default_rng(3), 9, 60_000, 0.8
     rows, own = np.array([[2.0, 0.3], [-0.5, 1.0], [1.0, -1.5]]), np.eye(3)
     W, W_star = rng.normal(size=(2, d)), rng.normal(size=(3, d))
     X, scale = rng.normal(size=(count, d)), np.ones(count)

@@ -116,7 +116,7 @@ def test_closed_form_of_square_networks():
         assert sp.expand(2 * m * found.subs(noise, 0) - wanted) == 0
 
 
-def raw_rates(model, e, m, gamma, label_noise, size=400_000):
+def raw_rates(model, e, m, gamma, label_noise, size=100_000):
     """Drift of (e.., m) by the mean of the exact step of C.1 in its d -> infinity limit."""
     rng = np.random.default_rng(11)
     length = model.length

@@ -12,7 +12,7 @@ A, B = sp.symbols("a b", real=True)
 PRODUCT = dmft.SequenceTarget(A * B, [A, B])
 SUM = dmft.SequenceTarget((A + B) / sp.sqrt(2) + A * B / 2, [A, B])
 RELU = sp.Max(0, A)
-SIZE = 250_000
+SIZE = 80_000
 
 
 def step_of_a_pair(e, m, d, gamma, noise, batch, loss, rng):
@@ -93,6 +93,8 @@ def test_mean_and_covariance_of_one_step(name, d):
         assert np.all(claimed["covariance"] < 0.15 * found["covariance"].max())
 
 
+# As `test_paths_follow_a_schedule`, whose mean and spread are of chains of its own.
+@pytest.mark.slow
 def test_paths_have_the_spread_of_runs():
     model, d = dmft.Model(dmft.SequenceNetwork(RELU, 2), dmft.SequenceTarget(A + B, [A, B])), 400
     algorithm, start = dmft.SGD(0.8), dmft.Alignment(m=0.2)

@@ -30,7 +30,7 @@ def equations():
 def test_rates_are_those_of_the_raw_update(equations):
     e, m, gamma, keep = 0.4, 0.5, 0.7, 0.5
     rng = np.random.default_rng(2)
-    size = 400_000
+    size = 100_000
     # Projections of the tokens on w* and p, and on w = m w* + e p + rest.
     a, b, c = rng.standard_normal((3, size, 2))
     p = np.array([1.0, -1.0])
