@@ -95,8 +95,7 @@ def test_flow_against_weights_with_vanishing_steps():
     model = dmft.Model(ERF, ERF)
     start = dmft.Overlaps([[1.0]], [[0.2]])
     runs = [
-        dmft.simulate(model, dmft.GradientDescent(1.0 / n, 2.0), 300, n, 10, start)
-        for n in (10, 20)
+        dmft.simulate(model, dmft.GradientDescent(1.0 / n, 2.0), 300, n, 8, start) for n in (10, 20)
     ]
     values = 2 * runs[1].runs["M"][:, -1, 0, 0] - runs[0].runs["M"][:, -1, 0, 0]
     flow = dmft.solve(flow_of(ERF, ERF, 2.0), start, 1.0, points=5, samples=2**11)

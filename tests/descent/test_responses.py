@@ -99,7 +99,7 @@ def test_overlaps_do_not_feel_the_noise_of_steins_identity():
     The entries of a run deviate together: its seeds are what counts as independent.
     """
     gaps = {}
-    for seed in range(3):
+    for seed in range(2):
         stein = solved("square 0.01", seed, samples=2**10)
         paths = solved("square 0.01", 50 + seed, samples=2**10, method="pathwise")
         for name in ("M", "Q", "Q2", "corr", "train_loss", "risk"):

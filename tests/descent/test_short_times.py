@@ -64,7 +64,10 @@ def test_overlaps_of_two_steps_to_the_digits(name, case):
     assert gradient.error < 1e-9
 
 
-@pytest.mark.parametrize("name", [pytest.param("relu", marks=pytest.mark.slow), "erf"])
+# Fast siblings: the agreement with the sweep below, and the losses and kernels that the sweep has of
+# these cases in `test_two_time_equations.py`.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["relu", "erf"])
 def test_losses_and_kernels_of_two_steps(name):
     case = next(c for c in REFERENCE[name] if c["target"] == "He3")
     descent = dmft.GradientDescent(case["eta"], case["alpha"], ridge=case["lam"])
@@ -85,8 +88,8 @@ ALGORITHMS = {
 }
 
 
-# Integrals over two more fields take six seconds.
-LONG = ("bernoulli", "readout")
+# Integrals over two more fields take six seconds; batches that are fresh have fewer terms.
+LONG = ("bernoulli", "readout", "fresh")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_reference_runs(name):
     """Solution and simulation of the reference file, each within its own errors."""
     case = REFERENCE["dmft_gd"][name]
     model, descent, start = reference_model(case["input"])
-    run = dmft.solve(dmft.derive(model, descent), start, 7, samples=2**13)
+    run = dmft.solve(dmft.derive(model, descent), start, 7, samples=2**14)
     values = {"M": "M", "Q": "Q", "train": "train_loss", "Cl": "corr", "pop": "risk", "Rl": "resp"}
     for key in case["dmft"].keys() & values.keys():
         mine, error = run[values[key]], run.error[values[key]]
@@ -213,9 +213,8 @@ def test_threads_checkpoints_and_files(tmp_path):
     start = dmft.Overlaps([[1.0]], [[0.0]])
     options = {"samples": 2**11, "scrambles": 2}
     run = dmft.solve(equations, start, 4, threads=1, **options)
-    for threads in (2, 3):
-        other = dmft.solve(equations, start, 4, threads=threads, **options)
-        assert np.array_equal(run.Q2, other.Q2)
+    other = dmft.solve(equations, start, 4, threads=3, **options)
+    assert np.array_equal(run.Q2, other.Q2)
     folder = tmp_path / "run"
     cut = dmft.solve(equations, start, 4, threads=1, checkpoint=folder, timeout=0.0, **options)
     assert cut.status == "timeout"

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
 }
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", CASES)
 def test_rates_of_two_units_by_monte_carlo(name: str) -> None:
     """Definition (4) of all moments by samples: erf students, flips, noise, clipping."""
@@ -256,6 +257,7 @@ def agrees(name: str, method: str, dim: int, seeds: int) -> float:
     )
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 @pytest.mark.parametrize("name", ["hinge", "clip of three"])
 def test_simulation_of_a_small_system(name: str, method: str) -> None:

@@ -186,7 +186,7 @@ def test_own_losses_are_simulated(name: str) -> None:
     algorithm = dmft.SGD(0.5, loss=declared, readout_rate=2.0)
     start, found = overlaps(WANTED[1]), dmft.derive(model, algorithm)
     rates = found.evaluate(start)
-    for dim in (200, 800):
+    for dim in (100, 400):
         runs = dmft.simulate(model, algorithm, dim, t, 24, start, "overlaps", save_at=[0.0, t])
         for block, value in (("Q", start.Q), ("M", start.M), ("readout", 3.0 * np.eye(3))):
             off = np.abs(runs.mean[block][1] - value - t * rates[block])

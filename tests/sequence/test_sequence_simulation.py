@@ -48,7 +48,7 @@ def test_squares_follow_their_closed_equation(tied):
     gamma, L, dim = 0.2, 3, 4000
     model = dmft.Model(dmft.SequenceNetwork(HE2, L, tied=tied), SQUARES)
     runs = dmft.simulate(
-        model, dmft.SGD(gamma), dim, 1.5, 48, dmft.Alignment(m=0.5 if tied else [0.5] * L),
+        model, dmft.SGD(gamma), dim, 1.5, 12, dmft.Alignment(m=0.5 if tied else [0.5] * L),
         "overlaps", save_at=6,
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_squares_follow_their_closed_equation(tied):
     truth = solve_ivp(rate, (0, 1.5), [0.25], t_eval=runs.t, rtol=1e-9).y[0]
     q = runs.runs.m**2 if tied else (runs.runs.m**2).mean(axis=2)
     # The mean of q has a bias of the order of the variance of q, which 1/d covers.
-    close(q.mean(0), q.std(0, ddof=1) / np.sqrt(48), truth, dim / 5)
+    close(q.mean(0), q.std(0, ddof=1) / np.sqrt(12), truth, dim / 5)
 
 
 @pytest.mark.parametrize("seeds", [150, pytest.param(2000, marks=pytest.mark.slow)])
