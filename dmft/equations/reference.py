@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -228,12 +228,12 @@ class Interpreter:
 
     def evaluate(self, expr: sp.Expr) -> Any:
         """Evaluate one node."""
-        if expr.is_number:
-            return float(expr)
         if isinstance(expr, sp.Symbol):
             return self.number(expr)
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
+        if _is_number(expr):
+            return float(expr)
         if is_placed(expr):
             return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
         if isinstance(expr, Expectation):
@@ -258,7 +258,7 @@ class Interpreter:
         if isinstance(expr, sp.Add):
             return sum(self(a) for a in expr.args)
         if isinstance(expr, sp.Mul):
-            return _product([self(a) for a in sorted(expr.args, key=_last)])
+            return _product([self(a) for a in _factors(expr)])
         if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
         if isinstance(expr, TableAverage):
@@ -311,6 +311,12 @@ def _last(factor: sp.Expr) -> int:
     return 2 if factor.is_number else int(factor.is_Pow and factor.exp.is_negative is True)
 
 
+@lru_cache(maxsize=4096)
+def _factors(product: sp.Mul) -> tuple[sp.Expr, ...]:
+    """Factors in the order in which they are multiplied."""
+    return tuple(sorted(product.args, key=_last))
+
+
 def _product(values: list[Any]) -> Any:
     result = values[0]
     for value in values[1:]:
@@ -353,17 +359,27 @@ def _evaluated(
     arrays = {**state, **values.arrays}
     size = _numbers(values.widths, arrays)
     results: dict[str, Array] = {}
+    last: Interpreter | None = None
     for definition in definitions:
         if definition.role in ("rate", "observable"):
             if definition.role != wanted:
                 continue
-            shape = _shape(definition, size)
-            results[definition.name] = np.empty(shape)
-            Interpreter(arrays, values.scalars).define(definition, results[definition.name])
+            out = results[definition.name] = np.empty(_shape(definition, size))
         else:
             out = arrays.setdefault(definition.name, np.empty(_full_shape(definition, size)))
-            Interpreter(arrays, values.scalars).define(definition, out)
+        # Values change from one definition to the next, places of indices do not.
+        here = Interpreter(arrays, values.scalars)
+        if last is not None and last.numbers == here.numbers:
+            here.places, here.sizes = last.places, last.sizes
+        here.define(definition, out)
+        last = here
     return results
+
+
+@lru_cache(maxsize=4096)
+def _is_number(expr: sp.Expr) -> bool:
+    """Whether an expression holds no symbols, which SymPy looks for in all of it each time."""
+    return bool(expr.is_number)
 
 
 def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.Symbol, int]:
@@ -382,7 +398,13 @@ def _numbers(widths: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[sp.
 
 def _integer(index: sp.Expr, numbers: Mapping[sp.Symbol, int]) -> int:
     """Value of an index without a running symbol, such as p or p + k."""
-    return int(index.xreplace({s: sp.Integer(numbers[s]) for s in index.free_symbols}))
+    return _integer_at(index, tuple(numbers.items()))
+
+
+@lru_cache(maxsize=4096)
+def _integer_at(index: sp.Expr, numbers: tuple[tuple[sp.Symbol, int], ...]) -> int:
+    known = dict(numbers)
+    return int(index.xreplace({s: sp.Integer(known[s]) for s in index.free_symbols}))
 
 
 def _shape(definition: Definition, size: Mapping[sp.Symbol, int]) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ def test_flow_against_weights_with_vanishing_steps():
         dmft.simulate(model, dmft.GradientDescent(1.0 / n, 2.0), 300, n, 8, start) for n in (10, 20)
     ]
     values = 2 * runs[1].runs["M"][:, -1, 0, 0] - runs[0].runs["M"][:, -1, 0, 0]
-    flow = dmft.solve(flow_of(ERF, ERF, 2.0), start, 1.0, points=5, samples=2**11)
+    flow = dmft.solve(flow_of(ERF, ERF, 2.0), start, 1.0, points=5, samples=2**10, scrambles=4)
     error = np.hypot(values.std(ddof=1) / np.sqrt(values.size), flow.error["M"][-1, 0, 0])
     assert abs(values.mean() - flow.M[-1, 0, 0]) < 4 * error + 3 / 300
 
@@ -199,7 +199,7 @@ def test_small_fresh_batches_are_one_pass_sgd():
     found = []
     for steps in (8, 16):
         descent = dmft.GradientDescent(rate, samples_per_dim=t_max / rate / steps, batch="fresh")
-        run = dmft.solve(dmft.derive(model, descent), start, steps, samples=2**11)
+        run = dmft.solve(dmft.derive(model, descent), start, steps, samples=2**11, scrambles=4)
         found.append([run.M[-1, 0, 0], run.Q[-1, 0, 0], run.risk[-1]])
     wanted = np.array([ode.M[-1, 0, 0], ode.Q[-1, 0, 0], ode.risk[-1]])
     coarse, fine = np.array(found)

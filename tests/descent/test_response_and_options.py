@@ -122,7 +122,7 @@ def test_threads_change_nothing(method):
 @pytest.mark.parametrize("name", ["full", "bernoulli", "reshuffle", "pathwise", "cubature"])
 def test_memory_that_is_asked_for_is_what_is_taken(name):
     """Peak of the arrays of one scramble: at most what is claimed, and at least 0.7 of it."""
-    options = {"samples": 2**13, "scrambles": 1, "threads": 1}
+    options = {"samples": 2**12, "scrambles": 1, "threads": 1}
     model, start, steps, batch = FOUR, PAIR_START, 8, {}
     if name == "cubature":
         model, start, steps = dmft.Model(LINE, LINE), ONE_START, 100

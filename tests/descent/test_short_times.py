@@ -64,8 +64,8 @@ def test_overlaps_of_two_steps_to_the_digits(name, case):
     assert gradient.error < 1e-9
 
 
-# Fast siblings: the agreement with the sweep below, and the losses and kernels that the sweep has of
-# these cases in `test_two_time_equations.py`.
+# Fast siblings: the agreement with the sweep below, and the losses and kernels that the sweep has
+# of these cases in `test_two_time_equations.py`.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["relu", "erf"])
 def test_losses_and_kernels_of_two_steps(name):

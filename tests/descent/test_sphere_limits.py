@@ -76,10 +76,10 @@ def test_flow_against_weights():
     flow = dmft.derive(
         PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"
     )
-    run = dmft.solve(flow, START, 1.5, points=6, levels=4, samples=2**10, scrambles=4)
+    run = dmft.solve(flow, START, 1.5, points=6, levels=4, samples=2**11, scrambles=4)
     assert run.status == "ok"
     found = []
-    for seed in range(12):
+    for seed in range(16):
         x, label, w, teacher = weights(200, seed)
         found.append(overlaps(flowed(x, label, w, 1.5, 8), teacher))
     mean, se = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
@@ -97,8 +97,8 @@ CASES = {
 }
 
 
-# Fast siblings: `test_first_steps_on_the_sphere` (exact, linear), and sampled histories of such units
-# against weights in `tests/agreement/test_descent_against_simulation.py`.
+# Fast siblings: `test_first_steps_on_the_sphere` (exact, linear), and sampled histories of such
+# units against weights in `tests/agreement/test_descent_against_simulation.py`.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_steps_against_weights(name):

@@ -47,7 +47,7 @@ def test_vector_of_three_classes() -> None:
         moved[:3, :3], moved[:3, 3:], moved[3:, :3] = found["Q"], found["M"], found["M"].T
         return moved
 
-    G, steps = G0, 4
+    G, steps = G0, 2
     for number in range(4):
         h = (TIMES[number + 1] - TIMES[number]) / steps
         for _ in range(steps):
@@ -143,7 +143,7 @@ def _of_hinge(out: Array, right: Array) -> Array:
     return right * over.sum(axis=0) - over
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("by_teacher", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_step_in_few_dimensions(name: str, by_teacher: bool) -> None:

@@ -106,6 +106,7 @@ def test_what_is_printed_and_what_is_refused() -> None:
         dmft.derive(dmft.Model(unit, unit, inputs=own), dmft.SignSGD(0.5, 2))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("samples", [2, 5])
 def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None:
     """E sqrt(chi^2) of a Gaussian error; clusters that are all alike are taken on nodes."""
@@ -124,6 +125,7 @@ def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None
         assert claims[name].max() < 0.01
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("inputs", "teacher", "loss", "numbers"),
     [

@@ -163,6 +163,7 @@ RAW = {
 }  # fmt: skip
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "oblique pair" else []) for n in RAW]
 )
