@@ -28,13 +28,24 @@ import math
 import numpy as np
 
 from dmft.compiled import njit
-from dmft.solvers.two_time.step import LOCAL_SIGNATURE, PAIR_SIGNATURE, SIGNALS_SIGNATURE
 
-OPTIONS = dict(cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}})
+OPTIONS = dict(
+    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}, direct=True
+)
+# As in dmft.solvers.two_time.step.
+PAIR = (
+    "void(float64, float64[::1], float64[::1], float64[::1], float64[:, ::1], float64[:, ::1], "
+    "int64, int64, float64[:, ::1])"
+)
+SIGNALS = "void(float64, float64[::1], float64[::1], float64[::1], float64[::1])"
+LOCAL = (
+    "void(float64, float64[::1], float64[::1], float64[::1], float64[:, ::1], float64[:, ::1], "
+    "float64[:, ::1], float64[::1], int64, int64, float64[:, ::1])"
+)
 '''
 PAIR_TEXT = '''
 
-@njit(PAIR_SIGNATURE, **OPTIONS)
+@njit(PAIR, **OPTIONS)
 def {name}(t, times, par, now, past, X, low, high, out):
     """{meaning}"""
 {body}
@@ -61,14 +72,14 @@ WITHIN = """    most = math.sqrt(c_0*c_2)
 """
 SIGNALS_TEXT = '''
 
-@njit(SIGNALS_SIGNATURE, **OPTIONS)
+@njit(SIGNALS, **OPTIONS)
 def signals(t, par, now, J, out):
     """Rates or values of {names}."""
 {body}
 '''
 LOCAL_TEXT = '''
 
-@njit(LOCAL_SIGNATURE, **OPTIONS)
+@njit(LOCAL, **OPTIONS)
 def local(t, times, par, now, past, X, S, J, low, high, out):
     """Rates or values of {names}, at row t for all s."""
 {body}

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.solvers.pointers import pointer
 from dmft.solvers.two_time.advance import advance
 from dmft.solvers.two_time.problem import VolterraProblem
-from dmft.solvers.two_time.step import ROWS, Work, begin
+from dmft.solvers.two_time.step import LOCAL, PAIR, ROWS, SIGNALS, Work, begin
 from dmft.solvers.two_time.thin import thin
 
 Array = NDArray[np.float64]
@@ -59,8 +60,14 @@ class State:
         }  # fmt: skip
         state = cls(problem, par, 1, {name: np.zeros(shape) for name, shape in shapes.items()})
         state.arrays["Z"][:, 0] = problem.start(values)
-        begin(*problem.functions, par, problem.flags, state.work)
+        begin(*state.functions, par, problem.flags, state.work)
         return state
+
+    @property
+    def functions(self) -> list[Any]:
+        """Those of the problem as the compiled step takes them: by their addresses."""
+        kinds = (PAIR, PAIR, PAIR, LOCAL, SIGNALS)
+        return [pointer(f, kind) for f, kind in zip(self.problem.functions, kinds, strict=True)]
 
     @property
     def work(self) -> Work:
@@ -78,7 +85,7 @@ class State:
             self._resize((self.n + count + 2) * 3 // 2)
         problem = self.problem
         self.n = advance(
-            *problem.functions, self.par, problem.flags, self.work, self.n, count, control, times,
+            *self.functions, self.par, problem.flags, self.work, self.n, count, control, times,
             ending,
         )  # fmt: skip
 
