@@ -315,13 +315,7 @@ def _correct(flags, work, N, errors):  # type: ignore[no-untyped-def]
     return change
 
 
-STEP_SIGNATURE = types.void(
-    PAIR, PAIR, PAIR, LOCAL, SIGNALS, VECTOR, FLAGS, WORK, types.int64, types.float64,
-    types.float64, types.int64, VECTOR,
-)  # fmt: skip
-
-
-@njit(STEP_SIGNATURE, cache=True, **OPTIONS)
+@njit(inner=True, **OPTIONS)
 def step(  # type: ignore[no-untyped-def]
     first, late, early, local, signals, par, flags, work, n, t_new, tol, passes, report
 ):  # fmt: skip
@@ -381,10 +375,7 @@ def begin(first, late, early, local, signals, par, flags, work):  # type: ignore
         _evaluate(first, late, early, local, signals, par, flags, work, zero - 1, zero, zero)
 
 
-SETTLE_SIGNATURE = types.void(FLAGS, WORK, types.int64)
-
-
-@njit(SETTLE_SIGNATURE, cache=True, **OPTIONS)
+@njit(inner=True, **OPTIONS)
 def settle(flags, work, last):  # type: ignore[no-untyped-def]
     """Give final weights to what the step to node `last` completed."""
     x, q, G, BL, BE = work.x, work.q, work.G, work.BL, work.BE
