@@ -52,7 +52,7 @@ def smooth_tables(draw):
     return height, np.round(height * draw(st.floats(0.2, 1.0))).astype(int)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(smooth_tables(), steps, steps)
 def test_computed_points_are_right_and_wide_regions_are_right_everywhere(tables, across, up):
     height, labels = tables

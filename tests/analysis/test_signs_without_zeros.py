@@ -115,7 +115,7 @@ def test_a_root_that_disappears_in_a_fold():
 @pytest.mark.parametrize("start", [0.0, 0.1, 0.3])
 def test_growth_of_one_fixed_point_whatever_the_start(sphere, start):
     found = dmft.boundary(
-        "growth_rate", *AXES, grid=(4, 4), equations=sphere,
+        "growth_rate", *AXES, grid=(3, 3), step=0.25, equations=sphere,
         start=dmft.Overlaps([[1.0]], [[start]]),
     )  # fmt: skip
     (curve,) = found.curves

@@ -152,13 +152,15 @@ def fatal(a):
 
 def test_a_point_that_ends_its_worker_is_recorded(tmp_path):
     points = {"a": np.arange(8.0)}
-    sweep = run_sweep(points, fatal, store=tmp_path / "s", executor="processes", workers=2)
+    sweep = run_sweep(points, fatal, store=tmp_path / "s", executor="processes", workers=1)
     assert sweep.status.tolist() == ["ok"] * 3 + ["not_converged"] + ["ok"] * 4
     assert sweep.messages == {3: "ended its worker 3 times"}
     with ProcessPoolExecutor(1) as pool, pytest.raises(BadParameter, match="cannot be used again"):
         run_sweep(points, fatal, executor=pool)
 
 
+# Of a cluster tests/cli/test_sweeps_and_boundaries.py, of workers that end the test above.
+@pytest.mark.slow
 def test_dask_cluster_with_a_worker_killed(tmp_path):
     distributed = pytest.importorskip("distributed")
     with (

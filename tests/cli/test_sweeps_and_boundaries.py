@@ -28,8 +28,9 @@ M = [[{m}]]
 t_max = 20.0
 [boundary]
 measure = "growth_rate"
-x = {{name = "gamma", from = 0.05, to = 0.2, points = 4}}
-y = {{name = "label_noise", from = 0.0, to = 4.0, points = 4}}
+x = {{name = "gamma", from = 0.05, to = 0.2, points = 3}}
+y = {{name = "label_noise", from = 0.0, to = 4.0, points = 3}}
+step = 0.25
 [sweep]
 measure = "final_risk"
 store = "store"
