@@ -131,9 +131,18 @@ def test_readme_links_point_to_files():
         assert (ROOT / link).exists(), link
 
 
-# What takes half a minute from an empty cache, and derivations of ten seconds; what they show has
-# fast tests of its own.
+# What takes more than a second, or half a minute from an empty cache; what they show has fast tests
+# of its own: the plateau in tests/analysis, escapes in tests/equations/escape, the power law in
+# docs/spectra.md, regimes and sweeps in their rooms, rates and averages in tests/equations and
+# tests/gaussian.
 LONG = {
+    "saad_solla.py",
+    "examples/escape_formulas.py",
+    "power_law.py",
+    "regimes.py",
+    "large_sweeps.py",
+    "committee_sgd.py",
+    "erf_integrals.py",
     "real_data.py",
     "scaling_regimes.py",
     "learning_rules.py",

@@ -33,6 +33,8 @@ LIGHTEST = 0.6
 GAP = 3.0
 # A label may be this much longer than its axis before it is broken.
 OVERHANG = 1.1
+# Pixels by which a legend may be moved without another layout.
+STILL = 0.1
 # A positive axis spanning more than this many factors of ten is drawn logarithmic.
 LOG_DECADES = 2.0
 
@@ -229,12 +231,18 @@ def put_legends(*wanted: Wanted, where: str = "above", **look: Any) -> None:
             _put_legend(ax, list(handles), list(labels), where, look)
 
 
-def refit_legends(figure: Any) -> None:
-    """Put legends again: since others came, their axes are narrower or labels stand elsewhere."""
+def refit_legends(figure: Any) -> bool:
+    """Put legends again: since others came, their axes are narrower or labels stand elsewhere.
+
+    Return whether that changed one; most stay as they are.
+    """
+    changed = False
     for ax in figure.figure.axes:
-        given = getattr(ax.get_legend(), "dmft_given", None)
+        legend = ax.get_legend()
+        given = getattr(legend, "dmft_given", None)
         if given:
-            _put_legend(ax, *given)
+            changed |= _put_legend(ax, *given, before=legend)
+    return changed
 
 
 def bars_below(ax: Any) -> list[Any]:
@@ -255,8 +263,8 @@ def _not_wider(legend: Any, renderer: Any = None) -> Any:
     return Bbox([[max(box.x0, axes.x0), box.y0], [max(min(box.x1, axes.x1), axes.x0), box.y1]])
 
 
-def _put_legend(ax: Any, handles: list[Any], labels: list[str], where: str, look: Any) -> None:
-    """In as many columns as the axes are wide; names wider than the axes are broken."""
+def _placed(ax: Any, where: str, look: Any) -> tuple[dict[str, Any], float]:
+    """Options of matplotlib's legend outside of axes, and how far from them it is, in inches."""
     from matplotlib.transforms import ScaledTranslation
 
     root = ax.figure.figure
@@ -264,25 +272,47 @@ def _put_legend(ax: Any, handles: list[Any], labels: list[str], where: str, look
     down = 0.0 if tight is None else max(ax.bbox.y0 - tight.y0, 0.0)
     shift = GAP / 72 if where == "above" else -GAP / 72 - down / root.dpi
     outside = ax.transAxes + ScaledTranslation(0.0, shift, root.dpi_scale_trans)
-    placed = {
+    options = {
         "loc": "lower left" if where == "above" else "upper left", "borderaxespad": 0.0,
         "bbox_to_anchor": (0.0, 1.0 if where == "above" else 0.0), "bbox_transform": outside,
         "frameon": False, "fontsize": "small", "columnspacing": 1.2, "handlelength": 1.8,
         "borderpad": 0.2, **look,
     }  # fmt: skip
+    return options, shift
+
+
+def _put_legend(
+    ax: Any, handles: list[Any], labels: list[str], where: str, look: Any, *, before: Any = None
+) -> bool:
+    """In as many columns as the axes are wide; names wider than the axes are broken.
+
+    Return whether the legend is another one than `before`, or elsewhere. To make and to measure
+    one takes long: widths are known from before.
+    """
+    dpi = ax.figure.figure.dpi
+    options, shift = _placed(ax, where, look)
     bars = bars_below(ax) if where == "below" else []
     # A legend below may also be below the colour bar.
     room = max(ax.bbox.x1, *(bar.get_tightbbox().x1 for bar in bars), 0.0) - ax.bbox.x0
     tries = [(columns, labels) for columns in range(len(handles), 0, -1)]
     longest = max(map(len, labels))
     tries += [(1, [broken(text, longest // parts + 2) for text in labels]) for parts in (2, 3, 4)]
-    for columns, words in tries:
-        legend = ax.legend(handles, words, ncols=columns, **placed)
-        if legend.get_window_extent().width <= room:
+    widths, used, at, known = getattr(before, "dmft_found", ([], None, shift, dpi))
+    legend, widths = before, list(widths) if known == dpi else []
+    for number, (columns, words) in enumerate(tries):
+        if number == len(widths):
+            legend = ax.legend(handles, words, ncols=columns, **options)
+            widths.append(legend.get_window_extent().width)
+        if widths[number] <= room:
             break
+    if legend is before and number != used:
+        legend = ax.legend(handles, words, ncols=columns, **options)
+    legend.set_bbox_to_anchor(options["bbox_to_anchor"], options["bbox_transform"])
     legend.dmft_given = (handles, labels, where, look)
+    legend.dmft_found = (widths, number, shift, dpi)
     if bars:
         legend.get_tightbbox = partial(_not_wider, legend)
+    return legend is not before or abs(shift - at) * dpi > STILL
 
 
 def broken(text: str, most: int) -> str:
@@ -307,10 +337,11 @@ def settle(figure: Any, *, own: bool) -> None:
     """Finish a figure: room for its legends if it is ours, and no label longer than its axis."""
     root = figure.figure
     if not own:  # legends have taken room from the axes: labels may be too long now
-        for _ in range(2):  # each depends on the other
+        break_labels(root)
+        if refit_legends(root):  # each depends on the other
             break_labels(root)
-            refit_legends(root)
-        lay_out(root)
+            if refit_legends(root):
+                lay_out(root)
     else:
         heights: dict[int, float] = {}
         for ax in root.axes:

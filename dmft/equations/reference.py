@@ -228,12 +228,12 @@ class Interpreter:
 
     def evaluate(self, expr: sp.Expr) -> Any:
         """Evaluate one node."""
-        if _is_number(expr):
-            return float(expr)
         if isinstance(expr, sp.Symbol):
             return self.number(expr)
         if isinstance(expr, sp.Indexed):
             return self.arrays[base_name(expr)][tuple(map(self.values_of, expr.indices))]
+        if _is_number(expr):
+            return float(expr)
         if is_placed(expr):
             return expr.number({s: self(s) for s in expr.free_symbols}, self.arrays)
         if isinstance(expr, Expectation):
@@ -258,7 +258,7 @@ class Interpreter:
         if isinstance(expr, sp.Add):
             return sum(self(a) for a in expr.args)
         if isinstance(expr, sp.Mul):
-            return _product([self(a) for a in sorted(expr.args, key=_last)])
+            return _product([self(a) for a in _factors(expr)])
         if isinstance(expr, sp.Pow) and expr.exp.is_number:
             return np.power(self(expr.base), float(expr.exp))
         if isinstance(expr, TableAverage):
@@ -308,6 +308,7 @@ _SEEN = 4096
 
 @lru_cache(maxsize=_SEEN)
 def _is_number(expr: sp.Expr) -> bool:
+    """Whether an expression holds no symbols, which SymPy looks for in all of it each time."""
     return bool(expr.is_number)
 
 
@@ -318,7 +319,6 @@ def _split(index: sp.Expr) -> tuple[sp.Symbol | None, sp.Expr]:
     return symbol, index if symbol is None else index - symbol
 
 
-@lru_cache(maxsize=_SEEN)
 def _last(factor: sp.Expr) -> int:
     """Numbers and inverses come after the entries that they multiply.
 
@@ -326,6 +326,12 @@ def _last(factor: sp.Expr) -> int:
     equal: what tilting leaves of two fields that coincide agrees to the last digit.
     """
     return 2 if factor.is_number else int(factor.is_Pow and factor.exp.is_negative is True)
+
+
+@lru_cache(maxsize=_SEEN)
+def _factors(product: sp.Mul) -> tuple[sp.Expr, ...]:
+    """Factors in the order in which they are multiplied."""
+    return tuple(sorted(product.args, key=_last))
 
 
 def _product(values: list[Any]) -> Any:
@@ -370,16 +376,20 @@ def _evaluated(
     arrays = {**state, **values.arrays}
     size = _numbers(values.widths, arrays)
     results: dict[str, Array] = {}
+    last: Interpreter | None = None
     for definition in definitions:
         if definition.role in ("rate", "observable"):
             if definition.role != wanted:
                 continue
-            shape = _shape(definition, size)
-            results[definition.name] = np.empty(shape)
-            Interpreter(arrays, values.scalars).define(definition, results[definition.name])
+            out = results[definition.name] = np.empty(_shape(definition, size))
         else:
             out = arrays.setdefault(definition.name, np.empty(_full_shape(definition, size)))
-            Interpreter(arrays, values.scalars).define(definition, out)
+        # Values change from one definition to the next, places of indices do not.
+        here = Interpreter(arrays, values.scalars)
+        if last is not None and last.numbers == here.numbers:
+            here.places, here.sizes = last.places, last.sizes
+        here.define(definition, out)
+        last = here
     return results
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.checks import checked
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import over_teachers
+from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.nodes import discretise, rule_of_averages
 from dmft.equations.averages.passes import averages, with_values
 from dmft.equations.definitions import Definition, define, live, used_bases
@@ -214,8 +215,9 @@ class PopulationRisk(Short):
         then has ``.error`` (99 %) and ``.status``. ``nodes=``, ``replicas=``, ``seed=`` choose.
         """
         start, values, options = self._numbers(Overlaps(Q, M, P, readout), parameters)
-        on_nodes = bool(averages(self.definitions))
-        return self._by_nodes(start, values, options) if on_nodes else self._value(start, values)
+        if self._averages:
+            return self._by_nodes(start, values, options)
+        return self._value(start, values)
 
     def error(
         self,
@@ -251,7 +253,7 @@ class PopulationRisk(Short):
         True
         """
         start, values, options = self._numbers(Overlaps(Q, M, P, readout), parameters)
-        found = averages(self.definitions)
+        found = self._averages
         if not found:
             return self._rounding(start, values)
         rule = rule_of_averages(found, seen_by(self.model, start), options)
@@ -270,19 +272,28 @@ class PopulationRisk(Short):
         self, start: Overlaps, parameters: dict[str, float]
     ) -> tuple[Overlaps, Values, dict[str, Any]]:
         """Overlaps that the fields see, numbers of a call, and what chooses its nodes."""
-        used = {n for d in self.definitions for n in used_bases(d.expr)}
-        needed = [n for n in declared_parameters(self.model, None) if n in used]
         options = {n: parameters.pop(n) for n in NODE_OPTIONS if n in parameters}
-        if options and not averages(self.definitions):
+        if options and not self._averages:
             raise BadParameter(
                 f"{sorted(options)} choose the nodes of averages without closed form; this risk "
                 "has none"
             )
-        values = resolve(self.model, None, needed, start, parameters)
+        values = resolve(self.model, None, self._needed, start, parameters)
         if _by_block(self.model):
             return start, by_block(self.model, values, {}), options
         seen = seen_by(self.model, start)
         return seen, replace(values, arrays={**values.arrays, "P": seen.P}), options
+
+    @cached_property
+    def _averages(self) -> list[Expectation]:
+        """Those that need nodes."""
+        return averages(self.definitions)
+
+    @cached_property
+    def _needed(self) -> list[str]:
+        """Parameters that it reads."""
+        used = {n for d in self.definitions for n in used_bases(d.expr)}
+        return [n for n in declared_parameters(self.model, None) if n in used]
 
     @cached_property
     def _on_nodes(self) -> tuple[Definition, ...]:
@@ -294,7 +305,7 @@ class PopulationRisk(Short):
 
     def _by_nodes(self, start: Overlaps, values: Values, options: Mapping[str, Any]) -> Quadrature:
         """Raise the number of nodes until the error is small, unless the user chose it."""
-        found = averages(self.definitions)
+        found = self._averages
         count = options.get("nodes")
         dim = start.k if over_teachers(found) else start.p + start.k
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dmft.names import VERSION
 from dmft.record import Short
+from dmft.solvers.pointers import entry
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Problem(Short):
     """Right-hand side, observables and domain as compiled functions, with their layout.
 
     All compiled functions share the arguments y (packed state blocks), widths (int64, in the
-    order of `widths`) and par (the scalars `parameters`, then the packed `constants`).
+    order of `widths`) and par (the scalars `parameters`, the packed `constants`, then `tail`).
 
     Attributes
     ----------
@@ -71,6 +72,9 @@ class Problem(Short):
         Names of what `observe` writes.
     provenance : mapping
         What trajectories of this problem record.
+    tail : tuple of float or compiled function of the type of `rhs`
+        Numbers that no run records, for a right-hand side that calls others: a function stands
+        there by its address. So the caller is compiled once for all functions that it may call.
 
     Examples
     --------
@@ -111,6 +115,7 @@ class Problem(Short):
     time_unit: str = "t"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     origin: Any = None
+    tail: tuple[Any, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -156,7 +161,7 @@ class Problem(Short):
     def pack_parameters(
         self, scalars: Mapping[str, float], arrays: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
-        """Pack scalar parameters, then constant arrays, into one vector.
+        """Pack scalar parameters, constant arrays and `tail` into one vector.
 
         Parameters
         ----------
@@ -178,7 +183,12 @@ class Problem(Short):
         [0.1]
         """
         head = np.array([scalars[name] for name in self.parameters], dtype=np.float64)
-        return _pack(self.constants, arrays, head)
+        packed = _pack(self.constants, arrays, head)
+        if not self.tail:
+            return packed
+        # Addresses are below 2^53, where all whole numbers are floats.
+        numbers = [entry(one, "RHS") if callable(one) else one for one in self.tail]
+        return np.append(packed, np.array(numbers, dtype=np.float64))
 
     def unpack(
         self, y: NDArray[np.float64], widths: Mapping[str, int]

@@ -103,9 +103,14 @@ def _shared(kind: str, domain: str) -> str:
 
 
 def keep_problem(problem: Problem) -> None:
-    """Keep what was compiled for equations that have run, once in a process and a machine."""
+    """Keep what was compiled for equations that have run, once in a process and a machine.
+
+    A problem with a tail has the rates of its equations inside of others: it is not theirs.
+    """
     equations = problem.origin
-    if is_linked(problem) or problem.diffusion is not None or equations.fingerprint in _ASKED:
+    if problem.tail or is_linked(problem) or problem.diffusion is not None:
+        return
+    if equations.fingerprint in _ASKED:
         return
     _ASKED.add(equations.fingerprint)
     try:

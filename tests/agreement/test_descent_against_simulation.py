@@ -206,9 +206,9 @@ def test_theory_lies_within_the_errors_of_the_seeds(name):
 )  # fmt: skip
 def test_small_dimension(name):
     case = CASES[name]
-    theory = case.theory(2**15)  # seeds in 400 dimensions have ten times its error
-    failed = judge(name, theory, case, FIRST_SEEDS, 400, 24)
-    assert not failed or not failed & judge(name, theory, case, FRESH_SEEDS, 400, 24)
+    theory = case.theory(2**13)  # seeds in 400 dimensions have several times its error
+    failed = judge(name, theory, case, FIRST_SEEDS, 400, 16)
+    assert not failed or not failed & judge(name, theory, case, FRESH_SEEDS, 400, 16)
 
 
 @pytest.mark.slow

@@ -79,7 +79,8 @@ CASES |= {
 }  # fmt: skip
 
 
-@pytest.mark.cases(5)
+# Those of the NumPy reference below share their code.
+@pytest.mark.cases("replacement", "sphere, heat", "ReLU", "pathwise", "mixture")
 @pytest.mark.parametrize("name", list(CASES))
 def test_compiled_steps_equal_the_recursions_by_hand(name):
     """The same samples, to rounding: kernels, overlaps, and the response measured afterwards."""
@@ -263,7 +264,7 @@ def test_a_term_dropped_is_a_parameter_of_zero(right, interpreted):
 EXACT = {name: case for name, case in CASES.items() if name not in ("ReLU", "pathwise")}
 
 
-@pytest.mark.cases(6)
+@pytest.mark.cases("replacement", "sphere, heat", "reshuffle", "fresh", "mixture")
 @pytest.mark.parametrize("name", list(EXACT))
 def test_runs_equal_the_numpy_reference(name):
     """`evaluate` interprets the symbols on the same points, without code generation."""

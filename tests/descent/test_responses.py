@@ -72,7 +72,7 @@ FAST = ("erf 0.01", "relu 0.01")
 )
 def test_stated_errors_of_responses_cover_the_truth(case):
     """At least 95 entries of 100 within three combined errors, and all resolved."""
-    found = np.array([deviations(solved(case, seed, samples=2**12), case) for seed in range(4)])
+    found = np.array([deviations(solved(case, seed, samples=2**11), case) for seed in range(4)])
     print(case, f"{np.mean(np.abs(found) < 3):.3f} within 3, rms {np.sqrt(np.mean(found**2)):.2f}")
     assert np.mean(np.abs(found) < 3) >= 0.95
     run = solved(case, 9)
@@ -83,7 +83,7 @@ def test_stated_errors_of_responses_cover_the_truth(case):
 def test_stein_says_that_it_does_not_know():
     """The identity divides by what is new in the driving process: nothing at this rate."""
     for name in ("square", "relu", "erf"):
-        run = solved(f"{name} 0.01", method="stein", samples=2**12)
+        run = solved(f"{name} 0.01", method="stein", samples=2**10)
         assert run.status == Status.TOLERANCE_NOT_MET
         assert "resp[" in run.message
         assert "is not known" in run.message
@@ -99,9 +99,9 @@ def test_overlaps_do_not_feel_the_noise_of_steins_identity():
     The entries of a run deviate together: its seeds are what counts as independent.
     """
     gaps = {}
-    for seed in range(3):
-        stein = solved("square 0.01", seed, samples=2**12)
-        paths = solved("square 0.01", 50 + seed, samples=2**12, method="pathwise")
+    for seed in range(2):
+        stein = solved("square 0.01", seed, samples=2**10)
+        paths = solved("square 0.01", 50 + seed, samples=2**10, method="pathwise")
         for name in ("M", "Q", "Q2", "corr", "train_loss", "risk"):
             error = np.hypot(stein.error[name], paths.error[name])
             moves = error > 0
@@ -220,13 +220,14 @@ def many_lines(monkeypatch):
     monkeypatch.setattr(response, "sample_count", lambda *_: 2**10)
 
 
-@pytest.mark.cases(2)
+# Two kinks.
+@pytest.mark.cases("hard tanh")
 @pytest.mark.parametrize("name", sorted(KINKED))
 def test_lines_and_stein_agree_where_both_know(name, many_lines):
     """At a large rate the driving process is new at each step, and Stein's identity sharp."""
     equations = equations_of(KINKED[name], 0.4 if name != "abs" else 0.2)
     lines = dmft.solve(equations, START, 3, samples=2**10)
-    stein = dmft.solve(equations, START, 3, samples=2**14, method="stein", seed=5)
+    stein = dmft.solve(equations, START, 3, samples=2**13, method="stein", seed=5)
     assert "measured" in lines.provenance["method"]
     gap = np.abs(lines.resp - stein.resp) / (np.hypot(lines.error.resp, stein.error.resp) + 1e-12)
     assert gap[np.tri(3, dtype=bool)].max() < 4.5

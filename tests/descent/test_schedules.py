@@ -49,8 +49,8 @@ def test_constants_are_constants(equations):
 
 def test_steps_of_seeds_follow_them(equations):
     """z of all entries, in 400 dimensions: errors of the seeds and of the samples."""
-    theory = dmft.solve(equations, START, 6, samples=2**13, **SCHEDULES)
-    truth = dmft.simulate(PAIR, DESCENT, 400, 6, 24, START, **SCHEDULES)
+    theory = dmft.solve(equations, START, 6, samples=2**12, **SCHEDULES)
+    truth = dmft.simulate(PAIR, DESCENT, 400, 6, 12, START, **SCHEDULES)
     for key in ("M", "Q", "train_loss", "corr", "Q2", "readout"):
         gap = np.abs(theory[key] - truth.mean[key])
         allowed = 4.5 * np.hypot(truth.stderr[key], theory.error[key]) + 1.5 / 400

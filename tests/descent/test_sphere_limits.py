@@ -3,6 +3,8 @@
 Linear students have exact modes: `test_linear_modes.py`.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import scipy.special
@@ -74,18 +76,18 @@ def test_flow_against_weights():
     flow = dmft.derive(
         PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"
     )
-    run = dmft.solve(flow, START, 1.5, points=6, levels=4, samples=2**12, scrambles=4)
+    run = dmft.solve(flow, START, 1.5, points=6, levels=4, samples=2**11, scrambles=4)
     assert run.status == "ok"
     found = []
-    for seed in range(24):
-        x, label, w, teacher = weights(500, seed)
-        found.append(overlaps(flowed(x, label, w, 1.5, 12), teacher))
+    for seed in range(16):
+        x, label, w, teacher = weights(200, seed)
+        found.append(overlaps(flowed(x, label, w, 1.5, 8), teacher))
     mean, se = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
     theory = np.array([*run.M[-1, :, 0], run.Q[-1, 0, 1]])
     error = np.array([*run.error.M[-1, :, 0], run.error.Q[-1, 0, 1]])
     assert np.all(np.abs(theory - mean) < 4 * np.hypot(se, error))
     free = dmft.derive(PAIR, dmft.GradientDescent(1, ALPHA), scaling="gradient-flow")
-    other = dmft.solve(free, START, 1.5, points=6, levels=4, samples=2**12, scrambles=1)
+    other = dmft.solve(free, START, 1.5, points=6, levels=4, samples=2**10, scrambles=1)
     assert abs(other.M[-1, 0, 0] - theory[0]) > 5 * np.hypot(se, error)[0]
 
 
@@ -95,7 +97,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", ["one", pytest.param("two", marks=pytest.mark.slow)])
+# Fast siblings: `test_first_steps_on_the_sphere` (exact, linear), and sampled histories of such
+# units against weights in `tests/agreement/test_descent_against_simulation.py`.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_two_steps_against_weights(name):
     model, start, rtol = CASES[name]
     equations = dmft.derive(model, dmft.GradientDescent(0.3, ALPHA, constraint="sphere"))
@@ -130,15 +135,20 @@ SIGNS = [
 ]
 
 
+@cache
+def rates_of(flow):
+    problem = flow.closed(dmft.Overlaps([[1.0]], [[0.2]]))
+    known = {str(f): lambda t, s: 0.7 + 0.2 * t * s for f in problem.pairs}
+    known |= {str(f): lambda t: 1.3 - 0.1 * t for f in problem.signals}
+    return problem.evaluate(known, 0.9, 0.4, nodes=6)
+
+
+@pytest.mark.cases(6)
 @pytest.mark.parametrize(("block", "name"), SIGNS, ids=map("-".join, SIGNS))
 def test_a_wrong_sign_of_a_step_changes_the_flow(block, name):
     """Its rates in numbers, by the symbols of the closed problem."""
     term = BOUND.equations.terms[block][name]
-    start = dmft.Overlaps([[1.0]], [[0.2]])
-    problems = [flow.closed(start) for flow in (BOUND, BOUND.replace(block, name, -term))]
-    known = {str(f): lambda t, s: 0.7 + 0.2 * t * s for f in problems[0].pairs}
-    known |= {str(f): lambda t: 1.3 - 0.1 * t for f in problems[0].signals}
-    right, other = (problem.evaluate(known, 0.9, 0.4, nodes=6) for problem in problems)
+    right, other = rates_of(BOUND), rates_of(BOUND.replace(block, name, -term))
     assert max(abs(right[f] - other[f]) for f in right) > 1e-3
 
 

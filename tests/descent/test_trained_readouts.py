@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -12,6 +14,7 @@ z = sp.Symbol("z", real=True)
 ETA, ALPHA, RATE, PARTS, STEPS = 0.35, 1.5, 0.6, 3, 7
 
 
+@cache
 def by_definition(seeds, dim, batched=True):
     """Readouts (seeds, STEPS + 1) of a linear student: weights in R^d, from the definition."""
     n = int(ALPHA * dim)
@@ -45,16 +48,16 @@ def test_readouts_of_reshuffled_batches_move_by_their_batch(who):
         ETA, ALPHA, batch="reshuffle", batch_fraction=1 / PARTS, readout_rate=RATE
     )
     model, start = dmft.Model(line, line), dmft.Overlaps([[1.0]], [[0.0]])
-    truth = by_definition(60, 400)
+    truth = by_definition(30, 400)
     mean, error = truth.mean(axis=0), truth.std(axis=0, ddof=1) / np.sqrt(len(truth))
     if who == "theory":
         run = dmft.solve(dmft.derive(model, algorithm), start, STEPS, samples=2**13)
         found, own = run.readout[:, 0], np.asarray(run.error["readout"])[:, 0]
     else:
-        ensemble = dmft.simulate(model, algorithm, 400, STEPS, range(40), start=start)
+        ensemble = dmft.simulate(model, algorithm, 400, STEPS, range(20), start=start)
         found, own = ensemble.mean.readout[:, 0], ensemble.stderr.readout[:, 0]
     assert np.all(np.abs(found - mean) < 4.5 * np.hypot(error, own) + 2e-3)
-    other = by_definition(60, 400, batched=False).mean(axis=0)
+    other = by_definition(30, 400, batched=False).mean(axis=0)
     assert np.max(np.abs(other - mean)) > 0.03  # the mean over all samples would be seen
 
 

@@ -44,19 +44,22 @@ def test_linear_students_equal_marchenko_pastur(case):
     assert np.all(run.error["M"] == 0)
 
 
-# The other rates have the same integrals.
+# The other rates have the same integrals; each target has code of its own to compile.
+FAST = ("tanh(He3)", "He2")
+
+
 @pytest.mark.parametrize("rates", ["one", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [pytest.param("relu", marks=pytest.mark.slow), "erf"])
 def test_two_steps_equal_their_closed_integrals(name, rates):
     """batch_reuse.md B.1; errors are those that the run claims."""
     for case in REFERENCE["two_step"][name]:
-        if rates == "one" and case["eta"] != 0.3:
+        if rates == "one" and (case["eta"] != 0.3 or case["target"] not in FAST):
             continue
         target = dmft.MultiIndex(TARGETS[case["target"]], [u])
         model = dmft.Model(dmft.Committee(ACTIVATIONS[name], 1), target)
         descent = dmft.GradientDescent(case["eta"], case["alpha"], ridge=case["lam"])
         start = dmft.Overlaps([[1.0]], [[0.0]])
-        run = dmft.solve(dmft.derive(model, descent), start, 2, samples=2**15, scrambles=8)
+        run = dmft.solve(dmft.derive(model, descent), start, 2, samples=2**13, scrambles=8)
         for value, error, wanted in (
             (run.M[1, 0, 0], run.error["M"][1, 0, 0], case["M1"]),
             (run.M[2, 0, 0], run.error["M"][2, 0, 0], case["M2"]),
@@ -88,7 +91,7 @@ def test_reference_runs(name):
     """Solution and simulation of the reference file, each within its own errors."""
     case = REFERENCE["dmft_gd"][name]
     model, descent, start = reference_model(case["input"])
-    run = dmft.solve(dmft.derive(model, descent), start, 7, samples=2**16)
+    run = dmft.solve(dmft.derive(model, descent), start, 7, samples=2**14)
     values = {"M": "M", "Q": "Q", "train": "train_loss", "Cl": "corr", "pop": "risk", "Rl": "resp"}
     for key in case["dmft"].keys() & values.keys():
         mine, error = run[values[key]], run.error[values[key]]
@@ -110,9 +113,9 @@ def test_kernels_satisfy_the_printed_recursions():
     equations = dmft.derive(dmft.Model(erf, dmft.Committee(ACTIVATIONS["erf"], 1)), descent)
     start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.3], [-0.1]], [[1.3]])
     # The response that closes them; one measured afterwards satisfies them up to its error.
-    run = dmft.solve(equations, start, 4, samples=2**10, scrambles=1, method="stein")
+    run = dmft.solve(equations, start, 3, samples=2**10, scrambles=1, method="stein")
     C = run.Q2 - np.einsum("tjr,slr->tsjl", run.M, run.M) / 1.3
-    steps, p = 4, 2
+    steps, p = 3, 2
     R = np.zeros((steps + 1, steps + 1, p, p))
     by_name = {d.name: d for d in equations.process}
     values = {eq.eta: 0.5, eq.alpha: 1.5, eq.ridge: 0.1, eq.beta: 0.3, eq.x.p: p, eq.x.k: 1}
@@ -176,8 +179,8 @@ def test_theory_against_weights(name):
     model = dmft.Model(student, dmft.Committee(ACTIVATIONS["erf"], 1), label_noise=0.1)
     descent = dmft.GradientDescent(0.4, 2, ridge=0.05, **CASES[name])
     start = dmft.Overlaps([[1.0, 0.2], [0.2, 0.9]], [[0.3], [-0.1]], [[1.4]])
-    theory = dmft.solve(dmft.derive(model, descent), start, 4)
-    truth = dmft.simulate(model, descent, 400, 4, 24, start)
+    theory = dmft.solve(dmft.derive(model, descent), start, 4, samples=2**12)
+    truth = dmft.simulate(model, descent, 400, 4, 12, start)
     for key in ("M", "Q", "train_loss", "corr", "Q2", "readout"):
         gap = np.abs(theory[key] - truth.mean[key])
         allowed = 4.5 * np.hypot(truth.stderr[key], theory.error[key]) + 4.0 / 400
@@ -210,9 +213,8 @@ def test_threads_checkpoints_and_files(tmp_path):
     start = dmft.Overlaps([[1.0]], [[0.0]])
     options = {"samples": 2**11, "scrambles": 2}
     run = dmft.solve(equations, start, 4, threads=1, **options)
-    for threads in (2, 3):
-        other = dmft.solve(equations, start, 4, threads=threads, **options)
-        assert np.array_equal(run.Q2, other.Q2)
+    other = dmft.solve(equations, start, 4, threads=3, **options)
+    assert np.array_equal(run.Q2, other.Q2)
     folder = tmp_path / "run"
     cut = dmft.solve(equations, start, 4, threads=1, checkpoint=folder, timeout=0.0, **options)
     assert cut.status == "timeout"
@@ -227,6 +229,7 @@ def test_threads_checkpoints_and_files(tmp_path):
     assert run.to_xarray().M.shape == run.M.shape
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_descents_end_early_where_they_are_asked_to(threads):
     relu = dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE)

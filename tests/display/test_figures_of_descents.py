@@ -42,14 +42,20 @@ def ensemble():
     )
 
 
+@pytest.fixture(scope="module")
+def drawn_run(tmp_path_factory):
+    """A run, its axes and the file that they went to."""
+    record, path = run(), tmp_path_factory.mktemp("figures") / "a.png"
+    return record, plot(record, path=path), path
+
+
 def mesh(panel):
     image = panel.collections[0].get_array()
     return np.ma.filled(image, np.nan).reshape(image.shape)
 
 
-def test_curves_and_bands_of_a_run(tmp_path):
-    record = run()
-    axes = plot(record, path=tmp_path / "a.png")
+def test_curves_and_bands_of_a_run(drawn_run):
+    record, axes, path = drawn_run
     assert axes.shape == (2, 3)
     drawn = [line.get_ydata() for line in axes[0, 0].get_lines()]
     for j in range(P):
@@ -59,12 +65,11 @@ def test_curves_and_bands_of_a_run(tmp_path):
     assert np.array_equal(axes[0, 2].get_lines()[0].get_ydata(), record.risk)
     band = axes[0, 1].collections[0].get_paths()[0].vertices
     assert np.isclose(band[:, 1].max(), (record.train_loss + 0.1).max())
-    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert path.stat().st_size > 10_000
 
 
-def test_maps_hold_the_first_component_and_are_causal():
-    record = run()
-    axes = plot(record)
+def test_maps_hold_the_first_component_and_are_causal(drawn_run):
+    record, axes, _ = drawn_run
     assert np.array_equal(mesh(axes[1, 0]), record.corr[:, :, 0, 0])
     response = mesh(axes[1, 1])
     assert np.all(np.isnan(response[np.triu_indices(T, 1)]))
@@ -96,9 +101,9 @@ def test_ends_are_marked():
     assert any("left domain" in t.get_text() for t in axes[0, 1].texts)
 
 
-def test_refusals(tmp_path):
+def test_refusals(drawn_run):
     with pytest.raises(BadParameter, match="six axes"):
-        plot(run(), ax=plot(run())[0])
+        plot(run(), ax=drawn_run[1][0])
     with pytest.raises(BadParameter, match="together"):
         plot(run(), object())
 

@@ -91,7 +91,7 @@ def test_simulated_points_carry_their_error_bars_in_the_colour_of_the_line(folde
 
 def test_many_saved_times_are_thinned_to_readable_points(folder):
     t = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 500)])
-    overlaps, _ = plot(ensemble(t), path=folder / "a.png")
+    overlaps, _ = plot(ensemble(t))
     drawn = overlaps.containers[0].lines[0].get_xdata()
     assert 15 <= drawn.size <= 30
     # Even on the logarithmic axis, ends included.
@@ -102,7 +102,7 @@ def test_many_saved_times_are_thinned_to_readable_points(folder):
 
 
 def test_labels_name_quantities_and_the_time_unit(folder):
-    overlaps, risk = plot(Run(np.linspace(0, 1, 3)), path=folder / "a.png", title="a run")
+    overlaps, risk = plot(Run(np.linspace(0, 1, 3)), title="a run")
     assert risk.get_ylabel() == r"risk $\mathcal{R}$"
     assert overlaps.get_xlabel() == r"time $t = \mathrm{steps}\,\gamma/(pd)$"
     texts = [t.get_text() for t in overlaps.get_legend().get_texts()]
@@ -112,9 +112,9 @@ def test_labels_name_quantities_and_the_time_unit(folder):
 
 def test_a_run_that_failed_says_so_in_the_figure(folder):
     run = Run(np.linspace(0, 3, 4), status=Status.LEFT_DOMAIN)
-    _, risk = plot(run, path=folder / "a.png")
+    _, risk = plot(run)
     assert "left domain" in [t.get_text() for t in risk.texts]
-    _, risk = plot(Run(np.linspace(0, 3, 4)), path=folder / "a.png")
+    _, risk = plot(Run(np.linspace(0, 3, 4)))
     assert not risk.texts
 
 
@@ -165,7 +165,7 @@ def test_symbols_and_axes():
 def test_escapes_are_marked_on_their_run(folder):
     run = Run(np.linspace(0, 4, 5))
     seen = SimpleNamespace(value=2.5, threshold=0.05, reference="start")
-    overlaps, risk = plot(run, seen, path=folder / "a.png")
+    overlaps, risk = plot(run, seen)
     for panel in (overlaps, risk):
         marks = [line for line in panel.get_lines() if list(line.get_xdata()) == [2.5, 2.5]]
         assert len(marks) == 1
@@ -178,7 +178,7 @@ def test_escapes_are_marked_on_their_run(folder):
         def value(self):
             raise AttributeError("not seen")
 
-    _, risk = plot(run, Late(), path=folder / "a.png")
+    _, risk = plot(run, Late())
     assert [t.get_text() for t in risk.get_legend().get_texts()] == ["theory"]
     with pytest.raises(BadParameter, match="on its run"):
         plot(seen)

@@ -134,7 +134,14 @@ FIGURES = [
 ]
 
 
-@pytest.mark.cases(8)
+# Curves, bands, labels, regions, words in a plane: other records are drawn by the same functions.
+@pytest.mark.cases(
+    "run (4, 3)-column-default",
+    "ensemble-page-dmft.paper",
+    "diagram of labels-page-dmft.paper",
+    "regions-column-default",
+    "regimes of batches-column-default",
+)
 @pytest.mark.parametrize(("kind", "width", "style"), FIGURES)
 def test_nothing_is_cut_or_covered(kind, width, style, records):
     with plt.style.context(style):
@@ -191,8 +198,7 @@ GRIDS = [
 ]
 
 
-@pytest.mark.cases(4)
-@pytest.mark.cases(4)
+@pytest.mark.cases("None-dmft.paper-column-2x2", "constrained-default-page-1x2")
 @pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
 @pytest.mark.parametrize("layout", [None, "constrained"])
 def test_bars_stand_beside_their_own_axes(style, width, shape, layout):
@@ -374,16 +380,17 @@ def test_widths_that_are_none(width):
         dmft.plot(made.run(), width=width)
 
 
-@pytest.mark.parametrize("width", [3.4, "column", "page", 0, float("nan")])
-def test_widths_of_figures_are_no_widths_of_lines(width, tmp_path):
+def test_widths_of_figures_are_no_widths_of_lines(tmp_path):
     """Figures have theirs in inches, lines of LaTeX in points: each verb refuses the other's."""
     model = dmft.literature.phase_retrieval(1)
     equations = dmft.derive(model, dmft.SGD(0.1))
-    for printed in (equations, dmft.population_risk(model), equations.explain("Q", "sgd_noise")):
-        with pytest.raises(BadParameter, match=r"points, 150 or more.*figures, of dmft.plot"):
-            printed.latex(width=width)
-    with pytest.raises(BadParameter, match=r"figures, of dmft.plot|must be a number"):
-        dmft.latex(tmp_path / "a.tex", equations, width=width)
+    records = (equations, dmft.population_risk(model), equations.explain("Q", "sgd_noise"))
+    for width in (3.4, "column", "page", 0, float("nan")):
+        for printed in records:
+            with pytest.raises(BadParameter, match=r"points, 150 or more.*figures, of dmft.plot"):
+                printed.latex(width=width)
+        with pytest.raises(BadParameter, match=r"figures, of dmft.plot|must be a number"):
+            dmft.latex(tmp_path / "a.tex", equations, width=width)
 
 
 def test_a_width_is_of_a_new_figure():

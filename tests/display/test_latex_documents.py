@@ -21,7 +21,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS, ids=list(MODELS))
+@pytest.fixture(scope="module", params=MODELS, ids=list(MODELS))
 def text(request):
     model, algorithm = MODELS[request.param]
     parts = (dmft.derive(model, algorithm), dmft.population_risk(model))

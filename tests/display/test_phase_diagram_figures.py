@@ -71,7 +71,7 @@ def test_values_and_statuses_cover_every_cell(tmp_path):
 
 def test_a_diagram_without_any_value_is_drawn_too(tmp_path):
     shown = diagram(np.full((2, 2), np.nan))
-    axes = plot(shown, path=tmp_path / "d.pdf")
+    axes = plot(shown)
     assert coloured(axes) is None
     assert hatched(axes, shown) == {CELLS["not_converged"][0]: 4}
     assert len(axes.figure.axes) == 1
@@ -80,7 +80,7 @@ def test_a_diagram_without_any_value_is_drawn_too(tmp_path):
 def test_a_diagram_of_statuses_colours_the_status_and_has_no_bar(tmp_path):
     status = [["ok", "ok"], ["diverged", "left_domain"]]
     shown = diagram(np.ones((2, 2)), status, quantity="status")
-    axes = plot(shown, path=tmp_path / "d.png", title="where it learns")
+    axes = plot(shown, title="where it learns")
     assert len(axes.figure.axes) == 1
     assert legend_words(axes) == ["diverged", "left the domain", "ok"]
     assert axes.get_title() == "where it learns"
@@ -108,7 +108,7 @@ def test_no_cell_of_an_adaptive_diagram_is_blank(tmp_path):
     part = compute_diagram(measure, axes, adaptive=True, coarse=8, threads=1, progress=press)
     assert set(np.unique(part.status)) == {"diverged", "interrupted", "not_converged", "ok"}
     for shown in (whole, part):
-        drawn = plot(shown, path=tmp_path / "d.png")
+        drawn = plot(shown)
         np.testing.assert_array_equal(coloured(drawn), shown.values)
         assert covered(drawn, shown) == shown.values.size
         counts = hatched(drawn, shown)
@@ -120,7 +120,7 @@ def test_no_cell_of_an_adaptive_diagram_is_blank(tmp_path):
 def test_sweeps_of_two_parameters_are_diagrams(tmp_path):
     points = {"learning_rate": [0.1, 0.2, 0.3], "label_noise": [0.0, 1.0]}
     swept = dmft.sweep(points, lambda learning_rate, label_noise: learning_rate / label_noise)
-    axes = plot(swept, path=tmp_path / "s.png")
+    axes = plot(swept)
     shown = swept.diagram()
     assert hatched(axes, shown) == {CELLS["nonfinite"][0]: 3}
     assert covered(axes, shown) == 6
@@ -134,7 +134,7 @@ def test_failed_points_of_a_boundary_are_crosses(tmp_path):
         return np.nan if x + y > 1.5 else x - 0.4
 
     found = dmft.boundary(measure, ("x", 0.0, 1.0), ("y", 0.0, 1.0), grid=(7, 6), step=0.2)
-    axes = plot(found, path=tmp_path / "b.png")
+    axes = plot(found)
     failed = sum(label == "failed" for label in found.labels.ravel())
     assert failed > 0
     points = {c.get_label(): len(c.get_offsets()) for c in axes.collections}
@@ -145,15 +145,15 @@ def test_failed_points_of_a_boundary_are_crosses(tmp_path):
 
 def test_labels_have_names_instead_of_a_bar(tmp_path):
     shown = diagram([[0.0, 3.0], [3.0, np.nan]], quantity="fixed_point")
-    axes = plot(shown, path=tmp_path / "d.png")
+    axes = plot(shown)
     np.testing.assert_array_equal(coloured(axes), shown.values)
     assert legend_words(axes) == ["uninformative", "specialised", "not stationary"]
     assert len(axes.figure.axes) == 1
     mine = compute_diagram(
         lambda x, y: "late" if x > 1 else "early", {"x": [0.0, 1.0, 2.0], "y": [0.0]}
     )
-    assert legend_words(plot(mine, path=tmp_path / "d.png")) == ["early", "late"]
-    counts = plot(diagram([[1.0, 2.0]], quantity="minima", y=[0.5]), path=tmp_path / "d.png")
+    assert legend_words(plot(mine)) == ["early", "late"]
+    counts = plot(diagram([[1.0, 2.0]], quantity="minima", y=[0.5]))
     assert legend_words(counts) == ["minima: 1", "minima: 2"]
     colours = [h.get_facecolor() for h in counts.get_legend().legend_handles]
     mesh = counts.collections[0]
@@ -181,7 +181,7 @@ def test_every_status_has_its_own_look():
 
 def test_axes_and_colours_are_logarithmic_where_the_grid_and_the_values_are(tmp_path):
     shown = diagram([[1.0, 10.0, 1e3]], x=[0.01, 0.1, 1.0], y=[0.5])
-    axes = plot(shown, path=tmp_path / "d.png")
+    axes = plot(shown)
     assert axes.get_xscale() == "log"
     assert axes.get_yscale() == "linear"
     assert type(axes.collections[0].norm).__name__ == "LogNorm"

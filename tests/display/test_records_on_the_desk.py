@@ -121,7 +121,7 @@ MEANS = np.arange(200.0).reshape(20, 10)
             ["learning_rate=0.5, loss="],
         ),
         (lambda: dmft.Event("M[0,0]/sqrt(Q[0,0])" + " + M[0,0]" * 40, 0.5), ["threshold=0.5"]),
-        (lambda: dmft.hermite_expansion(sp.tanh(records.Z), records.Z, 30), ["tanh(z), order 30"]),
+        (lambda: dmft.hermite_expansion(sp.tanh(records.Z), records.Z, 15), ["tanh(z), order 15"]),
         (lambda: records.flow().explain("M").steps[0], ["rule="]),
         (
             lambda: dmft.solve(

@@ -29,7 +29,7 @@ def test_densities_of_a_run(tmp_path):
     start = dmft.Overlaps(np.diag([1.0, 0.9, 0.8]), [[0.1], [-0.2], [0.3]])
     eqs = dmft.derive(MODEL, dmft.GradientFlow(), scaling="mean-field")
     run = dmft.solve(eqs, start, t_max=1.0, save_at=4)
-    axes = plot_density(run, at=0, path=tmp_path / "density.png")
+    axes = plot_density(run, at=0)
     points = np.asarray(axes.collections[0].get_offsets())
     np.testing.assert_allclose(points[:, 0], [0.1, -0.2, 0.3])
     np.testing.assert_allclose(points[:, 1] ** 2, [0.99, 0.86, 0.71])
@@ -52,7 +52,7 @@ def test_wide_runs_are_drawn_by_a_sample_of_units(tmp_path):
     run = dmft.solve(
         dmft.derive(wide, dmft.GradientFlow(), scaling="mean-field"), start, t_max=1.0, save_at=5
     )
-    overlaps, risk = dmft.plot(run, path=tmp_path / "wide.png")
+    overlaps, risk = dmft.plot(run)
     assert len(overlaps.lines) == 120
     drawn = [line.get_ydata() for line in overlaps.lines[:60]]
     # From the least to the most aligned unit.
@@ -69,7 +69,7 @@ def test_infinitely_wide_students_are_drawn(tmp_path):
     equations = dmft.derive(model, sgd, scaling="wide-high-dimensional")
     start = dmft.random_overlaps(model, 10_000, seed=0, normalised=True)
     run = dmft.solve(equations, start, t_max=1.0, save_at=11)
-    overlaps, risk = dmft.plot(run, path=tmp_path / "wide.png")
+    overlaps, risk = dmft.plot(run)
     assert [line.get_label() for line in overlaps.lines] == ["$X$", "$Y$", "$C$"]
     np.testing.assert_array_equal(overlaps.lines[2].get_ydata(), run.coupling[:, 0])
     np.testing.assert_array_equal(risk.lines[0].get_ydata(), run.risk)
@@ -77,7 +77,7 @@ def test_infinitely_wide_students_are_drawn(tmp_path):
 
 def test_two_time_runs_are_drawn(tmp_path):
     run = dmft.solve(dmft.literature.spherical_p_spin(3), None, 5.0, save_at=[1.0, 2.0, 5.0])
-    panels = dmft.plot(run, path=tmp_path / "p_spin.png")
+    panels = dmft.plot(run)
     assert panels.size == 1 + len(run.pairs)
     (energy,) = [line for line in panels[0].lines if line.get_label() == "$E$"]
     np.testing.assert_array_equal(energy.get_ydata(), run.signals["E"][run.t > 0])

@@ -60,7 +60,7 @@ def test_rates_of_a_steep_target_against_samples_and_compiled_code(activation, o
     start = dmft.random_overlaps(equations.model, dim=12, seed=3)
     rates = equations.evaluate(start, **options)
     error = equations.evaluate_error(start, **options)
-    sampled = by_sampling(equations, start, 400_000)
+    sampled = by_sampling(equations, start, 100_000)
     for name, (mean, deviation) in sampled.items():
         gap = np.abs(rates[name] - mean)
         assert np.max(gap / np.hypot(deviation, error[name] / 2.6)) < 4
@@ -96,7 +96,7 @@ def test_the_number_is_the_same_on_nodes_for_all_fields(monkeypatch):
     monkeypatch.setattr(node_module, "conditioned", lambda average: None)
     monkeypatch.setattr(node_module, "over_teachers", lambda found: False)
     plain = equations_of(ERF)
-    value, error = (f(start, nodes=16384) for f in (plain.evaluate, plain.evaluate_error))
+    value, error = (f(start, nodes=4096) for f in (plain.evaluate, plain.evaluate_error))
     for name in ("Q", "M"):
         assert np.max(error[name]) > 1e-6
         assert np.all(np.abs(value[name] - exact[name]) <= 1.5 * error[name])

@@ -175,7 +175,7 @@ def deviations(f, g, variances, correlations):
 @pytest.mark.cases(1)
 @pytest.mark.parametrize(("f", "g"), [("ELU", "ELU"), ("1 - exp(-x)", "erf")])
 def test_rates_and_risks_at_a_few_lengths(f, g):
-    rate, whole = deviations(f, g, (1e-8, 600.0, 1e6), (0.5,))
+    rate, whole = deviations(f, g, (1e-8, 1e6), (0.5,))
     assert rate <= 1e-10
     assert whole <= 1e-12
 
@@ -224,9 +224,9 @@ def tails(mean, variance, count):
 
 @lru_cache(maxsize=1)
 def rule():
-    """Gauss nodes on (-1, 1), 96 of them, in 70 digits."""
-    with mpmath.workdps(70):
-        return GaussLegendre(mpmath.mp).calc_nodes(6, mpmath.mp.prec)
+    """Gauss nodes on (-1, 1), 48 of them, in 50 digits."""
+    with mpmath.workdps(50):
+        return GaussLegendre(mpmath.mp).calc_nodes(5, mpmath.mp.prec)
 
 
 def integral(function, ends):
@@ -272,7 +272,7 @@ def slope_of(g):
     return [(n + 1) * b - a for n, (a, b) in enumerate(zip(g, (*g[1:], 0), strict=True))]
 
 
-def rates_in_60_digits(p, r, Omega):
+def rates_in_40_digits(p, r, Omega):
     """Rates of two students of one teacher, polynomials p and r, and the sums of their |terms|."""
     F = slope_of(p)
 
@@ -290,7 +290,7 @@ def rates_in_60_digits(p, r, Omega):
                 for drift, (v, _, weight) in zip(drifts, fields, strict=True)
             ]
 
-    with mpmath.workdps(60):
+    with mpmath.workdps(40):
         Omega = [[mpmath.mpf(a) for a in row] for row in Omega]
         b = {(j, i): found for j in (0, 1) for i, found in enumerate(terms(j))}
         M = [[b[j, 2]] for j in (0, 1)]
@@ -318,7 +318,7 @@ SLOW = pytest.mark.slow
     "cosine",
     [1 - 1e-12, *(pytest.param(c, marks=SLOW) for c in (0.5, 0.0, -1 + 1e-12))],
 )
-def test_rates_of_functions_that_live_near_zero_in_60_digits(f, g, cosine, generated_code):
+def test_rates_of_functions_that_live_near_zero_in_40_digits(f, g, cosine, generated_code):
     # Stein's terms are larger than those of the definition by the variance, and cancel.
     (student_f, p), (teacher_f, r) = DECAYING[f], DECAYING[g]
     model = dmft.Model(dmft.Committee(student_f, width=2), dmft.Committee(teacher_f, width=1))
@@ -331,7 +331,7 @@ def test_rates_of_functions_that_live_near_zero_in_60_digits(f, g, cosine, gener
     found, _ = compiled(equations, start)
     plain, claim = equations.evaluate(start), equations.evaluate_error(start)
     Omega = [[*Q[0], *M[0]], [*Q[1], *M[1]], [M[0][0], M[1][0], q]]
-    for block, place, exact, size in rates_in_60_digits(p, r, Omega):
+    for block, place, exact, size in rates_in_40_digits(p, r, Omega):
         for rates in (found, plain):
             error = abs(rates[block][place] - exact)
             assert error <= 1e-12 * size

@@ -115,6 +115,7 @@ def brute_covariance(eqs, start, act, star, gamma, delta, batch, sphere, correla
     return (rows * mass) @ rows.T
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("act", "star", "constraint", "loss", "batch", "points"),
     [
@@ -141,7 +142,7 @@ def test_two_students_have_the_covariance_of_brute_force(
 
 
 def test_written_out_polynomials_of_two_students_are_those_of_the_nodes():
-    eqs = equations(SQUARE, p=2, constraint="sphere", batch=2)
+    eqs = equations(SQUARE, p=2, constraint="sphere", batch=2, loss="correlation")
     start = dmft.Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.3], [-0.4]], [[1.1]])
     explicit = eqs.explicit(P=[[1.1]])
     d = sp.Symbol("d")
@@ -220,7 +221,7 @@ def test_the_drift_is_the_mean_of_one_step_to_order_one_over_d(act, constraint, 
     leading = eqs.without(*eqs.noise.terms).evaluate(start, d=dim)
     full = eqs.evaluate(start, d=dim)
     found = remainder_of_one_step(
-        start, act, gamma, 0.3, batch, dim, constraint is not None, 400_000,
+        start, act, gamma, 0.3, batch, dim, constraint is not None, 250_000,
         np.random.default_rng(11),
     )  # fmt: skip
     for name, (mean, error) in zip("QM", found, strict=True):

@@ -25,7 +25,7 @@ def test_losses_of_the_mean_field(loss, teacher):
     model = dmft.Model(dmft.Committee(ERF + 0.3, 3), dmft.Committee(teacher, 2), NOISE)
     equations = dmft.derive(model, dmft.SGD(0.5, loss=loss), scaling="mean-field")
     run = dmft.solve(equations, start, 0.01, save_at=[0.0])
-    rng, many = np.random.default_rng(0), 250_000
+    rng, many = np.random.default_rng(0), 100_000
     fields = rng.standard_normal((many, 5)) @ np.linalg.cholesky(start.Omega).T
     student, target = (sp.lambdify(z, e, "scipy") for e in (ERF + 0.3, teacher))
     output = student(fields[:, :3]).mean(1)
@@ -76,7 +76,7 @@ def test_the_norm_of_matrices_is_its_own_loss():
     equations = dmft.derive(model, dmft.SGD(0.1, loss="frobenius"))
     start = dmft.Alignment(0.3, 0.5)
     run = dmft.solve(equations, start, 0.05, save_at=[0.0])
-    rng, many = np.random.default_rng(1), 400_000
+    rng, many = np.random.default_rng(1), 100_000
     star = rng.standard_normal((many, 2))
     own = 0.5 * star + np.sqrt(1 - 0.25) * rng.standard_normal((many, 2)) + [0.3, -0.3]
     tokens = dmft.model.token_fields(2)

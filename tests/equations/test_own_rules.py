@@ -15,7 +15,7 @@ RULES = {
     "perceptron": Y * sp.Heaviside(-H * Y),
     "AdaTron": Y * sp.Abs(H) * sp.Heaviside(-H * Y),
 }
-SAMPLES = 200_000
+SAMPLES = 100_000
 
 
 def own(psi, **options):
@@ -46,6 +46,7 @@ def test_one_rule_in_two_forms(psi):
     assert rates["Q"][0, 0] == pytest.approx(dQ, rel=1e-12)
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("method", ["overlaps", "weights"])
 @pytest.mark.parametrize("name", RULES)
 def test_simulations_follow_the_rule(name, method, solve):
@@ -172,7 +173,7 @@ def test_a_rule_may_read_the_slope_of_the_activation():
         slope * sp.Max(-0.3, sp.Min(0.3, y - f)), fields=(h, star, y), learning_rate=0.5
     )
     equations, rng = dmft.derive(model, clipped), np.random.default_rng(1)
-    lam = np.linalg.cholesky(start.Omega) @ rng.standard_normal((3, 400_000))
+    lam = np.linalg.cholesky(start.Omega) @ rng.standard_normal((3, 100_000))
     value = special.erf(lam / np.sqrt(2))
     label = value[2] + np.sqrt(0.1) * rng.standard_normal(lam.shape[1])
     error = np.clip(label - (value[0] + value[1]) / 2, -0.3, 0.3)

@@ -28,9 +28,9 @@ def matched(name, width, noise=0):
 @pytest.mark.cases(1)
 @pytest.mark.parametrize("name", TABLE)
 def test_table_of_maximal_learning_rates(name):
-    for width, value in TABLE[name].items():
+    for width in (1, 2, 10):
         found = dmft.maximal_learning_rate(matched(name, width), dmft.SGD(0.1))
-        assert float(found) == pytest.approx(value, abs=1e-8)
+        assert float(found) == pytest.approx(TABLE[name][width], abs=1e-8)
 
 
 @pytest.mark.parametrize("name", TABLE)

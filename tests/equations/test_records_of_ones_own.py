@@ -102,7 +102,7 @@ def test_rates_are_those_of_steps_on_vectors(name):
     """E[psi h], E[psi h*] and E[psi psi] of samples drawn and cut in NumPy."""
     model, algorithm = ALGORITHMS[name]
     start = start_of(algorithm)
-    rng, many = np.random.default_rng(3), 400_000
+    rng, many = np.random.default_rng(3), 100_000
     fields = rng.standard_normal((many, 3)) @ np.linalg.cholesky(start.Omega).T
     length = np.ones(many)
     if model.inputs is not None:
@@ -151,11 +151,11 @@ def followed(equations, start, t_max):
         return np.concatenate([np.ravel(found[n]) for n in ("Q", "M", "readout") if n in found])
 
     first = [start.Q.ravel(), start.M.ravel(), *([np.ones(2)] if trained else [])]
-    end = solve_ivp(rates, (0.0, t_max), np.concatenate(first), rtol=1e-4, atol=1e-5).y[:, -1]
+    end = solve_ivp(rates, (0.0, t_max), np.concatenate(first), rtol=1e-3, atol=1e-4).y[:, -1]
     return {"Q": end[:4].reshape(shapes["Q"]), "M": end[4:6].reshape(shapes["M"])}
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("on the sphere")
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_runs_agree_with_simulation(name):
     model, algorithm = ALGORITHMS[name]

@@ -26,6 +26,7 @@ def model_of(vector, activation):
     return dmft.Model(student, teacher, vector["Delta"])
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_gradient_flow_and_risk_equal_the_vectors(spelling, solve):
     v = VECTORS["free"]
@@ -71,7 +72,7 @@ def test_compiled_sgd_at_degenerate_overlaps_equals_the_reference(solve):
     rates = equations.evaluate(start)
     run = solve(equations, start, 1e-7, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose((run.Q[-1] - run.Q[0]) / 1e-7, rates["Q"], rtol=1e-4, atol=1e-5)
-    fields = np.random.default_rng(1).standard_normal((2, 400_000))
+    fields = np.random.default_rng(1).standard_normal((2, 100_000))
     h = w @ fields
 
     def act(u):

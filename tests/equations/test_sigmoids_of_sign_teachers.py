@@ -15,6 +15,7 @@ STUDENTS = {
 TEACHERS = {"sign": (sp.sign(z), np.sign), "step": (sp.Heaviside(z), lambda x: np.heaviside(x, 0))}
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("teacher", TEACHERS)
 @pytest.mark.parametrize("student", STUDENTS)
 def test_rates_of_sgd(student, teacher):
@@ -27,7 +28,7 @@ def test_rates_of_sgd(student, teacher):
     rates = dmft.derive(model, dmft.SGD(0.8)).evaluate(start)
     rng, parts = np.random.default_rng(2), []
     for _ in range(20):
-        fields = rng.standard_normal((50_000, 3)) @ rows.T
+        fields = rng.standard_normal((10_000, 3)) @ rows.T
         h, star = fields[:, :2], fields[:, 2]
         noise = np.sqrt(0.1) * rng.standard_normal(star.size)
         psi = slope(h) * (g(star) + noise - f(h).mean(axis=1))[:, None]

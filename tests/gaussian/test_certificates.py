@@ -156,7 +156,7 @@ def test_four_fields_against_samples(name, rank):
     A = sp.Matrix([[1, 2, 0, 1], [0, 1, 1, -1], [1, -1, 1, 0], [2, 0, 1, 1]])[:, :rank] / 2
     proof = dmft.certify(FOUR[name], dmft.Gaussian(X, A * A.T), digits=12)
     rng = np.random.default_rng(0)
-    fields = np.array(A.tolist(), dtype=float) @ rng.standard_normal((rank, 400_000))
+    fields = np.array(A.tolist(), dtype=float) @ rng.standard_normal((rank, 100_000))
     values = sp.lambdify(X, FOUR[name].rewrite(sp.Piecewise), "scipy")(*fields)
     error = values.std() / math.sqrt(values.size)
     assert proof.contains(values.mean(), slack=5 * error)

@@ -200,12 +200,13 @@ def test_the_witness_quadrature_resolves_steep_error_functions():
     np.testing.assert_allclose(value, 2 / np.pi * np.arctan(1 / (slope * np.sqrt(2))), atol=2e-14)
 
 
-def test_erf_integrals_on_ten_thousand_covariances():
-    A = random_factors(10_000, seed=1)
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_erf_integrals_on_random_covariances(count):
+    A = random_factors(count, seed=1)
     C = A @ A.transpose(0, 2, 1)
     limit = limits(C)
     largest = np.abs(C).max(axis=(1, 2))
-    assert 2000 < np.sum(limit == SINGULAR) < 8000
+    assert 0.2 < np.mean(limit == SINGULAR) < 0.8
     assert largest.min() < 1e-2
     assert largest.max() > 1e4
     for name, (factors, fields, truth, scale) in erf_cases(A).items():
@@ -252,7 +253,7 @@ def check_hermite_products(size, seed):
 
 
 def test_hermite_products_to_order_four():
-    check_hermite_products(100, seed=3)
+    check_hermite_products(40, seed=3)
 
 
 @pytest.mark.slow

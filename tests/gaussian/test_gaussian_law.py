@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.integrate import dblquad
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF
@@ -55,7 +54,8 @@ def test_powers_and_products_are_expanded_only_where_fields_mix():
 
 
 def test_functions_of_linear_combinations_against_two_dimensional_quadrature():
-    law = Gaussian([x, y], [[0.8, 0.3], [0.3, 0.6]], mean=[0.2, -0.4])
+    cov, mean = np.array([[0.8, 0.3], [0.3, 0.6]]), np.array([0.2, -0.4])
+    law = Gaussian([x, y], cov, mean)
     cases = [
         sp.erf(x - 2 * y + sp.Rational(1, 3)) * sp.erf(y),
         sp.erf((x + y) / 2) * x * y**2,
@@ -65,17 +65,14 @@ def test_functions_of_linear_combinations_against_two_dimensional_quadrature():
         sp.erfc(x) * x,
         (sp.erf(x) + y) ** 2,
     ]
-    precision = np.linalg.inv([[0.8, 0.3], [0.3, 0.6]])
-    norm = np.sqrt(np.linalg.det(precision)) / (2 * np.pi)
+    # The trapezoidal rule is exponentially accurate for functions without kinks.
+    points = np.linspace(-9, 9, 181)
+    normal = np.stack(np.meshgrid(points, points))
+    weight = np.exp(-np.sum(normal**2, axis=0) / 2) * 0.1**2 / (2 * np.pi)
+    u, v = np.tensordot(np.linalg.cholesky(cov), normal, 1) + mean[:, None, None]
     for case in cases:
-        f = sp.lambdify([x, y], case, ["scipy", "numpy"])
-
-        def weighted(v, u, f=f):
-            d = np.array([u - 0.2, v + 0.4])
-            return f(u, v) * norm * np.exp(-d @ precision @ d / 2)
-
-        truth, _ = dblquad(weighted, -7, 7, -7, 7, epsabs=1e-9, epsrel=1e-9)
-        assert float(law.expect(case)) == pytest.approx(truth, abs=2e-8), case
+        truth = np.sum(weight * sp.lambdify([x, y], case, ["scipy", "numpy"])(u, v))
+        assert float(law.expect(case)) == pytest.approx(truth, abs=1e-12), case
 
 
 def test_error_function_with_nonzero_mean_is_elementary():

@@ -36,7 +36,7 @@ PROVEN = [
 SAMPLES = 400_000
 
 
-@pytest.mark.cases(8)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("target", PROVEN, ids=str)
 def test_leaps_are_proven_and_their_witnesses_are_true(target):
     fields = fields_of(target)

@@ -42,7 +42,7 @@ PAIRS = [("hard tanh", "hard tanh"), ("hat", "square"), ("folded", "hat"), ("sta
          ("window", "hard tanh")]  # fmt: skip
 
 
-@pytest.mark.cases(6)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("names", PAIRS)
 @pytest.mark.parametrize("mean", [(0.0, 0.0), (0.25, -0.5)])
 def test_pairs_against_split_panels(names, mean):
@@ -73,7 +73,7 @@ def test_hard_tanh_committee_against_samples():
     model = dmft.Model(dmft.Committee(clip(t), 2), dmft.Committee(clip(t), 1))
     Q, M = np.array([[1.0, 0.3], [0.3, 1.2]]), np.array([[0.4], [0.2]])
     C = np.block([[Q, M], [M.T, np.eye(1)]])
-    sample = np.random.default_rng(0).standard_normal((250_000, 3)) @ np.linalg.cholesky(C).T
+    sample = np.random.default_rng(0).standard_normal((100_000, 3)) @ np.linalg.cholesky(C).T
     s = np.clip(sample, -1, 1)
     gap = s[:, 2] - (s[:, 0] + s[:, 1]) / 2
     pull = (np.abs(sample[:, 0]) < 1) * gap
@@ -81,7 +81,7 @@ def test_hard_tanh_committee_against_samples():
     risk = dmft.population_risk(model)(Q=Q, M=M)
     for value, terms in ((risk, gap**2 / 2), (found["M"][0, 0], pull * sample[:, 2]),
                          (found["Q"][0, 0], 2 * pull * sample[:, 0])):  # fmt: skip
-        assert abs(value - terms.mean()) < 4.5 * terms.std() / 500
+        assert abs(value - terms.mean()) < 4.5 * terms.std() / np.sqrt(terms.size)
 
 
 SAME = [[1, 1], [1, 1]]

@@ -59,7 +59,7 @@ POLYNOMIALS = [
 ]
 
 
-@pytest.mark.cases(10)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("law", range(len(LAWS)))
 @pytest.mark.parametrize("polynomial", POLYNOMIALS)
 def test_polynomials_equal_derivatives_of_the_generating_function(law, polynomial):
@@ -157,6 +157,8 @@ def test_hermite_products_at_symbolic_correlations_are_fast(fields, order, secon
         start = time.thread_time()
         value = law.expect(integrand)
         best = min(best, time.thread_time() - start)
+        if best < seconds:
+            break
     assert best < seconds
     assert len(value.args) == {4: 10, 6: 3355}[fields]
     # At perfect correlation: E[He^n], from the moments of one field.

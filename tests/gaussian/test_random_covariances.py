@@ -66,7 +66,7 @@ def errors(pair, count, seed, shifted=False):
     return error[~near].max(), error[near].max(), inputs[error.argmax()]
 
 
-@pytest.mark.cases(12)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("pair", [*SAME, *MIXED], ids="-".join)
 def test_two_hundred_covariances(pair):
     away, near, worst = errors(pair, 200, 0)
@@ -89,7 +89,7 @@ MEANS = [
 ] + [("sin", "exp"), ("cos", "bump"), ("sin", "cubic"), ("bump", "cubic"), ("exp", "quartic")]
 
 
-@pytest.mark.cases(12)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("pair", MEANS, ids="-".join)
 @pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_nonzero_means(pair, count):

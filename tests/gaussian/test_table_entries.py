@@ -21,7 +21,7 @@ from dmft.model import FIELD as z
 
 A = np.random.default_rng(11).standard_normal((6, 6))
 COV = A @ A.T
-SAMPLES = A @ np.random.default_rng(12).standard_normal((6, 400_000))
+SAMPLES = A @ np.random.default_rng(12).standard_normal((6, 100_000))
 CASES = [
     (1, (1,)), (1, (3,)), (1, (2, 1)), (2, (2,)), (2, (1, 1)), (2, (2, 2)), (2, (3, 1)),
     (2, (1, 2, 1)), (3, (1,)), (3, (2, 1)), (4, (2,)), (4, (1, 1)),

@@ -15,7 +15,7 @@ import numpy as np
 HALF = 13.0  # exp(-HALF^2 / 2) is 2e-37: polynomials of high degree are cut off below rounding
 BASE = np.linspace(-HALF, HALF, 15)
 POINTS, WEIGHTS = np.polynomial.legendre.leggauss(22)
-MOST_NODES = 400_000  # of one block of evaluations
+MOST_NODES = 60_000  # of one block of evaluations
 
 
 class Line(NamedTuple):

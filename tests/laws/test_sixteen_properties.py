@@ -57,7 +57,7 @@ from dmft.model import FIELD
 
 x, y, w = X = sp.symbols("x y w", real=True)
 C = {(i, j): sp.Symbol(f"C{i + 1}{j + 1}", real=True) for i in range(3) for j in range(i, 3)}
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=16, deadline=None)
 
 # name: (expression, the same in NumPy, supremum of |f| or None, degree of homogeneity or None).
 FAMILIES = {
@@ -251,7 +251,7 @@ def quadrature(names, rho):
     return total
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(NAMES, min_size=2, max_size=2), st.floats(-0.8, 0.8))
 def test_three_routes_agree(names, rho):
     """Closed form, Hermite series within its bound, split quadrature."""
@@ -302,7 +302,7 @@ def test_bounds_hold_between_two_truncations(names, rho, order):
     assert short.edge != long.edge or gap <= float(short.bound) * (1 + 1e-9) + 1e-12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(covariances(2), NAMES, NAMES)
 def test_generated_code_equals_high_precision(covariance, first, second):
     """The emitted text of the closed form, run on floats, against 40 digits at the same floats."""

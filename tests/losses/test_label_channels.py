@@ -23,6 +23,7 @@ ONE = dmft.Overlaps([[2.0]], [[-0.4]], [[1.5]])
 Array = NDArray[np.float64]
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("loss", ["hinge", "logistic", "squared", "correlation", "huber"])
 @pytest.mark.parametrize("channel", [(1 + sp.Rational(4, 5) * f) / 2, LOGIT])
 def test_a_channel_of_signs_is_a_flip(loss: str, channel: sp.Expr) -> None:
@@ -44,7 +45,7 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
     return lam, np.where(rng.random(count) < probability(lam[-1]), 1.0, -1.0)
 
 
-@pytest.mark.cases(4)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("student", "loss", "channel"),
     [
@@ -56,7 +57,7 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
 )
 def test_rates_by_monte_carlo(student: dmft.Committee, loss: str, channel: sp.Expr) -> None:
     """b = E[psi lambda] and S = E[psi psi] of drawn labels, by samples of the definition."""
-    start, count = (ONE, 400_000) if student is LINE else (TWO, 400_000)
+    start, count = ONE if student is LINE else TWO, 80_000
     equations = dmft.derive(
         dmft.Model(student, LINE, label_channel=channel), dmft.SGD(1.0, loss=loss)
     )
@@ -88,7 +89,7 @@ def test_clusters_draw_labels() -> None:
     assert model.inputs is model.teacher
     flip = 1 / (1 + np.exp(2.0))
     one, other = (
-        dmft.derive(m, dmft.SGD(1.0, loss="logistic")).evaluate(ONE)
+        dmft.derive(m, dmft.SGD(1.0, loss="hinge")).evaluate(ONE)
         for m in (model, dmft.Model(LINE, twins, label_flip=flip))
     )
     np.testing.assert_allclose(one["M"], other["M"], rtol=1e-10)
@@ -137,16 +138,17 @@ def test_measures_along_a_run() -> None:
         dmft.Model(LINE, LINE, label_channel=LOGIT), dmft.SGD(1.0, loss="logistic")
     )
     run = dmft.solve(equations, ONE, 1e-3, save_at=[0.0])
-    lam, y = samples(ONE, lambda u: 1 / (1 + np.exp(-2 * u)), 1_000_000)
+    lam, y = samples(ONE, lambda u: 1 / (1 + np.exp(-2 * u)), 200_000)
     for value, sample in (
         (run.loss[0], np.log1p(np.exp(-y * lam[0]))),
         (run.error_rate[0], np.sign(lam[0]) != y),
         (run.risk[0], (np.tanh(lam[1]) - lam[0]) ** 2 / 2),
     ):
-        assert abs(value - sample.mean()) < 4.5 * sample.std() / 1000
+        assert abs(value - sample.mean()) < 4.5 * sample.std() / np.sqrt(y.size)
     assert r"\mathcal{E}" in equations.latex()
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("random", [{"label_flip": 0.1}, {"label_channel": LOGIT}])
 def test_explanations_of_random_labels(random: dict[str, Any]) -> None:
     """Of the squared loss, whose steps check out; of other losses of a linear student in words."""

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
 }
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", CASES)
 def test_rates_of_two_units_by_monte_carlo(name: str) -> None:
     """Definition (4) of all moments by samples: erf students, flips, noise, clipping."""
@@ -57,7 +58,7 @@ def test_rates_of_two_units_by_monte_carlo(name: str) -> None:
     model = dmft.Model(dmft.Committee(ERF, 2, [1.5, 1.0]), teacher, **data)
     equations = dmft.derive(model, dmft.SGD(1.0, **options))
     rates, error = equations.evaluate(TWO), equations.evaluate_error(TWO)
-    count, rng = 250_000, np.random.default_rng(3)
+    count, rng = 60_000, np.random.default_rng(3)
     lam = fields(5, count)
     a = np.array([[1.5], [1.0]])
     out = (a * erf(lam[:2])).sum(axis=0) / 2
@@ -90,7 +91,7 @@ def test_clusters_flips_and_error_rates() -> None:
     equations = dmft.derive(model, dmft.SGD(1.0, loss="hinge"))
     assert not equations.averages
     rates = equations.evaluate(TWO)
-    count, rng = 250_000, np.random.default_rng(1)
+    count, rng = 60_000, np.random.default_rng(1)
     late = rng.random(count) > 0.3
     mean, scale = np.where(late, -1.0, 1.0), np.where(late, 1.3, 0.7)
     covariance = np.block([[TWO.Q, TWO.M], [TWO.M.T, TWO.P]])
@@ -217,6 +218,8 @@ def test_refusals() -> None:
             call()
 
 
+# What it shows is checked above and in `test_several_outputs.py`, on models of these files.
+@pytest.mark.slow
 def test_page() -> None:
     """docs/losses.md runs."""
     assert doctest.testfile(str(ROOT / "docs/losses.md"), module_relative=False).failed == 0
@@ -254,6 +257,7 @@ def agrees(name: str, method: str, dim: int, seeds: int) -> float:
     )
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 @pytest.mark.parametrize("name", ["hinge", "clip of three"])
 def test_simulation_of_a_small_system(name: str, method: str) -> None:

@@ -47,7 +47,7 @@ def test_vector_of_three_classes() -> None:
         moved[:3, :3], moved[:3, 3:], moved[3:, :3] = found["Q"], found["M"], found["M"].T
         return moved
 
-    G, steps = G0, 4
+    G, steps = G0, 2
     for number in range(4):
         h = (TIMES[number + 1] - TIMES[number]) / steps
         for _ in range(steps):
@@ -68,7 +68,7 @@ def test_measures_and_rates_of_clusters_by_monte_carlo() -> None:
     """(14) for erf units and more outputs than units, with risk and error rate."""
     rows = np.array([[2.0, 0.3], [-0.5, 1.0], [1.0, -1.5]])
     model = dmft.Model(dmft.Committee(sp.erf(z / sp.sqrt(2)), 2, rows.tolist()), MIXTURE)
-    G, count, rng = WANTED[-1], 400_000, np.random.default_rng(0)
+    G, count, rng = WANTED[-1], 80_000, np.random.default_rng(0)
     start = dmft.Overlaps(G[:2, :2], G[:2, 3:], G[3:, 3:])
     keep = [0, 1, 3, 4, 5]
     c = rng.choice(3, count, p=AT["prob"])
@@ -100,7 +100,7 @@ def test_classes_by_the_largest_output_of_a_teacher() -> None:
         [[0.5, 0.1], [0.1, 0.4]], [[0.2, 0.1], [-0.1, 0.3]], [[1.0, 0.2], [0.2, 0.8]]
     )
     found, error = equations.evaluate(start), equations.evaluate_error(start)
-    count = 400_000
+    count = 80_000
     lam = np.linalg.cholesky(start.Omega) @ np.random.default_rng(1).normal(size=(4, count))
     c, out = (np.array(own) @ lam[2:]).argmax(axis=0), rows @ erf(lam[:2] / np.sqrt(2)) / 2
     share = np.exp(out) / np.exp(out).sum(axis=0)
@@ -143,13 +143,13 @@ def _of_hinge(out: Array, right: Array) -> Array:
     return right * over.sum(axis=0) - over
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("by_teacher", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_step_in_few_dimensions(name: str, by_teacher: bool) -> None:
     """Weights in R^9 move as the rates say, where |x|^2/d is put at its limit."""
     declared, pull = LOSSES[name]
-    rng, d, count, gamma = np.random.default_rng(3), 9, 200_000, 0.8
+    rng, d, count, gamma = np.random.default_rng(3), 9, 60_000, 0.8
     rows, own = np.array([[2.0, 0.3], [-0.5, 1.0], [1.0, -1.5]]), np.eye(3)
     W, W_star = rng.normal(size=(2, d)), rng.normal(size=(3, d))
     X, scale = rng.normal(size=(count, d)), np.ones(count)
@@ -186,7 +186,7 @@ def test_own_losses_are_simulated(name: str) -> None:
     algorithm = dmft.SGD(0.5, loss=declared, readout_rate=2.0)
     start, found = overlaps(WANTED[1]), dmft.derive(model, algorithm)
     rates = found.evaluate(start)
-    for dim in (200, 800):
+    for dim in (100, 400):
         runs = dmft.simulate(model, algorithm, dim, t, 24, start, "overlaps", save_at=[0.0, t])
         for block, value in (("Q", start.Q), ("M", start.M), ("readout", 3.0 * np.eye(3))):
             off = np.abs(runs.mean[block][1] - value - t * rates[block])

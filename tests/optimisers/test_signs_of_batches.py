@@ -26,7 +26,7 @@ PULLS = {
     "logistic": lambda f, y: y / (1 + np.exp(f * y)),
     "huber": lambda f, y: np.clip(y - f, -1, 1),
 }
-GAMMA, CHUNK = 0.6, 20_000
+GAMMA, CHUNK = 0.6, 5_000
 
 
 def sampled(
@@ -57,6 +57,7 @@ def sampled(
     return parts.mean(axis=0), parts.std(axis=0, ddof=1) / len(parts) ** 0.5
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("units", "readout", "k", "loss", "numbers", "samples"),
     [
@@ -82,7 +83,7 @@ def test_moments_of_a_batch(
     rates, claims = equations.evaluate(start), equations.evaluate_error(start)
     found, claim = (np.concatenate([y["M"].ravel(), y["Q"].ravel()]) for y in (rates, claims))
     assert claim.max() < 0.02
-    wanted, error = sampled(start, units, readout, loss, numbers, samples, 400_000)
+    wanted, error = sampled(start, units, readout, loss, numbers, samples, 100_000)
     # Claims are bounds of 99 %.
     assert (np.abs(found - wanted) / np.hypot(error, claim / 2.6)).max() < 4.0
 
@@ -105,6 +106,7 @@ def test_what_is_printed_and_what_is_refused() -> None:
         dmft.derive(dmft.Model(unit, unit, inputs=own), dmft.SignSGD(0.5, 2))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("samples", [2, 5])
 def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None:
     """E sqrt(chi^2) of a Gaussian error; clusters that are all alike are taken on nodes."""
@@ -123,6 +125,7 @@ def test_linear_networks_on_nodes_are_those_in_closed_form(samples: int) -> None
         assert claims[name].max() < 0.01
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize(
     ("inputs", "teacher", "loss", "numbers"),
     [

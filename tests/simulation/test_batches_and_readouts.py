@@ -15,7 +15,7 @@ START = dmft.Overlaps([[1, 0.0425], [0.0425, 1]], [[0.3, 0.05], [0.1, 0.25]], np
 SIGMAS = 5.0
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("constraint", [None, "sphere", "sphere-gradient"])
 @pytest.mark.parametrize(("loss", "eta"), [("squared", 2.0), ("correlation", 0.5)])
 def test_chain_follows_the_map(constraint, loss, eta, solve):
@@ -33,7 +33,7 @@ def test_chain_follows_the_map(constraint, loss, eta, solve):
 
 
 @pytest.mark.cases(1)
-@pytest.mark.parametrize("seeds", [400, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [150, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("constraint", ["sphere", "sphere-gradient"])
 def test_both_simulators_have_one_law(constraint, seeds):
     algorithm = dmft.SGD(

@@ -21,7 +21,7 @@ CASES = {
 
 
 @pytest.mark.cases(2)
-@pytest.mark.parametrize("seeds", [400, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [150, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_overlaps_and_weights_have_one_law(name, seeds):
     """A few steps at d = 6, where every term of order 1/d is large: means and variances."""
@@ -86,10 +86,13 @@ def test_the_risk_of_a_run_is_that_of_its_overlaps(name):
 
 def test_first_passage_watches_the_risk_of_clusters():
     model = dmft.Model(dmft.Committee(erf, 2), OWN)
-    watch = dmft.FirstPassage("risk", 0.5, relative=True)
+    step = 0.5 / (2 * 25)
+    every = step * np.arange(61)
+    watch = dmft.FirstPassage("risk", 0.85, relative=True, stop=False)
     runs = dmft.simulate(
-        model, dmft.SGD(0.5), 50, 8.0, 2, START, "overlaps", save_at=60, first_passage=watch
-    )
-    for risk, time in zip(runs.runs.risk, runs.first_passage.times, strict=True):
-        before = risk[runs.t < time - 0.1] if np.isfinite(time) else risk[np.isfinite(risk)]
-        assert np.all(before > 0.5 * risk[0])
+        model, dmft.SGD(0.5), 25, every[-1], 2, START, "overlaps", save_at=every,
+        first_passage=watch,
+    )  # fmt: skip
+    below = runs.runs.risk <= 0.85 * runs.runs.risk[:, :1]
+    assert below.any(axis=1).all()
+    np.testing.assert_allclose(runs.first_passage.times, every[below.argmax(axis=1)])

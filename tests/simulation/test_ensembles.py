@@ -105,18 +105,18 @@ def test_start_may_bring_its_readout():
 def test_first_passage_is_that_of_the_finely_saved_run(method):
     start = Overlaps([[1.0]], [[0.3]])
     watched = FirstPassage("overlap", 0.5)
-    step = (1 / 12) / 60
+    step = (1 / 12) / 25
     every = step * np.arange(round(2.5 / step))
-    full = simulate(PHASE, SPHERE, 60, 2.5, 3, start, method, save_at=every)
+    full = simulate(PHASE, SPHERE, 25, 2.5, 3, start, method, save_at=every)
     first = [every[np.argmax(np.abs(m[:, 0, 0]) >= 0.5)] for m in full.runs.M]
-    stopped = simulate(PHASE, SPHERE, 60, 2.5, 3, start, method, save_at=3, first_passage=watched)
+    stopped = simulate(PHASE, SPHERE, 25, 2.5, 3, start, method, save_at=3, first_passage=watched)
     assert np.allclose(stopped.first_passage.times, first)
     assert set(stopped.seed_status) == {Status.EVENT}
     assert np.isnan(stopped.mean.Q[-1]).all()
     # Recorded without stopping, the runs are those that nobody watches.
     go_on = FirstPassage("overlap", 0.5, stop=False)
-    kept = simulate(PHASE, SPHERE, 60, 2.5, 3, start, method, save_at=3, first_passage=go_on)
-    free = simulate(PHASE, SPHERE, 60, 2.5, 3, start, method, save_at=3)
+    kept = simulate(PHASE, SPHERE, 25, 2.5, 3, start, method, save_at=3, first_passage=go_on)
+    free = simulate(PHASE, SPHERE, 25, 2.5, 3, start, method, save_at=3)
     assert np.array_equal(kept.first_passage.times, stopped.first_passage.times)
     assert same(kept.runs, free.runs)
 

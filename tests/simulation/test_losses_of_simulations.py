@@ -20,7 +20,7 @@ ROWS = [[2.0, 0.3], [-0.5, 1.0], [1.0, -1.5]]
 CLASSES = dmft.Committee(sp.erf(z / sp.sqrt(2)), 2, ROWS)
 ONE = dmft.Overlaps([[0.5, 0.1], [0.1, 0.4]], [[0.2], [0.1]], [[1.0]])
 TWO = dmft.Overlaps(ONE.Q, [[0.2, 0.1], [-0.1, 0.3]], [[1.0, 0.2], [0.2, 0.8]])
-COUNT = 400_000
+COUNT = 100_000
 LOSSES: dict[str, Any] = {
     "squared": lambda f, y: (f - y) ** 2 / 2,
     "correlation": lambda f, y: 1 - f * y,
@@ -122,7 +122,7 @@ def test_along_a_run(tmp_path: Any) -> None:
     model, sgd = dmft.Model(LINE, SIGN, label_flip=0.1), dmft.SGD(0.5, loss="hinge")
     start = dmft.Overlaps([[0.5]], [[0.2]])
     run = dmft.solve(dmft.derive(model, sgd), start, 2.0, save_at=3)
-    runs = dmft.simulate(model, sgd, 400, 2.0, 24, start, "overlaps", save_at=3)
+    runs = dmft.simulate(model, sgd, 400, 2.0, 12, start, "overlaps", save_at=3)
     for name in ("loss", "error_rate"):
         off = np.abs(runs[name] - run[name])
         assert np.all(off < 4 * runs.stderr[name] + 2e-3), name

@@ -115,8 +115,8 @@ def test_weights_equal_the_plain_algorithm(repeat, activation, batch, constraint
 @pytest.mark.parametrize(
     ("repeat", "constraint", "seeds"),
     [
-        (REPETITIONS[0], None, 700),
-        (REPETITIONS[3], "sphere-gradient", 700),
+        (REPETITIONS[0], None, 250),
+        (REPETITIONS[3], "sphere-gradient", 250),
         *(
             pytest.param(repeat, constraint, 2000, marks=pytest.mark.slow)
             for repeat, constraint in [

@@ -35,7 +35,7 @@ def white(**options):
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 def test_steps_take_the_rate_of_their_time(method):
     runs = dmft.simulate(
-        LINE, white(), DIM, T, 400, START, method, save_at=[1.0, T], learning_rate=RATE
+        LINE, white(), DIM, T, 150, START, method, save_at=[1.0, T], learning_rate=RATE
     )
     assert runs.t == pytest.approx([1.0, T], abs=1.0 / DIM)
     # t' = g/d a step: with g = 1/(1 + t), (1 + t)^2 = 1 + 2 steps/d.
@@ -44,7 +44,7 @@ def test_steps_take_the_rate_of_their_time(method):
     assert np.all(np.abs(runs.mean.Q[:, 0, 0] - 1 - grown) < 4.5 * runs.stderr.Q[:, 0, 0] + 0.01)
     assert np.all(np.abs(runs.mean.M[:, 0, 0]) < 4.5 * runs.stderr.M[:, 0, 0])
     spread = runs.std.M[:, 0, 0] ** 2 * DIM / (1.3 * grown)
-    assert np.all(np.abs(spread - 1) < 4.5 * np.sqrt(2 / 400))
+    assert np.all(np.abs(spread - 1) < 4.5 * np.sqrt(2 / 150))
 
 
 def test_a_constant_schedule_is_a_constant():
@@ -97,7 +97,7 @@ def test_steps_take_the_rate_of_their_risk(method):
     """White noise on a linear unit: dQ/dt = g(risk), risk = (1.3 + Q)/2 in the mean."""
     rate, end = 1.5 * RISK / (1 + TIME), 1.5
     runs = dmft.simulate(
-        LINE, white(), DIM, end, 24, START, method, save_at=[0.0, end], learning_rate=rate
+        LINE, white(), DIM, end, 10, START, method, save_at=[0.0, end], learning_rate=rate
     )
     assert runs.t.tolist() == [0.0, end]
     exact = solve_ivp(lambda t, Q: 0.75 * (1.3 + Q) / (1 + t), (0, end), [1.0], rtol=1e-9)
@@ -199,6 +199,7 @@ def test_a_schedule_of_the_risk_beside_other_observables():
     np.testing.assert_allclose(rates[5:-5], wanted[5:-5], rtol=2e-3)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("tied", [True, False])
 def test_sequence_models_follow_the_rate(tied):
     """ReLU learns the mean field by dm/dt = (1 - m)(1 + m - gamma m)/2 (sequence.md C.4)."""

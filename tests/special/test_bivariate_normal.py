@@ -40,7 +40,7 @@ def test_against_conditioning(rho):
 
 def signs_by_conditioning(h, k, rho):
     """E[sign(h - U) E[sign(k - V) | U]], the half lines folded onto each other at h."""
-    with mp.workdps(50):
+    with mp.workdps(40):
         h, k, rho = map(mp.mpf, (h, k, rho))
         width = mp.sqrt(2 * (1 - rho * rho))
         marks = [mp.mpf(0), abs(h), mp.mpf(1)]
@@ -55,7 +55,7 @@ def signs_by_conditioning(h, k, rho):
         return float(mp.quad(both, marks))
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("rho", CORRELATIONS)
 def test_two_signs_against_conditioning(rho):
     for h, k in np.random.default_rng(1).normal(size=(4, 2)) * [[0.1], [1], [3], [1]]:

@@ -21,7 +21,7 @@ ERF = sp.erf(z / sp.sqrt(2))
 LOGISTIC = sp.log(1 + sp.exp(-f * y))
 ACTIVATIONS = {"erf": ERF, "square": z**2}
 SCALES, FRACTIONS = [[2.0, 0.5], [0.6, 1.2]], [0.3, 0.7]
-SAMPLES = 200_000
+SAMPLES = 80_000
 
 
 def start_of(gram: Any, p: int) -> dmft.Overlaps:
@@ -158,6 +158,7 @@ def test_one_step_by_monte_carlo(name: str) -> None:
         assert np.abs(deviation / (sample.std(axis=0) / SAMPLES**0.5)).max() < 4.2, block
 
 
+@pytest.mark.cases("algorithm0", "algorithm1")
 @pytest.mark.parametrize(
     "algorithm",
     [dmft.SGD(0.7), dmft.SGD(0.7, momentum=dmft.Momentum(0.8, 0.5)), dmft.SGD(0.7, loss=LOGISTIC)],
@@ -343,7 +344,7 @@ def test_signs_by_steps_in_finite_dimension(clusters: bool) -> None:
     rates = dmft.derive(model, dmft.SignSGD(gamma)).evaluate(start)
 
     found: dict[str, list[np.ndarray]] = {"M": [], "Q": []}
-    for _ in range(20):
+    for _ in range(8):
         c = rng.choice(len(scales), 500, p=[0.4, 0.6] if clusters else [1.0])
         x = np.repeat(np.sqrt(scales), counts, axis=1)[c] * rng.standard_normal((500, d))
         if clusters:

@@ -62,7 +62,7 @@ def test_few_directions_are_said() -> None:
     assert "tr Sigma/|Sigma| = 2.52 directions" in equations.approximation
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6), parts=st.integers(2, 4))
 def test_blocks_of_equal_eigenvalues_are_one(seed: int, parts: int) -> None:
     """Rates of blocks with one eigenvalue add up to those of N(0, I)."""
@@ -84,7 +84,7 @@ def test_blocks_of_equal_eigenvalues_are_one(seed: int, parts: int) -> None:
 
 
 def test_a_loss_without_closed_averages_against_its_definition() -> None:
-    """dM_e = c_e D G_e with D = E[psi lambda] Omega^+, by 1e6 samples of the fields."""
+    """dM_e = c_e D G_e with D = E[psi lambda] Omega^+, by samples of the fields."""
     rng = np.random.default_rng(2)
     law = dmft.Spectrum([3.0, 1.0, 0.2], [0.1, 0.4, 0.5])
     start = start_of(0.4 * grams(rng, 3, 4), 2)
@@ -93,7 +93,7 @@ def test_a_loss_without_closed_averages_against_its_definition() -> None:
     model = dmft.Model(unit, unit, label_noise=noise, inputs=law)
     rates = dmft.derive(model, logistic).evaluate(start)
     Omega = np.einsum("e,eij->ij", law.eigenvalues, start.Omega)
-    n = 1_000_000
+    n = 250_000
     fields = rng.standard_normal((n, 4)) @ np.linalg.cholesky(Omega).T
     out = erf_of(fields / np.sqrt(2))
     label = out[:, 2:].mean(axis=1) + np.sqrt(noise) * rng.standard_normal(n)

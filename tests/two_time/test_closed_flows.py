@@ -87,7 +87,7 @@ def compared(flow, start, **given):
     run = dmft.solve(
         flow.closed(start, **given), None, 1.0, tol=1e-5, save_at=[0.5, 1.0], measure_error=False
     )
-    other = dmft.solve(flow, start, 1.0, points=16, levels=4, **given)
+    other = dmft.solve(flow, start, 1.0, points=8, levels=4, **given)
     assert str(run.status) == str(other.status) == "ok"
     inverse = np.linalg.inv(start.P)
     C = other.Q2 - np.einsum("tjr,rq,slq->tsjl", other.M, inverse, other.M)
@@ -98,12 +98,12 @@ def compared(flow, start, **given):
         assert gap < 1e-4
     for j, m in np.ndindex(p, p):
         for name, kernel, error in (
-            ("C", C[-1, 8, j, m], "Q2"),
-            ("D", other.corr[-1, 8, j, m] / alpha, "corr"),
-            ("K", other.resp[-1, 8, j, m] / alpha, "resp"),
+            ("C", C[-1, 4, j, m], "Q2"),
+            ("D", other.corr[-1, 4, j, m] / alpha, "corr"),
+            ("K", other.resp[-1, 4, j, m] / alpha, "resp"),
         ):
             gap = abs(run.table(f"{name}_{j + 1}_{m + 1}")[1, 0] - kernel)
-            assert gap < 2 * other.error[error][-1, 8, j, m] + 1e-5, name
+            assert gap < 2 * other.error[error][-1, 4, j, m] + 1e-5, name
 
 
 def test_one_unit_of_two_teachers_equals_its_descents():

@@ -36,9 +36,11 @@ def test_vectors():
     problem = dmft.literature.ridge_flow(
         v["alpha"], v["lam"], (v["q0"], v["m0"], v["rho"]), v["Delta"]
     )
-    run = dmft.solve(problem, None, 10.0, tol=1e-7, save_at=v["times"])
+    times = [t for t in v["times"] if t <= 5]
+    v = v | {name: v[name][: len(times)] for name in ("M", "Q", "train", "pop")}
+    run = dmft.solve(problem, None, 5.0, tol=1e-7, save_at=times)
     assert run.status == "ok"
-    now = [int(np.argmin(abs(run.t - t))) for t in v["times"]]
+    now = [int(np.argmin(abs(run.t - t))) for t in times]
     M, C, train = run.M[now], run.C_diagonal[now], run.D_diagonal[now] / 2
     Q = C + M**2 / v["rho"]
     np.testing.assert_allclose(M, v["M"], atol=5e-9)

@@ -250,3 +250,20 @@ def test_what_has_no_schedule_says_so() -> None:
     for call, words in calls:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_a_run_under_a_schedule_is_not_kept_as_that_of_its_equations(monkeypatch):
+    """A later process would solve the plain equations with the rates per tau."""
+    from dmft.workflow import kept_problems
+
+    stored, asked = [], set()
+    monkeypatch.setattr(kept_problems, "_ASKED", asked)
+    monkeypatch.setattr(kept_problems.records, "store", lambda name, *_: stored.append(name))
+    equations, start = example_1()
+    run = dmft.solve(
+        equations, start, 1.0, learning_rate=dmft.Schedule([0.0, 1.0], [1.0, 0.5]), save_at=2
+    )
+    assert run.problem.tail
+    kept_problems.keep_problem(run.problem)
+    assert not asked
+    assert not stored

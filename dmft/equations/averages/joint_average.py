@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,16 @@ def _at_nodes(
     means = np.array([[float(y.subs(at))] for y in law.means])
     h = m * stars + np.sqrt(max(0.0, 1.0 - m**2)) * free + means
     others = sorted(integrand.free_symbols - law.bound, key=str)
-    call = array_function([*law.fields, *others], integrand)
+    call = _called((*law.fields, *others), integrand)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = call(*h, *stars, *free, *(float(at[s]) for s in others))
     return np.broadcast_to(np.asarray(values, dtype=np.float64), nodes["weight"].shape)
+
+
+@lru_cache(maxsize=64)
+def _called(fields: tuple[sp.Symbol, ...], integrand: sp.Expr) -> Callable[..., Any]:
+    """The integrand for arrays, which other nodes and their errors ask for again."""
+    return array_function(fields, integrand)
 
 
 def joint_rule(length: int, nodes: int | None = None, replicas: int = 8, seed: int = 0) -> NodeRule:

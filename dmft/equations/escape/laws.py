@@ -116,13 +116,19 @@ def _spherical(facts: Facts) -> Law:
         time = sp.log(u_1 / u_0) / (2 * RATE)
         return Law(facts, "linear", 2, time, ((RATE, growth),), growth, sp.oo, *rates)
     curvature = sp.factor(-drift.coeff_monomial(mu**3))
+    where = ((RATE, growth), (CURVATURE, curvature))
+    return Law(facts, "logistic", 2, _logistic(), where, growth, growth / curvature, *rates)
+
+
+@lru_cache(maxsize=1)
+def _logistic() -> sp.Expr:
+    """Time in which u grows from u_0 to u_1 by du/dt = 2 u (RATE - CURVATURE u)."""
     u = sp.Dummy("u", positive=True)
     per_u = 1 / (2 * u * (RATE - CURVATURE * u))
-    time = _between(per_u, u, (sp.S.Zero, RATE / CURVATURE), u_0, u_1)
-    where = ((RATE, growth), (CURVATURE, curvature))
-    return Law(facts, "logistic", 2, time, where, growth, growth / curvature, *rates)
+    return _between(per_u, u, (sp.S.Zero, RATE / CURVATURE), u_0, u_1)
 
 
+@lru_cache(maxsize=64)
 def _linear_rates(growth: sp.Expr) -> tuple[sp.Expr | None, sp.Expr | None]:
     """Gamma where the growth ends, and where steps ~ 1 / (gamma growth) are fewest."""
     if not growth.has(x.gamma):

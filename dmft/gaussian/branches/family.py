@@ -230,9 +230,9 @@ class BranchSlopes(BranchSlope):
     --------
     >>> import sympy as sp
     >>> from dmft.model import FIELD as z
-    >>> step = sp.Piecewise((0, z < 0), (sp.exp(-z), True))
-    >>> BranchSlopes(z * step, step, sp.Integer(10**6), sp.S.Zero, sp.Integer(10**6)).evalf(8)
-    3.1830702e-19
+    >>> step, one = sp.Piecewise((0, z < 0), (sp.exp(-z), True)), sp.Integer(1)
+    >>> BranchSlopes(z * step, step, one, sp.S.Zero, one).evalf(8)
+    0.017062572
     """
 
     @property

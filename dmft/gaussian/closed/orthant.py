@@ -71,21 +71,20 @@ def _four_signs(C: Matrix) -> Any:
     mp = mpmath.mp
     R = [[C[i][j] / mp.sqrt(C[i][i] * C[j][j]) for j in range(4)] for i in range(4)]
 
-    def given(t: Any, i: int, *rest: int) -> Any:
-        """Covariances of three fields given that field i vanishes."""
-        return [
-            [(t * R[a][b] if a != b else 1) - t * t * R[a][i] * R[i][b] for b in rest] for a in rest
-        ]
+    pairs = [(*pair, *(n for n in range(4) if n not in pair)) for pair in combinations(range(4), 2)]
 
     def density(t: Any) -> Any:
         total = mp.mpf(0)
-        for i, j in combinations(range(4), 2):
-            k, l = (n for n in range(4) if n not in (i, j))  # noqa: E741
-            D = given(t, i, j, k, l)
-            cross = D[1][2] - D[0][1] * D[0][2] / D[0][0]
-            first, second = (D[a][a] - D[0][a] ** 2 / D[0][0] for a in (1, 2))
+        moved = [[t * r for r in row] for row in R]
+        for i, j, k, l in pairs:  # noqa: E741
+            # Covariances of j, k, l given that field i vanishes.
+            a, b, c = (moved[i][n] for n in (j, k, l))
+            jj, kk, ll = 1 - a * a, 1 - b * b, 1 - c * c
+            jk, jl, kl = moved[j][k] - a * b, moved[j][l] - a * c, moved[k][l] - b * c
+            cross = kl - jk * jl / jj
+            first, second = kk - jk**2 / jj, ll - jl**2 / jj
             root = mp.sqrt(max(first * second - cross**2, mp.mpf(0)))
-            total += R[i][j] / mp.sqrt(D[0][0]) * mp.atan2(cross, root)
+            total += R[i][j] / mp.sqrt(jj) * mp.atan2(cross, root)
         return total
 
     return 4 / mp.pi**2 * mp.quad(density, [0, 1])

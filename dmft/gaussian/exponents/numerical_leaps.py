@@ -112,7 +112,9 @@ class _Engine:
     def bounded(self, values: Array) -> Array:
         """T_l(y) itself, shape (l, n)."""
         angle = np.arctan((values - self.centre) / self.size)
-        return np.asarray(np.cos(self.frequencies[:, None] * angle + self.phases[:, None]))
+        turned = self.frequencies[:, None] * angle
+        turned += self.phases[:, None]
+        return np.asarray(np.cos(turned, out=turned))
 
     @cached_property
     def averaged(self) -> CubicSpline:

@@ -18,6 +18,8 @@ MAX_PRECISE = 20_000
 # Digits of those, and points at which the rounding of doubles is measured.
 PRECISE_DIGITS = 30
 NOISE_POINTS = 12
+# An odd function sums to less than this part of its size over points and their mirror images.
+ODD_TO = 1e-3
 
 
 def _step(t: mpmath.mpf, middle: float = 0.5) -> mpmath.mpf:
@@ -107,6 +109,17 @@ class Integrand:
             if mpmath.im(value) != 0:
                 raise self._complex(point)
             return mpmath.re(value)
+
+    def may_be_odd(self, points: Array) -> bool:
+        """Whether doubles at points (r, n) leave open that the function is odd in them.
+
+        Rounding is far from what tells the two apart; where it is not, they leave it open.
+        """
+        here, there = (self.rows @ u + self.shift[:, None] for u in (points, -points))
+        with np.errstate(all="ignore"):
+            value, mirrored = (np.asarray(self._fast(*fields)) for fields in (here, there))
+        off = np.abs(value + mirrored).sum()
+        return not off > ODD_TO * (np.abs(value).sum() + np.abs(mirrored).sum())
 
     def _scalar_functions(self) -> dict[str, Callable[..., Any]]:
         def scalar(function: Callable[[Array], Array]) -> Callable[..., Any]:

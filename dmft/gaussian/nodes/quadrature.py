@@ -31,6 +31,8 @@ AVERAGED = (3, 4)
 GENTLE = 2.5
 # Points that measure the size of the integrand, and the rounding of its values.
 PILOT = 1024
+# Of those, the ones that tell most functions from odd ones before symbols do.
+ODD_POINTS = 32
 # Rounding of sums of doubles, and the error that always passes, relative to E|f|.
 ROUNDING = 1e-15
 FLOOR = 2e-14
@@ -320,7 +322,7 @@ def _block(block: Block, rtol: float) -> _Part:
         raise BadParameter(f"{block.shown()} has no numerical value: {error}") from error
     # A few points in the support of a function say nothing of its size.
     size = float(np.mean(sizes)) if np.count_nonzero(sizes) > PILOT / 20 else 0.0
-    if not any(block.shift) and _is_odd(block):
+    if not any(block.shift) and function.may_be_odd(pilot[:, :ODD_POINTS]) and _is_odd(block):
         # A symmetry is worth nothing where the integral does not exist.
         Nested(function, BUDGET) if block.dimension <= MOST_NESTED else box(function)
         return _Part(0.0, 0.0, size, "symmetry", block.dimension, function.evaluations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import factorial, prod
 
@@ -109,19 +110,23 @@ def _coefficients(function: TokenFunction, means: Sequence[float], order: int) -
         found = [polynomial_coefficients(y, fields) for y in polynomials]
         degree = max((sum(n) for y in found for n in y), default=0)
         return Coefficients(found, True, degree, True)
-    grid = token_grid(length)
-    outputs = []
-    for y in function.outputs:
-        (values,) = GridFunctions([y], length)(grid, means)
-        table = grid.coefficients(values, order)
-        outputs.append(
-            {
-                n: sp.Float(float(table[n]) * np.sqrt(_factorial(n)), 17)
-                for k in range(order + 1)
-                for n in indices(length, k)
-            }
-        )
+    outputs = [dict(_on_grid(y, length, tuple(means), order)) for y in function.outputs]
     return Coefficients(outputs, False, order)
+
+
+@lru_cache(maxsize=64)
+def _on_grid(
+    function: sp.Expr, length: int, means: tuple[float, ...], order: int
+) -> dict[Index, sp.Expr]:
+    """Coefficients by sums over nodes; one student is asked about many targets."""
+    grid = token_grid(length)
+    (values,) = GridFunctions([function], length)(grid, means)
+    table = grid.coefficients(values, order)
+    return {
+        n: sp.Float(float(table[n]) * np.sqrt(_factorial(n)), 17)
+        for k in range(order + 1)
+        for n in indices(length, k)
+    }
 
 
 def _of_trace(function: Attention, means: Sequence[float]) -> Coefficients:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.simulation.risks.risk import (
     RISK_SIGNATURE,
     pair_mean,
@@ -21,6 +22,7 @@ from dmft.simulation.risks.risk import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.risks.risk": "97d0e0a33b43",
 }
 
@@ -61,7 +63,10 @@ def clustered_risk_at(Q, M, P, a, a_star, sigma, sigma_star, par, par_star, rule
     has_fields, by_cluster = rule[4].size > 1, rule[4].size > 2
     count = p if has_fields else p + k
     c, cov, mean = np.empty(p + k), np.empty((p + k, p + k)), np.empty(p + k)
-    cov[:p, :p], cov[:p, p:], cov[p:, :p], cov[p:, p:] = Q, M, M.T, P
+    copy_into(cov[:p, :p], Q)
+    copy_into(cov[:p, p:], M)
+    copy_into(cov[p:, :p], M.T)
+    copy_into(cov[p:, p:], P)
     for m in range(p + k):
         c[m] = -a[m] / p if m < p else a_star[min(m - p, a_star.size - 1)] / k
     risk, star, before = 0.0, par_star.copy(), 0.0

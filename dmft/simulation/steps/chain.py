@@ -9,6 +9,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.passage import WATCH_NOTHING, WATCH_OVERLAP
@@ -47,6 +48,7 @@ from dmft.simulation.steps.optimiser import begin_step_of_overlaps
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "573e5855bb92",
     "dmft.simulation.steps.optimiser": "8794ce4135c1",
 }
@@ -131,8 +133,8 @@ def advance_overlaps(  # type: ignore[no-untyped-def]
             fill_gram(generator, S, V, degrees, L, order, T, Y, gram)
         shorten_step(cross, own, gram, rates[now, SHORTENED], p * batch * math.sqrt(dim))
         if counts[3] == SPHERE_GRADIENT:
-            Q_old[:, :] = Q
-            M_old[:, :] = M
+            copy_into(Q_old, Q)
+            copy_into(M_old, M)
         begin_step_of_overlaps(Q, M, own, rates, now)
         apply_step(Q, M, rates[now, GAIN] / dim, cross, own, gram)
         if trained:

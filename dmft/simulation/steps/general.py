@@ -20,6 +20,7 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risks.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
@@ -59,6 +60,7 @@ from dmft.simulation.steps.sample import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "573e5855bb92",
     "dmft.simulation.steps.optimiser": "8794ce4135c1",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
@@ -113,8 +115,8 @@ def advance_general_overlaps(  # type: ignore[no-untyped-def]
                     own[j, i] = psi[j] * h[i]
                     gram[j, i] = psi[j] * psi[i] * square
             if counts[3] == SPHERE_GRADIENT:
-                Q_old[:, :] = Q
-                M_old[:, :] = M
+                copy_into(Q_old, Q)
+                copy_into(M_old, M)
             kept = begin_step_of_overlaps(Q, M, own, rates, now)
             for j in range(p):
                 h[j] *= kept

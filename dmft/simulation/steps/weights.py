@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.simulation.passage import WATCH_NOTHING
 from dmft.simulation.risks.risk import MATRIX, VECTOR
 from dmft.simulation.steps.common import (
@@ -43,6 +44,7 @@ from dmft.simulation.steps.rows import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
     "dmft.simulation.steps.common": "573e5855bb92",
     "dmft.simulation.steps.optimiser": "8794ce4135c1",
     "dmft.simulation.steps.rows": "5beb1f4d3fff",
@@ -87,7 +89,7 @@ def advance_weights(  # type: ignore[no-untyped-def]
         spread = rates[now, SPREAD]
         begin_step(G, push, W, rates, now)
         if rates[now, SHORTENED] != 0.0:
-            before[:, :] = G[:p]
+            copy_into(before, G[:p])
         for _ in range(batch):
             cluster = draw_cluster(generator, clusters)
             draw_input(generator, W_star, clusters, cluster, deviations, X)

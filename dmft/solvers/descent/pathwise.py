@@ -12,12 +12,14 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.solvers.descent.sampled import BLOCK, OPTIONS, SAMPLE, SUMS, pull
 from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.descent.sampled": "6db36b9f4d07",
+    "dmft.compiled.copying": "c5364e4a5c02",
+    "dmft.solvers.descent.sampled": "3d0ee6e0a01f",
 }
 
 RESPOND_SIGNATURE = types.void(
@@ -70,7 +72,7 @@ def respond(bend, t, first, last, kept, normal, star, label, mask, par, past, to
         pull(to_past, rows - p, past, low, h)
         bend(h, star, label[low : low + n], mask[low : low + n], par, H, out)
         slopes = past[kept:]
-        slopes[t * p * p : rows * p, low : low + n] = H
+        copy_into(slopes[t * p * p : rows * p, low : low + n], H)
         Y = np.empty((t + 1, p * p, n))
         Y[t] = H
         _backwards(R_theta, slopes, low, t, p, Y)

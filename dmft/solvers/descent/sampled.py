@@ -185,6 +185,7 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
     memory = to_past[:, before:now].copy()
     old, new = near + ((t + 1) % 2) * half, near + (t % 2) * half
     pairs = t > 0 and partners > 1
+    start = np.int64(0)  # for a zero written out, Numba would compile what it is given to again
     width = min(size, BLOCK)
     base, h, g = np.empty((p, width)), np.empty((p, width)), np.empty((p, width))
     fresh, together = np.empty((p, width)), np.empty((p, width))
@@ -216,17 +217,17 @@ def advance(sample, t, first, last, partners, near, normal, star, label, mask, p
         pull(memory, now - before, past[before:now], low, base)
         for other in range(partners):
             _copy(base, h)
-            pull(latest, p, met[other], 0, h)
+            pull(latest, p, met[other], start, h)
             sample(h, star, marks, times, par, g, out)
             if other == 0:
                 _keep(g, past, now, low)
-                _moments(g, normal, now, low, 1.0, sums[b], 0)
+                _moments(g, normal, now, low, 1.0, sums[b], start)
                 _moments(g, past, rows, low, 1.0, sums[b], rows)
             else:
                 _keep(g, past, new + (other - 1) * p, low)
             if other == 0 or not pairs:
                 _collect(g, out, share, together, sums[b])
-            _moments(g, met[other], p, 0, share, sums[b], now)
+            _moments(g, met[other], p, start, share, sums[b], now)
         _moments(together, star, k, low, 1.0, sums[b], 2 * rows)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba import types
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.solvers.signatures import VECTOR
 from dmft.solvers.two_time.step import (
     FLAGS,
@@ -22,7 +23,8 @@ from dmft.solvers.two_time.step import (
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.solvers.two_time.step": "a9cab4ea9d88",
+    "dmft.compiled.copying": "c5364e4a5c02",
+    "dmft.solvers.two_time.step": "9170edaea23f",
 }
 
 # A step is redone when its error exceeds the tolerance by this.
@@ -90,8 +92,8 @@ def advance(  # type: ignore[no-untyped-def]
     for _ in range(count):
         for rolling in (work.X, work.FX, work.BL, work.BE):
             for r in range(rolling.shape[0] - 1):
-                rolling[r, :, : n + 1] = rolling[r + 1, :, : n + 1]
-        FZ[:-1] = FZ[1:]
+                copy_into(rolling[r, :, : n + 1], rolling[r + 1, :, : n + 1])
+        copy_into(FZ, FZ[1:])
         # What a trial changes besides the new row: first steps of the youngest columns.
         low = max(0, n - 4)
         young_X, young_FX = X[:-1, :, low:n].copy(), FX[:-1, :, low:n].copy()
@@ -116,8 +118,10 @@ def advance(  # type: ignore[no-untyped-def]
                 given = max(1.0, SAFETY * (tol / max(report[4], 1e-300)) ** 0.25)
                 _adapt(control, h, min(factor, young, given))
                 break
-            X[:-1, :, low:n], FX[:-1, :, low:n] = young_X, young_FX
-            Z[:, low:n], FZ[:-1] = young_Z, young_FZ
+            copy_into(X[:-1, :, low:n], young_X)
+            copy_into(FX[:-1, :, low:n], young_FX)
+            copy_into(Z[:, low:n], young_Z)
+            copy_into(FZ, young_FZ)
             control[REJECTED] += 1.0
             control[DT] = h * min(0.7, max(0.2, factor)) if finite else 0.3 * h
             if times.size or not control[DT] > SMALLEST_STEP * max(1.0, x[n - 1]):

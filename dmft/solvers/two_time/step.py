@@ -19,7 +19,13 @@ from numba import types
 from numpy.typing import NDArray
 
 from dmft.compiled import njit
+from dmft.compiled.copying import copy_into
 from dmft.solvers.signatures import MATRIX, VECTOR
+
+# Hashes of the files whose compiled functions are called here (tests/emit).
+COMPILED_WITH = {
+    "dmft.compiled.copying": "c5364e4a5c02",
+}
 
 Array = NDArray[np.float64]
 CUBE = types.float64[:, :, ::1]
@@ -118,7 +124,7 @@ def settled(last):  # type: ignore[no-untyped-def]
 def single_weights(x, q, f, i, out):  # type: ignore[no-untyped-def]
     """Weights of an integral over [0, x_i]: settled ones, then panels that stay below x_i."""
     w = np.empty(POINTS)
-    out[: i + 1] = q[: i + 1]
+    copy_into(out, q[: i + 1])
     for p in range(min(f, i), i):
         first, count = stencil(p, 0, i)
         panel(x, p, first, count, w)
@@ -146,7 +152,7 @@ def _integrals(flags, work, N, i, low):  # type: ignore[no-untyped-def]
     base = M - ROWS + 1
     shared, own, early = np.empty(ROWS), np.empty(ROWS), np.empty(i + 1)
     if f > 0:
-        end_weights(x, f, 0, i, base, shared)
+        end_weights(x, f, np.int64(0), i, base, shared)
     for j in range(low, i + 1):
         if j >= N - 1:
             single_weights(x, q, f, j, early)
@@ -204,7 +210,7 @@ def _evaluate(  # type: ignore[no-untyped-def]
     local(t, x, par, now, Z, X[r], S, J, low, i + 1, out)
     for a in range(X.shape[1]):
         if flags[X_RATE, a]:
-            FX[r, a, low : i + 1] = out[a, low : i + 1]
+            copy_into(FX[r, a, low : i + 1], out[a, low : i + 1])
         else:
             for j in range(low, i):
                 change = max(change, abs(out[a, j] - X[r, a, j]))
@@ -332,7 +338,7 @@ def step(  # type: ignore[no-untyped-def]
     base = M - ROWS + 1
     before = np.zeros(X.shape[1])
     if N >= 3:
-        before[:] = X[N - 1 - base, :, N - 2]
+        copy_into(before, X[N - 1 - base, :, N - 2])
     guess = X[ROWS - 1].copy()
     errors = np.zeros(1)
     for taken in range(passes):
@@ -369,8 +375,10 @@ START_SIGNATURE = types.void(PAIR, PAIR, PAIR, LOCAL, SIGNALS, VECTOR, FLAGS, WO
 def begin(first, late, early, local, signals, par, flags, work):  # type: ignore[no-untyped-def]
     """Rates of row 0, which stands where the last complete row stands (ROWS - 2)."""
     for _ in range(3):  # signals may be defined by others
-        # As the new row of an empty grid: N = -1.
-        _evaluate(first, late, early, local, signals, par, flags, work, -1, 0, 0)
+        # As the new row of an empty grid: N = -1. For integers written out, Numba would compile
+        # all of it once more.
+        zero = np.int64(0)
+        _evaluate(first, late, early, local, signals, par, flags, work, zero - 1, zero, zero)
 
 
 SETTLE_SIGNATURE = types.void(FLAGS, WORK, types.int64)

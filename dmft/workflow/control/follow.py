@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from dmft.equations.update.optimiser import pace
 from dmft.errors import BadParameter
 from dmft.model import SGD
 from dmft.model.schedule import Schedule
-from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.trajectory import Trajectory
@@ -81,7 +79,8 @@ def followed(
     table = (Block("schedule_t", (KNOTS,)), Block("schedule_value", (KNOTS,)))
     moved = replace(
         problem,
-        rhs=_in_tau(
+        rhs=in_tau,
+        tail=(
             problem.rhs,
             position,
             float(over),
@@ -97,28 +96,29 @@ def followed(
     return moved, inputs
 
 
-@lru_cache(maxsize=32)
-def _in_tau(rhs: Any, position: int, over: float, plain: bool, pieces: bool) -> Any:
-    """Compiled right-hand side per tau, with the value that the table behind the constants says."""
-    is_read, address = position >= 0, entry(rhs, "RHS")
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
+def in_tau(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    """Right-hand side per tau, with the value that the table behind the constants says.
 
-    @njit(RHS_SIGNATURE, nogil=True, later=True)
-    def followed(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        n = widths[widths.size - 1]
-        times, numbers = par[par.size - 2 * n : par.size - n], par[par.size - n :]
-        if pieces:
-            now = numbers[min(max(np.searchsorted(times, t, side="right") - 1, 0), n - 1)]
-        else:
-            now = np.interp(t, times, numbers)
-        values = par.copy()
-        if is_read:
-            values[position] = now
-        rhs_at(address)(t, y, widths, values, out)
-        factor = over if plain else over * now
-        for i in range(y.size):
-            out[i] *= factor
-
-    return keeping(followed, rhs)
+    In the tail of `par` stand the right-hand side per t, the position of the value among the
+    parameters or -1, tau over t, whether the time does not run with the value, and whether it is
+    constant in each piece.
+    """
+    n, end = widths[widths.size - 1], par.size - 5
+    address, position, over = np.int64(par[end]), np.int64(par[end + 1]), par[end + 2]
+    plain, pieces = par[end + 3] > 0.0, par[end + 4] > 0.0
+    times, numbers = par[end - 2 * n : end - n], par[end - n : end]
+    if pieces:
+        now = numbers[min(max(np.searchsorted(times, t, side="right") - 1, 0), n - 1)]
+    else:
+        now = np.interp(t, times, numbers)
+    values = par.copy()
+    if position >= 0:
+        values[position] = now
+    rhs_at(address)(t, y, widths, values, out)
+    factor = over if plain else over * now
+    for i in range(y.size):
+        out[i] *= factor
 
 
 def run_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from dmft.compiled import njit
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter
 from dmft.model.schedule import Schedule
-from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
 from dmft.workflow.control.problem import Controlled, check_controlled
@@ -95,7 +93,8 @@ def greedy_schedule(
     c = system.control
     problem = replace(
         system.problem,
-        rhs=_greedy(system.problem.rhs, system.gradient_of_risk, c.position, c.scale, low, high),
+        rhs=greedy,
+        tail=(system.problem.rhs, system.gradient_of_risk, c.position, c.scale, low, high),
         lanes=None,
         time_unit="steps / d",
     )
@@ -171,30 +170,30 @@ def best(first: float, second: float, low: float, high: float) -> float:
     return min(max(-first / (2.0 * second), low), high)
 
 
-@lru_cache(maxsize=32)
-def _greedy(rhs: Any, gradient: Any, position: int, scale: float, low: float, high: float) -> Any:
-    """Compiled right-hand side per tau at the greedy rate of the moment."""
-    rates, slope = entry(rhs, "RHS"), entry(gradient, "RHS")
+@njit(RHS_SIGNATURE, nogil=True, cache=True)
+def greedy(t, y, widths, par, out):  # type: ignore[no-untyped-def]
+    """Right-hand side per tau at the greedy rate of the moment.
 
-    @njit(RHS_SIGNATURE, nogil=True, later=True)
-    def greedy(t, y, widths, par, out):  # type: ignore[no-untyped-def]
-        n = y.size
-        values, both, slopes, one = par.copy(), np.zeros(2 * n), np.zeros(2 * n), np.empty(n)
-        both[:n] = y
-        rhs_at(slope)(t, both, widths, values, slopes)
-        values[position] = 0.0
-        rhs_at(rates)(t, y, widths, values, out)
-        values[position] = 1.0
-        rhs_at(rates)(t, y, widths, values, one)
-        first, second = 0.0, 0.0
-        for i in range(n):
-            first += slopes[n + i] * out[i]
-            second += slopes[n + i] * (one[i] - out[i])
-        if second <= 0.0:
-            now = high if first + high * second < 0.0 else low
-        else:
-            now = min(max(-first / (2.0 * second), low), high)
-        for i in range(n):
-            out[i] = scale * now * (out[i] + now * (one[i] - out[i]))
-
-    return keeping(greedy, rhs, gradient)
+    In the tail of `par` stand the rates, the gradient of the risk, the position of the control
+    among the parameters, its scale and its bounds.
+    """
+    n, end = y.size, par.size - 6
+    rates, slope, position = np.int64(par[end]), np.int64(par[end + 1]), np.int64(par[end + 2])
+    scale, low, high = par[end + 3], par[end + 4], par[end + 5]
+    values, both, slopes, one = par.copy(), np.zeros(2 * n), np.zeros(2 * n), np.empty(n)
+    both[:n] = y
+    rhs_at(slope)(t, both, widths, values, slopes)
+    values[position] = 0.0
+    rhs_at(rates)(t, y, widths, values, out)
+    values[position] = 1.0
+    rhs_at(rates)(t, y, widths, values, one)
+    first, second = 0.0, 0.0
+    for i in range(n):
+        first += slopes[n + i] * out[i]
+        second += slopes[n + i] * (one[i] - out[i])
+    if second <= 0.0:
+        now = high if first + high * second < 0.0 else low
+    else:
+        now = min(max(-first / (2.0 * second), low), high)
+    for i in range(n):
+        out[i] = scale * now * (out[i] + now * (one[i] - out[i]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -39,12 +40,11 @@ class ValuesAtTimes:
         (symbol, low, high) = total.limits[0]
         ends = [y.xreplace(dict(at)) for y in (low, high)]
         ends[1:1] = [self.s] if ends[0] < self.s < ends[1] else []
-        places, weights = np.polynomial.legendre.leggauss(self.nodes)
         result = sp.Float(0)
         for begin, end in pairwise(ends):
             half = (end - begin) / 2
-            for place, weight in zip(places, weights, strict=True):
-                here = {**at, symbol: begin + half * (1 + sp.Float(place))}
+            for place, weight in _rule(self.nodes):
+                here = {**at, symbol: begin + half * (1 + place)}
                 result += half * weight * self(total.function, here)
         return result
 
@@ -56,3 +56,10 @@ class ValuesAtTimes:
                 return sp.Float(0)
             times.reverse()
         return sp.Float(self.known[str(applied.func)](*times))
+
+
+@lru_cache(maxsize=8)
+def _rule(nodes: int) -> tuple[tuple[sp.Expr, sp.Expr], ...]:
+    """Places in [-1, 1] and weights of Gauss and Legendre."""
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    return tuple((sp.Float(x), sp.Float(w)) for x, w in zip(places, weights, strict=True))
