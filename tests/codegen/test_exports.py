@@ -75,7 +75,7 @@ def test_python(name, tmp_path, monkeypatch):
     assert "import dmft" not in path.read_text()
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("attention")  # of committees the Jacobian below
 @pytest.mark.parametrize("name", NAMES)
 def test_c(name, tmp_path):
     needs("gcc")
@@ -194,7 +194,7 @@ def test_parameters_of_the_python_file(tmp_path, monkeypatch):
         found["rhs"](0.0, **state, rate=1.0)
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("readouts")
 @pytest.mark.parametrize("name", ["erf", "relu", "he3", "readouts"])
 def test_jacobian_in_c(name, tmp_path):
     """Against the derivative of the NumPy reference."""
@@ -275,7 +275,7 @@ def more(name):
     return committees(ERF, sp.sign(Z), dmft.SGD(0.2, loss="correlation"), (2, 1)), (".js", ".c")
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases("map", "rule")
 @pytest.mark.parametrize("name", ["four signs", "tables", "map", "decay", "rule", "correlation"])
 def test_more_systems(name, tmp_path, monkeypatch):
     equations, ends = more(name)

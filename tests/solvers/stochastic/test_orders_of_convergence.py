@@ -57,7 +57,7 @@ def final_values(system, method, steps, t_end, paths):
     return system.measure(np.concatenate(state, axis=1))
 
 
-def weak_error(outcomes_of, system, method, steps, t_end=T_END, paths=20_000):
+def weak_error(outcomes_of, system, method, steps, t_end=T_END, paths=15_000):
     n = system.problem.pack(system.start).size
     first, probability = outcomes_of(n, steps, paths)
     assert probability.sum() == pytest.approx(1.0, rel=1e-12)
