@@ -146,7 +146,7 @@ def test_learned_directions_of_a_descent(descent):
     table = dmft.learned_directions(descent.model, descent.algorithm, rtol=1e-3)
     assert [row.when for row in table.table] == ["step 1", "step 2"]
     axes = ("learning_rate", [0.1, 0.3]), ("samples_per_dim", [3.0])
-    points = {"samples": 2**12, "scrambles": 4}
+    points = {"samples": 2**11, "scrambles": 4}
     how = {"equations": descent, "start": start, **points}
     counts = [
         dmft.phase_diagram("learned_directions", *axes, t_max=t, overlap=0.02, **how)
