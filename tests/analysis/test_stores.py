@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -446,26 +447,16 @@ def test_functions_without_a_name_and_what_partial_binds_are_told_apart(tmp_path
         run_sweep(points, lambdas[1], store=tmp_path / "s")
 
 
-def test_measures_that_cannot_travel(tmp_path):
+def test_measures_that_cannot_travel(tmp_path, monkeypatch):
     with pytest.raises(BadParameter, match="cannot be sent to other processes"):
         run_sweep(GRID, lambda a, b: a, executor="processes", store=tmp_path / "s")
     assert open_store(tmp_path / "s").read().records.size == 0
     # Known here, unknown there: a refusal, not points that end their workers.
-    script = """
-from dmft.analysis.sweeps.run_sweep import run_sweep
-from dmft.errors import BadParameter
-def measure(a):
-    return a
-if __name__ == "__main__":
-    try:
-        run_sweep({"a": [1.0, 2.0]}, measure, executor="processes", workers=1)
-    except BadParameter as error:
-        print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert "cannot be sent to other processes (Can't get attribute 'measure'" in done.stdout
+    here = ModuleType("known_here_alone")
+    exec("def measure(a):\n    return a", vars(here))
+    monkeypatch.setitem(sys.modules, here.__name__, here)
+    with pytest.raises(BadParameter, match=r"other processes \(No module named 'known_here_alone'"):
+        run_sweep({"a": [1.0, 2.0]}, here.measure, executor="processes", workers=1)
 
 
 def pool():
