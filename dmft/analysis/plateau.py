@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
-from dmft.solvers.pointers import entry
-from dmft.solvers.runge_kutta.explicit import evaluate_rows
+from dmft.solvers.pointers import entry, loop
 from dmft.solvers.solve import solve_problem
 from dmft.solvers.trajectory import Trajectory
 
@@ -128,13 +127,13 @@ def risk_rate(run: Trajectory) -> Vector:
         *(np.empty((run.t.size, len(problem.observables))) for _ in range(2)),
     )
     rhs, observe = entry(problem.rhs, "RHS"), entry(problem.observe, "RHS")
-    evaluate_rows(rhs, run.t, np.ascontiguousarray(y), widths, par, flow)
+    loop("evaluate_rows")(rhs, run.t, np.ascontiguousarray(y), widths, par, flow)
     size = np.max(np.abs(y), axis=1, initial=1e-300)
     speed = np.max(np.abs(flow), axis=1, initial=1e-300)
     h = DISPLACEMENT * size / speed
     shift = h[:, None] * flow
-    evaluate_rows(observe, run.t, np.ascontiguousarray(y + shift), widths, par, ahead)
-    evaluate_rows(observe, run.t, np.ascontiguousarray(y - shift), widths, par, behind)
+    loop("evaluate_rows")(observe, run.t, np.ascontiguousarray(y + shift), widths, par, ahead)
+    loop("evaluate_rows")(observe, run.t, np.ascontiguousarray(y - shift), widths, par, behind)
     i = problem.observables.index("risk")
     rate: Vector = (ahead[:, i] - behind[:, i]) / (2.0 * h)
     return rate

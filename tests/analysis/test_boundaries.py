@@ -107,18 +107,17 @@ def test_the_number_of_threads_changes_nothing():
     np.testing.assert_array_equal(one.curves[0].x, four.curves[0].x)
 
 
-def test_growth_of_the_uninformative_point_vanishes_at_the_maximal_rate():
-    """One_pass.md F.1: growth 4 - 2 gamma (12 + Delta) on the sphere."""
+def test_a_level_of_the_growth_of_the_uninformative_point():
+    """One_pass.md F.1: growth 4 - 2 gamma (12 + Delta) on the sphere.
+
+    Where it vanishes: test_signs_without_zeros.py.
+    """
     square = dmft.Committee(sp.Symbol("z", real=True) ** 2, 1)
     equations = dmft.derive(dmft.Model(square, square), dmft.SGD(0.1, constraint="sphere"))
     axes = ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0)
     start = dmft.Overlaps([[1.0]], [[0.0]])
-    found = dmft.boundary("growth_rate", *axes, grid=(5, 5), equations=equations, start=start)
-    (curve,) = found.curves
-    np.testing.assert_allclose(curve.x, 2 / (12 + curve.y), atol=1e-6)
-    level = dmft.boundary(
-        "growth_rate", *axes, grid=(5, 5), equations=equations, start=start, level=1.0
-    )
+    how = {"grid": (3, 3), "step": 0.25, "equations": equations, "start": start}
+    level = dmft.boundary("growth_rate", *axes, level=1.0, **how)
     np.testing.assert_allclose(4 - 2 * level.curves[0].x * (12 + level.curves[0].y), 1, atol=1e-4)
     with pytest.raises(BadParameter, match="unknown parameter 'width'"):
         dmft.boundary("growth_rate", axes[0], ("width", 1, 2), equations=equations, start=start)
@@ -213,6 +212,7 @@ def test_a_store_of_a_boundary(tmp_path):
         dmft.sweep({"u": [0.0], "v": [0.0]}, measure, store=how["store"])
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("after", [40, 100, 200])
 def test_ctrl_c_keeps_what_is_found(tmp_path, ctrl_c, after):
     whole = trace_boundary(lambda u, v: u**2 + v**2 - 1, *BOX)

@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -446,43 +447,33 @@ def test_functions_without_a_name_and_what_partial_binds_are_told_apart(tmp_path
         run_sweep(points, lambdas[1], store=tmp_path / "s")
 
 
-def test_measures_that_cannot_travel(tmp_path):
+def test_measures_that_cannot_travel(tmp_path, monkeypatch):
     with pytest.raises(BadParameter, match="cannot be sent to other processes"):
         run_sweep(GRID, lambda a, b: a, executor="processes", store=tmp_path / "s")
     assert open_store(tmp_path / "s").read().records.size == 0
     # Known here, unknown there: a refusal, not points that end their workers.
-    script = """
-from dmft.analysis.sweeps.run_sweep import run_sweep
-from dmft.errors import BadParameter
-def measure(a):
-    return a
-if __name__ == "__main__":
-    try:
-        run_sweep({"a": [1.0, 2.0]}, measure, executor="processes", workers=1)
-    except BadParameter as error:
-        print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert "cannot be sent to other processes (Can't get attribute 'measure'" in done.stdout
+    here = ModuleType("known_here_alone")
+    exec("def measure(a):\n    return a", vars(here))
+    monkeypatch.setitem(sys.modules, here.__name__, here)
+    with pytest.raises(BadParameter, match=r"other processes \(No module named 'known_here_alone'"):
+        run_sweep({"a": [1.0, 2.0]}, here.measure, executor="processes", workers=1)
 
 
-def pool_of_two():
-    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+def pool():
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def test_workers_outlive_sweeps(tmp_path):
     """One pool for two parts, then for a store that was removed and made again."""
     how = {"store": tmp_path / "s", "identity": IDENTITY}
-    with pool_of_two() as pool:
+    with pool() as one:
         for part in ((0, 2), (1, 2)):
-            run_sweep(GRID, product, executor=pool, part=part, **how)
+            run_sweep(GRID, product, executor=one, part=part, **how)
         for index in range(2):
             assert opened(tmp_path, (index, 2)).read().records.size == [11, 10][index]
         shutil.rmtree(tmp_path / "s")
         for _ in range(2):
-            assert run_sweep(GRID, product, executor=pool, **how).complete
+            assert run_sweep(GRID, product, executor=one, **how).complete
             assert opened(tmp_path).read().records.size == 21
             shutil.rmtree(tmp_path / "s")
     task = Task(product, as_points(GRID), ("value",), str(tmp_path / "s"), IDENTITY)
@@ -493,10 +484,10 @@ def test_workers_outlive_sweeps(tmp_path):
 def test_a_store_named_from_where_the_driver_stands(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert pool.submit(os.getcwd).result() == str(Path.cwd())
+    with pool() as one:
+        assert one.submit(os.getcwd).result() == str(Path.cwd())
         monkeypatch.chdir(tmp_path)
-        run_sweep(GRID, product, executor=pool, store="s", identity=IDENTITY)
+        run_sweep(GRID, product, executor=one, store="s", identity=IDENTITY)
     assert opened(tmp_path).read().records.size == 21
     assert not list((tmp_path / "elsewhere").iterdir())
 

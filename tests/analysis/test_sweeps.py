@@ -16,6 +16,7 @@ from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
 from dmft.errors import BadParameter
+from tests.analysis.deadly import deadly
 
 GRID = {"a": np.linspace(0.0, 2.0, 7), "b": [1, 2, 3]}
 
@@ -144,21 +145,17 @@ def test_parts_of_one_store(tmp_path):
     assert whole.complete
 
 
-def fatal(a):
-    if a == 3.0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * a
-
-
 def test_a_point_that_ends_its_worker_is_recorded(tmp_path):
     points = {"a": np.arange(8.0)}
-    sweep = run_sweep(points, fatal, store=tmp_path / "s", executor="processes", workers=2)
+    sweep = run_sweep(points, deadly, store=tmp_path / "s", executor="processes", workers=1)
     assert sweep.status.tolist() == ["ok"] * 3 + ["not_converged"] + ["ok"] * 4
     assert sweep.messages == {3: "ended its worker 3 times"}
     with ProcessPoolExecutor(1) as pool, pytest.raises(BadParameter, match="cannot be used again"):
-        run_sweep(points, fatal, executor=pool)
+        run_sweep(points, deadly, executor=pool)
 
 
+# Of a cluster tests/cli/test_sweeps_and_boundaries.py, of workers that end the test above.
+@pytest.mark.slow
 def test_dask_cluster_with_a_worker_killed(tmp_path):
     distributed = pytest.importorskip("distributed")
     with (

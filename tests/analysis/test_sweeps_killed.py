@@ -240,7 +240,7 @@ def kill_and_resume(ledger, kills, executor):
 
 
 def test_killed_and_resumed(tmp_path):
-    kill_and_resume(Ledger(tmp_path, 2000, 0), 2, "threads")
+    kill_and_resume(Ledger(tmp_path, 2000, 0), 1, "threads")
 
 
 @pytest.mark.slow

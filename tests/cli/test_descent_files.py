@@ -76,19 +76,25 @@ def test_derive_writes_two_times(model, tmp_path, capsys):
     assert r"R^{\ell}_{j l}(t, s)" in out.read_text()
 
 
-def test_pictures_and_files(model, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
+def test_files(model, tmp_path, capsys):
     pytest.importorskip("h5netcdf")
-    picture, saved = tmp_path / "run.png", tmp_path / "run.nc"
-    assert main(["solve", str(model), "--plot", str(picture), "--save", str(saved)]) == 0
-    assert picture.stat().st_size > 10_000
+    saved = tmp_path / "run.nc"
+    assert main(["solve", str(model), "--save", str(saved)]) == 0
     np.testing.assert_allclose(dmft.load(saved).M[:, 0, 0], EXACT, atol=1e-12)
-    both = tmp_path / "both.png"
-    assert main(["simulate", str(model), "--theory", "--plot", str(both)]) == 0
-    assert both.exists()
+    assert main(["simulate", str(model), "--theory"]) == 0
     text = capsys.readouterr().out
     assert "theory" in text
     assert "M[1,1]" in text
+
+
+@pytest.mark.slow  # of one pass test_solve_saves_and_draws, of descents tests/display
+def test_pictures(model, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture, both = tmp_path / "run.png", tmp_path / "both.png"
+    assert main(["solve", str(model), "--plot", str(picture)]) == 0
+    assert picture.stat().st_size > 10_000
+    assert main(["simulate", str(model), "--theory", "--plot", str(both)]) == 0
+    assert both.exists()
 
 
 def test_simulate_agrees_with_the_exact_overlaps(model, capsys):

@@ -245,6 +245,8 @@ def test_a_damaged_record_is_written_anew(kept, again, capsys):
     assert started("solve", path) == (*first, "[]")
 
 
+# What is made ready: tests/workflow/test_warm.py; compiling it all takes ten seconds.
+@pytest.mark.slow
 def test_warm_prepares_the_first_run(tmp_path, capsys):
     path = tmp_path / "model.toml"
     path.write_text(SQUARE.replace("t_max = 3.0", "t_max = 2.9"))

@@ -28,8 +28,9 @@ M = [[{m}]]
 t_max = 20.0
 [boundary]
 measure = "growth_rate"
-x = {{name = "gamma", from = 0.05, to = 0.2, points = 4}}
-y = {{name = "label_noise", from = 0.0, to = 4.0, points = 4}}
+x = {{name = "gamma", from = 0.05, to = 0.2, points = 3}}
+y = {{name = "label_noise", from = 0.0, to = 4.0, points = 3}}
+step = 0.25
 [sweep]
 measure = "final_risk"
 store = "store"
@@ -48,22 +49,17 @@ def declaration(tmp_path):
     return write
 
 
-def test_boundary(declaration, capsys, tmp_path):
-    file = declaration(m=0.0)
-    assert main(["boundary", file, "--json", "--plot", str(tmp_path / "b.png")]) == 0
-    (curve,) = json.loads(capsys.readouterr().out)["curves"]
+def test_a_boundary_with_a_store_is_drawn_and_computed_once(declaration, capsys, tmp_path):
+    file = declaration(m=0.0, text=MODEL.replace("[sweep]", 'store = "points"\n[sweep]'))
+    answers = []
+    for options in (["--plot", str(tmp_path / "b.png")], []):
+        assert main(["boundary", file, "--json", *options]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    first, second = answers
+    (curve,) = first["curves"]
     gamma, noise = np.array(curve["gamma"]), np.array(curve["label_noise"])
     np.testing.assert_allclose(gamma, 2 / (12 + noise), atol=1e-6)
     assert (tmp_path / "b.png").stat().st_size > 5000
-
-
-def test_a_boundary_with_a_store_is_computed_once(declaration, capsys, tmp_path):
-    file = declaration(m=0.0, text=MODEL.replace("[sweep]", 'store = "points"\n[sweep]'))
-    answers = []
-    for _ in range(2):
-        assert main(["boundary", file, "--json"]) == 0
-        answers.append(json.loads(capsys.readouterr().out))
-    first, second = answers
     assert first["curves"] == second["curves"]
     assert second["solves"] == {"grid": 0, "curves": 0}
     assert second["stored"] == sum(first["solves"].values())

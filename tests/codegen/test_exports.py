@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.util
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ Z = sp.Symbol("z", real=True)
 ERF, RELU = sp.erf(Z / sp.sqrt(2)), sp.Max(0, Z)
 P_WIDTH, K_WIDTH = sp.symbols("p k", integer=True, positive=True)
 NAMES = ("erf", "relu", "he3", "sign", "attention", "readouts")
-COMPILE = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+COMPILE = ["-std=c99", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 
 
 def few(*fast):
@@ -75,7 +76,7 @@ def test_python(name, tmp_path, monkeypatch):
     assert "import dmft" not in path.read_text()
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("attention")  # of committees the Jacobian below
 @pytest.mark.parametrize("name", NAMES)
 def test_c(name, tmp_path):
     needs("gcc")
@@ -126,7 +127,10 @@ def test_notebook(name, tmp_path, monkeypatch):
 def test_run_as_a_script(tmp_path):
     """With Numba where it is installed; one changed digit of a stored value is found."""
     path = dmft.export(system("relu"), tmp_path / "model.py")
-    run = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=600)
+    run = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=600,
+        env={**os.environ, "NUMBA_OPT": "0"},
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
     text = path.read_text()
     place = text.index('"rates": {') + text[text.index('"rates": {') :].index("0.") + 4
@@ -194,7 +198,7 @@ def test_parameters_of_the_python_file(tmp_path, monkeypatch):
         found["rhs"](0.0, **state, rate=1.0)
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("readouts")
 @pytest.mark.parametrize("name", ["erf", "relu", "he3", "readouts"])
 def test_jacobian_in_c(name, tmp_path):
     """Against the derivative of the NumPy reference."""
@@ -275,7 +279,7 @@ def more(name):
     return committees(ERF, sp.sign(Z), dmft.SGD(0.2, loss="correlation"), (2, 1)), (".js", ".c")
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases("map", "rule")
 @pytest.mark.parametrize("name", ["four signs", "tables", "map", "decay", "rule", "correlation"])
 def test_more_systems(name, tmp_path, monkeypatch):
     equations, ends = more(name)

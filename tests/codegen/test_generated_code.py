@@ -39,7 +39,7 @@ def compiled_rates(equations, start, **parameters):
     return problem.unpack(out, values.widths), risk[0]
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_text_equals_reference_at_all_widths(activations, name, generated_code):
     check_all_widths(activations, name)

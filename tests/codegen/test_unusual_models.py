@@ -60,7 +60,7 @@ def rates_by_quadrature(sigma, teacher, a, a_star, start, gamma, noise, nodes):
     return rates, (residual**2 * mass).sum() / 2
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.usefixtures("generated_code")
 @pytest.mark.parametrize("name", list(MODELS))
 def test_unusual_model_against_its_definition(name):

@@ -22,6 +22,7 @@ def solve(system, t_max, **more):
     return solve_problem(system.problem, system.start, t_max, **system.arguments(), **more)
 
 
+@pytest.mark.cases(7)
 @each_method
 @pytest.mark.parametrize(("m", "start"), [(2.0, 1.0), (3.0, 1.0), (2.0, 1e-3), (10.0, 1.0)])
 def test_blow_up_in_finite_time(power, method, m, start):
@@ -94,7 +95,7 @@ def test_budget(oscillator, method):
 @each_method
 def test_timeout(oscillator, method):
     began = time.monotonic()
-    run = solve(oscillator, 1e12, method=method, timeout=0.2, max_steps=10**12)
+    run = solve(oscillator, 1e12, method=method, timeout=0.05, max_steps=10**12)
     assert run.status == "timeout"
     assert time.monotonic() - began < PROMPT
     assert run.t[-1] > 0.0

@@ -25,8 +25,11 @@ def test_wide_students_go_on_from_their_end():
 
 def test_paths_are_drawn_with_their_number():
     pytest.importorskip("matplotlib")
-    equations = dmft.derive(MODEL, dmft.SGD(0.5), dim=200, fluctuations=True)
-    run = dmft.solve(equations, START, 0.2, paths=3, dt=0.05, save_at=3)
+    square = dmft.Committee(z**2, width=1)
+    sgd = dmft.SGD(0.05, constraint="sphere")
+    equations = dmft.derive(dmft.Model(square, square), sgd, dim=1000, fluctuations=True)
+    start = dmft.Overlaps([[1.0]], [[0.3]])
+    run = dmft.solve(equations, start, 0.2, paths=3, dt=0.05, save_at=3)
     _, risk = np.ravel(dmft.plot(run))
     _, labels = risk.get_legend_handles_labels()
-    assert labels == ["d = 200: mean of 3 paths ± standard error"]
+    assert labels == ["d = 1000: mean of 3 paths ± standard error"]

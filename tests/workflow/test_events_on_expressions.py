@@ -113,7 +113,7 @@ def test_maps_paths_and_stages_take_the_same_event():
     assert (protocol.status, protocol.t[-1]) == ("event", pytest.approx(2.5))
 
 
-BY_FUNCTION = lambda t, s: s["M"][0, 0] / sp.sqrt(s["Q"][0, 0])  # noqa: E731
+BY_FUNCTION = lambda t, s: np.sqrt(np.trace(s["M"] @ s["M"].T) / s["Q"][0, 0])  # noqa: E731
 
 
 @pytest.mark.cases(2)
@@ -228,7 +228,7 @@ def test_steps_are_counted_through_stages_of_constant_and_following_rates():
     assert run.steps(1)[-1] == pytest.approx(1 / 0.1 + (2**2 - 1) / 2 / 0.05, rel=1e-7)
 
 
-@pytest.mark.cases("trace")
+@pytest.mark.slow  # one of them is BY_FUNCTION
 @pytest.mark.parametrize(
     "function",
     [

@@ -60,7 +60,7 @@ def test_what_no_number_of_steps_learns(name, activation):
 SLOW = ("He3+He3", "z1+z1He3(z2)", "He3+parity")
 
 
-@pytest.mark.cases("z1+z1z2", "He3")
+@pytest.mark.cases("He3")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in LEARNED]
 )

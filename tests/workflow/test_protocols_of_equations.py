@@ -51,16 +51,16 @@ def test_adaptive_loss_switches_and_decays_as_by_hand():
             SQUARED, lambda t0, _: {"learning_rate": lambda t: 0.1 * GAMMA * 0.995 ** (t - t0)}
         ),
     ]
-    run = dmft.solve_stages(stages, START, 80)
-    Q, M, switch = by_hand(80)
+    run = dmft.solve_stages(stages, START, 50)
+    Q, M, switch = by_hand(50)
     assert switch is not None
     assert 1 < switch < 40
     assert [event.t for event in run.events] == [switch]
     assert [stage["t"] for stage in run.provenance["stages"]] == [0, switch]
     np.testing.assert_allclose(run.Q, Q, rtol=1e-11)
     np.testing.assert_allclose(run.M, M, rtol=1e-11)
-    np.testing.assert_array_equal(run.t, np.arange(81))
-    assert run.readout.shape == (81, 2)
+    np.testing.assert_array_equal(run.t, np.arange(51))
+    assert run.readout.shape == (51, 2)
     assert run.risk[-1] < run.risk[switch]
     assert "loss" not in run  # it is another in each stage
 

@@ -1,5 +1,6 @@
 """The contract of all results of `solve`: names, the start that they end in, tables, files."""
 
+import functools
 import pickle
 
 import numpy as np
@@ -16,11 +17,13 @@ LINE = dmft.Committee(Z, width=1)
 START = dmft.Overlaps([[1.0]], [[0.3]])
 
 
+@functools.cache
 def one_pass():
     eqs = dmft.derive(dmft.Model(SQUARE, SQUARE), dmft.SGD(0.05))
     return eqs, dmft.solve(eqs, START, 1.0)
 
 
+@functools.cache
 def a_map():
     eqs = dmft.derive(dmft.Model(LINE, LINE), dmft.SGD(10, batch_size=1000), dim=1000)
     return eqs, dmft.solve(eqs, START, 4)

@@ -14,8 +14,8 @@ from dmft import turns
 from dmft.codegen.linearised import compiled_tangent
 
 z, gamma = sp.Symbol("z", real=True), sp.Symbol("gamma", positive=True)
-STEPS = ("gamma", np.linspace(0.1, 0.4, 6))
-NOISE = ("label_noise", np.linspace(0.5, 1.0, 3))
+STEPS = ("gamma", np.linspace(0.1, 0.4, 4))
+NOISE = ("label_noise", np.linspace(0.5, 1.0, 2))
 
 
 @pytest.fixture

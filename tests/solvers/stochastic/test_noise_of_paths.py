@@ -28,7 +28,7 @@ def test_keys_of_seeds_differ():
 
 
 def test_moments_of_the_increments(noise_of_a_path):
-    key, n = path_key(0), 50_000
+    key, n = path_key(0), 20_000
     out = np.empty((n, 3))
     for normal, moments, bounds in [(1, [0, 1, 0, 3, 0, 15], 6), (0, [0, 1, 0, 3, 0, 9], 1.74)]:
         noise_of_a_path.increments(key, 5, n, normal, out)
@@ -48,7 +48,7 @@ def test_moments_of_the_increments(noise_of_a_path):
 
 def test_areas_are_antisymmetric_signs(noise_of_a_path):
     # 25 entries have 300 pairs, more than one block of 256 bits
-    n = 2000
+    n = 800
     out = np.empty((n, 25, 25))
     noise_of_a_path.areas(path_key(0), 1, n, out)
     off = ~np.eye(25, dtype=bool)

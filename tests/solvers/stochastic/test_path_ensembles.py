@@ -28,10 +28,10 @@ def rotation(t, y, widths, par, out):
 
 @pytest.mark.parametrize("method", ["euler", "weak2"])
 def test_mean_and_spread_of_ornstein_uhlenbeck(ornstein_uhlenbeck, method):
-    run = ornstein_uhlenbeck.solve(1.0, paths=20_000, dt=0.005, method=method, save_at=5)
+    run = ornstein_uhlenbeck.solve(1.0, paths=20_000, dt=0.01, method=method, save_at=5)
     decay = np.exp(-2 * run.t)
     variance = 1.2**2 * (1 - decay**2) / 4
-    assert np.all(np.abs(run.mean.y - 1.5 * decay) < 4 * run.stderr.y + 1e-2 * 0.005)
+    assert np.all(np.abs(run.mean.y - 1.5 * decay) < 4 * run.stderr.y + 1e-2 * 0.01)
     np.testing.assert_allclose(run.std.y[1:] ** 2, variance[1:], rtol=0.05)
     np.testing.assert_allclose(run.stderr.y, run.std.y / math.sqrt(20_000), rtol=1e-14)
     assert run.std.y[0] == 0.0
