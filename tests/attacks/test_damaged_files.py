@@ -271,8 +271,12 @@ def netcdf_kind(path):
         return file.attrs["kind"]
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_beside_the_refusal(tmp_path):
-    """Issue 13, item 12: a traceback of h5netcdf stood beside the error."""
+    """Issue 13, item 12: a traceback of h5netcdf stood beside the error.
+
+    In this process: `test_each_kind_of_damage_to_each_kind_of_record`.
+    """
     (tmp_path / "run.nc").write_text("no netCDF")
     script = "import dmft, sys\ntry: dmft.load(sys.argv[1])\nexcept dmft.errors.DmftError: pass"
     done = subprocess.run(

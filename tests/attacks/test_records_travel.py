@@ -75,7 +75,7 @@ DERIVED = {
     "Exponent of leaps": lambda: dmft.leap_exponent(x * y + x, (x, y)),
     "HermiteSeries": lambda: dmft.hermite_expansion(sp.tanh(z), z, 3),
     "Learnability": lambda: dmft.learnability(z**2, z),
-    "Problem": lambda: dmft.build(flow()),
+    "Problem": lambda: dmft.build(dmft.derive(dmft.Model(LINEAR, LINEAR), FREE)),
     "Quadrature": lambda: dmft.Quadrature(1.0, 0.1),
     "Regimes": lambda: dmft.regimes(MODEL, SGD),
     "Risk": lambda: dmft.population_risk(MODEL),

@@ -198,7 +198,8 @@ GRIDS = [
 ]
 
 
-@pytest.mark.cases("None-dmft.paper-column-2x2", "constrained-default-page-1x2")
+# The narrowest; two beside each other on a page are `test_two_diagrams_beside_each_other`.
+@pytest.mark.cases("None-dmft.paper-column-2x2")
 @pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
 @pytest.mark.parametrize("layout", [None, "constrained"])
 def test_bars_stand_beside_their_own_axes(style, width, shape, layout):
