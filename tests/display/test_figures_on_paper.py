@@ -134,10 +134,10 @@ FIGURES = [
 ]
 
 
-# Curves, bands, labels, regions, words in a plane: other records are drawn by the same functions.
+# Curves, labels, regions, words in a plane: other records are drawn by the same functions, and
+# bars of errors and marks in `test_axes_of_the_user_have_room`.
 @pytest.mark.cases(
     "run (4, 3)-column-default",
-    "ensemble-page-dmft.paper",
     "diagram of labels-page-dmft.paper",
     "regions-column-default",
     "regimes of batches-column-default",

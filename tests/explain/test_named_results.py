@@ -229,7 +229,7 @@ BY_BLOCK = {
 
 
 # The others' rules are those of `test_wrong_rates_by_block_are_caught`.
-@pytest.mark.cases("gradient flow", "a readout", "a multi-index target")
+@pytest.mark.cases("gradient flow", "a readout")
 @pytest.mark.parametrize("case", BY_BLOCK)
 def test_rates_by_block_are_explained(case):
     """From one step on inputs of these variances to what the engine computes in a block."""
