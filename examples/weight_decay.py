@@ -29,7 +29,7 @@ def stationary_risk(decay):
     return dmft.solve(equations, start, t_max=60, rtol=1e-9, zeta=decay).risk[-1]
 
 
-def simulated_risk(decay, dim=300, runs=16, t_max=12, seed=0):
+def simulated_risk(decay, dim=200, runs=16, t_max=12, seed=0):
     """Mean risk of SGD on vectors over the second half of the time, in R^d."""
     rng = np.random.default_rng(seed)
     target, w, risks = np.ones(dim), rng.normal(size=(runs, dim)), []
@@ -54,7 +54,7 @@ if len(sys.argv) > 1:
     axes = (figure := Figure(figsize=(4.8, 3.6), layout="constrained")).subplots()
     decays = np.linspace(0, 2, 41)
     axes.plot(decays, [stationary_risk(decay) for decay in decays], label="equations")
-    axes.plot(few, [simulated_risk(decay) for decay in few], "o", label="SGD, $d = 300$")
+    axes.plot(few, [simulated_risk(decay) for decay in few], "o", label="SGD, $d = 200$")
     axes.set(xlabel=r"decay $\zeta$", ylabel="stationary risk")
     axes.legend(frameon=False)
     figure.savefig(sys.argv[1], dpi=150)

@@ -89,6 +89,7 @@ def broken(paths):
     """What is wrong in files, by rule: each file is parsed once for all of them."""
     found = {rule.__name__: [] for rule in RULES}
     for path in paths:
+        names_taken(path)  # what the cycles are read from, while the file is at hand
         for rule in RULES:
             found[rule.__name__] += rule(path)
     return found
@@ -128,13 +129,22 @@ def imports(path):
                 found.extend((name, node.lineno, lazy, typing) for name in known)
             else:
                 found.append((node.module, node.lineno, lazy, typing))
-        inner_lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if isinstance(node, ast.expr):
+            return  # no import is inside of one
+        lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        typing = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
         for child in ast.iter_child_nodes(node):
-            guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-            visit(child, inner_lazy, typing or guarded)
+            visit(child, lazy, typing)
 
     visit(tree_of(path), False, False)
     return found
+
+
+@functools.cache
+def names_taken(path):
+    """Every `from module import names` of a file, as (module, names)."""
+    taken = [node for node in nodes_of(path) if isinstance(node, ast.ImportFrom)]
+    return [(node.module, [alias.name for alias in node.names]) for node in taken]
 
 
 def target_room(module):
@@ -181,10 +191,10 @@ def test_imports_have_no_cycles():
 
     def used_by(path):
         found = set()
-        for node in nodes_of(path):
-            if isinstance(node, ast.ImportFrom) and node.module in names:
-                inner = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= (inner & set(names)) or {node.module}
+        for module, taken in names_taken(path):
+            if module in names:
+                inner = {f"{module}.{name}" for name in taken}
+                found |= (inner & names.keys()) or {module}
         # What a folder hands on under such a guard, it loads at use.
         hands_on = path.name == "__init__.py"
         typing = {module for module, _, _, guarded in imports(path) if guarded and not hands_on}

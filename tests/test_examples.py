@@ -131,10 +131,10 @@ def test_readme_links_point_to_files():
         assert (ROOT / link).exists(), link
 
 
-# What takes more than a second, or half a minute from an empty cache; what they show has fast tests
-# of its own: the plateau in tests/analysis, escapes in tests/equations/escape, the power law in
-# docs/spectra.md, regimes and sweeps in their rooms, rates and averages in tests/equations and
-# tests/gaussian.
+# What takes more than half a second, or half a minute from an empty cache; what they show has fast
+# tests of its own: the plateau in tests/analysis, escapes in test_escape_formula.py, the power law
+# in docs/spectra.md, regimes in test_scalings.py, stores in tests/analysis, rates, fluctuations and
+# repeated samples in tests/equations, averages in tests/gaussian.
 LONG = {
     "saad_solla.py",
     "examples/escape_formulas.py",
@@ -143,6 +143,9 @@ LONG = {
     "large_sweeps.py",
     "committee_sgd.py",
     "erf_integrals.py",
+    "fluctuations.py",
+    "repeated_samples.py",
+    "certificates.py",
     "real_data.py",
     "scaling_regimes.py",
     "learning_rules.py",

@@ -16,7 +16,7 @@ z, x, y = (sp.Symbol(name, real=True) for name in "zxy")
 SQUARE = dmft.Committee(z**2, width=1)
 LINEAR = dmft.Committee(z, width=1)
 MODEL = dmft.Model(SQUARE, SQUARE, 0.1)
-SGD = dmft.SGD(0.05, constraint="sphere")
+SGD, FREE = dmft.SGD(0.05, constraint="sphere"), dmft.SGD(0.05)
 START = dmft.Overlaps([[1.0]], [[0.1]], [[1.0]])
 STILL = dmft.Overlaps([[1.0]], [[0.0]], [[1.0]])
 NEAR = dmft.Overlaps([[1.0]], [[0.9]], [[1.0]])
@@ -31,11 +31,12 @@ def flow():
 
 
 def noisy():
-    return dmft.derive(MODEL, SGD, dim=100, fluctuations=True)
+    """Of a linear unit, which compiles in half of the time."""
+    return dmft.derive(dmft.Model(LINEAR, LINEAR, 0.1), FREE, dim=100, fluctuations=True)
 
 
-def fixed(start=STILL):
-    return dmft.fixed_points(flow(), start)[0]
+def fixed(equations=None, start=STILL):
+    return dmft.fixed_points(equations or flow(), start)[0]
 
 
 DECLARED = {
@@ -74,7 +75,7 @@ DERIVED = {
     "Exponent of leaps": lambda: dmft.leap_exponent(x * y + x, (x, y)),
     "HermiteSeries": lambda: dmft.hermite_expansion(sp.tanh(z), z, 3),
     "Learnability": lambda: dmft.learnability(z**2, z),
-    "Problem": lambda: dmft.build(flow()),
+    "Problem": lambda: dmft.build(dmft.derive(dmft.Model(LINEAR, LINEAR), FREE)),
     "Quadrature": lambda: dmft.Quadrature(1.0, 0.1),
     "Regimes": lambda: dmft.regimes(MODEL, SGD),
     "Risk": lambda: dmft.population_risk(MODEL),
@@ -97,7 +98,9 @@ COMPUTED = {
     ),
     "Landscape": lambda: dmft.landscape(SEQUENCE, points=64),
     "LearnedDirections": lambda: dmft.learned_directions(dmft.Model(LINEAR, LINEAR), DESCENT, 1),
-    "LinearNoise": lambda: dmft.linear_noise(noisy(), fixed(NEAR)),
+    "LinearNoise": lambda: dmft.linear_noise(
+        noisy(), fixed(dmft.derive(dmft.Model(LINEAR, LINEAR, 0.1), FREE), NEAR)
+    ),
     "PathEnsemble": lambda: dmft.solve(noisy(), START, 0.5, dt=0.1, paths=4, seed=1),
     "PhaseDiagram": lambda: dmft.phase_diagram(
         lambda x, y: x / y, ("x", [0.0, 1.0]), ("y", [0.0, 1.0])

@@ -38,7 +38,7 @@ print(name_of(around({"u", "v", "t"})), name_of(measure))
 def test_names_do_not_depend_on_the_hash_seed():
     """Issue 13, item 13: constants of code hold sets, printed in another order in each process."""
     found = set()
-    for seed in range(4):
+    for seed in (0, 1):  # of which each of these sets has another order
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True,
             env={**os.environ, "PYTHONHASHSEED": str(seed)},

@@ -176,6 +176,9 @@ def test_equations_with_fluctuations_give_a_covariance_and_paths():
     # one_pass_vectors.json, increment_covariance: q = rho = 1, m = 1/2, gamma = 0.05, Delta = 0.
     assert values["Sigma"] == pytest.approx(np.array([[432.36, 139.5], [139.5, 72.0]]))
     assert values["covariance"] == pytest.approx(values["Sigma"] * 0.05 / 1000)
+    # Paths of a linear unit, which compiles in half of the time.
+    line = dmft.Committee(sp.Symbol("z", real=True), 1)
+    eqs = dmft.derive(dmft.Model(line, line), dmft.SGD(0.05), dim=1000, fluctuations=True)
     run = dmft.solve(eqs, start, t_max=0.1, paths=8, dt=0.01, seed=0)
     assert isinstance(run, dmft.PathEnsemble)
     assert run.mean.M.shape[1:] == run.std.M.shape[1:] == (1, 1)

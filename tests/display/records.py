@@ -41,7 +41,7 @@ def run():
 
 @functools.cache
 def paths():
-    eqs = dmft.derive(MODEL, SPHERE, dim=1000, fluctuations=True)
+    eqs = dmft.derive(dmft.Model(LINE, LINE), dmft.SGD(0.05), dim=1000, fluctuations=True)
     return dmft.solve(eqs, START, 1.0, paths=4, dt=0.1, keep_paths=True)
 
 

@@ -134,10 +134,10 @@ FIGURES = [
 ]
 
 
-# Curves, bands, labels, regions, words in a plane: other records are drawn by the same functions.
+# Curves, labels, regions, words in a plane: other records are drawn by the same functions, and
+# bars of errors and marks in `test_axes_of_the_user_have_room`.
 @pytest.mark.cases(
     "run (4, 3)-column-default",
-    "ensemble-page-dmft.paper",
     "diagram of labels-page-dmft.paper",
     "regions-column-default",
     "regimes of batches-column-default",
@@ -198,7 +198,8 @@ GRIDS = [
 ]
 
 
-@pytest.mark.cases("None-dmft.paper-column-2x2", "constrained-default-page-1x2")
+# The narrowest; two beside each other on a page are `test_two_diagrams_beside_each_other`.
+@pytest.mark.cases("None-dmft.paper-column-2x2")
 @pytest.mark.parametrize(("style", "width", "shape"), GRIDS)
 @pytest.mark.parametrize("layout", [None, "constrained"])
 def test_bars_stand_beside_their_own_axes(style, width, shape, layout):

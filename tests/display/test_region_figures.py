@@ -31,13 +31,13 @@ def test_regions_have_fixed_colours(tmp_path):
     windows = [((0.7, 1.0), (0.4, 1.0)), ((0.9, 1.0), (0.65, 0.72))]
     for low_high_a, low_high_omega in windows:
         diagram = positional_semantic_diagram(
-            np.linspace(*low_high_a, 60), np.linspace(*low_high_omega, 60)
+            np.linspace(*low_high_a, 30), np.linspace(*low_high_omega, 30)
         )
         axes = dmft.plot(diagram)
         assert colour_at(axes, 0.98, 0.69) == GROUNDS["semantic over positional, positional start"]
         assert axes.get_xlim() == pytest.approx(low_high_a)
         assert axes.get_ylim() == pytest.approx(low_high_omega)
-    full = positional_semantic_diagram(np.linspace(0.7, 1, 60), np.linspace(0.4, 1, 60))
+    full = positional_semantic_diagram(np.linspace(0.7, 1, 30), np.linspace(0.4, 1, 30))
     axes = dmft.plot(full, path=tmp_path / "regions.png", title="title")
     assert (tmp_path / "regions.png").stat().st_size > 10000
     assert axes.get_title() == "title"

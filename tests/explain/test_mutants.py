@@ -1,5 +1,7 @@
 """Mutants of the engine fail at exactly the step that they are in."""
 
+import functools
+
 import pytest
 import sympy as sp
 
@@ -180,10 +182,16 @@ MUTANTS = {
 PROOFS = {"arcsine": {"integrate"}, "two_signs": {"integrate"}, "smoothing": {"probability"}}
 
 
+@functools.cache
+def holds(law, expr):
+    """Whether all steps hold, with the engine as it is: several mutants share an average."""
+    return failing(law, expr) == []
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_fail_at_their_step(name, monkeypatch):
     place, function, mutate, law, expr, rule = MUTANTS[name]
-    assert failing(law, expr) == []
+    assert holds(law, expr)
     monkeypatch.setattr(place, function, mutate(getattr(place, function)))
     found = failing(law, expr)
     # The last line of a proof says again what it proves.

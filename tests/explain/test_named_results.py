@@ -77,7 +77,8 @@ SAMPLED = {
 }  # fmt: skip
 
 
-@pytest.mark.cases(6)
+# ReLU and He4 beside these: `test_explained_averages`.
+@pytest.mark.cases("sign/erf", "I4 term", "He3/He3", "first step of GD", "sequence loss")
 @pytest.mark.parametrize("name", RESULTS)
 def test_named_results(name):
     explain, rules = RESULTS[name]
@@ -227,7 +228,8 @@ BY_BLOCK = {
 }  # fmt: skip
 
 
-@pytest.mark.cases(4)
+# The others' rules are those of `test_wrong_rates_by_block_are_caught`.
+@pytest.mark.cases("gradient flow", "a readout")
 @pytest.mark.parametrize("case", BY_BLOCK)
 def test_rates_by_block_are_explained(case):
     """From one step on inputs of these variances to what the engine computes in a block."""
@@ -304,7 +306,8 @@ BEYOND = {
 PASSES = {"a displaced gradient", "three passes", "the logistic loss"}
 
 
-@pytest.mark.cases(2)
+# "a large batch" and "the logistic loss" are caught when wrong, below.
+@pytest.mark.cases("clusters, risk", "a displaced gradient")
 @pytest.mark.parametrize("name", BEYOND)
 def test_clusters_batches_and_passes_are_explained(name):
     explain, rules = BEYOND[name]

@@ -1,5 +1,7 @@
 """The unsquared Frobenius loss of the two-token attention, against sums of other kinds."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.special import ndtri
@@ -58,15 +60,31 @@ def test_extreme_targets(monkeypatch):
         assert values[2] == values[3] < 0.6
 
 
+@functools.cache
+def boundaries(a):
+    return positional_semantic_boundaries(a, loss="frobenius")
+
+
+@pytest.mark.parametrize(
+    ("a", "direction", "positional", "semantic", "equal"),
+    [
+        pytest.param(0.76, 0.9171, np.inf, 0.9708, 0.9725, marks=pytest.mark.slow),
+        (0.9, 0.7144, 0.6628, 0.8555, 0.8068),
+    ],
+)
+def test_boundaries_are_those_of_the_text(a, direction, positional, semantic, equal):
+    # sequence.md D.8 gives these to three or four digits.
+    curves = boundaries(a)
+    np.testing.assert_allclose(curves.direction, direction, atol=2e-4)
+    np.testing.assert_allclose(curves.positional, positional, atol=2e-4)
+    np.testing.assert_allclose(curves.semantic, semantic, atol=2e-4)
+    np.testing.assert_allclose(curves.equal, equal, atol=6e-4)
+
+
 def test_boundaries_against_sums_at_random_points():
-    # sequence.md D.8 gives these to three or four digits; the scores of the Gaussian law on
-    # quasi-random points, at the boundary found, decide.
-    curves = positional_semantic_boundaries([0.76, 0.9], loss="frobenius")
-    np.testing.assert_allclose(curves.direction, [0.9171, 0.7144], atol=2e-4)
-    np.testing.assert_allclose(curves.positional, [np.inf, 0.6628], atol=2e-4)
-    np.testing.assert_allclose(curves.semantic, [0.9708, 0.8555], atol=2e-4)
-    np.testing.assert_allclose(curves.equal, [0.9725, 0.8068], atol=6e-4)
+    # The scores of the Gaussian law on quasi-random points, at the boundary found, decide.
     a = 0.9
+    curves = boundaries(a)
     z, h_star = fields(19)
     v = z[:, 0] - z[:, 1]
     second_m = ((z * h_star).sum(1)) ** 2 - (z**2).sum(1) - (h_star**2).sum(1) + 2
@@ -76,13 +94,13 @@ def test_boundaries_against_sums_at_random_points():
         ("direction", v**2 - 2 - second_m, 0.0),
         ("positional", second_m - v, 1.0),
     ):
-        omega = float(getattr(curves, name)[1])
+        omega = float(getattr(curves, name))
         for w, kept in ((omega, gaps), (omega + 0.05, slopes)):
             kept.append((distance(z + e * shift, h_star, a, w) * score).mean())
     # The sums are at 1e-4, the slopes in omega about one half.
     for gap, later in zip(gaps, slopes, strict=True):
         assert abs(gap) * 0.05 / abs(later - gap) < 1e-3
-    omega = float(curves.equal[1])
+    omega = float(curves.equal)
     corner = distance(h_star, h_star, a, omega).mean()
     assert distance(z + shift, h_star, a, omega).mean() == pytest.approx(corner, abs=1e-4)
 

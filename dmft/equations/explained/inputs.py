@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import sympy as sp
@@ -56,9 +57,6 @@ class Inputs:
         self, integrand: sp.Expr, count: int, first: int = 0
     ) -> Iterator[tuple[Array, Array]]:
         """Inputs, and the function at them."""
-        from scipy.special import ndtri
-        from scipy.stats import qmc
-
         scene, root = self.scene, float(sp.sqrt(self.cluster.scale))
         frame, deviations, weights = scene.frame, scene.deviations, scene.rows
         mean = np.zeros(INPUTS)
@@ -67,7 +65,7 @@ class Inputs:
         names = [*map(scene.field, range(scene.p + scene.k)), NOISE]
         f = sp.lambdify(names, without_extremes(integrand), modules=["scipy", "numpy"], cse=True)
         for seed in range(first, first + count):
-            normal = ndtri(qmc.Sobol(INPUTS + 1, seed=seed).random(SAMPLES))
+            normal = _normal(seed)
             z, noise = normal[:, :-1], normal[:, -1]
             inside = z @ frame
             density = self.reach ** frame.shape[1] * np.exp(
@@ -76,6 +74,17 @@ class Inputs:
             x = mean + root * (z + (self.reach - 1) * inside @ frame.T)
             x = x * deviations
             yield x, density * f(*(weights @ x.T / math.sqrt(INPUTS)), noise)
+
+
+@lru_cache(maxsize=2 * REPLICAS)
+def _normal(seed: int) -> Array:
+    """Normal numbers of a replica, INPUTS and one in each row: the same for all steps, 1 MB."""
+    from scipy.special import ndtri
+    from scipy.stats import qmc
+
+    found: Array = ndtri(qmc.Sobol(INPUTS + 1, seed=seed).random(SAMPLES))
+    found.flags.writeable = False
+    return found
 
 
 def inner_product(

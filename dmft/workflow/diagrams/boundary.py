@@ -122,7 +122,7 @@ def boundary(
     >>> square = dmft.Committee(sp.Symbol("z", real=True)**2, width=1)
     >>> eqs = dmft.derive(dmft.Model(square, square), dmft.SGD(0.05, constraint="sphere"))
     >>> found = dmft.boundary(
-    ...     "growth_rate", ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0), grid=(4, 4),
+    ...     "growth_rate", ("learning_rate", 0.05, 0.2), ("label_noise", 0.0, 4.0), grid=(3, 3),
     ...     equations=eqs, start=dmft.Overlaps([[1.0]], [[0.0]]))
     >>> (curve,) = found.curves
     >>> bool(abs(curve.x - 2 / (12 + curve.y)).max() < 1e-6)
