@@ -86,6 +86,7 @@ def reference_model(given):
     return dmft.Model(dmft.Committee(ACTIVATIONS[m["act"]], p), teacher), descent, start
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(REFERENCE["dmft_gd"]))
 def test_reference_runs(name):
     """Solution and simulation of the reference file, each within its own errors."""
