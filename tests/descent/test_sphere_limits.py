@@ -76,7 +76,7 @@ def test_flow_against_weights():
     flow = dmft.derive(
         PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"
     )
-    run = dmft.solve(flow, START, 1.5, points=6, levels=3, samples=2**11, scrambles=8)
+    run = dmft.solve(flow, START, 1.5, points=6, levels=3, samples=2**10, scrambles=8)
     assert run.status == "ok"
     found = []
     for seed in range(16):
@@ -87,7 +87,7 @@ def test_flow_against_weights():
     error = np.array([*run.error.M[-1, :, 0], run.error.Q[-1, 0, 1]])
     assert np.all(np.abs(theory - mean) < 4 * np.hypot(se, error))
     free = dmft.derive(PAIR, dmft.GradientDescent(1, ALPHA), scaling="gradient-flow")
-    other = dmft.solve(free, START, 1.5, points=6, levels=3, samples=2**11, scrambles=1)
+    other = dmft.solve(free, START, 1.5, points=6, levels=3, samples=2**10, scrambles=1)
     assert abs(other.M[-1, 0, 0] - theory[0]) > 5 * np.hypot(se, error)[0]
 
 

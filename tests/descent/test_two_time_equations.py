@@ -236,7 +236,7 @@ def test_descents_end_early_where_they_are_asked_to(threads):
     relu = dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE)
     equations = dmft.derive(relu, dmft.GradientDescent(0.01, 3))
     start = dmft.Overlaps([[1.0]], [[0.0]])
-    options = {"samples": 2**15, "scrambles": 4, "threads": threads}
+    options = {"samples": 2**13, "scrambles": 4, "threads": threads}
 
     def press(fraction, message):
         if fraction > 0:
