@@ -76,18 +76,18 @@ def test_flow_against_weights():
     flow = dmft.derive(
         PAIR, dmft.GradientDescent(1, ALPHA, constraint="sphere"), scaling="gradient-flow"
     )
-    run = dmft.solve(flow, START, 1.5, points=6, levels=4, samples=2**11, scrambles=4)
+    run = dmft.solve(flow, START, 1.5, points=6, levels=3, samples=2**10, scrambles=8)
     assert run.status == "ok"
     found = []
     for seed in range(16):
-        x, label, w, teacher = weights(200, seed)
+        x, label, w, teacher = weights(300, seed)
         found.append(overlaps(flowed(x, label, w, 1.5, 8), teacher))
     mean, se = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
     theory = np.array([*run.M[-1, :, 0], run.Q[-1, 0, 1]])
     error = np.array([*run.error.M[-1, :, 0], run.error.Q[-1, 0, 1]])
     assert np.all(np.abs(theory - mean) < 4 * np.hypot(se, error))
     free = dmft.derive(PAIR, dmft.GradientDescent(1, ALPHA), scaling="gradient-flow")
-    other = dmft.solve(free, START, 1.5, points=6, levels=4, samples=2**10, scrambles=1)
+    other = dmft.solve(free, START, 1.5, points=6, levels=3, samples=2**10, scrambles=1)
     assert abs(other.M[-1, 0, 0] - theory[0]) > 5 * np.hypot(se, error)[0]
 
 

@@ -48,7 +48,7 @@ def test_readouts_of_reshuffled_batches_move_by_their_batch(who):
         ETA, ALPHA, batch="reshuffle", batch_fraction=1 / PARTS, readout_rate=RATE
     )
     model, start = dmft.Model(line, line), dmft.Overlaps([[1.0]], [[0.0]])
-    truth = by_definition(30, 400)
+    truth = by_definition(20, 400)
     mean, error = truth.mean(axis=0), truth.std(axis=0, ddof=1) / np.sqrt(len(truth))
     if who == "theory":
         run = dmft.solve(dmft.derive(model, algorithm), start, STEPS, samples=2**13)
@@ -57,7 +57,7 @@ def test_readouts_of_reshuffled_batches_move_by_their_batch(who):
         ensemble = dmft.simulate(model, algorithm, 400, STEPS, range(20), start=start)
         found, own = ensemble.mean.readout[:, 0], ensemble.stderr.readout[:, 0]
     assert np.all(np.abs(found - mean) < 4.5 * np.hypot(error, own) + 2e-3)
-    other = by_definition(30, 400, batched=False).mean(axis=0)
+    other = by_definition(20, 400, batched=False).mean(axis=0)
     assert np.max(np.abs(other - mean)) > 0.03  # the mean over all samples would be seen
 
 

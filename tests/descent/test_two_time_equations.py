@@ -86,6 +86,7 @@ def reference_model(given):
     return dmft.Model(dmft.Committee(ACTIVATIONS[m["act"]], p), teacher), descent, start
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(REFERENCE["dmft_gd"]))
 def test_reference_runs(name):
     """Solution and simulation of the reference file, each within its own errors."""
@@ -235,7 +236,7 @@ def test_descents_end_early_where_they_are_asked_to(threads):
     relu = dmft.Model(dmft.Committee(ACTIVATIONS["relu"], 1), LINE)
     equations = dmft.derive(relu, dmft.GradientDescent(0.01, 3))
     start = dmft.Overlaps([[1.0]], [[0.0]])
-    options = {"samples": 2**15, "scrambles": 4, "threads": threads}
+    options = {"samples": 2**13, "scrambles": 4, "threads": threads}
 
     def press(fraction, message):
         if fraction > 0:

@@ -45,7 +45,7 @@ def samples(start: dmft.Overlaps, probability: Any, count: int) -> tuple[Array, 
     return lam, np.where(rng.random(count) < probability(lam[-1]), 1.0, -1.0)
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("student", "loss", "channel"),
     [

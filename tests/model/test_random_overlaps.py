@@ -9,7 +9,7 @@ import dmft
 from dmft.errors import BadParameter
 
 Z = sp.Symbol("z", real=True)
-DRAWS = 1000
+DRAWS = 600
 
 
 def model(p, k, readout=None):

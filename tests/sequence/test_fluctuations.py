@@ -12,7 +12,7 @@ A, B = sp.symbols("a b", real=True)
 PRODUCT = dmft.SequenceTarget(A * B, [A, B])
 SUM = dmft.SequenceTarget((A + B) / sp.sqrt(2) + A * B / 2, [A, B])
 RELU = sp.Max(0, A)
-SIZE = 80_000
+SIZE = 50_000
 
 
 def step_of_a_pair(e, m, d, gamma, noise, batch, loss, rng):

@@ -25,6 +25,7 @@ def close(found, error, truth, dim):
     assert np.all(np.abs(found - truth) <= SIGMAS * error + 2.0 / dim)
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("method", "dim", "seeds"), [("overlaps", 1500, 12), ("weights", 250, 12)])
 def test_relu_learns_the_mean_field_as_in_the_closed_equation(tied, method, dim, seeds):
@@ -62,6 +63,7 @@ def test_squares_follow_their_closed_equation(tied):
     close(q.mean(0), q.std(0, ddof=1) / np.sqrt(12), truth, dim / 5)
 
 
+@pytest.mark.cases("two vectors that see the target-150")
 @pytest.mark.parametrize("seeds", [150, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "encoding",

@@ -8,7 +8,7 @@ import dmft
 
 z = sp.Symbol("z", real=True)
 ERF = sp.erf(z / sp.sqrt(2))
-DIM, STEPS = 1000, 10
+DIM, STEPS = 1000, 6
 MODEL = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 2), label_noise=0.05)
 START = dmft.Overlaps([[1, 0.0425], [0.0425, 1]], [[0.3, 0.05], [0.1, 0.25]], np.eye(2))
 # Largest deviation in standard errors of some ten correlated numbers.

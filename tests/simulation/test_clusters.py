@@ -20,7 +20,7 @@ CASES = {
 }
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("seeds", [150, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_overlaps_and_weights_have_one_law(name, seeds):

@@ -70,7 +70,7 @@ QUANTITIES = [
 ]
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 @pytest.mark.parametrize(("case", "quantity", "read", "direction"), QUANTITIES)
 def test_sequences_cross_where_their_arrays_do(case, method, quantity, read, direction):
@@ -140,7 +140,7 @@ DESCENTS = [
 ]
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("batch", [None, "bernoulli", "fresh"])
 @pytest.mark.parametrize(("quantity", "read", "direction"), DESCENTS)
 def test_descents_cross_where_their_arrays_do(quantity, read, direction, batch):
@@ -174,6 +174,7 @@ def test_descents_cross_where_their_arrays_do(quantity, read, direction, batch):
         np.testing.assert_array_equal(taken[:end, :end], plain.runs["corr"][seed][:end, :end])
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(("at", "step"), [(0.0, 0), (6.6, 7), (25.0, 25)])
 def test_descents_end_at_a_time(at, step):
     plain, runs = descent(), descent(events=dmft.Event("t", at))

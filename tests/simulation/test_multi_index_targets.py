@@ -75,6 +75,7 @@ def test_singular_teachers_and_students_in_their_span():
     assert risk == pytest.approx(2.0, rel=1e-12)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("method", ["weights", "overlaps"])
 def test_a_sum_of_single_functions_is_the_committee(method):
     g = (ERF.subs(Z, Z1) + ERF.subs(Z, Z2)) / 2

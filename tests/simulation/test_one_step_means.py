@@ -83,7 +83,7 @@ def test_one_step_means_are_the_exact_map(case, steps, replicas):
 def test_one_spherical_step_has_the_rates_of_the_ode(case):
     # At d = 10^7 the O(1/d) difference between step and rate is invisible.
     experiment, start = experiment_of(case, 10**7, "sphere")
-    Q, M = chain_steps(experiment, start, 2000)
+    Q, M = chain_steps(experiment, start, 3000)
     dQ, dM = np.array(case["dQ"]), np.array(case["dM"])
     assert_mean((M - start.M) / experiment.time_step, dM, np.abs(dM).max())
     p = start.p

@@ -158,7 +158,7 @@ def test_one_step_by_monte_carlo(name: str) -> None:
         assert np.abs(deviation / (sample.std(axis=0) / SAMPLES**0.5)).max() < 4.2, block
 
 
-@pytest.mark.cases("algorithm0", "algorithm1")
+@pytest.mark.cases("algorithm1")
 @pytest.mark.parametrize(
     "algorithm",
     [dmft.SGD(0.7), dmft.SGD(0.7, momentum=dmft.Momentum(0.8, 0.5)), dmft.SGD(0.7, loss=LOGISTIC)],

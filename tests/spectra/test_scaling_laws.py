@@ -20,6 +20,7 @@ def equations_of(alpha: float, b: float, eta: float, dim: int = 10**6) -> Any:
     return dmft.derive(dmft.Model(LINE, LINE, inputs=law), dmft.SGD(eta * dim))
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(
     ("alpha", "b", "eta", "regime", "accuracy"),
     [

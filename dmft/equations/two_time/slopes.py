@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import sympy as sp
 
@@ -13,7 +13,8 @@ from dmft.equations.two_time.descent_process import H
 from dmft.gaussian.derivative import derivative
 
 
-def curvature(sample: Sequence[Definition]) -> Definition:
+@lru_cache(maxsize=32)
+def curvature(sample: tuple[Definition, ...]) -> Definition:
     r"""H_jl = dg_j/dh_l of what a sample computes, the distributional part of kinks included.
 
     Equation    for the gradient of a loss, H_jl = l'' a_j a_l sigma'_j sigma'_l / p^2
