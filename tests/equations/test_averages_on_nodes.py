@@ -83,7 +83,7 @@ def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeyp
     ids=["tanh", "silu"],
 )
 def test_rates_of_open_activations_against_monte_carlo(activation):
-    model = committee(activation, noise=0.2)
+    model = committee(activation, p=2, noise=0.2)
     equations = dmft.derive(model, dmft.SGD(0.8))
     assert equations.averages
     assert not equations.open_kernels

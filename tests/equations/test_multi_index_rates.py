@@ -273,14 +273,14 @@ OPEN = {
 }
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(OPEN))
 def test_averages_without_closed_form_are_the_definition_within_their_claim(case):
     """Monte Carlo judges the values: what is off must be claimed or be four standard errors."""
     sigma, g = OPEN[case]
     start = start_with(2, 2, seed=8)
     rng = np.random.default_rng(3)
-    points = np.linalg.cholesky(start.Omega) @ rng.standard_normal((4, 200_000))
+    points = np.linalg.cholesky(start.Omega) @ rng.standard_normal((4, 800_000))
     batches = [
         definition(sigma, g, FIELDS[:2], start, part, np.full(part.shape[1], 1 / part.shape[1]))
         for part in np.split(points, 40, axis=1)

@@ -374,7 +374,7 @@ def test_odd_numbers_of_parallel_signs_are_one_sign():
     assert sp.simplify(shifted + single.expect(x * sp.sign(x - 1))) == 0
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases("signs")
 @pytest.mark.parametrize(
     "factors",
     [
