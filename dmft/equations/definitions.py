@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -177,11 +178,18 @@ def define(target: sp.Expr, terms: Mapping[str, sp.Expr], role: Role) -> Definit
 
 def used_bases(expr: sp.Expr) -> set[str]:
     """Names of all indexed bases and symbols that an expression reads, kernels included."""
+    return set(_used_bases(expr))
+
+
+# Each evaluation of equations asks it of each definition.
+@lru_cache(maxsize=1024)
+def _used_bases(expr: sp.Expr) -> frozenset[str]:
     names = {str(b.label) for b in expr.atoms(sp.IndexedBase)}
     names |= {str(x) for x in expr.free_symbols}
     # Averages over what a loss sees of linear students read its variance and covariances.
     seen = names & LINES
-    return names | {f"{line}_{what}" for line in seen for what in ("variance", "covariance")}
+    names |= {f"{line}_{what}" for line in seen for what in ("variance", "covariance")}
+    return frozenset(names)
 
 
 def has_rows_of_readout(definitions: Iterable[Definition]) -> bool:

@@ -53,7 +53,7 @@ def committee(activation, p=3, k=2, teacher=None, noise=0.1):
     return dmft.Model(student, dmft.Committee(teacher or activation, k), noise)
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("matched-relu")
 @pytest.mark.parametrize("activation", [ERF, RELU], ids=["erf", "relu"])
 @pytest.mark.parametrize("teacher", [None, z**2], ids=["matched", "square"])
 def test_nodes_meet_closed_forms_within_their_claim(activation, teacher, monkeypatch):
