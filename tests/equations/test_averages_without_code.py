@@ -63,7 +63,9 @@ def views(model, equations, start):
     [
         # Its tables are large: a minute. Given the teacher's fields it is smooth in these.
         pytest.param(PIECES, z1 * z2, product_truth, {}, marks=pytest.mark.slow),
-        (sp.cos(z), sp.Max(z1, z2), cosine_truth, {"nodes": 4096}),
+        pytest.param(
+            sp.cos(z), sp.Max(z1, z2), cosine_truth, {"nodes": 4096}, marks=pytest.mark.slow
+        ),
     ],
     ids=["pieces on a product", "cosine on a maximum"],
 )
@@ -92,6 +94,8 @@ def test_products_of_four_fields_with_erfi_go_to_nodes():
     square = (1 - np.exp(-2)) / 2  # E sin^2; the slope at 0 is sqrt(2/pi)
     error = equations.evaluate_error(start)["Q"][0, 0]
     assert abs(rates["Q"][0, 0] - 0.5 * 2 / np.pi * square) < 3 * error + 1e-10
+    assert "align" in equations.latex()
+    assert "nodes" in equations.approximation
 
 
 def test_both_languages_have_what_closed_forms_may_hold():

@@ -158,6 +158,7 @@ def test_a_relu_student_claims_an_error_that_covers():
     assert np.max(np.abs(run.Q - truth.Q)) < 5e-3
 
 
+@pytest.mark.slow
 def test_deriving_a_relu_model_loads_no_compiler():
     code = (
         "import sys, sympy as sp, dmft\n"

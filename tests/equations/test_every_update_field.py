@@ -123,7 +123,7 @@ def closed(student, loss, repeat):
     return polynomial and student in known and repeat != "sharpness-aware"
 
 
-@pytest.mark.cases(10)
+@pytest.mark.cases(8)
 @pytest.mark.parametrize(("student", "target", "loss", "repeat", "trained"), EVERY)
 def test_rates_are_those_of_one_step(student, target, loss, repeat, trained):
     declared, label = TARGETS[target]

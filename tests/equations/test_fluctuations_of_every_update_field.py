@@ -134,7 +134,7 @@ CELLS = [
 ]
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize(("student", "loss", "repeat", "batch", "trained", "start"), CELLS)
 def test_covariance_of_the_increments_is_that_of_samples(
     student, loss, repeat, batch, trained, start

@@ -53,7 +53,7 @@ def test_linearised_rates_are_the_derivative_of_the_rates(name):
     assert derived == pytest.approx(difference, abs=1e-10 * max(1, abs(difference).max()))
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases("relu")
 @pytest.mark.parametrize("name", ["erf", "relu"])
 def test_compiled_linearised_rates_are_those_of_the_reference(name):
     equations, point, direction = case(name)

@@ -14,7 +14,7 @@ QUADRATIC = (f - y) ** 2 / 2 + 0.3 * f * y - 0.4 * f + 0.2 * y**2 + 0.1 * y
 NOISE = 0.2
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("erf-quadratic")
 @pytest.mark.parametrize("loss", ["correlation", QUADRATIC], ids=["correlation", "quadratic"])
 @pytest.mark.parametrize("teacher", [ERF, z**2 - 1 + z], ids=["erf", "polynomial"])
 def test_losses_of_the_mean_field(loss, teacher):

@@ -151,7 +151,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.cases("cubic on the sphere", "erf, teacher, scales", "line, logistic")
+@pytest.mark.cases("erf on the sphere", "erf, teacher, scales", "line, logistic")
 @pytest.mark.parametrize("name", CASES)
 def test_rates_against_one_step(name):
     student, teacher, inputs, algorithm, start = CASES[name]
@@ -206,7 +206,7 @@ def gradient_gram(model, start, parts=40):
     return mean(np.array([(gram + gram.T) / 2 for gram in grams]))
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("square", "erf")
 @pytest.mark.parametrize(
     ("student", "teacher", "inputs", "start"),
     [
@@ -268,7 +268,7 @@ HALF = dmft.Overlaps([[1.0, 0.2], [0.2, 0.8]], [[0.1], [0.3]], [[1.2]])
 def test_fluctuations_of_one_cluster_are_those_of_the_plain_model():
     """Twice the same cluster is one: nothing is added between clusters."""
     plain = fluctuating(None).evaluate(HALF, nodes=14)["Sigma"]
-    for weights in ([1.0], [0.3, 0.7], [0.2, 0.3, 0.5]):
+    for weights in ([1.0], [0.3, 0.7]):
         inputs = dmft.GaussianMixture([[0.0]] * len(weights), weights=weights)
         found = fluctuating(inputs).evaluate(HALF, nodes=14)["Sigma"]
         np.testing.assert_allclose(found, plain, atol=1e-13)

@@ -147,7 +147,7 @@ def followed(equations, start, t_max):
         return dmft.Overlaps(Q.reshape(2, 2), M.reshape(2, 1), readout=rest if trained else None)
 
     def rates(t, state):
-        found = equations.evaluate(parts(state))
+        found = equations.evaluate(parts(state), nodes=1024)
         return np.concatenate([np.ravel(found[n]) for n in ("Q", "M", "readout") if n in found])
 
     first = [start.Q.ravel(), start.M.ravel(), *([np.ones(2)] if trained else [])]

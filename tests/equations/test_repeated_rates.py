@@ -82,7 +82,7 @@ def monte_carlo(model, algorithm, start, samples=100_000):
     return {name: (v.mean(-1), v.std(-1) / samples**0.5) for name, v in (("Q", q), ("M", m))}
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("repeat", REPETITIONS, ids=str)
 @pytest.mark.parametrize(
     ("activation", "target", "p", "noise", "batch", "loss"),

@@ -231,7 +231,7 @@ def test_code_of_steps():
     assert worst(he(3), he(3), STEPS, 2, [1e-6]) < 1e-12
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases("He6 on He2")
 @pytest.mark.parametrize("name", list(PAIRS))
 def test_reference_of_unlike_degrees(name):
     """Zero where no degree is shared."""
@@ -270,7 +270,7 @@ def test_all_steps(degree):
     assert degree > 3 or worst(*pair, STEPS, 2, OVERLAPS) < 1e-11
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("algorithm", [FLOW, STEPS], ids=str)
 @pytest.mark.parametrize("dropped", [(), ("interaction",), ("learning",)])
 def test_what_is_computed_is_what_is_printed(algorithm, dropped):

@@ -253,7 +253,7 @@ def check_hermite_products(size, seed):
 
 
 def test_hermite_products_to_order_four():
-    check_hermite_products(40, seed=3)
+    check_hermite_products(20, seed=3)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_the_table_has_all_its_targets():
     assert len({row[0] for row in TABLE}) == 24
 
 
-@pytest.mark.cases(12)
+@pytest.mark.cases(9)
 @pytest.mark.parametrize(("target", "info", "leap", "gen", "gen_leap"), TABLE, ids=IDS)
 def test_information_and_leap_exponents_of_the_table(target, info, leap, gen, gen_leap):
     assert dmft.information_exponent(target, fields_of(target)) == info
@@ -171,7 +171,7 @@ def loudest(y, h, learned, order, every):
     return worst
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize(
     ("target", "info", "leap", "gen_leap"), FURTHER, ids=[str(row[0]) for row in FURTHER]
 )
@@ -278,6 +278,7 @@ def test_exponents_do_not_depend_on_the_basis():
     assert dmft.information_exponent(parity, [z1, z2]) == 2
 
 
+@pytest.mark.slow
 def test_kinks_in_general_position_are_followed():
     # The parity of three rotated fields: its kinks meet on lines that no axis shows.
     u = sp.Matrix([[2, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3 * sp.Matrix([z1, z2, z3])

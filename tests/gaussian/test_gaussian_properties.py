@@ -179,7 +179,7 @@ def test_limits_of_independent_and_of_vanishing_fields(f, g):
     assert expect([f, g], np.zeros((2, 2))) == pytest.approx(at_zero, abs=1e-300)
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("f", FUNCTIONS)
 @pytest.mark.parametrize("g", [SIGMA, hermite(2, z), sp.erf(z + sp.Rational(1, 3))])
 def test_tower_property_over_a_latent_field(f, g):

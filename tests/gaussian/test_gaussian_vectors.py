@@ -61,6 +61,7 @@ def integrand(name):
     return slope(f, X[0]) * slope(f, X[1]) * f(X[2]) * f(X[3])
 
 
+@pytest.mark.cases(16)
 @pytest.mark.parametrize(
     "entry",
     VECTORS["integrals"] + VECTORS["integrals_nonzero_mean"],

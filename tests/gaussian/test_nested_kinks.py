@@ -42,7 +42,7 @@ PAIRS = [("hard tanh", "hard tanh"), ("hat", "square"), ("folded", "hat"), ("sta
          ("window", "hard tanh")]  # fmt: skip
 
 
-@pytest.mark.cases(4)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("names", PAIRS)
 @pytest.mark.parametrize("mean", [(0.0, 0.0), (0.25, -0.5)])
 def test_pairs_against_split_panels(names, mean):

@@ -97,8 +97,8 @@ def check_triples(triples, noise=1e-12):
 
 def test_bounds_hold_and_are_tight_on_random_triples():
     names = [n for n in (*SMOOTH, *KINKED) if n != "tanh"]
-    ratios = check_triples(random_triples(14, seed=0, names=names))
-    assert len(ratios) > 4
+    ratios = check_triples(random_triples(9, seed=0, names=names))
+    assert len(ratios) > 3
     assert 1 <= np.median(ratios) < 2
 
 
@@ -244,7 +244,7 @@ def test_refusals(expr, order, error):
         law.series(expr, order)
 
 
-@pytest.mark.cases(5)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("rho", [1, -1, 1.0])
 @pytest.mark.parametrize(
     "unit", [lambda t: sp.Max(0, t - sp.Rational(1, 2)), lambda t: sp.Max(0, 1 - sp.Abs(t)),

@@ -99,7 +99,7 @@ def closed(names, cov, mean=None):
 PAIRS = [(a, b) for i, a in enumerate(NUMERIC) for b in list(NUMERIC)[i:]]
 
 
-@pytest.mark.cases(16)
+@pytest.mark.cases(12)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_pairs_of_families_equal_split_quadrature(pair):
     waves = {"sin", "cos"} & set(pair)
@@ -374,7 +374,7 @@ def test_odd_numbers_of_parallel_signs_are_one_sign():
     assert sp.simplify(shifted + single.expect(x * sp.sign(x - 1))) == 0
 
 
-@pytest.mark.cases(1)
+@pytest.mark.cases("ReLU")
 @pytest.mark.parametrize(
     "factors",
     [

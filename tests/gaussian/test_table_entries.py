@@ -32,7 +32,7 @@ def upper(C):
     return [C[i][j] for i in range(len(C)) for j in range(i, len(C))]
 
 
-@pytest.mark.cases(6)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("signs", "powers"), CASES)
 def test_moments_of_signs_in_one_piece(signs, powers):
     n = signs + len(powers)

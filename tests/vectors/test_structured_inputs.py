@@ -397,7 +397,8 @@ CASES = {
     "stationary_linear_sgd": Case(lambda at: floors(at, dmft.SGD(at["gamma"]))),
     "stationary_linear_heavyball": Case(lambda at: floors(at, ball(at))),
     "stationary_linear_sign": Case(lambda at: floor(at, dmft.SignSGD(at["gamma"]))),
-    "greedy_isotropic": Case(greedy_of_one_mode),
+    # Its numbers are those of the example of `greedy_schedule`.
+    "greedy_isotropic": Case(greedy_of_one_mode, slow=True),
     "greedy_erf_blocks": Case(greedy_of_blocks, slow=True),
     # optimal control
     "optimal_schedule_erf_K2": Case(optimum, slow=True),
@@ -423,9 +424,9 @@ CASES = {
     "traj_square_p2k1_2blocks": Case(lambda at: run(committees(at), dmft.SGD(at["gamma"]), at)),
     "traj_erf_p2k2_3blocks": Case(lambda at: run(committees(at), dmft.SGD(at["gamma"]), at)),
     "MP_erf_p1_total": Case(marchenko_pastur),
-    "powerlaw_linear_1.2_3.0": Case(power_law, relative=True),
+    "powerlaw_linear_1.2_3.0": Case(power_law, relative=True, slow=True),
     "powerlaw_linear_1.5_1.6": Case(power_law, relative=True),
-    "powerlaw_linear_1.5_4.0": Case(power_law, relative=True),
+    "powerlaw_linear_1.5_4.0": Case(power_law, relative=True, slow=True),
     "linear_exact_mean_alpha1.5": Case(linear_run, sampled=linear_mean),
     "traj_hinge_linear_sign_flip": Case(labelled(LINE), slow=True),
     "traj_logistic_linear_sign_flip": Case(labelled(LINE), slow=True),
