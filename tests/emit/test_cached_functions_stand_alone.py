@@ -15,8 +15,16 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "dmft"
 
 
+def statements(node):
+    """Statements of all depths; `ast.walk` goes through expressions too."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler)):
+            yield child
+            yield from statements(child)
+
+
 def compiled_functions(tree):
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.FunctionDef) and "njit" in map(decorator, node.decorator_list):
             yield node
 
@@ -53,7 +61,7 @@ def stamps_wanted():
     for module, tree in trees.items():
         imported = {
             alias.asname or alias.name: (node.module, alias.name)
-            for node in ast.walk(tree)
+            for node in statements(tree)
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }

@@ -142,12 +142,17 @@ def test_a_simulation_ends_at_a_time(at, terminal):
     np.testing.assert_array_equal(runs.mean.risk, expected)
 
 
-def test_simulated_first_passages_are_those_of_events():
+@pytest.mark.cases("risk")
+@pytest.mark.parametrize(
+    "event",
+    [dmft.Event("risk", 0.8), dmft.Event("2 - risk", 1.2, direction=1)],
+    ids=["risk", "formula"],
+)
+def test_simulated_first_passages_are_those_of_events(event):
     given = (MODEL, SGD, 200, 1.0, 4, START, "overlaps")
     old = dmft.simulate(*given, first_passage=dmft.FirstPassage("risk", 0.8))
-    for event in (dmft.Event("risk", 0.8), dmft.Event("2 - risk", 1.2, direction=1)):
-        new = dmft.simulate(*given, events=event)
-        np.testing.assert_array_equal(new.first_passage.times, old.first_passage.times)
+    new = dmft.simulate(*given, events=event)
+    np.testing.assert_array_equal(new.first_passage.times, old.first_passage.times)
 
 
 @pytest.mark.parametrize(

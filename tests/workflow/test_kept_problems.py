@@ -13,6 +13,8 @@ import pytest
 from dmft.compiled import cache_directory
 from dmft.workflow.kept_problems import _name
 
+pytestmark = pytest.mark.compiled
+
 # Rates that no other test has.
 EQUATIONS = """
 import sympy as sp, dmft

@@ -13,6 +13,7 @@ Z = sp.Symbol("z", real=True)
 LOSSES = {"square": "squared", "corr": "correlation"}
 
 
+@pytest.mark.cases("erf22", "square21_sph")
 @pytest.mark.parametrize("name", ["erf22", "square21_sph", "he3_11_sph"])
 def test_trajectories(dynamics_vectors, committee_model, name):
     """The fourth, with a trained readout, is in tests/equations/test_batches_and_losses.py."""
