@@ -241,6 +241,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("name", PLAIN)
 def test_one_cluster_at_the_origin_is_the_plain_model(name):
     student, teacher, algorithm, options = PLAIN[name]

@@ -93,6 +93,7 @@ def test_kernel_matrix_is_positive_semidefinite(covariance, f):
     assert np.linalg.eigvalsh(kernel)[0] >= -1e-10 * np.trace(kernel) - 1e-300
 
 
+@pytest.mark.cases(9)
 @pytest.mark.parametrize("f", FUNCTIONS)
 @pytest.mark.parametrize("g", [SIGMA, sp.diff(SIGMA, z), hermite(2, z)])
 def test_stein_identity(f, g):
@@ -116,7 +117,7 @@ def upper(matrix):
     return {(i, j): matrix[i, j] for i, j in C}
 
 
-@pytest.mark.cases(9)
+@pytest.mark.cases(6)
 @pytest.mark.parametrize("f", FUNCTIONS)
 @pytest.mark.parametrize("g", [SIGMA, hermite(3, z), sp.diff(SIGMA, z)])
 def test_price_theorem_symbolically(f, g):

@@ -64,6 +64,7 @@ def test_the_table_has_all_its_targets():
     assert len({row[0] for row in TABLE}) == 24
 
 
+@pytest.mark.cases(10)
 @pytest.mark.parametrize(
     ("target", "wanted"),
     [

@@ -126,7 +126,7 @@ def written():
     return page.read(PAGE.read_text(encoding="utf-8"), cells, optimised)
 
 
-@pytest.mark.cases(9)
+@pytest.mark.cases(7)
 @pytest.mark.parametrize("number", range(len(SAMPLE)))
 def test_a_sample_of_the_matrix(number, written):
     cell = SAMPLE[number]
@@ -184,7 +184,7 @@ def code_is_the_reference(cell, read):
         np.testing.assert_allclose(code, value, rtol=1e-8, atol=least, err_msg=f"{name} of {cell}")
 
 
-@pytest.mark.cases(4)
+@pytest.mark.cases(3)
 @pytest.mark.parametrize("number", range(9, len(WRITTEN), 90))
 def test_code_of_a_sample_is_the_reference(number, read):
     code_is_the_reference(WRITTEN[number], read)
