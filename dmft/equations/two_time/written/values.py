@@ -62,4 +62,6 @@ class ValuesAtTimes:
 def _rule(nodes: int) -> tuple[tuple[sp.Expr, sp.Expr], ...]:
     """Places in [-1, 1] and weights of Gauss and Legendre."""
     places, weights = np.polynomial.legendre.leggauss(nodes)
-    return tuple((sp.Float(x), sp.sympify(w)) for x, w in zip(places, weights, strict=True))
+    return tuple(
+        (sp.Float(x), sp.sympify(w, strict=True)) for x, w in zip(places, weights, strict=True)
+    )
