@@ -51,6 +51,7 @@ def spherical_passage(retrieval, gamma, noise, u0, T):
     )
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("number", range(4))
 def test_spherical_vectors(retrieval, dynamics_vectors, number):
     v = dynamics_vectors["exit"]["spherical_p1"][number]
@@ -59,7 +60,7 @@ def test_spherical_vectors(retrieval, dynamics_vectors, number):
     assert found == pytest.approx(v["t_exit_ode"], abs=1e-9)
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("gamma", [0.005, 0.08, 0.15])
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize(("u0", "T"), [(1e-9, 0.01), (1e-3, 0.5), (0.04, 0.02)])
@@ -144,6 +145,7 @@ def test_free_formula_is_exact_for_vanishing_overlaps(retrieval, dynamics_vector
     assert found == pytest.approx(derived, abs=1e-8)
 
 
+@pytest.mark.cases(2)
 @FREE
 def test_free_plateau(retrieval, dynamics_vectors, number):
     v = dynamics_vectors["exit"]["free"][number]
@@ -158,6 +160,7 @@ def test_free_plateau(retrieval, dynamics_vectors, number):
     np.testing.assert_allclose(rates["M"] / 1e-9, v["rate_M"], rtol=1e-12)
 
 
+@pytest.mark.cases(2)
 @FREE
 def test_largest_free_rate_from_short_lengths(retrieval, dynamics_vectors, number):
     v = dynamics_vectors["exit"]["free"][number]

@@ -106,6 +106,7 @@ def test_what_has_one_value_is_refused(equations):
         short.evaluate(START, 1, learning_rate=0.1 / (1 + TIME))
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("name", ["momentum", "readout_rate", "label_noise"])
 def test_a_parameter_that_nothing_reads_is_refused(name):
     """`momentum=` and `label_noise=` of equations without them were taken and did nothing."""

@@ -143,7 +143,7 @@ def rates_of(flow):
     return problem.evaluate(known, 0.9, 0.4, nodes=6)
 
 
-@pytest.mark.cases(6)
+@pytest.mark.cases(4)
 @pytest.mark.parametrize(("block", "name"), SIGNS, ids=map("-".join, SIGNS))
 def test_a_wrong_sign_of_a_step_changes_the_flow(block, name):
     """Its rates in numbers, by the symbols of the closed problem."""

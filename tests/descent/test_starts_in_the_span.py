@@ -36,6 +36,7 @@ def descent_in_dimension(Q, M, P, d, seed):
     return W @ W.T / d, W @ W_star.T / d
 
 
+@pytest.mark.cases(4)
 @pytest.mark.parametrize("name", STARTS)
 def test_descent_equals_runs_in_finite_dimension(name):
     Q, M, P = (np.array(a) for a in STARTS[name])

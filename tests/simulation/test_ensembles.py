@@ -47,6 +47,7 @@ def test_shapes_units_and_start(method):
     assert np.array_equal(runs.mean["risk"], runs.runs.risk.mean(axis=0))
 
 
+@pytest.mark.cases(2)
 @METHODS
 @pytest.mark.parametrize("start", [START, None])
 def test_number_of_threads_never_changes_a_result(method, start):

@@ -99,6 +99,7 @@ def test_sequences_cross_where_their_arrays_do(case, method, quantity, read, dir
     np.testing.assert_allclose(ended.first_passage.horizon, horizon)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("case", SEQUENCES)
 def test_sequences_end_at_a_time(case):
     plain = sequences(case, "overlaps")

@@ -234,6 +234,7 @@ def test_fluctuations_with_momentum_are_those_of_seeds():
         assert of_paths == pytest.approx(of_weights, rel=4.5 / np.sqrt(3000) + 0.03), block
 
 
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("scaling", ["gradient-flow", "mean-field", "noise-dominated"])
 def test_momentum_in_other_limits_is_a_larger_rate(scaling):
     start = dmft.random_overlaps(MODEL, DIM, seed=0)

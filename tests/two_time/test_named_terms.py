@@ -76,7 +76,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("name", list(CASES))
 def test_changed_terms_run_as_plain_trapezoids_say(name):
     problem, values, weight = CASES[name]

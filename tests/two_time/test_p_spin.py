@@ -125,7 +125,7 @@ def test_thinning_changes_less_than_is_claimed(temperature):
     assert np.abs(thinned.E[-1] - full.E[-1]) < 1e-6
 
 
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("tol", [1e-3, 1e-4, 1e-5])
 def test_claimed_errors_cover(tol):
     """Against a run with a tolerance a hundred times smaller."""

@@ -91,7 +91,7 @@ NETWORK = dmft.literature.random_network(sp.erf(t), 4, 0.3)
 RIDGE = dmft.literature.ridge_flow(0.5, 0.1, (1, 0.2, 1), 0.3)
 
 
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 @pytest.mark.parametrize("tol", [1e-3, 1e-5])
 @pytest.mark.parametrize("problem", [P_SPIN, NETWORK, RIDGE], ids=["p-spin", "network", "ridge"])
 def test_claims_cover_at_early_times(problem, tol):

@@ -51,6 +51,7 @@ def test_vectors():
     assert np.all(np.abs(2 * train - 2 * np.array(v["train"])) <= run.error.D_diagonal[now] + 1e-12)
 
 
+@pytest.mark.cases(1)
 @pytest.mark.parametrize("case", [(0.6, 0.2, 1.0, 0.3, 1.2, 0.3), (3.0, 0.0, 0.5, -0.2, 2.0, 0.0)])
 def test_overlaps_of_two_times_equal_marchenko_pastur(case):
     """Fewer and more samples than dimensions; the two-time overlap within its claimed error."""
