@@ -24,6 +24,7 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np
 import pytest
 import sympy as sp
+from hypothesis import settings
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
@@ -49,6 +50,8 @@ ACTIVATIONS = {
 MUCH_MEMORY = 300 * 2**20
 # What may come before all objects are looked through again.
 MORE_MEMORY = 50 * 2**20
+# Examples of random tests at night for one by day.
+MORE_EXAMPLES = 4
 # Days after which kept machine code of the tests is made anew.
 KEPT = 14
 
@@ -162,7 +165,7 @@ def _few_collections():
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(10_000, 20, 100)
 
 
 # Generated functions, and seconds of CPU for which Python reads one before it is compiled: about
@@ -331,8 +334,10 @@ READING = Reading()
 
 
 def pytest_addoption(parser):
-    """Nightly and before a release: nothing is read."""
-    parser.addoption("--compiled", action="store_true", help="compile all generated text")
+    """Nightly and before a release: nothing is read, and random tests have more examples."""
+    parser.addoption(
+        "--compiled", action="store_true", help="compile all generated text, try more examples"
+    )
     parser.addoption("--first-cases", action="store_true", help="one case of each function")
 
 
@@ -366,6 +371,12 @@ def pytest_collection_modifyitems(config, items):
         for item in cases:
             if item not in fast:
                 item.add_marker(pytest.mark.slow)
+    if config.getoption("compiled"):
+        for test in {item.obj for item in items if getattr(item, "obj", None)}:
+            fast = getattr(test, "_hypothesis_internal_use_settings", None)
+            if fast is not None:
+                more = settings(fast, max_examples=MORE_EXAMPLES * fast.max_examples)
+                test._hypothesis_internal_use_settings = more
     yield
     if config.getoption("first_cases"):
         first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
