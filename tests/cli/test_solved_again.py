@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -162,7 +163,9 @@ def test_text_files_and_figures_are_the_same(kept, tmp_path, monkeypatch, capsys
         command = "solve", folder / "model.toml", "--save", files[0], "--plot", files[1]
         if name == "long":
             record.unlink()  # it is written anew
-            done = said(capsys, *command)
+            with warnings.catch_warnings():  # pytest would show those of an old matplotlib
+                warnings.simplefilter("ignore", DeprecationWarning)
+                done = said(capsys, *command)
             assert record.exists()
         else:
             *done, loaded = started(*command)
