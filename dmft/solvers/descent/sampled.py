@@ -117,7 +117,7 @@ def _meet(rows, first, low, partners, other, fresh):  # type: ignore[no-untyped-
 
 @njit(inner=True, **OPTIONS)
 def _copy(source, target):  # type: ignore[no-untyped-def]
-    """Rows as they are; slices take four times as long, `copy_into` twice."""
+    """Rows as they are; slices take four times as long, `copy_into` longer too."""
     for j in range(source.shape[0]):
         r, to = source[j], target[j]
         for i in range(r.size):
