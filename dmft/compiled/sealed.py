@@ -38,11 +38,14 @@ from dmft.compiled.directory import (
     refusal,
     tell_once,
 )
+from dmft.compiled.inner import self_contained
 from dmft.compiled.machine_code import Native, Unknown
 from dmft.names import VERSION
 from dmft.progress import announce
 
 DIGEST_SIZE = 32
+# How functions are compiled (`dmft.compiled.inner`): what was compiled otherwise is not loaded.
+SHARING = "private"
 # What is said when functions of these modules are compiled; others take less than a second.
 WAITING = {
     "dmft.solvers.": "compiling the solver (usually 5 to 15 s, once on this machine)",
@@ -74,7 +77,8 @@ class Deferred(CPUDispatcher):
                 return
             self._settling = True
             try:
-                with _alone(self._cache), register_dispatcher(self):  # it may call itself
+                # It may call itself.
+                with _alone(self._cache), register_dispatcher(self), self_contained(self):
                     for one in self._wanted:
                         self.compile(one)
                 self.disable_compile()
@@ -269,7 +273,7 @@ class SealedFiles:
     def __init__(self, folder: Path, base: str, stamp: str) -> None:
         self.folder = folder
         self.base = base
-        self.context = f"{VERSION}\0{numba.__version__}\0{stamp}"
+        self.context = f"{VERSION}\0{numba.__version__}\0{SHARING}\0{stamp}"
 
     def load(self, key: Any) -> Any:
         """Machine code stored under `key`, or None."""

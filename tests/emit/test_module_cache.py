@@ -9,8 +9,11 @@ import warnings
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
+from dmft.compiled.elf import symbols
+from dmft.compiled.object_files import code_of
 from dmft.compiled.sealed import SealedCache
 from dmft.emit import cache, cache_directory, load_module, module_name
 from dmft.errors import BadParameter
@@ -155,3 +158,67 @@ def test_unwritable_directory_falls_back_with_one_warning(tmp_path, monkeypatch)
         assert cache_directory() == fallback
     assert fallback.stat().st_uid == os.getuid()
     assert fallback.stat().st_mode & 0o022 == 0
+
+
+SUMS = textwrap.dedent(
+    '''
+    """A test module: one sum, which each caller may order in its own way."""
+    import numpy as np
+    from dmft.compiled import njit
+
+    OPTIONS = {"fastmath": {"reassoc", "contract"}}
+
+    @njit(inner=True, **OPTIONS)
+    def product(x, y, n):
+        total = 0.0
+        for m in range(n):
+            total += x[m] * y[m]
+        if total > 1e300:
+            raise ValueError(np.cumsum(x)[0])
+        return total
+
+    @njit("float64(float64[::1], float64[::1])", cache=True, **OPTIONS)
+    def once(x, y):
+        return product(x, y, x.size)
+
+    @njit("float64(float64[::1], float64[::1])", cache=True, **OPTIONS)
+    def thrice(x, y):
+        return product(x, x, x.size) - 2.0 * product(x, y, y.size) + product(y, y, 3)
+    '''
+)
+
+
+def test_kept_functions_share_no_machine_code(fresh_cache):
+    """Else the copy of `product` that runs depends on what the process compiled before."""
+    module = load_module(SUMS, "sums")
+    x, y = np.arange(1.0, 6.0), np.full(5, 0.5)
+    assert module.once(x, y) == pytest.approx(7.5)
+    assert module.thrice(x, y) == pytest.approx(40.75)
+    for name in ("once", "thrice"):
+        # The linker of a process looks up names that are local to a file in its table of all.
+        named = {n for n in symbols(code_of(getattr(module, name)).content)[0] if "product" in n}
+        assert not [n for n in named if not n.startswith((".const", "_ZN08NumbaEnv"))]
+
+
+TWO_TIMES = textwrap.dedent(
+    """
+    import sympy as sp, dmft
+    glass = dmft.literature.spherical_p_spin(3, sp.Symbol("T", positive=True))
+    run = dmft.solve(glass, None, 30.0, T=0.5, tol=1e-5, measure_error=False)
+    print(run.status, float(run.E[-1]).hex(), run.E.size)
+    """
+)
+
+
+@pytest.mark.slow  # compiles the two-time march: 12 s
+def test_a_process_that_compiles_finds_the_bits_of_one_that_loads(fresh_cache, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(fresh_cache / "numba"))
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", TWO_TIMES], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert list((fresh_cache / "numba").rglob("advance*.nbc"))
+    assert said[0].startswith("ok ")
+    assert said[0] == said[1]
