@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from llvmlite.binding import Linkage
+from llvmlite.binding import Linkage, parse_bitcode
 from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import CPUDispatcher
 
@@ -45,6 +45,9 @@ class _Library(JITCodeLibrary):
     process looks up the names of all files in one table.
     """
 
+    # Of a function that was loaded: its bitcode.
+    _packed = b""
+
     def _optimize_final_module(self) -> None:
         functions = [f for f in self._final_module.functions if not f.is_declaration]
         if any(f.name.startswith(ENTRIES) for f in functions):
@@ -52,6 +55,21 @@ class _Library(JITCodeLibrary):
                 if function.linkage == Linkage.linkonce_odr:
                     function.linkage = Linkage.private
         super()._optimize_final_module()
+
+    @classmethod
+    def _unserialize(cls, codegen: Any, state: Any) -> Any:
+        """Load machine code; what a caller would inline stays packed until one asks for it.
+
+        Most functions that are loaded have no compiled caller, and LLVM's form of what it would see
+        takes half of the memory of all that is loaded.
+        """
+        library = super()._unserialize(codegen, state)
+        if library._shared_module is not None:
+            (_, library._packed), library._shared_module = state[-1], None
+        return library
+
+    def _get_module_for_linking(self) -> Any:
+        return parse_bitcode(self._packed) if self._packed else super()._get_module_for_linking()
 
 
 @contextlib.contextmanager
