@@ -23,15 +23,13 @@ from llvmlite import ir
 
 from dmft.compiled import kept_code
 from dmft.compiled.directory import cache_directory
-from dmft.compiled.instructions import INLINED, Writer
+from dmft.compiled.instructions import ALWAYS, INLINED, Writer, fastmath
 from dmft.compiled.known_functions import BYTES, FLOAT, HALF, INT
 from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
 
 # Array of floats or integers with one axis or two, as Numba passes it: owner, parent, size, size of
 # an item, data, lengths, strides.
 LEAVES = {"float64": ("f8", FLOAT), "int64": ("i8", INT)}
-# What instructions may do with the order of sums, by the options of a function.
-ORDERS: Mapping[str, tuple[str, ...]] = {"**ORDERED": (), "**OPTIONS": ("reassoc", "contract")}
 # What this process has linked, by the record that keeps it.
 _NATIVE: dict[str, Native] = {}
 _LOCK = threading.RLock()
@@ -116,8 +114,9 @@ def _optimised(text: str) -> bytes:
 
 def _module(tree: ast.Module, name: str, symbol: str) -> tuple[ir.Module, tuple[str, ...]]:
     """The function, as compiled code calls it, and its entry for `machine_code`."""
-    texts = _strings(tree)
+    texts, orders = _strings(tree), _orders(tree)
     functions = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef)}
+    near = {n: f for n, f in functions.items() if ALWAYS in ast.unparse(f.decorator_list[0])}
     module = ir.Module(name=symbol)
 
     def written(name: str, symbol: str) -> tuple[ir.Function, tuple[str, ...]]:
@@ -126,13 +125,13 @@ def _module(tree: ast.Module, name: str, symbol: str) -> tuple[ir.Module, tuple[
         (decorator,) = function.decorator_list
         signature, options = ast.unparse(decorator).removesuffix(")").split(", ")
         kinds = _kinds(texts[signature.removeprefix("njit(")])
-        calls = {n.func.id for n in ast.walk(function) if _calls_one_of(n, functions)}  # type: ignore[attr-defined]
+        calls = {n.func.id for n in ast.walk(function) if _calls_one_of(n, functions)} - {*near}  # type: ignore[attr-defined]
         others = {call: written(call, f"{symbol}_{call}")[0] for call in calls}
         for other in others.values():
             other.linkage = "internal"
         own = ir.Function(module, ir.FunctionType(ir.VoidType(), [k for _, k in kinds]), symbol)
         own.attributes.add("nounwind")
-        _write(own, function, others, ORDERS[options])
+        _write(own, function, others, near, orders.get(options, ()))
         return own, tuple(leaf for leaf, _ in kinds)
 
     own, arguments = written(name, symbol)
@@ -151,6 +150,16 @@ def _strings(tree: ast.Module) -> dict[str, str]:
         match line:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
                 found[name] = text
+    return found
+
+
+def _orders(tree: ast.Module) -> dict[str, tuple[str, ...]]:
+    """What instructions may do with the order of sums, by the options of a function."""
+    found = {}
+    for line in tree.body:
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id="dict"))):
+                found[f"**{name}"] = fastmath(line.value)
     return found
 
 
@@ -211,12 +220,16 @@ def _gathered(builder: Any, kind: Any, given: Any) -> Any:
 
 
 def _write(
-    own: ir.Function, function: ast.FunctionDef, others: Mapping[str, Any], flags: tuple[str, ...]
+    own: ir.Function,
+    function: ast.FunctionDef,
+    others: Mapping[str, Any],
+    near: Mapping[str, ast.FunctionDef],
+    flags: tuple[str, ...],
 ) -> None:
     """Write the instructions of a function."""
     first, body = own.append_basic_block("variables"), own.append_basic_block("body")
     writer = Writer(ir.IRBuilder(body), ir.IRBuilder(first), flags)
-    writer.others = others
+    writer.others, writer.near = others, near
     for argument, value in zip(function.args.args, own.args, strict=True):
         writer.names[argument.arg] = writer.argument(value)
     writer.lines(function.body)
@@ -233,7 +246,7 @@ def _version() -> str:
     digest = hashlib.blake2b(digest_size=16)
     here = Path(__file__).parent
     files = [here / f"{name}.py" for name in ("direct", "instructions", "known_functions")]
-    for path in (*files, *(here.parent / file for file in INLINED.values())):
+    for path in (*files, *(here.parent / file for file in sorted({*INLINED.values()}))):
         digest.update(path.read_bytes())
     for part in (llvmlite.__version__, llvm.get_process_triple(), llvm.get_host_cpu_name()):
         digest.update(f"{part}\0".encode())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,32 @@ from llvmlite import ir
 from dmft.compiled.known_functions import FLOAT, FUNCTIONS, HALF, INT, LANES, Array
 from dmft.compiled.machine_code import Unknown
 
-# Functions of one result that are written where they are called, by the file that defines them.
-INLINED = {"asin": "special/arcsine.py"}
+# Functions that are written where they are called, by the file that defines them.
+INLINED = {
+    name: f"special/{file}.py"
+    for file, names in {
+        "arcsine": "asin",
+        "hyperbolic": "fast_exp fast_tanh fast_erf",
+        "orthant": "_angle correlation_angle correlation_root half_tangent"
+        " inverse_correlation_root",
+        "ratio": "correlation root_ratio",
+        "cholesky": "field_root mean_slopes",
+    }.items()
+    for name in names.split()
+}
+# Written with the options of who calls them, as Numba writes them.
+ALWAYS = "inline='always'"
 
 OPERATORS: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+OPERATORS[ast.LShift] = "shl"
+# For numbers that a file gives a name.
+ARITHMETIC: Mapping[type, Any] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+ROOTS = {"math.sqrt": math.sqrt, "math.log": math.log}
+CONSTANTS = {"math.pi": math.pi, "math.inf": math.inf, "math.nan": math.nan}
+# Beyond, Numba calls another function.
+HIGHEST_POWER = 64
 RELATIONS: dict[type, str] = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
 }  # fmt: skip
@@ -32,10 +56,15 @@ class Writer:
         self.builder = builder
         # What may be done with the order of sums.
         self.flags = flags
-        # Functions of the module by name, and memory that is given back at the end.
+        # Functions of the module by name: those that are called, and those that are written where
+        # they are called. Then memory that is given back at the end.
         self.others: Mapping[str, Any] = {}
+        self.near: Mapping[str, ast.FunctionDef] = {}
         self.owned: list[Any] = []
         self.depth = 0
+        # Where the loops around go on, and whether this is written within another function.
+        self.again: list[Any] = []
+        self.is_inside = False
         # Where room for the variables is made: at the beginning.
         self.variables = variables
         # Arrays and values by name, and where the value of a variable is.
@@ -67,9 +96,15 @@ class Writer:
             self.builder.ret_void()
 
     def _Return(self, line: ast.Return) -> None:
-        if line.value is None or self.value(line.value) is not None:
+        if self.is_inside or line.value is None or self.value(line.value) is not None:
             raise Unknown("a returned value")
         self.end()
+
+    def _Pass(self, line: ast.Pass) -> None:
+        pass
+
+    def _Continue(self, line: ast.Continue) -> None:
+        self.builder.branch(self.again[-1])
 
     def _Expr(self, line: ast.Expr) -> None:
         if not isinstance(line.value, ast.Constant):
@@ -104,20 +139,31 @@ class Writer:
         begin = bounds[0] if len(bounds) > 1 else ir.Constant(INT, 0)
         end = bounds[min(1, len(bounds) - 1)]
         step = bounds[2] if len(bounds) > 2 else ir.Constant(INT, 1)
+        if not isinstance(step, ir.Constant):
+            raise Unknown("a loop whose direction is not known")
         builder = self.builder
-        before, test, body, after = builder.block, *(builder.append_basic_block() for _ in "tba")
+        before, (test, body, again, after) = (
+            builder.block,
+            (builder.append_basic_block() for _ in range(4)),
+        )
         builder.branch(test)
         builder.position_at_end(test)
         index = builder.phi(INT)
         index.add_incoming(begin, before)
-        builder.cbranch(builder.icmp_signed("<", index, end), body, after)
+        relation = "<" if step.constant > 0 else ">"
+        builder.cbranch(builder.icmp_signed(relation, index, end), body, after)
         builder.position_at_end(body)
         self.places.pop(target.id, None)
         self.names[target.id] = index
         self.depth += 1
+        self.again.append(again)
         self.lines(line.body)
+        self.again.pop()
         self.depth -= 1
-        index.add_incoming(builder.add(index, step, flags=("nsw",)), builder.block)
+        if not builder.block.is_terminated:
+            builder.branch(again)
+        builder.position_at_end(again)
+        index.add_incoming(builder.add(index, step, flags=("nsw",)), again)
         builder.branch(test)
         builder.position_at_end(after)
 
@@ -128,6 +174,10 @@ class Writer:
             if array.entry != FLOAT:
                 value = self.spread(value, array.entry)
             self.builder.store(self.float_of(value), self.place(array, index), align=8)
+            return
+        if isinstance(target, ast.Tuple):
+            for one, part in zip(target.elts, value, strict=True):
+                self.assign(one, part)
             return
         if not isinstance(target, ast.Name):
             raise Unknown(ast.unparse(target))
@@ -161,8 +211,24 @@ class Writer:
     def _Tuple(self, node: ast.Tuple) -> list[Any]:
         return [self.value(item) for item in node.elts]
 
+    def _Attribute(self, node: ast.Attribute) -> Any:
+        name = ast.unparse(node)
+        if name in CONSTANTS:
+            return ir.Constant(FLOAT, CONSTANTS[name])
+        array = self.value(node.value)
+        if not isinstance(array, Array) or node.attr not in ("shape", "size"):
+            raise Unknown(name)
+        if node.attr == "shape":
+            return list(array.shape)
+        size = array.shape[0]
+        for length in array.shape[1:]:
+            size = self.builder.mul(size, length, flags=("nsw",))
+        return size
+
     def _Subscript(self, node: ast.Subscript) -> Any:
         array, index = self.value(node.value), self.indices(node.slice)
+        if isinstance(array, list):  # lengths, or numbers of the module
+            return array[index[0].constant]
         if len(index) == 1 < len(array.shape):  # a row
             for length in array.shape[1:]:
                 index = [self.builder.mul(index[0], length, flags=("nsw",))]
@@ -173,6 +239,8 @@ class Writer:
         value = self.value(node.operand)
         if not isinstance(node.op, ast.USub):
             raise Unknown(ast.unparse(node))
+        if isinstance(value, ir.Constant) and value.type == INT:
+            return ir.Constant(INT, -value.constant)
         return (
             self.builder.neg(value)
             if value.type == INT
@@ -180,13 +248,30 @@ class Writer:
         )
 
     def _BinOp(self, node: ast.BinOp) -> Any:
+        if isinstance(node.op, ast.Pow):
+            return self.power(self.value(node.left), node.right)
         return self.operation(node.op, self.value(node.left), self.value(node.right))
+
+    def power(self, base: Any, exponent: ast.expr) -> Any:
+        """A whole power, by squares and products in Numba's order."""
+        count = exponent.value if isinstance(exponent, ast.Constant) else None
+        if not (isinstance(count, int) and 1 <= count <= HIGHEST_POWER):
+            raise Unknown(f"the power {ast.unparse(exponent)}")
+        result = None
+        while count:
+            if count % 2:
+                result = base if result is None else self.operation(ast.Mult(), result, base)
+            count //= 2
+            base = self.operation(ast.Mult(), base, base) if count else base
+        return result
 
     def operation(self, operator: ast.operator, left: Any, right: Any) -> Any:
         """Sum, difference, product or quotient, of numbers or vectors."""
         name = OPERATORS[type(operator)]
-        if left.type == right.type == INT and name != "div":
-            return getattr(self.builder, name)(left, right, flags=("nsw",))
+        if _is_whole(left.type) and _is_whole(right.type) and name != "div":
+            kinds = [v.type for v in (left, right) if isinstance(v.type, ir.VectorType)]
+            left, right = (self.spread(v, kinds[0]) if kinds else v for v in (left, right))
+            return getattr(self.builder, name)(left, right, flags=("nsw",) * (name != "shl"))
         return getattr(self.builder, f"f{name}")(*self.alike(left, right), flags=self.flags)
 
     def _Compare(self, node: ast.Compare) -> Any:
@@ -194,10 +279,16 @@ class Writer:
         one, other = self.value(node.left), self.value(right)
         if one.type == other.type == INT:
             return self.builder.icmp_signed(RELATIONS[type(relation)], one, other)
-        if isinstance(relation, ast.NotEq):
-            raise Unknown("floats that differ")
         pair = self.alike(one, other)
+        if isinstance(relation, ast.NotEq):  # NaN differs from everything
+            return self.builder.fcmp_unordered("!=", *pair, flags=self.flags)
         return self.builder.fcmp_ordered(RELATIONS[type(relation)], *pair, flags=self.flags)
+
+    def _BoolOp(self, node: ast.BoolOp) -> Any:
+        if any(isinstance(n, ast.Subscript) for value in node.values[1:] for n in ast.walk(value)):
+            raise Unknown("an entry that may not be there")
+        join = self.builder.and_ if isinstance(node.op, ast.And) else self.builder.or_
+        return reduce(join, map(self.value, node.values))
 
     def _IfExp(self, node: ast.IfExp) -> Any:
         return self.select(self.value(node.test), self.value(node.body), self.value(node.orelse))
@@ -227,7 +318,8 @@ class Writer:
 
     def select(self, test: Any, yes: Any, no: Any) -> Any:
         """One of two values, or of each entry one."""
-        yes, no = self.alike(yes, no)
+        if not yes.type == no.type == INT:
+            yes, no = self.alike(yes, no)
         if isinstance(test.type, ir.VectorType):
             kind = ir.VectorType(FLOAT, test.type.count)
             yes, no = self.spread(yes, kind), self.spread(no, kind)
@@ -256,8 +348,10 @@ class Writer:
         name = ast.unparse(node.func)
         if node.keywords:
             raise Unknown(ast.unparse(node))
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "view":
+            return self.view(self.value(node.func.value), ast.unparse(node.args[0]))
         values = [self.value(argument) for argument in node.args]
-        if name in INLINED:
+        if name in INLINED or name in self.near:
             return self.inline(name, values)
         if name in self.others:
             given = [v.given if isinstance(v, Array) else v for v in values]
@@ -266,18 +360,41 @@ class Writer:
         return FUNCTIONS[name](self, *values)
 
     def inline(self, name: str, values: Sequence[Any]) -> Any:
-        """Write the lines of a function here; its last one returns a value."""
-        function, constants = _inlined(name)
-        inner = Writer(self.builder, self.variables, self.flags)
-        inner.in_lanes = self.in_lanes
-        inner.names = {key: ir.Constant(FLOAT, number) for key, number in constants.items()}
+        """Write the lines of a function here; the value that it returns, if any."""
+        near = self.near.get(name)
+        function, constants, flags = (near, {}, None) if near else _inlined(name)
+        inner = Writer(self.builder, self.variables, self.flags if flags is None else flags)
+        inner.in_lanes, inner.near, inner.is_inside = self.in_lanes, self.near, True
+        inner.depth = 1  # it makes no arrays
+        inner.names = {key: _constant(number) for key, number in constants.items()}
         for argument, value in zip(function.args.args, values, strict=True):
-            inner.names[argument.arg] = self.float_of(value)
-        *lines, last = function.body
-        inner.lines(lines)
-        assert isinstance(last, ast.Return)
-        assert last.value is not None
-        return inner.value(last.value)
+            whole = argument.annotation is not None and ast.unparse(argument.annotation) == "int"
+            is_given = whole or isinstance(value, Array)
+            inner.names[argument.arg] = value if is_given else self.float_of(value)
+        return inner.result([line for line in function.body if not _is_docstring(line)])
+
+    def result(self, lines: Sequence[ast.stmt]) -> Any:
+        """Write lines of which the last may return a value, or the last two one of two."""
+        for line, following in zip(lines, [*lines[1:], None], strict=True):
+            match line, following:
+                case ast.Return(value=ast.expr() as value), None:
+                    return self.value(value)
+                case ast.If(test=test, body=[ast.Return(value=yes)], orelse=[]), ast.Return(
+                    value=no
+                ):
+                    assert yes is not None
+                    assert no is not None
+                    return self.select(self.value(test), self.value(yes), self.value(no))
+                case _:
+                    self.lines([line])
+        return None
+
+    def view(self, value: Any, name: str) -> Any:
+        """The bits of a float as an integer, or those of an integer as a float."""
+        kind = {"np.int64": INT, "np.float64": FLOAT}[name]
+        if isinstance(value.type, ir.VectorType):
+            kind = ir.VectorType(kind, value.type.count)
+        return self.builder.bitcast(value, kind)
 
     def intrinsic(self, name: str, *values: Any) -> Any:
         """LLVM's function of this name, on numbers or vectors."""
@@ -296,40 +413,67 @@ class Writer:
 
 
 @cache
-def _inlined(name: str) -> tuple[ast.FunctionDef, dict[str, float]]:
-    """Lines of a function, and the numbers of its file."""
+def _inlined(
+    name: str,
+) -> tuple[ast.FunctionDef, dict[str, Any], tuple[str, ...] | None]:
+    """Lines of a function, the numbers of its file, and its options (None: those of the caller)."""
     tree = ast.parse((Path(__file__).parents[1] / INLINED[name]).read_text(encoding="utf-8"))
-    numbers: dict[str, float] = {}
+    numbers: dict[str, Any] = {}
     for line in tree.body:
         if isinstance(line, ast.Assign):
-            targets, values = _pairs(line)
-            for target, value in zip(targets, values, strict=True):
-                number = _number(value)
-                if number is not None:
-                    numbers[ast.unparse(target)] = number
+            for target, value in _pairs(line):
+                with contextlib.suppress(Unknown):
+                    numbers[ast.unparse(target)] = _number(value, numbers)
     (function,) = (f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
-    function.body = [line for line in function.body if not _is_docstring(line)]
-    return function, numbers
+    (decorator,) = function.decorator_list
+    return function, numbers, None if ALWAYS in ast.unparse(decorator) else fastmath(decorator)
+
+
+def fastmath(call: ast.expr) -> tuple[str, ...]:
+    """What the options of a function let be done with its sums."""
+    assert isinstance(call, ast.Call)
+    given = [word.value for word in call.keywords if word.arg == "fastmath"]
+    return tuple(sorted(ast.literal_eval(given[0]))) if given else ()
 
 
 def _is_docstring(line: ast.stmt) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
-def _pairs(line: ast.Assign) -> tuple[list[ast.expr], list[ast.expr]]:
+def _is_whole(kind: Any) -> bool:
+    return (kind.element if isinstance(kind, ir.VectorType) else kind) == INT
+
+
+def _pairs(line: ast.Assign) -> Iterable[tuple[ast.expr, ast.expr]]:
+    """Targets and values of an assignment."""
     (target,) = line.targets
     if isinstance(target, ast.Tuple) and isinstance(line.value, ast.Tuple):
-        return target.elts, line.value.elts
-    return [target], [line.value]
+        return zip(target.elts, line.value.elts, strict=True)
+    return [(target, line.value)]
 
 
-def _number(node: ast.expr) -> float | None:
-    """A literal number, or one times pi."""
+def _constant(number: Any) -> Any:
+    """A number of a module, or several."""
+    if isinstance(number, tuple):
+        return [_constant(one) for one in number]
+    return ir.Constant(INT if isinstance(number, int) else FLOAT, number)
+
+
+def _number(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    """A number that a file gives a name, or several: `known` are those before it."""
     match node:
-        case ast.Constant(value=float(number)):
-            return number
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=float(number))):
-            return -number
-        case ast.BinOp(left=ast.Constant(value=float(number)), op=ast.Mult(), right=right):
-            return number * math.pi if ast.unparse(right) == "math.pi" else None
-    return None
+        case ast.Constant(value=int() | float()):
+            return node.value
+        case ast.Tuple(elts=items):
+            return tuple(_number(item, known) for item in items)
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(operand, known)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
+            return ARITHMETIC[type(op)](_number(left, known), _number(right, known))
+        case ast.Call(func=function, args=[argument]) if ast.unparse(function) in ROOTS:
+            return ROOTS[ast.unparse(function)](_number(argument, known))
+        case ast.Attribute() if ast.unparse(node) in CONSTANTS:
+            return CONSTANTS[ast.unparse(node)]
+    raise Unknown(f"the number {ast.unparse(node)}")

@@ -72,8 +72,9 @@ def _memory(writer: Writer, length: Any, entry: Any, zeros: bool) -> Any:
     return builder.bitcast(data, entry.as_pointer())
 
 
-def _array(writer: Writer, shape: Sequence[Any], zeros: bool = False) -> Array:
+def _array(writer: Writer, shape: Any, zeros: bool = False) -> Array:
     """Write `np.empty` or `np.zeros`; what it gives lives to the end of the function."""
+    shape = shape if isinstance(shape, list) else [shape]
     if writer.depth:
         raise Unknown("an array that is made again and again")
     length = ir.Constant(INT, 8)
@@ -133,6 +134,69 @@ def _diagonal(writer: Writer, array: Array, index: Sequence[Any]) -> Any:
     return value
 
 
+def _extreme(relation: str) -> Callable[..., Any]:
+    """Python's `min` and `max` of numbers, as Numba writes them."""
+
+    def written(writer: Writer, first: Any, second: Any) -> Any:
+        if first.type == second.type == INT:
+            test = writer.builder.icmp_signed(relation, second, first)
+            return writer.builder.select(test, second, first)
+        first, second = writer.alike(first, second)
+        test = writer.builder.fcmp_ordered(relation, second, first, flags=writer.flags)
+        return writer.builder.select(test, second, first)
+
+    return written
+
+
+def _extreme_or_nan(relation: str) -> Callable[..., Any]:
+    """NumPy's `minimum` and `maximum`: NaN where one is NaN."""
+
+    def written(writer: Writer, first: Any, second: Any) -> Any:
+        builder = writer.builder
+        first, second = writer.alike(first, second)
+        number = builder.select(builder.fcmp_ordered(relation, first, second), first, second)
+        nan = builder.select(builder.fcmp_unordered("uno", first, first), first, second)
+        return builder.select(builder.fcmp_unordered("uno", first, second), nan, number)
+
+    return written
+
+
+def _is_nan(writer: Writer, value: Any) -> Any:
+    return writer.builder.fcmp_unordered("uno", value, value)
+
+
+def _sign(writer: Writer, value: Any) -> Any:
+    """Write `np.sign`; zeros and NaN stay."""
+    (value,) = writer.alike(value)
+    one = writer.spread(ir.Constant(FLOAT, 1.0), value.type)
+    is_other = writer.builder.fcmp_unordered("ueq", value, ir.Constant(value.type, None))
+    return writer.builder.select(is_other, value, writer.intrinsic("copysign", one, value))
+
+
+def _libm(name: str) -> Callable[..., Any]:
+    """A function of the C library, of one number."""
+
+    def written(writer: Writer, value: Any) -> Any:
+        function = writer.outside(name, ir.FunctionType(FLOAT, [FLOAT]))
+        number = writer.float_of(value)
+        if number.type != FLOAT:
+            raise Unknown(f"{name} of a vector")
+        return writer.builder.call(function, [number], fastmath=writer.flags)
+
+    return written
+
+
+def _of_numbers(name: str) -> Callable[..., Any]:
+    """LLVM's function of this name, which is one of the C library for each number."""
+
+    def written(writer: Writer, value: Any) -> Any:
+        if isinstance(value.type, ir.VectorType):
+            raise Unknown(f"{name} of a vector")
+        return writer.intrinsic(name, value)
+
+    return written
+
+
 def _llvm(name: str) -> Callable[..., Any]:
     return lambda writer, *values: writer.intrinsic(name, *values)
 
@@ -155,4 +219,14 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "fma": _llvm("fma"),
     "math.sqrt": _llvm("sqrt"),
     "math.copysign": _llvm("copysign"),
+    "math.isnan": _is_nan,
+    "min": _extreme("<"),
+    "max": _extreme(">"),
+    "np.minimum": _extreme_or_nan("<="),
+    "np.maximum": _extreme_or_nan(">="),
+    "np.sign": _sign,
+    "np.float64": lambda writer, value: value,
+    "np.int64": lambda writer, value: value,
+    **{f"math.{name}": _of_numbers(name) for name in ("exp", "log", "sin", "cos")},
+    **{f"math.{name}": _libm(name) for name in ("erf", "asin", "tanh")},
 }

@@ -53,7 +53,11 @@ ERFC = (
     4.06088214696972e-09,
 )
 # Taylor coefficients 1/n!: the remainder at |r| <= log(2)/2 is below 2^-54.
-C = tuple(1.0 / math.factorial(n) for n in range(14))
+C = (
+    1.0, 1.0, 1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0,
+    1.0 / 40320.0, 1.0 / 362880.0, 1.0 / 3628800.0, 1.0 / 39916800.0, 1.0 / 479001600.0,
+    1.0 / 6227020800.0,
+)  # fmt: skip
 
 
 # No fastmath here: reassociation would cancel the rounder.

@@ -15,6 +15,7 @@ from dmft.codegen.build import (
 from dmft.compiled import direct
 from dmft.compiled.machine_code import Unknown
 from dmft.emit import load_module
+from dmft.workflow.solving.inputs import run_inputs
 
 pytestmark = pytest.mark.compiled
 Z = sp.Symbol("z", real=True)
@@ -81,14 +82,17 @@ def rhs(t, y, widths, par, out):
 @pytest.mark.parametrize(
     "line",
     [
-        "out[0] = math.exp(y[0])",
-        "out[0] = y[0] ** 2",
+        "out[0] = math.gamma(y[0])",
+        "out[0] = y[0] ** 0.5",
         "out[0] = missing",
+        "out[0] = y",
+        "out[0] = y.T[0]",
+        "out[0] = y[0] if t > 0.0 and y[1] > 0.0 else 0.0",
+        "for i in range(3, 0, widths[0]): out[0] = 1.0",
         "out[0] = y[0, 0]",
-        "out[0] = y[0] if y[0] != y[1] else 0.0",
         "while True: out[0] = 1.0",
         "for i in y: out[0] = i",
-        "out[0] = max(y[0], y[1])",
+        "out[0] = max(y)",
         "out[0] = not y[0]",
     ],
 )
@@ -103,6 +107,134 @@ def test_what_is_not_known_is_refused(line):
         "f8[1]",
         "f8[1]",
     )
+
+
+# What `dmft.special` defines, and what Python, NumPy and LLVM do with numbers that are not plain.
+WORDS = """
+    fast_exp(a) | fast_tanh(a) | fast_erf(a) | asin(a) | correlation(a, b, c)
+    correlation_angle(a, b, c) | correlation_root(a, b, c) | half_tangent(a, b, c)
+    inverse_correlation_root(a, b, c) | root_ratio(d, a, b, c, 1.0) | root_ratio(d, a, b, c, 2.0)
+    max(a, b) | min(a, b) | max(widths[0], widths[1]) | np.maximum(a, b) | np.minimum(a, b)
+    np.sign(a) | math.exp(a) | math.log(a) | math.sin(a) | math.cos(a) | math.erf(a)
+    math.asin(a) | math.tanh(a) | a**2 | a**3 | a**7 | a**8 | (-a) ** 11 | twice(a, b) | -math.inf
+    1.0 if a > 0.0 and b <= c else d if a < 0.0 or b != c else 3 | y.size | 1.0 if math.isnan(a) else 2.0
+"""
+NUMBERS = """
+import math
+import numpy as np
+from dmft.compiled import njit
+from dmft.special.arcsine import asin
+from dmft.special.cholesky import field_root, mean_slopes
+from dmft.special.hyperbolic import fast_erf, fast_exp, fast_tanh
+from dmft.special.orthant import (
+    correlation_angle, correlation_root, half_tangent, inverse_correlation_root,
+)
+from dmft.special.ratio import correlation, root_ratio
+
+ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False)
+RHS = "void(float64, float64[::1], int64[::1], float64[::1], float64[::1])"
+
+@njit(inline="always", error_model="numpy")
+def twice(x, y):
+    return fast_tanh(x) * y + x**2
+
+@njit(RHS, **ORDERED)
+def rhs(t, y, widths, par, out):
+    a, b, c, d = y[0], y[1], y[2], y[3]
+"""
+MATRICES = """
+    first, n = widths[0], widths[1]
+    arrays = np.empty((3, n, n))
+    matrix, root, slopes = arrays[0], arrays[1], arrays[2]
+    for i in range(n):
+        for j in range(n):
+            matrix[i, j] = y[i * n + j]
+    field_root(matrix, first, root)
+    mean_slopes(matrix, root, first, slopes)
+    for i in range(n - 1, -1, -1):
+        for j in range(n):
+            if i > j:
+                continue
+            out[i * n + j] = root[i, j] + slopes[j, i]
+"""
+
+
+def both(text, states, widths, size):
+    """Results for rows of states: by Numba, and by code without it."""
+    judge, alone = load_module(text, "dmft_judge").rhs, direct.native(text, "rhs")
+    wanted, found = np.zeros((2, len(states), size))
+    for row, y in enumerate(states):
+        for function, out in ((judge, wanted), (alone, found)):
+            function(0.0, y.copy(), np.array(widths), y.copy(), out[row])
+    return wanted, found
+
+
+def test_numbers_have_numbas_bits():
+    rng = np.random.default_rng(0)
+    words = [word.strip() for word in WORDS.replace("\n", "|").split("|") if word.strip()]
+    text = NUMBERS + "".join(f"    out[{n}] = {word}\n" for n, word in enumerate(words))
+    plain = rng.normal(size=(200, 4)) * 10.0 ** rng.integers(-8, 4, size=(200, 4))
+    close = np.abs(plain)
+    close[:, 2] = np.sqrt(close[:, 0] * close[:, 1]) * (1.0 - 10.0 ** -rng.uniform(1, 17, size=200))
+    close[::2, 2] *= -1.0
+    odd = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-310, 1.0, -1.0, -708.5, 709.5, 1e300]
+    wanted, found = both(
+        text, np.vstack([plain, close, rng.choice(odd, (300, 4))]), (3, 5), len(words)
+    )
+    for n, word in enumerate(words):
+        same = (wanted[:, n] == found[:, n]) | np.isnan(wanted[:, n]) & np.isnan(found[:, n])
+        same &= np.isnan(wanted[:, n]) | (np.signbit(wanted[:, n]) == np.signbit(found[:, n]))
+        assert np.all(same), word
+
+
+def test_roots_of_matrices_have_numbas_bits():
+    """Covariances of two students and three teachers, some of which the others determine."""
+    rng = np.random.default_rng(1)
+    shapes = rng.normal(size=(40, 5, 7)) * (rng.random((40, 1, 7)) < 0.6)
+    states = (shapes @ shapes.transpose(0, 2, 1)).reshape(40, 25)
+    text = NUMBERS.replace(", _nrt=False", "") + MATRICES  # it makes arrays
+    wanted, found = both(text, states, (2, 5), 25)
+    assert np.any(wanted)
+    assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("activation", [ERF, sp.Max(0, Z)], ids=["erf", "relu"])
+def test_averages_on_nodes_are_those_of_the_text(activation):
+    """What the text says is done by Python itself; the compiler may reorder sums."""
+    unit = dmft.Committee(activation, 1)
+    equations = dmft.derive(dmft.Model(unit, unit, 0.1), dmft.SGD(0.5, loss="huber"))
+    problem = dmft.build(equations)
+    given = run_inputs(equations, dmft.Overlaps([[0.7]], [[0.3]]), {})
+    y = problem.pack(given["state"])
+    sizes = np.array([given["widths"][name] for name in problem.widths])
+    par = problem.pack_parameters(given["parameters"], given["constants"])
+    assert "function_1" in problem.source
+    assert problem.rhs.native is not None
+    wanted, found = np.zeros((2, y.size))
+    with np.errstate(all="ignore"):
+        problem.rhs.py_func(0.0, y, sizes, par, wanted)
+    problem.rhs.native(0.0, y, sizes, par, found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("activation", [ERF, sp.tanh(Z), sp.Max(0, Z), Z**3 - 3 * Z])
+def test_samples_of_descents_are_those_of_the_text(activation):
+    rng = np.random.default_rng(2)
+    unit = dmft.Committee(activation, 2)
+    descent = dmft.GradientDescent(0.3, samples_per_dim=3)
+    problem = dmft.build(dmft.derive(dmft.Model(unit, unit, 0.1), descent))
+    h, h_star, readout = rng.normal(size=(2, 9)), rng.normal(size=(2, 9)), np.ones(4)
+    par = np.concatenate([readout, rng.random(len(problem.scalars))])
+    results = []
+    for way in ("native", "py_func"):
+        label, g, out = np.empty(9), np.empty((2, 9)), np.empty((1, 9))
+        labels, sample = (getattr(f, way) for f in (problem.labels, problem.sample))
+        labels(2, h_star, h[0].copy(), par, label)
+        sample(h, h_star, label, np.ones(9), par, g, out)
+        results.append([label, g, out])
+    for found, wanted in zip(*results, strict=True):
+        assert np.any(wanted)
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_functions_of_other_files_are_left_to_numba():

@@ -28,21 +28,26 @@ import math
 import numpy as np
 
 from dmft.compiled import njit
-{imports}from dmft.solvers.descent.sampled import LABEL_SIGNATURE, SAMPLE_SIGNATURE
-
+{imports}
 OPTIONS = dict(
-    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract", "arcp"}}
+    cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract", "arcp"}},
+    direct=True,
+)
+LABELS = "void(int64, float64[:, ::1], float64[::1], float64[::1], float64[::1])"
+SAMPLE = (
+    "void(float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], "
+    "float64[:, ::1], float64[:, ::1])"
 )
 
 
-@njit(LABEL_SIGNATURE, **OPTIONS)
+@njit(LABELS, **OPTIONS)
 def labels(p, h_star, zeta, par, label):
     n = label.size
     k = {k}
 {labels}
 
 
-@njit(SAMPLE_SIGNATURE, **OPTIONS)
+@njit(SAMPLE, **OPTIONS)
 def sample(h, h_star, label, times, par, g, out):
     p, n = h.shape
     k = {k}

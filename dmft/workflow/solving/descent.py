@@ -29,6 +29,7 @@ from dmft.solvers.descent.errors import judged
 from dmft.solvers.descent.process import DescentProblem, Process
 from dmft.solvers.descent.response import measured
 from dmft.solvers.descent.run import DescentRun
+from dmft.solvers.descent.sampled import SAMPLE
 from dmft.solvers.descent.store import Store
 from dmft.solvers.descent.sweep import (
     JITTER,
@@ -41,6 +42,7 @@ from dmft.solvers.descent.sweep import (
 )
 from dmft.solvers.descent.task import DescentTask, Nodes, fresh_losses
 from dmft.solvers.jobs import Job, run_tasks, thread_count
+from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values
 from dmft.turns import in_turn
 from dmft.workflow.solver import Solver, equations_of
@@ -155,8 +157,9 @@ def descent_task(
         check_fraction(scalars["batch_fraction"], equations.algorithm.batch)
     problem = _built(equations.fingerprint, equations)
     task = DescentTask(
-        labels=problem.labels, sample=problem.sample, steps=steps, Q=start.Q, M=start.M,
-        P=start.P, readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
+        labels=problem.labels, sample=pointer(problem.sample, SAMPLE), steps=steps,
+        Q=start.Q, M=start.M, P=start.P,
+        readout=arrays["readout"], teacher_readout=arrays["teacher_readout"],
         scalars=np.array([scalars[name] for name in problem.scalars]),
         process=problem.process, par=_rows(problem.process, given, steps),
         schedules=given.described,
@@ -186,7 +189,7 @@ def _built(fingerprint: str, equations: DescentEquations) -> DescentProblem:
 @in_turn
 @lru_cache(maxsize=32)
 def _bend(fingerprint: str, equations: DescentEquations, kinks: bool = False) -> Any:
-    return build_bend(equations, kinks)
+    return pointer(build_bend(equations, kinks), SAMPLE)
 
 
 @in_turn
