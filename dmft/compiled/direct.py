@@ -23,8 +23,8 @@ from llvmlite import ir
 
 from dmft.compiled import kept_code
 from dmft.compiled.directory import cache_directory
-from dmft.compiled.instructions import ALWAYS, INLINED, Writer, fastmath
-from dmft.compiled.known_functions import BYTES, FLOAT, HALF, INT
+from dmft.compiled.instructions import Writer
+from dmft.compiled.known_functions import ALWAYS, BYTES, FLOAT, HALF, INLINED, INT, fastmath
 from dmft.compiled.machine_code import Code, Native, Unknown, link, target_machine
 
 # Array of floats or integers with one axis or two, as Numba passes it: owner, parent, size, size of

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import math
-import operator
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, reduce
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
 
-from dmft.compiled.known_functions import FLOAT, FUNCTIONS, HALF, INT, LANES, Array
+from dmft.compiled.known_functions import (
+    CONSTANTS,
+    FLOAT,
+    FUNCTIONS,
+    HALF,
+    INLINED,
+    INT,
+    LANES,
+    Array,
+    constant,
+    inlined,
+)
 from dmft.compiled.machine_code import Unknown
 
-# Functions that are written where they are called, by the file that defines them.
-INLINED = {
-    name: f"special/{file}.py"
-    for file, names in {
-        "arcsine": "asin",
-        "hyperbolic": "fast_exp fast_tanh fast_erf",
-        "orthant": "_angle correlation_angle correlation_root half_tangent"
-        " inverse_correlation_root",
-        "ratio": "correlation root_ratio",
-        "cholesky": "field_root mean_slopes",
-    }.items()
-    for name in names.split()
-}
-# Written with the options of who calls them, as Numba writes them.
-ALWAYS = "inline='always'"
-
-OPERATORS: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
-OPERATORS[ast.LShift] = "shl"
-# For numbers that a file gives a name.
-ARITHMETIC: Mapping[type, Any] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+OPERATORS: dict[type, str] = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.LShift: "shl",
 }  # fmt: skip
-ROOTS = {"math.sqrt": math.sqrt, "math.log": math.log}
-CONSTANTS = {"math.pi": math.pi, "math.inf": math.inf, "math.nan": math.nan}
 # Beyond, Numba calls another function.
 HIGHEST_POWER = 64
 RELATIONS: dict[type, str] = {
@@ -362,11 +348,11 @@ class Writer:
     def inline(self, name: str, values: Sequence[Any]) -> Any:
         """Write the lines of a function here; the value that it returns, if any."""
         near = self.near.get(name)
-        function, constants, flags = (near, {}, None) if near else _inlined(name)
+        function, constants, flags = (near, {}, None) if near else inlined(name)
         inner = Writer(self.builder, self.variables, self.flags if flags is None else flags)
         inner.in_lanes, inner.near, inner.is_inside = self.in_lanes, self.near, True
         inner.depth = 1  # it makes no arrays
-        inner.names = {key: _constant(number) for key, number in constants.items()}
+        inner.names = {key: constant(number) for key, number in constants.items()}
         for argument, value in zip(function.args.args, values, strict=True):
             whole = argument.annotation is not None and ast.unparse(argument.annotation) == "int"
             is_given = whole or isinstance(value, Array)
@@ -412,68 +398,9 @@ class Writer:
         return module.globals.get(name) or ir.Function(module, shape, name)
 
 
-@cache
-def _inlined(
-    name: str,
-) -> tuple[ast.FunctionDef, dict[str, Any], tuple[str, ...] | None]:
-    """Lines of a function, the numbers of its file, and its options (None: those of the caller)."""
-    tree = ast.parse((Path(__file__).parents[1] / INLINED[name]).read_text(encoding="utf-8"))
-    numbers: dict[str, Any] = {}
-    for line in tree.body:
-        if isinstance(line, ast.Assign):
-            for target, value in _pairs(line):
-                with contextlib.suppress(Unknown):
-                    numbers[ast.unparse(target)] = _number(value, numbers)
-    (function,) = (f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
-    (decorator,) = function.decorator_list
-    return function, numbers, None if ALWAYS in ast.unparse(decorator) else fastmath(decorator)
-
-
-def fastmath(call: ast.expr) -> tuple[str, ...]:
-    """What the options of a function let be done with its sums."""
-    assert isinstance(call, ast.Call)
-    given = [word.value for word in call.keywords if word.arg == "fastmath"]
-    return tuple(sorted(ast.literal_eval(given[0]))) if given else ()
-
-
 def _is_docstring(line: ast.stmt) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
 def _is_whole(kind: Any) -> bool:
     return (kind.element if isinstance(kind, ir.VectorType) else kind) == INT
-
-
-def _pairs(line: ast.Assign) -> Iterable[tuple[ast.expr, ast.expr]]:
-    """Targets and values of an assignment."""
-    (target,) = line.targets
-    if isinstance(target, ast.Tuple) and isinstance(line.value, ast.Tuple):
-        return zip(target.elts, line.value.elts, strict=True)
-    return [(target, line.value)]
-
-
-def _constant(number: Any) -> Any:
-    """A number of a module, or several."""
-    if isinstance(number, tuple):
-        return [_constant(one) for one in number]
-    return ir.Constant(INT if isinstance(number, int) else FLOAT, number)
-
-
-def _number(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    """A number that a file gives a name, or several: `known` are those before it."""
-    match node:
-        case ast.Constant(value=int() | float()):
-            return node.value
-        case ast.Tuple(elts=items):
-            return tuple(_number(item, known) for item in items)
-        case ast.Name(id=name) if name in known:
-            return known[name]
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_number(operand, known)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
-            return ARITHMETIC[type(op)](_number(left, known), _number(right, known))
-        case ast.Call(func=function, args=[argument]) if ast.unparse(function) in ROOTS:
-            return ROOTS[ast.unparse(function)](_number(argument, known))
-        case ast.Attribute() if ast.unparse(node) in CONSTANTS:
-            return CONSTANTS[ast.unparse(node)]
-    raise Unknown(f"the number {ast.unparse(node)}")

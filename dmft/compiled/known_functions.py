@@ -1,11 +1,17 @@
 """Functions that `dmft.compiled.instructions` knows: those of `dmft.compiled.vectors`, of NumPy and
-of `math`.
+of `math`, and the texts of those of `dmft.special` that it writes where they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+import contextlib
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -230,3 +236,85 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f"math.{name}": _of_numbers(name) for name in ("exp", "log", "sin", "cos")},
     **{f"math.{name}": _libm(name) for name in ("erf", "asin", "tanh")},
 }
+
+
+# Functions that are written where they are called, by the file that defines them.
+INLINED = {
+    name: f"special/{file}.py"
+    for file, names in {
+        "arcsine": "asin",
+        "hyperbolic": "fast_exp fast_tanh fast_erf",
+        "orthant": "_angle correlation_angle correlation_root half_tangent"
+        " inverse_correlation_root",
+        "ratio": "correlation root_ratio",
+        "cholesky": "field_root mean_slopes",
+    }.items()
+    for name in names.split()
+}
+# Written with the options of who calls them, as Numba writes them.
+ALWAYS = "inline='always'"
+# For numbers that a file gives a name.
+ARITHMETIC: Mapping[type, Any] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+ROOTS = {"math.sqrt": math.sqrt, "math.log": math.log}
+CONSTANTS = {"math.pi": math.pi, "math.inf": math.inf, "math.nan": math.nan}
+
+
+@cache
+def inlined(
+    name: str,
+) -> tuple[ast.FunctionDef, dict[str, Any], tuple[str, ...] | None]:
+    """Lines of a function, the numbers of its file, and its options (None: those of the caller)."""
+    tree = ast.parse((Path(__file__).parents[1] / INLINED[name]).read_text(encoding="utf-8"))
+    numbers: dict[str, Any] = {}
+    for line in tree.body:
+        if isinstance(line, ast.Assign):
+            for target, value in _pairs(line):
+                with contextlib.suppress(Unknown):
+                    numbers[ast.unparse(target)] = _number(value, numbers)
+    (function,) = (f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
+    (decorator,) = function.decorator_list
+    return function, numbers, None if ALWAYS in ast.unparse(decorator) else fastmath(decorator)
+
+
+def fastmath(call: ast.expr) -> tuple[str, ...]:
+    """What the options of a function let be done with its sums."""
+    assert isinstance(call, ast.Call)
+    given = [word.value for word in call.keywords if word.arg == "fastmath"]
+    return tuple(sorted(ast.literal_eval(given[0]))) if given else ()
+
+
+def _pairs(line: ast.Assign) -> Iterable[tuple[ast.expr, ast.expr]]:
+    """Targets and values of an assignment."""
+    (target,) = line.targets
+    if isinstance(target, ast.Tuple) and isinstance(line.value, ast.Tuple):
+        return zip(target.elts, line.value.elts, strict=True)
+    return [(target, line.value)]
+
+
+def constant(number: Any) -> Any:
+    """A number of a module, or several."""
+    if isinstance(number, tuple):
+        return [constant(one) for one in number]
+    return ir.Constant(INT if isinstance(number, int) else FLOAT, number)
+
+
+def _number(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    """A number that a file gives a name, or several: `known` are those before it."""
+    match node:
+        case ast.Constant(value=int() | float()):
+            return node.value
+        case ast.Tuple(elts=items):
+            return tuple(_number(item, known) for item in items)
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(operand, known)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
+            return ARITHMETIC[type(op)](_number(left, known), _number(right, known))
+        case ast.Call(func=function, args=[argument]) if ast.unparse(function) in ROOTS:
+            return ROOTS[ast.unparse(function)](_number(argument, known))
+        case ast.Attribute() if ast.unparse(node) in CONSTANTS:
+            return CONSTANTS[ast.unparse(node)]
+    raise Unknown(f"the number {ast.unparse(node)}")
