@@ -171,6 +171,11 @@ def _is_nan(writer: Writer, value: Any) -> Any:
     return writer.builder.fcmp_unordered("uno", value, value)
 
 
+def _is_finite(writer: Writer, value: Any) -> Any:
+    size = writer.intrinsic("fabs", value)
+    return writer.builder.fcmp_ordered("<", size, ir.Constant(size.type, math.inf))
+
+
 def _sign(writer: Writer, value: Any) -> Any:
     """Write `np.sign`; zeros and NaN stay."""
     (value,) = writer.alike(value)
@@ -226,6 +231,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "math.sqrt": _llvm("sqrt"),
     "math.copysign": _llvm("copysign"),
     "math.isnan": _is_nan,
+    "math.isfinite": _is_finite,
     "min": _extreme("<"),
     "max": _extreme(">"),
     "np.minimum": _extreme_or_nan("<="),

@@ -118,7 +118,7 @@ WORDS = """
     np.sign(a) | math.exp(a) | math.log(a) | math.sin(a) | math.cos(a) | math.erf(a)
     math.asin(a) | math.tanh(a) | a**2 | a**3 | a**7 | a**8 | (-a) ** 11 | twice(a, b) | -math.inf
     1.0 if a > 0.0 and b <= c else d if a < 0.0 or b != c else 3 | y.size
-    1.0 if math.isnan(a) else 2.0
+    1.0 if math.isnan(a) else 2.0 | 1.0 if math.isfinite(b) else 2.0
 """
 NUMBERS = """
 import math
