@@ -313,21 +313,26 @@ def executable():
     return mmap.mmap(-1, mmap.PAGESIZE, prot=rights)
 
 
-# An argument as compiled code passes it: of an array owner, parent, size, item size, data, length
-# and stride.
-_ARRAY = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p] + [ctypes.c_int64] * 2
-ITEMS = {"array(float64, 1d, C)": ctypes.c_double}
-ITEMS |= {name.replace("float64", "int64"): ctypes.c_int64 for name in ITEMS}
-LEAVES = {"float64": [ctypes.c_double]} | dict.fromkeys(ITEMS, _ARRAY)
+# An argument as compiled code passes it: of an array owner, parent, size, item size, data, lengths
+# and strides.
+def _leaves_of_array(axes):
+    whole, address = ctypes.c_int64, ctypes.c_void_p
+    return [address, address, whole, whole, address, *[whole] * (2 * axes)]
+
+
+ITEMS = {f"array(float64, {axes}d, C)": (ctypes.c_double, axes) for axes in (1, 2)}
+ITEMS |= {name.replace("float64", "int64"): (ctypes.c_int64, n) for name, (_, n) in ITEMS.items()}
+LEAVES = {"float64": [ctypes.c_double]} | {n: _leaves_of_array(a) for n, (_, a) in ITEMS.items()}
 
 
 def of_c(kind, values):
     """One argument, from the leaves that are left."""
     if kind == "float64":
         return next(values)
-    _, _, size, _, data, _, _ = (next(values) for _ in _ARRAY)
-    item = ITEMS[kind]
-    return np.frombuffer((item * size).from_address(data), item) if size else np.empty(0, item)
+    item, axes = ITEMS[kind]
+    _, _, size, _, data, *rest = (next(values) for _ in LEAVES[kind])
+    flat = np.frombuffer((item * size).from_address(data), item) if size else np.empty(0, item)
+    return flat.reshape(rest[:axes])
 
 
 READING = Reading()

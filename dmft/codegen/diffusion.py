@@ -29,7 +29,7 @@ DIFFUSION = "void(float64, float64[::1], int64[::1], float64[::1], float64[:, ::
 """
 # Label noise gives an increment parts of its own, which are not computed where there is none.
 ON_NODES = '''
-@njit(DIFFUSION, cache=True, nogil=True, error_model="numpy")
+@njit(DIFFUSION, cache=True, nogil=True, error_model="numpy", direct=True)
 def diffusion(t, y, widths, par, out):
     """Covariance Sigma of the increments of {state}."""
     p, k = widths[0], widths[1]
@@ -41,7 +41,7 @@ def diffusion(t, y, widths, par, out):
     packed_covariance(rows, weight, {square}, out)
 
 
-@njit(RHS, cache=True, nogil=True, error_model="numpy")
+@njit(RHS, cache=True, nogil=True, error_model="numpy", direct=True)
 def drift(t, y, widths, par, out):
     """Rates of change, those at order 1/d included."""
     added = np.empty(out.size)
@@ -52,13 +52,13 @@ def drift(t, y, widths, par, out):
 '''
 
 CLOSED = '''
-@njit(DIFFUSION, cache=True, nogil=True, error_model="numpy")
+@njit(DIFFUSION, cache=True, nogil=True, error_model="numpy", direct=True)
 def diffusion(t, y, widths, par, out):
     """Covariance Sigma of the increments of (Q, M)."""
 {diffusion}
 
 
-@njit(RHS, cache=True, nogil=True, error_model="numpy")
+@njit(RHS, cache=True, nogil=True, error_model="numpy", direct=True)
 def drift(t, y, widths, par, out):
     """Rates of change, those at order 1/d included."""
     rhs(t, y, widths, par, out)

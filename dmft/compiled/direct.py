@@ -123,15 +123,15 @@ def _module(tree: ast.Module, name: str, symbol: str) -> tuple[ir.Module, tuple[
         """A function, and before it those of the same signature that it calls."""
         function = functions[name]
         (decorator,) = function.decorator_list
-        signature, options = ast.unparse(decorator).removesuffix(")").split(", ")
-        kinds = _kinds(texts[signature.removeprefix("njit(")])
+        signature, flags = _options(decorator, orders)
+        kinds = _kinds(texts[signature])
         calls = {n.func.id for n in ast.walk(function) if _calls_one_of(n, functions)} - {*near}  # type: ignore[attr-defined]
         others = {call: written(call, f"{symbol}_{call}")[0] for call in calls}
         for other in others.values():
             other.linkage = "internal"
         own = ir.Function(module, ir.FunctionType(ir.VoidType(), [k for _, k in kinds]), symbol)
         own.attributes.add("nounwind")
-        _write(own, function, others, near, orders.get(options, ()))
+        _write(own, function, others, near, flags)
         return own, tuple(leaf for leaf, _ in kinds)
 
     own, arguments = written(name, symbol)
@@ -153,13 +153,23 @@ def _strings(tree: ast.Module) -> dict[str, str]:
     return found
 
 
+def _options(
+    decorator: ast.expr, orders: Mapping[str, tuple[str, ...]]
+) -> tuple[str, tuple[str, ...]]:
+    """Name of the signature of a function, and what may be done with the order of its sums."""
+    assert isinstance(decorator, ast.Call)
+    (signature,) = decorator.args
+    names = [ast.unparse(word.value) for word in decorator.keywords if word.arg is None]
+    return ast.unparse(signature), orders.get(names[0], ()) if names else fastmath(decorator)
+
+
 def _orders(tree: ast.Module) -> dict[str, tuple[str, ...]]:
     """What instructions may do with the order of sums, by the options of a function."""
     found = {}
     for line in tree.body:
         match line:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id="dict"))):
-                found[f"**{name}"] = fastmath(line.value)
+                found[name] = fastmath(line.value)
     return found
 
 

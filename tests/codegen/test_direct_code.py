@@ -205,17 +205,35 @@ def test_averages_on_nodes_are_those_of_the_text(activation):
     unit = dmft.Committee(activation, 1)
     equations = dmft.derive(dmft.Model(unit, unit, 0.1), dmft.SGD(0.5, loss="huber"))
     problem = dmft.build(equations)
-    given = run_inputs(equations, dmft.Overlaps([[0.7]], [[0.3]]), {})
+    assert "function_1" in problem.source
+    found, wanted = by_machine_and_by_python(problem, problem.rhs, equations)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("activation", [Z**2, Z**3 - 3 * Z])
+def test_fluctuations_of_paths_are_those_of_the_text(activation):
+    unit = dmft.Committee(activation, 1)
+    model, sphere = dmft.Model(unit, unit, 0.1), dmft.SGD(0.05, constraint="sphere")
+    equations = dmft.derive(model, sphere, dim=500, fluctuations=True)
+    problem = dmft.build(equations)
+    for function, shape in ((problem.rhs, ()), (problem.diffusion, (2,))):
+        found, wanted = by_machine_and_by_python(problem, function, equations, shape)
+        np.testing.assert_allclose(found, wanted, rtol=1e-11)
+
+
+def by_machine_and_by_python(problem, function, equations, more=()):
+    """What a function of a problem writes at a start, compiled without Numba and not at all."""
+    given = run_inputs(equations, dmft.Overlaps([[1.0]], [[0.3]]), {})
     y = problem.pack(given["state"])
     sizes = np.array([given["widths"][name] for name in problem.widths])
     par = problem.pack_parameters(given["parameters"], given["constants"])
-    assert "function_1" in problem.source
-    assert problem.rhs.native is not None
-    wanted, found = np.zeros((2, y.size))
+    assert function.native is not None
+    found, wanted = np.zeros((2, y.size, *more))
     with np.errstate(all="ignore"):
-        problem.rhs.py_func(0.0, y, sizes, par, wanted)
-    problem.rhs.native(0.0, y, sizes, par, found)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+        function.py_func(0.0, y, sizes, par, wanted)
+    function.native(0.0, y, sizes, par, found)
+    assert np.any(wanted)
+    return found, wanted
 
 
 @pytest.mark.parametrize("activation", [ERF, sp.tanh(Z), sp.Max(0, Z), Z**3 - 3 * Z])

@@ -8,7 +8,7 @@ from dmft.solvers.runge_kutta.layout import OPTIONS
 from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, paths_loop
 
-BUILT_ON = "de6af4a87669842e"
+BUILT_ON = "55bf72077c11c375"
 
 
 @inlined

@@ -98,8 +98,9 @@ WALK_TYPE = types.NamedTuple(
 SCRATCH_TYPE = types.NamedTuple(
     (*(VECTOR,) * 5, *(MATRIX,) * 5, VECTOR, VECTOR, INTEGERS, VECTOR, INTEGERS), Scratch
 )
+COVARIANCE = types.FunctionType(JACOBIAN_SIGNATURE)
 # (drift, diffusion, observe, domain, plan, events, walk, scratch, first path, last step)
 PATHS_SIGNATURE = types.void(
-    RHS, types.FunctionType(JACOBIAN_SIGNATURE), RHS, DOMAIN, PLAN_TYPE, EVENTS_TYPE, WALK_TYPE,
-    SCRATCH_TYPE, types.int64, types.int64,
+    RHS, COVARIANCE, RHS, DOMAIN, PLAN_TYPE, EVENTS_TYPE, WALK_TYPE, SCRATCH_TYPE, types.int64,
+    types.int64,
 )  # fmt: skip

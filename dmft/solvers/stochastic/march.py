@@ -15,13 +15,14 @@ from dmft.names import Status
 from dmft.progress import ProgressOption
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job, run_tasks
-from dmft.solvers.pointers import entry
+from dmft.solvers.pointers import entry, pointer
 from dmft.solvers.problem import Problem
 from dmft.solvers.runge_kutta import explicit
 from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.runge_kutta.layout import Events
+from dmft.solvers.signatures import DOMAIN, RHS
 from dmft.solvers.stochastic import layout as codes
-from dmft.solvers.stochastic.layout import Plan, Scratch, Walk
+from dmft.solvers.stochastic.layout import COVARIANCE, Plan, Scratch, Walk
 
 Array = NDArray[np.float64]
 
@@ -126,14 +127,16 @@ def _run_chunk(
 ) -> Chunk:
     problem, plan = setup.problem, setup.plan
     walk, scratch = _allocate(setup, first, count)
+    functions = (
+        pointer(problem.rhs, RHS), pointer(problem.diffusion, COVARIANCE),
+        pointer(problem.observe or explicit.nothing, RHS),
+        pointer(problem.domain or explicit.everywhere, DOMAIN),
+    )  # fmt: skip
     until, piece = 0, max(1, FIRST_SLICE // count)
     while until < plan.steps and np.any(walk.code == codes.WALKING) and not job.cancelled():
         began = time.perf_counter()
         ahead = min(plan.steps, until + piece)
-        advance(
-            problem.rhs, problem.diffusion, problem.observe or explicit.nothing,
-            problem.domain or explicit.everywhere, plan, setup.table, walk, scratch, first, ahead,
-        )  # fmt: skip
+        advance(*functions, plan, setup.table, walk, scratch, first, ahead)
         job.add((ahead - until) * count)
         seconds = max(time.perf_counter() - began, 1e-6)
         piece = max(1, min(8 * piece, int((ahead - until) * SLICE_SECONDS / seconds)))

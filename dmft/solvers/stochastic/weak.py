@@ -27,7 +27,7 @@ from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
 from dmft.solvers.stochastic.loop import drift_and_factor, evaluate, factor_noise, paths_loop
 from dmft.solvers.stochastic.noise import draw_areas
 
-BUILT_ON = "de6af4a87669842e"
+BUILT_ON = "55bf72077c11c375"
 
 
 @inlined
