@@ -171,7 +171,7 @@ def _few_collections():
 # Generated functions, and seconds of CPU for which Python reads one before it is compiled: about
 # what compiling takes, so that waiting is at most doubled.
 READ = {"rhs": 2.0, "observe": 1.0, "domain": 0.4, "covariance": 0.4, "tangent": 2.0}
-READ |= {"drift": 2.0, "diffusion": 3.0, "scheduled": 2.0, "step": 2.0}
+READ |= {"scheduled": 2.0, "step": 2.0}
 # Of each call, what the clock does not see of the way from machine code to Python.
 UNSEEN = 1e-5
 # Where they are: generated modules, and closures over them.

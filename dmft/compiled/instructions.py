@@ -26,7 +26,7 @@ from dmft.compiled.machine_code import Unknown
 OPERATORS: dict[type, str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.LShift: "shl",
 }  # fmt: skip
-# Beyond, Numba calls another function.
+# Larger ones are left to Numba.
 HIGHEST_POWER = 64
 RELATIONS: dict[type, str] = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
@@ -212,9 +212,10 @@ class Writer:
         return size
 
     def _Subscript(self, node: ast.Subscript) -> Any:
-        array, index = self.value(node.value), self.indices(node.slice)
+        array = self.value(node.value)
         if isinstance(array, list):  # lengths, or numbers of the module
-            return array[index[0].constant]
+            return array[self.value(node.slice).constant]
+        index = self.indices(node.slice)
         if len(index) == 1 < len(array.shape):  # a row
             for length in array.shape[1:]:
                 index = [self.builder.mul(index[0], length, flags=("nsw",))]
@@ -316,7 +317,10 @@ class Writer:
     def indices(self, node: ast.expr) -> list[Any]:
         """Indices of an entry."""
         found = self.value(node)
-        return found if isinstance(found, list) else [found]
+        places = found if isinstance(found, list) else [found]
+        if any(isinstance(one, ir.Constant) and one.constant < 0 for one in places):
+            raise Unknown(f"an entry counted from the end: {ast.unparse(node)}")
+        return places
 
     def place(self, array: Array, index: Sequence[Any]) -> Any:
         """Address of an entry."""

@@ -171,6 +171,12 @@ def _is_nan(writer: Writer, value: Any) -> Any:
     return writer.builder.fcmp_unordered("uno", value, value)
 
 
+def _whole(writer: Writer, value: Any) -> Any:
+    if (value.type.element if isinstance(value.type, ir.VectorType) else value.type) != INT:
+        raise Unknown("a float that is made an integer")
+    return value
+
+
 def _is_finite(writer: Writer, value: Any) -> Any:
     size = writer.intrinsic("fabs", value)
     return writer.builder.fcmp_ordered("<", size, ir.Constant(size.type, math.inf))
@@ -237,8 +243,8 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "np.minimum": _extreme_or_nan("<="),
     "np.maximum": _extreme_or_nan(">="),
     "np.sign": _sign,
-    "np.float64": lambda writer, value: value,
-    "np.int64": lambda writer, value: value,
+    "np.float64": lambda writer, value: writer.float_of(value),
+    "np.int64": _whole,
     **{f"math.{name}": _of_numbers(name) for name in ("exp", "log", "sin", "cos")},
     **{f"math.{name}": _libm(name) for name in ("erf", "asin", "tanh")},
 }

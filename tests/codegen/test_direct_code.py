@@ -87,6 +87,8 @@ def rhs(t, y, widths, par, out):
         "out[0] = missing",
         "out[0] = y",
         "out[0] = y.T[0]",
+        "out[0] = y[-1]",
+        "out[0] = np.int64(y[0])",
         "out[0] = y[0] if t > 0.0 and y[1] > 0.0 else 0.0",
         "for i in range(3, 0, widths[0]): out[0] = 1.0",
         "out[0] = y[0, 0]",
