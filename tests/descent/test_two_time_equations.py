@@ -52,6 +52,7 @@ FAST = ("tanh(He3)", "He2")
 @pytest.mark.parametrize("name", [pytest.param("relu", marks=pytest.mark.slow), "erf"])
 def test_two_steps_equal_their_closed_integrals(name, rates):
     """batch_reuse.md B.1; errors are those that the run claims."""
+    samples = 2 ** (13 if rates == "one" else 15)  # He3 has heavy tails
     for case in REFERENCE["two_step"][name]:
         if rates == "one" and (case["eta"] != 0.3 or case["target"] not in FAST):
             continue
@@ -59,7 +60,7 @@ def test_two_steps_equal_their_closed_integrals(name, rates):
         model = dmft.Model(dmft.Committee(ACTIVATIONS[name], 1), target)
         descent = dmft.GradientDescent(case["eta"], case["alpha"], ridge=case["lam"])
         start = dmft.Overlaps([[1.0]], [[0.0]])
-        run = dmft.solve(dmft.derive(model, descent), start, 2, samples=2**13, scrambles=8)
+        run = dmft.solve(dmft.derive(model, descent), start, 2, samples=samples, scrambles=8)
         for value, error, wanted in (
             (run.M[1, 0, 0], run.error["M"][1, 0, 0], case["M1"]),
             (run.M[2, 0, 0], run.error["M"][2, 0, 0], case["M2"]),
