@@ -20,6 +20,7 @@ from dmft.compiled.known_functions import (
     Array,
     constant,
     inlined,
+    is_whole,
 )
 from dmft.compiled.machine_code import Unknown
 
@@ -255,7 +256,7 @@ class Writer:
     def operation(self, operator: ast.operator, left: Any, right: Any) -> Any:
         """Sum, difference, product or quotient, of numbers or vectors."""
         name = OPERATORS[type(operator)]
-        if _is_whole(left.type) and _is_whole(right.type) and name != "div":
+        if is_whole(left.type) and is_whole(right.type) and name != "div":
             kinds = [v.type for v in (left, right) if isinstance(v.type, ir.VectorType)]
             left, right = (self.spread(v, kinds[0]) if kinds else v for v in (left, right))
             return getattr(self.builder, name)(left, right, flags=("nsw",) * (name != "shl"))
@@ -404,7 +405,3 @@ class Writer:
 
 def _is_docstring(line: ast.stmt) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
-
-
-def _is_whole(kind: Any) -> bool:
-    return (kind.element if isinstance(kind, ir.VectorType) else kind) == INT

@@ -171,8 +171,13 @@ def _is_nan(writer: Writer, value: Any) -> Any:
     return writer.builder.fcmp_unordered("uno", value, value)
 
 
+def is_whole(kind: Any) -> bool:
+    """Whether a type is that of integers, one or several."""
+    return (kind.element if isinstance(kind, ir.VectorType) else kind) == INT
+
+
 def _whole(writer: Writer, value: Any) -> Any:
-    if (value.type.element if isinstance(value.type, ir.VectorType) else value.type) != INT:
+    if not is_whole(value.type):
         raise Unknown("a float that is made an integer")
     return value
 
@@ -190,26 +195,17 @@ def _sign(writer: Writer, value: Any) -> Any:
     return writer.builder.select(is_other, value, writer.intrinsic("copysign", one, value))
 
 
-def _libm(name: str) -> Callable[..., Any]:
-    """A function of the C library, of one number."""
+def _of_a_number(name: str, is_llvms: bool) -> Callable[..., Any]:
+    """A function of the C library, of one number, by LLVM's name for it or its own."""
 
     def written(writer: Writer, value: Any) -> Any:
-        function = writer.outside(name, ir.FunctionType(FLOAT, [FLOAT]))
         number = writer.float_of(value)
         if number.type != FLOAT:
             raise Unknown(f"{name} of a vector")
+        if is_llvms:
+            return writer.intrinsic(name, number)
+        function = writer.outside(name, ir.FunctionType(FLOAT, [FLOAT]))
         return writer.builder.call(function, [number], fastmath=writer.flags)
-
-    return written
-
-
-def _of_numbers(name: str) -> Callable[..., Any]:
-    """LLVM's function of this name, which is one of the C library for each number."""
-
-    def written(writer: Writer, value: Any) -> Any:
-        if isinstance(value.type, ir.VectorType):
-            raise Unknown(f"{name} of a vector")
-        return writer.intrinsic(name, value)
 
     return written
 
@@ -245,8 +241,8 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "np.sign": _sign,
     "np.float64": lambda writer, value: writer.float_of(value),
     "np.int64": _whole,
-    **{f"math.{name}": _of_numbers(name) for name in ("exp", "log", "sin", "cos")},
-    **{f"math.{name}": _libm(name) for name in ("erf", "asin", "tanh")},
+    **{f"math.{name}": _of_a_number(name, True) for name in ("exp", "log", "sin", "cos")},
+    **{f"math.{name}": _of_a_number(name, False) for name in ("erf", "asin", "tanh")},
 }
 
 

@@ -1,10 +1,16 @@
 """Machine code written without Numba, judged by Numba: the same text gives the same bits."""
 
+import ast
+import math
+import re
+
 import numpy as np
 import pytest
 import sympy as sp
+from numba.core.sigutils import normalize_signature
 
 import dmft
+from dmft.codegen import assemble, diffusion
 from dmft.codegen.build import (
     DIVIDER,
     ONE_STATE,
@@ -12,9 +18,14 @@ from dmft.codegen.build import (
     problem_of_functions,
     stored_source,
 )
+from dmft.codegen.two_time import sample, volterra
 from dmft.compiled import direct
 from dmft.compiled.machine_code import Unknown
 from dmft.emit import load_module
+from dmft.solvers import signatures
+from dmft.solvers.descent import sampled
+from dmft.solvers.two_time import step
+from dmft.special import hyperbolic
 from dmft.workflow.solving.inputs import run_inputs
 
 pytestmark = pytest.mark.compiled
@@ -190,6 +201,11 @@ def test_numbers_have_numbas_bits():
         assert np.all(same), word
 
 
+def test_numbers_that_are_written_out_are_taylors():
+    """They stand as numbers, since that is what code without Numba reads of a file."""
+    assert tuple(1.0 / math.factorial(n) for n in range(14)) == hyperbolic.C
+
+
 def test_roots_of_matrices_have_numbas_bits():
     """Covariances of two students and three teachers, some of which the others determine."""
     rng = np.random.default_rng(1)
@@ -256,6 +272,24 @@ def test_samples_of_descents_are_those_of_the_text(activation):
     for found, wanted in zip(*results, strict=True):
         assert np.any(wanted)
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "wanted"),
+    [
+        (assemble.HEADER, "RHS", signatures.RHS_SIGNATURE),
+        (diffusion.SIGNATURE, "DIFFUSION", signatures.JACOBIAN_SIGNATURE),
+        (sample.TEMPLATE, "SAMPLE", sampled.SAMPLE_SIGNATURE),
+        (volterra.TEMPLATE, "PAIR", step.PAIR_SIGNATURE),
+        (volterra.TEMPLATE, "SIGNALS", step.SIGNALS_SIGNATURE),
+        (volterra.TEMPLATE, "LOCAL", step.LOCAL_SIGNATURE),
+    ],
+)
+def test_addresses_are_called_with_what_the_text_takes(text, name, wanted):
+    """Nothing else would notice: code takes what stands where it looks for its arguments."""
+    written = re.search(rf"^{name} = (\(.*?\)|\".*?\")$", text, re.DOTALL | re.MULTILINE)
+    arguments, result = normalize_signature(ast.literal_eval(written[1]))
+    assert (arguments, result) == (wanted.args, wanted.return_type)
 
 
 def test_functions_of_other_files_are_left_to_numba():

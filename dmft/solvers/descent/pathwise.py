@@ -19,7 +19,7 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
     "dmft.compiled.copying": "c5364e4a5c02",
-    "dmft.solvers.descent.sampled": "e5f4c60e6761",
+    "dmft.solvers.descent.sampled": "692d10a1e799",
 }
 
 RESPOND_SIGNATURE = types.void(

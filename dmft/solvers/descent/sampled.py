@@ -12,8 +12,6 @@ from numba import types
 from dmft.compiled import njit
 from dmft.solvers.signatures import MATRIX, VECTOR
 
-# labels: (p, h_star (k, n), zeta (n,), par, label (n,))
-LABEL_SIGNATURE = types.void(types.int64, MATRIX, VECTOR, VECTOR, VECTOR)
 # sample: (h (p, n), h_star (k, any), label (n,), times (n,), par, g (p, n), out (1 or 1 + p, n));
 # times, how often the batch holds each sample, may be empty where batches are whole.
 SAMPLE_SIGNATURE = types.void(MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, MATRIX)
