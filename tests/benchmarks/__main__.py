@@ -16,6 +16,7 @@ NAMES = (
     "points",
     "two_time",
     "structured",
+    "first_runs",
 )
 
 wanted = sys.argv[1:] or NAMES
