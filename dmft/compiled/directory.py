@@ -7,14 +7,23 @@ import errno
 import os
 import stat
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import IO
+
+from dmft.progress import announce
 
 # Stands for "no folder": below a file, nothing can be written, and nothing is ever found.
 NOWHERE = Path(os.devnull, "dmft")
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+# Links on one way, as Linux counts them.
+MOST_LINKS = 40
+# Seconds of waiting for another process until a terminal, a warning says so, and until the wait
+# ends: two processes may both compile, which costs time only.
+ANNOUNCED, WARNED, LONGEST_WAIT = 2.0, 20.0, 300.0
 _TOLD: set[str] = set()
 
 
@@ -24,6 +33,8 @@ def cache_directory() -> Path:
     ``DMFT_CACHE_DIR`` if set, else ``$XDG_CACHE_HOME/dmft``, else ``~/.cache/dmft``. When that
     cannot be written, or when others could write there (its owner and mode count, and those of all
     folders above it), a private directory under the system's temporary one, with one warning.
+    Where none of them can be used, a path at which nothing is found and nothing can be written:
+    what is compiled lives in memory.
 
     Examples
     --------
@@ -41,7 +52,8 @@ def cache_directory() -> Path:
     if not reason:
         return directory
     fallback = _private_temporary_directory()
-    instead = "nothing is kept" if fallback == NOWHERE else f"using {fallback} instead"
+    here = "nothing is kept: what is compiled now will be compiled again at the next start"
+    instead = here if fallback == NOWHERE else f"using {fallback} instead"
     tell_once(
         f"the cache directory {wanted} is not used: {reason}; {instead} "
         "(set DMFT_CACHE_DIR to a directory where only you can write, to keep compiled code)"
@@ -52,9 +64,11 @@ def cache_directory() -> Path:
 def refusal(directory: Path, mode: int = 0o700) -> str:
     """Why no compiled code is kept in `directory`; empty if it may be.
 
-    Missing folders are made, with `mode`.
+    Missing folders are made, with `mode`, except where others could replace them.
     """
     try:
+        if reason := danger(directory):
+            return reason
         _make(directory, mode)
         if not directory.is_dir():
             return "it is not a directory"
@@ -68,21 +82,44 @@ def refusal(directory: Path, mode: int = 0o700) -> str:
 def danger(directory: Path) -> str:
     """How others could put files into `directory`; empty if they cannot.
 
-    Every level up to the root counts: whoever can write in one can replace what is below it. But
-    in a folder with the sticky bit, as /tmp, only the owner of an entry can replace the entry.
+    Every folder and every link on the way counts: whoever can write in one can replace what is
+    below it. But in a folder with the sticky bit, as /tmp, only the owner of an entry can replace
+    the entry. Levels that are missing are ours to make.
     """
     if not hasattr(os, "geteuid"):  # Windows: folders of a user are private by default
         return ""
-    literal = directory.absolute()
-    for path in dict.fromkeys((literal, literal.resolve())):
-        for level in (path, *path.parents):
-            status = level.lstat()
-            found = _who_else(status)
-            # The level below is ours or root's already, else we would not be here.
-            sticky = level != path and status.st_mode & stat.S_ISVTX
-            if found and not (sticky and _is_trusted(status.st_uid)):
-                return f"{level} {found}"
+    for level, status in _way(directory.absolute()):
+        found = _who_else(status)
+        # The level below is checked next.
+        if found and not (status.st_mode & stat.S_ISVTX and _is_trusted(status.st_uid)):
+            return f"{level} {found}"
+    with contextlib.suppress(FileNotFoundError):
+        if found := _who_else(directory.stat()):
+            return f"{directory} {found}"
     return ""
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Folders and links from the root to `path`, each link before what it leads through."""
+    here, ahead, links = Path(path.anchor), [*path.parts[:0:-1]], 0
+    yield here, here.lstat()
+    while ahead:
+        name = ahead.pop()
+        level = here.parent if name == ".." else here / name
+        try:
+            status = level.lstat()
+        except FileNotFoundError:
+            return
+        yield level, status
+        if not stat.S_ISLNK(status.st_mode):
+            here = level
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        target = level.readlink()
+        here = Path(target.anchor) if target.is_absolute() else here
+        ahead += target.parts[: 0 if target.is_absolute() else None : -1]
 
 
 def _who_else(status: os.stat_result) -> str:
@@ -132,20 +169,22 @@ def keep(path: Path, content: bytes) -> bool:
     try:
         write_own(path, content)
     except OSError as error:
-        if path.parent == NOWHERE:  # told already
-            return False
-        tell_once(
-            f"cannot write in the cache directory {path.parent} ({error.strerror or error}): "
-            "what is compiled now will be compiled again at the next start"
-        )
+        if path.parent != NOWHERE:  # else told already
+            reason = error.strerror or str(error)
+            tell_once(
+                f"cannot write in the cache directory {path.parent} ({reason}): "
+                "what is compiled now will be compiled again at the next start",
+                about=reason,
+            )
         return False
     return True
 
 
-def tell_once(message: str) -> None:
-    """Warn, but not twice with the same words in one process."""
-    if message not in _TOLD:
-        _TOLD.add(message)
+def tell_once(message: str, about: str | None = None) -> None:
+    """Warn, but not twice in one process with the same words or `about` the same."""
+    key = message if about is None else about
+    if key not in _TOLD:
+        _TOLD.add(key)
         warnings.warn(message, UserWarning, stacklevel=3)
 
 
@@ -177,10 +216,7 @@ def _private_temporary_directory() -> Path:
         directory = place / f"dmft-cache-{user}"
         if place.is_dir() and not refusal(directory):
             return directory
-    try:
-        return Path(tempfile.mkdtemp(prefix="dmft-cache-"))
-    except OSError:
-        return NOWHERE
+    return NOWHERE
 
 
 @contextlib.contextmanager
@@ -194,5 +230,31 @@ def process_lock(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         # A full disk, a file system without locks: they cost a second compilation only.
         with contextlib.suppress(OSError):
-            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+            file = held.enter_context(path.open("a"))
+            if _wait_for(file):
+                # Not by closing alone: a child that was forked meanwhile holds the file open.
+                held.callback(fcntl.flock, file, fcntl.LOCK_UN)
         yield
+
+
+def _wait_for(file: IO[str]) -> bool:
+    """Lock a file; False where another process holds it for `LONGEST_WAIT`."""
+    import fcntl
+
+    began, pause = time.monotonic(), 1e-3
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        waited = time.monotonic() - began
+        if waited > ANNOUNCED:
+            announce("waiting for another process that compiles the same code")
+        if waited > WARNED:
+            tell_once(
+                f"another process holds {file.name} and compiles the same code (or is stopped): "
+                f"this one waits up to {LONGEST_WAIT:g} s, then compiles it too"
+            )
+        if waited > LONGEST_WAIT:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)

@@ -31,6 +31,7 @@ from numba.core.typeinfer import register_dispatcher
 
 from dmft.compiled import direct
 from dmft.compiled.directory import (
+    NOWHERE,
     cache_directory,
     keep,
     process_lock,
@@ -98,7 +99,9 @@ class Deferred(CPUDispatcher):
 
     @property
     def _text(self) -> str:
-        return Path(self.py_func.__code__.co_filename).read_text(encoding="utf-8")
+        """Source of the module as it was executed; its file may be absent, or damaged."""
+        spec = self.py_func.__globals__["__spec__"]
+        return str(spec.loader.get_source(spec.name))
 
     @property
     def is_kept(self) -> bool:
@@ -203,6 +206,8 @@ def folder_for(source: Path) -> Path | None:
     if not refusal(beside, mode=0o755):
         return beside
     folder = cache_directory() / apart
+    if folder.parent == NOWHERE:  # told already
+        return None
     reason = refusal(folder)
     if not reason:
         return folder

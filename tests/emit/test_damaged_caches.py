@@ -11,11 +11,14 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy as sp
 
 import dmft
 from dmft.compiled import cache_directory, directory, njit
@@ -330,9 +333,10 @@ def test_killed_while_compiling(starts):
 @pytest.mark.parametrize("limit", [0, 100, 5_000])
 def test_full_disk(starts, limit):
     """No file can pass `limit` bytes: nothing fits, the lock only, all but machine code."""
-    result = starts(limit=limit)[0]
-    assert result["values"] == RIGHT
-    assert any("cannot write" in text for text in result["warnings"])
+    result = starts(limit=limit, factors=BOTH)[0]
+    assert result["values"] == pytest.approx(VALUES[BOTH])
+    # Of two folders: that of the cache, and that beside the package.
+    assert sum("cannot write" in text for text in result["warnings"]) == 1
     assert not list(starts.cache.rglob("*.tmp"))
     assert starts.survives() <= FUNCTIONS
 
@@ -401,6 +405,32 @@ def test_no_folder_at_all(no_fallback):
     assert arrays.load_array("homeless").tolist() == [0.0, 1.0, 2.0]
 
 
+def test_new_models_are_solved_without_a_folder(no_fallback):
+    """M = 1 - (1 - M(0)) exp(-s^2 t) for the linear student s z under gradient flow."""
+    slope = sp.Rational(7919, 10007)  # of no other test: nothing of it is compiled
+    line = dmft.Committee(slope * sp.Symbol("z", real=True), width=1)
+    equations = dmft.derive(dmft.Model(line, line), dmft.GradientFlow())
+    with pytest.warns(UserWarning, match="nothing is kept") as told:
+        run = dmft.solve(equations, dmft.Overlaps([[0.8]], [[0.2]]), 2.0)
+    assert run.M[-1, 0, 0] == pytest.approx(1 - 0.8 * np.exp(-2 * float(slope) ** 2), rel=1e-7)
+    assert len(told) == 1
+
+
+def test_no_folder_is_made_where_others_could_replace_it(monkeypatch, tmp_path):
+    """As in a namespace of users: its root owns no folder, the system's belong to nobody."""
+    monkeypatch.setattr(directory, "_TOLD", set())
+    monkeypatch.setattr(directory, "_is_trusted", lambda user: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("DMFT_CACHE_DIR", str(tmp_path / "chosen"))
+    directory._private_temporary_directory.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="nothing is kept"):
+            assert cache_directory() == directory.NOWHERE
+    finally:
+        directory._private_temporary_directory.cache_clear()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_homes_fall_back_in_words(monkeypatch, tmp_path):
     pwd = pytest.importorskip("pwd")
     monkeypatch.setattr(directory, "_TOLD", set())
@@ -432,6 +462,72 @@ def test_links_of_others_are_not_followed(tmp_path):
     if os.geteuid() == 0:
         os.chown(tmp_path / "link", STRANGER, STRANGER, follow_symlinks=False)
         assert str(STRANGER) in directory.danger(tmp_path / "link")
+
+
+def test_every_link_on_the_way_counts(tmp_path):
+    """first -> between/second -> own: neither what is written nor where it leads is `between`."""
+    own, between = tmp_path / "own", tmp_path / "between"
+    own.mkdir(mode=0o700)
+    between.mkdir(mode=0o700)
+    (between / "second").symlink_to("../own")
+    (tmp_path / "first").symlink_to(between / "second")
+    assert directory.danger(tmp_path / "first") == ""
+    between.chmod(0o777)
+    assert "others" in directory.danger(tmp_path / "first")
+    assert "others" in directory.danger(tmp_path / "first" / "below")
+    assert directory.danger(own) == ""
+    between.chmod(0o1777)
+    assert directory.danger(tmp_path / "first") == ""
+    assert "others" in directory.danger(own / ".." / "between")  # itself open
+    if os.geteuid() == 0:
+        os.chown(between / "second", STRANGER, STRANGER, follow_symlinks=False)
+        assert str(STRANGER) in directory.danger(tmp_path / "first")
+    (own / "loop").symlink_to(own / "loop")
+    assert "symbolic links" in directory.refusal(own / "loop")
+
+
+def locked_by_another(path):
+    fcntl = pytest.importorskip("fcntl")
+    file = path.open("a")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def test_locks_are_not_waited_for_in_silence_nor_forever(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "_TOLD", set())
+    monkeypatch.setattr(directory, "WARNED", 0.05, raising=False)
+    monkeypatch.setattr(directory, "LONGEST_WAIT", 0.2, raising=False)
+    told, entered = [], threading.Event()
+    monkeypatch.setattr(directory.warnings, "warn", lambda message, *_, **__: told.append(message))
+
+    def compile_too():
+        with directory.process_lock(tmp_path / "lock"):
+            entered.set()
+
+    with locked_by_another(tmp_path / "lock"):
+        thread = threading.Thread(target=compile_too)
+        thread.start()
+        went_on = entered.wait(3.0)
+    thread.join()
+    assert went_on
+    assert len(told) == 1
+    assert str(tmp_path / "lock") in told[0]
+
+
+def test_children_do_not_keep_the_locks_of_their_parent(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    read, write = os.pipe()
+    with directory.process_lock(tmp_path / "lock"):
+        child = os.fork()
+        if child == 0:
+            os.read(read, 1)
+            os._exit(0)
+    try:
+        with (tmp_path / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.write(write, b"x")
+        os.waitpid(child, 0)
 
 
 def test_folders_are_made_for_us_alone(tmp_path, monkeypatch):
