@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,6 +46,29 @@ RESERVED = frozenset(
 )
 
 
+# Arrays whose entries `Equations.explicit`, events and print call Q_11, M_12, a_1.
+ENTRY = re.compile(
+    r"(?:block_)?(Q|M|P|velocity(?:_[QM])?|readout|teacher_readout|a|a_star)_?"
+    r"(?:([1-9]+)|\[([\d, ]+)\])"
+)
+LETTERS_OF_ARRAYS = {"a": "readout", "a_star": "teacher_readout"}
+
+
+def entry_named(name: str) -> str:
+    """The entry of an array that a name reads like, as ``Q[1, 1]``; empty if none.
+
+    Examples
+    --------
+    >>> entry_named("M_12"), entry_named("a_1"), entry_named("Q_0")
+    ('M[1, 2]', 'readout[1]', '')
+    """
+    found = ENTRY.fullmatch(name)
+    if found is None:
+        return ""
+    base = LETTERS_OF_ARRAYS.get(found[1], found[1])
+    return f"{base}[{', '.join(found[2] or found[3].split(','))}]"
+
+
 @dataclass(frozen=True)
 class Values:
     """Widths, scalar parameters and constant arrays of one run."""
@@ -68,6 +92,8 @@ def declared_parameters(
             raise BadParameter(
                 f"the symbol {symbol} is reserved by the equations; rename it, as {symbol}_0"
             )
+        if symbol.name[0] in "QMP" and (entry := entry_named(symbol.name)):
+            raise BadParameter(f"the symbol {symbol} reads like the overlap {entry}; rename it")
         if not symbol.name.isprintable():
             raise BadParameter(f"the symbol {symbol.name!r} has no printable name; rename it")
     declared: dict[str, sp.Expr] = {s.name: s for s in sorted(model.parameters, key=str)}

@@ -472,6 +472,9 @@ REFUSED = [
     ("M", "new", sp.Symbol("seed") * M[J, R], "the symbol seed is reserved here; rename it"),
     ("M", "new", sp.Symbol("Omega") * M[J, R], "Omega is an array"),
     ("M", "new", sp.gamma(ZETA) * M[J, R], "gamma"),
+    ("Q", "own", -2 * sp.Symbol("Q_11") ** 2, r"Q_11 reads like the entry Q\[1, 1\]: write an"),
+    ("M", "new", sp.Symbol("M[0,1]"), r"reads like the entry M\[0, 1\]"),
+    ("M", "new", sp.Symbol("a_1") * M[J, R], r'a_1 reads like .*equations.symbols\["readout"\]'),
 ]
 
 
@@ -498,6 +501,21 @@ def test_symbols_of_equal_names_are_those_of_the_equations():
     start = overlaps(*rows())
     change = term.evaluate(start, gamma=0.5)["M"] - named.evaluate(start, gamma=0.5)["M"]
     np.testing.assert_allclose(change, -0.5 * start.M, atol=1e-14)
+
+
+def test_symbols_that_read_like_entries_are_refused_everywhere():
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, width=1)
+    flow = dmft.derive(dmft.Model(square, square, label_noise=sp.Symbol("D")), dmft.SGD(0.1))
+    with pytest.raises(BadParameter, match=r"M_11 reads like the entry M\[1, 1\]"):
+        flow.replace({"label_noise": sp.Symbol("M_11")})
+    network = dmft.Committee(sp.Symbol("M_11") * sp.Symbol("z", real=True), width=1)
+    with pytest.raises(BadParameter, match=r"M_11 reads like the overlap M\[1, 1\]"):
+        dmft.derive(dmft.Model(network, network), dmft.SGD(0.1))
+    descent = dmft.derive(dmft.Model(square, square), dmft.GradientDescent(0.1, samples_per_dim=2))
+    with pytest.raises(BadParameter, match=r"Q_11 reads like the entry Q\[1, 1\]"):
+        descent.with_term("M", "own", sp.Symbol("Q_11"))
+    # Numbers from 1 alone are in print.
+    assert "Q_0" in flow.with_term("Q", "own", sp.Symbol("Q_0")).parameters
 
 
 def test_other_refusals():

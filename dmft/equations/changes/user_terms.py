@@ -23,7 +23,7 @@ from dmft.equations.definitions import (
     running_symbol,
     used_bases,
 )
-from dmft.equations.values import RESERVED
+from dmft.equations.values import RESERVED, entry_named
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.model import FIELD
@@ -396,6 +396,12 @@ def check_parameter(symbol: sp.Symbol, taken: Iterable[str]) -> None:
         raise BadParameter(
             f"the symbol {name} reads like {LETTERS[name]} in print: take "
             f'equations.symbols["{name}"] where the equations have it, or rename yours, as {name}_0'
+        )
+    if entry := entry_named(name):
+        array = entry.partition("[")[0]
+        raise BadParameter(
+            f"the symbol {name} reads like the entry {entry}: write an entry of "
+            f'equations.symbols["{array}"] at equations.indices, or rename yours, as {array}_0'
         )
     if name == "t":
         raise BadParameter("the rates do not depend on t; parameters of a run are numbers")
