@@ -241,6 +241,7 @@ def report(found: Any, arguments: argparse.Namespace, axes: tuple[Axis, ...]) ->
         "points": total,
         "count": found.count(),
         "computed": found.computed,
+        "reused": found.reused,
         "torn": found.torn,
         "complete": found.complete,
     }
@@ -256,6 +257,7 @@ def report(found: Any, arguments: argparse.Namespace, axes: tuple[Axis, ...]) ->
         words = "not computed" if status == Status.INTERRUPTED else status
         print(f"  {words}: {number}")
     print(f"  computed now: {found.computed}")
+    print(f"  from the store: {found.reused}")
     if found.torn:
         print(f"  damaged records, left out: {found.torn}")
     for name, values in found.values.items():

@@ -5,15 +5,87 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
+
+# Differences that a refusal lists, and how many characters of a value.
+LISTED, SHOWN = 3, 100
+DIGEST = re.compile(r"(?:.* )?[0-9a-f]{16,}")
+
+
+class Digest(str):
+    """A digest that remembers, for refusals, the values that went into it.
+
+    Attributes
+    ----------
+    words : mapping
+        Texts, numbers, lists and mappings of them by name.
+    """
+
+    words: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, text: str, words: Mapping[str, Any]) -> Self:
+        """The digest `text` of these values."""
+        found = cls(text)
+        found.words = words
+        return found
+
+
+def words_of(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that went into the digests of a declaration, by their names."""
+    return {name: dict(y.words) for name, y in known.items() if isinstance(y, Digest)}
+
+
+def mismatch(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    words_there: Mapping[str, Any],
+    words_here: Mapping[str, Any],
+) -> str:
+    """The first entry in which two declarations differ; digests come last, by their words."""
+    names = {n for n in {*there, *here} if there.get(n) != here.get(n)}
+    name = min(names, key=lambda n: (_is_digest(here.get(n)), n))
+    pair = there.get(name), here.get(name)
+    if _is_digest(pair[1]):
+        found = _differences(words_there.get(name), words_here.get(name), "")
+        parts = [
+            f"another {path}" if _is_digest(a) else f"{path} = {a}, here {b}"
+            for path, a, b in islice(found, LISTED)
+            if path
+        ]
+        return f"its {name} is " + (f"one with {'; '.join(parts)}" if parts else "another")
+    if not all(isinstance(y, Mapping | list) for y in pair):
+        return f"its {name} is {pair[0]!r:.{SHOWN}}, here {pair[1]!r:.{SHOWN}}"
+    listed = islice(_differences(*pair, name), LISTED)
+    return "its " + "; ".join(f"{path} is {a}, here {b}" for path, a, b in listed)
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
+
+
+def _differences(there: Any, here: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """Paths to values that differ, with both of them."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        inner: Any = ((f".{n}" * bool(path) or n, n) for n in sorted({*there, *here}))
+        for step, n in inner:
+            yield from _differences(there.get(n), here.get(n), path + step)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for i, pair in enumerate(zip(there, here, strict=True)):
+            yield from _differences(*pair, f"{path}[{i}]")
+    elif there != here:
+        a, b = ("none" if y in (None, "") else f"{y!s:.{SHOWN}}" for y in (there, here))
+        yield path, a, b
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -54,13 +126,16 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         mark = folder / "run.json"
         if not mark.exists():
-            _write(mark, json.dumps({"digest": digest, "run": dict(key)}, indent=1).encode())
+            made = {"digest": digest, "run": dict(key), "words": words_of(key)}
+            _write(mark, json.dumps(made, indent=1).encode())
         found = json.loads(mark.read_text(encoding="utf-8"))
         if found.get("digest") != digest:
-            names = sorted(n for n in key if found.get("run", {}).get(n) != dict(key)[n])
+            run, here = found.get("run", {}), json.loads(text)
+            differs = run != here
+            said = mismatch(run, here, found.get("words", {}), words_of(key)) if differs else ""
             raise BadParameter(
-                f"checkpoint {str(folder)!r} belongs to another run (differs in "
-                f"{', '.join(names) or 'its version'}); choose another folder"
+                f"checkpoint {str(folder)!r} belongs to another run"
+                f"{said and f': {said}'}; choose another folder"
             )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
 from dmft.errors import BadParameter
+from dmft.record import worded
 from dmft.solvers.solution import Solution
 
 # Where the solver of each kind stands; it is loaded when first asked for.
@@ -70,6 +71,27 @@ class Solver:
 def equations_of(system: Any) -> Any:
     """What a problem was built from; equations, and problems written by hand, as they are."""
     return getattr(system, "origin", None) or system
+
+
+def declared(system: Any) -> dict[str, Any]:
+    """What equations were declared with, in words: numbers too, which no fingerprint holds."""
+    system = equations_of(system)
+    system = getattr(system, "equations", system)  # descents of a flow
+    own = {"model": system} if type(system).__module__.startswith("dmft.model") else {}
+    names = ("model", "algorithm", "kind", "scaling", "dim")
+    parts = {n: y for n in names if (y := getattr(system, n, own.get(n))) is not None}
+    changes = str(getattr(system, "changes", None) or "")
+    return {name: _fields(value) for name, value in parts.items()} | {"changes": changes}
+
+
+def _fields(value: Any) -> Any:
+    """The fields of a declaration; anything else in one word."""
+    from dmft.analysis.sweeps.named import word_of
+
+    if not is_dataclass(value):
+        return word_of(value)
+    held = {one.name: worded(getattr(value, one.name), word_of) for one in fields(value)}
+    return {"class": type(value).__name__, **held}
 
 
 def solver_of(system: Any) -> Solver:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -14,12 +15,15 @@ import sympy as sp
 
 import dmft
 from dmft.analysis.diagrams.phase_diagram import STATUSES
+from dmft.analysis.sweeps import run_sweep as run_sweep_module
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.run_sweep import collect, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
 from dmft.cli.main import main
 from dmft.errors import BadParameter
 from dmft.names import Status
+from dmft.progress import Progress
+from dmft.workflow.diagrams.sweep import identity_of
 
 POINTS = {"a": [1.0, 2.0, 3.0]}
 SCRIPT = """
@@ -91,6 +95,78 @@ def test_a_changed_function_is_not_served_from_the_old_store(tmp_path, before, a
     assert run_sweep(POINTS, module(before), store=tmp_path / "s").computed == 0
     with pytest.raises(BadParameter, match="holds another sweep: its measure is"):
         run_sweep(POINTS, module(after), store=tmp_path / "s")
+
+
+WORDS = {
+    0: "another code", 1: "K = 1, here 2", 2: "another f", 3: "k = 1, here 2", 6: "k = 1, here 2",
+    7: "another code", 8: "another W",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_a_store_names_what_changed_in_a_function(tmp_path, case):
+    before, after = CHANGES[case]
+    run_sweep(POINTS, module(before), store=tmp_path / "s")
+    with pytest.raises(BadParameter, match=rf"its measure is one with .*{WORDS[case]}") as refused:
+        run_sweep(POINTS, module(after), store=tmp_path / "s")
+    assert not re.search(r"[0-9a-f]{16}", str(refused.value).rpartition("its measure")[2])
+
+
+def declared(noise=0.1, rate=0.05, m=0.1, decay=None, **options):
+    """A sweep of equations, which no point needs: its store is made, and compared."""
+    square = dmft.Committee(sp.Symbol("z", real=True) ** 2, width=1)
+    eqs = dmft.derive(dmft.Model(square, square, noise), dmft.SGD(rate, constraint="sphere"))
+    if decay is not None:
+        j, r = eqs.indices["j"], eqs.indices["r"]
+        eqs = eqs.with_term("M", "decay", decay * eqs.symbols["M"][j, r])
+    start = dmft.Overlaps([[1.0]], [[m]])
+    return {"equations": eqs, "start": start, "t_max": 1.0, **options}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"noise": 0.2}, "its declared.model.label_noise is 0.1, here 0.2"),
+        ({"rate": 0.5}, "its declared.algorithm.learning_rate is 0.05, here 0.5"),
+        ({"decay": 1}, r"its declared.changes is none, here M  added    decay: M\[j,r\]"),
+        ({"m": 0.25}, r"its start is one with M\[0\]\[0\] = 0.1, here 0.25"),
+        ({"rtol": 1e-9}, "its options.rtol is none, here 1e-09"),
+        ({"t_max": 2.0}, "its t_max is 1.0, here 2.0"),
+    ],
+)
+def test_a_store_names_what_changed_in_a_declaration(tmp_path, change, words):
+    identity = identity_of("final_risk", **declared())
+    Store.open(tmp_path / "s", identity, ("final_risk",))
+    Store.open(tmp_path / "s", identity_of("final_risk", **declared()), ("final_risk",))
+    other = identity_of("final_risk", **declared(**change))
+    with pytest.raises(BadParameter, match=words) as refused:
+        Store.open(tmp_path / "s", other, ("final_risk",))
+    assert not re.search(r"[0-9a-f]{16}", str(refused.value).rpartition("another sweep")[2])
+    # A store without words of its digests: what differs is named all the same.
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "words": {}}))
+    with pytest.raises(BadParameter, match="start is another" if "is one" in words else words):
+        Store.open(tmp_path / "s", other, ("final_risk",))
+
+
+def test_results_at_another_declared_rate_are_not_served(tmp_path):
+    """The fingerprint of equations holds symbols: .536 was the final risk at every rate."""
+    points, keys = {"label_noise": [0.0]}, {"store": tmp_path / "s"}
+    dmft.sweep(points, "final_risk", **declared(rate=0.05), **keys)
+    with pytest.raises(BadParameter, match=r"algorithm\.learning_rate is 0\.05, here 0\.01"):
+        dmft.sweep(points, "final_risk", **declared(rate=0.01), **keys)
+
+
+def test_a_resumed_sweep_says_how_many_points_it_reused(tmp_path, monkeypatch):
+    labels = []
+    bar = lambda option, label: labels.append(label) or Progress(False, label)  # noqa: E731
+    monkeypatch.setattr(run_sweep_module, "Progress", bar)
+    first = dmft.sweep({"a": [1.0, 2.0]}, abs_of, store=tmp_path / "s")
+    again = dmft.sweep({"a": [1.0, 2.0, 3.0]}, abs_of, store=tmp_path / "s")
+    assert (first.reused, again.reused, again.computed) == (0, 2, 1)
+    assert "from the store" not in repr(first)
+    assert "2 of them from the store" in repr(again)
+    assert labels == ["value", "value (2 of 3 points from the store)"]
 
 
 def test_what_is_around_a_function_and_no_data_of_it():

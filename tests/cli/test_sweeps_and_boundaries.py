@@ -77,7 +77,8 @@ def test_sweep_is_run_watched_and_collected(declaration, capsys, tmp_path):
     assert "not computed: 4" in capsys.readouterr().out
     assert main(["sweep", "run", file, "--json", "--no-progress"]) == 0
     assert json.loads(capsys.readouterr().out) | {"torn": 0} == {
-        "points": 6, "count": {"ok": 6}, "computed": 4, "torn": 0, "complete": True,
+        "points": 6, "count": {"ok": 6}, "computed": 4, "reused": 2, "torn": 0,
+        "complete": True,
     }  # fmt: skip
     assert main(["sweep", "resume", file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["computed"] == 0

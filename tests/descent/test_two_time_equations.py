@@ -224,7 +224,7 @@ def test_threads_checkpoints_and_files(tmp_path):
     whole = dmft.solve(equations, start, 4, threads=1, checkpoint=folder, **options)
     assert np.array_equal(whole.Q2, run.Q2)
     assert whole.status == "ok"
-    with pytest.raises(BadParameter, match="another run"):
+    with pytest.raises(BadParameter, match="another run: its steps is 4, here 5; choose"):
         dmft.solve(equations, start, 5, checkpoint=folder, **options)
     pytest.importorskip("h5netcdf")
     assert dmft.load(run.save(tmp_path / "run.nc")) == run

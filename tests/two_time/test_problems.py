@@ -244,7 +244,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     torn.write_bytes(torn.read_bytes()[:100])
     anew = dmft.solve(ORNSTEIN, None, 4.0, checkpoint=tmp_path / "c", **options)
     np.testing.assert_array_equal(anew.C, whole.C)
-    with pytest.raises(BadParameter, match="another run"):
+    with pytest.raises(BadParameter, match=r"another run: its parameters.rate is 1.*, here 2"):
         dmft.solve(ORNSTEIN, None, 4.0, checkpoint=tmp_path / "c", **{**options, "rate": 2.0})
 
 

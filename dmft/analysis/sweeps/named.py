@@ -21,6 +21,7 @@ from dmft.analysis.diagrams.phase_diagram import PhaseDiagram, Point, read_resul
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Brief, Short, in_full
+from dmft.solvers.checkpoint import Digest
 
 # Larger arrays are known by a digest: NumPy prints the ends of long ones only.
 LISTED = 8
@@ -109,14 +110,41 @@ def without_labels(diagram: PhaseDiagram) -> PhaseDiagram:
     return replace(diagram, values=values, messages=messages, provenance=provenance)
 
 
-def name_of(measure: Callable[..., Any]) -> str:
+def name_of(measure: Callable[..., Any]) -> Digest:
     """What a store remembers of a function: its name and a digest of what it computes.
 
     The digest is of its code, its defaults and the variables around it that it reads: those of an
     enclosing function, and of its module the plain data and the functions, which are digested in
     turn. What other modules hold is known by its name. The same in every process.
     """
-    return _Known().function(measure)
+    return Digest.of(_Known().function(measure), _words(measure))
+
+
+def word_of(value: Any) -> str:
+    """A value in words that differ where it does, and are the same in every process."""
+    return _Known().word(value)
+
+
+def _words(measure: Any) -> dict[str, str]:
+    """What `name_of` digests, by the names that these values have in the user's program."""
+    if isinstance(measure, functools.partial):
+        bound = {f"argument {n}": value for n, value in enumerate(measure.args)} | measure.keywords
+        return _words(measure.func) | {name: word_of(value) for name, value in bound.items()}
+    measure = getattr(measure, "py_func", measure)
+    inner = getattr(measure, "__func__", getattr(type(measure), "__call__", None))  # noqa: B004
+    function = measure if isinstance(measure, FunctionType) else inner
+    words = {"name": str(getattr(measure, "__qualname__", type(measure).__qualname__))}
+    if not isinstance(function, FunctionType):
+        return words
+    words["code"] = _digest(repr(_code(function.__code__)).encode())
+    around, module = inspect.getclosurevars(function).nonlocals, function.__globals__
+    defaults = {n: y.default for n, y in inspect.signature(function).parameters.items()}
+    owned = getattr(measure, "__self__", None if function is measure else measure)
+    held = {**defaults, **around, **getattr(owned, "__dict__", {})}
+    read = {n: module[n] for n in _names(function.__code__) if n in module}
+    empty = inspect.Parameter.empty
+    words |= {n: word_of(value) for n, value in held.items() if value is not empty}
+    return words | {n: _Known().data(value) for n, value in read.items()}
 
 
 class _Known:

@@ -164,7 +164,9 @@ def _drive(
 ) -> None:
     """Compute these points; after Ctrl-C what is done stays on the board."""
     driver = _Driver(task, engine, board, [numbers] if numbers.size else [], numbers.size)
-    with Progress(progress, ", ".join(task.quantities)) as bar:
+    reused = len(task.points) - numbers.size
+    kept = f" ({reused} of {len(task.points)} points from the store)" if reused else ""
+    with Progress(progress, ", ".join(task.quantities) + kept) as bar:
         try:
             driver.run(bar)
         except KeyboardInterrupt:

@@ -39,6 +39,7 @@ from dmft.analysis.sweeps.records import (
 )
 from dmft.errors import BadParameter
 from dmft.netcdf import checked_path
+from dmft.solvers.checkpoint import mismatch, words_of
 
 # 2: keys of points are made for whole columns at once. `STATUSES` are part of it, by their places.
 # 3: records say whether there is a message. What 2 wrote is read, and carried on.
@@ -372,6 +373,9 @@ def _is_manifest(found: Any) -> bool:
     names, form = found.get("quantities"), found.get("format")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return False
+    words = found.get("words", {})
+    if not isinstance(words, dict) or not all(isinstance(y, dict) for y in words.values()):
+        return False
     return isinstance(form, int) and 0 < len(set(names)) == len(names) <= WORDS.size - 4
 
 
@@ -388,7 +392,9 @@ def open_store(
 
 
 def _manifest(identity: Mapping[str, Any], quantities: Sequence[str]) -> dict[str, Any]:
-    return {"format": FORMAT, "quantities": list(quantities), "identity": dict(identity)}
+    found = {"format": FORMAT, "quantities": list(quantities), "identity": dict(identity)}
+    words = words_of(identity)
+    return {**found, "words": words} if words else found
 
 
 def _unwritable(folder: Path, error: OSError) -> BadParameter:
@@ -408,16 +414,11 @@ def _kind(entries: Mapping[str, Any]) -> str:
 def _compare(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse a store of another sweep, naming the first entry in which it differs."""
     found = read_manifest(folder)
-    wanted = {**wanted, "format": found["format"]}
-    if found == wanted:
+    pairs, others = ({"quantities": y["quantities"], **y["identity"]} for y in (wanted, found))
+    if pairs == others:
         return
-    pairs, others = {**wanted, **wanted["identity"]}, {**found, **found["identity"]}
-    said = "its manifest differs"
     theirs, ours = _kind(others), _kind(pairs)
     if theirs != ours:
         raise BadParameter(f"{folder} holds {theirs}, here is {ours}: give another folder")
-    for name in sorted(set(pairs) | set(others) - {"identity"}):
-        if name != "identity" and pairs.get(name) != others.get(name):
-            said = f"its {name} is {others.get(name)!r:.100}, here {pairs.get(name)!r:.100}"
-            break
-    raise BadParameter(f"{folder} holds another sweep: {said}")
+    said = mismatch(others, pairs, found.get("words", {}), wanted.get("words", {}))
+    raise BadParameter(f"{folder} holds another sweep: {said}; give another folder")

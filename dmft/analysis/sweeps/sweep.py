@@ -85,6 +85,18 @@ class Sweep(Archived):
         """
         return not bool(np.any(self.codes == MISSING))
 
+    @property
+    def reused(self) -> int:
+        """Points that were in the store before this call.
+
+        Examples
+        --------
+        >>> import dmft
+        >>> dmft.sweep({"a": [1.0, 2.0], "b": [3.0, 0.0]}, lambda a, b: a / b).reused
+        0
+        """
+        return int(np.count_nonzero(self.codes != MISSING)) - self.computed
+
     def count(self) -> dict[str, int]:
         """Number of points of each status that occurs.
 
@@ -107,7 +119,8 @@ class Sweep(Archived):
         axes = " x ".join(
             f"{n} ({k})" for n, k in zip(self.points.names, self.points.shape, strict=False)
         )
-        return f"Sweep({', '.join(self.values)} over {axes}; {self.count()})"
+        kept = f", {self.reused} of them from the store" if self.reused else ""
+        return f"Sweep({', '.join(self.values)} over {axes}; {self.count()}{kept})"
 
     def diagram(self, quantity: str | None = None) -> PhaseDiagram:
         """The sweep as a phase diagram, where it is a product of two parameters.

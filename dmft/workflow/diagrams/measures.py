@@ -20,7 +20,7 @@ from dmft.equations.sequence.risk import SequenceRisk
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_flow import DescentFlow
 from dmft.errors import BadParameter
-from dmft.model import Alignment, Overlaps, SequenceModel, as_count
+from dmft.model import Alignment, SequenceModel, as_count
 from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.problem import Problem
 from dmft.workflow.diagrams.end_states import cosines, end_state
@@ -139,14 +139,11 @@ class EquationMeasure:
         return {**known, "t_max": self.t_max, "time_unit": unit, **how, **followed}
 
     @property
-    def start_arrays(self) -> list[np.ndarray[Any, Any]]:
-        """Numbers of the start."""
-        if isinstance(self.start, Alignment):
-            return [self.start.e, self.start.m]
-        if not isinstance(self.start, Overlaps):
-            return []
-        given = (self.start.Q, self.start.M, self.start.P, self.start.readout)
-        return [a for a in given if a is not None]
+    def start_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Numbers of the start, by name."""
+        names = ("e", "m") if isinstance(self.start, Alignment) else ("Q", "M", "P", "readout")
+        given = {n: getattr(self.start, n, None) for n in names}
+        return {name: a for name, a in given.items() if a is not None}
 
     def __call__(self, **parameters: float) -> Any:
         """Value at these parameters."""

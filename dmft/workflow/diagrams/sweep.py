@@ -19,6 +19,7 @@ from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import VERSION
 from dmft.progress import ProgressOption
+from dmft.solvers.checkpoint import Digest
 from dmft.workflow.diagrams.measures import (
     BUILT_IN,
     EquationMeasure,
@@ -26,6 +27,10 @@ from dmft.workflow.diagrams.measures import (
     one_warning,
     refuse_beside_function,
 )
+from dmft.workflow.solver import declared
+
+# Larger arrays of a start are known by a digest to the store of a sweep.
+LISTED = 10_000
 
 
 @checked_or(measure=BUILT_IN)
@@ -71,10 +76,11 @@ def sweep(
         Folder of results. Points that it holds are not computed; new ones are on the disk before
         they are counted. Another sweep than the one that made it is refused.
     identity : mapping, optional
-        What else a store must agree on: version of your data, say. Equations, start, tolerances
-        and the version of the library are part of it for built-in measures; of a function its name
-        and a digest of its code, of what it and `functools.partial` bind, and of the plain data and
-        functions of its module that it reads: say here what else it depends on, as files.
+        What else a store must agree on: version of your data, say. Equations with the numbers that
+        they were declared with, start, tolerances and the version of the library are part of it for
+        built-in measures; of a function its name and a digest of its code, of what it and
+        `functools.partial` bind, and of the plain data and functions of its module that it reads:
+        say here what else it depends on, as files.
     executor : "threads", "processes", an executor, or a function that makes one
         Anything with submit() and futures as in `concurrent.futures`; a `dask.distributed.Client`
         (extra ``dask``). Threads serve measures that release the interpreter's lock, as all
@@ -154,15 +160,20 @@ def identity_of(
 def describe(measure: EquationMeasure) -> dict[str, Any]:
     """What the results of a built-in measure depend on, besides the parameters of its points."""
     arrays = measure.start_arrays
-    digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
+    digest = hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
+    start = {
+        name: a.tolist() if a.size <= LISTED else hashlib.blake2b(a.tobytes()).hexdigest()
+        for name, a in arrays.items()
+    }
     options = {name: value for name, value in measure.options.items() if name != "progress"}
     origin = measure.followed_from if measure.name == "growth_rate" else None
     return {
         **({"followed_from": dict(origin)} if origin else {}),
         "measure": measure.name,
         "equations": measure.fingerprint,
+        "declared": declared(measure.equations),
         "version": VERSION,
-        "start": digest.hexdigest()[:24],
+        "start": Digest.of(digest.hexdigest()[:24], start),
         "t_max": measure.t_max,
         "options": json.loads(json.dumps({**measure.how, **options}, default=str, sort_keys=True)),
     }

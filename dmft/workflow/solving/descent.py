@@ -45,7 +45,7 @@ from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import Values
 from dmft.turns import in_turn
-from dmft.workflow.solver import Solver, equations_of
+from dmft.workflow.solver import Solver, declared, equations_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 
 Array = NDArray[np.float64]
@@ -215,7 +215,8 @@ def _sweep_all(
     store = None
     if options.checkpoint is not None:
         key = {
-            "equations": equations.fingerprint, "version": VERSION, "parameters": dict(parameters),
+            "equations": equations.fingerprint, "declared": declared(equations),
+            "version": VERSION, "parameters": dict(parameters),
             "steps": task.steps, "samples": layout.samples, "seed": options.seed,
             "nodes": layout.kind, "method": options.method,
             **task.schedules,

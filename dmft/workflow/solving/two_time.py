@@ -20,7 +20,7 @@ from dmft.equations.two_time.written.problem import TwoTime
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption, is_cancelled
-from dmft.solvers.checkpoint import RunFolder
+from dmft.solvers.checkpoint import Digest, RunFolder
 from dmft.solvers.save_times import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
@@ -138,8 +138,10 @@ def solve_two_time(
     values = _parameters(problem, given)
     save_at = saved_times(options.save_at, t_max)
     built = _built(problem.fingerprint, problem)
+    terms = {str(y): {n: str(e) for n, e in of.items()} for y, of in problem.named.items()}
     key = {
-        "problem": problem.fingerprint, "version": VERSION, "parameters": values,
+        "problem": Digest.of(problem.fingerprint, {"terms": terms}),
+        "version": VERSION, "parameters": values,
         "t_max": float(t_max), "save_at": save_at.tolist(), "tol": options.tol,
         "max_step": str(options.max_step), "thin": options.thin,
     }  # fmt: skip
