@@ -77,7 +77,10 @@ class LargestCosine(Shown):
 @checked
 @dataclass(frozen=True)
 class Event(Shown):
-    """A quantity reaches a threshold.
+    """A quantity reaches a threshold, which by default ends the run there (`terminal=True`).
+
+    An event of the same quantity beyond it is then never reached, with a warning: watch for all
+    but the last with ``terminal=False``.
 
     Attributes
     ----------
@@ -90,7 +93,7 @@ class Event(Shown):
     direction : int
         -1 counts falling crossings only, +1 rising ones only, 0 both.
     terminal : bool
-        Whether the run ends there.
+        Whether the run ends there, as by default; otherwise it is recorded and the run goes on.
     name : str
         For messages and records; by default what the event says.
 

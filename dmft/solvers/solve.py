@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem, describe_problem
 from dmft.solvers.request import check_blocks, check_events, check_names
-from dmft.solvers.run import Raw, Setup
+from dmft.solvers.run import Raw, Setup, event_gaps
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
+from dmft.solvers.runge_kutta.layout import COSINE
 from dmft.solvers.runge_kutta.march import march
 from dmft.solvers.runge_kutta.tableau import TABLEAUX
 from dmft.solvers.save_times import save_times
@@ -63,7 +66,28 @@ def solve_problem(
     BadParameter, ShapeMismatch, InvalidCovariance
         For what is wrong before the first step.
     """
-    return solve_request(check_request(problem, state, t_max, **options))
+    given = check_request(problem, state, t_max, **options)
+    warn_of_unreachable(given.setup)
+    return solve_request(given)
+
+
+def warn_of_unreachable(setup: Setup) -> None:
+    """Warn of events that lie beyond one of the same quantity at which the run ends."""
+    if len(setup.events) < 2 or setup.problem.kind != "ode":  # a step of a map may jump over both
+        return
+    table, gaps = setup.table, event_gaps(setup, setup.t_start, setup.start)
+    places = np.where(table.kind == COSINE, -1, table.first)
+    for i, j in permutations(range(len(gaps)), 2):
+        first, second = setup.events[i], setup.events[j]
+        way = -np.sign(gaps[i])  # from the start to the threshold of the first
+        is_met = first.terminal and way != 0.0 and first.direction * way >= 0.0
+        is_same = table.kind[i] == table.kind[j] and places[i] == places[j]
+        if is_met and is_same and way * (second.threshold - first.threshold) > 0.0:
+            warnings.warn(
+                f"the event {second.name!r} can never be reached: the run ends at {first.name!r}, "
+                "which comes first; give that one terminal=False to go on",
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True)

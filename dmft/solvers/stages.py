@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem
 from dmft.solvers.request import check_events
 from dmft.solvers.save_times import read_save_at
-from dmft.solvers.solve import solve_problem
+from dmft.solvers.solve import check_request, solve_request
 from dmft.solvers.trajectory import Trajectory
 
 Array = NDArray[np.float64]
@@ -105,7 +106,8 @@ def solve_stages(
         scalars = {name: value for name, value in given.items() if name not in own}
         arrays = {**(constants or {}), **{name: given[name] for name in own}}
         _refuse_passed(stage, number, t, blocks, (widths, scalars, arrays))
-        run = solve_problem(
+        # An event beyond the end of this stage may happen in a later one.
+        asked = check_request(
             stage.problem,
             blocks,
             t_max,
@@ -117,7 +119,11 @@ def solve_stages(
             t_start=t,
             **options,
         )
+        run = solve_request(asked)
         runs.append(run)
+        if options.get("timeout") is not None:  # of all stages together
+            left = options["timeout"] - run.statistics["seconds"]
+            options["timeout"] = max(left, sys.float_info.min)
         t, now = float(run.t[-1]), run.last_state
         if not _switches(stage, run) or t >= t_max:
             break
@@ -160,7 +166,7 @@ def _refuse_passed(
     try:
         value = _value(until.quantity, problem, t, state, inputs)
     except (KeyError, IndexError, TypeError, ValueError):
-        return  # `solve_problem` says what is missing
+        return  # `check_request` says what is missing
     if until.direction * (value - until.threshold) > 0:
         raise BadParameter(
             f"stage {number} begins at t = {t:g} beyond its end: {until.quantity} is {value:.6g} "

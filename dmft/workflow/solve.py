@@ -108,11 +108,13 @@ def solve(
         say) saves exactly these times.
     events : dmft.Event or sequence of them
         Thresholds on the risk, on overlaps, on a formula or a function of them, or on the time,
-        located on the dense output.
+        located on the dense output. The first one ends the run, unless it has ``terminal=False``.
     progress : None, bool or callable
         By default a bar after two seconds, on a terminal only.
     max_steps, timeout
-        Budget in steps and in seconds.
+        Budget in steps and in seconds of integration, of a run that is cut with the status
+        "max_steps" or "timeout". The clock is looked at before the first step and about every 0.1 s
+        from then on; where averages are computed on nodes, each run has the whole budget.
     quadrature_tol : float
         For averages without closed form (`Equations.averages`): the number of nodes is raised
         until the measured error of every saved overlap and of the risk is below; `run.error` has

@@ -11,6 +11,7 @@ import pytest
 
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.runge_kutta import march as march_module
+from dmft.solvers.runge_kutta.group import Group
 from dmft.solvers.solve import METHODS, solve_problem
 
 # Seconds in which what takes hours is ended: other work may share the cores.
@@ -99,6 +100,30 @@ def test_timeout(oscillator, method):
     assert run.status == "timeout"
     assert time.monotonic() - began < PROMPT
     assert run.t[-1] > 0.0
+
+
+@each_method
+def test_short_runs_have_timeouts_too(oscillator, method):
+    """The clock is looked at before the first step."""
+    run = solve(oscillator, 10.0, method=method, timeout=1e-9)
+    assert run.status == "timeout"
+    assert run.t.tolist() == [0.0]
+
+
+def test_calls_of_the_loop_fit_into_what_is_left_of_a_timeout(oscillator, monkeypatch):
+    """The first took 0.05 s whatever was left."""
+    budgets, whole = [], []
+    advance = Group.advance
+
+    def watched(group, budget):
+        whole.append(group.first_budget())
+        budgets.append(budget)
+        return advance(group, budget)
+
+    monkeypatch.setattr(Group, "advance", watched)
+    run = solve(oscillator, 1e12, method="rk5", timeout=1e-3, max_steps=10**12, save_at=2)
+    assert run.status == "timeout"
+    assert budgets[0] < 0.02 * whole[0]
 
 
 @each_method

@@ -249,3 +249,54 @@ def test_functions_of_numpy_are_followed_in_simulations(function):
     found = dmft.simulate(*given, events=dmft.Event(function, 0.6))
     assert found.status == text.status == "event"
     np.testing.assert_array_equal(found.mean.M, text.mean.M)
+
+
+def level(value, direction=0, terminal=True, quantity="risk"):
+    return dmft.Event(quantity, value, direction, terminal)
+
+
+COS = "M[0,0]/sqrt(Q[0,0])"  # .2 at the start; the risk is 1.92 there
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([level(1.0), level(0.1)], "'risk crosses 0.1' can never be reached: the run ends at '"),
+        ([level(0.1, -1), level(1.0, -1)], "'risk falls to 0.1' can never be reached"),
+        ([level(0.5, quantity=COS), level(0.9, 1, quantity=COS)], "rises to 0.9' can never"),
+        ([level(2.0, quantity="t"), level(1.0, quantity="t")], "'t = 2' can never be reached"),
+        ([level(0.9, quantity=dmft.LargestCosine()), level(0.5, quantity=dmft.LargestCosine())],
+         "'largest cosine crosses 0.9' can never"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", [None, "Radau"])
+def test_events_that_can_never_be_reached_are_told(events, words, method):
+    with pytest.warns(UserWarning, match=words) as told:
+        run = dmft.solve(FLOW, START, 5.0, events=events, method=method)
+    assert len(told) == 1
+    assert run.status == "event"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [level(1.0, terminal=False), level(0.1)],
+        [level(1.0, 1), level(0.1)],  # the first counts rising risks, which this one is not
+        [level(1.0), level(3.0)],  # one on either side of the start
+        [level(1.0), level(0.9, quantity="M[0,0]")],
+    ],
+)
+def test_events_that_may_be_reached_are_not_warned_of(events, recwarn):
+    dmft.solve(FLOW, START, 5.0, events=events)
+    assert not recwarn.list
+
+
+def test_stages_may_wait_for_events_beyond_their_ends(recwarn):
+    stages = [dmft.Stage(FLOW, until=level(1.0, -1)), dmft.Stage(FLOW)]
+    run = dmft.solve_stages(stages, START, 5.0, events=level(0.1, -1))
+    assert (run.status, run.risk[-1]) == ("event", pytest.approx(0.1, rel=1e-6))
+    assert not recwarn.list
+
+
+def test_the_first_line_of_event_says_that_it_ends_a_run():
+    assert "ends the run" in dmft.Event.__doc__.splitlines()[0]

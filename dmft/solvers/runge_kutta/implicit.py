@@ -8,6 +8,7 @@ state with a shorter step, until the step has no length left; then the run ends 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import nullcontext
@@ -63,7 +64,7 @@ class _Guard:
     def __init__(self, setup: Setup, raw: Raw) -> None:
         self.setup, self.raw = setup, raw
         self.evaluations, self.since_step = 0, 0
-        self.began = self._looked = time.monotonic()
+        self.began, self._looked = time.monotonic(), -math.inf
 
     def __call__(self, t: float, y: Vector) -> Vector:
         self.evaluations += 1
@@ -82,7 +83,7 @@ class _Guard:
     def look(self) -> None:
         """Stop when time is up or the parallel job was cancelled."""
         now = time.monotonic()
-        if now - self._looked > LOOK_SECONDS:
+        if now - self._looked > min(LOOK_SECONDS, self.setup.timeout):
             self._looked = now
             if now - self.began > self.setup.timeout:
                 raise _Stopped(Status.TIMEOUT)

@@ -71,14 +71,17 @@ def _follow(group: Group, raw: Raw, asked: Setup, began: float, bar: Progress) -
 def _chunks(group: Group, raw: Raw, asked: Setup, began: float, bar: Progress) -> None:
     """Call the compiled loop until the run ends or is stopped."""
     setup, budget = group.setup, min(group.first_budget(), LARGEST_CHUNK)
-    while True:
+    raw.stopped = stop_reason(setup, began, setup.max_steps)
+    while raw.stopped is None:
         before = time.monotonic()
+        share = (setup.timeout - (before - began)) / CHUNK_SECONDS
+        budget = max(1, int(budget * min(share, 1.0)))
         ended = group.advance(budget)
         group.drain(0, raw)
         left = setup.max_steps - group.attempts(0)
         if raw.outcome == layout.RUNNING:  # else it only has rows to hand over
             raw.stopped = stop_reason(setup, began, left)
-        if ended or raw.stopped is not None:
+        if ended:
             return
         budget = next_budget(budget, time.monotonic() - before)
         done = (raw.t - asked.t_start) / (asked.t_end - asked.t_start)

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import MOST_TRAPEZOIDS, NodeRule
+from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 Solver = Callable[..., Trajectory]
 
+# After such a run, one on more nodes would only be cut earlier.
+CUT = (Status.TIMEOUT, Status.INTERRUPTED)
 # The search for the number of nodes begins here and ends at this many in all.
 FIRST_NODES, MOST_NODES = 512, 2**20
 FIRST_POINTS = 24
@@ -56,7 +59,7 @@ def solve_on_nodes(
         run = with_error(solver(rule), solver, rule)
         worst = relative_error(run)
         more = count if fixed else next_count(rule, count, worst / tolerance)
-        if worst <= tolerance or more <= count:
+        if worst <= tolerance or more <= count or run.status in CUT:
             return described(run, rule, worst, tolerance)
         count = more
 
