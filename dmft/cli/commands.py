@@ -68,7 +68,8 @@ def export_command(declared: Declaration, arguments: argparse.Namespace) -> Stat
     path = Path(arguments.out)
     if not path.absolute().parent.is_dir():
         raise BadParameter(f"{path}: there is no folder {path.parent}")
-    log(written("right-hand side", str(export(derived(declared), path))))
+    file = export(derived(declared), path, **declared.numbers("export"))
+    log(written("right-hand side", str(file)))
     return Status.OK
 
 

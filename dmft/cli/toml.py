@@ -23,16 +23,18 @@ from dmft.cli.declared import (
     network_of,
     start_of,
 )
-from dmft.cli.file import load
+from dmft.cli.file import load, printable
 from dmft.cli.schema import AXIS, REQUIRED_TABLES, SCHEMA, Key
 from dmft.cli.values import Values
 from dmft.elsewhere import KEYWORDS
-from dmft.errors import DmftError, ExpressionRefused
+from dmft.errors import BadParameter, DmftError, ExpressionRefused
 from dmft.model import SGD, Alignment, GradientDescent, GradientFlow, Model, Overlaps
 from dmft.model.algorithm import numbers_of
 
 # Names that every model knows: an axis may use them, a letter may not.
 BUILT_IN = ("learning_rate", "label_noise")
+# Keys of [solve] that are parameters of the equations, constant or schedules.
+SCHEDULED = ("learning_rate", "batch_size", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,23 @@ class Declaration:
             return start_of(self.model, keys)
         except DmftError as error:
             raise type(error)(f"{self.path}, [start]: {error}") from error
+
+    def numbers(self, verb: str) -> dict[str, float]:
+        """Numbers that a run takes: letters, and those that [solve] gives again.
+
+        Raises
+        ------
+        BadParameter
+            For schedules: `verb` has constant parameters.
+        """
+        again = {n: v for n, v in self.options.get("solve", {}).items() if n in SCHEDULED}
+        for name, value in again.items():
+            if not isinstance(value, float):
+                raise BadParameter(
+                    f"{self.path}, [solve] {name}: dmft {verb} has constant parameters, not "
+                    "schedules; leave it out, or take dmft solve"
+                )
+        return {**self.parameters, **again}
 
 
 def read_declaration(path: str | Path) -> Declaration:
@@ -187,6 +206,9 @@ class _Reader:
         try:
             return make()
         except DmftError as error:
+            place = printable(f"{self.file}, [")
+            if str(error).startswith(place):
+                raise
             raise type(error)(f"{self.file}, [{table}]: {error}") from error
 
     def _check_tables(self) -> None:
@@ -208,11 +230,11 @@ class _Reader:
         """A letter that nothing uses is a slip; a built-in name may not be one."""
         used = read.model.parameters | read.model.label_noise.free_symbols
         used |= read.model.label_flip.free_symbols
+        used |= {s for v in numbers_of(read.algorithm).values() for s in v.free_symbols}
         if isinstance(read.algorithm, SGD):
             used |= read.algorithm.learning_rate.free_symbols
             used |= read.algorithm.readout_rate.free_symbols
-            rest = (*numbers_of(read.algorithm).values(), *read.algorithm.rule.scalars.values())
-            used |= {s for value in rest for s in value.free_symbols}
+            used |= {s for v in read.algorithm.rule.scalars.values() for s in v.free_symbols}
         elif isinstance(read.algorithm, GradientDescent):
             scalars = ("learning_rate", "samples_per_dim", "ridge", "momentum", "readout_rate")
             for name in (*scalars, "temperature"):

@@ -137,6 +137,40 @@ def declare_sample(model: Model, rule: UpdateRule, declared: dict[str, sp.Expr])
         del declared["label_noise"]
 
 
+def run_parameters(
+    model: Model, parameters: Mapping[str, sp.Expr], given: Mapping[str, float]
+) -> dict[str, float | None]:
+    """Names and values of what a run takes: letters, and declared numbers by their own names.
+
+    Exports and the explorer read this table, so that they take what `dmft.solve` takes. A
+    parameter that is declared as an expression in letters is not in it: it follows from them.
+
+    Parameters
+    ----------
+    model : Model
+    parameters : mapping
+        Parameters of the equations with their declared values.
+    given : mapping
+        Numbers by name.
+
+    Returns
+    -------
+    dict
+        A number for each name; None where nothing gives one.
+    """
+    found: dict[str, float | None] = {}
+    for name, value in parameters.items():
+        if not value.free_symbols:
+            found[name] = float(value)
+        elif name in given or name == "dim":
+            found[name] = None
+        else:
+            letters = sorted({s.name for s in value.free_symbols} - {DIM_NAME})
+            found = dict.fromkeys(letters) | found
+    found = dict.fromkeys(sorted(s.name for s in model.parameters)) | found
+    return found | {name: float(value) for name, value in given.items() if name in found}
+
+
 def stand_alone(names: Iterable[str], model: Model, declared: Mapping[str, sp.Expr]) -> bool:
     """Whether nothing else that is declared, readouts included, changes with these parameters."""
     chosen = set(names)

@@ -192,7 +192,7 @@ def test_widths_are_those_of_the_arrays(tmp_path, monkeypatch):
 def test_parameters_of_the_python_file(tmp_path, monkeypatch):
     found = plain(dmft.export(system("sign"), tmp_path / "model.py"), monkeypatch)
     state = {"Q": np.eye(3), "M": np.zeros((3, 2)), "P": np.eye(2)}
-    with pytest.raises(TypeError, match="learning_rate has no declared value"):
+    with pytest.raises(TypeError, match="eta has no declared value"):
         found["rhs"](0.0, **state)
     with pytest.raises(TypeError, match="unknown parameter 'rate'"):
         found["rhs"](0.0, **state, rate=1.0)
@@ -332,6 +332,33 @@ def test_export_loads_at_use():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "False"
     assert importlib.util.find_spec("dmft.codegen.export.export") is not None
+
+
+def test_letters_are_parameters_of_the_file(tmp_path, monkeypatch):
+    """As `dmft.solve` takes them; what follows from them is computed, those of readouts fixed."""
+    gamma, b, c, noise = sp.symbols("gamma b c D", real=True)
+    student = dmft.Committee(sp.erf(b * Z), 2, [1, c])
+    model = dmft.Model(student, dmft.Committee(ERF, 1), noise / 2)
+    equations = dmft.derive(model, dmft.SGD(c * gamma, weight_decay=gamma))
+    given = {"gamma": 0.5, "b": 0.7, "c": 0.6, "D": 0.3}
+    found = plain(dmft.export(equations, tmp_path / "model.py", **given), monkeypatch)
+    start = random_overlaps(2, 1, 3)
+    for moved in ({}, {"gamma": 0.8, "b": 0.4, "D": 0.1}):
+        wanted = equations.evaluate(start, **given | moved)
+        rates = found["rhs"](0.0, start.Q, start.M, start.P, **moved)
+        for block in wanted:
+            np.testing.assert_allclose(rates[block], wanted[block], rtol=1e-11, atol=1e-14)
+    with pytest.raises(TypeError, match="unknown parameter 'c'"):
+        found["rhs"](0.0, start.Q, start.M, start.P, c=0.1)
+    with pytest.raises(dmft.errors.BadParameter, match="unknown parameter 'rate'"):
+        dmft.export(equations, tmp_path / "other.py", **given, rate=1.0)
+
+
+def test_moments_of_signs_are_refused(tmp_path):
+    equations = committees(RELU, Z**3, dmft.SGD(0.2, loss="correlation"), (2, 1))
+    for end in (".py", ".js", ".c"):
+        with pytest.raises(dmft.errors.NotClosed, match="SignsMoment is not exported"):
+            dmft.export(equations, tmp_path / f"model{end}")
 
 
 def test_readouts(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 
 from dmft.codegen.export import c
 from dmft.codegen.export.library import PLAIN, library, special, unknown
-from dmft.codegen.export.program import Program, walk
+from dmft.codegen.export.program import Program
 from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
 from dmft.codegen.packing import MOVED
@@ -95,7 +95,7 @@ def tangent_program(system: System) -> Program | None:
         return None
     try:
         definitions = tangent(system.equations.definitions)
-        program = walk(definitions, system.names, {}, "rate")
+        program = system.walked(definitions, "rate")
     except NotClosed:
         return None
     return program if special(program.calls) <= set(PLAIN) else None

@@ -24,7 +24,9 @@ KINDS = {
 
 
 @checked
-def export(equations: Equations | DescentEquations | DescentFlow, path: str | Path) -> Path:
+def export(
+    equations: Equations | DescentEquations | DescentFlow, path: str | Path, **parameters: float
+) -> Path:
     """Write equations of motion as a file that stands alone, in the language of its suffix.
 
     The lowered equations that `build` compiles are printed, and the special functions that they
@@ -43,8 +45,9 @@ def export(equations: Equations | DescentEquations | DescentFlow, path: str | Pa
     ``_jax.py``   JAX in double precision: ``rhs`` to jit and to differentiate, ``jacobian``
     ============  ==============================================================================
 
-    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are those of the arrays, parameters
-    are values of the run; declared ones are defaults.
+    Sequence models have ``rhs(t, e, m, **parameters)``. Widths are those of the arrays. Parameters
+    of a file are what `dmft.solve` takes: the letters of the declarations, and declared numbers by
+    name, which are defaults. Readouts are written as numbers.
 
     Parameters
     ----------
@@ -52,6 +55,8 @@ def export(equations: Equations | DescentEquations | DescentFlow, path: str | Pa
         Ordinary differential equations and maps with averages in closed form or in tables.
     path : str or Path
         Where to write; what stands there is replaced.
+    **parameters
+        Values of letters, or others of declared parameters: the defaults of the file.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def export(equations: Equations | DescentEquations | DescentFlow, path: str | Pa
         For averages on nodes, fluctuations, equations in two times, and functions that a language
         has not (averages of four signs and tables of pairs in C and JAX); the message names them.
     BadParameter
-        For another suffix.
+        For another suffix, an unknown parameter, and a letter in a readout without a value.
 
     Examples
     --------
@@ -83,7 +88,7 @@ def export(equations: Equations | DescentEquations | DescentFlow, path: str | Pa
     if kind is None:
         raise BadParameter(f"export writes {', '.join(KINDS)}; got {path.name!r}")
     stem, name = KINDS[kind]
-    system = System(equations)
+    system = System(equations, parameters)
     text = getattr(importlib.import_module(f"dmft.codegen.export.{stem}"), name)(system)
     path.write_text(text, encoding="utf-8")
     return path

@@ -6,6 +6,7 @@ A value that skips a loop around it is a table, computed before; all else stands
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -251,6 +252,11 @@ class Walker:
             return self.four(node, scope)
         if node.kind == "call":
             kind, *tables = node.data.split()
+            if kind not in CALLS and not hasattr(math, kind):
+                raise NotClosed(
+                    f"{kind} is not exported to any language: solve the equations with dmft.solve "
+                    "and save the run, run.save(path)"
+                )
             arguments = [f"{TABLE}{key}" for key in tables]
             arguments += [self.value(a, scope) for a in node.args]
             return f"{CALLS.get(kind, f'math.{kind}')}({', '.join(arguments)})"

@@ -180,7 +180,7 @@ def wrappers(system: System, module: str, fill: Any) -> str:
 def signature(system: System, time: bool) -> str:
     """Arguments of `rhs`: the state, what stands still, parameters by name."""
     if system.sequence:
-        names = ["e" if any(b.name == "e" for b in system.state) else "e=0.0", "m"]
+        names = [b.name for b in system.state]
     else:
         names = ["Q", "M", "P", "readout=None", "teacher_readout=None"]
     parameters = ["**parameters"] if system.names else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 
 from dmft.codegen.assemble import code_names
 from dmft.codegen.export.program import TABLE, Program, walk
+from dmft.equations import symbols as x
+from dmft.equations.definitions import Definition
 from dmft.equations.equations import Equations
 from dmft.equations.reference import evaluate
+from dmft.equations.values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter, NotClosed
-from dmft.model import Alignment, Overlaps
+from dmft.model import DIM_NAME, Alignment, Overlaps
 from dmft.names import VERSION
 
 Array = NDArray[np.float64]
@@ -55,21 +59,59 @@ class Case:
 class System:
     """Equations as an export sees them."""
 
-    def __init__(self, equations: Any) -> None:
+    def __init__(self, equations: Any, given: Mapping[str, float] | None = None) -> None:
         refuse(equations)
         self.equations: Equations = equations
+        self.given = dict(given or {})
+        resolve_scalars(equations.declared, (), self.given)  # refuses unknown names
         self.sequence = bool(equations.blocks)
 
     @cached_property
-    def names(self) -> dict[str, str]:
-        """Identifier of each parameter."""
-        return code_names(list(self.equations.parameters))
+    def fixed(self) -> dict[str, sp.Expr]:
+        """Letters of readouts, which a file holds as numbers."""
+        networks = (self.equations.model.student, self.equations.model.teacher)
+        values = [v for n in networks for v in getattr(n, "readout", None) or ()]
+        letters = sorted({s.name for v in values for s in v.free_symbols})
+        for name in letters:
+            if name not in self.given:
+                raise BadParameter(
+                    f"readout {values} has no numbers, which a file needs: give {name}=..., a run "
+                    "may give other readouts"
+                )
+        return {name: sp.Float(self.given[name]) for name in letters}
 
     @cached_property
     def defaults(self) -> dict[str, float | None]:
-        """Declared value of each parameter, None where a run has to give it."""
-        values = self.equations.parameters.items()
-        return {name: None if value.free_symbols else float(value) for name, value in values}
+        """Value of each parameter of a run, None where the run has to give it."""
+        found = run_parameters(self.equations.model, self.equations.parameters, self.given)
+        return {name: value for name, value in found.items() if name not in self.fixed}
+
+    @cached_property
+    def formulas(self) -> dict[str, sp.Expr]:
+        """Parameters of the equations that are no parameters of a run, but follow from them."""
+        declared = {**self.equations.parameters, **self.fixed}
+        others = {n: v for n, v in declared.items() if n not in self.defaults}
+        order = sorted(others, key=lambda name: name not in self.fixed)
+        of_dim = {sp.Symbol(DIM_NAME, **s.assumptions0): x.d for v in others.values()
+                  for s in v.free_symbols if s.name == DIM_NAME}  # fmt: skip
+        return {name: others[name].xreplace(of_dim) for name in order}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Identifier of each parameter of a run."""
+        return {n: self._identifiers[n] for n in self.defaults}
+
+    @cached_property
+    def _identifiers(self) -> dict[str, str]:
+        return code_names([*self.defaults, *self.formulas])
+
+    def walked(self, definitions: Sequence[Definition], role: str) -> Program:
+        """Program of definitions in which formulas of parameters come first."""
+        first = [
+            Definition(sp.Symbol(name), (("value", value),), "intermediate")
+            for name, value in self.formulas.items()
+        ]
+        return walk([*first, *definitions], self._identifiers, self.entries, role)
 
     @cached_property
     def entries(self) -> dict[str, str]:
@@ -104,12 +146,12 @@ class System:
     @cached_property
     def rates(self) -> Program:
         """Statements of the rates."""
-        return walk(self.equations.on_nodes, self.names, self.entries, "rate")
+        return self.walked(self.equations.on_nodes, "rate")
 
     @cached_property
     def observables(self) -> Program:
         """Statements of the observables."""
-        return walk(self.equations.on_nodes, self.names, self.entries, "observable")
+        return self.walked(self.equations.on_nodes, "observable")
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -130,17 +172,16 @@ class System:
 
     def readouts(self) -> dict[str, list[float] | None]:
         """Declared readouts; None for ones of any width."""
-        result: dict[str, list[float] | None] = {}
         networks = {"readout": "student", "teacher_readout": "teacher"}
-        for name, network in networks.items():
-            values = getattr(getattr(self.equations.model, network), "readout", None)
-            if any(v.free_symbols for v in values or ()):
-                raise BadParameter(
-                    f"{name} {values} has no numbers, which a file needs; declare numbers, a run "
-                    "may give others"
-                )
-            result[name] = None if values is None else [float(v) for v in values]
-        return result
+        declared = {n: getattr(self.equations.model, part) for n, part in networks.items()}
+
+        def number(value: sp.Expr) -> float:
+            return float(value.subs({s: self.fixed[s.name] for s in value.free_symbols}))
+
+        return {
+            name: None if network.readout is None else [number(v) for v in network.readout]
+            for name, network in declared.items()
+        }
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
@@ -155,13 +196,14 @@ class System:
             name: USUAL.get(name, float(rng.uniform(0.2, 0.8))) if value is None else value
             for name, value in self.defaults.items()
         }
+        given = parameters | {name: float(value) for name, value in self.fixed.items()}
         start: Any = self.alignment(rng) if self.sequence else self.overlaps(rng)
-        given = {name: parameters[name] for name, v in self.defaults.items() if v is None}
         rates = equations.evaluate(start, **given)
         values = equations.values(start, given)
         state = equations.entries(start)
         seen = evaluate(equations.on_nodes, state, values, "observable")
-        arrays = {name: np.asarray(v) for name, v in equations.begins(start, values).items()}
+        begun = equations.begins(start, values)
+        arrays = {b.name: np.asarray(begun[b.name]) for b in self.state if b.name in begun}
         arrays |= {b.name: values.arrays[b.name] for b in self.constants}
         if equations.algorithm.trains_readout and not self.sequence:
             arrays["readout"] = values.arrays["readout"]
@@ -259,10 +301,13 @@ def header(system: System) -> list[str]:
     ]
     if equations.kind == "map":
         lines.append("              A map: the rates are the increments of one step.")
-    if system.names:
+    if system.names or system.formulas:
         lines += ["", "Parameters:"]
-    for name, value in equations.parameters.items():
-        lines.append(f"  {name} = {value}" + (" (no default)" if value.free_symbols else ""))
+    for name, number in system.defaults.items():
+        lines.append(f"  {name}" + (" (no default)" if number is None else f" = {number!r}"))
+    for name, value in system.formulas.items():
+        shown = value if value.free_symbols else repr(float(value))
+        lines.append(f"  {name} = {shown}, not a parameter of this file")
     return lines
 
 
