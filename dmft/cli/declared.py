@@ -140,11 +140,13 @@ def model_of(
     channel = keys.get("label_channel")
     if "encoding" in keys and isinstance(student, Committee):
         raise refuse("[model] encoding", 'goes with [student] kind = "sequence" or "attention"')
-    if "encoding" in keys:
-        sequences: Any = Model  # of a student of sequences, which alone has positions
-        given = {"label_flip": flip, "label_channel": channel}  # refused in words
-        flips = {name: value for name, value in given.items() if value}
-        made: Model = sequences(student, teacher, noise, encoding=keys["encoding"], **flips)
+    if not isinstance(student, Committee):
+        sequences: Any = Model
+        given = {"inputs": inputs, "label_flip": flip, "label_channel": channel}  # are refused
+        others = {name: value for name, value in given.items() if value}
+        if "encoding" in keys:
+            others["encoding"] = keys["encoding"]
+        made: Model = sequences(student, teacher, noise, **others)
         return made
     if teacher is not None and getattr(inputs, "labels", None) is not None:
         reason = "the teacher writes labels, too: leave out this key, or the table [teacher]"

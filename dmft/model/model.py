@@ -90,6 +90,11 @@ class Model(Shown):
         known = ("student", "teacher", "label_noise", "inputs", "label_flip", "label_channel")
         refuse_unknown(cls.__name__, unknown, known)
         made = getattr(student, "model_class", cls)
+        if made.reads_sequences and inputs is not None:
+            raise BadParameter(
+                f"inputs = {inputs!r:.80} are not derived for sequence models, whose tokens have "
+                "positions: leave them out, or give encoding="
+            )
         if made.reads_sequences and label_channel is not None:
             raise BadParameter(
                 "label_channel is not derived for sequence models: leave it out, or add label_noise"

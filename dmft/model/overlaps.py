@@ -14,6 +14,8 @@ from dmft.starts import Overlaps
 
 # Directions of the teacher below this part of the largest are none.
 ROUNDING = 1e-12
+# Units of one network whose overlaps are drawn: matrices of .8 GB.
+MOST_UNITS = 10_000
 
 
 @checked
@@ -68,6 +70,11 @@ def random_overlaps(model: Model, dim: int, seed: int, normalised: bool = False)
     if not all(w.is_Integer for w in widths):
         raise BadParameter(f"random_overlaps needs numeric widths, the model has {widths}")
     p, k = (int(w) for w in widths)
+    if (widest := max(p, k)) > MOST_UNITS:
+        raise BadParameter(
+            f"width = {widest}: the overlaps of all pairs of units take {8e-9 * widest**2:.3g} GB; "
+            f"take at most {MOST_UNITS} units"
+        )
     if model.spectrum is not None:
         return _by_block(model, dim, seed, normalised)
     if dim < k:

@@ -84,6 +84,42 @@ def test_a_sequence_is_solved_from_its_file(tmp_path, capsys):
     assert "ended by the event t = 0.5" in capsys.readouterr().out
 
 
+def test_a_sequence_without_positions_is_solved(tmp_path):
+    text = SEQUENCE.replace("encoding = 1.0", "").replace("e = 0.1\n", "")
+    found = read(tmp_path, text + ALGORITHM)
+    target = dmft.SequenceTarget(U * V, [U, V])
+    assert found.model == dmft.Model(dmft.SequenceNetwork(Z**2, 2), target)
+    assert found.start() == dmft.Alignment(0.0, 0.3)
+    with pytest.raises(dmft.errors.BadParameter, match="not derived for sequence models"):
+        read(tmp_path, text + ALGORITHM + "[inputs]\nmeans = [[1.0]]\n")
+
+
+@pytest.mark.parametrize("command", ["solve", "simulate", "escape"])
+def test_a_width_beyond_memory_is_refused(tmp_path, capsys, command):
+    file = tmp_path / "model.toml"
+    start = '[start]\nkind = "random"\ndim = 1000\nseed = 0\n[solve]\nt_max = 1.0\n'
+    wide = LINE.replace("1", "1000000")
+    text = f"[student]\n{wide}[teacher]\n{LINE}{ALGORITHM}{start}[simulate]\ndim = 9\nseeds = 1\n"
+    file.write_text(text)
+    assert main([command, str(file)]) == 2
+    assert "take at most 10000 units" in capsys.readouterr().err
+
+
+def test_memory_that_is_short_is_a_sentence(monkeypatch, capsys):
+    def short(arguments):
+        raise MemoryError("Unable to allocate 7.28 TiB")
+
+    monkeypatch.setattr("dmft.cli.main._run", short)
+    assert main(["derive", "model.toml"]) == 2
+    assert "not enough memory: take a smaller width" in capsys.readouterr().err
+
+
+def test_letters_of_a_flow_are_used(tmp_path):
+    flow = '[algorithm]\nkind = "gradient-flow"\nweight_decay = "zeta"\n[parameters]\nzeta = 0.1\n'
+    found = read(tmp_path, f"[student]\n{LINE}[teacher]\n{LINE}{flow}")
+    assert str(found.algorithm.weight_decay) == "zeta"
+
+
 def test_clusters_write_the_labels(tmp_path):
     text = f"""
         [student]
