@@ -9,7 +9,7 @@ from typing import Any
 
 from dmft.cli.report import log, written
 from dmft.cli.schema import EXAMPLE
-from dmft.cli.toml import Axis, Declaration, declaration_of
+from dmft.cli.toml import BUILT_IN, Axis, Declaration, declaration_of
 from dmft.errors import BadParameter
 from dmft.names import Status
 
@@ -48,26 +48,21 @@ def session_of(declared: Declaration) -> Any:
     """What the page shows of a declaration: axes of its diagrams are ends of sliders."""
     from dmft.explorer.session import Session
 
+    solve = declared.options.get("solve", {})
     axes = [axis for table in declared.axes.values() for axis in table]
-    middles = {axis.name: middle(axis) for axis in axes if axis.name in _letters(declared)}
+    middles = {axis.name: middle(axis) for axis in axes if axis.name not in BUILT_IN}
     return Session(
         declared.model,
         declared.algorithm,
         start=start_of(declared),
-        t_max=declared.options.get("solve", {}).get("t_max", T_MAX),
+        t_max=solve.get("t_max", T_MAX),
         dim=declared.dim,
         ranges={axis.name: (axis.start, axis.stop) for axis in axes},
         title=str(declared.raw.get("title", declared.path.stem)),
-        values={**middles, **declared.parameters},
+        values={**middles, **declared.numbers("explore")},
         tables=declared.raw,
+        options={n: v for n, v in solve.items() if n in ("method", "rtol", "atol", "events")},
     )
-
-
-def _letters(declared: Declaration) -> set[str]:
-    """Letters of the declarations, whether or not the file gives them values."""
-    rate = getattr(declared.algorithm, "learning_rate", None)
-    symbols = set(declared.model.parameters) | declared.model.label_noise.free_symbols
-    return {str(s) for s in symbols | (set() if rate is None else rate.free_symbols)}
 
 
 def middle(axis: Axis) -> float:

@@ -68,7 +68,7 @@ def _places(name: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def solved(
     system: System, start: Overlaps | Alignment, t_max: float, off: Sequence[str],
-    parameters: Mapping[str, Any], judge: bool = False,
+    parameters: Mapping[str, Any], judge: bool, options: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """A run: times, risk, overlaps, how it ended, and the start as numbers.
 
@@ -78,7 +78,7 @@ def solved(
     times = times_of(t_max, equations.kind == "map")
     run = solve(
         equations, start, float(times[-1]), save_at=times, timeout=TIMEOUT, max_steps=MAX_STEPS,
-        progress=False, **parameters, **switches,
+        progress=False, **options, **parameters, **switches,
     )  # fmt: skip
     return {
         "t": run.t,
@@ -99,7 +99,7 @@ def numbers(start: Overlaps | Alignment) -> dict[str, Any]:
 def steps_in(system: System, t_max: float, dim: int, parameters: Mapping[str, Any]) -> float:
     """Steps of the algorithm until t_max."""
     algorithm = system.algorithm
-    letters = {str(s): parameters[str(s)] for s in algorithm.learning_rate.free_symbols}
+    letters = {s: parameters.get(s.name, s) for s in algorithm.learning_rate.free_symbols}
     rate = parameters.get("learning_rate", algorithm.learning_rate.subs(letters))
     if system.equations.kind == "map":
         return t_max
@@ -163,7 +163,7 @@ Start = Callable[[Mapping[str, float]], Overlaps | Alignment]
 
 def diagram(
     system: System, start: Start, t_max: float, off: Sequence[str], parameters: Mapping[str, Any],
-    measure: str, axes: Mapping[str, Sequence[float]],
+    measure: str, axes: Mapping[str, Sequence[float]], options: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """A measure on a grid of two values, x then y; a point that fails has its status.
 
@@ -178,7 +178,7 @@ def diagram(
     if len(xs) * len(ys) > MOST_POINTS:
         raise BadParameter(f"{len(xs)} x {len(ys)} points: at most {MOST_POINTS} in one question")
     equations, switches = system.running(off)
-    options: dict[str, Any] = {"timeout": TIMEOUT, "max_steps": MAX_STEPS, "progress": False}
+    options = {**options, "timeout": TIMEOUT, "max_steps": MAX_STEPS, "progress": False}
     given: dict[str, Any] = {n: v for n, v in parameters.items() if n not in axes}
     given |= switches
     if {x, y} & set(parameters) == {x, y}:

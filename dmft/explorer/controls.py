@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sympy as sp
 
+from dmft.equations.values import resolve_scalars, run_parameters
 from dmft.errors import BadParameter
 
 # Decades of a slider on either side of a positive value, as a factor.
@@ -24,6 +25,8 @@ SAID = {
     "readout_rate": ("rate of the readouts", r"\rho_a"),
     "weight_decay": ("weight decay", r"\zeta"),
 }
+# Ends of sliders of parameters that are bounded.
+MOST = {"momentum": 0.99, "label_flip": 1.0}
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ def number_control(
         low, high = ends
         wide = low > 0 and high / low >= 50
         scale = "log" if wide else "linear"
+    elif (of or name) in MOST:
+        low, high, scale = 0.0, MOST[of or name], "linear"
     elif value > 0 and (of or name) != "label_noise":
         low, high, scale = rounded(value / REACH), rounded(value * REACH), "log"
     elif value >= 0 and non_negative:
-        low, high, scale = 0.0, max(1.0, rounded(10 * value)), "cubic"
+        low, high, scale = 0.0, max(1.0, rounded(10 * value)) if value else 1.0, "cubic"
     else:
         size = max(1.0, 3 * abs(value))
         low, high, scale = -size, size, "linear"
@@ -87,40 +92,33 @@ def rounded(value: float) -> float:
 
 
 def parameter_controls(
-    equations: Any, values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]
-) -> list[Control]:
+    equations: Any, values: Mapping[str, float], ranges: Mapping[str, tuple[float, float]],
+    fixed: Collection[str] = (),
+) -> list[Control]:  # fmt: skip
     """Sliders of the parameters of equations: letters, and numbers by their own names.
+
+    `fixed` parameters follow a schedule and have none.
 
     Raises
     ------
     BadParameter
         For a letter that has no value, and a range of no parameter.
     """
-    declared: dict[str, float] = {}
-    for name, value in equations.parameters.items():
-        letters = sorted(str(symbol) for symbol in value.free_symbols)
-        if not letters:
-            declared[name] = float(value)
-        for letter in letters:
-            if letter == "d":  # the input dimension of a map
-                continue
-            if letter not in values:
-                raise BadParameter(
-                    f"{letter} has no value to start from: give it, as {letter}=1.0 or in the "
-                    "table [parameters] of a file"
-                )
-            declared[letter] = float(values[letter])
-    for name in (*values, *ranges):
-        if name not in declared:
-            raise BadParameter(f"{name} is no parameter of these equations: {sorted(declared)}")
-    declared |= values
-    fixed = {"dim"}
+    declared = equations.declared
+    resolve_scalars(declared, (), {**values, **dict.fromkeys(ranges, 0.0)})  # refuses unknown names
+    found = run_parameters(equations.model, equations.parameters, values)
     of = {str(v): name for name, v in equations.parameters.items() if v.is_Symbol}
-    return [
-        number_control(name, float(value), ranges.get(name), of.get(name))
-        for name, value in declared.items()
-        if name not in fixed
-    ]
+    controls = []
+    for name, value in found.items():
+        if name in ("dim", *fixed):
+            continue
+        if value is None:
+            raise BadParameter(
+                f"{name} has no value to start from: give it, as {name}=1.0 or in the table "
+                "[parameters] of a file"
+            )
+        controls.append(number_control(name, value, ranges.get(name), of.get(name)))
+    return controls
 
 
 def network_controls(model: Any, algorithm: Any) -> list[Control]:

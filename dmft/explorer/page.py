@@ -55,7 +55,9 @@ def script(*modules: str) -> str:
     """
     # KaTeX finds a CommonJS module here, whatever else the surrounding page defines.
     katex = (KATEX / "katex.min.js").read_text(encoding="utf-8")
+    licence = (KATEX / "LICENSE").read_text(encoding="utf-8")
     parts = [] if modules == ("numbers.js",) else [
+        f"/*! KaTeX, its style sheet and fonts:\n\n{licence}*/\n"
         "const katex = (() => { const module = { exports: {} }, exports = module.exports;\n"
         f"{katex}\nreturn module.exports; }})();"
     ]  # fmt: skip
@@ -103,6 +105,20 @@ def html(title: str, head: str, style_text: str, script_text: str) -> str:
 def inline(value: Any) -> str:
     """A value as JSON that may stand in a script of a page."""
     return encoded(value).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+
+
+def in_page(code: str) -> str:
+    r"""JavaScript that may stand in a page, whatever its strings and comments hold.
+
+    A parser of HTML ends a script at ``</script``, and does not see its end after ``<!--`` and
+    ``<script``.
+
+    Examples
+    --------
+    >>> in_page('"<!--<script>"')
+    '"\\x3c!--\\x3cscript>"'
+    """
+    return re.sub(r"<(?=!--|/?script)", r"\\x3c", code, flags=re.IGNORECASE)
 
 
 def digest(text: str) -> str:

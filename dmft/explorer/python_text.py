@@ -7,12 +7,13 @@ A place is ``{{name}}``; ``{{start}}``, ``{{without}}``, ``{{formula:student}}``
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from dmft.errors import DmftError
-from dmft.model import Attention, Committee, GradientFlow, MultiIndex, SequenceTarget
+from dmft.model import Attention, Committee, MultiIndex, SequenceTarget
 
 if TYPE_CHECKING:
     from dmft.explorer.session import Session
@@ -59,13 +60,10 @@ def python_text(session: Session) -> str | None:
     written = _model(session, model), _algorithm(session, algorithm)
     if None in written:
         return None
-    letters = sorted(
-        {str(s) for s in model.parameters}
-        | {str(s) for v in session.declared.equations.parameters.values() for s in v.free_symbols}
-    )
+    formulas = (getattr(algorithm, "loss", None), getattr(model, "label_channel", None))
+    slots = {s.name for f in formulas if isinstance(f, sp.Expr) for s in f.free_symbols}
     symbols = 'z = sp.Symbol("z", real=True)'
-    fields = _fields(model)
-    for name in dict.fromkeys([*letters, *fields]):
+    for name in dict.fromkeys([*sorted(session.letters | slots), *_fields(model)]):
         symbols += f'\n{name} = sp.Symbol("{name}", real=True)'
     dim = "" if session.declared.dim is None else f", dim={session.declared.dim}"
     times = "np.unique(np.round(times))" if session.is_map else "times"
@@ -88,10 +86,13 @@ def _model(session: Session, model: Any) -> str | None:
     parts = [_network(session, part, getattr(model, part)) for part in ("student", "teacher")]
     if None in parts or getattr(model, "inputs", None) is not None:
         return None
-    if "label_noise" in session.controls:
-        parts.append("label_noise={{label_noise}}")
-    elif model.label_noise != 0:
-        parts.append(f"label_noise={python_formula(model.label_noise)}")
+    for name in ("label_noise", "label_flip"):
+        if name in session.controls:
+            parts.append(f"{name}={{{{{name}}}}}")
+        elif getattr(model, name, 0) != 0:
+            parts.append(f"{name}={python_formula(getattr(model, name))}")
+    if getattr(model, "label_channel", None) is not None:
+        parts.append(f"label_channel={python_formula(model.label_channel)}")
     if hasattr(model, "encoding"):
         encoding = _encoding(model)
         if encoding is None:
@@ -143,33 +144,17 @@ def _listed(expression: Any) -> str:
 
 
 def _algorithm(session: Session, algorithm: Any) -> str | None:
-    constraint = getattr(algorithm, "constraint", None)
-    words = [] if constraint is None else [f'constraint="{constraint}"']
-    if isinstance(algorithm, GradientFlow):
-        return f"dmft.GradientFlow({', '.join(words)})"
-    name = type(algorithm).__name__
-    rate = algorithm.learning_rate
-    shown = "{{learning_rate}}" if "learning_rate" in session.controls else python_formula(rate)
-    words.insert(0, f"learning_rate={shown}")
-    if "batch_size" in session.controls:
-        words.append("batch_size={{batch_size}}")
-    elif str(getattr(algorithm, "batch_size", 1)) != "1":
-        words.append(f"batch_size={python_formula(algorithm.batch_size)}")
-    said = {"learning_rate", "batch_size", "constraint"}
-    for field, default in _defaults(type(algorithm)).items():
-        value = getattr(algorithm, field)
-        if field in said or value == default:
+    words = []
+    for field in fields(algorithm):
+        name, value = field.name, getattr(algorithm, field.name)
+        if name in ("learning_rate", "batch_size") and name in session.controls:
+            words.append(f"{name}={{{{{name}}}}}")
+        elif value == field.default:
             continue
-        if isinstance(value, str):
-            words.append(f'{field}="{value}"')
+        elif isinstance(value, str | bool):
+            words.append(f"{name}={value!r}")
         elif isinstance(value, int | float | sp.Expr):
-            words.append(f"{field}={python_formula(value)}")
+            words.append(f"{name}={python_formula(value)}")
         else:
-            words.append(f"{field}=dmft.{value!r}")
-    return f"dmft.{name}({', '.join(words)})"
-
-
-def _defaults(declared: type) -> dict[str, Any]:
-    from dataclasses import fields
-
-    return {f.name: f.default for f in fields(declared)}
+            words.append(f"{name}=dmft.{value!r}")
+    return f"dmft.{type(algorithm).__name__}({', '.join(words)})"

@@ -7,12 +7,16 @@ points here neither. A body is bounded, JSON, and a question that `Session.reply
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import secrets
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from dmft.errors import BadParameter
@@ -70,6 +74,11 @@ class Server(ThreadingHTTPServer):
             super().__init__((ADDRESS, port), Handler)
         except OSError as error:
             raise BadParameter(f"port {port} of {ADDRESS} is not free: {error.strerror}") from error
+
+    def server_close(self) -> None:
+        """Close the socket, and end what derives."""
+        super().server_close()
+        self.session.typed.end()
 
     @property
     def origin(self) -> str:
@@ -198,11 +207,30 @@ def serve(
     with Server(session, port) as server:
         if ready is not None:
             ready(server.url)
-        if browser:
-            import webbrowser
+        with contextlib.ExitStack() as stack:
+            if browser:
+                stack.enter_context(opened(server.url))
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever(poll_interval=0.2)
 
-            webbrowser.open(server.url)
-        try:
-            server.serve_forever(poll_interval=0.2)
-        except KeyboardInterrupt:
-            return
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[None]:
+    """Open an address in the browser by a file that its owner alone can read, and that leads there.
+
+    Everybody on a machine reads command lines, on which the token of an address would stand.
+    """
+    import webbrowser
+
+    try:
+        folder = tempfile.mkdtemp(prefix="dmft-explore-")  # for its owner alone
+    except OSError:  # no place to write: the address was printed
+        yield
+        return
+    try:
+        file = Path(folder) / "page.html"
+        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">\n')
+        webbrowser.open(file.as_uri())
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import threading
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dmft.errors import BadParameter, DmftError
@@ -27,6 +28,7 @@ from dmft.explorer.python_text import python_formula, python_text
 from dmft.explorer.starts import start_of, start_spec
 from dmft.explorer.systems import System, activations, changed
 from dmft.explorer.toml_text import toml_text
+from dmft.explorer.typed import Typed
 from dmft.names import VERSION
 
 # Systems that are kept derived.
@@ -52,13 +54,15 @@ class Session:
     title : str, optional
     values : mapping
         Values of the letters of the declarations.
+    options : mapping, optional
+        Options of `dmft.solve` for all runs: method, tolerances, events.
     """
 
     def __init__(
         self, model: Any, algorithm: Any, *, start: Any = None, t_max: float = 100.0,
         dim: int | None = None, ranges: Mapping[str, tuple[float, float]] | None = None,
         title: str | None = None, values: Mapping[str, float] | None = None,
-        tables: Mapping[str, Any] | None = None,
+        tables: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         if not (isinstance(t_max, int | float) and 0 < t_max < math.inf):
             raise BadParameter(f"t_max must be positive, got {t_max!r}")
@@ -67,18 +71,27 @@ class Session:
         self.on_sphere = bool(algorithm.on_sphere) if hasattr(algorithm, "on_sphere") else False
         self.spec = start_spec(model, algorithm, start)
         self.title = title or type(model).__name__
-        self.tables = tables
+        self.tables, self.options = tables, dict(options or {})
         structure = [c for c in network_controls(model, algorithm) if self._movable(c)]
         self.parameters = parameter_controls(system.equations, values or {}, ranges or {})
         controls = [*self.parameters, *structure, *start_controls(self.spec, self.on_sphere)]
         self.controls = named([*controls, time_control(float(t_max), self.is_map)])
-        self.letters = {
-            str(s) for value in system.equations.parameters.values() for s in value.free_symbols
-        }
+        declared = system.equations.declared
+        self.letters = {s.name for value in declared.values() for s in value.free_symbols}
         # The declared width and batch are what the page starts from.
         self.declared = changed(system, self._structure(self.values({})), {})
         self.activations = activations(model)
         self.systems: OrderedDict[Any, System] = OrderedDict()
+        self.guard, self.slow = threading.Lock(), threading.Lock()
+        self.typed = Typed(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("systems", "guard", "slow", "typed")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.systems = OrderedDict()
         self.guard, self.slow = threading.Lock(), threading.Lock()
 
     def _movable(self, control: Control) -> bool:
@@ -87,27 +100,31 @@ class Session:
 
     # Questions ------------------------------------------------------------------------------
 
-    def reply(self, question: Any) -> dict[str, Any]:
-        """Answer a question; what is refused is said in words, under "error"."""
+    def reply(self, question: Any, here: bool = False) -> dict[str, Any]:
+        """Answer a question; a refusal is under "error".
+
+        Typed formulas are derived in other processes, which are ended after a time, or `here`.
+        """
         try:
-            kind, read = self._read(question)
-            if kind in SLOW:
-                with self.slow:
-                    return read()
-            return read()
+            return self._answer(question, here)
         except DmftError as error:
             return {"error": str(error)[:2000]}
         except (ArithmeticError, MemoryError) as error:
             return {"error": f"{type(error).__name__}: {error}"[:2000]}
+        except Exception as error:  # the page must keep its connection
+            traceback.print_exc()
+            return {"error": f"dmft has a defect: {type(error).__name__}: {error}"[:2000]}
 
-    def _read(self, question: Any) -> tuple[str, Callable[[], dict[str, Any]]]:
+    def _answer(self, question: Any, here: bool) -> dict[str, Any]:
         kinds = {
             "solve": self._solve,
             "equations": self._equations,
             "simulate": self._simulate,
             "diagram": self._diagram,
+            "cancel": None,
         }
-        if not isinstance(question, Mapping) or question.get("kind") not in kinds:
+        kind = question.get("kind") if isinstance(question, Mapping) else None
+        if not isinstance(kind, str) or kind not in kinds:
             raise BadParameter(f"a question is a table with a kind of {', '.join(kinds)}")
         for name in question:
             if name not in ENTRIES:
@@ -115,13 +132,27 @@ class Session:
         off = question.get("off", [])
         if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
             raise BadParameter("off is a list of names of terms")
-        formulas = question.get("formulas", {})
-        if not isinstance(formulas, Mapping) or not set(formulas) <= set(self.activations):
-            raise BadParameter(f"formulas are those of {list(self.activations)}")
+        formulas = self._formulas(question.get("formulas", {}))
+        answer, key = kinds[kind], tuple(sorted(formulas.items()))
+        if answer is None:
+            return {"cancelled": self.typed.cancel(key)}
         values = self.values(question.get("values", {}))
         system = self.system(values, formulas)
-        answer = kinds[question["kind"]]
-        return question["kind"], lambda: answer(question, system, values, sorted(set(off)))
+        if formulas and not here:
+            return self.typed.reply(key, question)
+        if kind in SLOW:
+            with self.slow:
+                return answer(question, system, values, sorted(set(off)))
+        return answer(question, system, values, sorted(set(off)))
+
+    def _formulas(self, given: Any) -> dict[str, str]:
+        """Formulas that are not the declared ones."""
+        if not isinstance(given, Mapping) or not set(given) <= set(self.activations):
+            raise BadParameter(f"formulas are those of {list(self.activations)}")
+        for part, text in given.items():
+            if not isinstance(text, str):
+                raise BadParameter(f"formula of the {part}: a formula is a text, got {text!r:.60}")
+        return {part: text for part, text in given.items() if text != self.activations[part]}
 
     def values(self, given: Any) -> dict[str, float]:
         """Values of all controls: the given ones, checked, and the declared ones.
@@ -155,15 +186,14 @@ class Session:
         names = [c.name for c in self.controls.values() if c.structure]
         return {name: values[name] for name in names}
 
-    def system(self, values: Mapping[str, float], formulas: Mapping[str, Any]) -> System:
-        """The system at these widths and activations, derived once."""
+    def system(self, values: Mapping[str, float], formulas: Mapping[str, str]) -> System:
+        """The system at these widths and typed activations, derived once."""
         structure = self._structure(values)
-        own = {n: f for n, f in formulas.items() if f != self.activations[n]}
-        key = (tuple(structure.values()), tuple(sorted(own.items())))
+        key = (tuple(structure.values()), tuple(sorted(formulas.items())))
         with self.guard:
             found = self.systems.get(key)
             if found is None:
-                found = changed(self.declared, structure, own)
+                found = changed(self.declared, structure, formulas)
                 self.systems[key] = found
             self.systems.move_to_end(key)
             if len(self.systems) > KEPT:
@@ -185,7 +215,9 @@ class Session:
     ) -> dict[str, Any]:
         start = self.start(system, values)
         judge = bool(question.get("judge", False))
-        return answers.solved(system, start, values["t_max"], off, self.running(values), judge)
+        return answers.solved(
+            system, start, values["t_max"], off, self.running(values), judge, self.options
+        )
 
     def _simulate(
         self, question: Any, system: System, values: Mapping[str, float], off: Sequence[str]
@@ -218,7 +250,7 @@ class Session:
 
         return answers.diagram(
             system, start, values["t_max"], off, self.running(values),
-            str(question.get("measure")), axes,
+            str(question.get("measure")), axes, self.options,
         )  # fmt: skip
 
     def _equations(
@@ -254,7 +286,6 @@ class Session:
             "measures": answers.MEASURES,
             "start": self.spec["kind"],
             "normalised": bool(self.spec.get("normalised", False)),
-            "letters": sorted(self.letters - {"d"}),
             "python": python_text(self),
             "toml": toml_text(self),
             "simulates": hasattr(self.declared.algorithm, "learning_rate"),

@@ -21,6 +21,7 @@ from dmft.explorer.page import (
     STATIC_MODULES,
     digest,
     html,
+    in_page,
     inline,
     script,
     style,
@@ -75,19 +76,24 @@ def static_text(session: Session) -> str:
             "a page without a server integrates flows; this is a map of whole steps: "
             "dmft explore serves it"
         )
+    if "events" in session.options:
+        raise BadParameter(
+            "a page without a server does not look for events: leave out [solve] events, or let "
+            "dmft explore serve it"
+        )
+    exported = Exported(session.declared.switched, session.running(session.values({})))
     description = session.description()
     description["controls"] = [
-        made.facts() for c in session.controls.values() if (made := _control(session, c))
+        made.facts() for c in session.controls.values() if (made := _control(exported, c))
     ]
     kept = {control["name"] for control in description["controls"]}
     for language in ("python", "toml"):
         description[language] = _settled(session, description[language], kept)
-    exported = Exported(session.declared.switched)
     code = re.sub(r"^export ", "", javascript_text(exported), flags=re.MULTILINE)
     description["python_formulas"] = _formulas(session)
     start = START.format(
         description=inline(description),
-        system=code.replace("</", "<\\/"),
+        system=in_page(code),
         stored=inline(_stored(session, exported)),
     )
     text = script(*MODULES, *STATIC_MODULES) + start
@@ -99,11 +105,11 @@ def static_text(session: Session) -> str:
     )
 
 
-def _control(session: Session, control: Control) -> Control | None:
-    """The control as this file has it; None for what derives other equations."""
+def _control(exported: Exported, control: Control) -> Control | None:
+    """The control as this file has it; None for what it holds as a number."""
     if control.name == "width":
         return replace(control, high=max(WIDEST, control.value))
-    if control.structure:
+    if control.structure or control.name in exported.fixed:
         return None
     if control.name == "dim":
         return replace(control, choices=tuple(sorted({*DIMS, control.value})))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
@@ -15,6 +16,10 @@ from dmft.model import SGD, Committee, GradientFlow, MultiIndex
 
 if TYPE_CHECKING:
     from dmft.explorer.session import Session
+
+
+# Keys of [algorithm] whose parameter has another name.
+WRITTEN = {"momentum_rate": "rate", "momentum_direct": "direct", "average_rate": "average"}
 
 
 class Place(str):
@@ -35,19 +40,31 @@ def toml_text(session: Session) -> str | None:
         written[part]["activation"] = Place(f"{{{{formula:{part}}}}}")
     places = {
         "width": "student", "batch_size": "algorithm", "learning_rate": "algorithm",
-        "label_noise": "model",
+        "label_noise": "model", "label_flip": "model",
     }  # fmt: skip
+    again = written.get("solve", {})  # its numbers come before those of other tables
     for name, control in session.controls.items():
-        if name in places:
+        if name in again:
+            again[name] = Place("{{" + name + "}}")
+        elif name in places:
             written.setdefault(places[name], {})[name] = Place("{{" + name + "}}")
         elif control.group == "parameters" and name in session.letters:
             written.setdefault("parameters", {})[name] = Place("{{" + name + "}}")
-        elif control.group == "parameters" and name in written["algorithm"]:
-            written["algorithm"][name] = Place("{{" + name + "}}")
+        elif control.group == "parameters":
+            _put(written["algorithm"], WRITTEN.get(name, name), Place("{{" + name + "}}"))
     written["start"] = Place("{{start}}")
-    written["solve"] = {"points": 200, "spacing": "log", **written.get("solve", {})}
+    written["solve"] = {"points": 200, "spacing": "log", **again}
     written["solve"]["t_max"] = Place("{{t_max}}")
     return "{{remark}}" + "\n".join(_table(name, keys) for name, keys in written.items())
+
+
+def _put(table: dict[str, Any], name: str, place: Place) -> None:
+    """Write a place where a key of a table, or of a table inside it, has a number."""
+    for key, value in table.items():
+        if key == name:
+            table[key] = place
+        elif isinstance(value, Mapping) and name in value:
+            table[key] = {**value, name: place}
 
 
 def _table(name: str, keys: Any) -> str:
@@ -97,24 +114,21 @@ def _tables(session: Session) -> dict[str, Any] | None:
         else:
             return None
     tables["model"] = {"label_noise": _scalar(model.label_noise)}
-    if isinstance(algorithm, GradientFlow):
-        tables["algorithm"] = {"kind": "gradient-flow"}
-        plain: dict[str, Any] = {"constraint": None, "weight_decay": 0}
-    elif type(algorithm) is SGD:
-        tables["algorithm"] = {"kind": "sgd", "learning_rate": _scalar(algorithm.learning_rate)}
-        plain = {
-            "constraint": None, "weight_decay": 0, "loss": "squared", "readout_rate": 0,
-            "repeat": None, "momentum": 0, "average": 0,
-        }  # fmt: skip
-    else:
+    if model.label_flip != 0:
+        tables["model"]["label_flip"] = _scalar(model.label_flip)
+    if model.label_channel is not None:
+        tables["model"]["label_channel"] = str(model.label_channel)
+    kinds = {SGD: "sgd", GradientFlow: "gradient-flow"}
+    if type(algorithm) not in kinds:
         return None
-    for name, default in plain.items():
-        value = getattr(algorithm, name)
-        if value == default:
+    tables["algorithm"] = {"kind": kinds[type(algorithm)]}
+    for field in fields(algorithm):
+        value = getattr(algorithm, field.name)
+        if field.name == "batch_size" or value == field.default:
             continue
-        if not isinstance(value, str | int | float | sp.Expr):
+        if not isinstance(value, str | bool | int | float | sp.Expr):
             return None
-        tables["algorithm"][name] = value if isinstance(value, str) else _scalar(value)
+        tables["algorithm"][field.name] = value if isinstance(value, str | bool) else _scalar(value)
     if session.declared.dim is not None:
         tables["algorithm"]["dim"] = session.declared.dim
         tables["algorithm"]["batch_size"] = _scalar(algorithm.batch_size)

@@ -1,14 +1,25 @@
 """The server of the page, asked by hand: who may ask, how much, and what is read as text."""
 
+import html.parser
 import http.client
 import json
+import os
+import re
 import threading
+import time
+import webbrowser
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
+import sympy as sp
 
 import dmft
-from dmft.explorer.server import LONGEST_BODY, Server
+from dmft.explorer import typed
+from dmft.explorer.server import LONGEST_BODY, Server, opened
 from dmft.explorer.session import Session
+from dmft.explorer.static import static_text
 
 QUESTION = json.dumps({"kind": "equations"})
 
@@ -104,3 +115,77 @@ def test_a_hostile_formula_is_refused_by_the_whitelist(server, tmp_path):
 def test_only_this_machine_is_bound(server):
     assert server.server_address[0] == "127.0.0.1"
     assert len(server.token) >= 32
+
+
+def test_entries_of_any_type_keep_the_connection(server):
+    for question in (
+        {"kind": ["solve"]}, {"kind": {}}, {"kind": "solve", "formulas": {"student": ["z"]}},
+        {"kind": "solve", "formulas": {"student": {}}}, {"kind": "solve", "formulas": [["z"]]},
+        {"kind": "solve", "off": [[]]}, {"kind": "solve", "values": {"seed": [1]}},
+        {"kind": "diagram", "x": {"name": [], "values": [{}]}, "y": {"name": {}, "values": 1}},
+        {"kind": "diagram", "measure": {}, "x": [], "y": None}, {"kind": "cancel", "formulas": 1},
+    ):  # fmt: skip
+        status, _, body = ask(server, body=json.dumps(question))
+        assert status == 200
+        assert "defect" not in json.loads(body)["error"], question
+
+
+def test_a_formula_that_takes_too_long_blocks_nobody_and_is_ended(server, monkeypatch):
+    """z**32 is derived for minutes; other questions are answered meanwhile."""
+    monkeypatch.setattr(typed, "BUDGET", dict.fromkeys(typed.BUDGET, 0.5))
+    body = json.dumps({"kind": "equations", "formulas": {"student": "z**32"}})
+    answers = []
+    asked = threading.Thread(target=lambda: answers.append(ask(server, body=body)[2]))
+    asked.start()
+    assert "latex" in ask(server)[2]  # of the declared formulas
+    asked.join(60)
+    assert "no answer within 0.5 s" in json.loads(answers[0])["error"]
+    begun = time.monotonic()
+    assert "no answer within" in ask(server, body=body)[2]  # and is not tried again
+    assert time.monotonic() - begun < 1.0
+
+
+def test_a_derivation_that_nobody_waits_for_is_cancelled(server):
+    formulas, answers = {"student": "z**32 + z"}, []
+    body = json.dumps({"kind": "solve", "formulas": formulas})
+    asked = threading.Thread(target=lambda: answers.append(ask(server, body=body)[2]))
+    asked.start()
+    cancel = json.dumps({"kind": "cancel", "formulas": formulas})
+    while not json.loads(ask(server, body=cancel)[2])["cancelled"]:
+        assert asked.is_alive()
+    asked.join(10)
+    assert "cancelled" in json.loads(answers[0])["error"]
+    assert not server.session.typed.processes
+
+
+def test_the_token_is_on_no_command_line(server, monkeypatch):
+    given = []
+    monkeypatch.setattr(webbrowser, "open", given.append)
+    with opened(server.url):
+        assert server.token not in given[0]
+        file = Path(url2pathname(urlparse(given[0]).path))
+        assert server.url in file.read_text()
+        assert os.name != "posix" or file.parent.stat().st_mode & 0o077 == 0
+    assert not file.exists()
+
+
+def test_static_pages_carry_the_licence_of_katex_and_no_markup_of_names():
+    name = "<!--<script></SCRIPT>"
+    z, letter = sp.Symbol("z", real=True), sp.Symbol(name, real=True)
+    student = dmft.Committee(sp.erf(letter * z), 1)
+    model = dmft.Model(student, dmft.Committee(z, 1))
+    page = static_text(Session(model, dmft.GradientFlow(), title=name, values={name: 0.5}))
+    assert "Copyright (c) 2013-2020 Khan Academy" in page
+    assert "Permission is hereby granted" in page
+    script = re.search(r'<script type="module">(.*)</script>', page, re.DOTALL)[1]
+    assert not re.search(r"<!--|</?script", script, re.IGNORECASE)
+
+    class Tags(html.parser.HTMLParser):
+        found = ()
+
+        def handle_starttag(self, tag, attrs):
+            self.found = (*self.found, tag)
+
+    parser = Tags()
+    parser.feed(page)
+    assert parser.found.count("script") == 1

@@ -103,6 +103,42 @@ def test_no_answer_but_a_refusal_has_an_error(session):
     assert points["status"] == "ok"
 
 
+def test_a_model_without_label_noise_is_explored():
+    session = Session(dmft.literature.phase_retrieval(1), SPHERE, t_max=1.0)
+    noise = session.controls["label_noise"]
+    assert (noise.value, noise.low, noise.high) == (0.0, 0.0, 1.0)
+    assert session.reply({"kind": "solve"})["status"] == "ok"
+
+
+def test_simulated_points_of_letters_lie_on_the_curve():
+    gamma, noise = sp.symbols("gamma D", real=True)
+    square = SQUARE.student
+    letters = dmft.SGD(gamma / 2, constraint="sphere")
+    given = {"gamma": 0.1, "D": 0.1}
+    session = Session(dmft.Model(square, square, noise), letters, t_max=1.0, values=given)
+    points = session.reply({"kind": "simulate", "values": {"dim": 1000, "overlap": 0.5}})
+    start = tilted(dmft.random_overlaps(SQUARE, 1000, 0, normalised=True), 0.5, 1.0)
+    run = dmft.solve(dmft.derive(SQUARE, SPHERE), start, 1.0, save_at=[0.0, *points["t"]])
+    off = np.abs(points["risk"] - run.risk[-len(points["t"]) :]) / points["stderr"]
+    assert np.median(off) < 4
+
+
+def test_files_are_explored_as_they_are_solved():
+    """Events end the runs; numbers of [solve] are sliders; schedules are refused."""
+
+    def opened(more):
+        text = blocks("toml")[0].replace("[solve]", "[solve]\n" + more)
+        return session_of(declaration_of(Path("page.toml"), tomllib.loads(text)))
+
+    event = opened('events = [{quantity = "t", threshold = 0.5}]').reply({"kind": "solve"})
+    assert (event["status"], event["t"][-1]) == ("event", pytest.approx(0.5))
+    moved = opened("learning_rate = 0.2")
+    assert moved.controls["learning_rate"].value == 0.2
+    assert "learning_rate = {{learning_rate}}" in moved.description()["toml"].split("[solve]")[1]
+    with pytest.raises(dmft.errors.BadParameter, match="not schedules"):
+        opened('learning_rate = "0.2/(1 + t)"')
+
+
 def test_a_diagram_is_that_of_phase_diagram(session):
     rates, noises = [0.05, 0.1, 0.3], [0.0, 0.5]
     question = {

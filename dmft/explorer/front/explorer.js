@@ -191,6 +191,8 @@ export class Explorer {
                 spellcheck: false, autocomplete: "off", name: `formula-${part}`,
             });
             typed.addEventListener("change", (event) => {
+                // A derivation that nobody waits for is ended.
+                if (this.backend.form === "server") this.backend.ask(this.question("cancel")).catch(() => {});
                 this.formulas = { ...this.formulas, [part]: typed.value.trim() };
                 this.structure();
                 this.moved(event.timeStamp);

@@ -52,7 +52,7 @@ export function filled(template, page, language) {
     const given = description.controls.filter((c) =>
         c.group === "parameters" && !c.structure && !template.includes(`{{${c.name}}}`));
     places.given = given.map((c) => `, ${c.name}=${values[c.name]}`).join("");
-    return template.replace(/\{\{([\w:]+)\}\}/g, (all, name) => places[name] ?? all);
+    return template.replace(/\{\{([^{}]+)\}\}/g, (all, name) => places[name] ?? all);
 }
 
 function remark({ off }) {
