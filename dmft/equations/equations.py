@@ -528,7 +528,9 @@ class Equations(Short, Traits, ChangesOfDefinitions):
             return self.noise.rule(start.p + start.k, options)
         from dmft.equations.averages.nodes import rule_of_averages
 
-        return rule_of_averages(self.averages, seen_by(self.model, start), options)
+        noise = self.declared.get("label_noise", sp.S.Zero)
+        known = {"label_noise": float(noise)} if noise.is_number else {}
+        return rule_of_averages(self.averages, seen_by(self.model, start), known | dict(options))
 
     def values(self, start: Overlaps, parameters: dict[str, Any]) -> Values:
         """Numbers of a run from this start.

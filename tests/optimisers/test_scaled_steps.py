@@ -213,6 +213,31 @@ def test_runs_agree_with_weights(algorithm: Any, inputs: Any, dims: tuple[int, .
                 assert (off / np.hypot(truth.stderr[name][1:], bias)).max() < 4.5, (dim, name)
 
 
+def test_signs_with_label_noise_match_quadrature_given_the_noise() -> None:
+    """Two erf units: E sign(e + sqrt(Delta) xi) = erf(e/sqrt(2 Delta)) on the nodes of a product.
+
+    Signs of readouts are constants, no kinks that would ask for Sobol points (1e-4 there).
+    """
+    noise, gamma, a, g = 0.3, 0.5, np.array([1.5, -1.0]), 1.2
+    G = np.array([[0.9, 0.2, 0.3], [0.2, 0.7, 0.1], [0.3, 0.1, 1.0]])
+    model = dmft.Model(dmft.Committee(ERF, 2, a), dmft.Committee(ERF, 1, [g]), label_noise=noise)
+    rates = dmft.derive(model, dmft.SignSGD(gamma)).evaluate(
+        dmft.Overlaps(G[:2, :2], G[:2, 2:], G[2:, 2:])
+    )
+    t = np.linspace(-7.0, 7.0, 57)
+    w = np.exp(-(t**2) / 2) / np.exp(-(t**2) / 2).sum()
+    points = np.stack(np.meshgrid(t, t, t, indexing="ij")).reshape(3, -1)
+    weight = np.einsum("i,j,k->ijk", w, w, w).ravel()
+    h = np.linalg.cholesky(G) @ points
+    error = g * erf_of(h[2] / np.sqrt(2)) - a @ erf_of(h[:2] / np.sqrt(2)) / 2
+    pull = np.sqrt(2 / np.pi) * (h @ (weight * erf_of(error / np.sqrt(2 * noise))))
+    sign = np.sign(a)
+    cross = sign[:, None] * pull[:2]
+    assert np.abs(rates["M"][:, 0] - sign * pull[2]).max() < 1e-6
+    square = cross + cross.T + gamma / 2 * np.outer(sign, sign)
+    assert np.abs(rates["Q"] - square).max() < 1e-6
+
+
 def test_inputs_of_one_eigenvalue_are_isotropic() -> None:
     unit = dmft.Committee(ERF, 2, [1.0, 0.5])
     plain = dmft.Overlaps([[1.0, 0.1], [0.1, 0.8]], [[0.3, 0.1], [0.0, 0.2]])

@@ -67,6 +67,8 @@ class Law(sp.Basic):
     students = False
     # Samples whose fields are averaged over together.
     samples = 1
+    # Whether kinks are layers as thin as the label's noise.
+    rounded = False
 
     # Whether an average is a number at numbers for its symbols, on nodes of a law of its own.
     placed = False
@@ -120,7 +122,7 @@ class OneSample(Law):
     first coordinate of nodes. Of students alone, nodes have the first p coordinates, and the fields
     of the teacher, which integrands are linear in at most, their means given those of the student.
     A fifth argument is the number of independent samples of a batch, whose integrands hold
-    `OverSamples`.
+    `OverSamples`; a sixth is 1 where kinks are rounded off by the label's noise alone.
     """
 
     of_sample = True
@@ -149,6 +151,11 @@ class OneSample(Law):
     def samples(self) -> int:  # type: ignore[override]
         """Number of samples."""
         return int(self.args[4]) if len(self.args) > 4 else 1
+
+    @property
+    def rounded(self) -> bool:  # type: ignore[override]
+        """Whether integrands have layers as thin as the label's noise in the place of kinks."""
+        return len(self.args) > 5
 
 
 class OverSamples(sp.Expr):

@@ -53,6 +53,10 @@ SOBOL_NODES, HERMITE_POINTS = 4096, 96
 # Smooth fields of a sample take tensor rules in one dimension more than other averages: their
 # integrands reach far, and Sobol points converge slowly there.
 SAMPLE_DIMENSIONS = 3
+# Deviations of label noise from which on a tensor rule resolves kinks that the noise rounds off, by
+# dimension, where residuals have slopes of order one; and the points of an axis that this takes.
+THINNEST = {1: 0.05, 2: 0.15, 3: 0.3}
+MORE_POINTS = {1: 384, 2: 192}
 # Sobol points of a sample lie this much farther out, in dimensions in which unequal weights cost
 # little. Repeated steps are polynomials of high degree: squares that look ahead had rates half as
 # large as they are, and a ReLU that looks ahead on He3 seven times the error.
@@ -64,7 +68,8 @@ def smooth(found: Iterable[Expectation]) -> bool:
     found = tuple(found)
     if any(a.law.placed for a in found):  # a norm has a cone
         return False
-    parts = ((average, conditioned(average)) for average in found)
+    # Of samples the degree counts kinks, also of named functions; signs of readouts are constants.
+    parts = ((average, conditioned(average)) for average in found if not average.law.of_sample)
     kinked = any((c.parts[0] if c else a.integrand).has(*SWITCHES) for a, c in parts)
     return not kinked and all(a.law.degree >= 0 for a in found)
 
@@ -84,7 +89,8 @@ def rule_of_averages(
     """Nodes in as few dimensions as averages need: k or p + k; rows for all p + k fields.
 
     Sobol nodes are also put about events that they hardly meet at the start. An average over a
-    student field with a kink is smooth only until h* determines that field.
+    student field with a kink is smooth only until h* determines that field, one of a kink that
+    label noise rounds off (its variance in `options`) as long as there is enough of it.
     """
     p, k = start.p, start.k
     dim = k if over_teachers(found) else p + k
@@ -111,8 +117,13 @@ def rule_of_averages(
         largest = int(max(degrees))
         if dim <= exact_dimensions(largest):
             return exact_rule(dim, largest).with_noise(noisy)
-    halves = any(a.law.halves for a in found)
-    rule = node_rule(dim, smooth(found), options, SAMPLE_DIMENSIONS, halves=halves)
+    halves, is_smooth = any(a.law.halves for a in found), smooth(found)
+    rounded = is_smooth and dim in THINNEST and any(a.law.rounded for a in found)
+    if rounded and not halves:
+        is_smooth = options.get("label_noise", 0.0) >= THINNEST[dim] ** 2
+        if is_smooth and dim in MORE_POINTS and options.get("nodes") is None:
+            options = {**options, "nodes": MORE_POINTS[dim]}
+    rule = node_rule(dim, is_smooth, options, SAMPLE_DIMENSIONS, rounded, halves)
     if rule.kind == "sobol" and dim <= MOST_WIDENED:
         rule = rule.widened(WIDER)
     return rule.with_noise(noisy)

@@ -99,8 +99,8 @@ class Increments:
 
     @cached_property
     def moments(self) -> Moments:
-        """Moments of the same update field."""
-        return Moments(self.model, self.algorithm)
+        """Moments of the same update field, which holds the noise of each sample."""
+        return Moments(self.model, self.algorithm, averaged=False)
 
     @property
     def program(self) -> Program:

@@ -66,7 +66,7 @@ def shortened(writer: Writer) -> Program:
         level *= writer.scalar("clip")
     if line is not None:
         return _of_batch(writer, line, level, int(algorithm.batch_size))
-    if squared and writer.noisy:
+    if squared and writer.noisy and writer.averaged:
         return _without_noise(writer, level)
     writer.gradient(x.h, 0, x.psi_pass[0])
     square = sp.Sum(x.psi_pass[0][x.u] ** 2, (x.u, 1, x.p))
@@ -85,7 +85,8 @@ def _without_noise(writer: Writer, level: sp.Expr) -> Program:
     """
     slopes = sp.Sum((x.a[x.u] * At(writer.slope, x.h[x.u])) ** 2, (x.u, 1, x.p))
     writer.done = []
-    writer.add(x.error_pass[0], residual=writer.label - students_at(x.h, writer.sigma))
+    writer.add(x.label, label=writer.label)
+    writer.add(x.error_pass[0], residual=x.label - students_at(x.h, writer.sigma))
     writer.add(x.psi_square, square=slopes)
     writer.add(x.psi_length, length=sp.sqrt(x.psi_square + x.LEAST_SQUARE))
     r, s, length = x.error_pass[0], sp.sqrt(x.Delta), x.psi_length

@@ -36,6 +36,7 @@ from dmft.equations.update.program import (
     is_noisy,
     noiseless_label,
     over_labels,
+    over_noise,
     program_of,
     students_at,
 )
@@ -86,7 +87,9 @@ class Case:
             if smooth and jumps_at_first_teacher(self.cluster, program.label):
                 degree, halves = sp.oo, sp.S.One
         alone = sp.Integer(program.students)
-        return OneSample(degree, sp.Integer(program.noisy), halves, alone)
+        noisy = program.noisy or expr.has(x.xi)
+        rounded = (sp.S.One, sp.S.One) if program.rounded else ()
+        return OneSample(degree, sp.Integer(noisy), halves, alone, *rounded)
 
     def whole(self, expr: sp.Expr) -> sp.Expr:
         """Average of an expression in what the program defines, over a sample's fields."""
@@ -117,10 +120,13 @@ class Moments:
     ----------
     model : Model
     algorithm : SGD or GradientFlow
+    averaged : bool
+        Whether psi may be its mean over the label's noise, as moments allow.
     """
 
     model: Model
     algorithm: SGD | GradientFlow
+    averaged: bool = True
 
     @cached_property
     def noise_apart(self) -> bool:
@@ -136,9 +142,7 @@ class Moments:
         """The update field; without noise where noise would only cost a dimension of the nodes."""
         noisy = self.noise_apart or is_noisy(self.model)
         label, square = cluster.label, cluster.square
-        return program_of(
-            self.model, self.algorithm, noisy, label=label, square=square, cluster=cluster
-        )
+        return program_of(self.model, self.algorithm, noisy, label, square, cluster, self.averaged)
 
     @property
     def program(self) -> Program:
@@ -324,12 +328,20 @@ class Moments:
             if output not in self.program.table:
                 output = students_at(x.h, self.model.student.activation)
             loss = loss_expr(given)
-            value = over_labels(loss, x.label) if self.model.draws_labels else loss
-            value = value.xreplace({PREDICTION: output, LABEL: x.label})
+            value = self._over_label(loss).xreplace({PREDICTION: output, LABEL: x.label})
             found[x.loss] = self.over(lambda c: self.average(c, value, _of_line(c, loss)))
         if self.error_rate is not None:
             found[x.error_rate] = self.error_rate[1]
         return [define(s, {s.name: value}, "observable") for s, value in found.items()]
+
+    def _over_label(self, loss: sp.Expr) -> sp.Expr:
+        """A loss as a function of the label that the program defines."""
+        if self.model.draws_labels:
+            return over_labels(loss, LABEL)
+        if self.program.noisy or not is_noisy(self.model):
+            return loss
+        found = over_noise(loss)
+        return loss.xreplace({LABEL: LABEL + sp.sqrt(x.Delta) * x.xi}) if found is None else found
 
     @cached_property
     def error_rate(self) -> tuple[Line, sp.Expr] | None:

@@ -34,7 +34,7 @@ from dmft.equations.definitions import Definition, define
 from dmft.equations.update.law import Cluster, by_target, clusters_of, target
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian.derivative import derivative
-from dmft.model import SGD, Committee, GradientFlow, Model
+from dmft.model import FIELD, SGD, Committee, GradientFlow, Model
 from dmft.model.loss import LABEL, PREDICTION, check_one_output, error_expr, is_of_outputs
 from dmft.model.rule import at_use
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 PLAIN_LAW = Cluster()
 # Parts of the error of a loss whose slope is linear, by what they hold.
 LEARNING, INTERACTION = "learning", "interaction"
+# Square of outputs that are hardly off zero, where rounding decides about their sign.
+LEAST_OUTPUT = sp.Float(2.0**-48)
 # The error of a linear student while its powers are collected.
 WHOLE = sp.Dummy("error", real=True)
 
@@ -117,6 +119,11 @@ class Program:
     def noisy(self) -> bool:
         """Whether the label's noise is among the fields of a sample."""
         return any(d.expr.has(x.xi) for d in self.definitions)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether there are kinks that an average over the label's noise has rounded off."""
+        return any(e.has(x.Delta) for d in self.definitions for e in d.expr.atoms(sp.erf))
 
     def inline(self, expr: sp.Expr, part: str | None = None) -> sp.Expr:
         """An expression with what the program defines put in; of the error one part alone.
@@ -257,11 +264,13 @@ def program_of(
     label: sp.Expr | None = None,
     square: sp.Expr = sp.S.One,
     cluster: Cluster = PLAIN_LAW,
+    averaged: bool = False,
 ) -> Program:
     """Label, errors, displaced fields and updates of one sample, in order.
 
     The label is the teacher's, or that of the cluster, times -1 where it is flipped; `square` is
-    |x|^2/d there.
+    |x|^2/d there. With `averaged`, psi may be its mean over the label's noise, with `second` the
+    mean of psi_j psi_l.
 
     Raises
     ------
@@ -270,7 +279,7 @@ def program_of(
     """
     rule = algorithm.rule
     write = at_use(rule.written_by, f"psi of {type(rule).__name__}")
-    found = write(Writer(model, algorithm, noisy, label, square, cluster))
+    found = write(Writer(model, algorithm, noisy, label, square, cluster, averaged))
     if not isinstance(found, Program):
         raise BadParameter(
             f"psi of {type(rule).__name__}: {write.__name__} returned {shown(found)}; it returns "
@@ -303,7 +312,15 @@ def plain(writer: Writer) -> Program:
         error = x.error_of_class(0)
         return Program(tuple(done), sp.S.Zero, error, {}, sp.S.Zero, False, students=alone)
     found = writer.whole(writer.gradient(x.h, 0, x.psi), x.h)
-    return writer.over_labels(found) if writer.model.draws_labels else found
+    if found.parts or (found.line is not None and not writer.model.draws_labels):
+        return found
+    error = error_of(writer.algorithm)
+    moments = writer.means(error, error**2)
+    if moments is None:
+        return found
+    front = x.a[x.j] * At(writer.slope, x.h[x.j])
+    second = writer.of_means(front, *moments)
+    return replace(found, definitions=tuple(writer.done), second=second)
 
 
 def over_labels(expr: sp.Expr, mean: sp.Expr) -> sp.Expr:
@@ -317,6 +334,39 @@ def over_labels(expr: sp.Expr, mean: sp.Expr) -> sp.Expr:
     """
     one, other = (expr.xreplace({LABEL: sp.Integer(y)}) for y in (1, -1))
     return (one + other) / 2 + mean * (one - other) / 2
+
+
+def over_noise(expr: sp.Expr) -> sp.Expr | None:
+    """Mean of a function of output and label over the label's noise; None where it is open.
+
+    In the result `LABEL` is the label without noise. Kinks and jumps become error functions.
+
+    Examples
+    --------
+    >>> over_noise(sp.sign(LABEL - PREDICTION))
+    erf(sqrt(2)*(-f + y)/(2*sqrt(label_noise)))
+    """
+    from dmft.gaussian.closed.product import product_expectation  # losses with noise need it
+
+    # A function of the residual has kinks at numbers.
+    factor, mean = sp.expand(expr.xreplace({LABEL: PREDICTION + FIELD})), LABEL - PREDICTION
+    if factor.has(PREDICTION):
+        factor, mean = expr.xreplace({LABEL: FIELD}), LABEL
+    if not factor.has(FIELD):
+        return factor
+    centre = sp.Dummy("centre", real=True)
+    try:
+        found = product_expectation([factor], [FIELD], lambda *_: x.Delta, lambda _: centre)
+    except NotClosed:
+        return None
+    # A kink at y = 1/f is infinitely far at f = 0: both sides meet there, although signs jump.
+    size = sp.sqrt(PREDICTION**2 + LEAST_OUTPUT)
+    smooth = {sp.sign(PREDICTION): PREDICTION / size, 1 / PREDICTION: PREDICTION / size**2}
+    terms = (
+        term.xreplace(smooth) if term.has(1 / PREDICTION) else term
+        for term in sp.Add.make_args(sp.expand_mul(found))
+    )
+    return sp.Add(*terms).xreplace({centre: mean})
 
 
 class Writer:
@@ -333,6 +383,8 @@ class Writer:
         Without noise; with it, it is defined as `dmft.equations.symbols.label`.
     sigma, slope : sympy.Expr
         The student's activation and its derivative.
+    averaged : bool
+        Whether psi may be a mean over the label's noise.
     """
 
     def __init__(
@@ -343,8 +395,9 @@ class Writer:
         label: sp.Expr | None,
         square: sp.Expr,
         cluster: Cluster = PLAIN_LAW,
+        averaged: bool = False,
     ) -> None:
-        self.square = square
+        self.square, self.averaged = square, averaged
         self.model, self.algorithm, self.rule = model, algorithm, algorithm.rule
         self.sigma = model.student.activation
         self.slope = derivative(self.sigma)
@@ -415,24 +468,30 @@ class Writer:
         done = tuple(self.done)
         return Program(done, self.label, x.label, {}, readout, closes, measures, second=second)
 
-    def over_labels(self, found: Program) -> Program:
-        """A program with the mean of its error over drawn labels, and that of its square.
+    def means(self, *values: sp.Expr) -> list[sp.Expr] | None:
+        """Means over the random part of the label of functions of `PREDICTION` and `LABEL`.
 
-        Linear errors hold the mean label already, whose variance `Moments` adds.
+        `LABEL` becomes the mean of labels that are drawn, or the label without noise. None where
+        there is nothing random, or a mean is open.
         """
-        if found.parts:
-            return found
-        error, square = x.error_pass[0], x.error_pass[1]
-        own = error_of(self.algorithm)
-        done = [d for d in self.done if d.target not in (error, x.psi[x.j])]
-        self.done = done
-        for symbol, power in ((error, 1), (square, 2)):
-            mean = over_labels(own**power, x.label)
-            self.add(symbol, error=mean.xreplace({PREDICTION: x.output_pass[0]}))
-        front = x.a[x.j] * At(self.slope, x.h[x.j])
+        if self.model.draws_labels:
+            return [over_labels(value, LABEL) for value in values]
+        if not (self.noisy and self.averaged and is_noisy(self.model)):
+            return None
+        found = [mean for value in values if (mean := over_noise(value)) is not None]
+        return found if len(found) == len(values) else None
+
+    def of_means(self, front: sp.Expr, mean: sp.Expr, square: sp.Expr) -> sp.Expr:
+        """Write psi_j = front_j times a mean error; returns the mean of psi_j psi_l."""
+        error, second, output = x.error_pass[0], x.error_pass[1], x.output_pass[0]
+        self.done = []
+        self.add(x.label, label=self.label)
+        self.add(output, output=students_at(x.h, self.sigma))
+        for symbol, value in ((error, mean), (second, square)):
+            if not value.is_number:
+                self.add(symbol, error=value.xreplace({PREDICTION: output, LABEL: x.label}))
         self.add(x.psi[x.j], gradient=front * error)
-        second = front * front.xreplace({x.j: x.l}) * square
-        return replace(found, definitions=tuple(self.done), second=second)
+        return front * front.xreplace({x.j: x.l}) * (square if square.is_number else second)
 
     def check_differentiable(self) -> None:
         """Refuse gradients at other fields than the sample's, of an activation that jumps.

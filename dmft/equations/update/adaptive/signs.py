@@ -1,9 +1,9 @@
 r"""psi of signSGD: the sign of the gradient's psi (structured_inputs.md 4.4).
 
-Where the label's noise enters the error linearly it is averaged over by hand,
-E sign(e + sqrt(Delta) xi) = erf(e/sqrt(2 Delta)), and psi_j psi_l holds no error at all: its square
-is one. In a cluster |x|^2 = s_c d makes the factors sqrt(2 c_e/pi) and phi_e smaller than the
-eigenvalues by sqrt(s_c) and s_c, which is counted in psi.
+The label's noise is averaged over by hand where it has a closed form, as of the squared loss
+E sign(e + sqrt(Delta) xi) = erf(e/sqrt(2 Delta)). The square of a sign is one, but where a loss is
+flat, as the hinge loss beyond its margin. In a cluster |x|^2 = s_c d makes the factors
+sqrt(2 c_e/pi) and phi_e smaller than the eigenvalues by sqrt(s_c) and s_c, which is counted in psi.
 """
 
 from __future__ import annotations
@@ -15,17 +15,10 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
 from dmft.equations.definitions import define
-from dmft.equations.update.program import (
-    Program,
-    Writer,
-    error_is_linear,
-    error_of,
-    is_noisy,
-    plain,
-)
+from dmft.equations.update.program import Program, Writer, error_of, plain
 from dmft.errors import BadParameter
+from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import FIELD
-from dmft.model.loss import LABEL
 
 
 def signs(writer: Writer) -> Program:
@@ -40,21 +33,18 @@ def signs(writer: Writer) -> Program:
     algorithm = writer.algorithm
     if writer.model.outputs > 1 or algorithm.batch_size != 1:  # type: ignore[union-attr]
         return _of_gradient(writer)
-    noisy = is_noisy(writer.model) and error_is_linear(algorithm)
-    if noisy:
-        # Averaged over below: the label is the one without.
-        writer.done.clear()
-        writer.add(x.label, label=writer.label)
-    error = writer.error_at(x.h, 0)
-    if noisy:
-        share = sp.Abs(error_of(algorithm).diff(LABEL))
-        sign = sp.erf(error / (share * sp.sqrt(2 * x.Delta)))
-    else:
-        sign = sp.sign(error)
+    error = error_of(algorithm)
+    sign = sp.sign(error)
     along = sp.sign(x.a[x.j]) * At(sign_of(writer.slope), x.h[x.j])
-    writer.add(x.psi[x.j], update=along * sign)
+    # An error without pieces vanishes at single points alone.
+    square = sign**2 if error.has(*SWITCHES) else sp.S.One
+    moments = writer.means(sign, square)
+    if moments is not None:
+        return writer.program(second=writer.of_means(along, *moments))
+    symbol = writer.error_at(x.h, 0)
+    writer.add(x.psi[x.j], update=along * sp.sign(symbol))
     pair = along * along.xreplace({x.j: x.l})
-    return writer.program(second=pair)
+    return writer.program(second=pair * (sp.sign(symbol) ** 2 if square != 1 else square))
 
 
 def _of_gradient(writer: Writer) -> Program:
