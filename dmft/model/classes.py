@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import sympy as sp
+
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.multi_index import MultiIndex
 from dmft.model.network import Committee
 
 if TYPE_CHECKING:
     from dmft.model.model import Model
+
+# Samples of the teacher's fields at which its largest output must be one alone.
+SAMPLES = 32
 
 
 def check_classes(model: Model) -> None:
@@ -46,6 +52,7 @@ def check_classes(model: Model) -> None:
                 f"the student has {count} outputs, the teacher {teacher.outputs}: classes are "
                 "those of the teacher's largest output, give both a row of readout for each"
             )
+        _check_ties(teacher)
         return
     known = {str(n) for n in range(count)}
     wrong = [y for y in teacher.labels or () if str(y) not in known]
@@ -54,3 +61,22 @@ def check_classes(model: Model) -> None:
             f"label {wrong[0]} of a cluster is no class: with {count} outputs labels are the "
             f"integers 0 to {count - 1}"
         )
+
+
+def _check_ties(teacher: Committee) -> None:
+    """Refuse teachers whose largest outputs are equal with a positive probability.
+
+    Raises
+    ------
+    BadParameter
+    """
+    if not teacher.activation.has(sp.Max, sp.Min, sp.Heaviside, sp.sign, sp.Piecewise):
+        return
+    for point in np.random.default_rng(0).standard_normal((SAMPLES, int(teacher.width))):
+        values = teacher.outputs_at([sp.Float(z) for z in point])
+        if all(v.is_number for v in values) and sorted(values)[-1] == sorted(values)[-2]:
+            raise BadParameter(
+                f"{teacher!r} has no class where its largest outputs are equal, as at the fields "
+                f"{point.round(2).tolist()}: take an activation without flat parts, or write the "
+                "classes as the numbers of clusters (dmft.GaussianMixture)"
+            )

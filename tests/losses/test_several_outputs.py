@@ -369,6 +369,42 @@ def test_flow_is_that_of_the_squared_loss() -> None:
     assert risk(**moved, P=start.P) < risk(Q=start.Q, M=start.M, P=start.P)
 
 
+def test_ties_are_broken_uniformly_in_error_rates() -> None:
+    """Of ReLU units all outputs may be 0; `solve` and `simulate` have the rate of one definition."""
+    relu, rows = sp.Max(z, 0), np.array([[1.0, 0.5], [-0.5, 1.0], [0.25, -1.0]])
+    twins = dmft.Model(dmft.Committee(relu, 1, [[1], [-1]]), dmft.GaussianMixture([[1.0], [-1.0]]))
+    by_teacher = dmft.Model(dmft.Committee(relu, 2, rows), dmft.Committee(z, 3, np.eye(3)))
+    M = np.array([[0.5, -0.3, 0.1], [-0.2, 0.4, 0.3]])
+    # Without overlap a student says nothing of the class: half and two thirds are wrong.
+    cases: list[tuple[dmft.Model, Array, float | None]] = [
+        (twins, np.zeros((1, 1)), 1 / 2),
+        (by_teacher, np.zeros((2, 3)), 2 / 3),
+        (by_teacher, M, None),
+    ]
+    for model, here, rate in cases:
+        start = dmft.Overlaps(np.eye(len(here)), here)
+        if rate is None:
+            root = np.linalg.cholesky(start.Omega)
+            fields = root @ np.random.default_rng(0).standard_normal((5, 400_000))
+            out = rows @ np.maximum(fields[:2], 0)
+            largest = out == out.max(axis=0)
+            right = largest[fields[2:].argmax(axis=0), np.arange(400_000)]
+            rate = 1 - float((right / largest.sum(axis=0)).mean())
+        found, error = ErrorRate(model).along(
+            start.Q[None], start.M[None], constants_of(model, start), {}
+        )
+        assert abs(found[0] - rate) < 3e-3 + error[0]
+        runs = dmft.simulate(model, SOFTMAX, 50, 0.1, 1, start, save_at=[0.0])
+        assert abs(runs.error_rate[0] - rate) < 3e-3
+
+
+def constants_of(model: dmft.Model, start: dmft.Overlaps) -> dict[str, Array]:
+    """P and readouts of a run of one saved time."""
+    student = np.array(model.student.readout, dtype=float)
+    teacher = np.array(getattr(model.teacher, "readout", None) or np.ones(start.k), dtype=float)
+    return {"P": start.P, "readout": student[None], "teacher_readout": teacher}
+
+
 def test_refusals() -> None:
     """Each in words, with what to do instead."""
     model, line = dmft.Model(STUDENT, MIXTURE), dmft.Committee(z, 1)
@@ -377,6 +413,7 @@ def test_refusals() -> None:
     run = {"dim": 50, "t_max": 0.1, "seeds": 1, "start": start}
     for words, call in {
         "several outputs": lambda: dmft.derive(dmft.Model(line, line), SOFTMAX),
+        "no class where": lambda: dmft.Model(STUDENT, dmft.Committee(sp.Max(z, 0), 3, np.eye(3))),
         "needs a student": lambda: dmft.simulate(dmft.Model(line, line), SOFTMAX, 50, 0.1, 1),
         "is no loss of 3 outputs": lambda: dmft.derive(model, dmft.SGD(1.0, loss=f * y)),
         "write it in f1, ..., f3": lambda: dmft.derive(model, dmft.SGD(1.0, loss=F[3] ** 2)),

@@ -131,12 +131,17 @@ def loss_value(model: Model, algorithm: SGD | GradientFlow, cluster: Cluster) ->
 
 
 def wrong_class(model: Model, cluster: Cluster) -> sp.Expr:
-    """1 where the largest output is not that of the class."""
-    right = sp.S.Zero
+    """Probability that a class drawn among the largest outputs is not that of the sample."""
     outputs = [x.output_of_class(o) for o in range(model.outputs)]
-    for f, t in zip(outputs, targets(model, cluster), strict=True):
-        right += t * sp.Mul(*(sp.Heaviside(f - g) for g in outputs if g != f))
-    return 1 - right
+    largest = [sp.Mul(*(_not_below(f, g) for g in outputs if g != f)) for f in outputs]
+    right = sp.Add(*(t * e for t, e in zip(targets(model, cluster), largest, strict=True)))
+    return 1 - right / sp.Add(*largest)
+
+
+def _not_below(first: sp.Expr, second: sp.Expr) -> sp.Expr:
+    """1 where a number is at least another one, else 0."""
+    sign = sp.sign(first - second)
+    return 1 + sign * (1 - sign) / 2
 
 
 def in_cluster(

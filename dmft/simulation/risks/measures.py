@@ -5,7 +5,8 @@ Fields are lambda = mean + L z with L L^T their covariance, in each cluster; a l
 
     loss = E loss(f, y),  error_rate = P(y sign f < 0) before flips and noise, f = 0 half of it,
 
-and of several outputs E loss(f, e_y), and how often the largest one is not y.
+and of several outputs E loss(f, e_y), and how often a class drawn uniformly among the largest ones
+is not y.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ def measures_in_cluster(  # type: ignore[no-untyped-def]
                 seen[o] = f[o]
                 seen[outputs + o] = 1.0 if y == o else 0.0
             loss += cost(0.0, seen)
-            wrong += 0.0 if f[int(y)] == f.max() else 1.0
+            tied, top = 0, f.max()
+            for o in range(outputs):
+                tied += f[o] == top
+            wrong += 1.0 - 1.0 / tied if f[int(y)] == top else 1.0
             continue
         off = max(off, abs(y * y - 1.0))
         wrong += 0.5 * (1.0 - y * np.sign(f[0]))
