@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,14 @@ Array = NDArray[np.float64]
 SPAN, TIMES = 100.0, 41
 # Times at which a finite power law is one: below this part of 1/c_d, with d eigenvalues.
 BEFORE_THE_END, LATEST = 0.02, 1e5
+# A derived law holds where it is this close to the exact risk, for at least this factor in time.
+CLOSE, SHORTEST = 0.1, 10.0
+# Times at which it is compared, up to where eigenvalues of a symmetric matrix in float64 reach.
+COMPARED, LATEST_EXACT = 400, 1e10
+# Errors between compared times are larger by less than this factor.
+MISSED = 1.01
+# A fitted slope this close to zero is a plateau; a change of the slope by this part is reported.
+FLAT, STEADY = 0.01, 0.1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,13 +43,15 @@ class ScalingLaw(Short, Record):
     exponent, prefactor : float
     regime : str
         "source" (what is to be learned decides), "sgd-noise" (the noise of the steps does),
-        "gradient-flow", "noise-floor" (the risk ends at the prefactor), or "fitted".
+        "gradient-flow", "noise-floor" (the risk ends at the prefactor), "fitted", or "plateau" (a
+        fit to a risk that does not fall).
     how : "derived" or "fitted"
     error : float
-        Of the exponent: 0 where it is derived, the change between windows of a fit else.
+        Derived: law and exact risk are within a factor of 1 + error in the window.
+        Fitted: change of the exponent between the halves of the window.
     message : str
     window : (float, float)
-        Times between which it holds, or was fitted.
+        Times between which the law holds within the error, or was fitted.
 
     Examples
     --------
@@ -80,8 +91,10 @@ def scaling_law(
                 R = C_F t^(-(b-1)/alpha)/(1 - K) where (b-1)/alpha < 2 - 1/alpha, else
                 C_K t^-(2-1/alpha) int R_GF/(1 - K)^2, K = gamma tr Sigma/(2 d n_b)
     Scaling     t of the equations, steps * gamma/(p d)
-    Valid for   derived for alpha > 1, r > 0, a start at zero, no label noise; fitted to a run of
-                anything else with a `Spectrum`, which `.how` says
+    Valid for   derived for alpha > 1, r > 0, a start at zero, no label noise: the leading term as
+                t -> infinity and d -> infinity, compared with the exact risk at d, which gives
+                `.window` and `.error`; fitted to a run of anything else with a `Spectrum`, which
+                `.how` says
     Source      structured_inputs.md (11), (12)
 
     Parameters
@@ -98,7 +111,14 @@ def scaling_law(
     Returns
     -------
     ScalingLaw
-        `.exponent`, `.prefactor`, `.regime`, and `.how`: derived or fitted.
+        `.exponent`, `.prefactor`, `.regime`, and `.how`: derived or fitted. Derived laws have the
+        longest window in which they are within 10 % of the exact risk; where there is none of a
+        factor of 10, the last such factor before the spectrum ends, with the error there.
+
+    Warns
+    -----
+    UserWarning
+        For a fit to a risk that does not fall.
 
     Raises
     ------
@@ -113,6 +133,8 @@ def scaling_law(
     >>> law = dmft.scaling_law(eqs)
     >>> round(law.exponent, 12), law.regime, law.how
     (-0.4, 'source', 'derived')
+    >>> law.error < 0.1, law.window[1] / law.window[0] > 1e4
+    (True, True)
     """
     model = getattr(equations, "model", None)
     spectrum = getattr(model, "spectrum", None)
@@ -153,35 +175,89 @@ def _is_derived(equations: Equations, start: Overlaps | None, parameters: Any) -
 
 def _derived(equations: Equations, spectrum: Spectrum, parameters: Any) -> ScalingLaw:
     (alpha, source), algorithm = spectrum.law, equations.algorithm  # type: ignore[misc]
-    power = 2.0 * source
     values = equations.values(_at_zero(spectrum), dict(parameters)).scalars
     noise = float(values.get("label_noise", equations.model.label_noise))
-    flow = math.gamma(power) * 2.0**-power / (2.0 * alpha)
-    window = (1.0, BEFORE_THE_END / float(spectrum.eigenvalues.min()))
-    norm, rate = 0.0, 0.0
+    norm, step = 0.0, 0.0
     if isinstance(algorithm, SGD):
         step = float(values["learning_rate"]) / algorithm.batch_size
-        norm, rate = step * float(spectrum.noise.sum()) / 2.0, step / spectrum.dim  # type: ignore[operator]
+        norm = step * float(spectrum.noise.sum()) / 2.0
     if norm >= 1.0:
         raise BadParameter(
             f"learning_rate = {values['learning_rate']:g} is unstable, K = {norm:.3g} >= 1: it "
             f"must be below {values['learning_rate'] / norm:g}"
         )
-    said = f"(12) with K = {norm:.4g}; for 1 << t << 1/c_d"
     if noise > 0.0 and norm > 0.0:
-        floor = norm / (1.0 - norm) * noise / 2.0
-        words = "(11): label noise ends the fall"
-        return ScalingLaw(0.0, floor, "noise-floor", "derived", 0.0, words, (window[1], math.inf))
-    steep = 2.0 - 1.0 / alpha
-    if norm > 0.0 and power >= steep:
-        kernel = rate / alpha * math.gamma(steep) * 2.0**-steep
-        whole = float(spectrum.teacher_blocks(1).sum()) / 4.0
-        front = kernel * whole / (1.0 - norm) ** 2
-        if power == steep:
-            front += flow / (1.0 - norm)
-        return ScalingLaw(-steep, front, "sgd-noise", "derived", 0.0, said, window)
-    regime = "source" if norm > 0.0 else "gradient-flow"
-    return ScalingLaw(-power, flow / (1.0 - norm), regime, "derived", 0.0, said, window)
+        return _floor(spectrum, step, norm / (1.0 - norm) * noise / 2.0)
+    exponent, front, regime = _leading(alpha, source, norm, step, spectrum)
+    times = _times(spectrum, BEFORE_THE_END)
+    far = _distance(front * times**exponent, _exact_risk(spectrum, step, times))
+    first, last = _longest(far <= CLOSE)
+    said = f"(12) with K = {norm:.4g}"
+    if times[last] < SHORTEST * times[first]:
+        first, last = int(np.searchsorted(times, times[-1] / SHORTEST)), COMPARED - 1
+        said += " is not reached before the spectrum ends: the window is the last before that"
+    window, error = (float(times[first]), float(times[last])), float(far[first : last + 1].max())
+    return ScalingLaw(exponent, front, regime, "derived", error, said, window)
+
+
+def _floor(spectrum: Spectrum, step: float, floor: float) -> ScalingLaw:
+    """The risk at which label noise ends the fall, from when on it is close."""
+    times = _times(spectrum, SHORTEST)
+    far = _distance(floor, floor + _exact_risk(spectrum, step, times, 2.0 * floor))
+    last = np.flatnonzero(far > CLOSE)
+    first = min(int(last[-1]) + 1 if last.size else 0, COMPARED - 1)
+    words, window = "(11): label noise ends the fall", (float(times[first]), math.inf)
+    return ScalingLaw(0.0, floor, "noise-floor", "derived", float(far[first:].max()), words, window)
+
+
+def _distance(law: Any, exact: Array) -> Array:
+    """Ratio of law and exact risk, whichever is larger, less one, with what compared times miss."""
+    found: Array = MISSED * np.expm1(np.abs(np.log(law / exact)))
+    return found
+
+
+def _times(spectrum: Spectrum, part: float) -> Array:
+    """Times from one to this part of 1/c_d."""
+    last = min(part / float(spectrum.eigenvalues.min()), LATEST_EXACT)
+    return np.geomspace(1.0, max(last, SHORTEST), COMPARED)
+
+
+def _leading(
+    alpha: float, source: float, norm: float, step: float, spectrum: Spectrum
+) -> tuple[float, float, str]:
+    """Exponent, prefactor and regime of (12)."""
+    power, steep = 2.0 * source, 2.0 - 1.0 / alpha
+    flow = math.gamma(power) * 2.0**-power / (2.0 * alpha) / (1.0 - norm)
+    if norm == 0.0 or power < steep:
+        return -power, flow, "source" if norm > 0.0 else "gradient-flow"
+    kernel = step / spectrum.dim / alpha * math.gamma(steep) * 2.0**-steep  # type: ignore[operator]
+    front = kernel * float(spectrum.teacher_blocks(1).sum()) / 4.0 / (1.0 - norm) ** 2
+    return -steep, front + flow * (power == steep), "sgd-noise"
+
+
+def _exact_risk(spectrum: Spectrum, step: float, times: Array, final: float = 0.0) -> Array:
+    """Risk of a linear unit that begins at zero, less final/2, to which label noise takes it.
+
+    With v_e = q_e - 2 m_e + rho_e, dv_e/dt = -2 c_e v_e + gamma/n_b c_e phi_e sum c v: over
+    sqrt(phi_e) a symmetric matrix.
+    """
+    c, root = spectrum.eigenvalues, np.sqrt(spectrum.fractions)
+    begin = spectrum.teacher_blocks(1)[:, 0, 0] / root
+    rates, modes = np.linalg.eigh(step * np.outer(c * root, c * root) - 2.0 * np.diag(c))
+    if final:
+        # The fixed point: 2 c v = gamma/n_b c phi (sum c v + Delta), the same for all v_e/phi_e.
+        begin = begin - final / spectrum.mean * root
+    found: Array = np.exp(np.outer(times, rates)) @ ((c * root) @ modes * (begin @ modes)) / 2.0
+    return found
+
+
+def _longest(good: NDArray[np.bool_]) -> tuple[int, int]:
+    """First and last place of the longest run of True; (0, 0) without one."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(int)))
+    if not edges.size:
+        return 0, 0
+    n = 2 * int(np.argmax(edges[1::2] - edges[::2]))
+    return int(edges[n]), int(edges[n + 1]) - 1
 
 
 def _at_zero(spectrum: Spectrum, p: int = 1, k: int = 1) -> Overlaps:
@@ -201,7 +277,9 @@ def _fitted(
 
     if start is None:
         p, k = equations.model.student.width, equations.model.teacher.width
-        if equations.evaluate(_at_zero(spectrum, p, k), **parameters)["M"].any():
+        rates = equations.evaluate(_at_zero(spectrum, p, k), **parameters)
+        # A velocity is the first to move.
+        if any(rate.any() for name, rate in rates.items() if f"_{name}".endswith("_M")):
             start = _at_zero(spectrum, p, k)
         else:
             raise BadParameter(
@@ -228,6 +306,11 @@ def _fitted(
     words = f"fitted to t = {times[half]:.3g} .. {high:.3g}; {early:.4g} before"
     if spectrum.law is not None and spectrum.law[0] <= 1.0:
         words += "; capacity <= 1: the kernel fills up at t ~ d^alpha only, slopes settle slowly"
-    return ScalingLaw(
-        float(late), float(np.exp(front)), "fitted", "fitted", error, words, (low, high)
-    )
+    regime = "fitted"
+    if late > -FLAT:
+        regime, words = "plateau", f"{words}; the risk does not fall here: take an earlier window"
+        warnings.warn(f"scaling_law: {words}", stacklevel=4)
+    elif error > STEADY * -late:
+        words += "; the slope still changes: no power of the time in this window"
+    front = float(np.exp(front))
+    return ScalingLaw(float(late), front, regime, "fitted", error, words, (low, high))

@@ -41,6 +41,72 @@ def test_prefactors_are_those_of_runs(
     assert np.isclose(law(5000.0), run.risk[-1], rtol=accuracy)
 
 
+def exact_risk(alpha: float, r: float, step: float, dim: int, t: Any, noise: float = 0.0) -> Any:
+    """Risk of a linear unit that begins at zero: the exponential of the matrix of
+    dv_i/dt = -2 c_i v_i + step c_i (sum c v + noise)/dim, with late ranks in 150 bins."""
+    i = np.arange(1.0, dim + 1.0)
+    edges = np.unique(np.concatenate([np.arange(150), np.geomspace(150, dim, 151)]).astype(int))
+    count, trace, seen = (
+        np.add.reduceat(y, edges[:-1]) for y in (0 * i + 1, i**-alpha, i ** -(1 + 2 * r * alpha))
+    )
+    c, root = trace / count, np.sqrt(count / dim)
+    rates, modes = np.linalg.eigh(step * np.outer(c * root, c * root) - 2 * np.diag(c))
+    norm = step * trace.sum() / (2 * dim)
+    floor = norm / (1 - norm) * noise / 2
+    begin = seen / c / root - 2 * floor * dim / trace.sum() * root
+    return np.exp(np.outer(t, rates)) @ ((c * root) @ modes * (begin @ modes)) / 2 + floor
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.slow)])
+def test_derived_laws_hold_in_their_windows(count: int) -> None:
+    """Random laws compared with the exact solution; three that were off by up to 2.8."""
+    rng, close = np.random.default_rng(28), 0
+    cases = [(1.43, 0.58, 4, 0.9), (1.5, 0.7, 1, 0.3), (1.16, 0.15, 1, 0.655)]
+    draws = rng.uniform((1.05, 0.05, 1, 0.05), (2.4, 1.2, 5, 0.9), (count, 4))
+    for alpha, r, batch, norm in [*cases, *draws]:
+        law = dmft.Spectrum.power_law(alpha, r, 10**6)
+        step = 2 * norm / law.mean
+        sgd = dmft.SGD(step * int(batch), batch_size=int(batch))
+        found = dmft.scaling_law(dmft.derive(dmft.Model(LINE, LINE, inputs=law), sgd))
+        t = np.geomspace(*found.window, 57)
+        ratio = exact_risk(alpha, r, step, 10**6, t) / found(t)
+        assert found.how == "derived"
+        assert np.all(np.abs(np.log(ratio)) < np.log1p(found.error + 0.005)), (alpha, r, norm)
+        close += found.error < 0.11 and found.window[1] > 9.9 * found.window[0]
+    assert close > count / 2
+
+
+def test_noise_floors_hold_in_their_windows() -> None:
+    law = dmft.Spectrum.power_law(1.5, 0.4, 10**4)
+    equations = dmft.derive(dmft.Model(LINE, LINE, label_noise=0.1, inputs=law), dmft.SGD(1e3))
+    found = dmft.scaling_law(equations)
+    t = np.geomspace(1.0, 1e8, 200)
+    ratio = exact_risk(1.5, 0.4, 1e3, 10**4, t, 0.1) / found(t)
+    inside = t > found.window[0]
+    assert np.all(np.abs(np.log(ratio[inside])) < np.log1p(found.error + 0.005))
+    assert abs(ratio[~inside][-1] - 1) > 0.09
+
+
+def test_velocities_begin_at_zero_too() -> None:
+    law = dmft.Spectrum.power_law(1.5, 0.4, 200)
+    sgd = dmft.SGD(20.0, momentum=dmft.Momentum(0.8))
+    equations = dmft.derive(dmft.Model(LINE, LINE, inputs=law), sgd)
+    zero = dmft.Overlaps(0 * law.teacher, 0 * law.teacher, law.teacher)
+    found = dmft.scaling_law(equations)
+    assert found == dmft.scaling_law(equations, zero)
+    assert -0.9 < found.exponent < -0.7
+
+
+def test_plateaus_are_no_powers() -> None:
+    law = dmft.Spectrum.power_law(1.5, 0.4, 200)
+    equations = dmft.derive(dmft.Model(LINE, LINE, inputs=law), dmft.SignSGD(3.0))
+    with pytest.warns(UserWarning, match="does not fall"):
+        found = dmft.scaling_law(equations, window=(100.0, 1000.0))
+    assert found.regime == "plateau"
+    early = dmft.scaling_law(equations, window=(0.01, 1.0))
+    assert "no power of the time" in early.message
+
+
 @pytest.mark.parametrize("b", [1.6, pytest.param(2.2, marks=pytest.mark.slow)])
 def test_fits_agree_with_what_is_derived(b: float) -> None:
     equations = equations_of(1.5, b, 0.3)

@@ -37,6 +37,26 @@ def test_fields_see_sums_over_blocks() -> None:
     assert np.allclose(run.Q, seen, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("dim", [2, 192, 193, 500, 10**4])
+def test_blocks_of_power_laws_hold_coordinates(dim: int) -> None:
+    """Sums over all ranks, and a simulation in the dimension of the spectrum."""
+    law, i = dmft.Spectrum.power_law(0.5, 0.4, dim), np.arange(1.0, dim + 1)
+    counts = law.counts(dim)
+    assert counts.min() >= 1
+    assert counts.sum() == dim
+    for t in (0.0, 0.1, 3.0):
+        sums = i**-0.5 * np.exp(-t * i**-0.5), i**-1.4 * np.exp(-t * i**-0.5)
+        seen = law.eigenvalues * np.exp(-t * law.eigenvalues)
+        found = dim * law.fractions @ seen, law.teacher[:, 0, 0] @ seen
+        assert np.allclose(found, [y.sum() for y in sums], rtol=2e-6, atol=0)
+    if dim == 500:
+        line, zero = dmft.Committee(z, 1), 0 * law.teacher
+        model, start = dmft.Model(line, line, inputs=law), dmft.Overlaps(zero, zero, law.teacher)
+        truth = dmft.simulate(model, dmft.SGD(0.5), dim=dim, t_max=0.5, seeds=4, start=start)
+        assert np.isclose(truth.mean.risk[0], np.sum(i**-1.4) / 2, rtol=1e-6)
+        assert truth.mean.risk[-1] < 0.7 * truth.mean.risk[0]
+
+
 def test_nodes_of_marchenko_pastur_converge_geometrically() -> None:
     """Profiles that are smooth in the eigenvalue, as those of the shared vector."""
     unit, found = dmft.Committee(ERF, 1), []

@@ -19,8 +19,8 @@ from dmft.starts import Overlaps
 Array = NDArray[np.float64]
 # Fractions that a user rounds may miss one by this much.
 SUM_TOLERANCE = 1e-9
-# Power laws: eigenvalues that are blocks of their own, and nodes in log i of those behind them.
-FIRST, LOGARITHMIC = 64, 120
+# Power laws: eigenvalues that are blocks of their own, and the most nodes in log i of the others.
+FIRST, LOGARITHMIC = 128, 64
 # Eigenvalues below this part of the largest count as zero: those of a rank-deficient sample.
 RANK = 1e-12
 
@@ -307,7 +307,8 @@ class Spectrum(Record):
         source : float
             r; b = 1 + 2 r alpha.
         dim : int
-            d: eigenvalues beyond the first 64 are represented by nodes in log i.
+            d: up to 192 every eigenvalue is a block, else the first 128 are, and the others are
+            represented by at most 64 nodes in log i, with at least one coordinate each.
 
         Returns
         -------
@@ -326,15 +327,7 @@ class Spectrum(Record):
         if not math.isfinite(source):
             raise BadParameter(f"source must be finite, got {source!r}")
         size = as_count(dim, "dim")
-        ranks = np.arange(1.0, min(size, FIRST) + 1.0)
-        counts = np.ones_like(ranks)
-        if size > FIRST:
-            # Sums over i > FIRST are integrals over i from FIRST + 1/2 to d + 1/2.
-            low, high = math.log(FIRST + 0.5), math.log(size + 0.5)
-            nodes, weights = np.polynomial.legendre.leggauss(LOGARITHMIC)
-            behind = np.exp(low + (high - low) * (nodes + 1.0) / 2.0)
-            ranks = np.concatenate([ranks, behind])
-            counts = np.concatenate([counts, behind * weights * (high - low) / 2.0])
+        ranks, counts = _ranks(size)
         total = counts.sum()
         rows = counts * ranks ** (capacity - 1.0 - 2.0 * source * capacity)
         found = cls(ranks**-capacity, counts / total, teacher=rows[:, None, None], dim=size)
@@ -557,6 +550,22 @@ class Spectrum(Record):
         teacher = None if rows is None else np.array(own)[:, None, None]
         kept = np.maximum(nu, 0.0)
         return cls(c, phi, noise=kept, teacher=teacher, dim=d, scaled=scaled)
+
+
+def _ranks(size: int) -> tuple[Array, Array]:
+    """Ranks 1 .. d by blocks, and how many coordinates each block holds: at least one."""
+    if size <= FIRST + LOGARITHMIC:
+        return np.arange(1.0, size + 1.0), np.ones(size)
+    own = np.arange(1.0, FIRST + 1.0)
+    # Sums over i > FIRST are integrals over i from FIRST + 1/2 to d + 1/2.
+    low, high = math.log(FIRST + 0.5), math.log(size + 0.5)
+    count, held = LOGARITHMIC + 1, np.zeros(1)
+    while held.min() < 1.0:
+        count -= 1
+        nodes, weights = np.polynomial.legendre.leggauss(count)
+        ranks = np.exp(low + (high - low) * (nodes + 1.0) / 2.0)
+        held = ranks * weights * (high - low) / 2.0
+    return np.concatenate([own, ranks]), np.concatenate([np.ones(FIRST), held])
 
 
 def _nonnegative(given: Any, name: str, shape: tuple[int, ...]) -> Array:
